@@ -1,0 +1,1 @@
+"""Pages to documents: sources, crawling, text from HTML, annotations, duplicates, filters, mixture."""

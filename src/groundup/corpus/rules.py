@@ -1,0 +1,206 @@
+"""Heuristic measurements of a document's text, as numbers; nothing is dropped here.
+
+The measurements of Gopher (Rae et al. 2021, appendix A1.1), C4 (Raffel et al. 2020, section 2.2) and FineWeb
+(Penedo et al. 2024, section 3.6). `THRESHOLDS` says what each paper does with them and where implementations disagree.
+Words are split once a document and shared by every measurement, by near-duplicate search and by the quality score.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from typing import NamedTuple
+
+import numpy as np
+from resiliparse.parse.lang import detect_fast
+
+STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
+END_MARKS = (".", "!", "?", '"', "”", "。", "！", "？")
+BULLETS = ("•", "-", "*", "‣", "●")  # Gopher names no set; datatrove takes • and -, dolma * and -
+SHORT_LINE_CHARACTERS = 30
+RELIABLE_RANK = 1200  # resiliparse: a distance above this is usually a false result
+LETTER = re.compile(r"[^\W\d_]")
+NOT_WORD = re.compile(r"[\W_]+")
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Threshold(NamedTuple):
+    column: str
+    minimum: float
+    maximum: float
+    paper: str
+    note: str = ""
+
+
+ANY = float("inf")
+THRESHOLDS = (
+    Threshold("words", 50, 100_000, "Gopher"),
+    Threshold("mean_word_length", 3, 10, "Gopher", "dolma takes the median"),
+    Threshold("hashes_per_word", 0, 0.1, "Gopher"),
+    Threshold("ellipses_per_word", 0, 0.1, "Gopher"),
+    Threshold("bullet_lines", 0, 0.9, "Gopher", "the set of bullets differs in every implementation"),
+    Threshold("ellipsis_lines", 0, 0.3, "Gopher"),
+    Threshold("alphabetic_words", 0.8, 1, "Gopher", "of prose; code and signatures hold fewer"),
+    Threshold("stop_words", 2, ANY, "Gopher", "distinct ones; English only"),
+    Threshold("duplicate_lines", 0, 0.30, "Gopher", "blank lines are not lines here; datatrove once counted them"),
+    Threshold("duplicate_paragraphs", 0, 0.30, "Gopher"),
+    Threshold("duplicate_line_characters", 0, 0.20, "Gopher"),
+    Threshold("duplicate_paragraph_characters", 0, 0.20, "Gopher"),
+    Threshold("top_2_gram", 0, 0.20, "Gopher"),
+    Threshold("top_3_gram", 0, 0.18, "Gopher"),
+    Threshold("top_4_gram", 0, 0.16, "Gopher"),
+    Threshold("duplicate_5_grams", 0, 0.15, "Gopher", "all occurrences, as written; datatrove leaves out the first"),
+    Threshold("duplicate_6_grams", 0, 0.14, "Gopher"),
+    Threshold("duplicate_7_grams", 0, 0.13, "Gopher"),
+    Threshold("duplicate_8_grams", 0, 0.12, "Gopher"),
+    Threshold("duplicate_9_grams", 0, 0.11, "Gopher"),
+    Threshold("duplicate_10_grams", 0, 0.10, "Gopher"),
+    Threshold("lorem_ipsum", 0, 0, "C4"),
+    Threshold("curly_bracket", 0, 0, "C4", "drops all pages that show C, Java or JavaScript"),
+    Threshold("lines_with_end_mark", 0.12, 1, "FineWeb", "C4 deletes lines without; that is 30 % of FineWeb"),
+    Threshold("duplicate_line_characters", 0, 0.1, "FineWeb", "0.1 in its text; 0.01 in its appendix and in datatrove"),
+    Threshold("short_lines", 0, 0.67, "FineWeb", "share of lines shorter than 30 characters"),
+)
+
+
+@dataclass
+class Words:
+    """The words of one text, split at white space. `codes[i]` is the place of word i in `vocabulary`."""
+
+    vocabulary: list[str]
+    codes: np.ndarray  # int64 [words]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @cached_property
+    def plain(self) -> list[str]:
+        """The vocabulary in lower case, letters and digits only; "" for pure punctuation."""
+        return [NOT_WORD.sub("", word.lower()) for word in self.vocabulary]
+
+    @cached_property
+    def hashes(self) -> np.ndarray:
+        """uint64 [n]: a hash of each plain word in the order of the text, pure punctuation left out."""
+        digests = b"".join(blake2b(word.encode(), digest_size=8).digest() for word in self.plain)
+        kept = np.array([bool(word) for word in self.plain], dtype=bool)
+        return np.frombuffer(digests, dtype="<u8")[self.codes[kept[self.codes]]]
+
+
+def split(text: str) -> Words:
+    number: dict[str, int] = {}
+    words = text.split()
+    codes = np.fromiter((number.setdefault(word, len(number)) for word in words), np.int64, len(words))
+    return Words(list(number), codes)
+
+
+def ngrams(hashes: np.ndarray, n: int) -> np.ndarray:
+    """Hashes of the n-grams of a sequence of hashes, in order; empty when it is shorter than n."""
+    rolling = hashes[: max(0, len(hashes) - n + 1)].copy()
+    for offset in range(1, n):
+        rolling = rolling * MULTIPLIER + hashes[offset : offset + len(rolling)]
+    return rolling
+
+
+def language(text: str) -> tuple[str, float]:
+    """Language code and a score in 0..1, surer when higher; ("unknown", 0.0) when no profile is near enough.
+
+    resiliparse gives the distance to the nearest profile (0 best); English prose lies near 500-700 of 1200.
+    """
+    code, rank = detect_fast(text, cutoff=RELIABLE_RANK)
+    return (code, 0.0) if code == "unknown" else (code, 1 - rank / RELIABLE_RANK)
+
+
+def measure(text: str, words: Words) -> dict[str, float]:
+    """All columns of `THRESHOLDS`. Shares are in 0..1 and 0 for an empty text."""
+    lines = [line for line in map(str.strip, text.split("\n")) if line]
+    paragraphs = [paragraph for paragraph in map(str.strip, re.split(r"\n\s*\n", text)) if paragraph]
+    total = max(1, len(words))
+    lengths = np.array([len(word) for word in words.vocabulary], dtype=np.int64)[words.codes]
+    letters = np.array([LETTER.search(word) is not None for word in words.vocabulary], dtype=bool)[words.codes]
+    duplicate_lines, duplicate_line_characters = _repeated(lines)
+    duplicate_paragraphs, duplicate_paragraph_characters = _repeated(paragraphs)
+    return {
+        "words": len(words),
+        "mean_word_length": float(lengths.sum()) / total,
+        "hashes_per_word": text.count("#") / total,
+        "ellipses_per_word": (text.count("...") + text.count("…")) / total,
+        "bullet_lines": _share(lines, lambda line: line.startswith(BULLETS)),
+        "ellipsis_lines": _share(lines, lambda line: line.endswith(("...", "…"))),
+        "alphabetic_words": int(letters.sum()) / total,
+        "stop_words": len(STOP_WORDS.intersection(words.plain)),
+        "duplicate_lines": duplicate_lines,
+        "duplicate_paragraphs": duplicate_paragraphs,
+        "duplicate_line_characters": duplicate_line_characters,
+        "duplicate_paragraph_characters": duplicate_paragraph_characters,
+        **_repeated_ngrams(words.codes, lengths),
+        "lorem_ipsum": int("lorem ipsum" in text.lower()),
+        "curly_bracket": int("{" in text),
+        "lines_with_end_mark": _share(lines, lambda line: line.endswith(END_MARKS)),
+        "short_lines": _share(lines, lambda line: len(line) < SHORT_LINE_CHARACTERS),
+    }
+
+
+COLUMNS = tuple(dict.fromkeys(threshold.column for threshold in THRESHOLDS))
+
+
+def _share(lines: list[str], true: Callable[[str], bool]) -> float:
+    return sum(map(true, lines)) / max(1, len(lines))
+
+
+def _repeated(parts: list[str]) -> tuple[float, float]:
+    """Share of the parts, and of their characters, that repeat an earlier part."""
+    if not parts:
+        return 0.0, 0.0
+    first = set(parts)
+    characters = sum(map(len, parts))
+    return 1 - len(first) / len(parts), 1 - sum(map(len, first)) / characters
+
+
+def _repeated_ngrams(codes: np.ndarray, lengths: np.ndarray) -> dict[str, float]:
+    """Share of characters in the most frequent n-gram (n = 2..4), and in n-grams that occur twice or more (5..10).
+
+    A character in several overlapping n-grams counts once.
+    """
+    characters = max(1, int(lengths.sum()))
+    values = (codes.astype(np.uint64) + np.uint64(1)) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(31))) * np.uint64(0x94D049BB133111EB)
+    starts = np.arange(len(codes))  # where an n-gram that may be repeated starts
+    grams = values
+    shares: dict[str, float] = {}
+    for n in range(2, 11):
+        # Both (n-1)-grams inside a repeated n-gram are repeated: nothing else needs to be looked at.
+        kept = np.flatnonzero(starts[1:] == starts[:-1] + 1)
+        starts, grams = starts[kept], grams[kept] * MULTIPLIER + values[starts[kept] + n - 1]
+        order = np.argsort(grams, kind="stable")
+        equal = grams[order][1:] == grams[order][:-1]
+        repeated = np.zeros(len(starts), dtype=bool)
+        repeated[order[1:][equal]] = True
+        repeated[order[:-1][equal]] = True
+        starts, grams = starts[repeated], grams[repeated]
+        if n <= 4:
+            shares[f"top_{n}_gram"] = _covered(_most_frequent(starts, grams, n, lengths), n, lengths) / characters
+        else:
+            shares[f"duplicate_{n}_grams"] = _covered(starts, n, lengths) / characters
+    return shares
+
+
+def _most_frequent(starts: np.ndarray, grams: np.ndarray, n: int, lengths: np.ndarray) -> np.ndarray:
+    """Starts of the n-gram with most occurrences; of equally frequent ones, the one with most characters."""
+    if not len(starts):
+        return starts
+    _, first, inverse, counts = np.unique(grams, return_index=True, return_inverse=True, return_counts=True)
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    characters = ends[starts[first] + n] - ends[starts[first]]
+    best = np.lexsort((starts[first], -characters, -counts))[0]
+    return starts[inverse == best]
+
+
+def _covered(starts: np.ndarray, n: int, lengths: np.ndarray) -> int:
+    """Characters of the words that lie in one of the n-grams starting at `starts`."""
+    if not len(starts):
+        return 0
+    change = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.add.at(change, starts, 1)
+    np.add.at(change, starts + n, -1)
+    return int(lengths[np.cumsum(change[:-1]) > 0].sum())

@@ -1,0 +1,91 @@
+"""Minimal pairs: does the model find a grammatical sentence more probable than the same words in a wrong order?
+
+The first thing that a language model is asked for is the probability of a sequence: "the mouse ate the cheese" above
+"the the mouse ate cheese" (grammar) and above "the cheese ate the mouse" (meaning). The measure is that of BLiMP
+(Warstadt et al. 2020): the share of pairs in which the right sentence has the strictly higher log-probability. Both
+sentences of a pair made here hold the same words, so neither length nor rarity can decide.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from groundup.errors import UserError
+from groundup.evaluation.statistics import proportion
+from groundup.posttraining.questions import digest, sentences
+
+MIN_WORDS, MAX_WORDS = 8, 30
+SCRAMBLED, SWAPPED = "scrambled", "two words swapped"
+
+LECTURE_PAIRS = (
+    {"right": "The mouse ate the cheese.", "wrong": "The the mouse ate cheese.", "how": "grammar"},
+    {"right": "The mouse ate the cheese.", "wrong": "The cheese ate the mouse.", "how": "meaning"},
+)
+
+# Words and a full stop: a comma or bracket that moved would give the wrong sentence away.
+_PROSE = re.compile(r"[A-Z][a-z]*( \w+(?:['-]\w+)*)+\.", re.ASCII)
+_COMMENT = re.compile(r"^[ \t]*#+", re.MULTILINE)
+_END_OF_COMMENT = re.compile(r"(^[ \t]*#.*\n)(?![ \t]*#)", re.MULTILINE)
+
+
+def from_documents(texts: Iterable[str], pairs: int, seed: int) -> list[dict[str, str]]:
+    """At most `pairs` rows {"right", "wrong", "how"}: sentences of 8 to 30 words and the same words in a wrong order.
+
+    Half of them are "scrambled" (all words in random order), half have "two words swapped"; a few swaps give another
+    good sentence, so no model reaches 100 %. Which sentences, and which order, follow from their digests.
+    """
+    found = sorted({one for text in texts for one in _prose_sentences(text)}, key=lambda one: (digest(seed, one), one))
+    rows = []
+    for number, right in enumerate(found[:pairs]):
+        how = (SCRAMBLED, SWAPPED)[number % 2]
+        rows.append({"right": right, "wrong": _disordered(right, how, digest(seed, right)), "how": how})
+    return rows
+
+
+def _prose_sentences(text: str) -> list[str]:
+    # In source, prose is in comments and docstrings, with code right behind it.
+    text = _COMMENT.sub("", _END_OF_COMMENT.sub(r"\1\n", text)).replace('"""', "\n\n")
+    paragraphs = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text))
+    found = [one for paragraph in paragraphs for one in sentences(paragraph)]
+    return [one for one in found if _PROSE.fullmatch(one) and _fits(one.lower().split())]
+
+
+def _fits(words: list[str]) -> bool:
+    # "No no no no no no no no." has no other order.
+    return MIN_WORDS <= len(words) <= MAX_WORDS and 2 * len(set(words)) > len(words)
+
+
+def _disordered(sentence: str, how: str, seed: int) -> str:
+    """The words in a wrong order, the capital and the full stop where they belong."""
+    generator = np.random.default_rng(seed)
+    words = sentence.removesuffix(".").split()
+    words[0] = words[0].lower() if words[0] != "I" else "I"
+    order = np.arange(len(words))
+    while [words[place] for place in order] == words:
+        order = np.arange(len(words))
+        if how == SCRAMBLED:
+            generator.shuffle(order)
+        else:
+            one, other = generator.choice(len(words), size=2, replace=False)
+            order[[one, other]] = order[[other, one]]
+    text = " ".join(words[place] for place in order)
+    return text[0].upper() + text[1:] + "."
+
+
+def score(pairs: Sequence[dict[str, str]], log_likelihood: Callable[[list[str]], list[float]]) -> dict[str, Any]:
+    """{how: {"accuracy", "low", "high", "n"}} for each way of going wrong, in order of appearance, and "all".
+
+    `log_likelihood` takes texts and gives the log-probability of each in nats; it is called once. A tie counts as
+    wrong. Raises UserError without pairs.
+    """
+    if not pairs:
+        raise UserError("sentence pairs: none to score; hold out documents with plain sentences of 8 to 30 words")
+    found = log_likelihood([pair["right"] for pair in pairs] + [pair["wrong"] for pair in pairs])
+    higher = [right > wrong for right, wrong in zip(found[: len(pairs)], found[len(pairs) :], strict=True)]
+    scores = {}
+    for how in dict.fromkeys(pair["how"] for pair in pairs):
+        outcomes = [won for won, pair in zip(higher, pairs, strict=True) if pair["how"] == how]
+        scores[how] = proportion(sum(outcomes), len(outcomes))
+    return {**scores, "all": proportion(sum(higher), len(higher))}

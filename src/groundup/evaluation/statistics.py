@@ -1,0 +1,70 @@
+"""Intervals: no figure without the doubt that belongs to it.
+
+Every interval is two-sided at 95 % unless said otherwise, and treats its values as independent draws.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+_RESAMPLED_VALUES = 10_000_000  # values held at once while resampling: 80 MB of float64
+
+
+def wilson(successes: float, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's (1927) score interval for a proportion, within [0, 1]; (0, 1) when n is 0.
+
+    Unlike the textbook p ± z·sqrt(p(1-p)/n) it keeps its coverage near 0 and 1 and for small n.
+    """
+    if n == 0:
+        return 0.0, 1.0
+    share = successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # At 0 and n the bound is the proportion itself, which rounding would miss by 1e-17.
+    return (0.0 if successes == 0 else max(centre - half, 0.0)), (1.0 if successes == n else min(centre + half, 1.0))
+
+
+def proportion(successes: float, n: int) -> dict[str, float]:
+    """{"accuracy", "low", "high", "n"} with Wilson's interval."""
+    low, high = wilson(successes, n)
+    return {"accuracy": successes / n if n else math.nan, "low": low, "high": high, "n": n}
+
+
+def bootstrap(
+    values: Sequence[float] | np.ndarray,
+    statistic: Callable[..., Any] = np.mean,
+    seed: int = 0,
+    draws: int = 2000,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (Efron 1979) of a statistic of values [n, ...] resampled with replacement.
+
+    `statistic` is called as `statistic(resampled, axis=1)` on [some draws, n, ...] and gives a number a draw. Raises
+    ValueError without values.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if not len(array):
+        raise ValueError("bootstrap needs at least one value")
+    generator = np.random.default_rng(seed)
+    at_once = max(1, _RESAMPLED_VALUES // array.size)
+    found = [
+        statistic(array[generator.integers(len(array), size=(min(at_once, draws - start), len(array)))], axis=1)
+        for start in range(0, draws, at_once)
+    ]
+    low, high = np.percentile(np.concatenate(found), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def win_rate(outcomes: Sequence[float]) -> dict[str, float]:
+    """Of paired comparisons, 1 for a win, 0.5 for a tie and 0 for a loss: {"win_rate", "low", "high", "n", "ties"}.
+
+    A tie counts half a win. The interval is Wilson's on wins + ties/2 of n; ties vary less than the coin flips it
+    assumes, so with many ties it is wider than it need be.
+    """
+    if any(outcome not in (0, 0.5, 1) for outcome in outcomes):
+        raise ValueError("win_rate takes outcomes of 0 (loss), 0.5 (tie) and 1 (win)")
+    n = len(outcomes)
+    low, high = wilson(sum(outcomes), n)
+    ties = sum(outcome == 0.5 for outcome in outcomes)
+    return {"win_rate": sum(outcomes) / n if n else math.nan, "low": low, "high": high, "n": n, "ties": ties}

@@ -1,0 +1,129 @@
+"""What is measured of a base model: held-out bits per byte beside n-grams and a compressor, sentence pairs, choices."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from groundup.evaluation import multiple_choice, sentence_pairs
+from groundup.evaluation.compression import xz_bits_per_byte
+from groundup.evaluation.likelihood import bits_per_byte, score
+from groundup.evaluation.statistics import bootstrap
+from groundup.model.decoder import Decoder
+from groundup.model.ngram import KneserNey
+from groundup.posttraining.questions import digest
+from groundup.recipe import Evaluation
+from groundup.serving.engine import Sampling, generate
+from groundup.tokenizer.token_files import TokenFile
+from groundup.tokenizer.tokenizer import Tokenizer
+
+NGRAMS = (3, 5)
+SAMPLE_PROMPTS = ("The os module ", "def read(self", "Return a new ", "class Path(", "The mouse ate the ")
+
+Documents = Sequence[dict[str, Any]]
+
+
+def evaluate_base(
+    model: Decoder, tokenizer: Tokenizer, held_out: Documents, tokens: Path, settings: Evaluation, seed: int
+) -> dict[str, Any]:
+    """`held_out`: rows with id, url, domain, text. `tokens`: the folder whose training tokens the n-grams count."""
+    documents = [(row["url"], row["text"]) for row in held_out]
+    questions = multiple_choice.from_documents(documents, settings.questions, seed)
+    pairs = sentence_pairs.from_documents((row["text"] for row in held_out), settings.sentence_pairs, seed)
+
+    def text_log_likelihood(texts: list[str]) -> list[float]:
+        found = score(model, [[tokenizer.end_of_text, *tokenizer.encode(text)] for text in texts])
+        return [float(nats.sum()) for nats in found]
+
+    def continuation_log_likelihood(wanted: list[tuple[str, str]]) -> list[tuple[float, int, bool]]:
+        return continuations(model, tokenizer, wanted)
+
+    return {
+        "bits_per_byte": compare_predictors(model, tokenizer, held_out, tokens, settings.held_out_kb * 1000, seed),
+        "sentence_pairs": sentence_pairs.score(pairs, text_log_likelihood),
+        "lecture_pairs": [
+            {
+                "right": pair["right"],
+                "wrong": pair["wrong"],
+                "nats": text_log_likelihood([pair["right"], pair["wrong"]]),
+            }
+            for pair in sentence_pairs.LECTURE_PAIRS
+        ],
+        "multiple_choice": multiple_choice.score(questions, continuation_log_likelihood),
+        "multiple_choice_example": questions[0],
+        "samples": samples(model, tokenizer, seed),
+    }
+
+
+def compare_predictors(
+    model: Decoder, tokenizer: Tokenizer, held_out: Documents, tokens: Path, max_bytes: int, seed: int
+) -> dict[str, Any]:
+    """Bits per byte of held-out documents by the model, Kneser-Ney n-grams on the same tokens, and xz on the same bytes.
+
+    xz sees the held-out documents only, the n-grams the whole training split. Intervals resample documents.
+    """
+    chosen: list[dict[str, Any]] = []
+    room = max_bytes
+    for row in sorted(held_out, key=lambda row: digest(seed, row["id"])):
+        if len(row["text"].encode()) <= room:
+            chosen.append(row)
+            room -= len(row["text"].encode())
+    sequences = [np.array([tokenizer.end_of_text, *tokenizer.encode(row["text"])]) for row in chosen]
+    sizes = np.array([len(row["text"].encode()) for row in chosen])
+    nats = {"model": np.array([-float(found.sum()) for found in score(model, sequences)])}
+    training = np.asarray(TokenFile(tokens / "train").tokens)
+    stream = np.concatenate(sequences)
+    ends = np.cumsum([len(sequence) for sequence in sequences])
+    for order in NGRAMS:
+        counted = KneserNey.fit(training, order, tokenizer.size, tokenizer.end_of_text)
+        found = counted.log_probabilities(stream)
+        found[stream == tokenizer.end_of_text] = 0.0  # the model is not asked for document ends here either
+        nats[f"{order}-gram"] = -np.array([part.sum() for part in np.split(found, ends[:-1])])
+    overall = {name: bits_per_byte(values.sum(), sizes.sum()) for name, values in nats.items()}
+    overall["xz"] = xz_bits_per_byte("".join(row["text"] for row in chosen).encode())
+    domains = np.array([row["domain"] for row in chosen])
+    return {
+        "overall": overall,
+        "by_domain": {
+            str(domain): {
+                name: bits_per_byte(values[domains == domain].sum(), sizes[domains == domain].sum())
+                for name, values in nats.items()
+            }
+            for domain in np.unique(domains)
+        },
+        "interval": bootstrap(np.column_stack((nats["model"], sizes)), statistic=_ratio_in_bits, seed=seed),
+        "documents": len(chosen),
+        "bytes": int(sizes.sum()),
+        "perplexity": float(np.exp(nats["model"].sum() / (len(stream) - len(chosen)))),
+    }
+
+
+def _ratio_in_bits(values: np.ndarray, axis: int) -> np.ndarray:
+    nats, sizes = np.moveaxis(values.sum(axis=axis), -1, 0)
+    return nats / np.log(2) / sizes
+
+
+def continuations(
+    model: Decoder, tokenizer: Tokenizer, wanted: Sequence[tuple[str, str]]
+) -> list[tuple[float, int, bool]]:
+    """(log-probability in nats, tokens, False) of each continuation after its context.
+
+    Context and continuation are encoded together and cut where the context's own tokens end, as lm-eval does.
+    """
+    sequences, starts = [], []
+    for context, continuation in wanted:
+        starts.append(1 + len(tokenizer.encode(context)))
+        sequences.append([tokenizer.end_of_text, *tokenizer.encode(context + continuation)])
+    found = score(model, sequences)
+    return [
+        (float(nats[start - 1 :].sum()), len(nats) - start + 1, False)
+        for nats, start in zip(found, starts, strict=True)
+    ]
+
+
+def samples(model: Decoder, tokenizer: Tokenizer, seed: int) -> list[dict[str, str]]:
+    """What the model writes after a few beginnings."""
+    prompts = [[tokenizer.end_of_text, *tokenizer.encode(text)] for text in SAMPLE_PROMPTS]
+    written = generate(model, prompts, [tokenizer.end_of_text], Sampling(64, temperature=0.8, top_p=0.9), seed)
+    return [{"prompt": text, "text": tokenizer.decode(ids)} for text, ids in zip(SAMPLE_PROMPTS, written, strict=True)]

@@ -1,0 +1,291 @@
+"""The decoder: Qwen3's shape (Yang et al. 2025), written so that saving it is exporting it.
+
+Modules carry the names of transformers' `Qwen3ForCausalLM`, so `state_dict()` is a checkpoint that it reads unchanged.
+A block is pre-norm: x += attention(rms_norm(x)); x += mlp(rms_norm(x)), with rotary positions, grouped-query attention,
+RMS-normalised queries and keys, and a gated (SwiGLU) MLP; no biases.
+
+Shape suffixes: B batch, T time, D width, H query heads, K key/value heads, C channels a head, S keys seen, V vocabulary.
+"""
+
+import math
+from dataclasses import asdict, dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+    max_position_embeddings: int
+    rope_theta: float = 10_000.0
+    rms_norm_eps: float = 1e-6
+    tie_word_embeddings: bool = False
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+
+def shape_for(depth: int, vocabulary: int, context: int) -> tuple[DecoderConfig, list[str]]:
+    """All sizes from one dial, with the reason of each (nanochat's `--depth`)."""
+    width, head_dim = 64 * depth, 64
+    heads = width // head_dim
+    key_value_heads = heads // 2 if heads % 2 == 0 else heads
+    config = DecoderConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        num_key_value_heads=key_value_heads,
+        head_dim=head_dim,
+        intermediate_size=3 * width,
+        max_position_embeddings=context,
+    )
+    reasons = [
+        f"width {width} = 64 x depth: width and depth grow together (nanochat)",
+        f"heads {heads} of {head_dim} channels; {key_value_heads} key/value heads: half, as Qwen3-0.6B",
+        f"MLP {config.intermediate_size} = 3 x width: Qwen3's ratio",
+        "embedding and head untied: each has its own learning rate (modded-nanogpt, record 8)",
+    ]
+    return config, reasons
+
+
+class Linear(nn.Linear):
+    """A float32 weight multiplied in the format of its input, so bfloat16 training keeps float32 parameters."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        x32 = x.float()
+        normalised = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
+        return (normalised * self.weight).to(x.dtype)
+
+
+@dataclass
+class KeyValueCache:
+    """Keys and values of every layer, with room for `length` tokens a row; rows fill up independently.
+
+    `keys[layer]`, `values[layer]`: (batch, key/value heads, length, channels). `filled`: (batch,) tokens so far.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    filled: Tensor
+
+    @staticmethod
+    def empty(config: DecoderConfig, batch: int, length: int, device: torch.device) -> "KeyValueCache":
+        shape = (batch, config.num_key_value_heads, length, config.head_dim)
+        return KeyValueCache(
+            [torch.zeros(shape, device=device) for _ in range(config.num_hidden_layers)],
+            [torch.zeros(shape, device=device) for _ in range(config.num_hidden_layers)],
+            torch.zeros(batch, dtype=torch.long, device=device),
+        )
+
+    def select(self, rows: Tensor) -> None:
+        """Keep only these rows: finished sequences stop costing time."""
+        self.keys = [keys[rows] for keys in self.keys]
+        self.values = [values[rows] for values in self.values]
+        self.filled = self.filled[rows]
+
+
+@dataclass
+class Positions:
+    """What attention needs to know of the tokens' places, worked out once for all layers."""
+
+    cos: Tensor  # (B, 1, T, C)
+    sin: Tensor
+    visible: Tensor | None  # (B, 1, T, S) boolean; None means plainly causal
+    slots: Tensor | None = field(default=None)  # (B, T): where in the cache each token goes
+
+
+class Attention(nn.Module):
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.heads, self.key_value_heads = config.num_attention_heads, config.num_key_value_heads
+        self.channels = config.head_dim
+        self.q_proj = Linear(config.hidden_size, self.heads * self.channels)
+        self.k_proj = Linear(config.hidden_size, self.key_value_heads * self.channels)
+        self.v_proj = Linear(config.hidden_size, self.key_value_heads * self.channels)
+        self.o_proj = Linear(self.heads * self.channels, config.hidden_size)
+        self.q_norm = RMSNorm(self.channels, config.rms_norm_eps)
+        self.k_norm = RMSNorm(self.channels, config.rms_norm_eps)
+
+    def forward(self, x_BTD: Tensor, places: Positions, cache: tuple[Tensor, Tensor] | None) -> Tensor:
+        B, T, _ = x_BTD.shape
+        q_BHTC = self.q_norm(self.q_proj(x_BTD).view(B, T, self.heads, self.channels)).transpose(1, 2)
+        k_BKTC = self.k_norm(self.k_proj(x_BTD).view(B, T, self.key_value_heads, self.channels)).transpose(1, 2)
+        v_BKTC = self.v_proj(x_BTD).view(B, T, self.key_value_heads, self.channels).transpose(1, 2)
+        q_BHTC, k_BKTC = rotate(q_BHTC, places), rotate(k_BKTC, places)
+        if cache is not None and places.slots is not None:
+            rows = torch.arange(B, device=x_BTD.device)[:, None]
+            keys, values = cache
+            keys[rows, :, places.slots] = k_BKTC.transpose(1, 2).to(keys.dtype)
+            values[rows, :, places.slots] = v_BKTC.transpose(1, 2).to(values.dtype)
+            k_BKTC, v_BKTC = keys.to(q_BHTC.dtype), values.to(q_BHTC.dtype)
+        out_BHTC = F.scaled_dot_product_attention(
+            q_BHTC,
+            k_BKTC,
+            v_BKTC,
+            attn_mask=places.visible,
+            is_causal=places.visible is None,
+            enable_gqa=self.heads != self.key_value_heads,
+        )
+        return self.o_proj(out_BHTC.transpose(1, 2).reshape(B, T, -1))
+
+
+def rotate(x_BHTC: Tensor, places: Positions) -> Tensor:
+    """Rotary positions (Su et al. 2021), halves paired as in Llama and Qwen."""
+    first, second = x_BHTC.chunk(2, dim=-1)
+    cos, sin = places.cos.to(x_BHTC.dtype), places.sin.to(x_BHTC.dtype)
+    return x_BHTC * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class MLP(nn.Module):
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x_BTD: Tensor, places: Positions, cache: tuple[Tensor, Tensor] | None) -> Tensor:
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), places, cache)
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+
+
+class Backbone(nn.Module):
+    """Token ids to hidden states; `Qwen3Model` in transformers."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self,
+        ids_BT: Tensor,
+        documents_BT: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        lengths_B: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """Hidden states (batch, time, width) after the final norm.
+
+        `documents_BT` (batch, time), integers: a token sees only earlier tokens with its own number; this is how several
+        documents share a row. With `cache`, rows continue from `cache.filled` and `lengths_B` (batch,) says how many of
+        the given tokens are real in each row (the rest is padding on the right).
+        """
+        B, T = ids_BT.shape
+        if cache is None:
+            places = self._places(torch.arange(T, device=ids_BT.device)[None])
+            if documents_BT is not None:
+                same = documents_BT[:, None, :, None] == documents_BT[:, None, None, :]
+                places.visible = same & torch.ones(T, T, dtype=torch.bool, device=ids_BT.device).tril()
+        else:
+            slots_BT = cache.filled[:, None] + torch.arange(T, device=ids_BT.device)
+            places = self._places(slots_BT)
+            places.slots = slots_BT
+            seen_S = torch.arange(cache.keys[0].shape[2], device=ids_BT.device)
+            places.visible = seen_S <= slots_BT[:, None, :, None]
+            cache.filled = cache.filled + (T if lengths_B is None else lengths_B)
+        x_BTD = self.embed_tokens(ids_BT).to(dtype)
+        for index, layer in enumerate(self.layers):
+            x_BTD = layer(x_BTD, places, (cache.keys[index], cache.values[index]) if cache else None)
+        return self.norm(x_BTD)
+
+    def _places(self, positions_BT: Tensor) -> Positions:
+        half = self.config.head_dim // 2
+        exponents = torch.arange(half, dtype=torch.float32, device=positions_BT.device) / half
+        angles = positions_BT[:, None, :, None].float() * self.config.rope_theta**-exponents
+        angles = torch.cat((angles, angles), dim=-1)
+        return Positions(angles.cos(), angles.sin(), None)
+
+
+class Decoder(nn.Module):
+    """A causal language model; `Qwen3ForCausalLM` in transformers. `.model(...)` gives hidden states, `.lm_head` logits."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Backbone(config)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def forward(self, ids_BT: Tensor, documents_BT: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Logits (batch, time, vocabulary) of the token that follows each given token."""
+        return self.lm_head(self.model(ids_BT, documents_BT, dtype=dtype))
+
+
+class Scorer(nn.Module):
+    """A backbone with one number a token: the reward model, and PPO's value function.
+
+    In transformers `Qwen3ForSequenceClassification` with `num_labels=1`, which reads the number at the last token.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Backbone(config)
+        self.score = Linear(config.hidden_size, 1)
+
+    def forward(self, ids_BT: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Scores (batch, time), float32."""
+        return self.score(self.model(ids_BT, dtype=dtype)).float().squeeze(-1)
+
+
+def initialise(model: Decoder, seed: int) -> None:
+    """Uniform matrices of variance 1/fan-in; output projections and the head zero, so every block starts as the identity.
+
+    Zero-initialised projections are part of modded-nanogpt's records (22.3 -> 15.2 minutes) and of nanochat.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(1.0)
+            elif name.endswith("embed_tokens.weight"):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+            elif name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):
+                parameter.zero_()
+            else:
+                bound = math.sqrt(3 / parameter.shape[1])
+                parameter.copy_((torch.rand(parameter.shape, generator=generator) * 2 - 1) * bound)
+
+
+def parameter_counts(model: nn.Module) -> dict[str, int]:
+    """All parameters, and those that are not embeddings: the two conventions of scaling laws."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    embedding = sum(p.numel() for name, p in model.named_parameters() if name.endswith("embed_tokens.weight"))
+    return {"total": total, "without_embedding": total - embedding}

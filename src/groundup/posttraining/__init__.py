@@ -1,0 +1,1 @@
+"""Post-training: instruction pairs, preferences and the methods that learn from them."""

@@ -1,0 +1,87 @@
+"""Answers of a model to questions with a reference, and two models compared on them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from groundup.evaluation.likelihood import bits_per_byte, score
+from groundup.evaluation.statistics import bootstrap, wilson
+from groundup.model.decoder import Decoder
+from groundup.posttraining.annotator import compare, overlap
+from groundup.posttraining.batches import prompt_of
+from groundup.serving.engine import Sampling, generate
+from groundup.tokenizer.tokenizer import Tokenizer
+
+BATCH = 128  # answers generated at once
+
+
+def answer(
+    model: Decoder, tokenizer: Tokenizer, questions: Sequence[str], sampling: Sampling, seed: int
+) -> list[tuple[str, bool]]:
+    """Each question's answer, and whether it ended by itself, from a chat model."""
+    prompts = [prompt_of(tokenizer, question) for question in questions]
+    ends = [tokenizer.message_end, tokenizer.end_of_text]
+    answers: list[list[int]] = []
+    for start in range(0, len(prompts), BATCH):
+        answers += generate(model, prompts[start : start + BATCH], ends, sampling, seed + start)
+    return [(tokenizer.decode(ids).strip(), ids[-1] in ends) for ids in answers]
+
+
+def answer_plainly(
+    model: Decoder, tokenizer: Tokenizer, questions: Sequence[str], sampling: Sampling, seed: int
+) -> list[str]:
+    """Answers of a base model, which knows no chat format: it continues "Question: ... Answer:" to the end of the line."""
+    prompts = [plain_prompt(tokenizer, question) for question in questions]
+    answers: list[list[int]] = []
+    for start in range(0, len(prompts), BATCH):
+        answers += generate(model, prompts[start : start + BATCH], [tokenizer.end_of_text], sampling, seed + start)
+    return [tokenizer.decode(ids).strip().split("\n")[0] for ids in answers]
+
+
+def plain_prompt(tokenizer: Tokenizer, question: str) -> list[int]:
+    return [tokenizer.end_of_text, *tokenizer.encode(f"Question: {question}\nAnswer:")]
+
+
+def answer_bits_per_byte(
+    model: Decoder, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], texts: Sequence[str]
+) -> float:
+    """Bits per byte of the answers' tokens after their prompts; `texts` are the answers as text."""
+    scores = score(model, [[*prompt, *ids] for prompt, ids in zip(prompts, answers, strict=True)])
+    nats = -sum(float(found[len(prompt) - 1 :].sum()) for found, prompt in zip(scores, prompts, strict=True))
+    return bits_per_byte(nats, sum(len(text.encode()) for text in texts))
+
+
+def mean_overlap(answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Mean overlap with the references, with a 95 % bootstrap interval."""
+    values = [overlap(text, reference) for text, reference in zip(answers, references, strict=True)]
+    low, high = bootstrap(values)
+    return {"overlap": float(np.mean(values)), "low": low, "high": high, "n": len(values)}
+
+
+def head_to_head(
+    challenger: Sequence[tuple[str, bool]], baseline: Sequence[tuple[str, bool]], references: Sequence[str]
+) -> dict[str, Any]:
+    """How often the simulated annotator prefers the challenger, ties counting half, with a 95 % interval.
+
+    The interval is Wilson's over the pairs that were decided: ties cannot make a difference look surer than it is.
+    """
+    choices = [
+        compare(new, old, reference, 0.0)
+        for (new, _), (old, _), reference in zip(challenger, baseline, references, strict=True)
+    ]
+    wins, losses = choices.count("a"), choices.count("b")
+    low, high = wilson(wins, wins + losses)
+    share = (wins + losses) / len(choices)
+    return {
+        "win_rate": (wins + 0.5 * choices.count("tie")) / len(choices),
+        "low": 0.5 + (low - 0.5) * share,
+        "high": 0.5 + (high - 0.5) * share,
+        "n": len(choices),
+        "ties": choices.count("tie"),
+        "overlap": mean_overlap([text for text, _ in challenger], references),
+        "baseline_overlap": mean_overlap([text for text, _ in baseline], references),
+        "mean_words": float(np.mean([len(text.split()) for text, _ in challenger])),
+        "baseline_mean_words": float(np.mean([len(text.split()) for text, _ in baseline])),
+        "ended": float(np.mean([ended for _, ended in challenger])),
+    }

@@ -1,0 +1,59 @@
+"""Conversations as padded batches, in an order that is a function of the step."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from groundup.tokenizer.chat import render
+from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.objectives import Batch
+
+Row = tuple[list[int], list[int]]  # token ids and, for each, 1 where the assistant speaks
+
+
+def collate(rows: Sequence[Row], pad: int, device: torch.device) -> Batch:
+    """ids, targets (batch, time) int64 and mask (batch, time) float32: 1 where the target is the assistant's.
+
+    Padded on the right: a causal model never sees it, and the mask keeps it out of every loss.
+    """
+    longest = max(len(ids) for ids, _ in rows)
+    ids = torch.full((len(rows), longest), pad, dtype=torch.long)
+    mask = torch.zeros(len(rows), longest)
+    for index, (row, spoken) in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(row)
+        mask[index, : len(row)] = torch.tensor(spoken, dtype=torch.float32)
+    return {
+        "ids": ids[:, :-1].contiguous().to(device),
+        "targets": ids[:, 1:].contiguous().to(device),
+        "mask": mask[:, 1:].contiguous().to(device),
+    }
+
+
+def chosen_rows(step: int, batch: int, count: int, seed: int) -> list[int]:
+    """Which of `count` rows step `step` trains on: every epoch is a fresh permutation, cut into equal batches.
+
+    The last, incomplete batch of an epoch is left out.
+    """
+    batch = min(batch, count)
+    steps_per_epoch = count // batch
+    epoch, place = divmod(step, steps_per_epoch)
+    order = np.random.default_rng((seed, epoch)).permutation(count)
+    return order[place * batch : (place + 1) * batch].tolist()
+
+
+def steps_for(epochs: int, batch: int, count: int) -> int:
+    return epochs * (count // min(batch, count))
+
+
+def row_of(tokenizer: Tokenizer, question: str, answer: str) -> Row:
+    """One question and its answer as the chat format has them, ending with the token that ends the answer."""
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    ids, spoken = render(tokenizer, messages)
+    end = len(spoken) - spoken[::-1].index(1)
+    return ids[:end], spoken[:end]
+
+
+def prompt_of(tokenizer: Tokenizer, question: str) -> list[int]:
+    """Ids up to where the answer begins."""
+    return render(tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True)[0]

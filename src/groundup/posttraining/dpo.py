@@ -1,0 +1,90 @@
+"""Direct preference optimisation (Rafailov et al. 2023): RLHF's objective as a classification loss on pairs.
+
+loss = -log sigmoid(beta * [(log pi(chosen) - log ref(chosen)) - (log pi(rejected) - log ref(rejected))])
+At the start pi = ref, so the loss is ln 2 = 0.693 and both implicit rewards are zero.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from groundup.errors import UserError
+from groundup.evaluation.likelihood import token_log_probabilities
+from groundup.model.decoder import Decoder
+from groundup.posttraining.batches import Row, chosen_rows, collate, steps_for
+from groundup.posttraining.reward import pair_rows
+from groundup.recipe import Dpo
+from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.loop import train
+from groundup.training.objectives import Batch, Metrics
+from groundup.training.optimizer import Optimizer, one_rate
+from groundup.training.schedule import warmup_stable_decay
+
+
+def answer_log_probabilities(model: Decoder, batch: Batch) -> Tensor:
+    """Log-probability (batch,) in nats of each row's answer, summed over its tokens."""
+    return (token_log_probabilities(model, batch["ids"], batch["targets"]) * batch["mask"]).sum(dim=1)
+
+
+def preference_loss(policy_B: Tensor, reference_B: Tensor, beta: float) -> tuple[Tensor, Metrics]:
+    """policy_B, reference_B: (batch,) log-probabilities of rows that come as (all chosen, then all rejected)."""
+    chosen, rejected = (beta * (policy_B - reference_B)).chunk(2)
+    loss = -F.logsigmoid(chosen - rejected).mean()
+    return loss, {
+        "loss": loss.item(),
+        "accuracy": (chosen > rejected).float().mean().item(),
+        "reward_chosen": chosen.mean().item(),
+        "reward_rejected": rejected.mean().item(),
+    }
+
+
+def optimise(
+    policy: Decoder, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: Dpo, folder: Path, seed: int
+) -> int:
+    """Train `policy` in place on preference rows, with itself as it comes for reference; returns the number of steps.
+
+    The reference's log-probabilities are computed once, so the reference need not stay in memory.
+    Raises UserError when there are no pairs.
+    """
+    if not pairs:
+        raise UserError("dpo: no preference pairs; every comparison was a tie")
+    rows = pair_rows(tokenizer, pairs)
+    device = policy.lm_head.weight.device
+    reference = [_reference(policy, tokenizer, [row[side] for row in rows]) for side in (0, 1)]
+    steps = steps_for(settings.epochs, settings.batch_pairs, len(rows))
+
+    def batches(step: int) -> list[Batch]:
+        some = chosen_rows(step, settings.batch_pairs, len(rows), seed)
+        batch = collate([rows[index][side] for side in (0, 1) for index in some], tokenizer.pad, device)
+        batch["reference"] = torch.cat([reference[side][some] for side in (0, 1)])
+        return [batch]
+
+    def objective(model: Decoder, batch: Batch) -> tuple[Tensor, Metrics]:
+        return preference_loss(answer_log_probabilities(model, batch), batch["reference"], settings.beta)
+
+    train(
+        policy,
+        objective,
+        batches,
+        Optimizer(policy, one_rate(settings.learning_rate)),
+        lambda step: warmup_stable_decay(step, steps, max(1, steps // 10), steps),
+        steps,
+        folder,
+        "dpo",
+        max_grad_norm=1.0,
+    )
+    return steps
+
+
+@torch.no_grad()
+def _reference(policy: Decoder, tokenizer: Tokenizer, rows: Sequence[Row], batch: int = 64) -> Tensor:
+    device = policy.lm_head.weight.device
+    parts = [
+        answer_log_probabilities(policy, collate(rows[start : start + batch], tokenizer.pad, device))
+        for start in range(0, len(rows), batch)
+    ]
+    return torch.cat(parts)

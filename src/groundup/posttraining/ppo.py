@@ -1,0 +1,192 @@
+"""Proximal policy optimisation for language models (Schulman et al. 2017; Ouyang et al. 2022).
+
+One iteration: the policy answers a batch of prompts; the reward model scores each answer; every token also pays for
+leaving the reference (SFT) model; generalised advantage estimation says which tokens did better than the value function
+expected; a few clipped updates follow. Details after Huang et al. 2024, "The N+ Implementation Details of RLHF with PPO":
+rewards normalised, fixed penalty for an answer that does not end, advantages whitened, values clipped, gamma = 1,
+value function initialised from the reward model, no dropout.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from groundup.evaluation.likelihood import token_log_probabilities
+from groundup.model.decoder import Decoder, Scorer
+from groundup.files import read_jsonl, write_jsonl
+from groundup.posttraining.batches import Row, chosen_rows, collate, prompt_of
+from groundup.posttraining.reward import rewards
+from groundup.recipe import Ppo
+from groundup.serving.engine import Sampling, generate
+from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.loop import train
+from groundup.training.objectives import Batch, Metrics
+from groundup.training.optimizer import Optimizer, one_rate
+from groundup.training.schedule import warmup_stable_decay
+
+GAMMA, LAMBDA = 1.0, 0.95
+VALUE_COEFFICIENT, VALUE_CLIP = 0.1, 0.2
+UNFINISHED_REWARD = -1.0  # of an answer that ran into the length limit, whatever its words
+
+
+class ActorCritic(nn.Module):
+    """Policy and value function, trained together."""
+
+    def __init__(self, policy: Decoder, value: Scorer) -> None:
+        super().__init__()
+        self.policy, self.value = policy, value
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What does not learn: the reference that the policy must stay near, and the reward model with its scale."""
+
+    reference: Decoder
+    scorer: Scorer
+    mean: float
+    deviation: float
+    kl_coefficient: float
+
+
+@torch.no_grad()
+def rollout(
+    model: ActorCritic, judge: Judge, prompts: list[list[int]], ends: list[int], pad: int, sampling: Sampling, seed: int
+) -> tuple[Batch, Metrics]:
+    """Answers of the current policy with everything that the updates need.
+
+    Returns ids, targets, mask, logp (of the policy that answered), values, advantages, returns, all (batch, time), and
+    metrics: mean score, KL to the reference in nats an answer, mean length, share of answers that ended.
+    """
+    device = model.policy.lm_head.weight.device
+    answers = generate(model.policy, prompts, ends, sampling, seed)
+    rows: list[Row] = [
+        (prompt + answer, [0] * len(prompt) + [1] * len(answer))
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    batch = collate(rows, pad, device)
+    ended = torch.tensor([answer[-1] in ends for answer in answers], device=device)
+    scores = (rewards(judge.scorer, batch) - judge.mean) / judge.deviation
+    scores = torch.where(ended, scores, UNFINISHED_REWARD)
+    mask = batch["mask"]
+    logp = token_log_probabilities(model.policy, batch["ids"], batch["targets"]) * mask
+    reference = token_log_probabilities(judge.reference, batch["ids"], batch["targets"]) * mask
+    values = model.value(batch["ids"]) * mask
+    token_rewards = -judge.kl_coefficient * (logp - reference)
+    last = (mask * torch.arange(mask.shape[1], device=device)).argmax(dim=1)
+    token_rewards[torch.arange(len(rows), device=device), last] += scores
+    advantages = advantage_estimates(token_rewards, values, mask)
+    batch |= {
+        "logp": logp,
+        "values": values,
+        "returns": advantages + values,
+        "advantages": whiten(advantages, mask),
+    }
+    lengths = mask.sum(dim=1)
+    return batch, {
+        "score": scores.mean().item(),
+        "kl": (logp - reference).sum(dim=1).mean().item(),
+        "length": lengths.mean().item(),
+        "ended": ended.float().mean().item(),
+    }
+
+
+def advantage_estimates(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Generalised advantage estimation (Schulman et al. 2016) over the tokens where mask is 1, which are contiguous."""
+    advantages = torch.zeros_like(rewards_BT)
+    running = torch.zeros_like(rewards_BT[:, 0])
+    next_value = torch.zeros_like(running)
+    for t in range(rewards_BT.shape[1] - 1, -1, -1):
+        delta = rewards_BT[:, t] + GAMMA * next_value - values_BT[:, t]
+        running = (delta + GAMMA * LAMBDA * running) * mask_BT[:, t]
+        advantages[:, t] = running
+        next_value = values_BT[:, t] * mask_BT[:, t]
+    return advantages
+
+
+def whiten(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean zero and variance one over the masked places."""
+    count = mask.sum()
+    mean = (values * mask).sum() / count
+    variance = ((values - mean).square() * mask).sum() / count
+    return (values - mean) * torch.rsqrt(variance + 1e-8) * mask
+
+
+def clipped_objective(clip: float) -> Callable[[ActorCritic, Batch], tuple[Tensor, Metrics]]:
+    """The loss of one update on a (part of a) rollout."""
+
+    def loss(model: ActorCritic, batch: Batch) -> tuple[Tensor, Metrics]:
+        mask = batch["mask"]
+        count = mask.sum()
+        logp = token_log_probabilities(model.policy, batch["ids"], batch["targets"])
+        ratio = torch.exp((logp - batch["logp"]) * mask)
+        clipped = ratio.clamp(1 - clip, 1 + clip)
+        gains = torch.minimum(ratio * batch["advantages"], clipped * batch["advantages"])
+        policy_loss = -(gains * mask).sum() / count
+        values = model.value(batch["ids"])
+        near = batch["values"] + (values - batch["values"]).clamp(-VALUE_CLIP, VALUE_CLIP)
+        errors = torch.maximum((values - batch["returns"]).square(), (near - batch["returns"]).square())
+        value_loss = 0.5 * (errors * mask).sum() / count
+        total = policy_loss + VALUE_COEFFICIENT * value_loss
+        return total, {
+            "loss": policy_loss.item(),
+            "value_loss": value_loss.item(),
+            "clipped": (((ratio - 1).abs() > clip) * mask).sum().item() / count.item(),
+        }
+
+    return loss
+
+
+def optimise(
+    policy: Decoder,
+    scorer: Scorer,
+    scale: tuple[float, float],
+    tokenizer: Tokenizer,
+    questions: Sequence[str],
+    settings: Ppo,
+    max_tokens: int,
+    folder: Path,
+    seed: int,
+) -> dict[str, Any]:
+    """Train `policy` in place against the reward model; `scale` is the mean and deviation of its rewards.
+
+    Returns the first and last iteration's metrics; each rollout's also stand in `folder`/rollouts.jsonl.
+    """
+    judge = Judge(copy.deepcopy(policy), scorer, *scale, settings.kl_coefficient)
+    model = ActorCritic(policy, copy.deepcopy(scorer))
+    prompts = [prompt_of(tokenizer, question) for question in questions]
+    ends = [tokenizer.message_end, tokenizer.end_of_text]
+    sampling = Sampling(max_tokens)
+    steps = settings.iterations * settings.epochs
+    log = folder / "rollouts.jsonl"
+    rollouts: list[dict[str, Any]] = read_jsonl(log) if log.exists() else []
+    current: Batch = {}
+
+    def batches(step: int) -> list[Batch]:
+        nonlocal current
+        iteration, epoch = divmod(step, settings.epochs)
+        if epoch == 0:
+            chosen = chosen_rows(iteration, settings.rollouts, len(prompts), seed)
+            asked = [prompts[index] for index in chosen]
+            current, metrics = rollout(model, judge, asked, ends, tokenizer.pad, sampling, seed * 100_003 + iteration)
+            rollouts[iteration:] = [{"iteration": iteration, **metrics}]
+            write_jsonl(log, rollouts)
+        return [current]
+
+    train(
+        model,
+        clipped_objective(settings.clip),
+        batches,
+        Optimizer(model, one_rate(settings.learning_rate)),
+        lambda step: warmup_stable_decay(step, steps, max(1, steps // 20), steps),
+        steps,
+        folder,
+        "ppo",
+        checkpoint_multiple=settings.epochs,
+        max_grad_norm=1.0,
+    )
+    return {"iterations": settings.iterations, "first": rollouts[0], "last": rollouts[-1]}

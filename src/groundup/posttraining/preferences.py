@@ -1,0 +1,51 @@
+"""Comparisons of two sampled answers a prompt, and of two models.
+
+The file of judgements is the labelling log that people's labels use too; here a simulated annotator fills it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from groundup.model.decoder import Decoder
+from groundup.posttraining.annotator import judgement, preferences, side_shown_left
+from groundup.posttraining.answers import answer, head_to_head
+from groundup.recipe import Preferences
+from groundup.serving.engine import Sampling
+from groundup.tokenizer.tokenizer import Tokenizer
+
+
+def label(
+    model: Decoder, tokenizer: Tokenizer, questions: Sequence[dict[str, Any]], settings: Preferences, max_tokens: int, seed: int,
+    split: str,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
+    """Two answers of the model to each question (rows with `messages` and `reference`), judged.
+
+    Returns (the log of judgements, preference rows as TRL reads them; ties are in the first only).
+    """
+    asked = [row["messages"][0]["content"] for row in questions]
+    sampling = Sampling(max_tokens, settings.temperature)
+    first, second = (answer(model, tokenizer, asked, sampling, seed * 2 + side) for side in (0, 1))
+    judgements = []
+    for number, (row, prompt, (a, _), (b, _)) in enumerate(zip(questions, asked, first, second, strict=True)):
+        pair_id = f"{split}-{number:05d}"
+        judgements.append(
+            judgement(prompt, a, b, row["reference"], pair_id, settings.min_gap, side_shown_left(pair_id))
+        )
+    return judgements, preferences(judgements)
+
+
+def compare_policies(
+    policy: Decoder, baseline: Decoder, tokenizer: Tokenizer, questions: Sequence[dict[str, Any]], temperature: float,
+    max_tokens: int, seed: int,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
+    """Both models answer held-out questions at the same temperature; (figures, samples of both)."""
+    asked = [row["messages"][0]["content"] for row in questions]
+    references = [row["reference"] for row in questions]
+    sampling = Sampling(max_tokens, temperature)
+    ours = answer(policy, tokenizer, asked, sampling, seed + 1)
+    theirs = answer(baseline, tokenizer, asked, sampling, seed + 2)
+    samples = [
+        {"question": question, "reference": reference, "before": old, "after": new}
+        for question, reference, (new, _), (old, _) in zip(asked, references, ours, theirs, strict=True)
+    ]
+    return head_to_head(ours, theirs, references), samples[:40]

@@ -1,0 +1,144 @@
+"""The reward model: a backbone with one number at the last token, fitted to comparisons (Stiennon et al. 2020).
+
+Bradley-Terry: P(chosen is preferred) = sigmoid(r(chosen) - r(rejected)). The centring term keeps the mean reward at
+zero (Eisenstein et al. 2023), since the comparisons leave it free.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from groundup.errors import UserError
+from groundup.evaluation.statistics import proportion
+from groundup.model.decoder import Decoder, Scorer
+from groundup.posttraining.batches import Row, chosen_rows, collate, row_of, steps_for
+from groundup.recipe import Reward
+from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.loop import train
+from groundup.training.objectives import Batch, Metrics
+from groundup.training.optimizer import Optimizer, one_rate
+from groundup.training.schedule import warmup_stable_decay
+
+CENTRING = 0.01
+
+
+def from_policy(policy: Decoder, seed: int) -> Scorer:
+    """A scorer on a copy of the policy's backbone; the head starts at N(0, 1 / (width + 1))."""
+    scorer = Scorer(policy.config)
+    scorer.model.load_state_dict(policy.model.state_dict())
+    width = policy.config.hidden_size
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        scorer.score.weight.copy_(torch.randn(1, width, generator=generator) / (width + 1) ** 0.5)
+    return scorer
+
+
+def rewards(scorer: Scorer, batch: Batch) -> Tensor:
+    """Reward (batch,) read at the last token that the assistant said.
+
+    batch: ids, targets, mask (batch, time) as `collate` gives them.
+    """
+    whole = torch.cat((batch["ids"], batch["targets"][:, -1:]), dim=1)
+    places = torch.arange(1, whole.shape[1], device=whole.device)
+    last = (batch["mask"] * places).amax(dim=1).long()
+    return scorer(whole).gather(1, last[:, None]).squeeze(1)
+
+
+def bradley_terry(scorer: Scorer, batch: Batch) -> tuple[Tensor, Metrics]:
+    """Loss of rows that come as (all chosen, then all rejected)."""
+    chosen, rejected = rewards(scorer, batch).chunk(2)
+    fit = -F.logsigmoid(chosen - rejected).mean()
+    loss = fit + CENTRING * (chosen + rejected).square().mean()
+    return loss, {
+        "loss": fit.item(),
+        "accuracy": (chosen > rejected).float().mean().item(),
+        "margin": (chosen - rejected).mean().item(),
+    }
+
+
+def pair_rows(tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]]) -> list[tuple[Row, Row]]:
+    """(chosen, rejected) conversations of preference rows."""
+    return [
+        tuple(
+            row_of(tokenizer, pair["prompt"][-1]["content"], pair[side][-1]["content"])
+            for side in ("chosen", "rejected")
+        )
+        for pair in pairs
+    ]
+
+
+def fit(
+    policy: Decoder, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: Reward, folder: Path, seed: int
+) -> Scorer:
+    """A reward model, from the policy that wrote the answers, fitted to preference rows.
+
+    Raises UserError when there are no pairs.
+    """
+    if not pairs:
+        raise UserError("reward: no preference pairs; every comparison was a tie")
+    rows = pair_rows(tokenizer, pairs)
+    device = policy.lm_head.weight.device
+    scorer = from_policy(policy, seed).to(device)
+    steps = steps_for(settings.epochs, settings.batch_pairs, len(rows))
+
+    def batches(step: int) -> list[Batch]:
+        some = [rows[index] for index in chosen_rows(step, settings.batch_pairs, len(rows), seed)]
+        return [collate([chosen for chosen, _ in some] + [rejected for _, rejected in some], tokenizer.pad, device)]
+
+    train(
+        scorer,
+        bradley_terry,
+        batches,
+        Optimizer(scorer, one_rate(settings.learning_rate)),
+        lambda step: warmup_stable_decay(step, steps, max(1, steps // 20), steps),
+        steps,
+        folder,
+        "reward",
+        max_grad_norm=1.0,
+    )
+    return scorer
+
+
+@torch.no_grad()
+def score_rows(scorer: Scorer, tokenizer: Tokenizer, rows: Sequence[Row], batch: int = 128) -> np.ndarray:
+    """Reward of each conversation (rows,) float32."""
+    device = scorer.score.weight.device
+    parts = [
+        rewards(scorer, collate(rows[start : start + batch], tokenizer.pad, device)).cpu().numpy()
+        for start in range(0, len(rows), batch)
+    ]
+    return np.concatenate(parts)
+
+
+def assess(
+    scorer: Scorer, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """On held-out pairs: accuracy with interval, scale of the rewards, and how far reward is mere length.
+
+    "longer_wins" is the accuracy of the annotator nobody wants: always prefer the longer answer.
+    """
+    rows = pair_rows(tokenizer, pairs)
+    chosen = score_rows(scorer, tokenizer, [row for row, _ in rows])
+    rejected = score_rows(scorer, tokenizer, [row for _, row in rows])
+    lengths = np.array([[sum(spoken) for _, spoken in row] for row in rows], dtype=np.float64)
+    values = np.concatenate((chosen, rejected))
+    words = np.concatenate((lengths[:, 0], lengths[:, 1]))
+    longer = (lengths[:, 0] > lengths[:, 1]) + 0.5 * (lengths[:, 0] == lengths[:, 1])
+    results = {
+        "accuracy": proportion(int((chosen > rejected).sum()), len(rows)),
+        "longer_wins": float(longer.mean()),
+        "mean": float(values.mean()),
+        "deviation": float(values.std()) or 1.0,
+        "length_correlation": float(np.corrcoef(values, words)[0, 1]) if words.std() and values.std() else 0.0,
+    }
+    scored = [
+        {"reward": round(float(value), 4), "tokens": int(count), "side": side}
+        for side, some, column in (("chosen", chosen, 0), ("rejected", rejected, 1))
+        for value, count in zip(some, lengths[:, column], strict=True)
+    ]
+    return results, scored

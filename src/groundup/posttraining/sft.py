@@ -1,0 +1,112 @@
+"""Supervised fine-tuning: the next-token loss on desired answers, given their questions (Ouyang et al. 2022).
+
+The questions carry no loss: the model learns to answer, not to ask. Answers end with `<|im_end|>`, which is learned too,
+so that a chat model knows when to stop.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from groundup.device import Device
+from groundup.errors import UserError
+from groundup.model.decoder import Decoder
+from groundup.posttraining.answers import answer, answer_bits_per_byte, answer_plainly, mean_overlap, plain_prompt
+from groundup.posttraining.batches import Row, chosen_rows, collate, prompt_of, row_of, steps_for
+from groundup.recipe import Sft
+from groundup.serving.engine import Sampling
+from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.loop import train
+from groundup.training.objectives import Batch, next_token
+from groundup.training.optimizer import Optimizer, one_rate
+from groundup.training.schedule import warmup_stable_decay
+
+Questions = Sequence[dict[str, Any]]
+
+
+def finetune(
+    model: Decoder, tokenizer: Tokenizer, questions: Questions, settings: Sft, device: Device, folder: Path, seed: int
+) -> int:
+    """Train `model` in place on `questions` (rows with `messages`); returns the number of steps.
+
+    Raises UserError when there are no questions, or none whose answer fits.
+    """
+    rows = [row_of(tokenizer, *(message["content"] for message in row["messages"])) for row in questions]
+    longest = model.config.max_position_embeddings + 1
+    rows = [row for row in rows if len(row[0]) <= longest and sum(row[1]) <= settings.max_answer_tokens]
+    if not rows:
+        raise UserError(
+            "sft: no questions to learn from; the corpus needs documented Python source (domain with stdlib:)"
+        )
+    check_rows(rows, tokenizer)
+    steps = steps_for(settings.epochs, settings.batch_examples, len(rows))
+
+    def batches(step: int) -> list[Batch]:
+        chosen = [rows[index] for index in chosen_rows(step, settings.batch_examples, len(rows), seed)]
+        batch = collate(chosen, tokenizer.pad, device.torch_device)
+        return [batch | {"weight": batch["mask"] / batch["mask"].sum()}]
+
+    train(
+        model,
+        partial(next_token, dtype=device.training_dtype),
+        batches,
+        Optimizer(model, one_rate(settings.learning_rate)),
+        lambda step: warmup_stable_decay(step, steps, max(1, steps // 20), steps // 2),
+        steps,
+        folder,
+        "sft",
+        max_grad_norm=1.0,
+    )
+    return steps
+
+
+def check_rows(rows: Sequence[Row], tokenizer: Tokenizer) -> None:
+    """Refuse what would train for hours to no end: no answer in the mask, or an end that is never learned."""
+    for ids, spoken in rows:
+        if not any(spoken):
+            raise UserError("sft: a conversation has no assistant tokens to learn from; its mask is all zero")
+        if ids[-1] != tokenizer.message_end or not spoken[-1]:
+            raise UserError("sft: an answer does not end with the end-of-message token; the model would never stop")
+
+
+def compare_with_base(
+    tuned: Decoder, base: Decoder, tokenizer: Tokenizer, questions: Questions, max_answer_tokens: int, seed: int
+) -> dict[str, Any]:
+    """Both models on held-out questions: bits per byte of the right answer, and overlap of their own greedy answers.
+
+    The base model has never seen the chat format, so it is asked in plain text: "Question: ... Answer:".
+    """
+    asked = [row["messages"][0]["content"] for row in questions]
+    references = [row["reference"] for row in questions]
+    answers = [[*tokenizer.encode(text.strip()), tokenizer.message_end] for text in references]
+    plain = [tokenizer.encode(" " + text) for text in references]
+    sampling = Sampling(max_answer_tokens, temperature=0)
+    tuned_answers = [text for text, _ in answer(tuned, tokenizer, asked, sampling, seed)]
+    base_answers = answer_plainly(base, tokenizer, asked, sampling, seed)
+    kinds = sorted({row["kind"] for row in questions})
+    return {
+        "held_out": {
+            "bits_per_byte": {
+                "base": answer_bits_per_byte(base, [plain_prompt(tokenizer, q) for q in asked], plain, references),
+                "sft": answer_bits_per_byte(tuned, [prompt_of(tokenizer, q) for q in asked], answers, references),
+            },
+            "overlap": {"base": mean_overlap(base_answers, references), "sft": mean_overlap(tuned_answers, references)},
+            "overlap_by_kind": {
+                kind: {
+                    name: mean_overlap(
+                        [text for text, row in zip(texts, questions, strict=True) if row["kind"] == kind],
+                        [row["reference"] for row in questions if row["kind"] == kind],
+                    )["overlap"]
+                    for name, texts in (("base", base_answers), ("sft", tuned_answers))
+                }
+                for kind in kinds
+            },
+        },
+        "samples": [
+            {"kind": row["kind"], "question": question, "reference": reference, "base": before, "sft": after}
+            for row, question, reference, before, after in zip(
+                questions, asked, references, base_answers, tuned_answers, strict=True
+            )
+        ][:40],
+    }

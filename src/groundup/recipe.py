@@ -1,0 +1,222 @@
+"""What to build: one typed section a stage, read from TOML, changed by `--set section.key=value`.
+
+An unknown key, a wrong type or a value out of range is refused in one line, with the nearest known name.
+Everything that is not said in the recipe has the default given here; `groundup run --dry-run` prints the plan.
+"""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from groundup.errors import UserError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Source(Section):
+    """One source of pages: `pydoc:`, `stdlib:`, `topics:`, `https://site/`, or a path (WARC, or a folder of files)."""
+
+    source: str
+    domain: str
+    max_mb: PositiveFloat = 100.0
+    max_pages: Positive = 100_000
+    exclude: list[str] = []  # path prefixes that are not fetched, as in robots.txt
+
+
+class Pages(Section):
+    sources: list[Source] = Field(min_length=1)
+    requests_per_second: PositiveFloat = 2.0  # per remote host; our own server on loopback is not slowed down
+
+
+class Annotations(Section):
+    """Measurements on every document; nothing is dropped here."""
+
+    language: str = "en"
+    quality_positives: list[str] = ["reference"]  # domains whose writing the quality score looks for
+    near_duplicate_permutations: Positive = 128
+    near_duplicate_jaccard: Share = 0.7
+    template_line_share: Share = 0.3  # a line on more than this share of a host's pages is its header, menu or footer
+
+
+class Corpus(Section):
+    """Thresholds over the annotations, and the held-out split."""
+
+    min_words: Positive = 50
+    max_words: Positive = 100_000
+    min_language_score: Share = 0.0
+    min_alphabetic_words: Share = 0.5  # Gopher asks for 0.8 of prose; code and signatures hold fewer
+    max_duplicate_line_share: Share = 0.5
+    min_quality: Share = 0.02  # drop the worst 2 % of each domain by quality score
+    held_out: Share = 0.05
+    max_contamination: Share = 0.3  # a training document may share this much of a held-out one's 13-grams
+    best_share: Share = 0.3  # the top share of each domain by quality: what the final anneal trains on
+
+
+class Tokenizer(Section):
+    vocabulary: Annotated[int, Field(ge=300)] = 4096
+
+
+class Tokens(Section):
+    pass
+
+
+class Mixture(Section):
+    """How much of training each domain gets."""
+
+    weights: dict[str, PositiveFloat] = {}  # share of training tokens by domain; empty: as found
+    max_repeats: PositiveFloat = 4.0  # repeating data beyond 4 epochs gains little (Muennighoff et al. 2023)
+
+
+class Base(Section):
+    depth: Positive = 4
+    context: Annotated[int, Field(ge=16)] = 512
+    tokens: Positive = 8_000_000
+    batch_tokens: Positive = 16_384
+    micro_batch_tokens: Positive = 16_384
+    anneal_share: Share = 0.4  # the last part of training, on falling rate
+    best_data_share: Share = 0.15  # the last part of training, on the best data only
+    rate_scale: PositiveFloat = 1.0  # multiplies every learning rate that is derived from the depth
+
+
+class Evaluation(Section):
+    held_out_kb: Positive = 1000
+    sentence_pairs: Positive = 400
+    questions: Positive = 300
+
+
+class Sft(Section):
+    max_objects: Positive = 6000
+    epochs: Positive = 2
+    batch_examples: Positive = 64
+    learning_rate: PositiveFloat = 5e-4
+    max_answer_tokens: Positive = 64
+
+
+class Preferences(Section):
+    prompts: Positive = 1500
+    held_out_prompts: Positive = 400
+    temperature: PositiveFloat = 1.0
+    min_gap: Share = 0.05  # pairs closer than this in overlap are ties and teach nothing
+
+
+class Reward(Section):
+    epochs: Positive = 1
+    batch_pairs: Positive = 32
+    learning_rate: PositiveFloat = 1e-4
+
+
+class Dpo(Section):
+    beta: PositiveFloat = 0.1
+    epochs: Positive = 1
+    batch_pairs: Positive = 32
+    learning_rate: PositiveFloat = 2e-5
+
+
+class Ppo(Section):
+    iterations: Positive = 30
+    rollouts: Positive = 64
+    epochs: Positive = 2
+    kl_coefficient: Annotated[float, Field(ge=0)] = 0.05
+    clip: PositiveFloat = 0.2
+    learning_rate: PositiveFloat = 2e-5
+
+
+class Report(Section):
+    watts: PositiveFloat = 30.0  # drawn by the machine while it works
+    price_per_hour: Annotated[float, Field(ge=0)] = 0.10  # of a machine like this one, rented, in dollars
+    grams_co2_per_kwh: Annotated[float, Field(ge=0)] = 400.0
+
+
+class Recipe(Section):
+    name: str
+    seed: int = 0
+    threads: Annotated[int, Field(ge=0)] = 0  # 0: one a core
+    pages: Pages
+    annotations: Annotations = Annotations()
+    corpus: Corpus = Corpus()
+    tokenizer: Tokenizer = Tokenizer()
+    tokens: Tokens = Tokens()
+    mixture: Mixture = Mixture()
+    base: Base = Base()
+    evaluation: Evaluation = Evaluation()
+    sft: Sft = Sft()
+    preferences: Preferences = Preferences()
+    reward: Reward = Reward()
+    dpo: Dpo = Dpo()
+    ppo: Ppo = Ppo()
+    report: Report = Report()
+
+
+def load(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe and apply `section.key=value` overrides (values are TOML; a bare word is a string).
+
+    Raises UserError, in one line, for a missing file, bad TOML, an unknown key, a wrong type or a value out of range.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such recipe; recipes/laptop.toml is a commented example") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    for override in overrides or []:
+        _apply(content, override)
+    content.setdefault("name", path.stem)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_one_line(error)}") from None
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {override}: expected section.key=value")
+    *sections, name = key.strip().split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise UserError(f"--set {override}: {section} is not a section")
+    try:
+        content[name] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        content[name] = value
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    location = [part for part in first["loc"] if isinstance(part, str | int)]
+    key = ".".join(str(part) for part in location)
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key}{_suggestion(location)}"
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    return f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _suggestion(location: list[str | int]) -> str:
+    """The nearest known key: first within the same section, then anywhere."""
+    *path, name = [part for part in location if isinstance(part, str)]
+    everywhere = {"": list(Recipe.model_fields), "pages.sources": list(Source.model_fields)}
+    for section, field in Recipe.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            everywhere[section] = list(field.annotation.model_fields)
+    here = ".".join(path)
+    near = difflib.get_close_matches(str(name), everywhere.get(here, []), n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {'.'.join([*path, near[0]])}?"
+    for section, keys in everywhere.items():
+        near = difflib.get_close_matches(str(name), keys, n=1, cutoff=0.8)
+        if near:
+            return f"; did you mean {section + '.' if section else ''}{near[0]}?"
+    return f"; known here: {', '.join(everywhere.get(here, []))}"

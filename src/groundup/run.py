@@ -1,0 +1,247 @@
+"""The run folder: which stages are done, what has to be made again and why, and how a cut-off stage continues.
+
+    runs/laptop/<stage>/            an artifact, whole; stage.json in it was written last
+    runs/laptop/<stage>.partial/    a stage at work, or cut off; key.json says for which inputs
+
+A stage is done when its stage.json names the same recipe section and the same digests of its inputs as now. Digests are
+of content: a stage that is made again with the same result does not cause the stages after it to be made again.
+"""
+
+import hashlib
+import json
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from groundup import __version__
+from groundup.errors import UserError
+from groundup.files import digest, read_json, write_json
+from groundup.progress import duration
+from groundup.recipe import Recipe
+
+MANIFEST, KEY, ELAPSED = "stage.json", "key.json", "elapsed.json"
+LIBRARIES = ("torch", "numpy", "tokenizers", "pyarrow", "resiliparse", "fastwarc")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the road. `make(context)` writes files into `context.work` and returns the stage's results."""
+
+    name: str
+    needs: tuple[str, ...]
+    make: Callable[["Context"], dict[str, Any]]
+    sections: tuple[str, ...] = ()  # of the recipe; the stage's own name when empty
+
+
+@dataclass
+class Context:
+    """What a stage is given."""
+
+    recipe: Recipe
+    work: Path  # write here; whatever a cut-off attempt left is still in it
+    inputs: dict[str, Path]  # folders of the finished stages that it needs
+    name: str
+
+    def say(self, text: str) -> None:
+        """Tell the person a derived decision and its reason."""
+        print(f"  {text}", file=sys.stderr, flush=True)
+
+
+@dataclass
+class Step:
+    """A stage in the plan of a run."""
+
+    stage: Stage
+    state: str  # "done", "make" or "check": the last depends on what an earlier stage brings
+    reason: str
+
+
+@dataclass
+class Run:
+    folder: Path
+    recipe: Recipe
+    stages: tuple[Stage, ...]
+    manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def plan(self) -> list[Step]:
+        """What `execute` would do, and why; nothing is written."""
+        steps: list[Step] = []
+        remade: set[str] = set()
+        for stage in self.stages:
+            manifest = self._manifest(stage.name)
+            causes = [need for need in stage.needs if need in remade]
+            if manifest is None:
+                partial = self._partial(stage)
+                reason = "continues where it was cut off" if (partial / KEY).exists() else "not made yet"
+                steps.append(Step(stage, "make", reason))
+            elif changes := _changed(manifest["key"]["recipe"], self._section(stage)):
+                steps.append(Step(stage, "make", "; ".join(changes)))
+            elif causes:
+                steps.append(Step(stage, "check", f"made again if {' or '.join(causes)} comes out different"))
+            elif stale := self._stale_inputs(stage, manifest):
+                steps.append(Step(stage, "make", f"{' and '.join(stale)} changed"))
+            else:
+                steps.append(Step(stage, "done", f"took {duration(manifest['seconds'])}"))
+                continue
+            remade.add(stage.name)
+        return steps
+
+    def execute(self) -> dict[str, dict[str, Any]]:
+        """Make what is not done, in order. Returns the manifest of every stage.
+
+        Raises UserError when another run works in the folder or a finished artifact was altered.
+        """
+        with self._locked():
+            for number, stage in enumerate(self.stages, start=1):
+                self._promote(stage)
+                manifest = self._manifest(stage.name)
+                if manifest is not None and manifest["key"] == self._key(stage):
+                    self._verify(stage, manifest)
+                else:
+                    print(f"[{number}/{len(self.stages)}] {stage.name}", file=sys.stderr, flush=True)
+                    manifest = self._make(stage)
+                self.manifests[stage.name] = manifest
+        return self.manifests
+
+    def _make(self, stage: Stage) -> dict[str, Any]:
+        work, key = self._partial(stage), self._key(stage)
+        if work.exists() and not _same_key(work / KEY, key):
+            shutil.rmtree(work)
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(work / KEY, key)
+        before, start = _elapsed(work / ELAPSED), time.monotonic()
+        context = Context(self.recipe, work, {need: self.folder / need for need in stage.needs}, stage.name)
+        try:
+            results = stage.make(context)
+        finally:
+            seconds = before + time.monotonic() - start
+            if work.exists():
+                _note_elapsed(work / ELAPSED, seconds)
+        (work / ELAPSED).unlink(missing_ok=True)
+        (work / KEY).unlink()
+        outputs = {
+            path.relative_to(work).as_posix(): digest(path) for path in sorted(work.rglob("*")) if path.is_file()
+        }
+        manifest = {
+            "stage": stage.name,
+            "key": key,
+            "outputs": outputs,
+            "digest": _combined(outputs),
+            "versions": _versions(),
+            "seconds": round(seconds, 1),
+            "results": results,
+        }
+        write_json(work / MANIFEST, manifest)
+        self._promote(stage)
+        print(f"  {stage.name}: {duration(seconds)}", file=sys.stderr, flush=True)
+        return manifest
+
+    def _promote(self, stage: Stage) -> None:
+        """Move a finished partial folder into place; also finishes a move that a kill cut off."""
+        work, final = self._partial(stage), self.folder / stage.name
+        if not (work / MANIFEST).exists():
+            return
+        (final / MANIFEST).unlink(missing_ok=True)
+        if final.exists():
+            shutil.rmtree(final)
+        work.rename(final)
+
+    def _verify(self, stage: Stage, manifest: dict[str, Any]) -> None:
+        folder = self.folder / stage.name
+        for name, expected in manifest["outputs"].items():
+            path = folder / name
+            if not path.is_file() or digest(path) != expected:
+                state = "was altered" if path.is_file() else "is missing"
+                raise UserError(
+                    f"{path} {state} since stage {stage.name} made it; delete {folder} to have it made again"
+                )
+
+    def _key(self, stage: Stage) -> dict[str, Any]:
+        return {
+            "recipe": self._section(stage),
+            "inputs": {need: self._manifest(need)["digest"] for need in stage.needs},
+        }
+
+    def _section(self, stage: Stage) -> dict[str, Any]:
+        sections = {name: getattr(self.recipe, name).model_dump() for name in stage.sections or (stage.name,)}
+        return {"seed": self.recipe.seed, **sections}
+
+    def _stale_inputs(self, stage: Stage, manifest: dict[str, Any]) -> list[str]:
+        recorded = manifest["key"]["inputs"]
+        current = {need: (self._manifest(need) or {}).get("digest") for need in stage.needs}
+        return [need for need in stage.needs if recorded.get(need) != current[need]]
+
+    def _manifest(self, name: str) -> dict[str, Any] | None:
+        path = self.folder / name / MANIFEST
+        return read_json(path) if path.exists() else None
+
+    def _partial(self, stage: Stage) -> Path:
+        return self.folder / f"{stage.name}.partial"
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / ".lock", timeout=0):
+                yield
+        except Timeout:
+            raise UserError(f"{self.folder}: another groundup run is working in this folder; wait for it") from None
+
+
+def open_stage(folder: Path, name: str) -> Path:
+    """The folder of a finished stage. Raises UserError when it is not there."""
+    if not (folder / name / MANIFEST).exists():
+        raise UserError(f"{folder}: no finished stage {name!r} there; `groundup run RECIPE --run {folder}` makes it")
+    return folder / name
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """['base.depth: 4 -> 6', ...]"""
+    lines = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += _changed(old, new, f"{prefix}{name}.")
+        elif json.dumps(old, sort_keys=True) != json.dumps(new, sort_keys=True):
+            lines.append(f"{prefix}{name}: {json.dumps(old)} -> {json.dumps(new)}")
+    return lines
+
+
+def _same_key(path: Path, key: dict[str, Any]) -> bool:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) == json.loads(json.dumps(key))
+    except (OSError, ValueError):
+        return False
+
+
+def _elapsed(path: Path) -> float:
+    return float(json.loads(path.read_text())["seconds"]) if path.exists() else 0.0
+
+
+def _note_elapsed(path: Path, seconds: float) -> None:
+    """Best effort: a full disk must be reported as what it is, not as a failure to note the time."""
+    try:
+        write_json(path, {"seconds": seconds})
+    except OSError:
+        path.unlink(missing_ok=True)
+
+
+def _combined(outputs: dict[str, str]) -> str:
+    return hashlib.blake2b(json.dumps(outputs, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "groundup": __version__,
+        "python": platform.python_version(),
+        **{lib: metadata.version(lib) for lib in LIBRARIES},
+    }

@@ -1,0 +1,1 @@
+"""Scaling: ladders of runs, the laws fitted to them, and what a run costs."""

@@ -1,0 +1,81 @@
+"""The one generation engine: samples in evaluation, PPO rollouts and the chat all come from here.
+
+A batch of prompts of any lengths shares one key/value cache with a slot for every token; each row is filled
+independently, so there is no left padding, and finished rows leave the batch.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from groundup.model.decoder import Decoder, KeyValueCache
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """temperature 0 is greedy; top_p keeps the most likely tokens up to that probability (Holtzman et al. 2019)."""
+
+    max_tokens: int = 64
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+@torch.no_grad()
+def generate(
+    model: Decoder,
+    prompts: Sequence[Sequence[int]],
+    ends: Sequence[int],
+    sampling: Sampling,
+    seed: int,
+    on_token: Callable[[int, int], None] | None = None,
+) -> list[list[int]]:
+    """Continue each prompt until one of the token ids `ends` (kept in the result) or `max_tokens`.
+
+    Prompts longer than the context less `max_tokens` lose their beginning. The same seed gives the same tokens.
+    on_token(row, token) is called as tokens appear.
+    """
+    if not prompts:
+        return []
+    room = model.config.max_position_embeddings - sampling.max_tokens
+    prompts = [list(prompt)[-room:] for prompt in prompts]
+    device = model.lm_head.weight.device
+    generator = torch.Generator(device=device).manual_seed(seed)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    longest = int(lengths.max())
+    cache = KeyValueCache.empty(model.config, len(prompts), longest + sampling.max_tokens, device)
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long, device=device)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)] = torch.tensor(prompt, device=device)
+    hidden = model.model(ids, cache=cache, lengths_B=lengths)
+    last = hidden[torch.arange(len(prompts), device=device), lengths - 1]
+    results: list[list[int]] = [[] for _ in prompts]
+    rows = list(range(len(prompts)))
+    for _ in range(sampling.max_tokens):
+        tokens = pick(model.lm_head(last), sampling, generator)
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            results[row].append(token)
+            if on_token:
+                on_token(row, token)
+        going = [place for place, row in enumerate(rows) if results[row][-1] not in ends]
+        if not going:
+            break
+        if len(going) < len(rows):
+            kept = torch.tensor(going, device=device)
+            tokens, rows = tokens[kept], [rows[place] for place in going]
+            cache.select(kept)
+        last = model.model(tokens[:, None], cache=cache)[:, -1]
+    return results
+
+
+def pick(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    """One token a row (batch,)."""
+    if sampling.temperature == 0:
+        return logits_BV.argmax(-1)
+    probabilities = torch.softmax(logits_BV.float() / sampling.temperature, dim=-1)
+    if sampling.top_p < 1:
+        ordered, places = probabilities.sort(dim=-1, descending=True, stable=True)
+        beyond = ordered.cumsum(-1) - ordered >= sampling.top_p
+        probabilities = torch.zeros_like(probabilities).scatter(-1, places, ordered.masked_fill(beyond, 0.0))
+    return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)

@@ -1,0 +1,442 @@
+"""The road, one function a stage: read a section of the recipe and the artifacts before it, call the chapter, write.
+
+Chapters are imported where they are used, so that `groundup run --dry-run` and a finished run do not wait for torch.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from groundup.files import read_json, read_jsonl, replacing, write_json, write_jsonl
+from groundup.progress import Progress
+from groundup.recipe import Recipe
+from groundup.run import Context, Run, Stage
+
+if TYPE_CHECKING:
+    from groundup.device import Device
+    from groundup.model.decoder import Decoder
+    from groundup.tokenizer.tokenizer import Tokenizer
+
+Results = dict[str, Any]
+
+
+def pages(context: Context) -> Results:
+    """Sources -> WARC files, one a source."""
+    from groundup.corpus.sources import collect
+
+    settings = context.recipe.pages
+    counts = {}
+    for number, source in enumerate(settings.sources):
+        name = f"{number:02d}-{source.domain}"
+        note = context.work / f"{name}.json"
+        if not note.exists():  # a cut-off run keeps the sources it finished
+            found = collect(
+                source, context.work, name, settings.requests_per_second, f"{context.name}: {source.source}"
+            )
+            write_json(note, found)
+        counts[name] = {"source": source.source, "domain": source.domain, **read_json(note)}
+        context.say(
+            f"{source.source} -> {name}.warc.gz: {counts[name]['pages']:,} pages, {counts[name]['bytes'] / 1e6:.1f} MB"
+        )
+    return counts
+
+
+def annotations(context: Context) -> Results:
+    """Pages -> documents with everything that was measured on them; nothing is dropped."""
+    from groundup.corpus.annotate import annotate
+
+    sources = [
+        (context.inputs["pages"] / f"{number:02d}-{source.domain}.warc.gz", source.domain)
+        for number, source in enumerate(context.recipe.pages.sources)
+    ]
+    return annotate(sources, context.work, context.recipe.annotations, _workers(context), context.name)
+
+
+def corpus(context: Context) -> Results:
+    """Annotations -> the documents that pass the thresholds, split into training and held-out."""
+    from groundup.corpus.select import select
+
+    recipe = context.recipe
+    return select(context.inputs["annotations"], context.work, recipe.corpus, recipe.annotations.language, recipe.seed)
+
+
+def tokenizer(context: Context) -> Results:
+    """Training documents -> byte-level BPE."""
+    from groundup.tokenizer import bpe
+    from groundup.tokenizer.tokenizer import Tokenizer
+
+    documents = [row for row in _documents(context) if row["split"] == "train"]
+    with Progress("counting words", sum(len(row["text"]) for row in documents), "characters") as progress:
+        counts = bpe.count_pretokens(_watched((row["text"] for row in documents), progress))
+    wanted = context.recipe.tokenizer.vocabulary
+    trained = Tokenizer.from_merges(bpe.train(counts, wanted))
+    if trained.size < wanted:
+        context.say(f"vocabulary {trained.size} instead of {wanted}: the corpus has no more pairs to merge")
+    trained.save(context.work)
+    domains: dict[str, list[int]] = {}
+    for row, ids in zip(
+        documents, trained.encode_batch((row["text"] for row in documents), _workers(context)), strict=True
+    ):
+        totals = domains.setdefault(row["domain"], [0, 0])
+        totals[0] += len(row["text"].encode())
+        totals[1] += len(ids)
+    longest = sorted((trained.token_bytes(token) for token in range(trained.size)), key=len)[-12:]
+    return {
+        "vocabulary": trained.size,
+        "bytes_per_token": {domain: count / max(tokens, 1) for domain, (count, tokens) in sorted(domains.items())},
+        "distinct_words_counted": len(counts),
+        "longest_tokens": [token.decode("utf-8", "replace") for token in longest],
+    }
+
+
+def tokens(context: Context) -> Results:
+    """Documents -> token files, each document after the end-of-text token; and a table of what stands where."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from groundup.files import replacing
+    from groundup.tokenizer import token_files
+
+    encoder = _tokenizer(context)
+    table = []
+    for split in ("train", "held_out"):
+        documents = [row for row in _documents(context) if row["split"] == split]
+        encoded = encoder.encode_batch((row["text"] for row in documents), _workers(context))
+        sequences = [np.concatenate(([encoder.end_of_text], ids)) for ids in encoded]
+        token_files.write(context.work / split, sequences, token_files.dtype_for(encoder.size))
+        table += [
+            {
+                "split": split,
+                "place": place,
+                "id": row["id"],
+                "domain": row["domain"],
+                "best": row["best"],
+                "tokens": len(sequence),
+                "bytes": len(row["text"].encode()),
+            }
+            for place, (row, sequence) in enumerate(zip(documents, sequences, strict=True))
+        ]
+    with replacing(context.work / "documents.parquet") as temporary:
+        pq.write_table(pa.Table.from_pylist(table), temporary, compression="zstd")
+    return {
+        split: {
+            "documents": sum(row["split"] == split for row in table),
+            "tokens": sum(row["tokens"] for row in table if row["split"] == split),
+            "bytes": sum(row["bytes"] for row in table if row["split"] == split),
+        }
+        for split in ("train", "held_out")
+    }
+
+
+def base(context: Context) -> Results:
+    """Tokens -> a decoder: warm-up, stable, annealed on the best data."""
+    from groundup.model import folder
+    from groundup.model.decoder import Decoder, initialise, parameter_counts, shape_for
+    from groundup.scaling.cost import training_flops
+    from groundup.tokenizer.token_files import TokenFile
+    from groundup.training import checkpoint
+    from groundup.training.data import Stream, document_order, shuffled
+    from groundup.training.loop import mean_loss, train
+    from groundup.training.objectives import next_token
+    from groundup.training.optimizer import Optimizer, pretraining_rates
+    from groundup.training.schedule import warmup_stable_decay
+
+    settings, seed = context.recipe.base, context.recipe.seed
+    device, encoder = _device(context), _tokenizer(context)
+    config, reasons = shape_for(settings.depth, encoder.size, settings.context)
+    rows = max(1, settings.batch_tokens // settings.context)
+    micro_rows = max(1, min(rows, settings.micro_batch_tokens // settings.context))
+    steps = max(1, settings.tokens // (rows * settings.context))
+    decay, warmup = round(settings.anneal_share * steps), max(1, steps // 50)
+    rates, rate_reasons = pretraining_rates(config.hidden_size, settings.rate_scale)
+    for reason in (*device.reasons, *reasons, *rate_reasons):
+        context.say(reason)
+    context.say(f"{steps} steps of {rows} x {settings.context} tokens; warm-up {warmup}, decay over the last {decay}")
+
+    file = TokenFile(context.inputs["tokens"] / "train")
+    table = [row for row in _table(context.inputs["tokens"] / "documents.parquet") if row["split"] == "train"]
+    needed = steps * rows * settings.context + 1
+    order, mixture = document_order(table, context.recipe.mixture, settings.best_data_share, needed, seed)
+    for phase, shares in mixture.items():
+        context.say(
+            f"{phase}: "
+            + ", ".join(f"{name} {one['share']:.0%} ({one['repeats']:.2f} passes)" for name, one in shares.items())
+        )
+    stream = Stream(file, order, settings.context, encoder.end_of_text)
+    held_out = TokenFile(context.inputs["tokens"] / "held_out")
+    probe = Stream(held_out, shuffled(len(held_out.lengths), seed), settings.context, encoder.end_of_text)
+
+    model = Decoder(config)
+    initialise(model, seed)
+    model.to(device.torch_device)
+    counts = parameter_counts(model)
+    flops = training_flops(counts["without_embedding"], config.num_hidden_layers, config.hidden_size, settings.context,
+                           steps * rows * settings.context)  # fmt: skip
+    context.say(
+        f"{counts['total']:,} parameters, {counts['without_embedding']:,} without the embedding; {flops:.2g} FLOP"
+    )
+    compiles, reason = device.compiling_pays(flops)
+    context.say(reason)
+    if compiles:
+        model.model.compile()
+    objective = partial(next_token, dtype=device.training_dtype)
+    optimizer = Optimizer(model, rates, dtype=device.training_dtype)
+    probe_batch = probe.batches(0, min(rows, probe.rows), micro_rows, device.torch_device) if probe.rows else []
+    history = train(
+        model,
+        objective,
+        lambda step: stream.batches(step, rows, micro_rows, device.torch_device),
+        optimizer,
+        lambda step: warmup_stable_decay(step, steps, warmup, decay),
+        steps,
+        context.work,
+        context.name,
+        tokens_per_step=rows * settings.context,
+        observe=lambda: {"held_out": mean_loss(model, objective, probe_batch)},
+        observe_every=max(1, steps // 20),
+    )
+    folder.save(context.work, model, encoder, chat=False)
+    checkpoint.clear(context.work)
+    return {
+        "parameters": counts,
+        "tokens": steps * rows * settings.context,
+        "flop": flops,
+        "steps": steps,
+        "mixture": mixture,
+        "final_loss": history[-1]["loss"],
+        "held_out_loss": next((row["held_out"] for row in reversed(history) if "held_out" in row), None),
+        "compiled": compiles,
+        "skipped_steps": sum("skipped" in row for row in history),
+    }
+
+
+def evaluation(context: Context) -> Results:
+    """The base model against n-grams and a compressor; sentence pairs; multiple choice; samples."""
+    from groundup.evaluation.suite import evaluate_base
+    from groundup.model.folder import load_decoder
+
+    device = _device(context)
+    model = load_decoder(context.inputs["base"]).to(device.torch_device)
+    held_out = [row for row in _documents(context) if row["split"] == "held_out"]
+    results = evaluate_base(
+        model, _tokenizer(context), held_out, context.inputs["tokens"], context.recipe.evaluation, context.recipe.seed
+    )
+    for name, bits in results["bits_per_byte"]["overall"].items():
+        context.say(f"held-out bits per byte, {name}: {bits:.3f}")
+    return results
+
+
+def sft(context: Context) -> Results:
+    """Questions and answers from docstrings -> a chat model, compared with the base model on held-out objects."""
+    from groundup.model import folder
+    from groundup.posttraining import questions
+    from groundup.posttraining.sft import compare_with_base, finetune
+    from groundup.training import checkpoint
+
+    settings, seed = context.recipe.sft, context.recipe.seed
+    rows = questions.build(((row["url"], row["text"]) for row in _documents(context)), settings.max_objects, seed)
+    for side, some in rows.items():
+        write_jsonl(context.work / f"{side}.jsonl", some)
+    context.say(", ".join(f"{side}: {len(some):,} questions" for side, some in rows.items()) + ", split by object")
+    device, encoder = _device(context), _tokenizer(context)
+    model = folder.load_decoder(context.inputs["base"]).to(device.torch_device)
+    steps = finetune(model, encoder, rows["train"], settings, device, context.work, seed)
+    folder.save(context.work, model, encoder, chat=True)
+    checkpoint.clear(context.work)
+    untuned = folder.load_decoder(context.inputs["base"]).to(device.torch_device)
+    results = compare_with_base(model, untuned, encoder, rows["held_out"], settings.max_answer_tokens, seed)
+    write_jsonl(context.work / "samples.jsonl", results.pop("samples"))
+    return {"questions": {side: len(some) for side, some in rows.items()}, "steps": steps, **results}
+
+
+def preferences(context: Context) -> Results:
+    """Two sampled answers a prompt, compared by the simulated annotator; the file that people's labels use too."""
+    from groundup.posttraining.preferences import label
+
+    settings, seed = context.recipe.preferences, context.recipe.seed
+    encoder = _tokenizer(context)
+    model = _chat_model(context, "sft")
+    results = {}
+    for split, file, count in (
+        ("train", "preference", settings.prompts),
+        ("held_out", "held_out", settings.held_out_prompts),
+    ):
+        rows = read_jsonl(context.inputs["sft"] / f"{file}.jsonl")[:count]
+        judgements, pairs = label(model, encoder, rows, settings, context.recipe.sft.max_answer_tokens, seed, split)
+        write_jsonl(context.work / f"{split}.judgements.jsonl", judgements)
+        write_jsonl(context.work / f"{split}.jsonl", pairs)
+        results[split] = {"prompts": len(rows), "pairs": len(pairs), "ties": len(rows) - len(pairs)}
+    return {"annotator": "simulated", **results}
+
+
+def reward(context: Context) -> Results:
+    """Preferences -> a reward model, `Qwen3ForSequenceClassification` with one label."""
+    from groundup.model import folder
+    from groundup.posttraining.reward import assess, fit
+    from groundup.training import checkpoint
+
+    encoder, recipe = _tokenizer(context), context.recipe
+    pairs = {split: read_jsonl(context.inputs["preferences"] / f"{split}.jsonl") for split in ("train", "held_out")}
+    scorer = fit(_chat_model(context, "sft"), encoder, pairs["train"], recipe.reward, context.work, recipe.seed)
+    folder.save(context.work, scorer, encoder, chat=True)
+    checkpoint.clear(context.work)
+    results, scored = assess(scorer, encoder, pairs["held_out"] or pairs["train"])
+    write_jsonl(context.work / "scored.jsonl", scored)
+    write_json(context.work / "scale.json", {"mean": results["mean"], "deviation": results["deviation"]})
+    return results
+
+
+def dpo(context: Context) -> Results:
+    """Preferences -> a better policy, directly."""
+    from groundup.posttraining.dpo import optimise
+
+    pairs = read_jsonl(context.inputs["preferences"] / "train.jsonl")
+    policy, recipe = _chat_model(context, "sft"), context.recipe
+    steps = optimise(policy, _tokenizer(context), pairs, recipe.dpo, context.work, recipe.seed)
+    return {"steps": steps, **_finish_policy(context, policy)}
+
+
+def ppo(context: Context) -> Results:
+    """Prompts and the reward model -> a better policy, by reinforcement."""
+    from groundup.model.folder import load_scorer
+    from groundup.posttraining.ppo import optimise
+
+    questions = [row["messages"][0]["content"] for row in read_jsonl(context.inputs["sft"] / "preference.jsonl")]
+    scale = read_json(context.inputs["reward"] / "scale.json")
+    scorer = load_scorer(context.inputs["reward"]).to(_device(context).torch_device)
+    policy, recipe = _chat_model(context, "sft"), context.recipe
+    summary = optimise(
+        policy, scorer, (scale["mean"], scale["deviation"]), _tokenizer(context), questions, recipe.ppo,
+        recipe.sft.max_answer_tokens, context.work, recipe.seed,
+    )  # fmt: skip
+    return {**summary, **_finish_policy(context, policy)}
+
+
+def report(context: Context) -> Results:
+    """Everything above -> one self-contained page."""
+    from groundup.report.report import write
+
+    path = context.work / "report.html"
+    write(path, context.recipe, {name: context.inputs[name] for name in context.inputs})
+    return {"report": "report/report.html", "kb": round(path.stat().st_size / 1024)}
+
+
+def _finish_policy(context: Context, policy: "Decoder") -> Results:
+    """Save an aligned policy and compare it with the model that it began as."""
+    from groundup.model import folder
+    from groundup.posttraining.preferences import compare_policies
+    from groundup.training import checkpoint
+
+    encoder, settings = _tokenizer(context), context.recipe.preferences
+    folder.save(context.work, policy, encoder, chat=True)
+    checkpoint.clear(context.work)
+    rows = read_jsonl(context.inputs["sft"] / "held_out.jsonl")[: settings.held_out_prompts]
+    comparison, samples = compare_policies(
+        policy, _chat_model(context, "sft"), encoder, rows, settings.temperature,
+        context.recipe.sft.max_answer_tokens, context.recipe.seed,
+    )  # fmt: skip
+    write_jsonl(context.work / "samples.jsonl", samples)
+    context.say(
+        f"preferred over sft in {comparison['win_rate']:.1%} ({comparison['low']:.1%} to {comparison['high']:.1%}) of "
+        f"{comparison['n']} held-out prompts (simulated); mean words {comparison['mean_words']:.1f} against "
+        f"{comparison['baseline_mean_words']:.1f}"
+    )
+    return {"against_sft": comparison}
+
+
+def _device(context: Context) -> "Device":
+    from groundup.device import choose
+
+    return choose(context.recipe.threads)
+
+
+def _workers(context: Context) -> int:
+    from groundup.device import cores
+
+    return context.recipe.threads or cores()
+
+
+def _tokenizer(context: Context) -> "Tokenizer":
+    from groundup.tokenizer.tokenizer import Tokenizer
+
+    return Tokenizer.load(context.inputs["tokenizer"])
+
+
+def _chat_model(context: Context, stage: str) -> "Decoder":
+    from groundup.model.folder import load_decoder
+
+    return load_decoder(context.inputs[stage]).to(_device(context).torch_device)
+
+
+def _documents(context: Context) -> list[dict[str, Any]]:
+    return _table(context.inputs["corpus"] / "documents.parquet")
+
+
+def _table(path: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path).to_pylist()
+
+
+def _watched(texts: Iterable[str], progress: Progress) -> Iterator[str]:
+    for text in texts:
+        yield text
+        progress.advance(len(text))
+
+
+STAGES = (
+    Stage("pages", (), pages),
+    Stage("annotations", ("pages",), annotations),
+    Stage("corpus", ("annotations",), corpus),
+    Stage("tokenizer", ("corpus",), tokenizer),
+    Stage("tokens", ("corpus", "tokenizer"), tokens),
+    Stage("base", ("corpus", "tokenizer", "tokens"), base, ("base", "mixture")),
+    Stage("evaluation", ("corpus", "tokenizer", "tokens", "base"), evaluation),
+    Stage("sft", ("corpus", "tokenizer", "base"), sft),
+    Stage("preferences", ("tokenizer", "sft"), preferences, ("preferences", "sft")),
+    Stage("reward", ("tokenizer", "sft", "preferences"), reward),
+    Stage("dpo", ("tokenizer", "sft", "preferences"), dpo, ("dpo", "preferences", "sft")),
+    Stage("ppo", ("tokenizer", "sft", "reward"), ppo, ("ppo", "preferences", "sft")),
+    Stage("report", ("pages", "annotations", "corpus", "tokenizer", "tokens", "base", "evaluation", "sft", "preferences",
+                     "reward", "dpo", "ppo"), report),
+)  # fmt: skip
+
+
+def dry(recipe: Recipe, folder: Path) -> Results:
+    """The plan of a run, printed; nothing is written."""
+    plan = Run(folder, recipe, STAGES).plan()
+    for step in plan:
+        print(f"{step.state:>5}  {step.stage.name:<12} {step.reason}", file=sys.stderr)
+    return {"run": str(folder), "plan": {step.stage.name: step.state for step in plan}}
+
+
+def walk(recipe: Recipe, folder: Path) -> Results:
+    """Make everything that is not made yet; the main figures of the whole run."""
+    manifests = Run(folder, recipe, STAGES).execute()
+    results = {name: manifest["results"] for name, manifest in manifests.items()}
+    seconds = {name: manifest["seconds"] for name, manifest in manifests.items()}
+    return {
+        "run": str(folder),
+        "report": str(folder / results["report"]["report"]),
+        "seconds": {**seconds, "all": round(sum(seconds.values()), 1)},
+        "figures": {
+            "documents": results["corpus"]["documents"],
+            "training_tokens": results["base"]["tokens"],
+            "parameters": results["base"]["parameters"]["total"],
+            "bits_per_byte": results["evaluation"]["bits_per_byte"]["overall"],
+            "sentence_pairs": results["evaluation"]["sentence_pairs"]["all"]["accuracy"],
+            "multiple_choice": {
+                how: results["evaluation"]["multiple_choice"][how]["accuracy"]
+                for how in ("letter", "answer", "answer per byte")
+            },
+            "sft_overlap": {name: found["overlap"] for name, found in results["sft"]["held_out"]["overlap"].items()},
+            "reward_accuracy": results["reward"]["accuracy"]["accuracy"],
+            "preferred_over_sft": {
+                name: {key: results[name]["against_sft"][key] for key in ("win_rate", "low", "high", "mean_words")}
+                for name in ("dpo", "ppo")
+            },
+        },
+    }

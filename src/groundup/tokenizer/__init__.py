@@ -1,0 +1,1 @@
+"""Documents -> tokens: byte-pair encoding trained from counts, the folder, the conversations, token files."""

@@ -1,0 +1,186 @@
+"""Text <-> token ids, and the folder that other tools read.
+
+The folder holds `tokenizer.json` in the format of Hugging Face's `tokenizers`, which is the truth; encoding is done by
+tiktoken, built from the same merges. Ids: 256 bytes, the merges in order, then the special tokens.
+Text is never a special token: "<|im_end|>" in a document is ten ordinary characters, whoever wrote it.
+"""
+
+import codecs
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import regex
+import tiktoken
+
+from groundup.errors import UserError
+from groundup.files import read_json, write_json, write_text
+from groundup.tokenizer.bpe import ALPHABET, PRETOKENIZE, SPECIAL_TOKENS, VISIBLE, well_formed
+from groundup.tokenizer.chat import CHAT_TEMPLATE
+
+# tiktoken's regular expressions run out of stack on 999,999 spaces in a row; runs longer than this go in parts.
+LONGEST_SPACES = 500_000
+_SPACES = regex.compile(r"\s+")
+
+_CHARACTERS = [chr(byte) for byte in VISIBLE] + [chr(256 + i) for i in range(256 - len(VISIBLE))]
+_CHARACTER_OF_BYTE = dict(zip(ALPHABET, _CHARACTERS, strict=True))
+_BYTE_OF_CHARACTER = dict(zip(_CHARACTERS, ALPHABET, strict=True))
+
+
+class Tokenizer:
+    """Byte-level BPE. Make one with `from_merges` (after `bpe.train`) or `load`."""
+
+    def __init__(self, merges: Sequence[tuple[bytes, bytes]], tokens: dict[bytes, int]) -> None:
+        self.merges = list(merges)
+        self._tokens = [*tokens, *(b"" for _ in SPECIAL_TOKENS)]
+        self.special_tokens = {name: len(tokens) + i for i, name in enumerate(SPECIAL_TOKENS)}
+        self.end_of_text, self.message_start, self.message_end, self.pad = self.special_tokens.values()
+        self.bytes_per_token = np.array([len(token) for token in self._tokens], np.int64)  # (size,), 0: special tokens
+        # It knows no special token, so none can come out of text. Ids serve as ranks: they grow in the order of merges.
+        self._encoding = tiktoken.Encoding("groundup", pat_str=PRETOKENIZE, mergeable_ranks=tokens, special_tokens={})
+
+    @classmethod
+    def from_merges(cls, merges: Sequence[tuple[bytes, bytes]]) -> Self:
+        """Raises UserError when a merge joins tokens that do not exist yet, or makes one that does."""
+        tokens = {bytes([byte]): number for number, byte in enumerate(ALPHABET)}
+        for left, right in merges:
+            if left not in tokens or right not in tokens or left + right in tokens:
+                raise UserError(f"merge {len(tokens) - 256} ({left!r}, {right!r}) does not follow from those before it")
+            tokens[left + right] = len(tokens)
+        return cls(merges, tokens)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read `tokenizer.json`. Raises UserError when it is missing, damaged, or follows other rules than ours."""
+        path = Path(folder) / "tokenizer.json"
+        found = read_json(path)
+        try:
+            pairs = found["model"]["merges"]
+            tokenizer = cls.from_merges([(_to_bytes(left), _to_bytes(right)) for left, right in pairs])
+            ours = tokenizer._as_json()
+            # Whoever saved the file again may have added keys; these parts decide which ids come out.
+            same = found["model"]["vocab"] == ours["model"]["vocab"]
+            same &= [(t["content"], t["id"]) for t in found["added_tokens"]] == list(tokenizer.special_tokens.items())
+            same &= all(found[part] == ours[part] for part in ("normalizer", "pre_tokenizer"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: not a byte-level BPE ({error!r}); train the tokenizer again") from None
+        except UserError as error:
+            raise UserError(f"{path}: {error}; train the tokenizer again") from None
+        if not same:
+            raise UserError(f"{path}: vocabulary or pre-tokenization is not groundup's; train the tokenizer again")
+        return tokenizer
+
+    def save(self, folder: Path, model_max_length: int | None = None, chat: bool = False) -> None:
+        """Write `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`: same merges, same bytes.
+
+        `chat`: other tools are told that a text ends with the end of a message rather than of a document.
+        """
+        folder = Path(folder)
+        end_of_text, message_start, message_end, pad = self.special_tokens
+        write_json(
+            folder / "tokenizer_config.json",
+            {
+                # Without it transformers goes by the model's type, and picks a class with another pre-tokenization.
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                **({"model_max_length": model_max_length} if model_max_length else {}),
+                "eos_token": message_end if chat else end_of_text,
+                "pad_token": pad,
+                "additional_special_tokens": [message_start, end_of_text if chat else message_end],
+                "padding_side": "left",  # a batch of prompts must end where the answers begin
+                "clean_up_tokenization_spaces": False,
+                "chat_template": CHAT_TEMPLATE,  # older readers look here, newer ones in chat_template.jinja
+            },
+        )
+        write_text(folder / "chat_template.jinja", CHAT_TEMPLATE)
+        write_json(folder / "tokenizer.json", self._as_json())
+
+    @property
+    def size(self) -> int:
+        """Ids are 0 .. size - 1: bytes, merges and special tokens."""
+        return len(self._tokens)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of any string. Lone surrogates, which UTF-8 cannot hold, are encoded as U+FFFD."""
+        parts = _parts(well_formed(text))
+        return [token for part in parts for token in self._encoding.encode_ordinary(part)]
+
+    def encode_batch(self, texts: Iterable[str], threads: int = 1) -> list[np.ndarray]:
+        """Ids of each text (int32), as `encode` gives them, in the order of the texts."""
+        with ThreadPoolExecutor(threads) as pool:  # tiktoken lets go of the interpreter lock
+            return list(pool.map(self._encode_array, texts))
+
+    def _encode_array(self, text: str) -> np.ndarray:
+        return np.array(self.encode(text), np.int32)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes a token stands for; none for special tokens."""
+        if not 0 <= token < self.size:
+            raise IndexError(f"token {token} is outside the vocabulary of {self.size}")
+        return self._tokens[token]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Text of the tokens. Special tokens are no text; bytes that are not UTF-8 become U+FFFD."""
+        return b"".join(map(self.token_bytes, tokens)).decode("utf-8", "replace")
+
+    def _as_json(self) -> dict[str, Any]:
+        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        split = {"type": "Split", "pattern": {"Regex": PRETOKENIZE}, "behavior": "Isolated", "invert": False}
+        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+        ordinary = self._tokens[: len(self._tokens) - len(SPECIAL_TOKENS)]
+        return {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [{"id": token, "content": name, **flags} for name, token in self.special_tokens.items()],
+            "normalizer": None,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+            "post_processor": None,
+            "decoder": byte_level,
+            "model": {
+                "type": "BPE",
+                "dropout": None,
+                "unk_token": None,
+                "continuing_subword_prefix": None,
+                "end_of_word_suffix": None,
+                "fuse_unk": False,
+                "byte_fallback": False,
+                "ignore_merges": False,
+                "vocab": {_to_characters(token): number for number, token in enumerate(ordinary)},
+                "merges": [[_to_characters(left), _to_characters(right)] for left, right in self.merges],
+            },
+        }
+
+
+class StreamDecoder:
+    """Decodes tokens as they come, and holds back bytes until their character is whole.
+
+    The pieces of `push` and the last one of `finish` together are `tokenizer.decode` of all tokens.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        return self._decoder.decode(self._tokenizer.token_bytes(token))
+
+    def finish(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+def _parts(text: str) -> list[str]:
+    if len(text) <= LONGEST_SPACES:
+        return [text]
+    runs = (run.span() for run in _SPACES.finditer(text))
+    cuts = [cut for start, end in runs for cut in range(start + LONGEST_SPACES, end, LONGEST_SPACES)]
+    return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+
+def _to_characters(token: bytes) -> str:
+    return "".join(_CHARACTER_OF_BYTE[byte] for byte in token)
+
+
+def _to_bytes(characters: str) -> bytes:
+    return bytes(_BYTE_OF_CHARACTER[character] for character in characters)

@@ -1,0 +1,109 @@
+"""The order of training data as a function of the step: resuming needs a step number and nothing else.
+
+Documents are put in an order once, from the seed; laid end to end they form one long stream of tokens, and row r of
+the run is the r-th stretch of `context` tokens. Each document begins with the end-of-text token, which the model sees
+as the beginning of a text and has to predict as the end of the one before.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from groundup.corpus.mixture import plan
+from groundup.recipe import Mixture
+from groundup.tokenizer.token_files import TokenFile
+from groundup.training.objectives import Batch
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Documents of a token file in a given order, cut into rows of `context` tokens and their targets."""
+
+    file: TokenFile
+    order: np.ndarray  # document numbers, with repeats
+    context: int
+    separator: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "starts", np.concatenate(([0], np.cumsum(self.file.lengths[self.order]))))
+
+    @property
+    def rows(self) -> int:
+        return int((self.starts[-1] - 1) // self.context)
+
+    def row(self, index: int) -> np.ndarray:
+        """`context` + 1 tokens from place index x context of the stream."""
+        start = index * self.context
+        place = int(np.searchsorted(self.starts, start, side="right")) - 1
+        pieces, needed, skip = [], self.context + 1, start - int(self.starts[place])
+        while needed:
+            piece = self.file[self.order[place]][skip : skip + needed]
+            pieces.append(piece)
+            needed, skip, place = needed - len(piece), 0, place + 1
+        return np.concatenate(pieces)
+
+    def batches(self, step: int, rows: int, micro_rows: int, device: torch.device) -> list[Batch]:
+        """The micro-batches of one step: `rows` rows, at most `micro_rows` at a time, each token of equal weight."""
+        result = []
+        for first in range(step * rows, (step + 1) * rows, micro_rows):
+            count = min(micro_rows, (step + 1) * rows - first)
+            tokens = torch.from_numpy(np.stack([self.row(r % self.rows) for r in range(first, first + count)]))
+            tokens = tokens.to(device, torch.long)
+            ids = tokens[:, :-1].contiguous()
+            result.append(
+                {
+                    "ids": ids,
+                    "targets": tokens[:, 1:].contiguous(),
+                    "documents": (ids == self.separator).cumsum(1),
+                    "weight": torch.full(ids.shape, 1 / (rows * self.context), device=device),
+                }
+            )
+        return result
+
+
+def document_order(
+    table: list[dict[str, Any]], mixture: Mixture, best_share: float, tokens: int, seed: int
+) -> tuple[np.ndarray, dict[str, dict[str, dict[str, float]]]]:
+    """Which documents a run reads, in order: a mixture of the domains, at the end of their best documents only.
+
+    `table`: the training documents in the order of the token file (`domain`, `tokens`, `best`). The order holds at
+    least `tokens` tokens where `mixture.max_repeats` allows it; a stream that is too short begins again.
+    Returns document numbers, and the realised share and number of passes by phase and domain.
+    """
+    domains = np.array([row["domain"] for row in table])
+    lengths = np.array([row["tokens"] for row in table])
+    best = np.array([row["best"] for row in table], dtype=bool)
+    phases = {"stable": (np.ones(len(table), dtype=bool), round(tokens * (1 - best_share)))}
+    if best_share and best.any():
+        phases["best data"] = (best, tokens - phases["stable"][1])
+    orders, realised = [], {}
+    for phase, (allowed, budget) in phases.items():
+        available = {str(name): int(lengths[allowed & (domains == name)].sum()) for name in np.unique(domains[allowed])}
+        weights = {name: weight for name, weight in mixture.weights.items() if name in available or phase == "stable"}
+        drawn = plan(available, weights, budget, mixture.max_repeats)
+        parts = [
+            draw(np.flatnonzero(allowed & (domains == name)), lengths, count, seed + number)
+            for number, (name, count) in enumerate(sorted(drawn.tokens.items()))
+            if count
+        ]
+        orders.append(np.random.default_rng(seed).permutation(np.concatenate(parts)))
+        realised[phase] = {
+            name: {"share": drawn.shares[name], "repeats": drawn.repeats[name], "tokens": drawn.tokens[name]}
+            for name in available
+        }
+    return np.concatenate(orders), realised
+
+
+def draw(documents: np.ndarray, lengths: np.ndarray, tokens: int, seed: int) -> np.ndarray:
+    """An order over `documents` with at least `tokens` tokens: whole shuffled passes, then part of one more."""
+    available = int(lengths[documents].sum())
+    generator = np.random.default_rng(seed)
+    order = np.concatenate([generator.permutation(documents) for _ in range(tokens // available + 1)])
+    enough = int(np.searchsorted(np.cumsum(lengths[order]), tokens)) + 1
+    return order[:enough]
+
+
+def shuffled(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(count)

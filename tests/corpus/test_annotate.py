@@ -1,0 +1,155 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groundup.corpus import annotate as module
+from groundup.corpus.annotate import annotate, host_of, kind_of, scrub_addresses
+from groundup.corpus.warc import WarcWriter
+from groundup.errors import UserError
+from groundup.recipe import Annotations
+
+ADDRESS = "<function load at 0x7f3c8386ca90> 'libc.so.6', handle 7f8ed45132e0 at 0x7f8ed4a1>"
+WORDS = ["compiler", "language", "reads", "program", "memory", "value", "register", "loop", "branch", "table", "stack"]
+
+
+def prose(seed, words=120):
+    return " ".join(np.random.default_rng(seed).choice(WORDS, words)) + f" number{seed}."
+
+
+def html(seed, extra=""):
+    body = f"<p>{prose(seed)}</p><p>{extra}</p>"
+    return f"<html><head><title>Page {seed}</title></head><body>{body}</body></html>".encode()
+
+
+@pytest.fixture
+def pages(tmp_path):
+    with WarcWriter(tmp_path / "docs.warc.gz") as warc:
+        for seed in range(6):
+            warc.response(f"https://docs.net:80/{seed}", 200, [("Content-Type", "text/html")], html(seed))
+        warc.response("https://docs.net/0", 200, [("Content-Type", "text/html")], html(0))
+        warc.response("https://docs.net/0", 200, [("Content-Type", "text/html")], html(0))  # the same page once more
+        warc.response("https://docs.net/near", 200, [("Content-Type", "text/html")], html(1, "mail jane@acme.com now"))
+    with WarcWriter(tmp_path / "code.warc.gz") as warc:
+        for seed in range(10, 14):
+            warc.resource(f"file:///stdlib/m{seed}.py", "text/x-python", f"x = 1  # {prose(seed)}\n".encode())
+        warc.resource("file:///stdlib/address.py", "text/x-python", ADDRESS.encode())
+        warc.resource("file:///stdlib/empty.py", "text/x-python", b"")
+        warc.resource("file:///stdlib/rule.txt", "text/plain", b"---- ====")
+    return [(tmp_path / "docs.warc.gz", "reference"), (tmp_path / "code.warc.gz", "code")]
+
+
+def rows(out):
+    return [row for path in sorted(out.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def test_rows_say_what_they_should(pages, tmp_path):
+    counts = annotate(pages, tmp_path / "out", Annotations(), workers=1, label="annotate")
+    found = {row["url"]: row for row in rows(tmp_path / "out")}
+    assert not (tmp_path / "out" / "pass1").exists()
+    assert counts["pages"] == 16 and counts["repeated_pages"] == 1 and counts["documents"] == 15
+    assert counts["empty"] == 1 and counts["lost"] == 0 and counts["memory_addresses"] == 3
+    assert counts["exact_duplicates"] == 1 and counts["near_duplicates"] == 1
+    assert counts["personal"] == {"email": 1}
+    page, copy = found["https://docs.net:80/0"], found["https://docs.net/0"]
+    original, other = sorted((page, copy), key=lambda row: row["id"])
+    assert (original["duplicate_of"], other["duplicate_of"]) == (None, original["id"])
+    assert original["cluster"] == other["cluster"] == original["id"]
+    near = found["https://docs.net/near"]
+    assert found["https://docs.net:80/1"]["near_duplicate_of"] == near["id"] == near["cluster"]  # the longer one stays
+    assert page["host"] == "docs.net" and page["kind"] == "html" and page["title"] == "Page 0"
+    code = found["file:///stdlib/m10.py"]
+    assert code["host"] == "stdlib" and code["kind"] == "code" and code["template_lines"] == []
+    assert "0x7f3c" not in found["file:///stdlib/address.py"]["text"]
+    assert counts["quality_training_chunks"] > 0
+    reference = sorted(row["quality"] for row in found.values() if row["domain"] == "reference")
+    assert 0 < reference[0] < 0.5 < reference[-1] < 1
+
+
+def test_bytes_do_not_depend_on_workers_or_hash_seed(pages, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SHARD_PAGES", 4)
+    annotate(pages, tmp_path / "one", Annotations(), workers=1)
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from groundup.corpus import annotate as m; from groundup.recipe import Annotations\n"
+        "if __name__ == '__main__':\n"
+        "    m.SHARD_PAGES = 4\n"
+        "    pages = [(Path(sys.argv[1]), 'reference'), (Path(sys.argv[2]), 'code')]\n"
+        "    m.annotate(pages, Path(sys.argv[3]), Annotations(), workers=2)\n"
+    )
+    script = tmp_path / "two.py"
+    script.write_text(code)
+    source = str(Path(module.__file__).parents[2])
+    subprocess.run(
+        [sys.executable, script, pages[0][0], pages[1][0], tmp_path / "two"],
+        env={**os.environ, "PYTHONPATH": source, "PYTHONHASHSEED": "7"},
+        check=True,
+    )
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert len(names) == 5
+    assert names == sorted(path.name for path in (tmp_path / "two").iterdir())
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_a_shard_that_is_there_is_not_measured_again_unless_its_pages_changed(pages, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SHARD_PAGES", 4)
+    measured = []
+    real = module._measure
+    monkeypatch.setattr(module, "_measure", lambda *job: measured.append(job[3].name) or real(*job))
+    monkeypatch.setattr(module, "_read_rows", lambda shards: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        annotate(pages, tmp_path / "out", Annotations(), workers=1)
+    assert len(measured) == 5
+    measured.clear()
+    with WarcWriter(pages[1][0]) as warc:
+        warc.resource("file:///stdlib/other.py", "text/x-python", b"y = 2")
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "SHARD_PAGES", 4)
+    monkeypatch.setattr(module, "_measure", lambda *job: measured.append(job[3].name) or real(*job))
+    annotate(pages, tmp_path / "out", Annotations(), workers=1)
+    assert measured == ["code-00000.parquet"]
+    assert [row["url"] for row in rows(tmp_path / "out") if row["domain"] == "code"] == ["file:///stdlib/other.py"]
+
+
+def test_without_positives_quality_is_one_half(pages, tmp_path):
+    counts = annotate(pages[1:], tmp_path / "out", Annotations(), workers=1)
+    assert counts["quality_training_chunks"] == 0
+    assert {row["quality"] for row in rows(tmp_path / "out")} == {0.5}
+
+
+def test_no_pages_are_refused(tmp_path):
+    WarcWriter(tmp_path / "none.warc.gz").file.close()
+    with pytest.raises(UserError, match="no page in"):
+        annotate([(tmp_path / "none.warc.gz", "x")], tmp_path / "out", Annotations(), 1)
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    with pytest.raises(UserError, match="rename one"):
+        annotate([(tmp_path / "a.warc.gz", "x"), (tmp_path / "b" / "a.warc", "x")], tmp_path / "out", Annotations(), 1)
+
+
+def test_scrub_addresses():
+    text, count = scrub_addresses(ADDRESS)
+    assert text == "<function load at 0x…> 'libc.so.6', handle 0x… at 0x…>" and count == 3
+    for other in ("at 0xff", "the mask 0xdeadbeef", "to handle decades", "handle facade1", "at 0x12345678901234567890"):
+        assert scrub_addresses(other) == (other, 0)
+
+
+@given(st.text())
+def test_scrubbing_twice_changes_nothing_more(text):
+    assert scrub_addresses(scrub_addresses(text)[0]) == (scrub_addresses(text)[0], 0)
+
+
+def test_kind_and_host():
+    assert kind_of("text/html", "https://a.org/x.py") == "html"
+    assert kind_of("text/plain", "file:///stdlib/ast.py") == "code"
+    assert kind_of("text/x-rst", "file:///peps/pep-0008.rst") == kind_of("text/plain", "https://a.org/b") == "text"
+    assert host_of("https://a.org:8080/x") == "a.org"
+    assert host_of("file:///stdlib/json/decoder.py") == "stdlib"

@@ -1,0 +1,84 @@
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groundup.corpus import rules
+
+
+def measure(text):
+    return rules.measure(text, rules.split(text))
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=400))
+def test_all_columns_are_there_and_shares_are_shares(text):
+    found = measure(text)
+    assert set(rules.COLUMNS) == set(found)
+    for name in (
+        "bullet_lines",
+        "alphabetic_words",
+        "duplicate_lines",
+        "top_2_gram",
+        "duplicate_5_grams",
+        "short_lines",
+    ):
+        assert 0 <= found[name] <= 1
+    assert found["words"] == len(text.split())
+
+
+def direct_duplicate_share(words, n):
+    """The definition, without any shortcut: characters of words inside an n-gram that occurs more than once."""
+    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    covered = {i + k for i, gram in enumerate(grams) if grams.count(gram) > 1 for k in range(n)}
+    return sum(len(words[i]) for i in covered) / max(1, sum(map(len, words)))
+
+
+@given(st.lists(st.sampled_from(["a", "bb", "ccc"]), max_size=60))
+def test_repeated_ngrams_agree_with_the_definition(words):
+    found = measure(" ".join(words))
+    for n in range(5, 11):
+        assert np.isclose(found[f"duplicate_{n}_grams"], direct_duplicate_share(words, n))
+
+
+def test_top_ngram_takes_the_most_frequent():
+    # "aa bb" three times, 12 of the 18 characters; "cc" is never repeated next to the same word.
+    found = measure("aa bb c1 aa bb c2 aa bb c3")
+    assert np.isclose(found["top_2_gram"], 12 / 18)
+    assert found["top_3_gram"] == 0
+
+
+def test_lines():
+    found = measure("A full sentence stands here, and it is long.\n\n- item\n- item\nand so on ...\n{")
+    assert found["bullet_lines"] == 2 / 5
+    assert found["ellipsis_lines"] == 1 / 5
+    assert np.isclose(found["duplicate_lines"], 1 / 5)
+    assert found["lines_with_end_mark"] == 2 / 5
+    assert found["short_lines"] == 4 / 5
+    assert found["curly_bracket"] == 1
+    assert found["stop_words"] == 1  # and
+    assert np.isclose(found["ellipses_per_word"], 1 / 18)
+
+
+def test_plain_words_carry_no_case_or_punctuation():
+    assert (rules.split("The CAT, sat!").hashes == rules.split("the cat -- sat").hashes).all()
+    assert len(rules.split("-- ... !").hashes) == 0
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=20), st.integers(1, 6))
+def test_ngrams_are_equal_where_windows_are(values, n):
+    hashes = np.array(values + values, dtype=np.uint64)
+    grams = rules.ngrams(hashes, n)
+    assert len(grams) == max(0, len(hashes) - n + 1)
+    if len(values) >= n:
+        assert (grams[: len(values) - n + 1] == grams[len(values) :]).all()
+
+
+def test_language():
+    code, score = rules.language(
+        "A compiler reads a program in one language and writes it in another. Most of its work lies between: it looks "
+        "for what is computed twice, for what is never used, and for better places to keep the values that matter."
+    )
+    assert code == "en"
+    assert 0.3 < score <= 1
+    german = "Der Übersetzer liest ein Programm in einer Sprache und schreibt es in einer anderen auf."
+    assert rules.language(german)[0] == "de"
+    assert rules.language("0 1 2") == ("unknown", 0.0)

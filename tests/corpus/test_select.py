@@ -1,0 +1,146 @@
+import json
+from itertools import pairwise
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from groundup.corpus import rules
+from groundup.corpus.annotate import SCHEMA
+from groundup.corpus.select import select
+from groundup.errors import UserError
+from groundup.recipe import Corpus
+
+
+def row(number, **changes):
+    words = " ".join(f"word{number}x{place}" for place in range(60))
+    base = {
+        "id": f"{number:032x}",
+        "url": f"https://a.org/{number}",
+        "host": "a.org",
+        "domain": "web",
+        "kind": "html",
+        "title": f"Page {number}",
+        "text": f"Menu\n{words}",
+        "language": "en",
+        "language_score": 0.7,
+        "memory_addresses": 0,
+        **dict.fromkeys(rules.COLUMNS, 0),
+        "words": 61,
+        "alphabetic_words": 1.0,
+        "personal": [],
+        "template_lines": [0],
+        "duplicate_of": None,
+        "near_duplicate_of": None,
+        "cluster": f"{number:032x}",
+        "quality": 0.5 + number / 1000,
+    }
+    return base | changes
+
+
+def run(tmp_path, rows, settings=None, seed=0):
+    tmp_path.mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp_path / "annotations-a-00000.parquet")
+    settings = settings or Corpus(held_out=0.1)
+    result = select(tmp_path, tmp_path / "out", settings, language="en", seed=seed)
+    documents = pq.read_table(tmp_path / "out" / "documents.parquet").to_pylist()
+    dropped = pq.read_table(tmp_path / "out" / "dropped.parquet").to_pylist()
+    return result, documents, {row["id"]: (row["reason"], row["detail"]) for row in dropped}
+
+
+GOOD = [row(number) for number in range(20)]
+
+
+def test_each_document_is_dropped_once_with_its_reason(tmp_path):
+    bad = [
+        row(100, text=" ", words=0),
+        row(101, duplicate_of="f" * 32, words=3),
+        row(102, near_duplicate_of="e" * 32),
+        row(103, language="de"),
+        row(104, words=12, template_lines=[]),
+        row(105, alphabetic_words=0.25),
+        row(106, duplicate_lines=0.75),
+        row(107, quality=0.01),
+        row(108, text="Menu\nshort", words=61),
+        row(109, kind="code", language="cs", alphabetic_words=0.1, quality=0.0, template_lines=[], domain="code"),
+    ]
+    result, documents, dropped = run(tmp_path, GOOD + bad)
+    assert dropped == {
+        f"{100:032x}": ("empty", "no text"),
+        f"{101:032x}": ("exact duplicate", "of " + "f" * 32),
+        f"{102:032x}": ("near duplicate", "of " + "e" * 32),
+        f"{103:032x}": ("language", "language de, not en"),
+        f"{104:032x}": ("length", "words 12 < 50"),
+        f"{105:032x}": ("alphabetic words", "alphabetic words 0.25 < 0.5"),
+        f"{106:032x}": ("repeated lines", "duplicate lines 0.75 > 0.5"),
+        f"{107:032x}": ("quality", "quality 0.01 < 0.02"),
+        f"{108:032x}": ("length without template lines", "words 1 < 50"),
+    }
+    assert len(documents) == 21
+    assert [row["id"] for row in documents] == sorted(row["id"] for row in documents)
+    steps = result["steps"]
+    assert json.loads((tmp_path / "out" / "funnel.json").read_text()) == result
+    for step, after in pairwise(steps):
+        assert step["after"] == after["before"]
+    assert next(step for step in steps if step["step"] == "language")["code_exempt"] == 1
+    assert next(step for step in steps if step["step"] == "length")["samples"][0]["detail"] == "words 12 < 50"
+    assert result["left"]["by_domain"]["code"]["documents"] == 1
+
+
+def test_text_is_redacted_and_loses_its_template_lines(tmp_path):
+    text = f"Menu\nwrite to jane@acme.com {GOOD[0]['text'][5:]}"
+    start = text.index("jane")
+    personal = [{"start": start, "end": start + 13, "type": "email"}]
+    changed = row(50, text=text, personal=personal, title="Mail of joe@acme.com")
+    result, documents, _ = run(tmp_path, [*GOOD[1:], changed])
+    document = documents[-1]
+    assert document["text"].startswith("write to <email> word0x0")
+    assert document["title"] == "Mail of <email>"
+    changes = {step["step"]: step["changed"] for step in result["steps"] if "changed" in step}
+    assert changes["personal data redacted"] == {"email": 2}
+    assert changes["template lines removed"] == {"bytes": 100, "documents": 20, "lines": 20}
+
+
+def test_split_and_best(tmp_path):
+    small = [row(number, domain="small") for number in range(200, 205)]
+    _, documents, _ = run(tmp_path, GOOD + small, Corpus(held_out=0.01, best_share=0.5))
+    held = [document for document in documents if document["split"] == "held_out"]
+    assert [document["domain"] for document in held] == ["web", "web"]
+    assert not any(document["best"] for document in held)
+    train = [document for document in documents if document["split"] == "train" and document["domain"] == "web"]
+    assert [document["best"] for document in sorted(train, key=lambda row: row["quality"])] == [False] * 9 + [True] * 9
+    _, again, _ = run(tmp_path, GOOD + small, Corpus(held_out=0.01, best_share=0.5))
+    assert again == documents
+    _, other, _ = run(tmp_path, GOOD + small, Corpus(held_out=0.01, best_share=0.5), seed=1)
+    assert [document["split"] for document in other] != [document["split"] for document in documents]
+
+
+def test_copies_of_held_out_text_do_not_train(tmp_path):
+    _, documents, _ = run(tmp_path, GOOD)
+    held = next(document for document in documents if document["split"] == "held_out")
+    # In another domain too small to hold anything out.
+    quoting = row(300, domain="other", template_lines=[], text=held["text"] + " " + "x y z " * 30)
+    _, documents, dropped = run(tmp_path, [*GOOD, quoting])
+    assert dropped[quoting["id"]] == ("contaminates held-out", f"1.00 of its 13-grams shared with {held['url']}")
+    assert len(documents) == 20
+
+
+def test_files_are_the_same_for_any_order_of_rows(tmp_path):
+    run(tmp_path / "a", GOOD)
+    run(tmp_path / "b", GOOD[::-1])
+    for name in ("documents.parquet", "dropped.parquet", "funnel.json"):
+        assert (tmp_path / "a" / "out" / name).read_bytes() == (tmp_path / "b" / "out" / name).read_bytes()
+
+
+def test_published_thresholds_are_counted_but_drop_nothing(tmp_path):
+    result, documents, _ = run(tmp_path, [*GOOD[1:], row(0, curly_bracket=1)])
+    assert len(documents) == 20
+    curly = next(row for row in result["published_thresholds"] if row["column"] == "curly_bracket")
+    assert (curly["paper"], curly["would_drop"], curly["of"]) == ("C4", 1, 20)
+
+
+def test_nothing_to_select_is_said_in_one_line(tmp_path):
+    with pytest.raises(UserError, match="annotate pages first"):
+        select(tmp_path, tmp_path / "out", Corpus(), "en", 0)
+    with pytest.raises(UserError, match="no document is left"):
+        run(tmp_path, [row(1, language="de")])
