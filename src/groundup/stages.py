@@ -423,7 +423,7 @@ def walk(recipe: Recipe, folder: Path) -> Results:
         "report": str(folder / results["report"]["report"]),
         "seconds": {**seconds, "all": round(sum(seconds.values()), 1)},
         "figures": {
-            "documents": results["corpus"]["documents"],
+            "documents": results["corpus"]["left"]["documents"],
             "training_tokens": results["base"]["tokens"],
             "parameters": results["base"]["parameters"]["total"],
             "bits_per_byte": results["evaluation"]["bits_per_byte"]["overall"],

@@ -17,6 +17,11 @@ from resiliparse.parse.html import DOMContext, ElementNode, HTMLTree, NodeType, 
 from groundup.corpus.warc import Page
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
+AROUND = ["nav", "header", "footer", "aside"]
+MIN_MAIN_SHARE = 0.3  # of the page's words: with less, all its text has the better word F1 on WCXB's pages
+MAX_DEPTH = 1000
+MENU_LEVELS = 3  # lists at most this far below <body> are menus to Resiliparse
+TAG = re.compile(r"<(/?)(?!br|img|input|meta|link|hr|path|source)[a-z]", re.IGNORECASE)
 
 
 @dataclass
@@ -46,7 +51,7 @@ def decode(page: Page) -> str:
     if page.charset:
         try:
             return bytes_to_str(body, page.charset)
-        except LookupError:  # a charset nobody knows
+        except (LookupError, ValueError):  # a charset nobody knows
             pass
     try:
         # Most pages are UTF-8, and text that decodes as UTF-8 is UTF-8; the detector samples and can be wrong.
@@ -62,10 +67,56 @@ def _from_html(html: str) -> Extracted:
         return Extracted("", title)
     if title and title.startswith("Pydoc: "):
         return Extracted(_clean(_pydoc_text(tree.body)), title)
-    if FORMULA.search(html):
+    if any(mark in html for mark in FORMULA_MARKS):
         _formulas_as_tex(tree.body)
+    everything = extract_plain_text(tree, alt_texts=False, skip_elements=AROUND)
+    if _too_deep(html, tree.body):
+        return Extracted(_clean(everything), title)
+    _deepen_lists(tree, tree.body)
     text = extract_plain_text(tree, main_content=True, alt_texts=False)
+    if len(text.split()) < MIN_MAIN_SHARE * len(everything.split()):
+        text = everything  # the rules took the content for furniture
     return Extracted(_clean(text), title)
+
+
+def _deepen_lists(tree: HTMLTree, parent: ElementNode, level: int = 1) -> None:
+    """Put lists near the root into <div>s: Resiliparse takes any list there for a menu, but one without links is none.
+
+    Pages written by hand have nothing but such lists.
+    """
+    child = parent.first_child
+    while child is not None:
+        following = child.next_sibling
+        if child.type != NodeType.ELEMENT or child.tag == "nav":
+            pass
+        elif child.tag not in ("ul", "ol"):
+            if level < MENU_LEVELS:
+                _deepen_lists(tree, child, level + 1)
+        elif child.query_selector("a") is None:
+            outer = inner = tree.create_element("div")
+            for _ in range(MENU_LEVELS - level):
+                inner = inner.append_child(tree.create_element("div"))
+            parent.replace_child(outer, child)
+            inner.append_child(child)
+        child = following
+
+
+def _too_deep(html: str, body: ElementNode) -> bool:
+    """Whether elements are nested so deep that the main-content rules, quadratic in depth, would take minutes."""
+    depth = most = 0
+    for closing in TAG.findall(html):
+        depth += -1 if closing else 1
+        most = max(most, depth)
+    if most <= MAX_DEPTH:
+        return False
+    deepest = 0  # counting tags makes too much of those that need no end, such as <p> and <li>
+
+    def enter(context: DOMContext) -> None:
+        nonlocal deepest
+        deepest = max(deepest, context.depth)
+
+    traverse_dom(body, enter, elements_only=True)
+    return deepest > MAX_DEPTH
 
 
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufffe\uffff\ud800-\udfff]")
@@ -99,7 +150,7 @@ def _outermost(root: ElementNode, wanted: Callable[[ElementNode], bool]) -> list
     return found
 
 
-FORMULA = re.compile(r"<math\b|math/tex|mwe-math|katex", re.IGNORECASE)
+FORMULA_MARKS = ("<math", "math/tex", "katex", "mwe-math")
 
 
 def _is_formula(element: ElementNode) -> bool:
@@ -211,4 +262,5 @@ def _pydoc_text(body: ElementNode) -> str:
             indents.pop()
 
     traverse_dom(body, enter, leave)
+    end_line()
     return "\n".join(lines)

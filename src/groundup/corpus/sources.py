@@ -58,8 +58,7 @@ def collect(source: Source, folder: Path, name: str, requests_per_second: float,
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{name}.warc.gz"
-    unit = "pages"
-    with Progress(progress_label, unit=unit) as progress:
+    with Progress(progress_label, unit="pages") as progress:
         if source.source.startswith(("http://", "https://")):
             partial = target.with_name(target.name + ".partial")
             counts = _crawl(source.source, partial, source, progress, requests_per_second)
@@ -106,6 +105,7 @@ def _same_on_every_machine(body: bytes) -> bytes:
     """Take out of a pydoc page what differs between runs and machines: addresses, process ids, the install's path."""
     body = re.sub(rb"( at 0x| at&nbsp;0x|handle )[0-9a-f]{6,}", rb"\g<1>0", body)
     body = re.sub(rb"@test_\d+", b"@test_1", body)
+    body = re.sub(rb"[^\s<>\"']*groundup-pydoc-\w+", b"/tmp", body)  # the server's own folder, listed in the index
     for path in (sysconfig.get_path("stdlib"), sys.prefix, sys.base_prefix):
         if path not in ("/usr", "/usr/local"):  # which the documentation itself speaks of
             body = body.replace(path.encode(), b"/python")
@@ -117,7 +117,7 @@ def _pydoc_server() -> Iterator[str]:
     """pydoc over the running Python's standard library, on a free port of loopback; yields its address."""
     # pydoc shows os.environ, so it gets an environment of its own; -S and -P keep installed packages out.
     command = [sys.executable, "-s", "-S", "-P", "-B", "-m", "pydoc", "-n", "127.0.0.1", "-p", "0"]
-    with tempfile.TemporaryDirectory() as empty:
+    with tempfile.TemporaryDirectory(prefix="groundup-pydoc-") as empty:
         environment = {
             "PATH": os.defpath,
             "HOME": "/nonexistent",
@@ -158,7 +158,7 @@ def _pydoc_server() -> Iterator[str]:
                     pipe.close()
 
 
-def _address(said: "Queue[bytes]") -> str:
+def _address(said: Queue[bytes]) -> str:
     heard = b""
     while True:
         try:

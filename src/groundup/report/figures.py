@@ -1,0 +1,224 @@
+"""Figures: plain data in, an SVG element out, to stand inside an HTML page.
+
+They are drawn small, so that a phone shows them at their own size, and in colours that the page's style sheet gives
+(`--ink`, `--series-1`, ...), so that they follow it from light to dark. The same data gives the same bytes: element ids
+come from the figure's name, fonts from matplotlib itself, and no date is written.
+"""
+
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTH = 4.4  # inches; with fonts of 9 points, readable at the width of a phone
+DRAWN_POINTS = 800  # of a series; more cannot be told apart at this width
+
+# Colours that nobody would choose stand for the style sheet's until the figure is written.
+INK, MUTED, RULE = "#00000a", "#00000b", "#00000c"
+SERIES = ("#0000c1", "#0000c2", "#0000c3", "#0000c4", "#0000c5")
+_VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule"} | {
+    colour: f"--series-{number}" for number, colour in enumerate(SERIES, start=1)
+}
+
+Sizes = Mapping[str, Mapping[str, int]]  # domain -> {"documents", "bytes"}
+
+
+def funnel(name: str, steps: Sequence[tuple[str, Sizes]]) -> str:
+    """Stacked bars of documents and megabytes by domain: one line a step, (its name, what is left after it)."""
+    domains = sorted({domain for _, sizes in steps for domain in sizes})
+    with _drawing(1.0 + 0.2 * len(steps)) as figure:
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, key, unit, label in zip(panels, ("documents", "bytes"), (1, 1e6), ("documents", "MB"), strict=True):
+            left = [0.0] * len(steps)
+            for number, domain in enumerate(domains):
+                widths = [sizes.get(domain, {}).get(key, 0) / unit for _, sizes in steps]
+                axes.barh(range(len(steps)), widths, left=left, height=0.62, color=_colour(number), label=domain)
+                left = [start + width for start, width in zip(left, widths, strict=True)]
+            for place, total in enumerate(left):
+                axes.annotate(_short(total), (total, place), (2, 0), textcoords="offset points", va="center", size=8)
+            axes.set_xlim(0, max([*left, 1e-9]) * 1.35)
+            axes.set_title(label, size=9)
+            axes.grid(axis="y", visible=False)
+            axes.xaxis.set_major_locator(_few_ticks())
+            axes.tick_params(axis="y", length=0)
+        panels[0].set_yticks(range(len(steps)), [step for step, _ in steps])
+        panels[0].invert_yaxis()
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(3, max(1, len(domains))))
+        return _svg(figure, name)
+
+
+def loss(
+    name: str,
+    tokens: Sequence[float],
+    losses: Sequence[float],
+    held_out: Sequence[tuple[float, float]],
+    rates: Sequence[float],
+) -> str:
+    """Training loss against millions of tokens, raw and smoothed, with held-out points; the learning rate below it."""
+    with _drawing(3.1) as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+        upper.plot(*_thinned(tokens, losses), color=SERIES[0], alpha=0.3, linewidth=0.6, label="each step")
+        upper.plot(*_thinned(tokens, _smoothed(losses)), color=SERIES[0], linewidth=1.6, label="smoothed")
+        if held_out:
+            upper.plot(*zip(*held_out, strict=True), "o", color=SERIES[1], markersize=3, label="held-out documents")
+        upper.set_ylabel("loss, nats a token")
+        upper.legend()
+        lower.plot(*_thinned(tokens, rates), color=MUTED, linewidth=1.2)
+        lower.set_ylim(0, 1.1)
+        lower.set_ylabel("rate")
+        lower.set_xlabel("millions of tokens read")
+        return _svg(figure, name)
+
+
+def intervals(
+    name: str,
+    rows: Sequence[tuple[str, float, float | None, float | None]],
+    label: str,
+    line: tuple[str, float] | None = None,
+    percent: bool = True,
+) -> str:
+    """One line a row (name, value, low, high): a point, the interval around it if there is one, a reference line."""
+    scale = 100 if percent else 1
+    with _drawing(0.75 + 0.26 * len(rows)) as figure:
+        axes = figure.subplots()
+        for place, (_, value, low, high) in enumerate(rows):
+            colour = SERIES[0] if low is not None else MUTED
+            if low is not None and high is not None:
+                axes.plot([low * scale, high * scale], [place, place], color=colour, linewidth=3, alpha=0.35)
+            axes.plot([value * scale], [place], "o", color=colour, markersize=5)
+            text = f"{value * scale:.0f} %" if percent else f"{value:.2f}"
+            axes.annotate(text, (value * scale, place), (0, 4), textcoords="offset points", ha="center", size=8)
+        if line:
+            axes.axvline(line[1] * scale, color=SERIES[1], linewidth=1, linestyle="--", label=line[0])
+            figure.legend(loc="outside upper right")
+        axes.set_yticks(range(len(rows)), [row[0] for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.7)
+        if percent:
+            axes.set_xlim(-4, 104)
+        else:
+            found = [number for row in rows for number in row[1:] if number is not None and math.isfinite(number)]
+            axes.set_xlim(0, max([*found, 1e-9]) * 1.08)
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(label)
+        return _svg(figure, name)
+
+
+def scatter(name: str, groups: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str) -> str:
+    """Points of each group."""
+    with _drawing(2.6) as figure:
+        axes = figure.subplots()
+        for number, (group, points) in enumerate(groups.items()):
+            xs, ys = _thinned([x for x, _ in points], [y for _, y in points])
+            axes.plot(xs, ys, "os"[number % 2], color=_colour(number), markersize=3, alpha=0.6, label=group)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        if groups:
+            figure.legend(loc="outside upper right", ncols=len(groups))
+        return _svg(figure, name)
+
+
+def panels(name: str, x_label: str, xs: Sequence[float], series: Mapping[str, Sequence[float]]) -> str:
+    """One small plot a series, above each other, over the same xs."""
+    marker = "o" if len(xs) < 15 else ""
+    with _drawing(0.5 + 1.05 * len(series)) as figure:
+        plots = figure.subplots(len(series), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, (label, ys) in zip(plots, series.items(), strict=True):
+            if marker:
+                axes.plot(xs, ys, color=SERIES[0], marker=marker, markersize=3, linewidth=1.2)
+            else:
+                axes.plot(*_thinned(xs, ys), color=SERIES[0], alpha=0.3, linewidth=0.6)
+                axes.plot(*_thinned(xs, _smoothed(ys)), color=SERIES[0], linewidth=1.4)
+            axes.set_title(label, size=9, loc="left")
+            axes.yaxis.set_major_locator(_few_ticks())
+        plots[-1].set_xlabel(x_label)
+        plots[-1].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        return _svg(figure, name)
+
+
+@contextmanager
+def _drawing(height: float) -> "Iterator[Figure]":
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a reader's own matplotlibrc must not change the report
+        matplotlib.rcParams.update(
+            {
+                "svg.fonttype": "none",
+                "font.family": "DejaVu Sans",
+                "font.size": 9,
+                "text.parse_math": False,
+                "text.color": INK,
+                "axes.labelcolor": INK,
+                "axes.edgecolor": MUTED,
+                "xtick.color": MUTED,
+                "ytick.color": MUTED,
+                "xtick.labelcolor": INK,
+                "ytick.labelcolor": INK,
+                "grid.color": RULE,
+                "grid.linewidth": 0.6,
+                "axes.grid": True,
+                "axes.axisbelow": True,
+                "axes.spines.top": False,
+                "axes.spines.right": False,
+                "axes.facecolor": "none",
+                "figure.facecolor": "none",
+                "savefig.facecolor": "none",
+                "legend.frameon": False,
+            }
+        )
+        yield Figure(figsize=(WIDTH, height), layout="constrained")
+
+
+def _svg(figure: "Figure", name: str) -> str:
+    """The figure as an element for HTML: no prologue, no style of its own, ids that no other figure has."""
+    import matplotlib
+
+    matplotlib.rcParams["svg.hashsalt"] = name
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = buffer.getvalue()
+    text = re.sub(r"<!--.*?-->\n?|<style.*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', text, count=1)
+    text = re.sub(r' font-family: [^;"]*;?', "", text)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    return "\n".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _colour(number: int) -> str:
+    return SERIES[number % len(SERIES)]
+
+
+def _few_ticks() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(3, steps=[1, 2, 5, 10])
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 or number == int(number) else f"{number:.1f}"
+
+
+def _thinned(xs: Sequence[float], ys: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+    every = max(1, math.ceil(len(xs) / DRAWN_POINTS))
+    return xs[::every], ys[::every]
+
+
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Exponential average over a thirtieth of the series, without the pull of its start; gaps are carried over."""
+    keep = 1 - 1 / max(1.0, len(values) / 30)
+    total = weight = 0.0
+    smooth = []
+    for value in values:
+        if math.isfinite(value):
+            total, weight = keep * total + value, keep * weight + 1
+        smooth.append(total / weight if weight else math.nan)
+    return smooth

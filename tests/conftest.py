@@ -1,0 +1,110 @@
+"""What several tests share: toy models, the command line as a subprocess, and one finished run of recipes/tiny.toml."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+import groundup
+from groundup.model.decoder import Decoder, DecoderConfig
+from groundup.tokenizer import bpe
+from groundup.tokenizer.tokenizer import Tokenizer
+
+REPOSITORY = Path(__file__).parents[1]
+TINY = REPOSITORY / "recipes" / "tiny.toml"
+
+# Two threads that wait for each other by spinning are several times slower where other programs work too.
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "PYTHONPATH": str(Path(groundup.__file__).parents[1]),
+    "PYTHONIOENCODING": "utf-8",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """Environment variables of subprocesses."""
+    return ENVIRONMENT
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> Path:
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def run_groundup() -> Callable[..., subprocess.CompletedProcess]:
+    """Call the command line; further options are those of `subprocess.run`."""
+
+    def call(*arguments: object, **options: object) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "groundup", *map(str, arguments)]
+        if "input" not in options:
+            options.setdefault("stdin", subprocess.DEVNULL)
+        settings = {"capture_output": True, "text": True, "encoding": "utf-8", "env": ENVIRONMENT, "timeout": 600}
+        return subprocess.run(command, cwd=REPOSITORY, **{**settings, **options})
+
+    return call
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    folder: Path
+    outcome: subprocess.CompletedProcess
+    seconds: float
+
+
+@pytest.fixture(scope="session")
+def tiny_run(run_groundup, tmp_path_factory) -> FinishedRun:
+    """The whole road, walked once a session; whoever changes the folder works on a copy."""
+    folder = tmp_path_factory.mktemp("road") / "tiny"
+    start = time.monotonic()
+    outcome = run_groundup("run", TINY, "--run", folder)
+    return FinishedRun(folder, outcome, time.monotonic() - start)
+
+
+@pytest.fixture(scope="session")
+def toy_decoder() -> Callable[..., Decoder]:
+    """A small random decoder; every parameter is random, so nothing cancels by accident."""
+
+    def make(seed: int = 0, scale: float = 0.3, **changes: object) -> Decoder:
+        shape = {
+            "vocab_size": 50,
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "intermediate_size": 48,
+            "max_position_embeddings": 64,
+        }
+        model = Decoder(DecoderConfig(**{**shape, **changes}))
+        randomise(model, seed, scale)
+        return model
+
+    return make
+
+
+def randomise(model: torch.nn.Module, seed: int, scale: float = 0.3) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator) * scale
+            parameter.copy_(1 + noise if parameter.dim() == 1 else noise)
+
+
+@pytest.fixture(scope="session")
+def toy_tokenizer() -> Tokenizer:
+    text = ["what does the function return", "it returns the path of the file", "def path(file):\n    return file\n"] * 9
+    return Tokenizer.from_merges(bpe.train(bpe.count_pretokens(text), 300))

@@ -1,0 +1,84 @@
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groundup.errors import UserError
+from groundup.posttraining.batches import collate, row_of
+from groundup.posttraining.dpo import answer_log_probabilities, optimise, preference_loss
+from groundup.recipe import Dpo
+
+CPU = torch.device("cpu")
+PAIRS = [
+    {
+        "prompt": [{"role": "user", "content": f"what is {letter}"}],
+        "chosen": [{"role": "assistant", "content": "the path"}],
+        "rejected": [{"role": "assistant", "content": "the file returns"}],
+    }
+    for letter in "abcdefgh"
+]
+
+
+@pytest.fixture
+def policy(toy_decoder, toy_tokenizer):
+    return toy_decoder(seed=1, scale=0.1, vocab_size=toy_tokenizer.size)
+
+
+def answers(policy, tokenizer, side):
+    rows = [row_of(tokenizer, pair["prompt"][0]["content"], pair[side][0]["content"]) for pair in PAIRS]
+    with torch.no_grad():
+        return answer_log_probabilities(policy, collate(rows, tokenizer.pad, CPU))
+
+
+@given(st.lists(st.floats(-50, 0), min_size=2, max_size=8).filter(lambda row: len(row) % 2 == 0), st.floats(0.01, 1))
+def test_the_policy_that_is_its_reference_has_loss_ln_2(values, beta):
+    policy = torch.tensor(values)
+    loss, metrics = preference_loss(policy, policy.clone(), beta)
+    assert loss.item() == pytest.approx(math.log(2))
+    assert metrics["reward_chosen"] == metrics["reward_rejected"] == metrics["accuracy"] == 0
+
+
+def test_by_hand():
+    policy, reference = torch.tensor([-10.0, -12.0, -11.0, -9.0]), torch.tensor([-11.0, -11.0, -10.0, -9.5])
+    loss, metrics = preference_loss(policy, reference, 0.5)
+    # Implicit rewards: chosen +0.5, -0.5; rejected -0.5, +0.25. Margins 1.0 and -0.75.
+    expected = (math.log(1 + math.exp(-1.0)) + math.log(1 + math.exp(0.75))) / 2
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+    assert metrics["loss"] == loss.item() and metrics["accuracy"] == 0.5
+    assert (metrics["reward_chosen"], metrics["reward_rejected"]) == pytest.approx((0.0, -0.125))
+
+
+@given(st.lists(st.tuples(*[st.floats(-40, 0)] * 4), min_size=1, max_size=5), st.floats(0.01, 1))
+def test_swapping_the_sides_negates_the_margin(rows, beta):
+    one, two, three, four = (torch.tensor(column) for column in zip(*rows, strict=True))
+    _, straight = preference_loss(torch.cat((one, two)), torch.cat((three, four)), beta)
+    _, swapped = preference_loss(torch.cat((two, one)), torch.cat((four, three)), beta)
+    margin = straight["reward_chosen"] - straight["reward_rejected"]
+    assert swapped["reward_chosen"] - swapped["reward_rejected"] == pytest.approx(-margin, abs=1e-5)
+
+
+def test_an_answer_is_worth_the_sum_of_its_tokens_and_of_its_end(policy, toy_tokenizer):
+    ids, spoken = row_of(toy_tokenizer, "what is a", "the path")
+    logp = torch.log_softmax(policy(torch.tensor([ids])), dim=-1)[0]
+    expected = sum(logp[place - 1, ids[place]].item() for place in range(len(ids)) if spoken[place])
+    assert answers(policy, toy_tokenizer, "chosen")[0].item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_training_begins_at_ln_2_and_prefers_the_chosen(policy, toy_tokenizer, tmp_path):
+    before = {side: answers(policy, toy_tokenizer, side) for side in ("chosen", "rejected")}
+    settings = Dpo(epochs=10, batch_pairs=4, learning_rate=1e-3, beta=0.3)
+    assert optimise(policy, toy_tokenizer, PAIRS, settings, tmp_path, seed=0) == 20
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert rows[0]["reward_chosen"] == pytest.approx(0, abs=1e-5)
+    assert rows[-1]["loss"] < 0.5 and rows[-1]["accuracy"] == 1
+    gained = {side: answers(policy, toy_tokenizer, side) - before[side] for side in before}
+    assert (gained["chosen"] > gained["rejected"]).all()
+
+
+def test_no_pairs(policy, toy_tokenizer, tmp_path):
+    with pytest.raises(UserError, match="dpo: no preference pairs"):
+        optimise(policy, toy_tokenizer, [], Dpo(), tmp_path, seed=0)

@@ -1,0 +1,82 @@
+import json
+import math
+
+import pytest
+import torch
+
+from groundup.device import Device
+from groundup.errors import UserError
+from groundup.posttraining.answers import answer
+from groundup.posttraining.batches import row_of
+from groundup.posttraining.sft import check_rows, compare_with_base, finetune
+from groundup.recipe import Sft
+from groundup.serving.engine import Sampling
+
+CPU = Device(torch.device("cpu"), torch.float32, 1, "a processor", ())
+PAIRS = [("what is a", "the path"), ("what is b", "the file"), ("what is c", "it returns"), ("what is d", "def")]
+
+
+def questions(pairs=PAIRS):
+    return [
+        {
+            "messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}],
+            "reference": said,
+            "kind": "toy",
+        }
+        for asked, said in pairs
+    ]
+
+
+def settings(**changes):
+    return Sft(**{"epochs": 40, "batch_examples": 4, "learning_rate": 5e-3, "max_answer_tokens": 16, **changes})
+
+
+@pytest.fixture
+def base(toy_decoder, toy_tokenizer):
+    return toy_decoder(seed=1, scale=0.1, vocab_size=toy_tokenizer.size)
+
+
+def test_the_model_learns_the_answers_and_when_to_stop(base, toy_decoder, toy_tokenizer, tmp_path):
+    steps = finetune(base, toy_tokenizer, questions(), settings(), CPU, tmp_path, seed=0)
+    assert steps == 40
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["loss"] == pytest.approx(math.log(300), rel=0.05) and rows[-1]["loss"] < 0.2
+    answers = answer(base, toy_tokenizer, [asked for asked, _ in PAIRS], Sampling(16, temperature=0), 0)
+    assert answers == [(said, True) for _, said in PAIRS]
+
+    untuned = toy_decoder(seed=1, scale=0.1, vocab_size=toy_tokenizer.size)
+    found = compare_with_base(base, untuned, toy_tokenizer, questions(), 16, 0)
+    assert found["held_out"]["overlap"]["sft"]["overlap"] == 1 > found["held_out"]["overlap"]["base"]["overlap"]
+    assert found["held_out"]["bits_per_byte"]["sft"] < 0.3 * found["held_out"]["bits_per_byte"]["base"]
+    assert [sample["sft"] for sample in found["samples"]] == [said for _, said in PAIRS]
+
+
+def test_the_questions_carry_no_loss(base, toy_tokenizer, tmp_path):
+    """Words that only questions hold stay as unlikely as they were: the head's rows for them get no push up."""
+    token = toy_tokenizer.encode("what")[0]
+    before = base.lm_head.weight[token].detach().clone()
+    finetune(base, toy_tokenizer, questions(), settings(epochs=1, learning_rate=1e-2), CPU, tmp_path, seed=0)
+    prompt = torch.tensor([[toy_tokenizer.message_start]])
+    hidden = base.model(prompt)[0, -1]
+    assert hidden @ base.lm_head.weight[token] - hidden @ before < 0.2
+    target = toy_tokenizer.message_end
+    assert (base.lm_head.weight[target] - before).norm() > 0
+
+
+def test_answers_that_do_not_fit_are_left_out(base, toy_tokenizer, tmp_path):
+    long = ("what is e", "the path of the file " * 30)
+    assert finetune(base, toy_tokenizer, questions([*PAIRS, long]), settings(epochs=1), CPU, tmp_path / "a", 0) == 1
+    for pairs in ([], [long]):
+        with pytest.raises(UserError, match="sft: no questions to learn from"):
+            finetune(base, toy_tokenizer, questions(pairs), settings(), CPU, tmp_path / "b", 0)
+
+
+def test_rows_that_would_teach_nothing_are_refused(toy_tokenizer):
+    ids, spoken = row_of(toy_tokenizer, "what is a", "the path")
+    check_rows([(ids, spoken)], toy_tokenizer)
+    with pytest.raises(UserError, match="mask is all zero"):
+        check_rows([(ids, spoken), (ids, [0] * len(ids))], toy_tokenizer)
+    with pytest.raises(UserError, match="end-of-message"):
+        check_rows([(ids[:-1], spoken[:-1])], toy_tokenizer)
+    with pytest.raises(UserError, match="end-of-message"):
+        check_rows([(ids, [*spoken[:-1], 0])], toy_tokenizer)

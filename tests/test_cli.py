@@ -1,0 +1,124 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"torch", "numpy", "pyarrow", "transformers", "tokenizers", "matplotlib", "resiliparse", "fastwarc"}
+
+
+def refused(outcome):
+    """The one line that a person reads; whatever came before it on stderr is progress of stages that had begun."""
+    assert outcome.returncode == 2, outcome.stderr
+    assert outcome.stdout == "" and "Traceback" not in outcome.stderr
+    *before, last = outcome.stderr.splitlines()
+    assert last.startswith("groundup: ") and not any(line.startswith("groundup: ") for line in before)
+    assert all(line.startswith(("[", "  ")) for line in before), outcome.stderr
+    return last
+
+
+def finished_stages(folder):
+    return sorted(path.parent.name for path in folder.glob("*/stage.json"))
+
+
+def written(tmp_path, source):
+    path = tmp_path / "recipe.toml"
+    path.write_text(f'[[pages.sources]]\nsource = "{source}"\ndomain = "reference"\n')
+    return path
+
+
+def test_help_names_the_verbs(run_groundup):
+    for arguments in ((), ("--help",)):
+        outcome = run_groundup(*arguments)
+        said = outcome.stdout + outcome.stderr
+        assert {"run", "chat"} <= set(said.split()) and "Traceback" not in said
+    assert outcome.returncode == 0
+    for verb, option in (("run", "--dry-run"), ("chat", "--temperature")):
+        outcome = run_groundup(verb, "--help")
+        assert outcome.returncode == 0 and option in outcome.stdout
+
+
+@pytest.mark.parametrize("dry_run", [False, True], ids=["help", "dry run"])
+def test_looking_does_not_wait_for_torch(environment, tiny_recipe, tmp_path, dry_run):
+    folder = tmp_path / "run"
+    arguments = ["run", str(tiny_recipe), "--run", str(folder), "--dry-run"] if dry_run else ["--help"]
+    command = [sys.executable, "-X", "importtime", "-m", "groundup", *arguments]
+    outcome = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    assert outcome.returncode == 0
+    imported = {line.rpartition("|")[2].strip() for line in outcome.stderr.splitlines() if "|" in line}
+    assert "groundup.cli" in imported and not imported & HEAVY
+    if dry_run:
+        assert not folder.exists()
+        plan = json.loads(outcome.stdout.splitlines()[-1])["plan"]
+        assert list(plan)[0] == "pages" and list(plan)[-1] == "report" and set(plan.values()) <= {"make"}
+
+
+def test_unknown_key(run_groundup, tiny_recipe, tmp_path):
+    outcome = run_groundup("run", tiny_recipe, "--run", tmp_path / "run", "--set", "base.dept=3")
+    assert refused(outcome).endswith("unknown key base.dept; did you mean base.depth?")
+    assert outcome.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def test_missing_recipe(run_groundup, tmp_path):
+    outcome = run_groundup("run", tmp_path / "nowhere.toml", "--run", tmp_path / "run")
+    assert "no such recipe" in refused(outcome)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_of_several_lines_is_said_in_one(run_groundup, tiny_recipe, tmp_path):
+    outcome = run_groundup("run", tiny_recipe, "--run", tmp_path / "run", "--set", "base.de\npth=3")
+    refused(outcome)
+    assert outcome.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("below", ["", "run"], ids=["a file", "below a file"])
+def test_run_folder_that_cannot_be(run_groundup, tiny_recipe, tmp_path, below):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    outcome = run_groundup("run", tiny_recipe, "--run", file / below if below else file)
+    assert str(file) in refused(outcome)
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_run_folder_without_permission(run_groundup, tiny_recipe, tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    assert "permission denied" in refused(run_groundup("run", tiny_recipe, "--run", locked / "run"))
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:1/", "http://no-such-host.invalid/"])
+def test_site_that_cannot_be_reached(run_groundup, tmp_path, address):
+    folder = tmp_path / "run"
+    outcome = run_groundup("run", written(tmp_path, address), "--run", folder, timeout=60)
+    assert address in refused(outcome)
+    assert finished_stages(folder) == [] and not list(folder.rglob("*.warc.gz"))
+
+
+@pytest.mark.parametrize("source", ["nowhere.warc.gz", "empty folder", "not a warc"])
+def test_source_that_holds_no_pages(run_groundup, tmp_path, source):
+    path = tmp_path / "nowhere.warc.gz"
+    if source == "empty folder":
+        path = tmp_path / "pages"
+        path.mkdir()
+    elif source == "not a warc":
+        path.write_bytes(b"something else\n" * 100)
+    folder = tmp_path / "run"
+    assert str(path) in refused(run_groundup("run", written(tmp_path, path), "--run", folder))
+    assert finished_stages(folder) == []
+
+
+@pytest.mark.parametrize("pages", [0, 1], ids=["no text", "one short page"])
+def test_too_little_to_learn_from_is_said(run_groundup, tmp_path, pages):
+    source = tmp_path / "pages"
+    source.mkdir()
+    (source / "page.txt").write_text("the mouse eats the cheese . " * 30 if pages else "")
+    folder = tmp_path / "run"
+    refused(run_groundup("run", written(tmp_path, source), "--run", folder, "--set", "corpus.min_words=1"))
+    assert "report" not in finished_stages(folder)
+
+
+def test_chat_with_a_stage_that_is_not_there(run_groundup, tmp_path):
+    assert "choose one of base, sft, dpo, ppo" in refused(run_groundup("chat", tmp_path, "--stage", "reward"))
+    assert "no finished stage 'sft'" in refused(run_groundup("chat", tmp_path, "--stage", "sft"))

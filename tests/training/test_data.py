@@ -1,0 +1,168 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from groundup.evaluation.likelihood import token_log_probabilities
+from groundup.recipe import Mixture
+from groundup.tokenizer import token_files
+from groundup.tokenizer.token_files import TokenFile
+from groundup.training.data import Stream, document_order, draw, shuffled
+from groundup.training.objectives import next_token
+
+CPU = torch.device("cpu")
+SEPARATOR = 0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("tokens")
+
+
+def stored(folder, documents):
+    """A token file of documents that each begin with the separator, as the tokens stage writes them."""
+    sequences = [np.array([SEPARATOR, *document]) for document in documents]
+    token_files.write(folder / "tokens", sequences, np.dtype(np.uint16))
+    return TokenFile(folder / "tokens")
+
+
+documents = st.lists(st.lists(st.integers(1, 49), max_size=12), min_size=1, max_size=8)
+
+
+@settings(deadline=None)
+@given(documents, st.lists(st.integers(0, 7), min_size=1, max_size=12), st.integers(1, 9))
+def test_rows_are_the_naive_concatenation(folder, some, picks, context):
+    order = np.array([pick % len(some) for pick in picks])
+    stream = Stream(stored(folder, some), order, context, SEPARATOR)
+    naive = [token for number in order for token in (SEPARATOR, *some[number])]
+    assert stream.rows == (len(naive) - 1) // context
+    for row in range(stream.rows):
+        assert stream.row(row).tolist() == naive[row * context : (row + 1) * context + 1]
+
+
+def test_a_stream_without_documents_has_no_rows(folder):
+    assert Stream(stored(folder, [[1, 2]]), np.zeros(0, dtype=int), 4, SEPARATOR).rows == 0
+
+
+@settings(deadline=None)
+@given(documents, st.integers(1, 6), st.integers(1, 5), st.integers(1, 7), st.integers(0, 3))
+def test_batches_do_not_depend_on_the_micro_batch(folder, some, context, rows, micro_rows, step):
+    some = [*some, list(range(1, 8))]
+    stream = Stream(stored(folder, some), np.arange(len(some)), context, SEPARATOR)
+    whole = stream.batches(step, rows, rows, CPU)
+    parts = stream.batches(step, rows, micro_rows, CPU)
+    assert len(whole) == 1 and all(len(part["ids"]) <= micro_rows for part in parts)
+    for name, tensor in whole[0].items():
+        assert torch.equal(torch.cat([part[name] for part in parts]), tensor)
+    assert sum(part["weight"].sum().item() for part in parts) == pytest.approx(1)
+    expected = [stream.row(row % stream.rows) for row in range(step * rows, (step + 1) * rows)]
+    assert whole[0]["ids"].tolist() == [row[:-1].tolist() for row in expected]
+    assert whole[0]["targets"].tolist() == [row[1:].tolist() for row in expected]
+
+
+def test_documents_are_numbered_within_a_row(folder):
+    stream = Stream(stored(folder, [[5, 6, 7, 8], [9], [4, 3, 2]]), np.array([0, 1, 2]), 5, SEPARATOR)
+    first, second = stream.batches(0, 2, 2, CPU)[0]["documents"].tolist()
+    assert stream.row(0).tolist() == [0, 5, 6, 7, 8, 0] and first == [1, 1, 1, 1, 1]
+    assert stream.row(1).tolist() == [0, 9, 0, 4, 3, 2] and second == [1, 1, 2, 2, 2]
+
+
+def test_accumulated_gradients_are_those_of_the_big_batch(folder, toy_decoder):
+    some = [list(range(1 + n, 20 + 2 * n)) for n in range(12)]
+    stream = Stream(stored(folder, some), np.arange(12), 16, SEPARATOR)
+
+    def gradients(micro_rows):
+        model = toy_decoder(seed=1, scale=0.1)
+        losses = []
+        for batch in stream.batches(1, 6, micro_rows, CPU):
+            loss, metrics = next_token(model, batch, torch.float32)
+            loss.backward()
+            losses.append(metrics["loss"])
+        return sum(losses), {name: parameter.grad for name, parameter in model.named_parameters()}
+
+    loss, expected = gradients(6)
+    for micro_rows in (1, 2, 4, 5):
+        found_loss, found = gradients(micro_rows)
+        assert found_loss == pytest.approx(loss, abs=1e-6)
+        for name, gradient in expected.items():
+            assert torch.allclose(found[name], gradient, atol=1e-6, rtol=0), name
+
+
+def test_documents_that_share_a_row_do_not_see_each_other(folder, toy_decoder):
+    some = [[5, 6, 7], [8, 9], [10, 11, 12]]
+    stream = Stream(stored(folder, some), np.arange(3), 10, SEPARATOR)
+    [batch] = stream.batches(0, 1, 1, CPU)
+    model = toy_decoder(seed=2)
+    packed = token_log_probabilities(model, batch["ids"], batch["targets"], batch["documents"])[0]
+    place = 0
+    for document in some:
+        alone = torch.tensor([[SEPARATOR, *document]])
+        targets = torch.tensor([[*document, SEPARATOR]])
+        expected = token_log_probabilities(model, alone, targets)[0][: 10 - place]
+        assert torch.allclose(packed[place : place + len(expected)], expected, atol=1e-4)
+        place += len(document) + 1
+
+
+def table(lengths):
+    return [
+        {"domain": domain, "tokens": tokens, "best": best}
+        for domain, tokens, best in zip(("code", "prose", "other") * len(lengths), lengths, best_flags(), strict=False)
+    ]
+
+
+def best_flags():
+    while True:
+        yield from (True, False, False, True)
+
+
+LENGTHS = [100 + 7 * (n % 13) for n in range(300)]
+
+
+def test_order_follows_the_shares_and_ends_on_the_best_documents():
+    rows = table(LENGTHS)
+    mixture = Mixture(weights={"code": 0.6, "prose": 0.4}, max_repeats=4.0)
+    order, realised = document_order(rows, mixture, 0.25, 20_000, 3)
+    tokens = np.array([row["tokens"] for row in rows])
+    stable_end = int(np.searchsorted(np.cumsum(tokens[order]), 15_000)) + 1
+    stable, last = order[:stable_end], order[stable_end + 4 :]  # a few of the stable part may hang over
+    for part, budget in ((stable, 15_000), (last, 5_000)):
+        shares = {name: sum(rows[n]["tokens"] for n in part if rows[n]["domain"] == name) for name in ("code", "prose")}
+        assert shares["code"] / sum(shares.values()) == pytest.approx(0.6, abs=0.1)
+        assert not any(rows[n]["domain"] == "other" for n in part)
+        assert sum(shares.values()) == pytest.approx(budget, rel=0.2)
+    assert all(rows[n]["best"] for n in last)
+    assert realised["stable"]["code"]["share"] == pytest.approx(0.6, abs=0.001)
+    assert realised["best data"]["prose"]["share"] == pytest.approx(0.4, abs=0.001)
+    assert realised["stable"]["other"]["tokens"] == 0
+    assert tokens[order].sum() >= 20_000
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 60_000), st.floats(0, 1), st.integers(0, 5))
+def test_order_is_deterministic_long_enough_and_within_the_repeats(tokens, best_share, seed):
+    rows = table(LENGTHS)
+    order, _ = document_order(rows, Mixture(max_repeats=3.0), best_share, tokens, seed)
+    assert (order == document_order(rows, Mixture(max_repeats=3.0), best_share, tokens, seed)[0]).all()
+    assert np.array(LENGTHS)[order].sum() >= tokens
+    # Twice, as the two phases count for themselves; and one document of each domain more, to be long enough.
+    assert np.bincount(order).max() <= 2 * (3 + 1)
+
+
+def test_another_seed_is_another_order():
+    rows = table(LENGTHS)
+    orders = [document_order(rows, Mixture(), 0.1, 9_000, seed)[0].tolist() for seed in (0, 1)]
+    assert orders[0] != orders[1]
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=9), st.integers(0, 500), st.integers(0, 3))
+def test_draw_takes_whole_shuffled_passes(lengths, tokens, seed):
+    lengths, chosen = np.array([999, *lengths]), np.arange(1, len(lengths) + 1)
+    order = draw(chosen, lengths, tokens, seed)
+    assert lengths[order].sum() >= tokens and (len(order) == 1 or lengths[order[:-1]].sum() <= tokens)
+    for start in range(0, len(order) - len(chosen) + 1, len(chosen)):
+        assert sorted(order[start : start + len(chosen)]) == chosen.tolist()
+
+
+def test_shuffled_is_a_permutation():
+    assert sorted(shuffled(100, 1)) == list(range(100)) and shuffled(100, 1).tolist() != shuffled(100, 2).tolist()

@@ -1,0 +1,237 @@
+import json
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from groundup.errors import UserError
+from groundup.training import checkpoint, loop
+from groundup.training.objectives import next_token
+from groundup.training.optimizer import Optimizer, one_rate, pretraining_rates
+from groundup.training.schedule import warmup_stable_decay
+
+STEPS = 9
+
+
+class Killed(BaseException):
+    pass
+
+
+class Toy:
+    """A toy pre-training; `kill_at` cuts it off while that step's batch is fetched."""
+
+    def __init__(self, toy_decoder, folder, kill_at=None, bad_steps=(), **options):
+        self.model = toy_decoder(seed=1, scale=0.1)
+        self.folder, self.kill_at, self.bad_steps = folder, kill_at, bad_steps
+        self.fetched = []
+        self.options = {"rate": pretraining_rates(32)[0], **options}
+
+    def batches(self, step):
+        if step == self.kill_at:
+            raise Killed
+        self.fetched.append(step)
+        ids = torch.from_numpy(np.random.default_rng(step).integers(50, size=(2, 9)))
+        weight = torch.full((1, 8), 1 / 16)
+        if step in self.bad_steps:
+            weight = weight * math.nan
+        return [{"ids": row[None, :-1], "targets": row[None, 1:], "weight": weight} for row in ids]
+
+    def train(self, steps=STEPS, **options):
+        return loop.train(
+            self.model,
+            partial(next_token, dtype=torch.float32),
+            self.batches,
+            Optimizer(self.model, self.options["rate"]),
+            lambda step: warmup_stable_decay(step, steps, 2, 4),
+            steps,
+            self.folder,
+            "toy",
+            **{"observe": lambda: {"seen": float(len(self.model.state_dict()))}, "observe_every": 4, **options},
+        )
+
+    def weights(self):
+        return {name: parameter.detach().numpy().tobytes() for name, parameter in self.model.named_parameters()}
+
+    def metrics(self):
+        return (self.folder / "metrics.jsonl").read_bytes()
+
+
+@pytest.fixture
+def every_step(monkeypatch):
+    """Checkpoints after every step instead of every 15 seconds."""
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+
+
+def test_metrics_tell_every_step(toy_decoder, tmp_path):
+    toy = Toy(toy_decoder, tmp_path)
+    history = toy.train()
+    rows = [json.loads(line) for line in toy.metrics().decode().splitlines()]
+    assert rows == history and [row["step"] for row in rows] == list(range(STEPS))
+    assert all({"loss", "grad_norm", "rate"} <= row.keys() for row in rows)
+    assert [row["step"] for row in rows if "seen" in row] == [3, 7, 8]
+    assert [row["rate"] for row in rows] == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+    assert toy.fetched == list(range(STEPS))
+
+
+def test_training_learns(toy_decoder, tmp_path):
+    toy = Toy(toy_decoder, tmp_path)
+    fetch, toy.batches = toy.batches, lambda step: fetch(0)
+    history = toy.train(steps=25)
+    assert history[-1]["loss"] < 0.3 * history[0]["loss"]
+
+
+@pytest.mark.parametrize("killed_at", range(STEPS))
+def test_resumed_at_any_step_ends_with_the_same_bits(toy_decoder, tmp_path, every_step, killed_at):
+    whole = Toy(toy_decoder, tmp_path / "whole")
+    whole.train()
+    with pytest.raises(Killed):
+        Toy(toy_decoder, tmp_path / "cut", kill_at=killed_at).train()
+    second_kill = (killed_at + STEPS) // 2
+    resumed = Toy(toy_decoder, tmp_path / "cut", kill_at=second_kill)
+    with pytest.raises(Killed):
+        resumed.train()
+    assert resumed.fetched == list(range(killed_at, second_kill))
+    last = Toy(toy_decoder, tmp_path / "cut")
+    history = last.train()
+    assert last.fetched == list(range(second_kill, STEPS))
+    assert last.weights() == whole.weights()
+    assert last.metrics() == whole.metrics()
+    assert len(history) == STEPS
+
+
+@pytest.mark.parametrize("checkpointed", [2, 4])
+def test_steps_after_the_last_checkpoint_are_computed_again(toy_decoder, tmp_path, every_step, checkpointed):
+    whole = Toy(toy_decoder, tmp_path / "whole")
+    whole.train()
+    with pytest.raises(Killed):
+        Toy(toy_decoder, tmp_path / "cut", kill_at=7).train(checkpoint_multiple=checkpointed)
+    resumed = Toy(toy_decoder, tmp_path / "cut")
+    resumed.train(checkpoint_multiple=checkpointed)
+    assert resumed.fetched[0] == 7 // checkpointed * checkpointed
+    assert resumed.weights() == whole.weights() and resumed.metrics() == whole.metrics()
+
+
+@pytest.mark.parametrize("torn", ["half a line", "lost lines"])
+def test_what_a_kill_did_to_the_log_after_the_checkpoint_does_not_matter(toy_decoder, tmp_path, every_step, torn):
+    whole = Toy(toy_decoder, tmp_path / "whole")
+    whole.train()
+    with pytest.raises(Killed):
+        Toy(toy_decoder, tmp_path / "cut", kill_at=6).train(checkpoint_multiple=4)
+    log = tmp_path / "cut" / "metrics.jsonl"
+    content = log.read_bytes()
+    log.write_bytes(content[:-9] if torn == "half a line" else b"".join(content.splitlines(True)[:4]))
+    resumed = Toy(toy_decoder, tmp_path / "cut")
+    resumed.train()
+    assert resumed.weights() == whole.weights() and resumed.metrics() == whole.metrics()
+
+
+def test_a_kill_while_resuming_keeps_the_metrics(toy_decoder, tmp_path, every_step, monkeypatch):
+    """Reading the history back must not put it at risk: whoever rewrites the log does so whole or not at all."""
+    whole = Toy(toy_decoder, tmp_path / "whole")
+    whole.train()
+    with pytest.raises(Killed):
+        Toy(toy_decoder, tmp_path / "cut", kill_at=6).train()
+    log = tmp_path / "cut" / "metrics.jsonl"
+    original = type(log).write_text
+
+    def killed_while_writing(path, text, *arguments, **options):
+        original(path, text[: len(text) // 2], *arguments, **options)
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(log), "write_text", killed_while_writing)
+        try:
+            Toy(toy_decoder, tmp_path / "cut", kill_at=6).train()
+        except Killed:
+            pass
+    resumed = Toy(toy_decoder, tmp_path / "cut")
+    resumed.train()
+    assert resumed.weights() == whole.weights() and resumed.metrics() == whole.metrics()
+
+
+def test_a_finished_training_is_not_repeated(toy_decoder, tmp_path):
+    first = Toy(toy_decoder, tmp_path)
+    first.train()
+    again = Toy(toy_decoder, tmp_path)
+    history = again.train()
+    assert again.fetched == [] and again.weights() == first.weights() and len(history) == STEPS
+
+
+@pytest.mark.parametrize("harm", ["truncate", "flip"])
+def test_a_corrupt_checkpoint_costs_a_step_and_changes_nothing(toy_decoder, tmp_path, every_step, harm):
+    whole = Toy(toy_decoder, tmp_path / "whole")
+    whole.train()
+    with pytest.raises(Killed):
+        Toy(toy_decoder, tmp_path / "cut", kill_at=5).train()
+    newest = max((tmp_path / "cut").glob("state-*.safetensors"))
+    content = bytearray(newest.read_bytes())
+    if harm == "flip":
+        content[len(content) // 2] ^= 0x10
+    newest.write_bytes(content if harm == "flip" else content[: len(content) // 2])
+    resumed = Toy(toy_decoder, tmp_path / "cut")
+    resumed.train()
+    assert resumed.fetched[0] == 4
+    assert resumed.weights() == whole.weights() and resumed.metrics() == whole.metrics()
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(toy_decoder, tmp_path):
+    toy = Toy(toy_decoder, tmp_path, bad_steps={2, 3, 6})
+    history = toy.train()
+    assert [row["step"] for row in history if row.get("skipped")] == [2, 3, 6]
+    assert all(torch.isfinite(parameter).all() for parameter in toy.model.parameters())
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in toy.metrics().decode().splitlines()]
+    assert rows[2]["loss"] == "nan" and rows[2]["skipped"] == 1
+
+    skipped = Toy(toy_decoder, tmp_path / "other", bad_steps={0})
+    skipped.train(steps=1)
+    assert skipped.weights() == Toy(toy_decoder, tmp_path).weights()  # a skipped step changes nothing
+
+
+def test_skipped_steps_survive_a_kill(toy_decoder, tmp_path, every_step):
+    whole = Toy(toy_decoder, tmp_path / "whole", bad_steps={1, 4})
+    whole.train()
+    with pytest.raises(Killed):
+        Toy(toy_decoder, tmp_path / "cut", kill_at=5, bad_steps={1, 4}).train()
+    resumed = Toy(toy_decoder, tmp_path / "cut", bad_steps={1, 4})
+    history = resumed.train()
+    assert resumed.weights() == whole.weights() and resumed.metrics() == whole.metrics()
+    assert sum("skipped" in row for row in history) == 2
+
+
+def test_ten_bad_steps_in_a_row_are_an_error(toy_decoder, tmp_path):
+    with pytest.raises(UserError, match=r"10 steps in a row, up to step 11; lower the learning rate"):
+        Toy(toy_decoder, tmp_path / "ten", bad_steps=range(2, 12)).train(steps=15)
+    history = Toy(toy_decoder, tmp_path / "nine", bad_steps=[*range(9), *range(10, 19)]).train(steps=20)
+    assert sum("skipped" in row for row in history) == 18
+
+
+def test_gradients_are_clipped_to_the_norm(toy_decoder, tmp_path):
+    class Recorder(Optimizer):
+        norms = []
+
+        def step(self, multiplier):
+            self.norms.append(torch.cat([p.grad.flatten() for p in self.parameters.values()]).norm().item())
+            super().step(multiplier)
+
+    toy = Toy(toy_decoder, tmp_path)
+    history = loop.train(
+        toy.model, partial(next_token, dtype=torch.float32), toy.batches, Recorder(toy.model, one_rate(1e-3)),
+        lambda step: 1.0, 3, tmp_path, "toy", max_grad_norm=0.01,
+    )  # fmt: skip
+    assert all(row["grad_norm"] > 0.01 for row in history)
+    assert Recorder.norms == pytest.approx([0.01] * 3, rel=1e-4)
+
+
+def test_mean_loss_takes_no_gradient(toy_decoder, tmp_path):
+    toy = Toy(toy_decoder, tmp_path)
+    objective = partial(next_token, dtype=torch.float32)
+    expected = sum(objective(toy.model, batch)[0].item() for batch in toy.batches(0))
+    assert loop.mean_loss(toy.model, objective, toy.batches(0)) == expected
+    assert all(parameter.grad is None for parameter in toy.model.parameters())
+
+
+def test_the_last_step_is_checkpointed(toy_decoder, tmp_path):
+    Toy(toy_decoder, tmp_path).train()
+    assert checkpoint.latest(tmp_path)[0] == STEPS
