@@ -1,6 +1,7 @@
 # Two commands do everything on a fresh machine: `make run` and `make test`. Each installs first when needed.
 PYTHON ?= python3
 BIN := .venv/bin
+RECIPE ?= recipes/laptop.toml
 RUN ?= runs/laptop
 
 .PHONY: setup run test bench lint
@@ -14,7 +15,7 @@ setup: .venv/installed
 	touch $@
 
 run: setup
-	$(BIN)/groundup run recipes/laptop.toml --run $(RUN)
+	$(BIN)/groundup run $(RECIPE) --run $(RUN)
 
 test: setup lint
 	$(BIN)/python -m pytest

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -18,6 +19,10 @@ from groundup.tokenizer.tokenizer import Tokenizer
 
 REPOSITORY = Path(__file__).parents[1]
 TINY = REPOSITORY / "recipes" / "tiny.toml"
+
+# The same examples in every run, whatever the machine's load.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("repeatable")
 
 # Two threads that wait for each other by spinning are several times slower where other programs work too.
 ENVIRONMENT = {

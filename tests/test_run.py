@@ -173,7 +173,7 @@ changes = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(changes, st.sampled_from(["", *ALL])), min_size=2, max_size=4))
 def test_the_plan_is_what_happens_and_the_result_is_that_of_a_fresh_run(tmp_path_factory, history):
     road = Road(tmp_path_factory.mktemp("history") / "run")

@@ -5,6 +5,7 @@ import platform
 import shutil
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -84,10 +85,9 @@ def _cpu_has_fast_bfloat16() -> bool:
 def processor_name() -> str:
     """The processor's own name, for tables of measurements."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as info:
-            for line in info:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
     except OSError:
         pass
     return platform.processor() or platform.machine()

@@ -26,7 +26,7 @@ class Source(Section):
     """One source of pages: `pydoc:`, `stdlib:`, `topics:`, `https://site/`, or a path (WARC, or a folder of files)."""
 
     source: str
-    domain: str
+    domain: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]  # names files and figures
     max_mb: PositiveFloat = 100.0
     max_pages: Positive = 100_000
     exclude: list[str] = []  # path prefixes that are not fetched, as in robots.txt

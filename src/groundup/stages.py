@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from groundup.tokenizer.tokenizer import Tokenizer
 
 Results = dict[str, Any]
+PROBE_ROWS = 64  # of held-out text, for the loss curve
 
 
 def pages(context: Context) -> Results:
@@ -97,7 +98,6 @@ def tokens(context: Context) -> Results:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from groundup.files import replacing
     from groundup.tokenizer import token_files
 
     encoder = _tokenizer(context)
@@ -133,12 +133,14 @@ def tokens(context: Context) -> Results:
 
 def base(context: Context) -> Results:
     """Tokens -> a decoder: warm-up, stable, annealed on the best data."""
+    import numpy as np
+
     from groundup.model import folder
     from groundup.model.decoder import Decoder, initialise, parameter_counts, shape_for
     from groundup.scaling.cost import training_flops
     from groundup.tokenizer.token_files import TokenFile
     from groundup.training import checkpoint
-    from groundup.training.data import Stream, document_order, shuffled
+    from groundup.training.data import Stream, document_order
     from groundup.training.loop import mean_loss, train
     from groundup.training.objectives import next_token
     from groundup.training.optimizer import Optimizer, pretraining_rates
@@ -159,15 +161,15 @@ def base(context: Context) -> Results:
     file = TokenFile(context.inputs["tokens"] / "train")
     table = [row for row in _table(context.inputs["tokens"] / "documents.parquet") if row["split"] == "train"]
     needed = steps * rows * settings.context + 1
-    order, mixture = document_order(table, context.recipe.mixture, settings.best_data_share, needed, seed)
+    phases, mixture = document_order(table, context.recipe.mixture, settings.best_data_share, needed, seed)
     for phase, shares in mixture.items():
         context.say(
             f"{phase}: "
             + ", ".join(f"{name} {one['share']:.0%} ({one['repeats']:.2f} passes)" for name, one in shares.items())
         )
-    stream = Stream(file, order, settings.context, encoder.end_of_text)
+    stream = Stream(file, phases, settings.context, encoder.end_of_text, seed)
     held_out = TokenFile(context.inputs["tokens"] / "held_out")
-    probe = Stream(held_out, shuffled(len(held_out.lengths), seed), settings.context, encoder.end_of_text)
+    probe = Stream(held_out, [np.arange(len(held_out))], settings.context, encoder.end_of_text, seed)
 
     model = Decoder(config)
     initialise(model, seed)
@@ -184,7 +186,7 @@ def base(context: Context) -> Results:
         model.model.compile()
     objective = partial(next_token, dtype=device.training_dtype)
     optimizer = Optimizer(model, rates, dtype=device.training_dtype)
-    probe_batch = probe.batches(0, min(rows, probe.rows), micro_rows, device.torch_device) if probe.rows else []
+    probe_batch = probe.batches(0, min(PROBE_ROWS, probe.rows), micro_rows, device.torch_device) if probe.rows else []
     history = train(
         model,
         objective,
@@ -435,7 +437,10 @@ def walk(recipe: Recipe, folder: Path) -> Results:
             "sft_overlap": {name: found["overlap"] for name, found in results["sft"]["held_out"]["overlap"].items()},
             "reward_accuracy": results["reward"]["accuracy"]["accuracy"],
             "preferred_over_sft": {
-                name: {key: results[name]["against_sft"][key] for key in ("win_rate", "low", "high", "mean_words")}
+                name: {
+                    **{key: results[name]["against_sft"][key] for key in ("win_rate", "low", "high", "mean_words")},
+                    "sft_mean_words": results[name]["against_sft"]["baseline_mean_words"],
+                }
                 for name in ("dpo", "ppo")
             },
         },

@@ -63,7 +63,7 @@ def test_probabilities_of_all_tokens_add_up_to_one(toy_decoder):
     assert torch.allclose(total, torch.ones(6), atol=1e-5)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.lists(st.lists(st.integers(0, 49), max_size=65), max_size=6))
 def test_short_sequences_are_scored_directly(toy_decoder, sequences):
     model = toy_decoder()
@@ -103,7 +103,7 @@ def test_every_place_of_a_long_sequence_is_scored_exactly_once(toy_decoder, monk
     assert all(shape[0] * shape[1] <= 200 and shape[1] <= 64 for shape in calls)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.integers(0, 5), st.lists(st.integers(2, 150), min_size=1, max_size=6), st.sampled_from([1, 100, 16_384]))
 def test_company_and_padding_do_not_change_a_score(toy_decoder, seed, lengths, batch_tokens):
     model = toy_decoder(scale=0.2)

@@ -64,7 +64,7 @@ def test_the_same_test_whatever_the_order_of_documents(library, rows):
 
 
 def scored(rows, nats):
-    return multiple_choice.score(rows, lambda pairs: [(nats(*pair), 1, False) for pair in pairs])
+    return multiple_choice.score(rows, lambda pairs: [nats(*pair) for pair in pairs])
 
 
 def test_one_model_has_three_scores():

@@ -3,12 +3,10 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
 from groundup.files import read_jsonl
-from groundup.model.decoder import Scorer
 from groundup.posttraining import ppo
 from groundup.posttraining.ppo import (
     ActorCritic,
@@ -47,7 +45,6 @@ def test_advantages_by_hand():
     assert found[0].tolist() == pytest.approx([-0.1 + 0.95 * (-0.3 + 0.95 * 0.8), -0.3 + 0.95 * 0.8, 0.8])
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 6)), min_size=1, max_size=4), st.integers(0, 99))
 def test_advantages_equal_a_straightforward_loop(spans, seed):
     width = max(start + length for start, length in spans) + 1
@@ -171,28 +168,9 @@ def test_the_ratio_is_clipped_where_it_would_gain(actor, judge):
     assert metrics["loss"] == pytest.approx(-(gains * batch["mask"]).sum().item() / batch["mask"].sum().item(), abs=1e-4)
 
 
-class Even(nn.Module):
-    """A reward that can be read off the answer: how many of the tokens before the end are even, at most one each."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.config = config
-
-    def forward(self, ids):
-        even = (ids % 2 == 0).float()
-        return even.cumsum(1) / torch.arange(1, ids.shape[1] + 1)
-
-
 def optimised(toy_decoder, toy_tokenizer, folder, **changes):
     policy = toy_decoder(seed=1, scale=0.1, vocab_size=toy_tokenizer.size)
-    reader = Even(policy.config)
-
-    class Critic(Scorer):
-        def __deepcopy__(self, memory):  # the value function must learn; the judge need not
-            return from_policy(policy, seed=4)
-
-    scorer = Critic(policy.config)
-    scorer.forward = reader.forward
+    scorer = from_policy(policy, seed=4)
     values = {"iterations": 24, "rollouts": 32, "epochs": 2, "learning_rate": 3e-3, "kl_coefficient": 0.0, **changes}
     questions = ["what is the path", "what does it return", "the file"] * 11
     before = {name: parameter.detach().clone() for name, parameter in policy.named_parameters()}
@@ -200,13 +178,13 @@ def optimised(toy_decoder, toy_tokenizer, folder, **changes):
     return summary, policy, before
 
 
+def share_of_even_tokens(_, batch):
+    return ((batch["targets"] % 2 == 0) * batch["mask"]).sum(dim=1) / batch["mask"].sum(dim=1)
+
+
 def test_training_earns_more_reward(toy_decoder, toy_tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(ppo, "UNFINISHED_REWARD", 0.0)
-    monkeypatch.setattr(ppo, "rewards", lambda scorer, batch: rewarded(scorer, batch))
-
-    def rewarded(scorer, batch):
-        return ((batch["targets"] % 2 == 0) * batch["mask"]).sum(1) / batch["mask"].sum(1)
-
+    monkeypatch.setattr(ppo, "rewards", share_of_even_tokens)
     summary, policy, before = optimised(toy_decoder, toy_tokenizer, tmp_path)
     log = read_jsonl(tmp_path / "rollouts.jsonl")
     assert [row["iteration"] for row in log] == list(range(24))

@@ -104,7 +104,7 @@ def test_temperature():
         assert torch.allclose(found, expected, atol=0.04)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.floats(-4, 4), min_size=2, max_size=8), st.floats(0.01, 0.999))
 def test_top_p_keeps_the_smallest_set(logits, top_p):
     probabilities = torch.softmax(torch.tensor(logits), dim=0)

@@ -9,7 +9,7 @@ Wijmans et al. 2024). On two cores a step of 16,384 tokens and 4,096 entries tak
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ ROWS = 256  # rows x 4,096 float32 logits = 4 MB; the fastest of 64 to 4,096 on 
 
 class _TokenLogProbabilities(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
         weight = weight_VD.to(hidden_ND.dtype)
         totals_N = torch.empty(len(targets_N), dtype=torch.float32, device=hidden_ND.device)
         picked_N = torch.empty_like(totals_N)
@@ -35,7 +35,7 @@ class _TokenLogProbabilities(torch.autograd.Function):
         return picked_N - totals_N
 
     @staticmethod
-    def backward(ctx, grad_N: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, Tensor, None]:
         hidden_ND, weight_VD, targets_N, totals_N = ctx.saved_tensors
         weight = weight_VD.to(hidden_ND.dtype)
         grad_hidden = torch.empty_like(hidden_ND)
@@ -110,13 +110,6 @@ def _batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
         else:
             groups.append([index])
     return groups
-
-
-@dataclass(frozen=True)
-class Continuation:
-    log_probability: float  # nats, summed over the continuation's tokens
-    tokens: int
-    is_greedy: bool  # each token was the most likely one
 
 
 def bits_per_byte(nats: float, count: int) -> float:

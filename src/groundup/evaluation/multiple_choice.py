@@ -27,7 +27,7 @@ from groundup.posttraining.questions import DocumentedObject, digest, documented
 LETTERS = "ABCD"
 NEAR_IDENTICAL = 0.7  # F1 of words between two choices
 
-LogLikelihood = Callable[[list[tuple[str, str]]], list[tuple[float, int, bool]]]
+LogLikelihood = Callable[[list[tuple[str, str]]], list[float]]
 
 
 # --- making the test ----------------------------------------------------------------------------------------------
@@ -89,15 +89,15 @@ def listed(row: dict[str, Any]) -> str:
 def score(rows: Sequence[dict[str, Any]], log_likelihood: LogLikelihood) -> dict[str, Any]:
     """{"letter" | "answer" | "answer per byte": {"accuracy", "low", "high", "n"}, "chance": 0.25, "spread": max - min}.
 
-    `log_likelihood` takes (context, continuation) pairs and gives for each (sum of log-probabilities of the
-    continuation in nats, its tokens, whether greedy decoding would give it). It is called once, with all pairs of all
-    rows. Of equal choices the first counts as chosen. Raises UserError without rows.
+    `log_likelihood` takes (context, continuation) pairs and gives the sum of log-probabilities of each
+    continuation in nats. It is called once, with all pairs of all rows. Of equal choices the first counts as chosen.
+    Raises UserError without rows.
     """
     if not rows:
         raise UserError("multiple choice: no questions to score; hold out more documentation")
     letters = [(listed(row), f" {letter}") for row in rows for letter in LETTERS]
     answers = [(f"Question: {row['question']}\nAnswer:", f" {choice}") for row in rows for choice in row["choices"]]
-    found = np.array([nats for nats, _, _ in log_likelihood(letters + answers)])
+    found = np.array(log_likelihood(letters + answers))
     by_letter, by_answer = found.reshape(2, len(rows), len(LETTERS))
     bytes_ = np.array([len(text.encode()) for _, text in answers]).reshape(by_answer.shape)
     right = np.array([row["answer"] for row in rows])

@@ -1,6 +1,7 @@
 """What is measured of a base model: held-out bits per byte beside n-grams and a compressor, sentence pairs, choices."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,6 @@ def evaluate_base(
         found = score(model, [[tokenizer.end_of_text, *tokenizer.encode(text)] for text in texts])
         return [float(nats.sum()) for nats in found]
 
-    def continuation_log_likelihood(wanted: list[tuple[str, str]]) -> list[tuple[float, int, bool]]:
-        return continuations(model, tokenizer, wanted)
-
     return {
         "bits_per_byte": compare_predictors(model, tokenizer, held_out, tokens, settings.held_out_kb * 1000, seed),
         "sentence_pairs": sentence_pairs.score(pairs, text_log_likelihood),
@@ -50,7 +48,7 @@ def evaluate_base(
             }
             for pair in sentence_pairs.LECTURE_PAIRS
         ],
-        "multiple_choice": multiple_choice.score(questions, continuation_log_likelihood),
+        "multiple_choice": multiple_choice.score(questions, partial(continuations, model, tokenizer)),
         "multiple_choice_example": questions[0],
         "samples": samples(model, tokenizer, seed),
     }
@@ -104,22 +102,14 @@ def _ratio_in_bits(values: np.ndarray, axis: int) -> np.ndarray:
     return nats / np.log(2) / sizes
 
 
-def continuations(
-    model: Decoder, tokenizer: Tokenizer, wanted: Sequence[tuple[str, str]]
-) -> list[tuple[float, int, bool]]:
-    """(log-probability in nats, tokens, False) of each continuation after its context.
+def continuations(model: Decoder, tokenizer: Tokenizer, wanted: Sequence[tuple[str, str]]) -> list[float]:
+    """Log-probability (nats) of each continuation after its context.
 
     Context and continuation are encoded together and cut where the context's own tokens end, as lm-eval does.
     """
-    sequences, starts = [], []
-    for context, continuation in wanted:
-        starts.append(1 + len(tokenizer.encode(context)))
-        sequences.append([tokenizer.end_of_text, *tokenizer.encode(context + continuation)])
-    found = score(model, sequences)
-    return [
-        (float(nats[start - 1 :].sum()), len(nats) - start + 1, False)
-        for nats, start in zip(found, starts, strict=True)
-    ]
+    starts = [1 + len(tokenizer.encode(context)) for context, _ in wanted]
+    found = score(model, [[tokenizer.end_of_text, *tokenizer.encode(context + text)] for context, text in wanted])
+    return [float(nats[start - 1 :].sum()) for nats, start in zip(found, starts, strict=True)]
 
 
 def samples(model: Decoder, tokenizer: Tokenizer, seed: int) -> list[dict[str, str]]:

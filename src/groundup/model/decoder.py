@@ -206,7 +206,7 @@ class Backbone(nn.Module):
         documents share a row. With `cache`, rows continue from `cache.filled` and `lengths_B` (batch,) says how many of
         the given tokens are real in each row (the rest is padding on the right).
         """
-        B, T = ids_BT.shape
+        T = ids_BT.shape[1]
         if cache is None:
             places = self._places(torch.arange(T, device=ids_BT.device)[None])
             if documents_BT is not None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from groundup.evaluation.likelihood import bits_per_byte, score
-from groundup.evaluation.statistics import bootstrap, wilson
+from groundup.evaluation.statistics import bootstrap, win_rate
 from groundup.model.decoder import Decoder
 from groundup.posttraining.annotator import compare, overlap
 from groundup.posttraining.batches import prompt_of
@@ -62,23 +62,15 @@ def mean_overlap(answers: Sequence[str], references: Sequence[str]) -> dict[str,
 def head_to_head(
     challenger: Sequence[tuple[str, bool]], baseline: Sequence[tuple[str, bool]], references: Sequence[str]
 ) -> dict[str, Any]:
-    """How often the simulated annotator prefers the challenger, ties counting half, with a 95 % interval.
-
-    The interval is Wilson's over the pairs that were decided: ties cannot make a difference look surer than it is.
-    """
-    choices = [
-        compare(new, old, reference, 0.0)
-        for (new, _), (old, _), reference in zip(challenger, baseline, references, strict=True)
-    ]
-    wins, losses = choices.count("a"), choices.count("b")
-    low, high = wilson(wins, wins + losses)
-    share = (wins + losses) / len(choices)
+    """How often the simulated annotator prefers the challenger, ties counting half, with a 95 % interval."""
+    outcome = {"a": 1.0, "tie": 0.5, "b": 0.0}
     return {
-        "win_rate": (wins + 0.5 * choices.count("tie")) / len(choices),
-        "low": 0.5 + (low - 0.5) * share,
-        "high": 0.5 + (high - 0.5) * share,
-        "n": len(choices),
-        "ties": choices.count("tie"),
+        **win_rate(
+            [
+                outcome[compare(new, old, reference, 0.0)]
+                for (new, _), (old, _), reference in zip(challenger, baseline, references, strict=True)
+            ]
+        ),
         "overlap": mean_overlap([text for text, _ in challenger], references),
         "baseline_overlap": mean_overlap([text for text, _ in baseline], references),
         "mean_words": float(np.mean([len(text.split()) for text, _ in challenger])),

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from groundup.evaluation.likelihood import token_log_probabilities
-from groundup.model.decoder import Decoder, Scorer
 from groundup.files import read_jsonl, write_jsonl
+from groundup.model.decoder import Decoder, Scorer
 from groundup.posttraining.batches import Row, chosen_rows, collate, prompt_of
 from groundup.posttraining.reward import rewards
 from groundup.recipe import Ppo

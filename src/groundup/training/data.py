@@ -1,11 +1,10 @@
 """The order of training data as a function of the step: resuming needs a step number and nothing else.
 
-Documents are put in an order once, from the seed; laid end to end they form one long stream of tokens, and row r of
-the run is the r-th stretch of `context` tokens. Each document begins with the end-of-text token, which the model sees
-as the beginning of a text and has to predict as the end of the one before.
+Documents are put in an order once, from the seed, and laid end to end; the stream is cut into rows of `context` tokens,
+and the rows are shuffled, since neighbours in a long document would make a batch of one subject. Each document begins
+with the end-of-text token, which the model sees as the beginning of a text and predicts as the end of the one before.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,25 +16,30 @@ from groundup.tokenizer.token_files import TokenFile
 from groundup.training.objectives import Batch
 
 
-@dataclass(frozen=True)
 class Stream:
-    """Documents of a token file in a given order, cut into rows of `context` tokens and their targets."""
+    """Documents of a token file as rows of `context` tokens and their targets; the rows of each phase are shuffled."""
 
-    file: TokenFile
-    order: np.ndarray  # document numbers, with repeats
-    context: int
-    separator: int
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "starts", np.concatenate(([0], np.cumsum(self.file.lengths[self.order]))))
+    def __init__(self, file: TokenFile, phases: list[np.ndarray], context: int, separator: int, seed: int) -> None:
+        """`phases`: document numbers, with repeats; all rows of a phase come before those of the next."""
+        self.file, self.context, self.separator = file, context, separator
+        self.order = np.concatenate(phases)
+        # (documents + 1,): where in the stream each document begins
+        self.starts = np.concatenate(([0], np.cumsum(file.lengths[self.order], dtype=np.int64)))
+        ends = self.starts[np.cumsum([len(phase) for phase in phases])]
+        generator = np.random.default_rng(seed)
+        rows = [
+            generator.permutation(np.arange(begin, end - context, context))
+            for begin, end in zip([0, *ends[:-1]], ends, strict=True)
+        ]
+        self.offsets = np.concatenate(rows)  # (rows,): where in the stream each row begins
 
     @property
     def rows(self) -> int:
-        return int((self.starts[-1] - 1) // self.context)
+        return len(self.offsets)
 
     def row(self, index: int) -> np.ndarray:
-        """`context` + 1 tokens from place index x context of the stream."""
-        start = index * self.context
+        """The `context` + 1 tokens of a row."""
+        start = int(self.offsets[index])
         place = int(np.searchsorted(self.starts, start, side="right")) - 1
         pieces, needed, skip = [], self.context + 1, start - int(self.starts[place])
         while needed:
@@ -65,12 +69,12 @@ class Stream:
 
 def document_order(
     table: list[dict[str, Any]], mixture: Mixture, best_share: float, tokens: int, seed: int
-) -> tuple[np.ndarray, dict[str, dict[str, dict[str, float]]]]:
+) -> tuple[list[np.ndarray], dict[str, dict[str, dict[str, float]]]]:
     """Which documents a run reads, in order: a mixture of the domains, at the end of their best documents only.
 
-    `table`: the training documents in the order of the token file (`domain`, `tokens`, `best`). The order holds at
-    least `tokens` tokens where `mixture.max_repeats` allows it; a stream that is too short begins again.
-    Returns document numbers, and the realised share and number of passes by phase and domain.
+    `table`: the training documents in the order of the token file (`domain`, `tokens`, `best`). The phases hold about
+    `tokens` tokens where `mixture.max_repeats` allows it; a stream that is too short begins again.
+    Returns document numbers by phase, and the realised share and number of passes by phase and domain.
     """
     domains = np.array([row["domain"] for row in table])
     lengths = np.array([row["tokens"] for row in table])
@@ -80,6 +84,8 @@ def document_order(
         phases["best data"] = (best, tokens - phases["stable"][1])
     orders, realised = [], {}
     for phase, (allowed, budget) in phases.items():
+        if not budget:
+            continue
         available = {str(name): int(lengths[allowed & (domains == name)].sum()) for name in np.unique(domains[allowed])}
         weights = {name: weight for name, weight in mixture.weights.items() if name in available or phase == "stable"}
         drawn = plan(available, weights, budget, mixture.max_repeats)
@@ -93,7 +99,7 @@ def document_order(
             name: {"share": drawn.shares[name], "repeats": drawn.repeats[name], "tokens": drawn.tokens[name]}
             for name in available
         }
-    return np.concatenate(orders), realised
+    return orders, realised
 
 
 def draw(documents: np.ndarray, lengths: np.ndarray, tokens: int, seed: int) -> np.ndarray:
@@ -103,7 +109,3 @@ def draw(documents: np.ndarray, lengths: np.ndarray, tokens: int, seed: int) -> 
     order = np.concatenate([generator.permutation(documents) for _ in range(tokens // available + 1)])
     enough = int(np.searchsorted(np.cumsum(lengths[order]), tokens)) + 1
     return order[:enough]
-
-
-def shuffled(count: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).permutation(count)

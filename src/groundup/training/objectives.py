@@ -4,6 +4,7 @@ A batch is a dictionary of tensors. `weight` (batch, time) says how much each ta
 micro-batches of one step add up to one, so that accumulating gradients is exactly the gradient of the big batch.
 """
 
+import torch
 from torch import Tensor
 
 from groundup.evaluation.likelihood import token_log_probabilities
@@ -13,7 +14,7 @@ Batch = dict[str, Tensor]
 Metrics = dict[str, float]
 
 
-def next_token(model: Decoder, batch: Batch, dtype: object) -> tuple[Tensor, Metrics]:
+def next_token(model: Decoder, batch: Batch, dtype: torch.dtype) -> tuple[Tensor, Metrics]:
     """Cross-entropy of the next token, in nats: pre-training, and fine-tuning where `weight` is zero on the prompt.
 
     batch: ids, targets (batch, time) int64; weight (batch, time) float32; documents (batch, time) or absent.

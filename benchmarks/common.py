@@ -1,0 +1,66 @@
+"""What every benchmark prints: the machine, its table, and one JSON line at the end."""
+
+import argparse
+import json
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from groundup.device import cores, processor_name
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def arguments(description: str, **paths: str) -> argparse.Namespace:
+    """`--data DIR` and one option for each of `paths` (name=default)."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="measuring material")
+    for name, default in paths.items():
+        parser.add_argument(f"--{name}", type=Path, default=ROOT / default)
+    return parser.parse_args()
+
+
+def machine() -> str:
+    return f"{processor_name()}, {cores()} cores, Python {sys.version.split()[0]}, torch {metadata.version('torch')}"
+
+
+def groundup(*words: str, **options: object) -> subprocess.CompletedProcess:
+    """Run the command line of this checkout; output is captured as text."""
+    command = [sys.executable, "-m", "groundup", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, **options)
+
+
+def finished_run(folder: Path) -> dict:
+    """The result of `groundup run recipes/laptop.toml --run folder`, which does nothing when it is already there."""
+    done = groundup("run", "recipes/laptop.toml", "--run", str(folder))
+    if done.returncode:
+        sys.exit(f"the run failed: {done.stderr.splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def conclude(
+    claim: str,
+    figure: float | None,
+    unit: str,
+    bar: float,
+    holds: bool | None,
+    *,
+    peer: str | None = None,
+    peer_figure: float | None = None,
+    reason: str | None = None,
+) -> None:
+    """Print the JSON line. `holds` is None, with a `reason`, where a peer or data is missing."""
+    ratio = figure / peer_figure if figure is not None and peer_figure else None
+    line = {
+        "claim": claim,
+        "figure": figure,
+        "unit": unit,
+        "peer": peer,
+        "peer_figure": peer_figure,
+        "ratio": ratio,
+        "bar": bar,
+        "holds": holds,
+        "machine": machine(),
+    }
+    print(json.dumps(line | ({"reason": reason} if reason else {})))

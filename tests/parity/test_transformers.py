@@ -1,0 +1,193 @@
+"""What we write is what transformers reads: the same logits, gradients, rewards, tokens and answers."""
+
+import json
+
+import pytest
+import torch
+
+from groundup.model import folder
+from groundup.model.decoder import Scorer
+from groundup.posttraining.batches import collate, row_of
+from groundup.posttraining.reward import rewards
+from groundup.serving.engine import Sampling, generate
+from groundup.tokenizer.chat import render
+from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.objectives import next_token
+
+transformers = pytest.importorskip("transformers")
+transformers.logging.set_verbosity_error()
+
+SHAPES = {
+    "grouped": {},
+    "plain": {"num_key_value_heads": 4},
+    "one key head, tied": {"num_key_value_heads": 1, "tie_word_embeddings": True},
+    "wide heads": {"head_dim": 24, "rope_theta": 1e6},
+    "narrow heads, deep": {"head_dim": 6, "num_hidden_layers": 4, "rms_norm_eps": 1e-5},
+}
+shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+
+
+def some(*shape, seed=0, size=300):
+    return torch.randint(size, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def read_by_transformers(path):
+    return transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+
+
+@pytest.fixture
+def saved(toy_decoder, toy_tokenizer, tmp_path):
+    def make(**shape):
+        model = toy_decoder(seed=1, vocab_size=toy_tokenizer.size, **shape)
+        folder.save(tmp_path / "model", model, toy_tokenizer, chat=True)
+        return model, tmp_path / "model"
+
+    return make
+
+
+@shapes
+@torch.no_grad()
+def test_our_folder_gives_the_same_logits(saved, shape):
+    ours, path = saved(**shape)
+    theirs = read_by_transformers(path)
+    assert type(theirs).__name__ == "Qwen3ForCausalLM"
+    assert theirs.state_dict().keys() == ours.state_dict().keys()
+    ids = some(3, 40)
+    assert (ours(ids) - theirs(ids).logits).abs().max() < 1e-4
+
+
+@shapes
+@torch.no_grad()
+def test_their_folder_gives_the_same_logits(toy_decoder, tmp_path, shape):
+    config = transformers.Qwen3Config(
+        **toy_decoder(**shape).config.as_dict() | {"rope_theta": None},
+        rope_parameters={"rope_type": "default", "rope_theta": shape.get("rope_theta", 1e4)},
+        pad_token_id=None, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    torch.manual_seed(2)
+    theirs = transformers.Qwen3ForCausalLM(config).eval()
+    for parameter in theirs.parameters():
+        parameter.mul_(3)  # its initialisation is so small that anything would agree
+    theirs.save_pretrained(tmp_path)
+    ours = folder.load_decoder(tmp_path)
+    ids = some(3, 40, size=50)
+    expected = theirs(ids).logits
+    assert expected.std() > 0.1 and (ours(ids) - expected).abs().max() < 1e-4
+
+
+@shapes
+def test_one_step_has_the_same_gradients(saved, shape):
+    ours, path = saved(**shape)
+    theirs = read_by_transformers(path)
+    ids = some(2, 33, size=296)  # no pad token: transformers never trains its embedding
+    weight = torch.full((2, 32), 1 / 64)
+    loss, _ = next_token(ours, {"ids": ids[:, :-1], "targets": ids[:, 1:], "weight": weight}, torch.float32)
+    loss.backward()
+    expected = theirs(ids, labels=ids).loss
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+    for name, parameter in ours.named_parameters():
+        assert (parameter.grad - gradients[name]).abs().max() < 1e-4, name
+
+
+@torch.no_grad()
+def test_the_reward_model_is_their_sequence_classifier(toy_decoder, toy_tokenizer, tmp_path):
+    scorer = Scorer(toy_decoder(vocab_size=toy_tokenizer.size).config)
+    backbone = toy_decoder(seed=3, vocab_size=toy_tokenizer.size)
+    scorer.model.load_state_dict(backbone.model.state_dict())
+    folder.save(tmp_path, scorer, toy_tokenizer, chat=True)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    assert theirs.config.num_labels == 1
+    rows = [row_of(toy_tokenizer, "what", text) for text in ("path", "the file returns it " * 2, "", "def")]
+    batch = collate(rows, toy_tokenizer.pad, torch.device("cpu"))
+    whole = torch.cat((batch["ids"], batch["targets"][:, -1:]), dim=1)
+    lengths = torch.tensor([len(ids) for ids, _ in rows])
+    attention = (torch.arange(whole.shape[1]) < lengths[:, None]).long()
+    expected = theirs(whole, attention_mask=attention).logits
+    assert expected.shape == (4, 1)
+    assert (rewards(scorer, batch) - expected[:, 0]).abs().max() < 1e-4
+
+
+@shapes
+@torch.no_grad()
+def test_greedy_answers_are_the_same(saved, toy_tokenizer, shape):
+    ours, path = saved(**shape)
+    theirs = read_by_transformers(path)
+    ends = json.loads((path / "generation_config.json").read_text())["eos_token_id"]
+    prompts = [some(length, seed=length, size=296).tolist() for length in (3, 11, 20)]
+    answers = generate(ours, prompts, ends, Sampling(24, temperature=0), seed=0)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = torch.tensor([prompt])
+        # Its own guess takes pad tokens in a prompt for padding; temperature and top_p are unset, as nothing is sampled.
+        found = theirs.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False, temperature=None, top_p=None
+        )
+        assert found[0, len(prompt) :].tolist() == answer
+
+
+@torch.no_grad()
+def test_a_batch_padded_on_the_left_answers_as_ours_without_padding(saved, toy_tokenizer):
+    ours, path = saved()
+    theirs = read_by_transformers(path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    questions = ["what does the function return", "path"]
+    messages = [[{"role": "user", "content": question}] for question in questions]
+    batch = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", padding=True, return_dict=True
+    )
+    prompts = [render(toy_tokenizer, one, add_generation_prompt=True)[0] for one in messages]
+    assert [row[row != toy_tokenizer.pad].tolist() for row in batch["input_ids"]] == prompts
+    ends = [toy_tokenizer.message_end, toy_tokenizer.end_of_text]
+    answers = generate(ours, prompts, ends, Sampling(12, temperature=0), seed=0)
+    found = theirs.generate(**batch, max_new_tokens=12, do_sample=False, temperature=None, top_p=None)
+    for row, answer in zip(found[:, batch["input_ids"].shape[1] :].tolist(), answers, strict=True):
+        assert row[: len(answer)] == answer and set(row[len(answer) :]) <= {toy_tokenizer.pad}
+
+
+TEXTS = [
+    "The os module provides a portable way of using operating system dependent functionality.",
+    "def read(self, size=-1):\n    \"\"\"Read at most size bytes.\"\"\"\n\treturn self.fp.read(size)  # 12345 0x1F\n",
+    "🙂👩‍👩‍👧‍👦🇫🇷 漢字かな交じり文 한국어 مرحبا नमस्ते",
+    "е\u0435 cafe\u0301 café ﬁ Ⅳ \u200b\u00a0\u2028\ufeff\U0001f9ff",
+    "  leading\r\n\r\n   and trailing   \n\n\n",
+    "",
+    "a" * 300 + " " * 200 + "\x00\x07\x1b[0m",
+]
+
+
+@pytest.mark.parametrize("stage", ["base", "sft", "reward", "dpo", "ppo"])
+def test_every_model_folder_of_a_run_has_our_tokens(tiny_run, stage):
+    path = tiny_run.folder / stage
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(path), Tokenizer.load(path)
+    assert len(theirs) == ours.size
+    for text in TEXTS:
+        ids = ours.encode(text)
+        assert theirs(text).input_ids == ids
+        assert theirs.decode(ids, clean_up_tokenization_spaces=False) == text
+    special = {theirs.convert_tokens_to_ids(name): name for name in ours.special_tokens}
+    assert special == {number: name for name, number in ours.special_tokens.items()}
+    assert theirs.eos_token_id == (ours.end_of_text if stage == "base" else ours.message_end)
+    assert theirs.pad_token_id == ours.pad and theirs.bos_token_id is None
+    messages = [{"role": "user", "content": TEXTS[2]}, {"role": "assistant", "content": TEXTS[1]}]
+    rendered = theirs.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+    ids, spoken = render(ours, messages)
+    assert rendered["input_ids"] == ids and rendered["assistant_masks"] == spoken
+
+
+@pytest.mark.parametrize("stage", ["base", "sft", "dpo", "ppo"])
+@torch.no_grad()
+def test_every_model_of_a_run_answers_alike(tiny_run, stage):
+    path = tiny_run.folder / stage
+    ours, tokenizer, theirs = folder.load_decoder(path), Tokenizer.load(path), read_by_transformers(path)
+    ids = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(TEXTS[0] + TEXTS[1])]])
+    assert (ours(ids) - theirs(ids).logits).abs().max() < 1e-3
+    prompt, _ = render(tokenizer, [{"role": "user", "content": "What does os.path.join do?"}], True)
+    [answer] = generate(ours, [prompt], theirs.generation_config.eos_token_id if stage != "base" else [
+        tokenizer.end_of_text
+    ], Sampling(32, temperature=0), 0)  # fmt: skip
+    ids = torch.tensor([prompt])
+    found = theirs.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=32, do_sample=False, temperature=None, top_p=None
+    )
+    assert found[0, len(prompt) :].tolist() == answer
