@@ -23,7 +23,8 @@ def main() -> None:
     finished_run(folder)
     repeated = median_seconds(lambda: finished_run(folder))
     helped = median_seconds(lambda: groundup("--help"))
-    print(f"finished run repeated: {repeated:.2f} s (bar {BAR_SECONDS})\ngroundup --help: {helped:.2f} s (bar {HELP_BAR_SECONDS})")
+    print(f"finished run repeated: {repeated:.2f} s (bar {BAR_SECONDS})")
+    print(f"groundup --help: {helped:.2f} s (bar {HELP_BAR_SECONDS})")
     conclude(
         "finished run repeated, seconds",
         repeated,

@@ -111,5 +111,5 @@ def randomise(model: torch.nn.Module, seed: int, scale: float = 0.3) -> None:
 
 @pytest.fixture(scope="session")
 def toy_tokenizer() -> Tokenizer:
-    text = ["what does the function return", "it returns the path of the file", "def path(file):\n    return file\n"] * 9
-    return Tokenizer.from_merges(bpe.train(bpe.count_pretokens(text), 300))
+    text = ["what does the function return", "it returns the path of the file", "def path(file):\n    return file\n"]
+    return Tokenizer.from_merges(bpe.train(bpe.count_pretokens(text * 9), 300))

@@ -51,7 +51,7 @@ def test_looking_does_not_wait_for_torch(environment, tiny_recipe, tmp_path, dry
     if dry_run:
         assert not folder.exists()
         plan = json.loads(outcome.stdout.splitlines()[-1])["plan"]
-        assert list(plan)[0] == "pages" and list(plan)[-1] == "report" and set(plan.values()) <= {"make"}
+        assert [*plan][0] == "pages" and [*plan][-1] == "report" and set(plan.values()) == {"make"}
 
 
 def test_unknown_key(run_groundup, tiny_recipe, tmp_path):

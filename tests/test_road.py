@@ -25,7 +25,8 @@ BYTE_IDENTICAL = [
 
 
 def files(folder):
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path.relative_to(folder).as_posix() for path in found}
 
 
 def times(folder):
@@ -206,8 +207,8 @@ def test_a_run_that_was_killed_ends_with_the_same_bytes(environment, tiny_recipe
         for process in started:
             still_running(process.pid, 0)
     assert outcome.returncode == 0, outcome.stderr[-3000:]
-    different = [name for name in BYTE_IDENTICAL if (folder / name).read_bytes() != (tiny_run.folder / name).read_bytes()]
-    assert different == []
+    for name in BYTE_IDENTICAL:
+        assert (folder / name).read_bytes() == (tiny_run.folder / name).read_bytes(), name
     assert files(folder) == files(tiny_run.folder)
 
 

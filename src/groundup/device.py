@@ -40,6 +40,8 @@ def choose(threads: int = 0) -> Device:
     """
     threads = threads or cores()
     torch.set_num_threads(threads)
+    # Softmax gradients of unlikely tokens are denormal numbers, with which a processor is ten times slower (DPO: 9x).
+    torch.set_flush_denormal(True)
     if torch.cuda.is_available():
         bf16 = torch.cuda.is_bf16_supported()
         return Device(

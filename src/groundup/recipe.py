@@ -19,7 +19,7 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Source(Section):
@@ -95,10 +95,11 @@ class Evaluation(Section):
 
 class Sft(Section):
     max_objects: Positive = 6000
-    epochs: Positive = 2
+    epochs: Positive = 1
     batch_examples: Positive = 64
     learning_rate: PositiveFloat = 5e-4
     max_answer_tokens: Positive = 64
+    held_out_questions: Positive = 600
 
 
 class Preferences(Section):
@@ -173,9 +174,16 @@ def load(path: Path, overrides: list[str] | None = None) -> Recipe:
         _apply(content, override)
     content.setdefault("name", path.stem)
     try:
-        return Recipe.model_validate(content)
+        recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{path}: {_one_line(error)}") from None
+    domains = [source.domain for source in recipe.pages.sources]
+    for name in recipe.mixture.weights:
+        if name not in domains:
+            near = difflib.get_close_matches(name, domains, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"the sources have {', '.join(domains)}"
+            raise UserError(f"{path}: mixture.weights.{name}: no source has this domain; {hint}")
+    return recipe
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

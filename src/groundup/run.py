@@ -81,8 +81,11 @@ class Run:
             causes = [need for need in stage.needs if need in remade]
             if manifest is None:
                 partial = self._partial(stage)
-                reason = "continues where it was cut off" if (partial / KEY).exists() else "not made yet"
-                steps.append(Step(stage, "make", reason))
+                if (partial / MANIFEST).exists():
+                    steps.append(Step(stage, "check", "made, but not in its place yet"))
+                else:
+                    reason = "continues where it was cut off" if (partial / KEY).exists() else "not made yet"
+                    steps.append(Step(stage, "make", reason))
             elif changes := _changed(manifest["key"]["recipe"], self._section(stage)):
                 steps.append(Step(stage, "make", "; ".join(changes)))
             elif causes:
@@ -182,7 +185,12 @@ class Run:
 
     def _manifest(self, name: str) -> dict[str, Any] | None:
         path = self.folder / name / MANIFEST
-        return read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        manifest = read_json(path)
+        if not isinstance(manifest, dict) or not {"key", "outputs", "digest", "seconds", "results"} <= manifest.keys():
+            raise UserError(f"{path}: not the manifest of a stage; delete {path.parent} to have it made again")
+        return manifest
 
     def _partial(self, stage: Stage) -> Path:
         return self.folder / f"{stage.name}.partial"

@@ -249,7 +249,9 @@ def sft(context: Context) -> Results:
     folder.save(context.work, model, encoder, chat=True)
     checkpoint.clear(context.work)
     untuned = folder.load_decoder(context.inputs["base"]).to(device.torch_device)
-    results = compare_with_base(model, untuned, encoder, rows["held_out"], settings.max_answer_tokens, seed)
+    results = compare_with_base(
+        model, untuned, encoder, rows["held_out"][: settings.held_out_questions], settings.max_answer_tokens, seed
+    )
     write_jsonl(context.work / "samples.jsonl", results.pop("samples"))
     return {"questions": {side: len(some) for side, some in rows.items()}, "steps": steps, **results}
 

@@ -119,7 +119,7 @@ def test_greedy_answers_are_the_same(saved, toy_tokenizer, shape):
     answers = generate(ours, prompts, ends, Sampling(24, temperature=0), seed=0)
     for prompt, answer in zip(prompts, answers, strict=True):
         ids = torch.tensor([prompt])
-        # Its own guess takes pad tokens in a prompt for padding; temperature and top_p are unset, as nothing is sampled.
+        # Its own guess takes pad tokens in a prompt for padding.
         found = theirs.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False, temperature=None, top_p=None
         )
@@ -147,7 +147,7 @@ def test_a_batch_padded_on_the_left_answers_as_ours_without_padding(saved, toy_t
 
 TEXTS = [
     "The os module provides a portable way of using operating system dependent functionality.",
-    "def read(self, size=-1):\n    \"\"\"Read at most size bytes.\"\"\"\n\treturn self.fp.read(size)  # 12345 0x1F\n",
+    'def read(self, size=-1):\n    """Read at most size bytes."""\n\treturn self.fp.read(size)  # 12345 0x1F\n',
     "🙂👩‍👩‍👧‍👦🇫🇷 漢字かな交じり文 한국어 مرحبا नमस्ते",
     "е\u0435 cafe\u0301 café ﬁ Ⅳ \u200b\u00a0\u2028\ufeff\U0001f9ff",
     "  leading\r\n\r\n   and trailing   \n\n\n",

@@ -16,7 +16,8 @@ def test_collate_shifts_pads_and_masks():
     assert batch["mask"].dtype == torch.float32 and batch["ids"].is_contiguous()
 
 
-rows = st.lists(st.lists(st.tuples(st.integers(4, 49), st.integers(0, 1)), min_size=2, max_size=9), min_size=1, max_size=5)
+row = st.lists(st.tuples(st.integers(4, 49), st.integers(0, 1)), min_size=2, max_size=9)
+rows = st.lists(row, min_size=1, max_size=5)
 
 
 @given(rows)

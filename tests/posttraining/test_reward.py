@@ -36,7 +36,8 @@ def policy(toy_decoder, toy_tokenizer):
 
 def test_the_scorer_begins_on_the_policys_backbone(policy):
     scorer = from_policy(policy, seed=3)
-    assert all(torch.equal(tensor, scorer.model.state_dict()[name]) for name, tensor in policy.model.state_dict().items())
+    copied = scorer.model.state_dict()
+    assert all(torch.equal(tensor, copied[name]) for name, tensor in policy.model.state_dict().items())
     assert torch.equal(scorer.score.weight, from_policy(policy, seed=3).score.weight)
     wide = torch.cat([from_policy(policy, seed).score.weight.flatten() for seed in range(60)])
     assert wide.std().item() == pytest.approx(1 / math.sqrt(33), rel=0.05)
@@ -104,7 +105,8 @@ def test_longer_wins_is_the_accuracy_of_always_preferring_the_longer(policy, toy
             "rejected": [{"role": "assistant", "content": rejected}],
         }
 
-    rows = [pair("the path of the file", "it"), pair("it", "the path of the file"), pair("it", "it"), pair("a b c", "a")]
+    answers = [("the path of the file", "it"), ("it", "the path of the file"), ("it", "it"), ("a b c", "a")]
+    rows = [pair(chosen, rejected) for chosen, rejected in answers]
     results, _ = assess(from_policy(policy, seed=3), toy_tokenizer, rows)
     assert results["longer_wins"] == (1 + 0 + 0.5 + 1) / 4
 

@@ -59,9 +59,7 @@ def empty_note(state, note):
     note.write_text("{}")
 
 
-@pytest.mark.parametrize(
-    "harm", [truncate, empty, flip, flip_header, lose_state, lose_note, truncate_note, empty_note]
-)
+@pytest.mark.parametrize("harm", [truncate, empty, flip, flip_header, lose_state, lose_note, truncate_note, empty_note])
 def test_a_damaged_state_is_passed_over_for_the_one_before(tmp_path, harm):
     for step in (1, 2):
         checkpoint.save(tmp_path, step, tensors(step))

@@ -30,7 +30,9 @@ def stored(folder, documents):
 documents = st.lists(st.lists(st.integers(1, 49), max_size=12), min_size=1, max_size=8)
 
 
-@given(documents, st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=6), min_size=1, max_size=3), st.integers(1, 9))
+@given(
+    documents, st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=6), min_size=1, max_size=3), st.integers(1, 9)
+)
 def test_rows_are_the_naive_concatenation_shuffled_within_each_phase(folder, some, picks, context):
     phases = [np.array([pick % len(some) for pick in phase]) for phase in picks]
     stream = Stream(stored(folder, some), phases, context, SEPARATOR, seed=1)

@@ -1,5 +1,6 @@
 import json
 import math
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
@@ -142,10 +143,8 @@ def test_a_kill_while_resuming_keeps_the_metrics(toy_decoder, tmp_path, every_st
 
     with monkeypatch.context() as patched:
         patched.setattr(type(log), "write_text", killed_while_writing)
-        try:
+        with suppress(Killed):
             Toy(toy_decoder, tmp_path / "cut", kill_at=6).train()
-        except Killed:
-            pass
     resumed = Toy(toy_decoder, tmp_path / "cut")
     resumed.train()
     assert resumed.weights() == whole.weights() and resumed.metrics() == whole.metrics()
@@ -208,11 +207,11 @@ def test_ten_bad_steps_in_a_row_are_an_error(toy_decoder, tmp_path):
 
 
 def test_gradients_are_clipped_to_the_norm(toy_decoder, tmp_path):
-    class Recorder(Optimizer):
-        norms = []
+    norms = []
 
+    class Recorder(Optimizer):
         def step(self, multiplier):
-            self.norms.append(torch.cat([p.grad.flatten() for p in self.parameters.values()]).norm().item())
+            norms.append(torch.cat([p.grad.flatten() for p in self.parameters.values()]).norm().item())
             super().step(multiplier)
 
     toy = Toy(toy_decoder, tmp_path)
@@ -221,7 +220,7 @@ def test_gradients_are_clipped_to_the_norm(toy_decoder, tmp_path):
         lambda step: 1.0, 3, tmp_path, "toy", max_grad_norm=0.01,
     )  # fmt: skip
     assert all(row["grad_norm"] > 0.01 for row in history)
-    assert Recorder.norms == pytest.approx([0.01] * 3, rel=1e-4)
+    assert norms == pytest.approx([0.01] * 3, rel=1e-4)
 
 
 def test_mean_loss_takes_no_gradient(toy_decoder, tmp_path):

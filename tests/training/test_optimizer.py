@@ -10,7 +10,8 @@ from groundup.training.optimizer import Optimizer, one_rate, orthogonalise, pret
 @pytest.mark.parametrize("shape", [(48, 48), (32, 96), (96, 32), (64, 256)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_orthogonalise_brings_singular_values_near_one(shape, dtype):
-    matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1)) * torch.tensor([1e-3, 1, 50])[:, None, None]
+    sizes = torch.tensor([1e-3, 1, 50])[:, None, None]
+    matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1)) * sizes
     found = orthogonalise(matrices, dtype)
     assert found.shape == matrices.shape and found.dtype == torch.float32
     values = torch.linalg.svdvals(found)

@@ -6,15 +6,18 @@ documents together tell: duplicates, the template lines of a host, quality. That
 (4 bytes a permutation) and 8 bytes a line in memory; the texts stay on disk, one shard at a time.
 """
 
+import os
 import re
 import shutil
+import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -189,7 +192,19 @@ def _batches(pages: Iterable[Page]) -> Iterator[list[Page]]:
 
 def _processes(workers: int) -> AbstractContextManager[Executor | None]:
     # Forking a process that has threads, as PyTorch's, can lock up: start afresh.
-    return nullcontext() if workers == 1 else ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    if workers == 1:
+        return nullcontext()
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for jobs for ever."""
+
+    def watch() -> None:
+        wait([parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _spread(function: Callable, jobs: Iterable[tuple], pool: Executor | None, ahead: int) -> Iterator[Any]:

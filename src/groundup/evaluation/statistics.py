@@ -59,12 +59,13 @@ def bootstrap(
 def win_rate(outcomes: Sequence[float]) -> dict[str, float]:
     """Of paired comparisons, 1 for a win, 0.5 for a tie and 0 for a loss: {"win_rate", "low", "high", "n", "ties"}.
 
-    A tie counts half a win. The interval is Wilson's on wins + ties/2 of n; ties vary less than the coin flips it
-    assumes, so with many ties it is wider than it need be.
+    A tie counts half a win. The interval is Wilson's over the decided pairs, as in a sign test, put to scale: with a
+    share d of pairs decided, and p of those won, the rate is 1/2 + d (p - 1/2).
     """
     if any(outcome not in (0, 0.5, 1) for outcome in outcomes):
         raise ValueError("win_rate takes outcomes of 0 (loss), 0.5 (tie) and 1 (win)")
-    n = len(outcomes)
-    low, high = wilson(sum(outcomes), n)
-    ties = sum(outcome == 0.5 for outcome in outcomes)
-    return {"win_rate": sum(outcomes) / n if n else math.nan, "low": low, "high": high, "n": n, "ties": ties}
+    n, wins, ties = len(outcomes), sum(outcome == 1 for outcome in outcomes), sum(outcome == 0.5 for outcome in outcomes)
+    if not n:
+        return {"win_rate": math.nan, "low": 0.0, "high": 1.0, "n": 0, "ties": 0}
+    low, high = (0.5 + (n - ties) / n * (bound - 0.5) for bound in wilson(wins, n - ties))
+    return {"win_rate": sum(outcomes) / n, "low": low, "high": high, "n": n, "ties": ties}

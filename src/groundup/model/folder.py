@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from groundup.errors import UserError
-from groundup.files import read_json, replacing, write_json
+from groundup.files import read_json, write_json, write_tensors
 from groundup.model.decoder import Decoder, DecoderConfig, Scorer
 from groundup.tokenizer.tokenizer import Tokenizer
 
@@ -56,8 +56,7 @@ def save(folder: Path, model: Decoder | Scorer, tokenizer: Tokenizer, *, chat: b
         write_json(folder / "generation_config.json", sampling)
     tokenizer.save(folder, model_max_length=config.max_position_embeddings, chat=chat)
     weights = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
-    with replacing(folder / "model.safetensors") as temporary:
-        save_file(weights, temporary, metadata={"format": "pt"})
+    write_tensors(folder / "model.safetensors", weights, metadata={"format": "pt"})
 
 
 def load_decoder(folder: Path) -> Decoder:
@@ -79,6 +78,15 @@ def _config(folder: Path) -> DecoderConfig:
     if description.get("model_type") != "qwen3":
         raise UserError(f"{folder}: model_type is {description.get('model_type')!r}; only qwen3 is read")
     rope = description.get("rope_parameters") or {"rope_theta": description.get("rope_theta")}
+    scaling = description.get("rope_scaling") or rope
+    other = {
+        "hidden_act": description.get("hidden_act", "silu") != "silu",
+        "attention_bias": description.get("attention_bias", False),
+        "use_sliding_window": description.get("use_sliding_window", False),
+        "rope_type": scaling.get("rope_type", scaling.get("type", "default")) != "default",
+    }
+    if differs := [name for name, is_other in other.items() if is_other]:
+        raise UserError(f"{folder}/config.json: {', '.join(differs)} is not what groundup's decoder computes")
     try:
         fields = {name: description[name] for name in DecoderConfig.__dataclass_fields__ if name != "rope_theta"}
         return DecoderConfig(**fields, rope_theta=rope["rope_theta"])

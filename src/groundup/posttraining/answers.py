@@ -13,7 +13,7 @@ from groundup.posttraining.batches import prompt_of
 from groundup.serving.engine import Sampling, generate
 from groundup.tokenizer.tokenizer import Tokenizer
 
-BATCH = 128  # answers generated at once
+BATCH = 256  # answers generated at once
 
 
 def answer(

@@ -22,8 +22,9 @@ def talk(folder: Path, stage: str, temperature: float, max_tokens: int, seed: in
     model_folder = open_stage(folder, stage)
     tokenizer = Tokenizer.load(model_folder)
     model = load_decoder(model_folder).to(choose().torch_device)
-    sampling = Sampling(min(max_tokens, model.config.max_position_embeddings - 8), temperature)
+    sampling = Sampling(max_tokens, temperature)
     ends = [tokenizer.end_of_text] if stage == "base" else [tokenizer.message_end, tokenizer.end_of_text]
+    sys.stdin.reconfigure(errors="replace")
     messages: list[dict[str, str]] = []
     turns = tokens = 0
     while question := _ask():

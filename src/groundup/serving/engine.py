@@ -33,18 +33,22 @@ def generate(
 ) -> list[list[int]]:
     """Continue each prompt until one of the token ids `ends` (kept in the result) or `max_tokens`.
 
-    Prompts longer than the context less `max_tokens` lose their beginning. The same seed gives the same tokens.
-    on_token(row, token) is called as tokens appear.
+    Prompt and answer share the context: an answer has at most half of it, and a prompt too long for the rest loses its
+    beginning. The same seed gives the same tokens. on_token(row, token) is called as tokens appear.
+    Raises ValueError for an empty prompt.
     """
     if not prompts:
         return []
-    room = model.config.max_position_embeddings - sampling.max_tokens
-    prompts = [list(prompt)[-room:] for prompt in prompts]
+    if not all(prompts):
+        raise ValueError("a prompt without tokens has nothing to continue; begin it with the end-of-text token")
+    context = model.config.max_position_embeddings
+    max_tokens = min(sampling.max_tokens, context // 2)
+    prompts = [list(prompt)[-(context - max_tokens) :] for prompt in prompts]
     device = model.lm_head.weight.device
     generator = torch.Generator(device=device).manual_seed(seed)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     longest = int(lengths.max())
-    cache = KeyValueCache.empty(model.config, len(prompts), longest + sampling.max_tokens, device)
+    cache = KeyValueCache.empty(model.config, len(prompts), longest + max_tokens, device)
     ids = torch.zeros(len(prompts), longest, dtype=torch.long, device=device)
     for row, prompt in enumerate(prompts):
         ids[row, : len(prompt)] = torch.tensor(prompt, device=device)
@@ -52,7 +56,7 @@ def generate(
     last = hidden[torch.arange(len(prompts), device=device), lengths - 1]
     results: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))
-    for _ in range(sampling.max_tokens):
+    for _ in range(max_tokens):
         tokens = pick(model.lm_head(last), sampling, generator)
         for row, token in zip(rows, tokens.tolist(), strict=True):
             results[row].append(token)

@@ -8,19 +8,17 @@ import json
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from groundup.files import digest, replacing, write_json
+from groundup.files import digest, write_json, write_tensors
 
 KEPT = 2
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor]) -> None:
     path = folder / f"state-{step:08d}.safetensors"
-    with replacing(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-        written = digest(temporary)
+    written = write_tensors(path, {name: tensor.contiguous() for name, tensor in tensors.items()})
     write_json(path.with_suffix(".json"), {"step": step, "blake2b": written})
     for old in _newest_first(folder)[KEPT:]:
         remove(old)
@@ -40,9 +38,9 @@ def latest(folder: Path) -> tuple[int, dict[str, Tensor]] | None:
 
 
 def clear(folder: Path) -> None:
-    """Training is over and its result is saved; the states are not needed any more."""
-    for note in _newest_first(folder):
-        remove(note)
+    """Training is over and its result is saved; the states, and what a kill left of one, are not needed any more."""
+    for left in folder.glob("state-*"):
+        left.unlink()
 
 
 def remove(note: Path) -> None:

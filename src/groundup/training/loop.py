@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from groundup.errors import UserError
+from groundup.files import write_text
 from groundup.progress import Progress
 from groundup.training import checkpoint
 from groundup.training.objectives import Batch, Metrics
@@ -123,7 +124,7 @@ def _restore(model: nn.Module, optimizer: Optimizer, folder: Path) -> int:
 def _read_history(path: Path, steps: int) -> list[Metrics]:
     """The metrics of the steps before the checkpoint; later ones will be computed again, to the same values."""
     lines = path.read_text(encoding="utf-8").split("\n")[:steps] if path.exists() else []
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    write_text(path, "".join(line + "\n" for line in lines))
     return [{name: float(value) for name, value in json.loads(line).items()} for line in lines]
 
 
