@@ -98,7 +98,6 @@ def test_overrides(minimal):
             "seed=-3",
             "annotations.quality_positives=['a', 'b']",
             "annotations.language=de=at",
-            "mixture.weights.code=0.5",
             "mixture.weights.reference=1",
             "base.depth=7",
         ],
@@ -106,7 +105,7 @@ def test_overrides(minimal):
     assert recipe.base.depth == 7 and recipe.dpo.beta == 0.2
     assert recipe.name == "my word" and recipe.seed == -3
     assert recipe.annotations.quality_positives == ["a", "b"] and recipe.annotations.language == "de=at"
-    assert recipe.mixture.weights == {"code": 0.5, "reference": 1.0}
+    assert recipe.mixture.weights == {"reference": 1.0}
     assert recipe.base.context == load(minimal).base.context
 
 
@@ -165,3 +164,8 @@ def test_every_recipe_that_we_ship_loads_and_weighs_only_domains_it_has(path):
 
 def test_both_recipes_are_there():
     assert {"laptop", "tiny"} <= {path.stem for path in RECIPES}
+
+
+def test_a_weight_of_a_domain_that_no_source_has_is_refused_at_once(minimal):
+    with pytest.raises(UserError, match=r"mixture.weights.referense: no source has this domain; did you mean reference\?"):
+        load(minimal, ["mixture.weights.referense=1"])

@@ -124,8 +124,9 @@ class Dpo(Section):
 
 class Ppo(Section):
     iterations: Positive = 30
-    rollouts: Positive = 64
-    epochs: Positive = 2
+    rollouts: Positive = 256
+    minibatches: Positive = 4
+    epochs: Positive = 1
     kl_coefficient: Annotated[float, Field(ge=0)] = 0.05
     clip: PositiveFloat = 0.2
     learning_rate: PositiveFloat = 2e-5

@@ -81,11 +81,8 @@ class Run:
             causes = [need for need in stage.needs if need in remade]
             if manifest is None:
                 partial = self._partial(stage)
-                if (partial / MANIFEST).exists():
-                    steps.append(Step(stage, "check", "made, but not in its place yet"))
-                else:
-                    reason = "continues where it was cut off" if (partial / KEY).exists() else "not made yet"
-                    steps.append(Step(stage, "make", reason))
+                reason = "continues where it was cut off" if (partial / KEY).exists() else "not made yet"
+                steps.append(Step(stage, "make", reason))
             elif changes := _changed(manifest["key"]["recipe"], self._section(stage)):
                 steps.append(Step(stage, "make", "; ".join(changes)))
             elif causes:
@@ -184,7 +181,8 @@ class Run:
         return [need for need in stage.needs if recorded.get(need) != current[need]]
 
     def _manifest(self, name: str) -> dict[str, Any] | None:
-        path = self.folder / name / MANIFEST
+        made = self.folder / f"{name}.partial" / MANIFEST  # whole, and only waits for its rename
+        path = made if made.exists() else self.folder / name / MANIFEST
         if not path.exists():
             return None
         manifest = read_json(path)

@@ -65,8 +65,8 @@ def test_bootstrap_of_other_statistics_and_in_pieces(monkeypatch):
 def test_win_rate_counts_ties_half():
     assert statistics.win_rate([1, 1, 0.5, 0]) == {
         "win_rate": 0.625,
-        "low": statistics.wilson(2.5, 4)[0],
-        "high": statistics.wilson(2.5, 4)[1],
+        "low": 0.5 + 0.75 * (statistics.wilson(2, 3)[0] - 0.5),  # three pairs of four were decided
+        "high": 0.5 + 0.75 * (statistics.wilson(2, 3)[1] - 0.5),
         "n": 4,
         "ties": 1,
     }

@@ -172,7 +172,8 @@ def test_the_ratio_is_clipped_where_it_would_gain(actor, judge):
 def optimised(toy_decoder, toy_tokenizer, folder, **changes):
     policy = toy_decoder(seed=1, scale=0.1, vocab_size=toy_tokenizer.size)
     scorer = from_policy(policy, seed=4)
-    values = {"iterations": 24, "rollouts": 32, "epochs": 2, "learning_rate": 3e-3, "kl_coefficient": 0.0, **changes}
+    small = {"iterations": 24, "rollouts": 32, "minibatches": 1, "epochs": 2}
+    values = {**small, "learning_rate": 3e-3, "kl_coefficient": 0.0, **changes}
     questions = ["what is the path", "what does it return", "the file"] * 11
     before = {name: parameter.detach().clone() for name, parameter in policy.named_parameters()}
     summary = optimise(policy, scorer, (0.5, 0.1), toy_tokenizer, questions, Ppo(**values), 8, folder, seed=0)
@@ -198,7 +199,7 @@ def test_training_earns_more_reward(toy_decoder, toy_tokenizer, tmp_path, monkey
 
 @pytest.mark.parametrize("killed_at", [1, 2, 5])
 def test_resumed_training_ends_with_the_same_bits(toy_decoder, toy_tokenizer, tmp_path, monkeypatch, killed_at):
-    changes = {"iterations": 4, "rollouts": 8}
+    changes = {"iterations": 4, "rollouts": 8, "minibatches": 2}
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
     summary, policy, _ = optimised(toy_decoder, toy_tokenizer, tmp_path / "whole", **changes)
 
@@ -227,3 +228,14 @@ def test_resumed_training_ends_with_the_same_bits(toy_decoder, toy_tokenizer, tm
         assert torch.equal(one, other)
     for name in ("metrics.jsonl", "rollouts.jsonl"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_parts_hold_every_row_once_and_no_padding_that_all_share(actor, judge):
+    batch, _ = rollout(actor, judge, PROMPTS * 2, ENDS, PAD, Sampling(6), seed=3)
+    parts = ppo.by_length(batch, 3)
+    assert sorted(row for rows, _ in parts for row in rows.tolist()) == list(range(8))
+    for rows, part in parts:
+        width = part["ids"].shape[1]
+        for name, tensor in part.items():
+            assert torch.equal(tensor, batch[name][rows, :width])
+        assert part["mask"][:, -1].any() and not batch["mask"][rows, width:].any()

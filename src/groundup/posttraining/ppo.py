@@ -31,7 +31,8 @@ from groundup.training.schedule import warmup_stable_decay
 
 GAMMA, LAMBDA = 1.0, 0.95
 VALUE_COEFFICIENT, VALUE_CLIP = 0.1, 0.2
-UNFINISHED_REWARD = -1.0  # of an answer that ran into the length limit, whatever its words
+PARTS = 4  # of a rollout that is scored
+UNFINISHED_REWARD = -3.0  # of an answer that ran into the length limit; at -1 rambling on beats a poor answer
 
 
 class ActorCritic(nn.Module):
@@ -73,9 +74,14 @@ def rollout(
     scores = (rewards(judge.scorer, batch) - judge.mean) / judge.deviation
     scores = torch.where(ended, scores, UNFINISHED_REWARD)
     mask = batch["mask"]
-    logp = token_log_probabilities(model.policy, batch["ids"], batch["targets"]) * mask
-    reference = token_log_probabilities(judge.reference, batch["ids"], batch["targets"]) * mask
-    values = model.value(batch["ids"]) * mask
+    logp, reference, values = (torch.zeros_like(mask) for _ in range(3))
+    for rows_of_part, part in by_length(batch, PARTS):
+        width = part["ids"].shape[1]
+        logp[rows_of_part, :width] = token_log_probabilities(model.policy, part["ids"], part["targets"]) * part["mask"]
+        reference[rows_of_part, :width] = (
+            token_log_probabilities(judge.reference, part["ids"], part["targets"]) * part["mask"]
+        )
+        values[rows_of_part, :width] = model.value(part["ids"]) * part["mask"]
     token_rewards = -judge.kl_coefficient * (logp - reference)
     last = (mask * torch.arange(mask.shape[1], device=device)).argmax(dim=1)
     token_rewards[torch.arange(len(rows), device=device), last] += scores
@@ -93,6 +99,14 @@ def rollout(
         "length": lengths.mean().item(),
         "ended": ended.float().mean().item(),
     }
+
+
+def by_length(batch: Batch, count: int) -> list[tuple[Tensor, Batch]]:
+    """The rows in `count` parts of similar length, each cut to its longest: (row numbers, part). Saves the padding."""
+    mask = batch["mask"]
+    lengths = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(dim=1)
+    parts = lengths.argsort(stable=True).tensor_split(min(count, len(lengths)))
+    return [(rows, {name: tensor[rows, : int(lengths[rows].max())] for name, tensor in batch.items()}) for rows in parts]
 
 
 def advantage_estimates(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor) -> Tensor:
@@ -161,21 +175,23 @@ def optimise(
     prompts = [prompt_of(tokenizer, question) for question in questions]
     ends = [tokenizer.message_end, tokenizer.end_of_text]
     sampling = Sampling(max_tokens)
-    steps = settings.iterations * settings.epochs
+    updates = settings.epochs * min(settings.minibatches, settings.rollouts, len(prompts))  # an iteration
+    steps = settings.iterations * updates
     log = folder / "rollouts.jsonl"
     rollouts: list[dict[str, Any]] = read_jsonl(log) if log.exists() else []
-    current: Batch = {}
+    current: list[Batch] = []
 
     def batches(step: int) -> list[Batch]:
         nonlocal current
-        iteration, epoch = divmod(step, settings.epochs)
-        if epoch == 0:
+        iteration, update = divmod(step, updates)
+        if update == 0:
             chosen = chosen_rows(iteration, settings.rollouts, len(prompts), seed)
             asked = [prompts[index] for index in chosen]
-            current, metrics = rollout(model, judge, asked, ends, tokenizer.pad, sampling, seed * 100_003 + iteration)
+            whole, metrics = rollout(model, judge, asked, ends, tokenizer.pad, sampling, seed * 100_003 + iteration)
+            current = [part for _, part in by_length(whole, settings.minibatches)]
             rollouts[iteration:] = [{"iteration": iteration, **metrics}]
             write_jsonl(log, rollouts)
-        return [current]
+        return [current[update % len(current)]]
 
     train(
         model,
@@ -186,7 +202,7 @@ def optimise(
         steps,
         folder,
         "ppo",
-        checkpoint_multiple=settings.epochs,
+        checkpoint_multiple=updates,
         max_grad_norm=1.0,
     )
     return {"iterations": settings.iterations, "first": rollouts[0], "last": rollouts[-1]}
