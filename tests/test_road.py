@@ -130,7 +130,7 @@ def test_weight_of_a_domain_that_is_not_there_names_the_key_to_mend(run_groundup
     outcome = run_groundup("run", tiny_recipe, "--run", copy, "--set", "mixture.weights.referense=0.1")
     assert outcome.returncode == 2 and "Traceback" not in outcome.stderr
     last = outcome.stderr.splitlines()[-1]
-    assert last.startswith("groundup: mixture.weights") and "did you mean 'reference'?" in last
+    assert "mixture.weights.referense" in last and "did you mean reference?" in last
 
 
 # Checkpoints twice a second instead of every 15, so that a kill in a stage of seconds has one to continue from.

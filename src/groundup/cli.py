@@ -91,13 +91,20 @@ def main() -> None:
         _fail(str(error))
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer's own answer to Ctrl-C
-            print("stopped; the same command continues from here", file=sys.stderr)
+            _stopped()
         raise
+    except KeyboardInterrupt:
+        _stopped()
+        sys.exit(INTERRUPTED)
     except OSError as error:
         trouble = MACHINE_TROUBLE.get(error.errno or 0)
         if trouble is None:
             raise
         _fail(f"{error.filename or 'disk'}: {trouble}")
+
+
+def _stopped() -> None:
+    print("stopped; the same command continues from here", file=sys.stderr)
 
 
 def _fail(line: str) -> None:
