@@ -31,9 +31,9 @@ def groundup(*words: str, **options: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, **options)
 
 
-def finished_run(folder: Path) -> dict:
-    """The result of `groundup run recipes/laptop.toml --run folder`, which does nothing when it is already there."""
-    done = groundup("run", "recipes/laptop.toml", "--run", str(folder))
+def finished_run(folder: Path, recipe: Path = ROOT / "recipes" / "laptop.toml") -> dict:
+    """The result of `groundup run recipe --run folder`, which does nothing when it is already there."""
+    done = groundup("run", str(recipe), "--run", str(folder))
     if done.returncode:
         sys.exit(f"the run failed: {done.stderr.splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
