@@ -15,6 +15,8 @@ from pathlib import Path
 from common import ROOT, conclude, finished_run
 from groundup.files import digest
 
+STARTUP_SECONDS = 2.0  # until a resumed run is at work again: it imports torch and checks what is done
+
 SAME = (
     "corpus/documents.parquet",
     "corpus/dropped.parquet",
@@ -47,8 +49,9 @@ def kill(options: argparse.Namespace, whole: Path, killed: Path) -> None:
     start = time.monotonic()
     while True:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        # Spread so that twenty kills fall over the whole run: each attempt lives a twentieth of it, more or less.
-        wait = moments.uniform(0.2, 2.0) * total / options.kills if kills < options.kills else None
+        # Spread so that twenty kills fall over the whole run: each attempt works for a twentieth of it, more or less.
+        work = moments.uniform(0, 2) * total / options.kills
+        wait = STARTUP_SECONDS + work if kills < options.kills else None
         try:
             _, errors = process.communicate(timeout=wait)
         except subprocess.TimeoutExpired:

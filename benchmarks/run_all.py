@@ -29,7 +29,8 @@ def main() -> None:
     for name, row in rows:
         beside = f"{row['peer']}: {row['peer_figure']:.4g}" if row["peer_figure"] is not None else row.get("reason", "")
         figure = "" if row["figure"] is None else f"{row['figure']:.4g} {row['unit']}"
-        table.append(f"| {row['claim']} | {figure} | {row['bar']} | {VERDICT[row['holds']]} | {beside} | `{name}` |")
+        bar = "" if row["bar"] is None else f"{row['bar']:.4g}"
+        table.append(f"| {row['claim']} | {figure} | {bar} | {VERDICT[row['holds']]} | {beside} | `{name}` |")
     text = f"# Benchmarks\n\n`make bench` wrote this page on: {machine()}.\n\n" + "\n".join(table) + "\n"
     (ROOT / "docs" / "benchmarks.md").write_text(text, encoding="utf-8")
     failed = [row["claim"] for _, row in rows if row["holds"] is False]
