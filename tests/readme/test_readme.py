@@ -28,13 +28,14 @@ def test_command(command, tiny_run, environment, tmp_path):
     if command == "make run":
         if not (REPOSITORY / ".venv" / "installed").exists():
             pytest.skip("make run would install first; `make setup` has not been called in this checkout")
-        command = f"make run RECIPE=recipes/tiny.toml RUN={tiny_run.folder}"
+        command = f"make --no-print-directory run RECIPE=recipes/tiny.toml RUN={tiny_run.folder}"
     command = command.replace(".venv/bin/groundup", f"{sys.executable} -m groundup")
     command = command.replace("recipes/laptop.toml", "recipes/tiny.toml").replace("runs/laptop", str(tiny_run.folder))
     if command.endswith("run recipes/tiny.toml"):
         command += f" --run {tiny_run.folder}"
+    outside_make = {name: value for name, value in environment.items() if not name.startswith("MAKE")}
     done = subprocess.run(
-        command, shell=True, cwd=REPOSITORY, env=environment, input="What does `os.getcwd` do?\n",
+        command, shell=True, cwd=REPOSITORY, env=outside_make, input="What does `os.getcwd` do?\n",
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
