@@ -40,7 +40,7 @@ def choose(threads: int = 0) -> Device:
     """
     threads = threads or cores()
     torch.set_num_threads(threads)
-    # Softmax gradients of unlikely tokens are denormal numbers, with which a processor is ten times slower (DPO: 9x).
+    # Softmax gradients of unlikely tokens are denormal numbers, with which processors are many times slower.
     torch.set_flush_denormal(True)
     if torch.cuda.is_available():
         bf16 = torch.cuda.is_bf16_supported()

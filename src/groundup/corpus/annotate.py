@@ -9,11 +9,12 @@ documents together tell: duplicates, the template lines of a host, quality. That
 import os
 import re
 import shutil
+import signal
 import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from multiprocessing import get_context, parent_process
@@ -214,11 +215,28 @@ def _spread(function: Callable, jobs: Iterable[tuple], pool: Executor | None, ah
         return
     waiting: deque[Future] = deque()
     for job in jobs:
-        waiting.append(pool.submit(function, *job))
+        with _interrupts_held():
+            waiting.append(pool.submit(function, *job))
         if len(waiting) > ahead:
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Workers start when jobs are handed in and inherit this: Ctrl-C is for the parent, which ends them.
+
+    The parent gets an interrupt that came meanwhile right after.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _measure(batch: list[Page], domain: str, permutations: int, shard: Path, made_from: bytes) -> int:
