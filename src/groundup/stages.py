@@ -284,7 +284,8 @@ def reward(context: Context) -> Results:
 
     encoder, recipe = _tokenizer(context), context.recipe
     pairs = {split: read_jsonl(context.inputs["preferences"] / f"{split}.jsonl") for split in ("train", "held_out")}
-    scorer = fit(_chat_model(context, "sft"), encoder, pairs["train"], recipe.reward, context.work, recipe.seed)
+    dtype = _device(context).training_dtype
+    scorer = fit(_chat_model(context, "sft"), encoder, pairs["train"], recipe.reward, dtype, context.work, recipe.seed)
     folder.save(context.work, scorer, encoder, chat=True)
     checkpoint.clear(context.work)
     results, scored = assess(scorer, encoder, pairs["held_out"] or pairs["train"])
@@ -299,7 +300,8 @@ def dpo(context: Context) -> Results:
 
     pairs = read_jsonl(context.inputs["preferences"] / "train.jsonl")
     policy, recipe = _chat_model(context, "sft"), context.recipe
-    steps = optimise(policy, _tokenizer(context), pairs, recipe.dpo, context.work, recipe.seed)
+    dtype = _device(context).training_dtype
+    steps = optimise(policy, _tokenizer(context), pairs, recipe.dpo, dtype, context.work, recipe.seed)
     return {"steps": steps, **_finish_policy(context, policy)}
 
 
@@ -314,7 +316,7 @@ def ppo(context: Context) -> Results:
     policy, recipe = _chat_model(context, "sft"), context.recipe
     summary = optimise(
         policy, scorer, (scale["mean"], scale["deviation"]), _tokenizer(context), questions, recipe.ppo,
-        recipe.sft.max_answer_tokens, context.work, recipe.seed,
+        recipe.sft.max_answer_tokens, _device(context).training_dtype, context.work, recipe.seed,
     )  # fmt: skip
     return {**summary, **_finish_policy(context, policy)}
 

@@ -115,3 +115,15 @@ def test_company_and_padding_do_not_change_a_score(toy_decoder, seed, lengths, b
 
 def test_bits_per_byte():
     assert bits_per_byte(8 * math.log(2), 4) == pytest.approx(2)
+
+
+def test_only_the_places_that_are_wanted_are_worked_out(toy_decoder, monkeypatch):
+    monkeypatch.setattr(likelihood, "ROWS", 4)
+    model, ids = toy_decoder(), some(3, 10)
+    wanted = torch.rand(3, 9, generator=torch.Generator().manual_seed(1)) > 0.6
+    every = token_log_probabilities(model, ids[:, :-1], ids[:, 1:]) * wanted
+    chosen = token_log_probabilities(model, ids[:, :-1], ids[:, 1:], wanted_BT=wanted)
+    torch.testing.assert_close(chosen, every)
+    expected = gradients(model, every, wanted)
+    for name, gradient in gradients(model, chosen, 1.0).items():
+        torch.testing.assert_close(gradient, expected[name])

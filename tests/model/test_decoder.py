@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from groundup.model.decoder import Decoder, KeyValueCache, Scorer, initialise, parameter_counts, shape_for
+from groundup.model.decoder import Decoder, KeyValueCache, RMSNorm, Scorer, initialise, parameter_counts, shape_for
 
 SHAPES = [
     {},
@@ -119,3 +119,16 @@ def test_parameters_are_counted_by_both_conventions(toy_decoder):
     blocks = 2 * (32 * 64 + 32 * 32 + 2 * 8 + 3 * 32 * 48 + 2 * 32) + 32
     assert parameter_counts(model) == {"total": blocks + 2 * 50 * 32, "without_embedding": blocks + 50 * 32}
     assert parameter_counts(tied) == {"total": blocks + 50 * 32, "without_embedding": blocks}
+
+
+def test_the_gradient_of_a_norm_is_that_of_autograd():
+    torch.manual_seed(0)
+    norm = RMSNorm(8, 1e-6)
+    norm.weight.data = torch.randn(8)
+    x = torch.randn(3, 5, 8, requires_grad=True)
+    plain = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * norm.weight
+    weights = torch.randn(3, 5, 8)
+    ours = torch.autograd.grad((norm(x) * weights).sum(), (x, norm.weight))
+    theirs = torch.autograd.grad((plain * weights).sum(), (x, norm.weight))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)

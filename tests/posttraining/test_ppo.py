@@ -83,7 +83,7 @@ def actor(toy_decoder):
 @pytest.fixture
 def judge(actor, toy_decoder):
     scorer = from_policy(toy_decoder(seed=5, scale=0.1), seed=6)
-    return Judge(copy.deepcopy(actor.policy), scorer, mean=0.2, deviation=0.5, kl_coefficient=0.05)
+    return Judge(copy.deepcopy(actor.policy), scorer, mean=0.2, deviation=0.5, kl_coefficient=0.05, dtype=torch.float32)
 
 
 def test_a_rollout_holds_what_the_updates_need(actor, judge):
@@ -138,7 +138,7 @@ def test_leaving_the_reference_costs(actor, judge, toy_decoder):
 
 def test_before_the_first_update_the_ratio_is_one(actor, judge):
     batch, _ = rollout(actor, judge, PROMPTS, ENDS, PAD, Sampling(6), seed=3)
-    loss, metrics = clipped_objective(0.2)(actor, batch)
+    loss, metrics = clipped_objective(0.2, torch.float32)(actor, batch)
     assert metrics["loss"] == pytest.approx(0, abs=1e-5)  # minus the mean of whitened advantages
     assert metrics["clipped"] == 0
     mask = batch["mask"]
@@ -149,7 +149,7 @@ def test_before_the_first_update_the_ratio_is_one(actor, judge):
 
 def test_the_first_gradient_is_that_of_reinforce(actor, judge):
     batch, _ = rollout(actor, judge, PROMPTS, ENDS, PAD, Sampling(6), seed=3)
-    loss, _ = clipped_objective(0.2)(actor, batch)
+    loss, _ = clipped_objective(0.2, torch.float32)(actor, batch)
     loss.backward()
     found = {name: parameter.grad.clone() for name, parameter in actor.policy.named_parameters()}
     actor.zero_grad()
@@ -162,7 +162,7 @@ def test_the_first_gradient_is_that_of_reinforce(actor, judge):
 def test_the_ratio_is_clipped_where_it_would_gain(actor, judge):
     batch, _ = rollout(actor, judge, PROMPTS, ENDS, PAD, Sampling(6), seed=3)
     far = batch | {"logp": batch["logp"] - batch["mask"]}  # the policy has moved: every ratio is e
-    _, metrics = clipped_objective(0.2)(actor, far)
+    _, metrics = clipped_objective(0.2, torch.float32)(actor, far)
     gains = torch.where(batch["advantages"] > 0, 1.2, float(np.e)) * batch["advantages"]
     assert metrics["clipped"] == 1
     expected = -(gains * batch["mask"]).sum() / batch["mask"].sum()
@@ -176,11 +176,11 @@ def optimised(toy_decoder, toy_tokenizer, folder, **changes):
     values = {**small, "learning_rate": 3e-3, "kl_coefficient": 0.0, **changes}
     questions = ["what is the path", "what does it return", "the file"] * 11
     before = {name: parameter.detach().clone() for name, parameter in policy.named_parameters()}
-    summary = optimise(policy, scorer, (0.5, 0.1), toy_tokenizer, questions, Ppo(**values), 8, folder, seed=0)
+    summary = optimise(policy, scorer, (0.5, 0.1), toy_tokenizer, questions, Ppo(**values), 8, torch.float32, folder, seed=0)
     return summary, policy, before
 
 
-def share_of_even_tokens(_, batch):
+def share_of_even_tokens(_, batch, dtype):
     return ((batch["targets"] % 2 == 0) * batch["mask"]).sum(dim=1) / batch["mask"].sum(dim=1)
 
 
@@ -208,8 +208,8 @@ def test_resumed_training_ends_with_the_same_bits(toy_decoder, toy_tokenizer, tm
 
     original, calls = ppo.clipped_objective, []
 
-    def killing(clip):
-        loss = original(clip)
+    def killing(clip, dtype):
+        loss = original(clip, dtype)
 
         def call(model, batch):
             calls.append(1)

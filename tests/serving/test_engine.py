@@ -123,3 +123,19 @@ def test_top_p_by_hand():
         assert set(drawn(logits, Sampling(top_p=top_p)).tolist()) == kept
     counts = torch.bincount(drawn(logits, Sampling(top_p=0.79)), minlength=4)
     assert counts[0] / 2000 == pytest.approx(0.5 / 0.8, abs=0.04)  # the rest keep their ratio
+
+
+def test_tokens_are_drawn_as_often_as_the_model_says():
+    logits = torch.tensor([[0.0, 1.0, -float("inf"), 2.0, -float("inf")]]).expand(20_000, 5)
+    drawn = pick(logits, Sampling(temperature=1.0), torch.Generator().manual_seed(0))
+    shares = torch.bincount(drawn, minlength=5) / len(drawn)
+    assert shares[2] == shares[4] == 0
+    assert (shares - torch.softmax(logits[0], -1)).abs().max() < 0.015
+
+
+def test_a_row_that_ended_says_no_more_while_others_go_on(toy_decoder):
+    model = toy_decoder()
+    prompts = [[token] for token in range(1, 9)]
+    ends = [generate(model, prompts[:1], [], Sampling(4, 0), 0)[0][1]]
+    for answer in generate(model, prompts, ends, Sampling(12, 0), 0):
+        assert not set(answer[:-1]) & set(ends)

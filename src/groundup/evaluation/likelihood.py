@@ -21,35 +21,36 @@ ROWS = 256  # rows x 4,096 float32 logits = 4 MB; the fastest of 64 to 4,096 on 
 
 
 class _TokenLogProbabilities(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
-        weight = weight_VD.to(hidden_ND.dtype)
-        totals_N = torch.empty(len(targets_N), dtype=torch.float32, device=hidden_ND.device)
-        picked_N = torch.empty_like(totals_N)
-        for start in range(0, len(targets_N), ROWS):
-            rows = slice(start, start + ROWS)
-            logits = (hidden_ND[rows] @ weight.T).float()
-            totals_N[rows] = torch.logsumexp(logits, dim=-1)
-            picked_N[rows] = logits.gather(1, targets_N[rows, None]).squeeze(1)
-        ctx.save_for_backward(hidden_ND, weight_VD, targets_N, totals_N)
-        return picked_N - totals_N
+    """(N,) of hidden states (N, width) at the given places (M,); zero elsewhere."""
 
     @staticmethod
-    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, Tensor, None]:
-        hidden_ND, weight_VD, targets_N, totals_N = ctx.saved_tensors
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, places_M: Tensor) -> Tensor:
         weight = weight_VD.to(hidden_ND.dtype)
-        grad_hidden = torch.empty_like(hidden_ND)
+        found_N = torch.zeros(len(targets_N), dtype=torch.float32, device=hidden_ND.device)
+        totals = []
+        for places in places_M.split(ROWS):
+            logits = (hidden_ND[places] @ weight.T).float()
+            totals.append(torch.logsumexp(logits, dim=-1))
+            found_N[places] = logits.gather(1, targets_N[places, None]).squeeze(1) - totals[-1]
+        ctx.save_for_backward(hidden_ND, weight_VD, targets_N, places_M, *totals)
+        return found_N
+
+    @staticmethod
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        hidden_ND, weight_VD, targets_N, places_M, *totals = ctx.saved_tensors
+        weight = weight_VD.to(hidden_ND.dtype)
+        grad_hidden = torch.zeros_like(hidden_ND)
         grad_weight = torch.zeros_like(weight_VD)
-        for start in range(0, len(targets_N), ROWS):
-            rows = slice(start, start + ROWS)
-            logits = (hidden_ND[rows] @ weight.T).float()
+        for places, total in zip(places_M.split(ROWS), totals, strict=True):
+            hidden, grad = hidden_ND[places], grad_N[places, None]
+            logits = (hidden @ weight.T).float()
             # d log p(target) / d logits = [is target] - softmax
-            grad_logits = logits.sub_(totals_N[rows, None]).exp_().mul_(-grad_N[rows, None])
-            grad_logits.scatter_add_(1, targets_N[rows, None], grad_N[rows, None])
-            grad_logits = grad_logits.to(hidden_ND.dtype)
-            grad_hidden[rows] = grad_logits @ weight
-            grad_weight += grad_logits.T @ hidden_ND[rows]
-        return grad_hidden, grad_weight, None
+            grad_logits = logits.sub_(total[:, None]).exp_().mul_(-grad)
+            grad_logits.scatter_add_(1, targets_N[places, None], grad)
+            grad_logits = grad_logits.to(hidden.dtype)
+            grad_hidden[places] = grad_logits @ weight
+            grad_weight += grad_logits.T @ hidden
+        return grad_hidden, grad_weight, None, None
 
 
 def token_log_probabilities(
@@ -58,13 +59,17 @@ def token_log_probabilities(
     targets_BT: Tensor,
     documents_BT: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
+    wanted_BT: Tensor | None = None,
 ) -> Tensor:
     """Natural log-probability (batch, time) that the model gives each target after the ids up to its place.
 
     Differentiable. `documents_BT` keeps documents that share a row apart; `dtype` is that of the matrix products.
+    `wanted_BT`: where it is zero the result is zero and the head is not asked, which in a conversation is most places.
     """
-    hidden = model.model(ids_BT, documents_BT, dtype=dtype)
-    flat = _TokenLogProbabilities.apply(hidden.flatten(0, 1), model.lm_head.weight, targets_BT.flatten())
+    hidden = model.model(ids_BT, documents_BT, dtype=dtype).flatten(0, 1)
+    wanted = torch.ones_like(targets_BT) if wanted_BT is None else wanted_BT
+    places = wanted.flatten().nonzero().squeeze(1)
+    flat = _TokenLogProbabilities.apply(hidden, model.lm_head.weight, targets_BT.flatten(), places)
     return flat.view(targets_BT.shape)
 
 

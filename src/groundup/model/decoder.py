@@ -9,10 +9,15 @@ Shape suffixes: B batch, T time, D width, H query heads, K key/value heads, C ch
 
 import math
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+# Below this, PyTorch's backward of attention on a processor is faster in float32: 64 rows of 82 tokens, 13 ms against 45
+# in bfloat16; at 256 tokens they are level.
+SHORT = 200
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,29 @@ class Linear(nn.Linear):
         return F.linear(x, self.weight.to(x.dtype))
 
 
+class _Normalised(torch.autograd.Function):
+    """x / rms(x) * weight with the gradient written out: 2 to 3 times faster than autograd's, and keeps only x.
+
+    With n = x / rms(x) and g the gradient of the output: dx = (g * weight - n * mean(g * weight * n)) / rms(x).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        x32 = x.float()
+        inverse = torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
+        ctx.save_for_backward(x, weight, inverse)
+        return (x32 * inverse * weight).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, inverse = ctx.saved_tensors
+        normalised, grad32 = x.float() * inverse, grad.float()
+        products = grad32 * normalised
+        means = (products @ weight)[..., None] / x.shape[-1]
+        grad_x = (grad32 * weight).sub_(normalised.mul_(means)).mul_(inverse)
+        return grad_x.to(x.dtype), products.flatten(0, -2).sum(0), None
+
+
 class RMSNorm(nn.Module):
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -74,9 +102,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        x32 = x.float()
-        normalised = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
-        return (normalised * self.weight).to(x.dtype)
+        return _Normalised.apply(x, self.weight, self.eps)
 
 
 @dataclass
@@ -89,6 +115,7 @@ class KeyValueCache:
     keys: list[Tensor]
     values: list[Tensor]
     filled: Tensor
+    used: int = 0  # no row has filled more of it, so attention need not look further
 
     @staticmethod
     def empty(config: DecoderConfig, batch: int, length: int, device: torch.device) -> "KeyValueCache":
@@ -139,7 +166,10 @@ class Attention(nn.Module):
             keys, values = cache
             keys[rows, :, places.slots] = k_BKTC.transpose(1, 2).to(keys.dtype)
             values[rows, :, places.slots] = v_BKTC.transpose(1, 2).to(values.dtype)
-            k_BKTC, v_BKTC = keys.to(q_BHTC.dtype), values.to(q_BHTC.dtype)
+            used = places.visible.shape[-1]
+            k_BKTC, v_BKTC = keys[:, :, :used].to(q_BHTC.dtype), values[:, :, :used].to(q_BHTC.dtype)
+        if q_BHTC.requires_grad and q_BHTC.device.type == "cpu" and T < SHORT:
+            q_BHTC, k_BKTC, v_BKTC = q_BHTC.float(), k_BKTC.float(), v_BKTC.float()
         out_BHTC = F.scaled_dot_product_attention(
             q_BHTC,
             k_BKTC,
@@ -148,14 +178,33 @@ class Attention(nn.Module):
             is_causal=places.visible is None,
             enable_gqa=self.heads != self.key_value_heads,
         )
-        return self.o_proj(out_BHTC.transpose(1, 2).reshape(B, T, -1))
+        return self.o_proj(out_BHTC.transpose(1, 2).reshape(B, T, -1).to(x_BTD.dtype))
 
 
 def rotate(x_BHTC: Tensor, places: Positions) -> Tensor:
     """Rotary positions (Su et al. 2021), halves paired as in Llama and Qwen."""
-    first, second = x_BHTC.chunk(2, dim=-1)
-    cos, sin = places.cos.to(x_BHTC.dtype), places.sin.to(x_BHTC.dtype)
-    return x_BHTC * cos + torch.cat((-second, first), dim=-1) * sin
+    return _Rotated.apply(x_BHTC, places.cos.to(x_BHTC.dtype), places.sin.to(x_BHTC.dtype))
+
+
+class _Rotated(torch.autograd.Function):
+    """Written out, since the gradient of a rotation is the rotation back: half of autograd's passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BHTC: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(x_BHTC, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turned(grad, cos, -sin), None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = cos[..., : first.shape[-1]], sin[..., : first.shape[-1]]
+    turned = (torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin))
+    return torch.cat(turned, dim=-1)
 
 
 class MLP(nn.Module):
@@ -216,7 +265,8 @@ class Backbone(nn.Module):
             slots_BT = cache.filled[:, None] + torch.arange(T, device=ids_BT.device)
             places = self._places(slots_BT)
             places.slots = slots_BT
-            seen_S = torch.arange(cache.keys[0].shape[2], device=ids_BT.device)
+            cache.used += T
+            seen_S = torch.arange(cache.used, device=ids_BT.device)
             places.visible = seen_S <= slots_BT[:, None, :, None]
             cache.filled = cache.filled + (T if lengths_B is None else lengths_B)
         x_BTD = self.embed_tokens(ids_BT).to(dtype)

@@ -25,9 +25,10 @@ from groundup.training.optimizer import Optimizer, one_rate
 from groundup.training.schedule import warmup_stable_decay
 
 
-def answer_log_probabilities(model: Decoder, batch: Batch) -> Tensor:
+def answer_log_probabilities(model: Decoder, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
     """Log-probability (batch,) in nats of each row's answer, summed over its tokens."""
-    return (token_log_probabilities(model, batch["ids"], batch["targets"]) * batch["mask"]).sum(dim=1)
+    found = token_log_probabilities(model, batch["ids"], batch["targets"], dtype=dtype, wanted_BT=batch["mask"])
+    return found.sum(dim=1)
 
 
 def preference_loss(policy_B: Tensor, reference_B: Tensor, beta: float) -> tuple[Tensor, Metrics]:
@@ -43,8 +44,9 @@ def preference_loss(policy_B: Tensor, reference_B: Tensor, beta: float) -> tuple
 
 
 def optimise(
-    policy: Decoder, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: Dpo, folder: Path, seed: int
-) -> int:
+    policy: Decoder, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: Dpo, dtype: torch.dtype,
+    folder: Path, seed: int,
+) -> int:  # fmt: skip
     """Train `policy` in place on preference rows, with itself as it comes for reference; returns the number of steps.
 
     The reference's log-probabilities are computed once, so the reference need not stay in memory.
@@ -54,7 +56,7 @@ def optimise(
         raise UserError("dpo: no preference pairs; every comparison was a tie")
     rows = pair_rows(tokenizer, pairs)
     device = policy.lm_head.weight.device
-    reference = [_reference(policy, tokenizer, [row[side] for row in rows]) for side in (0, 1)]
+    reference = [_reference(policy, tokenizer, [row[side] for row in rows], dtype) for side in (0, 1)]
     steps = steps_for(settings.epochs, settings.batch_pairs, len(rows))
 
     def batches(step: int) -> list[Batch]:
@@ -64,7 +66,7 @@ def optimise(
         return [batch]
 
     def objective(model: Decoder, batch: Batch) -> tuple[Tensor, Metrics]:
-        return preference_loss(answer_log_probabilities(model, batch), batch["reference"], settings.beta)
+        return preference_loss(answer_log_probabilities(model, batch, dtype), batch["reference"], settings.beta)
 
     train(
         policy,
@@ -81,10 +83,12 @@ def optimise(
 
 
 @torch.no_grad()
-def _reference(policy: Decoder, tokenizer: Tokenizer, rows: Sequence[Row], batch: int = 64) -> Tensor:
+def _reference(
+    policy: Decoder, tokenizer: Tokenizer, rows: Sequence[Row], dtype: torch.dtype, batch: int = 64
+) -> Tensor:
     device = policy.lm_head.weight.device
     parts = [
-        answer_log_probabilities(policy, collate(rows[start : start + batch], tokenizer.pad, device))
+        answer_log_probabilities(policy, collate(rows[start : start + batch], tokenizer.pad, device), dtype)
         for start in range(0, len(rows), batch)
     ]
     return torch.cat(parts)

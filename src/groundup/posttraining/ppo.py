@@ -52,6 +52,7 @@ class Judge:
     mean: float
     deviation: float
     kl_coefficient: float
+    dtype: torch.dtype  # of the matrix products, here and in the updates: the first ratio must be one
 
 
 @torch.no_grad()
@@ -71,17 +72,15 @@ def rollout(
     ]
     batch = collate(rows, pad, device)
     ended = torch.tensor([answer[-1] in ends for answer in answers], device=device)
-    scores = (rewards(judge.scorer, batch) - judge.mean) / judge.deviation
+    scores = (rewards(judge.scorer, batch, judge.dtype) - judge.mean) / judge.deviation
     scores = torch.where(ended, scores, UNFINISHED_REWARD)
     mask = batch["mask"]
     logp, reference, values = (torch.zeros_like(mask) for _ in range(3))
     for rows_of_part, part in by_length(batch, PARTS):
         width = part["ids"].shape[1]
-        logp[rows_of_part, :width] = token_log_probabilities(model.policy, part["ids"], part["targets"]) * part["mask"]
-        reference[rows_of_part, :width] = (
-            token_log_probabilities(judge.reference, part["ids"], part["targets"]) * part["mask"]
-        )
-        values[rows_of_part, :width] = model.value(part["ids"]) * part["mask"]
+        logp[rows_of_part, :width] = answer_token_log_probabilities(model.policy, part, judge.dtype)
+        reference[rows_of_part, :width] = answer_token_log_probabilities(judge.reference, part, judge.dtype)
+        values[rows_of_part, :width] = model.value(part["ids"], judge.dtype) * part["mask"]
     token_rewards = -judge.kl_coefficient * (logp - reference)
     last = (mask * torch.arange(mask.shape[1], device=device)).argmax(dim=1)
     token_rewards[torch.arange(len(rows), device=device), last] += scores
@@ -99,6 +98,11 @@ def rollout(
         "length": lengths.mean().item(),
         "ended": ended.float().mean().item(),
     }
+
+
+def answer_token_log_probabilities(model: Decoder, batch: Batch, dtype: torch.dtype) -> Tensor:
+    """(batch, time), zero where the mask is."""
+    return token_log_probabilities(model, batch["ids"], batch["targets"], dtype=dtype, wanted_BT=batch["mask"])
 
 
 def by_length(batch: Batch, count: int) -> list[tuple[Tensor, Batch]]:
@@ -130,18 +134,17 @@ def whiten(values: Tensor, mask: Tensor) -> Tensor:
     return (values - mean) * torch.rsqrt(variance + 1e-8) * mask
 
 
-def clipped_objective(clip: float) -> Callable[[ActorCritic, Batch], tuple[Tensor, Metrics]]:
+def clipped_objective(clip: float, dtype: torch.dtype) -> Callable[[ActorCritic, Batch], tuple[Tensor, Metrics]]:
     """The loss of one update on a (part of a) rollout."""
 
     def loss(model: ActorCritic, batch: Batch) -> tuple[Tensor, Metrics]:
         mask = batch["mask"]
         count = mask.sum()
-        logp = token_log_probabilities(model.policy, batch["ids"], batch["targets"])
-        ratio = torch.exp((logp - batch["logp"]) * mask)
+        ratio = torch.exp(answer_token_log_probabilities(model.policy, batch, dtype) - batch["logp"])
         clipped = ratio.clamp(1 - clip, 1 + clip)
         gains = torch.minimum(ratio * batch["advantages"], clipped * batch["advantages"])
         policy_loss = -(gains * mask).sum() / count
-        values = model.value(batch["ids"])
+        values = model.value(batch["ids"], dtype)
         near = batch["values"] + (values - batch["values"]).clamp(-VALUE_CLIP, VALUE_CLIP)
         errors = torch.maximum((values - batch["returns"]).square(), (near - batch["returns"]).square())
         value_loss = 0.5 * (errors * mask).sum() / count
@@ -163,6 +166,7 @@ def optimise(
     questions: Sequence[str],
     settings: Ppo,
     max_tokens: int,
+    dtype: torch.dtype,
     folder: Path,
     seed: int,
 ) -> dict[str, Any]:
@@ -170,7 +174,7 @@ def optimise(
 
     Returns the first and last iteration's metrics; each rollout's also stand in `folder`/rollouts.jsonl.
     """
-    judge = Judge(copy.deepcopy(policy), scorer, *scale, settings.kl_coefficient)
+    judge = Judge(copy.deepcopy(policy), scorer, *scale, settings.kl_coefficient, dtype)
     model = ActorCritic(policy, copy.deepcopy(scorer))
     prompts = [prompt_of(tokenizer, question) for question in questions]
     ends = [tokenizer.message_end, tokenizer.end_of_text]
@@ -195,7 +199,7 @@ def optimise(
 
     train(
         model,
-        clipped_objective(settings.clip),
+        clipped_objective(settings.clip, dtype),
         batches,
         Optimizer(model, one_rate(settings.learning_rate)),
         lambda step: warmup_stable_decay(step, steps, max(1, steps // 20), steps),

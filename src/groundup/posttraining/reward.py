@@ -5,6 +5,7 @@ zero (Eisenstein et al. 2023), since the comparisons leave it free.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def from_policy(policy: Decoder, seed: int) -> Scorer:
     return scorer
 
 
-def rewards(scorer: Scorer, batch: Batch) -> Tensor:
+def rewards(scorer: Scorer, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
     """Reward (batch,) read at the last token that the assistant said.
 
     batch: ids, targets, mask (batch, time) as `collate` gives them.
@@ -46,12 +47,12 @@ def rewards(scorer: Scorer, batch: Batch) -> Tensor:
     whole = torch.cat((batch["ids"], batch["targets"][:, -1:]), dim=1)
     places = torch.arange(1, whole.shape[1], device=whole.device)
     last = (batch["mask"] * places).amax(dim=1).long()
-    return scorer(whole).gather(1, last[:, None]).squeeze(1)
+    return scorer(whole, dtype).gather(1, last[:, None]).squeeze(1)
 
 
-def bradley_terry(scorer: Scorer, batch: Batch) -> tuple[Tensor, Metrics]:
+def bradley_terry(scorer: Scorer, batch: Batch, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Metrics]:
     """Loss of rows that come as (all chosen, then all rejected)."""
-    chosen, rejected = rewards(scorer, batch).chunk(2)
+    chosen, rejected = rewards(scorer, batch, dtype).chunk(2)
     fit = -F.logsigmoid(chosen - rejected).mean()
     loss = fit + CENTRING * (chosen + rejected).square().mean()
     return loss, {
@@ -73,8 +74,9 @@ def pair_rows(tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]]) -> list[tup
 
 
 def fit(
-    policy: Decoder, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: Reward, folder: Path, seed: int
-) -> Scorer:
+    policy: Decoder, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: Reward, dtype: torch.dtype,
+    folder: Path, seed: int,
+) -> Scorer:  # fmt: skip
     """A reward model, from the policy that wrote the answers, fitted to preference rows.
 
     Raises UserError when there are no pairs.
@@ -92,7 +94,7 @@ def fit(
 
     train(
         scorer,
-        bradley_terry,
+        partial(bradley_terry, dtype=dtype),
         batches,
         Optimizer(scorer, one_rate(settings.learning_rate)),
         lambda step: warmup_stable_decay(step, steps, max(1, steps // 20), steps),

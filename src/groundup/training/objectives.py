@@ -19,6 +19,8 @@ def next_token(model: Decoder, batch: Batch, dtype: torch.dtype) -> tuple[Tensor
 
     batch: ids, targets (batch, time) int64; weight (batch, time) float32; documents (batch, time) or absent.
     """
-    logp = token_log_probabilities(model, batch["ids"], batch["targets"], batch.get("documents"), dtype=dtype)
+    logp = token_log_probabilities(
+        model, batch["ids"], batch["targets"], batch.get("documents"), dtype, wanted_BT=batch["weight"]
+    )
     loss = -(logp * batch["weight"]).sum()
     return loss, {"loss": loss.item()}
