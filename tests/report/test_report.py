@@ -50,6 +50,7 @@ RESULTS = {
             "overall": {"model": 2.0, "3-gram": 2.5, "5-gram": 1.5, "xz": 2.05},
             "by_domain": {"docs": {"model": 2.0, "3-gram": 2.5, "5-gram": 1.5}},
             "interval": [1.9, 2.1],
+            "ahead": {"3-gram": [0.1, 0.9], "5-gram": [-0.6, -0.4]},
         },
         "sentence_pairs": {"scrambled": SHARE, "all": SHARE},
         "lecture_pairs": [{"right": "The mouse ate.", "wrong": "Ate mouse the.", "nats": [-9.0, -8.0]}],
@@ -227,7 +228,8 @@ def test_says_when_a_result_is_not_good(text):
 
 
 def test_does_not_warn_of_a_good_model(run):
-    change(run, "evaluation", bits_per_byte=RESULTS["evaluation"]["bits_per_byte"] | {"interval": [1.0, 1.4]})
+    ahead = {"3-gram": [0.1, 0.2], "5-gram": [0.1, 0.2]}
+    change(run, "evaluation", bits_per_byte=RESULTS["evaluation"]["bits_per_byte"] | {"ahead": ahead})
     assert "Be warned" not in page(run)
 
 

@@ -59,7 +59,8 @@ def compare_predictors(
 ) -> dict[str, Any]:
     """Bits per byte of held-out documents by the model, Kneser-Ney n-grams on the same tokens, and xz on the same bytes.
 
-    xz sees the held-out documents only, the n-grams the whole training split. Intervals resample documents.
+    xz sees the held-out documents only, the n-grams the whole training split. Intervals resample documents; "ahead" is
+    that of the bits per byte that the model needs less than an n-gram on the same documents.
     """
     chosen: list[dict[str, Any]] = []
     room = max_bytes
@@ -81,6 +82,10 @@ def compare_predictors(
     overall = {name: bits_per_byte(values.sum(), sizes.sum()) for name, values in nats.items()}
     overall["xz"] = xz_bits_per_byte("".join(row["text"] for row in chosen).encode())
     domains = np.array([row["domain"] for row in chosen])
+
+    def interval(values: np.ndarray) -> tuple[float, float]:
+        return bootstrap(np.column_stack((values, sizes)), statistic=_ratio_in_bits, seed=seed)
+
     return {
         "overall": overall,
         "by_domain": {
@@ -90,7 +95,8 @@ def compare_predictors(
             }
             for domain in np.unique(domains)
         },
-        "interval": bootstrap(np.column_stack((nats["model"], sizes)), statistic=_ratio_in_bits, seed=seed),
+        "interval": interval(nats["model"]),
+        "ahead": {name: interval(values - nats["model"]) for name, values in nats.items() if name != "model"},
         "documents": len(chosen),
         "bytes": int(sizes.sum()),
         "perplexity": float(np.exp(nats["model"].sum() / (len(stream) - len(chosen)))),
