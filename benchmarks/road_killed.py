@@ -35,9 +35,10 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "tiny.toml")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--undisturbed", type=Path, help="a finished run of the recipe to compare with; made if not given")
     options, _ = parser.parse_known_args()  # run_all hands every script the same arguments
     with tempfile.TemporaryDirectory() as folder:
-        kill(options, Path(folder) / "undisturbed", Path(folder) / "killed")
+        kill(options, options.undisturbed or Path(folder) / "undisturbed", Path(folder) / "killed")
 
 
 def kill(options: argparse.Namespace, whole: Path, killed: Path) -> None:
