@@ -105,25 +105,22 @@ def test_metrics_show_a_collapse():
 
 
 def test_the_balance_loss_evens_out_a_router_that_has_collapsed():
-    model = Decoder(with_experts(replace(DENSE, num_hidden_layers=1), 8, 2)[0])
-    initialise(model, 0)
-    ids = torch.randint(50, (8, 32), generator=torch.Generator().manual_seed(0))
-    [sparse] = [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
+    torch.manual_seed(0)
+    layer, x = MixtureOfExperts(16, 4, 8, 2, True, NAMES), torch.randn(256, 16)
     with torch.no_grad():
-        model.model.embed_tokens.weight[:, 0] = 1.0
-        sparse.gate.weight[0, 0] = 8.0
-    optimizer = torch.optim.Adam(sparse.gate.parameters(), lr=0.02)
+        x[:, 0] = 1.0
+        layer.gate.weight[0, 0] = 4.0
     seen = []
-    for _ in range(60):
-        with moe.recorded(model) as routings:
-            model.model(ids)
+    for _ in range(100):
+        with moe.recorded(layer) as routings:
+            layer(x)
         load = moe.load(routings)
         seen.append(moe.metrics(routings, load))
         balance, z = moe.auxiliary_losses(routings, load)
-        optimizer.zero_grad()
-        (balance + 0.001 * z).backward()
-        optimizer.step()
-    assert seen[0]["max_load"] > 3.5 and seen[-1]["max_load"] < 1.3 and seen[-1]["dead_experts"] == 0
+        [gradient] = torch.autograd.grad(balance + 0.001 * z, [layer.gate.weight])
+        with torch.no_grad():
+            layer.gate.weight -= 4 * gradient
+    assert seen[0]["max_load"] > 3.9 and seen[-1]["max_load"] < 1.2
 
 
 def test_recording_ends_with_the_block():
