@@ -149,11 +149,11 @@ def load(routings: Sequence[Routing], mask: Tensor | None = None) -> Tensor:
 def auxiliary_losses(
     routings: Sequence[Routing], load_LE: Tensor, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Balance loss and router z-loss, both means over tokens and layers; `mask` as for `load`.
+    """Balance loss and router z-loss: means over tokens, summed over layers; `mask` as for `load`.
 
-    Balance is E sum_i f_i P_i, where f is the part of all choices that fell on an expert by `load_LE` and P its mean
-    probability: 1 when even, E when all go to one. Usual coefficients: 0.01 (Switch), 0.001 (z-loss, ST-MoE).
-    transformers' `load_balancing_loss_func` does not divide by k, so its coefficient is ours / k.
+    A layer's balance is E sum_i f_i P_i, where f is the part of all choices that fell on an expert by `load_LE` and P
+    its mean probability: 1 when even, E when all go to one. Usual coefficients: 0.01 (Fedus et al. 2021) and 0.001
+    (Zoph et al. 2022). transformers' `load_balancing_loss_func` takes all layers for one and does not divide by k.
     """
     balance, z = [], []
     for routing, counts_E in zip(routings, load_LE, strict=True):
@@ -161,7 +161,7 @@ def auxiliary_losses(
         share_E = counts_E / counts_E.sum()
         balance.append(len(share_E) * (share_E * logits_NE.softmax(-1).mean(0)).sum())
         z.append(logits_NE.logsumexp(-1).square().mean())
-    return torch.stack(balance).mean(), torch.stack(z).mean()
+    return torch.stack(balance).sum(), torch.stack(z).sum()
 
 
 @torch.no_grad()
