@@ -8,6 +8,7 @@ import time
 
 import pyarrow.parquet as pq
 import torch
+
 from common import arguments, conclude
 from groundup.device import choose
 from groundup.model import decoder, moe

@@ -99,17 +99,17 @@ def test_documents_in_one_row_are_as_if_alone(name, cuts):
 @torch.no_grad()
 def test_cache_gives_what_the_whole_gives(name):
     """Prompts of different lengths, then token by token, then a chunk, then fewer rows."""
-    model, ids, lengths = randomised(name), some_ids(3, 24), torch.tensor([4, 9, 1])
-    cache, rows = model.new_cache(3, 24, torch.device("cpu")), torch.arange(3)
+    model, ids, lengths = randomised(name), some_ids(3, 30), torch.tensor([4, 9, 1])
+    cache, rows = model.new_cache(3, 30, torch.device("cpu")), torch.arange(3)
     whole = model.model(ids)
     prompts = torch.where(torch.arange(9) < lengths[:, None], ids[:, :9], 0)
     first = model.model(prompts, cache=cache, lengths_B=lengths)
     for row, length in enumerate(lengths):
         assert torch.allclose(first[row, :length], whole[row, :length], atol=1e-4)
-    for places in (lengths + more for more in range(6)):
+    for places in (lengths + more for more in range(12)):
         step = model.model(ids[rows, places][:, None], cache=cache)[:, 0]
         assert torch.allclose(step, whole[rows, places], atol=1e-4)
-    assert cache.filled.tolist() == (lengths + 6).tolist()
+    assert cache.filled.tolist() == (lengths + 12).tolist()
     places = cache.filled[:, None] + torch.arange(5)
     chunk = model.model(ids[rows[:, None], places], cache=cache)
     assert torch.allclose(chunk, whole[rows[:, None], places], atol=1e-4)
