@@ -96,24 +96,89 @@ def test_weights_that_are_damaged_or_do_not_fit_are_named(saved):
         folder.load_decoder(path)
     weights.write_bytes(content)
     edit(path / "config.json", intermediate_size=40)
-    with pytest.raises(UserError, match=r"gate_proj\.weight should be \(40, 32\), is \(48, 32\)"):
+    with pytest.raises(UserError, match=r"down_proj\.weight should be \(32, 40\), is \(32, 48\)"):
         folder.load_decoder(path)
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "said"),
     [
-        {"model_type": "llama"},
-        {"attention_bias": True},
-        {"hidden_act": "gelu"},
-        {"use_sliding_window": True, "sliding_window": 16},
-        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}},
-        {"rope_parameters": None, "rope_theta": 1e4, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        ({"model_type": "gemma3"}, r"model_type is 'gemma3'; decoders that groundup computes are qwen3, "),
+        ({"model_type": "llama"}, r"self_attn\.k_norm\.weight has no place in a llama"),
+        ({"model_type": "qwen2"}, r"q_proj\.bias should be \(32,\), is absent"),
+        ({"attention_bias": True}, "attention_bias is not what"),
+        ({"hidden_act": "gelu"}, "hidden_act is not what"),
+        ({"use_sliding_window": True, "sliding_window": 16}, "sliding_window is not what"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantization_config is not what"),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}}, "rope_type is 'dynamic'"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "factor of rope_type linear is missing"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "mscale": 1.0}}, "mscale of rope"),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5, "rope_theta": 1e4}}, "partial_rot"),
+        ({"rope_parameters": {"rope_type": "default"}, "rope_theta": None}, "rope_theta is missing"),
+        ({"vocab_size": 301}, r"embed_tokens\.weight should be \(301, 32\), is \(300, 32\)|lm_head"),
+        ({"vocab_size": 200}, r"tokenizer\.json: a token has id 299, the model has 200"),
     ],
-    ids=lambda change: next(iter(change)),
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_model_that_we_would_compute_wrongly_is_refused(saved, change):
+def test_a_model_that_we_would_compute_wrongly_is_refused_in_a_line(saved, change, said):
     path, _ = saved
     edit(path / "config.json", **change)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=said) as error:
         folder.load_decoder(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+SPARSE = {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"decoder_sparse_step": 2}, {"mlp_only_layers": [0]}, {"num_experts_per_tok": None}, {"num_local_experts": 5}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_mixture_that_we_would_compute_wrongly_is_refused(toy_decoder, toy_tokenizer, tmp_path, change):
+    folder.save(tmp_path, toy_decoder(vocab_size=300, **SPARSE), toy_tokenizer, chat=False)
+    folder.load_decoder(tmp_path)
+    edit(tmp_path / "config.json", **change)
+    with pytest.raises(UserError):
+        folder.load_decoder(tmp_path)
+
+
+def test_a_tokenizer_of_another_model_is_not_saved(toy_decoder, toy_tokenizer, tmp_path):
+    with pytest.raises(UserError, match="the tokenizer has 300 tokens, the model 50"):
+        folder.save(tmp_path / "model", toy_decoder(), toy_tokenizer, chat=False)
+    assert not (tmp_path / "model").exists()
+    folder.save(tmp_path / "padded", toy_decoder(vocab_size=320), toy_tokenizer, chat=False)
+    assert folder.load_decoder(tmp_path / "padded").config.vocab_size == 320
+
+
+def test_a_folder_in_parts_of_which_one_is_gone_or_cut(saved):
+    path, model = saved
+    weights = load_file(path / "model.safetensors")
+    (path / "model.safetensors").unlink()
+    names = sorted(weights)
+    parts = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
+    for part, of_part in parts.items():
+        save_file({name: weights[name] for name in of_part}, path / part)
+    index = {"weight_map": {name: part for part, of_part in parts.items() for name in of_part}}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    loaded = folder.load_decoder(path)
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
+    whole = (path / "b.safetensors").read_bytes()
+    (path / "b.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(UserError, match=r"b\.safetensors: not a readable safetensors file"):
+        folder.load_decoder(path)
+    (path / "b.safetensors").unlink()
+    with pytest.raises(UserError, match=r"b\.safetensors: no such file"):
+        folder.load_decoder(path)
+    (path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(UserError, match=r"index\.json: not an index"):
+        folder.load_decoder(path)
+
+
+def test_a_head_stored_twice_is_read_once(toy_decoder, toy_tokenizer, tmp_path):
+    model = toy_decoder(vocab_size=300, tie_word_embeddings=True)
+    folder.save(tmp_path, model, toy_tokenizer, chat=False)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({**weights, "lm_head.weight": torch.zeros(300, 32)}, tmp_path / "model.safetensors")
+    assert torch.equal(folder.load_decoder(tmp_path).lm_head.weight, model.lm_head.weight)

@@ -1,1 +1,1 @@
-"""Architectures: the Qwen3-shaped decoder, its reward and value heads, and count-based n-grams."""
+"""Architectures behind one interface: decoders, experts, LSTM, convolution, patched bytes; and count-based n-grams."""

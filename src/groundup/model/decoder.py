@@ -1,19 +1,26 @@
-"""The decoder: Qwen3's shape (Yang et al. 2025), written so that saving it is exporting it.
+"""The decoder: Qwen3's shape (Yang et al. 2025) and its relatives, written so that saving one is exporting it.
 
 Modules carry the names of transformers' `Qwen3ForCausalLM`, so `state_dict()` is a checkpoint that it reads unchanged.
 A block is pre-norm: x += attention(rms_norm(x)); x += mlp(rms_norm(x)), with rotary positions, grouped-query attention,
 RMS-normalised queries and keys, and a gated (SwiGLU) MLP; no biases.
 
+The relatives differ little: Llama and Mixtral do not normalise queries and keys, nor does Qwen2.5 (`qwen2`), which adds
+a bias to them and the values; Qwen3-MoE and Mixtral have a mixture of experts for MLP. We train `qwen3` and `qwen3_moe`;
+the others are for published models to be continued.
+
 Shape suffixes: B batch, T time, D width, H query heads, K key/value heads, C channels a head, S keys seen, V vocabulary.
 """
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from groundup.model.moe import MixtureOfExperts
+from groundup.model.rotary import frequencies, sharpening
 
 # Below this, PyTorch's backward of attention on a processor is faster in float32: 64 rows of 82 tokens, 13 ms against 45
 # in bfloat16; at 256 tokens they are level.
@@ -33,9 +40,18 @@ class DecoderConfig:
     rope_theta: float = 10_000.0
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = False
+    model_type: str = "qwen3"
+    rope_scaling: dict[str, Any] | None = None  # as config.json has it; see `rotary`
+    num_experts: int = 0
+    num_experts_per_tok: int = 0
+    moe_intermediate_size: int = 0  # of one expert
+    norm_topk_prob: bool = True
 
     def as_dict(self) -> dict:
-        return asdict(self)
+        """What config.json holds: of the experts and of stretched positions only where there are any."""
+        sparse = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob")
+        absent = (*(() if self.num_experts else sparse), *(() if self.rope_scaling else ("rope_scaling",)))
+        return {name: value for name, value in asdict(self).items() if name not in absent}
 
 
 def shape_for(depth: int, vocabulary: int, context: int) -> tuple[DecoderConfig, list[str]]:
@@ -62,14 +78,35 @@ def shape_for(depth: int, vocabulary: int, context: int) -> tuple[DecoderConfig,
     return config, reasons
 
 
-class Linear(nn.Linear):
-    """A float32 weight multiplied in the format of its input, so bfloat16 training keeps float32 parameters."""
+def with_experts(config: DecoderConfig, experts: int, per_token: int) -> tuple[DecoderConfig, list[str]]:
+    """The Qwen3-MoE that has as many active parameters as the dense `config`, router apart, with the reason of each size.
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, bias=False)
+    Raises ValueError when `per_token` does not divide the MLP's width or is more than `experts`.
+    """
+    inner, rest = divmod(config.intermediate_size, per_token)
+    if rest or per_token > experts:
+        raise ValueError(f"{per_token} of {experts} experts cannot share an MLP of {config.intermediate_size}")
+    sparse = replace(
+        config,
+        model_type="qwen3_moe",
+        num_experts=experts,
+        num_experts_per_tok=per_token,
+        moe_intermediate_size=inner,
+    )
+    return sparse, [
+        f"{experts} experts of {inner}, {per_token} a token: together as wide as the dense MLP (DeepSeekMoE, Dai et al. 2024)",
+        "the weights of a token's experts add up to one: as Qwen3-30B-A3B; no shared expert: neither has it",
+    ]
+
+
+class Linear(nn.Linear):
+    """Float32 parameters used in the format of the input, so bfloat16 training keeps float32 parameters."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
+        super().__init__(inputs, outputs, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
 class _Normalised(torch.autograd.Function):
@@ -148,12 +185,14 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.key_value_heads = config.num_attention_heads, config.num_key_value_heads
         self.channels = config.head_dim
-        self.q_proj = Linear(config.hidden_size, self.heads * self.channels)
-        self.k_proj = Linear(config.hidden_size, self.key_value_heads * self.channels)
-        self.v_proj = Linear(config.hidden_size, self.key_value_heads * self.channels)
+        bias = config.model_type == "qwen2"
+        self.q_proj = Linear(config.hidden_size, self.heads * self.channels, bias)
+        self.k_proj = Linear(config.hidden_size, self.key_value_heads * self.channels, bias)
+        self.v_proj = Linear(config.hidden_size, self.key_value_heads * self.channels, bias)
         self.o_proj = Linear(self.heads * self.channels, config.hidden_size)
-        self.q_norm = RMSNorm(self.channels, config.rms_norm_eps)
-        self.k_norm = RMSNorm(self.channels, config.rms_norm_eps)
+        normalised = config.model_type in ("qwen3", "qwen3_moe")
+        self.q_norm = RMSNorm(self.channels, config.rms_norm_eps) if normalised else nn.Identity()
+        self.k_norm = RMSNorm(self.channels, config.rms_norm_eps) if normalised else nn.Identity()
 
     def forward(self, x_BTD: Tensor, places: Positions, cache: tuple[Tensor, Tensor] | None) -> Tensor:
         B, T, _ = x_BTD.shape
@@ -224,11 +263,24 @@ class Layer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = MLP(config)
+        self.mlp_name = "block_sparse_moe" if config.model_type == "mixtral" else "mlp"
+        self.add_module(self.mlp_name, mixture_of_experts(config) if config.num_experts else MLP(config))
 
     def forward(self, x_BTD: Tensor, places: Positions, cache: tuple[Tensor, Tensor] | None) -> Tensor:
         x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), places, cache)
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        mlp = getattr(self, self.mlp_name)
+        return x_BTD + mlp(self.post_attention_layernorm(x_BTD))
+
+
+def mixture_of_experts(config: DecoderConfig) -> MixtureOfExperts:
+    return MixtureOfExperts(
+        config.hidden_size,
+        config.moe_intermediate_size,
+        config.num_experts,
+        config.num_experts_per_tok,
+        normalise=config.norm_topk_prob,
+        names=("w1", "w3", "w2") if config.model_type == "mixtral" else ("gate_proj", "up_proj", "down_proj"),
+    )
 
 
 class Backbone(nn.Module):
@@ -249,7 +301,7 @@ class Backbone(nn.Module):
         lengths_B: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Hidden states (batch, time, width) after the final norm.
+        """Hidden states (batch, time, width) after the final norm. In place of ids, embeddings (batch, time, width) will do.
 
         `documents_BT` (batch, time), integers: a token sees only earlier tokens with its own number; this is how several
         documents share a row. With `cache`, rows continue from `cache.filled` and `lengths_B` (batch,) says how many of
@@ -265,37 +317,58 @@ class Backbone(nn.Module):
             slots_BT = cache.filled[:, None] + torch.arange(T, device=ids_BT.device)
             places = self._places(slots_BT)
             places.slots = slots_BT
-            cache.used += T
+            cache.used = min(cache.used + T, cache.keys[0].shape[2])
             seen_S = torch.arange(cache.used, device=ids_BT.device)
             places.visible = seen_S <= slots_BT[:, None, :, None]
             cache.filled = cache.filled + (T if lengths_B is None else lengths_B)
-        x_BTD = self.embed_tokens(ids_BT).to(dtype)
+        x_BTD = (ids_BT if ids_BT.is_floating_point() else self.embed_tokens(ids_BT)).to(dtype)
         for index, layer in enumerate(self.layers):
             x_BTD = layer(x_BTD, places, (cache.keys[index], cache.values[index]) if cache else None)
         return self.norm(x_BTD)
 
     def _places(self, positions_BT: Tensor) -> Positions:
-        half = self.config.head_dim // 2
-        exponents = torch.arange(half, dtype=torch.float32, device=positions_BT.device) / half
-        angles = positions_BT[:, None, :, None].float() * self.config.rope_theta**-exponents
+        config = self.config
+        turning = frequencies(config.head_dim, config.rope_theta, config.rope_scaling, positions_BT.device)
+        angles = positions_BT[:, None, :, None].float() * turning
         angles = torch.cat((angles, angles), dim=-1)
-        return Positions(angles.cos(), angles.sin(), None)
+        factor = sharpening(config.rope_scaling)
+        return Positions(angles.cos() * factor, angles.sin() * factor, None)
 
 
-class Decoder(nn.Module):
-    """A causal language model; `Qwen3ForCausalLM` in transformers. `.model(...)` gives hidden states, `.lm_head` logits."""
+class LanguageModel(nn.Module):
+    """What every architecture is: `.model(...)` gives hidden states, `.lm_head` logits, `.new_cache(...)` room to generate.
 
-    def __init__(self, config: DecoderConfig) -> None:
+    `.config` has `vocab_size` and `max_position_embeddings`.
+    """
+
+    def __init__(self, config: Any, backbone: nn.Module, width: int) -> None:
         super().__init__()
         self.config = config
-        self.model = Backbone(config)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size)
-        if config.tie_word_embeddings:
-            self.lm_head.weight = self.model.embed_tokens.weight
+        self.model = backbone
+        self.lm_head = Linear(width, config.vocab_size)
 
     def forward(self, ids_BT: Tensor, documents_BT: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """Logits (batch, time, vocabulary) of the token that follows each given token."""
         return self.lm_head(self.model(ids_BT, documents_BT, dtype=dtype))
+
+    def new_cache(self, batch: int, length: int, device: torch.device) -> Any:
+        """Room for `length` tokens in each of `batch` empty rows, to be given to `.model` as `cache`.
+
+        It has `filled` (batch,), tokens so far, and `select(rows)`, which keeps only these rows.
+        """
+        raise NotImplementedError
+
+
+class Decoder(LanguageModel):
+    """A causal transformer; `Qwen3ForCausalLM` and its relatives in transformers."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__(config, Backbone(config), config.hidden_size)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def new_cache(self, batch: int, length: int, device: torch.device) -> KeyValueCache:
+        return KeyValueCache.empty(self.config, batch, length, device)
 
 
 class Scorer(nn.Module):
@@ -315,19 +388,20 @@ class Scorer(nn.Module):
         return self.score(self.model(ids_BT, dtype=dtype)).float().squeeze(-1)
 
 
-def initialise(model: Decoder, seed: int) -> None:
+def initialise(model: nn.Module, seed: int) -> None:
     """Uniform matrices of variance 1/fan-in; output projections and the head zero, so every block starts as the identity.
 
-    Zero-initialised projections are part of modded-nanogpt's records (22.3 -> 15.2 minutes) and of nanochat.
+    Zero-initialised projections are part of modded-nanogpt's records (22.3 -> 15.2 minutes) and of nanochat. Gains are
+    one, biases zero.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:
-                parameter.fill_(1.0)
+                parameter.fill_(0.0 if "bias" in name else 1.0)
             elif name.endswith("embed_tokens.weight"):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
-            elif name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):
+            elif name.endswith(("o_proj.weight", "down_proj.weight", "w2.weight", "lm_head.weight")):
                 parameter.zero_()
             else:
                 bound = math.sqrt(3 / parameter.shape[1])

@@ -1,42 +1,54 @@
 """Hugging Face folders, in and out: what is written here is what `from_pretrained`, vLLM and llama.cpp read.
 
 Our modules already carry transformers' names, so there is no conversion: safetensors out, safetensors in. A reward
-model is `Qwen3ForSequenceClassification` with one label; the others are `Qwen3ForCausalLM`.
+model is `Qwen3ForSequenceClassification` (or its family's) with one label; the others are `...ForCausalLM`. LSTM,
+convolution and patched bytes, which no other tool knows, are saved in the same way under a `model_type` of ours.
 """
 
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from groundup.errors import UserError
 from groundup.files import read_json, write_json, write_tensors
-from groundup.model.decoder import Decoder, DecoderConfig, Scorer
+from groundup.model.convolution import Convolution, ConvolutionConfig
+from groundup.model.decoder import Decoder, LanguageModel, Scorer
+from groundup.model.description import FAMILIES, describe, read_config
+from groundup.model.lstm import LSTM, LSTMConfig
+from groundup.model.patches import PatchedBytes, PatchesConfig
 from groundup.tokenizer.tokenizer import Tokenizer
 
-ARCHITECTURES = {Decoder: "Qwen3ForCausalLM", Scorer: "Qwen3ForSequenceClassification"}
+OURS = {"groundup_lstm": LSTM, "groundup_convolution": Convolution, "groundup_patches": PatchedBytes}
 
 
-def save(folder: Path, model: Decoder | Scorer, tokenizer: Tokenizer, *, chat: bool) -> None:
-    """Write a model with its tokenizer. `chat`: generation ends at the end of a message, not of a document."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save(folder: Path, model: LanguageModel | Scorer, tokenizer: Tokenizer, *, chat: bool) -> None:
+    """Write a model with its tokenizer. `chat`: generation ends at the end of a message, not of a document.
+
+    Raises UserError when the tokenizer has ids that the model has no embedding for.
+    """
     config = model.config
+    if tokenizer.size > config.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.size} tokens, the model {config.vocab_size}; "
+            "save it with the tokenizer that it was trained with"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     end = tokenizer.message_end if chat else tokenizer.end_of_text
     ends = [tokenizer.message_end, tokenizer.end_of_text] if chat else tokenizer.end_of_text
+    if config.model_type in OURS:
+        name, entries = type(model).__name__, config.as_dict()
+    else:
+        suffix = "ForSequenceClassification" if isinstance(model, Scorer) else "ForCausalLM"
+        name, entries = FAMILIES[config.model_type] + suffix, describe(config)
     description = {
-        "architectures": [ARCHITECTURES[type(model)]],
-        "model_type": "qwen3",
-        **config.as_dict(),
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "use_sliding_window": False,
-        "layer_types": ["full_attention"] * config.num_hidden_layers,
-        # transformers 5 reads rope_parameters and dtype; earlier releases and other tools rope_theta and torch_dtype.
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "dtype": "float32",
-        "torch_dtype": "float32",
+        "architectures": [name],
+        "model_type": config.model_type,
+        **entries,
         "bos_token_id": None,
         "eos_token_id": end,
         "pad_token_id": tokenizer.pad,
@@ -45,7 +57,7 @@ def save(folder: Path, model: Decoder | Scorer, tokenizer: Tokenizer, *, chat: b
     if isinstance(model, Scorer):
         description |= {"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}}
     write_json(folder / "config.json", description)
-    if isinstance(model, Decoder):
+    if isinstance(model, LanguageModel):
         sampling = {
             "eos_token_id": ends,
             "pad_token_id": tokenizer.pad,
@@ -59,54 +71,92 @@ def save(folder: Path, model: Decoder | Scorer, tokenizer: Tokenizer, *, chat: b
     write_tensors(folder / "model.safetensors", weights, metadata={"format": "pt"})
 
 
-def load_decoder(folder: Path) -> Decoder:
-    """Raises UserError when the folder is not a complete Qwen3 causal model."""
-    model = Decoder(_config(folder))
-    _load_weights(model, folder)
+def load_decoder(folder: Path) -> LanguageModel:
+    """The causal language model of a folder, in float32: whichever of ours its `model_type` names.
+
+    Raises UserError when something is missing, damaged or does not fit, or ours would compute it wrongly.
+    """
+    path = Path(folder) / "config.json"
+    description = read_json(path)
+    kind = description.get("model_type")
+    model = OURS[kind](_read_our_config(description, path)) if kind in OURS else Decoder(read_config(description, path))
+    _load_weights(model, Path(folder))
     return model
 
 
 def load_scorer(folder: Path) -> Scorer:
-    """Raises UserError when the folder is not a complete Qwen3 sequence classifier."""
-    model = Scorer(_config(folder))
-    _load_weights(model, folder)
+    """Raises UserError when the folder is not a complete sequence classifier with one label."""
+    path = Path(folder) / "config.json"
+    model = Scorer(read_config(read_json(path), path))
+    _load_weights(model, Path(folder))
     return model
 
 
-def _config(folder: Path) -> DecoderConfig:
-    description = read_json(folder / "config.json")
-    if description.get("model_type") != "qwen3":
-        raise UserError(f"{folder}: model_type is {description.get('model_type')!r}; only qwen3 is read")
-    rope = description.get("rope_parameters") or {"rope_theta": description.get("rope_theta")}
-    scaling = description.get("rope_scaling") or rope
-    other = {
-        "hidden_act": description.get("hidden_act", "silu") != "silu",
-        "attention_bias": description.get("attention_bias", False),
-        "use_sliding_window": description.get("use_sliding_window", False),
-        "rope_type": scaling.get("rope_type", scaling.get("type", "default")) != "default",
-    }
-    if differs := [name for name, is_other in other.items() if is_other]:
-        raise UserError(f"{folder}/config.json: {', '.join(differs)} is not what groundup's decoder computes")
+def _read_our_config(description: dict[str, Any], path: Path) -> LSTMConfig | ConvolutionConfig | PatchesConfig:
+    kind = description["model_type"]
     try:
-        fields = {name: description[name] for name in DecoderConfig.__dataclass_fields__ if name != "rope_theta"}
-        return DecoderConfig(**fields, rope_theta=rope["rope_theta"])
+        if kind == "groundup_patches":
+            return PatchesConfig.from_dict(description)
+        config_class = LSTMConfig if kind == "groundup_lstm" else ConvolutionConfig
+        return config_class(**{field.name: description[field.name] for field in fields(config_class)})
     except KeyError as error:
-        raise UserError(f"{folder}/config.json: {error.args[0]} is missing") from None
+        raise UserError(f"{path}: {error.args[0]} is missing") from None
+    except TypeError as error:
+        raise UserError(f"{path}: not a {kind} as groundup writes it ({error})") from None
 
 
-def _load_weights(model: Decoder | Scorer, folder: Path) -> None:
-    path = folder / "model.safetensors"
-    try:
-        weights = load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except SafetensorError as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error})") from None
+def _load_weights(model: LanguageModel | Scorer, folder: Path) -> None:
+    _check_tokenizer(folder, model.config.vocab_size)
     parameters = dict(model.named_parameters())
-    for name, parameter in parameters.items():
-        if name not in weights or weights[name].shape != parameter.shape:
-            found = tuple(weights[name].shape) if name in weights else "absent"
-            raise UserError(f"{path}: {name} should be {tuple(parameter.shape)}, is {found}")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
+    absent, unknown = dict(parameters), ""
+    for path, name, tensor in _stored(folder):
+        if name in absent:
+            parameter = absent.pop(name)
+            if tensor.shape != parameter.shape:
+                raise UserError(f"{path}: {name} should be {tuple(parameter.shape)}, is {tuple(tensor.shape)}")
+            with torch.no_grad():
+                parameter.copy_(tensor)
+        # Some store the tied head twice, or the positions' frequencies, which follow from config.json.
+        elif name != "lm_head.weight" and not name.endswith("rotary_emb.inv_freq"):
+            unknown = unknown or name
+    if absent:
+        name, parameter = next(iter(absent.items()))
+        raise UserError(f"{folder}/model.safetensors: {name} should be {tuple(parameter.shape)}, is absent")
+    if unknown:
+        raise UserError(f"{folder}/model.safetensors: {unknown} has no place in a {model.config.model_type} as we know it")
+
+
+def _stored(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
+    """Every tensor of the folder, one at a time, with its file."""
+    index = folder / "model.safetensors.index.json"
+    paths = [folder / "model.safetensors"]
+    if not paths[0].exists() and index.exists():
+        try:
+            paths = [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(f"{index}: not an index of safetensors files; download it again") from None
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (it is no dictionary)
+                    yield path, name, file.get_tensor(name)
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file") from None
+        except SafetensorError as error:
+            raise UserError(f"{path}: not a readable safetensors file ({error}); download or train it again") from None
+
+
+def _check_tokenizer(folder: Path, vocabulary: int) -> None:
+    """The tokenizer beside the model, if there is one, may have fewer ids than the model, never more."""
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        return
+    found = read_json(path)
+    try:
+        vocab = found["model"]["vocab"]
+        ids = [*(vocab.values() if isinstance(vocab, dict) else range(len(vocab)))]
+        largest = max([*ids, *(token["id"] for token in found.get("added_tokens", []))])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: not a tokenizer; download or train it again") from None
+    if largest >= vocabulary:
+        raise UserError(f"{path}: a token has id {largest}, the model has {vocabulary}: they are not of one folder")

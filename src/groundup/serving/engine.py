@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from groundup.model.decoder import Decoder, KeyValueCache
+from groundup.model.decoder import LanguageModel
 
 STAYING_SHARE = 0.75  # of a batch: with no more than this still going, the finished rows leave
 
@@ -27,7 +27,7 @@ class Sampling:
 
 @torch.no_grad()
 def generate(
-    model: Decoder,
+    model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     ends: Sequence[int],
     sampling: Sampling,
@@ -51,7 +51,7 @@ def generate(
     generator = torch.Generator(device=device).manual_seed(seed)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     longest = int(lengths.max())
-    cache = KeyValueCache.empty(model.config, len(prompts), longest + max_tokens, device)
+    cache = model.new_cache(len(prompts), longest + max_tokens, device)
     ids = torch.zeros(len(prompts), longest, dtype=torch.long, device=device)
     for row, prompt in enumerate(prompts):
         ids[row, : len(prompt)] = torch.tensor(prompt, device=device)

@@ -1,0 +1,101 @@
+"""A decoder's config.json, written for every reader that we know of, and read from whoever wrote it.
+
+`config.json` is where a model says what it computes. What ours do not compute is refused by name: a model that loads and
+answers a little wrongly is worse than one that does not load.
+"""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from groundup.errors import UserError
+from groundup.model.decoder import DecoderConfig
+from groundup.model.rotary import KINDS
+
+# By model_type, what transformers' classes begin with.
+FAMILIES = {"qwen3": "Qwen3", "qwen3_moe": "Qwen3Moe", "qwen2": "Qwen2", "llama": "Llama", "mixtral": "Mixtral"}
+OF_EXPERTS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob")
+
+
+def describe(config: DecoderConfig) -> dict[str, Any]:
+    """The entries of config.json that follow from the sizes and the family."""
+    description = {
+        **config.as_dict(),
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "use_sliding_window": False,
+        "layer_types": ["full_attention"] * config.num_hidden_layers,
+        # transformers 5 reads rope_parameters and dtype; earlier releases and other tools rope_theta and torch_dtype.
+        "rope_parameters": {"rope_type": "default", **(config.rope_scaling or {}), "rope_theta": config.rope_theta},
+        "dtype": "float32",
+        "torch_dtype": "float32",
+    }
+    if config.model_type == "llama":
+        description["mlp_bias"] = False
+    if config.num_experts:
+        description["num_local_experts"] = config.num_experts  # Mixtral's name; transformers 5 has it for Qwen3-MoE too
+    if config.model_type == "mixtral":
+        description |= {"sliding_window": None, "intermediate_size": config.moe_intermediate_size}
+    if config.model_type == "qwen3_moe":
+        description |= {"decoder_sparse_step": 1, "mlp_only_layers": []}
+    return description
+
+
+def read_config(description: dict[str, Any], path: Path) -> DecoderConfig:
+    """The shape that a config.json describes. Raises UserError, naming `path`, for one that we do not compute."""
+    kind = description.get("model_type")
+    if kind not in FAMILIES:
+        raise UserError(f"{path}: model_type is {kind!r}; decoders that groundup computes are {', '.join(FAMILIES)}")
+    given = {name: value for name, value in description.items() if value is not None}
+    context = given.get("max_position_embeddings", 0)
+    windowed = given.get("use_sliding_window", kind == "mixtral") and given.get("sliding_window", context) < context
+    other = {
+        "hidden_act": given.get("hidden_act", "silu") != "silu",
+        "attention_bias": given.get("attention_bias", False),
+        "mlp_bias": given.get("mlp_bias", False),
+        "sliding_window": windowed,
+        "decoder_sparse_step": given.get("decoder_sparse_step", 1) != 1,
+        "mlp_only_layers": given.get("mlp_only_layers", []) != [],
+        "quantization_config": "quantization_config" in given,
+    }
+    if differs := [name for name, is_other in other.items() if is_other]:
+        raise UserError(f"{path}: {', '.join(differs)} is not what groundup's decoder computes")
+    given["rope_theta"], given["rope_scaling"] = _rope(given, path)
+    given.setdefault("tie_word_embeddings", False)
+    if kind not in ("qwen3", "qwen3_moe") and {"hidden_size", "num_attention_heads"} <= given.keys():
+        given.setdefault("head_dim", given["hidden_size"] // given["num_attention_heads"])
+        given.setdefault("num_key_value_heads", given["num_attention_heads"])
+    if "num_local_experts" in given:
+        given["num_experts"] = given["num_local_experts"]
+    if kind == "mixtral":
+        given |= {"moe_intermediate_size": given.get("intermediate_size"), "norm_topk_prob": True}
+    if kind == "qwen3_moe":
+        given.setdefault("norm_topk_prob", False)
+    sparse = kind in ("qwen3_moe", "mixtral")
+    wanted = [field.name for field in fields(DecoderConfig) if sparse or field.name not in OF_EXPERTS]
+    if missing := [name for name in wanted if name not in given]:
+        raise UserError(f"{path}: {missing[0]} is missing")
+    return DecoderConfig(**{name: given[name] for name in wanted})
+
+
+def _rope(given: dict[str, Any], path: Path) -> tuple[float, dict[str, Any] | None]:
+    """The base, and how positions are stretched: `rope_parameters` since transformers 5, two entries before it."""
+    stated = given.get("rope_parameters") or given.get("rope_scaling") or {}
+    rope = {"rope_theta": given.get("rope_theta"), **stated}
+    kind = rope.pop("rope_type", None) or rope.pop("type", "default")
+    theta = rope.pop("rope_theta")
+    if kind not in KINDS:
+        raise UserError(f"{path}: rope_type is {kind!r}; what groundup computes is {', '.join(KINDS)}")
+    rope = {name: value for name, value in rope.items() if value is not None and name != "type"}
+    needed, allowed = KINDS[kind]
+    if "original_max_position_embeddings" in needed and "max_position_embeddings" in given:
+        rope.setdefault("original_max_position_embeddings", given["max_position_embeddings"])
+    if unknown := sorted(rope.keys() - needed - allowed):
+        raise UserError(f"{path}: {unknown[0]} of rope_type {kind} is not what groundup's decoder computes")
+    if missing := sorted(needed - rope.keys()):
+        raise UserError(f"{path}: {missing[0]} of rope_type {kind} is missing")
+    if theta is None and given["model_type"] != "llama":
+        raise UserError(f"{path}: rope_theta is missing")
+    # The first Llamas do not say theirs.
+    return 10_000.0 if theta is None else theta, None if kind == "default" else {"rope_type": kind, **rope}

@@ -1,0 +1,231 @@
+"""Mixture of experts: many MLPs, of which a router picks a few for each token (Shazeer et al. 2017; Qwen3-MoE, Mixtral).
+
+The router is a softmax over all experts; the k most likely run, weighted by their probabilities. No token is dropped:
+tokens are sorted by expert, and every expert works on its own slice, however long. Left alone, the router sends more
+to whom it trained most, until few experts remain: the *balance loss* holds against that (Fedus et al. 2021), counted
+over the whole batch (Qiu et al. 2025), and the *z-loss* keeps the logits small (Zoph et al. 2022). Nothing else steers the
+router: a selection bias as DeepSeek-V3's could not be written into a Qwen3-MoE or Mixtral folder.
+
+Shape suffixes: N tokens, D width, E experts, K experts a token, L layers.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+DEAD = 0.01  # an expert with less than this part of its fair share learns nothing
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What one layer decided in one forward."""
+
+    logits_NE: Tensor  # float32
+    chosen_NK: Tensor  # expert numbers, the likeliest first
+
+
+class Expert(nn.Module):
+    """A gated MLP whose matrices are called `names` (gate, up, down), as the checkpoint of the family calls them."""
+
+    def __init__(self, width: int, inner: int, names: tuple[str, str, str]) -> None:
+        super().__init__()
+        for name, (inputs, outputs) in zip(names, ((width, inner), (width, inner), (inner, width)), strict=True):
+            self.add_module(name, nn.Linear(inputs, outputs, bias=False))
+
+    def matrices(self) -> list[Tensor]:
+        """Gate and up (inner, width), down (width, inner)."""
+        return [linear.weight for linear in self.children()]
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        gate, up, down = (matrix.to(x_ND.dtype) for matrix in self.matrices())
+        return F.linear(F.silu(F.linear(x_ND, gate)) * F.linear(x_ND, up), down)
+
+
+class MixtureOfExperts(nn.Module):
+    def __init__(
+        self, width: int, inner: int, experts: int, per_token: int, normalise: bool, names: tuple[str, str, str]
+    ) -> None:
+        """`normalise`: the weights of a token's experts add up to one (Mixtral always, Qwen3-MoE by its config)."""
+        super().__init__()
+        self.per_token, self.normalise = per_token, normalise
+        self.gate = nn.Linear(width, experts, bias=False)
+        self.experts = nn.ModuleList(Expert(width, inner, names) for _ in range(experts))
+        self.recorder: list[Routing] | None = None
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        x_ND = x_BTD.flatten(0, -2)
+        # In float32 whatever the rest is in: rounding a logit sends a token elsewhere (Fedus et al. 2021).
+        logits_NE = F.linear(x_ND.float(), self.gate.weight)
+        weights_NK, chosen_NK = logits_NE.softmax(-1).topk(self.per_token, dim=-1)
+        if self.normalise:
+            weights_NK = weights_NK / weights_NK.sum(-1, keepdim=True)
+        if self.recorder is not None:
+            self.recorder.append(Routing(logits_NE, chosen_NK))
+        flat = chosen_NK.flatten()
+        order = flat.argsort(stable=True)  # (token, choice) pairs, sorted by expert
+        inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        sorted_MD = _Sorted.apply(x_ND, order, inverse, self.per_token)
+        outputs_MD = self._run(sorted_MD, _count(flat, len(self.experts)))
+        outputs_NKD = _Sorted.apply(outputs_MD, inverse, order, 1).view(*chosen_NK.shape, -1)
+        return (outputs_NKD * weights_NK[..., None].to(x_ND.dtype)).sum(1).view_as(x_BTD)
+
+    def _run(self, sorted_MD: Tensor, counts_E: Tensor) -> Tensor:
+        aligned = all(size % 8 == 0 for size in self.experts[0].matrices()[0].shape)
+        if sorted_MD.is_cuda and sorted_MD.dtype == torch.bfloat16 and aligned:
+            return self._grouped(sorted_MD, counts_E)
+        # An expert without tokens runs all the same in training: its gradient is zero, not absent.
+        slices = zip(self.experts, sorted_MD.split(counts_E.tolist()), strict=True)
+        return torch.cat([expert(rows) for expert, rows in slices if len(rows) or torch.is_grad_enabled()])
+
+    def _grouped(self, sorted_MD: Tensor, counts_E: Tensor) -> Tensor:
+        """All experts in three products; a GPU need not wait to hear how long the slices are."""
+        gate, up, down = (
+            torch.stack(matrices).to(sorted_MD.dtype).mT
+            for matrices in zip(*(expert.matrices() for expert in self.experts), strict=True)
+        )
+        ends = counts_E.cumsum(0).int()
+        inner = F.silu(F.grouped_mm(sorted_MD, gate, offs=ends)) * F.grouped_mm(sorted_MD, up, offs=ends)
+        return F.grouped_mm(inner, down, offs=ends)
+
+
+class _Sorted(torch.autograd.Function):
+    """Row `order[i] // copies` of x, for every i; `inverse` undoes `order`.
+
+    The gradient is a gather and a sum in fixed order. That of plain indexing adds in whatever order a GPU comes by.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor, copies: int) -> Tensor:
+        ctx.save_for_backward(inverse)
+        ctx.copies = copies
+        return x.index_select(0, order // copies)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return grad.index_select(0, inverse).unflatten(0, (-1, ctx.copies)).sum(1), None, None, None
+
+
+def _count(chosen: Tensor, experts: int) -> Tensor:
+    return chosen.new_zeros(experts).scatter_add_(0, chosen, torch.ones_like(chosen))
+
+
+@contextmanager
+def recorded(model: nn.Module) -> Iterator[list[Routing]]:
+    """Within it, every forward of `model` adds one `Routing` a sparse layer, in their order, to the list."""
+    layers = [module for module in model.modules() if isinstance(module, MixtureOfExperts)]
+    routings: list[Routing] = []
+    for layer in layers:
+        layer.recorder = routings
+    try:
+        yield routings
+    finally:
+        for layer in layers:
+            layer.recorder = None
+
+
+def load(routings: Sequence[Routing], mask: Tensor | None = None) -> Tensor:
+    """How often each expert was chosen, (layers, experts) float32, over all processes of the run.
+
+    `mask`, True at the tokens that count (any shape of as many elements as tokens): padding does not.
+    Add the result for earlier micro-batches of the step to it: a micro-batch may be of one subject and lean to its
+    experts, and to balance each by itself would keep experts from specialising (Qiu et al. 2025).
+    """
+    counts = []
+    for routing in routings:
+        chosen_NK = routing.chosen_NK if mask is None else routing.chosen_NK[mask.flatten()]
+        counts.append(_count(chosen_NK.flatten(), routing.logits_NE.shape[1]))
+    counts_LE = torch.stack(counts).float()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(counts_LE)
+    return counts_LE
+
+
+def auxiliary_losses(
+    routings: Sequence[Routing], load_LE: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Balance loss and router z-loss: means over tokens, summed over layers; `mask` as for `load`.
+
+    A layer's balance is E sum_i f_i P_i, where f is the part of all choices that fell on an expert by `load_LE` and P
+    its mean probability: 1 when even, E when all go to one. Usual coefficients: 0.01 (Fedus et al. 2021) and 0.001
+    (Zoph et al. 2022). transformers' `load_balancing_loss_func` takes all layers for one and does not divide by k.
+    """
+    balance, z = [], []
+    for routing, counts_E in zip(routings, load_LE, strict=True):
+        logits_NE = routing.logits_NE if mask is None else routing.logits_NE[mask.flatten()]
+        share_E = counts_E / counts_E.sum()
+        balance.append(len(share_E) * (share_E * logits_NE.softmax(-1).mean(0)).sum())
+        z.append(logits_NE.logsumexp(-1).square().mean())
+    return torch.stack(balance).sum(), torch.stack(z).sum()
+
+
+@torch.no_grad()
+def metrics(routings: Sequence[Routing], load_LE: Tensor) -> dict[str, float]:
+    """What shows a router that collapses.
+
+    `max_load`: the busiest expert's load over its layer's mean, in the worst layer; 1 is even. `dead_experts`: how many
+    of all layers have less than 1 % of their fair share. `router_entropy`: how undecided the router is about a token, from
+    0 (sure) to 1 (all experts alike).
+    """
+    relative_LE = load_LE / load_LE.mean(-1, keepdim=True)
+    entropies = [-(r.logits_NE.softmax(-1) * r.logits_NE.log_softmax(-1)).sum(-1).mean() for r in routings]
+    uniform = torch.tensor(float(load_LE.shape[1])).log()
+    return {
+        "max_load": relative_LE.max().item(),
+        "dead_experts": float((relative_LE < DEAD).sum()),
+        "router_entropy": (torch.stack(entropies).mean().cpu() / uniform).item(),
+    }
+
+
+@torch.no_grad()
+def token_samples(model: nn.Module, ids_BT: Tensor, layer: int, count: int) -> list[list[tuple[int, int, float]]]:
+    """What each expert of a sparse layer is for: the places (row, time) whose tokens it is surest of, with its probability.
+
+    Up to `count` an expert, of different token ids, surest first; none for an expert that no token chose.
+    """
+    with recorded(model) as routings:
+        model.model(ids_BT)
+    routing, ids = routings[layer], ids_BT.flatten()
+    samples = []
+    for expert, probability_N in enumerate(routing.logits_NE.softmax(-1).T):
+        places = (routing.chosen_NK == expert).any(-1).nonzero().squeeze(1)
+        places = places[probability_N[places].argsort(descending=True, stable=True)]
+        of_token: dict[int, int] = {}
+        for place, token in zip(places.tolist(), ids[places].tolist(), strict=True):
+            of_token.setdefault(token, place)
+        found = list(of_token.values())[:count]
+        samples.append([(*divmod(place, ids_BT.shape[1]), probability_N[place].item()) for place in found])
+    return samples
+
+
+@torch.no_grad()
+def domain_table(model: nn.Module, batches: dict[str, list[Tensor]], layer: int) -> dict[str, list[float]]:
+    """Domain x expert: the part of a domain's choices that fell on each expert of a sparse layer; rows add up to 1.
+
+    `batches`: ids (batch, time) of each domain. An expert that is at home nowhere has 1 / experts in every row.
+    """
+    table = {}
+    for domain, of_domain in batches.items():
+        counts_E = torch.zeros(())
+        for ids_BT in of_domain:
+            with recorded(model) as routings:
+                model.model(ids_BT)
+            routing = routings[layer]
+            counts_E = counts_E + _count(routing.chosen_NK.flatten(), routing.logits_NE.shape[1]).cpu()
+        table[domain] = (counts_E / counts_E.sum()).tolist()
+    return table
+
+
+def active_parameters(model: nn.Module) -> int:
+    """Parameters that one token meets: all but those of the experts that it does not choose."""
+    idle = 0
+    for module in model.modules():
+        if isinstance(module, MixtureOfExperts):
+            of_one = sum(matrix.numel() for matrix in module.experts[0].matrices())
+            idle += (len(module.experts) - module.per_token) * of_one
+    return sum(parameter.numel() for parameter in model.parameters()) - idle
