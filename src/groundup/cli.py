@@ -131,6 +131,8 @@ def main() -> None:
     # Threads that spin while they wait make training several times slower where other programs work too (83 s
     # against 15 s); the results are the same bits. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Arrow's own allocator keeps what was freed: a tokenizer trains in 287 MB with it, in 215 MB with the system's.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         app()
     except UserError as error:

@@ -24,11 +24,11 @@ from groundup.tokenizer.rules import RULES, Rule, rule_of
 
 # tiktoken's regular expressions run out of stack on 999,999 spaces in a row; runs longer than this go in parts.
 LONGEST_SPACES = 500_000
-_SPACES = regex.compile(rf"\s{{{LONGEST_SPACES},}}")
+_SPACES = regex.compile(r"\s+")
 # A rule that looks ahead over all digits of a number takes time that grows with the square of their number. Cut at
 # multiples of three from its end, a number gives the same pre-tokens in parts.
 LONGEST_DIGITS = 300
-_DIGITS = regex.compile(rf"\p{{N}}{{{LONGEST_DIGITS},}}")
+_DIGITS = regex.compile(r"\p{N}+")
 
 _CHARACTERS = [chr(byte) for byte in VISIBLE] + [chr(256 + i) for i in range(256 - len(VISIBLE))]
 _CHARACTER_OF_BYTE = dict(zip(ALPHABET, _CHARACTERS, strict=True))
