@@ -33,6 +33,9 @@ MACHINE_TROUBLE = {
 
 INTERRUPTED = 130
 
+tokenizer = typer.Typer(no_args_is_help=True, help="Train tokenizers, and see how they cut text.")
+app.add_typer(tokenizer, name="tokenizer")
+
 RunFolder = Annotated[Path, typer.Argument(help="The run folder, as given to `groundup run --run`.")]
 
 
@@ -76,6 +79,49 @@ def chat(
     _result(talk(folder, stage, temperature, max_tokens, seed))
 
 
+Inputs = Annotated[
+    list[Path], typer.Argument(help="Parquet, JSON lines or text files, folders of them, a corpus folder, a run folder.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes; the result is the same for any number.")]
+
+
+@tokenizer.command()
+def train(
+    inputs: Inputs,
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    kind: Annotated[str, typer.Option(help="What to train: bpe.")] = "bpe",
+    vocabulary: Annotated[int, typer.Option(help="Tokens, special ones included.")] = 32_768,
+    rule: Annotated[
+        str, typer.Option(help="How text is cut first: qwen2, threes, threes-from-right or indentation.")
+    ] = "qwen2",
+    weight: Annotated[
+        list[str] | None, typer.Option(metavar="DOMAIN=SHARE", help="Share of a domain's text; without, as found.")
+    ] = None,
+    workers: Workers = None,
+    memory_mb: Annotated[int, typer.Option(min=1, help="For merging; rare pre-tokens beyond it are left out.")] = 8192,
+) -> None:
+    """Train a tokenizer on documents. What was counted before is found again in OUT/counts."""
+    from groundup.tokenizer.train import parse_weights, train_bpe
+
+    if kind != "bpe":
+        raise UserError(f"no tokenizer kind {kind!r}; known: bpe")
+    _result(train_bpe(inputs, out, vocabulary, rule, parse_weights(weight or []), workers, memory_mb << 20))
+
+
+@tokenizer.command()
+def encode(
+    folder: Annotated[Path, typer.Argument(help="The tokenizer's folder.")],
+    inputs: Inputs,
+    out: Annotated[Path, typer.Option(help="Where to write: OUT.bin and OUT.idx, in the layout of Megatron-LM.")],
+    split: Annotated[str | None, typer.Option(help="Only documents of this split, such as train or held_out.")] = None,
+    workers: Workers = None,
+) -> None:
+    """Encode documents to token files, each after the end-of-text token. A killed one continues."""
+    from groundup.tokenizer.encode import encode_corpus
+
+    _result(encode_corpus(folder, inputs, out, split, workers))
+
+
 def _result(value: dict) -> None:
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
@@ -86,6 +132,8 @@ def main() -> None:
     # never spin a quarter slower where none do. A short spin is as good as the better one in both cases (docs/log.md).
     # Read when torch is imported; the results are the same bits.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # Arrow's own allocator keeps what was freed: a tokenizer trains in 287 MB with it, in 215 MB with the system's.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         app()
     except UserError as error:

@@ -14,6 +14,7 @@ from tokenizers import Regex, models, pre_tokenizers, trainers
 
 from groundup.tokenizer.bpe import PRETOKENIZE, SPECIAL_TOKENS, count_pretokens, train
 from groundup.tokenizer.chat import render
+from groundup.tokenizer.rules import RULES
 from groundup.tokenizer.tokenizer import Tokenizer
 
 DATA = Path(__file__).parents[2] / os.environ.get("GROUNDUP_DATA", "../shared/data")
@@ -153,6 +154,22 @@ def test_ids_are_those_of_transformers(ours, automatic):
 def test_a_folder_that_transformers_saved_again_loads(ours, automatic, tmp_path):
     automatic.save_pretrained(tmp_path)
     assert Tokenizer.load(tmp_path).merges == ours.merges
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_gives_the_ids_of_transformers_and_tokenizers(name, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs the `test` extra")
+    texts = [*many_scripts()[:60], *SAMPLES, "a 1234567 12345\n    return 1\n\t\tx  = 2"]
+    rule = RULES[name]
+    ours = Tokenizer.from_merges(train(count_pretokens(texts, rule), 600), rule)
+    ours.save(tmp_path)
+    assert Tokenizer.load(tmp_path).rule is rule
+    loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    peer = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    peer.encode_special_tokens = True
+    for text in texts:
+        assert ours.encode(text) == peer.encode(text).ids
+        assert ours.encode(text) == loaded(text, split_special_tokens=True)["input_ids"]
 
 
 def test_model_type_does_not_change_the_ids(ours, tmp_path):

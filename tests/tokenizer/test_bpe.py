@@ -1,4 +1,3 @@
-import random
 from collections import Counter
 from itertools import pairwise
 
@@ -7,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.errors import UserError
-from groundup.tokenizer.bpe import ALPHABET, count_pretokens, train
+from groundup.tokenizer import bpe
+from groundup.tokenizer.bpe import ALPHABET, train
+from groundup.tokenizer.counts import Counts
 
 ID = {byte: number for number, byte in enumerate(ALPHABET)}
 
@@ -45,29 +46,38 @@ def test_merges_are_those_of_textbook_bpe(counts):
     assert len(set(joined)) == len(joined)
 
 
-def test_counting_is_additive_and_blind_to_order():
-    texts = ["the cat sat", "the 12 mats\n\n    return x", "Ünïcödé 漢字 🙂"] * 3
-    shuffled = random.Random(0).sample(texts, len(texts))
-    whole = count_pretokens(texts)
-    assert whole[b" 12"] == 0 and whole[b"1"] == whole[b"2"] == 3  # one digit a pre-token
-    assert whole[b"   "] == 3  # the last space of an indentation goes with the word
-    assert whole == count_pretokens(texts[:4]) + count_pretokens(texts[4:])
-    assert train(whole, 300) == train(count_pretokens(shuffled), 300)
-
-
 def test_counts_beyond_32_bits():
     counts = {b"aaab": 3_000_000_000, b"cd": 4_000_000_000}
     # (a, a) occurs twice in aaab, 6e9 times; then (c, d) with 4e9.
     assert train(counts, 256 + 4 + 2) == [(b"a", b"a"), (b"c", b"d")]
 
 
+any_words = st.dictionaries(st.text("ab -", min_size=1, max_size=12).map(str.encode), st.integers(0, 1 << 40), max_size=12)
+
+
+@pytest.mark.parametrize(("many_places", "followed"), [(0, 1), (0, 16), (2, 3), (1 << 30, 1 << 60)])
+@settings(max_examples=60, deadline=None)
+@given(counts=any_words)
+def test_merging_at_once_and_place_by_place_are_the_same(many_places, followed, counts):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bpe, "MANY_PLACES", many_places)
+        patch.setattr(bpe, "FOLLOWED", followed)
+        assert train(counts, 256 + 4 + 25) == naive_train(counts, 25)
+
+
+def test_counts_beyond_64_bits_are_refused():
+    with pytest.raises(UserError, match="64 bits"):
+        train({b"ab": 2**62}, 300)
+
+
+def test_the_order_of_pretokens_does_not_matter():
+    counts = {b" the": 5, b" then": 3, b" hen": 4, "漢字".encode(): 2}
+    assert train(counts, 280) == train(dict(reversed(counts.items())), 280) == train(Counts.of(counts), 280)
+
+
 def test_fewer_merges_when_no_pair_is_left():
     assert train({b"ab": 1}, 1000) == [(b"a", b"b")]
     assert train({}, 1000) == []
-
-
-def test_lone_surrogates_are_replaced_and_pairs_joined():
-    assert count_pretokens(["a\ud800", "\ud83d\ude42"]) == {b"a": 1, "\ufffd".encode(): 1, "🙂".encode(): 1}
 
 
 def test_a_vocabulary_without_room_is_refused():

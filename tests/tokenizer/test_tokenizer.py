@@ -2,11 +2,13 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.errors import UserError
+from groundup.tokenizer import tokenizer as tokenizers_module
 from groundup.tokenizer.bpe import SPECIAL_TOKENS, count_pretokens, train
+from groundup.tokenizer.rules import RULES
 from groundup.tokenizer.tokenizer import LONGEST_SPACES, StreamDecoder, Tokenizer
 
 CORPUS = ["the cat and the hat", "def cat(hat):\n        return hat\n", "🙂🙂 漢字 漢字", "<|im_end|> <|pad|>"] * 20
@@ -23,6 +25,28 @@ def test_round_trip(text):
     assert b"".join(map(TOKENIZER.token_bytes, ids)) == text.encode()
     assert TOKENIZER.bytes_per_token[ids].sum() == len(text.encode())
     assert not set(ids) & set(TOKENIZER.special_tokens.values())
+
+
+@settings(max_examples=10_000, deadline=None)
+@given(any_text)
+def test_ten_thousand_texts_come_back(text):
+    assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_long_runs_are_encoded_in_parts_as_a_whole(name, monkeypatch):
+    tokenizer = Tokenizer.from_merges(train(count_pretokens(CORPUS + ["1234567 "] * 9, RULES[name]), 300), RULES[name])
+    text = "x" + "1234567" * 13 + " " * 50 + "y" + "\n" * 40 + "12345678901234 z"
+    whole = tokenizer._encoding.encode_ordinary(text)
+    monkeypatch.setattr(tokenizers_module, "LONGEST_SPACES", 60)
+    monkeypatch.setattr(tokenizers_module, "LONGEST_DIGITS", 9)
+    assert tokenizer.encode(text) == whole
+
+
+def test_a_number_of_210_000_digits_takes_linear_time():
+    tokenizer = Tokenizer.from_merges(MERGES, RULES["threes-from-right"])
+    text = "1234567" * 30_000
+    assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 @given(st.lists(st.integers(0, TOKENIZER.size - 1)))

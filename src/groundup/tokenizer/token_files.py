@@ -8,6 +8,7 @@
 Here a sequence is a document. Reading maps .bin into memory: a slice of a corpus of any size costs only itself.
 """
 
+import shutil
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,7 +31,6 @@ def dtype_for(vocabulary: int) -> np.dtype:
 def write(path_stem: Path, sequences: Iterable[np.ndarray], dtype: np.dtype) -> None:
     """Write `path_stem`.bin and .idx. `dtype` is uint16 or int32; an id it cannot hold raises ValueError."""
     dtype = np.dtype(dtype).newbyteorder("<")
-    code = {known: code for code, known in _CODES.items()}[dtype]
     bin_path, idx_path = _paths(path_stem)
     idx_path.unlink(missing_ok=True)  # written last: where there is an index, it belongs to the ids beside it
     lengths = []
@@ -42,8 +42,25 @@ def write(path_stem: Path, sequences: Iterable[np.ndarray], dtype: np.dtype) -> 
                 raise ValueError(f"sequence {len(lengths)} holds an id that {dtype} cannot hold")
             file.write(stored.tobytes())
             lengths.append(len(ids))
-    sizes = np.array(lengths, "<i4")
-    with replacing(idx_path) as temporary, temporary.open("wb") as file:
+    _write_index(idx_path, np.array(lengths, "<i4"), dtype)
+
+
+def join(path_stem: Path, parts: Iterable[Path], dtype: np.dtype) -> None:
+    """Write the token files `parts` (stems), all of `dtype`, one after the other as one."""
+    bin_path, idx_path = _paths(path_stem)
+    idx_path.unlink(missing_ok=True)
+    lengths = [np.empty(0, "<i4")]
+    with replacing(bin_path) as temporary, temporary.open("wb") as file:
+        for part in parts:
+            lengths.append(TokenFile(part).lengths)
+            with _paths(part)[0].open("rb") as ids:
+                shutil.copyfileobj(ids, file)
+    _write_index(idx_path, np.concatenate(lengths), np.dtype(dtype).newbyteorder("<"))
+
+
+def _write_index(path: Path, sizes: np.ndarray, dtype: np.dtype) -> None:
+    code = {known: code for code, known in _CODES.items()}[dtype]
+    with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(_HEADER.pack(_MAGIC, 1, code, len(sizes), len(sizes) + 1))
         file.write(sizes.tobytes())
         file.write(_pointers(sizes, dtype).tobytes())

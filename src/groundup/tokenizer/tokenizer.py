@@ -17,12 +17,18 @@ import tiktoken
 
 from groundup.errors import UserError
 from groundup.files import read_json, write_json, write_text
-from groundup.tokenizer.bpe import ALPHABET, PRETOKENIZE, SPECIAL_TOKENS, VISIBLE, well_formed
+from groundup.tokenizer.bpe import ALPHABET, SPECIAL_TOKENS, VISIBLE
 from groundup.tokenizer.chat import CHAT_TEMPLATE
+from groundup.tokenizer.counts import well_formed
+from groundup.tokenizer.rules import RULES, Rule, rule_of
 
 # tiktoken's regular expressions run out of stack on 999,999 spaces in a row; runs longer than this go in parts.
 LONGEST_SPACES = 500_000
 _SPACES = regex.compile(r"\s+")
+# A rule that looks ahead over all digits of a number takes time that grows with the square of their number. Cut at
+# multiples of three from its end, a number gives the same pre-tokens in parts.
+LONGEST_DIGITS = 300
+_DIGITS = regex.compile(r"\p{N}+")
 
 _CHARACTERS = [chr(byte) for byte in VISIBLE] + [chr(256 + i) for i in range(256 - len(VISIBLE))]
 _CHARACTER_OF_BYTE = dict(zip(ALPHABET, _CHARACTERS, strict=True))
@@ -32,24 +38,25 @@ _BYTE_OF_CHARACTER = dict(zip(_CHARACTERS, ALPHABET, strict=True))
 class Tokenizer:
     """Byte-level BPE. Make one with `from_merges` (after `bpe.train`) or `load`."""
 
-    def __init__(self, merges: Sequence[tuple[bytes, bytes]], tokens: dict[bytes, int]) -> None:
+    def __init__(self, merges: Sequence[tuple[bytes, bytes]], tokens: dict[bytes, int], rule: Rule) -> None:
         self.merges = list(merges)
+        self.rule = rule
         self._tokens = [*tokens, *(b"" for _ in SPECIAL_TOKENS)]
         self.special_tokens = {name: len(tokens) + i for i, name in enumerate(SPECIAL_TOKENS)}
         self.end_of_text, self.message_start, self.message_end, self.pad = self.special_tokens.values()
         self.bytes_per_token = np.array([len(token) for token in self._tokens], np.int64)  # (size,), 0: special tokens
         # It knows no special token, so none can come out of text. Ids serve as ranks: they grow in the order of merges.
-        self._encoding = tiktoken.Encoding("groundup", pat_str=PRETOKENIZE, mergeable_ranks=tokens, special_tokens={})
+        self._encoding = tiktoken.Encoding("groundup", pat_str=rule.pattern, mergeable_ranks=tokens, special_tokens={})
 
     @classmethod
-    def from_merges(cls, merges: Sequence[tuple[bytes, bytes]]) -> Self:
+    def from_merges(cls, merges: Sequence[tuple[bytes, bytes]], rule: Rule = RULES["qwen2"]) -> Self:
         """Raises UserError when a merge joins tokens that do not exist yet, or makes one that does."""
         tokens = {bytes([byte]): number for number, byte in enumerate(ALPHABET)}
         for left, right in merges:
             if left not in tokens or right not in tokens or left + right in tokens:
                 raise UserError(f"merge {len(tokens) - 256} ({left!r}, {right!r}) does not follow from those before it")
             tokens[left + right] = len(tokens)
-        return cls(merges, tokens)
+        return cls(merges, tokens, rule)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -58,13 +65,14 @@ class Tokenizer:
         found = read_json(path)
         try:
             pairs = found["model"]["merges"]
-            tokenizer = cls.from_merges([(_to_bytes(left), _to_bytes(right)) for left, right in pairs])
-            ours = tokenizer._as_json()
+            rule = rule_of(found["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]) or RULES["qwen2"]
+            tokenizer = cls.from_merges([(_to_bytes(left), _to_bytes(right)) for left, right in pairs], rule)
+            ours = tokenizer.as_json()
             # Whoever saved the file again may have added keys; these parts decide which ids come out.
             same = found["model"]["vocab"] == ours["model"]["vocab"]
             same &= [(t["content"], t["id"]) for t in found["added_tokens"]] == list(tokenizer.special_tokens.items())
             same &= all(found[part] == ours[part] for part in ("normalizer", "pre_tokenizer"))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError) as error:
             raise UserError(f"{path}: not a byte-level BPE ({error!r}); train the tokenizer again") from None
         except UserError as error:
             raise UserError(f"{path}: {error}; train the tokenizer again") from None
@@ -94,7 +102,7 @@ class Tokenizer:
             },
         )
         write_text(folder / "chat_template.jinja", CHAT_TEMPLATE)
-        write_json(folder / "tokenizer.json", self._as_json())
+        write_json(folder / "tokenizer.json", self.as_json())
 
     @property
     def size(self) -> int:
@@ -103,8 +111,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of any string. Lone surrogates, which UTF-8 cannot hold, are encoded as U+FFFD."""
-        parts = _parts(well_formed(text))
-        return [token for part in parts for token in self._encoding.encode_ordinary(part)]
+        return [token for part in self._parts(well_formed(text)) for token in self._encoding.encode_ordinary(part)]
 
     def encode_batch(self, texts: Iterable[str], threads: int = 1) -> list[np.ndarray]:
         """Ids of each text (int32), as `encode` gives them, in the order of the texts."""
@@ -113,6 +120,18 @@ class Tokenizer:
 
     def _encode_array(self, text: str) -> np.ndarray:
         return np.array(self.encode(text), np.int32)
+
+    def _parts(self, text: str) -> list[str]:
+        """Parts that encode to the same ids as the whole, without the runs that break regular expressions."""
+        cuts: list[int] = []
+        if len(text) > LONGEST_SPACES:
+            runs = (run.span() for run in _SPACES.finditer(text))
+            cuts += (cut for start, end in runs for cut in range(start + LONGEST_SPACES, end, LONGEST_SPACES))
+        if self.rule.name == "threes-from-right" and len(text) > LONGEST_DIGITS:
+            runs = (run.span() for run in _DIGITS.finditer(text))
+            cuts += (cut for start, end in runs for cut in range(end - LONGEST_DIGITS, start, -LONGEST_DIGITS))
+        cuts.sort()
+        return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)] if cuts else [text]
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes a token stands for; none for special tokens."""
@@ -124,9 +143,9 @@ class Tokenizer:
         """Text of the tokens. Special tokens are no text; bytes that are not UTF-8 become U+FFFD."""
         return b"".join(map(self.token_bytes, tokens)).decode("utf-8", "replace")
 
-    def _as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-        split = {"type": "Split", "pattern": {"Regex": PRETOKENIZE}, "behavior": "Isolated", "invert": False}
+        split = {"type": "Split", "pattern": {"Regex": self.rule.pattern}, "behavior": "Isolated", "invert": False}
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
         ordinary = self._tokens[: len(self._tokens) - len(SPECIAL_TOKENS)]
         return {
@@ -168,14 +187,6 @@ class StreamDecoder:
 
     def finish(self) -> str:
         return self._decoder.decode(b"", final=True)
-
-
-def _parts(text: str) -> list[str]:
-    if len(text) <= LONGEST_SPACES:
-        return [text]
-    runs = (run.span() for run in _SPACES.finditer(text))
-    cuts = [cut for start, end in runs for cut in range(start + LONGEST_SPACES, end, LONGEST_SPACES)]
-    return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
 def _to_characters(token: bytes) -> str:

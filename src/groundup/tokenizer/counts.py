@@ -1,0 +1,156 @@
+"""How often each pre-token occurs: all that BPE training needs to see of a corpus.
+
+Counts of shards add up, in any order; a mixture is a weighted sum of the counts of its domains; what does not fit into
+memory is pruned from the rare end, and the loss is stated. All numbers are 64-bit.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import regex
+
+from groundup.errors import UserError
+from groundup.tokenizer.pieces import cut
+from groundup.tokenizer.rules import RULES, Rule
+
+BATCH_BYTES = 4 << 20  # of text, cut at once
+PIECES_HELD = 1_000_000  # distinct pieces before the rule is applied to them
+PIECES_AT_ONCE = 10_000
+LONGEST_PRETOKEN = 1 << 14  # bytes
+BYTES_PER_CELL = 100  # of memory while merging, for each byte of each distinct pre-token
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Distinct pre-tokens in the order of their bytes, and how often each occurs (int64)."""
+
+    pretokens: pa.LargeBinaryArray
+    numbers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pretokens)
+
+    def as_dict(self) -> dict[bytes, int]:
+        return dict(zip(self.pretokens.to_pylist(), self.numbers.tolist(), strict=True))
+
+    @classmethod
+    def of(cls, counts: Mapping[bytes, int]) -> "Counts":
+        return add([cls(pa.array(list(counts), pa.large_binary()), np.array(list(counts.values()), np.int64))])
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What pruning left out: distinct pre-tokens, their occurrences, and all occurrences there were."""
+
+    distinct: int
+    occurrences: int
+    of: int
+
+    def __str__(self) -> str:
+        share = self.occurrences / max(self.of, 1)
+        return f"{self.distinct:,} rare or overlong pre-tokens left out, {share:.3%} of {self.of:,} occurrences"
+
+
+def count_pretokens(texts: Iterable[str], rule: Rule = RULES["qwen2"]) -> Counts:
+    """Counts over any texts; each is cut for itself. Lone surrogates count as U+FFFD, which is what they encode to."""
+    return count(arrow_batches(texts), rule)
+
+
+def count(batches: Iterable[pa.Array], rule: Rule) -> Counts:
+    """Counts over batches of documents (Arrow arrays of strings): distinct pieces first, then what the rule cuts."""
+    whole: list[Counts] = []
+    held: list[Counts] = []
+    for batch in batches:
+        found = cut(batch)[0].value_counts()
+        held.append(Counts(found.field(0), found.field(1).to_numpy()))
+        if sum(map(len, held)) > PIECES_HELD:
+            whole.append(_apply(rule, _sum(held)))
+            held = []
+    return add([*whole, _apply(rule, _sum(held))])
+
+
+def add(parts: Sequence[Counts], factors: Sequence[int] | None = None) -> Counts:
+    """The sum of counts, each times its whole-number factor. Raises UserError when a sum would not fit 64 bits."""
+    factors = factors or [1] * len(parts)
+    most = sum(float(part.numbers.sum(dtype=np.float64)) * factor for part, factor in zip(parts, factors, strict=True))
+    if most >= 2**63:
+        raise UserError(f"the counts add up to {most:.1e}, more than 64 bits hold; use smaller mixture weights")
+    total = _sum([Counts(part.pretokens, part.numbers * factor) for part, factor in zip(parts, factors, strict=True)])
+    order = pc.sort_indices(total.pretokens)
+    return Counts(total.pretokens.take(order), total.numbers[order.to_numpy()])
+
+
+def prune(counts: Counts, memory: int) -> tuple[Counts, Loss]:
+    """Keep the most frequent pre-tokens that can be merged within `memory` bytes; equally frequent ones go together.
+
+    Pre-tokens longer than LONGEST_PRETOKEN go first: a file in one line is not a word. What is kept hangs on the
+    counts alone, not on how they came about.
+    """
+    sizes = pc.binary_length(counts.pretokens).to_numpy().astype(np.int64)
+    fits = sizes <= LONGEST_PRETOKEN
+    order = np.argsort(-counts.numbers[fits], kind="stable")
+    cells = np.cumsum(sizes[fits][order] + 1)
+    over = np.searchsorted(cells, memory // BYTES_PER_CELL, "right")
+    least = 0 if over == len(cells) else int(counts.numbers[fits][order[over]]) + 1
+    kept = fits & (counts.numbers >= least)
+    lost = counts.numbers[~kept]
+    loss = Loss(len(lost), int(lost.sum()), int(counts.numbers.sum()))
+    return Counts(counts.pretokens.filter(pa.array(kept)), counts.numbers[kept]), loss
+
+
+def arrow_batches(texts: Iterable[str]) -> Iterator[pa.Array]:
+    """Texts in Arrow arrays of about BATCH_BYTES."""
+    held: list[str] = []
+    size = 0
+    for text in texts:
+        held.append(well_formed(text))
+        size += len(text)
+        if size >= BATCH_BYTES:
+            yield pa.array(held, pa.large_string())
+            held, size = [], 0
+    if held:
+        yield pa.array(held, pa.large_string())
+
+
+def well_formed(text: str) -> str:
+    """Text that UTF-8 can hold: surrogate pairs joined, each lone surrogate replaced by U+FFFD."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _sum(parts: Sequence[Counts]) -> Counts:
+    """One entry for each distinct string, in no particular order."""
+    if not parts:
+        return Counts(pa.array([], pa.large_binary()), np.empty(0, np.int64))
+    coded = pa.concat_arrays([part.pretokens for part in parts]).dictionary_encode()
+    numbers = np.zeros(len(coded.dictionary), np.int64)
+    np.add.at(numbers, coded.indices.to_numpy(), np.concatenate([part.numbers for part in parts]))
+    return Counts(coded.dictionary, numbers)
+
+
+def _apply(rule: Rule, pieces: Counts) -> Counts:
+    """Counts of the pre-tokens in the pieces."""
+    plain, full = _compiled(rule)
+    parts = []
+    for start in range(0, len(pieces), PIECES_AT_ONCE):
+        texts = pieces.pretokens[start : start + PIECES_AT_ONCE].cast(pa.large_string()).to_pylist()
+        found = [plain(text) if text.isascii() else full(text) for text in texts]
+        lengths = np.fromiter(map(len, found), np.int64, len(found))
+        pretokens = pa.array(list(chain.from_iterable(found)), pa.large_string()).cast(pa.large_binary())
+        numbers = np.repeat(pieces.numbers[start : start + PIECES_AT_ONCE], lengths)
+        parts.append(_sum([Counts(pretokens, numbers)]))
+    return _sum(parts)
+
+
+@cache
+def _compiled(rule: Rule) -> tuple[Callable[[str], list[str]], Callable[[str], list[str]]]:
+    return re.compile(rule.ascii_pattern, re.ASCII).findall, regex.compile(rule.pattern).findall

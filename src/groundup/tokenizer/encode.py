@@ -1,0 +1,135 @@
+"""A corpus to token files: shards in parallel, each kept until all are there, then joined.
+
+The ids are those of `Tokenizer.encode`, whatever computes them. gigatoken is many times as fast as tiktoken, but
+young: it is used where it is installed and gives the same ids on a sample of the corpus itself and on text that is
+hard to cut. The choice is made once, before any work, and said.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from groundup.errors import UserError
+from groundup.files import digest
+from groundup.processes import cores, spread
+from groundup.progress import Progress
+from groundup.tokenizer import documents, token_files
+from groundup.tokenizer.documents import Shard
+from groundup.tokenizer.tokenizer import Tokenizer
+
+Encode = Callable[[list[str]], Sequence[np.ndarray]]
+
+SAMPLE_DOCUMENTS, SAMPLE_CHARACTERS = 50, 20_000
+HARD = [
+    "",
+    "   leading, trailing   ",
+    "I'LL say it's 1234567 o'clock, 3.14159!\r\n\r\n\n",
+    "def f(x):\n        if x:\n\t\treturn  x ** 2   # 漢字\n",
+    "👩‍👩‍👧 漢字かな 한국어 العربية e\u0301 \u00a0\u3000 \x00'ſ",
+    "<|im_start|>user<|im_end|><|endoftext|>",
+    "a" * 3000 + " " * 3000 + "\n" * 300,
+]
+
+
+def encode_corpus(
+    folder: Path, inputs: Sequence[Path], out: Path, split: str | None = None, workers: int | None = None
+) -> dict[str, Any]:
+    """Write `out`.bin and .idx with the ids of all documents of the inputs, in order, each after the end-of-text token.
+
+    `folder` holds the tokenizer. What was encoded before a kill is found again in `out`.parts, which is removed at the
+    end. The bytes do not hang on `workers`. Raises UserError when the inputs hold no documents.
+    """
+    tokenizer = Tokenizer.load(folder)
+    shards = documents.find(inputs)
+    sample = [text[:SAMPLE_CHARACTERS] for text in islice(_texts(shards, split), SAMPLE_DOCUMENTS)]
+    if not sample:
+        raise UserError(f"no documents{f' of split {split!r}' if split else ''} in {', '.join(map(str, inputs))}")
+    library, reason = choose(tokenizer, sample)
+    print(f"  encoding with {library}: {reason}", file=sys.stderr)
+    key = digest(folder / "tokenizer.json")
+    parts = out.with_name(out.name + ".parts")
+    stems = [parts / f"{shard.name}-{key[:16]}-{split or 'all'}" for shard in shards]
+    todo = {
+        stem: (folder, key, library, shard, split, stem)
+        for shard, stem in zip(shards, stems, strict=True)
+        if not stem.with_name(stem.name + ".idx").is_file()
+    }
+    workers = workers or max(1, min(cores(), len(todo)))
+    with Progress("encoding", len(shards), "shards", len(shards) - len(todo)) as progress:
+        for _ in spread(encode_shard, todo.values(), workers):
+            progress.advance()
+    token_files.join(out, stems, token_files.dtype_for(tokenizer.size))
+    for file in parts.iterdir():
+        file.unlink()
+    parts.rmdir()
+    written = token_files.TokenFile(out)
+    tokens = len(written.tokens) - len(written)  # without the end-of-text tokens
+    size = int(tokenizer.bytes_per_token[written.tokens].sum())
+    return {
+        "tokens_file": f"{out}.bin",
+        "documents": len(written),
+        "tokens": len(written.tokens),
+        "bytes": size,
+        "bytes_per_token": size / max(tokens, 1),
+        "library": library,
+        "reason": reason,
+        "same_as_tokenizers": agrees_with_tokenizers(tokenizer, sample),
+    }
+
+
+def choose(tokenizer: Tokenizer, sample: Sequence[str]) -> tuple[str, str]:
+    """The quickest library that gives our ids for the sample and HARD: its name, and the reason."""
+    try:
+        found = _gigatoken(tokenizer)([*sample, *HARD])
+    except ImportError:
+        return "tiktoken", "gigatoken is not installed"
+    except Exception as error:  # whatever a young library may raise: there is another one
+        return "tiktoken", f"gigatoken fails ({error})"
+    expected = tokenizer.encode_batch([*sample, *HARD])
+    if not all(np.array_equal(ours, theirs) for ours, theirs in zip(expected, found, strict=True)):
+        return "tiktoken", "gigatoken gives other ids on a sample"
+    return "gigatoken", f"the same ids as tiktoken on {len(expected)} texts"
+
+
+def agrees_with_tokenizers(tokenizer: Tokenizer, sample: Sequence[str]) -> bool:
+    """Whether Hugging Face's `tokenizers` gives our ids for the sample, from the file that we save."""
+    import tokenizers
+
+    peer = tokenizers.Tokenizer.from_str(json.dumps(tokenizer.as_json()))
+    peer.encode_special_tokens = True  # its name for "text that looks special is text"
+    found = peer.encode_batch(list(sample))
+    return all(tokenizer.encode(text) == theirs.ids for text, theirs in zip(sample, found, strict=True))
+
+
+def encode_shard(folder: Path, key: str, library: str, shard: Shard, split: str | None, stem: Path) -> None:
+    """Write the token files of one shard."""
+    tokenizer, encode = _encoder(folder, key, library)
+    end = np.array([tokenizer.end_of_text], np.int32)
+    batches = (texts.to_pylist() for texts, _ in documents.read(shard, split))
+    sequences = (np.concatenate([end, ids]) for texts in batches for ids in encode(texts))
+    token_files.write(stem, sequences, token_files.dtype_for(tokenizer.size))
+
+
+@cache
+def _encoder(folder: Path, key: str, library: str) -> tuple[Tokenizer, Encode]:
+    tokenizer = Tokenizer.load(folder)
+    return tokenizer, _gigatoken(tokenizer) if library == "gigatoken" else tokenizer.encode_batch
+
+
+def _gigatoken(tokenizer: Tokenizer) -> Encode:
+    import gigatoken
+
+    # Without special tokens it knows none, so none can come out of text.
+    return gigatoken.Tokenizer.from_json(json.dumps({**tokenizer.as_json(), "added_tokens": []})).encode_batch
+
+
+def _texts(shards: Sequence[Shard], split: str | None) -> Iterator[str]:
+    for shard in shards:
+        for texts, _ in documents.read(shard, split):
+            yield from texts.to_pylist()

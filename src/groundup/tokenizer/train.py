@@ -1,0 +1,146 @@
+"""From files to a byte-level BPE: shards counted in parallel, the counts kept on disk, added and merged.
+
+A counts file is named after the content it was counted from, so whatever was counted is never counted again: not after
+a kill, not for another vocabulary, not when more files are added.
+"""
+
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from groundup.errors import UserError
+from groundup.files import replacing
+from groundup.processes import cores, spread
+from groundup.progress import Progress
+from groundup.tokenizer import bpe, documents
+from groundup.tokenizer.counts import Counts, add, count, prune
+from groundup.tokenizer.documents import Shard
+from groundup.tokenizer.rules import Rule, rule
+from groundup.tokenizer.tokenizer import Tokenizer
+
+FINEST_FACTOR = 1000  # of the mixture: counts are multiplied by whole numbers, the smallest of them this one
+SHARDS_A_WORKER = 2  # fewer do not pay for starting a process
+
+
+def train_bpe(
+    inputs: Sequence[Path],
+    out: Path,
+    vocabulary: int,
+    rule_name: str = "qwen2",
+    weights: Mapping[str, float] | None = None,
+    workers: int | None = None,
+    memory: int = 8 << 30,
+) -> dict[str, Any]:
+    """Write the tokenizer into folder `out` (and `out`/counts); returns what was counted, lost and merged.
+
+    `weights`: share of the text of each domain; without, as found. `memory`: bytes for merging; rare pre-tokens that do
+    not fit are left out. The result hangs on the documents and these settings alone, but not on `workers`.
+    Raises UserError when the inputs cannot be read, hold no text, or the vocabulary is too small.
+    """
+    chosen = rule(rule_name)
+    by_domain = count_inputs(inputs, out / "counts", chosen, workers)
+    counts, loss = prune(mix(by_domain, weights or {}), memory)
+    if not len(counts):
+        raise UserError(f"no text in {', '.join(map(str, inputs))}")
+    merges = bpe.train(counts, vocabulary)
+    tokenizer = Tokenizer.from_merges(merges, chosen)
+    tokenizer.save(out)
+    if loss.distinct:
+        print(f"  {loss}", file=sys.stderr)
+    if tokenizer.size < vocabulary:
+        print(f"  vocabulary {tokenizer.size} instead of {vocabulary}: no more pairs to merge", file=sys.stderr)
+    return {
+        "tokenizer": str(out),
+        "vocabulary": tokenizer.size,
+        "rule": chosen.name,
+        "price": chosen.price,
+        "distinct": len(counts),
+        "left_out": {"distinct": loss.distinct, "occurrences": loss.occurrences, "of": loss.of},
+        "bytes": {domain: _size(part) for domain, part in by_domain.items()},
+    }
+
+
+def count_inputs(inputs: Sequence[Path], folder: Path, chosen: Rule, workers: int | None = None) -> dict[str, Counts]:
+    """Counts by domain, sorted by name, over the training documents of all inputs; kept by shard in `folder`."""
+    shards = documents.find(inputs)
+    paths = [folder / f"{shard.name}-{chosen.name}.parquet" for shard in shards]
+    todo = {path: (shard, chosen.name, path) for shard, path in zip(shards, paths, strict=True) if not path.is_file()}
+    workers = workers or max(1, min(cores(), len(todo) // SHARDS_A_WORKER))
+    with Progress("counting", len(shards), "shards", len(shards) - len(todo)) as progress:
+        for _ in spread(count_shard, todo.values(), workers):
+            progress.advance()
+    parts: defaultdict[str, list[Counts]] = defaultdict(list)
+    for path in paths:
+        for domain, counts in _read(path).items():
+            parts[domain].append(counts)
+    return {domain: add(parts[domain]) for domain in sorted(parts)}
+
+
+def count_shard(shard: Shard, rule_name: str, path: Path) -> None:
+    """Write the counts of one shard: columns domain, pretoken, number, in this order of sorting."""
+    held: defaultdict[str, list[pa.Array]] = defaultdict(list)
+    for texts, domains in documents.read(shard, split="train"):
+        for domain in pc.unique(domains).to_pylist():
+            held[domain].append(texts.filter(pc.equal(domains, domain)))
+    tables = []
+    for domain in sorted(held):
+        counts = count(held.pop(domain), rule(rule_name))
+        names = pa.DictionaryArray.from_arrays(np.zeros(len(counts), np.int32), [domain])
+        tables.append(pa.table({"domain": names, "pretoken": counts.pretokens, "number": counts.numbers}))
+    empty = pa.table({"domain": pa.DictionaryArray.from_arrays(pa.array([], pa.int32()), pa.array([], pa.string())),
+                      "pretoken": pa.array([], pa.large_binary()), "number": pa.array([], pa.int64())})  # fmt: skip
+    with replacing(path) as temporary:
+        pq.write_table(pa.concat_tables([empty, *tables]).unify_dictionaries(), temporary, compression="zstd")
+
+
+def parse_weights(pairs: Sequence[str]) -> dict[str, float]:
+    """["code=0.3", "prose=0.7"] -> shares. Raises UserError for anything else."""
+    weights = {}
+    for pair in pairs:
+        domain, _, number = pair.partition("=")
+        try:
+            weights[domain] = float(number)
+        except ValueError:
+            weights[domain] = 0.0
+        if not 0 < weights[domain] < float("inf"):
+            raise UserError(f"weight {pair!r}: expected DOMAIN=SHARE with a share above 0, such as code=0.3")
+    return weights
+
+
+def mix(by_domain: Mapping[str, Counts], weights: Mapping[str, float]) -> Counts:
+    """Counts in which the text of each domain has its share by weight; without weights, as found.
+
+    Domains without a weight are left out. Raises UserError for a weight of a domain that has no text.
+    """
+    if not weights:
+        return add(list(by_domain.values()))
+    sizes = {domain: _size(by_domain[domain]) if domain in by_domain else 0 for domain in weights}
+    for domain, size in sizes.items():
+        if not size:
+            raise UserError(f"no text of domain {domain!r} to weigh; there is: {', '.join(by_domain)}")
+    rates = {domain: weights[domain] / sizes[domain] for domain in sorted(weights)}
+    least = min(rates.values())
+    factors = [round(FINEST_FACTOR * rate / least) for rate in rates.values()]
+    return add([by_domain[domain] for domain in rates], factors)
+
+
+def _size(counts: Counts) -> int:
+    """Bytes of the text that was counted."""
+    return int(np.dot(pc.binary_length(counts.pretokens).to_numpy(), counts.numbers))
+
+
+def _read(path: Path) -> dict[str, Counts]:
+    table = pq.read_table(path, read_dictionary=["domain"])
+    found = {}
+    for domain in pc.unique(table["domain"]).to_pylist():
+        part = table.filter(pc.equal(table["domain"], domain))
+        pretokens = part["pretoken"].cast(pa.large_binary()).combine_chunks()
+        found[domain] = Counts(pretokens, part["number"].to_numpy())
+    return found
