@@ -6,19 +6,12 @@ documents together tell: duplicates, the template lines of a host, quality. That
 (4 bytes a permutation) and 8 bytes a line in memory; the texts stay on disk, one shard at a time.
 """
 
-import os
 import re
 import shutil
-import signal
-import threading
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from groundup.corpus import duplicates, personal, quality, rules, template_lines
+from groundup.corpus import duplicates, engine, personal, quality, rules, template_lines
 from groundup.corpus.extract import extract
 from groundup.corpus.warc import Losses, Page, read_pages
 from groundup.errors import UserError
@@ -63,11 +56,17 @@ SCHEMA = pa.schema(OWN + JOINED)
 
 
 def annotate(
-    pages: list[tuple[Path, str]], out: Path, settings: Annotations, workers: int, label: str = "annotate"
+    pages: list[tuple[Path, str]],
+    out: Path,
+    settings: Annotations,
+    workers: int,
+    label: str = "annotate",
+    ray: str | None = None,
 ) -> dict[str, Any]:
     """Write `out/annotations-<warc>-<NNNNN>.parquet` for WARC files, each with its domain; returns counts.
 
-    The shards are the same bytes for any number of workers. When cut off, the shards of pass 1 are found again.
+    The shards are the same bytes for any number of workers, here or on the Ray cluster at address `ray`. When cut off,
+    the shards of pass 1 are found again.
     Raises UserError when there are no pages, or two files have the same name, which the shards are called after.
     """
     names = [_stem(path) for path, _ in pages]
@@ -78,9 +77,9 @@ def annotate(
     losses = Losses()
     shards: list[Path] = []
     jobs = _unmeasured(pages, working, settings, losses, shards)
-    with _processes(workers) as pool:
+    with engine.pool(workers, ray) as pool:
         with Progress(label, unit="pages") as progress:
-            for count in _spread(_measure, jobs, pool, 2 * workers):
+            for count in pool.spread(_measure, jobs):
                 progress.advance(count)
         if not shards:
             raise UserError(f"no page in {', '.join(str(path) for path, _ in pages) or 'no WARC file'}; crawl again")
@@ -92,7 +91,7 @@ def annotate(
         groups["quality"] = np.full(len(rows.ids), 0.5)
         if trained_on:
             jobs = ((shard, classifier) for shard in shards)
-            scores = np.concatenate(list(_spread(_score, jobs, pool, 2 * workers)))
+            scores = np.concatenate(list(pool.spread(_score, jobs)))
             groups["quality"] = _percentiles(scores, rows)
     for path in out.glob("annotations-*.parquet"):
         path.unlink()
@@ -189,54 +188,6 @@ def _batches(pages: Iterable[Page]) -> Iterator[list[Page]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _processes(workers: int) -> AbstractContextManager[Executor | None]:
-    # Forking a process that has threads, as PyTorch's, can lock up: start afresh.
-    if workers == 1:
-        return nullcontext()
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for jobs for ever."""
-
-    def watch() -> None:
-        wait([parent_process().sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _spread(function: Callable, jobs: Iterable[tuple], pool: Executor | None, ahead: int) -> Iterator[Any]:
-    """Results in the order of the jobs, made here or by the pool; at most `ahead` jobs wait in memory."""
-    if pool is None:
-        yield from (function(*job) for job in jobs)
-        return
-    waiting: deque[Future] = deque()
-    for job in jobs:
-        with _interrupts_held():
-            waiting.append(pool.submit(function, *job))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Workers start when jobs are handed in and inherit this: Ctrl-C is for the parent, which ends them.
-
-    The parent gets an interrupt that came meanwhile right after.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _measure(batch: list[Page], domain: str, permutations: int, shard: Path, made_from: bytes) -> int:
