@@ -44,6 +44,7 @@ class Annotations(Section):
     quality_positives: list[str] = ["reference"]  # domains whose writing the quality score looks for
     near_duplicate_permutations: Positive = 128
     near_duplicate_jaccard: Share = 0.7
+    against: list[str] = []  # folders of earlier corpora, whose documents come first where these repeat them
     template_line_share: Share = 0.3  # a line on more than this share of a host's pages is its header, menu or footer
 
 
@@ -58,6 +59,7 @@ class Corpus(Section):
     min_quality: Share = 0.02  # drop the worst 2 % of each domain by quality score
     held_out: Share = 0.05
     max_contamination: Share = 0.3  # a training document may share this much of a held-out one's 13-grams
+    benchmarks: list[str] = []  # files; a document that shares 13 words in a row with one of their examples is dropped
     best_share: Share = 0.3  # the top share of each domain by quality: what the final anneal trains on
 
 
@@ -142,6 +144,8 @@ class Recipe(Section):
     name: str
     seed: int = 0
     threads: Annotated[int, Field(ge=0)] = 0  # 0: one a core
+    memory_mb: Positive = 1024  # for finding near duplicates; the result is the same
+    ray: str | None = None  # address of the Ray cluster that works on the pages, "local" to start one; none: processes
     pages: Pages
     annotations: Annotations = Annotations()
     corpus: Corpus = Corpus()

@@ -52,7 +52,9 @@ def annotations(context: Context) -> Results:
         (context.inputs["pages"] / f"{number:02d}-{source.domain}.warc.gz", source.domain)
         for number, source in enumerate(context.recipe.pages.sources)
     ]
-    return annotate(sources, context.work, context.recipe.annotations, _workers(context), context.name)
+    recipe = context.recipe
+    workers = recipe.threads if recipe.ray else _workers(context)
+    return annotate(sources, context.work, recipe.annotations, workers, context.name, recipe.ray, recipe.memory_mb)
 
 
 def corpus(context: Context) -> Results:

@@ -2,8 +2,8 @@
 
 As in dolma (attributes beside documents) and RedPajama v2 (signals as columns): trying another threshold costs no new
 computation. Pass 1 is per shard and parallel: extraction and what one document tells of itself. Then what only all
-documents together tell: duplicates, the template lines of a host, quality. That join holds, per document, its signature
-(4 bytes a permutation) and 8 bytes a line in memory; the texts stay on disk, one shard at a time.
+documents together tell: duplicates, the template lines of a host, quality. That join holds 8 bytes a line and some
+hundred a document in memory; texts and signatures stay on disk.
 """
 
 import re
@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from groundup.corpus import duplicates, engine, personal, quality, rules, template_lines
+from groundup.corpus import copies, duplicates, engine, personal, quality, rules, template_lines
 from groundup.corpus.extract import extract
 from groundup.corpus.warc import Losses, Page, read_pages
 from groundup.errors import UserError
@@ -48,7 +48,7 @@ OWN = [
 WORKING = [("text_key", pa.string()), ("lines", pa.list_(pa.uint64())), ("signature", pa.list_(pa.uint32()))]
 JOINED = [
     ("template_lines", pa.list_(pa.int32())),
-    *((name, pa.string()) for name in ("duplicate_of", "near_duplicate_of", "cluster")),
+    *((name, pa.string()) for name in ("same_url_as", "duplicate_of", "near_duplicate_of", "cluster")),
     ("quality", pa.float32()),
 ]
 PASS_1 = pa.schema(OWN + WORKING)
@@ -62,6 +62,7 @@ def annotate(
     workers: int,
     label: str = "annotate",
     ray: str | None = None,
+    memory_mb: int = 1024,
 ) -> dict[str, Any]:
     """Write `out/annotations-<warc>-<NNNNN>.parquet` for WARC files, each with its domain; returns counts.
 
@@ -84,7 +85,7 @@ def annotate(
         if not shards:
             raise UserError(f"no page in {', '.join(str(path) for path, _ in pages) or 'no WARC file'}; crawl again")
         rows = _read_rows(shards)
-        groups = _group(rows, settings)
+        groups = _group(shards, rows, settings, out, memory_mb)
         groups["template_lines"] = _template_lines(rows, groups["cluster"], settings.template_line_share)
         classifier = working / "quality.npz"
         trained_on = _train_quality(shards, rows, groups["cluster"], settings.quality_positives, classifier)
@@ -207,6 +208,7 @@ class Rows:
     """What the join needs of every document, in the order of the shards."""
 
     ids: list[str]
+    urls: list[str]
     hosts: list[str]
     domains: list[str]
     kinds: list[str]
@@ -214,54 +216,69 @@ class Rows:
     lengths: np.ndarray  # int64 [documents], characters
     words: np.ndarray  # int64 [documents]
     lines: list[np.ndarray]
-    signatures: list[np.ndarray | None]
+    signed: np.ndarray  # bool [documents]: has a signature, which a text of punctuation only has not
     kept: np.ndarray  # bool [documents]: false where the same URL gave the same text before
 
 
 def _read_rows(shards: list[Path]) -> Rows:
-    rows = Rows([], [], [], [], [], np.zeros(0, int), np.zeros(0, int), [], [], np.zeros(0, bool))
-    lengths, words = [], []
+    rows = Rows([], [], [], [], [], [], np.zeros(0, int), np.zeros(0, int), [], np.zeros(0, bool), np.zeros(0, bool))
+    lengths, words, signed = [], [], []
     for shard in shards:
         table = pq.read_table(shard)
-        for target, column in ((rows.ids, "id"), (rows.hosts, "host"), (rows.domains, "domain"), (rows.kinds, "kind")):
-            target += table[column].to_pylist()
+        named = {"id": rows.ids, "url": rows.urls, "host": rows.hosts, "domain": rows.domains, "kind": rows.kinds}
+        for name, column in named.items():
+            column += table[name].to_pylist()
         rows.text_keys += table["text_key"].to_pylist()
         lengths += [len(text) for text in table["text"].to_pylist()]
         words += table["words"].to_pylist()
         rows.lines += [lines.values.to_numpy(zero_copy_only=False).copy() for lines in table["lines"]]
-        rows.signatures += [s.values.to_numpy().copy() if s.is_valid else None for s in table["signature"]]
+        signed += table["signature"].is_valid().to_pylist()
     seen: set[str] = set()
     rows.kept = np.array([not (name in seen or seen.add(name)) for name in rows.ids], dtype=bool)
     rows.lengths, rows.words = np.array(lengths, dtype=np.int64), np.array(words, dtype=np.int64)
+    rows.signed = np.array(signed, dtype=bool)
     return rows
 
 
-def _group(rows: Rows, settings: Annotations) -> dict[str, list]:
-    """Columns duplicate_of, near_duplicate_of and cluster. Near duplicates are looked for among distinct texts."""
-    kept = np.flatnonzero(rows.kept).tolist()
-    first: dict[str, int] = {}
-    for row in sorted(kept, key=lambda row: rows.ids[row]):
-        if rows.words[row]:
-            first.setdefault(rows.text_keys[row], row)
-    distinct = sorted(row for row in first.values() if rows.signatures[row] is not None)  # None: punctuation only
-    cluster = list(range(len(rows.ids)))
-    if distinct:
-        signatures = np.stack([rows.signatures[row] for row in distinct])
-        pairs = duplicates.near_duplicate_pairs(signatures, settings.near_duplicate_jaccard)
-        groups = duplicates.clusters(len(distinct), pairs)
-        lengths = [int(rows.lengths[row]) for row in distinct]
-        best = duplicates.representatives(groups, lengths, [rows.ids[row] for row in distinct])
-        for row, place in zip(distinct, best.tolist(), strict=True):
-            cluster[row] = distinct[place]
-    columns: dict[str, list] = {"duplicate_of": [], "near_duplicate_of": [], "cluster": []}
-    for row, name in enumerate(rows.ids):
-        original = first.get(rows.text_keys[row], row)
-        representative = cluster[original]
-        columns["duplicate_of"].append(rows.ids[original] if original != row else None)
-        near = original == row != representative
-        columns["near_duplicate_of"].append(rows.ids[representative] if near else None)
-        columns["cluster"].append(rows.ids[representative] if rows.kept[row] else name)
+def _group(shards: list[Path], rows: Rows, settings: Annotations, out: Path, memory_mb: int) -> dict[str, list]:
+    """Columns same_url_as, duplicate_of, near_duplicate_of and cluster, of the pages with words that are kept."""
+    chosen = np.array(_usable(rows), dtype=np.int64)
+    places = chosen.tolist()
+    new = copies.documents(
+        [rows.ids[row] for row in places],
+        [rows.text_keys[row] for row in places],
+        rows.lengths[chosen],
+        rows.signed[chosen],
+    )
+    permutations = settings.near_duplicate_permutations
+    found = copies.find(
+        new,
+        (rows.urls[row] for row in places),
+        lambda: _signatures(shards, chosen, permutations),
+        permutations,
+        settings.near_duplicate_jaccard,
+        out,
+        [Path(folder) for folder in settings.against],
+        memory_mb,
+    )
+    columns: dict[str, list] = {name: [None] * len(rows.ids) for name in vars(found)}
+    columns["cluster"] = list(rows.ids)
+    for name, values in vars(found).items():
+        for row, value in zip(places, values, strict=True):
+            columns[name][row] = value
     return columns
+
+
+def _signatures(shards: list[Path], chosen: np.ndarray, permutations: int) -> Iterator[np.ndarray]:
+    """Of the chosen rows, a block a shard: uint32 [documents, permutations], zero where there is none."""
+    start = 0
+    for shard in shards:
+        column = pq.read_table(shard, columns=["signature"])["signature"].combine_chunks()
+        block = np.zeros((len(column), permutations), dtype=np.uint32)
+        block[column.is_valid().to_numpy(zero_copy_only=False)] = column.flatten().to_numpy().reshape(-1, permutations)
+        here = chosen[np.searchsorted(chosen, start) : np.searchsorted(chosen, start + len(block))]
+        yield block[here - start]
+        start += len(block)
 
 
 def _template_lines(rows: Rows, cluster: list[str], share: float) -> list[np.ndarray]:
@@ -347,6 +364,7 @@ def _write(shards: list[Path], rows: Rows, groups: dict[str, Any], out: Path) ->
         counts["bytes"] += sum(len(text.encode()) for text in texts)
         counts["words"] += sum(table["words"].to_pylist())
         counts["memory_addresses"] += sum(table["memory_addresses"].to_pylist())
+        counts["same_urls"] += len(table) - table["same_url_as"].null_count
         counts["exact_duplicates"] += len(table) - table["duplicate_of"].null_count
         counts["near_duplicates"] += len(table) - table["near_duplicate_of"].null_count
         counts["template_lines"] += sum(map(len, table["template_lines"].to_pylist()))
