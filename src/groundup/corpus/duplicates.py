@@ -11,22 +11,38 @@ import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from rensa import RMinHash
 
 from groundup.corpus.crawl import canonical
-from groundup.corpus.rules import MULTIPLIER, Words, ngrams
+from groundup.corpus.rules import MULTIPLIER, NOT_WORD, Words, ngrams
 
 SHINGLE_WORDS = 5
 MINHASH_SEED = 1
 LEAST_RECALL = 0.99  # of the bands, for a pair exactly at the threshold
+WORDS_REMEMBERED = 1 << 18
 ALL_PAIRS_BUCKET = 64
 SORTING_BYTES = 48  # of memory a document, while one band is sorted
 BLOCK_BYTES = 16  # of memory a number of a signature: two blocks at a time fill half of it
 CHECKED_AT_ONCE = 1 << 13  # pairs of signatures
 CAMPAIGN = re.compile(r"(?:^|&)(?:utm_\w+|fbclid|gclid|msclkid|mc_[ce]id)=[^&]*")
+
+
+class Hashes(dict[str, int]):
+    """Of a word in lower case without punctuation, 0 if nothing is left. Most words of a text are those of others."""
+
+    def __missing__(self, word: str) -> int:
+        if len(self) == WORDS_REMEMBERED:
+            self.clear()
+        plain = NOT_WORD.sub("", word.lower())
+        self[word] = value = int.from_bytes(blake2b(plain.encode(), digest_size=8).digest(), "little") if plain else 0
+        return value
+
+
+HASHES = Hashes()
 
 
 def url_key(url: str) -> str:
@@ -49,8 +65,9 @@ def shingles(words: Words, n: int) -> np.ndarray:
 
 
 def _ngrams(words: Words, n: int) -> np.ndarray:
-    hashes = words.hashes
-    return ngrams(hashes, min(n, len(hashes))) if len(hashes) else hashes
+    found = np.fromiter(map(HASHES.__getitem__, words.vocabulary), np.uint64, len(words.vocabulary))[words.codes]
+    found = found[found != 0]
+    return ngrams(found, min(n, len(found))) if len(found) else found
 
 
 def signature(words: Words, permutations: int) -> np.ndarray | None:
@@ -58,8 +75,30 @@ def signature(words: Words, permutations: int) -> np.ndarray | None:
     found = _ngrams(words, SHINGLE_WORDS)
     if not len(found):
         return None
-    rows = RMinHash.digest_matrix_from_token_hash_sets([found], permutations, MINHASH_SEED).to_rows()
-    return np.array(rows[0], dtype=np.uint32)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(found, [0, len(found)], permutations, MINHASH_SEED)
+    return np.array(matrix.to_rows()[0], dtype=np.uint32)
+
+
+def signatures(texts: list[str], permutations: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of many texts at once, several times faster: uint32 [texts, permutations], and bool [texts], who has one."""
+    lists = [text.split() for text in texts]
+    sizes = np.fromiter(map(len, lists), np.int64, len(lists))
+    words = np.fromiter(map(HASHES.__getitem__, chain.from_iterable(lists)), np.uint64, int(sizes.sum()))
+    owners = np.repeat(np.arange(len(texts)), sizes)[words != 0]
+    words = words[words != 0]
+    # One pass over all texts; what reaches from one into the next is left out, and a short text is a shingle of its own.
+    inside = owners[SHINGLE_WORDS - 1 :] == owners[: max(0, len(owners) - SHINGLE_WORDS + 1)]
+    grams, holders = ngrams(words, SHINGLE_WORDS)[inside], owners[SHINGLE_WORDS - 1 :][inside]
+    counts = np.bincount(owners, minlength=len(texts))
+    starts = np.cumsum(counts) - counts
+    short = np.flatnonzero((counts > 0) & (counts < SHINGLE_WORDS))
+    whole = [ngrams(words[starts[text] : starts[text] + counts[text]], counts[text]) for text in short.tolist()]
+    holders = np.concatenate([holders, short])
+    order = np.argsort(holders, kind="stable")
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(holders, minlength=len(texts)))]).astype(np.uint64)
+    grams = np.concatenate([grams, *whole])[order]
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(grams, offsets, permutations, MINHASH_SEED)
+    return np.array(matrix.to_rows(), dtype=np.uint32).reshape(len(texts), permutations), counts > 0
 
 
 def rows_per_band(permutations: int, jaccard: float) -> int:
