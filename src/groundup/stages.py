@@ -353,6 +353,14 @@ def _finish_policy(context: Context, policy: "Decoder") -> Results:
     return {"against_sft": comparison}
 
 
+def _earlier_signatures(recipe: Recipe) -> list[Path]:
+    if not recipe.annotations.against:
+        return []
+    from groundup.corpus.copies import signatures_of
+
+    return [signatures_of(Path(folder)) for folder in recipe.annotations.against]
+
+
 def _device(context: Context) -> "Device":
     from groundup.device import choose
 
@@ -395,8 +403,8 @@ def _watched(texts: Iterable[str], progress: Progress) -> Iterator[str]:
 
 STAGES = (
     Stage("pages", (), pages),
-    Stage("annotations", ("pages",), annotations),
-    Stage("corpus", ("annotations",), corpus),
+    Stage("annotations", ("pages",), annotations, files=_earlier_signatures),
+    Stage("corpus", ("annotations",), corpus, files=lambda recipe: [Path(name) for name in recipe.corpus.benchmarks]),
     Stage("tokenizer", ("corpus",), tokenizer),
     Stage("tokens", ("corpus", "tokenizer"), tokens),
     Stage("base", ("corpus", "tokenizer", "tokens"), base, ("base", "mixture")),
@@ -411,9 +419,12 @@ STAGES = (
 )  # fmt: skip
 
 
-def dry(recipe: Recipe, folder: Path) -> Results:
+CORPUS_STAGES = STAGES[:3]
+
+
+def dry(recipe: Recipe, folder: Path, stages: tuple[Stage, ...] = STAGES) -> Results:
     """The plan of a run, printed; nothing is written."""
-    plan = Run(folder, recipe, STAGES).plan()
+    plan = Run(folder, recipe, stages).plan()
     for step in plan:
         print(f"{step.state:>5}  {step.stage.name:<12} {step.reason}", file=sys.stderr)
     return {"run": str(folder), "plan": {step.stage.name: step.state for step in plan}}
@@ -449,3 +460,29 @@ def walk(recipe: Recipe, folder: Path) -> Results:
             },
         },
     }
+
+
+def walk_to_corpus(recipe: Recipe, folder: Path) -> Results:
+    """Pages, annotations and corpus, as in a whole run, which can go on from here; the figures of the funnel.
+
+    With weights, also the mixture that they come to over as many words as there are in the training documents.
+    """
+    from groundup.corpus import mixture
+
+    manifests = Run(folder, recipe, CORPUS_STAGES).execute()
+    results = manifests["corpus"]["results"]
+    found = {
+        "out": str(folder),
+        "documents": str(folder / "corpus" / "documents.parquet"),
+        "seconds": {name: manifest["seconds"] for name, manifest in manifests.items()},
+        "pages": manifests["annotations"]["results"]["pages"],
+        "dropped": {step["step"]: step["dropped"] for step in results["steps"] if "dropped" in step},
+        "changed": {step["step"]: step["changed"] for step in results["steps"] if "changed" in step},
+        **{name: results[name] for name in ("left", "train", "held_out", "benchmarks")},
+    }
+    if recipe.mixture.weights:
+        words = {domain: sizes["words"] for domain, sizes in results["train"]["by_domain"].items()}
+        found["mixture"] = mixture.report(
+            mixture.plan(words, recipe.mixture.weights, sum(words.values()), recipe.mixture.max_repeats)
+        )
+    return found

@@ -72,7 +72,7 @@ def find(
     `signed` do not matter. Writes `signatures.parquet` into the folder `out`.
     Raises UserError when an earlier corpus holds no signatures, or others than these.
     """
-    files = [_signatures_of(folder, permutations) for folder in against]
+    files = [_made_like(signatures_of(folder), permutations) for folder in against]
     every = [*map(_read, files), new]
     ids, stays, text_keys, lengths, signed = (
         np.concatenate([getattr(one, name) for one in every])
@@ -160,13 +160,18 @@ def _write(new: Documents, cluster: list[str], signatures: Iterable[np.ndarray],
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
 
-def _signatures_of(folder: Path, permutations: int) -> Path:
+def signatures_of(folder: Path) -> Path:
+    """The signatures of the corpus in a folder. Raises UserError when there are none."""
     for path in (folder / FILE, folder / "annotations" / FILE):
         if path.is_file():
-            if (pq.read_schema(path).metadata or {}).get(b"made_by") != _schema(permutations).metadata[b"made_by"]:
-                raise UserError(f"{path}: signatures of another kind; annotate both corpora with the same settings")
             return path
     raise UserError(f"{folder}: no {FILE} in it; give the --out folder of an earlier `groundup corpus`")
+
+
+def _made_like(path: Path, permutations: int) -> Path:
+    if (pq.read_schema(path).metadata or {}).get(b"made_by") != _schema(permutations).metadata[b"made_by"]:
+        raise UserError(f"{path}: signatures of another kind; annotate both corpora with the same settings")
+    return path
 
 
 def _read(path: Path) -> Documents:
