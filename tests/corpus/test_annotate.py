@@ -85,21 +85,23 @@ def test_bytes_do_not_depend_on_workers_or_hash_seed(pages, tmp_path, monkeypatc
         "if __name__ == '__main__':\n"
         "    m.SHARD_PAGES = 4\n"
         "    pages = [(Path(sys.argv[1]), 'reference'), (Path(sys.argv[2]), 'code')]\n"
-        "    m.annotate(pages, Path(sys.argv[3]), Annotations(), workers=2)\n"
+        "    for workers in (2, 5):\n"
+        "        m.annotate(pages, Path(sys.argv[3]) / str(workers), Annotations(), workers)\n"
     )
-    script = tmp_path / "two.py"
+    script = tmp_path / "more.py"
     script.write_text(code)
     source = str(Path(module.__file__).parents[2])
     subprocess.run(
-        [sys.executable, script, pages[0][0], pages[1][0], tmp_path / "two"],
+        [sys.executable, script, pages[0][0], pages[1][0], tmp_path / "more"],
         env={**os.environ, "PYTHONPATH": source, "PYTHONHASHSEED": "7"},
         check=True,
     )
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert len(names) == 6
-    assert names == sorted(path.name for path in (tmp_path / "two").iterdir())
-    for name in names:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    for workers in ("2", "5"):
+        assert names == sorted(path.name for path in (tmp_path / "more" / workers).iterdir())
+        for name in names:
+            assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "more" / workers / name).read_bytes()
 
 
 def test_a_shard_that_is_there_is_not_measured_again_unless_its_pages_changed(pages, tmp_path, monkeypatch):
