@@ -7,7 +7,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from groundup.device import cores, processor_name
+from groundup.device import processor_name
+from groundup.workers import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 

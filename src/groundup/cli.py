@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Build a language model from the ground up: raw web pages in, a chat model out, every stage measured.",
 )
+
+corpus = typer.Typer(help="Web pages in, clean and weighted documents out; or train and tune what judges them.")
+app.add_typer(corpus, name="corpus")
 
 # Trouble of the machine rather than of the program; anything else keeps its traceback.
 MACHINE_TROUBLE = {
@@ -80,7 +84,8 @@ def chat(
 
 
 Inputs = Annotated[
-    list[Path], typer.Argument(help="Parquet, JSON lines or text files, folders of them, a corpus folder, a run folder.")
+    list[Path],
+    typer.Argument(help="Parquet, JSON lines or text files, folders of them, a corpus folder, a run folder."),
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; the result is the same for any number.")]
 
@@ -120,6 +125,62 @@ def encode(
     from groundup.tokenizer.encode import encode_corpus
 
     _result(encode_corpus(folder, inputs, out, split, workers))
+
+
+class Engine(StrEnum):
+    processes = "processes"
+    ray = "ray"
+
+
+@corpus.callback(invoke_without_command=True)
+def make_corpus(
+    context: typer.Context,
+    sources: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="[DOMAIN=]SOURCE",
+            help="WARC file, folder, site or another source; give it once for each.",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder to build the corpus in.")] = None,
+    engine: Annotated[Engine, typer.Option(help="Where the pages are worked on.")] = Engine.processes,
+    address: Annotated[str, typer.Option(help="Of the Ray cluster; local starts one on this machine.")] = "local",
+    workers: Annotated[int, typer.Option(min=0, help="Pages worked on at once, in shards; 0: one a core.")] = 0,
+    memory_mb: Annotated[int, typer.Option(min=1, help="Memory for finding near duplicates.")] = 1024,
+    against: Annotated[
+        list[Path] | None, typer.Option(metavar="DIR", help="An earlier corpus, whose documents are not taken again.")
+    ] = None,
+    benchmarks: Annotated[
+        list[Path] | None,
+        typer.Option("--benchmark", metavar="FILE", help="Drop what shares 13 words in a row with it."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the recipe.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be made, and why.")] = False,
+) -> None:
+    """Pages -> annotations -> documents, as in `groundup run`. The same command goes on where it was cut off."""
+    if context.invoked_subcommand:
+        return
+    from groundup import recipe as recipes
+    from groundup.stages import CORPUS_STAGES, dry, walk_to_corpus
+
+    if not sources or out is None:
+        raise UserError("groundup corpus: give --from SOURCE and --out DIR; --help says more")
+    if engine is Engine.processes and address != "local":
+        raise UserError(f"groundup corpus: --address {address} is of a Ray cluster; add --engine ray")
+    content = {
+        "name": out.resolve().name,
+        "threads": workers,
+        "memory_mb": memory_mb,
+        "ray": address if engine is Engine.ray else None,
+        "pages": {"sources": [recipes.source(text) for text in sources]},
+        "annotations": {"against": [str(folder) for folder in against or []]},
+        "corpus": {"benchmarks": [str(path) for path in benchmarks or []]},
+    }
+    loaded = recipes.resolve(content, settings or [], "groundup corpus")
+    _result(dry(loaded, out, CORPUS_STAGES) if dry_run else walk_to_corpus(loaded, out))
 
 
 def _result(value: dict) -> None:

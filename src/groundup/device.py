@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from groundup.workers import cores
+
 # Compiling takes about 40 s on two cores and makes a step 1.4 times faster; from here on it earns that back.
 COMPILE_PAYS_FROM_FLOPS = 5e13
 
@@ -72,11 +74,6 @@ def choose(threads: int = 0) -> Device:
             else "float32 products: this processor only emulates bfloat16",
         ),
     )
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_has_fast_bfloat16() -> bool:

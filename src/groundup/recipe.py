@@ -5,6 +5,7 @@ Everything that is not said in the recipe has the default given here; `groundup 
 """
 
 import difflib
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,6 +45,7 @@ class Annotations(Section):
     quality_positives: list[str] = ["reference"]  # domains whose writing the quality score looks for
     near_duplicate_permutations: Positive = 128
     near_duplicate_jaccard: Share = 0.7
+    against: list[str] = []  # folders of earlier corpora, whose documents come first where these repeat them
     template_line_share: Share = 0.3  # a line on more than this share of a host's pages is its header, menu or footer
 
 
@@ -58,6 +60,7 @@ class Corpus(Section):
     min_quality: Share = 0.02  # drop the worst 2 % of each domain by quality score
     held_out: Share = 0.05
     max_contamination: Share = 0.3  # a training document may share this much of a held-out one's 13-grams
+    benchmarks: list[str] = []  # files; a document that shares 13 words in a row with one of their examples is dropped
     best_share: Share = 0.3  # the top share of each domain by quality: what the final anneal trains on
 
 
@@ -142,6 +145,8 @@ class Recipe(Section):
     name: str
     seed: int = 0
     threads: Annotated[int, Field(ge=0)] = 0  # 0: one a core
+    memory_mb: Positive = 1024  # for finding near duplicates; the result is the same
+    ray: str | None = None  # address of the Ray cluster that works on the pages, "local" to start one; none: processes
     pages: Pages
     annotations: Annotations = Annotations()
     corpus: Corpus = Corpus()
@@ -171,20 +176,34 @@ def load(path: Path, overrides: list[str] | None = None) -> Recipe:
         raise UserError(f"{path}: not valid TOML: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    for override in overrides or []:
-        _apply(content, override)
     content.setdefault("name", path.stem)
+    return resolve(content, overrides or [], str(path))
+
+
+def resolve(content: dict[str, Any], overrides: list[str], where: str) -> Recipe:
+    """The recipe of this content with overrides applied; `where` it is from begins every complaint.
+
+    Raises UserError as `load` does.
+    """
+    for override in overrides:
+        _apply(content, override)
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{path}: {_one_line(error)}") from None
+        raise UserError(f"{where}: {_one_line(error)}") from None
     domains = [source.domain for source in recipe.pages.sources]
     for name in recipe.mixture.weights:
         if name not in domains:
             near = difflib.get_close_matches(name, domains, n=1)
             hint = f"did you mean {near[0]}?" if near else f"the sources have {', '.join(domains)}"
-            raise UserError(f"{path}: mixture.weights.{name}: no source has this domain; {hint}")
+            raise UserError(f"{where}: mixture.weights.{name}: no source has this domain; {hint}")
     return recipe
+
+
+def source(text: str) -> dict[str, str]:
+    """`[domain=]source` of the command line, as it would stand in a recipe; the domain is `web` if none is given."""
+    found = re.fullmatch(r"([a-z0-9_-]+)=(.+)", text)
+    return {"domain": found[1], "source": found[2]} if found else {"domain": "web", "source": text}
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

@@ -40,6 +40,7 @@ class Stage:
     needs: tuple[str, ...]
     make: Callable[["Context"], dict[str, Any]]
     sections: tuple[str, ...] = ()  # of the recipe; the stage's own name when empty
+    files: Callable[[Recipe], list[Path]] = lambda recipe: []  # outside the run folder: their content is input too
 
 
 @dataclass
@@ -74,6 +75,7 @@ class Run:
 
     def plan(self) -> list[Step]:
         """What `execute` would do, and why; nothing is written."""
+        self._require_files()
         steps: list[Step] = []
         remade: set[str] = set()
         for stage in self.stages:
@@ -89,6 +91,8 @@ class Run:
                 steps.append(Step(stage, "check", f"made again if {' or '.join(causes)} comes out different"))
             elif stale := self._stale_inputs(stage, manifest):
                 steps.append(Step(stage, "make", f"{' and '.join(stale)} changed"))
+            elif manifest["key"].get("files", {}) != self._files(stage):
+                steps.append(Step(stage, "make", f"{' or '.join(map(str, stage.files(self.recipe)))} changed"))
             else:
                 steps.append(Step(stage, "done", f"took {duration(manifest['seconds'])}"))
                 continue
@@ -100,6 +104,7 @@ class Run:
 
         Raises UserError when another run works in the folder or a finished artifact was altered.
         """
+        self._require_files()
         with self._locked():
             for number, stage in enumerate(self.stages, start=1):
                 self._promote(stage)
@@ -166,10 +171,22 @@ class Run:
                 )
 
     def _key(self, stage: Stage) -> dict[str, Any]:
+        files = self._files(stage)
         return {
             "recipe": self._section(stage),
             "inputs": {need: self._manifest(need)["digest"] for need in stage.needs},
+            **({"files": files} if files else {}),
         }
+
+    def _files(self, stage: Stage) -> dict[str, str]:
+        return {str(path): digest(path) for path in stage.files(self.recipe)}
+
+    def _require_files(self) -> None:
+        """Before hours are spent on the stages that come first."""
+        for stage in self.stages:
+            for path in stage.files(self.recipe):
+                if not path.is_file():
+                    raise UserError(f"{path}: no such file, which stage {stage.name} needs; give its right path")
 
     def _section(self, stage: Stage) -> dict[str, Any]:
         sections = {name: getattr(self.recipe, name).model_dump() for name in stage.sections or (stage.name,)}

@@ -52,7 +52,9 @@ def annotations(context: Context) -> Results:
         (context.inputs["pages"] / f"{number:02d}-{source.domain}.warc.gz", source.domain)
         for number, source in enumerate(context.recipe.pages.sources)
     ]
-    return annotate(sources, context.work, context.recipe.annotations, _workers(context), context.name)
+    recipe = context.recipe
+    workers = recipe.threads if recipe.ray else _workers(context)
+    return annotate(sources, context.work, recipe.annotations, workers, context.name, recipe.ray, recipe.memory_mb)
 
 
 def corpus(context: Context) -> Results:
@@ -353,6 +355,14 @@ def _finish_policy(context: Context, policy: "Decoder") -> Results:
     return {"against_sft": comparison}
 
 
+def _earlier_signatures(recipe: Recipe) -> list[Path]:
+    if not recipe.annotations.against:
+        return []
+    from groundup.corpus.copies import signatures_of
+
+    return [signatures_of(Path(folder)) for folder in recipe.annotations.against]
+
+
 def _device(context: Context) -> "Device":
     from groundup.device import choose
 
@@ -360,7 +370,7 @@ def _device(context: Context) -> "Device":
 
 
 def _workers(context: Context) -> int:
-    from groundup.device import cores
+    from groundup.workers import cores
 
     return context.recipe.threads or cores()
 
@@ -395,8 +405,8 @@ def _watched(texts: Iterable[str], progress: Progress) -> Iterator[str]:
 
 STAGES = (
     Stage("pages", (), pages),
-    Stage("annotations", ("pages",), annotations),
-    Stage("corpus", ("annotations",), corpus),
+    Stage("annotations", ("pages",), annotations, files=_earlier_signatures),
+    Stage("corpus", ("annotations",), corpus, files=lambda recipe: [Path(name) for name in recipe.corpus.benchmarks]),
     Stage("tokenizer", ("corpus",), tokenizer),
     Stage("tokens", ("corpus", "tokenizer"), tokens),
     Stage("base", ("corpus", "tokenizer", "tokens"), base, ("base", "mixture")),
@@ -411,9 +421,12 @@ STAGES = (
 )  # fmt: skip
 
 
-def dry(recipe: Recipe, folder: Path) -> Results:
+CORPUS_STAGES = STAGES[:3]
+
+
+def dry(recipe: Recipe, folder: Path, stages: tuple[Stage, ...] = STAGES) -> Results:
     """The plan of a run, printed; nothing is written."""
-    plan = Run(folder, recipe, STAGES).plan()
+    plan = Run(folder, recipe, stages).plan()
     for step in plan:
         print(f"{step.state:>5}  {step.stage.name:<12} {step.reason}", file=sys.stderr)
     return {"run": str(folder), "plan": {step.stage.name: step.state for step in plan}}
@@ -449,3 +462,29 @@ def walk(recipe: Recipe, folder: Path) -> Results:
             },
         },
     }
+
+
+def walk_to_corpus(recipe: Recipe, folder: Path) -> Results:
+    """Pages, annotations and corpus, as in a whole run, which can go on from here; the figures of the funnel.
+
+    With weights, also the mixture that they come to over as many words as there are in the training documents.
+    """
+    from groundup.corpus import mixture
+
+    manifests = Run(folder, recipe, CORPUS_STAGES).execute()
+    results = manifests["corpus"]["results"]
+    found = {
+        "out": str(folder),
+        "documents": str(folder / "corpus" / "documents.parquet"),
+        "seconds": {name: manifest["seconds"] for name, manifest in manifests.items()},
+        "pages": manifests["annotations"]["results"]["pages"],
+        "dropped": {step["step"]: step["dropped"] for step in results["steps"] if "dropped" in step},
+        "changed": {step["step"]: step["changed"] for step in results["steps"] if "changed" in step},
+        **{name: results[name] for name in ("left", "train", "held_out", "benchmarks")},
+    }
+    if recipe.mixture.weights:
+        words = {domain: sizes["words"] for domain, sizes in results["train"]["by_domain"].items()}
+        found["mixture"] = mixture.report(
+            mixture.plan(words, recipe.mixture.weights, sum(words.values()), recipe.mixture.max_repeats)
+        )
+    return found

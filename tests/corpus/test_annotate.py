@@ -35,6 +35,7 @@ def pages(tmp_path):
             warc.response(f"https://docs.net:80/{seed}", 200, [("Content-Type", "text/html")], html(seed))
         warc.response("https://docs.net/0", 200, [("Content-Type", "text/html")], html(0))
         warc.response("https://docs.net/0", 200, [("Content-Type", "text/html")], html(0))  # the same page once more
+        warc.response("https://www.docs.net:80/2/?utm_source=x", 200, [("Content-Type", "text/html")], html(20))
         warc.response("https://docs.net/near", 200, [("Content-Type", "text/html")], html(1, "mail jane@acme.com now"))
     with WarcWriter(tmp_path / "code.warc.gz") as warc:
         for seed in range(10, 14):
@@ -46,14 +47,14 @@ def pages(tmp_path):
 
 
 def rows(out):
-    return [row for path in sorted(out.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    return [row for path in sorted(out.glob("annotations-*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
 def test_rows_say_what_they_should(pages, tmp_path):
     counts = annotate(pages, tmp_path / "out", Annotations(), workers=1, label="annotate")
     found = {row["url"]: row for row in rows(tmp_path / "out")}
     assert not (tmp_path / "out" / "pass1").exists()
-    assert counts["pages"] == 16 and counts["repeated_pages"] == 1 and counts["documents"] == 15
+    assert counts["pages"] == 17 and counts["repeated_pages"] == 1 and counts["documents"] == 16
     assert counts["empty"] == 1 and counts["lost"] == 0 and counts["memory_addresses"] == 3
     assert counts["exact_duplicates"] == 1 and counts["near_duplicates"] == 1
     assert counts["personal"] == {"email": 1}
@@ -61,6 +62,9 @@ def test_rows_say_what_they_should(pages, tmp_path):
     original, other = sorted((page, copy), key=lambda row: row["id"])
     assert (original["duplicate_of"], other["duplicate_of"]) == (None, original["id"])
     assert original["cluster"] == other["cluster"] == original["id"]
+    assert counts["same_urls"] == 1
+    refetched = found["https://www.docs.net:80/2/?utm_source=x"]  # one character longer than what it was before
+    assert found["https://docs.net:80/2"]["same_url_as"] == refetched["id"] and refetched["same_url_as"] is None
     near = found["https://docs.net/near"]
     assert found["https://docs.net:80/1"]["near_duplicate_of"] == near["id"] == near["cluster"]  # the longer one stays
     assert page["host"] == "docs.net" and page["kind"] == "html" and page["title"] == "Page 0"
@@ -81,21 +85,23 @@ def test_bytes_do_not_depend_on_workers_or_hash_seed(pages, tmp_path, monkeypatc
         "if __name__ == '__main__':\n"
         "    m.SHARD_PAGES = 4\n"
         "    pages = [(Path(sys.argv[1]), 'reference'), (Path(sys.argv[2]), 'code')]\n"
-        "    m.annotate(pages, Path(sys.argv[3]), Annotations(), workers=2)\n"
+        "    for workers in (2, 5):\n"
+        "        m.annotate(pages, Path(sys.argv[3]) / str(workers), Annotations(), workers)\n"
     )
-    script = tmp_path / "two.py"
+    script = tmp_path / "more.py"
     script.write_text(code)
     source = str(Path(module.__file__).parents[2])
     subprocess.run(
-        [sys.executable, script, pages[0][0], pages[1][0], tmp_path / "two"],
+        [sys.executable, script, pages[0][0], pages[1][0], tmp_path / "more"],
         env={**os.environ, "PYTHONPATH": source, "PYTHONHASHSEED": "7"},
         check=True,
     )
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert len(names) == 5
-    assert names == sorted(path.name for path in (tmp_path / "two").iterdir())
-    for name in names:
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert len(names) == 6
+    for workers in ("2", "5"):
+        assert names == sorted(path.name for path in (tmp_path / "more" / workers).iterdir())
+        for name in names:
+            assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "more" / workers / name).read_bytes()
 
 
 def test_a_shard_that_is_there_is_not_measured_again_unless_its_pages_changed(pages, tmp_path, monkeypatch):

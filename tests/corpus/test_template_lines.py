@@ -1,8 +1,17 @@
+import importlib.util
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.corpus.template_lines import line_hashes, remove, template_lines
+
+# pytest imports each test file by itself, so what is beside it is not on its path.
+spec = importlib.util.spec_from_file_location("forum", Path(__file__).with_name("forum.py"))
+forum = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(forum)
 
 
 def judge(pages, share=0.3, counted=None):
@@ -67,3 +76,36 @@ def test_indices_are_lines_of_their_page(pages, share):
 def test_nothing_to_remove_leaves_the_text_alone():
     assert remove("\n a \n", []) == "\n a \n"
     assert remove("menu\n\na\n", list(np.array([0]))) == "a"
+
+
+def test_forum_header_menu_footer_and_signatures_go_and_posts_that_repeat_stay():
+    pages = forum.pages()
+    judged = judge(["\n".join(line for line, _ in page) for page in pages])
+    gone = [[place in found for place in range(len(page))] for page, found in zip(pages, map(set, judged), strict=True)]
+    outcomes = Counter(
+        (template, dropped)
+        for page, places in zip(pages, gone, strict=True)
+        for (_, template), dropped in zip(page, places, strict=True)
+    )
+    precision = outcomes[True, True] / (outcomes[True, True] + outcomes[False, True])
+    recall = outcomes[True, True] / (outcomes[True, True] + outcomes[True, False])
+    assert precision >= 0.99 and recall >= 0.99
+    kept = Counter(
+        line
+        for page, places in zip(pages, gone, strict=True)
+        for (line, _), no in zip(page, places, strict=True)
+        if not no
+    )
+    assert all(kept[line] > 50 for post in forum.REPEATED_POSTS for line in post)
+
+
+def test_headings_of_a_reference_are_no_signatures():
+    """As a name and a signature, one opens and the other closes what is different each time; but more follows."""
+    generator = np.random.default_rng(0)
+    pages = []
+    for number in range(40):
+        lines = [f"def function{'abcdefghij'[number % 10]}{'x' * number}"]
+        for _ in range(20):
+            lines += ["Parameters:", forum.sentence(generator), "Returns:", forum.sentence(generator)]
+        pages.append("\n".join(lines))
+    assert judge(pages) == [[]] * 40

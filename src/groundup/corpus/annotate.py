@@ -2,23 +2,16 @@
 
 As in dolma (attributes beside documents) and RedPajama v2 (signals as columns): trying another threshold costs no new
 computation. Pass 1 is per shard and parallel: extraction and what one document tells of itself. Then what only all
-documents together tell: duplicates, the template lines of a host, quality. That join holds, per document, its signature
-(4 bytes a permutation) and 8 bytes a line in memory; the texts stay on disk, one shard at a time.
+documents together tell: duplicates, the template lines of a host, quality. That join holds 8 bytes a line and some
+hundred a document in memory; texts and signatures stay on disk.
 """
 
-import os
 import re
 import shutil
-import signal
-import threading
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,13 +20,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from groundup.corpus import duplicates, personal, quality, rules, template_lines
+from groundup.corpus import copies, duplicates, personal, quality, rules, template_lines
 from groundup.corpus.extract import extract
 from groundup.corpus.warc import Losses, Page, read_pages
 from groundup.errors import UserError
 from groundup.files import replacing
 from groundup.progress import Progress
 from groundup.recipe import Annotations
+from groundup.workers import pool as workers_pool
 
 SHARD_BYTES = 4 << 20  # of page bodies: the unit of work, so that a few files of uneven size keep all workers busy
 SHARD_PAGES = 2000
@@ -55,7 +49,7 @@ OWN = [
 WORKING = [("text_key", pa.string()), ("lines", pa.list_(pa.uint64())), ("signature", pa.list_(pa.uint32()))]
 JOINED = [
     ("template_lines", pa.list_(pa.int32())),
-    *((name, pa.string()) for name in ("duplicate_of", "near_duplicate_of", "cluster")),
+    *((name, pa.string()) for name in ("same_url_as", "duplicate_of", "near_duplicate_of", "cluster")),
     ("quality", pa.float32()),
 ]
 PASS_1 = pa.schema(OWN + WORKING)
@@ -63,11 +57,18 @@ SCHEMA = pa.schema(OWN + JOINED)
 
 
 def annotate(
-    pages: list[tuple[Path, str]], out: Path, settings: Annotations, workers: int, label: str = "annotate"
+    pages: list[tuple[Path, str]],
+    out: Path,
+    settings: Annotations,
+    workers: int,
+    label: str = "annotate",
+    ray: str | None = None,
+    memory_mb: int = 1024,
 ) -> dict[str, Any]:
     """Write `out/annotations-<warc>-<NNNNN>.parquet` for WARC files, each with its domain; returns counts.
 
-    The shards are the same bytes for any number of workers. When cut off, the shards of pass 1 are found again.
+    The shards are the same bytes for any number of workers, here or on the Ray cluster at address `ray`. When cut off,
+    the shards of pass 1 are found again.
     Raises UserError when there are no pages, or two files have the same name, which the shards are called after.
     """
     names = [_stem(path) for path, _ in pages]
@@ -78,21 +79,21 @@ def annotate(
     losses = Losses()
     shards: list[Path] = []
     jobs = _unmeasured(pages, working, settings, losses, shards)
-    with _processes(workers) as pool:
+    with workers_pool(workers, ray) as pool:
         with Progress(label, unit="pages") as progress:
-            for count in _spread(_measure, jobs, pool, 2 * workers):
+            for count in pool.spread(_measure, jobs):
                 progress.advance(count)
         if not shards:
             raise UserError(f"no page in {', '.join(str(path) for path, _ in pages) or 'no WARC file'}; crawl again")
         rows = _read_rows(shards)
-        groups = _group(rows, settings)
+        groups = _group(shards, rows, settings, out, memory_mb)
         groups["template_lines"] = _template_lines(rows, groups["cluster"], settings.template_line_share)
         classifier = working / "quality.npz"
         trained_on = _train_quality(shards, rows, groups["cluster"], settings.quality_positives, classifier)
         groups["quality"] = np.full(len(rows.ids), 0.5)
         if trained_on:
             jobs = ((shard, classifier) for shard in shards)
-            scores = np.concatenate(list(_spread(_score, jobs, pool, 2 * workers)))
+            scores = np.concatenate(list(pool.spread(_score, jobs)))
             groups["quality"] = _percentiles(scores, rows)
     for path in out.glob("annotations-*.parquet"):
         path.unlink()
@@ -191,54 +192,6 @@ def _batches(pages: Iterable[Page]) -> Iterator[list[Page]]:
         yield batch
 
 
-def _processes(workers: int) -> AbstractContextManager[Executor | None]:
-    # Forking a process that has threads, as PyTorch's, can lock up: start afresh.
-    if workers == 1:
-        return nullcontext()
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for jobs for ever."""
-
-    def watch() -> None:
-        wait([parent_process().sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _spread(function: Callable, jobs: Iterable[tuple], pool: Executor | None, ahead: int) -> Iterator[Any]:
-    """Results in the order of the jobs, made here or by the pool; at most `ahead` jobs wait in memory."""
-    if pool is None:
-        yield from (function(*job) for job in jobs)
-        return
-    waiting: deque[Future] = deque()
-    for job in jobs:
-        with _interrupts_held():
-            waiting.append(pool.submit(function, *job))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Workers start when jobs are handed in and inherit this: Ctrl-C is for the parent, which ends them.
-
-    The parent gets an interrupt that came meanwhile right after.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _measure(batch: list[Page], domain: str, permutations: int, shard: Path, made_from: bytes) -> int:
     rows = [measure(page, domain, permutations) for page in batch]
     table = pa.Table.from_pylist(rows, schema=PASS_1).replace_schema_metadata({"made_from": made_from})
@@ -256,6 +209,7 @@ class Rows:
     """What the join needs of every document, in the order of the shards."""
 
     ids: list[str]
+    urls: list[str]
     hosts: list[str]
     domains: list[str]
     kinds: list[str]
@@ -263,54 +217,69 @@ class Rows:
     lengths: np.ndarray  # int64 [documents], characters
     words: np.ndarray  # int64 [documents]
     lines: list[np.ndarray]
-    signatures: list[np.ndarray | None]
+    signed: np.ndarray  # bool [documents]: has a signature, which a text of punctuation only has not
     kept: np.ndarray  # bool [documents]: false where the same URL gave the same text before
 
 
 def _read_rows(shards: list[Path]) -> Rows:
-    rows = Rows([], [], [], [], [], np.zeros(0, int), np.zeros(0, int), [], [], np.zeros(0, bool))
-    lengths, words = [], []
+    rows = Rows([], [], [], [], [], [], np.zeros(0, int), np.zeros(0, int), [], np.zeros(0, bool), np.zeros(0, bool))
+    lengths, words, signed = [], [], []
     for shard in shards:
         table = pq.read_table(shard)
-        for target, column in ((rows.ids, "id"), (rows.hosts, "host"), (rows.domains, "domain"), (rows.kinds, "kind")):
-            target += table[column].to_pylist()
+        named = {"id": rows.ids, "url": rows.urls, "host": rows.hosts, "domain": rows.domains, "kind": rows.kinds}
+        for name, column in named.items():
+            column += table[name].to_pylist()
         rows.text_keys += table["text_key"].to_pylist()
         lengths += [len(text) for text in table["text"].to_pylist()]
         words += table["words"].to_pylist()
         rows.lines += [lines.values.to_numpy(zero_copy_only=False).copy() for lines in table["lines"]]
-        rows.signatures += [s.values.to_numpy().copy() if s.is_valid else None for s in table["signature"]]
+        signed += table["signature"].is_valid().to_pylist()
     seen: set[str] = set()
     rows.kept = np.array([not (name in seen or seen.add(name)) for name in rows.ids], dtype=bool)
     rows.lengths, rows.words = np.array(lengths, dtype=np.int64), np.array(words, dtype=np.int64)
+    rows.signed = np.array(signed, dtype=bool)
     return rows
 
 
-def _group(rows: Rows, settings: Annotations) -> dict[str, list]:
-    """Columns duplicate_of, near_duplicate_of and cluster. Near duplicates are looked for among distinct texts."""
-    kept = np.flatnonzero(rows.kept).tolist()
-    first: dict[str, int] = {}
-    for row in sorted(kept, key=lambda row: rows.ids[row]):
-        if rows.words[row]:
-            first.setdefault(rows.text_keys[row], row)
-    distinct = sorted(row for row in first.values() if rows.signatures[row] is not None)  # None: punctuation only
-    cluster = list(range(len(rows.ids)))
-    if distinct:
-        signatures = np.stack([rows.signatures[row] for row in distinct])
-        pairs = duplicates.near_duplicate_pairs(signatures, settings.near_duplicate_jaccard)
-        groups = duplicates.clusters(len(distinct), pairs)
-        lengths = [int(rows.lengths[row]) for row in distinct]
-        best = duplicates.representatives(groups, lengths, [rows.ids[row] for row in distinct])
-        for row, place in zip(distinct, best.tolist(), strict=True):
-            cluster[row] = distinct[place]
-    columns: dict[str, list] = {"duplicate_of": [], "near_duplicate_of": [], "cluster": []}
-    for row, name in enumerate(rows.ids):
-        original = first.get(rows.text_keys[row], row)
-        representative = cluster[original]
-        columns["duplicate_of"].append(rows.ids[original] if original != row else None)
-        near = original == row != representative
-        columns["near_duplicate_of"].append(rows.ids[representative] if near else None)
-        columns["cluster"].append(rows.ids[representative] if rows.kept[row] else name)
+def _group(shards: list[Path], rows: Rows, settings: Annotations, out: Path, memory_mb: int) -> dict[str, list]:
+    """Columns same_url_as, duplicate_of, near_duplicate_of and cluster, of the pages with words that are kept."""
+    chosen = np.array(_usable(rows), dtype=np.int64)
+    places = chosen.tolist()
+    new = copies.documents(
+        [rows.ids[row] for row in places],
+        [rows.text_keys[row] for row in places],
+        rows.lengths[chosen],
+        rows.signed[chosen],
+    )
+    permutations = settings.near_duplicate_permutations
+    found = copies.find(
+        new,
+        (rows.urls[row] for row in places),
+        lambda: _signatures(shards, chosen, permutations),
+        permutations,
+        settings.near_duplicate_jaccard,
+        out,
+        [Path(folder) for folder in settings.against],
+        memory_mb,
+    )
+    columns: dict[str, list] = {name: [None] * len(rows.ids) for name in vars(found)}
+    columns["cluster"] = list(rows.ids)
+    for name, values in vars(found).items():
+        for row, value in zip(places, values, strict=True):
+            columns[name][row] = value
     return columns
+
+
+def _signatures(shards: list[Path], chosen: np.ndarray, permutations: int) -> Iterator[np.ndarray]:
+    """Of the chosen rows, a block a shard: uint32 [documents, permutations], zero where there is none."""
+    start = 0
+    for shard in shards:
+        column = pq.read_table(shard, columns=["signature"])["signature"].combine_chunks()
+        block = np.zeros((len(column), permutations), dtype=np.uint32)
+        block[column.is_valid().to_numpy(zero_copy_only=False)] = column.flatten().to_numpy().reshape(-1, permutations)
+        here = chosen[np.searchsorted(chosen, start) : np.searchsorted(chosen, start + len(block))]
+        yield block[here - start]
+        start += len(block)
 
 
 def _template_lines(rows: Rows, cluster: list[str], share: float) -> list[np.ndarray]:
@@ -396,6 +365,7 @@ def _write(shards: list[Path], rows: Rows, groups: dict[str, Any], out: Path) ->
         counts["bytes"] += sum(len(text.encode()) for text in texts)
         counts["words"] += sum(table["words"].to_pylist())
         counts["memory_addresses"] += sum(table["memory_addresses"].to_pylist())
+        counts["same_urls"] += len(table) - table["same_url_as"].null_count
         counts["exact_duplicates"] += len(table) - table["duplicate_of"].null_count
         counts["near_duplicates"] += len(table) - table["near_duplicate_of"].null_count
         counts["template_lines"] += sum(map(len, table["template_lines"].to_pylist()))

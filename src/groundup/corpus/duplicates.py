@@ -1,22 +1,57 @@
-"""Duplicates and contamination between documents.
+"""Duplicates between documents: of one address, of the same words, and of nearly the same.
 
 Near duplicates by MinHash (Broder 1997) over word 5-grams with banded locality-sensitive hashing, as in GPT-3, Gopher
-and FineWeb; candidates are checked against the estimate from their full signatures, then joined by union-find.
-Contamination by shared word 13-grams, as in GPT-3 (Brown et al. 2020, appendix C).
+and FineWeb; candidates are checked against the estimate from their full signatures, then joined by union-find. The
+bands are sorted, and the candidates checked, in parts that fit the memory they are given; the rest waits on disk, 768
+bytes a document at 128 permutations. `copies.py` says which document of a group stays.
 """
 
+import re
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
+from itertools import chain
+from pathlib import Path
 
 import numpy as np
 from rensa import RMinHash
 
-from groundup.corpus.rules import MULTIPLIER, Words, ngrams, split
+from groundup.corpus.crawl import canonical
+from groundup.corpus.rules import MULTIPLIER, NOT_WORD, Words, ngrams
 
 SHINGLE_WORDS = 5
 MINHASH_SEED = 1
 LEAST_RECALL = 0.99  # of the bands, for a pair exactly at the threshold
+WORDS_REMEMBERED = 1 << 18
 ALL_PAIRS_BUCKET = 64
-BOILERPLATE_DOCUMENTS = 20  # an n-gram in more documents than this is a licence or a heading, not a copy
+SORTING_BYTES = 48  # of memory a document, while one band is sorted
+BLOCK_BYTES = 16  # of memory a number of a signature: two blocks at a time fill half of it
+CHECKED_AT_ONCE = 1 << 13  # pairs of signatures
+CAMPAIGN = re.compile(r"(?:^|&)(?:utm_\w+|fbclid|gclid|msclkid|mc_[ce]id)=[^&]*")
+
+
+class Hashes(dict[str, int]):
+    """Of a word in lower case without punctuation, 0 if nothing is left. Most words of a text are those of others."""
+
+    def __missing__(self, word: str) -> int:
+        if len(self) == WORDS_REMEMBERED:
+            self.clear()
+        plain = NOT_WORD.sub("", word.lower())
+        self[word] = value = int.from_bytes(blake2b(plain.encode(), digest_size=8).digest(), "little") if plain else 0
+        return value
+
+
+HASHES = Hashes()
+
+
+def url_key(url: str) -> str:
+    """Equal for addresses that name the same page: scheme, `www.`, last slash and marks of campaigns left out."""
+    address = canonical(url)
+    if address is None:  # not of the web
+        return url
+    place, _, query = address.partition("://")[2].removeprefix("www.").partition("?")
+    return f"{place.rstrip('/')}?{CAMPAIGN.sub('', query).lstrip('&')}"
 
 
 def text_key(text: str) -> str:
@@ -26,17 +61,44 @@ def text_key(text: str) -> str:
 
 def shingles(words: Words, n: int) -> np.ndarray:
     """Hashes of the word n-grams, uint64, sorted, unique; a shorter text is one shingle, one without words has none."""
-    hashes = words.hashes
-    return np.unique(ngrams(hashes, min(n, len(hashes)))) if len(hashes) else hashes
+    return np.unique(_ngrams(words, n))
+
+
+def _ngrams(words: Words, n: int) -> np.ndarray:
+    found = np.fromiter(map(HASHES.__getitem__, words.vocabulary), np.uint64, len(words.vocabulary))[words.codes]
+    found = found[found != 0]
+    return ngrams(found, min(n, len(found))) if len(found) else found
 
 
 def signature(words: Words, permutations: int) -> np.ndarray | None:
     """uint32 [permutations], or None for a text without words. Equal places estimate the Jaccard similarity."""
-    found = shingles(words, SHINGLE_WORDS)
+    found = _ngrams(words, SHINGLE_WORDS)
     if not len(found):
         return None
-    rows = RMinHash.digest_matrix_from_token_hash_sets([found], permutations, MINHASH_SEED).to_rows()
-    return np.array(rows[0], dtype=np.uint32)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(found, [0, len(found)], permutations, MINHASH_SEED)
+    return np.array(matrix.to_rows()[0], dtype=np.uint32)
+
+
+def signatures(texts: list[str], permutations: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of many texts at once, several times faster: uint32 [texts, permutations], and bool [texts], who has one."""
+    lists = [text.split() for text in texts]
+    sizes = np.fromiter(map(len, lists), np.int64, len(lists))
+    words = np.fromiter(map(HASHES.__getitem__, chain.from_iterable(lists)), np.uint64, int(sizes.sum()))
+    owners = np.repeat(np.arange(len(texts)), sizes)[words != 0]
+    words = words[words != 0]
+    # One pass over all texts; what reaches from one into the next is left out, and a short text is a shingle of its own.
+    inside = owners[SHINGLE_WORDS - 1 :] == owners[: max(0, len(owners) - SHINGLE_WORDS + 1)]
+    grams, holders = ngrams(words, SHINGLE_WORDS)[inside], owners[SHINGLE_WORDS - 1 :][inside]
+    counts = np.bincount(owners, minlength=len(texts))
+    starts = np.cumsum(counts) - counts
+    short = np.flatnonzero((counts > 0) & (counts < SHINGLE_WORDS))
+    whole = [ngrams(words[starts[text] : starts[text] + counts[text]], counts[text]) for text in short.tolist()]
+    holders = np.concatenate([holders, short])
+    order = np.argsort(holders, kind="stable")
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(holders, minlength=len(texts)))]).astype(np.uint64)
+    grams = np.concatenate([grams, *whole])[order]
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(grams, offsets, permutations, MINHASH_SEED)
+    return np.array(matrix.to_rows(), dtype=np.uint32).reshape(len(texts), permutations), counts > 0
 
 
 def rows_per_band(permutations: int, jaccard: float) -> int:
@@ -47,105 +109,120 @@ def rows_per_band(permutations: int, jaccard: float) -> int:
     return max(fits, default=1)
 
 
-def near_duplicate_pairs(signatures: np.ndarray, jaccard: float) -> np.ndarray:
-    """Rows of uint32 [documents, permutations] estimated to be so similar: int64 [pairs, 2], first < second, sorted."""
-    documents, permutations = signatures.shape
-    rows = rows_per_band(permutations, jaccard)
-    found = [np.zeros(0, dtype=np.int64)]
-    for start in range(0, permutations - rows + 1, rows):
-        # Equal bands have equal keys; bands that collide by chance fail the check below.
-        keys = np.zeros(documents, dtype=np.uint64)
-        for column in range(start, start + rows):
-            keys = keys * MULTIPLIER + signatures[:, column]
-        order = np.argsort(keys, kind="stable")
-        edges = np.flatnonzero(np.concatenate([[True], keys[order][1:] != keys[order][:-1], [True]]))
-        for bucket in np.flatnonzero(np.diff(edges) > 1):
-            found.append(_pairs_of_bucket(order[edges[bucket] : edges[bucket + 1]], documents))
-    codes = np.unique(np.concatenate(found))
-    pairs = np.stack([codes // max(1, documents), codes % max(1, documents)], axis=1)
-    similar = [
-        (signatures[part[:, 0]] == signatures[part[:, 1]]).mean(axis=1) >= jaccard
-        for part in np.array_split(pairs, len(pairs) // 65_536 + 1)
-    ]
-    return pairs[np.concatenate(similar)]
+def near_duplicate_pairs(
+    signatures: Iterable[np.ndarray], jaccard: float, memory_mb: int = 1024, folder: Path | None = None
+) -> Iterator[np.ndarray]:
+    """Pairs of documents estimated to be so similar: blocks of int64 [pairs, 2], first < second, sorted in each block.
+
+    `signatures` are blocks of uint32 [documents, permutations]; the documents are numbered through. A pair may be in
+    several blocks. At most `memory_mb` is used beside the blocks, and a folder inside `folder` for what does not fit.
+    """
+    with tempfile.TemporaryDirectory(prefix="near-duplicates-", dir=folder) as name:
+        spill = Path(name)
+        documents, permutations, bands = _spill(signatures, jaccard, spill)
+        block = max(1, (memory_mb << 20) // (BLOCK_BYTES * max(1, permutations)))
+        parts = -(-documents * SORTING_BYTES // (memory_mb << 20))
+        for band in range(bands):
+            for part in range(parts):
+                for codes in _candidates(*_sorted_keys(spill / f"band-{band}", part, parts), documents):
+                    _append_pairs(codes, documents, block, spill)
+            (spill / f"band-{band}").unlink()
+        for first in range(0, documents, block):
+            left = _read_signatures(spill, first, block, permutations)
+            for second in range(first, documents, block):
+                path = spill / f"pairs-{first}-{second}"
+                if not path.exists():
+                    continue
+                right = left if second == first else _read_signatures(spill, second, block, permutations)
+                with path.open("rb") as file:
+                    while len(codes := np.fromfile(file, np.int64, (memory_mb << 20) // 128)):
+                        pairs = np.stack(np.divmod(np.unique(codes), documents), axis=1)
+                        yield pairs[_similar(left, right, pairs - (first, second), jaccard)]
 
 
-def _pairs_of_bucket(members: np.ndarray, documents: int) -> np.ndarray:
-    """Pairs as one number each. A large bucket is a chain and a star: quadratic only where that is cheap."""
-    if len(members) <= ALL_PAIRS_BUCKET:
-        first, second = np.triu_indices(len(members), k=1)
-        return members[first] * documents + members[second]
-    chain = members[:-1] * documents + members[1:]
-    return np.concatenate([chain, members[0] * documents + members[1:]])
+def _spill(signatures: Iterable[np.ndarray], jaccard: float, spill: Path) -> tuple[int, int, int]:
+    """Write the signatures, and of each band the keys of all documents; returns documents, permutations, bands."""
+    documents = permutations = rows = 0
+    with (spill / "signatures").open("wb") as file:
+        for block in signatures:
+            documents, permutations = documents + len(block), block.shape[1]
+            rows = rows_per_band(permutations, jaccard)
+            block.astype("<u4").tofile(file)
+            for band in range(permutations // rows):
+                # Equal bands have equal keys; bands that collide by chance fail the check of the whole signature.
+                keys = np.zeros(len(block), dtype=np.uint64)
+                for column in range(band * rows, (band + 1) * rows):
+                    keys = keys * MULTIPLIER + block[:, column]
+                with (spill / f"band-{band}").open("ab") as out:
+                    keys.tofile(out)
+    return documents, permutations, permutations // rows if documents else 0
 
 
-def clusters(count: int, pairs: np.ndarray) -> np.ndarray:
-    """int64 [count]: for each document the smallest document it is joined to, directly or through others."""
-    parent = np.arange(count)
+def _sorted_keys(path: Path, part: int, parts: int) -> tuple[np.ndarray, np.ndarray]:
+    """The keys of one part of a band in order, and the documents they are of; equal keys are in the same part."""
+    keys, documents, start = [], [], 0
+    with path.open("rb") as file:
+        while len(block := np.fromfile(file, np.uint64, 1 << 20)):
+            chosen = np.flatnonzero(block % np.uint64(parts) == part) if parts > 1 else np.arange(len(block))
+            keys.append(block[chosen])
+            documents.append(chosen + start)
+            start += len(block)
+    found, owners = np.concatenate(keys), np.concatenate(documents)
+    order = np.argsort(found, kind="stable")
+    return found[order], owners[order]
+
+
+def _candidates(keys: np.ndarray, owners: np.ndarray, documents: int) -> Iterator[np.ndarray]:
+    """Pairs with equal keys, each as first * documents + second. A large bucket is a chain and a star."""
+    edges = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1], [True]]))
+    sizes = np.diff(edges)
+    ends = np.repeat(edges[1:], sizes)
+    large = np.repeat(sizes > ALL_PAIRS_BUCKET, sizes)
+    places = np.flatnonzero(np.arange(1, len(keys) + 1) < ends)  # the next one is in the same bucket
+    for distance in range(1, ALL_PAIRS_BUCKET):
+        yield owners[places] * documents + owners[places + distance]
+        places = places[(places + distance + 1 < ends[places]) & ~large[places]]
+        if not len(places):
+            break
+    stars = np.flatnonzero(large)
+    heads = np.repeat(edges[:-1], sizes)[stars]
+    yield (owners[heads] * documents + owners[stars])[stars != heads]
+
+
+def _append_pairs(codes: np.ndarray, documents: int, block: int, spill: Path) -> None:
+    """To the file of the two blocks of signatures that the pair lies in."""
+    where = codes // documents // block * documents + codes % documents // block
+    order = np.argsort(where, kind="stable")
+    blocks, starts = np.unique(where[order], return_index=True)
+    for name, part in zip(blocks.tolist(), np.split(codes[order], starts[1:]), strict=False):
+        first, second = divmod(name, documents)
+        with (spill / f"pairs-{first * block}-{second * block}").open("ab") as file:
+            part.tofile(file)
+
+
+def _read_signatures(spill: Path, start: int, count: int, permutations: int) -> np.ndarray:
+    with (spill / "signatures").open("rb") as file:
+        file.seek(start * permutations * 4)
+        return np.fromfile(file, "<u4", count * permutations).reshape(-1, permutations)
+
+
+def _similar(left: np.ndarray, right: np.ndarray, pairs: np.ndarray, jaccard: float) -> np.ndarray:
+    parts = np.array_split(pairs, len(pairs) // CHECKED_AT_ONCE + 1)
+    return np.concatenate([(left[part[:, 0]] == right[part[:, 1]]).mean(axis=1) >= jaccard for part in parts])
+
+
+def clusters(count: int, pairs: Iterable[np.ndarray]) -> np.ndarray:
+    """int64 [count]: for each document the smallest document it is joined to by blocks of pairs, directly or not."""
+    parent = array("q", range(count))
 
     def root(node: int) -> int:
         while parent[node] != node:
             parent[node] = parent[parent[node]]
-            node = int(parent[node])
+            node = parent[node]
         return node
 
-    for first, second in pairs.tolist():
-        low, high = sorted((root(first), root(second)))
-        parent[high] = low
+    for block in pairs:
+        for first, second in block.tolist():
+            low, high = sorted((root(first), root(second)))
+            parent[high] = low
     return np.array([root(node) for node in range(count)], dtype=np.int64)
-
-
-def representatives(groups: np.ndarray, lengths: list[int], ids: list[str]) -> np.ndarray:
-    """int64 [documents]: for each document the longest of its group; of equally long ones, the least id."""
-    best: dict[int, int] = {}
-    for document, group in enumerate(groups.tolist()):
-        other = best.setdefault(group, document)
-        if (-lengths[document], ids[document]) < (-lengths[other], ids[other]):
-            best[group] = document
-    return np.array([best[group] for group in groups.tolist()], dtype=np.int64)
-
-
-def contamination(held_out: list[str], train: list[str], n: int = 13) -> list[tuple[float, int]]:
-    """For each training text: the overlap with the held-out text it is nearest to, and that text's place (-1: none).
-
-    The overlap is the larger of two shares of distinct word n-grams: of the held-out text's, those the training text
-    contains; and of the training text's, those the held-out text contains. So a long page that quotes a short held-out
-    one counts, and so does an excerpt. N-grams in more than 20 documents are boilerplate and count on neither side.
-    """
-    held = [shingles(split(text), n) for text in held_out]
-    index = np.unique(np.concatenate(held)) if held else np.zeros(0, dtype=np.uint64)
-    frequency = np.zeros(len(index), dtype=np.int64)
-    held = [np.searchsorted(index, grams) for grams in held]  # from here on an n-gram is its place in the index
-    for grams in held:
-        frequency[grams] += 1
-    shared, sizes = [], []
-    for text in train:
-        grams = shingles(split(text), n)
-        places = np.searchsorted(index, grams)
-        places = places[np.append(index, 0)[places] == grams] if len(index) else places[:0]
-        places = places[places < len(index)]
-        frequency[places] += 1
-        shared.append(places)
-        sizes.append(len(grams))
-    telling = frequency <= BOILERPLATE_DOCUMENTS
-    owners = np.concatenate([np.full(len(grams), owner) for owner, grams in enumerate(held)] or [np.zeros(0, int)])
-    places = np.concatenate(held or [np.zeros(0, int)])
-    order = np.argsort(places, kind="stable")
-    owners, starts = owners[order], np.searchsorted(places[order], np.arange(len(index) + 1))
-    held_sizes = np.array([max(1, int(telling[grams].sum())) for grams in held])
-    return [
-        _nearest(places[telling[places]], owners, starts, held_sizes, size - int((~telling[places]).sum()))
-        for places, size in zip(shared, sizes, strict=True)
-    ]
-
-
-def _nearest(
-    places: np.ndarray, owners: np.ndarray, starts: np.ndarray, held_sizes: np.ndarray, size: int
-) -> tuple[float, int]:
-    if not len(places):
-        return 0.0, -1
-    holders = np.concatenate([owners[starts[place] : starts[place + 1]] for place in places.tolist()])
-    counts = np.bincount(holders, minlength=len(held_sizes))
-    shares = counts / np.minimum(held_sizes, max(1, size))  # the larger of the two shares has the smaller denominator
-    nearest = int(shares.argmax())
-    return float(shares[nearest]), nearest

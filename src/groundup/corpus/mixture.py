@@ -7,6 +7,7 @@ others.
 
 import difflib
 from dataclasses import dataclass
+from typing import Any
 
 from groundup.errors import UserError
 
@@ -62,3 +63,15 @@ def _whole(given: dict[str, float], total: int, limits: dict[str, int]) -> dict[
         if sum(whole.values()) < total and whole[domain] < limits[domain]:
             whole[domain] += 1
     return whole
+
+
+def report(plan: Plan) -> dict[str, Any]:
+    """The realised mix, for people and JSON."""
+    return {
+        "domains": {
+            domain: {"drawn": drawn, "share": plan.shares[domain], "repeats": plan.repeats[domain]}
+            for domain, drawn in plan.tokens.items()
+        },
+        "capped": plan.capped,
+        "missing": plan.missing,
+    }

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from groundup import files
 from groundup.corpus import personal, rules, template_lines
-from groundup.corpus.duplicates import contamination
+from groundup.corpus.contamination import contains_benchmark, contamination, read_benchmarks
 from groundup.errors import UserError
 from groundup.recipe import Corpus
 
@@ -46,6 +46,7 @@ def filters(settings: Corpus, language: str) -> list[tuple[str, bool, Callable[[
     return [
         ("empty", False, lambda row: None if row["text"].strip() else "no text"),
         ("exact duplicate", False, lambda row: _copy_of(row["duplicate_of"])),
+        ("same address", False, lambda row: _copy_of(row["same_url_as"])),
         ("near duplicate", False, lambda row: _copy_of(row["near_duplicate_of"])),
         ("language", True, lambda row: _language(row, language, settings.min_language_score)),
         ("length", False, lambda row: _outside(row, "words", settings.min_words, settings.max_words)),
@@ -79,6 +80,8 @@ def select(annotations: Path, out: Path, settings: Corpus, language: str, seed: 
         if share > settings.max_contamination
     }
     funnel.drop("contaminates held-out", lambda row: too_near.get(row["id"]), False)
+    benchmarks = _drop_benchmarks(funnel, [Path(name) for name in settings.benchmarks])
+    held_out = [row for row in funnel.rows if row["split"] == "held_out"]
     _mark_best(funnel.rows, settings.best_share)
     _write(funnel.rows, DOCUMENTS, out / "documents.parquet")
     _write(funnel.dropped, DROPPED, out / "dropped.parquet")
@@ -89,6 +92,7 @@ def select(annotations: Path, out: Path, settings: Corpus, language: str, seed: 
         "held_out": _sizes(held_out),
         "best": _sizes([row for row in funnel.rows if row["best"]]),
         "published_thresholds": published,
+        "benchmarks": benchmarks,
     }
     files.write_json(out / "funnel.json", result)
     if not any(row["split"] == "train" for row in funnel.rows):
@@ -212,6 +216,15 @@ def _hold_out(rows: list[Row], share: float, seed: int) -> None:
         order = sorted(group, key=lambda row: blake2b(f"{seed} {row['cluster']}".encode(), digest_size=16).digest())
         for place, row in enumerate(order):
             row["split"] = "held_out" if place < count else "train"
+
+
+def _drop_benchmarks(funnel: Funnel, paths: list[Path]) -> list[dict[str, Any]]:
+    if not paths:
+        return []
+    named, found = contains_benchmark((row["text"] for row in funnel.rows), read_benchmarks(paths))
+    holds = {row["id"]: f"words of {name}" for row, name in zip(funnel.rows, named, strict=True) if name}
+    funnel.drop("contains benchmark", lambda row: holds.get(row["id"]), False)
+    return found
 
 
 def _mark_best(rows: list[Row], share: float) -> None:

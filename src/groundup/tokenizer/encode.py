@@ -17,11 +17,11 @@ import numpy as np
 
 from groundup.errors import UserError
 from groundup.files import digest
-from groundup.processes import cores, spread
 from groundup.progress import Progress
 from groundup.tokenizer import documents, token_files
 from groundup.tokenizer.documents import Shard
 from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.workers import cores, pool
 
 Encode = Callable[[list[str]], Sequence[np.ndarray]]
 
@@ -61,8 +61,9 @@ def encode_corpus(
         if not stem.with_name(stem.name + ".idx").is_file()
     }
     workers = workers or max(1, min(cores(), len(todo)))
-    with Progress("encoding", len(shards), "shards", len(shards) - len(todo)) as progress:
-        for _ in spread(encode_shard, todo.values(), workers):
+    label, done = "encoding", len(shards) - len(todo)
+    with pool(workers) as started, Progress(label, len(shards), "shards", done) as progress:
+        for _ in started.spread(encode_shard, todo.values()):
             progress.advance()
     token_files.join(out, stems, token_files.dtype_for(tokenizer.size))
     for file in parts.iterdir():

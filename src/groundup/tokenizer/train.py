@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 
 from groundup.errors import UserError
 from groundup.files import replacing
-from groundup.processes import cores, spread
 from groundup.progress import Progress
 from groundup.tokenizer import bpe, documents
 from groundup.tokenizer.counts import Counts, add, count, prune
 from groundup.tokenizer.documents import Shard
 from groundup.tokenizer.rules import Rule, rule
 from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.workers import cores, pool
 
 FINEST_FACTOR = 1000  # of the mixture: counts are multiplied by whole numbers, the smallest of them this one
 SHARDS_A_WORKER = 2  # fewer do not pay for starting a process
@@ -73,8 +73,9 @@ def count_inputs(inputs: Sequence[Path], folder: Path, chosen: Rule, workers: in
     paths = [folder / f"{shard.name}-{chosen.name}.parquet" for shard in shards]
     todo = {path: (shard, chosen.name, path) for shard, path in zip(shards, paths, strict=True) if not path.is_file()}
     workers = workers or max(1, min(cores(), len(todo) // SHARDS_A_WORKER))
-    with Progress("counting", len(shards), "shards", len(shards) - len(todo)) as progress:
-        for _ in spread(count_shard, todo.values(), workers):
+    label, done = "counting", len(shards) - len(todo)
+    with pool(workers) as started, Progress(label, len(shards), "shards", done) as progress:
+        for _ in started.spread(count_shard, todo.values()):
             progress.advance()
     parts: defaultdict[str, list[Counts]] = defaultdict(list)
     for path in paths:

@@ -1,0 +1,129 @@
+"""Where the work on shards is done: here, in processes, or as Ray tasks on a cluster; the code and the bytes are the same.
+
+Both are executors of the standard `concurrent.futures`. A job is a function of a module and its arguments, and its
+outcome depends on nothing else, so it does not matter where it runs, how many run at once, or whether it ran before: a
+worker that dies has its jobs done again. One shard is one job and one file, as with datatrove's marker files, but the
+shards are cut by their content and not by the number of tasks, so a run may go on with another number of workers.
+"""
+
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from typing import Any
+
+from groundup.errors import UserError
+
+ATTEMPTS = 3  # a job whose worker dies each time is what kills it: by its memory, most often
+AHEAD = 2  # jobs a worker: enough that none waits for the next
+
+
+class Pool:
+    """Workers that are started when they are first needed. `executor` is None where the work is done right here."""
+
+    def __init__(self, workers: int, start: Callable[[], Executor | None]) -> None:
+        self.workers, self.start = workers, start
+        self.executor = start()
+
+    def spread(self, function: Callable, jobs: Iterable[tuple]) -> Iterator[Any]:
+        """`function(*job)` of each job, in the order of the jobs; only a few jobs a worker are in memory at a time.
+
+        Raises what the function raises, and UserError when the workers of a job died three times over.
+        """
+        if self.executor is None:
+            yield from (function(*job) for job in jobs)
+            return
+        waiting: deque[tuple[tuple, Future]] = deque()
+        for job in jobs:
+            waiting.append((job, self._submit(function, job)))
+            if len(waiting) > AHEAD * self.workers:
+                yield self._first(function, waiting)
+        while waiting:
+            yield self._first(function, waiting)
+
+    def _first(self, function: Callable, waiting: deque[tuple[tuple, Future]]) -> Any:
+        for _ in range(ATTEMPTS):
+            try:
+                result = waiting[0][1].result()
+                waiting.popleft()
+                return result
+            except BrokenExecutor:
+                self.executor.shutdown()  # from here on every future is done
+                self.executor = self.start()
+                for place, (job, future) in enumerate(waiting):
+                    if isinstance(future.exception(), BrokenExecutor):
+                        waiting[place] = (job, self._submit(function, job))
+        raise UserError(f"a worker died {ATTEMPTS} times over the same work: take fewer workers, or free memory")
+
+    def _submit(self, function: Callable, job: tuple) -> Future:
+        with _interrupts_held():
+            try:
+                return self.executor.submit(function, *job)
+            except BrokenExecutor as error:
+                broken: Future = Future()
+                broken.set_exception(error)
+                return broken
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def pool(workers: int, ray: str | None = None) -> Iterator[Pool]:
+    """`workers` processes (1: none, the work is done here), or as many Ray tasks on the cluster at address `ray`.
+
+    With Ray, 0 workers are as many as the cluster has cores; `ray="local"` starts one on this machine. Its nodes need
+    the same installed groundup and, at the same path, the folder that the run is in.
+    """
+    if ray is not None:
+        from groundup.ray_tasks import connected
+
+        with connected(ray, workers) as executor:
+            yield Pool(executor.workers, lambda: executor)
+        return
+    started = Pool(workers, lambda: _processes(workers))
+    try:
+        yield started
+    finally:
+        if started.executor is not None:
+            started.executor.shutdown(cancel_futures=True)
+
+
+def _processes(workers: int) -> Executor | None:
+    # Forking a process that has threads, as PyTorch's, can lock up: start afresh.
+    if workers == 1:
+        return None
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for jobs for ever."""
+
+    def watch() -> None:
+        wait([parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Workers start when jobs are handed in and inherit this: Ctrl-C is for the parent, which ends them.
+
+    The parent gets an interrupt that came meanwhile right after.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

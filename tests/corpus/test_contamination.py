@@ -1,0 +1,106 @@
+import gzip
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groundup.corpus.contamination import contains_benchmark, contamination, read_benchmarks
+from groundup.errors import UserError
+
+
+def sentences(seed, count):
+    generator = np.random.default_rng(seed)
+    return " ".join(f"w{number}" for number in generator.integers(0, 5000, count))
+
+
+def test_contamination_in_both_directions():
+    held = sentences(1, 200)
+    words = held.split()
+    excerpt = " ".join(words[50:100])
+    quoting = f"{sentences(2, 1000)} {held} {sentences(3, 1000)}"
+    half = " ".join(words[:106]) + " " + sentences(4, 3000)
+    other = sentences(5, 200)
+    overlaps = contamination([sentences(9, 50), held], [excerpt, quoting, half, other])
+    assert overlaps[0] == (1.0, 1)
+    assert overlaps[1] == (1.0, 1)
+    assert overlaps[2] == (94 / 188, 1)
+    assert overlaps[3] == (0.0, -1)
+
+
+def test_contamination_leaves_boilerplate_out():
+    licence = sentences(1, 60)
+    held = [f"{licence} {sentences(2, 60)}"]
+    train = [f"{licence} {sentences(seed, 60)}" for seed in range(10, 40)]
+    assert all(share == 0 for share, _ in contamination(held, train))
+    assert all(share > 0.4 for share, _ in contamination(held, train[:5]))
+
+
+def test_contamination_without_text():
+    assert contamination([], ["a b c"]) == [(0.0, -1)]
+    assert contamination(["a b c"], ["", "A, b. c!"]) == [(0.0, -1), (1.0, 0)]
+
+
+QUESTION = "Which of the following bodies of the solar system has the greatest mass of all?"
+ROW = {"question": QUESTION, "choices": ["Sun", "Moon", "Mars"], "answer": 0}
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "csv", "txt", "parquet"])
+def test_benchmark_files(tmp_path, kind):
+    path = tmp_path / f"exam.{kind}"
+    rows = {
+        "jsonl": json.dumps({"question": "How?"}) + "\n" + json.dumps(ROW) + "\n\n",
+        "csv": f'How?\n"{QUESTION}",Sun,Moon,Mars\n',
+        "txt": f"How?\n\n{QUESTION}\nSun\n",
+    }
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist([{**ROW, "question": "How?", "choices": []}, ROW]), path)
+    elif kind == "jsonl.gz":
+        path.write_bytes(gzip.compress(rows["jsonl"].encode()))
+    else:
+        path.write_text(rows[kind])
+    benchmarks = read_benchmarks([path])
+    leaked = f"{sentences(1, 40)} WHICH of the following -- bodies of the solar system has the greatest mass {sentences(2, 9)}"
+    named, found = contains_benchmark([sentences(3, 50), leaked], benchmarks)
+    assert named == [None, f"{path}:2"]
+    assert found == [{"file": str(path), "examples": 1, "found": 1, "too_short": 1}]
+
+
+def test_short_examples_are_one_ngram_and_frequent_ones_count_for_nothing(tmp_path):
+    path = tmp_path / "exam.txt"
+    path.write_text("one two three four five six seven eight nine\n\na licence that is on every page of the site here")
+    benchmarks = read_benchmarks([path])
+    licence = "a licence that is on every page of the site here"
+    texts = [f"{licence} {sentences(seed, 20)}" for seed in range(12)]
+    texts.append("Zero one two three four five six seven eight nine ten")
+    named, found = contains_benchmark(texts, benchmarks)
+    assert named == [None] * 12 + [f"{path}:1"]
+    assert (found[0]["examples"], found[0]["found"]) == (2, 1)
+    assert contains_benchmark(texts[:10], benchmarks)[0] == [f"{path}:2"] * 10
+
+
+@given(st.lists(st.integers(0, 3), max_size=60), st.lists(st.integers(0, 3), min_size=8, max_size=30))
+def test_a_document_is_named_exactly_when_it_holds_a_run_of_an_example(tmp_path_factory, document, example):
+    path = tmp_path_factory.mktemp("exam") / "exam.txt"
+    path.write_text(" ".join(f"w{number}" for number in example))
+    n = min(13, len(example))
+    runs = {tuple(example[place : place + n]) for place in range(len(example) - n + 1)}
+    holds = any(tuple(document[place : place + n]) in runs for place in range(len(document) - n + 1))
+    text = " ".join(f"w{number}" for number in document)
+    assert (contains_benchmark([text], read_benchmarks([path]))[0] == [None]) != holds
+
+
+def test_no_benchmarks():
+    assert contains_benchmark(["a b c"], read_benchmarks([])) == ([None], [])
+
+
+@pytest.mark.parametrize("name,content", [("a.jsonl", "{"), ("a.parquet", "x"), ("a.jsonl.gz", "x"), ("a.pdf", "x")])
+def test_files_that_cannot_be_read_are_named(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=f"{name}: (a damaged|not a) benchmark file"):
+        read_benchmarks([tmp_path / name])
+    with pytest.raises(UserError, match="no such benchmark file"):
+        read_benchmarks([tmp_path / f"no-{name}"])
