@@ -35,7 +35,6 @@ from groundup.corpus.warc import (
     page_of,
     parse_content_type,
     read_records,
-    url_of,
 )
 from groundup.errors import UserError
 from groundup.progress import Progress
@@ -320,10 +319,10 @@ class _Visit:
 
     def replay(self, warc: Path) -> None:
         losses = Losses()
-        for record, block in read_records(warc, losses):
-            page = page_of(record, block, losses)
-            fields = {} if page else dict(line.split(": ", 1) for line in block.decode().splitlines() if ": " in line)
-            self.settle(url_of(record), page, fields.get("outcome", "unknown"), fields.get("location"))
+        for record in read_records(warc, losses):
+            page = page_of(record, warc.name, losses)
+            fields = {} if page else dict(line.split(": ", 1) for line in record.block.decode().splitlines() if ": " in line)
+            self.settle(record.url, page, fields.get("outcome", "unknown"), fields.get("location"))
 
     def _is_new(self, url: str) -> bool:
         """Whether to fetch it; a URL is asked about once, so that each refusal counts once."""
