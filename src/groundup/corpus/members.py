@@ -195,9 +195,7 @@ class Run:
         assert self.opener
         self.end, self.member = end, None
         content = _first_bytes(self.opener, end)
-        if content is None:  # nothing, or nothing readable; the latter is a run of its own, found damaged
-            self.finished = True
-        elif RECORD_START.match(content):
+        if content is None or RECORD_START.match(content):  # nothing, or nothing readable; the latter is a run of its own, found damaged
             self.finished = True
         else:
             self.marks.append((self.position, end))
