@@ -17,9 +17,10 @@ from urllib.parse import urljoin, urlsplit
 
 from groundup.corpus.extract import HTML_TYPES, decode
 from groundup.corpus.fetch import AGENT, BUSY, PAGE_TYPES, Answer, Client, Unreachable
+from groundup.corpus.records import Losses, Record, read_records
 from groundup.corpus.robots import MAX_SITEMAP_BYTES, NOTHING_ALLOWED, Rules, parse_robots, parse_sitemap
 from groundup.corpus.urls import MAX_URL_LENGTH, TRAP, canonical, host_of, path_and_query
-from groundup.corpus.warc import Losses, Page, Record, WarcWriter, complete_prefix, page_of, read_records
+from groundup.corpus.warc import Page, WarcWriter, complete_prefix, page_of
 from groundup.errors import UserError
 from groundup.progress import Progress
 

@@ -195,7 +195,8 @@ class Run:
         assert self.opener
         self.end, self.member = end, None
         content = _first_bytes(self.opener, end)
-        if content is None or RECORD_START.match(content):  # nothing, or nothing readable; the latter is a run of its own, found damaged
+        # What is not readable is a run of its own, to be found damaged.
+        if content is None or RECORD_START.match(content):
             self.finished = True
         else:
             self.marks.append((self.position, end))

@@ -14,7 +14,8 @@ from urllib.parse import quote
 
 import pyarrow as pa
 
-from groundup.corpus.warc import MAX_RECORD_BYTES, Page
+from groundup.corpus.records import MAX_RECORD_BYTES
+from groundup.corpus.warc import Page
 from groundup.errors import UserError
 
 COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}

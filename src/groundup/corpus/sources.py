@@ -12,12 +12,13 @@ import os
 import sysconfig
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from groundup.corpus import pydoc_site, rows
+from groundup.corpus import common_crawl, pydoc_site, rows
 from groundup.corpus.crawl import CrawlCount, crawl
 from groundup.corpus.warc import Losses, Page, WarcWriter, read_pages
 from groundup.errors import UserError
@@ -39,11 +40,13 @@ KNOWN = (*CONTENT_TYPES, *rows.SUFFIXES, *ARCHIVES)
 def collect(source: Source, folder: Path, name: str, requests_per_second: float, progress_label: str) -> dict[str, Any]:
     """Write `folder/<name>.warc.gz`; return {"pages", "bytes", "refused": {reason: count}}.
 
-    A site's crawl that was cut off goes on from `folder/<name>.warc.gz.partial`; other sources start anew.
+    A site's crawl that was cut off goes on from `folder/<name>.warc.gz.partial`, one of Common Crawl's pages from
+    `.fetched`; other sources start anew.
     Raises UserError when the source is missing or holds no page within the limits of `source`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{name}.warc.gz"
+    fetched = target.with_name(target.name + ".fetched")
     with Progress(progress_label, unit="pages") as progress:
         if source.source.startswith(("http://", "https://")):
             partial = target.with_name(target.name + ".partial")
@@ -60,8 +63,9 @@ def collect(source: Source, folder: Path, name: str, requests_per_second: float,
                     with pydoc_site.pydoc_server() as address:
                         counts = _crawl(address, partial, source, progress, None)
                 else:
-                    counts = _write(source, partial, progress)
+                    counts = _write(source, partial, fetched, progress)
                 _require_pages(source, counts)
+            fetched.unlink(missing_ok=True)
     return {"pages": counts.pages, "bytes": counts.bytes, "refused": counts.refused}
 
 
@@ -87,8 +91,8 @@ def _crawl(address: str, warc: Path, source: Source, progress: Progress, rate: f
     )
 
 
-def _write(source: Source, warc: Path, progress: Progress) -> CrawlCount:
-    """Record the pages of a source on this machine, up to its limits."""
+def _write(source: Source, warc: Path, fetched: Path, progress: Progress) -> CrawlCount:
+    """Record the pages of a source that is read, not crawled, up to its limits."""
     counts, refused = CrawlCount(), Counter[str]()
     exclude = tuple(source.exclude)
 
@@ -96,8 +100,8 @@ def _write(source: Source, warc: Path, progress: Progress) -> CrawlCount:
         refused["excluded"] += path.startswith(exclude)
         return not path.startswith(exclude)
 
-    with WarcWriter(warc) as out:
-        for page in _pages(source, wanted, refused):
+    with WarcWriter(warc) as out, closing(_pages(source, fetched, wanted, refused)) as pages:
+        for page in pages:
             if counts.pages >= source.max_pages or counts.bytes >= source.max_mb * 1e6:
                 break
             charset = f"; charset={page.charset}" if page.charset else ""
@@ -109,7 +113,9 @@ def _write(source: Source, warc: Path, progress: Progress) -> CrawlCount:
     return counts
 
 
-def _pages(source: Source, wanted: Callable[[str], bool], refused: Counter[str]) -> Iterator[Page]:
+def _pages(
+    source: Source, fetched: Path, wanted: Callable[[str], bool], refused: Counter[str]
+) -> Generator[Page, None, None]:
     if source.source == "stdlib:":
         root = Path(sysconfig.get_path("stdlib"))
         # Ordered by digest, so that whatever part of it fits the limit is spread over all packages.
@@ -120,6 +126,12 @@ def _pages(source: Source, wanted: Callable[[str], bool], refused: Counter[str])
         for name in sorted(topics):
             if wanted(f"/{name}"):
                 yield Page(f"file:///topics/{quote(name)}", "text/plain", topics[name].encode(), "utf-8")
+    elif source.source.startswith("cc:"):
+        found = common_crawl.pages(
+            source.source, fetched, refused, host=source.host, language=source.language, mime=source.mime
+        )
+        with closing(found):
+            yield from _wanted(found, wanted)
     elif source.source.startswith("hf:"):
         yield from _wanted(rows.read_hub(source.source, source.text_column, refused), wanted)
     else:
