@@ -73,9 +73,9 @@ def _whole_files(ranges: Ranges, crawl: str, losses: Losses) -> Iterator[Page]:
 
 
 def _record(part: bytes, losses: Losses) -> Iterator[Page]:
-    found = losses.records
+    before = losses.records + losses.lost
     yield from pages_of(io.BytesIO(part), "record", losses)
-    losses.lost += losses.records == found  # the index points at something else
+    losses.lost += losses.records + losses.lost == before  # there was nothing
 
 
 def _inflated(content: bytes, max_bytes: int) -> bytes:

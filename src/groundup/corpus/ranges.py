@@ -152,7 +152,8 @@ class Ranges:
             if self.stopped.is_set():
                 raise self.failure or Unreachable("stopped")
             try:
-                return bytes(received), self._ask(path, start, length, received)
+                total = self._ask(path, start, length, received)
+                return bytes(received), total
             except UserError as error:
                 raise self._give_up(error) from None
             except (Again, Unreachable, OSError, http.client.HTTPException) as error:
@@ -206,7 +207,7 @@ class Ranges:
         end = min(end, total - start) if total else end
         while len(received) < end and (part := response.read1(min(CHUNK, end - len(received)))):
             received += part
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline and len(received) < end:
                 raise Again("too slow")
             if self.stopped.is_set():
                 raise Unreachable("stopped")
@@ -215,6 +216,7 @@ class Ranges:
             raise Again(f"{len(received)} of {end} bytes came, {promised} were promised")
         if response.length or response.will_close:  # more than was asked for, or nothing further
             self._hang_up()
+        response.close()  # so that the connection takes another request
         return total
 
     def _connection(self) -> http.client.HTTPConnection:
