@@ -1,6 +1,7 @@
 """Archives with every kind of damage: what is read, and that the account of what is not is exact."""
 
 import gzip
+import io
 import os
 import random
 import time
@@ -36,8 +37,6 @@ def read(path: Path, content: bytes, **bounds: int) -> tuple[list[str], Losses]:
 def packed(kind: str, content: bytes) -> bytes:
     if kind == "gz":
         return gzip.compress(content, mtime=0)
-    import io
-
     out = io.BytesIO()
     writer = {"zst": ZstdWriter, "lz4": Lz4Writer}[kind](out)
     writer.write(content)
@@ -74,15 +73,14 @@ def test_zstd_with_a_dictionary(tmp_path):
     dictionary = b"page " * 100
     frames = []
     for number in range(2):
-        import io
-
         out = io.BytesIO()
-        writer = ZstdWriter(out, dictionary=dictionary)
+        writer = ZstdWriter(out, dictionary=dictionary)  # which writes the dictionary before its first frame
         writer.write(record(number))
         writer.close()
         frames.append(out.getvalue())
-    head = b"\x5d\x2a\x4d\x18" + len(dictionary).to_bytes(4, "little") + dictionary
-    assert read(tmp_path / "a.warc.zst", head + b"".join(frames)) == (["0", "1"], Losses(records=2))
+    assert frames[0].startswith(b"\x5d\x2a\x4d\x18")
+    content = frames[0] + frames[1][8 + len(dictionary) :]
+    assert read(tmp_path / "a.warc.zst", content) == (["0", "1"], Losses(records=2))
 
 
 def test_lengths_that_lie_cost_what_they_lie_about(tmp_path):
@@ -157,8 +155,6 @@ def test_arc_and_wet_are_read_as_warc(tmp_path):
         pages = [(page.url, page.content_type, page.charset, page.body) for page in read_pages(path, losses)]
         assert pages == [("http://a.org/a b", "text/html", "latin-1", b"<p>"), ("http://a.org/c", "text/plain", None, b"abc")]
         assert losses == Losses(records=3)
-    path.write_bytes(record(5).replace(b"resource", b"conversion"))
-    assert [(page.url, page.charset) for page in read_pages(path.with_name("x.arc"), Losses())] == [] or True
     wet = tmp_path / "x.warc.wet"
     wet.write_bytes(record(5).replace(b"resource", b"conversion"))
     (page,) = read_pages(wet, Losses())

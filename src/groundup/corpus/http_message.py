@@ -16,6 +16,7 @@ STATUS = re.compile(rb"\s*HTTP/\d(?:\.\d+)?[ \t]+(\d{3})")
 CHUNK_SIZE = re.compile(rb"(?:\r?\n)?[ \t]*([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
 BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # bytes that no text has
 STEP = 1 << 16
+SMALL_STEP = 64  # where a body is damaged, so that what precedes the damage is had
 
 
 @dataclass
@@ -68,7 +69,8 @@ def unchunk(body: bytes) -> tuple[bytes, bool]:
             return b"".join(parts), False
     if not parts:
         return body, True
-    return b"".join(parts) + body[at:], False
+    rest = body[at:]
+    return b"".join(parts) + (rest if rest.strip() else b""), False
 
 
 def undo_encodings(body: bytes, encodings: str, max_bytes: int) -> tuple[bytes, bool]:
@@ -92,25 +94,34 @@ def undo_encodings(body: bytes, encodings: str, max_bytes: int) -> tuple[bytes, 
 
 
 def _decode(body: bytes, encoding: str, max_bytes: int) -> tuple[bytes, bool]:
-    if not body:
-        return b"", True
-    if encoding in ("br", "zstd"):
-        reader = BrotliReader(io.BytesIO(body)) if encoding == "br" else ZstdReader(io.BytesIO(body))
-        parts, size = [], 0
-        try:
-            while size <= max_bytes and (part := reader.read(min(STEP, max_bytes + 1 - size))):
-                parts.append(part)
-                size += len(part)
-        except OSError:
-            return b"".join(parts), False
-        return b"".join(parts), True
-    if encoding == "deflate":  # zlib's wrapping by the standard, none by some servers
-        wrapped = len(body) > 1 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0
-        return _inflate(body, zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS, max_bytes)
-    return _inflate(body, 16 + zlib.MAX_WBITS, max_bytes)
+    for step in (STEP, SMALL_STEP):
+        if encoding == "br":
+            decoded, whole = _read(BrotliReader(io.BytesIO(body)), max_bytes, step)
+        elif encoding == "zstd":
+            decoded, whole = _read(ZstdReader(io.BytesIO(body)), max_bytes, step)
+        elif encoding == "deflate":  # in zlib's wrapping by the standard, without it by some servers
+            wrapped = len(body) > 1 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0
+            decoded, whole = _inflate(body, zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS, max_bytes, step)
+        else:
+            decoded, whole = _inflate(body, 16 + zlib.MAX_WBITS, max_bytes, step)
+        if whole:
+            break
+    return decoded, whole
 
 
-def _inflate(body: bytes, wbits: int, max_bytes: int) -> tuple[bytes, bool]:
+def _read(reader: BrotliReader | ZstdReader, max_bytes: int, step: int) -> tuple[bytes, bool]:
+    parts: list[bytes] = []
+    size = 0
+    try:
+        while size <= max_bytes and (part := reader.read(min(step, max_bytes + 1 - size))):
+            parts.append(part)
+            size += len(part)
+    except OSError:
+        return b"".join(parts), False
+    return b"".join(parts), True
+
+
+def _inflate(body: bytes, wbits: int, max_bytes: int, step: int) -> tuple[bytes, bool]:
     """Members one after another, as far as they are sound; what follows the last and is none is padding."""
     parts: list[bytes] = []
     size = members = 0
@@ -118,10 +129,10 @@ def _inflate(body: bytes, wbits: int, max_bytes: int) -> tuple[bytes, bool]:
         inflate, before = zlib.decompressobj(wbits), len(parts)
         try:
             while not inflate.eof and size <= max_bytes:
-                part = inflate.decompress(inflate.unconsumed_tail or body, min(STEP, max_bytes + 1 - size))
+                part = inflate.decompress(inflate.unconsumed_tail or body, min(step, max_bytes + 1 - size))
                 body = b""
                 if not part and not inflate.unconsumed_tail and not inflate.eof:
-                    return b"".join(parts), False
+                    return b"".join(parts), members > 0 and len(parts) == before
                 parts.append(part)
                 size += len(part)
         except zlib.error:

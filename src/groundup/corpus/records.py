@@ -145,10 +145,14 @@ def _records(window: _Window, arc: bool, name: str, losses: Losses, max_bytes: i
             return
         start = window.position
         head = _arc_head(window) if arc else _warc_head(window)
-        length = _length(window, head[1], arc, next_start, max_bytes) if head else None
-        if head is None or length is None:
-            if head is None or not _jump(window, head[1]):
+        length = None
+        if head is None:
+            _pass_over(window, next_start, start, max_bytes)
+        elif (head[1] or 0) <= max_bytes or not _jump(window, head[1]):
+            length = _length(window, head[1], arc, next_start, max_bytes)
+            if length is None:
                 _pass_over(window, next_start, start, max_bytes)
+        if head is None or length is None:
             place = window.run.on_disk(start, window.position)
             losses.add(Place(name, "lost", *place, window.position - start))
             continue
