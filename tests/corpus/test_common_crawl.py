@@ -89,7 +89,7 @@ def test_a_server_in_trouble_loses_nothing(crawl, tmp_path, monkeypatch, trouble
 def test_a_storm_ends_in_one_line_and_is_gone_on_from(crawl, tmp_path):
     base, behaviour, languages = crawl
     behaviour.trouble = lambda number, before: "503" if number > 20 else ""
-    with pytest.raises(UserError, match="status 503.*run again") as error:
+    with pytest.raises(UserError, match=r"status 503.*run again") as error:
         urls(base, tmp_path / "log")
     assert "\n" not in str(error.value)
     had = Counter(behaviour.answered)
@@ -102,7 +102,7 @@ def test_a_storm_ends_in_one_line_and_is_gone_on_from(crawl, tmp_path):
 def test_forbidden_is_final(crawl, tmp_path):
     base, behaviour, _ = crawl
     behaviour.trouble = lambda number, before: "403" if number >= 8 else ""
-    with pytest.raises(UserError, match="403 Forbidden.*wait some hours"):
+    with pytest.raises(UserError, match=r"403 Forbidden.*wait some hours"):
         urls(base, tmp_path / "log")
     assert len(behaviour.asked) <= 8 + 10  # those that were on their way
 

@@ -133,7 +133,8 @@ def _frame_end(file: BinaryIO, magic: bytes, start: int) -> tuple[bool, int]:
         return int.from_bytes(file.read(width), "little")
 
     if SKIPPABLE.match(magic):
-        at += number(4)
+        content = number(4)
+        at += content
     elif magic == LZ4_MAGIC:
         flags = number(1)
         at += 2 + 8 * (flags >> 3 & 1) + 4 * (flags & 1)

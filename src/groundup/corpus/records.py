@@ -245,6 +245,7 @@ def _jump(window: _Window, length: int | None) -> bool:
     if target > size or (ahead.strip() and not members.RECORD_START.match(ahead)):
         return False
     run.position = run.end = target
+    run.finished = False
     window.data, window.at, window.dropped = bytearray(), 0, target
     return True
 
