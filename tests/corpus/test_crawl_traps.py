@@ -199,7 +199,7 @@ def test_a_name_that_turns_private_later_is_not_followed(tmp_path, monkeypatch):
         port = int(address.split(":")[2].strip("/"))
         answers = iter([True, True, False, False, False, False, False])
         monkeypatch.setattr(fetch, "is_public", lambda _: next(answers))
-        with pytest.raises(UserError, match="cannot be reached any more .*not a public address"):
+        with pytest.raises(UserError, match=r"cannot be reached any more .*not a public address"):
             run(f"http://localhost:{port}/", tmp_path / "a.warc.gz", allow_private=False)
     assert asked == ["/robots.txt", "/"]
 
@@ -208,7 +208,9 @@ def test_killed_crawls_ask_for_nothing_twice(tmp_path):
     def answer(path):
         time.sleep(0.005)
         number = int(path[1:] or 0) if path != "/robots.txt" else 0
-        return (404, HTML, "") if path == "/robots.txt" else "".join(f"<a href=/{2 * number + n}>x</a>" for n in (1, 2) if number < 40)
+        if path == "/robots.txt":
+            return (404, HTML, "")
+        return "".join(f"<a href=/{2 * number + n}>x</a>" for n in (1, 2) if number < 40)
 
     script = (
         "import sys; from pathlib import Path; from groundup.corpus.crawl import crawl\n"

@@ -38,7 +38,8 @@ def test_rows_become_pages(tmp_path, name):
     folder = tmp_path / "rows"
     folder.mkdir()
     if name.endswith(".parquet"):
-        pq.write_table(pa.Table.from_pylist(ROWS, schema=pa.schema({"id": pa.int64(), "text": pa.string(), "url": pa.string()})), folder / name)
+        columns = pa.schema({"id": pa.int64(), "text": pa.string(), "url": pa.string()})
+        pq.write_table(pa.Table.from_pylist(ROWS, schema=columns), folder / name)
     else:
         pack = {"gz": gzip.compress, "st": zstd}.get(name[-2:], bytes)
         cut = lines(ROWS)

@@ -173,9 +173,9 @@ class _Visit:
         return None
 
     def postpone(self, url: str) -> bool:
-        """Put a URL that got "busy" for an answer at the end, once. Raises UserError when nothing else is answered."""
+        """Put a URL that got "busy" for an answer at the end, once. Raises UserError at the fifth such answer in a row."""
         self.busy += 1
-        if self.busy >= MAX_BUSY or (url in self.postponed and not self.queue):
+        if self.busy >= MAX_BUSY:
             raise UserError(f"{url}: the server is too busy: run again, later, to go on from here")
         if url in self.postponed:
             return False
@@ -186,8 +186,9 @@ class _Visit:
     def settle(self, url: str, found: _Found) -> None:
         self.done.add(url)
         self.seen.add(url)
-        self.busy = 0
         page, outcome = found.answer.page, found.answer.outcome
+        if outcome not in BUSY:
+            self.busy = 0
         if page:
             self.count.pages += 1
             self.count.bytes += len(page.body)
