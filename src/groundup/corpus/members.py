@@ -13,9 +13,10 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, Protocol
 
-from fastwarc.stream_io import Lz4Reader, ZstdReader
+from fastwarc.stream_io import GzipReader, Lz4Reader, ZstdReader
 
 CHUNK = 1 << 16
+MAX_AT_ONCE = 1 << 20
 PEEK = 4096  # inflated bytes by which a record's beginning is known: an ARC header holds a whole URL
 GZIP_MAGIC = b"\x1f\x8b\x08"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -38,15 +39,22 @@ class Member(Protocol):
         """How far on disk it was read."""
 
     def read(self, size: int = CHUNK) -> bytes:
-        """The next inflated bytes, at most `size`; b"" at the end. Raises OSError or zlib.error at damage."""
+        """The next inflated bytes, `size` or so; b"" at the end. Raises OSError or zlib.error at damage."""
 
 
 class GzipMember:
+    """A gzip member. Nearly all reach to the next magic number and are small: those are inflated at once, by FastWARC,
+    a multiple of zlib's speed; the others, and broken ones, step by step."""
+
     def __init__(self, file: BinaryIO, start: int) -> None:
         self.file, self.position, self.end, self.finished = file, start, start, False
-        self.inflate = zlib.decompressobj(wbits=31)
+        self.inflate: zlib._Decompress | None = None
 
     def read(self, size: int = CHUNK) -> bytes:
+        if self.inflate is None:
+            if size >= CHUNK and (content := self._at_once()):
+                return content
+            self.inflate = zlib.decompressobj(wbits=31)
         while not self.finished:
             fed = self.inflate.unconsumed_tail
             if not fed:
@@ -62,8 +70,31 @@ class GzipMember:
                 raise OSError("cut off")
         return b""
 
+    def _at_once(self) -> bytes | None:
+        """All of the content, and the end is known; None if it is not this simple."""
+        self.file.seek(self.position)
+        member, end = b"", -1
+        while end < 0 and len(member) < MAX_AT_ONCE:
+            more = self.file.read(CHUNK)
+            searched = max(len(member) - len(GZIP_MAGIC) + 1, len(GZIP_MAGIC))
+            member += more
+            end = member.find(GZIP_MAGIC, searched) if more else len(member)
+        reader, parts, size = GzipReader(io.BytesIO(member[: max(end, 0)])), [], 0
+        try:
+            while size < 16 * MAX_AT_ONCE and (part := reader.read(4 * CHUNK)):
+                parts.append(part)
+                size += len(part)
+        except OSError:
+            return None
+        # A member ends with the size of its content; garbage behind it does not.
+        if end < 18 or int.from_bytes(member[end - 4 : end], "little") != size:
+            return None
+        self.end = self.position = self.position + end
+        self.finished = True
+        return b"".join(parts)
+
     def reached(self) -> int:
-        return self.position - len(self.inflate.unconsumed_tail)
+        return self.position - len(self.inflate.unconsumed_tail if self.inflate else b"")
 
 
 class Frame:
