@@ -79,19 +79,20 @@ class GzipMember:
             searched = max(len(member) - len(GZIP_MAGIC) + 1, len(GZIP_MAGIC))
             member += more
             end = member.find(GZIP_MAGIC, searched) if more else len(member)
-        reader, parts, size = GzipReader(io.BytesIO(member[: max(end, 0)])), [], 0
-        try:
-            while size < 16 * MAX_AT_ONCE and (part := reader.read(4 * CHUNK)):
-                parts.append(part)
-                size += len(part)
-        except OSError:
+        size = int.from_bytes(member[max(end - 4, 0) : max(end, 0)], "little")
+        if end < 18 or size > 16 * MAX_AT_ONCE:
             return None
-        # A member ends with the size of its content; garbage behind it does not.
-        if end < 18 or int.from_bytes(member[end - 4 : end], "little") != size:
+        reader = GzipReader(io.BytesIO(member[:end]))
+        try:
+            content = reader.read(size)
+            # A member ends with the size of its content; garbage behind it does not.
+            if len(content) != size or reader.read(1):
+                return None
+        except OSError:
             return None
         self.end = self.position = self.position + end
         self.finished = True
-        return b"".join(parts)
+        return content
 
     def reached(self) -> int:
         return self.position - len(self.inflate.unconsumed_tail if self.inflate else b"")

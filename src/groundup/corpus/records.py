@@ -103,17 +103,23 @@ class _Window:
 
     def __init__(self, run: members.Run) -> None:
         self.run = run
-        self.data = bytearray()
+        self.data: bytes | bytearray = b""
         self.at = 0  # index in `data` of the next byte to be read
         self.dropped = 0  # inflated bytes before `data`
 
     def fill(self, size: int) -> int:
         """Bytes there are to look at: `size` or more, or all that are left."""
-        if self.at > len(self.data) // 2 and len(self.data) - self.at < size:  # so that each byte is moved about once
-            del self.data[: self.at]
-            self.dropped += self.at
-            self.at = 0
         while len(self.data) - self.at < size and (more := self.run.read()):
+            if self.at == len(self.data):
+                self.dropped += self.at
+                self.data, self.at = more, 0  # as it is: a whole member, as a rule
+                continue
+            if isinstance(self.data, bytes):
+                self.data = bytearray(self.data)
+            if self.at > len(self.data) // 2:  # so that each byte is moved about once
+                del self.data[: self.at]
+                self.dropped += self.at
+                self.at = 0
             self.data += more
         return len(self.data) - self.at
 
@@ -246,7 +252,7 @@ def _jump(window: _Window, length: int | None) -> bool:
         return False
     run.position = run.end = target
     run.finished = False
-    window.data, window.at, window.dropped = bytearray(), 0, target
+    window.data, window.at, window.dropped = b"", 0, target
     return True
 
 
