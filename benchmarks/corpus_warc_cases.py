@@ -122,7 +122,7 @@ def mutants(cases: list[Path], folder: Path) -> tuple[int, float]:
 
 
 def rate(paths: list[Path]) -> tuple[float, float]:
-    """Records a second of processor time, ours and FastWARC's, both with the HTTP message parsed and decoded; medians of 3, alternating."""
+    """Records a second of processor time, ours and FastWARC's, HTTP parsed and decoded; medians of 3, alternating."""
     from fastwarc.warc import ArchiveIterator
 
     def read_ours() -> int:

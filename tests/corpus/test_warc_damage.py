@@ -143,6 +143,13 @@ def test_bombs_and_endless_records_are_bounded_in_time_and_memory(tmp_path):
     assert time.process_time() - start < 2
 
 
+@pytest.mark.parametrize("noise", [b"\x1f\x8b\x08", b"\x1f\x8b\x08\x00", b"WARC/1.0\r\nContent-Length: 9999999\r\n\r\n", b"\r\n"])
+def test_what_looks_like_records_everywhere_takes_no_time(tmp_path, noise):
+    start = time.process_time()
+    read(tmp_path / "a.warc", noise * (300_000 // len(noise)))
+    assert time.process_time() - start < 2
+
+
 def test_arc_and_wet_are_read_as_warc(tmp_path):
     body = b"HTTP/1.0 200 OK\r\nContent-Type: text/html; charset=latin-1\r\n\r\n<p>"
     arc = b"filedesc://x.arc 0.0.0.0 20010101000000 text/plain 8\n1 0 Org\n\n"

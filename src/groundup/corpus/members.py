@@ -19,6 +19,7 @@ CHUNK = 1 << 16
 MAX_AT_ONCE = 1 << 20
 PEEK = 4096  # inflated bytes by which a record's beginning is known: an ARC header holds a whole URL
 GZIP_MAGIC = b"\x1f\x8b\x08"
+GZIP_FLAGS = b"\x00\x04\x08\x0c"  # that archives use, with an extra field or a name: anything else is chance
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 LZ4_MAGIC = b"\x04\x22\x4d\x18"
 SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # a frame without content, in zstd and LZ4 files
@@ -59,6 +60,8 @@ class GzipMember:
             fed = self.inflate.unconsumed_tail
             if not fed:
                 self.file.seek(self.position)
+                if size < CHUNK and self.position - self.end > 2 * PEEK:
+                    raise OSError("a header without end")  # each place that looks like a member is peeked at: not for long
                 fed = self.file.read(size)  # a peek needs no more on disk than it wants inflated
                 self.position += len(fed)
             out = self.inflate.decompress(fed, size)
@@ -323,7 +326,7 @@ def _zstd_dictionary(file: BinaryIO) -> bytes:
     if not content.startswith(ZSTD_MAGIC):
         return content
     try:
-        return ZstdReader(io.BytesIO(content)).read()
+        return ZstdReader(io.BytesIO(content)).read(MAX_AT_ONCE)
     except OSError:
         return b""
 
@@ -340,7 +343,8 @@ def _next_record(file: BinaryIO, magic: bytes, opener: Callable[[int], Member], 
         window = _at(file, start, CHUNK + overlap)
         found = window.find(magic)
         while found >= 0:
-            if RECORD_START.match(_first_bytes(opener, start + found) or b""):
+            likely = magic != GZIP_MAGIC or window[found + 3 : found + 4] in GZIP_FLAGS
+            if likely and RECORD_START.match(_first_bytes(opener, start + found) or b""):
                 return start + found
             found = window.find(magic, found + 1)
         start += CHUNK
