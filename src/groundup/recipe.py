@@ -24,13 +24,20 @@ class Section(BaseModel):
 
 
 class Source(Section):
-    """One source of pages: `pydoc:`, `stdlib:`, `topics:`, `https://site/`, or a path (WARC, or a folder of files)."""
+    """One source of pages: `pydoc:`, `stdlib:`, `topics:`, `https://site/`, `cc:CC-MAIN-2026-17`, `hf:org/name`, or a path.
+
+    A path is a web archive (WARC, ARC, WET), JSON lines, Parquet, a page, or a folder of such files.
+    """
 
     source: str
     domain: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]  # names files and figures
     max_mb: PositiveFloat = 100.0
     max_pages: Positive = 100_000
     exclude: list[str] = []  # path prefixes that are not fetched, as in robots.txt
+    text_column: str = "text"  # of JSON lines, Parquet and hf:
+    host: str | None = None  # of cc: only this host and those under it
+    language: Annotated[str, Field(pattern=r"^[a-z]{3}$")] | None = None  # of cc: by its three letters, as eng
+    mime: str | None = None  # of cc: as text/html
 
 
 class Pages(Section):

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.corpus import crawl as crawling
-from groundup.corpus.crawl import canonical, crawl, links
+from groundup.corpus import fetch
+from groundup.corpus.crawl import crawl, links
+from groundup.corpus.urls import canonical
 from groundup.corpus.warc import Losses, Page, read_pages
 from groundup.errors import UserError
 
@@ -81,8 +83,8 @@ def site(robots: str = "User-agent: *\nDisallow: /secret/\n") -> Iterator[tuple[
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch):
-    monkeypatch.setattr(crawling, "BACK_OFF_SECONDS", 0.01)
-    monkeypatch.setattr(crawling, "REQUEST_SECONDS", 0.3)
+    monkeypatch.setattr(fetch, "BACK_OFF_SECONDS", 0.01)
+    monkeypatch.setattr(fetch, "REQUEST_SECONDS", 0.3)
 
 
 def run(address, warc, **changes):
@@ -105,7 +107,7 @@ def test_pages_breadth_first_and_everything_else_counted(tmp_path):
         "excluded": 1, "incomplete": 1, "redirect": 3, "robots.txt": 1, "status 403": 1, "timeout": 1, "type": 1,
     }  # fmt: skip
     times = Counter(asked)
-    assert (times["/forbidden"], times["/busy"], times["/short"]) == (1, 2, crawling.ATTEMPTS)
+    assert (times["/forbidden"], times["/busy"], times["/short"]) == (1, 2, fetch.ATTEMPTS)
     assert not {"/secret/s", "/skip/me"} & set(asked)
 
 
@@ -141,7 +143,7 @@ def test_limits_stop_the_crawl_and_a_larger_limit_continues_it(tmp_path):
 
 def test_pace(tmp_path, monkeypatch):
     slept = []
-    monkeypatch.setattr(crawling.time, "sleep", slept.append)
+    monkeypatch.setattr(fetch.time, "sleep", slept.append)
     with site("User-agent: *\nCrawl-delay: 7\n") as (address, _):
         run(address, tmp_path / "a.warc.gz", requests_per_second=2.0, max_pages=2)
     assert 0.3 < slept[1] <= 0.5  # after robots.txt, which says what follows
@@ -167,7 +169,7 @@ def test_start_that_redirects_to_another_host_names_it(tmp_path):
     "address", ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:127.0.0.1", "fe80::1%eth0"]
 )
 def test_addresses_that_are_not_public(address):
-    assert not crawling._is_public(address)
+    assert not fetch.is_public(address)
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_nothing_to_be_had_is_a_one_line_error(tmp_path):
     for source, message in [
         (tmp_path / "missing", "no such source"),
         (tmp_path / "empty", "gave no page"),
-        (tmp_path / "no.warc.gz", "not a WARC file|gave no page"),
+        (tmp_path / "no.warc.gz", "not a web archive|gave no page"),
         ("http://127.0.0.1:1/", "not a public address"),
         ("topics", "no such source"),
     ]:

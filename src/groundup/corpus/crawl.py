@@ -1,205 +1,32 @@
 """A polite crawler for one host: breadth first, robots.txt obeyed, one request at a time, into a WARC file.
 
 The WARC is the crawl's whole state. Every URL that was asked for leaves one record: a response where it gave a page,
-otherwise metadata that says why not. A crawl that was cut off reads them back, in order, and goes on as if it had
-never stopped; nothing is asked for twice but robots.txt, whose rules may have changed.
+otherwise metadata that says why not, or what a sitemap lists. A crawl that was cut off reads them back, in order, and
+goes on as if it had never stopped; nothing is asked for twice but robots.txt, whose rules may have changed, and what
+the server was too busy to answer.
 """
 
-import contextlib
 import html
-import http.client
-import ipaddress
 import os
 import re
-import socket
-import ssl
-import threading
-import time
-import urllib.robotparser
-import zlib
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
-from urllib.parse import quote, urljoin, urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit
 
-from groundup import __version__
 from groundup.corpus.extract import HTML_TYPES, decode
-from groundup.corpus.warc import (
-    Losses,
-    Page,
-    WarcWriter,
-    complete_prefix,
-    page_of,
-    parse_content_type,
-    read_records,
-    url_of,
-)
+from groundup.corpus.fetch import AGENT, BUSY, PAGE_TYPES, Answer, Client, Unreachable
+from groundup.corpus.records import Losses, Record, read_records
+from groundup.corpus.robots import MAX_SITEMAP_BYTES, NOTHING_ALLOWED, Rules, parse_robots, parse_sitemap
+from groundup.corpus.urls import MAX_URL_LENGTH, TRAP, canonical, host_of, path_and_query
+from groundup.corpus.warc import Page, WarcWriter, complete_prefix, page_of
 from groundup.errors import UserError
 from groundup.progress import Progress
 
-AGENT = f"groundup/{__version__}"
-PAGE_TYPES = (*HTML_TYPES, "text/plain")
-MAX_PAGE_BYTES = 16 << 20
-CONNECT_SECONDS = 15.0
-REQUEST_SECONDS = 60.0  # from the connection to the last byte, however slowly they drip
-ATTEMPTS = 4
-BACK_OFF_SECONDS = 1.0  # doubled with every further attempt
-MAX_RETRY_AFTER_SECONDS = 120.0
-AGAIN = ("status 429", "status 502", "status 503", "status 504", "incomplete")
-KEPT_HEADERS = ("Content-Type", "Content-Language", "Last-Modified")
-MAX_URL_LENGTH = 2000  # longer ones come from traps that add to themselves
 MAX_REDIRECTS = 5
-
-
-@dataclass
-class Answer:
-    """A page, or why there is none: `outcome` is "page", "redirect", "status 404", "type", "size", "timeout", ..."""
-
-    outcome: str
-    page: Page | None = None
-    headers: list[tuple[str, str]] = field(default_factory=list)  # that say something of the page
-    location: str | None = None
-    retry_after: float | None = None  # seconds
-
-
-class Unreachable(Exception):
-    """No connection: the host, the network or the address is at fault, not the page."""
-
-
-class Client:
-    """Asks one host for pages, one at a time; `origin` (scheme, host:port) is connected to in place of that in URLs."""
-
-    def __init__(
-        self, requests_per_second: float | None, allow_private: bool, origin: tuple[str, str] | None = None
-    ) -> None:
-        self.pause = 1 / requests_per_second if requests_per_second else 0.0
-        self.allow_private = allow_private
-        self.origin = origin
-        self.next_request = 0.0
-
-    def fetch(self, url: str, patient: bool = True) -> Answer:
-        """Ask for a page, again where that may help. Raises Unreachable when the host is.
-
-        An impatient fetch does not wait for a host that cannot be reached.
-        """
-        for attempt in range(1, ATTEMPTS + 1):
-            time.sleep(max(0.0, self.next_request - time.monotonic()))
-            self.next_request = time.monotonic() + self.pause
-            wait = BACK_OFF_SECONDS * 2 ** (attempt - 1)
-            try:
-                answer = self._once(url)
-            except Unreachable:
-                if attempt == ATTEMPTS or not patient:
-                    raise
-            else:
-                if answer.retry_after is not None:
-                    wait = answer.retry_after
-                if attempt == ATTEMPTS or answer.outcome not in AGAIN or wait > MAX_RETRY_AFTER_SECONDS:
-                    return answer
-            time.sleep(wait)
-        raise AssertionError("the last attempt returns or raises")
-
-    def _once(self, url: str) -> Answer:
-        parts = urlsplit(url)
-        scheme, netloc = self.origin or (parts.scheme, parts.netloc)
-        address = urlsplit(f"{scheme}://{netloc}")
-        host, port = address.hostname or "", address.port or {"http": 80, "https": 443}[scheme]
-        connection = http.client.HTTPConnection(host, port)
-        sock = self._connect(host, port, tls=scheme == "https")
-        connection.sock = sock
-        expired = threading.Event()
-
-        def expire() -> None:
-            expired.set()
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)  # wakes the reader up; closing would not
-
-        timer = threading.Timer(REQUEST_SECONDS, expire)
-        timer.daemon = True
-        timer.start()
-        try:
-            headers = {"Host": netloc, "User-Agent": AGENT, "Accept": ", ".join(PAGE_TYPES), "Connection": "close"}
-            connection.request("GET", urlunsplit(("", "", parts.path, parts.query, "")), headers=headers)
-            answer = _read(url, connection.getresponse())
-        except (OSError, http.client.HTTPException, zlib.error):
-            answer = Answer("incomplete")
-        finally:
-            timer.cancel()
-            connection.close()
-            sock.close()
-        return Answer("timeout") if expired.is_set() else answer
-
-    def _connect(self, host: str, port: int, tls: bool) -> socket.socket:
-        """A connection to the first address that takes it, of those that may be connected to.
-
-        The environment's proxies are not used: the address that is checked must be the one that is connected to.
-        """
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            raise Unreachable(error) from None
-        allowed = [entry for entry in found if self.allow_private or _is_public(str(entry[4][0]))]
-        if not allowed:
-            raise Unreachable(f"{found[0][4][0]} is not a public address")
-        failure: OSError | None = None
-        for family, kind, protocol, _, address in allowed:
-            sock = socket.socket(family, kind, protocol)
-            sock.settimeout(CONNECT_SECONDS)
-            try:
-                sock.connect(address)
-                if tls:
-                    sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
-                sock.settimeout(REQUEST_SECONDS)
-                return sock
-            except OSError as error:
-                sock.close()
-                failure = error
-        raise Unreachable(failure)
-
-
-def _is_public(address: str) -> bool:
-    ip = ipaddress.ip_address(address.split("%")[0])
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    return (mapped or ip).is_global
-
-
-def _read(url: str, response: http.client.HTTPResponse) -> Answer:
-    status = response.status
-    if status in (301, 302, 303, 307, 308) and response.headers["Location"]:
-        return Answer("redirect", location=response.headers["Location"])
-    if status != 200:
-        return Answer(f"status {status}", retry_after=_seconds(response.headers["Retry-After"]))
-    content_type, charset = parse_content_type(response.headers["Content-Type"] or "")
-    if content_type not in PAGE_TYPES:
-        return Answer("type")
-    body = response.read(MAX_PAGE_BYTES + 1)
-    if len(body) <= MAX_PAGE_BYTES and response.length:  # the server promised more
-        return Answer("incomplete")
-    encoding = (response.headers["Content-Encoding"] or "identity").strip().lower()
-    if encoding in ("gzip", "x-gzip", "deflate"):  # not asked for, but sent by some
-        body = zlib.decompressobj(wbits=47 if "gzip" in encoding else 15).decompress(body, MAX_PAGE_BYTES + 1)
-    elif encoding != "identity":
-        return Answer("encoding")
-    if len(body) > MAX_PAGE_BYTES:
-        return Answer("size")
-    headers = [(name, response.headers[name]) for name in KEPT_HEADERS if response.headers[name]]
-    return Answer("page", Page(url, content_type, body, charset), headers)
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """'120', or a date, as seconds from now."""
-    if retry_after is None:
-        return None
-    try:
-        if retry_after.strip().isdigit():
-            return float(retry_after)
-        date = parsedate_to_datetime(retry_after)
-        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - datetime.now(UTC).timestamp())
-    except ValueError:
-        return None
+MAX_URLS = 1_000_000  # what a trap can make us remember
+MAX_BUSY = 5  # URLs in a row that a server is too busy to answer; then it wants to be left alone
 
 
 @dataclass
@@ -229,22 +56,22 @@ def crawl(
     Stops before the next request once `max_bytes` of page bodies or `max_pages` are there. `exclude` holds prefixes of
     path and query. `record_as` ("http://docs.localhost") takes the place of scheme and host in every URL recorded.
     `rewrite` is applied to each page body before it is recorded. Addresses that are not public are refused unless
-    `allow_private`. Raises UserError when the host cannot be reached; the pages already fetched stay in `warc`.
+    `allow_private`. Raises UserError when the host cannot be reached, or is too busy to answer; the pages already
+    fetched stay in `warc`.
     """
     first = canonical(start)
     if first is None:
         raise UserError(f"{start}: not an http or https address")
     reach = urlsplit(first)
     if record_as:
-        first = canonical(urljoin(record_as, urlunsplit(("", "", reach.path, reach.query, "")))) or first
+        first = canonical(urljoin(record_as, path_and_query(first))) or first
     client = Client(requests_per_second, allow_private, (reach.scheme, reach.netloc) if record_as else None)
     try:
         rules = _robots(client, first)
     except Unreachable as error:
         raise UserError(f"{start}: cannot be reached ({error}): check the network or the address") from None
-    delay = rules.crawl_delay(AGENT)
-    if delay and requests_per_second:
-        client.pause = max(client.pause, float(delay))
+    if rules.delay and requests_per_second:
+        client.pause = max(client.pause, rules.delay)
 
     visit = _Visit(first, exclude, rules)
     if warc.exists():
@@ -258,31 +85,71 @@ def crawl(
             if url is None:
                 break
             try:
-                answer = client.fetch(url)
+                found = _ask(client, url, url in visit.sitemaps)
             except Unreachable as error:
                 raise UserError(f"{url}: cannot be reached any more ({error}): run again to go on from here") from None
-            target = canonical(answer.location, url) if answer.location else None
-            if url == first and target and _host(target) != visit.home:
+            if found.answer.outcome in BUSY and visit.postpone(url):
+                continue
+            target = canonical(found.answer.location, url) if found.answer.location else None
+            if url == first and target and host_of(target) != visit.home:
                 raise UserError(f"{start}: redirects to {target}, which is another host: give that address")
-            if answer.page:
+            page = found.answer.page
+            if page:
                 if rewrite:
-                    answer.page.body = rewrite(answer.page.body)
-                out.response(url, 200, answer.headers, answer.page.body)
+                    page.body = rewrite(page.body)
+                out.response(url, 200, found.answer.headers, page.body)
             else:
-                location = [("location", answer.location)] if answer.location else []
-                out.metadata(url, [("outcome", answer.outcome), *location])
-            visit.settle(url, answer.page, answer.outcome, answer.location)
+                out.metadata(url, found.fields())
+            visit.settle(url, found)
             if progress:
-                progress.advance(int(answer.page is not None), note=f"{visit.count.bytes / 1e6:.1f} MB")
+                progress.advance(int(page is not None), note=f"{visit.count.bytes / 1e6:.1f} MB")
     visit.count.refused = dict(sorted(visit.refused.items()))
     return visit.count
+
+
+@dataclass
+class _Found:
+    """What asking for a URL gave: an answer; of a sitemap, the addresses of pages and of sitemaps that it lists."""
+
+    answer: Answer
+    pages: list[str] = field(default_factory=list)
+    sitemaps: list[str] = field(default_factory=list)
+
+    def fields(self) -> list[tuple[str, str]]:
+        location = [("location", self.answer.location)] if self.answer.location else []
+        listed = [("outlink", url) for url in self.pages] + [("sitemap", url) for url in self.sitemaps]
+        return [("outcome", self.answer.outcome), *location, *listed]
+
+    @staticmethod
+    def recorded(record: Record, name: str) -> "_Found":
+        page = page_of(record, name, Losses())
+        if page:
+            return _Found(Answer("page", page))
+        found: dict[str, list[str]] = {}
+        for line in record.block.decode("utf-8", "replace").splitlines():
+            key, _, value = line.partition(": ")
+            found.setdefault(key, []).append(value)
+        answer = Answer(found.get("outcome", ["unknown"])[0], location=found.get("location", [None])[0])
+        return _Found(answer, found.get("outlink", []), found.get("sitemap", []))
+
+
+def _ask(client: Client, url: str, sitemap: bool) -> _Found:
+    if not sitemap:
+        return _Found(client.fetch(url))
+    answer = client.fetch(url, types=None, max_bytes=MAX_SITEMAP_BYTES)
+    if not answer.page:
+        return _Found(answer)
+    is_index, listed = parse_sitemap(answer.page.body)
+    own = [link for link in (canonical(found, url) for found in listed) if link and host_of(link) == host_of(url)]
+    own = [link for link in dict.fromkeys(own) if len(link) <= MAX_URL_LENGTH]
+    return _Found(Answer("sitemap"), *(([], own) if is_index else (own, [])))
 
 
 class _Visit:
     """What is known, and what is next. Depends on the records settled so far and on nothing else."""
 
-    def __init__(self, first: str, exclude: list[str], rules: urllib.robotparser.RobotFileParser) -> None:
-        self.home = _host(first)
+    def __init__(self, first: str, exclude: list[str], rules: Rules) -> None:
+        self.home = host_of(first)
         self.exclude = tuple(exclude)
         self.rules = rules
         self.count = CrawlCount()
@@ -291,8 +158,12 @@ class _Visit:
         self.seen: set[str] = set()
         self.done: set[str] = set()
         self.hops: dict[str, int] = {}  # redirects that led to a URL
-        if self._is_new(first):
-            self.queue.append(first)
+        self.sitemaps: dict[str, bool] = {}  # those to be read, and whether they may list others: an index lists none
+        self.postponed: set[str] = set()
+        self.busy = 0
+        self._add(first)
+        for link in rules.sitemaps:
+            self._add_sitemap(canonical(link, first), may_be_index=True)
 
     def next_url(self) -> str | None:
         while self.queue:
@@ -301,102 +172,94 @@ class _Visit:
                 return url
         return None
 
-    def settle(self, url: str, page: Page | None, outcome: str, location: str | None) -> None:
+    def postpone(self, url: str) -> bool:
+        """Put a URL that got "busy" for an answer at the end, once. Raises UserError at the fifth such answer in a row."""
+        self.busy += 1
+        if self.busy >= MAX_BUSY:
+            raise UserError(f"{url}: the server is too busy: run again, later, to go on from here")
+        if url in self.postponed:
+            return False
+        self.postponed.add(url)
+        self.queue.append(url)
+        return True
+
+    def settle(self, url: str, found: _Found) -> None:
         self.done.add(url)
         self.seen.add(url)
+        page, outcome = found.answer.page, found.answer.outcome
+        if outcome not in BUSY:
+            self.busy = 0
         if page:
             self.count.pages += 1
             self.count.bytes += len(page.body)
             for link in links(page):
-                if self._is_new(link):
-                    self.queue.append(link)
+                self._add(link)
             return
-        self.refused[outcome] += 1
+        for link in found.pages:
+            self._add(link)
+        may_be_index = self.sitemaps.get(url, False)
+        for link in found.sitemaps if may_be_index else ():
+            self._add_sitemap(link, may_be_index=False)
+        if outcome != "sitemap":
+            self.refused[outcome] += 1
+        location = found.answer.location
         target = canonical(location, url) if location else None
         hops = self.hops.get(url, 0) + 1
         if target and hops <= MAX_REDIRECTS and self._is_new(target):
             self.hops[target] = hops
+            if url in self.sitemaps:
+                self.sitemaps[target] = may_be_index
             self.queue.appendleft(target)
 
     def replay(self, warc: Path) -> None:
-        losses = Losses()
-        for record, block in read_records(warc, losses):
-            page = page_of(record, block, losses)
-            fields = {} if page else dict(line.split(": ", 1) for line in block.decode().splitlines() if ": " in line)
-            self.settle(url_of(record), page, fields.get("outcome", "unknown"), fields.get("location"))
+        for record in read_records(warc, Losses()):
+            self.settle(record.url, _Found.recorded(record, warc.name))
+
+    def _add(self, url: str) -> bool:
+        new = self._is_new(url)
+        if new:
+            self.queue.append(url)
+        return new
+
+    def _add_sitemap(self, url: str | None, may_be_index: bool) -> None:
+        if url and self._add(url):
+            self.sitemaps[url] = may_be_index
 
     def _is_new(self, url: str) -> bool:
         """Whether to fetch it; a URL is asked about once, so that each refusal counts once."""
-        if url in self.seen or _host(url) != self.home:
+        if url in self.seen or host_of(url) != self.home:
+            return False
+        if len(self.seen) >= MAX_URLS:
+            self.refused["too many URLs"] += 1
             return False
         self.seen.add(url)
-        parts = urlsplit(url)
+        path = path_and_query(url)
         if len(url) > MAX_URL_LENGTH:
             self.refused["long URL"] += 1
-        elif urlunsplit(("", "", parts.path, parts.query, "")).startswith(self.exclude):
+        elif TRAP.search(path):
+            self.refused["trap"] += 1
+        elif path.startswith(self.exclude):
             self.refused["excluded"] += 1
-        elif not self.rules.can_fetch(AGENT, url):
+        elif not self.rules.allows(path):
             self.refused["robots.txt"] += 1
         else:
             return True
         return False
 
 
-def _robots(client: Client, first: str) -> urllib.robotparser.RobotFileParser:
+def _robots(client: Client, first: str) -> Rules:
     """The host's rules as RFC 9309 has it: none when the file is missing, none of the host when its server fails."""
-    rules = urllib.robotparser.RobotFileParser()
     url = canonical("/robots.txt", first)
     for _ in range(MAX_REDIRECTS + 1):
-        answer = client.fetch(url or "", patient=False)
+        answer = client.fetch(url or "", patient=False, types=PAGE_TYPES)
         url = canonical(answer.location, url) if answer.location else None
-        if url is None or _host(url) != _host(first):
+        if url is None or host_of(url) != host_of(first):
             break
     if answer.page:
-        rules.parse(decode(answer.page).splitlines())
-    elif answer.outcome.startswith(("status 5", "status 429", "timeout", "incomplete")):
-        rules.disallow_all = True
-    else:
-        rules.allow_all = True
-    return rules
-
-
-def canonical(link: str, base: str | None = None) -> str | None:
-    """One spelling a URL: no fragment, no default port, no dot segments, host in lower case, escapes in upper.
-
-    The query is kept as it is: its order can matter to the server. None for what is not http or https.
-    """
-    try:
-        parts = urlsplit(urljoin(base, link.strip()) if base else link.strip())
-        host, port = parts.hostname, parts.port
-        if parts.scheme not in ("http", "https") or not host:
-            return None
-        host = host if ":" in host or host.isascii() else host.encode("idna").decode()
-    except (ValueError, UnicodeError):
-        return None
-    host = f"[{host}]" if ":" in host else host
-    if port and port != {"http": 80, "https": 443}[parts.scheme]:
-        host = f"{host}:{port}"
-    path: list[str] = []
-    segments = parts.path.split("/")[1:] or [""]
-    for segment in segments:
-        if segment == "..":
-            del path[-1:]
-        elif segment != ".":
-            path.append(segment)
-    if segments[-1] in (".", ".."):
-        path.append("")
-    return urlunsplit((parts.scheme, host, "/" + _escape("/".join(path)), _escape(parts.query), ""))
-
-
-def _escape(text: str) -> str:
-    escaped = quote(text, safe="/%:@!$&'()*+,;=~?[]", errors="replace")
-    return re.sub("%[0-9a-f]{2}", lambda match: match[0].upper(), escaped, flags=re.IGNORECASE)
-
-
-def _host(url: str) -> str:
-    """Host and port; http and https at their usual ports are one site."""
-    parts = urlsplit(url)
-    return f"{parts.hostname}:{parts.port or 'usual'}"
+        return parse_robots(decode(answer.page), AGENT.partition("/")[0])
+    if answer.outcome.startswith(("status 5", "status 429", "timeout", "incomplete")):
+        return NOTHING_ALLOWED
+    return Rules()
 
 
 # A tree would be exact and thirty times slower; what this finds in a comment costs one request.

@@ -2,27 +2,23 @@
 
 `pydoc:` the documentation of the running Python, served by its own pydoc and crawled like any site
 `stdlib:` the source code of its standard library       `topics:` its language reference
-`https://site/` a site                                  a path: a WARC file, or a folder of pages
+`https://site/` a site, crawled     `cc:CC-MAIN-2026-17` a crawl of Common Crawl     `hf:org/name` a data set of the hub
+a path: a web archive (WARC, ARC, WET), JSON lines, Parquet, a page or text, or a folder of such files
 """
 
 import ast
 import hashlib
 import os
-import re
-import subprocess
-import sys
 import sysconfig
-import tempfile
-import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from pathlib import Path
-from queue import Empty, Queue
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from groundup.corpus import common_crawl, pydoc_site, rows
 from groundup.corpus.crawl import CrawlCount, crawl
 from groundup.corpus.warc import Losses, Page, WarcWriter, read_pages
 from groundup.errors import UserError
@@ -37,27 +33,20 @@ CONTENT_TYPES = {
     ".md": "text/markdown",
     ".py": "text/x-python",
 }
-PYDOC_HOST = "http://pydoc.localhost"
-PYDOC_START_SECONDS = 30.0
-# Forms and source listings; and modules that act when they are imported, as pydoc does: a browser, a window.
-PYDOC_EXCLUDE = [
-    "/getfile?",
-    "/get?",
-    "/search?",
-    "/antigravity.html",
-    "/idlelib.idle.html",
-    "/turtledemo.__main__.html",
-]
+ARCHIVES = tuple(kind + packed for kind in (".warc", ".arc", ".wet") for packed in ("", ".gz", ".zst", ".lz4"))
+KNOWN = (*CONTENT_TYPES, *rows.SUFFIXES, *ARCHIVES)
 
 
 def collect(source: Source, folder: Path, name: str, requests_per_second: float, progress_label: str) -> dict[str, Any]:
     """Write `folder/<name>.warc.gz`; return {"pages", "bytes", "refused": {reason: count}}.
 
-    A site's crawl that was cut off goes on from `folder/<name>.warc.gz.partial`; other sources start anew.
+    A site's crawl that was cut off goes on from `folder/<name>.warc.gz.partial`, one of Common Crawl's pages from
+    `.fetched`; other sources start anew.
     Raises UserError when the source is missing or holds no page within the limits of `source`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{name}.warc.gz"
+    fetched = target.with_name(target.name + ".fetched")
     with Progress(progress_label, unit="pages") as progress:
         if source.source.startswith(("http://", "https://")):
             partial = target.with_name(target.name + ".partial")
@@ -71,11 +60,12 @@ def collect(source: Source, folder: Path, name: str, requests_per_second: float,
                 partial.unlink(missing_ok=True)
                 if source.source == "pydoc:":
                     # A new server can give other pages than the one that was cut off, so this never resumes.
-                    with _pydoc_server() as address:
+                    with pydoc_site.pydoc_server() as address:
                         counts = _crawl(address, partial, source, progress, None)
                 else:
-                    counts = _write(source, partial, progress)
+                    counts = _write(source, partial, fetched, progress)
                 _require_pages(source, counts)
+            fetched.unlink(missing_ok=True)
     return {"pages": counts.pages, "bytes": counts.bytes, "refused": counts.refused}
 
 
@@ -90,92 +80,19 @@ def _crawl(address: str, warc: Path, source: Source, progress: Progress, rate: f
     return crawl(
         address,
         warc,
-        record_as=PYDOC_HOST if local else None,
+        record_as=pydoc_site.HOST if local else None,
         max_bytes=round(source.max_mb * 1e6),
         max_pages=source.max_pages,
-        exclude=[*source.exclude, *(PYDOC_EXCLUDE if local else [])],
+        exclude=[*source.exclude, *(pydoc_site.EXCLUDE if local else [])],
         requests_per_second=rate,
         allow_private=local,
         progress=progress,
-        rewrite=_same_on_every_machine if local else None,
+        rewrite=pydoc_site.same_on_every_machine if local else None,
     )
 
 
-def _same_on_every_machine(body: bytes) -> bytes:
-    """Take out of a pydoc page what differs between runs and machines: addresses, process ids, the install's path."""
-    body = re.sub(rb"( at 0x| at&nbsp;0x|handle )[0-9a-f]{6,}", rb"\g<1>0", body)
-    body = re.sub(rb"@test_\d+", b"@test_1", body)
-    body = re.sub(rb"[^\s<>\"']*groundup-pydoc-\w+", b"/tmp", body)  # the server's own folder, listed in the index
-    for path in (sysconfig.get_path("stdlib"), sys.prefix, sys.base_prefix):
-        if path not in ("/usr", "/usr/local"):  # which the documentation itself speaks of
-            body = body.replace(path.encode(), b"/python")
-    return body
-
-
-@contextmanager
-def _pydoc_server() -> Iterator[str]:
-    """pydoc over the running Python's standard library, on a free port of loopback; yields its address."""
-    # pydoc shows os.environ, so it gets an environment of its own; -S and -P keep installed packages out.
-    command = [sys.executable, "-s", "-S", "-P", "-B", "-m", "pydoc", "-n", "127.0.0.1", "-p", "0"]
-    with tempfile.TemporaryDirectory(prefix="groundup-pydoc-") as empty:
-        environment = {
-            "PATH": os.defpath,
-            "HOME": "/nonexistent",
-            "LANG": "C.UTF-8",
-            "COLUMNS": "80",
-            "BROWSER": "true",
-            "PYTHONHASHSEED": "0",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        if "SYSTEMROOT" in os.environ:  # without it Windows opens no socket
-            environment["SYSTEMROOT"] = os.environ["SYSTEMROOT"]
-        # The server ends when its standard input does, so that stays open.
-        server = subprocess.Popen(
-            command,
-            env=environment,
-            cwd=empty,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        said: Queue[bytes] = Queue()
-
-        def listen() -> None:  # for as long as it runs: a full pipe would stop it
-            for line in server.stdout or ():
-                said.put(line)
-            said.put(b"")
-
-        listener = threading.Thread(target=listen, daemon=True)
-        listener.start()
-        try:
-            yield _address(said)
-        finally:
-            server.kill()  # it does not always end when asked to
-            server.wait()
-            listener.join()
-            for pipe in (server.stdin, server.stdout):
-                if pipe:
-                    pipe.close()
-
-
-def _address(said: Queue[bytes]) -> str:
-    heard = b""
-    while True:
-        try:
-            line = said.get(timeout=PYDOC_START_SECONDS)
-        except Empty:
-            line = b""
-        ready = re.search(rb"ready at (http://\S+)", line)
-        if ready:
-            return ready[1].decode()
-        heard += line
-        if not line:
-            last = " ".join(heard.decode(errors="replace").split())[-200:] or "no answer"
-            raise UserError(f"pydoc: the documentation server did not start ({last}): use another Python or source")
-
-
-def _write(source: Source, warc: Path, progress: Progress) -> CrawlCount:
-    """Record the pages of a source on this machine, up to its limits."""
+def _write(source: Source, warc: Path, fetched: Path, progress: Progress) -> CrawlCount:
+    """Record the pages of a source that is read, not crawled, up to its limits."""
     counts, refused = CrawlCount(), Counter[str]()
     exclude = tuple(source.exclude)
 
@@ -183,8 +100,8 @@ def _write(source: Source, warc: Path, progress: Progress) -> CrawlCount:
         refused["excluded"] += path.startswith(exclude)
         return not path.startswith(exclude)
 
-    with WarcWriter(warc) as out:
-        for page in _pages(source.source, wanted, refused):
+    with WarcWriter(warc) as out, closing(_pages(source, fetched, wanted, refused)) as pages:
+        for page in pages:
             if counts.pages >= source.max_pages or counts.bytes >= source.max_mb * 1e6:
                 break
             charset = f"; charset={page.charset}" if page.charset else ""
@@ -196,27 +113,61 @@ def _write(source: Source, warc: Path, progress: Progress) -> CrawlCount:
     return counts
 
 
-def _pages(source: str, wanted: Callable[[str], bool], refused: Counter[str]) -> Iterator[Page]:
-    if source == "stdlib:":
+def _pages(
+    source: Source, fetched: Path, wanted: Callable[[str], bool], refused: Counter[str]
+) -> Generator[Page, None, None]:
+    if source.source == "stdlib:":
         root = Path(sysconfig.get_path("stdlib"))
         # Ordered by digest, so that whatever part of it fits the limit is spread over all packages.
         yield from _files(root, "stdlib", sorted(_python_files(root), key=_digest), wanted, refused)
-    elif source == "topics:":
+    elif source.source == "topics:":
         from pydoc_data.topics import topics
 
         for name in sorted(topics):
             if wanted(f"/{name}"):
                 yield Page(f"file:///topics/{quote(name)}", "text/plain", topics[name].encode(), "utf-8")
+    elif source.source.startswith("cc:"):
+        found = common_crawl.pages(
+            source.source, fetched, refused, host=source.host, language=source.language, mime=source.mime
+        )
+        with closing(found):
+            yield from _wanted(found, wanted)
+    elif source.source.startswith("hf:"):
+        yield from _wanted(rows.read_hub(source.source, source.text_column, refused), wanted)
     else:
-        path = Path(source).expanduser()
+        path = Path(source.source).expanduser()
         if path.is_dir():
             names = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-            kept = sorted(name for name in names if Path(name).suffix.lower() in CONTENT_TYPES)
-            yield from _files(path, quote(path.resolve().name), kept, wanted, refused)
+            label = quote(path.resolve().name)
+            for name in sorted(names):
+                yield from _file(path, label, name, source.text_column, wanted, refused)
         elif path.is_file():
-            yield from _warc(path, wanted, refused)
+            if not path.name.lower().endswith(KNOWN):
+                yield from _archive(path, wanted, refused)  # whatever its name
+            else:
+                label = quote(path.resolve().parent.name)
+                yield from _file(path.parent, label, path.name, source.text_column, wanted, refused)
         else:
-            raise UserError(f"{source}: no such source: give pydoc:, stdlib:, topics:, an https address, or a path")
+            raise UserError(
+                f"{source.source}: no such source: give pydoc:, stdlib:, topics:, cc:, hf:, an https address, or a path"
+            )
+
+
+def _file(
+    root: Path, label: str, name: str, column: str, wanted: Callable[[str], bool], refused: Counter[str]
+) -> Iterator[Page]:
+    """The pages of one file, by its name's ending; none of a file of another kind."""
+    lower = name.lower()
+    if Path(lower).suffix in CONTENT_TYPES:
+        yield from _files(root, label, [name], wanted, refused)
+    elif lower.endswith(rows.SUFFIXES):
+        yield from _wanted(rows.read_rows(root / name, column, refused), wanted)
+    elif lower.endswith(ARCHIVES):
+        yield from _archive(root / name, wanted, refused)
+
+
+def _wanted(pages: Iterator[Page], wanted: Callable[[str], bool]) -> Iterator[Page]:
+    return (page for page in pages if wanted(urlsplit(page.url).path or "/"))
 
 
 def _digest(name: str) -> bytes:
@@ -259,10 +210,10 @@ def _is_python(body: bytes) -> bool:
     return True
 
 
-def _warc(path: Path, wanted: Callable[[str], bool], refused: Counter[str]) -> Iterator[Page]:
+def _archive(path: Path, wanted: Callable[[str], bool], refused: Counter[str]) -> Iterator[Page]:
     losses = Losses()
-    yield from (page for page in read_pages(path, losses) if wanted(urlsplit(page.url).path or "/"))
-    if not losses.records and not losses.lost:
-        raise UserError(f"{path}: not a WARC file: give *.warc, *.warc.gz, or a folder of pages")
+    yield from _wanted(read_pages(path, losses), wanted)
+    if not losses.records:
+        raise UserError(f"{path}: not a web archive: give *.warc, *.warc.gz, *.arc, *.jsonl, *.parquet, or a folder of pages")
     refused["truncated"] += losses.truncated
     refused["damaged"] += losses.lost

@@ -1,12 +1,9 @@
 """WARC 1.1 (ISO 28500), the field's file of web pages: one gzip member a record, so a file can be cut and mended.
 
-Reading trusts nothing: pages come from anywhere and are often damaged. The bytes are inflated here, member by member,
-and parsed by FastWARC; where a gzip member is broken, reading goes on at the next one that begins with a WARC header,
-and everything that was passed over is counted.
+Written here, and read: the pages in the records of `records.py`, with what their encodings did to them undone.
 """
 
 import gzip
-import io
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -14,13 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
-from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
-
-MAX_RECORD_BYTES = 64 << 20
-GZIP_MAGIC = b"\x1f\x8b\x08"
-CHUNK = 1 << 16
+from groundup.corpus import http_message
+from groundup.corpus.members import CHUNK
+from groundup.corpus.records import MAX_RECORD_BYTES, Losses, Place, Record, records_of
 
 
 class WarcWriter:
@@ -84,94 +79,49 @@ class Page:
     charset: str | None = None
 
 
-@dataclass
-class Losses:
-    """What reading a WARC went through: `lost` counts damaged places passed over, `lost_bytes` their bytes on disk."""
-
-    records: int = 0
-    truncated: int = 0
-    lost: int = 0
-    lost_bytes: int = 0
-
-
 def read_pages(path: Path, losses: Losses, max_record_bytes: int = MAX_RECORD_BYTES) -> Iterator[Page]:
-    """The pages of a WARC file, in order: responses with status 200, and resources. Counts go into `losses`.
+    """The pages of a WARC, ARC or WET file, in order: responses with status 200, resources and texts made of pages.
 
-    A page whose record is cut short is yielded as far as it goes, and counted. Larger records, as they stand in the
-    file or once decoded, are lost.
+    Plain, gzip, zstd or LZ4, by what the bytes are, not by the name. Counts go into `losses`. A page that is cut short
+    is yielded as far as it goes, and counted. Larger records, as they stand in the file or once decoded, are lost.
     """
-    for record, block in read_records(path, losses, max_record_bytes):
-        page = page_of(record, block, losses, max_record_bytes)
+    with path.open("rb") as file:
+        yield from pages_of(file, path.name, losses, max_record_bytes)
+
+
+def pages_of(
+    file: BinaryIO, name: str, losses: Losses, max_record_bytes: int = MAX_RECORD_BYTES
+) -> Iterator[Page]:
+    """`read_pages` of any seekable file; `name` is what `losses` calls it."""
+    for record in records_of(file, name, losses, max_record_bytes):
+        page = page_of(record, name, losses, max_record_bytes)
         if page:
             yield page
 
 
-def read_records(
-    path: Path, losses: Losses, max_record_bytes: int = MAX_RECORD_BYTES
-) -> Iterator[tuple[WarcRecord, bytes]]:
-    """Responses, resources and metadata, each with its content block as far as it is there."""
-    wanted = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.metadata
-    with path.open("rb") as file:
-        for stream in _streams(file, losses):
-            try:
-                for record in ArchiveIterator(stream, record_types=wanted, parse_http=False, quirks_mode=True):
-                    length = record.content_length
-                    if length > max_record_bytes:
-                        losses.lost += 1
-                        continue
-                    block = record.reader.read(length) if length else b""
-                    losses.records += 1
-                    losses.truncated += len(block) < length
-                    yield record, block
-                    if len(block) < length:  # nothing can follow in this stream; FastWARC would give the same again
-                        break
-            except (OSError, ValueError):  # no WARC header where one should be
-                losses.lost += 1
-
-
-def url_of(record: WarcRecord) -> str:
-    return (record.headers.get("WARC-Target-URI") or "").strip().strip("<>")  # WARC 1.0 was read as asking for <>
-
-
-def page_of(record: WarcRecord, block: bytes, losses: Losses, max_record_bytes: int = MAX_RECORD_BYTES) -> Page | None:
-    """The page that a record holds, if it holds one: a response with status 200, or a resource."""
-    url = url_of(record)
-    if record.record_type == WarcRecordType.metadata or not url:
+def page_of(record: Record, name: str, losses: Losses, max_record_bytes: int = MAX_RECORD_BYTES) -> Page | None:
+    """The page that a record holds, if it holds one."""
+    if not record.url or record.kind not in ("response", "resource", "conversion"):
         return None
-    if record.record_type == WarcRecordType.resource:
-        content_type, charset = parse_content_type(record.headers.get("Content-Type") or "")
-        return Page(url, content_type, block, charset)
-    if not record.is_http:
-        return None
+    content_type, charset = parse_content_type(record.headers.get("content-type", ""))
+    if record.kind == "conversion":
+        return Page(record.url, content_type, record.block, charset or "utf-8")
+    if record.kind == "resource" or (record.headers.get("arc") and not record.block.startswith(b"HTTP/")):
+        return Page(record.url, content_type, record.block, charset)
     try:
-        status, content_type, body = _http(block, "all", max_record_bytes)
-    except (OSError, ValueError):
-        try:
-            status, content_type, body = _http(block, "none", max_record_bytes)
-            if body.startswith(GZIP_MAGIC):
-                raise ValueError("neither decoded nor decodable") from None
-        except (OSError, ValueError):  # otherwise an archive kept the page decoded, under the headers it came with
-            losses.lost += 1
-            return None
-    if status != 200:
+        message = http_message.parse(record.block, max_record_bytes)
+    except ValueError:
+        losses.add(Place(name, "lost", *record.place, len(record.block)))
         return None
-    if len(body) > max_record_bytes:  # a small record can decode to a very large body
-        losses.lost += 1
+    if message is None or message.status != 200:
         return None
-    kind, charset = parse_content_type(content_type)
-    return Page(url, kind, body, charset)
-
-
-def _http(block: bytes, decode: Literal["all", "none"], max_bytes: int) -> tuple[int | None, str, bytes]:
-    """Status, Content-Type and body (at most one byte more than `max_bytes`) of an HTTP response."""
-    record = WarcRecord()  # not the archive's own, which must stay as it is for iteration to go on
-    record.is_http = True
-    record.set_bytes_content(block)
-    record.parse_http(auto_decode=decode, quirks_mode=True)
-    if record.http_headers is None:
-        raise ValueError("no HTTP head")
-    content_type = record.http_headers.get("Content-Type") or ""
-    return record.http_headers.status_code, content_type, record.reader.read(max_bytes + 1)
+    if len(message.body) > max_record_bytes:  # a small record can decode to a very large body
+        losses.add(Place(name, "lost", *record.place, len(record.block)))
+        return None
+    if record.whole and not message.whole:
+        losses.add(Place(name, "truncated", *record.place, 0))
+    kind, charset = parse_content_type(message.headers.get("content-type", ""))
+    return Page(record.url, kind, message.body, charset)
 
 
 def parse_content_type(value: str) -> tuple[str, str | None]:
@@ -198,105 +148,3 @@ def complete_prefix(path: Path) -> int:
                 if inflate.eof:
                     complete, inflate = file.tell() - len(data), zlib.decompressobj(wbits=31)
     return complete
-
-
-class _Inflated(io.RawIOBase):
-    """The content of gzip members from `start` on, up to the next member that begins a WARC record.
-
-    Members that go on inside a record (a file compressed in blocks) are joined. Damage ends the stream early and sets
-    `damaged`; `end` is where the next stream starts, or how far the sound bytes reach.
-    """
-
-    def __init__(self, file: BinaryIO, start: int) -> None:
-        super().__init__()
-        self.file = file
-        self.end = start
-        self.damaged = self.finished = False
-        self.position = 0
-        self.inflate = zlib.decompressobj(wbits=31)
-        self.open_member = False
-        file.seek(start)
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        size = size if size > 0 else CHUNK
-        while not self.finished:
-            if self.inflate.eof:
-                self.end = self.file.tell() - len(self.inflate.unused_data)
-                self.open_member = False
-                if _begins_record(self.file, self.end):
-                    break
-                self.file.seek(self.end)
-                self.inflate = zlib.decompressobj(wbits=31)
-            fed = self.inflate.unconsumed_tail or self.file.read(CHUNK)
-            try:
-                out = self.inflate.decompress(fed, size)
-            except zlib.error:
-                self.damaged = True
-                break
-            if not fed and not out and not self.inflate.eof:  # a cut-off file, or simply its end
-                self.damaged = self.open_member
-                break
-            self.open_member = True
-            if out:
-                self.position += len(out)
-                return out
-        self.finished = True
-        return b""
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        # FastWARC only asks where it is.
-        if offset == 0 and whence == io.SEEK_CUR:
-            return self.position
-        raise io.UnsupportedOperation("seek")
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        out = self.read(len(buffer))
-        buffer[: len(out)] = out
-        return len(out)
-
-
-def _streams(file: BinaryIO, losses: Losses) -> Iterator[BinaryIO | _Inflated]:
-    """Streams of inflated WARC bytes, a new one wherever reading can begin afresh."""
-    if file.read(len(GZIP_MAGIC)) != GZIP_MAGIC:
-        file.seek(0)
-        yield file  # not compressed, or in a way that FastWARC knows: read as one stream
-        return
-    size, start = file.seek(0, io.SEEK_END), 0
-    while start < size:
-        stream = _Inflated(file, start)
-        yield stream
-        while stream.read(CHUNK):  # what the parser left
-            pass
-        if stream.damaged:
-            following = _next_record(file, max(stream.end, start + 1), size)
-            losses.lost += 1
-            losses.lost_bytes += following - stream.end
-            start = following
-        else:
-            start = stream.end
-
-
-def _next_record(file: BinaryIO, start: int, size: int) -> int:
-    """Offset of the first gzip member at or after `start` whose content begins with a WARC header; `size` if none."""
-    overlap = len(GZIP_MAGIC) - 1
-    while start < size:
-        file.seek(start)
-        window = file.read(CHUNK + overlap)
-        at = window.find(GZIP_MAGIC)
-        while at >= 0:
-            if _begins_record(file, start + at):
-                return start + at
-            at = window.find(GZIP_MAGIC, at + 1)
-        start += CHUNK
-    return size
-
-
-def _begins_record(file: BinaryIO, offset: int) -> bool:
-    file.seek(offset)
-    try:
-        return zlib.decompressobj(wbits=31).decompress(file.read(512), 5) == b"WARC/"
-    except zlib.error:
-        return False

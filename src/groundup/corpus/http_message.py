@@ -1,0 +1,142 @@
+"""An HTTP response as an archive keeps it: status, headers, and the body with its encodings undone (RFC 9110, 9112).
+
+Archives and servers say untrue things: a body under "Content-Encoding: gzip" that was decoded already, chunks with
+wrong sizes. What is claimed is tried; where the bytes say otherwise, they are believed.
+"""
+
+import io
+import re
+import zlib
+from dataclasses import dataclass
+
+from fastwarc.stream_io import BrotliReader, ZstdReader
+
+HEAD_END = re.compile(rb"\r?\n\r?\n")
+STATUS = re.compile(rb"\s*HTTP/\d(?:\.\d+)?[ \t]+(\d{3})")
+CHUNK_SIZE = re.compile(rb"(?:\r?\n)?[ \t]*([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
+BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # bytes that no text has
+STEP = 1 << 16
+SMALL_STEP = 64  # where a body is damaged, so that what precedes the damage is had
+
+
+@dataclass
+class Message:
+    """`headers` by lower-case name, the first of each. `whole` is false where the body breaks off or is damaged."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    whole: bool
+
+
+def parse(block: bytes, max_bytes: int) -> Message | None:
+    """The response that a record's block holds, its body at most `max_bytes` + 1 long; None where it is none.
+
+    Raises ValueError when the body is neither what its encoding says nor text.
+    """
+    status = STATUS.match(block)
+    if not status:
+        return None
+    end = HEAD_END.search(block)
+    head, body = (block[: end.start()], block[end.end() :]) if end else (block, b"")
+    headers: dict[str, str] = {}
+    for line in head.splitlines()[1:]:
+        name, colon, value = line.partition(b":")
+        if colon:
+            headers.setdefault(name.decode("latin-1").strip().lower(), value.decode("latin-1").strip())
+    whole = end is not None
+    if "chunked" in headers.get("transfer-encoding", "").lower():
+        body, ended = unchunk(body)
+        whole = whole and ended
+    body, ended = undo_encodings(body, headers.get("content-encoding", ""), max_bytes)
+    return Message(int(status[1]), headers, body, whole and ended)
+
+
+def unchunk(body: bytes) -> tuple[bytes, bool]:
+    """The chunks joined, and whether the last one was there; what is not in chunks at all is given as it is.
+
+    From a wrong size on, the bytes are taken as they are: some page is better than none.
+    """
+    parts: list[bytes] = []
+    at = 0
+    while size := CHUNK_SIZE.match(body, at):
+        length, at = int(size[1], 16), size.end()
+        if length == 0:
+            return b"".join(parts), True
+        parts.append(body[at : at + length])
+        at += length
+        if at >= len(body):
+            return b"".join(parts), False
+    if not parts:
+        return body, True
+    rest = body[at:]
+    return b"".join(parts) + (rest if rest.strip() else b""), False
+
+
+def undo_encodings(body: bytes, encodings: str, max_bytes: int) -> tuple[bytes, bool]:
+    """The body decoded, at most `max_bytes` + 1 of it, and whether all of it could be.
+
+    Raises ValueError when nothing could be decoded and the bytes are no text either, or the encoding is unknown.
+    """
+    whole = True
+    for encoding in reversed([name.strip().lower() for name in encodings.split(",")]):
+        if encoding in ("", "identity", "none", "utf-8"):  # the last two are no encodings, but are sent
+            continue
+        if encoding not in ("gzip", "x-gzip", "deflate", "br", "zstd"):
+            raise ValueError(f"unknown content encoding {encoding[:40]}")
+        decoded, ended = _decode(body, encoding, max_bytes)
+        if decoded or ended:
+            body, whole = decoded, whole and ended
+        elif BINARY.search(body[:1024]):
+            raise ValueError(f"not {encoding} and not text")
+        # otherwise the archive kept the page decoded, under the headers that it came with
+    return body, whole
+
+
+def _decode(body: bytes, encoding: str, max_bytes: int) -> tuple[bytes, bool]:
+    for step in (STEP, SMALL_STEP):
+        if encoding == "br":
+            decoded, whole = _read(BrotliReader(io.BytesIO(body)), max_bytes, step)
+        elif encoding == "zstd":
+            decoded, whole = _read(ZstdReader(io.BytesIO(body)), max_bytes, step)
+        elif encoding == "deflate":  # in zlib's wrapping by the standard, without it by some servers
+            wrapped = len(body) > 1 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0
+            decoded, whole = _inflate(body, zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS, max_bytes, step)
+        else:
+            decoded, whole = _inflate(body, 16 + zlib.MAX_WBITS, max_bytes, step)
+        if whole:
+            break
+    return decoded, whole
+
+
+def _read(reader: BrotliReader | ZstdReader, max_bytes: int, step: int) -> tuple[bytes, bool]:
+    parts: list[bytes] = []
+    size = 0
+    try:
+        while size <= max_bytes and (part := reader.read(min(step, max_bytes + 1 - size))):
+            parts.append(part)
+            size += len(part)
+    except OSError:
+        return b"".join(parts), False
+    return b"".join(parts), True
+
+
+def _inflate(body: bytes, wbits: int, max_bytes: int, step: int) -> tuple[bytes, bool]:
+    """Members one after another, as far as they are sound; what follows the last and is none is padding."""
+    parts: list[bytes] = []
+    size = members = 0
+    while body and size <= max_bytes:
+        inflate, before = zlib.decompressobj(wbits), len(parts)
+        try:
+            while not inflate.eof and size <= max_bytes:
+                part = inflate.decompress(inflate.unconsumed_tail or body, min(step, max_bytes + 1 - size))
+                body = b""
+                if not part and not inflate.unconsumed_tail and not inflate.eof:
+                    return b"".join(parts), members > 0 and len(parts) == before
+                parts.append(part)
+                size += len(part)
+        except zlib.error:
+            return b"".join(parts), members > 0 and len(parts) == before
+        body = inflate.unused_data
+        members += 1
+    return b"".join(parts), True

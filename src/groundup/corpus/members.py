@@ -1,0 +1,351 @@
+"""Compressed members: a web archive is a chain of gzip members, zstd frames or LZ4 frames, one a record as a rule.
+
+What may be damaged is read in *runs*: the content of one member that begins a record, and of those after it that do not
+(an archive compressed in blocks, or whole). A run is the unit of recovery. Where a member is broken, the next run
+starts at the next member that begins a record, found by its magic number and by inflating its first bytes, as no
+library does; the bytes passed over are reported. gzip: RFC 1952; zstd: RFC 8878; LZ4: its frame format 1.6.
+"""
+
+import io
+import re
+import zlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Protocol
+
+from fastwarc.stream_io import GzipReader, Lz4Reader, ZstdReader
+
+CHUNK = 1 << 16
+MAX_AT_ONCE = 1 << 20
+PEEK = 4096  # inflated bytes by which a record's beginning is known: an ARC header holds a whole URL
+GZIP_MAGIC = b"\x1f\x8b\x08"
+GZIP_FLAGS = b"\x00\x04\x08\x0c"  # that archives use, with an extra field or a name: anything else is chance
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+LZ4_MAGIC = b"\x04\x22\x4d\x18"
+SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # a frame without content, in zstd and LZ4 files
+ZSTD_DICTIONARY = b"\x5d\x2a\x4d\x18"  # the skippable frame that a .warc.zst may begin with
+
+WARC_START = rb"WARC/\d\.\d+[ \t]*\r?\n(?i:WARC-|Content-)[A-Za-z-]+[ \t]*:"
+ARC_START = rb"[a-z][a-z0-9+.-]{1,20}:[^\r\n]{0,4000} \d{1,3}(?:\.\d{1,3}){3} \d{8,20} [^\r\n]{1,200}\r?\n"
+RECORD_START = re.compile(rb"\s*(?:WARC/|" + ARC_START + rb")")
+
+
+class Member(Protocol):
+    """One member being inflated; `end` is the offset behind it once `finished`."""
+
+    finished: bool
+    end: int
+
+    def reached(self) -> int:
+        """How far on disk it was read."""
+
+    def read(self, size: int = CHUNK) -> bytes:
+        """The next inflated bytes, `size` or so; b"" at the end. Raises OSError or zlib.error at damage."""
+
+
+class GzipMember:
+    """A gzip member. Nearly all reach to the next magic number and are small: those are inflated at once, by FastWARC,
+    a multiple of zlib's speed; the others, and broken ones, step by step."""
+
+    def __init__(self, file: BinaryIO, start: int) -> None:
+        self.file, self.position, self.end, self.finished = file, start, start, False
+        self.inflate: zlib._Decompress | None = None
+
+    def read(self, size: int = CHUNK) -> bytes:
+        if self.inflate is None:
+            if size >= CHUNK and (content := self._at_once()):
+                return content
+            self.inflate = zlib.decompressobj(wbits=31)
+        while not self.finished:
+            fed = self.inflate.unconsumed_tail
+            if not fed:
+                self.file.seek(self.position)
+                if size < CHUNK and self.position - self.end > 2 * PEEK:
+                    raise OSError("a header without end")  # each place that looks like a member is peeked at: not for long
+                fed = self.file.read(size)  # a peek needs no more on disk than it wants inflated
+                self.position += len(fed)
+            out = self.inflate.decompress(fed, size)
+            if self.inflate.eof:
+                self.finished, self.end = True, self.position - len(self.inflate.unused_data)
+            if out:
+                return out
+            if not fed and not self.finished:
+                raise OSError("cut off")
+        return b""
+
+    def _at_once(self) -> bytes | None:
+        """All of the content, and the end is known; None if it is not this simple."""
+        self.file.seek(self.position)
+        member, end = b"", -1
+        while end < 0 and len(member) < MAX_AT_ONCE:
+            more = self.file.read(CHUNK)
+            searched = max(len(member) - len(GZIP_MAGIC) + 1, len(GZIP_MAGIC))
+            member += more
+            end = member.find(GZIP_MAGIC, searched) if more else len(member)
+        size = int.from_bytes(member[max(end - 4, 0) : max(end, 0)], "little")
+        if end < 18 or size > 16 * MAX_AT_ONCE:
+            return None
+        reader = GzipReader(io.BytesIO(member[:end]))
+        try:
+            content = reader.read(size)
+            # A member ends with the size of its content; garbage behind it does not.
+            if len(content) != size or reader.read(1):
+                return None
+        except OSError:
+            return None
+        self.end = self.position = self.position + end
+        self.finished = True
+        return content
+
+    def reached(self) -> int:
+        return self.position - len(self.inflate.unconsumed_tail if self.inflate else b"")
+
+
+class Frame:
+    """A zstd or LZ4 frame. Its end is known from its headers, so that a reader is only given what is its own."""
+
+    def __init__(self, file: BinaryIO, start: int, dictionary: bytes | None = None) -> None:
+        self.end, self.finished = start, False
+        file.seek(start)
+        magic = file.read(4)
+        self.whole, self.end = _frame_end(file, magic, start)
+        inner = _Slice(file, start, self.end)
+        self.reader: Lz4Reader | ZstdReader | None = None
+        if magic == LZ4_MAGIC:
+            self.reader = Lz4Reader(inner)
+        elif not SKIPPABLE.match(magic):
+            self.reader = ZstdReader(inner, dictionary=dictionary) if dictionary else ZstdReader(inner)
+
+    def read(self, size: int = CHUNK) -> bytes:
+        out = self.reader.read(size) if self.reader and not self.finished else b""
+        if not out:
+            if not self.whole:
+                raise OSError("cut off")
+            self.finished = True
+        return out
+
+    def reached(self) -> int:
+        return self.end
+
+
+class _Slice(io.RawIOBase):
+    """Bytes `start` to `end` of a file as a file of its own."""
+
+    def __init__(self, file: BinaryIO, start: int, end: int) -> None:
+        super().__init__()
+        self.file, self.start, self.position, self.end = file, start, start, end
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.position = (self.start, self.position, self.end)[whence] + offset
+        return self.tell()
+
+    def tell(self) -> int:
+        return self.position - self.start
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(self.end - self.position, 0)
+        self.file.seek(self.position)
+        out = self.file.read(left if size < 0 else min(size, left))
+        self.position += len(out)
+        return out
+
+
+def _frame_end(file: BinaryIO, magic: bytes, start: int) -> tuple[bool, int]:
+    """Whether the frame at `start` is all there, and where it ends."""
+    size = file.seek(0, io.SEEK_END)
+    at = start + 4
+
+    def number(width: int) -> int:
+        nonlocal at
+        file.seek(at)
+        at += width
+        return int.from_bytes(file.read(width), "little")
+
+    if SKIPPABLE.match(magic):
+        content = number(4)
+        at += content
+    elif magic == LZ4_MAGIC:
+        flags = number(1)
+        at += 2 + 8 * (flags >> 3 & 1) + 4 * (flags & 1)
+        while at < size and (block := number(4)):
+            at += (block & 0x7FFFFFFF) + 4 * (flags >> 4 & 1)
+        at += 4 * (flags >> 2 & 1)
+    elif magic == ZSTD_MAGIC:
+        flags = number(1)
+        single, content_size = flags >> 5 & 1, flags >> 6
+        at += (not single) + (0, 1, 2, 4)[flags & 3] + (single, 2, 4, 8)[content_size]
+        last = 0
+        while at < size and not last:
+            block = number(3)
+            last, kind = block & 1, block >> 1 & 3
+            at += 1 if kind == 1 else block >> 3
+        at += 4 * (flags >> 2 & 1)
+    else:
+        raise OSError("no frame")
+    return at <= size, min(at, size)
+
+
+class Run:
+    """Inflated bytes from `start` on, up to the next member that begins a record. Plain files are one run.
+
+    `damaged` when it ended early; `end` is where the next run starts, or how far the sound members reach.
+    """
+
+    def __init__(self, file: BinaryIO, start: int, opener: Callable[[int], Member] | None) -> None:
+        self.file, self.opener = file, opener
+        self.end = start
+        self.damaged = self.finished = False
+        self.position = 0  # in the inflated bytes
+        self.marks = [(0, start)]  # inflated position, offset on disk: of each member so far
+        self.member: Member | None = None
+
+    def read(self) -> bytes:
+        """The next bytes, b"" at the end."""
+        while not self.finished:
+            try:
+                if self.opener is None:
+                    self.file.seek(self.position)
+                    out = self.file.read(CHUNK)
+                    self.end += len(out)
+                    self.finished = not out
+                else:
+                    self.member = self.member or self.opener(self.end)
+                    out = self.member.read()
+            except (OSError, zlib.error):
+                self.damaged = self.finished = True
+                break
+            self.position += len(out)
+            if self.member and self.member.finished:
+                self._next_member(self.member.end)
+            if out:
+                return out
+        return b""
+
+    def _next_member(self, end: int) -> None:
+        assert self.opener
+        self.end, self.member = end, None
+        content = _first_bytes(self.opener, end)
+        # What is not readable is a run of its own, to be found damaged.
+        if content is None or RECORD_START.match(content):
+            self.finished = True
+        else:
+            self.marks.append((self.position, end))
+
+    def abandon(self) -> None:
+        """Give up what is left of the current member."""
+        self.damaged = self.finished = True
+
+    def on_disk(self, start: int, end: int) -> tuple[int, int]:
+        """The offsets on disk of the members that hold these inflated bytes; of a plain file, the bytes themselves."""
+        if self.opener is None:
+            return start, end
+        first = bisect_right(self.marks, (start, 1 << 62)) - 1
+        after = bisect_right(self.marks, (max(end - 1, start), 1 << 62))
+        return self.marks[first][1], self.marks[after][1] if after < len(self.marks) else self._reached()
+
+    def _reached(self) -> int:
+        """Where the member that was read last ends, or, while it is being read or is broken, how far it was read."""
+        return self.member.reached() if self.member else self.end
+
+
+def _first_bytes(opener: Callable[[int], Member], start: int) -> bytes | None:
+    """The first inflated bytes of the member at `start`; None where there is no readable one."""
+    content = b""
+    try:
+        member = opener(start)
+        while len(content) < PEEK and (out := member.read(PEEK)):
+            content += out
+    except (OSError, zlib.error):
+        return content or None
+    return content
+
+
+def runs(file: BinaryIO, lost: Callable[[int, int], None]) -> Iterator[Run]:
+    """The runs of a seekable file in order, each read to its end by the caller or here.
+
+    `lost(start, end)` is told the bytes on disk that were passed over, member by broken member.
+    """
+    size = file.seek(0, io.SEEK_END)
+    magic, opener = _codec(file, size)
+    if opener is None:
+        yield Run(file, 0, None)
+        return
+    start = 0
+    while start < size:
+        run = Run(file, start, opener)
+        yield run
+        while run.read():  # what the caller left
+            pass
+        if run.damaged:
+            following = _next_record(file, magic, opener, max(run.end, start + 1), size)
+            lost(run.end, following)
+            start = following
+        else:
+            start = run.end
+
+
+def _codec(file: BinaryIO, size: int) -> tuple[bytes, Callable[[int], Member] | None]:
+    """The magic number and the opener of members; no opener for a plain file."""
+    file.seek(0)
+    start = file.read(PEEK)
+    zstd_dictionary = _zstd_dictionary(file) if start.startswith(ZSTD_DICTIONARY) else None
+    codecs: dict[bytes, Callable[[int], Member]] = {
+        GZIP_MAGIC: lambda offset: GzipMember(file, offset),
+        ZSTD_MAGIC: lambda offset: Frame(file, offset, zstd_dictionary),
+        LZ4_MAGIC: lambda offset: Frame(file, offset),
+    }
+    if SKIPPABLE.match(start):
+        magic = ZSTD_MAGIC if start.startswith(ZSTD_DICTIONARY) else _after_skippable(file)
+        return magic, codecs.get(magic)
+    for magic, opener in codecs.items():
+        if start.startswith(magic):
+            return magic, opener
+    if not RECORD_START.match(start):
+        # Perhaps a compressed archive whose beginning is damaged.
+        for magic, opener in codecs.items():
+            if _next_record(file, magic, opener, 0, size) < size:
+                return magic, opener
+    return b"", None
+
+
+def _after_skippable(file: BinaryIO) -> bytes:
+    start, magic = 0, b""
+    while SKIPPABLE.match(magic := _at(file, start, 4)):
+        start = _frame_end(file, magic, start)[1]
+    return magic
+
+
+def _zstd_dictionary(file: BinaryIO) -> bytes:
+    content = _at(file, 8, _frame_end(file, ZSTD_DICTIONARY, 0)[1] - 8)
+    if not content.startswith(ZSTD_MAGIC):
+        return content
+    try:
+        return ZstdReader(io.BytesIO(content)).read(MAX_AT_ONCE)
+    except OSError:
+        return b""
+
+
+def _at(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(max(size, 0))
+
+
+def _next_record(file: BinaryIO, magic: bytes, opener: Callable[[int], Member], start: int, size: int) -> int:
+    """Offset of the first member at or after `start` whose content begins a record; `size` if none."""
+    overlap = len(magic) - 1
+    while start < size:
+        window = _at(file, start, CHUNK + overlap)
+        found = window.find(magic)
+        while found >= 0:
+            likely = magic != GZIP_MAGIC or window[found + 3 : found + 4] in GZIP_FLAGS
+            if likely and RECORD_START.match(_first_bytes(opener, start + found) or b""):
+                return start + found
+            found = window.find(magic, found + 1)
+        start += CHUNK
+    return size

@@ -1,0 +1,86 @@
+import gzip
+import io
+import random
+import zlib
+
+import brotli
+import pytest
+from fastwarc.stream_io import ZstdWriter
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groundup.corpus.http_message import parse, unchunk, undo_encodings
+
+
+def zstd(content: bytes) -> bytes:
+    out = io.BytesIO()
+    writer = ZstdWriter(out)
+    writer.write(content)
+    writer.close()
+    return out.getvalue()
+
+
+def raw_deflate(content: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(content) + packer.flush()
+
+
+PACK = {
+    "gzip": gzip.compress,
+    "x-gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "Deflate": raw_deflate,
+    "br": brotli.compress,
+    "zstd": zstd,
+}
+
+
+@pytest.mark.parametrize("encoding", PACK)
+@given(content=st.binary(max_size=300).map(lambda part: part * 7))
+def test_encodings_are_undone(encoding, content):
+    assert undo_encodings(PACK[encoding](content), encoding, 10_000) == (content, True)
+    assert len(undo_encodings(PACK[encoding](bytes(5000)), encoding, 100)[0]) == 101
+
+
+@pytest.mark.parametrize("encoding", PACK)
+def test_cut_off_bodies_are_kept_as_far_as_they_go(encoding):
+    content = random.Random(0).randbytes(300_000)
+    body, whole = undo_encodings(PACK[encoding](content)[:-20], encoding, 10**6)
+    assert content.startswith(body)
+    assert len(body) > 100_000
+    assert not whole
+
+
+def test_several_encodings_false_claims_and_unknown_ones():
+    assert undo_encodings(brotli.compress(gzip.compress(b"x")), "gzip, br", 100) == (b"x", True)
+    assert undo_encodings(gzip.compress(b"a") + gzip.compress(b"b") + b"\n", "gzip", 100) == (b"ab", True)
+    assert undo_encodings(b"<p>decoded already", "gzip", 100) == (b"<p>decoded already", True)
+    with pytest.raises(ValueError, match="unknown"):
+        undo_encodings(b"x", "compress", 100)
+    with pytest.raises(ValueError, match="not gzip"):
+        undo_encodings(b"\x1f\x8b\x08\x00\x00\xff", "gzip", 100)
+
+
+@pytest.mark.parametrize(
+    "body, expected",
+    [
+        (b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n", (b"abcde", True)),
+        (b"3\r\nabc\r\n", (b"abc", False)),
+        (b"9\r\nabc", (b"abc", False)),
+        (b"<p>no chunks", (b"<p>no chunks", True)),
+        (b"3\r\nabc\r\nzz\r\nrest", (b"abc\r\nzz\r\nrest", False)),
+        (b"", (b"", True)),
+    ],
+)
+def test_chunks(body, expected):
+    assert unchunk(body) == expected
+
+
+@given(st.binary(max_size=300), st.sampled_from(["", "gzip", "br", "zstd", "deflate"]))
+def test_any_message_can_be_parsed(tail, encoding):
+    for head in (b"", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Encoding: %b\r\n\r\n" % encoding.encode()):
+        try:
+            message = parse(head + tail, 1000)
+        except ValueError:
+            continue
+        assert message is None or len(message.body) <= max(1001, len(tail))
