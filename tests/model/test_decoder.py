@@ -3,7 +3,16 @@ import math
 import pytest
 import torch
 
-from groundup.model.decoder import Decoder, KeyValueCache, RMSNorm, Scorer, initialise, parameter_counts, shape_for
+from groundup.model.decoder import (
+    Decoder,
+    DecoderConfig,
+    KeyValueCache,
+    RMSNorm,
+    Scorer,
+    initialise,
+    parameter_counts,
+    shape_for,
+)
 
 SHAPES = [
     {},

@@ -322,9 +322,16 @@ class Backbone(nn.Module):
             places.visible = seen_S <= slots_BT[:, None, :, None]
             cache.filled = cache.filled + (T if lengths_B is None else lengths_B)
         x_BTD = (ids_BT if ids_BT.is_floating_point() else self.embed_tokens(ids_BT)).to(dtype)
+        return self._blocks(x_BTD, places, cache)
+
+    def _blocks(self, x_BTD: Tensor, places: Positions, cache: KeyValueCache | None) -> Tensor:
         for index, layer in enumerate(self.layers):
             x_BTD = layer(x_BTD, places, (cache.keys[index], cache.values[index]) if cache else None)
         return self.norm(x_BTD)
+
+    def compile(self) -> None:
+        """All but the embedding: compiled, its gradient adds in no fixed order, and no run would come out the same twice."""
+        self._blocks = torch.compile(self._blocks)
 
     def _places(self, positions_BT: Tensor) -> Positions:
         config = self.config
