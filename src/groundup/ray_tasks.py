@@ -29,11 +29,13 @@ class RayExecutor(Executor):
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
+        self.tasks: dict[Callable, Any] = {}  # a function is sent to the cluster once
 
     def submit(self, function: Callable, /, *arguments: Any, **named: Any) -> Future:
         import ray
 
-        task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(function)
+        if function not in self.tasks:
+            self.tasks[function] = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(function)
         outcome: Future = Future()
 
         def settle(done: Future) -> None:
@@ -48,7 +50,7 @@ class RayExecutor(Executor):
             else:
                 outcome.set_exception(error)
 
-        task.remote(*arguments, **named).future().add_done_callback(settle)
+        self.tasks[function].remote(*arguments, **named).future().add_done_callback(settle)
         return outcome
 
 

@@ -7,7 +7,7 @@ within one corpus only: FineWeb (Penedo et al. 2024, appendix E.3) found that do
 worse, and a page fetched again a year later may well say something new.
 
 A corpus keeps the signatures of its documents, so that a later one is compared with them and not with the texts. The
-signatures are on disk and are compared within a stated bound of memory; beside it stand some 300 bytes a document.
+signatures are on disk and are compared within a stated bound of memory; beside it stand some 650 bytes a document.
 """
 
 from collections.abc import Callable, Iterable, Iterator
