@@ -37,24 +37,28 @@ FIELD_START = "\n,;|\\>:\t"
 REACH = 48  # characters before the number that are searched for a cue
 LEAST_DIGITS, MOST_DIGITS = 6, 15  # ITU-T E.164 allows 15; local numbers of small places have 6
 MOST_GROUPS = 7
+LONGEST = 32  # characters of a number, extension aside
 
 
 def find(text: str) -> Iterator[tuple[int, int]]:
     """Start and end of each telephone number, in order."""
     for match in RUN.finditer(text):
-        if len(match[0]) < LEAST_DIGITS:
-            continue
-        start, end = match.span()
-        extension = EXTENSION.match(text, end)
-        whole = extension.end() if extension else end
-        ends = [whole] if not RUNS_ON.match(text, whole) else []
-        # `call 415-867-5309 2 times`: the number may end at any space.
-        ends += [start + place for place, character in enumerate(match[0]) if character == " "][::-1]
-        forms = [(number_end, text[start : min(end, number_end)]) for number_end in ends]
-        forms = [(number_end, number) for number_end, number in forms if _shaped(number)]
-        proved = [number_end for number_end, number in forms if in_plan(number)]
-        if found := proved or [number_end for number_end, _ in forms if _named(text, start, number_end)]:
-            yield start, found[0]
+        start, run_end = match.span()
+        while run_end - start >= LEAST_DIGITS and (end := _end(text, start, run_end)):
+            yield start, end
+            start = end + 1  # one number after the other, a space between
+
+
+def _end(text: str, start: int, run_end: int) -> int:
+    """Where the number at `start` ends; 0 if there is none. `call 415-867-5309 2 times`: any space may be its end."""
+    extension = EXTENSION.match(text, run_end)
+    whole = extension.end() if extension else run_end
+    ends = [] if run_end - start > LONGEST or RUNS_ON.match(text, whole) else [whole]
+    ends += [place for place in range(min(run_end, start + LONGEST), start, -1) if text[place : place + 1] == " "]
+    forms = [(end, text[start : min(run_end, end)]) for end in ends]
+    forms = [(end, number) for end, number in forms if _shaped(number)]
+    proved = [end for end, number in forms if in_plan(number)]
+    return next(iter(proved or [end for end, _ in forms if _named(text, start, end)]), 0)
 
 
 def _shaped(number: str) -> bool:
