@@ -7,13 +7,14 @@ Words are split once a document and shared by every measurement, by near-duplica
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
 from resiliparse.parse.lang import detect_fast
+
+from groundup.corpus.words import MULTIPLIER, Words, ngrams, split
+
+__all__ = ["COLUMNS", "MULTIPLIER", "THRESHOLDS", "Threshold", "Words", "language", "measure", "ngrams", "split"]
 
 STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 END_MARKS = (".", "!", "?", '"', "”", "。", "！", "？")
@@ -21,8 +22,6 @@ BULLETS = ("•", "-", "*", "‣", "●")  # Gopher names no set; datatrove take
 SHORT_LINE_CHARACTERS = 30
 RELIABLE_RANK = 1200  # resiliparse: a distance above this is usually a false result
 LETTER = re.compile(r"[^\W\d_]")
-NOT_WORD = re.compile(r"[\W_]+")
-MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Threshold(NamedTuple):
@@ -62,44 +61,6 @@ THRESHOLDS = (
     Threshold("duplicate_line_characters", 0, 0.1, "FineWeb", "0.1 in its text; 0.01 in its appendix and in datatrove"),
     Threshold("short_lines", 0, 0.67, "FineWeb", "share of lines shorter than 30 characters"),
 )
-
-
-@dataclass
-class Words:
-    """The words of one text, split at white space. `codes[i]` is the place of word i in `vocabulary`."""
-
-    vocabulary: list[str]
-    codes: np.ndarray  # int64 [words]
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    @cached_property
-    def plain(self) -> list[str]:
-        """The vocabulary in lower case, letters and digits only; "" for pure punctuation."""
-        return [NOT_WORD.sub("", word.lower()) for word in self.vocabulary]
-
-    @cached_property
-    def hashes(self) -> np.ndarray:
-        """uint64 [n]: a hash of each plain word in the order of the text, pure punctuation left out."""
-        digests = b"".join(blake2b(word.encode(), digest_size=8).digest() for word in self.plain)
-        kept = np.array([bool(word) for word in self.plain], dtype=bool)
-        return np.frombuffer(digests, dtype="<u8")[self.codes[kept[self.codes]]]
-
-
-def split(text: str) -> Words:
-    number: dict[str, int] = {}
-    words = text.split()
-    codes = np.fromiter((number.setdefault(word, len(number)) for word in words), np.int64, len(words))
-    return Words(list(number), codes)
-
-
-def ngrams(hashes: np.ndarray, n: int) -> np.ndarray:
-    """Hashes of the n-grams of a sequence of hashes, in order; empty when it is shorter than n."""
-    rolling = hashes[: max(0, len(hashes) - n + 1)].copy()
-    for offset in range(1, n):
-        rolling = rolling * MULTIPLIER + hashes[offset : offset + len(rolling)]
-    return rolling
 
 
 def language(text: str) -> tuple[str, float]:
