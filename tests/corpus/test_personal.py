@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.corpus import personal
@@ -115,13 +115,13 @@ def test_luhn_finds_every_wrong_digit(number):
     assert len(valid) == 1
 
 
-@given(st.text(alphabet="0123456789 -.()+x", min_size=2000, max_size=4000))
-@settings(max_examples=20)
-def test_a_page_of_digits_costs_one_pass(text):
-    text *= 10
-    start = time.perf_counter()
-    personal.find(text)
-    assert time.perf_counter() - start < 0.5
+@pytest.mark.parametrize(
+    "part", ["12 ", "1 201-938-5500 ", "(", "1-", "1.2.3.", "a@", "x@a.", "::1", "GB82 WEST ", "tel ", "(3)1.+ 6", "4111 "]
+)
+def test_a_page_of_one_thing_costs_one_pass(part):
+    start = time.process_time()
+    personal.find(part * (60_000 // len(part)))
+    assert time.process_time() - start < 1  # a hundredth as a rule; an hour where a pattern goes back and forth
 
 
 GOLD = {"EMAIL_ADDRESS": "email", "CREDIT_CARD": "card", "IBAN_CODE": "iban", "IP_ADDRESS": "ip_address",

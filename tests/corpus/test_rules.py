@@ -58,6 +58,19 @@ def test_lines():
     assert np.isclose(found["ellipses_per_word"], 1 / 18)
 
 
+def test_c4_keeps_whole_sentences_only():
+    found = measure(
+        "This line holds five words.\nThis one has. Two sentences end here!\nToo short.\nNo mark at the end of it\n"
+        "It ends in an ellipsis ...\nPlease enable JavaScript to see this page.\nWe have a cookie policy for all of you."
+    )
+    assert np.isclose(found["c4_lines"], 2 / 7)
+    assert found["c4_sentences"] == 3
+
+
+def test_every_threshold_has_its_measurement():
+    assert {threshold.column for threshold in rules.THRESHOLDS} == set(rules.COLUMNS) | rules.ELSEWHERE
+
+
 def test_plain_words_carry_no_case_or_punctuation():
     assert (rules.split("The CAT, sat!").hashes == rules.split("the cat -- sat").hashes).all()
     assert len(rules.split("-- ... !").hashes) == 0

@@ -48,6 +48,17 @@ def train(sets: dict[str, list[Path]], out: Path) -> dict[str, Any]:
     }
 
 
+def named_sets(pairs: list[str]) -> dict[str, list[Path]]:
+    """`["news=a.jsonl", "news=b.jsonl", "code=src"]` as sets. Raises UserError for what is not NAME=PATH."""
+    sets: dict[str, list[Path]] = {}
+    for pair in pairs:
+        name, sign, path = pair.partition("=")
+        if not (name and sign and path):
+            raise UserError(f"{pair!r}: not NAME=PATH; give each class a name and a file, as news=news.jsonl")
+        sets.setdefault(name, []).append(Path(path))
+    return sets
+
+
 def classify(classifier: Classifier, words: Words) -> tuple[str, float]:
     """The likeliest class and its share of all classes' scores; ("unknown", 0.0) for a text without words."""
     found = classifier.probabilities(words)

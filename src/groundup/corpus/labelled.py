@@ -43,7 +43,9 @@ def read(paths: list[Path]) -> list[Text]:
     itself. A .txt or .md file is one text. Raises UserError when there is no text, or a file cannot be read so.
     """
     rows = (row for path in paths for file in _files(path) for row in _rows(file))
-    texts = (Text(blake2b(text.encode("utf-8", "replace"), digest_size=16).digest(), text, group) for text, group in rows)
+    texts = (
+        Text(blake2b(text.encode("utf-8", "replace"), digest_size=16).digest(), text, group) for text, group in rows
+    )
     found = {text.digest: text for text in heapq.nsmallest(MOST_DOCUMENTS, texts)}
     if not found:
         raise UserError(f"{', '.join(map(str, paths)) or 'no file given'}: no text; give files with a column `text`")
@@ -132,7 +134,9 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
     for number, row in enumerate(_records(path)):
         if not isinstance(row, dict) or not isinstance(row.get("text"), str):
             raise UserError(f"{path}: row {number + 1} has no column `text`")
-        name, group = next(((name, str(row[name])) for name in GROUP_COLUMNS if row.get(name)), ("", f"{path} {number}"))
+        name, group = next(
+            ((name, str(row[name])) for name in GROUP_COLUMNS if row.get(name)), ("", f"{path} {number}")
+        )
         yield row["text"], (urlsplit(group).hostname or group) if name == "url" else group
 
 

@@ -95,7 +95,9 @@ def _character_ngrams(text: str) -> np.ndarray:
     return ((grams * MULTIPLIER) >> SHIFT).astype(np.int64)
 
 
-def train(parts: list[np.ndarray], labels: np.ndarray, classes: list[str], seed: int, characters: bool = False) -> Classifier:
+def train(
+    parts: list[np.ndarray], labels: np.ndarray, classes: list[str], seed: int, characters: bool = False
+) -> Classifier:
     """Fit on chunks (from `chunks`) with their labels, bool [chunks, classes]. Deterministic.
 
     Raises ValueError where a class has no positive or no negative chunk.

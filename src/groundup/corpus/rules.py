@@ -1,8 +1,9 @@
 """Heuristic measurements of a document's text, as numbers; nothing is dropped here.
 
-The measurements of Gopher (Rae et al. 2021, appendix A1.1), C4 (Raffel et al. 2020, section 2.2) and FineWeb
-(Penedo et al. 2024, section 3.6). `THRESHOLDS` says what each paper does with them and where implementations disagree.
-Words are split once a document and shared by every measurement, by near-duplicate search and by the quality score.
+Every rule of Gopher (Rae et al. 2021, appendix A1.1), C4 (Raffel et al. 2020, section 2.2) and FineWeb (Penedo et al.
+2024, section 3.6). `THRESHOLDS` says what each paper does with a measurement, and where papers and implementations
+disagree. All pipelines implement Gopher differently (what is a word, which mean, which bullets), so a threshold taken
+from one of them does not give its share of pages in another; `groundup corpus tune` shows what it gives here.
 """
 
 import re
@@ -18,8 +19,16 @@ __all__ = ["COLUMNS", "MULTIPLIER", "THRESHOLDS", "Threshold", "Words", "languag
 
 STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 END_MARKS = (".", "!", "?", '"', "”", "。", "！", "？")
+ELLIPSES = ("...", "…")
 BULLETS = ("•", "-", "*", "‣", "●")  # Gopher names no set; datatrove takes • and -, dolma * and -
 SHORT_LINE_CHARACTERS = 30
+C4_LINE_WORDS = 5
+C4_WORD_CHARACTERS = 1000
+C4_NOT_IN_LINES = re.compile(
+    "javascript|terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies", re.I
+)
+SENTENCE_END = re.compile(r"[.!?]+[\"”’')\]]*(?=\s|$)")
+PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 RELIABLE_RANK = 1200  # resiliparse: a distance above this is usually a false result
 LETTER = re.compile(r"[^\W\d_]")
 
@@ -34,19 +43,21 @@ class Threshold(NamedTuple):
 
 ANY = float("inf")
 THRESHOLDS = (
-    Threshold("words", 50, 100_000, "Gopher"),
-    Threshold("mean_word_length", 3, 10, "Gopher", "dolma takes the median"),
+    Threshold("words", 50, 100_000, "Gopher", "datatrove splits with spaCy: more words, since punctuation counts"),
+    Threshold("mean_word_length", 3, 10, "Gopher", "dolma takes the median; datatrove leaves punctuation out"),
     Threshold("hashes_per_word", 0, 0.1, "Gopher"),
     Threshold("ellipses_per_word", 0, 0.1, "Gopher"),
     Threshold("bullet_lines", 0, 0.9, "Gopher", "the set of bullets differs in every implementation"),
     Threshold("ellipsis_lines", 0, 0.3, "Gopher"),
     Threshold("alphabetic_words", 0.8, 1, "Gopher", "of prose; code and signatures hold fewer"),
-    Threshold("stop_words", 2, ANY, "Gopher", "distinct ones; English only"),
+    Threshold("stop_words", 2, ANY, "Gopher", "distinct ones, in any case; English only; datatrove: lower case alone"),
     Threshold("duplicate_lines", 0, 0.30, "Gopher", "blank lines are not lines here; datatrove once counted them"),
     Threshold("duplicate_paragraphs", 0, 0.30, "Gopher"),
-    Threshold("duplicate_line_characters", 0, 0.20, "Gopher"),
+    Threshold(
+        "duplicate_line_characters", 0, 0.20, "Gopher", "of all lines' characters; datatrove: of the whole text's"
+    ),
     Threshold("duplicate_paragraph_characters", 0, 0.20, "Gopher"),
-    Threshold("top_2_gram", 0, 0.20, "Gopher"),
+    Threshold("top_2_gram", 0, 0.20, "Gopher", "of the characters in words; datatrove: of the whole text's"),
     Threshold("top_3_gram", 0, 0.18, "Gopher"),
     Threshold("top_4_gram", 0, 0.16, "Gopher"),
     Threshold("duplicate_5_grams", 0, 0.15, "Gopher", "all occurrences, as written; datatrove leaves out the first"),
@@ -55,12 +66,21 @@ THRESHOLDS = (
     Threshold("duplicate_8_grams", 0, 0.12, "Gopher"),
     Threshold("duplicate_9_grams", 0, 0.11, "Gopher"),
     Threshold("duplicate_10_grams", 0, 0.10, "Gopher"),
+    Threshold(
+        "c4_lines", 0, 1, "C4", "share it keeps: end mark, 5 words, no javascript or cookie policy; datatrove: 3 words"
+    ),
+    Threshold("c4_sentences", 3, ANY, "C4", "in those lines; datatrove and the paper's first version: 5"),
     Threshold("lorem_ipsum", 0, 0, "C4"),
     Threshold("curly_bracket", 0, 0, "C4", "drops all pages that show C, Java or JavaScript"),
-    Threshold("lines_with_end_mark", 0.12, 1, "FineWeb", "C4 deletes lines without; that is 30 % of FineWeb"),
+    Threshold("toxic_words", 0, 0, "C4", "one word of LDNOOBW drops a page: medicine and news too"),
+    Threshold("lines_with_end_mark", 0.12, 1, "FineWeb", "datatrove keeps pages that have none; C4's rule drops 30 %"),
     Threshold("duplicate_line_characters", 0, 0.1, "FineWeb", "0.1 in its text; 0.01 in its appendix and in datatrove"),
-    Threshold("short_lines", 0, 0.67, "FineWeb", "share of lines shorter than 30 characters"),
+    Threshold("short_lines", 0, 0.67, "FineWeb", "shorter than 30 characters; datatrove: 30 too"),
+    Threshold("newlines_per_word", 0, 0.3, "FineWeb", "in datatrove's filter of that name, not in the paper"),
 )
+ELSEWHERE = {"toxic_words"}  # measured by `toxicity`
+COLUMNS = tuple(dict.fromkeys(threshold.column for threshold in THRESHOLDS if threshold.column not in ELSEWHERE))
+COUNTS = {"words", "stop_words", "c4_sentences", "lorem_ipsum", "curly_bracket"}  # whole numbers
 
 
 def language(text: str) -> tuple[str, float]:
@@ -73,21 +93,22 @@ def language(text: str) -> tuple[str, float]:
 
 
 def measure(text: str, words: Words) -> dict[str, float]:
-    """All columns of `THRESHOLDS`. Shares are in 0..1 and 0 for an empty text."""
+    """All of `COLUMNS`. Shares are in 0..1 and 0 for an empty text."""
     lines = [line for line in map(str.strip, text.split("\n")) if line]
-    paragraphs = [paragraph for paragraph in map(str.strip, re.split(r"\n\s*\n", text)) if paragraph]
+    paragraphs = [paragraph for paragraph in map(str.strip, PARAGRAPH_BREAK.split(text)) if paragraph]
     total = max(1, len(words))
     lengths = np.array([len(word) for word in words.vocabulary], dtype=np.int64)[words.codes]
     letters = np.array([LETTER.search(word) is not None for word in words.vocabulary], dtype=bool)[words.codes]
     duplicate_lines, duplicate_line_characters = _repeated(lines)
     duplicate_paragraphs, duplicate_paragraph_characters = _repeated(paragraphs)
+    in_c4 = [line for line in lines if _c4_keeps(line)]
     return {
         "words": len(words),
         "mean_word_length": float(lengths.sum()) / total,
         "hashes_per_word": text.count("#") / total,
-        "ellipses_per_word": (text.count("...") + text.count("…")) / total,
+        "ellipses_per_word": sum(map(text.count, ELLIPSES)) / total,
         "bullet_lines": _share(lines, lambda line: line.startswith(BULLETS)),
-        "ellipsis_lines": _share(lines, lambda line: line.endswith(("...", "…"))),
+        "ellipsis_lines": _share(lines, lambda line: line.endswith(ELLIPSES)),
         "alphabetic_words": int(letters.sum()) / total,
         "stop_words": len(STOP_WORDS.intersection(words.plain)),
         "duplicate_lines": duplicate_lines,
@@ -95,14 +116,22 @@ def measure(text: str, words: Words) -> dict[str, float]:
         "duplicate_line_characters": duplicate_line_characters,
         "duplicate_paragraph_characters": duplicate_paragraph_characters,
         **_repeated_ngrams(words.codes, lengths),
+        "c4_lines": len(in_c4) / max(1, len(lines)),
+        "c4_sentences": sum(len(SENTENCE_END.findall(line)) for line in in_c4),
         "lorem_ipsum": int("lorem ipsum" in text.lower()),
         "curly_bracket": int("{" in text),
         "lines_with_end_mark": _share(lines, lambda line: line.endswith(END_MARKS)),
         "short_lines": _share(lines, lambda line: len(line) < SHORT_LINE_CHARACTERS),
+        "newlines_per_word": text.count("\n") / total,
     }
 
 
-COLUMNS = tuple(dict.fromkeys(threshold.column for threshold in THRESHOLDS))
+def _c4_keeps(line: str) -> bool:
+    if not line.endswith(END_MARKS) or line.endswith(ELLIPSES):
+        return False
+    words = line.split()
+    enough = len(words) >= C4_LINE_WORDS and max(map(len, words)) <= C4_WORD_CHARACTERS
+    return enough and not C4_NOT_IN_LINES.search(line)
 
 
 def _share(lines: list[str], true: Callable[[str], bool]) -> float:
