@@ -24,8 +24,14 @@ BULLETS = ("•", "-", "*", "‣", "●")  # Gopher names no set; datatrove take
 SHORT_LINE_CHARACTERS = 30
 C4_LINE_WORDS = 5
 C4_WORD_CHARACTERS = 1000
-C4_NOT_IN_LINES = re.compile(
-    "javascript|terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies", re.I
+C4_NOT_IN_LINES = (
+    "javascript",
+    "terms of use",
+    "privacy policy",
+    "cookie policy",
+    "uses cookies",
+    "use of cookies",
+    "use cookies",
 )
 SENTENCE_END = re.compile(r"[.!?]+[\"”’')\]]*(?=\s|$)")
 PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
@@ -97,11 +103,14 @@ def measure(text: str, words: Words) -> dict[str, float]:
     lines = [line for line in map(str.strip, text.split("\n")) if line]
     paragraphs = [paragraph for paragraph in map(str.strip, PARAGRAPH_BREAK.split(text)) if paragraph]
     total = max(1, len(words))
-    lengths = np.array([len(word) for word in words.vocabulary], dtype=np.int64)[words.codes]
-    letters = np.array([LETTER.search(word) is not None for word in words.vocabulary], dtype=bool)[words.codes]
+    lower = text.lower()
+    size = len(words.vocabulary)
+    lengths = np.fromiter(map(len, words.vocabulary), np.int64, size)[words.codes]
+    letters = np.fromiter(map(_has_letter, words.vocabulary), bool, size)[words.codes]
     duplicate_lines, duplicate_line_characters = _repeated(lines)
     duplicate_paragraphs, duplicate_paragraph_characters = _repeated(paragraphs)
-    in_c4 = [line for line in lines if _c4_keeps(line)]
+    unwanted = any(phrase in lower for phrase in C4_NOT_IN_LINES)  # then each line is looked at
+    in_c4 = [line for line in lines if _c4_keeps(line, unwanted)]
     return {
         "words": len(words),
         "mean_word_length": float(lengths.sum()) / total,
@@ -118,7 +127,7 @@ def measure(text: str, words: Words) -> dict[str, float]:
         **_repeated_ngrams(words.codes, lengths),
         "c4_lines": len(in_c4) / max(1, len(lines)),
         "c4_sentences": sum(len(SENTENCE_END.findall(line)) for line in in_c4),
-        "lorem_ipsum": int("lorem ipsum" in text.lower()),
+        "lorem_ipsum": int("lorem ipsum" in lower),
         "curly_bracket": int("{" in text),
         "lines_with_end_mark": _share(lines, lambda line: line.endswith(END_MARKS)),
         "short_lines": _share(lines, lambda line: len(line) < SHORT_LINE_CHARACTERS),
@@ -126,12 +135,17 @@ def measure(text: str, words: Words) -> dict[str, float]:
     }
 
 
-def _c4_keeps(line: str) -> bool:
+def _has_letter(word: str) -> bool:
+    return word.isalpha() or LETTER.search(word) is not None
+
+
+def _c4_keeps(line: str, unwanted: bool) -> bool:
     if not line.endswith(END_MARKS) or line.endswith(ELLIPSES):
         return False
     words = line.split()
-    enough = len(words) >= C4_LINE_WORDS and max(map(len, words)) <= C4_WORD_CHARACTERS
-    return enough and not C4_NOT_IN_LINES.search(line)
+    if len(words) < C4_LINE_WORDS or (len(line) > C4_WORD_CHARACTERS and max(map(len, words)) > C4_WORD_CHARACTERS):
+        return False
+    return not unwanted or not any(phrase in line.lower() for phrase in C4_NOT_IN_LINES)
 
 
 def _share(lines: list[str], true: Callable[[str], bool]) -> float:
@@ -157,40 +171,47 @@ def _repeated_ngrams(codes: np.ndarray, lengths: np.ndarray) -> dict[str, float]
     values = (values ^ (values >> np.uint64(31))) * np.uint64(0x94D049BB133111EB)
     starts = np.arange(len(codes))  # where an n-gram that may be repeated starts
     grams = values
+    ends = np.concatenate([[0], np.cumsum(lengths)])
     shares: dict[str, float] = {}
     for n in range(2, 11):
         # Both (n-1)-grams inside a repeated n-gram are repeated: nothing else needs to be looked at.
         kept = np.flatnonzero(starts[1:] == starts[:-1] + 1)
         starts, grams = starts[kept], grams[kept] * MULTIPLIER + values[starts[kept] + n - 1]
-        order = np.argsort(grams, kind="stable")
-        equal = grams[order][1:] == grams[order][:-1]
-        repeated = np.zeros(len(starts), dtype=bool)
-        repeated[order[1:][equal]] = True
-        repeated[order[:-1][equal]] = True
-        starts, grams = starts[repeated], grams[repeated]
+        order = np.argsort(grams)
+        first = np.flatnonzero(np.concatenate([[True], grams[order][1:] != grams[order][:-1]]))
+        counts = np.diff(np.append(first, len(order)))
         if n <= 4:
-            shares[f"top_{n}_gram"] = _covered(_most_frequent(starts, grams, n, lengths), n, lengths) / characters
-        else:
+            best = _most_frequent(starts[order], first, counts, n, ends)
+            shares[f"top_{n}_gram"] = _covered(best, n, lengths) / characters
+        repeated = np.zeros(len(starts), dtype=bool)
+        repeated[order[np.repeat(counts > 1, counts)]] = True
+        starts, grams = starts[repeated], grams[repeated]
+        if n > 4:
             shares[f"duplicate_{n}_grams"] = _covered(starts, n, lengths) / characters
     return shares
 
 
-def _most_frequent(starts: np.ndarray, grams: np.ndarray, n: int, lengths: np.ndarray) -> np.ndarray:
-    """Starts of the n-gram with most occurrences; of equally frequent ones, the one with most characters."""
-    if not len(starts):
-        return starts
-    _, first, inverse, counts = np.unique(grams, return_index=True, return_inverse=True, return_counts=True)
-    ends = np.concatenate([[0], np.cumsum(lengths)])
+def _most_frequent(starts: np.ndarray, first: np.ndarray, counts: np.ndarray, n: int, ends: np.ndarray) -> np.ndarray:
+    """Starts of the n-gram that repeats most; of equally frequent ones the one with most characters, then the earliest.
+
+    `starts` are sorted by n-gram; each n-gram has `counts` of them from `first` on. `ends` is where each word ends.
+    """
+    most = counts.max(initial=0)
+    if most < 2:
+        return starts[:0]
+    first = first[counts == most]
     characters = ends[starts[first] + n] - ends[starts[first]]
-    best = np.lexsort((starts[first], -characters, -counts))[0]
-    return starts[inverse == best]
+    first = first[characters == characters.max()]
+    earliest = [starts[place : place + most].min() for place in first]
+    place = first[int(np.argmin(earliest))]
+    return starts[place : place + most]
 
 
 def _covered(starts: np.ndarray, n: int, lengths: np.ndarray) -> int:
     """Characters of the words that lie in one of the n-grams starting at `starts`."""
     if not len(starts):
         return 0
-    change = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.add.at(change, starts, 1)
-    np.add.at(change, starts + n, -1)
-    return int(lengths[np.cumsum(change[:-1]) > 0].sum())
+    covered = np.zeros(len(lengths), dtype=bool)
+    for offset in range(n):
+        covered[starts + offset] = True
+    return int(lengths[covered].sum())
