@@ -282,6 +282,12 @@ def _measure(batch: list[Page], domain: str, settings: Annotations, shard: Path,
     return len(rows)
 
 
+def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    # One file: pq.read_table would set up a data set and its threads for each.
+    with pq.ParquetFile(path) as file:
+        return file.read(columns=columns, use_threads=False)
+
+
 def _write_table(table: pa.Table, path: Path) -> None:
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
@@ -307,7 +313,7 @@ def _read_rows(shards: list[Path]) -> Rows:
     rows = Rows([], [], [], [], [], np.zeros(0, int), np.zeros(0, int), [], [], np.zeros(0, bool))
     lengths, words = [], []
     for shard in shards:
-        table = pq.read_table(shard)
+        table = _read_table(shard)
         for target, column in ((rows.ids, "id"), (rows.hosts, "host"), (rows.domains, "domain"), (rows.kinds, "kind")):
             target += table[column].to_pylist()
         rows.text_keys += table["text_key"].to_pylist()
@@ -375,7 +381,7 @@ def _train_quality(shards: list[Path], rows: Rows, cluster: list[str], positives
     found: dict[int, list[np.ndarray]] = {}
     start = 0
     for shard in shards:
-        texts = pq.read_table(shard, columns=["text"])["text"]
+        texts = _read_table(shard, ["text"])["text"]
         for row in sorted(chosen & set(range(start, start + len(texts)))):
             found[row] = linear.chunks(split(texts[row - start].as_py()))
         start += len(texts)
@@ -411,7 +417,7 @@ def _enough(group: list[int], words: np.ndarray) -> set[int]:
 
 def _score(shard: Path, classifier: Path) -> np.ndarray:
     model = linear.Classifier.load(classifier)
-    texts = pq.read_table(shard, columns=["text"])["text"].to_pylist()
+    texts = _read_table(shard, ["text"])["text"].to_pylist()
     return np.array([quality.raw_score(model, split(text)) for text in texts])
 
 
@@ -421,7 +427,7 @@ def _write(shards: list[Path], rows: Rows, groups: dict[str, Any], out: Path) ->
     types: Counter[str] = Counter()
     start = 0
     for shard in shards:
-        table = pq.read_table(shard)
+        table = _read_table(shard)
         part = slice(start, start + len(table))
         start += len(table)
         for name, kind in JOINED:
