@@ -96,6 +96,16 @@ def test_sets_are_read_in_any_format_without_repeats(tmp_path):
     assert [row.digest for row in found] == sorted(row.digest for row in found)
 
 
+def test_where_a_file_lies_changes_nothing(tmp_path):
+    found = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+        (tmp_path / name / f"{name}.txt").write_text("three")
+        found.append(labelled.read([tmp_path / name]))
+    assert found[0] == found[1] and len({row.group for row in found[0]}) == 3
+
+
 @pytest.mark.parametrize(("name", "content"), [("a.jsonl", '{"body": "x"}'), ("a.jsonl", "{"), ("a.jsonl.gz", "x")])
 def test_sets_that_cannot_be_read_are_refused(tmp_path, name, content):
     (tmp_path / name).write_text(content)

@@ -43,13 +43,16 @@ def read(paths: list[Path]) -> list[Text]:
     itself. A .txt or .md file is one text. Raises UserError when there is no text, or a file cannot be read so.
     """
     rows = (row for path in paths for file in _files(path) for row in _rows(file))
-    texts = (
-        Text(blake2b(text.encode("utf-8", "replace"), digest_size=16).digest(), text, group) for text, group in rows
-    )
+    texts = (_text(text, group) for text, group in rows)
     found = {text.digest: text for text in heapq.nsmallest(MOST_DOCUMENTS, texts)}
     if not found:
         raise UserError(f"{', '.join(map(str, paths)) or 'no file given'}: no text; give files with a column `text`")
     return list(found.values())
+
+
+def _text(text: str, group: str) -> Text:
+    digest = blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
+    return Text(digest, text, group or digest.hex())
 
 
 def chunked(texts: list[Text], characters: bool) -> list[list[np.ndarray]]:
@@ -127,16 +130,14 @@ def _files(path: Path) -> list[Path]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str]]:
-    """Text and group of each row of a file."""
+    """Text and group of each row of a file; no group where the row says none."""
     if path.name.endswith((".txt", ".md")):
-        yield path.read_text(encoding="utf-8", errors="replace"), str(path)
+        yield path.read_text(encoding="utf-8", errors="replace"), ""
         return
     for number, row in enumerate(_records(path)):
         if not isinstance(row, dict) or not isinstance(row.get("text"), str):
             raise UserError(f"{path}: row {number + 1} has no column `text`")
-        name, group = next(
-            ((name, str(row[name])) for name in GROUP_COLUMNS if row.get(name)), ("", f"{path} {number}")
-        )
+        name, group = next(((name, str(row[name])) for name in GROUP_COLUMNS if row.get(name)), ("", ""))
         yield row["text"], (urlsplit(group).hostname or group) if name == "url" else group
 
 
