@@ -26,7 +26,7 @@ MOST_DOCUMENTS = 50_000  # of a set: the first by digest, so a sample that is th
 MOST_CHUNKS = 10  # of a document, evenly spread: a long book must not outweigh a hundred pages
 FOLDS = 5
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".txt", ".md")
-GROUP_COLUMNS = ("group", "host", "url", "source", "id")  # the first that a row has says what it belongs to
+GROUP_COLUMNS = ("group", "host", "url", "id")  # the first that a row has says what it belongs to
 SEED = 0
 
 
