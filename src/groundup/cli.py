@@ -183,6 +183,56 @@ def make_corpus(
     _result(dry(loaded, out, CORPUS_STAGES) if dry_run else walk_to_corpus(loaded, out))
 
 
+Texts = "Files or folders: Parquet, JSONL or CSV with a column text (and url, host or group), or plain text."
+
+
+@corpus.command()
+def train_quality(
+    positive: Annotated[list[Path], typer.Option(help=f"Writing to look for, e.g. what Wikipedia refers to. {Texts}")],
+    negative: Annotated[list[Path], typer.Option(help="Writing as it is found, e.g. pages of the web.")],
+    out: Annotated[Path, typer.Option(help="The classifier's file.")] = Path("quality.npz"),
+) -> None:
+    """Train a quality classifier on sets of your own; its scores are shares of the negatives that score lower."""
+    from groundup.corpus import quality
+
+    _result(quality.train(positive, negative, out))
+
+
+@corpus.command()
+def train_toxicity(
+    toxic: Annotated[list[Path], typer.Option(help=f"Texts that people judged toxic. {Texts}")],
+    harmless: Annotated[list[Path], typer.Option(help="Texts that they judged harmless.")],
+    out: Annotated[Path, typer.Option(help="The classifier's file.")] = Path("toxicity.npz"),
+) -> None:
+    """Train a toxicity classifier; says what it reaches on a held-out fifth, and what a word list does."""
+    from groundup.corpus import toxicity
+
+    _result(toxicity.train(toxic, harmless, out))
+
+
+@corpus.command()
+def train_domains(
+    sets: Annotated[list[str], typer.Argument(metavar="NAME=PATH...", help=f"Examples of each class. {Texts}")],
+    out: Annotated[Path, typer.Option(help="The classifier's file.")] = Path("domains.npz"),
+) -> None:
+    """Train a classifier of domains, as code, books, news, forum; a name may come several times."""
+    from groundup.corpus import domains
+
+    _result(domains.train(domains.named_sets(sets), out))
+
+
+@corpus.command()
+def tune(
+    folder: Annotated[Path, typer.Argument(help="Annotations: annotations-*.parquet, or a run folder.")],
+    column: Annotated[list[str] | None, typer.Option(help="Only these columns.")] = None,
+    samples: Annotated[int, typer.Option(min=0, help="Texts shown on each side of a threshold.")] = 2,
+) -> None:
+    """Show what each threshold would keep, with texts just on either side of it; nothing is computed anew."""
+    from groundup.corpus import tune as tuning
+
+    _result(tuning.tune(folder, column or [], samples))
+
+
 def _result(value: dict) -> None:
     print(json.dumps(value, ensure_ascii=False), flush=True)
 

@@ -53,6 +53,10 @@ class Annotations(Section):
     near_duplicate_permutations: Positive = 128
     near_duplicate_jaccard: Share = 0.7
     against: list[str] = []  # folders of earlier corpora, whose documents come first where these repeat them
+    quality_classifier: str = ""  # files written by groundup corpus train-quality, train-toxicity, train-domains
+    toxicity_classifier: str = ""
+    domain_classifier: str = ""
+    toxic_words: str = ""  # a list of your own, one word or phrase a line; LDNOOBW's English one if not given
     template_line_share: Share = 0.3  # a line on more than this share of a host's pages is its header, menu or footer
 
 
@@ -64,6 +68,9 @@ class Corpus(Section):
     min_language_score: Share = 0.0
     min_alphabetic_words: Share = 0.5  # Gopher asks for 0.8 of prose; code and signatures hold fewer
     max_duplicate_line_share: Share = 0.5
+    max_toxic_word_share: Share = 1.0  # C4 drops a page for one such word; news and medicine use them too
+    max_toxicity: Share = 1.0  # of annotations.toxicity_classifier
+    min_calibrated_quality: Share = 0.0  # of annotations.quality_classifier: 0.9 keeps the best tenth of the web
     min_quality: Share = 0.02  # drop the worst 2 % of each domain by quality score
     held_out: Share = 0.05
     max_contamination: Share = 0.3  # a training document may share this much of a held-out one's 13-grams

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.corpus import annotate as module
+from groundup.corpus import linear
 from groundup.corpus.annotate import annotate, host_of, kind_of, scrub_addresses
 from groundup.corpus.warc import WarcWriter
 from groundup.errors import UserError
@@ -128,6 +129,32 @@ def test_without_positives_quality_is_one_half(pages, tmp_path):
     counts = annotate(pages[1:], tmp_path / "out", Annotations(), workers=1)
     assert counts["quality_training_chunks"] == 0
     assert {row["quality"] for row in rows(tmp_path / "out")} == {0.5}
+
+
+def test_the_users_classifiers_judge_every_page_and_a_new_one_judges_again(pages, tmp_path):
+    def classifier(name, bias):
+        weights = np.zeros((1 << linear.BITS, 1), np.float32)
+        path = tmp_path / f"{name}.npz"
+        linear.Classifier([name], weights, np.array([bias], np.float32)).save(path)
+        return str(path)
+
+    (tmp_path / "words.txt").write_text("compiler\n")
+    settings = Annotations(
+        toxicity_classifier=classifier("toxic", -30.0),
+        quality_classifier=classifier("quality", 0.0),
+        domain_classifier=classifier("docs", 30.0),
+        toxic_words=str(tmp_path / "words.txt"),
+    )
+    annotate(pages, tmp_path / "out", settings, workers=1)
+    page = next(row for row in rows(tmp_path / "out") if row["url"] == "https://docs.net/near")
+    assert page["toxic_words"] == page["text"].lower().split().count("compiler") > 0
+    assert page["toxicity"] < 1e-9 and page["calibrated_quality"] == 0.5
+    assert (page["domain_class"], page["domain_score"]) == ("docs", 1.0)
+    before = module._judges(settings)
+    classifier("toxic", 3.0)
+    assert module._judges(settings) != before
+    with pytest.raises(UserError, match=r"annotations\.quality_classifier: .*no such file"):
+        annotate(pages, tmp_path / "out", Annotations(quality_classifier="missing.npz"), workers=1)
 
 
 def test_no_pages_are_refused(tmp_path):

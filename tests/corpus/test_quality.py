@@ -1,10 +1,14 @@
-import numpy as np
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import json
 
-from groundup.corpus import quality
-from groundup.corpus.rules import split
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from groundup.corpus import domains, labelled, quality, toxicity
+from groundup.corpus.linear import Classifier
+from groundup.corpus.words import split
+from groundup.errors import UserError
 
 GOOD = ["theorem", "proof", "lemma", "therefore", "follows", "equation", "bounded", "continuous", "function", "defined"]
 BAD = ["buy", "cheap", "click", "now", "offer", "sale", "discount", "free", "winner", "subscribe"]
@@ -15,48 +19,116 @@ def text(vocabulary, words, seed):
     return " ".join(np.random.default_rng(seed).choice(vocabulary + BOTH, words))
 
 
-@pytest.fixture(scope="module")
-def classifier():
-    return quality.train([text(GOOD, 300, n) for n in range(30)], [text(BAD, 300, n) for n in range(30)], seed=1)
+def sets(folder, **vocabularies):
+    found = {}
+    for name, vocabulary in vocabularies.items():
+        found[name] = folder / f"{name}.jsonl"
+        rows = [{"text": text(vocabulary, 150, n), "url": f"https://h{n % 10}.org/{n}"} for n in range(40)]
+        found[name].write_text("\n".join(map(json.dumps, rows)))
+    return found
 
 
-def test_separates_unseen_texts(classifier):
-    good = [classifier.score(text(GOOD, 150, 100 + n)) for n in range(20)]
-    bad = [classifier.score(text(BAD, 150, 200 + n)) for n in range(20)]
-    assert min(good) > 0.75 > 0.25 > max(bad)
+def test_quality_is_the_share_of_negatives_below(tmp_path):
+    paths = sets(tmp_path, good=GOOD, bad=BAD)
+    found = quality.train([paths["good"]], [paths["bad"]], tmp_path / "q.npz")
+    assert found["positives"] == found["negatives"] == 40
+    assert found["held_out_auc"] > 0.95
+    classifier = Classifier.load(tmp_path / "q.npz")
+    assert quality.score(classifier, split(text(GOOD, 30, 999))) > 0.9
+    bad = [quality.score(classifier, split(text(BAD, 150, 900 + n))) for n in range(40)]
+    assert 0.25 < np.mean(bad) < 0.75
+    first = (tmp_path / "q.npz").read_bytes()
+    quality.train([paths["good"]], [paths["bad"]], tmp_path / "q.npz")
+    assert (tmp_path / "q.npz").read_bytes() == first
 
 
-def test_score_does_not_hang_on_length(classifier):
-    means = [np.mean([classifier.score(text(GOOD, words, 300 + n)) for n in range(20)]) for words in (30, 100, 2000)]
-    assert max(means) - min(means) < 0.05
+def test_domains(tmp_path):
+    paths = sets(tmp_path, maths=GOOD, shop=BAD, plain=BOTH)
+    pairs = [f"{name}={path}" for name, path in paths.items()]
+    found = domains.train(domains.named_sets(pairs), tmp_path / "d.npz")
+    assert found["held_out_accuracy"] > 0.9 and set(found["held_out_recall"]) == {"maths", "plain", "shop"}
+    classifier = Classifier.load(tmp_path / "d.npz")
+    name, share = domains.classify(classifier, split(text(BAD, 100, 999)))
+    assert name == "shop" and 0.5 < share <= 1
+    assert domains.classify(classifier, split("--")) == ("unknown", 0.0)
 
 
-def test_training_is_repeatable_and_follows_its_seed(classifier, tmp_path):
-    again = quality.train([text(GOOD, 300, n) for n in range(30)], [text(BAD, 300, n) for n in range(30)], seed=1)
-    other = quality.train([text(GOOD, 300, n) for n in range(30)], [text(BAD, 300, n) for n in range(30)], seed=2)
-    assert (again.weights == classifier.weights).all()
-    assert (other.weights != classifier.weights).any()
-    again.save(tmp_path / "quality.npz")
-    first = (tmp_path / "quality.npz").read_bytes()
-    again.save(tmp_path / "quality.npz")
-    assert (tmp_path / "quality.npz").read_bytes() == first
-    assert quality.Classifier.load(tmp_path / "quality.npz").score("a lemma follows") == again.score("a lemma follows")
+def test_domains_that_cannot_be_are_refused(tmp_path):
+    paths = sets(tmp_path, maths=GOOD)
+    with pytest.raises(UserError, match="two or more"):
+        domains.train({"maths": [paths["maths"]]}, tmp_path / "d.npz")
+    with pytest.raises(UserError, match="is also in 'maths'"):
+        domains.train({"maths": [paths["maths"]], "other": [paths["maths"]]}, tmp_path / "d.npz")
+    with pytest.raises(UserError, match="not NAME=PATH"):
+        domains.named_sets(["maths"])
 
 
-def test_no_words_and_no_chunks(classifier):
-    assert classifier.score(" -- ") == 0.5
-    with pytest.raises(ValueError, match="both"):
-        quality.train(["a"], ["!"], seed=0)
+def test_toxicity(tmp_path):
+    paths = sets(tmp_path, toxic=BAD, harmless=GOOD)
+    found = toxicity.train([paths["toxic"]], [paths["harmless"]], tmp_path / "t.npz")
+    assert found["held_out_macro_f1"] > 0.9 > found["word_list_macro_f1"]
+    classifier = Classifier.load(tmp_path / "t.npz")
+    mean, worst = toxicity.score(classifier, split(text(GOOD, 900, 1) + " " + text(BAD, 100, 1)))
+    assert mean < 0.5 < worst
+    assert toxicity.score(classifier, split("--")) == (0.0, 0.0)
 
 
-@given(st.integers(1, 700))
-def test_chunks_cover_all_words_in_nearly_equal_parts(words):
-    parts = quality.chunks(split(" ".join(f"w{number}" for number in range(words))))
-    sizes = [(len(part) + 1) // 2 for part in parts]
-    assert sum(sizes) == words
-    assert max(sizes) - min(sizes) <= 1
-    assert len(parts) == 1 or all(60 <= size <= 150 for size in sizes)
+def test_word_list(tmp_path):
+    (tmp_path / "list.txt").write_text("bad\nvery bad thing\n🖕\n\n")
+    words = toxicity.word_list(tmp_path / "list.txt")
+    assert words.count(split("A very BAD, thing; not badly.")) == 2
+    assert words.count(split("bad bad 'bad'")) == 3
+    assert words.count(split("very thing bad")) == 1
+    assert words.count(split("")) == 0
+    assert len(toxicity.word_list().words) + len(toxicity.word_list().phrases) > 390
+    with pytest.raises(UserError, match="list of words"):
+        toxicity.word_list(tmp_path / "missing.txt")
+
+
+def test_sets_are_read_in_any_format_without_repeats(tmp_path):
+    pq.write_table(pa.table({"text": ["one", "two"], "host": ["a", "b"]}), tmp_path / "a.parquet")
+    (tmp_path / "b.csv").write_text('text,url\n"three, really",https://c.org/x\ntwo,https://d.org/y\n')
+    (tmp_path / "c.txt").write_text("four")
+    (tmp_path / "d.bin").write_bytes(b"\0")
+    found = labelled.read([tmp_path])
+    assert sorted(row.text for row in found) == ["four", "one", "three, really", "two"]
+    assert {row.group for row in found} > {"a", "c.org"}
+    assert [row.digest for row in found] == sorted(row.digest for row in found)
+
+
+def test_where_a_file_lies_changes_nothing(tmp_path):
+    found = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+        (tmp_path / name / f"{name}.txt").write_text("three")
+        found.append(labelled.read([tmp_path / name]))
+    assert found[0] == found[1] and len({row.group for row in found[0]}) == 3
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.jsonl", '{"body": "x"}'), ("a.jsonl", "{"), ("a.jsonl.gz", "x")])
+def test_sets_that_cannot_be_read_are_refused(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=r"cannot be read as|no column `text`"):
+        labelled.read([tmp_path / name])
+
+
+def test_no_set_and_too_few_hosts(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        labelled.read([tmp_path / "missing.jsonl"])
+    with pytest.raises(UserError, match="no text"):
+        labelled.read([tmp_path])
+    for name in ("good", "bad"):
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "' + name + '", "host": "one"}')
+    with pytest.raises(UserError, match="too few hosts"):
+        quality.train([tmp_path / "good.jsonl"], [tmp_path / "bad.jsonl"], tmp_path / "q.npz")
+
+
+def test_figures():
+    assert labelled.auc(np.array([0.9, 0.5]), np.array([0.1, 0.5])) == 0.875
+    assert np.isclose(labelled.macro_f1(np.array([0, 0, 1]), np.array([0, 1, 1])), 2 / 3)
 
 
 def test_percentiles():
     assert quality.percentiles(np.array([3.0, 1.0, 2.0, 2.0])).tolist() == [0.875, 0.125, 0.5, 0.5]
+    assert quality.percentiles(np.zeros(0)).tolist() == []

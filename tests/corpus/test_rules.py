@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.corpus import rules
+from groundup.corpus.words import word_hashes
 
 
 def measure(text):
@@ -58,9 +59,34 @@ def test_lines():
     assert np.isclose(found["ellipses_per_word"], 1 / 18)
 
 
+def test_c4_keeps_whole_sentences_only():
+    found = measure(
+        "This line holds five words.\nThis one has. Two sentences end here!\nToo short.\nNo mark at the end of it\n"
+        "It ends in an ellipsis ...\nPlease enable JavaScript to see this page.\nWe have a cookie policy for all of you."
+    )
+    assert np.isclose(found["c4_lines"], 2 / 7)
+    assert found["c4_sentences"] == 3
+
+
+def test_every_threshold_has_its_measurement():
+    assert {threshold.column for threshold in rules.THRESHOLDS} == set(rules.COLUMNS) | rules.ELSEWHERE
+
+
 def test_plain_words_carry_no_case_or_punctuation():
     assert (rules.split("The CAT, sat!").hashes == rules.split("the cat -- sat").hashes).all()
     assert len(rules.split("-- ... !").hashes) == 0
+
+
+@given(st.lists(st.text(min_size=1, max_size=6, alphabet=st.characters(exclude_categories=["Cs"])), max_size=20))
+def test_word_hashes_are_equal_where_words_are(chosen):
+    found = word_hashes([*chosen, "other", *chosen])
+    assert len(set(found.tolist())) == len({*chosen, "other"})
+    assert (found[: len(chosen)] == found[len(chosen) + 1 :]).all()
+    assert [int(word_hashes([word])[0]) for word in chosen] == found[: len(chosen)].tolist()
+
+
+def test_word_hashes_do_not_collide():
+    assert len(np.unique(word_hashes([f"word{number}" for number in range(200_000)]))) == 200_000
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=20), st.integers(1, 6))

@@ -28,6 +28,8 @@ def row(number, **changes):
         **dict.fromkeys(rules.COLUMNS, 0),
         "words": 61,
         "alphabetic_words": 1.0,
+        "toxic_words": 0,
+        **dict.fromkeys(("toxicity", "worst_toxicity", "calibrated_quality", "domain_score", "domain_class")),
         "personal": [],
         "template_lines": [0],
         "duplicate_of": None,
@@ -46,6 +48,18 @@ def run(tmp_path, rows, settings=None, seed=0):
     documents = pq.read_table(tmp_path / "out" / "documents.parquet").to_pylist()
     dropped = pq.read_table(tmp_path / "out" / "dropped.parquet").to_pylist()
     return result, documents, {row["id"]: (row["reason"], row["detail"]) for row in dropped}
+
+
+def test_toxicity_and_calibrated_quality_drop_only_where_they_were_measured(tmp_path):
+    rows = [*GOOD, row(101, toxicity=0.9), row(102, toxic_words=13), row(103, calibrated_quality=0.4)]
+    settings = Corpus(max_toxicity=0.8, max_toxic_word_share=0.2, min_calibrated_quality=0.5, held_out=0.1)
+    _, documents, dropped = run(tmp_path, rows, settings)
+    assert dropped == {
+        f"{101:032x}": ("toxicity", "toxicity 0.9 > 0.8"),
+        f"{102:032x}": ("toxic words", "share of toxic words 0.2131 > 0.2"),
+        f"{103:032x}": ("calibrated quality", "calibrated quality 0.4 < 0.5"),
+    }
+    assert len(documents) == len(GOOD)
 
 
 GOOD = [row(number) for number in range(20)]

@@ -5,7 +5,6 @@ import torch
 
 from groundup.model.decoder import (
     Decoder,
-    DecoderConfig,
     KeyValueCache,
     RMSNorm,
     Scorer,

@@ -11,6 +11,7 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,11 +21,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from groundup.corpus import copies, duplicates, personal, quality, rules, template_lines
+from groundup.corpus import copies, domains, duplicates, linear, personal, quality, rules, template_lines, toxicity
 from groundup.corpus.extract import extract
 from groundup.corpus.warc import Losses, Page, read_pages
+from groundup.corpus.words import Words, split
 from groundup.errors import UserError
-from groundup.files import replacing
+from groundup.files import digest, replacing
 from groundup.progress import Progress
 from groundup.recipe import Annotations
 from groundup.workers import pool as workers_pool
@@ -37,13 +39,16 @@ CODE_SUFFIXES = {".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".rs", ".go",
 PROSE_TYPES = {"text/x-rst", "text/x-markdown", "text/x-web-markdown"}
 ADDRESS = re.compile(r"(?<=\bat )0x[0-9a-fA-F]{6,16}\b|(?<=\bhandle )(?=[a-f]*\d)[0-9a-f]{8,16}\b")
 
-INTEGERS = {"words", "stop_words", "lorem_ipsum", "curly_bracket"}
 SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("type", pa.string())])
 OWN = [
     *((name, pa.string()) for name in ("id", "url", "host", "domain", "kind", "title", "text", "language")),
     ("language_score", pa.float32()),
     ("memory_addresses", pa.int32()),
-    *((name, pa.int32() if name in INTEGERS else pa.float32()) for name in rules.COLUMNS),
+    *((name, pa.int32() if name in rules.COUNTS else pa.float32()) for name in rules.COLUMNS),
+    ("toxic_words", pa.int32()),
+    # Null without a classifier for them.
+    *((name, pa.float32()) for name in ("toxicity", "worst_toxicity", "calibrated_quality", "domain_score")),
+    ("domain_class", pa.string()),
     ("personal", pa.list_(SPAN)),
 ]
 WORKING = [("text_key", pa.string()), ("lines", pa.list_(pa.uint64())), ("signature", pa.list_(pa.uint32()))]
@@ -128,13 +133,13 @@ def host_of(url: str) -> str:
     return parts.hostname or parts.path.strip("/").partition("/")[0]
 
 
-def measure(page: Page, domain: str, permutations: int) -> dict[str, Any]:
+def measure(page: Page, domain: str, settings: Annotations) -> dict[str, Any]:
     """One row of pass 1: the text of a page and what it tells of itself."""
     extracted = extract(page)
     # Text of the web may hold halves of surrogate pairs, which UTF-8 cannot.
     text = extracted.text.encode("utf-8", "replace").decode()
     text, addresses = scrub_addresses(text)
-    words = rules.split(text)
+    words = split(text)
     language, score = rules.language(text)
     return {
         "id": blake2b(f"{page.url}\n{text}".encode(), digest_size=16).hexdigest(),
@@ -148,11 +153,41 @@ def measure(page: Page, domain: str, permutations: int) -> dict[str, Any]:
         "language_score": score,
         "memory_addresses": addresses,
         **rules.measure(text, words),
+        **_judged(words, settings),
         "personal": [span._asdict() for span in personal.find(text)],
         "text_key": duplicates.text_key(text),
         "lines": template_lines.line_hashes(text),
-        "signature": duplicates.signature(words, permutations),
+        "signature": duplicates.signature(words, settings.near_duplicate_permutations),
     }
+
+
+def _judged(words: Words, settings: Annotations) -> dict[str, Any]:
+    """What the word list and the user's classifiers say."""
+    listed = toxicity.word_list(Path(settings.toxic_words) if settings.toxic_words else None)
+    row: dict[str, Any] = {"toxic_words": listed.count(words)}
+    if settings.toxicity_classifier:
+        row["toxicity"], row["worst_toxicity"] = toxicity.score(_classifier(settings.toxicity_classifier), words)
+    if settings.quality_classifier:
+        row["calibrated_quality"] = quality.score(_classifier(settings.quality_classifier), words)
+    if settings.domain_classifier:
+        row["domain_class"], row["domain_score"] = domains.classify(_classifier(settings.domain_classifier), words)
+    return row
+
+
+@cache  # once a process
+def _classifier(path: str) -> linear.Classifier:
+    return linear.Classifier.load(Path(path))
+
+
+def _judges(settings: Annotations) -> str:
+    """Changes with every file that pass 1 reads besides the pages. Raises UserError when one is missing."""
+    digests = []
+    for name in ("toxic_words", "toxicity_classifier", "quality_classifier", "domain_classifier"):
+        path = Path(getattr(settings, name))
+        if getattr(settings, name) and not path.is_file():
+            raise UserError(f"annotations.{name}: {path}: no such file")
+        digests.append(digest(path) if getattr(settings, name) else "")
+    return " ".join(digests)
 
 
 def _stem(path: Path) -> str:
@@ -166,17 +201,18 @@ def _unmeasured(
 
     The pages are read here, in one place, so the losses are counted once; reading costs a tenth of extracting.
     """
+    judges = _judges(settings)
     for path, domain in pages:
         for number, batch in enumerate(_batches(read_pages(path, losses))):
             shard = working / f"{_stem(path)}-{number:05d}.parquet"
             shards.append(shard)
-            key = blake2b(f"{domain}\n{settings.near_duplicate_permutations}".encode(), digest_size=16)
+            key = blake2b(f"{domain}\n{settings.near_duplicate_permutations}\n{judges}".encode(), digest_size=16)
             for page in batch:
                 key.update(f"\n{page.url}\n{page.content_type}\n{page.charset}\n{len(page.body)}\n".encode())
                 key.update(page.body)
             made_from = key.hexdigest().encode()
             if not shard.exists() or (pq.read_schema(shard).metadata or {}).get(b"made_from") != made_from:
-                yield batch, domain, settings.near_duplicate_permutations, shard, made_from
+                yield batch, domain, settings, shard, made_from
 
 
 def _batches(pages: Iterable[Page]) -> Iterator[list[Page]]:
@@ -192,11 +228,17 @@ def _batches(pages: Iterable[Page]) -> Iterator[list[Page]]:
         yield batch
 
 
-def _measure(batch: list[Page], domain: str, permutations: int, shard: Path, made_from: bytes) -> int:
-    rows = [measure(page, domain, permutations) for page in batch]
+def _measure(batch: list[Page], domain: str, settings: Annotations, shard: Path, made_from: bytes) -> int:
+    rows = [measure(page, domain, settings) for page in batch]
     table = pa.Table.from_pylist(rows, schema=PASS_1).replace_schema_metadata({"made_from": made_from})
     _write_table(table, shard)
     return len(rows)
+
+
+def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    # One file: pq.read_table would set up a data set and its threads for each.
+    with pq.ParquetFile(path) as file:
+        return file.read(columns=columns, use_threads=False)
 
 
 def _write_table(table: pa.Table, path: Path) -> None:
@@ -225,7 +267,7 @@ def _read_rows(shards: list[Path]) -> Rows:
     rows = Rows([], [], [], [], [], [], np.zeros(0, int), np.zeros(0, int), [], np.zeros(0, bool), np.zeros(0, bool))
     lengths, words, signed = [], [], []
     for shard in shards:
-        table = pq.read_table(shard)
+        table = _read_table(shard)
         named = {"id": rows.ids, "url": rows.urls, "host": rows.hosts, "domain": rows.domains, "kind": rows.kinds}
         for name, column in named.items():
             column += table[name].to_pylist()
@@ -308,14 +350,16 @@ def _train_quality(shards: list[Path], rows: Rows, cluster: list[str], positives
     found: dict[int, list[np.ndarray]] = {}
     start = 0
     for shard in shards:
-        texts = pq.read_table(shard, columns=["text"])["text"]
+        texts = _read_table(shard, ["text"])["text"]
         for row in sorted(chosen & set(range(start, start + len(texts)))):
-            found[row] = quality.chunks(rules.split(texts[row - start].as_py()))
+            found[row] = linear.chunks(split(texts[row - start].as_py()))
         start += len(texts)
     classes = [[part for row in group if row in chosen for part in found[row]] for group in (positive, negative)]
     count = min(QUALITY_CHUNKS, *map(len, classes))
     if count:
-        quality.train_chunks(classes[0][:count], classes[1][:count], QUALITY_SEED).save(classifier)
+        labels = np.repeat([True, False], count)[:, None]
+        parts = classes[0][:count] + classes[1][:count]
+        linear.train(parts, labels, ["quality"], QUALITY_SEED).save(classifier)
     return count
 
 
@@ -336,13 +380,14 @@ def _percentiles(scores: np.ndarray, rows: Rows) -> np.ndarray:
 
 def _enough(group: list[int], words: np.ndarray) -> set[int]:
     """The first documents of the group that hold enough chunks together."""
-    before = np.cumsum([0] + [max(1, int(words[row]) // quality.CHUNK_WORDS) for row in group])[:-1]
+    before = np.cumsum([0] + [max(1, int(words[row]) // linear.CHUNK_WORDS) for row in group])[:-1]
     return {row for row, chunks in zip(group, before.tolist(), strict=True) if chunks < QUALITY_CHUNKS}
 
 
 def _score(shard: Path, classifier: Path) -> np.ndarray:
-    model = quality.Classifier.load(classifier)
-    return np.array([model.score(text) for text in pq.read_table(shard, columns=["text"])["text"].to_pylist()])
+    model = linear.Classifier.load(classifier)
+    texts = _read_table(shard, ["text"])["text"].to_pylist()
+    return np.array([quality.raw_score(model, split(text)) for text in texts])
 
 
 def _write(shards: list[Path], rows: Rows, groups: dict[str, Any], out: Path) -> dict[str, Any]:
@@ -351,7 +396,7 @@ def _write(shards: list[Path], rows: Rows, groups: dict[str, Any], out: Path) ->
     types: Counter[str] = Counter()
     start = 0
     for shard in shards:
-        table = pq.read_table(shard)
+        table = _read_table(shard)
         part = slice(start, start + len(table))
         start += len(table)
         for name, kind in JOINED:

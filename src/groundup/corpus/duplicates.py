@@ -18,7 +18,7 @@ import numpy as np
 from rensa import RMinHash
 
 from groundup.corpus.crawl import canonical
-from groundup.corpus.rules import MULTIPLIER, NOT_WORD, Words, ngrams
+from groundup.corpus.words import MULTIPLIER, NOT_WORD, Words, ngrams
 
 SHINGLE_WORDS = 5
 MINHASH_SEED = 1

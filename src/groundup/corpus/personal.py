@@ -1,16 +1,18 @@
 """Personal data in text: found by pattern, then proved by its own rules, then replaced by a typed placeholder.
 
 A pattern alone finds version numbers, floats and identifiers, so each type has a second test: reserved domains for
-e-mail, public ranges for addresses (`ipaddress`), numbering plans for telephones (phonenumbers), the Luhn sum and
-issuer prefix for cards, country length and ISO 7064 mod 97 for IBANs. Precision comes first: what is replaced is lost.
+e-mail, public ranges for addresses (`ipaddress`), numbering plans for telephones (`telephones`), the Luhn sum and
+issuer prefix for cards, country length and ISO 7064 mod 97 for IBANs, the numbers never given out for US social
+security. Precision comes first: what is replaced is lost.
 """
 
 import ipaddress
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import phonenumbers
+from groundup.corpus import telephones
 
 
 class Span(NamedTuple):
@@ -19,23 +21,23 @@ class Span(NamedTuple):
     type: str
 
 
-EMAIL = re.compile(
-    r"(?<![\w.+%/@-])[A-Za-z0-9](?:[\w+%-]|\.(?!\.)){0,63}"
-    r"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})\.){1,8}[A-Za-z]{2,24})(?![\w@(-])"
-)
+# Every pattern starts with a character that is rare in prose, and looks behind it: the search skips to those, which
+# makes one pass over a text several times faster.
+MAIL_HOST = re.compile(r"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62})\.){1,8}[A-Za-z]{2,24})(?![\w@(-])")
+MAIL_NAME = re.compile(r"(?<![\w.+%/@-])[A-Za-z0-9](?:[\w+%-]|\.(?!\.)){0,63}\Z")
+LONGEST_MAIL_NAME = 64  # RFC 5321
 # RFC 2606 and RFC 6762: names that lead nowhere, for documentation.
 RESERVED = re.compile(r"(?:^|\.)(?:example|example\.(?:com|org|net|edu)|test|invalid|localhost|local)$", re.I)
-IPV4 = re.compile(r"(?<![\w.-])(?:\d{1,3}\.){3}\d{1,3}(?![\w-]|\.\d)")
-IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{1,4}(?:::?[0-9A-Fa-f]{1,4}){2,7}(?:::)?(?![\w:]|\.\d)")
+IPV4 = re.compile(r"\d(?<![\w.-].)\d{0,2}\.(?:\d{1,3}\.){2}\d{1,3}(?![\w-]|\.\d)")
+IPV6 = re.compile(r"[0-9A-Fa-f](?<![\w:.].)[0-9A-Fa-f]{0,3}(?:::?[0-9A-Fa-f]{1,4}){2,7}(?:::)?(?![\w:]|\.\d)")
 VERSION_BEFORE = re.compile(r"(?:versions?|ver|v|release|rev|section|sec|chapter|build|[=<>~^§])[\s.:\"'(]*$", re.I)
-PHONE = re.compile(
-    r"(?<![\w.$#/=-])"
-    r"(?:\+\d{1,3}(?:[ .-]?(?:\(\d{1,4}\)|\d{2,12})){1,6}"
-    r"|\(\d{3}\) ?\d{3}[-. ]\d{4}|\d{3}([-. ])\d{3}\1\d{4})(?: ?(?:x|ext\.?) ?\d{1,6})?(?![\w/=-]|\.\d)"
+CARD = re.compile(
+    r"\d(?<![\w.+-].)(?:\d{3}([ -]?)\d{4}\1\d{4}\1\d{4}|(?<=3)[47]\d{2}([ -]?)\d{6}\2\d{5})(?![\w-]|\.\d)"
 )
-CARD = re.compile(r"(?<![\w.+-])(?:\d{4}([ -]?)\d{4}\1\d{4}\1\d{4}|3[47]\d{2}([ -]?)\d{6}\2\d{5})(?![\w-]|\.\d)")
 CARD_ISSUER = re.compile(r"4|5[1-5]|2(?:2[2-9]|[3-6]|7[01]|720)|3[47]|6011|65|35")
-IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?!\w)")
+IBAN = re.compile(  # from its two check digits on; the country stands before them
+    r"\d\d(?<!\w....)(?:(?<=[A-Z]{2}..)(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?|(?<=[a-z]{2}..)[a-z0-9]{11,30})(?!\w)"
+)
 IBAN_COUNTRIES = {  # by length
     15: "NO",
     16: "BE",
@@ -56,6 +58,8 @@ IBAN_COUNTRIES = {  # by length
     32: "LC",
 }
 IBAN_LENGTHS = {country: length for length, countries in IBAN_COUNTRIES.items() for country in countries.split()}
+# The Social Security Administration gives out no area 000, 666 or 9xx, no group 00 and no serial 0000.
+SSN = re.compile(r"[0-8](?<![\w.+/-].)\d\d(?<!000|666)-(?!00)\d\d-(?!0000)\d{4}(?![\w/-]|\.\d)")
 HAS_LONG_NUMBER = re.compile(r"\d[\d ().-]{6,}\d")
 
 
@@ -67,12 +71,17 @@ def find(text: str) -> list[Span]:
     if text.count(":") >= 2:
         finders.append(_ipv6)
     if HAS_LONG_NUMBER.search(text):
-        finders += [_ibans, _cards, _ipv4, _phones]
+        finders += [_ibans, _cards, _ipv4, _ssns, _phones]
     found: list[Span] = []
     for finder in finders:
-        taken = list(found)
-        found += [span for span in finder(text) if not any(span.start < t.end and t.start < span.end for t in taken)]
-    return sorted(found)
+        found = sorted(found + [span for span in finder(text) if not _overlaps(span, found)])
+    return found
+
+
+def _overlaps(span: Span, others: list[Span]) -> bool:
+    """`others` in order and apart: only the last that starts before the end of `span` can reach into it."""
+    before = bisect_left(others, span.end, key=lambda other: other.start)
+    return before > 0 and others[before - 1].end > span.start
 
 
 def redact(text: str, spans: list[Span]) -> str:
@@ -85,10 +94,11 @@ def redact(text: str, spans: list[Span]) -> str:
 
 
 def _emails(text: str) -> Iterator[Span]:
-    for match in EMAIL.finditer(text):
+    for match in MAIL_HOST.finditer(text):
+        name = MAIL_NAME.search(text, max(0, match.start() - LONGEST_MAIL_NAME), match.start())
         # git@host is how every repository is addressed; it is nobody's mailbox.
-        if not RESERVED.search(match[1]) and not match[0].startswith("git@"):
-            yield Span(match.start(), match.end(), "email")
+        if name and name[0] != "git" and not RESERVED.search(match[1]):
+            yield Span(name.start(), match.end(), "email")
 
 
 def _ipv4(text: str) -> Iterator[Span]:
@@ -96,14 +106,24 @@ def _ipv4(text: str) -> Iterator[Span]:
         # 3.1.1.6 is a version or a section: of real addresses less than one in a thousand has three one-digit parts.
         short = sum(len(part) == 1 for part in match[0].split(".")) >= 3
         before = text[max(0, match.start() - 16) : match.start()]
-        if not short and _public(match[0]) and not VERSION_BEFORE.search(before):
+        if not short and (_public(match[0]) or _inner_machine(match[0])) and not VERSION_BEFORE.search(before):
             yield Span(match.start(), match.end(), "ip_address")
+
+
+def _inner_machine(address: str) -> bool:
+    """A private address as dealt out on a large network: it names a machine, as the low numbers of manuals do not."""
+    first, second, *others = map(int, address.split("."))
+    return first == 10 and 99 < second < 256 and 99 < max(others) < 256
 
 
 def _ipv6(text: str) -> Iterator[Span]:
     for match in IPV6.finditer(text):
-        # Only 2000::/3 is given out; elsewhere `1:2:3:4:5:6:7:8` is a ratio or a time.
-        if match[0][0] in "23" and len(match[0].split(":")[0]) == 4 and _public(match[0]):
+        groups = match[0].split(":")
+        # Only 2000::/3 is given out; elsewhere `1:2:3:4:5:6:7:8` is a ratio or a time, and pairs of digits are the
+        # address of a network card. Eight groups of up to four, with letters, are nothing but an address.
+        given_out = match[0][0] in "23" and len(groups[0]) == 4
+        full = len(groups) == 8 and len(match[0]) > 8 * 3 + 7 - 4 and not match[0].replace(":", "").isdigit()
+        if (given_out or full) and _public(match[0]):
             yield Span(match.start(), match.end(), "ip_address")
 
 
@@ -116,19 +136,13 @@ def _public(address: str) -> bool:
 
 
 def _phones(text: str) -> Iterator[Span]:
-    for match in PHONE.finditer(text):
-        if re.fullmatch(r"\+\d+\.\d+", match[0]):  # a decimal number with its sign
-            continue
-        # Without a + only North American numbers written with separators count: ten bare digits are any identifier.
-        try:
-            number = phonenumbers.parse(match[0], "US")
-        except phonenumbers.NumberParseException:
-            continue
-        national = str(number.national_number)
-        # 555-0100 to 555-0199 are kept for films and books.
-        fictional = number.country_code == 1 and national[3:8] == "55501"
-        if phonenumbers.is_valid_number(number) and not fictional:
-            yield Span(match.start(), match.end(), "phone")
+    for start, end in telephones.find(text):
+        yield Span(start, end, "phone")
+
+
+def _ssns(text: str) -> Iterator[Span]:
+    for match in SSN.finditer(text):
+        yield Span(match.start(), match.end(), "ssn")
 
 
 def _cards(text: str) -> Iterator[Span]:
@@ -146,17 +160,17 @@ def luhn(digits: str) -> bool:
 
 def _ibans(text: str) -> Iterator[Span]:
     for match in IBAN.finditer(text):
-        length = IBAN_LENGTHS.get(match[0][:2], 0)
+        start = end = match.start() - 2
+        length = IBAN_LENGTHS.get(text[start : start + 2].upper(), 0)
         # The pattern may have run on into a following word in capitals: cut at the country's length.
-        end = match.start()
         seen = 0
         while end < match.end() and seen < length:
             seen += text[end] != " "
             end += 1
-        number = text[match.start() : end].replace(" ", "")
+        number = text[start:end].replace(" ", "")
         cut_in_word = end < match.end() and text[end] != " "
         if length and len(number) == length and not cut_in_word and iban_holds(number):
-            yield Span(match.start(), end, "iban")
+            yield Span(start, end, "iban")
 
 
 def iban_holds(number: str) -> bool:

@@ -1,28 +1,42 @@
 """Heuristic measurements of a document's text, as numbers; nothing is dropped here.
 
-The measurements of Gopher (Rae et al. 2021, appendix A1.1), C4 (Raffel et al. 2020, section 2.2) and FineWeb
-(Penedo et al. 2024, section 3.6). `THRESHOLDS` says what each paper does with them and where implementations disagree.
-Words are split once a document and shared by every measurement, by near-duplicate search and by the quality score.
+Every rule of Gopher (Rae et al. 2021, appendix A1.1), C4 (Raffel et al. 2020, section 2.2) and FineWeb (Penedo et al.
+2024, section 3.6). `THRESHOLDS` says what each paper does with a measurement, and where papers and implementations
+disagree. All pipelines implement Gopher differently (what is a word, which mean, which bullets), so a threshold taken
+from one of them does not give its share of pages in another; `groundup corpus tune` shows what it gives here.
 """
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
 from resiliparse.parse.lang import detect_fast
 
+from groundup.corpus.words import MULTIPLIER, Words, ngrams, split
+
+__all__ = ["COLUMNS", "MULTIPLIER", "THRESHOLDS", "Threshold", "Words", "language", "measure", "ngrams", "split"]
+
 STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 END_MARKS = (".", "!", "?", '"', "”", "。", "！", "？")
+ELLIPSES = ("...", "…")
 BULLETS = ("•", "-", "*", "‣", "●")  # Gopher names no set; datatrove takes • and -, dolma * and -
 SHORT_LINE_CHARACTERS = 30
+C4_LINE_WORDS = 5
+C4_WORD_CHARACTERS = 1000
+C4_NOT_IN_LINES = (
+    "javascript",
+    "terms of use",
+    "privacy policy",
+    "cookie policy",
+    "uses cookies",
+    "use of cookies",
+    "use cookies",
+)
+SENTENCE_END = re.compile(r"[.!?]+[\"”’')\]]*(?=\s|$)")
+PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 RELIABLE_RANK = 1200  # resiliparse: a distance above this is usually a false result
 LETTER = re.compile(r"[^\W\d_]")
-NOT_WORD = re.compile(r"[\W_]+")
-MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Threshold(NamedTuple):
@@ -35,19 +49,21 @@ class Threshold(NamedTuple):
 
 ANY = float("inf")
 THRESHOLDS = (
-    Threshold("words", 50, 100_000, "Gopher"),
-    Threshold("mean_word_length", 3, 10, "Gopher", "dolma takes the median"),
+    Threshold("words", 50, 100_000, "Gopher", "datatrove splits with spaCy: more words, since punctuation counts"),
+    Threshold("mean_word_length", 3, 10, "Gopher", "dolma takes the median; datatrove leaves punctuation out"),
     Threshold("hashes_per_word", 0, 0.1, "Gopher"),
     Threshold("ellipses_per_word", 0, 0.1, "Gopher"),
     Threshold("bullet_lines", 0, 0.9, "Gopher", "the set of bullets differs in every implementation"),
     Threshold("ellipsis_lines", 0, 0.3, "Gopher"),
     Threshold("alphabetic_words", 0.8, 1, "Gopher", "of prose; code and signatures hold fewer"),
-    Threshold("stop_words", 2, ANY, "Gopher", "distinct ones; English only"),
+    Threshold("stop_words", 2, ANY, "Gopher", "distinct ones, in any case; English only; datatrove: lower case alone"),
     Threshold("duplicate_lines", 0, 0.30, "Gopher", "blank lines are not lines here; datatrove once counted them"),
     Threshold("duplicate_paragraphs", 0, 0.30, "Gopher"),
-    Threshold("duplicate_line_characters", 0, 0.20, "Gopher"),
+    Threshold(
+        "duplicate_line_characters", 0, 0.20, "Gopher", "of all lines' characters; datatrove: of the whole text's"
+    ),
     Threshold("duplicate_paragraph_characters", 0, 0.20, "Gopher"),
-    Threshold("top_2_gram", 0, 0.20, "Gopher"),
+    Threshold("top_2_gram", 0, 0.20, "Gopher", "of the characters in words; datatrove: of the whole text's"),
     Threshold("top_3_gram", 0, 0.18, "Gopher"),
     Threshold("top_4_gram", 0, 0.16, "Gopher"),
     Threshold("duplicate_5_grams", 0, 0.15, "Gopher", "all occurrences, as written; datatrove leaves out the first"),
@@ -56,50 +72,21 @@ THRESHOLDS = (
     Threshold("duplicate_8_grams", 0, 0.12, "Gopher"),
     Threshold("duplicate_9_grams", 0, 0.11, "Gopher"),
     Threshold("duplicate_10_grams", 0, 0.10, "Gopher"),
+    Threshold(
+        "c4_lines", 0, 1, "C4", "share it keeps: end mark, 5 words, no javascript or cookie policy; datatrove: 3 words"
+    ),
+    Threshold("c4_sentences", 3, ANY, "C4", "in those lines; datatrove and the paper's first version: 5"),
     Threshold("lorem_ipsum", 0, 0, "C4"),
     Threshold("curly_bracket", 0, 0, "C4", "drops all pages that show C, Java or JavaScript"),
-    Threshold("lines_with_end_mark", 0.12, 1, "FineWeb", "C4 deletes lines without; that is 30 % of FineWeb"),
+    Threshold("toxic_words", 0, 0, "C4", "one word of LDNOOBW drops a page: medicine and news too"),
+    Threshold("lines_with_end_mark", 0.12, 1, "FineWeb", "datatrove keeps pages that have none; C4's rule drops 30 %"),
     Threshold("duplicate_line_characters", 0, 0.1, "FineWeb", "0.1 in its text; 0.01 in its appendix and in datatrove"),
-    Threshold("short_lines", 0, 0.67, "FineWeb", "share of lines shorter than 30 characters"),
+    Threshold("short_lines", 0, 0.67, "FineWeb", "shorter than 30 characters; datatrove: 30 too"),
+    Threshold("newlines_per_word", 0, 0.3, "FineWeb", "in datatrove's filter of that name, not in the paper"),
 )
-
-
-@dataclass
-class Words:
-    """The words of one text, split at white space. `codes[i]` is the place of word i in `vocabulary`."""
-
-    vocabulary: list[str]
-    codes: np.ndarray  # int64 [words]
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    @cached_property
-    def plain(self) -> list[str]:
-        """The vocabulary in lower case, letters and digits only; "" for pure punctuation."""
-        return [NOT_WORD.sub("", word.lower()) for word in self.vocabulary]
-
-    @cached_property
-    def hashes(self) -> np.ndarray:
-        """uint64 [n]: a hash of each plain word in the order of the text, pure punctuation left out."""
-        digests = b"".join(blake2b(word.encode(), digest_size=8).digest() for word in self.plain)
-        kept = np.array([bool(word) for word in self.plain], dtype=bool)
-        return np.frombuffer(digests, dtype="<u8")[self.codes[kept[self.codes]]]
-
-
-def split(text: str) -> Words:
-    number: dict[str, int] = {}
-    words = text.split()
-    codes = np.fromiter((number.setdefault(word, len(number)) for word in words), np.int64, len(words))
-    return Words(list(number), codes)
-
-
-def ngrams(hashes: np.ndarray, n: int) -> np.ndarray:
-    """Hashes of the n-grams of a sequence of hashes, in order; empty when it is shorter than n."""
-    rolling = hashes[: max(0, len(hashes) - n + 1)].copy()
-    for offset in range(1, n):
-        rolling = rolling * MULTIPLIER + hashes[offset : offset + len(rolling)]
-    return rolling
+ELSEWHERE = {"toxic_words"}  # measured by `toxicity`
+COLUMNS = tuple(dict.fromkeys(threshold.column for threshold in THRESHOLDS if threshold.column not in ELSEWHERE))
+COUNTS = {"words", "stop_words", "c4_sentences", "lorem_ipsum", "curly_bracket"}  # whole numbers
 
 
 def language(text: str) -> tuple[str, float]:
@@ -112,21 +99,25 @@ def language(text: str) -> tuple[str, float]:
 
 
 def measure(text: str, words: Words) -> dict[str, float]:
-    """All columns of `THRESHOLDS`. Shares are in 0..1 and 0 for an empty text."""
+    """All of `COLUMNS`. Shares are in 0..1 and 0 for an empty text."""
     lines = [line for line in map(str.strip, text.split("\n")) if line]
-    paragraphs = [paragraph for paragraph in map(str.strip, re.split(r"\n\s*\n", text)) if paragraph]
+    paragraphs = [paragraph for paragraph in map(str.strip, PARAGRAPH_BREAK.split(text)) if paragraph]
     total = max(1, len(words))
-    lengths = np.array([len(word) for word in words.vocabulary], dtype=np.int64)[words.codes]
-    letters = np.array([LETTER.search(word) is not None for word in words.vocabulary], dtype=bool)[words.codes]
+    lower = text.lower()
+    size = len(words.vocabulary)
+    lengths = np.fromiter(map(len, words.vocabulary), np.int64, size)[words.codes]
+    letters = np.fromiter(map(_has_letter, words.vocabulary), bool, size)[words.codes]
     duplicate_lines, duplicate_line_characters = _repeated(lines)
     duplicate_paragraphs, duplicate_paragraph_characters = _repeated(paragraphs)
+    unwanted = any(phrase in lower for phrase in C4_NOT_IN_LINES)  # then each line is looked at
+    in_c4 = [line for line in lines if _c4_keeps(line, unwanted)]
     return {
         "words": len(words),
         "mean_word_length": float(lengths.sum()) / total,
         "hashes_per_word": text.count("#") / total,
-        "ellipses_per_word": (text.count("...") + text.count("…")) / total,
+        "ellipses_per_word": sum(map(text.count, ELLIPSES)) / total,
         "bullet_lines": _share(lines, lambda line: line.startswith(BULLETS)),
-        "ellipsis_lines": _share(lines, lambda line: line.endswith(("...", "…"))),
+        "ellipsis_lines": _share(lines, lambda line: line.endswith(ELLIPSES)),
         "alphabetic_words": int(letters.sum()) / total,
         "stop_words": len(STOP_WORDS.intersection(words.plain)),
         "duplicate_lines": duplicate_lines,
@@ -134,14 +125,27 @@ def measure(text: str, words: Words) -> dict[str, float]:
         "duplicate_line_characters": duplicate_line_characters,
         "duplicate_paragraph_characters": duplicate_paragraph_characters,
         **_repeated_ngrams(words.codes, lengths),
-        "lorem_ipsum": int("lorem ipsum" in text.lower()),
+        "c4_lines": len(in_c4) / max(1, len(lines)),
+        "c4_sentences": sum(len(SENTENCE_END.findall(line)) for line in in_c4),
+        "lorem_ipsum": int("lorem ipsum" in lower),
         "curly_bracket": int("{" in text),
         "lines_with_end_mark": _share(lines, lambda line: line.endswith(END_MARKS)),
         "short_lines": _share(lines, lambda line: len(line) < SHORT_LINE_CHARACTERS),
+        "newlines_per_word": text.count("\n") / total,
     }
 
 
-COLUMNS = tuple(dict.fromkeys(threshold.column for threshold in THRESHOLDS))
+def _has_letter(word: str) -> bool:
+    return word.isalpha() or LETTER.search(word) is not None
+
+
+def _c4_keeps(line: str, unwanted: bool) -> bool:
+    if not line.endswith(END_MARKS) or line.endswith(ELLIPSES):
+        return False
+    words = line.split()
+    if len(words) < C4_LINE_WORDS or (len(line) > C4_WORD_CHARACTERS and max(map(len, words)) > C4_WORD_CHARACTERS):
+        return False
+    return not unwanted or not any(phrase in line.lower() for phrase in C4_NOT_IN_LINES)
 
 
 def _share(lines: list[str], true: Callable[[str], bool]) -> float:
@@ -167,40 +171,47 @@ def _repeated_ngrams(codes: np.ndarray, lengths: np.ndarray) -> dict[str, float]
     values = (values ^ (values >> np.uint64(31))) * np.uint64(0x94D049BB133111EB)
     starts = np.arange(len(codes))  # where an n-gram that may be repeated starts
     grams = values
+    ends = np.concatenate([[0], np.cumsum(lengths)])
     shares: dict[str, float] = {}
     for n in range(2, 11):
         # Both (n-1)-grams inside a repeated n-gram are repeated: nothing else needs to be looked at.
         kept = np.flatnonzero(starts[1:] == starts[:-1] + 1)
         starts, grams = starts[kept], grams[kept] * MULTIPLIER + values[starts[kept] + n - 1]
-        order = np.argsort(grams, kind="stable")
-        equal = grams[order][1:] == grams[order][:-1]
-        repeated = np.zeros(len(starts), dtype=bool)
-        repeated[order[1:][equal]] = True
-        repeated[order[:-1][equal]] = True
-        starts, grams = starts[repeated], grams[repeated]
+        order = np.argsort(grams)
+        first = np.flatnonzero(np.concatenate([[True], grams[order][1:] != grams[order][:-1]]))
+        counts = np.diff(np.append(first, len(order)))
         if n <= 4:
-            shares[f"top_{n}_gram"] = _covered(_most_frequent(starts, grams, n, lengths), n, lengths) / characters
-        else:
+            best = _most_frequent(starts[order], first, counts, n, ends)
+            shares[f"top_{n}_gram"] = _covered(best, n, lengths) / characters
+        repeated = np.zeros(len(starts), dtype=bool)
+        repeated[order[np.repeat(counts > 1, counts)]] = True
+        starts, grams = starts[repeated], grams[repeated]
+        if n > 4:
             shares[f"duplicate_{n}_grams"] = _covered(starts, n, lengths) / characters
     return shares
 
 
-def _most_frequent(starts: np.ndarray, grams: np.ndarray, n: int, lengths: np.ndarray) -> np.ndarray:
-    """Starts of the n-gram with most occurrences; of equally frequent ones, the one with most characters."""
-    if not len(starts):
-        return starts
-    _, first, inverse, counts = np.unique(grams, return_index=True, return_inverse=True, return_counts=True)
-    ends = np.concatenate([[0], np.cumsum(lengths)])
+def _most_frequent(starts: np.ndarray, first: np.ndarray, counts: np.ndarray, n: int, ends: np.ndarray) -> np.ndarray:
+    """Starts of the n-gram that repeats most; of equally frequent ones the one with most characters, then the earliest.
+
+    `starts` are sorted by n-gram; each n-gram has `counts` of them from `first` on. `ends` is where each word ends.
+    """
+    most = counts.max(initial=0)
+    if most < 2:
+        return starts[:0]
+    first = first[counts == most]
     characters = ends[starts[first] + n] - ends[starts[first]]
-    best = np.lexsort((starts[first], -characters, -counts))[0]
-    return starts[inverse == best]
+    first = first[characters == characters.max()]
+    earliest = [starts[place : place + most].min() for place in first]
+    place = first[int(np.argmin(earliest))]
+    return starts[place : place + most]
 
 
 def _covered(starts: np.ndarray, n: int, lengths: np.ndarray) -> int:
     """Characters of the words that lie in one of the n-grams starting at `starts`."""
     if not len(starts):
         return 0
-    change = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.add.at(change, starts, 1)
-    np.add.at(change, starts + n, -1)
-    return int(lengths[np.cumsum(change[:-1]) > 0].sum())
+    covered = np.zeros(len(lengths), dtype=bool)
+    for offset in range(n):
+        covered[starts + offset] = True
+    return int(lengths[covered].sum())

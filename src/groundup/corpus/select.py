@@ -52,6 +52,13 @@ def filters(settings: Corpus, language: str) -> list[tuple[str, bool, Callable[[
         ("length", False, lambda row: _outside(row, "words", settings.min_words, settings.max_words)),
         ("alphabetic words", True, lambda row: _outside(row, "alphabetic_words", settings.min_alphabetic_words, 1)),
         ("repeated lines", True, lambda row: _outside(row, "duplicate_lines", 0, settings.max_duplicate_line_share)),
+        ("toxic words", False, lambda row: _toxic_words(row, settings.max_toxic_word_share)),
+        ("toxicity", False, lambda row: _outside(row, "toxicity", 0, settings.max_toxicity)),
+        (
+            "calibrated quality",
+            True,
+            lambda row: _outside(row, "calibrated_quality", settings.min_calibrated_quality, 1),
+        ),
         ("quality", True, lambda row: _outside(row, "quality", settings.min_quality, 1)),
     ]
 
@@ -158,9 +165,16 @@ def _language(row: Row, wanted: str, least: float) -> Reason:
     return f"language score {row['language_score']:.2f} < {least:g}" if row["language_score"] < least else None
 
 
+def _toxic_words(row: Row, most: float) -> Reason:
+    share = row["toxic_words"] / max(1, row["words"])
+    return f"share of toxic words {share:.4g} > {most:g}" if share > most else None
+
+
 def _outside(row: Row, column: str, least: float, most: float) -> Reason:
     value = row[column]
     name = column.replace("_", " ")
+    if value is None:  # no classifier was given for it
+        return None
     if value < least:
         return f"{name} {value:.4g} < {least:g}" if isinstance(value, float) else f"{name} {value} < {least:g}"
     if value > most:

@@ -1,0 +1,82 @@
+"""Toxic and sexual language: by a list of words, and by a classifier trained on texts that people judged.
+
+A list is what C4 drops pages by (LDNOOBW, which ships here); it cannot tell an insult from a medical page. The
+classifier also sees n-grams of characters, for spellings made to evade a list. A long document may be harmless but for
+one part: its worst chunk of about 100 words is given too.
+"""
+
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from groundup.corpus import labelled
+from groundup.corpus.linear import Classifier
+from groundup.corpus.words import Words, split
+from groundup.errors import UserError
+
+
+class WordList:
+    """Words and phrases, compared as plain words: without case or punctuation."""
+
+    def __init__(self, lines: list[str]) -> None:
+        entries = [" ".join(word for word in split(line).in_order() if word) for line in lines]
+        self.words = frozenset(entry for entry in entries if entry and " " not in entry)
+        phrases = sorted({entry for entry in entries if " " in entry})
+        self.phrases = [(frozenset(phrase.split()), f" {phrase} ") for phrase in phrases]
+
+    def count(self, words: Words) -> int:
+        """How many words of the list, and phrases, stand in the text."""
+        plain = words.plain
+        present = set(plain)
+        found = 0
+        if self.words & present:
+            listed = np.array([word in self.words for word in plain], dtype=bool)
+            found = int(listed[words.codes].sum())
+        possible = [phrase for needed, phrase in self.phrases if needed <= present]
+        if possible:
+            text = f" {' '.join(word for word in words.in_order() if word)} "
+            found += sum(text.count(phrase) for phrase in possible)
+        return found
+
+
+@cache
+def word_list(path: Path | None = None) -> WordList:
+    """A list with one word or phrase a line; without a path the English one of LDNOOBW. Raises UserError."""
+    if path is None:
+        return WordList(files(__package__).joinpath("ldnoobw_en.txt").read_text(encoding="utf-8").splitlines())
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a list of words ({error})") from None
+    return WordList(lines)
+
+
+def train(toxic: list[Path], harmless: list[Path], out: Path) -> dict[str, Any]:
+    """Write the classifier; returns macro-F1 on a held-out fifth, and the word list's on the same texts."""
+    bad, good = labelled.read(toxic), labelled.read(harmless)
+    texts = bad + good
+    documents = labelled.chunked(texts, characters=True)
+    labels = (np.arange(len(texts)) < len(bad))[:, None]
+    folds = np.array([labelled.fold_of(text.group) for text in texts])
+    scores = labelled.held_out_scores(documents, labels, folds, ["toxic"], characters=True, only_fold=0)[:, 0]
+    held = np.flatnonzero(~np.isnan(scores))
+    listed = np.array([word_list().count(split(texts[row].text)) > 0 for row in held])
+    truth = labels[held, 0]
+    labelled.fit(documents, labels, ["toxic"], characters=True).save(out)
+    return {
+        "classifier": str(out),
+        "toxic": len(bad),
+        "harmless": len(good),
+        "held_out": len(held),
+        "held_out_macro_f1": labelled.macro_f1(truth, scores[held] >= 0.5),
+        "word_list_macro_f1": labelled.macro_f1(truth, listed),
+    }
+
+
+def score(classifier: Classifier, words: Words) -> tuple[float, float]:
+    """Mean and highest probability of being toxic over the text's chunks; zeros for a text without words."""
+    found = classifier.probabilities(words)[:, 0]
+    return (float(found.mean()), float(found.max())) if len(found) else (0.0, 0.0)
