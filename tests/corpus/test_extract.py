@@ -150,10 +150,10 @@ def test_large_pages_take_less_than_a_second_a_megabyte():
         "<dl><dt><a name=f><strong>f</strong></a>(x)</dt><dd><span class=code>Does&nbsp;it.<br>\nWell.</span></dd></dl>"
     )
     page = "<title>Pydoc: module m</title><table class=section><tr><td class=singlecolumn>" + member * 10_000
-    start = time.perf_counter()
+    start = time.process_time()
     html(page)
     html("<div>" * 20_000 + "text")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.skipif(not DATA.exists(), reason=f"no real pages in {DATA}")
