@@ -23,14 +23,21 @@ def test_the_readme_has_its_commands():
     assert {"make run", "make test"} < set(COMMANDS)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Where the commands put what they make: one builds on another."""
+    return tmp_path_factory.mktemp("made")
+
+
 @pytest.mark.parametrize("command", [line for line in COMMANDS if line != "make test"])  # that is what runs this test
-def test_command(command, tiny_run, environment, tmp_path):
+def test_command(command, tiny_run, environment, made):
     if command == "make run":
         if not (REPOSITORY / ".venv" / "installed").exists():
             pytest.skip("make run would install first; `make setup` has not been called in this checkout")
         command = f"make --no-print-directory run RECIPE=recipes/tiny.toml RUN={tiny_run.folder}"
     command = command.replace(".venv/bin/groundup", f"{sys.executable} -m groundup")
     command = command.replace("recipes/laptop.toml", "recipes/tiny.toml").replace("runs/laptop", str(tiny_run.folder))
+    command = re.sub(r"(?<= )runs/", f"{made}/", command)
     if command.endswith("run recipes/tiny.toml"):
         command += f" --run {tiny_run.folder}"
     outside_make = {name: value for name, value in environment.items() if not name.startswith("MAKE")}
