@@ -33,6 +33,9 @@ MACHINE_TROUBLE = {
 
 INTERRUPTED = 130
 
+tokenizer = typer.Typer(no_args_is_help=True, help="Train tokenizers, and see how they cut text.")
+app.add_typer(tokenizer, name="tokenizer")
+
 RunFolder = Annotated[Path, typer.Argument(help="The run folder, as given to `groundup run --run`.")]
 
 
@@ -74,6 +77,22 @@ def chat(
     from groundup.serving.chat import talk
 
     _result(talk(folder, stage, temperature, max_tokens, seed))
+
+
+@tokenizer.command()
+def show(
+    folder: Annotated[Path, typer.Argument(help="A folder with tokenizer.json.")],
+    text: Annotated[str, typer.Argument(help="What to cut; with a context, the question.")],
+    context: Annotated[str | None, typer.Argument(help="The second text of a pair.")] = None,
+    length: Annotated[int | None, typer.Option(min=1, help="Tokens a window: pad to it, cut the context to it.")] = None,
+    overlap: Annotated[int, typer.Option(min=0, help="Tokens of context that a window shares with the next.")] = 0,
+) -> None:
+    """Tokens and ids of a text; of a pair, [CLS] question [SEP] context [SEP] with segment ids and mask."""
+    from groundup.tokenizer import load, pairs
+
+    table, windows = pairs.show(load.load(folder), text, context, length, overlap)
+    print(table, file=sys.stderr)
+    _result(windows[0] if len(windows) == 1 else {"windows": windows})
 
 
 def _result(value: dict) -> None:
