@@ -79,6 +79,18 @@ def chat(
     _result(talk(folder, stage, temperature, max_tokens, seed))
 
 
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="What you want to know.")],
+    context: Annotated[Path, typer.Option("--context", help="The text file that holds the answer.")],
+    model: Annotated[Path, typer.Option("--model", help="The folder of a trained reader.")],
+) -> None:
+    """Find the answer to a question in a text."""
+    from groundup.answering.reader import ask as read
+
+    _result(read(model, context, question))
+
+
 @tokenizer.command()
 def show(
     folder: Annotated[Path, typer.Argument(help="A folder with tokenizer.json.")],

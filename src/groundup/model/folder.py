@@ -62,14 +62,14 @@ def save(folder: Path, model: Decoder | Scorer, tokenizer: Tokenizer, *, chat: b
 def load_decoder(folder: Path) -> Decoder:
     """Raises UserError when the folder is not a complete Qwen3 causal model."""
     model = Decoder(_config(folder))
-    _load_weights(model, folder)
+    load_weights(model, folder)
     return model
 
 
 def load_scorer(folder: Path) -> Scorer:
     """Raises UserError when the folder is not a complete Qwen3 sequence classifier."""
     model = Scorer(_config(folder))
-    _load_weights(model, folder)
+    load_weights(model, folder)
     return model
 
 
@@ -94,7 +94,7 @@ def _config(folder: Path) -> DecoderConfig:
         raise UserError(f"{folder}/config.json: {error.args[0]} is missing") from None
 
 
-def _load_weights(model: Decoder | Scorer, folder: Path) -> None:
+def load_weights(model: torch.nn.Module, folder: Path) -> None:
     path = folder / "model.safetensors"
     try:
         weights = load_file(path)

@@ -17,6 +17,7 @@ import heapq
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -106,7 +107,7 @@ def train(counts: Mapping[str, int], vocabulary: int, characters: int = 1000) ->
     totals: defaultdict[tuple[int, int], int] = defaultdict(int)
     places: defaultdict[tuple[int, int], list[int]] = defaultdict(list)  # words that have, or once had, the pair
     for number, word in enumerate(cut):
-        for pair in zip(word, word[1:], strict=False):
+        for pair in pairwise(word):
             totals[pair] += weights[number]
             places[pair].append(number)
     heap = [(-total, pair) for pair, total in totals.items()]
@@ -125,9 +126,9 @@ def train(counts: Mapping[str, int], vocabulary: int, characters: int = 1000) ->
         for number in dict.fromkeys(places.pop(pair)):
             before, weight = cut[number], weights[number]
             after = cut[number] = _join(before, pair, merged)
-            for old in zip(before, before[1:], strict=False):
+            for old in pairwise(before):
                 totals[old] -= weight
-            for new in zip(after, after[1:], strict=False):
+            for new in pairwise(after):
                 totals[new] += weight
                 if merged in new:
                     places[new].append(number)
