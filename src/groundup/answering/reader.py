@@ -3,7 +3,10 @@
 Question and context are one sequence; every token gets a number for "the answer begins here" and one for "it ends here".
 A long context is read through overlapping windows. One that does not hold the answer is trained to point at [CLS], and
 in the end the likeliest span of all windows is the answer, cut out of the context as it was written.
-A reader that starts from nothing practises first on questions made from plain text (`clozes`).
+
+A reader that starts from nothing has two helps. It practises first on questions made from plain text (`clozes`). And
+segment 2 in place of 1 marks the tokens of the context that the question has too: the exact-match feature of DrQA (Chen
+et al. 2017), which a large pre-trained encoder finds by itself. A BERT with two segments is read without it.
 """
 
 import math
@@ -77,7 +80,7 @@ def _span(window: Window, start: int, end: int) -> tuple[int, int]:
     return (inside[0], inside[-1]) if whole else (0, 0)
 
 
-def collate(windows: Sequence[Window], pad: int, device: torch.device) -> Batch:
+def collate(windows: Sequence[Window], config: EncoderConfig, device: torch.device) -> Batch:
     """ids, segments, mask (batch, time) int64; allowed (batch, time) bool: [CLS] and the tokens of the context."""
     longest = max(len(window.ids) for window in windows)
 
@@ -89,11 +92,20 @@ def collate(windows: Sequence[Window], pad: int, device: torch.device) -> Batch:
         for window in windows
     ]
     return {
-        "ids": padded([window.ids for window in windows], pad),
-        "segments": padded([window.segments for window in windows], 0),
+        "ids": padded([window.ids for window in windows], config.pad_token_id),
+        "segments": padded([_segments(window, config.type_vocab_size > 2) for window in windows], 0),
         "mask": padded([window.mask for window in windows], 0),
         "allowed": padded(context, 0).bool(),
     }
+
+
+def _segments(window: Window, mark_shared: bool) -> list[int]:
+    if not mark_shared:
+        return window.segments
+    words = [n for n, place in enumerate(window.places) if place]
+    asked = {window.ids[n] for n in words if window.segments[n] == 0}
+    marked = {n for n in words if window.segments[n] == 1 and window.ids[n] in asked}
+    return [segment + (n in marked) for n, segment in enumerate(window.segments)]
 
 
 def log_probabilities(model: SpanReader, batch: Batch) -> Tensor:
@@ -131,21 +143,28 @@ def build(
         raise UserError("no questions to learn from, and no paragraphs to make some of")
     width = 64
     config = EncoderConfig(
-        tokenizer.size, width, settings.depth, width // 32, 4 * width, settings.length, pad_token_id=tokenizer.pad
+        tokenizer.size,
+        width,
+        settings.depth,
+        width // 32,
+        4 * width,
+        settings.length,
+        type_vocab_size=3,
+        pad_token_id=tokenizer.pad,
     )
     model = SpanReader(config)
     encoder.initialise(model, seed)
     model.to(device.torch_device)
     if practice and settings.practice_steps:
         rows = partial(_cloze_rows, tokenizer, practice, settings, seed)
-        _train(model, tokenizer, rows, settings.practice_steps, settings.rate, device, folder / "practice")
+        _train(model, rows, settings.practice_steps, settings.rate, device, folder / "practice")
     if questions and settings.steps:
         every = [row for question in questions for row in rows_of(tokenizer, question, settings.length)]
 
         def real_rows(step: int) -> list[Row]:
             return [every[index] for index in chosen_rows(step, settings.batch, len(every), seed)]
 
-        _train(model, tokenizer, real_rows, settings.steps, settings.rate, device, folder / "reader")
+        _train(model, real_rows, settings.steps, settings.rate, device, folder / "reader")
     encoder.save(folder, model, tokenizer)
     for part in (folder / "practice", folder / "reader"):
         checkpoint.clear(part)
@@ -164,7 +183,6 @@ def _cloze_rows(tokenizer: WordPiece, practice: Sequence[str], settings: Setting
 
 def _train(
     model: SpanReader,
-    tokenizer: WordPiece,
     rows: Callable[[int], list[Row]],
     steps: int,
     rate: float,
@@ -175,7 +193,7 @@ def _train(
         chosen = sorted(rows(step), key=lambda row: len(row.window.ids))
         halves = [half for half in (chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]) if half]  # less padding
         return [
-            collate([row.window for row in half], tokenizer.pad, device.torch_device)
+            collate([row.window for row in half], model.config, device.torch_device)
             | {
                 "spans": torch.tensor([[row.first, row.last] for row in half]).to(device.torch_device),
                 "weight": torch.full((len(half),), 1 / len(chosen), device=device.torch_device),
@@ -206,7 +224,7 @@ def answer(
     found = {q.id: Answer("", 0, float("-inf")) for q in questions}
     for first in range(0, len(windows), batch):
         part = windows[first : first + batch]
-        logp = log_probabilities(model, collate([window for _, window in part], tokenizer.pad, device.torch_device))
+        logp = log_probabilities(model, collate([window for _, window in part], model.config, device.torch_device))
         logp[:, 0] = -torch.inf  # [CLS]: "not in this window"
         spans = logp[:, :, None, 0] + logp[:, None, :, 1]  # (windows, first token, last token)
         reach = torch.ones(spans.shape[1:], dtype=torch.bool, device=spans.device)
