@@ -90,11 +90,18 @@ Inputs = Annotated[
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; the result is the same for any number.")]
 
 
+class Kind(StrEnum):
+    bpe = "bpe"
+    wordpiece = "wordpiece"
+    characters = "characters"
+    bytes = "bytes"
+
+
 @tokenizer.command()
 def train(
     inputs: Inputs,
     out: Annotated[Path, typer.Option(help="The folder to write.")],
-    kind: Annotated[str, typer.Option(help="What to train: bpe.")] = "bpe",
+    kind: Annotated[Kind, typer.Option(help="What to train.")] = Kind.bpe,
     vocabulary: Annotated[int, typer.Option(help="Tokens, special ones included.")] = 32_768,
     rule: Annotated[
         str, typer.Option(help="How text is cut first: qwen2, threes, threes-from-right or indentation.")
@@ -105,11 +112,12 @@ def train(
     workers: Workers = None,
     memory_mb: Annotated[int, typer.Option(min=1, help="For merging; rare pre-tokens beyond it are left out.")] = 8192,
 ) -> None:
-    """Train a tokenizer on documents. What was counted before is found again in OUT/counts."""
-    from groundup.tokenizer.train import parse_weights, train_bpe
+    """Train a tokenizer on documents. For bpe, what was counted before is found again in OUT/counts."""
+    from groundup.tokenizer.train import parse_weights, train_bpe, train_plain
 
-    if kind != "bpe":
-        raise UserError(f"no tokenizer kind {kind!r}; known: bpe")
+    if kind is not Kind.bpe:
+        _result(train_plain(kind.value, inputs, out, vocabulary))
+        return
     _result(train_bpe(inputs, out, vocabulary, rule, parse_weights(weight or []), workers, memory_mb << 20))
 
 
@@ -231,6 +239,36 @@ def tune(
     from groundup.corpus import tune as tuning
 
     _result(tuning.tune(folder, column or [], samples))
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="What you want to know.")],
+    context: Annotated[Path, typer.Option("--context", help="The text file that holds the answer.")],
+    model: Annotated[Path, typer.Option("--model", help="The folder of a trained reader.")],
+) -> None:
+    """Find the answer to a question in a text."""
+    from groundup.answering.reader import ask as read
+
+    _result(read(model, context, question))
+
+
+@tokenizer.command()
+def show(
+    folder: Annotated[Path, typer.Argument(help="A folder with tokenizer.json.")],
+    text: Annotated[str, typer.Argument(help="What to cut; with a context, the question.")],
+    context: Annotated[str | None, typer.Argument(help="The second text of a pair.")] = None,
+    length: Annotated[
+        int | None, typer.Option(min=1, help="Tokens a window: pad to it, cut the context to it.")
+    ] = None,
+    overlap: Annotated[int, typer.Option(min=0, help="Tokens of context that a window shares with the next.")] = 0,
+) -> None:
+    """Tokens and ids of a text; of a pair, [CLS] question [SEP] context [SEP] with segment ids and mask."""
+    from groundup.tokenizer import load, pairs
+
+    table, windows = pairs.show(load.load(folder), text, context, length, overlap)
+    print(table, file=sys.stderr)
+    _result(windows[0] if len(windows) == 1 else {"windows": windows})
 
 
 def _result(value: dict) -> None:

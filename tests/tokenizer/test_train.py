@@ -11,10 +11,11 @@ from groundup.tokenizer import documents, encode, train
 from groundup.tokenizer.bpe import train as merges_of
 from groundup.tokenizer.counts import Counts, count_pretokens
 from groundup.tokenizer.encode import choose, encode_corpus
+from groundup.tokenizer.load import load
 from groundup.tokenizer.rules import RULES
 from groundup.tokenizer.token_files import TokenFile
 from groundup.tokenizer.tokenizer import Tokenizer
-from groundup.tokenizer.train import parse_weights, train_bpe
+from groundup.tokenizer.train import parse_weights, train_bpe, train_plain
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "漢字", "🙂", "return x", "\n    if 12345:", "don't"]
 
@@ -228,3 +229,12 @@ def test_another_library_is_used_only_when_it_gives_our_ids(monkeypatch):
 
     monkeypatch.setattr(encode, "_gigatoken", broken)
     assert choose(tokenizer, ["a cat"]) == ("tiktoken", "gigatoken fails (unknown pattern)")
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "characters", "bytes"])
+def test_other_kinds_are_trained_from_files_and_open_again(tmp_path, kind):
+    path = write_jsonl(tmp_path / "texts.jsonl", some_documents())
+    told = train_plain(kind, [path], tmp_path / "tokenizer", 300)
+    tokenizer = load(tmp_path / "tokenizer")
+    assert told["vocabulary"] == tokenizer.size <= 300
+    assert tokenizer.decode(tokenizer.encode("the cat sat")) == "the cat sat"

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from groundup.errors import UserError
 from groundup.files import read_json, write_json, write_tensors
@@ -80,7 +80,7 @@ def load_decoder(folder: Path) -> LanguageModel:
     description = read_json(path)
     kind = description.get("model_type")
     model = OURS[kind](_read_our_config(description, path)) if kind in OURS else Decoder(read_config(description, path))
-    _load_weights(model, Path(folder))
+    _load_all(model, Path(folder))
     return model
 
 
@@ -88,7 +88,7 @@ def load_scorer(folder: Path) -> Scorer:
     """Raises UserError when the folder is not a complete sequence classifier with one label."""
     path = Path(folder) / "config.json"
     model = Scorer(read_config(read_json(path), path))
-    _load_weights(model, Path(folder))
+    _load_all(model, Path(folder))
     return model
 
 
@@ -105,25 +105,34 @@ def _read_our_config(description: dict[str, Any], path: Path) -> LSTMConfig | Co
         raise UserError(f"{path}: not a {kind} as groundup writes it ({error})") from None
 
 
-def _load_weights(model: LanguageModel | Scorer, folder: Path) -> None:
+def load_weights(model: nn.Module, folder: Path) -> list[str]:
+    """Fill `model`, which has a `config`, from the folder; returns the names of stored tensors that it has no place for.
+
+    Raises UserError for what is missing, damaged or of another shape.
+    """
     _check_tokenizer(folder, model.config.vocab_size)
-    parameters = dict(model.named_parameters())
-    absent, unknown = dict(parameters), ""
+    absent = dict(model.named_parameters())
+    unknown: list[str] = []
     for path, name, tensor in _stored(folder):
-        if name in absent:
-            parameter = absent.pop(name)
-            if tensor.shape != parameter.shape:
-                raise UserError(f"{path}: {name} should be {tuple(parameter.shape)}, is {tuple(tensor.shape)}")
-            with torch.no_grad():
-                parameter.copy_(tensor)
-        # Some store the tied head twice, or the positions' frequencies, which follow from config.json.
-        elif name != "lm_head.weight" and not name.endswith("rotary_emb.inv_freq"):
-            unknown = unknown or name
+        if name not in absent:
+            unknown.append(name)
+            continue
+        parameter = absent.pop(name)
+        if tensor.shape != parameter.shape:
+            raise UserError(f"{path}: {name} should be {tuple(parameter.shape)}, is {tuple(tensor.shape)}")
+        with torch.no_grad():
+            parameter.copy_(tensor)
     if absent:
         name, parameter = next(iter(absent.items()))
         raise UserError(f"{folder}/model.safetensors: {name} should be {tuple(parameter.shape)}, is absent")
-    if unknown:
-        raise UserError(f"{folder}/model.safetensors: {unknown} has no place in a {model.config.model_type} as we know it")
+    return unknown
+
+
+def _load_all(model: LanguageModel | Scorer, folder: Path) -> None:
+    for name in load_weights(model, folder):
+        # Some store the tied head twice, or the positions' frequencies, which follow from config.json.
+        if name != "lm_head.weight" and not name.endswith("rotary_emb.inv_freq"):
+            raise UserError(f"{folder}/model.safetensors: {name} has no place in a {model.config.model_type} as we know it")
 
 
 def _stored(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from groundup.errors import UserError
 from groundup.files import replacing
 from groundup.progress import Progress
-from groundup.tokenizer import bpe, documents
+from groundup.tokenizer import bpe, characters, documents, wordpiece
 from groundup.tokenizer.counts import Counts, add, count, prune
 from groundup.tokenizer.documents import Shard
 from groundup.tokenizer.rules import Rule, rule
@@ -65,6 +65,27 @@ def train_bpe(
         "left_out": {"distinct": loss.distinct, "occurrences": loss.occurrences, "of": loss.of},
         "bytes": {domain: _size(part) for domain, part in by_domain.items()},
     }
+
+
+def train_plain(kind: str, inputs: Sequence[Path], out: Path, vocabulary: int) -> dict[str, Any]:
+    """Write a tokenizer of kind "wordpiece", "characters" or "bytes" into folder `out`; bytes need no training.
+
+    Raises UserError when the inputs cannot be read, hold no text, or the vocabulary is too small.
+    """
+    texts = (
+        text
+        for shard in documents.find(inputs)
+        for column, _ in documents.read(shard, split="train")
+        for text in column.to_pylist()
+    )
+    if kind == "bytes":
+        tokenizer = characters.Characters()
+    elif kind == "characters":
+        tokenizer = characters.Characters(characters.train(characters.count_characters(texts), vocabulary))
+    else:
+        tokenizer = wordpiece.WordPiece(wordpiece.train(wordpiece.count_words(texts), vocabulary))
+    tokenizer.save(out)
+    return {"tokenizer": str(out), "kind": kind, "vocabulary": tokenizer.size}
 
 
 def count_inputs(inputs: Sequence[Path], folder: Path, chosen: Rule, workers: int | None = None) -> dict[str, Counts]:
