@@ -1,6 +1,10 @@
-"""Run every benchmark and write docs/benchmarks.md; a bar that does not hold stays in the table as it is."""
+"""Run every benchmark, or those named, and write docs/benchmarks.md; a bar that does not hold stays as it is.
+
+`run_all.py road_minutes corpus_ray` runs these two and leaves the other rows of the page as they were.
+"""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,33 +12,46 @@ from pathlib import Path
 from common import ROOT, machine
 
 HERE = Path(__file__).resolve().parent
+PAGE = ROOT / "docs" / "benchmarks.md"
 VERDICT = {True: "yes", False: "**no**", None: "not measured"}
+HEADER = ["| claim | figure | bar | holds | beside it | script |", "| --- | --: | --: | --- | --- | --- |"]
 
 
 def main() -> None:
-    rows = []
-    for script in sorted(HERE.glob("*_*.py")):
-        if script.name == Path(__file__).name:
+    scripts = sorted(path for path in HERE.glob("*_*.py") if path.name != Path(__file__).name)
+    named = [word for word in sys.argv[1:] if (HERE / f"{word}.py") in scripts]
+    options = [word for word in sys.argv[1:] if word not in named]
+    kept = dict(re.findall(r"^(\|.*`(\w+)\.py` \|)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)) if named else {}
+    lines = {name: line for line, name in kept.items() if (HERE / f"{name}.py") in scripts}
+    failed = []
+    for script in scripts:
+        if named and script.stem not in named:
             continue
-        print(f"== {script.name}", file=sys.stderr, flush=True)
-        done = subprocess.run([sys.executable, str(script), *sys.argv[1:]], stdout=subprocess.PIPE, text=True, check=False)
-        print(done.stdout, file=sys.stderr)
-        lines = done.stdout.strip().splitlines()
-        if done.returncode == 0 and lines:
-            rows.append((script.name, json.loads(lines[-1])))
-        else:
-            rows.append((script.name, {"claim": script.stem, "figure": None, "unit": "", "bar": None, "holds": None,
-                                       "peer": None, "peer_figure": None, "reason": f"exit code {done.returncode}"}))  # fmt: skip
-    table = ["| claim | figure | bar | holds | beside it | script |", "| --- | --: | --: | --- | --- | --- |"]
-    for name, row in rows:
-        beside = f"{row['peer']}: {row['peer_figure']:.4g}" if row["peer_figure"] is not None else row.get("reason", "")
-        figure = "" if row["figure"] is None else f"{row['figure']:.4g} {row['unit']}"
-        bar = "" if row["bar"] is None else f"{row['bar']:.4g}"
-        table.append(f"| {row['claim']} | {figure} | {bar} | {VERDICT[row['holds']]} | {beside} | `{name}` |")
-    text = f"# Benchmarks\n\n`make bench` wrote this page on: {machine()}.\n\n" + "\n".join(table) + "\n"
-    (ROOT / "docs" / "benchmarks.md").write_text(text, encoding="utf-8")
-    failed = [row["claim"] for _, row in rows if row["holds"] is False]
-    print(json.dumps({"benchmarks": len(rows), "not_holding": failed, "page": "docs/benchmarks.md"}))
+        row = run(script, options)
+        lines[script.stem] = line(script, row)
+        failed += [row["claim"]] if row["holds"] is False else []
+    table = "\n".join([*HEADER, *(lines[name] for name in sorted(lines))])
+    PAGE.write_text(f"# Benchmarks\n\n`make bench` wrote this page on: {machine()}.\n\n{table}\n", encoding="utf-8")
+    print(json.dumps({"benchmarks": len(named or scripts), "not_holding": failed, "page": "docs/benchmarks.md"}))
+
+
+def run(script: Path, options: list[str]) -> dict:
+    """The JSON line of one benchmark; when it fails, one that says so."""
+    print(f"== {script.name}", file=sys.stderr, flush=True)
+    done = subprocess.run([sys.executable, str(script), *options], stdout=subprocess.PIPE, text=True, check=False)
+    print(done.stdout, file=sys.stderr)
+    said = done.stdout.strip().splitlines()
+    if done.returncode == 0 and said:
+        return json.loads(said[-1])
+    empty = dict.fromkeys(("figure", "bar", "holds", "peer", "peer_figure"))
+    return {"claim": script.stem, "unit": "", **empty, "reason": f"exit code {done.returncode}"}
+
+
+def line(script: Path, row: dict) -> str:
+    beside = f"{row['peer']}: {row['peer_figure']:.4g}" if row["peer_figure"] is not None else row.get("reason", "")
+    figure = "" if row["figure"] is None else f"{row['figure']:.4g} {row['unit']}"
+    bar = "" if row["bar"] is None else f"{row['bar']:.4g}"
+    return f"| {row['claim']} | {figure} | {bar} | {VERDICT[row['holds']]} | {beside} | `{script.name}` |"
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ class Characters:
             vocabulary = found["model"]["vocab"]
             names = sorted(vocabulary, key=vocabulary.__getitem__)
             tokenizer = cls("".join(names[BYTES:]))
-            ours = tokenizer._as_json()
+            ours = tokenizer.as_json()
             same = found["model"]["vocab"] == ours["model"]["vocab"] and found["model"]["merges"] == []
             same &= [(t["content"], t["id"]) for t in found["added_tokens"]] == list(tokenizer.special_tokens.items())
             same &= found["model"]["byte_fallback"] and all(found[part] is None for part in ("normalizer", "pre_tokenizer"))
@@ -137,9 +137,9 @@ class Characters:
             },
         )
         write_text(folder / "chat_template.jinja", CHAT_TEMPLATE)
-        write_json(folder / "tokenizer.json", self._as_json())
+        write_json(folder / "tokenizer.json", self.as_json())
 
-    def _as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """To other tools: byte-pair encoding without a pair, whose byte fallback does the work."""
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
         names = [f"<0x{byte:02X}>" for byte in range(BYTES)] + [*self.characters]

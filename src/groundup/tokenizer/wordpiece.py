@@ -220,7 +220,7 @@ class WordPiece:
         try:
             vocabulary, lowercase = found["model"]["vocab"], bool(found["normalizer"]["lowercase"])
             tokenizer = cls(sorted(vocabulary, key=vocabulary.__getitem__), lowercase)
-            ours = tokenizer._as_json()
+            ours = tokenizer.as_json()
             normalizer = found["normalizer"]
             if normalizer["strip_accents"] == lowercase:  # the same as null, said aloud
                 normalizer = normalizer | {"strip_accents": None}
@@ -250,9 +250,9 @@ class WordPiece:
                 "clean_up_tokenization_spaces": False,
             },
         )
-        write_json(folder / "tokenizer.json", self._as_json())
+        write_json(folder / "tokenizer.json", self.as_json())
 
-    def _as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
         added = sorted((number, name) for name, number in self.special_tokens.items())
 
