@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 from common import arguments, conclude
-
 from groundup.answering.clozes import paragraphs
 from groundup.answering.reader import Settings, answer, build
 from groundup.answering.squad import Question, read, score, sliding_window
