@@ -69,7 +69,7 @@ def main() -> None:
         ratios.append(speed["ours"] / speed["peer"])
         unknown = sum(ids.count(ours.unknown) for ids in found) / sum(map(len, found))
         print(f"{name:<16} {len(chosen):>4} texts, {wrong} differ; {size / sum(map(len, found)):.2f} characters a token, "
-              f"{unknown:.2%} [UNK]; ours {speed['ours']:.2f}, theirs {speed['peer']:.2f} million characters/s")  # fmt: skip
+              f"{unknown:.2%} [UNK]; ours {speed['ours']:.2f}, transformers {speed['peer']:.2f} M characters/s")  # fmt: skip
     print(f"encoding speed, one thread, median over the files: {statistics.median(ratios):.2f} times transformers'")
     conclude(claim, differing, "differing texts", 0, differing == 0, peer="BertTokenizer", peer_figure=0)
 

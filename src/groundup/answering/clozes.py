@@ -17,7 +17,7 @@ _YEAR = re.compile(r"1\d{3}|20\d{2}")
 PARAGRAPH_WORDS = (50, 220)
 LONGEST_ANSWER_WORDS = 5
 CLAUSE_WORDS = 9  # on each side of the answer
-LEFT_OUT = 0.2  # of the words of the clause
+LEFT_OUT = (0.2, 0.7)  # of the words of the clause: from a little to most of them
 
 
 def paragraphs(texts: Iterable[str]) -> Iterator[str]:
@@ -42,7 +42,8 @@ def cloze(paragraph: str, seed: tuple[int, ...]) -> Question | None:
     start, end = phrases[generator.choice(len(phrases), p=weights / weights.sum())]
     answer = sentence[start:end]
     sides = (sentence[:start].split()[-CLAUSE_WORDS:], sentence[end:].split()[:CLAUSE_WORDS])
-    before, after = ([word for word in side if generator.random() > LEFT_OUT] for side in sides)
+    left_out = generator.uniform(*LEFT_OUT)
+    before, after = ([word for word in side if generator.random() > left_out] for side in sides)
     asking = [generator.choice(_question_words(answer))]
     order = (asking + after + before, before + asking + after, asking + before + after)[generator.integers(3)]
     return Question(

@@ -155,30 +155,30 @@ def build(
     model = SpanReader(config)
     encoder.initialise(model, seed)
     model.to(device.torch_device)
-    if practice and settings.practice_steps:
-        rows = partial(_cloze_rows, tokenizer, practice, settings, seed)
-        _train(model, rows, settings.practice_steps, settings.rate, device, folder / "practice")
+    practised = settings.practice_steps if practice else 0
+
+    def practice_rows(step: int, count: int) -> list[Row]:
+        numbers = range(step * settings.batch, step * settings.batch + count)
+        made = [cloze(practice[number % len(practice)], (seed, number)) for number in numbers]
+        return [rows_of(tokenizer, question, settings.length)[0] for question in made if question]
+
+    if practised:
+        rows = partial(practice_rows, count=settings.batch)
+        _train(model, rows, practised, settings.rate, device, folder / "practice")
     if questions and settings.steps:
         every = [row for question in questions for row in rows_of(tokenizer, question, settings.length)]
+        share = settings.batch // 2 if practised else settings.batch
 
-        def real_rows(step: int) -> list[Row]:
-            return [every[index] for index in chosen_rows(step, settings.batch, len(every), seed)]
+        def rows(step: int) -> list[Row]:
+            chosen = [every[index] for index in chosen_rows(step, share, len(every), seed)]
+            # Half a step goes on practising: real questions alone are soon known by heart.
+            return chosen + (practice_rows(practised + step, settings.batch - share) if practised else [])
 
-        _train(model, real_rows, settings.steps, settings.rate, device, folder / "reader")
+        _train(model, rows, settings.steps, settings.rate, device, folder / "reader")
     encoder.save(folder, model, tokenizer)
     for part in (folder / "practice", folder / "reader"):
         checkpoint.clear(part)
     return model
-
-
-def _cloze_rows(tokenizer: WordPiece, practice: Sequence[str], settings: Settings, seed: int, step: int) -> list[Row]:
-    """One window of each of the step's questions; a paragraph that gives none is left out."""
-    numbers = range(step * settings.batch, (step + 1) * settings.batch)
-    made = [cloze(practice[number % len(practice)], (seed, number)) for number in numbers]
-    rows = [rows_of(tokenizer, question, settings.length)[0] for question in made if question]
-    if not rows:
-        raise UserError("practice: no paragraph of this step gives a question; they need sentences with several phrases")
-    return rows
 
 
 def _train(
@@ -191,6 +191,8 @@ def _train(
 ) -> None:
     def batches(step: int) -> list[Batch]:
         chosen = sorted(rows(step), key=lambda row: len(row.window.ids))
+        if not chosen:
+            raise UserError("no paragraph of this step gives a question; they need sentences with several phrases")
         halves = [half for half in (chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]) if half]  # less padding
         return [
             collate([row.window for row in half], model.config, device.torch_device)

@@ -244,9 +244,10 @@ class SpanReader(nn.Module):
 def initialise(model: nn.Module, seed: int) -> None:
     """Random matrices of variance 1/fan-in; from the start a token looks at its neighbours and at copies of itself.
 
-    Queries begin equal to keys and positions as sinusoids of short range (after Trockman & Kolter 2023, "mimetic"
-    initialisation). Asked which token of 40 random ones stands among the six given, an encoder of width 64 and depth 2
-    comes from 3.47 nats (chance) to 0.48 in 400 steps of 32; from BERT's start, normal with deviation 0.02, to 3.49.
+    Queries begin equal to keys, and positions as sinusoids of short range (after Trockman & Kolter 2023, "mimetic"
+    initialisation). Asked where in 40 random tokens, of which those shared are marked, six given ones stand, an encoder
+    of width 64 and depth 2 is at 0.5 nats after 100 steps of 32; from BERT's start (normal, deviation 0.02) it is at 3.3
+    after 150, as it is with positions of the usual range. Chance is 3.5.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -254,14 +255,12 @@ def initialise(model: nn.Module, seed: int) -> None:
             if parameter.dim() == 1:
                 parameter.fill_(float(name.endswith("LayerNorm.weight")))
             elif name.endswith("position_embeddings.weight"):
-                parameter.copy_(_sinusoids(*parameter.shape) * 0.1)
+                parameter.copy_(_sinusoids(*parameter.shape) * 0.2)
             else:
-                deviation = {"word_embeddings": 0.1, "token_type_embeddings": 0.05}.get(name.split(".")[-2])
-                parameter.copy_(torch.randn(parameter.shape, generator=generator))
-                parameter.mul_(deviation or parameter.shape[1] ** -0.5)
+                deviation = 0.1 if name.endswith("embeddings.weight") else parameter.shape[1] ** -0.5
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
         for module in model.modules():
             if isinstance(module, SelfAttention):
-                module.query.weight.mul_(1.5)
                 module.key.weight.copy_(module.query.weight)
 
 
