@@ -14,27 +14,30 @@ RENDERED = (
     '<span class="mord">a</span><span class="mrel">=</span><span class="mord">b</span><span class="vlist">2</span>'
 )
 # name, HTML, TeX without spaces. The formula is always a = b^2, but where the encoding has its own spelling of it.
+TEX = '<annotation encoding="application/x-tex">a=b^2</annotation>'
+WIKI = r"{\displaystyle a=b^{2}}"
 ENCODINGS = [
-    ("TeX in the text (arXiv, forums)", r"\(a=b^2\)", "a=b^2"),
-    ("MathML with annotation (Pandoc)",
-     f'<math><semantics>{MATHML}<annotation encoding="application/x-tex">a=b^2</annotation></semantics></math>', "a=b^2"),
-    ("MathML with alttext (LaTeXML, ar5iv)", f'<math class="ltx_Math" alttext="a=b^{{2}}" display="inline">{MATHML}</math>', "a=b^{2}"),
+    ("TeX in the text", r"\(a=b^2\)", "a=b^2"),
+    ("MathML with annotation", f"<math><semantics>{MATHML}{TEX}</semantics></math>", "a=b^2"),
+    ("MathML with alttext (LaTeXML)", f'<math class="ltx_Math" alttext="a=b^{{2}}" display="inline">{MATHML}</math>', "a=b^{2}"),
     ("plain MathML", f"<math>{MATHML}</math>", "a=b^2"),
-    ("KaTeX", '<span class="katex"><span class="katex-mathml"><math><semantics>' + MATHML +
-     '<annotation encoding="application/x-tex">a=b^2</annotation></semantics></math></span>'
+    ("KaTeX",
+     f'<span class="katex"><span class="katex-mathml"><math><semantics>{MATHML}{TEX}</semantics></math></span>'
      f'<span class="katex-html" aria-hidden="true"><span class="base">{RENDERED}</span></span></span>', "a=b^2"),
     ("MathJax 2, rendered",
-     '<span class="MathJax_Preview"></span><span class="MathJax" id="MathJax-Element-1-Frame"><nobr><span class="math">'
-     '<span>a</span><span>=</span><span>b2</span></span></nobr></span><script type="math/tex" id="MathJax-Element-1">a=b^2</script>', "a=b^2"),
+     f'<span class="MathJax_Preview"></span><span class="MathJax" id="MathJax-Element-1-Frame"><nobr><span class="math">'
+     f'{RENDERED}</span></nobr></span><script type="math/tex" id="MathJax-Element-1">a=b^2</script>', "a=b^2"),
     ("MathJax 3, assistive MathML",
      '<mjx-container class="MathJax" jax="CHTML"><mjx-math class="MJX-TEX" aria-hidden="true"><mjx-mi><mjx-c class="mjx-c1D44E">'
      f'</mjx-c></mjx-mi></mjx-math><mjx-assistive-mml><math>{MATHML}</math></mjx-assistive-mml></mjx-container>', "a=b^2"),
-    ("Wikipedia", '<span class="mwe-math-element"><span class="mwe-math-mathml-inline mwe-math-mathml-a11y" style="display: none;">'
-     f'<math alttext="{{\\displaystyle a=b^{{2}}}}"><semantics>{MATHML}<annotation encoding="application/x-tex">'
-     '{\\displaystyle a=b^{2}}</annotation></semantics></math></span><img src="https://wikimedia.org/api/rest_v1/media/math/render/svg/0" '
-     'class="mwe-math-fallback-image-inline" aria-hidden="true" alt="{\\displaystyle a=b^{2}}"></span>', "a=b^{2}"),
-    ("script, display (kramdown)", '<script type="math/tex; mode=display">% <![CDATA[\na=b^2 %]]></script>', "a=b^2"),
-    ("WordPress latex.php", '<img src="https://s0.wp.com/latex.php?latex=a%3Db%5E2&bg=ffffff&fg=000&s=0" alt="a=b^2" class="latex" />', "a=b^2"),
+    ("Wikipedia",
+     '<span class="mwe-math-element"><span class="mwe-math-mathml-inline mwe-math-mathml-a11y" style="display: none;">'
+     f'<math alttext="{WIKI}"><semantics>{MATHML}<annotation encoding="application/x-tex">{WIKI}</annotation></semantics></math>'
+     f'</span><img src="svg/0" class="mwe-math-fallback-image-inline" aria-hidden="true" alt="{WIKI}"></span>', "a=b^{2}"),
+    ("script, display (kramdown)",
+     '<script type="math/tex; mode=display">% <![CDATA[\na=b^2 %]]></script>', "a=b^2"),
+    ("WordPress image",
+     '<img src="https://s0.wp.com/latex.php?latex=a%3Db%5E2&bg=ffffff&fg=000&s=0" alt="a=b^2" class="latex" />', "a=b^2"),
     ("CodeCogs image", '<img src="https://latex.codecogs.com/svg.latex?\\inline&space;a=b^2" title="formula">', "a=b^2"),
     ("data-latex attribute", f'<span class="math-render" data-latex="a=b^2"><span>{RENDERED}</span></span>', "a=b^2"),
 ]  # fmt: skip

@@ -59,9 +59,9 @@ def test_a_formula_stands_once():
 
 
 PIECES = st.sampled_from(
-    ["<math>", "</math>", "<mi>", "x", "</mi>", "<msup>", "</msup>", "<mfrac>", '<span class="katex">', "</span>", "<annotation encoding=tex>",
-     "</annotation>", '<script type="math/tex">', "</script>", "<img class=tex alt=y>", "<mjx-container>", "</mjx-container>", "<p>", "<table>",
-     '<b class="MathJax">', "<svg>", "</svg>", "<mtext><div>", "<i data-latex=z>"]
+    ["<math>", "</math>", "<mi>", "x", "</mi>", "<msup>", "</msup>", "<mfrac>", '<span class="katex">', "</span>", "<p>",
+     "<annotation encoding=tex>", "</annotation>", '<script type="math/tex">', "</script>", "<img class=tex alt=y>", "<table>",
+     "<mjx-container>", "</mjx-container>", '<b class="MathJax">', "<svg>", "</svg>", "<mtext><div>", "<i data-latex=z>"]
 )  # fmt: skip
 
 

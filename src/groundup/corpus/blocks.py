@@ -278,6 +278,8 @@ def _walk(html: str, blocks: Blocks) -> None:
         flush()
     while stack:
         end[stack.pop()] = len(rows)
+    if end:
+        end[0] = len(rows)  # whatever came after a </body> inside raw text as well
     if rows:
         columns = map(list, zip(*rows, strict=True))
         (blocks.text, blocks.link_chars, blocks.inner, blocks.element,

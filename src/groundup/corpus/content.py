@@ -5,15 +5,15 @@ each condition that fails strikes out the leaves it cuts off, and the first leaf
 The weights are plain arrays, made by `python -m groundup.corpus.train_extractor`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from groundup.corpus.blocks import Blocks, Tag
-from groundup.corpus.features import Scores, features, tag_scores, word_tokens
+from groundup.corpus.blocks import Blocks
+from groundup.corpus.features import Scores, features
 
 WEIGHTS = Path(__file__).with_name("extract_model.npz")
 LEAVES = 32
@@ -51,11 +51,10 @@ class ContentModel:
     scores: Scores
     trees: Trees
     names: list[str]  # of the features, in the trees' order
-    known: dict[Tag, tuple[float, float]] = field(default_factory=dict)  # scores of the tags met so far, to a bound
 
     def matrix(self, blocks: Blocks, title: str) -> NDArray[np.float32]:
         """The features of a page that the trees use: [blocks, features]"""
-        found = named_features(blocks, title, self.scores, self.known)
+        found = features(blocks, title, self.scores)
         return np.stack([found[name] for name in self.names], axis=1).astype(np.float32)
 
     def content(self, blocks: Blocks, title: str) -> list[int]:
@@ -64,21 +63,6 @@ class ContentModel:
             return []
         x = self.matrix(blocks, title)
         return np.flatnonzero(best_cut(self.trees.probability(x), x[:, self.names.index("words")])).tolist()
-
-
-def named_features(
-    blocks: Blocks, title: str, scores: Scores, known: dict[Tag, tuple[float, float]]
-) -> dict[str, NDArray[np.float64]]:
-    """The features of a page under the given scores; `known` is filled with what the scores say of its tags."""
-    if len(known) > 50_000:
-        known.clear()
-    for tag in blocks.kinds:
-        if tag not in known:
-            known[tag] = tag_scores(tag, scores)
-    tags = np.array([known[tag] for tag in blocks.kinds]).reshape(-1, 2)
-    get = scores.words.get
-    words = np.array([sum([get(word, 0.0) for word in word_tokens(text)]) for text in blocks.text])
-    return features(blocks, title, tags[:, 0], tags[:, 1], words)
 
 
 def best_cut(probability: NDArray[np.float64], words: NDArray) -> NDArray[np.bool_]:

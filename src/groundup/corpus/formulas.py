@@ -16,12 +16,10 @@ from groundup.corpus.mathml import mathml_tex
 
 MARKS = ("math", "atex", "mjx-", "MathJax", "data-tex", "data-formula")  # a page without these has no such formula
 DATA = ("data-latex", "data-tex", "data-math", "data-formula", "data-katex", "data-expr")
+RENDERED = (".MathJax", ".MathJax_Display", ".MathJax_SVG", ".MathJax_SVG_Display", ".MathJax_CHTML", ".mjx-chtml")
 FORMULAS = ",".join(
-    [
-        "math", "script[type^='math/']", ".katex", ".katex-display", ".mwe-math-element", "mjx-container", ".MathJax", ".MathJax_Display",
-        ".MathJax_SVG", ".MathJax_SVG_Display", ".MathJax_CHTML", ".MathJax_Preview", ".mjx-chtml", "img",
-        *(f"[{name}]" for name in DATA),
-    ]
+    ["math", "script[type^='math/']", ".katex", ".katex-display", ".mwe-math-element", "mjx-container", ".MathJax_Preview",
+     *RENDERED, "img", *(f"[{name}]" for name in DATA)]
 )  # fmt: skip
 IMAGE_QUERY = re.compile(r"codecogs\.com/[^?]*\?(.+)|latex\.php\?(?:.*&)?latex=([^&#]+)|[?&](?:tex|latex|chl)=([^&#]+)")
 IMAGE_CLASS = frozenset(

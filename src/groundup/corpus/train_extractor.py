@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundup.corpus.blocks import Blocks, Tag
-from groundup.corpus.content import LEAVES, WEIGHTS, ContentModel, Trees, named_features, to_arrays
+from groundup.corpus.content import LEAVES, WEIGHTS, ContentModel, Trees, to_arrays
 from groundup.corpus.extract import decode, parse
-from groundup.corpus.features import Scores, word_tokens
+from groundup.corpus.features import Scores, features, word_tokens
 from groundup.corpus.warc import Losses, read_pages
 from groundup.errors import UserError
 
@@ -37,7 +37,7 @@ TREES = 100
 OPTIONS = {
     "objective": "cross_entropy", "num_leaves": LEAVES - 1, "learning_rate": 0.1, "min_data_in_leaf": 40, "feature_fraction": 0.4,
     "bagging_fraction": 0.7, "bagging_freq": 1, "lambda_l2": 5, "max_bin": 127, "use_missing": False, "seed": 1,
-    "deterministic": True, "force_col_wise": True, "num_threads": 2, "verbosity": -1,
+    "deterministic": True, "force_col_wise": True, "num_threads": 1, "verbosity": -1,
 }  # fmt: skip
 
 
@@ -213,7 +213,7 @@ def train(
     pages, x, names = training_features(examples, tables, site, use)
     trees = fit_trees(x, [examples[at] for at in pages])
     scores = tables.fit(use)
-    for table in vars(scores).values():  # as they are stored
+    for table in (scores.above, scores.near, scores.words):  # as they are stored
         table.update((token, float(np.float16(weight))) for token, weight in list(table.items()))
     return ContentModel(scores, trees, names)
 
@@ -227,11 +227,11 @@ def training_features(
     x: list[NDArray[np.float32]] = []
     names: list[str] = []
     for held_out in range(GROUPS):
-        scores, known = tables.fit(use & (group != held_out)), {}
+        scores = tables.fit(use & (group != held_out))
         for at in np.flatnonzero((use & (group == held_out))[site]):
             if not examples[at].blocks.text:
                 continue
-            found = named_features(examples[at].blocks, examples[at].title, scores, known)
+            found = features(examples[at].blocks, examples[at].title, scores)
             names = list(found)
             pages.append(int(at))
             x.append(np.stack(list(found.values()), axis=1).astype(np.float32))
