@@ -1,0 +1,331 @@
+"""A page as a sequence of blocks of text, and as the tree of elements around them.
+
+Lexbor parses and mends the HTML in C, drops what is no text, and writes it out again. What it writes is regular: every
+element is closed, `<` stands only where a tag begins, and `>` ends it. So one pass over `split("<")` walks the tree at
+a fraction of the price of asking for every node.
+"""
+
+import re
+from dataclasses import dataclass, field
+from itertools import count
+from typing import NamedTuple
+
+from selectolax.lexbor import LexborHTMLParser
+
+NO_TEXT = (
+    "script,style,svg,template,iframe,object,noembed,noframes,canvas,audio,video,textarea,datalist,math,"
+    "img,source,input,wbr,area,embed,link,meta,param,track,col"
+)
+INLINE_NAMES = frozenset(
+    [
+        "abbr",
+        "acronym",
+        "b",
+        "bdi",
+        "bdo",
+        "big",
+        "cite",
+        "code",
+        "data",
+        "del",
+        "dfn",
+        "em",
+        "font",
+        "i",
+        "ins",
+        "kbd",
+        "label",
+        "mark",
+        "mjx-container",
+        "nobr",
+        "picture",
+        "q",
+        "rp",
+        "rt",
+        "ruby",
+        "s",
+        "samp",
+        "small",
+        "span",
+        "strike",
+        "strong",
+        "sub",
+        "sup",
+        "time",
+        "tt",
+        "u",
+        "var",
+    ]
+)
+COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+IGNORED = frozenset(["base", "frame"])
+PARAGRAPHS = frozenset(
+    [
+        "article",
+        "aside",
+        "blockquote",
+        "dl",
+        "figure",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "header",
+        "hr",
+        "main",
+        "ol",
+        "p",
+        "pre",
+        "section",
+        "table",
+        "ul",
+    ]
+)
+ATTRIBUTE = re.compile(r' (class|id|role|itemprop|data-testid|aria-hidden|hidden|style)="([^"]*)"')
+PART = re.compile(r"[a-z]+|[A-Z][a-z]*|0+")
+DIGITS = re.compile(r"\d+")
+HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden")
+MAX_NAMES = 12  # classes of one element that are looked at: style sheets of small utilities give dozens
+MAX_TAGS = 300_000
+NOTHING, OPEN, CLOSE, INLINE, LINK, LINK_END, BREAK = range(7)  # what the walk does at a tag
+
+
+class Tag(NamedTuple):
+    """A kind of element: its name, and the tokens by which the model knows it."""
+
+    name: str
+    tokens: tuple[str, ...]
+
+
+@dataclass
+class Blocks:
+    """Blocks in page order, and the block elements around them, parents before children (element 0 is <body>)."""
+
+    text: list[str] = field(default_factory=list)
+    link_chars: list[int] = field(default_factory=list)  # characters inside links
+    inner: list[int] = field(default_factory=list)  # kind of the last inline element opened before the text, or -1
+    element: list[int] = field(default_factory=list)  # innermost element around it
+    gap: list[int] = field(default_factory=list)  # line ends before it
+    prefix: list[str] = field(default_factory=list)  # the mark of a list's item, with its indent
+    row: list[int] = field(default_factory=list)  # the <tr> it is in, or 0
+    cell: list[int] = field(default_factory=list)  # number of the cell in the row
+    kinds: list[Tag] = field(default_factory=list)  # the different start tags of the page
+    kind: list[int] = field(default_factory=list)  # of an element: which of them
+    parent: list[int] = field(default_factory=list)
+    start: list[int] = field(default_factory=list)  # of an element: its blocks are start <= block < end
+    end: list[int] = field(default_factory=list)
+    cut: bool = False  # whether the page was too large or too deep to be read to its end
+
+
+_known: dict[tuple, Tag] = {}  # grows with the classes seen, to a bound
+
+
+def _tokens(name: str, attributes: list[tuple[str, str]]) -> tuple[str, ...]:
+    """What a page's author calls an element: 'div', '.post-body', 'post', 'body', '#main', 'main', 'role=main' ..."""
+    tokens = {f"<{name}": None}  # a set in order
+    for attribute, value in attributes:
+        if attribute in ("class", "id", "data-testid"):
+            sign = "#" if attribute == "id" else "."
+            for word in DIGITS.sub("0", value).split()[:MAX_NAMES]:
+                tokens[sign + word.lower()] = None
+                tokens.update((part.lower(), None) for part in PART.findall(word)[:MAX_NAMES] if len(part) > 1)
+        elif attribute in ("role", "itemprop"):
+            tokens[f"{attribute}={value.lower()}"] = None
+        elif attribute == "aria-hidden":
+            tokens[f"aria-hidden={value}"] = None
+        elif attribute == "hidden" or HIDDEN.search(value):
+            tokens["hidden"] = None
+    return tuple(tokens)
+
+
+def blocks_of(tree: LexborHTMLParser) -> Blocks:
+    """The blocks of a parsed page."""
+    blocks = Blocks()
+    body = tree.body
+    if body is None:
+        return blocks
+    for node in reversed(body.css(NO_TEXT)):  # those inside others first: removing an element frees what is in it
+        node.decompose()
+    html = body.html or ""
+    if "<!--" in html:
+        html = COMMENT.sub("", html)
+    _walk(html, blocks)
+    return blocks
+
+
+def _walk(html: str, blocks: Blocks) -> None:
+    kinds, kind, parent, start, end = blocks.kinds, blocks.kind, blocks.parent, blocks.start, blocks.end
+    known: dict[str, tuple[int, int, str, int]] = {}
+    numbers: dict[Tag, int] = {}
+    rows: list[tuple] = []
+    stack: list[int] = []  # open elements
+    names: list[str] = []  # and the names that will close them
+    lists: list[count | None] = []  # open lists: the numbers of an ordered one
+    pieces: list[str] = []  # text of the block that is being read
+    link = row = cell = linked = pre = gap = 0  # link, pre: how many such elements are open
+    inner = first = -1
+    prefix = ""
+    broken = False
+
+    def flush() -> None:
+        nonlocal gap, prefix, linked, broken
+        text = "".join(pieces)
+        pieces.clear()
+        if pre:
+            text = text.rstrip().lstrip("\n")
+        elif broken:
+            text = "\n".join([" ".join(line.split()) for line in text.split("\v")]).strip()
+        else:
+            text = " ".join(text.split())
+        if "&" in text:
+            text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&nbsp;", " ").replace("&amp;", "&")
+        if text:
+            rows.append((text, linked, first, stack[-1] if stack else 0, gap, prefix, row, cell))
+            gap, prefix = 0, ""
+        linked, broken = 0, False
+
+    parts = html.split("<", MAX_TAGS)
+    if len(parts) > MAX_TAGS:
+        parts.pop()
+        blocks.cut = True
+    for piece in parts[1:]:
+        raw, _, text = piece.partition(">")
+        entry = known.get(raw)
+        if entry is None:
+            entry = known[raw] = _entry(raw, kinds, numbers)
+        action, number, name, tag_gap = entry
+        if action == OPEN:
+            if pieces:
+                if not pre:
+                    flush()
+                elif pieces[-1][-1:] != "\n":
+                    pieces.append("\n")
+            inner = -1
+            parent.append(stack[-1] if stack else 0)
+            stack.append(len(kind))
+            names.append(name)
+            kind.append(number)
+            start.append(len(rows))
+            end.append(0)
+            if tag_gap > gap:
+                gap = tag_gap
+            if name == "/li":
+                numbering = lists[-1] if lists else None
+                prefix = "  " * (len(lists) - 1) + ("- " if numbering is None else f"{next(numbering)}. ")
+            elif name == "/td" or name == "/th":
+                cell += 1
+            elif name == "/tr":
+                row, cell = len(kind), 0
+            elif name == "/ul":
+                lists.append(None)
+            elif name == "/ol":
+                lists.append(count(1))
+            elif name == "/pre":
+                pre += 1
+        elif action == CLOSE:
+            if not names or names[-1] != raw:
+                if raw not in names:
+                    continue
+                while names[-1] != raw:  # only where raw text, such as <xmp>, looks like tags
+                    names.pop()
+                    end[stack.pop()] = len(rows)
+            if pieces:
+                if not pre or (raw == "/pre" and pre == 1):
+                    flush()
+                elif pieces[-1][-1:] != "\n":
+                    pieces.append("\n")
+            names.pop()
+            end[stack.pop()] = len(rows)
+            inner = -1
+            if tag_gap > gap:
+                gap = tag_gap
+            if raw == "/tr":
+                row = 0
+            elif raw == "/pre":
+                pre -= 1
+            elif (raw == "/ul" or raw == "/ol") and lists:
+                lists.pop()
+        elif action == INLINE:
+            inner = number
+        elif action == LINK:
+            inner = number
+            link += 1
+        elif action == LINK_END:
+            link -= 1
+        elif action == BREAK:
+            if pre:
+                pieces.append("\n")
+            elif tag_gap:
+                if pieces:
+                    flush()
+                gap = 2
+            elif pieces:
+                pieces.append("\v")
+                broken = True
+        if text:
+            if pieces:
+                pieces.append(text)
+                if link:
+                    linked += len(text.strip())
+            elif not text.isspace() or pre:
+                first = inner
+                pieces.append(text)
+                if link:
+                    linked += len(text.strip())
+    if pieces:
+        flush()
+    while stack:
+        end[stack.pop()] = len(rows)
+    if end:
+        end[0] = len(rows)  # whatever came after a </body> inside raw text as well
+    if rows:
+        columns = map(list, zip(*rows, strict=True))
+        (blocks.text, blocks.link_chars, blocks.inner, blocks.element,
+         blocks.gap, blocks.prefix, blocks.row, blocks.cell) = columns  # fmt: skip
+
+
+def _entry(raw: str, kinds: list[Tag], numbers: dict[Tag, int]) -> tuple[int, int, str, int]:
+    """What to do at the tag between `<` and `>`, its kind, the tag that closes it, and the line ends it asks for."""
+    name, _, attributes = raw.partition(" ")
+    if name.startswith("/"):
+        if name == "/a":
+            return LINK_END, -1, "", 0
+        if name[1:] in INLINE_NAMES:
+            return NOTHING, -1, "", 0
+        return CLOSE, -1, "", 1 + (name[1:] in PARAGRAPHS)
+    if name in IGNORED:
+        return NOTHING, -1, "", 0
+    if name in ("br", "hr"):
+        return BREAK, -1, "", 2 * (name == "hr")
+    key = (name, *ATTRIBUTE.findall(raw)) if attributes else (name,)
+    tag = _known.get(key)
+    if tag is None:
+        if len(_known) > 50_000:
+            _known.clear()
+        tag = _known[key] = Tag(name, _tokens(name, key[1:]))
+    number = numbers.setdefault(tag, len(kinds))
+    if number == len(kinds):
+        kinds.append(tag)
+    if name == "a":
+        return LINK, number, "", 0
+    if name in INLINE_NAMES:
+        return INLINE, number, "", 0
+    return OPEN, number, f"/{name}", 1 + (name in PARAGRAPHS)
+
+
+def render(blocks: Blocks, chosen: list[int]) -> str:
+    """The text of the chosen blocks: a blank line between paragraphs, marks before items, `|` between cells of a row."""
+    out: list[str] = []
+    last = -1
+    for block in chosen:
+        if out:
+            adjacent = block == last + 1
+            if adjacent and blocks.row[block] == blocks.row[last] != 0 and blocks.cell[block] != blocks.cell[last]:
+                out.append(" | ")
+            else:
+                out.append("\n" * max(1, max(blocks.gap[last + 1 : block + 1])))
+        out.append(blocks.prefix[block] + blocks.text[block])
+        last = block
+    return "".join(out)

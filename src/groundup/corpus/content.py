@@ -1,0 +1,108 @@
+"""Which blocks of a page are its content: boosted trees over the block features, then the best cut for the page.
+
+The trees are evaluated for all blocks at once, without a walk through any tree (QuickScorer, Lucchese et al., 2015):
+each condition that fails strikes out the leaves it cuts off, and the first leaf left over is the one reached.
+The weights are plain arrays, made by `python -m groundup.corpus.train_extractor`.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groundup.corpus.blocks import Blocks
+from groundup.corpus.features import Scores, features
+
+WEIGHTS = Path(__file__).with_name("extract_model.npz")
+LEAVES = 32
+ALL = np.uint32(0xFFFFFFFF)
+ROWS = 256  # blocks at a time: what the conditions fill then stays in the processor's cache
+
+
+@dataclass
+class Trees:
+    """Trees of at most 32 leaves: conditions `features[:, feature] > threshold`, each with the leaves that stay."""
+
+    feature: NDArray[np.int16]  # [trees, LEAVES - 1]
+    threshold: NDArray[np.float32]  # [trees, LEAVES - 1]
+    stays: NDArray[np.uint32]  # [trees, LEAVES - 1]: the leaves that are left when the condition holds, as bits
+    value: NDArray[np.float32]  # [trees, LEAVES]
+
+    def probability(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        """[blocks, features] -> [blocks]"""
+        trees = len(self.value)
+        threshold, stays = self.threshold.reshape(-1, 1), self.stays.reshape(-1, 1)
+        offset = np.arange(trees)[:, None] * LEAVES
+        out = np.empty(len(x))
+        for low in range(0, len(x), ROWS):
+            columns = np.ascontiguousarray(x[low : low + ROWS].T)
+            failed = columns[self.feature.reshape(-1)] > threshold
+            left = np.bitwise_and.reduce(np.where(failed, stays, ALL).reshape(trees, LEAVES - 1, -1), axis=1)
+            lowest = (left & (~left + np.uint32(1))).astype(np.float32)  # a power of two, so exact
+            leaf = (lowest.view(np.int32) >> 23) - 127
+            out[low : low + ROWS] = self.value.reshape(-1)[leaf + offset].sum(axis=0, dtype=np.float64)
+        return 1.0 / (1.0 + np.exp(-out))
+
+
+@dataclass
+class ContentModel:
+    scores: Scores
+    trees: Trees
+    names: list[str]  # of the features, in the trees' order
+
+    def matrix(self, blocks: Blocks, title: str) -> NDArray[np.float32]:
+        """The features of a page that the trees use: [blocks, features]"""
+        found = features(blocks, title, self.scores)
+        return np.stack([found[name] for name in self.names], axis=1).astype(np.float32)
+
+    def content(self, blocks: Blocks, title: str) -> list[int]:
+        """The blocks that are content, in order."""
+        if not blocks.text:
+            return []
+        x = self.matrix(blocks, title)
+        return np.flatnonzero(best_cut(self.trees.probability(x), x[:, self.names.index("words")])).tolist()
+
+
+def best_cut(probability: NDArray[np.float64], words: NDArray) -> NDArray[np.bool_]:
+    """[blocks] -> whether to keep each: all above one probability, chosen so that the expected word F1 is greatest."""
+    order = np.argsort(-probability, kind="stable")
+    kept = np.cumsum(words[order])
+    right = np.cumsum((words * probability)[order])
+    at = int(np.argmax(2 * right / (kept + right[-1])))
+    return probability >= probability[order[at]]
+
+
+@cache
+def content_model() -> ContentModel:
+    """The shipped model."""
+    with np.load(WEIGHTS, allow_pickle=False) as file:
+        return from_arrays(dict(file))
+
+
+def to_arrays(model: ContentModel) -> dict[str, NDArray]:
+    """The model as plain arrays; words and names are lines of UTF-8."""
+    arrays: dict[str, NDArray] = {"names": _packed(model.names)}
+    for name in ("above", "near", "words"):
+        table: dict[str, float] = getattr(model.scores, name)
+        arrays[f"{name} tokens"] = _packed(list(table))
+        arrays[f"{name} scores"] = np.array(list(table.values()), dtype=np.float16)
+    return arrays | vars(model.trees)
+
+
+def from_arrays(arrays: dict[str, NDArray]) -> ContentModel:
+    tables = {
+        name: dict(zip(_unpacked(arrays[f"{name} tokens"]), arrays[f"{name} scores"].tolist(), strict=True))
+        for name in ("above", "near", "words")
+    }
+    trees = Trees(*(arrays[name] for name in ("feature", "threshold", "stays", "value")))
+    return ContentModel(Scores(**tables), trees, _unpacked(arrays["names"]))
+
+
+def _packed(words: list[str]) -> NDArray[np.uint8]:
+    return np.frombuffer("\n".join(words).encode("utf-8", "replace"), dtype=np.uint8)
+
+
+def _unpacked(packed: NDArray[np.uint8]) -> list[str]:
+    return packed.tobytes().decode().split("\n")

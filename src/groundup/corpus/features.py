@@ -1,0 +1,380 @@
+"""What the extraction model sees of a block: its words, its place, its neighbours, and the elements around it.
+
+An element's blocks are an interval, so whatever is summed over an element is a difference of two running sums, and
+whatever is summed over a block's ancestors is a running sum of differences: no loop over the tree is left to Python.
+Features follow boilerpipe (Kohlschütter et al., 2010), dragnet (Peters & Lecocq, 2013) and Web2Text (Vogels et al.,
+2018); the learned scores of class names and words are what those lack. All arrays are [blocks] unless they say so.
+"""
+
+import re
+import zlib
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groundup.corpus.blocks import Blocks, Tag
+
+Array = NDArray[np.float64]
+Features = dict[str, Array]
+
+LEVELS = 5  # containers around a block, each larger than the one before
+WORDS_SCORED = 8  # at the start of a block
+LETTERS_SCORED = 64
+LONG = 15  # words that make a block prose, if few are links
+FAR = 999.0  # where there is no such block
+NAMES = ("p", "li", "td", "pre", "h1", "h2", "h3", "div", "span", "a", "strong", "label", "button", "dd", "figcaption")
+AROUND = ("main", "article", "section", "nav", "header", "footer", "aside", "form", "table", "ul", "ol", "button", "p")
+HEADINGS = frozenset(("h1", "h2", "h3", "h4", "h5", "h6"))
+WORD = re.compile(r"[^\W\d_]+|[0-9]|[^\w\s]")
+
+
+@dataclass
+class Scores:
+    """Log-odds of being content, learned for tokens of tags (anywhere above a block, or next to it) and for words."""
+
+    above: dict[str, float]
+    near: dict[str, float]
+    words: dict[str, float]
+    known: dict[Tag, "TagFacts"] = field(default_factory=dict, repr=False, compare=False)
+
+    def of_tag(self, tag: Tag) -> "TagFacts":
+        facts = self.known.get(tag)
+        if facts is None:
+            if len(self.known) > 50_000:  # a bound on memory, not on what is found
+                self.known.clear()
+            facts = self.known[tag] = _facts(tag, self)
+        return facts
+
+    def of_text(self, text: str) -> float:
+        get = self.words.get
+        return sum([get(word, 0.0) for word in word_tokens(text)])
+
+
+# Scores above and near, number in NAMES and in AROUND (from 1, 0 for none), heading, first heading, sign
+TagFacts = tuple[float, float, int, int, bool, bool, int]
+
+
+def _facts(tag: Tag, scores: Scores) -> TagFacts:
+    return (
+        sum(scores.above.get(token, 0.0) for token in tag.tokens),
+        sum(scores.near.get(token, 0.0) for token in tag.tokens),
+        NAMES.index(tag.name) + 1 if tag.name in NAMES else 0,
+        AROUND.index(tag.name) + 1 if tag.name in AROUND else 0,
+        tag.name in HEADINGS,
+        tag.name == "h1",
+        # The same on every page for the same kind of element: of its name and classes, not its id. Small enough for a
+        # float to hold the sum over a path.
+        zlib.crc32(" ".join(token for token in tag.tokens if token[0] in ".<").encode("utf-8", "replace")) + 1,
+    )
+
+
+def word_tokens(text: str) -> list[str]:
+    """The words a block begins with; a short block as a whole as well."""
+    words = WORD.findall(text[:LETTERS_SCORED].lower())[:WORDS_SCORED]
+    if len(text) <= LETTERS_SCORED // 2:
+        words.append(" ".join(words))
+    return words
+
+
+def _counter(**classes: str) -> tuple[list[str], NDArray[np.int64]]:
+    """A table from bytes to counters: one a class, 21 bits wide, so that three are added up at once."""
+    table = np.zeros(256, dtype=np.int64)
+    for place, characters in enumerate(classes.values()):
+        table[list(characters.encode("latin-1"))] += 1 << (21 * place)
+    return list(classes), table
+
+
+UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+COUNTERS = [
+    _counter(space=" \n\t", upper=UPPER, digit="0123456789"),
+    _counter(stop=".!?", comma=",;:", symbol="|/\\<>[]{}()=+*#@$%&_~^-"),
+    _counter(foreign="".join(map(chr, range(0xC0, 256))), line="\n"),
+]
+ENDS = np.zeros(256)
+ENDS[list(b".!?\"')")] = 1
+
+
+class PageView:
+    """The blocks and elements of one page as arrays, and what several features are made of."""
+
+    def __init__(self, blocks: Blocks, title: str, scores: Scores) -> None:
+        self.blocks, self.title = blocks, title
+        self.count = len(blocks.text)
+        self.at = np.arange(self.count)
+        facts = np.array([scores.of_tag(tag) for tag in blocks.kinds]).reshape(-1, 7).T  # [7, kinds]
+        self.above_of, self.near_of = facts[:2]
+        self.name_of, self.around_of, self.heading_of, self.h1_of, self.sign_of = facts[2:].astype(np.int64)
+        # Elements: kind, parent and the interval of blocks. Blocks: innermost element, and inline element before the text.
+        self.kind, self.parent = np.array(blocks.kind), np.array(blocks.parent)
+        self.start, self.end = np.array(blocks.start), np.array(blocks.end)
+        self.element, self.inner = np.array(blocks.element), np.array(blocks.inner)
+        self.inline = self.inner >= 0
+        self.holder = self.kind[self.element]
+
+        encoded = [text.encode("utf-8", "replace") for text in blocks.text]
+        size = np.fromiter(map(len, encoded), np.int64, self.count)
+        stops = np.cumsum(size)
+        letters = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self.first_letter, self.last_letter = letters[stops - size], letters[stops - 1]
+        self.letters: Features = {}
+        for names, table in COUNTERS:
+            packed = np.add.reduceat(table[letters], stops - size)
+            for place, name in enumerate(names):
+                self.letters[name] = ((packed >> (21 * place)) & 0x1FFFFF).astype(np.float64)
+        foreign = self.letters["foreign"]
+        self.chars = size.astype(np.float64)
+        words = self.letters["space"] + 1.0
+        self.words = np.where(foreign > 4 * words, np.maximum(words, foreign / 2), words)  # scripts without spaces
+        self.link = np.minimum(np.array(blocks.link_chars) / np.maximum(self.chars - foreign, 1), 1.0)
+        self.linked = self.words * self.link
+        sentences = self.letters["stop"] + self.letters["comma"]
+        self.prose = ((self.words >= LONG) & (self.link < 0.5) & (sentences > 0)).astype(np.float64)
+        self.total = self.words.sum()
+        self.before = np.cumsum(self.words) - self.words
+
+        self.word_score = np.array([scores.of_text(text) for text in blocks.text])
+        inside = np.where(self.inline, self.above_of[self.inner], 0.0)
+        above = self.above_of[self.kind]
+        self.path_up = self.over_ancestors(np.maximum(above, 0.0)) + np.maximum(inside, 0.0)
+        self.path_down = self.over_ancestors(np.minimum(above, 0.0)) + np.minimum(inside, 0.0)
+        self.path_near = self.near_of[self.holder] + np.where(self.inline, self.near_of[self.inner], 0.0)
+        self.path = self.path_up + self.path_down + self.path_near
+        self.both = self.path + self.word_score
+
+    def over_ancestors(self, own: Array) -> Array:
+        """[elements] -> [blocks]: the sum of `own` over the elements that a block is in."""
+        size = self.count + 1
+        change = np.bincount(self.start, own, size) - np.bincount(self.end, own, size)
+        return np.cumsum(change)[: self.count]
+
+    @cached_property
+    def sums(self) -> Features:
+        """Running sums [blocks + 1], 0 at first."""
+        parts = np.stack(
+            [self.words, self.linked, self.path * self.words, self.word_score * self.words, self.prose,
+             self.prose * self.words, self.letters["comma"] + self.letters["stop"]]
+        )  # fmt: skip
+        running = np.zeros((len(parts), self.count + 1))
+        np.cumsum(parts, axis=1, out=running[:, 1:])
+        return dict(
+            zip(("words", "links", "path", "word score", "prose", "prose words", "sentences"), running, strict=True)
+        )
+
+    @cached_property
+    def widest(self) -> NDArray[np.int64]:
+        """[elements] -> the outermost element that has the same blocks."""
+        same = (self.start == self.start[self.parent]) & (self.end == self.end[self.parent])
+        widest = np.where(same, self.parent, np.arange(len(self.parent)))
+        while not np.array_equal(widest, wider := widest[widest]):
+            widest = wider
+        return widest
+
+
+def features(blocks: Blocks, title: str, scores: Scores) -> Features:
+    """name -> [blocks], for a page that has blocks."""
+    page = PageView(blocks, title, scores)
+    return (
+        _text(page) | _tags(page) | _path(page) | _place(page) | _headings(page) | _prose(page)
+        | _neighbours(page) | _containers(page) | _alike(page) | _heart(page)
+    )  # fmt: skip
+
+
+def _text(page: PageView) -> Features:
+    out = {"words": page.words, "chars per word": page.chars / page.words, "link": page.link}
+    for name in ("upper", "digit", "stop", "comma", "symbol", "foreign"):
+        out[name] = page.letters[name] / page.chars
+    seen: dict[str, int] = {}
+    same = [seen.setdefault(text, at) for at, text in enumerate(page.blocks.text)]
+    titled = set(WORD.findall(page.title.lower()))
+    common = [len(titled.intersection(text.lower().split())) if len(text) < 200 else 0 for text in page.blocks.text]
+    return out | {
+        "stops": page.letters["stop"],
+        "commas": page.letters["comma"],
+        "lines": page.letters["line"],
+        "ends": ENDS[page.last_letter],
+        "colon": (page.last_letter == ord(":")).astype(np.float64),
+        "capital": ((page.first_letter >= ord("A")) & (page.first_letter <= ord("Z"))).astype(np.float64),
+        "word score": page.word_score,
+        "copies": np.bincount(same, minlength=page.count)[same].astype(np.float64),
+        "in title": np.array(common, dtype=np.float64) / max(len(titled), 1),
+    }
+
+
+def _tags(page: PageView) -> Features:
+    around = page.around_of[page.kind]
+    change = np.zeros((len(AROUND) + 1, page.count + 1))
+    some = np.flatnonzero(around)
+    np.add.at(change, (around[some], page.start[some]), 1.0)
+    np.subtract.at(change, (around[some], page.end[some]), 1.0)
+    inside = np.cumsum(change, axis=1)[1:, : page.count]
+    return {
+        "tag": page.name_of[np.where(page.inline, page.inner, page.holder)].astype(np.float64),
+        "block tag": page.name_of[page.holder].astype(np.float64),
+        "depth": page.over_ancestors(np.ones(len(page.kind))),
+    } | {f"in {name}": row for name, row in zip(AROUND, inside, strict=True)}
+
+
+def _path(page: PageView) -> Features:
+    path = page.path
+    middle = (path * page.words).sum() / page.total
+    return {
+        "path": path,
+        "path up": page.path_up,
+        "path down": page.path_down,
+        "path near": page.path_near,
+        "path own": page.above_of[np.where(page.inline, page.inner, page.holder)],
+        "path container": page.above_of[page.holder],
+        "path parent": page.above_of[page.kind[page.parent[page.element]]],
+        "path rank": _rank(path, page.words),
+        "path deviation": path - middle,
+        "path below best": path.max() - path,
+        "path spread": np.full(page.count, np.sqrt((page.words * (path - middle) ** 2).sum() / page.total)),
+        "both": page.both,
+        "both rank": _rank(page.both, page.words),
+    }
+
+
+def _rank(values: Array, weights: Array) -> Array:
+    """The share of `weights` that lies at lower values."""
+    order = np.argsort(values, kind="stable")
+    out = np.empty(len(values))
+    out[order] = np.cumsum(weights[order])
+    return out / out.max()
+
+
+def _place(page: PageView) -> Features:
+    whole = {
+        "blocks": page.count,
+        "all words": page.total,
+        "page link": page.linked.sum() / page.total,
+        "page prose": (page.words * page.prose).sum() / page.total,
+        "page prose blocks": page.prose.sum(),
+        "page word score": (page.word_score * page.words).sum() / page.total,
+    }
+    place = {"place": page.at / page.count, "place words": page.before / page.total}
+    return place | {name: np.full(page.count, float(value)) for name, value in whole.items()}
+
+
+def _headings(page: PageView) -> Features:
+    """How far the block is from the page's title and from the heading it stands under, and what that says."""
+    h1 = np.flatnonzero(page.h1_of[page.holder])
+    last = np.maximum.accumulate(np.where(page.heading_of[page.holder] > 0, page.at, -1))
+    under, heading = last >= 0, np.maximum(last, 0)
+    return {
+        "after h1": (page.at - h1[0]).astype(np.float64) if len(h1) else np.full(page.count, -FAR),
+        "words after h1": (page.before - page.before[h1[0]]) / page.total if len(h1) else np.full(page.count, -2.0),
+        "since heading": np.where(under, page.at - last, 99.0),
+        "words since heading": np.where(under, page.before - page.before[heading], FAR),
+        "heading score": np.where(under, page.word_score[heading], 0.0),
+        "heading path": np.where(under, page.path[heading], 0.0),
+    }
+
+
+def _prose(page: PageView) -> Features:
+    """How far the block is from the prose before it and after it."""
+    prose = np.flatnonzero(page.prose)
+    if not len(prose):
+        far = np.full(page.count, FAR)
+        return {"to next prose": far, "from last prose": far, "prose before": np.zeros(page.count)}
+    following = np.searchsorted(prose, page.at)
+    ahead = prose[np.minimum(following, len(prose) - 1)] - page.at
+    behind = page.at - prose[np.maximum(following - 1, 0)]
+    return {
+        "to next prose": np.where(ahead < 0, FAR, ahead),
+        "from last prose": np.where(following == 0, FAR, np.where(ahead == 0, 0.0, behind)),
+        "prose before": following / len(prose),
+    }
+
+
+def _neighbours(page: PageView) -> Features:
+    """Values of the blocks one and two places away, and means over the blocks around."""
+    names = ("words", "link", "path", "word score", "stop", "link words", "prose")
+    rows = np.stack([page.words, page.link, page.path, page.word_score, page.letters["stop"], page.linked, page.prose])
+    out: Features = {}
+    padded = np.pad(rows, ((0, 0), (2, 2)))
+    for by in (-2, -1, 1, 2):
+        shifted = padded[:, 2 + by : 2 + by + page.count]
+        out |= {f"{name} {by:+d}": row for name, row in zip(names[:5], shifted[:5], strict=True)}
+    wide = (0, 5, 2, 3, 6)
+    running = np.zeros((len(wide), page.count + 1))
+    np.cumsum(rows[list(wide)], axis=1, out=running[:, 1:])
+    for reach in (3, 10):
+        low, high = np.maximum(page.at - reach, 0), np.minimum(page.at + reach + 1, page.count)
+        mean = (running[:, high] - running[:, low]) / (high - low)
+        out |= {f"{names[which]} within {reach}": row for which, row in zip(wide, mean, strict=True)}
+    return out
+
+
+def _containers(page: PageView) -> Features:
+    """What the elements around hold, from the innermost outwards, without those that add nothing."""
+    out: Features = {}
+    level = page.element
+    names = list(page.sums)
+    running = np.stack(list(page.sums.values()))
+    for depth in range(LEVELS):
+        level = page.widest[level]
+        low, high = page.start[level], page.end[level]
+        inside = dict(zip(names, running[:, high] - running[:, low], strict=True))
+        words, blocks = np.maximum(inside["words"], 1.0), np.maximum(high - low, 1)
+        out |= {
+            f"words in {depth}": words,
+            f"share in {depth}": words / page.total,
+            f"own share in {depth}": page.words / words,
+            f"link in {depth}": inside["links"] / words,
+            f"path in {depth}": inside["path"] / words,
+            f"word score in {depth}": inside["word score"] / words,
+            f"prose in {depth}": inside["prose"],
+            f"prose share in {depth}": inside["prose words"] / words,
+            f"sentences in {depth}": inside["sentences"] / words,
+            f"blocks in {depth}": blocks.astype(np.float64),
+            f"words a block in {depth}": words / blocks,
+            f"place in {depth}": (page.at - low) / blocks,
+        }
+        level = page.parent[level]
+    return out
+
+
+def _alike(page: PageView) -> Features:
+    """What the blocks have in common that lie under the same path of names and classes."""
+    sign = page.over_ancestors(page.sign_of[page.kind].astype(np.float64))
+    _, alike = np.unique(sign, return_inverse=True)
+    words, count = np.bincount(alike, page.words)[alike], np.bincount(alike)[alike]
+
+    def mean(values: Array) -> Array:
+        return np.bincount(alike, values * page.words)[alike] / words
+
+    return {
+        "alike words": words,
+        "alike share": words / page.total,
+        "alike blocks": count.astype(np.float64),
+        "alike words a block": words / count,
+        "alike path": mean(page.path),
+        "alike link": mean(page.link),
+        "alike word score": mean(page.word_score),
+        "alike prose": np.bincount(alike, page.prose)[alike],
+    }
+
+
+def _heart(page: PageView) -> Features:
+    """The block most like content, and the smallest element that holds both it and the block."""
+    likely = 1 / (1 + np.exp(-np.clip(page.both, -20, 20)))
+    heart = int(np.argmax((page.words - page.linked) * (0.2 + page.prose) * likely))
+    chain = [int(page.widest[page.element[heart]])]
+    while chain[-1]:
+        chain.append(int(page.widest[page.parent[chain[-1]]]))
+    steps, share, link = np.zeros(page.count), np.ones(page.count), np.zeros(page.count)
+    for step in range(len(chain) - 1, -1, -1):
+        low, high = int(page.start[chain[step]]), int(page.end[chain[step]])
+        words = max(page.sums["words"][high] - page.sums["words"][low], 1.0)
+        steps[low:high] = step
+        share[low:high] = words / page.total
+        link[low:high] = (page.sums["links"][high] - page.sums["links"][low]) / words
+    return {
+        "heart steps": steps,
+        "heart share": share,
+        "heart link": link,
+        "heart distance": (page.at - heart).astype(np.float64),
+        "heart path": page.path - page.path[heart],
+    }

@@ -1,0 +1,139 @@
+import re
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from selectolax.lexbor import LexborHTMLParser
+
+from groundup.corpus.blocks import NO_TEXT, blocks_of, render
+from groundup.corpus.bounds import MAX_DEPTH, bounded
+
+
+def blocks(html: str):
+    return blocks_of(LexborHTMLParser(html))
+
+
+def everything(html: str) -> str:
+    found = blocks(html)
+    return render(found, list(range(len(found.text))))
+
+
+@pytest.mark.parametrize(
+    "html, text",
+    [
+        ("<p>a  <b>b</b>c\n d</p>e", "a bc d\n\ne"),
+        ("<p>a<br>b<br><br>c", "a\nb\n\nc"),
+        ("<div>a</div><div>b<h2>c</h2>d</div>", "a\nb\n\nc\n\nd"),
+        ("<p>1 &lt; 2 &amp;amp; x&nbsp;y", "1 < 2 &amp; x y"),
+        ("<p>a</p><script>b</script><style>c</style><!-- <p>d</p> --><template>e</template><p>f", "a\n\nf"),
+        ("<noscript><p>a</p></noscript>", "a"),
+        ("<img alt='<p>a'><p title='>b'>c", "c"),
+        ("<xmp><p>a</xmp>b", "a\nb"),
+        ("", ""),
+    ],
+)
+def test_paragraphs_lines_and_what_is_no_text(html, text):
+    assert everything(html) == text
+
+
+def test_lists_have_marks_numbers_and_indents():
+    html = "<ul><li>a<ul><li>b</ul><li><p>c</p><p>d</p></ul><ol><li>e<li>f</ol>"
+    assert everything(html) == "- a\n\n  - b\n\n- c\n\nd\n\n1. e\n2. f"
+
+
+def test_cells_of_a_row_share_a_line():
+    html = "<table><tr><th>a<th>b<tr><td>1<td><p>2</p></table><table><tr><td>c</table>"
+    assert everything(html) == "a | b\n1 | 2\n\nc"
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<pre>def f():\n    return 1\n\n\n#  x</pre>",
+        "<pre><code>\ndef f():\n    return <span class=n>1</span>\n\n\n#  x\n</code></pre>",
+        "<pre><div>def f():</div><div>    return 1</div><div>\n</div><div>\n</div><div>#  x</div></pre>",
+        "<pre>def f():<br>    return 1<br><br><br>#  x</pre>",
+    ],
+)
+def test_code_is_verbatim(html):
+    assert everything(f"<p>a</p>{html}<p>b</p>") == "a\n\ndef f():\n    return 1\n\n\n#  x\n\nb"
+
+
+TAGS = [
+    "div",
+    "p",
+    "ul",
+    "li",
+    "table",
+    "tr",
+    "td",
+    "a",
+    "b",
+    "span",
+    "pre",
+    "h1",
+    "br",
+    "img",
+    "noscript",
+    "form",
+    "main",
+    "xmp",
+    "select",
+    "option",
+    "button",
+    "script",
+]
+PIECES = st.one_of(
+    st.sampled_from([f"<{tag}>" for tag in TAGS] + [f"</{tag}>" for tag in TAGS]),
+    st.sampled_from(
+        ["<p class='a b'>", "<a href='x'>", "x", "y z", "<!-- c -->", "&lt;", "<", ">", "\n", '<i title=">"']
+    ),
+)
+
+
+@given(st.lists(PIECES, max_size=40).map("".join))
+def test_no_text_is_lost_and_elements_nest(html):
+    tree = LexborHTMLParser(html)
+    found = blocks_of(tree)
+    for node in tree.css(NO_TEXT):
+        node.decompose()
+    if tree.body and "<xmp" not in html:
+        assert "".join("".join(found.text).split()) == "".join(tree.body.text(deep=True).split())
+    for block, element in enumerate(found.element):
+        assert found.start[element] <= block < found.end[element]
+    for element, parent in enumerate(found.parent):
+        assert parent < element or element == 0
+        assert found.start[parent] <= found.start[element] <= found.end[element] <= found.end[parent]
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<div>" * 300_000,
+        "<ul><li>" * 20_000,
+        "<table><tr><td>" * 20_000,
+        "".join(f"<font a{i}><div>" for i in range(3_000)),
+        "".join(f"<div><b a{i}>x</div>" for i in range(20_000)),
+        "".join(f"<b a{i}>" for i in range(2_000)) + "<p>x" * 2_000,
+    ],
+)
+def test_a_page_that_would_hang_the_parser_is_cut_off(html):
+    start = time.process_time()
+    source, cut = bounded(b"<p>before" + html.encode())
+    assert cut
+    assert blocks_of(LexborHTMLParser(source)).text[0] == "before"
+    assert time.process_time() - start < 2
+
+
+def test_ordinary_pages_are_not_cut():
+    many = b"<p>a<br>b<img src=x><li>c" * 5_000 + b"<div><b>x</b></div>" * 5_000 + b"<p><b>x<p>y</b>" * 100
+    assert bounded(many) == (many, False)
+    deep = b"<div>" * (MAX_DEPTH - 10) + b"x" + b"</div>" * (MAX_DEPTH - 10)
+    assert bounded(deep * 3) == (deep * 3, False)
+
+
+def test_blocks_between_the_chosen_still_part_paragraphs():
+    found = blocks("<div>a</div><h2>b</h2><div>c</div>")
+    assert render(found, [0, 2]) == "a\n\nc"
+    assert not re.search(r"\n{3}", render(found, [0, 1, 2]))
