@@ -66,7 +66,8 @@ def kill(options: argparse.Namespace, whole: Path, killed: Path) -> None:
         break
     different = [name for name in SAME if digest(whole / name) != digest(killed / name)]
     print(f"{kills} kills, {(time.monotonic() - start) / 60:.1f} min; undisturbed {total / 60:.1f} min; different: {different}")
-    conclude("files that differ after twenty kills", len(different), "files", 0, not different and kills == options.kills)
+    claim = f"files that differ after twenty kills ({options.recipe.stem} recipe)"
+    conclude(claim, len(different), "files", 0, not different and kills == options.kills)
 
 
 if __name__ == "__main__":

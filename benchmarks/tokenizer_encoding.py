@@ -18,7 +18,7 @@ from groundup.tokenizer.counts import count_pretokens
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.workers import cores
 
-CLAIM, BAR = "encoding speed, ours over tokenizers' encode_batch, identical ids", 3.0
+CLAIM, BAR = "encoding speed over tokenizers' encode_batch, identical ids; also 5 MB without spaces in linear time", 3.0
 DOCUMENTS, VOCABULARY, ROUNDS = 600, 32_768, 3
 LONG = {
     "letters": "a",
