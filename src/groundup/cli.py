@@ -6,7 +6,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -293,7 +293,6 @@ def main() -> None:
         raise
     except KeyboardInterrupt:
         _stopped()
-        sys.exit(INTERRUPTED)
     except OSError as error:
         trouble = MACHINE_TROUBLE.get(error.errno or 0)
         if trouble is None:
@@ -301,8 +300,12 @@ def main() -> None:
         _fail(f"{error.filename or 'disk'}: {trouble}")
 
 
-def _stopped() -> None:
-    print("stopped; the same command continues from here", file=sys.stderr)
+def _stopped() -> NoReturn:
+    print("stopped; the same command continues from here", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    # sys.exit would do, but for an interrupt that fell into an exec of a string, as dataclasses do while they are imported:
+    # Python then ends itself by SIGINT, although it was caught.
+    os._exit(INTERRUPTED)
 
 
 def _fail(line: str) -> None:
