@@ -233,4 +233,4 @@ def test_mean_loss_takes_no_gradient(toy_decoder, tmp_path):
 
 def test_the_last_step_is_checkpointed(toy_decoder, tmp_path):
     Toy(toy_decoder, tmp_path).train()
-    assert checkpoint.latest(tmp_path)[0] == STEPS
+    assert checkpoint.latest(tmp_path) == STEPS
