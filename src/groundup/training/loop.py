@@ -85,7 +85,7 @@ def train(
                 for number, batch in enumerate(parts, start=1):
                     with processes.accumulating(number < len(parts)):
                         loss, metrics = objective(model, batch)
-                        loss.backward()
+                        processes.backward(loss)
                     for name, value in metrics.items():
                         totals[name] = totals.get(name, 0.0) + value
                 norm = _gradient_norm(model, processes)

@@ -102,11 +102,16 @@ class Optimizer:
 
 
 def pretraining_rates(
-    width: int, scale: float = 1.0
+    width: int, scale: float = 1.0, tied: bool = False
 ) -> tuple[Callable[[str, nn.Parameter], tuple[str, float]], list[str]]:
-    """Peak rates by role; those of embedding and head fall with the root of the width (nanochat)."""
+    """Peak rates by role; those of embedding and head fall with the root of the width (nanochat).
+
+    An embedding that is the head too (`tied`) has the head's rate: the embedding's, 50 times that, would undo the head.
+    """
     by_width = (width / 768) ** -0.5
     matrix, embedding, head, gain = 0.02 * scale, 0.2 * by_width * scale, 0.004 * by_width * scale, 0.01 * scale
+    if tied:
+        embedding = head
 
     def rates(name: str, parameter: nn.Parameter) -> tuple[str, float]:
         if parameter.dim() == 1:

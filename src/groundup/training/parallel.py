@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    import torch.distributed as dist
+    from torch.distributed import Store
     from torch.nn.parallel import DistributedDataParallel
 
     from groundup.training.objectives import Batch, Metrics
@@ -56,12 +56,17 @@ class Processes:
 
         model.to(device)
         self._replica = replica = DistributedDataParallel(step, gradient_as_bucket_view=True)
-        replica.register_comm_hook(None, _summed)
         return lambda _, batch: replica(batch)
 
     def accumulating(self, more: bool) -> AbstractContextManager[Any]:
         """Around a micro-batch; where `more` follow, replicas wait for the last before they sum their gradients."""
         return self._replica.no_sync() if self._replica and more else nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of the loss summed over all processes."""
+        if self._replica:
+            loss = loss * self.world  # DDP divides by it
+        loss.backward()
 
     def sum(self, values: list[float]) -> list[float]:
         """Each value added up over all processes; all of them get the same bits."""
@@ -91,7 +96,7 @@ class Processes:
             if mine:
                 done[:mine] = work(torch.stack(parts[self.rank * each : self.rank * each + mine]))
             everyone = parts[0].new_empty(self.world * each, rows, columns)
-            dist.all_gather_into_tensor(everyone, done)
+            dist.all_gather(list(everyone.chunk(self.world)), done)
             return list(everyone[:count].unbind())
         height = -(-rows // self.world)  # rows a process, the last ones fewer
         held = parts[0].shape[0]
@@ -113,9 +118,12 @@ class Processes:
         return slice(min(self.rank * each, total), min((self.rank + 1) * each, total))
 
     def end(self) -> None:
+        """Part, once all have come to the end."""
         if self.world > 1:
             import torch.distributed as dist
 
+            self._replica = None
+            dist.barrier()
             dist.destroy_process_group()
 
 
@@ -179,14 +187,7 @@ class _Step(nn.Module):
         return self.objective(self.model, batch)
 
 
-def _summed(_: object, bucket: "dist.GradBucket") -> "torch.futures.Future[Tensor]":
-    import torch.distributed as dist
-
-    reduced = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
-    return reduced.then(lambda future: future.value()[0])
-
-
-def _store() -> "dist.Store":
+def _store() -> "Store":
     """The key-value store that torchrun keeps for its processes."""
     import torch.distributed as dist
 
