@@ -377,17 +377,22 @@ def dry(recipe: Recipe, folder: Path) -> Results:
     return {"run": str(folder), "plan": {step.stage.name: step.state for step in plan}}
 
 
+def execute(recipe: Recipe, folder: Path) -> dict[str, dict[str, Any]]:
+    """Make everything that is not made yet; the manifest of every stage. Of torchrun's processes the first returns."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return Run(folder, recipe, STAGES).execute()
+    from groundup.training import parallel
+
+    if parallel.rank() > 0:
+        _assist(recipe, folder)
+    manifests = Run(folder, recipe, STAGES).execute()
+    parallel.call("")  # where base was there already, the others wait still
+    return manifests
+
+
 def walk(recipe: Recipe, folder: Path) -> Results:
     """Make everything that is not made yet; the main figures of the whole run."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        from groundup.training import parallel
-
-        if parallel.rank() > 0:
-            _assist(recipe, folder)
-        manifests = Run(folder, recipe, STAGES).execute()
-        parallel.call("")  # where base was there already, the others wait still
-    else:
-        manifests = Run(folder, recipe, STAGES).execute()
+    manifests = execute(recipe, folder)
     results = {name: manifest["results"] for name, manifest in manifests.items()}
     seconds = {name: manifest["seconds"] for name, manifest in manifests.items()}
     return {

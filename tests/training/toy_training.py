@@ -1,6 +1,6 @@
-"""A toy pre-training, for one process or for torchrun: `python toy_training.py FOLDER MODE STEPS [START]`.
+"""A toy pre-training, for one process or for torchrun: `python toy_training.py FOLDER NAME:MODE:STEPS ...`.
 
-MODE: alone, replicated or sharded. Sizes are odd on purpose: nothing divides by the number of processes.
+MODE: replicated or sharded. Sizes are odd on purpose: nothing divides by the number of processes.
 """
 
 import sys
@@ -59,11 +59,12 @@ def run(file: TokenFile, folder: Path, steps: int, processes: Processes) -> list
 
 
 def main() -> None:
-    folder, modes, steps = Path(sys.argv[1]), sys.argv[2].split(","), int(sys.argv[3])
+    folder = Path(sys.argv[1])
     torch.set_num_threads(1)
     started = parallel.start(shard=False)
-    for mode in modes:
-        run(tokens(folder), folder / mode, steps, Processes(started.rank, started.world, mode == "sharded"))
+    for job in sys.argv[2:]:
+        name, mode, steps = job.split(":")
+        run(tokens(folder), folder / name, int(steps), Processes(started.rank, started.world, mode == "sharded"))
     started.end()
 
 
