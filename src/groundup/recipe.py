@@ -80,6 +80,7 @@ class Corpus(Section):
 
 class Tokenizer(Section):
     vocabulary: Annotated[int, Field(ge=300)] = 4096
+    folder: str = ""  # take the tokenizer of this folder instead, as base.start_from needs; empty: train one
 
 
 class Tokens(Section):
@@ -102,6 +103,10 @@ class Base(Section):
     anneal_share: Share = 0.4  # the last part of training, on falling rate
     best_data_share: Share = 0.15  # the last part of training, on the best data only
     rate_scale: PositiveFloat = 1.0  # multiplies every learning rate that is derived from the depth
+    start_from: str = ""  # a Hugging Face folder to continue from, with tokenizer.folder the same; empty: from nothing
+    long_context: Annotated[int, Field(ge=0)] = 0  # then go on with rows this long and documents to fill them; 0: do not
+    long_tokens: Positive = 1_000_000  # for that
+    shard: bool = False  # under torchrun: FSDP2, each process holding its rows of every parameter, instead of DDP
 
 
 class Evaluation(Section):

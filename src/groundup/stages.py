@@ -3,12 +3,13 @@
 Chapters are imported where they are used, so that `groundup run --dry-run` and a finished run do not wait for torch.
 """
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from groundup.errors import UserError
 from groundup.files import read_json, read_jsonl, replacing, write_json, write_jsonl
 from groundup.progress import Progress
 from groundup.recipe import Recipe
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from groundup.tokenizer.tokenizer import Tokenizer
 
 Results = dict[str, Any]
-PROBE_ROWS = 64  # of held-out text, for the loss curve
 
 
 def pages(context: Context) -> Results:
@@ -66,17 +66,23 @@ def corpus(context: Context) -> Results:
 
 
 def tokenizer(context: Context) -> Results:
-    """Training documents -> byte-level BPE."""
+    """Training documents -> byte-level BPE; or the one of another folder."""
     from groundup.tokenizer import bpe
     from groundup.tokenizer.tokenizer import Tokenizer
 
     documents = [row for row in _documents(context) if row["split"] == "train"]
-    with Progress("counting words", sum(len(row["text"]) for row in documents), "characters") as progress:
-        counts = bpe.count_pretokens(_watched((row["text"] for row in documents), progress))
-    wanted = context.recipe.tokenizer.vocabulary
-    trained = Tokenizer.from_merges(bpe.train(counts, wanted))
-    if trained.size < wanted:
-        context.say(f"vocabulary {trained.size} instead of {wanted}: the corpus has no more pairs to merge")
+    settings = context.recipe.tokenizer
+    if settings.folder:
+        counts, trained = {}, Tokenizer.load(Path(settings.folder))
+        context.say(f"vocabulary {trained.size}: the tokenizer of {settings.folder}")
+    else:
+        with Progress("counting words", sum(len(row["text"]) for row in documents), "characters") as progress:
+            counts = bpe.count_pretokens(_watched((row["text"] for row in documents), progress))
+        trained = Tokenizer.from_merges(bpe.train(counts, settings.vocabulary))
+        if trained.size < settings.vocabulary:
+            context.say(
+                f"vocabulary {trained.size} instead of {settings.vocabulary}: the corpus has no more pairs to merge"
+            )
     trained.save(context.work)
     domains: dict[str, list[int]] = {}
     for row, ids in zip(
@@ -134,87 +140,25 @@ def tokens(context: Context) -> Results:
 
 
 def base(context: Context) -> Results:
-    """Tokens -> a decoder: warm-up, stable, annealed on the best data."""
-    import numpy as np
-
+    """Tokens -> a decoder: warm-up, stable, annealed on the best data. Under torchrun all processes come here."""
     from groundup.model import folder
-    from groundup.model.decoder import Decoder, initialise, parameter_counts, shape_for
-    from groundup.scaling.cost import training_flops
-    from groundup.tokenizer.token_files import TokenFile
-    from groundup.training import checkpoint
-    from groundup.training.data import Stream, document_order
-    from groundup.training.loop import mean_loss, train
-    from groundup.training.objectives import next_token
-    from groundup.training.optimizer import Optimizer, pretraining_rates
-    from groundup.training.schedule import warmup_stable_decay
+    from groundup.training import checkpoint, parallel
+    from groundup.training.pretraining import pretrain
 
-    settings, seed = context.recipe.base, context.recipe.seed
-    device, encoder = _device(context), _tokenizer(context)
-    config, reasons = shape_for(settings.depth, encoder.size, settings.context)
-    rows = max(1, settings.batch_tokens // settings.context)
-    micro_rows = max(1, min(rows, settings.micro_batch_tokens // settings.context))
-    steps = max(1, settings.tokens // (rows * settings.context))
-    decay, warmup = round(settings.anneal_share * steps), max(1, steps // 50)
-    rates, rate_reasons = pretraining_rates(config.hidden_size, settings.rate_scale)
-    for reason in (*device.reasons, *reasons, *rate_reasons):
-        context.say(reason)
-    context.say(f"{steps} steps of {rows} x {settings.context} tokens; warm-up {warmup}, decay over the last {decay}")
-
-    file = TokenFile(context.inputs["tokens"] / "train")
-    table = [row for row in _table(context.inputs["tokens"] / "documents.parquet") if row["split"] == "train"]
-    needed = steps * rows * settings.context + 1
-    phases, mixture = document_order(table, context.recipe.mixture, settings.best_data_share, needed, seed)
-    for phase, shares in mixture.items():
-        context.say(
-            f"{phase}: "
-            + ", ".join(f"{name} {one['share']:.0%} ({one['repeats']:.2f} passes)" for name, one in shares.items())
-        )
-    stream = Stream(file, phases, settings.context, encoder.end_of_text, seed)
-    held_out = TokenFile(context.inputs["tokens"] / "held_out")
-    probe = Stream(held_out, [np.arange(len(held_out))], settings.context, encoder.end_of_text, seed)
-
-    model = Decoder(config)
-    initialise(model, seed)
-    model.to(device.torch_device)
-    counts = parameter_counts(model)
-    flops = training_flops(counts["without_embedding"], config.num_hidden_layers, config.hidden_size, settings.context,
-                           steps * rows * settings.context)  # fmt: skip
-    context.say(
-        f"{counts['total']:,} parameters, {counts['without_embedding']:,} without the embedding; {flops:.2g} FLOP"
-    )
-    compiles, reason = device.compiling_pays(flops)
-    context.say(reason)
-    if compiles:
-        model.model.compile()
-    objective = partial(next_token, dtype=device.training_dtype)
-    optimizer = Optimizer(model, rates, dtype=device.training_dtype)
-    probe_batch = probe.batches(0, min(PROBE_ROWS, probe.rows), micro_rows, device.torch_device) if probe.rows else []
-    history = train(
-        model,
-        objective,
-        lambda step: stream.batches(step, rows, micro_rows, device.torch_device),
-        optimizer,
-        lambda step: warmup_stable_decay(step, steps, warmup, decay),
-        steps,
-        context.work,
-        context.name,
-        tokens_per_step=rows * settings.context,
-        observe=lambda: {"held_out": mean_loss(model, objective, probe_batch)},
-        observe_every=max(1, steps // 20),
-    )
-    folder.save(context.work, model, encoder, chat=False)
-    checkpoint.clear(context.work)
-    return {
-        "parameters": counts,
-        "tokens": steps * rows * settings.context,
-        "flop": flops,
-        "steps": steps,
-        "mixture": mixture,
-        "final_loss": history[-1]["loss"],
-        "held_out_loss": next((row["held_out"] for row in reversed(history) if "held_out" in row), None),
-        "compiled": compiles,
-        "skipped_steps": sum("skipped" in row for row in history),
-    }
+    recipe, encoder = context.recipe, _tokenizer(context)
+    device = _device(context)
+    parallel.call("base")
+    processes = parallel.start(recipe.base.shard)
+    model, results = pretrain(
+        context.inputs["tokens"], encoder, recipe.base, recipe.mixture, device, processes, context.work, context.name,
+        context.say if processes.first else lambda text: None, recipe.seed,
+    )  # fmt: skip
+    processes.end()
+    if processes.first:
+        folder.save(context.work, model, encoder, chat=False)
+        for work in (context.work, context.work / "long"):
+            checkpoint.clear(work)
+    return results
 
 
 def evaluation(context: Context) -> Results:
@@ -363,6 +307,20 @@ def _earlier_signatures(recipe: Recipe) -> list[Path]:
     return [signatures_of(Path(folder)) for folder in recipe.annotations.against]
 
 
+def _assist(recipe: Recipe, folder: Path) -> NoReturn:
+    """What torchrun's other processes do: wait for the first to train, help it, and say nothing."""
+    from groundup.training import parallel
+
+    by_name = {stage.name: stage for stage in STAGES}
+    if work := parallel.called():
+        inputs = {need: folder / need for need in by_name[work].needs}
+        try:
+            by_name[work].make(Context(recipe, folder / f"{work}.partial", inputs, work))
+        except UserError:
+            sys.exit(2)  # the first process has met it too, and says it
+    sys.exit(0)
+
+
 def _device(context: Context) -> "Device":
     from groundup.device import choose
 
@@ -432,9 +390,22 @@ def dry(recipe: Recipe, folder: Path, stages: tuple[Stage, ...] = STAGES) -> Res
     return {"run": str(folder), "plan": {step.stage.name: step.state for step in plan}}
 
 
+def execute(recipe: Recipe, folder: Path) -> dict[str, dict[str, Any]]:
+    """Make everything that is not made yet; the manifest of every stage. Of torchrun's processes the first returns."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return Run(folder, recipe, STAGES).execute()
+    from groundup.training import parallel
+
+    if parallel.rank() > 0:
+        _assist(recipe, folder)
+    manifests = Run(folder, recipe, STAGES).execute()
+    parallel.call("")  # where base was there already, the others wait still
+    return manifests
+
+
 def walk(recipe: Recipe, folder: Path) -> Results:
     """Make everything that is not made yet; the main figures of the whole run."""
-    manifests = Run(folder, recipe, STAGES).execute()
+    manifests = execute(recipe, folder)
     results = {name: manifest["results"] for name, manifest in manifests.items()}
     seconds = {name: manifest["seconds"] for name, manifest in manifests.items()}
     return {

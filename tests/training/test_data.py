@@ -4,12 +4,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groundup.errors import UserError
 from groundup.evaluation.likelihood import token_log_probabilities
 from groundup.recipe import Mixture
 from groundup.tokenizer import token_files
 from groundup.tokenizer.token_files import TokenFile
-from groundup.training.data import Stream, document_order, draw
+from groundup.training import data
+from groundup.training.data import Stream, check_ids, document_order, draw
 from groundup.training.objectives import next_token
+from groundup.training.parallel import Processes
 
 CPU = torch.device("cpu")
 SEPARATOR = 0
@@ -94,19 +97,62 @@ def test_accumulated_gradients_are_those_of_the_big_batch(folder, toy_decoder):
             assert torch.allclose(found[name], gradient, atol=1e-6, rtol=0), name
 
 
-def test_documents_that_share_a_row_do_not_see_each_other(folder, toy_decoder):
-    some = [[5, 6, 7], [8, 9], [10, 11, 12]]
-    stream = Stream(stored(folder, some), [np.arange(3)], 10, SEPARATOR, 0)
+def test_packed_loss_is_the_loss_of_the_documents_alone(folder, toy_decoder):
+    some = [np.random.default_rng(n).integers(1, 50, size=5 + 7 * (n % 4)).tolist() for n in range(8)]
+    length = sum(1 + len(document) for document in some) - 1
+    stream = Stream(stored(folder, some), [np.arange(8)], length, SEPARATOR, 0)
+    model = toy_decoder(seed=2, max_position_embeddings=256)
+    # The last row of a stream wants one token more, which the next pass would bring.
+    row = np.concatenate([[SEPARATOR, *document] for document in some])
+    ids = torch.from_numpy(row[None, :-1])
+    targets = torch.from_numpy(row[None, 1:])
+    assert stream.rows == 1 and stream.row(0).tolist() == row.tolist()
+    packed = token_log_probabilities(model, ids, targets, (ids == SEPARATOR).cumsum(1)).sum().item()
+    alone = 0.0
+    for number, document in enumerate(some):
+        after = [SEPARATOR] if number + 1 < len(some) else []
+        whole = torch.tensor([[SEPARATOR, *document, *after]])
+        alone += token_log_probabilities(model, whole[:, :-1], whole[:, 1:]).sum().item()
+    assert packed / length == pytest.approx(alone / length, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_document_changes_no_others_logits(folder, toy_decoder, dtype):
+    """Bitwise: masked places weigh exactly nothing."""
+    some = [list(range(3, 20)), list(range(5, 40)), list(range(9, 17))]
+    stream = Stream(stored(folder, some), [np.arange(3)], 62, SEPARATOR, 0)
     [batch] = stream.batches(0, 1, 1, CPU)
     model = toy_decoder(seed=2)
-    packed = token_log_probabilities(model, batch["ids"], batch["targets"], batch["documents"])[0]
-    place = 0
-    for document in some:
-        alone = torch.tensor([[SEPARATOR, *document]])
-        targets = torch.tensor([[*document, SEPARATOR]])
-        expected = token_log_probabilities(model, alone, targets)[0][: 10 - place]
-        assert torch.allclose(packed[place : place + len(expected)], expected, atol=1e-4)
-        place += len(document) + 1
+    logits = model(batch["ids"], batch["documents"], dtype=dtype)
+    for number in (1, 2, 3):
+        own = (batch["documents"] == number) & (batch["ids"] != SEPARATOR)
+        changed = torch.where(own, batch["ids"] * 7 % 49 + 1, batch["ids"])
+        found = model(changed, batch["documents"], dtype=dtype)
+        others = batch["documents"] != number
+        assert torch.equal(found[others], logits[others])
+        assert not torch.equal(found[~others], logits[~others])
+
+
+@given(documents, st.integers(1, 6), st.integers(1, 7), st.integers(1, 3), st.integers(2, 4), st.integers(0, 3))
+def test_processes_share_the_rows_of_one_process(folder, some, context, rows, micro_rows, world, step):
+    some = [*some, list(range(1, 8))]
+    stream = Stream(stored(folder, some), [np.arange(len(some))], context, SEPARATOR, 0)
+    [whole] = stream.batches(step, rows, rows, CPU)
+    shares = [stream.batches(step, rows, micro_rows, CPU, Processes(rank, world)) for rank in range(world)]
+    assert len({len(share) for share in shares}) == 1  # or some would wait for ever
+    weighing = [row for together in zip(*shares, strict=True) for part in together
+                for row, weight in zip(part["ids"].tolist(), part["weight"], strict=True) if weight.any()]  # fmt: skip
+    assert weighing == whole["ids"].tolist()
+    assert sum(part["weight"].sum().item() for share in shares for part in share) == pytest.approx(1)
+    assert all(len(part["ids"]) <= micro_rows for share in shares for part in share)
+
+
+def test_an_id_outside_the_vocabulary_is_named(folder, monkeypatch):
+    monkeypatch.setattr(data, "CHECKED_AT_ONCE", 4)
+    file = stored(folder, [[5, 6, 7], [8, 9], [10, 49, 12]])
+    check_ids(file, 50, "train.bin")
+    with pytest.raises(UserError, match=r"train.bin: document 2 holds token id 49, the vocabulary has 49; encode"):
+        check_ids(file, 49, "train.bin")
 
 
 def table(lengths):

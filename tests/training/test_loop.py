@@ -1,5 +1,8 @@
+import errno
 import json
 import math
+import os
+import signal
 from contextlib import suppress
 from functools import partial
 
@@ -21,17 +24,18 @@ class Killed(BaseException):
 
 
 class Toy:
-    """A toy pre-training; `kill_at` cuts it off while that step's batch is fetched."""
+    """A toy pre-training; `kill_at` cuts it off while that step's batch is fetched, `interrupt(step)` is called there."""
 
-    def __init__(self, toy_decoder, folder, kill_at=None, bad_steps=(), **options):
+    def __init__(self, toy_decoder, folder, kill_at=None, bad_steps=(), interrupt=lambda step: None, **options):
         self.model = toy_decoder(seed=1, scale=0.1)
-        self.folder, self.kill_at, self.bad_steps = folder, kill_at, bad_steps
+        self.folder, self.kill_at, self.bad_steps, self.interrupt = folder, kill_at, bad_steps, interrupt
         self.fetched = []
         self.options = {"rate": pretraining_rates(32)[0], **options}
 
     def batches(self, step):
         if step == self.kill_at:
             raise Killed
+        self.interrupt(step)
         self.fetched.append(step)
         ids = torch.from_numpy(np.random.default_rng(step).integers(50, size=(2, 9)))
         weight = torch.full((1, 8), 1 / 16)
@@ -206,6 +210,138 @@ def test_ten_bad_steps_in_a_row_are_an_error(toy_decoder, tmp_path):
     assert sum("skipped" in row for row in history) == 18
 
 
+class Staged:
+    """One weight, and a loss that is given for each step; its gradient is 1, or what `gradient` says of the step."""
+
+    def __init__(self, folder, losses, gradient=lambda step: 1.0, kill_at=None):
+        self.model = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.ones_(self.model.weight)
+        self.folder, self.losses, self.gradient, self.kill_at = folder, losses, gradient, kill_at
+
+    def batches(self, step):
+        if step == self.kill_at:
+            raise Killed
+        return [{"step": torch.tensor(step)}]
+
+    def objective(self, model, batch):
+        step = int(batch["step"])
+        return model.weight.sum() * self.gradient(step), {"loss": self.losses[step]}
+
+    def train(self):
+        optimizer = Optimizer(self.model, one_rate(0.01))
+        return loop.train(self.model, self.objective, self.batches, optimizer, lambda step: 1.0, len(self.losses),
+                          self.folder, "staged", skip_spikes=True)  # fmt: skip
+
+
+def skipped(history):
+    return [int(row["step"]) for row in history if "skipped" in row]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is(tmp_path, capsys, value):
+    staged = Staged(tmp_path, [3.0, 2.0, 1.0], gradient=lambda step: value if step == 1 else 1.0)
+    history = staged.train()
+    assert skipped(history) == [1] and math.isfinite(history[1]["loss"])
+    assert staged.model.weight.item() == pytest.approx(1 - 2 * 0.01, abs=1e-4)  # two steps of AdamW
+    assert f"staged: step 1 skipped: the gradient's norm was {value}" in capsys.readouterr().err
+
+
+LOSSES = [3 + 0.1 * math.sin(step) for step in range(60)]
+
+
+def test_a_spike_is_skipped_and_a_rise_is_not(tmp_path, capsys):
+    losses = list(LOSSES)
+    losses[10] = 9.0  # too early to know
+    losses[30], losses[45] = 9.0, 4.2
+    losses[50] = 3.9  # far out, but by less than a nat
+    assert skipped(Staged(tmp_path, losses).train()) == [30, 45]
+    assert "step 30 skipped: the loss was 9.00, far above the median 3." in capsys.readouterr().err
+
+
+def test_noisy_losses_are_no_spikes(tmp_path):
+    noisy = (3 + np.random.default_rng(0).normal(size=400)).tolist()
+    assert skipped(Staged(tmp_path, noisy).train()) == []
+
+
+def test_what_a_spike_is_survives_a_kill(tmp_path, every_step):
+    losses = [*LOSSES[:40], 9.0, *LOSSES[:5]]
+    with pytest.raises(Killed):
+        Staged(tmp_path, losses, kill_at=40).train()
+    assert skipped(Staged(tmp_path, losses).train()) == [40]
+
+
+def test_losses_that_stay_high_end_the_training_with_the_reason(tmp_path):
+    with pytest.raises(
+        UserError, match=r"10 steps in a row, up to step 49; .*at the last the loss was 9.00, far above"
+    ):
+        Staged(tmp_path, [*LOSSES[:40], *[9.0] * 20]).train()
+
+
+@pytest.mark.parametrize(("multiple", "continues"), [(1, 4), (2, 4), (3, 3)])
+def test_sigterm_saves_and_the_next_run_continues(toy_decoder, tmp_path, capsys, every_step, multiple, continues):
+    whole = Toy(toy_decoder, tmp_path / "whole")
+    whole.train()
+    before = signal.getsignal(signal.SIGTERM)
+    cut = Toy(toy_decoder, tmp_path / "cut", interrupt=lambda step: step == 3 and os.kill(os.getpid(), signal.SIGTERM))
+    if multiple == 3:  # the signal comes where there is no saving: the state before it counts
+        with pytest.raises(Killed):
+            Toy(toy_decoder, tmp_path / "cut", kill_at=3).train(checkpoint_multiple=multiple)
+    with pytest.raises(SystemExit) as ended:
+        cut.train(checkpoint_multiple=multiple)
+    assert ended.value.code == 143 and cut.fetched[-1] == 3
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "SIGTERM" in line]
+    assert line == f"toy: stopped by SIGTERM after step 4 of {STEPS}; the same command continues after step {continues}"
+    assert signal.getsignal(signal.SIGTERM) == before
+    resumed = Toy(toy_decoder, tmp_path / "cut")
+    resumed.train()
+    assert resumed.fetched[0] == continues and resumed.weights() == whole.weights()
+
+
+def test_two_trainings_in_one_folder_are_refused(toy_decoder, tmp_path):
+    def second(step):
+        if step == 2:
+            with pytest.raises(UserError, match="another training is at work in this folder"):
+                Toy(toy_decoder, tmp_path / "one").train()
+            refused.append(step)
+
+    refused = []
+    first = Toy(toy_decoder, tmp_path / "one", interrupt=second)
+    first.train()
+    undisturbed = Toy(toy_decoder, tmp_path / "two")
+    undisturbed.train()
+    assert refused == [2] and first.weights() == undisturbed.weights() and first.metrics() == undisturbed.metrics()
+    assert not list((tmp_path / "one").glob("*.lock"))
+
+
+def test_a_full_disk_leaves_the_last_state_and_the_same_bits(toy_decoder, tmp_path, every_step):
+    """/dev/full refuses every byte, as a disk without space does."""
+    whole = Toy(toy_decoder, tmp_path / "whole")
+    whole.train()
+    folder = tmp_path / "full"
+
+    def fill(step):
+        if step == 5:
+            (folder / "state-00000006.safetensors.partial").symlink_to("/dev/full")
+
+    with pytest.raises(OSError, match="No space left") as raised:
+        Toy(toy_decoder, folder, interrupt=fill).train()
+    assert raised.value.errno == errno.ENOSPC and "state-00000006" in raised.value.filename
+    assert checkpoint.latest(folder) == 5
+    resumed = Toy(toy_decoder, folder)
+    resumed.train()
+    assert resumed.fetched[0] == 5
+    assert resumed.weights() == whole.weights() and resumed.metrics() == whole.metrics()
+
+
+def test_the_state_of_another_model_is_refused(toy_decoder, tmp_path):
+    Toy(toy_decoder, tmp_path).train()
+    other = Toy(lambda **options: toy_decoder(vocab_size=51, **options), tmp_path)
+    with pytest.raises(
+        UserError, match=r"embed_tokens.weight should be \(51, 32\), is \(50, 32\): the state of another"
+    ):
+        other.train()
+
+
 def test_gradients_are_clipped_to_the_norm(toy_decoder, tmp_path):
     norms = []
 
@@ -233,4 +369,4 @@ def test_mean_loss_takes_no_gradient(toy_decoder, tmp_path):
 
 def test_the_last_step_is_checkpointed(toy_decoder, tmp_path):
     Toy(toy_decoder, tmp_path).train()
-    assert checkpoint.latest(tmp_path)[0] == STEPS
+    assert checkpoint.latest(tmp_path) == STEPS

@@ -1,40 +1,82 @@
 """Training state on disk: safetensors and a digest, whole or absent, the last two kept. Nothing is pickled.
 
 Written for the moment of the kill: a state counts only once its digest stands beside it, and a damaged one is passed
-over for the one before.
+over, with a line that says so, for the one before.
+
+Tensors are stored whole and written one at a time, so a state opens at any number of processes: each reads its own rows.
+(torch.distributed.checkpoint would do that too, but its metadata is a pickle.)
 """
 
+import hashlib
 import json
+import sys
+from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from groundup.files import digest, write_json, write_tensors
+from groundup.errors import UserError
+from groundup.files import digest, replacing, write_json
+from groundup.training.parallel import ALONE, Processes, local, whole
 
 KEPT = 2
+_TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64"}
 
 
-def save(folder: Path, step: int, tensors: dict[str, Tensor]) -> None:
-    path = folder / f"state-{step:08d}.safetensors"
-    written = write_tensors(path, {name: tensor.contiguous() for name, tensor in tensors.items()})
-    write_json(path.with_suffix(".json"), {"step": step, "blake2b": written})
+def save(folder: Path, step: int, tensors: dict[str, Tensor], processes: Processes = ALONE) -> None:
+    """All processes call it, since sharded tensors are put together; the first writes."""
+    wholes = (whole(tensor.detach()) for tensor in tensors.values())
+    if not processes.first:
+        deque(wholes, maxlen=0)
+        return
+    path = _path(folder, step)
+    try:
+        write_json(path.with_suffix(".json"), {"step": step, "blake2b": _write(path, tensors, wholes)})
+    except OSError as error:
+        deque(wholes, maxlen=0)  # or the others would wait for ever
+        raise OSError(error.errno, error.strerror, error.filename or str(path)) from None
     for old in _newest_first(folder)[KEPT:]:
         remove(old)
 
 
-def latest(folder: Path) -> tuple[int, dict[str, Tensor]] | None:
-    """The newest undamaged state: (steps done, tensors), or None."""
+def latest(folder: Path) -> int | None:
+    """Steps done at the newest undamaged state, or None."""
     for note in _newest_first(folder):
         state = note.with_suffix(".safetensors")
         try:
             recorded = json.loads(note.read_text(encoding="utf-8"))
             if digest(state) == recorded["blake2b"]:
-                return recorded["step"], load_file(state)
-        except (OSError, ValueError, KeyError, SafetensorError):
-            continue
+                return int(recorded["step"])
+            trouble = "its digest is another"
+        except FileNotFoundError:
+            trouble = "is missing"
+        except (OSError, ValueError, KeyError, TypeError):
+            trouble = f"{note.name} is not readable"
+        print(f"{state}: damaged ({trouble}); the state before it is used", file=sys.stderr, flush=True)
     return None
+
+
+def load(folder: Path, step: int, tensors: dict[str, Tensor], processes: Processes = ALONE) -> None:
+    """Fill `tensors` in place, of sharded ones this process's rows. Raises UserError for the state of another model."""
+    path = _path(folder, step)
+    try:
+        with safe_open(path, framework="pt") as file, torch.no_grad():
+            stored = set(file.keys())
+            for name, tensor in tensors.items():
+                if name not in stored or file.get_slice(name).get_shape() != list(tensor.shape):
+                    found = f"is {tuple(file.get_slice(name).get_shape())}" if name in stored else "is absent"
+                    raise UserError(
+                        f"{path}: {name} should be {tuple(tensor.shape)}, {found}: the state of another model; "
+                        "delete it or choose another folder"
+                    )
+                mine = local(tensor)
+                rows = processes.rows(len(tensor)) if mine is not tensor else ...
+                mine.copy_(file.get_tensor(name) if rows is ... else file.get_slice(name)[rows])
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error}); delete it") from None
 
 
 def clear(folder: Path) -> None:
@@ -46,6 +88,38 @@ def clear(folder: Path) -> None:
 def remove(note: Path) -> None:
     note.unlink(missing_ok=True)
     note.with_suffix(".safetensors").unlink(missing_ok=True)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], wholes: Iterable[Tensor]) -> str:
+    """A safetensors file, one tensor in memory at a time; returns its digest.
+
+    The format: the length of the header (uint64, little-endian); the header, JSON, padded to 8 bytes; the tensors.
+    """
+    header, place = {}, 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _TYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [place, place + size],
+        }
+        place += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    hashed = hashlib.blake2b(digest_size=16)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        for piece in (len(text).to_bytes(8, "little"), text):
+            hashed.update(piece)
+            file.write(piece)
+        for tensor in wholes:
+            content = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            hashed.update(content)
+            file.write(content)
+    return hashed.hexdigest()
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"state-{step:08d}.safetensors"
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -11,9 +11,13 @@ import numpy as np
 import torch
 
 from groundup.corpus.mixture import plan
+from groundup.errors import UserError
 from groundup.recipe import Mixture
 from groundup.tokenizer.token_files import TokenFile
 from groundup.training.objectives import Batch
+from groundup.training.parallel import ALONE, Processes
+
+CHECKED_AT_ONCE = 1 << 24  # token ids
 
 
 class Stream:
@@ -48,12 +52,19 @@ class Stream:
             needed, skip, place = needed - len(piece), 0, place + 1
         return np.concatenate(pieces)
 
-    def batches(self, step: int, rows: int, micro_rows: int, device: torch.device) -> list[Batch]:
-        """The micro-batches of one step: `rows` rows, at most `micro_rows` at a time, each token of equal weight."""
-        result = []
-        for first in range(step * rows, (step + 1) * rows, micro_rows):
-            count = min(micro_rows, (step + 1) * rows - first)
-            tokens = torch.from_numpy(np.stack([self.row(r % self.rows) for r in range(first, first + count)]))
+    def batches(
+        self, step: int, rows: int, micro_rows: int, device: torch.device, processes: Processes = ALONE
+    ) -> list[Batch]:
+        """This process's micro-batches of one step: `rows` rows over all processes, each token of equal weight.
+
+        A micro-batch holds at most `micro_rows` rows a process. All processes have equally many; one that is left
+        without a row computes one that weighs nothing.
+        """
+        result, rank, world = [], processes.rank, processes.world
+        for first in range(step * rows, (step + 1) * rows, micro_rows * world):
+            count = min(micro_rows * world, (step + 1) * rows - first)
+            mine = range(first + count * rank // world, first + count * (rank + 1) // world)
+            tokens = torch.from_numpy(np.stack([self.row(r % self.rows) for r in mine or [first]]))
             tokens = tokens.to(device, torch.long)
             ids = tokens[:, :-1].contiguous()
             result.append(
@@ -61,10 +72,23 @@ class Stream:
                     "ids": ids,
                     "targets": tokens[:, 1:].contiguous(),
                     "documents": (ids == self.separator).cumsum(1),
-                    "weight": torch.full(ids.shape, 1 / (rows * self.context), device=device),
+                    "weight": torch.full(ids.shape, 1 / (rows * self.context) if mine else 0.0, device=device),
                 }
             )
         return result
+
+
+def check_ids(file: TokenFile, vocabulary: int, name: str) -> None:
+    """Raises UserError for an id outside the vocabulary: on a GPU it would end training without saying why."""
+    for start in range(0, len(file.tokens), CHECKED_AT_ONCE):
+        ids = file.tokens[start : start + CHECKED_AT_ONCE]
+        if ids.max() >= vocabulary or ids.min() < 0:
+            place = start + int(np.argmax((ids >= vocabulary) | (ids < 0)))
+            document = int(np.searchsorted(np.cumsum(file.lengths, dtype=np.int64), place, side="right"))
+            raise UserError(
+                f"{name}: document {document} holds token id {file.tokens[place]}, the vocabulary has {vocabulary}; "
+                "encode the documents with the model's own tokenizer"
+            )
 
 
 def document_order(

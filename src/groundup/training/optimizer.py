@@ -3,12 +3,18 @@
 Muon (Jordan et al. 2024): the momentum of a matrix is replaced by its nearest semi-orthogonal matrix, so every direction
 moves at the same rate. On modded-nanogpt's fixed benchmark it needs 3,250 steps where Adam needs 5,625.
 All state is float32 and named after the parameters, so a checkpoint is a flat dictionary of tensors.
+
+With several processes AdamW works on each one's own rows. Muon needs whole matrices: each is orthogonalised by one
+process, so the work is shared and the result is that of one process.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+from groundup.training.parallel import ALONE, Processes, local
 
 NEWTON_SCHULZ = ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037),
                  (2.8769, -3.1427, 1.2046), (2.8366, -3.0525, 1.2012))  # fmt: skip
@@ -42,8 +48,10 @@ class Optimizer:
         momentum: float = 0.95,
         weight_decay: float = 0.0,
         dtype: torch.dtype = torch.float32,
+        processes: Processes = ALONE,
     ) -> None:
         self.betas, self.momentum, self.weight_decay, self.dtype = betas, momentum, weight_decay, dtype
+        self.processes = processes
         self.parameters = dict(model.named_parameters())
         self.methods = {name: rates(name, parameter) for name, parameter in self.parameters.items()}
         self.state: dict[str, Tensor] = {"updates": torch.zeros((), dtype=torch.int64)}
@@ -64,21 +72,21 @@ class Optimizer:
         self.state["updates"] += 1
         updates = int(self.state["updates"])
         for (shape, rate), names in self.muon.items():
-            momenta = [self.state[f"first.{name}"] for name in names]
-            gradients = [self.parameters[name].grad for name in names]
+            momenta = [local(self.state[f"first.{name}"]) for name in names]
+            gradients = [local(self.parameters[name].grad) for name in names]
             torch._foreach_lerp_(momenta, gradients, 1 - self.momentum)
             nesterov = torch._foreach_lerp(gradients, momenta, self.momentum)
-            directions = orthogonalise(torch.stack(nesterov), self.dtype)
+            directions = self.processes.share_out(partial(orthogonalise, dtype=self.dtype), nesterov, shape)
             scale = rate * multiplier * max(1.0, shape[0] / shape[1]) ** 0.5
-            parameters = [self.parameters[name] for name in names]
+            parameters = [local(self.parameters[name]) for name in names]
             torch._foreach_mul_(parameters, 1 - rate * multiplier * self.weight_decay)
-            torch._foreach_add_(parameters, list(directions.unbind()), alpha=-scale)
+            torch._foreach_add_(parameters, directions, alpha=-scale)
         first_beta, second_beta = self.betas
         for rate, names in self.adamw.items():
-            parameters = [self.parameters[name] for name in names]
-            gradients = [parameter.grad for parameter in parameters]
-            first = [self.state[f"first.{name}"] for name in names]
-            second = [self.state[f"second.{name}"] for name in names]
+            parameters = [local(self.parameters[name]) for name in names]
+            gradients = [local(self.parameters[name].grad) for name in names]
+            first = [local(self.state[f"first.{name}"]) for name in names]
+            second = [local(self.state[f"second.{name}"]) for name in names]
             torch._foreach_lerp_(first, gradients, 1 - first_beta)
             torch._foreach_mul_(second, second_beta)
             torch._foreach_addcmul_(second, gradients, gradients, 1 - second_beta)
@@ -94,11 +102,16 @@ class Optimizer:
 
 
 def pretraining_rates(
-    width: int, scale: float = 1.0
+    width: int, scale: float = 1.0, tied: bool = False
 ) -> tuple[Callable[[str, nn.Parameter], tuple[str, float]], list[str]]:
-    """Peak rates by role; those of embedding and head fall with the root of the width (nanochat)."""
+    """Peak rates by role; those of embedding and head fall with the root of the width (nanochat).
+
+    An embedding that is the head too (`tied`) has the head's rate: the embedding's, 50 times that, would undo the head.
+    """
     by_width = (width / 768) ** -0.5
     matrix, embedding, head, gain = 0.02 * scale, 0.2 * by_width * scale, 0.004 * by_width * scale, 0.01 * scale
+    if tied:
+        embedding = head
 
     def rates(name: str, parameter: nn.Parameter) -> tuple[str, float]:
         if parameter.dim() == 1:

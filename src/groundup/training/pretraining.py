@@ -1,0 +1,272 @@
+"""Pre-training: from nothing or from a published folder, and then, if the recipe asks for it, on to a longer context.
+
+Continuing is the same training with other first weights: the rate warms up again and decays again (Ibrahim et al. 2024).
+For a longer context the base of the rotary positions is raised, as in Code Llama (Rozière et al. 2023), by the amount
+that stretches the slowest pair of channels exactly as far as the context and leaves the fastest alone ("NTK-aware",
+Peng et al. 2023, section 3.1); then the model is trained on documents that are longer than what it could see before.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from groundup.device import Device
+from groundup.errors import UserError
+from groundup.model import folder as model_folder
+from groundup.model.decoder import Decoder, DecoderConfig, initialise, parameter_counts, shape_for
+from groundup.recipe import Base, Mixture
+from groundup.scaling.cost import training_flops
+from groundup.tokenizer.token_files import TokenFile
+from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training import checkpoint
+from groundup.training.data import Stream, check_ids, document_order
+from groundup.training.loop import mean_loss, train
+from groundup.training.objectives import next_token
+from groundup.training.optimizer import Optimizer, pretraining_rates
+from groundup.training.parallel import Objective, Processes
+from groundup.training.schedule import warmup_stable_decay
+
+PROBE_ROWS = 64  # of held-out text, for the loss curve
+LONG_RATE = 0.1  # of the peak rates: the model has been annealed already
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How a number of tokens is cut up: `steps` of `rows` rows of `context` tokens, `micro_rows` at once."""
+
+    context: int
+    rows: int
+    micro_rows: int
+    steps: int
+
+    @property
+    def step_tokens(self) -> int:
+        return self.rows * self.context
+
+    @property
+    def tokens(self) -> int:
+        return self.steps * self.step_tokens
+
+
+def pretrain(
+    tokens: Path,
+    encoder: Tokenizer,
+    settings: Base,
+    mixture: Mixture,
+    device: Device,
+    processes: Processes,
+    folder: Path,
+    label: str,
+    say: Callable[[str], None],
+    seed: int,
+) -> tuple[Decoder, dict[str, Any]]:
+    """A model trained on the token files in `tokens`, whole in the first process's memory, and what is to be told of it.
+
+    Raises UserError where the files, the tokenizer and the model do not belong together.
+    """
+    files = {split: TokenFile(tokens / split) for split in ("train", "held_out")}
+    table = [row for row in pq.read_table(tokens / "documents.parquet").to_pylist() if row["split"] == "train"]
+    model, reasons = starting_model(settings, encoder, seed)
+    config = model.config
+    for split, file in files.items():
+        check_ids(file, config.vocab_size, str(tokens / f"{split}.bin"))
+    rates, rate_reasons = pretraining_rates(config.hidden_size, settings.rate_scale, tied=config.tie_word_embeddings)
+    for reason in (*device.reasons, *reasons, *rate_reasons):
+        say(reason)
+    if processes.world > 1:
+        how = "FSDP2: each holds its rows of every parameter" if processes.shard else "DDP: each holds the whole model"
+        say(f"{processes.world} processes; {how}")
+
+    lengths = cut(settings, settings.context, settings.tokens)
+    decay, warmup = round(settings.anneal_share * lengths.steps), max(1, lengths.steps // 50)
+    say(
+        f"{lengths.steps} steps of {lengths.rows} x {lengths.context} tokens; warm-up {warmup}, "
+        f"decay over the last {decay}"
+    )
+    phases, realised = document_order(table, mixture, settings.best_data_share, lengths.tokens + 1, seed)
+    for phase, shares in realised.items():
+        say(
+            f"{phase}: "
+            + ", ".join(f"{name} {one['share']:.0%} ({one['repeats']:.2f} passes)" for name, one in shares.items())
+        )
+    longer = lengthened(config, settings.long_context) if settings.long_context else None
+    long_lengths = cut(settings, settings.long_context, settings.long_tokens) if longer else None
+    long_order = long_documents(table, mixture, config.max_position_embeddings, long_lengths, seed) if longer else []
+
+    counts = parameter_counts(model)
+    flops = [
+        training_flops(
+            counts["without_embedding"], config.num_hidden_layers, config.hidden_size, some.context, some.tokens
+        )
+        for some in (lengths, long_lengths)
+        if some
+    ]
+    say(f"{counts['total']:,} parameters, {counts['without_embedding']:,} without the embedding; {sum(flops):.2g} FLOP")
+    compiles, reason = device.compiling_pays(sum(flops))
+    say(reason)
+    if compiles:
+        for module in [model.model] if processes.world == 1 else model.model.layers:
+            module.compile()
+    peak = measured_peak(device.torch_device, device.training_dtype)
+    say(f"matrix products run at {peak / 1e9:,.0f} GFLOP/s here; progress shows what share of that training reaches")
+
+    objective = processes.spread(model, partial(next_token, dtype=device.training_dtype), device.torch_device)
+
+    def run(order: list[np.ndarray], some: Lengths, rate: Callable[[int], float], where: Path, flops: float) -> list:
+        stream = Stream(files["train"], order, some.context, encoder.end_of_text, seed)
+        everything = [np.arange(len(files["held_out"]))]
+        probe = Stream(files["held_out"], everything, some.context, encoder.end_of_text, seed)
+        return train(
+            model,
+            objective,
+            lambda step: stream.batches(step, some.rows, some.micro_rows, device.torch_device, processes),
+            Optimizer(model, rates, dtype=device.training_dtype, processes=processes),
+            rate,
+            some.steps,
+            where,
+            label,
+            tokens_per_step=some.step_tokens,
+            seconds_at_peak=flops / some.steps / peak / processes.world,
+            skip_spikes=True,
+            observe=partial(_observe, model, objective, probe, some, device.torch_device, processes),
+            observe_every=max(1, some.steps // 20),
+            processes=processes,
+        )
+
+    history = run(
+        phases, lengths, lambda step: warmup_stable_decay(step, lengths.steps, warmup, decay), folder, flops[0]
+    )
+    results = {
+        "parameters": counts,
+        "tokens": lengths.tokens,
+        "flop": sum(flops),
+        "steps": lengths.steps,
+        "mixture": realised,
+        "compiled": compiles,
+        **_summary(history),
+    }
+    if longer and long_lengths:
+        model.config = model.model.config = longer
+        steps = long_lengths.steps
+        say(
+            f"context {config.max_position_embeddings} -> {longer.max_position_embeddings}: {steps} steps of "
+            f"{long_lengths.rows} rows at {LONG_RATE:g} of the rates; RoPE base {config.rope_theta:,.0f} -> "
+            f"{longer.rope_theta:,.0f} (NTK-aware, Peng et al. 2023)"
+        )
+        history = run(
+            long_order,
+            long_lengths,
+            lambda step: LONG_RATE * warmup_stable_decay(step, steps, max(1, steps // 20), steps),
+            folder / "long",
+            flops[1],
+        )
+        results["long"] = {
+            "context": longer.max_position_embeddings,
+            "tokens": long_lengths.tokens,
+            "steps": steps,
+            **_summary(history),
+        }
+    if processes.shard and processes.first:
+        model = _whole_model(model.config, folder / "long" if longer else folder, results)
+    return model, results
+
+
+def starting_model(settings: Base, encoder: Tokenizer, seed: int) -> tuple[Decoder, list[str]]:
+    """A new model of `settings.depth`, or the one in `settings.start_from`; and why it is as it is.
+
+    Raises UserError when that one has another tokenizer or a shorter context.
+    """
+    if not settings.start_from:
+        config, reasons = shape_for(settings.depth, encoder.size, settings.context)
+        model = Decoder(config)
+        initialise(model, seed)
+        return model, reasons
+    source = Path(settings.start_from)
+    model = model_folder.load_decoder(source)
+    own = Tokenizer.load(source)
+    if own.merges != encoder.merges or own.special_tokens != encoder.special_tokens:
+        raise UserError(
+            f"{source}: its tokenizer ({own.size} tokens) is not the one of these token files ({encoder.size}); "
+            f"set tokenizer.folder = {str(source)!r} to encode with its own"
+        )
+    if encoder.size > model.config.vocab_size:
+        raise UserError(
+            f"{source}: {encoder.size} tokens, but the model has {model.config.vocab_size}: not of one folder"
+        )
+    if settings.context > model.config.max_position_embeddings:
+        raise UserError(
+            f"base.context = {settings.context}: the model in {source} was trained on "
+            f"{model.config.max_position_embeddings}; train on that and set base.long_context for more"
+        )
+    return model, [f"continues {source}, step counts and rates from the beginning; base.depth does not matter"]
+
+
+def cut(settings: Base, context: int, tokens: int) -> Lengths:
+    rows = max(1, settings.batch_tokens // context)
+    micro_rows = max(1, min(rows, settings.micro_batch_tokens // context))
+    return Lengths(context, rows, micro_rows, max(1, tokens // (rows * context)))
+
+
+def lengthened(config: DecoderConfig, context: int) -> DecoderConfig:
+    """The same model with its slowest pair of channels stretched from the old context to the new `context`."""
+    factor = context / config.max_position_embeddings
+    if factor <= 1:
+        raise UserError(f"base.long_context = {context}: the model already has {config.max_position_embeddings}")
+    theta = config.rope_theta * factor ** (config.head_dim / (config.head_dim - 2))
+    return replace(config, max_position_embeddings=context, rope_theta=theta)
+
+
+def long_documents(
+    table: list[dict[str, Any]], mixture: Mixture, context: int, lengths: Lengths, seed: int
+) -> list[np.ndarray]:
+    """An order over the documents longer than `context`, in the mixture's shares as far as its domains have such."""
+    numbers = np.array([number for number, row in enumerate(table) if row["tokens"] > context], dtype=np.int64)
+    some = [table[number] for number in numbers]
+    weights = {name: mixture.weights[name] for name in sorted({row["domain"] for row in some} & mixture.weights.keys())}
+    if not some or (mixture.weights and not weights):
+        raise UserError(f"base.long_context: no training document of the mixture is longer than {context} tokens")
+    orders, _ = document_order(some, mixture.model_copy(update={"weights": weights}), 0.0, lengths.tokens + 1, seed)
+    return [numbers[order] for order in orders]
+
+
+def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a product of large square matrices, the best of five; for people to read, nothing depends on it."""
+    size = 8192 if device.type == "cuda" else 1024
+    matrix = torch.linspace(-1, 1, size * size, device=device).view(size, size).to(dtype)
+    fastest = float("inf")
+    for _ in range(6):  # the first one warms up, and is hardly ever the fastest
+        start = time.perf_counter()
+        product = matrix @ matrix
+        product[0, 0].item()  # waits for a GPU
+        fastest = min(fastest, time.perf_counter() - start)
+    return 2 * size**3 / fastest
+
+
+def _observe(
+    model: Decoder, objective: Objective, probe: Stream, some: Lengths, device: torch.device, processes: Processes
+) -> dict[str, float]:
+    batches = probe.batches(0, min(PROBE_ROWS, probe.rows), some.micro_rows, device, processes) if probe.rows else []
+    return {"held_out": mean_loss(model, objective, batches, processes)}
+
+
+def _summary(history: list[dict[str, float]]) -> dict[str, Any]:
+    return {
+        "final_loss": history[-1]["loss"],
+        "held_out_loss": next((row["held_out"] for row in reversed(history) if "held_out" in row), None),
+        "skipped_steps": sum("skipped" in row for row in history),
+    }
+
+
+def _whole_model(config: DecoderConfig, folder: Path, results: dict[str, Any]) -> Decoder:
+    """What the processes hold in parts, read from the last state."""
+    model = Decoder(config)
+    steps = results["long"]["steps"] if "long" in results else results["steps"]
+    checkpoint.load(folder, steps, {f"model.{name}": parameter for name, parameter in model.named_parameters()})
+    return model

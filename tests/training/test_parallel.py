@@ -1,0 +1,88 @@
+"""Two processes, as `torchrun` starts them, against one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from groundup.training.parallel import ALONE, Processes, local, whole
+
+sys.path.insert(0, str(Path(__file__).parent))
+from toy_training import run, tokens
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, environment):
+    """Fifty steps alone, replicated, sharded; and changing over after thirty, from alone to sharded and back."""
+    folder = tmp_path_factory.mktemp("parallel")
+    file = tokens(folder)
+    run(file, folder / "alone", 50, ALONE)
+    run(file, folder / "alone, then sharded", 30, ALONE)
+    jobs = ("replicated:replicated:50", "sharded:sharded:50", "alone, then sharded:sharded:50",
+            "sharded, then alone:sharded:30")  # fmt: skip
+    done = torchrun(environment, Path(__file__).with_name("toy_training.py"), folder, *jobs)
+    assert done.returncode == 0, done.stderr
+    run(file, folder / "sharded, then alone", 50, ALONE)
+    return folder
+
+
+def torchrun(environment, *words):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1",
+               "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]  # fmt: skip
+    return subprocess.run(
+        [*command, *map(str, words)],
+        env=environment | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("how", ["replicated", "sharded", "alone, then sharded", "sharded, then alone"])
+def test_two_processes_train_as_one(folder, how):
+    alone, together = rows(folder / "alone"), rows(folder / how)
+    assert len(alone) == len(together) == 50
+    assert alone[-1]["loss"] < alone[0]["loss"] / 2
+    for one, two in zip(alone, together, strict=True):
+        assert one.keys() == two.keys()
+        assert two == pytest.approx(one, abs=1e-5)
+
+
+def test_alone_nothing_is_spread(toy_decoder):
+    model, objective = toy_decoder(), object()
+    assert ALONE.spread(model, objective, torch.device("cpu")) is objective
+    assert ALONE.sum([0.1, 2.0]) == [0.1, 2.0] and ALONE.rows(5) == slice(0, 5)
+    tensor = torch.ones(3)
+    assert local(tensor) is tensor and whole(tensor) is tensor
+    assert not Processes(shard=True).shard  # one process has nothing to share
+
+
+@pytest.mark.parametrize("total", [1, 2, 3, 7, 8])
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_rows_are_those_of_a_chunk(total, world):
+    """As FSDP2 cuts: by torch.chunk, which leaves the last processes fewer rows or none."""
+    chunks = [chunk.tolist() for chunk in torch.arange(total).chunk(world)]
+    chunks += [[]] * (world - len(chunks))
+    assert [torch.arange(total)[Processes(rank, world).rows(total)].tolist() for rank in range(world)] == chunks
+
+
+def test_the_road_under_torchrun(tmp_path, environment):
+    """The first process walks it, all train; only the first prints and writes."""
+    done = torchrun(environment, Path(__file__).with_name("toy_road.py"), tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("made\n") == 1
+    assert "2 processes; FSDP2" in done.stderr and done.stderr.count("steps of") == 1
+    from groundup.model.folder import load_decoder
+
+    model = load_decoder(tmp_path / "run" / "base")
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    assert len(rows(tmp_path / "run" / "base")) == 6
+    again = torchrun(environment, Path(__file__).with_name("toy_road.py"), tmp_path / "run")
+    assert again.returncode == 0 and again.stdout.count("made\n") == 1, again.stderr  # and the others do not wait

@@ -1,0 +1,155 @@
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from groundup.device import choose
+from groundup.errors import UserError
+from groundup.model import folder as model_folder
+from groundup.recipe import Base, Mixture
+from groundup.tokenizer.token_files import TokenFile
+from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training import loop, pretraining
+from groundup.training.parallel import ALONE
+
+sys.path.insert(0, str(Path(__file__).parent))
+from toy_corpus import DOCUMENTS, tokenizer, write_tokens
+
+SETTINGS = Base(depth=1, context=16, tokens=8 * 64, batch_tokens=64)
+LONG = {"long_context": 32, "long_tokens": 5 * 64}
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokens")
+    write_tokens(folder, DOCUMENTS, tokenizer())
+    return folder
+
+
+def pretrain(token_files, folder, said=None, encoder=None, mixture=None, **changes):
+    settings = SETTINGS.model_copy(update=changes)
+    said = [] if said is None else said
+    return pretraining.pretrain(
+        token_files, encoder or tokenizer(), settings, mixture or Mixture(), choose(1), ALONE, folder, "base", said.append, 1
+    )
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_every_decision_is_said_and_the_model_learns(tokens, tmp_path):
+    said = []
+    model, results = pretrain(tokens, tmp_path, said, tokens=40 * 64)
+    assert results["steps"] == 40 and results["tokens"] == 40 * 64 and results["skipped_steps"] == 0
+    assert results["held_out_loss"] < math.log(tokenizer().size) - 1
+    assert any(line.startswith("40 steps of 4 x 16 tokens") for line in said)
+    assert any("GFLOP/s" in line for line in said)
+    assert rows(tmp_path)[-1]["held_out"] == results["held_out_loss"]
+
+
+def test_longer_context(tokens, tmp_path):
+    said = []
+    model, results = pretrain(tokens, tmp_path, said, **LONG)
+    assert model.config.max_position_embeddings == 32
+    assert model.config.rope_theta == pytest.approx(10_000 * 2 ** (64 / 62))
+    assert len(rows(tmp_path)) == 8 and len(rows(tmp_path / "long")) == 5
+    assert max(row["rate"] for row in rows(tmp_path / "long")) == pytest.approx(0.1)
+    assert results["long"]["steps"] == 5 and results["long"]["held_out_loss"] > 0
+    assert any("RoPE base 10,000 -> 20,4" in line for line in said), said
+    model_folder.save(tmp_path / "saved", model, tokenizer(), chat=False)
+    assert model_folder.load_decoder(tmp_path / "saved").config == model.config
+
+
+def test_the_slowest_channels_are_stretched_as_the_context_and_the_fastest_not_at_all():
+    config = pretraining.starting_model(SETTINGS, tokenizer(), 0)[0].config
+    longer = pretraining.lengthened(config, 64)
+    half = config.head_dim // 2
+    before, after = (c.rope_theta ** -(torch.arange(half, dtype=torch.float64) / half) for c in (config, longer))
+    stretched = before / after
+    assert stretched[0] == 1 and stretched[-1].item() == pytest.approx(4) and (stretched.diff() > 0).all()
+    with pytest.raises(UserError, match=r"base.long_context = 16: the model already has 16"):
+        pretraining.lengthened(config, 16)
+
+
+def test_long_training_reads_long_documents_only(tokens):
+    table = [{"domain": row["domain"], "tokens": 10 * n, "best": True} for n, row in enumerate(DOCUMENTS)]
+    lengths = pretraining.cut(SETTINGS, 32, 300)
+    mixture = Mixture(weights={"code": 0.5, "prose": 0.5})
+    [order] = pretraining.long_documents(table, mixture, 75, lengths, 0)
+    assert sorted(set(order.tolist())) == [8, 9, 10, 11]
+    assert sum(table[number]["tokens"] for number in order) > 300
+    [only_prose] = pretraining.long_documents(table[:-1], mixture, 95, lengths, 0)
+    assert set(only_prose.tolist()) == {10}  # code has no document that long
+    with pytest.raises(UserError, match="no training document of the mixture is longer than 200 tokens"):
+        pretraining.long_documents(table, mixture, 200, lengths, 0)
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_killed_in_the_long_phase_it_ends_with_the_same_bits(tokens, tmp_path, monkeypatch):
+    whole, results = pretrain(tokens, tmp_path / "whole", **LONG)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    plain = pretraining.Stream.batches
+
+    def killed(stream, step, *arguments):
+        if stream.context == 32 and step == 3:
+            raise Killed
+        return plain(stream, step, *arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(pretraining.Stream, "batches", killed)
+        pretrain(tokens, tmp_path / "cut", **LONG)
+    assert len(rows(tmp_path / "cut" / "long")) == 3
+    again, found = pretrain(tokens, tmp_path / "cut", **LONG)
+    assert found == results
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), whole.parameters(), strict=True))
+    for name in ("metrics.jsonl", "long/metrics.jsonl"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def published(tokens, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("published")
+    model, _ = pretrain(tokens, folder / "work", tokens=40 * 64)
+    model_folder.save(folder / "model", model, tokenizer(), chat=False)
+    return folder / "model"
+
+
+def test_training_continues_from_a_folder(tokens, tmp_path, published):
+    said = []
+    _, anew = pretrain(tokens, tmp_path / "anew")
+    model, continued = pretrain(tokens, tmp_path / "on", said, start_from=str(published), depth=7, rate_scale=0.1)
+    assert rows(tmp_path / "on")[0]["loss"] < rows(tmp_path / "anew")[0]["loss"] - 1
+    assert continued["held_out_loss"] < anew["held_out_loss"]
+    assert model.config == model_folder.load_decoder(published).config
+    assert any(str(published) in line for line in said)
+
+
+def test_another_tokenizer_or_a_longer_context_is_refused(tokens, tmp_path, published):
+    other = Tokenizer.from_merges(tokenizer().merges[:-1])
+    with pytest.raises(UserError, match=r"its tokenizer \(\d+ tokens\) is not the one .* set tokenizer.folder"):
+        pretrain(tokens, tmp_path, encoder=other, start_from=str(published))
+    with pytest.raises(UserError, match=r"base.context = 64: the model in .* was trained on 16; .* base.long_context"):
+        pretrain(tokens, tmp_path, start_from=str(published), context=64)
+
+
+def test_token_files_of_another_vocabulary_are_refused_before_training(tokens, tmp_path):
+    largest = int(TokenFile(tokens / "train").tokens.max())
+    smaller = Tokenizer.from_merges(tokenizer().merges[:4])
+    assert largest >= smaller.size
+    with pytest.raises(
+        UserError, match=rf"train.bin: document \d+ holds token id \d+, the vocabulary has {smaller.size}"
+    ):
+        pretrain(tokens, tmp_path, encoder=smaller)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_measured_peak_is_a_rate_of_this_machine():
+    for dtype in (torch.float32, torch.bfloat16):
+        assert 1e8 < pretraining.measured_peak(torch.device("cpu"), dtype) < 1e15

@@ -1,0 +1,72 @@
+"""A toy pre-training, for one process or for torchrun: `python toy_training.py FOLDER NAME:MODE:STEPS ...`.
+
+MODE: replicated or sharded. Sizes are odd on purpose: nothing divides by the number of processes.
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from groundup.model.decoder import Decoder, DecoderConfig, initialise
+from groundup.tokenizer import token_files
+from groundup.tokenizer.token_files import TokenFile
+from groundup.training import parallel
+from groundup.training.data import Stream
+from groundup.training.loop import mean_loss, train
+from groundup.training.objectives import next_token
+from groundup.training.optimizer import Optimizer, pretraining_rates
+from groundup.training.parallel import Processes
+from groundup.training.schedule import warmup_stable_decay
+
+CPU = torch.device("cpu")
+CONFIG = DecoderConfig(51, 33, 3, 3, 3, 12, 49, 32)
+ROWS, MICRO_ROWS, ALL_STEPS = 5, 1, 50
+
+
+def tokens(folder: Path) -> TokenFile:
+    """Documents whose next token follows from the one before, mostly; token 0 begins each."""
+    if not (folder / "tokens.idx").exists():
+        generator = np.random.default_rng(7)
+        documents = [np.cumsum(generator.integers(1, 4, size=40)) % 50 + 1 for _ in range(60)]
+        token_files.write(folder / "tokens", [np.array([0, *some]) for some in documents], np.dtype(np.uint16))
+    return TokenFile(folder / "tokens")
+
+
+def run(file: TokenFile, folder: Path, steps: int, processes: Processes) -> list[dict[str, float]]:
+    stream = Stream(file, [np.arange(len(file))], 32, 0, seed=3)
+    model = Decoder(CONFIG)
+    initialise(model, 1)
+    objective = processes.spread(model, partial(next_token, dtype=torch.float32), CPU)
+    optimizer = Optimizer(model, pretraining_rates(33)[0], processes=processes)
+    probe = stream.batches(1000, 7, MICRO_ROWS, CPU, processes)
+    return train(
+        model,
+        objective,
+        lambda step: stream.batches(step, ROWS, MICRO_ROWS, CPU, processes),
+        optimizer,
+        lambda step: warmup_stable_decay(step, ALL_STEPS, 5, 20),
+        steps,
+        folder,
+        "toy",
+        max_grad_norm=0.5,
+        observe=lambda: {"held_out": mean_loss(model, objective, probe, processes)},
+        observe_every=10,
+        processes=processes,
+    )
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    started = parallel.start(shard=False)
+    for job in sys.argv[2:]:
+        name, mode, steps = job.split(":")
+        run(tokens(folder), folder / name, int(steps), Processes(started.rank, started.world, mode == "sharded"))
+    started.end()
+
+
+if __name__ == "__main__":
+    main()
