@@ -1,0 +1,112 @@
+"""Equal time on textbooks: held-out bits per byte of nanochat's `base_train` on a processor, and of ours in no more time.
+
+`--nanochat DIR` is a checkout; it also needs rustbpe, tiktoken and requests. Both get the same documents, shuffled, of
+which 5 % are held out, and train a vocabulary of 4,096 on the rest. nanochat: depth 4, context 512, 250 steps of 8,192
+tokens; its own clock, without compiling and evaluation, sets the time. Ours counts everything from the token files to
+the trained model, compiling too. nanochat measures rows of 512 tokens that begin with a document, ours whole documents.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from common import ROOT, conclude
+
+BAR, GOAL, HELD_OUT, VOCABULARY = 0.15, 1.40, 0.05, 4096
+NANOCHAT = (
+    "scripts.base_train --depth=4 --max-seq-len=512 --device-batch-size=16 --total-batch-size=8192 --num-iterations=250 "
+    "--window-pattern=L --eval-every=-1 --eval-tokens=524288 --core-metric-every=-1 --sample-every=-1"
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="measuring material")
+    parser.add_argument("--nanochat", type=Path, default=ROOT.parent / "nanochat")
+    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--tokens", type=int, default=8_000_000, help="as many as this machine trains in nanochat's time")
+    options = parser.parse_args()
+    claim = "held-out bits per byte on textbooks below nanochat's base_train in the same minutes on a processor"
+    path = options.data / "text" / "openstax.parquet"
+    if not path.is_file() or not (options.nanochat / "scripts" / "base_train.py").is_file():
+        conclude(claim, None, "bits/byte", BAR, None, reason=f"{path} or a checkout of nanochat (--nanochat DIR) is missing")
+        return
+    texts = pq.read_table(path, columns=["text"])["text"].to_pylist()
+    texts = [texts[index] for index in np.random.default_rng(0).permutation(len(texts))]
+    cut = round(len(texts) * HELD_OUT)
+    with tempfile.TemporaryDirectory() as work:
+        theirs = nanochat(options.nanochat, texts[cut:], texts[:cut], Path(work))
+        print(f"nanochat {theirs['seconds']:6.0f} s  {theirs['bits']:.4f} bits per byte", flush=True)
+        ours = groundup(texts[cut:], texts[:cut], Path(work) / "ours", options)
+    print(f"groundup {ours['seconds']:6.0f} s  {ours['bits']:.4f} bits per byte, {ours['tokens']:,} tokens  (goal {GOAL})")
+    holds = theirs["bits"] - ours["bits"] >= BAR and ours["seconds"] <= theirs["seconds"]
+    conclude(claim, theirs["bits"] - ours["bits"], "bits/byte", BAR, holds,
+             peer=f"ours, in {ours['seconds'] / 60:.1f} of {theirs['seconds'] / 60:.1f} minutes", peer_figure=ours["bits"])  # fmt: skip
+
+
+def nanochat(checkout: Path, train: list[str], held_out: list[str], work: Path) -> dict[str, float]:
+    shards = work / "nanochat" / "base_data_climbmix"
+    shards.mkdir(parents=True)
+    for name, texts in (("shard_00000", train), ("shard_00001", held_out)):  # the last shard is its validation split
+        pq.write_table(pa.table({"text": texts}), shards / f"{name}.parquet", row_group_size=256)
+    (work / "stub").mkdir()
+    (work / "stub" / "wandb.py").touch()  # imported by base_train, used only by those who ask for it
+    search = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(work / "stub")]))
+    environment = os.environ | {"NANOCHAT_BASE_DIR": str(work / "nanochat"), "PYTHONPATH": search}
+    for command in (f"scripts.tok_train --vocab-size={VOCABULARY}", NANOCHAT):
+        done = subprocess.run(
+            [sys.executable, "-m", *command.split()], cwd=checkout, env=environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            sys.exit(done.stderr)
+    minutes = re.findall(r"Total training time: ([\d.]+)m", done.stdout)[-1]
+    bits = re.findall(r"[Vv]alidation bpb: ([\d.]+)", done.stdout)[-1]
+    return {"seconds": 60 * float(minutes), "bits": float(bits)}
+
+
+def groundup(train: list[str], held_out: list[str], folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    from groundup.device import choose
+    from groundup.evaluation.likelihood import bits_per_byte, score
+    from groundup.recipe import Base, Mixture
+    from groundup.tokenizer import bpe, token_files
+    from groundup.tokenizer.tokenizer import Tokenizer
+    from groundup.training.parallel import ALONE
+    from groundup.training.pretraining import pretrain
+
+    encoder = Tokenizer.from_merges(bpe.train(bpe.count_pretokens(train), VOCABULARY))
+    folder.mkdir()
+    table = []
+    for split, texts in (("train", train), ("held_out", held_out)):
+        sequences = [np.concatenate(([encoder.end_of_text], ids)) for ids in encoder.encode_batch(texts)]
+        token_files.write(folder / split, sequences, token_files.dtype_for(encoder.size))
+        table += [{"split": split, "domain": "books", "tokens": len(one), "best": False} for one in sequences]
+    pq.write_table(pa.Table.from_pylist(table), folder / "documents.parquet")
+    settings = Base(
+        depth=options.depth, context=256, tokens=options.tokens, batch_tokens=4096, micro_batch_tokens=4096,
+        best_data_share=0.0,
+    )  # fmt: skip
+    start = time.perf_counter()
+    model, results = pretrain(
+        folder, encoder, settings, Mixture(), choose(), ALONE, folder / "base", "base", lambda text: print(text), 0
+    )
+    seconds = time.perf_counter() - start
+    held_out_file = token_files.TokenFile(folder / "held_out")
+    nats = -sum(one.sum() for one in score(model, [held_out_file[n] for n in range(len(held_out_file))]))
+    return {
+        "seconds": seconds,
+        "tokens": results["tokens"],
+        "bits": bits_per_byte(nats, sum(len(text.encode()) for text in held_out)),
+    }
+
+
+if __name__ == "__main__":
+    main()
