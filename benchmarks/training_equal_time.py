@@ -24,7 +24,7 @@ from common import ROOT, conclude
 BAR, GOAL, HELD_OUT, VOCABULARY = 0.15, 1.40, 0.05, 4096
 NANOCHAT = (
     "scripts.base_train --depth=4 --max-seq-len=512 --device-batch-size=16 --total-batch-size=8192 --num-iterations=250 "
-    "--window-pattern=L --eval-every=-1 --eval-tokens=524288 --core-metric-every=-1 --sample-every=-1"
+    "--window-pattern=L --eval-every=1000 --eval-tokens=524288 --core-metric-every=-1 --sample-every=-1"
 )
 
 
@@ -100,7 +100,7 @@ def groundup(train: list[str], held_out: list[str], folder: Path, options: argpa
     )
     seconds = time.perf_counter() - start
     held_out_file = token_files.TokenFile(folder / "held_out")
-    nats = -sum(one.sum() for one in score(model, [held_out_file[n] for n in range(len(held_out_file))]))
+    nats = -sum(float(one.sum()) for one in score(model, [np.array(held_out_file[n]) for n in range(len(held_out_file))]))
     return {
         "seconds": seconds,
         "tokens": results["tokens"],
