@@ -3,8 +3,8 @@
 Speed and memory are those of whole programs that read the same Parquet file and write a tokenizer of 32,768: ours is
 `groundup tokenizer train`, the peer is train_from_iterator over batches of the file, or over a list of its texts. They
 take turns, three times; medians. Memory is the highest sum over all processes of a program, looked at every 20 ms
-(resident pages; shared ones count in each), or what the system says of the largest one, whichever is more. Merges are compared at 4,096 and 32,768 on three corpora, and between numbers of workers and orders
-of documents.
+(resident pages; shared ones count in each), or what the system says of the largest process, whichever is more. Merges
+are compared at 4,096 and 32,768 on three corpora, and between numbers of workers and orders of documents.
 """
 
 import json
@@ -82,8 +82,8 @@ def measured(command: list[str]) -> tuple[float, float, float]:
         peak = max(peak, sum(resident(number) for number in family(process.pid)) / 1e6)
         time.sleep(0.02)
     seconds = time.perf_counter() - start
-    _, status, used = ended
-    if status:
+    _, process.returncode, used = ended
+    if process.returncode:
         sys.exit(process.stderr.read().decode())
     return seconds, used.ru_utime + used.ru_stime, max(peak, used.ru_maxrss * 1024 / 1e6)
 
