@@ -16,10 +16,10 @@ import regex
 import tiktoken
 
 from groundup.errors import UserError
-from groundup.files import read_json, write_json, write_text
+from groundup.files import read_json
 from groundup.tokenizer.bpe import ALPHABET, SPECIAL_TOKENS, VISIBLE
-from groundup.tokenizer.chat import CHAT_TEMPLATE
 from groundup.tokenizer.counts import well_formed
+from groundup.tokenizer.folder import added_tokens, write_with_chat
 from groundup.tokenizer.rules import RULES, Rule, rule_of
 
 # tiktoken's time for one pre-token grows faster than its length, and its regular expressions run out of stack on 999,999
@@ -87,24 +87,7 @@ class Tokenizer:
 
         `chat`: other tools are told that a text ends with the end of a message rather than of a document.
         """
-        folder = Path(folder)
-        end_of_text, message_start, message_end, pad = self.special_tokens
-        write_json(
-            folder / "tokenizer_config.json",
-            {
-                # Without it transformers goes by the model's type, and picks a class with another pre-tokenization.
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                **({"model_max_length": model_max_length} if model_max_length else {}),
-                "eos_token": message_end if chat else end_of_text,
-                "pad_token": pad,
-                "additional_special_tokens": [message_start, end_of_text if chat else message_end],
-                "padding_side": "left",  # a batch of prompts must end where the answers begin
-                "clean_up_tokenization_spaces": False,
-                "chat_template": CHAT_TEMPLATE,  # older readers look here, newer ones in chat_template.jinja
-            },
-        )
-        write_text(folder / "chat_template.jinja", CHAT_TEMPLATE)
-        write_json(folder / "tokenizer.json", self.as_json())
+        write_with_chat(folder, self.as_json(), self.special_tokens, model_max_length, chat)
 
     @property
     def size(self) -> int:
@@ -173,13 +156,12 @@ class Tokenizer:
     def as_json(self) -> dict[str, Any]:
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
         split = {"type": "Split", "pattern": {"Regex": self.rule.pattern}, "behavior": "Isolated", "invert": False}
-        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
         ordinary = self._tokens[: len(self._tokens) - len(SPECIAL_TOKENS)]
         return {
             "version": "1.0",
             "truncation": None,
             "padding": None,
-            "added_tokens": [{"id": token, "content": name, **flags} for name, token in self.special_tokens.items()],
+            "added_tokens": added_tokens(self.special_tokens),
             "normalizer": None,
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
             "post_processor": None,
