@@ -37,7 +37,7 @@ def with_rule(name):
 
 
 @pytest.mark.parametrize("name", RULES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(texts=st.lists(runs, max_size=4), chunk=st.integers(1, 40))
 def test_long_runs_are_encoded_in_parts_as_a_whole(name, texts, chunk):
     tokenizer, text = with_rule(name), "".join(texts)
