@@ -2,15 +2,14 @@
 
 Speed and memory are those of whole programs that read the same Parquet file and write a tokenizer of 32,768: ours is
 `groundup tokenizer train`, the peer is train_from_iterator over batches of the file, or over a list of its texts. They
-take turns, three times; medians. Memory is the highest sum over all processes of a program (resident pages; shared
-ones count in each). Merges are compared at 4,096 and 32,768 on three corpora, and between numbers of workers and orders
-of documents.
+take turns, three times; medians. Memory is the highest sum over all processes of a program, looked at every 20 ms
+(resident pages; shared ones count in each), or what the system says of the largest process, whichever is more. Merges
+are compared at 4,096 and 32,768 on three corpora, and between numbers of workers and orders of documents.
 """
 
 import json
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -75,19 +74,18 @@ def main() -> None:
 
 def measured(command: list[str]) -> tuple[float, float, float]:
     """Seconds, processor seconds and peak megabytes of a program and its processes. It must succeed."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT / "benchmarks")])}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, cwd=ROOT)
     peak = 0.0
-    while process.poll() is None:
+    while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
         peak = max(peak, sum(resident(number) for number in family(process.pid)) / 1e6)
         time.sleep(0.02)
     seconds = time.perf_counter() - start
+    _, process.returncode, used = ended
     if process.returncode:
         sys.exit(process.stderr.read().decode())
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, peak
+    return seconds, used.ru_utime + used.ru_stime, max(peak, used.ru_maxrss * 1024 / 1e6)
 
 
 def family(process: int) -> Iterator[int]:
@@ -127,7 +125,7 @@ def run_peer(how: str, path: str, out: str) -> None:
     """The peer's program, in a process of its own."""
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path, buffer_size=documents.READ_AT_ONCE)
+    file = pq.ParquetFile(path, buffer_size=documents.READ_AT_ONCE, pre_buffer=False)
     batches = (batch.column(0).to_pylist() for batch in file.iter_batches(documents.ROWS_AT_ONCE, columns=["text"]))
     texts = batches if how == "batches" else [text for batch in batches for text in batch]
     Path(out).mkdir()

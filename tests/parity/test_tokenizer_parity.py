@@ -136,6 +136,16 @@ def test_any_text_gives_the_ids_of_tokenizers(ours, peer, text):
     assert ours.encode(text) == peer.encode(text).ids
 
 
+@settings(max_examples=60, deadline=None)
+@given(units=st.lists(st.text("deflrtx漢字 =", min_size=1, max_size=12), min_size=1, max_size=4), count=st.integers(1, 300))
+def test_long_runs_give_the_ids_of_tokenizers(ours, peer, units, count):
+    text = "".join(unit * count for unit in units)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("groundup.tokenizer.tokenizer.BLOCK", 20)
+        patch.setattr("groundup.tokenizer.tokenizer.CHUNK", 64)
+        assert ours.encode(text) == peer.encode(text).ids
+
+
 @pytest.fixture(scope="module")
 def automatic(folder):
     transformers = pytest.importorskip("transformers", reason="needs the `test` extra")

@@ -1,4 +1,5 @@
 import json
+from functools import cache
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from groundup.errors import UserError
 from groundup.tokenizer import tokenizer as tokenizers_module
 from groundup.tokenizer.bpe import SPECIAL_TOKENS, count_pretokens, train
 from groundup.tokenizer.rules import RULES
-from groundup.tokenizer.tokenizer import LONGEST_SPACES, StreamDecoder, Tokenizer
+from groundup.tokenizer.tokenizer import StreamDecoder, Tokenizer
 
 CORPUS = ["the cat and the hat", "def cat(hat):\n        return hat\n", "🙂🙂 漢字 漢字", "<|im_end|> <|pad|>"] * 20
 MERGES = train(count_pretokens(CORPUS), 300)
@@ -27,20 +28,34 @@ def test_round_trip(text):
     assert not set(ids) & set(TOKENIZER.special_tokens.values())
 
 
-@settings(max_examples=10_000, deadline=None)
-@given(any_text)
-def test_ten_thousand_texts_come_back(text):
-    assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
+runs = st.tuples(st.text("the catha漢字🙂<|'1 \n", min_size=1, max_size=6), st.integers(1, 60)).map(lambda run: run[0] * run[1])
+
+
+@cache
+def with_rule(name):
+    return Tokenizer.from_merges(train(count_pretokens(CORPUS + ["1234567 "] * 9, RULES[name]), 300), RULES[name])
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_long_runs_are_encoded_in_parts_as_a_whole(name, monkeypatch):
-    tokenizer = Tokenizer.from_merges(train(count_pretokens(CORPUS + ["1234567 "] * 9, RULES[name]), 300), RULES[name])
-    text = "x" + "1234567" * 13 + " " * 50 + "y" + "\n" * 40 + "12345678901234 z"
+@settings(max_examples=30, deadline=None)
+@given(texts=st.lists(runs, max_size=4), chunk=st.integers(1, 40))
+def test_long_runs_are_encoded_in_parts_as_a_whole(name, texts, chunk):
+    tokenizer, text = with_rule(name), "".join(texts)
     whole = tokenizer._encoding.encode_ordinary(text)
-    monkeypatch.setattr(tokenizers_module, "LONGEST_SPACES", 60)
-    monkeypatch.setattr(tokenizers_module, "LONGEST_DIGITS", 9)
-    assert tokenizer.encode(text) == whole
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizers_module, "BLOCK", 5)
+        patch.setattr(tokenizers_module, "CHUNK", chunk)
+        patch.setattr(tokenizers_module, "LONGEST_DIGITS", 9)
+        assert tokenizer.encode(text) == whole
+
+
+def test_only_long_runs_go_another_way(monkeypatch):
+    seen = []
+    monkeypatch.setattr(Tokenizer, "_encode_pretoken", lambda self, data: seen.append(data) or [])
+    TOKENIZER.encode("cat " * 30_000 + "c" * 19_999)
+    assert not seen
+    TOKENIZER.encode("cat " * 100 + "c" * 40_000)
+    assert seen == [b"cat", *[b" cat"] * 99, b" " + b"c" * 40_000]
 
 
 def test_a_number_of_210_000_digits_takes_linear_time():
@@ -90,8 +105,6 @@ def test_surrogates_are_encoded_as_the_replacement_character():
 def test_a_million_spaces():
     text = "x" + " " * 1_000_100 + "y"
     assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
-    below = "x" + " " * (LONGEST_SPACES - 1) + "y z" * 10  # long text, and no run that must be cut
-    assert TOKENIZER.encode(below) == TOKENIZER._encoding.encode_ordinary(below)
 
 
 def test_batches_equal_single_texts_at_any_number_of_threads():

@@ -179,7 +179,7 @@ def test_a_memory_bound_prunes_and_says_what_is_lost(tmp_path, capsys):
 
 def test_counts_of_files_beyond_32_bits(tmp_path, monkeypatch):
     big = Counts.of({b"ab": 2**31 - 1, b"cd": 2**31 - 2})
-    monkeypatch.setattr(train, "count", lambda batches, rule: big)
+    monkeypatch.setattr(train.Tally, "counts", lambda self: big)
     path = write_parquet(tmp_path / "a.parquet", ["x", "y", "z"], 1)
     total = train.mix(train.count_inputs([path], tmp_path / "counts", RULES["qwen2"], 1), {})
     assert total.as_dict() == {b"ab": 3 * (2**31 - 1), b"cd": 3 * (2**31 - 2)}

@@ -19,11 +19,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from groundup.errors import UserError
-from groundup.tokenizer.counts import Counts, count_pretokens, well_formed
+from groundup.tokenizer.counts import Counts, content, count_pretokens, well_formed
 from groundup.tokenizer.rules import RULES
 
 __all__ = ["ALPHABET", "PRETOKENIZE", "SPECIAL_TOKENS", "VISIBLE", "count_pretokens", "train", "well_formed"]
@@ -104,13 +103,16 @@ class _Words:
         id_of_byte = np.empty(256, np.int32)
         id_of_byte[np.frombuffer(ALPHABET, np.uint8)] = np.arange(256)
         symbols = np.full(cells, _EDGE, np.int32)
-        symbols[is_byte] = id_of_byte[_content(counts.pretokens)]
+        symbols[is_byte] = id_of_byte[content(counts.pretokens)]
         self.symbols = _array("i", symbols)
         self.weights = _array("q", np.append(0, np.repeat(counts.numbers, sizes + 1)))  # how often a cell's word occurs
 
+    def _cells(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.frombuffer(self.symbols, np.int32), np.frombuffer(self.weights, np.int64)
+
     def survey(self) -> bool:
         """Lower the bar: find totals and places of all pairs that reach it. False when there is no pair at all."""
-        symbols, weights = np.frombuffer(self.symbols, np.int32), np.frombuffer(self.weights, np.int64)
+        symbols, weights = self._cells()
         kept = symbols != _INSIDE
         long = np.flatnonzero((symbols >= 0) & (np.frombuffer(self.lengths, np.int32)[symbols] > 1))
         kept[long[1::2]] = False  # first and last cells take turns
@@ -118,8 +120,8 @@ class _Words:
         alone = 1 + np.flatnonzero((symbols[:-2] == _EDGE) & (symbols[1:-1] >= 0) & (symbols[2:] == _EDGE))
         kept = np.ones(len(symbols), bool)
         kept[alone] = kept[alone + 1] = False  # words of one token are done
-        symbols, weights = symbols[kept], weights[kept]
-        self.symbols, self.weights = _array("i", symbols), _array("q", weights)
+        self.symbols, self.weights = _array("i", symbols[kept]), _array("q", weights[kept])
+        symbols, weights = self._cells()  # not the copies they were made of
         self.lengths = array("i", [1]) * self.room
 
         places = np.flatnonzero((symbols[:-1] >= 0) & (symbols[1:] >= 0)).astype(np.int32)
@@ -185,7 +187,7 @@ class _Words:
 
     def _merge_at_once(self, left: int, right: int, merged: int, starts: np.ndarray) -> list[Found]:
         """The same for `left` other than `right`, whose places cannot overlap, but can follow each other at once."""
-        symbols, weights, totals = np.frombuffer(self.symbols, np.int32), np.frombuffer(self.weights, np.int64), self.totals
+        (symbols, weights), totals = self._cells(), self.totals
         starts = starts[(symbols[starts] == left) & (symbols[starts + self.lengths[left]] == right)]
         middles = starts + self.lengths[left]
         ends = middles + self.lengths[right]
@@ -237,10 +239,3 @@ def _by_id(ids: np.ndarray, weights: np.ndarray) -> Iterator[tuple[int, int, np.
         ends = [*starts[1:].tolist(), len(ids)]
         for number, total, start, end in zip(ids[starts].tolist(), totals.tolist(), starts.tolist(), ends, strict=True):
             yield number, total, known[start:end]
-
-
-def _content(strings: pa.LargeBinaryArray) -> np.ndarray:
-    """The bytes of all strings in a row."""
-    _, offsets, content = strings.buffers()
-    ends = np.frombuffer(offsets, np.int64)[strings.offset :][: len(strings) + 1]
-    return np.frombuffer(content, np.uint8)[ends[0] : ends[-1]] if content else np.empty(0, np.uint8)

@@ -14,9 +14,9 @@ from typing import Any, Self
 import numpy as np
 
 from groundup.errors import UserError
-from groundup.files import read_json, write_json, write_text
+from groundup.files import read_json
 from groundup.tokenizer.bpe import SPECIAL_TOKENS, well_formed
-from groundup.tokenizer.chat import CHAT_TEMPLATE
+from groundup.tokenizer.folder import added_tokens, write_with_chat
 
 BYTES = 256
 
@@ -121,33 +121,16 @@ class Characters:
 
         `chat`: other tools are told that a text ends with the end of a message rather than of a document.
         """
-        folder = Path(folder)
-        end_of_text, message_start, message_end, pad = self.special_tokens
-        write_json(
-            folder / "tokenizer_config.json",
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                **({"model_max_length": model_max_length} if model_max_length else {}),
-                "eos_token": message_end if chat else end_of_text,
-                "pad_token": pad,
-                "additional_special_tokens": [message_start, end_of_text if chat else message_end],
-                "padding_side": "left",
-                "clean_up_tokenization_spaces": False,
-                "chat_template": CHAT_TEMPLATE,
-            },
-        )
-        write_text(folder / "chat_template.jinja", CHAT_TEMPLATE)
-        write_json(folder / "tokenizer.json", self.as_json())
+        write_with_chat(folder, self.as_json(), self.special_tokens, model_max_length, chat)
 
     def as_json(self) -> dict[str, Any]:
         """To other tools: byte-pair encoding without a pair, whose byte fallback does the work."""
-        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
         names = [f"<0x{byte:02X}>" for byte in range(BYTES)] + [*self.characters]
         return {
             "version": "1.0",
             "truncation": None,
             "padding": None,
-            "added_tokens": [{"id": token, "content": name, **flags} for name, token in self.special_tokens.items()],
+            "added_tokens": added_tokens(self.special_tokens),
             "normalizer": None,
             "pre_tokenizer": None,
             "post_processor": None,

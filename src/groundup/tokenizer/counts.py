@@ -63,16 +63,36 @@ def count_pretokens(texts: Iterable[str], rule: Rule = RULES["qwen2"]) -> Counts
 
 
 def count(batches: Iterable[pa.Array], rule: Rule) -> Counts:
-    """Counts over batches of documents (Arrow arrays of strings): distinct pieces first, then what the rule cuts."""
-    whole: list[Counts] = []
-    held: list[Counts] = []
+    """Counts over batches of documents (Arrow arrays of strings)."""
+    tally = Tally(rule)
     for batch in batches:
-        found = cut(batch)[0].value_counts()
-        held.append(Counts(found.field(0), found.field(1).to_numpy()))
-        if sum(map(len, held)) > PIECES_HELD:
-            whole.append(_apply(rule, _sum(held)))
-            held = []
-    return add([*whole, _apply(rule, _sum(held))])
+        tally.add(batch)
+    return tally.counts()
+
+
+class Tally:
+    """Counts of documents as they come. What is held are the distinct pieces: the rule is applied to each only once."""
+
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+        self._whole: list[Counts] = []
+        self._held: list[Counts] = []
+
+    def add(self, documents: pa.Array) -> None:
+        """Count one more batch of documents (an Arrow array of strings)."""
+        found = cut(documents)[0].value_counts()
+        self._held.append(Counts(found.field(0), found.field(1).to_numpy()))
+        if sum(map(len, self._held)) > PIECES_HELD:
+            self._cut()
+
+    def counts(self) -> Counts:
+        """What was counted so far."""
+        self._cut()
+        return add(self._whole)
+
+    def _cut(self) -> None:
+        held, self._held = self._held, []
+        self._whole.append(_apply(self._rule, _sum(held)))
 
 
 def add(parts: Sequence[Counts], factors: Sequence[int] | None = None) -> Counts:
@@ -127,6 +147,13 @@ def well_formed(text: str) -> str:
     return text
 
 
+def content(strings: pa.LargeBinaryArray) -> np.ndarray:
+    """The bytes of all strings in a row."""
+    _, offsets, data = strings.buffers()
+    ends = np.frombuffer(offsets, np.int64)[strings.offset :][: len(strings) + 1]
+    return np.frombuffer(data, np.uint8)[ends[0] : ends[-1]] if data else np.empty(0, np.uint8)
+
+
 def _sum(parts: Sequence[Counts]) -> Counts:
     """One entry for each distinct string, in no particular order."""
     if not parts:
@@ -140,13 +167,18 @@ def _sum(parts: Sequence[Counts]) -> Counts:
 def _apply(rule: Rule, pieces: Counts) -> Counts:
     """Counts of the pre-tokens in the pieces."""
     plain, full = _compiled(rule)
+
+    def sizes(text: str) -> Iterable[int]:
+        return map(len, plain(text)) if text.isascii() else [len(part.encode()) for part in full(text)]
+
     parts = []
     for start in range(0, len(pieces), PIECES_AT_ONCE):
-        texts = pieces.pretokens[start : start + PIECES_AT_ONCE].cast(pa.large_string()).to_pylist()
-        found = [plain(text) if text.isascii() else full(text) for text in texts]
-        lengths = np.fromiter(map(len, found), np.int64, len(found))
-        pretokens = pa.array(list(chain.from_iterable(found)), pa.large_string()).cast(pa.large_binary())
-        numbers = np.repeat(pieces.numbers[start : start + PIECES_AT_ONCE], lengths)
+        some = pieces.pretokens[start : start + PIECES_AT_ONCE]
+        found = [[*sizes(text)] for text in some.cast(pa.large_string()).to_pylist()]
+        ends = np.cumsum([0, *chain.from_iterable(found)])  # a rule leaves no byte out
+        buffers = [None, pa.py_buffer(ends), pa.py_buffer(content(some))]
+        pretokens = pa.Array.from_buffers(pa.large_binary(), len(ends) - 1, buffers)
+        numbers = np.repeat(pieces.numbers[start : start + PIECES_AT_ONCE], [*map(len, found)])
         parts.append(_sum([Counts(pretokens, numbers)]))
     return _sum(parts)
 

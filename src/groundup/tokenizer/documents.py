@@ -86,7 +86,7 @@ def _files(path: Path) -> list[Path]:
 
 def _open(path: Path) -> pq.ParquetFile:
     try:
-        file = pq.ParquetFile(path, buffer_size=READ_AT_ONCE)
+        file = pq.ParquetFile(path, buffer_size=READ_AT_ONCE, pre_buffer=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: not readable as Parquet ({error})") from None
     if "text" not in file.schema_arrow.names:
@@ -116,6 +116,7 @@ def _read_parquet(shard: Shard, split: str | None) -> Iterator[tuple[pa.Array, p
     row = int(ends[group]) - file.metadata.row_group(group).num_rows
     batches = file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns, use_threads=False)
     for batch in batches:
+        pa.default_memory_pool().release_unused()  # a page can be 1,024 texts: freed ones must not add up
         first, last = max(shard.start - row, 0), min(shard.stop - row, len(batch))
         here = batch.slice(first, max(0, last - first))
         row += len(batch)

@@ -16,15 +16,17 @@ import regex
 import tiktoken
 
 from groundup.errors import UserError
-from groundup.files import read_json, write_json, write_text
+from groundup.files import read_json
 from groundup.tokenizer.bpe import ALPHABET, SPECIAL_TOKENS, VISIBLE
-from groundup.tokenizer.chat import CHAT_TEMPLATE
 from groundup.tokenizer.counts import well_formed
+from groundup.tokenizer.folder import added_tokens, write_with_chat
 from groundup.tokenizer.rules import RULES, Rule, rule_of
 
-# tiktoken's regular expressions run out of stack on 999,999 spaces in a row; runs longer than this go in parts.
-LONGEST_SPACES = 500_000
-_SPACES = regex.compile(r"\s+")
+# tiktoken's time for one pre-token grows faster than its length, and its regular expressions run out of stack on 999,999
+# spaces in a row. A run of twice this many characters of one kind or more holds a block of them, and goes another way.
+BLOCK = 20_000
+_OF_ONE_KIND = regex.compile(r"\p{L}++|\s++|[^\s\p{L}\p{N}]++")
+CHUNK = 1 << 15  # bytes of a long pre-token encoded at once
 # A rule that looks ahead over all digits of a number takes time that grows with the square of their number. Cut at
 # multiples of three from its end, a number gives the same pre-tokens in parts.
 LONGEST_DIGITS = 300
@@ -85,24 +87,7 @@ class Tokenizer:
 
         `chat`: other tools are told that a text ends with the end of a message rather than of a document.
         """
-        folder = Path(folder)
-        end_of_text, message_start, message_end, pad = self.special_tokens
-        write_json(
-            folder / "tokenizer_config.json",
-            {
-                # Without it transformers goes by the model's type, and picks a class with another pre-tokenization.
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                **({"model_max_length": model_max_length} if model_max_length else {}),
-                "eos_token": message_end if chat else end_of_text,
-                "pad_token": pad,
-                "additional_special_tokens": [message_start, end_of_text if chat else message_end],
-                "padding_side": "left",  # a batch of prompts must end where the answers begin
-                "clean_up_tokenization_spaces": False,
-                "chat_template": CHAT_TEMPLATE,  # older readers look here, newer ones in chat_template.jinja
-            },
-        )
-        write_text(folder / "chat_template.jinja", CHAT_TEMPLATE)
-        write_json(folder / "tokenizer.json", self.as_json())
+        write_with_chat(folder, self.as_json(), self.special_tokens, model_max_length, chat)
 
     @property
     def size(self) -> int:
@@ -111,7 +96,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of any string. Lone surrogates, which UTF-8 cannot hold, are encoded as U+FFFD."""
-        return [token for part in self._parts(well_formed(text)) for token in self._encoding.encode_ordinary(part)]
+        return [token for part in self._parts(well_formed(text)) for token in self._encode_part(part)]
 
     def encode_batch(self, texts: Iterable[str], threads: int = 1) -> list[np.ndarray]:
         """Ids of each text (int32), as `encode` gives them, in the order of the texts."""
@@ -122,16 +107,41 @@ class Tokenizer:
         return np.array(self.encode(text), np.int32)
 
     def _parts(self, text: str) -> list[str]:
-        """Parts that encode to the same ids as the whole, without the runs that break regular expressions."""
+        """Parts that encode to the same ids as the whole, without numbers on which the rule would take long."""
         cuts: list[int] = []
-        if len(text) > LONGEST_SPACES:
-            runs = (run.span() for run in _SPACES.finditer(text))
-            cuts += (cut for start, end in runs for cut in range(start + LONGEST_SPACES, end, LONGEST_SPACES))
         if self.rule.name == "threes-from-right" and len(text) > LONGEST_DIGITS:
             runs = (run.span() for run in _DIGITS.finditer(text))
-            cuts += (cut for start, end in runs for cut in range(end - LONGEST_DIGITS, start, -LONGEST_DIGITS))
-        cuts.sort()
+            cuts = sorted(cut for start, end in runs for cut in range(end - LONGEST_DIGITS, start, -LONGEST_DIGITS))
         return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)] if cuts else [text]
+
+    def _encode_part(self, text: str) -> Iterable[int]:
+        blocks = range(0, len(text) - BLOCK + 1, BLOCK)
+        if not any(_OF_ONE_KIND.fullmatch(text, start, start + BLOCK) for start in blocks):
+            return self._encoding.encode_ordinary(text)
+        pretokens = regex.finditer(self.rule.pattern, text)
+        return (token for pretoken in pretokens for token in self._encode_pretoken(pretoken[0].encode()))
+
+    def _encode_pretoken(self, data: bytes) -> list[int]:
+        """Chunks that overlap, joined where both have the same token at the same place.
+
+        That gives the ids of the whole, because tokens in a row are the encoding of their bytes if and only if every
+        two neighbours are the encoding of theirs (van Antwerpen and Neubeck 2024, "So many tokens, so little time").
+        """
+        encode, size = self._encoding._encode_single_piece, CHUNK
+        ids: list[int] = []
+        start, found = 0, encode(data[:size])
+        while start + size < len(data):
+            ends = np.cumsum(self.bytes_per_token[found])
+            count = int(np.searchsorted(ends, size * 7 // 8, "right"))  # the last ones may change with what follows
+            cut = start + int(ends[count - 1])
+            following = encode(data[cut : cut + size])
+            if count and following[0] == found[count]:
+                ids += found[:count]
+                start, found = cut, following
+            else:
+                size *= 2
+                found = encode(data[start : start + size])
+        return ids + found
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes a token stands for; none for special tokens."""
@@ -146,13 +156,12 @@ class Tokenizer:
     def as_json(self) -> dict[str, Any]:
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
         split = {"type": "Split", "pattern": {"Regex": self.rule.pattern}, "behavior": "Isolated", "invert": False}
-        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
         ordinary = self._tokens[: len(self._tokens) - len(SPECIAL_TOKENS)]
         return {
             "version": "1.0",
             "truncation": None,
             "padding": None,
-            "added_tokens": [{"id": token, "content": name, **flags} for name, token in self.special_tokens.items()],
+            "added_tokens": added_tokens(self.special_tokens),
             "normalizer": None,
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
             "post_processor": None,

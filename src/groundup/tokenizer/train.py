@@ -19,7 +19,7 @@ from groundup.errors import UserError
 from groundup.files import replacing
 from groundup.progress import Progress
 from groundup.tokenizer import bpe, characters, documents, wordpiece
-from groundup.tokenizer.counts import Counts, add, count, prune
+from groundup.tokenizer.counts import Counts, Tally, add, prune
 from groundup.tokenizer.documents import Shard
 from groundup.tokenizer.rules import Rule, rule
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -49,6 +49,8 @@ def train_bpe(
     counts, loss = prune(mix(by_domain, weights or {}), memory)
     if not len(counts):
         raise UserError(f"no text in {', '.join(map(str, inputs))}")
+    by_domain = {domain: _size(part) for domain, part in by_domain.items()}
+    pa.default_memory_pool().release_unused()  # what counting needed is more than what merging does
     merges = bpe.train(counts, vocabulary)
     tokenizer = Tokenizer.from_merges(merges, chosen)
     tokenizer.save(out)
@@ -63,7 +65,7 @@ def train_bpe(
         "price": chosen.price,
         "distinct": len(counts),
         "left_out": {"distinct": loss.distinct, "occurrences": loss.occurrences, "of": loss.of},
-        "bytes": {domain: _size(part) for domain, part in by_domain.items()},
+        "bytes": by_domain,
     }
 
 
@@ -107,19 +109,20 @@ def count_inputs(inputs: Sequence[Path], folder: Path, chosen: Rule, workers: in
 
 def count_shard(shard: Shard, rule_name: str, path: Path) -> None:
     """Write the counts of one shard: columns domain, pretoken, number, in this order of sorting."""
-    held: defaultdict[str, list[pa.Array]] = defaultdict(list)
+    tallies: defaultdict[str, Tally] = defaultdict(lambda: Tally(rule(rule_name)))
     for texts, domains in documents.read(shard, split="train"):
         for domain in pc.unique(domains).to_pylist():
-            held[domain].append(texts.filter(pc.equal(domains, domain)))
+            tallies[domain].add(texts.filter(pc.equal(domains, domain)))
     tables = []
-    for domain in sorted(held):
-        counts = count(held.pop(domain), rule(rule_name))
+    for domain in sorted(tallies):
+        counts = tallies.pop(domain).counts()
         names = pa.DictionaryArray.from_arrays(np.zeros(len(counts), np.int32), [domain])
         tables.append(pa.table({"domain": names, "pretoken": counts.pretokens, "number": counts.numbers}))
     empty = pa.table({"domain": pa.DictionaryArray.from_arrays(pa.array([], pa.int32()), pa.array([], pa.string())),
                       "pretoken": pa.array([], pa.large_binary()), "number": pa.array([], pa.int64())})  # fmt: skip
     with replacing(path) as temporary:
         pq.write_table(pa.concat_tables([empty, *tables]).unify_dictionaries(), temporary, compression="zstd")
+    pa.default_memory_pool().release_unused()
 
 
 def parse_weights(pairs: Sequence[str]) -> dict[str, float]:
@@ -159,7 +162,7 @@ def _size(counts: Counts) -> int:
 
 
 def _read(path: Path) -> dict[str, Counts]:
-    table = pq.read_table(path, read_dictionary=["domain"])
+    table = pq.ParquetFile(path, read_dictionary=["domain"]).read(use_threads=False)
     found = {}
     for domain in pc.unique(table["domain"]).to_pylist():
         part = table.filter(pc.equal(table["domain"], domain))

@@ -25,7 +25,8 @@ import numpy as np
 from tokenizers import normalizers, pre_tokenizers
 
 from groundup.errors import UserError
-from groundup.files import read_json, write_json
+from groundup.files import read_json
+from groundup.tokenizer.folder import added_tokens, write
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUES = "##"
@@ -236,25 +237,12 @@ class WordPiece:
 
     def save(self, folder: Path, model_max_length: int | None = None) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`: same vocabulary, same bytes."""
-        folder = Path(folder)
         names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
-        write_json(
-            folder / "tokenizer_config.json",
-            {
-                # Without it transformers goes by the model's type, and picks a class with another pre-tokenization.
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                **({"model_max_length": model_max_length} if model_max_length else {}),
-                **dict(zip(names, SPECIAL_TOKENS, strict=True)),
-                "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
-                "padding_side": "right",
-                "clean_up_tokenization_spaces": False,
-            },
-        )
-        write_json(folder / "tokenizer.json", self.as_json())
+        inputs = ["input_ids", "token_type_ids", "attention_mask"]
+        settings = {**dict(zip(names, SPECIAL_TOKENS, strict=True)), "model_input_names": inputs, "padding_side": "right"}
+        write(folder, self.as_json(), settings, model_max_length)
 
     def as_json(self) -> dict[str, Any]:
-        flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-        added = sorted((number, name) for name, number in self.special_tokens.items())
 
         def special(name: str, segment: int) -> dict[str, Any]:
             return {"SpecialToken": {"id": name, "type_id": segment}}
@@ -264,7 +252,7 @@ class WordPiece:
             "version": "1.0",
             "truncation": None,
             "padding": None,
-            "added_tokens": [{"id": number, "content": name, **flags} for number, name in added],
+            "added_tokens": added_tokens(self.special_tokens),
             "normalizer": {
                 "type": "BertNormalizer",
                 "clean_text": True,
