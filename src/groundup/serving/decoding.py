@@ -29,13 +29,13 @@ READ_AT_ONCE = 1024  # tokens, in whole prompts
 
 
 class _Norm(NamedTuple):
-    gain: Tensor  # the weight times sqrt(size)
+    gain: Tensor  # the weight times sqrt(size), (size, 1); of heads (heads, size)
     offset: Tensor  # sqrt(size x eps)
 
     @staticmethod
     def of(norm: RMSNorm) -> "_Norm":
         size = norm.weight.numel()
-        return _Norm(norm.weight * math.sqrt(size), norm.weight.new_tensor(math.sqrt(size * norm.eps)))
+        return _Norm(norm.weight[:, None] * math.sqrt(size), norm.weight.new_tensor(math.sqrt(size * norm.eps)))
 
 
 class _Layer(NamedTuple):
@@ -65,7 +65,12 @@ class Decoding:
         self.norm = _Norm.of(model.model.norm)
         # Keys and values of a token side by side, since they are written together.
         shape = (len(self.layers), rows, length, 2 * self.key_heads, self.channels)
-        self.cache = torch.zeros(shape, device=self.head.device)
+        self._hold(torch.zeros(shape, device=self.head.device))
+
+    def _hold(self, cache: Tensor) -> None:
+        rows, length = cache.shape[1:3]
+        self.cache, self.slots = cache, cache.flatten(1, 2).unbind()
+        self.starts = torch.arange(0, rows * length, length, device=cache.device)  # each row's first slot
 
     def _layer(self, layer: nn.Module) -> _Layer:
         attention, mlp, heads = layer.self_attn, getattr(layer, layer.mlp_name), None
@@ -73,7 +78,7 @@ class Decoding:
             mlp = (mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight)
         if isinstance(attention.q_norm, RMSNorm):
             q, k = _Norm.of(attention.q_norm), _Norm.of(attention.k_norm)
-            gains = (q.gain.expand(self.query_heads, -1), k.gain.expand(self.key_heads, -1))
+            gains = (q.gain.T.expand(self.query_heads, -1), k.gain.T.expand(self.key_heads, -1))
             heads = _Norm(torch.cat(gains), q.offset)
         return _Layer(
             _Norm.of(layer.input_layernorm),
@@ -123,9 +128,7 @@ class Decoding:
 
     def step(self, tokens_B: Tensor) -> Tensor:
         """Logits (rows, vocabulary) of the token that follows this one of each row."""
-        rows, length = self.cache.shape[1:3]
-        device = self.head.device
-        slots_B = torch.arange(0, rows * length, length, device=device) + self.filled
+        rows, device = len(tokens_B), self.head.device
         positions_B, self.filled = self.filled, self.filled + 1
         self.lengths = [one + 1 for one in self.lengths]
         used = max(self.lengths)
@@ -142,11 +145,12 @@ class Decoding:
             q = heads_BHC[:, : self.query_heads].view(shared)
             return F.scaled_dot_product_attention(q, keys[index], values[index], attn_mask=seen).view(rows, -1)
 
-        return self._logits(self._layers(tokens_B, positions_B, slots_B, attend))
+        return self._logits(self._layers(tokens_B, positions_B, self.starts + positions_B, attend))
 
     def select(self, rows: Tensor) -> None:
         """Keep only these rows."""
-        self.cache, self.filled = self.cache[:, rows], self.filled[rows]
+        self._hold(self.cache[:, rows])
+        self.filled = self.filled[rows]
         self.lengths = [self.lengths[row] for row in rows.tolist()]
 
     def _layers(
@@ -155,7 +159,7 @@ class Decoding:
         """Hidden states (width, N) before the final norm. `attend(layer, heads_NHC)`: queries, keys, values -> (N, heads x C)."""
         N, H, K, C = len(ids_N), self.query_heads, self.key_heads, self.channels
         x_DN = F.embedding(ids_N, self.embedding).t().contiguous()
-        turns_N1C = self.turns[positions_N]
+        turns_N1C = self.turns.index_select(0, positions_N)
         columns_MN, heads_NHC = x_DN.new_empty((H + 2 * K) * C, N), x_DN.new_empty(N, H + 2 * K, C)
         parts = columns_MN.split((H * C, K * C, K * C))
         as_rows, turned_NHC, kept_NHC = columns_MN.t().view(N, -1, C), heads_NHC[:, : H + K], heads_NHC[:, H:]
@@ -172,7 +176,7 @@ class Decoding:
             if layer.heads is not None:
                 _normalised(turned_NHC, layer.heads, -1, out=turned_NHC)
             torch.mul(torch.complex(first, second), turns_N1C, out=pairs_NHC)
-            self.cache[index].view(-1, 2 * K, C).index_copy_(0, slots_N, kept_NHC)
+            self.slots[index].index_copy_(0, slots_N, kept_NHC)
             x_DN = torch.addmm(x_DN, layer.output, attend(index, heads_NHC).t(), out=x_DN)
             h_DN = _normalised(x_DN, layer.before_mlp, 0)
             if isinstance(layer.mlp, MixtureOfExperts):
@@ -190,5 +194,4 @@ class Decoding:
 def _normalised(x: Tensor, norm: _Norm, dim: int, out: Tensor | None = None) -> Tensor:
     size = torch.linalg.vector_norm(x, 2, dim, keepdim=True)
     size = torch.hypot(size, norm.offset, out=size)
-    gain = norm.gain if dim else norm.gain[:, None]
-    return torch.div(x, size, out=out).mul_(gain)
+    return torch.div(x, size, out=out).mul_(norm.gain)
