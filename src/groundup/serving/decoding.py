@@ -188,7 +188,7 @@ class Decoding:
         return x_DN
 
     def _logits(self, x_DN: Tensor) -> Tensor:
-        return torch.mm(self.head, _normalised(x_DN, self.norm, 0)).t()
+        return torch.mm(self.head, _normalised(x_DN, self.norm, 0)).t().contiguous()
 
 
 def _normalised(x: Tensor, norm: _Norm, dim: int, out: Tensor | None = None) -> Tensor:
