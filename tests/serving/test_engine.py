@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.errors import UserError
-from groundup.model.decoder import KeyValueCache
+from groundup.serving import decoding, engine
 from groundup.serving.engine import Sampling, generate, pick
 
 GREEDY = Sampling(max_tokens=20, temperature=0)
@@ -33,6 +33,27 @@ def test_batched_is_single_is_recomputed(toy_decoder, shape):
     assert generate(model, prompts, [], GREEDY, seed=0) == alone
     assert alone == [recomputed(model, prompt, [], 20) for prompt in prompts]
     assert len({tuple(answer) for answer in alone}) > 1
+
+
+def test_weights_changed_between_calls_are_the_weights_used(toy_decoder):
+    """As in training against rewards: changed in place, by an optimizer; or replaced."""
+    model, other, prompts = toy_decoder(seed=3), toy_decoder(seed=4), some_prompts(5, 2)
+    before = generate(model, prompts, [], GREEDY, seed=0)
+    expected = generate(other, prompts, [], GREEDY, seed=0)
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), other.parameters(), strict=True):
+            parameter.copy_(value)
+    assert generate(model, prompts, [], GREEDY, seed=0) == expected != before
+    for parameter, value in zip(model.parameters(), toy_decoder(seed=3).parameters(), strict=True):
+        parameter.data = value.data
+    assert generate(model, prompts, [], GREEDY, seed=0) == before
+
+
+def test_generating_leaves_a_model_that_can_be_trained(toy_decoder):
+    model, ids = toy_decoder(seed=3), torch.tensor([[1, 2, 3]])
+    generate(model, some_prompts(5, 2), [], GREEDY, seed=0)
+    model(ids).logsumexp(-1).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def test_rows_stop_at_their_own_ends(toy_decoder):
@@ -75,13 +96,12 @@ def test_a_prompt_that_is_too_long_loses_its_beginning(toy_decoder):
 def test_prompt_and_answer_never_outgrow_the_context(toy_decoder, monkeypatch, max_tokens):
     """Positions beyond the context were never trained; an answer that leaves no room for a prompt is refused."""
     lengths = []
-    original = KeyValueCache.empty
 
-    def recording(config, batch, length, device):
+    def recording(model, rows, length):
         lengths.append(length)
-        return original(config, batch, length, device)
+        return decoding.Decoding(model, rows, length)
 
-    monkeypatch.setattr(KeyValueCache, "empty", recording)
+    monkeypatch.setattr(engine, "Decoding", recording)
     try:
         answers = generate(toy_decoder(seed=3), some_prompts(3, 100), [], Sampling(max_tokens), 0)
     except (UserError, ValueError):

@@ -1,8 +1,8 @@
 """The one generation engine: samples in evaluation, PPO rollouts and the chat all come from here.
 
-A batch of prompts of any lengths shares one key/value cache with a slot for every token; each row is filled
-independently, so there is no left padding, and finished rows leave the batch a quarter of it at a time: the cache is
-copied when they do.
+A batch of prompts of any lengths shares one cache with a slot for every token; each row is filled independently, so
+there is no left padding, and finished rows leave the batch a quarter of it at a time: the cache is copied when they do.
+Decoders take the short way of `decoding`; every other architecture continues from its own cache.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from groundup.model.decoder import LanguageModel
+from groundup.model.decoder import Decoder, LanguageModel
+from groundup.serving.decoding import Decoding
 
 STAYING_SHARE = 0.75  # of a batch: with no more than this still going, the finished rows leave
 
@@ -25,7 +26,7 @@ class Sampling:
     top_p: float = 1.0
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def generate(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
@@ -49,18 +50,13 @@ def generate(
     prompts = [list(prompt)[-(context - max_tokens) :] for prompt in prompts]
     device = model.lm_head.weight.device
     generator = torch.Generator(device=device).manual_seed(seed)
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    longest = int(lengths.max())
-    cache = model.new_cache(len(prompts), longest + max_tokens, device)
-    ids = torch.zeros(len(prompts), longest, dtype=torch.long, device=device)
-    for row, prompt in enumerate(prompts):
-        ids[row, : len(prompt)] = torch.tensor(prompt, device=device)
-    hidden = model.model(ids, cache=cache, lengths_B=lengths)
-    last = hidden[torch.arange(len(prompts), device=device), lengths - 1]
+    state_class = Decoding if isinstance(model, Decoder) else Continuing
+    state = state_class(model, len(prompts), max(map(len, prompts)) + max_tokens)
     results: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(prompts)))
-    for _ in range(max_tokens):
-        tokens = pick(model.lm_head(last), sampling, generator)
+    logits = state.read(prompts)
+    for left in reversed(range(max_tokens)):
+        tokens = pick(logits, sampling, generator)
         for row, token in zip(rows, tokens.tolist(), strict=True):
             if results[row] and results[row][-1] in ends:
                 continue
@@ -68,14 +64,36 @@ def generate(
             if on_token:
                 on_token(row, token)
         going = [place for place, row in enumerate(rows) if results[row][-1] not in ends]
-        if not going:
+        if not going or not left:
             break
         if len(going) <= STAYING_SHARE * len(rows):
             kept = torch.tensor(going, device=device)
             tokens, rows = tokens[kept], [rows[place] for place in going]
-            cache.select(kept)
-        last = model.model(tokens[:, None], cache=cache)[:, -1]
+            state.select(kept)
+        logits = state.step(tokens)
     return results
+
+
+class Continuing:
+    """What `Decoding` is to a decoder, for any architecture."""
+
+    def __init__(self, model: LanguageModel, rows: int, length: int) -> None:
+        self.model, self.device = model, model.lm_head.weight.device
+        self.cache = model.new_cache(rows, length, self.device)
+
+    def read(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long, device=self.device)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt)] = torch.tensor(prompt, device=self.device)
+        hidden = self.model.model(ids, cache=self.cache, lengths_B=lengths)
+        return self.model.lm_head(hidden[torch.arange(len(prompts), device=self.device), lengths - 1])
+
+    def step(self, tokens_B: Tensor) -> Tensor:
+        return self.model.lm_head(self.model.model(tokens_B[:, None], cache=self.cache)[:, -1])
+
+    def select(self, rows: Tensor) -> None:
+        self.cache.select(rows)
 
 
 def pick(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
