@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from groundup.corpus import copies
 from groundup.corpus.duplicates import signature, text_key
-from groundup.corpus.rules import split
+from groundup.corpus.words import split
 from groundup.errors import UserError
 
 PERMUTATIONS = 128
@@ -25,7 +25,7 @@ def find(texts, out, urls=None, prefix="n", memory_mb=64, permutations=PERMUTATI
     )
     new = copies.documents(
         ids,
-        [text_key(text) for text in texts],
+        [text_key(split(text)) for text in texts],
         np.array([len(text) for text in texts], dtype=np.int64),
         np.array([found is not None for found in signatures], dtype=bool),
     )

@@ -37,7 +37,8 @@ QUALITY_CHUNKS = 20_000  # of each class; DCLM trains on 400,000 documents, but 
 QUALITY_SEED = 0
 CODE_SUFFIXES = {".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".rs", ".go", ".java", ".js", ".ts", ".sh", ".sql"}
 PROSE_TYPES = {"text/x-rst", "text/x-markdown", "text/x-web-markdown"}
-ADDRESS = re.compile(r"(?<=\bat )0x[0-9a-fA-F]{6,16}\b|(?<=\bhandle )(?=[a-f]*\d)[0-9a-f]{8,16}\b")
+ADDRESS = re.compile(r"at 0x(?<!\w.{5})[0-9a-fA-F]{6,16}\b")
+HANDLE = re.compile(r"handle (?<!\w.{7})(?=[a-f]*\d)[0-9a-f]{8,16}\b")
 
 SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("type", pa.string())])
 OWN = [
@@ -114,9 +115,9 @@ def scrub_addresses(text: str) -> tuple[str, int]:
     They differ each time the documented program runs: they would teach noise, and give the same page another identity
     and another place in every shuffle on each run.
     """
-    if "at 0x" not in text and "handle " not in text:  # most texts: a constant is found faster than a pattern
-        return text, 0
-    return ADDRESS.subn("0x…", text)
+    text, addresses = ADDRESS.subn("at 0x…", text)  # patterns that start with a constant are found fast
+    text, handles = HANDLE.subn("handle 0x…", text)
+    return text, addresses + handles
 
 
 def kind_of(content_type: str, url: str) -> str:
@@ -155,7 +156,7 @@ def measure(page: Page, domain: str, settings: Annotations) -> dict[str, Any]:
         **rules.measure(text, words),
         **_judged(words, settings),
         "personal": [span._asdict() for span in personal.find(text)],
-        "text_key": duplicates.text_key(text),
+        "text_key": duplicates.text_key(words),
         "lines": template_lines.line_hashes(text),
         "signature": duplicates.signature(words, settings.near_duplicate_permutations),
     }

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from groundup.corpus.duplicates import shingles
-from groundup.corpus.rules import Words, split
+from groundup.corpus.words import Words, split
 from groundup.errors import UserError
 
 BOILERPLATE_DOCUMENTS = 20  # an n-gram in more documents than this is a licence or a heading, not a copy
