@@ -110,7 +110,7 @@ def test_a_shard_that_is_there_is_not_measured_again_unless_its_pages_changed(pa
     measured = []
     real = module._measure
     monkeypatch.setattr(module, "_measure", lambda *job: measured.append(job[3].name) or real(*job))
-    monkeypatch.setattr(module, "_read_rows", lambda shards: 1 / 0)
+    monkeypatch.setattr(module.join, "read_rows", lambda shards: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         annotate(pages, tmp_path / "out", Annotations(), workers=1)
     assert len(measured) == 5

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from rensa import RMinHash
 
-from groundup.corpus.crawl import canonical
+from groundup.corpus.urls import canonical
 from groundup.corpus.words import MULTIPLIER, Words, digests, ngrams
 
 SHINGLE_WORDS = 5
@@ -37,6 +37,11 @@ def url_key(url: str) -> str:
         return url
     place, _, query = address.partition("://")[2].removeprefix("www.").partition("?")
     return f"{place.rstrip('/')}?{CAMPAIGN.sub('', query).lstrip('&')}"
+
+
+def url_hash(url: str) -> int:
+    """64 bits of a digest of `url_key`."""
+    return int.from_bytes(blake2b(url_key(url).encode(), digest_size=8).digest(), "little")
 
 
 def text_key(words: Words) -> str:
