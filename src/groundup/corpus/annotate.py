@@ -31,7 +31,7 @@ from groundup.progress import Progress
 from groundup.recipe import Annotations
 from groundup.workers import pool as workers_pool
 
-SHARD_BYTES = 4 << 20  # of page bodies: the unit of work, so that a few files of uneven size keep all workers busy
+SHARD_BYTES = 8 << 20  # of page bodies: the unit of work, so that a few files of uneven size keep all workers busy
 SHARD_PAGES = 2000
 CODE_SUFFIXES = {".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".rs", ".go", ".java", ".js", ".ts", ".sh", ".sql"}
 PROSE_TYPES = {"text/x-rst", "text/x-markdown", "text/x-web-markdown"}
@@ -217,7 +217,7 @@ def _measure(batch: list[Page], domain: str, settings: Annotations, shard: Path,
     try:
         rows = [measure(page, domain, settings) for page in batch]
         table = pa.Table.from_pylist(rows, schema=PASS_1).replace_schema_metadata({"made_from": made_from})
-        write_table(table, shard)
+        write_table(table, shard, working=True)
     finally:
         gc.enable()
     return len(rows)

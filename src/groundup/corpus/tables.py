@@ -33,6 +33,8 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         return file.read(columns=columns, use_threads=False)
 
 
-def write_table(table: pa.Table, path: Path) -> None:
+def write_table(table: pa.Table, path: Path, working: bool = False) -> None:
+    """A `working` one is read again soon: written in half the time, a third larger."""
+    options = {"compression": "lz4", "use_dictionary": False} if working else {"compression": "zstd"}
     with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, **options)
