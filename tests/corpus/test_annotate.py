@@ -1,7 +1,9 @@
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -105,12 +107,49 @@ def test_bytes_do_not_depend_on_workers_or_hash_seed(pages, tmp_path, monkeypatc
             assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "more" / workers / name).read_bytes()
 
 
+def test_resuming_with_other_workers_after_a_kill_gives_the_same_bytes(pages, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SHARD_PAGES", 4)
+    annotate(pages, tmp_path / "whole", Annotations(), workers=1)
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from groundup.corpus import annotate as m; from groundup.recipe import Annotations\n"
+        "m.SHARD_PAGES, real = 4, m._measure\n"
+        "def killed_at_the_third(*job):\n"
+        "    if job[3].name == 'docs-00002.parquet':\n"
+        "        job[3].with_name(job[3].name + '.partial').write_bytes(b'half')\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return real(*job)\n"
+        "m._measure = killed_at_the_third\n"
+        "m.annotate([(Path(sys.argv[1]), 'reference'), (Path(sys.argv[2]), 'code')], Path(sys.argv[3]), Annotations(), 1)\n"
+    )
+    out = tmp_path / "resumed"
+    killed = subprocess.run(
+        [sys.executable, "-c", code, pages[0][0], pages[1][0], out],
+        env={**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[2])},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    done = {path: path.stat().st_mtime_ns for path in (out / "pass1").glob("*.parquet")}
+    assert [path.name for path in sorted(done)] == ["docs-00000.parquet", "docs-00001.parquet"]
+    found = {}
+
+    def look(folder):
+        found.update({path: path.stat().st_mtime_ns for path in folder.glob("*.parquet")})
+
+    monkeypatch.setattr(module, "shutil", SimpleNamespace(rmtree=look))
+    annotate(pages, out, Annotations(), workers=2)
+    assert len(found) == 5 and done.items() < found.items()  # those that were there were not made again
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert names == sorted(path.name for path in out.iterdir() if path.is_file())
+    assert all((tmp_path / "whole" / name).read_bytes() == (out / name).read_bytes() for name in names)
+
+
 def test_a_shard_that_is_there_is_not_measured_again_unless_its_pages_changed(pages, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SHARD_PAGES", 4)
     measured = []
     real = module._measure
     monkeypatch.setattr(module, "_measure", lambda *job: measured.append(job[3].name) or real(*job))
-    monkeypatch.setattr(module, "_read_rows", lambda shards: 1 / 0)
+    monkeypatch.setattr(module.join, "read_rows", lambda shards: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         annotate(pages, tmp_path / "out", Annotations(), workers=1)
     assert len(measured) == 5

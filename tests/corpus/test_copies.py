@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.corpus import copies
-from groundup.corpus.duplicates import signature, text_key
-from groundup.corpus.rules import split
+from groundup.corpus.duplicates import signature, text_key, url_hash
+from groundup.corpus.words import split
 from groundup.errors import UserError
 
 PERMUTATIONS = 128
@@ -23,16 +23,20 @@ def find(texts, out, urls=None, prefix="n", memory_mb=64, permutations=PERMUTATI
     block = (
         np.stack([blank if found is None else found for found in signatures]) if texts else np.zeros((0, permutations))
     )
-    new = copies.documents(
-        ids,
-        [text_key(text) for text in texts],
+    names = np.array(ids, dtype="S3")
+    new = copies.Documents(
+        names,
+        copies.as_numbers([text_key(split(text)) for text in texts]),
         np.array([len(text) for text in texts], dtype=np.int64),
         np.array([found is not None for found in signatures], dtype=bool),
+        names,
     )
     out.mkdir(exist_ok=True)
     urls = urls or [f"https://a.org/{name}" for name in ids]
     blocks = np.array_split(block, 3)
-    return copies.find(new, urls, lambda: iter(blocks), permutations, 0.7, out, memory_mb=memory_mb, **options)
+    hashes = np.array([url_hash(url) for url in urls], dtype=np.uint64)
+    found = copies.find(new, hashes, lambda: iter(blocks), permutations, 0.7, out, memory_mb=memory_mb, **options)
+    return copies.Copies(*([name.decode() or None for name in column] for column in vars(found).values()))
 
 
 def test_one_of_each_group_stays(tmp_path):

@@ -79,8 +79,9 @@ def test_word_list(tmp_path):
     assert words.count(split("A very BAD, thing; not badly.")) == 2
     assert words.count(split("bad bad 'bad'")) == 3
     assert words.count(split("very thing bad")) == 1
+    assert words.count(split("very bad thing very bad thing")) == 4  # two of the word, two of the phrase
     assert words.count(split("")) == 0
-    assert len(toxicity.word_list().words) + len(toxicity.word_list().phrases) > 390
+    assert toxicity.word_list().listed.sum() + len(toxicity.word_list().phrases) > 390
     with pytest.raises(UserError, match="list of words"):
         toxicity.word_list(tmp_path / "missing.txt")
 

@@ -3,11 +3,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.corpus import rules
-from groundup.corpus.words import word_hashes
+from groundup.corpus.words import ngrams, split, word_hashes
 
 
 def measure(text):
-    return rules.measure(text, rules.split(text))
+    return rules.measure(text, split(text))
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=400))
@@ -73,8 +73,8 @@ def test_every_threshold_has_its_measurement():
 
 
 def test_plain_words_carry_no_case_or_punctuation():
-    assert (rules.split("The CAT, sat!").hashes == rules.split("the cat -- sat").hashes).all()
-    assert len(rules.split("-- ... !").hashes) == 0
+    assert (split("The CAT, sat!").hashes == split("the cat -- sat").hashes).all()
+    assert len(split("-- ... !").hashes) == 0
 
 
 @given(st.lists(st.text(min_size=1, max_size=6, alphabet=st.characters(exclude_categories=["Cs"])), max_size=20))
@@ -92,7 +92,7 @@ def test_word_hashes_do_not_collide():
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=20), st.integers(1, 6))
 def test_ngrams_are_equal_where_windows_are(values, n):
     hashes = np.array(values + values, dtype=np.uint64)
-    grams = rules.ngrams(hashes, n)
+    grams = ngrams(hashes, n)
     assert len(grams) == max(0, len(hashes) - n + 1)
     if len(values) >= n:
         assert (grams[: len(values) - n + 1] == grams[len(values) :]).all()

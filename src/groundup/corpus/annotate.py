@@ -1,43 +1,42 @@
 """Annotate first, thresholds late: every page becomes a row of text and measurements, and nothing is dropped.
 
 As in dolma (attributes beside documents) and RedPajama v2 (signals as columns): trying another threshold costs no new
-computation. Pass 1 is per shard and parallel: extraction and what one document tells of itself. Then what only all
-documents together tell: duplicates, the template lines of a host, quality. That join holds 8 bytes a line and some
-hundred a document in memory; texts and signatures stay on disk.
+computation. Pass 1 is per shard and parallel: extraction and what one document tells of itself. Then comes what only all
+documents together tell (`join.py`).
 """
 
+import gc
 import re
 import shutil
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from groundup.corpus import copies, domains, duplicates, linear, personal, quality, rules, template_lines, toxicity
+from groundup.corpus import domains, duplicates, join, linear, personal, quality, rules, template_lines, toxicity
 from groundup.corpus.extract import extract
+from groundup.corpus.tables import write_table
 from groundup.corpus.warc import Losses, Page, read_pages
-from groundup.corpus.words import Words, split
+from groundup.corpus.words import Words, split, word_hashes
 from groundup.errors import UserError
-from groundup.files import digest, replacing
+from groundup.files import digest
 from groundup.progress import Progress
 from groundup.recipe import Annotations
 from groundup.workers import pool as workers_pool
 
-SHARD_BYTES = 4 << 20  # of page bodies: the unit of work, so that a few files of uneven size keep all workers busy
+SHARD_BYTES = 8 << 20  # of page bodies: the unit of work, so that a few files of uneven size keep all workers busy
 SHARD_PAGES = 2000
-QUALITY_CHUNKS = 20_000  # of each class; DCLM trains on 400,000 documents, but 2^18 weights are learnt from far fewer
-QUALITY_SEED = 0
 CODE_SUFFIXES = {".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".rs", ".go", ".java", ".js", ".ts", ".sh", ".sql"}
 PROSE_TYPES = {"text/x-rst", "text/x-markdown", "text/x-web-markdown"}
-ADDRESS = re.compile(r"(?<=\bat )0x[0-9a-fA-F]{6,16}\b|(?<=\bhandle )(?=[a-f]*\d)[0-9a-f]{8,16}\b")
+ADDRESS = re.compile(r"at 0x(?<!\w.{5})[0-9a-fA-F]{6,16}\b")
+HANDLE = re.compile(r"handle (?<!\w.{7})(?=[a-f]*\d)[0-9a-f]{8,16}\b")
 
 SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("type", pa.string())])
 OWN = [
@@ -51,14 +50,8 @@ OWN = [
     ("domain_class", pa.string()),
     ("personal", pa.list_(SPAN)),
 ]
-WORKING = [("text_key", pa.string()), ("lines", pa.list_(pa.uint64())), ("signature", pa.list_(pa.uint32()))]
-JOINED = [
-    ("template_lines", pa.list_(pa.int32())),
-    *((name, pa.string()) for name in ("same_url_as", "duplicate_of", "near_duplicate_of", "cluster")),
-    ("quality", pa.float32()),
-]
-PASS_1 = pa.schema(OWN + WORKING)
-SCHEMA = pa.schema(OWN + JOINED)
+PASS_1 = pa.schema(OWN + join.WORKING)
+SCHEMA = pa.schema(OWN + join.COLUMNS)
 
 
 def annotate(
@@ -90,20 +83,7 @@ def annotate(
                 progress.advance(count)
         if not shards:
             raise UserError(f"no page in {', '.join(str(path) for path, _ in pages) or 'no WARC file'}; crawl again")
-        rows = _read_rows(shards)
-        groups = _group(shards, rows, settings, out, memory_mb)
-        groups["template_lines"] = _template_lines(rows, groups["cluster"], settings.template_line_share)
-        classifier = working / "quality.npz"
-        trained_on = _train_quality(shards, rows, groups["cluster"], settings.quality_positives, classifier)
-        groups["quality"] = np.full(len(rows.ids), 0.5)
-        if trained_on:
-            jobs = ((shard, classifier) for shard in shards)
-            scores = np.concatenate(list(pool.spread(_score, jobs)))
-            groups["quality"] = _percentiles(scores, rows)
-    for path in out.glob("annotations-*.parquet"):
-        path.unlink()
-    counts = {"pages": len(rows.ids), "repeated_pages": int((~rows.kept).sum()), **asdict(losses)}
-    counts |= _write(shards, rows, groups, out) | {"quality_training_chunks": trained_on}
+        counts = join.join(shards, settings, SCHEMA.names, out, pool, memory_mb) | asdict(losses)
     shutil.rmtree(working)
     return counts
 
@@ -114,9 +94,9 @@ def scrub_addresses(text: str) -> tuple[str, int]:
     They differ each time the documented program runs: they would teach noise, and give the same page another identity
     and another place in every shuffle on each run.
     """
-    if "at 0x" not in text and "handle " not in text:  # most texts: a constant is found faster than a pattern
-        return text, 0
-    return ADDRESS.subn("0x…", text)
+    text, addresses = ADDRESS.subn("at 0x…", text)  # patterns that start with a constant are found fast
+    text, handles = HANDLE.subn("handle 0x…", text)
+    return text, addresses + handles
 
 
 def kind_of(content_type: str, url: str) -> str:
@@ -141,10 +121,11 @@ def measure(page: Page, domain: str, settings: Annotations) -> dict[str, Any]:
     text, addresses = scrub_addresses(text)
     words = split(text)
     language, score = rules.language(text)
+    host, lines = host_of(page.url), template_lines.line_hashes(text)
     return {
         "id": blake2b(f"{page.url}\n{text}".encode(), digest_size=16).hexdigest(),
         "url": page.url,
-        "host": host_of(page.url),
+        "host": host,
         "domain": domain,
         "kind": kind_of(page.content_type, page.url),
         "title": (extracted.title or "").encode("utf-8", "replace").decode(),
@@ -155,8 +136,13 @@ def measure(page: Page, domain: str, settings: Annotations) -> dict[str, Any]:
         **rules.measure(text, words),
         **_judged(words, settings),
         "personal": [span._asdict() for span in personal.find(text)],
-        "text_key": duplicates.text_key(text),
-        "lines": template_lines.line_hashes(text),
+        "text_key": duplicates.text_key(words),
+        "url_hash": duplicates.url_hash(page.url),
+        "host_hash": word_hashes([host or "-"])[0],
+        "length": len(text),
+        "signed": len(words.filled) > 0,
+        "line_count": len(lines),
+        "lines": lines,
         "signature": duplicates.signature(words, settings.near_duplicate_permutations),
     }
 
@@ -199,18 +185,16 @@ def _unmeasured(
 ) -> Iterator[tuple]:
     """Jobs for the shards that are not there yet; `shards` is filled with all of them.
 
-    The pages are read here, in one place, so the losses are counted once; reading costs a tenth of extracting.
+    The pages are read here, in one place, so the losses are counted once.
     """
     judges = _judges(settings)
     for path, domain in pages:
+        file = digest(path)
         for number, batch in enumerate(_batches(read_pages(path, losses))):
             shard = working / f"{_stem(path)}-{number:05d}.parquet"
             shards.append(shard)
-            key = blake2b(f"{domain}\n{settings.near_duplicate_permutations}\n{judges}".encode(), digest_size=16)
-            for page in batch:
-                key.update(f"\n{page.url}\n{page.content_type}\n{page.charset}\n{len(page.body)}\n".encode())
-                key.update(page.body)
-            made_from = key.hexdigest().encode()
+            places = f"{number} {len(batch)} {sum(len(page.body) for page in batch)}"
+            made_from = f"{file} {places} {domain} {settings.near_duplicate_permutations} {judges}".encode()
             if not shard.exists() or (pq.read_schema(shard).metadata or {}).get(b"made_from") != made_from:
                 yield batch, domain, settings, shard, made_from
 
@@ -229,195 +213,11 @@ def _batches(pages: Iterable[Page]) -> Iterator[list[Page]]:
 
 
 def _measure(batch: list[Page], domain: str, settings: Annotations, shard: Path, made_from: bytes) -> int:
-    rows = [measure(page, domain, settings) for page in batch]
-    table = pa.Table.from_pylist(rows, schema=PASS_1).replace_schema_metadata({"made_from": made_from})
-    _write_table(table, shard)
+    gc.disable()  # a shard makes many objects and next to no cycles: looking for some takes a tenth of the time
+    try:
+        rows = [measure(page, domain, settings) for page in batch]
+        table = pa.Table.from_pylist(rows, schema=PASS_1).replace_schema_metadata({"made_from": made_from})
+        write_table(table, shard, working=True)
+    finally:
+        gc.enable()
     return len(rows)
-
-
-def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    # One file: pq.read_table would set up a data set and its threads for each.
-    with pq.ParquetFile(path) as file:
-        return file.read(columns=columns, use_threads=False)
-
-
-def _write_table(table: pa.Table, path: Path) -> None:
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
-
-
-@dataclass
-class Rows:
-    """What the join needs of every document, in the order of the shards."""
-
-    ids: list[str]
-    urls: list[str]
-    hosts: list[str]
-    domains: list[str]
-    kinds: list[str]
-    text_keys: list[str]
-    lengths: np.ndarray  # int64 [documents], characters
-    words: np.ndarray  # int64 [documents]
-    lines: list[np.ndarray]
-    signed: np.ndarray  # bool [documents]: has a signature, which a text of punctuation only has not
-    kept: np.ndarray  # bool [documents]: false where the same URL gave the same text before
-
-
-def _read_rows(shards: list[Path]) -> Rows:
-    rows = Rows([], [], [], [], [], [], np.zeros(0, int), np.zeros(0, int), [], np.zeros(0, bool), np.zeros(0, bool))
-    lengths, words, signed = [], [], []
-    for shard in shards:
-        table = _read_table(shard)
-        named = {"id": rows.ids, "url": rows.urls, "host": rows.hosts, "domain": rows.domains, "kind": rows.kinds}
-        for name, column in named.items():
-            column += table[name].to_pylist()
-        rows.text_keys += table["text_key"].to_pylist()
-        lengths += [len(text) for text in table["text"].to_pylist()]
-        words += table["words"].to_pylist()
-        rows.lines += [lines.values.to_numpy(zero_copy_only=False).copy() for lines in table["lines"]]
-        signed += table["signature"].is_valid().to_pylist()
-    seen: set[str] = set()
-    rows.kept = np.array([not (name in seen or seen.add(name)) for name in rows.ids], dtype=bool)
-    rows.lengths, rows.words = np.array(lengths, dtype=np.int64), np.array(words, dtype=np.int64)
-    rows.signed = np.array(signed, dtype=bool)
-    return rows
-
-
-def _group(shards: list[Path], rows: Rows, settings: Annotations, out: Path, memory_mb: int) -> dict[str, list]:
-    """Columns same_url_as, duplicate_of, near_duplicate_of and cluster, of the pages with words that are kept."""
-    chosen = np.array(_usable(rows), dtype=np.int64)
-    places = chosen.tolist()
-    new = copies.documents(
-        [rows.ids[row] for row in places],
-        [rows.text_keys[row] for row in places],
-        rows.lengths[chosen],
-        rows.signed[chosen],
-    )
-    permutations = settings.near_duplicate_permutations
-    found = copies.find(
-        new,
-        (rows.urls[row] for row in places),
-        lambda: _signatures(shards, chosen, permutations),
-        permutations,
-        settings.near_duplicate_jaccard,
-        out,
-        [Path(folder) for folder in settings.against],
-        memory_mb,
-    )
-    columns: dict[str, list] = {name: [None] * len(rows.ids) for name in vars(found)}
-    columns["cluster"] = list(rows.ids)
-    for name, values in vars(found).items():
-        for row, value in zip(places, values, strict=True):
-            columns[name][row] = value
-    return columns
-
-
-def _signatures(shards: list[Path], chosen: np.ndarray, permutations: int) -> Iterator[np.ndarray]:
-    """Of the chosen rows, a block a shard: uint32 [documents, permutations], zero where there is none."""
-    start = 0
-    for shard in shards:
-        column = pq.read_table(shard, columns=["signature"])["signature"].combine_chunks()
-        block = np.zeros((len(column), permutations), dtype=np.uint32)
-        block[column.is_valid().to_numpy(zero_copy_only=False)] = column.flatten().to_numpy().reshape(-1, permutations)
-        here = chosen[np.searchsorted(chosen, start) : np.searchsorted(chosen, start + len(block))]
-        yield block[here - start]
-        start += len(block)
-
-
-def _template_lines(rows: Rows, cluster: list[str], share: float) -> list[np.ndarray]:
-    pages_of_host: dict[str, list[int]] = defaultdict(list)
-    found = [np.zeros(0, dtype=np.int32)] * len(rows.ids)
-    for row in np.flatnonzero(rows.kept).tolist():
-        if rows.kinds[row] == "html" and rows.words[row]:
-            pages_of_host[rows.hosts[row]].append(row)
-    for members in pages_of_host.values():
-        counted = [cluster[row] == rows.ids[row] for row in members]
-        for row, lines in zip(
-            members, template_lines.template_lines([rows.lines[row] for row in members], counted, share), strict=True
-        ):
-            found[row] = lines
-    return found
-
-
-def _train_quality(shards: list[Path], rows: Rows, cluster: list[str], positives: list[str], classifier: Path) -> int:
-    """Write the classifier; returns how many chunks of each class it learnt from, 0 where there are none of one."""
-    unique = [row for row in _usable(rows) if cluster[row] == rows.ids[row]]
-    # Ids are digests, so the first by id are a random sample that is the same each time.
-    unique.sort(key=lambda row: rows.ids[row])
-    positive = [row for row in unique if rows.domains[row] in positives]
-    negative = [row for row in unique if rows.domains[row] not in positives]
-    chosen = _enough(positive, rows.words) | _enough(negative, rows.words)
-    found: dict[int, list[np.ndarray]] = {}
-    start = 0
-    for shard in shards:
-        texts = _read_table(shard, ["text"])["text"]
-        for row in sorted(chosen & set(range(start, start + len(texts)))):
-            found[row] = linear.chunks(split(texts[row - start].as_py()))
-        start += len(texts)
-    classes = [[part for row in group if row in chosen for part in found[row]] for group in (positive, negative)]
-    count = min(QUALITY_CHUNKS, *map(len, classes))
-    if count:
-        labels = np.repeat([True, False], count)[:, None]
-        parts = classes[0][:count] + classes[1][:count]
-        linear.train(parts, labels, ["quality"], QUALITY_SEED).save(classifier)
-    return count
-
-
-def _usable(rows: Rows) -> list[int]:
-    return np.flatnonzero(rows.kept & (rows.words > 0)).tolist()
-
-
-def _percentiles(scores: np.ndarray, rows: Rows) -> np.ndarray:
-    """Place of each document's score among its domain's; absolute scores would favour the documents learnt from."""
-    result = np.full(len(scores), 0.5)
-    members: dict[str, list[int]] = defaultdict(list)
-    for row in _usable(rows):
-        members[rows.domains[row]].append(row)
-    for group in members.values():
-        result[group] = quality.percentiles(scores[group])
-    return result
-
-
-def _enough(group: list[int], words: np.ndarray) -> set[int]:
-    """The first documents of the group that hold enough chunks together."""
-    before = np.cumsum([0] + [max(1, int(words[row]) // linear.CHUNK_WORDS) for row in group])[:-1]
-    return {row for row, chunks in zip(group, before.tolist(), strict=True) if chunks < QUALITY_CHUNKS}
-
-
-def _score(shard: Path, classifier: Path) -> np.ndarray:
-    model = linear.Classifier.load(classifier)
-    texts = _read_table(shard, ["text"])["text"].to_pylist()
-    return np.array([quality.raw_score(model, split(text)) for text in texts])
-
-
-def _write(shards: list[Path], rows: Rows, groups: dict[str, Any], out: Path) -> dict[str, Any]:
-    counts: Counter[str] = Counter()
-    by_domain: Counter[str] = Counter()
-    types: Counter[str] = Counter()
-    start = 0
-    for shard in shards:
-        table = _read_table(shard)
-        part = slice(start, start + len(table))
-        start += len(table)
-        for name, kind in JOINED:
-            values = groups[name][part]
-            table = table.append_column(pa.field(name, kind), pa.array(values, type=kind))
-        table = table.filter(pa.array(rows.kept[part])).select(SCHEMA.names).replace_schema_metadata(None)
-        _write_table(table, out / f"annotations-{shard.name}")
-        texts = table["text"].to_pylist()
-        counts["documents"] += len(table)
-        counts["empty"] += sum(not text.strip() for text in texts)
-        counts["bytes"] += sum(len(text.encode()) for text in texts)
-        counts["words"] += sum(table["words"].to_pylist())
-        counts["memory_addresses"] += sum(table["memory_addresses"].to_pylist())
-        counts["same_urls"] += len(table) - table["same_url_as"].null_count
-        counts["exact_duplicates"] += len(table) - table["duplicate_of"].null_count
-        counts["near_duplicates"] += len(table) - table["near_duplicate_of"].null_count
-        counts["template_lines"] += sum(map(len, table["template_lines"].to_pylist()))
-        by_domain.update(table["domain"].to_pylist())
-        types.update(span["type"] for spans in table["personal"].to_pylist() for span in spans)
-    return {
-        **counts,
-        "documents_by_domain": dict(sorted(by_domain.items())),
-        "personal": dict(sorted(types.items())),
-    }

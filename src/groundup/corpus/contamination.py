@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from groundup.corpus.duplicates import shingles
-from groundup.corpus.rules import Words, split
+from groundup.corpus.words import Words, split
 from groundup.errors import UserError
 
 BOILERPLATE_DOCUMENTS = 20  # an n-gram in more documents than this is a licence or a heading, not a copy
@@ -28,7 +28,7 @@ BENCHMARK_BOILERPLATE = 10  # GPT-3's figure
 LEAST_WORDS = 8  # of a benchmark's example: GPT-3 takes no shorter n-grams, and what they match by chance is much
 
 
-def contamination(held_out: list[str], train: list[str], n: int = 13) -> list[tuple[float, int]]:
+def contamination(held_out: Iterable[str], train: Iterable[str], n: int = 13) -> list[tuple[float, int]]:
     """For each training text: the overlap with the held-out text it is nearest to, and that text's place (-1: none).
 
     The overlap is the larger of two shares of distinct word n-grams: of the held-out text's, those the training text

@@ -12,7 +12,6 @@ signatures are on disk and are compared within a stated bound of memory; beside 
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 
@@ -41,24 +40,22 @@ class Documents:
 
 @dataclass
 class Copies:
-    """For each new document the id of the one it is a copy of, None where it stays."""
+    """For each new document the id, in bytes, of the one it is a copy of; b"" where it stays."""
 
-    same_url_as: list[str | None]
-    duplicate_of: list[str | None]
-    near_duplicate_of: list[str | None]
-    cluster: list[str]  # the document that stays for it and all that are nearly equal: itself, where that is so
+    same_url_as: np.ndarray
+    duplicate_of: np.ndarray
+    near_duplicate_of: np.ndarray
+    cluster: np.ndarray  # the document that stays for it and all that are nearly equal: itself, where that is so
 
 
-def documents(ids: list[str], text_keys: list[str], lengths: np.ndarray, signed: np.ndarray) -> Documents:
-    """From what annotations hold: `text_keys` are hex, as `duplicates.text_key` gives them."""
-    keys = np.frombuffer(bytes.fromhex("".join(text_keys)), "<u8").reshape(-1, 2)
-    names = np.array(ids, dtype="S")
-    return Documents(names, keys, lengths, signed, names)
+def as_numbers(keys: list[str]) -> np.ndarray:
+    """uint64 [documents, 2], of what `duplicates.text_key` gives."""
+    return np.frombuffer(bytes.fromhex("".join(keys)), "<u8").reshape(-1, 2)
 
 
 def find(
     new: Documents,
-    urls: Iterable[str],
+    url_hashes: np.ndarray,
     signatures: Callable[[], Iterator[np.ndarray]],
     permutations: int,
     jaccard: float,
@@ -68,8 +65,9 @@ def find(
 ) -> Copies:
     """Compare the new documents with each other and with the corpora in the folders `against`, the earliest first.
 
-    `signatures()` gives those of the new documents, in blocks of uint32 [documents, permutations]; rows that are not
-    `signed` do not matter. Writes `signatures.parquet` into the folder `out`.
+    `url_hashes` are uint64 [documents], of `duplicates.url_hash`. `signatures()` gives those of the new documents, in
+    blocks of uint32 [documents, permutations]; rows that are not `signed` do not matter. Writes `signatures.parquet`
+    into the folder `out`.
     Raises UserError when an earlier corpus holds no signatures, or others than these.
     """
     files = [_made_like(signatures_of(folder), permutations) for folder in against]
@@ -81,7 +79,7 @@ def find(
     corpus = np.repeat(np.arange(len(every)), [len(one.ids) for one in every])
     order, itself = np.lexsort((ids, -lengths, corpus)), np.arange(len(ids))
     start = len(ids) - len(new.ids)
-    by_url = start + first_of_group(_url_keys(urls), order[order >= start] - start)
+    by_url = start + first_of_group(url_hashes, order[order >= start] - start)
     by_text = first_of_group(_numbered(text_keys), order)
     compared = np.flatnonzero((by_text == itself) & signed)
     blocks = _chosen(chain(*map(_read_signatures, files), signatures()), compared)
@@ -91,7 +89,7 @@ def find(
     by_near = first_of_group(groups, order)
 
     rows, by_text = itself[start:], by_text[start:]
-    cluster = stays[by_near[by_text]].astype(str).tolist()
+    cluster = stays[by_near[by_text]]
     _write(new, cluster, signatures(), permutations, out / FILE)
     return Copies(
         same_url_as=_others(ids, by_url, rows),
@@ -109,11 +107,6 @@ def first_of_group(groups: np.ndarray, order: np.ndarray) -> np.ndarray:
     return first[members]
 
 
-def _url_keys(urls: Iterable[str]) -> np.ndarray:
-    digests = (blake2b(duplicates.url_key(url).encode(), digest_size=8).digest() for url in urls)
-    return np.frombuffer(b"".join(digests), "<u8")
-
-
 def _numbered(keys: np.ndarray) -> np.ndarray:
     """A number for each row of keys, equal for equal rows."""
     order = np.lexsort(keys.T)
@@ -123,11 +116,8 @@ def _numbered(keys: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def _others(names: np.ndarray, chosen: np.ndarray, rows: np.ndarray) -> list[str | None]:
-    return [
-        None if same else name
-        for name, same in zip(names[chosen].astype(str).tolist(), (chosen == rows).tolist(), strict=True)
-    ]
+def _others(names: np.ndarray, chosen: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return np.where(chosen == rows, b"", names[chosen])
 
 
 def _chosen(blocks: Iterable[np.ndarray], rows: np.ndarray) -> Iterator[np.ndarray]:
@@ -147,13 +137,13 @@ def _schema(permutations: int) -> pa.Schema:
     return pa.schema(columns, {"made_by": f"rensa RMinHash: {kind}"})
 
 
-def _write(new: Documents, cluster: list[str], signatures: Iterable[np.ndarray], permutations: int, path: Path) -> None:
+def _write(new: Documents, cluster: np.ndarray, signatures: Iterable[np.ndarray], permutations: int, path: Path) -> None:
     schema, start = _schema(permutations), 0
     with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for block in signatures:
             part = slice(start, start + len(block))
             start += len(block)
-            columns = [new.ids[part].astype(str).tolist(), cluster[part], *new.text_keys[part].T]
+            columns = [new.ids[part].astype(str), cluster[part].astype(str), *new.text_keys[part].T]
             columns += [new.lengths[part], new.signed[part]]
             arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=False)]
             arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1), pa.uint32()), permutations))

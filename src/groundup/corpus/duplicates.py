@@ -17,32 +17,17 @@ from pathlib import Path
 import numpy as np
 from rensa import RMinHash
 
-from groundup.corpus.crawl import canonical
-from groundup.corpus.words import MULTIPLIER, NOT_WORD, Words, ngrams
+from groundup.corpus.urls import canonical
+from groundup.corpus.words import MULTIPLIER, Words, digests, ngrams
 
 SHINGLE_WORDS = 5
 MINHASH_SEED = 1
 LEAST_RECALL = 0.99  # of the bands, for a pair exactly at the threshold
-WORDS_REMEMBERED = 1 << 18
 ALL_PAIRS_BUCKET = 64
 SORTING_BYTES = 48  # of memory a document, while one band is sorted
 BLOCK_BYTES = 16  # of memory a number of a signature: two blocks at a time fill half of it
 CHECKED_AT_ONCE = 1 << 13  # pairs of signatures
 CAMPAIGN = re.compile(r"(?:^|&)(?:utm_\w+|fbclid|gclid|msclkid|mc_[ce]id)=[^&]*")
-
-
-class Hashes(dict[str, int]):
-    """Of a word in lower case without punctuation, 0 if nothing is left. Most words of a text are those of others."""
-
-    def __missing__(self, word: str) -> int:
-        if len(self) == WORDS_REMEMBERED:
-            self.clear()
-        plain = NOT_WORD.sub("", word.lower())
-        self[word] = value = int.from_bytes(blake2b(plain.encode(), digest_size=8).digest(), "little") if plain else 0
-        return value
-
-
-HASHES = Hashes()
 
 
 def url_key(url: str) -> str:
@@ -54,9 +39,14 @@ def url_key(url: str) -> str:
     return f"{place.rstrip('/')}?{CAMPAIGN.sub('', query).lstrip('&')}"
 
 
-def text_key(text: str) -> str:
+def url_hash(url: str) -> int:
+    """64 bits of a digest of `url_key`."""
+    return int.from_bytes(blake2b(url_key(url).encode(), digest_size=8).digest(), "little")
+
+
+def text_key(words: Words) -> str:
     """Equal for texts that differ in white space only."""
-    return blake2b(" ".join(text.split()).encode(), digest_size=16).hexdigest()
+    return blake2b(" ".join(words.raw).encode(), digest_size=16).hexdigest()
 
 
 def shingles(words: Words, n: int) -> np.ndarray:
@@ -65,8 +55,7 @@ def shingles(words: Words, n: int) -> np.ndarray:
 
 
 def _ngrams(words: Words, n: int) -> np.ndarray:
-    found = np.fromiter(map(HASHES.__getitem__, words.vocabulary), np.uint64, len(words.vocabulary))[words.codes]
-    found = found[found != 0]
+    found = words.digests[words.filled]
     return ngrams(found, min(n, len(found))) if len(found) else found
 
 
@@ -83,7 +72,7 @@ def signatures(texts: list[str], permutations: int) -> tuple[np.ndarray, np.ndar
     """Of many texts at once, several times faster: uint32 [texts, permutations], and bool [texts], who has one."""
     lists = [text.split() for text in texts]
     sizes = np.fromiter(map(len, lists), np.int64, len(lists))
-    words = np.fromiter(map(HASHES.__getitem__, chain.from_iterable(lists)), np.uint64, int(sizes.sum()))
+    words = digests(list(chain.from_iterable(lists)))
     owners = np.repeat(np.arange(len(texts)), sizes)[words != 0]
     words = words[words != 0]
     # One pass over all texts; what reaches from one into the next is left out, and a short text is a shingle of its own.

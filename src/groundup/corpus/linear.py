@@ -84,7 +84,7 @@ def chunks(words: Words, characters: bool = False) -> list[np.ndarray]:
     bounds = list(pairwise(np.linspace(0, len(hashes), count + 1).astype(np.int64).tolist()))
     found = [np.concatenate([unigrams[begin:end], bigrams[begin : end - 1]]) for begin, end in bounds]
     if characters:
-        texts = (" ".join(words.vocabulary[code] for code in words.filled[begin:end]) for begin, end in bounds)
+        texts = (" ".join([words.raw[place] for place in words.filled[begin:end]]) for begin, end in bounds)
         found = [np.concatenate([part, _character_ngrams(text)]) for part, text in zip(found, texts, strict=True)]
     return found
 

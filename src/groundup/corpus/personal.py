@@ -60,6 +60,7 @@ IBAN_COUNTRIES = {  # by length
 IBAN_LENGTHS = {country: length for length, countries in IBAN_COUNTRIES.items() for country in countries.split()}
 # The Social Security Administration gives out no area 000, 666 or 9xx, no group 00 and no serial 0000.
 SSN = re.compile(r"[0-8](?<![\w.+/-].)\d\d(?<!000|666)-(?!00)\d\d-(?!0000)\d{4}(?![\w/-]|\.\d)")
+HAS_COLONS = re.compile(r":[0-9A-Fa-f]{0,4}:")
 HAS_LONG_NUMBER = re.compile(r"\d[\d ().-]{6,}\d")
 
 
@@ -68,7 +69,7 @@ def find(text: str) -> list[Span]:
     finders = []
     if "@" in text:
         finders.append(_emails)
-    if text.count(":") >= 2:
+    if HAS_COLONS.search(text):
         finders.append(_ipv6)
     if HAS_LONG_NUMBER.search(text):
         finders += [_ibans, _cards, _ipv4, _ssns, _phones]

@@ -15,11 +15,13 @@ from groundup.errors import UserError
 
 HOST = "http://pydoc.localhost"
 START_SECONDS = 30.0
-# Forms and source listings; and modules that act when they are imported, as pydoc does: a browser, a window.
+# Forms and source listings; how this Python was built; and modules that act when they are imported, as pydoc does: a
+# browser, a window.
 EXCLUDE = [
     "/getfile?",
     "/get?",
     "/search?",
+    "/_sysconfigdata",
     "/antigravity.html",
     "/idlelib.idle.html",
     "/turtledemo.__main__.html",

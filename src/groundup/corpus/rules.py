@@ -7,17 +7,14 @@ from one of them does not give its share of pages in another; `groundup corpus t
 """
 
 import re
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from resiliparse.parse.lang import detect_fast
 
-from groundup.corpus.words import MULTIPLIER, Words, ngrams, split
+from groundup.corpus.words import MULTIPLIER, Words, word_hashes
 
-__all__ = ["COLUMNS", "MULTIPLIER", "THRESHOLDS", "Threshold", "Words", "language", "measure", "ngrams", "split"]
-
-STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
+STOP_WORDS = word_hashes(["the", "be", "to", "of", "and", "that", "have", "with"])
 END_MARKS = (".", "!", "?", '"', "”", "。", "！", "？")
 ELLIPSES = ("...", "…")
 BULLETS = ("•", "-", "*", "‣", "●")  # Gopher names no set; datatrove takes • and -, dolma * and -
@@ -33,10 +30,9 @@ C4_NOT_IN_LINES = (
     "use of cookies",
     "use cookies",
 )
-SENTENCE_END = re.compile(r"[.!?]+[\"”’')\]]*(?=\s|$)")
+SENTENCE_END = re.compile(r"[.!?][\"”’')\]]*(?=\s|$)")
 PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 RELIABLE_RANK = 1200  # resiliparse: a distance above this is usually a false result
-LETTER = re.compile(r"[^\W\d_]")
 
 
 class Threshold(NamedTuple):
@@ -104,52 +100,43 @@ def measure(text: str, words: Words) -> dict[str, float]:
     paragraphs = [paragraph for paragraph in map(str.strip, PARAGRAPH_BREAK.split(text)) if paragraph]
     total = max(1, len(words))
     lower = text.lower()
-    size = len(words.vocabulary)
-    lengths = np.fromiter(map(len, words.vocabulary), np.int64, size)[words.codes]
-    letters = np.fromiter(map(_has_letter, words.vocabulary), bool, size)[words.codes]
+    ended = [line for line in lines if line.endswith(END_MARKS)]
     duplicate_lines, duplicate_line_characters = _repeated(lines)
     duplicate_paragraphs, duplicate_paragraph_characters = _repeated(paragraphs)
     unwanted = any(phrase in lower for phrase in C4_NOT_IN_LINES)  # then each line is looked at
-    in_c4 = [line for line in lines if _c4_keeps(line, unwanted)]
+    in_c4 = [line for line in ended if _c4_keeps(line, unwanted)]
+    line_count = max(1, len(lines))
     return {
         "words": len(words),
-        "mean_word_length": float(lengths.sum()) / total,
+        "mean_word_length": float(words.lengths.sum()) / total,
         "hashes_per_word": text.count("#") / total,
         "ellipses_per_word": sum(map(text.count, ELLIPSES)) / total,
-        "bullet_lines": _share(lines, lambda line: line.startswith(BULLETS)),
-        "ellipsis_lines": _share(lines, lambda line: line.endswith(ELLIPSES)),
-        "alphabetic_words": int(letters.sum()) / total,
-        "stop_words": len(STOP_WORDS.intersection(words.plain)),
+        "bullet_lines": sum([line.startswith(BULLETS) for line in lines]) / line_count,
+        "ellipsis_lines": sum([line.endswith(ELLIPSES) for line in lines]) / line_count,
+        "alphabetic_words": int(words.letters.sum()) / total,
+        "stop_words": sum([bool((words.hashed == stop).any()) for stop in STOP_WORDS]),
         "duplicate_lines": duplicate_lines,
         "duplicate_paragraphs": duplicate_paragraphs,
         "duplicate_line_characters": duplicate_line_characters,
         "duplicate_paragraph_characters": duplicate_paragraph_characters,
-        **_repeated_ngrams(words.codes, lengths),
-        "c4_lines": len(in_c4) / max(1, len(lines)),
-        "c4_sentences": sum(len(SENTENCE_END.findall(line)) for line in in_c4),
+        **_repeated_ngrams(words.as_written, words.lengths),
+        "c4_lines": len(in_c4) / line_count,
+        "c4_sentences": len(SENTENCE_END.findall("\n".join(in_c4))),
         "lorem_ipsum": int("lorem ipsum" in lower),
         "curly_bracket": int("{" in text),
-        "lines_with_end_mark": _share(lines, lambda line: line.endswith(END_MARKS)),
-        "short_lines": _share(lines, lambda line: len(line) < SHORT_LINE_CHARACTERS),
+        "lines_with_end_mark": len(ended) / line_count,
+        "short_lines": sum([len(line) < SHORT_LINE_CHARACTERS for line in lines]) / line_count,
         "newlines_per_word": text.count("\n") / total,
     }
 
 
-def _has_letter(word: str) -> bool:
-    return word.isalpha() or LETTER.search(word) is not None
-
-
 def _c4_keeps(line: str, unwanted: bool) -> bool:
-    if not line.endswith(END_MARKS) or line.endswith(ELLIPSES):
+    if line.endswith(ELLIPSES):
         return False
     words = line.split()
     if len(words) < C4_LINE_WORDS or (len(line) > C4_WORD_CHARACTERS and max(map(len, words)) > C4_WORD_CHARACTERS):
         return False
     return not unwanted or not any(phrase in line.lower() for phrase in C4_NOT_IN_LINES)
-
-
-def _share(lines: list[str], true: Callable[[str], bool]) -> float:
-    return sum(map(true, lines)) / max(1, len(lines))
 
 
 def _repeated(parts: list[str]) -> tuple[float, float]:
@@ -161,19 +148,20 @@ def _repeated(parts: list[str]) -> tuple[float, float]:
     return 1 - len(first) / len(parts), 1 - sum(map(len, first)) / characters
 
 
-def _repeated_ngrams(codes: np.ndarray, lengths: np.ndarray) -> dict[str, float]:
+def _repeated_ngrams(values: np.ndarray, lengths: np.ndarray) -> dict[str, float]:
     """Share of characters in the most frequent n-gram (n = 2..4), and in n-grams that occur twice or more (5..10).
 
     A character in several overlapping n-grams counts once.
     """
     characters = max(1, int(lengths.sum()))
-    values = (codes.astype(np.uint64) + np.uint64(1)) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(31))) * np.uint64(0x94D049BB133111EB)
-    starts = np.arange(len(codes))  # where an n-gram that may be repeated starts
+    starts = np.arange(len(values))  # where an n-gram that may be repeated starts
     grams = values
     ends = np.concatenate([[0], np.cumsum(lengths)])
     shares: dict[str, float] = {}
     for n in range(2, 11):
+        if len(starts) < 2:  # nothing is repeated from here on
+            shares[f"top_{n}_gram" if n <= 4 else f"duplicate_{n}_grams"] = 0.0
+            continue
         # Both (n-1)-grams inside a repeated n-gram are repeated: nothing else needs to be looked at.
         kept = np.flatnonzero(starts[1:] == starts[:-1] + 1)
         starts, grams = starts[kept], grams[kept] * MULTIPLIER + values[starts[kept] + n - 1]

@@ -2,28 +2,36 @@
 
 Filters say why they drop (datatrove's `(False, reason)`), and are tried one after the other over the annotations, so
 another threshold is tried in seconds. Then the text is changed (personal data redacted, template lines out),
-documents are held out for evaluation, and training documents that repeat them are dropped. All documents are held in
-memory.
+documents are held out for evaluation, and training documents that repeat them are dropped.
+
+Documents pass in the order of their ids, which are digests: they are first dealt out to files by them, and then read
+file by file. Of those that are left some 40 bytes each stay in memory, and the 13-grams of the held-out ones.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from groundup import files
 from groundup.corpus import personal, rules, template_lines
 from groundup.corpus.contamination import contains_benchmark, contamination, read_benchmarks
+from groundup.corpus.funnel import Reason, Row, Sizes, Step, report
+from groundup.corpus.tables import read_table, write_table
 from groundup.errors import UserError
 from groundup.recipe import Corpus
 
-Row = dict[str, Any]
-Reason = str | None  # why a document is dropped; None: it is kept
-SAMPLES = 3
+PART_BYTES = 16 << 20  # of annotations that are looked at together
+MOST_PARTS = 256  # files that are open at a time
+ROWS_AT_ONCE = 2000
 LEAST_DOCUMENTS_TO_HOLD_OUT = 10  # of a domain, for it to be sure of two held-out ones
 KEYS = [(name, pa.string()) for name in ("id", "url", "host", "domain", "kind", "language", "title", "text")]
 DOCUMENTS = pa.schema(
@@ -41,25 +49,29 @@ DROPPED = pa.schema(
 )
 
 
-def filters(settings: Corpus, language: str) -> list[tuple[str, bool, Callable[[Row], Reason]]]:
-    """In order: the name of each filter, whether code is exempt from it, and its reason for dropping a document."""
+def steps_of(settings: Corpus, language: str) -> list[Step]:
+    """What each document goes through by itself, in order."""
+
+    def inside(column: str, least: float, most: float, code_exempt: bool = False, name: str = "") -> Step:
+        return Step(name or column.replace("_", " "), lambda row: _outside(row, column, least, most), code_exempt)
+
     return [
-        ("empty", False, lambda row: None if row["text"].strip() else "no text"),
-        ("exact duplicate", False, lambda row: _copy_of(row["duplicate_of"])),
-        ("same address", False, lambda row: _copy_of(row["same_url_as"])),
-        ("near duplicate", False, lambda row: _copy_of(row["near_duplicate_of"])),
-        ("language", True, lambda row: _language(row, language, settings.min_language_score)),
-        ("length", False, lambda row: _outside(row, "words", settings.min_words, settings.max_words)),
-        ("alphabetic words", True, lambda row: _outside(row, "alphabetic_words", settings.min_alphabetic_words, 1)),
-        ("repeated lines", True, lambda row: _outside(row, "duplicate_lines", 0, settings.max_duplicate_line_share)),
-        ("toxic words", False, lambda row: _toxic_words(row, settings.max_toxic_word_share)),
-        ("toxicity", False, lambda row: _outside(row, "toxicity", 0, settings.max_toxicity)),
-        (
-            "calibrated quality",
-            True,
-            lambda row: _outside(row, "calibrated_quality", settings.min_calibrated_quality, 1),
-        ),
-        ("quality", True, lambda row: _outside(row, "quality", settings.min_quality, 1)),
+        Step("empty", lambda row: None if row["text"].strip() else "no text"),
+        Step("exact duplicate", lambda row: _copy_of(row["duplicate_of"])),
+        Step("same address", lambda row: _copy_of(row["same_url_as"])),
+        Step("near duplicate", lambda row: _copy_of(row["near_duplicate_of"])),
+        Step("language", lambda row: _language(row, language, settings.min_language_score), code_exempt=True),
+        inside("words", settings.min_words, settings.max_words, name="length"),
+        inside("alphabetic_words", settings.min_alphabetic_words, 1, code_exempt=True),
+        inside("duplicate_lines", 0, settings.max_duplicate_line_share, code_exempt=True, name="repeated lines"),
+        Step("toxic words", lambda row: _toxic_words(row, settings.max_toxic_word_share)),
+        inside("toxicity", 0, settings.max_toxicity),
+        inside("calibrated_quality", settings.min_calibrated_quality, 1, code_exempt=True),
+        inside("quality", settings.min_quality, 1, code_exempt=True),
+        # Spans count characters of the whole text and a placeholder has no line break: redact first, then remove lines.
+        Step("personal data redacted", change=_redact),
+        Step("template lines removed", change=_remove_template_lines),
+        inside("words", settings.min_words, 10**12, name="length without template lines"),
     ]
 
 
@@ -68,91 +80,184 @@ def select(annotations: Path, out: Path, settings: Corpus, language: str, seed: 
 
     Raises UserError when there are no annotations, or when no document is left for training.
     """
-    rows = _read(annotations)
-    funnel = Funnel(rows)
-    for name, code_exempt, why in filters(settings, language):
-        funnel.drop(name, why, code_exempt)
-    published = _published(rows)
-    # Spans count characters of the whole text and a placeholder has no line break: redact first, then remove lines.
-    funnel.change("personal data redacted", _redact)
-    funnel.change("template lines removed", _remove_template_lines)
-    funnel.drop("length without template lines", lambda row: _outside(row, "words", settings.min_words, 10**12), False)
-    _hold_out(funnel.rows, settings.held_out, seed)
-    held_out = [row for row in funnel.rows if row["split"] == "held_out"]
-    train = [row for row in funnel.rows if row["split"] == "train"]
-    overlaps = contamination([row["text"] for row in held_out], [row["text"] for row in train])
-    too_near = {
-        row["id"]: f"{share:.2f} of its 13-grams shared with {held_out[nearest]['url']}"
-        for row, (share, nearest) in zip(train, overlaps, strict=True)
-        if share > settings.max_contamination
-    }
-    funnel.drop("contaminates held-out", lambda row: too_near.get(row["id"]), False)
-    benchmarks = _drop_benchmarks(funnel, [Path(name) for name in settings.benchmarks])
-    held_out = [row for row in funnel.rows if row["split"] == "held_out"]
-    _mark_best(funnel.rows, settings.best_share)
-    _write(funnel.rows, DOCUMENTS, out / "documents.parquet")
-    _write(funnel.dropped, DROPPED, out / "dropped.parquet")
+    out.mkdir(parents=True, exist_ok=True)
+    steps, every, published = steps_of(settings, language), Sizes(), _Published()
+    with tempfile.TemporaryDirectory(prefix="select-", dir=out) as folder:
+        parts, numbers = [], []
+        for dealt in _deal_out(annotations, Path(folder)):
+            table = pa.ipc.open_stream(dealt).read_all()
+            dealt.unlink()
+            published.count(table)
+            rows = sorted(table.to_pylist(), key=lambda row: row["id"])
+            for row in rows:
+                row["bytes"], row["reason"], row["detail"] = len(row["text"].encode()), None, None
+                every.add(row)
+                all(step.keeps(row) for step in steps)
+            numbers.append(_numbers([row for row in rows if row["reason"] is None], seed))
+            parts.append(dealt.with_suffix(".parquet"))
+            write_table(_table(rows, DROPPED), parts[-1], working=True)
+        left = Left(*map(np.concatenate, zip(*numbers, strict=True)), dropped={})
+        _hold_out(left, settings.held_out)
+        late = [Step("contaminates held-out")]
+        _drop_contaminated(parts, left, settings.max_contamination)
+        benchmarks: list[dict[str, Any]] = []
+        if settings.benchmarks:
+            late.append(Step("contains benchmark"))
+            benchmarks = _drop_benchmarks(parts, left, [Path(name) for name in settings.benchmarks])
+        _mark_best(left, settings.best_share)
+        sizes = _write(parts, left, late, out)
     result = {
-        "steps": funnel.steps,
-        "left": _sizes(funnel.rows),
-        "train": _sizes([row for row in funnel.rows if row["split"] == "train"]),
-        "held_out": _sizes(held_out),
-        "best": _sizes([row for row in funnel.rows if row["best"]]),
-        "published_thresholds": published,
+        "steps": report(steps + late, every),
+        **{name: size.as_dict() for name, size in sizes.items()},
+        "published_thresholds": published.rows(),
         "benchmarks": benchmarks,
     }
     files.write_json(out / "funnel.json", result)
-    if not any(row["split"] == "train" for row in funnel.rows):
+    if not sizes["train"]:
         raise UserError(f"no document is left for training; {out / 'funnel.json'} says which step dropped them")
     return result
 
 
-class Funnel:
-    """The documents that are left, those that were dropped, and a record of each step."""
-
-    def __init__(self, rows: list[Row]) -> None:
-        self.rows = rows
-        self.dropped: list[Row] = []
-        self.steps: list[dict[str, Any]] = []
-
-    def drop(self, name: str, why: Callable[[Row], Reason], code_exempt: bool) -> None:
-        before = _sizes(self.rows)
-        kept, dropped = [], []
-        for row in self.rows:
-            reason = None if code_exempt and row["kind"] == "code" else why(row)
-            if reason is None:
-                kept.append(row)
-            else:
-                dropped.append({**row, "reason": name, "detail": reason})
-        exempt = sum(row["kind"] == "code" for row in self.rows) if code_exempt else 0
-        # Rows are in order of id, a digest: the first are a random sample, the same each time.
-        samples = [
-            {"url": row["url"], "detail": row["detail"], "text": personal.redact(row["text"], _spans(row))[:200]}
-            for row in dropped[:SAMPLES]
-        ]
-        self.rows = kept
-        self.dropped += dropped
-        self.steps.append(
-            {"step": name, "dropped": len(dropped), "code_exempt": exempt, "before": before}
-            | {"after": _sizes(kept), "samples": samples}
-        )
-
-    def change(self, name: str, function: Callable[[Row], Counter]) -> None:
-        """Change the texts in place; `function` counts what it did to one."""
-        before = _sizes(self.rows)
-        done: Counter[str] = Counter()
-        for row in self.rows:
-            done.update(function(row))
-        self.steps.append(
-            {"step": name, "changed": dict(sorted(done.items())), "before": before, "after": _sizes(self.rows)}
-        )
-
-
-def _read(annotations: Path) -> list[Row]:
+def _deal_out(annotations: Path, folder: Path) -> list[Path]:
+    """The rows of all shards in files of about `PART_BYTES`, each with the ids between two bounds, in order of these."""
     shards = sorted(annotations.glob("annotations-*.parquet"))
     if not shards:
         raise UserError(f"{annotations}: no annotations-*.parquet; annotate pages first")
-    return sorted((row for shard in shards for row in pq.read_table(shard).to_pylist()), key=lambda row: row["id"])
+    size = 0
+    for shard in shards:
+        metadata = pq.read_metadata(shard)
+        size += sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
+    parts = [folder / f"{part:03d}.arrows" for part in range(min(MOST_PARTS, -(-size // PART_BYTES)) or 1)]
+    with ExitStack() as stack:
+        schema = pq.read_schema(shards[0])
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        writers = [stack.enter_context(pa.ipc.new_stream(part, schema, options=options)) for part in parts]
+        for shard in shards:
+            file = stack.enter_context(pq.ParquetFile(shard))
+            for batch in file.iter_batches(ROWS_AT_ONCE, use_threads=False):
+                part = np.array([int(name[:8], 16) * len(parts) >> 32 for name in batch["id"].to_pylist()])
+                for number in np.unique(part).tolist():
+                    writers[number].write_batch(batch.filter(pa.array(part == number)))
+            file.close()
+    return parts
+
+
+@dataclass
+class Left:
+    """The documents that their own annotations did not drop, in order of id."""
+
+    domain: np.ndarray  # uint64: equal for equal domains
+    quality: np.ndarray  # float64
+    place: np.ndarray  # uint64 [documents, 2]: their order for being held out
+    held_out: np.ndarray  # bool
+    best: np.ndarray  # bool
+    dropped: dict[int, tuple[int, str]]  # later: by which of the late steps, and the detail
+
+    def here(self) -> np.ndarray:
+        """bool: those not dropped since."""
+        here = np.ones(len(self.domain), dtype=bool)
+        here[list(self.dropped)] = False
+        return here
+
+    def by_domain(self, chosen: np.ndarray) -> list[np.ndarray]:
+        """The places of the chosen documents, of one domain after another."""
+        places = np.flatnonzero(chosen)
+        return [places[self.domain[places] == name] for name in np.unique(self.domain[places])]
+
+
+def _numbers(rows: list[Row], seed: int) -> tuple[np.ndarray, ...]:
+    """The choice of the held-out hangs on the cluster alone, so another threshold elsewhere moves few across."""
+    names = [blake2b(row["domain"].encode(), digest_size=8).digest() for row in rows]
+    places = [blake2b(f"{seed} {row['cluster']}".encode(), digest_size=16).digest() for row in rows]
+    none = np.zeros(len(rows), dtype=bool)
+    return (
+        np.frombuffer(b"".join(names), ">u8").astype(np.uint64),
+        np.array([row["quality"] for row in rows], dtype=np.float64),
+        np.frombuffer(b"".join(places), ">u8").astype(np.uint64).reshape(-1, 2),
+        none,
+        none.copy(),
+    )
+
+
+def _hold_out(left: Left, share: float) -> None:
+    for group in left.by_domain(left.here()):
+        least = 2 if share and len(group) >= LEAST_DOCUMENTS_TO_HOLD_OUT else 0
+        order = group[np.lexsort((left.place[group, 1], left.place[group, 0]))]
+        left.held_out[order[: max(least, round(share * len(group)))]] = True
+
+
+def _mark_best(left: Left, share: float) -> None:
+    """The top share of each domain's training documents by quality; of equal ones, the least id."""
+    for group in left.by_domain(left.here() & ~left.held_out):
+        order = group[np.argsort(-left.quality[group], kind="stable")]
+        left.best[order[: round(share * len(group))]] = True
+
+
+def _of_left(parts: list[Path], column: str, chosen: np.ndarray) -> Iterator[str]:
+    """A column of the chosen ones of the documents that are left."""
+    start = 0
+    for part in parts:
+        table = read_table(part, [column, "reason"])
+        table = table.filter(table["reason"].is_null())
+        yield from table.filter(pa.array(chosen[start : start + len(table)]))[column].to_pylist()
+        start += len(table)
+
+
+def _drop_contaminated(parts: list[Path], left: Left, most: float) -> None:
+    held_out, train = np.flatnonzero(left.held_out), np.flatnonzero(~left.held_out)
+    texts = (_of_left(parts, "text", chosen) for chosen in (left.held_out, ~left.held_out))
+    found = [
+        (row, share, held_out[nearest])
+        for row, (share, nearest) in zip(train.tolist(), contamination(*texts), strict=True)
+        if share > most
+    ]
+    named = np.zeros(len(left.domain), dtype=bool)
+    named[[row for *_, row in found]] = True
+    urls = dict(zip(np.flatnonzero(named).tolist(), _of_left(parts, "url", named), strict=True))
+    for row, share, nearest in found:
+        left.dropped[row] = 0, f"{share:.2f} of its 13-grams shared with {urls[nearest]}"
+
+
+def _drop_benchmarks(parts: list[Path], left: Left, paths: list[Path]) -> list[dict[str, Any]]:
+    chosen = left.here()
+    named, found = contains_benchmark(_of_left(parts, "text", chosen), read_benchmarks(paths))
+    for row, name in zip(np.flatnonzero(chosen).tolist(), named, strict=True):
+        if name:
+            left.dropped[row] = 1, f"words of {name}"
+    return found
+
+
+def _write(parts: list[Path], left: Left, late: list[Step], out: Path) -> dict[str, Sizes]:
+    """Both tables; returns the sizes of what is in the first."""
+    sizes = {name: Sizes() for name in ("left", "train", "held_out", "best")}
+    place = 0
+    with ExitStack() as stack:
+        writers = []
+        for name, schema in (("documents", DOCUMENTS), ("dropped", DROPPED)):
+            path = stack.enter_context(files.replacing(out / f"{name}.parquet"))
+            writers.append(stack.enter_context(pq.ParquetWriter(path, schema, compression="zstd")))
+        for part in parts:
+            kept, dropped = [], []
+            for row in read_table(part).to_pylist():
+                if row["reason"] is None:
+                    row["bytes"] = len(row["text"].encode())
+                    if place in left.dropped:
+                        number, detail = left.dropped[place]
+                        late[number].drop(row, detail)
+                    else:
+                        row["split"] = "held_out" if left.held_out[place] else "train"
+                        row["best"] = bool(left.best[place])
+                        for name in ("left", row["split"], *["best"] * row["best"]):
+                            sizes[name].add(row)
+                    place += 1
+                (kept if row["reason"] is None else dropped).append(row)
+            for writer, rows, schema in zip(writers, (kept, dropped), (DOCUMENTS, DROPPED), strict=True):
+                writer.write_table(_table(rows, schema))
+    return sizes
+
+
+def _table(rows: Iterable[Row], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in rows], schema=schema)
 
 
 def _copy_of(other: str | None) -> Reason:
@@ -182,87 +287,38 @@ def _outside(row: Row, column: str, least: float, most: float) -> Reason:
     return None
 
 
-def _spans(row: Row) -> list[personal.Span]:
-    return [personal.Span(**span) for span in row["personal"]]
-
-
 def _redact(row: Row) -> Counter:
-    spans, title_spans = _spans(row), personal.find(row["title"])
+    spans, title_spans = [personal.Span(**span) for span in row["personal"]], personal.find(row["title"])
     row["text"] = personal.redact(row["text"], spans)
     row["title"] = personal.redact(row["title"], title_spans)
-    row["personal"] = []
+    row["personal"], row["bytes"] = [], len(row["text"].encode())
     return Counter(span.type for span in spans + title_spans)
 
 
 def _remove_template_lines(row: Row) -> Counter:
-    before = len(row["text"].encode())
+    before, lines = row["bytes"], len(row["template_lines"])
     row["text"] = template_lines.remove(row["text"], row["template_lines"])
-    row["words"] = len(row["text"].split())
-    lines = len(row["template_lines"])
-    return Counter({"documents": int(lines > 0), "lines": lines, "bytes": before - len(row["text"].encode())})
+    row["words"], row["bytes"] = len(row["text"].split()), len(row["text"].encode())
+    return Counter({"documents": int(lines > 0), "lines": lines, "bytes": before - row["bytes"]})
 
 
-def _published(rows: list[Row]) -> list[dict[str, Any]]:
+class _Published:
     """What each paper's threshold alone would drop of all documents with text: for comparison, nothing is dropped."""
-    filled = [row for row in rows if row["text"].strip()]
-    return [
-        {
-            **{key: value for key, value in threshold._asdict().items() if value != rules.ANY},
-            "would_drop": sum(not threshold.minimum <= row[threshold.column] <= threshold.maximum for row in filled),
-            "of": len(filled),
-        }
-        for threshold in rules.THRESHOLDS
-    ]
 
+    def __init__(self) -> None:
+        self.filled = 0
+        self.would_drop = [0] * len(rules.THRESHOLDS)
 
-def _by_domain(rows: list[Row]) -> dict[str, list[Row]]:
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row["domain"]].append(row)
-    return dict(sorted(groups.items()))
+    def count(self, table: pa.Table) -> None:
+        filled = np.array([bool(text.strip()) for text in table["text"].to_pylist()], dtype=bool)
+        self.filled += int(filled.sum())
+        for number, threshold in enumerate(rules.THRESHOLDS):
+            values = table[threshold.column].to_numpy().astype(np.float64)[filled]
+            self.would_drop[number] += int(((values < threshold.minimum) | (values > threshold.maximum)).sum())
 
-
-def _hold_out(rows: list[Row], share: float, seed: int) -> None:
-    """Set `split`. The choice hangs on the cluster alone, so another threshold elsewhere moves few documents across."""
-    for group in _by_domain(rows).values():
-        least = 2 if share and len(group) >= LEAST_DOCUMENTS_TO_HOLD_OUT else 0
-        count = max(least, round(share * len(group)))
-        order = sorted(group, key=lambda row: blake2b(f"{seed} {row['cluster']}".encode(), digest_size=16).digest())
-        for place, row in enumerate(order):
-            row["split"] = "held_out" if place < count else "train"
-
-
-def _drop_benchmarks(funnel: Funnel, paths: list[Path]) -> list[dict[str, Any]]:
-    if not paths:
-        return []
-    named, found = contains_benchmark((row["text"] for row in funnel.rows), read_benchmarks(paths))
-    holds = {row["id"]: f"words of {name}" for row, name in zip(funnel.rows, named, strict=True) if name}
-    funnel.drop("contains benchmark", lambda row: holds.get(row["id"]), False)
-    return found
-
-
-def _mark_best(rows: list[Row], share: float) -> None:
-    """Set `best` on the top share of each domain's training documents by quality; of equal ones, the least id."""
-    for group in _by_domain(rows).values():
-        train = sorted((row for row in group if row["split"] == "train"), key=lambda row: (-row["quality"], row["id"]))
-        best = {row["id"] for row in train[: round(share * len(train))]}
-        for row in group:
-            row["best"] = row["id"] in best
-
-
-def _sizes(rows: list[Row]) -> dict[str, Any]:
-    def size(group: list[Row]) -> dict[str, int]:
-        return {
-            "documents": len(group),
-            "bytes": sum(len(row["text"].encode()) for row in group),
-            "words": sum(row["words"] for row in group),
-        }
-
-    return size(rows) | {"by_domain": {domain: size(group) for domain, group in _by_domain(rows).items()}}
-
-
-def _write(rows: list[Row], schema: pa.Schema, path: Path) -> None:
-    ordered = sorted(rows, key=lambda row: row["id"])
-    plain = [{name: row[name] for name in schema.names} for row in ordered]
-    with files.replacing(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(plain, schema=schema), temporary, compression="zstd")
+    def rows(self) -> list[dict[str, Any]]:
+        return [
+            {key: value for key, value in threshold._asdict().items() if value != rules.ANY}
+            | {"would_drop": count, "of": self.filled}
+            for threshold, count in zip(rules.THRESHOLDS, self.would_drop, strict=True)
+        ]

@@ -29,7 +29,7 @@ DIGITS = re.compile(r"\d+")
 
 def line_hashes(text: str) -> np.ndarray:
     """uint64 [lines]: equal for lines that differ in digits, case and outer white space only; 0 for a blank line."""
-    lines = [DIGITS.sub("0", line.strip().lower()) for line in text.split("\n")]
+    lines = [line.strip() for line in DIGITS.sub("0", text.lower()).split("\n")]
     hashed = {line: int.from_bytes(blake2b(line.encode(), digest_size=8).digest(), "little") for line in set(lines)}
     hashed[""] = int(BLANK)
     return np.array([hashed[line] for line in lines], dtype=np.uint64)

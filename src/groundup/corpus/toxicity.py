@@ -14,32 +14,45 @@ import numpy as np
 
 from groundup.corpus import labelled
 from groundup.corpus.linear import Classifier
-from groundup.corpus.words import Words, split
+from groundup.corpus.words import Words, ngrams, split, word_hashes
 from groundup.errors import UserError
+
+TOP_16 = np.uint64(48)
 
 
 class WordList:
     """Words and phrases, compared as plain words: without case or punctuation."""
 
     def __init__(self, lines: list[str]) -> None:
-        entries = [" ".join(word for word in split(line).in_order() if word) for line in lines]
-        self.words = frozenset(entry for entry in entries if entry and " " not in entry)
-        phrases = sorted({entry for entry in entries if " " in entry})
-        self.phrases = [(frozenset(phrase.split()), f" {phrase} ") for phrase in phrases]
+        entries = [" ".join(filter(None, split(line).in_order())) for line in lines]
+        phrases = [entry.split() for entry in sorted(set(entries)) if " " in entry]
+        wanted = sorted({word for entry in entries for word in entry.split()})
+        hashes = word_hashes(wanted)
+        order = np.argsort(hashes)
+        self.wanted = hashes[order]
+        self.perhaps = np.zeros(1 << 16, dtype=bool)  # by the first 16 bits of a hash: most words are in no list
+        self.perhaps[self.wanted >> TOP_16] = True
+        self.listed = np.isin(self.wanted, word_hashes([entry for entry in entries if entry and " " not in entry]))
+        place = {wanted[old]: new for new, old in enumerate(order.tolist())}
+        self.phrases = [({place[word] for word in phrase}, len(phrase), _gram(phrase)) for phrase in phrases]
 
     def count(self, words: Words) -> int:
         """How many words of the list, and phrases, stand in the text."""
-        plain = words.plain
-        present = set(plain)
-        found = 0
-        if self.words & present:
-            listed = np.array([word in self.words for word in plain], dtype=bool)
-            found = int(listed[words.codes].sum())
-        possible = [phrase for needed, phrase in self.phrases if needed <= present]
-        if possible:
-            text = f" {' '.join(word for word in words.in_order() if word)} "
-            found += sum(text.count(phrase) for phrase in possible)
+        if not len(self.wanted):
+            return 0
+        hashes = words.hashed[self.perhaps[words.hashed >> TOP_16]]
+        places = np.minimum(np.searchsorted(self.wanted, hashes), len(self.wanted) - 1)
+        places = places[self.wanted[places] == hashes]
+        found = int(self.listed[places].sum())
+        present = set(places.tolist())
+        for needed, size, gram in self.phrases:
+            if needed <= present:
+                found += int((ngrams(words.hashes, size) == gram).sum())
         return found
+
+
+def _gram(phrase: list[str]) -> np.ndarray:
+    return ngrams(word_hashes(phrase), len(phrase))
 
 
 @cache

@@ -1,54 +1,27 @@
-"""The words of a text, split once and shared: by the rules, near-duplicate search, and every classifier."""
+"""The words of a text, split once and shared: by the rules, near-duplicate search, and every classifier.
+
+Most words of a text are those of the texts before it: what there is to know of a word by itself is worked out when it
+is first seen, for many words at once, and looked up from then on.
+"""
 
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import blake2b
 
 import numpy as np
 
 NOT_WORD = re.compile(r"[\W_]+")
+LETTER = re.compile(r"[^\W\d_]")
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+REMEMBERED = 64 << 20  # bytes of memory, about
+WORD_BYTES = 250  # of what is known of a word, its characters aside
 
 
-@dataclass
-class Words:
-    """The words of one text, split at white space. `codes[i]` is the place of word i in `vocabulary`."""
-
-    vocabulary: list[str]
-    codes: np.ndarray  # int64 [words]
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    @cached_property
-    def plain(self) -> list[str]:
-        """The vocabulary in lower case, letters and digits only; "" for pure punctuation."""
-        return [word.lower() if word.isalnum() else NOT_WORD.sub("", word.lower()) for word in self.vocabulary]
-
-    def in_order(self) -> list[str]:
-        """The plain words in the order of the text."""
-        return [self.plain[code] for code in self.codes]
-
-    @cached_property
-    def filled(self) -> np.ndarray:
-        """int64 [n]: the codes in the order of the text, pure punctuation left out."""
-        kept = np.fromiter(map(bool, self.plain), bool, len(self.plain))
-        return self.codes[kept[self.codes]]
-
-    @cached_property
-    def hashes(self) -> np.ndarray:
-        """uint64 [n]: a hash of each plain word in the order of the text, pure punctuation left out."""
-        plain = self.plain
-        kept = np.fromiter(map(bool, plain), bool, len(plain))
-        hashed = np.zeros(len(plain), dtype=np.uint64)
-        hashed[kept] = word_hashes([word for word in plain if word])
-        return hashed[self.filled]
-
-
-def split(text: str) -> Words:
-    words = text.split()
-    number = {word: code for code, word in enumerate(dict.fromkeys(words))}
-    return Words(list(number), np.fromiter(map(number.__getitem__, words), np.int64, len(words)))
+def plain(word: str) -> str:
+    """In lower case, letters and digits only."""
+    lower = word.lower()
+    return lower if lower.isalnum() else NOT_WORD.sub("", lower)
 
 
 def word_hashes(words: list[str]) -> np.ndarray:
@@ -58,7 +31,7 @@ def word_hashes(words: list[str]) -> np.ndarray:
     """
     if not words:
         return np.zeros(0, dtype=np.uint64)
-    encoded = [word.encode() for word in words]
+    encoded = [word.encode("utf-8", "surrogatepass") for word in words]
     lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
     starts = np.cumsum(lengths) - lengths
     letters = np.frombuffer(b"".join(encoded), dtype=np.uint8).astype(np.uint64)
@@ -75,3 +48,90 @@ def ngrams(hashes: np.ndarray, n: int) -> np.ndarray:
     for offset in range(1, n):
         rolling = rolling * MULTIPLIER + hashes[offset : offset + len(rolling)]
     return rolling
+
+
+@dataclass
+class Words:
+    """The words of one text, split at white space; each array has an entry a word, in the order of the text."""
+
+    raw: list[str]
+    lengths: np.ndarray  # int64, characters
+    letters: np.ndarray  # bool: has a letter
+    as_written: np.ndarray  # uint64: equal for equal words
+    hashed: np.ndarray  # uint64: equal for words that are equal when plain; 0 for pure punctuation
+    digests: np.ndarray  # uint64: the same by BLAKE2b, of which signatures of documents are made
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def in_order(self) -> list[str]:
+        """The plain words in the order of the text; "" for pure punctuation."""
+        return [plain(word) for word in self.raw]
+
+    @cached_property
+    def filled(self) -> np.ndarray:
+        """int64 [n]: the places of the words that are not pure punctuation."""
+        return np.flatnonzero(self.hashed)
+
+    @cached_property
+    def hashes(self) -> np.ndarray:
+        """uint64 [n]: a hash of each plain word in the order of the text, pure punctuation left out."""
+        return self.hashed[self.filled]
+
+
+class _Seen(dict[str, int]):
+    """The place of each word in arrays of what is known of it; those met for the first time wait in `new`."""
+
+    def __init__(self) -> None:
+        self.new: list[str] = []
+        self.known = _facts([])
+        self.bytes = 0
+
+    def __missing__(self, word: str) -> int:
+        self[word] = place = len(self)
+        self.new.append(word)
+        return place
+
+    def look_up(self, words: list[str]) -> list[np.ndarray]:
+        if self.bytes > REMEMBERED:
+            self.clear()
+            self.known, self.bytes = _facts([]), 0
+        places = np.fromiter(map(self.__getitem__, words), np.int64, len(words))
+        if self.new:
+            self._learn()
+        return [fact[places] for fact in self.known]
+
+    def _learn(self) -> None:
+        room, size = len(self.known[0]), len(self)
+        if size > room:  # twice the room, so that each fact is copied about once
+            self.known = [np.concatenate([fact, np.zeros(max(room, size - room), fact.dtype)]) for fact in self.known]
+        for fact, learnt in zip(self.known, _facts(self.new), strict=True):
+            fact[size - len(self.new) : size] = learnt
+        self.bytes += sum(map(len, self.new)) + WORD_BYTES * len(self.new)
+        self.new = []
+
+
+def _facts(words: list[str]) -> list[np.ndarray]:
+    """Of distinct words, the arrays of `Words`."""
+    plain_words = [plain(word) for word in words]
+    filled = np.fromiter(map(bool, plain_words), bool, len(words))
+    hashed, digests = np.zeros(len(words), np.uint64), np.zeros(len(words), np.uint64)
+    hashed[filled] = word_hashes(list(filter(None, plain_words)))
+    digest = b"".join([blake2b(word.encode(), digest_size=8).digest() for word in plain_words if word])
+    digests[filled] = np.frombuffer(digest, "<u8")
+    lengths = np.fromiter(map(len, words), np.int64, len(words))
+    letters = np.fromiter((word.isalpha() or LETTER.search(word) is not None for word in words), bool, len(words))
+    return [lengths, letters, word_hashes(words), hashed, digests]
+
+
+SEEN = _Seen()
+
+
+def split(text: str) -> Words:
+    words = text.split()
+    return Words(words, *SEEN.look_up(words))
+
+
+def digests(words: list[str]) -> np.ndarray:
+    """uint64 [words]: `Words.digests` of words from several texts."""
+    return SEEN.look_up(words)[-1]
