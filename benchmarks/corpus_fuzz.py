@@ -30,22 +30,30 @@ PAGE = (
 PIECES = [
     "<div>", "<p>", "<b>", "<a><table><b>", "<font><i>", "<table><tr><td>", "<svg><p>", "<math><mfrac>",
     "<select><tr>", "<ul><li>",
-    "</div>", "</body>", "</p>", "<!--", "-->", "<script>", "<style>", "<template>", "<plaintext>", "<xmp>", "<frameset>", "<pre>",
-    "<div a='", "<div <p>", '"', "<", ">", "&", "&amp;", "&#x110000;", "&notin", "<![CDATA[", "\x00", "\ud800", "\ufeff", "é", "\xa0",
+    "</div>", "</body>", "</p>", "<!--", "-->", "<script>", "<style>", "<template>", "<plaintext>", "<xmp>",
+    "<frameset>", "<pre>",
+    "<div a='", "<div <p>", '"', "<", ">", "&", "&amp;", "&#x110000;", "&notin", "<![CDATA[", "\x00", "\ud800",
+    "\ufeff", "é", "\xa0",
 ]  # fmt: skip
 WORST_PAGES = [
     "<div>", "<a><table><b>", "<b>", "<p><b>", "<font>x<p>", "<table><tr><td>", "<svg><g>", "<math><mfrac><mi>a</mi>",
     "<li>", "<br>",
-    "<p>a</p>", "<i>a</i>", "<div class='a b c'>a</div>", "<xmp>", "<pre>a\n", "&", "&amp;", "<", "</", "<!--", "<!-- a -->",
+    "<p>a</p>", "<i>a</i>", "<div class='a b c'>a</div>", "<xmp>", "<pre>a\n", "&", "&amp;", "<", "</", "<!--",
+    "<!-- a -->",
     "a ", "$", "\xa0",
-    "<ul><li>a</ul>", "<h1>a b</h1>", "<tr><td>a", "<img alt='\\frac' class=tex>", "<span class=katex>a</span>", "<script>a</script>",
+    "<ul><li>a</ul>", "<h1>a b</h1>", "<tr><td>a", "<img alt='\\frac' class=tex>", "<span class=katex>a</span>",
+    "<script>a</script>",
 ]  # fmt: skip
 ZSTD, LZ4 = b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"
 WORST_ARCHIVES = [
-    *(b"\x1f\x8b\x08" + flags for flags in (b"", b"\0", b"\4", b"\x08", b"\x0c")), bytes.fromhex("1f8b08000000000000ff05c181"),
-    *(gzip.compress(content, mtime=0) for content in (b"", b"\r\n", b"WARC/1.0\r\n")), gzip.compress(b"WARC/1.0\r\n", mtime=0)[:-8],
-    ZSTD, ZSTD + b"\0", ZSTD + b"\0\0", b"\x30\0\0" + ZSTD + b"\0\0", ZSTD + b"\0\0\x30\0\0", LZ4, LZ4 + b"\x60\x40\x82",
-    b"\x50\x2a\x4d\x18\0\0\0\0", b"WARC/1.0\r\n", b"WARC/1.0\r\nContent-Length: 1\r\n\r\n", b"WARC/1.0\r\nContent-Length: 999999\r\n\r\n", b"\r\n",
+    *(b"\x1f\x8b\x08" + flags for flags in (b"", b"\0", b"\4", b"\x08", b"\x0c")),
+    bytes.fromhex("1f8b08000000000000ff05c181"),
+    *(gzip.compress(content, mtime=0) for content in (b"", b"\r\n", b"WARC/1.0\r\n")),
+    gzip.compress(b"WARC/1.0\r\n", mtime=0)[:-8],
+    ZSTD, ZSTD + b"\0", ZSTD + b"\0\0", b"\x30\0\0" + ZSTD + b"\0\0", ZSTD + b"\0\0\x30\0\0", LZ4,
+    LZ4 + b"\x60\x40\x82",
+    b"\x50\x2a\x4d\x18\0\0\0\0", b"WARC/1.0\r\n", b"WARC/1.0\r\nContent-Length: 1\r\n\r\n",
+    b"WARC/1.0\r\nContent-Length: 999999\r\n\r\n", b"\r\n",
 ]  # fmt: skip
 
 
