@@ -1,7 +1,8 @@
 """Which blocks of a page are its content: boosted trees over the block features, then the best cut for the page.
 
 The trees are evaluated for all blocks at once, without a walk through any tree (QuickScorer, Lucchese et al., 2015):
-each condition that fails strikes out the leaves it cuts off, and the first leaf left over is the one reached.
+each condition that holds strikes out the leaves it cuts off, and the first leaf left over is the one reached. The first
+conditions of all trees are looked at together, then the second ones, and so on.
 The weights are plain arrays, made by `python -m groundup.corpus.train_extractor`.
 """
 
@@ -17,8 +18,7 @@ from groundup.corpus.features import Scores, features
 
 WEIGHTS = Path(__file__).with_name("extract_model.npz")
 LEAVES = 32
-ALL = np.uint32(0xFFFFFFFF)
-ROWS = 256  # blocks at a time: what the conditions fill then stays in the processor's cache
+ROWS = 512  # blocks at a time: what the conditions fill then stays in the processor's cache
 
 
 @dataclass
@@ -32,17 +32,18 @@ class Trees:
 
     def probability(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         """[blocks, features] -> [blocks]"""
-        trees = len(self.value)
-        threshold, stays = self.threshold.reshape(-1, 1), self.stays.reshape(-1, 1)
-        offset = np.arange(trees)[:, None] * LEAVES
+        feature, threshold = self.feature.T.astype(np.intp), self.threshold.T[..., None]
+        cuts = ~self.stays.T[..., None]
+        first = np.arange(len(self.value))[:, None] * LEAVES
         out = np.empty(len(x))
         for low in range(0, len(x), ROWS):
             columns = np.ascontiguousarray(x[low : low + ROWS].T)
-            failed = columns[self.feature.reshape(-1)] > threshold
-            left = np.bitwise_and.reduce(np.where(failed, stays, ALL).reshape(trees, LEAVES - 1, -1), axis=1)
-            lowest = (left & (~left + np.uint32(1))).astype(np.float32)  # a power of two, so exact
+            gone = np.zeros((len(self.value), columns.shape[1]), dtype=np.uint32)
+            for at in range(LEAVES - 1):
+                gone |= (columns[feature[at]] > threshold[at]) * cuts[at]
+            lowest = (~gone & (gone + np.uint32(1))).astype(np.float32)  # a power of two, so exact
             leaf = (lowest.view(np.int32) >> 23) - 127
-            out[low : low + ROWS] = self.value.reshape(-1)[leaf + offset].sum(axis=0, dtype=np.float64)
+            out[low : low + ROWS] = self.value.reshape(-1)[leaf + first].sum(axis=0, dtype=np.float64)
         return 1.0 / (1.0 + np.exp(-out))
 
 
@@ -55,7 +56,8 @@ class ContentModel:
     def matrix(self, blocks: Blocks, title: str) -> NDArray[np.float32]:
         """The features of a page that the trees use: [blocks, features]"""
         found = features(blocks, title, self.scores)
-        return np.stack([found[name] for name in self.names], axis=1).astype(np.float32)
+        rows = np.concatenate([found[name] for name in self.names], dtype=np.float32, casting="same_kind")
+        return rows.reshape(len(self.names), -1).T
 
     def content(self, blocks: Blocks, title: str) -> list[int]:
         """The blocks that are content, in order."""

@@ -16,7 +16,7 @@ from selectolax.lexbor import LexborHTMLParser
 from groundup.corpus.blocks import Blocks, blocks_of, render
 from groundup.corpus.bounds import bounded
 from groundup.corpus.content import ContentModel, content_model
-from groundup.corpus.formulas import MARKS, formulas_as_tex
+from groundup.corpus.formulas import formulas_as_tex, may_have_formulas
 from groundup.corpus.pydoc_pages import pydoc_text
 from groundup.corpus.warc import Page
 
@@ -83,7 +83,7 @@ def parse(html: str) -> tuple[str | None, Blocks]:
     tree = LexborHTMLParser(source)
     head = tree.css_first("title")
     title = " ".join(head.text().split()) or None if head else None
-    if any(mark in html for mark in MARKS):
+    if may_have_formulas(source):
         formulas_as_tex(tree)
     blocks = blocks_of(tree)
     blocks.cut |= cut
@@ -96,7 +96,12 @@ LINE_ENDS = re.compile(r"\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 
 def _clean(text: str) -> str:
     """One kind of line end and space, no control characters, composed Unicode, at most one blank line in a row."""
-    text = LINE_ENDS.sub("\n", text).replace("\u00a0", " ")
-    text = unicodedata.normalize("NFC", CONTROL.sub("", text))
-    text = re.sub(r"[ \t]+\n", "\n", text + "\n")
-    return re.sub(r"\n{4,}", "\n\n\n", text).strip("\n")
+    if not text.replace("\n", "").isprintable():  # which no text is that has such characters
+        text = LINE_ENDS.sub("\n", text).replace("\u00a0", " ")
+        text = CONTROL.sub("", text)
+    text = unicodedata.normalize("NFC", text) + "\n"
+    if " \n" in text or "\t\n" in text:
+        text = re.sub(r"[ \t]+\n", "\n", text)
+    if "\n\n\n\n" in text:
+        text = re.sub(r"\n{4,}", "\n\n\n", text)
+    return text.strip("\n")

@@ -10,6 +10,7 @@ import re
 import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +104,7 @@ class PageView:
         self.blocks, self.title = blocks, title
         self.count = len(blocks.text)
         self.at = np.arange(self.count)
-        facts = np.array([scores.of_tag(tag) for tag in blocks.kinds]).reshape(-1, 7).T  # [7, kinds]
+        facts = np.fromiter(chain.from_iterable(map(scores.of_tag, blocks.kinds)), np.float64).reshape(-1, 7).T
         self.above_of, self.near_of = facts[:2]
         self.name_of, self.around_of, self.heading_of, self.h1_of, self.sign_of = facts[2:].astype(np.int64)
         # Elements: kind, parent and the interval of blocks. Blocks: innermost element, and inline element before the text.
@@ -120,7 +121,7 @@ class PageView:
         self.first_letter, self.last_letter = letters[stops - size], letters[stops - 1]
         self.letters: Features = {}
         for names, table in COUNTERS:
-            packed = np.add.reduceat(table[letters], stops - size)
+            packed = np.add.reduceat(table.take(letters, mode="clip"), stops - size)  # clipped: that is faster
             for place, name in enumerate(names):
                 self.letters[name] = ((packed >> (21 * place)) & 0x1FFFFF).astype(np.float64)
         foreign = self.letters["foreign"]
@@ -309,31 +310,30 @@ def _neighbours(page: PageView) -> Features:
 
 def _containers(page: PageView) -> Features:
     """What the elements around hold, from the innermost outwards, without those that add nothing."""
-    out: Features = {}
+    levels = np.empty((LEVELS, page.count), dtype=np.int64)
     level = page.element
-    names = list(page.sums)
-    running = np.stack(list(page.sums.values()))
     for depth in range(LEVELS):
-        level = page.widest[level]
-        low, high = page.start[level], page.end[level]
-        inside = dict(zip(names, running[:, high] - running[:, low], strict=True))
-        words, blocks = np.maximum(inside["words"], 1.0), np.maximum(high - low, 1)
-        out |= {
-            f"words in {depth}": words,
-            f"share in {depth}": words / page.total,
-            f"own share in {depth}": page.words / words,
-            f"link in {depth}": inside["links"] / words,
-            f"path in {depth}": inside["path"] / words,
-            f"word score in {depth}": inside["word score"] / words,
-            f"prose in {depth}": inside["prose"],
-            f"prose share in {depth}": inside["prose words"] / words,
-            f"sentences in {depth}": inside["sentences"] / words,
-            f"blocks in {depth}": blocks.astype(np.float64),
-            f"words a block in {depth}": words / blocks,
-            f"place in {depth}": (page.at - low) / blocks,
-        }
-        level = page.parent[level]
-    return out
+        levels[depth] = page.widest[level]
+        level = page.parent[levels[depth]]
+    low, high = page.start[levels], page.end[levels]
+    running = np.stack(list(page.sums.values()))
+    inside = dict(zip(page.sums, running[:, high] - running[:, low], strict=True))
+    words, blocks = np.maximum(inside["words"], 1.0), np.maximum(high - low, 1)
+    found = {
+        "words": words,
+        "share": words / page.total,
+        "own share": page.words / words,
+        "link": inside["links"] / words,
+        "path": inside["path"] / words,
+        "word score": inside["word score"] / words,
+        "prose": inside["prose"],
+        "prose share": inside["prose words"] / words,
+        "sentences": inside["sentences"] / words,
+        "blocks": blocks,
+        "words a block": words / blocks,
+        "place": (page.at - low) / blocks,
+    }
+    return {f"{name} in {depth}": row for name, rows in found.items() for depth, row in enumerate(rows)}
 
 
 def _alike(page: PageView) -> Features:

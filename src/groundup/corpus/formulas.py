@@ -10,11 +10,12 @@ from collections.abc import Container
 from html import unescape
 from urllib.parse import unquote
 
+import numpy as np
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from groundup.corpus.mathml import mathml_tex
 
-MARKS = ("math", "atex", "mjx-", "MathJax", "data-tex", "data-formula")  # a page without these has no such formula
+AT, JX = np.frombuffer(b"atjx", dtype=np.uint16)
 DATA = ("data-latex", "data-tex", "data-math", "data-formula", "data-katex", "data-expr")
 RENDERED = (".MathJax", ".MathJax_Display", ".MathJax_SVG", ".MathJax_SVG_Display", ".MathJax_CHTML", ".mjx-chtml")
 FORMULAS = ",".join(
@@ -29,6 +30,24 @@ SCALING = re.compile(r"^\\(?:dpi\{\d+\}|bg_\w+|fn_\w+|inline|large|small|huge|LA
 WRAPPED = re.compile(r"^\{\\(?:displaystyle|textstyle|scriptstyle)\s*(.*)\}$", re.DOTALL)
 TEX_LIKE = re.compile(r"\\[a-zA-Z]+|[\^_]\S|^\$.*\$$")
 CDATA = re.compile(r"%\s*<!\[CDATA\[|%?\s*\]\]>\s*$")  # hides `<` from parsers of XML
+
+
+def may_have_formulas(source: bytes) -> bool:
+    """Whether there is `math`, `Math`, `atex`, `data-tex`, `data-formula` or `mjx` in the page: most have none of them.
+
+    Looks for the pairs `at` and `jx`, and then around them; searching for each would take as long as parsing the page.
+    """
+    source += b" " * (8 + len(source) % 2)
+    pairs = np.frombuffer(source, dtype=np.uint16), np.frombuffer(source[1:-1], dtype=np.uint16)
+    if any((half == JX).any() for half in pairs):
+        return True
+    letters = np.frombuffer(source, dtype=np.uint8)
+    at = np.concatenate([2 * np.flatnonzero(half == AT) + odd for odd, half in enumerate(pairs)])
+    before, third, fourth, fifth = letters[at - 1], letters[at + 2], letters[at + 3], letters[at + 4]
+    math = (before | 0x20 == ord("m")) & (third == ord("h"))
+    tex = (third == ord("e")) & (fourth == ord("x"))
+    data = (third == ord("a")) & (fourth == ord("-")) & ((fifth == ord("t")) | (fifth == ord("f")))
+    return bool((math | tex | data).any())
 
 
 def formulas_as_tex(tree: LexborHTMLParser) -> None:

@@ -20,6 +20,9 @@ MAX_AT_ONCE = 1 << 20
 PEEK = 4096  # inflated bytes by which a record's beginning is known: an ARC header holds a whole URL
 GZIP_MAGIC = b"\x1f\x8b\x08"
 GZIP_FLAGS = b"\x00\x04\x08\x0c"  # that archives use, with an extra field or a name: anything else is chance
+MAX_HEADER = 2 * PEEK
+MAX_BLOCK = {b"\x28\xb5\x2f\xfd": 1 << 17, b"\x04\x22\x4d\x18": 1 << 22}  # bytes, by the magic number
+MAX_ENDS = 1 << 20  # places that are kept in mind, of blocks of frames
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 LZ4_MAGIC = b"\x04\x22\x4d\x18"
 SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # a frame without content, in zstd and LZ4 files
@@ -60,7 +63,7 @@ class GzipMember:
             fed = self.inflate.unconsumed_tail
             if not fed:
                 self.file.seek(self.position)
-                if size < CHUNK and self.position - self.end > 2 * PEEK:
+                if size < CHUNK and self.position - self.end > MAX_HEADER:
                     raise OSError("a header without end")  # each place that looks like a member is peeked at: not for long
                 fed = self.file.read(size)  # a peek needs no more on disk than it wants inflated
                 self.position += len(fed)
@@ -104,11 +107,11 @@ class GzipMember:
 class Frame:
     """A zstd or LZ4 frame. Its end is known from its headers, so that a reader is only given what is its own."""
 
-    def __init__(self, file: BinaryIO, start: int, dictionary: bytes | None = None) -> None:
+    def __init__(self, file: BinaryIO, start: int, ends: dict[int, int], dictionary: bytes | None = None) -> None:
         self.end, self.finished = start, False
         file.seek(start)
         magic = file.read(4)
-        self.whole, self.end = _frame_end(file, magic, start)
+        self.whole, self.end = _frame_end(file, magic, start, ends)
         inner = _Slice(file, start, self.end)
         self.reader: Lz4Reader | ZstdReader | None = None
         if magic == LZ4_MAGIC:
@@ -156,39 +159,57 @@ class _Slice(io.RawIOBase):
         return out
 
 
-def _frame_end(file: BinaryIO, magic: bytes, start: int) -> tuple[bool, int]:
-    """Whether the frame at `start` is all there, and where it ends."""
+def _frame_end(file: BinaryIO, magic: bytes, start: int, ends: dict[int, int]) -> tuple[bool, int]:
+    """Whether the frame at `start` is all there, and where it ends.
+
+    `ends` is what is known of the file: the place of a block -> the end of the last block of its frame. So the inside of
+    a frame is not gone through again for each of the places in it that look like frames.
+    """
     size = file.seek(0, io.SEEK_END)
-    at = start + 4
-
-    def number(width: int) -> int:
-        nonlocal at
-        file.seek(at)
-        at += width
-        return int.from_bytes(file.read(width), "little")
-
+    file.seek(start + 4)
     if SKIPPABLE.match(magic):
-        content = number(4)
-        at += content
-    elif magic == LZ4_MAGIC:
-        flags = number(1)
-        at += 2 + 8 * (flags >> 3 & 1) + 4 * (flags & 1)
-        while at < size and (block := number(4)):
-            at += (block & 0x7FFFFFFF) + 4 * (flags >> 4 & 1)
-        at += 4 * (flags >> 2 & 1)
-    elif magic == ZSTD_MAGIC:
-        flags = number(1)
-        single, content_size = flags >> 5 & 1, flags >> 6
-        at += (not single) + (0, 1, 2, 4)[flags & 3] + (single, 2, 4, 8)[content_size]
-        last = 0
-        while at < size and not last:
-            block = number(3)
-            last, kind = block & 1, block >> 1 & 3
-            at += 1 if kind == 1 else block >> 3
-        at += 4 * (flags >> 2 & 1)
-    else:
-        raise OSError("no frame")
+        at = start + 8 + int.from_bytes(file.read(4), "little")
+        return at <= size, min(at, size)
+    at, after_block, after = _frame_header(magic, file.read(2), start)
+    passed: list[int] = []
+    steps, last = 0, False
+    while at < size and not last:
+        place = at << 1 | (after_block > 0)
+        if (end := ends.get(place)) is not None:
+            at = end
+            break
+        if steps % 16 == 0:
+            passed.append(place)
+        steps += 1
+        file.seek(at)
+        _, length, last = _block(magic, file.read(4))
+        at += length + (0 if last else after_block)
+    if len(ends) > MAX_ENDS:
+        ends.clear()
+    ends.update(dict.fromkeys(passed, at))
+    at += after
     return at <= size, min(at, size)
+
+
+def _frame_header(magic: bytes, start: bytes, at: int) -> tuple[int, int, int]:
+    """Where the first block of the frame at `at` is, and the bytes of checksum after each block and after the last."""
+    flags = int.from_bytes(start[:1], "little")
+    if magic == LZ4_MAGIC:
+        return at + 7 + 8 * (flags >> 3 & 1) + 4 * (flags & 1), 4 * (flags >> 4 & 1), 4 * (flags >> 2 & 1)
+    if magic == ZSTD_MAGIC:
+        single, content_size = flags >> 5 & 1, flags >> 6
+        return at + 5 + (not single) + (0, 1, 2, 4)[flags & 3] + (single, 2, 4, 8)[content_size], 0, 4 * (flags >> 2 & 1)
+    raise OSError("no frame")
+
+
+def _block(magic: bytes, header: bytes) -> tuple[int, int, bool]:
+    """Kind (0 as it is, 1 a byte repeated, 2 compressed), length with its header, and whether it is the last."""
+    if magic == LZ4_MAGIC:
+        block = int.from_bytes(header, "little")
+        return 0 if block >> 31 else 2, 4 + (block & 0x7FFFFFFF), not block
+    block = int.from_bytes(header[:3], "little")
+    kind = block >> 1 & 3
+    return kind, 3 + (1 if kind == 1 else block >> 3), bool(block & 1)
 
 
 class Run:
@@ -295,10 +316,11 @@ def _codec(file: BinaryIO, size: int) -> tuple[bytes, Callable[[int], Member] | 
     file.seek(0)
     start = file.read(PEEK)
     zstd_dictionary = _zstd_dictionary(file) if start.startswith(ZSTD_DICTIONARY) else None
+    ends: dict[int, int] = {}
     codecs: dict[bytes, Callable[[int], Member]] = {
         GZIP_MAGIC: lambda offset: GzipMember(file, offset),
-        ZSTD_MAGIC: lambda offset: Frame(file, offset, zstd_dictionary),
-        LZ4_MAGIC: lambda offset: Frame(file, offset),
+        ZSTD_MAGIC: lambda offset: Frame(file, offset, ends, zstd_dictionary),
+        LZ4_MAGIC: lambda offset: Frame(file, offset, ends),
     }
     if SKIPPABLE.match(start):
         magic = ZSTD_MAGIC if start.startswith(ZSTD_DICTIONARY) else _after_skippable(file)
@@ -317,12 +339,12 @@ def _codec(file: BinaryIO, size: int) -> tuple[bytes, Callable[[int], Member] | 
 def _after_skippable(file: BinaryIO) -> bytes:
     start, magic = 0, b""
     while SKIPPABLE.match(magic := _at(file, start, 4)):
-        start = _frame_end(file, magic, start)[1]
+        start = _frame_end(file, magic, start, {})[1]
     return magic
 
 
 def _zstd_dictionary(file: BinaryIO) -> bytes:
-    content = _at(file, 8, _frame_end(file, ZSTD_DICTIONARY, 0)[1] - 8)
+    content = _at(file, 8, _frame_end(file, ZSTD_DICTIONARY, 0, {})[1] - 8)
     if not content.startswith(ZSTD_MAGIC):
         return content
     try:
@@ -338,14 +360,40 @@ def _at(file: BinaryIO, offset: int, size: int) -> bytes:
 
 def _next_record(file: BinaryIO, magic: bytes, opener: Callable[[int], Member], start: int, size: int) -> int:
     """Offset of the first member at or after `start` whose content begins a record; `size` if none."""
-    overlap = len(magic) - 1
     while start < size:
-        window = _at(file, start, CHUNK + overlap)
-        found = window.find(magic)
+        window = _at(file, start, CHUNK + MAX_HEADER + 64)
+        found = window.find(magic, 0, CHUNK + len(magic) - 1)
         while found >= 0:
-            likely = magic != GZIP_MAGIC or window[found + 3 : found + 4] in GZIP_FLAGS
-            if likely and RECORD_START.match(_first_bytes(opener, start + found) or b""):
+            if _may_begin(magic, window, found) and RECORD_START.match(_first_bytes(opener, start + found) or b""):
                 return start + found
-            found = window.find(magic, found + 1)
+            found = window.find(magic, found + 1, CHUNK + len(magic) - 1)
         start += CHUNK
     return size
+
+
+def _may_begin(magic: bytes, window: bytes, at: int) -> bool:
+    """Whether what looks like a member could be one with a record; a look at its first bytes, as opening it costs more."""
+    if magic == GZIP_MAGIC:
+        flags, block = window[at + 3 : at + 4], at + 10
+        if flags not in GZIP_FLAGS:
+            return False
+        if flags in b"\x04\x0c":
+            block += 2 + int.from_bytes(window[block : block + 2], "little")
+        if flags in b"\x08\x0c" and block < len(window):
+            block = window.find(b"\0", block, at + MAX_HEADER) + 1
+        kind = window[block : block + 1]
+        return block > at and (not kind or kind[0] & 6 != 6)  # RFC 1951: there is no such block
+    flags = window[at + 4 : at + 5] or b"\0"
+    if flags[0] & 8 if magic == ZSTD_MAGIC else flags[0] >> 6 != 1:  # reserved; the version
+        return False
+    block, _, _ = _frame_header(magic, flags, at)
+    header = window[block : block + 4]
+    if len(header) < 4:
+        return True
+    kind, length, _ = _block(magic, header)
+    if kind == 3 or length - 4 > MAX_BLOCK[magic]:
+        return False
+    content = window[block + 3 + (magic == LZ4_MAGIC) :][:1]  # if it stands there as it is
+    return kind == 2 or length <= 4 - (magic == ZSTD_MAGIC) or content.isspace() or content.isalpha()
+
+
