@@ -27,9 +27,9 @@ PARAGRAPHS = frozenset([
     "article", "aside", "blockquote", "dl", "figure", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "main",
     "ol", "p", "pre", "section", "table", "ul",
 ])  # fmt: skip
+SPECIAL = frozenset(["/li", "/td", "/th", "/tr", "/ul", "/ol", "/pre"])
 RAW_TEXT = ("<xmp", "<plaintext")  # elements in which `<` and `>` stand as they are
 ATTRIBUTE = re.compile(r' (class|id|role|itemprop|data-testid|aria-hidden|hidden|style)="([^"]*)"')
-HREF = re.compile(r' href="[^"]*"')
 PART = re.compile(r"[a-z]+|[A-Z][a-z]*|0+")
 DIGITS = re.compile(r"\d+")
 HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden")
@@ -65,18 +65,34 @@ class Blocks:
     cut: bool = False  # whether the page was too large or too deep to be read to its end
 
 
-_known: dict[str, Tag] = {}  # grows with the classes seen, to a bound
+_known: dict[str | tuple, Tag] = {}  # by all that is written, and by what counts; grows with what is seen, to a bound
+_spelled: dict[str, dict[str, None]] = {}  # the tokens of a class or id
+
+
+def _tag(name: str, attributes: list[tuple[str, str]]) -> Tag:
+    key = (name, *attributes)
+    tag = _known.get(key)
+    if tag is None:
+        for known in (_known, _spelled):
+            if len(known) > 50_000:
+                known.clear()
+        tag = _known[key] = Tag(name, _tokens(name, attributes))
+    return tag
 
 
 def _tokens(name: str, attributes: list[tuple[str, str]]) -> tuple[str, ...]:
     """What a page's author calls an element: 'div', '.post-body', 'post', 'body', '#main', 'main', 'role=main' ..."""
-    tokens = {f"<{name}": None}  # a set in order
+    tokens: dict[str, None] = {f"<{name}": None}  # a set in order
     for attribute, value in attributes:
         if attribute in ("class", "id", "data-testid"):
             sign = "#" if attribute == "id" else "."
             for word in DIGITS.sub("0", value).split()[:MAX_NAMES]:
-                tokens[sign + word.lower()] = None
-                tokens.update((part.lower(), None) for part in PART.findall(word)[:MAX_NAMES] if len(part) > 1)
+                word = sign + word
+                found = _spelled.get(word)
+                if found is None:
+                    parts = [part.lower() for part in PART.findall(word, 1)[:MAX_NAMES] if len(part) > 1]
+                    found = _spelled[word] = dict.fromkeys((word.lower(), *parts))
+                tokens |= found
         elif attribute in ("role", "itemprop"):
             tokens[f"{attribute}={value.lower()}"] = None
         elif attribute == "aria-hidden":
@@ -101,7 +117,7 @@ def blocks_of(tree: LexborHTMLParser) -> Blocks:
 
 def _walk(html: str, blocks: Blocks) -> None:
     kinds, kind, parent, start, end = blocks.kinds, blocks.kind, blocks.parent, blocks.start, blocks.end
-    known: dict[str, tuple[int, int, str, int]] = {}
+    known: dict[str, tuple[int, int, str, int, bool]] = {}
     numbers: dict[Tag, int] = {}
     rows: list[tuple] = []
     stack: list[int] = []  # open elements
@@ -142,7 +158,7 @@ def _walk(html: str, blocks: Blocks) -> None:
         entry = known.get(raw)
         if entry is None:
             entry = known[raw] = _entry(raw, kinds, numbers)
-        action, number, name, tag_gap = entry
+        action, number, name, tag_gap, special = entry
         if action == OPEN:
             if pieces:
                 if not pre:
@@ -158,7 +174,9 @@ def _walk(html: str, blocks: Blocks) -> None:
             end.append(0)
             if tag_gap > gap:
                 gap = tag_gap
-            if name == "/li":
+            if not special:
+                pass
+            elif name == "/li":
                 numbering = lists[-1] if lists else None
                 prefix = "  " * (len(lists) - 1) + ("- " if numbering is None else f"{next(numbering)}. ")
             elif name == "/td" or name == "/th":
@@ -188,7 +206,9 @@ def _walk(html: str, blocks: Blocks) -> None:
             inner = -1
             if tag_gap > gap:
                 gap = tag_gap
-            if raw == "/tr":
+            if not special:
+                pass
+            elif raw == "/tr":
                 row = 0
             elif raw == "/pre":
                 pre -= 1
@@ -233,33 +253,34 @@ def _walk(html: str, blocks: Blocks) -> None:
          blocks.gap, blocks.prefix, blocks.row, blocks.cell) = columns  # fmt: skip
 
 
-def _entry(raw: str, kinds: list[Tag], numbers: dict[Tag, int]) -> tuple[int, int, str, int]:
-    """What to do at the tag between `<` and `>`, its kind, the tag that closes it, and the line ends it asks for."""
+def _entry(raw: str, kinds: list[Tag], numbers: dict[Tag, int]) -> tuple[int, int, str, int, bool]:
+    """What to do at the tag between `<` and `>`, its kind, the tag that closes it, the line ends it asks for; is it of
+    a list, table or <pre>?"""
     name, _, attributes = raw.partition(" ")
     if name.startswith("/"):
         if name == "/a":
-            return LINK_END, -1, "", 0
+            return LINK_END, -1, "", 0, False
         if name[1:] in INLINE_NAMES:
-            return NOTHING, -1, "", 0
-        return CLOSE, -1, "", 1 + (name[1:] in PARAGRAPHS)
+            return NOTHING, -1, "", 0, False
+        return CLOSE, -1, "", 1 + (name[1:] in PARAGRAPHS), name in SPECIAL
     if name in IGNORED:
-        return NOTHING, -1, "", 0
+        return NOTHING, -1, "", 0, False
     if name in ("br", "hr"):
-        return BREAK, -1, "", 2 * (name == "hr")
-    key = HREF.sub("", raw) if name == "a" else raw
-    tag = _known.get(key)
+        return BREAK, -1, "", 2 * (name == "hr"), False
+    if name == "a":  # hardly two links are the same but for where they lead
+        head, _, rest = raw.partition(' href="')
+        raw = head + rest.partition('"')[2]
+    tag = _known.get(raw)
     if tag is None:
-        if len(_known) > 50_000:
-            _known.clear()
-        tag = _known[key] = Tag(name, _tokens(name, ATTRIBUTE.findall(raw) if attributes else []))
+        tag = _known[raw] = _tag(name, ATTRIBUTE.findall(raw) if attributes else [])
     number = numbers.setdefault(tag, len(kinds))
     if number == len(kinds):
         kinds.append(tag)
     if name == "a":
-        return LINK, number, "", 0
+        return LINK, number, "", 0, False
     if name in INLINE_NAMES:
-        return INLINE, number, "", 0
-    return OPEN, number, f"/{name}", 1 + (name in PARAGRAPHS)
+        return INLINE, number, "", 0, False
+    return OPEN, number, f"/{name}", 1 + (name in PARAGRAPHS), f"/{name}" in SPECIAL
 
 
 def render(blocks: Blocks, chosen: list[int]) -> str:

@@ -10,7 +10,7 @@ import re
 import zlib
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
+from itertools import chain, repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,9 +48,11 @@ class Scores:
             facts = self.known[tag] = _facts(tag, self)
         return facts
 
-    def of_text(self, text: str) -> float:
-        get = self.words.get
-        return sum([get(word, 0.0) for word in word_tokens(text)])
+    def of_texts(self, texts: list[str]) -> Array:
+        """The sum over the words that each block begins with, those of all blocks looked up together."""
+        found, counts = split_words(texts)
+        scores = np.fromiter(map(self.words.get, found, repeat(0.0)), np.float64, len(found))
+        return np.bincount(np.repeat(np.arange(len(texts)), counts), scores, len(texts))
 
 
 # Scores above and near, number in NAMES and in AROUND (from 1, 0 for none), heading, first heading, sign
@@ -59,24 +61,28 @@ TagFacts = tuple[float, float, int, int, bool, bool, int]
 
 def _facts(tag: Tag, scores: Scores) -> TagFacts:
     return (
-        sum(scores.above.get(token, 0.0) for token in tag.tokens),
-        sum(scores.near.get(token, 0.0) for token in tag.tokens),
+        sum(map(scores.above.get, tag.tokens, repeat(0.0))),
+        sum(map(scores.near.get, tag.tokens, repeat(0.0))),
         NAMES.index(tag.name) + 1 if tag.name in NAMES else 0,
         AROUND.index(tag.name) + 1 if tag.name in AROUND else 0,
         tag.name in HEADINGS,
         tag.name == "h1",
         # The same on every page for the same kind of element: of its name and classes, not its id. Small enough for a
         # float to hold the sum over a path.
-        zlib.crc32(" ".join(token for token in tag.tokens if token[0] in ".<").encode("utf-8", "replace")) + 1,
+        zlib.crc32(" ".join([token for token in tag.tokens if token[0] in ".<"]).encode("utf-8", "replace")) + 1,
     )
 
 
-def word_tokens(text: str) -> list[str]:
-    """The words a block begins with; a short block as a whole as well."""
-    words = WORD.findall(text[:LETTERS_SCORED].lower())[:WORDS_SCORED]
-    if len(text) <= LETTERS_SCORED // 2:
-        words.append(" ".join(words))
-    return words
+def split_words(texts: list[str]) -> tuple[list[str], list[int]]:
+    """The words that the texts begin with, one after the other, and how many of each; a short text as a whole as well."""
+    found, counts = [], []
+    for text, opening in zip(texts, "\0".join([text[:LETTERS_SCORED] for text in texts]).lower().split("\0"), strict=True):
+        words = WORD.findall(opening)[:WORDS_SCORED]
+        if len(text) <= LETTERS_SCORED // 2:
+            words.append(" ".join(words))
+        found += words
+        counts.append(len(words))
+    return found, counts
 
 
 def _counter(**classes: str) -> tuple[list[str], NDArray[np.int64]]:
@@ -135,7 +141,7 @@ class PageView:
         self.total = self.words.sum()
         self.before = np.cumsum(self.words) - self.words
 
-        self.word_score = np.array([scores.of_text(text) for text in blocks.text])
+        self.word_score = scores.of_texts(blocks.text)
         inside = np.where(self.inline, self.above_of[self.inner], 0.0)
         above = self.above_of[self.kind]
         self.path_up = self.over_ancestors(np.maximum(above, 0.0)) + np.maximum(inside, 0.0)

@@ -38,16 +38,22 @@ def may_have_formulas(source: bytes) -> bool:
     Looks for the pairs `at` and `jx`, and then around them; searching for each would take as long as parsing the page.
     """
     source += b" " * (8 + len(source) % 2)
-    pairs = np.frombuffer(source, dtype=np.uint16), np.frombuffer(source[1:-1], dtype=np.uint16)
-    if any((half == JX).any() for half in pairs):
-        return True
     letters = np.frombuffer(source, dtype=np.uint8)
-    at = np.concatenate([2 * np.flatnonzero(half == AT) + odd for odd, half in enumerate(pairs)])
-    before, third, fourth, fifth = letters[at - 1], letters[at + 2], letters[at + 3], letters[at + 4]
-    math = (before | 0x20 == ord("m")) & (third == ord("h"))
+    pairs = np.frombuffer(source, dtype=np.uint16), np.frombuffer(source[1:-1], dtype=np.uint16)
+
+    def places(pair: np.uint16) -> np.ndarray:
+        return np.concatenate([2 * np.flatnonzero(half == pair) + odd for odd, half in enumerate(pairs)])
+
+    if (letters[places(JX) - 1] == ord("m")).any():
+        return True
+    at = places(AT)
+    before, third, fourth, sixth = letters[at - 1], letters[at + 2], letters[at + 3], letters[at + 5]
+    math = (before | 0x20 == ord("m")) & (third == ord("h")) & (fourth != ord("."))  # `Math.floor` is a program's
     tex = (third == ord("e")) & (fourth == ord("x"))
-    data = (third == ord("a")) & (fourth == ord("-")) & ((fifth == ord("t")) | (fifth == ord("f")))
-    return bool((math | tex | data).any())
+    data = (third == ord("a")) & (fourth == ord("-")) & ((sixth == ord("e")) | (sixth == ord("o")))
+    if (math | tex).any():
+        return True
+    return any(source.startswith((b"-tex", b"-formula"), place + 3) for place in at[data].tolist())
 
 
 def formulas_as_tex(tree: LexborHTMLParser) -> None:

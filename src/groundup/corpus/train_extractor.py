@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from groundup.corpus.blocks import Blocks, Tag
 from groundup.corpus.content import LEAVES, WEIGHTS, ContentModel, Trees, to_arrays
 from groundup.corpus.extract import decode, parse
-from groundup.corpus.features import Scores, features, word_tokens
+from groundup.corpus.features import Scores, features, split_words
 from groundup.corpus.warc import Losses, read_pages
 from groundup.errors import UserError
 
@@ -170,8 +171,10 @@ class ScoreTables:
                 near += [(row, tag) for tag in chain[-1:] + inner]
                 _add(paths, of_site, weight[group], example.label[group])
             same: dict[tuple[str, ...], list[int]] = {}
-            for block, text in enumerate(blocks.text):
-                same.setdefault(tuple(word_tokens(text)), []).append(block)
+            words_begun, counts = split_words(blocks.text)
+            begun_with = iter(words_begun)
+            for block, size in enumerate(counts):
+                same.setdefault(tuple(islice(begun_with, size)), []).append(block)
             for tokens, group in same.items():
                 row = len(texts[0])
                 found += [(row, words.setdefault(token, len(words))) for token in tokens]
