@@ -163,6 +163,22 @@ def sweep(
     )  # fmt: skip
 
 
+@tokenizer.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A folder with tokenizer.json: ours, or any of Hugging Face.")],
+    inputs: Annotated[list[Path], typer.Option("--on", help="Documents to measure on, as for train; several times.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    typos: Annotated[Path | None, typer.Option(help="Lines typo->correction, as in codespell's dictionary.")] = None,
+    model: Annotated[Path | None, typer.Option(help="A model's folder, to find tokens that it never learned.")] = None,
+    text_mb: Annotated[int, typer.Option(min=1, help="Random sample of the documents to measure on.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sample.")] = 0,
+) -> None:
+    """What a tokenizer does to words, numbers, code, typos and scripts, and its useless tokens, on one page."""
+    from groundup.tokenizer.report import write_report
+
+    _result(write_report(folder, inputs, out, typos=typos, model=model, text_mb=text_mb, seed=seed))
+
+
 class Engine(StrEnum):
     processes = "processes"
     ray = "ray"

@@ -5,9 +5,11 @@ from typing import Any
 
 from groundup.report.report import number, visible
 
+_MARKS = {ord(" "): "␣", ord("\n"): "⏎", ord("\t"): "⇥"}  # where white space is the token
+
 
 def render(template: str, found: dict[str, Any]) -> str:
-    """A template of this folder filled with `found`, whose characters that cannot be seen are shown by their names."""
+    """A template of this folder, filled."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -22,5 +24,6 @@ def render(template: str, found: dict[str, Any]) -> str:
         "percent": lambda share, places=0: f"{share:.{places}%}".replace("%", "\u00a0%"),
         "decimals": lambda value, places=2: f"{value:,.{places}f}",
         "visible": visible,
+        "marked": lambda text: text.translate(_MARKS),
     }
     return environment.get_template(template).render(found)

@@ -42,7 +42,7 @@ from groundup.training.pretraining import pretrain
 SMALLEST = len(ALPHABET) + len(SPECIAL_TOKENS)
 MOST_HELD_OUT = 0.2  # of the text
 FEWEST_DOCUMENTS = 10
-BATCH_TOKENS = 8192
+BATCH_TOKENS = 4096
 Z95 = 1.96
 
 
