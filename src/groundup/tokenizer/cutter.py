@@ -84,17 +84,23 @@ class Cutter:
 
     def written(self, name: str) -> str:
         """A token's name as text: bytes decoded, a space for its sign."""
-        if self.byte_level and all(character in _BYTE_OF for character in name):
-            return bytes(_BYTE_OF[character] for character in name).decode("utf-8", "backslashreplace")
+        if (content := self.bytes_of(name)) is not None:
+            return content.decode("utf-8", "backslashreplace")
         return name.replace(META_SPACE, " ") if self.meta_space else name
+
+    def bytes_of(self, name: str) -> bytes | None:
+        """What a token of a byte-level vocabulary stands for; None for other tokens."""
+        if self.byte_level and all(character in _BYTE_OF for character in name):
+            return bytes(_BYTE_OF[character] for character in name)
+        return None
 
     def text_of(self, token: int) -> str | None:
         """The text that a token stands for; None where no text of its own is known: part of a character or of a word."""
         name = self.names[token]
-        if self.byte_level:
+        if (content := self.bytes_of(name)) is not None:
             try:
-                return bytes(_BYTE_OF[character] for character in name).decode("utf-8")
-            except (UnicodeDecodeError, KeyError):
+                return content.decode("utf-8")
+            except UnicodeDecodeError:
                 return None
         if token == self.unknown or (self.continues and name.startswith(self.continues)) or name.startswith("<0x"):
             return None

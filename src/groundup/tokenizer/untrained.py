@@ -31,17 +31,7 @@ def unreachable(cutter: Cutter) -> tuple[list[int], int]:
 
 def impossible(cutter: Cutter) -> list[int]:
     """Tokens of a byte-level vocabulary that hold a byte which no text has."""
-    if not cutter.byte_level:
-        return []
-    found = []
-    for token in cutter.ordinary:
-        try:
-            cutter.written(cutter.names[token]).encode()
-        except UnicodeEncodeError:
-            continue
-        if any(f"\\x{byte:02x}" in cutter.written(cutter.names[token]) for byte in IMPOSSIBLE):
-            found.append(token)
-    return found
+    return [token for token in cutter.ordinary if IMPOSSIBLE.intersection(cutter.bytes_of(cutter.names[token]) or b"")]
 
 
 def read_embeddings(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +71,9 @@ def indicators(inputs: np.ndarray, outputs: np.ndarray, unused: list[int]) -> tu
 def from_embeddings(
     cutter: Cutter, model: Path, known: list[int], used: np.ndarray, shown: int
 ) -> dict[str, Any]:
-    """The tokens whose embeddings look least trained. known: tokens that no text comes to; used (size,): times in a text.
+    """The tokens whose embeddings look least trained, but for those that are parts of characters.
+
+    known: tokens that no text comes to; used (size,): how often each comes out of a text.
 
     `separation`: the chance that a token which the text never uses looks less trained than one that it does.
     Raises UserError when the model has fewer rows than the tokenizer has tokens.
@@ -96,7 +88,8 @@ def from_embeddings(
     judged = np.isin(ids, cutter.ordinary) & ~np.isin(ids, known)
     order = np.lexsort((ids, -doubt))
     ranks = norms[ids].argsort(kind="stable").argsort(kind="stable") / max(len(ids) - 1, 1)
-    candidates = [place for place in order if ids[place] not in known][:shown]
+    apart = {*known, *(token for token in cutter.ordinary if cutter.byte_level and cutter.text_of(token) is None)}
+    candidates = [place for place in order if ids[place] not in apart][:shown]
     return {
         "model": str(model),
         "known": len(known) + len(beyond),
