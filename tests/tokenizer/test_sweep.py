@@ -128,7 +128,7 @@ def test_the_smallest_within_the_noise_is_recommended():
 def tiny(monkeypatch, tmp_path):
     monkeypatch.setattr(sweep, "BATCH_TOKENS", 256)
     write(tmp_path / "a.parquet", some_texts(60), language=pa.array(["en", "de"] * 30))
-    return {"inputs": [tmp_path / "a.parquet"], "depth": 1, "tokens": 1500, "context": 16, "workers": 1}
+    return {"inputs": [tmp_path / "a.parquet"], "depth": 1, "tokens": 3000, "context": 16, "workers": 1}
 
 
 def files(folder):
@@ -164,10 +164,12 @@ def test_sweep(tiny, tmp_path):
 
 
 def test_bad_sizes_are_one_line(tiny, tmp_path):
+    with pytest.raises(UserError, match="give more --tokens"):
+        sweep.sweep(sizes=[270, 2000], out=tmp_path / "out", **tiny)
     with pytest.raises(UserError, match="too small"):
         sweep.sweep(sizes=[259, 300], out=tmp_path / "out", **tiny)
     with pytest.raises(UserError, match=r"pairs for .* tokens only"):
-        sweep.sweep(sizes=[270, 9000], out=tmp_path / "out2", **tiny)
+        sweep.sweep(sizes=[270, 900], out=tmp_path / "out2", **tiny | {"tokens": 20_000})
     with pytest.raises(UserError, match="--sizes 'a,b'"):
         sweep.parse_sizes("a,b")
     assert sweep.parse_sizes("512,1024") == [512, 1024]
@@ -177,6 +179,6 @@ def test_bad_sizes_are_one_line(tiny, tmp_path):
 
 def test_the_last_line_is_json(tiny, tmp_path):
     words = ["tokenizer", "sweep", str(tiny["inputs"][0]), "--out", str(tmp_path / "o"), "--sizes", "262"]
-    ran = CliRunner().invoke(app, [*words, "--depth", "1", "--tokens", "300", "--context", "16", "--workers", "1"])
+    ran = CliRunner().invoke(app, [*words, "--depth", "1", "--tokens", "3000", "--context", "16", "--workers", "1"])
     assert ran.exception is None
     assert json.loads(ran.stdout.splitlines()[-1])["recommended"] == 262

@@ -43,6 +43,7 @@ SMALLEST = len(ALPHABET) + len(SPECIAL_TOKENS)
 MOST_HELD_OUT = 0.2  # of the text
 FEWEST_DOCUMENTS = 10
 BATCH_TOKENS = 4096
+FEWEST_STEPS = 10
 Z95 = 1.96
 
 
@@ -72,6 +73,11 @@ def sweep(
         raise UserError(f"a vocabulary of {sizes[0]} is too small: bytes and special tokens alone are {SMALLEST}")
     device = choose()
     flop = tokens * flop_per_token(depth, sizes[0], context)
+    if _steps(flop, depth, sizes[-1], context) < FEWEST_STEPS:
+        raise UserError(
+            f"{tokens:,} tokens for a vocabulary of {sizes[0]} are less than {FEWEST_STEPS} steps for one of {sizes[-1]} at "
+            "equal compute: give more --tokens"
+        )
     shards = documents.find(inputs)
     settings = {
         "text": blake2b("\n".join(sorted(shard.name for shard in shards)).encode(), digest_size=16).hexdigest(),
@@ -214,14 +220,22 @@ def _largest(texts: Path, folder: Path, vocabulary: int, rule_name: str, workers
     return trained
 
 
+def _step_tokens(context: int) -> int:
+    return max(1, BATCH_TOKENS // context) * context
+
+
+def _steps(flop: float, depth: int, vocabulary: int, context: int) -> int:
+    return round(flop / flop_per_token(depth, vocabulary, context) / _step_tokens(context))
+
+
 def _measure(
     folder: Path, encoder: Tokenizer, settings: dict[str, Any], texts: Path, held_out: Sequence[Document], device: Device
 ) -> dict[str, Any]:
     """Train a model with this vocabulary, save it, and score the held-out documents."""
     depth, context, seed = settings["depth"], settings["context"], settings["seed"]
-    rows = max(1, BATCH_TOKENS // context)
-    steps = max(1, round(settings["flop"] / flop_per_token(depth, encoder.size, context) / (rows * context)))
-    budget = steps * rows * context
+    step_tokens = _step_tokens(context)
+    steps = _steps(settings["flop"], depth, encoder.size, context)
+    budget = steps * step_tokens
     sequences = [np.array([encoder.end_of_text, *encoder.encode(document.text)]) for document in held_out]
     # One more row, which is cut short at the end of the stream.
     _write_tokens(folder / "tokens", encoder, texts, budget + context, sequences)
@@ -229,8 +243,8 @@ def _measure(
         depth=depth,
         context=context,
         tokens=budget,
-        batch_tokens=rows * context,
-        micro_batch_tokens=rows * context,
+        batch_tokens=step_tokens,
+        micro_batch_tokens=step_tokens,
         best_data_share=0.0,
     )
     model, trained = pretrain(
