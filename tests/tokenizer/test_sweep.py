@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from groundup.cli import app
 from groundup.errors import UserError
-from groundup.tokenizer import documents, sweep
+from groundup.tokenizer import documents, one_size, sweep
 from groundup.tokenizer.bpe import count_pretokens, train
+from groundup.tokenizer.one_size import flop_per_token
 from groundup.tokenizer.sample import LONGEST_PART, Document, sample
 from groundup.tokenizer.tokenizer import Tokenizer
 
@@ -89,7 +90,7 @@ def test_operations_of_a_token():
     # Depth 1, width 64: queries, keys, values and output 4 x 64 x 64; MLP 3 x 64 x 192; two norms a block, one after it,
     # and one of 64 for queries and for keys; the head 64 x 300. Attention 12 x 64 x 16.
     parameters = 4 * 64 * 64 + 3 * 64 * 192 + 3 * 64 + 2 * 64 + 64 * 300
-    assert sweep.flop_per_token(1, 300, 16) == 6 * parameters + 12 * 64 * 16
+    assert flop_per_token(1, 300, 16) == 6 * parameters + 12 * 64 * 16
 
 
 def test_paired_difference():
@@ -126,7 +127,7 @@ def test_the_smallest_within_the_noise_is_recommended():
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
-    monkeypatch.setattr(sweep, "BATCH_TOKENS", 256)
+    monkeypatch.setattr(one_size, "BATCH_TOKENS", 256)
     write(tmp_path / "a.parquet", some_texts(60), language=pa.array(["en", "de"] * 30))
     return {"inputs": [tmp_path / "a.parquet"], "depth": 1, "tokens": 3000, "context": 16, "workers": 1}
 
@@ -138,7 +139,7 @@ def files(folder):
 def test_sweep(tiny, tmp_path):
     found = sweep.sweep(sizes=[290, 270], out=tmp_path / "out", **tiny)
     assert [row["vocabulary"] for row in found["sizes"]] == [270, 290]
-    step = sweep.flop_per_token(1, 290, 16) * 256
+    step = flop_per_token(1, 290, 16) * 256
     assert all(abs(row["flop"] - found["flop"]) <= step / 2 for row in found["sizes"])
     for row in found["sizes"]:
         assert row["bytes_per_token"]["language"].keys() == {"de", "en"}

@@ -11,38 +11,30 @@ has its folder, which is a model with its tokenizer; its `result.json` is writte
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 
-from groundup.device import Device, choose
+from groundup.device import choose
 from groundup.errors import UserError
-from groundup.evaluation.likelihood import bits_per_byte, score
+from groundup.evaluation.likelihood import bits_per_byte
 from groundup.files import read_json, replacing, write_json, write_text
-from groundup.model import folder as model_folder
-from groundup.model.decoder import Decoder, parameter_counts, shape_for
-from groundup.recipe import Base, Mixture
-from groundup.scaling.cost import training_flops
-from groundup.tokenizer import documents, token_files
+from groundup.tokenizer import documents
 from groundup.tokenizer.bpe import ALPHABET, SPECIAL_TOKENS
+from groundup.tokenizer.one_size import flop_per_token, measure, steps_for
 from groundup.tokenizer.sample import Document, sample
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.tokenizer.train import train_bpe
 from groundup.training import checkpoint
-from groundup.training.parallel import ALONE
-from groundup.training.pretraining import pretrain
 
 SMALLEST = len(ALPHABET) + len(SPECIAL_TOKENS)
 MOST_HELD_OUT = 0.2  # of the text
 FEWEST_DOCUMENTS = 10
-BATCH_TOKENS = 4096
 FEWEST_STEPS = 10
 Z95 = 1.96
 
@@ -73,7 +65,7 @@ def sweep(
         raise UserError(f"a vocabulary of {sizes[0]} is too small: bytes and special tokens alone are {SMALLEST}")
     device = choose()
     flop = tokens * flop_per_token(depth, sizes[0], context)
-    if _steps(flop, depth, sizes[-1], context) < FEWEST_STEPS:
+    if steps_for(flop, depth, sizes[-1], context) < FEWEST_STEPS:
         raise UserError(
             f"{tokens:,} tokens for a vocabulary of {sizes[0]} are less than {FEWEST_STEPS} steps for one of {sizes[-1]} at "
             "equal compute: give more --tokens"
@@ -95,7 +87,7 @@ def sweep(
         folder = out / str(size)
         if not (folder / "result.json").is_file():
             encoder = Tokenizer.from_merges(largest.merges[: size - SMALLEST], largest.rule)
-            write_json(folder / "result.json", _measure(folder, encoder, settings, texts, held_out, device))
+            write_json(folder / "result.json", measure(folder, encoder, settings, texts, held_out, device))
         checkpoint.clear(folder / "training")
         shutil.rmtree(folder / "tokens", ignore_errors=True)
         results.append(read_json(folder / "result.json"))
@@ -113,14 +105,6 @@ def parse_sizes(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise UserError(f"--sizes {text!r}: expected whole numbers with commas between them, such as 1024,2048,4096") from None
-
-
-def flop_per_token(depth: int, vocabulary: int, context: int) -> float:
-    """Operations that training takes for one token, the head's included."""
-    config, _ = shape_for(depth, vocabulary, context)
-    with torch.device("meta"):
-        counts = parameter_counts(Decoder(config))
-    return training_flops(counts["without_embedding"], depth, config.hidden_size, context, 1)
 
 
 def split(found: Sequence[Document], held_out_bytes: int) -> list[Document]:
@@ -218,102 +202,6 @@ def _largest(texts: Path, folder: Path, vocabulary: int, rule_name: str, workers
     if trained.size < vocabulary:
         raise UserError(f"this text has pairs for {trained.size} tokens only; leave out the sizes above, or give more text")
     return trained
-
-
-def _step_tokens(context: int) -> int:
-    return max(1, BATCH_TOKENS // context) * context
-
-
-def _steps(flop: float, depth: int, vocabulary: int, context: int) -> int:
-    return round(flop / flop_per_token(depth, vocabulary, context) / _step_tokens(context))
-
-
-def _measure(
-    folder: Path, encoder: Tokenizer, settings: dict[str, Any], texts: Path, held_out: Sequence[Document], device: Device
-) -> dict[str, Any]:
-    """Train a model with this vocabulary, save it, and score the held-out documents."""
-    depth, context, seed = settings["depth"], settings["context"], settings["seed"]
-    step_tokens = _step_tokens(context)
-    steps = _steps(settings["flop"], depth, encoder.size, context)
-    budget = steps * step_tokens
-    sequences = [np.array([encoder.end_of_text, *encoder.encode(document.text)]) for document in held_out]
-    # One more row, which is cut short at the end of the stream.
-    _write_tokens(folder / "tokens", encoder, texts, budget + context, sequences)
-    base = Base(
-        depth=depth,
-        context=context,
-        tokens=budget,
-        batch_tokens=step_tokens,
-        micro_batch_tokens=step_tokens,
-        best_data_share=0.0,
-    )
-    model, trained = pretrain(
-        folder / "tokens", encoder, base, Mixture(), device, ALONE, folder / "training",
-        f"vocabulary {encoder.size}", lambda text: None, seed,
-    )  # fmt: skip
-    nats = [-float(found.sum()) for found in score(model, sequences)]
-    model_folder.save(folder, model, encoder, chat=False)
-    counts = [len(sequence) - 1 for sequence in sequences]
-    available = sum(int(pc.sum(pc.binary_length(batch)).as_py()) for batch in _training(texts))
-    return {
-        "vocabulary": encoder.size,
-        "parameters": trained["parameters"]["total"],
-        "vocabulary_share": 2 * encoder.size * model.config.hidden_size / trained["parameters"]["total"],
-        "steps": steps,
-        "tokens": budget,
-        "flop": trained["flop"],
-        "passes": budget * sum(document.size for document in held_out) / sum(counts) / available,
-        "bytes_per_token": _by_kind(held_out, counts, lambda tokens, size: size / tokens),
-        "bits_per_byte": _by_kind(held_out, nats, bits_per_byte),
-        "nats": nats,
-    }
-
-
-def _training(texts: Path) -> Iterator[pa.Array]:
-    return (batch for shard in documents.find([texts]) for batch, _ in documents.read(shard, "train"))
-
-
-def _write_tokens(
-    folder: Path, encoder: Tokenizer, texts: Path, enough: int, held_out: Sequence[np.ndarray]
-) -> None:
-    """Token files as `pretrain` reads them, and its table of training documents: no more than `enough` tokens of them."""
-    table: list[dict[str, Any]] = []
-
-    def sequences() -> Iterator[np.ndarray]:
-        total = 0
-        for shard in documents.find([texts]):
-            for batch, domains in documents.read(shard, "train"):
-                for ids, domain in zip(encoder.encode_batch(batch.to_pylist()), domains.to_pylist(), strict=True):
-                    table.append({"split": "train", "domain": domain, "tokens": len(ids) + 1, "best": False})
-                    yield np.concatenate(([encoder.end_of_text], ids))
-                    total += len(ids) + 1
-                    if total >= enough:
-                        return
-
-    folder.mkdir(parents=True, exist_ok=True)
-    kind = token_files.dtype_for(encoder.size)
-    token_files.write(folder / "train", sequences(), kind)
-    token_files.write(folder / "held_out", held_out, kind)
-    with replacing(folder / "documents.parquet") as temporary:
-        pq.write_table(pa.Table.from_pylist(table), temporary)
-
-
-def _by_kind(
-    found: Sequence[Document], values: Sequence[float], ratio: Callable[[float, int], float]
-) -> dict[str, Any]:
-    """`ratio` of the sum of values and the bytes, over all documents, each domain and each known language."""
-
-    def of(some: list[int]) -> float:
-        return ratio(sum(values[i] for i in some), sum(found[i].size for i in some))
-
-    def each(names: list[str]) -> dict[str, float]:
-        return {name: of([i for i, other in enumerate(names) if other == name]) for name in sorted({*names} - {""})}
-
-    return {
-        "all": of(list(range(len(found)))),
-        "domain": each([document.domain for document in found]),
-        "language": each([document.language for document in found]),
-    }
 
 
 def _page(found: dict[str, Any]) -> str:
