@@ -135,6 +135,50 @@ def encode(
     _result(encode_corpus(folder, inputs, out, split, workers))
 
 
+@tokenizer.command()
+def sweep(
+    inputs: Inputs,
+    out: Annotated[Path, typer.Option(help="The folder to write: a model for each size, sweep.json, sweep.html.")],
+    sizes: Annotated[str, typer.Option(help="Vocabularies, special tokens included.")] = "1024,2048,4096,8192,16384",
+    depth: Annotated[int, typer.Option(min=1, help="Of the small model that every size trains.")] = 2,
+    tokens: Annotated[
+        int, typer.Option(min=1, help="What the smallest size trains on; the others get equal compute.")
+    ] = 2_000_000,
+    context: Annotated[int, typer.Option(min=16, help="Tokens that the model sees at once.")] = 256,
+    rule: Annotated[str, typer.Option(help="How text is cut first, as in train.")] = "qwen2",
+    held_out_kb: Annotated[int, typer.Option(min=1, help="Text to judge by; the documents' own split, if any.")] = 1000,
+    text_mb: Annotated[int, typer.Option(min=1, help="Random sample of the inputs to work with.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sample and of training.")] = 0,
+    workers: Workers = None,
+) -> None:
+    """Which vocabulary? Sizes side by side, decided by bits per byte at equal compute. A killed one continues."""
+    from groundup.tokenizer.sweep import parse_sizes
+    from groundup.tokenizer.sweep import sweep as measure
+
+    _result(
+        measure(
+            inputs, parse_sizes(sizes), out, depth=depth, tokens=tokens, context=context, rule_name=rule,
+            held_out_kb=held_out_kb, text_mb=text_mb, seed=seed, workers=workers,
+        )
+    )  # fmt: skip
+
+
+@tokenizer.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A folder with tokenizer.json: ours, or any of Hugging Face.")],
+    inputs: Annotated[list[Path], typer.Option("--on", help="Documents to measure on, as for train; several times.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    typos: Annotated[Path | None, typer.Option(help="Lines typo->correction, as in codespell's dictionary.")] = None,
+    model: Annotated[Path | None, typer.Option(help="A model's folder, to find tokens that it never learned.")] = None,
+    text_mb: Annotated[int, typer.Option(min=1, help="Random sample of the documents to measure on.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sample.")] = 0,
+) -> None:
+    """What a tokenizer does to words, numbers, code, typos and scripts, and its useless tokens, on one page."""
+    from groundup.tokenizer.report import write_report
+
+    _result(write_report(folder, inputs, out, typos=typos, model=model, text_mb=text_mb, seed=seed))
+
+
 class Engine(StrEnum):
     processes = "processes"
     ray = "ray"

@@ -123,6 +123,23 @@ def scatter(name: str, groups: Mapping[str, Sequence[tuple[float, float]]], x_la
         return _svg(figure, name)
 
 
+def curve(
+    name: str, points: Sequence[tuple[float, float, float]], x_label: str, y_label: str, marked: float
+) -> str:
+    """Points (x, y, half of the interval around y) joined by a line over powers of two; the one at `marked` stands out."""
+    xs, ys, errors = zip(*points, strict=True)
+    with _drawing(2.6) as figure:
+        axes = figure.subplots()
+        axes.errorbar(xs, ys, errors, color=SERIES[0], marker="o", markersize=3, linewidth=1.2, capsize=2)
+        axes.plot([marked], [ys[xs.index(marked)]], "o", color=SERIES[1], markersize=8, fillstyle="none", markeredgewidth=1.6)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(xs, [f"{x:,.0f}" for x in xs], rotation=45 if len(xs) > 6 else 0)
+        axes.minorticks_off()
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        return _svg(figure, name)
+
+
 def panels(name: str, x_label: str, xs: Sequence[float], series: Mapping[str, Sequence[float]]) -> str:
     """One small plot a series, above each other, over the same xs."""
     marker = "o" if len(xs) < 15 else ""

@@ -1,7 +1,8 @@
 """Documents from files, in shards: Parquet with a `text` column, JSON lines with a `text` key, or plain text files.
 
 What a shard is hangs on the file alone, never on the number of workers. `domain`, where the file has it, is kept;
-otherwise the file's name stands for it. Where the file has a `split` column, one split can be asked for.
+otherwise the file's name stands for it. Where the file has a `split` column, one split can be asked for; it and
+`language` are empty where the file does not say.
 """
 
 import json
@@ -23,6 +24,7 @@ from groundup.tokenizer.counts import well_formed
 SHARD_BYTES = 16 << 20  # of text
 ROWS_AT_ONCE = 128
 READ_AT_ONCE = 1 << 20
+ANNOTATIONS = ("domain", "language", "split")
 FOLDER_SUFFIXES = (".parquet", ".jsonl", ".txt")
 
 
@@ -62,12 +64,18 @@ def read(shard: Shard, split: str | None = None) -> Iterator[tuple[pa.Array, pa.
 
     Bytes that are not UTF-8 become U+FFFD. Raises UserError for rows without text and lines that are not JSON.
     """
+    for batch in read_annotated(shard, split):
+        yield batch["text"], batch["domain"]
+
+
+def read_annotated(shard: Shard, split: str | None = None) -> Iterator[pa.RecordBatch]:
+    """The same with all that is known of a document: strings `text`, `domain`, `language`, `split`."""
     if shard.path.suffix == ".parquet":
         yield from _read_parquet(shard, split)
     elif shard.path.suffix == ".jsonl":
         yield from _read_jsonl(shard, split)
     elif text := shard.path.read_bytes().decode("utf-8", "replace"):
-        yield pa.array([text], pa.large_string()), pa.array([shard.path.stem])
+        yield _columns([{"text": text}], shard)
 
 
 def _files(path: Path) -> list[Path]:
@@ -108,11 +116,11 @@ def _row_ranges(path: Path) -> list[tuple[int, int]]:
     return ranges
 
 
-def _read_parquet(shard: Shard, split: str | None) -> Iterator[tuple[pa.Array, pa.Array]]:
+def _read_parquet(shard: Shard, split: str | None) -> Iterator[pa.RecordBatch]:
     file = _open(shard.path)
     ends = np.cumsum([file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)])
     group = int(np.searchsorted(ends, shard.start, "right"))  # a shard lies in one row group
-    columns = [name for name in ("text", "domain", "split") if name in file.schema_arrow.names]
+    columns = [name for name in ("text", *ANNOTATIONS) if name in file.schema_arrow.names]
     row = int(ends[group]) - file.metadata.row_group(group).num_rows
     batches = file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=columns, use_threads=False)
     for batch in batches:
@@ -123,13 +131,16 @@ def _read_parquet(shard: Shard, split: str | None) -> Iterator[tuple[pa.Array, p
         if split and "split" in columns:
             here = here.filter(pc.equal(here["split"], split))
         if len(here):
-            domains = here["domain"] if "domain" in columns else pa.nulls(len(here), pa.string())
-            yield _well_formed(here["text"]), domains.cast(pa.string()).fill_null(shard.path.stem)
+            notes = [
+                (here[name].cast(pa.string()) if name in columns else pa.nulls(len(here), pa.string())).fill_null(other)
+                for name, other in zip(ANNOTATIONS, (shard.path.stem, "", ""), strict=True)
+            ]
+            yield pa.record_batch([_well_formed(here["text"]), *notes], names=["text", *ANNOTATIONS])
         if row >= shard.stop:
             return
 
 
-def _read_jsonl(shard: Shard, split: str | None) -> Iterator[tuple[pa.Array, pa.Array]]:
+def _read_jsonl(shard: Shard, split: str | None) -> Iterator[pa.RecordBatch]:
     rows: list[dict[str, Any]] = []
     size = 0
     with shard.path.open("rb") as file:
@@ -155,9 +166,13 @@ def _read_jsonl(shard: Shard, split: str | None) -> Iterator[tuple[pa.Array, pa.
         yield _columns(rows, shard)
 
 
-def _columns(rows: list[dict[str, Any]], shard: Shard) -> tuple[pa.Array, pa.Array]:
+def _columns(rows: list[dict[str, Any]], shard: Shard) -> pa.RecordBatch:
     texts = pa.array([well_formed(row["text"]) for row in rows], pa.large_string())
-    return texts, pa.array([str(row.get("domain") or shard.path.stem) for row in rows])
+    notes = [
+        pa.array([well_formed(str(row.get(name) or other)) for row in rows])
+        for name, other in zip(ANNOTATIONS, (shard.path.stem, "", ""), strict=True)
+    ]
+    return pa.record_batch([texts, *notes], names=["text", *ANNOTATIONS])
 
 
 def _well_formed(texts: pa.Array) -> pa.Array:

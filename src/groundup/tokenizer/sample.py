@@ -1,0 +1,68 @@
+"""A random sample of documents that hangs on their texts alone: not on their order, their files, or a stream of numbers.
+
+Each document has a place by the digest of its text, and the sample is those of the lowest places. So documents of the
+same text fall together and count once, and what is held out of one sample is never trained on in another.
+"""
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from groundup.errors import UserError
+from groundup.progress import Progress
+from groundup.tokenizer import documents
+from groundup.tokenizer.documents import Shard
+
+LONGEST_PART = 100_000  # characters; longer documents are cut into parts, so that a book in one file can be sampled too
+
+
+@dataclass(frozen=True)
+class Document:
+    text: str
+    domain: str
+    language: str  # empty where it is not known
+    split: str  # so is this
+
+    @property
+    def size(self) -> int:
+        """Bytes of the text."""
+        return len(self.text.encode())
+
+
+def sample(shards: Sequence[Shard], max_bytes: int, seed: int = 0) -> list[Document]:
+    """Documents of `max_bytes` of text in all, or all there are, in an order that hangs on the seed and the texts.
+
+    No more than the sample is in memory at a time. Raises UserError when there is no text.
+    """
+    kept: dict[bytes, Document] = {}
+    latest: list[tuple[int, bytes]] = []  # the last place first
+    total, limit = 0, b"\xff" * 17  # places from `limit` on have been given up
+    with Progress("reading", len(shards), "shards") as progress:
+        for shard in shards:
+            for document in _parts(shard):
+                place = blake2b(document.text.encode(), digest_size=16, salt=seed.to_bytes(8, "little")).digest()
+                if not document.text or place >= limit or place in kept:
+                    continue
+                kept[place] = document
+                heapq.heappush(latest, (-int.from_bytes(place), place))
+                total += document.size
+                while total > max_bytes and len(kept) > 1:
+                    limit = heapq.heappop(latest)[1]
+                    total -= kept.pop(limit).size
+            progress.advance()
+    if not kept:
+        raise UserError(f"no text in {', '.join(sorted({str(shard.path) for shard in shards}))}")
+    return [kept[place] for place in sorted(kept)]
+
+
+
+def _parts(shard: Shard) -> Iterator[Document]:
+    for batch in documents.read_annotated(shard):
+        for row in batch.to_pylist():
+            text = row.pop("text")
+            while len(text) > LONGEST_PART:
+                end = text.rfind("\n", 0, LONGEST_PART) + 1 or LONGEST_PART
+                yield Document(text[:end], **row)
+                text = text[end:]
+            yield Document(text, **row)
