@@ -82,16 +82,15 @@ def _with_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The log-probabilities' sum, weighted by `slopes_N`, and its gradients by hidden states and weight."""
     weight = weight_VD.to(hidden_ND.dtype)
-    total = torch.zeros((), device=hidden_ND.device)
+    found_N = torch.zeros(len(targets_N), dtype=torch.float32, device=hidden_ND.device)
     grad_hidden = torch.zeros_like(hidden_ND)
     grad_weight = torch.zeros_like(weight_VD)
     for places in places_M.split(ROWS):
         hidden, slopes = hidden_ND[places], slopes_N[places]
-        found, grad_logits = gradients(hidden, weight, targets_N[places], slopes)
-        total += found @ slopes
+        found_N[places], grad_logits = gradients(hidden, weight, targets_N[places], slopes)
         grad_hidden[places] = grad_logits @ weight
         grad_weight += grad_logits.T @ hidden
-    return total, grad_hidden, grad_weight
+    return (found_N * slopes_N).sum(), grad_hidden, grad_weight
 
 
 def weighted_log_probability(

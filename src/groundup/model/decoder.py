@@ -110,8 +110,11 @@ class Linear(nn.Linear):
 
 
 def side_by_side(x: Tensor, *layers: Linear) -> tuple[Tensor, ...]:
-    """What each of the layers makes of x. In training it is one product, whose gradients read and write x once."""
-    if not torch.is_grad_enabled():
+    """What each of the layers makes of x (B, T, D), by one product, so that x and its gradient pass memory once.
+
+    A single token, as in generation, costs less than putting the weights together would.
+    """
+    if x.shape[1] == 1:
         return tuple(layer(x) for layer in layers)
     weight = torch.cat([layer.weight for layer in layers]).to(x.dtype)
     bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers]).to(x.dtype)
@@ -281,6 +284,22 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat(turned, dim=-1)
 
 
+class _Gated(torch.autograd.Function):
+    """silu(gate) * up; the gradient is worked out from these two and one exponential, and nothing else is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate) * up
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        sigmoid = torch.sigmoid(gate)
+        silu = gate * sigmoid
+        return grad * up * torch.addcmul(sigmoid, silu, 1 - sigmoid), grad * silu
+
+
 class MLP(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -290,7 +309,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = side_by_side(x, self.gate_proj, self.up_proj)
-        return self.down_proj(F.silu(gate) * up)
+        return self.down_proj(_Gated.apply(gate, up))
 
 
 class Layer(nn.Module):
