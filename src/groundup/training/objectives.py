@@ -7,7 +7,7 @@ micro-batches of one step add up to one, so that accumulating gradients is exact
 import torch
 from torch import Tensor
 
-from groundup.evaluation.likelihood import token_log_probabilities
+from groundup.evaluation.likelihood import weighted_log_probability
 from groundup.model.decoder import Decoder
 
 Batch = dict[str, Tensor]
@@ -19,8 +19,7 @@ def next_token(model: Decoder, batch: Batch, dtype: torch.dtype) -> tuple[Tensor
 
     batch: ids, targets (batch, time) int64; weight (batch, time) float32; documents (batch, time) or absent.
     """
-    logp = token_log_probabilities(
-        model, batch["ids"], batch["targets"], batch.get("documents"), dtype, wanted_BT=batch["weight"]
+    loss = -weighted_log_probability(
+        model, batch["ids"], batch["targets"], batch["weight"], batch.get("documents"), dtype
     )
-    loss = -(logp * batch["weight"]).sum()
     return loss, {"loss": loss.item()}

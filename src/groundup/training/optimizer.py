@@ -28,11 +28,11 @@ def orthogonalise(matrices_NRC: Tensor, dtype: torch.dtype) -> Tensor:
     x = matrices_NRC.to(dtype)
     tall = x.shape[-2] > x.shape[-1]
     if tall:
-        x = x.mT
+        x = x.mT.contiguous()  # half the time of products of a transposed view
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-7)
     for a, b, c in NEWTON_SCHULZ:
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).to(matrices_NRC.dtype)
 
 
