@@ -17,6 +17,7 @@ from groundup.model.convolution import Convolution, ConvolutionConfig
 from groundup.model.decoder import Decoder, DecoderConfig, with_experts
 from groundup.model.lstm import LSTM, LSTMConfig
 from groundup.model.patches import PatchedBytes, PatchesConfig
+from groundup.posttraining.reward import from_policy
 
 DENSE = DecoderConfig(50, 32, 2, 4, 2, 8, 48, 64)
 SPARSE, _ = with_experts(DENSE, 4, 2)
@@ -53,6 +54,16 @@ def randomised(name, scale=0.3):
             noise = torch.randn(parameter.shape, generator=generator) * scale
             parameter.copy_(1 + noise if parameter.dim() == 1 else noise)
     return model
+
+
+def widened(name):
+    """Of random weights, with as many ids as the toy tokenizer."""
+    config = MODELS[name]().config
+    if isinstance(config, PatchesConfig):
+        config = replace(config, within=replace(config.within, vocab_size=300))
+    else:
+        config = replace(config, vocab_size=300)
+    return type(MODELS[name]())(config)
 
 
 @models
@@ -148,13 +159,7 @@ def test_the_one_likelihood_serves_all(name):
 
 @models
 def test_a_folder_keeps_every_bit(name, toy_tokenizer, tmp_path):
-    model = randomised(name)
-    widened = MODELS[name]().config
-    if isinstance(widened, PatchesConfig):
-        widened = replace(widened, within=replace(widened.within, vocab_size=300))
-    else:
-        widened = replace(widened, vocab_size=300)
-    model = type(model)(widened)
+    model = widened(name)
     folder.save(tmp_path, model, toy_tokenizer, chat=False)
     loaded = folder.load_decoder(tmp_path)
     assert type(loaded) is type(model)
@@ -167,6 +172,21 @@ def test_a_folder_keeps_every_bit(name, toy_tokenizer, tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(description))
         with pytest.raises(UserError, match=r"config\.json: max_position_embeddings is missing"):
             folder.load_decoder(tmp_path)
+
+
+@models
+def test_a_reward_model_stands_on_any_backbone(name, toy_tokenizer, tmp_path):
+    policy = randomised(name)
+    scorer = from_policy(policy, seed=1)
+    ids = some_ids(2, 12)
+    scores = scorer(ids)
+    assert torch.allclose(scores, scorer.score(policy.model(ids)).squeeze(-1), atol=1e-5)
+    scores.sum().backward()
+    assert all(parameter.grad is None for parameter in policy.parameters())
+    wide = widened(name)
+    folder.save(tmp_path, from_policy(wide, seed=1), toy_tokenizer, chat=True)
+    loaded = folder.load_scorer(tmp_path)
+    assert torch.equal(loaded(ids), from_policy(wide, seed=1)(ids))
 
 
 BUILDERS = {

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from groundup.model import moe
-from groundup.training.objectives import Z, BalancedNextToken, next_token
+from groundup.training.objectives import BalancedNextToken, Z, next_token
 
 
 def batch(mask=None):

@@ -141,9 +141,9 @@ def test_experts_are_balanced_and_the_metrics_show_it(tokens, tmp_path):
 def test_what_an_architecture_cannot_do_is_refused_in_a_line(tokens, tmp_path):
     with pytest.raises(UserError, match=r"'patches' reads bytes, but the tokenizer has \d+ tokens; set .* = 260"):
         pretrain(tokens, tmp_path, architecture="patches")
-    with pytest.raises(UserError, match="base.experts_per_token: 5 of 8 experts cannot share an MLP of 192"):
+    with pytest.raises(UserError, match=r"base.experts_per_token: 5 of 8 experts cannot share an MLP of 192"):
         pretrain(tokens, tmp_path, architecture="experts", experts_per_token=5)
-    with pytest.raises(UserError, match="base.long_context is for dense decoders and mixtures of experts"):
+    with pytest.raises(UserError, match=r"base.long_context is for dense decoders and mixtures of experts"):
         pretrain(tokens, tmp_path, architecture="lstm", **LONG)
 
 

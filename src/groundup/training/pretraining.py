@@ -78,7 +78,7 @@ def pretrain(
     for split, file in files.items():
         check_ids(file, config.vocab_size, str(tokens / f"{split}.bin"))
     tied = getattr(config, "tie_word_embeddings", False)
-    rates, rate_reasons = pretraining_rates(model.lm_head.in_features, settings.rate_scale, tied)
+    rates, rate_reasons = pretraining_rates(config.hidden_size, settings.rate_scale, tied)
     for reason in (*device.reasons, *reasons, *rate_reasons):
         say(reason)
     if processes.world > 1:
