@@ -18,6 +18,7 @@ from groundup.model.decoder import Decoder, DecoderConfig, with_experts
 from groundup.model.lstm import LSTM, LSTMConfig
 from groundup.model.patches import PatchedBytes, PatchesConfig
 from groundup.posttraining.reward import from_policy
+from groundup.training.objectives import next_token
 
 DENSE = DecoderConfig(50, 32, 2, 4, 2, 8, 48, 64)
 SPARSE, _ = with_experts(DENSE, 4, 2)
@@ -104,6 +105,38 @@ def test_documents_in_one_row_are_as_if_alone(name, cuts):
         for start, end in itertools.pairwise(edges):
             alone = model(ids[row : row + 1, start:end])[0]
             assert torch.allclose(packed[row, start:end], alone, atol=1e-4)
+
+
+PACKED = torch.tensor([[0] * 7 + [1] * 6 + [2] * 5, [3] * 1 + [4] * 9 + [5] * 8])
+
+
+@models
+@torch.no_grad()
+def test_packed_documents_have_the_loss_of_unpacked_ones(name):
+    model, ids, targets = randomised(name, scale=0.1), some_ids(2, 18), some_ids(2, 18, seed=1)
+    batch = {"ids": ids, "targets": targets, "documents": PACKED, "weight": torch.full((2, 18), 1 / 36)}
+    packed, _ = next_token(model, batch, torch.float32)
+    alone = 0.0
+    for document in range(6):
+        row, places = int(PACKED[1].eq(document).any()), PACKED.eq(document).any(0)
+        some = {name: batch[name][row : row + 1, places] for name in ("ids", "targets", "weight")}
+        alone += next_token(model, some, torch.float32)[0].item()
+    assert packed.item() == pytest.approx(alone, abs=1e-5)
+
+
+@models
+@torch.no_grad()
+def test_a_changed_document_changes_no_other(name):
+    model, ids = randomised(name), some_ids(2, 18)
+    before = model(ids, PACKED)
+    for document in range(6):
+        changed = torch.where(PACKED == document, (ids + 7) % 50, ids)
+        after, others = model(changed, PACKED), PACKED != document
+        if moe.active_parameters(model) == sum(p.numel() for p in model.parameters()):
+            assert torch.equal(after[others], before[others])
+        else:  # an expert that has more tokens, or fewer, may round the product for the others differently
+            assert torch.allclose(after[others], before[others], atol=1e-5)
+        assert not torch.allclose(after[~others], before[~others], atol=1e-2)
 
 
 @models
