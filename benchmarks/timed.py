@@ -51,7 +51,7 @@ def stream(file: TokenFile, tokenizer: Tokenizer, context: int, seed: int = 0) -
     return Stream(file, [order], context, tokenizer.end_of_text, seed)
 
 
-def train(model: LanguageModel, rows: Stream, rows_a_step: int, seconds: float, balance: float = 0.01) -> int:
+def train(model: LanguageModel, rows: Stream, rows_a_step: int, seconds: float, balance: float = 0.02) -> int:
     """Pre-train for `seconds`, on the rates of pre-training; returns the number of tokens read."""
     device = choose()
     dtype = device.training_dtype

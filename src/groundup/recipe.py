@@ -98,7 +98,7 @@ class Base(Section):
     architecture: Literal["dense", "experts", "lstm", "convolution", "patches"] = "dense"
     experts: Positive = 8  # of "experts", in each layer
     experts_per_token: Positive = 2  # together as wide as the dense model's MLP
-    balance: Annotated[float, Field(ge=0)] = 0.01  # coefficient of the loss that keeps the experts' load even
+    balance: Annotated[float, Field(ge=0)] = 0.02  # coefficient of the loss that keeps the experts' load even
     depth: Positive = 4
     context: Annotated[int, Field(ge=16)] = 512
     tokens: Positive = 8_000_000
