@@ -19,7 +19,7 @@ from groundup.model.encoder import EncoderConfig, MaskedLanguageModel, initialis
 from groundup.tokenizer.wordpiece import WordPiece, count_words, train
 from groundup.training import loop
 from groundup.training.masking import masked, masked_token
-from groundup.training.optimizer import Optimizer, one_rate
+from groundup.training.optimizer import Optimizer
 from groundup.training.schedule import warmup_stable_decay
 
 WIDTH, DEPTH, LENGTH, ROWS = 192, 4, 128, 32
@@ -29,7 +29,7 @@ TRAINING_DOCUMENTS, HELD_OUT_ROWS = 1_500, 256
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="measuring material")
-    parser.add_argument("--steps", type=int, default=1_000)
+    parser.add_argument("--steps", type=int, default=800)
     options = parser.parse_args()
     claim = "encoder: masked-token accuracy on held-out text, above that of the most frequent token"
     if not (options.data / "text" / "openstax.parquet").exists():
@@ -59,7 +59,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         history = loop.train(
-            model, objective, batches, Optimizer(model, one_rate(1e-3), betas=(0.9, 0.98), weight_decay=0.01),
+            model, objective, batches, Optimizer(model, rates, dtype=device.training_dtype),
             lambda step: warmup_stable_decay(step, options.steps, max(1, options.steps // 20), options.steps // 2),
             options.steps, Path(folder) / "training", "masked tokens", max_grad_norm=1.0, observe=observe,
             observe_every=max(1, options.steps // 10), tokens_per_step=ROWS * LENGTH,
@@ -75,6 +75,12 @@ def main() -> None:
         claim, accuracy, "accuracy", 2 * unigram, accuracy >= 2 * unigram and not same.startswith("differ"),
         peer="most frequent token", peer_figure=unigram,
     )  # fmt: skip
+
+
+def rates(name: str, parameter: torch.nn.Parameter) -> tuple[str, float]:
+    """With AdamW at 1e-3 for all it is still at the most frequent tokens (3.8 %) when Muon is at 6.8 %, after 80 steps."""
+    matrix = parameter.dim() == 2 and "embeddings" not in name
+    return ("muon", 0.02) if matrix else ("adamw", 0.003)
 
 
 def rows_of(texts: list[str], tokenizer: WordPiece) -> torch.Tensor:
