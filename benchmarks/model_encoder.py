@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def rates(name: str, parameter: torch.nn.Parameter) -> tuple[str, float]:
-    """With AdamW at 1e-3 for all it is still at the most frequent tokens (3.8 %) when Muon is at 6.8 %, after 80 steps."""
+    """With AdamW at 1e-3 for all, step 80 still had the most frequent token's accuracy (3.8 %); so step 75 had 6.8 %."""
     matrix = parameter.dim() == 2 and "embeddings" not in name
     return ("muon", 0.02) if matrix else ("adamw", 0.003)
 
