@@ -54,7 +54,7 @@ def test_unknown_key_is_refused_with_the_nearest_known_one(tmp_path, text, expec
         ("base.depth=true", "base.depth = True"),
         ("base.depth=0", "base.depth = 0"),
         ("base.context=15", "base.context = 15"),
-        ("tokenizer.vocabulary=299", "tokenizer.vocabulary = 299"),
+        ("tokenizer.vocabulary=259", "tokenizer.vocabulary = 259"),
         ("corpus.held_out=1.5", "corpus.held_out = 1.5"),
         ("dpo.beta=0", "dpo.beta = 0"),
         ("dpo.beta=nan", "dpo.beta = nan"),

@@ -8,7 +8,7 @@ import difflib
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -79,7 +79,7 @@ class Corpus(Section):
 
 
 class Tokenizer(Section):
-    vocabulary: Annotated[int, Field(ge=300)] = 4096
+    vocabulary: Annotated[int, Field(ge=260)] = 4096  # 260: every byte a token, nothing merged
     folder: str = ""  # take the tokenizer of this folder instead, as base.start_from needs; empty: train one
 
 
@@ -95,6 +95,10 @@ class Mixture(Section):
 
 
 class Base(Section):
+    architecture: Literal["dense", "experts", "lstm", "convolution", "patches"] = "dense"
+    experts: Positive = 8  # of "experts", in each layer
+    experts_per_token: Positive = 2  # together as wide as the dense model's MLP
+    balance: Annotated[float, Field(ge=0)] = 0.02  # coefficient of the loss that keeps the experts' load even
     depth: Positive = 4
     context: Annotated[int, Field(ge=16)] = 512
     tokens: Positive = 8_000_000

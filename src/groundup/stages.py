@@ -140,7 +140,7 @@ def tokens(context: Context) -> Results:
 
 
 def base(context: Context) -> Results:
-    """Tokens -> a decoder: warm-up, stable, annealed on the best data. Under torchrun all processes come here."""
+    """Tokens -> a model: warm-up, stable, annealed on the best data. Under torchrun all processes come here."""
     from groundup.model import folder
     from groundup.training import checkpoint, parallel
     from groundup.training.pretraining import pretrain

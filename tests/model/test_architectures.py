@@ -17,6 +17,8 @@ from groundup.model.convolution import Convolution, ConvolutionConfig
 from groundup.model.decoder import Decoder, DecoderConfig, with_experts
 from groundup.model.lstm import LSTM, LSTMConfig
 from groundup.model.patches import PatchedBytes, PatchesConfig
+from groundup.posttraining.reward import from_policy
+from groundup.training.objectives import next_token
 
 DENSE = DecoderConfig(50, 32, 2, 4, 2, 8, 48, 64)
 SPARSE, _ = with_experts(DENSE, 4, 2)
@@ -53,6 +55,16 @@ def randomised(name, scale=0.3):
             noise = torch.randn(parameter.shape, generator=generator) * scale
             parameter.copy_(1 + noise if parameter.dim() == 1 else noise)
     return model
+
+
+def widened(name):
+    """Of random weights, with as many ids as the toy tokenizer."""
+    config = MODELS[name]().config
+    if isinstance(config, PatchesConfig):
+        config = replace(config, within=replace(config.within, vocab_size=300))
+    else:
+        config = replace(config, vocab_size=300)
+    return type(MODELS[name]())(config)
 
 
 @models
@@ -93,6 +105,38 @@ def test_documents_in_one_row_are_as_if_alone(name, cuts):
         for start, end in itertools.pairwise(edges):
             alone = model(ids[row : row + 1, start:end])[0]
             assert torch.allclose(packed[row, start:end], alone, atol=1e-4)
+
+
+PACKED = torch.tensor([[0] * 7 + [1] * 6 + [2] * 5, [3] * 1 + [4] * 9 + [5] * 8])
+
+
+@models
+@torch.no_grad()
+def test_packed_documents_have_the_loss_of_unpacked_ones(name):
+    model, ids, targets = randomised(name, scale=0.1), some_ids(2, 18), some_ids(2, 18, seed=1)
+    batch = {"ids": ids, "targets": targets, "documents": PACKED, "weight": torch.full((2, 18), 1 / 36)}
+    packed, _ = next_token(model, batch, torch.float32)
+    alone = 0.0
+    for document in range(6):
+        row, places = int(PACKED[1].eq(document).any()), PACKED.eq(document).any(0)
+        some = {name: batch[name][row : row + 1, places] for name in ("ids", "targets", "weight")}
+        alone += next_token(model, some, torch.float32)[0].item()
+    assert packed.item() == pytest.approx(alone, abs=1e-5)
+
+
+@models
+@torch.no_grad()
+def test_a_changed_document_changes_no_other(name):
+    model, ids = randomised(name), some_ids(2, 18)
+    before = model(ids, PACKED)
+    for document in range(6):
+        changed = torch.where(PACKED.eq(document), (ids + 7) % 50, ids)
+        after, others = model(changed, PACKED), PACKED.ne(document)
+        if moe.active_parameters(model) == sum(p.numel() for p in model.parameters()):
+            assert torch.equal(after[others], before[others])
+        else:  # an expert that has more tokens, or fewer, may round the product for the others differently
+            assert torch.allclose(after[others], before[others], atol=1e-5)
+        assert not torch.allclose(after[~others], before[~others], atol=1e-2)
 
 
 @models
@@ -148,13 +192,7 @@ def test_the_one_likelihood_serves_all(name):
 
 @models
 def test_a_folder_keeps_every_bit(name, toy_tokenizer, tmp_path):
-    model = randomised(name)
-    widened = MODELS[name]().config
-    if isinstance(widened, PatchesConfig):
-        widened = replace(widened, within=replace(widened.within, vocab_size=300))
-    else:
-        widened = replace(widened, vocab_size=300)
-    model = type(model)(widened)
+    model = widened(name)
     folder.save(tmp_path, model, toy_tokenizer, chat=False)
     loaded = folder.load_decoder(tmp_path)
     assert type(loaded) is type(model)
@@ -167,6 +205,21 @@ def test_a_folder_keeps_every_bit(name, toy_tokenizer, tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(description))
         with pytest.raises(UserError, match=r"config\.json: max_position_embeddings is missing"):
             folder.load_decoder(tmp_path)
+
+
+@models
+def test_a_reward_model_stands_on_any_backbone(name, toy_tokenizer, tmp_path):
+    policy = randomised(name)
+    scorer = from_policy(policy, seed=1)
+    ids = some_ids(2, 12)
+    scores = scorer(ids)
+    assert torch.allclose(scores, scorer.score(policy.model(ids)).squeeze(-1), atol=1e-5)
+    scores.sum().backward()
+    assert all(parameter.grad is None for parameter in policy.parameters())
+    wide = widened(name)
+    folder.save(tmp_path, from_policy(wide, seed=1), toy_tokenizer, chat=True)
+    loaded = folder.load_scorer(tmp_path)
+    assert torch.equal(loaded(ids), from_policy(wide, seed=1)(ids))
 
 
 BUILDERS = {

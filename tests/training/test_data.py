@@ -61,8 +61,9 @@ def test_batches_do_not_depend_on_the_micro_batch(folder, some, context, rows, m
     whole = stream.batches(step, rows, rows, CPU)
     parts = stream.batches(step, rows, micro_rows, CPU)
     assert len(whole) == 1 and all(len(part["ids"]) <= micro_rows for part in parts)
-    for name, tensor in whole[0].items():
-        assert torch.equal(torch.cat([part[name] for part in parts]), tensor)
+    assert [bool(part["last"]) for part in parts] == [*[False] * (len(parts) - 1), True]
+    for name in ("ids", "targets", "documents", "weight"):
+        assert torch.equal(torch.cat([part[name] for part in parts]), whole[0][name])
     assert sum(part["weight"].sum().item() for part in parts) == pytest.approx(1)
     expected = [stream.row(row % stream.rows) for row in range(step * rows, (step + 1) * rows)]
     assert whole[0]["ids"].tolist() == [row[:-1].tolist() for row in expected]

@@ -16,13 +16,14 @@ from toy_training import run, tokens
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, environment):
-    """Fifty steps alone, replicated, sharded; and changing over after thirty, from alone to sharded and back."""
+    """Fifty steps alone, replicated, sharded; changing over after thirty, from alone to sharded and back; experts."""
     folder = tmp_path_factory.mktemp("parallel")
     file = tokens(folder)
     run(file, folder / "alone", 50, ALONE)
     run(file, folder / "alone, then sharded", 30, ALONE)
+    run(file, folder / "experts alone", 30, ALONE)
     jobs = ("replicated:replicated:50", "sharded:sharded:50", "alone, then sharded:sharded:50",
-            "sharded, then alone:sharded:30")  # fmt: skip
+            "sharded, then alone:sharded:30", "experts replicated:replicated:30", "experts sharded:sharded:30")  # fmt: skip
     done = torchrun(environment, Path(__file__).with_name("toy_training.py"), folder, *jobs)
     assert done.returncode == 0, done.stderr
     run(file, folder / "sharded, then alone", 50, ALONE)
@@ -53,6 +54,15 @@ def test_two_processes_train_as_one(folder, how):
     for one, two in zip(alone, together, strict=True):
         assert one.keys() == two.keys()
         assert two == pytest.approx(one, abs=1e-5)
+
+
+@pytest.mark.parametrize("how", ["experts replicated", "experts sharded"])
+def test_experts_are_balanced_over_the_processes(folder, how):
+    """The loads, too, are those of the whole batch."""
+    alone, together = rows(folder / "experts alone"), rows(folder / how)
+    for one, two in zip(alone, together, strict=True):
+        assert {"max_load", "dead_experts", "router_entropy"} <= one.keys() == two.keys()
+        assert two == pytest.approx(one, abs=1e-4)
 
 
 def test_alone_nothing_is_spread(toy_decoder):

@@ -20,6 +20,7 @@ from toy_corpus import DOCUMENTS, tokenizer, write_tokens
 
 SETTINGS = Base(depth=1, context=16, tokens=8 * 64, batch_tokens=64)
 LONG = {"long_context": 32, "long_tokens": 5 * 64}
+BYTES = Tokenizer.from_merges([])
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +66,14 @@ def test_longer_context(tokens, tmp_path):
 
 
 def test_the_slowest_channels_are_stretched_as_the_context_and_the_fastest_not_at_all():
-    config = pretraining.starting_model(SETTINGS, tokenizer(), 0)[0].config
-    longer = pretraining.lengthened(config, 64)
+    model = pretraining.starting_model(SETTINGS, tokenizer(), 0)[0]
+    config, longer = model.config, pretraining.lengthened(model, 64)
     half = config.head_dim // 2
     before, after = (c.rope_theta ** -(torch.arange(half, dtype=torch.float64) / half) for c in (config, longer))
     stretched = before / after
     assert stretched[0] == 1 and stretched[-1].item() == pytest.approx(4) and (stretched.diff() > 0).all()
     with pytest.raises(UserError, match=r"base.long_context = 16: the model already has 16"):
-        pretraining.lengthened(config, 16)
+        pretraining.lengthened(model, 16)
 
 
 def test_long_training_reads_long_documents_only(tokens):
@@ -86,6 +87,64 @@ def test_long_training_reads_long_documents_only(tokens):
     assert set(only_prose.tolist()) == {10}  # code has no document that long
     with pytest.raises(UserError, match="no training document of the mixture is longer than 200 tokens"):
         pretraining.long_documents(table, mixture, 200, lengths, 0)
+
+
+ARCHITECTURES = ["dense", "experts", "lstm", "convolution", "patches"]
+
+
+@pytest.fixture(scope="module")
+def byte_tokens(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bytes")
+    write_tokens(folder, DOCUMENTS, BYTES)
+    return folder
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_is_trained_saved_and_stands_a_kill(
+    tokens, byte_tokens, tmp_path, monkeypatch, architecture
+):
+    encoder, files = (BYTES, byte_tokens) if architecture == "patches" else (tokenizer(), tokens)
+    changes = {"architecture": architecture, "tokens": 20 * 64, "micro_batch_tokens": 32}
+    said = []
+    model, results = pretrain(files, tmp_path / "whole", said, encoder, **changes)
+    assert results["held_out_loss"] < rows(tmp_path / "whole")[0]["loss"] - 1
+    assert results["flop"] > 0 and results["parameters"]["total"] == sum(p.numel() for p in model.parameters())
+    model_folder.save(tmp_path / "saved", model, encoder, chat=False)
+    loaded = model_folder.load_decoder(tmp_path / "saved")
+    ids = torch.arange(20)[None]
+    assert type(loaded) is type(model) and torch.equal(loaded(ids), model(ids))
+
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    plain = pretraining.Stream.batches
+
+    def killed(stream, step, *arguments):
+        if step == 12:
+            raise Killed
+        return plain(stream, step, *arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(pretraining.Stream, "batches", killed)
+        pretrain(files, tmp_path / "cut", encoder=encoder, **changes)
+    pretrain(files, tmp_path / "cut", encoder=encoder, **changes)
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+
+
+def test_experts_are_balanced_and_the_metrics_show_it(tokens, tmp_path):
+    said = []
+    _, results = pretrain(tokens, tmp_path, said, architecture="experts", experts=4, micro_batch_tokens=32)
+    assert results["parameters"]["active"] < results["parameters"]["total"]
+    assert any("4 experts of 96, 2 a token" in line for line in said)
+    for row in rows(tmp_path):
+        assert 1 <= row["max_load"] <= 2 and 0 <= row["dead_experts"] <= 4 and 0 < row["router_entropy"] <= 1
+
+
+def test_what_an_architecture_cannot_do_is_refused_in_a_line(tokens, tmp_path):
+    with pytest.raises(UserError, match=r"'patches' reads bytes, but the tokenizer has \d+ tokens; set .* = 260"):
+        pretrain(tokens, tmp_path, architecture="patches")
+    with pytest.raises(UserError, match=r"base.experts_per_token: 5 of 8 experts cannot share an MLP of 192"):
+        pretrain(tokens, tmp_path, architecture="experts", experts_per_token=5)
+    with pytest.raises(UserError, match=r"base.long_context is for dense decoders and mixtures of experts"):
+        pretrain(tokens, tmp_path, architecture="lstm", **LONG)
 
 
 class Killed(BaseException):

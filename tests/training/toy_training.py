@@ -1,22 +1,24 @@
 """A toy pre-training, for one process or for torchrun: `python toy_training.py FOLDER NAME:MODE:STEPS ...`.
 
-MODE: replicated or sharded. Sizes are odd on purpose: nothing divides by the number of processes.
+MODE: replicated or sharded; NAME: with "experts" in it, a mixture of them. Sizes are odd on purpose: nothing divides
+by the number of processes.
 """
 
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from groundup.model.decoder import Decoder, DecoderConfig, initialise
+from groundup.model.decoder import Decoder, DecoderConfig, initialise, with_experts
 from groundup.tokenizer import token_files
 from groundup.tokenizer.token_files import TokenFile
 from groundup.training import parallel
 from groundup.training.data import Stream
 from groundup.training.loop import mean_loss, train
-from groundup.training.objectives import next_token
+from groundup.training.objectives import BalancedNextToken, next_token
 from groundup.training.optimizer import Optimizer, pretraining_rates
 from groundup.training.parallel import Processes
 from groundup.training.schedule import warmup_stable_decay
@@ -37,15 +39,21 @@ def tokens(folder: Path) -> TokenFile:
 
 def run(file: TokenFile, folder: Path, steps: int, processes: Processes) -> list[dict[str, float]]:
     stream = Stream(file, [np.arange(len(file))], 32, 0, seed=3)
-    model = Decoder(CONFIG)
+    plain = partial(next_token, dtype=torch.float32)
+    config, objective, micro_rows = CONFIG, plain, MICRO_ROWS
+    if "experts" in folder.name:
+        config, _ = with_experts(replace(CONFIG, intermediate_size=50), 5, 2)
+        # In one micro-batch: in several, the load is known only so far, and how far differs with the processes.
+        objective, micro_rows = BalancedNextToken(torch.float32, 0.1, processes.world), ROWS
+    model = Decoder(config)
     initialise(model, 1)
-    objective = processes.spread(model, partial(next_token, dtype=torch.float32), CPU)
+    objective = processes.spread(model, objective, CPU)
     optimizer = Optimizer(model, pretraining_rates(33)[0], processes=processes)
     probe = stream.batches(1000, 7, MICRO_ROWS, CPU, processes)
     return train(
         model,
         objective,
-        lambda step: stream.batches(step, ROWS, MICRO_ROWS, CPU, processes),
+        lambda step: stream.batches(step, ROWS, micro_rows, CPU, processes),
         optimizer,
         lambda step: warmup_stable_decay(step, ALL_STEPS, 5, 20),
         steps,

@@ -409,7 +409,7 @@ def _causal(T: int, device: torch.device) -> Tensor:
 class LanguageModel(nn.Module):
     """What every architecture is: `.model(...)` gives hidden states, `.lm_head` logits, `.new_cache(...)` room to generate.
 
-    `.config` has `vocab_size` and `max_position_embeddings`.
+    `.config` has `vocab_size`, `hidden_size` and `max_position_embeddings`.
     """
 
     def __init__(self, config: Any, backbone: nn.Module, width: int) -> None:
@@ -443,15 +443,15 @@ class Decoder(LanguageModel):
 
 
 class Scorer(nn.Module):
-    """A backbone with one number a token: the reward model, and PPO's value function.
+    """A backbone, the decoder's if none is given, with one number a token: the reward model, and PPO's value function.
 
     In transformers `Qwen3ForSequenceClassification` with `num_labels=1`, which reads the number at the last token.
     """
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: Any, backbone: nn.Module | None = None) -> None:
         super().__init__()
         self.config = config
-        self.model = Backbone(config)
+        self.model = Backbone(config) if backbone is None else backbone
         self.score = Linear(config.hidden_size, 1)
 
     def forward(self, ids_BT: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

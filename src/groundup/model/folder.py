@@ -40,10 +40,10 @@ def save(folder: Path, model: LanguageModel | Scorer, tokenizer: Tokenizer, *, c
     folder.mkdir(parents=True, exist_ok=True)
     end = tokenizer.message_end if chat else tokenizer.end_of_text
     ends = [tokenizer.message_end, tokenizer.end_of_text] if chat else tokenizer.end_of_text
+    suffix = "ForSequenceClassification" if isinstance(model, Scorer) else "ForCausalLM"
     if config.model_type in OURS:
-        name, entries = type(model).__name__, config.as_dict()
+        name, entries = OURS[config.model_type].__name__ + suffix, config.as_dict()
     else:
-        suffix = "ForSequenceClassification" if isinstance(model, Scorer) else "ForCausalLM"
         name, entries = FAMILIES[config.model_type] + suffix, describe(config)
     description = {
         "architectures": [name],
@@ -76,20 +76,24 @@ def load_decoder(folder: Path) -> LanguageModel:
 
     Raises UserError when something is missing, damaged or does not fit, or ours would compute it wrongly.
     """
-    path = Path(folder) / "config.json"
-    description = read_json(path)
-    kind = description.get("model_type")
-    model = OURS[kind](_read_our_config(description, path)) if kind in OURS else Decoder(read_config(description, path))
+    model = _empty(Path(folder) / "config.json")
     _load_all(model, Path(folder))
     return model
 
 
 def load_scorer(folder: Path) -> Scorer:
     """Raises UserError when the folder is not a complete sequence classifier with one label."""
-    path = Path(folder) / "config.json"
-    model = Scorer(read_config(read_json(path), path))
-    _load_all(model, Path(folder))
-    return model
+    model = _empty(Path(folder) / "config.json")
+    scorer = Scorer(model.config, model.model)
+    _load_all(scorer, Path(folder))
+    return scorer
+
+
+def _empty(path: Path) -> LanguageModel:
+    """A model of the shape that a config.json describes, whatever its weights."""
+    description = read_json(path)
+    kind = description.get("model_type")
+    return OURS[kind](_read_our_config(description, path)) if kind in OURS else Decoder(read_config(description, path))
 
 
 def _read_our_config(description: dict[str, Any], path: Path) -> LSTMConfig | ConvolutionConfig | PatchesConfig:

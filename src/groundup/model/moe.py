@@ -165,15 +165,16 @@ def auxiliary_losses(
 
 
 @torch.no_grad()
-def metrics(routings: Sequence[Routing], load_LE: Tensor) -> dict[str, float]:
-    """What shows a router that collapses.
+def metrics(routings: Sequence[Routing], load_LE: Tensor, mask: Tensor | None = None) -> dict[str, float]:
+    """What shows a router that collapses; `mask` as for `load`.
 
     `max_load`: the busiest expert's load over its layer's mean, in the worst layer; 1 is even. `dead_experts`: how many
     of all layers have less than 1 % of their fair share. `router_entropy`: how undecided the router is about a token, from
     0 (sure) to 1 (all experts alike).
     """
     relative_LE = load_LE / load_LE.mean(-1, keepdim=True)
-    entropies = [-(r.logits_NE.softmax(-1) * r.logits_NE.log_softmax(-1)).sum(-1).mean() for r in routings]
+    logits = [routing.logits_NE if mask is None else routing.logits_NE[mask.flatten()] for routing in routings]
+    entropies = [-(found_NE.softmax(-1) * found_NE.log_softmax(-1)).sum(-1).mean() for found_NE in logits]
     uniform = torch.tensor(float(load_LE.shape[1])).log()
     return {
         "max_load": relative_LE.max().item(),

@@ -34,6 +34,11 @@ class PatchesConfig:
     def vocab_size(self) -> int:
         return self.within.vocab_size
 
+    @property
+    def hidden_size(self) -> int:
+        """Of the hidden states, one a byte."""
+        return self.within.hidden_size
+
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "vocab_size": self.vocab_size}
 

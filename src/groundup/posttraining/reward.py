@@ -4,6 +4,7 @@ Bradley-Terry: P(chosen is preferred) = sigmoid(r(chosen) - r(rejected)). The ce
 zero (Eisenstein et al. 2023), since the comparisons leave it free.
 """
 
+import copy
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from groundup.errors import UserError
 from groundup.evaluation.statistics import proportion
-from groundup.model.decoder import Decoder, Scorer
+from groundup.model.decoder import LanguageModel, Scorer
 from groundup.posttraining.batches import Row, chosen_rows, collate, row_of, steps_for
 from groundup.recipe import Reward
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -28,10 +29,9 @@ from groundup.training.schedule import warmup_stable_decay
 CENTRING = 0.01
 
 
-def from_policy(policy: Decoder, seed: int) -> Scorer:
+def from_policy(policy: LanguageModel, seed: int) -> Scorer:
     """A scorer on a copy of the policy's backbone; the head starts at N(0, 1 / (width + 1))."""
-    scorer = Scorer(policy.config)
-    scorer.model.load_state_dict(policy.model.state_dict())
+    scorer = Scorer(policy.config, copy.deepcopy(policy.model))
     width = policy.config.hidden_size
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -74,7 +74,7 @@ def pair_rows(tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]]) -> list[tup
 
 
 def fit(
-    policy: Decoder, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: Reward, dtype: torch.dtype,
+    policy: LanguageModel, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: Reward, dtype: torch.dtype,
     folder: Path, seed: int,
 ) -> Scorer:  # fmt: skip
     """A reward model, from the policy that wrote the answers, fitted to preference rows.

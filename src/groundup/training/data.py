@@ -58,7 +58,7 @@ class Stream:
         """This process's micro-batches of one step: `rows` rows over all processes, each token of equal weight.
 
         A micro-batch holds at most `micro_rows` rows a process. All processes have equally many; one that is left
-        without a row computes one that weighs nothing.
+        without a row computes one that weighs nothing. `last` marks the one that ends the step.
         """
         result, rank, world = [], processes.rank, processes.world
         for first in range(step * rows, (step + 1) * rows, micro_rows * world):
@@ -73,6 +73,7 @@ class Stream:
                     "targets": tokens[:, 1:].contiguous(),
                     "documents": (ids == self.separator).cumsum(1),
                     "weight": torch.full(ids.shape, 1 / (rows * self.context) if mine else 0.0, device=device),
+                    "last": torch.tensor(first + count == (step + 1) * rows),  # of the step
                 }
             )
         return result

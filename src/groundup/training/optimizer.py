@@ -120,6 +120,8 @@ def pretraining_rates(
             return "adamw", embedding
         if "lm_head" in name:
             return "adamw", head
+        if name.endswith(".gate.weight"):  # a mixture's router: Muon would give all experts equally loud a say
+            return "adamw", gain
         return "muon", matrix
 
     return rates, [

@@ -19,16 +19,16 @@ import torch
 
 from groundup.device import Device
 from groundup.errors import UserError
+from groundup.model import architectures, moe
 from groundup.model import folder as model_folder
-from groundup.model.decoder import Decoder, DecoderConfig, initialise, parameter_counts, shape_for
+from groundup.model.decoder import Decoder, DecoderConfig, LanguageModel, parameter_counts
 from groundup.recipe import Base, Mixture
-from groundup.scaling.cost import training_flops
 from groundup.tokenizer.token_files import TokenFile
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import checkpoint
 from groundup.training.data import Stream, check_ids, document_order
 from groundup.training.loop import mean_loss, train
-from groundup.training.objectives import next_token
+from groundup.training.objectives import BalancedNextToken, Z, next_token
 from groundup.training.optimizer import Optimizer, pretraining_rates
 from groundup.training.parallel import Objective, Processes
 from groundup.training.schedule import warmup_stable_decay
@@ -66,7 +66,7 @@ def pretrain(
     label: str,
     say: Callable[[str], None],
     seed: int,
-) -> tuple[Decoder, dict[str, Any]]:
+) -> tuple[LanguageModel, dict[str, Any]]:
     """A model trained on the token files in `tokens`, whole in the first process's memory, and what is to be told of it.
 
     Raises UserError where the files, the tokenizer and the model do not belong together.
@@ -77,7 +77,8 @@ def pretrain(
     config = model.config
     for split, file in files.items():
         check_ids(file, config.vocab_size, str(tokens / f"{split}.bin"))
-    rates, rate_reasons = pretraining_rates(config.hidden_size, settings.rate_scale, tied=config.tie_word_embeddings)
+    tied = getattr(config, "tie_word_embeddings", False)
+    rates, rate_reasons = pretraining_rates(config.hidden_size, settings.rate_scale, tied)
     for reason in (*device.reasons, *reasons, *rate_reasons):
         say(reason)
     if processes.world > 1:
@@ -96,20 +97,20 @@ def pretrain(
             f"{phase}: "
             + ", ".join(f"{name} {one['share']:.0%} ({one['repeats']:.2f} passes)" for name, one in shares.items())
         )
-    longer = lengthened(config, settings.long_context) if settings.long_context else None
+    longer = lengthened(model, settings.long_context) if settings.long_context else None
     long_lengths = cut(settings, settings.long_context, settings.long_tokens) if longer else None
     long_order = long_documents(table, mixture, config.max_position_embeddings, long_lengths, seed) if longer else []
 
     counts = parameter_counts(model)
-    flops = [
-        training_flops(
-            counts["without_embedding"], config.num_hidden_layers, config.hidden_size, some.context, some.tokens
-        )
-        for some in (lengths, long_lengths)
-        if some
-    ]
+    flops = [architectures.flops(model, some.context, some.tokens) for some in (lengths, long_lengths) if some]
     say(f"{counts['total']:,} parameters, {counts['without_embedding']:,} without the embedding; {sum(flops):.2g} FLOP")
+    sparse = getattr(config, "num_experts", 0) > 0
+    if sparse:
+        counts["active"] = moe.active_parameters(model)
+        say(f"a token meets {counts['active']:,} of them; balance loss {settings.balance:g}, z-loss {Z:g}")
     compiles, reason = device.compiling_pays(sum(flops))
+    if compiles and (sparse or not isinstance(model, Decoder)):
+        compiles, reason = False, "not compiled: only the dense decoder is"
     say(reason)
     if compiles:
         for module in [model.model] if processes.world == 1 else model.model.layers:
@@ -117,7 +118,9 @@ def pretrain(
     peak = measured_peak(device.torch_device, device.training_dtype)
     say(f"matrix products run at {peak / 1e9:,.0f} GFLOP/s here; progress shows what share of that training reaches")
 
-    objective = processes.spread(model, partial(next_token, dtype=device.training_dtype), device.torch_device)
+    dtype = device.training_dtype
+    balanced = BalancedNextToken(dtype, settings.balance, processes.world)
+    objective = processes.spread(model, balanced if sparse else partial(next_token, dtype=dtype), device.torch_device)
 
     def run(order: list[np.ndarray], some: Lengths, rate: Callable[[int], float], where: Path, flops: float) -> list:
         stream = Stream(files["train"], order, some.context, encoder.end_of_text, seed)
@@ -127,7 +130,7 @@ def pretrain(
             model,
             objective,
             lambda step: stream.batches(step, some.rows, some.micro_rows, device.torch_device, processes),
-            Optimizer(model, rates, dtype=device.training_dtype, processes=processes),
+            Optimizer(model, rates, dtype=dtype, processes=processes),
             rate,
             some.steps,
             where,
@@ -174,20 +177,25 @@ def pretrain(
             **_summary(history),
         }
     if processes.shard and processes.first:
-        model = _whole_model(model.config, folder / "long" if longer else folder, results)
+        model = _whole_model(model, folder / "long" if longer else folder, results)
     return model, results
 
 
-def starting_model(settings: Base, encoder: Tokenizer, seed: int) -> tuple[Decoder, list[str]]:
+def starting_model(settings: Base, encoder: Tokenizer, seed: int) -> tuple[LanguageModel, list[str]]:
     """A new model of `settings.depth`, or the one in `settings.start_from`; and why it is as it is.
 
-    Raises UserError when that one has another tokenizer or a shorter context.
+    Raises UserError when that one has another tokenizer or a shorter context, or patches are asked of what is no bytes.
     """
     if not settings.start_from:
-        config, reasons = shape_for(settings.depth, encoder.size, settings.context)
-        model = Decoder(config)
-        initialise(model, seed)
-        return model, reasons
+        if settings.architecture == "patches" and encoder.bytes_per_token.max() > 1:
+            raise UserError(
+                f"base.architecture = 'patches' reads bytes, but the tokenizer has {encoder.size} tokens; set "
+                "tokenizer.vocabulary = 260, which merges nothing"
+            )
+        return architectures.build(
+            settings.architecture, settings.depth, encoder.size, settings.context, seed, settings.experts,
+            settings.experts_per_token,
+        )  # fmt: skip
     source = Path(settings.start_from)
     model = model_folder.load_decoder(source)
     own = Tokenizer.load(source)
@@ -205,7 +213,9 @@ def starting_model(settings: Base, encoder: Tokenizer, seed: int) -> tuple[Decod
             f"base.context = {settings.context}: the model in {source} was trained on "
             f"{model.config.max_position_embeddings}; train on that and set base.long_context for more"
         )
-    return model, [f"continues {source}, step counts and rates from the beginning; base.depth does not matter"]
+    return model, [
+        f"continues {source}, step counts and rates from the beginning; base.architecture and depth do not matter"
+    ]
 
 
 def cut(settings: Base, context: int, tokens: int) -> Lengths:
@@ -214,8 +224,11 @@ def cut(settings: Base, context: int, tokens: int) -> Lengths:
     return Lengths(context, rows, micro_rows, max(1, tokens // (rows * context)))
 
 
-def lengthened(config: DecoderConfig, context: int) -> DecoderConfig:
-    """The same model with its slowest pair of channels stretched from the old context to the new `context`."""
+def lengthened(model: LanguageModel, context: int) -> DecoderConfig:
+    """The same decoder with its slowest pair of channels stretched from the old context to the new `context`."""
+    config = model.config
+    if not isinstance(model, Decoder):
+        raise UserError(f"base.long_context is for dense decoders and mixtures of experts, not for {config.model_type}")
     factor = context / config.max_position_embeddings
     if factor <= 1:
         raise UserError(f"base.long_context = {context}: the model already has {config.max_position_embeddings}")
@@ -250,7 +263,7 @@ def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _observe(
-    model: Decoder, objective: Objective, probe: Stream, some: Lengths, device: torch.device, processes: Processes
+    model: LanguageModel, objective: Objective, probe: Stream, some: Lengths, device: torch.device, processes: Processes
 ) -> dict[str, float]:
     batches = probe.batches(0, min(PROBE_ROWS, probe.rows), some.micro_rows, device, processes) if probe.rows else []
     return {"held_out": mean_loss(model, objective, batches, processes)}
@@ -264,9 +277,9 @@ def _summary(history: list[dict[str, float]]) -> dict[str, Any]:
     }
 
 
-def _whole_model(config: DecoderConfig, folder: Path, results: dict[str, Any]) -> Decoder:
+def _whole_model(parts: LanguageModel, folder: Path, results: dict[str, Any]) -> LanguageModel:
     """What the processes hold in parts, read from the last state."""
-    model = Decoder(config)
+    model = type(parts)(parts.config)
     steps = results["long"]["steps"] if "long" in results else results["steps"]
     checkpoint.load(folder, steps, {f"model.{name}": parameter for name, parameter in model.named_parameters()})
     return model

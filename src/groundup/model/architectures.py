@@ -1,0 +1,68 @@
+"""An architecture by its name: fresh weights, the reason of every size, and the work of training it."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from torch import nn
+
+from groundup.errors import UserError
+from groundup.model import convolution, decoder, lstm, moe, patches
+from groundup.model.convolution import Convolution
+from groundup.model.decoder import Decoder, LanguageModel, parameter_counts
+from groundup.model.lstm import LSTM
+from groundup.model.patches import PatchedBytes
+from groundup.scaling.cost import training_flops
+
+Name = Literal["dense", "experts", "lstm", "convolution", "patches"]
+OTHERS: dict[str, tuple[Callable[..., Any], type[LanguageModel], Callable[..., None]]] = {
+    "lstm": (lstm.shape_for, LSTM, lstm.initialise),
+    "convolution": (convolution.shape_for, Convolution, decoder.initialise),
+    "patches": (patches.shape_for, PatchedBytes, decoder.initialise),
+}
+
+
+def build(
+    name: Name, depth: int, vocabulary: int, context: int, seed: int, experts: int = 8, per_token: int = 2
+) -> tuple[LanguageModel, list[str]]:
+    """A model that has learnt nothing, and why it is as it is. `experts` and `per_token` are for the mixture alone.
+
+    Raises UserError when the experts of a token cannot share the dense model's width.
+    """
+    if name in OTHERS:
+        shape_for, make, initialise = OTHERS[name]
+        config, reasons = shape_for(depth, vocabulary, context)
+        model = make(config)
+        initialise(model, seed)
+        return model, reasons
+    config, reasons = decoder.shape_for(depth, vocabulary, context)
+    if name == "experts":
+        try:
+            config, more = decoder.with_experts(config, experts, per_token)
+        except ValueError as error:
+            raise UserError(f"base.experts_per_token: {error}; let it divide that and be no more than them") from None
+        reasons = [*reasons, *more]
+    model = Decoder(config)
+    decoder.initialise(model, seed)
+    return model, reasons
+
+
+def flops(model: LanguageModel, context: int, tokens: int) -> float:
+    """Floating-point operations of training on `tokens` in rows of `context`: of experts those that a token meets."""
+    if isinstance(model, Decoder):
+        config = model.config
+        width = config.num_attention_heads * config.head_dim
+        idle = parameter_counts(model)["total"] - moe.active_parameters(model)
+        return training_flops(_multiplied(model) - idle, config.num_hidden_layers, width, context, tokens)
+    if isinstance(model, PatchedBytes):
+        config, parts = model.config, model.model
+        across, within, patch = config.across, config.within, config.patch_size
+        large = sum(map(_multiplied, (parts.across, parts.join, parts.spread)))
+        small = sum(map(_multiplied, (parts.within, model.lm_head)))
+        return training_flops(
+            large, across.num_hidden_layers, across.hidden_size, context // patch, tokens / patch
+        ) + training_flops(small, within.num_hidden_layers, within.hidden_size, patch, tokens)
+    return training_flops(_multiplied(model), 0, 0, 0, tokens)
+
+
+def _multiplied(module: nn.Module) -> int:
+    return parameter_counts(module)["without_embedding"]
