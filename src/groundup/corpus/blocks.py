@@ -65,7 +65,7 @@ class Blocks:
     cut: bool = False  # whether the page was too large or too deep to be read to its end
 
 
-_known: dict[str | tuple, Tag] = {}  # by all that is written, and by what counts; grows with what is seen, to a bound
+_known: dict[tuple, Tag] = {}  # by name and attributes; grows with the classes seen, to a bound
 _spelled: dict[str, dict[str, None]] = {}  # the tokens of a class or id
 
 
@@ -157,7 +157,9 @@ def _walk(html: str, blocks: Blocks) -> None:
     for raw, text in pairs:
         entry = known.get(raw)
         if entry is None:
-            entry = known[raw] = _entry(raw, kinds, numbers)
+            head, link_to, rest = raw.partition(' href="')
+            like = head + rest.partition('"')[2] if link_to else raw  # links differ in where they lead, and hardly else
+            entry = known[raw] = known.get(like) or known.setdefault(like, _entry(like, kinds, numbers))
         action, number, name, tag_gap, special = entry
         if action == OPEN:
             if pieces:
@@ -267,12 +269,7 @@ def _entry(raw: str, kinds: list[Tag], numbers: dict[Tag, int]) -> tuple[int, in
         return NOTHING, -1, "", 0, False
     if name in ("br", "hr"):
         return BREAK, -1, "", 2 * (name == "hr"), False
-    if name == "a":  # hardly two links are the same but for where they lead
-        head, _, rest = raw.partition(' href="')
-        raw = head + rest.partition('"')[2]
-    tag = _known.get(raw)
-    if tag is None:
-        tag = _known[raw] = _tag(name, ATTRIBUTE.findall(raw) if attributes else [])
+    tag = _tag(name, ATTRIBUTE.findall(raw) if attributes else [])
     number = numbers.setdefault(tag, len(kinds))
     if number == len(kinds):
         kinds.append(tag)
