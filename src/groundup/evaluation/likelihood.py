@@ -101,7 +101,7 @@ def weighted_log_probability(
     documents_BT: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Sum of `weights_BT` (float32, not differentiated) times `token_log_probabilities`, in two thirds of its time."""
+    """Sum of `weights_BT` (float32, not differentiated) times `token_log_probabilities`; its logits are computed once."""
     if not torch.is_grad_enabled():
         logp = token_log_probabilities(model, ids_BT, targets_BT, documents_BT, dtype, wanted_BT=weights_BT)
         return (logp * weights_BT).sum()
