@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+import groundup.arrow  # noqa: F401 (for what it keeps away)
 from groundup.errors import UserError
 from groundup.files import digest
 from groundup.tokenizer.counts import well_formed
