@@ -10,6 +10,7 @@ are compared at 4,096 and 32,768 on three corpora, and between numbers of worker
 import json
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -28,7 +29,6 @@ from groundup.workers import cores
 CLAIM, BAR = "BPE training speed over tokenizers, 32,768 on textbooks, identical merges; also half the memory", 1.7
 MEMORY_BAR = 0.5
 VOCABULARY, SIZES, ROUNDS = 32_768, (4_096, 32_768), 3
-PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> None:
@@ -79,13 +79,13 @@ def measured(command: list[str]) -> tuple[float, float, float]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, cwd=ROOT)
     peak = 0.0
     while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
-        peak = max(peak, sum(resident(number) for number in family(process.pid)) / 1e6)
+        peak = max(peak, sum(map(high_water, family(process.pid))) / 1e6)
         time.sleep(0.02)
     seconds = time.perf_counter() - start
     _, process.returncode, used = ended
     if process.returncode:
         sys.exit(process.stderr.read().decode())
-    return seconds, used.ru_utime + used.ru_stime, max(peak, used.ru_maxrss * 1024 / 1e6)
+    return seconds, used.ru_utime + used.ru_stime, peak
 
 
 def family(process: int) -> Iterator[int]:
@@ -99,11 +99,14 @@ def family(process: int) -> Iterator[int]:
         yield from family(int(child))
 
 
-def resident(process: int) -> int:
+def high_water(process: int) -> int:
+    """The most memory that it has held, in bytes. (wait4's ru_maxrss holds what *this* process had when it forked, too.)"""
     try:
-        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE
+        status = Path(f"/proc/{process}/status").read_text()
     except OSError:
         return 0
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(found[1]) * 1024 if found else 0
 
 
 def peer_tokenizer(texts: Iterable, vocabulary: int) -> "tokenizers.Tokenizer":  # noqa: F821
