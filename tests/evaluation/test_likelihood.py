@@ -55,6 +55,16 @@ def test_bfloat16_equals_log_softmax_in_bfloat16(toy_decoder):
         assert (rounded[name] - gradient).norm() < 0.05 * gradient.norm() + 1e-6, name
 
 
+def test_with_and_without_gradients_the_same_bits(toy_decoder):
+    """DPO's first loss is ln 2 and PPO's first ratio one only where the reference is worked out as the policy is."""
+    model, ids = toy_decoder(), torch.arange(1, 25).view(2, 12)
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.no_grad():
+            reference = token_log_probabilities(model, ids, ids, dtype=dtype)
+        assert torch.equal(token_log_probabilities(model, ids, ids, dtype=dtype), reference)
+
+
+
 def test_probabilities_of_all_tokens_add_up_to_one(toy_decoder):
     model = toy_decoder()
     ids = some(1, 6).expand(50, 6)

@@ -369,7 +369,7 @@ class Backbone(nn.Module):
             if documents_BT is not None:
                 same = documents_BT[:, None, :, None] == documents_BT[:, None, None, :]
                 places.visible = same & _causal(T, ids_BT.device)
-            if dtype == torch.bfloat16 and T <= SHORT and torch.is_grad_enabled() and ids_BT.device.type == "cpu":
+            if dtype == torch.bfloat16 and T <= SHORT and ids_BT.device.type == "cpu":
                 visible = _causal(T, ids_BT.device)[None, None] if places.visible is None else places.visible
                 places.bias = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -torch.inf)
         else:
