@@ -1,6 +1,5 @@
 """The only place that knows processors: which device, which number format, how many threads, when compiling pays."""
 
-import ctypes
 import os
 import platform
 import shutil
@@ -45,7 +44,6 @@ def choose(threads: int = 0) -> Device:
     torch.set_num_threads(threads)
     # Softmax gradients of unlikely tokens are denormal numbers, with which processors are many times slower.
     torch.set_flush_denormal(True)
-    _keep_freed_memory()
     if torch.cuda.is_available():
         bf16 = torch.cuda.is_bf16_supported()
         return Device(
@@ -76,15 +74,6 @@ def choose(threads: int = 0) -> Device:
             else "float32 products: this processor only emulates bfloat16",
         ),
     )
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc keep what is freed: given back, it returns as pages that the kernel must find and clear, each step."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:
-        m_trim_threshold, m_mmap_threshold = -1, -3
-        mallopt(m_trim_threshold, 2**31 - 1)
-        mallopt(m_mmap_threshold, 2**30)
 
 
 def _cpu_has_fast_bfloat16() -> bool:

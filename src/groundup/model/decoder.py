@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from groundup.model.moe import MixtureOfExperts
 from groundup.model.rotary import frequencies, sharpening
 
-# Up to this, attention in bfloat16 on a processor is trained by plain products: PyTorch's own backward takes 32 ms of one
+# Below this, PyTorch's backward of attention on a processor is faster in float32 where the model is not compiled.
+SHORT_ROWS = 200
+# Up to this, a compiled model's attention in bfloat16 on a processor is plain products: PyTorch's own backward takes 32 ms of one
 # core's time for 16 rows of 256 tokens (4 heads of 64), these 12; at 1,024 tokens they are level.
 SHORT = 512
 
@@ -224,6 +226,8 @@ class Attention(nn.Module):
         if places.bias is not None:
             out_BHTC = attend(q_BHTC, k_BKTC, v_BKTC, places.bias)
         else:
+            if q_BHTC.device.type == "cpu" and T < SHORT_ROWS:
+                q_BHTC, k_BKTC, v_BKTC = q_BHTC.float(), k_BKTC.float(), v_BKTC.float()
             out_BHTC = F.scaled_dot_product_attention(
                 q_BHTC,
                 k_BKTC,
@@ -232,7 +236,7 @@ class Attention(nn.Module):
                 is_causal=places.visible is None,
                 enable_gqa=self.heads != self.key_value_heads,
             )
-        return self.o_proj(out_BHTC.transpose(1, 2).reshape(B, T, -1))
+        return self.o_proj(out_BHTC.transpose(1, 2).reshape(B, T, -1).to(x_BTD.dtype))
 
 
 def attend(q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, bias: Tensor) -> Tensor:
@@ -369,7 +373,7 @@ class Backbone(nn.Module):
             if documents_BT is not None:
                 same = documents_BT[:, None, :, None] == documents_BT[:, None, None, :]
                 places.visible = same & _causal(T, ids_BT.device)
-            if dtype == torch.bfloat16 and T <= SHORT and ids_BT.device.type == "cpu":
+            if self.compiled and dtype == torch.bfloat16 and T <= SHORT and ids_BT.device.type == "cpu":
                 visible = _causal(T, ids_BT.device)[None, None] if places.visible is None else places.visible
                 places.bias = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -torch.inf)
         else:
