@@ -15,13 +15,13 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import timed
 from common import ROOT, conclude
 
-BAR, GOAL, HELD_OUT, VOCABULARY = 0.15, 1.40, 0.05, 4096
+BAR, GOAL, VOCABULARY = 0.15, 1.40, 4096
 NANOCHAT = (
     "scripts.base_train --depth=4 --max-seq-len=512 --device-batch-size=16 --total-batch-size=8192 --num-iterations=250 "
     "--window-pattern=L --eval-every=1000 --eval-tokens=524288 --core-metric-every=-1 --sample-every=-1"
@@ -40,13 +40,11 @@ def main() -> None:
     if not path.is_file() or not (options.nanochat / "scripts" / "base_train.py").is_file():
         conclude(claim, None, "bits/byte", BAR, None, reason=f"{path} or a checkout of nanochat (--nanochat DIR) is missing")
         return
-    texts = pq.read_table(path, columns=["text"])["text"].to_pylist()
-    texts = [texts[index] for index in np.random.default_rng(0).permutation(len(texts))]
-    cut = round(len(texts) * HELD_OUT)
+    train, held_out = timed.openstax(options.data)
     with tempfile.TemporaryDirectory() as work:
-        theirs = nanochat(options.nanochat, texts[cut:], texts[:cut], Path(work))
+        theirs = nanochat(options.nanochat, train, held_out, Path(work))
         print(f"nanochat {theirs['seconds']:6.0f} s  {theirs['bits']:.4f} bits per byte", flush=True)
-        ours = groundup(texts[cut:], texts[:cut], Path(work) / "ours", options)
+        ours = groundup(train, held_out, Path(work) / "ours", options)
     print(f"groundup {ours['seconds']:6.0f} s  {ours['bits']:.4f} bits per byte, {ours['tokens']:,} tokens  (goal {GOAL})")
     holds = theirs["bits"] - ours["bits"] >= BAR and ours["seconds"] <= theirs["seconds"]
     beside = f"ours, in {ours['seconds'] / 60:.1f} of {theirs['seconds'] / 60:.1f} minutes"
@@ -58,9 +56,9 @@ def nanochat(checkout: Path, train: list[str], held_out: list[str], work: Path) 
     shards.mkdir(parents=True)
     for name, texts in (("shard_00000", train), ("shard_00001", held_out)):  # the last shard is its validation split
         pq.write_table(pa.table({"text": texts}), shards / f"{name}.parquet", row_group_size=256)
-    (work / "stub").mkdir()
-    (work / "stub" / "wandb.py").touch()  # imported by base_train, used only by those who ask for it
-    search = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(work / "stub")]))
+    (work / "unused").mkdir()
+    (work / "unused" / "wandb.py").touch()  # base_train imports it, and uses it only when asked to; the real one goes first
+    search = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(work / "unused")]))
     environment = os.environ | {"NANOCHAT_BASE_DIR": str(work / "nanochat"), "PYTHONPATH": search}
     for command in (f"scripts.tok_train --vocab-size={VOCABULARY}", NANOCHAT):
         done = subprocess.run(
@@ -75,20 +73,19 @@ def nanochat(checkout: Path, train: list[str], held_out: list[str], work: Path) 
 
 def groundup(train: list[str], held_out: list[str], folder: Path, options: argparse.Namespace) -> dict[str, float]:
     from groundup.device import choose
-    from groundup.evaluation.likelihood import bits_per_byte, score
     from groundup.recipe import Base, Mixture
-    from groundup.tokenizer import bpe, token_files
-    from groundup.tokenizer.tokenizer import Tokenizer
     from groundup.training.parallel import ALONE
     from groundup.training.pretraining import pretrain
 
-    encoder = Tokenizer.from_merges(bpe.train(bpe.count_pretokens(train), VOCABULARY))
+    encoder = timed.byte_pairs(train, VOCABULARY)
     folder.mkdir()
-    table = []
-    for split, texts in (("train", train), ("held_out", held_out)):
-        sequences = [np.concatenate(([encoder.end_of_text], ids)) for ids in encoder.encode_batch(texts)]
-        token_files.write(folder / split, sequences, token_files.dtype_for(encoder.size))
-        table += [{"split": split, "domain": "books", "tokens": len(one), "best": False} for one in sequences]
+    texts = {"train": train, "held_out": held_out}
+    files = {split: timed.encoded(folder / split, some, encoder) for split, some in texts.items()}
+    table = [
+        {"split": split, "domain": "books", "tokens": int(length), "best": False}
+        for split, file in files.items()
+        for length in file.lengths
+    ]
     pq.write_table(pa.Table.from_pylist(table), folder / "documents.parquet")
     settings = Base(
         depth=options.depth, context=256, tokens=options.tokens, batch_tokens=4096, micro_batch_tokens=4096,
@@ -99,12 +96,10 @@ def groundup(train: list[str], held_out: list[str], folder: Path, options: argpa
         folder, encoder, settings, Mixture(), choose(), ALONE, folder / "base", "base", lambda text: print(text), 0
     )
     seconds = time.perf_counter() - start
-    held_out_file = token_files.TokenFile(folder / "held_out")
-    nats = -sum(float(one.sum()) for one in score(model, [np.array(held_out_file[n]) for n in range(len(held_out_file))]))
     return {
         "seconds": seconds,
         "tokens": results["tokens"],
-        "bits": bits_per_byte(nats, sum(len(text.encode()) for text in held_out)),
+        "bits": timed.held_out_bits(held_out, encoder, timed.nats_of(model)),
     }
 
 

@@ -76,8 +76,8 @@ def _facts(tag: Tag, scores: Scores) -> TagFacts:
 def split_words(texts: list[str]) -> tuple[list[str], list[int]]:
     """The words that the texts begin with, one after the other, and how many of each; a short text as a whole as well."""
     found, counts = [], []
-    for text, opening in zip(texts, "\0".join([text[:LETTERS_SCORED] for text in texts]).lower().split("\0"), strict=True):
-        words = WORD.findall(opening)[:WORDS_SCORED]
+    for text in texts:
+        words = WORD.findall(text[:LETTERS_SCORED].lower())[:WORDS_SCORED]
         if len(text) <= LETTERS_SCORED // 2:
             words.append(" ".join(words))
         found += words

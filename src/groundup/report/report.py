@@ -8,7 +8,7 @@ cannot be seen, or that turn others around, are shown by their names.
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from groundup.corpus import personal
 from groundup.files import read_json, read_jsonl, write_text
@@ -17,6 +17,9 @@ from groundup.recipe import Recipe
 from groundup.report import figures
 from groundup.scaling.cost import LLAMA3_405B, cost
 from groundup.tokenizer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 SHOWN_TEXT = 200  # characters of a dropped document
 SHOWN_ANSWER = 400
@@ -68,21 +71,23 @@ def gather(recipe: Recipe, inputs: dict[str, Path]) -> dict[str, Any]:
     }
 
 
-def render(found: dict[str, Any]) -> str:
-    """What `gather` found -> HTML."""
+def templates(folder: Path) -> "Environment":
+    """The page templates of a folder: everything that is put into them is escaped, and nothing may be missing."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["number"] = number
+    return environment
+
+
+def render(found: dict[str, Any]) -> str:
+    """What `gather` found -> HTML."""
+    environment = templates(Path(__file__).parent)
     environment.filters |= {
         "duration": lambda seconds: duration(seconds) if seconds >= 1 else "< 1s",
         "log": math.log,
-        "number": number,
         "percent": lambda share: f"{share:.0%}".replace("%", "\u00a0%") if math.isfinite(share) else "not measured",
         "decimals": lambda value, places=2: f"{value:,.{places}f}" if math.isfinite(value) else "not measured",
     }

@@ -3,24 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from groundup.report.report import number, visible
+from groundup.report.report import templates, visible
 
 _MARKS = {ord(" "): "␣", ord("\n"): "⏎", ord("\t"): "⇥"}  # where white space is the token
 
 
 def render(template: str, found: dict[str, Any]) -> str:
     """A template of this folder, filled."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(Path(__file__).parent)
     environment.filters |= {
-        "number": number,
         "percent": lambda share, places=0: f"{share:.{places}%}".replace("%", "\u00a0%"),
         "decimals": lambda value, places=2: f"{value:,.{places}f}",
         "visible": visible,
