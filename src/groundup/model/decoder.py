@@ -22,9 +22,7 @@ from torch import Tensor, nn
 from groundup.model.moe import MixtureOfExperts
 from groundup.model.rotary import frequencies, sharpening
 
-# Below this, PyTorch's backward of attention on a processor is faster in float32 where the model is not compiled.
-SHORT_ROWS = 200
-# Up to this, a compiled model's attention in bfloat16 on a processor is plain products: PyTorch's own backward takes 32 ms of one
+# Up to this, attention in bfloat16 on a processor is trained by plain products: PyTorch's own backward takes 32 ms of one
 # core's time for 16 rows of 256 tokens (4 heads of 64), these 12; at 1,024 tokens they are level.
 SHORT = 512
 
@@ -226,8 +224,6 @@ class Attention(nn.Module):
         if places.bias is not None:
             out_BHTC = attend(q_BHTC, k_BKTC, v_BKTC, places.bias)
         else:
-            if q_BHTC.device.type == "cpu" and T < SHORT_ROWS:
-                q_BHTC, k_BKTC, v_BKTC = q_BHTC.float(), k_BKTC.float(), v_BKTC.float()
             out_BHTC = F.scaled_dot_product_attention(
                 q_BHTC,
                 k_BKTC,
@@ -236,7 +232,7 @@ class Attention(nn.Module):
                 is_causal=places.visible is None,
                 enable_gqa=self.heads != self.key_value_heads,
             )
-        return self.o_proj(out_BHTC.transpose(1, 2).reshape(B, T, -1).to(x_BTD.dtype))
+        return self.o_proj(out_BHTC.transpose(1, 2).reshape(B, T, -1))
 
 
 def attend(q_BHTC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, bias: Tensor) -> Tensor:
@@ -351,7 +347,6 @@ class Backbone(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.compiled = False
 
     def forward(
         self,
@@ -373,7 +368,7 @@ class Backbone(nn.Module):
             if documents_BT is not None:
                 same = documents_BT[:, None, :, None] == documents_BT[:, None, None, :]
                 places.visible = same & _causal(T, ids_BT.device)
-            if self.compiled and dtype == torch.bfloat16 and T <= SHORT and ids_BT.device.type == "cpu":
+            if dtype == torch.bfloat16 and T <= SHORT and ids_BT.device.type == "cpu":
                 visible = _causal(T, ids_BT.device)[None, None] if places.visible is None else places.visible
                 places.bias = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -torch.inf)
         else:
@@ -395,7 +390,6 @@ class Backbone(nn.Module):
     def compile(self) -> None:
         """All but the embedding: compiled, its gradient adds in no fixed order, and no run would come out the same twice."""
         self._blocks = torch.compile(self._blocks)
-        self.compiled = True
 
     def _places(self, positions_BT: Tensor) -> Positions:
         config = self.config
