@@ -1,7 +1,8 @@
 """Main content of real pages: word F1 by cross-validation grouped by site, and pages per second, beside trafilatura.
 
 Word F1 is of bags of lower-cased \\w+ per page, averaged over pages; where nothing is content, only no text is right (1, else
-0). Seconds are of one thread's processor time, page by page in turn, HTML as text in, text out.
+0). Seconds are of one thread's processor time, in turn for each file of 200 pages, from HTML (ours as UTF-8, trafilatura's as
+text) to text.
 """
 
 import time
@@ -10,7 +11,7 @@ from importlib import metadata
 
 from common import arguments, conclude, machine
 from groundup.corpus.content import WEIGHTS
-from groundup.corpus.extract import decode, text_of
+from groundup.corpus.extract import decode, text_of, utf8
 from groundup.corpus.train_extractor import WORD, Example, cross_validated, read_examples, word_f1
 from groundup.corpus.warc import Losses, read_pages
 
@@ -36,19 +37,19 @@ def main() -> None:
     scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     seconds: dict[str, float] = defaultdict(float)
     for path in sorted(data.glob("*.warc.gz")):
-        for page in read_pages(path, Losses()):
-            if page.url not in models:
-                continue
-            html, example = decode(page), by_url[page.url]
+        pages = [page for page in read_pages(path, Losses()) if page.url in models]
+        for page in pages:
+            source = utf8(page)
             start = time.process_time()
-            ours = text_of(html, models[page.url]).text
+            ours = text_of(source, models[page.url]).text
             seconds["groundup"] += time.process_time() - start
-            _record(scores["groundup"], example, ours)
-            if trafilatura:
-                start = time.process_time()
-                theirs = trafilatura.extract(html, include_comments=True, include_tables=True) or ""
-                seconds["trafilatura"] += time.process_time() - start
-                _record(scores["trafilatura"], example, theirs)
+            _record(scores["groundup"], by_url[page.url], ours)
+        for page in pages if trafilatura else []:
+            source = decode(page)
+            start = time.process_time()
+            theirs = trafilatura.extract(source, include_comments=True, include_tables=True) or ""
+            seconds["trafilatura"] += time.process_time() - start
+            _record(scores["trafilatura"], by_url[page.url], theirs)
 
     kinds = sorted({example.kind for example in examples})
     print(f"{'':14}{'pages/s':>9}{'all':>8}" + "".join(f"{kind:>15}" for kind in kinds))

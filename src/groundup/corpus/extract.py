@@ -36,7 +36,7 @@ def extract(page: Page) -> Extracted:
     """The text of one page; empty where there is none to be had. Never raises on account of the page."""
     if page.content_type in HTML_TYPES:
         try:
-            return text_of(decode(page), content_model())
+            return text_of(utf8(page), content_model())
         except Exception:  # a parser's trouble with one page in a million must not end a run over all of them
             return Extracted("", None)
     if page.content_type.startswith("text/"):
@@ -62,14 +62,26 @@ def decode(page: Page) -> str:
         return bytes_to_str(body, detect_encoding(body, from_html_meta=page.content_type in HTML_TYPES))
 
 
-def text_of(html: str, model: ContentModel) -> Extracted:
-    """The text of one HTML page by a model of content."""
+def utf8(page: Page) -> bytes:
+    """The body as UTF-8: as it came if that is what it is, which spares most pages two conversions."""
+    if not page.charset or page.charset.lower() in ("utf-8", "utf8"):
+        try:
+            page.body.decode("utf-8")
+            return page.body.removeprefix(b"\xef\xbb\xbf")
+        except UnicodeDecodeError:
+            pass
+    return decode(page).encode("utf-8", "replace")
+
+
+def text_of(html: str | bytes, model: ContentModel) -> Extracted:
+    """The text of one HTML page, bytes being UTF-8, by a model of content."""
     collecting = gc.isenabled()
     gc.disable()  # the walk makes many small objects and no cycles: looking for some takes as long as the walk
     try:
         title, blocks = parse(html)
         if title and title.startswith("Pydoc: "):
-            return Extracted(_clean(pydoc_text(html)), title)
+            source = html if isinstance(html, str) else html.decode("utf-8", "replace")
+            return Extracted(_clean(pydoc_text(source)), title)
         chosen = model.content(blocks, title or "")
         return Extracted(_clean(render(blocks, chosen)), title, blocks.cut)
     finally:
@@ -77,9 +89,9 @@ def text_of(html: str, model: ContentModel) -> Extracted:
             gc.enable()
 
 
-def parse(html: str) -> tuple[str | None, Blocks]:
+def parse(html: str | bytes) -> tuple[str | None, Blocks]:
     """Title and blocks of a page, formulas as TeX."""
-    source, cut = bounded(html.encode("utf-8", "replace"))
+    source, cut = bounded(html.encode("utf-8", "replace") if isinstance(html, str) else html)
     tree = LexborHTMLParser(source)
     head = tree.css_first("title")
     title = " ".join(head.text().split()) or None if head else None

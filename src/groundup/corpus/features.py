@@ -7,8 +7,7 @@ Features follow boilerpipe (Kohlschütter et al., 2010), dragnet (Peters & Lecoc
 """
 
 import re
-import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, repeat
 
@@ -25,9 +24,12 @@ WORDS_SCORED = 8  # at the start of a block
 LETTERS_SCORED = 64
 LONG = 15  # words that make a block prose, if few are links
 FAR = 999.0  # where there is no such block
-NAMES = ("p", "li", "td", "pre", "h1", "h2", "h3", "div", "span", "a", "strong", "label", "button", "dd", "figcaption")
-AROUND = ("main", "article", "section", "nav", "header", "footer", "aside", "form", "table", "ul", "ol", "button", "p")
-HEADINGS = frozenset(("h1", "h2", "h3", "h4", "h5", "h6"))
+NAMES = ["p", "li", "td", "pre", "h1", "h2", "h3", "div", "span", "a", "strong", "label", "button", "dd", "figcaption"]
+AROUND = ["main", "article", "section", "nav", "header", "footer", "aside", "form", "table", "ul", "ol", "button", "p"]
+HEADINGS = ["h1", "h2", "h3", "h4", "h5", "h6"]
+NUMBER = {name: at for at, name in enumerate(dict.fromkeys(NAMES + AROUND + HEADINGS), 1)}  # 0 for all others
+IS_HEADING = np.array([False, *(name in HEADINGS for name in NUMBER)])
+AROUND_AT = np.array([0, *(AROUND.index(name) + 1 if name in AROUND else 0 for name in NUMBER)])
 WORD = re.compile(r"[^\W\d_]+|[0-9]|[^\w\s]")
 
 
@@ -38,15 +40,15 @@ class Scores:
     above: dict[str, float]
     near: dict[str, float]
     words: dict[str, float]
-    known: dict[Tag, "TagFacts"] = field(default_factory=dict, repr=False, compare=False)
 
-    def of_tag(self, tag: Tag) -> "TagFacts":
-        facts = self.known.get(tag)
-        if facts is None:
-            if len(self.known) > 50_000:  # a bound on memory, not on what is found
-                self.known.clear()
-            facts = self.known[tag] = _facts(tag, self)
-        return facts
+    def of_tags(self, tags: list[Tag]) -> tuple[Array, Array]:
+        """[tags]: the sums over their tokens, above a block and near it."""
+        tokens = list(chain.from_iterable([tag.tokens for tag in tags]))
+        owner = np.repeat(np.arange(len(tags)), [len(tag.tokens) for tag in tags])
+        scores = [
+            np.fromiter(map(table.get, tokens, repeat(0.0)), np.float64, len(tokens)) for table in (self.above, self.near)
+        ]
+        return np.bincount(owner, scores[0], len(tags)), np.bincount(owner, scores[1], len(tags))
 
     def of_texts(self, texts: list[str]) -> Array:
         """The sum over the words that each block begins with, those of all blocks looked up together."""
@@ -55,34 +57,12 @@ class Scores:
         return np.bincount(np.repeat(np.arange(len(texts)), counts), scores, len(texts))
 
 
-# Scores above and near, number in NAMES and in AROUND (from 1, 0 for none), heading, first heading, sign
-TagFacts = tuple[float, float, int, int, bool, bool, int]
-
-
-def _facts(tag: Tag, scores: Scores) -> TagFacts:
-    return (
-        sum(map(scores.above.get, tag.tokens, repeat(0.0))),
-        sum(map(scores.near.get, tag.tokens, repeat(0.0))),
-        NAMES.index(tag.name) + 1 if tag.name in NAMES else 0,
-        AROUND.index(tag.name) + 1 if tag.name in AROUND else 0,
-        tag.name in HEADINGS,
-        tag.name == "h1",
-        # The same on every page for the same kind of element: of its name and classes, not its id. Small enough for a
-        # float to hold the sum over a path.
-        zlib.crc32(" ".join([token for token in tag.tokens if token[0] in ".<"]).encode("utf-8", "replace")) + 1,
-    )
-
-
 def split_words(texts: list[str]) -> tuple[list[str], list[int]]:
-    """The words that the texts begin with, one after the other, and how many of each; a short text as a whole as well."""
-    found, counts = [], []
-    for text in texts:
-        words = WORD.findall(text[:LETTERS_SCORED].lower())[:WORDS_SCORED]
-        if len(text) <= LETTERS_SCORED // 2:
-            words.append(" ".join(words))
-        found += words
-        counts.append(len(words))
-    return found, counts
+    """The words that the texts begin with, one text after the other, and how many of each. The beginning itself is one
+    as well: 'read more' says more than its words."""
+    heads = [text[:LETTERS_SCORED].lower().replace("\n", " ") for text in texts]
+    words = [[*WORD.findall(head)[:WORDS_SCORED], head] for head in heads]
+    return list(chain.from_iterable(words)), list(map(len, words))
 
 
 def _counter(**classes: str) -> tuple[list[str], NDArray[np.int64]]:
@@ -110,9 +90,10 @@ class PageView:
         self.blocks, self.title = blocks, title
         self.count = len(blocks.text)
         self.at = np.arange(self.count)
-        facts = np.fromiter(chain.from_iterable(map(scores.of_tag, blocks.kinds)), np.float64).reshape(-1, 7).T
-        self.above_of, self.near_of = facts[:2]
-        self.name_of, self.around_of, self.heading_of, self.h1_of, self.sign_of = facts[2:].astype(np.int64)
+        # Kinds: scores, name as a number, name and classes as a number.
+        self.above_of, self.near_of = scores.of_tags(blocks.kinds)
+        self.name_of = np.fromiter(map(NUMBER.get, [tag.name for tag in blocks.kinds], repeat(0)), np.int64)
+        self.look_of = np.array([tag.look for tag in blocks.kinds], dtype=np.float64)
         # Elements: kind, parent and the interval of blocks. Blocks: innermost element, and inline element before the text.
         self.kind, self.parent = np.array(blocks.kind), np.array(blocks.parent)
         self.start, self.end = np.array(blocks.start), np.array(blocks.end)
@@ -210,7 +191,7 @@ def _text(page: PageView) -> Features:
 
 
 def _tags(page: PageView) -> Features:
-    around = page.around_of[page.kind]
+    around = AROUND_AT[page.name_of][page.kind]
     change = np.zeros((len(AROUND) + 1, page.count + 1))
     some = np.flatnonzero(around)
     np.add.at(change, (around[some], page.start[some]), 1.0)
@@ -266,8 +247,8 @@ def _place(page: PageView) -> Features:
 
 def _headings(page: PageView) -> Features:
     """How far the block is from the page's title and from the heading it stands under, and what that says."""
-    h1 = np.flatnonzero(page.h1_of[page.holder])
-    last = np.maximum.accumulate(np.where(page.heading_of[page.holder] > 0, page.at, -1))
+    h1 = np.flatnonzero(page.name_of[page.holder] == NUMBER["h1"])
+    last = np.maximum.accumulate(np.where(IS_HEADING[page.name_of][page.holder], page.at, -1))
     under, heading = last >= 0, np.maximum(last, 0)
     return {
         "after h1": (page.at - h1[0]).astype(np.float64) if len(h1) else np.full(page.count, -FAR),
@@ -344,7 +325,7 @@ def _containers(page: PageView) -> Features:
 
 def _alike(page: PageView) -> Features:
     """What the blocks have in common that lie under the same path of names and classes."""
-    sign = page.over_ancestors(page.sign_of[page.kind].astype(np.float64))
+    sign = page.over_ancestors(page.look_of[page.kind])
     _, alike = np.unique(sign, return_inverse=True)
     words, count = np.bincount(alike, page.words)[alike], np.bincount(alike)[alike]
 
