@@ -79,8 +79,7 @@ def test_main_content_with_code_lists_and_tables_but_no_menu():
         "<nav><ul><li><a href=/>Home</a><li><a href=/b>Blog</a></ul></nav><main><h1>Thing</h1>"
         f"<p>{prose}</p><pre>def f():\n    return 1</pre>"
         "<ul><li>one thing that it does well<li>two things that it does not</ul>"
-        "<table><tr><th>name<th>meaning<tr><td>left<td>where the thing begins to be used"
-        "<tr><td>right<td>where it ends, as a rule</table></main><footer>Imprint</footer></body></html>"
+        "<table><tr><td>left</td><td>right</td></tr></table></main><footer>Imprint</footer></body></html>"
     )
     extracted = html(page)
     assert extracted.title == "The thing"

@@ -7,9 +7,8 @@ name of an attribute, as broken tags have it.)
 """
 
 import re
-import zlib
 from dataclasses import dataclass, field
-from itertools import chain, count
+from itertools import count
 from typing import NamedTuple
 
 from selectolax.lexbor import LexborHTMLParser
@@ -37,25 +36,18 @@ PARAGRAPHS = frozenset([
 SPECIAL = frozenset(["/li", "/td", "/th", "/tr", "/ul", "/ol", "/pre"])
 RAW_TEXT = ("<xmp", "<plaintext")  # elements in which `<` and `>` stand as they are
 ATTRIBUTE = re.compile(r' (class|id|role|itemprop|data-testid|aria-hidden|hidden|style)="([^"]*)"')
-PART = re.compile(r"[a-z]{2,}|[A-Z][a-z]+")
-DIGITS = re.compile(r"\d+")
 HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden")
 MAX_NAMES = 12  # classes of one element that are looked at: style sheets of small utilities give dozens
 MAX_TAGS = 300_000
-MAX_KNOWN = 50_000  # tags and names whose tokens are kept for the pages to come
 NOTHING, OPEN, CLOSE, INLINE, LINK, LINK_END, BREAK = range(7)  # what the walk does at a tag
 
 
 class Tag(NamedTuple):
-    """A kind of element: its name, the tokens by which the model knows it, and a number for its name and classes.
-
-    The number is the same for elements that look the same (an id does not count), and small enough for a float to hold
-    the sum over a path.
-    """
+    """A kind of element: its name, and the words by which the model knows it, as the page's author wrote them: '<div',
+    '.post-body', '#main', 'role=main', 'hidden' ..."""
 
     name: str
-    tokens: tuple[str, ...]
-    look: int
+    words: tuple[str, ...]
 
 
 @dataclass
@@ -78,48 +70,20 @@ class Blocks:
     cut: bool = False  # whether the page was too large or too deep to be read to its end
 
 
-class Words(dict[str, tuple[str, ...]]):
-    """The tokens of a class, or of an id: itself and its parts. Grows with what is seen, to a bound."""
-
-    def __init__(self, sign: str) -> None:
-        self.sign = sign
-
-    def __missing__(self, word: str) -> tuple[str, ...]:
-        if len(self) > MAX_KNOWN:
-            self.clear()
-        name = self.sign + DIGITS.sub("0", word)
-        found = self[word] = (name.lower(), *map(str.lower, PART.findall(name)[:MAX_NAMES]))
-        return found
-
-
-_classes, _ids = Words("."), Words("#")
-_known: dict[tuple, Tag] = {}  # by name and attributes
-
-
-def _tag(key: tuple) -> Tag:
-    """What a page's author calls an element: 'div', '.post-body', 'post', 'body', '#main', 'main', 'role=main' ..."""
-    tag = _known.get(key)
-    if tag is not None:
-        return tag
-    if len(_known) > MAX_KNOWN:
-        _known.clear()
-    name, *attributes = key
-    found: list[tuple[str, ...]] = [(f"<{name}",)]
+def _tag(name: str, attributes: list[tuple[str, str]]) -> Tag:
+    words = [f"<{name}"]
     for attribute, value in attributes:
         if attribute in ("class", "data-testid"):
-            found += map(_classes.__getitem__, value.split()[:MAX_NAMES])
+            words += ["." + word for word in value.split()[:MAX_NAMES]]
         elif attribute == "id":
-            found += map(_ids.__getitem__, value.split()[:MAX_NAMES])
+            words += ["#" + word for word in value.split()[:MAX_NAMES]]
         elif attribute in ("role", "itemprop"):
-            found.append((f"{attribute}={value.lower()}",))
+            words.append(f"{attribute}={value.lower()}")
         elif attribute == "aria-hidden":
-            found.append((f"aria-hidden={value}",))
+            words.append(f"aria-hidden={value}")
         elif attribute == "hidden" or HIDDEN.search(value):
-            found.append(("hidden",))
-    look = " ".join([tokens[0] for tokens in found if tokens[0][0] in "<."])
-    tokens = tuple(dict.fromkeys(chain.from_iterable(found)))
-    tag = _known[key] = Tag(name, tokens, zlib.crc32(look.encode("utf-8", "replace")) + 1)
-    return tag
+            words.append("hidden")
+    return Tag(name, tuple(words))
 
 
 def blocks_of(tree: LexborHTMLParser) -> Blocks:
@@ -296,10 +260,10 @@ def _entry(raw: str, kinds: list[Tag], numbers: dict[tuple, int]) -> tuple[int, 
         return NOTHING, -1, "", 0, False
     if name in ("br", "hr"):
         return BREAK, -1, "", 2 * (name == "hr"), False
-    key = (name, *ATTRIBUTE.findall(raw)) if attributes else (name,)
-    number = numbers.setdefault(key, len(kinds))
+    found = ATTRIBUTE.findall(raw) if attributes else []
+    number = numbers.setdefault((name, *found), len(kinds))
     if number == len(kinds):
-        kinds.append(_tag(key))
+        kinds.append(_tag(name, found))
     if name == "a":
         return LINK, number, "", 0, False
     if name in INLINE_NAMES:

@@ -7,7 +7,8 @@ Features follow boilerpipe (Kohlschütter et al., 2010), dragnet (Peters & Lecoc
 """
 
 import re
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, repeat
 
@@ -30,6 +31,10 @@ HEADINGS = ["h1", "h2", "h3", "h4", "h5", "h6"]
 NUMBER = {name: at for at, name in enumerate(dict.fromkeys(NAMES + AROUND + HEADINGS), 1)}  # 0 for all others
 IS_HEADING = np.array([False, *(name in HEADINGS for name in NUMBER)])
 AROUND_AT = np.array([0, *(AROUND.index(name) + 1 if name in AROUND else 0 for name in NUMBER)])
+MAX_KNOWN = 50_000  # words of tags whose scores are kept for the pages to come
+MAX_PARTS = 12  # of a class or id
+DIGITS = re.compile(r"\d+")
+PART = re.compile(r"[a-z]{2,}|[A-Z][a-z]+")
 WORD = re.compile(r"[^\W\d_]+|[0-9]|[^\w\s]")
 
 
@@ -40,21 +45,41 @@ class Scores:
     above: dict[str, float]
     near: dict[str, float]
     words: dict[str, float]
+    known: dict[str, tuple[float, float, int]] = field(default_factory=dict, repr=False, compare=False)
 
-    def of_tags(self, tags: list[Tag]) -> tuple[Array, Array]:
-        """[tags]: the sums over their tokens, above a block and near it."""
-        tokens = list(chain.from_iterable([tag.tokens for tag in tags]))
-        owner = np.repeat(np.arange(len(tags)), [len(tag.tokens) for tag in tags])
-        scores = [
-            np.fromiter(map(table.get, tokens, repeat(0.0)), np.float64, len(tokens)) for table in (self.above, self.near)
-        ]
-        return np.bincount(owner, scores[0], len(tags)), np.bincount(owner, scores[1], len(tags))
+    def of_tags(self, tags: list[Tag]) -> tuple[Array, Array, Array]:
+        """[tags]: scores above a block and near it, and a number that is the same for the same name and classes."""
+        if len(self.known) > MAX_KNOWN:
+            self.known.clear()
+        facts = []
+        for word in chain.from_iterable([tag.words for tag in tags]):
+            fact = self.known.get(word)
+            if fact is None:
+                fact = self.known[word] = self._of_word(word)
+            facts.append(fact)
+        owner = np.repeat(np.arange(len(tags)), [len(tag.words) for tag in tags])
+        above, near, look = np.array(facts, dtype=np.float64).reshape(-1, 3).T
+        return tuple(np.bincount(owner, column, len(tags)) for column in (above, near, look))
+
+    def _of_word(self, word: str) -> tuple[float, float, int]:
+        tokens = tokens_of(word)
+        # An id tells elements apart that look the same. Small enough for a float to hold the sum over a path.
+        look = zlib.crc32(tokens[0].encode("utf-8", "replace")) if word[0] in "<." else 0
+        return sum(map(self.above.get, tokens, repeat(0.0))), sum(map(self.near.get, tokens, repeat(0.0))), look
 
     def of_texts(self, texts: list[str]) -> Array:
         """The sum over the words that each block begins with, those of all blocks looked up together."""
         found, counts = split_words(texts)
         scores = np.fromiter(map(self.words.get, found, repeat(0.0)), np.float64, len(found))
         return np.bincount(np.repeat(np.arange(len(texts)), counts), scores, len(texts))
+
+
+def tokens_of(word: str) -> tuple[str, ...]:
+    """The tokens of a tag's word: a class or an id is its parts as well, and of digits only their place counts."""
+    if word[0] not in ".#":
+        return (word,)
+    word = DIGITS.sub("0", word)
+    return (word.lower(), *map(str.lower, PART.findall(word)[:MAX_PARTS]))
 
 
 def split_words(texts: list[str]) -> tuple[list[str], list[int]]:
@@ -90,10 +115,9 @@ class PageView:
         self.blocks, self.title = blocks, title
         self.count = len(blocks.text)
         self.at = np.arange(self.count)
-        # Kinds: scores, name as a number, name and classes as a number.
-        self.above_of, self.near_of = scores.of_tags(blocks.kinds)
+        # Kinds: scores, name and classes as a number, name as a number.
+        self.above_of, self.near_of, self.look_of = scores.of_tags(blocks.kinds)
         self.name_of = np.fromiter(map(NUMBER.get, [tag.name for tag in blocks.kinds], repeat(0)), np.int64)
-        self.look_of = np.array([tag.look for tag in blocks.kinds], dtype=np.float64)
         # Elements: kind, parent and the interval of blocks. Blocks: innermost element, and inline element before the text.
         self.kind, self.parent = np.array(blocks.kind), np.array(blocks.parent)
         self.start, self.end = np.array(blocks.start), np.array(blocks.end)

@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from groundup.corpus.blocks import Blocks, Tag
 from groundup.corpus.content import LEAVES, WEIGHTS, ContentModel, Trees, to_arrays
 from groundup.corpus.extract import decode, parse
-from groundup.corpus.features import Scores, features, split_words
+from groundup.corpus.features import Scores, features, split_words, tokens_of
 from groundup.corpus.warc import Losses, read_pages
 from groundup.errors import UserError
 
@@ -35,6 +35,7 @@ PENALTY = 1 / 3  # on squared weights; the data weighs one a page
 ITERATIONS = 45
 ALIGNED_WHOLE = 30_000_000  # words of the page times words of the gold: above, frequent words are no anchors
 TREES = 100
+HEART = 0.95  # of the content's words
 OPTIONS = {
     "objective": "cross_entropy", "num_leaves": LEAVES - 1, "learning_rate": 0.1, "min_data_in_leaf": 40, "feature_fraction": 0.4,
     "bagging_fraction": 0.7, "bagging_freq": 1, "lambda_l2": 5, "max_bin": 127, "use_missing": False, "seed": 1,
@@ -103,6 +104,34 @@ def word_f1(kept: Iterable[list[str]], gold: Counter[str]) -> float:
     if not ours and not gold:
         return 1.0
     return 2 * (ours & gold).total() / (ours.total() + gold.total())
+
+
+def heart_of(example: Example) -> Example | None:
+    """The page as it would be without anything around its content: the smallest element that holds nearly all of it.
+
+    Small and plain pages are rare among those that people label, and a model that knows none takes their code, lists and
+    tables for what is around an article elsewhere.
+    """
+    blocks, label = example.blocks, example.label
+    content = np.cumsum([0.0, *(label * [len(words) for words in example.words])])
+    holds = [content[end] - content[start] for start, end in zip(blocks.start, blocks.end, strict=True)]
+    elements = [at for at, words in enumerate(holds) if words >= HEART * content[-1] > 0]
+    if not elements or elements[-1] == 0:
+        return None
+    top = elements[-1]
+    low, high = blocks.start[top], blocks.end[top]
+    after = next((at for at in range(top + 1, len(blocks.parent)) if blocks.parent[at] < top), len(blocks.parent))
+    columns = ("text", "link_chars", "inner", "gap", "prefix", "row", "cell")
+    inside = Blocks(
+        **{name: getattr(blocks, name)[low:high] for name in columns},
+        element=[element - top for element in blocks.element[low:high]],
+        kinds=blocks.kinds,
+        kind=blocks.kind[top:after],
+        parent=[max(parent - top, 0) for parent in blocks.parent[top:after]],
+        start=[start - low for start in blocks.start[top:after]],
+        end=[end - low for end in blocks.end[top:after]],
+    )
+    return replace(example, blocks=inside, words=example.words[low:high], label=label[low:high])
 
 
 class _Table:
@@ -180,7 +209,12 @@ class ScoreTables:
                 found += [(row, words.setdefault(token, len(words))) for token in tokens]
                 _add(texts, of_site, weight[group], example.label[group])
         tokens: dict[str, int] = {}
-        of_tag = [(at, tokens.setdefault(token, len(tokens))) for tag, at in tags.items() for token in tag.tokens]
+        of_tag = [
+            (at, tokens.setdefault(token, len(tokens)))
+            for tag, at in tags.items()
+            for word in tag.words
+            for token in tokens_of(word)
+        ]
         has = _counts(of_tag, len(tags), len(tokens))
         parts = [_counts(pairs, len(paths[0]), len(tags)) @ has for pairs in (above, near)]
         names = [f"above {token}" for token in tokens] + [f"near {token}" for token in tokens]
@@ -214,7 +248,7 @@ def train(
 ) -> ContentModel:
     """The model from the pages of the sites in `use` [sites]; `site` is of each page."""
     pages, x, names = training_features(examples, tables, site, use)
-    trees = fit_trees(x, [examples[at] for at in pages])
+    trees = fit_trees(x, pages)
     scores = tables.fit(use)
     for table in (scores.above, scores.near, scores.words):  # as they are stored
         table.update((token, float(np.float16(weight))) for token, weight in list(table.items()))
@@ -223,21 +257,22 @@ def train(
 
 def training_features(
     examples: list[Example], tables: ScoreTables, site: NDArray[np.int64], use: NDArray[np.bool_]
-) -> tuple[list[int], list[NDArray[np.float32]], list[str]]:
-    """Pages that have text, their features under scores fitted without their group of sites, names of the features."""
+) -> tuple[list[Example], list[NDArray[np.float32]], list[str]]:
+    """Pages that have text and their hearts, their features under scores fitted without their group of sites, and the
+    features' names."""
     group = np.arange(len(use)) % GROUPS
-    pages: list[int] = []
+    pages: list[Example] = []
     x: list[NDArray[np.float32]] = []
     names: list[str] = []
     for held_out in range(GROUPS):
         scores = tables.fit(use & (group != held_out))
         for at in np.flatnonzero((use & (group == held_out))[site]):
-            if not examples[at].blocks.text:
-                continue
-            found = features(examples[at].blocks, examples[at].title, scores)
-            names = list(found)
-            pages.append(int(at))
-            x.append(np.stack(list(found.values()), axis=1).astype(np.float32))
+            for page in (examples[at], heart_of(examples[at])):
+                if page and page.blocks.text:
+                    found = features(page.blocks, page.title, scores)
+                    names = list(found)
+                    pages.append(page)
+                    x.append(np.stack(list(found.values()), axis=1).astype(np.float32))
     return pages, x, names
 
 

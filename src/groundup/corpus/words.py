@@ -57,9 +57,9 @@ class Words:
     raw: list[str]
     lengths: np.ndarray  # int64, characters
     letters: np.ndarray  # bool: has a letter
-    as_written: np.ndarray  # uint64: equal for equal words
     hashed: np.ndarray  # uint64: equal for words that are equal when plain; 0 for pure punctuation
     digests: np.ndarray  # uint64: the same by BLAKE2b, of which signatures of documents are made
+    as_written: np.ndarray  # uint64: equal for equal words, as long as this text is looked at
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -99,7 +99,7 @@ class _Seen(dict[str, int]):
         places = np.fromiter(map(self.__getitem__, words), np.int64, len(words))
         if self.new:
             self._learn()
-        return [fact[places] for fact in self.known]
+        return [*(fact[places] for fact in self.known), (places + 1).astype(np.uint64) * MULTIPLIER]
 
     def _learn(self) -> None:
         room, size = len(self.known[0]), len(self)
@@ -112,7 +112,7 @@ class _Seen(dict[str, int]):
 
 
 def _facts(words: list[str]) -> list[np.ndarray]:
-    """Of distinct words, the arrays of `Words`."""
+    """Of distinct words, the arrays of `Words` up to `digests`."""
     plain_words = [plain(word) for word in words]
     filled = np.fromiter(map(bool, plain_words), bool, len(words))
     hashed, digests = np.zeros(len(words), np.uint64), np.zeros(len(words), np.uint64)
@@ -121,7 +121,7 @@ def _facts(words: list[str]) -> list[np.ndarray]:
     digests[filled] = np.frombuffer(digest, "<u8")
     lengths = np.fromiter(map(len, words), np.int64, len(words))
     letters = np.fromiter((word.isalpha() or LETTER.search(word) is not None for word in words), bool, len(words))
-    return [lengths, letters, word_hashes(words), hashed, digests]
+    return [lengths, letters, hashed, digests]
 
 
 SEEN = _Seen()
@@ -134,4 +134,4 @@ def split(text: str) -> Words:
 
 def digests(words: list[str]) -> np.ndarray:
     """uint64 [words]: `Words.digests` of words from several texts."""
-    return SEEN.look_up(words)[-1]
+    return SEEN.look_up(words)[-2]
