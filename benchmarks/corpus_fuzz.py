@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from common import arguments, conclude, machine
 from groundup.corpus.content import content_model
-from groundup.corpus.extract import decode, text_of
+from groundup.corpus.extract import text_of, utf8
 from groundup.corpus.records import Losses, read_records
 from groundup.corpus.warc import Page, page_of, read_pages
 
@@ -74,6 +74,7 @@ def worst_pages() -> Iterator[tuple[str, bytes]]:
         yield repr(piece), (PAGE + piece * (SIZE // len(piece))).encode()
     yield "one tag's attributes", ("<div" + "".join(f" a{n}='{n}'" for n in range(SIZE // 12)) + ">text").encode()
     yield "one attribute", b"<div class='" + b"a " * (SIZE // 2) + b"'>text"
+    yield "navigation in navigation", b"<nav>" * 900 + b"<b>x</b> " * (SIZE // 9)
     yield "nested tables", b"<table><tr><td>a" * 900 + b"<td>b" * (SIZE // 5)
 
 
@@ -101,7 +102,7 @@ class Trial:
 
 def read_page(data: bytes) -> None:
     # What `extract` does for a page, but without its net for whatever is raised.
-    text_of(decode(Page("http://a.org/", "text/html", data)), content_model()).text.encode()
+    text_of(utf8(Page("http://a.org/", "text/html", data)), content_model()).text.encode()
 
 
 def reader(path: Path) -> Callable[[bytes], None]:

@@ -126,6 +126,19 @@ def test_a_page_that_would_hang_the_parser_is_cut_off(html):
     assert time.process_time() - start < 2
 
 
+def test_navigation_goes_but_not_with_what_the_page_is_about():
+    assert everything("<nav>a</nav><div role=dialog>b</div><header>c</header><footer>d</footer><p>e") == "e"
+    assert everything("<nav>a<main>b</main></nav><header><h1>c</h1></header><footer><article>d") == "a\n\nb\n\nc\n\nd"
+
+
+def test_nested_navigation_takes_no_longer_than_other_elements():
+    html = "<nav>" * 900 + "<b>x</b> " * 100_000
+    tree = LexborHTMLParser(html + "<header>" * 900 + "<b>x</b> " * 100_000)
+    start = time.process_time()
+    assert blocks_of(tree).text == []
+    assert time.process_time() - start < 2
+
+
 def test_ordinary_pages_are_not_cut():
     many = b"<p>a<br>b<img src=x><li>c" * 5_000 + b"<div><b>x</b></div>" * 5_000 + b"<p><b>x<p>y</b>" * 100
     assert bounded(many) == (many, False)

@@ -11,18 +11,16 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import NamedTuple
 
-from selectolax.lexbor import LexborHTMLParser
+from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 NO_TEXT = (
     "script,style,svg,template,iframe,object,noembed,noframes,canvas,audio,video,textarea,datalist,math,"
     "img,source,input,wbr,area,embed,link,meta,param,track,col"
 )
 # What is next to never content. Of 17,000 blocks of navigation and footers in WCXB's development pages, two blocks in five,
-# two are content; of 25,000 words of headers and dialogs, 71.
-NO_CONTENT = (
-    "select,:is(nav,footer,dialog,[role=navigation],[role=dialog]):not(:has(main,article)),"
-    "header:not(:has(main,article,h1,h2,h3))"
-)
+# two are content; of 25,000 words of headers without a heading and of dialogs, 71.
+NO_CONTENT = "select,nav,footer,dialog,header,[role=navigation],[role=dialog]"
+ALWAYS_GOES = frozenset([*NO_TEXT.split(","), "select"])  # the others stay with what is content in them
 INLINE_NAMES = frozenset([
     "abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "code", "data", "del", "dfn", "em", "font", "i", "ins",
     "kbd", "label", "mark", "mjx-container", "nobr", "picture", "q", "rp", "rt", "ruby", "s", "samp", "small",
@@ -92,15 +90,29 @@ def blocks_of(tree: LexborHTMLParser) -> Blocks:
     body = tree.body
     if body is None:
         return blocks
+    main = _around(body.css("main,article"))
+    headed = main | _around(body.css("h1,h2,h3"))
     # Those inside others first: removing an element frees what is in it.
     for node in reversed(body.css(f"{NO_TEXT},{NO_CONTENT}")):
-        node.decompose()
+        if node.tag in ALWAYS_GOES or node.mem_id not in (headed if node.tag == "header" else main):
+            node.decompose()
     html = body.html or ""
     if "<!--" in html:
         first, *others = html.split("<!--")
         html = first + "".join([part.partition("-->")[2] for part in others])
     _walk(html, blocks)
     return blocks
+
+
+def _around(nodes: list[LexborNode]) -> set[int]:
+    """The elements that these are in. Each is visited once: `:has()` would take seconds for a thousand nested <nav>."""
+    around: set[int] = set()
+    for node in nodes:
+        outer: LexborNode | None = node
+        while outer is not None and outer.mem_id not in around:
+            around.add(outer.mem_id)
+            outer = outer.parent
+    return around
 
 
 def _walk(html: str, blocks: Blocks) -> None:
