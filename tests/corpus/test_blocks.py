@@ -116,6 +116,8 @@ def test_no_text_is_lost_and_elements_nest(html):
         "".join(f"<font a{i}><div>" for i in range(3_000)),
         "".join(f"<div><b a{i}>x</div>" for i in range(20_000)),
         "".join(f"<b a{i}>" for i in range(2_000)) + "<p>x" * 2_000,
+        "<div " + "".join(f" a{i}='{i}'" for i in range(80_000)) + ">x",
+        "<div a='<b>' " + "".join(f" a{i}='<'" for i in range(20)) + "".join(f" a{i}" for i in range(80_000)) + ">x",
     ],
 )
 def test_a_page_that_would_hang_the_parser_is_cut_off(html):
@@ -142,6 +144,8 @@ def test_nested_navigation_takes_no_longer_than_other_elements():
 def test_ordinary_pages_are_not_cut():
     many = b"<p>a<br>b<img src=x><li>c" * 5_000 + b"<div><b>x</b></div>" * 5_000 + b"<p><b>x<p>y</b>" * 100
     assert bounded(many) == (many, False)
+    data = b"<p>a<script>if (a <b) { " + b"x = 'y' + z ;" * 5_000 + b"}</script><pre>" + b"> words\n" * 5_000
+    assert bounded(data) == (data, False)
     deep = b"<div>" * (MAX_DEPTH - 10) + b"x" + b"</div>" * (MAX_DEPTH - 10)
     assert bounded(deep * 3) == (deep * 3, False)
 

@@ -1,19 +1,26 @@
 """A bound on what a page can cost its parser.
 
-HTML parsers take time quadratic in depth: 300,000 nested <div> keep Lexbor for minutes. And formatting that was left
-open is opened anew in every block that follows, so that a small page becomes a tree of millions. Such pages are cut
-off before they are parsed. A cheap count of start and end tags clears nearly all; the others have their tags read.
+HTML parsers take time quadratic in depth: 300,000 nested <div> keep Lexbor for minutes. Formatting that was left open is
+opened anew in every block that follows, so that a small page becomes a tree of millions. And each attribute of a tag is
+compared with all before it: 80,000 of them take 26 s. Such pages are cut off before they are parsed. A cheap count of
+start and end tags, and the distance from one to the next, clear nearly all; the others have their tags read.
 """
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 
 MAX_BYTES = 20_000_000
 MAX_DEPTH = 1000
+MAX_ATTRIBUTES = 2000  # of one tag
+LONG_TAG = 3 * MAX_ATTRIBUTES  # bytes: a shorter one cannot have as many
+LOOK_BACK = 100  # places of `<` before: in a quoted value it begins no tag
 TAG = re.compile(rb"<(/?)([a-zA-Z][^\s>/]*)")
+ATTRIBUTE = re.compile(rb"""[\s/]*[^\s/>][^\s/>=]*(?:\s*=\s*(?:"[^"]*"|'[^']*'|[^\s>]*))?""")
 VOID = frozenset(b"area base br col embed hr img input link meta param source track wbr path".split())
+RAW = frozenset((b"script", b"style"))
 ENDED = frozenset((b"p",))  # what a start tag ends, where that has no end tag of its own
 ENDED_BY = {name: ENDED | frozenset(ends.split()) for name, ends in (
     (b"li", b"li"), (b"dd", b"dd dt"), (b"dt", b"dd dt"), (b"td", b"td th"), (b"th", b"td th"), (b"tr", b"td th tr"),
@@ -29,12 +36,14 @@ for _void in ("br", "hr", "im", "wb", "so"):
 
 
 def bounded(html: bytes) -> tuple[bytes, bool]:
-    """The HTML up to where it is too long or nested too deep for a parser that is quadratic in depth; whether it was cut."""
+    """The HTML up to where it is too long, nested too deep or has a tag of too many attributes; whether it was cut."""
     if cut := len(html) > MAX_BYTES:
         html = html[:MAX_BYTES]
     letters = np.frombuffer(html + b"  ", dtype=np.uint8)
     at = np.flatnonzero(letters == ord("<"))
     after = letters[at + 1] | 0x20
+    if (end := _attributes_end(html, at)) < len(html):
+        return bounded(html[:end])[0], True
     step = STEP[after.astype(np.uint16) << 8 | letters[at + 2] | 0x20]
     if len(step) == 0 or np.cumsum(step, dtype=np.int64).max() <= MAX_DEPTH:  # too much by the <p> and <li> left open
         return html, cut
@@ -42,23 +51,48 @@ def bounded(html: bytes) -> tuple[bytes, bool]:
     return html[:end], cut or end < len(html)
 
 
+def _attributes_end(html: bytes, at: np.ndarray) -> int:
+    """Where a tag begins that has more than MAX_ATTRIBUTES. `at` are the places of `<`."""
+    tags: set[int] | None = None  # where tags begin, once a script that looks like a long tag makes that worth knowing
+    for last in np.flatnonzero(np.diff(at, append=len(html)) > LONG_TAG).tolist():
+        for start in at[max(0, last - LOOK_BACK) : last + 1][::-1].tolist():
+            name = TAG.match(html, start)
+            if name is None or (tags is not None and start not in tags):
+                continue
+            count, here = 0, name.end()
+            while count <= MAX_ATTRIBUTES and (found := ATTRIBUTE.match(html, here)):
+                count, here = count + 1, found.end()
+            if count > MAX_ATTRIBUTES:
+                tags = tags or {tag.start() for tag in _tags(html)}
+                if start in tags:
+                    return start
+            elif here > at[last]:
+                break
+    return len(html)
+
+
+def _tags(html: bytes) -> Iterator[re.Match[bytes]]:
+    """The tags, without what looks like tags in scripts and style sheets."""
+    raw = b""
+    for match in TAG.finditer(html):
+        name = match[2].lower()
+        if not raw:
+            yield match
+            if not match[1] and name in RAW:
+                raw = name
+        elif match[1] and name == raw:
+            raw = b""
+
+
 def _depth_end(html: bytes) -> int:
     """Where nesting first passes MAX_DEPTH, as a parser would mend it. Formatting left open is opened in every block anew."""
     names: list[bytes] = []
     open_count: Counter[bytes] = Counter()
     reopened = 0
-    raw = b""  # the <script> or <style> that is being read: what looks like tags in it is none
-    for match in TAG.finditer(html):
+    for match in _tags(html):
         name = match[2].lower()
-        if raw:
-            if match[1] and name == raw:
-                raw = b""
-            continue
         if not match[1]:
-            if name in VOID:
-                continue
-            if name in (b"script", b"style"):
-                raw = name
+            if name in VOID or name in RAW:
                 continue
             while names and names[-1] in ENDED_BY.get(name, ENDED):
                 open_count[names.pop()] -= 1
