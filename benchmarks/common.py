@@ -55,13 +55,13 @@ def conclude(
     ratio = figure / peer_figure if figure is not None and peer_figure else None
     line = {
         "claim": claim,
-        "figure": figure,
+        "figure": None if figure is None else float(figure),
         "unit": unit,
         "peer": peer,
         "peer_figure": peer_figure,
         "ratio": ratio,
         "bar": bar,
-        "holds": holds,
+        "holds": None if holds is None else bool(holds),  # numpy's own are no JSON
         "machine": machine(),
     }
     print(json.dumps(line | ({"reason": reason} if reason else {})))
