@@ -13,6 +13,7 @@ from torch import Tensor
 
 from groundup.model.decoder import Decoder, LanguageModel
 from groundup.serving.decoding import Decoding
+from groundup.serving.lookup import Lookup
 
 STAYING_SHARE = 0.75  # of a batch: with no more than this still going, the finished rows leave
 
@@ -52,26 +53,38 @@ def generate(
     generator = torch.Generator(device=device).manual_seed(seed)
     state_class = Decoding if isinstance(model, Decoder) else Continuing
     state = state_class(model, len(prompts), max(map(len, prompts)) + max_tokens)
-    results: list[list[int]] = [[] for _ in prompts]
+    texts = [list(prompt) for prompt in prompts]
+
+    def finished(row: int) -> bool:
+        said = len(texts[row]) - len(prompts[row])
+        return said >= max_tokens or (said > 0 and texts[row][-1] in ends)
+
+    # A row alone goes on by drafts where its tokens are the model's choice: more tokens a pass, the same tokens.
+    drafting = isinstance(model, Decoder) and sampling.temperature == 0
+    lookup, draft = None, []
     rows = list(range(len(prompts)))
-    logits = state.read(prompts)
-    for left in reversed(range(max_tokens)):
-        tokens = pick(logits, sampling, generator)
-        for row, token in zip(rows, tokens.tolist(), strict=True):
-            if results[row] and results[row][-1] in ends:
-                continue
-            results[row].append(token)
-            if on_token:
-                on_token(row, token)
-        going = [place for place, row in enumerate(rows) if results[row][-1] not in ends]
-        if not going or not left:
-            break
+    logits = state.read(prompts)[:, None]
+    while True:
+        found = pick(logits.flatten(0, 1), sampling, generator).view(len(rows), -1).tolist()
+        right = next((place for place, token in enumerate(draft) if token != found[0][place]), len(draft))
+        for row, tokens in zip(rows, found, strict=True):
+            for token in tokens[: right + 1]:
+                if finished(row):
+                    break
+                texts[row].append(token)
+                if on_token:
+                    on_token(row, token)
+        going = [place for place, row in enumerate(rows) if not finished(row)]
+        if not going:
+            return [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
         if len(going) <= STAYING_SHARE * len(rows):
-            kept = torch.tensor(going, device=device)
-            tokens, rows = tokens[kept], [rows[place] for place in going]
-            state.select(kept)
-        logits = state.step(tokens)
-    return results
+            rows = [rows[place] for place in going]
+            state.select(torch.tensor(going, device=device))
+        if drafting and len(rows) == 1:
+            state.forget(len(draft) - right)
+            lookup = lookup or Lookup(texts[rows[0]])
+            draft = lookup.draft(len(prompts[rows[0]]) + max_tokens - len(texts[rows[0]]) - 1)
+        logits = state.step(torch.tensor([[texts[row][-1], *draft] for row in rows], device=device))
 
 
 class Continuing:
@@ -89,8 +102,8 @@ class Continuing:
         hidden = self.model.model(ids, cache=self.cache, lengths_B=lengths)
         return self.model.lm_head(hidden[torch.arange(len(prompts), device=self.device), lengths - 1])
 
-    def step(self, tokens_B: Tensor) -> Tensor:
-        return self.model.lm_head(self.model.model(tokens_B[:, None], cache=self.cache)[:, -1])
+    def step(self, tokens_BT: Tensor) -> Tensor:
+        return self.model.lm_head(self.model.model(tokens_BT, cache=self.cache))
 
     def select(self, rows: Tensor) -> None:
         self.cache.select(rows)
