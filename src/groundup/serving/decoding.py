@@ -66,12 +66,8 @@ class Decoding:
         self.norm = _Norm.of(model.model.norm)
         # What a row's head keeps lies together, for attention to read; keys and values in one tensor, as they are written.
         shape = (len(self.layers), 2 * self.key_heads, rows, length, self.channels)
-        self._hold(torch.zeros(shape, device=self.head.device))
-
-    def _hold(self, cache: Tensor) -> None:
-        rows, length = cache.shape[2:4]
-        self.cache, self.slots = cache, cache.flatten(2, 3).unbind()
-        self.starts = torch.arange(0, rows * length, length, device=cache.device)  # each row's first slot
+        self.cache = torch.zeros(shape, device=self.head.device)
+        self.lengths = [0] * rows
 
     def _layer(self, layer: nn.Module) -> _Layer:
         attention, mlp, heads = layer.self_attn, getattr(layer, layer.mlp_name), None
@@ -92,12 +88,11 @@ class Decoding:
 
     def read(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Logits (rows, vocabulary) of the token after each prompt."""
-        self.lengths = [len(prompt) for prompt in prompts]
         last: list[Tensor] = []
         start = 0
         while start < len(prompts):
             end = start + 1
-            while end < len(prompts) and sum(self.lengths[start : end + 1]) <= READ_AT_ONCE:
+            while end < len(prompts) and sum(map(len, prompts[start : end + 1])) <= READ_AT_ONCE:
                 end += 1
             last.append(self._read(prompts[start:end], start))
             start = end
@@ -105,10 +100,8 @@ class Decoding:
 
     def _read(self, prompts: Sequence[Sequence[int]], first: int) -> Tensor:
         """Hidden states (prompts, width) of the last token of each, which are those of the rows from `first` on."""
-        lengths, device = [len(prompt) for prompt in prompts], self.head.device
-        ids_N = torch.tensor([token for prompt in prompts for token in prompt], device=device)
-        positions_N = torch.cat([torch.arange(one, device=device) for one in lengths])
-        rows_N = torch.arange(first, first + len(prompts)).repeat_interleave(torch.tensor(lengths)).to(device)
+        lengths = [len(prompt) for prompt in prompts]
+        places = self._places(first, lengths)
         split = (self.query_heads, self.key_heads, self.key_heads)
         grouped = self.query_heads != self.key_heads
 
@@ -123,20 +116,33 @@ class Decoding:
                 found.append(out[0].transpose(0, 1).flatten(1))
             return torch.cat(found)
 
-        last = torch.tensor(lengths, device=device).cumsum(0) - 1
-        return self._layers(ids_N, positions_N, self.starts[rows_N] + positions_N, attend, last)
+        ids_N = torch.tensor([token for prompt in prompts for token in prompt], device=self.head.device)
+        last = torch.tensor(lengths, device=self.head.device).cumsum(0) - 1
+        return self._layers(ids_N, *places, attend, last)
+
+    def _places(self, first: int, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Positions and slots of so many new tokens of each row from `first` on.
+
+        Guesses beyond a row's room all go to its last place, which nothing needs: a row's last token is never read.
+        """
+        room, times, slots = self.cache.shape[3], [], []
+        for row, count in enumerate(counts, first):
+            start, self.lengths[row] = self.lengths[row], self.lengths[row] + count
+            some = [min(time, room - 1) for time in range(start, start + count)]
+            times += some
+            slots += [row * room + time for time in some]
+        return torch.tensor(times, device=self.head.device), torch.tensor(slots, device=self.head.device)
 
     def step(self, tokens_BT: Tensor) -> Tensor:
         """Logits (rows, T, vocabulary) of the token after each of these, which continue their rows."""
         B, T = tokens_BT.shape
         device = self.head.device
-        positions_BT = torch.tensor(self.lengths, device=device)[:, None] + torch.arange(T, device=device)
-        self.lengths = [one + T for one in self.lengths]
-        used = max(self.lengths)
+        positions_N, slots_N = self._places(0, [T] * B)
+        used = min(max(self.lengths), self.cache.shape[3])
         seen = None
         if T > 1 or min(self.lengths) < used:
-            beyond_BTS = torch.arange(used, device=device) > positions_BT[:, :, None]
-            seen = torch.zeros(B, 1, T, used, device=device).masked_fill_(beyond_BTS[:, None], -math.inf)
+            beyond_NS = torch.arange(used, device=device) > positions_N[:, None]
+            seen = torch.zeros(B * T, used, device=device).masked_fill_(beyond_NS, -math.inf).view(B, 1, T, used)
         both = self.cache[:, :, :, :used].transpose(1, 2).split(self.key_heads, dim=2)
         keys, values = both[0].unbind(), both[1].unbind()
         H, K, C = self.query_heads, self.key_heads, self.channels
@@ -149,18 +155,16 @@ class Decoding:
             out = F.scaled_dot_product_attention(q, keys[index], values[index], attn_mask=seen, enable_gqa=H != K)
             return out.transpose(1, 2).reshape(B * T, -1)
 
-        slots_BT = self.starts[:, None] + positions_BT
-        x_ND = self._layers(tokens_BT.flatten(), positions_BT.flatten(), slots_BT.flatten(), attend)
-        return self._logits(x_ND).view(B, T, -1)
+        return self._logits(self._layers(tokens_BT.flatten(), positions_N, slots_N, attend)).unflatten(0, (B, T))
 
-    def forget(self, tokens: int) -> None:
+    def forget(self, tokens: Sequence[int]) -> None:
         """The last so many tokens of each row."""
-        self.lengths = [length - tokens for length in self.lengths]
+        self.lengths = [length - one for length, one in zip(self.lengths, tokens, strict=True)]
 
-    def select(self, rows: Tensor) -> None:
+    def select(self, rows: Sequence[int]) -> None:
         """Keep only these rows."""
-        self._hold(self.cache[:, :, rows])
-        self.lengths = [self.lengths[row] for row in rows.tolist()]
+        self.cache = self.cache[:, :, rows]
+        self.lengths = [self.lengths[row] for row in rows]
 
     def _layers(
         self,
@@ -181,6 +185,7 @@ class Decoding:
         parts = heads_NHC.view(N, -1).split((H * C, K * C, K * C), dim=1)
         turned_NHC, kept_KNC = heads_NHC[:, : H + K], heads_NHC[:, H:].transpose(0, 1)
         first, second = turned_NHC.chunk(2, dim=-1)
+        slots_KSC = self.cache.flatten(2, 3).unbind()
         pairs_NHC = torch.view_as_complex(turned_NHC.unflatten(-1, (-1, 2)))
         for index, layer in enumerate(self.layers):
             h_ND = _normalised(x_ND, layer.before_attention)
@@ -192,7 +197,7 @@ class Decoding:
             if layer.heads is not None:
                 _normalised(turned_NHC, layer.heads, out=turned_NHC)
             torch.mul(torch.complex(first, second), turns_N1C, out=pairs_NHC)
-            self.slots[index].index_copy_(1, slots_N, kept_KNC)
+            slots_KSC[index].index_copy_(1, slots_N, kept_KNC)
             if wanted is not None and index == len(self.layers) - 1:
                 x_ND = x_ND[wanted]
             torch.addmm(x_ND, attend(index, heads_NHC), layer.output, out=x_ND)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from groundup.model.decoder import Decoder, LanguageModel
 from groundup.serving.decoding import Decoding
-from groundup.serving.lookup import Lookup
+from groundup.serving.lookup import Lookup, drafts
 
 STAYING_SHARE = 0.75  # of a batch: with no more than this still going, the finished rows leave
 
@@ -54,37 +54,41 @@ def generate(
     state_class = Decoding if isinstance(model, Decoder) else Continuing
     state = state_class(model, len(prompts), max(map(len, prompts)) + max_tokens)
     texts = [list(prompt) for prompt in prompts]
+    ends_at = [len(prompt) + max_tokens for prompt in prompts]
 
     def finished(row: int) -> bool:
-        said = len(texts[row]) - len(prompts[row])
-        return said >= max_tokens or (said > 0 and texts[row][-1] in ends)
+        return len(texts[row]) >= ends_at[row] or (texts[row][-1] in ends and len(texts[row]) > len(prompts[row]))
 
-    # A row alone goes on by drafts where its tokens are the model's choice: more tokens a pass, the same tokens.
-    drafting = isinstance(model, Decoder) and sampling.temperature == 0
-    lookup, draft = None, []
+    # Where a token is the model's choice, and the cache can forget, drafts bring more tokens a pass: the same tokens.
+    lookups = [Lookup(text) for text in texts] if isinstance(model, Decoder) and sampling.temperature == 0 else []
     rows = list(range(len(prompts)))
+    drafted: list[list[int]] = [[]] * len(prompts)
     logits = state.read(prompts)[:, None]
     while True:
         found = pick(logits.flatten(0, 1), sampling, generator).view(len(rows), -1).tolist()
-        right = next((place for place, token in enumerate(draft) if token != found[0][place]), len(draft))
-        for row, tokens in zip(rows, found, strict=True):
+        wrong = []
+        for row, draft, tokens in zip(rows, drafted, found, strict=True):
+            right = next((place for place, token in enumerate(draft) if token != tokens[place]), len(draft))
+            wrong.append(len(draft) - right)
             for token in tokens[: right + 1]:
                 if finished(row):
                     break
                 texts[row].append(token)
                 if on_token:
                     on_token(row, token)
+        if any(wrong):
+            state.forget(wrong)
         going = [place for place, row in enumerate(rows) if not finished(row)]
         if not going:
             return [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
         if len(going) <= STAYING_SHARE * len(rows):
             rows = [rows[place] for place in going]
-            state.select(torch.tensor(going, device=device))
-        if drafting and len(rows) == 1:
-            state.forget(len(draft) - right)
-            lookup = lookup or Lookup(texts[rows[0]])
-            draft = lookup.draft(len(prompts[rows[0]]) + max_tokens - len(texts[rows[0]]) - 1)
-        logits = state.step(torch.tensor([[texts[row][-1], *draft] for row in rows], device=device))
+            state.select(going)
+        drafted = [[]] * len(rows)
+        if lookups:
+            drafted = drafts([lookups[row] for row in rows], max(ends_at[row] - len(texts[row]) for row in rows) - 1)
+        following = [[texts[row][-1], *draft] for row, draft in zip(rows, drafted, strict=True)]
+        logits = state.step(torch.tensor(following, device=device))
 
 
 class Continuing:
@@ -105,8 +109,8 @@ class Continuing:
     def step(self, tokens_BT: Tensor) -> Tensor:
         return self.model.lm_head(self.model.model(tokens_BT, cache=self.cache))
 
-    def select(self, rows: Tensor) -> None:
-        self.cache.select(rows)
+    def select(self, rows: Sequence[int]) -> None:
+        self.cache.select(torch.tensor(rows, device=self.device))
 
 
 def pick(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
