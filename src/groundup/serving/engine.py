@@ -2,7 +2,8 @@
 
 A batch of prompts of any lengths shares one cache with a slot for every token; each row is filled independently, so
 there is no left padding, and finished rows leave the batch a quarter of it at a time: the cache is copied when they do.
-Decoders take the short way of `decoding`; every other architecture continues from its own cache.
+Decoders take the short way of `decoding`, and where a token is the model's choice (temperature 0) several tokens a pass,
+by drafts of `lookup`; every other architecture continues from its own cache.
 """
 
 from collections.abc import Callable, Sequence
@@ -59,7 +60,7 @@ def generate(
     def finished(row: int) -> bool:
         return len(texts[row]) >= ends_at[row] or (texts[row][-1] in ends and len(texts[row]) > len(prompts[row]))
 
-    # Where a token is the model's choice, and the cache can forget, drafts bring more tokens a pass: the same tokens.
+    # A draft is kept as far as it is what the model itself chooses: the tokens are the same with and without.
     lookups = [Lookup(text) for text in texts] if isinstance(model, Decoder) and sampling.temperature == 0 else []
     rows = list(range(len(prompts)))
     drafted: list[list[int]] = [[]] * len(prompts)
@@ -92,7 +93,7 @@ def generate(
 
 
 class Continuing:
-    """What `Decoding` is to a decoder, for any architecture."""
+    """What `Decoding` is to a decoder, for any architecture; it cannot forget."""
 
     def __init__(self, model: LanguageModel, rows: int, length: int) -> None:
         self.model, self.device = model, model.lm_head.weight.device
