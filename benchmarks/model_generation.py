@@ -69,7 +69,9 @@ def main() -> None:
     holds = same and all(ratios["trained"][rows] >= bar for rows, bar in BARS.items())
     plain = " and ".join(f"{ratio:.2g}" for ratio in ratios["random"].values())
     beside = f"batch of 16 (bar {BARS[16]:g}); random weights, 1 and 16: {plain}"
-    return conclude(CLAIM, ratios["trained"][1], "times", BARS[1], holds, peer=beside, peer_figure=ratios["trained"][16])
+    return conclude(
+        CLAIM, ratios["trained"][1], "times", BARS[1], holds, peer=beside, peer_figure=ratios["trained"][16]
+    )
 
 
 def trained(data: Path, folder: Path, seconds: float) -> Documents:

@@ -48,7 +48,13 @@ def test_rows_draft_as_far_as_their_mean_and_no_further_than_there_is_room(monke
 
 def tiny(seed, **shape):
     """A model of eight tokens, whose answers go in circles sooner or later."""
-    sizes = {"vocab_size": 8, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes = {
+        "vocab_size": 8,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
     model = Decoder(DecoderConfig(**sizes | shape, head_dim=4, intermediate_size=24, max_position_embeddings=96))
     initialise(model, seed)
     generator = torch.Generator().manual_seed(seed)
