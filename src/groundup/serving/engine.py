@@ -2,7 +2,8 @@
 
 A batch of prompts of any lengths shares one cache with a slot for every token; each row is filled independently, so
 there is no left padding, and finished rows leave the batch a quarter of it at a time: the cache is copied when they do.
-Decoders take the short way of `decoding`; every other architecture continues from its own cache.
+Decoders take the short way of `decoding`, and where a token is the model's choice (temperature 0) several tokens a pass,
+by drafts of `lookup`; every other architecture continues from its own cache.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from groundup.model.decoder import Decoder, LanguageModel
 from groundup.serving.decoding import Decoding
+from groundup.serving.lookup import Lookup, drafts
 
 STAYING_SHARE = 0.75  # of a batch: with no more than this still going, the finished rows leave
 
@@ -52,30 +54,46 @@ def generate(
     generator = torch.Generator(device=device).manual_seed(seed)
     state_class = Decoding if isinstance(model, Decoder) else Continuing
     state = state_class(model, len(prompts), max(map(len, prompts)) + max_tokens)
-    results: list[list[int]] = [[] for _ in prompts]
+    texts = [list(prompt) for prompt in prompts]
+    ends_at = [len(prompt) + max_tokens for prompt in prompts]
+
+    def finished(row: int) -> bool:
+        return len(texts[row]) >= ends_at[row] or (texts[row][-1] in ends and len(texts[row]) > len(prompts[row]))
+
+    # A draft is kept as far as it is what the model itself chooses: the tokens are the same with and without.
+    lookups = [Lookup(text) for text in texts] if isinstance(model, Decoder) and sampling.temperature == 0 else []
     rows = list(range(len(prompts)))
-    logits = state.read(prompts)
-    for left in reversed(range(max_tokens)):
-        tokens = pick(logits, sampling, generator)
-        for row, token in zip(rows, tokens.tolist(), strict=True):
-            if results[row] and results[row][-1] in ends:
-                continue
-            results[row].append(token)
-            if on_token:
-                on_token(row, token)
-        going = [place for place, row in enumerate(rows) if results[row][-1] not in ends]
-        if not going or not left:
-            break
+    drafted: list[list[int]] = [[]] * len(prompts)
+    logits = state.read(prompts)[:, None]
+    while True:
+        found = pick(logits.flatten(0, 1), sampling, generator).view(len(rows), -1).tolist()
+        wrong = []
+        for row, draft, tokens in zip(rows, drafted, found, strict=True):
+            right = next((place for place, token in enumerate(draft) if token != tokens[place]), len(draft))
+            wrong.append(len(draft) - right)
+            for token in tokens[: right + 1]:
+                if finished(row):
+                    break
+                texts[row].append(token)
+                if on_token:
+                    on_token(row, token)
+        if any(wrong):
+            state.forget(wrong)
+        going = [place for place, row in enumerate(rows) if not finished(row)]
+        if not going:
+            return [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
         if len(going) <= STAYING_SHARE * len(rows):
-            kept = torch.tensor(going, device=device)
-            tokens, rows = tokens[kept], [rows[place] for place in going]
-            state.select(kept)
-        logits = state.step(tokens)
-    return results
+            rows = [rows[place] for place in going]
+            state.select(going)
+        drafted = [[]] * len(rows)
+        if lookups:
+            drafted = drafts([lookups[row] for row in rows], max(ends_at[row] - len(texts[row]) for row in rows) - 1)
+        following = [[texts[row][-1], *draft] for row, draft in zip(rows, drafted, strict=True)]
+        logits = state.step(torch.tensor(following, device=device))
 
 
 class Continuing:
-    """What `Decoding` is to a decoder, for any architecture."""
+    """What `Decoding` is to a decoder, for any architecture; it cannot forget."""
 
     def __init__(self, model: LanguageModel, rows: int, length: int) -> None:
         self.model, self.device = model, model.lm_head.weight.device
@@ -89,11 +107,11 @@ class Continuing:
         hidden = self.model.model(ids, cache=self.cache, lengths_B=lengths)
         return self.model.lm_head(hidden[torch.arange(len(prompts), device=self.device), lengths - 1])
 
-    def step(self, tokens_B: Tensor) -> Tensor:
-        return self.model.lm_head(self.model.model(tokens_B[:, None], cache=self.cache)[:, -1])
+    def step(self, tokens_BT: Tensor) -> Tensor:
+        return self.model.lm_head(self.model.model(tokens_BT, cache=self.cache))
 
-    def select(self, rows: Tensor) -> None:
-        self.cache.select(rows)
+    def select(self, rows: Sequence[int]) -> None:
+        self.cache.select(torch.tensor(rows, device=self.device))
 
 
 def pick(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
