@@ -7,6 +7,7 @@ name of an attribute, as broken tags have it.)
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
 from typing import NamedTuple
@@ -20,6 +21,7 @@ NO_TEXT = (
 # What is next to never content. Of 17,000 blocks of navigation and footers in WCXB's development pages, two blocks in five,
 # two are content; of 25,000 words of headers without a heading and of dialogs, 71.
 NO_CONTENT = "select,nav,footer,dialog,header,[role=navigation],[role=dialog]"
+CONTENT, TITLES = ("main", "article"), ("h1", "h2", "h3")
 ALWAYS_GOES = frozenset([*NO_TEXT.split(","), "select"])  # the others stay with what is content in them
 INLINE_NAMES = frozenset([
     "abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "code", "data", "del", "dfn", "em", "font", "i", "ins",
@@ -90,11 +92,14 @@ def blocks_of(tree: LexborHTMLParser) -> Blocks:
     body = tree.body
     if body is None:
         return blocks
-    main = _around(body.css("main,article"))
-    headed = main | _around(body.css("h1,h2,h3"))
+    nodes = body.css(f"{NO_TEXT},{NO_CONTENT},{','.join(CONTENT + TITLES)}")  # at once: each search visits all elements
+    names = [node.tag for node in nodes]
+    main = _around(node for node, name in zip(nodes, names, strict=True) if name in CONTENT)
+    headed = main | _around(node for node, name in zip(nodes, names, strict=True) if name in TITLES)
     # Those inside others first: removing an element frees what is in it.
-    for node in reversed(body.css(f"{NO_TEXT},{NO_CONTENT}")):
-        if node.tag in ALWAYS_GOES or node.mem_id not in (headed if node.tag == "header" else main):
+    for node, name in zip(reversed(nodes), reversed(names), strict=True):
+        stay = headed if name in ("header", *TITLES) else main
+        if name in ALWAYS_GOES or node.mem_id not in stay:
             node.decompose()
     html = body.html or ""
     if "<!--" in html:
@@ -104,7 +109,7 @@ def blocks_of(tree: LexborHTMLParser) -> Blocks:
     return blocks
 
 
-def _around(nodes: list[LexborNode]) -> set[int]:
+def _around(nodes: Iterable[LexborNode]) -> set[int]:
     """The elements that these are in. Each is visited once: `:has()` would take seconds for a thousand nested <nav>."""
     around: set[int] = set()
     for node in nodes:
