@@ -347,6 +347,7 @@ class Backbone(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.compiled = False
 
     def forward(
         self,
@@ -390,6 +391,7 @@ class Backbone(nn.Module):
     def compile(self) -> None:
         """All but the embedding: compiled, its gradient adds in no fixed order, and no run would come out the same twice."""
         self._blocks = torch.compile(self._blocks)
+        self.compiled = True
 
     def _places(self, positions_BT: Tensor) -> Positions:
         config = self.config
