@@ -1,6 +1,5 @@
 """The only place that knows processors: which device, which number format, how many threads, when compiling pays."""
 
-import ctypes
 import os
 import platform
 import shutil
@@ -48,7 +47,6 @@ def choose(threads: int = 0) -> Device:
     # MKL looks up its vector functions at their first call. When two threads make that together, one now and then takes
     # other code: the first cosines of one process in some hundred had other last bits. So one thread makes it.
     torch.cos(torch.zeros(1))
-    _keep_freed_memory()
     if torch.cuda.is_available():
         bf16 = torch.cuda.is_bf16_supported()
         return Device(
@@ -79,15 +77,6 @@ def choose(threads: int = 0) -> Device:
             else "float32 products: this processor only emulates bfloat16",
         ),
     )
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc keep what is freed: given back, it returns as pages that the kernel must find and clear, each step."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:
-        m_trim_threshold, m_mmap_threshold = -1, -3
-        mallopt(m_trim_threshold, 2**31 - 1)
-        mallopt(m_mmap_threshold, 2**30)
 
 
 def _cpu_has_fast_bfloat16() -> bool:
