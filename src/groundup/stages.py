@@ -289,12 +289,28 @@ def _archive(number: int, source: Source) -> str:
     return f"{number:02d}-{source.domain}"
 
 
-def _earlier_signatures(recipe: Recipe) -> list[Path]:
-    if not recipe.annotations.against:
-        return []
-    from groundup.corpus.copies import signatures_of
+def _judges_and_signatures(recipe: Recipe) -> list[Path]:
+    settings = recipe.annotations
+    judges = (
+        settings.quality_classifier, settings.toxicity_classifier, settings.domain_classifier, settings.toxic_words
+    )  # fmt: skip
+    found = [Path(name) for name in judges if name]
+    if settings.against:
+        from groundup.corpus.copies import signatures_of
 
-    return [signatures_of(Path(folder)) for folder in recipe.annotations.against]
+        found += [signatures_of(Path(folder)) for folder in settings.against]
+    return found
+
+
+def _given_tokenizer(recipe: Recipe) -> list[Path]:
+    return [Path(recipe.tokenizer.folder) / "tokenizer.json"] if recipe.tokenizer.folder else []
+
+
+def _given_model(recipe: Recipe) -> list[Path]:
+    if not recipe.base.start_from:
+        return []
+    folder = Path(recipe.base.start_from)
+    return [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
 
 
 def _assist(recipe: Recipe, folder: Path) -> NoReturn:
@@ -350,11 +366,11 @@ def _watched(texts: Iterable[str], progress: Progress) -> Iterator[str]:
 
 STAGES = (
     Stage("pages", (), pages),
-    Stage("annotations", ("pages",), annotations, files=_earlier_signatures),
+    Stage("annotations", ("pages",), annotations, files=_judges_and_signatures),
     Stage("corpus", ("annotations",), corpus, files=lambda recipe: [Path(name) for name in recipe.corpus.benchmarks]),
-    Stage("tokenizer", ("corpus",), tokenizer),
+    Stage("tokenizer", ("corpus",), tokenizer, files=_given_tokenizer),
     Stage("tokens", ("corpus", "tokenizer"), tokens),
-    Stage("base", ("corpus", "tokenizer", "tokens"), base, ("base", "mixture")),
+    Stage("base", ("corpus", "tokenizer", "tokens"), base, ("base", "mixture"), files=_given_model),
     Stage("evaluation", ("corpus", "tokenizer", "tokens", "base"), evaluation),
     Stage("sft", ("corpus", "tokenizer", "base"), sft),
     Stage("preferences", ("tokenizer", "sft"), preferences, ("preferences", "sft")),
