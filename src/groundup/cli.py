@@ -41,6 +41,10 @@ tokenizer = typer.Typer(no_args_is_help=True, help="Train tokenizers, and see ho
 app.add_typer(tokenizer, name="tokenizer")
 
 RunFolder = Annotated[Path, typer.Argument(help="The run folder, as given to `groundup run --run`.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the recipe.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be made, and why.")]
 
 
 @app.callback()
@@ -52,10 +56,8 @@ def groundup() -> None:
 def run(
     recipe: Annotated[Path, typer.Argument(help="What to build, in TOML: recipes/laptop.toml is a commented example.")],
     folder: Annotated[Path | None, typer.Option("--run", help="Where to build it; runs/<recipe> if not given.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the recipe.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be made, and why.")] = False,
+    settings: Settings = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Walk the whole road: pages, corpus, tokenizer, base model, fine-tuning, preferences, report.
 
@@ -207,10 +209,8 @@ def make_corpus(
         list[Path] | None,
         typer.Option("--benchmark", metavar="FILE", help="Drop what shares 13 words in a row with it."),
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the recipe.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be made, and why.")] = False,
+    settings: Settings = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Pages -> annotations -> documents, as in `groundup run`. The same command goes on where it was cut off."""
     if context.invoked_subcommand:

@@ -17,7 +17,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from urllib.parse import urlsplit
 
 from groundup.corpus import fetch
@@ -76,9 +75,7 @@ class Ranges:
     def __enter__(self) -> "Ranges":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stopped.set()
         for connection in list(self.open):
             with suppress(OSError, AttributeError):

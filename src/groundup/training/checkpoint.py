@@ -73,8 +73,8 @@ def load(folder: Path, step: int, tensors: dict[str, Tensor], processes: Process
                         "delete it or choose another folder"
                     )
                 mine = local(tensor)
-                rows = processes.rows(len(tensor)) if mine is not tensor else ...
-                mine.copy_(file.get_tensor(name) if rows is ... else file.get_slice(name)[rows])
+                sharded = mine is not tensor
+                mine.copy_(file.get_slice(name)[processes.rows(len(tensor))] if sharded else file.get_tensor(name))
     except SafetensorError as error:
         raise UserError(f"{path}: not a readable safetensors file ({error}); delete it") from None
 
