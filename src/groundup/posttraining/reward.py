@@ -64,13 +64,11 @@ def bradley_terry(scorer: Scorer, batch: Batch, dtype: torch.dtype = torch.float
 
 def pair_rows(tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]]) -> list[tuple[Row, Row]]:
     """(chosen, rejected) conversations of preference rows."""
-    return [
-        tuple(
-            row_of(tokenizer, pair["prompt"][-1]["content"], pair[side][-1]["content"])
-            for side in ("chosen", "rejected")
-        )
-        for pair in pairs
-    ]
+
+    def row(pair: dict[str, Any], side: str) -> Row:
+        return row_of(tokenizer, pair["prompt"][-1]["content"], pair[side][-1]["content"])
+
+    return [(row(pair, "chosen"), row(pair, "rejected")) for pair in pairs]
 
 
 def fit(
@@ -129,7 +127,7 @@ def assess(
     rejected = score_rows(scorer, tokenizer, [row for _, row in rows])
     lengths = np.array([[sum(spoken) for _, spoken in row] for row in rows], dtype=np.float64)
     values = np.concatenate((chosen, rejected))
-    words = np.concatenate((lengths[:, 0], lengths[:, 1]))
+    words = lengths.T.ravel()
     longer = (lengths[:, 0] > lengths[:, 1]) + 0.5 * (lengths[:, 0] == lengths[:, 1])
     results = {
         "accuracy": proportion(int((chosen > rejected).sum()), len(rows)),

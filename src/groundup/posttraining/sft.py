@@ -84,7 +84,10 @@ def compare_with_base(
     sampling = Sampling(max_answer_tokens, temperature=0)
     tuned_answers = [text for text, _ in answer(tuned, tokenizer, asked, sampling, seed)]
     base_answers = answer_plainly(base, tokenizer, asked, sampling, seed)
-    kinds = sorted({row["kind"] for row in questions})
+    by_kind = {
+        kind: [number for number, row in enumerate(questions) if row["kind"] == kind]
+        for kind in sorted({row["kind"] for row in questions})
+    }
     return {
         "held_out": {
             "bits_per_byte": {
@@ -94,13 +97,10 @@ def compare_with_base(
             "overlap": {"base": mean_overlap(base_answers, references), "sft": mean_overlap(tuned_answers, references)},
             "overlap_by_kind": {
                 kind: {
-                    name: mean_overlap(
-                        [text for text, row in zip(texts, questions, strict=True) if row["kind"] == kind],
-                        [row["reference"] for row in questions if row["kind"] == kind],
-                    )["overlap"]
+                    name: mean_overlap([texts[n] for n in numbers], [references[n] for n in numbers])["overlap"]
                     for name, texts in (("base", base_answers), ("sft", tuned_answers))
                 }
-                for kind in kinds
+                for kind, numbers in by_kind.items()
             },
         },
         "samples": [
