@@ -41,11 +41,7 @@ def evaluate_base(
         "bits_per_byte": compare_predictors(model, tokenizer, held_out, tokens, settings.held_out_kb * 1000, seed),
         "sentence_pairs": sentence_pairs.score(pairs, text_log_likelihood),
         "lecture_pairs": [
-            {
-                "right": pair["right"],
-                "wrong": pair["wrong"],
-                "nats": text_log_likelihood([pair["right"], pair["wrong"]]),
-            }
+            {"right": pair["right"], "wrong": pair["wrong"], "nats": text_log_likelihood([pair["right"], pair["wrong"]])}
             for pair in sentence_pairs.LECTURE_PAIRS
         ],
         "multiple_choice": multiple_choice.score(questions, partial(continuations, model, tokenizer)),
@@ -65,9 +61,9 @@ def compare_predictors(
     chosen: list[dict[str, Any]] = []
     room = max_bytes
     for row in sorted(held_out, key=lambda row: digest(seed, row["id"])):
-        if len(row["text"].encode()) <= room:
+        if (size := len(row["text"].encode())) <= room:
             chosen.append(row)
-            room -= len(row["text"].encode())
+            room -= size
     sequences = [np.array([tokenizer.end_of_text, *tokenizer.encode(row["text"])]) for row in chosen]
     sizes = np.array([len(row["text"].encode()) for row in chosen])
     nats = {"model": np.array([-float(found.sum()) for found in score(model, sequences)])}

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from groundup.device import choose
 from groundup.errors import UserError
 from groundup.evaluation.likelihood import bits_per_byte
+from groundup.evaluation.statistics import Z95
 from groundup.files import read_json, replacing, write_json, write_text
 from groundup.tokenizer import documents
 from groundup.tokenizer.bpe import ALPHABET, SPECIAL_TOKENS
@@ -36,7 +37,6 @@ SMALLEST = len(ALPHABET) + len(SPECIAL_TOKENS)
 MOST_HELD_OUT = 0.2  # of the text
 FEWEST_DOCUMENTS = 10
 FEWEST_STEPS = 10
-Z95 = 1.96
 
 
 def sweep(

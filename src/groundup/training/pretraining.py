@@ -87,16 +87,12 @@ def pretrain(
 
     lengths = cut(settings, settings.context, settings.tokens)
     decay, warmup = round(settings.anneal_share * lengths.steps), max(1, lengths.steps // 50)
-    say(
-        f"{lengths.steps} steps of {lengths.rows} x {lengths.context} tokens; warm-up {warmup}, "
-        f"decay over the last {decay}"
-    )
+    shape = f"{lengths.rows} x {lengths.context} tokens"
+    say(f"{lengths.steps} steps of {shape}; warm-up {warmup}, decay over the last {decay}")
     phases, realised = document_order(table, mixture, settings.best_data_share, lengths.tokens + 1, seed)
     for phase, shares in realised.items():
-        say(
-            f"{phase}: "
-            + ", ".join(f"{name} {one['share']:.0%} ({one['repeats']:.2f} passes)" for name, one in shares.items())
-        )
+        parts = (f"{name} {one['share']:.0%} ({one['repeats']:.2f} passes)" for name, one in shares.items())
+        say(f"{phase}: {', '.join(parts)}")
     longer = lengthened(model, settings.long_context) if settings.long_context else None
     long_lengths = cut(settings, settings.long_context, settings.long_tokens) if longer else None
     long_order = long_documents(table, mixture, config.max_position_embeddings, long_lengths, seed) if longer else []
