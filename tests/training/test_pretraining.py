@@ -209,6 +209,12 @@ def test_token_files_of_another_vocabulary_are_refused_before_training(tokens, t
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("changes", [{"context": 4096}, {"mixture": Mixture(max_repeats=1e-6)}])
+def test_documents_that_do_not_fill_a_row_are_refused(tokens, tmp_path, changes):
+    with pytest.raises(UserError, match=r"do not fill one row of \d+ tokens; take more pages"):
+        pretrain(tokens, tmp_path, **changes)
+
+
 def test_the_measured_peak_is_a_rate_of_this_machine():
     for dtype in (torch.float32, torch.bfloat16):
         assert 1e8 < pretraining.measured_peak(torch.device("cpu"), dtype) < 1e15

@@ -119,7 +119,8 @@ def document_order(
             for number, (name, count) in enumerate(sorted(drawn.tokens.items()))
             if count
         ]
-        orders.append(np.random.default_rng(seed).permutation(np.concatenate(parts)))
+        nothing = np.zeros(0, dtype=np.int64)  # where max_repeats allows less than a token
+        orders.append(np.random.default_rng(seed).permutation(np.concatenate([nothing, *parts])))
         realised[phase] = {
             name: {"share": drawn.shares[name], "repeats": drawn.repeats[name], "tokens": drawn.tokens[name]}
             for name in available

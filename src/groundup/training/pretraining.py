@@ -120,6 +120,11 @@ def pretrain(
 
     def run(order: list[np.ndarray], some: Lengths, rate: Callable[[int], float], where: Path, flops: float) -> list:
         stream = Stream(files["train"], order, some.context, encoder.end_of_text, seed)
+        if not stream.rows:
+            raise UserError(
+                f"the training documents do not fill one row of {some.context} tokens; take more pages, a shorter "
+                "base.context or a larger mixture.max_repeats"
+            )
         everything = [np.arange(len(files["held_out"]))]
         probe = Stream(files["held_out"], everything, some.context, encoder.end_of_text, seed)
         return train(
