@@ -74,12 +74,7 @@ def train_plain(kind: str, inputs: Sequence[Path], out: Path, vocabulary: int) -
 
     Raises UserError when the inputs cannot be read, hold no text, or the vocabulary is too small.
     """
-    texts = (
-        text
-        for shard in documents.find(inputs)
-        for column, _ in documents.read(shard, split="train")
-        for text in column.to_pylist()
-    )
+    texts = documents.texts(documents.find(inputs), "train")
     if kind == "bytes":
         tokenizer = characters.Characters()
     elif kind == "characters":
