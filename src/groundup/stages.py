@@ -290,15 +290,11 @@ def _archive(number: int, source: Source) -> str:
 
 
 def _judges_and_signatures(recipe: Recipe) -> list[Path]:
-    settings = recipe.annotations
-    judges = (
-        settings.quality_classifier, settings.toxicity_classifier, settings.domain_classifier, settings.toxic_words
-    )  # fmt: skip
-    found = [Path(name) for name in judges if name]
-    if settings.against:
+    found = [Path(name) for name in recipe.annotations.judges.values() if name]
+    if recipe.annotations.against:
         from groundup.corpus.copies import signatures_of
 
-        found += [signatures_of(Path(folder)) for folder in settings.against]
+        found += [signatures_of(Path(folder)) for folder in recipe.annotations.against]
     return found
 
 

@@ -84,7 +84,6 @@ class Ranges:
         self.log.close()
 
     def _read_log(self) -> None:
-        self.log.seek(0)
         size, whole = self.log.seek(0, io.SEEK_END), 0
         self.log.seek(0)
         while line := self.log.readline(8192):
@@ -208,8 +207,7 @@ class Ranges:
                 raise Again("too slow")
             if self.stopped.is_set():
                 raise Unreachable("stopped")
-        short = len(received) < end and (length is not None or total or response.length)
-        if short:
+        if len(received) < end and (length is not None or total or response.length):
             raise Again(f"{len(received)} of {end} bytes came, {promised} were promised")
         if response.length or response.will_close:  # more than was asked for, or nothing further
             self._hang_up()
