@@ -227,6 +227,12 @@ def test_says_when_a_result_is_not_good(text):
     assert "here DPO is clearly preferred and PPO is clearly worse than what it started from" in text
 
 
+def test_says_how_many_steps_were_skipped_and_why(run, text):
+    assert "skipped" not in text
+    change(run, "base", skipped_steps=3)
+    assert "no number or the loss far above those before: 3)" in page(run)
+
+
 def test_does_not_warn_of_a_good_model(run):
     ahead = {"3-gram": [0.1, 0.2], "5-gram": [0.1, 0.2]}
     change(run, "evaluation", bits_per_byte=RESULTS["evaluation"]["bits_per_byte"] | {"ahead": ahead})
