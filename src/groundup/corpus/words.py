@@ -64,10 +64,6 @@ class Words:
     def __len__(self) -> int:
         return len(self.raw)
 
-    def in_order(self) -> list[str]:
-        """The plain words in the order of the text; "" for pure punctuation."""
-        return [plain(word) for word in self.raw]
-
     @cached_property
     def filled(self) -> np.ndarray:
         """int64 [n]: the places of the words that are not pure punctuation."""

@@ -39,7 +39,8 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], processes: Process
         deque(wholes, maxlen=0)  # or the others would wait for ever
         raise OSError(error.errno, error.strerror, error.filename or str(path)) from None
     for old in _newest_first(folder)[KEPT:]:
-        remove(old)
+        old.unlink()
+        old.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
 def latest(folder: Path) -> int | None:
@@ -83,11 +84,6 @@ def clear(folder: Path) -> None:
     """Training is over and its result is saved; the states, and what a kill left of one, are not needed any more."""
     for left in folder.glob("state-*"):
         left.unlink()
-
-
-def remove(note: Path) -> None:
-    note.unlink(missing_ok=True)
-    note.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
 def _write(path: Path, tensors: dict[str, Tensor], wholes: Iterable[Tensor]) -> str:
