@@ -144,15 +144,9 @@ def build(
         raise UserError("no questions to learn from, and no paragraphs to make some of")
     width = 64
     config = EncoderConfig(
-        tokenizer.size,
-        width,
-        settings.depth,
-        width // 32,
-        4 * width,
-        settings.length,
-        type_vocab_size=3,
+        tokenizer.size, width, settings.depth, width // 32, 4 * width, settings.length, type_vocab_size=3,
         pad_token_id=tokenizer.pad,
-    )
+    )  # fmt: skip
     model = SpanReader(config)
     encoder.initialise(model, seed)
     model.to(device.torch_device)
