@@ -33,14 +33,17 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], processes: Process
         deque(wholes, maxlen=0)
         return
     path = _path(folder, step)
+    note = path.with_suffix(".json")
     try:
-        write_json(path.with_suffix(".json"), {"step": step, "blake2b": _write(path, tensors, wholes)})
+        write_json(note, {"step": step, "blake2b": _write(path, tensors, wholes)})
     except OSError as error:
         deque(wholes, maxlen=0)  # or the others would wait for ever
         raise OSError(error.errno, error.strerror, error.filename or str(path)) from None
-    for old in _newest_first(folder)[KEPT:]:
-        old.unlink()
-        old.with_suffix(".safetensors").unlink(missing_ok=True)
+    notes = _newest_first(folder)
+    here = notes.index(note)  # what is newer was passed over, so it is damaged, and must not count among those kept
+    for other in notes[:here] + notes[here + KEPT :]:
+        other.unlink()
+        other.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
 def latest(folder: Path) -> int | None:
