@@ -30,6 +30,7 @@ MACHINE_TROUBLE = {
     errno.EACCES: "permission denied",
     errno.EPERM: "not permitted",
     errno.ENOTDIR: "not a folder",
+    errno.EISDIR: "is a folder, not a file",
     errno.EEXIST: "is a file, not a folder",
     errno.EIO: "input/output error of the disk",
 }

@@ -97,6 +97,11 @@ def test_sets_are_read_in_any_format_without_repeats(tmp_path):
     assert [row.digest for row in found] == sorted(row.digest for row in found)
 
 
+def test_blank_lines_are_no_rows(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n\n{"text": "two"}\n \n')
+    assert sorted(row.text for row in labelled.read([tmp_path])) == ["one", "two"]
+
+
 def test_where_a_file_lies_changes_nothing(tmp_path):
     found = []
     for name in ("a", "b"):

@@ -152,6 +152,6 @@ def _records(path: Path) -> Iterator[Any]:
             gzip.open(path) if path.suffix == ".gz" else path.open("rb") as opened,
             io.TextIOWrapper(opened, encoding="utf-8", errors="replace", newline="") as lines,
         ):
-            yield from csv.DictReader(lines) if ".csv" in path.suffixes else map(json.loads, lines)
+            yield from csv.DictReader(lines) if ".csv" in path.suffixes else map(json.loads, filter(str.strip, lines))
     except (OSError, EOFError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as {''.join(path.suffixes) or 'text'} ({error})") from None
