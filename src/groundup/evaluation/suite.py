@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from groundup.errors import UserError
 from groundup.evaluation import multiple_choice, sentence_pairs
 from groundup.evaluation.compression import xz_bits_per_byte
 from groundup.evaluation.likelihood import bits_per_byte, score
@@ -57,6 +58,7 @@ def compare_predictors(
 
     xz sees the held-out documents only, the n-grams the whole training split. Intervals resample documents; "ahead" is
     that of the bits per byte that the model needs less than an n-gram on the same documents.
+    Raises UserError when no document fits.
     """
     chosen: list[dict[str, Any]] = []
     room = max_bytes
@@ -64,6 +66,11 @@ def compare_predictors(
         if (size := len(row["text"].encode())) <= room:
             chosen.append(row)
             room -= size
+    if not chosen:
+        raise UserError(
+            f"evaluation: none of {len(held_out)} held-out documents fits {max_bytes} bytes; raise corpus.held_out or "
+            "evaluation.held_out_kb"
+        )
     sequences = [np.array([tokenizer.end_of_text, *tokenizer.encode(row["text"])]) for row in chosen]
     sizes = np.array([len(row["text"].encode()) for row in chosen])
     nats = {"model": np.array([-float(found.sum()) for found in score(model, sequences)])}

@@ -22,6 +22,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from groundup.errors import UserError
+
 STDLIB = "file:///stdlib/"
 HELD_OUT, PREFERENCE = 0.1, 0.2  # of objects; the rest is for fine-tuning
 MIN_WORDS, MAX_WORDS = 4, 60  # of a description
@@ -304,6 +306,7 @@ def build(documents: Iterable[tuple[str, str]], max_objects: int, seed: int) -> 
     No two rows ask the same question and no two descriptions are the same, on any side. On each side no kind of
     question has more rows than `description`, which the skills of copying would otherwise outnumber. Rows of
     "preference" and "held_out" also hold the answer as `reference`.
+    Raises UserError when a side has no row.
     """
     items = sorted(documented(documents), key=lambda item: digest(seed, item.name))[:max_objects]
     sides = split(items, HELD_OUT, PREFERENCE, seed)
@@ -318,7 +321,13 @@ def build(documents: Iterable[tuple[str, str]], max_objects: int, seed: int) -> 
             seen |= texts
             side = sides[item.name]
             rows[side].append(row if side == "train" else {**row, "reference": answer})
-    return {side: _balanced(some, seed) for side, some in rows.items()}
+    balanced = {side: _balanced(some, seed) for side, some in rows.items()}
+    if without := [side for side, some in balanced.items() if not some]:
+        raise UserError(
+            f"sft: no questions for {' and '.join(without)}; the corpus needs more documented Python source (domain with "
+            "stdlib:), or a larger sft.max_objects"
+        )
+    return balanced
 
 
 def _balanced(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
