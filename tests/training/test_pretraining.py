@@ -1,8 +1,10 @@
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from groundup.device import choose
 from groundup.errors import UserError
 from groundup.model import folder as model_folder
 from groundup.recipe import Base, Mixture
+from groundup.tokenizer import token_files
 from groundup.tokenizer.token_files import TokenFile
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import loop, pretraining
@@ -50,6 +53,13 @@ def test_every_decision_is_said_and_the_model_learns(tokens, tmp_path):
     assert any(line.startswith("40 steps of 4 x 16 tokens") for line in said)
     assert any("GFLOP/s" in line for line in said)
     assert rows(tmp_path)[-1]["held_out"] == results["held_out_loss"]
+
+
+def test_without_a_row_of_held_out_text_there_is_no_held_out_loss(tokens, tmp_path):
+    nothing = shutil.copytree(tokens, tmp_path / "tokens")
+    token_files.write(nothing / "held_out", [], np.dtype(np.uint16))
+    _, results = pretrain(nothing, tmp_path / "run")
+    assert results["held_out_loss"] is None and "held_out" not in rows(tmp_path / "run")[-1]
 
 
 def test_longer_context(tokens, tmp_path):

@@ -266,7 +266,9 @@ def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
 def _observe(
     model: LanguageModel, objective: Objective, probe: Stream, some: Lengths, device: torch.device, processes: Processes
 ) -> dict[str, float]:
-    batches = probe.batches(0, min(PROBE_ROWS, probe.rows), some.micro_rows, device, processes) if probe.rows else []
+    if not probe.rows:  # a loss of nothing would be zero
+        return {}
+    batches = probe.batches(0, min(PROBE_ROWS, probe.rows), some.micro_rows, device, processes)
     return {"held_out": mean_loss(model, objective, batches, processes)}
 
 
