@@ -283,7 +283,8 @@ def test_visible_reaches_into_data():
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0, "0"), (12, "12"), (0.1234, "0.123"), (99_999, "99,999"), (1.234e6, "1.23 million"), (15.6e12, "15.6 trillion"),
-     (3.8e25, "3.8 × 10²⁵"), (math.nan, "not measured")],
+     (3.8e25, "3.8 × 10²⁵"), (math.nan, "not measured"), (999_999_999, "1 billion"), (-999.9e12, "-1.0 × 10¹⁵"),
+     (9.97e15, "1.0 × 10¹⁶"), (999_999, "999,999")],
 )  # fmt: skip
 def test_numbers_are_written_for_people(value, text):
     assert report.number(value) == text

@@ -107,12 +107,13 @@ def number(value: float) -> str:
     """1234567 -> '1.23 million'; powers of ten from 1e15."""
     if not math.isfinite(value):
         return "not measured"
-    if abs(value) >= 1e15:
-        exponent = math.floor(math.log10(abs(value)))
-        return f"{value / 10**exponent:.1f} × 10{str(exponent).translate(_RAISED)}"
+    rounded = float(f"{value:.3g}") if abs(value) >= 1e6 else value  # 999,999,999 is a billion, not 1e+03 million
+    if abs(rounded) >= 1e15:
+        digits, exponent = f"{value:.1e}".split("e+")
+        return f"{digits} × 10{exponent.translate(_RAISED)}"
     for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {word}"
+        if abs(rounded) >= size:
+            return f"{rounded / size:.3g} {word}"
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
