@@ -18,10 +18,8 @@ from groundup.posttraining.batches import Row, answer_log_probabilities, chosen_
 from groundup.posttraining.reward import pair_rows
 from groundup.recipe import Dpo
 from groundup.tokenizer.tokenizer import Tokenizer
-from groundup.training.loop import train
+from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
-from groundup.training.optimizer import Optimizer, one_rate
-from groundup.training.schedule import warmup_stable_decay
 
 BATCH = 64  # rows that the reference scores at once
 
@@ -68,17 +66,7 @@ def optimise(
     def objective(model: Decoder, batch: Batch) -> tuple[Tensor, Metrics]:
         return preference_loss(sequence_log_probability(model, batch, dtype), batch["reference"], settings.beta)
 
-    train(
-        policy,
-        objective,
-        batches,
-        Optimizer(policy, one_rate(settings.learning_rate)),
-        lambda step: warmup_stable_decay(step, steps, max(1, steps // 10), steps),
-        steps,
-        folder,
-        "dpo",
-        max_grad_norm=1.0,
-    )
+    tune(policy, objective, batches, settings.learning_rate, steps, folder, "dpo", warmup=10)
     return steps
 
 

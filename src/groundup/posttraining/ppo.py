@@ -23,10 +23,8 @@ from groundup.posttraining.reward import rewards
 from groundup.recipe import Ppo
 from groundup.serving.engine import Sampling, generate
 from groundup.tokenizer.tokenizer import Tokenizer
-from groundup.training.loop import train
+from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
-from groundup.training.optimizer import Optimizer, one_rate
-from groundup.training.schedule import warmup_stable_decay
 
 GAMMA, LAMBDA = 1.0, 0.95
 VALUE_COEFFICIENT, VALUE_CLIP = 0.1, 0.2
@@ -185,16 +183,6 @@ def optimise(
             write_jsonl(log, rollouts)
         return [current[update % len(current)]]
 
-    train(
-        model,
-        clipped_objective(settings.clip, dtype),
-        batches,
-        Optimizer(model, one_rate(settings.learning_rate)),
-        lambda step: warmup_stable_decay(step, steps, max(1, steps // 20), steps),
-        steps,
-        folder,
-        "ppo",
-        checkpoint_multiple=updates,
-        max_grad_norm=1.0,
-    )
+    objective = clipped_objective(settings.clip, dtype)
+    tune(model, objective, batches, settings.learning_rate, steps, folder, "ppo", checkpoint_multiple=updates)
     return {"iterations": settings.iterations, "first": rollouts[0], "last": rollouts[-1]}

@@ -21,10 +21,8 @@ from groundup.model.decoder import LanguageModel, Scorer
 from groundup.posttraining.batches import Row, chosen_rows, collate, row_of, steps_for
 from groundup.recipe import Reward
 from groundup.tokenizer.tokenizer import Tokenizer
-from groundup.training.loop import train
+from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
-from groundup.training.optimizer import Optimizer, one_rate
-from groundup.training.schedule import warmup_stable_decay
 
 CENTRING = 0.01
 
@@ -90,17 +88,8 @@ def fit(
         some = [rows[index] for index in chosen_rows(step, settings.batch_pairs, len(rows), seed)]
         return [collate([chosen for chosen, _ in some] + [rejected for _, rejected in some], tokenizer.pad, device)]
 
-    train(
-        scorer,
-        partial(bradley_terry, dtype=dtype),
-        batches,
-        Optimizer(scorer, one_rate(settings.learning_rate)),
-        lambda step: warmup_stable_decay(step, steps, max(1, steps // 20), steps),
-        steps,
-        folder,
-        "reward",
-        max_grad_norm=1.0,
-    )
+    objective = partial(bradley_terry, dtype=dtype)
+    tune(scorer, objective, batches, settings.learning_rate, steps, folder, "reward")
     return scorer
 
 

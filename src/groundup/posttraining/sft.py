@@ -17,10 +17,8 @@ from groundup.posttraining.batches import Row, chosen_rows, collate, prompt_of, 
 from groundup.recipe import Sft
 from groundup.serving.engine import Sampling
 from groundup.tokenizer.tokenizer import Tokenizer
-from groundup.training.loop import train
+from groundup.training.loop import tune
 from groundup.training.objectives import Batch, next_token
-from groundup.training.optimizer import Optimizer, one_rate
-from groundup.training.schedule import warmup_stable_decay
 
 Questions = Sequence[dict[str, Any]]
 
@@ -47,17 +45,8 @@ def finetune(
         batch = collate(chosen, tokenizer.pad, device.torch_device)
         return [batch | {"weight": batch["mask"] / batch["mask"].sum()}]
 
-    train(
-        model,
-        partial(next_token, dtype=device.training_dtype),
-        batches,
-        Optimizer(model, one_rate(settings.learning_rate)),
-        lambda step: warmup_stable_decay(step, steps, max(1, steps // 20), steps // 2),
-        steps,
-        folder,
-        "sft",
-        max_grad_norm=1.0,
-    )
+    objective = partial(next_token, dtype=device.training_dtype)
+    tune(model, objective, batches, settings.learning_rate, steps, folder, "sft", decay=2)
     return steps
 
 
