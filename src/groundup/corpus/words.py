@@ -126,8 +126,3 @@ SEEN = _Seen()
 def split(text: str) -> Words:
     words = text.split()
     return Words(words, *SEEN.look_up(words))
-
-
-def digests(words: list[str]) -> np.ndarray:
-    """uint64 [words]: `Words.digests` of words from several texts."""
-    return SEEN.look_up(words)[-2]
