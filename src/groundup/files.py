@@ -67,6 +67,14 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path}: not valid JSON ({error}); delete it to have it made again") from None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Raises UserError when the file is missing or is not one JSON object."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: not a JSON object")
+    return found
+
+
 def read_text(path: Path) -> str:
     """Raises UserError when the file is missing or is not UTF-8."""
     try:

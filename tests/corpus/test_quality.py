@@ -128,6 +128,9 @@ def test_no_set_and_too_few_hosts(tmp_path):
         (tmp_path / f"{name}.jsonl").write_text('{"text": "' + name + '", "host": "one"}')
     with pytest.raises(UserError, match="too few hosts"):
         quality.train([tmp_path / "good.jsonl"], [tmp_path / "bad.jsonl"], tmp_path / "q.npz")
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(UserError, match="too few hosts"):
+        toxicity.train([tmp_path / "empty.txt"], [tmp_path / "good.jsonl"], tmp_path / "t.npz")
 
 
 def test_figures():

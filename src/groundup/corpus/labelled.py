@@ -28,6 +28,7 @@ FOLDS = 5
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".txt", ".md")
 GROUP_COLUMNS = ("group", "host", "url", "id")  # the first that a row has says what it belongs to
 SEED = 0
+TOO_FEW = "too few hosts to hold a fifth out of each set; add texts from other hosts"
 
 
 class Text(NamedTuple):
@@ -99,9 +100,11 @@ def held_out_scores(
         try:
             classifier = fit([documents[row] for row in outside], labels[outside], classes, characters)
         except ValueError:
-            raise UserError("too few hosts to hold a fifth out of each set; add texts from other hosts") from None
+            raise UserError(TOO_FEW) from None
         for row in inside:
             scores[row] = classifier.score_chunks(documents[row]).mean(axis=0)
+    if np.isnan(scores).all():
+        raise UserError(TOO_FEW)
     return scores
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundup.errors import UserError
-from groundup.files import read_json, write_json
+from groundup.files import read_object, write_json
 from groundup.model.folder import load_weights, save_weights
 from groundup.tokenizer.wordpiece import WordPiece
 
@@ -292,7 +292,7 @@ def save(folder: Path, model: MaskedLanguageModel | SpanReader, tokenizer: WordP
 
 def load_config(folder: Path) -> EncoderConfig:
     """Raises UserError when the folder does not hold a BERT that this file computes."""
-    description = read_json(folder / "config.json")
+    description = read_object(folder / "config.json")
     if description.get("model_type") != "bert":
         raise UserError(f"{folder}: model_type is {description.get('model_type')!r}; an encoder is bert")
     other = {

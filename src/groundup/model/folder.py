@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from groundup.errors import UserError
-from groundup.files import read_json, write_json, write_tensors
+from groundup.files import read_json, read_object, write_json, write_tensors
 from groundup.model.convolution import Convolution, ConvolutionConfig
 from groundup.model.decoder import Decoder, LanguageModel, Scorer
 from groundup.model.description import FAMILIES, describe, read_config
@@ -88,7 +88,7 @@ def load_scorer(folder: Path) -> Scorer:
 
 def _empty(path: Path) -> LanguageModel:
     """A model of the shape that a config.json describes, whatever its weights."""
-    description = read_json(path)
+    description = read_object(path)
     kind = description.get("model_type")
     return OURS[kind](_read_our_config(description, path)) if kind in OURS else Decoder(read_config(description, path))
 
