@@ -35,7 +35,8 @@ def finetune(
     rows = [row for row in rows if len(row[0]) <= longest and sum(row[1]) <= settings.max_answer_tokens]
     if not rows:
         raise UserError(
-            "sft: no questions to learn from; the corpus needs documented Python source (domain with stdlib:)"
+            f"sft: no questions to learn from: of {len(questions)} none has an answer of at most "
+            f"sft.max_answer_tokens = {settings.max_answer_tokens} and fits the context of {longest - 1} tokens"
         )
     check_rows(rows, tokenizer)
     steps = steps_for(settings.epochs, settings.batch_examples, len(rows))
