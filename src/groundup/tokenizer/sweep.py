@@ -114,9 +114,8 @@ def split(found: Sequence[Document], held_out_bytes: int) -> list[Document]:
     would have too few.
     """
     given = any(document.split == "held_out" for document in found)
-    limit = held_out_bytes if given else min(held_out_bytes, MOST_HELD_OUT * sum(document.size for document in found))
+    room = held_out_bytes if given else min(held_out_bytes, MOST_HELD_OUT * sum(document.size for document in found))
     sides: dict[str, list[Document]] = {"held_out": [], "train": []}
-    room = limit
     for document in found:
         side = document.split if given else "held_out" if room > 0 else "train"
         if side == "held_out":
