@@ -13,7 +13,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from common import arguments, conclude
 from groundup.corpus import duplicates
+from groundup.corpus.words import split
 
 DOCUMENTS, SHARD, PEER_DOCUMENTS = 300_000, 10_000, 5_000
 MEMORY_MB, JACCARD, PERMUTATIONS = 256, 0.7, 128
@@ -69,9 +70,13 @@ def texts(folder: Path) -> Iterator[list[str]]:
         yield pq.read_table(path, columns=["text"])["text"].to_pylist()
 
 
+def signatures(some: Iterable[str]) -> np.ndarray:
+    return np.stack([duplicates.signature(split(text), PERMUTATIONS) for text in some])
+
+
 def ours(folder: Path) -> np.ndarray:
     """The cluster of each document."""
-    blocks = (duplicates.signatures(some, PERMUTATIONS)[0] for some in texts(folder))
+    blocks = (signatures(some) for some in texts(folder))
     return duplicates.clusters(DOCUMENTS, duplicates.near_duplicate_pairs(blocks, JACCARD, MEMORY_MB, folder))
 
 
@@ -181,7 +186,7 @@ def articles(data: Path) -> tuple[float, float]:
         tuple(sorted(line.split())) for line in (folder / "mccormick_articles_1000.truth").read_text().splitlines()
     }
     ids = list(rows)
-    blocks = duplicates.near_duplicate_pairs([duplicates.signatures(list(rows.values()), PERMUTATIONS)[0]], JACCARD)
+    blocks = duplicates.near_duplicate_pairs([signatures(rows.values())], JACCARD)
     found = {tuple(sorted((ids[first], ids[second]))) for block in blocks for first, second in block.tolist()}
     return len(found & truth) / len(found), len(found & truth) / len(truth)
 

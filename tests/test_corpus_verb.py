@@ -8,7 +8,7 @@ import pytest
 
 from groundup import recipe as recipes
 from groundup.errors import UserError
-from groundup.stages import CORPUS_STAGES, dry, walk_to_corpus
+from groundup.stages import CORPUS_STAGES, STAGES, dry, walk_to_corpus
 
 WORDS = """the of and that have with which from their would there about because people should through before between
 another government company children different question something sometimes thought mountain weather""".split()  # noqa: SIM905
@@ -89,6 +89,30 @@ def test_against_an_earlier_corpus_and_its_change_is_seen(pages, tmp_path):
     content = {"name": "c", "pages": {"sources": [recipes.source(str(pages))]}, "threads": 1, **against}
     recipe = recipes.resolve(content, ["corpus.held_out=0.2"], "test")
     assert dry(recipe, tmp_path / "february", CORPUS_STAGES)["plan"]["annotations"] == "make"
+
+
+def test_a_list_of_words_that_was_changed_is_seen(pages, tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("nothingofthekind\n")
+    settings = {"annotations": {"toxic_words": str(words)}}
+    built([str(pages)], tmp_path / "out", **settings)
+    content = {"name": "c", "pages": {"sources": [recipes.source(str(pages))]}, "threads": 1, **settings}
+    recipe = recipes.resolve(content, ["corpus.held_out=0.2"], "test")
+    assert set(dry(recipe, tmp_path / "out", CORPUS_STAGES)["plan"].values()) == {"done"}
+    words.write_text("the\n")
+    assert dry(recipe, tmp_path / "out", CORPUS_STAGES)["plan"]["annotations"] == "make"
+
+
+@pytest.mark.parametrize("stage, setting", [("tokenizer", "tokenizer.folder"), ("base", "base.start_from")])
+def test_what_a_stage_takes_from_another_folder_is_its_input(tmp_path, stage, setting):
+    for name in ("tokenizer.json", "config.json", "model.safetensors"):
+        (tmp_path / name).write_text(name)
+    content = {"name": "c", "pages": {"sources": [recipes.source("x")]}}
+    files = {one.name: one.files for one in STAGES}[stage]
+    assert files(recipes.resolve(content, [], "test")) == []
+    expected = ["tokenizer.json"] if stage == "tokenizer" else ["config.json", "model.safetensors"]
+    given = recipes.resolve(content, [f"{setting}={tmp_path}"], "test")
+    assert files(given) == [tmp_path / name for name in expected]
 
 
 def test_documents_that_hold_a_benchmark_go(pages, tmp_path):

@@ -4,9 +4,8 @@ import errno
 import json
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -31,6 +30,7 @@ MACHINE_TROUBLE = {
     errno.EACCES: "permission denied",
     errno.EPERM: "not permitted",
     errno.ENOTDIR: "not a folder",
+    errno.EISDIR: "is a folder, not a file",
     errno.EEXIST: "is a file, not a folder",
     errno.EIO: "input/output error of the disk",
 }
@@ -41,6 +41,10 @@ tokenizer = typer.Typer(no_args_is_help=True, help="Train tokenizers, and see ho
 app.add_typer(tokenizer, name="tokenizer")
 
 RunFolder = Annotated[Path, typer.Argument(help="The run folder, as given to `groundup run --run`.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the recipe.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be made, and why.")]
 
 
 @app.callback()
@@ -52,10 +56,8 @@ def groundup() -> None:
 def run(
     recipe: Annotated[Path, typer.Argument(help="What to build, in TOML: recipes/laptop.toml is a commented example.")],
     folder: Annotated[Path | None, typer.Option("--run", help="Where to build it; runs/<recipe> if not given.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the recipe.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be made, and why.")] = False,
+    settings: Settings = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Walk the whole road: pages, corpus, tokenizer, base model, fine-tuning, preferences, report.
 
@@ -90,18 +92,13 @@ Inputs = Annotated[
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes; the result is the same for any number.")]
 
 
-class Kind(StrEnum):
-    bpe = "bpe"
-    wordpiece = "wordpiece"
-    characters = "characters"
-    bytes = "bytes"
-
-
 @tokenizer.command()
 def train(
     inputs: Inputs,
     out: Annotated[Path, typer.Option(help="The folder to write.")],
-    kind: Annotated[Kind, typer.Option(help="What to train.")] = Kind.bpe,
+    kind: Annotated[
+        Literal["bpe", "wordpiece", "characters", "bytes"], typer.Option(help="What to train.")
+    ] = "bpe",
     vocabulary: Annotated[int, typer.Option(help="Tokens, special ones included.")] = 32_768,
     rule: Annotated[
         str, typer.Option(help="How text is cut first: qwen2, threes, threes-from-right or indentation.")
@@ -115,8 +112,8 @@ def train(
     """Train a tokenizer on documents. For bpe, what was counted before is found again in OUT/counts."""
     from groundup.tokenizer.train import parse_weights, train_bpe, train_plain
 
-    if kind is not Kind.bpe:
-        _result(train_plain(kind.value, inputs, out, vocabulary))
+    if kind != "bpe":
+        _result(train_plain(kind, inputs, out, vocabulary))
         return
     _result(train_bpe(inputs, out, vocabulary, rule, parse_weights(weight or []), workers, memory_mb << 20))
 
@@ -179,11 +176,6 @@ def report(
     _result(write_report(folder, inputs, out, typos=typos, model=model, text_mb=text_mb, seed=seed))
 
 
-class Engine(StrEnum):
-    processes = "processes"
-    ray = "ray"
-
-
 @corpus.callback(invoke_without_command=True)
 def make_corpus(
     context: typer.Context,
@@ -196,7 +188,7 @@ def make_corpus(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The folder to build the corpus in.")] = None,
-    engine: Annotated[Engine, typer.Option(help="Where the pages are worked on.")] = Engine.processes,
+    engine: Annotated[Literal["processes", "ray"], typer.Option(help="Where the pages are worked on.")] = "processes",
     address: Annotated[str, typer.Option(help="Of the Ray cluster; local starts one on this machine.")] = "local",
     workers: Annotated[int, typer.Option(min=0, help="Pages worked on at once, in shards; 0: one a core.")] = 0,
     memory_mb: Annotated[int, typer.Option(min=1, help="Memory for finding near duplicates.")] = 1024,
@@ -207,10 +199,8 @@ def make_corpus(
         list[Path] | None,
         typer.Option("--benchmark", metavar="FILE", help="Drop what shares 13 words in a row with it."),
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the recipe.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be made, and why.")] = False,
+    settings: Settings = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Pages -> annotations -> documents, as in `groundup run`. The same command goes on where it was cut off."""
     if context.invoked_subcommand:
@@ -220,13 +210,13 @@ def make_corpus(
 
     if not sources or out is None:
         raise UserError("groundup corpus: give --from SOURCE and --out DIR; --help says more")
-    if engine is Engine.processes and address != "local":
+    if engine == "processes" and address != "local":
         raise UserError(f"groundup corpus: --address {address} is of a Ray cluster; add --engine ray")
     content = {
         "name": out.resolve().name,
         "threads": workers,
         "memory_mb": memory_mb,
-        "ray": address if engine is Engine.ray else None,
+        "ray": address if engine == "ray" else None,
         "pages": {"sources": [recipes.source(text) for text in sources]},
         "annotations": {"against": [str(folder) for folder in against or []]},
         "corpus": {"benchmarks": [str(path) for path in benchmarks or []]},

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from types import TracebackType
 
 LINE_EVERY_SECONDS = 10.0
 SILENT_UNTIL_SECONDS = 2.0
@@ -39,9 +38,7 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.status:
             self.status.stop()
         if self.shown > self.start:

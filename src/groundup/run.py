@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,6 @@ class Run:
     folder: Path
     recipe: Recipe
     stages: tuple[Stage, ...]
-    manifests: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def plan(self) -> list[Step]:
         """What `execute` would do, and why; nothing is written."""
@@ -82,8 +81,8 @@ class Run:
             manifest = self._manifest(stage.name)
             causes = [need for need in stage.needs if need in remade]
             if manifest is None:
-                partial = self._partial(stage)
-                reason = "continues where it was cut off" if (partial / KEY).exists() else "not made yet"
+                cut_off = (self._partial(stage) / KEY).exists()
+                reason = "continues where it was cut off" if cut_off else "not made yet"
                 steps.append(Step(stage, "make", reason))
             elif changes := _changed(manifest["key"]["recipe"], self._section(stage)):
                 steps.append(Step(stage, "make", "; ".join(changes)))
@@ -105,6 +104,7 @@ class Run:
         Raises UserError when another run works in the folder or a finished artifact was altered.
         """
         self._require_files()
+        manifests = {}
         with self._locked():
             for number, stage in enumerate(self.stages, start=1):
                 self._promote(stage)
@@ -114,8 +114,8 @@ class Run:
                 else:
                     print(f"[{number}/{len(self.stages)}] {stage.name}", file=sys.stderr, flush=True)
                     manifest = self._make(stage)
-                self.manifests[stage.name] = manifest
-        return self.manifests
+                manifests[stage.name] = manifest
+        return manifests
 
     def _make(self, stage: Stage) -> dict[str, Any]:
         work, key = self._partial(stage), self._key(stage)
@@ -194,8 +194,7 @@ class Run:
 
     def _stale_inputs(self, stage: Stage, manifest: dict[str, Any]) -> list[str]:
         recorded = manifest["key"]["inputs"]
-        current = {need: (self._manifest(need) or {}).get("digest") for need in stage.needs}
-        return [need for need in stage.needs if recorded.get(need) != current[need]]
+        return [need for need in stage.needs if recorded.get(need) != (self._manifest(need) or {}).get("digest")]
 
     def _manifest(self, name: str) -> dict[str, Any] | None:
         made = self.folder / f"{name}.partial" / MANIFEST  # whole, and only waits for its rename

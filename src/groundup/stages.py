@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from groundup.errors import UserError
 from groundup.files import read_json, read_jsonl, replacing, write_json, write_jsonl
 from groundup.progress import Progress
-from groundup.recipe import Recipe
+from groundup.recipe import Recipe, Source
 from groundup.run import Context, Run, Stage
 
 if TYPE_CHECKING:
@@ -30,13 +30,11 @@ def pages(context: Context) -> Results:
     settings = context.recipe.pages
     counts = {}
     for number, source in enumerate(settings.sources):
-        name = f"{number:02d}-{source.domain}"
+        name = _archive(number, source)
         note = context.work / f"{name}.json"
         if not note.exists():  # a cut-off run keeps the sources it finished
-            found = collect(
-                source, context.work, name, settings.requests_per_second, f"{context.name}: {source.source}"
-            )
-            write_json(note, found)
+            label = f"{context.name}: {source.source}"
+            write_json(note, collect(source, context.work, name, settings.requests_per_second, label))
         counts[name] = {"source": source.source, "domain": source.domain, **read_json(note)}
         context.say(
             f"{source.source} -> {name}.warc.gz: {counts[name]['pages']:,} pages, {counts[name]['bytes'] / 1e6:.1f} MB"
@@ -48,11 +46,11 @@ def annotations(context: Context) -> Results:
     """Pages -> documents with everything that was measured on them; nothing is dropped."""
     from groundup.corpus.annotate import annotate
 
-    sources = [
-        (context.inputs["pages"] / f"{number:02d}-{source.domain}.warc.gz", source.domain)
-        for number, source in enumerate(context.recipe.pages.sources)
-    ]
     recipe = context.recipe
+    sources = [
+        (context.inputs["pages"] / f"{_archive(number, source)}.warc.gz", source.domain)
+        for number, source in enumerate(recipe.pages.sources)
+    ]
     workers = recipe.threads if recipe.ray else _workers(context)
     return annotate(sources, context.work, recipe.annotations, workers, context.name, recipe.ray, recipe.memory_mb)
 
@@ -70,7 +68,7 @@ def tokenizer(context: Context) -> Results:
     from groundup.tokenizer import bpe
     from groundup.tokenizer.tokenizer import Tokenizer
 
-    documents = [row for row in _documents(context) if row["split"] == "train"]
+    documents = _documents(context, "train")
     settings = context.recipe.tokenizer
     if settings.folder:
         counts, trained = {}, Tokenizer.load(Path(settings.folder))
@@ -85,9 +83,8 @@ def tokenizer(context: Context) -> Results:
             )
     trained.save(context.work)
     domains: dict[str, list[int]] = {}
-    for row, ids in zip(
-        documents, trained.encode_batch((row["text"] for row in documents), _workers(context)), strict=True
-    ):
+    encoded = trained.encode_batch((row["text"] for row in documents), _workers(context))
+    for row, ids in zip(documents, encoded, strict=True):
         totals = domains.setdefault(row["domain"], [0, 0])
         totals[0] += len(row["text"].encode())
         totals[1] += len(ids)
@@ -109,13 +106,13 @@ def tokens(context: Context) -> Results:
     from groundup.tokenizer import token_files
 
     encoder = _tokenizer(context)
-    table = []
+    table, sizes = [], {}
     for split in ("train", "held_out"):
-        documents = [row for row in _documents(context) if row["split"] == split]
+        documents = _documents(context, split)
         encoded = encoder.encode_batch((row["text"] for row in documents), _workers(context))
         sequences = [np.concatenate(([encoder.end_of_text], ids)) for ids in encoded]
         token_files.write(context.work / split, sequences, token_files.dtype_for(encoder.size))
-        table += [
+        rows = [
             {
                 "split": split,
                 "place": place,
@@ -127,16 +124,11 @@ def tokens(context: Context) -> Results:
             }
             for place, (row, sequence) in enumerate(zip(documents, sequences, strict=True))
         ]
+        table += rows
+        sizes[split] = {"documents": len(rows), **{name: sum(row[name] for row in rows) for name in ("tokens", "bytes")}}
     with replacing(context.work / "documents.parquet") as temporary:
         pq.write_table(pa.Table.from_pylist(table), temporary, compression="zstd")
-    return {
-        split: {
-            "documents": sum(row["split"] == split for row in table),
-            "tokens": sum(row["tokens"] for row in table if row["split"] == split),
-            "bytes": sum(row["bytes"] for row in table if row["split"] == split),
-        }
-        for split in ("train", "held_out")
-    }
+    return sizes
 
 
 def base(context: Context) -> Results:
@@ -164,14 +156,11 @@ def base(context: Context) -> Results:
 def evaluation(context: Context) -> Results:
     """The base model against n-grams and a compressor; sentence pairs; multiple choice; samples."""
     from groundup.evaluation.suite import evaluate_base
-    from groundup.model.folder import load_decoder
 
-    device = _device(context)
-    model = load_decoder(context.inputs["base"]).to(device.torch_device)
-    held_out = [row for row in _documents(context) if row["split"] == "held_out"]
     results = evaluate_base(
-        model, _tokenizer(context), held_out, context.inputs["tokens"], context.recipe.evaluation, context.recipe.seed
-    )
+        _model(context, "base"), _tokenizer(context), _documents(context, "held_out"), context.inputs["tokens"],
+        context.recipe.evaluation, context.recipe.seed,
+    )  # fmt: skip
     for name, bits in results["bits_per_byte"]["overall"].items():
         context.say(f"held-out bits per byte, {name}: {bits:.3f}")
     return results
@@ -189,15 +178,12 @@ def sft(context: Context) -> Results:
     for side, some in rows.items():
         write_jsonl(context.work / f"{side}.jsonl", some)
     context.say(", ".join(f"{side}: {len(some):,} questions" for side, some in rows.items()) + ", split by object")
-    device, encoder = _device(context), _tokenizer(context)
-    model = folder.load_decoder(context.inputs["base"]).to(device.torch_device)
-    steps = finetune(model, encoder, rows["train"], settings, device, context.work, seed)
+    encoder, model = _tokenizer(context), _model(context, "base")
+    steps = finetune(model, encoder, rows["train"], settings, _device(context), context.work, seed)
     folder.save(context.work, model, encoder, chat=True)
     checkpoint.clear(context.work)
-    untuned = folder.load_decoder(context.inputs["base"]).to(device.torch_device)
-    results = compare_with_base(
-        model, untuned, encoder, rows["held_out"][: settings.held_out_questions], settings.max_answer_tokens, seed
-    )
+    asked = rows["held_out"][: settings.held_out_questions]
+    results = compare_with_base(model, _model(context, "base"), encoder, asked, settings.max_answer_tokens, seed)
     write_jsonl(context.work / "samples.jsonl", results.pop("samples"))
     return {"questions": {side: len(some) for side, some in rows.items()}, "steps": steps, **results}
 
@@ -207,8 +193,7 @@ def preferences(context: Context) -> Results:
     from groundup.posttraining.preferences import label
 
     settings, seed = context.recipe.preferences, context.recipe.seed
-    encoder = _tokenizer(context)
-    model = _chat_model(context, "sft")
+    encoder, model = _tokenizer(context), _model(context, "sft")
     results = {}
     for split, file, count in (
         ("train", "preference", settings.prompts),
@@ -231,7 +216,7 @@ def reward(context: Context) -> Results:
     encoder, recipe = _tokenizer(context), context.recipe
     pairs = {split: read_jsonl(context.inputs["preferences"] / f"{split}.jsonl") for split in ("train", "held_out")}
     dtype = _device(context).training_dtype
-    scorer = fit(_chat_model(context, "sft"), encoder, pairs["train"], recipe.reward, dtype, context.work, recipe.seed)
+    scorer = fit(_model(context, "sft"), encoder, pairs["train"], recipe.reward, dtype, context.work, recipe.seed)
     folder.save(context.work, scorer, encoder, chat=True)
     checkpoint.clear(context.work)
     results, scored = assess(scorer, encoder, pairs["held_out"] or pairs["train"])
@@ -245,7 +230,7 @@ def dpo(context: Context) -> Results:
     from groundup.posttraining.dpo import optimise
 
     pairs = read_jsonl(context.inputs["preferences"] / "train.jsonl")
-    policy, recipe = _chat_model(context, "sft"), context.recipe
+    policy, recipe = _model(context, "sft"), context.recipe
     dtype = _device(context).training_dtype
     steps = optimise(policy, _tokenizer(context), pairs, recipe.dpo, dtype, context.work, recipe.seed)
     return {"steps": steps, **_finish_policy(context, policy)}
@@ -259,7 +244,7 @@ def ppo(context: Context) -> Results:
     questions = [row["messages"][0]["content"] for row in read_jsonl(context.inputs["sft"] / "preference.jsonl")]
     scale = read_json(context.inputs["reward"] / "scale.json")
     scorer = load_scorer(context.inputs["reward"]).to(_device(context).torch_device)
-    policy, recipe = _chat_model(context, "sft"), context.recipe
+    policy, recipe = _model(context, "sft"), context.recipe
     summary = optimise(
         policy, scorer, (scale["mean"], scale["deviation"]), _tokenizer(context), questions, recipe.ppo,
         recipe.sft.max_answer_tokens, _device(context).training_dtype, context.work, recipe.seed,
@@ -272,7 +257,7 @@ def report(context: Context) -> Results:
     from groundup.report.report import write
 
     path = context.work / "report.html"
-    write(path, context.recipe, {name: context.inputs[name] for name in context.inputs})
+    write(path, context.recipe, context.inputs)
     return {"report": "report/report.html", "kb": round(path.stat().st_size / 1024)}
 
 
@@ -287,7 +272,7 @@ def _finish_policy(context: Context, policy: "Decoder") -> Results:
     checkpoint.clear(context.work)
     rows = read_jsonl(context.inputs["sft"] / "held_out.jsonl")[: settings.held_out_prompts]
     comparison, samples = compare_policies(
-        policy, _chat_model(context, "sft"), encoder, rows, settings.temperature,
+        policy, _model(context, "sft"), encoder, rows, settings.temperature,
         context.recipe.sft.max_answer_tokens, context.recipe.seed,
     )  # fmt: skip
     write_jsonl(context.work / "samples.jsonl", samples)
@@ -299,12 +284,29 @@ def _finish_policy(context: Context, policy: "Decoder") -> Results:
     return {"against_sft": comparison}
 
 
-def _earlier_signatures(recipe: Recipe) -> list[Path]:
-    if not recipe.annotations.against:
-        return []
-    from groundup.corpus.copies import signatures_of
+def _archive(number: int, source: Source) -> str:
+    """The name of a source's web archive."""
+    return f"{number:02d}-{source.domain}"
 
-    return [signatures_of(Path(folder)) for folder in recipe.annotations.against]
+
+def _judges_and_signatures(recipe: Recipe) -> list[Path]:
+    found = [Path(name) for name in recipe.annotations.judges.values() if name]
+    if recipe.annotations.against:
+        from groundup.corpus.copies import signatures_of
+
+        found += [signatures_of(Path(folder)) for folder in recipe.annotations.against]
+    return found
+
+
+def _given_tokenizer(recipe: Recipe) -> list[Path]:
+    return [Path(recipe.tokenizer.folder) / "tokenizer.json"] if recipe.tokenizer.folder else []
+
+
+def _given_model(recipe: Recipe) -> list[Path]:
+    if not recipe.base.start_from:
+        return []
+    folder = Path(recipe.base.start_from)
+    return [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
 
 
 def _assist(recipe: Recipe, folder: Path) -> NoReturn:
@@ -339,20 +341,17 @@ def _tokenizer(context: Context) -> "Tokenizer":
     return Tokenizer.load(context.inputs["tokenizer"])
 
 
-def _chat_model(context: Context, stage: str) -> "Decoder":
+def _model(context: Context, stage: str) -> "Decoder":
     from groundup.model.folder import load_decoder
 
     return load_decoder(context.inputs[stage]).to(_device(context).torch_device)
 
 
-def _documents(context: Context) -> list[dict[str, Any]]:
-    return _table(context.inputs["corpus"] / "documents.parquet")
+def _documents(context: Context, split: str | None = None) -> list[dict[str, Any]]:
+    from groundup.corpus.tables import read_table
 
-
-def _table(path: Path) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    return pq.read_table(path).to_pylist()
+    rows = read_table(context.inputs["corpus"] / "documents.parquet").to_pylist()
+    return [row for row in rows if split is None or row["split"] == split]
 
 
 def _watched(texts: Iterable[str], progress: Progress) -> Iterator[str]:
@@ -363,11 +362,11 @@ def _watched(texts: Iterable[str], progress: Progress) -> Iterator[str]:
 
 STAGES = (
     Stage("pages", (), pages),
-    Stage("annotations", ("pages",), annotations, files=_earlier_signatures),
+    Stage("annotations", ("pages",), annotations, files=_judges_and_signatures),
     Stage("corpus", ("annotations",), corpus, files=lambda recipe: [Path(name) for name in recipe.corpus.benchmarks]),
-    Stage("tokenizer", ("corpus",), tokenizer),
+    Stage("tokenizer", ("corpus",), tokenizer, files=_given_tokenizer),
     Stage("tokens", ("corpus", "tokenizer"), tokens),
-    Stage("base", ("corpus", "tokenizer", "tokens"), base, ("base", "mixture")),
+    Stage("base", ("corpus", "tokenizer", "tokens"), base, ("base", "mixture"), files=_given_model),
     Stage("evaluation", ("corpus", "tokenizer", "tokens", "base"), evaluation),
     Stage("sft", ("corpus", "tokenizer", "base"), sft),
     Stage("preferences", ("tokenizer", "sft"), preferences, ("preferences", "sft")),

@@ -178,3 +178,13 @@ def test_what_is_missing_is_named(tokenizer, device, tmp_path):
     (tmp_path / "bad.txt").write_bytes(b"\xff")
     with pytest.raises(UserError, match="not UTF-8"):
         reader.ask(tmp_path, tmp_path / "bad.txt", "Who?")
+
+
+def test_a_folder_in_place_of_a_file_is_said_in_one_line(tmp_path, monkeypatch, capsys):
+    from groundup import cli
+
+    monkeypatch.setattr("sys.argv", ["groundup", "ask", "Who?", "--context", str(tmp_path), "--model", str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"groundup: {tmp_path}: is a folder, not a file\n"

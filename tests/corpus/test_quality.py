@@ -97,6 +97,11 @@ def test_sets_are_read_in_any_format_without_repeats(tmp_path):
     assert [row.digest for row in found] == sorted(row.digest for row in found)
 
 
+def test_blank_lines_are_no_rows(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n\n{"text": "two"}\n \n')
+    assert sorted(row.text for row in labelled.read([tmp_path])) == ["one", "two"]
+
+
 def test_where_a_file_lies_changes_nothing(tmp_path):
     found = []
     for name in ("a", "b"):
@@ -123,6 +128,9 @@ def test_no_set_and_too_few_hosts(tmp_path):
         (tmp_path / f"{name}.jsonl").write_text('{"text": "' + name + '", "host": "one"}')
     with pytest.raises(UserError, match="too few hosts"):
         quality.train([tmp_path / "good.jsonl"], [tmp_path / "bad.jsonl"], tmp_path / "q.npz")
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(UserError, match="too few hosts"):
+        toxicity.train([tmp_path / "empty.txt"], [tmp_path / "good.jsonl"], tmp_path / "t.npz")
 
 
 def test_figures():

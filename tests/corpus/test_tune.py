@@ -46,6 +46,14 @@ def test_samples_show_no_personal_data_and_scores_come_without_a_paper(folder, c
     assert "jane" not in shown and "mail <email>" in shown
 
 
+def test_nothing_is_left_of_personal_data_that_a_cut_would_part(tmp_path, capsys):
+    for blanks in range(600, 660, 4):
+        shard(tmp_path / f"annotations-{blanks}-00000.parquet", [row(1, text="a" + " " * blanks + "jane.doe@acme.com")])
+    tune(tmp_path, ["words"], samples=20)
+    shown = capsys.readouterr().out
+    assert "a <email>" in shown and "jane" not in shown
+
+
 def test_every_published_threshold_is_shown(folder):
     found = tune(folder, [], samples=0)["thresholds"]
     published = [row for row in found if row["paper"] != "score"]

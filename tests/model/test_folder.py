@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from groundup.errors import UserError
-from groundup.model import folder
+from groundup.model import encoder, folder
 from groundup.model.decoder import Scorer
 
 
@@ -182,3 +182,10 @@ def test_a_head_stored_twice_is_read_once(toy_decoder, toy_tokenizer, tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     save_file({**weights, "lm_head.weight": torch.zeros(300, 32)}, tmp_path / "model.safetensors")
     assert torch.equal(folder.load_decoder(tmp_path).lm_head.weight, model.lm_head.weight)
+
+
+def test_a_config_that_is_no_object_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    for load in (folder.load_decoder, encoder.load_config):
+        with pytest.raises(UserError, match=r"config\.json: not a JSON object"):
+            load(tmp_path)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from groundup.errors import UserError
 from groundup.posttraining.batches import collate, row_of
-from groundup.posttraining.dpo import answer_log_probabilities, optimise, preference_loss
+from groundup.posttraining.dpo import optimise, preference_loss, sequence_log_probability
 from groundup.recipe import Dpo
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ def policy(toy_decoder, toy_tokenizer):
 def answers(policy, tokenizer, side):
     rows = [row_of(tokenizer, pair["prompt"][0]["content"], pair[side][0]["content"]) for pair in PAIRS]
     with torch.no_grad():
-        return answer_log_probabilities(policy, collate(rows, tokenizer.pad, CPU))
+        return sequence_log_probability(policy, collate(rows, tokenizer.pad, CPU))
 
 
 @given(st.lists(st.floats(-50, 0), min_size=2, max_size=8).filter(lambda row: len(row) % 2 == 0), st.floats(0.01, 1))

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundup.errors import UserError
 from groundup.posttraining import questions
 
 SOURCE = '''
@@ -248,6 +249,11 @@ def test_build_from_the_library(library):
     imports = [row for row in everything if row["kind"] == "import"]
     for row in imports:  # the code in an answer is code
         ast.parse(row["messages"][1]["content"].rstrip(".").rpartition(": ")[2].strip("`"))
+
+
+def test_too_few_objects_for_all_sides_are_refused(library):
+    with pytest.raises(UserError, match=r"no questions for .*\b(preference|held_out); the corpus needs more"):
+        questions.build(library, max_objects=1, seed=0)
 
 
 def test_build_does_not_depend_on_the_order_of_documents_or_on_the_hash_seed(library):

@@ -54,7 +54,7 @@ def test_the_model_learns_the_answers_and_when_to_stop(base, toy_decoder, toy_to
 
 def test_the_questions_carry_no_loss(base, toy_tokenizer, tmp_path, monkeypatch):
     taken = []
-    monkeypatch.setattr(sft, "train", lambda model, objective, batches, *rest, **options: taken.extend(batches(0)))
+    monkeypatch.setattr(sft, "tune", lambda model, objective, batches, *rest, **options: taken.extend(batches(0)))
     finetune(base, toy_tokenizer, questions(), settings(), CPU, tmp_path, seed=0)
     [batch] = taken
     answers = sorted(batch["targets"][row][batch["weight"][row] > 0].tolist() for row in range(4))

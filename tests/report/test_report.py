@@ -227,6 +227,12 @@ def test_says_when_a_result_is_not_good(text):
     assert "here DPO is clearly preferred and PPO is clearly worse than what it started from" in text
 
 
+def test_says_how_many_steps_were_skipped_and_why(run, text):
+    assert "skipped" not in text
+    change(run, "base", skipped_steps=3)
+    assert "no number or the loss far above those before: 3)" in page(run)
+
+
 def test_does_not_warn_of_a_good_model(run):
     ahead = {"3-gram": [0.1, 0.2], "5-gram": [0.1, 0.2]}
     change(run, "evaluation", bits_per_byte=RESULTS["evaluation"]["bits_per_byte"] | {"ahead": ahead})
@@ -277,7 +283,8 @@ def test_visible_reaches_into_data():
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0, "0"), (12, "12"), (0.1234, "0.123"), (99_999, "99,999"), (1.234e6, "1.23 million"), (15.6e12, "15.6 trillion"),
-     (3.8e25, "3.8 × 10²⁵"), (math.nan, "not measured")],
+     (3.8e25, "3.8 × 10²⁵"), (math.nan, "not measured"), (999_999_999, "1 billion"), (-999.9e12, "-1.0 × 10¹⁵"),
+     (9.97e15, "1.0 × 10¹⁶"), (999_999, "999,999")],
 )  # fmt: skip
 def test_numbers_are_written_for_people(value, text):
     assert report.number(value) == text

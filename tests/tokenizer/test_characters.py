@@ -87,9 +87,10 @@ def test_every_kind_is_opened_by_its_folder(tmp_path):
     assert isinstance(load(tmp_path / "bpe"), Tokenizer) and isinstance(load(tmp_path / "wordpiece"), WordPiece)
     with pytest.raises(UserError, match="no such file"):
         load(tmp_path / "nowhere")
-    (tmp_path / "tokenizer.json").write_text("[]")
-    with pytest.raises(UserError, match=r"tokenizer\.json"):
-        load(tmp_path)
+    for content in ("[]", '{"model": null}', '{"model": [1]}'):
+        (tmp_path / "tokenizer.json").write_text(content)
+        with pytest.raises(UserError, match=r"tokenizer\.json"):
+            load(tmp_path)
 
 
 def test_a_vocabulary_holds_each_character_once():

@@ -238,3 +238,11 @@ def test_other_kinds_are_trained_from_files_and_open_again(tmp_path, kind):
     tokenizer = load(tmp_path / "tokenizer")
     assert told["vocabulary"] == tokenizer.size <= 300
     assert tokenizer.decode(tokenizer.encode("the cat sat")) == "the cat sat"
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "characters"])
+def test_other_kinds_are_not_trained_from_nothing(tmp_path, kind):
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(UserError, match="no text in"):
+        train_plain(kind, [tmp_path / "empty.txt"], tmp_path / "tokenizer", 300)
+    assert not (tmp_path / "tokenizer").exists()

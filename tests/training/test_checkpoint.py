@@ -78,6 +78,16 @@ def test_a_damaged_state_is_passed_over_for_the_one_before(tmp_path, harm, capsy
     assert checkpoint.latest(tmp_path) is None
 
 
+def test_damaged_states_do_not_push_out_what_is_saved_after_them(tmp_path):
+    for step in (200, 300):
+        checkpoint.save(tmp_path, step, tensors(step))
+        truncate(tmp_path / f"state-{step:08d}.safetensors", None)
+    assert checkpoint.latest(tmp_path) is None
+    checkpoint.save(tmp_path, 50, tensors(50))
+    assert checkpoint.latest(tmp_path) == 50
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state-00000050.json", "state-00000050.safetensors"]
+
+
 def test_a_save_that_is_cut_off_leaves_the_one_before(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, 1, tensors(1))
 

@@ -188,6 +188,13 @@ def test_order_follows_the_shares_and_ends_on_the_best_documents():
     assert tokens[np.concatenate((stable, last))].sum() >= 20_000
 
 
+def test_a_domain_outside_the_mixture_is_not_read_even_where_the_others_have_no_best_documents():
+    rows = [{"domain": name, "tokens": 100, "best": name == "other"} for name in ("code", "other") for _ in range(9)]
+    phases, realised = document_order(rows, Mixture(weights={"code": 1.0}), 0.5, 400, 0)
+    assert realised.keys() == {"stable"}
+    assert {rows[number]["domain"] for phase in phases for number in phase} == {"code"}
+
+
 @settings(max_examples=50)
 @given(st.integers(1, 60_000), st.floats(0, 1), st.integers(0, 5))
 def test_order_is_deterministic_long_enough_and_within_the_repeats(tokens, best_share, seed):

@@ -1,8 +1,10 @@
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from groundup.device import choose
 from groundup.errors import UserError
 from groundup.model import folder as model_folder
 from groundup.recipe import Base, Mixture
+from groundup.tokenizer import token_files
 from groundup.tokenizer.token_files import TokenFile
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import loop, pretraining
@@ -50,6 +53,13 @@ def test_every_decision_is_said_and_the_model_learns(tokens, tmp_path):
     assert any(line.startswith("40 steps of 4 x 16 tokens") for line in said)
     assert any("GFLOP/s" in line for line in said)
     assert rows(tmp_path)[-1]["held_out"] == results["held_out_loss"]
+
+
+def test_without_a_row_of_held_out_text_there_is_no_held_out_loss(tokens, tmp_path):
+    nothing = shutil.copytree(tokens, tmp_path / "tokens")
+    token_files.write(nothing / "held_out", [], np.dtype(np.uint16))
+    _, results = pretrain(nothing, tmp_path / "run")
+    assert results["held_out_loss"] is None and "held_out" not in rows(tmp_path / "run")[-1]
 
 
 def test_longer_context(tokens, tmp_path):
@@ -207,6 +217,12 @@ def test_token_files_of_another_vocabulary_are_refused_before_training(tokens, t
     ):
         pretrain(tokens, tmp_path, encoder=smaller)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("changes", [{"context": 4096}, {"mixture": Mixture(max_repeats=1e-6)}])
+def test_documents_that_do_not_fill_a_row_are_refused(tokens, tmp_path, changes):
+    with pytest.raises(UserError, match=r"do not fill one row of \d+ tokens; take more pages"):
+        pretrain(tokens, tmp_path, **changes)
 
 
 def test_the_measured_peak_is_a_rate_of_this_machine():

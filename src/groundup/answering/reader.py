@@ -21,8 +21,9 @@ from torch import Tensor
 
 from groundup.answering.clozes import cloze
 from groundup.answering.squad import Question
-from groundup.device import Device
+from groundup.device import Device, choose
 from groundup.errors import UserError
+from groundup.files import read_text
 from groundup.model import encoder
 from groundup.model.encoder import EncoderConfig, SpanReader
 from groundup.posttraining.batches import chosen_rows
@@ -143,15 +144,9 @@ def build(
         raise UserError("no questions to learn from, and no paragraphs to make some of")
     width = 64
     config = EncoderConfig(
-        tokenizer.size,
-        width,
-        settings.depth,
-        width // 32,
-        4 * width,
-        settings.length,
-        type_vocab_size=3,
+        tokenizer.size, width, settings.depth, width // 32, 4 * width, settings.length, type_vocab_size=3,
         pad_token_id=tokenizer.pad,
-    )
+    )  # fmt: skip
     model = SpanReader(config)
     encoder.initialise(model, seed)
     model.to(device.torch_device)
@@ -182,12 +177,7 @@ def build(
 
 
 def _train(
-    model: SpanReader,
-    rows: Callable[[int], list[Row]],
-    steps: int,
-    rate: float,
-    device: Device,
-    folder: Path,
+    model: SpanReader, rows: Callable[[int], list[Row]], steps: int, rate: float, device: Device, folder: Path
 ) -> None:
     def batches(step: int) -> list[Batch]:
         chosen = sorted(rows(step), key=lambda row: len(row.window.ids))
@@ -244,14 +234,7 @@ def ask(folder: Path, context: Path, question: str) -> dict:
 
     Raises UserError when either is missing or not what it should be.
     """
-    from groundup.device import choose
-
-    try:
-        text = context.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{context}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{context}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    text = read_text(context)
     device = choose()
     model = SpanReader.load(folder).to(device.torch_device)
     found = answer(model, WordPiece.load(folder), [Question("", question, text, [])], device)[""]

@@ -104,17 +104,17 @@ _FUNCTION_WORDS = frozenset(
 _REACH = 15.0  # words; the best of 5, 10, 15, 20 and 30 on the 1,190 questions of XQuAD
 
 
-def phrases_of(text: str, asked: frozenset[str] = frozenset()) -> list[tuple[int, int]]:
-    """Where each run of words begins and ends that is parted by punctuation, function words or words of `asked`."""
-    return [(run[0][1], run[-1][2]) for run in _runs(_words(text), asked)]
+def phrases_of(text: str) -> list[tuple[int, int]]:
+    """Where each run of words begins and ends that is parted by punctuation or function words."""
+    return [(run[0][1], run[-1][2]) for run in _runs(_words(text), frozenset())]
 
 
 def sliding_window(question: str, context: str) -> str:
     """The baseline: the phrase of the context that stands nearest to the words of the question; "" if there is none.
 
-    As Richardson et al. 2013, with distance; phrases are those of `phrases_of`. A word shared with the question counts
-    log(1 + 1 / its frequency in the context), so rare ones count more, times exp(-distance / 15) to the middle of the
-    phrase. Of equals, the first phrase.
+    As Richardson et al. 2013, with distance; phrases are those of `phrases_of`, parted by the question's words too. A
+    word shared with the question counts log(1 + 1 / its frequency in the context), so rare ones count more, times
+    exp(-distance / 15) to the middle of the phrase. Of equals, the first phrase.
     """
     words = _words(context)
     asked = frozenset(word for word, _, _, _ in _words(question) if word[0].isalnum())

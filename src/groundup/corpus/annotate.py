@@ -167,13 +167,10 @@ def _classifier(path: str) -> linear.Classifier:
 
 def _judges(settings: Annotations) -> str:
     """Changes with every file that pass 1 reads besides the pages. Raises UserError when one is missing."""
-    digests = []
-    for name in ("toxic_words", "toxicity_classifier", "quality_classifier", "domain_classifier"):
-        path = Path(getattr(settings, name))
-        if getattr(settings, name) and not path.is_file():
+    for name, path in settings.judges.items():
+        if path and not Path(path).is_file():
             raise UserError(f"annotations.{name}: {path}: no such file")
-        digests.append(digest(path) if getattr(settings, name) else "")
-    return " ".join(digests)
+    return " ".join(digest(Path(path)) if path else "" for path in settings.judges.values())
 
 
 def _stem(path: Path) -> str:

@@ -11,14 +11,13 @@ import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from rensa import RMinHash
 
 from groundup.corpus.urls import canonical
-from groundup.corpus.words import MULTIPLIER, Words, digests, ngrams
+from groundup.corpus.words import MULTIPLIER, Words, ngrams
 
 SHINGLE_WORDS = 5
 MINHASH_SEED = 1
@@ -66,28 +65,6 @@ def signature(words: Words, permutations: int) -> np.ndarray | None:
         return None
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(found, [0, len(found)], permutations, MINHASH_SEED)
     return np.array(matrix.to_rows()[0], dtype=np.uint32)
-
-
-def signatures(texts: list[str], permutations: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of many texts at once, several times faster: uint32 [texts, permutations], and bool [texts], who has one."""
-    lists = [text.split() for text in texts]
-    sizes = np.fromiter(map(len, lists), np.int64, len(lists))
-    words = digests(list(chain.from_iterable(lists)))
-    owners = np.repeat(np.arange(len(texts)), sizes)[words != 0]
-    words = words[words != 0]
-    # One pass over all texts; what reaches from one into the next is left out, and a short text is a shingle of its own.
-    inside = owners[SHINGLE_WORDS - 1 :] == owners[: max(0, len(owners) - SHINGLE_WORDS + 1)]
-    grams, holders = ngrams(words, SHINGLE_WORDS)[inside], owners[SHINGLE_WORDS - 1 :][inside]
-    counts = np.bincount(owners, minlength=len(texts))
-    starts = np.cumsum(counts) - counts
-    short = np.flatnonzero((counts > 0) & (counts < SHINGLE_WORDS))
-    whole = [ngrams(words[starts[text] : starts[text] + counts[text]], counts[text]) for text in short.tolist()]
-    holders = np.concatenate([holders, short])
-    order = np.argsort(holders, kind="stable")
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(holders, minlength=len(texts)))]).astype(np.uint64)
-    grams = np.concatenate([grams, *whole])[order]
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(grams, offsets, permutations, MINHASH_SEED)
-    return np.array(matrix.to_rows(), dtype=np.uint32).reshape(len(texts), permutations), counts > 0
 
 
 def rows_per_band(permutations: int, jaccard: float) -> int:

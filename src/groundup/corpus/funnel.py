@@ -71,11 +71,11 @@ def report(steps: list[Step], all_rows: Sizes) -> list[dict[str, Any]]:
     for step in steps:
         before = left.as_dict()
         left.subtract(step.gone)
+        sizes = {"before": before, "after": left.as_dict()}
         if step.change:
-            row = {"step": step.name, "changed": dict(sorted(step.changed.items()))}
+            rows.append({"step": step.name, "changed": dict(sorted(step.changed.items())), **sizes})
         else:
-            row = {"step": step.name, "dropped": sum(size for (_, what), size in step.gone.items() if what == SIZES[0])}
-            row["code_exempt"] = step.exempt
-        row |= {"before": before, "after": left.as_dict()}
-        rows.append(row if step.change else row | {"samples": step.samples})
+            dropped = sum(size for (_, what), size in step.gone.items() if what == SIZES[0])
+            found = {"step": step.name, "dropped": dropped, "code_exempt": step.exempt}
+            rows.append({**found, **sizes, "samples": step.samples})
     return rows

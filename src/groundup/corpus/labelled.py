@@ -28,6 +28,7 @@ FOLDS = 5
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".txt", ".md")
 GROUP_COLUMNS = ("group", "host", "url", "id")  # the first that a row has says what it belongs to
 SEED = 0
+TOO_FEW = "too few hosts to hold a fifth out of each set; add texts from other hosts"
 
 
 class Text(NamedTuple):
@@ -99,9 +100,11 @@ def held_out_scores(
         try:
             classifier = fit([documents[row] for row in outside], labels[outside], classes, characters)
         except ValueError:
-            raise UserError("too few hosts to hold a fifth out of each set; add texts from other hosts") from None
+            raise UserError(TOO_FEW) from None
         for row in inside:
             scores[row] = classifier.score_chunks(documents[row]).mean(axis=0)
+    if np.isnan(scores).all():
+        raise UserError(TOO_FEW)
     return scores
 
 
@@ -152,6 +155,6 @@ def _records(path: Path) -> Iterator[Any]:
             gzip.open(path) if path.suffix == ".gz" else path.open("rb") as opened,
             io.TextIOWrapper(opened, encoding="utf-8", errors="replace", newline="") as lines,
         ):
-            yield from csv.DictReader(lines) if ".csv" in path.suffixes else map(json.loads, lines)
+            yield from csv.DictReader(lines) if ".csv" in path.suffixes else map(json.loads, filter(str.strip, lines))
     except (OSError, EOFError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: cannot be read as {''.join(path.suffixes) or 'text'} ({error})") from None

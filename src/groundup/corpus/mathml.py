@@ -29,46 +29,13 @@ SYMBOLS = {
     "Φ": "\\Phi", "Ψ": "\\Psi", "Ω": "\\Omega",
 }  # fmt: skip
 ACCENTS = {
-    "^": "hat",
-    "ˆ": "hat",
-    "~": "tilde",
-    "˜": "tilde",
-    "¯": "bar",
-    "‾": "overline",
-    "→": "vec",
-    "⃗": "vec",
-    "˙": "dot",
+    "^": "hat", "ˆ": "hat", "~": "tilde", "˜": "tilde", "¯": "bar", "‾": "overline", "→": "vec", "⃗": "vec", "˙": "dot",
     "¨": "ddot",
-}
-FUNCTIONS = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "log",
-        "ln",
-        "exp",
-        "lim",
-        "max",
-        "min",
-        "sup",
-        "inf",
-        "det",
-        "dim",
-        "ker",
-        "arg",
-        "gcd",
-        "sinh",
-        "cosh",
-        "tanh",
-        "arcsin",
-        "arccos",
-        "arctan",
-    ]
-)
+}  # fmt: skip
+FUNCTIONS = frozenset((
+    "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "lim", "max", "min", "sup", "inf", "det", "dim", "ker",
+    "arg", "gcd", "sinh", "cosh", "tanh", "arcsin", "arccos", "arctan",
+))  # fmt: skip
 
 
 def _tex(node: LexborNode, depth: int) -> str:

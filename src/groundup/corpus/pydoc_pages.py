@@ -5,11 +5,9 @@ from collections.abc import Callable
 
 from resiliparse.parse.html import DOMContext, ElementNode, HTMLTree, NodeType, traverse_dom
 
-
-def pydoc_text(html: str) -> str:
-    """The text of one of pydoc's HTML pages, as lines."""
-    body = HTMLTree.parse(html).body
-    return "" if body is None else _pydoc_text(body)
+BREAKS = {"p", "div", "table", "tr", "td", "dl", "dt", "dd", "li", "pre", "hr"}
+SPACED = {"p", "hr", "pre"}
+SPACES = re.compile(r"[ \t\r\n]+")  # but not the no-break space: pydoc indents code and docstrings with it
 
 
 def _outermost(root: ElementNode, wanted: Callable[[ElementNode], bool]) -> list[ElementNode]:
@@ -31,11 +29,6 @@ def _outermost(root: ElementNode, wanted: Callable[[ElementNode], bool]) -> list
     return found
 
 
-BREAKS = {"p", "div", "table", "tr", "td", "dl", "dt", "dd", "li", "pre", "hr"}
-SPACED = {"p", "hr", "pre"}
-SPACES = re.compile(r"[ \t\r\n]+")  # but not the no-break space: pydoc indents code and docstrings with it
-
-
 def _is_pydoc_furniture(element: ElementNode) -> bool:
     """Menus, paths of the machine that served the page, and what a module imports, which `help()` does not list."""
     tag, kind = element.tag, element.class_name or ""
@@ -46,8 +39,11 @@ def _is_pydoc_furniture(element: ElementNode) -> bool:
     return floats or tag in ("script", "style", "form") or (tag == "td" and kind == "extra")
 
 
-def _pydoc_text(body: ElementNode) -> str:
+def pydoc_text(html: str) -> str:
     """A pydoc page as lines: sections and classes flush left, members indented by 4, their docstrings by 8."""
+    body = HTMLTree.parse(html).body
+    if body is None:
+        return ""
     for element in _outermost(body, _is_pydoc_furniture):
         element.decompose()
     lines: list[str] = []

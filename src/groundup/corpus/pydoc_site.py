@@ -18,14 +18,9 @@ START_SECONDS = 30.0
 # Forms and source listings; how this Python was built; and modules that act when they are imported, as pydoc does: a
 # browser, a window.
 EXCLUDE = [
-    "/getfile?",
-    "/get?",
-    "/search?",
-    "/_sysconfigdata",
-    "/antigravity.html",
-    "/idlelib.idle.html",
+    "/getfile?", "/get?", "/search?", "/_sysconfigdata", "/antigravity.html", "/idlelib.idle.html",
     "/turtledemo.__main__.html",
-]
+]  # fmt: skip
 
 
 def same_on_every_machine(body: bytes) -> bytes:
@@ -58,12 +53,7 @@ def pydoc_server() -> Iterator[str]:
             environment["SYSTEMROOT"] = os.environ["SYSTEMROOT"]
         # The server ends when its standard input does, so that stays open.
         server = subprocess.Popen(
-            command,
-            env=environment,
-            cwd=empty,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            command, env=environment, cwd=empty, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         said: Queue[bytes] = Queue()
 

@@ -17,7 +17,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from urllib.parse import urlsplit
 
 from groundup.corpus import fetch
@@ -76,9 +75,7 @@ class Ranges:
     def __enter__(self) -> "Ranges":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stopped.set()
         for connection in list(self.open):
             with suppress(OSError, AttributeError):
@@ -87,7 +84,6 @@ class Ranges:
         self.log.close()
 
     def _read_log(self) -> None:
-        self.log.seek(0)
         size, whole = self.log.seek(0, io.SEEK_END), 0
         self.log.seek(0)
         while line := self.log.readline(8192):
@@ -211,8 +207,7 @@ class Ranges:
                 raise Again("too slow")
             if self.stopped.is_set():
                 raise Unreachable("stopped")
-        short = len(received) < end and (length is not None or total or response.length)
-        if short:
+        if len(received) < end and (length is not None or total or response.length):
             raise Again(f"{len(received)} of {end} bytes came, {promised} were promised")
         if response.length or response.will_close:  # more than was asked for, or nothing further
             self._hang_up()

@@ -77,10 +77,10 @@ class Record:
         return self.headers.get("warc-target-uri", "").strip("<>")  # WARC 1.0 was read as asking for <>
 
 
-def read_records(path: Path, losses: Losses, max_record_bytes: int = MAX_RECORD_BYTES) -> Iterator[Record]:
+def read_records(path: Path, losses: Losses) -> Iterator[Record]:
     """All records of an archive, in order, each as far as it is there."""
     with path.open("rb") as file:
-        yield from records_of(file, path.name, losses, max_record_bytes)
+        yield from records_of(file, path.name, losses, MAX_RECORD_BYTES)
 
 
 def records_of(file: BinaryIO, name: str, losses: Losses, max_record_bytes: int) -> Iterator[Record]:

@@ -8,6 +8,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -51,13 +52,8 @@ def read_hub(source: str, column: str, refused: Counter[str]) -> Iterator[Page]:
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{source}: cannot be had ({why}): check the name, the split and the network") from None
     place = f"file:///{quote(Path(name).name)}/{split or 'train'}"
-    yield from _pages(_chain(first, rows), source, place, column, refused)
-
-
-def _chain(first: dict[str, Any] | None, rows: Iterator[dict[str, Any]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    if first is not None:
-        yield 0, first
-        yield from enumerate(rows, start=1)
+    every = chain([] if first is None else [first], rows)
+    yield from _pages(enumerate(every), source, place, column, refused)
 
 
 def _pages(

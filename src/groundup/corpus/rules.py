@@ -22,14 +22,8 @@ SHORT_LINE_CHARACTERS = 30
 C4_LINE_WORDS = 5
 C4_WORD_CHARACTERS = 1000
 C4_NOT_IN_LINES = (
-    "javascript",
-    "terms of use",
-    "privacy policy",
-    "cookie policy",
-    "uses cookies",
-    "use of cookies",
-    "use cookies",
-)
+    "javascript", "terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies"
+)  # fmt: skip
 SENTENCE_END = re.compile(r"[.!?][\"”’')\]]*(?=\s|$)")
 PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 RELIABLE_RANK = 1200  # resiliparse: a distance above this is usually a false result

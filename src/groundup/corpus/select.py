@@ -37,16 +37,8 @@ KEYS = [(name, pa.string()) for name in ("id", "url", "host", "domain", "kind", 
 DOCUMENTS = pa.schema(
     [*KEYS, ("quality", pa.float32()), ("best", pa.bool_()), ("split", pa.string()), ("cluster", pa.string())]
 )
-DROPPED = pa.schema(
-    [
-        *KEYS,
-        ("words", pa.int32()),
-        ("quality", pa.float32()),
-        ("cluster", pa.string()),
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-    ]
-)
+WHY = [(name, pa.string()) for name in ("cluster", "reason", "detail")]
+DROPPED = pa.schema([*KEYS, ("words", pa.int32()), ("quality", pa.float32()), *WHY])
 
 
 def steps_of(settings: Corpus, language: str) -> list[Step]:
@@ -133,12 +125,11 @@ def _deal_out(annotations: Path, folder: Path) -> list[Path]:
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         writers = [stack.enter_context(pa.ipc.new_stream(part, schema, options=options)) for part in parts]
         for shard in shards:
-            file = stack.enter_context(pq.ParquetFile(shard))
-            for batch in file.iter_batches(ROWS_AT_ONCE, use_threads=False):
-                part = np.array([int(name[:8], 16) * len(parts) >> 32 for name in batch["id"].to_pylist()])
-                for number in np.unique(part).tolist():
-                    writers[number].write_batch(batch.filter(pa.array(part == number)))
-            file.close()
+            with pq.ParquetFile(shard) as file:
+                for batch in file.iter_batches(ROWS_AT_ONCE, use_threads=False):
+                    part = np.array([int(name[:8], 16) * len(parts) >> 32 for name in batch["id"].to_pylist()])
+                    for number in np.unique(part).tolist():
+                        writers[number].write_batch(batch.filter(pa.array(part == number)))
     return parts
 
 
@@ -280,11 +271,10 @@ def _outside(row: Row, column: str, least: float, most: float) -> Reason:
     name = column.replace("_", " ")
     if value is None:  # no classifier was given for it
         return None
+    shown = f"{value:.4g}" if isinstance(value, float) else value
     if value < least:
-        return f"{name} {value:.4g} < {least:g}" if isinstance(value, float) else f"{name} {value} < {least:g}"
-    if value > most:
-        return f"{name} {value:.4g} > {most:g}" if isinstance(value, float) else f"{name} {value} > {most:g}"
-    return None
+        return f"{name} {shown} < {least:g}"
+    return f"{name} {shown} > {most:g}" if value > most else None
 
 
 def _redact(row: Row) -> Counter:

@@ -14,7 +14,7 @@ import numpy as np
 
 from groundup.corpus import labelled
 from groundup.corpus.linear import Classifier
-from groundup.corpus.words import Words, ngrams, split, word_hashes
+from groundup.corpus.words import Words, ngrams, plain, split, word_hashes
 from groundup.errors import UserError
 
 TOP_16 = np.uint64(48)
@@ -24,7 +24,7 @@ class WordList:
     """Words and phrases, compared as plain words: without case or punctuation."""
 
     def __init__(self, lines: list[str]) -> None:
-        entries = [" ".join(filter(None, split(line).in_order())) for line in lines]
+        entries = [" ".join(filter(None, map(plain, line.split()))) for line in lines]
         phrases = [entry.split() for entry in sorted(set(entries)) if " " in entry]
         wanted = sorted({word for entry in entries for word in entry.split()})
         hashes = word_hashes(wanted)

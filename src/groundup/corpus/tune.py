@@ -84,8 +84,8 @@ def _texts(shards: list[Path], places: list[int]) -> dict[int, str]:
         if here:
             table = pq.read_table(shard, columns=["url", "text"]).take([place - start for place in here])
             for place, row in zip(here, table.to_pylist(), strict=True):
-                text = row["text"][: 4 * SHOWN]
-                text = " ".join(personal.redact(text, personal.find(text)).split())[:SHOWN]
+                # Redacted before it is cut: what spans the cut must not survive as a part.
+                text = " ".join(personal.redact(row["text"], personal.find(row["text"])).split())[:SHOWN]
                 found[place] = f"{row['url']}  {text}"
         start += rows
     return found

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 from groundup.corpus import http_message
@@ -31,9 +30,7 @@ class WarcWriter:
     def __enter__(self) -> "WarcWriter":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.file.close()
 
     def response(self, url: str, status: int, headers: list[tuple[str, str]], body: bytes) -> None:

@@ -64,10 +64,6 @@ class Words:
     def __len__(self) -> int:
         return len(self.raw)
 
-    def in_order(self) -> list[str]:
-        """The plain words in the order of the text; "" for pure punctuation."""
-        return [plain(word) for word in self.raw]
-
     @cached_property
     def filled(self) -> np.ndarray:
         """int64 [n]: the places of the words that are not pure punctuation."""
@@ -130,8 +126,3 @@ SEEN = _Seen()
 def split(text: str) -> Words:
     words = text.split()
     return Words(words, *SEEN.look_up(words))
-
-
-def digests(words: list[str]) -> np.ndarray:
-    """uint64 [words]: `Words.digests` of words from several texts."""
-    return SEEN.look_up(words)[-2]

@@ -1,6 +1,6 @@
 """Intervals: no figure without the doubt that belongs to it.
 
-Every interval is two-sided at 95 % unless said otherwise, and treats its values as independent draws.
+Every interval is two-sided at 95 %, and treats its values as independent draws.
 """
 
 import math
@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 
+Z95 = 1.96  # deviations of the normal distribution around its mean that hold 95 %
 _RESAMPLED_VALUES = 10_000_000  # values held at once while resampling: 80 MB of float64
 
 
-def wilson(successes: float, n: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(successes: float, n: int) -> tuple[float, float]:
     """Wilson's (1927) score interval for a proportion, within [0, 1]; (0, 1) when n is 0.
 
     Unlike the textbook p ± z·sqrt(p(1-p)/n) it keeps its coverage near 0 and 1 and for small n.
     """
     if n == 0:
         return 0.0, 1.0
-    share = successes / n
+    share, z = successes / n, Z95
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     # At 0 and n the bound is the proportion itself, which rounding would miss by 1e-17.

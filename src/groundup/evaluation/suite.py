@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from groundup.errors import UserError
 from groundup.evaluation import multiple_choice, sentence_pairs
 from groundup.evaluation.compression import xz_bits_per_byte
 from groundup.evaluation.likelihood import bits_per_byte, score
@@ -41,11 +42,7 @@ def evaluate_base(
         "bits_per_byte": compare_predictors(model, tokenizer, held_out, tokens, settings.held_out_kb * 1000, seed),
         "sentence_pairs": sentence_pairs.score(pairs, text_log_likelihood),
         "lecture_pairs": [
-            {
-                "right": pair["right"],
-                "wrong": pair["wrong"],
-                "nats": text_log_likelihood([pair["right"], pair["wrong"]]),
-            }
+            {"right": pair["right"], "wrong": pair["wrong"], "nats": text_log_likelihood([pair["right"], pair["wrong"]])}
             for pair in sentence_pairs.LECTURE_PAIRS
         ],
         "multiple_choice": multiple_choice.score(questions, partial(continuations, model, tokenizer)),
@@ -61,13 +58,19 @@ def compare_predictors(
 
     xz sees the held-out documents only, the n-grams the whole training split. Intervals resample documents; "ahead" is
     that of the bits per byte that the model needs less than an n-gram on the same documents.
+    Raises UserError when no document fits.
     """
     chosen: list[dict[str, Any]] = []
     room = max_bytes
     for row in sorted(held_out, key=lambda row: digest(seed, row["id"])):
-        if len(row["text"].encode()) <= room:
+        if (size := len(row["text"].encode())) <= room:
             chosen.append(row)
-            room -= len(row["text"].encode())
+            room -= size
+    if not chosen:
+        raise UserError(
+            f"evaluation: none of {len(held_out)} held-out documents fits {max_bytes} bytes; raise corpus.held_out or "
+            "evaluation.held_out_kb"
+        )
     sequences = [np.array([tokenizer.end_of_text, *tokenizer.encode(row["text"])]) for row in chosen]
     sizes = np.array([len(row["text"].encode()) for row in chosen])
     nats = {"model": np.array([-float(found.sum()) for found in score(model, sequences)])}

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundup.errors import UserError
-from groundup.files import read_json, write_json, write_tensors
-from groundup.model.folder import load_weights
+from groundup.files import read_object, write_json
+from groundup.model.folder import load_weights, save_weights
 from groundup.tokenizer.wordpiece import WordPiece
 
 
@@ -264,9 +264,9 @@ def initialise(model: nn.Module, seed: int) -> None:
                 module.key.weight.copy_(module.query.weight)
 
 
-def _sinusoids(length: int, width: int, base: float = 30.0) -> Tensor:
+def _sinusoids(length: int, width: int) -> Tensor:
     """(length, width), of mean square one (Vaswani et al. 2017, whose base of 10,000 makes neighbours hardly differ)."""
-    angles = torch.arange(length)[:, None] * base ** (-torch.arange(0, width, 2) / width)
+    angles = torch.arange(length)[:, None] * 30.0 ** (-torch.arange(0, width, 2) / width)
     return 2**0.5 * torch.cat((angles.sin(), angles.cos()), dim=1)
 
 
@@ -287,13 +287,12 @@ def save(folder: Path, model: MaskedLanguageModel | SpanReader, tokenizer: WordP
     }
     write_json(folder / "config.json", description)
     tokenizer.save(folder, model_max_length=model.config.max_position_embeddings)
-    weights = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
-    write_tensors(folder / "model.safetensors", weights, metadata={"format": "pt"})
+    save_weights(model, folder)
 
 
 def load_config(folder: Path) -> EncoderConfig:
     """Raises UserError when the folder does not hold a BERT that this file computes."""
-    description = read_json(folder / "config.json")
+    description = read_object(folder / "config.json")
     if description.get("model_type") != "bert":
         raise UserError(f"{folder}: model_type is {description.get('model_type')!r}; an encoder is bert")
     other = {

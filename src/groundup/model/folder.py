@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from groundup.errors import UserError
-from groundup.files import read_json, write_json, write_tensors
+from groundup.files import read_json, read_object, write_json, write_tensors
 from groundup.model.convolution import Convolution, ConvolutionConfig
 from groundup.model.decoder import Decoder, LanguageModel, Scorer
 from groundup.model.description import FAMILIES, describe, read_config
@@ -38,8 +38,6 @@ def save(folder: Path, model: LanguageModel | Scorer, tokenizer: Tokenizer, *, c
             "save it with the tokenizer that it was trained with"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    end = tokenizer.message_end if chat else tokenizer.end_of_text
-    ends = [tokenizer.message_end, tokenizer.end_of_text] if chat else tokenizer.end_of_text
     suffix = "ForSequenceClassification" if isinstance(model, Scorer) else "ForCausalLM"
     if config.model_type in OURS:
         name, entries = OURS[config.model_type].__name__ + suffix, config.as_dict()
@@ -50,7 +48,7 @@ def save(folder: Path, model: LanguageModel | Scorer, tokenizer: Tokenizer, *, c
         "model_type": config.model_type,
         **entries,
         "bos_token_id": None,
-        "eos_token_id": end,
+        "eos_token_id": tokenizer.message_end if chat else tokenizer.end_of_text,
         "pad_token_id": tokenizer.pad,
         "use_cache": True,
     }
@@ -58,15 +56,14 @@ def save(folder: Path, model: LanguageModel | Scorer, tokenizer: Tokenizer, *, c
         description |= {"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}}
     write_json(folder / "config.json", description)
     if isinstance(model, LanguageModel):
-        sampling = {
-            "eos_token_id": ends,
-            "pad_token_id": tokenizer.pad,
-            "do_sample": True,
-            "temperature": 0.7,
-            "top_p": 0.9,
-        }
-        write_json(folder / "generation_config.json", sampling)
+        ends = [tokenizer.message_end, tokenizer.end_of_text] if chat else tokenizer.end_of_text
+        sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.9}
+        write_json(folder / "generation_config.json", {"eos_token_id": ends, "pad_token_id": tokenizer.pad, **sampling})
     tokenizer.save(folder, model_max_length=config.max_position_embeddings, chat=chat)
+    save_weights(model, folder)
+
+
+def save_weights(model: nn.Module, folder: Path) -> None:
     weights = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
     write_tensors(folder / "model.safetensors", weights, metadata={"format": "pt"})
 
@@ -91,7 +88,7 @@ def load_scorer(folder: Path) -> Scorer:
 
 def _empty(path: Path) -> LanguageModel:
     """A model of the shape that a config.json describes, whatever its weights."""
-    description = read_json(path)
+    description = read_object(path)
     kind = description.get("model_type")
     return OURS[kind](_read_our_config(description, path)) if kind in OURS else Decoder(read_config(description, path))
 

@@ -115,6 +115,10 @@ def _count(chosen: Tensor, experts: int) -> Tensor:
     return chosen.new_zeros(experts).scatter_add_(0, chosen, torch.ones_like(chosen))
 
 
+def _kept(of_token: Tensor, mask: Tensor | None) -> Tensor:
+    return of_token if mask is None else of_token[mask.flatten()]
+
+
 @contextmanager
 def recorded(model: nn.Module) -> Iterator[list[Routing]]:
     """Within it, every forward of `model` adds one `Routing` a sparse layer, in their order, to the list."""
@@ -136,10 +140,7 @@ def load(routings: Sequence[Routing], mask: Tensor | None = None) -> Tensor:
     Add the result for earlier micro-batches of the step to it: a micro-batch may be of one subject and lean to its
     experts, and to balance each by itself would keep experts from specialising (Qiu et al. 2025).
     """
-    counts = []
-    for routing in routings:
-        chosen_NK = routing.chosen_NK if mask is None else routing.chosen_NK[mask.flatten()]
-        counts.append(_count(chosen_NK.flatten(), routing.logits_NE.shape[1]))
+    counts = [_count(_kept(one.chosen_NK, mask).flatten(), one.logits_NE.shape[1]) for one in routings]
     counts_LE = torch.stack(counts).float()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(counts_LE)
@@ -157,7 +158,7 @@ def auxiliary_losses(
     """
     balance, z = [], []
     for routing, counts_E in zip(routings, load_LE, strict=True):
-        logits_NE = routing.logits_NE if mask is None else routing.logits_NE[mask.flatten()]
+        logits_NE = _kept(routing.logits_NE, mask)
         share_E = counts_E / counts_E.sum()
         balance.append(len(share_E) * (share_E * logits_NE.softmax(-1).mean(0)).sum())
         z.append(logits_NE.logsumexp(-1).square().mean())
@@ -173,7 +174,7 @@ def metrics(routings: Sequence[Routing], load_LE: Tensor, mask: Tensor | None = 
     0 (sure) to 1 (all experts alike).
     """
     relative_LE = load_LE / load_LE.mean(-1, keepdim=True)
-    logits = [routing.logits_NE if mask is None else routing.logits_NE[mask.flatten()] for routing in routings]
+    logits = [_kept(routing.logits_NE, mask) for routing in routings]
     entropies = [-(found_NE.softmax(-1) * found_NE.log_softmax(-1)).sum(-1).mean() for found_NE in logits]
     uniform = torch.tensor(float(load_LE.shape[1])).log()
     return {

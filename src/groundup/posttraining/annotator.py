@@ -42,9 +42,9 @@ def compare(a: str, b: str, reference: str, min_gap: float) -> str:
     return "a" if gap > 0 else "b"
 
 
-def side_shown_left(pair_id: str, annotator: str = SIMULATED) -> str:
+def side_shown_left(pair_id: str) -> str:
     """Either "a" or "b" by digest, about half of the time each: people favour a side, so no answer may keep one."""
-    return "ab"[hashlib.blake2b(f"{annotator}\0{pair_id}".encode(), digest_size=1).digest()[0] & 1]
+    return "ab"[hashlib.blake2b(f"{SIMULATED}\0{pair_id}".encode(), digest_size=1).digest()[0] & 1]
 
 
 def judgement(

@@ -22,9 +22,7 @@ def answer(
     """Each question's answer, and whether it ended by itself, from a chat model."""
     prompts = [prompt_of(tokenizer, question) for question in questions]
     ends = [tokenizer.message_end, tokenizer.end_of_text]
-    answers: list[list[int]] = []
-    for start in range(0, len(prompts), BATCH):
-        answers += generate(model, prompts[start : start + BATCH], ends, sampling, seed + start)
+    answers = _generated(model, prompts, ends, sampling, seed)
     return [(tokenizer.decode(ids).strip(), ids[-1] in ends) for ids in answers]
 
 
@@ -33,10 +31,16 @@ def answer_plainly(
 ) -> list[str]:
     """Answers of a base model, which knows no chat format: it continues "Question: ... Answer:" to the end of the line."""
     prompts = [plain_prompt(tokenizer, question) for question in questions]
-    answers: list[list[int]] = []
-    for start in range(0, len(prompts), BATCH):
-        answers += generate(model, prompts[start : start + BATCH], [tokenizer.end_of_text], sampling, seed + start)
+    answers = _generated(model, prompts, [tokenizer.end_of_text], sampling, seed)
     return [tokenizer.decode(ids).strip().split("\n")[0] for ids in answers]
+
+
+def _generated(
+    model: Decoder, prompts: list[list[int]], ends: list[int], sampling: Sampling, seed: int
+) -> list[list[int]]:
+    starts = range(0, len(prompts), BATCH)
+    parts = (generate(model, prompts[start : start + BATCH], ends, sampling, seed + start) for start in starts)
+    return [ids for part in parts for ids in part]
 
 
 def plain_prompt(tokenizer: Tokenizer, question: str) -> list[int]:
@@ -63,17 +67,16 @@ def head_to_head(
     challenger: Sequence[tuple[str, bool]], baseline: Sequence[tuple[str, bool]], references: Sequence[str]
 ) -> dict[str, Any]:
     """How often the simulated annotator prefers the challenger, ties counting half, with a 95 % interval."""
-    outcome = {"a": 1.0, "tie": 0.5, "b": 0.0}
+    worth = {"a": 1.0, "tie": 0.5, "b": 0.0}
+    ours, theirs = [text for text, _ in challenger], [text for text, _ in baseline]
+    outcomes = [
+        worth[compare(new, old, reference, 0.0)] for new, old, reference in zip(ours, theirs, references, strict=True)
+    ]
     return {
-        **win_rate(
-            [
-                outcome[compare(new, old, reference, 0.0)]
-                for (new, _), (old, _), reference in zip(challenger, baseline, references, strict=True)
-            ]
-        ),
-        "overlap": mean_overlap([text for text, _ in challenger], references),
-        "baseline_overlap": mean_overlap([text for text, _ in baseline], references),
-        "mean_words": float(np.mean([len(text.split()) for text, _ in challenger])),
-        "baseline_mean_words": float(np.mean([len(text.split()) for text, _ in baseline])),
+        **win_rate(outcomes),
+        "overlap": mean_overlap(ours, references),
+        "baseline_overlap": mean_overlap(theirs, references),
+        "mean_words": float(np.mean([len(text.split()) for text in ours])),
+        "baseline_mean_words": float(np.mean([len(text.split()) for text in theirs])),
         "ended": float(np.mean([ended for _, ended in challenger])),
     }

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from groundup.evaluation.likelihood import token_log_probabilities
+from groundup.model.decoder import Decoder
 from groundup.tokenizer.chat import render
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.objectives import Batch
@@ -28,6 +31,11 @@ def collate(rows: Sequence[Row], pad: int, device: torch.device) -> Batch:
         "targets": ids[:, 1:].contiguous().to(device),
         "mask": mask[:, 1:].contiguous().to(device),
     }
+
+
+def answer_log_probabilities(model: Decoder, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Log-probability (batch, time) in nats of each of the assistant's tokens, zero elsewhere."""
+    return token_log_probabilities(model, batch["ids"], batch["targets"], dtype=dtype, wanted_BT=batch["mask"])
 
 
 def chosen_rows(step: int, batch: int, count: int, seed: int) -> list[int]:

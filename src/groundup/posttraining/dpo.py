@@ -13,22 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from groundup.errors import UserError
-from groundup.evaluation.likelihood import token_log_probabilities
 from groundup.model.decoder import Decoder
-from groundup.posttraining.batches import Row, chosen_rows, collate, steps_for
+from groundup.posttraining.batches import Row, answer_log_probabilities, chosen_rows, collate, steps_for
 from groundup.posttraining.reward import pair_rows
 from groundup.recipe import Dpo
 from groundup.tokenizer.tokenizer import Tokenizer
-from groundup.training.loop import train
+from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
-from groundup.training.optimizer import Optimizer, one_rate
-from groundup.training.schedule import warmup_stable_decay
+
+BATCH = 64  # rows that the reference scores at once
 
 
-def answer_log_probabilities(model: Decoder, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
+def sequence_log_probability(model: Decoder, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
     """Log-probability (batch,) in nats of each row's answer, summed over its tokens."""
-    found = token_log_probabilities(model, batch["ids"], batch["targets"], dtype=dtype, wanted_BT=batch["mask"])
-    return found.sum(dim=1)
+    return answer_log_probabilities(model, batch, dtype).sum(dim=1)
 
 
 def preference_loss(policy_B: Tensor, reference_B: Tensor, beta: float) -> tuple[Tensor, Metrics]:
@@ -66,29 +64,14 @@ def optimise(
         return [batch]
 
     def objective(model: Decoder, batch: Batch) -> tuple[Tensor, Metrics]:
-        return preference_loss(answer_log_probabilities(model, batch, dtype), batch["reference"], settings.beta)
+        return preference_loss(sequence_log_probability(model, batch, dtype), batch["reference"], settings.beta)
 
-    train(
-        policy,
-        objective,
-        batches,
-        Optimizer(policy, one_rate(settings.learning_rate)),
-        lambda step: warmup_stable_decay(step, steps, max(1, steps // 10), steps),
-        steps,
-        folder,
-        "dpo",
-        max_grad_norm=1.0,
-    )
+    tune(policy, objective, batches, settings.learning_rate, steps, folder, "dpo", warmup=10)
     return steps
 
 
 @torch.no_grad()
-def _reference(
-    policy: Decoder, tokenizer: Tokenizer, rows: Sequence[Row], dtype: torch.dtype, batch: int = 64
-) -> Tensor:
+def _reference(policy: Decoder, tokenizer: Tokenizer, rows: Sequence[Row], dtype: torch.dtype) -> Tensor:
     device = policy.lm_head.weight.device
-    parts = [
-        answer_log_probabilities(policy, collate(rows[start : start + batch], tokenizer.pad, device), dtype)
-        for start in range(0, len(rows), batch)
-    ]
-    return torch.cat(parts)
+    parts = [collate(rows[start : start + BATCH], tokenizer.pad, device) for start in range(0, len(rows), BATCH)]
+    return torch.cat([sequence_log_probability(policy, part, dtype) for part in parts])

@@ -16,18 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from groundup.evaluation.likelihood import token_log_probabilities
 from groundup.files import read_jsonl, write_jsonl
 from groundup.model.decoder import Decoder, Scorer
-from groundup.posttraining.batches import Row, chosen_rows, collate, prompt_of
+from groundup.posttraining.batches import Row, answer_log_probabilities, chosen_rows, collate, prompt_of
 from groundup.posttraining.reward import rewards
 from groundup.recipe import Ppo
 from groundup.serving.engine import Sampling, generate
 from groundup.tokenizer.tokenizer import Tokenizer
-from groundup.training.loop import train
+from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
-from groundup.training.optimizer import Optimizer, one_rate
-from groundup.training.schedule import warmup_stable_decay
 
 GAMMA, LAMBDA = 1.0, 0.95
 VALUE_COEFFICIENT, VALUE_CLIP = 0.1, 0.2
@@ -78,31 +75,20 @@ def rollout(
     logp, reference, values = (torch.zeros_like(mask) for _ in range(3))
     for rows_of_part, part in by_length(batch, PARTS):
         width = part["ids"].shape[1]
-        logp[rows_of_part, :width] = answer_token_log_probabilities(model.policy, part, judge.dtype)
-        reference[rows_of_part, :width] = answer_token_log_probabilities(judge.reference, part, judge.dtype)
+        logp[rows_of_part, :width] = answer_log_probabilities(model.policy, part, judge.dtype)
+        reference[rows_of_part, :width] = answer_log_probabilities(judge.reference, part, judge.dtype)
         values[rows_of_part, :width] = model.value(part["ids"], judge.dtype) * part["mask"]
     token_rewards = -judge.kl_coefficient * (logp - reference)
     last = (mask * torch.arange(mask.shape[1], device=device)).argmax(dim=1)
     token_rewards[torch.arange(len(rows), device=device), last] += scores
     advantages = advantage_estimates(token_rewards, values, mask)
-    batch |= {
-        "logp": logp,
-        "values": values,
-        "returns": advantages + values,
-        "advantages": whiten(advantages, mask),
-    }
-    lengths = mask.sum(dim=1)
+    batch |= {"logp": logp, "values": values, "returns": advantages + values, "advantages": whiten(advantages, mask)}
     return batch, {
         "score": scores.mean().item(),
         "kl": (logp - reference).sum(dim=1).mean().item(),
-        "length": lengths.mean().item(),
+        "length": mask.sum(dim=1).mean().item(),
         "ended": ended.float().mean().item(),
     }
-
-
-def answer_token_log_probabilities(model: Decoder, batch: Batch, dtype: torch.dtype) -> Tensor:
-    """(batch, time), zero where the mask is."""
-    return token_log_probabilities(model, batch["ids"], batch["targets"], dtype=dtype, wanted_BT=batch["mask"])
 
 
 def by_length(batch: Batch, count: int) -> list[tuple[Tensor, Batch]]:
@@ -140,7 +126,7 @@ def clipped_objective(clip: float, dtype: torch.dtype) -> Callable[[ActorCritic,
     def loss(model: ActorCritic, batch: Batch) -> tuple[Tensor, Metrics]:
         mask = batch["mask"]
         count = mask.sum()
-        ratio = torch.exp(answer_token_log_probabilities(model.policy, batch, dtype) - batch["logp"])
+        ratio = torch.exp(answer_log_probabilities(model.policy, batch, dtype) - batch["logp"])
         clipped = ratio.clamp(1 - clip, 1 + clip)
         gains = torch.minimum(ratio * batch["advantages"], clipped * batch["advantages"])
         policy_loss = -(gains * mask).sum() / count
@@ -197,16 +183,6 @@ def optimise(
             write_jsonl(log, rollouts)
         return [current[update % len(current)]]
 
-    train(
-        model,
-        clipped_objective(settings.clip, dtype),
-        batches,
-        Optimizer(model, one_rate(settings.learning_rate)),
-        lambda step: warmup_stable_decay(step, steps, max(1, steps // 20), steps),
-        steps,
-        folder,
-        "ppo",
-        checkpoint_multiple=updates,
-        max_grad_norm=1.0,
-    )
+    objective = clipped_objective(settings.clip, dtype)
+    tune(model, objective, batches, settings.learning_rate, steps, folder, "ppo", checkpoint_multiple=updates)
     return {"iterations": settings.iterations, "first": rollouts[0], "last": rollouts[-1]}

@@ -28,9 +28,8 @@ def label(
     judgements = []
     for number, (row, prompt, (a, _), (b, _)) in enumerate(zip(questions, asked, first, second, strict=True)):
         pair_id = f"{split}-{number:05d}"
-        judgements.append(
-            judgement(prompt, a, b, row["reference"], pair_id, settings.min_gap, side_shown_left(pair_id))
-        )
+        shown_left = side_shown_left(pair_id)
+        judgements.append(judgement(prompt, a, b, row["reference"], pair_id, settings.min_gap, shown_left))
     return judgements, preferences(judgements)
 
 

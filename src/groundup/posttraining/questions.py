@@ -17,10 +17,12 @@ import ast
 import hashlib
 import re
 import warnings
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from groundup.errors import UserError
 
 STDLIB = "file:///stdlib/"
 HELD_OUT, PREFERENCE = 0.1, 0.2  # of objects; the rest is for fine-tuning
@@ -114,6 +116,7 @@ def _call(node: Function, method: bool = True) -> tuple[str, tuple[str, ...]]:
     static = any(ast.unparse(one) == "staticmethod" for one in node.decorator_list)
     bound = int(method and not static)
     skip_only, skip = (bound, 0) if written.posonlyargs else (0, bound)
+    positional = len(written.posonlyargs) + len(written.args) - bound
     seen = ast.arguments(
         posonlyargs=written.posonlyargs[skip_only:],
         args=written.args[skip:],
@@ -121,17 +124,13 @@ def _call(node: Function, method: bool = True) -> tuple[str, tuple[str, ...]]:
         kwonlyargs=written.kwonlyargs,
         kw_defaults=written.kw_defaults,
         kwarg=written.kwarg,
-        defaults=written.defaults[-positional:] if (positional := _positional(written) - bound) > 0 else [],
+        defaults=written.defaults[-positional:] if positional > 0 else [],
     )
     parameters = [one.arg for one in [*seen.posonlyargs, *seen.args]]
     parameters += [f"*{seen.vararg.arg}"] if seen.vararg else []
     parameters += [one.arg for one in seen.kwonlyargs]
     parameters += [f"**{seen.kwarg.arg}"] if seen.kwarg else []
     return f"({ast.unparse(seen)})", tuple(parameters)
-
-
-def _positional(arguments: ast.arguments) -> int:
-    return len(arguments.posonlyargs) + len(arguments.args)
 
 
 def _definitions(body: Sequence[ast.stmt], private: bool = False) -> Iterator[Function | ast.ClassDef]:
@@ -307,6 +306,7 @@ def build(documents: Iterable[tuple[str, str]], max_objects: int, seed: int) -> 
     No two rows ask the same question and no two descriptions are the same, on any side. On each side no kind of
     question has more rows than `description`, which the skills of copying would otherwise outnumber. Rows of
     "preference" and "held_out" also hold the answer as `reference`.
+    Raises UserError when a side has no row.
     """
     items = sorted(documented(documents), key=lambda item: digest(seed, item.name))[:max_objects]
     sides = split(items, HELD_OUT, PREFERENCE, seed)
@@ -321,13 +321,21 @@ def build(documents: Iterable[tuple[str, str]], max_objects: int, seed: int) -> 
             seen |= texts
             side = sides[item.name]
             rows[side].append(row if side == "train" else {**row, "reference": answer})
-    return {side: _balanced(some, seed) for side, some in rows.items()}
+    balanced = {side: _balanced(some, seed) for side, some in rows.items()}
+    if without := [side for side, some in balanced.items() if not some]:
+        raise UserError(
+            f"sft: no questions for {' and '.join(without)}; the corpus needs more documented Python source (domain with "
+            "stdlib:), or a larger sft.max_objects"
+        )
+    return balanced
 
 
 def _balanced(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-    by_kind: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    most = sum(row["kind"] == "description" for row in rows)
+    taken: Counter[str] = Counter()
+    kept = []
     for row in sorted(rows, key=lambda row: digest(seed, row["messages"][0]["content"])):
-        by_kind[row["kind"]].append(row)
-    most = len(by_kind["description"])
-    kept = [row for some in by_kind.values() for row in some[:most]]
-    return sorted(kept, key=lambda row: digest(seed, row["messages"][0]["content"]))
+        taken[row["kind"]] += 1
+        if taken[row["kind"]] <= most:
+            kept.append(row)
+    return kept

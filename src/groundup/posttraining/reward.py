@@ -21,10 +21,8 @@ from groundup.model.decoder import LanguageModel, Scorer
 from groundup.posttraining.batches import Row, chosen_rows, collate, row_of, steps_for
 from groundup.recipe import Reward
 from groundup.tokenizer.tokenizer import Tokenizer
-from groundup.training.loop import train
+from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
-from groundup.training.optimizer import Optimizer, one_rate
-from groundup.training.schedule import warmup_stable_decay
 
 CENTRING = 0.01
 
@@ -64,13 +62,11 @@ def bradley_terry(scorer: Scorer, batch: Batch, dtype: torch.dtype = torch.float
 
 def pair_rows(tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]]) -> list[tuple[Row, Row]]:
     """(chosen, rejected) conversations of preference rows."""
-    return [
-        tuple(
-            row_of(tokenizer, pair["prompt"][-1]["content"], pair[side][-1]["content"])
-            for side in ("chosen", "rejected")
-        )
-        for pair in pairs
-    ]
+
+    def row(pair: dict[str, Any], side: str) -> Row:
+        return row_of(tokenizer, pair["prompt"][-1]["content"], pair[side][-1]["content"])
+
+    return [(row(pair, "chosen"), row(pair, "rejected")) for pair in pairs]
 
 
 def fit(
@@ -92,17 +88,8 @@ def fit(
         some = [rows[index] for index in chosen_rows(step, settings.batch_pairs, len(rows), seed)]
         return [collate([chosen for chosen, _ in some] + [rejected for _, rejected in some], tokenizer.pad, device)]
 
-    train(
-        scorer,
-        partial(bradley_terry, dtype=dtype),
-        batches,
-        Optimizer(scorer, one_rate(settings.learning_rate)),
-        lambda step: warmup_stable_decay(step, steps, max(1, steps // 20), steps),
-        steps,
-        folder,
-        "reward",
-        max_grad_norm=1.0,
-    )
+    objective = partial(bradley_terry, dtype=dtype)
+    tune(scorer, objective, batches, settings.learning_rate, steps, folder, "reward")
     return scorer
 
 
@@ -129,7 +116,7 @@ def assess(
     rejected = score_rows(scorer, tokenizer, [row for _, row in rows])
     lengths = np.array([[sum(spoken) for _, spoken in row] for row in rows], dtype=np.float64)
     values = np.concatenate((chosen, rejected))
-    words = np.concatenate((lengths[:, 0], lengths[:, 1]))
+    words = lengths.T.ravel()
     longer = (lengths[:, 0] > lengths[:, 1]) + 0.5 * (lengths[:, 0] == lengths[:, 1])
     results = {
         "accuracy": proportion(int((chosen > rejected).sum()), len(rows)),

@@ -17,10 +17,8 @@ from groundup.posttraining.batches import Row, chosen_rows, collate, prompt_of, 
 from groundup.recipe import Sft
 from groundup.serving.engine import Sampling
 from groundup.tokenizer.tokenizer import Tokenizer
-from groundup.training.loop import train
+from groundup.training.loop import tune
 from groundup.training.objectives import Batch, next_token
-from groundup.training.optimizer import Optimizer, one_rate
-from groundup.training.schedule import warmup_stable_decay
 
 Questions = Sequence[dict[str, Any]]
 
@@ -37,7 +35,8 @@ def finetune(
     rows = [row for row in rows if len(row[0]) <= longest and sum(row[1]) <= settings.max_answer_tokens]
     if not rows:
         raise UserError(
-            "sft: no questions to learn from; the corpus needs documented Python source (domain with stdlib:)"
+            f"sft: no questions to learn from: of {len(questions)} none has an answer of at most "
+            f"sft.max_answer_tokens = {settings.max_answer_tokens} and fits the context of {longest - 1} tokens"
         )
     check_rows(rows, tokenizer)
     steps = steps_for(settings.epochs, settings.batch_examples, len(rows))
@@ -47,17 +46,8 @@ def finetune(
         batch = collate(chosen, tokenizer.pad, device.torch_device)
         return [batch | {"weight": batch["mask"] / batch["mask"].sum()}]
 
-    train(
-        model,
-        partial(next_token, dtype=device.training_dtype),
-        batches,
-        Optimizer(model, one_rate(settings.learning_rate)),
-        lambda step: warmup_stable_decay(step, steps, max(1, steps // 20), steps // 2),
-        steps,
-        folder,
-        "sft",
-        max_grad_norm=1.0,
-    )
+    objective = partial(next_token, dtype=device.training_dtype)
+    tune(model, objective, batches, settings.learning_rate, steps, folder, "sft", decay=2)
     return steps
 
 
@@ -84,7 +74,10 @@ def compare_with_base(
     sampling = Sampling(max_answer_tokens, temperature=0)
     tuned_answers = [text for text, _ in answer(tuned, tokenizer, asked, sampling, seed)]
     base_answers = answer_plainly(base, tokenizer, asked, sampling, seed)
-    kinds = sorted({row["kind"] for row in questions})
+    by_kind = {
+        kind: [number for number, row in enumerate(questions) if row["kind"] == kind]
+        for kind in sorted({row["kind"] for row in questions})
+    }
     return {
         "held_out": {
             "bits_per_byte": {
@@ -94,13 +87,10 @@ def compare_with_base(
             "overlap": {"base": mean_overlap(base_answers, references), "sft": mean_overlap(tuned_answers, references)},
             "overlap_by_kind": {
                 kind: {
-                    name: mean_overlap(
-                        [text for text, row in zip(texts, questions, strict=True) if row["kind"] == kind],
-                        [row["reference"] for row in questions if row["kind"] == kind],
-                    )["overlap"]
+                    name: mean_overlap([texts[n] for n in numbers], [references[n] for n in numbers])["overlap"]
                     for name, texts in (("base", base_answers), ("sft", tuned_answers))
                 }
-                for kind in kinds
+                for kind, numbers in by_kind.items()
             },
         },
         "samples": [

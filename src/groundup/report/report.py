@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from groundup.corpus import personal
+from groundup.corpus.tables import read_table
 from groundup.files import read_json, read_jsonl, write_text
 from groundup.progress import duration
 from groundup.recipe import Recipe
@@ -106,12 +107,13 @@ def number(value: float) -> str:
     """1234567 -> '1.23 million'; powers of ten from 1e15."""
     if not math.isfinite(value):
         return "not measured"
-    if abs(value) >= 1e15:
-        exponent = math.floor(math.log10(abs(value)))
-        return f"{value / 10**exponent:.1f} × 10{str(exponent).translate(_RAISED)}"
+    rounded = float(f"{value:.3g}") if abs(value) >= 1e6 else value  # 999,999,999 is a billion, not 1e+03 million
+    if abs(rounded) >= 1e15:
+        digits, exponent = f"{value:.1e}".split("e+")
+        return f"{digits} × 10{exponent.translate(_RAISED)}"
     for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {word}"
+        if abs(rounded) >= size:
+            return f"{rounded / size:.3g} {word}"
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
@@ -130,8 +132,9 @@ def _name(code: int) -> str:
 
 def _dropped(corpus: Path) -> dict[str, list[dict[str, str]]]:
     """A few dropped documents of each reason, in the order of the file, with personal data redacted."""
-    rows = _table(corpus / "dropped.parquet", ["id", "url", "text", "reason", "detail"])
-    urls = {row["id"]: row["url"] for row in [*_table(corpus / "documents.parquet", ["id", "url"]), *rows]}
+    rows = read_table(corpus / "dropped.parquet", ["id", "url", "text", "reason", "detail"]).to_pylist()
+    kept = read_table(corpus / "documents.parquet", ["id", "url"]).to_pylist()
+    urls = {row["id"]: row["url"] for row in [*kept, *rows]}
     found: dict[str, list[dict[str, str]]] = {}
     for row in rows:
         shown = found.setdefault(visible(row["reason"]), [])
@@ -147,7 +150,7 @@ def _dropped(corpus: Path) -> dict[str, list[dict[str, str]]]:
 
 def _tokenized(corpus: Path, tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """A sentence and a line of code from held-out documents, cut into tokens; fewer when there is none."""
-    rows = _table(corpus / "documents.parquet", ["split", "kind", "text"])
+    rows = read_table(corpus / "documents.parquet", ["split", "kind", "text"]).to_pylist()
     held_out = [row for row in rows if row["split"] == "held_out"]
     prose = (" ".join(row["text"].split()) for row in held_out if row["kind"] != "code")
     code = (row["text"] for row in held_out if row["kind"] == "code")
@@ -162,18 +165,11 @@ def _tokenized(corpus: Path, tokenizer: Tokenizer) -> list[dict[str, Any]]:
 
 
 def _samples(folder: Path) -> list[dict[str, str]]:
+    def cut(text: str) -> str:
+        return text if len(text) <= SHOWN_ANSWER else text[:SHOWN_ANSWER] + " …"
+
     rows = read_jsonl(folder / "samples.jsonl")[:SHOWN_SAMPLES]
-    return [{key: visible(_cut(text)) for key, text in row.items()} for row in rows]
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= SHOWN_ANSWER else text[:SHOWN_ANSWER] + " …"
-
-
-def _table(path: Path, columns: list[str]) -> list[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    return pq.read_table(path, columns=columns).to_pylist()
+    return [{key: visible(cut(text)) for key, text in row.items()} for row in rows]
 
 
 def _figures(results: dict[str, Any], funnel: dict[str, Any], inputs: dict[str, Path]) -> dict[str, str]:
@@ -183,6 +179,7 @@ def _figures(results: dict[str, Any], funnel: dict[str, Any], inputs: dict[str, 
     rollouts = read_jsonl(inputs["ppo"] / "rollouts.jsonl")
     scored = read_jsonl(inputs["reward"] / "scored.jsonl")
     bits = tested["bits_per_byte"]
+    preferred = {name: results[name]["against_sft"] for name in ("dpo", "ppo")}
     steps = [("documents found", funnel["steps"][0]["before"]["by_domain"])] if funnel["steps"] else []
     return {
         "funnel": figures.funnel(
@@ -254,11 +251,7 @@ def _figures(results: dict[str, Any], funnel: dict[str, Any], inputs: dict[str, 
         ),
         "preferred": figures.intervals(
             "preferred",
-            [
-                (name.upper(), one["win_rate"], one["low"], one["high"])
-                for name in ("dpo", "ppo")
-                for one in [results[name]["against_sft"]]
-            ],
+            [(name.upper(), one["win_rate"], one["low"], one["high"]) for name, one in preferred.items()],
             "prompts on which it is preferred over SFT, %",
             ("equal", 0.5),
         ),

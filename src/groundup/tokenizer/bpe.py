@@ -157,7 +157,7 @@ class _Words:
         symbols, weights, lengths, totals, room = self.symbols, self.weights, self.lengths, self.totals, self.room
         left_length, right_length = lengths[left], lengths[right]
         after_right, after_merged = right * room, merged * room
-        fresh: defaultdict[int, array] = defaultdict(_no_places)
+        fresh: defaultdict[int, array] = defaultdict(lambda: array("i"))
         found: defaultdict[int, int] = defaultdict(int)
         for start in places.tolist():
             middle = start + left_length
@@ -211,10 +211,6 @@ class _Words:
             if total >= self.least:
                 fresh.append((merged * self.room + neighbour, total, starts[where]))
         return fresh
-
-
-def _no_places() -> array:
-    return array("i")
 
 
 def _array(code: str, values: np.ndarray) -> array:

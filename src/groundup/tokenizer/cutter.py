@@ -5,7 +5,7 @@ tokens around a text, truncation, padding, chance) is turned off, and text that 
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -110,8 +110,7 @@ class Cutter:
         """What the model's rule is applied to, one after the other, in its own way of writing."""
         splitter, normalizer = self.backend.pre_tokenizer, self.backend.normalizer
         if splitter is None:  # the whole text is one: words will do, since few tokens hold a space inside
-            words: Iterable[str] = text.split()
-            return [normalizer.normalize_str(word) for word in words] if normalizer else list(words)
+            return [normalizer.normalize_str(word) for word in text.split()] if normalizer else text.split()
         return [piece for piece, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text) if normalizer else text)]
 
     def model_tokens(self, pretoken: str) -> list[str]:

@@ -69,6 +69,13 @@ def read(shard: Shard, split: str | None = None) -> Iterator[tuple[pa.Array, pa.
         yield batch["text"], batch["domain"]
 
 
+def texts(shards: Iterable[Shard], split: str | None = None) -> Iterator[str]:
+    """The texts of some shards, one by one."""
+    for shard in shards:
+        for batch, _ in read(shard, split):
+            yield from batch.to_pylist()
+
+
 def read_annotated(shard: Shard, split: str | None = None) -> Iterator[pa.RecordBatch]:
     """The same with all that is known of a document: strings `text`, `domain`, `language`, `split`."""
     if shard.path.suffix == ".parquet":

@@ -7,7 +7,7 @@ hard to cut. The choice is made once, before any work, and said.
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -47,7 +47,7 @@ def encode_corpus(
     """
     tokenizer = Tokenizer.load(folder)
     shards = documents.find(inputs)
-    sample = [text[:SAMPLE_CHARACTERS] for text in islice(_texts(shards, split), SAMPLE_DOCUMENTS)]
+    sample = [text[:SAMPLE_CHARACTERS] for text in islice(documents.texts(shards, split), SAMPLE_DOCUMENTS)]
     if not sample:
         raise UserError(f"no documents{f' of split {split!r}' if split else ''} in {', '.join(map(str, inputs))}")
     library, reason = choose(tokenizer, sample)
@@ -128,9 +128,3 @@ def _gigatoken(tokenizer: Tokenizer) -> Encode:
 
     # Without special tokens it knows none, so none can come out of text.
     return gigatoken.Tokenizer.from_json(json.dumps({**tokenizer.as_json(), "added_tokens": []})).encode_batch
-
-
-def _texts(shards: Sequence[Shard], split: str | None) -> Iterator[str]:
-    for shard in shards:
-        for texts, _ in documents.read(shard, split):
-            yield from texts.to_pylist()

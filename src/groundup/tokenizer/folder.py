@@ -1,11 +1,60 @@
 """The folder of a tokenizer as other tools read it; what its kinds have in common."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from groundup.files import write_json, write_text
+from groundup.tokenizer.bpe import SPECIAL_TOKENS
 from groundup.tokenizer.chat import CHAT_TEMPLATE
+
+
+class ByteTokens:
+    """What tokenizers share whose tokens stand for bytes; a subclass has `as_json`, which is its `tokenizer.json`."""
+
+    def __init__(self, tokens: Iterable[bytes]) -> None:
+        """`tokens` in the order of their ids; the special tokens come after them."""
+        self._tokens = [*tokens, *(b"" for _ in SPECIAL_TOKENS)]
+        first = len(self._tokens) - len(SPECIAL_TOKENS)
+        self.special_tokens = {name: first + number for number, name in enumerate(SPECIAL_TOKENS)}
+        self.end_of_text, self.message_start, self.message_end, self.pad = self.special_tokens.values()
+        self.bytes_per_token = np.array([len(token) for token in self._tokens], np.int64)  # (size,), 0: special tokens
+
+    @property
+    def size(self) -> int:
+        """Ids are 0 .. size - 1, those of the special tokens included."""
+        return len(self._tokens)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes a token stands for; none for special tokens."""
+        if not 0 <= token < self.size:
+            raise IndexError(f"token {token} is outside the vocabulary of {self.size}")
+        return self._tokens[token]
+
+    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
+        return b"".join(map(self.token_bytes, tokens))
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Text of the tokens. Special tokens are no text; bytes that are not UTF-8 become U+FFFD."""
+        return self.decode_bytes(tokens).decode("utf-8", "replace")
+
+    def save(self, folder: Path, model_max_length: int | None = None, chat: bool = False) -> None:
+        """Write `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`: same tokens, same bytes.
+
+        `chat`: other tools are told that a text ends with the end of a message rather than of a document.
+        """
+        end_of_text, message_start, message_end, pad = self.special_tokens
+        write_text(Path(folder) / "chat_template.jinja", CHAT_TEMPLATE)
+        settings = {
+            "eos_token": message_end if chat else end_of_text,
+            "pad_token": pad,
+            "additional_special_tokens": [message_start, end_of_text if chat else message_end],
+            "padding_side": "left",  # a batch of prompts must end where the answers begin
+            "chat_template": CHAT_TEMPLATE,  # older readers look here, newer ones in chat_template.jinja
+        }
+        write(folder, self.as_json(), settings, model_max_length)
 
 
 def write(folder: Path, description: Mapping[str, Any], settings: Mapping[str, Any], model_max_length: int | None) -> None:
@@ -21,23 +70,42 @@ def write(folder: Path, description: Mapping[str, Any], settings: Mapping[str, A
     write_json(Path(folder) / "tokenizer.json", dict(description))
 
 
-def write_with_chat(
-    folder: Path, description: Mapping[str, Any], special_tokens: Mapping[str, int], model_max_length: int | None, chat: bool
-) -> None:
-    """The same with our chat template. `chat`: a text ends with the end of a message rather than of a document."""
-    end_of_text, message_start, message_end, pad = special_tokens
-    write_text(Path(folder) / "chat_template.jinja", CHAT_TEMPLATE)
-    settings = {
-        "eos_token": message_end if chat else end_of_text,
-        "pad_token": pad,
-        "additional_special_tokens": [message_start, end_of_text if chat else message_end],
-        "padding_side": "left",  # a batch of prompts must end where the answers begin
-        "chat_template": CHAT_TEMPLATE,  # older readers look here, newer ones in chat_template.jinja
-    }
-    write(folder, description, settings, model_max_length)
-
-
-def added_tokens(special_tokens: Mapping[str, int]) -> list[dict[str, Any]]:
-    """The special tokens in `tokenizer.json`."""
+def describe(
+    special_tokens: Mapping[str, int],
+    *,
+    decoder: dict[str, Any],
+    model: dict[str, Any],
+    normalizer: dict[str, Any] | None = None,
+    pre_tokenizer: dict[str, Any] | None = None,
+    post_processor: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What `tokenizer.json` holds."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return [{"id": number, "content": name, **flags} for name, number in sorted(special_tokens.items(), key=lambda t: t[1])]
+    ordered = sorted(special_tokens.items(), key=lambda token: token[1])
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": number, "content": name, **flags} for name, number in ordered],
+        "normalizer": normalizer,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": post_processor,
+        "decoder": decoder,
+        "model": model,
+    }
+
+
+def bpe_model(vocabulary: dict[str, int], merges: list[list[str]], byte_fallback: bool) -> dict[str, Any]:
+    """Its `model`, of a tokenizer that pairs bytes or characters."""
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": byte_fallback,
+        "ignore_merges": False,
+        "vocab": vocabulary,
+        "merges": merges,
+    }

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from groundup.files import read_json
+from groundup.errors import UserError
+from groundup.files import read_object
 from groundup.tokenizer.characters import Characters
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.tokenizer.wordpiece import WordPiece
@@ -12,8 +13,9 @@ AnyTokenizer = Tokenizer | Characters | WordPiece
 
 def load(folder: Path) -> AnyTokenizer:
     """Byte-level BPE, characters, bytes or WordPiece. Raises UserError when it is missing, damaged or none of these."""
-    found = read_json(Path(folder) / "tokenizer.json")
-    model = found.get("model", {}) if isinstance(found, dict) else {}
+    model = read_object(Path(folder) / "tokenizer.json").get("model")
+    if not isinstance(model, dict):
+        raise UserError(f"{folder}/tokenizer.json: it has no model; train the tokenizer again")
     if model.get("type") == "WordPiece":
         return WordPiece.load(folder)
     return Characters.load(folder) if model.get("byte_fallback") else Tokenizer.load(folder)

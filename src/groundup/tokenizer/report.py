@@ -18,7 +18,7 @@ from groundup.tokenizer.cutter import Cutter
 from groundup.tokenizer.page import render
 from groundup.tokenizer.sample import Document, sample
 
-AT_ONCE = 1 << 20  # characters, encoded at once
+AT_ONCE = 64  # documents encoded at once; the sample's are of a bounded length
 MATCHED_BYTES = 4 << 20  # of the text, for longest match
 SHOWN_TOKENS = 60
 SHOWN_CANDIDATES = 30
@@ -98,22 +98,16 @@ def gather(
 
 def _encode_all(cutter: Cutter, texts: Sequence[Document]) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of each document, and (size,) how often each token came out."""
-    counts = np.zeros(len(texts), np.int64)
+    counts: list[int] = []
     used = np.zeros(cutter.size, np.int64)
     with Progress("encoding", sum(len(document.text) for document in texts), "characters") as progress:
-        start = 0
-        while start < len(texts):
-            end, size = start, 0
-            while end < len(texts) and size < AT_ONCE:
-                size += len(texts[end].text)
-                end += 1
-            found = cutter.encode_batch([document.text for document in texts[start:end]])
-            counts[start:end] = [len(ids) for ids in found]
-            for ids in found:
+        for start in range(0, len(texts), AT_ONCE):
+            some = [document.text for document in texts[start : start + AT_ONCE]]
+            for ids in cutter.encode_batch(some):
+                counts.append(len(ids))
                 used += np.bincount(np.array(ids, np.int64), minlength=cutter.size)
-            progress.advance(size)
-            start = end
-    return counts, used
+            progress.advance(sum(map(len, some)))
+    return np.array(counts, np.int64), used
 
 
 def _fertility(texts: Sequence[Document], tokens: np.ndarray) -> dict[str, dict[str, Any]]:

@@ -30,7 +30,6 @@ _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 class Rule:
     name: str
     pattern: str  # for `regex`, Oniguruma (tokenizers) and fancy-regex (tiktoken) alike
-    llama_cpp: str | None  # its `tokenizer.ggml.pre`, or None: llama.cpp cannot run it
     price: str
 
     @property
@@ -48,26 +47,22 @@ RULES = {
         Rule(
             "qwen2",
             rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_SYMBOLS}|{_SPACES}",
-            "qwen2",
             "none: Hugging Face, tiktoken, llama.cpp and gigatoken read it",
         ),
         Rule(
             "threes",
             rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_SYMBOLS}|{_SPACES}",
-            "llama-bpe",
             "none: Hugging Face, tiktoken, llama.cpp and gigatoken read it; but up to 1,110 tokens are numbers",
         ),
         Rule(
             "threes-from-right",
             rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}(?=(?:\p{{N}}{{3}})*(?!\p{{N}}))|{_SYMBOLS}|{_SPACES}",
-            None,
             "no GGUF and no gigatoken: only Hugging Face and tiktoken read it, in time that grows with the square of "
             "the length of a number",
         ),
         Rule(
             "indentation",
             rf"{_CONTRACTIONS}|{_WORDS_WITHOUT_TAB}|\p{{N}}|{_SYMBOLS}|\s*[\r\n]+|[ \t]+|\s+(?!\S)|\s+",
-            None,
             "no GGUF and no gigatoken: only Hugging Face and tiktoken read it",
         ),
     )

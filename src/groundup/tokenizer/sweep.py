@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from groundup.device import choose
 from groundup.errors import UserError
 from groundup.evaluation.likelihood import bits_per_byte
+from groundup.evaluation.statistics import Z95
 from groundup.files import read_json, replacing, write_json, write_text
 from groundup.tokenizer import documents
 from groundup.tokenizer.bpe import ALPHABET, SPECIAL_TOKENS
@@ -36,7 +37,6 @@ SMALLEST = len(ALPHABET) + len(SPECIAL_TOKENS)
 MOST_HELD_OUT = 0.2  # of the text
 FEWEST_DOCUMENTS = 10
 FEWEST_STEPS = 10
-Z95 = 1.96
 
 
 def sweep(
@@ -114,9 +114,8 @@ def split(found: Sequence[Document], held_out_bytes: int) -> list[Document]:
     would have too few.
     """
     given = any(document.split == "held_out" for document in found)
-    limit = held_out_bytes if given else min(held_out_bytes, MOST_HELD_OUT * sum(document.size for document in found))
+    room = held_out_bytes if given else min(held_out_bytes, MOST_HELD_OUT * sum(document.size for document in found))
     sides: dict[str, list[Document]] = {"held_out": [], "train": []}
-    room = limit
     for document in found:
         side = document.split if given else "held_out" if room > 0 else "train"
         if side == "held_out":

@@ -19,7 +19,7 @@ from groundup.errors import UserError
 from groundup.files import read_json
 from groundup.tokenizer.bpe import ALPHABET, SPECIAL_TOKENS, VISIBLE
 from groundup.tokenizer.counts import well_formed
-from groundup.tokenizer.folder import added_tokens, write_with_chat
+from groundup.tokenizer.folder import ByteTokens, bpe_model, describe
 from groundup.tokenizer.rules import RULES, Rule, rule_of
 
 # tiktoken's time for one pre-token grows faster than its length, and its regular expressions run out of stack on 999,999
@@ -37,16 +37,12 @@ _CHARACTER_OF_BYTE = dict(zip(ALPHABET, _CHARACTERS, strict=True))
 _BYTE_OF_CHARACTER = dict(zip(_CHARACTERS, ALPHABET, strict=True))
 
 
-class Tokenizer:
+class Tokenizer(ByteTokens):
     """Byte-level BPE. Make one with `from_merges` (after `bpe.train`) or `load`."""
 
     def __init__(self, merges: Sequence[tuple[bytes, bytes]], tokens: dict[bytes, int], rule: Rule) -> None:
-        self.merges = list(merges)
-        self.rule = rule
-        self._tokens = [*tokens, *(b"" for _ in SPECIAL_TOKENS)]
-        self.special_tokens = {name: len(tokens) + i for i, name in enumerate(SPECIAL_TOKENS)}
-        self.end_of_text, self.message_start, self.message_end, self.pad = self.special_tokens.values()
-        self.bytes_per_token = np.array([len(token) for token in self._tokens], np.int64)  # (size,), 0: special tokens
+        super().__init__(tokens)
+        self.merges, self.rule = list(merges), rule
         # It knows no special token, so none can come out of text. Ids serve as ranks: they grow in the order of merges.
         self._encoding = tiktoken.Encoding("groundup", pat_str=rule.pattern, mergeable_ranks=tokens, special_tokens={})
 
@@ -81,18 +77,6 @@ class Tokenizer:
         if not same:
             raise UserError(f"{path}: vocabulary or pre-tokenization is not groundup's; train the tokenizer again")
         return tokenizer
-
-    def save(self, folder: Path, model_max_length: int | None = None, chat: bool = False) -> None:
-        """Write `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`: same merges, same bytes.
-
-        `chat`: other tools are told that a text ends with the end of a message rather than of a document.
-        """
-        write_with_chat(folder, self.as_json(), self.special_tokens, model_max_length, chat)
-
-    @property
-    def size(self) -> int:
-        """Ids are 0 .. size - 1: bytes, merges and special tokens."""
-        return len(self._tokens)
 
     def encode(self, text: str) -> list[int]:
         """Ids of any string. Lone surrogates, which UTF-8 cannot hold, are encoded as U+FFFD."""
@@ -143,42 +127,18 @@ class Tokenizer:
                 found = encode(data[start : start + size])
         return ids + found
 
-    def token_bytes(self, token: int) -> bytes:
-        """The bytes a token stands for; none for special tokens."""
-        if not 0 <= token < self.size:
-            raise IndexError(f"token {token} is outside the vocabulary of {self.size}")
-        return self._tokens[token]
-
-    def decode(self, tokens: Iterable[int]) -> str:
-        """Text of the tokens. Special tokens are no text; bytes that are not UTF-8 become U+FFFD."""
-        return b"".join(map(self.token_bytes, tokens)).decode("utf-8", "replace")
-
     def as_json(self) -> dict[str, Any]:
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
         split = {"type": "Split", "pattern": {"Regex": self.rule.pattern}, "behavior": "Isolated", "invert": False}
         ordinary = self._tokens[: len(self._tokens) - len(SPECIAL_TOKENS)]
-        return {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": added_tokens(self.special_tokens),
-            "normalizer": None,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
-            "post_processor": None,
-            "decoder": byte_level,
-            "model": {
-                "type": "BPE",
-                "dropout": None,
-                "unk_token": None,
-                "continuing_subword_prefix": None,
-                "end_of_word_suffix": None,
-                "fuse_unk": False,
-                "byte_fallback": False,
-                "ignore_merges": False,
-                "vocab": {_to_characters(token): number for number, token in enumerate(ordinary)},
-                "merges": [[_to_characters(left), _to_characters(right)] for left, right in self.merges],
-            },
-        }
+        vocabulary = {_to_characters(token): number for number, token in enumerate(ordinary)}
+        merges = [[_to_characters(left), _to_characters(right)] for left, right in self.merges]
+        return describe(
+            self.special_tokens,
+            pre_tokenizer={"type": "Sequence", "pretokenizers": [split, byte_level]},
+            decoder=byte_level,
+            model=bpe_model(vocabulary, merges, byte_fallback=False),
+        )
 
 
 class StreamDecoder:

@@ -74,18 +74,17 @@ def train_plain(kind: str, inputs: Sequence[Path], out: Path, vocabulary: int) -
 
     Raises UserError when the inputs cannot be read, hold no text, or the vocabulary is too small.
     """
-    texts = (
-        text
-        for shard in documents.find(inputs)
-        for column, _ in documents.read(shard, split="train")
-        for text in column.to_pylist()
-    )
+    texts = documents.texts(documents.find(inputs), "train")
     if kind == "bytes":
         tokenizer = characters.Characters()
-    elif kind == "characters":
-        tokenizer = characters.Characters(characters.train(characters.count_characters(texts), vocabulary))
     else:
-        tokenizer = wordpiece.WordPiece(wordpiece.train(wordpiece.count_words(texts), vocabulary))
+        counts = wordpiece.count_words(texts) if kind == "wordpiece" else characters.count_characters(texts)
+        if not counts:
+            raise UserError(f"no text in {', '.join(map(str, inputs))}")
+        if kind == "wordpiece":
+            tokenizer = wordpiece.WordPiece(wordpiece.train(counts, vocabulary))
+        else:
+            tokenizer = characters.Characters(characters.train(counts, vocabulary))
     tokenizer.save(out)
     return {"tokenizer": str(out), "kind": kind, "vocabulary": tokenizer.size}
 

@@ -115,8 +115,6 @@ def separation(doubt: np.ndarray, unused: np.ndarray) -> float | None:
     """Area under the curve: the chance that an unused token has more doubt than a used one, ties half; None if one-sided."""
     if not unused.any() or unused.all():
         return None
-    values, places = np.unique(doubt, return_inverse=True)
-    below = np.cumsum(np.bincount(places[~unused], minlength=len(values)))
-    equal = np.bincount(places[~unused], minlength=len(values))
-    wins = (below - equal / 2)[places[unused]]
-    return float(wins.mean() / (~unused).sum())
+    used = np.sort(doubt[~unused])
+    below, up_to = np.searchsorted(used, doubt[unused], "left"), np.searchsorted(used, doubt[unused], "right")
+    return float(((below + up_to) / 2).mean() / len(used))

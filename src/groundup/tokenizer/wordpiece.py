@@ -26,7 +26,7 @@ from tokenizers import normalizers, pre_tokenizers
 
 from groundup.errors import UserError
 from groundup.files import read_json
-from groundup.tokenizer.folder import added_tokens, write
+from groundup.tokenizer.folder import describe, write
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUES = "##"
@@ -243,25 +243,21 @@ class WordPiece:
         write(folder, self.as_json(), settings, model_max_length)
 
     def as_json(self) -> dict[str, Any]:
-
         def special(name: str, segment: int) -> dict[str, Any]:
             return {"SpecialToken": {"id": name, "type_id": segment}}
 
         single = [special("[CLS]", 0), {"Sequence": {"id": "A", "type_id": 0}}, special("[SEP]", 0)]
-        return {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": added_tokens(self.special_tokens),
-            "normalizer": {
+        return describe(
+            self.special_tokens,
+            normalizer={
                 "type": "BertNormalizer",
                 "clean_text": True,
                 "handle_chinese_chars": True,
                 "strip_accents": None,  # as lowercase
                 "lowercase": self.lowercase,
             },
-            "pre_tokenizer": {"type": "BertPreTokenizer"},
-            "post_processor": {
+            pre_tokenizer={"type": "BertPreTokenizer"},
+            post_processor={
                 "type": "TemplateProcessing",
                 "single": single,
                 "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}, special("[SEP]", 1)],
@@ -270,12 +266,12 @@ class WordPiece:
                     for name in ("[CLS]", "[SEP]")
                 },
             },
-            "decoder": {"type": "WordPiece", "prefix": CONTINUES, "cleanup": False},
-            "model": {
+            decoder={"type": "WordPiece", "prefix": CONTINUES, "cleanup": False},
+            model={
                 "type": "WordPiece",
                 "unk_token": "[UNK]",
                 "continuing_subword_prefix": CONTINUES,
                 "max_input_chars_per_word": LONGEST_WORD,
                 "vocab": dict(self._ids),
             },
-        }
+        )

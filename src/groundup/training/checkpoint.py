@@ -33,13 +33,17 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], processes: Process
         deque(wholes, maxlen=0)
         return
     path = _path(folder, step)
+    note = path.with_suffix(".json")
     try:
-        write_json(path.with_suffix(".json"), {"step": step, "blake2b": _write(path, tensors, wholes)})
+        write_json(note, {"step": step, "blake2b": _write(path, tensors, wholes)})
     except OSError as error:
         deque(wholes, maxlen=0)  # or the others would wait for ever
         raise OSError(error.errno, error.strerror, error.filename or str(path)) from None
-    for old in _newest_first(folder)[KEPT:]:
-        remove(old)
+    notes = _newest_first(folder)
+    here = notes.index(note)  # what is newer was passed over, so it is damaged, and must not count among those kept
+    for other in notes[:here] + notes[here + KEPT :]:
+        other.unlink()
+        other.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
 def latest(folder: Path) -> int | None:
@@ -73,8 +77,8 @@ def load(folder: Path, step: int, tensors: dict[str, Tensor], processes: Process
                         "delete it or choose another folder"
                     )
                 mine = local(tensor)
-                rows = processes.rows(len(tensor)) if mine is not tensor else ...
-                mine.copy_(file.get_tensor(name) if rows is ... else file.get_slice(name)[rows])
+                sharded = mine is not tensor
+                mine.copy_(file.get_slice(name)[processes.rows(len(tensor))] if sharded else file.get_tensor(name))
     except SafetensorError as error:
         raise UserError(f"{path}: not a readable safetensors file ({error}); delete it") from None
 
@@ -83,11 +87,6 @@ def clear(folder: Path) -> None:
     """Training is over and its result is saved; the states, and what a kill left of one, are not needed any more."""
     for left in folder.glob("state-*"):
         left.unlink()
-
-
-def remove(note: Path) -> None:
-    note.unlink(missing_ok=True)
-    note.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
 def _write(path: Path, tensors: dict[str, Tensor], wholes: Iterable[Tensor]) -> str:

@@ -104,8 +104,9 @@ def document_order(
     domains = np.array([row["domain"] for row in table])
     lengths = np.array([row["tokens"] for row in table])
     best = np.array([row["best"] for row in table], dtype=bool)
+    of_mixture = np.isin(domains, list(mixture.weights)) if mixture.weights else np.ones(len(table), dtype=bool)
     phases = {"stable": (np.ones(len(table), dtype=bool), round(tokens * (1 - best_share)))}
-    if best_share and best.any():
+    if best_share and (best & of_mixture).any():
         phases["best data"] = (best, tokens - phases["stable"][1])
     orders, realised = [], {}
     for phase, (allowed, budget) in phases.items():
@@ -119,7 +120,8 @@ def document_order(
             for number, (name, count) in enumerate(sorted(drawn.tokens.items()))
             if count
         ]
-        orders.append(np.random.default_rng(seed).permutation(np.concatenate(parts)))
+        nothing = np.zeros(0, dtype=np.int64)  # where max_repeats allows less than a token
+        orders.append(np.random.default_rng(seed).permutation(np.concatenate([nothing, *parts])))
         realised[phase] = {
             name: {"share": drawn.shares[name], "repeats": drawn.repeats[name], "tokens": drawn.tokens[name]}
             for name in available

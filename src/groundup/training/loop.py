@@ -26,8 +26,9 @@ from groundup.files import write_text
 from groundup.progress import Progress
 from groundup.training import checkpoint
 from groundup.training.objectives import Batch, Metrics
-from groundup.training.optimizer import Optimizer
+from groundup.training.optimizer import Optimizer, one_rate
 from groundup.training.parallel import ALONE, Objective, Processes, local
+from groundup.training.schedule import warmup_stable_decay
 
 CHECKPOINT_SECONDS = 15.0
 MAX_SKIPPED_IN_A_ROW = 10
@@ -137,6 +138,33 @@ def train(
                         )
                     raise SystemExit(TERMINATED)
     return history
+
+
+def tune(
+    model: nn.Module,
+    objective: Objective,
+    batches: Callable[[int], list[Batch]],
+    rate: float,
+    steps: int,
+    folder: Path,
+    label: str,
+    *,
+    warmup: int = 20,
+    decay: int = 1,
+    checkpoint_multiple: int = 1,
+) -> None:
+    """`train` for a model that is trained already: AdamW for everything at one peak rate, gradients of norm one at most.
+
+    The rate rises over the first 1 / `warmup` of the steps and falls over the last 1 / `decay` of them.
+    """
+
+    def multiplier(step: int) -> float:
+        return warmup_stable_decay(step, steps, max(1, steps // warmup), steps // decay)
+
+    train(
+        model, objective, batches, Optimizer(model, one_rate(rate)), multiplier, steps, folder, label,
+        checkpoint_multiple=checkpoint_multiple, max_grad_norm=1.0,
+    )  # fmt: skip
 
 
 @torch.no_grad()

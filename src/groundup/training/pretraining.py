@@ -87,16 +87,12 @@ def pretrain(
 
     lengths = cut(settings, settings.context, settings.tokens)
     decay, warmup = round(settings.anneal_share * lengths.steps), max(1, lengths.steps // 50)
-    say(
-        f"{lengths.steps} steps of {lengths.rows} x {lengths.context} tokens; warm-up {warmup}, "
-        f"decay over the last {decay}"
-    )
+    shape = f"{lengths.rows} x {lengths.context} tokens"
+    say(f"{lengths.steps} steps of {shape}; warm-up {warmup}, decay over the last {decay}")
     phases, realised = document_order(table, mixture, settings.best_data_share, lengths.tokens + 1, seed)
     for phase, shares in realised.items():
-        say(
-            f"{phase}: "
-            + ", ".join(f"{name} {one['share']:.0%} ({one['repeats']:.2f} passes)" for name, one in shares.items())
-        )
+        parts = (f"{name} {one['share']:.0%} ({one['repeats']:.2f} passes)" for name, one in shares.items())
+        say(f"{phase}: {', '.join(parts)}")
     longer = lengthened(model, settings.long_context) if settings.long_context else None
     long_lengths = cut(settings, settings.long_context, settings.long_tokens) if longer else None
     long_order = long_documents(table, mixture, config.max_position_embeddings, long_lengths, seed) if longer else []
@@ -124,6 +120,11 @@ def pretrain(
 
     def run(order: list[np.ndarray], some: Lengths, rate: Callable[[int], float], where: Path, flops: float) -> list:
         stream = Stream(files["train"], order, some.context, encoder.end_of_text, seed)
+        if not stream.rows:
+            raise UserError(
+                f"the training documents do not fill one row of {some.context} tokens; take more pages, a shorter "
+                "base.context or a larger mixture.max_repeats"
+            )
         everything = [np.arange(len(files["held_out"]))]
         probe = Stream(files["held_out"], everything, some.context, encoder.end_of_text, seed)
         return train(
@@ -265,7 +266,9 @@ def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
 def _observe(
     model: LanguageModel, objective: Objective, probe: Stream, some: Lengths, device: torch.device, processes: Processes
 ) -> dict[str, float]:
-    batches = probe.batches(0, min(PROBE_ROWS, probe.rows), some.micro_rows, device, processes) if probe.rows else []
+    if not probe.rows:  # a loss of nothing would be zero
+        return {}
+    batches = probe.batches(0, min(PROBE_ROWS, probe.rows), some.micro_rows, device, processes)
     return {"held_out": mean_loss(model, objective, batches, processes)}
 
 

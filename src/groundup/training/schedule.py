@@ -1,11 +1,9 @@
 """Learning rate over a run: warm-up, stable, decay (Hu et al. 2024, MiniCPM; linear decay as in modded-nanogpt)."""
 
 
-def warmup_stable_decay(step: int, steps: int, warmup: int, decay: int, final: float = 0.0) -> float:
-    """Multiplier of the peak rate at `step` of `steps`: up over `warmup`, then 1, then linearly to `final` over `decay`."""
+def warmup_stable_decay(step: int, steps: int, warmup: int, decay: int) -> float:
+    """Multiplier of the peak rate at `step` of `steps`: up over `warmup`, then 1, then linearly to 0 over `decay`."""
     if step < warmup:
         return (step + 1) / warmup
     left = steps - step
-    if left < decay:
-        return final + (1 - final) * left / decay
-    return 1.0
+    return left / decay if left < decay else 1.0
