@@ -73,6 +73,8 @@ def test_documents_are_held_out_by_their_own_split_or_the_first():
     assert [document.text for document in found] == [document.text for document in some_documents(40)]
     mixed = [*some_documents(10, "train"), *some_documents(5, "held_out"), *some_documents(2, "other")]
     assert [document.split for document in sweep.split(mixed, 10**6)] == ["held_out"] * 5 + ["train"] * 10
+    other = sweep.split(some_documents(40, "train") + some_documents(40, "test"), 500)
+    assert len(other) == 40
     small = sweep.split(some_documents(40), 10**6)
     assert sum(d.size for d in small if d.split == "held_out") < 0.25 * sum(d.size for d in small)
     one_held_out = [*some_documents(20, "train"), *some_documents(1, "held_out")]

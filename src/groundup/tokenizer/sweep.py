@@ -113,6 +113,7 @@ def split(found: Sequence[Document], held_out_bytes: int) -> list[Document]:
     Documents of other splits, and held-out ones beyond `held_out_bytes`, are left out. Raises UserError when one side
     would have too few.
     """
+    found = [document for document in found if document.split in ("", "train", "held_out")]
     given = any(document.split == "held_out" for document in found)
     room = held_out_bytes if given else min(held_out_bytes, MOST_HELD_OUT * sum(document.size for document in found))
     sides: dict[str, list[Document]] = {"held_out": [], "train": []}
@@ -122,8 +123,7 @@ def split(found: Sequence[Document], held_out_bytes: int) -> list[Document]:
             if room <= 0:
                 continue
             room -= document.size
-        if side in sides or not side:
-            sides[side or "train"].append(Document(document.text, document.domain, document.language, side or "train"))
+        sides[side or "train"].append(Document(document.text, document.domain, document.language, side or "train"))
     if len(found) < FEWEST_DOCUMENTS or len(sides["held_out"]) < 2 or not sides["train"]:
         raise UserError(
             f"{len(sides['train'])} different documents to train on and {len(sides['held_out'])} to hold out are too few: "
