@@ -31,7 +31,7 @@ HEADINGS = ["h1", "h2", "h3", "h4", "h5", "h6"]
 NUMBER = {name: at for at, name in enumerate(dict.fromkeys(NAMES + AROUND + HEADINGS), 1)}  # 0 for all others
 IS_HEADING = np.array([False, *(name in HEADINGS for name in NUMBER)])
 AROUND_AT = np.array([0, *(AROUND.index(name) + 1 if name in AROUND else 0 for name in NUMBER)])
-MAX_KNOWN = 50_000  # words of tags whose scores are kept for the pages to come
+MAX_KNOWN, LONGEST_KNOWN = 50_000, 100  # words of tags, and letters, whose scores are kept for the pages to come
 MAX_PARTS = 12  # of a class or id
 DIGITS = re.compile(r"\d+")
 PART = re.compile(r"[a-z]{2,}|[A-Z][a-z]+")
@@ -55,7 +55,9 @@ class Scores:
         for word in chain.from_iterable([tag.words for tag in tags]):
             fact = self.known.get(word)
             if fact is None:
-                fact = self.known[word] = self._of_word(word)
+                fact = self._of_word(word)
+                if len(word) <= LONGEST_KNOWN:
+                    self.known[word] = fact
             facts.append(fact)
         owner = np.repeat(np.arange(len(tags)), [len(tag.words) for tag in tags])
         above, near, look = np.array(facts, dtype=np.float64).reshape(-1, 3).T
