@@ -137,3 +137,15 @@ def test_only_the_places_that_are_wanted_are_worked_out(toy_decoder, monkeypatch
     expected = gradients(model, every, wanted)
     for name, gradient in gradients(model, chosen, 1.0).items():
         torch.testing.assert_close(gradient, expected[name])
+
+
+def test_a_compiled_model_has_its_loss_compiled_too(toy_decoder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(likelihood, "_compiled_gradients", lambda: asked.append(True) or likelihood._gradients)
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    model, weights = toy_decoder(), torch.full((3, 11), 1 / 33)
+    likelihood.weighted_log_probability(model, some(3, 11), some(3, 11, seed=1), weights)
+    assert not asked
+    model.model.compile()
+    likelihood.weighted_log_probability(model, some(3, 11), some(3, 11, seed=1), weights)
+    assert asked
