@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser
 
+from groundup.corpus import blocks as module
 from groundup.corpus.blocks import NO_TEXT, blocks_of, render
 from groundup.corpus.bounds import MAX_DEPTH, bounded
 
@@ -117,6 +118,7 @@ def test_no_text_is_lost_and_elements_nest(html):
         "".join(f"<div><b a{i}>x</div>" for i in range(20_000)),
         "".join(f"<b a{i}>" for i in range(2_000)) + "<p>x" * 2_000,
         "<div " + "".join(f" a{i}='{i}'" for i in range(80_000)) + ">x",
+        ("<b a " * 100 + "a " * 1_800 + ">< " + "x" * 6_001) * 200,
         "<div a='<b>' " + "".join(f" a{i}='<'" for i in range(20)) + "".join(f" a{i}" for i in range(80_000)) + ">x",
     ],
 )
@@ -126,6 +128,15 @@ def test_a_page_that_would_hang_the_parser_is_cut_off(html):
     assert cut
     assert blocks_of(LexborHTMLParser(source)).text[0] == "before"
     assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("html", ["<p>a</p>" * 20, "<p>a</p>" * 20 + "<xmp>b</xmp>"])
+def test_a_page_of_too_many_tags_says_that_it_is_cut(html, monkeypatch):
+    monkeypatch.setattr(module, "MAX_TAGS", 50)
+    assert not blocks("<p>a</p>" * 20).cut
+    monkeypatch.setattr(module, "MAX_TAGS", 30)
+    found = blocks(html)
+    assert found.cut and set(found.text) == {"a"}
 
 
 def test_navigation_goes_but_not_with_what_the_page_is_about():

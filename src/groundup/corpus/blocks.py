@@ -94,12 +94,13 @@ def blocks_of(tree: LexborHTMLParser) -> Blocks:
         return blocks
     nodes = body.css(f"{NO_TEXT},{NO_CONTENT},{','.join(CONTENT + TITLES)}")  # at once: each search visits all elements
     names = [node.tag for node in nodes]
-    main = _around(node for node, name in zip(nodes, names, strict=True) if name in CONTENT)
-    headed = main | _around(node for node, name in zip(nodes, names, strict=True) if name in TITLES)
+    main, titled = (
+        _around(node for node, name in zip(nodes, names, strict=True) if name in wanted) for wanted in (CONTENT, TITLES)
+    )
     # Those inside others first: removing an element frees what is in it.
     for node, name in zip(reversed(nodes), reversed(names), strict=True):
-        stay = headed if name in ("header", *TITLES) else main
-        if name in ALWAYS_GOES or node.mem_id not in stay:
+        stays = node.mem_id in main or (name in ("header", *TITLES) and node.mem_id in titled)
+        if name in ALWAYS_GOES or not stays:
             node.decompose()
     html = body.html or ""
     if "<!--" in html:
