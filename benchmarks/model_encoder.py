@@ -29,7 +29,7 @@ TRAINING_DOCUMENTS, HELD_OUT_ROWS = 1_500, 256
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="measuring material")
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=3200)
     options = parser.parse_args()
     claim = "encoder: masked-token accuracy on held-out text, above that of the most frequent token"
     if not (options.data / "text" / "openstax.parquet").exists():

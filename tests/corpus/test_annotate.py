@@ -115,7 +115,7 @@ def test_resuming_with_other_workers_after_a_kill_gives_the_same_bytes(pages, tm
         "from groundup.corpus import annotate as m; from groundup.recipe import Annotations\n"
         "m.SHARD_PAGES, real = 4, m._measure\n"
         "def killed_at_the_third(*job):\n"
-        "    if job[3].name == 'docs-00002.parquet':\n"
+        "    if job[3].name == 'docs-00002.arrow':\n"
         "        job[3].with_name(job[3].name + '.partial').write_bytes(b'half')\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return real(*job)\n"
@@ -129,12 +129,12 @@ def test_resuming_with_other_workers_after_a_kill_gives_the_same_bytes(pages, tm
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL
-    done = {path: path.stat().st_mtime_ns for path in (out / "pass1").glob("*.parquet")}
-    assert [path.name for path in sorted(done)] == ["docs-00000.parquet", "docs-00001.parquet"]
+    done = {path: path.stat().st_mtime_ns for path in (out / "pass1").glob("*.arrow")}
+    assert [path.name for path in sorted(done)] == ["docs-00000.arrow", "docs-00001.arrow"]
     found = {}
 
     def look(folder):
-        found.update({path: path.stat().st_mtime_ns for path in folder.glob("*.parquet")})
+        found.update({path: path.stat().st_mtime_ns for path in folder.glob("*.arrow")})
 
     monkeypatch.setattr(module, "shutil", SimpleNamespace(rmtree=look))
     annotate(pages, out, Annotations(), workers=2)

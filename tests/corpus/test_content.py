@@ -43,8 +43,8 @@ def reach(tree, row) -> float:
 def test_trees_reach_the_leaves_that_a_walk_reaches(seed, leaves, rows):
     random = np.random.default_rng(seed)
     forest = [grow(random, list(random.integers(-9, 9, leaves))) for _ in range(3)]
-    flat = Trees(np.zeros((3, 31), np.int16), np.full((3, 31), np.inf, np.float32), np.full((3, 31), 0xFFFFFFFF, np.uint32),
-                 np.zeros((3, LEAVES), np.float32))  # fmt: skip
+    flat = Trees(np.zeros((3, LEAVES - 1), np.int16), np.full((3, LEAVES - 1), np.inf, np.float32),
+                 np.full((3, LEAVES - 1), 0xFFFFFFFF, np.uint32), np.zeros((3, LEAVES), np.float32))  # fmt: skip
     for at, tree in enumerate(forest):
         nodes, values = flatten(tree)
         flat.value[at, : len(values)] = values
@@ -77,7 +77,7 @@ def test_shipped_weights_are_small_plain_arrays_and_survive_a_round_trip():
 
 
 def test_a_page_without_text_has_no_content():
-    assert content_model().content(Blocks(), "") == []
+    assert content_model().content(Blocks()) == []
 
 
 @pytest.mark.parametrize(
@@ -86,4 +86,4 @@ def test_a_page_without_text_has_no_content():
 def test_odd_pages_have_finite_features(html):
     _, blocks = parse(html)
     if blocks.text:
-        assert np.isfinite(content_model().matrix(blocks, "x")).all()
+        assert np.isfinite(content_model().matrix(blocks)).all()

@@ -18,11 +18,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from groundup.corpus import domains, duplicates, join, linear, personal, quality, rules, template_lines, toxicity
 from groundup.corpus.extract import extract
-from groundup.corpus.tables import write_table
+from groundup.corpus.tables import working_schema, write_working
 from groundup.corpus.warc import Losses, Page, read_pages
 from groundup.corpus.words import Words, split, word_hashes
 from groundup.errors import UserError
@@ -188,11 +187,11 @@ def _unmeasured(
     for path, domain in pages:
         file = digest(path)
         for number, batch in enumerate(_batches(read_pages(path, losses))):
-            shard = working / f"{_stem(path)}-{number:05d}.parquet"
+            shard = working / f"{_stem(path)}-{number:05d}.arrow"
             shards.append(shard)
             places = f"{number} {len(batch)} {sum(len(page.body) for page in batch)}"
             made_from = f"{file} {places} {domain} {settings.near_duplicate_permutations} {judges}".encode()
-            if not shard.exists() or (pq.read_schema(shard).metadata or {}).get(b"made_from") != made_from:
+            if not shard.exists() or (working_schema(shard).metadata or {}).get(b"made_from") != made_from:
                 yield batch, domain, settings, shard, made_from
 
 
@@ -214,7 +213,7 @@ def _measure(batch: list[Page], domain: str, settings: Annotations, shard: Path,
     try:
         rows = [measure(page, domain, settings) for page in batch]
         table = pa.Table.from_pylist(rows, schema=PASS_1).replace_schema_metadata({"made_from": made_from})
-        write_table(table, shard, working=True)
+        write_working(table, shard)
     finally:
         gc.enable()
     return len(rows)

@@ -1,8 +1,7 @@
 """Which blocks of a page are its content: boosted trees over the block features, then the best cut for the page.
 
 The trees are evaluated for all blocks at once, without a walk through any tree (QuickScorer, Lucchese et al., 2015):
-each condition that holds strikes out the leaves it cuts off, and the first leaf left over is the one reached. The first
-conditions of all trees are looked at together, then the second ones, and so on.
+each condition that holds strikes out the leaves it cuts off, and the first leaf left over is the one reached.
 The weights are plain arrays, made by `python -m groundup.corpus.train_extractor`.
 """
 
@@ -17,13 +16,13 @@ from groundup.corpus.blocks import Blocks
 from groundup.corpus.features import Scores, features
 
 WEIGHTS = Path(__file__).with_name("extract_model.npz")
-LEAVES = 32
-ROWS = 512  # blocks at a time: what the conditions fill then stays in the processor's cache
+LEAVES = 16
+ROWS = 128  # blocks at a time: what the conditions fill then stays in the processor's cache
 
 
 @dataclass
 class Trees:
-    """Trees of at most 32 leaves: conditions `features[:, feature] > threshold`, each with the leaves that stay."""
+    """Trees of at most LEAVES leaves: conditions `features[:, feature] > threshold`, each with the leaves that stay."""
 
     feature: NDArray[np.int16]  # [trees, LEAVES - 1]
     threshold: NDArray[np.float32]  # [trees, LEAVES - 1]
@@ -32,16 +31,18 @@ class Trees:
 
     def probability(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         """[blocks, features] -> [blocks]"""
-        feature, threshold = self.feature.T.astype(np.intp), self.threshold.T[..., None]
-        cuts = ~self.stays.T[..., None]
+        feature, threshold = self.feature.T.ravel().astype(np.intp), self.threshold.T.reshape(-1, 1)
+        cuts = ~self.stays.view(np.int32).T.reshape(-1, 1)
         first = np.arange(len(self.value))[:, None] * LEAVES
         out = np.empty(len(x))
         for low in range(0, len(x), ROWS):
-            columns = np.ascontiguousarray(x[low : low + ROWS].T)
-            gone = np.zeros((len(self.value), columns.shape[1]), dtype=np.uint32)
-            for at in range(LEAVES - 1):
-                gone |= (columns[feature[at]] > threshold[at]) * cuts[at]
-            lowest = (~gone & (gone + np.uint32(1))).astype(np.float32)  # a power of two, so exact
+            over = np.ascontiguousarray(x[low : low + ROWS].T).take(feature, axis=0)
+            np.subtract(threshold, over, out=over)  # negative where a condition holds
+            held = over.view(np.int32)
+            held >>= 31  # the sign, in all bits
+            held &= cuts
+            gone = np.bitwise_or.reduce(held.reshape(LEAVES - 1, len(self.value), -1), axis=0)
+            lowest = (~gone & (gone + 1)).view(np.uint32).astype(np.float32)  # a power of two, so exact
             leaf = (lowest.view(np.int32) >> 23) - 127
             out[low : low + ROWS] = self.value.reshape(-1)[leaf + first].sum(axis=0, dtype=np.float64)
         return 1.0 / (1.0 + np.exp(-out))
@@ -53,17 +54,17 @@ class ContentModel:
     trees: Trees
     names: list[str]  # of the features, in the trees' order
 
-    def matrix(self, blocks: Blocks, title: str) -> NDArray[np.float32]:
+    def matrix(self, blocks: Blocks) -> NDArray[np.float32]:
         """The features of a page that the trees use: [blocks, features]"""
-        found = features(blocks, title, self.scores)
+        found = features(blocks, self.scores)
         rows = np.concatenate([found[name] for name in self.names], dtype=np.float32, casting="same_kind")
         return rows.reshape(len(self.names), -1).T
 
-    def content(self, blocks: Blocks, title: str) -> list[int]:
+    def content(self, blocks: Blocks) -> list[int]:
         """The blocks that are content, in order."""
         if not blocks.text:
             return []
-        x = self.matrix(blocks, title)
+        x = self.matrix(blocks)
         return np.flatnonzero(best_cut(self.trees.probability(x), x[:, self.names.index("words")])).tolist()
 
 
@@ -86,20 +87,19 @@ def content_model() -> ContentModel:
 def to_arrays(model: ContentModel) -> dict[str, NDArray]:
     """The model as plain arrays; words and names are lines of UTF-8."""
     arrays: dict[str, NDArray] = {"names": _packed(model.names)}
-    for name in ("above", "near", "words"):
-        table: dict[str, float] = getattr(model.scores, name)
+    for name, table in (("tags", model.scores.tags), ("words", model.scores.words)):
         arrays[f"{name} tokens"] = _packed(list(table))
         arrays[f"{name} scores"] = np.array(list(table.values()), dtype=np.float16)
     return arrays | vars(model.trees)
 
 
 def from_arrays(arrays: dict[str, NDArray]) -> ContentModel:
-    tables = {
-        name: dict(zip(_unpacked(arrays[f"{name} tokens"]), arrays[f"{name} scores"].tolist(), strict=True))
-        for name in ("above", "near", "words")
-    }
+    tags, words = (
+        zip(_unpacked(arrays[f"{name} tokens"]), arrays[f"{name} scores"].tolist(), strict=True) for name in ("tags", "words")
+    )
+    scores = Scores({token: (above, near) for token, (above, near) in tags}, dict(words))
     trees = Trees(*(arrays[name] for name in ("feature", "threshold", "stays", "value")))
-    return ContentModel(Scores(**tables), trees, _unpacked(arrays["names"]))
+    return ContentModel(scores, trees, _unpacked(arrays["names"]))
 
 
 def _packed(words: list[str]) -> NDArray[np.uint8]:

@@ -139,7 +139,7 @@ def _schema(permutations: int) -> pa.Schema:
 
 def _write(new: Documents, cluster: np.ndarray, signatures: Iterable[np.ndarray], permutations: int, path: Path) -> None:
     schema, start = _schema(permutations), 0
-    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="lz4", use_dictionary=False) as writer:
         for block in signatures:
             part = slice(start, start + len(block))
             start += len(block)

@@ -82,7 +82,7 @@ def text_of(html: str | bytes, model: ContentModel) -> Extracted:
         if title and title.startswith("Pydoc: "):
             source = html if isinstance(html, str) else html.decode("utf-8", "replace")
             return Extracted(_clean(pydoc_text(source)), title)
-        chosen = model.content(blocks, title or "")
+        chosen = model.content(blocks)
         return Extracted(_clean(render(blocks, chosen)), title, blocks.cut)
     finally:
         if collecting:

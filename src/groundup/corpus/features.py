@@ -20,30 +20,29 @@ from groundup.corpus.blocks import Blocks, Tag
 Array = NDArray[np.float64]
 Features = dict[str, Array]
 
-LEVELS = 5  # containers around a block, each larger than the one before
+LEVELS = 4  # containers around a block, each larger than the one before
 WORDS_SCORED = 8  # at the start of a block
 LETTERS_SCORED = 64
 LONG = 15  # words that make a block prose, if few are links
 FAR = 999.0  # where there is no such block
 NAMES = ["p", "li", "td", "pre", "h1", "h2", "h3", "div", "span", "a", "strong", "label", "button", "dd", "figcaption"]
-AROUND = ["main", "article", "section", "nav", "header", "footer", "aside", "form", "table", "ul", "ol", "button", "p"]
+AROUND = ["aside", "form", "ul"]
 HEADINGS = ["h1", "h2", "h3", "h4", "h5", "h6"]
 NUMBER = {name: at for at, name in enumerate(dict.fromkeys(NAMES + AROUND + HEADINGS), 1)}  # 0 for all others
 IS_HEADING = np.array([False, *(name in HEADINGS for name in NUMBER)])
 AROUND_AT = np.array([0, *(AROUND.index(name) + 1 if name in AROUND else 0 for name in NUMBER)])
 MAX_KNOWN, LONGEST_KNOWN = 50_000, 100  # words of tags, and letters, whose scores are kept for the pages to come
-MAX_PARTS = 12  # of a class or id
-DIGITS = re.compile(r"\d+")
-PART = re.compile(r"[a-z]{2,}|[A-Z][a-z]+")
-WORD = re.compile(r"[^\W\d_]+|[0-9]|[^\w\s]")
+MAX_PARTS = 12  # of a class
+DIGITS = re.compile(r"[0-9]+")
+PART = re.compile(r"[A-Z]?[a-z]+")
+WORD = re.compile(r"[a-z]++(?![^\W\d_])|[0-9]|[^\W\d_]+|[^\w\s]")  # letters, the usual ones first: that is faster
 
 
 @dataclass
 class Scores:
-    """Log-odds of being content, learned for tokens of tags (anywhere above a block, or next to it) and for words."""
+    """Log-odds of being content, learned for tokens of tags (anywhere above a block; more where next to it) and for words."""
 
-    above: dict[str, float]
-    near: dict[str, float]
+    tags: dict[str, tuple[float, float]]
     words: dict[str, float]
     known: dict[str, tuple[float, float, int]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -51,23 +50,27 @@ class Scores:
         """[tags]: scores above a block and near it, and a number that is the same for the same name and classes."""
         if len(self.known) > MAX_KNOWN:
             self.known.clear()
-        facts = []
-        for word in chain.from_iterable([tag.words for tag in tags]):
-            fact = self.known.get(word)
-            if fact is None:
-                fact = self._of_word(word)
-                if len(word) <= LONGEST_KNOWN:
-                    self.known[word] = fact
-            facts.append(fact)
+        words = list(chain.from_iterable([tag.words for tag in tags]))
+        facts = list(map(self.known.get, words))
+        for at in [at for at, fact in enumerate(facts) if fact is None]:
+            word = words[at]
+            facts[at] = fact = self.known.get(word) or self._of_word(word)
+            if len(word) <= LONGEST_KNOWN:
+                self.known[word] = fact
         owner = np.repeat(np.arange(len(tags)), [len(tag.words) for tag in tags])
-        above, near, look = np.array(facts, dtype=np.float64).reshape(-1, 3).T
+        above, near, look = np.fromiter(chain.from_iterable(facts), np.float64, 3 * len(facts)).reshape(-1, 3).T
         return tuple(np.bincount(owner, column, len(tags)) for column in (above, near, look))
 
     def _of_word(self, word: str) -> tuple[float, float, int]:
         tokens = tokens_of(word)
-        # An id tells elements apart that look the same. Small enough for a float to hold the sum over a path.
+        # Small enough for a float to hold the sum over a path.
         look = zlib.crc32(tokens[0].encode("utf-8", "replace")) if word[0] in "<." else 0
-        return sum(map(self.above.get, tokens, repeat(0.0))), sum(map(self.near.get, tokens, repeat(0.0))), look
+        above = near = 0.0
+        for token in tokens:
+            if scores := self.tags.get(token):
+                above += scores[0]
+                near += scores[1]
+        return above, near, look
 
     def of_texts(self, texts: list[str]) -> Array:
         """The sum over the words that each block begins with, those of all blocks looked up together."""
@@ -77,8 +80,8 @@ class Scores:
 
 
 def tokens_of(word: str) -> tuple[str, ...]:
-    """The tokens of a tag's word: a class or an id is its parts as well, and of digits only their place counts."""
-    if word[0] not in ".#":
+    """The tokens of a tag's word: a class is its parts as well, and of digits only their place counts."""
+    if word[0] != ".":
         return (word,)
     word = DIGITS.sub("0", word)
     return (word.lower(), *map(str.lower, PART.findall(word)[:MAX_PARTS]))
@@ -100,10 +103,8 @@ def _counter(**classes: str) -> tuple[list[str], NDArray[np.int64]]:
     return list(classes), table
 
 
-UPPER = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 COUNTERS = [
-    _counter(space=" \n\t", upper=UPPER, digit="0123456789"),
-    _counter(stop=".!?", comma=",;:", symbol="|/\\<>[]{}()=+*#@$%&_~^-"),
+    _counter(space=" \n\t", stop=".!?", comma=",;:"),
     _counter(foreign="".join(map(chr, range(0xC0, 256))), line="\n"),
 ]
 ENDS = np.zeros(256)
@@ -113,8 +114,8 @@ ENDS[list(b".!?\"')")] = 1
 class PageView:
     """The blocks and elements of one page as arrays, and what several features are made of."""
 
-    def __init__(self, blocks: Blocks, title: str, scores: Scores) -> None:
-        self.blocks, self.title = blocks, title
+    def __init__(self, blocks: Blocks, scores: Scores) -> None:
+        self.blocks = blocks
         self.count = len(blocks.text)
         self.at = np.arange(self.count)
         # Kinds: scores, name and classes as a number, name as a number.
@@ -186,9 +187,9 @@ class PageView:
         return widest
 
 
-def features(blocks: Blocks, title: str, scores: Scores) -> Features:
+def features(blocks: Blocks, scores: Scores) -> Features:
     """name -> [blocks], for a page that has blocks."""
-    page = PageView(blocks, title, scores)
+    page = PageView(blocks, scores)
     return (
         _text(page) | _tags(page) | _path(page) | _place(page) | _headings(page) | _prose(page)
         | _neighbours(page) | _containers(page) | _alike(page) | _heart(page)
@@ -197,12 +198,10 @@ def features(blocks: Blocks, title: str, scores: Scores) -> Features:
 
 def _text(page: PageView) -> Features:
     out = {"words": page.words, "chars per word": page.chars / page.words, "link": page.link}
-    for name in ("upper", "digit", "stop", "comma", "symbol", "foreign"):
+    for name in ("stop", "comma", "foreign"):
         out[name] = page.letters[name] / page.chars
     seen: dict[str, int] = {}
     same = [seen.setdefault(text, at) for at, text in enumerate(page.blocks.text)]
-    titled = set(WORD.findall(page.title.lower()))
-    common = [len(titled.intersection(text.lower().split())) if len(text) < 200 else 0 for text in page.blocks.text]
     return out | {
         "stops": page.letters["stop"],
         "commas": page.letters["comma"],
@@ -212,7 +211,6 @@ def _text(page: PageView) -> Features:
         "capital": ((page.first_letter >= ord("A")) & (page.first_letter <= ord("Z"))).astype(np.float64),
         "word score": page.word_score,
         "copies": np.bincount(same, minlength=page.count)[same].astype(np.float64),
-        "in title": np.array(common, dtype=np.float64) / max(len(titled), 1),
     }
 
 
@@ -241,21 +239,11 @@ def _path(page: PageView) -> Features:
         "path own": page.above_of[np.where(page.inline, page.inner, page.holder)],
         "path container": page.above_of[page.holder],
         "path parent": page.above_of[page.kind[page.parent[page.element]]],
-        "path rank": _rank(path, page.words),
         "path deviation": path - middle,
         "path below best": path.max() - path,
         "path spread": np.full(page.count, np.sqrt((page.words * (path - middle) ** 2).sum() / page.total)),
         "both": page.both,
-        "both rank": _rank(page.both, page.words),
     }
-
-
-def _rank(values: Array, weights: Array) -> Array:
-    """The share of `weights` that lies at lower values."""
-    order = np.argsort(values, kind="stable")
-    out = np.empty(len(values))
-    out[order] = np.cumsum(weights[order])
-    return out / out.max()
 
 
 def _place(page: PageView) -> Features:
@@ -303,15 +291,14 @@ def _prose(page: PageView) -> Features:
 
 
 def _neighbours(page: PageView) -> Features:
-    """Values of the blocks one and two places away, and means over the blocks around."""
-    names = ("words", "link", "path", "word score", "stop", "link words", "prose")
-    rows = np.stack([page.words, page.link, page.path, page.word_score, page.letters["stop"], page.linked, page.prose])
+    """Values of the blocks before and after, and means over the blocks around."""
+    names = ("words", "link", "path", "word score", "link words", "prose")
+    rows = np.stack([page.words, page.link, page.path, page.word_score, page.linked, page.prose])
     out: Features = {}
-    padded = np.pad(rows, ((0, 0), (2, 2)))
-    for by in (-2, -1, 1, 2):
-        shifted = padded[:, 2 + by : 2 + by + page.count]
-        out |= {f"{name} {by:+d}": row for name, row in zip(names[:5], shifted[:5], strict=True)}
-    wide = (0, 5, 2, 3, 6)
+    padded = np.pad(rows[:4], ((0, 0), (1, 1)))
+    for by in (-1, 1):
+        out |= {f"{name} {by:+d}": row[1 + by : 1 + by + page.count] for name, row in zip(names[:4], padded, strict=True)}
+    wide = (0, 4, 2, 3, 5)
     running = np.zeros((len(wide), page.count + 1))
     np.cumsum(rows[list(wide)], axis=1, out=running[:, 1:])
     for reach in (3, 10):
@@ -322,12 +309,11 @@ def _neighbours(page: PageView) -> Features:
 
 
 def _containers(page: PageView) -> Features:
-    """What the elements around hold, from the innermost outwards, without those that add nothing."""
+    """What the elements around hold, from the second innermost outwards, without those that add nothing."""
     levels = np.empty((LEVELS, page.count), dtype=np.int64)
-    level = page.element
+    outer, level = page.widest[page.parent[page.widest]], page.element
     for depth in range(LEVELS):
-        levels[depth] = page.widest[level]
-        level = page.parent[levels[depth]]
+        level = levels[depth] = outer[level]
     low, high = page.start[levels], page.end[levels]
     running = np.stack(list(page.sums.values()))
     inside = dict(zip(page.sums, running[:, high] - running[:, low], strict=True))

@@ -39,7 +39,7 @@ def may_have_formulas(source: bytes) -> bool:
     """
     source += b" " * (8 + len(source) % 2)
     letters = np.frombuffer(source, dtype=np.uint8)
-    pairs = np.frombuffer(source, dtype=np.uint16), np.frombuffer(source[1:-1], dtype=np.uint16)
+    pairs = letters.view(np.uint16), letters[1:-1].view(np.uint16)
 
     def places(pair: np.uint16) -> np.ndarray:
         return np.concatenate([2 * np.flatnonzero(half == pair) + odd for odd, half in enumerate(pairs)])

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from groundup.corpus import copies, linear, quality, template_lines
-from groundup.corpus.tables import read_table, write_table
+from groundup.corpus.tables import read_working, write_table
 from groundup.corpus.words import split
 from groundup.recipe import Annotations
 from groundup.workers import Pool
@@ -91,7 +91,7 @@ def join(
             here = slice(*np.searchsorted(owners, (start, end)))
             offsets = np.searchsorted(owners[here], np.arange(start, end + 1))
             own = {name: values[start:end] for name, values in columns.items()}
-            yield shard, out / f"annotations-{shard.name}", names, rows.kept[start:end], own, offsets, lines[here]
+            yield shard, out / f"annotations-{shard.stem}.parquet", names, rows.kept[start:end], own, offsets, lines[here]
 
     counts: Counter[str] = Counter()
     by_domain: Counter[str] = Counter()
@@ -115,7 +115,7 @@ def read_rows(shards: list[Path]) -> Rows:
     parts: dict[str, list[np.ndarray]] = {name: [] for name in ("ids", "text_keys", "html", *plain)}
     domains = []
     for shard in shards:
-        table = read_table(shard, ["id", "text_key", "kind", "domain", *plain])
+        table = read_working(shard, ["id", "text_key", "kind", "domain", *plain])
         domains.append(table["domain"][0].as_py())
         parts["ids"].append(np.array(table["id"].to_pylist(), dtype="S"))
         parts["text_keys"].append(copies.as_numbers(table["text_key"].to_pylist()))
@@ -163,7 +163,7 @@ def _parts(shards: list[Path], starts: np.ndarray, chosen: np.ndarray) -> Iterat
 def _signatures(shards: list[Path], starts: np.ndarray, chosen: np.ndarray, permutations: int) -> Iterator[np.ndarray]:
     """Of the chosen rows, a block a shard: uint32 [documents, permutations], zero where there is none."""
     for shard, _, places in _parts(shards, starts, chosen):
-        column = read_table(shard, ["signature"])["signature"].combine_chunks()
+        column = read_working(shard, ["signature"])["signature"].combine_chunks()
         block = np.zeros((len(column), permutations), dtype=np.uint32)
         block[column.is_valid().to_numpy(zero_copy_only=False)] = column.flatten().to_numpy().reshape(-1, permutations)
         yield block[places]
@@ -194,7 +194,7 @@ def _template_lines(
 
 
 def _lines(shard: Path, places: np.ndarray) -> list[np.ndarray]:
-    column = read_table(shard, ["lines"])["lines"].combine_chunks()
+    column = read_working(shard, ["lines"])["lines"].combine_chunks()
     offsets, values = column.offsets.to_numpy(), column.values.to_numpy()
     return [values[offsets[place] : offsets[place + 1]].copy() for place in places]
 
@@ -210,7 +210,7 @@ def _train_quality(shards: list[Path], rows: Rows, counted: np.ndarray, positive
         return 0
     found: dict[int, list[np.ndarray]] = {}
     for shard, chosen, places in _parts(shards, rows.starts, np.sort(np.concatenate(groups))):
-        texts = read_table(shard, ["text"])["text"]
+        texts = read_working(shard, ["text"])["text"]
         for row, place in zip(chosen.tolist(), places.tolist(), strict=True):
             found[row] = linear.chunks(split(texts[place].as_py()))
     classes = [[part for row in group.tolist() for part in found[row]] for group in groups]
@@ -229,7 +229,7 @@ def _enough(group: np.ndarray, words: np.ndarray) -> np.ndarray:
 
 def _score(shard: Path, classifier: Path) -> np.ndarray:
     model = linear.Classifier.load(classifier)
-    texts = read_table(shard, ["text"])["text"].to_pylist()
+    texts = read_working(shard, ["text"])["text"].to_pylist()
     return np.array([quality.raw_score(model, split(text)) for text in texts])
 
 
@@ -253,7 +253,7 @@ def _write(
     lines: np.ndarray,
 ) -> tuple[Counter[str], Counter[str]]:
     """The annotations of one shard; returns counts of its documents, and of personal data by type."""
-    table = read_table(shard)
+    table = read_working(shard)
     for name, kind in COLUMNS:
         if name == "template_lines":
             values = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(lines, pa.int32()))

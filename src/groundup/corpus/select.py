@@ -25,7 +25,7 @@ from groundup import files
 from groundup.corpus import personal, rules, template_lines
 from groundup.corpus.contamination import contains_benchmark, contamination, read_benchmarks
 from groundup.corpus.funnel import Reason, Row, Sizes, Step, report
-from groundup.corpus.tables import read_table, write_table
+from groundup.corpus.tables import read_working, write_working
 from groundup.errors import UserError
 from groundup.recipe import Corpus
 
@@ -86,8 +86,8 @@ def select(annotations: Path, out: Path, settings: Corpus, language: str, seed: 
                 every.add(row)
                 all(step.keeps(row) for step in steps)
             numbers.append(_numbers([row for row in rows if row["reason"] is None], seed))
-            parts.append(dealt.with_suffix(".parquet"))
-            write_table(_table(rows, DROPPED), parts[-1], working=True)
+            parts.append(dealt.with_suffix(".arrow"))
+            write_working(_table(rows, DROPPED), parts[-1])
         left = Left(*map(np.concatenate, zip(*numbers, strict=True)), dropped={})
         _hold_out(left, settings.held_out)
         late = [Step("contaminates held-out")]
@@ -188,7 +188,7 @@ def _of_left(parts: list[Path], column: str, chosen: np.ndarray) -> Iterator[str
     """A column of the chosen ones of the documents that are left."""
     start = 0
     for part in parts:
-        table = read_table(part, [column, "reason"])
+        table = read_working(part, [column, "reason"])
         table = table.filter(table["reason"].is_null())
         yield from table.filter(pa.array(chosen[start : start + len(table)]))[column].to_pylist()
         start += len(table)
@@ -229,7 +229,7 @@ def _write(parts: list[Path], left: Left, late: list[Step], out: Path) -> dict[s
             writers.append(stack.enter_context(pq.ParquetWriter(path, schema, compression="zstd")))
         for part in parts:
             kept, dropped = [], []
-            for row in read_table(part).to_pylist():
+            for row in read_working(part).to_pylist():
                 if row["reason"] is None:
                     row["bytes"] = len(row["text"].encode())
                     if place in left.dropped:

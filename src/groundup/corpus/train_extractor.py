@@ -37,7 +37,7 @@ ALIGNED_WHOLE = 30_000_000  # words of the page times words of the gold: above, 
 TREES = 100
 HEART = 0.95  # of the content's words
 OPTIONS = {
-    "objective": "cross_entropy", "num_leaves": LEAVES - 1, "learning_rate": 0.1, "min_data_in_leaf": 40, "feature_fraction": 0.4,
+    "objective": "cross_entropy", "num_leaves": LEAVES, "learning_rate": 0.12, "min_data_in_leaf": 40, "feature_fraction": 0.4,
     "bagging_fraction": 0.7, "bagging_freq": 1, "lambda_l2": 5, "max_bin": 127, "use_missing": False, "seed": 1,
     "deterministic": True, "force_col_wise": True, "num_threads": 1, "verbosity": -1,
 }  # fmt: skip
@@ -50,7 +50,6 @@ class Example:
     url: str
     kind: str
     site: str
-    title: str
     blocks: Blocks
     words: list[list[str]]  # of each block, as the metric counts them
     gold: Counter[str]
@@ -80,11 +79,11 @@ def read_examples(data: Path) -> list[Example]:
 
 
 def _example(url: str, html: str, row: dict[str, str]) -> Example:
-    title, blocks = parse(html)
+    _, blocks = parse(html)
     words = [WORD.findall((prefix + text).lower()) for prefix, text in zip(blocks.prefix, blocks.text, strict=True)]
     truth = WORD.findall(row["main_content"].lower())
     label = _labels(words, truth)
-    return Example(url, row["page_type"], site_of(url), title or "", blocks, words, Counter(truth), label)
+    return Example(url, row["page_type"], site_of(url), blocks, words, Counter(truth), label)
 
 
 def _labels(words: list[list[str]], truth: list[str]) -> NDArray[np.float64]:
@@ -227,7 +226,8 @@ class ScoreTables:
             {name.removeprefix(place): weight for name, weight in paths.items() if name.startswith(place)}
             for place in ("above ", "near ")
         )
-        return Scores(above, near, self.texts.fit(use))
+        tags = {token: (above.get(token, 0.0), near.get(token, 0.0)) for token in above | near}
+        return Scores(tags, self.texts.fit(use))
 
 
 def _add(rows: tuple[list, list, list], site: int, weight: NDArray[np.float64], label: NDArray[np.float64]) -> None:
@@ -250,9 +250,12 @@ def train(
     pages, x, names = training_features(examples, tables, site, use)
     trees = fit_trees(x, pages)
     scores = tables.fit(use)
-    for table in (scores.above, scores.near, scores.words):  # as they are stored
-        table.update((token, float(np.float16(weight))) for token, weight in list(table.items()))
-    return ContentModel(scores, trees, names)
+    return ContentModel(_as_stored(scores), trees, names)
+
+
+def _as_stored(scores: Scores) -> Scores:
+    tags = {token: (float(np.float16(above)), float(np.float16(near))) for token, (above, near) in scores.tags.items()}
+    return Scores(tags, {token: float(np.float16(weight)) for token, weight in scores.words.items()})
 
 
 def training_features(
@@ -269,7 +272,7 @@ def training_features(
         for at in np.flatnonzero((use & (group == held_out))[site]):
             for page in (examples[at], heart_of(examples[at])):
                 if page and page.blocks.text:
-                    found = features(page.blocks, page.title, scores)
+                    found = features(page.blocks, scores)
                     names = list(found)
                     pages.append(page)
                     x.append(np.stack(list(found.values()), axis=1).astype(np.float32))
