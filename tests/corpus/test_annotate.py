@@ -160,7 +160,7 @@ def test_a_shard_that_is_there_is_not_measured_again_unless_its_pages_changed(pa
     monkeypatch.setattr(module, "SHARD_PAGES", 4)
     monkeypatch.setattr(module, "_measure", lambda *job: measured.append(job[3].name) or real(*job))
     annotate(pages, tmp_path / "out", Annotations(), workers=1)
-    assert measured == ["code-00000.parquet"]
+    assert measured == ["code-00000.arrow"]
     assert [row["url"] for row in rows(tmp_path / "out") if row["domain"] == "code"] == ["file:///stdlib/other.py"]
 
 
