@@ -40,7 +40,7 @@ WORD = re.compile(r"[a-z]++(?![^\W\d_])|[0-9]|[^\W\d_]+|[^\w\s]")  # letters, th
 
 @dataclass
 class Scores:
-    """Log-odds of being content, learned for tokens of tags (anywhere above a block; more where next to it) and for words."""
+    """Log-odds of being content, learned for tokens of tags (anywhere above a block, next to it) and for words."""
 
     tags: dict[str, tuple[float, float]]
     words: dict[str, float]
