@@ -32,7 +32,7 @@ NUMBER = {name: at for at, name in enumerate(dict.fromkeys(NAMES + AROUND + HEAD
 IS_HEADING = np.array([False, *(name in HEADINGS for name in NUMBER)])
 AROUND_AT = np.array([0, *(AROUND.index(name) + 1 if name in AROUND else 0 for name in NUMBER)])
 MAX_KNOWN, LONGEST_KNOWN = 50_000, 100  # words of tags, and letters, whose scores are kept for the pages to come
-MAX_PARTS = 12  # of a class
+MAX_PARTS = 12  # of a class or id
 DIGITS = re.compile(r"[0-9]+")
 PART = re.compile(r"[A-Z]?[a-z]+")
 WORD = re.compile(r"[a-z]++(?![^\W\d_])|[0-9]|[^\W\d_]+|[^\w\s]")  # letters, the usual ones first: that is faster
@@ -63,7 +63,7 @@ class Scores:
 
     def _of_word(self, word: str) -> tuple[float, float, int]:
         tokens = tokens_of(word)
-        # Small enough for a float to hold the sum over a path.
+        # An id tells elements apart that look the same. Small enough for a float to hold the sum over a path.
         look = zlib.crc32(tokens[0].encode("utf-8", "replace")) if word[0] in "<." else 0
         above = near = 0.0
         for token in tokens:
@@ -80,8 +80,8 @@ class Scores:
 
 
 def tokens_of(word: str) -> tuple[str, ...]:
-    """The tokens of a tag's word: a class is its parts as well, and of digits only their place counts."""
-    if word[0] != ".":
+    """The tokens of a tag's word: a class or an id is its parts as well, and of digits only their place counts."""
+    if word[0] not in ".#":
         return (word,)
     word = DIGITS.sub("0", word)
     return (word.lower(), *map(str.lower, PART.findall(word)[:MAX_PARTS]))
