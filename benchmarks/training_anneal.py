@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="measuring material")
     parser.add_argument("--depth", type=int, default=2)
-    parser.add_argument("--tokens", type=int, default=1_000_000, help="of each run")
+    parser.add_argument("--tokens", type=int, default=2_000_000, help="of each run")
     options = parser.parse_args()
     claim = "annealing on the best data: held-out bits per byte of it, less than without, in each of 3 seeds"
     folder = options.data / "text"
