@@ -115,9 +115,7 @@ def host_of(url: str) -> str:
 def measure(page: Page, domain: str, settings: Annotations) -> dict[str, Any]:
     """One row of pass 1: the text of a page and what it tells of itself."""
     extracted = extract(page)
-    # Text of the web may hold halves of surrogate pairs, which UTF-8 cannot.
-    text = extracted.text.encode("utf-8", "replace").decode()
-    text, addresses = scrub_addresses(text)
+    text, addresses = scrub_addresses(extracted.text)
     words = split(text)
     language, score = rules.language(text)
     host, lines = host_of(page.url), template_lines.line_hashes(text)
@@ -127,6 +125,7 @@ def measure(page: Page, domain: str, settings: Annotations) -> dict[str, Any]:
         "host": host,
         "domain": domain,
         "kind": kind_of(page.content_type, page.url),
+        # It may hold halves of surrogate pairs, which UTF-8 cannot; from the text they are gone.
         "title": (extracted.title or "").encode("utf-8", "replace").decode(),
         "text": text,
         "language": language,

@@ -113,7 +113,7 @@ def _clean(text: str) -> str:
         text = CONTROL.sub("", text)
     text = unicodedata.normalize("NFC", text) + "\n"
     if " \n" in text or "\t\n" in text:
-        text = re.sub(r"[ \t]+\n", "\n", text)
+        text = "\n".join([line.rstrip(" \t") for line in text.split("\n")])
     if "\n\n\n\n" in text:
         text = re.sub(r"\n{4,}", "\n\n\n", text)
     return text.strip("\n")
