@@ -144,6 +144,17 @@ def test_navigation_goes_but_not_with_what_the_page_is_about():
     assert everything("<nav>a<main>b</main></nav><header><h1>c</h1></header><footer><article>d") == "a\n\nb\n\nc\n\nd"
 
 
+def test_raw_text_stays_but_for_dialogs():
+    blocks = blocks_of(LexborHTMLParser("<body><xmp role=dialog>We use it</xmp><xmp>a > b</xmp><p>Text</p>"))
+    assert blocks.text == ["a > b", "Text"]
+
+
+def test_elements_are_known_by_their_classes_or_else_by_their_id():
+    page = "<div id=' menu\n x' class=' '><p id=p1>a</p></div><div id=top class='one two'><p itemprop='Body\nText'>b</p></div>"
+    words = {word for tag in blocks_of(LexborHTMLParser(f"<body>{page}")).kinds for word in tag.words}
+    assert words == {"<body", "<div", "#menu", "<p", ".one", ".two", "itemprop=body text"}
+
+
 def test_nested_navigation_takes_no_longer_than_other_elements():
     html = "<nav>" * 900 + "<b>x</b> " * 100_000
     tree = LexborHTMLParser(html + "<header>" * 900 + "<b>x</b> " * 100_000)

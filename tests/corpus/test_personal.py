@@ -47,6 +47,7 @@ def found(text):
         ("☎ 02.27.96.63.08", "phone", "02.27.96.63.08"),
         ("12 High St\n(022) 0793-176 office\nLeeds", "phone", "(022) 0793-176"),
         ("\n0910-5877671-Fax", "phone", "0910-5877671"),
+        ("Phone: 𝟐𝟎𝟐-𝟒𝟓𝟔-𝟏𝟏𝟏𝟏", "phone", "𝟐𝟎𝟐-𝟒𝟓𝟔-𝟏𝟏𝟏𝟏"),  # digits in disguise
     ],
 )
 def test_found(text, type_, value):

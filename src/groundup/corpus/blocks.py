@@ -77,10 +77,11 @@ def _tag(name: str, attributes: list[tuple[str, str]]) -> Tag:
     for attribute, value in attributes:
         if attribute in ("class", "data-testid"):
             words += ["." + word for word in value.split()[:MAX_NAMES]]
-        elif attribute == "id" and name in KNOWN_BY_ID and all(other != "class" for other, _ in attributes):
-            words.append("#" + value)
+        elif attribute == "id":
+            if name in KNOWN_BY_ID and not any(other == "class" and text.strip() for other, text in attributes):
+                words += ["#" + word for word in value.split()[:1]]
         elif attribute in ("role", "itemprop"):
-            words.append(f"{attribute}={value.lower()}")
+            words.append(f"{attribute}={' '.join(value.lower().split())}")
         elif attribute == "aria-hidden":
             words.append(f"aria-hidden={value}")
         elif attribute == "hidden" or (attribute == "style" and HIDDEN.search(value)):
@@ -103,7 +104,7 @@ def blocks_of(tree: LexborHTMLParser) -> Blocks:
     # Those inside others first: removing an element frees what is in it.
     for node, name in zip(reversed(nodes), reversed(names), strict=True):
         stays = node.mem_id in main or (name in ("header", *TITLES) and node.mem_id in titled)
-        if name in ALWAYS_GOES or not (stays or name in RAW_TEXT):
+        if name in ALWAYS_GOES or not (stays or (name in RAW_TEXT and not node.css_matches(NO_CONTENT))):
             node.decompose()
     html = body.html or ""
     if "<!--" in html:

@@ -30,7 +30,7 @@ class Trees:
     value: NDArray[np.float32]  # [trees, LEAVES]
 
     def probability(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
-        """[blocks, features] -> [blocks]"""
+        """[blocks, features], all finite -> [blocks]"""
         feature, threshold = self.feature.T.ravel().astype(np.intp), self.threshold.T.reshape(-1, 1)
         cuts = ~self.stays.view(np.int32).T.reshape(-1, 1)
         first = np.arange(len(self.value))[:, None] * LEAVES

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from groundup.corpus import telephones
-from groundup.corpus.words import DIGIT
 
 
 class Span(NamedTuple):
@@ -62,7 +61,7 @@ IBAN_LENGTHS = {country: length for length, countries in IBAN_COUNTRIES.items() 
 # The Social Security Administration gives out no area 000, 666 or 9xx, no group 00 and no serial 0000.
 SSN = re.compile(r"[0-8](?<![\w.+/-].)\d\d(?<!000|666)-(?!00)\d\d-(?!0000)\d{4}(?![\w/-]|\.\d)")
 HAS_COLONS = re.compile(r":[0-9A-Fa-f]{0,4}:")
-HAS_LONG_NUMBER = re.compile(DIGIT + r"[\d ().-]{6,}\d")
+HAS_LONG_NUMBER = re.compile(r"\d[\d ().-]{6,}\d")
 
 
 def find(text: str) -> list[Span]:

@@ -13,8 +13,6 @@ from hashlib import blake2b
 
 import numpy as np
 
-from groundup.corpus.words import DIGIT
-
 LEAST_PAGES = 5
 EDGE_LINES = 5  # the first and last lines of a page ...
 EDGE_SHARE = 0.1  # ... or of a long page, its first and last tenth
@@ -26,7 +24,7 @@ WORDS_BETWEEN = 0.25  # of its places: between the two stands a line that is not
 CLOSED = 0.8  # of its places: a frequent line follows, as the next author's, or the end of the page
 POST_LINES = 100  # as far before a signature as a name is looked for
 BLANK = np.uint64(0)
-DIGITS = re.compile(f"{DIGIT}+")
+DIGITS = re.compile(r"\d+")
 
 
 def line_hashes(text: str) -> np.ndarray:

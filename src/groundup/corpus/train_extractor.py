@@ -311,7 +311,7 @@ def _flat(dump: dict[str, Any]) -> Trees:
             here, first = nodes, leaves
             nodes += 1
             trees.feature[at, here] = node["split_feature"]
-            trees.threshold[at, here] = node["threshold"]
+            trees.threshold[at, here] = node["threshold"] + 0.0  # no -0.0, from which 0.0 would come out negative
             visit(node["left_child"])
             trees.stays[at, here] = 0xFFFFFFFF ^ ((1 << leaves) - (1 << first))
             visit(node["right_child"])
