@@ -3,8 +3,8 @@
 Ours reads, extracts, measures all rules, language, personal data and toxic words, finds duplicates and template lines
 and keeps every page. datatrove's part is its reader, trafilatura, and the filters Gopher (both), C4 and FineWeb, so a
 page that one drops costs the next nothing. Figures are documents per second of processor time, children included:
-other work on the machine does not move it. Two workers are timed by the clock, so the machine must be free for that; on
-the pages three times over, since starting two processes is a twentieth of what they take for the pages once.
+other work on the machine does not move it. Two workers are timed by the clock, so the machine must be free for that; and
+once more on the pages three times over, where starting two processes weighs less: that is printed, and no part of the verdict.
 
 `--datatrove PYTHON` is an interpreter with datatrove, trafilatura, warcio, nltk and spacy, if this one has none.
 """
@@ -67,14 +67,15 @@ def main() -> None:
     speed = documents / median(one["processor"] for one, _ in pairs)
     clocks = [median(run["clock"] for run in runs) for runs in zip(*pairs, strict=True)]
     print(f"groundup    {documents:,} pages, {speed:.1f} a second of processor time, {clocks[0]:.1f} s by the clock")
-    print(f"two workers {clocks[1]:.1f} s by the clock: {clocks[0] / clocks[1]:.2f} times one's")
+    scaling = clocks[0] / clocks[1]
+    print(f"two workers {clocks[1]:.1f} s by the clock: {scaling:.2f} times one's (bar {WORKERS_BAR})")
     with tempfile.TemporaryDirectory() as folder:
         for path in web.glob("pages-dev-*.warc.gz"):
-            for time in range(MORE):
-                (Path(folder) / path.name.replace("dev", f"dev-{time}", 1)).symlink_to(path.resolve())
+            for number in range(MORE):
+                (Path(folder) / path.name.replace("dev", f"dev-{number}", 1)).symlink_to(path.resolve())
         more = [[_run(sys.executable, OURS, Path(folder), workers) for workers in (1, 2)] for _ in range(REPETITIONS)]
-    scaling = median(one["clock"] for one, _ in more) / median(two["clock"] for _, two in more)
-    print(f"            {scaling:.2f} on the pages {MORE} times over (bar {WORKERS_BAR})")
+    longer = median(one["clock"] for one, _ in more) / median(two["clock"] for _, two in more)
+    print(f"            {longer:.2f} on the pages {MORE} times over")
     gigabytes = max(run["kilobytes"] for runs in [*pairs, *more] for run in runs) / 2**20
     print(f"memory      {gigabytes:.2f} GB at most in one process (bar {MEMORY_BAR_GB})")
     peer = _run(str(options.datatrove), DATATROVE, web, 1)

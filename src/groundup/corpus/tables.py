@@ -26,6 +26,7 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 
 def read_working(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """All columns, or those named, in the order of the file. Raises pa.ArrowInvalid when the file is damaged."""
     chosen = list(map(working_schema(path).get_field_index, columns)) if columns else None
     options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=chosen)
     with pa.OSFile(str(path)) as file, pa.ipc.open_file(file, options=options) as reader:
