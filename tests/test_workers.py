@@ -18,6 +18,16 @@ def square(number, folder=None, kill=None):
     return number * number
 
 
+def slow_square(number, seconds):
+    time.sleep(seconds)
+    return number * number
+
+
+def where(seconds, sent=False):
+    time.sleep(seconds)
+    return os.getpid(), sent
+
+
 def refuse(number):
     raise UserError(f"no {number}")
 
@@ -35,20 +45,35 @@ def test_results_are_in_the_order_of_the_jobs_and_few_jobs_wait():
     taken = []
 
     def jobs():
-        for number in range(20):
+        for number in range(200):
             taken.append(number)
-            yield (number,)
+            yield (number, 0.2 if number == 0 else 0)
 
     with groundup_workers.pool(2) as pool:
-        results = pool.spread(square, jobs())
+        results = pool.spread(slow_square, jobs())
         assert next(results) == 0
-        assert len(taken) == groundup_workers.AHEAD * 2 + 1
-        assert list(results) == [number * number for number in range(1, 20)]
+        assert len(taken) <= groundup_workers.HELD + 2
+        assert list(results) == [number * number for number in range(1, 200)]
+
+
+def test_this_process_is_one_of_the_workers_and_does_the_last_job():
+    with groundup_workers.pool(3) as pool:
+        found = [process for process, _ in pool.spread(where, [(0.05,)] * 40)]
+        assert len(set(found)) == 3
+        assert 4 <= found.count(os.getpid()) <= 36
+        assert found[-1] == os.getpid()
+
+
+def test_only_what_goes_to_another_process_is_sent():
+    with groundup_workers.pool(2) as pool:
+        found = set(pool.spread(where, [(0.01,)] * 100, lambda job: (*job, True)))
+    assert len(found) == 2
+    assert all((process != os.getpid()) == sent for process, sent in found)
 
 
 def test_a_worker_that_is_killed_changes_nothing(tmp_path):
     with groundup_workers.pool(2) as pool:
-        found = list(pool.spread(square, ((number, tmp_path, 3) for number in range(8))))
+        found = list(pool.spread(square, ((number, tmp_path, 2) for number in range(8))))
     assert found == [number * number for number in range(8)]
     assert (tmp_path / "died-0").exists()
 
@@ -61,7 +86,7 @@ def test_work_that_kills_every_worker_is_given_up(tmp_path):
 
 def test_what_the_work_raises_is_raised_here():
     with groundup_workers.pool(2) as pool, pytest.raises(UserError, match="no 7"):
-        list(pool.spread(refuse, [(7,)]))
+        list(pool.spread(refuse, [(7,), (8,), (9,)]))
 
 
 def test_workers_end_with_the_pool():

@@ -20,33 +20,51 @@ from typing import Any
 from groundup.errors import UserError
 
 ATTEMPTS = 3  # a job whose worker dies each time is what kills it: by its memory, most often
-AHEAD = 2  # jobs a worker: enough that none waits for the next
+AHEAD = 3  # jobs that a helper has: with 2, one waits at times while a long job is done here
+HELD = 4 * AHEAD  # jobs a helper in all, with those that are done and stand behind one that is not
 
 
 class Pool:
-    """Workers that are started when they are first needed. `executor` is None where the work is done right here."""
+    """This process and its helpers, which are started when they are first needed; with Ray, the helpers alone."""
 
-    def __init__(self, workers: int, start: Callable[[], Executor | None]) -> None:
-        self.workers, self.start = workers, start
+    def __init__(self, helpers: int, start: Callable[[], Executor | None], works_here: bool) -> None:
+        self.helpers, self.start, self.works_here = helpers, start, works_here
         self.executor = start()
 
-    def spread(self, function: Callable, jobs: Iterable[tuple]) -> Iterator[Any]:
-        """`function(*job)` of each job, in the order of the jobs; only a few jobs a worker are in memory at a time.
+    def spread(
+        self, function: Callable, jobs: Iterable[tuple], sent: Callable[[tuple], tuple] = lambda job: job
+    ) -> Iterator[Any]:
+        """`function(*job)` of each job, in the order of the jobs; only a few jobs a helper are in memory at a time.
 
-        Raises what the function raises, and UserError when the workers of a job died three times over.
+        A helper on this machine is given `sent(job)` in place of a job, each time that it is given it.
+        Raises what the function raises, and UserError when the helpers of a job died three times over.
         """
         if self.executor is None:
             yield from (function(*job) for job in jobs)
             return
-        waiting: deque[tuple[tuple, Future]] = deque()
-        for job in jobs:
-            waiting.append((job, self._submit(function, job)))
-            if len(waiting) > AHEAD * self.workers:
-                yield self._first(function, waiting)
-        while waiting:
-            yield self._first(function, waiting)
 
-    def _first(self, function: Callable, waiting: deque[tuple[tuple, Future]]) -> Any:
+        def hand_in(job: tuple) -> Future:
+            return self._submit(function, sent(job) if self.works_here else job)
+
+        waiting: deque[tuple[tuple, Future]] = deque()
+        most = self.helpers * (HELD if self.works_here else AHEAD)
+        following = iter(jobs)
+        job = next(following, None)
+        while job is not None:
+            after = next(following, None)
+            unfinished = sum(not future.done() for _, future in waiting)
+            # The last one is done here, where nothing else is left to do.
+            if self.works_here and (unfinished >= AHEAD * self.helpers or after is None):
+                waiting.append(((), _done_here(function, job)))
+            else:
+                waiting.append((job, hand_in(job)))
+            job = after
+            while waiting and (waiting[0][1].done() or len(waiting) > most):
+                yield self._first(hand_in, waiting)
+        while waiting:
+            yield self._first(hand_in, waiting)
+
+    def _first(self, hand_in: Callable[[tuple], Future], waiting: deque[tuple[tuple, Future]]) -> Any:
         for _ in range(ATTEMPTS):
             try:
                 result = waiting[0][1].result()
@@ -57,7 +75,7 @@ class Pool:
                 self.executor = self.start()
                 for place, (job, future) in enumerate(waiting):
                     if isinstance(future.exception(), BrokenExecutor):
-                        waiting[place] = (job, self._submit(function, job))
+                        waiting[place] = (job, hand_in(job))
         raise UserError(f"a worker died {ATTEMPTS} times over the same work: take fewer workers, or free memory")
 
     def _submit(self, function: Callable, job: tuple) -> Future:
@@ -70,6 +88,16 @@ class Pool:
                 return broken
 
 
+def _done_here(function: Callable, job: tuple) -> Future:
+    """As from a helper, so that of several errors the one of the first job is raised wherever they were met."""
+    future: Future = Future()
+    try:
+        future.set_result(function(*job))
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -77,7 +105,7 @@ def cores() -> int:
 
 @contextmanager
 def pool(workers: int, ray: str | None = None) -> Iterator[Pool]:
-    """`workers` processes (1: none, the work is done here), or as many Ray tasks on the cluster at address `ray`.
+    """`workers` processes, this one among them, or as many Ray tasks on the cluster at address `ray`.
 
     With Ray, 0 workers are as many as the cluster has cores; `ray="local"` starts one on this machine. Its nodes need
     the same installed groundup and, at the same path, the folder that the run is in.
@@ -86,9 +114,9 @@ def pool(workers: int, ray: str | None = None) -> Iterator[Pool]:
         from groundup.ray_tasks import connected
 
         with connected(ray, workers) as executor:
-            yield Pool(executor.workers, lambda: executor)
+            yield Pool(executor.workers, lambda: executor, works_here=False)
         return
-    started = Pool(workers, lambda: _processes(workers))
+    started = Pool(workers - 1, lambda: _processes(workers - 1), works_here=True)
     try:
         yield started
     finally:
@@ -96,11 +124,11 @@ def pool(workers: int, ray: str | None = None) -> Iterator[Pool]:
             started.executor.shutdown(cancel_futures=True)
 
 
-def _processes(workers: int) -> Executor | None:
+def _processes(helpers: int) -> Executor | None:
     # Forking a process that has threads, as PyTorch's, can lock up: start afresh.
-    if workers == 1:
+    if helpers == 0:
         return None
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
+    return ProcessPoolExecutor(helpers, mp_context=get_context("spawn"), initializer=_end_with_parent)
 
 
 def _end_with_parent() -> None:
