@@ -144,7 +144,7 @@ def test_resuming_with_other_workers_after_a_kill_gives_the_same_bytes(pages, tm
     assert all((tmp_path / "whole" / name).read_bytes() == (out / name).read_bytes() for name in names)
 
 
-def test_a_shard_that_is_there_is_not_measured_again_unless_its_pages_changed(pages, tmp_path, monkeypatch):
+def test_a_shard_that_is_there_is_not_measured_again_unless_it_is_damaged_or_its_pages_changed(pages, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SHARD_PAGES", 4)
     measured = []
     real = module._measure
@@ -156,11 +156,13 @@ def test_a_shard_that_is_there_is_not_measured_again_unless_its_pages_changed(pa
     measured.clear()
     with WarcWriter(pages[1][0]) as warc:
         warc.resource("file:///stdlib/other.py", "text/x-python", b"y = 2")
+    damaged = tmp_path / "out" / "pass1" / "docs-00001.arrow"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
     monkeypatch.undo()
     monkeypatch.setattr(module, "SHARD_PAGES", 4)
     monkeypatch.setattr(module, "_measure", lambda *job: measured.append(job[3].name) or real(*job))
     annotate(pages, tmp_path / "out", Annotations(), workers=1)
-    assert measured == ["code-00000.arrow"]
+    assert measured == ["docs-00001.arrow", "code-00000.arrow"]
     assert [row["url"] for row in rows(tmp_path / "out") if row["domain"] == "code"] == ["file:///stdlib/other.py"]
 
 

@@ -190,8 +190,16 @@ def _unmeasured(
             shards.append(shard)
             places = f"{number} {len(batch)} {sum(len(page.body) for page in batch)}"
             made_from = f"{file} {places} {domain} {settings.near_duplicate_permutations} {judges}".encode()
-            if not shard.exists() or (working_schema(shard).metadata or {}).get(b"made_from") != made_from:
+            if _made_from(shard) != made_from:
                 yield batch, domain, settings, shard, made_from
+
+
+def _made_from(shard: Path) -> bytes | None:
+    """None when there is no such shard, or it is damaged: then it is made again."""
+    try:
+        return (working_schema(shard).metadata or {}).get(b"made_from")
+    except (FileNotFoundError, pa.ArrowInvalid):
+        return None
 
 
 def _batches(pages: Iterable[Page]) -> Iterator[list[Page]]:
