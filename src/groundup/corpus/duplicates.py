@@ -54,8 +54,7 @@ def shingles(words: Words, n: int) -> np.ndarray:
 
 
 def _ngrams(words: Words, n: int) -> np.ndarray:
-    found = words.digests[words.filled]
-    return ngrams(found, min(n, len(found))) if len(found) else found
+    return ngrams(words.hashes, min(n, len(words.hashes)))
 
 
 def signature(words: Words, permutations: int) -> np.ndarray | None:

@@ -7,7 +7,6 @@ is first seen, for many words at once, and looked up from then on.
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 
 import numpy as np
 
@@ -58,7 +57,6 @@ class Words:
     lengths: np.ndarray  # int64, characters
     letters: np.ndarray  # bool: has a letter
     hashed: np.ndarray  # uint64: equal for words that are equal when plain; 0 for pure punctuation
-    digests: np.ndarray  # uint64: the same by BLAKE2b, of which signatures of documents are made
     as_written: np.ndarray  # uint64: equal for equal words, as long as this text is looked at
 
     def __len__(self) -> int:
@@ -108,16 +106,14 @@ class _Seen(dict[str, int]):
 
 
 def _facts(words: list[str]) -> list[np.ndarray]:
-    """Of distinct words, the arrays of `Words` up to `digests`."""
+    """Of distinct words, the arrays of `Words` up to `hashed`."""
     plain_words = [plain(word) for word in words]
     filled = np.fromiter(map(bool, plain_words), bool, len(words))
-    hashed, digests = np.zeros(len(words), np.uint64), np.zeros(len(words), np.uint64)
+    hashed = np.zeros(len(words), np.uint64)
     hashed[filled] = word_hashes(list(filter(None, plain_words)))
-    digest = b"".join([blake2b(word.encode(), digest_size=8).digest() for word in plain_words if word])
-    digests[filled] = np.frombuffer(digest, "<u8")
     lengths = np.fromiter(map(len, words), np.int64, len(words))
     letters = np.fromiter((word.isalpha() or LETTER.search(word) is not None for word in words), bool, len(words))
-    return [lengths, letters, hashed, digests]
+    return [lengths, letters, hashed]
 
 
 SEEN = _Seen()
