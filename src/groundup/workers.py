@@ -11,7 +11,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
@@ -20,8 +20,8 @@ from typing import Any
 from groundup.errors import UserError
 
 ATTEMPTS = 3  # a job whose worker dies each time is what kills it: by its memory, most often
-AHEAD = 3  # jobs that a helper has: with 2, one waits at times while a long job is done here
-HELD = 4 * AHEAD  # jobs a helper in all, with those that are done and stand behind one that is not
+AHEAD = 2  # jobs a worker that wait, so that none runs dry while a long job is done here
+HELD = 12  # jobs a worker in all, with those that are done and stand behind one that is not
 
 
 class Pool:
@@ -32,7 +32,7 @@ class Pool:
         self.executor = start()
 
     def spread(
-        self, function: Callable, jobs: Iterable[tuple], sent: Callable[[tuple], tuple] = lambda job: job
+        self, function: Callable, jobs: Iterable[tuple], sent: Callable[[tuple], tuple] | None = None
     ) -> Iterator[Any]:
         """`function(*job)` of each job, in the order of the jobs; only a few jobs a helper are in memory at a time.
 
@@ -41,28 +41,42 @@ class Pool:
         """
         if self.executor is None:
             yield from (function(*job) for job in jobs)
-            return
+        elif self.works_here:
+            # A job waits for a thread to hand it over, so one that no helper has begun can be done here. Where that takes
+            # time there are two threads a helper: its next job is with it when it is done with one.
+            threads = ThreadPoolExecutor(self.helpers * (2 if sent else 1))
+            try:
+                yield from self._shared(function, jobs, sent or (lambda job: job), threads)
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)
+        else:
+            waiting = deque[Future]()
+            for job in jobs:
+                waiting.append(self.executor.submit(function, *job))
+                if len(waiting) > AHEAD * self.helpers:
+                    yield waiting.popleft().result()
+            yield from (future.result() for future in waiting)
 
+    def _shared(
+        self, function: Callable, jobs: Iterable[tuple], sent: Callable[[tuple], tuple], threads: Executor
+    ) -> Iterator[Any]:
         def hand_in(job: tuple) -> Future:
-            return self._submit(function, sent(job) if self.works_here else job)
+            return threads.submit(lambda: self._submit(function, sent(job)).result())
 
         waiting: deque[tuple[tuple, Future]] = deque()
-        most = self.helpers * (HELD if self.works_here else AHEAD)
         following = iter(jobs)
         job = next(following, None)
         while job is not None:
             after = next(following, None)
-            unfinished = sum(not future.done() for _, future in waiting)
-            # The last one is done here, where nothing else is left to do.
-            if self.works_here and (unfinished >= AHEAD * self.helpers or after is None):
-                waiting.append(((), _done_here(function, job)))
-            else:
-                waiting.append((job, hand_in(job)))
+            waiting.append((job, hand_in(job)) if after is not None else ((), _done_here(function, job)))
             job = after
-            while waiting and (waiting[0][1].done() or len(waiting) > most):
+            if sum(_waits(future) for _, future in waiting) > AHEAD * self.helpers:
+                _take_one(function, waiting)
+            while waiting and (waiting[0][1].done() or len(waiting) > HELD * self.helpers):
                 yield self._first(hand_in, waiting)
         while waiting:
-            yield self._first(hand_in, waiting)
+            if waiting[0][1].done() or not _take_one(function, waiting):
+                yield self._first(hand_in, waiting)
 
     def _first(self, hand_in: Callable[[tuple], Future], waiting: deque[tuple[tuple, Future]]) -> Any:
         for _ in range(ATTEMPTS):
@@ -71,10 +85,10 @@ class Pool:
                 waiting.popleft()
                 return result
             except BrokenExecutor:
-                self.executor.shutdown()  # from here on every future is done
+                self.executor.shutdown()
                 self.executor = self.start()
                 for place, (job, future) in enumerate(waiting):
-                    if isinstance(future.exception(), BrokenExecutor):
+                    if not _waits(future) and isinstance(future.exception(), BrokenExecutor):
                         waiting[place] = (job, hand_in(job))
         raise UserError(f"a worker died {ATTEMPTS} times over the same work: take fewer workers, or free memory")
 
@@ -86,6 +100,19 @@ class Pool:
                 broken: Future = Future()
                 broken.set_exception(error)
                 return broken
+
+
+def _waits(future: Future) -> bool:
+    return not (future.running() or future.done())
+
+
+def _take_one(function: Callable, waiting: deque[tuple[tuple, Future]]) -> bool:
+    """Do the first job here that no helper has begun; False when there is none."""
+    for place, (job, future) in enumerate(waiting):
+        if _waits(future) and future.cancel():
+            waiting[place] = (), _done_here(function, job)
+            return True
+    return False
 
 
 def _done_here(function: Callable, job: tuple) -> Future:
