@@ -20,8 +20,8 @@ from typing import Any
 from groundup.errors import UserError
 
 ATTEMPTS = 3  # a job whose worker dies each time is what kills it: by its memory, most often
-AHEAD = 2  # jobs a worker that wait, so that none runs dry while a long job is done here
-HELD = 12  # jobs a worker in all, with those that are done and stand behind one that is not
+AHEAD = 2  # jobs a helper that wait, so that none runs dry while a long one is done here
+HELD = 12  # jobs a helper in all, with those that are done and stand behind one that is not
 
 
 class Pool:
@@ -60,8 +60,14 @@ class Pool:
     def _shared(
         self, function: Callable, jobs: Iterable[tuple], sent: Callable[[tuple], tuple], threads: Executor
     ) -> Iterator[Any]:
+        def by_helper(job: tuple) -> Any:
+            given = sent(job)
+            with _interrupts_held():
+                outcome = self.executor.submit(function, *given)
+            return outcome.result()
+
         def hand_in(job: tuple) -> Future:
-            return threads.submit(lambda: self._submit(function, sent(job)).result())
+            return threads.submit(by_helper, job)
 
         waiting: deque[tuple[tuple, Future]] = deque()
         following = iter(jobs)
@@ -91,15 +97,6 @@ class Pool:
                     if not _waits(future) and isinstance(future.exception(), BrokenExecutor):
                         waiting[place] = (job, hand_in(job))
         raise UserError(f"a worker died {ATTEMPTS} times over the same work: take fewer workers, or free memory")
-
-    def _submit(self, function: Callable, job: tuple) -> Future:
-        with _interrupts_held():
-            try:
-                return self.executor.submit(function, *job)
-            except BrokenExecutor as error:
-                broken: Future = Future()
-                broken.set_exception(error)
-                return broken
 
 
 def _waits(future: Future) -> bool:
@@ -170,10 +167,7 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Workers start when jobs are handed in and inherit this: Ctrl-C is for the parent, which ends them.
-
-    The parent gets an interrupt that came meanwhile right after.
-    """
+    """Workers start when jobs are handed in and inherit this: Ctrl-C is for the parent, which ends them."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

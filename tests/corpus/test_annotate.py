@@ -86,7 +86,7 @@ def test_bytes_do_not_depend_on_workers_or_hash_seed(pages, tmp_path, monkeypatc
         "import sys; from pathlib import Path\n"
         "from groundup.corpus import annotate as m; from groundup.recipe import Annotations\n"
         "if __name__ == '__main__':\n"
-        "    m.SHARD_PAGES = 4\n"
+        "    m.SHARD_PAGES, m.BY_FILE = 4, 2000\n"
         "    pages = [(Path(sys.argv[1]), 'reference'), (Path(sys.argv[2]), 'code')]\n"
         "    for workers in (2, 5):\n"
         "        m.annotate(pages, Path(sys.argv[3]) / str(workers), Annotations(), workers)\n"
@@ -105,6 +105,20 @@ def test_bytes_do_not_depend_on_workers_or_hash_seed(pages, tmp_path, monkeypatc
         assert names == sorted(path.name for path in (tmp_path / "more" / workers).iterdir())
         for name in names:
             assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "more" / workers / name).read_bytes()
+
+
+def test_bodies_go_to_another_process_in_a_file_that_does_not_stay(pages, tmp_path, monkeypatch):
+    batch = list(module.read_pages(pages[0][0], module.Losses()))
+    shards = [tmp_path / name for name in ("here.arrow", "sent.arrow")]
+    job, other = ((batch, "reference", Annotations(), shard, b"same") for shard in shards)
+    assert module._sent(other) is other  # so few bytes are soon through a pipe
+    monkeypatch.setattr(module, "BY_FILE", 1)
+    sent = module._sent(other)
+    assert (tmp_path / "sent.bodies").read_bytes() == b"".join(page.body for page in batch)
+    assert not any(page.body for page in sent[0])
+    assert module._measure(*job) == module._measure(*sent) == len(batch)
+    assert shards[0].read_bytes() == shards[1].read_bytes()
+    assert not (tmp_path / "sent.bodies").exists()
 
 
 def test_resuming_with_other_workers_after_a_kill_gives_the_same_bytes(pages, tmp_path, monkeypatch):
