@@ -1,9 +1,10 @@
 """Where the work on shards is done: here, in processes, or as Ray tasks on a cluster; the code and the bytes are the same.
 
-Both are executors of the standard `concurrent.futures`. A job is a function of a module and its arguments, and its
-outcome depends on nothing else, so it does not matter where it runs, how many run at once, or whether it ran before: a
-worker that dies has its jobs done again. One shard is one job and one file, as with datatrove's marker files, but the
-shards are cut by their content and not by the number of tasks, so a run may go on with another number of workers.
+Both are executors of the standard `concurrent.futures`; of the processes, this one is the first. A job is a function of
+a module and its arguments, and its outcome depends on nothing else, so it does not matter where it runs, how many run at
+once, or whether it ran before: a worker that dies has its jobs done again. One shard is one job and one file, as with
+datatrove's marker files, but the shards are cut by their content and not by the number of tasks, so a run may go on
+with another number of workers.
 """
 
 import os
