@@ -136,6 +136,7 @@ def our_step(name: str, vocabulary: int = VOCABULARY) -> Callable[[], None]:
     import torch
 
     from groundup.device import choose
+    from groundup.model import kernels
     from groundup.model.decoder import Decoder, initialise
     from groundup.training.objectives import next_token
     from groundup.training.optimizer import Optimizer, one_rate, pretraining_rates
@@ -143,9 +144,13 @@ def our_step(name: str, vocabulary: int = VOCABULARY) -> Callable[[], None]:
     device = choose()
     model = Decoder(our_config(vocabulary))
     initialise(model, seed=0)
-    model.model.compile()
+    try:
+        kernels.check(model.config, CONTEXT)
+        model.model.use_kernels()
+    except kernels.Unavailable:
+        model.model.compile()
     rates = pretraining_rates(WIDTH)[0] if name == OURS[0] else one_rate(1e-3)
-    optimizer = Optimizer(model, rates, dtype=device.training_dtype)
+    optimizer = Optimizer(model, rates, dtype=device.training_dtype, kernels=model.model.kernels is not None)
     ids = random_ids(vocabulary)
     batch = {"ids": ids[:, :-1], "targets": ids[:, 1:], "weight": torch.full((ROWS, CONTEXT), 1 / (ROWS * CONTEXT))}
 

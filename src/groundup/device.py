@@ -81,6 +81,12 @@ def choose(threads: int = 0) -> Device:
     )
 
 
+def has_tiles() -> bool:
+    """Whether the processor multiplies tiles of bfloat16 (AMX: Intel's servers since 2023)."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") and capabilities.get("avx512_bf16"))
+
+
 def _cpu_has_fast_bfloat16() -> bool:
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))

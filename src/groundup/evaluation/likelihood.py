@@ -9,13 +9,14 @@ fine-tuning, the gradients come from the same slice of logits; else these are co
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from groundup.model import kernels
 from groundup.model.decoder import Decoder
 
 ROWS = 1024  # of a slice: adding up the head's gradient costs a pass over it for each
@@ -61,15 +62,17 @@ class _WeightedSum(torch.autograd.Function):
     """Sum of log-probabilities (N,) times weights (N,): its gradients are known but for a factor before it is used."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        total, *gradients = _with_gradients(*inputs)
+    def forward(ctx: Any, with_gradients: Callable[..., tuple[Tensor, Tensor, Tensor]], *inputs: Tensor) -> Tensor:
+        total, *gradients = with_gradients(*inputs)
         ctx.save_for_backward(*gradients)
         return total
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad.to(grad_hidden.dtype), grad_weight * grad, None, None, None, None
+        if grad.item() == 1:  # in pre-training it is
+            return None, grad_hidden, grad_weight, None, None, None
+        return None, grad_hidden * grad.to(grad_hidden.dtype), grad_weight * grad, None, None, None
 
 
 def _with_gradients(
@@ -107,8 +110,12 @@ def weighted_log_probability(
         return (logp * weights_BT).sum()
     hidden = model.model(ids_BT, documents_BT, dtype=dtype).flatten(0, 1)
     places, weights = weights_BT.flatten().nonzero().squeeze(1), weights_BT.flatten()
-    gradients = _compiled_gradients() if getattr(model.model, "compiled", False) else _gradients
-    return _WeightedSum.apply(hidden, model.lm_head.weight, targets_BT.flatten(), places, weights, gradients)
+    if getattr(model.model, "kernels", None) and hidden.dtype == torch.bfloat16:
+        with_gradients = kernels.weighted_log_probability
+    else:
+        gradients = _compiled_gradients() if getattr(model.model, "compiled", False) else _gradients
+        with_gradients = partial(_with_gradients, gradients=gradients)
+    return _WeightedSum.apply(with_gradients, hidden, model.lm_head.weight, targets_BT.flatten(), places, weights)
 
 
 def token_log_probabilities(

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from groundup.model.kernels import Kernels
 from groundup.model.moe import MixtureOfExperts
 from groundup.model.rotary import frequencies, sharpening
 
@@ -348,6 +349,7 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.compiled = False
+        self.kernels: Kernels | None = None
 
     def forward(
         self,
@@ -364,8 +366,11 @@ class Backbone(nn.Module):
         the given tokens are real in each row (the rest is padding on the right).
         """
         T = ids_BT.shape[1]
+        x_BTD = (ids_BT if ids_BT.is_floating_point() else self.embed_tokens(ids_BT)).to(dtype)
         if cache is None:
             places = self._places(torch.arange(T, device=ids_BT.device)[None])
+            if self.kernels and self.kernels.fit(x_BTD):
+                return self.kernels(x_BTD, places.cos[0, 0], places.sin[0, 0], documents_BT)
             if documents_BT is not None:
                 same = documents_BT[:, None, :, None] == documents_BT[:, None, None, :]
                 places.visible = same & _causal(T, ids_BT.device)
@@ -380,7 +385,6 @@ class Backbone(nn.Module):
             seen_S = torch.arange(cache.used, device=ids_BT.device)
             places.visible = seen_S <= slots_BT[:, None, :, None]
             cache.filled = cache.filled + (T if lengths_B is None else lengths_B)
-        x_BTD = (ids_BT if ids_BT.is_floating_point() else self.embed_tokens(ids_BT)).to(dtype)
         return self._blocks(x_BTD, places, cache)
 
     def _blocks(self, x_BTD: Tensor, places: Positions, cache: KeyValueCache | None) -> Tensor:
@@ -392,6 +396,10 @@ class Backbone(nn.Module):
         """All but the embedding: compiled, its gradient adds in no fixed order, and no run would come out the same twice."""
         self._blocks = torch.compile(self._blocks)
         self.compiled = True
+
+    def use_kernels(self) -> None:
+        """Train in bfloat16 by `kernels`, whose `check` must have accepted the model."""
+        self.kernels = Kernels(self)
 
     def _places(self, positions_BT: Tensor) -> Positions:
         config = self.config

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from groundup.model import kernels
 from groundup.training.parallel import ALONE, Processes, local
 
 NEWTON_SCHULZ = ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037),
@@ -49,7 +50,10 @@ class Optimizer:
         weight_decay: float = 0.0,
         dtype: torch.dtype = torch.float32,
         processes: Processes = ALONE,
+        kernels: bool = False,
     ) -> None:
+        """`kernels`: whether Muon works by `model.kernels`, whose `check` has accepted the model."""
+        self.kernels = kernels
         self.betas, self.momentum, self.weight_decay, self.dtype = betas, momentum, weight_decay, dtype
         self.processes = processes
         self.parameters = dict(model.named_parameters())
@@ -74,12 +78,16 @@ class Optimizer:
         for (shape, rate), names in self.muon.items():
             momenta = [local(self.state[f"first.{name}"]) for name in names]
             gradients = [local(self.parameters[name].grad) for name in names]
+            parameters = [local(self.parameters[name]) for name in names]
+            scale = rate * multiplier * max(1.0, shape[0] / shape[1]) ** 0.5
+            keep = 1 - rate * multiplier * self.weight_decay
+            if self.kernels:
+                kernels.muon(parameters, momenta, gradients, self.momentum, scale, keep, NEWTON_SCHULZ)
+                continue
             torch._foreach_lerp_(momenta, gradients, 1 - self.momentum)
             nesterov = torch._foreach_lerp(gradients, momenta, self.momentum)
             directions = self.processes.share_out(partial(orthogonalise, dtype=self.dtype), nesterov, shape)
-            scale = rate * multiplier * max(1.0, shape[0] / shape[1]) ** 0.5
-            parameters = [local(self.parameters[name]) for name in names]
-            torch._foreach_mul_(parameters, 1 - rate * multiplier * self.weight_decay)
+            torch._foreach_mul_(parameters, keep)
             torch._foreach_add_(parameters, directions, alpha=-scale)
         first_beta, second_beta = self.betas
         for rate, names in self.adamw.items():
@@ -87,13 +95,17 @@ class Optimizer:
             gradients = [local(self.parameters[name].grad) for name in names]
             first = [local(self.state[f"first.{name}"]) for name in names]
             second = [local(self.state[f"second.{name}"]) for name in names]
+            keep = 1 - rate * multiplier * self.weight_decay
+            if self.kernels:
+                kernels.adamw(parameters, gradients, first, second, self.betas, rate * multiplier, keep, updates)
+                continue
             torch._foreach_lerp_(first, gradients, 1 - first_beta)
             torch._foreach_mul_(second, second_beta)
             torch._foreach_addcmul_(second, gradients, gradients, 1 - second_beta)
             denominator = torch._foreach_sqrt(second)
             torch._foreach_div_(denominator, (1 - second_beta**updates) ** 0.5)
             torch._foreach_add_(denominator, 1e-8)
-            torch._foreach_mul_(parameters, 1 - rate * multiplier * self.weight_decay)
+            torch._foreach_mul_(parameters, keep)
             torch._foreach_addcdiv_(
                 parameters, first, denominator, value=-rate * multiplier / (1 - first_beta**updates)
             )

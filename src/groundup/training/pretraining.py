@@ -19,7 +19,7 @@ import torch
 
 from groundup.device import Device
 from groundup.errors import UserError
-from groundup.model import architectures, moe
+from groundup.model import architectures, kernels, moe
 from groundup.model import folder as model_folder
 from groundup.model.decoder import Decoder, DecoderConfig, LanguageModel, parameter_counts
 from groundup.recipe import Base, Mixture
@@ -97,6 +97,7 @@ def pretrain(
     long_lengths = cut(settings, settings.long_context, settings.long_tokens) if longer else None
     long_order = long_documents(table, mixture, config.max_position_embeddings, long_lengths, seed) if longer else []
 
+    dtype = device.training_dtype
     counts = parameter_counts(model)
     flops = [architectures.flops(model, some.context, some.tokens) for some in (lengths, long_lengths) if some]
     say(f"{counts['total']:,} parameters, {counts['without_embedding']:,} without the embedding; {sum(flops):.2g} FLOP")
@@ -104,17 +105,28 @@ def pretrain(
     if sparse:
         counts["active"] = moe.active_parameters(model)
         say(f"a token meets {counts['active']:,} of them; balance loss {settings.balance:g}, z-loss {Z:g}")
-    compiles, reason = device.compiling_pays(sum(flops))
-    if compiles and (sparse or not isinstance(model, Decoder)):
-        compiles, reason = False, "not compiled: only the dense decoder is"
-    say(reason)
+    dense = isinstance(model, Decoder) and not sparse
+    by_kernels = dense and processes.world == 1 and device.torch_device.type == "cpu" and dtype == torch.bfloat16
+    if by_kernels:
+        try:
+            kernels.check(config, lengths.context)
+            say("trained by kernels for AMX: twice as fast as compiled by torch (model/kernels.py)")
+            model.model.use_kernels()
+        except kernels.Unavailable as error:
+            say(f"not trained by kernels for AMX: {error}")
+            by_kernels = False
+    compiles, reason = False, ""
+    if not by_kernels:
+        compiles, reason = device.compiling_pays(sum(flops))
+        if compiles and not dense:
+            compiles, reason = False, "not compiled: only the dense decoder is"
+        say(reason)
     if compiles:
         for module in [model.model] if processes.world == 1 else model.model.layers:
             module.compile()
     peak = measured_peak(device.torch_device, device.training_dtype)
     say(f"matrix products run at {peak / 1e9:,.0f} GFLOP/s here; progress shows what share of that training reaches")
 
-    dtype = device.training_dtype
     balanced = BalancedNextToken(dtype, settings.balance, processes.world)
     objective = processes.spread(model, balanced if sparse else partial(next_token, dtype=dtype), device.torch_device)
 
@@ -131,7 +143,7 @@ def pretrain(
             model,
             objective,
             lambda step: stream.batches(step, some.rows, some.micro_rows, device.torch_device, processes),
-            Optimizer(model, rates, dtype=dtype, processes=processes),
+            Optimizer(model, rates, dtype=dtype, processes=processes, kernels=by_kernels),
             rate,
             some.steps,
             where,
@@ -154,6 +166,7 @@ def pretrain(
         "steps": lengths.steps,
         "mixture": realised,
         "compiled": compiles,
+        "kernels": by_kernels,
         **_summary(history),
     }
     if longer and long_lengths:

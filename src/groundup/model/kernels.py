@@ -1,0 +1,282 @@
+"""The dense decoder's training step on processors with AMX: `kernels.cpp`, compiled at first use and kept.
+
+PyTorch's products reach a third of what these processors' tiles can do, and between them its step waits for memory. Here
+a row of the batch goes through a whole layer in the cache of one core; results are the same to the bit for any number of
+threads, and nearer to float32's than PyTorch's own in bfloat16 (tests/model/test_kernels.py).
+"""
+
+import ctypes
+import hashlib
+import os
+import subprocess
+import tempfile
+from ctypes import c_double, c_float, c_long, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from groundup.device import has_tiles
+
+if TYPE_CHECKING:
+    from groundup.model.decoder import Backbone, DecoderConfig
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+INSTRUCTIONS = ("fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "amx-tile", "amx-bf16")
+FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", *(f"-m{name}" for name in INSTRUCTIONS))
+BLOCK, MAX_CHANNELS = 32, 256  # as in kernels.cpp
+
+
+class Unavailable(Exception):
+    """Why there are no kernels, to be told."""
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The compiled kernels. Raises Unavailable where processor, compiler or system do not allow them."""
+    if not has_tiles():
+        raise Unavailable("the processor has no AMX")
+    compiler = os.environ.get("CXX", "g++")
+    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundup"
+    made = hashlib.sha256(" ".join([compiler, *FLAGS]).encode() + SOURCE.read_bytes()).hexdigest()[:16]
+    path = kept / f"kernels-{made}.so"
+    try:
+        if not path.exists():
+            kept.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=kept) as unfinished:
+                new = Path(unfinished) / path.name
+                command = [compiler, *FLAGS, str(SOURCE), "-o", str(new)]
+                subprocess.run(command, check=True, capture_output=True, timeout=300)
+                new.replace(path)
+        found = ctypes.CDLL(str(path))
+    except FileNotFoundError:
+        raise Unavailable(f"no C++ compiler {compiler!r} found") from None
+    except subprocess.CalledProcessError as error:
+        last = error.stderr.decode(errors="replace").strip().splitlines()[:1]
+        raise Unavailable(f"{compiler} did not compile {SOURCE.name}: {' '.join(last)}") from None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unavailable(f"{SOURCE.name} could not be compiled in {kept}: {error}") from None
+    found.tiles_granted.restype = ctypes.c_bool
+    if not found.tiles_granted():
+        raise Unavailable("the system does not let programs use AMX")
+    return found
+
+
+def check(config: "DecoderConfig", context: int) -> None:
+    """Raises Unavailable unless a model of this shape can be trained by the kernels, on this machine."""
+    sizes = {
+        "width": config.hidden_size,
+        "MLP": config.intermediate_size,
+        "channels of a head": config.head_dim,
+        "context": context,
+    }
+    if config.model_type != "qwen3":
+        raise Unavailable(f"they know qwen3 only, not {config.model_type}")
+    if odd := [f"{name} {size}" for name, size in sizes.items() if size % BLOCK]:
+        raise Unavailable(f"{', '.join(odd)}: no multiple of {BLOCK}")
+    if config.head_dim > MAX_CHANNELS:
+        raise Unavailable(f"{config.head_dim} channels a head: more than {MAX_CHANNELS}")
+    library()
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [
+        *((name, c_long) for name in ["rows", "time", "width", "heads", "key_heads", "channels", "inner", "threads"]),
+        ("eps", c_double),
+    ]
+
+
+# Of a layer, in the order of the C++ structure: its parameters, their packed forms, and what is kept for the backward pass.
+PARAMETERS = (
+    *("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"),
+    *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+    *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+)
+PACKED = ("mixed_t", "o_t", "gated_t", "down_t", "mixed", "o_b", "gated", "down_b")
+KEPT = ("x", "qkv", "attention", "middle", "gates", "gated_right", "normed", "mlp_normed", "log_sums")
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in PARAMETERS),
+        *((f"grad {name}", c_void_p) for name in PARAMETERS),
+        *((name, c_void_p) for name in (*PACKED, *KEPT)),
+    ]
+
+
+class _Room:
+    """What the C++ keeps between forward and backward pass for a batch of one shape: the fields that the names tell."""
+
+    def __init__(self, config: "DecoderConfig", rows: int, time: int) -> None:
+        D, F, C = config.hidden_size, config.intermediate_size, config.head_dim
+        H, K = config.num_attention_heads, config.num_key_value_heads
+        N, A, E = rows * time, H * C, (H + 2 * K) * C
+        self.rows, self.time = rows, time
+        self.shape = _Shape(rows, time, D, H, K, C, F, torch.get_num_threads(), config.rms_norm_eps)
+        self.tensors: list[Tensor] = []
+        weights = [E * D, A * D, 2 * F * D, F * D] * 2
+        kept = [N * D, N * E, N * A, N * D, 2 * N * F, N * F, N * D, N * D]
+        self.layers = [
+            [self._new(size) for size in (*weights, *kept)] + [self._new(N * H, torch.float32)]
+            for _ in range(config.num_hidden_layers)
+        ]
+        self.last = self._new(N * D)
+        self.x = self.layers[0][len(weights)]
+
+    def _new(self, size: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+        self.tensors.append(torch.empty(size, dtype=dtype))
+        return self.tensors[-1]
+
+
+class Kernels:
+    """The blocks and the final norm of a backbone that `check` has accepted."""
+
+    def __init__(self, backbone: "Backbone") -> None:
+        self.config = backbone.config
+        self.gain = backbone.norm.weight
+        self.parameters = [layer.get_submodule(name).weight for layer in backbone.layers for name in PARAMETERS]
+        self.rooms: list[_Room] = []  # kept, since memory that is given back must be cleared when it comes again
+
+    def fit(self, x: Tensor) -> bool:
+        return x.dtype == torch.bfloat16 and x.shape[1] % BLOCK == 0
+
+    def __call__(self, x_BTD: Tensor, cos_TC: Tensor, sin_TC: Tensor, documents_BT: Tensor | None) -> Tensor:
+        """Hidden states (batch, time, width) of embeddings (batch, time, width), all in bfloat16; see `Backbone`.
+
+        `cos_TC`, `sin_TC`: (time, channels), the second half as the first.
+        """
+        half = self.config.head_dim // 2
+        documents = torch.zeros(x_BTD.shape[:2]) if documents_BT is None else documents_BT
+        places = (cos_TC[:, :half].contiguous(), sin_TC[:, :half].contiguous(), documents.to(torch.int32).contiguous())
+        return _Blocks.apply(x_BTD, self, places, self.gain, *self.parameters)
+
+    def room(self, rows: int, time: int) -> _Room:
+        while self.rooms:
+            found = self.rooms.pop()
+            if (found.rows, found.time, found.shape.threads) == (rows, time, torch.get_num_threads()):
+                return found
+        return _Room(self.config, rows, time)
+
+
+class _Blocks(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x_BTD: Tensor, kernels: Kernels, places: tuple[Tensor, ...], gain: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        room = kernels.room(*x_BTD.shape[:2])
+        room.x.copy_(x_BTD.flatten())
+        gradients = [torch.empty_like(parameter) for parameter in parameters] if any(ctx.needs_input_grad) else []
+        layers = _layers(room, parameters, gradients)
+        y_BTD = torch.empty_like(x_BTD, memory_format=torch.contiguous_format)
+        library().forward(
+            ctypes.byref(room.shape), layers, c_long(len(layers)), *map(_at, (*places, gain, room.last, y_BTD))
+        )
+        if gradients:
+            ctx.kept = kernels, room, places, gain, gradients, layers
+        else:
+            kernels.rooms.append(room)
+        return y_BTD
+
+    @staticmethod
+    def backward(ctx: Any, grad_BTD: Tensor) -> tuple[Tensor | None, ...]:
+        kernels, room, places, gain, gradients, layers = ctx.kept
+        ctx.kept = None
+        grad_BTD, grad_gain = grad_BTD.clone(memory_format=torch.contiguous_format), torch.empty_like(gain)
+        library().backward(
+            ctypes.byref(room.shape), layers, c_long(len(layers)), *map(_at, (*places, gain, room.last, grad_BTD, grad_gain))
+        )
+        kernels.rooms.append(room)
+        return grad_BTD, None, None, grad_gain, *gradients
+
+
+def _layers(room: _Room, parameters: tuple[Tensor, ...], gradients: list[Tensor]) -> ctypes.Array:
+    count = len(PARAMETERS)
+    return (_Layer * len(room.layers))(*(
+        _Layer(*map(_at, (
+            *parameters[index * count : (index + 1) * count],
+            *(gradients or parameters)[index * count : (index + 1) * count],
+            *own,
+        )))
+        for index, own in enumerate(room.layers)
+    ))  # fmt: skip
+
+
+def weighted_log_probability(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, places_M: Tensor, slopes_N: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The targets' log-probabilities at `places_M`, weighted by `slopes_N` and added up, and its gradients by hidden states
+    (bfloat16) and weight (float32).
+    """
+    (V, D), M = weight_VD.shape, len(places_M)
+    if not M:
+        return slopes_N.new_zeros(()), torch.zeros_like(hidden_ND), torch.zeros_like(weight_VD)
+    if not 0 <= int(targets_N.min()) <= int(targets_N.max()) < V:
+        raise IndexError(f"a target is not among the {V} tokens")
+    every = len(hidden_ND) == M and M % BLOCK == 0
+    filled = M if every else -(-M // BLOCK) * BLOCK
+    places = places_M if every else torch.cat((places_M, places_M.new_zeros(filled - M)))
+    hidden, targets, slopes = (x if every else x[places] for x in (hidden_ND, targets_N, slopes_N))
+    slopes = slopes.clone() if every else slopes
+    slopes[M:] = 0
+    known, V = V, -(-V // BLOCK) * BLOCK
+    weight = weight_VD if known == V else torch.cat((weight_VD, weight_VD[:1].expand(V - known, D)))
+    found, grad_hidden, grad_weight = torch.zeros(filled), torch.empty_like(hidden), torch.empty_like(weight)
+    library().weighted_log_probability(
+        *map(c_long, (filled, D, V, known, torch.get_num_threads())),
+        *map(_at, (hidden.contiguous(), weight, targets.contiguous(), slopes, found, grad_hidden, grad_weight)),
+    )
+    if not every:
+        everywhere = torch.zeros_like(hidden_ND)
+        everywhere[places_M] = grad_hidden[:M]
+        grad_hidden = everywhere
+    return (found * slopes).sum(), grad_hidden, grad_weight[:known]
+
+
+class _Matrix(ctypes.Structure):
+    _fields_ = [(name, c_void_p) for name in ("weight", "momentum", "grad")]
+
+
+def muon(
+    weights: list[Tensor],
+    momenta: list[Tensor],
+    gradients: list[Tensor],
+    momentum: float,
+    rate: float,
+    keep: float,
+    newton_schulz: tuple[tuple[float, float, float], ...],
+) -> None:
+    """One update by Muon of matrices (rows, columns) of one shape, float32, in place: see `training.optimizer`."""
+    matrices = (_Matrix * len(weights))(*(
+        _Matrix(*map(_at, three)) for three in zip(weights, momenta, (g.contiguous() for g in gradients), strict=True)
+    ))  # fmt: skip
+    coefficients = [coefficient for step in newton_schulz for coefficient in step]
+    library().muon(
+        matrices, *map(c_long, (len(weights), *weights[0].shape, torch.get_num_threads())),
+        *map(c_float, (momentum, rate, keep)), (c_float * len(coefficients))(*coefficients), c_long(len(newton_schulz)),
+    )  # fmt: skip
+
+
+def adamw(
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    first: list[Tensor],
+    second: list[Tensor],
+    betas: tuple[float, float],
+    rate: float,
+    keep: float,
+    updates: int,
+) -> None:
+    """One update by AdamW, the `updates`th, of float32 tensors in place: see `training.optimizer`."""
+    corrections = [1 - beta**updates for beta in betas]
+    numbers = [*betas, corrections[1] ** 0.5, rate / corrections[0], keep]
+    for weight, gradient, *moments in zip(weights, gradients, first, second, strict=True):
+        library().adamw(
+            *map(c_long, (weight.numel(), torch.get_num_threads())),
+            *map(_at, (weight, gradient.contiguous(), *moments)), *map(c_float, numbers),
+        )  # fmt: skip
+
+
+def _at(tensor: Tensor) -> c_void_p:
+    return c_void_p(tensor.data_ptr())

@@ -1,0 +1,233 @@
+"""The kernels for AMX against PyTorch: never further from float32 than PyTorch's own bfloat16, and exact where they must be."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from groundup.evaluation import likelihood
+from groundup.model import kernels
+from groundup.model.decoder import Decoder, DecoderConfig, shape_for
+from groundup.training.optimizer import NEWTON_SCHULZ, Optimizer, orthogonalise, pretraining_rates
+
+CONFIG = DecoderConfig(
+    vocab_size=100,
+    hidden_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=32,
+    intermediate_size=96,
+    max_position_embeddings=128,
+)
+BATCH = (3, 96)
+
+
+def available():
+    try:
+        kernels.check(CONFIG, 96)
+        return ""
+    except kernels.Unavailable as error:
+        return str(error)
+
+
+needs_kernels = pytest.mark.skipif(bool(available()), reason=available())
+
+
+def random_model(config=CONFIG, with_kernels=False):
+    """Weights with which every part of a layer matters."""
+    model, generator = Decoder(config), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(1 + 0.2 * noise if parameter.dim() == 1 else noise / parameter.shape[1] ** 0.5)
+    if with_kernels:
+        model.model.use_kernels()
+    return model
+
+
+def a_batch(vocabulary=CONFIG.vocab_size, shape=BATCH):
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(vocabulary, (shape[0], shape[1] + 1), generator=generator)
+    documents = (torch.rand(shape, generator=generator) < 0.05).cumsum(1)
+    weights = torch.rand(shape, generator=generator) * (torch.rand(shape, generator=generator) < 0.9)
+    return ids[:, :-1], ids[:, 1:].contiguous(), weights / weights.sum(), documents
+
+
+def loss_and_gradients(model, dtype, batch=None):
+    model.zero_grad()
+    loss = -likelihood.weighted_log_probability(model, *(batch or a_batch()), dtype=dtype)
+    loss.backward()
+    return loss.item(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+def distance(one, other):
+    return ((one.float() - other).norm() / other.norm()).item()
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "changes", [{}, {"num_key_value_heads": 4}, {"num_key_value_heads": 1}, {"head_dim": 64}, {"vocab_size": 96}]
+)
+def test_loss_and_gradients_are_nearer_to_float32_than_those_of_pytorch_in_bfloat16(changes):
+    config = replace(CONFIG, **changes)
+    batch = a_batch(config.vocab_size)
+    loss, expected = loss_and_gradients(random_model(config), torch.float32, batch)
+    plain_loss, plain = loss_and_gradients(random_model(config), torch.bfloat16, batch)
+    ours_loss, ours = loss_and_gradients(random_model(config, with_kernels=True), torch.bfloat16, batch)
+    assert ours_loss == pytest.approx(loss, abs=2 * abs(plain_loss - loss) + 1e-3)
+    for name in expected:
+        assert distance(ours[name], expected[name]) < 1.2 * distance(plain[name], expected[name]) + 1e-3, name
+
+
+@needs_kernels
+def test_the_result_is_the_same_to_the_bit_for_any_number_of_threads_and_every_time():
+    model, before = random_model(with_kernels=True), torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3, 2):
+            torch.set_num_threads(threads)
+            results.append(loss_and_gradients(model, torch.bfloat16))
+    finally:
+        torch.set_num_threads(before)
+    for loss, gradients in results[1:]:
+        assert loss == results[0][0]
+        assert all(torch.equal(gradients[name], results[0][1][name]) for name in gradients)
+
+
+@needs_kernels
+def test_no_token_sees_a_later_one_or_another_document():
+    model = random_model(with_kernels=True)
+    ids, _, _, documents = a_batch()
+    with torch.no_grad():
+        before = model.model(ids, documents, dtype=torch.bfloat16)
+        for row, place in ((0, 40), (1, 3), (2, 95)):
+            changed = ids.clone()
+            changed[row, place] = (changed[row, place] + 1) % CONFIG.vocab_size
+            differs = (model.model(changed, documents, dtype=torch.bfloat16) != before).any(-1)
+            may = torch.zeros_like(differs)
+            may[row, place:] = documents[row, place:] == documents[row, place]
+            assert differs[row, place]
+            assert not (differs & ~may).any()
+
+
+@needs_kernels
+def test_two_batches_may_be_under_way_at_once():
+    model, batch = random_model(with_kernels=True), a_batch()
+    _, alone = loss_and_gradients(model, torch.bfloat16)
+    model.zero_grad()
+    losses = [-likelihood.weighted_log_probability(model, *batch, dtype=torch.bfloat16) for _ in range(2)]
+    for loss in losses:
+        loss.backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, 2 * alone[name], rtol=1e-6, atol=0)
+
+
+@needs_kernels
+def test_what_is_not_a_number_is_not_lost():
+    for name in ("embed_tokens", "layers.0.self_attn.q_proj", "layers.1.mlp.gate_proj", "norm"):
+        model = random_model(with_kernels=True)
+        with torch.no_grad():
+            model.model.get_submodule(name).weight.view(-1)[::7] = float("nan")
+        loss, gradients = loss_and_gradients(model, torch.bfloat16)
+        assert loss != loss, name
+        assert any(gradient.isnan().any() for gradient in gradients.values()), name
+
+
+@needs_kernels
+def test_a_target_out_of_range_is_refused():
+    ids, targets, weights, _ = a_batch()
+    targets[0, 0] = CONFIG.vocab_size
+    with pytest.raises(IndexError, match="not among the 100 tokens"):
+        likelihood.weighted_log_probability(random_model(with_kernels=True), ids, targets, weights, dtype=torch.bfloat16)
+
+
+@needs_kernels
+def test_float32_and_odd_lengths_are_left_to_pytorch():
+    plain, model = random_model(), random_model(with_kernels=True)
+    ids = a_batch()[0]
+    with torch.no_grad():
+        assert torch.equal(model.model(ids), plain.model(ids))
+        odd = ids[:, :77]
+        assert torch.equal(model.model(odd, dtype=torch.bfloat16), plain.model(odd, dtype=torch.bfloat16))
+
+
+@needs_kernels
+def test_the_optimizer_by_kernels_is_the_optimizer():
+    models = [random_model(), random_model()]
+    optimizers = [
+        Optimizer(model, pretraining_rates(64)[0], dtype=torch.bfloat16, weight_decay=0.1, kernels=kernels)
+        for model, kernels in zip(models, (False, True), strict=True)
+    ]
+    start = {name: parameter.detach().clone() for name, parameter in models[0].named_parameters()}
+    for step in range(3):
+        for model, optimizer in zip(models, optimizers, strict=True):
+            generator = torch.Generator().manual_seed(step)
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.step(1.0)
+    for name, tensor in optimizers[1].state.items():
+        torch.testing.assert_close(tensor, optimizers[0].state[name], rtol=1e-5, atol=1e-6)
+    ours = dict(models[1].named_parameters())
+    for name, parameter in models[0].named_parameters():
+        assert distance(ours[name] - start[name], parameter - start[name]) < 0.02, name
+
+
+@needs_kernels
+@pytest.mark.parametrize("shape", [(64, 64), (32, 96), (160, 64)])
+def test_muon_is_as_near_to_exact_orthogonality_as_in_pytorch(shape):
+    gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    weight, momentum = torch.zeros(shape), gradient.clone()
+    kernels.muon([weight], [momentum], [gradient], 0.5, 1.0, 1.0, NEWTON_SCHULZ)
+    exact, plain = (orthogonalise(gradient[None], dtype)[0] for dtype in (torch.float32, torch.bfloat16))
+    assert distance(-weight, exact) < 1.3 * distance(plain, exact)
+    assert torch.equal(momentum, gradient)
+
+
+def test_shapes_that_do_not_fit_are_refused_with_the_reason():
+    for changes, context, reason in (
+        ({"hidden_size": 65}, 64, "width 65: no multiple of 32"),
+        ({}, 40, "context 40"),
+        ({"model_type": "llama"}, 64, "qwen3 only, not llama"),
+        ({"head_dim": 512}, 64, "512 channels a head: more than 256"),
+    ):
+        with pytest.raises(kernels.Unavailable, match=reason):
+            kernels.check(replace(CONFIG, **changes), context)
+
+
+@needs_kernels
+@pytest.mark.parametrize(("compiler", "reason"), [("no-such-compiler", "no C\\+\\+ compiler"), ("false", "did not compile")])
+def test_without_a_compiler_the_reason_is_told(monkeypatch, tmp_path, compiler, reason):
+    monkeypatch.setenv("CXX", compiler)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kernels.library.cache_clear()
+    try:
+        with pytest.raises(kernels.Unavailable, match=reason):
+            kernels.library()
+    finally:
+        kernels.library.cache_clear()
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_a_processor_without_amx_has_none(monkeypatch):
+    monkeypatch.setattr(kernels, "has_tiles", lambda: False)
+    kernels.library.cache_clear()
+    try:
+        with pytest.raises(kernels.Unavailable, match="no AMX"):
+            kernels.check(shape_for(4, 4096, 256)[0], 256)
+    finally:
+        kernels.library.cache_clear()
+
+
+@needs_kernels
+def test_processes_that_compile_at_the_same_time_do_not_harm_each_other(tmp_path):
+    code = "from groundup.model import kernels; kernels.library()"
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)})
+        for _ in range(2)
+    ]
+    assert [one.wait() for one in started] == [0, 0]
+    assert len(list(tmp_path.rglob("*"))) == 2  # the folder and one library
