@@ -554,8 +554,11 @@ static void sum_over_tokens(const bf16* left, const bf16* right, long M, long n0
                     clear_block();
                 const bf16 *a = left + m * tokens + t * 16, *b = right + n / 16 * panel + t * 16;
                 const bf16* next = right + (n / 16 + 2 + m / (M / 2)) * panel + (t + m % (M / 2) * 2 * AT_ONCE / M) * 16;
+                long line = ((n - n0) / BLOCK * (M / BLOCK) + m / BLOCK) * (AT_ONCE / 32) * 2;
                 add_block(a, a + tokens * 16, b, b + panel, 32, 512, std::min(AT_ONCE, tokens - t), [&] {
                     for (int i = 0; i < 4; i++, next += 32) _mm_prefetch((const char*)next, _MM_HINT_T0);
+                    for (int i = 0; i < 2; i++, line++)
+                        _mm_prefetch((const char*)(left + line / (AT_ONCE / 2) % (M / 16) * 16 * tokens + (t + AT_ONCE) * 16 + line % (AT_ONCE / 2) * 32), _MM_HINT_T1);
                 });
                 spill_block(block, 64, 256, 512);
                 if (t + AT_ONCE >= tokens)

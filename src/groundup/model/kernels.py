@@ -115,19 +115,14 @@ class _Room:
         N, A, E = rows * time, H * C, (H + 2 * K) * C
         self.rows, self.time = rows, time
         self.shape = _Shape(rows, time, D, H, K, C, F, torch.get_num_threads(), config.rms_norm_eps)
-        self.tensors: list[Tensor] = []
-        weights = [E * D, A * D, 2 * F * D, F * D] * 2
-        kept = [N * D, N * E, N * A, N * D, 2 * N * F, N * F, N * D, N * D]
-        self.layers = [
-            [self._new(size) for size in (*weights, *kept)] + [self._new(N * H, torch.float32)]
-            for _ in range(config.num_hidden_layers)
-        ]
-        self.last = self._new(N * D)
-        self.x = self.layers[0][len(weights)]
-
-    def _new(self, size: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-        self.tensors.append(torch.empty(size, dtype=dtype))
-        return self.tensors[-1]
+        packed = [E * D, A * D, 2 * F * D, F * D] * 2
+        kept = [N * D, N * E, N * A, N * D, 2 * N * F, N * F, N * D, N * D, 2 * N * H]  # float32 counts twice
+        # One piece of memory, which the system can give in large pages.
+        sizes = [-(-size // 64) * 64 for size in (*packed, *kept)]
+        memory = torch.empty(config.num_hidden_layers * sum(sizes) + N * D, dtype=torch.bfloat16)
+        *layers, self.last = memory.split([*[sum(sizes)] * config.num_hidden_layers, N * D])
+        self.layers = [layer.split(sizes) for layer in layers]
+        self.x = self.layers[0][len(packed)]
 
 
 class Kernels:
@@ -166,7 +161,7 @@ class _Blocks(torch.autograd.Function):
         ctx: Any, x_BTD: Tensor, kernels: Kernels, places: tuple[Tensor, ...], gain: Tensor, *parameters: Tensor
     ) -> Tensor:
         room = kernels.room(*x_BTD.shape[:2])
-        room.x.copy_(x_BTD.flatten())
+        room.x.copy_(x_BTD.reshape(-1))
         gradients = [torch.empty_like(parameter) for parameter in parameters] if any(ctx.needs_input_grad) else []
         layers = _layers(room, parameters, gradients)
         y_BTD = torch.empty_like(x_BTD, memory_format=torch.contiguous_format)
