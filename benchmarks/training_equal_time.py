@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="measuring material")
     parser.add_argument("--nanochat", type=Path, default=ROOT.parent / "nanochat")
     parser.add_argument("--depth", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=6_000_000, help="as many as this machine trains in nanochat's time")
+    parser.add_argument("--tokens", type=int, default=12_000_000, help="as many as this machine trains in nanochat's time")
     options = parser.parse_args()
     claim = "held-out bits per byte on textbooks below nanochat's base_train in the same minutes on a processor"
     path = options.data / "text" / "openstax.parquet"

@@ -135,8 +135,8 @@ def times_off_core() -> int:
 def our_step(name: str, vocabulary: int = VOCABULARY) -> Callable[[], None]:
     import torch
 
+    from groundup import kernels
     from groundup.device import choose
-    from groundup.model import kernels
     from groundup.model.decoder import Decoder, initialise
     from groundup.training.objectives import next_token
     from groundup.training.optimizer import Optimizer, one_rate, pretraining_rates

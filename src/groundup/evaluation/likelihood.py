@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from groundup.model import kernels
+from groundup import kernels
 from groundup.model.decoder import Decoder
 
 ROWS = 1024  # of a slice: adding up the head's gradient costs a pass over it for each

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundup.model.kernels import Kernels
+from groundup.kernels import Kernels
 from groundup.model.moe import MixtureOfExperts
 from groundup.model.rotary import frequencies, sharpening
 

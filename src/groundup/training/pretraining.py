@@ -17,9 +17,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from groundup import kernels
 from groundup.device import Device
 from groundup.errors import UserError
-from groundup.model import architectures, kernels, moe
+from groundup.model import architectures, moe
 from groundup.model import folder as model_folder
 from groundup.model.decoder import Decoder, DecoderConfig, LanguageModel, parameter_counts
 from groundup.recipe import Base, Mixture
@@ -110,7 +111,7 @@ def pretrain(
     if by_kernels:
         try:
             kernels.check(config, lengths.context)
-            say("trained by kernels for AMX: twice as fast as compiled by torch (model/kernels.py)")
+            say("trained by kernels for AMX: twice as fast as compiled by torch (groundup/kernels)")
             model.model.use_kernels()
         except kernels.Unavailable as error:
             say(f"not trained by kernels for AMX: {error}")

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from groundup import kernels
 from groundup.evaluation import likelihood
-from groundup.model import kernels
 from groundup.model.decoder import Decoder, DecoderConfig, shape_for
 from groundup.training.optimizer import NEWTON_SCHULZ, Optimizer, orthogonalise, pretraining_rates
 
@@ -224,7 +224,7 @@ def test_a_processor_without_amx_has_none(monkeypatch):
 
 @needs_kernels
 def test_processes_that_compile_at_the_same_time_do_not_harm_each_other(tmp_path):
-    code = "from groundup.model import kernels; kernels.library()"
+    code = "from groundup import kernels; kernels.library()"
     started = [
         subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)})
         for _ in range(2)

@@ -1,8 +1,8 @@
-"""The dense decoder's training step on processors with AMX: `kernels.cpp`, compiled at first use and kept.
+"""The dense decoder's training step on processors with AMX: C++, compiled at first use and kept.
 
 PyTorch's products reach a third of what these processors' tiles can do, and between them its step waits for memory. Here
 a row of the batch goes through a whole layer in the cache of one core; results are the same to the bit for any number of
-threads, and nearer to float32's than PyTorch's own in bfloat16 (tests/model/test_kernels.py).
+threads, and nearer to float32's than PyTorch's own in bfloat16 (tests/test_kernels.py).
 """
 
 import ctypes
@@ -23,10 +23,10 @@ from groundup.device import has_tiles
 if TYPE_CHECKING:
     from groundup.model.decoder import Backbone, DecoderConfig
 
-SOURCE = Path(__file__).with_suffix(".cpp")
+HEADER, *SOURCES = (Path(__file__).with_name(name) for name in ("tiles.h", "layer.cpp", "loss.cpp", "optimizer.cpp"))
 INSTRUCTIONS = ("fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "amx-tile", "amx-bf16")
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", *(f"-m{name}" for name in INSTRUCTIONS))
-BLOCK, MAX_CHANNELS = 32, 256  # as in kernels.cpp
+BLOCK, MAX_CHANNELS = 32, 256  # as in the C++
 
 
 class Unavailable(Exception):
@@ -40,14 +40,15 @@ def library() -> ctypes.CDLL:
         raise Unavailable("the processor has no AMX")
     compiler = os.environ.get("CXX", "g++")
     kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundup"
-    made = hashlib.sha256(" ".join([compiler, *FLAGS]).encode() + SOURCE.read_bytes()).hexdigest()[:16]
+    made_of = [" ".join([compiler, *FLAGS]).encode(), *(source.read_bytes() for source in (HEADER, *SOURCES))]
+    made = hashlib.sha256(b"".join(made_of)).hexdigest()[:16]
     path = kept / f"kernels-{made}.so"
     try:
         if not path.exists():
             kept.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=kept) as unfinished:
                 new = Path(unfinished) / path.name
-                command = [compiler, *FLAGS, str(SOURCE), "-o", str(new)]
+                command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(new)]
                 subprocess.run(command, check=True, capture_output=True, timeout=300)
                 new.replace(path)
         found = ctypes.CDLL(str(path))
@@ -55,9 +56,9 @@ def library() -> ctypes.CDLL:
         raise Unavailable(f"no C++ compiler {compiler!r} found") from None
     except subprocess.CalledProcessError as error:
         last = error.stderr.decode(errors="replace").strip().splitlines()[:1]
-        raise Unavailable(f"{compiler} did not compile {SOURCE.name}: {' '.join(last)}") from None
+        raise Unavailable(f"{compiler} did not compile the kernels: {' '.join(last)}") from None
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"{SOURCE.name} could not be compiled in {kept}: {error}") from None
+        raise Unavailable(f"the kernels could not be compiled in {kept}: {error}") from None
     found.tiles_granted.restype = ctypes.c_bool
     if not found.tiles_granted():
         raise Unavailable("the system does not let programs use AMX")
@@ -94,7 +95,7 @@ PARAMETERS = (
     *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
     *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
 )
-PACKED = ("mixed_t", "o_t", "gated_t", "down_t", "mixed", "o_b", "gated", "down_b")
+PACKED = ("mixed_t", "o_t", "gated_t", "down_t", "mixed_b", "o_b", "gated_b", "down_b")
 KEPT = ("x", "qkv", "attention", "middle", "gates", "gated_right", "normed", "mlp_normed", "log_sums")
 
 

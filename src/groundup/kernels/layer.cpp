@@ -1,0 +1,494 @@
+// The decoder's layers for processors with AMX, forward and backward, in bfloat16.
+//
+// A row of the batch goes through a whole layer by one thread, so that all between its products stays in that core's
+// cache; only what the backward pass needs is written to memory (as FlashAttention, Dao 2022, for attention alone). The
+// gradients of the weights are summed over all rows by products of their own, in an order that no thread changes: the
+// result is the same to the bit for any number of threads.
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "tiles.h"
+
+constexpr long MAX_CHANNELS = 256;
+
+// Whether the system lets this process use tiles; to be asked once, before everything else.
+extern "C" bool tiles_granted() {
+    constexpr int ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18;
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
+}
+
+struct Shape {
+    long rows, time, width, heads, key_heads, channels, inner, threads;
+    double eps;
+    long mixed() const { return (heads + 2 * key_heads) * channels; }  // queries, keys and values side by side
+    long attended() const { return heads * channels; }
+    long tokens() const { return rows * time; }
+};
+
+struct Layer {
+    // float32: gains (width) and (channels); matrices q, k, v, o, gate, up, down (outputs x inputs); and their gradients
+    const float *attention_norm, *mlp_norm, *q_norm, *k_norm;
+    const float *q, *k, *v, *o, *gate, *up, *down;
+    float *grad_attention_norm, *grad_mlp_norm, *grad_q_norm, *grad_k_norm;
+    float *grad_q, *grad_k, *grad_v, *grad_o, *grad_gate, *grad_up, *grad_down;
+    // the matrices as operand B, W^T for the forward and W for the backward pass: (q, k, v) and (gate, up) together
+    bf16 *mixed_t, *o_t, *gated_t, *down_t, *mixed_b, *o_b, *gated_b, *down_b;
+    // kept for the backward pass, of all tokens: input; queries, keys and values; what attention found; input of the MLP;
+    bf16 *x, *qkv, *attention, *middle;
+    // the gradients of the gated product by gate and by what it gates, side by side, row by row for 32 columns at a time;
+    bf16* gates;
+    // operands of the weights' gradients: the gated product packed, both norms' outputs transposed and tiled;
+    bf16 *gated_right, *normed, *mlp_normed;
+    // and the logarithms of attention's sums (rows, heads, time)
+    float* log_sums;
+};
+
+// Where the 16 rows of panel p of (q, k, v) and of (gate, up) begin.
+template <class P>
+static P mixed_panel(const Shape& s, P q, P k, P v, long p) {
+    long queries = s.attended() / 16, keys = s.key_heads * s.channels / 16;
+    if (p < queries) return q + p * 16 * s.width;
+    p -= queries;
+    return p < keys ? k + p * 16 * s.width : v + (p - keys) * 16 * s.width;
+}
+template <class P>
+static P gated_panel(const Shape& s, P gate, P up, long p) {
+    return (p % 2 ? up : gate) + p / 2 * 16 * s.width;
+}
+
+static void pack_layer(const Shape& s, const Layer& l) {
+    const long D = s.width, E = s.mixed(), A = s.attended(), G = 2 * s.inner;
+    const long first[] = {0, E / 16, E / 16 + D / 16, E / 16 + D / 16 + G / 16, E / 16 + 2 * D / 16 + G / 16};
+#pragma omp parallel for num_threads(s.threads)
+    for (long p = 0; p < first[4]; p++) {
+        long q = p - first[1], g = p - first[2], d = p - first[3];
+        if (p < first[1])
+            pack_weight(mixed_panel(s, l.q, l.k, l.v, p), p * 16, E, D, l.mixed_t, l.mixed_b);
+        else if (p < first[2])
+            pack_weight(l.o + q * 16 * A, q * 16, D, A, l.o_t, l.o_b);
+        else if (p < first[3])
+            pack_weight(gated_panel(s, l.gate, l.up, g), g * 16, G, D, l.gated_t, l.gated_b);
+        else
+            pack_weight(l.down + d * 16 * s.inner, d * 16, D, s.inner, l.down_t, l.down_b);
+    }
+}
+
+// 1 / rms of 16 rows of x, `stride` apart.
+static inline Vec inverse_rms(const bf16* x, long stride, long width, float eps) {
+    Vec squares[16];
+    for (int i = 0; i < 16; i++) {
+        squares[i] = all(0.f);
+        for (long j = 0; j < width; j += LANES) {
+            Vec v = load(x + i * stride + j);
+            squares[i] = _mm512_fmadd_ps(v, v, squares[i]);
+        }
+    }
+    return _mm512_div_ps(all(1.f), _mm512_sqrt_ps(_mm512_fmadd_ps(sums(squares), all(1.f / width), all(eps))));
+}
+
+// out = x / rms(x) * gain, for T rows.
+static void normalise(const bf16* x, const float* gain, float eps, long T, long width, bf16* out, long stride) {
+    for (long t = 0; t < T; t += 16) {
+        alignas(64) float scale[16];
+        _mm512_store_ps(scale, inverse_rms(x + t * width, width, width, eps));
+        for (long i = 0; i < 16; i++)
+            for (long j = 0; j < width; j += BLOCK) {
+                const bf16* from = x + (t + i) * width + j;
+                Vec a = _mm512_mul_ps(load(from), all(scale[i])), b = _mm512_mul_ps(load(from + 16), all(scale[i]));
+                a = _mm512_mul_ps(a, _mm512_loadu_ps(gain + j)), b = _mm512_mul_ps(b, _mm512_loadu_ps(gain + j + 16));
+                store(out + (t + i) * stride + j, a, b);
+            }
+    }
+}
+
+// grad_x = rest, if there is one, + the gradient of `normalise` by x; grad_gain is added to. With n = x / rms(x):
+// dx = (grad * gain - n * mean(grad * gain * n)) / rms(x).
+static void normalise_backward(const bf16* x, const float* gain, float eps, const bf16* grad, long stride, const bf16* rest,
+                               long T, long width, bf16* grad_x, float* grad_gain) {
+    for (long t = 0; t < T; t += 16, x += 16 * width, grad += 16 * stride, grad_x += 16 * width) {
+        Vec dots[16];
+        for (int i = 0; i < 16; i++) {
+            dots[i] = all(0.f);
+            for (long j = 0; j < width; j += LANES)
+                dots[i] = _mm512_fmadd_ps(_mm512_mul_ps(load(x + i * width + j), load(grad + i * stride + j)),
+                                          _mm512_loadu_ps(gain + j), dots[i]);
+        }
+        alignas(64) float scale[16], mean[16];
+        const Vec scales = inverse_rms(x, width, width, eps);
+        _mm512_store_ps(scale, scales);
+        _mm512_store_ps(mean, _mm512_mul_ps(_mm512_mul_ps(sums(dots), all(1.f / width)), _mm512_mul_ps(scales, scales)));
+        for (long j = 0; j < width; j += LANES) {
+            Vec gains = _mm512_loadu_ps(gain + j), total = _mm512_loadu_ps(grad_gain + j);
+            for (int i = 0; i < 16; i++) {
+                Vec v = load(x + i * width + j), g = load(grad + i * stride + j), by = all(scale[i]);
+                Vec inner = _mm512_fnmadd_ps(v, all(mean[i]), _mm512_mul_ps(g, gains));
+                store(grad_x + i * width + j, _mm512_fmadd_ps(inner, by, rest ? load(rest + (t + i) * width + j) : all(0.f)));
+                total = _mm512_fmadd_ps(_mm512_mul_ps(v, by), g, total);
+            }
+            _mm512_storeu_ps(grad_gain + j, total);
+        }
+    }
+}
+
+// One head's queries or keys (x: rows `from` apart): normalised, turned by their positions, times `scale`; out (T x C).
+static void place(const bf16* x, long from, const float* gain, const float* cos, const float* sin, float eps, float scale,
+                  long T, long C, bf16* out) {
+    const long half = C / 2;
+    for (long t = 0; t < T; t += 16) {
+        alignas(64) float norm[16];
+        _mm512_store_ps(norm, _mm512_mul_ps(inverse_rms(x + t * from, from, C, eps), all(scale)));
+        for (long i = t; i < t + 16; i++)
+            for (long j = 0; j < half; j += LANES) {
+                Vec by = all(norm[i - t]), c = _mm512_loadu_ps(cos + i * half + j), d = _mm512_loadu_ps(sin + i * half + j);
+                Vec a = _mm512_mul_ps(_mm512_mul_ps(load(x + i * from + j), by), _mm512_loadu_ps(gain + j));
+                Vec b = _mm512_mul_ps(_mm512_mul_ps(load(x + i * from + half + j), by), _mm512_loadu_ps(gain + half + j));
+                store(out + i * C + j, _mm512_fnmadd_ps(b, d, _mm512_mul_ps(a, c)));
+                store(out + i * C + half + j, _mm512_fmadd_ps(a, d, _mm512_mul_ps(b, c)));
+            }
+    }
+}
+
+// The gradient of `place`: from that of its output, grad (T x C, float32), to that of x, rows `to` apart, and packed.
+static void place_backward(const bf16* x, long from, const float* gain, const float* cos, const float* sin, float eps,
+                           float scale, long T, long C, const float* grad, bf16* grad_x, long to, bf16* packed, long panel,
+                           float* grad_gain) {
+    const long half = C / 2;
+    alignas(64) float back[16 * MAX_CHANNELS];
+    for (long t = 0; t < T; t += 16, x += 16 * from) {
+        Vec dots[16];
+        for (long i = 0; i < 16; i++) {
+            dots[i] = all(0.f);
+            for (long j = 0; j < half; j += LANES) {
+                const float* g = grad + (t + i) * C + j;
+                Vec a = _mm512_loadu_ps(g), b = _mm512_loadu_ps(g + half);
+                Vec c = _mm512_loadu_ps(cos + (t + i) * half + j), d = _mm512_loadu_ps(sin + (t + i) * half + j);
+                Vec first = _mm512_fmadd_ps(b, d, _mm512_mul_ps(a, c));
+                Vec second = _mm512_fnmadd_ps(a, d, _mm512_mul_ps(b, c));
+                _mm512_store_ps(back + i * C + j, first), _mm512_store_ps(back + i * C + half + j, second);
+                const bf16* at = x + i * from + j;
+                dots[i] = _mm512_fmadd_ps(_mm512_mul_ps(load(at), first), _mm512_loadu_ps(gain + j), dots[i]);
+                dots[i] = _mm512_fmadd_ps(_mm512_mul_ps(load(at + half), second), _mm512_loadu_ps(gain + half + j), dots[i]);
+            }
+        }
+        alignas(64) float norm[16], mean[16];
+        const Vec norms = inverse_rms(x, from, C, eps);
+        _mm512_store_ps(norm, norms);
+        _mm512_store_ps(mean, _mm512_mul_ps(_mm512_mul_ps(sums(dots), all(1.f / C)), _mm512_mul_ps(norms, norms)));
+        for (long j = 0; j < C; j += LANES) {
+            Vec gains = _mm512_loadu_ps(gain + j), total = _mm512_loadu_ps(grad_gain + j), both[2];
+            for (long i = 0; i < 16; i++) {
+                Vec v = load(x + i * from + j), g = _mm512_load_ps(back + i * C + j), by = all(norm[i] * scale);
+                both[i % 2] = _mm512_mul_ps(_mm512_fnmadd_ps(v, all(mean[i]), _mm512_mul_ps(g, gains)), by);
+                store(grad_x + (t + i) * to + j, both[i % 2]);
+                if (i % 2) _mm512_store_si512(packed + j * panel / 16 + (t + i - 1) * 16, together(both[0], both[1]));
+                total = _mm512_fmadd_ps(_mm512_mul_ps(v, by), g, total);
+            }
+            _mm512_storeu_ps(grad_gain + j, total);
+        }
+    }
+}
+
+// Which of 16 keys from s (or queries from t) a token sees: earlier ones of its own document.
+static inline __mmask16 keys_seen(const int* documents, long t, long s) {
+    __mmask16 earlier = t - s >= 15 ? 0xffff : t < s ? 0 : (__mmask16)((2 << (t - s)) - 1);
+    return _mm512_mask_cmpeq_epi32_mask(earlier, _mm512_loadu_si512(documents + s), _mm512_set1_epi32(documents[t]));
+}
+static inline __mmask16 queries_that_see(const int* documents, long t, long s) {
+    __mmask16 later = t >= s ? 0xffff : s - t > 15 ? 0 : (__mmask16)(0xffff << (s - t));
+    return _mm512_mask_cmpeq_epi32_mask(later, _mm512_loadu_si512(documents + t), _mm512_set1_epi32(documents[s]));
+}
+
+// softmax(q k^T) v of one head; q (T x C, scaled), keys packed transposed, values packed; out rows `stride` apart.
+static void attend(const bf16* q, const bf16* keys, const bf16* values, const int* documents, long T, long C, bf16* out,
+                   bf16* beyond, long stride, float* log_sums, float* scores, bf16* weights) {
+    const long wide = T + BLOCK;
+    for (long t0 = 0; t0 < T; t0 += BLOCK) {
+        const long S = t0 + BLOCK;
+        multiply(rows(q + t0 * C, C), keys, C * 16, BLOCK, S, C,
+                 each([=](long m, long n, Vec a, Vec b) {
+                     _mm512_storeu_ps(scores + m * wide + n, a), _mm512_storeu_ps(scores + m * wide + n + 16, b);
+                 }));
+        alignas(64) float scale[BLOCK];
+        for (long i = 0; i < BLOCK; i++) {
+            float* row = scores + i * wide;
+            Vec highest = all(-1e30f), total = all(0.f);
+            for (long s = 0; s < S; s += LANES)
+                highest = _mm512_mask_max_ps(highest, keys_seen(documents, t0 + i, s), highest, _mm512_loadu_ps(row + s));
+            const float top = _mm512_reduce_max_ps(highest);
+            for (long s = 0; s < S; s += LANES) {
+                Vec e = exponential(_mm512_sub_ps(_mm512_loadu_ps(row + s), all(top)));
+                e = _mm512_maskz_mov_ps(keys_seen(documents, t0 + i, s), e);
+                total = _mm512_add_ps(total, e);
+                store(weights + i * wide + s, e);
+            }
+            const float whole = sum(total);
+            scale[i] = 1 / whole;
+            log_sums[t0 + i] = top + std::log(whole);
+        }
+        multiply(rows(weights, wide), values, T * 16, BLOCK, C, S, each([&](long m, long n, Vec a, Vec b) {
+                     const long at = (t0 + m) * stride + n;
+                     keep(out + at, beyond + at, _mm512_mul_ps(a, all(scale[m])), _mm512_mul_ps(b, all(scale[m])));
+                 }));
+    }
+}
+
+static void layer_forward(const Shape& s, const Layer& l, const float* cos, const float* sin, const int* documents, bf16* y) {
+    const long T = s.time, D = s.width, C = s.channels, E = s.mixed(), A = s.attended(), F = s.inner, N = s.tokens();
+    const long H = s.heads, K = s.key_heads;
+    const float eps = s.eps, scale = 1 / std::sqrt((float)C);
+#pragma omp parallel num_threads(s.threads)
+    {
+        Tiles tiles;
+        scratch.room(2 * T * (D + F + 64 + E + A + D) + 8 * T * C + 6 * BLOCK * (T + BLOCK) + 4096);
+        bf16 *h = scratch.take<bf16>(T * (D + 32)), *gated = scratch.take<bf16>(T * (F + 32));
+        bf16 *q = scratch.take<bf16>(T * C), *k = scratch.take<bf16>(T * C);
+        bf16 *keys = scratch.take<bf16>(T * C), *values = scratch.take<bf16>(T * C);
+        bf16 *qkv = scratch.take<bf16>(T * E), *attention = scratch.take<bf16>(T * A), *middle = scratch.take<bf16>(T * D);
+        float* scores = scratch.take<float>(BLOCK * (T + BLOCK));
+        bf16* weights = scratch.take<bf16>(BLOCK * (T + BLOCK));
+#pragma omp for schedule(dynamic, 1)
+        for (long r = 0; r < s.rows; r++) {
+            const bf16* x = l.x + r * T * D;
+            bf16* gates = l.gates + r * T * 2 * F, *out = y + r * T * D;
+            normalise(x, l.attention_norm, eps, T, D, h, D + 32);
+            tile_transposed(h, D + 32, T, D, l.normed, N, r * T);
+            multiply(rows(h, D + 32), l.mixed_t, D * 16, T, E, D, each([=](long m, long n, Vec a, Vec b) {
+                         keep(qkv + m * E + n, l.qkv + (r * T + m) * E + n, a, b);
+                     }));
+            for (long head = 0; head < H; head++) {
+                if (head % (H / K) == 0) {
+                    const long shared = head / (H / K);
+                    place(qkv + A + shared * C, E, l.k_norm, cos, sin, eps, 1.f, T, C, k);
+                    pack_transposed(k, C, T, C, keys, C * 16);
+                    pack(qkv + A + (K + shared) * C, E, T, C, values, T * 16);
+                }
+                place(qkv + head * C, E, l.q_norm, cos, sin, eps, scale, T, C, q);
+                attend(q, keys, values, documents + r * T, T, C, attention + head * C, l.attention + r * T * A + head * C, A,
+                       l.log_sums + (r * H + head) * T, scores, weights);
+            }
+            multiply(rows(attention, A), l.o_t, A * 16, T, D, A, each([=](long m, long n, Vec a, Vec b) {
+                         const bf16* was = x + m * D + n;
+                         a = _mm512_add_ps(a, load(was)), b = _mm512_add_ps(b, load(was + 16));
+                         keep(middle + m * D + n, l.middle + (r * T + m) * D + n, a, b);
+                     }));
+            normalise(middle, l.mlp_norm, eps, T, D, h, D + 32);
+            tile_transposed(h, D + 32, T, D, l.mlp_normed, N, r * T);
+            multiply(rows(h, D + 32), l.gated_t, D * 16, T, 2 * F, D, [=](long m, long n, const float* two) {
+                Vec both[2];
+                for (long i = 0; i < 2; i++) {
+                    Vec gate = _mm512_load_ps(two + i * 32), up = _mm512_load_ps(two + i * 32 + 16);
+                    Vec open = sigmoid(gate), silu = _mm512_mul_ps(gate, open);
+                    Vec bend = _mm512_fmadd_ps(silu, _mm512_sub_ps(all(1.f), open), open);
+                    _mm512_stream_si512((__m512i*)(gates + n * T + (m + i) * 32), together(_mm512_mul_ps(up, bend), silu));
+                    both[i] = _mm512_mul_ps(silu, up);
+                    store(gated + (m + i) * (F + 32) + n / 2, both[i]);
+                }
+                _mm512_stream_si512((__m512i*)(l.gated_right + n / 2 * N + (r * T + m) * 16), together(both[0], both[1]));
+            });
+            multiply(rows(gated, F + 32), l.down_t, F * 16, T, D, F, each([=](long m, long n, Vec a, Vec b) {
+                         const bf16* was = middle + m * D + n;
+                         store_beyond(out + m * D + n, _mm512_add_ps(a, load(was)), _mm512_add_ps(b, load(was + 16)));
+                     }));
+            _mm_sfence();  // what went past the caches is there before another thread looks for it
+        }
+    }
+}
+
+// The sum of `count` rows of parts, `stride` apart, always in the same order.
+static void sum_rows(const float* parts, long count, long stride, long width, float* sums) {
+    for (long i = 0; i < width; i++) {
+        float total = 0;
+        for (long r = 0; r < count; r++) total += parts[r * stride + i];
+        sums[i] = total;
+    }
+}
+
+struct Operands {  // of the weights' gradients: all tokens, left ones tiled (width), right ones packed
+    bf16 *grad_middle, *grad_out, *grad_qkv, *attention, *grad_gates;
+};
+
+// From the gradient of the layer's output, grad (tokens x width), which becomes that of its input.
+static void layer_backward(const Shape& s, const Layer& l, const float* cos, const float* sin, const int* documents,
+                           const Operands& o, bf16* grad, float* gain_parts) {
+    const long T = s.time, D = s.width, C = s.channels, E = s.mixed(), A = s.attended(), F = s.inner, N = s.tokens();
+    const long H = s.heads, K = s.key_heads, wide = T + BLOCK, gains = 2 * D + 2 * C;
+    const float eps = s.eps, scale = 1 / std::sqrt((float)C);
+    std::memset(gain_parts, 0, s.rows * gains * sizeof(float));
+#pragma omp parallel num_threads(s.threads)
+    {
+        Tiles tiles;
+        scratch.room(2 * T * (2 * D + 3 * F + A + E + 256) + 2 * T * C * 9 + 4 * T * C * 3 + 4 * T + 4 * BLOCK * wide +
+                     2 * T * wide + 8192);
+        bf16 *h = scratch.take<bf16>(T * (D + 32)), *grad_gates = scratch.take<bf16>(T * 2 * F), *grad_middle = scratch.take<bf16>(T * D);
+        bf16 *grad_attention = scratch.take<bf16>(T * A), *grad_qkv = scratch.take<bf16>(T * (E + 32));
+        bf16 *q = scratch.take<bf16>(T * C), *k = scratch.take<bf16>(T * C), *keys = scratch.take<bf16>(T * C);
+        bf16 *queries_t = scratch.take<bf16>(T * C), *queries = scratch.take<bf16>(T * C);
+        bf16 *grads_t = scratch.take<bf16>(T * C), *grads = scratch.take<bf16>(T * C);
+        float *grad_q = scratch.take<float>(T * C), *grad_k = scratch.take<float>(T * C), *grad_v = scratch.take<float>(T * C);
+        float* along = scratch.take<float>(T);
+        bf16 *weights = scratch.take<bf16>(BLOCK * wide), *slopes = scratch.take<bf16>(BLOCK * wide);
+        bf16* all_slopes = scratch.take<bf16>(T * wide);
+#pragma omp for schedule(dynamic, 1)
+        for (long r = 0; r < s.rows; r++) {
+            const bf16 *x = l.x + r * T * D, *qkv = l.qkv + r * T * E, *attention = l.attention + r * T * A;
+            const bf16 *middle = l.middle + r * T * D, *gates = l.gates + r * T * 2 * F;
+            const int* numbers = documents + r * T;
+            bf16* out = grad + r * T * D;  // at first the gradient of the output, at last of the input
+            float *gain1 = gain_parts + r * gains, *gain2 = gain1 + D, *gain_q = gain2 + D, *gain_k = gain_q + C;
+            // the MLP
+            multiply(rows(out, D), l.down_b, D * 16, T, F, D, [=](long m, long n, const float* two) {
+                for (long c = 0; c < 32; c += 16) {
+                    Vec to_gate[2], to_up[2];
+                    const long at = 2 * (n + c);  // of the 16 gates, then 16 of what they gate
+                    for (long i = 0; i < 2; i++) {
+                        __m512i factors = _mm512_load_si512(gates + at * T + (m + i) * 32);
+                        Vec v = _mm512_load_ps(two + i * 32 + c);
+                        to_gate[i] = _mm512_mul_ps(v, first(factors)), to_up[i] = _mm512_mul_ps(v, second(factors));
+                        store(grad_gates + (m + i) / 16 * 32 * F + at * 16 + (m + i) % 16 * 32, to_gate[i], to_up[i]);
+                    }
+                    bf16* to = o.grad_gates + at * N + (r * T + m) * 16;
+                    _mm512_store_si512(to, together(to_gate[0], to_gate[1]));
+                    _mm512_store_si512(to + 16 * N, together(to_up[0], to_up[1]));
+                }
+            });
+            tile_transposed(out, D, T, D, o.grad_out, N, r * T);
+            multiply(tiled(grad_gates, 2 * F), l.gated_b, 2 * F * 16, T, D, 2 * F,
+                     each([=](long m, long n, Vec a, Vec b) { store(h + m * (D + 32) + n, a, b); }));
+            normalise_backward(middle, l.mlp_norm, eps, h, D + 32, out, T, D, grad_middle, gain2);
+            // attention
+            tile_transposed(grad_middle, D, T, D, o.grad_middle, N, r * T);
+            _mm_sfence();
+            pack(attention, A, T, A, o.attention + r * T * 16, N * 16);
+            multiply(rows(grad_middle, D), l.o_b, D * 16, T, A, D,
+                     each([=](long m, long n, Vec a, Vec b) { store(grad_attention + m * A + n, a, b); }));
+            for (long head = 0; head < H; head++) {
+                const long shared = head / (H / K);
+                const bf16 *v = qkv + A + (K + shared) * C, *from = grad_attention + head * C;
+                const float* log_sums = l.log_sums + (r * H + head) * T;
+                if (head % (H / K) == 0) {
+                    place(qkv + A + shared * C, E, l.k_norm, cos, sin, eps, 1.f, T, C, k);
+                    pack(k, C, T, C, keys, T * 16);
+                    std::memset(grad_k, 0, T * C * sizeof(float)), std::memset(grad_v, 0, T * C * sizeof(float));
+                }
+                place(qkv + head * C, E, l.q_norm, cos, sin, eps, scale, T, C, q);
+                pack_transposed(q, C, T, C, queries_t, C * 16), pack(q, C, T, C, queries, T * 16);
+                pack_transposed(from, A, T, C, grads_t, C * 16), pack(from, A, T, C, grads, T * 16);
+                for (long t = 0; t < T; t++) {
+                    Vec dots = all(0.f);
+                    for (long c = 0; c < C; c += LANES)
+                        dots = _mm512_fmadd_ps(load(from + t * A + c), load(attention + t * A + head * C + c), dots);
+                    along[t] = sum(dots);
+                }
+                for (long s0 = 0; s0 < T; s0 += BLOCK) {  // 32 keys and all queries from there on
+                    const long Q = T - s0;
+                    multiply(rows(k + s0 * C, C), queries_t + s0 * C, C * 16, BLOCK, Q, C, each([=](long m, long n, Vec a, Vec b) {
+                                 a = exponential(_mm512_sub_ps(a, _mm512_loadu_ps(log_sums + s0 + n)));
+                                 b = exponential(_mm512_sub_ps(b, _mm512_loadu_ps(log_sums + s0 + n + 16)));
+                                 store(weights + m * wide + n, _mm512_maskz_mov_ps(queries_that_see(numbers, s0 + n, s0 + m), a),
+                                       _mm512_maskz_mov_ps(queries_that_see(numbers, s0 + n + 16, s0 + m), b));
+                             }));
+                    multiply(rows(v + s0 * E, E), grads_t + s0 * C, C * 16, BLOCK, Q, C, each([=](long m, long n, Vec a, Vec b) {
+                                 const bf16* p = weights + m * wide + n;
+                                 a = _mm512_mul_ps(load(p), _mm512_sub_ps(a, _mm512_loadu_ps(along + s0 + n)));
+                                 b = _mm512_mul_ps(load(p + 16), _mm512_sub_ps(b, _mm512_loadu_ps(along + s0 + n + 16)));
+                                 store(slopes + m * wide + n, a, b);
+                             }));
+                    const auto added = [=](float* sums) {
+                        return each([=](long m, long n, Vec a, Vec b) {
+                            float* to = sums + (s0 + m) * C + n;
+                            _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), a));
+                            _mm512_storeu_ps(to + 16, _mm512_add_ps(_mm512_loadu_ps(to + 16), b));
+                        });
+                    };
+                    multiply(rows(weights, wide), grads + s0 * 16, T * 16, BLOCK, C, Q, added(grad_v));
+                    multiply(rows(slopes, wide), queries + s0 * 16, T * 16, BLOCK, C, Q, added(grad_k));
+                    transposed(slopes, wide, BLOCK, Q, [=](long n, long, const __m512i* found) {
+                        for (int i = 0; i < 16; i++) _mm512_storeu_si512(all_slopes + (s0 + n + i) * wide + s0, found[i]);
+                    });
+                }
+                for (long t0 = 0; t0 < T; t0 += BLOCK)
+                    multiply(rows(all_slopes + t0 * wide, wide), keys, T * 16, BLOCK, C, t0 + BLOCK,
+                             each([=](long m, long n, Vec a, Vec b) {
+                                 float* to = grad_q + (t0 + m) * C + n;
+                                 _mm512_storeu_ps(to, a), _mm512_storeu_ps(to + 16, b);
+                             }));
+                place_backward(qkv + head * C, E, l.q_norm, cos, sin, eps, scale, T, C, grad_q, grad_qkv + head * C, E + 32,
+                               o.grad_qkv + head * C * N + r * T * 16, N * 16, gain_q);
+                if ((head + 1) % (H / K) == 0) {
+                    place_backward(qkv + A + shared * C, E, l.k_norm, cos, sin, eps, 1.f, T, C, grad_k,
+                                   grad_qkv + A + shared * C, E + 32, o.grad_qkv + (A + shared * C) * N + r * T * 16, N * 16, gain_k);
+                    const long at = A + (K + shared) * C;
+                    for (long t = 0; t < T; t += 2)
+                        for (long c = 0; c < C; c += LANES) {
+                            Vec above = _mm512_loadu_ps(grad_v + t * C + c), below = _mm512_loadu_ps(grad_v + (t + 1) * C + c);
+                            store(grad_qkv + t * (E + 32) + at + c, above), store(grad_qkv + (t + 1) * (E + 32) + at + c, below);
+                            _mm512_store_si512(o.grad_qkv + (at + c) * N + (r * T + t) * 16, together(above, below));
+                        }
+                }
+            }
+            multiply(rows(grad_qkv, E + 32), l.mixed_b, E * 16, T, D, E,
+                     each([=](long m, long n, Vec a, Vec b) { store(h + m * (D + 32) + n, a, b); }));
+            normalise_backward(x, l.attention_norm, eps, h, D + 32, grad_middle, T, D, out, gain1);
+        }
+        // the weights' gradients
+        constexpr long PART = 512;
+        scratch.room(4 * D * PART + 4096);
+        float* sums = scratch.take<float>(D * PART);
+        const long columns[] = {E, A, 2 * F, F};
+        const bf16* left[] = {l.normed, o.grad_middle, l.mlp_normed, o.grad_out};
+        const bf16* right[] = {o.grad_qkv, o.attention, o.grad_gates, l.gated_right};
+        long parts = 0;
+        for (long c : columns) parts += (c + PART - 1) / PART;
+#pragma omp for schedule(dynamic, 1)
+        for (long part = 0; part < parts; part++) {
+            long which = 0, n0 = part * PART;
+            for (long all_of = 0; n0 >= (all_of = (columns[which] + PART - 1) / PART * PART); which++) n0 -= all_of;
+            sum_over_tokens(left[which], right[which], D, n0, std::min(PART, columns[which] - n0), N, sums,
+                            [&](long m, long n, const float* block) {
+                                float* mixed = mixed_panel(s, l.grad_q, l.grad_k, l.grad_v, n / 16);
+                                float* gated = gated_panel(s, l.grad_gate, l.grad_up, n / 16);
+                                if (which == 0) save_tile_transposed(block, mixed + m, D);
+                                if (which == 1) save_tile(block, l.grad_o + m * A + n, A);
+                                if (which == 2) save_tile_transposed(block, gated + m, D);
+                                if (which == 3) save_tile(block, l.grad_down + m * F + n, F);
+                            });
+        }
+    }
+    const long sizes[] = {D, D, C, C};
+    float* to[] = {l.grad_attention_norm, l.grad_mlp_norm, l.grad_q_norm, l.grad_k_norm};
+    for (long which = 0, at = 0; which < 4; at += sizes[which++])
+        sum_rows(gain_parts + at, s.rows, gains, sizes[which], to[which]);
+}
+
+// From embeddings, which lie in the first layer's x, to the final norm's output y; its input stays in `last`.
+extern "C" void forward(const Shape* shape, const Layer* layers, long count, const float* cos, const float* sin,
+                        const int* documents, const float* gain, bf16* last, bf16* y) {
+    const std::lock_guard<std::mutex> alone(one_at_a_time);
+    const Shape& s = *shape;
+    for (long i = 0; i < count; i++) {
+        pack_layer(s, layers[i]);
+        layer_forward(s, layers[i], cos, sin, documents, i + 1 < count ? layers[i + 1].x : last);
+    }
+    const long row = s.time * s.width;
+#pragma omp parallel for num_threads(s.threads)
+    for (long r = 0; r < s.rows; r++) normalise(last + r * row, gain, s.eps, s.time, s.width, y + r * row, s.width);
+}
+
+// From the gradient of y, `grad`, which becomes that of the embeddings.
+extern "C" void backward(const Shape* shape, const Layer* layers, long count, const float* cos, const float* sin,
+                         const int* documents, const float* gain, const bf16* last, bf16* grad, float* grad_gain) {
+    const std::lock_guard<std::mutex> alone(one_at_a_time);
+    const Shape& s = *shape;
+    const long row = s.time * s.width, gains = 2 * (s.width + s.channels), N = s.tokens();
+    common.room(2 * N * (2 * s.width + s.mixed() + s.attended() + 2 * s.inner) + 4 * s.rows * gains + 4096);
+    const Operands operands = {common.take<bf16>(N * s.width), common.take<bf16>(N * s.width), common.take<bf16>(N * s.mixed()),
+                               common.take<bf16>(N * s.attended()), common.take<bf16>(2 * N * s.inner)};
+    float* gain_parts = common.take<float>(s.rows * gains);
+    std::memset(gain_parts, 0, s.rows * s.width * sizeof(float));
+#pragma omp parallel for num_threads(s.threads)
+    for (long r = 0; r < s.rows; r++)
+        normalise_backward(last + r * row, gain, s.eps, grad + r * row, s.width, nullptr, s.time, s.width, grad + r * row,
+                           gain_parts + r * s.width);
+    sum_rows(gain_parts, s.rows, s.width, s.width, grad_gain);
+    for (long i = count - 1; i >= 0; i--) layer_backward(s, layers[i], cos, sin, documents, operands, grad, gain_parts);
+}

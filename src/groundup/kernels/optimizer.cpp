@@ -1,0 +1,84 @@
+// Muon and AdamW for processors with AMX, as training/optimizer.py has them.
+#include "tiles.h"
+
+struct Matrix {
+    float *weight, *momentum;
+    const float* grad;
+};
+
+// One update by Muon of `count` matrices (R x C), Nesterov momentum, made semi-orthogonal by
+// `steps` quintic Newton-Schulz steps (abc: three coefficients each), taken `rate` times from a weight shrunk by `keep`.
+extern "C" void muon(const Matrix* matrices, long count, long R, long C, long threads, float momentum, float rate, float keep,
+                     const float* abc, long steps) {
+    const long M = std::min(R, C), N = std::max(R, C);
+#pragma omp parallel num_threads(threads)
+    {
+        Tiles tiles;
+        scratch.room(2 * (4 * M * N + 3 * M * M) + 4096);
+        bf16 *update = scratch.take<bf16>(R * C), *x = scratch.take<bf16>(M * N), *packed = scratch.take<bf16>(M * N);
+        bf16 *gram = scratch.take<bf16>(M * M), *powers = scratch.take<bf16>(M * M), *packed_gram = scratch.take<bf16>(M * M);
+#pragma omp for schedule(dynamic, 1)
+        for (long which = 0; which < count; which++) {
+            const Matrix& w = matrices[which];
+            Vec squares = all(0.f);
+            for (long i = 0; i < R * C; i += BLOCK) {
+                Vec next[2];
+                for (long j = 0; j < 2; j++) {
+                    const long at = i + j * 16;
+                    Vec g = _mm512_loadu_ps(w.grad + at), m = _mm512_loadu_ps(w.momentum + at);
+                    m = _mm512_fmadd_ps(_mm512_sub_ps(g, m), all(1 - momentum), m);
+                    _mm512_storeu_ps(w.momentum + at, m);
+                    next[j] = _mm512_fmadd_ps(_mm512_sub_ps(m, g), all(momentum), g);
+                    squares = _mm512_fmadd_ps(next[j], next[j], squares);
+                }
+                store(update + i, next[0], next[1]);
+            }
+            if (R > C)
+                transposed(update, C, R, C, [=](long c, long r, const __m512i* found) {
+                    for (int i = 0; i < 16; i++) _mm512_storeu_si512(x + (c + i) * N + r, found[i]);
+                });
+            const bf16* from = R > C ? x : update;
+            const Vec scale = all(1 / (std::sqrt(sum(squares)) * 1.01f + 1e-7f));
+            for (long i = 0; i < M * N; i += BLOCK)
+                store(x + i, _mm512_mul_ps(load(from + i), scale), _mm512_mul_ps(load(from + i + 16), scale));
+            for (const float* k = abc; k < abc + 3 * steps; k += 3) {
+                pack_transposed(x, N, M, N, packed, N * 16);
+                multiply(rows(x, N), packed, N * 16, M, M, N,
+                         each([=](long m, long n, Vec a, Vec b) { store(gram + m * M + n, a, b); }));
+                pack(gram, M, M, M, packed_gram, M * 16);
+                multiply(rows(gram, M), packed_gram, M * 16, M, M, M, each([=](long m, long n, Vec a, Vec b) {
+                             const bf16* g = gram + m * M + n;
+                             store(powers + m * M + n, _mm512_fmadd_ps(all(k[1]), load(g), _mm512_mul_ps(all(k[2]), a)),
+                                   _mm512_fmadd_ps(all(k[1]), load(g + 16), _mm512_mul_ps(all(k[2]), b)));
+                         }));
+                pack(x, N, M, N, packed, M * 16);
+                multiply(rows(powers, M), packed, M * 16, M, N, M, each([=](long m, long n, Vec a, Vec b) {
+                             bf16* to = x + m * N + n;
+                             store(to, _mm512_fmadd_ps(all(k[0]), load(to), a), _mm512_fmadd_ps(all(k[0]), load(to + 16), b));
+                         }));
+            }
+            const bf16* direction = x;
+            if (R > C) {
+                transposed(x, N, M, N, [=](long n, long m, const __m512i* found) {
+                    for (int i = 0; i < 16; i++) _mm512_storeu_si512(update + (n + i) * C + m, found[i]);
+                });
+                direction = update;
+            }
+            for (long i = 0; i < R * C; i += LANES) {
+                Vec v = _mm512_mul_ps(_mm512_loadu_ps(w.weight + i), all(keep));
+                _mm512_storeu_ps(w.weight + i, _mm512_fnmadd_ps(load(direction + i), all(rate), v));
+            }
+        }
+    }
+}
+
+// One update by AdamW of n numbers: rates already corrected for the moments' beginning at zero.
+extern "C" void adamw(long n, long threads, float* weight, const float* grad, float* first, float* second, float beta1,
+                      float beta2, float root_correction, float rate, float keep) {
+#pragma omp parallel for num_threads(threads)
+    for (long i = 0; i < n; i++) {
+        first[i] += (grad[i] - first[i]) * (1 - beta1);
+        second[i] = second[i] * beta2 + grad[i] * grad[i] * (1 - beta2);
+        weight[i] = weight[i] * keep - rate * first[i] / (std::sqrt(second[i]) / root_correction + 1e-8f);
+    }
+}

@@ -1,0 +1,324 @@
+// What all kernels are made of: numbers, products of tiles, operands in the order that tiles ask for, and memory.
+//
+// A product C = A B takes tiles of 16 x 32 of A and 32 x 16 of B. A lies row by row, or tile by tile ("tiled"). B is
+// "packed": panels of 16 columns, in each the rows in pairs: b[panel][k / 2][column][k % 2]. Sizes are multiples of 32.
+#pragma once
+#include <immintrin.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+
+using bf16 = uint16_t;
+using Vec = __m512;  // 16 numbers
+constexpr long LANES = 16, BLOCK = 32;
+
+// --- numbers ---------------------------------------------------------------------------------------------------------
+
+static inline Vec load(const bf16* p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
+}
+static inline void store(bf16* p, Vec v) { _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(v)); }
+static inline void store(bf16* p, Vec low, Vec high) { _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(high, low)); }
+// The same past the caches, for what is not read soon; and both.
+static inline void store_beyond(bf16* p, Vec low, Vec high) {
+    _mm512_stream_si512((__m512i*)p, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+}
+static inline void keep(bf16* here, bf16* beyond, Vec low, Vec high) {
+    __m512i v = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+    _mm512_storeu_si512(here, v), _mm512_stream_si512((__m512i*)beyond, v);
+}
+static inline Vec all(float v) { return _mm512_set1_ps(v); }
+static inline float sum(Vec v) { return _mm512_reduce_add_ps(v); }
+// The sums of 16 vectors, as one.
+static inline Vec sums(Vec r[16]) {
+    for (int i = 0; i < 8; i++)
+        r[i] = _mm512_add_ps(_mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]), _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]));
+    // r[i]: in each 128 bits a0 b0 a1 b1 of rows 2i (a) and 2i + 1 (b)
+    for (int i = 0; i < 4; i++)
+        r[i] = _mm512_add_ps(_mm512_shuffle_ps(r[2 * i], r[2 * i + 1], 0x44), _mm512_shuffle_ps(r[2 * i], r[2 * i + 1], 0xee));
+    // r[i]: in each 128 bits rows 4i to 4i + 3
+    for (int i = 0; i < 2; i++)
+        r[i] = _mm512_add_ps(_mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0x88), _mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0xdd));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(r[0], r[1], 0x88), _mm512_shuffle_f32x4(r[0], r[1], 0xdd));
+}
+
+// e^x to 2e-4, finer than bfloat16 (4e-3) can tell; 0 below -87.
+static inline Vec exponential(Vec x) {
+    x = _mm512_max_ps(all(-150.f), _mm512_mul_ps(x, all(1.44269504f)));  // in this order NaN stays
+    Vec whole = _mm512_roundscale_ps(x, 0), rest = _mm512_sub_ps(x, whole);
+    Vec y = _mm512_fmadd_ps(all(0.0558263f), rest, all(0.2401397f));
+    y = _mm512_fmadd_ps(_mm512_fmadd_ps(y, rest, all(0.6931472f)), rest, all(1.f));
+    return _mm512_scalef_ps(y, whole);
+}
+static inline Vec sigmoid(Vec x) {
+    return _mm512_rcp14_ps(_mm512_add_ps(all(1.f), exponential(_mm512_sub_ps(all(0.f), x))));
+}
+
+// --- tiles -----------------------------------------------------------------------------------------------------------
+
+struct Tiles {  // a thread's tiles: all eight of 16 x 64 bytes; what was configured before comes back at the end
+    alignas(64) uint8_t before[64], ours[64] = {};
+    Tiles() {
+        _tile_storeconfig(before);
+        ours[0] = 1;
+        for (int t = 0; t < 8; t++) ours[16 + 2 * t] = 64, ours[48 + t] = 16;
+        _tile_loadconfig(ours);
+    }
+    ~Tiles() {
+        if (before[0])
+            _tile_loadconfig(before);
+        else
+            _tile_release();
+    }
+};
+
+struct Left {  // operand A: numbers between rows of a tile, between tiles below each other, and along K
+    const bf16* at;
+    long row, down, along;
+};
+static inline Left rows(const bf16* at, long stride) { return {at, stride, 16 * stride, 32}; }
+static inline Left tiled(const bf16* at, long K) { return {at, 32, 16 * K, 512}; }
+
+static inline void clear_block() {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+}
+
+static inline void fill_block(const float* block) {
+    _tile_loadd(0, block, 64);
+    _tile_loadd(1, block + 256, 64);
+    _tile_loadd(2, block + 512, 64);
+    _tile_loadd(3, block + 768, 64);
+}
+static inline void spill_block(float* out, long stride, long right, long below) {
+    _tile_stored(0, out, stride);
+    _tile_stored(1, out + right, stride);
+    _tile_stored(2, out + below, stride);
+    _tile_stored(3, out + below + right, stride);
+}
+
+// Tiles 0 to 3 += A B, a block of 32 x 32, at two tiles of A and two panels of B; meanwhile() runs between the steps, since
+// the tiles' unit and the vector units work at the same time.
+template <class Meanwhile>
+static inline void add_block(const bf16* a0, const bf16* a1, const bf16* b0, const bf16* b1, long row, long along, long K,
+                             Meanwhile meanwhile) {
+    __asm__ volatile("" ::: "memory");  // g++ does not know that tiles read memory
+    for (long k = 0; k < K; k += 32) {
+        _tile_loadd(4, a0, row * 2);
+        _tile_loadd(6, b0, 64);
+        _tile_loadd(7, b1, 64);
+        _tile_loadd(5, a1, row * 2);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+        a0 += along, a1 += along, b0 += 512, b1 += 512;
+        meanwhile();
+    }
+}
+
+// A (M x K) times B (K x N), `panel` numbers between panels of B. save(m, n, two) gets two rows of 32 numbers of the
+// result, those at rows m and m + 1 and columns n to n + 31, while the next block is in the making.
+template <class Save>
+static void multiply(Left a, const bf16* b, long panel, long M, long N, long K, Save save) {
+    alignas(64) float out[2][BLOCK * BLOCK];
+    const long pairs_a_step = (16 * 32 + K - 1) / K;
+    long saved = 16, last_m = 0, last_n = 0, turn = 0;
+    for (long n = 0; n < N; n += BLOCK)
+        for (long m = 0; m < M; m += BLOCK) {
+            const float* last = out[turn ^ 1];
+            const bf16 *a0 = a.at + m / 16 * a.down, *b0 = b + n / 16 * panel;
+            clear_block();
+            add_block(a0, a0 + a.down, b0, b0 + panel, a.row, a.along, K, [&] {
+                for (long i = 0; i < pairs_a_step && saved < 16; i++, saved++)
+                    save(last_m + 2 * saved, last_n, last + 64 * saved);
+            });
+            spill_block(out[turn], 128, 16, 512);
+            saved = 0, last_m = m, last_n = n, turn ^= 1;
+        }
+    for (; saved < 16; saved++) save(last_m + 2 * saved, last_n, out[turn ^ 1] + 64 * saved);
+}
+
+// save for `multiply`: what `f(m, n, low, high)` makes of row m, 16 numbers from column n on and 16 more.
+template <class F>
+static auto each(F f) {
+    return [f](long m, long n, const float* two) {
+        f(m, n, _mm512_load_ps(two), _mm512_load_ps(two + 16));
+        f(m + 1, n, _mm512_load_ps(two + 32), _mm512_load_ps(two + 48));
+    };
+}
+
+static inline void transpose16(__m512i r[16]) {  // a matrix of 16 x 16 of 32 bits
+    __m512i t[16];
+    for (int i = 0; i < 16; i += 2)
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]), t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    for (int i = 0; i < 16; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]), r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]), r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88), t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88), r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
+        r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
+        r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
+    }
+}
+
+static const struct Pairs {  // two rows of 32 to pairs: the first 16 columns, and the other
+    alignas(64) uint16_t index[2][32], within[32];
+    Pairs() {
+        for (int i = 0; i < 32; i++) {
+            within[i] = i / 2 + i % 2 * 16;
+            index[0][i] = i / 2 + i % 2 * 32, index[1][i] = index[0][i] + 16;
+        }
+    }
+} PAIRS;
+static inline __m512i paired(__m512i even, __m512i odd, int half) {
+    return _mm512_permutex2var_epi16(even, _mm512_load_si512(PAIRS.index[half]), odd);
+}
+
+// Two rows of 16 as a pair of B's rows, each number beside the one below; and each row of such a pair.
+static inline __m512i together(Vec even, Vec odd) {
+    return _mm512_permutexvar_epi16(_mm512_load_si512(PAIRS.within), (__m512i)_mm512_cvtne2ps_pbh(odd, even));
+}
+static inline Vec first(__m512i pair) { return _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16)); }
+static inline Vec second(__m512i pair) { return _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(0xffff0000))); }
+
+// B = x (K x N, rows `stride` apart).
+static void pack(const bf16* x, long stride, long K, long N, bf16* b, long panel) {
+    for (long n = 0; n < N; n += BLOCK)
+        for (long k = 0; k < K; k += 2) {
+            __m512i even = _mm512_loadu_si512(x + k * stride + n), odd = _mm512_loadu_si512(x + (k + 1) * stride + n);
+            _mm512_storeu_si512(b + n / 16 * panel + k * 16, paired(even, odd, 0));
+            _mm512_storeu_si512(b + (n / 16 + 1) * panel + k * 16, paired(even, odd, 1));
+        }
+}
+// B = x^T for x (N x K).
+static void pack_transposed(const bf16* x, long stride, long N, long K, bf16* b, long panel) {
+    for (long n = 0; n < N; n += 16)
+        for (long k = 0; k < K; k += 32) {
+            __m512i r[16];
+            for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(x + (n + i) * stride + k);
+            transpose16(r);
+            for (int i = 0; i < 16; i++) _mm512_storeu_si512(b + n / 16 * panel + (k / 2 + i) * 32, r[i]);
+        }
+}
+// A = x^T for x (T x D): save(d, t, rows) gets 16 rows of 32 numbers, those of columns d to d + 15 and rows t to t + 31.
+template <class Save>
+static void transposed(const bf16* x, long stride, long T, long D, Save save) {
+    for (long t = 0; t < T; t += BLOCK)
+        for (long d = 0; d < D; d += BLOCK) {
+            __m512i r[2][16];
+            for (int i = 0; i < 16; i++) {
+                const bf16* at = x + (t + 2 * i) * stride + d;
+                __m512i even = _mm512_loadu_si512(at), odd = _mm512_loadu_si512(at + stride);
+                r[0][i] = paired(even, odd, 0), r[1][i] = paired(even, odd, 1);
+            }
+            transpose16(r[0]), transpose16(r[1]);
+            save(d, t, r[0]), save(d + 16, t, r[1]);
+        }
+}
+// The same as tiles of A, K numbers along, beginning at `t0`.
+static void tile_transposed(const bf16* x, long stride, long T, long D, bf16* a, long K, long t0) {
+    transposed(x, stride, T, D, [=](long d, long t, const __m512i* r) {
+        for (int i = 0; i < 16; i++) _mm512_stream_si512((__m512i*)(a + d * K + (t0 + t) * 16 + i * 32), r[i]);
+    });
+}
+
+// 16 rows of a weight (N x K) to panel n / 16 of W^T and rows n to n + 15 of the packed W.
+static void pack_weight(const float* w, long n, long N, long K, bf16* w_t, bf16* w_b) {
+    for (long k = 0; k < K; k += 32) {
+        __m512i r[16];
+        for (int i = 0; i < 16; i++) {
+            const float* at = w + i * K + k;
+            r[i] = (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(at + 16), _mm512_loadu_ps(at));
+        }
+        for (int i = 0; i < 16; i += 2)
+            for (int h = 0; h < 2; h++)
+                _mm512_storeu_si512(w_b + (k / 16 + h) * N * 16 + (n + i) * 16, paired(r[i], r[i + 1], h));
+        transpose16(r);
+        for (int i = 0; i < 16; i++) _mm512_storeu_si512(w_t + n * K + (k / 2 + i) * 32, r[i]);
+    }
+}
+
+// --- memory ----------------------------------------------------------------------------------------------------------
+
+struct Scratch {
+    char* memory = nullptr;
+    size_t size = 0, used = 0;
+    void room(size_t bytes) {  // kept between calls: memory given back would have to be cleared again
+        used = 0;
+        if (bytes <= size) return;
+        free(memory);
+        size = (bytes + (1 << 21)) >> 21 << 21;
+        memory = (char*)aligned_alloc(1 << 21, size);
+        madvise(memory, size, MADV_HUGEPAGE);
+    }
+    template <class T>
+    T* take(size_t count) {
+        T* found = (T*)(memory + used);
+        used += (count * sizeof(T) + 127) / 64 * 64;
+        return found;
+    }
+};
+inline thread_local Scratch scratch;
+inline Scratch common;            // for all threads of a call
+inline std::mutex one_at_a_time;  // who calls from outside
+
+// --- gradients of weights --------------------------------------------------------------------------------------------
+
+// The gradient of a weight, the sum over tokens of left^T right, for columns n0 to n0 + N: left (M x tokens) tiled, right
+// packed. 256 tokens at a time, so that two panels of `right` stay in the first cache; `sums` has room for M x N.
+// save(m, n, tile) gets each 16 x 16 of it at last.
+template <class Save>
+static void sum_over_tokens(const bf16* left, const bf16* right, long M, long n0, long N, long tokens, float* sums, Save save) {
+    constexpr long AT_ONCE = 256;
+    const long panel = tokens * 16;
+    for (long t = 0; t < tokens; t += AT_ONCE)
+        for (long n = n0; n < n0 + N; n += BLOCK)
+            for (long m = 0; m < M; m += BLOCK) {
+                float* block = sums + ((n - n0) / BLOCK * (M / BLOCK) + m / BLOCK) * BLOCK * BLOCK;
+                if (t)
+                    fill_block(block);
+                else
+                    clear_block();
+                const bf16 *a = left + m * tokens + t * 16, *b = right + n / 16 * panel + t * 16;
+                // What other cores have written comes late if it is not asked for: the panels after these, and the next tokens.
+                const bf16* next = right + (n / 16 + 2 + m / (M / 2)) * panel + (t + m % (M / 2) * 2 * AT_ONCE / M) * 16;
+                long line = ((n - n0) / BLOCK * (M / BLOCK) + m / BLOCK) * (AT_ONCE / 32) * 2;
+                add_block(a, a + tokens * 16, b, b + panel, 32, 512, std::min(AT_ONCE, tokens - t), [&] {
+                    for (int i = 0; i < 4; i++, next += 32) _mm_prefetch((const char*)next, _MM_HINT_T0);
+                    for (int i = 0; i < 2; i++, line++) {
+                        const bf16* row = left + line / (AT_ONCE / 2) % (M / 16) * 16 * tokens;
+                        _mm_prefetch((const char*)(row + (t + AT_ONCE) * 16 + line % (AT_ONCE / 2) * 32), _MM_HINT_T1);
+                    }
+                });
+                spill_block(block, 64, 256, 512);
+                if (t + AT_ONCE >= tokens)
+                    for (int quarter = 0; quarter < 4; quarter++)
+                        save(m + quarter / 2 * 16, n + quarter % 2 * 16, block + quarter * 256);
+            }
+}
+static inline void save_tile(const float* block, float* to, long stride) {
+    for (int i = 0; i < 16; i++) _mm512_storeu_ps(to + i * stride, _mm512_load_ps(block + i * 16));
+}
+static inline void save_tile_transposed(const float* block, float* to, long stride, bool add = false) {
+    __m512i r[16];
+    for (int i = 0; i < 16; i++) r[i] = _mm512_load_si512(block + i * 16);
+    transpose16(r);
+    for (int i = 0; i < 16; i++) {
+        Vec v = _mm512_castsi512_ps(r[i]);
+        _mm512_storeu_ps(to + i * stride, add ? _mm512_add_ps(v, _mm512_loadu_ps(to + i * stride)) : v);
+    }
+}
