@@ -127,6 +127,16 @@ def test_two_batches_may_be_under_way_at_once():
 
 
 @needs_kernels
+def test_memory_is_used_again_and_not_held_twice():
+    model, batch = random_model(with_kernels=True), a_batch()
+    for _ in range(2):
+        loss_and_gradients(model, torch.bfloat16)
+        with torch.no_grad():
+            likelihood.weighted_log_probability(model, *batch, dtype=torch.bfloat16)
+        assert len(model.model.kernels.rooms) == 1
+
+
+@needs_kernels
 def test_what_is_not_a_number_is_not_lost():
     for name in ("embed_tokens", "layers.0.self_attn.q_proj", "layers.1.mlp.gate_proj", "norm"):
         model = random_model(with_kernels=True)

@@ -146,7 +146,7 @@ class Kernels:
         half = self.config.head_dim // 2
         documents = torch.zeros(x_BTD.shape[:2]) if documents_BT is None else documents_BT
         places = (cos_TC[:, :half].contiguous(), sin_TC[:, :half].contiguous(), documents.to(torch.int32).contiguous())
-        return _Blocks.apply(x_BTD, self, places, self.gain, *self.parameters)
+        return _Blocks.apply(x_BTD, self, places, torch.is_grad_enabled(), self.gain, *self.parameters)
 
     def room(self, rows: int, time: int) -> _Room:
         while self.rooms:
@@ -159,11 +159,17 @@ class Kernels:
 class _Blocks(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_BTD: Tensor, kernels: Kernels, places: tuple[Tensor, ...], gain: Tensor, *parameters: Tensor
+        ctx: Any,
+        x_BTD: Tensor,
+        kernels: Kernels,
+        places: tuple[Tensor, ...],
+        backward_follows: bool,
+        gain: Tensor,
+        *parameters: Tensor,
     ) -> Tensor:
         room = kernels.room(*x_BTD.shape[:2])
         room.x.copy_(x_BTD.reshape(-1))
-        gradients = [torch.empty_like(parameter) for parameter in parameters] if any(ctx.needs_input_grad) else []
+        gradients = [torch.empty_like(parameter) for parameter in parameters] if backward_follows else []
         layers = _layers(room, parameters, gradients)
         y_BTD = torch.empty_like(x_BTD, memory_format=torch.contiguous_format)
         library().forward(
@@ -184,7 +190,7 @@ class _Blocks(torch.autograd.Function):
             ctypes.byref(room.shape), layers, c_long(len(layers)), *map(_at, (*places, gain, room.last, grad_BTD, grad_gain))
         )
         kernels.rooms.append(room)
-        return grad_BTD, None, None, grad_gain, *gradients
+        return grad_BTD, None, None, None, grad_gain, *gradients
 
 
 def _layers(room: _Room, parameters: tuple[Tensor, ...], gradients: list[Tensor]) -> ctypes.Array:
@@ -208,20 +214,20 @@ def weighted_log_probability(
     (V, D), M = weight_VD.shape, len(places_M)
     if not M:
         return slopes_N.new_zeros(()), torch.zeros_like(hidden_ND), torch.zeros_like(weight_VD)
-    if not 0 <= int(targets_N.min()) <= int(targets_N.max()) < V:
-        raise IndexError(f"a target is not among the {V} tokens")
     every = len(hidden_ND) == M and M % BLOCK == 0
     filled = M if every else -(-M // BLOCK) * BLOCK
     places = places_M if every else torch.cat((places_M, places_M.new_zeros(filled - M)))
-    hidden, targets, slopes = (x if every else x[places] for x in (hidden_ND, targets_N, slopes_N))
-    slopes = slopes.clone() if every else slopes
-    slopes[M:] = 0
+    hidden, targets, slopes = (x.contiguous() if every else x[places] for x in (hidden_ND, targets_N, slopes_N))
+    if not 0 <= int(targets.min()) <= int(targets.max()) < V:
+        raise IndexError(f"a target is not among the {V} tokens")
+    if not every:
+        slopes[M:] = 0
     known, V = V, -(-V // BLOCK) * BLOCK
     weight = weight_VD if known == V else torch.cat((weight_VD, weight_VD[:1].expand(V - known, D)))
     found, grad_hidden, grad_weight = torch.zeros(filled), torch.empty_like(hidden), torch.empty_like(weight)
     library().weighted_log_probability(
         *map(c_long, (filled, D, V, known, torch.get_num_threads())),
-        *map(_at, (hidden.contiguous(), weight, targets.contiguous(), slopes, found, grad_hidden, grad_weight)),
+        *map(_at, (hidden, weight, targets, slopes, found, grad_hidden, grad_weight)),
     )
     if not every:
         everywhere = torch.zeros_like(hidden_ND)
@@ -244,8 +250,9 @@ def muon(
     newton_schulz: tuple[tuple[float, float, float], ...],
 ) -> None:
     """One update by Muon of matrices (rows, columns) of one shape, float32, in place: see `training.optimizer`."""
+    gradients = [gradient.contiguous() for gradient in gradients]
     matrices = (_Matrix * len(weights))(*(
-        _Matrix(*map(_at, three)) for three in zip(weights, momenta, (g.contiguous() for g in gradients), strict=True)
+        _Matrix(*map(_at, three)) for three in zip(weights, momenta, gradients, strict=True)
     ))  # fmt: skip
     coefficients = [coefficient for step in newton_schulz for coefficient in step]
     library().muon(
@@ -267,10 +274,11 @@ def adamw(
     """One update by AdamW, the `updates`th, of float32 tensors in place: see `training.optimizer`."""
     corrections = [1 - beta**updates for beta in betas]
     numbers = [*betas, corrections[1] ** 0.5, rate / corrections[0], keep]
+    gradients = [gradient.contiguous() for gradient in gradients]
     for weight, gradient, *moments in zip(weights, gradients, first, second, strict=True):
         library().adamw(
             *map(c_long, (weight.numel(), torch.get_num_threads())),
-            *map(_at, (weight, gradient.contiguous(), *moments)), *map(c_float, numbers),
+            *map(_at, (weight, gradient, *moments)), *map(c_float, numbers),
         )  # fmt: skip
 
 

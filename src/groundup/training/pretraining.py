@@ -111,7 +111,7 @@ def pretrain(
     if by_kernels:
         try:
             kernels.check(config, lengths.context)
-            say("trained by kernels for AMX: twice as fast as compiled by torch (groundup/kernels)")
+            say("trained by kernels for AMX: about twice as fast as compiled by torch (groundup/kernels)")
             model.model.use_kernels()
         except kernels.Unavailable as error:
             say(f"not trained by kernels for AMX: {error}")
@@ -191,6 +191,8 @@ def pretrain(
             "steps": steps,
             **_summary(history),
         }
+    if by_kernels:
+        model.model.kernels = None  # with the memory that they keep
     if processes.shard and processes.first:
         model = _whole_model(model, folder / "long" if longer else folder, results)
     return model, results
