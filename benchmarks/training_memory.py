@@ -1,7 +1,7 @@
 """Peak memory of a training step at a vocabulary of 32,768: at most half of transformers'.
 
 Qwen3 of 6 layers x 256 wide, 16 rows of 256 tokens, as in `training_throughput.py`. Each side takes three whole steps in
-a process of its own, ours compiled in bfloat16, with Muon as in pre-training and with AdamW as the peer; theirs in float32
+a process of its own, ours in bfloat16, with Muon as in pre-training and with AdamW as the peer; theirs in float32
 and under bfloat16 autocast. The figure is the highest resident memory of the process (ru_maxrss), with all its libraries;
 beside it that without what the process held before the model was made. Ours keeps AdamW's or Muon's state in float32.
 """
