@@ -52,7 +52,7 @@ class Optimizer:
         processes: Processes = ALONE,
         kernels: bool = False,
     ) -> None:
-        """`kernels`: whether Muon works by `model.kernels`, whose `check` has accepted the model."""
+        """`kernels`: whether both methods work by `groundup.kernels`, whose `check` has accepted the model."""
         self.kernels = kernels
         self.betas, self.momentum, self.weight_decay, self.dtype = betas, momentum, weight_decay, dtype
         self.processes = processes
