@@ -118,7 +118,8 @@ class _Room:
         self.rows, self.time = rows, time
         self.shape = _Shape(rows, time, D, H, K, C, F, torch.get_num_threads(), config.rms_norm_eps)
         packed = [E * D, A * D, 2 * F * D, F * D] * 2
-        kept = [N * D, N * E, N * A, N * D, 2 * N * F, N * F, N * D, N * D, 2 * N * H]  # float32 counts twice
+        spread = (-(-N // 128) | 1) * 128  # as in the C++
+        kept = [N * D, N * E, N * A, N * D, 2 * N * F, *(spread * size for size in (F, D, D)), 2 * N * H]  # float32 counts twice
         # One piece of memory, which the system can give in large pages.
         sizes = [-(-size // 64) * 64 for size in (*packed, *kept)]
         memory = torch.empty(config.num_hidden_layers * sum(sizes) + N * D, dtype=torch.bfloat16)
@@ -128,26 +129,26 @@ class _Room:
 
 
 class Kernels:
-    """The blocks and the final norm of a backbone that `check` has accepted."""
+    """A backbone that `check` has accepted."""
 
     def __init__(self, backbone: "Backbone") -> None:
         self.config = backbone.config
-        self.gain = backbone.norm.weight
-        self.parameters = [layer.get_submodule(name).weight for layer in backbone.layers for name in PARAMETERS]
+        layers = [layer.get_submodule(name).weight for layer in backbone.layers for name in PARAMETERS]
+        self.parameters = (backbone.embed_tokens.weight, backbone.norm.weight, *layers)
         self.rooms: list[_Room] = []  # kept, since memory that is given back must be cleared when it comes again
 
-    def fit(self, x: Tensor) -> bool:
-        return x.dtype == torch.bfloat16 and x.shape[1] % BLOCK == 0
+    def __call__(self, ids_BT: Tensor, cos_TC: Tensor, sin_TC: Tensor, documents_BT: Tensor | None) -> Tensor:
+        """Hidden states (batch, time, width) in bfloat16; see `Backbone`. The time must be a multiple of 32.
 
-    def __call__(self, x_BTD: Tensor, cos_TC: Tensor, sin_TC: Tensor, documents_BT: Tensor | None) -> Tensor:
-        """Hidden states (batch, time, width) of embeddings (batch, time, width), all in bfloat16; see `Backbone`.
-
-        `cos_TC`, `sin_TC`: (time, channels), the second half as the first.
+        `cos_TC`, `sin_TC`: (time, channels), the second half as the first. Raises IndexError for an id that is none.
         """
+        if not 0 <= int(ids_BT.min()) <= int(ids_BT.max()) < self.config.vocab_size:
+            raise IndexError(f"an id is not among the {self.config.vocab_size} tokens")
         half = self.config.head_dim // 2
-        documents = x_BTD.new_zeros(x_BTD.shape[:2]) if documents_BT is None else documents_BT
-        places = (cos_TC[:, :half].contiguous(), sin_TC[:, :half].contiguous(), documents.to(torch.int32).contiguous())
-        return _Blocks.apply(x_BTD, self, places, torch.is_grad_enabled(), self.gain, *self.parameters)
+        documents = torch.zeros_like(ids_BT) if documents_BT is None else documents_BT
+        ids, documents = (x.to(torch.int32).contiguous() for x in (ids_BT, documents))
+        places = (ids, cos_TC[:, :half].contiguous(), sin_TC[:, :half].contiguous(), documents)
+        return _Backbone.apply(self, places, torch.is_grad_enabled(), *self.parameters)
 
     def room(self, rows: int, time: int) -> _Room:
         while self.rooms:
@@ -157,41 +158,45 @@ class Kernels:
         return _Room(self.config, rows, time)
 
 
-class _Blocks(torch.autograd.Function):
+class _Backbone(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        x_BTD: Tensor,
         kernels: Kernels,
         places: tuple[Tensor, ...],
         backward_follows: bool,
+        embedding: Tensor,
         gain: Tensor,
         *parameters: Tensor,
     ) -> Tensor:
-        room = kernels.room(*x_BTD.shape[:2])
-        room.x.copy_(x_BTD.reshape(-1))
+        room = kernels.room(*places[0].shape)
         gradients = [torch.empty_like(parameter) for parameter in parameters] if backward_follows else []
         layers = _layers(room, parameters, gradients)
-        y_BTD = torch.empty_like(x_BTD, memory_format=torch.contiguous_format)
+        y_BTD = torch.empty(*places[0].shape, kernels.config.hidden_size, dtype=torch.bfloat16)
         library().forward(
-            ctypes.byref(room.shape), layers, c_long(len(layers)), *map(_at, (*places, gain, room.last, y_BTD))
+            ctypes.byref(room.shape), layers, c_long(len(layers)), *map(_at, (embedding, *places, gain, room.last, y_BTD))
         )
         if gradients:
-            ctx.kept = kernels, room, places, gain, gradients, layers
+            ctx.kept = kernels, room, places, embedding, gain, gradients, layers
         else:
             kernels.rooms.append(room)
         return y_BTD
 
     @staticmethod
     def backward(ctx: Any, grad_BTD: Tensor) -> tuple[Tensor | None, ...]:
-        kernels, room, places, gain, gradients, layers = ctx.kept
+        kernels, room, places, embedding, gain, gradients, layers = ctx.kept
         ctx.kept = None
-        grad_BTD, grad_gain = grad_BTD.clone(memory_format=torch.contiguous_format), torch.empty_like(gain)
+        grad_BTD = grad_BTD.clone(memory_format=torch.contiguous_format)
+        grad_embedding, grad_gain = torch.empty_like(embedding), torch.empty_like(gain)
         library().backward(
-            ctypes.byref(room.shape), layers, c_long(len(layers)), *map(_at, (*places, gain, room.last, grad_BTD, grad_gain))
+            ctypes.byref(room.shape),
+            layers,
+            c_long(len(layers)),
+            *map(_at, (*places, gain, room.last, grad_BTD, grad_gain, grad_embedding)),
+            c_long(len(embedding)),
         )
         kernels.rooms.append(room)
-        return grad_BTD, None, None, None, grad_gain, *gradients
+        return None, None, None, grad_embedding, grad_gain, *gradients
 
 
 def _layers(room: _Room, parameters: tuple[Tensor, ...], gradients: list[Tensor]) -> ctypes.Array:

@@ -233,7 +233,7 @@ static void attend(const bf16* q, const bf16* keys, const bf16* values, const in
 }
 
 static void layer_forward(const Shape& s, const Layer& l, const float* cos, const float* sin, const int* documents, bf16* y) {
-    const long T = s.time, D = s.width, C = s.channels, E = s.mixed(), A = s.attended(), F = s.inner, N = s.tokens();
+    const long T = s.time, D = s.width, C = s.channels, E = s.mixed(), A = s.attended(), F = s.inner, N = spread(s.tokens());
     const long H = s.heads, K = s.key_heads;
     const float eps = s.eps, scale = 1 / std::sqrt((float)C);
 #pragma omp parallel num_threads(s.threads)
@@ -310,7 +310,7 @@ struct Operands {  // of the weights' gradients: all tokens, left ones tiled (wi
 // From the gradient of the layer's output, grad (tokens x width), which becomes that of its input.
 static void layer_backward(const Shape& s, const Layer& l, const float* cos, const float* sin, const int* documents,
                            const Operands& o, bf16* grad, float* gain_parts) {
-    const long T = s.time, D = s.width, C = s.channels, E = s.mixed(), A = s.attended(), F = s.inner, N = s.tokens();
+    const long T = s.time, D = s.width, C = s.channels, E = s.mixed(), A = s.attended(), F = s.inner, N = spread(s.tokens());
     const long H = s.heads, K = s.key_heads, wide = T + BLOCK, gains = 2 * D + 2 * C;
     const float eps = s.eps, scale = 1 / std::sqrt((float)C);
     std::memset(gain_parts, 0, s.rows * gains * sizeof(float));
@@ -443,7 +443,7 @@ static void layer_backward(const Shape& s, const Layer& l, const float* cos, con
         for (long part = 0; part < parts; part++) {
             long which = 0, n0 = part * PART;
             for (long all_of = 0; n0 >= (all_of = (columns[which] + PART - 1) / PART * PART); which++) n0 -= all_of;
-            sum_over_tokens(left[which], right[which], D, n0, std::min(PART, columns[which] - n0), N, sums,
+            sum_over_tokens(left[which], right[which], D, n0, std::min(PART, columns[which] - n0), s.tokens(), N, sums,
                             [&](long m, long n, const float* block) {
                                 float* mixed = mixed_panel(s, l.grad_q, l.grad_k, l.grad_v, n / 16);
                                 float* gated = gated_panel(s, l.grad_gate, l.grad_up, n / 16);
@@ -460,35 +460,52 @@ static void layer_backward(const Shape& s, const Layer& l, const float* cos, con
         sum_rows(gain_parts + at, s.rows, gains, sizes[which], to[which]);
 }
 
-// From embeddings, which lie in the first layer's x, to the final norm's output y; its input stays in `last`.
-extern "C" void forward(const Shape* shape, const Layer* layers, long count, const float* cos, const float* sin,
-                        const int* documents, const float* gain, bf16* last, bf16* y) {
+// From ids (rows, time) to the final norm's output y; the norm's input stays in `last`.
+extern "C" void forward(const Shape* shape, const Layer* layers, long count, const float* embedding, const int* ids, const float* cos,
+                        const float* sin, const int* documents, const float* gain, bf16* last, bf16* y) {
     const std::lock_guard<std::mutex> alone(one_at_a_time);
     const Shape& s = *shape;
+    const long D = s.width, T = s.time;
+#pragma omp parallel for num_threads(s.threads)
+    for (long i = 0; i < s.tokens(); i++)
+        for (long j = 0; j < D; j += BLOCK) {
+            const float* from = embedding + ids[i] * D + j;
+            store(layers[0].x + i * D + j, _mm512_loadu_ps(from), _mm512_loadu_ps(from + 16));
+        }
     for (long i = 0; i < count; i++) {
         pack_layer(s, layers[i]);
         layer_forward(s, layers[i], cos, sin, documents, i + 1 < count ? layers[i + 1].x : last);
     }
-    const long row = s.time * s.width;
 #pragma omp parallel for num_threads(s.threads)
-    for (long r = 0; r < s.rows; r++) normalise(last + r * row, gain, s.eps, s.time, s.width, y + r * row, s.width);
+    for (long r = 0; r < s.rows; r++) normalise(last + r * T * D, gain, s.eps, T, D, y + r * T * D, D);
 }
 
-// From the gradient of y, `grad`, which becomes that of the embeddings.
-extern "C" void backward(const Shape* shape, const Layer* layers, long count, const float* cos, const float* sin,
-                         const int* documents, const float* gain, const bf16* last, bf16* grad, float* grad_gain) {
+// From the gradient of y, `grad`, which is lost, to those of the parameters.
+extern "C" void backward(const Shape* shape, const Layer* layers, long count, const int* ids, const float* cos, const float* sin,
+                         const int* documents, const float* gain, const bf16* last, bf16* grad, float* grad_gain,
+                         float* grad_embedding, long vocabulary) {
     const std::lock_guard<std::mutex> alone(one_at_a_time);
     const Shape& s = *shape;
-    const long row = s.time * s.width, gains = 2 * (s.width + s.channels), N = s.tokens();
-    common.room(2 * N * (2 * s.width + s.mixed() + s.attended() + 2 * s.inner) + 4 * s.rows * gains + 4096);
-    const Operands operands = {common.take<bf16>(N * s.width), common.take<bf16>(N * s.width), common.take<bf16>(N * s.mixed()),
+    const long D = s.width, row = s.time * D, gains = 2 * (D + s.channels), N = spread(s.tokens());
+    common.room(2 * N * (2 * D + s.mixed() + s.attended() + 2 * s.inner) + 4 * s.rows * gains + 4096);
+    const Operands operands = {common.take<bf16>(N * D), common.take<bf16>(N * D), common.take<bf16>(N * s.mixed()),
                                common.take<bf16>(N * s.attended()), common.take<bf16>(2 * N * s.inner)};
     float* gain_parts = common.take<float>(s.rows * gains);
-    std::memset(gain_parts, 0, s.rows * s.width * sizeof(float));
+    std::memset(gain_parts, 0, s.rows * D * sizeof(float));
 #pragma omp parallel for num_threads(s.threads)
     for (long r = 0; r < s.rows; r++)
-        normalise_backward(last + r * row, gain, s.eps, grad + r * row, s.width, nullptr, s.time, s.width, grad + r * row,
-                           gain_parts + r * s.width);
-    sum_rows(gain_parts, s.rows, s.width, s.width, grad_gain);
+        normalise_backward(last + r * row, gain, s.eps, grad + r * row, D, nullptr, s.time, D, grad + r * row, gain_parts + r * D);
+    sum_rows(gain_parts, s.rows, D, D, grad_gain);
     for (long i = count - 1; i >= 0; i--) layer_backward(s, layers[i], cos, sin, documents, operands, grad, gain_parts);
+    // Each thread has embeddings of its own, so that gradients of one token are added up in the order of its places.
+#pragma omp parallel for schedule(static, 1) num_threads(s.threads)
+    for (long mine = 0; mine < s.threads; mine++) {
+        for (long v = mine; v < vocabulary; v += s.threads) std::memset(grad_embedding + v * D, 0, D * sizeof(float));
+        for (long i = 0; i < s.tokens(); i++)
+            if (ids[i] % s.threads == mine)
+                for (long j = 0; j < D; j += LANES) {
+                    float* to = grad_embedding + ids[i] * D + j;
+                    _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), load(grad + i * D + j)));
+                }
+    }
 }

@@ -8,6 +8,12 @@ static inline float one(bf16 v) {
     return value;
 }
 
+static inline bf16 rounded(float v) {
+    bf16 numbers[16];
+    store(numbers, all(v));
+    return numbers[0];
+}
+
 // Log-probabilities found[i] of the targets, and the gradients of their sum weighted by slopes[i]: by the hidden states
 // (tokens x width) and the head (vocabulary x width, float32), of which the rows from `known` on only fill it up. The logits
 // of 128 tokens a thread are in memory, and their gradients of 1,024 tokens.
@@ -15,77 +21,93 @@ extern "C" void weighted_log_probability(long tokens, long width, long vocabular
                                          const float* weight, const long* targets, const float* slopes, float* found,
                                          bf16* grad_hidden, float* grad_weight) {
     const std::lock_guard<std::mutex> alone(one_at_a_time);
-    constexpr long SLICE = 1024, AT_ONCE = 128, PART = 256;
-    const long D = width, V = vocabulary, wide = V + BLOCK;  // rows 8 KiB apart would share the same few places of a cache
-    common.room(2 * (2 * V * D + SLICE * (D + V)) + 4096);
-    bf16 *head_t = common.take<bf16>(V * D), *head = common.take<bf16>(V * D);
-    bf16 *left = common.take<bf16>(SLICE * D), *right = common.take<bf16>(SLICE * V);
+    constexpr long SLICE = 1024, AT_ONCE = 128, COLUMNS = 512, PART = 256;
+    const long D = width, V = vocabulary, wide = COLUMNS + BLOCK;  // rows of 1 KiB would share the same few places of a cache
+    const long stride = spread(SLICE), all_known = spread(V);
+    common.room(2 * ((V + all_known) * D + stride * (D + V)) + 4096);
+    bf16 *head_t = common.take<bf16>(V * D), *head = common.take<bf16>(all_known * D);
+    bf16 *left = common.take<bf16>(stride * D), *right = common.take<bf16>(stride * V);
 #pragma omp parallel num_threads(threads)
     {
         Tiles tiles;
-        scratch.room(AT_ONCE * (2 * wide + 2 * D + 68) + 4 * D * PART + 8192);
-        float *highest = scratch.take<float>(AT_ONCE * 16), *sums_of = scratch.take<float>(D * PART);
-        bf16 *grad = scratch.take<bf16>(AT_ONCE * wide), *scaled = scratch.take<bf16>(AT_ONCE * D);
-        float* scale = scratch.take<float>(AT_ONCE);
+        scratch.room(AT_ONCE * (2 * wide + 4 * 16 + 4 + 4 * D + 2 * D) + 4 * D * PART + 8192);
+        float *totals = scratch.take<float>(AT_ONCE * 16), *reference = scratch.take<float>(AT_ONCE);
+        float *grad_sums = scratch.take<float>(AT_ONCE * D), *weight_sums = scratch.take<float>(D * PART);
+        bf16 *likely = scratch.take<bf16>(AT_ONCE * wide), *scaled = scratch.take<bf16>(AT_ONCE * D);
 #pragma omp for
-        for (long v = 0; v < V; v += 16) pack_weight(weight + v * D, v, V, D, head_t, head);
+        for (long v = 0; v < V; v += 16) pack_weight(weight + v * D, v, all_known, D, head_t, head);
         for (long begin = 0; begin < tokens; begin += SLICE) {
             const long size = std::min(SLICE, tokens - begin);
 #pragma omp for schedule(dynamic, 1)
             for (long t = 0; t < size; t += AT_ONCE) {
-                const long count = std::min(AT_ONCE, size - t), first_token = begin + t;
-                for (long i = 0; i < count; i++) _mm512_store_ps(highest + i * 16, all(-1e30f));
-                multiply(rows(hidden + first_token * D, D), head_t, D * 16, count, V, D, each([=](long m, long n, Vec a, Vec b) {
-                             store(grad + m * wide + n, a, b);
-                             Vec before = _mm512_load_ps(highest + m * 16);
-                             _mm512_store_ps(highest + m * 16, _mm512_max_ps(before, _mm512_max_ps(a, b)));
-                         }));
-                // d log p(target) / d logits = [is target] - softmax. Of it only e^(logit - highest) is written down; what
-                // it must be multiplied by, -slope / sum, goes to the other operand of each product.
-                for (long i = 0; i < count; i += 2) {
-                    const long token = first_token + i;
-                    bf16 *above = grad + i * wide, *below = above + wide, *to = right + (t + i) * 16;
-                    float top[2], own[2];
-                    for (long j = 0; j < 2; j++) {
-                        for (long v = known; v < V; v++) above[j * wide + v] = 0xff00;
-                        top[j] = _mm512_reduce_max_ps(_mm512_load_ps(highest + (i + j) * 16));
-                        own[j] = one(above[j * wide + targets[token + j]]) - top[j];
+                const long count = std::min(AT_ONCE, size - t);
+                const bf16* states = hidden + (begin + t) * D;
+                std::memset(reference, 0, sizeof(float) * count);
+                for (bool sure = false;; sure = true) {
+                    std::memset(totals, 0, sizeof(float) * count * 16);
+                    for (long v = 0; v < V; v += COLUMNS) {
+                        const long columns = std::min(COLUMNS, V - v);
+                        multiply(rows(states, D), head_t + v * D, D * 16, count, columns, D, [=](long m, long n, const float* two) {
+                            Vec e[4], above = all(reference[m]), below = all(reference[m + 1]);
+                            for (long i = 0; i < 4; i++)
+                                e[i] = exponential(_mm512_sub_ps(_mm512_load_ps(two + i * 16), i < 2 ? above : below));
+                            if (v + n + BLOCK > known)
+                                for (long i = 0; i < 4; i++) {
+                                    const long left_over = known - v - n - i % 2 * 16;
+                                    e[i] = _mm512_maskz_mov_ps(left_over < 1 ? 0 : left_over > 15 ? 0xffff : (1 << left_over) - 1, e[i]);
+                                }
+                            float* sum = totals + m * 16;
+                            _mm512_store_ps(sum, _mm512_add_ps(_mm512_load_ps(sum), _mm512_add_ps(e[0], e[1])));
+                            _mm512_store_ps(sum + 16, _mm512_add_ps(_mm512_load_ps(sum + 16), _mm512_add_ps(e[2], e[3])));
+                            __m512i even = (__m512i)_mm512_cvtne2ps_pbh(e[1], e[0]), odd = (__m512i)_mm512_cvtne2ps_pbh(e[3], e[2]);
+                            _mm512_storeu_si512(likely + m * wide + n, even), _mm512_storeu_si512(likely + (m + 1) * wide + n, odd);
+                            bf16* to = right + (v + n) * stride + (t + m) * 16;
+                            _mm512_store_si512(to, low_pairs(even, odd)), _mm512_store_si512(to + 16 * stride, high_pairs(even, odd));
+                        });
+                        accumulate(rows(likely, wide), head + v * 16, all_known * 16, count, D, columns, v == 0, grad_sums, [](long, long) {});
                     }
-                    Vec sum_above = all(0.f), sum_below = all(0.f);
-                    for (long v = 0; v < V; v += BLOCK) {
-                        Vec a = exponential(_mm512_sub_ps(load(above + v), all(top[0])));
-                        Vec b = exponential(_mm512_sub_ps(load(above + v + 16), all(top[0])));
-                        Vec c = exponential(_mm512_sub_ps(load(below + v), all(top[1])));
-                        Vec d = exponential(_mm512_sub_ps(load(below + v + 16), all(top[1])));
-                        sum_above = _mm512_add_ps(sum_above, _mm512_add_ps(a, b));
-                        sum_below = _mm512_add_ps(sum_below, _mm512_add_ps(c, d));
-                        store(above + v, a, b), store(below + v, c, d);
-                        _mm512_store_si512(to + v * size, together(a, c));
-                        _mm512_store_si512(to + (v + 16) * size, together(b, d));
+                    bool good = true;
+                    for (long i = 0; i < count; i++) {
+                        const float whole = sum(_mm512_load_ps(totals + i * 16));
+                        good = good && whole > 1e-20f && whole < 1e20f;
                     }
-                    for (long j = 0; j < 2; j++) {
-                        const long target = targets[token + j];
-                        const float whole = sum(j ? sum_below : sum_above);
-                        found[token + j] = own[j] - std::log(whole), scale[i + j] = -slopes[token + j] / whole;
-                        bf16 rest[16];  // the target's; 1 - p would round away what a sure prediction leaves
-                        store(rest, all(std::expm1(found[token + j]) * whole));
-                        above[j * wide + target] = to[target / 16 * 16 * size + target % 16 * 2 + j] = rest[0];
-                    }
-                    for (long j = 0; j < 2; j++)
-                        for (long d = 0; d < D; d += LANES)
-                            store(scaled + (i + j) * D + d, _mm512_mul_ps(load(hidden + (token + j) * D + d), all(scale[i + j])));
+                    if (good || sure) break;
+                    for (long i = 0; i < count; i++) _mm512_store_ps(totals + i * 16, all(-1e30f));
+                    multiply(rows(states, D), head_t, D * 16, count, V, D, each([=](long m, long, Vec a, Vec b) {
+                                 float* highest = totals + m * 16;
+                                 _mm512_store_ps(highest, _mm512_max_ps(_mm512_load_ps(highest), _mm512_max_ps(a, b)));
+                             }));
+                    for (long i = 0; i < count; i++) reference[i] = _mm512_reduce_max_ps(_mm512_load_ps(totals + i * 16));
                 }
-                tile_transposed(scaled, D, count, D, left, size, t);
+                for (long i = 0; i < count; i++) {
+                    const long token = begin + t + i, target = targets[token];
+                    const auto row = [&](long d) {
+                        __m512i pairs = _mm512_loadu_si512(head + d * all_known + target / 2 * 32);
+                        return target % 2 ? second(pairs) : first(pairs);
+                    };
+                    Vec dots = all(0.f);
+                    for (long d = 0; d < D; d += LANES) dots = _mm512_fmadd_ps(load(states + i * D + d), row(d), dots);
+                    const float whole = sum(_mm512_load_ps(totals + i * 16)), slope = slopes[token], scale = -slope / whole;
+                    found[token] = sum(dots) - reference[i] - std::log(whole);
+                    // What is left of the target, by exp(x) - 1, since 1 - p would round away what a sure prediction leaves.
+                    const float rest = std::expm1(found[token]) * whole;
+                    bf16* own = right + (target / 32 * 32 + target / 4 % 2 * 16) * stride + (t + i) / 2 * 32 + (target % 32 / 8 * 4 + target % 4) * 2 + i % 2;
+                    const Vec mend = all(scale * (rest - one(*own)));
+                    *own = rounded(rest);
+                    const float* sums = grad_sums + i / 32 * 1024 + i % 32 / 16 * 512 + i % 16 * 16;
+                    for (long d = 0; d < D; d += LANES) {
+                        Vec g = _mm512_load_ps(sums + d / 32 * count * 32 + d % 32 * 16);
+                        store(grad_hidden + token * D + d, _mm512_fmadd_ps(g, all(scale), _mm512_mul_ps(row(d), mend)));
+                        store(scaled + i * D + d, _mm512_mul_ps(load(states + i * D + d), all(scale)));
+                    }
+                }
+                tile_transposed(scaled, D, count, D, left, stride, t);
                 _mm_sfence();
-                multiply(rows(grad, wide), head, V * 16, count, D, V, each([=](long m, long n, Vec a, Vec b) {
-                             a = _mm512_mul_ps(a, all(scale[m])), b = _mm512_mul_ps(b, all(scale[m]));
-                             store(grad_hidden + (first_token + m) * D + n, a, b);
-                         }));
             }
 #pragma omp for schedule(dynamic, 1)
             for (long v = 0; v < V; v += PART)
-                sum_over_tokens(left, right, D, v, std::min(PART, V - v), size, sums_of, [&](long m, long n, const float* block) {
-                    save_tile_transposed(block, grad_weight + n * D + m, D, begin > 0);
+                sum_over_tokens(left, right, D, v, std::min(PART, V - v), size, stride, weight_sums, [&](long m, long n, const float* block) {
+                    save_pairs_transposed(block, grad_weight + m, n, D, begin > 0);
                 });
         }
     }

@@ -77,6 +77,10 @@ struct Tiles {  // a thread's tiles: all eight of 16 x 64 bytes; what was config
     }
 };
 
+// How far apart the panels of an operand lie that is read a few of its `rows` at a time: at a power of two all would
+// compete for the same places of a cache.
+static inline long spread(long rows) { return ((rows + 127) / 128 | 1) * 128; }
+
 struct Left {  // operand A: numbers between rows of a tile, between tiles below each other, and along K
     const bf16* at;
     long row, down, along;
@@ -134,9 +138,10 @@ static void multiply(Left a, const bf16* b, long panel, long M, long N, long K, 
     for (long n = 0; n < N; n += BLOCK)
         for (long m = 0; m < M; m += BLOCK) {
             const float* last = out[turn ^ 1];
-            const bf16 *a0 = a.at + m / 16 * a.down, *b0 = b + n / 16 * panel;
+            const bf16 *a0 = a.at + m / 16 * a.down, *b0 = b + n / 16 * panel, *next = b0 + 2 * panel + m * K * 16 / M;
             clear_block();
             add_block(a0, a0 + a.down, b0, b0 + panel, a.row, a.along, K, [&] {
+                for (long i = 0; i < 16 * 32 / M; i++, next += 32) {_mm_prefetch((const char*)next, _MM_HINT_T1);_mm_prefetch((const char*)(next+panel), _MM_HINT_T1);}
                 for (long i = 0; i < pairs_a_step && saved < 16; i++, saved++)
                     save(last_m + 2 * saved, last_n, last + 64 * saved);
             });
@@ -194,6 +199,11 @@ static inline __m512i together(Vec even, Vec odd) {
 }
 static inline Vec first(__m512i pair) { return _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16)); }
 static inline Vec second(__m512i pair) { return _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(0xffff0000))); }
+
+// Two rows of 32 as pairs, without the order of columns: `low` has columns 0-3, 8-11, 16-19 and 24-27, `high` the other.
+static inline __m512i low_pairs(__m512i even, __m512i odd) { return _mm512_unpacklo_epi16(even, odd); }
+static inline __m512i high_pairs(__m512i even, __m512i odd) { return _mm512_unpackhi_epi16(even, odd); }
+static inline long column_of_pair(long i) { return i / 4 % 4 * 8 + i / 16 * 4 + i % 4; }
 
 // B = x (K x N, rows `stride` apart).
 static void pack(const bf16* x, long stride, long K, long N, bf16* b, long panel) {
@@ -278,13 +288,31 @@ inline std::mutex one_at_a_time;  // who calls from outside
 
 // --- gradients of weights --------------------------------------------------------------------------------------------
 
+// sums += A B, or = where `fresh`: blocks of 32 x 32 of the result, those of the same columns one after the other, each
+// four tiles. meanwhile(block, step) runs between the steps.
+template <class Meanwhile>
+static void accumulate(Left a, const bf16* b, long panel, long M, long N, long K, bool fresh, float* sums, Meanwhile meanwhile) {
+    for (long n = 0; n < N; n += BLOCK)
+        for (long m = 0; m < M; m += BLOCK, sums += BLOCK * BLOCK) {
+            if (fresh)
+                clear_block();
+            else
+                fill_block(sums);
+            const bf16 *a0 = a.at + m / 16 * a.down, *b0 = b + n / 16 * panel, *next = b0 + 2 * panel + m * K * 16 / M;
+            add_block(a0, a0 + a.down, b0, b0 + panel, a.row, a.along, K, [&] {
+                for (long i = 0; i < 16 * 32 / M; i++, next += 32) {_mm_prefetch((const char*)next, _MM_HINT_T1);_mm_prefetch((const char*)(next+panel), _MM_HINT_T1);}
+                meanwhile(m, n); });
+            spill_block(sums, 64, 256, 512);
+        }
+}
+
 // The gradient of a weight, the sum over tokens of left^T right, for columns n0 to n0 + N: left (M x tokens) tiled, right
 // packed. 256 tokens at a time, so that two panels of `right` stay in the first cache; `sums` has room for M x N.
 // save(m, n, tile) gets each 16 x 16 of it at last.
 template <class Save>
-static void sum_over_tokens(const bf16* left, const bf16* right, long M, long n0, long N, long tokens, float* sums, Save save) {
+static void sum_over_tokens(const bf16* left, const bf16* right, long M, long n0, long N, long tokens, long stride, float* sums, Save save) {
     constexpr long AT_ONCE = 256;
-    const long panel = tokens * 16;
+    const long panel = stride * 16;
     for (long t = 0; t < tokens; t += AT_ONCE)
         for (long n = n0; n < n0 + N; n += BLOCK)
             for (long m = 0; m < M; m += BLOCK) {
@@ -293,14 +321,14 @@ static void sum_over_tokens(const bf16* left, const bf16* right, long M, long n0
                     fill_block(block);
                 else
                     clear_block();
-                const bf16 *a = left + m * tokens + t * 16, *b = right + n / 16 * panel + t * 16;
+                const bf16 *a = left + m * stride + t * 16, *b = right + n / 16 * panel + t * 16;
                 // What other cores have written comes late if it is not asked for: the panels after these, and the next tokens.
                 const bf16* next = right + (n / 16 + 2 + m / (M / 2)) * panel + (t + m % (M / 2) * 2 * AT_ONCE / M) * 16;
                 long line = ((n - n0) / BLOCK * (M / BLOCK) + m / BLOCK) * (AT_ONCE / 32) * 2;
-                add_block(a, a + tokens * 16, b, b + panel, 32, 512, std::min(AT_ONCE, tokens - t), [&] {
-                    for (int i = 0; i < 4; i++, next += 32) _mm_prefetch((const char*)next, _MM_HINT_T0);
+                add_block(a, a + panel, b, b + panel, 32, 512, std::min(AT_ONCE, tokens - t), [&] {
+                    for (int i = 0; i < 4; i++, next += 32) _mm_prefetch((const char*)next, _MM_HINT_T1);
                     for (int i = 0; i < 2; i++, line++) {
-                        const bf16* row = left + line / (AT_ONCE / 2) % (M / 16) * 16 * tokens;
+                        const bf16* row = left + line / (AT_ONCE / 2) % (M / 16) * panel;
                         _mm_prefetch((const char*)(row + (t + AT_ONCE) * 16 + line % (AT_ONCE / 2) * 32), _MM_HINT_T1);
                     }
                 });
@@ -311,7 +339,7 @@ static void sum_over_tokens(const bf16* left, const bf16* right, long M, long n0
             }
 }
 static inline void save_tile(const float* block, float* to, long stride) {
-    for (int i = 0; i < 16; i++) _mm512_storeu_ps(to + i * stride, _mm512_load_ps(block + i * 16));
+    for (int i = 0; i < 16; i++) _mm512_stream_ps(to + i * stride, _mm512_load_ps(block + i * 16));
 }
 static inline void save_tile_transposed(const float* block, float* to, long stride, bool add = false) {
     __m512i r[16];
@@ -319,6 +347,18 @@ static inline void save_tile_transposed(const float* block, float* to, long stri
     transpose16(r);
     for (int i = 0; i < 16; i++) {
         Vec v = _mm512_castsi512_ps(r[i]);
-        _mm512_storeu_ps(to + i * stride, add ? _mm512_add_ps(v, _mm512_loadu_ps(to + i * stride)) : v);
+        if(add) _mm512_storeu_ps(to + i * stride, add ? _mm512_add_ps(v, _mm512_loadu_ps(to + i * stride)) : v); else _mm512_stream_ps(to + i * stride, v);
+    }
+}
+
+// The same for columns in the order of `low_pairs` and `high_pairs`: to row n + i of `to` ...
+static inline void save_pairs_transposed(const float* block, float* to, long n, long stride, bool add) {
+    __m512i r[16];
+    for (int i = 0; i < 16; i++) r[i] = _mm512_load_si512(block + i * 16);
+    transpose16(r);
+    for (int i = 0; i < 16; i++) {
+        float* row = to + (n / 32 * 32 + n / 16 % 2 * 4 + i / 4 * 8 + i % 4) * stride;
+        Vec v = _mm512_castsi512_ps(r[i]);
+        _mm512_storeu_ps(row, add ? _mm512_add_ps(v, _mm512_loadu_ps(row)) : v);
     }
 }

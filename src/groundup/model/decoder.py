@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundup.kernels import Kernels
+from groundup import kernels
 from groundup.model.moe import MixtureOfExperts
 from groundup.model.rotary import frequencies, sharpening
 
@@ -349,7 +349,7 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.compiled = False
-        self.kernels: Kernels | None = None
+        self.kernels: kernels.Kernels | None = None
 
     def forward(
         self,
@@ -366,11 +366,12 @@ class Backbone(nn.Module):
         the given tokens are real in each row (the rest is padding on the right).
         """
         T = ids_BT.shape[1]
+        if self.kernels and cache is None and dtype == torch.bfloat16 and T % kernels.BLOCK == 0:
+            places = self._places(torch.arange(T)[None])
+            return self.kernels(ids_BT, places.cos[0, 0], places.sin[0, 0], documents_BT)
         x_BTD = (ids_BT if ids_BT.is_floating_point() else self.embed_tokens(ids_BT)).to(dtype)
         if cache is None:
             places = self._places(torch.arange(T, device=ids_BT.device)[None])
-            if self.kernels and self.kernels.fit(x_BTD):
-                return self.kernels(x_BTD, places.cos[0, 0], places.sin[0, 0], documents_BT)
             if documents_BT is not None:
                 same = documents_BT[:, None, :, None] == documents_BT[:, None, None, :]
                 places.visible = same & _causal(T, ids_BT.device)
@@ -399,7 +400,7 @@ class Backbone(nn.Module):
 
     def use_kernels(self) -> None:
         """Train in bfloat16 by `kernels`, whose `check` must have accepted the model."""
-        self.kernels = Kernels(self)
+        self.kernels = kernels.Kernels(self)
 
     def _places(self, positions_BT: Tensor) -> Positions:
         config = self.config

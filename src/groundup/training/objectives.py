@@ -22,8 +22,8 @@ def next_token(model: LanguageModel, batch: Batch, dtype: torch.dtype) -> tuple[
 
     batch: ids, targets (batch, time) int64; weight (batch, time) float32; documents (batch, time) or absent.
     """
-    loss = -weighted_log_probability(
-        model, batch["ids"], batch["targets"], batch["weight"], batch.get("documents"), dtype
+    loss = weighted_log_probability(
+        model, batch["ids"], batch["targets"], -batch["weight"], batch.get("documents"), dtype
     )
     return loss, {"loss": loss.item()}
 
