@@ -10,6 +10,7 @@
 #include "tiles.h"
 
 constexpr long MAX_CHANNELS = 256;
+constexpr float LOG2_E = 1.44269504f;
 
 // Whether the system lets this process use tiles; to be asked once, before everything else.
 extern "C" bool tiles_granted() {
@@ -55,6 +56,8 @@ template <class P>
 static P gated_panel(const Shape& s, P gate, P up, long p) {
     return (p % 2 ? up : gate) + p / 2 * 16 * s.width;
 }
+
+static inline Ahead soon(const bf16* at, long count) { return {(const char*)at, (const char*)(at + count)}; }
 
 static void pack_layer(const Shape& s, const Layer& l) {
     const long D = s.width, E = s.mixed(), A = s.attended(), G = 2 * s.inner;
@@ -197,33 +200,58 @@ static inline __mmask16 queries_that_see(const int* documents, long t, long s) {
     __mmask16 later = t >= s ? 0xffff : s - t > 15 ? 0 : (__mmask16)(0xffff << (s - t));
     return _mm512_mask_cmpeq_epi32_mask(later, _mm512_loadu_si512(documents + t), _mm512_set1_epi32(documents[s]));
 }
+// Which 32 tokens are of one document: where two such are of the same, all of the later see all of the earlier.
+static void find_alike(const int* documents, long T, bool* alike) {
+    for (long t = 0; t < T; t++) alike[t / BLOCK] = (t % BLOCK == 0 || alike[t / BLOCK]) && documents[t] == documents[t / BLOCK * BLOCK];
+}
+static inline bool all_seen(const int* documents, const bool* alike, long t, long s) {
+    return s / BLOCK < t / BLOCK && alike[s / BLOCK] && alike[t / BLOCK] && documents[s] == documents[t];
+}
 
-// softmax(q k^T) v of one head; q (T x C, scaled), keys packed transposed, values packed; out rows `stride` apart.
-static void attend(const bf16* q, const bf16* keys, const bf16* values, const int* documents, long T, long C, bf16* out,
-                   bf16* beyond, long stride, float* log_sums, float* scores, bf16* weights) {
+// softmax(q k^T) v of one head; q (T x C, scaled by log2(e) / sqrt(C)), keys packed transposed, values packed; out rows
+// `stride` apart; log_sums to base two.
+static void attend(const bf16* q, const bf16* keys, const bf16* values, const int* documents, const bool* alike, long T, long C,
+                   bf16* out, bf16* beyond, long stride, float* log_sums, bf16* weights) {
     const long wide = T + BLOCK;
     for (long t0 = 0; t0 < T; t0 += BLOCK) {
         const long S = t0 + BLOCK;
-        multiply(rows(q + t0 * C, C), keys, C * 16, BLOCK, S, C,
-                 each([=](long m, long n, Vec a, Vec b) {
-                     _mm512_storeu_ps(scores + m * wide + n, a), _mm512_storeu_ps(scores + m * wide + n + 16, b);
-                 }));
-        alignas(64) float scale[BLOCK];
-        for (long i = 0; i < BLOCK; i++) {
-            float* row = scores + i * wide;
-            Vec highest = all(-1e30f), total = all(0.f);
-            for (long s = 0; s < S; s += LANES)
-                highest = _mm512_mask_max_ps(highest, keys_seen(documents, t0 + i, s), highest, _mm512_loadu_ps(row + s));
-            const float top = _mm512_reduce_max_ps(highest);
-            for (long s = 0; s < S; s += LANES) {
-                Vec e = exponential(_mm512_sub_ps(_mm512_loadu_ps(row + s), all(top)));
-                e = _mm512_maskz_mov_ps(keys_seen(documents, t0 + i, s), e);
-                total = _mm512_add_ps(total, e);
-                store(weights + i * wide + s, e);
+        alignas(64) float sums_of[BLOCK * 16], reference[BLOCK] = {}, scale[BLOCK];
+        // Queries and keys are normalised, so a score is small, and 2^score is near enough to one ...
+        for (bool sure = false;; sure = true) {
+            std::memset(sums_of, 0, sizeof sums_of);
+            multiply(rows(q + t0 * C, C), keys, C * 16, BLOCK, S, C, [&](long m, long n, const float* two) {
+                const bool plain = all_seen(documents, alike, t0, n);
+                for (long i = m; i < m + 2; i++, two += 32) {
+                    const Vec by = all(reference[i]);
+                    Vec a = power_of_two(_mm512_sub_ps(_mm512_load_ps(two), by));
+                    Vec b = power_of_two(_mm512_sub_ps(_mm512_load_ps(two + 16), by));
+                    if (!plain) {
+                        a = _mm512_maskz_mov_ps(keys_seen(documents, t0 + i, n), a);
+                        b = _mm512_maskz_mov_ps(keys_seen(documents, t0 + i, n + 16), b);
+                    }
+                    _mm512_store_ps(sums_of + i * 16, _mm512_add_ps(_mm512_load_ps(sums_of + i * 16), _mm512_add_ps(a, b)));
+                    store(weights + i * wide + n, a, b);
+                }
+            });
+            bool good = true;
+            for (long m = 0; m < BLOCK; m += 16) {
+                Vec r[16];
+                for (int i = 0; i < 16; i++) r[i] = _mm512_load_ps(sums_of + (m + i) * 16);
+                const Vec total = sums(r);
+                good = good && _mm512_cmp_ps_mask(total, all(1e-20f), _CMP_GT_OQ) == 0xffff && _mm512_cmp_ps_mask(total, all(1e20f), _CMP_LT_OQ) == 0xffff;
+                _mm512_store_ps(scale + m, _mm512_div_ps(all(1.f), total));
+                _mm512_storeu_ps(log_sums + t0 + m, _mm512_add_ps(logarithm_of_two(total), _mm512_load_ps(reference + m)));
             }
-            const float whole = sum(total);
-            scale[i] = 1 / whole;
-            log_sums[t0 + i] = top + std::log(whole);
+            if (good || sure) break;
+            // ... unless the norms' gains are large: then beside the row's highest.
+            for (long i = 0; i < BLOCK; i++) _mm512_store_ps(sums_of + i * 16, all(-1e30f));
+            multiply(rows(q + t0 * C, C), keys, C * 16, BLOCK, S, C, each([&](long m, long n, Vec a, Vec b) {
+                         Vec highest = _mm512_load_ps(sums_of + m * 16);
+                         highest = _mm512_mask_max_ps(highest, keys_seen(documents, t0 + m, n), highest, a);
+                         highest = _mm512_mask_max_ps(highest, keys_seen(documents, t0 + m, n + 16), highest, b);
+                         _mm512_store_ps(sums_of + m * 16, highest);
+                     }));
+            for (long i = 0; i < BLOCK; i++) reference[i] = _mm512_reduce_max_ps(_mm512_load_ps(sums_of + i * 16));
         }
         multiply(rows(weights, wide), values, T * 16, BLOCK, C, S, each([&](long m, long n, Vec a, Vec b) {
                      const long at = (t0 + m) * stride + n;
@@ -235,21 +263,22 @@ static void attend(const bf16* q, const bf16* keys, const bf16* values, const in
 static void layer_forward(const Shape& s, const Layer& l, const float* cos, const float* sin, const int* documents, bf16* y) {
     const long T = s.time, D = s.width, C = s.channels, E = s.mixed(), A = s.attended(), F = s.inner, N = spread(s.tokens());
     const long H = s.heads, K = s.key_heads;
-    const float eps = s.eps, scale = 1 / std::sqrt((float)C);
+    const float eps = s.eps, scale = LOG2_E / std::sqrt((float)C);
 #pragma omp parallel num_threads(s.threads)
     {
         Tiles tiles;
-        scratch.room(2 * T * (D + F + 64 + E + A + D) + 8 * T * C + 6 * BLOCK * (T + BLOCK) + 4096);
+        scratch.room(2 * T * (D + F + 64 + E + A + D) + 8 * T * C + 2 * BLOCK * (T + BLOCK) + T / BLOCK + 4096);
         bf16 *h = scratch.take<bf16>(T * (D + 32)), *gated = scratch.take<bf16>(T * (F + 32));
         bf16 *q = scratch.take<bf16>(T * C), *k = scratch.take<bf16>(T * C);
         bf16 *keys = scratch.take<bf16>(T * C), *values = scratch.take<bf16>(T * C);
         bf16 *qkv = scratch.take<bf16>(T * E), *attention = scratch.take<bf16>(T * A), *middle = scratch.take<bf16>(T * D);
-        float* scores = scratch.take<float>(BLOCK * (T + BLOCK));
         bf16* weights = scratch.take<bf16>(BLOCK * (T + BLOCK));
+        bool* alike = scratch.take<bool>(T / BLOCK);
 #pragma omp for schedule(dynamic, 1)
         for (long r = 0; r < s.rows; r++) {
             const bf16* x = l.x + r * T * D;
             bf16* gates = l.gates + r * T * 2 * F, *out = y + r * T * D;
+            find_alike(documents + r * T, T, alike);
             normalise(x, l.attention_norm, eps, T, D, h, D + 32);
             tile_transposed(h, D + 32, T, D, l.normed, N, r * T);
             multiply(rows(h, D + 32), l.mixed_t, D * 16, T, E, D, each([=](long m, long n, Vec a, Vec b) {
@@ -263,8 +292,8 @@ static void layer_forward(const Shape& s, const Layer& l, const float* cos, cons
                     pack(qkv + A + (K + shared) * C, E, T, C, values, T * 16);
                 }
                 place(qkv + head * C, E, l.q_norm, cos, sin, eps, scale, T, C, q);
-                attend(q, keys, values, documents + r * T, T, C, attention + head * C, l.attention + r * T * A + head * C, A,
-                       l.log_sums + (r * H + head) * T, scores, weights);
+                attend(q, keys, values, documents + r * T, alike, T, C, attention + head * C, l.attention + r * T * A + head * C, A,
+                       l.log_sums + (r * H + head) * T, weights);
             }
             multiply(rows(attention, A), l.o_t, A * 16, T, D, A, each([=](long m, long n, Vec a, Vec b) {
                          const bf16* was = x + m * D + n;
@@ -288,7 +317,7 @@ static void layer_forward(const Shape& s, const Layer& l, const float* cos, cons
             multiply(rows(gated, F + 32), l.down_t, F * 16, T, D, F, each([=](long m, long n, Vec a, Vec b) {
                          const bf16* was = middle + m * D + n;
                          store_beyond(out + m * D + n, _mm512_add_ps(a, load(was)), _mm512_add_ps(b, load(was + 16)));
-                     }));
+                     }), false, soon(x + s.threads * T * D, r + s.threads < s.rows ? T * D : 0));
             _mm_sfence();  // what went past the caches is there before another thread looks for it
         }
     }
@@ -318,21 +347,23 @@ static void layer_backward(const Shape& s, const Layer& l, const float* cos, con
     {
         Tiles tiles;
         scratch.room(2 * T * (2 * D + 3 * F + A + E + 256) + 2 * T * C * 9 + 4 * T * C * 3 + 4 * T + 4 * BLOCK * wide +
-                     2 * T * wide + 8192);
+                     2 * T * T + T / BLOCK + 8192);
         bf16 *h = scratch.take<bf16>(T * (D + 32)), *grad_gates = scratch.take<bf16>(T * 2 * F), *grad_middle = scratch.take<bf16>(T * D);
         bf16 *grad_attention = scratch.take<bf16>(T * A), *grad_qkv = scratch.take<bf16>(T * (E + 32));
-        bf16 *q = scratch.take<bf16>(T * C), *k = scratch.take<bf16>(T * C), *keys = scratch.take<bf16>(T * C);
+        bf16 *q = scratch.take<bf16>(T * C), *k = scratch.take<bf16>(T * C), *keys_t = scratch.take<bf16>(T * C);
         bf16 *queries_t = scratch.take<bf16>(T * C), *queries = scratch.take<bf16>(T * C);
         bf16 *grads_t = scratch.take<bf16>(T * C), *grads = scratch.take<bf16>(T * C);
         float *grad_q = scratch.take<float>(T * C), *grad_k = scratch.take<float>(T * C), *grad_v = scratch.take<float>(T * C);
         float* along = scratch.take<float>(T);
         bf16 *weights = scratch.take<bf16>(BLOCK * wide), *slopes = scratch.take<bf16>(BLOCK * wide);
-        bf16* all_slopes = scratch.take<bf16>(T * wide);
+        bf16* all_slopes = scratch.take<bf16>(T * T);
+        bool* alike = scratch.take<bool>(T / BLOCK);
 #pragma omp for schedule(dynamic, 1)
         for (long r = 0; r < s.rows; r++) {
             const bf16 *x = l.x + r * T * D, *qkv = l.qkv + r * T * E, *attention = l.attention + r * T * A;
             const bf16 *middle = l.middle + r * T * D, *gates = l.gates + r * T * 2 * F;
             const int* numbers = documents + r * T;
+            find_alike(numbers, T, alike);
             bf16* out = grad + r * T * D;  // at first the gradient of the output, at last of the input
             float *gain1 = gain_parts + r * gains, *gain2 = gain1 + D, *gain_q = gain2 + D, *gain_k = gain_q + C;
             // the MLP
@@ -350,72 +381,86 @@ static void layer_backward(const Shape& s, const Layer& l, const float* cos, con
                     _mm512_store_si512(to, together(to_gate[0], to_gate[1]));
                     _mm512_store_si512(to + 16 * N, together(to_up[0], to_up[1]));
                 }
-            });
+            }, false, soon(middle, T * D));
             tile_transposed(out, D, T, D, o.grad_out, N, r * T);
             multiply(tiled(grad_gates, 2 * F), l.gated_b, 2 * F * 16, T, D, 2 * F,
-                     each([=](long m, long n, Vec a, Vec b) { store(h + m * (D + 32) + n, a, b); }));
+                     each([=](long m, long n, Vec a, Vec b) { store(h + m * (D + 32) + n, a, b); }), false, soon(qkv, T * E));
             normalise_backward(middle, l.mlp_norm, eps, h, D + 32, out, T, D, grad_middle, gain2);
             // attention
             tile_transposed(grad_middle, D, T, D, o.grad_middle, N, r * T);
             _mm_sfence();
-            pack(attention, A, T, A, o.attention + r * T * 16, N * 16);
             multiply(rows(grad_middle, D), l.o_b, D * 16, T, A, D,
-                     each([=](long m, long n, Vec a, Vec b) { store(grad_attention + m * A + n, a, b); }));
+                     each([=](long m, long n, Vec a, Vec b) { store(grad_attention + m * A + n, a, b); }), false, soon(attention, T * A));
+            pack(attention, A, T, A, o.attention + r * T * 16, N * 16);
             for (long head = 0; head < H; head++) {
                 const long shared = head / (H / K);
                 const bf16 *v = qkv + A + (K + shared) * C, *from = grad_attention + head * C;
                 const float* log_sums = l.log_sums + (r * H + head) * T;
                 if (head % (H / K) == 0) {
                     place(qkv + A + shared * C, E, l.k_norm, cos, sin, eps, 1.f, T, C, k);
-                    pack(k, C, T, C, keys, T * 16);
-                    std::memset(grad_k, 0, T * C * sizeof(float)), std::memset(grad_v, 0, T * C * sizeof(float));
+                    transposed(k, C, T, C, [=](long c, long t, const __m512i* found) {
+                        for (int i = 0; i < 16; i++) _mm512_store_si512(keys_t + c * T + t * 16 + i * 32, found[i]);
+                    });
                 }
-                place(qkv + head * C, E, l.q_norm, cos, sin, eps, scale, T, C, q);
+                place(qkv + head * C, E, l.q_norm, cos, sin, eps, scale * LOG2_E, T, C, q);
                 pack_transposed(q, C, T, C, queries_t, C * 16), pack(q, C, T, C, queries, T * 16);
                 pack_transposed(from, A, T, C, grads_t, C * 16), pack(from, A, T, C, grads, T * 16);
-                for (long t = 0; t < T; t++) {
-                    Vec dots = all(0.f);
-                    for (long c = 0; c < C; c += LANES)
-                        dots = _mm512_fmadd_ps(load(from + t * A + c), load(attention + t * A + head * C + c), dots);
-                    along[t] = sum(dots);
+                for (long t = 0; t < T; t += 16) {
+                    Vec dots[16];
+                    for (long i = 0; i < 16; i++) {
+                        dots[i] = all(0.f);
+                        for (long c = 0; c < C; c += LANES)
+                            dots[i] = _mm512_fmadd_ps(load(from + (t + i) * A + c), load(attention + (t + i) * A + head * C + c), dots[i]);
+                    }
+                    _mm512_storeu_ps(along + t, sums(dots));
                 }
                 for (long s0 = 0; s0 < T; s0 += BLOCK) {  // 32 keys and all queries from there on
                     const long Q = T - s0;
-                    multiply(rows(k + s0 * C, C), queries_t + s0 * C, C * 16, BLOCK, Q, C, each([=](long m, long n, Vec a, Vec b) {
-                                 a = exponential(_mm512_sub_ps(a, _mm512_loadu_ps(log_sums + s0 + n)));
-                                 b = exponential(_mm512_sub_ps(b, _mm512_loadu_ps(log_sums + s0 + n + 16)));
-                                 store(weights + m * wide + n, _mm512_maskz_mov_ps(queries_that_see(numbers, s0 + n, s0 + m), a),
-                                       _mm512_maskz_mov_ps(queries_that_see(numbers, s0 + n + 16, s0 + m), b));
-                             }));
-                    multiply(rows(v + s0 * E, E), grads_t + s0 * C, C * 16, BLOCK, Q, C, each([=](long m, long n, Vec a, Vec b) {
-                                 const bf16* p = weights + m * wide + n;
-                                 a = _mm512_mul_ps(load(p), _mm512_sub_ps(a, _mm512_loadu_ps(along + s0 + n)));
-                                 b = _mm512_mul_ps(load(p + 16), _mm512_sub_ps(b, _mm512_loadu_ps(along + s0 + n + 16)));
-                                 store(slopes + m * wide + n, a, b);
-                             }));
-                    const auto added = [=](float* sums) {
-                        return each([=](long m, long n, Vec a, Vec b) {
-                            float* to = sums + (s0 + m) * C + n;
-                            _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), a));
-                            _mm512_storeu_ps(to + 16, _mm512_add_ps(_mm512_loadu_ps(to + 16), b));
-                        });
+                    multiply_both(rows(k + s0 * C, C), queries_t + s0 * C, rows(v + s0 * E, E), grads_t + s0 * C, C * 16, BLOCK, Q, C,
+                                  [=](long m, long n, const float* scores, const float* grads) {
+                                      const long t = s0 + n;
+                                      const bool plain = all_seen(numbers, alike, t, s0);
+                                      __m512i slope[2];
+                                      for (long i = 0; i < 2; i++) {
+                                          Vec p[2], d[2];
+                                          for (long h = 0; h < 2; h++) {
+                                              p[h] = power_of_two(_mm512_sub_ps(_mm512_load_ps(scores + 32 * i + 16 * h), _mm512_loadu_ps(log_sums + t + 16 * h)));
+                                              if (!plain) p[h] = _mm512_maskz_mov_ps(queries_that_see(numbers, t + 16 * h, s0 + m + i), p[h]);
+                                              d[h] = _mm512_mul_ps(p[h], _mm512_sub_ps(_mm512_load_ps(grads + 32 * i + 16 * h), _mm512_loadu_ps(along + t + 16 * h)));
+                                          }
+                                          store(weights + (m + i) * wide + n, p[0], p[1]);
+                                          slope[i] = (__m512i)_mm512_cvtne2ps_pbh(d[1], d[0]);
+                                          _mm512_storeu_si512(slopes + (m + i) * wide + n, slope[i]);
+                                      }
+                                      bf16* to = all_slopes + t * T + (s0 + m) * 16;
+                                      _mm512_store_si512(to, low_pairs(slope[0], slope[1]));
+                                      _mm512_store_si512(to + 16 * T, high_pairs(slope[0], slope[1]));
+                                  });
+                    const auto add = [=](const bf16* left, const bf16* right, float* to) {
+                        for (long c = 0; c < C; c += BLOCK) {
+                            if (head % (H / K) == 0) clear_block(); else
+                            fill_rows(to + s0 * C + c, C);
+                            const bf16* b0 = right + c / 16 * T * 16 + s0 * 16;
+                            add_block(left, left + 16 * wide, b0, b0 + T * 16, wide, 32, Q, [] {});
+                            spill_block(to + s0 * C + c, C * 4, 16, 16 * C);
+                        }
                     };
-                    multiply(rows(weights, wide), grads + s0 * 16, T * 16, BLOCK, C, Q, added(grad_v));
-                    multiply(rows(slopes, wide), queries + s0 * 16, T * 16, BLOCK, C, Q, added(grad_k));
-                    transposed(slopes, wide, BLOCK, Q, [=](long n, long, const __m512i* found) {
-                        for (int i = 0; i < 16; i++) _mm512_storeu_si512(all_slopes + (s0 + n + i) * wide + s0, found[i]);
-                    });
+                    add(weights, grads, grad_v), add(slopes, queries, grad_k);
                 }
                 for (long t0 = 0; t0 < T; t0 += BLOCK)
-                    multiply(rows(all_slopes + t0 * wide, wide), keys, T * 16, BLOCK, C, t0 + BLOCK,
-                             each([=](long m, long n, Vec a, Vec b) {
-                                 float* to = grad_q + (t0 + m) * C + n;
-                                 _mm512_storeu_ps(to, a), _mm512_storeu_ps(to + 16, b);
-                             }));
+                    for (long c = 0; c < C; c += BLOCK) {
+                        alignas(64) float block[BLOCK * BLOCK];
+                        clear_block();
+                        const bf16 *a0 = keys_t + c * T, *b0 = all_slopes + t0 * T;
+                        add_block(a0, a0 + 16 * T, b0, b0 + 16 * T, 32, 512, t0 + BLOCK, [] {});
+                        spill_block(block, 64, 256, 512);
+                        for (long quarter = 0; quarter < 4; quarter++)
+                            save_pairs_transposed(block + quarter * 256, grad_q + c + quarter / 2 * 16, t0 + quarter % 2 * 16, C, false);
+                    }
                 place_backward(qkv + head * C, E, l.q_norm, cos, sin, eps, scale, T, C, grad_q, grad_qkv + head * C, E + 32,
                                o.grad_qkv + head * C * N + r * T * 16, N * 16, gain_q);
                 if ((head + 1) % (H / K) == 0) {
-                    place_backward(qkv + A + shared * C, E, l.k_norm, cos, sin, eps, 1.f, T, C, grad_k,
+                    place_backward(qkv + A + shared * C, E, l.k_norm, cos, sin, eps, 1 / LOG2_E, T, C, grad_k,
                                    grad_qkv + A + shared * C, E + 32, o.grad_qkv + (A + shared * C) * N + r * T * 16, N * 16, gain_k);
                     const long at = A + (K + shared) * C;
                     for (long t = 0; t < T; t += 2)
@@ -427,7 +472,7 @@ static void layer_backward(const Shape& s, const Layer& l, const float* cos, con
                 }
             }
             multiply(rows(grad_qkv, E + 32), l.mixed_b, E * 16, T, D, E,
-                     each([=](long m, long n, Vec a, Vec b) { store(h + m * (D + 32) + n, a, b); }));
+                     each([=](long m, long n, Vec a, Vec b) { store(h + m * (D + 32) + n, a, b); }), false, soon(x, T * D));
             normalise_backward(x, l.attention_norm, eps, h, D + 32, grad_middle, T, D, out, gain1);
         }
         // the weights' gradients

@@ -15,7 +15,7 @@ extern "C" void muon(const Matrix* matrices, long count, long R, long C, long th
     {
         Tiles tiles;
         scratch.room(2 * (4 * M * N + 3 * M * M) + 4096);
-        bf16 *update = scratch.take<bf16>(R * C), *x = scratch.take<bf16>(M * N), *packed = scratch.take<bf16>(M * N);
+        bf16 *update = scratch.take<bf16>(R * C), *x = scratch.take<bf16>(M * N), *packed = scratch.take<bf16>(M * N), *other = scratch.take<bf16>(M * N);
         bf16 *gram = scratch.take<bf16>(M * M), *powers = scratch.take<bf16>(M * M), *packed_gram = scratch.take<bf16>(M * M);
 #pragma omp for schedule(dynamic, 1)
         for (long which = 0; which < count; which++) {
@@ -41,21 +41,31 @@ extern "C" void muon(const Matrix* matrices, long count, long R, long C, long th
             const Vec scale = all(1 / (std::sqrt(sum(squares)) * 1.01f + 1e-7f));
             for (long i = 0; i < M * N; i += BLOCK)
                 store(x + i, _mm512_mul_ps(load(from + i), scale), _mm512_mul_ps(load(from + i + 16), scale));
+            pack(x, N, M, N, packed, M * 16);
             for (const float* k = abc; k < abc + 3 * steps; k += 3) {
-                pack_transposed(x, N, M, N, packed, N * 16);
-                multiply(rows(x, N), packed, N * 16, M, M, N,
-                         each([=](long m, long n, Vec a, Vec b) { store(gram + m * M + n, a, b); }));
+                pack_transposed(x, N, M, N, other, N * 16);
+                multiply(rows(x, N), other, N * 16, M, M, N,
+                         each([=](long m, long n, Vec a, Vec b) { store(gram + m * M + n, a, b); }), true);
+                mirror(gram, M);
                 pack(gram, M, M, M, packed_gram, M * 16);
                 multiply(rows(gram, M), packed_gram, M * 16, M, M, M, each([=](long m, long n, Vec a, Vec b) {
                              const bf16* g = gram + m * M + n;
                              store(powers + m * M + n, _mm512_fmadd_ps(all(k[1]), load(g), _mm512_mul_ps(all(k[2]), a)),
                                    _mm512_fmadd_ps(all(k[1]), load(g + 16), _mm512_mul_ps(all(k[2]), b)));
-                         }));
-                pack(x, N, M, N, packed, M * 16);
-                multiply(rows(powers, M), packed, M * 16, M, N, M, each([=](long m, long n, Vec a, Vec b) {
-                             bf16* to = x + m * N + n;
-                             store(to, _mm512_fmadd_ps(all(k[0]), load(to), a), _mm512_fmadd_ps(all(k[0]), load(to + 16), b));
-                         }));
+                         }), true);
+                mirror(powers, M);
+                multiply(rows(powers, M), packed, M * 16, M, N, M, [=](long m, long n, const float* two) {
+                    __m512i row[2];
+                    for (long i = 0; i < 2; i++) {
+                        bf16* to = x + (m + i) * N + n;
+                        Vec a = _mm512_fmadd_ps(all(k[0]), load(to), _mm512_load_ps(two + 32 * i));
+                        Vec b = _mm512_fmadd_ps(all(k[0]), load(to + 16), _mm512_load_ps(two + 32 * i + 16));
+                        _mm512_storeu_si512(to, row[i] = (__m512i)_mm512_cvtne2ps_pbh(b, a));
+                    }
+                    for (int half = 0; half < 2; half++)
+                        _mm512_store_si512(other + (n / 16 + half) * M * 16 + m * 16, paired(row[0], row[1], half));
+                });
+                std::swap(packed, other);
             }
             const bf16* direction = x;
             if (R > C) {
@@ -76,9 +86,17 @@ extern "C" void muon(const Matrix* matrices, long count, long R, long C, long th
 extern "C" void adamw(long n, long threads, float* weight, const float* grad, float* first, float* second, float beta1,
                       float beta2, float root_correction, float rate, float keep) {
 #pragma omp parallel for num_threads(threads)
-    for (long i = 0; i < n; i++) {
-        first[i] += (grad[i] - first[i]) * (1 - beta1);
-        second[i] = second[i] * beta2 + grad[i] * grad[i] * (1 - beta2);
-        weight[i] = weight[i] * keep - rate * first[i] / (std::sqrt(second[i]) / root_correction + 1e-8f);
+    for (long i = 0; i < n; i += LANES) {
+        const __mmask16 inside = n - i < LANES ? (1 << (n - i)) - 1 : 0xffff;
+        for (const float* p : {(const float*)weight, grad, (const float*)first, (const float*)second}) _mm_prefetch((const char*)(p + i + 512), _MM_HINT_T0);
+        Vec g = _mm512_maskz_loadu_ps(inside, grad + i), m = _mm512_maskz_loadu_ps(inside, first + i);
+        Vec v = _mm512_maskz_loadu_ps(inside, second + i), w = _mm512_maskz_loadu_ps(inside, weight + i);
+        m = _mm512_fmadd_ps(_mm512_sub_ps(g, m), all(1 - beta1), m);
+        v = _mm512_fmadd_ps(_mm512_mul_ps(g, g), all(1 - beta2), _mm512_mul_ps(v, all(beta2)));
+        Vec below = _mm512_fmadd_ps(_mm512_sqrt_ps(v), all(1 / root_correction), all(1e-8f));
+        w = _mm512_fnmadd_ps(_mm512_div_ps(m, below), all(rate), _mm512_mul_ps(w, all(keep)));
+        _mm512_mask_storeu_ps(first + i, inside, m);
+        _mm512_mask_storeu_ps(second + i, inside, v);
+        _mm512_mask_storeu_ps(weight + i, inside, w);
     }
 }

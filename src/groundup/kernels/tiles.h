@@ -47,13 +47,19 @@ static inline Vec sums(Vec r[16]) {
     return _mm512_add_ps(_mm512_shuffle_f32x4(r[0], r[1], 0x88), _mm512_shuffle_f32x4(r[0], r[1], 0xdd));
 }
 
-// e^x to 2e-4, finer than bfloat16 (4e-3) can tell; 0 below -87.
-static inline Vec exponential(Vec x) {
-    x = _mm512_max_ps(all(-150.f), _mm512_mul_ps(x, all(1.44269504f)));  // in this order NaN stays
+// 2^x and e^x to 2e-4, finer than bfloat16 (4e-3) can tell; 0 far below zero, and NaN stays.
+static inline Vec power_of_two(Vec x) {
     Vec whole = _mm512_roundscale_ps(x, 0), rest = _mm512_sub_ps(x, whole);
     Vec y = _mm512_fmadd_ps(all(0.0558263f), rest, all(0.2401397f));
     y = _mm512_fmadd_ps(_mm512_fmadd_ps(y, rest, all(0.6931472f)), rest, all(1.f));
     return _mm512_scalef_ps(y, whole);
+}
+static inline Vec exponential(Vec x) { return power_of_two(_mm512_mul_ps(x, all(1.44269504f))); }
+static inline Vec logarithm_of_two(Vec x) {  // to 1e-5
+    Vec m = _mm512_sub_ps(_mm512_getmant_ps(x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src), all(1.f));
+    Vec y = _mm512_fmadd_ps(all(-0.03459521f), m, all(0.14643361f));
+    for (float c : {-0.30338967f, 0.46930169f, -0.72044237f, 1.44268325f}) y = _mm512_fmadd_ps(y, m, all(c));
+    return _mm512_fmadd_ps(y, m, _mm512_getexp_ps(x));
 }
 static inline Vec sigmoid(Vec x) {
     return _mm512_rcp14_ps(_mm512_add_ps(all(1.f), exponential(_mm512_sub_ps(all(0.f), x))));
@@ -101,6 +107,12 @@ static inline void fill_block(const float* block) {
     _tile_loadd(2, block + 512, 64);
     _tile_loadd(3, block + 768, 64);
 }
+static inline void fill_rows(const float* from, long stride) {
+    _tile_loadd(0, from, stride * 4);
+    _tile_loadd(1, from + 16, stride * 4);
+    _tile_loadd(2, from + 16 * stride, stride * 4);
+    _tile_loadd(3, from + 16 * stride + 16, stride * 4);
+}
 static inline void spill_block(float* out, long stride, long right, long below) {
     _tile_stored(0, out, stride);
     _tile_stored(1, out + right, stride);
@@ -128,20 +140,31 @@ static inline void add_block(const bf16* a0, const bf16* a1, const bf16* b0, con
     }
 }
 
+struct Ahead {  // memory that is needed soon: asked for in even parts, once a step
+    const char *at = nullptr, *end = nullptr;
+    long lines = 0;
+    void ask() {
+        for (long i = 0; i < lines && at < end; i++, at += 64) _mm_prefetch(at, _MM_HINT_T1);
+    }
+};
+
 // A (M x K) times B (K x N), `panel` numbers between panels of B. save(m, n, two) gets two rows of 32 numbers of the
-// result, those at rows m and m + 1 and columns n to n + 31, while the next block is in the making.
+// result, those at rows m and m + 1 and columns n to n + 31, while the next block is in the making. Where the result is
+// known to be symmetric, the `upper` blocks will do.
 template <class Save>
-static void multiply(Left a, const bf16* b, long panel, long M, long N, long K, Save save) {
+static void multiply(Left a, const bf16* b, long panel, long M, long N, long K, Save save, bool upper = false, Ahead ahead = {}) {
+    ahead.lines = ((ahead.end - ahead.at) / 64 * BLOCK * BLOCK * BLOCK + M * N * K - 1) / (M * N * K);
     alignas(64) float out[2][BLOCK * BLOCK];
     const long pairs_a_step = (16 * 32 + K - 1) / K;
     long saved = 16, last_m = 0, last_n = 0, turn = 0;
     for (long n = 0; n < N; n += BLOCK)
-        for (long m = 0; m < M; m += BLOCK) {
+        for (long m = 0; m < (upper ? n + BLOCK : M); m += BLOCK) {
             const float* last = out[turn ^ 1];
             const bf16 *a0 = a.at + m / 16 * a.down, *b0 = b + n / 16 * panel, *next = b0 + 2 * panel + m * K * 16 / M;
             clear_block();
             add_block(a0, a0 + a.down, b0, b0 + panel, a.row, a.along, K, [&] {
                 for (long i = 0; i < 16 * 32 / M; i++, next += 32) {_mm_prefetch((const char*)next, _MM_HINT_T1);_mm_prefetch((const char*)(next+panel), _MM_HINT_T1);}
+                ahead.ask();
                 for (long i = 0; i < pairs_a_step && saved < 16; i++, saved++)
                     save(last_m + 2 * saved, last_n, last + 64 * saved);
             });
@@ -149,6 +172,30 @@ static void multiply(Left a, const bf16* b, long panel, long M, long N, long K, 
             saved = 0, last_m = m, last_n = n, turn ^= 1;
         }
     for (; saved < 16; saved++) save(last_m + 2 * saved, last_n, out[turn ^ 1] + 64 * saved);
+}
+
+// Two products of one shape at once: save(m, n, two, other) gets two rows of each.
+template <class Save>
+static void multiply_both(Left a, const bf16* b, Left other_a, const bf16* other_b, long panel, long M, long N, long K, Save save) {
+    alignas(64) float out[2][2][BLOCK * BLOCK];
+    const long pairs_a_step = (16 * 16 + K - 1) / K;
+    long saved = 16, last_m = 0, last_n = 0, turn = 0;
+    for (long n = 0; n < N; n += BLOCK)
+        for (long m = 0; m < M; m += BLOCK) {
+            const auto meanwhile = [&] {
+                for (long i = 0; i < pairs_a_step && saved < 16; i++, saved++)
+                    save(last_m + 2 * saved, last_n, out[turn ^ 1][0] + 64 * saved, out[turn ^ 1][1] + 64 * saved);
+            };
+            const auto make = [&](Left left, const bf16* right, float* to) {
+                const bf16 *a0 = left.at + m / 16 * left.down, *b0 = right + n / 16 * panel;
+                clear_block();
+                add_block(a0, a0 + left.down, b0, b0 + panel, left.row, left.along, K, meanwhile);
+                spill_block(to, 128, 16, 512);
+            };
+            make(a, b, out[turn][0]), make(other_a, other_b, out[turn][1]);
+            saved = 0, last_m = m, last_n = n, turn ^= 1;
+        }
+    for (; saved < 16; saved++) save(last_m + 2 * saved, last_n, out[turn ^ 1][0] + 64 * saved, out[turn ^ 1][1] + 64 * saved);
 }
 
 // save for `multiply`: what `f(m, n, low, high)` makes of row m, 16 numbers from column n on and 16 more.
@@ -238,6 +285,13 @@ static void transposed(const bf16* x, long stride, long T, long D, Save save) {
             transpose16(r[0]), transpose16(r[1]);
             save(d, t, r[0]), save(d + 16, t, r[1]);
         }
+}
+// x (M x M), of which the upper blocks of 32 x 32 are known, made symmetric.
+static void mirror(bf16* x, long M) {
+    for (long n = BLOCK; n < M; n += BLOCK)
+        transposed(x + n, M, n, BLOCK, [=](long d, long t, const __m512i* rows) {
+            for (int i = 0; i < 16; i++) _mm512_storeu_si512(x + (n + d + i) * M + t, rows[i]);
+        });
 }
 // The same as tiles of A, K numbers along, beginning at `t0`.
 static void tile_transposed(const bf16* x, long stride, long T, long D, bf16* a, long K, long t0) {
