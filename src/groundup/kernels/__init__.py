@@ -97,7 +97,7 @@ PARAMETERS = (
     *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
 )
 PACKED = ("mixed_t", "o_t", "gated_t", "down_t", "mixed_b", "o_b", "gated_b", "down_b")
-KEPT = ("x", "qkv", "attention", "middle", "gates", "gated_right", "normed", "mlp_normed", "log_sums")
+KEPT = ("x", "qkv", "middle", "gates", "attention", "gated_right", "normed", "mlp_normed", "log_sums")
 
 
 class _Layer(ctypes.Structure):
@@ -111,7 +111,8 @@ class _Layer(ctypes.Structure):
 class _Room:
     """What the C++ keeps between forward and backward pass for a batch of one shape: the fields that the names tell."""
 
-    def __init__(self, config: "DecoderConfig", rows: int, time: int) -> None:
+    def __init__(self, backbone: "Backbone", rows: int, time: int) -> None:
+        config = backbone.config
         D, F, C = config.hidden_size, config.intermediate_size, config.head_dim
         H, K = config.num_attention_heads, config.num_key_value_heads
         N, A, E = rows * time, H * C, (H + 2 * K) * C
@@ -119,43 +120,43 @@ class _Room:
         self.shape = _Shape(rows, time, D, H, K, C, F, torch.get_num_threads(), config.rms_norm_eps)
         packed = [E * D, A * D, 2 * F * D, F * D] * 2
         spread = (-(-N // 128) | 1) * 128  # as in the C++
-        kept = [N * D, N * E, N * A, N * D, 2 * N * F, *(spread * size for size in (F, D, D)), 2 * N * H]  # float32 counts twice
+        kept = [N * D, N * E, N * D, 2 * N * F, *(spread * size for size in (A, F, D, D)), 2 * N * H]  # float32 counts twice
         # One piece of memory, which the system can give in large pages.
         sizes = [-(-size // 64) * 64 for size in (*packed, *kept)]
         memory = torch.empty(config.num_hidden_layers * sum(sizes) + N * D, dtype=torch.bfloat16)
         *layers, self.last = memory.split([*[sum(sizes)] * config.num_hidden_layers, N * D])
         self.layers = [layer.split(sizes) for layer in layers]
-        self.x = self.layers[0][len(packed)]
+        places = backbone.places(torch.arange(time)[None])
+        self.cos, self.sin = (x[0, 0, :, : C // 2].contiguous() for x in (places.cos, places.sin))
 
 
 class Kernels:
     """A backbone that `check` has accepted."""
 
     def __init__(self, backbone: "Backbone") -> None:
-        self.config = backbone.config
+        self.backbone = backbone
         layers = [layer.get_submodule(name).weight for layer in backbone.layers for name in PARAMETERS]
         self.parameters = (backbone.embed_tokens.weight, backbone.norm.weight, *layers)
         self.rooms: list[_Room] = []  # kept, since memory that is given back must be cleared when it comes again
 
-    def __call__(self, ids_BT: Tensor, cos_TC: Tensor, sin_TC: Tensor, documents_BT: Tensor | None) -> Tensor:
+    def __call__(self, ids_BT: Tensor, documents_BT: Tensor | None) -> Tensor:
         """Hidden states (batch, time, width) in bfloat16; see `Backbone`. The time must be a multiple of 32.
 
-        `cos_TC`, `sin_TC`: (time, channels), the second half as the first. Raises IndexError for an id that is none.
+        Raises IndexError for an id that is none.
         """
-        if not 0 <= int(ids_BT.min()) <= int(ids_BT.max()) < self.config.vocab_size:
-            raise IndexError(f"an id is not among the {self.config.vocab_size} tokens")
-        half = self.config.head_dim // 2
+        vocabulary = self.backbone.config.vocab_size
+        if not 0 <= int(ids_BT.min()) <= int(ids_BT.max()) < vocabulary:
+            raise IndexError(f"an id is not among the {vocabulary} tokens")
         documents = torch.zeros_like(ids_BT) if documents_BT is None else documents_BT
-        ids, documents = (x.to(torch.int32).contiguous() for x in (ids_BT, documents))
-        places = (ids, cos_TC[:, :half].contiguous(), sin_TC[:, :half].contiguous(), documents)
-        return _Backbone.apply(self, places, torch.is_grad_enabled(), *self.parameters)
+        batch = tuple(x.to(torch.int32).contiguous() for x in (ids_BT, documents))
+        return _Backbone.apply(self, batch, torch.is_grad_enabled(), *self.parameters)
 
     def room(self, rows: int, time: int) -> _Room:
         while self.rooms:
             found = self.rooms.pop()
             if (found.rows, found.time, found.shape.threads) == (rows, time, torch.get_num_threads()):
                 return found
-        return _Room(self.config, rows, time)
+        return _Room(self.backbone, rows, time)
 
 
 class _Backbone(torch.autograd.Function):
@@ -163,16 +164,17 @@ class _Backbone(torch.autograd.Function):
     def forward(
         ctx: Any,
         kernels: Kernels,
-        places: tuple[Tensor, ...],
+        batch: tuple[Tensor, Tensor],
         backward_follows: bool,
         embedding: Tensor,
         gain: Tensor,
         *parameters: Tensor,
     ) -> Tensor:
-        room = kernels.room(*places[0].shape)
+        room = kernels.room(*batch[0].shape)
+        places = (batch[0], room.cos, room.sin, batch[1])
         gradients = [torch.empty_like(parameter) for parameter in parameters] if backward_follows else []
         layers = _layers(room, parameters, gradients)
-        y_BTD = torch.empty(*places[0].shape, kernels.config.hidden_size, dtype=torch.bfloat16)
+        y_BTD = torch.empty(*batch[0].shape, len(gain), dtype=torch.bfloat16)
         library().forward(
             ctypes.byref(room.shape), layers, c_long(len(layers)), *map(_at, (embedding, *places, gain, room.last, y_BTD))
         )
@@ -186,8 +188,7 @@ class _Backbone(torch.autograd.Function):
     def backward(ctx: Any, grad_BTD: Tensor) -> tuple[Tensor | None, ...]:
         kernels, room, places, embedding, gain, gradients, layers = ctx.kept
         ctx.kept = None
-        grad_BTD = grad_BTD.clone(memory_format=torch.contiguous_format)
-        grad_embedding, grad_gain = torch.empty_like(embedding), torch.empty_like(gain)
+        grad_BTD, grad_embedding, grad_gain = grad_BTD.contiguous(), torch.empty_like(embedding), torch.empty_like(gain)
         library().backward(
             ctypes.byref(room.shape),
             layers,

@@ -34,12 +34,13 @@ struct Layer {
     float *grad_q, *grad_k, *grad_v, *grad_o, *grad_gate, *grad_up, *grad_down;
     // the matrices as operand B, W^T for the forward and W for the backward pass: (q, k, v) and (gate, up) together
     bf16 *mixed_t, *o_t, *gated_t, *down_t, *mixed_b, *o_b, *gated_b, *down_b;
-    // kept for the backward pass, of all tokens: input; queries, keys and values; what attention found; input of the MLP;
-    bf16 *x, *qkv, *attention, *middle;
+    // kept for the backward pass, of all tokens: input; queries, keys and values; input of the MLP;
+    bf16 *x, *qkv, *middle;
     // the gradients of the gated product by gate and by what it gates, side by side, row by row for 32 columns at a time;
     bf16* gates;
-    // operands of the weights' gradients: the gated product packed, both norms' outputs transposed and tiled;
-    bf16 *gated_right, *normed, *mlp_normed;
+    // operands of the weights' gradients: what attention found and the gated product packed, both norms' outputs
+    // transposed and tiled;
+    bf16 *attention, *gated_right, *normed, *mlp_normed;
     // and the logarithms of attention's sums (rows, heads, time)
     float* log_sums;
 };
@@ -76,7 +77,11 @@ static void pack_layer(const Shape& s, const Layer& l) {
     }
 }
 
-// 1 / rms of 16 rows of x, `stride` apart.
+// 1 / rms of 16 rows, of which the squares are added up but for the last 16.
+static inline Vec inverse_rms(Vec squares[16], long width, float eps) {
+    return _mm512_div_ps(all(1.f), _mm512_sqrt_ps(_mm512_fmadd_ps(sums(squares), all(1.f / width), all(eps))));
+}
+// The same of 16 rows of x, `stride` apart.
 static inline Vec inverse_rms(const bf16* x, long stride, long width, float eps) {
     Vec squares[16];
     for (int i = 0; i < 16; i++) {
@@ -86,7 +91,7 @@ static inline Vec inverse_rms(const bf16* x, long stride, long width, float eps)
             squares[i] = _mm512_fmadd_ps(v, v, squares[i]);
         }
     }
-    return _mm512_div_ps(all(1.f), _mm512_sqrt_ps(_mm512_fmadd_ps(sums(squares), all(1.f / width), all(eps))));
+    return inverse_rms(squares, width, eps);
 }
 
 // out = x / rms(x) * gain, for T rows.
@@ -109,15 +114,16 @@ static void normalise(const bf16* x, const float* gain, float eps, long T, long 
 static void normalise_backward(const bf16* x, const float* gain, float eps, const bf16* grad, long stride, const bf16* rest,
                                long T, long width, bf16* grad_x, float* grad_gain) {
     for (long t = 0; t < T; t += 16, x += 16 * width, grad += 16 * stride, grad_x += 16 * width) {
-        Vec dots[16];
+        Vec dots[16], squares[16];
         for (int i = 0; i < 16; i++) {
-            dots[i] = all(0.f);
-            for (long j = 0; j < width; j += LANES)
-                dots[i] = _mm512_fmadd_ps(_mm512_mul_ps(load(x + i * width + j), load(grad + i * stride + j)),
-                                          _mm512_loadu_ps(gain + j), dots[i]);
+            dots[i] = squares[i] = all(0.f);
+            for (long j = 0; j < width; j += LANES) {
+                Vec v = load(x + i * width + j), g = _mm512_mul_ps(load(grad + i * stride + j), _mm512_loadu_ps(gain + j));
+                dots[i] = _mm512_fmadd_ps(v, g, dots[i]), squares[i] = _mm512_fmadd_ps(v, v, squares[i]);
+            }
         }
         alignas(64) float scale[16], mean[16];
-        const Vec scales = inverse_rms(x, width, width, eps);
+        const Vec scales = inverse_rms(squares, width, eps);
         _mm512_store_ps(scale, scales);
         _mm512_store_ps(mean, _mm512_mul_ps(_mm512_mul_ps(sums(dots), all(1.f / width)), _mm512_mul_ps(scales, scales)));
         for (long j = 0; j < width; j += LANES) {
@@ -158,9 +164,9 @@ static void place_backward(const bf16* x, long from, const float* gain, const fl
     const long half = C / 2;
     alignas(64) float back[16 * MAX_CHANNELS];
     for (long t = 0; t < T; t += 16, x += 16 * from) {
-        Vec dots[16];
+        Vec dots[16], squares[16];
         for (long i = 0; i < 16; i++) {
-            dots[i] = all(0.f);
+            dots[i] = squares[i] = all(0.f);
             for (long j = 0; j < half; j += LANES) {
                 const float* g = grad + (t + i) * C + j;
                 Vec a = _mm512_loadu_ps(g), b = _mm512_loadu_ps(g + half);
@@ -168,13 +174,14 @@ static void place_backward(const bf16* x, long from, const float* gain, const fl
                 Vec first = _mm512_fmadd_ps(b, d, _mm512_mul_ps(a, c));
                 Vec second = _mm512_fnmadd_ps(a, d, _mm512_mul_ps(b, c));
                 _mm512_store_ps(back + i * C + j, first), _mm512_store_ps(back + i * C + half + j, second);
-                const bf16* at = x + i * from + j;
-                dots[i] = _mm512_fmadd_ps(_mm512_mul_ps(load(at), first), _mm512_loadu_ps(gain + j), dots[i]);
-                dots[i] = _mm512_fmadd_ps(_mm512_mul_ps(load(at + half), second), _mm512_loadu_ps(gain + half + j), dots[i]);
+                Vec u = load(x + i * from + j), v = load(x + i * from + half + j);
+                dots[i] = _mm512_fmadd_ps(_mm512_mul_ps(u, first), _mm512_loadu_ps(gain + j), dots[i]);
+                dots[i] = _mm512_fmadd_ps(_mm512_mul_ps(v, second), _mm512_loadu_ps(gain + half + j), dots[i]);
+                squares[i] = _mm512_fmadd_ps(v, v, _mm512_fmadd_ps(u, u, squares[i]));
             }
         }
         alignas(64) float norm[16], mean[16];
-        const Vec norms = inverse_rms(x, from, C, eps);
+        const Vec norms = inverse_rms(squares, C, eps);
         _mm512_store_ps(norm, norms);
         _mm512_store_ps(mean, _mm512_mul_ps(_mm512_mul_ps(sums(dots), all(1.f / C)), _mm512_mul_ps(norms, norms)));
         for (long j = 0; j < C; j += LANES) {
@@ -211,7 +218,7 @@ static inline bool all_seen(const int* documents, const bool* alike, long t, lon
 // softmax(q k^T) v of one head; q (T x C, scaled by log2(e) / sqrt(C)), keys packed transposed, values packed; out rows
 // `stride` apart; log_sums to base two.
 static void attend(const bf16* q, const bf16* keys, const bf16* values, const int* documents, const bool* alike, long T, long C,
-                   bf16* out, bf16* beyond, long stride, float* log_sums, bf16* weights) {
+                   bf16* out, long stride, bf16* packed, long panel, float* log_sums, bf16* weights) {
     const long wide = T + BLOCK;
     for (long t0 = 0; t0 < T; t0 += BLOCK) {
         const long S = t0 + BLOCK;
@@ -253,10 +260,16 @@ static void attend(const bf16* q, const bf16* keys, const bf16* values, const in
                      }));
             for (long i = 0; i < BLOCK; i++) reference[i] = _mm512_reduce_max_ps(_mm512_load_ps(sums_of + i * 16));
         }
-        multiply(rows(weights, wide), values, T * 16, BLOCK, C, S, each([&](long m, long n, Vec a, Vec b) {
-                     const long at = (t0 + m) * stride + n;
-                     keep(out + at, beyond + at, _mm512_mul_ps(a, all(scale[m])), _mm512_mul_ps(b, all(scale[m])));
-                 }));
+        multiply(rows(weights, wide), values, T * 16, BLOCK, C, S, [&](long m, long n, const float* two) {
+            __m512i row[2];
+            for (long i = 0; i < 2; i++, two += 32) {
+                const Vec by = all(scale[m + i]);
+                row[i] = (__m512i)_mm512_cvtne2ps_pbh(_mm512_mul_ps(_mm512_load_ps(two + 16), by), _mm512_mul_ps(_mm512_load_ps(two), by));
+                _mm512_storeu_si512(out + (t0 + m + i) * stride + n, row[i]);
+            }
+            for (long half = 0; half < 2; half++)
+                _mm512_stream_si512((__m512i*)(packed + (n / 16 + half) * panel + (t0 + m) * 16), paired(row[0], row[1], half));
+        });
     }
 }
 
@@ -292,7 +305,7 @@ static void layer_forward(const Shape& s, const Layer& l, const float* cos, cons
                     pack(qkv + A + (K + shared) * C, E, T, C, values, T * 16);
                 }
                 place(qkv + head * C, E, l.q_norm, cos, sin, eps, scale, T, C, q);
-                attend(q, keys, values, documents + r * T, alike, T, C, attention + head * C, l.attention + r * T * A + head * C, A,
+                attend(q, keys, values, documents + r * T, alike, T, C, attention + head * C, A, l.attention + head * C * N + r * T * 16, N * 16,
                        l.log_sums + (r * H + head) * T, weights);
             }
             multiply(rows(attention, A), l.o_t, A * 16, T, D, A, each([=](long m, long n, Vec a, Vec b) {
@@ -333,7 +346,7 @@ static void sum_rows(const float* parts, long count, long stride, long width, fl
 }
 
 struct Operands {  // of the weights' gradients: all tokens, left ones tiled (width), right ones packed
-    bf16 *grad_middle, *grad_out, *grad_qkv, *attention, *grad_gates;
+    bf16 *grad_middle, *grad_out, *grad_qkv, *grad_gates;
 };
 
 // From the gradient of the layer's output, grad (tokens x width), which becomes that of its input.
@@ -360,7 +373,7 @@ static void layer_backward(const Shape& s, const Layer& l, const float* cos, con
         bool* alike = scratch.take<bool>(T / BLOCK);
 #pragma omp for schedule(dynamic, 1)
         for (long r = 0; r < s.rows; r++) {
-            const bf16 *x = l.x + r * T * D, *qkv = l.qkv + r * T * E, *attention = l.attention + r * T * A;
+            const bf16 *x = l.x + r * T * D, *qkv = l.qkv + r * T * E;
             const bf16 *middle = l.middle + r * T * D, *gates = l.gates + r * T * 2 * F;
             const int* numbers = documents + r * T;
             find_alike(numbers, T, alike);
@@ -390,8 +403,7 @@ static void layer_backward(const Shape& s, const Layer& l, const float* cos, con
             tile_transposed(grad_middle, D, T, D, o.grad_middle, N, r * T);
             _mm_sfence();
             multiply(rows(grad_middle, D), l.o_b, D * 16, T, A, D,
-                     each([=](long m, long n, Vec a, Vec b) { store(grad_attention + m * A + n, a, b); }), false, soon(attention, T * A));
-            pack(attention, A, T, A, o.attention + r * T * 16, N * 16);
+                     each([=](long m, long n, Vec a, Vec b) { store(grad_attention + m * A + n, a, b); }));
             for (long head = 0; head < H; head++) {
                 const long shared = head / (H / K);
                 const bf16 *v = qkv + A + (K + shared) * C, *from = grad_attention + head * C;
@@ -407,10 +419,14 @@ static void layer_backward(const Shape& s, const Layer& l, const float* cos, con
                 pack_transposed(from, A, T, C, grads_t, C * 16), pack(from, A, T, C, grads, T * 16);
                 for (long t = 0; t < T; t += 16) {
                     Vec dots[16];
-                    for (long i = 0; i < 16; i++) {
-                        dots[i] = all(0.f);
-                        for (long c = 0; c < C; c += LANES)
-                            dots[i] = _mm512_fmadd_ps(load(from + (t + i) * A + c), load(attention + (t + i) * A + head * C + c), dots[i]);
+                    for (long i = 0; i < 16; i += 2) {
+                        dots[i] = dots[i + 1] = all(0.f);
+                        for (long c = 0; c < C; c += LANES) {
+                            const bf16* grad = from + (t + i) * A + c;
+                            const __m512i found = _mm512_load_si512(l.attention + (head * C + c) * N + (r * T + t + i) * 16);
+                            dots[i] = _mm512_fmadd_ps(load(grad), first(found), dots[i]);
+                            dots[i + 1] = _mm512_fmadd_ps(load(grad + A), second(found), dots[i + 1]);
+                        }
                     }
                     _mm512_storeu_ps(along + t, sums(dots));
                 }
@@ -439,7 +455,7 @@ static void layer_backward(const Shape& s, const Layer& l, const float* cos, con
                     const auto add = [=](const bf16* left, const bf16* right, float* to) {
                         for (long c = 0; c < C; c += BLOCK) {
                             if (head % (H / K) == 0) clear_block(); else
-                            fill_rows(to + s0 * C + c, C);
+                            fill_block(to + s0 * C + c, C * 4, 16, 16 * C);
                             const bf16* b0 = right + c / 16 * T * 16 + s0 * 16;
                             add_block(left, left + 16 * wide, b0, b0 + T * 16, wide, 32, Q, [] {});
                             spill_block(to + s0 * C + c, C * 4, 16, 16 * C);
@@ -481,7 +497,7 @@ static void layer_backward(const Shape& s, const Layer& l, const float* cos, con
         float* sums = scratch.take<float>(D * PART);
         const long columns[] = {E, A, 2 * F, F};
         const bf16* left[] = {l.normed, o.grad_middle, l.mlp_normed, o.grad_out};
-        const bf16* right[] = {o.grad_qkv, o.attention, o.grad_gates, l.gated_right};
+        const bf16* right[] = {o.grad_qkv, l.attention, o.grad_gates, l.gated_right};
         long parts = 0;
         for (long c : columns) parts += (c + PART - 1) / PART;
 #pragma omp for schedule(dynamic, 1)
@@ -525,21 +541,22 @@ extern "C" void forward(const Shape* shape, const Layer* layers, long count, con
     for (long r = 0; r < s.rows; r++) normalise(last + r * T * D, gain, s.eps, T, D, y + r * T * D, D);
 }
 
-// From the gradient of y, `grad`, which is lost, to those of the parameters.
+// From the gradient of y to those of the parameters.
 extern "C" void backward(const Shape* shape, const Layer* layers, long count, const int* ids, const float* cos, const float* sin,
-                         const int* documents, const float* gain, const bf16* last, bf16* grad, float* grad_gain,
+                         const int* documents, const float* gain, const bf16* last, const bf16* grad_y, float* grad_gain,
                          float* grad_embedding, long vocabulary) {
     const std::lock_guard<std::mutex> alone(one_at_a_time);
     const Shape& s = *shape;
     const long D = s.width, row = s.time * D, gains = 2 * (D + s.channels), N = spread(s.tokens());
-    common.room(2 * N * (2 * D + s.mixed() + s.attended() + 2 * s.inner) + 4 * s.rows * gains + 4096);
+    common.room(2 * N * (3 * D + s.mixed() + 2 * s.inner) + 4 * s.rows * gains + 4096);
     const Operands operands = {common.take<bf16>(N * D), common.take<bf16>(N * D), common.take<bf16>(N * s.mixed()),
-                               common.take<bf16>(N * s.attended()), common.take<bf16>(2 * N * s.inner)};
+                               common.take<bf16>(2 * N * s.inner)};
+    bf16* grad = common.take<bf16>(N * D);
     float* gain_parts = common.take<float>(s.rows * gains);
     std::memset(gain_parts, 0, s.rows * D * sizeof(float));
 #pragma omp parallel for num_threads(s.threads)
     for (long r = 0; r < s.rows; r++)
-        normalise_backward(last + r * row, gain, s.eps, grad + r * row, D, nullptr, s.time, D, grad + r * row, gain_parts + r * D);
+        normalise_backward(last + r * row, gain, s.eps, grad_y + r * row, D, nullptr, s.time, D, grad + r * row, gain_parts + r * D);
     sum_rows(gain_parts, s.rows, D, D, grad_gain);
     for (long i = count - 1; i >= 0; i--) layer_backward(s, layers[i], cos, sin, documents, operands, grad, gain_parts);
     // Each thread has embeddings of its own, so that gradients of one token are added up in the order of its places.

@@ -30,6 +30,7 @@ extern "C" void weighted_log_probability(long tokens, long width, long vocabular
 #pragma omp parallel num_threads(threads)
     {
         Tiles tiles;
+        Ahead none;
         scratch.room(AT_ONCE * (2 * wide + 4 * 16 + 4 + 4 * D + 2 * D) + 4 * D * PART + 8192);
         float *totals = scratch.take<float>(AT_ONCE * 16), *reference = scratch.take<float>(AT_ONCE);
         float *grad_sums = scratch.take<float>(AT_ONCE * D), *weight_sums = scratch.take<float>(D * PART);
@@ -64,7 +65,7 @@ extern "C" void weighted_log_probability(long tokens, long width, long vocabular
                             bf16* to = right + (v + n) * stride + (t + m) * 16;
                             _mm512_store_si512(to, low_pairs(even, odd)), _mm512_store_si512(to + 16 * stride, high_pairs(even, odd));
                         });
-                        accumulate(rows(likely, wide), head + v * 16, all_known * 16, count, D, columns, v == 0, grad_sums, [](long, long) {});
+                        accumulate(rows(likely, wide), head + v * 16, all_known * 16, count, D, columns, v == 0, grad_sums, none);
                     }
                     bool good = true;
                     for (long i = 0; i < count; i++) {
@@ -94,9 +95,9 @@ extern "C" void weighted_log_probability(long tokens, long width, long vocabular
                     bf16* own = right + (target / 32 * 32 + target / 4 % 2 * 16) * stride + (t + i) / 2 * 32 + (target % 32 / 8 * 4 + target % 4) * 2 + i % 2;
                     const Vec mend = all(scale * (rest - one(*own)));
                     *own = rounded(rest);
-                    const float* sums = grad_sums + i / 32 * 1024 + i % 32 / 16 * 512 + i % 16 * 16;
+                    const float* sums = grad_sums + i * 32;
                     for (long d = 0; d < D; d += LANES) {
-                        Vec g = _mm512_load_ps(sums + d / 32 * count * 32 + d % 32 * 16);
+                        Vec g = _mm512_load_ps(sums + d / 32 * count * 32 + d % 32);
                         store(grad_hidden + token * D + d, _mm512_fmadd_ps(g, all(scale), _mm512_mul_ps(row(d), mend)));
                         store(scaled + i * D + d, _mm512_mul_ps(load(states + i * D + d), all(scale)));
                     }

@@ -101,17 +101,11 @@ static inline void clear_block() {
     _tile_zero(3);
 }
 
-static inline void fill_block(const float* block) {
-    _tile_loadd(0, block, 64);
-    _tile_loadd(1, block + 256, 64);
-    _tile_loadd(2, block + 512, 64);
-    _tile_loadd(3, block + 768, 64);
-}
-static inline void fill_rows(const float* from, long stride) {
-    _tile_loadd(0, from, stride * 4);
-    _tile_loadd(1, from + 16, stride * 4);
-    _tile_loadd(2, from + 16 * stride, stride * 4);
-    _tile_loadd(3, from + 16 * stride + 16, stride * 4);
+static inline void fill_block(const float* from, long stride, long right, long below) {
+    _tile_loadd(0, from, stride);
+    _tile_loadd(1, from + right, stride);
+    _tile_loadd(2, from + below, stride);
+    _tile_loadd(3, from + below + right, stride);
 }
 static inline void spill_block(float* out, long stride, long right, long below) {
     _tile_stored(0, out, stride);
@@ -147,6 +141,23 @@ struct Ahead {  // memory that is needed soon: asked for in even parts, once a s
         for (long i = 0; i < lines && at < end; i++, at += 64) _mm_prefetch(at, _MM_HINT_T1);
     }
 };
+
+// sums += A B, or = where `fresh`: blocks of 32 x 32 of the result, those of the same columns one after the other, each
+static void accumulate(Left a, const bf16* b, long panel, long M, long N, long K, bool fresh, float* sums, Ahead& ahead) {
+    for (long n = 0; n < N; n += BLOCK)
+        for (long m = 0; m < M; m += BLOCK, sums += BLOCK * BLOCK) {
+            if (fresh)
+                clear_block();
+            else
+                fill_block(sums, 128, 16, 512);
+            const bf16 *a0 = a.at + m / 16 * a.down, *b0 = b + n / 16 * panel, *next = b0 + 2 * panel + m * K * 16 / M;
+            add_block(a0, a0 + a.down, b0, b0 + panel, a.row, a.along, K, [&] {
+                for (long i = 0; i < 16 * 32 / M; i++, next += 32) {_mm_prefetch((const char*)next, _MM_HINT_T1);_mm_prefetch((const char*)(next+panel), _MM_HINT_T1);}
+                ahead.ask();
+            });
+            spill_block(sums, 128, 16, 512);
+        }
+}
 
 // A (M x K) times B (K x N), `panel` numbers between panels of B. save(m, n, two) gets two rows of 32 numbers of the
 // result, those at rows m and m + 1 and columns n to n + 31, while the next block is in the making. Where the result is
@@ -342,24 +353,6 @@ inline std::mutex one_at_a_time;  // who calls from outside
 
 // --- gradients of weights --------------------------------------------------------------------------------------------
 
-// sums += A B, or = where `fresh`: blocks of 32 x 32 of the result, those of the same columns one after the other, each
-// four tiles. meanwhile(block, step) runs between the steps.
-template <class Meanwhile>
-static void accumulate(Left a, const bf16* b, long panel, long M, long N, long K, bool fresh, float* sums, Meanwhile meanwhile) {
-    for (long n = 0; n < N; n += BLOCK)
-        for (long m = 0; m < M; m += BLOCK, sums += BLOCK * BLOCK) {
-            if (fresh)
-                clear_block();
-            else
-                fill_block(sums);
-            const bf16 *a0 = a.at + m / 16 * a.down, *b0 = b + n / 16 * panel, *next = b0 + 2 * panel + m * K * 16 / M;
-            add_block(a0, a0 + a.down, b0, b0 + panel, a.row, a.along, K, [&] {
-                for (long i = 0; i < 16 * 32 / M; i++, next += 32) {_mm_prefetch((const char*)next, _MM_HINT_T1);_mm_prefetch((const char*)(next+panel), _MM_HINT_T1);}
-                meanwhile(m, n); });
-            spill_block(sums, 64, 256, 512);
-        }
-}
-
 // The gradient of a weight, the sum over tokens of left^T right, for columns n0 to n0 + N: left (M x tokens) tiled, right
 // packed. 256 tokens at a time, so that two panels of `right` stay in the first cache; `sums` has room for M x N.
 // save(m, n, tile) gets each 16 x 16 of it at last.
@@ -372,7 +365,7 @@ static void sum_over_tokens(const bf16* left, const bf16* right, long M, long n0
             for (long m = 0; m < M; m += BLOCK) {
                 float* block = sums + ((n - n0) / BLOCK * (M / BLOCK) + m / BLOCK) * BLOCK * BLOCK;
                 if (t)
-                    fill_block(block);
+                    fill_block(block, 64, 256, 512);
                 else
                     clear_block();
                 const bf16 *a = left + m * stride + t * 16, *b = right + n / 16 * panel + t * 16;

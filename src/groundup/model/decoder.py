@@ -367,11 +367,10 @@ class Backbone(nn.Module):
         """
         T = ids_BT.shape[1]
         if self.kernels and cache is None and dtype == torch.bfloat16 and T % kernels.BLOCK == 0:
-            places = self._places(torch.arange(T)[None])
-            return self.kernels(ids_BT, places.cos[0, 0], places.sin[0, 0], documents_BT)
+            return self.kernels(ids_BT, documents_BT)
         x_BTD = (ids_BT if ids_BT.is_floating_point() else self.embed_tokens(ids_BT)).to(dtype)
         if cache is None:
-            places = self._places(torch.arange(T, device=ids_BT.device)[None])
+            places = self.places(torch.arange(T, device=ids_BT.device)[None])
             if documents_BT is not None:
                 same = documents_BT[:, None, :, None] == documents_BT[:, None, None, :]
                 places.visible = same & _causal(T, ids_BT.device)
@@ -380,7 +379,7 @@ class Backbone(nn.Module):
                 places.bias = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -torch.inf)
         else:
             slots_BT = cache.filled[:, None] + torch.arange(T, device=ids_BT.device)
-            places = self._places(slots_BT)
+            places = self.places(slots_BT)
             places.slots = slots_BT
             cache.used = min(cache.used + T, cache.keys[0].shape[2])
             seen_S = torch.arange(cache.used, device=ids_BT.device)
@@ -402,7 +401,7 @@ class Backbone(nn.Module):
         """Train in bfloat16 by `kernels`, whose `check` must have accepted the model."""
         self.kernels = kernels.Kernels(self)
 
-    def _places(self, positions_BT: Tensor) -> Positions:
+    def places(self, positions_BT: Tensor) -> Positions:
         config = self.config
         turning = frequencies(config.head_dim, config.rope_theta, config.rope_scaling, positions_BT.device)
         angles = positions_BT[:, None, :, None].float() * turning
