@@ -84,6 +84,45 @@ def test_loss_and_gradients_are_about_as_near_to_float32_as_those_of_pytorch_in_
 
 
 @needs_kernels
+@pytest.mark.parametrize("loud", ["q_norm", "lm_head"])
+def test_scores_and_logits_of_hundreds_overflow_nothing(loud):
+    def model(with_kernels=False):
+        made = random_model(replace(CONFIG, num_hidden_layers=1), with_kernels)
+        with torch.no_grad():
+            for name, parameter in made.named_parameters():
+                if loud in name:
+                    parameter.mul_(60)
+        return made
+
+    loss, expected = loss_and_gradients(model(), torch.float32)
+    plain_loss, plain = loss_and_gradients(model(), torch.bfloat16)
+    ours_loss, ours = loss_and_gradients(model(with_kernels=True), torch.bfloat16)
+    assert ours_loss == pytest.approx(loss, abs=2 * abs(plain_loss - loss) + 0.01 * loss)
+    for name in expected:
+        assert distance(ours[name], expected[name]) < 1.3 * distance(plain[name], expected[name]) + 1e-3, name
+
+
+@needs_kernels
+def test_the_loss_is_that_of_float32_arithmetic_on_the_same_numbers():
+    for tokens, width, vocabulary, scale in ((96, 64, 1000, 1), (128, 32, 100, 10), (300, 64, 777, 100)):
+        generator = torch.Generator().manual_seed(2)
+        hidden = torch.randn(tokens, width, generator=generator).bfloat16()
+        weight = scale * torch.randn(vocabulary, width, generator=generator) / width**0.5
+        targets = torch.randint(vocabulary, (tokens,), generator=generator)
+        slopes = torch.rand(tokens, generator=generator)
+        exact_hidden, exact_weight = hidden.double().requires_grad_(), weight.bfloat16().double().requires_grad_()
+        logp = torch.log_softmax(exact_hidden @ exact_weight.T, dim=-1).gather(1, targets[:, None]).squeeze(1)
+        expected = (logp * slopes).sum()
+        expected.backward()
+        found, grad_hidden, grad_weight = kernels.weighted_log_probability(
+            hidden, weight, targets, torch.arange(tokens), slopes
+        )
+        assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+        assert distance(grad_hidden, exact_hidden.grad) < 2**-8
+        assert distance(grad_weight, exact_weight.grad) < 2**-8
+
+
+@needs_kernels
 def test_the_result_is_the_same_to_the_bit_for_any_number_of_threads_and_every_time():
     model, before = random_model(with_kernels=True), torch.get_num_threads()
     results = []
@@ -153,6 +192,15 @@ def test_a_target_out_of_range_is_refused():
     targets[0, 0] = CONFIG.vocab_size
     with pytest.raises(IndexError, match="not among the 100 tokens"):
         likelihood.weighted_log_probability(random_model(with_kernels=True), ids, targets, weights, dtype=torch.bfloat16)
+
+
+@needs_kernels
+def test_an_id_out_of_range_is_refused():
+    ids, *_ = a_batch()
+    for wrong in (-1, CONFIG.vocab_size):
+        ids[1, 2] = wrong
+        with pytest.raises(IndexError, match="not among the 100 tokens"):
+            random_model(with_kernels=True).model(ids, dtype=torch.bfloat16)
 
 
 @needs_kernels

@@ -172,6 +172,8 @@ def pretrain(
     }
     if longer and long_lengths:
         model.config = model.model.config = longer
+        if by_kernels:
+            model.model.use_kernels()  # they keep the angles of the positions
         steps = long_lengths.steps
         say(
             f"context {config.max_position_embeddings} -> {longer.max_position_embeddings}: {steps} steps of "
