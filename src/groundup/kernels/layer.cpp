@@ -209,7 +209,8 @@ static inline __mmask16 queries_that_see(const int* documents, long t, long s) {
 }
 // Which 32 tokens are of one document: where two such are of the same, all of the later see all of the earlier.
 static void find_alike(const int* documents, long T, bool* alike) {
-    for (long t = 0; t < T; t++) alike[t / BLOCK] = (t % BLOCK == 0 || alike[t / BLOCK]) && documents[t] == documents[t / BLOCK * BLOCK];
+    for (long t = 0; t < T; t += BLOCK)
+        alike[t / BLOCK] = std::count(documents + t, documents + t + BLOCK, documents[t]) == BLOCK;
 }
 static inline bool all_seen(const int* documents, const bool* alike, long t, long s) {
     return s / BLOCK < t / BLOCK && alike[s / BLOCK] && alike[t / BLOCK] && documents[s] == documents[t];
@@ -245,9 +246,10 @@ static void attend(const bf16* q, const bf16* keys, const bf16* values, const in
                 Vec r[16];
                 for (int i = 0; i < 16; i++) r[i] = _mm512_load_ps(sums_of + (m + i) * 16);
                 const Vec total = sums(r);
-                good = good && _mm512_cmp_ps_mask(total, all(1e-20f), _CMP_GT_OQ) == 0xffff && _mm512_cmp_ps_mask(total, all(1e20f), _CMP_LT_OQ) == 0xffff;
+                const __mmask16 above = _mm512_cmp_ps_mask(total, all(1e-20f), _CMP_GT_OQ);
+                good = good && _mm512_mask_cmp_ps_mask(above, total, all(1e20f), _CMP_LT_OQ) == 0xffff;
                 _mm512_store_ps(scale + m, _mm512_div_ps(all(1.f), total));
-                _mm512_storeu_ps(log_sums + t0 + m, _mm512_add_ps(logarithm_of_two(total), _mm512_load_ps(reference + m)));
+                _mm512_storeu_ps(log_sums + t0 + m, _mm512_add_ps(logarithm_to_two(total), _mm512_load_ps(reference + m)));
             }
             if (good || sure) break;
             // ... unless the norms' gains are large: then beside the row's highest.
@@ -264,13 +266,76 @@ static void attend(const bf16* q, const bf16* keys, const bf16* values, const in
             __m512i row[2];
             for (long i = 0; i < 2; i++, two += 32) {
                 const Vec by = all(scale[m + i]);
-                row[i] = (__m512i)_mm512_cvtne2ps_pbh(_mm512_mul_ps(_mm512_load_ps(two + 16), by), _mm512_mul_ps(_mm512_load_ps(two), by));
+                Vec a = _mm512_mul_ps(_mm512_load_ps(two), by), b = _mm512_mul_ps(_mm512_load_ps(two + 16), by);
+                row[i] = (__m512i)_mm512_cvtne2ps_pbh(b, a);
                 _mm512_storeu_si512(out + (t0 + m + i) * stride + n, row[i]);
             }
             for (long half = 0; half < 2; half++)
                 _mm512_stream_si512((__m512i*)(packed + (n / 16 + half) * panel + (t0 + m) * 16), paired(row[0], row[1], half));
         });
     }
+}
+
+struct Head {  // of one head in the backward pass, T x C but where said
+    bf16 *q, *k;                                // as `place` makes them
+    bf16 *keys_t, *queries, *queries_t;         // k^T tiled; q packed, and q^T
+    bf16 *grads, *grads_t;                      // the gradient of what it found, the same two ways
+    float *grad_q, *grad_k, *grad_v, *along;    // `along` (T): the gradient's dot product with what was found
+    bf16 *weights, *slopes, *all_slopes;        // of 32 keys (32 x T + 32): softmax, gradient of scores; the latter of all
+};
+
+// The gradients of `attend`; those of keys and values are added to where heads share them and this is not the first. 32
+// keys and all queries from there on at a time; values `stride` apart.
+static void attend_backward(const Head& h, const bf16* values, long stride, const int* documents, const bool* alike,
+                            const float* log_sums, bool first_to_share, long T, long C) {
+    const long wide = T + BLOCK;
+    for (long s0 = 0; s0 < T; s0 += BLOCK) {
+        const long Q = T - s0;
+        const auto save = [=](long m, long n, const float* scores, const float* grads) {
+            const long t = s0 + n;
+            const bool plain = all_seen(documents, alike, t, s0);
+            __m512i slope[2];
+            for (long i = 0; i < 2; i++, scores += 32, grads += 32) {
+                Vec p[2], d[2];
+                for (long half = 0; half < 2; half++) {
+                    const long at = 16 * half;
+                    p[half] = power_of_two(_mm512_sub_ps(_mm512_load_ps(scores + at), _mm512_loadu_ps(log_sums + t + at)));
+                    if (!plain) p[half] = _mm512_maskz_mov_ps(queries_that_see(documents, t + at, s0 + m + i), p[half]);
+                    d[half] = _mm512_sub_ps(_mm512_load_ps(grads + at), _mm512_loadu_ps(h.along + t + at));
+                }
+                store(h.weights + (m + i) * wide + n, p[0], p[1]);
+                slope[i] = (__m512i)_mm512_cvtne2ps_pbh(_mm512_mul_ps(p[1], d[1]), _mm512_mul_ps(p[0], d[0]));
+                _mm512_storeu_si512(h.slopes + (m + i) * wide + n, slope[i]);
+            }
+            bf16* to = h.all_slopes + t * T + (s0 + m) * 16;
+            _mm512_store_si512(to, first_pairs(slope[0], slope[1]));
+            _mm512_store_si512(to + 16 * T, other_pairs(slope[0], slope[1]));
+        };
+        multiply_both(rows(h.k + s0 * C, C), h.queries_t + s0 * C, rows(values + s0 * stride, stride), h.grads_t + s0 * C,
+                      C * 16, BLOCK, Q, C, save);
+        const auto add = [=](const bf16* left, const bf16* right, float* to) {
+            for (long c = 0; c < C; c += BLOCK) {
+                if (first_to_share)
+                    clear_block();
+                else
+                    fill_block(to + s0 * C + c, C * 4, 16, 16 * C);
+                const bf16* b = right + c * T + s0 * 16;
+                add_block(left, left + 16 * wide, b, b + T * 16, wide, 32, Q, [] {});
+                spill_block(to + s0 * C + c, C * 4, 16, 16 * C);
+            }
+        };
+        add(h.weights, h.grads, h.grad_v), add(h.slopes, h.queries, h.grad_k);
+    }
+    for (long t = 0; t < T; t += BLOCK)
+        for (long c = 0; c < C; c += BLOCK) {  // the gradient of q^T = k^T slopes
+            alignas(64) float block[BLOCK * BLOCK];
+            const bf16 *a = h.keys_t + c * T, *b = h.all_slopes + t * T;
+            clear_block();
+            add_block(a, a + 16 * T, b, b + 16 * T, 32, 512, t + BLOCK, [] {});
+            spill_block(block, 64, 256, 512);
+            for (long quarter = 0; quarter < 4; quarter++)
+                save_pairs_transposed(block + quarter * 256, h.grad_q + c + quarter / 2 * 16, t + quarter % 2 * 16, C, false);
+        }
 }
 
 static void layer_forward(const Shape& s, const Layer& l, const float* cos, const float* sin, const int* documents, bf16* y) {
@@ -305,8 +370,8 @@ static void layer_forward(const Shape& s, const Layer& l, const float* cos, cons
                     pack(qkv + A + (K + shared) * C, E, T, C, values, T * 16);
                 }
                 place(qkv + head * C, E, l.q_norm, cos, sin, eps, scale, T, C, q);
-                attend(q, keys, values, documents + r * T, alike, T, C, attention + head * C, A, l.attention + head * C * N + r * T * 16, N * 16,
-                       l.log_sums + (r * H + head) * T, weights);
+                attend(q, keys, values, documents + r * T, alike, T, C, attention + head * C, A,
+                       l.attention + head * C * N + r * T * 16, N * 16, l.log_sums + (r * H + head) * T, weights);
             }
             multiply(rows(attention, A), l.o_t, A * 16, T, D, A, each([=](long m, long n, Vec a, Vec b) {
                          const bf16* was = x + m * D + n;
@@ -330,7 +395,7 @@ static void layer_forward(const Shape& s, const Layer& l, const float* cos, cons
             multiply(rows(gated, F + 32), l.down_t, F * 16, T, D, F, each([=](long m, long n, Vec a, Vec b) {
                          const bf16* was = middle + m * D + n;
                          store_beyond(out + m * D + n, _mm512_add_ps(a, load(was)), _mm512_add_ps(b, load(was + 16)));
-                     }), false, soon(x + s.threads * T * D, r + s.threads < s.rows ? T * D : 0));
+                     }), soon(x + s.threads * T * D, r + s.threads < s.rows ? T * D : 0));
             _mm_sfence();  // what went past the caches is there before another thread looks for it
         }
     }
@@ -359,24 +424,20 @@ static void layer_backward(const Shape& s, const Layer& l, const float* cos, con
 #pragma omp parallel num_threads(s.threads)
     {
         Tiles tiles;
-        scratch.room(2 * T * (2 * D + 3 * F + A + E + 256) + 2 * T * C * 9 + 4 * T * C * 3 + 4 * T + 4 * BLOCK * wide +
-                     2 * T * T + T / BLOCK + 8192);
-        bf16 *h = scratch.take<bf16>(T * (D + 32)), *grad_gates = scratch.take<bf16>(T * 2 * F), *grad_middle = scratch.take<bf16>(T * D);
-        bf16 *grad_attention = scratch.take<bf16>(T * A), *grad_qkv = scratch.take<bf16>(T * (E + 32));
-        bf16 *q = scratch.take<bf16>(T * C), *k = scratch.take<bf16>(T * C), *keys_t = scratch.take<bf16>(T * C);
-        bf16 *queries_t = scratch.take<bf16>(T * C), *queries = scratch.take<bf16>(T * C);
-        bf16 *grads_t = scratch.take<bf16>(T * C), *grads = scratch.take<bf16>(T * C);
-        float *grad_q = scratch.take<float>(T * C), *grad_k = scratch.take<float>(T * C), *grad_v = scratch.take<float>(T * C);
-        float* along = scratch.take<float>(T);
-        bf16 *weights = scratch.take<bf16>(BLOCK * wide), *slopes = scratch.take<bf16>(BLOCK * wide);
-        bf16* all_slopes = scratch.take<bf16>(T * T);
+        scratch.room(2 * T * (2 * D + 2 * F + A + E + 64) + 26 * T * C + 4 * T + 4 * BLOCK * wide + 2 * T * T + T / BLOCK + 8192);
+        const auto numbers = [](size_t count) { return scratch.take<bf16>(count); };
+        const auto floats = [](size_t count) { return scratch.take<float>(count); };
+        bf16 *h = numbers(T * (D + 32)), *grad_gates = numbers(T * 2 * F), *grad_middle = numbers(T * D);
+        bf16 *grad_attention = numbers(T * A), *grad_qkv = numbers(T * (E + 32));
+        const Head own = {numbers(T * C), numbers(T * C), numbers(T * C), numbers(T * C), numbers(T * C),
+                          numbers(T * C), numbers(T * C), floats(T * C), floats(T * C), floats(T * C),
+                          floats(T), numbers(BLOCK * wide), numbers(BLOCK * wide), numbers(T * T)};
         bool* alike = scratch.take<bool>(T / BLOCK);
 #pragma omp for schedule(dynamic, 1)
         for (long r = 0; r < s.rows; r++) {
             const bf16 *x = l.x + r * T * D, *qkv = l.qkv + r * T * E;
             const bf16 *middle = l.middle + r * T * D, *gates = l.gates + r * T * 2 * F;
-            const int* numbers = documents + r * T;
-            find_alike(numbers, T, alike);
+            find_alike(documents + r * T, T, alike);
             bf16* out = grad + r * T * D;  // at first the gradient of the output, at last of the input
             float *gain1 = gain_parts + r * gains, *gain2 = gain1 + D, *gain_q = gain2 + D, *gain_k = gain_q + C;
             // the MLP
@@ -394,10 +455,10 @@ static void layer_backward(const Shape& s, const Layer& l, const float* cos, con
                     _mm512_store_si512(to, together(to_gate[0], to_gate[1]));
                     _mm512_store_si512(to + 16 * N, together(to_up[0], to_up[1]));
                 }
-            }, false, soon(middle, T * D));
+            }, soon(middle, T * D));
             tile_transposed(out, D, T, D, o.grad_out, N, r * T);
             multiply(tiled(grad_gates, 2 * F), l.gated_b, 2 * F * 16, T, D, 2 * F,
-                     each([=](long m, long n, Vec a, Vec b) { store(h + m * (D + 32) + n, a, b); }), false, soon(qkv, T * E));
+                     each([=](long m, long n, Vec a, Vec b) { store(h + m * (D + 32) + n, a, b); }), soon(qkv, T * E));
             normalise_backward(middle, l.mlp_norm, eps, h, D + 32, out, T, D, grad_middle, gain2);
             // attention
             tile_transposed(grad_middle, D, T, D, o.grad_middle, N, r * T);
@@ -405,90 +466,49 @@ static void layer_backward(const Shape& s, const Layer& l, const float* cos, con
             multiply(rows(grad_middle, D), l.o_b, D * 16, T, A, D,
                      each([=](long m, long n, Vec a, Vec b) { store(grad_attention + m * A + n, a, b); }));
             for (long head = 0; head < H; head++) {
-                const long shared = head / (H / K);
-                const bf16 *v = qkv + A + (K + shared) * C, *from = grad_attention + head * C;
-                const float* log_sums = l.log_sums + (r * H + head) * T;
-                if (head % (H / K) == 0) {
-                    place(qkv + A + shared * C, E, l.k_norm, cos, sin, eps, 1.f, T, C, k);
-                    transposed(k, C, T, C, [=](long c, long t, const __m512i* found) {
-                        for (int i = 0; i < 16; i++) _mm512_store_si512(keys_t + c * T + t * 16 + i * 32, found[i]);
+                const long shared = head / (H / K), key = A + shared * C, value = key + K * C;
+                const bf16* from = grad_attention + head * C;
+                const bool first_to_share = head % (H / K) == 0, last_to_share = (head + 1) % (H / K) == 0;
+                if (first_to_share) {
+                    place(qkv + key, E, l.k_norm, cos, sin, eps, 1.f, T, C, own.k);
+                    transposed(own.k, C, T, C, [=](long c, long t, const __m512i* found) {
+                        for (int i = 0; i < 16; i++) _mm512_store_si512(own.keys_t + c * T + t * 16 + i * 32, found[i]);
                     });
                 }
-                place(qkv + head * C, E, l.q_norm, cos, sin, eps, scale * LOG2_E, T, C, q);
-                pack_transposed(q, C, T, C, queries_t, C * 16), pack(q, C, T, C, queries, T * 16);
-                pack_transposed(from, A, T, C, grads_t, C * 16), pack(from, A, T, C, grads, T * 16);
+                place(qkv + head * C, E, l.q_norm, cos, sin, eps, scale * LOG2_E, T, C, own.q);
+                pack_transposed(own.q, C, T, C, own.queries_t, C * 16), pack(own.q, C, T, C, own.queries, T * 16);
+                pack_transposed(from, A, T, C, own.grads_t, C * 16), pack(from, A, T, C, own.grads, T * 16);
                 for (long t = 0; t < T; t += 16) {
                     Vec dots[16];
                     for (long i = 0; i < 16; i += 2) {
                         dots[i] = dots[i + 1] = all(0.f);
                         for (long c = 0; c < C; c += LANES) {
-                            const bf16* grad = from + (t + i) * A + c;
+                            const bf16* at = from + (t + i) * A + c;
                             const __m512i found = _mm512_load_si512(l.attention + (head * C + c) * N + (r * T + t + i) * 16);
-                            dots[i] = _mm512_fmadd_ps(load(grad), first(found), dots[i]);
-                            dots[i + 1] = _mm512_fmadd_ps(load(grad + A), second(found), dots[i + 1]);
+                            dots[i] = _mm512_fmadd_ps(load(at), first(found), dots[i]);
+                            dots[i + 1] = _mm512_fmadd_ps(load(at + A), second(found), dots[i + 1]);
                         }
                     }
-                    _mm512_storeu_ps(along + t, sums(dots));
+                    _mm512_storeu_ps(own.along + t, sums(dots));
                 }
-                for (long s0 = 0; s0 < T; s0 += BLOCK) {  // 32 keys and all queries from there on
-                    const long Q = T - s0;
-                    multiply_both(rows(k + s0 * C, C), queries_t + s0 * C, rows(v + s0 * E, E), grads_t + s0 * C, C * 16, BLOCK, Q, C,
-                                  [=](long m, long n, const float* scores, const float* grads) {
-                                      const long t = s0 + n;
-                                      const bool plain = all_seen(numbers, alike, t, s0);
-                                      __m512i slope[2];
-                                      for (long i = 0; i < 2; i++) {
-                                          Vec p[2], d[2];
-                                          for (long h = 0; h < 2; h++) {
-                                              p[h] = power_of_two(_mm512_sub_ps(_mm512_load_ps(scores + 32 * i + 16 * h), _mm512_loadu_ps(log_sums + t + 16 * h)));
-                                              if (!plain) p[h] = _mm512_maskz_mov_ps(queries_that_see(numbers, t + 16 * h, s0 + m + i), p[h]);
-                                              d[h] = _mm512_mul_ps(p[h], _mm512_sub_ps(_mm512_load_ps(grads + 32 * i + 16 * h), _mm512_loadu_ps(along + t + 16 * h)));
-                                          }
-                                          store(weights + (m + i) * wide + n, p[0], p[1]);
-                                          slope[i] = (__m512i)_mm512_cvtne2ps_pbh(d[1], d[0]);
-                                          _mm512_storeu_si512(slopes + (m + i) * wide + n, slope[i]);
-                                      }
-                                      bf16* to = all_slopes + t * T + (s0 + m) * 16;
-                                      _mm512_store_si512(to, low_pairs(slope[0], slope[1]));
-                                      _mm512_store_si512(to + 16 * T, high_pairs(slope[0], slope[1]));
-                                  });
-                    const auto add = [=](const bf16* left, const bf16* right, float* to) {
-                        for (long c = 0; c < C; c += BLOCK) {
-                            if (head % (H / K) == 0) clear_block(); else
-                            fill_block(to + s0 * C + c, C * 4, 16, 16 * C);
-                            const bf16* b0 = right + c / 16 * T * 16 + s0 * 16;
-                            add_block(left, left + 16 * wide, b0, b0 + T * 16, wide, 32, Q, [] {});
-                            spill_block(to + s0 * C + c, C * 4, 16, 16 * C);
-                        }
-                    };
-                    add(weights, grads, grad_v), add(slopes, queries, grad_k);
-                }
-                for (long t0 = 0; t0 < T; t0 += BLOCK)
-                    for (long c = 0; c < C; c += BLOCK) {
-                        alignas(64) float block[BLOCK * BLOCK];
-                        clear_block();
-                        const bf16 *a0 = keys_t + c * T, *b0 = all_slopes + t0 * T;
-                        add_block(a0, a0 + 16 * T, b0, b0 + 16 * T, 32, 512, t0 + BLOCK, [] {});
-                        spill_block(block, 64, 256, 512);
-                        for (long quarter = 0; quarter < 4; quarter++)
-                            save_pairs_transposed(block + quarter * 256, grad_q + c + quarter / 2 * 16, t0 + quarter % 2 * 16, C, false);
-                    }
-                place_backward(qkv + head * C, E, l.q_norm, cos, sin, eps, scale, T, C, grad_q, grad_qkv + head * C, E + 32,
+                attend_backward(own, qkv + value, E, documents + r * T, alike, l.log_sums + (r * H + head) * T,
+                                first_to_share, T, C);
+                place_backward(qkv + head * C, E, l.q_norm, cos, sin, eps, scale, T, C, own.grad_q, grad_qkv + head * C, E + 32,
                                o.grad_qkv + head * C * N + r * T * 16, N * 16, gain_q);
-                if ((head + 1) % (H / K) == 0) {
-                    place_backward(qkv + A + shared * C, E, l.k_norm, cos, sin, eps, 1 / LOG2_E, T, C, grad_k,
-                                   grad_qkv + A + shared * C, E + 32, o.grad_qkv + (A + shared * C) * N + r * T * 16, N * 16, gain_k);
-                    const long at = A + (K + shared) * C;
-                    for (long t = 0; t < T; t += 2)
-                        for (long c = 0; c < C; c += LANES) {
-                            Vec above = _mm512_loadu_ps(grad_v + t * C + c), below = _mm512_loadu_ps(grad_v + (t + 1) * C + c);
-                            store(grad_qkv + t * (E + 32) + at + c, above), store(grad_qkv + (t + 1) * (E + 32) + at + c, below);
-                            _mm512_store_si512(o.grad_qkv + (at + c) * N + (r * T + t) * 16, together(above, below));
-                        }
-                }
+                if (!last_to_share) continue;
+                // the queries had been scaled by log2(e)
+                place_backward(qkv + key, E, l.k_norm, cos, sin, eps, 1 / LOG2_E, T, C, own.grad_k, grad_qkv + key, E + 32,
+                               o.grad_qkv + key * N + r * T * 16, N * 16, gain_k);
+                for (long t = 0; t < T; t += 2)
+                    for (long c = 0; c < C; c += LANES) {
+                        Vec above = _mm512_load_ps(own.grad_v + t * C + c), below = _mm512_load_ps(own.grad_v + (t + 1) * C + c);
+                        bf16* to = grad_qkv + t * (E + 32) + value + c;
+                        store(to, above), store(to + E + 32, below);
+                        _mm512_store_si512(o.grad_qkv + (value + c) * N + (r * T + t) * 16, together(above, below));
+                    }
             }
             multiply(rows(grad_qkv, E + 32), l.mixed_b, E * 16, T, D, E,
-                     each([=](long m, long n, Vec a, Vec b) { store(h + m * (D + 32) + n, a, b); }), false, soon(x, T * D));
+                     each([=](long m, long n, Vec a, Vec b) { store(h + m * (D + 32) + n, a, b); }), soon(x, T * D));
             normalise_backward(x, l.attention_norm, eps, h, D + 32, grad_middle, T, D, out, gain1);
         }
         // the weights' gradients
@@ -513,6 +533,7 @@ static void layer_backward(const Shape& s, const Layer& l, const float* cos, con
                                 if (which == 2) save_tile_transposed(block, gated + m, D);
                                 if (which == 3) save_tile(block, l.grad_down + m * F + n, F);
                             });
+            _mm_sfence();
         }
     }
     const long sizes[] = {D, D, C, C};
@@ -522,8 +543,8 @@ static void layer_backward(const Shape& s, const Layer& l, const float* cos, con
 }
 
 // From ids (rows, time) to the final norm's output y; the norm's input stays in `last`.
-extern "C" void forward(const Shape* shape, const Layer* layers, long count, const float* embedding, const int* ids, const float* cos,
-                        const float* sin, const int* documents, const float* gain, bf16* last, bf16* y) {
+extern "C" void forward(const Shape* shape, const Layer* layers, long count, const float* embedding, const int* ids,
+                        const float* cos, const float* sin, const int* documents, const float* gain, bf16* last, bf16* y) {
     const std::lock_guard<std::mutex> alone(one_at_a_time);
     const Shape& s = *shape;
     const long D = s.width, T = s.time;
@@ -556,7 +577,8 @@ extern "C" void backward(const Shape* shape, const Layer* layers, long count, co
     std::memset(gain_parts, 0, s.rows * D * sizeof(float));
 #pragma omp parallel for num_threads(s.threads)
     for (long r = 0; r < s.rows; r++)
-        normalise_backward(last + r * row, gain, s.eps, grad_y + r * row, D, nullptr, s.time, D, grad + r * row, gain_parts + r * D);
+        normalise_backward(last + r * row, gain, s.eps, grad_y + r * row, D, nullptr, s.time, D, grad + r * row,
+                           gain_parts + r * D);
     sum_rows(gain_parts, s.rows, D, D, grad_gain);
     for (long i = count - 1; i >= 0; i--) layer_backward(s, layers[i], cos, sin, documents, operands, grad, gain_parts);
     // Each thread has embeddings of its own, so that gradients of one token are added up in the order of its places.

@@ -14,29 +14,34 @@ static inline bf16 rounded(float v) {
     return numbers[0];
 }
 
+static inline __mmask16 first_of_16(long count) { return count < 1 ? 0 : count > 15 ? 0xffff : (1 << count) - 1; }
+
 // Log-probabilities found[i] of the targets, and the gradients of their sum weighted by slopes[i]: by the hidden states
-// (tokens x width) and the head (vocabulary x width, float32), of which the rows from `known` on only fill it up. The logits
-// of 128 tokens a thread are in memory, and their gradients of 1,024 tokens.
+// (tokens x width) and the head (vocabulary x width, float32), of which the rows from `known` on only fill it up.
+//
+// d log p(target) / d logits = [is target] - softmax. Of it only e^logit is written down, as soon as the logit is there, for
+// 128 tokens and 512 columns a thread and, for the head's gradient, for 1,024 tokens; what it must be multiplied by,
+// -slope / sum, goes to the other operand of each product at last. Only where a sum leaves the range of float32 is it done
+// again beside the row's highest logit.
 extern "C" void weighted_log_probability(long tokens, long width, long vocabulary, long known, long threads, const bf16* hidden,
                                          const float* weight, const long* targets, const float* slopes, float* found,
                                          bf16* grad_hidden, float* grad_weight) {
     const std::lock_guard<std::mutex> alone(one_at_a_time);
     constexpr long SLICE = 1024, AT_ONCE = 128, COLUMNS = 512, PART = 256;
     const long D = width, V = vocabulary, wide = COLUMNS + BLOCK;  // rows of 1 KiB would share the same few places of a cache
-    const long stride = spread(SLICE), all_known = spread(V);
-    common.room(2 * ((V + all_known) * D + stride * (D + V)) + 4096);
-    bf16 *head_t = common.take<bf16>(V * D), *head = common.take<bf16>(all_known * D);
+    const long stride = spread(SLICE), panel = spread(V) * 16;
+    common.room(2 * (V * D + panel / 16 * D + stride * (D + V)) + 4096);
+    bf16 *head_t = common.take<bf16>(V * D), *head = common.take<bf16>(panel / 16 * D);
     bf16 *left = common.take<bf16>(stride * D), *right = common.take<bf16>(stride * V);
 #pragma omp parallel num_threads(threads)
     {
         Tiles tiles;
-        Ahead none;
         scratch.room(AT_ONCE * (2 * wide + 4 * 16 + 4 + 4 * D + 2 * D) + 4 * D * PART + 8192);
         float *totals = scratch.take<float>(AT_ONCE * 16), *reference = scratch.take<float>(AT_ONCE);
         float *grad_sums = scratch.take<float>(AT_ONCE * D), *weight_sums = scratch.take<float>(D * PART);
         bf16 *likely = scratch.take<bf16>(AT_ONCE * wide), *scaled = scratch.take<bf16>(AT_ONCE * D);
 #pragma omp for
-        for (long v = 0; v < V; v += 16) pack_weight(weight + v * D, v, all_known, D, head_t, head);
+        for (long v = 0; v < V; v += 16) pack_weight(weight + v * D, v, panel / 16, D, head_t, head);
         for (long begin = 0; begin < tokens; begin += SLICE) {
             const long size = std::min(SLICE, tokens - begin);
 #pragma omp for schedule(dynamic, 1)
@@ -48,24 +53,26 @@ extern "C" void weighted_log_probability(long tokens, long width, long vocabular
                     std::memset(totals, 0, sizeof(float) * count * 16);
                     for (long v = 0; v < V; v += COLUMNS) {
                         const long columns = std::min(COLUMNS, V - v);
-                        multiply(rows(states, D), head_t + v * D, D * 16, count, columns, D, [=](long m, long n, const float* two) {
-                            Vec e[4], above = all(reference[m]), below = all(reference[m + 1]);
-                            for (long i = 0; i < 4; i++)
-                                e[i] = exponential(_mm512_sub_ps(_mm512_load_ps(two + i * 16), i < 2 ? above : below));
-                            if (v + n + BLOCK > known)
-                                for (long i = 0; i < 4; i++) {
-                                    const long left_over = known - v - n - i % 2 * 16;
-                                    e[i] = _mm512_maskz_mov_ps(left_over < 1 ? 0 : left_over > 15 ? 0xffff : (1 << left_over) - 1, e[i]);
+                        const auto save = [=](long m, long n, const float* two) {
+                            __m512i row[2];
+                            for (long i = 0; i < 2; i++, two += 32) {
+                                Vec e[2], by = all(reference[m + i]);
+                                for (long h = 0; h < 2; h++) {
+                                    e[h] = exponential(_mm512_sub_ps(_mm512_load_ps(two + h * 16), by));
+                                    if (v + n + BLOCK > known)
+                                        e[h] = _mm512_maskz_mov_ps(first_of_16(known - v - n - h * 16), e[h]);
                                 }
-                            float* sum = totals + m * 16;
-                            _mm512_store_ps(sum, _mm512_add_ps(_mm512_load_ps(sum), _mm512_add_ps(e[0], e[1])));
-                            _mm512_store_ps(sum + 16, _mm512_add_ps(_mm512_load_ps(sum + 16), _mm512_add_ps(e[2], e[3])));
-                            __m512i even = (__m512i)_mm512_cvtne2ps_pbh(e[1], e[0]), odd = (__m512i)_mm512_cvtne2ps_pbh(e[3], e[2]);
-                            _mm512_storeu_si512(likely + m * wide + n, even), _mm512_storeu_si512(likely + (m + 1) * wide + n, odd);
+                                float* sum = totals + (m + i) * 16;
+                                _mm512_store_ps(sum, _mm512_add_ps(_mm512_load_ps(sum), _mm512_add_ps(e[0], e[1])));
+                                row[i] = (__m512i)_mm512_cvtne2ps_pbh(e[1], e[0]);
+                                _mm512_storeu_si512(likely + (m + i) * wide + n, row[i]);
+                            }
                             bf16* to = right + (v + n) * stride + (t + m) * 16;
-                            _mm512_store_si512(to, low_pairs(even, odd)), _mm512_store_si512(to + 16 * stride, high_pairs(even, odd));
-                        });
-                        accumulate(rows(likely, wide), head + v * 16, all_known * 16, count, D, columns, v == 0, grad_sums, none);
+                            _mm512_store_si512(to, first_pairs(row[0], row[1]));
+                            _mm512_store_si512(to + 16 * stride, other_pairs(row[0], row[1]));
+                        };
+                        multiply(rows(states, D), head_t + v * D, D * 16, count, columns, D, save);
+                        accumulate(rows(likely, wide), head + v * 16, panel, count, D, columns, v == 0, grad_sums);
                     }
                     bool good = true;
                     for (long i = 0; i < count; i++) {
@@ -83,7 +90,7 @@ extern "C" void weighted_log_probability(long tokens, long width, long vocabular
                 for (long i = 0; i < count; i++) {
                     const long token = begin + t + i, target = targets[token];
                     const auto row = [&](long d) {
-                        __m512i pairs = _mm512_loadu_si512(head + d * all_known + target / 2 * 32);
+                        __m512i pairs = _mm512_loadu_si512(head + d / 16 * panel + target / 2 * 32);
                         return target % 2 ? second(pairs) : first(pairs);
                     };
                     Vec dots = all(0.f);
@@ -92,7 +99,8 @@ extern "C" void weighted_log_probability(long tokens, long width, long vocabular
                     found[token] = sum(dots) - reference[i] - std::log(whole);
                     // What is left of the target, by exp(x) - 1, since 1 - p would round away what a sure prediction leaves.
                     const float rest = std::expm1(found[token]) * whole;
-                    bf16* own = right + (target / 32 * 32 + target / 4 % 2 * 16) * stride + (t + i) / 2 * 32 + (target % 32 / 8 * 4 + target % 4) * 2 + i % 2;
+                    const long place = target / 32 * 32 + place_of(target % 32);
+                    bf16* own = right + place / 16 * 16 * stride + (t + i) / 2 * 32 + place % 16 * 2 + i % 2;
                     const Vec mend = all(scale * (rest - one(*own)));
                     *own = rounded(rest);
                     const float* sums = grad_sums + i * 32;
@@ -107,9 +115,10 @@ extern "C" void weighted_log_probability(long tokens, long width, long vocabular
             }
 #pragma omp for schedule(dynamic, 1)
             for (long v = 0; v < V; v += PART)
-                sum_over_tokens(left, right, D, v, std::min(PART, V - v), size, stride, weight_sums, [&](long m, long n, const float* block) {
-                    save_pairs_transposed(block, grad_weight + m, n, D, begin > 0);
-                });
+                sum_over_tokens(left, right, D, v, std::min(PART, V - v), size, stride, weight_sums,
+                                [&](long m, long n, const float* block) {
+                                    save_pairs_transposed(block, grad_weight + m, n, D, begin > 0);
+                                });
         }
     }
 }

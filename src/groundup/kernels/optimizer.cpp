@@ -15,7 +15,8 @@ extern "C" void muon(const Matrix* matrices, long count, long R, long C, long th
     {
         Tiles tiles;
         scratch.room(2 * (4 * M * N + 3 * M * M) + 4096);
-        bf16 *update = scratch.take<bf16>(R * C), *x = scratch.take<bf16>(M * N), *packed = scratch.take<bf16>(M * N), *other = scratch.take<bf16>(M * N);
+        bf16 *update = scratch.take<bf16>(R * C), *x = scratch.take<bf16>(M * N);
+        bf16 *packed = scratch.take<bf16>(M * N), *other = scratch.take<bf16>(M * N);  // x^T or x, now and next
         bf16 *gram = scratch.take<bf16>(M * M), *powers = scratch.take<bf16>(M * M), *packed_gram = scratch.take<bf16>(M * M);
 #pragma omp for schedule(dynamic, 1)
         for (long which = 0; which < count; which++) {
@@ -45,14 +46,14 @@ extern "C" void muon(const Matrix* matrices, long count, long R, long C, long th
             for (const float* k = abc; k < abc + 3 * steps; k += 3) {
                 pack_transposed(x, N, M, N, other, N * 16);
                 multiply(rows(x, N), other, N * 16, M, M, N,
-                         each([=](long m, long n, Vec a, Vec b) { store(gram + m * M + n, a, b); }), true);
+                         each([=](long m, long n, Vec a, Vec b) { store(gram + m * M + n, a, b); }), {}, true);
                 mirror(gram, M);
                 pack(gram, M, M, M, packed_gram, M * 16);
                 multiply(rows(gram, M), packed_gram, M * 16, M, M, M, each([=](long m, long n, Vec a, Vec b) {
                              const bf16* g = gram + m * M + n;
                              store(powers + m * M + n, _mm512_fmadd_ps(all(k[1]), load(g), _mm512_mul_ps(all(k[2]), a)),
                                    _mm512_fmadd_ps(all(k[1]), load(g + 16), _mm512_mul_ps(all(k[2]), b)));
-                         }), true);
+                         }), {}, true);
                 mirror(powers, M);
                 multiply(rows(powers, M), packed, M * 16, M, N, M, [=](long m, long n, const float* two) {
                     __m512i row[2];
@@ -88,7 +89,6 @@ extern "C" void adamw(long n, long threads, float* weight, const float* grad, fl
 #pragma omp parallel for num_threads(threads)
     for (long i = 0; i < n; i += LANES) {
         const __mmask16 inside = n - i < LANES ? (1 << (n - i)) - 1 : 0xffff;
-        for (const float* p : {(const float*)weight, grad, (const float*)first, (const float*)second}) _mm_prefetch((const char*)(p + i + 512), _MM_HINT_T0);
         Vec g = _mm512_maskz_loadu_ps(inside, grad + i), m = _mm512_maskz_loadu_ps(inside, first + i);
         Vec v = _mm512_maskz_loadu_ps(inside, second + i), w = _mm512_maskz_loadu_ps(inside, weight + i);
         m = _mm512_fmadd_ps(_mm512_sub_ps(g, m), all(1 - beta1), m);

@@ -43,7 +43,8 @@ static inline Vec sums(Vec r[16]) {
         r[i] = _mm512_add_ps(_mm512_shuffle_ps(r[2 * i], r[2 * i + 1], 0x44), _mm512_shuffle_ps(r[2 * i], r[2 * i + 1], 0xee));
     // r[i]: in each 128 bits rows 4i to 4i + 3
     for (int i = 0; i < 2; i++)
-        r[i] = _mm512_add_ps(_mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0x88), _mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0xdd));
+        r[i] = _mm512_add_ps(_mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0x88),
+                             _mm512_shuffle_f32x4(r[2 * i], r[2 * i + 1], 0xdd));
     return _mm512_add_ps(_mm512_shuffle_f32x4(r[0], r[1], 0x88), _mm512_shuffle_f32x4(r[0], r[1], 0xdd));
 }
 
@@ -55,7 +56,7 @@ static inline Vec power_of_two(Vec x) {
     return _mm512_scalef_ps(y, whole);
 }
 static inline Vec exponential(Vec x) { return power_of_two(_mm512_mul_ps(x, all(1.44269504f))); }
-static inline Vec logarithm_of_two(Vec x) {  // to 1e-5
+static inline Vec logarithm_to_two(Vec x) {  // to 1e-5, of positive numbers
     Vec m = _mm512_sub_ps(_mm512_getmant_ps(x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src), all(1.f));
     Vec y = _mm512_fmadd_ps(all(-0.03459521f), m, all(0.14643361f));
     for (float c : {-0.30338967f, 0.46930169f, -0.72044237f, 1.44268325f}) y = _mm512_fmadd_ps(y, m, all(c));
@@ -141,9 +142,16 @@ struct Ahead {  // memory that is needed soon: asked for in even parts, once a s
         for (long i = 0; i < lines && at < end; i++, at += 64) _mm_prefetch(at, _MM_HINT_T1);
     }
 };
+// Asks for the part at `next` of two panels of B, so that M / 32 blocks ask for the whole of both.
+static inline void ask_panels(const bf16*& next, long panel, long M) {
+    for (long i = 0; i < (16 * 32 + M - 1) / M; i++, next += 32) {
+        _mm_prefetch((const char*)next, _MM_HINT_T1);
+        _mm_prefetch((const char*)(next + panel), _MM_HINT_T1);
+    }
+}
 
-// sums += A B, or = where `fresh`: blocks of 32 x 32 of the result, those of the same columns one after the other, each
-static void accumulate(Left a, const bf16* b, long panel, long M, long N, long K, bool fresh, float* sums, Ahead& ahead) {
+// sums += A B, or = where `fresh`: blocks of 32 x 32, those of the same columns one after the other.
+static void accumulate(Left a, const bf16* b, long panel, long M, long N, long K, bool fresh, float* sums) {
     for (long n = 0; n < N; n += BLOCK)
         for (long m = 0; m < M; m += BLOCK, sums += BLOCK * BLOCK) {
             if (fresh)
@@ -151,10 +159,7 @@ static void accumulate(Left a, const bf16* b, long panel, long M, long N, long K
             else
                 fill_block(sums, 128, 16, 512);
             const bf16 *a0 = a.at + m / 16 * a.down, *b0 = b + n / 16 * panel, *next = b0 + 2 * panel + m * K * 16 / M;
-            add_block(a0, a0 + a.down, b0, b0 + panel, a.row, a.along, K, [&] {
-                for (long i = 0; i < 16 * 32 / M; i++, next += 32) {_mm_prefetch((const char*)next, _MM_HINT_T1);_mm_prefetch((const char*)(next+panel), _MM_HINT_T1);}
-                ahead.ask();
-            });
+            add_block(a0, a0 + a.down, b0, b0 + panel, a.row, a.along, K, [&] { ask_panels(next, panel, M); });
             spill_block(sums, 128, 16, 512);
         }
 }
@@ -163,10 +168,11 @@ static void accumulate(Left a, const bf16* b, long panel, long M, long N, long K
 // result, those at rows m and m + 1 and columns n to n + 31, while the next block is in the making. Where the result is
 // known to be symmetric, the `upper` blocks will do.
 template <class Save>
-static void multiply(Left a, const bf16* b, long panel, long M, long N, long K, Save save, bool upper = false, Ahead ahead = {}) {
-    ahead.lines = ((ahead.end - ahead.at) / 64 * BLOCK * BLOCK * BLOCK + M * N * K - 1) / (M * N * K);
+static void multiply(Left a, const bf16* b, long panel, long M, long N, long K, Save save, Ahead ahead = {},
+                     bool upper = false) {
     alignas(64) float out[2][BLOCK * BLOCK];
-    const long pairs_a_step = (16 * 32 + K - 1) / K;
+    const long pairs_a_step = (16 * 32 + K - 1) / K, steps = M * N * K / (BLOCK * BLOCK * BLOCK);
+    ahead.lines = ((ahead.end - ahead.at) / 64 + steps - 1) / steps;
     long saved = 16, last_m = 0, last_n = 0, turn = 0;
     for (long n = 0; n < N; n += BLOCK)
         for (long m = 0; m < (upper ? n + BLOCK : M); m += BLOCK) {
@@ -174,7 +180,7 @@ static void multiply(Left a, const bf16* b, long panel, long M, long N, long K, 
             const bf16 *a0 = a.at + m / 16 * a.down, *b0 = b + n / 16 * panel, *next = b0 + 2 * panel + m * K * 16 / M;
             clear_block();
             add_block(a0, a0 + a.down, b0, b0 + panel, a.row, a.along, K, [&] {
-                for (long i = 0; i < 16 * 32 / M; i++, next += 32) {_mm_prefetch((const char*)next, _MM_HINT_T1);_mm_prefetch((const char*)(next+panel), _MM_HINT_T1);}
+                ask_panels(next, panel, M);
                 ahead.ask();
                 for (long i = 0; i < pairs_a_step && saved < 16; i++, saved++)
                     save(last_m + 2 * saved, last_n, last + 64 * saved);
@@ -187,26 +193,28 @@ static void multiply(Left a, const bf16* b, long panel, long M, long N, long K, 
 
 // Two products of one shape at once: save(m, n, two, other) gets two rows of each.
 template <class Save>
-static void multiply_both(Left a, const bf16* b, Left other_a, const bf16* other_b, long panel, long M, long N, long K, Save save) {
+static void multiply_both(Left a, const bf16* b, Left other_a, const bf16* other_b, long panel, long M, long N, long K,
+                          Save save) {
     alignas(64) float out[2][2][BLOCK * BLOCK];
     const long pairs_a_step = (16 * 16 + K - 1) / K;
     long saved = 16, last_m = 0, last_n = 0, turn = 0;
+    const auto save_some = [&](long count) {
+        const auto& last = out[turn ^ 1];
+        for (; count > 0 && saved < 16; count--, saved++)
+            save(last_m + 2 * saved, last_n, last[0] + 64 * saved, last[1] + 64 * saved);
+    };
     for (long n = 0; n < N; n += BLOCK)
         for (long m = 0; m < M; m += BLOCK) {
-            const auto meanwhile = [&] {
-                for (long i = 0; i < pairs_a_step && saved < 16; i++, saved++)
-                    save(last_m + 2 * saved, last_n, out[turn ^ 1][0] + 64 * saved, out[turn ^ 1][1] + 64 * saved);
-            };
-            const auto make = [&](Left left, const bf16* right, float* to) {
-                const bf16 *a0 = left.at + m / 16 * left.down, *b0 = right + n / 16 * panel;
+            for (long which = 0; which < 2; which++) {
+                const Left& left = which ? other_a : a;
+                const bf16 *a0 = left.at + m / 16 * left.down, *b0 = (which ? other_b : b) + n / 16 * panel;
                 clear_block();
-                add_block(a0, a0 + left.down, b0, b0 + panel, left.row, left.along, K, meanwhile);
-                spill_block(to, 128, 16, 512);
-            };
-            make(a, b, out[turn][0]), make(other_a, other_b, out[turn][1]);
+                add_block(a0, a0 + left.down, b0, b0 + panel, left.row, left.along, K, [&] { save_some(pairs_a_step); });
+                spill_block(out[turn][which], 128, 16, 512);
+            }
             saved = 0, last_m = m, last_n = n, turn ^= 1;
         }
-    for (; saved < 16; saved++) save(last_m + 2 * saved, last_n, out[turn ^ 1][0] + 64 * saved, out[turn ^ 1][1] + 64 * saved);
+    save_some(16);
 }
 
 // save for `multiply`: what `f(m, n, low, high)` makes of row m, 16 numbers from column n on and 16 more.
@@ -258,10 +266,11 @@ static inline __m512i together(Vec even, Vec odd) {
 static inline Vec first(__m512i pair) { return _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16)); }
 static inline Vec second(__m512i pair) { return _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(0xffff0000))); }
 
-// Two rows of 32 as pairs, without the order of columns: `low` has columns 0-3, 8-11, 16-19 and 24-27, `high` the other.
-static inline __m512i low_pairs(__m512i even, __m512i odd) { return _mm512_unpacklo_epi16(even, odd); }
-static inline __m512i high_pairs(__m512i even, __m512i odd) { return _mm512_unpackhi_epi16(even, odd); }
-static inline long column_of_pair(long i) { return i / 4 % 4 * 8 + i / 16 * 4 + i % 4; }
+// Two rows of 32 as pairs in half the time, in another order of columns: first 0-3, 8-11, 16-19 and 24-27, then the rest.
+static inline __m512i first_pairs(__m512i even, __m512i odd) { return _mm512_unpacklo_epi16(even, odd); }
+static inline __m512i other_pairs(__m512i even, __m512i odd) { return _mm512_unpackhi_epi16(even, odd); }
+static inline long column_at(long place) { return place % 16 / 4 * 8 + place / 16 * 4 + place % 4; }
+static inline long place_of(long column) { return column / 4 % 2 * 16 + column / 8 * 4 + column % 4; }
 
 // B = x (K x N, rows `stride` apart).
 static void pack(const bf16* x, long stride, long K, long N, bf16* b, long panel) {
@@ -354,10 +363,11 @@ inline std::mutex one_at_a_time;  // who calls from outside
 // --- gradients of weights --------------------------------------------------------------------------------------------
 
 // The gradient of a weight, the sum over tokens of left^T right, for columns n0 to n0 + N: left (M x tokens) tiled, right
-// packed. 256 tokens at a time, so that two panels of `right` stay in the first cache; `sums` has room for M x N.
-// save(m, n, tile) gets each 16 x 16 of it at last.
+// packed, both for `stride` tokens. 256 tokens at a time, so that two panels of `right` stay in the first cache; `sums` has
+// room for M x N. save(m, n, tile) gets each 16 x 16 of it at last.
 template <class Save>
-static void sum_over_tokens(const bf16* left, const bf16* right, long M, long n0, long N, long tokens, long stride, float* sums, Save save) {
+static void sum_over_tokens(const bf16* left, const bf16* right, long M, long n0, long N, long tokens, long stride,
+                            float* sums, Save save) {
     constexpr long AT_ONCE = 256;
     const long panel = stride * 16;
     for (long t = 0; t < tokens; t += AT_ONCE)
@@ -388,23 +398,19 @@ static void sum_over_tokens(const bf16* left, const bf16* right, long M, long n0
 static inline void save_tile(const float* block, float* to, long stride) {
     for (int i = 0; i < 16; i++) _mm512_stream_ps(to + i * stride, _mm512_load_ps(block + i * 16));
 }
-static inline void save_tile_transposed(const float* block, float* to, long stride, bool add = false) {
+static inline void save_tile_transposed(const float* block, float* to, long stride) {
     __m512i r[16];
     for (int i = 0; i < 16; i++) r[i] = _mm512_load_si512(block + i * 16);
     transpose16(r);
-    for (int i = 0; i < 16; i++) {
-        Vec v = _mm512_castsi512_ps(r[i]);
-        if(add) _mm512_storeu_ps(to + i * stride, add ? _mm512_add_ps(v, _mm512_loadu_ps(to + i * stride)) : v); else _mm512_stream_ps(to + i * stride, v);
-    }
+    for (int i = 0; i < 16; i++) _mm512_stream_si512((__m512i*)(to + i * stride), r[i]);
 }
-
-// The same for columns in the order of `low_pairs` and `high_pairs`: to row n + i of `to` ...
+// The same of columns in the order of `first_pairs` and `other_pairs`, n their first place, to rows of `to` in order.
 static inline void save_pairs_transposed(const float* block, float* to, long n, long stride, bool add) {
     __m512i r[16];
     for (int i = 0; i < 16; i++) r[i] = _mm512_load_si512(block + i * 16);
     transpose16(r);
     for (int i = 0; i < 16; i++) {
-        float* row = to + (n / 32 * 32 + n / 16 % 2 * 4 + i / 4 * 8 + i % 4) * stride;
+        float* row = to + (n / 32 * 32 + column_at(n % 32 + i)) * stride;
         Vec v = _mm512_castsi512_ps(r[i]);
         _mm512_storeu_ps(row, add ? _mm512_add_ps(v, _mm512_loadu_ps(row)) : v);
     }
