@@ -20,15 +20,16 @@ static inline __mmask16 first_of_16(long count) { return count < 1 ? 0 : count >
 // (tokens x width) and the head (vocabulary x width, float32), of which the rows from `known` on only fill it up.
 //
 // d log p(target) / d logits = [is target] - softmax. Of it only e^logit is written down, as soon as the logit is there, for
-// 128 tokens and 512 columns a thread and, for the head's gradient, for 1,024 tokens; what it must be multiplied by,
+// at most 256 tokens and 256 columns a thread and, for the head's gradient, for 1,024 tokens; what it must be multiplied by,
 // -slope / sum, goes to the other operand of each product at last. Only where a sum leaves the range of float32 is it done
 // again beside the row's highest logit.
 extern "C" void weighted_log_probability(long tokens, long width, long vocabulary, long known, long threads, const bf16* hidden,
                                          const float* weight, const long* targets, const float* slopes, float* found,
                                          bf16* grad_hidden, float* grad_weight) {
     const std::lock_guard<std::mutex> alone(one_at_a_time);
-    constexpr long SLICE = 1024, AT_ONCE = 128, COLUMNS = 512, PART = 256;
-    const long D = width, V = vocabulary, wide = COLUMNS + BLOCK;  // rows of 1 KiB would share the same few places of a cache
+    constexpr long SLICE = 1024, COLUMNS = 256, PART = 256;
+    const long at_once = std::clamp(SLICE / threads / BLOCK * BLOCK, 64L, 256L);
+    const long D = width, V = vocabulary, wide = COLUMNS + BLOCK;  // rows of 512 bytes would share the same few places of a cache
     const long stride = spread(SLICE), panel = spread(V) * 16;
     common.room(2 * (V * D + panel / 16 * D + stride * (D + V)) + 4096);
     bf16 *head_t = common.take<bf16>(V * D), *head = common.take<bf16>(panel / 16 * D);
@@ -36,17 +37,17 @@ extern "C" void weighted_log_probability(long tokens, long width, long vocabular
 #pragma omp parallel num_threads(threads)
     {
         Tiles tiles;
-        scratch.room(AT_ONCE * (2 * wide + 4 * 16 + 4 + 4 * D + 2 * D) + 4 * D * PART + 8192);
-        float *totals = scratch.take<float>(AT_ONCE * 16), *reference = scratch.take<float>(AT_ONCE);
-        float *grad_sums = scratch.take<float>(AT_ONCE * D), *weight_sums = scratch.take<float>(D * PART);
-        bf16 *likely = scratch.take<bf16>(AT_ONCE * wide), *scaled = scratch.take<bf16>(AT_ONCE * D);
+        scratch.room(at_once * (2 * wide + 4 * 16 + 4 + 4 * D + 2 * D) + 4 * D * PART + 8192);
+        float *totals = scratch.take<float>(at_once * 16), *reference = scratch.take<float>(at_once);
+        float *grad_sums = scratch.take<float>(at_once * D), *weight_sums = scratch.take<float>(D * PART);
+        bf16 *likely = scratch.take<bf16>(at_once * wide), *scaled = scratch.take<bf16>(at_once * D);
 #pragma omp for
         for (long v = 0; v < V; v += 16) pack_weight(weight + v * D, v, panel / 16, D, head_t, head);
         for (long begin = 0; begin < tokens; begin += SLICE) {
             const long size = std::min(SLICE, tokens - begin);
 #pragma omp for schedule(dynamic, 1)
-            for (long t = 0; t < size; t += AT_ONCE) {
-                const long count = std::min(AT_ONCE, size - t);
+            for (long t = 0; t < size; t += at_once) {
+                const long count = std::min(at_once, size - t);
                 const bf16* states = hidden + (begin + t) * D;
                 std::memset(reference, 0, sizeof(float) * count);
                 for (bool sure = false;; sure = true) {
