@@ -3,10 +3,10 @@
 Qwen3 of 6 layers x 256 wide (4 heads of 64, 2 of keys and values, MLP of 768, head untied), vocabulary 4,096, 16 rows of
 256 tokens. A step is forward, loss, backward and optimizer: ours by kernels where there is AMX, else compiled; theirs
 Qwen3ForCausalLM with its own loss and torch's AdamW. The bars are for AdamW on both sides. A run's base model has its
-matrices by Muon, whose step is shown beside it: its products of its own count for nothing in the model's FLOPs. Each lives in a process of its own with all cores; they take turns, three rounds of several steps;
-medians of all steps. Beside other programs threads that wait for each other spin, and one side can come out eight times
-slower, by processor time too; so the times that a step was taken off its core are counted, and where they are many there is
-no verdict.
+matrices by Muon, whose step is shown beside it: its products of its own count for nothing in the model's FLOPs. Each lives
+in a process of its own with all cores; they take turns, three rounds of several steps; medians of all steps. Beside other
+programs threads that wait for each other spin, and one side can come out eight times slower, by processor time too; so the
+times that a step was taken off its core are counted, and where they are many there is no verdict.
 
 The matrix rate is that of the same machine in the same run: every matrix of the model times the batch, in bfloat16, forward
 and both gradients (x W^T, dY W, dY^T X), FLOPs over time; and a square product of 2,048 beside it. FLOPs of a step are 6 a

@@ -168,7 +168,10 @@ def train_ours(text: str, folder: str, shape: dict, seed: int, allowed: float) -
     stream, held_out = (Stream(file, [np.zeros(1, np.int64)], context, tokenizer.end_of_text, seed) for file in files)
 
     def run(steps: int, where: Path) -> None:
-        optimizer = Optimizer(model, rates, momentum=shape["momentum"], dtype=device.training_dtype, kernels=model.model.kernels is not None)
+        by_kernels = model.model.kernels is not None
+        optimizer = Optimizer(
+            model, rates, momentum=shape["momentum"], dtype=device.training_dtype, kernels=by_kernels
+        )
         train(
             model, objective, lambda step: stream.batches(step, rows, rows, device.torch_device), optimizer,
             lambda step: warmup_stable_decay(step, steps, WARMUP, round(DECAY_SHARE * steps)), steps, where, "train",

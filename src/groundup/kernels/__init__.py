@@ -1,8 +1,8 @@
 """The dense decoder's training step on processors with AMX: C++, compiled at first use and kept.
 
-PyTorch's products reach a third of what these processors' tiles can do, and between them its step waits for memory. Here
-a row of the batch goes through a whole layer in the cache of one core; results are the same to the bit for any number of
-threads, and about as near to float32's as PyTorch's own in bfloat16 (tests/test_kernels.py).
+PyTorch's products reach less than half of what these processors' tiles can do, and between them its step waits for
+memory. Here a row of the batch goes through a whole layer in the cache of one core; results are the same to the bit for
+any number of threads, and about as near to float32's as PyTorch's own in bfloat16 (tests/test_kernels.py).
 """
 
 import ctypes
