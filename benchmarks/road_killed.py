@@ -1,7 +1,7 @@
 """Killed twenty times at random moments (SIGKILL), a run ends with the same bytes as an undisturbed one.
 
-A run that ends before its twentieth kill is followed by another. The tiny recipe by default: same stages, same code, two
-minutes; `--recipe recipes/laptop.toml` takes half an hour.
+A run that ends before its twentieth kill is followed by another. The tiny recipe by default: same stages, same code, a
+minute; `--recipe recipes/laptop.toml` takes half an hour.
 """
 
 import argparse

@@ -6,18 +6,9 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from groundup import kernels
 from groundup.evaluation.likelihood import weighted_log_probability
-from groundup.model.decoder import Decoder, DecoderConfig
+from groundup.model.decoder import Decoder, shape_for
 
-CONFIG = DecoderConfig(
-    vocab_size=128,
-    hidden_size=64,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    head_dim=32,
-    intermediate_size=96,
-    max_position_embeddings=64,
-)
+CONFIG, _ = shape_for(2, vocabulary=128, context=64)
 
 
 def gradients(model, loss):

@@ -77,7 +77,7 @@ static void pack_layer(const Shape& s, const Layer& l) {
     }
 }
 
-// 1 / rms of 16 rows, of which the squares are added up but for the last 16.
+// 1 / rms of 16 rows, from the sums of their squares in each of 16 places.
 static inline Vec inverse_rms(Vec squares[16], long width, float eps) {
     return _mm512_div_ps(all(1.f), _mm512_sqrt_ps(_mm512_fmadd_ps(sums(squares), all(1.f / width), all(eps))));
 }

@@ -306,18 +306,19 @@ static void transposed(const bf16* x, long stride, long T, long D, Save save) {
             save(d, t, r[0]), save(d + 16, t, r[1]);
         }
 }
+// The same as tiles of A, K numbers along, beginning at `t0`.
+static void tile_transposed(const bf16* x, long stride, long T, long D, bf16* a, long K, long t0) {
+    transposed(x, stride, T, D, [=](long d, long t, const __m512i* r) {
+        for (int i = 0; i < 16; i++) _mm512_stream_si512((__m512i*)(a + d * K + (t0 + t) * 16 + i * 32), r[i]);
+    });
+}
+
 // x (M x M), of which the upper blocks of 32 x 32 are known, made symmetric.
 static void mirror(bf16* x, long M) {
     for (long n = BLOCK; n < M; n += BLOCK)
         transposed(x + n, M, n, BLOCK, [=](long d, long t, const __m512i* rows) {
             for (int i = 0; i < 16; i++) _mm512_storeu_si512(x + (n + d + i) * M + t, rows[i]);
         });
-}
-// The same as tiles of A, K numbers along, beginning at `t0`.
-static void tile_transposed(const bf16* x, long stride, long T, long D, bf16* a, long K, long t0) {
-    transposed(x, stride, T, D, [=](long d, long t, const __m512i* r) {
-        for (int i = 0; i < 16; i++) _mm512_stream_si512((__m512i*)(a + d * K + (t0 + t) * 16 + i * 32), r[i]);
-    });
 }
 
 // 16 rows of a weight (N x K) to panel n / 16 of W^T and rows n to n + 15 of the packed W.
