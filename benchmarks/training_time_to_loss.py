@@ -1,8 +1,8 @@
 """Time to loss on tiny Shakespeare: nanoGPT's command for processors against a small Qwen3 of ours, whole processes.
 
 nanoGPT's README trains characters in about three minutes on a laptop's processor (`--nanogpt DIR` is a checkout of it).
-Ours reads the same text and split, trains by kernels where there is AMX, and ends with a folder that transformers opens.
-Both are measured on the whole validation split, cut into rows of the model's context. Then the loss that ours reaches in
+Ours reads the same text and split, trains by kernels where the processor has bfloat16, and ends with a folder that
+transformers opens. Both are measured on the whole validation split, cut into rows of the model's context. Then the loss that ours reaches in
 nanoGPT's own time.
 """
 

@@ -1,4 +1,4 @@
-"""The kernels for AMX against PyTorch: about as near to float32 as its own bfloat16, and exact where they must be."""
+"""The kernels against PyTorch: about as near to float32 as its own bfloat16, and exact where they must be."""
 
 import os
 import subprocess
@@ -288,11 +288,11 @@ def test_without_a_compiler_the_reason_is_told(monkeypatch, tmp_path, compiler, 
     assert not list(tmp_path.rglob("*.so"))
 
 
-def test_a_processor_without_amx_has_none(monkeypatch):
-    monkeypatch.setattr(kernels, "has_tiles", lambda: False)
+def test_a_processor_without_bfloat16_has_none(monkeypatch):
+    monkeypatch.setattr(kernels, "has_bfloat16_vectors", lambda: False)
     kernels.library.cache_clear()
     try:
-        with pytest.raises(kernels.Unavailable, match="no AMX"):
+        with pytest.raises(kernels.Unavailable, match="no AVX-512"):
             kernels.check(shape_for(4, 4096, 256)[0], 256)
     finally:
         kernels.library.cache_clear()

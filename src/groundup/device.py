@@ -66,7 +66,7 @@ def choose(threads: int = 0) -> Device:
             platform.processor() or "Apple",
             ("mps: an Apple GPU is there", "float32: bfloat16 gains nothing there (nanochat, PR 793)"),
         )
-    fast = _cpu_has_fast_bfloat16()
+    fast = has_bfloat16_vectors()
     return Device(
         torch.device("cpu"),
         torch.bfloat16 if fast else torch.float32,
@@ -74,22 +74,21 @@ def choose(threads: int = 0) -> Device:
         processor_name(),
         (
             f"cpu: no GPU found; {threads} threads on {cores()} cores",
-            "bfloat16 products: AMX or AVX512-BF16 makes them 3 to 8 times faster than float32"
+            "bfloat16 products: AMX or AVX-512 makes them 3 to 8 times faster than float32"
             if fast
             else "float32 products: this processor only emulates bfloat16",
         ),
     )
 
 
+def has_bfloat16_vectors() -> bool:
+    """Whether the processor multiplies vectors of bfloat16 (AVX-512: AMD since 2022, Intel's servers since 2023)."""
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+
+
 def has_tiles() -> bool:
-    """Whether the processor multiplies tiles of bfloat16 (AMX: Intel's servers since 2023)."""
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("amx_bf16") and capabilities.get("avx512_bf16"))
-
-
-def _cpu_has_fast_bfloat16() -> bool:
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    """Whether the processor also multiplies tiles of bfloat16 (AMX: Intel's servers since 2023)."""
+    return has_bfloat16_vectors() and bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def processor_name() -> str:

@@ -1,4 +1,4 @@
-"""The kernels for AMX against transformers: as near to its float32 gradients as its own bfloat16."""
+"""The kernels against transformers: as near to its float32 gradients as its own bfloat16."""
 
 import pytest
 import torch

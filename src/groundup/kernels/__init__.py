@@ -1,4 +1,5 @@
-"""The dense decoder's training step on processors with AMX: C++, compiled at first use and kept.
+"""The dense decoder's training step on processors with AVX-512 for bfloat16, by tiles where there is AMX: C++, compiled at
+first use and kept.
 
 PyTorch's products reach less than half of what these processors' tiles can do, and between them its step waits for
 memory. Here a row of the batch goes through a whole layer in the cache of one core; results are the same to the bit for
@@ -19,14 +20,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from groundup.device import has_tiles
+from groundup.device import has_bfloat16_vectors, has_tiles
 
 if TYPE_CHECKING:
     from groundup.model.decoder import Backbone, DecoderConfig
 
 HEADER, *SOURCES = (Path(__file__).with_name(name) for name in ("tiles.h", "layer.cpp", "loss.cpp", "optimizer.cpp"))
-INSTRUCTIONS = ("fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "amx-tile", "amx-bf16")
-FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", *(f"-m{name}" for name in INSTRUCTIONS))
+VECTORS, TILES = ("fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16"), ("amx-tile", "amx-bf16")
+FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp")
 BLOCK, MAX_CHANNELS = 32, 256  # as in the C++
 
 
@@ -37,11 +38,12 @@ class Unavailable(Exception):
 @cache
 def library() -> ctypes.CDLL:
     """The compiled kernels. Raises Unavailable where processor, compiler or system do not allow them."""
-    if not has_tiles():
-        raise Unavailable("the processor has no AMX")
+    if not has_bfloat16_vectors():
+        raise Unavailable("the processor has no AVX-512 for bfloat16")
+    flags = [*FLAGS, *(f"-m{name}" for name in (*VECTORS, *(TILES if has_tiles() else ())))]
     compiler = os.environ.get("CXX") or "g++"
     kept = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "groundup"
-    made_of = [" ".join([compiler, *FLAGS]).encode(), *(source.read_bytes() for source in (HEADER, *SOURCES))]
+    made_of = [" ".join([compiler, *flags]).encode(), *(source.read_bytes() for source in (HEADER, *SOURCES))]
     made = hashlib.sha256(b"".join(made_of)).hexdigest()[:16]
     path = kept / f"kernels-{made}.so"
     try:
@@ -49,7 +51,7 @@ def library() -> ctypes.CDLL:
             kept.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=kept) as unfinished:
                 new = Path(unfinished) / path.name
-                command = [*shlex.split(compiler), *FLAGS, *map(str, SOURCES), "-o", str(new)]
+                command = [*shlex.split(compiler), *flags, *map(str, SOURCES), "-o", str(new)]
                 subprocess.run(command, check=True, capture_output=True, timeout=300)
                 new.replace(path)
         found = ctypes.CDLL(str(path))
@@ -60,8 +62,8 @@ def library() -> ctypes.CDLL:
         raise Unavailable(f"{compiler} did not compile the kernels: {' '.join(last)}") from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Unavailable(f"the kernels could not be compiled in {kept}: {error}") from None
-    found.tiles_granted.restype = ctypes.c_bool
-    if not found.tiles_granted():
+    found.granted.restype = ctypes.c_bool
+    if not found.granted():
         raise Unavailable("the system does not let programs use AMX")
     return found
 

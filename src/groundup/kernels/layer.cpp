@@ -1,4 +1,4 @@
-// The decoder's layers for processors with AMX, forward and backward, in bfloat16.
+// The decoder's layers, forward and backward, in bfloat16.
 //
 // A row of the batch goes through a whole layer by one thread, so that all between its products stays in that core's
 // cache; only what the backward pass needs is written to memory (as FlashAttention, Dao 2022, for attention alone). The
@@ -12,10 +12,14 @@
 constexpr long MAX_CHANNELS = 256;
 constexpr float LOG2_E = 1.44269504f;
 
-// Whether the system lets this process use tiles; to be asked once, before everything else.
-extern "C" bool tiles_granted() {
+// Whether the system lets this process use what its processor has; to be asked once, before everything else.
+extern "C" bool granted() {
+#ifdef __AMX_BF16__
     constexpr int ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18;
     return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
+#else
+    return true;
+#endif
 }
 
 struct Shape {
@@ -315,13 +319,8 @@ static void attend_backward(const Head& h, const bf16* values, long stride, cons
                       C * 16, BLOCK, Q, C, save);
         const auto add = [=](const bf16* left, const bf16* right, float* to) {
             for (long c = 0; c < C; c += BLOCK) {
-                if (first_to_share)
-                    clear_block();
-                else
-                    fill_block(to + s0 * C + c, C * 4, 16, 16 * C);
-                const bf16* b = right + c * T + s0 * 16;
-                add_block(left, left + 16 * wide, b, b + T * 16, wide, 32, Q, [] {});
-                spill_block(to + s0 * C + c, C * 4, 16, 16 * C);
+                const Block sums = in_rows(to + s0 * C + c, C);
+                add_block(rows(left, wide), right + c * T + s0 * 16, T * 16, Q, first_to_share, sums, [] {});
             }
         };
         add(h.weights, h.grads, h.grad_v), add(h.slopes, h.queries, h.grad_k);
@@ -329,10 +328,8 @@ static void attend_backward(const Head& h, const bf16* values, long stride, cons
     for (long t = 0; t < T; t += BLOCK)
         for (long c = 0; c < C; c += BLOCK) {  // the gradient of q^T = k^T slopes
             alignas(64) float block[BLOCK * BLOCK];
-            const bf16 *a = h.keys_t + c * T, *b = h.all_slopes + t * T;
-            clear_block();
-            add_block(a, a + 16 * T, b, b + 16 * T, 32, 512, t + BLOCK, [] {});
-            spill_block(block, 64, 256, 512);
+            const Left keys = tiled(h.keys_t + c * T, T);
+            add_block(keys, h.all_slopes + t * T, T * 16, t + BLOCK, true, in_quarters(block), [] {});
             for (long quarter = 0; quarter < 4; quarter++)
                 save_pairs_transposed(block + quarter * 256, h.grad_q + c + quarter / 2 * 16, t + quarter % 2 * 16, C, false);
         }

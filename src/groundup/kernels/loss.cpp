@@ -1,4 +1,4 @@
-// The loss for processors with AMX: the head, its softmax and the gradients of both, a slice of the tokens at a time.
+// The loss: the head, its softmax and the gradients of both, a slice of the tokens at a time.
 #include "tiles.h"
 
 static inline float one(bf16 v) {

@@ -1,4 +1,4 @@
-// Muon and AdamW for processors with AMX, as training/optimizer.py has them.
+// Muon and AdamW, as training/optimizer.py has them.
 #include "tiles.h"
 
 struct Matrix {

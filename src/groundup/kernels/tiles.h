@@ -66,7 +66,28 @@ static inline Vec sigmoid(Vec x) {
     return _mm512_rcp14_ps(_mm512_add_ps(all(1.f), exponential(_mm512_sub_ps(all(0.f), x))));
 }
 
-// --- tiles -----------------------------------------------------------------------------------------------------------
+// --- blocks ----------------------------------------------------------------------------------------------------------
+
+// How far apart the panels of an operand lie that is read a few of its `rows` at a time: at a power of two all would
+// compete for the same places of a cache.
+static inline long spread(long rows) { return ((rows + 127) / 128 | 1) * 128; }
+
+struct Left {  // operand A: numbers between rows of a tile, between tiles below each other, and along K
+    const bf16* at;
+    long row, down, along;
+    Left from(long m) const { return {at + m / 16 * down, row, down, along}; }
+};
+static inline Left rows(const bf16* at, long stride) { return {at, stride, 16 * stride, 32}; }
+static inline Left tiled(const bf16* at, long K) { return {at, 32, 16 * K, 512}; }
+
+struct Block {  // 32 x 32 numbers: between the rows of each quarter of 16 x 16, to the quarter beside and to the one below
+    float* at;
+    long row, right, below;
+};
+static inline Block in_rows(float* at, long stride) { return {at, stride, 16, 16 * stride}; }
+static inline Block in_quarters(float* at) { return {at, 16, 256, 512}; }
+
+#ifdef __AMX_BF16__
 
 struct Tiles {  // a thread's tiles: all eight of 16 x 64 bytes; what was configured before comes back at the end
     alignas(64) uint8_t before[64], ours[64] = {};
@@ -84,56 +105,77 @@ struct Tiles {  // a thread's tiles: all eight of 16 x 64 bytes; what was config
     }
 };
 
-// How far apart the panels of an operand lie that is read a few of its `rows` at a time: at a power of two all would
-// compete for the same places of a cache.
-static inline long spread(long rows) { return ((rows + 127) / 128 | 1) * 128; }
-
-struct Left {  // operand A: numbers between rows of a tile, between tiles below each other, and along K
-    const bf16* at;
-    long row, down, along;
-};
-static inline Left rows(const bf16* at, long stride) { return {at, stride, 16 * stride, 32}; }
-static inline Left tiled(const bf16* at, long K) { return {at, 32, 16 * K, 512}; }
-
-static inline void clear_block() {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-}
-
-static inline void fill_block(const float* from, long stride, long right, long below) {
-    _tile_loadd(0, from, stride);
-    _tile_loadd(1, from + right, stride);
-    _tile_loadd(2, from + below, stride);
-    _tile_loadd(3, from + below + right, stride);
-}
-static inline void spill_block(float* out, long stride, long right, long below) {
-    _tile_stored(0, out, stride);
-    _tile_stored(1, out + right, stride);
-    _tile_stored(2, out + below, stride);
-    _tile_stored(3, out + below + right, stride);
-}
-
-// Tiles 0 to 3 += A B, a block of 32 x 32, at two tiles of A and two panels of B; meanwhile() runs between the steps, since
-// the tiles' unit and the vector units work at the same time.
+// sums += A B, or = where `fresh`, for two panels of B; meanwhile() runs between the steps of 32 along K, since the tiles'
+// unit and the vector units work at the same time.
 template <class Meanwhile>
-static inline void add_block(const bf16* a0, const bf16* a1, const bf16* b0, const bf16* b1, long row, long along, long K,
-                             Meanwhile meanwhile) {
+static inline void add_block(Left a, const bf16* b, long panel, long K, bool fresh, Block sums, Meanwhile meanwhile) {
+    if (fresh) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    } else {
+        _tile_loadd(0, sums.at, sums.row * 4);
+        _tile_loadd(1, sums.at + sums.right, sums.row * 4);
+        _tile_loadd(2, sums.at + sums.below, sums.row * 4);
+        _tile_loadd(3, sums.at + sums.below + sums.right, sums.row * 4);
+    }
+    const bf16 *a0 = a.at, *a1 = a.at + a.down, *b0 = b, *b1 = b + panel;
     __asm__ volatile("" ::: "memory");  // g++ does not know that tiles read memory
     for (long k = 0; k < K; k += 32) {
-        _tile_loadd(4, a0, row * 2);
+        _tile_loadd(4, a0, a.row * 2);
         _tile_loadd(6, b0, 64);
         _tile_loadd(7, b1, 64);
-        _tile_loadd(5, a1, row * 2);
+        _tile_loadd(5, a1, a.row * 2);
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
-        a0 += along, a1 += along, b0 += 512, b1 += 512;
+        a0 += a.along, a1 += a.along, b0 += 512, b1 += 512;
         meanwhile();
     }
+    _tile_stored(0, sums.at, sums.row * 4);
+    _tile_stored(1, sums.at + sums.right, sums.row * 4);
+    _tile_stored(2, sums.at + sums.below, sums.row * 4);
+    _tile_stored(3, sums.at + sums.below + sums.right, sums.row * 4);
 }
+
+#else
+
+struct Tiles {
+    Tiles() {}  // so that g++ does not call it unused
+};
+
+// The same by vectors: 8 rows of the block in registers at a time.
+template <class Meanwhile>
+static inline void add_block(Left a, const bf16* b, long panel, long K, bool fresh, Block sums, Meanwhile meanwhile) {
+    for (long m = 0; m < BLOCK; m += 8) {
+        const bf16* left = a.at + m / 16 * a.down + m % 16 * a.row;
+        float* to = sums.at + m / 16 * sums.below + m % 16 * sums.row;
+        Vec c[8][2];
+        for (long i = 0; i < 8; i++)
+            for (long h = 0; h < 2; h++) c[i][h] = fresh ? all(0.f) : _mm512_loadu_ps(to + i * sums.row + h * sums.right);
+        for (long k = 0; k < K; k += 32, left += a.along) {
+            const bf16* right = b + k * 16;
+#pragma GCC unroll 4
+            for (long j = 0; j < 32; j += 2, right += 32) {
+                const __m512bh r[] = {(__m512bh)_mm512_loadu_si512(right), (__m512bh)_mm512_loadu_si512(right + panel)};
+#pragma GCC unroll 8
+                for (long i = 0; i < 8; i++) {
+                    int pair;
+                    std::memcpy(&pair, left + i * a.row + j, 4);
+                    const __m512bh l = (__m512bh)_mm512_set1_epi32(pair);
+                    c[i][0] = _mm512_dpbf16_ps(c[i][0], l, r[0]), c[i][1] = _mm512_dpbf16_ps(c[i][1], l, r[1]);
+                }
+            }
+            if (k / 32 % 4 == m / 8) meanwhile();
+        }
+        for (long i = 0; i < 8; i++)
+            for (long h = 0; h < 2; h++) _mm512_storeu_ps(to + i * sums.row + h * sums.right, c[i][h]);
+    }
+}
+
+#endif
 
 struct Ahead {  // memory that is needed soon: asked for in even parts, once a step
     const char *at = nullptr, *end = nullptr;
@@ -154,13 +196,8 @@ static inline void ask_panels(const bf16*& next, long panel, long M) {
 static void accumulate(Left a, const bf16* b, long panel, long M, long N, long K, bool fresh, float* sums) {
     for (long n = 0; n < N; n += BLOCK)
         for (long m = 0; m < M; m += BLOCK, sums += BLOCK * BLOCK) {
-            if (fresh)
-                clear_block();
-            else
-                fill_block(sums, 128, 16, 512);
-            const bf16 *a0 = a.at + m / 16 * a.down, *b0 = b + n / 16 * panel, *next = b0 + 2 * panel + m * K * 16 / M;
-            add_block(a0, a0 + a.down, b0, b0 + panel, a.row, a.along, K, [&] { ask_panels(next, panel, M); });
-            spill_block(sums, 128, 16, 512);
+            const bf16 *b0 = b + n / 16 * panel, *next = b0 + 2 * panel + m * K * 16 / M;
+            add_block(a.from(m), b0, panel, K, fresh, in_rows(sums, BLOCK), [&] { ask_panels(next, panel, M); });
         }
 }
 
@@ -177,15 +214,13 @@ static void multiply(Left a, const bf16* b, long panel, long M, long N, long K, 
     for (long n = 0; n < N; n += BLOCK)
         for (long m = 0; m < (upper ? n + BLOCK : M); m += BLOCK) {
             const float* last = out[turn ^ 1];
-            const bf16 *a0 = a.at + m / 16 * a.down, *b0 = b + n / 16 * panel, *next = b0 + 2 * panel + m * K * 16 / M;
-            clear_block();
-            add_block(a0, a0 + a.down, b0, b0 + panel, a.row, a.along, K, [&] {
+            const bf16 *b0 = b + n / 16 * panel, *next = b0 + 2 * panel + m * K * 16 / M;
+            add_block(a.from(m), b0, panel, K, true, in_rows(out[turn], BLOCK), [&] {
                 ask_panels(next, panel, M);
                 ahead.ask();
                 for (long i = 0; i < pairs_a_step && saved < 16; i++, saved++)
                     save(last_m + 2 * saved, last_n, last + 64 * saved);
             });
-            spill_block(out[turn], 128, 16, 512);
             saved = 0, last_m = m, last_n = n, turn ^= 1;
         }
     for (; saved < 16; saved++) save(last_m + 2 * saved, last_n, out[turn ^ 1] + 64 * saved);
@@ -206,11 +241,9 @@ static void multiply_both(Left a, const bf16* b, Left other_a, const bf16* other
     for (long n = 0; n < N; n += BLOCK)
         for (long m = 0; m < M; m += BLOCK) {
             for (long which = 0; which < 2; which++) {
-                const Left& left = which ? other_a : a;
-                const bf16 *a0 = left.at + m / 16 * left.down, *b0 = (which ? other_b : b) + n / 16 * panel;
-                clear_block();
-                add_block(a0, a0 + left.down, b0, b0 + panel, left.row, left.along, K, [&] { save_some(pairs_a_step); });
-                spill_block(out[turn][which], 128, 16, 512);
+                const Left left = (which ? other_a : a).from(m);
+                const bf16* b0 = (which ? other_b : b) + n / 16 * panel;
+                add_block(left, b0, panel, K, true, in_rows(out[turn][which], BLOCK), [&] { save_some(pairs_a_step); });
             }
             saved = 0, last_m = m, last_n = n, turn ^= 1;
         }
@@ -375,22 +408,18 @@ static void sum_over_tokens(const bf16* left, const bf16* right, long M, long n0
         for (long n = n0; n < n0 + N; n += BLOCK)
             for (long m = 0; m < M; m += BLOCK) {
                 float* block = sums + ((n - n0) / BLOCK * (M / BLOCK) + m / BLOCK) * BLOCK * BLOCK;
-                if (t)
-                    fill_block(block, 64, 256, 512);
-                else
-                    clear_block();
-                const bf16 *a = left + m * stride + t * 16, *b = right + n / 16 * panel + t * 16;
+                const Left a = tiled(left + m * stride + t * 16, stride);
+                const bf16* b = right + n / 16 * panel + t * 16;
                 // What other cores have written comes late if it is not asked for: the panels after these, and the next tokens.
                 const bf16* next = right + (n / 16 + 2 + m / (M / 2)) * panel + (t + m % (M / 2) * 2 * AT_ONCE / M) * 16;
                 long line = ((n - n0) / BLOCK * (M / BLOCK) + m / BLOCK) * (AT_ONCE / 32) * 2;
-                add_block(a, a + panel, b, b + panel, 32, 512, std::min(AT_ONCE, tokens - t), [&] {
+                add_block(a, b, panel, std::min(AT_ONCE, tokens - t), t == 0, in_quarters(block), [&] {
                     for (int i = 0; i < 4; i++, next += 32) _mm_prefetch((const char*)next, _MM_HINT_T1);
                     for (int i = 0; i < 2; i++, line++) {
                         const bf16* row = left + line / (AT_ONCE / 2) % (M / 16) * panel;
                         _mm_prefetch((const char*)(row + (t + AT_ONCE) * 16 + line % (AT_ONCE / 2) * 32), _MM_HINT_T1);
                     }
                 });
-                spill_block(block, 64, 256, 512);
                 if (t + AT_ONCE >= tokens)
                     for (int quarter = 0; quarter < 4; quarter++)
                         save(m + quarter / 2 * 16, n + quarter % 2 * 16, block + quarter * 256);

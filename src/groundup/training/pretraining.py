@@ -111,10 +111,10 @@ def pretrain(
     if by_kernels:
         try:
             kernels.check(config, lengths.context)
-            say("trained by kernels for AMX: about twice as fast as compiled by torch (groundup/kernels)")
+            say("trained by kernels of our own: up to twice as fast as compiled by torch (groundup/kernels)")
             model.model.use_kernels()
         except kernels.Unavailable as error:
-            say(f"not trained by kernels for AMX: {error}")
+            say(f"not trained by kernels of our own: {error}")
             by_kernels = False
     compiles, reason = False, ""
     if not by_kernels:
