@@ -3,7 +3,8 @@
 `--nanochat DIR` is a checkout; it also needs rustbpe, tiktoken and requests. Both get the same documents, shuffled, of
 which 5 % are held out, and train a vocabulary of 4,096 on the rest. nanochat: depth 4, context 512, 250 steps of 8,192
 tokens; its own clock, without compiling and evaluation, sets the time. Ours counts everything from the token files to
-the trained model, compiling too. nanochat measures rows of 512 tokens that begin with a document, ours whole documents.
+the trained model, compiling too; a trial before tells how many tokens that time allows. nanochat measures rows of 512 tokens
+that begin with a document, ours whole documents.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +24,7 @@ import timed
 from common import ROOT, conclude
 
 BAR, GOAL, VOCABULARY = 0.15, 1.40, 4096
+TRIAL, OF_THE_TIME = 400_000, 0.93
 NANOCHAT = (
     "scripts.base_train --depth=4 --max-seq-len=512 --device-batch-size=16 --total-batch-size=8192 --num-iterations=250 "
     "--window-pattern=L --eval-every=1000 --eval-tokens=524288 --core-metric-every=-1 --sample-every=-1"
@@ -33,7 +36,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="measuring material")
     parser.add_argument("--nanochat", type=Path, default=ROOT.parent / "nanochat")
     parser.add_argument("--depth", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=12_000_000, help="as many as this machine trains in nanochat's time")
     options = parser.parse_args()
     claim = "held-out bits per byte on textbooks below nanochat's base_train in the same minutes on a processor"
     path = options.data / "text" / "openstax.parquet"
@@ -44,7 +46,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         theirs = nanochat(options.nanochat, train, held_out, Path(work))
         print(f"nanochat {theirs['seconds']:6.0f} s  {theirs['bits']:.4f} bits per byte", flush=True)
-        ours = groundup(train, held_out, Path(work) / "ours", options)
+        ours = groundup(train, held_out, Path(work) / "ours", options.depth, theirs["seconds"])
     print(f"groundup {ours['seconds']:6.0f} s  {ours['bits']:.4f} bits per byte, {ours['tokens']:,} tokens  (goal {GOAL})")
     holds = theirs["bits"] - ours["bits"] >= BAR and ours["seconds"] <= theirs["seconds"]
     beside = f"ours, in {ours['seconds'] / 60:.1f} of {theirs['seconds'] / 60:.1f} minutes"
@@ -71,7 +73,7 @@ def nanochat(checkout: Path, train: list[str], held_out: list[str], work: Path) 
     return {"seconds": 60 * float(minutes), "bits": float(bits)}
 
 
-def groundup(train: list[str], held_out: list[str], folder: Path, options: argparse.Namespace) -> dict[str, float]:
+def groundup(train: list[str], held_out: list[str], folder: Path, depth: int, their_seconds: float) -> dict[str, float]:
     from groundup.device import choose
     from groundup.recipe import Base, Mixture
     from groundup.training.parallel import ALONE
@@ -87,18 +89,20 @@ def groundup(train: list[str], held_out: list[str], folder: Path, options: argpa
         for length in file.lengths
     ]
     pq.write_table(pa.Table.from_pylist(table), folder / "documents.parquet")
-    settings = Base(
-        depth=options.depth, context=256, tokens=options.tokens, batch_tokens=4096, micro_batch_tokens=4096,
-        best_data_share=0.0,
-    )  # fmt: skip
-    start = time.perf_counter()
-    model, results = pretrain(
-        folder, encoder, settings, Mixture(), choose(), ALONE, folder / "base", "base", lambda text: print(text), 0
-    )
-    seconds = time.perf_counter() - start
+
+    def trained(tokens: int, name: str) -> tuple[Any, int, float]:
+        settings = Base(
+            depth=depth, context=256, tokens=tokens, batch_tokens=4096, micro_batch_tokens=4096, best_data_share=0.0
+        )
+        start = time.perf_counter()
+        model, results = pretrain(folder, encoder, settings, Mixture(), choose(), ALONE, folder / name, name, print, 0)
+        return model, results["tokens"], time.perf_counter() - start
+
+    _, tokens, seconds = trained(TRIAL, "trial")
+    model, tokens, seconds = trained(int(OF_THE_TIME * their_seconds * tokens / seconds), "base")
     return {
         "seconds": seconds,
-        "tokens": results["tokens"],
+        "tokens": tokens,
         "bits": timed.held_out_bits(held_out, encoder, timed.nats_of(model)),
     }
 

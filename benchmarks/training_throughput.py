@@ -2,11 +2,11 @@
 
 Qwen3 of 6 layers x 256 wide (4 heads of 64, 2 of keys and values, MLP of 768, head untied), vocabulary 4,096, 16 rows of
 256 tokens. A step is forward, loss, backward and optimizer: ours by kernels where the processor has bfloat16, else compiled;
-theirs Qwen3ForCausalLM with its own loss and torch's AdamW. The bars are for each of our two steps: with Muon for the matrices, as
-in a run's base model, whose own products count for nothing in the model's FLOPs, and with AdamW for all, as the peer. Each
-lives in a process of its own with all cores; they take turns, three rounds of several steps; medians of all steps. Beside
-other programs threads that wait for each other spin, and one side can come out eight times slower, by processor time too;
-so the times that a step was taken off its core are counted, and where they are many there is no verdict.
+theirs Qwen3ForCausalLM with its own loss and torch's AdamW. The bars are for each of our two steps: with Muon for the
+matrices, as in a run's base model, whose own products count for nothing in the model's FLOPs, and with AdamW for all, as the
+peer. Each lives in a process of its own with all cores; they take turns, three rounds of several steps; medians of all steps.
+Beside other programs threads that wait for each other spin, and one side can come out eight times slower, by processor time
+too; so the times that a step was taken off its core are counted, and where they are many there is no verdict.
 
 The matrix rate is that of the same machine in the same run: every matrix of the model times the batch, in bfloat16, forward
 and both gradients (x W^T, dY W, dY^T X), FLOPs over time; and a square product of 2,048 beside it. FLOPs of a step are 6 a

@@ -2,8 +2,8 @@
 
 nanoGPT's README trains characters in about three minutes on a laptop's processor (`--nanogpt DIR` is a checkout of it).
 Ours reads the same text and split, trains by kernels where the processor has bfloat16, and ends with a folder that
-transformers opens. Both are measured on the whole validation split, cut into rows of the model's context. Then the loss that ours reaches in
-nanoGPT's own time.
+transformers opens. Both are measured on the whole validation split, cut into rows of the model's context. Then the loss that
+ours reaches in nanoGPT's own time.
 """
 
 import json
