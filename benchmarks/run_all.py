@@ -1,6 +1,7 @@
 """Run every benchmark, or those named, and write docs/benchmarks.md; a bar that does not hold stays as it is.
 
-`run_all.py road_minutes corpus_ray` runs these two and leaves the other rows of the page as they were.
+The page has a table for each machine. `run_all.py road_minutes corpus_ray` runs these two and leaves the other rows of this
+machine's table as they were.
 """
 
 import json
@@ -14,6 +15,7 @@ from common import ROOT, machine
 HERE = Path(__file__).resolve().parent
 PAGE = ROOT / "docs" / "benchmarks.md"
 VERDICT = {True: "yes", False: "**no**", None: "not measured"}
+TITLE = "# Benchmarks\n\nWritten by `make bench`, on each of these machines.\n"
 HEADER = ["| claim | figure | bar | holds | beside it | script |", "| --- | --: | --: | --- | --- | --- |"]
 
 
@@ -21,8 +23,9 @@ def main() -> None:
     scripts = sorted(path for path in HERE.glob("*_*.py") if path.name != Path(__file__).name)
     named = [word for word in sys.argv[1:] if (HERE / f"{word}.py") in scripts]
     options = [word for word in sys.argv[1:] if word not in named]
-    kept = dict(re.findall(r"^(\|.*`(\w+)\.py` \|)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)) if named else {}
-    lines = {name: line for line, name in kept.items() if (HERE / f"{name}.py") in scripts}
+    tables = dict(re.findall(r"^## (.*)\n\n((?:\|.*\n)+)", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+    kept = re.findall(r"^(\|.*`(\w+)\.py` \|)$", tables.get(machine(), "") if named else "", re.MULTILINE)
+    lines = {name: line for line, name in kept if (HERE / f"{name}.py") in scripts}
     failed = []
     for script in scripts:
         if named and script.stem not in named:
@@ -30,8 +33,9 @@ def main() -> None:
         row = run(script, options)
         lines[script.stem] = line(script, row)
         failed += [row["claim"]] if row["holds"] is False else []
-    table = "\n".join([*HEADER, *(lines[name] for name in sorted(lines))])
-    PAGE.write_text(f"# Benchmarks\n\n`make bench` wrote this page on: {machine()}.\n\n{table}\n", encoding="utf-8")
+    tables[machine()] = "".join(f"{row}\n" for row in [*HEADER, *(lines[name] for name in sorted(lines))])
+    page = [TITLE, *(f"## {name}\n\n{tables[name]}" for name in sorted(tables))]
+    PAGE.write_text("\n".join(page), encoding="utf-8")
     print(json.dumps({"benchmarks": len(named or scripts), "not_holding": failed, "page": "docs/benchmarks.md"}))
 
 
