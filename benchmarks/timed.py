@@ -15,7 +15,8 @@ import torch
 
 from groundup.device import choose
 from groundup.evaluation.likelihood import bits_per_byte, score
-from groundup.model.decoder import LanguageModel
+from groundup.kernels import Unavailable
+from groundup.model.decoder import Decoder, LanguageModel
 from groundup.tokenizer import bpe, token_files
 from groundup.tokenizer.token_files import TokenFile
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -51,6 +52,18 @@ def stream(file: TokenFile, tokenizer: Tokenizer, context: int, seed: int = 0) -
     return Stream(file, [order], context, tokenizer.end_of_text, seed)
 
 
+def use_kernels(model: LanguageModel, context: int) -> bool:
+    """Whether training goes by kernels, as that of a run does where they can be had."""
+    device = choose()
+    if not isinstance(model, Decoder) or device.torch_device.type != "cpu" or device.training_dtype != torch.bfloat16:
+        return False
+    try:
+        model.model.use_kernels(context)
+    except Unavailable:
+        return False
+    return True
+
+
 def train(model: LanguageModel, rows: Stream, rows_a_step: int, seconds: float, balance: float = 0.02) -> int:
     """Pre-train for `seconds`, on the rates of pre-training; returns the number of tokens read."""
     device = choose()
@@ -58,7 +71,8 @@ def train(model: LanguageModel, rows: Stream, rows_a_step: int, seconds: float, 
     model.to(device.torch_device).train()
     sparse = getattr(model.config, "num_experts", 0) > 0
     objective: Objective = BalancedNextToken(dtype, balance) if sparse else partial(next_token, dtype=dtype)
-    optimizer = Optimizer(model, pretraining_rates(model.config.hidden_size)[0], dtype=dtype)
+    kernels = use_kernels(model, rows.context)
+    optimizer = Optimizer(model, pretraining_rates(model.config.hidden_size)[0], dtype=dtype, kernels=kernels)
     step, start = 0, time.perf_counter()
     while (share := (time.perf_counter() - start) / seconds) < 1:
         for batch in rows.batches(step, rows_a_step, rows_a_step, device.torch_device):

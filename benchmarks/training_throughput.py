@@ -130,7 +130,7 @@ def times_off_core() -> int:
 def our_step(name: str, vocabulary: int = VOCABULARY) -> Callable[[], None]:
     import torch
 
-    from groundup import kernels
+    import timed
     from groundup.device import choose
     from groundup.model.decoder import Decoder, initialise
     from groundup.training.objectives import next_token
@@ -139,13 +139,11 @@ def our_step(name: str, vocabulary: int = VOCABULARY) -> Callable[[], None]:
     device = choose()
     model = Decoder(our_config(vocabulary))
     initialise(model, seed=0)
-    try:
-        kernels.check(model.config, CONTEXT)
-        model.model.use_kernels()
-    except kernels.Unavailable:
+    kernels = timed.use_kernels(model, CONTEXT)
+    if not kernels:
         model.model.compile()
     rates = pretraining_rates(WIDTH)[0] if name == OURS[0] else one_rate(1e-3)
-    optimizer = Optimizer(model, rates, dtype=device.training_dtype, kernels=model.model.kernels is not None)
+    optimizer = Optimizer(model, rates, dtype=device.training_dtype, kernels=kernels)
     ids = random_ids(vocabulary)
     batch = {"ids": ids[:, :-1], "targets": ids[:, 1:], "weight": torch.full((ROWS, CONTEXT), 1 / (ROWS * CONTEXT))}
 

@@ -119,7 +119,7 @@ def train_ours(text: str, folder: str, shape: dict, seed: int, allowed: float) -
     """From the text to a saved folder and its loss on the whole validation split, as a process of its own."""
     import torch
 
-    from groundup import kernels
+    import timed
     from groundup.device import choose
     from groundup.model import folder as model_folder
     from groundup.model.decoder import Decoder, DecoderConfig, initialise
@@ -152,11 +152,7 @@ def train_ours(text: str, folder: str, shape: dict, seed: int, allowed: float) -
     )
     model = Decoder(config)
     initialise(model, seed)
-    try:
-        kernels.check(config, context)
-        model.model.use_kernels()
-    except kernels.Unavailable:
-        pass
+    kernels = timed.use_kernels(model, context)
 
     def rates(name: str, parameter: torch.nn.Parameter) -> tuple[str, float]:
         if parameter.dim() == 2 and "layers" in name:
@@ -169,10 +165,7 @@ def train_ours(text: str, folder: str, shape: dict, seed: int, allowed: float) -
     stream, held_out = (Stream(file, [np.zeros(1, np.int64)], context, tokenizer.end_of_text, seed) for file in files)
 
     def run(steps: int, where: Path) -> None:
-        by_kernels = model.model.kernels is not None
-        optimizer = Optimizer(
-            model, rates, momentum=shape["momentum"], dtype=device.training_dtype, kernels=by_kernels
-        )
+        optimizer = Optimizer(model, rates, momentum=shape["momentum"], dtype=device.training_dtype, kernels=kernels)
         train(
             model, objective, lambda step: stream.batches(step, rows, rows, device.torch_device), optimizer,
             lambda step: warmup_stable_decay(step, steps, WARMUP, round(DECAY_SHARE * steps)), steps, where, "train",

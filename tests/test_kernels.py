@@ -45,7 +45,7 @@ def random_model(config=CONFIG, with_kernels=False):
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(1 + 0.2 * noise if parameter.dim() == 1 else noise / parameter.shape[1] ** 0.5)
     if with_kernels:
-        model.model.use_kernels()
+        model.model.use_kernels(96)
     return model
 
 

@@ -397,8 +397,9 @@ class Backbone(nn.Module):
         self._blocks = torch.compile(self._blocks)
         self.compiled = True
 
-    def use_kernels(self) -> None:
-        """Train in bfloat16 by `kernels`, whose `check` must have accepted the model."""
+    def use_kernels(self, context: int) -> None:
+        """Train in bfloat16 by `kernels`, with rows of `context` tokens. Raises `kernels.Unavailable`."""
+        kernels.check(self.config, context)
         self.kernels = kernels.Kernels(self)
 
     def places(self, positions_BT: Tensor) -> Positions:

@@ -110,9 +110,8 @@ def pretrain(
     by_kernels = dense and processes.world == 1 and device.torch_device.type == "cpu" and dtype == torch.bfloat16
     if by_kernels:
         try:
-            kernels.check(config, lengths.context)
+            model.model.use_kernels(lengths.context)
             say("trained by kernels of our own: up to twice as fast as compiled by torch (groundup/kernels)")
-            model.model.use_kernels()
         except kernels.Unavailable as error:
             say(f"not trained by kernels of our own: {error}")
             by_kernels = False
@@ -173,7 +172,7 @@ def pretrain(
     if longer and long_lengths:
         model.config = model.model.config = longer
         if by_kernels:
-            model.model.use_kernels()  # they keep the angles of the positions
+            model.model.use_kernels(longer.max_position_embeddings)  # they keep the angles of the positions
         steps = long_lengths.steps
         say(
             f"context {config.max_position_embeddings} -> {longer.max_position_embeddings}: {steps} steps of "
