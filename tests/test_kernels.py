@@ -279,23 +279,23 @@ def test_shapes_that_do_not_fit_are_refused_with_the_reason():
 def test_without_a_compiler_the_reason_is_told(monkeypatch, tmp_path, compiler, reason):
     monkeypatch.setenv("CXX", compiler)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    kernels.library.cache_clear()
+    kernels.library_or_reason.cache_clear()
     try:
         with pytest.raises(kernels.Unavailable, match=reason):
             kernels.library()
     finally:
-        kernels.library.cache_clear()
+        kernels.library_or_reason.cache_clear()
     assert not list(tmp_path.rglob("*.so"))
 
 
 def test_a_processor_without_bfloat16_has_none(monkeypatch):
     monkeypatch.setattr(kernels, "has_bfloat16_vectors", lambda: False)
-    kernels.library.cache_clear()
+    kernels.library_or_reason.cache_clear()
     try:
         with pytest.raises(kernels.Unavailable, match="no AVX-512"):
             kernels.check(shape_for(4, 4096, 256)[0], 256)
     finally:
-        kernels.library.cache_clear()
+        kernels.library_or_reason.cache_clear()
 
 
 @needs_kernels

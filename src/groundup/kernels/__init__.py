@@ -11,6 +11,7 @@ import hashlib
 import os
 import shlex
 import subprocess
+import sys
 import tempfile
 from ctypes import c_double, c_float, c_long, c_void_p
 from functools import cache
@@ -25,7 +26,7 @@ from groundup.device import has_bfloat16_vectors, has_tiles
 if TYPE_CHECKING:
     from groundup.model.decoder import Backbone, DecoderConfig
 
-HEADER, *SOURCES = (Path(__file__).with_name(name) for name in ("tiles.h", "layer.cpp", "loss.cpp", "optimizer.cpp"))
+HEADER, SOURCES = Path(__file__).with_name("blocks.h"), sorted(Path(__file__).parent.glob("*.cpp"))
 VECTORS, TILES = ("fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16"), ("amx-tile", "amx-bf16")
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp")
 BLOCK, MAX_CHANNELS = 32, 256  # as in the C++
@@ -35,11 +36,19 @@ class Unavailable(Exception):
     """Why there are no kernels, to be told."""
 
 
-@cache
 def library() -> ctypes.CDLL:
     """The compiled kernels. Raises Unavailable where processor, compiler or system do not allow them."""
+    found = library_or_reason()
+    if isinstance(found, str):
+        raise Unavailable(found)
+    return found
+
+
+@cache
+def library_or_reason() -> ctypes.CDLL | str:
+    """The compiled kernels, or why there are none: asked for once, as a compiler may take long to say no."""
     if not has_bfloat16_vectors():
-        raise Unavailable("the processor has no AVX-512 for bfloat16")
+        return "the processor has no AVX-512 for bfloat16"
     flags = [*FLAGS, *(f"-m{name}" for name in (*VECTORS, *(TILES if has_tiles() else ())))]
     compiler = os.environ.get("CXX") or "g++"
     kept = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "groundup"
@@ -49,6 +58,7 @@ def library() -> ctypes.CDLL:
     try:
         if not path.exists():
             kept.mkdir(parents=True, exist_ok=True)
+            print(f"compiling kernels for this processor with {compiler}: some seconds, once", file=sys.stderr)
             with tempfile.TemporaryDirectory(dir=kept) as unfinished:
                 new = Path(unfinished) / path.name
                 command = [*shlex.split(compiler), *flags, *map(str, SOURCES), "-o", str(new)]
@@ -56,15 +66,15 @@ def library() -> ctypes.CDLL:
                 new.replace(path)
         found = ctypes.CDLL(str(path))
     except FileNotFoundError:
-        raise Unavailable(f"no C++ compiler {compiler!r} found") from None
+        return f"no C++ compiler {compiler!r} found"
     except subprocess.CalledProcessError as error:
         last = error.stderr.decode(errors="replace").strip().splitlines()[:1]
-        raise Unavailable(f"{compiler} did not compile the kernels: {' '.join(last)}") from None
+        return f"{compiler} did not compile the kernels: {' '.join(last)}"
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unavailable(f"the kernels could not be compiled in {kept}: {error}") from None
-    found.granted.restype = ctypes.c_bool
+        return f"the kernels could not be compiled in {kept}: {error}"
+    found.granted.restype = found.decode.restype = ctypes.c_bool
     if not found.granted():
-        raise Unavailable("the system does not let programs use AMX")
+        return "the system does not let programs use AMX"
     return found
 
 

@@ -7,7 +7,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "tiles.h"
+#include "blocks.h"
 
 constexpr long MAX_CHANNELS = 256;
 constexpr float LOG2_E = 1.44269504f;

@@ -1,5 +1,5 @@
 // The loss: the head, its softmax and the gradients of both, a slice of the tokens at a time.
-#include "tiles.h"
+#include "blocks.h"
 
 static inline float one(bf16 v) {
     const uint32_t bits = (uint32_t)v << 16;

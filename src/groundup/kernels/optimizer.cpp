@@ -1,5 +1,5 @@
 // Muon and AdamW, as training/optimizer.py has them.
-#include "tiles.h"
+#include "blocks.h"
 
 struct Matrix {
     float *weight, *momentum;

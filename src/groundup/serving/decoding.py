@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from groundup.kernels import Unavailable
+from groundup.kernels.decoding import Steps
 from groundup.model.decoder import Decoder, RMSNorm
 from groundup.model.moe import MixtureOfExperts
 from groundup.model.rotary import frequencies, sharpening
@@ -73,6 +75,10 @@ class Decoding:
         shape = (len(self.layers), 2 * self.key_heads, rows, length, self.channels)
         self.cache = torch.zeros(shape, device=self.head.device)
         self.lengths = [0] * rows
+        try:
+            self.steps = Steps(model)
+        except Unavailable:
+            self.steps = None
 
     def _layer(self, layer: nn.Module) -> _Layer:
         attention, mlp, heads = layer.self_attn, getattr(layer, layer.mlp_name), None
@@ -143,6 +149,8 @@ class Decoding:
         B, T = tokens_BT.shape
         device = self.head.device
         positions_N, slots_N = self._places(0, [T] * B)
+        if self.steps:
+            return self.steps(tokens_BT, positions_N, self.turns, self.cache)
         used = min(max(self.lengths), self.cache.shape[3])
         seen = None
         if T > 1 or min(self.lengths) < used:
