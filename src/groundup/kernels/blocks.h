@@ -1,4 +1,4 @@
-// What all kernels are made of: numbers, products of tiles, operands in the order that tiles ask for, and memory.
+// What all kernels are made of: numbers, products of blocks, operands in the order that these ask for, and memory.
 //
 // A product C = A B takes tiles of 16 x 32 of A and 32 x 16 of B. A lies row by row, or tile by tile ("tiled"). B is
 // "packed": panels of 16 columns, in each the rows in pairs: b[panel][k / 2][column][k % 2]. Sizes are multiples of 32.

@@ -1,8 +1,9 @@
 """Decoding with a transformer: prompts read without padding, then a few tokens a row at a time, in few and cheap operations.
 
-A step of a small model is some hundred operations of microseconds, and matrices that stream through the processor. So
-what every step needs is looked up once: the parameters themselves (not copied: they cannot go stale), the turns of all
-positions, a place for every key and value. What is computed is what `Decoder` computes; it differs in rounding:
+Where `groundup.kernels` are, a step of a dense decoder is one call of them. Elsewhere it is some hundred operations of
+microseconds, and matrices that stream through the processor. So what every step needs is looked up once: the parameters
+themselves (not copied: they cannot go stale), the turns of all positions, a place for every key and value. What is computed
+is what `Decoder` computes; it differs in rounding:
 
 - up to 8 tokens lie as rows, which keeps a pass over a few nearly as short as one over one: all matrices of 6 layers x
   256 take 0.45 ms on two cores for one token, 0.5 for 3, 0.8 for 8 (as columns 0.45, 1.1, 1.0). The wide products of
