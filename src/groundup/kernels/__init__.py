@@ -1,8 +1,9 @@
 """The dense decoder's steps in C++, compiled at first use and kept: of training here, of generation in `decoding`.
 
-For processors with AVX-512 for bfloat16; where there is AMX, training goes by tiles. PyTorch's products reach less than half
-of what tiles can do, and between them its step waits for memory. Here a row of the batch goes through a whole layer in the cache of one core; results are the same to the bit for
-any number of threads, and about as near to float32's as PyTorch's own in bfloat16 (tests/test_kernels.py).
+For processors with AVX-512 for bfloat16; where there is AMX, training goes by tiles. PyTorch's products reach less than
+half of what tiles can do, and between them its step waits for memory. Here a row of the batch goes through a whole layer in
+the cache of one core; results are the same to the bit for any number of threads, and about as near to float32's as PyTorch's
+own in bfloat16 (tests/test_kernels.py).
 """
 
 import ctypes
