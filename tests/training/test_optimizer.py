@@ -28,6 +28,13 @@ def test_orthogonalise_keeps_the_directions():
     assert orthogonalise(torch.zeros(2, 4, 8), torch.float32).abs().max() == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_orthogonalise_of_one_direction_stays_bounded(dtype):
+    for matrix in (torch.ones(64, 96), torch.outer(torch.arange(96.0), torch.arange(64.0)), torch.ones(1, 1)):
+        for size in (1e-6, 1, 1e6):
+            assert 0.7 < torch.linalg.matrix_norm(orthogonalise(matrix[None] * size, dtype)[0], 2) < 1.3
+
+
 def test_each_matrix_of_a_stack_is_treated_by_itself():
     stack = torch.randn(4, 16, 24, generator=torch.Generator().manual_seed(3))
     alone = torch.cat([orthogonalise(matrix[None], torch.float32) for matrix in stack])

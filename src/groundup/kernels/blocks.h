@@ -201,12 +201,9 @@ static void accumulate(Left a, const bf16* b, long panel, long M, long N, long K
         }
 }
 
-// A (M x K) times B (K x N), `panel` numbers between panels of B. save(m, n, two) gets two rows of 32 numbers of the
-// result, those at rows m and m + 1 and columns n to n + 31, while the next block is in the making. Where the result is
-// known to be symmetric, the `upper` blocks will do.
 template <class Save>
-static void multiply(Left a, const bf16* b, long panel, long M, long N, long K, Save save, Ahead ahead = {},
-                     bool upper = false) {
+static void multiply_blocks(Left a, const bf16* b, long panel, long M, long N, long K, Save save, Ahead ahead, bool near,
+                            bool upper) {
     alignas(64) float out[2][BLOCK * BLOCK];
     const long pairs_a_step = (16 * 32 + K - 1) / K, steps = M * N * K / (BLOCK * BLOCK * BLOCK);
     ahead.lines = ((ahead.end - ahead.at) / 64 + steps - 1) / steps;
@@ -216,7 +213,7 @@ static void multiply(Left a, const bf16* b, long panel, long M, long N, long K, 
             const float* last = out[turn ^ 1];
             const bf16 *b0 = b + n / 16 * panel, *next = b0 + 2 * panel + m * K * 16 / M;
             add_block(a.from(m), b0, panel, K, true, in_rows(out[turn], BLOCK), [&] {
-                ask_panels(next, panel, M);
+                if (!near) ask_panels(next, panel, M);
                 ahead.ask();
                 for (long i = 0; i < pairs_a_step && saved < 16; i++, saved++)
                     save(last_m + 2 * saved, last_n, last + 64 * saved);
@@ -224,6 +221,23 @@ static void multiply(Left a, const bf16* b, long panel, long M, long N, long K, 
             saved = 0, last_m = m, last_n = n, turn ^= 1;
         }
     for (; saved < 16; saved++) save(last_m + 2 * saved, last_n, out[turn ^ 1] + 64 * saved);
+}
+
+// A (M x K) times B (K x N), `panel` numbers between panels of B. save(m, n, two) gets two rows of 32 numbers of the
+// result, those at rows m and m + 1 and columns n to n + 31, while the next block is in the making.
+template <class Save>
+static void multiply(Left a, const bf16* b, long panel, long M, long N, long K, Save save, Ahead ahead = {}) {
+    multiply_blocks(a, b, panel, M, N, K, save, ahead, false, false);
+}
+// The same where B is in this core's cache: asking for it ahead would take time.
+template <class Save>
+static void multiply_near(Left a, const bf16* b, long panel, long M, long N, long K, Save save) {
+    multiply_blocks(a, b, panel, M, N, K, save, {}, true, false);
+}
+// Such a product that is known to be symmetric (M x M): its upper blocks.
+template <class Save>
+static void multiply_upper(Left a, const bf16* b, long panel, long M, long K, Save save) {
+    multiply_blocks(a, b, panel, M, M, K, save, {}, true, true);
 }
 
 // Two products of one shape at once: save(m, n, two, other) gets two rows of each.

@@ -231,7 +231,7 @@ static void attend(const bf16* q, const bf16* keys, const bf16* values, const in
         // Queries and keys are normalised, so a score is small, and 2^score is near enough to one ...
         for (bool sure = false;; sure = true) {
             std::memset(sums_of, 0, sizeof sums_of);
-            multiply(rows(q + t0 * C, C), keys, C * 16, BLOCK, S, C, [&](long m, long n, const float* two) {
+            multiply_near(rows(q + t0 * C, C), keys, C * 16, BLOCK, S, C, [&](long m, long n, const float* two) {
                 const bool plain = all_seen(documents, alike, t0, n);
                 for (long i = m; i < m + 2; i++, two += 32) {
                     const Vec by = all(reference[i]);
@@ -258,7 +258,7 @@ static void attend(const bf16* q, const bf16* keys, const bf16* values, const in
             if (good || sure) break;
             // ... unless the norms' gains are large: then beside the row's highest.
             for (long i = 0; i < BLOCK; i++) _mm512_store_ps(sums_of + i * 16, all(-1e30f));
-            multiply(rows(q + t0 * C, C), keys, C * 16, BLOCK, S, C, each([&](long m, long n, Vec a, Vec b) {
+            multiply_near(rows(q + t0 * C, C), keys, C * 16, BLOCK, S, C, each([&](long m, long n, Vec a, Vec b) {
                          Vec highest = _mm512_load_ps(sums_of + m * 16);
                          highest = _mm512_mask_max_ps(highest, keys_seen(documents, t0 + m, n), highest, a);
                          highest = _mm512_mask_max_ps(highest, keys_seen(documents, t0 + m, n + 16), highest, b);
@@ -266,7 +266,7 @@ static void attend(const bf16* q, const bf16* keys, const bf16* values, const in
                      }));
             for (long i = 0; i < BLOCK; i++) reference[i] = _mm512_reduce_max_ps(_mm512_load_ps(sums_of + i * 16));
         }
-        multiply(rows(weights, wide), values, T * 16, BLOCK, C, S, [&](long m, long n, const float* two) {
+        multiply_near(rows(weights, wide), values, T * 16, BLOCK, C, S, [&](long m, long n, const float* two) {
             __m512i row[2];
             for (long i = 0; i < 2; i++, two += 32) {
                 const Vec by = all(scale[m + i]);
@@ -443,14 +443,16 @@ static void layer_backward(const Shape& s, const Layer& l, const float* cos, con
                     Vec to_gate[2], to_up[2];
                     const long at = 2 * (n + c);  // of the 16 gates, then 16 of what they gate
                     for (long i = 0; i < 2; i++) {
-                        __m512i factors = _mm512_load_si512(gates + at * T + (m + i) * 32);
+                        const bf16* kept = gates + at * T + (m + i) * 32;
+                        __m512i factors = _mm512_load_si512(kept);
+                        _mm_prefetch((const char*)kept + 8192, _MM_HINT_T1);  // two pages on, where the processor does not look
                         Vec v = _mm512_load_ps(two + i * 32 + c);
                         to_gate[i] = _mm512_mul_ps(v, first(factors)), to_up[i] = _mm512_mul_ps(v, second(factors));
                         store(grad_gates + (m + i) / 16 * 32 * F + at * 16 + (m + i) % 16 * 32, to_gate[i], to_up[i]);
                     }
                     bf16* to = o.grad_gates + at * N + (r * T + m) * 16;
-                    _mm512_store_si512(to, together(to_gate[0], to_gate[1]));
-                    _mm512_store_si512(to + 16 * N, together(to_up[0], to_up[1]));
+                    _mm512_stream_si512((__m512i*)to, together(to_gate[0], to_gate[1]));
+                    _mm512_stream_si512((__m512i*)(to + 16 * N), together(to_up[0], to_up[1]));
                 }
             }, soon(middle, T * D));
             tile_transposed(out, D, T, D, o.grad_out, N, r * T);
