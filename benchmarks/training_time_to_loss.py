@@ -32,6 +32,7 @@ COMMAND = (
 QUICK = {"width": 128, "heads": 4, "layers": 2, "context": 64, "rows": 16, "steps": 160, "muon": 0.1, "momentum": 0.8}
 LONG = {"width": 192, "heads": 3, "layers": 4, "context": 128, "rows": 16, "steps": 0, "muon": 0.05, "momentum": 0.9}
 EMBEDDING_RATE, DECAY_SHARE, WARMUP = 0.4, 0.9, 5
+OF_THE_TIME, END_SECONDS = 0.9, 8.0  # for other programs; to save and measure what was trained
 THEIR_LOSS = """
 import json, sys
 import numpy as np, torch
@@ -174,12 +175,12 @@ def train_ours(text: str, folder: str, shape: dict, seed: int, allowed: float) -
 
     steps = shape["steps"]
     if not steps:
-        probe = 20
+        probe = 50
         start = time.perf_counter()
         run(probe, out / "probe")
         each = (time.perf_counter() - start) / probe
         initialise(model, seed)
-        steps = int((allowed - (time.perf_counter() - BEGUN) - 12) / each)
+        steps = int(OF_THE_TIME * (allowed - (time.perf_counter() - BEGUN) - END_SECONDS) / each)
     run(steps, out)
     model_folder.save(out, model, tokenizer, chat=False)
     batches = held_out.batches(0, held_out.rows, 32, device.torch_device)

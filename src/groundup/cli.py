@@ -85,6 +85,18 @@ def chat(
     _result(talk(folder, stage, temperature, max_tokens, seed))
 
 
+@app.command()
+def tensorboard(
+    folder: RunFolder,
+    out: Annotated[Path | None, typer.Option(help="Where to write; tensorboard in the run folder if not given.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on while trainings are at work, until Ctrl-C.")] = False,
+) -> None:
+    """Write the metrics of a run's trainings for TensorBoard."""
+    from groundup.report.tensorboard import export
+
+    _result(export(folder, out or folder / "tensorboard", follow))
+
+
 Inputs = Annotated[
     list[Path],
     typer.Argument(help="Parquet, JSON lines or text files, folders of them, a corpus folder, a run folder."),

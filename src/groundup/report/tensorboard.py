@@ -1,0 +1,69 @@
+"""The metrics of a run for TensorBoard, which reads event files; the truth stays in metrics.jsonl."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from groundup.errors import UserError
+
+POLL_SECONDS = 2.0
+SUFFIX = ".groundup"  # of our event files, which are written anew by each call
+
+
+def export(run: Path, out: Path, follow: bool = False) -> dict[str, Any]:
+    """Write the metrics of every training in `run` to event files in `out`, a folder each.
+
+    follow: go on with what trainings add, until interrupted. Raises UserError where there are no metrics, or no TensorBoard.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("tensorboard is not installed; pip install 'groundup[tensorboard]'") from None
+    if not run.is_dir() or not (_trainings(run) or follow):
+        raise UserError(f"{run}: no metrics.jsonl of a training in it; give a run folder, or --follow to wait for one")
+    writers: dict[str, SummaryWriter] = {}
+    written: dict[str, list[dict[str, Any]]] = {}
+    print(f"tensorboard --logdir {out}", file=sys.stderr, flush=True)
+    try:
+        while True:
+            for name, path in _trainings(run).items():
+                rows = _rows(path)
+                if not rows:
+                    continue
+                if name not in writers or rows[0] != written[name][0]:  # or the stage is made again, differently
+                    if name in writers:
+                        writers[name].close()
+                    for old in (out / name).glob(f"events.out.tfevents.*{SUFFIX}"):
+                        old.unlink()
+                    writers[name], written[name] = SummaryWriter(str(out / name), filename_suffix=SUFFIX), []
+                # A training that was killed does its last steps again, to the same values.
+                for row in rows[len(written[name]) :]:
+                    for metric, value in row.items():
+                        if metric != "step":
+                            writers[name].add_scalar(metric, float(value), int(row["step"]))
+                    written[name].append(row)
+                writers[name].flush()
+            if not follow:
+                return {"out": str(out), "steps": {name: len(rows) for name, rows in written.items()}}
+            time.sleep(POLL_SECONDS)
+    finally:
+        for writer in writers.values():
+            writer.close()
+
+
+def _trainings(run: Path) -> dict[str, Path]:
+    """Of each stage, finished or at work, and of what is trained within it."""
+    found = sorted([*run.glob("*/metrics.jsonl"), *run.glob("*/long/metrics.jsonl")])
+    return {path.parent.relative_to(run).as_posix().replace(".partial", "", 1): path for path in found}
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The whole lines; the last may be in the making."""
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    except FileNotFoundError:  # the stage was finished meanwhile, and its folder has its other name
+        return []
+    except ValueError as error:
+        raise UserError(f"{path}: not lines of JSON: {error}") from None
