@@ -105,14 +105,15 @@ class Base(Section):
     experts: Positive = 8  # of "experts", in each layer
     experts_per_token: Positive = 2  # together as wide as the dense model's MLP
     balance: Annotated[float, Field(ge=0)] = 0.02  # coefficient of the loss that keeps the experts' load even
-    depth: Positive = 4
+    depth: Positive = 4  # the one dial: what is 0 or not given below follows from it (training/budget.py)
     context: Annotated[int, Field(ge=16)] = 512
-    tokens: Positive = 8_000_000
-    batch_tokens: Positive = 16_384
+    tokens: Annotated[int, Field(ge=0)] = 0
+    batch_tokens: Annotated[int, Field(ge=0)] = 0  # of a step
+    weight_decay: Annotated[float, Field(ge=0)] | None = None  # of matrices, times their rate
     micro_batch_tokens: Positive = 16_384
     anneal_share: Share = 0.4  # the last part of training, on falling rate
     best_data_share: Share = 0.15  # the last part of training, on the best data only
-    rate_scale: PositiveFloat = 1.0  # multiplies every learning rate that is derived from the depth
+    rate_scale: PositiveFloat = 1.0  # multiplies every learning rate
     start_from: str = ""  # a Hugging Face folder to continue from, with tokenizer.folder the same; empty: from nothing
     long_context: Annotated[int, Field(ge=0)] = 0  # then go on with rows this long and documents to fill them; 0: do not
     long_tokens: Positive = 1_000_000  # for that

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -53,6 +54,27 @@ def test_every_decision_is_said_and_the_model_learns(tokens, tmp_path):
     assert any(line.startswith("40 steps of 4 x 16 tokens") for line in said)
     assert any("GFLOP/s" in line for line in said)
     assert rows(tmp_path)[-1]["held_out"] == results["held_out_loss"]
+
+
+def test_what_the_settings_leave_open_follows_from_the_depth(tokens, tmp_path):
+    said = []
+    table = pq.read_table(tokens / "documents.parquet").to_pylist()
+    available = sum(row["tokens"] for row in table if row["split"] == "train")
+    model, results = pretrain(tokens, tmp_path, said, mixture=Mixture(max_repeats=2), tokens=0, batch_tokens=0)
+    parameters = results["parameters"]["without_embedding"]
+    assert 2 * available < 12 * parameters  # so the data decide
+    assert 2 * available - results["tokens"] < 256
+    assert any("as many as the mixture gives" in line for line in said)
+    assert any("tokens a step: about 4,096 x" in line for line in said)
+    assert any("no weight decay" in line for line in said) and any("rates x" in line for line in said)
+
+
+def test_weight_decay_is_of_matrices_alone(tokens, tmp_path):
+    found = [
+        pretrain(tokens, tmp_path / str(decay), weight_decay=decay, tokens=20 * 64)[0].state_dict() for decay in (0.0, 20.0)
+    ]
+    smaller = {name for name in found[0] if found[1][name].norm() < 0.8 * found[0][name].norm()}
+    assert smaller == {name for name in found[0] if ".layers." in name and name.endswith("proj.weight")}
 
 
 def test_without_a_row_of_held_out_text_there_is_no_held_out_loss(tokens, tmp_path):

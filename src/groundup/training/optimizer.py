@@ -20,6 +20,8 @@ from groundup.training.parallel import ALONE, Processes, local
 NEWTON_SCHULZ = ((8.1693, -22.9667, 16.5429), (3.9795, -2.8674, 0.5294), (3.4842, -2.5590, 0.5013),
                  (2.5061, -1.8478, 0.4383))  # fmt: skip
 
+MATRIX_RATE = 0.02  # of Muon: nanochat's, tuned there at 1.3e9 tokens and as good at 3.2e6 (docs/log.md)
+
 
 def orthogonalise(matrices_NRC: Tensor, dtype: torch.dtype) -> Tensor:
     """Push all singular values of each matrix (n, rows, columns) towards one by four quintic Newton-Schulz steps.
@@ -54,13 +56,18 @@ class Optimizer:
         betas: tuple[float, float] = (0.9, 0.95),
         momentum: float = 0.95,
         weight_decay: float = 0.0,
+        muon_decay: float = 0.0,
         dtype: torch.dtype = torch.float32,
         processes: Processes = ALONE,
         kernels: bool = False,
     ) -> None:
-        """`kernels`: whether both methods work by `groundup.kernels`, whose `check` has accepted the model."""
+        """`weight_decay`: of what AdamW updates, `muon_decay` of what Muon does, both times the rate (decoupled).
+
+        `kernels`: whether both methods work by `groundup.kernels`, whose `check` has accepted the model.
+        """
         self.kernels = kernels
-        self.betas, self.momentum, self.weight_decay, self.dtype = betas, momentum, weight_decay, dtype
+        self.betas, self.momentum, self.dtype = betas, momentum, dtype
+        self.weight_decay, self.muon_decay = weight_decay, muon_decay
         self.processes = processes
         self.parameters = dict(model.named_parameters())
         self.methods = {name: rates(name, parameter) for name, parameter in self.parameters.items()}
@@ -86,7 +93,7 @@ class Optimizer:
             gradients = [local(self.parameters[name].grad) for name in names]
             parameters = [local(self.parameters[name]) for name in names]
             scale = rate * multiplier * max(1.0, shape[0] / shape[1]) ** 0.5
-            keep = 1 - rate * multiplier * self.weight_decay
+            keep = 1 - rate * multiplier * self.muon_decay
             if self.kernels:
                 kernels.muon(parameters, momenta, gradients, self.momentum, scale, keep, NEWTON_SCHULZ)
                 continue
@@ -127,7 +134,7 @@ def pretraining_rates(
     An embedding that is the head too (`tied`) has the head's rate: the embedding's, 50 times that, would undo the head.
     """
     by_width = (width / 768) ** -0.5
-    matrix, embedding, head, gain = 0.02 * scale, 0.2 * by_width * scale, 0.004 * by_width * scale, 0.01 * scale
+    matrix, embedding, head, gain = MATRIX_RATE * scale, 0.2 * by_width * scale, 0.004 * by_width * scale, 0.01 * scale
     if tied:
         embedding = head
 

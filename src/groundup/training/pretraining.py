@@ -27,6 +27,7 @@ from groundup.recipe import Base, Mixture
 from groundup.tokenizer.token_files import TokenFile
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import checkpoint
+from groundup.training.budget import budget
 from groundup.training.data import Stream, check_ids, document_order
 from groundup.training.loop import mean_loss, train
 from groundup.training.objectives import BalancedNextToken, Z, next_token
@@ -78,9 +79,16 @@ def pretrain(
     config = model.config
     for split, file in files.items():
         check_ids(file, config.vocab_size, str(tokens / f"{split}.bin"))
+    counts = parameter_counts(model)
+    sparse = getattr(config, "num_experts", 0) > 0
+    if sparse:
+        counts["active"] = moe.active_parameters(model)
+    met = counts.get("active", counts["total"]) - (counts["total"] - counts["without_embedding"])
+    derived = budget(settings, met, available_tokens(table, mixture))
+    settings = settings.model_copy(update={"tokens": derived.tokens, "batch_tokens": derived.batch_tokens})
     tied = getattr(config, "tie_word_embeddings", False)
-    rates, rate_reasons = pretraining_rates(config.hidden_size, settings.rate_scale, tied)
-    for reason in (*device.reasons, *reasons, *rate_reasons):
+    rates, rate_reasons = pretraining_rates(config.hidden_size, settings.rate_scale * derived.rate_scale, tied)
+    for reason in (*device.reasons, *reasons, *derived.reasons, *rate_reasons):
         say(reason)
     if processes.world > 1:
         how = "FSDP2: each holds its rows of every parameter" if processes.shard else "DDP: each holds the whole model"
@@ -99,12 +107,9 @@ def pretrain(
     long_order = long_documents(table, mixture, config.max_position_embeddings, long_lengths, seed) if longer else []
 
     dtype = device.training_dtype
-    counts = parameter_counts(model)
     flops = [architectures.flops(model, some.context, some.tokens) for some in (lengths, long_lengths) if some]
     say(f"{counts['total']:,} parameters, {counts['without_embedding']:,} without the embedding; {sum(flops):.2g} FLOP")
-    sparse = getattr(config, "num_experts", 0) > 0
     if sparse:
-        counts["active"] = moe.active_parameters(model)
         say(f"a token meets {counts['active']:,} of them; balance loss {settings.balance:g}, z-loss {Z:g}")
     dense = isinstance(model, Decoder) and not sparse
     by_kernels = dense and processes.world == 1 and device.torch_device.type == "cpu" and dtype == torch.bfloat16
@@ -143,7 +148,9 @@ def pretrain(
             model,
             objective,
             lambda step: stream.batches(step, some.rows, some.micro_rows, device.torch_device, processes),
-            Optimizer(model, rates, dtype=dtype, processes=processes, kernels=by_kernels),
+            Optimizer(
+                model, rates, muon_decay=derived.weight_decay, dtype=dtype, processes=processes, kernels=by_kernels
+            ),
             rate,
             some.steps,
             where,
@@ -234,6 +241,13 @@ def starting_model(settings: Base, encoder: Tokenizer, seed: int) -> tuple[Langu
     return model, [
         f"continues {source}, step counts and rates from the beginning; base.architecture and depth do not matter"
     ]
+
+
+def available_tokens(table: list[dict[str, Any]], mixture: Mixture) -> float:
+    """Training tokens that the mixture can give, read as often as it allows."""
+    return mixture.max_repeats * sum(
+        row["tokens"] for row in table if not mixture.weights or row["domain"] in mixture.weights
+    )
 
 
 def cut(settings: Base, context: int, tokens: int) -> Lengths:

@@ -1,0 +1,71 @@
+"""How long to train, in which steps, at which rates and with how much weight decay: what follows from a model's size.
+
+| | rule | source |
+| --- | --- | --- |
+| tokens | 12 a parameter of blocks and head, if the mixture has as many | nanochat; Chinchilla has 20 |
+| tokens a step | 4,096 (tokens / 3.2M)^0.383 | exponent: Power Lines (Bergsma et al. 2025); 4,096: docs/log.md |
+| rates | times the root of the tokens a step over that | nanochat |
+| weight decay | such that a weight remembers 1.084 (tokens / parameters)^-0.527 of the training | Power Lines |
+
+Weight decay is for matrices only, and none under 100M tokens, where it does harm (docs/log.md).
+"""
+
+import math
+from dataclasses import dataclass
+
+from groundup.recipe import Base
+from groundup.training.optimizer import MATRIX_RATE
+
+TOKENS_A_PARAMETER = 12
+BATCH, BATCH_AT, BATCH_POWER = 4096, 3.2e6, 0.383
+MEMORY, MEMORY_POWER, DECAY_FROM = 1.084, -0.527, 1e8
+
+
+@dataclass(frozen=True)
+class Budget:
+    tokens: int
+    batch_tokens: int
+    rate_scale: float  # of all rates
+    weight_decay: float  # of matrices, times their rate
+    reasons: list[str]
+
+
+def budget(settings: Base, parameters: int, available: float) -> Budget:
+    """What the settings leave open (0 or None), from the number of parameters, those of the embedding apart.
+
+    available: tokens that the mixture can give, repeats included.
+    """
+    reasons = []
+    if tokens := settings.tokens:
+        reasons.append(f"{tokens:,} tokens: as the recipe says, {tokens / parameters:.1f} a parameter")
+    else:
+        wanted = TOKENS_A_PARAMETER * parameters
+        tokens = max(1, int(min(wanted, available)))
+        why = "as many as the mixture gives" if tokens < wanted else "nanochat's measure; Chinchilla's is 20"
+        reasons.append(f"{tokens:,} tokens: {tokens / parameters:.1f} a parameter, {why}")
+    best = BATCH * (tokens / BATCH_AT) ** BATCH_POWER
+    if batch := settings.batch_tokens:
+        reasons.append(f"{batch:,} tokens a step: as the recipe says; {best:,.0f} would be the rule's")
+    else:
+        batch = max(settings.context, 2 ** round(math.log2(best)))
+        reasons.append(
+            f"{batch:,} tokens a step: about {BATCH:,} x (tokens / {BATCH_AT / 1e6:g}M)^{BATCH_POWER} "
+            "(Power Lines, Bergsma et al. 2025)"
+        )
+    scale = math.sqrt(batch / best)
+    reasons.append(f"rates x {scale:.2f}: the root of the tokens a step over the rule's {best:,.0f} (nanochat)")
+    rate = MATRIX_RATE * scale * settings.rate_scale
+    if settings.weight_decay is not None:
+        decay = settings.weight_decay
+        reasons.append(f"weight decay {decay:g}: as the recipe says")
+    elif tokens < DECAY_FROM:
+        decay = 0.0
+        reasons.append(f"no weight decay: under {DECAY_FROM:.0e} tokens it does harm (docs/log.md)")
+    else:
+        memory = MEMORY * (tokens / parameters) ** MEMORY_POWER
+        decay = batch / (rate * memory * tokens)
+        reasons.append(
+            f"weight decay {decay:.3g} of matrices: a weight remembers {memory:.0%} of the training "
+            f"({MEMORY} x (tokens / parameters)^{MEMORY_POWER}, Power Lines)"
+        )
+    return Budget(tokens, batch, scale, decay, reasons)
