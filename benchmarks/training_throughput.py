@@ -11,7 +11,7 @@ too; so the times that a step was taken off its core are counted, and where they
 The matrix rate is that of the same machine in the same run: every matrix of the model times the batch, in bfloat16, forward
 and both gradients (x W^T, dY W, dY^T X), FLOPs over time; and a square product of 2,048 beside it. FLOPs of a step are 6 a
 parameter and token, embedding apart, and 6 x layers x heads x channels x context a token for attention, causal half only;
-those of Muon 4 steps of two products with a symmetric result, of which a half is computed, and one without.
+those of Muon 5 steps of two products with a symmetric result, of which a half is computed, and one without.
 """
 
 import multiprocessing

@@ -214,27 +214,24 @@ def test_float32_and_odd_lengths_are_left_to_pytorch():
 
 
 @needs_kernels
-def test_the_optimizer_by_kernels_is_as_near_to_float32_as_in_pytorch():
-    models = [random_model() for _ in range(3)]
-    exact, plain, ours = (
-        Optimizer(model, pretraining_rates(64)[0], dtype=dtype, weight_decay=0.1, kernels=kernels)
-        for model, dtype, kernels in zip(
-            models, (torch.float32, torch.bfloat16, torch.bfloat16), (False, False, True), strict=True
-        )
-    )
-    start = {name: parameter.detach().clone() for name, parameter in exact.parameters.items()}
+def test_the_optimizer_by_kernels_is_the_optimizer():
+    models = [random_model(), random_model()]
+    optimizers = [
+        Optimizer(model, pretraining_rates(64)[0], dtype=torch.bfloat16, weight_decay=0.1, muon_decay=0.2, kernels=kernels)
+        for model, kernels in zip(models, (False, True), strict=True)
+    ]
+    start = {name: parameter.detach().clone() for name, parameter in models[0].named_parameters()}
     for step in range(3):
-        for optimizer in (exact, plain, ours):
+        for model, optimizer in zip(models, optimizers, strict=True):
             generator = torch.Generator().manual_seed(step)
-            for parameter in optimizer.parameters.values():
+            for parameter in model.parameters():
                 parameter.grad = torch.randn(parameter.shape, generator=generator)
             optimizer.step(1.0)
-    for name, tensor in ours.state.items():
-        torch.testing.assert_close(tensor, exact.state[name], rtol=1e-5, atol=1e-6)
-    for name, parameter in exact.parameters.items():
-        moved = parameter - start[name]
-        bound = 1.3 * distance(plain.parameters[name] - start[name], moved) + 1e-5
-        assert distance(ours.parameters[name] - start[name], moved) < bound, name
+    for name, tensor in optimizers[1].state.items():
+        torch.testing.assert_close(tensor, optimizers[0].state[name], rtol=1e-5, atol=1e-6)
+    ours = dict(models[1].named_parameters())
+    for name, parameter in models[0].named_parameters():
+        assert distance(ours[name] - start[name], parameter - start[name]) < 0.02, name
 
 
 @needs_kernels

@@ -10,12 +10,12 @@ from groundup.training.budget import budget
 
 def test_everything_follows_from_the_parameters():
     found = budget(Base(depth=4, context=256), 3_000_000, math.inf)
-    assert found.tokens == 36_000_000 and found.batch_tokens == 8192  # 10,350 by the rule
-    assert found.rate_scale == pytest.approx(math.sqrt(8192 / 10_350), rel=1e-3)
-    assert found.weight_decay == 0.0
+    assert (found.tokens, found.batch_tokens) == (36_000_000, 8192)  # 10,350 by the rule
+    assert (found.rate_scale, found.weight_decay) == (1.0, 0.0)
     assert [reason.split(":")[0] for reason in found.reasons] == [
-        "36,000,000 tokens", "8,192 tokens a step", "rates x 0.89", "no weight decay",
+        "36,000,000 tokens", "8,192 tokens a step", "rates x 1.00", "no weight decay",
     ]  # fmt: skip
+    assert budget(Base(depth=4, batch_tokens=32_768), 3_000_000, math.inf).rate_scale == 2.0
 
 
 def test_where_it_was_measured_nothing_is_scaled():

@@ -43,32 +43,25 @@ extern "C" void muon(const Matrix* matrices, long count, long R, long C, long th
             for (long i = 0; i < M * N; i += BLOCK)
                 store(x + i, _mm512_mul_ps(load(from + i), scale), _mm512_mul_ps(load(from + i + 16), scale));
             pack(x, N, M, N, packed, M * 16);
-            for (long step = 0; step < steps; step++) {
+            for (const float* k = abc; k < abc + 3 * steps; k += 3) {
                 pack_transposed(x, N, M, N, other, N * 16);
                 multiply_upper(rows(x, N), other, N * 16, M, N,
                                each([=](long m, long n, Vec a, Vec b) { store(gram + m * M + n, a, b); }));
                 mirror(gram, M);
-                float a = abc[3 * step], b = abc[3 * step + 1], c = abc[3 * step + 2];
-                if (step == 0) {  // x is divided by the fourth root of the sum of its singular values' fourth powers too
-                    Vec squares = all(0.f);
-                    for (long i = 0; i < M * M; i += LANES) squares = _mm512_fmadd_ps(load(gram + i), load(gram + i), squares);
-                    const float by = 1 / (std::sqrt(std::sqrt(sum(squares))) * 1.01f + 1e-7f);
-                    a *= by, b *= by * by * by, c *= by * by * by * by * by;
-                }
                 pack(gram, M, M, M, packed_gram, M * 16);
-                multiply_upper(rows(gram, M), packed_gram, M * 16, M, M, each([=](long m, long n, Vec low, Vec high) {
+                multiply_upper(rows(gram, M), packed_gram, M * 16, M, M, each([=](long m, long n, Vec a, Vec b) {
                                    const bf16* g = gram + m * M + n;
-                                   store(powers + m * M + n, _mm512_fmadd_ps(all(b), load(g), _mm512_mul_ps(all(c), low)),
-                                         _mm512_fmadd_ps(all(b), load(g + 16), _mm512_mul_ps(all(c), high)));
+                                   store(powers + m * M + n, _mm512_fmadd_ps(all(k[1]), load(g), _mm512_mul_ps(all(k[2]), a)),
+                                         _mm512_fmadd_ps(all(k[1]), load(g + 16), _mm512_mul_ps(all(k[2]), b)));
                                }));
                 mirror(powers, M);
                 multiply_near(rows(powers, M), packed, M * 16, M, N, M, [=](long m, long n, const float* two) {
                     __m512i row[2];
                     for (long i = 0; i < 2; i++) {
                         bf16* to = x + (m + i) * N + n;
-                        Vec low = _mm512_fmadd_ps(all(a), load(to), _mm512_load_ps(two + 32 * i));
-                        Vec high = _mm512_fmadd_ps(all(a), load(to + 16), _mm512_load_ps(two + 32 * i + 16));
-                        _mm512_storeu_si512(to, row[i] = (__m512i)_mm512_cvtne2ps_pbh(high, low));
+                        Vec a = _mm512_fmadd_ps(all(k[0]), load(to), _mm512_load_ps(two + 32 * i));
+                        Vec b = _mm512_fmadd_ps(all(k[0]), load(to + 16), _mm512_load_ps(two + 32 * i + 16));
+                        _mm512_storeu_si512(to, row[i] = (__m512i)_mm512_cvtne2ps_pbh(b, a));
                     }
                     for (int half = 0; half < 2; half++)
                         _mm512_store_si512(other + (n / 16 + half) * M * 16 + m * 16, paired(row[0], row[1], half));

@@ -3,7 +3,7 @@
 | | rule | source |
 | --- | --- | --- |
 | tokens | 12 a parameter of blocks and head, if the mixture has as many | nanochat; Chinchilla has 20 |
-| tokens a step | 4,096 (tokens / 3.2M)^0.383 | exponent: Power Lines (Bergsma et al. 2025); 4,096: docs/log.md |
+| tokens a step | 4,096 (tokens / 3.2M)^0.383, down to a power of two | Power Lines (Bergsma et al. 2025), docs/log.md |
 | rates | times the root of the tokens a step over that | nanochat |
 | weight decay | such that a weight remembers 1.084 (tokens / parameters)^-0.527 of the training | Power Lines |
 
@@ -43,17 +43,16 @@ def budget(settings: Base, parameters: int, available: float) -> Budget:
         tokens = max(1, int(min(wanted, available)))
         why = "as many as the mixture gives" if tokens < wanted else "nanochat's measure; Chinchilla's is 20"
         reasons.append(f"{tokens:,} tokens: {tokens / parameters:.1f} a parameter, {why}")
-    best = BATCH * (tokens / BATCH_AT) ** BATCH_POWER
-    if batch := settings.batch_tokens:
-        reasons.append(f"{batch:,} tokens a step: as the recipe says; {best:,.0f} would be the rule's")
-    else:
-        batch = max(settings.context, 2 ** round(math.log2(best)))
-        reasons.append(
-            f"{batch:,} tokens a step: about {BATCH:,} x (tokens / {BATCH_AT / 1e6:g}M)^{BATCH_POWER} "
-            "(Power Lines, Bergsma et al. 2025)"
-        )
-    scale = math.sqrt(batch / best)
-    reasons.append(f"rates x {scale:.2f}: the root of the tokens a step over the rule's {best:,.0f} (nanochat)")
+    rule = 2 ** math.floor(math.log2(BATCH * (tokens / BATCH_AT) ** BATCH_POWER))
+    batch = settings.batch_tokens or max(settings.context, rule)
+    why = (
+        f"as the recipe says; {rule:,} by the rule"
+        if settings.batch_tokens
+        else f"{BATCH:,} x (tokens / {BATCH_AT / 1e6:g}M)^{BATCH_POWER} (Power Lines, Bergsma et al. 2025), a power of two"
+    )
+    reasons.append(f"{batch:,} tokens a step: {why}")
+    scale = math.sqrt(batch / rule)
+    reasons.append(f"rates x {scale:.2f}: the root of the tokens a step over the rule's (nanochat)")
     rate = MATRIX_RATE * scale * settings.rate_scale
     if settings.weight_decay is not None:
         decay = settings.weight_decay
