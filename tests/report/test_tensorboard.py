@@ -86,6 +86,8 @@ def test_a_stage_that_is_made_again_begins_anew(tmp_path):
 def test_what_cannot_be_shown_is_refused_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no metrics\\.jsonl of a training"):
         export(tmp_path, tmp_path / "out")
+    with pytest.raises(UserError, match="no such run folder"):
+        export(tmp_path / "none", tmp_path / "out", follow=True)
     stage = tmp_path / "base"
     stage.mkdir()
     (stage / "metrics.jsonl").write_text("loss 3\n")

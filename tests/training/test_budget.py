@@ -11,16 +11,20 @@ from groundup.training.budget import budget
 def test_everything_follows_from_the_parameters():
     found = budget(Base(depth=4, context=256), 3_000_000, math.inf)
     assert (found.tokens, found.batch_tokens) == (36_000_000, 8192)  # 10,350 by the rule
-    assert (found.rate_scale, found.weight_decay) == (1.0, 0.0)
+    assert found.weight_decay == 0.0
     assert [reason.split(":")[0] for reason in found.reasons] == [
-        "36,000,000 tokens", "8,192 tokens a step", "rates x 1.00", "no weight decay",
+        "36,000,000 tokens", "8,192 tokens a step", "no weight decay under 100M tokens",
     ]  # fmt: skip
-    assert budget(Base(depth=4, batch_tokens=32_768), 3_000_000, math.inf).rate_scale == 2.0
 
 
-def test_where_it_was_measured_nothing_is_scaled():
-    found = budget(Base(tokens=3_200_000), 2_000_000, math.inf)
-    assert (found.batch_tokens, found.rate_scale) == (4096, 1.0)
+def test_other_steps_than_the_rules_are_taken_with_a_hint():
+    found = budget(Base(batch_tokens=32_768), 3_000_000, math.inf)
+    assert found.batch_tokens == 32_768
+    assert any("8,192 by the rule" in reason and "base.rate_scale = 2 " in reason for reason in found.reasons)
+
+
+def test_where_it_was_measured_the_rule_is_what_was_measured():
+    assert budget(Base(tokens=3_200_000), 2_000_000, math.inf).batch_tokens == 4096
 
 
 def test_the_horizon_ends_with_the_data():
@@ -31,7 +35,7 @@ def test_the_horizon_ends_with_the_data():
 def test_weight_decay_of_long_trainings_is_that_of_the_timescale():
     found = budget(Base(rate_scale=0.5), 100_000_000, math.inf)
     # AdamW's timescale in shares of the training, as Bergsma et al. define it: batch / (rate x decay x tokens)
-    timescale = found.batch_tokens / (0.02 * found.rate_scale * 0.5 * found.weight_decay * found.tokens)
+    timescale = found.batch_tokens / (0.02 * 0.5 * found.weight_decay * found.tokens)
     assert timescale == pytest.approx(1.084 * 12**-0.527)
     assert budget(Base(weight_decay=0.3), 100_000_000, math.inf).weight_decay == 0.3
     assert budget(Base(weight_decay=0.0), 100_000_000, math.inf).weight_decay == 0.0
@@ -42,4 +46,4 @@ def test_any_size_has_a_budget(parameters, tokens, batch, available):
     found = budget(Base(tokens=tokens, batch_tokens=batch, context=64), parameters, available)
     assert found.tokens == tokens or (not tokens and 1 <= found.tokens <= max(1, available))
     assert found.batch_tokens == batch or (not batch and found.batch_tokens >= 64)
-    assert 0 < found.rate_scale < math.inf and 0 <= found.weight_decay < math.inf
+    assert 0 <= found.weight_decay < math.inf

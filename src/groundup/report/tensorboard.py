@@ -21,8 +21,10 @@ def export(run: Path, out: Path, follow: bool = False) -> dict[str, Any]:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError("tensorboard is not installed; pip install 'groundup[tensorboard]'") from None
-    if not run.is_dir() or not (_trainings(run) or follow):
-        raise UserError(f"{run}: no metrics.jsonl of a training in it; give a run folder, or --follow to wait for one")
+    if not run.is_dir():
+        raise UserError(f"{run}: no such run folder")
+    if not (_trainings(run) or follow):
+        raise UserError(f"{run}: no metrics.jsonl of a training in it yet; --follow waits for one")
     writers: dict[str, SummaryWriter] = {}
     written: dict[str, list[dict[str, Any]]] = {}
     print(f"tensorboard --logdir {out}", file=sys.stderr, flush=True)

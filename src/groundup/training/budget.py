@@ -1,13 +1,12 @@
-"""How long to train, in which steps, at which rates and with how much weight decay: what follows from a model's size.
+"""How long to train, in which steps and with how much weight decay: what follows from a model's size.
 
 | | rule | source |
 | --- | --- | --- |
 | tokens | 12 a parameter of blocks and head, if the mixture has as many | nanochat; Chinchilla has 20 |
 | tokens a step | 4,096 (tokens / 3.2M)^0.383, down to a power of two | Power Lines (Bergsma et al. 2025), docs/log.md |
-| rates | times the root of the tokens a step over that | nanochat |
 | weight decay | such that a weight remembers 1.084 (tokens / parameters)^-0.527 of the training | Power Lines |
 
-Weight decay is for matrices only, and none under 100M tokens, where it does harm (docs/log.md).
+Weight decay is for matrices only, and none under 100M tokens: at 4M it did harm (docs/log.md), between nobody has looked.
 """
 
 import math
@@ -25,7 +24,6 @@ MEMORY, MEMORY_POWER, DECAY_FROM = 1.084, -0.527, 1e8
 class Budget:
     tokens: int
     batch_tokens: int
-    rate_scale: float  # of all rates
     weight_decay: float  # of matrices, times their rate
     reasons: list[str]
 
@@ -45,21 +43,18 @@ def budget(settings: Base, parameters: int, available: float) -> Budget:
         reasons.append(f"{tokens:,} tokens: {tokens / parameters:.1f} a parameter, {why}")
     rule = 2 ** math.floor(math.log2(BATCH * (tokens / BATCH_AT) ** BATCH_POWER))
     batch = settings.batch_tokens or max(settings.context, rule)
-    why = (
-        f"as the recipe says; {rule:,} by the rule"
-        if settings.batch_tokens
-        else f"{BATCH:,} x (tokens / {BATCH_AT / 1e6:g}M)^{BATCH_POWER} (Power Lines, Bergsma et al. 2025), a power of two"
-    )
+    why = f"{BATCH:,} x (tokens / {BATCH_AT / 1e6:g}M)^{BATCH_POWER} (Power Lines, Bergsma et al. 2025), a power of two"
+    if settings.batch_tokens:
+        ratio = math.sqrt(batch / rule)
+        why = f"as the recipe says; {rule:,} by the rule, and base.rate_scale = {ratio:.2g} would follow it (nanochat)"
     reasons.append(f"{batch:,} tokens a step: {why}")
-    scale = math.sqrt(batch / rule)
-    reasons.append(f"rates x {scale:.2f}: the root of the tokens a step over the rule's (nanochat)")
-    rate = MATRIX_RATE * scale * settings.rate_scale
+    rate = MATRIX_RATE * settings.rate_scale
     if settings.weight_decay is not None:
         decay = settings.weight_decay
         reasons.append(f"weight decay {decay:g}: as the recipe says")
     elif tokens < DECAY_FROM:
         decay = 0.0
-        reasons.append(f"no weight decay: under {DECAY_FROM:.0e} tokens it does harm (docs/log.md)")
+        reasons.append(f"no weight decay under {DECAY_FROM / 1e6:g}M tokens: at 4M it did harm (docs/log.md)")
     else:
         memory = MEMORY * (tokens / parameters) ** MEMORY_POWER
         decay = batch / (rate * memory * tokens)
@@ -67,4 +62,4 @@ def budget(settings: Base, parameters: int, available: float) -> Budget:
             f"weight decay {decay:.3g} of matrices: a weight remembers {memory:.0%} of the training "
             f"({MEMORY} x (tokens / parameters)^{MEMORY_POWER}, Power Lines)"
         )
-    return Budget(tokens, batch, scale, decay, reasons)
+    return Budget(tokens, batch, decay, reasons)

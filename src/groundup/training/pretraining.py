@@ -87,7 +87,7 @@ def pretrain(
     derived = budget(settings, met, available_tokens(table, mixture))
     settings = settings.model_copy(update={"tokens": derived.tokens, "batch_tokens": derived.batch_tokens})
     tied = getattr(config, "tie_word_embeddings", False)
-    rates, rate_reasons = pretraining_rates(config.hidden_size, settings.rate_scale * derived.rate_scale, tied)
+    rates, rate_reasons = pretraining_rates(config.hidden_size, settings.rate_scale, tied)
     for reason in (*device.reasons, *reasons, *derived.reasons, *rate_reasons):
         say(reason)
     if processes.world > 1:
