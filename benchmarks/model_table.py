@@ -32,7 +32,7 @@ Scorer = Callable[[Sequence[Sequence[int]]], list[float]]  # log-likelihood of t
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="measuring material")
-    parser.add_argument("--minutes", type=float, default=1.5, help="of training for each architecture")
+    parser.add_argument("--minutes", type=float, default=5, help="of training for each architecture")
     options = parser.parse_args()
     claim = __doc__.splitlines()[0]
     blimp = options.data / "benchmarks" / "blimp.jsonl.gz"

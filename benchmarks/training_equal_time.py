@@ -24,7 +24,8 @@ import timed
 from common import ROOT, conclude
 
 BAR, GOAL, VOCABULARY = 0.15, 1.40, 4096
-TRIALS, OF_THE_TIME = (200_000, 600_000), 0.95
+TRIALS = (200_000, 600_000)
+OF_THE_TIME = 0.85  # with 0.95, between 0.74 and 1.04 was used: a host changes its rate within minutes
 NANOCHAT = (
     "scripts.base_train --depth=4 --max-seq-len=512 --device-batch-size=16 --total-batch-size=8192 --num-iterations=250 "
     "--window-pattern=L --eval-every=1000 --eval-tokens=524288 --core-metric-every=-1 --sample-every=-1"

@@ -109,6 +109,19 @@ def test_weights_that_are_damaged_or_do_not_fit_are_named(saved):
         ({"attention_bias": True}, "attention_bias is not what"),
         ({"hidden_act": "gelu"}, "hidden_act is not what"),
         ({"use_sliding_window": True, "sliding_window": 16}, "sliding_window is not what"),
+        (
+            {"use_sliding_window": True, "sliding_window": 16, "max_position_embeddings": 8192},
+            "sliding_window is not what",
+        ),
+        ({"hidden_size": "32"}, "hidden_size is '32'; it must be a whole number above zero"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0; it must be a whole"),
+        ({"num_hidden_layers": True}, "num_hidden_layers is True; it must be a whole"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings is 'no'; it must be true or false"),
+        ({"model_type": ["qwen3"]}, r"model_type is \['qwen3'\]"),
+        ({"num_key_value_heads": 3}, "the heads a multiple of those of keys and values"),
+        ({"rope_scaling": "yarn"}, "rope_scaling is 'yarn'; it must be an object"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "rope_type is 'dynamic'"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": "4"}}, "factor is '4'; it must be a number above zero"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantization_config is not what"),
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}}, "rope_type is 'dynamic'"),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "factor of rope_type linear is missing"),
@@ -176,12 +189,16 @@ def test_a_folder_in_parts_of_which_one_is_gone_or_cut(saved):
         folder.load_decoder(path)
 
 
-def test_a_head_stored_twice_is_read_once(toy_decoder, toy_tokenizer, tmp_path):
+def test_a_head_stored_twice_is_read_once_and_another_head_refused(toy_decoder, toy_tokenizer, tmp_path):
     model = toy_decoder(vocab_size=300, tie_word_embeddings=True)
     folder.save(tmp_path, model, toy_tokenizer, chat=False)
     weights = load_file(tmp_path / "model.safetensors")
-    save_file({**weights, "lm_head.weight": torch.zeros(300, 32)}, tmp_path / "model.safetensors")
-    assert torch.equal(folder.load_decoder(tmp_path).lm_head.weight, model.lm_head.weight)
+    head = model.lm_head.weight.detach().clone()
+    save_file({**weights, "lm_head.weight": head}, tmp_path / "model.safetensors")
+    assert torch.equal(folder.load_decoder(tmp_path).lm_head.weight, head)
+    save_file({**weights, "lm_head.weight": head + 1}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"lm_head\.weight is not the embedding"):
+        folder.load_decoder(tmp_path)
 
 
 def test_a_config_that_is_no_object_is_refused(tmp_path):
@@ -189,3 +206,34 @@ def test_a_config_that_is_no_object_is_refused(tmp_path):
     for load in (folder.load_decoder, encoder.load_config):
         with pytest.raises(UserError, match=r"config\.json: not a JSON object"):
             load(tmp_path)
+
+
+def test_a_window_that_config_does_not_say_is_transformers_own(saved):
+    path, _ = saved
+    config = json.loads((path / "config.json").read_text())
+    config.pop("sliding_window", None)
+    (path / "config.json").write_text(
+        json.dumps(config | {"use_sliding_window": True, "max_position_embeddings": 4096})
+    )
+    folder.load_decoder(path)
+    edit(path / "config.json", max_position_embeddings=8192)
+    with pytest.raises(UserError, match="sliding_window is not what"):
+        folder.load_decoder(path)
+    edit(path / "config.json", sliding_window=None)
+    folder.load_decoder(path)
+
+
+def test_a_window_of_mixtrals_has_no_switch(toy_decoder, toy_tokenizer, tmp_path):
+    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    folder.save(tmp_path, toy_decoder(vocab_size=300, model_type="mixtral", **sizes), toy_tokenizer, chat=False)
+    folder.load_decoder(tmp_path)
+    edit(tmp_path / "config.json", sliding_window=16)
+    with pytest.raises(UserError, match="sliding_window is not what"):
+        folder.load_decoder(tmp_path)
+
+
+def test_stretched_positions_are_those_that_transformers_reads(saved):
+    path, _ = saved
+    stretched = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+    edit(path / "config.json", rope_scaling=stretched)  # beside rope_parameters, as one adds it by hand
+    assert folder.load_decoder(path).config.rope_scaling == stretched

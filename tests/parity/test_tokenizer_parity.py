@@ -4,13 +4,14 @@ import json
 import os
 import random
 import sysconfig
+import unicodedata
 from pathlib import Path
 
 import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, models, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from groundup.tokenizer.bpe import PRETOKENIZE, SPECIAL_TOKENS, count_pretokens, train
 from groundup.tokenizer.chat import render
@@ -87,6 +88,53 @@ def test_merges_and_ids_are_the_peers(corpus, vocabulary, tmp_path):
 def test_ties_and_overlaps_go_as_the_peers_do(texts):
     peer = json.loads(peer_trained(texts, 300).to_str())["model"]["merges"]
     assert [[left.decode(), right.decode()] for left, right in train(count_pretokens(texts), 300)] == peer
+
+
+QWEN_ADDED = (*SPECIAL_TOKENS[:3], "<|object_ref_start|>", "<tool_call>")
+
+
+@pytest.fixture(scope="module")
+def qwens(tmp_path_factory):
+    """A folder with what distinguishes Qwen2.5's and Qwen3's tokenizer.json: NFC, its own added tokens, no <|pad|>."""
+    texts = [*many_scripts(), *python_source()[:10]]
+    peer = tokenizers.Tokenizer(models.BPE())
+    peer.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(PRETOKENIZE), "isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    peer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    peer.decoder = decoders.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    peer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    peer.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=1200, initial_alphabet=alphabet, show_progress=False)
+    )
+    peer.add_special_tokens(list(QWEN_ADDED[:-1]))
+    peer.add_tokens([tokenizers.AddedToken(QWEN_ADDED[-1], normalized=False)])
+    folder = tmp_path_factory.mktemp("qwen")
+    peer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.mark.parametrize("as_strings", [False, True])
+def test_qwens_tokenizer_is_read_and_written(qwens, tmp_path, as_strings):
+    found = json.loads((qwens / "tokenizer.json").read_text())
+    if as_strings:
+        found["model"]["merges"] = [" ".join(pair) for pair in found["model"]["merges"]]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(found))
+    ours = Tokenizer.load(tmp_path)
+    assert list(ours.special_tokens) == list(QWEN_ADDED) and ours.pad == ours.end_of_text
+    ours.save(tmp_path / "again", 512, chat=True)
+    theirs = tokenizers.Tokenizer.from_file(str(qwens / "tokenizer.json"))
+    written = tokenizers.Tokenizer.from_file(str(tmp_path / "again" / "tokenizer.json"))
+    for peer in (theirs, written):
+        peer.encode_special_tokens = True
+        for text in [*SAMPLES[:-2], *many_scripts()[:20]]:
+            assert ours.encode(text) == peer.encode(text).ids
+            assert ours.decode(ours.encode(text)) == unicodedata.normalize("NFC", text)
+    transformers = pytest.importorskip("transformers", reason="needs the `test` extra")
+    loaded = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert (loaded.eos_token, loaded.pad_token) == ("<|im_end|>", "<|endoftext|>")
+    assert Tokenizer.load(tmp_path / "again").as_json() == ours.as_json()
 
 
 SAMPLES = [

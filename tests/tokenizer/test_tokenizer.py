@@ -148,8 +148,10 @@ def other_pattern(found):
         other_pattern,
         lambda found: found["model"]["merges"].pop(),
         lambda found: found["model"]["merges"].append(["漢", "x"]),
-        lambda found: found["added_tokens"].pop(),
-        lambda found: found.update(normalizer={"type": "NFC"}),
+        lambda found: found["added_tokens"].pop(0),
+        lambda found: found["added_tokens"].pop(1),
+        lambda found: found.update(normalizer={"type": "NFKC"}),
+        lambda found: found["model"].update(ignore_merges=True),
         lambda found: found.pop("model"),
     ],
 )

@@ -29,7 +29,15 @@ def test_where_it_was_measured_the_rule_is_what_was_measured():
 
 def test_the_horizon_ends_with_the_data():
     assert budget(Base(), 3_000_000, 4e6).tokens == 4_000_000
-    assert budget(Base(tokens=9_000_000), 3_000_000, 4e6).tokens == 9_000_000
+    found = budget(Base(tokens=9_000_000), 3_000_000, 4e6)
+    assert found.tokens == 4_000_000 and "instead of 9,000,000 (as the recipe says)" in found.reasons[0]
+
+
+def test_a_step_is_of_whole_rows():
+    found = budget(Base(context=768), 3_000_000, math.inf)
+    assert found.batch_tokens == 7_680 and "7,680 tokens a step" in found.reasons[1]  # 8,192 by the rule
+    found = budget(Base(context=512, batch_tokens=64, tokens=3_200_000), 3_000_000, math.inf)
+    assert found.batch_tokens == 512 and "base.rate_scale = 0.35 " in found.reasons[1]
 
 
 def test_weight_decay_of_long_trainings_is_that_of_the_timescale():
@@ -44,6 +52,6 @@ def test_weight_decay_of_long_trainings_is_that_of_the_timescale():
 @given(st.integers(1, 10**12), st.integers(0, 10**13), st.integers(0, 10**7), st.floats(1, 1e14))
 def test_any_size_has_a_budget(parameters, tokens, batch, available):
     found = budget(Base(tokens=tokens, batch_tokens=batch, context=64), parameters, available)
-    assert found.tokens == tokens or (not tokens and 1 <= found.tokens <= max(1, available))
-    assert found.batch_tokens == batch or (not batch and found.batch_tokens >= 64)
+    assert found.tokens == min(tokens, int(available)) or (not tokens and 1 <= found.tokens <= max(1, available))
+    assert found.batch_tokens % 64 == 0 and found.batch_tokens >= max(64, batch - 63)
     assert 0 <= found.weight_decay < math.inf

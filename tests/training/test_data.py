@@ -188,6 +188,21 @@ def test_order_follows_the_shares_and_ends_on_the_best_documents():
     assert tokens[np.concatenate((stable, last))].sum() >= 20_000
 
 
+@pytest.mark.parametrize(("best", "stable_tokens"), [(0, 1000), (2, 400), (10, 300)])
+def test_what_the_best_documents_cannot_give_comes_from_all(best, stable_tokens):
+    rows = [{"domain": "prose", "tokens": 100, "best": number < best} for number in range(10)]
+    phases, realised = document_order(rows, Mixture(max_repeats=3.0), 0.7, 1000, 0)
+    assert list(realised) == (["stable", "best data"] if best else ["stable"]) and len(phases) == len(realised)
+    assert realised["stable"]["prose"]["tokens"] == stable_tokens
+    assert sum(100 for phase in phases for _ in phase) >= 1000
+    assert not best or all(rows[number]["best"] for number in phases[-1])
+
+
+def test_only_best_documents_where_there_are_none():
+    rows = [{"domain": "prose", "tokens": 100, "best": False}]
+    assert document_order(rows, Mixture(), 1.0, 150, 0)[0][0].tolist() == [0, 0]
+
+
 def test_a_domain_outside_the_mixture_is_not_read_even_where_the_others_have_no_best_documents():
     rows = [{"domain": name, "tokens": 100, "best": name == "other"} for name in ("code", "other") for _ in range(9)]
     phases, realised = document_order(rows, Mixture(weights={"code": 1.0}), 0.5, 400, 0)

@@ -132,6 +132,31 @@ def test_what_a_kill_did_to_the_log_after_the_checkpoint_does_not_matter(toy_dec
     assert resumed.weights() == whole.weights() and resumed.metrics() == whole.metrics()
 
 
+@pytest.mark.parametrize("left", [None, b"", b'{"step": 0, "loss": 1.0}\n', b"\xff\xfe", b"[]\n" * 6])
+def test_metrics_that_are_lost_are_named(toy_decoder, tmp_path, every_step, left):
+    with pytest.raises(Killed):
+        Toy(toy_decoder, tmp_path, kill_at=5).train()
+    log = tmp_path / "metrics.jsonl"
+    log.unlink() if left is None else log.write_bytes(left)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"metrics\.jsonl: does not hold the 5 steps that were done; put it back"):
+            Toy(toy_decoder, tmp_path).train()
+    assert (log.read_bytes() if log.exists() else None) == left
+
+
+def test_a_large_model_saves_more_seldom(toy_decoder, tmp_path, monkeypatch):
+    clock, saved = [0.0], []
+
+    def slow_save(*arguments):
+        clock[0] += 3.0
+        saved.append(arguments[3])
+
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(loop, "_save", slow_save)
+    Toy(toy_decoder, tmp_path, interrupt=lambda step: clock.__setitem__(0, clock[0] + 10)).train(steps=20)
+    assert saved == [2, 9, 16, 20]  # after 15 seconds, then after four times 15, as saving takes four times 0.75
+
+
 def test_a_kill_while_resuming_keeps_the_metrics(toy_decoder, tmp_path, every_step, monkeypatch):
     """Reading the history back must not put it at risk: whoever rewrites the log does so whole or not at all."""
     whole = Toy(toy_decoder, tmp_path / "whole")
@@ -203,9 +228,11 @@ def test_skipped_steps_survive_a_kill(toy_decoder, tmp_path, every_step):
     assert sum("skipped" in row for row in history) == 2
 
 
-def test_ten_bad_steps_in_a_row_are_an_error(toy_decoder, tmp_path):
+def test_ten_bad_steps_in_a_row_are_an_error(toy_decoder, tmp_path, every_step):
     with pytest.raises(UserError, match=r"10 steps in a row, up to step 11; lower the learning rate"):
         Toy(toy_decoder, tmp_path / "ten", bad_steps=range(2, 12)).train(steps=15)
+    with pytest.raises(UserError, match="10 steps in a row, up to step 11"):
+        Toy(toy_decoder, tmp_path / "ten", bad_steps=range(2, 15)).train(steps=15)  # from the state after step 10
     history = Toy(toy_decoder, tmp_path / "nine", bad_steps=[*range(9), *range(10, 19)]).train(steps=20)
     assert sum("skipped" in row for row in history) == 18
 

@@ -69,6 +69,27 @@ def test_what_the_settings_leave_open_follows_from_the_depth(tokens, tmp_path):
     assert any("no weight decay" in line for line in said)
 
 
+def test_no_document_is_read_more_often_than_the_mixture_allows(tokens, tmp_path):
+    said = []
+    mixture = Mixture(max_repeats=1)
+    _, results = pretrain(tokens, tmp_path, said, mixture=mixture, tokens=10**6, **LONG | {"long_tokens": 10**6})
+    table = pq.read_table(tokens / "documents.parquet").to_pylist()
+    lengths = [row["tokens"] for row in table if row["split"] == "train"]
+    assert 0.9 * sum(lengths) < results["tokens"] < sum(lengths) + 64
+    long = sum(length for length in lengths if length > 16)
+    assert 0.9 * long < results["long"]["tokens"] < long + 64
+    assert any("as many as the mixture gives, instead of 1,000,000" in line for line in said)
+    assert any(line.startswith(f"{results['long']['steps']} steps instead of") for line in said)
+
+
+def test_what_the_long_context_cannot_do_is_said_before_any_training(tokens, tmp_path):
+    with pytest.raises(UserError, match="do not fill one row of 4096 tokens"):
+        pretrain(tokens, tmp_path, mixture=Mixture(max_repeats=1), long_context=4096, long_tokens=9000)
+    said = []
+    _, results = pretrain(tokens, tmp_path, said, context=32, long_context=40, long_tokens=400)  # no multiple of 32
+    assert results["long"]["context"] == 40 and not results["kernels"]
+
+
 def test_weight_decay_is_of_matrices_alone(tokens, tmp_path):
     found = [
         pretrain(tokens, tmp_path / str(decay), weight_decay=decay, tokens=20 * 64)[0].state_dict() for decay in (0.0, 20.0)
@@ -110,15 +131,13 @@ def test_the_slowest_channels_are_stretched_as_the_context_and_the_fastest_not_a
 
 def test_long_training_reads_long_documents_only(tokens):
     table = [{"domain": row["domain"], "tokens": 10 * n, "best": True} for n, row in enumerate(DOCUMENTS)]
-    lengths = pretraining.cut(SETTINGS, 32, 300)
     mixture = Mixture(weights={"code": 0.5, "prose": 0.5})
-    [order] = pretraining.long_documents(table, mixture, 75, lengths, 0)
-    assert sorted(set(order.tolist())) == [8, 9, 10, 11]
-    assert sum(table[number]["tokens"] for number in order) > 300
-    [only_prose] = pretraining.long_documents(table[:-1], mixture, 95, lengths, 0)
-    assert set(only_prose.tolist()) == {10}  # code has no document that long
+    numbers, same = pretraining.long_documents(table, mixture, 75)
+    assert numbers.tolist() == [8, 9, 10, 11] and same == mixture
+    numbers, only_prose = pretraining.long_documents(table[:-1], mixture, 95)
+    assert numbers.tolist() == [10] and only_prose.weights == {"prose": 0.5}  # code has no document that long
     with pytest.raises(UserError, match="no training document of the mixture is longer than 200 tokens"):
-        pretraining.long_documents(table, mixture, 200, lengths, 0)
+        pretraining.long_documents(table, mixture, 200)
 
 
 ARCHITECTURES = ["dense", "experts", "lstm", "convolution", "patches"]

@@ -51,18 +51,23 @@ def flops(model: LanguageModel, context: int, tokens: int) -> float:
     if isinstance(model, Decoder):
         config = model.config
         width = config.num_attention_heads * config.head_dim
-        idle = parameter_counts(model)["total"] - moe.active_parameters(model)
-        return training_flops(_multiplied(model) - idle, config.num_hidden_layers, width, context, tokens)
+        return training_flops(multiplied(model), config.num_hidden_layers, width, context, tokens)
     if isinstance(model, PatchedBytes):
         config, parts = model.config, model.model
         across, within, patch = config.across, config.within, config.patch_size
-        large = sum(map(_multiplied, (parts.across, parts.join, parts.spread)))
-        small = sum(map(_multiplied, (parts.within, model.lm_head)))
+        large = sum(map(multiplied, (parts.across, parts.join, parts.spread)))
+        small = sum(map(multiplied, (parts.within, model.lm_head)))
         return training_flops(
             large, across.num_hidden_layers, across.hidden_size, context // patch, tokens / patch
         ) + training_flops(small, within.num_hidden_layers, within.hidden_size, patch, tokens)
-    return training_flops(_multiplied(model), 0, 0, 0, tokens)
+    return training_flops(multiplied(model), 0, 0, 0, tokens)
 
 
-def _multiplied(module: nn.Module) -> int:
-    return parameter_counts(module)["without_embedding"]
+def multiplied(module: nn.Module) -> int:
+    """Parameters that a token is multiplied with: no embeddings, but a head that is one too; of experts, those it meets."""
+    count = parameter_counts(module)["without_embedding"]
+    if isinstance(module, Decoder):
+        count -= parameter_counts(module)["total"] - moe.active_parameters(module)
+        if module.config.tie_word_embeddings:
+            count += module.lm_head.weight.numel()
+    return count

@@ -4,9 +4,9 @@
 answers a little wrongly is worse than one that does not load.
 """
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from groundup.errors import UserError
 from groundup.model.decoder import DecoderConfig
@@ -14,6 +14,8 @@ from groundup.model.rotary import KINDS
 
 # By model_type, what transformers' classes begin with.
 FAMILIES = {"qwen3": "Qwen3", "qwen3_moe": "Qwen3Moe", "qwen2": "Qwen2", "llama": "Llama", "mixtral": "Mixtral"}
+KINDS_OF_VALUE = {int: "a whole number above zero", float: "a number above zero", bool: "true or false", str: "a string"}
+Shape = TypeVar("Shape")
 OF_EXPERTS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob")
 
 
@@ -42,14 +44,43 @@ def describe(config: DecoderConfig) -> dict[str, Any]:
     return description
 
 
+def shape_of(kind: type[Shape], entries: dict[str, Any], path: Path) -> Shape:
+    """A dataclass of sizes from the entries of a config.json.
+
+    Raises UserError, naming `path`, for the first that is missing or of another type.
+    """
+    given = {}
+    for field in fields(kind):
+        if field.name not in entries:
+            if field.default is MISSING:
+                raise UserError(f"{path}: {field.name} is missing")
+            continue
+        given[field.name] = value = entries[field.name]
+        if field.type in KINDS_OF_VALUE and value != field.default:
+            _check(field.name, value, field.type, path)
+    return kind(**given)
+
+
+def _check(name: str, value: Any, kind: type, path: Path) -> None:
+    number = kind in (int, float)
+    right = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+    if not right or (number and not value > 0):
+        raise UserError(f"{path}: {name} is {value!r}; it must be {KINDS_OF_VALUE[kind]}")
+
+
 def read_config(description: dict[str, Any], path: Path) -> DecoderConfig:
     """The shape that a config.json describes. Raises UserError, naming `path`, for one that we do not compute."""
     kind = description.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(f"{path}: model_type is {kind!r}; decoders that groundup computes are {', '.join(FAMILIES)}")
     given = {name: value for name, value in description.items() if value is not None}
-    context = given.get("max_position_embeddings", 0)
-    windowed = given.get("use_sliding_window", kind == "mixtral") and given.get("sliding_window", context) < context
+    for name in ("max_position_embeddings", "hidden_size", "num_attention_heads", "sliding_window"):
+        if name in given:
+            _check(name, given[name], int, path)
+    context, window = given.get("max_position_embeddings", 0), given.get("sliding_window")
+    if kind != "mixtral":  # which has no such switch; these have 4,096 where config.json does not say
+        window = description.get("sliding_window", 4096) if given.get("use_sliding_window") else None
+    windowed = window is not None and window < context
     other = {
         "hidden_act": given.get("hidden_act", "silu") != "silu",
         "attention_bias": given.get("attention_bias", False),
@@ -76,16 +107,27 @@ def read_config(description: dict[str, Any], path: Path) -> DecoderConfig:
     wanted = [field.name for field in fields(DecoderConfig) if sparse or field.name not in OF_EXPERTS]
     if missing := [name for name in wanted if name not in given]:
         raise UserError(f"{path}: {missing[0]} is missing")
-    return DecoderConfig(**{name: given[name] for name in wanted})
+    config = shape_of(DecoderConfig, {name: given[name] for name in wanted}, path)
+    if config.num_attention_heads % config.num_key_value_heads or config.head_dim % 2:
+        raise UserError(
+            f"{path}: {config.num_attention_heads} heads of {config.head_dim} channels, {config.num_key_value_heads} of keys "
+            "and values: the channels must be even, the heads a multiple of those of keys and values"
+        )
+    if config.num_experts_per_tok > config.num_experts:
+        raise UserError(f"{path}: {config.num_experts_per_tok} experts a token, of {config.num_experts}")
+    return config
 
 
 def _rope(given: dict[str, Any], path: Path) -> tuple[float, dict[str, Any] | None]:
     """The base, and how positions are stretched: `rope_parameters` since transformers 5, two entries before it."""
-    stated = given.get("rope_parameters") or given.get("rope_scaling") or {}
+    # Where both stand, transformers goes by rope_scaling.
+    stated = given.get("rope_scaling") or given.get("rope_parameters") or {}
+    if not isinstance(stated, dict):
+        raise UserError(f"{path}: rope_parameters or rope_scaling is {stated!r}; it must be an object")
     rope = {"rope_theta": given.get("rope_theta"), **stated}
     kind = rope.pop("rope_type", None) or rope.pop("type", "default")
     theta = rope.pop("rope_theta")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"{path}: rope_type is {kind!r}; what groundup computes is {', '.join(KINDS)}")
     rope = {name: value for name, value in rope.items() if value is not None and name != "type"}
     needed, allowed = KINDS[kind]
@@ -95,6 +137,8 @@ def _rope(given: dict[str, Any], path: Path) -> tuple[float, dict[str, Any] | No
         raise UserError(f"{path}: {unknown[0]} of rope_type {kind} is not what groundup's decoder computes")
     if missing := sorted(needed - rope.keys()):
         raise UserError(f"{path}: {missing[0]} of rope_type {kind} is missing")
+    for name, value in rope.items():
+        _check(name, value, bool if name == "truncate" else float, path)
     if theta is None and given["model_type"] != "llama":
         raise UserError(f"{path}: rope_theta is missing")
     # The first Llamas do not say theirs.

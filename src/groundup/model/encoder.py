@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from groundup.errors import UserError
 from groundup.files import read_object, write_json
+from groundup.model.description import shape_of
 from groundup.model.folder import load_weights, save_weights
 from groundup.tokenizer.wordpiece import WordPiece
 
@@ -302,7 +303,4 @@ def load_config(folder: Path) -> EncoderConfig:
     }
     if differs := [name for name, is_other in other.items() if is_other]:
         raise UserError(f"{folder}/config.json: {', '.join(differs)} is not what groundup's encoder computes")
-    try:
-        return EncoderConfig(**{name: description[name] for name in EncoderConfig.__dataclass_fields__})
-    except KeyError as error:
-        raise UserError(f"{folder}/config.json: {error.args[0]} is missing") from None
+    return shape_of(EncoderConfig, description, folder / "config.json")

@@ -6,7 +6,6 @@ convolution and patched bytes, which no other tool knows, are saved in the same 
 """
 
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from torch import Tensor, nn
 from groundup.errors import UserError
 from groundup.files import read_json, read_object, write_json, write_tensors
 from groundup.model.convolution import Convolution, ConvolutionConfig
-from groundup.model.decoder import Decoder, LanguageModel, Scorer
-from groundup.model.description import FAMILIES, describe, read_config
+from groundup.model.decoder import Decoder, DecoderConfig, LanguageModel, Scorer
+from groundup.model.description import FAMILIES, describe, read_config, shape_of
 from groundup.model.lstm import LSTM, LSTMConfig
 from groundup.model.patches import PatchedBytes, PatchesConfig
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -90,33 +89,34 @@ def _empty(path: Path) -> LanguageModel:
     """A model of the shape that a config.json describes, whatever its weights."""
     description = read_object(path)
     kind = description.get("model_type")
-    return OURS[kind](_read_our_config(description, path)) if kind in OURS else Decoder(read_config(description, path))
+    if isinstance(kind, str) and kind in OURS:
+        return OURS[kind](_read_our_config(description, path))
+    return Decoder(read_config(description, path))
 
 
 def _read_our_config(description: dict[str, Any], path: Path) -> LSTMConfig | ConvolutionConfig | PatchesConfig:
     kind = description["model_type"]
-    try:
-        if kind == "groundup_patches":
-            return PatchesConfig.from_dict(description)
-        config_class = LSTMConfig if kind == "groundup_lstm" else ConvolutionConfig
-        return config_class(**{field.name: description[field.name] for field in fields(config_class)})
-    except KeyError as error:
-        raise UserError(f"{path}: {error.args[0]} is missing") from None
-    except TypeError as error:
-        raise UserError(f"{path}: not a {kind} as groundup writes it ({error})") from None
+    if kind != "groundup_patches":
+        return shape_of(LSTMConfig if kind == "groundup_lstm" else ConvolutionConfig, description, path)
+    parts = {}
+    for name in ("across", "within"):
+        if not isinstance(part := description.get(name), dict):
+            raise UserError(f"{path}: {name} is {part!r}; it must be the shape of a decoder")
+        parts[name] = shape_of(DecoderConfig, part, path)
+    return shape_of(PatchesConfig, description | parts, path)
 
 
-def load_weights(model: nn.Module, folder: Path) -> list[str]:
-    """Fill `model`, which has a `config`, from the folder; returns the names of stored tensors that it has no place for.
+def load_weights(model: nn.Module, folder: Path) -> dict[str, Tensor]:
+    """Fill `model`, which has a `config`, from the folder; returns the stored tensors that it has no place for, by name.
 
     Raises UserError for what is missing, damaged or of another shape.
     """
     _check_tokenizer(folder, model.config.vocab_size)
     absent = dict(model.named_parameters())
-    unknown: list[str] = []
+    unknown: dict[str, Tensor] = {}
     for path, name, tensor in _stored(folder):
         if name not in absent:
-            unknown.append(name)
+            unknown[name] = tensor
             continue
         parameter = absent.pop(name)
         if tensor.shape != parameter.shape:
@@ -130,9 +130,14 @@ def load_weights(model: nn.Module, folder: Path) -> list[str]:
 
 
 def _load_all(model: LanguageModel | Scorer, folder: Path) -> None:
-    for name in load_weights(model, folder):
-        # Some store the tied head twice, or the positions' frequencies, which follow from config.json.
-        if name != "lm_head.weight" and not name.endswith("rotary_emb.inv_freq"):
+    for name, tensor in load_weights(model, folder).items():
+        if name == "lm_head.weight":  # of a model whose head is its embedding: some store it twice
+            if not torch.equal(tensor.float(), model.model.embed_tokens.weight):
+                raise UserError(
+                    f"{folder}: lm_head.weight is not the embedding, though config.json says tie_word_embeddings; "
+                    "transformers would use it as it is: set tie_word_embeddings to false"
+                )
+        elif not name.endswith("rotary_emb.inv_freq"):  # the positions' frequencies follow from config.json
             raise UserError(f"{folder}/model.safetensors: {name} has no place in a {model.config.model_type} as we know it")
 
 

@@ -42,12 +42,6 @@ class PatchesConfig:
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "vocab_size": self.vocab_size}
 
-    @classmethod
-    def from_dict(cls, description: dict[str, Any]) -> "PatchesConfig":
-        """The inverse of `as_dict`. Raises KeyError or TypeError when something is missing or unknown."""
-        across, within = (DecoderConfig(**description[name]) for name in ("across", "within"))
-        return cls(description["patch_size"], description["max_position_embeddings"], across, within)
-
 
 def shape_for(depth: int, vocabulary: int, context: int, patch: int = 4) -> tuple[PatchesConfig, list[str]]:
     """`context` in bytes. The large decoder is that of this depth, the small one that of half of it."""

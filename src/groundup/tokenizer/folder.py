@@ -1,6 +1,6 @@
 """The folder of a tokenizer as other tools read it; what its kinds have in common."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,15 @@ from groundup.tokenizer.chat import CHAT_TEMPLATE
 class ByteTokens:
     """What tokenizers share whose tokens stand for bytes; a subclass has `as_json`, which is its `tokenizer.json`."""
 
-    def __init__(self, tokens: Iterable[bytes]) -> None:
-        """`tokens` in the order of their ids; the special tokens come after them."""
-        self._tokens = [*tokens, *(b"" for _ in SPECIAL_TOKENS)]
-        first = len(self._tokens) - len(SPECIAL_TOKENS)
-        self.special_tokens = {name: first + number for number, name in enumerate(SPECIAL_TOKENS)}
-        self.end_of_text, self.message_start, self.message_end, self.pad = self.special_tokens.values()
+    def __init__(self, tokens: Iterable[bytes], special: Sequence[str] = SPECIAL_TOKENS) -> None:
+        """`tokens` in the order of their ids; the `special` tokens come after them. One without <|pad|> is padded as
+        Qwen's is, with the end of a text.
+        """
+        self._tokens = [*tokens, *(b"" for _ in special)]
+        first = len(self._tokens) - len(special)
+        self.special_tokens = {name: first + number for number, name in enumerate(special)}
+        self.end_of_text, self.message_start, self.message_end = (self.special_tokens[name] for name in SPECIAL_TOKENS[:3])
+        self.pad = self.special_tokens.get(SPECIAL_TOKENS[3], self.end_of_text)
         self.bytes_per_token = np.array([len(token) for token in self._tokens], np.int64)  # (size,), 0: special tokens
 
     @property
@@ -45,11 +48,11 @@ class ByteTokens:
 
         `chat`: other tools are told that a text ends with the end of a message rather than of a document.
         """
-        end_of_text, message_start, message_end, pad = self.special_tokens
+        end_of_text, message_start, message_end, pad = SPECIAL_TOKENS
         write_text(Path(folder) / "chat_template.jinja", CHAT_TEMPLATE)
         settings = {
             "eos_token": message_end if chat else end_of_text,
-            "pad_token": pad,
+            "pad_token": pad if pad in self.special_tokens else end_of_text,
             "additional_special_tokens": [message_start, end_of_text if chat else message_end],
             "padding_side": "left",  # a batch of prompts must end where the answers begin
             "chat_template": CHAT_TEMPLATE,  # older readers look here, newer ones in chat_template.jinja

@@ -6,6 +6,7 @@ Text is never a special token: "<|im_end|>" in a document is ten ordinary charac
 """
 
 import codecs
+import unicodedata
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,49 +39,77 @@ _BYTE_OF_CHARACTER = dict(zip(_CHARACTERS, ALPHABET, strict=True))
 
 
 class Tokenizer(ByteTokens):
-    """Byte-level BPE. Make one with `from_merges` (after `bpe.train`) or `load`."""
+    """Byte-level BPE. Make one with `from_merges` (after `bpe.train`) or `load`, which also reads Qwen's."""
 
-    def __init__(self, merges: Sequence[tuple[bytes, bytes]], tokens: dict[bytes, int], rule: Rule) -> None:
-        super().__init__(tokens)
-        self.merges, self.rule = list(merges), rule
+    def __init__(
+        self,
+        merges: Sequence[tuple[bytes, bytes]],
+        tokens: dict[bytes, int],
+        rule: Rule,
+        special: Sequence[str] = SPECIAL_TOKENS,
+        composed: bool = False,
+    ) -> None:
+        """`composed`: text is brought to Unicode's form NFC before it is cut, as Qwen's is."""
+        super().__init__(tokens, special)
+        self.merges, self.rule, self.composed = list(merges), rule, composed
         # It knows no special token, so none can come out of text. Ids serve as ranks: they grow in the order of merges.
         self._encoding = tiktoken.Encoding("groundup", pat_str=rule.pattern, mergeable_ranks=tokens, special_tokens={})
 
     @classmethod
-    def from_merges(cls, merges: Sequence[tuple[bytes, bytes]], rule: Rule = RULES["qwen2"]) -> Self:
+    def from_merges(
+        cls,
+        merges: Sequence[tuple[bytes, bytes]],
+        rule: Rule = RULES["qwen2"],
+        special: Sequence[str] = SPECIAL_TOKENS,
+        composed: bool = False,
+    ) -> Self:
         """Raises UserError when a merge joins tokens that do not exist yet, or makes one that does."""
         tokens = {bytes([byte]): number for number, byte in enumerate(ALPHABET)}
         for left, right in merges:
             if left not in tokens or right not in tokens or left + right in tokens:
                 raise UserError(f"merge {len(tokens) - 256} ({left!r}, {right!r}) does not follow from those before it")
             tokens[left + right] = len(tokens)
-        return cls(merges, tokens, rule)
+        return cls(merges, tokens, rule, special, composed)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read `tokenizer.json`. Raises UserError when it is missing, damaged, or follows other rules than ours."""
+        """Read `tokenizer.json`. Raises UserError when it is missing, damaged, or follows other rules than ours and Qwen's."""
         path = Path(folder) / "tokenizer.json"
         found = read_json(path)
         try:
-            pairs = found["model"]["merges"]
+            # Releases before 2024 wrote a merge as one string.
+            pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in found["model"]["merges"]]
             rule = rule_of(found["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]) or RULES["qwen2"]
-            tokenizer = cls.from_merges([(_to_bytes(left), _to_bytes(right)) for left, right in pairs], rule)
+            added = {token["id"]: token["content"] for token in found["added_tokens"]}
+            special, composed = [added[number] for number in sorted(added)], found["normalizer"] == {"type": "NFC"}
+            if missing := [name for name in SPECIAL_TOKENS[:3] if name not in special]:
+                raise UserError(f"no token {missing[0]}")
+            merges = [(_to_bytes(left), _to_bytes(right)) for left, right in pairs]
+            tokenizer = cls.from_merges(merges, rule, special, composed)
             ours = tokenizer.as_json()
             # Whoever saved the file again may have added keys; these parts decide which ids come out.
-            same = found["model"]["vocab"] == ours["model"]["vocab"]
-            same &= [(t["content"], t["id"]) for t in found["added_tokens"]] == list(tokenizer.special_tokens.items())
-            same &= all(found[part] == ours[part] for part in ("normalizer", "pre_tokenizer"))
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+            same = {
+                "model": found["model"]["vocab"] == ours["model"]["vocab"] and not found["model"].get("ignore_merges"),
+                "added_tokens": added == {number: name for name, number in tokenizer.special_tokens.items()},
+                "normalizer": found["normalizer"] == ours["normalizer"],
+                "pre_tokenizer": _cuts(found["pre_tokenizer"]) == _cuts(ours["pre_tokenizer"]),
+            }
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path}: not a byte-level BPE ({error!r}); train the tokenizer again") from None
         except UserError as error:
-            raise UserError(f"{path}: {error}; train the tokenizer again") from None
-        if not same:
-            raise UserError(f"{path}: vocabulary or pre-tokenization is not groundup's; train the tokenizer again")
+            raise UserError(f"{path}: {error}; train the tokenizer again, or take one of groundup's or Qwen's") from None
+        if other := [part for part, is_same in same.items() if not is_same]:
+            raise UserError(
+                f"{path}: {other[0]} is neither groundup's nor Qwen's; train the tokenizer again, or take one of these"
+            )
         return tokenizer
 
     def encode(self, text: str) -> list[int]:
         """Ids of any string. Lone surrogates, which UTF-8 cannot hold, are encoded as U+FFFD."""
-        return [token for part in self._parts(well_formed(text)) for token in self._encode_part(part)]
+        text = well_formed(text)
+        if self.composed:
+            text = unicodedata.normalize("NFC", text)
+        return [token for part in self._parts(text) for token in self._encode_part(part)]
 
     def encode_batch(self, texts: Iterable[str], threads: int = 1) -> list[np.ndarray]:
         """Ids of each text (int32), as `encode` gives them, in the order of the texts."""
@@ -130,11 +159,12 @@ class Tokenizer(ByteTokens):
     def as_json(self) -> dict[str, Any]:
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
         split = {"type": "Split", "pattern": {"Regex": self.rule.pattern}, "behavior": "Isolated", "invert": False}
-        ordinary = self._tokens[: len(self._tokens) - len(SPECIAL_TOKENS)]
+        ordinary = self._tokens[: len(self._tokens) - len(self.special_tokens)]
         vocabulary = {_to_characters(token): number for number, token in enumerate(ordinary)}
         merges = [[_to_characters(left), _to_characters(right)] for left, right in self.merges]
         return describe(
             self.special_tokens,
+            normalizer={"type": "NFC"} if self.composed else None,
             pre_tokenizer={"type": "Sequence", "pretokenizers": [split, byte_level]},
             decoder=byte_level,
             model=bpe_model(vocabulary, merges, byte_fallback=False),
@@ -156,6 +186,11 @@ class StreamDecoder:
 
     def finish(self) -> str:
         return self._decoder.decode(b"", final=True)
+
+
+def _cuts(pre_tokenizer: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of a `pre_tokenizer` what decides where text is cut; not what places are told of the pieces."""
+    return [{key: value for key, value in part.items() if key != "trim_offsets"} for part in pre_tokenizer["pretokenizers"]]
 
 
 def _to_characters(token: bytes) -> str:

@@ -29,25 +29,29 @@ class Budget:
 
 
 def budget(settings: Base, parameters: int, available: float) -> Budget:
-    """What the settings leave open (0 or None), from the number of parameters, those of the embedding apart.
+    """What the settings leave open (0 or None), from the number of parameters that a token is multiplied with.
 
     available: tokens that the mixture can give, repeats included.
     """
-    reasons = []
-    if tokens := settings.tokens:
-        reasons.append(f"{tokens:,} tokens: as the recipe says, {tokens / parameters:.1f} a parameter")
-    else:
-        wanted = TOKENS_A_PARAMETER * parameters
-        tokens = max(1, int(min(wanted, available)))
-        why = "as many as the mixture gives" if tokens < wanted else "nanochat's measure; Chinchilla's is 20"
-        reasons.append(f"{tokens:,} tokens: {tokens / parameters:.1f} a parameter, {why}")
-    rule = 2 ** math.floor(math.log2(BATCH * (tokens / BATCH_AT) ** BATCH_POWER))
-    batch = settings.batch_tokens or max(settings.context, rule)
+    wanted = settings.tokens or TOKENS_A_PARAMETER * parameters
+    tokens = max(1, int(min(wanted, available)))
+    why = "as the recipe says" if settings.tokens else "nanochat's measure; Chinchilla's is 20"
+    if tokens < wanted:
+        why = f"as many as the mixture gives, instead of {wanted:,} ({why})"
+    reasons = [f"{tokens:,} tokens: {tokens / parameters:.2g} a parameter, {why}"]
+
+    def whole_rows(tokens: int) -> int:
+        return max(1, tokens // settings.context) * settings.context
+
+    rule = whole_rows(2 ** math.floor(math.log2(BATCH * (tokens / BATCH_AT) ** BATCH_POWER)))
+    batch = whole_rows(settings.batch_tokens) if settings.batch_tokens else rule
     why = f"{BATCH:,} x (tokens / {BATCH_AT / 1e6:g}M)^{BATCH_POWER} (Power Lines, Bergsma et al. 2025), a power of two"
     if settings.batch_tokens:
-        ratio = math.sqrt(batch / rule)
-        why = f"as the recipe says; {rule:,} by the rule, and base.rate_scale = {ratio:.2g} would follow it (nanochat)"
-    reasons.append(f"{batch:,} tokens a step: {why}")
+        why = "as the recipe says"
+        if batch != rule:
+            ratio = math.sqrt(batch / rule)
+            why += f"; {rule:,} by the rule, and base.rate_scale = {ratio:.2g} would follow it (nanochat)"
+    reasons.append(f"{batch:,} tokens a step: {why}, in whole rows")
     rate = MATRIX_RATE * settings.rate_scale
     if settings.weight_decay is not None:
         decay = settings.weight_decay

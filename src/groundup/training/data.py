@@ -19,6 +19,8 @@ from groundup.training.parallel import ALONE, Processes
 
 CHECKED_AT_ONCE = 1 << 24  # token ids
 
+Shares = dict[str, dict[str, float]]  # of each domain: share, passes and tokens
+
 
 class Stream:
     """Documents of a token file as rows of `context` tokens and their targets; the rows of each phase are shuffled."""
@@ -94,26 +96,20 @@ def check_ids(file: TokenFile, vocabulary: int, name: str) -> None:
 
 def document_order(
     table: list[dict[str, Any]], mixture: Mixture, best_share: float, tokens: int, seed: int
-) -> tuple[list[np.ndarray], dict[str, dict[str, dict[str, float]]]]:
+) -> tuple[list[np.ndarray], dict[str, Shares]]:
     """Which documents a run reads, in order: a mixture of the domains, at the end of their best documents only.
 
-    `table`: the training documents in the order of the token file (`domain`, `tokens`, `best`). The phases hold about
-    `tokens` tokens where `mixture.max_repeats` allows it; a stream that is too short begins again.
+    `table`: the training documents in the order of the token file (`domain`, `tokens`, `best`). The phases hold at least
+    `tokens` tokens where `mixture.max_repeats` allows it; what the best documents cannot give comes from all of them.
     Returns document numbers by phase, and the realised share and number of passes by phase and domain.
     """
     domains = np.array([row["domain"] for row in table])
     lengths = np.array([row["tokens"] for row in table])
     best = np.array([row["best"] for row in table], dtype=bool)
     of_mixture = np.isin(domains, list(mixture.weights)) if mixture.weights else np.ones(len(table), dtype=bool)
-    phases = {"stable": (np.ones(len(table), dtype=bool), round(tokens * (1 - best_share)))}
-    if best_share and (best & of_mixture).any():
-        phases["best data"] = (best, tokens - phases["stable"][1])
-    orders, realised = [], {}
-    for phase, (allowed, budget) in phases.items():
-        if not budget:
-            continue
+
+    def drawn_from(allowed: np.ndarray, weights: dict[str, float], budget: int) -> tuple[np.ndarray, Shares]:
         available = {str(name): int(lengths[allowed & (domains == name)].sum()) for name in np.unique(domains[allowed])}
-        weights = {name: weight for name, weight in mixture.weights.items() if name in available or phase == "stable"}
         drawn = plan(available, weights, budget, mixture.max_repeats)
         parts = [
             draw(np.flatnonzero(allowed & (domains == name)), lengths, count, seed + number)
@@ -121,11 +117,22 @@ def document_order(
             if count
         ]
         nothing = np.zeros(0, dtype=np.int64)  # where max_repeats allows less than a token
-        orders.append(np.random.default_rng(seed).permutation(np.concatenate([nothing, *parts])))
-        realised[phase] = {
+        return np.random.default_rng(seed).permutation(np.concatenate([nothing, *parts])), {
             name: {"share": drawn.shares[name], "repeats": drawn.repeats[name], "tokens": drawn.tokens[name]}
             for name in available
         }
+
+    orders: list[np.ndarray] = []
+    realised: dict[str, Shares] = {}
+    left, at_the_end = tokens, tokens - round(tokens * (1 - best_share))
+    if at_the_end and (best & of_mixture).any():
+        weights = {name: weight for name, weight in mixture.weights.items() if name in domains[best]}
+        order, shares = drawn_from(best, weights, at_the_end)
+        orders, realised = [order], {"best data": shares}
+        left -= sum(one["tokens"] for one in shares.values())
+    if left:
+        order, shares = drawn_from(np.ones(len(table), dtype=bool), mixture.weights, left)
+        orders, realised = [order, *orders], {"stable": shares, **realised}
     return orders, realised
 
 

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import takewhile
 from pathlib import Path
 from typing import TextIO
 
@@ -30,7 +31,8 @@ from groundup.training.optimizer import Optimizer, one_rate
 from groundup.training.parallel import ALONE, Objective, Processes, local
 from groundup.training.schedule import warmup_stable_decay
 
-CHECKPOINT_SECONDS = 15.0
+CHECKPOINT_SECONDS = 15.0  # from one state to the next
+AFFORDED_SECONDS = 0.75  # to save one; a larger model, which takes longer, saves as much more seldom
 MAX_SKIPPED_IN_A_ROW = 10
 TERMINATED = 128 + signal.SIGTERM
 # A spike is above the median of the last 100 losses by this many of their median distances from it, and by this much.
@@ -77,8 +79,9 @@ def train(
         done = _restore(model, optimizer, folder, processes)
         history = _read_history(metrics_path, done, rewrite=first)
         recent = deque((row["loss"] for row in history if "skipped" not in row), maxlen=SPIKE_WINDOW)
-        skipped_in_a_row, saved, started = 0, done, time.monotonic()
-        saved_at = started
+        skipped_in_a_row = sum(1 for _ in takewhile(lambda row: "skipped" in row, reversed(history)))
+        saved, started = done, time.monotonic()
+        saved_at, pause = started, CHECKPOINT_SECONDS
         with Progress(label, steps * scale, unit, done * scale) as progress, _appending(metrics_path, first) as log:
             for step in range(done, steps):
                 totals: Metrics = {}
@@ -90,7 +93,7 @@ def train(
                     for name, value in metrics.items():
                         totals[name] = totals.get(name, 0.0) + value
                 norm = _gradient_norm(model, processes)
-                overdue = first and time.monotonic() - saved_at > CHECKPOINT_SECONDS
+                overdue = first and time.monotonic() - saved_at > pause
                 # Whatever is decided here, all processes decide alike.
                 *sums, stop, due = processes.sum([*totals.values(), float(terminated()), float(overdue)])
                 totals = dict(zip(totals, sums, strict=True))
@@ -126,8 +129,10 @@ def train(
                 if ((due or stop) and whole) or step + 1 == steps:
                     if first:
                         os.fsync(log.fileno())
+                    begun = time.monotonic()
                     _save(model, optimizer, folder, step + 1, processes)
                     saved, saved_at = step + 1, time.monotonic()
+                    pause = CHECKPOINT_SECONDS * max(1.0, (saved_at - begun) / AFFORDED_SECONDS)
                 if stop:
                     if first:
                         print(
@@ -216,10 +221,18 @@ def _restore(model: nn.Module, optimizer: Optimizer, folder: Path, processes: Pr
 
 def _read_history(path: Path, steps: int, rewrite: bool) -> list[Metrics]:
     """The metrics of the steps before the checkpoint; later ones will be computed again, to the same values."""
-    lines = path.read_text(encoding="utf-8").split("\n")[:steps] if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:steps] if path.exists() else []
+    try:
+        history = [{name: float(value) for name, value in json.loads(line).items()} for line in lines]
+    except (ValueError, TypeError, AttributeError):
+        history = []
+    if [row.get("step") for row in history] != list(range(steps)):
+        raise UserError(
+            f"{path}: does not hold the {steps} steps that were done; put it back, or delete {path.parent} to begin again"
+        )
     if rewrite:
         write_text(path, "".join(line + "\n" for line in lines))
-    return [{name: float(value) for name, value in json.loads(line).items()} for line in lines]
+    return history
 
 
 def _gradient_norm(model: nn.Module, processes: Processes) -> float:

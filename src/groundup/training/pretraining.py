@@ -28,7 +28,7 @@ from groundup.tokenizer.token_files import TokenFile
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import checkpoint
 from groundup.training.budget import budget
-from groundup.training.data import Stream, check_ids, document_order
+from groundup.training.data import Shares, Stream, check_ids, document_order
 from groundup.training.loop import mean_loss, train
 from groundup.training.objectives import BalancedNextToken, Z, next_token
 from groundup.training.optimizer import Optimizer, pretraining_rates
@@ -36,6 +36,7 @@ from groundup.training.parallel import Objective, Processes
 from groundup.training.schedule import warmup_stable_decay
 
 PROBE_ROWS = 64  # of held-out text, for the loss curve
+PEAK_SECONDS = 0.2
 LONG_RATE = 0.1  # of the peak rates: the model has been annealed already
 
 
@@ -83,8 +84,7 @@ def pretrain(
     sparse = getattr(config, "num_experts", 0) > 0
     if sparse:
         counts["active"] = moe.active_parameters(model)
-    met = counts.get("active", counts["total"]) - (counts["total"] - counts["without_embedding"])
-    derived = budget(settings, met, available_tokens(table, mixture))
+    derived = budget(settings, architectures.multiplied(model), available_tokens(table, mixture))
     settings = settings.model_copy(update={"tokens": derived.tokens, "batch_tokens": derived.batch_tokens})
     tied = getattr(config, "tie_word_embeddings", False)
     rates, rate_reasons = pretraining_rates(config.hidden_size, settings.rate_scale, tied)
@@ -94,17 +94,39 @@ def pretrain(
         how = "FSDP2: each holds its rows of every parameter" if processes.shard else "DDP: each holds the whole model"
         say(f"{processes.world} processes; {how}")
 
-    lengths = cut(settings, settings.context, settings.tokens)
+    def planned(
+        numbers: np.ndarray, shares: Mixture, best_share: float, wanted: Lengths
+    ) -> tuple[Stream, Lengths, dict[str, Shares]]:
+        """Rows of the documents with these `numbers`, as many of the `wanted` steps as they reach for, and the mixture."""
+        documents = [table[number] for number in numbers]
+        phases, realised = document_order(documents, shares, best_share, wanted.tokens + 1, seed)
+        order = [numbers[phase] for phase in phases]
+        stream = Stream(files["train"], order, wanted.context, encoder.end_of_text, seed)
+        if not stream.rows:
+            raise UserError(
+                f"the training documents do not fill one row of {wanted.context} tokens; take more pages, a shorter "
+                "context or a larger mixture.max_repeats"
+            )
+        for phase, parts in realised.items():
+            told = (f"{name} {one['share']:.0%} ({one['repeats']:.2f} passes)" for name, one in parts.items())
+            say(f"{phase}: {', '.join(told)}")
+        steps = min(wanted.steps, -(-stream.rows // wanted.rows))
+        if steps < wanted.steps:
+            say(f"{steps} steps instead of {wanted.steps}: within mixture.max_repeats there is no more of this mixture")
+        return stream, replace(wanted, steps=steps), realised
+
+    stream, lengths, realised = planned(
+        np.arange(len(table)), mixture, settings.best_data_share, cut(settings, settings.context, settings.tokens)
+    )
     decay, warmup = round(settings.anneal_share * lengths.steps), max(1, lengths.steps // 50)
     shape = f"{lengths.rows} x {lengths.context} tokens"
     say(f"{lengths.steps} steps of {shape}; warm-up {warmup}, decay over the last {decay}")
-    phases, realised = document_order(table, mixture, settings.best_data_share, lengths.tokens + 1, seed)
-    for phase, shares in realised.items():
-        parts = (f"{name} {one['share']:.0%} ({one['repeats']:.2f} passes)" for name, one in shares.items())
-        say(f"{phase}: {', '.join(parts)}")
-    longer = lengthened(model, settings.long_context) if settings.long_context else None
-    long_lengths = cut(settings, settings.long_context, settings.long_tokens) if longer else None
-    long_order = long_documents(table, mixture, config.max_position_embeddings, long_lengths, seed) if longer else []
+    longer = long_lengths = long_stream = None
+    if settings.long_context:
+        longer = lengthened(model, settings.long_context)
+        wanted = cut(settings, settings.long_context, settings.long_tokens)
+        numbers, long_mixture = long_documents(table, mixture, config.max_position_embeddings)
+        long_stream, long_lengths, _ = planned(numbers, long_mixture, 0.0, wanted)
 
     dtype = device.training_dtype
     flops = [architectures.flops(model, some.context, some.tokens) for some in (lengths, long_lengths) if some]
@@ -115,11 +137,12 @@ def pretrain(
     by_kernels = dense and processes.world == 1 and device.torch_device.type == "cpu" and dtype == torch.bfloat16
     if by_kernels:
         try:
-            model.model.use_kernels(lengths.context)
+            for some in filter(None, (long_lengths, lengths)):  # what they cannot do is to be known before any training
+                model.model.use_kernels(some.context)
             say("trained by kernels of our own: up to twice as fast as compiled by torch (groundup/kernels)")
         except kernels.Unavailable as error:
             say(f"not trained by kernels of our own: {error}")
-            by_kernels = False
+            by_kernels, model.model.kernels = False, None
     compiles, reason = False, ""
     if not by_kernels:
         compiles, reason = device.compiling_pays(sum(flops))
@@ -135,13 +158,7 @@ def pretrain(
     balanced = BalancedNextToken(dtype, settings.balance, processes.world)
     objective = processes.spread(model, balanced if sparse else partial(next_token, dtype=dtype), device.torch_device)
 
-    def run(order: list[np.ndarray], some: Lengths, rate: Callable[[int], float], where: Path, flops: float) -> list:
-        stream = Stream(files["train"], order, some.context, encoder.end_of_text, seed)
-        if not stream.rows:
-            raise UserError(
-                f"the training documents do not fill one row of {some.context} tokens; take more pages, a shorter "
-                "base.context or a larger mixture.max_repeats"
-            )
+    def run(stream: Stream, some: Lengths, rate: Callable[[int], float], where: Path, flops: float) -> list:
         everything = [np.arange(len(files["held_out"]))]
         probe = Stream(files["held_out"], everything, some.context, encoder.end_of_text, seed)
         return train(
@@ -164,7 +181,7 @@ def pretrain(
         )
 
     history = run(
-        phases, lengths, lambda step: warmup_stable_decay(step, lengths.steps, warmup, decay), folder, flops[0]
+        stream, lengths, lambda step: warmup_stable_decay(step, lengths.steps, warmup, decay), folder, flops[0]
     )
     results = {
         "parameters": counts,
@@ -176,7 +193,7 @@ def pretrain(
         "kernels": by_kernels,
         **_summary(history),
     }
-    if longer and long_lengths:
+    if longer and long_lengths and long_stream:
         model.config = model.model.config = longer
         if by_kernels:
             model.model.use_kernels(longer.max_position_embeddings)  # they keep the angles of the positions
@@ -187,7 +204,7 @@ def pretrain(
             f"{longer.rope_theta:,.0f} (NTK-aware, Peng et al. 2023)"
         )
         history = run(
-            long_order,
+            long_stream,
             long_lengths,
             lambda step: LONG_RATE * warmup_stable_decay(step, steps, max(1, steps // 20), steps),
             folder / "long",
@@ -268,27 +285,27 @@ def lengthened(model: LanguageModel, context: int) -> DecoderConfig:
     return replace(config, max_position_embeddings=context, rope_theta=theta)
 
 
-def long_documents(
-    table: list[dict[str, Any]], mixture: Mixture, context: int, lengths: Lengths, seed: int
-) -> list[np.ndarray]:
-    """An order over the documents longer than `context`, in the mixture's shares as far as its domains have such."""
+def long_documents(table: list[dict[str, Any]], mixture: Mixture, context: int) -> tuple[np.ndarray, Mixture]:
+    """Numbers of the documents longer than `context`, and the mixture without the domains that have no such."""
     numbers = np.array([number for number, row in enumerate(table) if row["tokens"] > context], dtype=np.int64)
-    some = [table[number] for number in numbers]
-    weights = {name: mixture.weights[name] for name in sorted({row["domain"] for row in some} & mixture.weights.keys())}
-    if not some or (mixture.weights and not weights):
+    domains = {table[number]["domain"] for number in numbers}
+    weights = {name: weight for name, weight in sorted(mixture.weights.items()) if name in domains}
+    if not domains or (mixture.weights and not weights):
         raise UserError(f"base.long_context: no training document of the mixture is longer than {context} tokens")
-    orders, _ = document_order(some, mixture.model_copy(update={"weights": weights}), 0.0, lengths.tokens + 1, seed)
-    return [numbers[order] for order in orders]
+    return numbers, mixture.model_copy(update={"weights": weights})
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a product of large square matrices, the best of five; for people to read, nothing depends on it."""
+    """FLOP/s of a product of large square matrices, the best in a fifth of a second; nothing but what is shown depends on it.
+
+    A busy host makes most of them two to three times slower for ten milliseconds and longer.
+    """
     size = 8192 if device.type == "cuda" else 1024
     matrix = torch.linspace(-1, 1, size * size, device=device).view(size, size).to(dtype)
-    fastest = float("inf")
-    for _ in range(6):  # the first one warms up, and is hardly ever the fastest
+    product, fastest, begun = torch.empty_like(matrix), float("inf"), time.perf_counter()
+    while fastest == float("inf") or time.perf_counter() - begun < PEAK_SECONDS:
         start = time.perf_counter()
-        product = matrix @ matrix
+        torch.mm(matrix, matrix, out=product)
         product[0, 0].item()  # waits for a GPU
         fastest = min(fastest, time.perf_counter() - start)
     return 2 * size**3 / fastest
