@@ -16,7 +16,7 @@ import torch
 from groundup.device import choose
 from groundup.evaluation.likelihood import bits_per_byte, score
 from groundup.kernels import Unavailable
-from groundup.model.decoder import Decoder, LanguageModel
+from groundup.model.decoder import LanguageModel
 from groundup.tokenizer import bpe, token_files
 from groundup.tokenizer.token_files import TokenFile
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -55,10 +55,10 @@ def stream(file: TokenFile, tokenizer: Tokenizer, context: int, seed: int = 0) -
 def use_kernels(model: LanguageModel, context: int) -> bool:
     """Whether training goes by kernels, as that of a run does where they can be had."""
     device = choose()
-    if not isinstance(model, Decoder) or device.torch_device.type != "cpu" or device.training_dtype != torch.bfloat16:
+    if device.torch_device.type != "cpu" or device.training_dtype != torch.bfloat16:
         return False
     try:
-        model.model.use_kernels(context)
+        model.use_kernels(context)
     except Unavailable:
         return False
     return True

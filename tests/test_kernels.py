@@ -10,6 +10,7 @@ import torch
 
 from groundup import kernels
 from groundup.evaluation import likelihood
+from groundup.model import architectures
 from groundup.model.decoder import Decoder, DecoderConfig, shape_for
 from groundup.training.optimizer import NEWTON_SCHULZ, Optimizer, orthogonalise, pretraining_rates
 
@@ -38,14 +39,19 @@ needs_kernels = pytest.mark.skipif(bool(available()), reason=available())
 
 
 def random_model(config=CONFIG, with_kernels=False):
+    model = randomised(Decoder(config))
+    if with_kernels:
+        model.use_kernels(96)
+    return model
+
+
+def randomised(model):
     """Weights with which every part of a layer matters."""
-    model, generator = Decoder(config), torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(1 + 0.2 * noise if parameter.dim() == 1 else noise / parameter.shape[1] ** 0.5)
-    if with_kernels:
-        model.model.use_kernels(96)
     return model
 
 
@@ -81,6 +87,29 @@ def test_loss_and_gradients_are_about_as_near_to_float32_as_those_of_pytorch_in_
     assert ours_loss == pytest.approx(loss, abs=2 * abs(plain_loss - loss) + 1e-3)
     for name in expected:
         assert distance(ours[name], expected[name]) < 1.2 * distance(plain[name], expected[name]) + 1e-3, name
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", ["experts", "lstm", "convolution", "patches"])
+def test_the_loss_of_every_architecture_goes_by_kernels(name, monkeypatch):
+    """Its layers are PyTorch's, so loss and gradients are those in bfloat16 but for the head's product."""
+
+    def model():
+        return randomised(architectures.build(name, 1, CONFIG.vocab_size, 96, seed=0)[0])
+
+    loss, expected = loss_and_gradients(model(), torch.float32)
+    _, plain = loss_and_gradients(model(), torch.bfloat16)
+    ours = model()
+    ours.use_kernels(96)
+    called, kernel = [], likelihood.kernels.weighted_log_probability
+    monkeypatch.setattr(likelihood.kernels, "weighted_log_probability", lambda *a: called.append(1) or kernel(*a))
+    ours_loss, found = loss_and_gradients(ours, torch.bfloat16)
+    assert called and ours_loss == pytest.approx(loss, abs=2e-3 * loss)
+    for part in expected:
+        assert distance(found[part], expected[part]) < 1.3 * distance(plain[part], expected[part]) + 1e-2, part
+    ours.drop_kernels()
+    _, again = loss_and_gradients(ours, torch.bfloat16)
+    assert all(torch.equal(again[part], plain[part]) for part in plain)
 
 
 @needs_kernels

@@ -52,6 +52,18 @@ def test_dropless_is_a_slow_loop_over_experts_with_its_gradients(experts, per_to
         assert torch.allclose(ours, expected, atol=1e-5)
 
 
+def test_slices_filled_up_for_bfloat16_give_what_they_give_alone(monkeypatch):
+    layer = layer_of(6, 2)
+    x = torch.randn(2, 100, 16, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    results = []
+    for few in (1, 64):
+        monkeypatch.setattr(moe, "FEW", few)
+        out = layer(x.bfloat16())
+        results.append((out, *torch.autograd.grad(out.float().square().sum(), [x, *layer.parameters()])))
+    for one, other in zip(*results, strict=True):
+        assert torch.allclose(one.float(), other.float(), rtol=2e-2, atol=2e-2)
+
+
 def test_an_expert_without_tokens_has_a_gradient_of_zero_and_costs_nothing_in_generation():
     layer = layer_of(8, 1)
     layer.gate.weight.data[3] = 0

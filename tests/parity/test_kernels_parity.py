@@ -29,7 +29,7 @@ def test_gradients_of_one_step_are_those_of_transformers():
     theirs = Qwen3ForCausalLM(Qwen3Config(**sizes, initializer_range=0.1))
     ours = Decoder(CONFIG)
     ours.load_state_dict(theirs.state_dict())
-    ours.model.use_kernels(64)
+    ours.use_kernels(64)
     ids = torch.randint(128, (2, 65))
     weights = torch.full((2, 64), 1 / 128)
     loss, found = gradients(ours, -weighted_log_probability(ours, ids[:, :-1], ids[:, 1:], weights, dtype=torch.bfloat16))

@@ -1,15 +1,26 @@
 """Folders of Qwen3, Qwen3-MoE, Llama, Qwen2.5 and Mixtral that transformers made are ours, and ours are theirs."""
 
 import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from groundup.device import choose
 from groundup.model import folder, moe
 from groundup.model.decoder import Decoder, DecoderConfig, Scorer, with_experts
+from groundup.recipe import Base, Mixture
 from groundup.serving.engine import Sampling, generate
+from groundup.tokenizer.bpe import SPECIAL_TOKENS
+from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.objectives import next_token
+from groundup.training.parallel import ALONE
+from groundup.training.pretraining import pretrain
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+from toy_corpus import DOCUMENTS, tokenizer, write_tokens
 
 transformers = pytest.importorskip("transformers")
 transformers.logging.set_verbosity_error()
@@ -212,3 +223,29 @@ def test_the_balance_loss_is_theirs_per_choice(toy_decoder):
         attention = None if chosen is None else chosen.long()
         expected = load_balancing_loss_func((routings[0].logits_NE,), 8, 2, attention)
         assert balance.item() * 2 == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_a_qwen_is_continued_with_its_own_tokenizer(toy_decoder, tmp_path):
+    """As Qwen2.5's: head tied, composed text, no <|pad|>, more rows in the embedding than tokens in the tokenizer."""
+    published, continued = tmp_path / "published", tmp_path / "continued"
+    special = (*SPECIAL_TOKENS[:3], "<|object_ref_start|>")
+    own = Tokenizer.from_merges(tokenizer().merges, special=special, composed=True)
+    config = toy_decoder(**SHAPES["qwen2 tied"]).config
+    theirs = theirs_like(replace(config, vocab_size=own.size + 12, max_position_embeddings=32))
+    theirs.save_pretrained(published)
+    own.save(published)
+    encoder = Tokenizer.load(published)
+    write_tokens(tmp_path / "tokens", DOCUMENTS, encoder)
+    settings = Base(start_from=str(published), context=32, tokens=20 * 64, batch_tokens=64, rate_scale=0.3)
+    model, results = pretrain(
+        tmp_path / "tokens", encoder, settings, Mixture(), choose(1), ALONE, tmp_path / "work", "base", print, 1
+    )
+    first = json.loads((tmp_path / "work" / "metrics.jsonl").read_text().splitlines()[0])
+    assert results["held_out_loss"] < first["loss"] - 1
+    folder.save(continued, model, encoder, chat=False)
+    loaded = transformers.AutoTokenizer.from_pretrained(continued)
+    text = DOCUMENTS[0]["text"]
+    assert loaded.encode(text) == own.encode(text) and loaded.pad_token_id == own.end_of_text
+    ids = torch.tensor([own.encode(text)[:32]])
+    with torch.no_grad():
+        assert (model(ids) - read_by_transformers(continued)(ids).logits).abs().max() < 1e-4

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from groundup import kernels
-from groundup.model.decoder import Decoder
+from groundup.model.decoder import LanguageModel
 
 ROWS = 1024  # of a slice: adding up the head's gradient costs a pass over it for each
 
@@ -97,7 +97,7 @@ def _with_gradients(
 
 
 def weighted_log_probability(
-    model: Decoder,
+    model: LanguageModel,
     ids_BT: Tensor,
     targets_BT: Tensor,
     weights_BT: Tensor,
@@ -110,7 +110,7 @@ def weighted_log_probability(
         return (logp * weights_BT).sum()
     hidden = model.model(ids_BT, documents_BT, dtype=dtype).flatten(0, 1)
     places, weights = weights_BT.flatten().nonzero().squeeze(1), weights_BT.flatten()
-    if getattr(model.model, "kernels", None) and hidden.dtype == torch.bfloat16:
+    if model.loss_by_kernels and hidden.dtype == torch.bfloat16:
         with_gradients = kernels.weighted_log_probability
     else:
         gradients = _compiled_gradients() if getattr(model.model, "compiled", False) else _gradients
@@ -119,7 +119,7 @@ def weighted_log_probability(
 
 
 def token_log_probabilities(
-    model: Decoder,
+    model: LanguageModel,
     ids_BT: Tensor,
     targets_BT: Tensor,
     documents_BT: Tensor | None = None,
@@ -139,7 +139,7 @@ def token_log_probabilities(
 
 
 @torch.no_grad()
-def score(model: Decoder, sequences: Sequence[Sequence[int]], batch_tokens: int = 16_384) -> list[np.ndarray]:
+def score(model: LanguageModel, sequences: Sequence[Sequence[int]], batch_tokens: int = 16_384) -> list[np.ndarray]:
     """Log-probability (nats) of every token of each sequence but its first, in float32.
 
     Sequences longer than the context are scored in windows that overlap by half, each token once, with at least half a

@@ -1,5 +1,7 @@
 """The dense decoder's steps in C++, compiled at first use and kept: of training here, of generation in `decoding`.
 
+The loss and the optimizers are for every architecture.
+
 For processors with AVX-512 for bfloat16; where there is AMX, training goes by tiles. PyTorch's products reach less than
 half of what tiles can do, and between them its step waits for memory. Here a row of the batch goes through a whole layer in
 the cache of one core; results are the same to the bit for any number of threads, and about as near to float32's as PyTorch's
@@ -78,8 +80,15 @@ def library_or_reason() -> ctypes.CDLL | str:
     return found
 
 
+def check_head(width: int) -> None:
+    """Raises Unavailable unless head and loss of a model of this width can be trained by the kernels, on this machine."""
+    if width % BLOCK:
+        raise Unavailable(f"width {width}: no multiple of {BLOCK}")
+    library()
+
+
 def check(config: "DecoderConfig", context: int) -> None:
-    """Raises Unavailable unless a model of this shape can be trained by the kernels, on this machine."""
+    """Raises Unavailable unless the layers of a dense decoder of this shape can be."""
     sizes = {
         "width": config.hidden_size,
         "MLP": config.intermediate_size,
@@ -253,6 +262,11 @@ def weighted_log_probability(
         everywhere[places_M] = grad_hidden[:M]
         grad_hidden = everywhere
     return (found * slopes).sum(), grad_hidden, grad_weight[:known]
+
+
+def can_orthogonalise(shape: tuple[int, ...]) -> bool:
+    """Whether `muon` takes matrices of this shape."""
+    return len(shape) == 2 and not any(side % BLOCK for side in shape)
 
 
 class _Matrix(ctypes.Structure):

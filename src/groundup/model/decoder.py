@@ -397,11 +397,6 @@ class Backbone(nn.Module):
         self._blocks = torch.compile(self._blocks)
         self.compiled = True
 
-    def use_kernels(self, context: int) -> None:
-        """Train in bfloat16 by `kernels`, with rows of `context` tokens. Raises `kernels.Unavailable`."""
-        kernels.check(self.config, context)
-        self.kernels = kernels.Kernels(self)
-
     def places(self, positions_BT: Tensor) -> Positions:
         config = self.config
         turning = frequencies(config.head_dim, config.rope_theta, config.rope_scaling, positions_BT.device)
@@ -426,10 +421,23 @@ class LanguageModel(nn.Module):
         self.config = config
         self.model = backbone
         self.lm_head = Linear(width, config.vocab_size)
+        self.loss_by_kernels = False
 
     def forward(self, ids_BT: Tensor, documents_BT: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """Logits (batch, time, vocabulary) of the token that follows each given token."""
         return self.lm_head(self.model(ids_BT, documents_BT, dtype=dtype))
+
+    def use_kernels(self, context: int) -> None:
+        """Train in bfloat16 by `kernels`, with rows of `context` tokens: the loss, and of a dense decoder the layers too.
+
+        Raises `kernels.Unavailable`.
+        """
+        kernels.check_head(self.config.hidden_size)
+        self.loss_by_kernels = True
+
+    def drop_kernels(self) -> None:
+        """And the memory that they keep."""
+        self.loss_by_kernels = False
 
     def new_cache(self, batch: int, length: int, device: torch.device) -> Any:
         """Room for `length` tokens in each of `batch` empty rows, to be given to `.model` as `cache`.
@@ -446,6 +454,16 @@ class Decoder(LanguageModel):
         super().__init__(config, Backbone(config), config.hidden_size)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
+
+    def use_kernels(self, context: int) -> None:
+        if not self.config.num_experts:
+            kernels.check(self.config, context)
+            self.model.kernels = kernels.Kernels(self.model)
+        super().use_kernels(context)
+
+    def drop_kernels(self) -> None:
+        self.model.kernels = None
+        super().drop_kernels()
 
     def new_cache(self, batch: int, length: int, device: torch.device) -> KeyValueCache:
         return KeyValueCache.empty(self.config, batch, length, device)

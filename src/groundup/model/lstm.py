@@ -36,9 +36,9 @@ class LSTMConfig:
 
 def shape_for(depth: int, vocabulary: int, context: int) -> tuple[LSTMConfig, list[str]]:
     """As many layers as the decoder of this depth, each with about as many parameters."""
-    width = 16 * round(64 * depth * math.sqrt(12 / 8) / 16)
+    width = 32 * round(64 * depth * math.sqrt(12 / 8) / 32)
     reasons = [
-        f"width {width} = 1.22 x 64 x depth: an LSTM has 8 width^2 parameters, the decoder's block 12 (64 x depth)^2",
+        f"width {width} = 1.22 x 64 x depth in steps of 32: an LSTM has 8 width^2 parameters, a decoder's block 12 (64 depth)^2",
         "each LSTM in a pre-norm residual, as the decoder's blocks",
     ]
     return LSTMConfig(vocabulary, width, depth, context), reasons

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+FEW = 64  # a slice is filled up to a multiple of so many rows
 DEAD = 0.01  # an expert with less than this part of its fair share learns nothing
 
 
@@ -80,7 +81,7 @@ class MixtureOfExperts(nn.Module):
             return self._grouped(sorted_MD, counts_E)
         # An expert without tokens runs all the same in training: its gradient is zero, not absent.
         slices = zip(self.experts, sorted_MD.split(counts_E.tolist()), strict=True)
-        return torch.cat([expert(rows) for expert, rows in slices if len(rows) or torch.is_grad_enabled()])
+        return torch.cat([_padded(expert, rows) for expert, rows in slices if len(rows) or torch.is_grad_enabled()])
 
     def _grouped(self, sorted_MD: Tensor, counts_E: Tensor) -> Tensor:
         """All experts in three products; a GPU need not wait to hear how long the slices are."""
@@ -91,6 +92,16 @@ class MixtureOfExperts(nn.Module):
         ends = counts_E.cumsum(0).int()
         inner = F.silu(F.grouped_mm(sorted_MD, gate, offs=ends)) * F.grouped_mm(sorted_MD, up, offs=ends)
         return F.grouped_mm(inner, down, offs=ends)
+
+
+def _padded(expert: Expert, rows_MD: Tensor) -> Tensor:
+    """`expert(rows_MD)`. A processor's bfloat16 products are compiled for every number of rows anew, for 1.8 ms each: so in
+    training, where each slice has another, they get few numbers.
+    """
+    count = len(rows_MD)
+    if rows_MD.is_cuda or rows_MD.dtype != torch.bfloat16 or not torch.is_grad_enabled():
+        return expert(rows_MD)
+    return expert(F.pad(rows_MD, (0, 0, 0, -count % FEW)))[:count]
 
 
 class _Sorted(torch.autograd.Function):

@@ -56,7 +56,7 @@ class Optimizer:
     ) -> None:
         """`weight_decay`: of what AdamW updates, `muon_decay` of what Muon does, both times the rate (decoupled).
 
-        `kernels`: whether both methods work by `groundup.kernels`, whose `check` has accepted the model.
+        `kernels`: whether both methods work by `groundup.kernels`, Muon where it takes the matrix's shape.
         """
         self.kernels = kernels
         self.betas, self.momentum, self.dtype = betas, momentum, dtype
@@ -87,7 +87,7 @@ class Optimizer:
             parameters = [local(self.parameters[name]) for name in names]
             scale = rate * multiplier * max(1.0, shape[0] / shape[1]) ** 0.5
             keep = 1 - rate * multiplier * self.muon_decay
-            if self.kernels:
+            if self.kernels and kernels.can_orthogonalise(shape):
                 kernels.muon(parameters, momenta, gradients, self.momentum, scale, keep, NEWTON_SCHULZ)
                 continue
             torch._foreach_lerp_(momenta, gradients, 1 - self.momentum)

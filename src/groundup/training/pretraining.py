@@ -134,17 +134,19 @@ def pretrain(
     if sparse:
         say(f"a token meets {counts['active']:,} of them; balance loss {settings.balance:g}, z-loss {Z:g}")
     dense = isinstance(model, Decoder) and not sparse
-    by_kernels = dense and processes.world == 1 and device.torch_device.type == "cpu" and dtype == torch.bfloat16
+    by_kernels = processes.world == 1 and device.torch_device.type == "cpu" and dtype == torch.bfloat16
     if by_kernels:
         try:
             for some in filter(None, (long_lengths, lengths)):  # what they cannot do is to be known before any training
-                model.model.use_kernels(some.context)
-            say("trained by kernels of our own: up to twice as fast as compiled by torch (groundup/kernels)")
+                model.use_kernels(some.context)
+            what = "trained" if dense else "loss and optimizer"
+            say(f"{what} by kernels of our own: up to twice as fast as compiled by torch (groundup/kernels)")
         except kernels.Unavailable as error:
             say(f"not trained by kernels of our own: {error}")
-            by_kernels, model.model.kernels = False, None
+            by_kernels = False
+            model.drop_kernels()
     compiles, reason = False, ""
-    if not by_kernels:
+    if not (by_kernels and dense):
         compiles, reason = device.compiling_pays(sum(flops))
         if compiles and not dense:
             compiles, reason = False, "not compiled: only the dense decoder is"
@@ -196,7 +198,7 @@ def pretrain(
     if longer and long_lengths and long_stream:
         model.config = model.model.config = longer
         if by_kernels:
-            model.model.use_kernels(longer.max_position_embeddings)  # they keep the angles of the positions
+            model.use_kernels(longer.max_position_embeddings)  # they keep the angles of the positions
         steps = long_lengths.steps
         say(
             f"context {config.max_position_embeddings} -> {longer.max_position_embeddings}: {steps} steps of "
@@ -216,8 +218,7 @@ def pretrain(
             "steps": steps,
             **_summary(history),
         }
-    if by_kernels:
-        model.model.kernels = None  # with the memory that they keep
+    model.drop_kernels()
     if processes.shard and processes.first:
         model = _whole_model(model, folder / "long" if longer else folder, results)
     return model, results
