@@ -74,6 +74,21 @@ def test_our_masked_language_model_is_theirs(tokenizer, tmp_path):
 
 
 @torch.no_grad()
+def test_their_masked_language_model_is_read_by_us(tokenizer, tmp_path):
+    shape = random_model(MaskedLanguageModel, tokenizer).config.as_dict()
+    torch.manual_seed(1)
+    theirs = transformers.BertForMaskedLM(transformers.BertConfig(**shape)).eval()
+    for parameter in theirs.parameters():
+        parameter.mul_(5)
+    theirs.save_pretrained(tmp_path)
+    tokenizer.save(tmp_path)
+    ours = MaskedLanguageModel.load(tmp_path)
+    ids, segments, mask = padded_pair(tokenizer)
+    expected = theirs(ids, token_type_ids=segments, attention_mask=mask).logits
+    assert ((ours(ids, segments, mask) - expected) * mask[:, :, None]).abs().max() < 1e-4 < expected.std()
+
+
+@torch.no_grad()
 def test_their_question_answerer_is_read_by_us(tokenizer, tmp_path):
     shape = random_model(SpanReader, tokenizer).config.as_dict()
     torch.manual_seed(1)

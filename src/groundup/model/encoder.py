@@ -212,6 +212,13 @@ class MaskedLanguageModel(nn.Module):
         """Logits (batch, time, vocabulary)."""
         return self.logits(self.bert(ids_BT, segments_BT, mask_BT, dtype))
 
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """To be trained on. Raises UserError when the folder is not a complete BERT with a head for masked tokens."""
+        model = cls(load_config(folder))
+        load_weights(model, folder)
+        return model
+
 
 class SpanReader(nn.Module):
     """Where an answer begins and where it ends; `BertForQuestionAnswering`."""
