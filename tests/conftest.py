@@ -1,6 +1,7 @@
 """What several tests share: toy models, the command line as a subprocess, and one finished run of recipes/tiny.toml."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +24,9 @@ TINY = REPOSITORY / "recipes" / "tiny.toml"
 # The same examples in every run, whatever the machine's load.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("repeatable")
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and whatever they start would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Two threads that wait for each other by spinning are several times slower where other programs work too.
 ENVIRONMENT = {
