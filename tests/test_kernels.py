@@ -95,7 +95,7 @@ def test_the_loss_of_every_architecture_goes_by_kernels(name, monkeypatch):
     """Its layers are PyTorch's, so loss and gradients are those in bfloat16 but for the head's product."""
 
     def model():
-        return randomised(architectures.build(name, 1, CONFIG.vocab_size, 96, seed=0)[0])
+        return randomised(architectures.build(name, 3, CONFIG.vocab_size, 96, seed=0)[0])
 
     loss, expected = loss_and_gradients(model(), torch.float32)
     _, plain = loss_and_gradients(model(), torch.bfloat16)

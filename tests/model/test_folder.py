@@ -230,10 +230,3 @@ def test_a_window_of_mixtrals_has_no_switch(toy_decoder, toy_tokenizer, tmp_path
     edit(tmp_path / "config.json", sliding_window=16)
     with pytest.raises(UserError, match="sliding_window is not what"):
         folder.load_decoder(tmp_path)
-
-
-def test_stretched_positions_are_those_that_transformers_reads(saved):
-    path, _ = saved
-    stretched = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
-    edit(path / "config.json", rope_scaling=stretched)  # beside rope_parameters, as one adds it by hand
-    assert folder.load_decoder(path).config.rope_scaling == stretched

@@ -73,16 +73,20 @@ def test_our_masked_language_model_is_theirs(tokenizer, tmp_path):
     assert ((ours(ids, segments, mask) - expected) * mask[:, :, None]).abs().max() < 1e-4 < expected.std()
 
 
-@torch.no_grad()
-def test_their_masked_language_model_is_read_by_us(tokenizer, tmp_path):
-    shape = random_model(MaskedLanguageModel, tokenizer).config.as_dict()
+def theirs_in(folder, tokenizer, kind):
+    """A random model of transformers' own making, saved with our tokenizer."""
     torch.manual_seed(1)
-    theirs = transformers.BertForMaskedLM(transformers.BertConfig(**shape)).eval()
+    theirs = kind(transformers.BertConfig(**random_model(SpanReader, tokenizer).config.as_dict())).eval()
     for parameter in theirs.parameters():
         parameter.mul_(5)
-    theirs.save_pretrained(tmp_path)
-    tokenizer.save(tmp_path)
-    ours = MaskedLanguageModel.load(tmp_path)
+    theirs.save_pretrained(folder)
+    tokenizer.save(folder)
+    return theirs
+
+
+@torch.no_grad()
+def test_their_masked_language_model_is_read_by_us(tokenizer, tmp_path):
+    theirs, ours = theirs_in(tmp_path, tokenizer, transformers.BertForMaskedLM), MaskedLanguageModel.load(tmp_path)
     ids, segments, mask = padded_pair(tokenizer)
     expected = theirs(ids, token_type_ids=segments, attention_mask=mask).logits
     assert ((ours(ids, segments, mask) - expected) * mask[:, :, None]).abs().max() < 1e-4 < expected.std()
@@ -90,14 +94,7 @@ def test_their_masked_language_model_is_read_by_us(tokenizer, tmp_path):
 
 @torch.no_grad()
 def test_their_question_answerer_is_read_by_us(tokenizer, tmp_path):
-    shape = random_model(SpanReader, tokenizer).config.as_dict()
-    torch.manual_seed(1)
-    theirs = transformers.BertForQuestionAnswering(transformers.BertConfig(**shape)).eval()
-    for parameter in theirs.parameters():
-        parameter.mul_(5)
-    theirs.save_pretrained(tmp_path)
-    tokenizer.save(tmp_path)
-    ours = SpanReader.load(tmp_path)
+    theirs, ours = theirs_in(tmp_path, tokenizer, transformers.BertForQuestionAnswering), SpanReader.load(tmp_path)
     ids, segments, mask = padded_pair(tokenizer)
     expected = theirs(ids, token_type_ids=segments, attention_mask=mask).start_logits
     assert ((ours(ids, segments, mask)[..., 0] - expected) * mask).abs().max() < 1e-4 < expected.std()

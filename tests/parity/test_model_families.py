@@ -225,6 +225,17 @@ def test_the_balance_loss_is_theirs_per_choice(toy_decoder):
         assert balance.item() * 2 == pytest.approx(expected.item(), abs=1e-5)
 
 
+@torch.no_grad()
+def test_positions_stretched_by_hand_are_those_that_transformers_reads(saved):
+    _, path = saved(model_type="qwen3")
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"rope_scaling": YARN}))  # beside rope_parameters
+    ours, theirs = folder.load_decoder(path), read_by_transformers(path)
+    assert ours.config.rope_scaling == YARN
+    ids = some(2, 40)
+    assert (ours(ids) - theirs(ids).logits).abs().max() < 1e-4
+
+
 def test_a_qwen_is_continued_with_its_own_tokenizer(toy_decoder, tmp_path):
     """As Qwen2.5's: head tied, composed text, no <|pad|>, more rows in the embedding than tokens in the tokenizer."""
     published, continued = tmp_path / "published", tmp_path / "continued"

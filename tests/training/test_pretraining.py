@@ -85,6 +85,7 @@ def test_no_document_is_read_more_often_than_the_mixture_allows(tokens, tmp_path
 def test_what_the_long_context_cannot_do_is_said_before_any_training(tokens, tmp_path):
     with pytest.raises(UserError, match="do not fill one row of 4096 tokens"):
         pretrain(tokens, tmp_path, mixture=Mixture(max_repeats=1), long_context=4096, long_tokens=9000)
+    assert not (tmp_path / "metrics.jsonl").exists()
     said = []
     _, results = pretrain(tokens, tmp_path, said, context=32, long_context=40, long_tokens=400)  # no multiple of 32
     assert results["long"]["context"] == 40 and not results["kernels"]

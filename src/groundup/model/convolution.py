@@ -49,10 +49,10 @@ class ConvolutionConfig:
 def shape_for(depth: int, vocabulary: int, context: int) -> tuple[ConvolutionConfig, list[str]]:
     """As many blocks as the decoder of this depth, each with about as many parameters."""
     kernel = 4
-    width = 32 * round(64 * depth * math.sqrt(12 / (2 * kernel + 1)) / 32)
+    width = 16 * round(64 * depth * math.sqrt(12 / (2 * kernel + 1)) / 16)
     config = ConvolutionConfig(vocabulary, width, depth, kernel, context)
     return config, [
-        f"width {width} = 1.15 x 64 x depth in steps of 32: a block has 9 width^2 parameters, a decoder's 12 (64 depth)^2",
+        f"width {width} = 1.15 x 64 x depth in steps of 16: a block has 9 width^2 parameters, a decoder's 12 (64 depth)^2",
         f"kernels of {kernel}, dilations {config.dilations}: each token is predicted from {config.sees}",
     ]
 
