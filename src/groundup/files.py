@@ -60,11 +60,15 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Raises UserError when the file is missing or is not JSON."""
     try:
+        if path.exists() and not path.is_file():  # a named pipe would wait for ever
+            raise UserError(f"{path}: not a plain file")
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error}); delete it to have it made again") from None
+    except RecursionError:
+        raise UserError(f"{path}: not valid JSON (nested too deep); delete it to have it made again") from None
+    except ValueError as error:  # JSON's, UTF-8's, and that of a number of thousands of digits
+        raise UserError(f"{path}: not valid JSON ({str(error)[:100]}); delete it to have it made again") from None
 
 
 def read_object(path: Path) -> dict[str, Any]:
