@@ -95,7 +95,7 @@ def test_overrides(minimal):
             "base.depth=6",
             "dpo.beta = 0.2",
             "name=my word",
-            "seed=-3",
+            "seed=3",
             "annotations.quality_positives=['a', 'b']",
             "annotations.language=de=at",
             "mixture.weights.reference=1",
@@ -103,7 +103,7 @@ def test_overrides(minimal):
         ],
     )
     assert recipe.base.depth == 7 and recipe.dpo.beta == 0.2
-    assert recipe.name == "my word" and recipe.seed == -3
+    assert recipe.name == "my word" and recipe.seed == 3
     assert recipe.annotations.quality_positives == ["a", "b"] and recipe.annotations.language == "de=at"
     assert recipe.mixture.weights == {"reference": 1.0}
     assert recipe.base.context == load(minimal).base.context

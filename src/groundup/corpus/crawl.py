@@ -26,6 +26,7 @@ from groundup.progress import Progress
 
 MAX_REDIRECTS = 5
 MAX_URLS = 1_000_000  # what a trap can make us remember
+MAX_CRAWL_DELAY = 60.0  # seconds; a site that asks for eleven days asks not to be crawled, but would hold the run
 MAX_BUSY = 5  # URLs in a row that a server is too busy to answer; then it wants to be left alone
 
 
@@ -71,7 +72,7 @@ def crawl(
     except Unreachable as error:
         raise UserError(f"{start}: cannot be reached ({error}): check the network or the address") from None
     if rules.delay and requests_per_second:
-        client.pause = max(client.pause, rules.delay)
+        client.pause = max(client.pause, min(rules.delay, MAX_CRAWL_DELAY))
 
     visit = _Visit(first, exclude, rules)
     if warc.exists():
