@@ -23,6 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from groundup import __version__
+from groundup.core.text import printable
 from groundup.errors import UserError
 from groundup.files import digest, read_json, write_json
 from groundup.progress import duration
@@ -54,7 +55,7 @@ class Context:
 
     def say(self, text: str) -> None:
         """Tell the person a derived decision and its reason."""
-        print(f"  {text}", file=sys.stderr, flush=True)
+        print(f"  {printable(text)}", file=sys.stderr, flush=True)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from groundup.core.text import printable
 from groundup.errors import UserError
 from groundup.files import read_json, read_jsonl, replacing, write_json, write_jsonl
 from groundup.progress import Progress
@@ -385,7 +386,7 @@ def dry(recipe: Recipe, folder: Path, stages: tuple[Stage, ...] = STAGES) -> Res
     """The plan of a run, printed; nothing is written."""
     plan = Run(folder, recipe, stages).plan()
     for step in plan:
-        print(f"{step.state:>5}  {step.stage.name:<12} {step.reason}", file=sys.stderr)
+        print(printable(f"{step.state:>5}  {step.stage.name:<12} {step.reason}"), file=sys.stderr)
     return {"run": str(folder), "plan": {step.stage.name: step.state for step in plan}}
 
 

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from groundup.core.text import message
 from groundup.errors import UserError
 from groundup.files import digest, replacing, write_json
 from groundup.training.parallel import ALONE, Processes, local, whole
@@ -59,7 +60,7 @@ def latest(folder: Path) -> int | None:
             trouble = "is missing"
         except (OSError, ValueError, KeyError, TypeError):
             trouble = f"{note.name} is not readable"
-        print(f"{state}: damaged ({trouble}); the state before it is used", file=sys.stderr, flush=True)
+        print(message(f"{state}: damaged ({trouble}); the state before it is used"), file=sys.stderr, flush=True)
     return None
 
 
