@@ -46,7 +46,7 @@ def save(folder: Path, model: LanguageModel | Scorer, tokenizer: Tokenizer, *, c
         "architectures": [name],
         "model_type": config.model_type,
         **entries,
-        "bos_token_id": None,
+        "bos_token_id": tokenizer.end_of_text,
         "eos_token_id": tokenizer.message_end if chat else tokenizer.end_of_text,
         "pad_token_id": tokenizer.pad,
         "use_cache": True,
