@@ -18,7 +18,7 @@ def message(role, content):
 def test_layout_and_mask():
     ids, mask = render(TOKENIZER, [message("user", "hi"), message("assistant", " yes\n")])
     encode = TOKENIZER.encode
-    question = [START, *encode("user\n"), *encode("hi"), END]
+    question = [TOKENIZER.end_of_text, START, *encode("user\n"), *encode("hi"), END]
     header, answer = [*encode("\n"), START, *encode("assistant\n")], [*encode("yes"), END]
     assert ids == [*question, *header, *answer]
     assert mask == [0] * len(question + header) + [1] * len(answer)
@@ -65,7 +65,7 @@ def test_a_finished_conversation_ends_with_the_end_of_its_last_message():
     turns = [message("user", "hi"), message("assistant", "yes"), message("user", "ok"), message("assistant", "bye")]
     for count in (2, 4):
         ids, mask = render(TOKENIZER, turns[:count])
-        assert ids[-1] == END and mask[-1] == 1 and ids[0] == START
+        assert ids[-1] == END and mask[-1] == 1 and ids[:2] == [TOKENIZER.end_of_text, START]
 
 
 text = st.text(st.sampled_from("ab \n<|>é"), max_size=6)
@@ -102,7 +102,7 @@ def test_what_the_format_has_no_place_for_is_refused_by_both_and_the_rest_is_the
         theirs = None
     assert (texts[0] is None) == (theirs is None)
     if theirs is not None:
-        assert theirs == f"<|im_start|>user\n{texts[1].strip()}<|im_end|>"
+        assert theirs == f"<|endoftext|><|im_start|>user\n{texts[1].strip()}<|im_end|>"
         assert "[{" not in theirs and "None" not in theirs
 
 

@@ -8,8 +8,10 @@ conversation always begin with those of its first messages, and of the prompt th
 The line end stands before every message but the first, not after each as in Qwen's template. So a finished
 conversation ends with `<|im_end|>`, the last token that is trained: transformers and TRL read a reward at the last
 token, and count every token after the prompt as part of an answer.
-No end-of-text token comes first, as in Qwen's: `<|im_start|>` tells where a conversation begins, and a template that
-wrote the other one would have it twice wherever a tool encodes the rendered text as it does a document.
+A conversation begins with the end-of-text token, as every document does in training (Qwen's has none). The template
+writes it, as Llama's and Gemma's do, so that all encode the same: transformers, TRL and vLLM add nothing to a rendered
+conversation, and lm-eval, which would, looks whether it is there. Who encodes the rendered text must say
+`add_special_tokens=False`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,6 +32,7 @@ WITHOUT_A_PLACE = (
 CHAT_TEMPLATE = r"""{%- if tools -%}
 {{- raise_exception('tools: this chat format has no place for them') -}}
 {%- endif -%}
+{{- '<|endoftext|>' -}}
 {%- set chat = namespace(text='') -%}
 {%- for message in messages -%}
 {%- set place = 'message ' ~ loop.index ~ ': ' -%}
@@ -85,10 +88,9 @@ def render(
     """
     texts = _checked(messages, add_generation_prompt)
     line_end = tokenizer.encode("\n")
-    ids: list[int] = []
-    mask: list[int] = []
-    for message, text in zip(messages, texts, strict=True):
-        header = [*(line_end if ids else ()), tokenizer.message_start, *tokenizer.encode(message["role"] + "\n")]
+    ids, mask = [tokenizer.end_of_text], [0]
+    for number, (message, text) in enumerate(zip(messages, texts, strict=True)):
+        header = [*(line_end if number else ()), tokenizer.message_start, *tokenizer.encode(message["role"] + "\n")]
         body = [*tokenizer.encode(text.strip()), tokenizer.message_end]
         ids += header + body
         mask += [0] * len(header) + [int(message["role"] == "assistant")] * len(body)

@@ -48,7 +48,7 @@ class ByteTokens:
 
         `chat`: other tools are told that a text ends with the end of a message rather than of a document. Either way they
         are told that it begins with the end-of-text token, as every document does in training: without it the
-        likelihoods of lm-eval, transformers and vLLM are not ours. A rendered conversation has none (see `chat.py`).
+        likelihoods of lm-eval, transformers and vLLM are not ours. (A rendered conversation has it already: `chat.py`.)
         """
         end_of_text, message_start, message_end, pad = SPECIAL_TOKENS
         write_text(Path(folder) / "chat_template.jinja", CHAT_TEMPLATE)
