@@ -1,4 +1,4 @@
-"""Hugging Face folders, in and out: what is written here is what `from_pretrained`, vLLM and llama.cpp read.
+"""Hugging Face folders, in and out: what is written here is what `from_pretrained` and vLLM read.
 
 Our modules already carry transformers' names, so there is no conversion: safetensors out, safetensors in. A reward
 model is `Qwen3ForSequenceClassification` (or its family's) with one label; the others are `...ForCausalLM`. LSTM,
