@@ -104,4 +104,4 @@ def kept_pairs(
 
 def said(left_out: Counter[str]) -> str:
     """The commonest reasons with their counts, in one line."""
-    return ", ".join(f"{count:,} {reason[:80]}" for reason, count in left_out.most_common(3))
+    return ", ".join(f"{count:,} {reason[:60]}" for reason, count in left_out.most_common(3))
