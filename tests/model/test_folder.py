@@ -60,7 +60,7 @@ def test_a_chat_model_ends_with_the_message_and_a_base_model_with_the_text(saved
     assert ends == [[toy_tokenizer.message_end, toy_tokenizer.end_of_text], toy_tokenizer.end_of_text]
     config = json.loads((path / "config.json").read_text())
     assert config["eos_token_id"] == toy_tokenizer.message_end != config["pad_token_id"] == toy_tokenizer.pad
-    assert config["bos_token_id"] is None  # nobody doubles a beginning-of-text token
+    assert config["bos_token_id"] == toy_tokenizer.end_of_text  # which every document begins with in training
 
 
 def test_numbers_of_another_type_are_read_as_float32(saved):
