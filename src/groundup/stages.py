@@ -302,7 +302,7 @@ def _judges_and_signatures(recipe: Recipe) -> list[Path]:
 
 
 def _local_sources(recipe: Recipe) -> list[Path]:
-    from groundup.corpus.sources import local_path
+    from groundup.corpus.local import local_path
 
     return [path for source in recipe.pages.sources if (path := local_path(source)) is not None]
 

@@ -1,4 +1,3 @@
-import json
 import math
 import re
 from html.parser import HTMLParser

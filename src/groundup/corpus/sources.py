@@ -20,6 +20,7 @@ from urllib.parse import quote, urlsplit
 
 from groundup.corpus import common_crawl, pydoc_site, rows
 from groundup.corpus.crawl import CrawlCount, crawl
+from groundup.corpus.local import NO_SUCH
 from groundup.corpus.warc import Losses, Page, WarcWriter, read_pages
 from groundup.errors import UserError
 from groundup.files import replacing
@@ -34,7 +35,6 @@ CONTENT_TYPES = {
     ".py": "text/x-python",
 }
 ARCHIVES = tuple(kind + packed for kind in (".warc", ".arc", ".wet") for packed in ("", ".gz", ".zst", ".lz4"))
-NO_SUCH = "{}: no such source: give pydoc:, stdlib:, topics:, cc:, hf:, an https address, or a path"
 KNOWN = (*CONTENT_TYPES, *rows.SUFFIXES, *ARCHIVES)
 
 
@@ -68,22 +68,6 @@ def collect(source: Source, folder: Path, name: str, requests_per_second: float,
                 _require_pages(source, counts)
             fetched.unlink(missing_ok=True)
     return {"pages": counts.pages, "bytes": counts.bytes, "refused": counts.refused}
-
-
-def local_path(source: Source) -> Path | None:
-    """The file or folder on this machine that a source is read from, if it is one.
-
-    Raises UserError where there is none: a wrong path is known before the sources before it are crawled.
-    """
-    if source.source in ("pydoc:", "stdlib:", "topics:") or source.source.startswith(("http://", "https://", "cc:")):
-        return None
-    if source.source.startswith("hf:"):
-        path = Path(source.source.removeprefix("hf:").partition(":")[0])
-        return path if path.exists() else None
-    path = Path(source.source).expanduser()
-    if not (path.is_file() or path.is_dir()):
-        raise UserError(NO_SUCH.format(source.source))
-    return path
 
 
 def _require_pages(source: Source, counts: CrawlCount) -> None:
