@@ -105,8 +105,8 @@ class Mixture(Section):
     """How much of training each domain gets."""
 
     weights: dict[str, PositiveFloat] = {}  # share of training tokens by domain; empty: as found
-    # At most 1,000: each repeat of a document is an entry of the order, which is in memory.
-    max_repeats: Annotated[float, Field(gt=0, le=1000)] = 4.0  # repeating data beyond 4 epochs gains little (Muennighoff et al. 2023)
+    # Repeating data beyond 4 epochs gains little (Muennighoff et al. 2023). At most 1,000: each repeat is an entry in memory.
+    max_repeats: Annotated[float, Field(gt=0, le=1000)] = 4.0
 
 
 class Base(Section):
@@ -243,7 +243,25 @@ def resolve(content: dict[str, Any], overrides: list[str], where: str) -> Recipe
             near = difflib.get_close_matches(name, domains, n=1)
             hint = f"did you mean {near[0]}?" if near else f"the sources have {', '.join(domains)}"
             raise UserError(f"{where}: mixture.weights.{name}: no source has this domain; {hint}")
+    _check_together(recipe, where)
     return recipe
+
+
+def _check_together(recipe: Recipe, where: str) -> None:
+    """Values that are right by themselves and cannot work together."""
+    base, tokenizer = recipe.base, recipe.tokenizer
+    if base.start_from and not tokenizer.folder:
+        raise UserError(f"{where}: base.start_from needs its own tokenizer: set tokenizer.folder = {base.start_from!r}")
+    if base.start_from:
+        return
+    if base.architecture == "experts" and base.experts_per_token > base.experts:
+        raise UserError(f"{where}: base.experts_per_token = {base.experts_per_token} of {base.experts} experts")
+    if base.architecture == "patches" and not tokenizer.folder and tokenizer.vocabulary > 260:
+        raise UserError(f"{where}: base.architecture = 'patches' reads bytes; set tokenizer.vocabulary = 260")
+    if base.long_context and base.long_context <= base.context:
+        raise UserError(f"{where}: base.long_context = {base.long_context} is no longer than base.context = {base.context}")
+    if base.long_context and base.architecture not in ("dense", "experts"):
+        raise UserError(f"{where}: base.long_context is for dense decoders and mixtures of experts, not {base.architecture}")
 
 
 def source(text: str) -> dict[str, str]:

@@ -46,8 +46,8 @@ class Stage:
     sections: tuple[str, ...] = ()  # of the recipe; the stage's own name when empty
     files: Callable[[Recipe], list[Path]] = lambda recipe: []  # or folders, outside the run: their content is input too
     content: Callable[[Path], str | None] = digest  # of an output: what the stages after it depend on; None: nothing
-    # What can be known before it is this stage's turn: the stage after which it is known, and a function of the recipe
-    # and the run folder that raises UserError.
+    # What can be known before it is this stage's turn: the stage after which it is known, "" for none, and a function of
+    # the recipe and the run folder that raises UserError.
     ahead: tuple[tuple[str, Callable[[Recipe, Path], None]], ...] = ()
 
 
@@ -131,7 +131,7 @@ class Run:
         """What would end a later stage is said before the next one is made, as soon as it can be known."""
         for stage in self.stages[first:]:
             for known, check in stage.ahead:
-                if known in made and check not in looked:
+                if (not known or known in made) and check not in looked:
                     looked.add(check)
                     check(self.recipe, self.folder)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from groundup import ahead
 from groundup.core.seals import MANIFEST, SEAL, is_sealed, read_sealed, seal, write_sealed
 from groundup.errors import UserError
 from groundup.files import read_json, read_jsonl, replacing, write_json, write_jsonl
@@ -388,9 +389,11 @@ STAGES = (
     Stage("corpus", ("annotations",), corpus, files=lambda recipe: [Path(name) for name in recipe.corpus.benchmarks]),
     Stage("tokenizer", ("corpus",), tokenizer, files=_given_tokenizer),
     Stage("tokens", ("corpus", "tokenizer"), tokens),
-    Stage("base", ("corpus", "tokenizer", "tokens"), base, ("base", "mixture"), files=_given_model),
-    Stage("evaluation", ("corpus", "tokenizer", "tokens", "base"), evaluation),
-    Stage("sft", ("corpus", "tokenizer", "base"), sft),
+    Stage("base", ("corpus", "tokenizer", "tokens"), base, ("base", "mixture"), files=_given_model,
+          ahead=(("", ahead.base_continues), ("corpus", ahead.base_has_text))),
+    Stage("evaluation", ("corpus", "tokenizer", "tokens", "base"), evaluation, ahead=(("corpus", ahead.evaluation),)),
+    Stage("sft", ("corpus", "tokenizer", "base"), sft,
+          ahead=(("corpus", ahead.sft), ("tokenizer", ahead.sft_answers_fit))),
     Stage("preferences", ("tokenizer", "sft"), preferences, ("preferences", "sft")),
     Stage("reward", ("tokenizer", "sft", "preferences"), reward),
     Stage("dpo", ("tokenizer", "sft", "preferences"), dpo, ("dpo", "preferences", "sft")),
