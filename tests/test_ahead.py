@@ -1,4 +1,4 @@
-"""What would end a late stage is said after `corpus`, before the tokenizer and the model; and before anything, where that is known."""
+"""What would end a late stage is said after `corpus`, before the tokenizer and the model, or before anything at all."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -69,7 +69,7 @@ def test_answers_that_cannot_fit_are_said_after_the_tokenizer(tmp_path, toy_toke
     run = corpus(tmp_path, WHOLE)
     toy_tokenizer.save(run / "tokenizer")
     ahead.sft_answers_fit(recipe(sft={"max_answer_tokens": 400}), run)
-    with pytest.raises(UserError, match="sft.max_answer_tokens = 1 "):
+    with pytest.raises(UserError, match=r"sft\.max_answer_tokens = 1 "):
         ahead.sft_answers_fit(recipe(sft={"max_answer_tokens": 1}), run)
 
 
