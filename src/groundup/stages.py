@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from groundup import ahead
+from groundup.core.seals import MANIFEST, SEAL, is_sealed, read_sealed, seal, write_sealed
 from groundup.core.text import printable
 from groundup.errors import UserError
 from groundup.files import read_json, read_jsonl, replacing, write_json, write_jsonl
@@ -33,11 +35,13 @@ def pages(context: Context) -> Results:
     counts = {}
     for number, source in enumerate(settings.sources):
         name = _archive(number, source)
-        note = context.work / f"{name}.json"
-        if not note.exists():  # a cut-off run keeps the sources it finished
+        note, archive = context.work / f"{name}.json", context.work / f"{name}.warc.gz"
+        found = read_sealed(note) if is_sealed(archive) else None
+        if found is None:  # else it was finished before the run was cut off
             label = f"{context.name}: {source.source}"
-            write_json(note, collect(source, context.work, name, settings.requests_per_second, label))
-        counts[name] = {"source": source.source, "domain": source.domain, **read_json(note)}
+            found = write_sealed(note, collect(source, context.work, name, settings.requests_per_second, label))
+            seal(archive)
+        counts[name] = {"source": source.source, "domain": source.domain, **{k: found[k] for k in found if k != SEAL}}
         context.say(
             f"{source.source} -> {name}.warc.gz: {counts[name]['pages']:,} pages, {counts[name]['bytes'] / 1e6:.1f} MB"
         )
@@ -317,15 +321,34 @@ def _judges_and_signatures(recipe: Recipe) -> list[Path]:
     return found
 
 
+def _local_sources(recipe: Recipe) -> list[Path]:
+    from groundup.corpus.local import local_path
+
+    return [path for source in recipe.pages.sources if (path := local_path(source)) is not None]
+
+
+def _archived(path: Path) -> str | None:
+    """Of the files of `pages`, what the stages after it read: the pages, but not when they were fetched."""
+    from groundup.corpus.warc import digest_of_pages
+
+    return digest_of_pages(path) if path.name.endswith(".warc.gz") else None
+
+
+def _others(folder: Path, but: str) -> list[Path]:
+    """Whatever else the folder says besides weights: shape, tokenizer, chat template, sampling; not how we made it."""
+    kinds = (".json", ".jinja", ".txt", ".model")
+    return sorted(path for path in folder.glob("*") if path.suffix in kinds and path.name not in (but, MANIFEST))
+
+
 def _given_tokenizer(recipe: Recipe) -> list[Path]:
-    return [Path(recipe.tokenizer.folder) / "tokenizer.json"] if recipe.tokenizer.folder else []
+    folder = Path(recipe.tokenizer.folder)
+    return [folder / "tokenizer.json", *_others(folder, "tokenizer.json")] if recipe.tokenizer.folder else []
 
 
 def _given_model(recipe: Recipe) -> list[Path]:
-    if not recipe.base.start_from:
-        return []
     folder = Path(recipe.base.start_from)
-    return [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    weights = sorted(folder.glob("*.safetensors"))
+    return [folder / "config.json", *_others(folder, "config.json"), *weights] if recipe.base.start_from else []
 
 
 def _assist(recipe: Recipe, folder: Path) -> NoReturn:
@@ -380,14 +403,16 @@ def _watched(texts: Iterable[str], progress: Progress) -> Iterator[str]:
 
 
 STAGES = (
-    Stage("pages", (), pages),
+    Stage("pages", (), pages, files=_local_sources, content=_archived),
     Stage("annotations", ("pages",), annotations, files=_judges_and_signatures),
     Stage("corpus", ("annotations",), corpus, files=lambda recipe: [Path(name) for name in recipe.corpus.benchmarks]),
     Stage("tokenizer", ("corpus",), tokenizer, files=_given_tokenizer),
     Stage("tokens", ("corpus", "tokenizer"), tokens),
-    Stage("base", ("corpus", "tokenizer", "tokens"), base, ("base", "mixture"), files=_given_model),
-    Stage("evaluation", ("corpus", "tokenizer", "tokens", "base"), evaluation),
-    Stage("sft", ("corpus", "tokenizer", "base"), sft),
+    Stage("base", ("corpus", "tokenizer", "tokens"), base, ("base", "mixture"), files=_given_model,
+          ahead=(("", ahead.base_continues), ("corpus", ahead.base_has_text))),
+    Stage("evaluation", ("corpus", "tokenizer", "tokens", "base"), evaluation, ahead=(("corpus", ahead.evaluation),)),
+    Stage("sft", ("corpus", "tokenizer", "base"), sft,
+          ahead=(("corpus", ahead.sft), ("tokenizer", ahead.sft_answers_fit))),
     Stage("preferences", ("tokenizer", "sft"), preferences, ("preferences", "sft")),
     Stage("reward", ("tokenizer", "sft", "preferences"), reward),
     Stage("dpo", ("tokenizer", "sft", "preferences"), dpo, ("dpo", "preferences", "sft")),

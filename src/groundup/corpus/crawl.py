@@ -9,6 +9,7 @@ the server was too busy to answer.
 import html
 import os
 import re
+import sys
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -76,7 +77,10 @@ def crawl(
 
     visit = _Visit(first, exclude, rules)
     if warc.exists():
-        os.truncate(warc, complete_prefix(warc))
+        size, whole = warc.stat().st_size, complete_prefix(warc)
+        if whole < size:
+            print(f"  {warc}: damaged, or cut off, after {whole:,} bytes; the rest is fetched again", file=sys.stderr)
+            os.truncate(warc, whole)
         visit.replay(warc)
     if progress:
         progress.done = progress.done_at_start = visit.count.pages

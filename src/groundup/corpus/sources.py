@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from groundup.corpus import common_crawl, pydoc_site, rows, urls
 from groundup.corpus.crawl import CrawlCount, crawl
+from groundup.corpus.local import NO_SUCH
 from groundup.corpus.warc import Losses, Page, WarcWriter, read_pages
 from groundup.errors import UserError
 from groundup.files import replacing
@@ -148,9 +149,7 @@ def _pages(
                 label = quote(path.resolve().parent.name)
                 yield from _file(path.parent, label, path.name, source.text_column, wanted, refused)
         else:
-            raise UserError(
-                f"{source.source}: no such source: give pydoc:, stdlib:, topics:, cc:, hf:, an https address, or a path"
-            )
+            raise UserError(NO_SUCH.format(source.source))
 
 
 def _file(

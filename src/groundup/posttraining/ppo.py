@@ -17,14 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from groundup.core.seals import read_sealed, write_sealed
 from groundup.errors import UserError
-from groundup.files import read_jsonl, write_jsonl
+from groundup.files import write_jsonl
 from groundup.model.decoder import Decoder, Scorer
 from groundup.posttraining.batches import Row, answer_log_probabilities, chosen_rows, collate, prompt_of
 from groundup.posttraining.reward import rewards
 from groundup.recipe import Ppo
 from groundup.serving.engine import Sampling, generate
 from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training import checkpoint
 from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
 
@@ -161,8 +163,9 @@ def optimise(
 ) -> dict[str, Any]:
     """Train `policy` in place against the reward model; `scale` is the mean and deviation of its rewards.
 
-    Returns the first and last iteration's metrics; each rollout's also stand in `folder`/rollouts.jsonl. Questions that
-    leave no room in the context for an answer are counted in `left_out`. Raises UserError when none stays.
+    Returns the first and last iteration's metrics; each rollout's also stand in `folder`/rollouts.jsonl. When cut off, they
+    are found again in rollouts.json; without them, training begins anew. Questions that leave no room in the context for an
+    answer are counted in `left_out`. Raises UserError when none stays.
     """
     judge = Judge(copy.deepcopy(policy), scorer, *scale, settings.kl_coefficient, dtype)
     model = ActorCritic(policy, copy.deepcopy(scorer))
@@ -171,8 +174,11 @@ def optimise(
     sampling = Sampling(max_tokens)
     updates = settings.epochs * min(settings.minibatches, settings.rollouts, len(prompts))  # an iteration
     steps = settings.iterations * updates
-    log = folder / "rollouts.jsonl"
-    rollouts: list[dict[str, Any]] = read_jsonl(log) if log.exists() else []
+    log = folder / "rollouts.json"
+    kept = read_sealed(log)
+    if kept is None:
+        checkpoint.clear(folder)
+    rollouts: list[dict[str, Any]] = kept["rollouts"] if kept else []
     current: list[Batch] = []
 
     def batches(step: int) -> list[Batch]:
@@ -184,11 +190,13 @@ def optimise(
             whole, metrics = rollout(model, judge, asked, ends, tokenizer.pad, sampling, seed * 100_003 + iteration)
             current = [part for _, part in by_length(whole, settings.minibatches)]
             rollouts[iteration:] = [{"iteration": iteration, **metrics}]
-            write_jsonl(log, rollouts)
+            write_sealed(log, {"rollouts": rollouts})
         return [current[update % len(current)]]
 
     objective = clipped_objective(settings.clip, dtype)
     tune(model, objective, batches, settings.learning_rate, steps, folder, "ppo", checkpoint_multiple=updates)
+    write_jsonl(folder / "rollouts.jsonl", rollouts)
+    log.unlink()
     return {"iterations": settings.iterations, "first": rollouts[0], "last": rollouts[-1]}
 
 
