@@ -181,7 +181,7 @@ class Run:
         if not (work / MANIFEST).is_file():
             return
         read_manifest(work)
-        if not final.is_symlink():  # what a link leads to is not ours to take away
+        if final.is_dir() and not final.is_symlink():  # what a link leads to is not ours to take away
             (final / MANIFEST).unlink(missing_ok=True)
         _remove(final)
         work.rename(final)
