@@ -3,13 +3,13 @@
 import random
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
 from groundup import recipe as recipes
-from tests.conftest import REPOSITORY
 
-sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import run_bit_flips
 
 
