@@ -12,12 +12,15 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from groundup import __version__
+from groundup.core.text import json_printable, message, printable
 from groundup.errors import UserError
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Build a language model from the ground up: raw web pages in, a chat model out, every stage measured.",
 )
 
@@ -66,8 +69,18 @@ Settings = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be made, and why.")]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"groundup {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def groundup() -> None:
+def groundup(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
     pass
 
 
@@ -340,12 +353,14 @@ def show(
     from groundup.tokenizer import load, pairs
 
     table, windows = pairs.show(load.load(folder), text, context, length, overlap)
-    print(table, file=sys.stderr)
+    print(printable(table), file=sys.stderr)
     _result(windows[0] if len(windows) == 1 else {"windows": windows})
 
 
 def _result(value: dict) -> None:
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    if sys.stdout.isatty():
+        print(flush=True)  # on a terminal the result stands apart from the talk before it
+    print(json_printable(json.dumps(value, ensure_ascii=False)), flush=True)
 
 
 def main() -> None:
@@ -399,5 +414,5 @@ def _stopped() -> NoReturn:
 
 
 def _fail(line: str) -> None:
-    print(f"groundup: {' '.join(line.split())}", file=sys.stderr)
+    print(message(f"groundup: {line}"), file=sys.stderr)
     sys.exit(2)

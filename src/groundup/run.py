@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from groundup import __version__
 from groundup.core.seals import MANIFEST, SEAL, open_stage, read_manifest, read_sealed, verify, write_sealed
+from groundup.core.text import printable
 from groundup.errors import UserError
 from groundup.files import digest, digest_of_all, write_json
 from groundup.progress import duration
@@ -62,7 +63,7 @@ class Context:
 
     def say(self, text: str) -> None:
         """Tell the person a derived decision and its reason."""
-        print(f"  {text}", file=sys.stderr, flush=True)
+        print(f"  {printable(text)}", file=sys.stderr, flush=True)
 
 
 @dataclass
@@ -138,7 +139,7 @@ class Run:
     def _make(self, stage: Stage, key: dict[str, Any]) -> dict[str, Any]:
         work = self._partial(stage)
         if (work.exists() or work.is_symlink()) and not _same_key(work / KEY, key):
-            print(f"  {work} is of other inputs, or damaged: begun anew", file=sys.stderr, flush=True)
+            print(printable(f"  {work} is of other inputs, or damaged: begun anew"), file=sys.stderr, flush=True)
             _remove(work)
         work.mkdir(parents=True, exist_ok=True)
         write_json(work / KEY, key)

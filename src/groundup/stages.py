@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from groundup import ahead
 from groundup.core.seals import MANIFEST, SEAL, is_sealed, read_sealed, seal, write_sealed
+from groundup.core.text import printable
 from groundup.errors import UserError
 from groundup.files import read_json, read_jsonl, replacing, write_json, write_jsonl
 from groundup.progress import Progress
@@ -410,7 +411,7 @@ def dry(recipe: Recipe, folder: Path, stages: tuple[Stage, ...] = STAGES) -> Res
     """The plan of a run, printed; nothing is written."""
     plan = Run(folder, recipe, stages).plan()
     for step in plan:
-        print(f"{step.state:>5}  {step.stage.name:<12} {step.reason}", file=sys.stderr)
+        print(printable(f"{step.state:>5}  {step.stage.name:<12} {step.reason}"), file=sys.stderr)
     return {"run": str(folder), "plan": {step.stage.name: step.state for step in plan}}
 
 

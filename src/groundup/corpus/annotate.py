@@ -15,12 +15,11 @@ from functools import cache
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 
 from groundup.core.seals import is_sealed, seal
-from groundup.corpus import domains, duplicates, join, linear, personal, quality, rules, template_lines, toxicity
+from groundup.corpus import domains, duplicates, join, linear, personal, quality, rules, template_lines, toxicity, urls
 from groundup.corpus.extract import extract
 from groundup.corpus.tables import working_schema, write_working
 from groundup.corpus.warc import Losses, Page, read_pages
@@ -107,12 +106,15 @@ def kind_of(content_type: str, url: str) -> str:
     if content_type in ("", "text/html", "application/xhtml+xml"):
         return "html"
     is_code = content_type.startswith("text/x-") and content_type not in PROSE_TYPES
-    return "code" if is_code or PurePosixPath(urlsplit(url).path).suffix.lower() in CODE_SUFFIXES else "text"
+    parts = urls.parse(url)
+    return "code" if is_code or PurePosixPath(parts.path if parts else "").suffix.lower() in CODE_SUFFIXES else "text"
 
 
 def host_of(url: str) -> str:
-    """The host without port; of a `file:///name/...` resource the first part of its path."""
-    parts = urlsplit(url)
+    """The host without port; of a `file:///name/...` resource the first part of its path; "" of what is no URL."""
+    parts = urls.parse(url)
+    if parts is None:
+        return ""
     return parts.hostname or parts.path.strip("/").partition("/")[0]
 
 

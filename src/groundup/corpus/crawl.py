@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
+from groundup.core.text import printable
 from groundup.corpus.extract import HTML_TYPES, decode
 from groundup.corpus.fetch import AGENT, BUSY, PAGE_TYPES, Answer, Client, Unreachable
 from groundup.corpus.records import Losses, Record, read_records
@@ -27,6 +28,7 @@ from groundup.progress import Progress
 
 MAX_REDIRECTS = 5
 MAX_URLS = 1_000_000  # what a trap can make us remember
+MAX_CRAWL_DELAY = 60.0  # seconds; a site that asks for eleven days asks not to be crawled, but would hold the run
 MAX_BUSY = 5  # URLs in a row that a server is too busy to answer; then it wants to be left alone
 
 
@@ -72,13 +74,14 @@ def crawl(
     except Unreachable as error:
         raise UserError(f"{start}: cannot be reached ({error}): check the network or the address") from None
     if rules.delay and requests_per_second:
-        client.pause = max(client.pause, rules.delay)
+        client.pause = max(client.pause, min(rules.delay, MAX_CRAWL_DELAY))
 
     visit = _Visit(first, exclude, rules)
     if warc.exists():
         size, whole = warc.stat().st_size, complete_prefix(warc)
         if whole < size:
-            print(f"  {warc}: damaged, or cut off, after {whole:,} bytes; the rest is fetched again", file=sys.stderr)
+            said = f"  {warc}: damaged, or cut off, after {whole:,} bytes; the rest is fetched again"
+            print(printable(said), file=sys.stderr)
             os.truncate(warc, whole)
         visit.replay(warc)
     if progress:

@@ -16,9 +16,9 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-from groundup.corpus import common_crawl, pydoc_site, rows
+from groundup.corpus import common_crawl, pydoc_site, rows, urls
 from groundup.corpus.crawl import CrawlCount, crawl
 from groundup.corpus.local import NO_SUCH
 from groundup.corpus.warc import Losses, Page, WarcWriter, read_pages
@@ -132,9 +132,9 @@ def _pages(
             source.source, fetched, refused, host=source.host, language=source.language, mime=source.mime
         )
         with closing(found):
-            yield from _wanted(found, wanted)
+            yield from _wanted(found, wanted, refused)
     elif source.source.startswith("hf:"):
-        yield from _wanted(rows.read_hub(source.source, source.text_column, refused), wanted)
+        yield from _wanted(rows.read_hub(source.source, source.text_column, refused), wanted, refused)
     else:
         path = Path(source.source).expanduser()
         if path.is_dir():
@@ -160,13 +160,18 @@ def _file(
     if Path(lower).suffix in CONTENT_TYPES:
         yield from _files(root, label, [name], wanted, refused)
     elif lower.endswith(rows.SUFFIXES):
-        yield from _wanted(rows.read_rows(root / name, column, refused), wanted)
+        yield from _wanted(rows.read_rows(root / name, column, refused), wanted, refused)
     elif lower.endswith(ARCHIVES):
         yield from _archive(root / name, wanted, refused)
 
 
-def _wanted(pages: Iterator[Page], wanted: Callable[[str], bool]) -> Iterator[Page]:
-    return (page for page in pages if wanted(urlsplit(page.url).path or "/"))
+def _wanted(pages: Iterator[Page], wanted: Callable[[str], bool], refused: Counter[str]) -> Iterator[Page]:
+    for page in pages:
+        parts = urls.parse(page.url)
+        if parts is None:
+            refused["address"] += 1
+        elif wanted(parts.path or "/"):
+            yield page
 
 
 def _digest(name: str) -> bytes:
@@ -211,7 +216,7 @@ def _is_python(body: bytes) -> bool:
 
 def _archive(path: Path, wanted: Callable[[str], bool], refused: Counter[str]) -> Iterator[Page]:
     losses = Losses()
-    yield from _wanted(read_pages(path, losses), wanted)
+    yield from _wanted(read_pages(path, losses), wanted, refused)
     if not losses.records:
         raise UserError(f"{path}: not a web archive: give *.warc, *.warc.gz, *.arc, *.jsonl, *.parquet, or a folder of pages")
     refused["truncated"] += losses.truncated

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from groundup.core.seals import verify
+from groundup.core.text import printable
 from groundup.errors import UserError
 
 POLL_SECONDS = 2.0
@@ -28,7 +29,7 @@ def export(run: Path, out: Path, follow: bool = False) -> dict[str, Any]:
         raise UserError(f"{run}: no metrics.jsonl of a training in it yet; --follow waits for one")
     writers: dict[str, SummaryWriter] = {}
     written: dict[str, list[dict[str, Any]]] = {}
-    print(f"tensorboard --logdir {out}", file=sys.stderr, flush=True)
+    print(printable(f"tensorboard --logdir {out}"), file=sys.stderr, flush=True)
     try:
         while True:
             for name, path in _trainings(run).items():

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from groundup.core.seals import is_sealed, seal
+from groundup.core.text import printable
 from groundup.errors import UserError
 from groundup.files import digest
 from groundup.progress import Progress
@@ -52,7 +53,7 @@ def encode_corpus(
     if not sample:
         raise UserError(f"no documents{f' of split {split!r}' if split else ''} in {', '.join(map(str, inputs))}")
     library, reason = choose(tokenizer, sample)
-    print(f"  encoding with {library}: {reason}", file=sys.stderr)
+    print(printable(f"  encoding with {library}: {reason}"), file=sys.stderr)
     key = digest(folder / "tokenizer.json")
     parts = out.with_name(out.name + ".parts")
     stems = [parts / f"{shard.name}-{key[:16]}-{split or 'all'}" for shard in shards]

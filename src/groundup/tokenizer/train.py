@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from groundup.core.seals import is_sealed, seal
+from groundup.core.text import printable
 from groundup.errors import UserError
 from groundup.files import replacing
 from groundup.progress import Progress
@@ -56,7 +57,7 @@ def train_bpe(
     tokenizer = Tokenizer.from_merges(merges, chosen)
     tokenizer.save(out)
     if loss.distinct:
-        print(f"  {loss}", file=sys.stderr)
+        print(printable(f"  {loss}"), file=sys.stderr)
     if tokenizer.size < vocabulary:
         print(f"  vocabulary {tokenizer.size} instead of {vocabulary}: no more pairs to merge", file=sys.stderr)
     return {

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from groundup.core.seals import read_sealed, write_sealed
+from groundup.core.text import message
 from groundup.errors import UserError
 from groundup.files import digest, replacing
 from groundup.training.parallel import ALONE, Processes, local, whole
@@ -72,7 +73,7 @@ def latest(folder: Path, beside: Callable[[int], str] | None = None) -> int | No
             trouble = "the metrics of its steps are others"
         else:
             return recorded["step"]
-        print(f"{state}: damaged ({trouble}); the state before it is used", file=sys.stderr, flush=True)
+        print(message(f"{state}: damaged ({trouble}); the state before it is used"), file=sys.stderr, flush=True)
     return None
 
 
