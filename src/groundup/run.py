@@ -139,7 +139,7 @@ class Run:
     def _make(self, stage: Stage, key: dict[str, Any]) -> dict[str, Any]:
         work = self._partial(stage)
         if (work.exists() or work.is_symlink()) and not _same_key(work / KEY, key):
-            print(f"  {work} is of other inputs, or damaged: begun anew", file=sys.stderr, flush=True)
+            print(printable(f"  {work} is of other inputs, or damaged: begun anew"), file=sys.stderr, flush=True)
             _remove(work)
         work.mkdir(parents=True, exist_ok=True)
         write_json(work / KEY, key)
@@ -182,7 +182,7 @@ class Run:
         if not (work / MANIFEST).is_file():
             return
         read_manifest(work)
-        if not final.is_symlink():  # what a link leads to is not ours to take away
+        if final.is_dir() and not final.is_symlink():  # what a link leads to is not ours to take away
             (final / MANIFEST).unlink(missing_ok=True)
         _remove(final)
         work.rename(final)

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from groundup.core.text import printable
 from groundup.errors import UserError
 from groundup.files import digest, read_json, write_json, write_text
 
@@ -103,7 +104,7 @@ def open_stage(run: Path, name: str) -> Path:
 
 
 def _say_damaged(path: Path) -> None:
-    print(f"  {path} is damaged: made again", file=sys.stderr, flush=True)
+    print(printable(f"  {path} is damaged: made again"), file=sys.stderr, flush=True)
 
 
 def _beside(path: Path) -> Path:

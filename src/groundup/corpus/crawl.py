@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urljoin
 
+from groundup.core.text import printable
 from groundup.corpus.extract import HTML_TYPES, decode
 from groundup.corpus.fetch import AGENT, BUSY, PAGE_TYPES, Answer, Client, Unreachable
 from groundup.corpus.records import Losses, Record, read_records
@@ -79,7 +80,8 @@ def crawl(
     if warc.exists():
         size, whole = warc.stat().st_size, complete_prefix(warc)
         if whole < size:
-            print(f"  {warc}: damaged, or cut off, after {whole:,} bytes; the rest is fetched again", file=sys.stderr)
+            said = f"  {warc}: damaged, or cut off, after {whole:,} bytes; the rest is fetched again"
+            print(printable(said), file=sys.stderr)
             os.truncate(warc, whole)
         visit.replay(warc)
     if progress:

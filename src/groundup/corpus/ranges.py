@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from groundup.core.text import printable
 from groundup.corpus import fetch
 from groundup.corpus.fetch import AGENT, Unreachable, back_off, seconds_of
 from groundup.corpus.records import natural
@@ -137,7 +138,7 @@ class Ranges:
                 content = self.log.read(entry.length)
                 if zlib.crc32(content, zlib.crc32(entry.head)) == entry.crc:
                     return content
-                print(f"  {self.log.name}: {wanted[0]} is damaged: fetched again", file=sys.stderr, flush=True)
+                print(printable(f"  {self.log.name}: {wanted[0]} is damaged: fetched again"), file=sys.stderr, flush=True)
         content, total = self._download(wanted)
         path, start, asked = wanted
         head = f"{path} {start} {-1 if asked is None else asked} {len(content)} {total}".encode()
