@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urljoin
 
-from groundup.corpus.extract import HTML_TYPES, decode
+from groundup.corpus.content_type import HTML_TYPES
+from groundup.corpus.extract import decode
 from groundup.corpus.fetch import AGENT, BUSY, PAGE_TYPES, Answer, Client, Unreachable
 from groundup.corpus.records import Losses, Record, read_records
 from groundup.corpus.robots import MAX_SITEMAP_BYTES, NOTHING_ALLOWED, Rules, parse_robots, parse_sitemap

@@ -21,7 +21,8 @@ SMALL_STEP = 64  # where a body is damaged, so that what precedes the damage is 
 
 @dataclass
 class Message:
-    """`headers` by lower-case name, the first of each. `whole` is false where the body breaks off or is damaged."""
+    """`headers` by lower-case name, the first of each; of Content-Type all, as one list. `whole` is false where the body
+    breaks off or is damaged."""
 
     status: int
     headers: dict[str, str]
@@ -43,7 +44,10 @@ def parse(block: bytes, max_bytes: int) -> Message | None:
     for line in head.splitlines()[1:]:
         name, colon, value = line.partition(b":")
         if colon:
-            headers.setdefault(name.decode("latin-1").strip().lower(), value.decode("latin-1").strip())
+            key, text = name.decode("latin-1").strip().lower(), value.decode("latin-1").strip()
+            if key == "content-type" and key in headers:
+                headers[key] += f",{text}"
+            headers.setdefault(key, text)
     whole = end is not None
     if "chunked" in headers.get("transfer-encoding", "").lower():
         body, ended = unchunk(body)

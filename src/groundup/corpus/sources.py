@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from groundup.corpus import common_crawl, pydoc_site, rows
+from groundup.corpus.content_type import gives_text, kind_of_body
 from groundup.corpus.crawl import CrawlCount, crawl
 from groundup.corpus.urls import quoted, split_url
 from groundup.corpus.warc import Losses, Page, WarcWriter, read_pages
@@ -104,8 +105,12 @@ def _write(source: Source, warc: Path, fetched: Path, progress: Progress) -> Cra
         for page in pages:
             if counts.pages >= source.max_pages or counts.bytes >= source.max_mb * 1e6:
                 break
+            content_type = kind_of_body(page.content_type, "", page.body, page.charset)
+            if not gives_text(content_type):
+                refused["type"] += 1
+                continue
             charset = f"; charset={page.charset}" if page.charset else ""
-            out.resource(page.url, page.content_type + charset, page.body)
+            out.resource(page.url, content_type + charset, page.body)
             counts.pages += 1
             counts.bytes += len(page.body)
             progress.advance(1)

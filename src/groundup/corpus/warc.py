@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from groundup.corpus import http_message
+from groundup.corpus.content_type import kind_of_body, stated
 from groundup.corpus.members import CHUNK
 from groundup.corpus.records import MAX_RECORD_BYTES, Losses, Place, Record, records_of
 from groundup.corpus.urls import split_url
@@ -69,7 +70,8 @@ def _one_line(value: str) -> str:
 
 @dataclass
 class Page:
-    """One document. `body` has content and transfer encodings undone; `content_type` is lower case, no parameters."""
+    """One document. `body` has content and transfer encodings undone; `content_type` is lower case, no parameters. Of an
+    archive's pages it is what `content_type.kind_of_body` makes of what is stated and of the body."""
 
     url: str
     content_type: str
@@ -104,11 +106,10 @@ def page_of(record: Record, name: str, losses: Losses, max_record_bytes: int = M
     if split_url(record.url) is None:
         losses.malformed += 1
         return None
-    content_type, charset = parse_content_type(record.headers.get("content-type", ""))
-    if record.kind == "conversion":
-        return Page(record.url, content_type, record.block, charset or "utf-8")
-    if record.kind == "resource" or (record.headers.get("arc") and not record.block.startswith(b"HTTP/")):
-        return Page(record.url, content_type, record.block, charset)
+    own, identified = record.headers.get("content-type", ""), record.headers.get("warc-identified-payload-type", "")
+    arc = bool(record.headers.get("arc"))
+    if record.kind != "response" or (arc and not record.block.startswith(b"HTTP/")):
+        return _page(record.url, own, identified, record.block, "utf-8" if record.kind == "conversion" else None)
     try:
         message = http_message.parse(record.block, max_record_bytes)
     except ValueError:
@@ -121,18 +122,13 @@ def page_of(record: Record, name: str, losses: Losses, max_record_bytes: int = M
         return None
     if record.whole and not message.whole:
         losses.add(Place(name, "truncated", *record.place, 0))
-    kind, charset = parse_content_type(message.headers.get("content-type", ""))
-    return Page(record.url, kind, message.body, charset)
+    return _page(record.url, message.headers.get("content-type", ""), own if arc else identified, message.body)
 
 
-def parse_content_type(value: str) -> tuple[str, str | None]:
-    """'Text/HTML; charset="UTF-8"' -> ('text/html', 'utf-8')."""
-    kind, *parameters = value.lower().split(";")
-    for parameter in parameters:
-        name, _, given = parameter.partition("=")
-        if name.strip() == "charset" and given.strip(" \"'"):
-            return kind.strip(), given.strip(" \"'")
-    return kind.strip(), None
+def _page(url: str, content_type: str, identified: str, body: bytes, charset: str | None = None) -> Page:
+    kind, given = stated([content_type])
+    charset = given or charset
+    return Page(url, kind_of_body(kind, identified, body, charset), body, charset)
 
 
 def complete_prefix(path: Path) -> int:
