@@ -31,7 +31,7 @@ class Source(Section):
 
     source: str
     domain: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]  # names files and figures
-    max_mb: PositiveFloat = 100.0
+    max_mb: Annotated[float, Field(gt=0, le=1e9)] = 100.0  # a petabyte at most
     max_pages: Positive = 100_000
     exclude: list[str] = []  # path prefixes that are not fetched, as in robots.txt
     text_column: str = "text"  # of JSON lines, Parquet and hf:
@@ -42,7 +42,8 @@ class Source(Section):
 
 class Pages(Section):
     sources: list[Source] = Field(min_length=1)
-    requests_per_second: PositiveFloat = 2.0  # per remote host; our own server on loopback is not slowed down
+    # Per remote host; our own server on loopback is not slowed down. Slower than one in 100 seconds no crawl ends.
+    requests_per_second: Annotated[float, Field(ge=0.01, le=1000)] = 2.0
 
 
 class Annotations(Section):
@@ -50,7 +51,8 @@ class Annotations(Section):
 
     language: str = "en"
     quality_positives: list[str] = ["reference"]  # domains whose writing the quality score looks for
-    near_duplicate_permutations: Positive = 128
+    # Four bytes a document each; the similarity's error is 1/sqrt of them: 9 % of 128, 3 % of 1,024, and less is of no use.
+    near_duplicate_permutations: Annotated[int, Field(gt=0, le=1024)] = 128
     near_duplicate_jaccard: Share = 0.7
     against: list[str] = []  # folders of earlier corpora, whose documents come first where these repeat them
     quality_classifier: str = ""  # files written by groundup corpus train-quality, train-toxicity, train-domains
@@ -175,7 +177,8 @@ class Recipe(Section):
     name: str
     seed: int = 0
     threads: Annotated[int, Field(ge=0)] = 0  # 0: one a core
-    memory_mb: Positive = 1024  # for finding near duplicates; the result is the same
+    # For finding near duplicates; the result is the same. A terabyte at most.
+    memory_mb: Annotated[int, Field(gt=0, le=1_000_000)] = 1024
     ray: str | None = None  # address of the Ray cluster that works on the pages, "local" to start one; none: processes
     pages: Pages
     annotations: Annotations = Annotations()

@@ -8,6 +8,7 @@ the server was too busy to answer.
 
 import os
 import re
+import sys
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from groundup.errors import UserError
 from groundup.progress import Progress
 
 MAX_REDIRECTS = 5
+MAX_DELAY_SECONDS = 60.0  # that robots.txt is heeded for: 1,440 pages a day; some ask for days, by mistake or to stop a crawl
 MAX_URLS = 1_000_000  # what a trap can make us remember
 MAX_BUSY = 5  # URLs in a row that a server is too busy to answer; then it wants to be left alone
 
@@ -72,7 +74,10 @@ def crawl(
     except Unreachable as error:
         raise UserError(f"{start}: cannot be reached ({error}): check the network or the address") from None
     if rules.delay and requests_per_second:
-        client.pause = max(client.pause, rules.delay)
+        client.pause = max(client.pause, min(rules.delay, MAX_DELAY_SECONDS))
+        if rules.delay > MAX_DELAY_SECONDS:
+            asked = f"{start:.150}: robots.txt asks for {rules.delay:.6g} seconds between two requests"
+            print(f"{asked}; {MAX_DELAY_SECONDS:.0f} are kept", file=sys.stderr, flush=True)
 
     visit = _Visit(first, exclude, rules)
     if warc.exists():

@@ -2,7 +2,6 @@
 
 import contextlib
 import http.client
-import ipaddress
 import math
 import socket
 import ssl
@@ -16,6 +15,7 @@ from hashlib import blake2b
 from urllib.parse import urlsplit, urlunsplit
 
 from groundup import __version__
+from groundup.corpus.addresses import is_public
 from groundup.corpus.content_type import HTML_TYPES, gives_text, kind_of_body, may_give_text, stated
 from groundup.corpus.http_message import undo_encodings
 from groundup.corpus.records import natural
@@ -31,7 +31,6 @@ BACK_OFF_SECONDS = 1.0  # doubled with every further attempt
 MAX_RETRY_AFTER_SECONDS = 120.0
 BUSY = ("status 429", "status 503")
 AGAIN = (*BUSY, "status 502", "status 504", "incomplete")
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
 KEPT_HEADERS = ("Content-Type", "Content-Language", "Last-Modified")
 
 
@@ -147,18 +146,6 @@ def connect(host: str, port: int, tls: bool, allow_private: bool) -> socket.sock
             sock.close()
             failure = error
     raise Unreachable(failure)
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address is of the public internet; of one that stands for an IPv4 address, whether that is."""
-    ip = ipaddress.ip_address(address.split("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip in NAT64:
-            return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo and ip.teredo[1])
-        if inner:
-            return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast
 
 
 def back_off(attempt: int, url: str) -> float:
