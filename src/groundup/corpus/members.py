@@ -112,7 +112,7 @@ class Frame:
         file.seek(start)
         magic = file.read(4)
         self.whole, self.end = _frame_end(file, magic, start, ends)
-        inner = _Slice(file, start, self.end)
+        inner = Slice(file, start, self.end)
         self.reader: Lz4Reader | ZstdReader | None = None
         if magic == LZ4_MAGIC:
             self.reader = Lz4Reader(inner)
@@ -131,7 +131,7 @@ class Frame:
         return self.end
 
 
-class _Slice(io.RawIOBase):
+class Slice(io.RawIOBase):
     """Bytes `start` to `end` of a file as a file of its own."""
 
     def __init__(self, file: BinaryIO, start: int, end: int) -> None:
