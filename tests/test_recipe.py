@@ -169,3 +169,22 @@ def test_both_recipes_are_there():
 def test_a_weight_of_a_domain_that_no_source_has_is_refused_at_once(minimal):
     with pytest.raises(UserError, match=r"mixture.weights.referense: no source has this domain; did you mean reference\?"):
         load(minimal, ["mixture.weights.referense=1"])
+
+
+@pytest.mark.parametrize(
+    "override, bound",
+    [
+        ("memory_mb=" + "9" * 30, "less than or equal to 1000000"),
+        ("annotations.near_duplicate_permutations=1000000", "less than or equal to 1024"),
+        ("pages.requests_per_second=1e-300", "greater than or equal to 0.01"),
+        ("pages.requests_per_second=1e300", "less than or equal to 1000"),
+    ],
+)
+def test_settings_that_no_machine_can_follow_are_refused(minimal, override, bound):
+    assert bound in refused(minimal, override)
+
+
+def test_a_source_of_more_bytes_than_there_are_is_refused(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(PAGES + "max_mb = 1e303\n")
+    assert "less than or equal to" in refused(path)

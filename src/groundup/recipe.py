@@ -38,7 +38,7 @@ class Source(Section):
 
     source: str
     domain: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]  # names files and figures
-    max_mb: PositiveFloat = 100.0
+    max_mb: Annotated[float, Field(gt=0, le=1e9)] = 100.0  # a petabyte at most
     max_pages: Positive = 100_000
     exclude: list[str] = []  # path prefixes that are not fetched, as in robots.txt
     text_column: str = "text"  # of JSON lines, Parquet and hf:
@@ -49,7 +49,8 @@ class Source(Section):
 
 class Pages(Section):
     sources: list[Source] = Field(min_length=1)
-    requests_per_second: PositiveFloat = 2.0  # per remote host; our own server on loopback is not slowed down
+    # Per remote host; our own server on loopback is not slowed down. Slower than one in 100 seconds no crawl ends.
+    requests_per_second: Annotated[float, Field(ge=0.01, le=1000)] = 2.0
 
 
 class Annotations(Section):
@@ -57,7 +58,8 @@ class Annotations(Section):
 
     language: str = "en"
     quality_positives: list[str] = ["reference"]  # domains whose writing the quality score looks for
-    near_duplicate_permutations: Annotated[int, Field(gt=0, le=4096)] = 128  # 4,096: errors of 1.6 %, 16 kB a document
+    # Four bytes a document each; the similarity's error is 1/sqrt of them: 9 % of 128, 3 % of 1,024, and less is of no use.
+    near_duplicate_permutations: Annotated[int, Field(gt=0, le=1024)] = 128
     near_duplicate_jaccard: Share = 0.7
     against: list[str] = []  # folders of earlier corpora, whose documents come first where these repeat them
     quality_classifier: str = ""  # files written by groundup corpus train-quality, train-toxicity, train-domains
@@ -187,7 +189,7 @@ class Recipe(Section):
     name: str
     seed: SeedNumber = 0
     threads: Annotated[int, Field(ge=0, le=4096)] = 0  # 0: one a core; each is a process, and no machine has more cores
-    memory_mb: Annotated[int, Field(gt=0, le=1 << 24)] = 1024  # for finding near duplicates; the result is the same
+    memory_mb: Annotated[int, Field(gt=0, le=1_000_000)] = 1024  # for finding near duplicates; at most a terabyte
     ray: str | None = None  # address of the Ray cluster that works on the pages, "local" to start one; none: processes
     pages: Pages
     annotations: Annotations = Annotations()

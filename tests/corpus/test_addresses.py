@@ -2,7 +2,7 @@
 
 import pytest
 
-from groundup.corpus import addresses, crawl, urls
+from groundup.corpus import addresses, urls
 
 
 @pytest.mark.parametrize("host", ["a／b", "a＼b", "a？b", "a＃b", "a＠b", "a％b"])
@@ -65,7 +65,3 @@ def test_special_addresses_are_not_public(address):
 )
 def test_others_are(address):
     assert addresses.is_public(address)
-
-
-def test_a_crawl_delay_of_days_is_bounded():
-    assert crawl.MAX_CRAWL_DELAY <= 60

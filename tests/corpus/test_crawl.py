@@ -150,6 +150,18 @@ def test_pace(tmp_path, monkeypatch):
     assert 6.5 < slept[2] <= 7
 
 
+@pytest.mark.parametrize("asked", ["999999", "99999999999", "9" * 400, "3600.5"])
+def test_a_delay_of_days_is_cut_and_said(tmp_path, monkeypatch, capsys, asked):
+    slept = []
+    monkeypatch.setattr(fetch.time, "sleep", slept.append)
+    with site(f"User-agent: *\nCrawl-delay: {asked}\n") as (address, _):
+        run(address, tmp_path / "a.warc.gz", requests_per_second=2.0, max_pages=2)
+    assert max(slept) <= crawling.MAX_DELAY_SECONDS
+    assert slept[2] > crawling.MAX_DELAY_SECONDS - 1
+    said = capsys.readouterr().err
+    assert "robots.txt asks for" in said and "60 are kept" in said and len(said) < 300
+
+
 def test_private_and_unreachable_hosts_are_one_line_errors(tmp_path):
     with site() as (address, asked), pytest.raises(UserError, match=r"127\.0\.0\.1 is not a public address"):
         run(address, tmp_path / "a.warc.gz", allow_private=False)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from warcio.archiveiterator import ArchiveIterator
 
-from groundup.corpus.warc import Losses, Page, WarcWriter, complete_prefix, parse_content_type, read_pages
+from groundup.corpus.warc import Losses, Page, WarcWriter, complete_prefix, read_pages
 
 DATA = Path(os.environ.get("GROUNDUP_DATA", Path(__file__).parents[2] / "../shared/data")) / "web" / "warc-cases"
 
@@ -142,11 +142,3 @@ def test_no_real_file_gives_fewer_pages_than_warcio_finds(path):
     except Exception:  # warcio gives up at damage
         pass
     assert len(list(read_pages(path, Losses()))) >= found
-
-
-@pytest.mark.parametrize(
-    "value, expected",
-    [("Text/HTML; Charset='UTF-8'", ("text/html", "utf-8")), ("text/plain", ("text/plain", None)), ("", ("", None))],
-)
-def test_parse_content_type(value, expected):
-    assert parse_content_type(value) == expected

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from groundup.core.seals import is_sealed, seal
 from groundup.corpus import domains, duplicates, join, linear, personal, quality, rules, template_lines, toxicity
+from groundup.corpus.content_type import HTML_TYPES
 from groundup.corpus.extract import extract
 from groundup.corpus.tables import working_schema, write_working
 from groundup.corpus.urls import split_url
@@ -44,6 +45,7 @@ OWN = [
     *((name, pa.string()) for name in ("id", "url", "host", "domain", "kind", "title", "text", "language")),
     ("language_score", pa.float32()),
     ("memory_addresses", pa.int32()),
+    ("replacement_characters", pa.int32()),
     *((name, pa.int32() if name in rules.COUNTS else pa.float32()) for name in rules.COLUMNS),
     ("toxic_words", pa.int32()),
     # Null without a classifier for them.
@@ -104,7 +106,7 @@ def scrub_addresses(text: str) -> tuple[str, int]:
 
 def kind_of(content_type: str, url: str) -> str:
     """`html`, `code` or `text`. Prose rules do not fit code, and only web pages have menus."""
-    if content_type in ("", "text/html", "application/xhtml+xml"):
+    if content_type in HTML_TYPES:
         return "html"
     is_code = content_type.startswith("text/x-") and content_type not in PROSE_TYPES
     parts = split_url(url)
@@ -138,6 +140,7 @@ def measure(page: Page, domain: str, settings: Annotations) -> dict[str, Any]:
         "language": language,
         "language_score": score,
         "memory_addresses": addresses,
+        "replacement_characters": extracted.replaced,
         **rules.measure(text, words),
         **_judged(words, settings),
         "personal": [span._asdict() for span in personal.find(text)],

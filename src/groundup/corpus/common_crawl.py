@@ -60,7 +60,7 @@ def pages(
         else:
             pages = _whole_files(ranges, crawl, refused, losses)
         for page in pages:
-            if mime or page.content_type in PAGE_TYPES or not page.content_type:
+            if mime or page.content_type in PAGE_TYPES:
                 yield page
             else:
                 refused["type"] += 1

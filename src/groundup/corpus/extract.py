@@ -8,69 +8,66 @@ documentation laid out with nested tables; they are walked by rules of their own
 import gc
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 from selectolax.lexbor import LexborHTMLParser
 
 from groundup.corpus.blocks import Blocks, blocks_of, render
 from groundup.corpus.bounds import bounded
+from groundup.corpus.charset import decoded
 from groundup.corpus.content import ContentModel, content_model
+from groundup.corpus.content_type import HTML_TYPES, gives_text, kind_of_body
 from groundup.corpus.formulas import formulas_as_tex, may_have_formulas
 from groundup.corpus.pydoc_pages import pydoc_text
 from groundup.corpus.warc import Page
 
-HTML_TYPES = ("text/html", "application/xhtml+xml")
-
 
 @dataclass
 class Extracted:
-    """`cut` says that the page was too large or nested too deep to be read to its end."""
+    """`cut` says that the page was too large or nested too deep to be read to its end; `replaced` counts the invalid places
+    of its bytes, for each of which U+FFFD stands in the page."""
 
     text: str
     title: str | None
     cut: bool = False
+    replaced: int = 0
 
 
 def extract(page: Page) -> Extracted:
     """The text of one page; empty where there is none to be had. Never raises on account of the page."""
-    if page.content_type in HTML_TYPES:
-        try:
-            return text_of(utf8(page), content_model())
-        except Exception:  # a parser's trouble with one page in a million must not end a run over all of them
-            return Extracted("", None)
-    if page.content_type.startswith("text/"):
-        return Extracted(_clean(decode(page)), None)
-    return Extracted("", None)
+    kind = kind_of_body(page.content_type, "", page.body, page.charset)
+    if not gives_text(kind):
+        return Extracted("", None)
+    if kind not in HTML_TYPES:
+        text, replaced = decoded(page.body, page.charset, kind)
+        return Extracted(_clean(text), None, replaced=replaced)
+    try:
+        source, replaced = _utf8(page)
+        return replace(text_of(source, content_model()), replaced=replaced)
+    except Exception:  # a parser's trouble with one page in a million must not end a run over all of them
+        return Extracted("", None)
 
 
 def decode(page: Page) -> str:
-    """The body as text: by byte-order mark, the HTTP header, the page's own <meta>, or else by its bytes."""
-    body = page.body
-    for mark, encoding in ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):
-        if body.startswith(mark):
-            return body[len(mark) :].decode(encoding, "replace")
-    if page.charset:
-        try:
-            return bytes_to_str(body, page.charset)
-        except (LookupError, ValueError):  # a charset nobody knows
-            pass
-    try:
-        # Most pages are UTF-8, and text that decodes as UTF-8 is UTF-8; the detector samples and can be wrong.
-        return body.decode("utf-8")
-    except UnicodeDecodeError:
-        return bytes_to_str(body, detect_encoding(body, from_html_meta=page.content_type in HTML_TYPES))
+    """The body as text; see `charset.decoded`."""
+    return decoded(page.body, page.charset, page.content_type)[0]
 
 
 def utf8(page: Page) -> bytes:
-    """The body as UTF-8: as it came if that is what it is, which spares most pages two conversions."""
-    if not page.charset or page.charset.lower() in ("utf-8", "utf8"):
+    """The body as UTF-8."""
+    return _utf8(page)[0]
+
+
+def _utf8(page: Page) -> tuple[bytes, int]:
+    """The body as it came if it is UTF-8, which spares most pages two conversions; and how many places were replaced."""
+    if (not page.charset or page.charset.lower() in ("utf-8", "utf8")) and b"\x1b" not in page.body:
         try:
             page.body.decode("utf-8")
-            return page.body.removeprefix(b"\xef\xbb\xbf")
+            return page.body.removeprefix(b"\xef\xbb\xbf"), 0
         except UnicodeDecodeError:
             pass
-    return decode(page).encode("utf-8", "replace")
+    text, replaced = decoded(page.body, page.charset, page.content_type)
+    return text.encode("utf-8", "replace"), replaced
 
 
 def text_of(html: str | bytes, model: ContentModel) -> Extracted:

@@ -16,10 +16,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 from groundup import __version__
 from groundup.corpus.addresses import is_public
-from groundup.corpus.extract import HTML_TYPES
+from groundup.corpus.content_type import HTML_TYPES, gives_text, kind_of_body, may_give_text, stated
 from groundup.corpus.http_message import undo_encodings
 from groundup.corpus.records import natural
-from groundup.corpus.warc import Page, parse_content_type
+from groundup.corpus.warc import Page
 
 AGENT = f"groundup/{__version__}"
 PAGE_TYPES = (*HTML_TYPES, "text/plain")
@@ -162,8 +162,8 @@ def _read(
         return Answer("redirect", location=response.headers["Location"])
     if status != 200:
         return Answer(f"status {status}", retry_after=seconds_of(response.headers["Retry-After"]))
-    content_type, charset = parse_content_type(response.headers["Content-Type"] or "")
-    if types is not None and content_type not in types:
+    claimed, charset = stated(response.headers.get_all("Content-Type") or [])
+    if types is not None and claimed not in types and (gives_text(claimed) or not may_give_text(claimed)):
         return Answer("type")
     body = response.read(max_bytes + 1)
     if len(body) <= max_bytes:
@@ -178,7 +178,10 @@ def _read(
             return Answer("incomplete")
     if len(body) > max_bytes:
         return Answer("size")
-    headers = [(name, response.headers[name]) for name in KEPT_HEADERS if response.headers[name]]
+    content_type = kind_of_body(claimed, "", body, charset)
+    if types is not None and content_type not in types:
+        return Answer("type")
+    headers = [(name, value) for name in KEPT_HEADERS for value in response.headers.get_all(name) or []]
     return Answer("page", Page(url, content_type, body, charset), headers)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from fastwarc.stream_io import BrotliReader, ZstdReader
 
-HEAD_END = re.compile(rb"\r?\n\r?\n")
+HEAD_END = re.compile(rb"\r{0,2}\n\r{0,2}\n")  # some writers end lines in CR CR LF
 STATUS = re.compile(rb"\s*HTTP/\d(?:\.\d+)?[ \t]+(\d{3})")
 CHUNK_SIZE = re.compile(rb"(?:\r?\n)?[ \t]*([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
 BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # bytes that no text has
@@ -21,7 +21,8 @@ SMALL_STEP = 64  # where a body is damaged, so that what precedes the damage is 
 
 @dataclass
 class Message:
-    """`headers` by lower-case name, the first of each. `whole` is false where the body breaks off or is damaged."""
+    """`headers` by lower-case name, the first of each; of Content-Type all, as one list. `whole` is false where the body
+    breaks off or is damaged."""
 
     status: int
     headers: dict[str, str]
@@ -43,7 +44,10 @@ def parse(block: bytes, max_bytes: int) -> Message | None:
     for line in head.splitlines()[1:]:
         name, colon, value = line.partition(b":")
         if colon:
-            headers.setdefault(name.decode("latin-1").strip().lower(), value.decode("latin-1").strip())
+            key, text = name.decode("latin-1").strip().lower(), value.decode("latin-1").strip()
+            if key == "content-type" and key in headers:
+                headers[key] += f",{text}"
+            headers.setdefault(key, text)
     whole = end is not None
     if "chunked" in headers.get("transfer-encoding", "").lower():
         body, ended = unchunk(body)

@@ -271,6 +271,7 @@ def _write(
         bytes=pc.sum(pc.binary_length(table["text"])).as_py() or 0,
         words=int(words.sum()),
         memory_addresses=int(table["memory_addresses"].to_numpy().sum()),
+        replacement_characters=int(table["replacement_characters"].to_numpy().sum()),
         same_urls=len(table) - table["same_url_as"].null_count,
         exact_duplicates=len(table) - table["duplicate_of"].null_count,
         near_duplicates=len(table) - table["near_duplicate_of"].null_count,

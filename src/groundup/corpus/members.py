@@ -28,8 +28,8 @@ LZ4_MAGIC = b"\x04\x22\x4d\x18"
 SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # a frame without content, in zstd and LZ4 files
 ZSTD_DICTIONARY = b"\x5d\x2a\x4d\x18"  # the skippable frame that a .warc.zst may begin with
 
-WARC_START = rb"WARC/\d\.\d+[ \t]*\r?\n(?i:WARC-|Content-)[A-Za-z-]+[ \t]*:"
-ARC_START = rb"[a-z][a-z0-9+.-]{1,20}:[^\r\n]{0,4000} \d{1,3}(?:\.\d{1,3}){3} \d{8,20} [^\r\n]{1,200}\r?\n"
+WARC_START = rb"WARC/\d\.\d+[ \t]*\r{0,2}\n(?i:WARC-|Content-)[A-Za-z-]+[ \t]*:"
+ARC_START = rb"[a-z][a-z0-9+.-]{1,20}:[^\r\n]{0,4000} \d{1,3}(?:\.\d{1,3}){3} \d{8,20} [^\r\n]{1,200}\r{0,2}\n"
 RECORD_START = re.compile(rb"\s*(?:WARC/|" + ARC_START + rb")")
 
 
@@ -112,7 +112,7 @@ class Frame:
         file.seek(start)
         magic = file.read(4)
         self.whole, self.end = _frame_end(file, magic, start, ends)
-        inner = _Slice(file, start, self.end)
+        inner = Slice(file, start, self.end)
         self.reader: Lz4Reader | ZstdReader | None = None
         if magic == LZ4_MAGIC:
             self.reader = Lz4Reader(inner)
@@ -131,7 +131,7 @@ class Frame:
         return self.end
 
 
-class _Slice(io.RawIOBase):
+class Slice(io.RawIOBase):
     """Bytes `start` to `end` of a file as a file of its own."""
 
     def __init__(self, file: BinaryIO, start: int, end: int) -> None:

@@ -25,7 +25,7 @@ BLANK = re.compile(rb"[\r\n]+")
 NEXT_WARC = re.compile(members.WARC_START)
 NEXT_ARC = re.compile(rb"(?<=\n)" + members.ARC_START)
 ARC_FILE = re.compile(rb"\s*filedesc:")
-ARC_HEAD = re.compile(rb"([a-z][a-z0-9+.-]{1,20}:[^\r\n]{0,4000}) (\d{1,3}(?:\.\d{1,3}){3}) (\d{8,20}) ([^\r\n]{1,200})\r?\n")
+ARC_HEAD = re.compile(rb"([a-z][a-z0-9+.-]{1,20}:[^\r\n]{0,4000}) (\d{1,3}(?:\.\d{1,3}){3}) (\d{8,20}) ([^\r\n]{1,200})\r{0,2}\n")
 
 
 class Place(NamedTuple):
@@ -207,12 +207,13 @@ def _warc_head(window: _Window) -> tuple[dict[str, str], int | None] | None:
     end = window.find(HEAD_END, 0, MAX_HEAD)
     if end is None:
         return None
-    lines = window.take(end).decode("utf-8", "replace").splitlines()
+    # Only a line feed ends a line: a value may hold other characters that end lines elsewhere, such as U+2028.
+    lines = [line.rstrip("\r") for line in window.take(end).decode("utf-8", "replace").split("\n")]
     window.at = window.matches(HEAD_END).end()  # type: ignore[union-attr]
     headers: dict[str, str] = {}
     name = ""
     for line in lines[1:]:
-        if line[:1] in " \t" and name:  # a folded line
+        if line[:1] in (" ", "\t") and name:  # a folded line
             headers[name] += " " + line.strip()
         else:
             name, colon, value = line.partition(":")

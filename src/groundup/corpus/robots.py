@@ -55,8 +55,8 @@ def parse_robots(text: str, agent: str) -> Rules:
                 if key != "crawl-delay":
                     if value:
                         group.patterns.append((escape(value), key == "allow"))
-                elif re.fullmatch(r"\d{1,6}(\.\d+)?", value):
-                    group.delay = float(value)
+                elif re.fullmatch(r"\d+(\.\d+)?", value, re.ASCII):
+                    group.delay = float(value)  # infinite, if it has that many digits
     rules = groups.get(agent.lower()) or groups.get("*") or Rules()
     return Rules(rules.patterns, rules.delay, list(dict.fromkeys(sitemaps)))
 

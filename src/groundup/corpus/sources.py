@@ -3,7 +3,7 @@
 `pydoc:` the documentation of the running Python, served by its own pydoc and crawled like any site
 `stdlib:` the source code of its standard library       `topics:` its language reference
 `https://site/` a site, crawled     `cc:CC-MAIN-2026-17` a crawl of Common Crawl     `hf:org/name` a data set of the hub
-a path: a web archive (WARC, ARC, WET), JSON lines, Parquet, a page or text, or a folder of such files
+a path: a web archive (WARC, WACZ, ARC, WET), JSON lines, Parquet, a page or text, or a folder of such files
 """
 
 import ast
@@ -17,7 +17,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from groundup.corpus import common_crawl, pydoc_site, rows
+from groundup.corpus import common_crawl, pydoc_site, rows, wacz
+from groundup.corpus.content_type import gives_text, kind_of_body
 from groundup.corpus.crawl import CrawlCount, crawl
 from groundup.corpus.local import NO_SUCH
 from groundup.corpus.urls import quoted, split_url
@@ -34,7 +35,8 @@ CONTENT_TYPES = {
     ".md": "text/markdown",
     ".py": "text/x-python",
 }
-ARCHIVES = tuple(kind + packed for kind in (".warc", ".arc", ".wet") for packed in ("", ".gz", ".zst", ".lz4"))
+PACKED = ("", ".gz", ".zst", ".lz4")
+ARCHIVES = (".wacz", *(kind + packed for kind in (".warc", ".arc", ".wet") for packed in PACKED))
 KNOWN = (*CONTENT_TYPES, *rows.SUFFIXES, *ARCHIVES)
 
 
@@ -105,8 +107,12 @@ def _write(source: Source, warc: Path, fetched: Path, progress: Progress) -> Cra
         for page in pages:
             if counts.pages >= source.max_pages or counts.bytes >= source.max_mb * 1e6:
                 break
+            content_type = kind_of_body(page.content_type, "", page.body, page.charset)
+            if not gives_text(content_type):
+                refused["type"] += 1
+                continue
             charset = f"; charset={page.charset}" if page.charset else ""
-            out.resource(page.url, page.content_type + charset, page.body)
+            out.resource(page.url, content_type + charset, page.body)
             counts.pages += 1
             counts.bytes += len(page.body)
             progress.advance(1)
@@ -214,9 +220,10 @@ def _is_python(body: bytes) -> bool:
 
 def _archive(path: Path, wanted: Callable[[str], bool], refused: Counter[str]) -> Iterator[Page]:
     losses = Losses()
-    yield from _wanted(read_pages(path, losses), wanted)
+    zipped = wacz.is_wacz(path)
+    yield from _wanted(wacz.read_wacz(path, losses, refused) if zipped else read_pages(path, losses), wanted)
     if not losses.records:
-        raise UserError(f"{path}: not a web archive: give *.warc, *.warc.gz, *.arc, *.jsonl, *.parquet, or a folder of pages")
+        raise UserError(f"{path}: not a web archive: give *.warc.gz, *.wacz, *.arc, *.jsonl, *.parquet, or a folder of pages")
     refused["truncated"] += losses.truncated
     refused["damaged"] += losses.lost
     refused["malformed URL"] += losses.malformed

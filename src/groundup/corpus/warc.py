@@ -3,6 +3,7 @@
 Written here, and read: the pages in the records of `records.py`, with what their encodings did to them undone.
 """
 
+import base64
 import gzip
 import hashlib
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from groundup.corpus import http_message
+from groundup.corpus.content_type import kind_of_body, stated
 from groundup.corpus.members import CHUNK
 from groundup.corpus.records import MAX_RECORD_BYTES, Losses, Place, Record, records_of
 from groundup.corpus.urls import split_url
@@ -42,26 +44,33 @@ class WarcWriter:
         kept.append(("Content-Length", str(len(body))))
         head = "".join(f"{name}: {_one_line(value)}\r\n" for name, value in kept)
         block = f"HTTP/1.1 {status} \r\n{head}\r\n".encode("latin-1", "replace") + body
-        self._record("response", url, "application/http; msgtype=response", block)
+        self._record("response", url, "application/http; msgtype=response", block, payload=body)
 
     def resource(self, url: str, content_type: str, body: bytes) -> None:
         """A document that came by no HTTP, such as a file."""
-        self._record("resource", url, content_type, body)
+        self._record("resource", url, content_type, body, payload=body)
 
     def metadata(self, url: str, fields: list[tuple[str, str]]) -> None:
         """What there is to say of a URL that gave no page."""
         block = "".join(f"{name}: {_one_line(value)}\r\n" for name, value in fields).encode()
         self._record("metadata", url, "application/warc-fields", block)
 
-    def _record(self, kind: str, url: str, content_type: str, block: bytes) -> None:
+    def _record(self, kind: str, url: str, content_type: str, block: bytes, payload: bytes | None = None) -> None:
         date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         head = (
             f"WARC/1.1\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {_one_line(url)}\r\nWARC-Date: {date}\r\n"
             f"WARC-Record-ID: <urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, f'{kind} {date} {url}')}>\r\n"
-            f"Content-Type: {_one_line(content_type)}\r\nContent-Length: {len(block)}\r\n\r\n"
+            f"WARC-Block-Digest: {_sha1(block)}\r\n"
+            + (f"WARC-Payload-Digest: {_sha1(payload)}\r\n" if payload is not None else "")
+            + f"Content-Type: {_one_line(content_type)}\r\nContent-Length: {len(block)}\r\n\r\n"
         )
         self.file.write(gzip.compress(head.encode() + block + b"\r\n\r\n", compresslevel=6, mtime=0))
         self.file.flush()
+
+
+def _sha1(content: bytes) -> str:
+    """As other tools write and check it: FastWARC, warcio, Heritrix. It guards against damage, not against forgery."""
+    return "sha1:" + base64.b32encode(hashlib.sha1(content, usedforsecurity=False).digest()).decode()
 
 
 def _one_line(value: str) -> str:
@@ -71,7 +80,8 @@ def _one_line(value: str) -> str:
 
 @dataclass
 class Page:
-    """One document. `body` has content and transfer encodings undone; `content_type` is lower case, no parameters."""
+    """One document. `body` has content and transfer encodings undone; `content_type` is lower case, no parameters. Of an
+    archive's pages it is what `content_type.kind_of_body` makes of what is stated and of the body."""
 
     url: str
     content_type: str
@@ -106,11 +116,10 @@ def page_of(record: Record, name: str, losses: Losses, max_record_bytes: int = M
     if split_url(record.url) is None:
         losses.malformed += 1
         return None
-    content_type, charset = parse_content_type(record.headers.get("content-type", ""))
-    if record.kind == "conversion":
-        return Page(record.url, content_type, record.block, charset or "utf-8")
-    if record.kind == "resource" or (record.headers.get("arc") and not record.block.startswith(b"HTTP/")):
-        return Page(record.url, content_type, record.block, charset)
+    own, identified = record.headers.get("content-type", ""), record.headers.get("warc-identified-payload-type", "")
+    arc = bool(record.headers.get("arc"))
+    if record.kind != "response" or (arc and not record.block.startswith(b"HTTP/")):
+        return _page(record.url, own, identified, record.block, "utf-8" if record.kind == "conversion" else None)
     try:
         message = http_message.parse(record.block, max_record_bytes)
     except ValueError:
@@ -123,8 +132,7 @@ def page_of(record: Record, name: str, losses: Losses, max_record_bytes: int = M
         return None
     if record.whole and not message.whole:
         losses.add(Place(name, "truncated", *record.place, 0))
-    kind, charset = parse_content_type(message.headers.get("content-type", ""))
-    return Page(record.url, kind, message.body, charset)
+    return _page(record.url, message.headers.get("content-type", ""), own if arc else identified, message.body)
 
 
 def digest_of_pages(path: Path) -> str:
@@ -136,14 +144,10 @@ def digest_of_pages(path: Path) -> str:
     return every.hexdigest()
 
 
-def parse_content_type(value: str) -> tuple[str, str | None]:
-    """'Text/HTML; charset="UTF-8"' -> ('text/html', 'utf-8')."""
-    kind, *parameters = value.lower().split(";")
-    for parameter in parameters:
-        name, _, given = parameter.partition("=")
-        if name.strip() == "charset" and given.strip(" \"'"):
-            return kind.strip(), given.strip(" \"'")
-    return kind.strip(), None
+def _page(url: str, content_type: str, identified: str, body: bytes, charset: str | None = None) -> Page:
+    kind, given = stated([content_type])
+    charset = given or charset
+    return Page(url, kind_of_body(kind, identified, body, charset), body, charset)
 
 
 def complete_prefix(path: Path) -> int:

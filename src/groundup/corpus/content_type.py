@@ -1,0 +1,135 @@
+"""What kind of a body a page has: one answer for the crawler, archives and files, whatever a server claims.
+
+The first valid type that is stated counts, then what an archive's writer identified, then a look at the bytes. Whatever is
+stated, a body with the mark of another format or full of control bytes is no text, and XML is what its root element says.
+"""
+
+import re
+from collections.abc import Iterable
+
+HTML_TYPES = ("text/html", "application/xhtml+xml")
+FEED = "application/rss+xml"  # RSS of any version, RDF and Atom: a list of pages, none itself
+XML = "application/xml"
+BINARY = "application/octet-stream"
+PLAIN = "text/plain"
+LOOKED_AT = 4096  # bytes at the start, for marks and the root element
+MAX_LENGTH = 100  # of a type
+MAX_CONTROL = 0.05  # share of control bytes; of random bytes it is 0.1, of ordinary pages next to 0
+FEW_CONTROLS = 4  # and that many are no reason in the shortest text
+TYPE = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
+UNKNOWN = frozenset(("unknown/unknown", "application/unknown", "content/unknown", "application/x-unknown"))
+CONTROL = bytes(sorted(set(range(32)) - set(b"\t\n\x0b\x0c\r\x1b")))  # ESC is part of ISO-2022-JP
+SPACE = b" \t\r\n\x0b\x0c"
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+MARKS = {
+    b"%PDF-": "application/pdf", b"%!PS-": "application/postscript", b"{\\rtf": "application/rtf",
+    b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF87a": "image/gif", b"GIF89a": "image/gif",
+    b"II*\0": "image/tiff", b"MM\0*": "image/tiff", b"\0\0\1\0": "image/x-icon",
+    b"\x1f\x8b": "application/gzip", b"PK\3\4": "application/zip", b"PK\5\6": "application/zip",
+    b"7z\xbc\xaf\x27\x1c": "application/x-7z-compressed", b"Rar!\x1a\7": "application/vnd.rar",
+    b"BZh91AY&SY": "application/x-bzip2", b"\xfd7zXZ\0": "application/x-xz", b"\x28\xb5\x2f\xfd": "application/zstd",
+    b"\x04\x22\x4d\x18": "application/x-lz4", b"OggS\0": "audio/ogg", b"fLaC\0": "audio/flac",
+    b"ID3\2": "audio/mpeg", b"ID3\3": "audio/mpeg", b"ID3\4": "audio/mpeg", b"\x1aE\xdf\xa3": "video/webm",
+    b"FLV\1": "video/x-flv", b"wOFF": "font/woff", b"wOF2": "font/woff2", b"OTTO\0": "font/otf", b"\0\1\0\0\0": "font/ttf",
+    b"\x7fELF": BINARY, b"\0asm": "application/wasm", b"\xca\xfe\xba\xbe": BINARY,
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "application/x-ole-storage", b"SQLite format 3\0": "application/vnd.sqlite3",
+}  # fmt: skip
+RIFF = re.compile(rb"RIFF.{4}(WEBP|WAVE|AVI )", re.DOTALL)
+FTYP = re.compile(rb"\0\0.{2}ftyp", re.DOTALL)
+# The first element after declarations, instructions and comments, with its namespace's prefix apart.
+ROOT = re.compile(
+    rb"(?:\s+|<\?.{0,1000}?\?>|<!--.{0,2000}?-->|<!(?!--)[^>\[]{0,500}>)*+<(?:[a-z_][\w.-]{0,50}:)?([a-z][\w.-]{0,50})",
+    re.DOTALL | re.IGNORECASE,
+)
+# WHATWG MIME Sniffing, 7.1: what a page of no stated type begins with.
+PAGE_START = re.compile(
+    rb"<(?:!doctype html|html|head|script|iframe|h[1-6]|div|font|table|a|style|title|b|body|br|p|meta|link|main|article|section"
+    rb"|ul|ol|span)(?=[\s>/])|<!--",
+    re.IGNORECASE,
+)
+
+
+def stated(values: Iterable[str]) -> tuple[str, str | None]:
+    """The first valid type of these header values, in lower case, and the first charset they give; "" if none is valid.
+
+    'Text/HTML; charset="UTF-8"' -> ('text/html', 'utf-8'). Values may be doubled, absent, or lists with stray commas.
+    """
+    kind, charset = "", None
+    for piece in ",".join(values).lower().split(","):
+        name, *parameters = (part.strip() for part in piece.split(";"))
+        if not kind and len(name) <= MAX_LENGTH and TYPE.fullmatch(name) and name not in UNKNOWN:
+            kind = name
+        for parameter in parameters:
+            key, _, given = parameter.partition("=")
+            if charset is None and key.strip() == "charset":
+                charset = given.strip(" \"'")[:MAX_LENGTH] or None
+    return kind, charset
+
+
+def kind_of_body(kind: str, identified: str, body: bytes, charset: str | None = None) -> str:
+    """The type of a body: `kind` as stated, or else as identified, or else by the bytes; corrected where these say otherwise."""
+    if mark := _mark(body):
+        return mark
+    if _is_binary(body, charset):
+        return BINARY
+    kind = kind or stated([identified])[0] or _sniffed(body)
+    if kind in HTML_TYPES or kind in (XML, "text/xml") or kind.endswith("+xml"):
+        return _of_root(kind, body)
+    return kind
+
+
+def gives_text(kind: str) -> bool:
+    """Whether text can be had from bodies of this type: web pages, and text of any kind but XML's."""
+    return kind in HTML_TYPES or (kind.startswith("text/") and kind != "text/xml")
+
+
+def may_give_text(kind: str) -> bool:
+    """Whether a body may, for all that the stated type says: its bytes decide where that is none, or XML's."""
+    return not kind or kind in (XML, "text/xml") or gives_text(kind)
+
+
+def _mark(body: bytes) -> str | None:
+    """The format whose magic number the body begins with, if any."""
+    start = body[:64].removeprefix(b"\xef\xbb\xbf").lstrip(SPACE) or body[:64]
+    for mark, kind in MARKS.items():
+        if start.startswith(mark) or body.startswith(mark):
+            return kind
+    if RIFF.match(body) or FTYP.match(body):
+        return BINARY
+    return None
+
+
+def _is_binary(body: bytes, charset: str | None) -> bool:
+    """Whether many of its bytes are control characters, or of its characters, if it is UTF-16."""
+    if body.startswith(UTF16) or (charset or "").startswith(("utf-16", "utf16")):
+        codec = "utf-16" if body.startswith(UTF16) else ("utf-16-be" if (charset or "").endswith("be") else "utf-16-le")
+        body = body[:LOOKED_AT].decode(codec, "replace").encode("utf-8", "replace")
+    for part in (body, body.rstrip(b"\0")):  # with which some archives fill up
+        if len(part) - len(part.translate(None, CONTROL)) <= max(FEW_CONTROLS, len(part) * MAX_CONTROL):
+            return False
+    return True
+
+
+def _start(body: bytes) -> bytes:
+    start = body[:LOOKED_AT]
+    if start.startswith(UTF16):
+        return start.decode("utf-16", "replace").encode()
+    return start.removeprefix(b"\xef\xbb\xbf")
+
+
+def _sniffed(body: bytes) -> str:
+    start = _start(body).lstrip(SPACE)
+    if start[:5].lower() == b"<?xml":
+        return XML
+    return HTML_TYPES[0] if PAGE_START.match(start) else PLAIN
+
+
+def _of_root(kind: str, body: bytes) -> str:
+    """The type of HTML or XML by its root element: a page's, a feed's, or as stated."""
+    root = ROOT.match(_start(body))
+    name = root[1].lower() if root else b""
+    if name in (b"rss", b"feed", b"rdf"):
+        return FEED
+    if kind in HTML_TYPES:
+        return kind
+    return HTML_TYPES[1] if name == b"html" else (XML if kind == "text/xml" else kind)

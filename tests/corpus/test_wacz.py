@@ -1,0 +1,149 @@
+"""WACZ: the WARCs inside are read where they lie; nothing is written under a name of the zip file's."""
+
+import gzip
+import os
+import zipfile
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groundup.corpus import wacz
+from groundup.corpus.sources import collect
+from groundup.corpus.wacz import read_wacz
+from groundup.corpus.warc import Losses, WarcWriter, read_pages
+from groundup.errors import UserError
+from groundup.recipe import Source
+
+
+def warc(tmp_path, numbers) -> bytes:
+    path = tmp_path / "made.warc.gz"
+    with WarcWriter(path) as out:
+        for number in numbers:
+            body = f"<p>page {number}</p>".encode()
+            out.response(f"http://a.org/{number}", 200, [("Content-Type", "text/html")], body)
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+def make(path, warcs: dict[str, bytes], how: int = zipfile.ZIP_STORED) -> None:
+    with zipfile.ZipFile(path, "w") as out:
+        out.writestr("datapackage.json", '{"profile": "data-package", "wacz_version": "1.1.1"}', zipfile.ZIP_DEFLATED)
+        out.writestr("pages/pages.jsonl", '{"format": "json-pages-1.0"}\n', zipfile.ZIP_DEFLATED)
+        out.writestr("indexes/index.cdx.gz", gzip.compress(b""))
+        for name, content in warcs.items():
+            out.writestr(name, content, how)
+
+
+def read(path) -> tuple[list[str], Losses, Counter]:
+    losses, refused = Losses(), Counter()
+    return [page.url.rpartition("/")[2] for page in read_wacz(path, losses, refused)], losses, refused
+
+
+@pytest.mark.parametrize("how", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("name", ["a.wacz", "a.zip", "no ending"])
+def test_a_source_of_two_warcs(tmp_path, how, name):
+    path = tmp_path / name
+    make(path, {"archive/b.warc.gz": warc(tmp_path, [0, 1]), "archive/a.warc": gzip.decompress(warc(tmp_path, [2]))}, how)
+    counts = collect(Source(source=str(path), domain="d"), tmp_path / "pages", "s", 1.0, "test")
+    assert counts == {"pages": 3, "bytes": 39, "refused": {}}
+    pages = read_pages(tmp_path / "pages" / "s.warc.gz", Losses())
+    assert [page.url for page in pages] == [f"http://a.org/{number}" for number in range(3)]
+
+
+def test_names_that_lead_elsewhere_are_no_warcs_and_nothing_is_written(tmp_path, monkeypatch):
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    content = warc(tmp_path, [0])
+    names = ["archive/a.warc.gz", "archive/../../b.warc.gz", "../archive/c.warc.gz", "/archive/d.warc.gz", "archive/x/e.warc.gz"]
+    for how in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        make(inside / "a.wacz", dict.fromkeys(names, content), how)
+        monkeypatch.chdir(inside)
+        assert read(inside / "a.wacz")[0] == ["0"]
+    assert [found for _, _, found in os.walk(tmp_path)] == [[], ["a.wacz"]]
+
+
+def test_a_folder_may_hold_one(tmp_path):
+    folder = tmp_path / "all"
+    folder.mkdir()
+    make(folder / "a.wacz", {"archive/a.warc.gz": warc(tmp_path, [0])})
+    (folder / "b.txt").write_text("words")
+    assert collect(Source(source=str(folder), domain="d"), tmp_path / "pages", "s", 1.0, "test")["pages"] == 2
+
+
+def test_damage_is_counted_or_one_line(tmp_path, monkeypatch):
+    path = tmp_path / "a.wacz"
+    content = warc(tmp_path, [0, 1])
+    make(path, {"archive/a.warc.gz": content, "archive/b.warc.gz": warc(tmp_path, [2])})
+    whole = path.read_bytes()
+    at = whole.index(content)
+    path.write_bytes(whole[: at + 10] + bytes(20) + whole[at + 30 :])  # inside the first record
+    found, losses, refused = read(path)
+    assert (found, losses.lost, refused) == (["1", "2"], 1, Counter())
+
+    path.write_bytes(whole[:-40])
+    with pytest.raises(UserError, match="not a sound zip file"):
+        read(path)
+    make(path, {"other/a.warc.gz": content})
+    with pytest.raises(UserError, match="a zip file without WARCs under archive/"):
+        read(path)
+    monkeypatch.setattr(wacz, "MAX_FILES", 3)
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match="lists 5 files"):
+        read(path)
+
+
+def test_bombs_and_what_cannot_be_opened_are_passed_over(tmp_path):
+    path = tmp_path / "a.wacz"
+    good = warc(tmp_path, [0])
+    make(path, {"archive/bomb.warc": bytes(1 << 20), "archive/good.warc.gz": good}, zipfile.ZIP_DEFLATED)
+    assert read(path)[::2] == (["0"], Counter(damaged=1))
+    make(path, {"archive/bz.warc": good}, zipfile.ZIP_BZIP2)
+    assert read(path)[::2] == ([], Counter(damaged=1))
+    # One member listed many times is not read more often than the file is long.
+    make(path, {"archive/a.warc.gz": good})
+    with zipfile.ZipFile(path, "a") as out:
+        info = out.getinfo("archive/a.warc.gz")
+        for number in range(200):
+            other = zipfile.ZipInfo(f"archive/{number}.warc.gz")
+            other.header_offset, other.compress_size, other.file_size = info.header_offset, info.compress_size, info.file_size
+            other.CRC = info.CRC
+            out.filelist.append(other)
+        out._didModify = True
+    found, _, refused = read(path)
+    assert 1 <= len(found) < 200
+    assert len(found) + refused["damaged"] == 201
+
+
+def test_numbers_in_a_record_of_their_own(tmp_path, monkeypatch):
+    path = tmp_path / "a.wacz"
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 2)
+    make(path, {"archive/a.warc.gz": warc(tmp_path, [0])})
+    assert b"PK\6\7" in path.read_bytes()
+    assert read(path)[0] == ["0"]
+    monkeypatch.setattr(wacz, "MAX_FILES", 3)
+    with pytest.raises(UserError, match="lists 4 files"):
+        read(path)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wacz")
+    make(folder / "a.wacz", {"archive/a.warc.gz": warc(folder, range(3))})
+    make(folder / "b.wacz", {"archive/a.warc": gzip.decompress(warc(folder, range(3)))}, zipfile.ZIP_DEFLATED)
+    return [(folder / name).read_bytes() for name in ("a.wacz", "b.wacz")]
+
+
+@given(st.integers(0, 1), st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(1, 255)), max_size=4), st.integers(0, 1 << 20))
+def test_any_damage_ends_in_pages_or_one_line(tmp_path_factory, sound, which, flips, cut):
+    content = bytearray(sound[which])
+    for at, bits in flips:
+        content[at % len(content)] ^= bits
+    path = tmp_path_factory.mktemp("wacz") / "a.wacz"
+    path.write_bytes(content[: len(content) - (cut % len(content) if cut & 1 else 0)])
+    try:
+        assert len(read(path)[0]) <= 3
+    except UserError as error:
+        assert "\n" not in str(error) and len(str(error)) < 300
