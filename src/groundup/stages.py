@@ -5,6 +5,7 @@ Chapters are imported where they are used, so that `groundup run --dry-run` and 
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -184,13 +185,16 @@ def sft(context: Context) -> Results:
         write_jsonl(context.work / f"{side}.jsonl", some)
     context.say(", ".join(f"{side}: {len(some):,} questions" for side, some in rows.items()) + ", split by object")
     encoder, model = _tokenizer(context), _model(context, "base")
-    steps = finetune(model, encoder, rows["train"], settings, _device(context), context.work, seed)
+    left_out: Counter[str] = Counter()
+    steps = finetune(model, encoder, rows["train"], settings, _device(context), context.work, seed, left_out)
+    _say_left_out(context, left_out)
     folder.save(context.work, model, encoder, chat=True)
     checkpoint.clear(context.work)
     asked = rows["held_out"][: settings.held_out_questions]
     results = compare_with_base(model, _model(context, "base"), encoder, asked, settings.max_answer_tokens, seed)
     write_jsonl(context.work / "samples.jsonl", results.pop("samples"))
-    return {"questions": {side: len(some) for side, some in rows.items()}, "steps": steps, **results}
+    counts = {side: len(some) for side, some in rows.items()}
+    return {"questions": counts, "steps": steps, "left_out": dict(left_out), **results}
 
 
 def preferences(context: Context) -> Results:
@@ -221,13 +225,16 @@ def reward(context: Context) -> Results:
     encoder, recipe = _tokenizer(context), context.recipe
     pairs = {split: read_jsonl(context.inputs["preferences"] / f"{split}.jsonl") for split in ("train", "held_out")}
     dtype = _device(context).training_dtype
-    scorer = fit(_model(context, "sft"), encoder, pairs["train"], recipe.reward, dtype, context.work, recipe.seed)
+    left_out: Counter[str] = Counter()
+    sft, work = _model(context, "sft"), context.work
+    scorer = fit(sft, encoder, pairs["train"], recipe.reward, dtype, work, recipe.seed, left_out)
     folder.save(context.work, scorer, encoder, chat=True)
     checkpoint.clear(context.work)
-    results, scored = assess(scorer, encoder, pairs["held_out"] or pairs["train"])
+    results, scored = assess(scorer, encoder, pairs["held_out"] or pairs["train"], left_out)
+    _say_left_out(context, left_out)
     write_jsonl(context.work / "scored.jsonl", scored)
     write_json(context.work / "scale.json", {"mean": results["mean"], "deviation": results["deviation"]})
-    return results
+    return {**results, "left_out": dict(left_out)}
 
 
 def dpo(context: Context) -> Results:
@@ -237,8 +244,10 @@ def dpo(context: Context) -> Results:
     pairs = read_jsonl(context.inputs["preferences"] / "train.jsonl")
     policy, recipe = _model(context, "sft"), context.recipe
     dtype = _device(context).training_dtype
-    steps = optimise(policy, _tokenizer(context), pairs, recipe.dpo, dtype, context.work, recipe.seed)
-    return {"steps": steps, **_finish_policy(context, policy)}
+    left_out: Counter[str] = Counter()
+    steps = optimise(policy, _tokenizer(context), pairs, recipe.dpo, dtype, context.work, recipe.seed, left_out)
+    _say_left_out(context, left_out)
+    return {"steps": steps, "left_out": dict(left_out), **_finish_policy(context, policy)}
 
 
 def ppo(context: Context) -> Results:
@@ -250,11 +259,13 @@ def ppo(context: Context) -> Results:
     scale = read_json(context.inputs["reward"] / "scale.json")
     scorer = load_scorer(context.inputs["reward"]).to(_device(context).torch_device)
     policy, recipe = _model(context, "sft"), context.recipe
+    left_out: Counter[str] = Counter()
     summary = optimise(
         policy, scorer, (scale["mean"], scale["deviation"]), _tokenizer(context), questions, recipe.ppo,
-        recipe.sft.max_answer_tokens, _device(context).training_dtype, context.work, recipe.seed,
+        recipe.sft.max_answer_tokens, _device(context).training_dtype, context.work, recipe.seed, left_out,
     )  # fmt: skip
-    return {**summary, **_finish_policy(context, policy)}
+    _say_left_out(context, left_out)
+    return {**summary, "left_out": dict(left_out), **_finish_policy(context, policy)}
 
 
 def report(context: Context) -> Results:
@@ -264,6 +275,13 @@ def report(context: Context) -> Results:
     path = context.work / "report.html"
     write(path, context.recipe, context.inputs)
     return {"report": "report/report.html", "kb": round(path.stat().st_size / 1024)}
+
+
+def _say_left_out(context: Context, left_out: Counter[str]) -> None:
+    from groundup.posttraining.rows import said
+
+    if left_out:
+        context.say(f"{left_out.total():,} rows left out of training or its measures: {said(left_out)}")
 
 
 def _finish_policy(context: Context, policy: "Decoder") -> Results:

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from groundup.core.text import printable
 from groundup.corpus import fetch
 from groundup.corpus.fetch import AGENT, Unreachable, back_off, seconds_of
+from groundup.corpus.records import natural
 from groundup.errors import UserError
 
 CONNECTIONS = 10  # with more, data.commoncrawl.org answers 403, for hours
@@ -52,6 +53,10 @@ class Again(Exception):
     def __init__(self, why: str, wait: float | None = None) -> None:
         super().__init__(why)
         self.wait = wait
+
+
+class Missing(UserError):
+    """There is no such file: the end of what only it was for, not of the other ranges."""
 
 
 class Ranges:
@@ -116,14 +121,14 @@ class Ranges:
         return self.pool.submit(self._had, wanted)
 
     def in_order(self, wanted: Iterable[Range]) -> Iterator[bytes]:
-        """The ranges one after another, those that follow being fetched meanwhile."""
+        """The ranges one after another, those that follow being fetched meanwhile; b"" where there is no such file."""
         waiting: deque[Future[bytes]] = deque()
         for one in wanted:
             waiting.append(self.submit(one))
             if len(waiting) > 2 * self.connections:
-                yield waiting.popleft().result()
+                yield _there(waiting.popleft())
         while waiting:
-            yield waiting.popleft().result()
+            yield _there(waiting.popleft())
 
     def _had(self, wanted: Range) -> bytes:
         with self.lock:
@@ -157,6 +162,8 @@ class Ranges:
             try:
                 total = self._ask(path, start, length, received)
                 return bytes(received), total
+            except Missing:
+                raise
             except UserError as error:
                 raise self._give_up(error) from None
             except (Again, Unreachable, OSError, http.client.HTTPException) as error:
@@ -200,9 +207,14 @@ class Ranges:
             given, _, whole = (response.headers["Content-Range"] or "").removeprefix("bytes ").partition("/")
             if given.partition("-")[0] != str(first):
                 raise Again(f"asked from byte {first}, given {given or 'no range'}")
-            total = int(whole) if whole.isdigit() else 0
+            total = natural(whole) or 0
         elif response.status == 200:
             raise Again("the server gives no parts of files")
+        elif response.status in (404, 410):
+            response.read(CHUNK)
+            if not response.isclosed():
+                self._hang_up()
+            raise Missing(f"{self.base}{path}: status {response.status}: check the name of the crawl")
         else:
             raise UserError(f"{self.base}{path}: status {response.status}: check the name of the crawl")
         promised = response.length
@@ -242,6 +254,13 @@ class Ranges:
             self.open.remove(connection)
             with suppress(OSError):
                 connection.close()
+
+
+def _there(content: "Future[bytes]") -> bytes:
+    try:
+        return content.result()
+    except Missing:
+        return b""
 
 
 class RangeFile(io.RawIOBase):

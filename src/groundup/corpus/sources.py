@@ -16,11 +16,11 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from groundup.corpus import common_crawl, pydoc_site, rows, urls
+from groundup.corpus import common_crawl, pydoc_site, rows
 from groundup.corpus.crawl import CrawlCount, crawl
 from groundup.corpus.local import NO_SUCH
+from groundup.corpus.urls import quoted, split_url
 from groundup.corpus.warc import Losses, Page, WarcWriter, read_pages
 from groundup.errors import UserError
 from groundup.files import replacing
@@ -126,27 +126,27 @@ def _pages(
 
         for name in sorted(topics):
             if wanted(f"/{name}"):
-                yield Page(f"file:///topics/{quote(name)}", "text/plain", topics[name].encode(), "utf-8")
+                yield Page(f"file:///topics/{quoted(name)}", "text/plain", topics[name].encode(), "utf-8")
     elif source.source.startswith("cc:"):
         found = common_crawl.pages(
             source.source, fetched, refused, host=source.host, language=source.language, mime=source.mime
         )
         with closing(found):
-            yield from _wanted(found, wanted, refused)
+            yield from _wanted(found, wanted)
     elif source.source.startswith("hf:"):
-        yield from _wanted(rows.read_hub(source.source, source.text_column, refused), wanted, refused)
+        yield from _wanted(rows.read_hub(source.source, source.text_column, refused), wanted)
     else:
         path = Path(source.source).expanduser()
         if path.is_dir():
             names = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-            label = quote(path.resolve().name)
+            label = quoted(path.resolve().name)
             for name in sorted(names):
                 yield from _file(path, label, name, source.text_column, wanted, refused)
         elif path.is_file():
             if not path.name.lower().endswith(KNOWN):
                 yield from _archive(path, wanted, refused)  # whatever its name
             else:
-                label = quote(path.resolve().parent.name)
+                label = quoted(path.resolve().parent.name)
                 yield from _file(path.parent, label, path.name, source.text_column, wanted, refused)
         else:
             raise UserError(NO_SUCH.format(source.source))
@@ -160,17 +160,15 @@ def _file(
     if Path(lower).suffix in CONTENT_TYPES:
         yield from _files(root, label, [name], wanted, refused)
     elif lower.endswith(rows.SUFFIXES):
-        yield from _wanted(rows.read_rows(root / name, column, refused), wanted, refused)
+        yield from _wanted(rows.read_rows(root / name, column, refused), wanted)
     elif lower.endswith(ARCHIVES):
         yield from _archive(root / name, wanted, refused)
 
 
-def _wanted(pages: Iterator[Page], wanted: Callable[[str], bool], refused: Counter[str]) -> Iterator[Page]:
+def _wanted(pages: Iterator[Page], wanted: Callable[[str], bool]) -> Iterator[Page]:
     for page in pages:
-        parts = urls.parse(page.url)
-        if parts is None:
-            refused["address"] += 1
-        elif wanted(parts.path or "/"):
+        parts = split_url(page.url)
+        if wanted((parts.path if parts else "") or "/"):
             yield page
 
 
@@ -200,7 +198,7 @@ def _files(
         if content_type == "text/x-python" and not _is_python(body):
             refused["not Python"] += 1  # tests of the parser, mostly
         else:
-            yield Page(f"file:///{label}/{quote(name)}", content_type, body)
+            yield Page(f"file:///{label}/{quoted(name)}", content_type, body)
 
 
 def _is_python(body: bytes) -> bool:
@@ -216,8 +214,9 @@ def _is_python(body: bytes) -> bool:
 
 def _archive(path: Path, wanted: Callable[[str], bool], refused: Counter[str]) -> Iterator[Page]:
     losses = Losses()
-    yield from _wanted(read_pages(path, losses), wanted, refused)
+    yield from _wanted(read_pages(path, losses), wanted)
     if not losses.records:
         raise UserError(f"{path}: not a web archive: give *.warc, *.warc.gz, *.arc, *.jsonl, *.parquet, or a folder of pages")
     refused["truncated"] += losses.truncated
     refused["damaged"] += losses.lost
+    refused["malformed URL"] += losses.malformed

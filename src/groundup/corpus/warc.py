@@ -17,6 +17,7 @@ from typing import BinaryIO
 from groundup.corpus import http_message
 from groundup.corpus.members import CHUNK
 from groundup.corpus.records import MAX_RECORD_BYTES, Losses, Place, Record, records_of
+from groundup.corpus.urls import split_url
 
 
 class WarcWriter:
@@ -101,6 +102,9 @@ def pages_of(
 def page_of(record: Record, name: str, losses: Losses, max_record_bytes: int = MAX_RECORD_BYTES) -> Page | None:
     """The page that a record holds, if it holds one."""
     if not record.url or record.kind not in ("response", "resource", "conversion"):
+        return None
+    if split_url(record.url) is None:
+        losses.malformed += 1
         return None
     content_type, charset = parse_content_type(record.headers.get("content-type", ""))
     if record.kind == "conversion":

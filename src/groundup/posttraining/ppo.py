@@ -8,6 +8,7 @@ value function initialised from the reward model, no dropout.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from groundup.core.seals import read_sealed, write_sealed
+from groundup.errors import UserError
 from groundup.files import write_jsonl
 from groundup.model.decoder import Decoder, Scorer
 from groundup.posttraining.batches import Row, answer_log_probabilities, chosen_rows, collate, prompt_of
@@ -157,15 +159,17 @@ def optimise(
     dtype: torch.dtype,
     folder: Path,
     seed: int,
+    left_out: Counter[str] | None = None,
 ) -> dict[str, Any]:
     """Train `policy` in place against the reward model; `scale` is the mean and deviation of its rewards.
 
     Returns the first and last iteration's metrics; each rollout's also stand in `folder`/rollouts.jsonl. When cut off, they
-    are found again in rollouts.json; without them, training begins anew.
+    are found again in rollouts.json; without them, training begins anew. Questions that leave no room in the context for an
+    answer are counted in `left_out`. Raises UserError when none stays.
     """
     judge = Judge(copy.deepcopy(policy), scorer, *scale, settings.kl_coefficient, dtype)
     model = ActorCritic(policy, copy.deepcopy(scorer))
-    prompts = [prompt_of(tokenizer, question) for question in questions]
+    prompts = _fitting(policy, [prompt_of(tokenizer, question) for question in questions], max_tokens, left_out)
     ends = [tokenizer.message_end, tokenizer.end_of_text]
     sampling = Sampling(max_tokens)
     updates = settings.epochs * min(settings.minibatches, settings.rollouts, len(prompts))  # an iteration
@@ -194,3 +198,17 @@ def optimise(
     write_jsonl(folder / "rollouts.jsonl", rollouts)
     log.unlink()
     return {"iterations": settings.iterations, "first": rollouts[0], "last": rollouts[-1]}
+
+
+def _fitting(
+    policy: Decoder, prompts: list[list[int]], max_tokens: int, left_out: Counter[str] | None
+) -> list[list[int]]:
+    """The prompts of which `generate` would not drop the beginning."""
+    context = policy.config.max_position_embeddings
+    longest = context - min(max_tokens, context // 2)
+    found = [prompt for prompt in prompts if len(prompt) <= longest]
+    if left_out is not None and len(found) < len(prompts):
+        left_out[f"longer than {longest} tokens"] += len(prompts) - len(found)
+    if not found:
+        raise UserError(f"ppo: none of {len(prompts)} questions has at most {longest} tokens; the rest is for the answer")
+    return found
