@@ -26,7 +26,8 @@ from groundup.errors import UserError
 from groundup.run import Run
 from groundup.stages import STAGES
 
-HALF_MADE = {"pages": 15, "annotations": 30, "base": 15, "sft": 40, "reward": 40, "dpo": 30, "ppo": 30}  # flips of each
+HALF_MADE = {"pages": 10, "annotations": 20, "base": 6, "sft": 24, "reward": 20, "dpo": 20, "ppo": 20}  # flips of each
+STEPS = "\n[reward]\nbatch_pairs = 4\n\n[dpo]\nbatch_pairs = 4\n"  # or each were a single step
 READ_ON = ("sft", "dpo")  # stages whose model the chat is asked of
 QUESTION = "What does `os.path.join` do?\n"
 
@@ -37,16 +38,17 @@ class Cut(BaseException):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--finished-flips", type=int, default=300)
+    parser.add_argument("--finished-flips", type=int, default=380)
     parser.add_argument("--share", type=float, default=1.0, help="of the flips of half-made runs")
     parser.add_argument("--seed", type=int, default=0)
     options, _ = parser.parse_known_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    recipe = recipes.load(ROOT / "recipes" / "tiny.toml")
     start, chance = time.monotonic(), random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
-        run = Path(name) / "tiny"
-        finished_run(run, ROOT / "recipes" / "tiny.toml")
+        run, path = Path(name) / "tiny", Path(name) / "tiny.toml"
+        path.write_text((ROOT / "recipes" / "tiny.toml").read_text(encoding="utf-8") + STEPS, encoding="utf-8")
+        recipe = recipes.load(path)
+        finished_run(run, path)
         outcomes = finished(run, recipe, chance, options.finished_flips)
         for stage, flips in HALF_MADE.items():
             outcomes += half_made(run, Path(name), recipe, stage, chance, round(flips * options.share))
