@@ -8,6 +8,7 @@ import codecs
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -109,6 +110,22 @@ def files_of(folder: Path, endings: Sequence[str]) -> tuple[list[str], list[str]
 def has_ending(name: str, endings: Sequence[str]) -> bool:
     name = name.lower()
     return any(name.removesuffix(packed).endswith(tuple(endings)) for packed in ("", *PACKED))
+
+
+def by_ending(names: Sequence[str]) -> dict[str, int]:
+    """How many names there are of each ending, the commonest first; beyond eight endings the rest together."""
+    counts = Counter(PurePath(name).suffix.lower() or "without an ending" for name in names).most_common()
+    rest = sum(count for _, count in counts[8:])
+    return dict(counts[:8]) | ({"of other endings": rest} if rest else {})
+
+
+def skipped_lines(names: Sequence[str]) -> list[str]:
+    """For people: one line for each ending of files that are passed over, with the names of the first three."""
+    lines = []
+    for ending, count in by_ending(names).items():
+        those = [name for name in names if (PurePath(name).suffix.lower() or "without an ending") == ending]
+        lines.append(f"skipped {count} {ending}: {', '.join(those[:3])}{', ...' if count > 3 else ''}".rstrip(": "))
+    return lines
 
 
 def _head(path: Path) -> tuple[str, bytes]:
