@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -45,9 +46,18 @@ class Refused(Counter[str]):
         self.update(other)
         self.first = self.first or other.first
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (dict(self), self.first)  # a Counter's own forgets the rest
+
     def __str__(self) -> str:
         counts = ", ".join(f"{reason}: {count}" for reason, count in sorted(self.items()) if count)
         return f"{counts}; first {self.first}" if self.first else counts
+
+
+def _restored(counts: dict[str, int], first: str) -> Refused:
+    refused = Refused(counts)
+    refused.first = first
+    return refused
 
 
 def batches(
@@ -162,7 +172,7 @@ def gathered(
 
 
 def well_formed(text: str) -> str:
-    """Halves of surrogate pairs, which JSON can hold and UTF-8 cannot, become U+FFFD; two that belong together are one."""
+    """Text that UTF-8 can hold: surrogate pairs joined, each lone surrogate replaced by U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -303,7 +313,7 @@ def _parquet(
         fits = pc.less_equal(sizes, max_bytes)
         refused.add("size", f"{path}: rows from {start + 1}", pc.sum(pc.invert(fits)).as_py() or 0)
         notes = [_notes(batch[name] if name in batch.schema.names else pa.nulls(len(batch))) for name in others]
-        rows = pa.array(range(start, start + len(batch)), pa.int64())
+        rows = pa.array(np.arange(start, start + len(batch)))
         full = pa.record_batch([rows, bodies, *notes], names=["row", "text", *others])
         yield full if whole and pc.all(fits).as_py() else full.filter(fits)  # a null does not fit
 
