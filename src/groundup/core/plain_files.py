@@ -33,6 +33,6 @@ def open_plain(path: Path) -> BinaryIO:
 
 def _require_plain(path: Path, mode: int) -> None:
     if stat.S_ISDIR(mode):
-        raise UserError(f"{path}: a folder, where a file is wanted")
+        raise UserError(f"{path}: is a folder, not a file")
     if not stat.S_ISREG(mode):
         raise UserError(f"{path}: a pipe, socket or device, not a plain file: write what it gives to a file first")

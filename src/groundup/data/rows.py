@@ -9,7 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
@@ -110,21 +110,33 @@ def records(
         for start, batch in _parquet_batches(path, None, refused, None):
             yield from enumerate(batch.to_pylist(), start)
         return
+    if kind.form == "csv":
+        yield from _named(csv_lists(path, refused, kind, max_bytes))
+        return
+    with _opened(path, kind, refused) as stream:
+        if kind.form == "lines":
+            yield from _lines(stream, path, refused, part, max_bytes)
+        else:
+            yield from _values(stream, path, refused, max_bytes)
+
+
+def csv_lists(path: Path, refused: Refused, kind: Kind, max_bytes: int = 2 * MAX_TEXT_BYTES) -> Iterator[list[str]]:
+    """The rows of a file of CSV, its header among them."""
+    with _opened(path, kind, refused) as stream:
+        yield from _csv(stream, kind, path, refused, max_bytes)
+
+
+@contextmanager
+def _opened(path: Path, kind: Kind, refused: Refused) -> Iterator[IO[bytes]]:
+    """The content of a file in UTF-8. Damage ends its reading and is counted."""
     with open_plain(path) as file:
-        stream = streams.content(file, kind.packing, kind.encoding, kind.mark)
         try:
-            if kind.form == "lines":
-                yield from _lines(stream, path, refused, part, max_bytes)
-            elif kind.form == "csv":
-                yield from _named(csv_rows(stream, kind, path, refused, max_bytes))
-            else:
-                yield from _values(stream, path, refused, max_bytes)
+            yield streams.content(file, kind.packing, kind.encoding, kind.mark)
         except DAMAGE:
             refused.add("damaged", str(path))
 
 
-def csv_rows(stream: IO[bytes], kind: Kind, path: Path, refused: Refused, max_bytes: int) -> Iterator[list[str]]:
-    """The rows of CSV, its header among them."""
+def _csv(stream: IO[bytes], kind: Kind, path: Path, refused: Refused, max_bytes: int) -> Iterator[list[str]]:
     csv.field_size_limit(min(max_bytes, 2**31 - 1))
     lines = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="")
     pieces = iter(lambda: lines.readline(max_bytes), "")  # a bound, where no line ends
@@ -193,11 +205,8 @@ def _note(value: Any) -> str | None:
 
 
 def _texts(path: Path, kind: Kind, refused: Refused) -> Iterator[tuple[int, bytes]]:
-    with open_plain(path) as file:
-        try:
-            yield from enumerate(streams.parts(streams.content(file, kind.packing, kind.encoding, kind.mark)))
-        except DAMAGE:
-            refused.add("damaged", str(path))
+    with _opened(path, kind, refused) as stream:
+        yield from enumerate(streams.parts(stream))
 
 
 def _with_column(
