@@ -1,6 +1,6 @@
 """Rows of files as Arrow record batches of text: JSON, CSV, Parquet and plain text, by what the file is (`kinds.py`).
 
-A batch holds about 4 MB, whatever a row is; a bad row is counted by its reason and passed over; texts become valid UTF-8.
+A batch holds about 1 MB, whatever a row is; a bad row is counted by its reason and passed over; texts become valid UTF-8.
 """
 
 import csv
@@ -26,7 +26,7 @@ from groundup.data.kinds import CONTROLS, Kind, kind_of
 from groundup.errors import UserError
 
 MAX_TEXT_BYTES = 64 << 20  # of one document
-BATCH_BYTES = 4 << 20
+BATCH_BYTES = 1 << 20
 BATCH_ROWS = 128  # at most: rows can be far longer than their mean
 SEARCHED_ROWS = 1000  # for the column of texts, before a file is refused for want of it
 DAMAGE = (OSError, EOFError, pa.ArrowException)
@@ -385,6 +385,8 @@ def _parquet_batches(
                     length = (min(row, part[1]) if part else row) - start - skipped
                     if length > 0:
                         yield start + skipped, _once_each(batch.slice(skipped, length))
+                    if part and row >= part[1]:
+                        return
             except (pa.ArrowException, OSError, ValueError):
                 refused.add("damaged", f"{path}: row {row + 1}", (min(ended, part[1]) if part else ended) - row)
 
