@@ -81,7 +81,7 @@ def test_sources_cannot_be_left_out(tmp_path):
 def test_file_that_is_missing_or_is_not_toml(tmp_path):
     path = tmp_path / "recipe.toml"
     assert "no such recipe" in refused(path)
-    assert "cannot be read" in refused(tmp_path)
+    assert "not a plain file" in refused(tmp_path)
     path.write_text("[base\ndepth = 2\n")
     assert "not valid TOML" in refused(path) and "line 1" in refused(path)
     path.write_bytes(b'name = "\xff"\n')

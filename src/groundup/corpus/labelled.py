@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from groundup.core.text import printable
-from groundup.corpus import linear, urls
+from groundup.corpus import linear
+from groundup.corpus.urls import split_url
 from groundup.corpus.words import split
 from groundup.data import kinds
 from groundup.data.kinds import kind_of
@@ -154,9 +155,5 @@ def _rows(path: Path, refused: Refused) -> Iterator[tuple[str, str]]:
     for batch in batches(path, "text", GROUP_COLUMNS, refused, kind):
         for row in batch.to_pylist():
             name, group = next(((name, row[name]) for name in GROUP_COLUMNS if row[name]), ("", ""))
-            yield row["text"], _site(group) if name == "url" else group
-
-
-def _site(url: str) -> str:
-    parts = urls.parse(url)
-    return (parts and parts.hostname) or url
+            parts = split_url(group) if name == "url" else None
+            yield row["text"], (parts.hostname if parts else None) or group

@@ -4,14 +4,13 @@ One column holds the text; it is chosen by name. A row is a page under its own `
 `file:///<folder>/<file>/<row>`. A column called `html` holds web pages, any other plain text.
 """
 
-import os
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from urllib.parse import quote
 
 import pyarrow as pa
 
+from groundup.corpus.urls import quoted, split_url
 from groundup.corpus.warc import Page
 from groundup.data.kinds import Kind
 from groundup.data.rows import Refused, batches, gathered, no_column
@@ -23,7 +22,7 @@ def read_rows(path: Path, column: str, refused: Refused, kind: Kind | None = Non
 
     Raises UserError when no row has the column, naming those there are, or when the file is neither text nor Parquet.
     """
-    place = f"file:///{quote(os.fsencode(path.resolve().parent.name))}/{quote(os.fsencode(path.name))}"
+    place = f"file:///{quoted(path.resolve().parent.name)}/{quoted(path.name)}"
     for batch in batches(path, column, ("url",), refused, kind):
         yield from _pages(batch, str(path), place, column, refused)
 
@@ -46,7 +45,7 @@ def read_hub(source: str, column: str, refused: Refused) -> Iterator[Page]:
         raise UserError(f"{source}: cannot be had ({why}): check the name, the split and the network") from None
     if first is not None and column not in first:
         raise UserError(no_column(source, column, first))
-    place = f"file:///{quote(Path(name).name)}/{split or 'train'}"
+    place = f"file:///{quoted(Path(name).name)}/{split or 'train'}"
     every = chain([] if first is None else [first], rows)
     for batch in gathered(enumerate(every), source, column, ("url",), refused):
         yield from _pages(batch, source, place, column, refused)
@@ -59,4 +58,7 @@ def _pages(batch: pa.RecordBatch, source: str, place: str, column: str, refused:
             refused.add("no text", f"{source}: row {number + 1}")
             continue
         url = url if url and url.startswith(("http://", "https://")) else f"{place}/{number}"
+        if split_url(url) is None or "\ufffd" in url:  # half of a surrogate pair, as the reader leaves it
+            refused.add("malformed URL", f"{source}: row {number + 1}")
+            continue
         yield Page(url, "text/html" if column == "html" else "text/plain", text.encode(), "utf-8")

@@ -12,18 +12,18 @@ import os
 import sys
 import sysconfig
 import warnings
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from groundup.core.plain_files import open_plain
 from groundup.core.text import printable
-from groundup.corpus import common_crawl, pydoc_site, rows, urls
+from groundup.corpus import common_crawl, pydoc_site, rows
 from groundup.corpus.crawl import CrawlCount, crawl
+from groundup.corpus.local import NO_SUCH
+from groundup.corpus.urls import quoted, split_url
 from groundup.corpus.warc import Losses, Page, WarcWriter, read_pages
 from groundup.data import kinds, streams
 from groundup.data.kinds import Kind, kind_of
@@ -135,15 +135,15 @@ def _pages(
 
         for name in sorted(topics):
             if wanted(f"/{name}"):
-                yield Page(f"file:///topics/{quote(name)}", "text/plain", topics[name].encode(), "utf-8")
+                yield Page(f"file:///topics/{quoted(name)}", "text/plain", topics[name].encode(), "utf-8")
     elif source.source.startswith("cc:"):
         found = common_crawl.pages(
             source.source, fetched, refused, host=source.host, language=source.language, mime=source.mime
         )
         with closing(found):
-            yield from _wanted(found, wanted, refused)
+            yield from _wanted(found, wanted)
     elif source.source.startswith("hf:"):
-        yield from _wanted(rows.read_hub(source.source, source.text_column, refused), wanted, refused)
+        yield from _wanted(rows.read_hub(source.source, source.text_column, refused), wanted)
     else:
         path = Path(source.source).expanduser()
         if path.is_dir():
@@ -151,9 +151,7 @@ def _pages(
         elif path.exists():
             yield from _file(path.parent, _label(path.parent), path.name, source.text_column, wanted, refused)
         else:
-            raise UserError(
-                f"{source.source}: no such source: give pydoc:, stdlib:, topics:, cc:, hf:, an https address, or a path"
-            )
+            raise UserError(NO_SUCH.format(source.source))
 
 
 def _folder(
@@ -173,7 +171,7 @@ def _folder(
 
 
 def _label(folder: Path) -> str:
-    return quote(os.fsencode(folder.resolve().name))
+    return quoted(folder.resolve().name)
 
 
 def _file(
@@ -199,15 +197,13 @@ def _file(
     elif kind.form == "text":
         yield from _files(root, label, [name], wanted, refused, kind)
     else:
-        yield from _wanted(rows.read_rows(path, column, refused, kind), wanted, refused)
+        yield from _wanted(rows.read_rows(path, column, refused, kind), wanted)
 
 
-def _wanted(pages: Iterator[Page], wanted: Callable[[str], bool], refused: Counter[str]) -> Iterator[Page]:
+def _wanted(pages: Iterator[Page], wanted: Callable[[str], bool]) -> Iterator[Page]:
     for page in pages:
-        parts = urls.parse(page.url)
-        if parts is None:
-            refused["address"] += 1
-        elif wanted(parts.path or "/"):
+        parts = split_url(page.url)
+        if wanted((parts.path if parts else "") or "/"):
             yield page
 
 
@@ -231,7 +227,7 @@ def _files(
     for name in names:
         if not wanted(f"/{name}"):
             continue
-        url = f"file:///{label}/{quote(os.fsencode(name))}"
+        url = f"file:///{label}/{quoted(name)}"
         plain = next((name.lower().removesuffix(end) for end in kinds.PACKED if name.lower().endswith(end)), name.lower())
         content_type = TEXT_TYPES.get(Path(plain).suffix, "text/html" if plain.endswith(PAGES) else "text/plain")
         if kind and content_type != "text/x-python":
@@ -301,9 +297,10 @@ def _archive(
 ) -> Iterator[Page]:
     losses = Losses()
     open_plain(path).close()
-    yield from _wanted(read_pages(path, losses), wanted, refused)
+    yield from _wanted(read_pages(path, losses), wanted)
     if not losses.records:
         give = "give *.warc, *.warc.gz, *.arc, *.jsonl, *.parquet, or a folder of pages"
         raise refusal or UserError(f"{path}: not a web archive: {give}")
     refused.add("truncated", str(path), losses.truncated)
     refused.add("damaged", str(path), losses.lost)
+    refused.add("malformed URL", str(path), losses.malformed)

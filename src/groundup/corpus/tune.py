@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from groundup.core.seals import verify
 from groundup.core.text import printable
 from groundup.corpus import personal, rules
 from groundup.errors import UserError
@@ -28,6 +29,7 @@ def tune(folder: Path, columns: list[str], samples: int) -> dict[str, Any]:
     shards = sorted(folder.glob("annotations-*.parquet")) or sorted(folder.glob("annotations/annotations-*.parquet"))
     if not shards:
         raise UserError(f"{folder}: no annotations-*.parquet; annotate pages first")
+    verify(shards[0].parent, "annotations-*.parquet")
     known = pq.read_schema(shards[0]).names
     wanted = [threshold for threshold in rules.THRESHOLDS if threshold.column in known]
     wanted += [rules.Threshold(name, -np.inf, np.inf, "score", SCORE_NOTE) for name in SCORES if name in known]

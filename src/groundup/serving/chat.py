@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from groundup.core.seals import open_stage
 from groundup.device import choose
 from groundup.errors import UserError
 from groundup.model.folder import load_decoder
-from groundup.run import open_stage
 from groundup.serving.engine import Sampling, generate
 from groundup.tokenizer.chat import render
 from groundup.tokenizer.tokenizer import StreamDecoder, Tokenizer

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import groundup.arrow  # noqa: F401 (for what it keeps away)
+from groundup.core.seals import checked
 from groundup.core.text import printable
 from groundup.data import kinds
 from groundup.data.kinds import Kind, kind_of
@@ -124,10 +125,10 @@ def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         if not path.exists():
             raise UserError(f"{path}: no such file or folder")
-        return [path]
+        return [checked(path)]
     for corpus in (path / "corpus" / "documents.parquet", path / "documents.parquet"):
         if corpus.is_file():
-            return [corpus]
+            return [checked(corpus)]
     if next(path.glob("*/stage.json"), None):
         raise UserError(f"{path}: a run without a corpus: let it come so far, or give files of text")
     found, skipped = kinds.files_of(path, ENDINGS)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from groundup.core.seals import is_sealed, seal
 from groundup.core.text import printable
 from groundup.data.rows import Refused
 from groundup.errors import UserError
@@ -60,7 +61,7 @@ def encode_corpus(
     todo = {
         stem: (folder, key, library, shard, split, stem)
         for shard, stem in zip(shards, stems, strict=True)
-        if not stem.with_name(stem.name + ".idx").is_file()
+        if not all(map(is_sealed, _files(stem)))
     }
     workers = workers or max(1, min(cores(), len(todo)))
     label, done = "encoding", len(shards) - len(todo)
@@ -122,7 +123,13 @@ def encode_shard(folder: Path, key: str, library: str, shard: Shard, split: str 
     batches = (texts.to_pylist() for texts, _ in documents.read(shard, split, refused))
     sequences = (np.concatenate([end, ids]) for texts in batches for ids in encode(texts))
     token_files.write(stem, sequences, token_files.dtype_for(tokenizer.size))
+    for path in _files(stem):
+        seal(path)
     return refused
+
+
+def _files(stem: Path) -> tuple[Path, Path]:
+    return stem.with_name(stem.name + ".bin"), stem.with_name(stem.name + ".idx")
 
 
 @cache

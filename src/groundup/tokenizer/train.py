@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from groundup.core.seals import is_sealed, seal
 from groundup.core.text import printable
 from groundup.data.rows import Refused
 from groundup.errors import UserError
@@ -103,7 +104,7 @@ def count_inputs(
     """
     shards = documents.find(inputs)
     paths = [folder / f"{shard.name}-{chosen.name}.parquet" for shard in shards]
-    todo = {path: (shard, chosen.name, path) for shard, path in zip(shards, paths, strict=True) if not path.is_file()}
+    todo = {path: (shard, chosen.name, path) for shard, path in zip(shards, paths, strict=True) if not is_sealed(path)}
     workers = workers or max(1, min(cores(), len(todo) // SHARDS_A_WORKER))
     label, done = "counting", len(shards) - len(todo)
     with pool(workers) as started, Progress(label, len(shards), "shards", done) as progress:
@@ -134,6 +135,7 @@ def count_shard(shard: Shard, rule_name: str, path: Path) -> Refused:
                       "pretoken": pa.array([], pa.large_binary()), "number": pa.array([], pa.int64())})  # fmt: skip
     with replacing(path) as temporary:
         pq.write_table(pa.concat_tables([empty, *tables]).unify_dictionaries(), temporary, compression="zstd")
+    seal(path)
     pa.default_memory_pool().release_unused()
     return refused
 
