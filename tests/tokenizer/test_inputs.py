@@ -122,3 +122,12 @@ def test_the_same_bytes_under_another_name_are_not_taken_for_what_was_counted(tm
     assert first != second
     (tmp_path / ("n" * 240 + ".jsonl")).write_text(LINES)
     train_bpe([tmp_path / ("n" * 240 + ".jsonl")], tmp_path / "out", 300, workers=1)
+
+
+def test_of_many_files_that_cannot_be_read_ten_are_named_and_all_counted(tmp_path, capsys):
+    for number in range(14):
+        (tmp_path / f"{number}.json").write_text("{}")
+    (tmp_path / "z.jsonl").write_text(LINES)
+    assert len(documents.find([tmp_path])) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 11 and said[-1] == "  skipped 4 more files that cannot be read"

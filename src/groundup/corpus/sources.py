@@ -167,7 +167,10 @@ def _folder(
             yield from _file(folder, _label(folder), name, column, wanted, refused)
         except UserError as refusal:
             refused.add("refused files", str(refusal))
-            remarks.append(f"skipped {refusal}")
+            if refused["refused files"] <= kinds.MOST_NAMED:
+                remarks.append(f"skipped {refusal}")
+    if (more := refused["refused files"] - kinds.MOST_NAMED) > 0:
+        remarks.append(f"skipped {more} more files that cannot be read")
 
 
 def _label(folder: Path) -> str:

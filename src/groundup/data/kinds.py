@@ -21,6 +21,7 @@ from groundup.data import streams
 from groundup.errors import UserError
 
 HEAD_BYTES = 1 << 16
+MOST_NAMED = 10  # refused files of a folder that are said one by one; all are counted
 PACKED = (".gz", ".zst", ".zstd", ".bz2", ".xz", ".lz4")
 ROWS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 TEXTS = (".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".org", ".adoc", ".asciidoc", ".py")
@@ -130,8 +131,11 @@ def skipped_lines(names: Sequence[str]) -> list[str]:
 
 def _head(path: Path) -> tuple[str, bytes]:
     """How a file is compressed, and how its content begins: of a damaged file as far as it can be read."""
-    with open_plain(path) as file:
-        packing = streams.packing_of(file.read(16))
+    try:
+        with open_plain(path) as file:
+            packing = streams.packing_of(file.read(16))
+    except OSError as error:  # a broken disk, or a file of /proc
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     head = b""
     for at_once in (HEAD_BYTES, 1):
         try:
@@ -143,7 +147,7 @@ def _head(path: Path) -> tuple[str, bytes]:
             head = head if at_once == 1 else b""
     else:
         if not head:
-            raise UserError(f"{path}: damaged {packing}: get it again")
+            raise UserError(f"{path}: damaged {packing or 'file'}: get it again")
     return packing, head
 
 

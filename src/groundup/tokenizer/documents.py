@@ -72,7 +72,10 @@ def find(inputs: Iterable[Path]) -> list[Shard]:
                 refusals.append(refusal)
                 if len(refusals) == len(files):
                     raise refusals[0] from None
-                print(printable(f"  skipped {refusal}"), file=sys.stderr)
+                if len(refusals) <= kinds.MOST_NAMED:
+                    print(printable(f"  skipped {refusal}"), file=sys.stderr)
+        if (more := len(refusals) - kinds.MOST_NAMED) > 0:
+            print(f"  skipped {more} more files that cannot be read", file=sys.stderr)
     return shards
 
 
