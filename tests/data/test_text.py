@@ -23,3 +23,16 @@ def test_what_is_no_text_is_refused(tmp_path):
     for name, why in said.items():
         with pytest.raises(UserError, match=f"/{name}: .*{why}"):
             read_whole(tmp_path / name)
+
+
+def test_a_file_that_the_system_does_not_give_is_refused(tmp_path, monkeypatch):
+    class Broken:
+        def __enter__(self):
+            raise OSError(5, "Input/output error")
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr("groundup.data.kinds.open_plain", lambda path: Broken())
+    with pytest.raises(UserError, match=r"a: cannot be read \(Input/output error\)"):
+        read_whole(tmp_path / "a")
