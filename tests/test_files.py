@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.errors import UserError
-from groundup.files import digest, read_json, read_jsonl, replacing, write_json, write_jsonl, write_text
+from groundup.files import digest, read_json, read_jsonl, read_text, replacing, write_json, write_jsonl, write_text
 
 text = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("\u2028\u2029\x85\r\n\x0b\x0c\x1c")))
 values = st.recursive(
@@ -118,3 +118,10 @@ def test_output_is_plain_utf8_with_unix_line_ends(tmp_path):
 def test_digest_is_blake2b(folder, content):
     (folder / "content").write_bytes(content)
     assert digest(folder / "content") == hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def test_a_byte_order_mark_is_no_part_of_what_is_read(tmp_path):
+    (tmp_path / "a").write_text('{"a": 1}\n{"a": 2}\n', encoding="utf-8-sig")
+    (tmp_path / "b").write_text('{"a": 1}\n', encoding="utf-8-sig")
+    assert read_jsonl(tmp_path / "a") == [{"a": 1}, {"a": 2}]
+    assert read_json(tmp_path / "b") == {"a": 1} and read_text(tmp_path / "b") == '{"a": 1}\n'

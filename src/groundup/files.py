@@ -62,7 +62,7 @@ def read_json(path: Path) -> Any:
     try:
         if path.exists() and not path.is_file():  # a named pipe would wait for ever
             raise UserError(f"{path}: not a plain file")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except RecursionError:
@@ -84,7 +84,7 @@ def read_text(path: Path) -> str:
     try:
         if path.exists() and not path.is_file():
             raise UserError(f"{path}: not a plain file")
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:

@@ -97,10 +97,31 @@ def test_no_benchmarks():
     assert contains_benchmark(["a b c"], read_benchmarks([])) == ([None], [])
 
 
-@pytest.mark.parametrize("name,content", [("a.jsonl", "{"), ("a.parquet", "x"), ("a.jsonl.gz", "x"), ("a.pdf", "x")])
+@pytest.mark.parametrize("name,content", [("a.jsonl", "{"), ("a.parquet", "x"), ("a.jsonl.gz", "x"), ("a.pdf", "%PDF-1.7")])
 def test_files_that_cannot_be_read_are_named(tmp_path, name, content):
     (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=f"{name}: (a damaged|not a) benchmark file"):
+    with pytest.raises(UserError, match=f"{name}: (a damaged benchmark file|not a Parquet file|a PDF)"):
         read_benchmarks([tmp_path / name])
-    with pytest.raises(UserError, match="no such benchmark file"):
+    with pytest.raises(UserError, match="no such file"):
         read_benchmarks([tmp_path / f"no-{name}"])
+
+
+def test_benchmarks_are_told_by_their_content(tmp_path):
+    row = json.dumps({"question": QUESTION, "deep": [["Sun"], {"a": "Moon"}]}) + "\n"
+    wrapped = {
+        "a.jsonl.zst": pa.compress(row.encode(), "zstd", asbytes=True), "b.json": f"[{row}]".encode(), "c": row.encode("utf-16"),
+        "d.csv": f"\ufeff{QUESTION},Sun,Moon\n".encode(), "e.txt": gzip.compress(f"{QUESTION}\nSun\nMoon".encode()),
+    }  # fmt: skip
+    for name, content in wrapped.items():
+        (tmp_path / name).write_bytes(content)
+    benchmarks = read_benchmarks([tmp_path / name for name in wrapped])
+    assert len(benchmarks.examples) == len(wrapped)
+    grams = [set(np.flatnonzero([file in owners for owners in np.split(benchmarks.owners, benchmarks.starts[1:-1])]))
+             for file in range(len(wrapped))]  # fmt: skip
+    assert all(found == grams[0] for found in grams)
+
+
+def test_one_bad_row_of_a_benchmark_is_not_passed_over(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"question": "' + "word " * 20 + '"}\n{"question": \n')
+    with pytest.raises(UserError, match=r"damaged benchmark file \(not a JSON object: 1; first .*line 2"):
+        read_benchmarks([tmp_path / "a.jsonl"])

@@ -66,7 +66,7 @@ def test_folder_takes_the_files_it_knows(tmp_path):
         ("file:///notes/b.md", "text/markdown"),
         ("file:///notes/deep/a%20b.html", "text/html"),
     ]
-    assert counts == {"pages": 2, "bytes": 8, "refused": {"not Python": 1}}
+    assert counts == {"pages": 2, "bytes": 8, "refused": {"not Python": 1, "skipped .png": 1}}
 
 
 def test_warc_source_says_what_was_damaged(tmp_path):

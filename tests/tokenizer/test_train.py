@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from groundup.data import rows
 from groundup.errors import UserError
 from groundup.tokenizer import documents, encode, train
 from groundup.tokenizer.bpe import train as merges_of
@@ -42,8 +43,8 @@ def read_all(path, split=None):
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     monkeypatch.setattr(documents, "SHARD_BYTES", 700)
-    monkeypatch.setattr(documents, "READ_AT_ONCE", 300)
-    monkeypatch.setattr(documents, "ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(rows, "BATCH_BYTES", 300)
+    monkeypatch.setattr(rows, "BATCH_ROWS", 4)
 
 
 def tokenizer_files(folder):
@@ -67,8 +68,8 @@ def test_splits_domains_nulls_and_bytes_that_are_not_utf8(tmp_path):
     path = write_parquet(tmp_path / "a.parquet", ["x", None, "z"], domain=["p", "q", None], split=["train", "train", "held_out"])
     (shard,) = documents.find([path])
     ((texts, domains),) = documents.read(shard)
-    assert texts.to_pylist() == ["x", "", "z"] and domains.to_pylist() == ["p", "q", "a"]
-    assert read_all(path, "held_out") == ["z"] and read_all(path, "train") == ["x", ""]
+    assert texts.to_pylist() == ["x", "z"] and domains.to_pylist() == ["p", "a"]
+    assert read_all(path, "held_out") == ["z"] and read_all(path, "train") == ["x"]
     broken = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(np.array([0, 3], np.int32)), pa.py_buffer(b"a\xffb")])
     pq.write_table(pa.table({"text": broken}), path)
     assert read_all(path) == ["a\ufffdb"]
@@ -77,10 +78,12 @@ def test_splits_domains_nulls_and_bytes_that_are_not_utf8(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("a.jsonl", b'{"text": "x"}\n{"text"\n', "the line at byte 14 is not JSON"),
-        ("a.jsonl", b'{"txt": "x"}\n', "no string `text`"),
-        ("a.jsonl", b"[1]\n", "no string `text`"),
-        ("a.parquet", b"PAR1", "not readable as Parquet"),
+        ("a.jsonl", b'{"text": 3}\n{"text"\n', r"no text in .* \(no text: 1, not a JSON object: 1; first .*a.jsonl: row 1"),
+        ("a.jsonl", b'{"txt": "x"}\n', "no column 'text', it has txt"),
+        ("a.jsonl", b"[1]\n", "no text in .*not a JSON object: 1"),
+        ("a.parquet", b"PAR1", "not a Parquet file"),
+        ("a.txt", b"%PDF-1.7", "a PDF"),
+        ("a.zip", b"PK\x03\x04", "a zip archive"),
         ("a.jsonl", b"", "no text in"),
         ("a.txt", b"", "no text in"),
     ],
@@ -97,7 +100,7 @@ def test_missing_inputs_and_columns(tmp_path):
     with pytest.raises(UserError, match="no corpus and no"):
         documents.find([tmp_path])
     pq.write_table(pa.table({"body": ["x"]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match="no column `text`; it has body"):
+    with pytest.raises(UserError, match="no column 'text', it has body"):
         documents.find([tmp_path])
 
 
@@ -139,14 +142,14 @@ def test_a_killed_count_continues_with_what_is_counted(tmp_path, monkeypatch):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(job)
-        counted(*job)
+        return counted(*job)
 
     counted = train.count_shard
     monkeypatch.setattr(train, "count_shard", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         train_bpe([path], tmp_path / "cut", 290, workers=1)
     again = []
-    monkeypatch.setattr(train, "count_shard", lambda *job: (again.append(job), counted(*job)))
+    monkeypatch.setattr(train, "count_shard", lambda *job: (again.append(job), counted(*job))[1])
     train_bpe([path], tmp_path / "cut", 290, workers=1)
     assert len(again) == len(documents.find([path])) - 2
     assert tokenizer_files(tmp_path / "cut") == tokenizer_files(tmp_path / "whole")
@@ -205,7 +208,7 @@ def test_a_corpus_is_encoded_document_by_document(tmp_path, monkeypatch):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(job)
-        encoded(*job)
+        return encoded(*job)
 
     monkeypatch.setattr(encode, "encode_shard", dies_at_the_third)
     with pytest.raises(KeyboardInterrupt):

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from groundup.answering.clozes import cloze
 from groundup.answering.squad import Question
+from groundup.data.text import read_whole
 from groundup.device import Device, choose
 from groundup.errors import UserError
-from groundup.files import read_text
 from groundup.model import encoder
 from groundup.model.encoder import EncoderConfig, SpanReader
 from groundup.posttraining.batches import chosen_rows
@@ -234,7 +234,7 @@ def ask(folder: Path, context: Path, question: str) -> dict:
 
     Raises UserError when either is missing or not what it should be.
     """
-    text = read_text(context)
+    text = read_whole(context)
     device = choose()
     model = SpanReader.load(folder).to(device.torch_device)
     found = answer(model, WordPiece.load(folder), [Question("", question, text, [])], device)[""]

@@ -5,7 +5,6 @@ match asks whether two answers are then the same, F1 how many words they share. 
 counts.
 """
 
-import gzip
 import json
 import math
 import re
@@ -15,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from groundup.data.text import read_whole
 from groundup.errors import UserError
 
 
@@ -28,13 +28,12 @@ class Question:
 
 
 def read(path: Path) -> list[Question]:
-    """Questions of a SQuAD 1.1 file (`.json` or `.json.gz`), in its order.
+    """Questions of a SQuAD 1.1 file (JSON, plain or compressed), in its order.
 
     Raises UserError when it is not one, an answer does not stand where it should, or a question has none (SQuAD 2.0).
     """
     try:
-        content = path.read_bytes()
-        articles = json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)["data"]
+        articles = json.loads(read_whole(path))["data"]
         found = [
             Question(
                 row["id"],
@@ -47,10 +46,8 @@ def read(path: Path) -> list[Question]:
             for paragraph in article["paragraphs"]
             for row in paragraph["qas"]
         ]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (KeyError, TypeError, AttributeError, ValueError, EOFError, gzip.BadGzipFile) as error:
-        raise UserError(f"{path}: not a SQuAD file ({error!r}); it needs data > paragraphs > context, qas") from None
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a SQuAD file ({str(error)[:100]!r}); it needs data > paragraphs > context, qas") from None
     for row in found:
         if not row.answers:
             raise UserError(f"{path}: question {row.id} has no answer; take such questions out, or use SQuAD 1.1")

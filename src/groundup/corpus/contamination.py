@@ -5,9 +5,6 @@ is a licence or a heading and tells nothing. Against the held-out documents the 
 of one site quote each other. Against benchmarks one common 13-gram is enough, since their examples are short.
 """
 
-import csv
-import gzip
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from groundup.corpus.duplicates import shingles
 from groundup.corpus.words import Words, split
+from groundup.data.kinds import kind_of
+from groundup.data.rows import Refused, csv_lists, records, texts
 from groundup.errors import UserError
 
 BOILERPLATE_DOCUMENTS = 20  # an n-gram in more documents than this is a licence or a heading, not a copy
@@ -88,18 +85,19 @@ class Benchmarks:
 
 
 def read_benchmarks(paths: list[Path], n: int = 13) -> Benchmarks:
-    """Index benchmark files: JSON lines, CSV, or text with an example a paragraph (also `.gz`), or Parquet.
+    """Index benchmark files: JSON, CSV, Parquet, or text with an example a paragraph; what they are is told by content.
 
     All texts of a row are one example. One of 8 to 12 words is a single n-gram; a shorter one cannot be told from
     ordinary language and is counted only.
-    Raises UserError for a file that is missing, of another kind, or damaged.
+    Raises UserError for a file that is missing, of another kind, or damaged, be it in one row.
     """
     examples: list[tuple[int, int]] = []
     too_short: Counter[int] = Counter()
     lengths: set[int] = set()
     grams, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
     for file, path in enumerate(paths):
-        for number, text in enumerate(_examples(path), start=1):
+        refused = Refused()
+        for number, text in enumerate(_examples(path, refused), start=1):
             words = split(text)
             if len(words.hashes) < LEAST_WORDS:
                 too_short[file] += 1
@@ -108,6 +106,8 @@ def read_benchmarks(paths: list[Path], n: int = 13) -> Benchmarks:
             grams.append(shingles(words, n))
             owners.append(np.full(len(grams[-1]), len(examples)))
             examples.append((file, number))
+        if refused:  # an example that is not read would never be found
+            raise UserError(f"{path}: a damaged benchmark file ({refused}): mend it or get it again")
     every, owner = np.concatenate(grams), np.concatenate(owners)
     order = np.argsort(every, kind="stable")
     distinct, starts = np.unique(every[order], return_index=True)
@@ -155,33 +155,26 @@ def _places(words: Words, benchmarks: Benchmarks) -> np.ndarray:
     return places[benchmarks.grams[places] == grams]
 
 
-def _examples(path: Path) -> Iterator[str]:
-    plain = path.name.removesuffix(".gz")
-    try:
-        if plain.endswith(".parquet"):
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches():
-                    yield from ("\n".join(_strings(row)) for row in batch.to_pylist())
-            return
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-            if plain.endswith((".jsonl", ".ndjson")):
-                yield from ("\n".join(_strings(json.loads(line))) for line in lines if line.strip())
-            elif plain.endswith(".csv"):
-                yield from ("\n".join(row) for row in csv.reader(lines))
-            elif plain.endswith((".txt", ".md")):
-                yield from re.split(r"\n\s*\n", lines.read())
-            else:
-                raise UserError(f"{path}: not a benchmark file; give *.jsonl, *.csv, *.txt (also .gz) or *.parquet")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such benchmark file") from None
-    except (ValueError, EOFError, OSError, csv.Error, pa.ArrowException) as error:
-        raise UserError(f"{path}: a damaged benchmark file ({error}); fetch it again") from None
+def _examples(path: Path, refused: Refused) -> Iterator[str]:
+    """The text of each example of a file."""
+    kind = kind_of(path)
+    if kind.form == "archive":
+        raise UserError(f"{path}: a web archive, not a benchmark file: give *.jsonl, *.csv, *.txt (also .gz) or *.parquet")
+    if kind.form == "text":
+        body = b"".join(texts(path, refused, kind)).decode("utf-8", "replace")
+        yield from re.split(r"\n\s*\n", body)
+    elif kind.form == "csv":
+        yield from ("\n".join(row) for row in csv_lists(path, refused, kind))
+    else:
+        yield from ("\n".join(_strings(row)) for _, row in records(path, refused, kind))
 
 
 def _strings(value: Any) -> Iterator[str]:
     """The texts inside a row of JSON, in order."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _strings(part)
+    waiting = [value]  # no recursion: somebody else decides how deep it is
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, dict | list):
+            waiting += reversed(part.values() if isinstance(part, dict) else part)

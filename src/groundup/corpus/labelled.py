@@ -4,28 +4,28 @@ Texts of one host or book are alike in more than their label, so a fold never sp
 that does would measure recognition.
 """
 
-import csv
-import gzip
 import heapq
-import io
-import json
+import sys
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from groundup.core.text import printable
 from groundup.corpus import linear
 from groundup.corpus.urls import split_url
 from groundup.corpus.words import split
+from groundup.data import kinds
+from groundup.data.kinds import kind_of
+from groundup.data.rows import MAX_TEXT_BYTES, Refused, batches, texts
 from groundup.errors import UserError
 
 MOST_DOCUMENTS = 50_000  # of a set: the first by digest, so a sample that is the same each time
 MOST_CHUNKS = 10  # of a document, evenly spread: a long book must not outweigh a hundred pages
 FOLDS = 5
-SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".txt", ".md")
+ENDINGS = (*kinds.ROWS, *kinds.TEXTS)
 GROUP_COLUMNS = ("group", "host", "url", "id")  # the first that a row has says what it belongs to
 SEED = 0
 TOO_FEW = "too few hosts to hold a fifth out of each set; add texts from other hosts"
@@ -40,14 +40,18 @@ class Text(NamedTuple):
 def read(paths: list[Path]) -> list[Text]:
     """The texts of files and of folders of files, without repeats, in order of their digest.
 
-    Parquet, JSON lines and CSV need a column `text`; host, url or group says what belongs together; else each row is by
-    itself. A .txt or .md file is one text. Raises UserError when there is no text, or a file cannot be read so.
+    Parquet, JSON and CSV need a column `text`; host, url or group says what belongs together; else each row is by
+    itself. A file of text is one text. What is passed over is counted and said; in a folder, also files.
+    Raises UserError when there is no text, or a file given by name cannot be read so.
     """
-    rows = (row for path in paths for file in _files(path) for row in _rows(file))
-    texts = (_text(text, group) for text, group in rows)
-    found = {text.digest: text for text in heapq.nsmallest(MOST_DOCUMENTS, texts)}
+    refused = Refused()
+    rows = (_text(text, group) for path in paths for text, group in _files(path, refused))
+    found = {text.digest: text for text in heapq.nsmallest(MOST_DOCUMENTS, rows)}
+    where = ", ".join(map(str, paths)) or "no file given"
     if not found:
-        raise UserError(f"{', '.join(map(str, paths)) or 'no file given'}: no text; give files with a column `text`")
+        raise UserError(f"{where}: no text{f' ({refused})' if refused else ''}; give files with a column `text`")
+    if refused:
+        print(printable(f"  passed over in {where}: {refused}"), file=sys.stderr)
     return list(found.values())
 
 
@@ -124,38 +128,32 @@ def macro_f1(truth: np.ndarray, guess: np.ndarray) -> float:
     return float(np.mean(values))
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.name.endswith(SUFFIXES))
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
-    return [path]
-
-
-def _rows(path: Path) -> Iterator[tuple[str, str]]:
-    """Text and group of each row of a file; no group where the row says none."""
-    if path.name.endswith((".txt", ".md")):
-        yield path.read_text(encoding="utf-8", errors="replace"), ""
+def _files(path: Path, refused: Refused) -> Iterator[tuple[str, str]]:
+    """`_rows` of a file, or of all files of a folder that can be read."""
+    if not path.is_dir():
+        yield from _rows(path, refused)
         return
-    for number, row in enumerate(_records(path)):
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-            raise UserError(f"{path}: row {number + 1} has no column `text`")
-        name, group = next(((name, str(row[name])) for name in GROUP_COLUMNS if row.get(name)), ("", ""))
-        parts = split_url(group) if name == "url" else None
-        yield row["text"], (parts.hostname if parts else None) or group
+    names, skipped = kinds.files_of(path, ENDINGS)
+    for line in kinds.skipped_lines(skipped):
+        print(printable(f"  {line}"), file=sys.stderr)
+    for name in names:
+        try:
+            yield from _rows(path / name, refused)
+        except UserError as refusal:
+            refused.add("refused files", str(refusal))
 
 
-def _records(path: Path) -> Iterator[Any]:
-    try:
-        if path.suffix == ".parquet":
-            columns = [name for name in ("text", *GROUP_COLUMNS) if name in pq.read_schema(path).names]
-            for batch in pq.ParquetFile(path).iter_batches(1000, columns=columns):
-                yield from batch.to_pylist()
-            return
-        with (
-            gzip.open(path) if path.suffix == ".gz" else path.open("rb") as opened,
-            io.TextIOWrapper(opened, encoding="utf-8", errors="replace", newline="") as lines,
-        ):
-            yield from csv.DictReader(lines) if ".csv" in path.suffixes else map(json.loads, filter(str.strip, lines))
-    except (OSError, EOFError, ValueError, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read as {''.join(path.suffixes) or 'text'} ({error})") from None
+def _rows(path: Path, refused: Refused) -> Iterator[tuple[str, str]]:
+    """Text and group of each row of a file; no group where the row says none."""
+    kind = kind_of(path)
+    if kind.form == "text":
+        if path.stat().st_size > MAX_TEXT_BYTES:
+            refused.add("size", str(path))
+        elif text := b"".join(texts(path, refused, kind)).decode("utf-8", "replace"):
+            yield text, ""
+        return
+    for batch in batches(path, "text", GROUP_COLUMNS, refused, kind):
+        for row in batch.to_pylist():
+            name, group = next(((name, row[name]) for name in GROUP_COLUMNS if row[name]), ("", ""))
+            parts = split_url(group) if name == "url" else None
+            yield row["text"], (parts.hostname if parts else None) or group

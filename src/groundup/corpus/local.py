@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from groundup.core.plain_files import open_plain
 from groundup.errors import UserError
 from groundup.recipe import Source
 
@@ -19,6 +20,9 @@ def local_path(source: Source) -> Path | None:
         path = Path(source.source.removeprefix("hf:").partition(":")[0])
         return path if path.exists() else None
     path = Path(source.source).expanduser()
-    if not (path.is_file() or path.is_dir()):
+    if path.is_dir():
+        return path
+    if not path.exists():
         raise UserError(NO_SUCH.format(source.source))
+    open_plain(path).close()
     return path

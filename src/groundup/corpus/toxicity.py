@@ -15,7 +15,7 @@ import numpy as np
 from groundup.corpus import labelled
 from groundup.corpus.linear import Classifier
 from groundup.corpus.words import Words, ngrams, plain, split, word_hashes
-from groundup.errors import UserError
+from groundup.data.text import read_whole
 
 TOP_16 = np.uint64(48)
 
@@ -60,11 +60,7 @@ def word_list(path: Path | None = None) -> WordList:
     """A list with one word or phrase a line; without a path the English one of LDNOOBW. Raises UserError."""
     if path is None:
         return WordList(files(__package__).joinpath("ldnoobw_en.txt").read_text(encoding="utf-8").splitlines())
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a list of words ({error})") from None
-    return WordList(lines)
+    return WordList(read_whole(path).splitlines())
 
 
 def train(toxic: list[Path], harmless: list[Path], out: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import regex
 
+from groundup.data.rows import well_formed
 from groundup.errors import UserError
 from groundup.tokenizer.pieces import cut
 from groundup.tokenizer.rules import RULES, Rule
@@ -136,15 +137,6 @@ def arrow_batches(texts: Iterable[str]) -> Iterator[pa.Array]:
             held, size = [], 0
     if held:
         yield pa.array(held, pa.large_string())
-
-
-def well_formed(text: str) -> str:
-    """Text that UTF-8 can hold: surrogate pairs joined, each lone surrogate replaced by U+FFFD."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
 
 
 def content(strings: pa.LargeBinaryArray) -> np.ndarray:

@@ -12,10 +12,10 @@ import numpy as np
 import tokenizers
 
 from groundup.core.seals import checked
+from groundup.data.rows import well_formed
 from groundup.errors import UserError
 from groundup.files import read_json
 from groundup.tokenizer.bpe import ALPHABET, VISIBLE
-from groundup.tokenizer.counts import well_formed
 
 META_SPACE = "▁"
 _BYTE_OF = dict(zip([*map(chr, VISIBLE), *(chr(256 + i) for i in range(256 - len(VISIBLE)))], ALPHABET, strict=True))

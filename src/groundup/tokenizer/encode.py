@@ -17,6 +17,7 @@ import numpy as np
 
 from groundup.core.seals import is_sealed, seal
 from groundup.core.text import printable
+from groundup.data.rows import Refused
 from groundup.errors import UserError
 from groundup.files import digest
 from groundup.progress import Progress
@@ -65,8 +66,12 @@ def encode_corpus(
     workers = workers or max(1, min(cores(), len(todo)))
     label, done = "encoding", len(shards) - len(todo)
     with pool(workers) as started, Progress(label, len(shards), "shards", done) as progress:
-        for _ in started.spread(encode_shard, todo.values()):
+        refused = Refused()
+        for passed_over in started.spread(encode_shard, todo.values()):
             progress.advance()
+            refused.merge(passed_over)
+    if refused:
+        print(printable(f"  passed over: {refused}"), file=sys.stderr)
     token_files.join(out, stems, token_files.dtype_for(tokenizer.size))
     for file in parts.iterdir():
         file.unlink()
@@ -110,15 +115,17 @@ def agrees_with_tokenizers(tokenizer: Tokenizer, sample: Sequence[str]) -> bool:
     return all(tokenizer.encode(text) == theirs.ids for text, theirs in zip(sample, found, strict=True))
 
 
-def encode_shard(folder: Path, key: str, library: str, shard: Shard, split: str | None, stem: Path) -> None:
-    """Write the token files of one shard."""
+def encode_shard(folder: Path, key: str, library: str, shard: Shard, split: str | None, stem: Path) -> Refused:
+    """Write the token files of one shard. Returns rows passed over."""
+    refused = Refused()
     tokenizer, encode = _encoder(folder, key, library)
     end = np.array([tokenizer.end_of_text], np.int32)
-    batches = (texts.to_pylist() for texts, _ in documents.read(shard, split))
+    batches = (texts.to_pylist() for texts, _ in documents.read(shard, split, refused))
     sequences = (np.concatenate([end, ids]) for texts in batches for ids in encode(texts))
     token_files.write(stem, sequences, token_files.dtype_for(tokenizer.size))
     for path in _files(stem):
         seal(path)
+    return refused
 
 
 def _files(stem: Path) -> tuple[Path, Path]:

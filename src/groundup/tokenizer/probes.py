@@ -1,6 +1,5 @@
 """How a tokenizer cuts what is hard to cut: numbers, indentation, typos, scripts without spaces, words of many pieces."""
 
-import gzip
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from groundup.data.text import read_whole
 from groundup.errors import UserError
 from groundup.tokenizer.cutter import Cutter
 
@@ -81,15 +81,8 @@ def read_typos(path: Path) -> list[tuple[str, str]]:
 
     Raises UserError when there is no such line.
     """
-    try:
-        content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{path}: no such file") from None
-    except (gzip.BadGzipFile, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as text ({error})") from None
     pairs = []
-    for line in text.splitlines():
+    for line in read_whole(path).splitlines():
         typo, arrow, corrections = line.partition("->")
         correction = corrections.split(",")[0].strip()
         if arrow and typo.strip() and correction:

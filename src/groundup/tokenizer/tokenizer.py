@@ -17,10 +17,10 @@ import regex
 import tiktoken
 
 from groundup.core.seals import checked
+from groundup.data.rows import well_formed
 from groundup.errors import UserError
 from groundup.files import read_json
 from groundup.tokenizer.bpe import ALPHABET, SPECIAL_TOKENS, VISIBLE
-from groundup.tokenizer.counts import well_formed
 from groundup.tokenizer.folder import ByteTokens, bpe_model, describe
 from groundup.tokenizer.rules import RULES, Rule, rule_of
 

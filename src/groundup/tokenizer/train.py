@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from groundup.core.seals import is_sealed, seal
 from groundup.core.text import printable
+from groundup.data.rows import Refused
 from groundup.errors import UserError
 from groundup.files import replacing
 from groundup.progress import Progress
@@ -47,10 +48,13 @@ def train_bpe(
     Raises UserError when the inputs cannot be read, hold no text, or the vocabulary is too small.
     """
     chosen = rule(rule_name)
-    by_domain = count_inputs(inputs, out / "counts", chosen, workers)
+    refused = Refused()
+    by_domain = count_inputs(inputs, out / "counts", chosen, workers, refused)
     counts, loss = prune(mix(by_domain, weights or {}), memory)
     if not len(counts):
-        raise UserError(f"no text in {', '.join(map(str, inputs))}")
+        raise UserError(f"no text in {', '.join(map(str, inputs))}{f' ({refused})' if refused else ''}")
+    if refused:
+        print(printable(f"  passed over: {refused}"), file=sys.stderr)
     by_domain = {domain: _size(part) for domain, part in by_domain.items()}
     pa.default_memory_pool().release_unused()  # what counting needed is more than what merging does
     merges = bpe.train(counts, vocabulary)
@@ -91,16 +95,23 @@ def train_plain(kind: str, inputs: Sequence[Path], out: Path, vocabulary: int) -
     return {"tokenizer": str(out), "kind": kind, "vocabulary": tokenizer.size}
 
 
-def count_inputs(inputs: Sequence[Path], folder: Path, chosen: Rule, workers: int | None = None) -> dict[str, Counts]:
-    """Counts by domain, sorted by name, over the training documents of all inputs; kept by shard in `folder`."""
+def count_inputs(
+    inputs: Sequence[Path], folder: Path, chosen: Rule, workers: int | None = None, refused: Refused | None = None
+) -> dict[str, Counts]:
+    """Counts by domain, sorted by name, over the training documents of all inputs; kept by shard in `folder`.
+
+    `refused` gets the rows without text of the shards that are counted now.
+    """
     shards = documents.find(inputs)
     paths = [folder / f"{shard.name}-{chosen.name}.parquet" for shard in shards]
     todo = {path: (shard, chosen.name, path) for shard, path in zip(shards, paths, strict=True) if not is_sealed(path)}
     workers = workers or max(1, min(cores(), len(todo) // SHARDS_A_WORKER))
     label, done = "counting", len(shards) - len(todo)
     with pool(workers) as started, Progress(label, len(shards), "shards", done) as progress:
-        for _ in started.spread(count_shard, todo.values()):
+        for passed_over in started.spread(count_shard, todo.values()):
             progress.advance()
+            if refused is not None:
+                refused.merge(passed_over)
     parts: defaultdict[str, list[Counts]] = defaultdict(list)
     for path in paths:
         for domain, counts in _read(path).items():
@@ -108,10 +119,11 @@ def count_inputs(inputs: Sequence[Path], folder: Path, chosen: Rule, workers: in
     return {domain: add(parts[domain]) for domain in sorted(parts)}
 
 
-def count_shard(shard: Shard, rule_name: str, path: Path) -> None:
-    """Write the counts of one shard: columns domain, pretoken, number, in this order of sorting."""
+def count_shard(shard: Shard, rule_name: str, path: Path) -> Refused:
+    """Write the counts of one shard: columns domain, pretoken, number, in this order of sorting. Returns rows passed over."""
+    refused = Refused()
     tallies: defaultdict[str, Tally] = defaultdict(lambda: Tally(rule(rule_name)))
-    for texts, domains in documents.read(shard, split="train"):
+    for texts, domains in documents.read(shard, "train", refused):
         for domain in pc.unique(domains).to_pylist():
             tallies[domain].add(texts.filter(pc.equal(domains, domain)))
     tables = []
@@ -125,6 +137,7 @@ def count_shard(shard: Shard, rule_name: str, path: Path) -> None:
         pq.write_table(pa.concat_tables([empty, *tables]).unify_dictionaries(), temporary, compression="zstd")
     seal(path)
     pa.default_memory_pool().release_unused()
+    return refused
 
 
 def parse_weights(pairs: Sequence[str]) -> dict[str, float]:

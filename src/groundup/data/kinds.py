@@ -1,0 +1,187 @@
+"""What a file is, told by its content first and by its name where content leaves it open; and which files of a folder are data.
+
+A name can lie and be absent (`x.jsonl` that is gzip, `part-0001`), so the first 64 kB decide on compression, encoding and
+Parquet; the name's ending decides between JSON, CSV and text, which look alike.
+"""
+
+import codecs
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+import pyarrow as pa
+
+import groundup.arrow  # noqa: F401 (for what it keeps away)
+from groundup.core.plain_files import open_plain
+from groundup.data import streams
+from groundup.errors import UserError
+
+HEAD_BYTES = 1 << 16
+MOST_NAMED = 10  # refused files of a folder that are said one by one; all are counted
+PACKED = (".gz", ".zst", ".zstd", ".bz2", ".xz", ".lz4")
+ROWS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+TEXTS = (".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".org", ".adoc", ".asciidoc", ".py")
+NO_DATA = re.compile(r"\.|_SUCCESS$|_(?:common_)?metadata$|_(?:committed|started)_|__MACOSX$|Thumbs\.db$|desktop\.ini$")
+MAGIC = (  # bytes that no text begins with, and what to do
+    (rb"%PDF-\d", "a PDF: take the text out of it first"),
+    (rb"PK\x03\x04|PK\x05\x06", "a zip archive (.zip, .docx, .xlsx, .epub): unpack it, or save it as text"),
+    (rb"\x89PNG", "a PNG picture"),
+    (rb"\xff\xd8\xff", "a JPEG picture"),
+    (rb"GIF8[79]a", "a GIF picture"),
+    (rb"\xd0\xcf\x11\xe0", "an old Office document: save it as text"),
+    (rb"\{\\rtf\d", "RTF: save it as text"),
+    (rb"7z\xbc\xaf\x27\x1c|Rar!\x1a", "a 7z or RAR archive: unpack it"),
+    (rb".{257}ustar", "a tar archive: unpack it"),
+    (rb"SQLite format 3\0", "an SQLite database: export the table as CSV"),
+    (rb"ARROW1\0", "an Arrow file: save it as Parquet"),
+    (rb"Obj\x01|ORC[\x00-\x08]", "an Avro or ORC file: save it as Parquet"),
+    (rb"\x7fELF", "a program"),
+    (rb"\x93NUMPY", "a NumPy array"),
+)
+MARKS = (  # the longest first: UTF-32's begins as UTF-16's does
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+ARCHIVE = re.compile(rb"WARC/\d|filedesc:")
+CONTROLS = bytes({*range(9), *range(14, 27), *range(28, 32), 127})  # none of them white space, form feed or ESC
+
+
+class Kind(NamedTuple):
+    """`form`: parquet, lines (JSON), values (JSON over several lines, or an array), csv, text or archive (WARC, ARC)."""
+
+    form: str
+    packing: str = ""  # gzip, zstd, bz2, lz4, xz
+    encoding: str = "utf-8"  # of Python
+    mark: int = 0  # bytes of the byte-order mark
+    delimiter: str = ""  # of csv
+
+    @property
+    def whole(self) -> bool:
+        """Whether it has to be read from its start: compressed, or not in UTF-8."""
+        return bool(self.packing) or self.encoding != "utf-8"
+
+
+def kind_of(path: Path) -> Kind:
+    """Raises UserError, in one line, for what is no plain file, and for what is neither text nor Parquet, saying what it is."""
+    packing, head = _head(path)
+    names = [suffix.lower() for suffix in PurePath(path.name).suffixes]
+    ending = next((suffix for suffix in reversed(names) if suffix not in PACKED), "")
+    if head.startswith(b"PAR1"):
+        if packing:
+            raise UserError(f"{path}: Parquet inside {packing}: unpack it first")
+        return Kind("parquet")
+    if ending == ".parquet":
+        raise UserError(f"{path}: not a Parquet file (it begins otherwise)")
+    if ARCHIVE.match(head):
+        return Kind("archive", packing)
+    mark, encoding = next((found for found in MARKS if head.startswith(found[0])), (b"", "utf-8"))
+    if what := _refusal(head, encoding, len(mark)):
+        raise UserError(f"{path}: {f'inside {packing} ' if packing else ''}{what}")
+    text = head[len(mark) :].decode(encoding, "replace")
+    kind = Kind("text", packing, encoding, len(mark))
+    if ending in (".csv", ".tsv"):
+        return kind._replace(form="csv", delimiter="\t" if ending == ".tsv" else _delimiter(text))
+    if ending in TEXTS:
+        return kind
+    return kind._replace(form=_json_form(text, ending))
+
+
+def files_of(folder: Path, endings: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Files in and below a folder that have one of the endings (compressed or not), and those that have none of them.
+
+    Names relative to the folder, sorted, with `/`. Hidden files and what systems and programs leave behind (`.DS_Store`,
+    `_SUCCESS`, `._x.parquet`) are in neither; pipes and devices are among those without.
+    """
+    taken, skipped = [], []
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        if path.is_dir() or any(NO_DATA.match(part) for part in name.parts):
+            continue
+        (taken if path.is_file() and has_ending(path.name, endings) else skipped).append(name.as_posix())
+    return sorted(taken), sorted(skipped)
+
+
+def has_ending(name: str, endings: Sequence[str]) -> bool:
+    name = name.lower()
+    return any(name.removesuffix(packed).endswith(tuple(endings)) for packed in ("", *PACKED))
+
+
+def by_ending(names: Sequence[str]) -> dict[str, int]:
+    """How many names there are of each ending, the commonest first; beyond eight endings the rest together."""
+    counts = Counter(PurePath(name).suffix.lower() or "without an ending" for name in names).most_common()
+    rest = sum(count for _, count in counts[8:])
+    return dict(counts[:8]) | ({"of other endings": rest} if rest else {})
+
+
+def skipped_lines(names: Sequence[str]) -> list[str]:
+    """For people: one line for each ending of files that are passed over, with the names of the first three."""
+    lines = []
+    for ending, count in by_ending(names).items():
+        those = [name for name in names if (PurePath(name).suffix.lower() or "without an ending") == ending]
+        lines.append(f"skipped {count} {ending}: {', '.join(those[:3])}{', ...' if count > 3 else ''}".rstrip(": "))
+    return lines
+
+
+def _head(path: Path) -> tuple[str, bytes]:
+    """How a file is compressed, and how its content begins: of a damaged file as far as it can be read."""
+    try:
+        with open_plain(path) as file:
+            packing = streams.packing_of(file.read(16))
+    except OSError as error:  # a broken disk, or a file of /proc
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    head = b""
+    for at_once in (HEAD_BYTES, 1):
+        try:
+            with open_plain(path) as file, streams.unpacked(file, packing) as content:
+                while len(head) < HEAD_BYTES and (more := content.read(at_once)):
+                    head += more
+            break
+        except (OSError, EOFError, pa.ArrowException):
+            head = head if at_once == 1 else b""
+    else:
+        if not head:
+            raise UserError(f"{path}: damaged {packing or 'file'}: get it again")
+    return packing, head
+
+
+def _refusal(head: bytes, encoding: str, mark: int) -> str:
+    """What a head is that is no text, else ""."""
+    for magic, what in MAGIC:
+        if re.match(magic, head, re.DOTALL):
+            return what
+    if packing := streams.packing_of(head):
+        return f"{packing} once more: unpack it first"
+    if encoding == "utf-8":
+        wrong = len(head) - len(head.translate(None, CONTROLS))
+        return "not text: bytes of another kind" if wrong * 64 > len(head) else ""
+    text = head[mark:].decode(encoding, "replace")
+    # Of random bytes every eighth 16 bits are no character that anybody writes.
+    wrong = sum(character == "\ufffd" or unicodedata.category(character) in ("Cc", "Cn", "Co") for character in text)
+    wrong -= sum(map(text.count, "\n\r\t\f"))
+    return "not text: bytes of another kind" if wrong * 16 > len(text) + 256 else ""
+
+
+def _delimiter(text: str) -> str:
+    header = text.lstrip().partition("\n")[0]
+    return max(",;\t", key=header.count)
+
+
+def _json_form(text: str, ending: str) -> str:
+    """`lines`, `values`, or `text` where neither content nor name speaks of JSON."""
+    first, newline, _ = text.lstrip().partition("\n")
+    if first.startswith("{"):
+        try:
+            if isinstance(json.loads(first), dict):
+                return "lines"
+        except (ValueError, RecursionError):
+            pass
+    if re.match(r"\s*\[\s*[{\]]", text) or (ending in ROWS and newline and re.match(r"\s*\{\s*\n", text)):
+        return "values"
+    return {".jsonl": "lines", ".ndjson": "lines", ".json": "values"}.get(ending, "text")

@@ -1,0 +1,450 @@
+"""Rows of files as Arrow record batches of text: JSON, CSV, Parquet and plain text, by what the file is (`kinds.py`).
+
+A batch holds about 1 MB, whatever a row is; a bad row is counted by its reason and passed over; texts become valid UTF-8.
+"""
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+import groundup.arrow  # noqa: F401 (for what it keeps away)
+from groundup.core.plain_files import open_plain
+from groundup.data import streams
+from groundup.data.kinds import CONTROLS, Kind, kind_of
+from groundup.errors import UserError
+
+MAX_TEXT_BYTES = 64 << 20  # of one document
+BATCH_BYTES = 1 << 20
+BATCH_ROWS = 128  # at most: rows can be far longer than their mean
+SEARCHED_ROWS = 1000  # for the column of texts, before a file is refused for want of it
+DAMAGE = (OSError, EOFError, pa.ArrowException)
+
+
+class Refused(Counter[str]):
+    """How many rows or files were passed over, by reason, and where the first of them was."""
+
+    first = ""
+
+    def add(self, reason: str, place: str, count: int = 1) -> None:
+        if count:
+            self[reason] += count
+            self.first = self.first or f"{place}: {reason}"
+
+    def merge(self, other: "Refused") -> None:
+        self.update(other)
+        self.first = self.first or other.first
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (dict(self), self.first)  # a Counter's own forgets the rest
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{reason}: {count}" for reason, count in sorted(self.items()) if count)
+        return f"{counts}; first {self.first}" if self.first else counts
+
+
+def _restored(counts: dict[str, int], first: str) -> Refused:
+    refused = Refused(counts)
+    refused.first = first
+    return refused
+
+
+def batches(
+    path: Path,
+    text: str,
+    others: Sequence[str],
+    refused: Refused,
+    kind: Kind | None = None,
+    part: tuple[int, int] | None = None,
+    max_bytes: int = MAX_TEXT_BYTES,
+) -> Iterator[pa.RecordBatch]:
+    """Record batches with `row` (int64, from 0), `text` (large strings, no nulls) and the other columns (strings or null).
+
+    Of a plain text each part of `streams.parts` is a row. `part` is a range of rows of Parquet, within one row group, or
+    of bytes of JSON lines that are not wrapped in anything (a line belongs where it begins; its row is counted from
+    there). Other columns that hold lists or structs count as absent.
+    Raises UserError when the file is neither text nor Parquet, has no column `text`, or that is of another type.
+    """
+    kind = kind or kind_of(path)
+    if kind.form == "archive":
+        raise UserError(f"{path}: a web archive, not a file of texts: groundup corpus --from makes texts of it")
+    if kind.form == "parquet":
+        yield from _parquet(path, text, others, refused, part, max_bytes)
+        return
+    if kind.form == "text":
+        found: Iterator[tuple[int, dict[str, Any]]] = (
+            (number, {text: body.decode("utf-8", "replace")}) for number, body in _texts(path, kind, refused)
+        )
+    else:
+        found = _with_column(records(path, refused, kind, part, 2 * max_bytes), path, text, part)
+    yield from gathered(found, str(path), text, others, refused, max_bytes)
+
+
+def texts(path: Path, refused: Refused, kind: Kind) -> Iterator[bytes]:
+    """The documents of a text file, as bytes in its own encoding (UTF-8 where it was another Unicode one)."""
+    for _, body in _texts(path, kind, refused):
+        yield body
+
+
+def records(
+    path: Path,
+    refused: Refused,
+    kind: Kind | None = None,
+    part: tuple[int, int] | None = None,
+    max_bytes: int = 2 * MAX_TEXT_BYTES,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number (from 0) and content of each row of a file of JSON or CSV with a header, or of Parquet with all columns."""
+    kind = kind or kind_of(path)
+    if kind.form == "parquet":
+        for start, batch in _parquet_batches(path, None, refused, None):
+            yield from enumerate(batch.to_pylist(), start)
+        return
+    if kind.form == "csv":
+        yield from _named(csv_lists(path, refused, kind, max_bytes))
+        return
+    with _opened(path, kind, refused) as stream:
+        if kind.form == "lines":
+            yield from _lines(stream, path, refused, part, max_bytes)
+        else:
+            yield from _values(stream, path, refused, max_bytes)
+
+
+def csv_lists(path: Path, refused: Refused, kind: Kind, max_bytes: int = 2 * MAX_TEXT_BYTES) -> Iterator[list[str]]:
+    """The rows of a file of CSV, its header among them."""
+    with _opened(path, kind, refused) as stream:
+        yield from _csv(stream, kind, path, refused, max_bytes)
+
+
+@contextmanager
+def _opened(path: Path, kind: Kind, refused: Refused) -> Iterator[IO[bytes]]:
+    """The content of a file in UTF-8. Damage ends its reading and is counted."""
+    with open_plain(path) as file:
+        try:
+            yield streams.content(file, kind.packing, kind.encoding, kind.mark)
+        except DAMAGE:
+            refused.add("damaged", str(path))
+
+
+def _csv(stream: IO[bytes], kind: Kind, path: Path, refused: Refused, max_bytes: int) -> Iterator[list[str]]:
+    csv.field_size_limit(min(max_bytes, 2**31 - 1))
+    lines = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="")
+    pieces = iter(lambda: lines.readline(max_bytes), "")  # a bound, where no line ends
+    reader = csv.reader((line.replace("\0", "\ufffd") for line in pieces), delimiter=kind.delimiter)
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            refused.add("not CSV", f"{path}: line {reader.line_num}")
+            continue
+        if row:
+            yield row
+
+
+def gathered(
+    rows: Iterable[tuple[int, dict[str, Any]]],
+    source: str,
+    text: str,
+    others: Sequence[str],
+    refused: Refused,
+    max_bytes: int = MAX_TEXT_BYTES,
+) -> Iterator[pa.RecordBatch]:
+    """Rows as `batches` gives them."""
+    held: list[tuple[Any, ...]] = []
+    size = 0
+    for number, row in rows:
+        body = row.get(text)
+        if not isinstance(body, str):
+            refused.add("no text", f"{source}: row {number + 1}")
+            continue
+        body = well_formed(body)
+        length = len(body.encode())
+        if length > max_bytes:
+            refused.add("size", f"{source}: row {number + 1}")
+            continue
+        held.append((number, body, *(_note(row.get(name)) for name in others)))
+        size += length
+        if size >= BATCH_BYTES:
+            yield _batch(held, others)
+            held, size = [], 0
+    if held:
+        yield _batch(held, others)
+
+
+def well_formed(text: str) -> str:
+    """Text that UTF-8 can hold: surrogate pairs joined, each lone surrogate replaced by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def _batch(rows: list[tuple[Any, ...]], others: Sequence[str]) -> pa.RecordBatch:
+    numbers, bodies, *notes = zip(*rows, strict=True)
+    columns = [pa.array(numbers, pa.int64()), pa.array(bodies, pa.large_string())]
+    return pa.record_batch([*columns, *(pa.array(note, pa.string()) for note in notes)], names=["row", "text", *others])
+
+
+def _note(value: Any) -> str | None:
+    if isinstance(value, str):
+        return well_formed(value)
+    return None if value is None or isinstance(value, list | dict) else str(value)
+
+
+def _texts(path: Path, kind: Kind, refused: Refused) -> Iterator[tuple[int, bytes]]:
+    with _opened(path, kind, refused) as stream:
+        yield from enumerate(streams.parts(stream))
+
+
+def _with_column(
+    rows: Iterable[tuple[int, dict[str, Any]]], path: Path, text: str, part: tuple[int, int] | None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows. Raises UserError when none of the first thousand, or of all there are, has the column of texts."""
+    names: list[str] = []
+    waiting: list[tuple[int, dict[str, Any]]] | None = []
+    for number, row in rows:
+        if waiting is None:
+            yield number, row
+            continue
+        waiting.append((number, row if text in row else {}))
+        names = names or list(row)
+        if text in row:
+            yield from waiting
+            waiting = None
+        elif len(waiting) >= SEARCHED_ROWS:
+            break
+    if waiting and part and part[0]:
+        yield from waiting  # in the middle of a file, they are only counted
+    elif waiting:
+        raise UserError(no_column(path, text, names))
+
+
+def no_column(source: object, text: str, names: Iterable[str]) -> str:
+    known = ", ".join(str(name)[:30] for name in list(names)[:12])
+    return f"{source}: no column {text!r}, it has {known or 'none'}: set text_column, or name the column {text!r}"
+
+
+def _lines(
+    file: IO[bytes], path: Path, refused: Refused, part: tuple[int, int] | None, limit: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each line's number and object. A line longer than `limit` is passed over without being held."""
+    number, stop = -1, None
+    if part:
+        start, stop = part
+        if start:
+            file.seek(start - 1)
+            _skip_line(file, limit)  # the rest of a line of the part before; or, at its very end, only its line end
+    while (stop is None or file.tell() < stop) and (line := file.readline(limit)):
+        number += 1
+        if not line.endswith(b"\n") and len(line) >= limit:
+            _skip_line(file, limit)
+            refused.add("size", f"{path}: {_place(number, part)}")
+            continue
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8", "replace"))
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            refused.add("not a JSON object", f"{path}: {_place(number, part)}")
+
+
+def _place(number: int, part: tuple[int, int] | None) -> str:
+    return f"line {number + 1}" + (f" after byte {part[0]}" if part and part[0] else "")
+
+
+def _skip_line(file: IO[bytes], limit: int) -> None:
+    while (line := file.readline(limit)) and not line.endswith(b"\n"):
+        pass
+
+
+def _values(file: IO[bytes], path: Path, refused: Refused, limit: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of JSON over several lines, one after another or in arrays. After what is no JSON nothing is read."""
+    decode = json.JSONDecoder().raw_decode
+    lines = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
+    held, number, depth, ended, wanted = "", 0, 0, False, streams.CHUNK
+    while True:
+        between = re.match(r"[\s,]*", held)
+        held = held[between.end() if between else 0 :]
+        if held[:1] in ("[", "]") and held:
+            depth, held = depth + (1 if held[0] == "[" else -1), held[1:]
+            continue
+        value, end = None, 0
+        if held:
+            with suppress(ValueError, RecursionError):
+                value, end = decode(held)
+        if end and (end < len(held) or ended):
+            held, wanted = held[end:], streams.CHUNK
+            if isinstance(value, dict):
+                yield number, value
+            else:
+                refused.add("not a JSON object", f"{path}: value {number + 1}")
+            number += 1
+        elif ended or len(held) > limit:
+            if held or depth:
+                refused.add("damaged", f"{path}: value {number + 1}")
+            return
+        else:  # read as much again as is held, so that long values are not decoded too often
+            more = lines.read(max(wanted, len(held)))
+            held, ended = held + more, not more
+
+
+def _named(rows: Iterator[list[str]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    header = [name.strip() for name in next(rows, [])]
+    for number, row in enumerate(rows):
+        yield number, dict(zip(header, row, strict=False))
+
+
+def _parquet(
+    path: Path, text: str, others: Sequence[str], refused: Refused, part: tuple[int, int] | None, max_bytes: int
+) -> Iterator[pa.RecordBatch]:
+    for start, batch in _parquet_batches(path, (text, *others), refused, part):
+        bodies, whole = _as_text(batch[text])
+        sizes = pc.binary_length(bodies)
+        refused.add("no text", f"{path}: rows from {start + 1}", batch[text].null_count)
+        refused.add("not text", f"{path}: rows from {start + 1}", bodies.null_count - batch[text].null_count)
+        fits = pc.less_equal(sizes, max_bytes)
+        refused.add("size", f"{path}: rows from {start + 1}", pc.sum(pc.invert(fits)).as_py() or 0)
+        notes = [_notes(batch[name] if name in batch.schema.names else pa.nulls(len(batch))) for name in others]
+        rows = pa.array(np.arange(start, start + len(batch)))
+        full = pa.record_batch([rows, bodies, *notes], names=["row", "text", *others])
+        yield full if whole and pc.all(fits).as_py() else full.filter(fits)  # a null does not fit
+
+
+def parquet_file(path: Path, text: str | None = None) -> pq.ParquetFile:
+    """Raises UserError when it is not Parquet, or its column `text` is missing or no text."""
+    open_plain(path).close()
+    try:
+        file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+        schema = file.schema_arrow
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a Parquet file ({' '.join(str(error).split())[:100]})") from None
+    if text is not None:
+        if text not in schema.names:
+            raise UserError(no_column(path, text, schema.names))
+        kind = schema.types[schema.names.index(text)]
+        if not (_is_text(kind) or pa.types.is_null(kind)):
+            raise UserError(f"{path}: column {text!r} is {str(kind)[:60]}, not text: give the texts as strings")
+    return file
+
+
+def text_ranges(path: Path, text: str, size: int) -> list[tuple[int, int]]:
+    """Ranges of rows of a Parquet file with about `size` bytes of text each, none over two row groups."""
+    with parquet_file(path, text) as file:
+        ranges, first = [], 0
+        for number in range(file.metadata.num_row_groups):
+            rows = file.metadata.row_group(number).num_rows
+            parts = min(max(1, round(_group_bytes(file, number, text) / size)), max(1, rows))
+            cuts = [first + rows * part // parts for part in range(parts + 1)]
+            ranges += [(start, stop) for start, stop in pairwise(cuts) if stop > start]
+            first += rows
+        return ranges
+
+
+def _group_bytes(file: pq.ParquetFile, number: int, column: str | None) -> int:
+    group = file.metadata.row_group(number)
+    found = [group.column(index) for index in range(group.num_columns)]
+    return sum(part.total_uncompressed_size for part in found if column in (None, part.path_in_schema.partition(".")[0]))
+
+
+def _parquet_batches(
+    path: Path, wanted: Sequence[str] | None, refused: Refused, part: tuple[int, int] | None
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Number of its first row, and each batch of a Parquet file, as many rows as come to BATCH_BYTES at their mean size."""
+    with parquet_file(path, wanted[0] if wanted else None) as file:
+        columns = [name for name in dict.fromkeys(wanted) if name in file.schema_arrow.names] if wanted else None
+        first, row = 0, 0
+        for group in range(file.metadata.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            first, row, ended = first + rows, first, first + rows
+            if part and (ended <= part[0] or row >= part[1]):
+                continue
+            mean = _group_bytes(file, group, wanted[0] if wanted else None) / max(1, rows)
+            at_once = int(min(BATCH_ROWS, max(1, BATCH_BYTES // max(1, mean))))
+            try:
+                for batch in file.iter_batches(at_once, row_groups=[group], columns=columns, use_threads=False):
+                    pa.default_memory_pool().release_unused()  # a page can be 1,024 texts: freed ones must not add up
+                    start, row = row, row + len(batch)
+                    skipped = max(0, part[0] - start) if part else 0
+                    length = (min(row, part[1]) if part else row) - start - skipped
+                    if length > 0:
+                        yield start + skipped, _once_each(batch.slice(skipped, length))
+                    if part and row >= part[1]:
+                        return
+            except (pa.ArrowException, OSError, ValueError):
+                refused.add("damaged", f"{path}: row {row + 1}", (min(ended, part[1]) if part else ended) - row)
+
+
+def _once_each(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The first of columns of one name."""
+    names = batch.schema.names
+    return batch if len(set(names)) == len(names) else batch.select([names.index(name) for name in dict.fromkeys(names)])
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    tests: list[Callable[[pa.DataType], bool]] = [
+        pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary,
+        pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary,
+    ]  # fmt: skip
+    return any(test(kind) for test in tests)
+
+
+def _as_text(column: pa.Array) -> tuple[pa.Array, bool]:
+    """Large strings of a column of any type that holds text, valid UTF-8; and whether no row is without. Null: no text."""
+    column = _plain(column)
+    if pa.types.is_null(column.type):
+        return pa.nulls(len(column), pa.large_string()), False
+    strings = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    is_bytes = not any(test(column.type) for test in strings)
+    if not is_bytes:
+        try:
+            column.validate(full=True)
+            return column.cast(pa.large_string()), not column.null_count
+        except pa.ArrowInvalid:
+            pass
+    decoded = [_decoded(value, is_bytes) for value in column.cast(pa.large_binary()).to_pylist()]
+    return pa.array(decoded, pa.large_string()), None not in decoded
+
+
+def _decoded(value: bytes | None, is_bytes: bool) -> str | None:
+    if value is None or (is_bytes and 64 * (len(value) - len(value.translate(None, CONTROLS))) > len(value)):
+        return None  # a picture in a column of bytes
+    return value.decode("utf-8", "replace")
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def _notes(column: pa.Array) -> pa.Array:
+    column = _plain(column)
+    if pa.types.is_null(column.type) or pa.types.is_nested(column.type):
+        return pa.nulls(len(column), pa.string())
+    if _is_text(column.type):
+        return _as_text(column)[0].cast(pa.string())
+    try:
+        return column.cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return pa.nulls(len(column), pa.string())

@@ -1,0 +1,30 @@
+"""A small file of text as a whole: a list of words, a context to ask about, a set of questions."""
+
+from pathlib import Path
+
+from groundup.core.plain_files import open_plain
+from groundup.data import streams
+from groundup.data.kinds import kind_of
+from groundup.data.rows import DAMAGE, MAX_TEXT_BYTES
+from groundup.errors import UserError
+
+
+def read_whole(path: Path) -> str:
+    """The text of a file: UTF-8, or UTF-16 or UTF-32 with a byte-order mark; plain or compressed.
+
+    Raises UserError when it is missing, no plain file, no text, damaged, not valid UTF-8, or over 64 MB.
+    """
+    kind = kind_of(path)
+    if kind.form in ("parquet", "archive"):
+        raise UserError(f"{path}: {kind.form}, where a text is wanted")
+    try:
+        with open_plain(path) as file:
+            content = streams.content(file, kind.packing, kind.encoding, kind.mark).read(MAX_TEXT_BYTES + 1)
+    except DAMAGE:
+        raise UserError(f"{path}: damaged {kind.packing}: get it again") from None
+    if len(content) > MAX_TEXT_BYTES:
+        raise UserError(f"{path}: more than {MAX_TEXT_BYTES >> 20} MB of text: give a part of it")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start + kind.mark})") from None

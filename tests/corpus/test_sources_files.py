@@ -1,0 +1,104 @@
+import gzip
+import json
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from groundup.corpus.sources import collect
+from groundup.corpus.warc import Losses, WarcWriter, read_pages
+from groundup.errors import UserError
+from groundup.recipe import Source
+
+
+def gather(tmp_path, source, **more):
+    counts = collect(Source(source=str(source), domain="d", **more), tmp_path / "pages", "s", 1000.0, "test")
+    return counts, list(read_pages(tmp_path / "pages" / "s.warc.gz", Losses()))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_long_text_is_many_documents_and_nothing_is_lost(tmp_path, packed):
+    text = "".join(f"A paragraph, the {number}th, of some words.\n{'More of it follows. ' * 5}\n\n" for number in range(9000))
+    path = tmp_path / "book" / ("a b.txt.gz" if packed else "a b.txt")
+    path.parent.mkdir()
+    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    counts, pages = gather(tmp_path, path)
+    assert b"".join(page.body for page in pages).decode() == text
+    place = f"file:///book/{path.name.replace(' ', '%20')}"
+    assert [page.url for page in pages] == [f"{place}/{number}" for number in range(len(pages))]
+    assert all(page.body.startswith(b"A paragraph") and len(page.body.split()) <= 100_000 for page in pages)
+    assert counts["refused"] == {} and len(pages) == counts["pages"] >= 6
+
+
+def test_what_a_folder_holds_beside_texts_is_named_and_counted(tmp_path, capsys):
+    folder = tmp_path / "all"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("a.rst", "b.tex", "c.org", "deep/d.adoc", "e.txt.gz", "f.csv", "g.tsv", "h.json"):
+        rows = {"f": "text,id\nrow f,1\n", "g": "id\ttext\n1\trow g\n", "h": json.dumps([{"text": "row h"}])}
+        content = rows.get(name[0], name)
+        (folder / name).write_bytes(gzip.compress(content.encode()) if name.endswith("gz") else content.encode())
+    for name in ("w.pdf", "x.docx", "y.docx", "noending", "._a.parquet", ".DS_Store", "_SUCCESS", "._a.txt"):
+        (folder / name).write_bytes(b"%PDF-1.4")
+    (folder / "v.txt").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (folder / "t.parquet").write_bytes(b"text")
+    pq.write_table(pa.table({"text": [["a"]]}), folder / "s.parquet")
+    os.mkfifo(folder / "p.txt")
+    counts, pages = gather(tmp_path, folder)
+    names = {page.url.removeprefix("file:///all/"): page.body.decode() for page in pages}
+    texts = ["a.rst", "b.tex", "c.org", "deep/d.adoc", "e.txt.gz"]
+    assert names == {name: name for name in texts} | {"f.csv/0": "row f", "g.tsv/0": "row g", "h.json/0": "row h"}
+    skipped = {"skipped .pdf": 1, "skipped .docx": 2, "skipped without an ending": 1, "skipped .txt": 1}
+    assert counts["refused"] == {"refused files": 3} | skipped
+    said = capsys.readouterr().err
+    for words in ("2 .docx: x.docx, y.docx", "1 .pdf: w.pdf", "v.txt: a PNG picture", "t.parquet: not a Parquet", "is list<"):
+        assert words in said
+
+
+@pytest.mark.parametrize("name", ["x", "x.log", "x.dat.gz", "x.data"])
+def test_a_file_of_any_name_is_read_by_its_content(tmp_path, name):
+    path = tmp_path / name
+    pack = gzip.compress if name.endswith("gz") else bytes
+    for content, body in [(b'{"text": "row"}\n', "row"), (b'[{"text": "row"}]', "row"), (b"plain\n", "plain\n")]:
+        path.write_bytes(pack(content))
+        assert [page.body.decode() for page in gather(tmp_path, path)[1]] == [body]
+    with WarcWriter(path) as warc:
+        warc.response("http://a.org/", 200, [("Content-Type", "text/plain")], b"page")
+    assert [page.url for page in gather(tmp_path, path)[1]] == ["http://a.org/"]
+    pq.write_table(pa.table({"text": pa.array(["row"]).dictionary_encode()}), path)
+    assert [page.body.decode() for page in gather(tmp_path, path)[1]] == ["row"]
+    path.write_bytes(b"%PDF-1.7")
+    with pytest.raises(UserError, match=f"{name}: a PDF: take the text out"):
+        gather(tmp_path, path)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet", "a.html", "a.warc.gz", "a", "a.py"])
+def test_pipes_are_refused_and_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name}: a pipe, socket or device"):
+        gather(tmp_path, tmp_path / name)
+
+
+def test_texts_with_a_mark_and_names_that_are_no_utf8(tmp_path):
+    folder = tmp_path / "all"
+    folder.mkdir()
+    (folder / "a.txt").write_text("für", encoding="utf-16")
+    (folder / "b.py").write_text("x = 1\n", encoding="utf-8-sig")
+    (folder / "c.txt").write_text("für", encoding="utf-8-sig")
+    (folder / os.fsdecode(b"d\xff.txt")).write_text("d")
+    (folder / "e.txt").write_bytes("für".encode("latin-1"))
+    _, pages = gather(tmp_path, folder)
+    assert [(page.url[12:], page.body, page.charset) for page in pages] == [
+        ("a.txt", "für".encode(), "utf-8"), ("b.py", b"x = 1\n", None), ("c.txt", "für".encode(), "utf-8"),
+        ("d%FF.txt", b"d", "utf-8"), ("e.txt", b"f\xfcr", None),
+    ]  # fmt: skip
+
+
+def test_a_file_over_the_limit_that_cannot_be_cut_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr("groundup.corpus.sources.MAX_TEXT_BYTES", 20)
+    (tmp_path / "all").mkdir()
+    for name, size in (("a.html", 20), ("b.html", 21), ("c.html.gz", 50)):
+        content = b"<p>" + b"x" * (size - 3)
+        (tmp_path / "all" / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    counts, pages = gather(tmp_path, tmp_path / "all")
+    assert [page.url for page in pages] == ["file:///all/a.html"] and counts["refused"] == {"size": 2}
