@@ -14,13 +14,16 @@ from typing import NamedTuple
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
+from groundup.corpus.hidden import GUTTERS, SELECTORS, Hidden
+
 NO_TEXT = (
     "script,style,svg,template,iframe,object,noembed,noframes,canvas,audio,video,textarea,datalist,math,"
     "img,source,input,wbr,area,embed,link,meta,param,track,col"
 )
 # What is next to never content. Of 17,000 blocks of navigation and footers in WCXB's development pages, two blocks in five,
 # two are content; of 25,000 words of headers without a heading and of dialogs, 71.
-NO_CONTENT = "select,nav,footer,dialog,header,[role=navigation],[role=dialog]"
+NO_CONTENT_NAMES, NO_CONTENT_ROLES = ("select", "nav", "footer", "dialog", "header"), ("navigation", "dialog")
+NO_CONTENT = ",".join([*NO_CONTENT_NAMES, *(f"[role={role}]" for role in NO_CONTENT_ROLES)])
 CONTENT, TITLES = ("main", "article"), ("h1", "h2", "h3")
 ALWAYS_GOES = frozenset([*NO_TEXT.split(","), "select"])  # the others stay with what is content in them
 INLINE_NAMES = frozenset([
@@ -33,6 +36,7 @@ PARAGRAPHS = frozenset([
     "article", "aside", "blockquote", "dl", "figure", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "main",
     "ol", "p", "pre", "section", "table", "ul",
 ])  # fmt: skip
+CELL_ENDS = frozenset(["/td", "/th"])
 SPECIAL = frozenset(["/li", "/td", "/th", "/tr", "/ul", "/ol", "/pre"])
 RAW_TEXT = ("xmp", "plaintext")  # elements in which `<` and `>` stand as they are
 ATTRIBUTE = re.compile(r' (class|id|role|itemprop|data-testid|aria-hidden|hidden|style)="([^"]*)"')
@@ -41,7 +45,13 @@ MAX_NAMES = 6  # classes of one element that are looked at: style sheets of smal
 # Elements that older pages name by an id and no class. Other ids are left: two in three are of one page alone.
 KNOWN_BY_ID = frozenset(["div", "td", "section", "article", "main", "aside", "ul", "ol", "table", "form", "center"])
 MAX_TAGS = 300_000
-NOTHING, OPEN, CLOSE, INLINE, LINK, LINK_END, BREAK = range(7)  # what the walk does at a tag
+NOTHING, OPEN, CLOSE, INLINE, LINK, LINK_END, BREAK, CODE_END = range(8)  # what the walk does at a tag
+# Of code's inline elements those that are a line each: by class, or by style.
+LINES = frozenset([".line", ".code-line", ".token-line", ".view-line", ".cm-line", ".CodeMirror-line", ".ec-line"])
+LINE_STYLE = re.compile(r"display\s*:\s*(?:block|flex|grid|table)", re.IGNORECASE)
+# In the text of a <pre> whose lines may be numbered: where a tag is, and where an element begins that is known for numbers.
+EDGE, MARK = "\x1f", "\x1e"
+NUMBERED = re.compile(rf"[ \t{EDGE}{MARK}]*(\d{{1,6}})[ \t.:|]*(?:{EDGE}+|$)")
 
 
 class Tag(NamedTuple):
@@ -96,16 +106,20 @@ def blocks_of(tree: LexborHTMLParser) -> Blocks:
     if body is None:
         return blocks
     # At once: each search visits all elements.
-    nodes = body.css(f"{NO_TEXT},{NO_CONTENT},{','.join(CONTENT + TITLES + RAW_TEXT)}")
+    nodes = body.css(f"{NO_TEXT},{NO_CONTENT},{','.join(CONTENT + TITLES + RAW_TEXT)},{SELECTORS}")
     names = [node.tag for node in nodes]
     main, titled = (
         _around(node for node, name in zip(nodes, names, strict=True) if name in wanted) for wanted in (CONTENT, TITLES)
     )
+    hidden = Hidden(body)
     # Those inside others first: removing an element frees what is in it.
     for node, name in zip(reversed(nodes), reversed(names), strict=True):
-        stays = node.mem_id in main or (name in ("header", *TITLES) and node.mem_id in titled)
-        if name in ALWAYS_GOES or not (stays or (name in RAW_TEXT and not node.css_matches(NO_CONTENT))):
+        if name in ALWAYS_GOES:
             node.decompose()
+        elif node.mem_id not in main:
+            no_content = name in NO_CONTENT_NAMES or node.attributes.get("role") in NO_CONTENT_ROLES
+            if (no_content and not (name == "header" and node.mem_id in titled)) or hidden(node, name):
+                node.decompose()
     html = body.html or ""
     if "<!--" in html:
         first, *others = html.split("<!--")
@@ -115,7 +129,7 @@ def blocks_of(tree: LexborHTMLParser) -> Blocks:
 
 
 def _around(nodes: Iterable[LexborNode]) -> set[int]:
-    """The elements that these are in. Each is visited once: `:has()` would take seconds for a thousand nested <nav>."""
+    """The elements that these are in. Each is visited once: `:has()` would look at each element once for every one around it."""
     around: set[int] = set()
     for node in nodes:
         outer: LexborNode | None = node
@@ -127,7 +141,7 @@ def _around(nodes: Iterable[LexborNode]) -> set[int]:
 
 def _walk(html: str, raw_text: bool, blocks: Blocks) -> None:
     kinds, kind, parent, start, end = blocks.kinds, blocks.kind, blocks.parent, blocks.start, blocks.end
-    known: dict[str, tuple[int, int, str, int, bool]] = {}
+    known: dict[str, tuple[int, int, str, int, bool | str]] = {}
     numbers: dict[tuple, int] = {}
     rows: list[tuple] = []
     stack: list[int] = []  # open elements
@@ -136,15 +150,16 @@ def _walk(html: str, raw_text: bool, blocks: Blocks) -> None:
     pieces: list[str] = []  # text of the block that is being read
     link = row = cell = linked = pre = gap = 0  # link, pre: how many such elements are open
     inner = first = -1
+    code_end = -1  # pieces there were when a <code> ended
     prefix = ""
     broken = False
 
     def flush() -> None:
         nonlocal gap, prefix, linked, broken
-        text = "".join(pieces)
+        text = code(pieces) if pre else "".join(pieces)
         pieces.clear()
         if pre:
-            text = text.rstrip().lstrip("\n")
+            pass
         elif broken:
             text = "\n".join([" ".join(line.split()) for line in text.split("\v")]).strip()
         else:
@@ -178,7 +193,7 @@ def _walk(html: str, raw_text: bool, blocks: Blocks) -> None:
             if pieces:
                 if not pre:
                     flush()
-                elif pieces[-1][-1:] != "\n":
+                elif pieces[-1][-1:] != "\n" and name not in CELL_ENDS:
                     pieces.append("\n")
             inner = -1
             parent.append(stack[-1] if stack else 0)
@@ -193,7 +208,8 @@ def _walk(html: str, raw_text: bool, blocks: Blocks) -> None:
                 pass
             elif name == "/li":
                 numbering = lists[-1] if lists else None
-                prefix = "  " * (len(lists) - 1) + ("- " if numbering is None else f"{next(numbering)}. ")
+                if not pre:
+                    prefix = "  " * (len(lists) - 1) + ("- " if numbering is None else f"{next(numbering)}. ")
             elif name == "/td" or name == "/th":
                 cell += 1
             elif name == "/tr":
@@ -214,7 +230,7 @@ def _walk(html: str, raw_text: bool, blocks: Blocks) -> None:
             if pieces:
                 if not pre or (raw == "/pre" and pre == 1):
                     flush()
-                elif pieces[-1][-1:] != "\n":
+                elif pieces[-1][-1:] != "\n" and raw not in CELL_ENDS:
                     pieces.append("\n")
             names.pop()
             end[stack.pop()] = len(rows)
@@ -231,9 +247,19 @@ def _walk(html: str, raw_text: bool, blocks: Blocks) -> None:
                 lists.pop()
         elif action == INLINE:
             inner = number
+            if not pre:
+                pass
+            elif special is MARK:
+                pieces.append(MARK)
+            elif pieces and pieces[-1][-1:] != "\n" and (special or (len(pieces) == code_end and raw.startswith("code"))):
+                pieces.append("\n")
+        elif action == CODE_END:
+            code_end = len(pieces)
         elif action == LINK:
             inner = number
             link += 1
+            if pre and special is MARK:
+                pieces.append(MARK)
         elif action == LINK_END:
             link -= 1
         elif action == BREAK:
@@ -268,15 +294,34 @@ def _walk(html: str, raw_text: bool, blocks: Blocks) -> None:
          blocks.gap, blocks.prefix, blocks.row, blocks.cell) = columns  # fmt: skip
 
 
-def _entry(raw: str, kinds: list[Tag], numbers: dict[tuple, int]) -> tuple[int, int, str, int, bool]:
+def code(pieces: list[str]) -> str:
+    """The text of a <pre> from what stands between its tags, without the numbers of its lines: those in elements known for
+    them, or one in an element of its own before each line, counting on from the first."""
+    text = "".join(pieces)
+    marked = MARK in text
+    if marked or any(map(str.isdecimal, map(str.strip, pieces))):
+        lines = EDGE.join(pieces).split("\n")
+        found = [match if (match := NUMBERED.match(line)) and (MARK in match[0]) == marked else None for line in lines]
+        numbers = [int(match[1]) for match in found if match]
+        rest = [line[match.end() :] if match else line for line, match in zip(lines, found, strict=True)]
+        rest = [line.replace(EDGE, "").replace(MARK, "") for line in rest]
+        filled = [line.strip(f" \t{EDGE}{MARK}") for line in lines]
+        counts_on = len(numbers) > 1 and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        if any(map(str.strip, rest)) and (marked or (counts_on and len(numbers) == sum(map(bool, filled)))):
+            apart = all(line[:1] in ("", " ") for line, match in zip(rest, found, strict=True) if match)
+            text = "\n".join([line[1:] if match and apart else line for line, match in zip(rest, found, strict=True)])
+    return text.replace(MARK, "").rstrip().lstrip("\n")
+
+
+def _entry(raw: str, kinds: list[Tag], numbers: dict[tuple, int]) -> tuple[int, int, str, int, bool | str]:
     """What to do at the tag between `<` and `>`, its kind, the tag that closes it, the line ends it asks for; is it of
-    a list, table or <pre>?"""
+    a list, table or <pre>, or of inline elements a line of code, or (MARK) the number of one?"""
     name, _, attributes = raw.partition(" ")
     if name.startswith("/"):
         if name == "/a":
             return LINK_END, -1, "", 0, False
         if name[1:] in INLINE_NAMES:
-            return NOTHING, -1, "", 0, False
+            return CODE_END if name == "/code" else NOTHING, -1, "", 0, False
         return CLOSE, -1, "", 1 + (name[1:] in PARAGRAPHS), name in SPECIAL
     if name in IGNORED:
         return NOTHING, -1, "", 0, False
@@ -286,10 +331,12 @@ def _entry(raw: str, kinds: list[Tag], numbers: dict[tuple, int]) -> tuple[int, 
     number = numbers.setdefault((name, *found), len(kinds))
     if number == len(kinds):
         kinds.append(_tag(name, found))
+    is_gutter = any(word[1:] in GUTTERS for word in kinds[number].words)
     if name == "a":
-        return LINK, number, "", 0, False
+        return LINK, number, "", 0, MARK if is_gutter else False
     if name in INLINE_NAMES:
-        return INLINE, number, "", 0, False
+        is_line = any(attribute == "style" and LINE_STYLE.search(value) for attribute, value in found)
+        return INLINE, number, "", 0, MARK if is_gutter else is_line or not LINES.isdisjoint(kinds[number].words)
     return OPEN, number, f"/{name}", 1 + (name in PARAGRAPHS), f"/{name}" in SPECIAL
 
 

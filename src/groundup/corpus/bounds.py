@@ -1,9 +1,9 @@
 """A bound on what a page can cost its parser.
 
-HTML parsers take time quadratic in depth: 300,000 nested <div> keep Lexbor for minutes. Formatting that was left open is
-opened anew in every block that follows, so that a small page becomes a tree of millions. And each attribute of a tag is
-compared with all before it: 80,000 of them take 26 s. Such pages are cut off before they are parsed. A cheap count of
-start and end tags, and the distance from one to the next, clear nearly all; the others have their tags read.
+HTML parsers take more than linear time in the depth of elements, in the formatting that is open, since each block that
+follows opens it anew, and in the attributes of one tag, since each is compared with those before it. Pages that go far
+beyond what real ones have are cut off before they are parsed. A cheap count of start and end tags, and the distance from
+one to the next, clear nearly all; the others have their tags read.
 """
 
 import re

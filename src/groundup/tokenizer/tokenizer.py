@@ -24,8 +24,8 @@ from groundup.tokenizer.bpe import ALPHABET, SPECIAL_TOKENS, VISIBLE
 from groundup.tokenizer.folder import ByteTokens, bpe_model, describe
 from groundup.tokenizer.rules import RULES, Rule, rule_of
 
-# tiktoken's time for one pre-token grows faster than its length, and its regular expressions run out of stack on 999,999
-# spaces in a row. A run of twice this many characters of one kind or more holds a block of them, and goes another way.
+# tiktoken's time for one pre-token grows faster than its length, and its regular expressions need stack for a long run of
+# one kind. A run of twice this many characters of one kind or more holds a block of them, and goes another way.
 BLOCK = 20_000
 _OF_ONE_KIND = regex.compile(r"\p{L}++|\s++|[^\s\p{L}\p{N}]++")
 CHUNK = 1 << 15  # bytes of a long pre-token encoded at once
