@@ -118,7 +118,7 @@ def measure(page: Page, domain: str, settings: Annotations) -> dict[str, Any]:
     extracted = extract(page)
     text, addresses = scrub_addresses(extracted.text)
     words = split(text)
-    language, score = rules.language(text)
+    language, score = rules.language(text, settings.language)
     host, lines = host_of(page.url), template_lines.line_hashes(text)
     return {
         "id": blake2b(f"{page.url}\n{text}".encode(), digest_size=16).hexdigest(),
@@ -132,8 +132,8 @@ def measure(page: Page, domain: str, settings: Annotations) -> dict[str, Any]:
         "language": language,
         "language_score": score,
         "memory_addresses": addresses,
-        **rules.measure(text, words),
-        **_judged(words, settings),
+        **rules.measure(text, words, language),
+        **_judged(words, settings, language),
         "personal": [span._asdict() for span in personal.find(text)],
         "text_key": duplicates.text_key(words),
         "url_hash": duplicates.url_hash(page.url),
@@ -146,10 +146,12 @@ def measure(page: Page, domain: str, settings: Annotations) -> dict[str, Any]:
     }
 
 
-def _judged(words: Words, settings: Annotations) -> dict[str, Any]:
-    """What the word list and the user's classifiers say."""
-    listed = toxicity.word_list(Path(settings.toxic_words) if settings.toxic_words else None)
-    row: dict[str, Any] = {"toxic_words": listed.count(words)}
+def _judged(words: Words, settings: Annotations, language: str) -> dict[str, Any]:
+    """What the word list and the user's classifiers say. The list that ships here is English, and says nothing of others."""
+    row: dict[str, Any] = {}
+    if settings.toxic_words or language == "en":
+        listed = toxicity.word_list(Path(settings.toxic_words) if settings.toxic_words else None)
+        row["toxic_words"] = listed.count(words)
     if settings.toxicity_classifier:
         row["toxicity"], row["worst_toxicity"] = toxicity.score(_classifier(settings.toxicity_classifier), words)
     if settings.quality_classifier:
@@ -190,7 +192,7 @@ def _unmeasured(
             shard = working / f"{_stem(path)}-{number:05d}.arrow"
             shards.append(shard)
             places = f"{number} {len(batch)} {sum(len(page.body) for page in batch)}"
-            made_from = f"{file} {places} {domain} {settings.near_duplicate_permutations} {judges}".encode()
+            made_from = f"{file} {places} {domain} {settings.language} {settings.near_duplicate_permutations} {judges}".encode()
             if _made_from(shard) != made_from:
                 yield batch, domain, settings, shard, made_from
 

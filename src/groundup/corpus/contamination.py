@@ -101,11 +101,12 @@ def read_benchmarks(paths: list[Path], n: int = 13) -> Benchmarks:
     for file, path in enumerate(paths):
         for number, text in enumerate(_examples(path), start=1):
             words = split(text)
-            if len(words.hashes) < LEAST_WORDS:
+            size = n * words.per_word
+            if len(words.hashes) < LEAST_WORDS * words.per_word:
                 too_short[file] += 1
                 continue
-            lengths.add(min(n, len(words.hashes)))
-            grams.append(shingles(words, n))
+            lengths.add(min(size, len(words.hashes)))
+            grams.append(shingles(words, size))
             owners.append(np.full(len(grams[-1]), len(examples)))
             examples.append((file, number))
     every, owner = np.concatenate(grams), np.concatenate(owners)
