@@ -35,7 +35,7 @@ def contamination(held_out: Iterable[str], train: Iterable[str], n: int = 13) ->
     contains; and of the training text's, those the held-out text contains. So a long page that quotes a short held-out
     one counts, and so does an excerpt. N-grams in more than 20 documents are boilerplate and count on neither side.
     """
-    held = [shingles(split(text), n) for text in held_out]
+    held = [_word_ngrams(split(text), n) for text in held_out]
     index = np.unique(np.concatenate(held)) if held else np.zeros(0, dtype=np.uint64)
     frequency = np.zeros(len(index), dtype=np.int64)
     held = [np.searchsorted(index, grams) for grams in held]  # from here on an n-gram is its place in the index
@@ -43,7 +43,7 @@ def contamination(held_out: Iterable[str], train: Iterable[str], n: int = 13) ->
         frequency[grams] += 1
     shared, sizes = [], []
     for text in train:
-        grams = shingles(split(text), n)
+        grams = _word_ngrams(split(text), n)
         places = np.searchsorted(index, grams)
         places = places[np.append(index, 0)[places] == grams] if len(index) else places[:0]
         places = places[places < len(index)]
@@ -60,6 +60,11 @@ def contamination(held_out: Iterable[str], train: Iterable[str], n: int = 13) ->
         _nearest(places[telling[places]], owners, starts, held_sizes, size - int((~telling[places]).sum()))
         for places, size in zip(shared, sizes, strict=True)
     ]
+
+
+def _word_ngrams(words: Words, n: int) -> np.ndarray:
+    """Shingles of n words, of as many times more characters where most of the text is of scripts without spaces."""
+    return shingles(words, n * words.per_word)
 
 
 def _nearest(
@@ -101,12 +106,11 @@ def read_benchmarks(paths: list[Path], n: int = 13) -> Benchmarks:
     for file, path in enumerate(paths):
         for number, text in enumerate(_examples(path), start=1):
             words = split(text)
-            size = n * words.per_word
             if len(words.hashes) < LEAST_WORDS * words.per_word:
                 too_short[file] += 1
                 continue
-            lengths.add(min(size, len(words.hashes)))
-            grams.append(shingles(words, size))
+            lengths.add(min(n * words.per_word, len(words.hashes)))
+            grams.append(_word_ngrams(words, n))
             owners.append(np.full(len(grams[-1]), len(examples)))
             examples.append((file, number))
     every, owner = np.concatenate(grams), np.concatenate(owners)

@@ -29,7 +29,7 @@ C4_WORD_CHARACTERS = 1000
 C4_NOT_IN_LINES = (
     "javascript", "terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies"
 )  # fmt: skip
-SENTENCE_END = re.compile(r"[.!?؟۔։።፧][\"”’')\]»“]*(?=\s|$)|[。！？．｡।॥။៕។།]+")
+SENTENCE_END = re.compile(r"[.!?؟۔։።፧](?: ?[»«]|[\"”’')\]“])*(?=\s|$)|[。！？．｡।॥။៕។།]+")
 PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
 NEIGHBOURS = 5  # of resiliparse's profiles: among those that fit a text best, the wanted one may be ...
 NEAR_RANK = 1.1  # ... this many times as far as the nearest: German is not Luxembourgish, nor Spanish Galician
@@ -46,7 +46,7 @@ class Threshold(NamedTuple):
 
 ANY = float("inf")
 THRESHOLDS = (
-    Threshold("words", 50, 100_000, "Gopher", "datatrove splits with spaCy: more, since punctuation counts; 2 or 4 characters a word without spaces"),
+    Threshold("words", 50, 100_000, "Gopher", "datatrove splits with spaCy: more, since punctuation counts; 2 or 3 characters a word without spaces"),
     Threshold("mean_word_length", 3, 10, "Gopher", "dolma takes the median; datatrove leaves punctuation out; null without spaces"),
     Threshold("hashes_per_word", 0, 0.1, "Gopher"),
     Threshold("ellipses_per_word", 0, 0.1, "Gopher"),

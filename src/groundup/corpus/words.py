@@ -4,7 +4,7 @@ Words stand between white space where a script has it. Han, kana and the scripts
 Unicode's word boundaries (UAX 29) leave those to dictionaries, one a language. Here each character is a unit of its own
 with its marks and the punctuation behind it, as in BERT's basic tokenization of Chinese: no dictionary, the same cut
 whatever stands around, so a copy is found where only its surroundings differ. Thresholds stay in words: `Words.count`
-takes two characters for a word of Chinese or Japanese, four clusters for one of Thai and its neighbours. n-grams that
+takes two characters for a word of Chinese or Japanese, three clusters for one of Thai and its neighbours. n-grams that
 are compared within one text, or with benchmarks, are as many times longer (`per_word`); shingles are not.
 
 Most words of a text are those of the texts before it: what there is to know of a word by itself is worked out when it
@@ -37,8 +37,8 @@ IS_UNSPACED = regex.compile(rf"(?=[\p{{L}}\p{{N}}])[{EAST_ASIAN}{SOUTH_EAST_ASIA
 UNIT = regex.compile(rf"(?=[\p{{L}}\p{{N}}])(?:([{EAST_ASIAN}])|[{SOUTH_EAST_ASIAN}])\p{{M}}*+[^\p{{L}}\p{{N}}\s]*+")
 EAST_ASIAN_UNIT = regex.compile(rf"(?=[\p{{L}}\p{{N}}])[{EAST_ASIAN}]")
 # Units of a word, as whole numbers. The prose of tests/corpus/languages.json, the same sentences in ten languages, has
-# for one English word 1.7 characters of Chinese, 2.3 of Japanese and 3.6 clusters of Thai.
-EAST_ASIAN_UNITS, SOUTH_EAST_ASIAN_UNITS = 2, 4
+# for one English word 1.5 characters of Chinese, 2.0 of Japanese and 2.9 clusters of Thai.
+EAST_ASIAN_UNITS, SOUTH_EAST_ASIAN_UNITS = 2, 3
 
 
 def plain(word: str) -> str:
