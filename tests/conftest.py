@@ -49,6 +49,34 @@ def small_numbers_stay() -> Iterator[None]:
     torch.set_flush_denormal(False)
 
 
+@pytest.fixture
+def within_a_minute() -> Iterator[None]:
+    """A guard against hanging, in processor time, which other programs do not take; how fast something is, `benchmarks/` say."""
+    start = time.process_time()
+    yield
+    assert time.process_time() - start < 60
+
+
+@pytest.fixture(scope="session")
+def growth() -> Callable[..., float]:
+    """Processor time of `work(4 * size)` over that of `work(size)`: 4 where it is linear, 16 where it is quadratic.
+
+    Both are measured by turns, and the least of five counts, which other programs disturb least.
+    """
+
+    def seconds(work: Callable[[int], object], size: int) -> float:
+        start = time.process_time()
+        work(size)
+        return time.process_time() - start
+
+    def ratio(work: Callable[[int], object], size: int) -> float:
+        pairs = [(seconds(work, size), seconds(work, 4 * size)) for _ in range(5)]
+        once, fourfold = (min(found) for found in zip(*pairs, strict=True))
+        return fourfold / once
+
+    return ratio
+
+
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
     """Environment variables of subprocesses."""

@@ -83,13 +83,11 @@ def test_the_model_learned(tiny_run):
 
 
 def test_a_second_run_does_nothing(run_groundup, tiny_recipe, tiny_run):
-    before, start = times(tiny_run.folder), time.monotonic()
+    before = times(tiny_run.folder)
     outcome = run_groundup("run", tiny_recipe, "--run", tiny_run.folder)
-    seconds = time.monotonic() - start
     assert outcome.returncode == 0 and outcome.stderr == ""
     assert outcome.stdout == tiny_run.outcome.stdout
     assert times(tiny_run.folder) == before
-    assert seconds < 6  # two without load; the benchmark has the figure
 
 
 def test_a_changed_value_redoes_only_what_depends_on_it(run_groundup, tiny_recipe, copy):

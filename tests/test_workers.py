@@ -93,7 +93,7 @@ def test_workers_end_with_the_pool():
     with groundup_workers.pool(2) as pool:
         list(pool.spread(square, [(1,), (2,), (3,)]))
         workers = list(pool.executor._processes.values())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while any(worker.is_alive() for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(worker.is_alive() for worker in workers)

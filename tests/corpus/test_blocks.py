@@ -1,5 +1,4 @@
 import re
-import time
 
 import pytest
 from hypothesis import given
@@ -122,12 +121,10 @@ def test_no_text_is_lost_and_elements_nest(html):
         "<div a='<b>' " + "".join(f" a{i}='<'" for i in range(20)) + "".join(f" a{i}" for i in range(80_000)) + ">x",
     ],
 )
-def test_a_page_that_would_hang_the_parser_is_cut_off(html):
-    start = time.process_time()
+def test_a_page_that_would_hang_the_parser_is_cut_off(html, within_a_minute):
     source, cut = bounded(b"<p>before" + html.encode())
     assert cut
     assert blocks_of(LexborHTMLParser(source)).text[0] == "before"
-    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("html", ["<p>a</p>" * 20, "<p>a</p>" * 20 + "<xmp>b</xmp>"])
@@ -155,12 +152,14 @@ def test_elements_are_known_by_their_classes_or_else_by_their_id():
     assert words == {"<body", "<div", "#menu", "<p", ".one", ".two", "itemprop=body text"}
 
 
-def test_nested_navigation_takes_no_longer_than_other_elements():
-    html = "<nav>" * 900 + "<b>x</b> " * 100_000
-    tree = LexborHTMLParser(html + "<header>" * 900 + "<b>x</b> " * 100_000)
-    start = time.process_time()
-    assert blocks_of(tree).text == []
-    assert time.process_time() - start < 2
+def test_nested_navigation_takes_no_longer_than_other_elements(growth):
+    def tree(depth):
+        words = "<b>x</b> " * 25_000
+        return LexborHTMLParser("<nav>" * depth + words + "<header>" * depth + words)
+
+    trees = {depth: tree(depth) for depth in (200, 800)}
+    assert blocks_of(trees[800]).text == []
+    assert growth(lambda depth: blocks_of(trees[depth]), 200) < 2  # 4 where each word looks at all that it lies in
 
 
 def test_ordinary_pages_are_not_cut():

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundup.corpus import addresses, fetch
 from groundup.corpus import crawl as crawling
-from groundup.corpus import fetch
 from groundup.corpus.crawl import crawl, links
 from groundup.corpus.urls import canonical
 from groundup.corpus.warc import Losses, Page, read_pages
@@ -169,7 +169,7 @@ def test_start_that_redirects_to_another_host_names_it(tmp_path):
     "address", ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:127.0.0.1", "fe80::1%eth0"]
 )
 def test_addresses_that_are_not_public(address):
-    assert not fetch.is_public(address)
+    assert not addresses.is_public(address)
 
 
 @pytest.mark.parametrize(

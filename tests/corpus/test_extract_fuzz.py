@@ -2,7 +2,7 @@
 
 import os
 import random
-import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -40,14 +40,11 @@ def broken(html: str, dice: random.Random) -> str:
 
 
 def check(html: str) -> None:
-    start = time.process_time()
-    text = text_of(html, content_model()).text
-    assert time.process_time() - start < 2
-    text.encode()
+    text_of(html, content_model()).text.encode()
 
 
 @pytest.mark.skipif(not DATA.exists(), reason=f"no real pages in {DATA}")
-def test_mutated_real_pages_neither_crash_nor_hang():
+def test_mutated_real_pages_neither_crash_nor_hang(within_a_minute):
     pages = [decode(page) for page in read_pages(DATA / "pages-dev-01.warc.gz", Losses())][::15]
     dice = random.Random(0)
     for _ in range(10):
@@ -58,7 +55,7 @@ def test_mutated_real_pages_neither_crash_nor_hang():
 SMALL = "<html><head><title>t</title></head><body><nav><a href=x>m</a></nav><main><h1>T</h1><p>Some words, and more.</p></main>"
 
 
-@settings(deadline=None)
+@settings(deadline=timedelta(minutes=1))
 @given(st.randoms(use_true_random=False), st.lists(st.sampled_from(SNIPPETS) | st.text(max_size=20), max_size=20))
 def test_mutated_small_pages_neither_crash_nor_hang(dice, pieces):
     check(broken(SMALL + "".join(pieces), dice))

@@ -4,8 +4,8 @@ import gzip
 import io
 import os
 import random
-import time
 import zlib
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -128,19 +128,17 @@ def test_garbage_between_plain_records_is_counted(tmp_path):
     assert (found, losses.places) == (["0", "1"], [Place("a.warc", "lost", len(record(0)), len(record(0)) + 70_000, 70_000)])
 
 
-def test_bombs_and_endless_records_are_bounded_in_time_and_memory(tmp_path):
+def test_bombs_and_endless_records_are_bounded_in_time_and_memory(tmp_path, within_a_minute):
     bomb = zlib.compressobj(9, wbits=31)
     head = b"WARC/1.0\r\nWARC-Type: resource\r\nWARC-Target-URI: http://a.org/b\r\n"
     endless = bomb.compress(head) + b"".join(bomb.compress(bytes(1 << 20)) for _ in range(40)) + bomb.flush()
     bomb = zlib.compressobj(9, wbits=31)
     long = bomb.compress(head + b"Content-Length: 99999999999\r\n\r\n")
     long += b"".join(bomb.compress(bytes(1 << 20)) for _ in range(40)) + bomb.flush()
-    start = time.process_time()
     content = endless + packed("gz", record(1)) + long + packed("gz", record(2))
     found, losses = read(tmp_path / "a.warc.gz", content, max_record_bytes=1 << 20)
     assert found == ["1", "2"]
     assert losses.lost_bytes >= len(endless)
-    assert time.process_time() - start < 2
 
 
 FRAME_IN_FRAME = b"\x28\xb5\x2f\xfd\0\0\x30\0\0"  # a zstd frame's first block holds what looks like another's start
@@ -148,10 +146,8 @@ NOISE = [b"\x1f\x8b\x08", b"\x1f\x8b\x08\x00", b"WARC/1.0\r\nContent-Length: 999
 
 
 @pytest.mark.parametrize("noise", NOISE)
-def test_what_looks_like_records_everywhere_takes_no_time(tmp_path, noise):
-    start = time.process_time()
-    read(tmp_path / "a.warc", noise * (300_000 // len(noise)))
-    assert time.process_time() - start < 2
+def test_what_looks_like_records_everywhere_costs_one_pass(tmp_path, noise, growth):
+    assert growth(lambda size: read(tmp_path / "a.warc", noise * (size // len(noise))), 20_000) < 8
 
 
 def test_arc_and_wet_are_read_as_warc(tmp_path):
@@ -200,7 +196,7 @@ def test_cut_anywhere_the_account_adds_up(tmp_path_factory, data):
 
 @pytest.mark.skipif(not DATA.exists(), reason=f"no real WARC files in {DATA}")
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=timedelta(minutes=1))
 def test_real_files_with_damage_neither_stop_nor_hang_the_reader(tmp_path_factory, data):
     cases = sorted(path for path in DATA.glob("*.*arc*") if path.stat().st_size < 20_000)
     source = data.draw(st.sampled_from(cases))
@@ -211,13 +207,11 @@ def test_real_files_with_damage_neither_stop_nor_hang_the_reader(tmp_path_factor
         content[at : at + size] = data.draw(st.binary(max_size=8) | st.sampled_from([b"\x1f\x8b\x08", b"WARC/1.0\r\n"]))
     path = tmp_path_factory.mktemp("fuzz") / source.name
     path.write_bytes(content)
-    start = time.process_time()
     losses = Losses()
     for one in read_records(path, losses):
         page_of(one, path.name, losses)
         assert 0 <= one.place[0] <= one.place[1] <= len(content)
     assert all(0 <= place.start <= place.end <= len(content) for place in losses.places)
-    assert time.process_time() - start < 2
 
 
 def test_what_the_writer_wrote_has_no_losses(tmp_path):

@@ -15,13 +15,14 @@ from functools import cache
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 
+from groundup.core.seals import is_sealed, seal
 from groundup.corpus import domains, duplicates, join, linear, personal, quality, rules, template_lines, toxicity
 from groundup.corpus.extract import extract
 from groundup.corpus.tables import working_schema, write_working
+from groundup.corpus.urls import split_url
 from groundup.corpus.warc import Losses, Page, read_pages
 from groundup.corpus.words import Words, split, word_hashes
 from groundup.errors import UserError
@@ -74,6 +75,8 @@ def annotate(
         raise UserError(f"two WARC files are called {twice[0]!r}; rename one: shards are called after them")
     working = out / "pass1"
     working.mkdir(parents=True, exist_ok=True)
+    for left in out.glob("near-duplicates-*"):
+        shutil.rmtree(left)  # by a run that was killed
     losses = Losses()
     shards: list[Path] = []
     jobs = _unmeasured(pages, working, settings, losses, shards)
@@ -104,17 +107,20 @@ def kind_of(content_type: str, url: str) -> str:
     if content_type in ("", "text/html", "application/xhtml+xml"):
         return "html"
     is_code = content_type.startswith("text/x-") and content_type not in PROSE_TYPES
-    return "code" if is_code or PurePosixPath(urlsplit(url).path).suffix.lower() in CODE_SUFFIXES else "text"
+    parts = split_url(url)
+    suffix = PurePosixPath(parts.path if parts else "").suffix.lower()
+    return "code" if is_code or suffix in CODE_SUFFIXES else "text"
 
 
 def host_of(url: str) -> str:
-    """The host without port; of a `file:///name/...` resource the first part of its path."""
-    parts = urlsplit(url)
-    return parts.hostname or parts.path.strip("/").partition("/")[0]
+    """The host without port; of a `file:///name/...` resource the first part of its path; of a malformed URL ""."""
+    parts = split_url(url)
+    return (parts.hostname or parts.path.strip("/").partition("/")[0]) if parts else ""
 
 
 def measure(page: Page, domain: str, settings: Annotations) -> dict[str, Any]:
     """One row of pass 1: the text of a page and what it tells of itself."""
+    page = replace(page, url=page.url.encode("utf-8", "replace").decode())
     extracted = extract(page)
     text, addresses = scrub_addresses(extracted.text)
     words = split(text)
@@ -199,10 +205,7 @@ def _unmeasured(
 
 def _made_from(shard: Path) -> bytes | None:
     """None when there is no such shard, or it is damaged: then it is made again."""
-    try:
-        return (working_schema(shard).metadata or {}).get(b"made_from")
-    except (FileNotFoundError, pa.ArrowInvalid):
-        return None
+    return (working_schema(shard).metadata or {}).get(b"made_from") if is_sealed(shard) else None
 
 
 def _batches(pages: Iterable[Page]) -> Iterator[list[Page]]:
@@ -242,6 +245,7 @@ def _measure(
         rows = [measure(page, domain, settings) for page in batch]
         table = pa.Table.from_pylist(rows, schema=PASS_1).replace_schema_metadata({"made_from": made_from})
         write_working(table, shard)
+        seal(shard)
     finally:
         gc.enable()
     bodies.unlink(missing_ok=True)

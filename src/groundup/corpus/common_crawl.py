@@ -18,7 +18,8 @@ from typing import Any
 
 from groundup.corpus.fetch import PAGE_TYPES
 from groundup.corpus.http_message import undo_encodings
-from groundup.corpus.ranges import CONNECTIONS, MAX_WHOLE_BYTES, Range, RangeFile, Ranges
+from groundup.corpus.ranges import CONNECTIONS, MAX_WHOLE_BYTES, Missing, Range, RangeFile, Ranges
+from groundup.corpus.records import MAX_RECORD_BYTES, natural
 from groundup.corpus.warc import Losses, Page, pages_of
 from groundup.errors import UserError
 
@@ -27,6 +28,7 @@ WINDOW = 16 << 10  # bytes of cluster.idx that are asked for at a time: about 13
 LINE = 4 << 10  # longer than any of its lines
 SAMPLE = 100  # captures of one block before the next block: neighbours are pages of one host
 MAX_BLOCK_BYTES = 64 << 20  # of a CDX block, inflated
+PATH = re.compile(r"(?!.*\.\.)\w[\w./=-]{0,500}", re.ASCII)  # all that the names of its files are made of
 
 
 def pages(
@@ -56,7 +58,7 @@ def pages(
             parts = ranges.in_order(found)
             pages = (page for part in parts for page in _record(part, losses))
         else:
-            pages = _whole_files(ranges, crawl, losses)
+            pages = _whole_files(ranges, crawl, refused, losses)
         for page in pages:
             if mime or page.content_type in PAGE_TYPES or not page.content_type:
                 yield page
@@ -64,12 +66,20 @@ def pages(
                 refused["type"] += 1
     refused["truncated"] += losses.truncated
     refused["damaged"] += losses.lost
+    refused["malformed URL"] += losses.malformed
 
 
-def _whole_files(ranges: Ranges, crawl: str, losses: Losses) -> Iterator[Page]:
+def _whole_files(ranges: Ranges, crawl: str, refused: Counter[str], losses: Losses) -> Iterator[Page]:
     listing = _inflated(ranges.get((f"crawl-data/{crawl}/warc.paths.gz", 0, None)), MAX_WHOLE_BYTES)
     for path in listing.decode("ascii", "replace").split():
-        yield from pages_of(io.BufferedReader(RangeFile(ranges, path), 1 << 17), path.rpartition("/")[2], losses)
+        try:
+            file = RangeFile(ranges, path) if PATH.fullmatch(path) else None
+        except Missing:
+            file = None
+        if file:
+            yield from pages_of(io.BufferedReader(file, 1 << 17), path.rpartition("/")[2], losses)
+        else:
+            refused["damaged index"] += 1
 
 
 def _record(part: bytes, losses: Losses) -> Iterator[Page]:
@@ -96,14 +106,18 @@ def _captures(
 ) -> Iterator[Range]:
     """Where the records are that the index has for these; only whole pages, no redirects or errors."""
     index = f"cc-index/collections/{crawl}/indexes/"
-    prefix = surt(host) if host else None
+    try:
+        prefix = surt(host) if host else None
+    except UnicodeError:
+        raise UserError(f"host = {host!r:.80}: not the name of a host: give it as in example.org") from None
     blocks = ((line, slice(None)) for line in _blocks_of(ranges, index, prefix)) if prefix else _sample(ranges, index)
     for line, part in blocks:
-        fields = line.split(b"\t")
-        if len(fields) < 4 or not (fields[2] + fields[3]).isdigit():
+        _, name, start, length = [*line.decode("utf-8", "replace").split("\t"), "", "", "", ""][:4]
+        try:
+            block = ranges.get(_place(index + name, start, length, MAX_BLOCK_BYTES))
+        except (ValueError, Missing):
             refused["damaged index"] += 1
             continue
-        block = ranges.get((index + fields[1].decode("ascii", "replace"), int(fields[2]), int(fields[3])))
         wanted = []
         for capture in _inflated(block, MAX_BLOCK_BYTES).splitlines():
             key, _, rest = capture.partition(b" ")
@@ -112,11 +126,18 @@ def _captures(
             try:
                 found = json.loads(rest[rest.index(b"{") :])
                 if _fits(found, language, mime):
-                    place = str(found["filename"]), int(found["offset"]), int(found["length"])
-                    wanted.append(place)
-            except (ValueError, KeyError, TypeError, AttributeError):
+                    wanted.append(_place(found["filename"], found["offset"], found["length"], MAX_RECORD_BYTES))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 refused["damaged index"] += 1
         yield from wanted if prefix else sorted(wanted, key=lambda place: _digest(*place))[part]
+
+
+def _place(path: str, start: object, length: object, max_bytes: int) -> Range:
+    """The range that a line of an index names. Raises ValueError where it is none that could be asked for."""
+    first, size = natural(str(start)), natural(str(length))
+    if not PATH.fullmatch(path) or first is None or size is None or not 0 < size <= max_bytes:
+        raise ValueError("no such range")
+    return path, first, size
 
 
 def _fits(capture: dict[str, Any], language: str | None, mime: str | None) -> bool:

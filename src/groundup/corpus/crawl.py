@@ -6,26 +6,28 @@ goes on as if it had never stopped; nothing is asked for twice but robots.txt, w
 the server was too busy to answer.
 """
 
-import html
 import os
 import re
+import sys
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
+from groundup.core.text import printable
 from groundup.corpus.extract import HTML_TYPES, decode
 from groundup.corpus.fetch import AGENT, BUSY, PAGE_TYPES, Answer, Client, Unreachable
 from groundup.corpus.records import Losses, Record, read_records
 from groundup.corpus.robots import MAX_SITEMAP_BYTES, NOTHING_ALLOWED, Rules, parse_robots, parse_sitemap
-from groundup.corpus.urls import MAX_URL_LENGTH, TRAP, canonical, host_of, path_and_query
+from groundup.corpus.urls import MAX_URL_LENGTH, TRAP, canonical, host_of, path_and_query, split_url, unescaped
 from groundup.corpus.warc import Page, WarcWriter, complete_prefix, page_of
 from groundup.errors import UserError
 from groundup.progress import Progress
 
 MAX_REDIRECTS = 5
 MAX_URLS = 1_000_000  # what a trap can make us remember
+MAX_CRAWL_DELAY = 60.0  # seconds; a site that asks for eleven days asks not to be crawled, but would hold the run
 MAX_BUSY = 5  # URLs in a row that a server is too busy to answer; then it wants to be left alone
 
 
@@ -62,7 +64,8 @@ def crawl(
     first = canonical(start)
     if first is None:
         raise UserError(f"{start}: not an http or https address")
-    reach = urlsplit(first)
+    reach = split_url(first)
+    assert reach  # canonical
     if record_as:
         first = canonical(urljoin(record_as, path_and_query(first))) or first
     client = Client(requests_per_second, allow_private, (reach.scheme, reach.netloc) if record_as else None)
@@ -71,11 +74,15 @@ def crawl(
     except Unreachable as error:
         raise UserError(f"{start}: cannot be reached ({error}): check the network or the address") from None
     if rules.delay and requests_per_second:
-        client.pause = max(client.pause, rules.delay)
+        client.pause = max(client.pause, min(rules.delay, MAX_CRAWL_DELAY))
 
     visit = _Visit(first, exclude, rules)
     if warc.exists():
-        os.truncate(warc, complete_prefix(warc))
+        size, whole = warc.stat().st_size, complete_prefix(warc)
+        if whole < size:
+            said = f"  {warc}: damaged, or cut off, after {whole:,} bytes; the rest is fetched again"
+            print(printable(said), file=sys.stderr)
+            os.truncate(warc, whole)
         visit.replay(warc)
     if progress:
         progress.done = progress.done_at_start = visit.count.pages
@@ -272,7 +279,7 @@ def links(page: Page) -> list[str]:
         return []
     base, found = page.url, {}
     for tag, quoted in HREF.findall(decode(page)):
-        link = html.unescape(quoted.strip("\"'"))
+        link = unescaped(quoted.strip("\"'"))
         if tag.lower() == "base":
             base = canonical(link, page.url) or base
         else:

@@ -2,7 +2,7 @@
 
 import contextlib
 import http.client
-import ipaddress
+import math
 import socket
 import ssl
 import threading
@@ -15,8 +15,10 @@ from hashlib import blake2b
 from urllib.parse import urlsplit, urlunsplit
 
 from groundup import __version__
+from groundup.corpus.addresses import is_public
 from groundup.corpus.extract import HTML_TYPES
 from groundup.corpus.http_message import undo_encodings
+from groundup.corpus.records import natural
 from groundup.corpus.warc import Page, parse_content_type
 
 AGENT = f"groundup/{__version__}"
@@ -29,7 +31,6 @@ BACK_OFF_SECONDS = 1.0  # doubled with every further attempt
 MAX_RETRY_AFTER_SECONDS = 120.0
 BUSY = ("status 429", "status 503")
 AGAIN = (*BUSY, "status 502", "status 504", "incomplete")
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
 KEPT_HEADERS = ("Content-Type", "Content-Language", "Last-Modified")
 
 
@@ -126,12 +127,12 @@ def connect(host: str, port: int, tls: bool, allow_private: bool) -> socket.sock
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: no name that could be asked for
         raise Unreachable(error) from None
     allowed = [entry for entry in found if allow_private or is_public(str(entry[4][0]))]
     if not allowed:
         raise Unreachable(f"{found[0][4][0]} is not a public address")
-    failure: OSError | None = None
+    failure: OSError | ValueError | None = None
     for family, kind, protocol, _, address in allowed:
         sock = socket.socket(family, kind, protocol)
         sock.settimeout(CONNECT_SECONDS)
@@ -141,22 +142,10 @@ def connect(host: str, port: int, tls: bool, allow_private: bool) -> socket.sock
                 sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
             sock.settimeout(REQUEST_SECONDS)
             return sock
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: no name that a certificate could be of
             sock.close()
             failure = error
     raise Unreachable(failure)
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address is of the public internet; of one that stands for an IPv4 address, whether that is."""
-    ip = ipaddress.ip_address(address.split("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip in NAT64:
-            return is_public(str(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)))
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo and ip.teredo[1])
-        if inner:
-            return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast
 
 
 def back_off(attempt: int, url: str) -> float:
@@ -198,9 +187,10 @@ def seconds_of(retry_after: str | None) -> float | None:
     if retry_after is None:
         return None
     try:
-        if retry_after.strip().isdigit():
-            return float(retry_after)
+        if (stated := retry_after.strip()).isascii() and stated.isdigit():
+            seconds = natural(stated)
+            return math.inf if seconds is None else float(seconds)
         date = parsedate_to_datetime(retry_after)
         return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - datetime.now(UTC).timestamp())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from groundup.corpus import linear
+from groundup.corpus.urls import split_url
 from groundup.corpus.words import split
 from groundup.errors import UserError
 
@@ -141,7 +141,8 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
         if not isinstance(row, dict) or not isinstance(row.get("text"), str):
             raise UserError(f"{path}: row {number + 1} has no column `text`")
         name, group = next(((name, str(row[name])) for name in GROUP_COLUMNS if row.get(name)), ("", ""))
-        yield row["text"], (urlsplit(group).hostname or group) if name == "url" else group
+        parts = split_url(group) if name == "url" else None
+        yield row["text"], (parts.hostname if parts else None) or group
 
 
 def _records(path: Path) -> Iterator[Any]:

@@ -8,6 +8,7 @@ opens it again, drops an entry that was being written, and asks for nothing that
 import http.client
 import io
 import socket
+import sys
 import threading
 import time
 import zlib
@@ -19,8 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from groundup.core.text import printable
 from groundup.corpus import fetch
 from groundup.corpus.fetch import AGENT, Unreachable, back_off, seconds_of
+from groundup.corpus.records import natural
 from groundup.errors import UserError
 
 CONNECTIONS = 10  # with more, data.commoncrawl.org answers 403, for hours
@@ -40,7 +43,8 @@ class _Entry:
     position: int  # of the bytes in the log
     length: int
     total: int  # bytes of the remote file, 0 if not said
-    crc: int
+    head: bytes  # all of the line before it but the checksum
+    crc: int  # of the head and the bytes
 
 
 class Again(Exception):
@@ -49,6 +53,10 @@ class Again(Exception):
     def __init__(self, why: str, wait: float | None = None) -> None:
         super().__init__(why)
         self.wait = wait
+
+
+class Missing(UserError):
+    """There is no such file: the end of what only it was for, not of the other ranges."""
 
 
 class Ranges:
@@ -88,8 +96,9 @@ class Ranges:
         self.log.seek(0)
         while line := self.log.readline(8192):
             try:
-                path, start, asked, length, total, crc = line.decode().removesuffix("\n").split(" ")
-                entry = _Entry(self.log.tell(), int(length), int(total), int(crc))
+                head, _, crc = line.removesuffix(b"\n").rpartition(b" ")
+                path, start, asked, length, total = head.decode().split(" ")
+                entry = _Entry(self.log.tell(), int(length), int(total), head, int(crc))
                 wanted = int(asked) if int(asked) >= 0 else None
             except ValueError:
                 break
@@ -112,14 +121,14 @@ class Ranges:
         return self.pool.submit(self._had, wanted)
 
     def in_order(self, wanted: Iterable[Range]) -> Iterator[bytes]:
-        """The ranges one after another, those that follow being fetched meanwhile."""
+        """The ranges one after another, those that follow being fetched meanwhile; b"" where there is no such file."""
         waiting: deque[Future[bytes]] = deque()
         for one in wanted:
             waiting.append(self.submit(one))
             if len(waiting) > 2 * self.connections:
-                yield waiting.popleft().result()
+                yield _there(waiting.popleft())
         while waiting:
-            yield waiting.popleft().result()
+            yield _there(waiting.popleft())
 
     def _had(self, wanted: Range) -> bytes:
         with self.lock:
@@ -127,16 +136,19 @@ class Ranges:
             if entry:
                 self.log.seek(entry.position)
                 content = self.log.read(entry.length)
-                if zlib.crc32(content) == entry.crc:
+                if zlib.crc32(content, zlib.crc32(entry.head)) == entry.crc:
                     return content
+                print(printable(f"  {self.log.name}: {wanted[0]} is damaged: fetched again"), file=sys.stderr, flush=True)
         content, total = self._download(wanted)
         path, start, asked = wanted
-        head = f"{path} {start} {-1 if asked is None else asked} {len(content)} {total} {zlib.crc32(content)}\n".encode()
+        head = f"{path} {start} {-1 if asked is None else asked} {len(content)} {total}".encode()
+        crc = zlib.crc32(content, zlib.crc32(head))
+        line = b"%b %d\n" % (head, crc)
         with self.lock:
             position = self.log.seek(0, io.SEEK_END)
-            self.log.write(head + content)
+            self.log.write(line + content)
             self.log.flush()
-            self.entries[wanted] = _Entry(position + len(head), len(content), total, zlib.crc32(content))
+            self.entries[wanted] = _Entry(position + len(line), len(content), total, head, crc)
         return content
 
     def _download(self, wanted: Range) -> tuple[bytes, int]:
@@ -150,6 +162,8 @@ class Ranges:
             try:
                 total = self._ask(path, start, length, received)
                 return bytes(received), total
+            except Missing:
+                raise
             except UserError as error:
                 raise self._give_up(error) from None
             except (Again, Unreachable, OSError, http.client.HTTPException) as error:
@@ -193,9 +207,14 @@ class Ranges:
             given, _, whole = (response.headers["Content-Range"] or "").removeprefix("bytes ").partition("/")
             if given.partition("-")[0] != str(first):
                 raise Again(f"asked from byte {first}, given {given or 'no range'}")
-            total = int(whole) if whole.isdigit() else 0
+            total = natural(whole) or 0
         elif response.status == 200:
             raise Again("the server gives no parts of files")
+        elif response.status in (404, 410):
+            response.read(CHUNK)
+            if not response.isclosed():
+                self._hang_up()
+            raise Missing(f"{self.base}{path}: status {response.status}: check the name of the crawl")
         else:
             raise UserError(f"{self.base}{path}: status {response.status}: check the name of the crawl")
         promised = response.length
@@ -235,6 +254,13 @@ class Ranges:
             self.open.remove(connection)
             with suppress(OSError):
                 connection.close()
+
+
+def _there(content: "Future[bytes]") -> bytes:
+    try:
+        return content.result()
+    except Missing:
+        return b""
 
 
 class RangeFile(io.RawIOBase):

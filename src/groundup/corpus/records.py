@@ -50,6 +50,7 @@ class Losses:
     truncated: int = 0
     lost: int = 0
     lost_bytes: int = 0
+    malformed: int = 0  # records whose URL is none, which are passed over
     places: list[Place] = field(default_factory=list)
 
     def add(self, place: Place) -> None:
@@ -75,6 +76,11 @@ class Record:
     @property
     def url(self) -> str:
         return self.headers.get("warc-target-uri", "").strip("<>")  # WARC 1.0 was read as asking for <>
+
+
+def natural(text: str) -> int | None:
+    """The number that foreign text says in decimal digits, below 10^18; None of any other text."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
 def read_records(path: Path, losses: Losses) -> Iterator[Record]:
@@ -213,8 +219,7 @@ def _warc_head(window: _Window) -> tuple[dict[str, str], int | None] | None:
             name = name.strip().lower() if colon else ""
             if name:
                 headers.setdefault(name, value.strip())
-    length = headers.get("content-length", "")
-    return headers, int(length) if length.isascii() and length.isdigit() and len(length) < 19 else None
+    return headers, natural(headers.get("content-length", ""))
 
 
 def _arc_head(window: _Window) -> tuple[dict[str, str], int | None] | None:
@@ -227,7 +232,7 @@ def _arc_head(window: _Window) -> tuple[dict[str, str], int | None] | None:
     content_type, *_, length = [*rest.split(), ""] if len(rest.split()) < 2 else rest.split()
     kind = "warcinfo" if url.startswith("filedesc:") else "response"
     headers = {"arc": "1", "warc-type": kind, "warc-target-uri": url, "warc-date": date, "content-type": content_type}
-    return headers, int(length) if length.isascii() and length.isdigit() and len(length) < 19 else None
+    return headers, natural(length)
 
 
 def _boundary(window: _Window, length: int, arc: bool) -> bool:

@@ -1,12 +1,11 @@
 """What a site asks of crawlers: robots.txt (RFC 9309, with Crawl-delay) and sitemaps (sitemaps.org)."""
 
-import html
 import re
 import zlib
 from dataclasses import dataclass, field
 
 from groundup.corpus import http_message
-from groundup.corpus.urls import escape
+from groundup.corpus.urls import escape, unescaped
 
 MAX_ROBOTS = 500 << 10  # RFC 9309, 2.5: parse at least this much
 MAX_SITEMAP_BYTES = 50 << 20  # sitemaps.org
@@ -90,7 +89,7 @@ def parse_sitemap(body: bytes) -> tuple[bool, list[str]]:
         except (ValueError, zlib.error):
             return False, []
     text = body[:MAX_SITEMAP_BYTES].decode("utf-8", "replace")
-    found = [html.unescape(match[1]) for match in LOCATION.finditer(text)]
+    found = [unescaped(match[1]) for match in LOCATION.finditer(text)]
     if not found and "<" not in text[:100]:
         found = [line.strip() for line in text.splitlines() if line.startswith(("http://", "https://"))]
     return INDEX.search(text) is not None, found[:MAX_SITEMAP_URLS]

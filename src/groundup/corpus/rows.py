@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pyarrow as pa
 
 from groundup.corpus.records import MAX_RECORD_BYTES
+from groundup.corpus.urls import quoted, split_url
 from groundup.corpus.warc import Page
 from groundup.errors import UserError
 
@@ -31,7 +31,7 @@ def read_rows(path: Path, column: str, refused: Counter[str]) -> Iterator[Page]:
     Raises UserError when no row has the column, naming those there are, or when the file is not what its name says.
     """
     rows = _parquet(path, column, refused) if path.suffix == ".parquet" else _json_lines(path, refused)
-    place = f"file:///{quote(path.resolve().parent.name)}/{quote(path.name)}"
+    place = f"file:///{quoted(path.resolve().parent.name)}/{quoted(path.name)}"
     yield from _pages(rows, str(path), place, column, refused)
 
 
@@ -51,7 +51,7 @@ def read_hub(source: str, column: str, refused: Counter[str]) -> Iterator[Page]:
     except Exception as error:  # the library raises dozens of kinds, those of the network among them
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{source}: cannot be had ({why}): check the name, the split and the network") from None
-    place = f"file:///{quote(Path(name).name)}/{split or 'train'}"
+    place = f"file:///{quoted(Path(name).name)}/{split or 'train'}"
     every = chain([] if first is None else [first], rows)
     yield from _pages(enumerate(every), source, place, column, refused)
 
@@ -74,6 +74,9 @@ def _pages(
             continue
         url = row.get("url")
         url = url if isinstance(url, str) and url.startswith(("http://", "https://")) else f"{place}/{number}"
+        if split_url(url) is None:
+            refused["malformed URL"] += 1
+            continue
         yield Page(url, "text/html" if column == "html" else "text/plain", body, "utf-8")
 
 

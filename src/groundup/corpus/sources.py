@@ -16,10 +16,11 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
 
 from groundup.corpus import common_crawl, pydoc_site, rows
 from groundup.corpus.crawl import CrawlCount, crawl
+from groundup.corpus.local import NO_SUCH
+from groundup.corpus.urls import quoted, split_url
 from groundup.corpus.warc import Losses, Page, WarcWriter, read_pages
 from groundup.errors import UserError
 from groundup.files import replacing
@@ -125,7 +126,7 @@ def _pages(
 
         for name in sorted(topics):
             if wanted(f"/{name}"):
-                yield Page(f"file:///topics/{quote(name)}", "text/plain", topics[name].encode(), "utf-8")
+                yield Page(f"file:///topics/{quoted(name)}", "text/plain", topics[name].encode(), "utf-8")
     elif source.source.startswith("cc:"):
         found = common_crawl.pages(
             source.source, fetched, refused, host=source.host, language=source.language, mime=source.mime
@@ -138,19 +139,17 @@ def _pages(
         path = Path(source.source).expanduser()
         if path.is_dir():
             names = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-            label = quote(path.resolve().name)
+            label = quoted(path.resolve().name)
             for name in sorted(names):
                 yield from _file(path, label, name, source.text_column, wanted, refused)
         elif path.is_file():
             if not path.name.lower().endswith(KNOWN):
                 yield from _archive(path, wanted, refused)  # whatever its name
             else:
-                label = quote(path.resolve().parent.name)
+                label = quoted(path.resolve().parent.name)
                 yield from _file(path.parent, label, path.name, source.text_column, wanted, refused)
         else:
-            raise UserError(
-                f"{source.source}: no such source: give pydoc:, stdlib:, topics:, cc:, hf:, an https address, or a path"
-            )
+            raise UserError(NO_SUCH.format(source.source))
 
 
 def _file(
@@ -167,7 +166,10 @@ def _file(
 
 
 def _wanted(pages: Iterator[Page], wanted: Callable[[str], bool]) -> Iterator[Page]:
-    return (page for page in pages if wanted(urlsplit(page.url).path or "/"))
+    for page in pages:
+        parts = split_url(page.url)
+        if wanted((parts.path if parts else "") or "/"):
+            yield page
 
 
 def _digest(name: str) -> bytes:
@@ -196,7 +198,7 @@ def _files(
         if content_type == "text/x-python" and not _is_python(body):
             refused["not Python"] += 1  # tests of the parser, mostly
         else:
-            yield Page(f"file:///{label}/{quote(name)}", content_type, body)
+            yield Page(f"file:///{label}/{quoted(name)}", content_type, body)
 
 
 def _is_python(body: bytes) -> bool:
@@ -217,3 +219,4 @@ def _archive(path: Path, wanted: Callable[[str], bool], refused: Counter[str]) -
         raise UserError(f"{path}: not a web archive: give *.warc, *.warc.gz, *.arc, *.jsonl, *.parquet, or a folder of pages")
     refused["truncated"] += losses.truncated
     refused["damaged"] += losses.lost
+    refused["malformed URL"] += losses.malformed

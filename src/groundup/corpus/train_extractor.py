@@ -16,7 +16,6 @@ from difflib import SequenceMatcher
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,7 @@ from groundup.corpus.blocks import Blocks, Tag
 from groundup.corpus.content import LEAVES, WEIGHTS, ContentModel, Trees, to_arrays
 from groundup.corpus.extract import decode, parse
 from groundup.corpus.features import Scores, features, split_words, tokens_of
+from groundup.corpus.urls import split_url
 from groundup.corpus.warc import Losses, read_pages
 from groundup.errors import UserError
 
@@ -58,7 +58,7 @@ class Example:
 
 def site_of(url: str) -> str:
     """The part of the host name that one owner has: 'blog.a.co.uk' -> 'a.co.uk'."""
-    parts = (urlsplit(url).hostname or url).split(".")
+    parts = (((found := split_url(url)) and found.hostname) or url).split(".")
     return ".".join(parts[-3:] if len(parts) > 2 and len(parts[-2]) <= 3 and len(parts[-1]) == 2 else parts[-2:])
 
 

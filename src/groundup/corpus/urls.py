@@ -1,13 +1,42 @@
-"""One spelling for each URL (RFC 3986, section 6), so that a page is asked for once, and the shapes of crawler traps."""
+"""Foreign URLs: parsed where a malformed one is None and no error; one spelling for each (RFC 3986, section 6), so that a
+page is asked for once; and the shapes of crawler traps."""
 
+import html
+import os
 import re
-from urllib.parse import quote, urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit, urlunsplit
 
 MAX_URL_LENGTH = 2000  # longer ones come from traps that add to themselves
+MAX_URL_BYTES = 32 << 10  # that are looked at: a record's head, which holds the URL, is at most twice as long
 # Says where a reader came from, never what the page is.
 TRACKING = re.compile(r"(?:utm_\w+|gclid|fbclid|msclkid)=[^&]*(?:&|$)", re.IGNORECASE)
 # Heritrix's rules against pathological paths: the same segments three times in a row, or more than twenty segments.
 TRAP = re.compile(r"/((?:[^/]+/){1,3})\1{2}|^(?:/[^/]*){21}")
+
+
+def split_url(url: str) -> SplitResult | None:
+    """The parts of a URL from elsewhere; None where it is malformed: brackets or a port that are none, half of a surrogate
+    pair, a host that Unicode's compatibility forms turn into something else, or too long. Never raises."""
+    try:
+        parts = urlsplit(url)
+        # Both raise of their own, and what is not Unicode can be neither recorded nor asked for.
+        _ = parts.hostname, parts.port
+        return parts if len(url.encode()) <= MAX_URL_BYTES else None
+    except ValueError:
+        return None
+
+
+def unescaped(text: str) -> str:
+    """Text with its HTML entities undone, those of numbers beyond any character's left as they are."""
+    try:
+        return html.unescape(text)
+    except ValueError:  # a number of more digits than Python reads
+        return text
+
+
+def quoted(name: str) -> str:
+    """A file's name or path as part of a URL, whatever its bytes are."""
+    return quote(os.fsencode(name))
 
 
 def canonical(link: str, base: str | None = None) -> str | None:
@@ -16,12 +45,14 @@ def canonical(link: str, base: str | None = None) -> str | None:
     Otherwise the query is kept as it is: its order can matter to the server. None for what is not http or https.
     """
     try:
-        parts = urlsplit(urljoin(base, link.strip()) if base else link.strip())
-        host, port = parts.hostname, parts.port
-        if parts.scheme not in ("http", "https") or not host:
+        parts = split_url(urljoin(base, link.strip()) if base else link.strip())
+        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
             return None
+        host, port = parts.hostname, parts.port
         host = host if ":" in host or host.isascii() else host.encode("idna").decode()
-    except (ValueError, UnicodeError):
+    except ValueError:
+        return None
+    if not re.fullmatch(r"[^\s/\\?#@\[\]%]+", host):  # a wide slash, for one, becomes a slash when it is normalised
         return None
     host = f"[{host}]" if ":" in host else host
     if port and port != {"http": 80, "https": 443}[parts.scheme]:
@@ -38,7 +69,8 @@ def canonical(link: str, base: str | None = None) -> str | None:
     query = parts.query
     if "=" in query and (kept := "&".join(part for part in query.split("&") if not TRACKING.match(part))) != query:
         query = kept
-    return urlunsplit((parts.scheme, host, "/" + escape("/".join(path)), escape(query), ""))
+    address = urlunsplit((parts.scheme, host, "/" + escape("/".join(path)), escape(query), ""))
+    return address if split_url(address) else None  # the host's plain form may be none
 
 
 def escape(text: str) -> str:
@@ -48,11 +80,12 @@ def escape(text: str) -> str:
 
 
 def host_of(url: str) -> str:
-    """Host and port; http and https at their usual ports are one site."""
-    parts = urlsplit(url)
-    return f"{parts.hostname}:{parts.port or 'usual'}"
+    """Host and port; http and https at their usual ports are one site. Of a malformed URL "", which is no site."""
+    parts = split_url(url)
+    return f"{parts.hostname}:{parts.port or 'usual'}" if parts else ""
 
 
 def path_and_query(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(("", "", parts.path, parts.query, ""))
+    """Of a malformed URL "/"."""
+    parts = split_url(url)
+    return urlunsplit(("", "", parts.path, parts.query, "")) if parts else "/"

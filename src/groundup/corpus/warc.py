@@ -4,6 +4,8 @@ Written here, and read: the pages in the records of `records.py`, with what thei
 """
 
 import gzip
+import hashlib
+import json
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from typing import BinaryIO
 from groundup.corpus import http_message
 from groundup.corpus.members import CHUNK
 from groundup.corpus.records import MAX_RECORD_BYTES, Losses, Place, Record, records_of
+from groundup.corpus.urls import split_url
 
 
 class WarcWriter:
@@ -100,6 +103,9 @@ def page_of(record: Record, name: str, losses: Losses, max_record_bytes: int = M
     """The page that a record holds, if it holds one."""
     if not record.url or record.kind not in ("response", "resource", "conversion"):
         return None
+    if split_url(record.url) is None:
+        losses.malformed += 1
+        return None
     content_type, charset = parse_content_type(record.headers.get("content-type", ""))
     if record.kind == "conversion":
         return Page(record.url, content_type, record.block, charset or "utf-8")
@@ -119,6 +125,15 @@ def page_of(record: Record, name: str, losses: Losses, max_record_bytes: int = M
         losses.add(Place(name, "truncated", *record.place, 0))
     kind, charset = parse_content_type(message.headers.get("content-type", ""))
     return Page(record.url, kind, message.body, charset)
+
+
+def digest_of_pages(path: Path) -> str:
+    """BLAKE2b-128 of the pages of an archive, in order: addresses, types and bodies, but no dates and identifiers."""
+    every = hashlib.blake2b(digest_size=16)
+    for page in read_pages(path, Losses()):
+        head = json.dumps([page.url, page.content_type, page.charset, len(page.body)])
+        every.update(head.encode() + b"\n" + page.body)
+    return every.hexdigest()
 
 
 def parse_content_type(value: str) -> tuple[str, str | None]:

@@ -422,6 +422,7 @@ class LanguageModel(nn.Module):
         self.model = backbone
         self.lm_head = Linear(width, config.vocab_size)
         self.loss_by_kernels = False
+        self.without_token: list[int] = []  # rows of the vocabulary that are never picked
 
     def forward(self, ids_BT: Tensor, documents_BT: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """Logits (batch, time, vocabulary) of the token that follows each given token."""

@@ -11,10 +11,13 @@ from typing import Any, TypeVar
 from groundup.errors import UserError
 from groundup.model.decoder import DecoderConfig
 from groundup.model.rotary import KINDS
+from groundup.model.weights import shown
 
 # By model_type, what transformers' classes begin with.
 FAMILIES = {"qwen3": "Qwen3", "qwen3_moe": "Qwen3Moe", "qwen2": "Qwen2", "llama": "Llama", "mixtral": "Mixtral"}
 KINDS_OF_VALUE = {int: "a whole number above zero", float: "a number above zero", bool: "true or false", str: "a string"}
+# Beyond any model: sizes are below 2^31, and a float32 ends at 3.4e38.
+LARGEST = {int: 2**31 - 1, float: 1e30}
 Shape = TypeVar("Shape")
 OF_EXPERTS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob")
 
@@ -64,15 +67,16 @@ def shape_of(kind: type[Shape], entries: dict[str, Any], path: Path) -> Shape:
 def _check(name: str, value: Any, kind: type, path: Path) -> None:
     number = kind in (int, float)
     right = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
-    if not right or (number and not value > 0):
-        raise UserError(f"{path}: {name} is {value!r}; it must be {KINDS_OF_VALUE[kind]}")
+    if not right or (number and not 0 < value <= LARGEST[kind]):
+        limit = f", at most {LARGEST[kind]:g}" if right and value > 0 else ""
+        raise UserError(f"{path}: {name} is {shown(value)}; it must be {KINDS_OF_VALUE[kind]}{limit}")
 
 
 def read_config(description: dict[str, Any], path: Path) -> DecoderConfig:
     """The shape that a config.json describes. Raises UserError, naming `path`, for one that we do not compute."""
     kind = description.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise UserError(f"{path}: model_type is {kind!r}; decoders that groundup computes are {', '.join(FAMILIES)}")
+        raise UserError(f"{path}: model_type is {shown(kind)}; decoders that groundup computes are {', '.join(FAMILIES)}")
     given = {name: value for name, value in description.items() if value is not None}
     for name in ("max_position_embeddings", "hidden_size", "num_attention_heads", "sliding_window"):
         if name in given:
@@ -123,22 +127,24 @@ def _rope(given: dict[str, Any], path: Path) -> tuple[float, dict[str, Any] | No
     # Where both stand, transformers goes by rope_scaling.
     stated = given.get("rope_scaling") or given.get("rope_parameters") or {}
     if not isinstance(stated, dict):
-        raise UserError(f"{path}: rope_parameters or rope_scaling is {stated!r}; it must be an object")
+        raise UserError(f"{path}: rope_parameters or rope_scaling is {shown(stated)}; it must be an object")
     rope = {"rope_theta": given.get("rope_theta"), **stated}
     kind = rope.pop("rope_type", None) or rope.pop("type", "default")
     theta = rope.pop("rope_theta")
     if not isinstance(kind, str) or kind not in KINDS:
-        raise UserError(f"{path}: rope_type is {kind!r}; what groundup computes is {', '.join(KINDS)}")
+        raise UserError(f"{path}: rope_type is {shown(kind)}; what groundup computes is {', '.join(KINDS)}")
     rope = {name: value for name, value in rope.items() if value is not None and name != "type"}
     needed, allowed = KINDS[kind]
     if "original_max_position_embeddings" in needed and "max_position_embeddings" in given:
         rope.setdefault("original_max_position_embeddings", given["max_position_embeddings"])
     if unknown := sorted(rope.keys() - needed - allowed):
-        raise UserError(f"{path}: {unknown[0]} of rope_type {kind} is not what groundup's decoder computes")
+        raise UserError(f"{path}: {unknown[0][:80]} of rope_type {kind} is not what groundup's decoder computes")
     if missing := sorted(needed - rope.keys()):
         raise UserError(f"{path}: {missing[0]} of rope_type {kind} is missing")
     for name, value in rope.items():
         _check(name, value, bool if name == "truncate" else float, path)
+    if theta is not None:
+        _check("rope_theta", theta, float, path)
     if theta is None and given["model_type"] != "llama":
         raise UserError(f"{path}: rope_theta is missing")
     # The first Llamas do not say theirs.

@@ -20,6 +20,7 @@ from groundup.errors import UserError
 from groundup.files import read_object, write_json
 from groundup.model.description import shape_of
 from groundup.model.folder import load_weights, save_weights
+from groundup.model.weights import build
 from groundup.tokenizer.wordpiece import WordPiece
 
 
@@ -215,7 +216,8 @@ class MaskedLanguageModel(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """To be trained on. Raises UserError when the folder is not a complete BERT with a head for masked tokens."""
-        model = cls(load_config(folder))
+        config = load_config(folder)
+        model = build(lambda: cls(config), config, folder)
         load_weights(model, folder)
         return model
 
@@ -244,7 +246,8 @@ class SpanReader(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Raises UserError when the folder is not a complete BERT question answerer."""
-        model = cls(load_config(folder))
+        config = load_config(folder)
+        model = build(lambda: cls(config), config, folder)
         load_weights(model, folder)
         return model
 

@@ -1,25 +1,26 @@
-"""Hugging Face folders, in and out: what is written here is what `from_pretrained`, vLLM and llama.cpp read.
+"""Hugging Face folders, in and out: what is written here is what `from_pretrained` and vLLM read.
 
 Our modules already carry transformers' names, so there is no conversion: safetensors out, safetensors in. A reward
 model is `Qwen3ForSequenceClassification` (or its family's) with one label; the others are `...ForCausalLM`. LSTM,
 convolution and patched bytes, which no other tool knows, are saved in the same way under a `model_type` of ours.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from groundup.errors import UserError
-from groundup.files import read_json, read_object, write_json, write_tensors
+from groundup.files import read_object, write_json, write_tensors
+from groundup.model import weights
 from groundup.model.convolution import Convolution, ConvolutionConfig
-from groundup.model.decoder import Decoder, DecoderConfig, LanguageModel, Scorer
+from groundup.model.decoder import Decoder, LanguageModel, Scorer
 from groundup.model.description import FAMILIES, describe, read_config, shape_of
 from groundup.model.lstm import LSTM, LSTMConfig
 from groundup.model.patches import PatchedBytes, PatchesConfig
+from groundup.model.weights import shown
 from groundup.tokenizer.tokenizer import Tokenizer
 
 OURS = {"groundup_lstm": LSTM, "groundup_convolution": Convolution, "groundup_patches": PatchedBytes}
@@ -46,7 +47,7 @@ def save(folder: Path, model: LanguageModel | Scorer, tokenizer: Tokenizer, *, c
         "architectures": [name],
         "model_type": config.model_type,
         **entries,
-        "bos_token_id": None,
+        "bos_token_id": tokenizer.end_of_text,
         "eos_token_id": tokenizer.message_end if chat else tokenizer.end_of_text,
         "pad_token_id": tokenizer.pad,
         "use_cache": True,
@@ -56,15 +57,16 @@ def save(folder: Path, model: LanguageModel | Scorer, tokenizer: Tokenizer, *, c
     write_json(folder / "config.json", description)
     if isinstance(model, LanguageModel):
         ends = [tokenizer.message_end, tokenizer.end_of_text] if chat else tokenizer.end_of_text
-        sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.9}
+        # Without top_k transformers would sample from 50 tokens, where vLLM and our chat sample from all.
+        sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0}
         write_json(folder / "generation_config.json", {"eos_token_id": ends, "pad_token_id": tokenizer.pad, **sampling})
     tokenizer.save(folder, model_max_length=config.max_position_embeddings, chat=chat)
     save_weights(model, folder)
 
 
 def save_weights(model: nn.Module, folder: Path) -> None:
-    weights = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
-    write_tensors(folder / "model.safetensors", weights, metadata={"format": "pt"})
+    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
+    write_tensors(folder / "model.safetensors", tensors, metadata={"format": "pt"})
 
 
 def load_decoder(folder: Path) -> LanguageModel:
@@ -72,37 +74,50 @@ def load_decoder(folder: Path) -> LanguageModel:
 
     Raises UserError when something is missing, damaged or does not fit, or ours would compute it wrongly.
     """
-    model = _empty(Path(folder) / "config.json")
-    _load_all(model, Path(folder))
+    folder = Path(folder)
+    kind, config = _read(folder / "config.json")
+    model = weights.build(lambda: kind(config), config, folder)
+    _load_all(model, folder)
+    model.without_token = _without_token(folder, config.vocab_size)
     return model
 
 
 def load_scorer(folder: Path) -> Scorer:
     """Raises UserError when the folder is not a complete sequence classifier with one label."""
-    model = _empty(Path(folder) / "config.json")
-    scorer = Scorer(model.config, model.model)
-    _load_all(scorer, Path(folder))
+    folder = Path(folder)
+    kind, config = _read(folder / "config.json")
+    scorer = weights.build(lambda: Scorer(config, kind(config).model), config, folder)
+    _load_all(scorer, folder)
     return scorer
 
 
-def _empty(path: Path) -> LanguageModel:
-    """A model of the shape that a config.json describes, whatever its weights."""
+def _read(path: Path) -> tuple[type[LanguageModel], Any]:
+    """The class and the shape that a config.json describes."""
     description = read_object(path)
     kind = description.get("model_type")
-    if isinstance(kind, str) and kind in OURS:
-        return OURS[kind](_read_our_config(description, path))
-    return Decoder(read_config(description, path))
+    ours = isinstance(kind, str) and kind in OURS
+    config = _read_our_config(description, path) if ours else read_config(description, path)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        given = description.get(name)
+        for token in given if isinstance(given, list) else [given]:
+            # The first Llamas have -1 for "no padding".
+            right = token is None or (type(token) is int and -(name == "pad_token_id") <= token < config.vocab_size)
+            if not right:
+                raise UserError(f"{path}: {name} is {shown(token)}; ids are 0 to {config.vocab_size - 1}")
+    return OURS[kind] if ours else Decoder, config
 
 
 def _read_our_config(description: dict[str, Any], path: Path) -> LSTMConfig | ConvolutionConfig | PatchesConfig:
     kind = description["model_type"]
+    if kind == "groundup_convolution" and description.get("kernel_size") == 1:
+        raise UserError(f"{path}: kernel_size is 1; it must be 2 at least, or no token sees another")
     if kind != "groundup_patches":
         return shape_of(LSTMConfig if kind == "groundup_lstm" else ConvolutionConfig, description, path)
     parts = {}
     for name in ("across", "within"):
         if not isinstance(part := description.get(name), dict):
-            raise UserError(f"{path}: {name} is {part!r}; it must be the shape of a decoder")
-        parts[name] = shape_of(DecoderConfig, part, path)
+            raise UserError(f"{path}: {name} is {shown(part)}; it must be the shape of a decoder")
+        parts[name] = read_config({"model_type": "qwen3"} | part, path)
     return shape_of(PatchesConfig, description | parts, path)
 
 
@@ -111,21 +126,21 @@ def load_weights(model: nn.Module, folder: Path) -> dict[str, Tensor]:
 
     Raises UserError for what is missing, damaged or of another shape.
     """
-    _check_tokenizer(folder, model.config.vocab_size)
-    absent = dict(model.named_parameters())
+    _token_ids(folder, model.config.vocab_size)
+    held = weights.stored(folder)
+    weights.check(model, held, folder)
+    parameters = dict(model.named_parameters())
     unknown: dict[str, Tensor] = {}
-    for path, name, tensor in _stored(folder):
-        if name not in absent:
-            unknown[name] = tensor
-            continue
-        parameter = absent.pop(name)
-        if tensor.shape != parameter.shape:
-            raise UserError(f"{path}: {name} should be {tuple(parameter.shape)}, is {tuple(tensor.shape)}")
-        with torch.no_grad():
-            parameter.copy_(tensor)
-    if absent:
-        name, parameter = next(iter(absent.items()))
-        raise UserError(f"{folder}/model.safetensors: {name} should be {tuple(parameter.shape)}, is absent")
+    for path in sorted({one.path for one in held.values()}):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (it is no dictionary)
+                if name not in parameters:
+                    unknown[name] = file.get_tensor(name)
+                    continue
+                with torch.no_grad():
+                    parameters[name].copy_(file.get_tensor(name))
+                if not parameters[name].isfinite().all():
+                    raise UserError(f"{path}: {name} has numbers that are not finite; download or train it again")
     return unknown
 
 
@@ -138,40 +153,33 @@ def _load_all(model: LanguageModel | Scorer, folder: Path) -> None:
                     "transformers would use it as it is: set tie_word_embeddings to false"
                 )
         elif not name.endswith("rotary_emb.inv_freq"):  # the positions' frequencies follow from config.json
-            raise UserError(f"{folder}/model.safetensors: {name} has no place in a {model.config.model_type} as we know it")
+            kind = model.config.model_type
+            raise UserError(f"{folder}/model.safetensors: {name[:80]} has no place in a {kind} as we know it")
 
 
-def _stored(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
-    """Every tensor of the folder, one at a time, with its file."""
-    index = folder / "model.safetensors.index.json"
-    paths = [folder / "model.safetensors"]
-    if not paths[0].exists() and index.exists():
-        try:
-            paths = [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
-        except (KeyError, TypeError, AttributeError):
-            raise UserError(f"{index}: not an index of safetensors files; download it again") from None
-    for path in paths:
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (it is no dictionary)
-                    yield path, name, file.get_tensor(name)
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file") from None
-        except SafetensorError as error:
-            raise UserError(f"{path}: not a readable safetensors file ({error}); download or train it again") from None
+def _without_token(folder: Path, vocabulary: int) -> list[int]:
+    """Rows of the vocabulary that no token of the tokenizer beside the model has: Qwen's 151,936 rows have 151,669."""
+    ids = _token_ids(folder, vocabulary)
+    return sorted(set(range(vocabulary)) - ids) if ids else []
 
 
-def _check_tokenizer(folder: Path, vocabulary: int) -> None:
-    """The tokenizer beside the model, if there is one, may have fewer ids than the model, never more."""
+def _token_ids(folder: Path, vocabulary: int) -> set[int]:
+    """Of the tokenizer beside the model, empty if there is none. It may have fewer ids than the model, never others."""
     path = folder / "tokenizer.json"
     if not path.exists():
-        return
-    found = read_json(path)
+        return set()
+    found = read_object(path)
     try:
         vocab = found["model"]["vocab"]
         ids = [*(vocab.values() if isinstance(vocab, dict) else range(len(vocab)))]
-        largest = max([*ids, *(token["id"] for token in found.get("added_tokens", []))])
-    except (KeyError, TypeError, ValueError):
+        ids += [token["id"] for token in found.get("added_tokens") or []]
+        if not ids or any(type(token) is not int for token in ids):
+            raise ValueError
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"{path}: not a tokenizer; download or train it again") from None
-    if largest >= vocabulary:
-        raise UserError(f"{path}: a token has id {largest}, the model has {vocabulary}: they are not of one folder")
+    for token in (max(ids), min(ids)):
+        if not 0 <= token < vocabulary:
+            raise UserError(
+                f"{path}: a token has id {shown(token)}, the model has {vocabulary}: they are not of one folder"
+            )
+    return set(ids)

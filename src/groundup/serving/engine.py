@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from groundup.errors import UserError
 from groundup.model.decoder import Decoder, LanguageModel
 from groundup.serving.decoding import Decoding
 from groundup.serving.lookup import Lookup, drafts
@@ -41,7 +42,7 @@ def generate(
 
     Prompt and answer share the context: an answer has at most half of it, and a prompt too long for the rest loses its
     beginning. The same seed gives the same tokens. on_token(row, token) is called as tokens appear.
-    Raises ValueError for an empty prompt.
+    Raises ValueError for an empty prompt, UserError where the model's logits are not finite.
     """
     if not prompts:
         return []
@@ -66,7 +67,7 @@ def generate(
     drafted: list[list[int]] = [[]] * len(prompts)
     logits = state.read(prompts)[:, None]
     while True:
-        found = pick(logits.flatten(0, 1), sampling, generator).view(len(rows), -1).tolist()
+        found = pick(_choices(logits.flatten(0, 1), model), sampling, generator).view(len(rows), -1).tolist()
         wrong = []
         for row, draft, tokens in zip(rows, drafted, found, strict=True):
             right = next((place for place, token in enumerate(draft) if token != tokens[place]), len(draft))
@@ -112,6 +113,19 @@ class Continuing:
 
     def select(self, rows: Sequence[int]) -> None:
         self.cache.select(torch.tensor(rows, device=self.device))
+
+
+def _choices(logits_NV: Tensor, model: LanguageModel) -> Tensor:
+    """Logits of what may be picked: a row of the vocabulary without a token is -inf.
+
+    Raises UserError where they are not finite: whatever was picked from them would look like an answer.
+    """
+    if not logits_NV.isfinite().all():
+        raise UserError("the model computes numbers that are not finite: its weights are damaged; train or download it again")
+    if not model.without_token:
+        return logits_NV
+    rows = torch.tensor(model.without_token, device=logits_NV.device)
+    return logits_NV.index_fill(-1, rows, -torch.inf)
 
 
 def pick(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
