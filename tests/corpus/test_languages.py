@@ -17,7 +17,7 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus import contamination, rules, words
+from groundup.corpus import contamination, personal, rules, words
 from groundup.corpus.annotate import annotate
 from groundup.corpus.duplicates import shingles
 from groundup.corpus.extract import extract
@@ -186,6 +186,22 @@ def test_the_list_of_toxic_words_is_english_and_says_so(tmp_path):
         annotate([(tmp_path / "web.warc.gz", "web")], out, Annotations(language="de", toxic_words=given_list), workers=1)
         (row,) = pq.read_table(next(out.glob("annotations-*.parquet"))).to_pylist()
         assert row["toxic_words"] == expected
+
+
+def test_english_words_beside_a_number_name_a_telephone_in_english_only():
+    text = "reach us at 449 4898\n555 1234 work\nTelefon: 0431 350690"
+    assert [text[span.start : span.end] for span in personal.find(text, "de")] == ["0431 350690"]
+    assert len(personal.find(text, "en")) == 3
+
+
+def test_code_and_what_is_no_prose_are_measured_as_what_is_wanted(tmp_path):
+    with WarcWriter(tmp_path / "web.warc.gz") as warc:
+        code = "def f(x, y):\n    return [x * y for x in range(y)]\n" * 5
+        warc.resource("file:///stdlib/m.py", "text/x-python", code.encode())
+        warc.resource("file:///stdlib/n.txt", "text/plain", b"--- 123 ---")
+    annotate([(tmp_path / "web.warc.gz", "web")], tmp_path / "out", Annotations(), workers=1)
+    (shard,) = (tmp_path / "out").glob("annotations-*.parquet")
+    assert all(row["stop_words"] == 0 and row["toxic_words"] == 0 for row in pq.read_table(shard).to_pylist())
 
 
 def test_the_wanted_language_is_taken_from_neighbours_that_are_as_near():

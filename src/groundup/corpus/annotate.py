@@ -125,22 +125,25 @@ def measure(page: Page, domain: str, settings: Annotations) -> dict[str, Any]:
     text, addresses = scrub_addresses(extracted.text)
     words = split(text)
     language, score = rules.language(text, settings.language)
+    kind = kind_of(page.content_type, page.url)
+    # What is no prose is told apart by chance.
+    spoken = settings.language if kind == "code" or language == "unknown" else language
     host, lines = host_of(page.url), template_lines.line_hashes(text)
     return {
         "id": blake2b(f"{page.url}\n{text}".encode(), digest_size=16).hexdigest(),
         "url": page.url,
         "host": host,
         "domain": domain,
-        "kind": kind_of(page.content_type, page.url),
+        "kind": kind,
         # It may hold halves of surrogate pairs, which UTF-8 cannot; from the text they are gone.
         "title": (extracted.title or "").encode("utf-8", "replace").decode(),
         "text": text,
         "language": language,
         "language_score": score,
         "memory_addresses": addresses,
-        **rules.measure(text, words, language),
-        **_judged(words, settings, language),
-        "personal": [span._asdict() for span in personal.find(text)],
+        **rules.measure(text, words, spoken),
+        **_judged(words, settings, spoken),
+        "personal": [span._asdict() for span in personal.find(text, spoken)],
         "text_key": duplicates.text_key(words),
         "url_hash": duplicates.url_hash(page.url),
         "host_hash": word_hashes([host or "-"])[0],

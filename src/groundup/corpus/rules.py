@@ -46,8 +46,8 @@ class Threshold(NamedTuple):
 
 ANY = float("inf")
 THRESHOLDS = (
-    Threshold("words", 50, 100_000, "Gopher", "datatrove splits with spaCy: more, since punctuation counts; 2 or 3 characters a word without spaces"),
-    Threshold("mean_word_length", 3, 10, "Gopher", "dolma takes the median; datatrove leaves punctuation out; null without spaces"),
+    Threshold("words", 50, 100_000, "Gopher", "datatrove splits with spaCy: more, since punctuation counts"),
+    Threshold("mean_word_length", 3, 10, "Gopher", "dolma takes the median; datatrove: without punctuation; null without spaces"),
     Threshold("hashes_per_word", 0, 0.1, "Gopher"),
     Threshold("ellipses_per_word", 0, 0.1, "Gopher"),
     Threshold("bullet_lines", 0, 0.9, "Gopher", "the set of bullets differs in every implementation"),

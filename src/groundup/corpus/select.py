@@ -283,7 +283,7 @@ def _outside(row: Row, column: str, least: float, most: float) -> Reason:
 
 
 def _redact(row: Row) -> Counter:
-    spans, title_spans = [personal.Span(**span) for span in row["personal"]], personal.find(row["title"])
+    spans, title_spans = [personal.Span(**span) for span in row["personal"]], personal.find(row["title"], row["language"])
     row["text"] = personal.redact(row["text"], spans)
     row["title"] = personal.redact(row["title"], title_spans)
     row["personal"], row["bytes"] = [], len(row["text"].encode())
