@@ -65,7 +65,8 @@ class Annotations(Section):
     quality_classifier: str = ""  # files written by groundup corpus train-quality, train-toxicity, train-domains
     toxicity_classifier: str = ""
     domain_classifier: str = ""
-    toxic_words: str = ""  # a list of your own, one word or phrase a line; LDNOOBW's English one if not given
+    # A list of your own, one word or phrase a line; if not given, LDNOOBW's English one for English texts.
+    toxic_words: str = ""
     template_line_share: Share = 0.3  # a line on more than this share of a host's pages is its header, menu or footer
 
     @property
@@ -78,7 +79,7 @@ class Annotations(Section):
 class Corpus(Section):
     """Thresholds over the annotations, and the held-out split."""
 
-    min_words: Positive = 50
+    min_words: Positive = 50  # a word is 2 characters of Chinese or Japanese, 3 of Thai and its neighbours
     max_words: Positive = 100_000
     min_language_score: Share = 0.0
     min_alphabetic_words: Share = 0.5  # Gopher asks for 0.8 of prose; code and signatures hold fewer

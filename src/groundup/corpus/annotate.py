@@ -126,14 +126,17 @@ def measure(page: Page, domain: str, settings: Annotations) -> dict[str, Any]:
     extracted = extract(page)
     text, addresses = scrub_addresses(extracted.text)
     words = split(text)
-    language, score = rules.language(text)
+    language, score = rules.language(text, settings.language)
+    kind = kind_of(page.content_type, page.url)
+    # What is no prose is told apart by chance.
+    spoken = settings.language if kind == "code" or language == "unknown" else language
     host, lines = host_of(page.url), template_lines.line_hashes(text)
     return {
         "id": blake2b(f"{page.url}\n{text}".encode(), digest_size=16).hexdigest(),
         "url": page.url,
         "host": host,
         "domain": domain,
-        "kind": kind_of(page.content_type, page.url),
+        "kind": kind,
         # It may hold halves of surrogate pairs, which UTF-8 cannot; from the text they are gone.
         "title": (extracted.title or "").encode("utf-8", "replace").decode(),
         "text": text,
@@ -141,9 +144,9 @@ def measure(page: Page, domain: str, settings: Annotations) -> dict[str, Any]:
         "language_score": score,
         "memory_addresses": addresses,
         "replacement_characters": extracted.replaced,
-        **rules.measure(text, words),
-        **_judged(words, settings),
-        "personal": [span._asdict() for span in personal.find(text)],
+        **rules.measure(text, words, spoken),
+        **_judged(words, settings, spoken),
+        "personal": [span._asdict() for span in personal.find(text, spoken)],
         "text_key": duplicates.text_key(words),
         "url_hash": duplicates.url_hash(page.url),
         "host_hash": word_hashes([host or "-"])[0],
@@ -155,10 +158,12 @@ def measure(page: Page, domain: str, settings: Annotations) -> dict[str, Any]:
     }
 
 
-def _judged(words: Words, settings: Annotations) -> dict[str, Any]:
-    """What the word list and the user's classifiers say."""
-    listed = toxicity.word_list(Path(settings.toxic_words) if settings.toxic_words else None)
-    row: dict[str, Any] = {"toxic_words": listed.count(words)}
+def _judged(words: Words, settings: Annotations, language: str) -> dict[str, Any]:
+    """What the word list and the user's classifiers say. The list that ships here is English, and says nothing of others."""
+    row: dict[str, Any] = {}
+    if settings.toxic_words or language == "en":
+        listed = toxicity.word_list(Path(settings.toxic_words) if settings.toxic_words else None)
+        row["toxic_words"] = listed.count(words)
     if settings.toxicity_classifier:
         row["toxicity"], row["worst_toxicity"] = toxicity.score(_classifier(settings.toxicity_classifier), words)
     if settings.quality_classifier:
@@ -199,7 +204,7 @@ def _unmeasured(
             shard = working / f"{_stem(path)}-{number:05d}.arrow"
             shards.append(shard)
             places = f"{number} {len(batch)} {sum(len(page.body) for page in batch)}"
-            made_from = f"{file} {places} {domain} {settings.near_duplicate_permutations} {judges}".encode()
+            made_from = f"{file} {places} {domain} {settings.language} {settings.near_duplicate_permutations} {judges}".encode()
             if _made_from(shard) != made_from:
                 yield batch, domain, settings, shard, made_from
 

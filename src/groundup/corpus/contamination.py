@@ -1,7 +1,8 @@
 """Contamination: documents that hold what a model will be examined on, found by shared word 13-grams.
 
 As in GPT-3 (Brown et al. 2020, appendix C): words in lower case without punctuation; an n-gram that many documents hold
-is a licence or a heading and tells nothing. Against the held-out documents the share that is common counts, since pages
+is a licence or a heading and tells nothing. In scripts without spaces 13 words are 26 characters of Chinese or Japanese,
+39 clusters of Thai (`words.py`). Against the held-out documents the share that is common counts, since pages
 of one site quote each other. Against benchmarks one common 13-gram is enough, since their examples are short.
 """
 
@@ -32,7 +33,7 @@ def contamination(held_out: Iterable[str], train: Iterable[str], n: int = 13) ->
     contains; and of the training text's, those the held-out text contains. So a long page that quotes a short held-out
     one counts, and so does an excerpt. N-grams in more than 20 documents are boilerplate and count on neither side.
     """
-    held = [shingles(split(text), n) for text in held_out]
+    held = [_word_ngrams(split(text), n) for text in held_out]
     index = np.unique(np.concatenate(held)) if held else np.zeros(0, dtype=np.uint64)
     frequency = np.zeros(len(index), dtype=np.int64)
     held = [np.searchsorted(index, grams) for grams in held]  # from here on an n-gram is its place in the index
@@ -40,7 +41,7 @@ def contamination(held_out: Iterable[str], train: Iterable[str], n: int = 13) ->
         frequency[grams] += 1
     shared, sizes = [], []
     for text in train:
-        grams = shingles(split(text), n)
+        grams = _word_ngrams(split(text), n)
         places = np.searchsorted(index, grams)
         places = places[np.append(index, 0)[places] == grams] if len(index) else places[:0]
         places = places[places < len(index)]
@@ -57,6 +58,11 @@ def contamination(held_out: Iterable[str], train: Iterable[str], n: int = 13) ->
         _nearest(places[telling[places]], owners, starts, held_sizes, size - int((~telling[places]).sum()))
         for places, size in zip(shared, sizes, strict=True)
     ]
+
+
+def _word_ngrams(words: Words, n: int) -> np.ndarray:
+    """Shingles of n words, of as many times more characters where most of the text is of scripts without spaces."""
+    return shingles(words, n * words.per_word)
 
 
 def _nearest(
@@ -99,11 +105,11 @@ def read_benchmarks(paths: list[Path], n: int = 13) -> Benchmarks:
         refused = Refused()
         for number, text in enumerate(_examples(path, refused), start=1):
             words = split(text)
-            if len(words.hashes) < LEAST_WORDS:
+            if len(words.hashes) < LEAST_WORDS * words.per_word:
                 too_short[file] += 1
                 continue
-            lengths.add(min(n, len(words.hashes)))
-            grams.append(shingles(words, n))
+            lengths.add(min(n * words.per_word, len(words.hashes)))
+            grams.append(_word_ngrams(words, n))
             owners.append(np.full(len(grams[-1]), len(examples)))
             examples.append((file, number))
         if refused:  # an example that is not read would never be found

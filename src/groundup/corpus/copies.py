@@ -131,7 +131,7 @@ def _chosen(blocks: Iterable[np.ndarray], rows: np.ndarray) -> Iterator[np.ndarr
 
 
 def _schema(permutations: int) -> pa.Schema:
-    kind = f"plain word {duplicates.SHINGLE_WORDS}-grams, {permutations} permutations, seed {duplicates.MINHASH_SEED}"
+    kind = f"{duplicates.SHINGLE_WORDS}-grams of words or characters, {permutations} permutations, seed {duplicates.MINHASH_SEED}"
     columns = [("id", pa.string()), ("cluster", pa.string()), ("text_key_0", pa.uint64()), ("text_key_1", pa.uint64())]
     columns += [("length", pa.int64()), ("signed", pa.bool_()), ("signature", pa.list_(pa.uint32(), permutations))]
     return pa.schema(columns, {"made_by": f"rensa RMinHash: {kind}"})

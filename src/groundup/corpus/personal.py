@@ -9,7 +9,8 @@ security. Precision comes first: what is replaced is lost.
 import ipaddress
 import re
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from groundup.corpus import telephones
@@ -65,15 +66,18 @@ HAS_COLONS = re.compile(r":[0-9A-Fa-f]{0,4}:")
 HAS_LONG_NUMBER = re.compile(r"\d[\d ().-]{6,}\d")
 
 
-def find(text: str) -> list[Span]:
-    """Spans of personal data in order of place, none overlapping; of two that overlap, the more specific type stays."""
-    finders = []
+def find(text: str, language: str = "en") -> list[Span]:
+    """Spans of personal data in order of place, none overlapping; of two that overlap, the more specific type stays.
+
+    Words that name a telephone number are those of the `language`, a code as resiliparse gives it.
+    """
+    finders: list[Callable[[str], Iterator[Span]]] = []
     if "@" in text:
         finders.append(_emails)
     if HAS_COLONS.search(text):
         finders.append(_ipv6)
     if HAS_LONG_NUMBER.search(text):
-        finders += [_ibans, _cards, _ipv4, _ssns, _phones]
+        finders += [_ibans, _cards, _ipv4, _ssns, partial(_phones, language=language)]
     found: list[Span] = []
     for finder in finders:
         found = sorted(found + [span for span in finder(text) if not _overlaps(span, found)])
@@ -137,8 +141,8 @@ def _public(address: str) -> bool:
     return is_public(str(parsed))
 
 
-def _phones(text: str) -> Iterator[Span]:
-    return (Span(start, end, "phone") for start, end in telephones.find(text))
+def _phones(text: str, language: str) -> Iterator[Span]:
+    return (Span(start, end, "phone") for start, end in telephones.find(text, language))
 
 
 def _ssns(text: str) -> Iterator[Span]:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from groundup import files
-from groundup.corpus import personal, rules, template_lines
+from groundup.corpus import personal, rules, template_lines, words
 from groundup.corpus.contamination import contains_benchmark, contamination, read_benchmarks
 from groundup.corpus.funnel import Reason, Row, Sizes, Step, report
 from groundup.corpus.tables import read_working, write_working
@@ -265,6 +265,8 @@ def _language(row: Row, wanted: str, least: float) -> Reason:
 
 
 def _toxic_words(row: Row, most: float) -> Reason:
+    if row["toxic_words"] is None:  # no list of this language
+        return None
     share = row["toxic_words"] / max(1, row["words"])
     return f"share of toxic words {share:.4g} > {most:g}" if share > most else None
 
@@ -272,7 +274,7 @@ def _toxic_words(row: Row, most: float) -> Reason:
 def _outside(row: Row, column: str, least: float, most: float) -> Reason:
     value = row[column]
     name = column.replace("_", " ")
-    if value is None:  # no classifier was given for it
+    if value is None:  # no classifier was given for it, or the rule does not know the language
         return None
     shown = f"{value:.4g}" if isinstance(value, float) else value
     if value < least:
@@ -281,7 +283,7 @@ def _outside(row: Row, column: str, least: float, most: float) -> Reason:
 
 
 def _redact(row: Row) -> Counter:
-    spans, title_spans = [personal.Span(**span) for span in row["personal"]], personal.find(row["title"])
+    spans, title_spans = [personal.Span(**span) for span in row["personal"]], personal.find(row["title"], row["language"])
     row["text"] = personal.redact(row["text"], spans)
     row["title"] = personal.redact(row["title"], title_spans)
     row["personal"], row["bytes"] = [], len(row["text"].encode())
@@ -291,7 +293,7 @@ def _redact(row: Row) -> Counter:
 def _remove_template_lines(row: Row) -> Counter:
     before, lines = row["bytes"], len(row["template_lines"])
     row["text"] = template_lines.remove(row["text"], row["template_lines"])
-    row["words"], row["bytes"] = len(row["text"].split()), len(row["text"].encode())
+    row["words"], row["bytes"] = words.count(row["text"]), len(row["text"].encode())
     return Counter({"documents": int(lines > 0), "lines": lines, "bytes": before - row["bytes"]})
 
 

@@ -4,6 +4,8 @@ A number that starts with + or 00, or is written the North American way, must be
 (phonenumbers, Google's tables). Other national forms, as `0431 35 06 90`, cannot be told from any identifier without
 knowing the country, and short local ones are in no plan at all. They count where the text itself calls them a
 telephone: a cue right before (`Phone:`, `call me at`) or right after (`... office`), as Presidio weighs context words.
+Nouns are English, German, French, Spanish and Italian, and stand on pages of any language; verbs and the cues behind a
+number are English, and count in English texts alone.
 """
 
 import re
@@ -23,10 +25,13 @@ DATE_OR_DECIMAL = re.compile(
 NOUN = r"(?:tele)?phones?|telefono|tel[ée]fono|telefon|tél(?:éphone)?|tel\.?|mobile|cell|fax|handy|m[óo]vil|whatsapp|hotline"
 VERB = r"call(?:ing)?|dial(?:ing)?|ring|text|reach|contact"
 WORDS_BETWEEN = r"me|us|him|her|them|now|today|toll[ -]free|our|the|office|number|directly|anytime"
-CUE_BEFORE = re.compile(
-    rf"(?:(?:\b(?:{NOUN})(?: ?(?:no|nr|number|numéro|nummer)s?\.?)?|[☎☏✆📞📱])(?: ?\([^()\d\n]{{1,20}}\))?"
-    rf"(?: (?:is|are|at|on))?:?[ \t*_|]{{0,3}}"
-    rf"|\b(?:(?:{VERB})(?: (?:{WORDS_BETWEEN})){{0,4}}(?: (?:at|on|via))?:?|answer(?:s|ing)?(?: calls)? (?:at|on):?) )\Z",
+NOUN_BEFORE = re.compile(
+    rf"(?:\b(?:{NOUN})(?: ?(?:no|nr|number|numéro|nummer)s?\.?)?|[☎☏✆📞📱])(?: ?\([^()\d\n]{{1,20}}\))?"
+    rf"(?: (?:is|are|at|on))?:?[ \t*_|]{{0,3}}\Z",
+    re.I,
+)
+VERB_BEFORE = re.compile(
+    rf"\b(?:(?:{VERB})(?: (?:{WORDS_BETWEEN})){{0,4}}(?: (?:at|on|via))?:?|answer(?:s|ing)?(?: calls)? (?:at|on):?) \Z",
     re.I,
 )
 # Right after a number that stands at the start of a field, and itself at the end of one, as on a business card.
@@ -40,16 +45,16 @@ MOST_GROUPS = 7
 LONGEST = 32  # characters of a number, extension aside
 
 
-def find(text: str) -> Iterator[tuple[int, int]]:
+def find(text: str, language: str = "en") -> Iterator[tuple[int, int]]:
     """Start and end of each telephone number, in order."""
     for match in RUN.finditer(text):
         start, run_end = match.span()
-        while run_end - start >= LEAST_DIGITS and (end := _end(text, start, run_end)):
+        while run_end - start >= LEAST_DIGITS and (end := _end(text, start, run_end, language)):
             yield start, end
             start = end + 1  # one number after the other, a space between
 
 
-def _end(text: str, start: int, run_end: int) -> int:
+def _end(text: str, start: int, run_end: int, language: str) -> int:
     """Where the number at `start` ends; 0 if there is none. `call 415-867-5309 2 times`: any space may be its end."""
     extension = EXTENSION.match(text, run_end)
     whole = extension.end() if extension else run_end
@@ -58,7 +63,7 @@ def _end(text: str, start: int, run_end: int) -> int:
     forms = [(end, text[start : min(run_end, end)]) for end in ends]
     forms = [(end, number) for end, number in forms if _shaped(number)]
     proved = [end for end, number in forms if in_plan(number)]
-    return next(iter(proved or [end for end, _ in forms if _named(text, start, end)]), 0)
+    return next(iter(proved or [end for end, _ in forms if _named(text, start, end, language)]), 0)
 
 
 def _shaped(number: str) -> bool:
@@ -86,9 +91,13 @@ def in_plan(number: str) -> bool:
     return phonenumbers.is_valid_number(parsed) and not fictional
 
 
-def _named(text: str, start: int, end: int) -> bool:
+def _named(text: str, start: int, end: int, language: str) -> bool:
     before = text[max(0, start - REACH) : start]
-    if CUE_BEFORE.search(before):
+    if NOUN_BEFORE.search(before):
+        return True
+    if language != "en":
+        return False
+    if VERB_BEFORE.search(before):
         return True
     at_field_start = not before.rstrip(" ") or before.rstrip(" ")[-1] in FIELD_START
     return at_field_start and CUE_AFTER.match(text, end) is not None

@@ -1,8 +1,8 @@
 """Toxic and sexual language: by a list of words, and by a classifier trained on texts that people judged.
 
-A list is what C4 drops pages by (LDNOOBW, which ships here); it cannot tell an insult from a medical page. The
-classifier also sees n-grams of characters, for spellings made to evade a list. A long document may be harmless but for
-one part: its worst chunk of about 100 words is given too.
+A list is what C4 drops pages by (LDNOOBW, of which the English one ships here; it says nothing of other languages); it
+cannot tell an insult from a medical page. The classifier also sees n-grams of characters, for spellings made to evade a
+list. A long document may be harmless but for one part: its worst chunk of about 100 words is given too.
 """
 
 from functools import cache
@@ -24,7 +24,8 @@ class WordList:
     """Words and phrases, compared as plain words: without case or punctuation."""
 
     def __init__(self, lines: list[str]) -> None:
-        entries = [" ".join(filter(None, map(plain, line.split()))) for line in lines]
+        # Cut as texts are: a word of a script without spaces is a phrase of its characters.
+        entries = [" ".join(filter(None, map(plain, split(line).raw))) for line in lines]
         phrases = [entry.split() for entry in sorted(set(entries)) if " " in entry]
         wanted = sorted({word for entry in entries for word in entry.split()})
         hashes = word_hashes(wanted)

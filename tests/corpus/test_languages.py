@@ -1,0 +1,238 @@
+"""Ten languages: clean pages stay at default settings, near-duplicates are found, English rules abstain.
+
+`languages.json` holds the same fourteen sentences in each. A page is six of them in some order, in two paragraphs; no
+two pages share more than four, nor more than one pair of neighbours. Each sentence stands on more than twenty pages, so
+that none is a copy of a held-out page either.
+"""
+
+import gzip
+import json
+import os
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import regex
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groundup.corpus import contamination, personal, rules, toxicity, words
+from groundup.corpus.annotate import annotate
+from groundup.corpus.duplicates import shingles
+from groundup.corpus.extract import extract
+from groundup.corpus.select import select
+from groundup.corpus.warc import Losses, WarcWriter, read_pages
+from groundup.corpus.words import split
+from groundup.recipe import Annotations, Corpus
+
+SENTENCES = json.loads(Path(__file__).with_name("languages.json").read_text(encoding="utf-8"))
+LANGUAGES = sorted(SENTENCES)
+UNSPACED = {"zh": 2, "ja": 2, "th": 3}
+PAGES, COPIES, SENTENCES_A_PAGE, MOST_SHARED = 80, 10, 6, 4
+DATA = Path(os.environ.get("GROUNDUP_DATA", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
+
+
+def chosen_sentences():
+    """Which sentences each page has."""
+    generator, chosen = np.random.default_rng(0), []
+    while len(chosen) < PAGES:
+        some = generator.permutation(14)[:SENTENCES_A_PAGE].tolist()
+        shared = [(len({*some} & {*other}), len({*pairwise(some)} & {*pairwise(other)})) for other in chosen]
+        if all(both <= MOST_SHARED and neighbours <= 1 for both, neighbours in shared):
+            chosen.append(some)
+    return chosen
+
+
+def page_of(language, chosen):
+    glue = "" if language in ("zh", "ja") else " "
+    sentences = [SENTENCES[language][place] for place in chosen]
+    return [glue.join(sentences[:3]), glue.join(sentences[3:])]
+
+
+def corpus(language, folder):
+    """Run the stages; returns the rows that are kept and those dropped."""
+    pages = [page_of(language, chosen) for chosen in chosen_sentences()]
+    # A copy says one thing less: the last few letters are gone.
+    pages += [[first, second[:-4]] for first, second in pages[:COPIES]]
+    with WarcWriter(folder / "web.warc.gz") as warc:
+        for number, paragraphs in enumerate(pages):
+            body = "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs)
+            html = f"<html><head><title>{number}</title></head><body><article>{body}</article></body></html>"
+            headers = [("Content-Type", "text/html; charset=utf-8")]
+            name = "page" if number < PAGES else "copy"
+            warc.response(f"https://site{number}.net/{name}", 200, headers, html.encode())
+    settings = Annotations(language=language)
+    annotate([(folder / "web.warc.gz", "web")], folder / "annotations", settings, workers=1)
+    select(folder / "annotations", folder / "corpus", Corpus(), language, seed=0)
+    return [pq.read_table(folder / "corpus" / f"{name}.parquet").to_pylist() for name in ("documents", "dropped")]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_clean_pages_are_kept_and_near_duplicates_are_not(language, tmp_path):
+    kept, dropped = corpus(language, tmp_path)
+    copied = [row for row in dropped if row["reason"] in ("near duplicate", "exact duplicate")]
+    assert len(copied) == COPIES, [(row["reason"], row["detail"]) for row in dropped]
+    # Of each pair one is left.
+    assert {int(row["url"].split("site")[1].split(".")[0]) % PAGES for row in copied} == set(range(COPIES))
+    assert len(kept) >= 0.95 * PAGES, [(row["reason"], row["detail"]) for row in dropped]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_published_threshold_drops_clean_prose(language):
+    # Every rule but those of code and of C4's list of toxic words, which say nothing here.
+    for chosen in chosen_sentences()[:5]:
+        text = "\n".join(SENTENCES[language][place] for place in chosen)
+        found = rules.measure(text, split(text), language)
+        for rule in rules.THRESHOLDS:
+            value = found.get(rule.column)
+            assert value is None or rule.minimum <= value <= rule.maximum, (rule.column, value)
+        assert (found["stop_words"] is None) == (language != "en")
+        assert (found["mean_word_length"] is None) == (language in UNSPACED)
+        assert (found["lines_with_end_mark"] is None) == (language == "th")
+
+
+def test_words_of_a_script_without_spaces_are_counted_by_a_number():
+    english = len(" ".join(SENTENCES["en"]).split())
+    for language, sentences in SENTENCES.items():
+        found = split(" ".join(sentences))
+        assert found.per_word == UNSPACED.get(language, 1)
+        assert 0.7 * english < found.count < 1.3 * english
+
+
+def test_characters_stand_apart_with_their_marks_and_punctuation():
+    assert split("Python3は、速い。").raw == ["Python3", "は、", "速", "い。"]
+    assert split("ที่นี่").raw == ["ที่", "นี่"]
+    assert split("이 언어는 띄어 쓴다").raw == ["이", "언어는", "띄어", "쓴다"]  # Korean has spaces
+    assert words.count("東京") == 1 and words.count("。") == 1 and words.count("") == 0
+
+
+@pytest.mark.parametrize("language", UNSPACED)
+def test_spaces_and_surroundings_do_not_change_the_words(language):
+    """A copy in another page has the same n-grams, whatever its line breaks."""
+    first, second = SENTENCES[language][:2]
+    inside = shingles(split(first), 5)
+    around = shingles(split(f"{second}\n{first[:9]}\n{first[9:]}{second}"), 5)
+    assert len(inside) > 10
+    assert np.isin(inside, around).mean() > 0.9
+
+
+@given(st.text(alphabet="abc ä.,'-é ن क ि с", max_size=60))
+def test_words_between_spaces_are_what_they_were(text):
+    found = split(text)
+    assert found.raw == text.split()
+    assert found.count == len(found.raw) and found.per_word == 1
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_no_character_is_lost_or_added(text):
+    assert "".join(split(text).raw) == "".join(text.split())
+
+
+@given(st.text(alphabet="aé漢かกำ། ་。、7 ", max_size=60))
+def test_a_unit_holds_one_character_without_spaces(text):
+    for word in split(text).raw:
+        assert len(regex.findall(r"[漢かก]", word)) <= 1
+
+
+def test_marks_are_part_of_a_word():
+    assert words.plain("हिन्दी,") == "हिन्दी"  # vowel signs are no punctuation
+    assert words.plain("कि") != words.plain("की")
+    assert words.plain("Café!") == words.plain("cafe\u0301")
+    assert words.plain("❤️") == ""
+    assert len(split("❤️ \u0301 «» ।").hashes) == 0
+
+
+def test_rules_know_the_marks_that_end_a_line_or_sentence():
+    for line in (
+        "यह एक छोटा सा वाक्य है।",
+        "هل وصلت السفينة إلى الميناء اليوم؟",
+        "这里有一个完整的句子。",
+        "「ここに一つの文がある。」",
+        "Er sagte: »Wir gehen jetzt nach Hause.«",
+        "Elle a dit : « nous partons demain matin. »",
+    ):
+        found = rules.measure(line, split(line), "xx")
+        assert found["lines_with_end_mark"] == 1, line
+        assert found["c4_lines"] == 1 and found["c4_sentences"] == 1, line
+
+
+def test_repeated_ngrams_of_characters_are_of_words():
+    text = "".join(SENTENCES["zh"])
+    once = rules.measure(text, split(text), "zh")
+    assert once["duplicate_5_grams"] < 0.05
+    twice = rules.measure(text + text, split(text + text), "zh")
+    assert twice["duplicate_5_grams"] > 0.95 and twice["duplicate_10_grams"] > 0.95
+
+
+def test_a_benchmark_in_a_script_without_spaces_is_found(tmp_path):
+    asked, other = SENTENCES["zh"][0], SENTENCES["zh"][1]
+    shared = asked[:12] + other  # twelve characters are some six words: no copy
+    path = tmp_path / "asked.txt"
+    path.write_text(f"{asked}\n\n短句。", encoding="utf-8")
+    benchmarks = contamination.read_benchmarks([path])
+    assert benchmarks.too_short == {0: 1}
+    named, _ = contamination.contains_benchmark([f"{other}{asked}{other}", shared], benchmarks)
+    assert named == [f"{path}:1", None]
+
+
+def test_the_list_of_toxic_words_is_english_and_says_so(tmp_path):
+    page = page_of("de", range(6))
+    with WarcWriter(tmp_path / "web.warc.gz") as warc:
+        warc.response("https://a.net/", 200, [("Content-Type", "text/plain")], "\n".join(page).encode())
+    mine = tmp_path / "list.txt"
+    mine.write_text("Bäckerin\n", encoding="utf-8")
+    for given_list, expected in (("", None), (str(mine), 1)):
+        out = tmp_path / f"out{expected}"
+        annotate([(tmp_path / "web.warc.gz", "web")], out, Annotations(language="de", toxic_words=given_list), workers=1)
+        (row,) = pq.read_table(next(out.glob("annotations-*.parquet"))).to_pylist()
+        assert row["toxic_words"] == expected
+
+
+def test_a_list_of_words_works_in_any_script():
+    listed = toxicity.WordList(["笨蛋", "โง่", "गधा", "Dummkopf"])
+    for text in ("你这个笨蛋！", "เขาโง่มาก", "वह गधा, है।", "Du Dummkopf!"):
+        assert listed.count(split(text)) == 1, text
+    assert listed.count(split("这个蛋很笨")) == 0
+
+
+def test_english_words_beside_a_number_name_a_telephone_in_english_only():
+    text = "reach us at 449 4898\n555 1234 work\nTelefon: 0431 350690"
+    assert [text[span.start : span.end] for span in personal.find(text, "de")] == ["0431 350690"]
+    assert len(personal.find(text, "en")) == 3
+
+
+def test_code_and_what_is_no_prose_are_measured_as_what_is_wanted(tmp_path):
+    with WarcWriter(tmp_path / "web.warc.gz") as warc:
+        code = "def f(x, y):\n    return [x * y for x in range(y)]\n" * 5
+        warc.resource("file:///stdlib/m.py", "text/x-python", code.encode())
+        warc.resource("file:///stdlib/n.txt", "text/plain", b"--- 123 ---")
+    annotate([(tmp_path / "web.warc.gz", "web")], tmp_path / "out", Annotations(), workers=1)
+    (shard,) = (tmp_path / "out").glob("annotations-*.parquet")
+    assert all(row["stop_words"] == 0 and row["toxic_words"] == 0 for row in pq.read_table(shard).to_pylist())
+
+
+def test_the_wanted_language_is_taken_from_neighbours_that_are_as_near():
+    text = " ".join(SENTENCES["hi"][:6])
+    assert rules.language(text)[0] == "ne"  # Nepali's profile lies a little nearer
+    assert rules.language(text, "hi")[0] == "hi"
+    assert rules.language(" ".join(SENTENCES["de"]), "lb")[0] == "de"  # and no further
+    assert rules.language(" ".join(SENTENCES["es"]), "en")[0] == "es"
+
+
+def test_real_pages_keep_their_language():
+    if not (DATA / "web" / "multilingual-dev.warc.gz").exists():
+        pytest.skip("GROUNDUP_DATA has no web/multilingual-dev")
+    with gzip.open(DATA / "web" / "multilingual-dev.gold.jsonl.gz", "rt", encoding="utf-8") as file:
+        gold = {row["url"]: " ".join(row["with"]) for row in map(json.loads, file)}
+    right = pages = 0
+    for page in read_pages(DATA / "web" / "multilingual-dev.warc.gz", Losses()):
+        said = re.search(rb"<html[^>]*\blang=[\"']?de\b", page.body)
+        # A page that says German, and whose gold text is: some say it of another.
+        if pages == 60 or not said or rules.language(gold.get(page.url, ""))[0] != "de":
+            continue
+        pages += 1
+        right += rules.language(extract(page).text, "de")[0] == "de"
+    assert pages == 60 and right >= 0.95 * pages
