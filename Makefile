@@ -6,15 +6,21 @@ RUN ?= runs/laptop
 
 .PHONY: setup run test bench lint
 
-setup: .venv/installed
+setup: .venv/tested
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "groundup needs Python 3.11 or newer")'
+	@echo "Installing what running needs into .venv: PyTorch and some twenty libraries; some minutes, once."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e .
 	touch $@
 
-run: setup
+.venv/tested: .venv/installed
+	@echo "Installing what the tests need besides: pytest, transformers, Ray and others; a minute or two, once."
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[test]'
+	touch $@
+
+run: .venv/installed
 	$(BIN)/groundup run $(RECIPE) --run $(RUN)
 
 test: setup lint

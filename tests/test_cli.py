@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+import groundup
+
 HEAVY = {"torch", "numpy", "pyarrow", "transformers", "tokenizers", "matplotlib", "resiliparse", "fastwarc"}
 
 
@@ -122,3 +124,20 @@ def test_too_little_to_learn_from_is_said(run_groundup, tmp_path, pages):
 def test_chat_with_a_stage_that_is_not_there(run_groundup, tmp_path):
     assert "choose one of base, sft, dpo, ppo" in refused(run_groundup("chat", tmp_path, "--stage", "reward"))
     assert "no finished stage 'sft'" in refused(run_groundup("chat", tmp_path, "--stage", "sft"))
+
+
+@pytest.mark.parametrize("verb", [[], ["run"], ["chat"], ["corpus"], ["tokenizer"], ["tokenizer", "train"], ["ask"]])
+def test_short_help_everywhere(run_groundup, verb):
+    outcome = run_groundup(*verb, "-h")
+    assert outcome.returncode == 0 and "Usage" in outcome.stdout
+
+
+def test_version(run_groundup):
+    outcome = run_groundup("--version")
+    assert outcome.returncode == 0 and outcome.stdout.strip() == f"groundup {groundup.__version__}"
+
+
+def test_a_message_is_short_and_cannot_command_the_terminal(run_groundup, tmp_path):
+    name = "\x1b[2J\x9b\u202e" + "a/" * 400 + "no.toml"
+    refusal = refused(run_groundup("run", tmp_path / name))
+    assert len(refusal.rstrip("\n")) <= 300 and refusal.rstrip("\n").isprintable()

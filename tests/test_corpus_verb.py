@@ -1,6 +1,8 @@
 """`groundup corpus --from SOURCE --out DIR`, on pages that the tests make."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -81,9 +83,10 @@ def test_against_an_earlier_corpus_and_its_change_is_seen(pages, tmp_path):
     found = built([str(pages)], tmp_path / "february", **against)
     assert found["pages"] == 14 and found["left"]["documents"] == 1
     assert [row["url"] for row in documents(tmp_path / "february")] == ["file:///pages/new.txt"]
-    (pages / "00.txt").unlink()
-    (pages / "near.txt").unlink()
-    built([f"web={pages}"], tmp_path / "other")
+    fewer = Path(shutil.copytree(pages, tmp_path / "fewer"))
+    (fewer / "00.txt").unlink()
+    (fewer / "near.txt").unlink()
+    built([f"web={fewer}"], tmp_path / "other")
     (tmp_path / "january").rename(tmp_path / "gone")
     (tmp_path / "other").rename(tmp_path / "january")
     content = {"name": "c", "pages": {"sources": [recipes.source(str(pages))]}, "threads": 1, **against}
@@ -110,8 +113,10 @@ def test_what_a_stage_takes_from_another_folder_is_its_input(tmp_path, stage, se
     content = {"name": "c", "pages": {"sources": [recipes.source("x")]}}
     files = {one.name: one.files for one in STAGES}[stage]
     assert files(recipes.resolve(content, [], "test")) == []
-    expected = ["tokenizer.json"] if stage == "tokenizer" else ["config.json", "model.safetensors"]
-    given = recipes.resolve(content, [f"{setting}={tmp_path}"], "test")
+    expected = ["tokenizer.json", "config.json"]
+    if stage == "base":
+        expected = ["config.json", "tokenizer.json", "model.safetensors"]
+    given = recipes.resolve(content, [f"tokenizer.folder={tmp_path}", f"{setting}={tmp_path}"], "test")
     assert files(given) == [tmp_path / name for name in expected]
 
 

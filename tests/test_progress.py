@@ -1,3 +1,6 @@
+import io
+import sys
+
 import pytest
 
 from groundup import progress
@@ -68,3 +71,15 @@ def test_total_unknown(clock, capsys):
 def test_exceptions_pass_through(clock):
     with pytest.raises(ValueError, match="through"), Progress("base", 10):
         raise ValueError("through")
+
+
+def test_a_label_on_a_terminal_is_text_and_no_markup(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr("groundup.progress.SILENT_UNTIL_SECONDS", 0.0)
+    with Progress("web=a[/b] \x1b[2J[bold]", total=2) as progress:
+        progress.shown = 0.0
+        progress.advance(1, note="[/c]\x9b")
+        assert progress.status.status.plain.startswith("web=a[/b] \\x1b[2J[bold]: 1/2")
+        assert progress.status.status.plain.endswith("[/c]\\x9b")

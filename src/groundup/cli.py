@@ -2,26 +2,32 @@
 
 import errno
 import json
+import math
 import os
+import re
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from groundup import __version__
+from groundup.core.text import json_printable, message, printable
 from groundup.errors import UserError
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Build a language model from the ground up: raw web pages in, a chat model out, every stage measured.",
 )
 
 corpus = typer.Typer(help="Web pages in, clean and weighted documents out; or train and tune what judges them.")
 app.add_typer(corpus, name="corpus")
 
-# Trouble of the machine rather than of the program; anything else keeps its traceback.
+# Trouble of the machine rather than of the program.
 MACHINE_TROUBLE = {
     errno.ENOSPC: "no space left; free some and run the same command again",
     errno.EDQUOT: "over the disk quota; free some space and run the same command again",
@@ -33,12 +39,28 @@ MACHINE_TROUBLE = {
     errno.EISDIR: "is a folder, not a file",
     errno.EEXIST: "is a file, not a folder",
     errno.EIO: "input/output error of the disk",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "a link that leads to itself",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n) and run the same command again",
 }
+# What numpy and Arrow say of a disk in place of the system's number.
+NUMBER_OF_SYSTEM = re.compile(r"\[?errno:? (\d+)", re.IGNORECASE)
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 
 INTERRUPTED = 130
 
 tokenizer = typer.Typer(no_args_is_help=True, help="Train tokenizers, and see how they cut text.")
 app.add_typer(tokenizer, name="tokenizer")
+
+# Bounds as in the recipe, for the same reasons.
+MOST_TOKENS, LARGEST_SEED, MOST_MB = 2**20, 2**32 - 1, 10**9
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise typer.BadParameter("not a finite number")
+    return value
+
 
 RunFolder = Annotated[Path, typer.Argument(help="The run folder, as given to `groundup run --run`.")]
 Settings = Annotated[
@@ -47,8 +69,18 @@ Settings = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be made, and why.")]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"groundup {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def groundup() -> None:
+def groundup(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
     pass
 
 
@@ -75,9 +107,11 @@ def run(
 def chat(
     folder: RunFolder,
     stage: Annotated[str, typer.Option(help="Which model to talk to: base, sft, dpo or ppo.")] = "dpo",
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.7,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 128,
-    seed: Annotated[int, typer.Option(help="The same seed and words give the same answers.")] = 0,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, max=100.0, callback=_finite, help="0 always takes the likeliest token.")
+    ] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Longest answer, in tokens.")] = 128,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed and words give the same answers.")] = 0,
 ) -> None:
     """Talk to a model of a finished run in the terminal; an empty line or Ctrl-D ends."""
     from groundup.serving.chat import talk
@@ -101,7 +135,7 @@ Inputs = Annotated[
     list[Path],
     typer.Argument(help="Parquet, JSON lines or text files, folders of them, a corpus folder, a run folder."),
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes; the result is the same for any number.")]
+Workers = Annotated[int | None, typer.Option(min=1, max=4096, help="Processes; the result is the same for any number.")]
 
 
 @tokenizer.command()
@@ -111,7 +145,7 @@ def train(
     kind: Annotated[
         Literal["bpe", "wordpiece", "characters", "bytes"], typer.Option(help="What to train.")
     ] = "bpe",
-    vocabulary: Annotated[int, typer.Option(help="Tokens, special ones included.")] = 32_768,
+    vocabulary: Annotated[int, typer.Option(max=MOST_TOKENS, help="Tokens, special ones included.")] = 32_768,
     rule: Annotated[
         str, typer.Option(help="How text is cut first: qwen2, threes, threes-from-right or indentation.")
     ] = "qwen2",
@@ -119,7 +153,9 @@ def train(
         list[str] | None, typer.Option(metavar="DOMAIN=SHARE", help="Share of a domain's text; without, as found.")
     ] = None,
     workers: Workers = None,
-    memory_mb: Annotated[int, typer.Option(min=1, help="For merging; rare pre-tokens beyond it are left out.")] = 8192,
+    memory_mb: Annotated[
+        int, typer.Option(min=1, max=MOST_MB, help="For merging; rare pre-tokens beyond it are left out.")
+    ] = 8192,
 ) -> None:
     """Train a tokenizer on documents. For bpe, what was counted before is found again in OUT/counts."""
     from groundup.tokenizer.train import parse_weights, train_bpe, train_plain
@@ -149,15 +185,17 @@ def sweep(
     inputs: Inputs,
     out: Annotated[Path, typer.Option(help="The folder to write: a model for each size, sweep.json, sweep.html.")],
     sizes: Annotated[str, typer.Option(help="Vocabularies, special tokens included.")] = "1024,2048,4096,8192,16384",
-    depth: Annotated[int, typer.Option(min=1, help="Of the small model that every size trains.")] = 2,
+    depth: Annotated[int, typer.Option(min=1, max=126, help="Of the small model that every size trains.")] = 2,
     tokens: Annotated[
-        int, typer.Option(min=1, help="What the smallest size trains on; the others get equal compute.")
+        int, typer.Option(min=1, max=10**15, help="What the smallest size trains on; the others get equal compute.")
     ] = 2_000_000,
-    context: Annotated[int, typer.Option(min=16, help="Tokens that the model sees at once.")] = 256,
+    context: Annotated[int, typer.Option(min=16, max=MOST_TOKENS, help="Tokens that the model sees at once.")] = 256,
     rule: Annotated[str, typer.Option(help="How text is cut first, as in train.")] = "qwen2",
-    held_out_kb: Annotated[int, typer.Option(min=1, help="Text to judge by; the documents' own split, if any.")] = 1000,
-    text_mb: Annotated[int, typer.Option(min=1, help="Random sample of the inputs to work with.")] = 256,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sample and of training.")] = 0,
+    held_out_kb: Annotated[
+        int, typer.Option(min=1, max=MOST_MB, help="Text to judge by; the documents' own split, if any.")
+    ] = 1000,
+    text_mb: Annotated[int, typer.Option(min=1, max=MOST_MB, help="Random sample of the inputs to work with.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the sample and of training.")] = 0,
     workers: Workers = None,
 ) -> None:
     """Which vocabulary? Sizes side by side, decided by bits per byte at equal compute. A killed one continues."""
@@ -179,8 +217,8 @@ def report(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     typos: Annotated[Path | None, typer.Option(help="Lines typo->correction, as in codespell's dictionary.")] = None,
     model: Annotated[Path | None, typer.Option(help="A model's folder, to find tokens that it never learned.")] = None,
-    text_mb: Annotated[int, typer.Option(min=1, help="Random sample of the documents to measure on.")] = 16,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sample.")] = 0,
+    text_mb: Annotated[int, typer.Option(min=1, max=MOST_MB, help="Random sample of the documents to measure on.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the sample.")] = 0,
 ) -> None:
     """What a tokenizer does to words, numbers, code, typos and scripts, and its useless tokens, on one page."""
     from groundup.tokenizer.report import write_report
@@ -202,8 +240,8 @@ def make_corpus(
     out: Annotated[Path | None, typer.Option(help="The folder to build the corpus in.")] = None,
     engine: Annotated[Literal["processes", "ray"], typer.Option(help="Where the pages are worked on.")] = "processes",
     address: Annotated[str, typer.Option(help="Of the Ray cluster; local starts one on this machine.")] = "local",
-    workers: Annotated[int, typer.Option(min=0, help="Pages worked on at once, in shards; 0: one a core.")] = 0,
-    memory_mb: Annotated[int, typer.Option(min=1, help="Memory for finding near duplicates.")] = 1024,
+    workers: Annotated[int, typer.Option(min=0, max=4096, help="Pages worked on at once, in shards; 0: one a core.")] = 0,
+    memory_mb: Annotated[int, typer.Option(min=1, max=MOST_MB, help="Memory for finding near duplicates.")] = 1024,
     against: Annotated[
         list[Path] | None, typer.Option(metavar="DIR", help="An earlier corpus, whose documents are not taken again.")
     ] = None,
@@ -279,7 +317,7 @@ def train_domains(
 def tune(
     folder: Annotated[Path, typer.Argument(help="Annotations: annotations-*.parquet, or a run folder.")],
     column: Annotated[list[str] | None, typer.Option(help="Only these columns.")] = None,
-    samples: Annotated[int, typer.Option(min=0, help="Texts shown on each side of a threshold.")] = 2,
+    samples: Annotated[int, typer.Option(min=0, max=1000, help="Texts shown on each side of a threshold.")] = 2,
 ) -> None:
     """Show what each threshold would keep, with texts just on either side of it; nothing is computed anew."""
     from groundup.corpus import tune as tuning
@@ -305,20 +343,24 @@ def show(
     text: Annotated[str, typer.Argument(help="What to cut; with a context, the question.")],
     context: Annotated[str | None, typer.Argument(help="The second text of a pair.")] = None,
     length: Annotated[
-        int | None, typer.Option(min=1, help="Tokens a window: pad to it, cut the context to it.")
+        int | None, typer.Option(min=1, max=MOST_TOKENS, help="Tokens a window: pad to it, cut the context to it.")
     ] = None,
-    overlap: Annotated[int, typer.Option(min=0, help="Tokens of context that a window shares with the next.")] = 0,
+    overlap: Annotated[
+        int, typer.Option(min=0, max=MOST_TOKENS, help="Tokens of context that a window shares with the next.")
+    ] = 0,
 ) -> None:
     """Tokens and ids of a text; of a pair, [CLS] question [SEP] context [SEP] with segment ids and mask."""
     from groundup.tokenizer import load, pairs
 
     table, windows = pairs.show(load.load(folder), text, context, length, overlap)
-    print(table, file=sys.stderr)
+    print(printable(table), file=sys.stderr)
     _result(windows[0] if len(windows) == 1 else {"windows": windows})
 
 
 def _result(value: dict) -> None:
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    if sys.stdout.isatty():
+        print(flush=True)  # on a terminal the result stands apart from the talk before it
+    print(json_printable(json.dumps(value, ensure_ascii=False)), flush=True)
 
 
 def main() -> None:
@@ -339,11 +381,28 @@ def main() -> None:
         raise
     except KeyboardInterrupt:
         _stopped()
-    except OSError as error:
-        trouble = MACHINE_TROUBLE.get(error.errno or 0)
-        if trouble is None:
+    except (OSError, RecursionError, ValueError, MemoryError) as error:
+        # What a user gives, or a machine lacks, ends in one of these where no chapter foresaw it; so may a bug.
+        if sys.flags.dev_mode:
             raise
-        _fail(f"{error.filename or 'disk'}: {trouble}")
+        _fail(_said_of(error))
+
+
+def _said_of(error: Exception) -> str:
+    """One line for an error that no chapter foresaw: what is wrong, and what to do."""
+    if isinstance(error, MemoryError):
+        return "no memory left; take fewer workers, smaller batches, or free some and run the same command again"
+    text = " ".join(str(error).split())[:150]
+    if not isinstance(error, OSError):
+        text = "nested too deep" if isinstance(error, RecursionError) else text or type(error).__name__
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).stem}:{place.lineno}"
+        return f"cannot use what it was given: {text} ({where}; python -X dev -m groundup shows more)"
+    found = NUMBER_OF_SYSTEM.search(text)
+    number = error.errno or (int(found[1]) if found else errno.ENOSPC if SHORT_WRITE.search(text) else 0)
+    name = str(error.filename or "disk")
+    name = name if len(name) <= 100 else f"{name[:50]}...{name[-47:]}"
+    return f"{name}: {MACHINE_TROUBLE.get(number) or error.strerror or text or type(error).__name__}"
 
 
 def _stopped() -> NoReturn:
@@ -355,5 +414,5 @@ def _stopped() -> NoReturn:
 
 
 def _fail(line: str) -> None:
-    print(f"groundup: {' '.join(line.split())}", file=sys.stderr)
+    print(message(f"groundup: {line}"), file=sys.stderr)
     sys.exit(2)

@@ -82,6 +82,8 @@ def read_object(path: Path) -> dict[str, Any]:
 def read_text(path: Path) -> str:
     """Raises UserError when the file is missing or is not UTF-8."""
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: not a plain file")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -102,8 +104,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{number}: not valid JSON ({error.msg})") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}:{number}: not valid JSON ({str(error)[:100]})") from None
     return rows
 
 
@@ -111,3 +113,13 @@ def digest(path: Path) -> str:
     """BLAKE2b-128 of a file's content, as hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def digest_of_all(path: Path) -> str:
+    """`digest` of a file; of a folder, that of the names and contents of all files in it, in order of their names."""
+    if not path.is_dir():
+        return digest(path)
+    every = hashlib.blake2b(digest_size=16)
+    for name in sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()):
+        every.update(f"{name}\0{digest(path / name)}\n".encode("utf-8", "surrogateescape"))
+    return every.hexdigest()

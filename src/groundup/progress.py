@@ -3,6 +3,8 @@
 import sys
 import time
 
+from groundup.core.text import printable
+
 LINE_EVERY_SECONDS = 10.0
 SILENT_UNTIL_SECONDS = 2.0
 
@@ -32,8 +34,9 @@ class Progress:
         self.status = None
         if sys.stderr.isatty():
             from rich.console import Console
+            from rich.text import Text
 
-            self.status = Console(stderr=True).status(label)
+            self.status = Console(stderr=True).status(Text(printable(label)))
 
     def __enter__(self) -> "Progress":
         return self
@@ -53,7 +56,9 @@ class Progress:
             return
         self.shown = now
         if self.status:
-            self.status.update(self._line(now))
+            from rich.text import Text  # plain text: `[/b]` in a name is no markup
+
+            self.status.update(Text(self._line(now)))
             self.status.start()
         else:
             print(self._line(now), file=sys.stderr, flush=True)
@@ -64,4 +69,4 @@ class Progress:
         parts = [f"{self.label}: {count} {self.unit}", f"{rate:,.1f}/s" if rate < 100 else f"{rate:,.0f}/s"]
         if self.total and rate > 0 and self.done < self.total:
             parts.append(f"{duration((self.total - self.done) / rate)} left")
-        return " · ".join([*parts, self.note] if self.note else parts)
+        return printable(" · ".join([*parts, self.note] if self.note else parts))

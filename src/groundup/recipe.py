@@ -15,8 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from groundup.errors import UserError
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
+MOST = 10**15  # of anything counted: Llama 3's 15.6T tokens are the largest corpus told of, 64 times less
+LARGEST = 1e15
+Positive = Annotated[int, Field(gt=0, le=MOST)]
+PositiveFloat = Annotated[float, Field(gt=0, le=LARGEST)]
+Rate = Annotated[float, Field(gt=0, le=10)]  # a learning rate beyond it ends in numbers that are not finite
+Batch = Annotated[int, Field(gt=0, le=10**6)]  # conversations or pairs that are padded into one tensor
+Epochs = Annotated[int, Field(gt=0, le=1000)]  # pairs and answers are known by heart after ten
+Context = Annotated[int, Field(ge=16, le=2**20)]  # the positions of every token of a row are in memory at once
+SeedNumber = Annotated[int, Field(ge=0, lt=2**32)]  # what all of torch's, numpy's and scikit-learn's generators take
 
 
 class Section(BaseModel):
@@ -51,8 +58,7 @@ class Annotations(Section):
 
     language: str = "en"
     quality_positives: list[str] = ["reference"]  # domains whose writing the quality score looks for
-    # Four bytes a document each; the similarity's error is 1/sqrt of them: 9 % of 128, 3 % of 1,024, and less is of no use.
-    near_duplicate_permutations: Annotated[int, Field(gt=0, le=1024)] = 128
+    near_duplicate_permutations: Annotated[int, Field(gt=0, le=4096)] = 128  # 4,096: errors of 1.6 %, 16 kB a document
     near_duplicate_jaccard: Share = 0.7
     against: list[str] = []  # folders of earlier corpora, whose documents come first where these repeat them
     quality_classifier: str = ""  # files written by groundup corpus train-quality, train-toxicity, train-domains
@@ -87,7 +93,8 @@ class Corpus(Section):
 
 
 class Tokenizer(Section):
-    vocabulary: Annotated[int, Field(ge=260)] = 4096  # 260: every byte a token, nothing merged
+    # At most 2^20: four times the largest in use (Gemma's 262,144), and merging takes one pass over the counts for each.
+    vocabulary: Annotated[int, Field(ge=260, le=2**20)] = 4096  # 260: every byte a token, nothing merged
     folder: str = ""  # take the tokenizer of this folder instead, as base.start_from needs; empty: train one
 
 
@@ -99,25 +106,29 @@ class Mixture(Section):
     """How much of training each domain gets."""
 
     weights: dict[str, PositiveFloat] = {}  # share of training tokens by domain; empty: as found
-    max_repeats: PositiveFloat = 4.0  # repeating data beyond 4 epochs gains little (Muennighoff et al. 2023)
+    # Repeating data beyond 4 epochs gains little (Muennighoff et al. 2023). At most 1,000: each repeat is an entry in memory.
+    max_repeats: Annotated[float, Field(gt=0, le=1000)] = 4.0
 
 
 class Base(Section):
     architecture: Literal["dense", "experts", "lstm", "convolution", "patches"] = "dense"
-    experts: Positive = 8  # of "experts", in each layer
-    experts_per_token: Positive = 2  # together as wide as the dense model's MLP
-    balance: Annotated[float, Field(ge=0)] = 0.02  # coefficient of the loss that keeps the experts' load even
-    depth: Positive = 4  # the one dial: what is 0 or not given below follows from it (training/budget.py)
-    context: Annotated[int, Field(ge=16)] = 512
-    tokens: Annotated[int, Field(ge=0)] = 0
-    batch_tokens: Annotated[int, Field(ge=0)] = 0  # of a step
-    weight_decay: Annotated[float, Field(ge=0)] | None = None  # of matrices, times their rate
-    micro_batch_tokens: Positive = 16_384
+    experts: Annotated[int, Field(gt=0, le=1024)] = 8  # of "experts", in each layer; DeepSeek-V3 has 256
+    experts_per_token: Annotated[int, Field(gt=0, le=1024)] = 2  # together as wide as the dense model's MLP
+    balance: Annotated[float, Field(ge=0, le=LARGEST)] = 0.02  # coefficient of the loss that keeps the load even
+    # The one dial: what is 0 or not given below follows from it (training/budget.py). At most 126, Llama 3 405B's: of
+    # ours that is width 8,064 and 98G parameters, 393 GB in float32.
+    depth: Annotated[int, Field(gt=0, le=126)] = 4
+    context: Context = 512
+    tokens: Annotated[int, Field(ge=0, le=MOST)] = 0
+    batch_tokens: Annotated[int, Field(ge=0, le=10**9)] = 0  # of a step; its rows are numbered in memory
+    weight_decay: Annotated[float, Field(ge=0, le=LARGEST)] | None = None  # of matrices, times their rate
+    micro_batch_tokens: Annotated[int, Field(gt=0, le=10**9)] = 16_384
     anneal_share: Share = 0.4  # the last part of training, on falling rate
     best_data_share: Share = 0.15  # the last part of training, on the best data only
-    rate_scale: PositiveFloat = 1.0  # multiplies every learning rate
+    rate_scale: Annotated[float, Field(gt=0, le=1000)] = 1.0  # multiplies every learning rate
     start_from: str = ""  # a Hugging Face folder to continue from, with tokenizer.folder the same; empty: from nothing
-    long_context: Annotated[int, Field(ge=0)] = 0  # then go on with rows this long and documents to fill them; 0: do not
+    # Then go on with rows this long and documents to fill them; 0: do not.
+    long_context: Annotated[int, Field(ge=0, le=2**20)] = 0
     long_tokens: Positive = 1_000_000  # for that
     shard: bool = False  # under torchrun: FSDP2, each process holding its rows of every parameter, instead of DDP
 
@@ -130,55 +141,54 @@ class Evaluation(Section):
 
 class Sft(Section):
     max_objects: Positive = 6000
-    epochs: Positive = 1
-    batch_examples: Positive = 64
-    learning_rate: PositiveFloat = 5e-4
-    max_answer_tokens: Positive = 64
+    epochs: Epochs = 1
+    batch_examples: Batch = 64
+    learning_rate: Rate = 5e-4
+    max_answer_tokens: Annotated[int, Field(gt=0, le=2**20)] = 64
     held_out_questions: Positive = 600
 
 
 class Preferences(Section):
     prompts: Positive = 1500
     held_out_prompts: Positive = 400
-    temperature: PositiveFloat = 1.0
+    temperature: Annotated[float, Field(gt=0, le=100)] = 1.0  # beyond, every token is as likely as any other
     min_gap: Share = 0.05  # pairs closer than this in overlap are ties and teach nothing
 
 
 class Reward(Section):
-    epochs: Positive = 1
-    batch_pairs: Positive = 32
-    learning_rate: PositiveFloat = 1e-4
+    epochs: Epochs = 1
+    batch_pairs: Batch = 32
+    learning_rate: Rate = 1e-4
 
 
 class Dpo(Section):
     beta: PositiveFloat = 0.1
-    epochs: Positive = 1
-    batch_pairs: Positive = 32
-    learning_rate: PositiveFloat = 2e-5
+    epochs: Epochs = 1
+    batch_pairs: Batch = 32
+    learning_rate: Rate = 2e-5
 
 
 class Ppo(Section):
-    iterations: Positive = 30
-    rollouts: Positive = 256
-    minibatches: Positive = 4
-    epochs: Positive = 1
-    kl_coefficient: Annotated[float, Field(ge=0)] = 0.05
+    iterations: Annotated[int, Field(gt=0, le=10**6)] = 30
+    rollouts: Batch = 256
+    minibatches: Batch = 4
+    epochs: Epochs = 1
+    kl_coefficient: Annotated[float, Field(ge=0, le=LARGEST)] = 0.05
     clip: PositiveFloat = 0.2
-    learning_rate: PositiveFloat = 2e-5
+    learning_rate: Rate = 2e-5
 
 
 class Report(Section):
     watts: PositiveFloat = 30.0  # drawn by the machine while it works
-    price_per_hour: Annotated[float, Field(ge=0)] = 0.10  # of a machine like this one, rented, in dollars
-    grams_co2_per_kwh: Annotated[float, Field(ge=0)] = 400.0
+    price_per_hour: Annotated[float, Field(ge=0, le=LARGEST)] = 0.10  # of a machine like this one, rented, in dollars
+    grams_co2_per_kwh: Annotated[float, Field(ge=0, le=LARGEST)] = 400.0
 
 
 class Recipe(Section):
     name: str
-    seed: int = 0
-    threads: Annotated[int, Field(ge=0)] = 0  # 0: one a core
-    # For finding near duplicates; the result is the same. A terabyte at most.
-    memory_mb: Annotated[int, Field(gt=0, le=1_000_000)] = 1024
+    seed: SeedNumber = 0
+    threads: Annotated[int, Field(ge=0, le=4096)] = 0  # 0: one a core; each is a process, and no machine has more cores
+    memory_mb: Annotated[int, Field(gt=0, le=1 << 24)] = 1024  # for finding near duplicates; the result is the same
     ray: str | None = None  # address of the Ray cluster that works on the pages, "local" to start one; none: processes
     pages: Pages
     annotations: Annotations = Annotations()
@@ -202,11 +212,15 @@ def load(path: Path, overrides: list[str] | None = None) -> Recipe:
     Raises UserError, in one line, for a missing file, bad TOML, an unknown key, a wrong type or a value out of range.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():  # a named pipe would wait for ever
+            raise UserError(f"{path}: not a plain file; recipes/laptop.toml is a commented example")
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such recipe; recipes/laptop.toml is a commented example") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path}: not valid TOML: nested too deep") from None
+    except ValueError as error:  # TOML's, UTF-8's, and that of a number of thousands of digits
+        raise UserError(f"{path}: not valid TOML: {str(error)[:150]}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     content.setdefault("name", path.stem)
@@ -230,7 +244,25 @@ def resolve(content: dict[str, Any], overrides: list[str], where: str) -> Recipe
             near = difflib.get_close_matches(name, domains, n=1)
             hint = f"did you mean {near[0]}?" if near else f"the sources have {', '.join(domains)}"
             raise UserError(f"{where}: mixture.weights.{name}: no source has this domain; {hint}")
+    _check_together(recipe, where)
     return recipe
+
+
+def _check_together(recipe: Recipe, where: str) -> None:
+    """Values that are right by themselves and cannot work together."""
+    base, tokenizer = recipe.base, recipe.tokenizer
+    if base.start_from and not tokenizer.folder:
+        raise UserError(f"{where}: base.start_from needs its own tokenizer: set tokenizer.folder = {base.start_from!r}")
+    if base.start_from:
+        return
+    if base.architecture == "experts" and base.experts_per_token > base.experts:
+        raise UserError(f"{where}: base.experts_per_token = {base.experts_per_token} of {base.experts} experts")
+    if base.architecture == "patches" and not tokenizer.folder and tokenizer.vocabulary > 260:
+        raise UserError(f"{where}: base.architecture = 'patches' reads bytes; set tokenizer.vocabulary = 260")
+    if base.long_context and base.long_context <= base.context:
+        raise UserError(f"{where}: base.long_context = {base.long_context} is no longer than base.context = {base.context}")
+    if base.long_context and base.architecture not in ("dense", "experts"):
+        raise UserError(f"{where}: base.long_context is for dense decoders and mixtures of experts, not {base.architecture}")
 
 
 def source(text: str) -> dict[str, str]:
@@ -241,28 +273,40 @@ def source(text: str) -> dict[str, str]:
 
 def _apply(content: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
+    shown = override if len(override) <= 80 else f"{override[:77]}..."
     if not equals or not key.strip():
-        raise UserError(f"--set {override}: expected section.key=value")
+        raise UserError(f"--set {shown}: expected section.key=value")
     *sections, name = key.strip().split(".")
     for section in sections:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
-            raise UserError(f"--set {override}: {section} is not a section")
+            raise UserError(f"--set {shown}: {section[:80]} is not a section")
     try:
         content[name] = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         content[name] = value
+    except (ValueError, RecursionError):
+        raise UserError(f"--set {shown}: a number of too many digits, or nested too deep") from None
 
 
 def _one_line(error: ValidationError) -> str:
     first = error.errors()[0]
     location = [part for part in first["loc"] if isinstance(part, str | int)]
     key = ".".join(str(part) for part in location)
+    key = key if len(key) <= 80 else f"{key[:77]}..."
     if first["type"] == "extra_forbidden":
         return f"unknown key {key}{_suggestion(location)}"
     if first["type"] == "missing":
         return f"{key} is missing"
-    return f"{key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return f"{key} = {_shown(first['input'])}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python refuses to write a number of thousands of digits
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _suggestion(location: list[str | int]) -> str:

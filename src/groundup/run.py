@@ -4,9 +4,11 @@
     runs/laptop/<stage>.partial/    a stage at work, or cut off; key.json says for which inputs
 
 A stage is done when its stage.json names the same recipe section and the same digests of its inputs as now. Digests are
-of content: a stage that is made again with the same result does not cause the stages after it to be made again.
+of content: a stage that is made again with the same result does not cause the stages after it to be made again. Files and
+folders outside of the run count by their content too.
 """
 
+import glob
 import hashlib
 import json
 import platform
@@ -23,12 +25,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from groundup import __version__
+from groundup.core.seals import MANIFEST, SEAL, open_stage, read_manifest, read_sealed, verify, write_sealed
+from groundup.core.text import printable
 from groundup.errors import UserError
-from groundup.files import digest, read_json, write_json
+from groundup.files import digest, digest_of_all, write_json
 from groundup.progress import duration
 from groundup.recipe import Recipe
 
-MANIFEST, KEY, ELAPSED = "stage.json", "key.json", "elapsed.json"
+__all__ = ["Context", "Run", "Stage", "Step", "open_stage"]
+KEY, ELAPSED = "key.json", "elapsed.json"
 LIBRARIES = ("torch", "numpy", "tokenizers", "pyarrow", "resiliparse", "fastwarc")
 
 
@@ -40,7 +45,11 @@ class Stage:
     needs: tuple[str, ...]
     make: Callable[["Context"], dict[str, Any]]
     sections: tuple[str, ...] = ()  # of the recipe; the stage's own name when empty
-    files: Callable[[Recipe], list[Path]] = lambda recipe: []  # outside the run folder: their content is input too
+    files: Callable[[Recipe], list[Path]] = lambda recipe: []  # or folders, outside the run: their content is input too
+    content: Callable[[Path], str | None] = digest  # of an output: what the stages after it depend on; None: nothing
+    # What can be known before it is this stage's turn: the stage after which it is known, "" for none, and a function of
+    # the recipe and the run folder that raises UserError.
+    ahead: tuple[tuple[str, Callable[[Recipe, Path], None]], ...] = ()
 
 
 @dataclass
@@ -54,7 +63,7 @@ class Context:
 
     def say(self, text: str) -> None:
         """Tell the person a derived decision and its reason."""
-        print(f"  {text}", file=sys.stderr, flush=True)
+        print(f"  {printable(text)}", file=sys.stderr, flush=True)
 
 
 @dataclass
@@ -90,8 +99,8 @@ class Run:
                 steps.append(Step(stage, "check", f"made again if {' or '.join(causes)} comes out different"))
             elif stale := self._stale_inputs(stage, manifest):
                 steps.append(Step(stage, "make", f"{' and '.join(stale)} changed"))
-            elif manifest["key"].get("files", {}) != self._files(stage):
-                steps.append(Step(stage, "make", f"{' or '.join(map(str, stage.files(self.recipe)))} changed"))
+            elif altered := _different(manifest["key"].get("files", {}), self._files(stage)):
+                steps.append(Step(stage, "make", f"{' and '.join(altered)} changed"))
             else:
                 steps.append(Step(stage, "done", f"took {duration(manifest['seconds'])}"))
                 continue
@@ -104,23 +113,34 @@ class Run:
         Raises UserError when another run works in the folder or a finished artifact was altered.
         """
         self._require_files()
-        manifests = {}
+        manifests: dict[str, dict[str, Any]] = {}
+        looked: set[Callable] = set()
         with self._locked():
             for number, stage in enumerate(self.stages, start=1):
                 self._promote(stage)
-                manifest = self._manifest(stage.name)
-                if manifest is not None and manifest["key"] == self._key(stage):
-                    self._verify(stage, manifest)
+                manifest, key = self._manifest(stage.name), self._key(stage)
+                if manifest is not None and manifest["key"] == key:
+                    verify(self.folder / stage.name)
                 else:
+                    self._look_ahead(number - 1, manifests, looked)
                     print(f"[{number}/{len(self.stages)}] {stage.name}", file=sys.stderr, flush=True)
-                    manifest = self._make(stage)
+                    manifest = self._make(stage, key)
                 manifests[stage.name] = manifest
         return manifests
 
-    def _make(self, stage: Stage) -> dict[str, Any]:
-        work, key = self._partial(stage), self._key(stage)
-        if work.exists() and not _same_key(work / KEY, key):
-            shutil.rmtree(work)
+    def _look_ahead(self, first: int, made: dict[str, Any], looked: set[Callable]) -> None:
+        """What would end a later stage is said before the next one is made, as soon as it can be known."""
+        for stage in self.stages[first:]:
+            for known, check in stage.ahead:
+                if (not known or known in made) and check not in looked:
+                    looked.add(check)
+                    check(self.recipe, self.folder)
+
+    def _make(self, stage: Stage, key: dict[str, Any]) -> dict[str, Any]:
+        work = self._partial(stage)
+        if (work.exists() or work.is_symlink()) and not _same_key(work / KEY, key):
+            print(printable(f"  {work} is of other inputs, or damaged: begun anew"), file=sys.stderr, flush=True)
+            _remove(work)
         work.mkdir(parents=True, exist_ok=True)
         write_json(work / KEY, key)
         before, start = _elapsed(work / ELAPSED), time.monotonic()
@@ -131,21 +151,27 @@ class Run:
             seconds = before + time.monotonic() - start
             if work.exists():
                 _note_elapsed(work / ELAPSED, seconds)
-        (work / ELAPSED).unlink(missing_ok=True)
-        (work / KEY).unlink()
-        outputs = {
-            path.relative_to(work).as_posix(): digest(path) for path in sorted(work.rglob("*")) if path.is_file()
-        }
+        if altered := _different(key.get("files", {}), self._files(stage)):
+            raise UserError(f"{' and '.join(altered)} changed while stage {stage.name} read it; run the same command again")
+        aside = [work / KEY, work / ELAPSED, *work.rglob(f"*.{SEAL}")]  # for going on; the manifest takes their place
+        paths = [path for path in sorted(work.rglob("*")) if path.is_file() and path not in aside]
+        outputs = {path.relative_to(work).as_posix(): digest(path) for path in paths}
+        contents = outputs
+        if stage.content is not digest:
+            found = {path.relative_to(work).as_posix(): stage.content(path) for path in paths}
+            contents = {name: content for name, content in found.items() if content is not None}
         manifest = {
             "stage": stage.name,
             "key": key,
             "outputs": outputs,
-            "digest": _combined(outputs),
+            "digest": _combined(contents),
             "versions": _versions(),
             "seconds": round(seconds, 1),
             "results": results,
         }
-        write_json(work / MANIFEST, manifest)
+        for path in aside:
+            path.unlink(missing_ok=True)
+        manifest = write_sealed(work / MANIFEST, manifest)
         self._promote(stage)
         print(f"  {stage.name}: {duration(seconds)}", file=sys.stderr, flush=True)
         return manifest
@@ -153,22 +179,13 @@ class Run:
     def _promote(self, stage: Stage) -> None:
         """Move a finished partial folder into place; also finishes a move that a kill cut off."""
         work, final = self._partial(stage), self.folder / stage.name
-        if not (work / MANIFEST).exists():
+        if not (work / MANIFEST).is_file():
             return
-        (final / MANIFEST).unlink(missing_ok=True)
-        if final.exists():
-            shutil.rmtree(final)
+        read_manifest(work)
+        if final.is_dir() and not final.is_symlink():  # what a link leads to is not ours to take away
+            (final / MANIFEST).unlink(missing_ok=True)
+        _remove(final)
         work.rename(final)
-
-    def _verify(self, stage: Stage, manifest: dict[str, Any]) -> None:
-        folder = self.folder / stage.name
-        for name, expected in manifest["outputs"].items():
-            path = folder / name
-            if not path.is_file() or digest(path) != expected:
-                state = "was altered" if path.is_file() else "is missing"
-                raise UserError(
-                    f"{path} {state} since stage {stage.name} made it; delete {folder} to have it made again"
-                )
 
     def _key(self, stage: Stage) -> dict[str, Any]:
         files = self._files(stage)
@@ -179,14 +196,15 @@ class Run:
         }
 
     def _files(self, stage: Stage) -> dict[str, str]:
-        return {str(path): digest(path) for path in stage.files(self.recipe)}
+        return {str(path): digest_of_all(path) for path in stage.files(self.recipe)}
 
     def _require_files(self) -> None:
         """Before hours are spent on the stages that come first."""
         for stage in self.stages:
             for path in stage.files(self.recipe):
-                if not path.is_file():
+                if not (path.is_file() or path.is_dir()):
                     raise UserError(f"{path}: no such file, which stage {stage.name} needs; give its right path")
+                verify(path if path.is_dir() else path.parent, "*" if path.is_dir() else glob.escape(path.name))
 
     def _section(self, stage: Stage) -> dict[str, Any]:
         sections = {name: getattr(self.recipe, name).model_dump() for name in stage.sections or (stage.name,)}
@@ -197,14 +215,9 @@ class Run:
         return [need for need in stage.needs if recorded.get(need) != (self._manifest(need) or {}).get("digest")]
 
     def _manifest(self, name: str) -> dict[str, Any] | None:
-        made = self.folder / f"{name}.partial" / MANIFEST  # whole, and only waits for its rename
-        path = made if made.exists() else self.folder / name / MANIFEST
-        if not path.exists():
-            return None
-        manifest = read_json(path)
-        if not isinstance(manifest, dict) or not {"key", "outputs", "digest", "seconds", "results"} <= manifest.keys():
-            raise UserError(f"{path}: not the manifest of a stage; delete {path.parent} to have it made again")
-        return manifest
+        made = self.folder / f"{name}.partial"  # if it is whole, it only waits for its rename
+        folder = made if (made / MANIFEST).is_file() else self.folder / name
+        return read_manifest(folder) if (folder / MANIFEST).is_file() else None
 
     def _partial(self, stage: Stage) -> Path:
         return self.folder / f"{stage.name}.partial"
@@ -219,11 +232,16 @@ class Run:
             raise UserError(f"{self.folder}: another groundup run is working in this folder; wait for it") from None
 
 
-def open_stage(folder: Path, name: str) -> Path:
-    """The folder of a finished stage. Raises UserError when it is not there."""
-    if not (folder / name / MANIFEST).exists():
-        raise UserError(f"{folder}: no finished stage {name!r} there; `groundup run RECIPE --run {folder}` makes it")
-    return folder / name
+def _remove(path: Path) -> None:
+    """A folder with all that is in it; of a link the link alone."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
+def _different(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    return [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
@@ -246,13 +264,13 @@ def _same_key(path: Path, key: dict[str, Any]) -> bool:
 
 
 def _elapsed(path: Path) -> float:
-    return float(json.loads(path.read_text())["seconds"]) if path.exists() else 0.0
+    return float((read_sealed(path) or {}).get("seconds", 0.0))
 
 
 def _note_elapsed(path: Path, seconds: float) -> None:
     """Best effort: a full disk must be reported as what it is, not as a failure to note the time."""
     try:
-        write_json(path, {"seconds": seconds})
+        write_sealed(path, {"seconds": seconds})
     except OSError:
         path.unlink(missing_ok=True)
 

@@ -5,10 +5,14 @@ Chapters are imported where they are used, so that `groundup run --dry-run` and 
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from groundup import ahead
+from groundup.core.seals import MANIFEST, SEAL, is_sealed, read_sealed, seal, write_sealed
+from groundup.core.text import printable
 from groundup.errors import UserError
 from groundup.files import read_json, read_jsonl, replacing, write_json, write_jsonl
 from groundup.progress import Progress
@@ -31,11 +35,13 @@ def pages(context: Context) -> Results:
     counts = {}
     for number, source in enumerate(settings.sources):
         name = _archive(number, source)
-        note = context.work / f"{name}.json"
-        if not note.exists():  # a cut-off run keeps the sources it finished
+        note, archive = context.work / f"{name}.json", context.work / f"{name}.warc.gz"
+        found = read_sealed(note) if is_sealed(archive) else None
+        if found is None:  # else it was finished before the run was cut off
             label = f"{context.name}: {source.source}"
-            write_json(note, collect(source, context.work, name, settings.requests_per_second, label))
-        counts[name] = {"source": source.source, "domain": source.domain, **read_json(note)}
+            found = write_sealed(note, collect(source, context.work, name, settings.requests_per_second, label))
+            seal(archive)
+        counts[name] = {"source": source.source, "domain": source.domain, **{k: found[k] for k in found if k != SEAL}}
         context.say(
             f"{source.source} -> {name}.warc.gz: {counts[name]['pages']:,} pages, {counts[name]['bytes'] / 1e6:.1f} MB"
         )
@@ -179,13 +185,16 @@ def sft(context: Context) -> Results:
         write_jsonl(context.work / f"{side}.jsonl", some)
     context.say(", ".join(f"{side}: {len(some):,} questions" for side, some in rows.items()) + ", split by object")
     encoder, model = _tokenizer(context), _model(context, "base")
-    steps = finetune(model, encoder, rows["train"], settings, _device(context), context.work, seed)
+    left_out: Counter[str] = Counter()
+    steps = finetune(model, encoder, rows["train"], settings, _device(context), context.work, seed, left_out)
+    _say_left_out(context, left_out)
     folder.save(context.work, model, encoder, chat=True)
     checkpoint.clear(context.work)
     asked = rows["held_out"][: settings.held_out_questions]
     results = compare_with_base(model, _model(context, "base"), encoder, asked, settings.max_answer_tokens, seed)
     write_jsonl(context.work / "samples.jsonl", results.pop("samples"))
-    return {"questions": {side: len(some) for side, some in rows.items()}, "steps": steps, **results}
+    counts = {side: len(some) for side, some in rows.items()}
+    return {"questions": counts, "steps": steps, "left_out": dict(left_out), **results}
 
 
 def preferences(context: Context) -> Results:
@@ -216,13 +225,16 @@ def reward(context: Context) -> Results:
     encoder, recipe = _tokenizer(context), context.recipe
     pairs = {split: read_jsonl(context.inputs["preferences"] / f"{split}.jsonl") for split in ("train", "held_out")}
     dtype = _device(context).training_dtype
-    scorer = fit(_model(context, "sft"), encoder, pairs["train"], recipe.reward, dtype, context.work, recipe.seed)
+    left_out: Counter[str] = Counter()
+    sft, work = _model(context, "sft"), context.work
+    scorer = fit(sft, encoder, pairs["train"], recipe.reward, dtype, work, recipe.seed, left_out)
     folder.save(context.work, scorer, encoder, chat=True)
     checkpoint.clear(context.work)
-    results, scored = assess(scorer, encoder, pairs["held_out"] or pairs["train"])
+    results, scored = assess(scorer, encoder, pairs["held_out"] or pairs["train"], left_out)
+    _say_left_out(context, left_out)
     write_jsonl(context.work / "scored.jsonl", scored)
     write_json(context.work / "scale.json", {"mean": results["mean"], "deviation": results["deviation"]})
-    return results
+    return {**results, "left_out": dict(left_out)}
 
 
 def dpo(context: Context) -> Results:
@@ -232,8 +244,10 @@ def dpo(context: Context) -> Results:
     pairs = read_jsonl(context.inputs["preferences"] / "train.jsonl")
     policy, recipe = _model(context, "sft"), context.recipe
     dtype = _device(context).training_dtype
-    steps = optimise(policy, _tokenizer(context), pairs, recipe.dpo, dtype, context.work, recipe.seed)
-    return {"steps": steps, **_finish_policy(context, policy)}
+    left_out: Counter[str] = Counter()
+    steps = optimise(policy, _tokenizer(context), pairs, recipe.dpo, dtype, context.work, recipe.seed, left_out)
+    _say_left_out(context, left_out)
+    return {"steps": steps, "left_out": dict(left_out), **_finish_policy(context, policy)}
 
 
 def ppo(context: Context) -> Results:
@@ -245,11 +259,13 @@ def ppo(context: Context) -> Results:
     scale = read_json(context.inputs["reward"] / "scale.json")
     scorer = load_scorer(context.inputs["reward"]).to(_device(context).torch_device)
     policy, recipe = _model(context, "sft"), context.recipe
+    left_out: Counter[str] = Counter()
     summary = optimise(
         policy, scorer, (scale["mean"], scale["deviation"]), _tokenizer(context), questions, recipe.ppo,
-        recipe.sft.max_answer_tokens, _device(context).training_dtype, context.work, recipe.seed,
+        recipe.sft.max_answer_tokens, _device(context).training_dtype, context.work, recipe.seed, left_out,
     )  # fmt: skip
-    return {**summary, **_finish_policy(context, policy)}
+    _say_left_out(context, left_out)
+    return {**summary, "left_out": dict(left_out), **_finish_policy(context, policy)}
 
 
 def report(context: Context) -> Results:
@@ -259,6 +275,13 @@ def report(context: Context) -> Results:
     path = context.work / "report.html"
     write(path, context.recipe, context.inputs)
     return {"report": "report/report.html", "kb": round(path.stat().st_size / 1024)}
+
+
+def _say_left_out(context: Context, left_out: Counter[str]) -> None:
+    from groundup.posttraining.rows import said
+
+    if left_out:
+        context.say(f"{left_out.total():,} rows left out of training or its measures: {said(left_out)}")
 
 
 def _finish_policy(context: Context, policy: "Decoder") -> Results:
@@ -298,15 +321,34 @@ def _judges_and_signatures(recipe: Recipe) -> list[Path]:
     return found
 
 
+def _local_sources(recipe: Recipe) -> list[Path]:
+    from groundup.corpus.local import local_path
+
+    return [path for source in recipe.pages.sources if (path := local_path(source)) is not None]
+
+
+def _archived(path: Path) -> str | None:
+    """Of the files of `pages`, what the stages after it read: the pages, but not when they were fetched."""
+    from groundup.corpus.warc import digest_of_pages
+
+    return digest_of_pages(path) if path.name.endswith(".warc.gz") else None
+
+
+def _others(folder: Path, but: str) -> list[Path]:
+    """Whatever else the folder says besides weights: shape, tokenizer, chat template, sampling; not how we made it."""
+    kinds = (".json", ".jinja", ".txt", ".model")
+    return sorted(path for path in folder.glob("*") if path.suffix in kinds and path.name not in (but, MANIFEST))
+
+
 def _given_tokenizer(recipe: Recipe) -> list[Path]:
-    return [Path(recipe.tokenizer.folder) / "tokenizer.json"] if recipe.tokenizer.folder else []
+    folder = Path(recipe.tokenizer.folder)
+    return [folder / "tokenizer.json", *_others(folder, "tokenizer.json")] if recipe.tokenizer.folder else []
 
 
 def _given_model(recipe: Recipe) -> list[Path]:
-    if not recipe.base.start_from:
-        return []
     folder = Path(recipe.base.start_from)
-    return [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    weights = sorted(folder.glob("*.safetensors"))
+    return [folder / "config.json", *_others(folder, "config.json"), *weights] if recipe.base.start_from else []
 
 
 def _assist(recipe: Recipe, folder: Path) -> NoReturn:
@@ -361,14 +403,16 @@ def _watched(texts: Iterable[str], progress: Progress) -> Iterator[str]:
 
 
 STAGES = (
-    Stage("pages", (), pages),
+    Stage("pages", (), pages, files=_local_sources, content=_archived),
     Stage("annotations", ("pages",), annotations, files=_judges_and_signatures),
     Stage("corpus", ("annotations",), corpus, files=lambda recipe: [Path(name) for name in recipe.corpus.benchmarks]),
     Stage("tokenizer", ("corpus",), tokenizer, files=_given_tokenizer),
     Stage("tokens", ("corpus", "tokenizer"), tokens),
-    Stage("base", ("corpus", "tokenizer", "tokens"), base, ("base", "mixture"), files=_given_model),
-    Stage("evaluation", ("corpus", "tokenizer", "tokens", "base"), evaluation),
-    Stage("sft", ("corpus", "tokenizer", "base"), sft),
+    Stage("base", ("corpus", "tokenizer", "tokens"), base, ("base", "mixture"), files=_given_model,
+          ahead=(("", ahead.base_continues), ("corpus", ahead.base_has_text))),
+    Stage("evaluation", ("corpus", "tokenizer", "tokens", "base"), evaluation, ahead=(("corpus", ahead.evaluation),)),
+    Stage("sft", ("corpus", "tokenizer", "base"), sft,
+          ahead=(("corpus", ahead.sft), ("tokenizer", ahead.sft_answers_fit))),
     Stage("preferences", ("tokenizer", "sft"), preferences, ("preferences", "sft")),
     Stage("reward", ("tokenizer", "sft", "preferences"), reward),
     Stage("dpo", ("tokenizer", "sft", "preferences"), dpo, ("dpo", "preferences", "sft")),
@@ -385,7 +429,7 @@ def dry(recipe: Recipe, folder: Path, stages: tuple[Stage, ...] = STAGES) -> Res
     """The plan of a run, printed; nothing is written."""
     plan = Run(folder, recipe, stages).plan()
     for step in plan:
-        print(f"{step.state:>5}  {step.stage.name:<12} {step.reason}", file=sys.stderr)
+        print(printable(f"{step.state:>5}  {step.stage.name:<12} {step.reason}"), file=sys.stderr)
     return {"run": str(folder), "plan": {step.stage.name: step.state for step in plan}}
 
 

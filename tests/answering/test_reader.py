@@ -187,4 +187,4 @@ def test_a_folder_in_place_of_a_file_is_said_in_one_line(tmp_path, monkeypatch, 
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 2
-    assert capsys.readouterr().err == f"groundup: {tmp_path}: is a folder, not a file\n"
+    assert capsys.readouterr().err == f"groundup: {tmp_path}: not a plain file\n"

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from groundup.corpus import fetch
 from groundup.corpus.addresses import SPECIAL_IPV4, is_public
+from groundup.corpus.urls import canonical
 
 SPECIAL = [
     "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/29", "192.0.0.8/32",
@@ -52,3 +53,8 @@ def test_an_address_inside_another_is_judged_as_itself(address):
 def test_of_ipv6_only_global_unicast_and_what_stands_for_ipv4(address):
     if is_public(str(address)):
         assert int(address) >> 125 == 1 or int(address) >> 32 in (0xFFFF, 0x64FF9B << 64)
+
+
+@pytest.mark.parametrize("host", ["a／b", "a＼b", "a？b", "a＃b", "a＠b", "a％b"])
+def test_a_host_that_becomes_something_else_is_refused(host):
+    assert canonical(f"http://{host}/") is None

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundup.corpus import addresses, fetch
 from groundup.corpus import crawl as crawling
-from groundup.corpus import fetch
 from groundup.corpus.crawl import crawl, links
 from groundup.corpus.urls import canonical
 from groundup.corpus.warc import Losses, Page, read_pages
@@ -156,8 +156,8 @@ def test_a_delay_of_days_is_cut_and_said(tmp_path, monkeypatch, capsys, asked):
     monkeypatch.setattr(fetch.time, "sleep", slept.append)
     with site(f"User-agent: *\nCrawl-delay: {asked}\n") as (address, _):
         run(address, tmp_path / "a.warc.gz", requests_per_second=2.0, max_pages=2)
-    assert max(slept) <= crawling.MAX_DELAY_SECONDS
-    assert slept[2] > crawling.MAX_DELAY_SECONDS - 1
+    assert max(slept) <= crawling.MAX_CRAWL_DELAY
+    assert slept[2] > crawling.MAX_CRAWL_DELAY - 1
     said = capsys.readouterr().err
     assert "robots.txt asks for" in said and "60 are kept" in said and len(said) < 300
 
@@ -181,7 +181,7 @@ def test_start_that_redirects_to_another_host_names_it(tmp_path):
     "address", ["127.0.0.1", "10.1.2.3", "169.254.169.254", "::1", "::ffff:127.0.0.1", "fe80::1%eth0"]
 )
 def test_addresses_that_are_not_public(address):
-    assert not fetch.is_public(address)
+    assert not addresses.is_public(address)
 
 
 @pytest.mark.parametrize(

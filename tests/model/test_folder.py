@@ -60,7 +60,7 @@ def test_a_chat_model_ends_with_the_message_and_a_base_model_with_the_text(saved
     assert ends == [[toy_tokenizer.message_end, toy_tokenizer.end_of_text], toy_tokenizer.end_of_text]
     config = json.loads((path / "config.json").read_text())
     assert config["eos_token_id"] == toy_tokenizer.message_end != config["pad_token_id"] == toy_tokenizer.pad
-    assert config["bos_token_id"] is None  # nobody doubles a beginning-of-text token
+    assert config["bos_token_id"] == toy_tokenizer.end_of_text  # which every document begins with in training
 
 
 def test_numbers_of_another_type_are_read_as_float32(saved):
@@ -129,7 +129,7 @@ def test_weights_that_are_damaged_or_do_not_fit_are_named(saved):
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5, "rope_theta": 1e4}}, "partial_rot"),
         ({"rope_parameters": {"rope_type": "default"}, "rope_theta": None}, "rope_theta is missing"),
         ({"vocab_size": 301}, r"embed_tokens\.weight should be \(301, 32\), is \(300, 32\)|lm_head"),
-        ({"vocab_size": 200}, r"config\.json: eos_token_id is 298; ids are 0 to 199"),
+        ({"vocab_size": 200}, r"config\.json: bos_token_id is 296; ids are 0 to 199"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

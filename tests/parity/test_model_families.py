@@ -256,7 +256,7 @@ def test_a_qwen_is_continued_with_its_own_tokenizer(toy_decoder, tmp_path):
     folder.save(continued, model, encoder, chat=False)
     loaded = transformers.AutoTokenizer.from_pretrained(continued)
     text = DOCUMENTS[0]["text"]
-    assert loaded.encode(text) == own.encode(text) and loaded.pad_token_id == own.end_of_text
+    assert loaded.encode(text) == [own.end_of_text, *own.encode(text)] and loaded.pad_token_id == own.end_of_text
     ids = torch.tensor([own.encode(text)[:32]])
     with torch.no_grad():
         assert (model(ids) - read_by_transformers(continued)(ids).logits).abs().max() < 1e-4

@@ -15,6 +15,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 
 from groundup.tokenizer.bpe import PRETOKENIZE, SPECIAL_TOKENS, count_pretokens, train
 from groundup.tokenizer.chat import render
+from groundup.tokenizer.cutter import Cutter
 from groundup.tokenizer.rules import RULES
 from groundup.tokenizer.tokenizer import Tokenizer
 
@@ -129,7 +130,7 @@ def test_qwens_tokenizer_is_read_and_written(qwens, tmp_path, as_strings):
     for peer in (theirs, written):
         peer.encode_special_tokens = True
         for text in [*SAMPLES[:-2], *many_scripts()[:20]]:
-            assert ours.encode(text) == peer.encode(text).ids
+            assert ours.encode(text) == peer.encode(text, add_special_tokens=False).ids
             assert ours.decode(ours.encode(text)) == unicodedata.normalize("NFC", text)
     transformers = pytest.importorskip("transformers", reason="needs the `test` extra")
     loaded = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
@@ -170,7 +171,7 @@ def peer(folder):
 def test_ids_are_those_of_tokenizers(ours, peer):
     for text in [*SAMPLES, *many_scripts()[:20], python_source()[12]]:
         ids = ours.encode(text)
-        assert ids == peer.encode(text).ids
+        assert ids == peer.encode(text, add_special_tokens=False).ids
         assert ours.decode(ids) == peer.decode(ids) == text
 
 
@@ -181,7 +182,7 @@ old_characters = st.characters(max_codepoint=0x52F, exclude_categories=["Cs"])
 @settings(max_examples=150, deadline=None)
 @given(text=st.text(st.one_of(old_characters, st.sampled_from("漢🙂 \n'"))))
 def test_any_text_gives_the_ids_of_tokenizers(ours, peer, text):
-    assert ours.encode(text) == peer.encode(text).ids
+    assert ours.encode(text) == peer.encode(text, add_special_tokens=False).ids
 
 
 @settings(max_examples=60, deadline=None)
@@ -191,7 +192,7 @@ def test_long_runs_give_the_ids_of_tokenizers(ours, peer, units, count):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("groundup.tokenizer.tokenizer.BLOCK", 20)
         patch.setattr("groundup.tokenizer.tokenizer.CHUNK", 64)
-        assert ours.encode(text) == peer.encode(text).ids
+        assert ours.encode(text) == peer.encode(text, add_special_tokens=False).ids
 
 
 @pytest.fixture(scope="module")
@@ -202,11 +203,27 @@ def automatic(folder):
 
 def test_ids_are_those_of_transformers(ours, automatic):
     for text in SAMPLES:
-        assert ours.encode(text) == automatic(text, split_special_tokens=True)["input_ids"]
+        assert ours.encode(text) == automatic(text, split_special_tokens=True, add_special_tokens=False)["input_ids"]
         assert automatic.decode(ours.encode(text)) == text
     assert len(automatic) == ours.size and automatic.model_max_length == 512
     assert (automatic.eos_token_id, automatic.pad_token_id) == (ours.end_of_text, ours.pad)
-    assert automatic.bos_token_id is None and set(automatic.all_special_ids) == set(ours.special_tokens.values())
+    assert automatic.bos_token_id == ours.end_of_text and set(automatic.all_special_ids) == set(ours.special_tokens.values())
+
+
+def test_a_text_begins_as_a_document_does_once(ours, automatic, peer):
+    for text in ["", "a b", SAMPLES[2]]:
+        expected = [ours.end_of_text, *ours.encode(text)]
+        assert automatic(text)["input_ids"] == peer.encode(text).ids == expected
+    two = peer.encode("a", "b")
+    assert two.ids == [ours.end_of_text, *ours.encode("a"), *ours.encode("b")]
+    assert Cutter(automatic.name_or_path).encode("a b") == ours.encode("a b")  # by the same file, without it
+
+
+def test_a_folder_of_before_loads(ours, folder, tmp_path):
+    found = json.loads((folder / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(found | {"post_processor": None}))
+    older = Tokenizer.load(tmp_path)
+    assert older.as_json() == ours.as_json() and older.encode(SAMPLES[2]) == ours.encode(SAMPLES[2])
 
 
 def test_a_folder_that_transformers_saved_again_loads(ours, automatic, tmp_path):
@@ -226,8 +243,8 @@ def test_every_rule_gives_the_ids_of_transformers_and_tokenizers(name, tmp_path)
     peer = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     peer.encode_special_tokens = True
     for text in texts:
-        assert ours.encode(text) == peer.encode(text).ids
-        assert ours.encode(text) == loaded(text, split_special_tokens=True)["input_ids"]
+        assert ours.encode(text) == peer.encode(text, add_special_tokens=False).ids
+        assert ours.encode(text) == loaded(text, split_special_tokens=True, add_special_tokens=False)["input_ids"]
 
 
 def test_model_type_does_not_change_the_ids(ours, tmp_path):
@@ -235,7 +252,7 @@ def test_model_type_does_not_change_the_ids(ours, tmp_path):
     ours.save(tmp_path, 512)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}))
     loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    assert loaded(SAMPLES[2])["input_ids"] == ours.encode(SAMPLES[2])
+    assert loaded(SAMPLES[2])["input_ids"] == [ours.end_of_text, *ours.encode(SAMPLES[2])]
 
 
 CONVERSATIONS = [

@@ -163,12 +163,13 @@ def test_every_model_folder_of_a_run_has_our_tokens(tiny_run, stage):
     assert len(theirs) == ours.size
     for text in TEXTS:
         ids = ours.encode(text)
-        assert theirs(text).input_ids == ids
+        assert theirs(text, add_special_tokens=False).input_ids == ids
+        assert theirs(text).input_ids == [ours.end_of_text, *ids]
         assert theirs.decode(ids, clean_up_tokenization_spaces=False) == text
     special = {theirs.convert_tokens_to_ids(name): name for name in ours.special_tokens}
     assert special == {number: name for name, number in ours.special_tokens.items()}
     assert theirs.eos_token_id == (ours.end_of_text if stage == "base" else ours.message_end)
-    assert theirs.pad_token_id == ours.pad and theirs.bos_token_id is None
+    assert theirs.pad_token_id == ours.pad and theirs.bos_token_id == ours.end_of_text
     messages = [{"role": "user", "content": TEXTS[2]}, {"role": "assistant", "content": TEXTS[1]}]
     rendered = theirs.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
     ids, spoken = render(ours, messages)

@@ -59,7 +59,7 @@ def test_a_judgement_becomes_a_preference_row():
             "prompt": [{"role": "user", "content": "Q?"}],
             "chosen": [{"role": "assistant", "content": "copy the file"}],
             "rejected": [{"role": "assistant", "content": "wrong words"}],
-            "margin": 1.0,
+            "margin": 0.0,
             "annotator": "simulated",
         }
     ]
@@ -85,12 +85,14 @@ def test_votes_of_several_people():
             *[label("bad", choice, who) for choice, who in (("both_bad", "Ann"), ("skip", "Bo"))],
             *[label("changed", choice, "Ann") for choice in ("a", "b")],
             *[label("skipped", choice, who) for choice, who in (("a", "Ann"), ("skip", "Bo"))],
+            *[label("agreed", "b", who) for who in ("Ann", "Bo")],
         ]
     )
     assert [(row["chosen"][0]["content"], row["margin"], row["annotator"]) for row in rows] == [
         ("B", 0.25, "Ann, Bo, Cy, Di"),
-        ("B", 1.0, "Ann"),
-        ("A", 1.0, "Ann"),
+        ("B", 0.0, "Ann"),
+        ("A", 0.0, "Ann"),
+        ("B", 1.0, "Ann, Bo"),
     ]
 
 

@@ -1,4 +1,3 @@
-import json
 import math
 import re
 from html.parser import HTMLParser
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundup.core.seals import read_sealed, write_sealed
 from groundup.files import write_json, write_jsonl
 from groundup.recipe import Recipe
 from groundup.report import report
@@ -84,7 +84,7 @@ def finished(folder: Path) -> dict[str, Path]:
     folders = {name: folder / name for name in STAGES[-1].needs}
     for number, (name, folder) in enumerate(folders.items()):
         manifest = {"results": RESULTS[name], "seconds": 61.0 + number, "versions": {"groundup": "0"}}
-        write_json(folder / "stage.json", manifest)
+        write_sealed(folder / "stage.json", {"stage": name, "key": {}, "outputs": {}, "digest": "", **manifest})
     step = {"before": sizes(12), "after": sizes(11)}
     funnel = {
         "steps": [
@@ -140,9 +140,9 @@ def page(run: dict[str, Path]) -> str:
 
 def change(run: dict[str, Path], stage: str, **results: object) -> None:
     path = run[stage] / "stage.json"
-    manifest = json.loads(path.read_text())
+    manifest = read_sealed(path)
     manifest["results"] |= results
-    write_json(path, manifest)
+    write_sealed(path, manifest)
 
 
 class Elements(HTMLParser):

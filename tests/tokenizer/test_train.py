@@ -246,3 +246,10 @@ def test_other_kinds_are_not_trained_from_nothing(tmp_path, kind):
     with pytest.raises(UserError, match="no text in"):
         train_plain(kind, [tmp_path / "empty.txt"], tmp_path / "tokenizer", 300)
     assert not (tmp_path / "tokenizer").exists()
+
+
+def test_no_rule_is_said_to_be_read_by_llama_cpp():
+    """Its converter refuses a vocabulary that it does not know by its hash, and knows none that was trained here."""
+    for rule in RULES.values():
+        assert "llama.cpp" not in rule.price or "its converter refuses" in " ".join(rule.price.split())
+        assert "Hugging Face" in rule.price

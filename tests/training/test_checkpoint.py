@@ -64,7 +64,13 @@ def empty_note(state, note):
     note.write_text("{}")
 
 
-@pytest.mark.parametrize("harm", [truncate, empty, flip, flip_header, lose_state, lose_note, truncate_note, empty_note])
+def alter_note(state, note):
+    note.write_text(note.read_text().replace('"step": ', '"step": 1'))
+
+
+@pytest.mark.parametrize(
+    "harm", [truncate, empty, flip, flip_header, lose_state, lose_note, truncate_note, empty_note, alter_note]
+)
 def test_a_damaged_state_is_passed_over_for_the_one_before(tmp_path, harm, capsys):
     for step in (1, 2):
         checkpoint.save(tmp_path, step, tensors(step))
@@ -94,7 +100,7 @@ def test_a_save_that_is_cut_off_leaves_the_one_before(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "write_json", full)
+    monkeypatch.setattr(checkpoint, "write_sealed", full)
     with pytest.raises(OSError, match="No space"):
         checkpoint.save(tmp_path, 2, tensors(2))
     assert checkpoint.latest(tmp_path) == 1

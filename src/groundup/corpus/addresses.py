@@ -1,4 +1,5 @@
 """Which IP addresses are of the public internet: a list of our own, after IANA's registries of special-purpose addresses.
+A crawler is led to no others, and only these are personal data.
 
 Python's own answer (`ipaddress.is_global`) is another one in each of its versions. These are the registries of IPv4 and IPv6
 special-purpose addresses (RFC 6890 and what followed it, as of 2025), multicast (RFC 5771), and, of IPv6, all that is no

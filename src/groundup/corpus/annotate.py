@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from groundup.core.seals import is_sealed, seal
 from groundup.corpus import domains, duplicates, join, linear, personal, quality, rules, template_lines, toxicity
 from groundup.corpus.content_type import HTML_TYPES
 from groundup.corpus.extract import extract
@@ -76,6 +77,8 @@ def annotate(
         raise UserError(f"two WARC files are called {twice[0]!r}; rename one: shards are called after them")
     working = out / "pass1"
     working.mkdir(parents=True, exist_ok=True)
+    for left in out.glob("near-duplicates-*"):
+        shutil.rmtree(left)  # by a run that was killed
     losses = Losses()
     shards: list[Path] = []
     jobs = _unmeasured(pages, working, settings, losses, shards)
@@ -203,10 +206,7 @@ def _unmeasured(
 
 def _made_from(shard: Path) -> bytes | None:
     """None when there is no such shard, or it is damaged: then it is made again."""
-    try:
-        return (working_schema(shard).metadata or {}).get(b"made_from")
-    except (FileNotFoundError, pa.ArrowInvalid):
-        return None
+    return (working_schema(shard).metadata or {}).get(b"made_from") if is_sealed(shard) else None
 
 
 def _batches(pages: Iterable[Page]) -> Iterator[list[Page]]:
@@ -246,6 +246,7 @@ def _measure(
         rows = [measure(page, domain, settings) for page in batch]
         table = pa.Table.from_pylist(rows, schema=PASS_1).replace_schema_metadata({"made_from": made_from})
         write_working(table, shard)
+        seal(shard)
     finally:
         gc.enable()
     bodies.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from groundup.corpus import telephones
+from groundup.corpus.addresses import is_public
 
 
 class Span(NamedTuple):
@@ -133,7 +134,7 @@ def _public(address: str) -> bool:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return False
-    return parsed.is_global and not parsed.is_multicast
+    return is_public(str(parsed))
 
 
 def _phones(text: str) -> Iterator[Span]:

@@ -8,6 +8,7 @@ opens it again, drops an entry that was being written, and asks for nothing that
 import http.client
 import io
 import socket
+import sys
 import threading
 import time
 import zlib
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from groundup.core.text import printable
 from groundup.corpus import fetch
 from groundup.corpus.fetch import AGENT, Unreachable, back_off, seconds_of
 from groundup.corpus.records import natural
@@ -41,7 +43,8 @@ class _Entry:
     position: int  # of the bytes in the log
     length: int
     total: int  # bytes of the remote file, 0 if not said
-    crc: int
+    head: bytes  # all of the line before it but the checksum
+    crc: int  # of the head and the bytes
 
 
 class Again(Exception):
@@ -93,8 +96,9 @@ class Ranges:
         self.log.seek(0)
         while line := self.log.readline(8192):
             try:
-                path, start, asked, length, total, crc = line.decode().removesuffix("\n").split(" ")
-                entry = _Entry(self.log.tell(), int(length), int(total), int(crc))
+                head, _, crc = line.removesuffix(b"\n").rpartition(b" ")
+                path, start, asked, length, total = head.decode().split(" ")
+                entry = _Entry(self.log.tell(), int(length), int(total), head, int(crc))
                 wanted = int(asked) if int(asked) >= 0 else None
             except ValueError:
                 break
@@ -132,16 +136,19 @@ class Ranges:
             if entry:
                 self.log.seek(entry.position)
                 content = self.log.read(entry.length)
-                if zlib.crc32(content) == entry.crc:
+                if zlib.crc32(content, zlib.crc32(entry.head)) == entry.crc:
                     return content
+                print(printable(f"  {self.log.name}: {wanted[0]} is damaged: fetched again"), file=sys.stderr, flush=True)
         content, total = self._download(wanted)
         path, start, asked = wanted
-        head = f"{path} {start} {-1 if asked is None else asked} {len(content)} {total} {zlib.crc32(content)}\n".encode()
+        head = f"{path} {start} {-1 if asked is None else asked} {len(content)} {total}".encode()
+        crc = zlib.crc32(content, zlib.crc32(head))
+        line = b"%b %d\n" % (head, crc)
         with self.lock:
             position = self.log.seek(0, io.SEEK_END)
-            self.log.write(head + content)
+            self.log.write(line + content)
             self.log.flush()
-            self.entries[wanted] = _Entry(position + len(head), len(content), total, zlib.crc32(content))
+            self.entries[wanted] = _Entry(position + len(line), len(content), total, head, crc)
         return content
 
     def _download(self, wanted: Range) -> tuple[bytes, int]:

@@ -8,6 +8,7 @@ Documents pass in the order of their ids, which are digests: they are first deal
 file by file. Of those that are left some 40 bytes each stay in memory, and the 13-grams of the held-out ones.
 """
 
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -73,6 +74,8 @@ def select(annotations: Path, out: Path, settings: Corpus, language: str, seed: 
     Raises UserError when there are no annotations, or when no document is left for training.
     """
     out.mkdir(parents=True, exist_ok=True)
+    for left in out.glob("select-*"):
+        shutil.rmtree(left)  # by a run that was killed
     steps, every, published = steps_of(settings, language), Sizes(), _Published()
     with tempfile.TemporaryDirectory(prefix="select-", dir=out) as folder:
         parts, numbers = [], []

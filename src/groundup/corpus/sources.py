@@ -20,6 +20,7 @@ from typing import Any
 from groundup.corpus import common_crawl, pydoc_site, rows, wacz
 from groundup.corpus.content_type import gives_text, kind_of_body
 from groundup.corpus.crawl import CrawlCount, crawl
+from groundup.corpus.local import NO_SUCH
 from groundup.corpus.urls import quoted, split_url
 from groundup.corpus.warc import Losses, Page, WarcWriter, read_pages
 from groundup.errors import UserError
@@ -154,9 +155,7 @@ def _pages(
                 label = quoted(path.resolve().parent.name)
                 yield from _file(path.parent, label, path.name, source.text_column, wanted, refused)
         else:
-            raise UserError(
-                f"{source.source}: no such source: give pydoc:, stdlib:, topics:, cc:, hf:, an https address, or a path"
-            )
+            raise UserError(NO_SUCH.format(source.source))
 
 
 def _file(

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from groundup.core.seals import verify
+from groundup.core.text import printable
 from groundup.corpus import personal, rules
 from groundup.errors import UserError
 
@@ -27,6 +29,7 @@ def tune(folder: Path, columns: list[str], samples: int) -> dict[str, Any]:
     shards = sorted(folder.glob("annotations-*.parquet")) or sorted(folder.glob("annotations/annotations-*.parquet"))
     if not shards:
         raise UserError(f"{folder}: no annotations-*.parquet; annotate pages first")
+    verify(shards[0].parent, "annotations-*.parquet")
     known = pq.read_schema(shards[0]).names
     wanted = [threshold for threshold in rules.THRESHOLDS if threshold.column in known]
     wanted += [rules.Threshold(name, -np.inf, np.inf, "score", SCORE_NOTE) for name in SCORES if name in known]
@@ -93,9 +96,9 @@ def _texts(shards: list[Path], places: list[int]) -> dict[int, str]:
 
 def _print(row: dict[str, Any], samples: list[list[str]]) -> None:
     low, high = ("" if row[side] is None else f"{row[side]:.4g}" for side in ("minimum", "maximum"))
-    print(f"{row['column']} {low}..{high} ({row['paper']})" + (f": {row['note']}" if row["note"] else ""))
+    print(printable(f"{row['column']} {low}..{high} ({row['paper']})" + (f": {row['note']}" if row["note"] else "")))
     print(f"  keeps {row['kept_documents']:.2%} of documents, {row['kept_words']:.2%} of words")
     print("  " + "  ".join(f"{float(cut):.0%}: {value:.4g}" for cut, value in row["quantiles"].items()))
     for name, texts in zip(("kept   ", "dropped"), samples, strict=True):
         for text in texts:
-            print(f"  {name} {text}")
+            print(printable(f"  {name} {text}"))

@@ -6,6 +6,7 @@ Written here, and read: the pages in the records of `records.py`, with what thei
 import base64
 import gzip
 import hashlib
+import json
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -138,6 +139,15 @@ def _page(url: str, content_type: str, identified: str, body: bytes, charset: st
     kind, given = stated([content_type])
     charset = given or charset
     return Page(url, kind_of_body(kind, identified, body, charset), body, charset)
+
+
+def digest_of_pages(path: Path) -> str:
+    """BLAKE2b-128 of the pages of an archive, in order: addresses, types and bodies, but no dates and identifiers."""
+    every = hashlib.blake2b(digest_size=16)
+    for page in read_pages(path, Losses()):
+        head = json.dumps([page.url, page.content_type, page.charset, len(page.body)])
+        every.update(head.encode() + b"\n" + page.body)
+    return every.hexdigest()
 
 
 def complete_prefix(path: Path) -> int:

@@ -112,13 +112,29 @@ def _ratio_in_bits(values: np.ndarray, axis: int) -> np.ndarray:
 
 
 def continuations(model: Decoder, tokenizer: Tokenizer, wanted: Sequence[tuple[str, str]]) -> list[float]:
-    """Log-probability (nats) of each continuation after its context.
+    """Log-probability (nats) of each continuation after its context, as lm-eval has it. See `encode_pair`."""
+    pairs = [encode_pair(tokenizer, context, text) for context, text in wanted]
+    found = score(model, [[*context, *continuation] for context, continuation in pairs])
+    return [float(nats[len(context) - 1 :].sum()) for nats, (context, _) in zip(found, pairs, strict=True)]
 
-    Context and continuation are encoded together and cut where the context's own tokens end, as lm-eval does.
+
+def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """Ids of a context, which begin with the end-of-text token, and of what continues it.
+
+    White space at the end of the context belongs to the continuation, since tokens begin with it, and both are encoded
+    together and cut where the context's own tokens end: the ids are those of lm-eval. Where one token spans the border, or
+    the context's last token would be another, both are encoded apart: lm-eval loses what is on the far side, and an
+    answer of which nothing is left is certain, with a log-probability of zero.
+    Raises UserError for a continuation without text.
     """
-    starts = [1 + len(tokenizer.encode(context)) for context, _ in wanted]
-    found = score(model, [[tokenizer.end_of_text, *tokenizer.encode(context + text)] for context, text in wanted])
-    return [float(nats[start - 1 :].sum()) for nats, start in zip(found, starts, strict=True)]
+    if not continuation:
+        raise UserError("evaluation: a continuation is empty; nothing is certain to follow anything")
+    kept = context.rstrip()
+    continuation, context = context[len(kept) :] + continuation, kept
+    first, whole = tokenizer.encode(context), tokenizer.encode(context + continuation)
+    together = whole[: len(first)] == first and len(whole) > len(first)
+    rest = whole[len(first) :] if together else tokenizer.encode(continuation)
+    return [tokenizer.end_of_text, *first], rest
 
 
 def samples(model: Decoder, tokenizer: Tokenizer, seed: int) -> list[dict[str, str]]:

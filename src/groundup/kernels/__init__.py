@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from groundup.core.text import printable
 from groundup.device import has_bfloat16_vectors, has_tiles
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def library_or_reason() -> ctypes.CDLL | str:
     try:
         if not path.exists():
             kept.mkdir(parents=True, exist_ok=True)
-            print(f"compiling kernels for this processor with {compiler}: some seconds, once", file=sys.stderr)
+            print(printable(f"compiling kernels for this processor with {compiler}: some seconds, once"), file=sys.stderr)
             with tempfile.TemporaryDirectory(dir=kept) as unfinished:
                 new = Path(unfinished) / path.name
                 command = [*shlex.split(compiler), *flags, *map(str, SOURCES), "-o", str(new)]

@@ -1,4 +1,4 @@
-"""Hugging Face folders, in and out: what is written here is what `from_pretrained`, vLLM and llama.cpp read.
+"""Hugging Face folders, in and out: what is written here is what `from_pretrained` and vLLM read.
 
 Our modules already carry transformers' names, so there is no conversion: safetensors out, safetensors in. A reward
 model is `Qwen3ForSequenceClassification` (or its family's) with one label; the others are `...ForCausalLM`. LSTM,
@@ -47,7 +47,7 @@ def save(folder: Path, model: LanguageModel | Scorer, tokenizer: Tokenizer, *, c
         "architectures": [name],
         "model_type": config.model_type,
         **entries,
-        "bos_token_id": None,
+        "bos_token_id": tokenizer.end_of_text,
         "eos_token_id": tokenizer.message_end if chat else tokenizer.end_of_text,
         "pad_token_id": tokenizer.pad,
         "use_cache": True,

@@ -67,8 +67,9 @@ def preferences(judgements: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """One TRL preference row a pair that has a winner, in order of first appearance; ties are dropped.
 
     Every judgement is a vote: `strength` (1 when absent, as of a person) for its choice, nothing for "tie" and
-    "both_bad"; "skip" is no judgement. An annotator who judged a pair again replaces the earlier vote. `margin` is the
-    absolute mean vote in [0, 1]: for people, the winner's share of votes minus the loser's.
+    "both_bad"; "skip" is no judgement. An annotator who judged a pair again replaces the earlier vote. `margin`, by which
+    the rewards must differ (`reward.py`, TRL), is the absolute mean vote in [0, 1]: for people, the winner's share of votes
+    minus the loser's. One vote alone agrees with nobody and tells no certainty: its margin is 0, as if there were none.
     Raises UserError on an unknown choice, or a pair identifier that names two different pairs.
     """
     pairs: dict[str, dict[str, Any]] = {}
@@ -96,7 +97,7 @@ def preferences(judgements: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
                 "prompt": [{"role": "user", "content": pair["prompt"]}],
                 "chosen": [{"role": "assistant", "content": chosen}],
                 "rejected": [{"role": "assistant", "content": rejected}],
-                "margin": abs(mean),
+                "margin": abs(mean) if len(cast) > 1 else 0.0,
                 "annotator": ", ".join(sorted(cast)),
             }
         )

@@ -56,10 +56,7 @@ def steps_for(epochs: int, batch: int, count: int) -> int:
 
 def row_of(tokenizer: Tokenizer, question: str, answer: str) -> Row:
     """One question and its answer as the chat format has them, ending with the token that ends the answer."""
-    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    ids, spoken = render(tokenizer, messages)
-    end = len(spoken) - spoken[::-1].index(1)
-    return ids[:end], spoken[:end]
+    return render(tokenizer, [{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
 
 
 def prompt_of(tokenizer: Tokenizer, question: str) -> list[int]:

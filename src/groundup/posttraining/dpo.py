@@ -4,6 +4,7 @@ loss = -log sigmoid(beta * [(log pi(chosen) - log ref(chosen)) - (log pi(rejecte
 At the start pi = ref, so the loss is ln 2 = 0.693 and both implicit rewards are zero.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from groundup.errors import UserError
 from groundup.model.decoder import Decoder
 from groundup.posttraining.batches import Row, answer_log_probabilities, chosen_rows, collate, steps_for
-from groundup.posttraining.reward import pair_rows
+from groundup.posttraining.rows import kept_pairs
 from groundup.recipe import Dpo
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.loop import tune
@@ -43,16 +43,15 @@ def preference_loss(policy_B: Tensor, reference_B: Tensor, beta: float) -> tuple
 
 def optimise(
     policy: Decoder, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: Dpo, dtype: torch.dtype,
-    folder: Path, seed: int,
+    folder: Path, seed: int, left_out: Counter[str] | None = None,
 ) -> int:  # fmt: skip
     """Train `policy` in place on preference rows, with itself as it comes for reference; returns the number of steps.
 
     The reference's log-probabilities are computed once, so the reference need not stay in memory.
-    Raises UserError when there are no pairs.
+    Pairs that cannot be read or are longer than the context are counted in `left_out` by reason.
+    Raises UserError when there are no pairs, or none stays.
     """
-    if not pairs:
-        raise UserError("dpo: no preference pairs; every comparison was a tie")
-    rows = pair_rows(tokenizer, pairs)
+    rows, _ = kept_pairs(tokenizer, pairs, policy.config.max_position_embeddings + 1, "dpo", left_out)
     device = policy.lm_head.weight.device
     reference = [_reference(policy, tokenizer, [row[side] for row in rows], dtype) for side in (0, 1)]
     steps = steps_for(settings.epochs, settings.batch_pairs, len(rows))

@@ -8,6 +8,7 @@ value function initialised from the reward model, no dropout.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from groundup.files import read_jsonl, write_jsonl
+from groundup.core.seals import read_sealed, write_sealed
+from groundup.errors import UserError
+from groundup.files import write_jsonl
 from groundup.model.decoder import Decoder, Scorer
 from groundup.posttraining.batches import Row, answer_log_probabilities, chosen_rows, collate, prompt_of
 from groundup.posttraining.reward import rewards
 from groundup.recipe import Ppo
 from groundup.serving.engine import Sampling, generate
 from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training import checkpoint
 from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
 
@@ -155,20 +159,26 @@ def optimise(
     dtype: torch.dtype,
     folder: Path,
     seed: int,
+    left_out: Counter[str] | None = None,
 ) -> dict[str, Any]:
     """Train `policy` in place against the reward model; `scale` is the mean and deviation of its rewards.
 
-    Returns the first and last iteration's metrics; each rollout's also stand in `folder`/rollouts.jsonl.
+    Returns the first and last iteration's metrics; each rollout's also stand in `folder`/rollouts.jsonl. When cut off, they
+    are found again in rollouts.json; without them, training begins anew. Questions that leave no room in the context for an
+    answer are counted in `left_out`. Raises UserError when none stays.
     """
     judge = Judge(copy.deepcopy(policy), scorer, *scale, settings.kl_coefficient, dtype)
     model = ActorCritic(policy, copy.deepcopy(scorer))
-    prompts = [prompt_of(tokenizer, question) for question in questions]
+    prompts = _fitting(policy, [prompt_of(tokenizer, question) for question in questions], max_tokens, left_out)
     ends = [tokenizer.message_end, tokenizer.end_of_text]
     sampling = Sampling(max_tokens)
     updates = settings.epochs * min(settings.minibatches, settings.rollouts, len(prompts))  # an iteration
     steps = settings.iterations * updates
-    log = folder / "rollouts.jsonl"
-    rollouts: list[dict[str, Any]] = read_jsonl(log) if log.exists() else []
+    log = folder / "rollouts.json"
+    kept = read_sealed(log)
+    if kept is None:
+        checkpoint.clear(folder)
+    rollouts: list[dict[str, Any]] = kept["rollouts"] if kept else []
     current: list[Batch] = []
 
     def batches(step: int) -> list[Batch]:
@@ -180,9 +190,25 @@ def optimise(
             whole, metrics = rollout(model, judge, asked, ends, tokenizer.pad, sampling, seed * 100_003 + iteration)
             current = [part for _, part in by_length(whole, settings.minibatches)]
             rollouts[iteration:] = [{"iteration": iteration, **metrics}]
-            write_jsonl(log, rollouts)
+            write_sealed(log, {"rollouts": rollouts})
         return [current[update % len(current)]]
 
     objective = clipped_objective(settings.clip, dtype)
     tune(model, objective, batches, settings.learning_rate, steps, folder, "ppo", checkpoint_multiple=updates)
+    write_jsonl(folder / "rollouts.jsonl", rollouts)
+    log.unlink()
     return {"iterations": settings.iterations, "first": rollouts[0], "last": rollouts[-1]}
+
+
+def _fitting(
+    policy: Decoder, prompts: list[list[int]], max_tokens: int, left_out: Counter[str] | None
+) -> list[list[int]]:
+    """The prompts of which `generate` would not drop the beginning."""
+    context = policy.config.max_position_embeddings
+    longest = context - min(max_tokens, context // 2)
+    found = [prompt for prompt in prompts if len(prompt) <= longest]
+    if left_out is not None and len(found) < len(prompts):
+        left_out[f"longer than {longest} tokens"] += len(prompts) - len(found)
+    if not found:
+        raise UserError(f"ppo: none of {len(prompts)} questions has at most {longest} tokens; the rest is for the answer")
+    return found

@@ -1,10 +1,12 @@
 """The reward model: a backbone with one number at the last token, fitted to comparisons (Stiennon et al. 2020).
 
-Bradley-Terry: P(chosen is preferred) = sigmoid(r(chosen) - r(rejected)). The centring term keeps the mean reward at
-zero (Eisenstein et al. 2023), since the comparisons leave it free.
+Bradley-Terry: P(chosen is preferred) = sigmoid(r(chosen) - r(rejected)). Where a row has a `margin`, the rewards must
+differ by more than that, as in Llama 2 (Touvron et al. 2023) and TRL: loss = -log sigmoid(r(chosen) - r(rejected) - margin).
+The centring term keeps the mean reward at zero (Eisenstein et al. 2023), since the comparisons leave it free.
 """
 
 import copy
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from groundup.errors import UserError
 from groundup.evaluation.statistics import proportion
 from groundup.model.decoder import LanguageModel, Scorer
-from groundup.posttraining.batches import Row, chosen_rows, collate, row_of, steps_for
+from groundup.posttraining.batches import Row, chosen_rows, collate, steps_for
+from groundup.posttraining.rows import kept_pairs
 from groundup.recipe import Reward
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.loop import tune
@@ -49,9 +51,9 @@ def rewards(scorer: Scorer, batch: Batch, dtype: torch.dtype = torch.float32) ->
 
 
 def bradley_terry(scorer: Scorer, batch: Batch, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Metrics]:
-    """Loss of rows that come as (all chosen, then all rejected)."""
+    """Loss of rows that come as (all chosen, then all rejected), with the `margin` (pairs,) of each pair or none."""
     chosen, rejected = rewards(scorer, batch, dtype).chunk(2)
-    fit = -F.logsigmoid(chosen - rejected).mean()
+    fit = -F.logsigmoid(chosen - rejected - batch.get("margin", 0.0)).mean()
     loss = fit + CENTRING * (chosen + rejected).square().mean()
     return loss, {
         "loss": fit.item(),
@@ -60,33 +62,24 @@ def bradley_terry(scorer: Scorer, batch: Batch, dtype: torch.dtype = torch.float
     }
 
 
-def pair_rows(tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]]) -> list[tuple[Row, Row]]:
-    """(chosen, rejected) conversations of preference rows."""
-
-    def row(pair: dict[str, Any], side: str) -> Row:
-        return row_of(tokenizer, pair["prompt"][-1]["content"], pair[side][-1]["content"])
-
-    return [(row(pair, "chosen"), row(pair, "rejected")) for pair in pairs]
-
-
 def fit(
     policy: LanguageModel, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: Reward, dtype: torch.dtype,
-    folder: Path, seed: int,
+    folder: Path, seed: int, left_out: Counter[str] | None = None,
 ) -> Scorer:  # fmt: skip
     """A reward model, from the policy that wrote the answers, fitted to preference rows.
 
-    Raises UserError when there are no pairs.
+    Pairs that cannot be read or are longer than the context are counted in `left_out` by reason.
+    Raises UserError when there are no pairs, or none stays.
     """
-    if not pairs:
-        raise UserError("reward: no preference pairs; every comparison was a tie")
-    rows = pair_rows(tokenizer, pairs)
+    rows, margins = kept_pairs(tokenizer, pairs, policy.config.max_position_embeddings, "reward", left_out)
     device = policy.lm_head.weight.device
     scorer = from_policy(policy, seed).to(device)
     steps = steps_for(settings.epochs, settings.batch_pairs, len(rows))
 
     def batches(step: int) -> list[Batch]:
-        some = [rows[index] for index in chosen_rows(step, settings.batch_pairs, len(rows), seed)]
-        return [collate([chosen for chosen, _ in some] + [rejected for _, rejected in some], tokenizer.pad, device)]
+        some = chosen_rows(step, settings.batch_pairs, len(rows), seed)
+        batch = collate([rows[index][side] for side in (0, 1) for index in some], tokenizer.pad, device)
+        return [batch | {"margin": torch.tensor([margins[index] for index in some], device=device)}]
 
     objective = partial(bradley_terry, dtype=dtype)
     tune(scorer, objective, batches, settings.learning_rate, steps, folder, "reward")
@@ -105,13 +98,14 @@ def score_rows(scorer: Scorer, tokenizer: Tokenizer, rows: Sequence[Row], batch:
 
 
 def assess(
-    scorer: Scorer, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]]
+    scorer: Scorer, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], left_out: Counter[str] | None = None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """On held-out pairs: accuracy with interval, scale of the rewards, and how far reward is mere length.
 
-    "longer_wins" is the accuracy of the annotator nobody wants: always prefer the longer answer.
+    "longer_wins" is the accuracy of the annotator nobody wants: always prefer the longer answer. Pairs that `fit` would
+    leave out are left out here too. Raises UserError when none stays.
     """
-    rows = pair_rows(tokenizer, pairs)
+    rows, _ = kept_pairs(tokenizer, pairs, scorer.config.max_position_embeddings, "reward", left_out)
     chosen = score_rows(scorer, tokenizer, [row for row, _ in rows])
     rejected = score_rows(scorer, tokenizer, [row for _, row in rows])
     lengths = np.array([[sum(spoken) for _, spoken in row] for row in rows], dtype=np.float64)

@@ -4,6 +4,7 @@ The questions carry no loss: the model learns to answer, not to ask. Answers end
 so that a chat model knows when to stop.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,8 @@ from groundup.device import Device
 from groundup.errors import UserError
 from groundup.model.decoder import Decoder
 from groundup.posttraining.answers import answer, answer_bits_per_byte, answer_plainly, mean_overlap, plain_prompt
-from groundup.posttraining.batches import Row, chosen_rows, collate, prompt_of, row_of, steps_for
+from groundup.posttraining.batches import Row, chosen_rows, collate, prompt_of, steps_for
+from groundup.posttraining.rows import conversation, kept, said, too_long
 from groundup.recipe import Sft
 from groundup.serving.engine import Sampling
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -24,20 +26,25 @@ Questions = Sequence[dict[str, Any]]
 
 
 def finetune(
-    model: Decoder, tokenizer: Tokenizer, questions: Questions, settings: Sft, device: Device, folder: Path, seed: int
-) -> int:
+    model: Decoder, tokenizer: Tokenizer, questions: Questions, settings: Sft, device: Device, folder: Path, seed: int,
+    left_out: Counter[str] | None = None,
+) -> int:  # fmt: skip
     """Train `model` in place on `questions` (rows with `messages`); returns the number of steps.
 
-    Raises UserError when there are no questions, or none whose answer fits.
+    Rows that are no conversation, are longer than the context or have longer answers than `settings` says are left out,
+    and counted in `left_out` by reason. Raises UserError when none stays.
     """
-    rows = [row_of(tokenizer, *(message["content"] for message in row["messages"])) for row in questions]
-    longest = model.config.max_position_embeddings + 1
-    rows = [row for row in rows if len(row[0]) <= longest and sum(row[1]) <= settings.max_answer_tokens]
+    longest = model.config.max_position_embeddings + 1  # the last token is a target only
+    left_out = Counter() if left_out is None else left_out
+
+    def unfit(row: Row) -> str | None:
+        if sum(row[1]) > settings.max_answer_tokens:
+            return f"with an answer of more than sft.max_answer_tokens = {settings.max_answer_tokens}"
+        return too_long(longest, row)
+
+    rows = kept(questions, lambda row: conversation(tokenizer, row), unfit, left_out)
     if not rows:
-        raise UserError(
-            f"sft: no questions to learn from: of {len(questions)} none has an answer of at most "
-            f"sft.max_answer_tokens = {settings.max_answer_tokens} and fits the context of {longest - 1} tokens"
-        )
+        raise UserError(f"sft: no questions to learn from; of {len(questions)} rows left out: {said(left_out) or 'none'}")
     check_rows(rows, tokenizer)
     steps = steps_for(settings.epochs, settings.batch_examples, len(rows))
 

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from groundup.core.seals import read_manifest
 from groundup.corpus import personal
 from groundup.corpus.tables import read_table
 from groundup.files import read_json, read_jsonl, write_text
@@ -47,7 +48,7 @@ def write(path: Path, recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 def gather(recipe: Recipe, inputs: dict[str, Path]) -> dict[str, Any]:
     """Everything that the page shows, as plain data; figures are SVG elements."""
-    manifests = {name: visible(read_json(folder / "stage.json")) for name, folder in inputs.items()}
+    manifests = {name: visible(read_manifest(folder)) for name, folder in inputs.items()}
     results = {name: manifest["results"] for name, manifest in manifests.items()}
     seconds = {name: float(manifest["seconds"]) for name, manifest in manifests.items()}
     steps = visible(read_json(inputs["corpus"] / "funnel.json"))

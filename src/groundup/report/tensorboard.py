@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from groundup.core.seals import verify
+from groundup.core.text import printable
 from groundup.errors import UserError
 
 POLL_SECONDS = 2.0
@@ -27,13 +29,14 @@ def export(run: Path, out: Path, follow: bool = False) -> dict[str, Any]:
         raise UserError(f"{run}: no metrics.jsonl of a training in it yet; --follow waits for one")
     writers: dict[str, SummaryWriter] = {}
     written: dict[str, list[dict[str, Any]]] = {}
-    print(f"tensorboard --logdir {out}", file=sys.stderr, flush=True)
+    print(printable(f"tensorboard --logdir {out}"), file=sys.stderr, flush=True)
     try:
         while True:
             for name, path in _trainings(run).items():
                 rows = _rows(path)
                 if not rows:
                     continue
+                verify(path.parents[1] if path.parent.name == "long" else path.parent, "*metrics.jsonl")
                 if name not in writers or rows[0] != written[name][0]:  # or the stage is made again, differently
                     if name in writers:
                         writers[name].close()
@@ -67,5 +70,5 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
     except FileNotFoundError:  # the stage was finished meanwhile, and its folder has its other name
         return []
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not lines of JSON: {error}") from None

@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from groundup.core.seals import open_stage
 from groundup.device import choose
 from groundup.errors import UserError
 from groundup.model.folder import load_decoder
-from groundup.run import open_stage
 from groundup.serving.engine import Sampling, generate
 from groundup.tokenizer.chat import render
 from groundup.tokenizer.tokenizer import StreamDecoder, Tokenizer
@@ -53,7 +53,13 @@ def printable(text: str) -> str:
 
 
 def _ask() -> str:
-    """The next question; the prompt goes to stderr, so that stdout holds answers only."""
+    """The next question; "" at the end. On a terminal the line can be edited, and earlier ones come back with the arrows."""
     if sys.stdin.isatty():
-        print("\n> ", end="", file=sys.stderr, flush=True)
+        import readline  # noqa: F401  (input() then edits the line and remembers earlier ones)
+
+        print(file=sys.stderr, flush=True)
+        try:
+            return input("> ").strip()
+        except EOFError:
+            return ""
     return sys.stdin.readline().strip()

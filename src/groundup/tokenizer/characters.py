@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from groundup.core.seals import checked
 from groundup.errors import UserError
 from groundup.files import read_json
 from groundup.tokenizer.bpe import SPECIAL_TOKENS, well_formed
@@ -75,7 +76,7 @@ class Characters(ByteTokens):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read `tokenizer.json`. Raises UserError when it is missing, damaged, or follows other rules than ours."""
-        path = Path(folder) / "tokenizer.json"
+        path = checked(Path(folder) / "tokenizer.json")
         found = read_json(path)
         try:
             vocabulary = found["model"]["vocab"]

@@ -4,67 +4,146 @@
 in by id and encodes content as text, so nobody can end a message by writing `<|im_end|>` in it.
 Content is stripped of white space at both ends. So it never merges with the line end before it, and the ids of a
 conversation always begin with those of its first messages, and of the prompt that asked for its last answer.
+
+The line end stands before every message but the first, not after each as in Qwen's template. So a finished
+conversation ends with `<|im_end|>`, the last token that is trained: transformers and TRL read a reward at the last
+token, and count every token after the prompt as part of an answer.
+A conversation begins with the end-of-text token, as every document does in training (Qwen's has none). The template
+writes it, as Llama's and Gemma's do, so that all encode the same: transformers, TRL and vLLM add nothing to a rendered
+conversation, and lm-eval, which would, looks whether it is there. Who encodes the rendered text must say
+`add_special_tokens=False`.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from groundup.errors import UserError
 
 if TYPE_CHECKING:
     from groundup.tokenizer.tokenizer import Tokenizer
 
+ROLES = ("system", "user", "assistant")
+# Parts of a message, in the formats of OpenAI, Qwen and TRL, that would vanish: the format has no place for them.
+WITHOUT_A_PLACE = (
+    "tool_calls", "function_call", "tool_call_id", "reasoning_content", "reasoning", "thinking", "refusal", "audio", "images",
+)  # fmt: skip
+
 # {% generation %} marks what the model is trained to write: the answer and the token that ends it.
-CHAT_TEMPLATE = r"""{%- for message in messages -%}
-{{- '<|im_start|>' + message['role'] + '\n' -}}
+CHAT_TEMPLATE = r"""{%- if tools -%}
+{{- raise_exception('tools: this chat format has no place for them') -}}
+{%- endif -%}
+{{- '<|endoftext|>' -}}
+{%- set chat = namespace(text='') -%}
+{%- for message in messages -%}
+{%- set place = 'message ' ~ loop.index ~ ': ' -%}
+{%- if message['role'] not in ROLES -%}
+{{- raise_exception(place ~ 'role must be system, user or assistant') -}}
+{%- endif -%}
+{%- for key in WITHOUT_A_PLACE -%}
+{%- if message[key] -%}
+{{- raise_exception(place ~ key ~ ': this chat format has no place for it') -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if message['content'] is string -%}
+{%- set chat.text = message['content'] -%}
+{%- elif message['content'] is defined and message['content'] is sequence and message['content'] is not mapping -%}
+{%- set chat.text = '' -%}
+{%- for part in message['content'] -%}
+{%- if part is not mapping or part['type'] != 'text' or part['text'] is not string -%}
+{{- raise_exception(place ~ 'a part of its content is not text') -}}
+{%- endif -%}
+{%- set chat.text = chat.text ~ part['text'] -%}
+{%- endfor -%}
+{%- else -%}
+{{- raise_exception(place ~ 'content must be text') -}}
+{%- endif -%}
+{%- if not loop.first -%}
+{{- '\n' -}}
+{%- endif -%}
+{{- '<|im_start|>' ~ message['role'] ~ '\n' -}}
 {%- if message['role'] == 'assistant' -%}
 {%- generation -%}
-{{- message['content'] | trim + '<|im_end|>' -}}
+{{- (chat.text | trim) ~ '<|im_end|>' -}}
 {%- endgeneration -%}
 {%- else -%}
-{{- message['content'] | trim + '<|im_end|>' -}}
+{{- (chat.text | trim) ~ '<|im_end|>' -}}
 {%- endif -%}
-{{- '\n' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
+{%- if messages -%}
+{{- '\n' -}}
+{%- endif -%}
 {{- '<|im_start|>assistant\n' -}}
 {%- endif -%}
-"""
+""".replace("WITHOUT_A_PLACE", repr(list(WITHOUT_A_PLACE))).replace("ROLES", repr(list(ROLES)))
 
 
 def render(
-    tokenizer: "Tokenizer", messages: list[dict[str, str]], add_generation_prompt: bool = False
+    tokenizer: "Tokenizer", messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False
 ) -> tuple[list[int], list[int]]:
     """Ids of a conversation, and a mask of the same length: 1 where the assistant writes (answers and their ends).
 
-    Raises UserError unless it is one optional system message, then user and assistant in turn, and, for a generation
-    prompt, the user last.
+    Raises UserError unless it is one optional system message, then user and assistant in turn, each with text as
+    content (see `text_of`), and, for a generation prompt, the user last.
     """
-    _check(messages, add_generation_prompt)
+    texts = _checked(messages, add_generation_prompt)
     line_end = tokenizer.encode("\n")
-    ids: list[int] = []
-    mask: list[int] = []
-    for message in messages:
-        header = [tokenizer.message_start, *tokenizer.encode(message["role"] + "\n")]
-        body = [*tokenizer.encode(message["content"].strip()), tokenizer.message_end]
-        ids += header + body + line_end
-        mask += [0] * len(header) + [int(message["role"] == "assistant")] * len(body) + [0] * len(line_end)
+    ids, mask = [tokenizer.end_of_text], [0]
+    for number, (message, text) in enumerate(zip(messages, texts, strict=True)):
+        header = [*(line_end if number else ()), tokenizer.message_start, *tokenizer.encode(message["role"] + "\n")]
+        body = [*tokenizer.encode(text.strip()), tokenizer.message_end]
+        ids += header + body
+        mask += [0] * len(header) + [int(message["role"] == "assistant")] * len(body)
     if add_generation_prompt:
-        header = [tokenizer.message_start, *tokenizer.encode("assistant\n")]
+        header = [*line_end, tokenizer.message_start, *tokenizer.encode("assistant\n")]
         ids += header
         mask += [0] * len(header)
     return ids, mask
 
 
-def _check(messages: list[dict[str, str]], add_generation_prompt: bool) -> None:
+def text_of(message: Mapping[str, Any]) -> str:
+    """A message's content: text as it is, a list of {"type": "text", "text": ...} joined.
+
+    Raises UserError for anything else, and where the message holds what the format has no place for, such as tool calls.
+    """
+    if lost := [key for key in WITHOUT_A_PLACE if message.get(key)]:
+        raise UserError(f"{lost[0]}: this chat format has no place for it")
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list | tuple):
+        raise UserError(f"content must be text, not {type(content).__name__}")
+    texts = []
+    for part in content:
+        text = part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
+        if not isinstance(text, str):
+            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+            raise UserError(f"content has a part of type {str(kind)[:40]!r}; only text is read")
+        texts.append(text)
+    return "".join(texts)
+
+
+def _checked(messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> list[str]:
+    """The text of each message."""
+    if not isinstance(messages, list | tuple):
+        raise UserError(f"a conversation is a list of messages, not {type(messages).__name__}")
+    texts = []
     expected = ("system", "user")
     for number, message in enumerate(messages, start=1):
-        role, content = message.get("role"), message.get("content")
+        place = f"message {number} of {len(messages)}"
+        if not isinstance(message, Mapping):
+            raise UserError(f"{place}: it must have a role and content, not be {type(message).__name__}")
+        role = message.get("role")
         if role not in expected:
-            raise UserError(f"message {number} of {len(messages)}: role {role!r}, expected {' or '.join(expected)}")
-        if not isinstance(content, str):
-            raise UserError(f"message {number} of {len(messages)}: content must be text, not {type(content).__name__}")
+            given = repr(role[:40]) if isinstance(role, str) else str(role)[:40]
+            raise UserError(f"{place}: role {given}, expected {' or '.join(expected)}")
+        try:
+            texts.append(text_of(message))
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from None
         expected = ("assistant",) if role == "user" else ("user",)
     if not messages or messages[-1]["role"] == "system":
         raise UserError("a conversation needs at least one message of the user")
     if add_generation_prompt and messages[-1]["role"] != "user":
         raise UserError("the last message is the assistant's: there is nothing to answer; end with one of the user")
+    return texts

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
+from groundup.core.seals import checked
 from groundup.errors import UserError
 from groundup.files import read_json
 from groundup.tokenizer.bpe import ALPHABET, VISIBLE
@@ -28,7 +29,7 @@ class Cutter:
 
     def __init__(self, folder: Path) -> None:
         """Raises UserError when the folder has no tokenizer.json that the library can read."""
-        path = Path(folder) / "tokenizer.json"
+        path = checked(Path(folder) / "tokenizer.json")
         found = read_json(path)
         try:
             self.backend = tokenizers.Tokenizer.from_str(json.dumps(found))

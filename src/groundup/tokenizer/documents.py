@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import groundup.arrow  # noqa: F401 (for what it keeps away)
+from groundup.core.seals import checked
 from groundup.errors import UserError
 from groundup.files import digest
 from groundup.tokenizer.counts import well_formed
@@ -88,12 +89,12 @@ def read_annotated(shard: Shard, split: str | None = None) -> Iterator[pa.Record
 
 def _files(path: Path) -> list[Path]:
     if path.is_file():
-        return [path]
+        return [checked(path)]
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder")
     for corpus in (path / "corpus" / "documents.parquet", path / "documents.parquet"):
         if corpus.is_file():
-            return [corpus]
+            return [checked(corpus)]
     found = sorted(file for file in path.iterdir() if file.suffix in FOLDER_SUFFIXES and file.is_file())
     if not found:
         raise UserError(f"{path}: no corpus and no {', '.join(FOLDER_SUFFIXES)} files in it")

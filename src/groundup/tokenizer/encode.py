@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from groundup.core.seals import is_sealed, seal
+from groundup.core.text import printable
 from groundup.errors import UserError
 from groundup.files import digest
 from groundup.progress import Progress
@@ -51,14 +53,14 @@ def encode_corpus(
     if not sample:
         raise UserError(f"no documents{f' of split {split!r}' if split else ''} in {', '.join(map(str, inputs))}")
     library, reason = choose(tokenizer, sample)
-    print(f"  encoding with {library}: {reason}", file=sys.stderr)
+    print(printable(f"  encoding with {library}: {reason}"), file=sys.stderr)
     key = digest(folder / "tokenizer.json")
     parts = out.with_name(out.name + ".parts")
     stems = [parts / f"{shard.name}-{key[:16]}-{split or 'all'}" for shard in shards]
     todo = {
         stem: (folder, key, library, shard, split, stem)
         for shard, stem in zip(shards, stems, strict=True)
-        if not stem.with_name(stem.name + ".idx").is_file()
+        if not all(map(is_sealed, _files(stem)))
     }
     workers = workers or max(1, min(cores(), len(todo)))
     label, done = "encoding", len(shards) - len(todo)
@@ -115,6 +117,12 @@ def encode_shard(folder: Path, key: str, library: str, shard: Shard, split: str 
     batches = (texts.to_pylist() for texts, _ in documents.read(shard, split))
     sequences = (np.concatenate([end, ids]) for texts in batches for ids in encode(texts))
     token_files.write(stem, sequences, token_files.dtype_for(tokenizer.size))
+    for path in _files(stem):
+        seal(path)
+
+
+def _files(stem: Path) -> tuple[Path, Path]:
+    return stem.with_name(stem.name + ".bin"), stem.with_name(stem.name + ".idx")
 
 
 @cache

@@ -46,18 +46,34 @@ class ByteTokens:
     def save(self, folder: Path, model_max_length: int | None = None, chat: bool = False) -> None:
         """Write `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`: same tokens, same bytes.
 
-        `chat`: other tools are told that a text ends with the end of a message rather than of a document.
+        `chat`: other tools are told that a text ends with the end of a message rather than of a document. Either way they
+        are told that it begins with the end-of-text token, as every document does in training: without it the
+        likelihoods of lm-eval, transformers and vLLM are not ours. (A rendered conversation has it already: `chat.py`.)
         """
         end_of_text, message_start, message_end, pad = SPECIAL_TOKENS
         write_text(Path(folder) / "chat_template.jinja", CHAT_TEMPLATE)
         settings = {
+            "bos_token": end_of_text,
             "eos_token": message_end if chat else end_of_text,
             "pad_token": pad if pad in self.special_tokens else end_of_text,
-            "additional_special_tokens": [message_start, end_of_text if chat else message_end],
+            "additional_special_tokens": [message_start, *([] if chat else [message_end])],
             "padding_side": "left",  # a batch of prompts must end where the answers begin
             "chat_template": CHAT_TEMPLATE,  # older readers look here, newer ones in chat_template.jinja
         }
-        write(folder, self.as_json(), settings, model_max_length)
+        first = _begins_with(end_of_text, self.end_of_text)
+        write(folder, {**self.as_json(), "post_processor": first}, settings, model_max_length)
+
+
+def _begins_with(name: str, number: int) -> dict[str, Any]:
+    """A post-processor that puts one token before a text, or before the first of two."""
+    token = {"SpecialToken": {"id": name, "type_id": 0}}
+    first, second = ({"Sequence": {"id": text, "type_id": 0}} for text in "AB")
+    return {
+        "type": "TemplateProcessing",
+        "single": [token, first],
+        "pair": [token, first, second],
+        "special_tokens": {name: {"id": name, "ids": [number], "tokens": [name]}},
+    }
 
 
 def write(folder: Path, description: Mapping[str, Any], settings: Mapping[str, Any], model_max_length: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from groundup.core.seals import checked
 from groundup.errors import UserError
 from groundup.files import read_object
 from groundup.tokenizer.characters import Characters
@@ -13,7 +14,7 @@ AnyTokenizer = Tokenizer | Characters | WordPiece
 
 def load(folder: Path) -> AnyTokenizer:
     """Byte-level BPE, characters, bytes or WordPiece. Raises UserError when it is missing, damaged or none of these."""
-    model = read_object(Path(folder) / "tokenizer.json").get("model")
+    model = read_object(checked(Path(folder) / "tokenizer.json")).get("model")
     if not isinstance(model, dict):
         raise UserError(f"{folder}/tokenizer.json: it has no model; train the tokenizer again")
     if model.get("type") == "WordPiece":

@@ -1,9 +1,11 @@
 """Pre-tokenization rules: the regular expressions that cut text into the pieces that merges never cross.
 
 A rule is a choice with a price: a model runs in another tool only if that tool knows the rule. Hugging Face reads the
-expression from tokenizer.json and tiktoken is given it, so those two read every rule here; llama.cpp and gigatoken
-know rules by name. All rules share what GPT-2 and its successors have in common: a word takes one character before
-it along (its space), punctuation takes one space before it and the line ends after it.
+expression from tokenizer.json and tiktoken is given it, so those two read every rule here; gigatoken and llama.cpp
+know rules by name. llama.cpp's converter, however, tells the rule by a hash of the ids that the vocabulary gives a fixed
+text, and refuses every vocabulary that it does not know, whatever its rule: a vocabulary trained here, all of them.
+All rules share what GPT-2 and its successors have in common: a word takes one character before it along (its space),
+punctuation takes one space before it and the line ends after it.
 
 - `qwen2`: digits one by one, so a number is always cut the same way.
 - `threes`: digits in groups of three from the left, as in GPT-4 and Llama 3: shorter, but 1234567 is 123|456|7.
@@ -47,12 +49,14 @@ RULES = {
         Rule(
             "qwen2",
             rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_SYMBOLS}|{_SPACES}",
-            "none: Hugging Face, tiktoken, llama.cpp and gigatoken read it",
+            "Hugging Face, tiktoken and gigatoken read it; llama.cpp has the rule, but its converter refuses "
+            "vocabularies that it does not know",
         ),
         Rule(
             "threes",
             rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_SYMBOLS}|{_SPACES}",
-            "none: Hugging Face, tiktoken, llama.cpp and gigatoken read it; but up to 1,110 tokens are numbers",
+            "up to 1,110 tokens are numbers. Hugging Face, tiktoken and gigatoken read it; llama.cpp has the rule, but its "
+            "converter refuses vocabularies that it does not know",
         ),
         Rule(
             "threes-from-right",

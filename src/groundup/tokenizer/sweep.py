@@ -20,11 +20,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from groundup.core.seals import SEAL, is_sealed, read_sealed, seal, write_sealed
 from groundup.device import choose
 from groundup.errors import UserError
 from groundup.evaluation.likelihood import bits_per_byte
 from groundup.evaluation.statistics import Z95
-from groundup.files import read_json, replacing, write_json, write_text
+from groundup.files import replacing, write_json, write_text
 from groundup.tokenizer import documents
 from groundup.tokenizer.bpe import ALPHABET, SPECIAL_TOKENS
 from groundup.tokenizer.one_size import flop_per_token, measure, steps_for
@@ -78,19 +79,22 @@ def sweep(
     }
     _claim(out, settings)
     texts = out / "documents.parquet"
-    if not texts.is_file():
+    if not is_sealed(texts):
         _write_documents(texts, split(sample(shards, text_mb * 1_000_000, seed), held_out_kb * 1000))
     largest = _largest(texts, out / "tokenizer", sizes[-1], rule_name, workers)
     held_out = [Document(**row) for row in pq.read_table(texts, filters=[("split", "=", "held_out")]).to_pylist()]
     results = []
     for size in sizes:
         folder = out / str(size)
-        if not (folder / "result.json").is_file():
+        result = read_sealed(folder / "result.json")
+        if result is None:
             encoder = Tokenizer.from_merges(largest.merges[: size - SMALLEST], largest.rule)
-            write_json(folder / "result.json", measure(folder, encoder, settings, texts, held_out, device))
+            measured = measure(folder, encoder, settings, texts, held_out, device)
+            result = write_sealed(folder / "result.json", measured)
+            del result[SEAL]
         checkpoint.clear(folder / "training")
         shutil.rmtree(folder / "tokens", ignore_errors=True)
-        results.append(read_json(folder / "result.json"))
+        results.append(result)
         bits = results[-1]["bits_per_byte"]["all"]
         print(f"  {size}: {bits:.4f} bits per byte, {results[-1]['bytes_per_token']['all']:.2f} bytes a token", file=sys.stderr)
     found = {"out": str(out), **settings, **verdict(results, np.array([document.size for document in held_out]))}
@@ -172,7 +176,7 @@ def paired_difference(nats: np.ndarray, sizes: np.ndarray) -> tuple[float, float
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
     path = out / "settings.json"
-    before = read_json(path) if path.is_file() else settings
+    before = read_sealed(path) or settings
     different = [
         f"{name} {before.get(name)}, now {value}" for name, value in settings.items() if before.get(name) != value
     ]
@@ -181,7 +185,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
             f"{out}: holds a sweep with other settings ({'; '.join(different)}); choose another folder "
             "(the operations, flop, follow from the tokens, the depth and the smallest size)"
         )
-    write_json(path, settings)
+    write_sealed(path, settings)
 
 
 def _write_documents(path: Path, found: Sequence[Document]) -> None:
@@ -191,12 +195,15 @@ def _write_documents(path: Path, found: Sequence[Document]) -> None:
     }
     with replacing(path) as temporary:
         pq.write_table(pa.table(columns), temporary, compression="zstd", row_group_size=4096)
+    seal(path)
 
 
 def _largest(texts: Path, folder: Path, vocabulary: int, rule_name: str, workers: int | None) -> Tokenizer:
     """The tokenizer of the largest size, from this sweep or the one that it continues."""
-    if not (folder / "tokenizer.json").is_file() or Tokenizer.load(folder).size < vocabulary:
+    made = folder / "tokenizer.json"
+    if not is_sealed(made) or Tokenizer.load(folder).size < vocabulary:
         train_bpe([texts], folder, vocabulary, rule_name, workers=workers)
+        seal(made)
     trained = Tokenizer.load(folder)
     if trained.size < vocabulary:
         raise UserError(f"this text has pairs for {trained.size} tokens only; leave out the sizes above, or give more text")

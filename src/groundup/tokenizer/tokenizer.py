@@ -16,6 +16,7 @@ import numpy as np
 import regex
 import tiktoken
 
+from groundup.core.seals import checked
 from groundup.errors import UserError
 from groundup.files import read_json
 from groundup.tokenizer.bpe import ALPHABET, SPECIAL_TOKENS, VISIBLE
@@ -74,7 +75,7 @@ class Tokenizer(ByteTokens):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read `tokenizer.json`. Raises UserError when it is missing, damaged, or follows other rules than ours and Qwen's."""
-        path = Path(folder) / "tokenizer.json"
+        path = checked(Path(folder) / "tokenizer.json")
         found = read_json(path)
         try:
             # Releases before 2024 wrote a merge as one string.

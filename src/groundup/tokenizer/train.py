@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from groundup.core.seals import is_sealed, seal
+from groundup.core.text import printable
 from groundup.errors import UserError
 from groundup.files import replacing
 from groundup.progress import Progress
@@ -55,7 +57,7 @@ def train_bpe(
     tokenizer = Tokenizer.from_merges(merges, chosen)
     tokenizer.save(out)
     if loss.distinct:
-        print(f"  {loss}", file=sys.stderr)
+        print(printable(f"  {loss}"), file=sys.stderr)
     if tokenizer.size < vocabulary:
         print(f"  vocabulary {tokenizer.size} instead of {vocabulary}: no more pairs to merge", file=sys.stderr)
     return {
@@ -93,7 +95,7 @@ def count_inputs(inputs: Sequence[Path], folder: Path, chosen: Rule, workers: in
     """Counts by domain, sorted by name, over the training documents of all inputs; kept by shard in `folder`."""
     shards = documents.find(inputs)
     paths = [folder / f"{shard.name}-{chosen.name}.parquet" for shard in shards]
-    todo = {path: (shard, chosen.name, path) for shard, path in zip(shards, paths, strict=True) if not path.is_file()}
+    todo = {path: (shard, chosen.name, path) for shard, path in zip(shards, paths, strict=True) if not is_sealed(path)}
     workers = workers or max(1, min(cores(), len(todo) // SHARDS_A_WORKER))
     label, done = "counting", len(shards) - len(todo)
     with pool(workers) as started, Progress(label, len(shards), "shards", done) as progress:
@@ -121,6 +123,7 @@ def count_shard(shard: Shard, rule_name: str, path: Path) -> None:
                       "pretoken": pa.array([], pa.large_binary()), "number": pa.array([], pa.int64())})  # fmt: skip
     with replacing(path) as temporary:
         pq.write_table(pa.concat_tables([empty, *tables]).unify_dictionaries(), temporary, compression="zstd")
+    seal(path)
     pa.default_memory_pool().release_unused()
 
 

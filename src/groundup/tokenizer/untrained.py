@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from groundup.core.seals import verify
 from groundup.errors import UserError
 from groundup.tokenizer.cutter import Cutter
 
@@ -43,6 +44,7 @@ def read_embeddings(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
     found: dict[str, np.ndarray] = {}
     paths = sorted(Path(folder).glob("*.safetensors"))
+    verify(Path(folder), "*.safetensors")
     for path in paths:
         try:
             with safe_open(path, framework="pt") as file:

@@ -24,6 +24,7 @@ from typing import Any, Self
 import numpy as np
 from tokenizers import normalizers, pre_tokenizers
 
+from groundup.core.seals import checked
 from groundup.errors import UserError
 from groundup.files import read_json
 from groundup.tokenizer.folder import describe, write
@@ -216,7 +217,7 @@ class WordPiece:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read `tokenizer.json`. Raises UserError when it is missing, damaged, or follows other rules than BERT's."""
-        path = Path(folder) / "tokenizer.json"
+        path = checked(Path(folder) / "tokenizer.json")
         found = read_json(path)
         try:
             vocabulary, lowercase = found["model"]["vocab"], bool(found["normalizer"]["lowercase"])

@@ -11,23 +11,30 @@ import hashlib
 import json
 import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from groundup.core.seals import read_sealed, write_sealed
+from groundup.core.text import message
 from groundup.errors import UserError
-from groundup.files import digest, replacing, write_json
+from groundup.files import digest, replacing
 from groundup.training.parallel import ALONE, Processes, local, whole
 
 KEPT = 2
 _TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64"}
 
 
-def save(folder: Path, step: int, tensors: dict[str, Tensor], processes: Processes = ALONE) -> None:
-    """All processes call it, since sharded tensors are put together; the first writes."""
+def save(
+    folder: Path, step: int, tensors: dict[str, Tensor], processes: Processes = ALONE, beside: str = ""
+) -> None:
+    """All processes call it, since sharded tensors are put together; the first writes.
+
+    beside: the digest of what else the state goes on from, which `latest` asks for.
+    """
     wholes = (whole(tensor.detach()) for tensor in tensors.values())
     if not processes.first:
         deque(wholes, maxlen=0)
@@ -35,7 +42,7 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], processes: Process
     path = _path(folder, step)
     note = path.with_suffix(".json")
     try:
-        write_json(note, {"step": step, "blake2b": _write(path, tensors, wholes)})
+        write_sealed(note, {"step": step, "blake2b": _write(path, tensors, wholes), "beside": beside})
     except OSError as error:
         deque(wholes, maxlen=0)  # or the others would wait for ever
         raise OSError(error.errno, error.strerror, error.filename or str(path)) from None
@@ -46,20 +53,27 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], processes: Process
         other.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
-def latest(folder: Path) -> int | None:
-    """Steps done at the newest undamaged state, or None."""
+def latest(folder: Path, beside: Callable[[int], str] | None = None) -> int | None:
+    """Steps done at the newest undamaged state, or None.
+
+    beside(step): of what `save` was given a digest, the digest as it is now; not asked for without.
+    """
     for note in _newest_first(folder):
         state = note.with_suffix(".safetensors")
-        try:
-            recorded = json.loads(note.read_text(encoding="utf-8"))
-            if digest(state) == recorded["blake2b"]:
-                return int(recorded["step"])
-            trouble = "its digest is another"
-        except FileNotFoundError:
-            trouble = "is missing"
-        except (OSError, ValueError, KeyError, TypeError):
+        recorded = read_sealed(note, said=False)
+        if recorded is None:
             trouble = f"{note.name} is not readable"
-        print(f"{state}: damaged ({trouble}); the state before it is used", file=sys.stderr, flush=True)
+        elif _path(folder, recorded["step"]) != state:
+            trouble = f"{note.name} is of another step"
+        elif not state.is_file():
+            trouble = "is missing"
+        elif digest(state) != recorded["blake2b"]:
+            trouble = "its digest is another"
+        elif beside and recorded["beside"] != beside(recorded["step"]):
+            trouble = "the metrics of its steps are others"
+        else:
+            return recorded["step"]
+        print(message(f"{state}: damaged ({trouble}); the state before it is used"), file=sys.stderr, flush=True)
     return None
 
 

@@ -4,6 +4,7 @@ What happens at step k is a function of k and the state before it. So a run that
 checkpoint and ends with the same bits as one that was not.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -76,8 +77,9 @@ def train(
     metrics_path, first = folder / "metrics.jsonl", processes.first
     unit, scale = ("tokens", tokens_per_step) if tokens_per_step else ("steps", 1)
     with _locked(folder, first), _sigterm() as terminated:
-        done = _restore(model, optimizer, folder, processes)
+        done = _restore(model, optimizer, folder, metrics_path, processes)
         history = _read_history(metrics_path, done, rewrite=first)
+        written = _hashed(metrics_path.read_bytes() if first else b"")
         recent = deque((row["loss"] for row in history if "skipped" not in row), maxlen=SPIKE_WINDOW)
         skipped_in_a_row = sum(1 for _ in takewhile(lambda row: "skipped" in row, reversed(history)))
         saved, started = done, time.monotonic()
@@ -122,6 +124,7 @@ def train(
                 if first:
                     log.write(_line(row))
                     log.flush()
+                    written.update(_line(row).encode())
                     share = (step + 1 - done) * seconds_at_peak / max(time.monotonic() - started, 1e-9)
                     of_peak = f" · {share:.0%} of peak" if share else ""
                     progress.advance(scale, note=f"loss {totals['loss']:.3f}{of_peak}")
@@ -130,7 +133,7 @@ def train(
                     if first:
                         os.fsync(log.fileno())
                     begun = time.monotonic()
-                    _save(model, optimizer, folder, step + 1, processes)
+                    _save(model, optimizer, folder, step + 1, processes, written.hexdigest())
                     saved, saved_at = step + 1, time.monotonic()
                     pause = CHECKPOINT_SECONDS * max(1.0, (saved_at - begun) / AFFORDED_SECONDS)
                 if stop:
@@ -200,19 +203,24 @@ def _state(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     }
 
 
-def _save(model: nn.Module, optimizer: Optimizer, folder: Path, step: int, processes: Processes) -> None:
+def _save(
+    model: nn.Module, optimizer: Optimizer, folder: Path, step: int, processes: Processes, metrics: str
+) -> None:
     trouble = None
     try:
-        checkpoint.save(folder, step, _state(model, optimizer), processes)
+        checkpoint.save(folder, step, _state(model, optimizer), processes, metrics)
     except OSError as error:
         trouble = error
     if processes.sum([float(trouble is not None)])[0]:
         raise trouble or SystemExit(1)  # the first process says what it was
 
 
-def _restore(model: nn.Module, optimizer: Optimizer, folder: Path, processes: Processes) -> int:
-    """Steps done before. The first process looks which state is whole; all read it."""
-    found = checkpoint.latest(folder) if processes.first else None
+def _restore(model: nn.Module, optimizer: Optimizer, folder: Path, metrics: Path, processes: Processes) -> int:
+    """Steps done before. The first process looks which state is whole, with the metrics before it; all read it."""
+    found = None
+    if processes.first:
+        lines = metrics.read_bytes().splitlines(keepends=True) if metrics.is_file() else []
+        found = checkpoint.latest(folder, lambda steps: _hashed(b"".join(lines[:steps])).hexdigest())
     step = int(processes.sum([float(found or 0)])[0])
     if step:
         checkpoint.load(folder, step, _state(model, optimizer), processes)
@@ -221,18 +229,14 @@ def _restore(model: nn.Module, optimizer: Optimizer, folder: Path, processes: Pr
 
 def _read_history(path: Path, steps: int, rewrite: bool) -> list[Metrics]:
     """The metrics of the steps before the checkpoint; later ones will be computed again, to the same values."""
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:steps] if path.exists() else []
-    try:
-        history = [{name: float(value) for name, value in json.loads(line).items()} for line in lines]
-    except (ValueError, TypeError, AttributeError):
-        history = []
-    if [row.get("step") for row in history] != list(range(steps)):
-        raise UserError(
-            f"{path}: does not hold the {steps} steps that were done; put it back, or delete {path.parent} to begin again"
-        )
+    lines = path.read_text(encoding="utf-8").split("\n")[:steps] if steps else []
     if rewrite:
         write_text(path, "".join(line + "\n" for line in lines))
-    return history
+    return [{name: float(value) for name, value in json.loads(line).items()} for line in lines]
+
+
+def _hashed(content: bytes) -> "hashlib.blake2b":
+    return hashlib.blake2b(content, digest_size=16)
 
 
 def _gradient_norm(model: nn.Module, processes: Processes) -> float:

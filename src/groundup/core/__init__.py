@@ -1,0 +1,1 @@
+"""What every other folder may use: no chapter, no stage, no torch."""

@@ -1,0 +1,116 @@
+"""What lies on disk is checked before it is believed: work that a kill left, and stages that are finished.
+
+A seal is a digest: inside a JSON object under `seal`, beside any other file as `<name>.seal`. It shows damage, a flipped
+bit or a cut, and what was changed by hand; it is no signature.
+"""
+
+import fnmatch
+import glob
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from groundup.core.text import printable
+from groundup.errors import UserError
+from groundup.files import digest, read_json, write_json, write_text
+
+MANIFEST = "stage.json"
+SEAL = "seal"
+ENTRIES = {"stage", "key", "outputs", "digest", "seconds", "results", SEAL}
+
+
+def write_sealed(path: Path, value: dict[str, Any]) -> dict[str, Any]:
+    """Write a JSON object with its seal; returns it as `read_sealed` will."""
+    plain = json.loads(json.dumps(value))
+    sealed = {**plain, SEAL: _seal_of(plain)}
+    write_json(path, sealed)
+    return sealed
+
+
+def read_sealed(path: Path, said: bool = True) -> dict[str, Any] | None:
+    """The object without its seal; None where the file is missing or was damaged, which is `said`."""
+    if not path.exists():
+        return None
+    try:
+        found = read_json(path)
+    except (UserError, OSError):
+        found = None
+    if not isinstance(found, dict) or found.pop(SEAL, None) != _seal_of(found):
+        if said:
+            _say_damaged(path)
+        return None
+    return found
+
+
+def seal(path: Path) -> None:
+    """Write the digest of a whole file beside it."""
+    write_text(_beside(path), digest(path) + "\n")
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether the file is there, whole, as it was sealed; damage is said."""
+    beside = _beside(path)
+    if not (path.is_file() and beside.is_file()):
+        return False
+    if digest(path).encode() + b"\n" == beside.read_bytes():
+        return True
+    _say_damaged(path)
+    return False
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a finished stage says of itself. Raises UserError when that was altered or damaged."""
+    path = folder / MANIFEST
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or not manifest.keys() >= ENTRIES:
+        raise UserError(f"{path}: not the manifest of a stage; delete {folder} to have it made again")
+    plain = {name: value for name, value in manifest.items() if name != SEAL}
+    if manifest[SEAL] != _seal_of(plain):
+        raise UserError(f"{path} was altered or damaged since it was written; delete {folder} to have it made again")
+    return manifest
+
+
+def verify(folder: Path, pattern: str = "*") -> None:
+    """Compare the files of a finished stage whose names match with their digests; a folder of anybody's passes.
+
+    Raises UserError, naming the file, when one is missing or was altered.
+    """
+    if not (folder / MANIFEST).is_file():
+        return
+    manifest = read_manifest(folder)
+    for name, expected in manifest["outputs"].items():
+        path = folder / name
+        if fnmatch.fnmatchcase(name, pattern) and (not path.is_file() or digest(path) != expected):
+            state = "was altered" if path.is_file() else "is missing"
+            raise UserError(
+                f"{path} {state} since stage {manifest['stage']} made it; delete {folder} to have it made again"
+            )
+
+
+def checked(path: Path) -> Path:
+    """The file itself, which is as it was made if a finished stage made it. Raises UserError as `verify` does."""
+    verify(path.parent, glob.escape(path.name))
+    return path
+
+
+def open_stage(run: Path, name: str) -> Path:
+    """The folder of a finished stage, every file of it checked. Raises UserError when it is not there, or was altered."""
+    if not (run / name / MANIFEST).is_file():
+        raise UserError(f"{run}: no finished stage {name!r} there; `groundup run RECIPE --run {run}` makes it")
+    verify(run / name)
+    return run / name
+
+
+def _say_damaged(path: Path) -> None:
+    print(printable(f"  {path} is damaged: made again"), file=sys.stderr, flush=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{SEAL}")
+
+
+def _seal_of(value: dict[str, Any]) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,43 @@
+"""Text on its way out, to a terminal or a log."""
+
+import re
+
+MESSAGE_CHARACTERS = 300  # longest message; more is not read, and hides what to do
+
+# C0 and C1 controls (ESC, CSI), line separators, marks that turn the order of text around, halves of surrogate pairs.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def printable(text: str) -> str:
+    """`text` with every character that could command a terminal, or could not be encoded, as its escape: `\\x1b`.
+
+    Line ends and tabs stay. The escapes are Python's, four or eight hexadecimal digits beyond U+00FF.
+    """
+    return _UNPRINTABLE.sub(lambda found: _escape(ord(found[0])), text)
+
+
+def message(text: str) -> str:
+    """One printable line of at most 300 characters: of a longer one the middle is left out, so what to do stays."""
+    line = printable(" ".join(text.split()))
+    if len(line) <= MESSAGE_CHARACTERS:
+        return line
+    kept = MESSAGE_CHARACTERS - len(" ... ")
+    return f"{line[: kept // 2]} ... {line[-(kept - kept // 2) :]}"
+
+
+def json_printable(line: str) -> str:
+    """A line of JSON, every unprintable character as JSON's own escape; it reads back as the same value."""
+    return _UNPRINTABLE.sub(lambda found: _json_escape(ord(found[0])), line)
+
+
+def _escape(code: int) -> str:
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _json_escape(code: int) -> str:
+    if code < 0x10000:
+        return f"\\u{code:04x}"
+    high, low = divmod(code - 0x10000, 0x400)
+    return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"

@@ -1,0 +1,45 @@
+import json
+import unicodedata
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groundup.core.text import MESSAGE_CHARACTERS, json_printable, message, printable
+
+ANYTHING = st.text(st.characters(exclude_categories=()))
+HOSTILE = st.text(st.sampled_from("a[/b]\x00\x1b\x7f\x9b\r\u202e\u2066\ud800\udfff\ufeff\U000e0041 \n\tü語"))
+
+
+@given(ANYTHING | HOSTILE)
+def test_what_is_printed_can_be_encoded_and_commands_no_terminal(text):
+    shown = printable(text)
+    shown.encode("utf-8")
+    assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"]
+    turning = {"LRO", "RLO", "LRE", "RLE", "PDF", "LRI", "RLI", "FSI", "PDI"}
+    assert not [c for c in shown if unicodedata.bidirectional(c) in turning]
+
+
+def test_plain_text_of_any_script_stays_as_it_is():
+    for text in ("naïve", "語 と", "ไทย", "हिन्दी", "a\u200db", "👩‍👩‍👧", "web=a[/b]", "two\nlines\t"):
+        assert printable(text) == text
+
+
+def test_controls_are_shown_by_their_escapes():
+    assert printable("\x1b[2J\x9b\u202e\ud800\U000e0041") == "\\x1b[2J\\x9b\\u202e\\ud800\\U000e0041"
+
+
+@given(ANYTHING | HOSTILE)
+def test_a_message_is_one_short_line_that_keeps_its_ends(text):
+    line = message(f"what {text * 50} what to do")
+    assert len(line) <= MESSAGE_CHARACTERS and len(line.splitlines()) == 1
+    assert line.startswith("what ") and line.endswith(" what to do")
+
+
+@given(st.dictionaries(ANYTHING | HOSTILE, ANYTHING | HOSTILE, max_size=3))
+def test_the_json_line_reads_back_as_the_same_value(value):
+    line = json_printable(json.dumps(value, ensure_ascii=False))
+    line.encode("utf-8")
+    assert printable(line) == line
+    again = json.loads(line)
+    # Two halves of a surrogate pair side by side are one character to JSON, whoever writes them.
+    assert again == json.loads(json.dumps(value))

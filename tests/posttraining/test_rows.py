@@ -1,0 +1,174 @@
+"""Rows that cannot be trained on are left out by every method, counted by reason, and never cut."""
+
+import json
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groundup.device import Device
+from groundup.errors import UserError
+from groundup.posttraining import dpo, ppo, reward, rows, sft
+from groundup.recipe import Dpo, Ppo, Reward, Sft
+from groundup.tokenizer.chat import render
+
+CPU = Device(torch.device("cpu"), torch.float32, 1, "a processor", ())
+
+
+def said(role, content, **more):
+    return {"role": role, "content": content, **more}
+
+
+def conversation(question, answer, **more):
+    return {"messages": [said("user", question), said("assistant", answer, **more)]}
+
+
+def pair(question, chosen="the path", rejected="the file", **more):
+    return {
+        "prompt": [said("user", question)],
+        "chosen": [said("assistant", chosen)],
+        "rejected": [said("assistant", rejected)],
+        **more,
+    }
+
+
+LONG = "path " * 200
+BAD_PAIRS = [
+    pair(LONG),
+    pair("q", chosen=LONG),
+    pair("q", margin=float("nan")),
+    pair("q", margin="0.5"),
+    pair("q", margin=10**400),
+    pair("q", tools=[{"type": "function"}]),
+    pair("q", chosen=None),
+    {"prompt": "q", "chosen": "a", "rejected": "b"},
+    {},
+]
+
+
+@pytest.fixture
+def policy(toy_decoder, toy_tokenizer):
+    return toy_decoder(seed=1, scale=0.1, vocab_size=toy_tokenizer.size)
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """What a method would train on."""
+    taken = []
+
+    def collect(model, objective, batches, rate, steps, *rest, **options):
+        taken.extend(batch for step in range(steps) for batch in batches(step))
+
+    for method in (sft, dpo, reward):
+        monkeypatch.setattr(method, "tune", collect)
+    return taken
+
+
+def test_sft_leaves_out_and_counts(policy, toy_tokenizer, batches, tmp_path):
+    settings = Sft(batch_examples=1, max_answer_tokens=16)
+    several = {"messages": [*conversation("what is a", "path")["messages"], *conversation("what", "the file")["messages"]]}
+    good = [conversation("what is a", "the path"), several, conversation("a", [{"type": "text", "text": "path"}])]
+    bad = [
+        conversation(LONG, "path"),
+        conversation("what is a", LONG),
+        conversation("what is a", "path", tool_calls=[{"name": "f"}]),
+        conversation("what is a", None),
+        {**conversation("what is a", "path"), "tools": [{"type": "function"}]},
+        {"messages": [said("user", "what")]},
+        {"messages": [said("tool", "what")]},
+        {"messages": "what"},
+        {},
+    ]
+    left_out = Counter()
+    assert sft.finetune(policy, toy_tokenizer, [*good, *bad], settings, CPU, tmp_path, 0, left_out) == len(good)
+    assert left_out.total() == len(bad)
+    assert left_out["longer than 65 tokens"] == 1
+    assert left_out["with an answer of more than sft.max_answer_tokens = 16"] == 1
+    assert left_out["tool_calls: this chat format has no place for it"] == 1
+    assert len(batches) == len(good) and all(batch["ids"].shape[1] <= 64 for batch in batches)
+    learned = sorted(int((batch["weight"] > 0).sum()) for batch in batches)
+    assert learned == sorted(sum(render(toy_tokenizer, row["messages"])[1]) for row in good)
+    with pytest.raises(UserError, match="no questions to learn from; of 9 rows left out: ") as refused:
+        sft.finetune(policy, toy_tokenizer, bad, settings, CPU, tmp_path, 0)
+    assert len(str(refused.value)) <= 300
+
+
+@pytest.mark.parametrize("method", ["dpo", "reward"])
+def test_pairs_are_left_out_and_counted(method, policy, toy_tokenizer, batches, tmp_path):
+    def train(pairs, left_out=None):
+        if method == "dpo":
+            return dpo.optimise(policy, toy_tokenizer, pairs, Dpo(batch_pairs=2), torch.float32, tmp_path, 0, left_out)
+        return reward.fit(policy, toy_tokenizer, pairs, Reward(batch_pairs=2), torch.float32, tmp_path, 0, left_out)
+
+    good = [pair("what is a"), pair("what is b", margin=None), pair("what", margin=0.5), pair("a", margin=1)]
+    left_out = Counter()
+    train([*BAD_PAIRS, *good], left_out)
+    assert left_out.total() == len(BAD_PAIRS) and left_out[f"longer than {65 if method == 'dpo' else 64} tokens"] == 2
+    assert len(batches) == 2 and all(batch["ids"].shape[1] <= 64 for batch in batches)
+    if method == "reward":
+        assert sorted(torch.cat([batch["margin"] for batch in batches]).tolist()) == [0, 0, 0.5, 1]
+    with pytest.raises(UserError, match=f"{method}: none of 9 preference pairs can be trained on") as refused:
+        train(BAD_PAIRS)
+    assert len(str(refused.value)) <= 300
+
+
+def test_a_scorer_never_reads_beyond_the_context(policy, toy_tokenizer):
+    """The reward is read at the last token, so it must be inside; a language model's last token is a target only."""
+    scorer = reward.from_policy(policy, 0)
+    start = len(render(toy_tokenizer, [said("user", "q")], True)[0])
+    exact = [pair("q", chosen="def" * n) for n in range(1, 200)]
+    lengths = [len(rows.pair(toy_tokenizer, row)[0][0]) for row in exact]
+    left_out = Counter()
+    results, _ = reward.assess(scorer, toy_tokenizer, exact, left_out)
+    assert results["accuracy"]["n"] == sum(length <= 64 for length in lengths) > 0
+    assert left_out == {"longer than 64 tokens": sum(length > 64 for length in lengths)} and start < 64
+
+
+def test_the_whole_prompt_is_trained_on_and_only_the_last_answer_learned(toy_tokenizer):
+    before = [said("system", "be brief"), said("user", "what"), said("assistant", "the file"), said("user", "and")]
+    row = {**pair("x"), "prompt": before}
+    (ids, spoken), (other, _), margin = rows.pair(toy_tokenizer, row)
+    assert ids == render(toy_tokenizer, [*before, *row["chosen"]])[0] and margin == 0
+    answer = [*toy_tokenizer.encode("the path"), toy_tokenizer.message_end]
+    assert ids[-len(answer) :] == answer and sum(spoken) == len(answer) and not any(spoken[: -len(answer)])
+    assert other[: -len(toy_tokenizer.encode("the file")) - 1] == ids[: -len(answer)]
+
+
+def test_ppo_leaves_out_prompts_without_room_for_an_answer(policy, toy_tokenizer, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(ppo, "rollout", lambda model, judge, prompts, *rest: asked.extend(prompts) or stop())
+    scorer, left_out = reward.from_policy(policy, 0), Counter()
+
+    def stop():
+        raise KeyboardInterrupt
+
+    def train(questions):
+        settings = Ppo(rollouts=4)
+        ppo.optimise(
+            policy, scorer, (0.0, 1.0), toy_tokenizer, questions, settings, 16, torch.float32, tmp_path, 0, left_out
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        train(["what", LONG, "file"])
+    assert left_out == {"longer than 48 tokens": 1} and len(asked) == 2 and max(map(len, asked)) <= 48
+    with pytest.raises(UserError, match="ppo: none of 1 questions has at most 48 tokens"):
+        train([LONG])
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["role", "content", "type", "text"]), inner),
+    max_leaves=5,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["messages", "prompt", "chosen", "rejected", "margin", "tools"]), json_values))
+def test_any_row_is_read_or_refused_in_one_line(toy_tokenizer, row):
+    assert json.dumps(row, default=str)
+    for read in (rows.conversation, rows.pair):
+        try:
+            read(toy_tokenizer, row)
+        except UserError as error:
+            assert len(str(error)) <= 300 and "\n" not in str(error)
