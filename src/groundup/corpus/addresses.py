@@ -2,8 +2,8 @@
 A crawler is led to no others, and only these are personal data.
 
 Python's own answer (`ipaddress.is_global`) is another one in each of its versions. These are the registries of IPv4 and IPv6
-special-purpose addresses (RFC 6890 and what followed it, as of 2025), multicast (RFC 5771), and, of IPv6, all that is no
-global unicast (RFC 4291: only 2000::/3 is). Where the registries call an address of a block globally reachable, it is.
+special-purpose addresses (RFC 6890 and what followed it, as of 2025), multicast (RFC 5771), and, of IPv6, what was given back
+(::/8, fec0::/10). Where the registries call an address of a block globally reachable, it is.
 """
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -14,8 +14,10 @@ SPECIAL_IPV4 = [IPv4Network(block) for block in (
     "224.0.0.0/4", "240.0.0.0/4",
 )]  # fmt: skip
 REACHABLE_IPV4 = [IPv4Network("192.0.0.9/32"), IPv4Network("192.0.0.10/32")]
-GLOBAL_UNICAST = IPv6Network("2000::/3")
-SPECIAL_IPV6 = [IPv6Network(block) for block in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")]
+SPECIAL_IPV6 = [IPv6Network(block) for block in (
+    "::/8", "100::/64", "100:0:0:1::/64", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20", "5f00::/16", "fc00::/7",
+    "fe80::/10", "fec0::/10", "ff00::/8",
+)]  # fmt: skip
 REACHABLE_IPV6 = [IPv6Network(block) for block in (
     "2001:1::1/128", "2001:1::2/128", "2001:1::3/128", "2001:3::/32", "2001:4:112::/48", "2001:20::/28", "2001:30::/28",
 )]  # fmt: skip
@@ -35,7 +37,7 @@ def is_public(address: str) -> bool:
     if ip in TEREDO:
         server, client = int(ip) >> 64 & 0xFFFFFFFF, ~int(ip) & 0xFFFFFFFF
         return is_public(str(IPv4Address(server))) and is_public(str(IPv4Address(client)))
-    return ip in GLOBAL_UNICAST and (not _within(ip, SPECIAL_IPV6) or _within(ip, REACHABLE_IPV6))
+    return not _within(ip, SPECIAL_IPV6) or _within(ip, REACHABLE_IPV6)
 
 
 def _within(ip: IPv4Address | IPv6Address, blocks: list[IPv4Network] | list[IPv6Network]) -> bool:
