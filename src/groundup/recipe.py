@@ -58,8 +58,7 @@ class Annotations(Section):
 
     language: str = "en"
     quality_positives: list[str] = ["reference"]  # domains whose writing the quality score looks for
-    # Four bytes a document each; the similarity's error is 1/sqrt of them: 9 % of 128, 3 % of 1,024, and less is of no use.
-    near_duplicate_permutations: Annotated[int, Field(gt=0, le=1024)] = 128
+    near_duplicate_permutations: Annotated[int, Field(gt=0, le=4096)] = 128  # 4,096: errors of 1.6 %, 16 kB a document
     near_duplicate_jaccard: Share = 0.7
     against: list[str] = []  # folders of earlier corpora, whose documents come first where these repeat them
     quality_classifier: str = ""  # files written by groundup corpus train-quality, train-toxicity, train-domains
@@ -190,7 +189,7 @@ class Recipe(Section):
     name: str
     seed: SeedNumber = 0
     threads: Annotated[int, Field(ge=0, le=4096)] = 0  # 0: one a core; each is a process, and no machine has more cores
-    memory_mb: Annotated[int, Field(gt=0, le=1_000_000)] = 1024  # for finding near duplicates; at most a terabyte
+    memory_mb: Annotated[int, Field(gt=0, le=1 << 24)] = 1024  # for finding near duplicates; the result is the same
     ray: str | None = None  # address of the Ray cluster that works on the pages, "local" to start one; none: processes
     pages: Pages
     annotations: Annotations = Annotations()

@@ -156,8 +156,8 @@ def test_a_delay_of_days_is_cut_and_said(tmp_path, monkeypatch, capsys, asked):
     monkeypatch.setattr(fetch.time, "sleep", slept.append)
     with site(f"User-agent: *\nCrawl-delay: {asked}\n") as (address, _):
         run(address, tmp_path / "a.warc.gz", requests_per_second=2.0, max_pages=2)
-    assert max(slept) <= crawling.MAX_DELAY_SECONDS
-    assert slept[2] > crawling.MAX_DELAY_SECONDS - 1
+    assert max(slept) <= crawling.MAX_CRAWL_DELAY
+    assert slept[2] > crawling.MAX_CRAWL_DELAY - 1
     said = capsys.readouterr().err
     assert "robots.txt asks for" in said and "60 are kept" in said and len(said) < 300
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urljoin
 
-from groundup.core.text import message, printable
+from groundup.core.text import printable
 from groundup.corpus.content_type import HTML_TYPES
 from groundup.corpus.extract import decode
 from groundup.corpus.fetch import AGENT, BUSY, PAGE_TYPES, Answer, Client, Unreachable
@@ -27,8 +27,8 @@ from groundup.errors import UserError
 from groundup.progress import Progress
 
 MAX_REDIRECTS = 5
-MAX_DELAY_SECONDS = 60.0  # that robots.txt is heeded for: 1,440 pages a day; some ask for days, by mistake or to stop a crawl
 MAX_URLS = 1_000_000  # what a trap can make us remember
+MAX_CRAWL_DELAY = 60.0  # seconds, so 1,440 pages a day; a site that asks for eleven days would hold the run
 MAX_BUSY = 5  # URLs in a row that a server is too busy to answer; then it wants to be left alone
 
 
@@ -75,10 +75,10 @@ def crawl(
     except Unreachable as error:
         raise UserError(f"{start}: cannot be reached ({error}): check the network or the address") from None
     if rules.delay and requests_per_second:
-        client.pause = max(client.pause, min(rules.delay, MAX_DELAY_SECONDS))
-        if rules.delay > MAX_DELAY_SECONDS:
-            asked = f"{start:.150}: robots.txt asks for {rules.delay:.6g} seconds between two requests"
-            print(message(f"{asked}; {MAX_DELAY_SECONDS:.0f} are kept"), file=sys.stderr, flush=True)
+        client.pause = max(client.pause, min(rules.delay, MAX_CRAWL_DELAY))
+        if rules.delay > MAX_CRAWL_DELAY:
+            asked = f"  {start:.150}: robots.txt asks for {rules.delay:.6g} seconds between two requests"
+            print(printable(f"{asked}; {MAX_CRAWL_DELAY:.0f} are kept"), file=sys.stderr)
 
     visit = _Visit(first, exclude, rules)
     if warc.exists():

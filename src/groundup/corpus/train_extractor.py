@@ -66,7 +66,8 @@ def read_examples(data: Path) -> list[Example]:
     gold: dict[str, dict[str, str]] = {}
     for path in sorted(data.glob("*.gold.jsonl.gz")):
         with gzip.open(path, "rt", encoding="utf-8") as file:
-            gold.update((row["url"], row) for row in map(json.loads, file))
+            # Sets of other kinds, such as snippets that a text must have, lie in the same folder.
+            gold.update((row["url"], row) for row in map(json.loads, file) if "main_content" in row)
     examples = [
         _example(page.url, decode(page), gold[page.url])
         for path in sorted(data.glob("*.warc.gz"))

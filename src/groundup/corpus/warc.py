@@ -135,6 +135,12 @@ def page_of(record: Record, name: str, losses: Losses, max_record_bytes: int = M
     return _page(record.url, message.headers.get("content-type", ""), own if arc else identified, message.body)
 
 
+def _page(url: str, content_type: str, identified: str, body: bytes, charset: str | None = None) -> Page:
+    kind, given = stated([content_type])
+    charset = given or charset
+    return Page(url, kind_of_body(kind, identified, body, charset), body, charset)
+
+
 def digest_of_pages(path: Path) -> str:
     """BLAKE2b-128 of the pages of an archive, in order: addresses, types and bodies, but no dates and identifiers."""
     every = hashlib.blake2b(digest_size=16)
@@ -142,12 +148,6 @@ def digest_of_pages(path: Path) -> str:
         head = json.dumps([page.url, page.content_type, page.charset, len(page.body)])
         every.update(head.encode() + b"\n" + page.body)
     return every.hexdigest()
-
-
-def _page(url: str, content_type: str, identified: str, body: bytes, charset: str | None = None) -> Page:
-    kind, given = stated([content_type])
-    charset = given or charset
-    return Page(url, kind_of_body(kind, identified, body, charset), body, charset)
 
 
 def complete_prefix(path: Path) -> int:
