@@ -111,6 +111,8 @@ class Client:
             headers = {"Host": netloc, "User-Agent": AGENT, "Accept": ", ".join(types or ("*/*",)), "Connection": "close"}
             connection.request("GET", urlunsplit(("", "", parts.path, parts.query, "")), headers=headers)
             answer = _read(url, connection.getresponse(), types, max_bytes)
+        except TimeoutError:  # the socket's own clock, which may be a moment before ours
+            answer = Answer("timeout")
         except (OSError, http.client.HTTPException, zlib.error):
             answer = Answer("incomplete")
         finally:
