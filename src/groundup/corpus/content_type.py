@@ -7,18 +7,20 @@ stated, a body with the mark of another format or full of control bytes is no te
 import re
 from collections.abc import Iterable
 
+import numpy as np
+
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 FEED = "application/rss+xml"  # RSS of any version, RDF and Atom: a list of pages, none itself
 XML = "application/xml"
 BINARY = "application/octet-stream"
 PLAIN = "text/plain"
 LOOKED_AT = 4096  # bytes at the start, for marks and the root element
+LOOKED_THROUGH = 1 << 16  # and for control bytes: of larger bodies all of them would be a third of an archive's reading
 MAX_LENGTH = 100  # of a type
 MAX_CONTROL = 0.05  # share of control bytes; of random bytes it is 0.1, of ordinary pages next to 0
 FEW_CONTROLS = 4  # and that many are no reason in the shortest text
 TYPE = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 UNKNOWN = frozenset(("unknown/unknown", "application/unknown", "content/unknown", "application/x-unknown"))
-CONTROL = bytes(sorted(set(range(32)) - set(b"\t\n\x0b\x0c\r\x1b")))  # ESC is part of ISO-2022-JP
 SPACE = b" \t\r\n\x0b\x0c"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 MARKS = {
@@ -34,6 +36,7 @@ MARKS = {
     b"\x7fELF": BINARY, b"\0asm": "application/wasm", b"\xca\xfe\xba\xbe": BINARY,
     b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": "application/x-ole-storage", b"SQLite format 3\0": "application/vnd.sqlite3",
 }  # fmt: skip
+ANY_MARK = tuple(MARKS)
 RIFF = re.compile(rb"RIFF.{4}(WEBP|WAVE|AVI )", re.DOTALL)
 FTYP = re.compile(rb"\0\0.{2}ftyp", re.DOTALL)
 # The first element after declarations, instructions and comments, with its namespace's prefix apart.
@@ -91,9 +94,9 @@ def may_give_text(kind: str) -> bool:
 def _mark(body: bytes) -> str | None:
     """The format whose magic number the body begins with, if any."""
     start = body[:64].removeprefix(b"\xef\xbb\xbf").lstrip(SPACE) or body[:64]
-    for mark, kind in MARKS.items():
-        if start.startswith(mark) or body.startswith(mark):
-            return kind
+    for text in (body, start):
+        if text.startswith(ANY_MARK):
+            return next(kind for mark, kind in MARKS.items() if text.startswith(mark))
     if RIFF.match(body) or FTYP.match(body):
         return BINARY
     return None
@@ -104,10 +107,14 @@ def _is_binary(body: bytes, charset: str | None) -> bool:
     if body.startswith(UTF16) or (charset or "").startswith(("utf-16", "utf16")):
         codec = "utf-16" if body.startswith(UTF16) else ("utf-16-be" if (charset or "").endswith("be") else "utf-16-le")
         body = body[:LOOKED_AT].decode(codec, "replace").encode("utf-8", "replace")
-    for part in (body, body.rstrip(b"\0")):  # with which some archives fill up
-        if len(part) - len(part.translate(None, CONTROL)) <= max(FEW_CONTROLS, len(part) * MAX_CONTROL):
-            return False
-    return True
+    parts = (body[:LOOKED_THROUGH], body.rstrip(b"\0")[:LOOKED_THROUGH])  # some archives fill up with null bytes
+    return all(_controls(part) > max(FEW_CONTROLS, len(part) * MAX_CONTROL) for part in parts)
+
+
+def _controls(body: bytes) -> int:
+    """Bytes below 32, but white space (9 to 13) and ESC (27), which is part of ISO-2022-JP. By numpy a seventh of the time."""
+    letters = np.frombuffer(body, dtype=np.uint8)
+    return int(np.count_nonzero(letters < 9) + np.count_nonzero(letters - np.uint8(14) < 18) - np.count_nonzero(letters == 27))
 
 
 def _start(body: bytes) -> bytes:
