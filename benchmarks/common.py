@@ -7,8 +7,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from groundup.device import processor_name
-from groundup.workers import cores
+from groundup.core.device import processor_name
+from groundup.core.executor import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 

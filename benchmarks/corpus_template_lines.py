@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 from common import ROOT, arguments, conclude
-from groundup.corpus.template_lines import line_hashes, template_lines
+from groundup.corpus.dedup.boilerplate_lines import line_hashes, template_lines
 
 sys.path.insert(0, str(ROOT / "tests" / "corpus"))
 import forum

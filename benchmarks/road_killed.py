@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from common import ROOT, conclude, finished_run
-from groundup.files import digest
+from groundup.core.files import digest
 
 OFTEN = (
     "import groundup.training.loop as loop; loop.CHECKPOINT_SECONDS = 0.5\n"

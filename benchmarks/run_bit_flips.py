@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from common import ROOT, conclude, finished_run
-from groundup import recipe as recipes
+from groundup.core.errors import UserError
 from groundup.core.seals import read_manifest
-from groundup.errors import UserError
-from groundup.run import Run
-from groundup.stages import STAGES
+from groundup.pipeline import recipe as recipes
+from groundup.pipeline.run import Run
+from groundup.pipeline.stages import STAGES
 
 HALF_MADE = {"pages": 10, "annotations": 20, "base": 6, "sft": 24, "reward": 20, "dpo": 20, "ppo": 20}  # flips of each
 STEPS = "\n[reward]\nbatch_pairs = 4\n\n[dpo]\nbatch_pairs = 4\n"  # or each were a single step
@@ -111,7 +111,8 @@ def half_made(whole: Path, folder: Path, recipe: recipes.Recipe, stage: str, cha
 @contextlib.contextmanager
 def cut_off(stage: str) -> Iterator[None]:
     """Within it, `stage` ends in `Cut` when it is half done."""
-    from groundup.corpus import join, sources
+    from groundup.corpus.acquire import sources
+    from groundup.corpus.annotate import corpus_pass
     from groundup.training import checkpoint, loop
 
     calls = Counter()
@@ -126,7 +127,7 @@ def cut_off(stage: str) -> Iterator[None]:
         return call
 
     trainings = (checkpoint, "save", 20 if stage == "base" else 1)
-    owner, name, most = {"pages": (sources, "collect", 2), "annotations": (join, "join", 0)}.get(stage, trainings)
+    owner, name, most = {"pages": (sources, "collect", 2), "annotations": (corpus_pass, "join", 0)}.get(stage, trainings)
     before, seconds = getattr(owner, name), loop.CHECKPOINT_SECONDS
     setattr(owner, name, after(most, before))
     loop.CHECKPOINT_SECONDS = -1.0  # a state each step
@@ -184,9 +185,9 @@ def results(run: Path, stages: tuple) -> dict:
 
 
 def tuned(run: Path) -> dict:
-    from groundup.corpus import tune
+    from groundup.corpus.select import thresholds
 
-    return tune.tune(run, ["words"], 1)
+    return thresholds.tune(run, ["words"], 1)
 
 
 def boards(run: Path) -> dict | None:
@@ -197,7 +198,7 @@ def boards(run: Path) -> dict | None:
 
 
 def answered(run: Path, stage: str) -> str:
-    from groundup.serving.chat import talk
+    from groundup.generation.chat import talk
 
     said, stdin = io.StringIO(), sys.stdin
     sys.stdin = io.TextIOWrapper(io.BytesIO(QUESTION.encode()), encoding="utf-8")

@@ -75,8 +75,8 @@ def nanochat(checkout: Path, train: list[str], held_out: list[str], work: Path) 
 
 
 def groundup(train: list[str], held_out: list[str], folder: Path, depth: int, their_seconds: float) -> dict[str, float]:
-    from groundup.device import choose
-    from groundup.recipe import Base, Mixture
+    from groundup.core.device import choose
+    from groundup.pipeline.recipe import Base, Mixture
     from groundup.training.parallel import ALONE
     from groundup.training.pretraining import pretrain
 

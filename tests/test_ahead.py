@@ -4,11 +4,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from groundup import ahead
-from groundup.errors import UserError
-from groundup.posttraining.questions import STDLIB
-from groundup.recipe import Recipe, resolve
-from groundup.run import Run, Stage
+from groundup.core.errors import UserError
+from groundup.data.docstring_questions import STDLIB
+from groundup.pipeline import preflight
+from groundup.pipeline.recipe import Recipe, resolve
+from groundup.pipeline.run import Run, Stage
 
 SOURCE = {"source": "topics:", "domain": "docs"}
 PROSE = "The little model reads a very long sentence about many small things that it has never seen before today.\n\n"
@@ -40,21 +40,21 @@ WHOLE = [(f"{STDLIB}m{n}.py", "docs", "held_out" if n % 5 == 0 else "train", f'"
 
 def test_a_whole_corpus_passes_every_check(tmp_path):
     run = corpus(tmp_path, WHOLE)
-    for check in (ahead.base_continues, ahead.base_has_text, ahead.evaluation, ahead.sft):
+    for check in (preflight.base_continues, preflight.base_has_text, preflight.evaluation, preflight.sft):
         check(recipe(), run)
 
 
 @pytest.mark.parametrize(
     ("check", "rows", "settings", "said"),
     [
-        (ahead.evaluation, [("u", "docs", "train", PROSE)], {}, "none of 0 held-out documents"),
-        (ahead.evaluation, WHOLE, {"evaluation": {"held_out_kb": 1}}, "fits 1 kB"),
-        (ahead.evaluation, [("u", "docs", "held_out", "a b c")], {}, "no plain sentence"),
-        (ahead.evaluation, [("u", "docs", "held_out", PROSE)], {}, "no documented Python source is held out"),
-        (ahead.sft, [("u", "docs", "train", PROSE * 99)], {}, "no questions for train and preference and held_out"),
-        (ahead.base_has_text, [("u", "docs", "train", "a" * 100)], {}, "do not fill one row of base.context = 512"),
-        (ahead.base_has_text, [("u", "docs", "held_out", PROSE * 99)], {}, "do not fill one row"),
-        (ahead.base_has_text, WHOLE, {"mixture": {"weights": {"docs": 1.0, "code": 1.0}}}, "of domain 'code'"),
+        (preflight.evaluation, [("u", "docs", "train", PROSE)], {}, "none of 0 held-out documents"),
+        (preflight.evaluation, WHOLE, {"evaluation": {"held_out_kb": 1}}, "fits 1 kB"),
+        (preflight.evaluation, [("u", "docs", "held_out", "a b c")], {}, "no plain sentence"),
+        (preflight.evaluation, [("u", "docs", "held_out", PROSE)], {}, "no documented Python source is held out"),
+        (preflight.sft, [("u", "docs", "train", PROSE * 99)], {}, "no questions for train and preference and held_out"),
+        (preflight.base_has_text, [("u", "docs", "train", "a" * 100)], {}, "do not fill one row of base.context = 512"),
+        (preflight.base_has_text, [("u", "docs", "held_out", PROSE * 99)], {}, "do not fill one row"),
+        (preflight.base_has_text, WHOLE, {"mixture": {"weights": {"docs": 1.0, "code": 1.0}}}, "of domain 'code'"),
     ],
 )
 def test_what_would_end_a_late_stage_is_said(tmp_path, check, rows, settings, said):
@@ -68,9 +68,9 @@ def test_what_would_end_a_late_stage_is_said(tmp_path, check, rows, settings, sa
 def test_answers_that_cannot_fit_are_said_after_the_tokenizer(tmp_path, toy_tokenizer):
     run = corpus(tmp_path, WHOLE)
     toy_tokenizer.save(run / "tokenizer")
-    ahead.sft_answers_fit(recipe(sft={"max_answer_tokens": 400}), run)
+    preflight.sft_answers_fit(recipe(sft={"max_answer_tokens": 400}), run)
     with pytest.raises(UserError, match=r"sft\.max_answer_tokens = 1 "):
-        ahead.sft_answers_fit(recipe(sft={"max_answer_tokens": 1}), run)
+        preflight.sft_answers_fit(recipe(sft={"max_answer_tokens": 1}), run)
 
 
 @pytest.mark.parametrize(

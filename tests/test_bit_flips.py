@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from groundup import device
-from groundup import recipe as recipes
+from groundup.core import device
+from groundup.pipeline import recipe as recipes
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import run_bit_flips

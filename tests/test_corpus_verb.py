@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from groundup import recipe as recipes
-from groundup.errors import UserError
-from groundup.stages import CORPUS_STAGES, STAGES, dry, walk_to_corpus
+from groundup.core.errors import UserError
+from groundup.pipeline import recipe as recipes
+from groundup.pipeline.stages import CORPUS_STAGES, STAGES, dry, walk_to_corpus
 
 WORDS = """the of and that have with which from their would there about because people should through before between
 another government company children different question something sometimes thought mountain weather""".split()  # noqa: SIM905

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from groundup import kernels
-from groundup.evaluation import likelihood
-from groundup.model import architectures
+from groundup.model import architectures, likelihood
 from groundup.model.decoder import Decoder, DecoderConfig, shape_for
 from groundup.training.optimizer import NEWTON_SCHULZ, Optimizer, orthogonalise, pretraining_rates
 

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from groundup import progress
-from groundup.progress import Progress, duration
+from groundup.core import progress
+from groundup.core.progress import Progress, duration
 
 
 class Clock:
@@ -77,7 +77,7 @@ def test_a_label_on_a_terminal_is_text_and_no_markup(monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr("groundup.progress.SILENT_UNTIL_SECONDS", 0.0)
+    monkeypatch.setattr("groundup.core.progress.SILENT_UNTIL_SECONDS", 0.0)
     with Progress("web=a[/b] \x1b[2J[bold]", total=2) as progress:
         progress.shown = 0.0
         progress.advance(1, note="[/c]\x9b")

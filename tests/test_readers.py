@@ -2,14 +2,14 @@
 
 import pytest
 
-from groundup.corpus import tune
-from groundup.errors import UserError
-from groundup.files import write_text
+from groundup.core.errors import UserError
+from groundup.core.files import write_text
+from groundup.corpus.select import thresholds
+from groundup.generation import chat
 from groundup.model import folder as model_folder
-from groundup.recipe import Recipe
+from groundup.pipeline.recipe import Recipe
+from groundup.pipeline.run import Run, Stage
 from groundup.report.tensorboard import export
-from groundup.run import Run, Stage
-from groundup.serving import chat
 from groundup.tokenizer import bpe, documents, load
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.tokenizer.untrained import read_embeddings
@@ -87,8 +87,8 @@ def test_tune_checks_the_annotations(tmp_path):
 
     recipe = Recipe.model_validate({"name": "x", "pages": {"sources": [{"source": "topics:", "domain": "a"}]}})
     Run(tmp_path, recipe, (Stage("annotations", (), annotations),)).execute()
-    assert tune.tune(tmp_path, ["words"], 1)["documents"] == 2
+    assert thresholds.tune(tmp_path, ["words"], 1)["documents"] == 2
     flip(tmp_path / "annotations" / "annotations-00-a-00000.parquet")
     for folder in (tmp_path, tmp_path / "annotations"):
         with pytest.raises(UserError, match=r"annotations-00-a-00000\.parquet was altered"):
-            tune.tune(folder, ["words"], 1)
+            thresholds.tune(folder, ["words"], 1)

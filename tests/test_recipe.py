@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from groundup.errors import UserError
-from groundup.recipe import Recipe, load
+from groundup.core.errors import UserError
+from groundup.pipeline.recipe import Recipe, load
 
 PAGES = '[[pages.sources]]\nsource = "topics:"\ndomain = "reference"\n'
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import groundup.run
-from groundup.errors import UserError
-from groundup.recipe import Recipe
-from groundup.run import Run, Stage, open_stage
+import groundup.pipeline.run
+from groundup.core.errors import UserError
+from groundup.pipeline.recipe import Recipe
+from groundup.pipeline.run import Run, Stage, open_stage
 
 PAGES = {"sources": [{"source": "topics:", "domain": "reference"}]}
 
@@ -246,7 +246,7 @@ def test_seconds_add_up_over_attempts(road, monkeypatch):
             self.now += 5  # every look at the clock is five seconds later
             return self.now
 
-    monkeypatch.setattr(groundup.run, "time", Clock())
+    monkeypatch.setattr(groundup.pipeline.run, "time", Clock())
     road.failing = {"tokenizer"}
     for _ in range(2):
         with pytest.raises(RuntimeError):
@@ -279,7 +279,7 @@ def test_a_kill_at_any_moment_is_survived(tmp_path, monkeypatch):
         return call
 
     for owner, name in (
-        (groundup.run, "write_json"),
+        (groundup.pipeline.run, "write_json"),
         (shutil, "rmtree"),
         (Path, "mkdir"),
         (Path, "rename"),

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from groundup import stages
-from groundup.corpus.warc import WarcWriter, digest_of_pages
-from groundup.errors import UserError
-from groundup.recipe import Recipe
-from groundup.run import Run, Stage, open_stage
+from groundup.core.errors import UserError
+from groundup.corpus.archive.warc import WarcWriter, digest_of_pages
+from groundup.pipeline import stages
+from groundup.pipeline.recipe import Recipe
+from groundup.pipeline.run import Run, Stage, open_stage
 
 PAGES = {"sources": [{"source": "topics:", "domain": "reference"}]}
 TEXT = "The little model number {0} reads a long sentence about things of many kinds, every day. " * 12
@@ -109,7 +109,7 @@ def archive(path, bodies, date, monkeypatch):
         def now(zone):
             return date
 
-    monkeypatch.setattr("groundup.corpus.warc.datetime", Clock)
+    monkeypatch.setattr("groundup.corpus.archive.warc.datetime", Clock)
     with WarcWriter(path) as warc:
         for url, body in bodies.items():
             warc.response(url, 200, [("Content-Type", "text/html"), ("Date", str(date))], body)
@@ -144,7 +144,7 @@ class Cut(BaseException):
 
 @pytest.mark.parametrize("harmed", ["00-own.warc.gz", "00-own.json", "00-own.warc.gz.seal", ""])
 def test_sources_that_were_finished_are_taken_over_unless_damaged(tmp_path, folder, monkeypatch, harmed, capsys):
-    from groundup.corpus import sources
+    from groundup.corpus.acquire import sources
 
     collect, collected = sources.collect, []
 
@@ -171,12 +171,12 @@ def test_sources_that_were_finished_are_taken_over_unless_damaged(tmp_path, fold
 
 
 def test_shards_that_were_damaged_are_measured_again(tmp_path, folder, monkeypatch):
-    from groundup.corpus import join
+    from groundup.corpus.annotate import corpus_pass
 
     road = stages.STAGES[:2]
     expected = Run(tmp_path / "whole", recipe([local(folder)]), road).execute()["annotations"]
     with monkeypatch.context() as patched:
-        patched.setattr(join, "join", lambda *_: (_ for _ in ()).throw(Cut()))
+        patched.setattr(corpus_pass, "join", lambda *_: (_ for _ in ()).throw(Cut()))
         with pytest.raises(Cut):
             Run(tmp_path / "run", recipe([local(folder)]), road).execute()
     (shard,) = (tmp_path / "run" / "annotations.partial" / "pass1").glob("*.arrow")
@@ -282,7 +282,7 @@ def test_what_was_made_before_from_outside_is_checked_too(tmp_path):
 
 
 def test_folders_are_told_apart_by_names_and_contents(tmp_path):
-    from groundup.files import digest_of_all
+    from groundup.core.files import digest_of_all
 
     def digest_with(**files):
         folder = Path(tmp_path / "f")

@@ -13,8 +13,8 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from groundup import __version__
+from groundup.core.errors import UserError
 from groundup.core.text import json_printable, message, printable
-from groundup.errors import UserError
 
 app = typer.Typer(
     add_completion=False,
@@ -95,8 +95,8 @@ def run(
 
     What is done is not done again; a run that was killed continues where it was.
     """
-    from groundup import recipe as recipes
-    from groundup.stages import dry, walk
+    from groundup.pipeline import recipe as recipes
+    from groundup.pipeline.stages import dry, walk
 
     loaded = recipes.load(recipe, settings)
     target = folder or Path("runs") / recipe.stem
@@ -114,7 +114,7 @@ def chat(
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed and words give the same answers.")] = 0,
 ) -> None:
     """Talk to a model of a finished run in the terminal; an empty line or Ctrl-D ends."""
-    from groundup.serving.chat import talk
+    from groundup.generation.chat import talk
 
     _result(talk(folder, stage, temperature, max_tokens, seed))
 
@@ -199,15 +199,15 @@ def sweep(
     workers: Workers = None,
 ) -> None:
     """Which vocabulary? Sizes side by side, decided by bits per byte at equal compute. A killed one continues."""
-    from groundup.tokenizer.sweep import parse_sizes
-    from groundup.tokenizer.sweep import sweep as measure
+    from groundup.report import vocabulary_page
+    from groundup.scaling.vocabulary_sweep import parse_sizes
+    from groundup.scaling.vocabulary_sweep import sweep as measure
 
-    _result(
-        measure(
-            inputs, parse_sizes(sizes), out, depth=depth, tokens=tokens, context=context, rule_name=rule,
-            held_out_kb=held_out_kb, text_mb=text_mb, seed=seed, workers=workers,
-        )
+    found = measure(
+        inputs, parse_sizes(sizes), out, depth=depth, tokens=tokens, context=context, rule_name=rule,
+        held_out_kb=held_out_kb, text_mb=text_mb, seed=seed, workers=workers,
     )  # fmt: skip
+    _result(found | {"page": str(vocabulary_page.write(out, found))})
 
 
 @tokenizer.command()
@@ -221,7 +221,7 @@ def report(
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the sample.")] = 0,
 ) -> None:
     """What a tokenizer does to words, numbers, code, typos and scripts, and its useless tokens, on one page."""
-    from groundup.tokenizer.report import write_report
+    from groundup.report.tokenizer import write_report
 
     _result(write_report(folder, inputs, out, typos=typos, model=model, text_mb=text_mb, seed=seed))
 
@@ -255,8 +255,8 @@ def make_corpus(
     """Pages -> annotations -> documents, as in `groundup run`. The same command goes on where it was cut off."""
     if context.invoked_subcommand:
         return
-    from groundup import recipe as recipes
-    from groundup.stages import CORPUS_STAGES, dry, walk_to_corpus
+    from groundup.pipeline import recipe as recipes
+    from groundup.pipeline.stages import CORPUS_STAGES, dry, walk_to_corpus
 
     if not sources or out is None:
         raise UserError("groundup corpus: give --from SOURCE and --out DIR; --help says more")
@@ -285,7 +285,7 @@ def train_quality(
     out: Annotated[Path, typer.Option(help="The classifier's file.")] = Path("quality.npz"),
 ) -> None:
     """Train a quality classifier on sets of your own; its scores are shares of the negatives that score lower."""
-    from groundup.corpus import quality
+    from groundup.corpus.classify import quality
 
     _result(quality.train(positive, negative, out))
 
@@ -297,7 +297,7 @@ def train_toxicity(
     out: Annotated[Path, typer.Option(help="The classifier's file.")] = Path("toxicity.npz"),
 ) -> None:
     """Train a toxicity classifier; says what it reaches on a held-out fifth, and what a word list does."""
-    from groundup.corpus import toxicity
+    from groundup.corpus.classify import toxicity
 
     _result(toxicity.train(toxic, harmless, out))
 
@@ -308,7 +308,7 @@ def train_domains(
     out: Annotated[Path, typer.Option(help="The classifier's file.")] = Path("domains.npz"),
 ) -> None:
     """Train a classifier of domains, as code, books, news, forum; a name may come several times."""
-    from groundup.corpus import domains
+    from groundup.corpus.classify import domains
 
     _result(domains.train(domains.named_sets(sets), out))
 
@@ -320,7 +320,7 @@ def tune(
     samples: Annotated[int, typer.Option(min=0, max=1000, help="Texts shown on each side of a threshold.")] = 2,
 ) -> None:
     """Show what each threshold would keep, with texts just on either side of it; nothing is computed anew."""
-    from groundup.corpus import tune as tuning
+    from groundup.corpus.select import thresholds as tuning
 
     _result(tuning.tune(folder, column or [], samples))
 
@@ -332,7 +332,7 @@ def ask(
     model: Annotated[Path, typer.Option("--model", help="The folder of a trained reader.")],
 ) -> None:
     """Find the answer to a question in a text."""
-    from groundup.answering.reader import ask as read
+    from groundup.encoder.question_answering import ask as read
 
     _result(read(model, context, question))
 
@@ -350,7 +350,8 @@ def show(
     ] = 0,
 ) -> None:
     """Tokens and ids of a text; of a pair, [CLS] question [SEP] context [SEP] with segment ids and mask."""
-    from groundup.tokenizer import load, pairs
+    from groundup.encoder import pairs
+    from groundup.tokenizer import load
 
     table, windows = pairs.show(load.load(folder), text, context, length, overlap)
     print(printable(table), file=sys.stderr)

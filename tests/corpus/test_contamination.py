@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus.contamination import contains_benchmark, contamination, read_benchmarks
-from groundup.errors import UserError
+from groundup.core.errors import UserError
+from groundup.corpus.dedup.contamination import contains_benchmark, contamination, read_benchmarks
 
 
 def sentences(seed, count):

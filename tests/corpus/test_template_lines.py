@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus.template_lines import line_hashes, remove, template_lines
+from groundup.corpus.dedup.boilerplate_lines import line_hashes, remove, template_lines
 
 # pytest imports each test file by itself, so what is beside it is not on its path.
 spec = importlib.util.spec_from_file_location("forum", Path(__file__).with_name("forum.py"))

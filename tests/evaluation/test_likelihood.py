@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.evaluation import likelihood
-from groundup.evaluation.likelihood import bits_per_byte, score, token_log_probabilities
+from groundup.model import likelihood
+from groundup.model.likelihood import bits_per_byte, score, token_log_probabilities
 
 
 def some(*shape, seed=0):

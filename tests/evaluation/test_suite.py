@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.evaluation.suite import compare_predictors
 
 

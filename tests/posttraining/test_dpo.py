@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.posttraining.batches import collate, row_of
+from groundup.posttraining.config import DpoConfig
 from groundup.posttraining.dpo import optimise, preference_loss, sequence_log_probability
-from groundup.recipe import Dpo
 
 CPU = torch.device("cpu")
 PAIRS = [
@@ -69,7 +69,7 @@ def test_an_answer_is_worth_the_sum_of_its_tokens_and_of_its_end(policy, toy_tok
 
 def test_training_begins_at_ln_2_and_prefers_the_chosen(policy, toy_tokenizer, tmp_path):
     before = {side: answers(policy, toy_tokenizer, side) for side in ("chosen", "rejected")}
-    settings = Dpo(epochs=10, batch_pairs=4, learning_rate=1e-3, beta=0.3)
+    settings = DpoConfig(epochs=10, batch_pairs=4, learning_rate=1e-3, beta=0.3)
     assert optimise(policy, toy_tokenizer, PAIRS, settings, torch.float32, tmp_path, seed=0) == 20
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
@@ -81,4 +81,4 @@ def test_training_begins_at_ln_2_and_prefers_the_chosen(policy, toy_tokenizer, t
 
 def test_no_pairs(policy, toy_tokenizer, tmp_path):
     with pytest.raises(UserError, match="dpo: no preference pairs"):
-        optimise(policy, toy_tokenizer, [], Dpo(), torch.float32, tmp_path, seed=0)
+        optimise(policy, toy_tokenizer, [], DpoConfig(), torch.float32, tmp_path, seed=0)

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.device import Device
-from groundup.errors import UserError
+from groundup.core.device import Device
+from groundup.core.errors import UserError
 from groundup.posttraining import dpo, ppo, reward, rows, sft
-from groundup.recipe import Dpo, Ppo, Reward, Sft
+from groundup.posttraining.config import DpoConfig, PpoConfig, RewardConfig, SftConfig
 from groundup.tokenizer.chat import render
 
 CPU = Device(torch.device("cpu"), torch.float32, 1, "a processor", ())
@@ -67,7 +67,7 @@ def batches(monkeypatch):
 
 
 def test_sft_leaves_out_and_counts(policy, toy_tokenizer, batches, tmp_path):
-    settings = Sft(batch_examples=1, max_answer_tokens=16)
+    settings = SftConfig(batch_examples=1, max_answer_tokens=16)
     several = {"messages": [*conversation("what is a", "path")["messages"], *conversation("what", "the file")["messages"]]}
     good = [conversation("what is a", "the path"), several, conversation("a", [{"type": "text", "text": "path"}])]
     bad = [
@@ -99,8 +99,8 @@ def test_sft_leaves_out_and_counts(policy, toy_tokenizer, batches, tmp_path):
 def test_pairs_are_left_out_and_counted(method, policy, toy_tokenizer, batches, tmp_path):
     def train(pairs, left_out=None):
         if method == "dpo":
-            return dpo.optimise(policy, toy_tokenizer, pairs, Dpo(batch_pairs=2), torch.float32, tmp_path, 0, left_out)
-        return reward.fit(policy, toy_tokenizer, pairs, Reward(batch_pairs=2), torch.float32, tmp_path, 0, left_out)
+            return dpo.optimise(policy, toy_tokenizer, pairs, DpoConfig(batch_pairs=2), torch.float32, tmp_path, 0, left_out)
+        return reward.fit(policy, toy_tokenizer, pairs, RewardConfig(batch_pairs=2), torch.float32, tmp_path, 0, left_out)
 
     good = [pair("what is a"), pair("what is b", margin=None), pair("what", margin=0.5), pair("a", margin=1)]
     left_out = Counter()
@@ -145,7 +145,7 @@ def test_ppo_leaves_out_prompts_without_room_for_an_answer(policy, toy_tokenizer
         raise KeyboardInterrupt
 
     def train(questions):
-        settings = Ppo(rollouts=4)
+        settings = PpoConfig(rollouts=4)
         ppo.optimise(
             policy, scorer, (0.0, 1.0), toy_tokenizer, questions, settings, 16, torch.float32, tmp_path, 0, left_out
         )

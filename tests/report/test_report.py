@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundup.core.files import write_json, write_jsonl
 from groundup.core.seals import read_sealed, write_sealed
-from groundup.files import write_json, write_jsonl
-from groundup.recipe import Recipe
+from groundup.pipeline.recipe import Recipe
+from groundup.pipeline.stages import STAGES
 from groundup.report import report
-from groundup.stages import STAGES
 from groundup.tokenizer.tokenizer import Tokenizer
 
 RECIPE = Recipe.model_validate({"name": "trial <b>", "pages": {"sources": [{"source": "pydoc:", "domain": "docs"}]}})

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.report.tensorboard import export
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.tokenizer.bpe import SPECIAL_TOKENS
 from groundup.tokenizer.characters import Characters, count_characters, train
 from groundup.tokenizer.chat import render

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.tokenizer.bpe import count_pretokens, train
 from groundup.tokenizer.chat import CHAT_TEMPLATE, WITHOUT_A_PLACE, render, text_of
 from groundup.tokenizer.tokenizer import Tokenizer

@@ -8,7 +8,7 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.tokenizer import counts as counting
 from groundup.tokenizer.counts import Counts, add, count, count_pretokens, prune
 from groundup.tokenizer.pieces import cut

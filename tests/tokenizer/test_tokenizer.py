@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.tokenizer import tokenizer as tokenizers_module
 from groundup.tokenizer.bpe import SPECIAL_TOKENS, count_pretokens, train
 from groundup.tokenizer.rules import RULES

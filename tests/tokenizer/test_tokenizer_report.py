@@ -14,12 +14,12 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from typer.testing import CliRunner
 
 from groundup.cli import app
-from groundup.errors import UserError
+from groundup.core.errors import UserError
+from groundup.report.tokenizer import write_report
 from groundup.tokenizer import probes, untrained
 from groundup.tokenizer.bpe import count_pretokens, train
 from groundup.tokenizer.characters import Characters
 from groundup.tokenizer.cutter import Cutter
-from groundup.tokenizer.report import write_report
 from groundup.tokenizer.rules import RULES
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.tokenizer.wordpiece import WordPiece

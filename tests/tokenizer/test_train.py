@@ -6,15 +6,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from groundup.core.errors import UserError
 from groundup.data import rows
-from groundup.errors import UserError
+from groundup.data.token_files import TokenFile
 from groundup.tokenizer import documents, encode, train
 from groundup.tokenizer.bpe import train as merges_of
 from groundup.tokenizer.counts import Counts, count_pretokens
 from groundup.tokenizer.encode import choose, encode_corpus
 from groundup.tokenizer.load import load
 from groundup.tokenizer.rules import RULES
-from groundup.tokenizer.token_files import TokenFile
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.tokenizer.train import parse_weights, train_bpe, train_plain
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.training import checkpoint, loop
 from groundup.training.objectives import next_token
 from groundup.training.optimizer import Optimizer, one_rate, pretraining_rates

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from toy_corpus import DOCUMENTS, tokenizer, write_tokens
 
-from groundup import stages
-from groundup.recipe import Base, Pages, Recipe, Source
-from groundup.run import Context, Stage
+from groundup.corpus.config import PagesConfig, SourceConfig
+from groundup.pipeline import stages
+from groundup.pipeline.recipe import Recipe
+from groundup.pipeline.run import Context, Stage
+from groundup.training.config import PretrainingConfig
 
 
 def nothing(context: Context) -> dict:
@@ -31,8 +33,8 @@ def main() -> None:
         Stage("tokens", ("corpus", "tokenizer"), toy_tokens),
         Stage("base", ("corpus", "tokenizer", "tokens"), stages.base, ("base", "mixture")),
     )
-    base = Base(depth=1, context=32, tokens=6 * 128, batch_tokens=128, micro_batch_tokens=64, shard=True)
-    recipe = Recipe(name="toy", threads=1, pages=Pages(sources=[Source(source="pydoc:", domain="code")]), base=base)
+    base = PretrainingConfig(depth=1, context=32, tokens=6 * 128, batch_tokens=128, micro_batch_tokens=64, shard=True)
+    recipe = Recipe(name="toy", threads=1, pages=PagesConfig(sources=[SourceConfig(source="pydoc:", domain="code")]), base=base)
     stages.execute(recipe, Path(sys.argv[1]))
     print("made", flush=True)
 

@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
+from groundup.core.statistics import bootstrap
+from groundup.data.docstring_questions import digest
+from groundup.data.token_files import TokenFile
 from groundup.evaluation import multiple_choice, sentence_pairs
 from groundup.evaluation.compression import xz_bits_per_byte
-from groundup.evaluation.likelihood import bits_per_byte, score
-from groundup.evaluation.statistics import bootstrap
+from groundup.evaluation.config import EvaluationConfig
+from groundup.generation.engine import Sampling, generate
 from groundup.model.decoder import Decoder
+from groundup.model.likelihood import bits_per_byte, score
 from groundup.model.ngram import KneserNey
-from groundup.posttraining.questions import digest
-from groundup.recipe import Evaluation
-from groundup.serving.engine import Sampling, generate
-from groundup.tokenizer.token_files import TokenFile
 from groundup.tokenizer.tokenizer import Tokenizer
 
 NGRAMS = (3, 5)
@@ -27,7 +27,7 @@ Documents = Sequence[dict[str, Any]]
 
 
 def evaluate_base(
-    model: Decoder, tokenizer: Tokenizer, held_out: Documents, tokens: Path, settings: Evaluation, seed: int
+    model: Decoder, tokenizer: Tokenizer, held_out: Documents, tokens: Path, settings: EvaluationConfig, seed: int
 ) -> dict[str, Any]:
     """`held_out`: rows with id, url, domain, text. `tokens`: the folder whose training tokens the n-grams count."""
     documents = [(row["url"], row["text"]) for row in held_out]

@@ -20,7 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundup import kernels
+from groundup.model import native_layers
 from groundup.model.moe import MixtureOfExperts
+from groundup.model.native_layers import NativeLayers
 from groundup.model.rotary import frequencies, sharpening
 
 # Up to this, attention in bfloat16 on a processor is trained by plain products: PyTorch's own backward takes 32 ms of one
@@ -349,7 +351,7 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.compiled = False
-        self.kernels: kernels.Kernels | None = None
+        self.kernels: NativeLayers | None = None
 
     def forward(
         self,
@@ -458,8 +460,8 @@ class Decoder(LanguageModel):
 
     def use_kernels(self, context: int) -> None:
         if not self.config.num_experts:
-            kernels.check(self.config, context)
-            self.model.kernels = kernels.Kernels(self.model)
+            native_layers.check(self.config, context)
+            self.model.kernels = NativeLayers(self.model)
         super().use_kernels(context)
 
     def drop_kernels(self) -> None:

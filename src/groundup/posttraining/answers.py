@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from groundup.evaluation.likelihood import bits_per_byte, score
-from groundup.evaluation.statistics import bootstrap, win_rate
+from groundup.core.statistics import bootstrap, win_rate
+from groundup.data.simulated_annotator import compare, overlap
+from groundup.generation.engine import Sampling, generate
 from groundup.model.decoder import Decoder
-from groundup.posttraining.annotator import compare, overlap
+from groundup.model.likelihood import bits_per_byte, score
 from groundup.posttraining.batches import prompt_of
-from groundup.serving.engine import Sampling, generate
 from groundup.tokenizer.tokenizer import Tokenizer
 
 BATCH = 256  # answers generated at once

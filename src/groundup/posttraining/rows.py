@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.posttraining.batches import Row
 from groundup.tokenizer.chat import render
 from groundup.tokenizer.tokenizer import Tokenizer

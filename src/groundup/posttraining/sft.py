@@ -10,15 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from groundup.device import Device
-from groundup.errors import UserError
+from groundup.core.device import Device
+from groundup.core.errors import UserError
+from groundup.generation.engine import Sampling
 from groundup.model.decoder import Decoder
 from groundup.posttraining.answers import answer, answer_bits_per_byte, answer_plainly, mean_overlap, plain_prompt
-from groundup.posttraining.batches import Row, chosen_rows, collate, prompt_of, steps_for
+from groundup.posttraining.batches import Row, collate, prompt_of
+from groundup.posttraining.config import SftConfig
 from groundup.posttraining.rows import conversation, kept, said, too_long
-from groundup.recipe import Sft
-from groundup.serving.engine import Sampling
 from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.epoch_order import chosen_rows, steps_for
 from groundup.training.loop import tune
 from groundup.training.objectives import Batch, next_token
 
@@ -26,7 +27,7 @@ Questions = Sequence[dict[str, Any]]
 
 
 def finetune(
-    model: Decoder, tokenizer: Tokenizer, questions: Questions, settings: Sft, device: Device, folder: Path, seed: int,
+    model: Decoder, tokenizer: Tokenizer, questions: Questions, settings: SftConfig, device: Device, folder: Path, seed: int,
     left_out: Counter[str] | None = None,
 ) -> int:  # fmt: skip
     """Train `model` in place on `questions` (rows with `messages`); returns the number of steps.

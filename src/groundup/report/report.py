@@ -10,12 +10,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from groundup.core.files import read_json, read_jsonl, write_text
+from groundup.core.progress import duration
 from groundup.core.seals import read_manifest
-from groundup.corpus import personal
+from groundup.corpus.annotate import personal
 from groundup.corpus.tables import read_table
-from groundup.files import read_json, read_jsonl, write_text
-from groundup.progress import duration
-from groundup.recipe import Recipe
+from groundup.pipeline.recipe import Recipe
 from groundup.report import figures
 from groundup.scaling.cost import LLAMA3_405B, cost
 from groundup.tokenizer.tokenizer import Tokenizer

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pyarrow.compute as pc
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.tokenizer.counts import Counts, content, count_pretokens, well_formed
 from groundup.tokenizer.rules import RULES
 

@@ -17,7 +17,7 @@ conversation, and lm-eval, which would, looks whether it is there. Who encodes t
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 
 if TYPE_CHECKING:
     from groundup.tokenizer.tokenizer import Tokenizer

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import regex
 
+from groundup.core.errors import UserError
 from groundup.data.rows import well_formed
-from groundup.errors import UserError
 from groundup.tokenizer.pieces import cut
 from groundup.tokenizer.rules import RULES, Rule
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
+from groundup.core.errors import UserError
+from groundup.core.files import read_json
 from groundup.core.seals import checked
 from groundup.data.rows import well_formed
-from groundup.errors import UserError
-from groundup.files import read_json
 from groundup.tokenizer.bpe import ALPHABET, VISIBLE
 
 META_SPACE = "▁"

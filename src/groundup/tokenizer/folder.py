@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from groundup.files import write_json, write_text
+from groundup.core.files import write_json, write_text
 from groundup.tokenizer.bpe import SPECIAL_TOKENS
 from groundup.tokenizer.chat import CHAT_TEMPLATE
 

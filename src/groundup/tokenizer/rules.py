@@ -19,7 +19,7 @@ import difflib
 import re
 from dataclasses import dataclass
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"

@@ -16,10 +16,10 @@ import numpy as np
 import regex
 import tiktoken
 
+from groundup.core.errors import UserError
+from groundup.core.files import read_json
 from groundup.core.seals import checked
 from groundup.data.rows import well_formed
-from groundup.errors import UserError
-from groundup.files import read_json
 from groundup.tokenizer.bpe import ALPHABET, SPECIAL_TOKENS, VISIBLE
 from groundup.tokenizer.folder import ByteTokens, bpe_model, describe
 from groundup.tokenizer.rules import RULES, Rule, rule_of

@@ -15,18 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from groundup.core.errors import UserError
+from groundup.core.executor import cores, pool
+from groundup.core.files import replacing
+from groundup.core.progress import Progress
 from groundup.core.seals import is_sealed, seal
 from groundup.core.text import printable
 from groundup.data.rows import Refused
-from groundup.errors import UserError
-from groundup.files import replacing
-from groundup.progress import Progress
 from groundup.tokenizer import bpe, characters, documents, wordpiece
 from groundup.tokenizer.counts import Counts, Tally, add, prune
 from groundup.tokenizer.documents import Shard
 from groundup.tokenizer.rules import Rule, rule
 from groundup.tokenizer.tokenizer import Tokenizer
-from groundup.workers import cores, pool
 
 FINEST_FACTOR = 1000  # of the mixture: counts are multiplied by whole numbers, the smallest of them this one
 SHARDS_A_WORKER = 2  # fewer do not pay for starting a process

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from groundup.core.errors import UserError
 from groundup.core.seals import verify
-from groundup.errors import UserError
 from groundup.tokenizer.cutter import Cutter
 
 # Bytes that no UTF-8 text holds: tokens of them, in a byte-level vocabulary, have certainly not been trained on.

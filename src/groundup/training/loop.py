@@ -23,9 +23,9 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from groundup.errors import UserError
-from groundup.files import write_text
-from groundup.progress import Progress
+from groundup.core.errors import UserError
+from groundup.core.files import write_text
+from groundup.core.progress import Progress
 from groundup.training import checkpoint
 from groundup.training.objectives import Batch, Metrics
 from groundup.training.optimizer import Optimizer, one_rate

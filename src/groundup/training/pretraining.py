@@ -18,16 +18,17 @@ import pyarrow.parquet as pq
 import torch
 
 from groundup import kernels
-from groundup.device import Device
-from groundup.errors import UserError
+from groundup.core.device import Device
+from groundup.core.errors import UserError
+from groundup.data.config import MixtureConfig
+from groundup.data.token_files import TokenFile
 from groundup.model import architectures, moe
 from groundup.model import folder as model_folder
 from groundup.model.decoder import Decoder, DecoderConfig, LanguageModel, parameter_counts
-from groundup.recipe import Base, Mixture
-from groundup.tokenizer.token_files import TokenFile
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import checkpoint
 from groundup.training.budget import budget
+from groundup.training.config import PretrainingConfig
 from groundup.training.data import Shares, Stream, check_ids, document_order
 from groundup.training.loop import mean_loss, train
 from groundup.training.objectives import BalancedNextToken, Z, next_token
@@ -61,8 +62,8 @@ class Lengths:
 def pretrain(
     tokens: Path,
     encoder: Tokenizer,
-    settings: Base,
-    mixture: Mixture,
+    settings: PretrainingConfig,
+    mixture: MixtureConfig,
     device: Device,
     processes: Processes,
     folder: Path,
@@ -95,7 +96,7 @@ def pretrain(
         say(f"{processes.world} processes; {how}")
 
     def planned(
-        numbers: np.ndarray, shares: Mixture, best_share: float, wanted: Lengths
+        numbers: np.ndarray, shares: MixtureConfig, best_share: float, wanted: Lengths
     ) -> tuple[Stream, Lengths, dict[str, Shares]]:
         """Rows of the documents with these `numbers`, as many of the `wanted` steps as they reach for, and the mixture."""
         documents = [table[number] for number in numbers]
@@ -224,7 +225,7 @@ def pretrain(
     return model, results
 
 
-def starting_model(settings: Base, encoder: Tokenizer, seed: int) -> tuple[LanguageModel, list[str]]:
+def starting_model(settings: PretrainingConfig, encoder: Tokenizer, seed: int) -> tuple[LanguageModel, list[str]]:
     """A new model of `settings.depth`, or the one in `settings.start_from`; and why it is as it is.
 
     Raises UserError when that one has another tokenizer or a shorter context, or patches are asked of what is no bytes.
@@ -261,14 +262,14 @@ def starting_model(settings: Base, encoder: Tokenizer, seed: int) -> tuple[Langu
     ]
 
 
-def available_tokens(table: list[dict[str, Any]], mixture: Mixture) -> float:
+def available_tokens(table: list[dict[str, Any]], mixture: MixtureConfig) -> float:
     """Training tokens that the mixture can give, read as often as it allows."""
     return mixture.max_repeats * sum(
         row["tokens"] for row in table if not mixture.weights or row["domain"] in mixture.weights
     )
 
 
-def cut(settings: Base, context: int, tokens: int) -> Lengths:
+def cut(settings: PretrainingConfig, context: int, tokens: int) -> Lengths:
     rows = max(1, settings.batch_tokens // context)
     micro_rows = max(1, min(rows, settings.micro_batch_tokens // context))
     return Lengths(context, rows, micro_rows, max(1, tokens // (rows * context)))
@@ -286,7 +287,7 @@ def lengthened(model: LanguageModel, context: int) -> DecoderConfig:
     return replace(config, max_position_embeddings=context, rope_theta=theta)
 
 
-def long_documents(table: list[dict[str, Any]], mixture: Mixture, context: int) -> tuple[np.ndarray, Mixture]:
+def long_documents(table: list[dict[str, Any]], mixture: MixtureConfig, context: int) -> tuple[np.ndarray, MixtureConfig]:
     """Numbers of the documents longer than `context`, and the mixture without the domains that have no such."""
     numbers = np.array([number for number, row in enumerate(table) if row["tokens"] > context], dtype=np.int64)
     domains = {table[number]["domain"] for number in numbers}

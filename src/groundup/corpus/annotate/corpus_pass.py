@@ -1,0 +1,281 @@
+"""What only all documents together tell: copies, the template lines of a host, quality; and the annotations with it.
+
+Held in memory are numbers, some 150 bytes a document; texts, lines and signatures are read from the shards of pass 1 as
+they are needed, the lines of as many hosts at a time as fit.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from groundup.core.executor import Pool
+from groundup.core.words import split
+from groundup.corpus.classify import linear, quality
+from groundup.corpus.config import AnnotationsConfig
+from groundup.corpus.dedup import boilerplate_lines, resolve
+from groundup.corpus.tables import read_working, write_table
+
+QUALITY_CHUNKS = 20_000  # of each class; DCLM trains on 400,000 documents, but 2^18 weights are learnt from far fewer
+QUALITY_SEED = 0
+LINE_BYTES = 64  # of memory, while a host's lines are counted
+COLUMNS = [
+    ("template_lines", pa.list_(pa.int32())),
+    *((name, pa.string()) for name in ("same_url_as", "duplicate_of", "near_duplicate_of", "cluster")),
+    ("quality", pa.float32()),
+]
+# What pass 1 leaves for the join, and is not kept.
+WORKING = [
+    ("text_key", pa.string()),
+    ("url_hash", pa.uint64()),
+    ("host_hash", pa.uint64()),
+    ("length", pa.int32()),  # characters
+    ("signed", pa.bool_()),
+    ("line_count", pa.int32()),
+    ("lines", pa.list_(pa.uint64())),
+    ("signature", pa.list_(pa.uint32())),
+]
+
+
+@dataclass
+class Rows:
+    """What the join needs of every document, in the order of the shards."""
+
+    starts: np.ndarray  # int64 [shards + 1]: the first document of each
+    domains: list[str]  # of each shard
+    ids: np.ndarray  # bytes
+    text_keys: np.ndarray  # uint64 [documents, 2]
+    url_hash: np.ndarray  # uint64 [documents]
+    host_hash: np.ndarray  # uint64 [documents]
+    html: np.ndarray  # bool [documents]
+    words: np.ndarray  # int32 [documents]
+    length: np.ndarray  # int32 [documents], characters
+    line_count: np.ndarray  # int32 [documents]
+    signed: np.ndarray  # bool [documents]: has a signature, which a text of punctuation only has not
+    kept: np.ndarray  # bool [documents]: false where the same URL gave the same text before
+
+    @property
+    def usable(self) -> np.ndarray:
+        """int64: the documents with words that are kept."""
+        return np.flatnonzero(self.kept & (self.words > 0))
+
+    @property
+    def domain(self) -> np.ndarray:
+        """The domain of each document, by number."""
+        return np.repeat(np.unique(self.domains, return_inverse=True)[1], np.diff(self.starts))
+
+
+def join(
+    shards: list[Path], settings: AnnotationsConfig, names: list[str], out: Path, pool: Pool, memory_mb: int
+) -> dict[str, Any]:
+    """Write `out/annotations-<shard>` with the columns `names` for the shards of pass 1; returns counts."""
+    rows = read_rows(shards)
+    columns = _copies(shards, rows, settings, out, memory_mb)
+    counted = columns["cluster"] == rows.ids
+    owners, lines = _template_lines(shards, rows, counted, settings.template_line_share, memory_mb)
+    classifier = out / "pass1" / "quality.npz"
+    trained_on = _train_quality(shards, rows, counted, settings.quality_positives, classifier)
+    columns["quality"] = np.full(len(rows.ids), 0.5)
+    if trained_on:
+        scores = np.concatenate(list(pool.spread(_score, ((shard, classifier) for shard in shards))))
+        columns["quality"] = _percentiles(scores, rows)
+    for path in out.glob("annotations-*.parquet"):
+        path.unlink()
+
+    def jobs() -> Iterator[tuple]:
+        for shard, start, end in zip(shards, rows.starts[:-1], rows.starts[1:], strict=True):
+            here = slice(*np.searchsorted(owners, (start, end)))
+            offsets = np.searchsorted(owners[here], np.arange(start, end + 1))
+            own = {name: values[start:end] for name, values in columns.items()}
+            yield shard, out / f"annotations-{shard.stem}.parquet", names, rows.kept[start:end], own, offsets, lines[here]
+
+    counts: Counter[str] = Counter()
+    by_domain: Counter[str] = Counter()
+    types: Counter[str] = Counter()
+    for domain, (found, found_types) in zip(rows.domains, pool.spread(_write, jobs()), strict=True):
+        counts.update(found)
+        by_domain[domain] += found["documents"]
+        types.update(found_types)
+    return {
+        "pages": len(rows.ids),
+        "repeated_pages": int((~rows.kept).sum()),
+        **counts,
+        "documents_by_domain": dict(sorted(by_domain.items())),
+        "personal": dict(sorted(types.items())),
+        "quality_training_chunks": trained_on,
+    }
+
+
+def read_rows(shards: list[Path]) -> Rows:
+    plain = ["url_hash", "host_hash", "words", "length", "line_count", "signed"]
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("ids", "text_keys", "html", *plain)}
+    domains = []
+    for shard in shards:
+        table = read_working(shard, ["id", "text_key", "kind", "domain", *plain])
+        domains.append(table["domain"][0].as_py())
+        parts["ids"].append(np.array(table["id"].to_pylist(), dtype="S"))
+        parts["text_keys"].append(resolve.as_numbers(table["text_key"].to_pylist()))
+        parts["html"].append(np.array(table["kind"].to_pylist()) == "html")
+        for name in plain:
+            parts[name].append(table[name].to_numpy())
+    starts = np.cumsum([0, *map(len, parts["ids"])])
+    whole = {name: np.concatenate(parts.pop(name)) for name in list(parts)}
+    kept = np.zeros(len(whole["ids"]), dtype=bool)
+    kept[np.unique(whole["ids"], return_index=True)[1]] = True
+    return Rows(starts, domains, **whole, kept=kept)
+
+
+def _copies(
+    shards: list[Path], rows: Rows, settings: AnnotationsConfig, out: Path, memory_mb: int
+) -> dict[str, np.ndarray]:
+    """Columns same_url_as, duplicate_of, near_duplicate_of and cluster, as bytes."""
+    chosen, permutations = rows.usable, settings.near_duplicate_permutations
+    ids = rows.ids[chosen]
+    found = resolve.find(
+        resolve.Documents(ids, rows.text_keys[chosen], rows.length[chosen], rows.signed[chosen], ids),
+        rows.url_hash[chosen],
+        lambda: _signatures(shards, rows.starts, chosen, permutations),
+        permutations,
+        settings.near_duplicate_jaccard,
+        out,
+        [Path(folder) for folder in settings.against],
+        memory_mb,
+    )
+    columns = {name: np.zeros(len(rows.ids), dtype=values.dtype) for name, values in vars(found).items()}
+    columns["cluster"] = rows.ids.astype(columns["cluster"].dtype)
+    for name, values in vars(found).items():
+        columns[name][chosen] = values
+    return columns
+
+
+def _parts(shards: list[Path], starts: np.ndarray, chosen: np.ndarray) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
+    """Each shard that holds some of the chosen documents, these, and their places in it."""
+    bounds = np.searchsorted(chosen, starts)
+    for shard, start, first, last in zip(shards, starts, bounds[:-1], bounds[1:], strict=False):
+        if last > first:
+            yield shard, chosen[first:last], chosen[first:last] - start
+
+
+def _signatures(shards: list[Path], starts: np.ndarray, chosen: np.ndarray, permutations: int) -> Iterator[np.ndarray]:
+    """Of the chosen rows, a block a shard: uint32 [documents, permutations], zero where there is none."""
+    for shard, _, places in _parts(shards, starts, chosen):
+        column = read_working(shard, ["signature"])["signature"].combine_chunks()
+        block = np.zeros((len(column), permutations), dtype=np.uint32)
+        block[column.is_valid().to_numpy(zero_copy_only=False)] = column.flatten().to_numpy().reshape(-1, permutations)
+        yield block[places]
+
+
+def _template_lines(
+    shards: list[Path], rows: Rows, counted: np.ndarray, share: float, memory_mb: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The documents that have template lines, each once for each, in order; and these, int32."""
+    pages = np.flatnonzero(rows.kept & rows.html & (rows.words > 0))
+    _, host, sizes = np.unique(rows.host_hash[pages], return_inverse=True, return_counts=True)
+    pages, host = pages[sizes[host] >= boilerplate_lines.LEAST_PAGES], host[sizes[host] >= boilerplate_lines.LEAST_PAGES]
+    weight = np.cumsum(np.bincount(host, rows.line_count[pages])) * LINE_BYTES
+    batch = (weight // (memory_mb << 20)).astype(np.int64)[host] if len(host) else host
+    owners, found = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
+    for number in np.unique(batch).tolist():
+        chosen = pages[batch == number]
+        lines = [part for one in _parts(shards, rows.starts, chosen) for part in _lines(one[0], one[2])]
+        order = np.argsort(host[batch == number], kind="stable")
+        for members in np.split(order, np.flatnonzero(np.diff(host[batch == number][order])) + 1):
+            of_host = boilerplate_lines.template_lines(
+                [lines[place] for place in members.tolist()], counted[chosen[members]].tolist(), share
+            )
+            owners += [np.repeat(chosen[members], list(map(len, of_host)))]
+            found += of_host
+    order = np.argsort(owners := np.concatenate(owners), kind="stable")
+    return owners[order], np.concatenate(found)[order]
+
+
+def _lines(shard: Path, places: np.ndarray) -> list[np.ndarray]:
+    column = read_working(shard, ["lines"])["lines"].combine_chunks()
+    offsets, values = column.offsets.to_numpy(), column.values.to_numpy()
+    return [values[offsets[place] : offsets[place + 1]].copy() for place in places]
+
+
+def _train_quality(shards: list[Path], rows: Rows, counted: np.ndarray, positives: list[str], classifier: Path) -> int:
+    """Write the classifier; returns how many chunks of each class it learnt from, 0 where there are none of one."""
+    unique = rows.usable[counted[rows.usable]]
+    # Ids are digests, so the first by id are a random sample that is the same each time.
+    unique = unique[np.argsort(rows.ids[unique])]
+    good = np.repeat(np.isin(rows.domains, positives), np.diff(rows.starts))[unique]
+    groups = [_enough(unique[good], rows.words), _enough(unique[~good], rows.words)]
+    if not all(map(len, groups)):
+        return 0
+    found: dict[int, list[np.ndarray]] = {}
+    for shard, chosen, places in _parts(shards, rows.starts, np.sort(np.concatenate(groups))):
+        texts = read_working(shard, ["text"])["text"]
+        for row, place in zip(chosen.tolist(), places.tolist(), strict=True):
+            found[row] = linear.chunks(split(texts[place].as_py()))
+    classes = [[part for row in group.tolist() for part in found[row]] for group in groups]
+    count = min(QUALITY_CHUNKS, *map(len, classes))
+    if count:
+        labels = np.repeat([True, False], count)[:, None]
+        linear.train(classes[0][:count] + classes[1][:count], labels, ["quality"], QUALITY_SEED).save(classifier)
+    return count
+
+
+def _enough(group: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """The first documents of the group that hold enough chunks together."""
+    chunks = np.maximum(1, words[group] // linear.CHUNK_WORDS)
+    return group[np.cumsum(chunks) - chunks < QUALITY_CHUNKS]
+
+
+def _score(shard: Path, classifier: Path) -> np.ndarray:
+    model = linear.Classifier.load(classifier)
+    texts = read_working(shard, ["text"])["text"].to_pylist()
+    return np.array([quality.raw_score(model, split(text)) for text in texts])
+
+
+def _percentiles(scores: np.ndarray, rows: Rows) -> np.ndarray:
+    """Place of each document's score among its domain's; absolute scores would favour the documents learnt from."""
+    result = np.full(len(scores), 0.5)
+    usable, domain = rows.usable, rows.domain
+    for number in np.unique(domain):
+        group = usable[domain[usable] == number]
+        result[group] = quality.percentiles(scores[group])
+    return result
+
+
+def _write(
+    shard: Path,
+    path: Path,
+    names: list[str],
+    kept: np.ndarray,
+    columns: dict[str, np.ndarray],
+    offsets: np.ndarray,
+    lines: np.ndarray,
+) -> tuple[Counter[str], Counter[str]]:
+    """The annotations of one shard; returns counts of its documents, and of personal data by type."""
+    table = read_working(shard)
+    for name, kind in COLUMNS:
+        if name == "template_lines":
+            values = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(lines, pa.int32()))
+        elif kind == pa.string():
+            values = pa.array([value.decode() or None for value in columns[name].tolist()], kind)
+        else:
+            values = pa.array(columns[name], kind)
+        table = table.append_column(pa.field(name, kind), values)
+    table = table.select(names).filter(pa.array(kept)).replace_schema_metadata(None)
+    write_table(table, path)
+    words = table["words"].to_numpy()
+    counts = Counter(
+        documents=len(table),
+        empty=int((words == 0).sum()),
+        bytes=pc.sum(pc.binary_length(table["text"])).as_py() or 0,
+        words=int(words.sum()),
+        memory_addresses=int(table["memory_addresses"].to_numpy().sum()),
+        replacement_characters=int(table["replacement_characters"].to_numpy().sum()),
+        same_urls=len(table) - table["same_url_as"].null_count,
+        exact_duplicates=len(table) - table["duplicate_of"].null_count,
+        near_duplicates=len(table) - table["near_duplicate_of"].null_count,
+        template_lines=pc.sum(pc.list_value_length(table["template_lines"])).as_py() or 0,
+    )
+    return counts, Counter(span["type"] for spans in table["personal"].to_pylist() for span in spans)

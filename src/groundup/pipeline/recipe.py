@@ -1,0 +1,166 @@
+"""What to build: one typed section a stage, read from TOML, changed by `--set section.key=value`.
+
+An unknown key, a wrong type or a value out of range is refused in one line, with the nearest known name.
+Everything that is not said in the recipe has the default given here; `groundup run --dry-run` prints the plan.
+"""
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from groundup.core.config import Section, SeedNumber
+from groundup.core.errors import UserError
+from groundup.corpus.config import AnnotationsConfig, PagesConfig, SelectionConfig, SourceConfig
+from groundup.data.config import MixtureConfig
+from groundup.evaluation.config import EvaluationConfig
+from groundup.posttraining.config import DpoConfig, PpoConfig, PreferencesConfig, RewardConfig, SftConfig
+from groundup.report.config import ReportConfig
+from groundup.tokenizer.config import TokenizerConfig, TokensConfig
+from groundup.training.config import PretrainingConfig
+
+
+class Recipe(Section):
+    name: str
+    seed: SeedNumber = 0
+    threads: Annotated[int, Field(ge=0, le=4096)] = 0  # 0: one a core; each is a process, and no machine has more cores
+    memory_mb: Annotated[int, Field(gt=0, le=1 << 24)] = 1024  # for finding near duplicates; the result is the same
+    ray: str | None = None  # address of the Ray cluster that works on the pages, "local" to start one; none: processes
+    pages: PagesConfig
+    annotations: AnnotationsConfig = AnnotationsConfig()
+    corpus: SelectionConfig = SelectionConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    tokens: TokensConfig = TokensConfig()
+    mixture: MixtureConfig = MixtureConfig()
+    base: PretrainingConfig = PretrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    sft: SftConfig = SftConfig()
+    preferences: PreferencesConfig = PreferencesConfig()
+    reward: RewardConfig = RewardConfig()
+    dpo: DpoConfig = DpoConfig()
+    ppo: PpoConfig = PpoConfig()
+    report: ReportConfig = ReportConfig()
+
+
+def load(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe and apply `section.key=value` overrides (values are TOML; a bare word is a string).
+
+    Raises UserError, in one line, for a missing file, bad TOML, an unknown key, a wrong type or a value out of range.
+    """
+    try:
+        if path.exists() and not path.is_file():  # a named pipe would wait for ever
+            raise UserError(f"{path}: not a plain file; recipes/laptop.toml is a commented example")
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such recipe; recipes/laptop.toml is a commented example") from None
+    except RecursionError:
+        raise UserError(f"{path}: not valid TOML: nested too deep") from None
+    except ValueError as error:  # TOML's, UTF-8's, and that of a number of thousands of digits
+        raise UserError(f"{path}: not valid TOML: {str(error)[:150]}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    content.setdefault("name", path.stem)
+    return resolve(content, overrides or [], str(path))
+
+
+def resolve(content: dict[str, Any], overrides: list[str], where: str) -> Recipe:
+    """The recipe of this content with overrides applied; `where` it is from begins every complaint.
+
+    Raises UserError as `load` does.
+    """
+    for override in overrides:
+        _apply(content, override)
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_one_line(error)}") from None
+    domains = [source.domain for source in recipe.pages.sources]
+    for name in recipe.mixture.weights:
+        if name not in domains:
+            near = difflib.get_close_matches(name, domains, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"the sources have {', '.join(domains)}"
+            raise UserError(f"{where}: mixture.weights.{name}: no source has this domain; {hint}")
+    _check_together(recipe, where)
+    return recipe
+
+
+def _check_together(recipe: Recipe, where: str) -> None:
+    """Values that are right by themselves and cannot work together."""
+    base, tokenizer = recipe.base, recipe.tokenizer
+    if base.start_from and not tokenizer.folder:
+        raise UserError(f"{where}: base.start_from needs its own tokenizer: set tokenizer.folder = {base.start_from!r}")
+    if base.start_from:
+        return
+    if base.architecture == "experts" and base.experts_per_token > base.experts:
+        raise UserError(f"{where}: base.experts_per_token = {base.experts_per_token} of {base.experts} experts")
+    if base.architecture == "patches" and not tokenizer.folder and tokenizer.vocabulary > 260:
+        raise UserError(f"{where}: base.architecture = 'patches' reads bytes; set tokenizer.vocabulary = 260")
+    if base.long_context and base.long_context <= base.context:
+        raise UserError(f"{where}: base.long_context = {base.long_context} is no longer than base.context = {base.context}")
+    if base.long_context and base.architecture not in ("dense", "experts"):
+        raise UserError(f"{where}: base.long_context is for dense decoders and mixtures of experts, not {base.architecture}")
+
+
+def source(text: str) -> dict[str, str]:
+    """`[domain=]source` of the command line, as it would stand in a recipe; the domain is `web` if none is given."""
+    found = re.fullmatch(r"([a-z0-9_-]+)=(.+)", text)
+    return {"domain": found[1], "source": found[2]} if found else {"domain": "web", "source": text}
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    shown = override if len(override) <= 80 else f"{override[:77]}..."
+    if not equals or not key.strip():
+        raise UserError(f"--set {shown}: expected section.key=value")
+    *sections, name = key.strip().split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise UserError(f"--set {shown}: {section[:80]} is not a section")
+    try:
+        content[name] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        content[name] = value
+    except (ValueError, RecursionError):
+        raise UserError(f"--set {shown}: a number of too many digits, or nested too deep") from None
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    location = [part for part in first["loc"] if isinstance(part, str | int)]
+    key = ".".join(str(part) for part in location)
+    key = key if len(key) <= 80 else f"{key[:77]}..."
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key}{_suggestion(location)}"
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    return f"{key} = {_shown(first['input'])}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python refuses to write a number of thousands of digits
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _suggestion(location: list[str | int]) -> str:
+    """The nearest known key: first within the same section, then anywhere."""
+    *path, name = [part for part in location if isinstance(part, str)]
+    everywhere = {"": list(Recipe.model_fields), "pages.sources": list(SourceConfig.model_fields)}
+    for section, field in Recipe.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            everywhere[section] = list(field.annotation.model_fields)
+    here = ".".join(path)
+    near = difflib.get_close_matches(str(name), everywhere.get(here, []), n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {'.'.join([*path, near[0]])}?"
+    for section, keys in everywhere.items():
+        near = difflib.get_close_matches(str(name), keys, n=1, cutoff=0.8)
+        if near:
+            return f"; did you mean {section + '.' if section else ''}{near[0]}?"
+    return f"; known here: {', '.join(everywhere.get(here, []))}"

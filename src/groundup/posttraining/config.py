@@ -1,0 +1,46 @@
+"""Settings of fine-tuning, preferences, the reward model, DPO and PPO."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from groundup.core.config import LARGEST, Batch, Epochs, Positive, PositiveFloat, Rate, Section, Share
+
+
+class SftConfig(Section):
+    max_objects: Positive = 6000
+    epochs: Epochs = 1
+    batch_examples: Batch = 64
+    learning_rate: Rate = 5e-4
+    max_answer_tokens: Annotated[int, Field(gt=0, le=2**20)] = 64
+    held_out_questions: Positive = 600
+
+
+class PreferencesConfig(Section):
+    prompts: Positive = 1500
+    held_out_prompts: Positive = 400
+    temperature: Annotated[float, Field(gt=0, le=100)] = 1.0  # beyond, every token is as likely as any other
+    min_gap: Share = 0.05  # pairs closer than this in overlap are ties and teach nothing
+
+
+class RewardConfig(Section):
+    epochs: Epochs = 1
+    batch_pairs: Batch = 32
+    learning_rate: Rate = 1e-4
+
+
+class DpoConfig(Section):
+    beta: PositiveFloat = 0.1
+    epochs: Epochs = 1
+    batch_pairs: Batch = 32
+    learning_rate: Rate = 2e-5
+
+
+class PpoConfig(Section):
+    iterations: Annotated[int, Field(gt=0, le=10**6)] = 30
+    rollouts: Batch = 256
+    minibatches: Batch = 4
+    epochs: Epochs = 1
+    kl_coefficient: Annotated[float, Field(ge=0, le=LARGEST)] = 0.05
+    clip: PositiveFloat = 0.2
+    learning_rate: Rate = 2e-5
