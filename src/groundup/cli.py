@@ -146,7 +146,7 @@ def train(
         Literal["bpe", "wordpiece", "characters", "bytes"], typer.Option(help="What to train.")
     ] = "bpe",
     vocabulary: Annotated[int, typer.Option(max=MOST_TOKENS, help="Tokens, special ones included.")] = 32_768,
-    rule: Annotated[
+    pattern: Annotated[
         str, typer.Option(help="How text is cut first: qwen2, threes, threes-from-right or indentation.")
     ] = "qwen2",
     weight: Annotated[
@@ -163,7 +163,7 @@ def train(
     if kind != "bpe":
         _result(train_plain(kind, inputs, out, vocabulary))
         return
-    _result(train_bpe(inputs, out, vocabulary, rule, parse_weights(weight or []), workers, memory_mb << 20))
+    _result(train_bpe(inputs, out, vocabulary, pattern, parse_weights(weight or []), workers, memory_mb << 20))
 
 
 @tokenizer.command()
@@ -190,7 +190,7 @@ def sweep(
         int, typer.Option(min=1, max=10**15, help="What the smallest size trains on; the others get equal compute.")
     ] = 2_000_000,
     context: Annotated[int, typer.Option(min=16, max=MOST_TOKENS, help="Tokens that the model sees at once.")] = 256,
-    rule: Annotated[str, typer.Option(help="How text is cut first, as in train.")] = "qwen2",
+    pattern: Annotated[str, typer.Option(help="How text is cut first, as in train.")] = "qwen2",
     held_out_kb: Annotated[
         int, typer.Option(min=1, max=MOST_MB, help="Text to judge by; the documents' own split, if any.")
     ] = 1000,
@@ -204,7 +204,7 @@ def sweep(
     from groundup.scaling.vocabulary_sweep import sweep as measure
 
     found = measure(
-        inputs, parse_sizes(sizes), out, depth=depth, tokens=tokens, context=context, rule_name=rule,
+        inputs, parse_sizes(sizes), out, depth=depth, tokens=tokens, context=context, pattern_name=pattern,
         held_out_kb=held_out_kb, text_mb=text_mb, seed=seed, workers=workers,
     )  # fmt: skip
     _result(found | {"page": str(vocabulary_page.write(out, found))})

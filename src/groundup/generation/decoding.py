@@ -28,7 +28,7 @@ from groundup.generation.native_steps import Steps
 from groundup.kernels import Unavailable
 from groundup.model.decoder import Decoder, RMSNorm
 from groundup.model.moe import MixtureOfExperts
-from groundup.model.rotary import frequencies, sharpening
+from groundup.model.rotary import attention_scale, rope_frequencies
 
 READ_AT_ONCE = 1024  # tokens, in whole prompts
 AS_ROWS = 8  # tokens whose wide products are laid out as rows
@@ -67,9 +67,9 @@ class Decoding:
         self.embedding, self.head = model.model.embed_tokens.weight, model.lm_head.weight.t()
         self.query_heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
         self.channels = config.head_dim
-        turning = frequencies(config.head_dim, config.rope_theta, config.rope_scaling, self.head.device)
+        turning = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling, self.head.device)
         angles = torch.arange(length, device=self.head.device)[:, None] * turning
-        self.turns = torch.polar(torch.full_like(angles, sharpening(config.rope_scaling)), angles)[:, None]
+        self.rope_cache = torch.polar(torch.full_like(angles, attention_scale(config.rope_scaling)), angles)[:, None]
         self.layers = [self._layer(layer) for layer in model.model.layers]
         self.norm = _Norm.of(model.model.norm)
         # Key heads, then value heads: written together.
@@ -151,7 +151,7 @@ class Decoding:
         device = self.head.device
         positions_N, slots_N = self._places(0, [T] * B)
         if self.steps:
-            return self.steps(tokens_BT, positions_N, self.turns, self.cache)
+            return self.steps(tokens_BT, positions_N, self.rope_cache, self.cache)
         used = min(max(self.lengths), self.cache.shape[3])
         seen = None
         if T > 1 or min(self.lengths) < used:
@@ -194,7 +194,7 @@ class Decoding:
         """
         N, H, K, C = len(ids_N), self.query_heads, self.key_heads, self.channels
         x_ND = F.embedding(ids_N, self.embedding)
-        turns_N1C = self.turns.index_select(0, positions_N)
+        rope_cache_N1C = self.rope_cache.index_select(0, positions_N)
         heads_NHC = x_ND.new_empty(N, H + 2 * K, C)
         parts = heads_NHC.view(N, -1).split((H * C, K * C, K * C), dim=1)
         turned_NHC, kept_KNC = heads_NHC[:, : H + K], heads_NHC[:, H:].transpose(0, 1)
@@ -210,7 +210,7 @@ class Decoding:
                     torch.addmm(bias, h_ND, matrix, out=part)
             if layer.heads is not None:
                 _normalised(turned_NHC, layer.heads, out=turned_NHC)
-            torch.mul(torch.complex(first, second), turns_N1C, out=pairs_NHC)
+            torch.mul(torch.complex(first, second), rope_cache_N1C, out=pairs_NHC)
             slots_KSC[index].index_copy_(1, slots_N, kept_KNC)
             if wanted is not None and index == len(self.layers) - 1:
                 x_ND = x_ND[wanted]

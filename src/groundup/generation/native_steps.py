@@ -56,13 +56,13 @@ class Steps:
         )  # fmt: skip
         self.layers = (_Layer * config.num_hidden_layers)(*map(_layer, backbone.layers))
 
-    def __call__(self, tokens_BT: Tensor, places_N: Tensor, turns: Tensor, cache: Tensor) -> Tensor:
+    def __call__(self, tokens_BT: Tensor, positions_N: Tensor, rope_cache: Tensor, cache: Tensor) -> Tensor:
         """Logits (rows, T, vocabulary); `places_N` (rows x T,), turns and cache as `serving.decoding` keeps them.
 
         Raises IndexError for an id that is none.
         """
         logits = torch.empty(*tokens_BT.shape, self.vocabulary)
-        tensors = (turns, cache, tokens_BT.contiguous(), places_N, logits)
+        tensors = (rope_cache, cache, tokens_BT.contiguous(), positions_N, logits)
         if not self.library.decode(
             ctypes.byref(self.model), self.layers, *map(c_long, (*cache.shape[2:4], tokens_BT.shape[1])),
             *(c_void_p(tensor.data_ptr()) for tensor in tensors),

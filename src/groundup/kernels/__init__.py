@@ -129,8 +129,8 @@ def muon(
     momenta: list[Tensor],
     gradients: list[Tensor],
     momentum: float,
-    rate: float,
-    keep: float,
+    lr: float,
+    decay_factor: float,
     newton_schulz: tuple[tuple[float, float, float], ...],
 ) -> None:
     """One update by Muon of matrices (rows, columns) of one shape, float32, in place: see `training.optimizer`."""
@@ -141,7 +141,7 @@ def muon(
     coefficients = [coefficient for step in newton_schulz for coefficient in step]
     library().muon(
         matrices, *map(c_long, (len(weights), *weights[0].shape, torch.get_num_threads())),
-        *map(c_float, (momentum, rate, keep)), (c_float * len(coefficients))(*coefficients), c_long(len(newton_schulz)),
+        *map(c_float, (momentum, lr, decay_factor)), (c_float * len(coefficients))(*coefficients), c_long(len(newton_schulz)),
     )  # fmt: skip
 
 
@@ -151,13 +151,13 @@ def adamw(
     first: list[Tensor],
     second: list[Tensor],
     betas: tuple[float, float],
-    rate: float,
-    keep: float,
+    lr: float,
+    decay_factor: float,
     updates: int,
 ) -> None:
     """One update by AdamW, the `updates`th, of float32 tensors in place: see `training.optimizer`."""
     corrections = [1 - beta**updates for beta in betas]
-    numbers = [*betas, corrections[1] ** 0.5, rate / corrections[0], keep]
+    numbers = [*betas, corrections[1] ** 0.5, lr / corrections[0], decay_factor]
     gradients = [gradient.contiguous() for gradient in gradients]
     for weight, gradient, *moments in zip(weights, gradients, first, second, strict=True):
         library().adamw(

@@ -23,7 +23,7 @@ from groundup import kernels
 from groundup.model import native_layers
 from groundup.model.moe import MixtureOfExperts
 from groundup.model.native_layers import NativeLayers
-from groundup.model.rotary import frequencies, sharpening
+from groundup.model.rotary import attention_scale, rope_frequencies
 
 # Up to this, attention in bfloat16 on a processor is trained by plain products: PyTorch's own backward takes 32 ms of one
 # core's time for 16 rows of 256 tokens (4 heads of 64), these 12; at 1,024 tokens they are level.
@@ -401,10 +401,10 @@ class Backbone(nn.Module):
 
     def places(self, positions_BT: Tensor) -> Positions:
         config = self.config
-        turning = frequencies(config.head_dim, config.rope_theta, config.rope_scaling, positions_BT.device)
+        turning = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling, positions_BT.device)
         angles = positions_BT[:, None, :, None].float() * turning
         angles = torch.cat((angles, angles), dim=-1)
-        factor = sharpening(config.rope_scaling)
+        factor = attention_scale(config.rope_scaling)
         return Positions(angles.cos() * factor, angles.sin() * factor, None)
 
 

@@ -55,7 +55,7 @@ class _Layer(ctypes.Structure):
     ]
 
 
-class _Room:
+class _Workspace:
     """What the C++ keeps between forward and backward pass for a batch of one shape: the fields that the names tell."""
 
     def __init__(self, backbone: "Backbone", rows: int, time: int) -> None:
@@ -84,7 +84,7 @@ class NativeLayers:
         self.backbone = backbone
         layers = [layer.get_submodule(name).weight for layer in backbone.layers for name in PARAMETERS]
         self.parameters = (backbone.embed_tokens.weight, backbone.norm.weight, *layers)
-        self.rooms: list[_Room] = []  # kept, since memory that is given back must be cleared when it comes again
+        self.workspaces: list[_Workspace] = []  # kept, since memory that is given back must be cleared when it comes again
 
     def __call__(self, ids_BT: Tensor, documents_BT: Tensor | None) -> Tensor:
         """Hidden states (batch, time, width) in bfloat16; see `Backbone`. The time must be a multiple of 32.
@@ -98,12 +98,12 @@ class NativeLayers:
         batch = tuple(x.to(torch.int32).contiguous() for x in (ids_BT, documents))
         return _Backbone.apply(self, batch, torch.is_grad_enabled(), *self.parameters)
 
-    def room(self, rows: int, time: int) -> _Room:
-        while self.rooms:
-            found = self.rooms.pop()
+    def workspace(self, rows: int, time: int) -> _Workspace:
+        while self.workspaces:
+            found = self.workspaces.pop()
             if (found.rows, found.time, found.shape.threads) == (rows, time, torch.get_num_threads()):
                 return found
-        return _Room(self.backbone, rows, time)
+        return _Workspace(self.backbone, rows, time)
 
 
 class _Backbone(torch.autograd.Function):
@@ -114,47 +114,47 @@ class _Backbone(torch.autograd.Function):
         batch: tuple[Tensor, Tensor],
         backward_follows: bool,
         embedding: Tensor,
-        gain: Tensor,
+        norm_weight: Tensor,
         *parameters: Tensor,
     ) -> Tensor:
-        room = native.room(*batch[0].shape)
-        places = (batch[0], room.cos, room.sin, batch[1])
+        workspace = native.workspace(*batch[0].shape)
+        places = (batch[0], workspace.cos, workspace.sin, batch[1])
         gradients = [torch.empty_like(parameter) for parameter in parameters] if backward_follows else []
-        layers = _layers(room, parameters, gradients)
-        y_BTD = torch.empty(*batch[0].shape, len(gain), dtype=torch.bfloat16)
+        layers = _layers(workspace, parameters, gradients)
+        y_BTD = torch.empty(*batch[0].shape, len(norm_weight), dtype=torch.bfloat16)
         kernels.library().forward(
-            ctypes.byref(room.shape), layers, c_long(len(layers)),
-            *map(kernels.address, (embedding, *places, gain, room.last, y_BTD)),
+            ctypes.byref(workspace.shape), layers, c_long(len(layers)),
+            *map(kernels.address, (embedding, *places, norm_weight, workspace.last, y_BTD)),
         )
         if gradients:
-            ctx.kept = native, room, places, embedding, gain, gradients, layers
+            ctx.kept = native, workspace, places, embedding, norm_weight, gradients, layers
         else:
-            native.rooms.append(room)
+            native.workspaces.append(workspace)
         return y_BTD
 
     @staticmethod
     def backward(ctx: Any, grad_BTD: Tensor) -> tuple[Tensor | None, ...]:
-        native, room, places, embedding, gain, gradients, layers = ctx.kept
+        native, workspace, places, embedding, norm_weight, gradients, layers = ctx.kept
         ctx.kept = None
-        grad_BTD, grad_embedding, grad_gain = grad_BTD.contiguous(), torch.empty_like(embedding), torch.empty_like(gain)
+        grad_BTD, grad_embedding, grad_norm_weight = grad_BTD.contiguous(), torch.empty_like(embedding), torch.empty_like(norm_weight)
         kernels.library().backward(
-            ctypes.byref(room.shape),
+            ctypes.byref(workspace.shape),
             layers,
             c_long(len(layers)),
-            *map(kernels.address, (*places, gain, room.last, grad_BTD, grad_gain, grad_embedding)),
+            *map(kernels.address, (*places, norm_weight, workspace.last, grad_BTD, grad_norm_weight, grad_embedding)),
             c_long(len(embedding)),
         )
-        native.rooms.append(room)
-        return None, None, None, grad_embedding, grad_gain, *gradients
+        native.workspaces.append(workspace)
+        return None, None, None, grad_embedding, grad_norm_weight, *gradients
 
 
-def _layers(room: _Room, parameters: tuple[Tensor, ...], gradients: list[Tensor]) -> ctypes.Array:
+def _layers(workspace: _Workspace, parameters: tuple[Tensor, ...], gradients: list[Tensor]) -> ctypes.Array:
     count = len(PARAMETERS)
-    return (_Layer * len(room.layers))(*(
+    return (_Layer * len(workspace.layers))(*(
         _Layer(*map(kernels.address, (
             *parameters[index * count : (index + 1) * count],
             *(gradients or parameters)[index * count : (index + 1) * count],
             *own,
         )))
-        for index, own in enumerate(room.layers)
+        for index, own in enumerate(workspace.layers)
     ))  # fmt: skip

@@ -14,8 +14,8 @@ from groundup.core.files import write_text
 from groundup.core.progress import Progress
 from groundup.report.report import visible
 from groundup.report.tokenizer_page import render
-from groundup.tokenizer import documents, probes, untrained
-from groundup.tokenizer.cutter import Cutter
+from groundup.tokenizer import documents, glitch_tokens, probes
+from groundup.tokenizer.hf_tokenizer import HFTokenizer
 from groundup.tokenizer.sample import Document, sample
 
 AT_ONCE = 64  # documents encoded at once; the sample's are of a bounded length
@@ -40,9 +40,9 @@ def write_report(
     inputs: documents to measure on, of which a random sample of `text_mb` is read. typos: lines `typo->correction`.
     model: a folder with the embeddings of a model of this tokenizer. Raises UserError for what cannot be read.
     """
-    cutter = Cutter(folder)
+    tokenizer = HFTokenizer(folder)
     pairs = probes.read_typos(typos) if typos else []
-    found = gather(cutter, sample(documents.find(inputs), text_mb * 1_000_000, seed), pairs, model)
+    found = gather(tokenizer, sample(documents.find(inputs), text_mb * 1_000_000, seed), pairs, model)
     write_text(out, render("tokenizer.html.jinja", visible({"name": str(folder), **found})))
     everything, never = found["fertility"]["all"]["all"], found["unused"]
     return {
@@ -60,52 +60,52 @@ def write_report(
 
 
 def gather(
-    cutter: Cutter, texts: Sequence[Document], pairs: Sequence[tuple[str, str]], model: Path | None
+    tokenizer: HFTokenizer, texts: Sequence[Document], pairs: Sequence[tuple[str, str]], model: Path | None
 ) -> dict[str, Any]:
     """Everything that the page shows, as plain data."""
-    tokens, used = _encode_all(cutter, texts)
-    words = probes.count_words(cutter, (document.text for document in _first(texts, MATCHED_BYTES)))
-    lost, untested = untrained.unreachable(cutter)
-    ordinary = np.array(cutter.ordinary, np.int64)
+    tokens, used = _encode_all(tokenizer, texts)
+    words = probes.count_words(tokenizer, (document.text for document in _first(texts, MATCHED_BYTES)))
+    lost, untested = glitch_tokens.unreachable(tokenizer)
+    ordinary = np.array(tokenizer.ordinary, np.int64)
     never = ordinary[used[ordinary] == 0]
-    longest_unused = sorted(never.tolist(), key=lambda token: (-len(cutter.names[token]), token))
-    known = sorted({*lost, *untrained.impossible(cutter)})
+    longest_unused = sorted(never.tolist(), key=lambda token: (-len(tokenizer.names[token]), token))
+    known = sorted({*lost, *glitch_tokens.impossible(tokenizer)})
     return {
-        "kind": ("byte-level " if cutter.byte_level else "") + cutter.kind,
-        "size": len(cutter.names),
-        "added": [cutter.names[token] for token in sorted(cutter.added)],
+        "kind": ("byte-level " if tokenizer.byte_level else "") + tokenizer.kind,
+        "size": len(tokenizer.names),
+        "added": [tokenizer.names[token] for token in sorted(tokenizer.added)],
         "fertility": _fertility(texts, tokens),
-        "unknown_share": float(used[cutter.unknown] / max(used.sum(), 1)) if cutter.unknown is not None else 0.0,
-        "examples": _examples(cutter, texts),
-        "numbers": probes.numbers(cutter),
-        "indentation": probes.indentation(cutter),
-        "scripts": probes.scripts(cutter),
-        "typos": probes.typos(cutter, pairs) if pairs else None,
-        "longest_match": probes.longest_match(cutter, words),
+        "unknown_share": float(used[tokenizer.unknown] / max(used.sum(), 1)) if tokenizer.unknown is not None else 0.0,
+        "examples": _examples(tokenizer, texts),
+        "numbers": probes.numbers(tokenizer),
+        "indentation": probes.indentation(tokenizer),
+        "scripts": probes.scripts(tokenizer),
+        "typos": probes.typos(tokenizer, pairs) if pairs else None,
+        "longest_match": probes.longest_match(tokenizer, words),
         "unused": {
             "tokens": len(never),
             "share": len(never) / max(len(ordinary), 1),
-            "longest": [cutter.written(cutter.names[token]) for token in longest_unused[:SHOWN_TOKENS]],
+            "longest": [tokenizer.written(tokenizer.names[token]) for token in longest_unused[:SHOWN_TOKENS]],
         },
         "unreachable": {
             "tokens": len(lost),
             "untested": untested,
-            "examples": [cutter.written(cutter.names[token]) for token in lost[:SHOWN_TOKENS]],
+            "examples": [tokenizer.written(tokenizer.names[token]) for token in lost[:SHOWN_TOKENS]],
         },
-        "embeddings": untrained.from_embeddings(cutter, model, known, used, SHOWN_CANDIDATES) if model else None,
+        "embeddings": glitch_tokens.from_embeddings(tokenizer, model, known, used, SHOWN_CANDIDATES) if model else None,
     }
 
 
-def _encode_all(cutter: Cutter, texts: Sequence[Document]) -> tuple[np.ndarray, np.ndarray]:
+def _encode_all(tokenizer: HFTokenizer, texts: Sequence[Document]) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of each document, and (size,) how often each token came out."""
     counts: list[int] = []
-    used = np.zeros(cutter.size, np.int64)
+    used = np.zeros(tokenizer.size, np.int64)
     with Progress("encoding", sum(len(document.text) for document in texts), "characters") as progress:
         for start in range(0, len(texts), AT_ONCE):
             some = [document.text for document in texts[start : start + AT_ONCE]]
-            for ids in cutter.encode_batch(some):
+            for ids in tokenizer.encode_batch(some):
                 counts.append(len(ids))
-                used += np.bincount(np.array(ids, np.int64), minlength=cutter.size)
+                used += np.bincount(np.array(ids, np.int64), minlength=tokenizer.size)
             progress.advance(sum(map(len, some)))
     return np.array(counts, np.int64), used
 
@@ -125,10 +125,10 @@ def _fertility(texts: Sequence[Document], tokens: np.ndarray) -> dict[str, dict[
     return found
 
 
-def _examples(cutter: Cutter, texts: Sequence[Document]) -> list[dict[str, Any]]:
+def _examples(tokenizer: HFTokenizer, texts: Sequence[Document]) -> list[dict[str, Any]]:
     """The beginning of one document of each domain."""
     first = {document.domain: document.text for document in reversed(texts)}
-    return [{"domain": name, "pieces": cutter.pieces(first[name][:EXCERPT])} for name in sorted(first)]
+    return [{"domain": name, "pieces": tokenizer.pieces(first[name][:EXCERPT])} for name in sorted(first)]
 
 
 def _first(texts: Sequence[Document], room: int) -> list[Document]:

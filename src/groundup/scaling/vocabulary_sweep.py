@@ -48,7 +48,7 @@ def sweep(
     depth: int = 2,
     tokens: int = 2_000_000,
     context: int = 256,
-    rule_name: str = "qwen2",
+    pattern_name: str = "qwen2",
     held_out_kb: int = 1000,
     text_mb: int = 256,
     seed: int = 0,
@@ -74,21 +74,21 @@ def sweep(
     shards = documents.find(inputs)
     settings = {
         "text": blake2b("\n".join(sorted(shard.name for shard in shards)).encode(), digest_size=16).hexdigest(),
-        **{"text_mb": text_mb, "held_out_kb": held_out_kb, "rule": rule_name, "seed": seed},
+        **{"text_mb": text_mb, "held_out_kb": held_out_kb, "pattern": pattern_name, "seed": seed},
         **{"depth": depth, "context": context, "flop": flop},
     }
     _claim(out, settings)
     texts = out / "documents.parquet"
     if not is_sealed(texts):
         _write_documents(texts, split(sample(shards, text_mb * 1_000_000, seed), held_out_kb * 1000))
-    largest = _largest(texts, out / "tokenizer", sizes[-1], rule_name, workers)
+    largest = _largest(texts, out / "tokenizer", sizes[-1], pattern_name, workers)
     held_out = [Document(**row) for row in pq.read_table(texts, filters=[("split", "=", "held_out")]).to_pylist()]
     results = []
     for size in sizes:
         folder = out / str(size)
         result = read_sealed(folder / "result.json")
         if result is None:
-            encoder = Tokenizer.from_merges(largest.merges[: size - SMALLEST], largest.rule)
+            encoder = Tokenizer.from_merges(largest.merges[: size - SMALLEST], largest.pattern)
             measured = measure(folder, encoder, settings, texts, held_out, device)
             result = write_sealed(folder / "result.json", measured)
             del result[SEAL]
@@ -197,11 +197,11 @@ def _write_documents(path: Path, found: Sequence[Document]) -> None:
     seal(path)
 
 
-def _largest(texts: Path, folder: Path, vocabulary: int, rule_name: str, workers: int | None) -> Tokenizer:
+def _largest(texts: Path, folder: Path, vocabulary: int, pattern_name: str, workers: int | None) -> Tokenizer:
     """The tokenizer of the largest size, from this sweep or the one that it continues."""
     made = folder / "tokenizer.json"
     if not is_sealed(made) or Tokenizer.load(folder).size < vocabulary:
-        train_bpe([texts], folder, vocabulary, rule_name, workers=workers)
+        train_bpe([texts], folder, vocabulary, pattern_name, workers=workers)
         seal(made)
     trained = Tokenizer.load(folder)
     if trained.size < vocabulary:

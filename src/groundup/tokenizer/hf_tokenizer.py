@@ -21,7 +21,7 @@ META_SPACE = "▁"
 _BYTE_OF = dict(zip([*map(chr, VISIBLE), *(chr(256 + i) for i in range(256 - len(VISIBLE)))], ALPHABET, strict=True))
 
 
-class Cutter:
+class HFTokenizer:
     """`names` (id -> token as the file writes it), `added` (ids that no training made), `size` (largest id + 1).
 
     `kind`: BPE, WordPiece, Unigram or WordLevel. `byte_level`: tokens are written with one character a byte.

@@ -1,10 +1,10 @@
-"""Pre-tokenization rules: the regular expressions that cut text into the pieces that merges never cross.
+"""Pre-tokenization patterns: the regular expressions that split text into pre-tokens, which merges never cross.
 
-A rule is a choice with a price: a model runs in another tool only if that tool knows the rule. Hugging Face reads the
-expression from tokenizer.json and tiktoken is given it, so those two read every rule here; gigatoken and llama.cpp
-know rules by name. llama.cpp's converter, however, tells the rule by a hash of the ids that the vocabulary gives a fixed
-text, and refuses every vocabulary that it does not know, whatever its rule: a vocabulary trained here, all of them.
-All rules share what GPT-2 and its successors have in common: a word takes one character before it along (its space),
+A pattern limits compatibility: a model runs in another tool only if that tool knows the pattern. Hugging Face reads the
+expression from tokenizer.json and tiktoken is given it, so those two read every pattern here; gigatoken and llama.cpp
+know patterns by name. llama.cpp's converter, however, tells the pattern by a hash of the ids that the vocabulary gives a fixed
+text, and refuses every vocabulary that it does not know, whatever its pattern: a vocabulary trained here, all of them.
+All patterns share what GPT-2 and its successors have in common: a word takes one character before it along (its space),
 punctuation takes one space before it and the line ends after it.
 
 - `qwen2`: digits one by one, so a number is always cut the same way.
@@ -29,42 +29,42 @@ _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 @dataclass(frozen=True)
-class Rule:
+class Pattern:
     name: str
-    pattern: str  # for `regex`, Oniguruma (tokenizers) and fancy-regex (tiktoken) alike
-    price: str
+    regex: str  # for `regex`, Oniguruma (tokenizers) and fancy-regex (tiktoken) alike
+    compatibility: str
 
     @property
     def ascii_pattern(self) -> str:
-        """The same rule on ASCII text, for Python's `re` with `re.ASCII`, which takes a third of the time."""
+        """The same pattern on ASCII text, for Python's `re` with `re.ASCII`, which takes a third of the time."""
         classes = re.sub(
-            r"\[[^]]*\]", lambda found: found[0].replace(r"\p{L}", "a-zA-Z").replace(r"\p{N}", "0-9"), self.pattern
+            r"\[[^]]*\]", lambda found: found[0].replace(r"\p{L}", "a-zA-Z").replace(r"\p{N}", "0-9"), self.regex
         )
         return classes.replace(r"\p{L}", "[a-zA-Z]").replace(r"\p{N}", "[0-9]")
 
 
-RULES = {
-    rule.name: rule
-    for rule in (
-        Rule(
+PATTERNS = {
+    pattern.name: pattern
+    for pattern in (
+        Pattern(
             "qwen2",
             rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_SYMBOLS}|{_SPACES}",
-            "Hugging Face, tiktoken and gigatoken read it; llama.cpp has the rule, but its converter refuses "
+            "Hugging Face, tiktoken and gigatoken read it; llama.cpp has the pattern, but its converter refuses "
             "vocabularies that it does not know",
         ),
-        Rule(
+        Pattern(
             "threes",
             rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_SYMBOLS}|{_SPACES}",
-            "up to 1,110 tokens are numbers. Hugging Face, tiktoken and gigatoken read it; llama.cpp has the rule, but its "
+            "up to 1,110 tokens are numbers. Hugging Face, tiktoken and gigatoken read it; llama.cpp has the pattern, but its "
             "converter refuses vocabularies that it does not know",
         ),
-        Rule(
+        Pattern(
             "threes-from-right",
             rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}(?=(?:\p{{N}}{{3}})*(?!\p{{N}}))|{_SYMBOLS}|{_SPACES}",
             "no GGUF and no gigatoken: only Hugging Face and tiktoken read it, in time that grows with the square of "
             "the length of a number",
         ),
-        Rule(
+        Pattern(
             "indentation",
             rf"{_CONTRACTIONS}|{_WORDS_WITHOUT_TAB}|\p{{N}}|{_SYMBOLS}|\s*[\r\n]+|[ \t]+|\s+(?!\S)|\s+",
             "no GGUF and no gigatoken: only Hugging Face and tiktoken read it",
@@ -73,15 +73,15 @@ RULES = {
 }
 
 
-def rule(name: str) -> Rule:
+def pattern(name: str) -> Pattern:
     """Raises UserError for an unknown name, with the nearest known one."""
-    if name not in RULES:
-        near = difflib.get_close_matches(name, RULES, n=1, cutoff=0.3)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(RULES)}"
-        raise UserError(f"no pre-tokenization rule {name!r}; {hint}")
-    return RULES[name]
+    if name not in PATTERNS:
+        near = difflib.get_close_matches(name, PATTERNS, n=1, cutoff=0.3)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(PATTERNS)}"
+        raise UserError(f"no pre-tokenization pattern {name!r}; {hint}")
+    return PATTERNS[name]
 
 
-def rule_of(pattern: str) -> Rule | None:
-    """The rule that a tokenizer.json holds, by its expression."""
-    return next((known for known in RULES.values() if known.pattern == pattern), None)
+def pattern_of(regex: str) -> Pattern | None:
+    """The pattern that a tokenizer.json holds, by its regular expression."""
+    return next((known for known in PATTERNS.values() if known.regex == regex), None)

@@ -13,7 +13,7 @@ import numpy as np
 
 from groundup.core.errors import UserError
 from groundup.core.seals import verify
-from groundup.tokenizer.cutter import Cutter
+from groundup.tokenizer.hf_tokenizer import HFTokenizer
 
 # Bytes that no UTF-8 text holds: tokens of them, in a byte-level vocabulary, have certainly not been trained on.
 IMPOSSIBLE = frozenset([0xC0, 0xC1, *range(0xF5, 0x100)])
@@ -22,17 +22,17 @@ INPUT_NAMES = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "e
 OUTPUT_NAMES = ("lm_head.weight", "embed_out.weight")
 
 
-def unreachable(cutter: Cutter) -> tuple[list[int], int]:
+def unreachable(tokenizer: HFTokenizer) -> tuple[list[int], int]:
     """Ordinary tokens that their own text never encodes to, and how many could not be asked (parts of characters)."""
-    asked = [(token, text) for token in cutter.ordinary if (text := cutter.text_of(token)) is not None]
-    ways = [cutter.encode_batch([before + text for _, text in asked]) for before in ("", BEFORE, "a")]
+    asked = [(token, text) for token in tokenizer.ordinary if (text := tokenizer.text_of(token)) is not None]
+    ways = [tokenizer.encode_batch([before + text for _, text in asked]) for before in ("", BEFORE, "a")]
     lost = [token for (token, _), *ids in zip(asked, *ways, strict=True) if not any(token in some for some in ids)]
-    return lost, len(cutter.ordinary) - len(asked)
+    return lost, len(tokenizer.ordinary) - len(asked)
 
 
-def impossible(cutter: Cutter) -> list[int]:
+def impossible(tokenizer: HFTokenizer) -> list[int]:
     """Tokens of a byte-level vocabulary that hold a byte which no text has."""
-    return [token for token in cutter.ordinary if IMPOSSIBLE.intersection(cutter.bytes_of(cutter.names[token]) or b"")]
+    return [token for token in tokenizer.ordinary if IMPOSSIBLE.intersection(tokenizer.bytes_of(tokenizer.names[token]) or b"")]
 
 
 def read_embeddings(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +71,7 @@ def indicators(inputs: np.ndarray, outputs: np.ndarray, unused: list[int]) -> tu
 
 
 def from_embeddings(
-    cutter: Cutter, model: Path, known: list[int], used: np.ndarray, shown: int
+    tokenizer: HFTokenizer, model: Path, known: list[int], used: np.ndarray, shown: int
 ) -> dict[str, Any]:
     """The tokens whose embeddings look least trained, but for those that are parts of characters.
 
@@ -81,16 +81,16 @@ def from_embeddings(
     Raises UserError when the model has fewer rows than the tokenizer has tokens.
     """
     inputs, outputs = read_embeddings(model)
-    if min(len(inputs), len(outputs)) < cutter.size:
-        raise UserError(f"{model}: {len(inputs)} embeddings, but the tokenizer has {cutter.size} tokens: not of one model")
-    beyond = list(range(cutter.size, len(outputs)))
+    if min(len(inputs), len(outputs)) < tokenizer.size:
+        raise UserError(f"{model}: {len(inputs)} embeddings, but the tokenizer has {tokenizer.size} tokens: not of one model")
+    beyond = list(range(tokenizer.size, len(outputs)))
     norms, cosines = indicators(inputs, outputs, [*known, *beyond])
-    ids = np.array(sorted(cutter.names))
+    ids = np.array(sorted(tokenizer.names))
     doubt = -norms[ids] if cosines is None else cosines[ids]
-    judged = np.isin(ids, cutter.ordinary) & ~np.isin(ids, known)
+    judged = np.isin(ids, tokenizer.ordinary) & ~np.isin(ids, known)
     order = np.lexsort((ids, -doubt))
     ranks = norms[ids].argsort(kind="stable").argsort(kind="stable") / max(len(ids) - 1, 1)
-    apart = {*known, *(token for token in cutter.ordinary if cutter.byte_level and cutter.text_of(token) is None)}
+    apart = {*known, *(token for token in tokenizer.ordinary if tokenizer.byte_level and tokenizer.text_of(token) is None)}
     candidates = [place for place in order if ids[place] not in apart][:shown]
     return {
         "model": str(model),
@@ -101,8 +101,8 @@ def from_embeddings(
         "candidates": [
             {
                 "id": int(ids[place]),
-                "token": cutter.written(cutter.names[int(ids[place])]),
-                "special": int(ids[place]) in cutter.added,
+                "token": tokenizer.written(tokenizer.names[int(ids[place])]),
+                "special": int(ids[place]) in tokenizer.added,
                 "cosine": None if cosines is None else float(cosines[ids[place]]),
                 "norm": float(norms[ids[place]]),
                 "norm_rank": float(ranks[place]),

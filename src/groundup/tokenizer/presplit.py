@@ -1,7 +1,7 @@
-"""Text cut where every pre-tokenization rule cuts, with no regular expression: the same few pieces, again and again.
+"""Text split where every pre-tokenization pattern splits, with no regular expression: the same few pieces, again and again.
 
-A single space between two visible characters begins a pre-token under each of our rules, and so does a visible
-character after a line end. What comes before and after such a place never changes what the rules do on the other
+A single space between two visible characters begins a pre-token under each of our patterns, and so does a visible
+character after a line end. What comes before and after such a place never changes what the patterns do on the other
 side. So a text cut there gives pieces whose pre-tokens, and whose ids, can be worked out once for each distinct piece:
 a textbook of 10 million words has half a million. Finding the places is arithmetic on bytes (numpy), and finding equal
 pieces is one hash table (Arrow): both are quick, and both leave the interpreter lock to others.
