@@ -172,6 +172,18 @@ class Tokenizer(ByteTokens):
         )
 
 
+def longest_words(tokenizer: ByteTokens, count: int) -> list[str]:
+    """The longest tokens that hold a letter, the longest first; without them, runs of spaces and rules would be shown."""
+    texts = []
+    for token in range(tokenizer.size):
+        try:
+            texts.append(tokenizer.token_bytes(token).decode("utf-8"))
+        except UnicodeDecodeError:  # a part of a character
+            continue
+    texts = [text for text in texts if text not in tokenizer.special_tokens and any(map(str.isalpha, text))]
+    return sorted(texts, key=lambda text: (-len(text.strip()), text))[:count]
+
+
 class StreamDecoder:
     """Decodes tokens as they come, and holds back bytes until their character is whole.
 
