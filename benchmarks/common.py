@@ -7,7 +7,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from groundup.device import processor_name
+from groundup.core.machine import processor_name
 from groundup.workers import cores
 
 ROOT = Path(__file__).resolve().parent.parent

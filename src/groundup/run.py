@@ -25,6 +25,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from groundup import __version__
+from groundup.core.machine import machine
 from groundup.core.seals import MANIFEST, SEAL, open_stage, read_manifest, read_sealed, verify, write_sealed
 from groundup.core.text import printable
 from groundup.errors import UserError
@@ -166,6 +167,7 @@ class Run:
             "outputs": outputs,
             "digest": _combined(contents),
             "versions": _versions(),
+            "machine": machine(),
             "seconds": round(seconds, 1),
             "results": results,
         }
