@@ -7,8 +7,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from groundup.core.device import processor_name
 from groundup.core.executor import cores
+from groundup.core.machine import processor_name
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import groundup.pipeline.run
 from groundup.core.errors import UserError
+from groundup.core.machine import machine
 from groundup.pipeline.recipe import Recipe
 from groundup.pipeline.run import Run, Stage, open_stage
 
@@ -119,6 +120,7 @@ def test_the_manifest_tells_everything(road):
     assert stored["key"]["inputs"] == {"tokenizer": manifests["tokenizer"]["digest"]}
     assert stored["outputs"].keys() == {"deep/model.txt"}
     assert {"groundup", "python", "torch", "numpy"} <= stored["versions"].keys()
+    assert stored["machine"] == machine()
     assert sorted(path.name for path in (road.folder / "base").iterdir()) == ["deep", "stage.json"]
     assert open_stage(road.folder, "base") == road.folder / "base"
 

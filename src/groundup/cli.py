@@ -13,6 +13,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from groundup import __version__
+from groundup.cli_data import data
 from groundup.core.errors import UserError
 from groundup.core.text import json_printable, message, printable
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 
 corpus = typer.Typer(help="Web pages in, clean and weighted documents out; or train and tune what judges them.")
 app.add_typer(corpus, name="corpus")
+app.add_typer(data, name="data")
 
 # Trouble of the machine rather than of the program.
 MACHINE_TROUBLE = {

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
-from groundup.corpus.annotate import annotate, host_of, kind_of, scrub_addresses
+from groundup.corpus.annotate import annotate
 from groundup.corpus.annotate import annotate as module
+from groundup.corpus.annotate.annotate import host_of, kind_of, scrub_addresses
 from groundup.corpus.archive.warc import WarcWriter
 from groundup.corpus.classify import linear
 from groundup.corpus.config import AnnotationsConfig

@@ -79,3 +79,23 @@ def test_win_rates_of_both_sides_sum_to_one(outcomes):
     ours, theirs = statistics.win_rate(outcomes), statistics.win_rate([1 - one for one in outcomes])
     assert ours["win_rate"] + theirs["win_rate"] == pytest.approx(1)
     assert ours["low"] == pytest.approx(1 - theirs["high"])
+
+
+def test_a_small_difference_of_what_varies_much_is_seen_by_pairs():
+    """Between questions 0.2, within a pair 0.01: intervals of the two means overlap, that of the difference does not."""
+    generator = np.random.default_rng(0)
+    theirs = generator.normal(0.5, 0.2, size=300)
+    ours = theirs + generator.normal(0.02, 0.01, size=300)
+    found = statistics.difference(ours, theirs)
+    assert found["difference"] == pytest.approx(0.02, abs=0.002) and found["n"] == 300
+    assert 0.015 < found["low"] < found["difference"] < found["high"] < 0.025
+    assert statistics.bootstrap(ours)[0] < statistics.bootstrap(theirs)[1]
+    swapped = statistics.difference(theirs, ours)
+    assert (swapped["low"], swapped["high"]) == pytest.approx((-found["high"], -found["low"]), abs=1e-3)
+
+
+def test_a_difference_of_nothing_decides_nothing():
+    found = statistics.difference([], [])
+    assert math.isnan(found["difference"]) and found["low"] < 0 < found["high"]
+    with pytest.raises(ValueError, match="pairs"):
+        statistics.difference([1.0], [1.0, 2.0])

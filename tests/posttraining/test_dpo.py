@@ -1,5 +1,6 @@
 import json
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -82,3 +83,28 @@ def test_training_begins_at_ln_2_and_prefers_the_chosen(policy, toy_tokenizer, t
 def test_no_pairs(policy, toy_tokenizer, tmp_path):
     with pytest.raises(UserError, match="dpo: no preference pairs"):
         optimise(policy, toy_tokenizer, [], DpoConfig(), torch.float32, tmp_path, seed=0)
+
+
+def test_held_out_pairs_are_measured_while_it_trains(policy, toy_tokenizer, tmp_path):
+    seen, unseen = PAIRS[:4], [*PAIRS[4:], {"prompt": "no conversation"}]
+    settings, left_out = DpoConfig(epochs=16, batch_pairs=4, learning_rate=1e-3, beta=0.3), Counter()
+    before = {side: answers(policy, toy_tokenizer, side)[4:] for side in ("chosen", "rejected")}
+    steps = optimise(policy, toy_tokenizer, seen, settings, torch.float32, tmp_path, 0, left_out, unseen)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    measured = [row for row in rows if "held_out_loss" in row]
+    assert steps == 16 and [row["step"] for row in measured] == list(range(1, 16, 2))
+    after = {side: answers(policy, toy_tokenizer, side)[4:] for side in before}
+    gained = {side: settings.beta * (after[side] - before[side]) for side in before}
+    margins = gained["chosen"] - gained["rejected"]
+    assert measured[-1]["held_out_loss"] == pytest.approx(torch.log1p(torch.exp(-margins)).mean().item(), abs=1e-5)
+    assert measured[-1]["held_out_accuracy"] == (margins > 0).float().mean().item()
+    assert measured[-1]["held_out_pairs"] == 4 and left_out.total() == 1
+
+
+def test_measuring_held_out_pairs_changes_no_weight(toy_decoder, toy_tokenizer, tmp_path):
+    weights = []
+    for number, unseen in enumerate(([], PAIRS)):
+        policy = toy_decoder(seed=1, scale=0.1, vocab_size=toy_tokenizer.size)
+        optimise(policy, toy_tokenizer, PAIRS, DpoConfig(batch_pairs=4), torch.float32, tmp_path / str(number), 0, None, unseen)
+        weights.append(torch.cat([parameter.flatten() for parameter in policy.parameters()]))
+    assert torch.equal(*weights)

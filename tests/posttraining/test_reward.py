@@ -109,6 +109,9 @@ def test_longer_wins_is_the_accuracy_of_always_preferring_the_longer(policy, toy
     rows = [pair(chosen, rejected) for chosen, rejected in answers]
     results, _ = assess(from_policy(policy, seed=3), toy_tokenizer, rows)
     assert results["longer_wins"] == (1 + 0 + 0.5 + 1) / 4
+    ahead = results["ahead_of_longer"]
+    assert ahead["difference"] == pytest.approx(results["accuracy"]["accuracy"] - results["longer_wins"])
+    assert ahead["low"] <= ahead["difference"] <= ahead["high"] and ahead["n"] == 4
 
 
 def test_no_pairs(policy, toy_tokenizer, tmp_path):

@@ -48,6 +48,10 @@ def test_the_model_learns_the_answers_and_when_to_stop(base, toy_decoder, toy_to
     untuned = toy_decoder(seed=1, scale=0.1, vocab_size=toy_tokenizer.size)
     found = compare_with_base(base, untuned, toy_tokenizer, questions(), 16, 0)
     assert found["held_out"]["overlap"]["sft"]["overlap"] == 1 > found["held_out"]["overlap"]["base"]["overlap"]
+    gain, kinds = found["held_out"]["gain"], found["held_out"]["overlap_by_kind"]
+    gained = [found["held_out"]["overlap"][name]["overlap"] for name in ("sft", "base")]
+    assert gain["difference"] == pytest.approx(gained[0] - gained[1]) and 0 < gain["low"] <= gain["high"]
+    assert gain["n"] == len(PAIRS) and kinds["toy"]["gain"] == gain
     assert found["held_out"]["bits_per_byte"]["sft"] < 0.3 * found["held_out"]["bits_per_byte"]["base"]
     assert [sample["sft"] for sample in found["samples"]] == [said for _, said in PAIRS]
 
@@ -79,3 +83,12 @@ def test_rows_that_would_teach_nothing_are_refused(toy_tokenizer):
         check_rows([(ids[:-1], spoken[:-1])], toy_tokenizer)
     with pytest.raises(UserError, match="end-of-message"):
         check_rows([(ids, [*spoken[:-1], 0])], toy_tokenizer)
+
+
+def test_held_out_questions_are_measured_while_it_trains(base, toy_tokenizer, tmp_path):
+    rows = questions()
+    finetune(base, toy_tokenizer, rows[:2], settings(), CPU, tmp_path, 0, None, rows[2:])
+    metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    measured = [row["held_out"] for row in metrics if "held_out" in row]
+    assert len(measured) == 8 and "held_out" in metrics[-1]
+    assert measured[-1] > metrics[-1]["loss"] + 1  # two answers are learned by heart, the others are not

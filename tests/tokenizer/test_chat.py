@@ -3,8 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
+from groundup.data.messages import WITHOUT_A_PLACE, text_of
 from groundup.tokenizer.bpe import count_pretokens, train
-from groundup.tokenizer.chat import CHAT_TEMPLATE, WITHOUT_A_PLACE, render, text_of
+from groundup.tokenizer.chat import CHAT_TEMPLATE, render
 from groundup.tokenizer.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.from_merges(train(count_pretokens(["user assistant system \n\n hello"] * 9), 300))

@@ -10,7 +10,7 @@ from groundup.core.errors import UserError
 from groundup.tokenizer import tokenizer as tokenizers_module
 from groundup.tokenizer.bpe import SPECIAL_TOKENS, count_pretokens, train
 from groundup.tokenizer.patterns import PATTERNS
-from groundup.tokenizer.tokenizer import StreamDecoder, Tokenizer
+from groundup.tokenizer.tokenizer import StreamDecoder, Tokenizer, longest_words
 
 CORPUS = ["the cat and the hat", "def cat(hat):\n        return hat\n", "🙂🙂 漢字 漢字", "<|im_end|> <|pad|>"] * 20
 MERGES = train(count_pretokens(CORPUS), 300)
@@ -173,3 +173,21 @@ def test_a_missing_or_cut_file_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match="not valid JSON"):
         Tokenizer.load(tmp_path)
+
+
+def test_the_longest_words_are_no_spaces_rules_or_parts_of_characters():
+    def joined(text, merges):
+        parts = [bytes([byte]) for byte in text.encode()]
+        while len(parts) > 1:
+            merges.append((parts[0], parts[1]))
+            parts[:2] = [parts[0] + parts[1]]
+
+    merges = []
+    for text in (" " * 20, "-" * 30, "=" * 12, " return", "naïv", "a\n", "…"):
+        joined(text, merges)
+    tokenizer = Tokenizer.from_merges(list(dict.fromkeys(merges)))
+    found = longest_words(tokenizer, 4)
+    assert found[:2] == [" return", " retur"] and "naïv" in longest_words(tokenizer, 6)
+    everything = longest_words(tokenizer, 10_000)
+    assert all(any(map(str.isalpha, text)) for text in everything) and not set(everything) & set(SPECIAL_TOKENS)
+    assert len(everything) == len(set(everything)) and "\ufffd" not in "".join(everything)

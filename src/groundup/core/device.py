@@ -5,11 +5,11 @@ import platform
 import shutil
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import torch
 
 from groundup.core.executor import cores
+from groundup.core.machine import processor_name
 
 # Compiling takes about 40 s on two cores and makes a step 1.4 times faster; from here on it earns that back.
 COMPILE_PAYS_FROM_FLOPS = 5e13
@@ -89,14 +89,3 @@ def has_bfloat16_vectors() -> bool:
 def has_tiles() -> bool:
     """Whether the processor also multiplies tiles of bfloat16 (AMX: Intel's servers since 2023)."""
     return has_bfloat16_vectors() and bool(torch.cpu.get_capabilities().get("amx_bf16"))
-
-
-def processor_name() -> str:
-    """The processor's own name, for tables of measurements."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -57,6 +57,21 @@ def bootstrap(
     return float(low), float(high)
 
 
+def difference(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> dict[str, float]:
+    """Of two measures of the same things, the mean of ours less theirs: {"difference", "low", "high", "n"}.
+
+    The bootstrap draws pairs, so what both find hard or easy alike takes no part in the doubt. Nothing is known, which is
+    an interval without ends, where there is no pair. Raises ValueError for sequences of two lengths.
+    """
+    if len(ours) != len(theirs):
+        raise ValueError(f"difference takes pairs, not {len(ours)} and {len(theirs)} values")
+    if not len(ours):
+        return {"difference": math.nan, "low": -math.inf, "high": math.inf, "n": 0}
+    values = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
+    low, high = bootstrap(values, seed=seed)
+    return {"difference": float(values.mean()), "low": low, "high": high, "n": len(values)}
+
+
 def win_rate(outcomes: Sequence[float]) -> dict[str, float]:
     """Of paired comparisons, 1 for a win, 0.5 for a tie and 0 for a loss: {"win_rate", "low", "high", "n", "ties"}.
 

@@ -108,7 +108,7 @@ def records(
     kind = kind or kind_of(path)
     if kind.form == "parquet":
         for start, batch in _parquet_batches(path, None, refused, None):
-            yield from enumerate(batch.to_pylist(), start)
+            yield from _dicts(path, start, batch, refused)
         return
     if kind.form == "csv":
         yield from _named(csv_lists(path, refused, kind, max_bytes))
@@ -118,6 +118,19 @@ def records(
             yield from _lines(stream, path, refused, part, max_bytes)
         else:
             yield from _values(stream, path, refused, max_bytes)
+
+
+def _dicts(path: Path, start: int, batch: pa.RecordBatch, refused: Refused) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a batch; those of which a value is none that its type allows are counted."""
+    for number in range(len(batch)):
+        try:
+            [row] = batch.slice(number, 1).to_pylist()
+        except UnicodeDecodeError:
+            refused.add("invalid UTF-8", f"{path}: row {start + number + 1}")
+        except (ValueError, OverflowError, pa.ArrowException):
+            refused.add("damaged", f"{path}: row {start + number + 1}")
+        else:
+            yield start + number, row
 
 
 def csv_lists(path: Path, refused: Refused, kind: Kind, max_bytes: int = 2 * MAX_TEXT_BYTES) -> Iterator[list[str]]:
@@ -256,7 +269,7 @@ def _lines(
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8", "replace"))
+            row = json.loads(line.decode("utf-8", "replace").removeprefix("\ufeff"))  # of files that were put together
         except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):

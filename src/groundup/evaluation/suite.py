@@ -57,7 +57,7 @@ def compare_predictors(
     """Bits per byte of held-out documents by the model, Kneser-Ney n-grams on the same tokens, and xz on the same bytes.
 
     xz sees the held-out documents only, the n-grams the whole training split. Intervals resample documents; "ahead" is
-    that of the bits per byte that the model needs less than an n-gram on the same documents.
+    that of the bits per byte that the model needs less than an n-gram on the same documents, and on those of a domain.
     Raises UserError when no document fits.
     """
     chosen: list[dict[str, Any]] = []
@@ -86,8 +86,11 @@ def compare_predictors(
     overall["xz"] = xz_bits_per_byte("".join(row["text"] for row in chosen).encode())
     domains = np.array([row["domain"] for row in chosen])
 
-    def interval(values: np.ndarray) -> tuple[float, float]:
-        return bootstrap(np.column_stack((values, sizes)), statistic=_ratio_in_bits, seed=seed)
+    def interval(values: np.ndarray, among: np.ndarray | slice = slice(None)) -> tuple[float, float]:
+        return bootstrap(np.column_stack((values, sizes))[among], statistic=_ratio_in_bits, seed=seed)
+
+    def ahead(among: np.ndarray | slice = slice(None)) -> dict[str, tuple[float, float]]:
+        return {name: interval(values - nats["model"], among) for name, values in nats.items() if name != "model"}
 
     return {
         "overall": overall,
@@ -99,7 +102,8 @@ def compare_predictors(
             for domain in np.unique(domains)
         },
         "interval": interval(nats["model"]),
-        "ahead": {name: interval(values - nats["model"]) for name, values in nats.items() if name != "model"},
+        "ahead": ahead(),
+        "ahead_by_domain": {str(domain): ahead(domains == domain) for domain in np.unique(domains)},
         "documents": len(chosen),
         "bytes": int(sizes.sum()),
         "perplexity": float(np.exp(nats["model"].sum() / (len(stream) - len(chosen)))),

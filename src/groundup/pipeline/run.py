@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from groundup import __version__
 from groundup.core.errors import UserError
 from groundup.core.files import digest, digest_of_all, write_json
+from groundup.core.machine import machine
 from groundup.core.progress import duration
 from groundup.core.seals import MANIFEST, SEAL, open_stage, read_manifest, read_sealed, verify, write_sealed
 from groundup.core.text import printable
@@ -166,6 +167,7 @@ class Run:
             "outputs": outputs,
             "digest": _combined(contents),
             "versions": _versions(),
+            "machine": machine(),
             "seconds": round(seconds, 1),
             "results": results,
         }

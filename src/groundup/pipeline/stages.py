@@ -73,7 +73,7 @@ def corpus(context: Context) -> Results:
 def tokenizer(context: Context) -> Results:
     """Training documents -> byte-level BPE; or the one of another folder."""
     from groundup.tokenizer import bpe
-    from groundup.tokenizer.tokenizer import Tokenizer
+    from groundup.tokenizer.tokenizer import Tokenizer, longest_words
 
     documents = _documents(context, "train")
     settings = context.recipe.tokenizer
@@ -95,12 +95,11 @@ def tokenizer(context: Context) -> Results:
         totals = domains.setdefault(row["domain"], [0, 0])
         totals[0] += len(row["text"].encode())
         totals[1] += len(ids)
-    longest = sorted((trained.token_bytes(token) for token in range(trained.size)), key=len)[-12:]
     return {
         "vocabulary": trained.size,
         "bytes_per_token": {domain: count / max(tokens, 1) for domain, (count, tokens) in sorted(domains.items())},
         "distinct_words_counted": len(counts),
-        "longest_tokens": [token.decode("utf-8", "replace") for token in longest],
+        "longest_tokens": longest_words(trained, 12),
     }
 
 
@@ -157,7 +156,7 @@ def base(context: Context) -> Results:
         folder.save(context.work, model, encoder, chat=False)
         for work in (context.work, context.work / "long"):
             checkpoint.clear(work)
-    return results
+    return {**results, "device": device.name}
 
 
 def evaluation(context: Context) -> Results:
@@ -187,7 +186,9 @@ def sft(context: Context) -> Results:
     context.say(", ".join(f"{side}: {len(some):,} questions" for side, some in rows.items()) + ", split by object")
     encoder, model = _tokenizer(context), _model(context, "base")
     left_out: Counter[str] = Counter()
-    steps = finetune(model, encoder, rows["train"], settings, _device(context), context.work, seed, left_out)
+    steps = finetune(
+        model, encoder, rows["train"], settings, _device(context), context.work, seed, left_out, rows["held_out"]
+    )
     _say_left_out(context, left_out)
     folder.save(context.work, model, encoder, chat=True)
     checkpoint.clear(context.work)
@@ -195,7 +196,7 @@ def sft(context: Context) -> Results:
     results = compare_with_base(model, _model(context, "base"), encoder, asked, settings.max_answer_tokens, seed)
     write_jsonl(context.work / "samples.jsonl", results.pop("samples"))
     counts = {side: len(some) for side, some in rows.items()}
-    return {"questions": counts, "steps": steps, "left_out": dict(left_out), **results}
+    return {"questions": {**counts, "asked": len(asked)}, "steps": steps, "left_out": dict(left_out), **results}
 
 
 def preferences(context: Context) -> Results:
@@ -242,11 +243,13 @@ def dpo(context: Context) -> Results:
     """Preferences -> a better policy, directly."""
     from groundup.posttraining.dpo import optimise
 
-    pairs = read_jsonl(context.inputs["preferences"] / "train.jsonl")
+    pairs, held_out = (read_jsonl(context.inputs["preferences"] / f"{split}.jsonl") for split in ("train", "held_out"))
     policy, recipe = _model(context, "sft"), context.recipe
     dtype = _device(context).training_dtype
     left_out: Counter[str] = Counter()
-    steps = optimise(policy, _tokenizer(context), pairs, recipe.dpo, dtype, context.work, recipe.seed, left_out)
+    steps = optimise(
+        policy, _tokenizer(context), pairs, recipe.dpo, dtype, context.work, recipe.seed, left_out, held_out
+    )
     _say_left_out(context, left_out)
     return {"steps": steps, "left_out": dict(left_out), **_finish_policy(context, policy)}
 

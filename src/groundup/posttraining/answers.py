@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from groundup.core.statistics import bootstrap, win_rate
+from groundup.core.statistics import bootstrap, difference, win_rate
 from groundup.data.simulated_annotator import compare, overlap
 from groundup.generation.engine import Sampling, generate
 from groundup.model.decoder import Decoder
@@ -56,9 +56,18 @@ def answer_bits_per_byte(
     return bits_per_byte(nats, sum(len(text.encode()) for text in texts))
 
 
+def gained_overlap(after: Sequence[str], before: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """How much more the answers after overlap with the references than those before, question by question."""
+    return difference(_overlaps(after, references), _overlaps(before, references))
+
+
+def _overlaps(answers: Sequence[str], references: Sequence[str]) -> list[float]:
+    return [overlap(text, reference) for text, reference in zip(answers, references, strict=True)]
+
+
 def mean_overlap(answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """Mean overlap with the references, with a 95 % bootstrap interval."""
-    values = [overlap(text, reference) for text, reference in zip(answers, references, strict=True)]
+    values = _overlaps(answers, references)
     low, high = bootstrap(values)
     return {"overlap": float(np.mean(values)), "low": low, "high": high, "n": len(values)}
 
@@ -76,6 +85,7 @@ def head_to_head(
         **win_rate(outcomes),
         "overlap": mean_overlap(ours, references),
         "baseline_overlap": mean_overlap(theirs, references),
+        "gain": gained_overlap(ours, theirs, references),
         "mean_words": float(np.mean([len(text.split()) for text in ours])),
         "baseline_mean_words": float(np.mean([len(text.split()) for text in theirs])),
         "ended": float(np.mean([ended for _, ended in challenger])),

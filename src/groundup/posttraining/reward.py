@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from groundup.core.statistics import proportion
+from groundup.core.statistics import difference, proportion
 from groundup.model.decoder import LanguageModel, Scorer
 from groundup.posttraining.batches import Row, collate
 from groundup.posttraining.config import RewardConfig
@@ -103,7 +103,8 @@ def assess(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """On held-out pairs: accuracy with interval, scale of the rewards, and how far reward is mere length.
 
-    "longer_wins" is the accuracy of the annotator nobody wants: always prefer the longer answer. Pairs that `fit` would
+    "longer_wins" is the accuracy of the annotator nobody wants: always prefer the longer answer; "ahead_of_longer" is how
+    much more the scorer has on the same pairs. Pairs that `fit` would
     leave out are left out here too. Raises UserError when none stays.
     """
     rows, _ = kept_pairs(tokenizer, pairs, scorer.config.max_position_embeddings, "reward", left_out)
@@ -115,6 +116,7 @@ def assess(
     longer = (lengths[:, 0] > lengths[:, 1]) + 0.5 * (lengths[:, 0] == lengths[:, 1])
     results = {
         "accuracy": proportion(int((chosen > rejected).sum()), len(rows)),
+        "ahead_of_longer": difference((chosen > rejected).astype(float), longer),
         "longer_wins": float(longer.mean()),
         "mean": float(values.mean()),
         "deviation": float(values.std()) or 1.0,

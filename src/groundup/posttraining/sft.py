@@ -14,23 +14,33 @@ from groundup.core.device import Device
 from groundup.core.errors import UserError
 from groundup.generation.engine import Sampling
 from groundup.model.decoder import Decoder
-from groundup.posttraining.answers import answer, answer_bits_per_byte, answer_plainly, mean_overlap, plain_prompt
+from groundup.posttraining.answers import (
+    answer,
+    answer_bits_per_byte,
+    answer_plainly,
+    gained_overlap,
+    mean_overlap,
+    plain_prompt,
+)
 from groundup.posttraining.batches import Row, collate, prompt_of
 from groundup.posttraining.config import SftConfig
 from groundup.posttraining.rows import conversation, kept, said, too_long
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.epoch_order import chosen_rows, steps_for
-from groundup.training.loop import tune
-from groundup.training.objectives import Batch, next_token
+from groundup.training.loop import mean_loss, tune
+from groundup.training.objectives import Batch, Metrics, next_token
 
+HELD_OUT_ROWS = 64  # that are measured while it trains, as in pre-training
 Questions = Sequence[dict[str, Any]]
 
 
 def finetune(
     model: Decoder, tokenizer: Tokenizer, questions: Questions, settings: SftConfig, device: Device, folder: Path, seed: int,
-    left_out: Counter[str] | None = None,
+    left_out: Counter[str] | None = None, held_out: Questions = (),
 ) -> int:  # fmt: skip
     """Train `model` in place on `questions` (rows with `messages`); returns the number of steps.
+
+    The loss on the first of the `held_out` questions stands in the metrics of some steps, as `held_out`.
 
     Rows that are no conversation, are longer than the context or have longer answers than `settings` says are left out,
     and counted in `left_out` by reason. Raises UserError when none stays.
@@ -49,13 +59,21 @@ def finetune(
     check_rows(rows, tokenizer)
     steps = steps_for(settings.epochs, settings.batch_examples, len(rows))
 
-    def batches(step: int) -> list[Batch]:
-        chosen = [rows[index] for index in chosen_rows(step, settings.batch_examples, len(rows), seed)]
+    def weighted(chosen: Sequence[Row]) -> list[Batch]:
         batch = collate(chosen, tokenizer.pad, device.torch_device)
         return [batch | {"weight": batch["mask"] / batch["mask"].sum()}]
 
+    def batches(step: int) -> list[Batch]:
+        return weighted([rows[index] for index in chosen_rows(step, settings.batch_examples, len(rows), seed)])
+
     objective = partial(next_token, dtype=device.training_dtype)
-    tune(model, objective, batches, settings.learning_rate, steps, folder, "sft", decay=2)
+    unseen = kept(held_out, lambda row: conversation(tokenizer, row), unfit, left_out)[:HELD_OUT_ROWS]
+    probe = weighted(unseen) if unseen else []
+
+    def observe() -> Metrics:
+        return {"held_out": mean_loss(model, objective, probe)}
+
+    tune(model, objective, batches, settings.learning_rate, steps, folder, "sft", decay=2, observe=observe if probe else None)
     return steps
 
 
@@ -72,6 +90,8 @@ def compare_with_base(
     tuned: Decoder, base: Decoder, tokenizer: Tokenizer, questions: Questions, max_answer_tokens: int, seed: int
 ) -> dict[str, Any]:
     """Both models on held-out questions: bits per byte of the right answer, and overlap of their own greedy answers.
+
+    "gain" is the difference of the overlaps, question by question, with its interval.
 
     The base model has never seen the chat format, so it is asked in plain text: "Question: ... Answer:".
     """
@@ -93,10 +113,16 @@ def compare_with_base(
                 "sft": answer_bits_per_byte(tuned, [prompt_of(tokenizer, q) for q in asked], answers, references),
             },
             "overlap": {"base": mean_overlap(base_answers, references), "sft": mean_overlap(tuned_answers, references)},
+            "gain": gained_overlap(tuned_answers, base_answers, references),
             "overlap_by_kind": {
                 kind: {
-                    name: mean_overlap([texts[n] for n in numbers], [references[n] for n in numbers])["overlap"]
-                    for name, texts in (("base", base_answers), ("sft", tuned_answers))
+                    **{
+                        name: mean_overlap([texts[n] for n in numbers], [references[n] for n in numbers])["overlap"]
+                        for name, texts in (("base", base_answers), ("sft", tuned_answers))
+                    },
+                    "gain": gained_overlap(
+                        *([texts[n] for n in numbers] for texts in (tuned_answers, base_answers, references))
+                    ),
                 }
                 for kind, numbers in by_kind.items()
             },

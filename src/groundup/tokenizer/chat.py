@@ -12,21 +12,17 @@ A conversation begins with the end-of-text token, as every document does in trai
 writes it, as Llama's and Gemma's do, so that all encode the same: transformers, TRL and vLLM add nothing to a rendered
 conversation, and lm-eval, which would, looks whether it is there. Who encodes the rendered text must say
 `add_special_tokens=False`.
+
+A folder that came with a template of its own keeps it, and `render` uses that one: see `template`.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from groundup.core.errors import UserError
+from groundup.data.messages import ROLES, WITHOUT_A_PLACE, checked
 
 if TYPE_CHECKING:
     from groundup.tokenizer.tokenizer import Tokenizer
-
-ROLES = ("system", "user", "assistant")
-# Parts of a message, in the formats of OpenAI, Qwen and TRL, that would vanish: the format has no place for them.
-WITHOUT_A_PLACE = (
-    "tool_calls", "function_call", "tool_call_id", "reasoning_content", "reasoning", "thinking", "refusal", "audio", "images",
-)  # fmt: skip
 
 # {% generation %} marks what the model is trained to write: the answer and the token that ends it.
 CHAT_TEMPLATE = r"""{%- if tools -%}
@@ -83,10 +79,13 @@ def render(
 ) -> tuple[list[int], list[int]]:
     """Ids of a conversation, and a mask of the same length: 1 where the assistant writes (answers and their ends).
 
+    By the template that the tokenizer's folder came with, or ours where it came with none.
     Raises UserError unless it is one optional system message, then user and assistant in turn, each with text as
-    content (see `text_of`), and, for a generation prompt, the user last.
+    content (see `text_of`), and, for a generation prompt, the user last; and where the folder's own template fails.
     """
-    texts = _checked(messages, add_generation_prompt)
+    texts = checked(messages, add_generation_prompt)
+    if tokenizer.template is not None:
+        return tokenizer.template.render(tokenizer.encode, messages, texts, add_generation_prompt)
     line_end = tokenizer.encode("\n")
     ids, mask = [tokenizer.end_of_text], [0]
     for number, (message, text) in enumerate(zip(messages, texts, strict=True)):
@@ -101,49 +100,6 @@ def render(
     return ids, mask
 
 
-def text_of(message: Mapping[str, Any]) -> str:
-    """A message's content: text as it is, a list of {"type": "text", "text": ...} joined.
-
-    Raises UserError for anything else, and where the message holds what the format has no place for, such as tool calls.
-    """
-    if lost := [key for key in WITHOUT_A_PLACE if message.get(key)]:
-        raise UserError(f"{lost[0]}: this chat format has no place for it")
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list | tuple):
-        raise UserError(f"content must be text, not {type(content).__name__}")
-    texts = []
-    for part in content:
-        text = part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
-        if not isinstance(text, str):
-            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-            raise UserError(f"content has a part of type {str(kind)[:40]!r}; only text is read")
-        texts.append(text)
-    return "".join(texts)
-
-
-def _checked(messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool) -> list[str]:
-    """The text of each message."""
-    if not isinstance(messages, list | tuple):
-        raise UserError(f"a conversation is a list of messages, not {type(messages).__name__}")
-    texts = []
-    expected = ("system", "user")
-    for number, message in enumerate(messages, start=1):
-        place = f"message {number} of {len(messages)}"
-        if not isinstance(message, Mapping):
-            raise UserError(f"{place}: it must have a role and content, not be {type(message).__name__}")
-        role = message.get("role")
-        if role not in expected:
-            given = repr(role[:40]) if isinstance(role, str) else str(role)[:40]
-            raise UserError(f"{place}: role {given}, expected {' or '.join(expected)}")
-        try:
-            texts.append(text_of(message))
-        except UserError as error:
-            raise UserError(f"{place}: {error}") from None
-        expected = ("assistant",) if role == "user" else ("user",)
-    if not messages or messages[-1]["role"] == "system":
-        raise UserError("a conversation needs at least one message of the user")
-    if add_generation_prompt and messages[-1]["role"] != "user":
-        raise UserError("the last message is the assistant's: there is nothing to answer; end with one of the user")
-    return texts
+def answer_ends(tokenizer: "Tokenizer", stated: Sequence[int] = ()) -> list[int]:
+    """Ids that end an answer: the end of a message, those that the tokenizer's folder states, and a model's own."""
+    return sorted({tokenizer.message_end, *tokenizer.ends, *stated})

@@ -103,6 +103,7 @@ class Tokenizer(ByteTokens):
             raise UserError(
                 f"{path}: {other[0]} is neither groundup's nor Qwen's; train the tokenizer again, or take one of these"
             )
+        tokenizer.keep(path.parent)
         return tokenizer
 
     def encode(self, text: str) -> list[int]:
@@ -170,6 +171,18 @@ class Tokenizer(ByteTokens):
             decoder=byte_level,
             model=bpe_model(vocabulary, merges, byte_fallback=False),
         )
+
+
+def longest_words(tokenizer: ByteTokens, count: int) -> list[str]:
+    """The longest tokens that hold a letter, the longest first; without them, runs of spaces and rules would be shown."""
+    texts = []
+    for token in range(tokenizer.size):
+        try:
+            texts.append(tokenizer.token_bytes(token).decode("utf-8"))
+        except UnicodeDecodeError:  # a part of a character
+            continue
+    texts = [text for text in texts if text not in tokenizer.special_tokens and any(map(str.isalpha, text))]
+    return sorted(texts, key=lambda text: (-len(text.strip()), text))[:count]
 
 
 class StreamDecoder:

@@ -1,0 +1,212 @@
+"""Files that people bring, as conversations, preferences or prompts; what cannot be used is counted by reason, never silent.
+
+All formats, wrappings and encodings of `data/` are read; each row's own columns say its format. A bad row is passed over,
+with its file and its line or row named; a file or folder without any good row is refused.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from groundup.core.errors import UserError
+from groundup.data.conversations import Conversation, conversation_of, format_of
+from groundup.data.kinds import ROWS, Kind, files_of, kind_of
+from groundup.data.messages import BadRow, Message
+from groundup.data.preferences import Preference, preference_format_of, preference_of, prompt_of
+from groundup.data.rows import Refused, csv_lists, records, well_formed
+
+MAX_ROW_BYTES = 16 << 20  # 4 million tokens; no context is as long
+HELD_OUT = 0.1  # of the prompts
+Prompt = tuple[Message, ...]
+T = TypeVar("T", Conversation, Preference, Prompt)
+
+
+@dataclass
+class Found(Generic[T]):
+    """What files hold: rows of one kind, their formats, and what was passed over."""
+
+    what: str
+    rows: list[T] = field(default_factory=list)
+    formats: Counter[str] = field(default_factory=Counter)
+    dropped: Refused = field(default_factory=Refused)
+
+    def __str__(self) -> str:
+        formats = ", ".join(f"{name} {count:,}" for name, count in self.formats.most_common())
+        dropped = f"; {self.dropped.total():,} dropped ({self.dropped})" if self.dropped else ""
+        return f"{len(self.rows):,} {self.what} ({formats}){dropped}"
+
+
+def read_conversations(paths: Sequence[str | Path], max_row_bytes: int = MAX_ROW_BYTES) -> Found[Conversation]:
+    """All conversations of files and folders. Raises UserError where a path cannot be read or holds none."""
+    return _read_all("conversations", paths, conversation_of, max_row_bytes)
+
+
+def read_preferences(paths: Sequence[str | Path], max_row_bytes: int = MAX_ROW_BYTES) -> Found[Preference]:
+    """All preferences of files and folders. Raises UserError where a path cannot be read or holds none."""
+    return _read_all("preferences", paths, preference_of, max_row_bytes)
+
+
+def read_prompts(paths: Sequence[str | Path], max_row_bytes: int = MAX_ROW_BYTES) -> Found[Prompt]:
+    """The prompts of files and folders of prompts, preferences or conversations, which lose their last answer.
+
+    Raises UserError where a path cannot be read or holds none.
+    """
+    return _read_all("prompts", paths, prompt_of, max_row_bytes)
+
+
+def _read_all(
+    what: str, paths: Sequence[str | Path], make: Callable[[Mapping[str, Any]], T], max_row_bytes: int
+) -> Found[T]:
+    found: Found[T] = Found(what)
+    for given in paths:
+        path = Path(given).expanduser()
+        before = len(found.rows)
+        mine = Refused()
+        found.rows.extend(read(path, make, mine, found.formats, max_row_bytes))
+        if len(found.rows) == before:
+            raise UserError(f"{path}: {nothing(what, path, mine)}")
+        found.dropped.merge(mine)
+    return found
+
+
+def nothing(what: str, path: Path, refused: Refused) -> str:
+    """Why a path gave no row."""
+    if not refused:
+        return f"holds no rows: give a file or a folder with {what}"
+    first = refused.first.removeprefix(f"{path}: ")
+    return f"none of its {refused.total():,} rows can be used as {what}; first {first}"
+
+
+def read(
+    path: Path, make: Callable[[Mapping[str, Any]], T], refused: Refused, formats: Counter[str],
+    max_row_bytes: int = MAX_ROW_BYTES,
+) -> Iterator[T]:  # fmt: skip
+    """What `make` makes of the good rows of a file, or of the files of rows in a folder; formats and bad rows are counted.
+
+    Raises UserError where the path cannot be read as rows; in a folder such files are counted.
+    """
+    if not path.is_dir():
+        yield from _good(path, _rows(path, refused, max_row_bytes), make, refused, formats)
+        return
+    names, others = files_of(path, ROWS)
+    for name in others:
+        refused.add("files that are not read", str(path / name))
+    for name in names:
+        try:
+            yield from _good(path / name, _rows(path / name, refused, max_row_bytes), make, refused, formats)
+        except UserError as error:
+            refused.first = refused.first or str(error)
+            refused.add("files that cannot be read", str(path / name))
+
+
+def _good(
+    path: Path, rows: Iterable[tuple[str, dict[str, Any]]], make: Callable[[Mapping[str, Any]], T], refused: Refused,
+    formats: Counter[str],
+) -> Iterator[T]:  # fmt: skip
+    seen: set[bytes] = set()
+    for place, row in rows:
+        try:
+            one = make(row)
+            _require_texts(one)
+            _require_new(row.get("id"), seen)
+        except BadRow as error:
+            refused.first = refused.first or f"{path}: {place}: {error}"
+            refused.add(error.reason, f"{path}: {place}")
+            continue
+        formats[preference_format_of(row) or format_of(row) or "prompts"] += 1
+        yield one
+
+
+def _rows(path: Path, refused: Refused, max_row_bytes: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where each row of a file stands, and its columns."""
+    kind = kind_of(path)
+    if kind.form in ("text", "archive"):
+        what = "plain text" if kind.form == "text" else "a web archive"
+        raise UserError(f"{path}: {what}, not rows: give JSON lines, JSON, CSV or Parquet")
+    if kind.form == "csv":
+        yield from _csv_rows(path, refused, kind, max_row_bytes)
+        return
+    unit = {"lines": "line", "values": "value"}.get(kind.form, "row")
+    for number, row in records(path, refused, kind, max_bytes=max_row_bytes):
+        yield f"{unit} {number + 1}", row
+
+
+def _csv_rows(path: Path, refused: Refused, kind: Kind, max_row_bytes: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All of CSV is text: numbers are read here. A row with more cells than columns has commas that nobody quoted."""
+    lists = csv_lists(path, refused, kind, max_row_bytes)
+    header = [name.strip() for name in next(lists, [])]
+    for number, cells in enumerate(lists, start=1):
+        if any(cells[len(header) :]):
+            refused.add("more cells than columns", f"{path}: row {number}")
+            continue
+        row: dict[str, Any] = dict(zip(header, cells, strict=False))
+        if "margin" in row:
+            row["margin"] = _number(row["margin"])
+        yield f"row {number}", row
+
+
+def _number(text: str) -> float | str | None:
+    try:
+        return float(text) if text.strip() else None
+    except ValueError:
+        return text
+
+
+def _require_texts(one: Conversation | Preference | Prompt) -> None:
+    """Raises BadRow where a text is empty, or was not what it should be before it came here."""
+    if isinstance(one, Preference):
+        prompt, answers = one.prompt, [one.chosen, one.rejected]
+    else:
+        messages = one.messages if isinstance(one, Conversation) else one
+        prompt, answers = messages, [message for message in messages if message.role == "assistant"]
+    for message in (*prompt, *answers):
+        if "\ufffd" in well_formed(message.content):
+            raise BadRow("invalid UTF-8", f"the text of the {message.role} was not valid UTF-8")
+        if "\0" in message.content:
+            raise BadRow("a NUL character", f"the text of the {message.role} has a NUL character")
+    if not all(message.content.strip() for message in answers):
+        raise BadRow("empty answer")
+    if not all(message.content.strip() for message in prompt if message.role != "assistant"):
+        raise BadRow("empty question")
+    if isinstance(one, Preference) and one.chosen.content.strip() == one.rejected.content.strip():
+        raise BadRow("chosen equal to rejected")
+
+
+def _require_new(identifier: Any, seen: set[bytes]) -> None:
+    """Raises BadRow where a row before, of the same file, has the same `id`; a row may have none."""
+    if isinstance(identifier, bool) or not isinstance(identifier, str | int) or identifier == "":
+        return
+    key = digest([identifier])
+    if key in seen:
+        raise BadRow("duplicate id", f"a row before has the id {str(identifier)[:40]!r} too")
+    seen.add(key)
+
+
+def digest(value: Any) -> bytes:
+    return blake2b(json.dumps(value).encode(), digest_size=8).digest()
+
+
+def split(rows: Sequence[T], held_out: float = HELD_OUT) -> tuple[list[T], list[T]]:
+    """(training, held-out) rows, by digest of their prompts: one prompt's rows are all on one side, whatever else there is.
+
+    Where there are two prompts, neither side is empty; where there is one, both sides are all rows.
+    """
+    keys = [_key(row) for row in rows]
+    ordered = sorted(set(keys))
+    if len(ordered) < 2:
+        return list(rows), list(rows)
+    count = sum(int.from_bytes(key) < held_out * 2**64 for key in ordered)
+    last = ordered[min(max(count, 1), len(ordered) - 1) - 1]
+    sides: tuple[list[T], list[T]] = ([], [])
+    for key, row in zip(keys, rows, strict=True):
+        sides[key <= last].append(row)
+    return sides
+
+
+def _key(row: Conversation | Preference | Prompt) -> bytes:
+    prompt = row if isinstance(row, tuple) else row.prompt
+    return digest([[message.role, message.content.strip()] for message in prompt])

@@ -1,0 +1,126 @@
+"""Conversations that people bring: TRL's rows, OpenAI's, Alpaca's and ShareGPT's, told apart by their columns.
+
+    messages                       TRL, and OpenAI's chat fine-tuning: role and content, a `weight` of 0 or 1 for each
+    prompt, completion             TRL: texts or messages; only the completion is learned
+    instruction, output            Alpaca; also `input`, `system`, `history`, and `response` for `output`
+    conversations                  ShareGPT: from and value; also `system`
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from groundup.data.messages import BadRow, Message, checked, read_list, read_messages
+
+KNOWN = "messages; prompt, completion; instruction, output; conversations"
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One optional system message, then user and assistant in turn, the assistant last."""
+
+    messages: tuple[Message, ...]
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """All that comes before the last answer."""
+        return self.messages[:-1]
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """As TRL has it; where only some answers are learned, each has OpenAI's `weight`, or the last is a completion."""
+        rows = [message.row for message in self.messages]
+        answers = [message.trained for message in self.messages if message.role == "assistant"]
+        if all(answers):
+            return {"messages": rows}
+        if answers[-1] and not any(answers[:-1]):
+            return {"prompt": rows[:-1], "completion": rows[-1:]}
+        weights = [{"weight": int(message.trained)} if message.role == "assistant" else {} for message in self.messages]
+        return {"messages": [row | weight for row, weight in zip(rows, weights, strict=True)]}
+
+
+def format_of(row: Mapping[str, Any]) -> str:
+    """Whose format a row of a conversation has, "" for none; a column of nulls is none."""
+    columns = {name for name, value in row.items() if value is not None}
+    if "messages" in columns:
+        return "TRL messages"
+    if "conversations" in columns:
+        return "ShareGPT"
+    if {"prompt", "completion"} <= columns:
+        return "TRL prompt and completion"
+    return "Alpaca" if "instruction" in columns and columns & {"output", "response"} else ""
+
+
+def conversation_of(row: Mapping[str, Any]) -> Conversation:
+    """Raises BadRow, saying what is wrong, unless the row is a conversation of a format above that ends with an answer."""
+    without_tools(row)
+    form = format_of(row)
+    if form == "TRL messages":
+        messages = read_list(row["messages"])
+    elif form == "ShareGPT":
+        messages = with_system(row, read_list(row["conversations"]))
+    elif form == "TRL prompt and completion":
+        prompt, completion = read_prompt(row["prompt"]), read_messages(row["completion"], "assistant")
+        messages = tuple(replace(message, trained=False) for message in prompt) + completion
+    elif form == "Alpaca":
+        answer = row["output"] if row.get("output") is not None else row["response"]
+        if not isinstance(answer, str):
+            raise BadRow("content that is no text", f"the answer must be text, not {type(answer).__name__}")
+        messages = (*instruction(row), Message("assistant", answer))
+    else:
+        raise BadRow("missing column", f"no columns of a conversation; it has {columns_of(row)}; known: {KNOWN}")
+    in_order(messages)
+    if messages[-1].role != "assistant":
+        raise BadRow("the last message is not the assistant's")
+    if not any(message.trained for message in messages if message.role == "assistant"):
+        raise BadRow("no answer is learned: every weight is 0")
+    return Conversation(tuple(replace(m, trained=m.trained or m.role != "assistant") for m in messages))
+
+
+def in_order(messages: tuple[Message, ...], add_generation_prompt: bool = False) -> None:
+    """Raises BadRow unless the messages stand in the order of a conversation."""
+    checked([message.row for message in messages], add_generation_prompt)
+
+
+def read_prompt(value: Any) -> tuple[Message, ...]:
+    """The messages that lead to an answer; HH-RLHF's prompts end with the name of who answers."""
+    messages = read_messages(value, "user")
+    named = messages and messages[-1].role == "assistant" and not messages[-1].content
+    return messages[:-1] if named and isinstance(value, str) else messages
+
+
+def instruction(row: Mapping[str, Any]) -> tuple[Message, ...]:
+    """The prompt of Alpaca's row: earlier pairs of `history`, then `instruction` and `input`, a line apart."""
+    texts = []
+    for name in ("instruction", "input"):
+        text = row.get(name)
+        if text is not None and not isinstance(text, str):
+            raise BadRow("content that is no text", f"{name} must be text, not {type(text).__name__}")
+        texts += [text] if text else []
+    messages: list[Message] = []
+    history = row.get("history") or ()
+    if not isinstance(history, list | tuple):
+        raise BadRow("no list of messages", f"history must be a list of pairs, not {type(history).__name__}")
+    for pair in history:
+        if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+            raise BadRow("no list of messages", "history must be a list of pairs of texts")
+        messages += [Message("user", pair[0]), Message("assistant", pair[1])]
+    return with_system(row, (*messages, Message("user", "\n".join(texts))))
+
+
+def with_system(row: Mapping[str, Any], messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The messages after that of the column `system`, if it has text."""
+    system = row.get("system")
+    if system is not None and not isinstance(system, str):
+        raise BadRow("content that is no text", f"system must be text, not {type(system).__name__}")
+    return (Message("system", system), *messages) if system else messages
+
+
+def without_tools(row: Mapping[str, Any]) -> None:
+    for name in ("tools", "functions"):
+        if row.get(name):
+            raise BadRow("tools: this chat format has no place for them")
+
+
+def columns_of(row: Mapping[str, Any]) -> str:
+    return ", ".join(str(name)[:30] for name in list(row)[:8])[:80] or "none"

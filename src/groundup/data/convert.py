@@ -1,0 +1,55 @@
+"""Conversations or preferences of any known format as TRL's JSON lines."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from groundup.core.errors import UserError
+from groundup.core.files import replacing
+from groundup.data.contracts import nothing, read
+from groundup.data.conversations import Conversation, columns_of, conversation_of, format_of
+from groundup.data.messages import BadRow
+from groundup.data.preferences import Preference, preference_format_of, preference_of
+from groundup.data.rows import Refused
+
+
+def convert(files: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Write the good rows of the files to `out`; the first row that is known decides between conversations and preferences.
+
+    Returns {"out", "what", "rows", "formats", "dropped", "first_dropped"}. Raises UserError where a file cannot be read or
+    holds no row that can be used, or is `out` itself.
+    """
+    kinds = Counter[str]()
+
+    def make(row: Mapping[str, Any]) -> Conversation | Preference:
+        name = "preferences" if preference_format_of(row) else "conversations" if format_of(row) else ""
+        if not name:
+            raise BadRow("missing column", f"no columns of a conversation or a preference; it has {columns_of(row)}")
+        if kinds and name not in kinds:
+            raise BadRow(f"{name} among {next(iter(kinds))}")
+        kinds[name] += 1
+        return preference_of(row) if name == "preferences" else conversation_of(row)
+
+    formats, refused, count = Counter[str](), Refused(), 0
+    with replacing(out) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for given in files:
+            path = given.expanduser()
+            if path.resolve() == out.resolve():
+                raise UserError(f"{out}: is read and written; give another --to")
+            mine, before = Refused(), count
+            for one in read(path, make, mine, formats):
+                file.write(json.dumps(one.row, ensure_ascii=False) + "\n")
+                count += 1
+            if count == before:
+                raise UserError(f"{path}: {nothing('conversations or preferences', path, mine)}")
+            refused.merge(mine)
+    return {
+        "out": str(out),
+        "what": next(iter(kinds)),
+        "rows": count,
+        "formats": dict(formats),
+        "dropped": dict(sorted(refused.items())),
+        "first_dropped": refused.first,
+    }
