@@ -136,7 +136,8 @@ class _Backbone(torch.autograd.Function):
     def backward(ctx: Any, grad_BTD: Tensor) -> tuple[Tensor | None, ...]:
         native, workspace, places, embedding, norm_weight, gradients, layers = ctx.kept
         ctx.kept = None
-        grad_BTD, grad_embedding, grad_norm_weight = grad_BTD.contiguous(), torch.empty_like(embedding), torch.empty_like(norm_weight)
+        grad_BTD = grad_BTD.contiguous()
+        grad_embedding, grad_norm_weight = torch.empty_like(embedding), torch.empty_like(norm_weight)
         kernels.library().backward(
             ctypes.byref(workspace.shape),
             layers,
