@@ -12,7 +12,7 @@ from importlib import metadata
 from common import arguments, conclude, machine
 from groundup.corpus.archive.warc import Losses, read_pages
 from groundup.corpus.extract.content import WEIGHTS
-from groundup.corpus.extract.extract import decode, text_of, utf8
+from groundup.corpus.extract.page_text import decode, text_of, utf8
 from groundup.corpus.extract.train_extractor import WORD, Example, cross_validated, read_examples, word_f1
 
 CLAIM = "main content: word F1 by page, cross-validated by site; also 5 times the pages a second"

@@ -20,10 +20,11 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from common import ROOT, arguments, conclude, machine
-from groundup.corpus.annotate import annotate, rules
+from groundup.corpus.annotate import rules
+from groundup.corpus.annotate.measure import annotate
 from groundup.corpus.archive.warc import Losses, WarcWriter, read_pages
 from groundup.corpus.config import AnnotationsConfig, SelectionConfig
-from groundup.corpus.select import select
+from groundup.corpus.select.selection import select
 
 CLAIM = "corpora of ten languages keep their clean pages at default settings, and lose planted near-duplicates"
 PAGES, COPIES, SENTENCES_A_PAGE, MOST_SHARED, CUT = 80, 13, 6, 4, 4

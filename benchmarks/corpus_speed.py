@@ -34,7 +34,7 @@ if __name__ == "__main__":
 """
 OURS = """
     from pathlib import Path
-    from groundup.corpus.annotate import annotate
+    from groundup.corpus.annotate.measure import annotate
     from groundup.pipeline.recipe import Annotations
     folder, out, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     pages = [(path, "web") for path in sorted(folder.glob("pages-dev-*.warc.gz"))]

@@ -24,7 +24,7 @@ from groundup.core.errors import UserError
 from groundup.core.seals import read_manifest
 from groundup.pipeline import recipe as recipes
 from groundup.pipeline.run import Run
-from groundup.pipeline.stages import STAGES
+from groundup.pipeline.steps import STANDARD
 
 HALF_MADE = {"pages": 10, "annotations": 20, "base": 6, "sft": 24, "reward": 20, "dpo": 20, "ppo": 20}  # flips of each
 STEPS = "\n[reward]\nbatch_pairs = 4\n\n[dpo]\nbatch_pairs = 4\n"  # or each were a single step
@@ -80,10 +80,10 @@ def finished(run: Path, recipe: recipes.Recipe, chance: random.Random, flips: in
 
 def half_made(whole: Path, folder: Path, recipe: recipes.Recipe, stage: str, chance: random.Random, flips: int) -> list[tuple]:
     """`stage` cut off in the middle, with those before it finished; harmed, and made to its end."""
-    number = next(number for number, one in enumerate(STAGES) if one.name == stage)
-    run, stages = folder / f"half-{stage}", STAGES[: number + 1]
+    number = next(number for number, one in enumerate(STANDARD) if one.name == stage)
+    run, stages = folder / f"half-{stage}", STANDARD[: number + 1]
     shutil.copytree(whole, run)
-    for other in STAGES[number:]:
+    for other in STANDARD[number:]:
         shutil.rmtree(run / other.name)
     with cut_off(stage), contextlib.suppress(Cut), contextlib.redirect_stderr(io.StringIO()):
         Run(run, recipe, stages).execute()
@@ -170,7 +170,7 @@ def outcome_of(act: Callable[[], Any], expected: Any, chance: random.Random) -> 
 
 
 def walked(run: Path, recipe: recipes.Recipe) -> dict:
-    return {name: manifest["results"] for name, manifest in Run(run, recipe, STAGES).execute().items()}
+    return {name: manifest["results"] for name, manifest in Run(run, recipe, STANDARD).execute().items()}
 
 
 def results_of(run: Path, recipe: recipes.Recipe, stages: tuple) -> dict:

@@ -12,7 +12,7 @@ import pytest
 
 from groundup.core import executor
 from groundup.core.errors import UserError
-from groundup.corpus.annotate import annotate as module
+from groundup.corpus.annotate import measure as module
 from groundup.corpus.archive.warc import WarcWriter
 from groundup.corpus.config import AnnotationsConfig
 

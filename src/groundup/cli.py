@@ -98,11 +98,12 @@ def run(
     What is done is not done again; a run that was killed continues where it was.
     """
     from groundup.pipeline import recipe as recipes
-    from groundup.pipeline.stages import dry, walk
+    from groundup.pipeline.steps import dry, steps_of
+    from groundup.pipeline.steps import run as run_all
 
     loaded = recipes.load(recipe, settings)
     target = folder or Path("runs") / recipe.stem
-    _result(dry(loaded, target) if dry_run else walk(loaded, target))
+    _result(dry(loaded, target, steps_of(loaded)) if dry_run else run_all(loaded, target))
 
 
 @app.command()
@@ -258,7 +259,7 @@ def make_corpus(
     if context.invoked_subcommand:
         return
     from groundup.pipeline import recipe as recipes
-    from groundup.pipeline.stages import CORPUS_STAGES, dry, walk_to_corpus
+    from groundup.pipeline.steps import CORPUS_STEPS, dry, run_to_corpus
 
     if not sources or out is None:
         raise UserError("groundup corpus: give --from SOURCE and --out DIR; --help says more")
@@ -274,7 +275,7 @@ def make_corpus(
         "corpus": {"benchmarks": [str(path) for path in benchmarks or []]},
     }
     loaded = recipes.resolve(content, settings or [], "groundup corpus")
-    _result(dry(loaded, out, CORPUS_STAGES) if dry_run else walk_to_corpus(loaded, out))
+    _result(dry(loaded, out, CORPUS_STEPS) if dry_run else run_to_corpus(loaded, out))
 
 
 Texts = "Files or folders: Parquet, JSONL or CSV with a column text (and url, host or group), or plain text."

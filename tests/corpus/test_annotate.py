@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
-from groundup.corpus.annotate import annotate
-from groundup.corpus.annotate import annotate as module
-from groundup.corpus.annotate.annotate import host_of, kind_of, scrub_addresses
+from groundup.corpus.annotate import measure as module
+from groundup.corpus.annotate.measure import annotate, host_of, kind_of, scrub_addresses
 from groundup.corpus.archive.warc import WarcWriter
 from groundup.corpus.classify import linear
 from groundup.corpus.config import AnnotationsConfig
@@ -85,7 +84,7 @@ def test_bytes_do_not_depend_on_workers_or_hash_seed(pages, tmp_path, monkeypatc
     annotate(pages, tmp_path / "one", AnnotationsConfig(), workers=1)
     code = (
         "import sys; from pathlib import Path\n"
-        "from groundup.corpus import annotate as m; from groundup.corpus.config import AnnotationsConfig\n"
+        "from groundup.corpus.annotate import measure as m; from groundup.corpus.config import AnnotationsConfig\n"
         "if __name__ == '__main__':\n"
         "    m.SHARD_PAGES, m.BY_FILE = 4, 2000\n"
         "    pages = [(Path(sys.argv[1]), 'reference'), (Path(sys.argv[2]), 'code')]\n"
@@ -127,7 +126,7 @@ def test_resuming_with_other_workers_after_a_kill_gives_the_same_bytes(pages, tm
     annotate(pages, tmp_path / "whole", AnnotationsConfig(), workers=1)
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from groundup.corpus import annotate as m; from groundup.corpus.config import AnnotationsConfig\n"
+        "from groundup.corpus.annotate import measure as m; from groundup.corpus.config import AnnotationsConfig\n"
         "m.SHARD_PAGES, real = 4, m._measure\n"
         "def killed_at_the_third(*job):\n"
         "    if job[3].name == 'docs-00002.arrow':\n"

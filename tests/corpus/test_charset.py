@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus.annotate.annotate import measure
+from groundup.corpus.annotate.measure import measure
 from groundup.corpus.archive.warc import Page
 from groundup.corpus.config import AnnotationsConfig
 from groundup.corpus.extract.charset import decoded
-from groundup.corpus.extract.extract import decode, extract, utf8
+from groundup.corpus.extract.page_text import decode, extract, utf8
 
 SAMPLES = {
     "de": "Die Größe der Häuser ändert über Jahre müde Gefühle, schön für Bücher",

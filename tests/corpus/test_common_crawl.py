@@ -174,7 +174,7 @@ def test_collect_stops_at_its_limits_and_leaves_one_file(crawl, tmp_path, monkey
 def test_killed_at_any_moment_nothing_that_was_had_is_fetched_again(tmp_path):
     make(tmp_path / "server", HOSTS, pages_per_host=30)
     script = (
-        "import sys; from pathlib import Path; from groundup.corpus import common_crawl, ranges\n"
+        "import sys; from pathlib import Path; from groundup.corpus.acquire import common_crawl, ranges\n"
         "from groundup.corpus.acquire.sources import collect; from groundup.corpus.config import SourceConfig\n"
         "ranges.BLOCK = 300; common_crawl.BASE = sys.argv[1]\n"
         f"print(collect(SourceConfig(source='cc:{CRAWL}', domain='web'), Path(sys.argv[2]), 's', 1.0, 'test'))"

@@ -13,7 +13,7 @@ from groundup.corpus.extract.content import (
     from_arrays,
     to_arrays,
 )
-from groundup.corpus.extract.extract import parse
+from groundup.corpus.extract.page_text import parse
 
 
 def grow(random: np.random.Generator, leaves: list[int]):

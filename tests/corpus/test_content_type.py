@@ -14,7 +14,7 @@ from groundup.corpus.acquire.sources import collect
 from groundup.corpus.archive.content_type import MARKS, gives_text, kind_of_body, may_give_text, stated
 from groundup.corpus.archive.warc import Losses, Page, WarcWriter, read_pages
 from groundup.corpus.config import SourceConfig
-from groundup.corpus.extract import extract
+from groundup.corpus.extract.page_text import extract
 
 PAGE = "<html><head><title>Bees</title></head><body><main><h1>Bees</h1><p>Of bees, much is known.</p></main></body></html>"
 XHTML = '<?xml version="1.0"?>\n<!-- x > y --><!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0//EN" "x.dtd">\n' + PAGE.replace(

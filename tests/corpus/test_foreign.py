@@ -21,7 +21,7 @@ from groundup.corpus.acquire.crawl import links
 from groundup.corpus.acquire.fetch import seconds_of
 from groundup.corpus.acquire.robots import parse_sitemap
 from groundup.corpus.acquire.sources import collect
-from groundup.corpus.annotate import annotate
+from groundup.corpus.annotate import measure
 from groundup.corpus.archive.records import natural
 from groundup.corpus.archive.warc import Losses, Page, WarcWriter, read_pages
 from groundup.corpus.classify.labelled import read
@@ -45,7 +45,7 @@ URLS = st.one_of(st.text(max_size=40), st.lists(PIECES, max_size=12).map("".join
 def test_malformed_urls_are_none(url):
     assert split_url(url) is None
     assert canonical(url) is None
-    assert (host_of(url), path_and_query(url), annotate.host_of(url)) == ("", "/", "")
+    assert (host_of(url), path_and_query(url), measure.host_of(url)) == ("", "/", "")
 
 
 @given(URLS, URLS)
@@ -56,12 +56,12 @@ def test_no_url_raises(url, base):
         url.encode()
     for found in (canonical(url), canonical(url, base), canonical(url, "http://a.org/b/c")):
         assert found is None or (split_url(found) and canonical(found) == found)
-    host_of(url), path_and_query(url), annotate.host_of(url), annotate.kind_of("text/plain", url), site_of(url), unescaped(url)
+    host_of(url), path_and_query(url), measure.host_of(url), measure.kind_of("text/plain", url), site_of(url), unescaped(url)
     links(Page("http://a.org/", "text/html", f"<a href='{url}'>x</a>".encode("utf-8", "replace")))
 
 
 def test_a_row_of_a_page_with_any_url_can_be_measured():
-    row = annotate.measure(Page("http://a.org/\ud800", "text/plain", b"words"), "d", AnnotationsConfig())
+    row = measure.measure(Page("http://a.org/\ud800", "text/plain", b"words"), "d", AnnotationsConfig())
     assert row["url"] == "http://a.org/?"
     url_hash(row["url"])
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.corpus.extract.blocks import render
-from groundup.corpus.extract.extract import parse
+from groundup.corpus.extract.page_text import parse
 
 
 def text(html: str) -> str:

@@ -21,14 +21,15 @@ from hypothesis import strategies as st
 
 from groundup.core import words
 from groundup.core.words import split
-from groundup.corpus.annotate import annotate, personal, rules
+from groundup.corpus.annotate import personal, rules
+from groundup.corpus.annotate.measure import annotate
 from groundup.corpus.archive.warc import Losses, WarcWriter, read_pages
 from groundup.corpus.classify import toxicity
 from groundup.corpus.config import AnnotationsConfig, SelectionConfig
 from groundup.corpus.dedup import contamination
 from groundup.corpus.dedup.duplicates import shingles
-from groundup.corpus.extract import extract
-from groundup.corpus.select import select
+from groundup.corpus.extract.page_text import extract
+from groundup.corpus.select.selection import select
 
 SENTENCES = json.loads(Path(__file__).with_name("languages.json").read_text(encoding="utf-8"))
 LANGUAGES = sorted(SENTENCES)

@@ -7,9 +7,9 @@ import pytest
 
 from groundup.core.errors import UserError
 from groundup.corpus.annotate import rules
-from groundup.corpus.annotate.annotate import SCHEMA
+from groundup.corpus.annotate.measure import SCHEMA
 from groundup.corpus.config import SelectionConfig
-from groundup.corpus.select import select
+from groundup.corpus.select.selection import select
 
 
 def row(number, **changes):

@@ -4,7 +4,7 @@ import pytest
 
 from groundup.core.errors import UserError
 from groundup.corpus.annotate import rules
-from groundup.corpus.annotate.annotate import SCHEMA
+from groundup.corpus.annotate.measure import SCHEMA
 from groundup.corpus.select.thresholds import tune
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from groundup.core.files import write_json, write_jsonl
 from groundup.core.seals import read_sealed, write_sealed
 from groundup.pipeline.recipe import Recipe
-from groundup.pipeline.stages import STAGES
+from groundup.pipeline.steps import STANDARD
 from groundup.report import report
 from groundup.tokenizer.tokenizer import Tokenizer
 
@@ -81,7 +81,7 @@ RESULTS = {
 
 def finished(folder: Path) -> dict[str, Path]:
     """The artifacts of a run, as small as they can be, with hostile text wherever text is anybody's."""
-    folders = {name: folder / name for name in STAGES[-1].needs}
+    folders = {name: folder / name for name in STANDARD[-1].needs}
     for number, (name, folder) in enumerate(folders.items()):
         manifest = {"results": RESULTS[name], "seconds": 61.0 + number, "versions": {"groundup": "0"}}
         write_sealed(folder / "stage.json", {"stage": name, "key": {}, "outputs": {}, "digest": "", **manifest})

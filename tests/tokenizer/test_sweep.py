@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from groundup.cli import app
 from groundup.core.errors import UserError
+from groundup.report import vocabulary_page
 from groundup.scaling import vocabulary_sweep, vocabulary_trial
 from groundup.scaling.vocabulary_trial import flop_per_token
 from groundup.tokenizer import documents
@@ -151,12 +152,12 @@ def test_sweep(tiny, tmp_path):
         assert row["vocabulary_share"] == 2 * row["vocabulary"] * 64 / row["parameters"]
     assert found["recommended"] in (270, 290)
     assert Tokenizer.load(tmp_path / "out" / "270").merges == Tokenizer.load(tmp_path / "out" / "290").merges[:10]
-    page = (tmp_path / "out" / "sweep.html").read_text()
+    page = vocabulary_page.write(tmp_path / "out", found).read_text()
     assert "<svg" in page and not re.search(r"""(src|href)=["'](?!#)|<script|<link|url\((?!#)""", page)
 
     # Killed while the second size was training, and once more after it: the same bytes.
     before = files(tmp_path / "out")
-    for path in ("290/result.json", "290/model.safetensors", "sweep.json", "sweep.html"):
+    for path in ("290/result.json", "290/model.safetensors", "sweep.json"):
         (tmp_path / "out" / path).unlink()
     again = vocabulary_sweep.sweep(sizes=[270, 290], out=tmp_path / "out", **tiny)
     assert again == found

@@ -1,7 +1,8 @@
-"""What would end a later stage, known before the expensive ones: each check is named beside its stage, in `pipeline/stages.py`.
+"""What would end a later step, known before the expensive ones. Each check is named beside its step in `steps.py`.
 
-A check is given the recipe and the run folder, reads what the stages before it made, and raises UserError in the words of
-the stage that would fail. What it does not find is not promised: ties in every comparison show only when they are made.
+A check is given the recipe and the folders of the step's inputs, reads what the steps before it made, and raises
+UserError in the words of the step that would fail. What it does not find is not promised: ties in every comparison show
+only when they are made.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from groundup.core.errors import UserError
 from groundup.pipeline.recipe import Recipe
 
 
-def base_continues(recipe: Recipe, run: Path) -> None:
+def base_continues(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """base.start_from has the tokenizer of tokenizer.folder, and is as long as base.context."""
     from groundup.core.files import read_object
     from groundup.model.description import FAMILIES, read_config
@@ -34,10 +35,10 @@ def base_continues(recipe: Recipe, run: Path) -> None:
             )
 
 
-def base_has_text(recipe: Recipe, run: Path) -> None:
+def base_has_text(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """The training documents of the mixture fill a row. A token is at least a byte, so this refuses nothing that would."""
     sizes = dict.fromkeys(recipe.mixture.weights, 0)
-    for row in _documents(run, "train", ["domain", "text"]):
+    for row in _documents(inputs, "train", ["domain", "text"]):
         if not recipe.mixture.weights or row["domain"] in sizes:
             sizes[row["domain"]] = sizes.get(row["domain"], 0) + len(row["text"].encode()) + 1
     for domain, size in sizes.items():
@@ -51,12 +52,12 @@ def base_has_text(recipe: Recipe, run: Path) -> None:
         )
 
 
-def evaluation(recipe: Recipe, run: Path) -> None:
+def evaluation(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """Something is held out that the base model can be measured on."""
     from groundup.evaluation import multiple_choice, sentence_pairs
 
     settings = recipe.evaluation
-    held_out = list(_documents(run, "held_out", ["url", "text"]))
+    held_out = list(_documents(inputs, "held_out", ["url", "text"]))
     if not any(len(row["text"].encode()) <= settings.held_out_kb * 1000 for row in held_out):
         raise UserError(
             f"evaluation: none of {len(held_out)} held-out documents fits {settings.held_out_kb} kB; take more pages, or raise "
@@ -74,17 +75,17 @@ def evaluation(recipe: Recipe, run: Path) -> None:
         )
 
 
-def sft(recipe: Recipe, run: Path) -> None:
+def sft(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """There are questions to learn from, to prefer answers to, and to hold out. Raises what `questions.build` does."""
-    _questions(recipe, run)
+    _questions(recipe, inputs)
 
 
-def sft_answers_fit(recipe: Recipe, run: Path) -> None:
+def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """At least one answer to learn from is short enough."""
     from groundup.posttraining.batches import row_of
     from groundup.tokenizer.tokenizer import Tokenizer
 
-    encoder, rows = Tokenizer.load(run / "tokenizer"), _questions(recipe, run)["train"]
+    encoder, rows = Tokenizer.load(inputs["tokenizer"]), _questions(recipe, inputs)["train"]
     for row in rows:
         ids, spoken = row_of(encoder, *(message["content"] for message in row["messages"]))
         if len(ids) <= recipe.base.context + 1 and sum(spoken) <= recipe.sft.max_answer_tokens:
@@ -95,16 +96,16 @@ def sft_answers_fit(recipe: Recipe, run: Path) -> None:
     )
 
 
-def _questions(recipe: Recipe, run: Path) -> dict[str, list[dict[str, Any]]]:
+def _questions(recipe: Recipe, inputs: dict[str, Path]) -> dict[str, list[dict[str, Any]]]:
     from groundup.data import docstring_questions
 
-    rows = ((row["url"], row["text"]) for row in _documents(run, None, ["url", "text"]))
+    rows = ((row["url"], row["text"]) for row in _documents(inputs, None, ["url", "text"]))
     return docstring_questions.build(rows, recipe.sft.max_objects, recipe.seed)
 
 
-def _documents(run: Path, split: str | None, columns: list[str]) -> Iterator[dict[str, Any]]:
+def _documents(inputs: dict[str, Path], split: str | None, columns: list[str]) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(run / "corpus" / "documents.parquet") as file:
+    with pq.ParquetFile(inputs["corpus"] / "documents.parquet") as file:
         for batch in file.iter_batches(256, columns=[*columns, "split"]):
             yield from (row for row in batch.to_pylist() if split is None or row["split"] == split)

@@ -1,4 +1,7 @@
-"""What to build: one typed section a stage, read from TOML, changed by `--set section.key=value`.
+"""What to build: one typed section per kind of step, read from TOML, changed by `--set section.key=value`.
+
+The standard steps run unless `standard` lists fewer; `[[steps]]` adds more of any kind, each with settings and inputs of its
+own; `[given]` names what is there already, so that a run can start from somebody's corpus, tokenizer or model.
 
 An unknown key, a wrong type or a value out of range is refused in one line, with the nearest known name.
 Everything that is not said in the recipe has the default given here; `groundup run --dry-run` prints the plan.
@@ -8,7 +11,7 @@ import difflib
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import Field, ValidationError
 
@@ -23,13 +26,25 @@ from groundup.tokenizer.config import TokenizerConfig, TokensConfig
 from groundup.training.config import PretrainingConfig
 
 
+class StepSettings(Section):
+    """One more step: what differs from its kind's section, and inputs other than the standard steps."""
+
+    kind: str
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=60)]  # names its folder
+    inputs: dict[str, str] = {}  # as base = "deep": another step's name; or a folder, absolute or beginning with ./ or ../
+    settings: dict[str, Any] = {}
+
+
 class Recipe(Section):
     name: str
     seed: SeedNumber = 0
     threads: Annotated[int, Field(ge=0, le=4096)] = 0  # 0: one a core; each is a process, and no machine has more cores
     memory_mb: Annotated[int, Field(gt=0, le=1 << 24)] = 1024  # for finding near duplicates; the result is the same
     ray: str | None = None  # address of the Ray cluster that works on the pages, "local" to start one; none: processes
-    pages: PagesConfig
+    standard: list[str] | None = None  # of the standard steps, those that run; none: all whose inputs are there
+    steps: list[StepSettings] = []
+    given: dict[str, str] = {}  # as corpus = "/data/corpus": a folder that takes the place of a step
+    pages: PagesConfig | None = None  # not needed where `given` begins later
     annotations: AnnotationsConfig = AnnotationsConfig()
     corpus: SelectionConfig = SelectionConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -77,9 +92,11 @@ def resolve(content: dict[str, Any], overrides: list[str], where: str) -> Recipe
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{where}: {_one_line(error)}") from None
-    domains = [source.domain for source in recipe.pages.sources]
+    if recipe.pages is None and not recipe.given:
+        raise UserError(f"{where}: pages is missing")
+    domains = [source.domain for source in recipe.pages.sources] if recipe.pages else []
     for name in recipe.mixture.weights:
-        if name not in domains:
+        if domains and name not in domains:
             near = difflib.get_close_matches(name, domains, n=1)
             hint = f"did you mean {near[0]}?" if near else f"the sources have {', '.join(domains)}"
             raise UserError(f"{where}: mixture.weights.{name}: no source has this domain; {hint}")
@@ -102,6 +119,20 @@ def _check_together(recipe: Recipe, where: str) -> None:
         raise UserError(f"{where}: base.long_context = {base.long_context} is no longer than base.context = {base.context}")
     if base.long_context and base.architecture not in ("dense", "experts"):
         raise UserError(f"{where}: base.long_context is for dense decoders and mixtures of experts, not {base.architecture}")
+
+
+def config_of(section: str) -> type[Section] | None:
+    """The class of a section of the recipe; None for a single value."""
+    annotation = Recipe.model_fields[section].annotation
+    kinds = [annotation, *get_args(annotation)]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
+
+
+def with_settings(recipe: Recipe, section: str, settings: dict[str, Any], where: str) -> Recipe:
+    """The recipe with some values of one section changed. Raises UserError, which begins with `where`, as `load` does."""
+    content = recipe.model_dump()
+    content[section] = {**(content[section] or {}), **settings}
+    return resolve(content, [], where)
 
 
 def source(text: str) -> dict[str, str]:
@@ -152,9 +183,9 @@ def _suggestion(location: list[str | int]) -> str:
     """The nearest known key: first within the same section, then anywhere."""
     *path, name = [part for part in location if isinstance(part, str)]
     everywhere = {"": list(Recipe.model_fields), "pages.sources": list(SourceConfig.model_fields)}
-    for section, field in Recipe.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            everywhere[section] = list(field.annotation.model_fields)
+    for section in Recipe.model_fields:
+        if config := config_of(section):
+            everywhere[section] = list(config.model_fields)
     here = ".".join(path)
     near = difflib.get_close_matches(str(name), everywhere.get(here, []), n=1, cutoff=0.6)
     if near:

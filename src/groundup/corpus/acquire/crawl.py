@@ -23,7 +23,7 @@ from groundup.corpus.acquire.robots import MAX_SITEMAP_BYTES, NOTHING_ALLOWED, R
 from groundup.corpus.archive.content_type import HTML_TYPES
 from groundup.corpus.archive.records import Losses, Record, read_records
 from groundup.corpus.archive.warc import Page, WarcWriter, complete_prefix, page_of
-from groundup.corpus.extract.extract import decode
+from groundup.corpus.extract.page_text import decode
 from groundup.corpus.urls import MAX_URL_LENGTH, TRAP, canonical, host_of, path_and_query, split_url, unescaped
 
 MAX_REDIRECTS = 5

@@ -24,8 +24,8 @@ from groundup.core.errors import UserError
 from groundup.corpus.archive.warc import Losses, read_pages
 from groundup.corpus.extract.blocks import Blocks, Tag
 from groundup.corpus.extract.content import LEAVES, WEIGHTS, ContentModel, Trees, to_arrays
-from groundup.corpus.extract.extract import decode, parse
 from groundup.corpus.extract.features import Scores, features, split_words, tokens_of
+from groundup.corpus.extract.page_text import decode, parse
 from groundup.corpus.urls import split_url
 
 WORD = re.compile(r"\w+")

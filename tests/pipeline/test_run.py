@@ -13,7 +13,7 @@ import groundup.pipeline.run
 from groundup.core.errors import UserError
 from groundup.core.machine import machine
 from groundup.pipeline.recipe import Recipe
-from groundup.pipeline.run import Run, Stage, open_stage
+from groundup.pipeline.run import Run, Step, open_stage
 
 PAGES = {"sources": [{"source": "topics:", "domain": "reference"}]}
 
@@ -33,10 +33,10 @@ class Road:
         self.made = []
         self.failing = set()
         self.stages = (
-            Stage("tokenizer", (), self.tokenizer),
-            Stage("base", ("tokenizer",), self.base, ("base", "mixture")),
-            Stage("sft", ("base",), self.sft),
-            Stage("dpo", ("tokenizer",), self.dpo),
+            Step("tokenizer", (), self.tokenizer),
+            Step("base", ("tokenizer",), self.base, ("base", "mixture")),
+            Step("sft", ("base",), self.sft),
+            Step("dpo", ("tokenizer",), self.dpo),
         )
 
     def begin(self, context):
@@ -81,7 +81,7 @@ class Road:
         return self.made
 
     def plan(self, **changes):
-        return {step.stage.name: (step.state, step.reason) for step in self.run(**changes).plan()}
+        return {step.step.name: (step.state, step.reason) for step in self.run(**changes).plan()}
 
     def artifacts(self):
         return {
@@ -206,7 +206,7 @@ def test_an_exception_leaves_no_finished_folder(road):
     assert not (road.folder / "base").exists() and not (road.folder / "sft").exists()
     with pytest.raises(UserError, match="no finished stage 'base'"):
         open_stage(road.folder, "base")
-    assert road.plan()["base"] == ("make", "continues where it was cut off")
+    assert road.plan()["base"] == ("make", "resumes where it was interrupted")
 
 
 def test_partial_work_is_kept_for_the_same_inputs_and_wiped_for_others(road):

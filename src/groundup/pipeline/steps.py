@@ -1,4 +1,4 @@
-"""The road, one function a stage: read a section of the recipe and the artifacts before it, call the chapter, write.
+"""The steps, one function per kind: read a section of the recipe and the artifacts before it, call the chapter, write.
 
 Chapters are imported where they are used, so that `groundup run --dry-run` and a finished run do not wait for torch.
 """
@@ -7,6 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,8 +18,8 @@ from groundup.core.seals import MANIFEST, SEAL, is_sealed, read_sealed, seal, wr
 from groundup.core.text import printable
 from groundup.corpus.config import SourceConfig
 from groundup.pipeline import preflight
-from groundup.pipeline.recipe import Recipe
-from groundup.pipeline.run import Context, Run, Stage
+from groundup.pipeline.recipe import Recipe, StepSettings, with_settings
+from groundup.pipeline.run import Run, Step, StepContext
 
 if TYPE_CHECKING:
     from groundup.core.device import Device
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 Results = dict[str, Any]
 
 
-def pages(context: Context) -> Results:
+def pages(context: StepContext) -> Results:
     """Sources -> WARC files, one a source."""
     from groundup.corpus.acquire.sources import collect
 
@@ -49,9 +50,9 @@ def pages(context: Context) -> Results:
     return counts
 
 
-def annotations(context: Context) -> Results:
+def annotations(context: StepContext) -> Results:
     """Pages -> documents with everything that was measured on them; nothing is dropped."""
-    from groundup.corpus.annotate import annotate
+    from groundup.corpus.annotate.measure import annotate
 
     recipe = context.recipe
     sources = [
@@ -62,15 +63,15 @@ def annotations(context: Context) -> Results:
     return annotate(sources, context.work, recipe.annotations, workers, context.name, recipe.ray, recipe.memory_mb)
 
 
-def corpus(context: Context) -> Results:
+def corpus(context: StepContext) -> Results:
     """Annotations -> the documents that pass the thresholds, split into training and held-out."""
-    from groundup.corpus.select import select
+    from groundup.corpus.select.selection import select
 
     recipe = context.recipe
     return select(context.inputs["annotations"], context.work, recipe.corpus, recipe.annotations.language, recipe.seed)
 
 
-def tokenizer(context: Context) -> Results:
+def tokenizer(context: StepContext) -> Results:
     """Training documents -> byte-level BPE; or the one of another folder."""
     from groundup.tokenizer import bpe
     from groundup.tokenizer.tokenizer import Tokenizer, longest_words
@@ -103,7 +104,7 @@ def tokenizer(context: Context) -> Results:
     }
 
 
-def tokens(context: Context) -> Results:
+def tokens(context: StepContext) -> Results:
     """Documents -> token files, each document after the end-of-text token; and a table of what stands where."""
     import numpy as np
     import pyarrow as pa
@@ -137,7 +138,7 @@ def tokens(context: Context) -> Results:
     return sizes
 
 
-def base(context: Context) -> Results:
+def base(context: StepContext) -> Results:
     """Tokens -> a model: warm-up, stable, annealed on the best data. Under torchrun all processes come here."""
     from groundup.model import folder
     from groundup.training import checkpoint, parallel
@@ -145,7 +146,7 @@ def base(context: Context) -> Results:
 
     recipe, encoder = context.recipe, _tokenizer(context)
     device = _device(context)
-    parallel.call("base")
+    parallel.call(context.name)
     processes = parallel.start(recipe.base.shard)
     model, results = pretrain(
         context.inputs["tokens"], encoder, recipe.base, recipe.mixture, device, processes, context.work, context.name,
@@ -159,7 +160,7 @@ def base(context: Context) -> Results:
     return {**results, "device": device.name}
 
 
-def evaluation(context: Context) -> Results:
+def evaluation(context: StepContext) -> Results:
     """The base model against n-grams and a compressor; sentence pairs; multiple choice; samples."""
     from groundup.evaluation.suite import evaluate_base
 
@@ -172,7 +173,7 @@ def evaluation(context: Context) -> Results:
     return results
 
 
-def sft(context: Context) -> Results:
+def sft(context: StepContext) -> Results:
     """Questions and answers from docstrings -> a chat model, compared with the base model on held-out objects."""
     from groundup.data import docstring_questions
     from groundup.model import folder
@@ -199,7 +200,7 @@ def sft(context: Context) -> Results:
     return {"questions": {**counts, "asked": len(asked)}, "steps": steps, "left_out": dict(left_out), **results}
 
 
-def preferences(context: Context) -> Results:
+def preferences(context: StepContext) -> Results:
     """Two sampled answers a prompt, compared by the simulated annotator; the file that people's labels use too."""
     from groundup.posttraining.preferences import label
 
@@ -218,7 +219,7 @@ def preferences(context: Context) -> Results:
     return {"annotator": "simulated", **results}
 
 
-def reward(context: Context) -> Results:
+def reward(context: StepContext) -> Results:
     """Preferences -> a reward model, `Qwen3ForSequenceClassification` with one label."""
     from groundup.model import folder
     from groundup.posttraining.reward import assess, fit
@@ -239,7 +240,7 @@ def reward(context: Context) -> Results:
     return {**results, "left_out": dict(left_out)}
 
 
-def dpo(context: Context) -> Results:
+def dpo(context: StepContext) -> Results:
     """Preferences -> a better policy, directly."""
     from groundup.posttraining.dpo import optimise
 
@@ -254,7 +255,7 @@ def dpo(context: Context) -> Results:
     return {"steps": steps, "left_out": dict(left_out), **_finish_policy(context, policy)}
 
 
-def ppo(context: Context) -> Results:
+def ppo(context: StepContext) -> Results:
     """Prompts and the reward model -> a better policy, by reinforcement."""
     from groundup.model.folder import load_scorer
     from groundup.posttraining.ppo import optimise
@@ -272,7 +273,7 @@ def ppo(context: Context) -> Results:
     return {**summary, "left_out": dict(left_out), **_finish_policy(context, policy)}
 
 
-def report(context: Context) -> Results:
+def report(context: StepContext) -> Results:
     """Everything above -> one self-contained page."""
     from groundup.report.report import write
 
@@ -281,14 +282,14 @@ def report(context: Context) -> Results:
     return {"report": "report/report.html", "kb": round(path.stat().st_size / 1024)}
 
 
-def _say_left_out(context: Context, left_out: Counter[str]) -> None:
+def _say_left_out(context: StepContext, left_out: Counter[str]) -> None:
     from groundup.posttraining.rows import said
 
     if left_out:
         context.say(f"{left_out.total():,} rows left out of training or its measures: {said(left_out)}")
 
 
-def _finish_policy(context: Context, policy: "Decoder") -> Results:
+def _finish_policy(context: StepContext, policy: "Decoder") -> Results:
     """Save an aligned policy and compare it with the model that it began as."""
     from groundup.model import folder
     from groundup.posttraining.preferences import compare_policies
@@ -355,45 +356,46 @@ def _given_model(recipe: Recipe) -> list[Path]:
     return [folder / "config.json", *_others(folder, "config.json"), *weights] if recipe.base.start_from else []
 
 
-def _assist(recipe: Recipe, folder: Path) -> NoReturn:
+def _assist(recipe: Recipe, folder: Path, steps: tuple[Step, ...]) -> NoReturn:
     """What torchrun's other processes do: wait for the first to train, help it, and say nothing."""
     from groundup.training import parallel
 
-    by_name = {stage.name: stage for stage in STAGES}
+    by_name = {step.name: step for step in steps}
     if work := parallel.called():
-        inputs = {need: folder / need for need in by_name[work].needs}
+        step = by_name[work]
+        inputs = {need: folder / step.source(need) for need in step.needs}
         try:
-            by_name[work].make(Context(recipe, folder / f"{work}.partial", inputs, work))
+            step.make(StepContext(step.recipe or recipe, folder / f"{work}.partial", inputs, work))
         except UserError:
             sys.exit(2)  # the first process has met it too, and says it
     sys.exit(0)
 
 
-def _device(context: Context) -> "Device":
+def _device(context: StepContext) -> "Device":
     from groundup.core.device import choose
 
     return choose(context.recipe.threads)
 
 
-def _workers(context: Context) -> int:
+def _workers(context: StepContext) -> int:
     from groundup.core.executor import cores
 
     return context.recipe.threads or cores()
 
 
-def _tokenizer(context: Context) -> "Tokenizer":
+def _tokenizer(context: StepContext) -> "Tokenizer":
     from groundup.tokenizer.tokenizer import Tokenizer
 
     return Tokenizer.load(context.inputs["tokenizer"])
 
 
-def _model(context: Context, stage: str) -> "Decoder":
+def _model(context: StepContext, stage: str) -> "Decoder":
     from groundup.model.folder import load_decoder
 
     return load_decoder(context.inputs[stage]).to(_device(context).torch_device)
 
 
-def _documents(context: Context, split: str | None = None) -> list[dict[str, Any]]:
+def _documents(context: StepContext, split: str | None = None) -> list[dict[str, Any]]:
     from groundup.corpus.tables import read_table
 
     rows = read_table(context.inputs["corpus"] / "documents.parquet").to_pylist()
@@ -406,90 +408,173 @@ def _watched(texts: Iterable[str], progress: Progress) -> Iterator[str]:
         progress.advance(len(text))
 
 
-STAGES = (
-    Stage("pages", (), pages, files=_local_sources, content=_archived),
-    Stage("annotations", ("pages",), annotations, files=_judges_and_signatures),
-    Stage("corpus", ("annotations",), corpus, files=lambda recipe: [Path(name) for name in recipe.corpus.benchmarks]),
-    Stage("tokenizer", ("corpus",), tokenizer, files=_given_tokenizer),
-    Stage("tokens", ("corpus", "tokenizer"), tokens),
-    Stage("base", ("corpus", "tokenizer", "tokens"), base, ("base", "mixture"), files=_given_model,
+STANDARD = (
+    Step("pages", (), pages, files=_local_sources, content=_archived),
+    Step("annotations", ("pages",), annotations, files=_judges_and_signatures),
+    Step("corpus", ("annotations",), corpus, files=lambda recipe: [Path(name) for name in recipe.corpus.benchmarks]),
+    Step("tokenizer", ("corpus",), tokenizer, files=_given_tokenizer),
+    Step("tokens", ("corpus", "tokenizer"), tokens),
+    Step("base", ("corpus", "tokenizer", "tokens"), base, ("base", "mixture"), files=_given_model,
           ahead=(("", preflight.base_continues), ("corpus", preflight.base_has_text))),
-    Stage("evaluation", ("corpus", "tokenizer", "tokens", "base"), evaluation, ahead=(("corpus", preflight.evaluation),)),
-    Stage("sft", ("corpus", "tokenizer", "base"), sft,
+    Step("evaluation", ("corpus", "tokenizer", "tokens", "base"), evaluation, ahead=(("corpus", preflight.evaluation),)),
+    Step("sft", ("corpus", "tokenizer", "base"), sft,
           ahead=(("corpus", preflight.sft), ("tokenizer", preflight.sft_answers_fit))),
-    Stage("preferences", ("tokenizer", "sft"), preferences, ("preferences", "sft")),
-    Stage("reward", ("tokenizer", "sft", "preferences"), reward),
-    Stage("dpo", ("tokenizer", "sft", "preferences"), dpo, ("dpo", "preferences", "sft")),
-    Stage("ppo", ("tokenizer", "sft", "reward"), ppo, ("ppo", "preferences", "sft")),
-    Stage("report", ("pages", "annotations", "corpus", "tokenizer", "tokens", "base", "evaluation", "sft", "preferences",
+    Step("preferences", ("tokenizer", "sft"), preferences, ("preferences", "sft")),
+    Step("reward", ("tokenizer", "sft", "preferences"), reward),
+    Step("dpo", ("tokenizer", "sft", "preferences"), dpo, ("dpo", "preferences", "sft")),
+    Step("ppo", ("tokenizer", "sft", "reward"), ppo, ("ppo", "preferences", "sft")),
+    Step("report", ("pages", "annotations", "corpus", "tokenizer", "tokens", "base", "evaluation", "sft", "preferences",
                      "reward", "dpo", "ppo"), report),
 )  # fmt: skip
 
 
-CORPUS_STAGES = STAGES[:3]
+CORPUS_STEPS = STANDARD[:3]
+KINDS = {step.name: step for step in STANDARD[:-1]}  # a kind of step is a standard step under another name
+MODELS = ("base", "sft", "dpo", "ppo")  # steps that write a model with its tokenizer
 
 
-def dry(recipe: Recipe, folder: Path, stages: tuple[Stage, ...] = STAGES) -> Results:
+def steps_of(recipe: Recipe) -> tuple[Step, ...]:
+    """The steps of a recipe, in order: the standard ones whose inputs are there, those it adds, and the report on all.
+
+    Raises UserError for a step that cannot be: of an unknown kind, of a name that is taken, without one of its inputs.
+    """
+    given = {name: Path(folder).expanduser() for name, folder in recipe.given.items()}
+    for name in [*given, *(recipe.standard or ())]:
+        if name not in KINDS:
+            raise UserError(f"{name}: no standard step has this name; known: {', '.join(KINDS)}")
+    if models := [given[name] for name in MODELS if name in given]:
+        given.setdefault("tokenizer", models[0])  # a model is used with the tokenizer that it was trained with
+    at_hand: dict[str, str | Path] = dict(given)  # what steps can take, by name: a step, or a folder
+    steps = _standard_steps(recipe, at_hand)
+    for number, one in enumerate(recipe.steps, start=1):
+        steps.append(_added_step(recipe, one, f"steps {number} ({one.name})", at_hand))
+        at_hand[one.name] = one.name
+    if not steps:
+        raise UserError("no step can run: give [pages], or in [given] what the steps before would make")
+    return (*steps, replace(STANDARD[-1], needs=tuple(step.name for step in steps)))
+
+
+def _standard_steps(recipe: Recipe, at_hand: dict[str, str | Path]) -> list[Step]:
+    steps, replaced = [], set(at_hand)
+    if recipe.pages is None or "corpus" in at_hand:
+        replaced |= {"pages", "annotations"}
+    for name, step in KINDS.items():
+        if name in replaced or (recipe.standard is not None and name not in recipe.standard):
+            continue
+        needs = _needs(step, recipe)
+        if missing := [need for need in needs if need not in at_hand]:
+            if recipe.standard is not None:
+                raise UserError(f"standard: step {name} needs {missing[0]}, which is neither among the steps nor given")
+            continue
+        steps.append(replace(step, needs=needs, bound={need: at_hand[need] for need in needs if at_hand[need] != need}))
+        at_hand[name] = name
+    return steps
+
+
+def _added_step(recipe: Recipe, one: StepSettings, where: str, at_hand: dict[str, str | Path]) -> Step:
+    if one.kind not in KINDS:
+        raise UserError(f"{where}: no kind of step is called {one.kind!r}; known: {', '.join(KINDS)}")
+    if one.name in at_hand or one.name in (*KINDS, "report"):
+        raise UserError(f"{where}: there is a step of this name already; choose another")
+    own = with_settings(recipe, one.kind, one.settings, where) if one.settings else recipe
+    needs, bound = _needs(KINDS[one.kind], own), {}
+    for need, source in one.inputs.items():
+        if need not in needs:
+            raise UserError(f"{where}: {one.kind} has no input {need!r}; its inputs are {', '.join(needs)}")
+        if source.startswith(("/", "./", "../", "~")):
+            bound[need] = Path(source).expanduser()
+        elif source in at_hand:
+            bound[need] = at_hand[source]
+        else:
+            raise UserError(f"{where}: no step {source!r} comes before it; a folder is written ./{source}")
+    for need in needs:
+        if need not in bound and need not in at_hand:
+            raise UserError(f"{where}: its input {need} is neither made nor given: add inputs.{need} = \"STEP or ./FOLDER\"")
+        bound.setdefault(need, at_hand.get(need, need))
+    bound = {need: source for need, source in bound.items() if source != need}
+    return replace(KINDS[one.kind], name=one.name, needs=needs, kind=one.kind, bound=bound, recipe=own)
+
+
+def _needs(step: Step, recipe: Recipe) -> tuple[str, ...]:
+    """A step's inputs, without those whose place files of the user's own take."""
+    return step.needs
+
+
+def dry(recipe: Recipe, folder: Path, steps: tuple[Step, ...]) -> Results:
     """The plan of a run, printed; nothing is written."""
-    plan = Run(folder, recipe, stages).plan()
-    for step in plan:
-        print(printable(f"{step.state:>5}  {step.stage.name:<12} {step.reason}"), file=sys.stderr)
-    return {"run": str(folder), "plan": {step.stage.name: step.state for step in plan}}
+    plan = Run(folder, recipe, steps).plan()
+    for one in plan:
+        print(printable(f"{one.state:>5}  {one.step.name:<12} {one.reason}"), file=sys.stderr)
+    return {"run": str(folder), "plan": {one.step.name: one.state for one in plan}}
 
 
-def execute(recipe: Recipe, folder: Path) -> dict[str, dict[str, Any]]:
-    """Make everything that is not made yet; the manifest of every stage. Of torchrun's processes the first returns."""
+def execute(recipe: Recipe, folder: Path, steps: tuple[Step, ...]) -> dict[str, dict[str, Any]]:
+    """Run every step that is not done; the manifest of every step. Of torchrun's processes the first returns."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return Run(folder, recipe, STAGES).execute()
+        return Run(folder, recipe, steps).execute()
     from groundup.training import parallel
 
     if parallel.rank() > 0:
-        _assist(recipe, folder)
-    manifests = Run(folder, recipe, STAGES).execute()
-    parallel.call("")  # where base was there already, the others wait still
+        _assist(recipe, folder, steps)
+    manifests = Run(folder, recipe, steps).execute()
+    parallel.call("")  # where every model was there already, the others wait still
     return manifests
 
 
-def walk(recipe: Recipe, folder: Path) -> Results:
-    """Make everything that is not made yet; the main figures of the whole run."""
-    manifests = execute(recipe, folder)
-    results = {name: manifest["results"] for name, manifest in manifests.items()}
+def run(recipe: Recipe, folder: Path) -> Results:
+    """Run every step that is not done; the main figures of the whole run, of each step under its name."""
+    steps = steps_of(recipe)
+    manifests = execute(recipe, folder, steps)
     seconds = {name: manifest["seconds"] for name, manifest in manifests.items()}
+    figures: Results = {}
+    for step in steps:
+        found = _figures(step.kind or step.name, manifests[step.name]["results"])
+        if found:
+            figures |= found if step.kind in ("", step.name) else {step.name: found}
+    preferred = {name: figures.pop(name) for name in ("dpo", "ppo") if name in figures}
     return {
         "run": str(folder),
-        "report": str(folder / results["report"]["report"]),
+        "report": str(folder / manifests["report"]["results"]["report"]),
         "seconds": {**seconds, "all": round(sum(seconds.values()), 1)},
-        "figures": {
-            "documents": results["corpus"]["left"]["documents"],
-            "training_tokens": results["base"]["tokens"],
-            "parameters": results["base"]["parameters"]["total"],
-            "bits_per_byte": results["evaluation"]["bits_per_byte"]["overall"],
-            "sentence_pairs": results["evaluation"]["sentence_pairs"]["all"]["accuracy"],
-            "multiple_choice": {
-                how: results["evaluation"]["multiple_choice"][how]["accuracy"]
-                for how in ("letter", "answer", "answer per byte")
-            },
-            "sft_overlap": {name: found["overlap"] for name, found in results["sft"]["held_out"]["overlap"].items()},
-            "reward_accuracy": results["reward"]["accuracy"]["accuracy"],
-            "preferred_over_sft": {
-                name: {
-                    **{key: results[name]["against_sft"][key] for key in ("win_rate", "low", "high", "mean_words")},
-                    "sft_mean_words": results[name]["against_sft"]["baseline_mean_words"],
-                }
-                for name in ("dpo", "ppo")
-            },
-        },
+        "figures": figures | ({"preferred_over_sft": preferred} if preferred else {}),
     }
 
 
-def walk_to_corpus(recipe: Recipe, folder: Path) -> Results:
+def _figures(kind: str, results: Results) -> Results:
+    """The main figures of one step."""
+    if kind == "corpus":
+        return {"documents": results["left"]["documents"]}
+    if kind == "base":
+        return {"training_tokens": results["tokens"], "parameters": results["parameters"]["total"]}
+    if kind == "evaluation":
+        return {
+            "bits_per_byte": results["bits_per_byte"]["overall"],
+            "sentence_pairs": results["sentence_pairs"]["all"]["accuracy"],
+            "multiple_choice": {
+                how: results["multiple_choice"][how]["accuracy"] for how in ("letter", "answer", "answer per byte")
+            },
+        }
+    if kind == "sft":
+        return {"sft_overlap": {name: found["overlap"] for name, found in results["held_out"]["overlap"].items()}}
+    if kind == "reward":
+        return {"reward_accuracy": results["accuracy"]["accuracy"]}
+    if kind in ("dpo", "ppo"):
+        found = results["against_sft"]
+        return {kind: {
+            **{key: found[key] for key in ("win_rate", "low", "high", "mean_words")},
+            "sft_mean_words": found["baseline_mean_words"],
+        }}  # fmt: skip
+    return {}
+
+
+def run_to_corpus(recipe: Recipe, folder: Path) -> Results:
     """Pages, annotations and corpus, as in a whole run, which can go on from here; the figures of the funnel.
 
     With weights, also the mixture that they come to over as many words as there are in the training documents.
     """
     from groundup.data import mixture
 
-    manifests = Run(folder, recipe, CORPUS_STAGES).execute()
+    manifests = Run(folder, recipe, CORPUS_STEPS).execute()
     results = manifests["corpus"]["results"]
     found = {
         "out": str(folder),

@@ -30,7 +30,7 @@ from groundup.corpus.archive.warc import Losses, Page, read_pages
 from groundup.corpus.classify import domains, linear, quality, toxicity
 from groundup.corpus.config import AnnotationsConfig
 from groundup.corpus.dedup import boilerplate_lines, duplicates
-from groundup.corpus.extract import extract
+from groundup.corpus.extract.page_text import extract
 from groundup.corpus.tables import working_schema, write_working
 from groundup.corpus.urls import split_url
 

@@ -8,7 +8,7 @@ from groundup.corpus.select import thresholds
 from groundup.generation import chat
 from groundup.model import folder as model_folder
 from groundup.pipeline.recipe import Recipe
-from groundup.pipeline.run import Run, Stage
+from groundup.pipeline.run import Run, Step
 from groundup.report.tensorboard import export
 from groundup.tokenizer import bpe, documents, load
 from groundup.tokenizer.glitch_tokens import read_embeddings
@@ -30,7 +30,7 @@ def run(tmp_path, toy_decoder, toy_tokenizer):
         return {}
 
     recipe = Recipe.model_validate({"name": "x", "pages": {"sources": [{"source": "topics:", "domain": "a"}]}})
-    Run(tmp_path / "run", recipe, (Stage("dpo", (), dpo),)).execute()
+    Run(tmp_path / "run", recipe, (Step("dpo", (), dpo),)).execute()
     return tmp_path / "run"
 
 
@@ -87,7 +87,7 @@ def test_tune_checks_the_annotations(tmp_path):
         return {}
 
     recipe = Recipe.model_validate({"name": "x", "pages": {"sources": [{"source": "topics:", "domain": "a"}]}})
-    Run(tmp_path, recipe, (Stage("annotations", (), annotations),)).execute()
+    Run(tmp_path, recipe, (Step("annotations", (), annotations),)).execute()
     assert thresholds.tune(tmp_path, ["words"], 1)["documents"] == 2
     flip(tmp_path / "annotations" / "annotations-00-a-00000.parquet")
     for folder in (tmp_path, tmp_path / "annotations"):

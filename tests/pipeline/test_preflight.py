@@ -8,7 +8,7 @@ from groundup.core.errors import UserError
 from groundup.data.docstring_questions import STDLIB
 from groundup.pipeline import preflight
 from groundup.pipeline.recipe import Recipe, resolve
-from groundup.pipeline.run import Run, Stage
+from groundup.pipeline.run import Run, Step
 
 SOURCE = {"source": "topics:", "domain": "docs"}
 PROSE = "The little model reads a very long sentence about many small things that it has never seen before today.\n\n"
@@ -41,7 +41,7 @@ WHOLE = [(f"{STDLIB}m{n}.py", "docs", "held_out" if n % 5 == 0 else "train", f'"
 def test_a_whole_corpus_passes_every_check(tmp_path):
     run = corpus(tmp_path, WHOLE)
     for check in (preflight.base_continues, preflight.base_has_text, preflight.evaluation, preflight.sft):
-        check(recipe(), run)
+        check(recipe(), {"corpus": run / "corpus"})
 
 
 @pytest.mark.parametrize(
@@ -61,16 +61,17 @@ def test_what_would_end_a_late_stage_is_said(tmp_path, check, rows, settings, sa
     if settings.get("evaluation"):
         rows = [(url, domain, split, text * 3) for url, domain, split, text in rows]
     with pytest.raises(UserError) as caught:
-        check(recipe(**settings), corpus(tmp_path, rows))
+        check(recipe(**settings), {"corpus": corpus(tmp_path, rows) / "corpus"})
     assert said in str(caught.value) and len(str(caught.value)) <= 300
 
 
 def test_answers_that_cannot_fit_are_said_after_the_tokenizer(tmp_path, toy_tokenizer):
     run = corpus(tmp_path, WHOLE)
     toy_tokenizer.save(run / "tokenizer")
-    preflight.sft_answers_fit(recipe(sft={"max_answer_tokens": 400}), run)
+    inputs = {name: run / name for name in ("corpus", "tokenizer")}
+    preflight.sft_answers_fit(recipe(sft={"max_answer_tokens": 400}), inputs)
     with pytest.raises(UserError, match=r"sft\.max_answer_tokens = 1 "):
-        preflight.sft_answers_fit(recipe(sft={"max_answer_tokens": 1}), run)
+        preflight.sft_answers_fit(recipe(sft={"max_answer_tokens": 1}), inputs)
 
 
 @pytest.mark.parametrize(
@@ -96,14 +97,14 @@ def test_a_check_comes_before_the_first_stage_after_what_it_needs(tmp_path):
         made.append(context.name)
         return {}
 
-    def fails(recipe, run):
-        assert (run / "corpus" / "stage.json").exists()
+    def fails(recipe, inputs):
+        assert (inputs["corpus"] / "stage.json").exists()
         raise UserError("dpo: will fail")
 
     stages = (
-        Stage("corpus", (), make),
-        Stage("tokenizer", ("corpus",), make),
-        Stage("dpo", ("tokenizer",), make, ahead=(("corpus", fails),)),
+        Step("corpus", (), make),
+        Step("tokenizer", ("corpus",), make),
+        Step("dpo", ("corpus", "tokenizer"), make, ahead=(("corpus", fails),)),
     )
     for expected in (["corpus"], ["corpus"]):  # also when corpus is there already
         with pytest.raises(UserError, match="dpo: will fail"):

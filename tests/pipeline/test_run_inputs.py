@@ -9,9 +9,9 @@ import pytest
 
 from groundup.core.errors import UserError
 from groundup.corpus.archive.warc import WarcWriter, digest_of_pages
-from groundup.pipeline import stages
+from groundup.pipeline import steps
 from groundup.pipeline.recipe import Recipe
-from groundup.pipeline.run import Run, Stage, open_stage
+from groundup.pipeline.run import Run, Step, open_stage
 
 PAGES = {"sources": [{"source": "topics:", "domain": "reference"}]}
 TEXT = "The little model number {0} reads a long sentence about things of many kinds, every day. " * 12
@@ -61,7 +61,7 @@ def rewrite(folder):
     ],
 )
 def test_a_source_that_changed_is_noticed(tmp_path, folder, change):
-    road = stages.STAGES[:1]
+    road = steps.STANDARD[:1]
     run = Run(tmp_path / "run", recipe([local(folder)]), road)
     run.execute()
     assert [step.state for step in run.plan()] == ["done"]
@@ -73,7 +73,7 @@ def test_a_source_that_changed_is_noticed(tmp_path, folder, change):
 
 
 def test_a_wrong_path_is_known_before_the_sources_before_it_are_read(tmp_path, folder):
-    run = Run(tmp_path / "run", recipe([local(folder), local(tmp_path / "absent")]), stages.STAGES[:1])
+    run = Run(tmp_path / "run", recipe([local(folder), local(tmp_path / "absent")]), steps.STANDARD[:1])
     with pytest.raises(UserError, match="absent: no such source"):
         run.execute()
     assert not (tmp_path / "run").exists()
@@ -83,7 +83,7 @@ def test_every_file_of_a_given_tokenizer_and_model_counts(tmp_path):
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json", "model.safetensors"):
         (tmp_path / name).write_text("x")
     given = recipe(tokenizer={"folder": str(tmp_path)}, base={"start_from": str(tmp_path)})
-    by_name = {stage.name: stage for stage in stages.STAGES}
+    by_name = {stage.name: stage for stage in steps.STANDARD}
     small = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "config.json"}
     assert {path.name for path in by_name["tokenizer"].files(given)} == small
     assert {path.name for path in by_name["base"].files(given)} == small | {"model.safetensors"}
@@ -97,7 +97,7 @@ def test_an_input_that_changes_while_it_is_read_is_said(tmp_path):
         given.write_text("b")
         return {}
 
-    run = Run(tmp_path / "run", recipe(), (Stage("corpus", (), make, files=lambda recipe: [given]),))
+    run = Run(tmp_path / "run", recipe(), (Step("corpus", (), make, files=lambda recipe: [given]),))
     with pytest.raises(UserError, match=r"given\.txt changed while stage corpus read it"):
         run.execute()
     assert not (tmp_path / "run" / "corpus").exists()
@@ -128,7 +128,7 @@ def test_pages_are_the_same_whenever_they_were_fetched(tmp_path, monkeypatch):
 
 
 def test_pages_made_again_to_the_same_pages_redo_nothing(tmp_path, folder):
-    road, source = stages.STAGES[:2], [local(folder)]
+    road, source = steps.STANDARD[:2], [local(folder)]
     before = Run(tmp_path / "run", recipe(source), road).execute()
     shutil.rmtree(tmp_path / "run" / "pages")
     (folder / "._ignored.pdf").write_bytes(b"%PDF")  # another key, the same pages
@@ -156,7 +156,7 @@ def test_sources_that_were_finished_are_taken_over_unless_damaged(tmp_path, fold
         return collect(source, *rest)
 
     monkeypatch.setattr(sources, "collect", cut_short)
-    run = Run(tmp_path / "run", recipe([local(folder), local(folder / "a.txt", "last")]), stages.STAGES[:1])
+    run = Run(tmp_path / "run", recipe([local(folder), local(folder / "a.txt", "last")]), steps.STANDARD[:1])
     with pytest.raises(Cut):
         run.execute()
     if harmed:
@@ -173,7 +173,7 @@ def test_sources_that_were_finished_are_taken_over_unless_damaged(tmp_path, fold
 def test_shards_that_were_damaged_are_measured_again(tmp_path, folder, monkeypatch):
     from groundup.corpus.annotate import corpus_pass
 
-    road = stages.STAGES[:2]
+    road = steps.STANDARD[:2]
     expected = Run(tmp_path / "whole", recipe([local(folder)]), road).execute()["annotations"]
     with monkeypatch.context() as patched:
         patched.setattr(corpus_pass, "join", lambda *_: (_ for _ in ()).throw(Cut()))
@@ -197,7 +197,7 @@ def two_stages():
         (context.work / "b.txt").write_text((context.inputs["first"] / "a.txt").read_text())
         return {}
 
-    return Stage("first", (), first, ("base",)), Stage("second", ("first",), second, ("dpo",))
+    return Step("first", (), first, ("base",)), Step("second", ("first",), second, ("dpo",))
 
 
 @pytest.mark.parametrize("entry", ["results", "digest", "outputs", "seconds", "key"])
@@ -265,7 +265,7 @@ def test_a_damaged_note_of_the_time_is_no_matter(tmp_path, left):
         raise Cut
 
     with pytest.raises(Cut):
-        Run(tmp_path, recipe(), (Stage("first", (), fails, ("base",)), second)).execute()
+        Run(tmp_path, recipe(), (Step("first", (), fails, ("base",)), second)).execute()
     (work / "elapsed.json").write_bytes(left)
     assert Run(tmp_path, recipe(), (first, second)).execute()["first"]["seconds"] < 5
 
@@ -274,7 +274,7 @@ def test_what_was_made_before_from_outside_is_checked_too(tmp_path):
     """A stage of another run that is given as a source, a tokenizer or a model."""
     Run(tmp_path / "other", recipe(), two_stages()).execute()
     made = tmp_path / "other" / "first" / "a.txt"
-    road = (Stage("corpus", (), copying(made), files=lambda recipe: [made]),)
+    road = (Step("corpus", (), copying(made), files=lambda recipe: [made]),)
     Run(tmp_path / "run", recipe(), road).execute()
     made.write_text("flipped")
     with pytest.raises(UserError, match=r"a\.txt was altered since stage first made it"):
