@@ -20,6 +20,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich takes as long to import as all else that help needs
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Build a language model from the ground up: raw web pages in, a chat model out, every stage measured.",
 )
@@ -48,6 +49,8 @@ NUMBER_OF_SYSTEM = re.compile(r"\[?errno:? (\d+)", re.IGNORECASE)
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 
 INTERRUPTED = 130
+# What click raises for arguments that it cannot take; releases of typer keep it in different places.
+BadArguments = typer.BadParameter.__mro__[2]
 
 tokenizer = typer.Typer(no_args_is_help=True, help="Train tokenizers, and see how they cut text.")
 app.add_typer(tokenizer, name="tokenizer")
@@ -71,7 +74,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"groundup {__version__}")
+        print(printable(f"groundup {__version__}"))
         raise typer.Exit
 
 
@@ -372,20 +375,34 @@ def main() -> None:
     # Arrow's own allocator keeps what was freed; the system's gives it back.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
-        app()
+        code = app(prog_name="groundup", standalone_mode=False)
+        if code == INTERRUPTED:  # typer's own answer to Ctrl-C
+            _stopped()
+        sys.exit(code)
     except UserError as error:
         _fail(str(error))
-    except SystemExit as end:
-        if end.code == INTERRUPTED:  # typer's own answer to Ctrl-C
-            _stopped()
-        raise
-    except KeyboardInterrupt:
+    except BadArguments as error:
+        _fail(_said_of_arguments(error))
+    except (KeyboardInterrupt, typer.Abort):
         _stopped()
     except (OSError, RecursionError, ValueError, MemoryError) as error:
         # What a user gives, or a machine lacks, ends in one of these where no chapter foresaw it; so may a bug.
         if sys.flags.dev_mode:
             raise
         _fail(_said_of(error))
+    except Exception:  # a bug: its traceback may hold foreign text
+        print(printable(traceback.format_exc()), file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def _said_of_arguments(error: Exception) -> str:
+    context, text = getattr(error, "ctx", None), error.format_message().strip().rstrip(".")
+    verb = context.command_path if context else "groundup"
+    place = verb.removeprefix("groundup").strip()
+    if "\n" in text and text.startswith("Usage"):  # nothing was given: the help is the answer
+        print(printable(text))
+        sys.exit(2)
+    return f"{place + ': ' if place else ''}{text}; `{verb} -h` says more"
 
 
 def _said_of(error: Exception) -> str:

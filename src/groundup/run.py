@@ -63,7 +63,7 @@ class Context:
 
     def say(self, text: str) -> None:
         """Tell the person a derived decision and its reason."""
-        print(f"  {printable(text)}", file=sys.stderr, flush=True)
+        print(printable(f"  {text}"), file=sys.stderr, flush=True)
 
 
 @dataclass
@@ -123,7 +123,7 @@ class Run:
                     verify(self.folder / stage.name)
                 else:
                     self._look_ahead(number - 1, manifests, looked)
-                    print(f"[{number}/{len(self.stages)}] {stage.name}", file=sys.stderr, flush=True)
+                    print(printable(f"[{number}/{len(self.stages)}] {stage.name}"), file=sys.stderr, flush=True)
                     manifest = self._make(stage, key)
                 manifests[stage.name] = manifest
         return manifests
@@ -173,7 +173,7 @@ class Run:
             path.unlink(missing_ok=True)
         manifest = write_sealed(work / MANIFEST, manifest)
         self._promote(stage)
-        print(f"  {stage.name}: {duration(seconds)}", file=sys.stderr, flush=True)
+        print(printable(f"  {stage.name}: {duration(seconds)}"), file=sys.stderr, flush=True)
         return manifest
 
     def _promote(self, stage: Stage) -> None:

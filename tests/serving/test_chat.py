@@ -1,22 +1,6 @@
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
-from groundup.serving.chat import printable
-
-
-@given(st.text())
-def test_nothing_that_is_printed_commands_the_terminal(text):
-    shown = printable(text)
-    assert len(shown) == len(text)
-    assert all(character.isprintable() or character in "\n\t" for character in shown)
-
-
-def test_escapes_are_stripped():
-    assert printable("a\x1b[2Jb\x07\x9b31m\r\x00\u202e") == "a�[2Jb��31m���"
-    assert printable("é 漢字 🙂\n\tok") == "é 漢字 🙂\n\tok"
 
 
 @pytest.mark.parametrize("stage", ["base", "sft"])

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from groundup.core.text import printable
 from groundup.corpus.blocks import Blocks, Tag
 from groundup.corpus.content import LEAVES, WEIGHTS, ContentModel, Trees, to_arrays
 from groundup.corpus.extract import decode, parse
@@ -345,7 +346,8 @@ def main() -> None:
     sites, site, tables = _prepared(examples)
     model = train(examples, tables, site, np.ones(len(sites), dtype=bool))
     np.savez_compressed(parsed.out, **to_arrays(model))
-    print(f"{len(examples)} pages of {len(sites)} sites -> {parsed.out}, {parsed.out.stat().st_size / 1000:.0f} kB")
+    size = parsed.out.stat().st_size / 1000
+    print(printable(f"{len(examples)} pages of {len(sites)} sites -> {parsed.out}, {size:.0f} kB"))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from groundup.core.seals import open_stage
+from groundup.core.text import printable
 from groundup.device import choose
 from groundup.errors import UserError
 from groundup.model.folder import load_decoder
@@ -45,11 +46,6 @@ def talk(folder: Path, stage: str, temperature: float, max_tokens: int, seed: in
         messages.append({"role": "assistant", "content": "".join(written)})
         turns += 1
     return {"run": str(folder), "stage": stage, "turns": turns, "tokens": tokens}
-
-
-def printable(text: str) -> str:
-    """Model output is untrusted: without control characters it cannot command the terminal."""
-    return "".join(character if character.isprintable() or character in "\n\t" else "�" for character in text)
 
 
 def _ask() -> str:

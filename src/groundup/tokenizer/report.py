@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from groundup.core.text import visible
 from groundup.files import write_text
 from groundup.progress import Progress
-from groundup.report.report import visible
 from groundup.tokenizer import documents, probes, untrained
 from groundup.tokenizer.cutter import Cutter
 from groundup.tokenizer.page import render
