@@ -12,6 +12,8 @@ A conversation begins with the end-of-text token, as every document does in trai
 writes it, as Llama's and Gemma's do, so that all encode the same: transformers, TRL and vLLM add nothing to a rendered
 conversation, and lm-eval, which would, looks whether it is there. Who encodes the rendered text must say
 `add_special_tokens=False`.
+
+A folder that came with a template of its own keeps it, and `render` uses that one: see `template`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -83,10 +85,13 @@ def render(
 ) -> tuple[list[int], list[int]]:
     """Ids of a conversation, and a mask of the same length: 1 where the assistant writes (answers and their ends).
 
+    By the template that the tokenizer's folder came with, or ours where it came with none.
     Raises UserError unless it is one optional system message, then user and assistant in turn, each with text as
-    content (see `text_of`), and, for a generation prompt, the user last.
+    content (see `text_of`), and, for a generation prompt, the user last; and where the folder's own template fails.
     """
     texts = _checked(messages, add_generation_prompt)
+    if tokenizer.template is not None:
+        return tokenizer.template.render(tokenizer.encode, messages, texts, add_generation_prompt)
     line_end = tokenizer.encode("\n")
     ids, mask = [tokenizer.end_of_text], [0]
     for number, (message, text) in enumerate(zip(messages, texts, strict=True)):
@@ -99,6 +104,11 @@ def render(
         ids += header
         mask += [0] * len(header)
     return ids, mask
+
+
+def answer_ends(tokenizer: "Tokenizer", stated: Sequence[int] = ()) -> list[int]:
+    """Ids that end an answer: the end of a message, those that the tokenizer's folder states, and a model's own."""
+    return sorted({tokenizer.message_end, *tokenizer.ends, *stated})
 
 
 def text_of(message: Mapping[str, Any]) -> str:

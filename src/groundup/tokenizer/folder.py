@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from groundup.errors import UserError
 from groundup.files import write_json, write_text
+from groundup.tokenizer import came_with
 from groundup.tokenizer.bpe import SPECIAL_TOKENS
 from groundup.tokenizer.chat import CHAT_TEMPLATE
+from groundup.tokenizer.template import ChatTemplate
 
 
 class ByteTokens:
@@ -23,6 +26,10 @@ class ByteTokens:
         self.special_tokens = {name: first + number for number, name in enumerate(special)}
         self.end_of_text, self.message_start, self.message_end = (self.special_tokens[name] for name in SPECIAL_TOKENS[:3])
         self.pad = self.special_tokens.get(SPECIAL_TOKENS[3], self.end_of_text)
+        self.ends = [self.end_of_text, self.message_end]  # of a text or of an answer
+        self.kept: dict[str, str] = {}  # by name the files of a folder that is not ours, which are written as they came
+        self.came_with_template = False
+        self.template: ChatTemplate | None = None  # that folder's own, where it is another than ours
         self.bytes_per_token = np.array([len(token) for token in self._tokens], np.int64)  # (size,), 0: special tokens
 
     @property
@@ -49,10 +56,21 @@ class ByteTokens:
         `chat`: other tools are told that a text ends with the end of a message rather than of a document. Either way they
         are told that it begins with the end-of-text token, as every document does in training: without it the
         likelihoods of lm-eval, transformers and vLLM are not ours. (A rendered conversation has it already: `chat.py`.)
+        A folder that came from elsewhere is written as it came (see `keep`), with our chat template only where it has none.
         """
-        end_of_text, message_start, message_end, pad = SPECIAL_TOKENS
+        if self.kept:
+            for name, text in self.kept.items():
+                write_text(Path(folder) / name, text)
+            if chat and not self.came_with_template:
+                write_text(Path(folder) / "chat_template.jinja", CHAT_TEMPLATE)
+            return
         write_text(Path(folder) / "chat_template.jinja", CHAT_TEMPLATE)
-        settings = {
+        first = _begins_with(SPECIAL_TOKENS[0], self.end_of_text)
+        write(folder, {**self.as_json(), "post_processor": first}, self._settings(chat), model_max_length)
+
+    def _settings(self, chat: bool) -> dict[str, Any]:
+        end_of_text, message_start, message_end, pad = SPECIAL_TOKENS
+        return {
             "bos_token": end_of_text,
             "eos_token": message_end if chat else end_of_text,
             "pad_token": pad if pad in self.special_tokens else end_of_text,
@@ -60,8 +78,36 @@ class ByteTokens:
             "padding_side": "left",  # a batch of prompts must end where the answers begin
             "chat_template": CHAT_TEMPLATE,  # older readers look here, newer ones in chat_template.jinja
         }
-        first = _begins_with(end_of_text, self.end_of_text)
-        write(folder, {**self.as_json(), "post_processor": first}, settings, model_max_length)
+
+    def keep(self, folder: Path) -> None:
+        """Know what the folder came with, if it is not one that we wrote. Raises UserError as `came_with.read` does."""
+        found = came_with.read(folder)
+        other_template = found.template is not None and found.template.strip() != CHAT_TEMPLATE.strip()
+        if not other_template and self._wrote(found.settings):
+            return
+        self.kept, self.came_with_template = dict(found.files), found.template is not None
+        if (eos := found.named.get("eos_token")) is not None:
+            if eos not in self.special_tokens:
+                raise UserError(f"{folder}: its eos_token {eos[:40]!r} is none of the special tokens in tokenizer.json")
+            self.ends = sorted({*self.ends, self.special_tokens[eos]})
+        if other_template:
+            self.template = came_with.template_of(found, self.special_tokens, self.ends, folder)
+
+    def _wrote(self, settings: Mapping[str, Any] | None) -> bool:
+        """Whether a tokenizer_config.json, if there is one, is as `save` writes it."""
+        if settings is None:
+            return True
+        stated = {name: value for name, value in settings.items() if name != "model_max_length"}
+        return any(stated == _config(self._settings(chat), None) for chat in (False, True))
+
+    def forget(self) -> None:
+        """For a model that is new: what is written is ours again, and so is the template."""
+        self.kept, self.template, self.ends = {}, None, [self.end_of_text, self.message_end]
+
+    def is_that_of(self, other: "ByteTokens") -> bool:
+        """Whether both make the same ids of texts and conversations, and write the same folder."""
+        mine, its = ((one.as_json(), one.special_tokens, one.kept) for one in (self, other))
+        return mine == its
 
 
 def _begins_with(name: str, number: int) -> dict[str, Any]:
@@ -78,15 +124,18 @@ def _begins_with(name: str, number: int) -> dict[str, Any]:
 
 def write(folder: Path, description: Mapping[str, Any], settings: Mapping[str, Any], model_max_length: int | None) -> None:
     """Write `tokenizer_config.json` with the settings, and the description as `tokenizer.json`."""
-    config = {
+    write_json(Path(folder) / "tokenizer_config.json", _config(settings, model_max_length))
+    write_json(Path(folder) / "tokenizer.json", dict(description))
+
+
+def _config(settings: Mapping[str, Any], model_max_length: int | None) -> dict[str, Any]:
+    return {
         # Without it transformers goes by the model's type, and picks a class with another pre-tokenization.
         "tokenizer_class": "PreTrainedTokenizerFast",
         **({"model_max_length": model_max_length} if model_max_length else {}),
         **settings,
         "clean_up_tokenization_spaces": False,
     }
-    write_json(Path(folder) / "tokenizer_config.json", config)
-    write_json(Path(folder) / "tokenizer.json", dict(description))
 
 
 def describe(

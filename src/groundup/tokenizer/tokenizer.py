@@ -103,6 +103,7 @@ class Tokenizer(ByteTokens):
             raise UserError(
                 f"{path}: {other[0]} is neither groundup's nor Qwen's; train the tokenizer again, or take one of these"
             )
+        tokenizer.keep(path.parent)
         return tokenizer
 
     def encode(self, text: str) -> list[int]:

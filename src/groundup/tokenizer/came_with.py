@@ -1,0 +1,91 @@
+"""What a tokenizer's folder says beside its ids: chat template, special tokens, settings.
+
+Of a folder of ours this is made again whenever one is written. Of anybody else's it is kept as it is, to the byte, so that
+whoever continues a published model has a folder that other tools use as they used the first.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from groundup.core.seals import checked
+from groundup.errors import UserError
+from groundup.files import read_json
+from groundup.tokenizer.template import ChatTemplate
+
+FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
+MORE_TEMPLATES = "additional_chat_templates"
+LARGEST = 1 << 27  # bytes of a file; the largest known tokenizer.json has 3.4e7
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+@dataclass(frozen=True)
+class CameWith:
+    """The folder's text files by name, its template and the tokens that it names, such as `eos_token`."""
+
+    files: Mapping[str, str] = field(default_factory=dict)
+    template: str | None = None
+    named: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] | None = None  # tokenizer_config.json
+
+
+def read(folder: Path) -> CameWith:
+    """Raises UserError for a file that is damaged, no plain file or too large, and for templates without a default."""
+    names = [name for name in FILES if (folder / name).exists()]
+    names += sorted(f"{MORE_TEMPLATES}/{path.name}" for path in (folder / MORE_TEMPLATES).glob("*.jinja"))[:100]
+    files = {name: _text(folder, name) for name in names}
+    settings: dict[str, Any] = {}
+    found = None
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if name in files:
+            if not isinstance(found := read_json(folder / name), dict):
+                raise UserError(f"{folder / name}: not a JSON object; download it again")
+            settings |= found
+    named = {name: text for name in NAMED if (text := _content(settings.get(name))) is not None}
+    own = found if "tokenizer_config.json" in files else None
+    return CameWith(files, _template(files, settings, folder), named, own)
+
+
+def template_of(came_with: CameWith, special: Mapping[str, int], ends: list[int], folder: Path) -> ChatTemplate | None:
+    if came_with.template is None:
+        return None
+    added = json.loads(came_with.files["tokenizer.json"].lstrip("\ufeff"))["added_tokens"]
+    textual = [token["content"] for token in added if token.get("special") is False]
+    return ChatTemplate(came_with.template, came_with.named, special, textual, ends, str(folder))
+
+
+def _text(folder: Path, name: str) -> str:
+    path = folder / name
+    if not path.is_file():
+        raise UserError(f"{path}: not a plain file")
+    if path.stat().st_size > LARGEST:
+        raise UserError(f"{path}: {path.stat().st_size:,} bytes; a tokenizer's files have at most {LARGEST:,}")
+    try:
+        return (checked(path) if "/" not in name else path).read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); download it again") from None
+
+
+def _content(token: Any) -> str | None:
+    """A special token's text: as it is, or in an object with how it is looked for."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _template(files: Mapping[str, str], settings: Mapping[str, Any], folder: Path) -> str | None:
+    if "chat_template.jinja" in files:  # which wins over the settings in transformers too
+        return files["chat_template.jinja"]
+    found = settings.get("chat_template")
+    if isinstance(found, list):  # several, by name
+        defaults = [one.get("template") for one in found if isinstance(one, dict) and one.get("name") == "default"]
+        if not defaults:
+            raise UserError(f"{folder}/tokenizer_config.json: of its chat templates none is the default; name one so")
+        found = defaults[0]
+    if found is not None and not isinstance(found, str):
+        raise UserError(f"{folder}/tokenizer_config.json: chat_template must be text, not {type(found).__name__}")
+    return found
