@@ -332,12 +332,41 @@ def tune(
 def ask(
     question: Annotated[str, typer.Argument(help="What you want to know.")],
     context: Annotated[Path, typer.Option("--context", help="The text file that holds the answer.")],
-    model: Annotated[Path, typer.Option("--model", help="The folder of a trained reader.")],
+    model: Annotated[
+        Path | None, typer.Option("--model", help="The folder of a reader; `groundup train-reader` makes one.")
+    ] = None,
 ) -> None:
     """Find the answer to a question in a text."""
     from groundup.answering.reader import ask as read
 
     _result(read(model, context, question))
+
+
+@app.command()
+def train_reader(
+    questions: Annotated[list[Path], typer.Argument(help="Questions about texts: JSON files in SQuAD's format.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; `groundup ask --model` reads it.")],
+    texts: Annotated[
+        list[Path] | None,
+        typer.Option("--practice", metavar="TEXTS", help="Files, or a run folder: questions are made of it to practise on."),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="The folder of a WordPiece tokenizer; without, one is trained on the questions.")
+    ] = None,
+    vocabulary: Annotated[int, typer.Option(min=8, max=MOST_TOKENS, help="Of a tokenizer that is trained.")] = 8_000,
+    depth: Annotated[int, typer.Option(min=1, max=126, help="Layers.")] = 2,
+    length: Annotated[int, typer.Option(min=32, max=MOST_TOKENS, help="Tokens that are read at once.")] = 320,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Windows a step.")] = 32,
+    steps: Annotated[int, typer.Option(min=1, max=10**9, help="On the questions.")] = 500,
+    practice_steps: Annotated[int, typer.Option(min=1, max=10**9, help="Before them, with --practice.")] = 1500,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the start and of the order.")] = 0,
+) -> None:
+    """Train what `groundup ask` answers with, on questions about texts. A killed one continues."""
+    from groundup.answering.reader import Settings
+    from groundup.answering.train_reader import train_reader as train
+
+    settings = Settings(depth, length, batch, practice_steps if texts else 0, steps)
+    _result(train(questions, out, texts or [], tokenizer, vocabulary, settings, seed))
 
 
 @tokenizer.command()
