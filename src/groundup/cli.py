@@ -108,15 +108,19 @@ def run(
 
 @app.command()
 def chat(
-    folder: RunFolder,
-    stage: Annotated[str, typer.Option(help="Which model to talk to: base, sft, dpo or ppo.")] = "dpo",
+    folder: Annotated[
+        Path, typer.Argument(help="A run folder, or a model's: config.json, safetensors, tokenizer.json.")
+    ],
+    stage: Annotated[
+        str | None, typer.Option(help="Which model of a run: base, sft, dpo (if not given) or ppo.")
+    ] = None,
     temperature: Annotated[
         float, typer.Option(min=0.0, max=100.0, callback=_finite, help="0 always takes the likeliest token.")
     ] = 0.7,
     max_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Longest answer, in tokens.")] = 128,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed and words give the same answers.")] = 0,
 ) -> None:
-    """Talk to a model of a finished run in the terminal; an empty line or Ctrl-D ends."""
+    """Talk to a model in the terminal, a run's or any that is loaded here; an empty line or Ctrl-D ends."""
     from groundup.serving.chat import talk
 
     _result(talk(folder, stage, temperature, max_tokens, seed))
