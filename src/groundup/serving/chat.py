@@ -42,7 +42,7 @@ def talk(folder: Path, stage: str | None, temperature: float | None, max_tokens:
         prompt = _prompt(model, tokenizer, messages, max_tokens, converses)
         if prompt is None:
             too_long += 1
-            messages.clear()
+            messages.pop()
             continue
         decoder, written = StreamDecoder(tokenizer), []
 
@@ -66,19 +66,18 @@ def _prompt(
 
     None, said too, where the last question alone has no room beside an answer.
     """
-    most, forgotten = room(model, max_tokens), 0
-    while True:
+    def ids(messages: Messages) -> list[int]:
         if converses:
-            prompt, _ = render(tokenizer, messages, add_generation_prompt=True)
-        else:
-            prompt = [tokenizer.end_of_text, *tokenizer.encode(messages[-1]["content"])]
-        if len(prompt) <= most or len(messages) == 1 or not converses:
-            break
+            return render(tokenizer, messages, add_generation_prompt=True)[0]
+        return [tokenizer.end_of_text, *tokenizer.encode(messages[-1]["content"])]
+
+    most, forgotten = room(model, max_tokens), 0
+    if len(alone := ids(messages[-1:])) > most:
+        _say(f"{len(alone):,} tokens, where the model's context has room for {most:,} beside an answer: ask for less")
+        return None
+    while len(prompt := ids(messages)) > most:
         del messages[:2]
         forgotten += 1
-    if len(prompt) > most:
-        _say(f"{len(prompt):,} tokens, where the model's context has room for {most:,} beside an answer: ask for less")
-        return None
     if forgotten:
         _say(
             f"the conversation has outgrown the context: the oldest {forgotten} of its questions and answers are forgotten, "

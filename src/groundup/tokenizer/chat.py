@@ -111,6 +111,12 @@ def answer_ends(tokenizer: "Tokenizer", stated: Sequence[int] = ()) -> list[int]
     return sorted({tokenizer.message_end, *tokenizer.ends, *stated})
 
 
+def after_answer(tokenizer: "Tokenizer") -> tuple[int, ...]:
+    """What a template writes after the end of a last answer: Qwen's a line end, ours nothing."""
+    ids, mask = render(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    return tuple(ids[len(mask) - mask[::-1].index(1) :])
+
+
 def text_of(message: Mapping[str, Any]) -> str:
     """A message's content: text as it is, a list of {"type": "text", "text": ...} joined.
 
