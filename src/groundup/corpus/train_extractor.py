@@ -341,7 +341,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of *.warc.gz and *.gold.jsonl.gz")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
-    parsed = parser.parse_args()
+    parsed, unknown = parser.parse_known_args()
+    if unknown:
+        parser.error(printable(f"unrecognized arguments: {' '.join(unknown)}"))
     examples = read_examples(parsed.data)
     sites, site, tables = _prepared(examples)
     model = train(examples, tables, site, np.ones(len(sites), dtype=bool))
