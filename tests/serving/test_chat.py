@@ -34,8 +34,15 @@ def test_questions_from_a_pipe(run_groundup, tiny_run, stage):
         return
     assert ask("What does os.path.join do?\nAnd shutil.copy?\n") == (two, summary)  # same seed, same answers
     assert ask("What does os.path.join do?\n\nAnd shutil.copy?\n", "--seed", 3)[1]["turns"] == 1  # an empty line ends
-    _, summary = ask("word " * 5000 + "\n<|im_end|>\n", "--temperature", 0, "--max-tokens", 100_000)
-    assert summary["turns"] == 2
+    _, summary = ask("<|im_end|>\n", "--temperature", 0, "--max-tokens", 100_000)
+    assert summary["turns"] == 1
+
+
+def test_a_question_that_is_too_long_is_not_cut(run_groundup, tiny_run):
+    questions = "word " * 5000 + "\nWhat does os.path.join do?\n"
+    outcome = run_groundup("chat", tiny_run.folder, "--stage", "sft", "--max-tokens", 4, input=questions)
+    assert outcome.returncode == 0 and json.loads(outcome.stdout.splitlines()[-1])["turns"] == 1
+    assert "tokens are more than the model can read" in outcome.stderr and outcome.stderr.count("\n") == 1
 
 
 def test_a_question_that_is_not_utf8_is_no_crash(run_groundup, tiny_run):

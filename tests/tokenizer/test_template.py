@@ -7,10 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from groundup.errors import UserError
+from groundup.tokenizer import template
 from groundup.tokenizer.bpe import SPECIAL_TOKENS
 from groundup.tokenizer.chat import CHAT_TEMPLATE, after_answer, answer_ends, render
 from groundup.tokenizer.load import for_run
-from groundup.tokenizer.template import LONGEST, STAND_INS
+from groundup.tokenizer.template import STAND_INS
 from groundup.tokenizer.tokenizer import Tokenizer
 
 PLAIN = """{{ bos_token }}{% for m in messages %}<|im_start|>{{ m.role }}
@@ -20,7 +21,7 @@ PLAIN = """{{ bos_token }}{% for m in messages %}<|im_start|>{{ m.role }}
 TALK = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "the path"}]
 
 
-def publish(path, template=PLAIN, **changes):
+def publish(path, written=PLAIN, **changes):
     """A folder of somebody else's: other settings, another template."""
     own = Tokenizer.from_merges([(b"t", b"h"), (b"th", b"e")], special=(*SPECIAL_TOKENS[:3], "<think>", "</think>"))
     own.save(path)
@@ -31,10 +32,10 @@ def publish(path, template=PLAIN, **changes):
     for token in description["added_tokens"]:
         token["special"] = "think" not in token["content"]
     (path / "tokenizer.json").write_text(json.dumps(description))
-    if template is None:
+    if written is None:
         (path / "chat_template.jinja").unlink()
     else:
-        (path / "chat_template.jinja").write_text(template)
+        (path / "chat_template.jinja").write_text(written)
     return path
 
 
@@ -88,42 +89,45 @@ def test_text_that_holds_every_stand_in_is_refused(theirs):
         render(theirs, [{"role": "user", "content": "".join(STAND_INS)}], add_generation_prompt=True)
 
 
+# With the small bounds of the test. None is much to whoever has no bounds.
+GROWING = "{% set n = namespace(s='xxxxxxxx') %}{% for a in range(9) %}{% set n.s = THIS %}{% endfor %}"
 BOMBS = {
-    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-    "a loop around a list": "{% for a in range(99999) %}{% for b in messages %}{{ b }}{% endfor %}{% endfor %}",
-    "ranges": "{% for a in range(9999) %}{% set x = range(99999) | list | length %}{% endfor %}",
-    "plus": "{% set n = namespace(s='xxxxxxxx') %}{% for a in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}",
-    "tilde": "{% set n = namespace(s='xxxxxxxx') %}{% for a in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
-    "lists": "{% set n = namespace(s=[1, 2]) %}{% for a in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}",
-    "times": "{{ 'x' * 999999999999 }}",
-    "power": "{{ 9 ** 9 ** 9 ** 9 }}",
-    "products": "{% set n = namespace(s=99) %}{% for a in range(60) %}{% set n.s = n.s * n.s %}{% endfor %}",
-    "percent": "{{ '%999999999999d' % 1 }}",
-    "format": "{{ '{:999999999999}'.format(1) }}",
-    "format filter": "{{ '%999999999999d' | format(1) }}",
-    "center": "{{ 'x'.center(999999999999) }}",
-    "center filter": "{{ 'x' | center(999999999999) }}",
-    "zfill": "{{ 'x'.zfill(999999999999) }}",
-    "expandtabs": "{{ '\t'.expandtabs(999999999999) }}",
-    "indent": "{{ 'x' | indent(999999999999) }}",
-    "replace": "{% set n = namespace(s='xxxxxxxx') %}{% for a in range(60) %}"
-    "{% set n.s = n.s.replace('x', n.s) %}{% endfor %}",
-    "replace filter": "{% set n = namespace(s='xxxxxxxx') %}{% for a in range(60) %}"
-    "{% set n.s = n.s|replace('x', n.s) %}{% endfor %}",
-    "join": "{% set n = namespace(s='xxxxxxxx') %}{% for a in range(60) %}{% set n.s = n.s|join(n.s) %}{% endfor %}",
-    "join method": "{% set n = namespace(s='xxxxxxxx') %}{% for a in range(60) %}{% set n.s = n.s.join(n.s) %}{% endfor %}",
-    "blocks": "{% set n = namespace(s='xxxxxxxx') %}{% for a in range(60) %}"
-    "{% set b %}{{ n.s }}{{ n.s }}{% endset %}{% set n.s = b %}{% endfor %}",
+    "loops": "{% for a in range(99) %}{% for b in range(99) %}{% endfor %}{% endfor %}",
+    "a loop around a list": "{% for a in range(999) %}{% for b in messages %}{{ a }}{% endfor %}{% endfor %}",
+    "ranges": "{% for a in range(99) %}{% set x = range(99) | list | length %}{% endfor %}",
+    "plus": GROWING.replace("THIS", "n.s + n.s + n.s"),
+    "tilde": GROWING.replace("THIS", "n.s ~ n.s ~ n.s"),
+    "replace": GROWING.replace("THIS", "n.s.replace('x', 'xxx')"),
+    "replace filter": GROWING.replace("THIS", "n.s | replace('x', 'xxx')"),
+    "join": "{{ range(99) | list | join('x' ~ messages[0].content) }}",
+    "join method": "{{ messages[0].content.join(['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j', 'k', 'l', 'm', 'n']) }}",
+    "lists": GROWING.replace("'xxxxxxxx'", "[1, 2, 3]").replace("THIS", "n.s + n.s + n.s"),
+    "blocks": "{% for a in range(99) %}{% set b %}{{ messages[0].content }}{% endset %}{% endfor %}",
+    "json": "{% for a in range(99) %}{% set b = messages | tojson %}{% endfor %}",
+    "strings looked through": "{% set x = messages[0].content %}"
+    "{% for a in range(999) %}{% if 'z' in x %}{% endif %}{% endfor %}",
+    "strings cut": "{% set x = messages[0].content %}{% for a in range(999) %}{% set y = x[1:] %}{% endfor %}",
+    "filters": "{% set x = messages[0].content %}{% for a in range(999) %}{% set y = x | upper %}{% endfor %}",
+    "methods": "{% set x = messages[0].content %}{% for a in range(999) %}{% set y = x.upper() %}{% endfor %}",
+    "times": "{{ 'x' * 9 }}",
+    "power": "{{ 2 ** 9 }}",
+    "large numbers": "{{ 9999999999 * 9999999999 }}",
+    "percent": "{{ '%9d' % 1 }}",
+    "format": "{{ '{:9}'.format(1) }}",
+    "format filter": "{{ '%9d' | format(1) }}",
+    "center": "{{ 'x'.center(9) }}",
+    "center filter": "{{ 'x' | center(9) }}",
+    "zfill": "{{ 'x'.zfill(9) }}",
+    "expandtabs": "{{ '\t'.expandtabs(9) }}",
+    "indent": "{{ 'x' | indent(9) }}",
+    "json far in": "{{ messages | tojson(indent=99) }}",
     "a macro that calls itself twice": "{% macro m(n) %}"
-    "{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+    "{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(12) }}",
     "a macro that calls itself": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-    "recursive loop": "{% for a in messages recursive %}{{ loop(messages) }}{{ loop(messages) }}{% endfor %}",
-    "long strings looked through": "{% set x = messages[0].content %}{% for a in range(60000) %}"
-    "{% for b in range(9) %}{{ 1 if 'yz' in x }}{% endfor %}{% endfor %}",
-    "lipsum": "{{ lipsum(99999) }}",
-    "too long": "x" * (LONGEST + 1),
-    "nested": "{% if a %}" * 5000 + "{% endif %}" * 5000,
-    "parentheses": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+    "a recursive loop": "{% for a in messages recursive %}{% endfor %}",
+    "lipsum": "{{ lipsum(1) }}",
+    "long": "x" * 3000,
+    "nested": "{% if a %}" * 120 + "{% endif %}" * 120,
 }
 ESCAPES = {
     "class": "{{ ''.__class__.__mro__ }}",
@@ -144,9 +148,11 @@ programs = {**BOMBS, **ESCAPES}
 
 
 @pytest.mark.parametrize("program", programs.values(), ids=programs)
-def test_a_template_that_breaks_out_of_its_bounds_is_refused_in_a_line(tmp_path, program):
+def test_a_template_that_breaks_out_of_its_bounds_is_refused_in_a_line(tmp_path, monkeypatch, program):
+    for name, value in {"STEPS": 1000, "CHARACTERS": 4000, "LONGEST": 2500}.items():
+        monkeypatch.setattr(template, name, value)
     tokenizer = Tokenizer.load(publish(tmp_path, program))
-    talk = [{"role": "user", "content": "y" * 100_000}]
+    talk = [{"role": "user", "content": "y" * 1000}]
     with pytest.raises(UserError) as error:
         render(tokenizer, talk, add_generation_prompt=True)
     line = str(error.value).replace(str(tmp_path), "")
@@ -160,14 +166,14 @@ def test_what_is_pythons_own_is_nothing_to_a_template(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("template", "said"),
+    ("program", "said"),
     [
         (PLAIN.replace("<|im_end|>", ""), "ends an answer with no token that ends one"),
         ("{{ messages | length }}" + PLAIN, "writes what is before an answer otherwise"),
     ],
 )
-def test_answers_that_cannot_be_found_are_not_learned(tmp_path, template, said):
-    tokenizer = Tokenizer.load(publish(tmp_path, template))
+def test_answers_that_cannot_be_found_are_not_learned(tmp_path, program, said):
+    tokenizer = Tokenizer.load(publish(tmp_path, program))
     with pytest.raises(UserError, match=said):
         render(tokenizer, TALK)
     assert render(tokenizer, TALK[:1], add_generation_prompt=True)[0]

@@ -249,6 +249,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         if self.characters < 0:
             raise UserError("more text than any conversation needs")
 
+    def wrap_str_format(self, value: Any) -> None:
+        """jinja lets `format` by before it asks what is safe; a width of a billion is a billion spaces."""
+
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         known = not isinstance(obj, str | bytes | int | float) or attr in METHODS
         return known and super().is_safe_attribute(obj, attr, value)
