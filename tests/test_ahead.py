@@ -71,6 +71,8 @@ def test_answers_that_cannot_fit_are_said_after_the_tokenizer(tmp_path, toy_toke
     ahead.sft_answers_fit(recipe(sft={"max_answer_tokens": 400}), run)
     with pytest.raises(UserError, match=r"sft\.max_answer_tokens = 1 "):
         ahead.sft_answers_fit(recipe(sft={"max_answer_tokens": 1}), run)
+    with pytest.raises(UserError, match=r"none of \d+ held_out questions has at most 8 tokens, as base\.context leaves"):
+        ahead.sft_answers_fit(recipe(base={"context": 16}), run)
 
 
 @pytest.mark.parametrize(

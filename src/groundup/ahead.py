@@ -80,11 +80,21 @@ def sft(recipe: Recipe, run: Path) -> None:
 
 
 def sft_answers_fit(recipe: Recipe, run: Path) -> None:
-    """At least one answer to learn from is short enough."""
-    from groundup.posttraining.batches import row_of
+    """At least one answer to learn from is short enough, and one question of those asked later leaves room for an answer."""
+    from groundup.posttraining.batches import prompt_of, row_of
+    from groundup.serving.engine import room_in
     from groundup.tokenizer.load import for_run
 
-    encoder, rows = for_run(run / "tokenizer", recipe.base.start_from), _questions(recipe, run)["train"]
+    encoder, questions = for_run(run / "tokenizer", recipe.base.start_from), _questions(recipe, run)
+    most = room_in(max(recipe.base.context, recipe.base.long_context), recipe.sft.max_answer_tokens)
+    for side in ("held_out", "preference") if not recipe.base.start_from else ():  # whose context may be longer
+        asked = [row["messages"][0]["content"] for row in questions[side]]
+        if asked and all(len(prompt_of(encoder, question)) > most for question in asked):
+            raise UserError(
+                f"sft: none of {len(asked)} {side} questions has at most {most} tokens, as base.context leaves them beside "
+                f"answers of sft.max_answer_tokens = {recipe.sft.max_answer_tokens}; raise the one or lower the other"
+            )
+    rows = questions["train"]
     for row in rows:
         ids, spoken = row_of(encoder, *(message["content"] for message in row["messages"]))
         if len(ids) <= recipe.base.context + 1 and sum(spoken) <= recipe.sft.max_answer_tokens:

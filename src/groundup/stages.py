@@ -169,6 +169,8 @@ def evaluation(context: Context) -> Results:
     )  # fmt: skip
     for name, bits in results["bits_per_byte"]["overall"].items():
         context.say(f"held-out bits per byte, {name}: {bits:.3f}")
+    if left_out := results["samples_left_out"]:
+        context.say(f"{left_out} samples left out: their beginnings leave the model's context no room")
     return results
 
 

@@ -225,6 +225,8 @@ def test_questions_from_a_pipe(run_groundup, tiny_run, stage):
         return
     assert ask("What does os.path.join do?\nAnd shutil.copy?\n") == (two, summary)  # same seed, same answers
     assert ask("What does os.path.join do?\n\nAnd shutil.copy?\n", "--seed", 3)[1]["turns"] == 1  # an empty line ends
+    _, summary = ask("<|im_end|>\n", "--temperature", 0, "--max-tokens", 100_000)
+    assert summary["turns"] == 1
 
 
 def test_a_question_that_is_not_utf8_is_no_crash(run_groundup, tiny_run):

@@ -43,8 +43,12 @@ class Sampling:
 
 
 def room(model: LanguageModel, max_tokens: int) -> int:
-    """How many tokens a prompt may have: the rest of the context is the answer's, which has at most half of it."""
-    context = model.config.max_position_embeddings
+    """How many tokens a prompt may have: the rest of the context is the answer's."""
+    return room_in(model.config.max_position_embeddings, max_tokens)
+
+
+def room_in(context: int, max_tokens: int) -> int:
+    """An answer has at most half of the context."""
     return context - min(max_tokens, context // 2)
 
 
