@@ -49,7 +49,7 @@ def test_looking_does_not_wait_for_torch(environment, tiny_recipe, tmp_path, dry
     outcome = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert outcome.returncode == 0
     imported = {line.rpartition("|")[2].strip() for line in outcome.stderr.splitlines() if "|" in line}
-    assert "groundup.cli" in imported and not imported & HEAVY
+    assert "groundup.cli" in imported and not imported & (HEAVY if dry_run else HEAVY | {"rich", "pydantic", "jinja2"})
     if dry_run:
         assert not folder.exists()
         plan = json.loads(outcome.stdout.splitlines()[-1])["plan"]
@@ -141,3 +141,37 @@ def test_a_message_is_short_and_cannot_command_the_terminal(run_groundup, tmp_pa
     name = "\x1b[2J\x9b\u202e" + "a/" * 400 + "no.toml"
     refusal = refused(run_groundup("run", tmp_path / name))
     assert len(refusal.rstrip("\n")) <= 300 and refusal.rstrip("\n").isprintable()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("chat", "x", "--temperature", "HOSTILE"), ("chat", "x", "--stage", "HOSTILE"), ("HOSTILE",), ("chat", "--HOSTILE", "x"),
+     ("chat", "x", "HOSTILE"), ("chat",), ("chat", "x", "--max-tokens"), ("tokenizer", "HOSTILE"), ("run", "HOSTILE"),
+     ("tokenizer", "train", "x", "--kind", "HOSTILE", "--out", "y"), ("corpus", "--workers", "HOSTILE"), ("tokenizer", "train")],
+    ids=" ".join,
+)  # fmt: skip
+def test_arguments_that_cannot_be_are_said_in_one_line_that_commands_no_terminal(arguments, monkeypatch, capsys, tmp_path):
+    from groundup import cli
+
+    hostile = "a\x1b[2J\x1b]0;title\x07\x9b31m\u202e\u2066\udc9b\ufeff" + "b" * 400
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["groundup", *(part.replace("HOSTILE", hostile) for part in arguments)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and out == ""
+    assert err.startswith("groundup: ") and err.count("\n") == 1 and len(err) <= 301 and err[:-1].isprintable()
+
+
+def test_the_traceback_of_a_bug_commands_no_terminal(monkeypatch, capsys):
+    from groundup import cli
+
+    def buggy(**_):
+        raise TypeError("of \x1b[2J\x9b\u202e")
+
+    monkeypatch.setattr(cli, "app", buggy)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert end.value.code == 1 and out == "" and "Traceback" in err and "of \\x1b[2J\\x9b\\u202e" in err
+    assert all(character.isprintable() or character == "\n" for character in err)

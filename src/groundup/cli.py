@@ -21,6 +21,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich takes as long to import as all else that help needs
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Build a language model from the ground up: raw web pages in, a chat model out, every stage measured.",
 )
@@ -50,6 +51,8 @@ NUMBER_OF_SYSTEM = re.compile(r"\[?errno:? (\d+)", re.IGNORECASE)
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 
 INTERRUPTED = 130
+# What click raises for arguments that it cannot take; releases of typer keep it in different places.
+BadArguments = typer.BadParameter.__mro__[2]
 
 tokenizer = typer.Typer(no_args_is_help=True, help="Train tokenizers, and see how they cut text.")
 app.add_typer(tokenizer, name="tokenizer")
@@ -58,8 +61,8 @@ app.add_typer(tokenizer, name="tokenizer")
 MOST_TOKENS, LARGEST_SEED, MOST_MB = 2**20, 2**32 - 1, 10**9
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
         raise typer.BadParameter("not a finite number")
     return value
 
@@ -73,7 +76,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"groundup {__version__}")
+        print(printable(f"groundup {__version__}"))
         raise typer.Exit
 
 
@@ -108,15 +111,23 @@ def run(
 
 @app.command()
 def chat(
-    folder: RunFolder,
-    stage: Annotated[str, typer.Option(help="Which model to talk to: base, sft, dpo or ppo.")] = "dpo",
+    folder: Annotated[
+        Path, typer.Argument(help="A run folder, or a model's: config.json, safetensors, tokenizer.json.")
+    ],
+    stage: Annotated[
+        str | None, typer.Option(help="Which model of a run: base, sft, dpo (if not given) or ppo.")
+    ] = None,
     temperature: Annotated[
-        float, typer.Option(min=0.0, max=100.0, callback=_finite, help="0 always takes the likeliest token.")
-    ] = 0.7,
+        float | None,
+        typer.Option(
+            min=0.0, max=100.0, callback=_finite,
+            help="0 always takes the likeliest token; the model's generation_config.json says if not given.",
+        ),
+    ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Longest answer, in tokens.")] = 128,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed and words give the same answers.")] = 0,
 ) -> None:
-    """Talk to a model of a finished run in the terminal; an empty line or Ctrl-D ends."""
+    """Talk to a model in the terminal, a run's or any that is loaded here; an empty line or Ctrl-D ends."""
     from groundup.generation.chat import talk
 
     _result(talk(folder, stage, temperature, max_tokens, seed))
@@ -332,12 +343,41 @@ def tune(
 def ask(
     question: Annotated[str, typer.Argument(help="What you want to know.")],
     context: Annotated[Path, typer.Option("--context", help="The text file that holds the answer.")],
-    model: Annotated[Path, typer.Option("--model", help="The folder of a trained reader.")],
+    model: Annotated[
+        Path | None, typer.Option("--model", help="The folder of a reader; `groundup train-reader` makes one.")
+    ] = None,
 ) -> None:
     """Find the answer to a question in a text."""
     from groundup.encoder.question_answering import ask as read
 
     _result(read(model, context, question))
+
+
+@app.command()
+def train_reader(
+    questions: Annotated[list[Path], typer.Argument(help="Questions about texts: JSON files in SQuAD's format.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; `groundup ask --model` reads it.")],
+    texts: Annotated[
+        list[Path] | None,
+        typer.Option("--practice", metavar="TEXTS", help="Files, or a run folder: questions are made of it to practise on."),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="The folder of a WordPiece tokenizer; without, one is trained on the questions.")
+    ] = None,
+    vocabulary: Annotated[int, typer.Option(min=8, max=MOST_TOKENS, help="Of a tokenizer that is trained.")] = 8_000,
+    depth: Annotated[int, typer.Option(min=1, max=126, help="Layers.")] = 2,
+    length: Annotated[int, typer.Option(min=32, max=MOST_TOKENS, help="Tokens that are read at once.")] = 320,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Windows a step.")] = 32,
+    steps: Annotated[int, typer.Option(min=1, max=10**9, help="On the questions.")] = 500,
+    practice_steps: Annotated[int, typer.Option(min=1, max=10**9, help="Before them, with --practice.")] = 1500,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the start and of the order.")] = 0,
+) -> None:
+    """Train what `groundup ask` answers with, on questions about texts. A killed one continues."""
+    from groundup.encoder.question_answering import Settings
+    from groundup.encoder.train_reader import train_reader as train
+
+    settings = Settings(depth, length, batch, practice_steps if texts else 0, steps)
+    _result(train(questions, out, texts or [], tokenizer, vocabulary, settings, seed))
 
 
 @tokenizer.command()
@@ -376,20 +416,34 @@ def main() -> None:
     # Arrow's own allocator keeps what was freed; the system's gives it back.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
-        app()
+        code = app(prog_name="groundup", standalone_mode=False)
+        if code == INTERRUPTED:  # typer's own answer to Ctrl-C
+            _stopped()
+        sys.exit(code)
     except UserError as error:
         _fail(str(error))
-    except SystemExit as end:
-        if end.code == INTERRUPTED:  # typer's own answer to Ctrl-C
-            _stopped()
-        raise
-    except KeyboardInterrupt:
+    except BadArguments as error:
+        _fail(_said_of_arguments(error))
+    except (KeyboardInterrupt, typer.Abort):
         _stopped()
     except (OSError, RecursionError, ValueError, MemoryError) as error:
         # What a user gives, or a machine lacks, ends in one of these where no chapter foresaw it; so may a bug.
         if sys.flags.dev_mode:
             raise
         _fail(_said_of(error))
+    except Exception:  # a bug: its traceback may hold foreign text
+        print(printable(traceback.format_exc()), file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def _said_of_arguments(error: Exception) -> str:
+    context, text = getattr(error, "ctx", None), error.format_message().strip().rstrip(".")
+    verb = context.command_path if context else "groundup"
+    place = verb.removeprefix("groundup").strip()
+    if "\n" in text and text.startswith("Usage"):  # nothing was given: the help is the answer
+        print(printable(text))
+        sys.exit(2)
+    return f"{place + ': ' if place else ''}{text}; `{verb} -h` says more"
 
 
 def _said_of(error: Exception) -> str:

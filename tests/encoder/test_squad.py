@@ -6,8 +6,11 @@ import string
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
+from groundup.data.rows import Refused
 from groundup.encoder.squad import Question, exact_match, f1, phrases_of, read, score, sliding_window
 
 DATA = Path(__file__).parents[2] / os.environ.get("GROUNDUP_DATA", "../shared/data")
@@ -98,15 +101,61 @@ def test_a_file_is_read_packed_or_not(tmp_path):
 def test_files_that_are_none(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         read(tmp_path / "none.json")
-    with pytest.raises(UserError, match="question 1 has no answer"):
+    with pytest.raises(UserError, match=r"no question to learn from .*no answer: 1"):
         read(squad_file(tmp_path / "a.json", answers=[], is_impossible=True))
-    with pytest.raises(UserError, match="'cat' does not stand at character 5"):
+    with pytest.raises(UserError, match=r"does not stand where it should: 1; first .*question 1"):
         read(squad_file(tmp_path / "a.json", answers=[{"answer_start": 5, "text": "cat"}]))
     for content in (b"", b"[]", b'{"data": 3}', b"\x1f\x8b"):
         for name in ("b.json", "b.json.gz"):
             (tmp_path / name).write_bytes(content)
-            with pytest.raises(UserError, match=r"not a SQuAD file|damaged gzip"):
+            with pytest.raises(UserError, match=r"not a SQuAD file|damaged gzip|no list of data"):
                 read(tmp_path / name)
+
+
+BAD_ROWS = {
+    "no answer": [{"answers": []}, {"answers": None}, {"answers": {}}, {"answers": "cat"}],
+    "an answer that does not stand where it should": [
+        {"answers": [one]}
+        for one in (3, {}, {"text": "cat"}, {"answer_start": True, "text": "h"}, {"answer_start": -8, "text": "cat"},
+                    {"answer_start": 4, "text": ""}, {"answer_start": "4", "text": "cat"})
+    ],
+    "no question or context": [{"question": None}, {"question": " "}, {"question": ["Who?"]}],
+    "an id that is no text or came before": [{"id": "1"}, {"id": None}, {"id": [1]}],
+    "an entry of qas that is no object": [None, "row", []],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reason", BAD_ROWS)
+def test_bad_rows_among_good_ones_are_counted_and_passed_over(tmp_path, reason):
+    path = squad_file(tmp_path / "a.json")
+    content = json.loads(path.read_text())
+    rows = content["data"][0]["paragraphs"][0]["qas"]
+    rows += [one if not isinstance(one, dict) else {**rows[0], "id": f"bad {n}", **one} for n, one in enumerate(BAD_ROWS[reason])]
+    path.write_text(json.dumps(content))
+    refused = Refused()
+    assert read(path, refused) == [Question("1", "Who?", "The cat sat.", [(4, "cat")], "T")]
+    assert refused == {reason: len(BAD_ROWS[reason])} and str(path) in str(refused)
+
+
+KEYS = ("paragraphs", "context", "qas", "id", "question", "answers", "answer_start", "text")
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 20) | st.text("cat", max_size=3),
+    lambda parts: st.lists(parts, max_size=3)
+    | st.dictionaries(st.sampled_from(KEYS), parts),
+    max_leaves=30,
+)
+
+
+@given(JSON)
+def test_any_json_is_read_or_refused_in_a_line(tmp_path_factory, value):
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_text(json.dumps({"data": value}))
+    try:
+        found = read(path)
+    except UserError as error:
+        assert "SQuAD" in str(error) or "no question" in str(error)
+    else:
+        assert all(q.context.startswith(text, start) for q in found for start, text in q.answers)
 
 
 def test_phrases_are_runs_of_content_words():

@@ -72,6 +72,8 @@ def test_answers_that_cannot_fit_are_said_after_the_tokenizer(tmp_path, toy_toke
     preflight.sft_answers_fit(recipe(sft={"max_answer_tokens": 400}), inputs)
     with pytest.raises(UserError, match=r"sft\.max_answer_tokens = 1 "):
         preflight.sft_answers_fit(recipe(sft={"max_answer_tokens": 1}), inputs)
+    with pytest.raises(UserError, match=r"none of \d+ held_out questions has at most 8 tokens, as base\.context leaves"):
+        preflight.sft_answers_fit(recipe(base={"context": 16}), inputs)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from groundup.core.device import Device
 from groundup.core.errors import UserError
-from groundup.posttraining import dpo, ppo, reward, rows, sft
-from groundup.posttraining.config import DpoConfig, PpoConfig, RewardConfig, SftConfig
+from groundup.generation import engine
+from groundup.posttraining import answers, dpo, ppo, preferences, reward, rows, sft
+from groundup.posttraining.config import DpoConfig, PpoConfig, PreferencesConfig, RewardConfig, SftConfig
 from groundup.tokenizer.chat import render
 
 CPU = Device(torch.device("cpu"), torch.float32, 1, "a processor", ())
@@ -172,3 +173,27 @@ def test_any_row_is_read_or_refused_in_one_line(toy_tokenizer, row):
             read(toy_tokenizer, row)
         except UserError as error:
             assert len(str(error)) <= 300 and "\n" not in str(error)
+
+
+def test_questions_without_room_for_an_answer_are_left_out_and_counted(policy, toy_tokenizer):
+    """Cut, they would be other questions; so neither labels nor comparisons are made of them."""
+    asks = [said("user", "a " * size) for size in (1, 90, 2, 90)]
+    questions = [{"messages": [one], "reference": "a", "kind": "toy"} for one in asks]
+    asked = []
+
+    def recorded(model, prompts, *rest):
+        asked.append(len(prompts))
+        return engine.generate(model, prompts, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answers, "generate", recorded)
+        left_out = Counter()
+        judgements, _ = preferences.label(policy, toy_tokenizer, questions, PreferencesConfig(), 8, 0, "train", left_out)
+        assert len(judgements) == 2 and left_out == {"longer than 56 tokens": 2}
+        figures, samples = preferences.compare_policies(policy, policy, toy_tokenizer, questions, 0.7, 8, 0, left_out)
+        assert figures["n"] == len(samples) == 2 and left_out.total() == 4
+        found = sft.compare_with_base(policy, policy, toy_tokenizer, questions, 8, 0, left_out)
+        assert found["held_out"]["overlap"]["sft"]["n"] == 2 and left_out.total() == 6
+    assert set(asked) == {2}
+    with pytest.raises(UserError, match="none of 2 questions has at most 56 tokens"):
+        preferences.label(policy, toy_tokenizer, [questions[1], questions[3]], PreferencesConfig(), 8, 0, "train")

@@ -56,6 +56,10 @@ def test_every_decision_is_said_and_the_model_learns(tokens, tmp_path):
     assert any(line.startswith("40 steps of 4 x 16 tokens") for line in said)
     assert any("GFLOP/s" in line for line in said)
     assert rows(tmp_path)[-1]["held_out"] == results["held_out_loss"]
+    # What it ended at is no single batch's loss.
+    last = [row["loss"] for row in rows(tmp_path)[-2:]]
+    assert results["train_loss_steps"] == 2 and results["train_loss"] == pytest.approx(sum(last) / 2, rel=1e-6)
+    assert any(line.startswith(f"loss {sum(last) / 2:.3f}, mean of the last 2 steps; on held-out") for line in said)
 
 
 def test_what_the_settings_leave_open_follows_from_the_depth(tokens, tmp_path):

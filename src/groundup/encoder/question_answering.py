@@ -21,6 +21,8 @@ from torch import Tensor
 
 from groundup.core.device import Device, choose
 from groundup.core.errors import UserError
+from groundup.core.files import read_object
+from groundup.core.progress import Progress
 from groundup.data.text import read_whole
 from groundup.encoder import bert
 from groundup.encoder.bert import EncoderConfig, SpanReader
@@ -36,6 +38,7 @@ from groundup.training.optimizer import Optimizer, one_rate
 from groundup.training.schedule import warmup_stable_decay
 
 OVERLAP = 128  # tokens of context that a window shares with the next (BERT's), at most a third of it
+HOW_TO_TRAIN = "`groundup train-reader train.json --out DIR`"
 LONGEST_ANSWER = 30  # tokens (BERT's)
 
 
@@ -65,6 +68,11 @@ class Answer:
 
 def windows_of(tokenizer: WordPiece, question: Question, length: int) -> list[Window]:
     return encode_pair(tokenizer, question.question, question.context, length, min(OVERLAP, length // 3))
+
+
+def fits(tokenizer: WordPiece, question: Question, length: int) -> bool:
+    """Whether it leaves most of a window of `length` tokens to the context."""
+    return len(tokenizer.encode(question.question)) <= length // 3
 
 
 def rows_of(tokenizer: WordPiece, question: Question, length: int) -> list[Row]:
@@ -98,6 +106,12 @@ def collate(windows: Sequence[Window], config: EncoderConfig, device: torch.devi
         "mask": padded([window.mask for window in windows], 0),
         "allowed": padded(context, 0).bool(),
     }
+
+
+def _is_reader(folder: Path) -> bool:
+    """Whether it says that it is a question answerer; whether it is whole and fits, loading it tells."""
+    path = folder / "config.json"
+    return path.is_file() and [SpanReader.architecture] == read_object(path).get("architectures")
 
 
 def _segments(window: Window, mark_shared: bool) -> list[int]:
@@ -155,13 +169,18 @@ def build(
     def practice_rows(step: int, count: int) -> list[Row]:
         numbers = range(step * settings.batch, step * settings.batch + count)
         made = [cloze(practice[number % len(practice)], (seed, number)) for number in numbers]
-        return [rows_of(tokenizer, question, settings.length)[0] for question in made if question]
+        asked = [question for question in made if question and fits(tokenizer, question, settings.length)]
+        return [rows_of(tokenizer, question, settings.length)[0] for question in asked]
 
     if practised:
         rows = partial(practice_rows, count=settings.batch)
         _train(model, rows, practised, settings.rate, device, folder / "practice")
     if questions and settings.steps:
-        every = [row for question in questions for row in rows_of(tokenizer, question, settings.length)]
+        every = []
+        with Progress("encoding", len(questions), "questions") as progress:
+            for question in questions:
+                every += rows_of(tokenizer, question, settings.length)
+                progress.advance()
         share = settings.batch // 2 if practised else settings.batch
 
         def rows(step: int) -> list[Row]:
@@ -229,13 +248,16 @@ def answer(
     return found
 
 
-def ask(folder: Path, context: Path, question: str) -> dict:
+def ask(folder: Path | None, context: Path, question: str) -> dict:
     """Answer one question about a text file with the reader of `folder`.
 
     Raises UserError when either is missing or not what it should be.
     """
     text = read_whole(context)
     device = choose()
+    if folder is None or not _is_reader(folder):
+        what = "no reader given" if folder is None else f"{folder}: not the folder of a reader"
+        raise UserError(f"{what}; {HOW_TO_TRAIN} makes one of questions in SQuAD's format, `ask --model DIR` uses it")
     model = SpanReader.load(folder).to(device.torch_device)
     found = answer(model, WordPiece.load(folder), [Question("", question, text, [])], device)[""]
     return {"answer": found.text, "start": found.start, "probability": math.exp(found.score)}

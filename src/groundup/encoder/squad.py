@@ -10,12 +10,16 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from groundup.core.errors import UserError
+from groundup.data.rows import Refused
 from groundup.data.text import read_whole
+
+SHAPE = "it needs data > paragraphs > context, qas > question, answers > answer_start, text"
 
 
 @dataclass(frozen=True)
@@ -27,34 +31,65 @@ class Question:
     title: str = ""
 
 
-def read(path: Path) -> list[Question]:
+def read(path: Path, refused: Refused | None = None) -> list[Question]:
     """Questions of a SQuAD 1.1 file (JSON, plain or compressed), in its order.
 
-    Raises UserError when it is not one, an answer does not stand where it should, or a question has none (SQuAD 2.0).
+    One that cannot be learned from is passed over and counted in `refused`: without an answer (SQuAD 2.0 has such), with
+    none that stands where it should, without text. Raises UserError when it is no such file, or none of its questions is left.
     """
+    refused = Refused() if refused is None else refused
     try:
         articles = json.loads(read_whole(path))["data"]
-        found = [
-            Question(
-                row["id"],
-                row["question"],
-                paragraph["context"],
-                [(answer["answer_start"], answer["text"]) for answer in row["answers"]],
-                article.get("title", ""),
-            )
-            for article in articles
-            for paragraph in article["paragraphs"]
-            for row in paragraph["qas"]
-        ]
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a SQuAD file ({str(error)[:100]!r}); it needs data > paragraphs > context, qas") from None
-    for row in found:
-        if not row.answers:
-            raise UserError(f"{path}: question {row.id} has no answer; take such questions out, or use SQuAD 1.1")
-        for start, text in row.answers:
-            if not text or row.context[start : start + len(text)] != text:
-                raise UserError(f"{path}: question {row.id}: {text!r} does not stand at character {start}")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a SQuAD file ({str(error)[:100]!r}); {SHAPE}") from None
+    found = list(_questions(articles, str(path), refused))
+    if not found:
+        raise UserError(f"{path}: no question to learn from ({refused or 'it is empty'}); {SHAPE}")
     return found
+
+
+def _questions(articles: Any, place: str, refused: Refused) -> Iterator[Question]:
+    """Raises nothing: whatever is not as it should be is counted as deep as it can be told."""
+    number, seen = 0, set()
+    for article in _listed(articles, "data", place, refused):
+        title = article.get("title")
+        for paragraph in _listed(article.get("paragraphs"), "paragraphs", place, refused):
+            context = paragraph.get("context")
+            for row in _listed(paragraph.get("qas"), "qas", place, refused):
+                number += 1
+                where = f"{place}, question {number}"
+                name, asked, answers = row.get("id", str(number)), row.get("question"), row.get("answers")
+                right = list(_right(answers, context)) if isinstance(context, str) else []
+                if not (isinstance(context, str) and isinstance(asked, str) and context.strip() and asked.strip()):
+                    refused.add("no question or context", where)
+                elif not answers or not isinstance(answers, list):
+                    refused.add("no answer", where)
+                elif not right:
+                    refused.add("an answer that does not stand where it should", where)
+                elif not isinstance(name, str | int) or str(name) in seen:
+                    refused.add("an id that is no text or came before", where)
+                else:
+                    seen.add(str(name))
+                    yield Question(str(name), asked, context, right, title if isinstance(title, str) else "")
+
+
+def _listed(value: Any, name: str, place: str, refused: Refused) -> Iterator[dict[str, Any]]:
+    if not isinstance(value, list):
+        refused.add(f"no list of {name}", place)
+        return
+    for one in value:
+        if isinstance(one, dict):
+            yield one
+        else:
+            refused.add(f"an entry of {name} that is no object", place)
+
+
+def _right(answers: Any, context: str) -> Iterator[tuple[int, str]]:
+    """The answers that stand in the context where they say."""
+    for answer in answers if isinstance(answers, list) else []:
+        start, text = (answer.get("answer_start"), answer.get("text")) if isinstance(answer, dict) else (None, None)
+        if type(start) is int and start >= 0 and isinstance(text, str) and text.strip() and context.startswith(text, start):
+            yield start, text
 
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

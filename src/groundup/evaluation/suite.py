@@ -14,7 +14,7 @@ from groundup.data.token_files import TokenFile
 from groundup.evaluation import multiple_choice, sentence_pairs
 from groundup.evaluation.compression import xz_bits_per_byte
 from groundup.evaluation.config import EvaluationConfig
-from groundup.generation.engine import Sampling, generate
+from groundup.generation.engine import Sampling, generate, room
 from groundup.model.decoder import Decoder
 from groundup.model.likelihood import bits_per_byte, score
 from groundup.model.ngram import KneserNey
@@ -38,6 +38,7 @@ def evaluate_base(
         found = score(model, [[tokenizer.end_of_text, *tokenizer.encode(text)] for text in texts])
         return [float(nats.sum()) for nats in found]
 
+    written = samples(model, tokenizer, seed)
     return {
         "bits_per_byte": compare_predictors(model, tokenizer, held_out, tokens, settings.held_out_kb * 1000, seed),
         "sentence_pairs": sentence_pairs.score(pairs, text_log_likelihood),
@@ -47,7 +48,8 @@ def evaluate_base(
         ],
         "multiple_choice": multiple_choice.score(questions, partial(continuations, model, tokenizer)),
         "multiple_choice_example": questions[0],
-        "samples": samples(model, tokenizer, seed),
+        "samples": written,
+        "samples_left_out": len(SAMPLE_PROMPTS) - len(written),  # too long for the model
     }
 
 
@@ -142,7 +144,10 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
 
 
 def samples(model: Decoder, tokenizer: Tokenizer, seed: int) -> list[dict[str, str]]:
-    """What the model writes after a few beginnings."""
-    prompts = [[tokenizer.end_of_text, *tokenizer.encode(text)] for text in SAMPLE_PROMPTS]
-    written = generate(model, prompts, [tokenizer.end_of_text], Sampling(64, temperature=0.8, top_p=0.9), seed)
-    return [{"prompt": text, "text": tokenizer.decode(ids)} for text, ids in zip(SAMPLE_PROMPTS, written, strict=True)]
+    """What the model writes after a few beginnings: of those that leave its context room for more."""
+    sampling = Sampling(64, temperature=0.8, top_p=0.9)
+    prompts = {text: [tokenizer.end_of_text, *tokenizer.encode(text)] for text in SAMPLE_PROMPTS}
+    most = room(model, sampling.max_tokens)
+    prompts = {text: ids for text, ids in prompts.items() if len(ids) <= most}
+    written = generate(model, [*prompts.values()], [tokenizer.end_of_text, *model.generation.ends], sampling, seed)
+    return [{"prompt": text, "text": tokenizer.decode(ids)} for text, ids in zip(prompts, written, strict=True)]

@@ -23,7 +23,7 @@ def base_continues(recipe: Recipe, inputs: dict[str, Path]) -> None:
         return
     folder = Path(recipe.base.start_from)
     own, given = Tokenizer.load(folder), Tokenizer.load(Path(recipe.tokenizer.folder))
-    if own.merges != given.merges or own.special_tokens != given.special_tokens:
+    if not own.is_that_of(given):
         raise UserError(f"{folder}: its tokenizer is not the one of tokenizer.folder; set tokenizer.folder = {str(folder)!r}")
     description = read_object(folder / "config.json")
     if description.get("model_type") in FAMILIES:
@@ -81,11 +81,21 @@ def sft(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 
 def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """At least one answer to learn from is short enough."""
-    from groundup.posttraining.batches import row_of
-    from groundup.tokenizer.tokenizer import Tokenizer
+    """At least one answer to learn from is short enough, and one question of those asked later leaves room for an answer."""
+    from groundup.generation.engine import room_in
+    from groundup.posttraining.batches import prompt_of, row_of
+    from groundup.tokenizer.load import for_run
 
-    encoder, rows = Tokenizer.load(inputs["tokenizer"]), _questions(recipe, inputs)["train"]
+    encoder, questions = for_run(inputs["tokenizer"], recipe.base.start_from), _questions(recipe, inputs)
+    most = room_in(max(recipe.base.context, recipe.base.long_context), recipe.sft.max_answer_tokens)
+    for side in ("held_out", "preference") if not recipe.base.start_from else ():  # whose context may be longer
+        asked = [row["messages"][0]["content"] for row in questions[side]]
+        if asked and all(len(prompt_of(encoder, question)) > most for question in asked):
+            raise UserError(
+                f"sft: none of {len(asked)} {side} questions has at most {most} tokens, as base.context leaves them beside "
+                f"answers of sft.max_answer_tokens = {recipe.sft.max_answer_tokens}; raise the one or lower the other"
+            )
+    rows = questions["train"]
     for row in rows:
         ids, spoken = row_of(encoder, *(message["content"] for message in row["messages"]))
         if len(ids) <= recipe.base.context + 1 and sum(spoken) <= recipe.sft.max_answer_tokens:

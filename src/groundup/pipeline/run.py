@@ -75,7 +75,7 @@ class StepContext:
 
     def say(self, text: str) -> None:
         """Tell the person a derived decision and its reason."""
-        print(f"  {printable(text)}", file=sys.stderr, flush=True)
+        print(printable(f"  {text}"), file=sys.stderr, flush=True)
 
 
 @dataclass
@@ -135,7 +135,7 @@ class Run:
                     verify(self.folder / step.name)
                 else:
                     self._look_ahead(number - 1, manifests, looked)
-                    print(f"[{number}/{len(self.steps)}] {step.name}", file=sys.stderr, flush=True)
+                    print(printable(f"[{number}/{len(self.steps)}] {step.name}"), file=sys.stderr, flush=True)
                     manifest = self._make(step, key)
                 manifests[step.name] = manifest
         return manifests
@@ -187,7 +187,7 @@ class Run:
             path.unlink(missing_ok=True)
         manifest = write_sealed(work / MANIFEST, manifest)
         self._promote(step)
-        print(f"  {step.name}: {duration(seconds)}", file=sys.stderr, flush=True)
+        print(printable(f"  {step.name}: {duration(seconds)}"), file=sys.stderr, flush=True)
         return manifest
 
     def _promote(self, step: Step) -> None:

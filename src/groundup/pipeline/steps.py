@@ -170,6 +170,8 @@ def evaluation(context: StepContext) -> Results:
     )  # fmt: skip
     for name, bits in results["bits_per_byte"]["overall"].items():
         context.say(f"held-out bits per byte, {name}: {bits:.3f}")
+    if left_out := results["samples_left_out"]:
+        context.say(f"{left_out} samples left out: their beginnings leave the model's context no room")
     return results
 
 
@@ -194,7 +196,9 @@ def sft(context: StepContext) -> Results:
     folder.save(context.work, model, encoder, chat=True)
     checkpoint.clear(context.work)
     asked = rows["held_out"][: settings.held_out_questions]
-    results = compare_with_base(model, _model(context, "base"), encoder, asked, settings.max_answer_tokens, seed)
+    base = _model(context, "base")
+    results = compare_with_base(model, base, encoder, asked, settings.max_answer_tokens, seed, left_out)
+    _say_left_out(context, left_out)
     write_jsonl(context.work / "samples.jsonl", results.pop("samples"))
     counts = {side: len(some) for side, some in rows.items()}
     return {"questions": {**counts, "asked": len(asked)}, "steps": steps, "left_out": dict(left_out), **results}
@@ -212,10 +216,15 @@ def preferences(context: StepContext) -> Results:
         ("held_out", "held_out", settings.held_out_prompts),
     ):
         rows = read_jsonl(context.inputs["sft"] / f"{file}.jsonl")[:count]
-        judgements, pairs = label(model, encoder, rows, settings, context.recipe.sft.max_answer_tokens, seed, split)
+        left_out: Counter[str] = Counter()
+        judgements, pairs = label(
+            model, encoder, rows, settings, context.recipe.sft.max_answer_tokens, seed, split, left_out
+        )
+        _say_left_out(context, left_out)
         write_jsonl(context.work / f"{split}.judgements.jsonl", judgements)
         write_jsonl(context.work / f"{split}.jsonl", pairs)
-        results[split] = {"prompts": len(rows), "pairs": len(pairs), "ties": len(rows) - len(pairs)}
+        prompts = len(judgements)
+        results[split] = {"prompts": prompts, "pairs": len(pairs), "ties": prompts - len(pairs), "left_out": dict(left_out)}
     return {"annotator": "simulated", **results}
 
 
@@ -251,8 +260,8 @@ def dpo(context: StepContext) -> Results:
     steps = optimise(
         policy, _tokenizer(context), pairs, recipe.dpo, dtype, context.work, recipe.seed, left_out, held_out
     )
-    _say_left_out(context, left_out)
-    return {"steps": steps, "left_out": dict(left_out), **_finish_policy(context, policy)}
+    compared = _finish_policy(context, policy, left_out)
+    return {"steps": steps, "left_out": dict(left_out), **compared}
 
 
 def ppo(context: StepContext) -> Results:
@@ -269,8 +278,8 @@ def ppo(context: StepContext) -> Results:
         policy, scorer, (scale["mean"], scale["deviation"]), _tokenizer(context), questions, recipe.ppo,
         recipe.sft.max_answer_tokens, _device(context).training_dtype, context.work, recipe.seed, left_out,
     )  # fmt: skip
-    _say_left_out(context, left_out)
-    return {**summary, "left_out": dict(left_out), **_finish_policy(context, policy)}
+    compared = _finish_policy(context, policy, left_out)
+    return {**summary, "left_out": dict(left_out), **compared}
 
 
 def report(context: StepContext) -> Results:
@@ -289,8 +298,8 @@ def _say_left_out(context: StepContext, left_out: Counter[str]) -> None:
         context.say(f"{left_out.total():,} rows left out of training or its measures: {said(left_out)}")
 
 
-def _finish_policy(context: StepContext, policy: "Decoder") -> Results:
-    """Save an aligned policy and compare it with the model that it began as."""
+def _finish_policy(context: StepContext, policy: "Decoder", left_out: Counter[str]) -> Results:
+    """Save an aligned policy, compare it with the model that it began as, and say what was left out of either."""
     from groundup.model import folder
     from groundup.posttraining.preferences import compare_policies
     from groundup.training import checkpoint
@@ -301,8 +310,9 @@ def _finish_policy(context: StepContext, policy: "Decoder") -> Results:
     rows = read_jsonl(context.inputs["sft"] / "held_out.jsonl")[: settings.held_out_prompts]
     comparison, samples = compare_policies(
         policy, _model(context, "sft"), encoder, rows, settings.temperature,
-        context.recipe.sft.max_answer_tokens, context.recipe.seed,
+        context.recipe.sft.max_answer_tokens, context.recipe.seed, left_out,
     )  # fmt: skip
+    _say_left_out(context, left_out)
     write_jsonl(context.work / "samples.jsonl", samples)
     context.say(
         f"preferred over sft in {comparison['win_rate']:.1%} ({comparison['low']:.1%} to {comparison['high']:.1%}) of "
@@ -384,9 +394,9 @@ def _workers(context: StepContext) -> int:
 
 
 def _tokenizer(context: StepContext) -> "Tokenizer":
-    from groundup.tokenizer.tokenizer import Tokenizer
+    from groundup.tokenizer.load import for_run
 
-    return Tokenizer.load(context.inputs["tokenizer"])
+    return for_run(context.inputs["tokenizer"], context.recipe.base.start_from)
 
 
 def _model(context: StepContext, stage: str) -> "Decoder":

@@ -42,6 +42,12 @@ def row_of(tokenizer: Tokenizer, question: str, answer: str) -> Row:
     return render(tokenizer, [{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
 
 
+def answer_of(row: Row, prompt: Sequence[int]) -> list[int]:
+    """Of one question's row what the assistant writes after the `prompt`, its end included."""
+    ids, spoken = row
+    return [token for token, says in zip(ids[len(prompt) :], spoken[len(prompt) :], strict=True) if says]
+
+
 def prompt_of(tokenizer: Tokenizer, question: str) -> list[int]:
     """Ids up to where the answer begins."""
     return render(tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True)[0]

@@ -23,8 +23,9 @@ def conversation(tokenizer: Tokenizer, row: Mapping[str, Any]) -> Row:
     Raises UserError when it is no conversation of the chat format, or does not end with an answer.
     """
     _without_tools(row)
-    ids, spoken = render(tokenizer, row.get("messages") or [])
-    if not spoken[-1]:
+    messages = row.get("messages") or []
+    ids, spoken = render(tokenizer, messages)
+    if messages[-1]["role"] != "assistant":
         raise UserError("the last message is not the assistant's")
     return ids, spoken
 

@@ -2,7 +2,7 @@
 
 `gather` reads everything into a plain dictionary, `render` fills `report.html.jinja`, which holds the words. Text from
 pages and models is anybody's: it is escaped by the template, shown as text and never as a link, and characters that
-cannot be seen, or that turn others around, are shown by their names.
+cannot be seen, or that turn others around, are shown by their escapes.
 """
 
 import math
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from groundup.core.files import read_json, read_jsonl, write_text
 from groundup.core.progress import duration
 from groundup.core.seals import read_manifest
+from groundup.core.text import visible
 from groundup.corpus.annotate import personal
 from groundup.corpus.tables import read_table
 from groundup.pipeline.recipe import Recipe
@@ -28,11 +29,6 @@ SHOWN_ANSWER = 400
 SHOWN_DROPPED = 3  # of each reason
 SHOWN_SAMPLES = 10
 
-# Controls, soft hyphen, invisible and direction marks, line separators, halves of surrogates, noncharacters, tags.
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ud800-\udfff\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e007f]"
-)
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _SENTENCE = re.compile(r"(?<![^\s])[A-Z][a-z]*(?: [A-Za-z'-]+,?){7,18}\.(?!\S)")
 _CODE_LINE = re.compile(r"^ +(?:return|if|for|def|raise) .{20,60}$", re.MULTILINE)
@@ -116,19 +112,6 @@ def number(value: float) -> str:
         if abs(rounded) >= size:
             return f"{rounded / size:.3g} {word}"
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
-
-
-def visible(value: Any) -> Any:
-    """The same text, or data with texts in it, with characters that cannot be seen written out: '␛', '⟨U+202E⟩'."""
-    if isinstance(value, str):
-        return _UNSEEN.sub(lambda found: _name(ord(found[0])), value)
-    if isinstance(value, dict):
-        return {visible(key): visible(one) for key, one in value.items()}
-    return [visible(one) for one in value] if isinstance(value, list) else value
-
-
-def _name(code: int) -> str:
-    return chr(0x2400 + code) if code < 0x20 else f"⟨U+{code:04X}⟩"
 
 
 def _dropped(corpus: Path) -> dict[str, list[dict[str, str]]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from groundup.core.files import write_text
 from groundup.core.progress import Progress
-from groundup.report.report import visible
+from groundup.core.text import visible
 from groundup.report.tokenizer_page import render
 from groundup.tokenizer import documents, glitch_tokens, probes
 from groundup.tokenizer.hf_tokenizer import HFTokenizer

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from groundup.report.report import templates, visible
+from groundup.core.text import visible
+from groundup.report.report import templates
 
 _MARKS = {ord(" "): "␣", ord("\n"): "⏎", ord("\t"): "⇥"}  # where white space is the token
 

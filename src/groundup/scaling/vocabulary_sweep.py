@@ -25,6 +25,7 @@ from groundup.core.errors import UserError
 from groundup.core.files import replacing, write_json
 from groundup.core.seals import SEAL, is_sealed, read_sealed, seal, write_sealed
 from groundup.core.statistics import Z95
+from groundup.core.text import printable
 from groundup.model.likelihood import bits_per_byte
 from groundup.scaling.vocabulary_trial import flop_per_token, measure, steps_for
 from groundup.tokenizer import documents
@@ -96,7 +97,8 @@ def sweep(
         shutil.rmtree(folder / "tokens", ignore_errors=True)
         results.append(result)
         bits = results[-1]["bits_per_byte"]["all"]
-        print(f"  {size}: {bits:.4f} bits per byte, {results[-1]['bytes_per_token']['all']:.2f} bytes a token", file=sys.stderr)
+        said = f"  {size}: {bits:.4f} bits per byte, {results[-1]['bytes_per_token']['all']:.2f} bytes a token"
+        print(printable(said), file=sys.stderr)
     found = {"out": str(out), **settings, **verdict(results, np.array([document.size for document in held_out]))}
     write_json(out / "sweep.json", found)
     return found

@@ -75,7 +75,7 @@ def find(inputs: Iterable[Path]) -> list[Shard]:
                 if len(refusals) <= kinds.MOST_NAMED:
                     print(printable(f"  skipped {refusal}"), file=sys.stderr)
         if (more := len(refusals) - kinds.MOST_NAMED) > 0:
-            print(f"  skipped {more} more files that cannot be read", file=sys.stderr)
+            print(printable(f"  skipped {more} more files that cannot be read"), file=sys.stderr)
     return shards
 
 

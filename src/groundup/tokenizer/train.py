@@ -63,7 +63,7 @@ def train_bpe(
     if loss.distinct:
         print(printable(f"  {loss}"), file=sys.stderr)
     if tokenizer.size < vocabulary:
-        print(f"  vocabulary {tokenizer.size} instead of {vocabulary}: no more pairs to merge", file=sys.stderr)
+        print(printable(f"  vocabulary {tokenizer.size} instead of {vocabulary}: no more pairs to merge"), file=sys.stderr)
     return {
         "tokenizer": str(out),
         "vocabulary": tokenizer.size,

@@ -38,6 +38,7 @@ from groundup.training.schedule import warmup_stable_decay
 
 PROBE_ROWS = 64  # of held-out text, for the loss curve
 PEAK_SECONDS = 0.2
+LAST_STEPS = 100  # at most, whose mean loss is told as the one at the end
 LONG_RATE = 0.1  # of the peak rates: the model has been annealed already
 
 
@@ -181,11 +182,13 @@ def pretrain(
             observe=partial(_observe, model, objective, probe, some, device.torch_device, processes),
             observe_every=max(1, some.steps // 20),
             processes=processes,
+            compiled=compiles,
         )
 
     history = run(
         stream, lengths, lambda step: warmup_stable_decay(step, lengths.steps, warmup, decay), folder, flops[0]
     )
+    say(_ended(history))
     results = {
         "parameters": counts,
         "tokens": lengths.tokens,
@@ -213,6 +216,7 @@ def pretrain(
             folder / "long",
             flops[1],
         )
+        say(_ended(history))
         results["long"] = {
             "context": longer.max_position_embeddings,
             "tokens": long_lengths.tokens,
@@ -243,7 +247,7 @@ def starting_model(settings: PretrainingConfig, encoder: Tokenizer, seed: int) -
     source = Path(settings.start_from)
     model = model_folder.load_decoder(source)
     own = Tokenizer.load(source)
-    if own.merges != encoder.merges or own.special_tokens != encoder.special_tokens:
+    if not own.is_that_of(encoder):
         raise UserError(
             f"{source}: its tokenizer ({own.size} tokens) is not the one of these token files ({encoder.size}); "
             f"set tokenizer.folder = {str(source)!r} to encode with its own"
@@ -323,15 +327,25 @@ def _observe(
 
 
 def _summary(history: list[dict[str, float]]) -> dict[str, Any]:
+    """The loss at the end is the mean over the last twentieth of the steps: that of one batch is chance."""
+    used = [row["loss"] for row in history if "skipped" not in row] or [history[-1]["loss"]]
+    last = used[-max(1, min(LAST_STEPS, len(history) // 20)) :]
     return {
-        "final_loss": history[-1]["loss"],
+        "train_loss": sum(last) / len(last),
+        "train_loss_steps": len(last),
         "held_out_loss": next((row["held_out"] for row in reversed(history) if "held_out" in row), None),
         "skipped_steps": sum("skipped" in row for row in history),
     }
 
 
+def _ended(history: list[dict[str, float]]) -> str:
+    found = _summary(history)
+    held_out = "" if found["held_out_loss"] is None else f"; on held-out text {found['held_out_loss']:.3f}"
+    return f"loss {found['train_loss']:.3f}, mean of the last {found['train_loss_steps']} steps{held_out}"
+
+
 def _whole_model(parts: LanguageModel, folder: Path, results: dict[str, Any]) -> LanguageModel:
-    """What the processes hold in parts, read from the last state."""
+    """What the processes hold in parts, read from the last state; the origin is in the configuration."""
     model = type(parts)(parts.config)
     steps = results["long"]["steps"] if "long" in results else results["steps"]
     checkpoint.load(folder, steps, {f"model.{name}": parameter for name, parameter in model.named_parameters()})

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundup.core.errors import UserError
+from groundup.core.text import printable
 from groundup.corpus.archive.warc import Losses, read_pages
 from groundup.corpus.extract.blocks import Blocks, Tag
 from groundup.corpus.extract.content import LEAVES, WEIGHTS, ContentModel, Trees, to_arrays
@@ -340,12 +341,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of *.warc.gz and *.gold.jsonl.gz")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
-    parsed = parser.parse_args()
+    parsed, unknown = parser.parse_known_args()
+    if unknown:
+        parser.error(printable(f"unrecognized arguments: {' '.join(unknown)}"))
     examples = read_examples(parsed.data)
     sites, site, tables = _prepared(examples)
     model = train(examples, tables, site, np.ones(len(sites), dtype=bool))
     np.savez_compressed(parsed.out, **to_arrays(model))
-    print(f"{len(examples)} pages of {len(sites)} sites -> {parsed.out}, {parsed.out.stat().st_size / 1000:.0f} kB")
+    size = parsed.out.stat().st_size / 1000
+    print(printable(f"{len(examples)} pages of {len(sites)} sites -> {parsed.out}, {size:.0f} kB"))
 
 
 if __name__ == "__main__":

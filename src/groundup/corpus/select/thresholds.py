@@ -97,8 +97,8 @@ def _texts(shards: list[Path], places: list[int]) -> dict[int, str]:
 def _print(row: dict[str, Any], samples: list[list[str]]) -> None:
     low, high = ("" if row[side] is None else f"{row[side]:.4g}" for side in ("minimum", "maximum"))
     print(printable(f"{row['column']} {low}..{high} ({row['paper']})" + (f": {row['note']}" if row["note"] else "")))
-    print(f"  keeps {row['kept_documents']:.2%} of documents, {row['kept_words']:.2%} of words")
-    print("  " + "  ".join(f"{float(cut):.0%}: {value:.4g}" for cut, value in row["quantiles"].items()))
+    print(printable(f"  keeps {row['kept_documents']:.2%} of documents, {row['kept_words']:.2%} of words"))
+    print(printable("  " + "  ".join(f"{float(cut):.0%}: {value:.4g}" for cut, value in row["quantiles"].items())))
     for name, texts in zip(("kept   ", "dropped"), samples, strict=True):
         for text in texts:
             print(printable(f"  {name} {text}"))
