@@ -46,7 +46,7 @@ def main() -> None:
     start, chance = time.monotonic(), random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
         run, path = Path(name) / "tiny", Path(name) / "tiny.toml"
-        path.write_text((ROOT / "recipes" / "tiny.toml").read_text(encoding="utf-8") + STEPS, encoding="utf-8")
+        path.write_text((ROOT / "src" / "groundup" / "recipes" / "tiny.toml").read_text(encoding="utf-8") + STEPS, encoding="utf-8")
         recipe = recipes.load(path)
         finished_run(run, path)
         outcomes = finished(run, recipe, chance, options.finished_flips)

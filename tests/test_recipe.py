@@ -9,7 +9,7 @@ from groundup.errors import UserError
 from groundup.recipe import Recipe, load
 
 PAGES = '[[pages.sources]]\nsource = "topics:"\ndomain = "reference"\n'
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
+RECIPES = sorted((Path(__file__).parents[1] / "src" / "groundup" / "recipes").glob("*.toml"))
 
 
 @pytest.fixture(scope="module")
