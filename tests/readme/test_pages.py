@@ -65,9 +65,10 @@ def written() -> list[tuple[str, str]]:
     found = []
     for page in EVERY:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-        lines = [line.strip() for line in text.splitlines() if re.match(r"( {4})?(\.venv/bin/)?groundup [a-z]", line)]
-        lines += re.findall(r"`(groundup [a-z-]+[^`]*)`", text)
-        found += [(page.name, re.sub(r"^\.venv/bin/", "", line).partition("  #")[0]) for line in lines]
+        lines = [re.sub(r"^\.venv/bin/", "", line) for line in commands(page)]
+        lines += [line.strip() for line in text.splitlines() if line.startswith("    groundup ")]
+        lines += re.findall(r"`(groundup [a-z][^`\n]*)`", text)
+        found += [(page.name, line.partition("  #")[0]) for line in lines if line.startswith("groundup ")]
     return found
 
 
