@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, conclude, finished_run
+from common import conclude, finished_run
 from groundup.core.errors import UserError
 from groundup.core.seals import read_manifest
 from groundup.pipeline import recipe as recipes
 from groundup.pipeline.run import Run
+from groundup.pipeline.shipped_recipes import shipped
 from groundup.pipeline.steps import STANDARD
 
 HALF_MADE = {"pages": 10, "annotations": 20, "base": 6, "sft": 24, "reward": 20, "dpo": 20, "ppo": 20}  # flips of each
@@ -46,7 +47,7 @@ def main() -> None:
     start, chance = time.monotonic(), random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
         run, path = Path(name) / "tiny", Path(name) / "tiny.toml"
-        path.write_text((ROOT / "recipes" / "tiny.toml").read_text(encoding="utf-8") + STEPS, encoding="utf-8")
+        path.write_text(shipped()["tiny"].read_text(encoding="utf-8") + STEPS, encoding="utf-8")
         recipe = recipes.load(path)
         finished_run(run, path)
         outcomes = finished(run, recipe, chance, options.finished_flips)

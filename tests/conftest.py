@@ -19,7 +19,7 @@ from groundup.tokenizer import bpe
 from groundup.tokenizer.tokenizer import Tokenizer
 
 REPOSITORY = Path(__file__).parents[1]
-TINY = REPOSITORY / "recipes" / "tiny.toml"
+TINY = REPOSITORY / "src" / "groundup" / "recipes" / "tiny.toml"
 
 # The same examples in every run, whatever the machine's load.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)

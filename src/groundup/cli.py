@@ -91,7 +91,7 @@ def groundup(
 
 @app.command()
 def run(
-    recipe: Annotated[Path, typer.Argument(help="What to build, in TOML: recipes/laptop.toml is a commented example.")],
+    recipe: Annotated[Path, typer.Argument(help="What to build, in TOML; or laptop or tiny, which come with groundup.")],
     folder: Annotated[Path | None, typer.Option("--run", help="Where to build it; runs/<recipe> if not given.")] = None,
     settings: Settings = None,
     dry_run: DryRun = False,
@@ -107,6 +107,24 @@ def run(
     loaded = recipes.load(recipe, settings)
     target = folder or Path("runs") / recipe.stem
     _result(dry(loaded, target, steps_of(loaded)) if dry_run else run_all(loaded, target))
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where to write recipe.toml; made where there is none.")] = Path(),
+    pages: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SOURCE", help="Your file, folder or site; once for each. If not given: DIR/pages."),
+    ] = None,
+    language: Annotated[str, typer.Option(help="Of your pages, by its code: en, de.")] = "en",
+) -> None:
+    """Write a commented recipe for your own pages, and say which command is next."""
+    from groundup.pipeline import shipped_recipes
+
+    made = shipped_recipes.init(folder, pages or [], language)
+    first = "" if pages else f"; put your files into {made['pages'][0]}"
+    print(printable(f"wrote {made['recipe']}{first}; next: {made['next']}"), file=sys.stderr)
+    _result(made)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from groundup.core.errors import UserError
 from groundup.pipeline.recipe import Recipe, load
 
 PAGES = '[[pages.sources]]\nsource = "topics:"\ndomain = "reference"\n'
-RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+RECIPES = sorted((Path(__file__).parents[2] / "src" / "groundup" / "recipes").glob("*.toml"))
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,10 @@ def library_or_reason() -> ctypes.CDLL | str:
         return "the processor has no AVX-512 for bfloat16"
     flags = [*FLAGS, *(f"-m{name}" for name in (*VECTORS, *(TILES if has_tiles() else ())))]
     compiler = os.environ.get("CXX") or "g++"
-    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "groundup"
+    try:
+        kept = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "groundup"
+    except RuntimeError:  # a container's user may be in no list of users
+        return "the user has no home folder to keep compiled kernels in: set XDG_CACHE_HOME to a folder"
     made_of = [" ".join([compiler, *flags]).encode(), *(source.read_bytes() for source in (HEADER, *SOURCES))]
     made = hashlib.sha256(b"".join(made_of)).hexdigest()[:16]
     path = kept / f"kernels-{made}.so"

@@ -20,6 +20,7 @@ from groundup.core.errors import UserError
 from groundup.corpus.config import AnnotationsConfig, PagesConfig, SelectionConfig, SourceConfig
 from groundup.data.config import MixtureConfig
 from groundup.evaluation.config import EvaluationConfig
+from groundup.pipeline.shipped_recipes import find, shipped
 from groundup.posttraining.config import DpoConfig, PpoConfig, PreferencesConfig, RewardConfig, SftConfig
 from groundup.report.config import ReportConfig
 from groundup.tokenizer.config import TokenizerConfig, TokensConfig
@@ -61,16 +62,18 @@ class Recipe(Section):
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe and apply `section.key=value` overrides (values are TOML; a bare word is a string).
+    """Read a recipe, or the shipped one of that name, and apply `section.key=value` overrides (TOML; a bare word is a string).
 
     Raises UserError, in one line, for a missing file, bad TOML, an unknown key, a wrong type or a value out of range.
     """
     try:
+        path = find(path)
         if path.exists() and not path.is_file():  # a named pipe would wait for ever
-            raise UserError(f"{path}: not a plain file; recipes/laptop.toml is a commented example")
+            raise UserError(f"{path}: not a plain file; `groundup init` writes a commented recipe")
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such recipe; recipes/laptop.toml is a commented example") from None
+        known = ", ".join(shipped())
+        raise UserError(f"{path}: no such recipe; groundup has {known}, and `groundup init` writes one") from None
     except RecursionError:
         raise UserError(f"{path}: not valid TOML: nested too deep") from None
     except ValueError as error:  # TOML's, UTF-8's, and that of a number of thousands of digits
