@@ -27,7 +27,7 @@ BENCHMARK_BOILERPLATE = 10  # GPT-3's figure
 LEAST_WORDS = 8  # of a benchmark's example: GPT-3 takes no shorter n-grams, and what they match by chance is much
 
 
-def contamination(held_out: Iterable[str], train: Iterable[str], n: int = 13) -> list[tuple[float, int]]:
+def contamination(held_out: Iterable[str], train: Iterable[str], n: int = 13) -> Iterator[tuple[float, int]]:
     """For each training text: the overlap with the held-out text it is nearest to, and that text's place (-1: none).
 
     The overlap is the larger of two shares of distinct word n-grams: of the held-out text's, those the training text
@@ -41,21 +41,22 @@ def contamination(held_out: Iterable[str], train: Iterable[str], n: int = 13) ->
 
     def known(text: str) -> np.ndarray:
         grams = _word_ngrams(split(text), n)
-        sizes.append(len(grams))
-        return _found(grams, index)
+        found = _found(grams, index)
+        frequency[found] += 1
+        rare = found[frequency[found] <= BOILERPLATE_DOCUMENTS]  # the others will not become rare again
+        sizes.append(len(grams) - len(found) + len(rare))
+        return rare
 
-    shared, counts = _joined(map(known, train), np.int64)
-    frequency += np.bincount(shared, minlength=len(index))
+    shared, counts = _joined(map(known, train), np.int32)
     telling = frequency <= BOILERPLATE_DOCUMENTS
     owners = np.repeat(np.arange(len(held_sizes), dtype=np.int32), held_sizes)
     held_sizes = np.maximum(1, np.bincount(owners[telling[places]], minlength=len(held_sizes)))
     owners = owners[np.argsort(places, kind="stable")]
     starts = np.append(0, np.cumsum(np.bincount(places, minlength=len(index))))
-    ends = np.cumsum(counts)
-    return [
-        _nearest(some[telling[some]], owners, starts, held_sizes, size - int((~telling[some]).sum()))
-        for some, size in zip(map(shared.__getitem__, map(slice, ends - counts, ends)), sizes, strict=True)
-    ]
+    for count, end, size in zip(counts, np.cumsum(counts), sizes, strict=True):
+        some = shared[end - count : end]
+        here = telling[some]
+        yield _nearest(some[here], owners, starts, held_sizes, size - int((~here).sum()))
 
 
 def _joined(parts: Iterable[np.ndarray], kind: type) -> tuple[np.ndarray, np.ndarray]:

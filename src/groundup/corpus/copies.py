@@ -68,7 +68,7 @@ def find(
     jaccard: float,
     out: Path,
     against: Iterable[Path] = (),
-    memory_mb: int = 1024,
+    memory_mb: int = 256,
 ) -> Copies:
     """Compare the new documents with each other and with the corpora in the folders `against`, the earliest first.
 

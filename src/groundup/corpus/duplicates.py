@@ -76,7 +76,7 @@ def rows_per_band(permutations: int, jaccard: float) -> int:
 
 
 def near_duplicate_pairs(
-    signatures: Iterable[np.ndarray], jaccard: float, memory_mb: int = 1024, folder: Path | None = None
+    signatures: Iterable[np.ndarray], jaccard: float, memory_mb: int = 256, folder: Path | None = None
 ) -> Iterator[np.ndarray]:
     """Pairs of documents estimated to be so similar: blocks of int64 [pairs, 2], first < second, sorted in each block.
 

@@ -7,6 +7,7 @@ they are needed, the lines of as many hosts at a time as fit.
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -203,23 +204,38 @@ def _template_lines(
     batch = (weight // (memory_mb << 20)).astype(np.int64)[host] if len(host) else host
     owners, found = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
     for number in np.unique(batch).tolist():
-        chosen = pages[batch == number]
-        lines = [part for one in _parts(shards, rows.starts, chosen) for part in _lines(one[0], one[2])]
-        order = np.argsort(host[batch == number], kind="stable")
-        for members in np.split(order, np.flatnonzero(np.diff(host[batch == number][order])) + 1):
-            of_host = template_lines.template_lines(
-                [lines[place] for place in members.tolist()], counted[chosen[members]].tolist(), share
+        chosen = np.flatnonzero(batch == number)
+        chosen = chosen[np.argsort(host[chosen], kind="stable")]
+        borders = np.flatnonzero(np.diff(host[chosen], prepend=-1, append=-1))
+        chosen = pages[chosen]
+        values, sizes = _lines(shards, rows, chosen)
+        ends = np.append(0, np.cumsum(sizes))
+        for first, last in pairwise(borders.tolist()):
+            own = slice(first, last)
+            of_page, line = template_lines.template_lines(
+                values[ends[first] : ends[last]], sizes[own], counted[chosen[own]], share
             )
-            owners += [np.repeat(chosen[members], list(map(len, of_host)))]
-            found += of_host
+            owners.append(chosen[own][of_page])
+            found.append(line)
     order = np.argsort(owners := np.concatenate(owners), kind="stable")
     return owners[order], np.concatenate(found)[order]
 
 
-def _lines(shard: Path, places: np.ndarray) -> list[np.ndarray]:
-    column = read_working(shard, ["lines"])["lines"].combine_chunks()
-    offsets, values = column.offsets.to_numpy(), column.values.to_numpy()
-    return [values[offsets[place] : offsets[place + 1]].copy() for place in places]
+def _lines(shards: list[Path], rows: Rows, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The lines of these documents, one behind the other, uint64; and how many each has, int64."""
+    sizes = rows.line_count[chosen].astype(np.int64)
+    values = np.empty(int(sizes.sum()), dtype=np.uint64)
+    order = np.argsort(chosen)
+    starts = (np.cumsum(sizes) - sizes)[order]
+    at = 0
+    for shard, some, places in _parts(shards, rows.starts, chosen[order]):
+        column = read_working(shard, ["lines"])["lines"].combine_chunks()
+        offsets, every = column.offsets.to_numpy(), column.values.to_numpy()
+        for start, place in zip(starts[at : at + len(some)].tolist(), places.tolist(), strict=True):
+            own = every[offsets[place] : offsets[place + 1]]
+            values[start : start + len(own)] = own
+        at += len(some)
+    return values, sizes
 
 
 def _train_quality(shards: list[Path], rows: Rows, counted: np.ndarray, positives: list[str], classifier: Path) -> int:
