@@ -273,7 +273,7 @@ def make_corpus(
     engine: Annotated[Literal["processes", "ray"], typer.Option(help="Where the pages are worked on.")] = "processes",
     address: Annotated[str, typer.Option(help="Of the Ray cluster; local starts one on this machine.")] = "local",
     workers: Annotated[int, typer.Option(min=0, max=4096, help="Pages worked on at once, in shards; 0: one a core.")] = 0,
-    memory_mb: Annotated[int, typer.Option(min=1, max=MOST_MB, help="Memory for finding near duplicates.")] = 1024,
+    memory_mb: Annotated[int, typer.Option(min=1, max=MOST_MB, help="Memory for finding near duplicates.")] = 256,
     against: Annotated[
         list[Path] | None, typer.Option(metavar="DIR", help="An earlier corpus, whose documents are not taken again.")
     ] = None,

@@ -40,7 +40,7 @@ class Recipe(Section):
     name: str
     seed: SeedNumber = 0
     threads: Annotated[int, Field(ge=0, le=4096)] = 0  # 0: one a core; each is a process, and no machine has more cores
-    memory_mb: Annotated[int, Field(gt=0, le=1 << 24)] = 1024  # for finding near duplicates; the result is the same
+    memory_mb: Annotated[int, Field(gt=0, le=1 << 24)] = 256  # for finding near duplicates; the result is the same
     ray: str | None = None  # address of the Ray cluster that works on the pages, "local" to start one; none: processes
     standard: list[str] | None = None  # of the standard steps, those that run; none: all whose inputs are there
     steps: list[StepSettings] = []

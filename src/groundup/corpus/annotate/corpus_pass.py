@@ -1,12 +1,13 @@
 """What only all documents together tell: copies, the template lines of a host, quality; and the annotations with it.
 
-Held in memory are numbers, some 150 bytes a document; texts, lines and signatures are read from the shards of pass 1 as
-they are needed, the lines of as many hosts at a time as fit.
+Held in memory are numbers, at most 200 bytes a document; texts, lines and signatures are read from the shards of pass 1
+as they are needed, the lines of as many hosts at a time as fit.
 """
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 
 from groundup.core.executor import Pool
 from groundup.core.words import split
+from groundup.corpus import ids
 from groundup.corpus.classify import linear, quality
 from groundup.corpus.config import AnnotationsConfig
 from groundup.corpus.dedup import boilerplate_lines, resolve
@@ -23,7 +25,7 @@ from groundup.corpus.tables import read_working, write_table
 
 QUALITY_CHUNKS = 20_000  # of each class; DCLM trains on 400,000 documents, but 2^18 weights are learnt from far fewer
 QUALITY_SEED = 0
-LINE_BYTES = 64  # of memory, while a host's lines are counted
+LINE_BYTES = 96  # of memory, while a host's lines are counted: 85 measured
 COLUMNS = [
     ("template_lines", pa.list_(pa.int32())),
     *((name, pa.string()) for name in ("same_url_as", "duplicate_of", "near_duplicate_of", "cluster")),
@@ -48,7 +50,7 @@ class Rows:
 
     starts: np.ndarray  # int64 [shards + 1]: the first document of each
     domains: list[str]  # of each shard
-    ids: np.ndarray  # bytes
+    ids: np.ndarray  # uint64 [documents, 2], as in `ids.py`
     text_keys: np.ndarray  # uint64 [documents, 2]
     url_hash: np.ndarray  # uint64 [documents]
     host_hash: np.ndarray  # uint64 [documents]
@@ -75,32 +77,41 @@ def join(
 ) -> dict[str, Any]:
     """Write `out/annotations-<shard>` with the columns `names` for the shards of pass 1; returns counts."""
     rows = read_rows(shards)
-    columns = _copies(shards, rows, settings, out, memory_mb)
-    counted = columns["cluster"] == rows.ids
+    found = _copies(shards, rows, settings, out, memory_mb)
+    counted = _stays(found, rows)
     owners, lines = _template_lines(shards, rows, counted, settings.template_line_share, memory_mb)
     classifier = out / "pass1" / "quality.npz"
     trained_on = _train_quality(shards, rows, counted, settings.quality_positives, classifier)
-    columns["quality"] = np.full(len(rows.ids), 0.5)
+    qualities = np.full(len(rows.ids), 0.5)
     if trained_on:
         scores = np.concatenate(list(pool.spread(_score, ((shard, classifier) for shard in shards))))
-        columns["quality"] = _percentiles(scores, rows)
+        qualities = _percentiles(scores, rows)
     for path in out.glob("annotations-*.parquet"):
         path.unlink()
+
+    usable = rows.usable
 
     def jobs() -> Iterator[tuple]:
         for shard, start, end in zip(shards, rows.starts[:-1], rows.starts[1:], strict=True):
             here = slice(*np.searchsorted(owners, (start, end)))
             offsets = np.searchsorted(owners[here], np.arange(start, end + 1))
-            own = {name: values[start:end] for name, values in columns.items()}
-            yield shard, out / f"annotations-{shard.stem}.parquet", names, rows.kept[start:end], own, offsets, lines[here]
+            part = slice(start, end)
+            compared = slice(*np.searchsorted(usable, (start, end)))
+            own = {
+                name: _named(found, name, rows.ids[part], usable[compared] - start, compared)
+                for name, kind in COLUMNS
+                if kind == pa.string()
+            }
+            path = out / f"annotations-{shard.stem}.parquet"
+            yield shard, path, names, rows.kept[part], own, qualities[part], offsets, lines[here]
 
     counts: Counter[str] = Counter()
     by_domain: Counter[str] = Counter()
     types: Counter[str] = Counter()
-    for domain, (found, found_types) in zip(rows.domains, pool.spread(_write, jobs()), strict=True):
-        counts.update(found)
-        by_domain[domain] += found["documents"]
-        types.update(found_types)
+    for domain, (of_shard, of_types) in zip(rows.domains, pool.spread(_write, jobs()), strict=True):
+        counts.update(of_shard)
+        by_domain[domain] += of_shard["documents"]
+        types.update(of_types)
     return {
         "pages": len(rows.ids),
         "repeated_pages": int((~rows.kept).sum()),
@@ -118,26 +129,25 @@ def read_rows(shards: list[Path]) -> Rows:
     for shard in shards:
         table = read_working(shard, ["id", "text_key", "kind", "domain", *plain])
         domains.append(table["domain"][0].as_py())
-        parts["ids"].append(np.array(table["id"].to_pylist(), dtype="S"))
+        parts["ids"].append(ids.from_hex(table["id"]))
         parts["text_keys"].append(resolve.as_numbers(table["text_key"].to_pylist()))
-        parts["html"].append(np.array(table["kind"].to_pylist()) == "html")
+        parts["html"].append(pc.equal(table["kind"], "html").to_numpy())
         for name in plain:
             parts[name].append(table[name].to_numpy())
     starts = np.cumsum([0, *map(len, parts["ids"])])
     whole = {name: np.concatenate(parts.pop(name)) for name in list(parts)}
-    kept = np.zeros(len(whole["ids"]), dtype=bool)
-    kept[np.unique(whole["ids"], return_index=True)[1]] = True
+    order = np.lexsort((whole["ids"][:, 1], whole["ids"][:, 0]))  # of equal ones the first comes first
+    kept = np.ones(len(order), dtype=bool)
+    kept[order[1:]] = (whole["ids"][order[1:]] != whole["ids"][order[:-1]]).any(axis=1)
     return Rows(starts, domains, **whole, kept=kept)
 
 
-def _copies(
-    shards: list[Path], rows: Rows, settings: AnnotationsConfig, out: Path, memory_mb: int
-) -> dict[str, np.ndarray]:
-    """Columns same_url_as, duplicate_of, near_duplicate_of and cluster, as bytes."""
+def _copies(shards: list[Path], rows: Rows, settings: AnnotationsConfig, out: Path, memory_mb: int) -> resolve.Copies:
+    """What the usable documents are copies of."""
     chosen, permutations = rows.usable, settings.near_duplicate_permutations
-    ids = rows.ids[chosen]
-    found = resolve.find(
-        resolve.Documents(ids, rows.text_keys[chosen], rows.length[chosen], rows.signed[chosen], ids),
+    names = rows.ids[chosen]
+    return resolve.find(
+        resolve.Documents(names, rows.text_keys[chosen], rows.length[chosen], rows.signed[chosen], names),
         rows.url_hash[chosen],
         lambda: _signatures(shards, rows.starts, chosen, permutations),
         permutations,
@@ -146,11 +156,26 @@ def _copies(
         [Path(folder) for folder in settings.against],
         memory_mb,
     )
-    columns = {name: np.zeros(len(rows.ids), dtype=values.dtype) for name, values in vars(found).items()}
-    columns["cluster"] = rows.ids.astype(columns["cluster"].dtype)
-    for name, values in vars(found).items():
-        columns[name][chosen] = values
-    return columns
+
+
+def _stays(found: resolve.Copies, rows: Rows) -> np.ndarray:
+    """bool [documents]: stands for its own cluster. One without words does."""
+    stays = np.ones(len(rows.ids), dtype=bool)
+    stays[rows.usable] = (found.stays[found.cluster] == rows.ids[rows.usable]).all(axis=1)
+    return stays
+
+
+def _named(
+    found: resolve.Copies, column: str, own: np.ndarray, places: np.ndarray, compared: slice
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ids in this column of a shard's documents, uint64 [documents, 2], and bool [documents]: there is one.
+
+    `own` are their ids, `places` those that were compared, and `compared` where these are in `found`.
+    """
+    rows = getattr(found, column)[compared]
+    names, there = own.copy(), np.full(len(own), column == "cluster")  # what is not compared is a cluster by itself
+    names[places], there[places] = found.names(column)[rows], rows >= 0
+    return names, there
 
 
 def _parts(shards: list[Path], starts: np.ndarray, chosen: np.ndarray) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
@@ -181,30 +206,45 @@ def _template_lines(
     batch = (weight // (memory_mb << 20)).astype(np.int64)[host] if len(host) else host
     owners, found = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
     for number in np.unique(batch).tolist():
-        chosen = pages[batch == number]
-        lines = [part for one in _parts(shards, rows.starts, chosen) for part in _lines(one[0], one[2])]
-        order = np.argsort(host[batch == number], kind="stable")
-        for members in np.split(order, np.flatnonzero(np.diff(host[batch == number][order])) + 1):
-            of_host = boilerplate_lines.template_lines(
-                [lines[place] for place in members.tolist()], counted[chosen[members]].tolist(), share
+        chosen = np.flatnonzero(batch == number)
+        chosen = chosen[np.argsort(host[chosen], kind="stable")]
+        borders = np.flatnonzero(np.diff(host[chosen], prepend=-1, append=-1))
+        chosen = pages[chosen]
+        values, sizes = _lines(shards, rows, chosen)
+        ends = np.append(0, np.cumsum(sizes))
+        for first, last in pairwise(borders.tolist()):
+            own = slice(first, last)
+            of_page, line = boilerplate_lines.template_lines(
+                values[ends[first] : ends[last]], sizes[own], counted[chosen[own]], share
             )
-            owners += [np.repeat(chosen[members], list(map(len, of_host)))]
-            found += of_host
+            owners.append(chosen[own][of_page])
+            found.append(line)
     order = np.argsort(owners := np.concatenate(owners), kind="stable")
     return owners[order], np.concatenate(found)[order]
 
 
-def _lines(shard: Path, places: np.ndarray) -> list[np.ndarray]:
-    column = read_working(shard, ["lines"])["lines"].combine_chunks()
-    offsets, values = column.offsets.to_numpy(), column.values.to_numpy()
-    return [values[offsets[place] : offsets[place + 1]].copy() for place in places]
+def _lines(shards: list[Path], rows: Rows, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The lines of these documents, one behind the other, uint64; and how many each has, int64."""
+    sizes = rows.line_count[chosen].astype(np.int64)
+    values = np.empty(int(sizes.sum()), dtype=np.uint64)
+    order = np.argsort(chosen)
+    starts = (np.cumsum(sizes) - sizes)[order]
+    at = 0
+    for shard, some, places in _parts(shards, rows.starts, chosen[order]):
+        column = read_working(shard, ["lines"])["lines"].combine_chunks()
+        offsets, every = column.offsets.to_numpy(), column.values.to_numpy()
+        for start, place in zip(starts[at : at + len(some)].tolist(), places.tolist(), strict=True):
+            own = every[offsets[place] : offsets[place + 1]]
+            values[start : start + len(own)] = own
+        at += len(some)
+    return values, sizes
 
 
 def _train_quality(shards: list[Path], rows: Rows, counted: np.ndarray, positives: list[str], classifier: Path) -> int:
     """Write the classifier; returns how many chunks of each class it learnt from, 0 where there are none of one."""
     unique = rows.usable[counted[rows.usable]]
     # Ids are digests, so the first by id are a random sample that is the same each time.
-    unique = unique[np.argsort(rows.ids[unique])]
+    unique = unique[np.lexsort((rows.ids[unique, 1], rows.ids[unique, 0]))]
     good = np.repeat(np.isin(rows.domains, positives), np.diff(rows.starts))[unique]
     groups = [_enough(unique[good], rows.words), _enough(unique[~good], rows.words)]
     if not all(map(len, groups)):
@@ -249,7 +289,8 @@ def _write(
     path: Path,
     names: list[str],
     kept: np.ndarray,
-    columns: dict[str, np.ndarray],
+    columns: dict[str, tuple[np.ndarray, np.ndarray]],
+    qualities: np.ndarray,
     offsets: np.ndarray,
     lines: np.ndarray,
 ) -> tuple[Counter[str], Counter[str]]:
@@ -259,9 +300,9 @@ def _write(
         if name == "template_lines":
             values = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(lines, pa.int32()))
         elif kind == pa.string():
-            values = pa.array([value.decode() or None for value in columns[name].tolist()], kind)
+            values = ids.to_hex(*columns[name])
         else:
-            values = pa.array(columns[name], kind)
+            values = pa.array(qualities, kind)
         table = table.append_column(pa.field(name, kind), values)
     table = table.select(names).filter(pa.array(kept)).replace_schema_metadata(None)
     write_table(table, path)

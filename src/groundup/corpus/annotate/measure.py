@@ -66,7 +66,7 @@ def annotate(
     workers: int,
     label: str = "annotate",
     ray: str | None = None,
-    memory_mb: int = 1024,
+    memory_mb: int = 256,
 ) -> dict[str, Any]:
     """Write `out/annotations-<warc>-<NNNNN>.parquet` for WARC files, each with its domain; returns counts.
 

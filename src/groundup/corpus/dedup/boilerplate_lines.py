@@ -35,47 +35,47 @@ def line_hashes(text: str) -> np.ndarray:
     return np.array([hashed[line] for line in lines], dtype=np.uint64)
 
 
-def template_lines(pages: list[np.ndarray], counted: list[bool], share: float) -> list[np.ndarray]:
-    """For each page of one host (its line hashes), the indices of its template lines, int32, in order.
+def template_lines(
+    values: np.ndarray, sizes: np.ndarray, counted: np.ndarray, share: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The template lines of one host: for each its page, int32, and its index in that page, int32, in order.
 
-    A line is template if it stands on more than `share` of the pages and on at least five, and is at the top or bottom
-    in most of its places; or if it stands once or twice on nearly every page; or if it is an author's signature. Pages
-    not `counted` (copies of another page, which would make their whole text look repeated) have their lines judged but
-    are no evidence.
+    `values` are the hashes of the lines of all pages, one page after another, `sizes` how many each has. A line is
+    template if it stands on more than `share` of the pages and on at least five, and is at the top or bottom in most of
+    its places; or if it stands once or twice on nearly every page; or if it is an author's signature. Pages not
+    `counted`, bool [pages] (copies of another page, which would make their whole text look repeated), have their lines
+    judged but are no evidence.
     """
-    on_pages: Counter[int] = Counter()
-    at_edge: Counter[int] = Counter()
-    occurrences: Counter[int] = Counter()
-    for lines, counts in zip(pages, counted, strict=True):
-        if counts:
-            occurrences.update(lines.tolist())
-            on_pages.update(np.unique(lines).tolist())
-            at_edge.update(lines[_edges(lines)].tolist())
-    enough = max(share * sum(counted), LEAST_PAGES - 1)
-    frequent = {line: count for line, count in on_pages.items() if count > enough and line != BLANK}
-    edge_lines = [line for line, count in frequent.items() if at_edge[line] >= AT_EDGE * occurrences[line]]
-    everywhere = [
-        line
-        for line, count in frequent.items()
-        if count >= NEARLY_ALL * sum(counted) and occurrences[line] <= 2 * count
-    ]
-    everywhere += _signatures(pages, counted, {*edge_lines, *everywhere})
-    at_edges, anywhere = (np.array(sorted(found), dtype=np.uint64) for found in (edge_lines, everywhere))
-    return [
-        np.flatnonzero(np.isin(lines, anywhere) | (np.isin(lines, at_edges) & _edges(lines))).astype(np.int32)
-        for lines in pages
-    ]
+    page = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    edges, evidence, total = _edges(values, page, sizes), counted[page], int(np.count_nonzero(counted))
+    lines, codes = np.unique(values[evidence], return_inverse=True)
+    occurrences = np.bincount(codes, minlength=len(lines))
+    at_edge = np.bincount(codes[edges[evidence]], minlength=len(lines))
+    on_pages = _on_pages(page[evidence], codes, len(lines))
+    frequent = (on_pages > max(share * total, LEAST_PAGES - 1)) & (lines != BLANK)
+    at_edges = frequent & (at_edge >= AT_EDGE * occurrences)
+    anywhere = frequent & (on_pages >= NEARLY_ALL * total) & (occurrences <= 2 * on_pages)
+    at_edges, anywhere = lines[at_edges], lines[anywhere]
+    del lines, codes, occurrences, at_edge, on_pages, frequent
+    if total >= LEAST_PAGES:
+        evidence &= values != BLANK
+        signatures = _signatures(values[evidence], page[evidence], np.union1d(at_edges, anywhere))
+        anywhere = np.concatenate([anywhere, signatures])
+    found = np.flatnonzero(np.isin(values, anywhere) | (np.isin(values, at_edges) & edges))
+    owners = page[found]
+    return owners, (found - (np.cumsum(sizes) - sizes)[owners]).astype(np.int32)
 
 
-def _signatures(pages: list[np.ndarray], counted: list[bool], known: set[int]) -> list[int]:
-    evidence = [lines[lines != BLANK] for lines, counts in zip(pages, counted, strict=True) if counts]
-    if len(evidence) < LEAST_PAGES:
-        return []
-    lines, codes = np.unique(np.concatenate(evidence), return_inverse=True)
-    page = np.repeat(np.arange(len(evidence)), [len(some) for some in evidence])
-    on_pages = np.bincount(np.unique(page * len(lines) + codes) % max(1, len(lines)), minlength=len(lines))
-    frequent = on_pages >= LEAST_PAGES
-    name_like = frequent & ~np.isin(lines, np.array(sorted(known), dtype=np.uint64))
+def _on_pages(page: np.ndarray, codes: np.ndarray, count: int) -> np.ndarray:
+    """int64 [count]: on how many pages the lines of each code stand."""
+    return np.bincount(np.unique(page * np.int64(count) + codes) % max(1, count), minlength=count)
+
+
+def _signatures(values: np.ndarray, page: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Those of the lines that are signatures; `values` are the filled ones of the counted pages, `page` where each is."""
+    lines, codes = np.unique(values, return_inverse=True)
+    frequent = _on_pages(page, codes, len(lines)) >= LEAST_PAGES
+    name_like = frequent & ~np.isin(lines, known)
     closes = np.ones(len(codes), dtype=bool)
     closes[:-1] = frequent[codes[1:]] | (page[1:] != page[:-1])
     occurrences = np.bincount(codes, minlength=len(lines))
@@ -90,7 +90,7 @@ def _signatures(pages: list[np.ndarray], counted: list[bool], known: set[int]) -
     leads = np.zeros(len(codes), dtype=bool)
     leads[:-1] = signs[codes[1:]] & (page[1:] == page[:-1])
     signs |= name_like & (np.bincount(codes, leads, minlength=len(lines)) >= OPENED * occurrences)
-    return lines[signs].tolist()
+    return lines[signs]
 
 
 def _signs(
@@ -122,13 +122,15 @@ def _signs(
     )
 
 
-def _edges(lines: np.ndarray) -> np.ndarray:
+def _edges(values: np.ndarray, page: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """bool [lines]: whether a line is among the first or last of its page; blank lines are not counted."""
-    filled = lines != BLANK
-    place = np.cumsum(filled) - 1
-    total = int(filled.sum())
-    reach = max(EDGE_LINES, int(total * EDGE_SHARE))
-    return filled & ((place < reach) | (place >= total - reach))
+    filled = values != BLANK
+    until = np.append(0, np.cumsum(filled))
+    ends = np.cumsum(sizes)
+    first, last = until[ends - sizes], until[ends]
+    reach = np.maximum(EDGE_LINES, ((last - first) * EDGE_SHARE).astype(np.int64))
+    place = until[:-1]
+    return filled & ((place < (first + reach)[page]) | (place >= (last - reach)[page]))
 
 
 def remove(text: str, indices: list[int]) -> str:

@@ -7,6 +7,7 @@ of one site quote each other. Against benchmarks one common 13-gram is enough, s
 """
 
 import re
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,38 +27,53 @@ BENCHMARK_BOILERPLATE = 10  # GPT-3's figure
 LEAST_WORDS = 8  # of a benchmark's example: GPT-3 takes no shorter n-grams, and what they match by chance is much
 
 
-def contamination(held_out: Iterable[str], train: Iterable[str], n: int = 13) -> list[tuple[float, int]]:
+def contamination(held_out: Iterable[str], train: Iterable[str], n: int = 13) -> Iterator[tuple[float, int]]:
     """For each training text: the overlap with the held-out text it is nearest to, and that text's place (-1: none).
 
     The overlap is the larger of two shares of distinct word n-grams: of the held-out text's, those the training text
     contains; and of the training text's, those the held-out text contains. So a long page that quotes a short held-out
     one counts, and so does an excerpt. N-grams in more than 20 documents are boilerplate and count on neither side.
     """
-    held = [_word_ngrams(split(text), n) for text in held_out]
-    index = np.unique(np.concatenate(held)) if held else np.zeros(0, dtype=np.uint64)
-    frequency = np.zeros(len(index), dtype=np.int64)
-    held = [np.searchsorted(index, grams) for grams in held]  # from here on an n-gram is its place in the index
-    for grams in held:
-        frequency[grams] += 1
-    shared, sizes = [], []
-    for text in train:
+    grams, held_sizes = _joined((_word_ngrams(split(text), n) for text in held_out), np.uint64)
+    index, places = np.unique(grams, return_inverse=True)  # from here on an n-gram is its place in the index
+    frequency = np.bincount(places, minlength=len(index))
+    sizes = array("q")
+
+    def known(text: str) -> np.ndarray:
         grams = _word_ngrams(split(text), n)
-        places = np.searchsorted(index, grams)
-        places = places[np.append(index, 0)[places] == grams] if len(index) else places[:0]
-        places = places[places < len(index)]
-        frequency[places] += 1
-        shared.append(places)
-        sizes.append(len(grams))
+        found = _found(grams, index)
+        frequency[found] += 1
+        rare = found[frequency[found] <= BOILERPLATE_DOCUMENTS]  # the others will not become rare again
+        sizes.append(len(grams) - len(found) + len(rare))
+        return rare
+
+    shared, counts = _joined(map(known, train), np.int32)
     telling = frequency <= BOILERPLATE_DOCUMENTS
-    owners = np.concatenate([np.full(len(grams), owner) for owner, grams in enumerate(held)] or [np.zeros(0, int)])
-    places = np.concatenate(held or [np.zeros(0, int)])
-    order = np.argsort(places, kind="stable")
-    owners, starts = owners[order], np.searchsorted(places[order], np.arange(len(index) + 1))
-    held_sizes = np.array([max(1, int(telling[grams].sum())) for grams in held])
-    return [
-        _nearest(places[telling[places]], owners, starts, held_sizes, size - int((~telling[places]).sum()))
-        for places, size in zip(shared, sizes, strict=True)
-    ]
+    owners = np.repeat(np.arange(len(held_sizes), dtype=np.int32), held_sizes)
+    held_sizes = np.maximum(1, np.bincount(owners[telling[places]], minlength=len(held_sizes)))
+    owners = owners[np.argsort(places, kind="stable")]
+    starts = np.append(0, np.cumsum(np.bincount(places, minlength=len(index))))
+    for count, end, size in zip(counts, np.cumsum(counts), sizes, strict=True):
+        some = shared[end - count : end]
+        here = telling[some]
+        yield _nearest(some[here], owners, starts, held_sizes, size - int((~here).sum()))
+
+
+def _joined(parts: Iterable[np.ndarray], kind: type) -> tuple[np.ndarray, np.ndarray]:
+    """Arrays one behind the other, and the length of each, int64: a small array takes 112 bytes beside its numbers."""
+    joined, sizes = bytearray(), array("q")
+    for part in parts:
+        joined += part.astype(kind).tobytes()
+        sizes.append(len(part))
+    return np.frombuffer(joined, kind), np.array(sizes, dtype=np.int64)
+
+
+def _found(grams: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """The places in `index`, sorted, of those of the n-grams that are there."""
+    if not len(index):
+        return np.zeros(0, dtype=np.int64)
+    places = np.minimum(np.searchsorted(index, grams), len(index) - 1)
+    return places[index[places] == grams]
 
 
 def _word_ngrams(words: Words, n: int) -> np.ndarray:
@@ -71,10 +87,10 @@ def _nearest(
     if not len(places):
         return 0.0, -1
     holders = np.concatenate([owners[starts[place] : starts[place + 1]] for place in places.tolist()])
-    counts = np.bincount(holders, minlength=len(held_sizes))
-    shares = counts / np.minimum(held_sizes, max(1, size))  # the larger of the two shares has the smaller denominator
+    near, counts = np.unique(holders, return_counts=True)  # these alone, or time is held-out texts times training texts
+    shares = counts / np.minimum(held_sizes[near], max(1, size))  # the larger of the two has the smaller denominator
     nearest = int(shares.argmax())
-    return float(shares[nearest]), nearest
+    return float(shares[nearest]), int(near[nearest])
 
 
 @dataclass
@@ -131,13 +147,12 @@ def contains_benchmark(
     N-grams in more than ten of the texts count for nothing. The rows say how many examples of a file were looked for,
     how many were found in some text, and how many are too short to look for.
     """
-    hits = [_places(split(text), benchmarks) for text in texts]
-    frequency = np.zeros(len(benchmarks.grams), dtype=np.int64)
-    for places in hits:
-        frequency[places] += 1
+    hits, counts = _joined((_places(split(text), benchmarks) for text in texts), np.int64)
+    frequency = np.bincount(hits, minlength=len(benchmarks.grams))
     named: list[str | None] = []
     touched: set[int] = set()
-    for places in hits:
+    for end, count in zip(np.cumsum(counts).tolist(), counts.tolist(), strict=True):
+        places = hits[end - count : end]
         telling = places[frequency[places] <= BENCHMARK_BOILERPLATE].tolist()
         owners = [benchmarks.owners[benchmarks.starts[place] : benchmarks.starts[place + 1]] for place in telling]
         held = np.unique(np.concatenate(owners)).tolist() if owners else []
@@ -154,11 +169,9 @@ def contains_benchmark(
 
 def _places(words: Words, benchmarks: Benchmarks) -> np.ndarray:
     """Which of the benchmarks' n-grams a text holds, int64, unique."""
-    if not len(benchmarks.grams):
+    if not benchmarks.lengths:
         return np.zeros(0, dtype=np.int64)
-    grams = np.unique(np.concatenate([shingles(words, length) for length in benchmarks.lengths]))
-    places = np.minimum(np.searchsorted(benchmarks.grams, grams), len(benchmarks.grams) - 1)
-    return places[benchmarks.grams[places] == grams]
+    return _found(np.unique(np.concatenate([shingles(words, length) for length in benchmarks.lengths])), benchmarks.grams)
 
 
 def _examples(path: Path, refused: Refused) -> Iterator[str]:

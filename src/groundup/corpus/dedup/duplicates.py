@@ -9,7 +9,6 @@ of a group stays.
 
 import re
 import tempfile
-from array import array
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
@@ -27,6 +26,7 @@ ALL_PAIRS_BUCKET = 64
 SORTING_BYTES = 48  # of memory a document, while one band is sorted
 BLOCK_BYTES = 16  # of memory a number of a signature: two blocks at a time fill half of it
 CHECKED_AT_ONCE = 1 << 13  # pairs of signatures
+JOINED_AT_ONCE = 1 << 16  # pairs of documents
 CAMPAIGN = re.compile(r"(?:^|&)(?:utm_\w+|fbclid|gclid|msclkid|mc_[ce]id)=[^&]*")
 
 
@@ -76,7 +76,7 @@ def rows_per_band(permutations: int, jaccard: float) -> int:
 
 
 def near_duplicate_pairs(
-    signatures: Iterable[np.ndarray], jaccard: float, memory_mb: int = 1024, folder: Path | None = None
+    signatures: Iterable[np.ndarray], jaccard: float, memory_mb: int = 256, folder: Path | None = None
 ) -> Iterator[np.ndarray]:
     """Pairs of documents estimated to be so similar: blocks of int64 [pairs, 2], first < second, sorted in each block.
 
@@ -179,16 +179,24 @@ def _similar(left: np.ndarray, right: np.ndarray, pairs: np.ndarray, jaccard: fl
 
 def clusters(count: int, pairs: Iterable[np.ndarray]) -> np.ndarray:
     """int64 [count]: for each document the smallest document it is joined to by blocks of pairs, directly or not."""
-    parent = array("q", range(count))
-
-    def root(node: int) -> int:
-        while parent[node] != node:
-            parent[node] = parent[parent[node]]
-            node = parent[node]
-        return node
-
+    parent = np.arange(count)
     for block in pairs:
-        for first, second in block.tolist():
-            low, high = sorted((root(first), root(second)))
-            parent[high] = low
-    return np.array([root(node) for node in range(count)], dtype=np.int64)
+        for edges in np.array_split(block, len(block) // JOINED_AT_ONCE + 1):
+            while len(edges := _roots(parent, edges)):
+                np.minimum.at(parent, edges[:, 1], edges[:, 0])
+    return _roots_of(parent, np.arange(count))
+
+
+def _roots(parent: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """The edges between different trees, from root to root: the smaller one first."""
+    ends = np.sort(_roots_of(parent, edges.reshape(-1)).reshape(-1, 2), axis=1)
+    return ends[ends[:, 0] != ends[:, 1]]
+
+
+def _roots_of(parent: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+    """The root of each node's tree, which is its smallest document; afterwards it is the parent of each of `nodes`."""
+    above = parent[nodes]
+    while len(deep := np.flatnonzero(parent[above] != above)):
+        # Each is then twice as far up as before, where its parents are among the nodes: a long chain takes few rounds.
+        parent[nodes[deep]] = above[deep] = parent[above[deep]]
+    return above

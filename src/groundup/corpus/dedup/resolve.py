@@ -7,7 +7,8 @@ within one corpus only: FineWeb (Penedo et al. 2024, appendix E.3) found that do
 worse, and a page fetched again a year later may well say something new.
 
 A corpus keeps the signatures of its documents, so that a later one is compared with them and not with the texts. The
-signatures are on disk and are compared within a stated bound of memory; beside it stand some 650 bytes a document.
+signatures are on disk and are compared within a stated bound of memory; beside it stand row numbers, 8 bytes each, and
+ids as pairs of numbers.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 
 from groundup.core.errors import UserError
 from groundup.core.files import replacing
+from groundup.corpus import ids
 from groundup.corpus.dedup import duplicates
 
 FILE = "signatures.parquet"
@@ -31,21 +33,27 @@ ROWS_AT_ONCE = 1 << 14
 class Documents:
     """What is compared. Documents without words are not among them."""
 
-    ids: np.ndarray  # bytes
+    ids: np.ndarray  # uint64 [documents, 2], as in `ids.py`
     text_keys: np.ndarray  # uint64 [documents, 2]
     lengths: np.ndarray  # int64 [documents], characters
     signed: np.ndarray  # bool [documents]: has a signature, which a text of punctuation only has not
-    stays: np.ndarray  # bytes: the id of the document that stays for it in its own corpus
+    stays: np.ndarray  # uint64 [documents, 2]: the id of the document that stays for it in its own corpus
 
 
 @dataclass
 class Copies:
-    """For each new document the id, in bytes, of the one it is a copy of; b"" where it stays."""
+    """For each new document the row, int64, of the one it is a copy of; -1 where it stays."""
 
-    same_url_as: np.ndarray
-    duplicate_of: np.ndarray
-    near_duplicate_of: np.ndarray
-    cluster: np.ndarray  # the document that stays for it and all that are nearly equal: itself, where that is so
+    same_url_as: np.ndarray  # rows of `ids`
+    duplicate_of: np.ndarray  # rows of `ids`
+    near_duplicate_of: np.ndarray  # rows of `stays`
+    cluster: np.ndarray  # rows of `stays`: what stays for it and all that are nearly equal; itself, where that is so
+    ids: np.ndarray  # uint64 [all documents, 2], the new ones last
+    stays: np.ndarray  # uint64 [all documents, 2]
+
+    def names(self, column: str) -> np.ndarray:
+        """The ids that the rows of this column mean, uint64 [all documents, 2]."""
+        return self.ids if column in ("same_url_as", "duplicate_of") else self.stays
 
 
 def as_numbers(keys: list[str]) -> np.ndarray:
@@ -61,7 +69,7 @@ def find(
     jaccard: float,
     out: Path,
     against: Iterable[Path] = (),
-    memory_mb: int = 1024,
+    memory_mb: int = 256,
 ) -> Copies:
     """Compare the new documents with each other and with the corpora in the folders `against`, the earliest first.
 
@@ -72,13 +80,13 @@ def find(
     """
     files = [_made_like(signatures_of(folder), permutations) for folder in against]
     every = [*map(_read, files), new]
-    ids, stays, text_keys, lengths, signed = (
-        np.concatenate([getattr(one, name) for one in every])
+    names, stays, text_keys, lengths, signed = (
+        getattr(new, name) if len(every) == 1 else np.concatenate([getattr(one, name) for one in every])
         for name in ("ids", "stays", "text_keys", "lengths", "signed")
     )
-    corpus = np.repeat(np.arange(len(every)), [len(one.ids) for one in every])
-    order, itself = np.lexsort((ids, -lengths, corpus)), np.arange(len(ids))
-    start = len(ids) - len(new.ids)
+    corpus = np.repeat(np.arange(len(every), dtype=np.int32), [len(one.ids) for one in every])
+    order, itself = np.lexsort((names[:, 1], names[:, 0], -lengths, corpus)), np.arange(len(names))
+    start = len(names) - len(new.ids)
     by_url = start + first_of_group(url_hashes, order[order >= start] - start)
     by_text = first_of_group(_numbered(text_keys), order)
     compared = np.flatnonzero((by_text == itself) & signed)
@@ -89,13 +97,15 @@ def find(
     by_near = first_of_group(groups, order)
 
     rows, by_text = itself[start:], by_text[start:]
-    cluster = stays[by_near[by_text]]
-    _write(new, cluster, signatures(), permutations, out / FILE)
+    cluster = by_near[by_text]
+    _write(new, stays, cluster, signatures(), permutations, out / FILE)
     return Copies(
-        same_url_as=_others(ids, by_url, rows),
-        duplicate_of=_others(ids, by_text, rows),
-        near_duplicate_of=_others(stays, np.where(by_text == rows, by_near[rows], rows), rows),
+        same_url_as=_others(by_url, rows),
+        duplicate_of=_others(by_text, rows),
+        near_duplicate_of=_others(np.where(by_text == rows, by_near[rows], rows), rows),
         cluster=cluster,
+        ids=names,
+        stays=stays,
     )
 
 
@@ -116,8 +126,8 @@ def _numbered(keys: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def _others(names: np.ndarray, chosen: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    return np.where(chosen == rows, b"", names[chosen])
+def _others(chosen: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    return np.where(chosen == rows, -1, chosen)
 
 
 def _chosen(blocks: Iterable[np.ndarray], rows: np.ndarray) -> Iterator[np.ndarray]:
@@ -137,13 +147,20 @@ def _schema(permutations: int) -> pa.Schema:
     return pa.schema(columns, {"made_by": f"rensa RMinHash: {kind}"})
 
 
-def _write(new: Documents, cluster: np.ndarray, signatures: Iterable[np.ndarray], permutations: int, path: Path) -> None:
+def _write(
+    new: Documents,
+    stays: np.ndarray,
+    cluster: np.ndarray,
+    signatures: Iterable[np.ndarray],
+    permutations: int,
+    path: Path,
+) -> None:
     schema, start = _schema(permutations), 0
     with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="lz4", use_dictionary=False) as writer:
         for block in signatures:
             part = slice(start, start + len(block))
             start += len(block)
-            columns = [new.ids[part].astype(str), cluster[part].astype(str), *new.text_keys[part].T]
+            columns = [ids.to_hex(new.ids[part]), ids.to_hex(stays[cluster[part]]), *new.text_keys[part].T]
             columns += [new.lengths[part], new.signed[part]]
             arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=False)]
             arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(block.reshape(-1), pa.uint32()), permutations))
@@ -166,9 +183,12 @@ def _made_like(path: Path, permutations: int) -> Path:
 
 def _read(path: Path) -> Documents:
     table = pq.read_table(path, columns=["id", "cluster", "text_key_0", "text_key_1", "length", "signed"])
-    ids, stays = (np.array(table[name].to_pylist(), dtype="S") for name in ("id", "cluster"))
+    try:
+        names, stays = (ids.from_hex(table[name]) for name in ("id", "cluster"))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; annotate that corpus again") from None
     keys = np.stack([table["text_key_0"].to_numpy(), table["text_key_1"].to_numpy()], axis=1)
-    return Documents(ids, keys, table["length"].to_numpy(), table["signed"].to_numpy(), stays)
+    return Documents(names, keys, table["length"].to_numpy(), table["signed"].to_numpy(), stays)
 
 
 def _read_signatures(path: Path) -> Iterator[np.ndarray]:

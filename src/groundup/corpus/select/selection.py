@@ -13,7 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,8 @@ def select(annotations: Path, out: Path, settings: SelectionConfig, language: st
             numbers.append(_numbers([row for row in rows if row["reason"] is None], seed))
             parts.append(dealt.with_suffix(".arrow"))
             write_working(_table(rows, DROPPED), parts[-1])
-        left = Left(*map(np.concatenate, zip(*numbers, strict=True)), dropped={})
+        left = Left(*map(np.concatenate, zip(*numbers, strict=True)))
+        del numbers
         _hold_out(left, settings.held_out)
         late = [Step("contaminates held-out")]
         _drop_contaminated(parts, left, settings.max_contamination)
@@ -146,13 +147,18 @@ class Left:
     place: np.ndarray  # uint64 [documents, 2]: their order for being held out
     held_out: np.ndarray  # bool
     best: np.ndarray  # bool
-    dropped: dict[int, tuple[int, str]]  # later: by which of the late steps, and the detail
+    dropped_by: np.ndarray  # int8: which of the late steps; -1: none
+    share: np.ndarray  # float64: of its 13-grams, where the first of them did
+    of: np.ndarray  # int32: which of the texts below
+    texts: list[str] = field(default_factory=list)  # addresses of held-out documents and examples of benchmarks
 
     def here(self) -> np.ndarray:
         """bool: those not dropped since."""
-        here = np.ones(len(self.domain), dtype=bool)
-        here[list(self.dropped)] = False
-        return here
+        return self.dropped_by < 0
+
+    def detail(self, place: int) -> str:
+        of = self.texts[self.of[place]]
+        return f"words of {of}" if self.dropped_by[place] else f"{self.share[place]:.2f} of its 13-grams shared with {of}"
 
     def by_domain(self, chosen: np.ndarray) -> list[np.ndarray]:
         """The places of the chosen documents, of one domain after another."""
@@ -171,6 +177,9 @@ def _numbers(rows: list[Row], seed: int) -> tuple[np.ndarray, ...]:
         np.frombuffer(b"".join(places), ">u8").astype(np.uint64).reshape(-1, 2),
         none,
         none.copy(),
+        np.full(len(rows), -1, dtype=np.int8),
+        np.zeros(len(rows), dtype=np.float64),
+        np.zeros(len(rows), dtype=np.int32),
     )
 
 
@@ -201,24 +210,24 @@ def _of_left(parts: list[Path], column: str, chosen: np.ndarray) -> Iterator[str
 def _drop_contaminated(parts: list[Path], left: Left, most: float) -> None:
     held_out, train = np.flatnonzero(left.held_out), np.flatnonzero(~left.held_out)
     texts = (_of_left(parts, "text", chosen) for chosen in (left.held_out, ~left.held_out))
-    found = [
-        (row, share, held_out[nearest])
-        for row, (share, nearest) in zip(train.tolist(), contamination(*texts), strict=True)
-        if share > most
-    ]
-    named = np.zeros(len(left.domain), dtype=bool)
-    named[[row for *_, row in found]] = True
-    urls = dict(zip(np.flatnonzero(named).tolist(), _of_left(parts, "url", named), strict=True))
-    for row, share, nearest in found:
-        left.dropped[row] = 0, f"{share:.2f} of its 13-grams shared with {urls[nearest]}"
+    for row, (share, nearest) in zip(train, contamination(*texts), strict=True):
+        if share > most:
+            left.dropped_by[row], left.share[row], left.of[row] = 0, share, held_out[nearest]
+    dropped = ~left.here()
+    named = np.zeros(len(dropped), dtype=bool)
+    named[left.of[dropped]] = True
+    left.of[dropped] = np.searchsorted(np.flatnonzero(named), left.of[dropped])
+    left.texts += _of_left(parts, "url", named)
 
 
 def _drop_benchmarks(parts: list[Path], left: Left, paths: list[Path]) -> list[dict[str, Any]]:
     chosen = left.here()
     named, found = contains_benchmark(_of_left(parts, "text", chosen), read_benchmarks(paths))
-    for row, name in zip(np.flatnonzero(chosen).tolist(), named, strict=True):
+    numbers: dict[str, int] = {}
+    for row, name in zip(np.flatnonzero(chosen), named, strict=True):
         if name:
-            left.dropped[row] = 1, f"words of {name}"
+            left.dropped_by[row], left.of[row] = 1, len(left.texts) + numbers.setdefault(name, len(numbers))
+    left.texts += numbers
     return found
 
 
@@ -236,9 +245,8 @@ def _write(parts: list[Path], left: Left, late: list[Step], out: Path) -> dict[s
             for row in read_working(part).to_pylist():
                 if row["reason"] is None:
                     row["bytes"] = len(row["text"].encode())
-                    if place in left.dropped:
-                        number, detail = left.dropped[place]
-                        late[number].drop(row, detail)
+                    if left.dropped_by[place] >= 0:
+                        late[left.dropped_by[place]].drop(row, left.detail(place))
                     else:
                         row["split"] = "held_out" if left.held_out[place] else "train"
                         row["best"] = bool(left.best[place])
