@@ -1,5 +1,7 @@
 """What several tests share: toy models, the command line as a subprocess, and one finished run of recipes/tiny.toml."""
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -8,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import hypothesis
 import pytest
@@ -19,7 +22,7 @@ os.environ["GOMP_SPINCOUNT"] = "0"
 import torch
 
 import groundup
-from groundup import device
+from groundup import cli, device
 from groundup.model.decoder import Decoder, DecoderConfig
 from groundup.tokenizer import bpe
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -104,6 +107,29 @@ def run_groundup() -> Callable[..., subprocess.CompletedProcess]:
             options.setdefault("stdin", subprocess.DEVNULL)
         settings = {"capture_output": True, "text": True, "encoding": "utf-8", "env": ENVIRONMENT, "timeout": 600}
         return subprocess.run(command, cwd=REPOSITORY, **{**settings, **options})
+
+    return call
+
+
+@pytest.fixture
+def groundup_here() -> Callable[..., subprocess.CompletedProcess]:
+    """The command line in this process, where torch is imported already; it takes a process of its own three seconds."""
+
+    def call(*arguments: object, input: str = "") -> subprocess.CompletedProcess:
+        command = ["groundup", *map(str, arguments)]
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        given = io.TextIOWrapper(io.BytesIO(input.encode()), encoding="utf-8")
+        with (
+            mock.patch.multiple(sys, argv=command, stdin=given),
+            mock.patch.dict(os.environ),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            try:
+                cli.main()
+            except SystemExit as end:
+                code = end.code or 0
+        return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
 
     return call
 

@@ -20,14 +20,14 @@ def test_escapes_are_stripped():
 
 
 @pytest.mark.parametrize("stage", ["base", "sft"])
-def test_questions_from_a_pipe(run_groundup, tiny_run, stage):
-    def ask(questions, *options):
-        outcome = run_groundup("chat", tiny_run.folder, "--stage", stage, "--max-tokens", 12, *options, input=questions)
+def test_questions_from_a_pipe(run_groundup, groundup_here, tiny_run, stage):
+    def ask(questions, *options, call=groundup_here):
+        outcome = call("chat", tiny_run.folder, "--stage", stage, "--max-tokens", 12, *options, input=questions)
         assert outcome.returncode == 0 and outcome.stderr == ""
         *answers, last = outcome.stdout.splitlines()
         return answers, json.loads(last)
 
-    two, summary = ask("What does os.path.join do?\nAnd shutil.copy?\n")
+    two, summary = ask("What does os.path.join do?\nAnd shutil.copy?\n", call=run_groundup)
     assert summary["stage"] == stage and summary["turns"] == 2 and 2 <= summary["tokens"] <= 24
     assert "".join(two).strip()
     if stage == "base":
@@ -45,7 +45,7 @@ def test_a_question_that_is_not_utf8_is_no_crash(run_groundup, tiny_run):
     assert outcome.returncode in (0, 2)
 
 
-def test_unknown_stage(run_groundup, tiny_run):
-    outcome = run_groundup("chat", tiny_run.folder, "--stage", "reward")
+def test_unknown_stage(groundup_here, tiny_run):
+    outcome = groundup_here("chat", tiny_run.folder, "--stage", "reward")
     assert outcome.returncode == 2
     assert outcome.stderr == "groundup: --stage reward: choose one of base, sft, dpo, ppo\n" and outcome.stdout == ""
