@@ -91,15 +91,15 @@ def test_run_folder_without_permission(run_groundup, tiny_recipe, tmp_path):
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1/", "http://no-such-host.invalid/"])
-def test_site_that_cannot_be_reached(run_groundup, tmp_path, address):
+def test_site_that_cannot_be_reached(groundup_here, tmp_path, address):
     folder = tmp_path / "run"
-    outcome = run_groundup("run", written(tmp_path, address), "--run", folder, timeout=60)
+    outcome = groundup_here("run", written(tmp_path, address), "--run", folder)
     assert address in refused(outcome)
     assert finished_stages(folder) == [] and not list(folder.rglob("*.warc.gz"))
 
 
 @pytest.mark.parametrize("source", ["nowhere.warc.gz", "empty folder", "not a warc"])
-def test_source_that_holds_no_pages(run_groundup, tmp_path, source):
+def test_source_that_holds_no_pages(groundup_here, tmp_path, source):
     path = tmp_path / "nowhere.warc.gz"
     if source == "empty folder":
         path = tmp_path / "pages"
@@ -107,23 +107,23 @@ def test_source_that_holds_no_pages(run_groundup, tmp_path, source):
     elif source == "not a warc":
         path.write_bytes(b"something else\n" * 100)
     folder = tmp_path / "run"
-    assert str(path) in refused(run_groundup("run", written(tmp_path, path), "--run", folder))
+    assert str(path) in refused(groundup_here("run", written(tmp_path, path), "--run", folder))
     assert finished_stages(folder) == []
 
 
 @pytest.mark.parametrize("pages", [0, 1], ids=["no text", "one short page"])
-def test_too_little_to_learn_from_is_said(run_groundup, tmp_path, pages):
+def test_too_little_to_learn_from_is_said(groundup_here, tmp_path, pages):
     source = tmp_path / "pages"
     source.mkdir()
     (source / "page.txt").write_text("the mouse eats the cheese . " * 30 if pages else "")
     folder = tmp_path / "run"
-    refused(run_groundup("run", written(tmp_path, source), "--run", folder, "--set", "corpus.min_words=1"))
+    refused(groundup_here("run", written(tmp_path, source), "--run", folder, "--set", "corpus.min_words=1"))
     assert "report" not in finished_stages(folder)
 
 
-def test_chat_with_a_stage_that_is_not_there(run_groundup, tmp_path):
-    assert "choose one of base, sft, dpo, ppo" in refused(run_groundup("chat", tmp_path, "--stage", "reward"))
-    assert "no finished stage 'sft'" in refused(run_groundup("chat", tmp_path, "--stage", "sft"))
+def test_chat_with_a_stage_that_is_not_there(groundup_here, tmp_path):
+    assert "choose one of base, sft, dpo, ppo" in refused(groundup_here("chat", tmp_path, "--stage", "reward"))
+    assert "no finished stage 'sft'" in refused(groundup_here("chat", tmp_path, "--stage", "sft"))
 
 
 @pytest.mark.parametrize("verb", [[], ["run"], ["chat"], ["corpus"], ["tokenizer"], ["tokenizer", "train"], ["ask"]])

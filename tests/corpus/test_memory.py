@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
 from groundup.corpus import ids
-from groundup.corpus.dedup import duplicates
+from groundup.corpus.annotate import corpus_pass
+from groundup.corpus.dedup import duplicates, resolve
 from groundup.corpus.dedup.boilerplate_lines import template_lines
 from groundup.corpus.dedup.contamination import contamination
 

@@ -26,7 +26,7 @@ def run(tmp_path, toy_decoder, toy_tokenizer):
     def dpo(context):
         model_folder.save(context.work, toy_decoder(vocab_size=toy_tokenizer.size), toy_tokenizer, chat=True)
         write_text(context.work / "metrics.jsonl", '{"step": 0, "loss": 1.25}\n')
-        write_text(context.work / "preference.jsonl", '{"text": "Copy the file."}\n')
+        write_text(context.work / "rows.jsonl", '{"text": "one"}\n')
         return {}
 
     recipe = Recipe.model_validate({"name": "x", "pages": {"sources": [{"source": "topics:", "domain": "a"}]}})
@@ -65,7 +65,7 @@ def test_chat_refuses_the_tokenizer_of_another_run(run, other_tokenizer):
         ("tokenizer.json", lambda run: load.load(run / "dpo")),
         ("tokenizer.json", lambda run: Tokenizer.load(run / "dpo")),
         ("model.safetensors", lambda run: read_embeddings(run / "dpo")),
-        ("preference.jsonl", lambda run: documents.find([run / "dpo" / "preference.jsonl"])),
+        ("rows.jsonl", lambda run: documents.find([run / "dpo" / "rows.jsonl"])),
     ],
 )
 def test_other_readers_check_what_they_read_and_only_that(run, name, read):

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from groundup.cli.options import result
+
 data = typer.Typer(no_args_is_help=True, help="Conversations and preferences of your own: read, checked and converted.")
 
 
@@ -21,7 +23,6 @@ def convert(
     out: Annotated[Path, typer.Option("--to", help="The file of JSON lines to write, in the format of TRL.")],
 ) -> None:
     """Write conversations or preferences as TRL's JSON lines; says the formats found, and counts what is left out."""
-    from groundup.cli import _result
     from groundup.data.convert import convert as write
 
-    _result(write(files, out))
+    result(write(files, out))
