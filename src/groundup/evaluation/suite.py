@@ -15,7 +15,7 @@ from groundup.evaluation import multiple_choice, sentence_pairs
 from groundup.evaluation.compression import xz_bits_per_byte
 from groundup.evaluation.config import EvaluationConfig
 from groundup.generation.engine import Sampling, generate, room
-from groundup.model.decoder import Decoder
+from groundup.model.decoder import Decoder, LanguageModel
 from groundup.model.likelihood import bits_per_byte, score
 from groundup.model.ngram import KneserNey
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -117,7 +117,7 @@ def _ratio_in_bits(values: np.ndarray, axis: int) -> np.ndarray:
     return nats / np.log(2) / sizes
 
 
-def continuations(model: Decoder, tokenizer: Tokenizer, wanted: Sequence[tuple[str, str]]) -> list[float]:
+def continuations(model: LanguageModel, tokenizer: Tokenizer, wanted: Sequence[tuple[str, str]]) -> list[float]:
     """Log-probability (nats) of each continuation after its context, as lm-eval has it. See `encode_pair`."""
     pairs = [encode_pair(tokenizer, context, text) for context, text in wanted]
     found = score(model, [[*context, *continuation] for context, continuation in pairs])

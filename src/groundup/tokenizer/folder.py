@@ -37,6 +37,16 @@ class ByteTokens:
         """Ids are 0 .. size - 1, those of the special tokens included."""
         return len(self._tokens)
 
+    def __len__(self) -> int:
+        return self.size
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of any string; each kind has its own."""
+        raise NotImplementedError
+
+    def __call__(self, text: str) -> list[int]:
+        return self.encode(text)
+
     def token_bytes(self, token: int) -> bytes:
         """The bytes a token stands for; none for special tokens."""
         if not 0 <= token < self.size:
