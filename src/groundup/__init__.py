@@ -23,6 +23,15 @@ if TYPE_CHECKING:
         sft,
         train_tokenizer,
     )
+else:  # out of sight of type checkers, to which it would say that every name is here
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module 'groundup' has no attribute {name!r}; it has {', '.join(__all__)}")
+        from importlib import import_module
+
+        return getattr(import_module("groundup.api"), name)
+
 
 __version__ = "0.1.0"
 __all__ = [
@@ -42,14 +51,6 @@ __all__ = [
     "sft",
     "train_tokenizer",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'groundup' has no attribute {name!r}; it has {', '.join(__all__)}")
-    from importlib import import_module
-
-    return getattr(import_module("groundup.api"), name)
 
 
 def __dir__() -> list[str]:

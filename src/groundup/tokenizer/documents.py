@@ -110,7 +110,7 @@ def read_sides(shards: Sequence[Shard], split: str, held_out: float, refused: Re
                 number = blake2b(text.encode(), digest_size=8).digest()
                 said, chosen = row["split"], int.from_bytes(number) < held_out * 2**64
                 if (split == "held_out") == (chosen if not said else said != "train"):
-                    yield {"id": number.hex(), "text": text, "domain": row["domain"], "best": row["best"] == "true"}
+                    yield {"id": number.hex(), "text": text, "domain": row["domain"], "best": row["best"].lower() == "true"}
 
 
 def read_annotated(
