@@ -8,6 +8,7 @@ Everything that is not said in the recipe has the default given here; `groundup 
 """
 
 import difflib
+import glob
 import re
 import tomllib
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import Field, ValidationError
 
 from groundup.core.config import Section, SeedNumber
 from groundup.core.errors import UserError
+from groundup.core.seals import verify
 from groundup.corpus.config import AnnotationsConfig, PagesConfig, SelectionConfig, SourceConfig
 from groundup.data.config import MixtureConfig
 from groundup.evaluation.config import EvaluationConfig
@@ -70,6 +72,7 @@ def load(path: Path, overrides: list[str] | None = None) -> Recipe:
         path = find(path)
         if path.exists() and not path.is_file():  # a named pipe would wait for ever
             raise UserError(f"{path}: not a plain file; `groundup init` writes a commented recipe")
+        verify(path.parent, glob.escape(path.name))  # beside a report lies the recipe of its run
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         known = ", ".join(shipped())
