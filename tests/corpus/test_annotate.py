@@ -163,7 +163,7 @@ def test_a_shard_that_is_there_is_not_measured_again_unless_it_is_damaged_or_its
     measured = []
     real = module._measure
     monkeypatch.setattr(module, "_measure", lambda *job: measured.append(job[3].name) or real(*job))
-    monkeypatch.setattr(module.join, "read_rows", lambda shards: 1 / 0)
+    monkeypatch.setattr(module.corpus_pass, "read_rows", lambda shards: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         annotate(pages, tmp_path / "out", AnnotationsConfig(), workers=1)
     assert len(measured) == 5
