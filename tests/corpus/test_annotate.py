@@ -93,7 +93,7 @@ def test_bytes_do_not_depend_on_workers_or_hash_seed(pages, tmp_path, monkeypatc
     )
     script = tmp_path / "more.py"
     script.write_text(code)
-    source = str(Path(module.__file__).parents[2])
+    source = str(Path(module.__file__).parents[3])
     subprocess.run(
         [sys.executable, script, pages[0][0], pages[1][0], tmp_path / "more"],
         env={**os.environ, "PYTHONPATH": source, "PYTHONHASHSEED": "7"},
@@ -139,7 +139,7 @@ def test_resuming_with_other_workers_after_a_kill_gives_the_same_bytes(pages, tm
     out = tmp_path / "resumed"
     killed = subprocess.run(
         [sys.executable, "-c", code, pages[0][0], pages[1][0], out],
-        env={**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[3])},
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL
