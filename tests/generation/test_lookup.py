@@ -90,11 +90,11 @@ def test_the_same_is_said_with_drafts_and_without(seed, prompts, ends, max_token
 def test_drafts_save_passes_and_are_for_the_models_choice_alone(monkeypatch):
     passes = []
 
-    def counted(state, tokens_BT, step=Decoding.step):
+    def counted(state, tokens_BT, step=Decoding.decode):
         passes.append(tokens_BT.shape[1])
         return step(state, tokens_BT)
 
-    monkeypatch.setattr(Decoding, "step", counted)
+    monkeypatch.setattr(Decoding, "decode", counted)
     model = tiny(0)
     for prompts in ([[1, 2, 3]], [[1, 2, 3], [4, 5]]):
         passes.clear()
