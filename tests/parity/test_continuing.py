@@ -114,7 +114,7 @@ def preferred(policy_rows=4):
 
 
 def continued(source, tmp_path, name="continued"):
-    """Pre-trained on by the road, whose tokenizer is a folder between."""
+    """Pre-trained on by the pipeline, whose tokenizer is a folder between."""
     between = tmp_path / f"{name} tokenizer"
     Tokenizer.load(source).save(between)
     encoder = for_run(between, str(source))

@@ -78,7 +78,7 @@ def run(
     settings: Settings = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Walk the whole road: pages, corpus, tokenizer, base model, fine-tuning, preferences, report.
+    """Run the whole pipeline: pages, corpus, tokenizer, base model, fine-tuning, preferences, report.
 
     What is done is not done again; a run that was killed continues where it was.
     """

@@ -1,4 +1,4 @@
-"""A road of four stages for torchrun: `python toy_road.py FOLDER`. All but base are made up here."""
+"""A pipeline of four stages for torchrun: `python toy_pipeline.py FOLDER`. All but base are made up here."""
 
 import sys
 from pathlib import Path
