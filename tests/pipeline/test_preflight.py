@@ -52,7 +52,7 @@ def test_a_whole_corpus_passes_every_check(tmp_path):
         (preflight.evaluation, [("u", "docs", "held_out", "a b c")], {}, "no plain sentence"),
         (preflight.evaluation, [("u", "docs", "held_out", PROSE)], {}, "no documented Python source is held out"),
         (preflight.sft, [("u", "docs", "train", PROSE * 99)], {}, "no questions for train and preference and held_out"),
-        (preflight.base_has_text, [("u", "docs", "train", "a" * 100)], {}, "do not fill one row of base.context = 512"),
+        (preflight.base_has_text, [("u", "docs", "train", "a" * 100)], {}, "do not fill one row of base.context_length = 512"),
         (preflight.base_has_text, [("u", "docs", "held_out", PROSE * 99)], {}, "do not fill one row"),
         (preflight.base_has_text, WHOLE, {"mixture": {"weights": {"docs": 1.0, "code": 1.0}}}, "of domain 'code'"),
     ],
@@ -73,7 +73,7 @@ def test_answers_that_cannot_fit_are_said_after_the_tokenizer(tmp_path, toy_toke
     with pytest.raises(UserError, match=r"sft\.max_answer_tokens = 1 "):
         preflight.sft_answers_fit(recipe(sft={"max_answer_tokens": 1}), inputs)
     with pytest.raises(UserError, match=r"none of \d+ held_out questions has at most 8 tokens, as base\.context leaves"):
-        preflight.sft_answers_fit(recipe(base={"context": 16}), inputs)
+        preflight.sft_answers_fit(recipe(base={"context_length": 16}), inputs)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_answers_that_cannot_fit_are_said_after_the_tokenizer(tmp_path, toy_toke
         ({"start_from": "m"}, "set tokenizer.folder = 'm'"),
         ({"architecture": "experts", "experts": 2, "experts_per_token": 3}, "3 of 2 experts"),
         ({"architecture": "patches"}, "tokenizer.vocabulary = 260"),
-        ({"long_context": 512}, "no longer than base.context = 512"),
+        ({"long_context": 512}, "no longer than base.context_length = 512"),
         ({"long_context": 1024, "architecture": "lstm"}, "not lstm"),
     ],
 )

@@ -14,7 +14,7 @@ from groundup.pipeline.recipe import Recipe
 
 
 def base_continues(recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """base.start_from has the tokenizer of tokenizer.folder, and is as long as base.context."""
+    """base.start_from has the tokenizer of tokenizer.folder, and is as long as base.context_length."""
     from groundup.core.files import read_object
     from groundup.model.description import FAMILIES, read_config
     from groundup.tokenizer.tokenizer import Tokenizer
@@ -28,10 +28,10 @@ def base_continues(recipe: Recipe, inputs: dict[str, Path]) -> None:
     description = read_object(folder / "config.json")
     if description.get("model_type") in FAMILIES:
         most = read_config(description, folder / "config.json").max_position_embeddings
-        if recipe.base.context > most:
+        if recipe.base.context_length > most:
             raise UserError(
-                f"base.context = {recipe.base.context}: the model in {folder} was trained on {most}; train on that and set "
-                "base.long_context for more"
+                f"base.context_length = {recipe.base.context_length}: the model in {folder} was trained on {most}; train on "
+                "that and set base.long_context for more"
             )
 
 
@@ -45,10 +45,10 @@ def base_has_text(recipe: Recipe, inputs: dict[str, Path]) -> None:
         if not size:
             raise UserError(f"mixture.weights: no training document of domain {domain!r} is left; take more pages of it")
     available = sum(sizes.values()) * recipe.mixture.max_repeats
-    if available <= recipe.base.context:
+    if available <= recipe.base.context_length:
         raise UserError(
-            f"base: the training documents, {sum(sizes.values()):,} bytes, do not fill one row of base.context = "
-            f"{recipe.base.context} tokens; take more pages or a shorter context"
+            f"base: the training documents, {sum(sizes.values()):,} bytes, do not fill one row of base.context_length = "
+            f"{recipe.base.context_length} tokens; take more pages or a shorter context"
         )
 
 
@@ -87,22 +87,22 @@ def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
     from groundup.tokenizer.load import for_run
 
     encoder, questions = for_run(inputs["tokenizer"], recipe.base.start_from), _questions(recipe, inputs)
-    most = room_in(max(recipe.base.context, recipe.base.long_context), recipe.sft.max_answer_tokens)
+    most = room_in(max(recipe.base.context_length, recipe.base.long_context), recipe.sft.max_answer_tokens)
     for side in ("held_out", "preference") if not recipe.base.start_from else ():  # whose context may be longer
         asked = [row["messages"][0]["content"] for row in questions[side]]
         if asked and all(len(prompt_of(encoder, question)) > most for question in asked):
             raise UserError(
-                f"sft: none of {len(asked)} {side} questions has at most {most} tokens, as base.context leaves them beside "
-                f"answers of sft.max_answer_tokens = {recipe.sft.max_answer_tokens}; raise the one or lower the other"
+                f"sft: none of {len(asked)} {side} questions has at most {most} tokens, as base.context_length leaves them "
+                f"beside answers of sft.max_answer_tokens = {recipe.sft.max_answer_tokens}; raise the one or lower the other"
             )
     rows = questions["train"]
     for row in rows:
         ids, spoken = row_of(encoder, *(message["content"] for message in row["messages"]))
-        if len(ids) <= recipe.base.context + 1 and sum(spoken) <= recipe.sft.max_answer_tokens:
+        if len(ids) <= recipe.base.context_length + 1 and sum(spoken) <= recipe.sft.max_answer_tokens:
             return
     raise UserError(
         f"sft: of {len(rows)} questions none has an answer of at most sft.max_answer_tokens = "
-        f"{recipe.sft.max_answer_tokens} and fits base.context = {recipe.base.context} tokens; raise them"
+        f"{recipe.sft.max_answer_tokens} and fits base.context_length = {recipe.base.context_length} tokens; raise them"
     )
 
 

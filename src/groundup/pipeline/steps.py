@@ -261,7 +261,7 @@ def report(context: StepContext) -> Results:
     from groundup.report.report import write
 
     path = context.work / "report.html"
-    write(path, context.recipe, context.inputs)
+    write(path, context.recipe.model_dump(), context.inputs)
     return {"report": "report/report.html", "kb": round(path.stat().st_size / 1024)}
 
 
