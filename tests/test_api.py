@@ -28,7 +28,7 @@ TALK = [
 ]
 BETTER = [{"prompt": f"what is {n}", "chosen": "the path", "rejected": "file"} for n in range(6)]
 QUESTIONS = [{"question": "what is it", "choices": ["a file", "a name", "path"], "answer": "C"}]
-SMALL = {"depth": 1, "context": 64, "tokens": 2000, "batch_tokens": 128}
+SMALL = {"depth": 1, "context_length": 64, "tokens": 2000, "batch_tokens": 128}
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +247,7 @@ def test_what_is_left_out_is_logged(base, tmp_path, caplog):
     (lambda m, d: groundup.pretrain("abc", m.tokenizer, d), "one str is no list of texts"),
     (lambda m, d: groundup.pretrain([None, " "], m.tokenizer, d), "empty: 1, not a str: 1; first texts\\[0\\]: not a str"),
     (lambda m, d: groundup.pretrain(TEXTS, Characters(), d), "byte-level BPE, not Characters"),
-    (lambda m, d: groundup.pretrain(TEXTS[:1], m.tokenizer, d, context=4096), "do not fill one row"),
+    (lambda m, d: groundup.pretrain(TEXTS[:1], m.tokenizer, d, context_length=4096), "do not fill one row"),
     (lambda m, d: groundup.train_tokenizer(TEXTS, 300, d, "unigram"), "no kind 'unigram'; known: bpe"),
     (lambda m, d: groundup.train_tokenizer(TEXTS, 3, d), "vocabulary = 3: input should be greater"),
     (lambda m, d: groundup.train_tokenizer(TEXTS, "3", d, "bytes"), "vocabulary = 3: it must be a whole number"),

@@ -144,7 +144,7 @@ class Model:
         self, ids: list[int], ends: list[int], max_tokens: int, temperature: float | None, top_p: float | None,
         top_k: int | None, seed: int,
     ) -> str:  # fmt: skip
-        own = Sampling.by(self.network.generation, max_tokens, temperature)
+        own = Sampling.from_config(self.network.generation, max_tokens, temperature)
         sampling = replace(own, top_p=own.top_p if top_p is None else top_p, top_k=own.top_k if top_k is None else top_k)
         return self.tokenizer.decode(generate_ids(self.network, [ids], ends, sampling, _seed(seed))[0])
 

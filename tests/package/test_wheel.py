@@ -149,7 +149,7 @@ from groundup import Model, Tokenizer
 def make(texts: list[str], folder: Path) -> Model:
     tokenizer: Tokenizer = groundup.train_tokenizer(texts, 300, folder / "tok")
     ids: list[int] = tokenizer("a text")
-    model = groundup.pretrain(texts, tokenizer, folder / "base", depth=1, context=32)
+    model = groundup.pretrain(texts, tokenizer, folder / "base", depth=1, context_length=32)
     chat = groundup.sft(model, [{"prompt": "a", "completion": "b"}], folder / "sft", epochs=1)
     better = groundup.dpo(chat, folder / "preferences.jsonl", folder / "dpo", beta=0.1)
     score: float = groundup.reward(chat, folder / "preferences.jsonl", folder / "reward").score([])

@@ -66,7 +66,7 @@ def test_continued_and_tuned_it_opens_in_transformers(both, tmp_path):
     ours, _, _ = both
     texts = ["the function returns the path of the file"] * 20 + [f"it takes file {n} and a name" for n in range(40)]
     more = groundup.pretrain(
-        texts, ours.tokenizer, tmp_path / "more", start_from=ours.folder, context=32, tokens=1000, batch_tokens=128
+        texts, ours.tokenizer, tmp_path / "more", start_from=ours.folder, context_length=32, tokens=1000, batch_tokens=128
     )
     assert more.perplexity(texts[0]) < ours.perplexity(texts[0])
     asked = [{"role": "user", "content": "what is a"}]
