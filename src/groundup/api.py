@@ -43,6 +43,7 @@ from groundup.generation.engine import generate as generate_ids
 from groundup.generation.open_folder import DEFAULT, STAGES, model_folder
 from groundup.model import folder as model_files
 from groundup.model.decoder import LanguageModel, Scorer
+from groundup.model.weights import digest_of
 from groundup.pipeline.run import make_alone
 from groundup.pipeline.steps import STANDARD
 from groundup.posttraining import dpo as dpo_chapter
@@ -72,6 +73,8 @@ Folder = str | Path
 Message = Mapping[str, Any]  # {"role": "system", "user" or "assistant", "content": text}
 Texts = Path | Iterable[str | Path]
 Rows = Given | Iterable[Given]
+TrainRows = list[dict[str, Any]]  # as TRL has them
+Trained = tuple[LanguageModel | Scorer, dict[str, Any]]  # and its results
 log = logging.getLogger("groundup")
 
 
@@ -324,8 +327,8 @@ def pretrain(
         shards = documents.find(files)
         key = {"texts": _digest_of_texts(files), "held_out": held_out, "mixture": mixture.model_dump()}
         if config.start_from:
-            key["model"] = _digest_of(load(config.start_from))
-        make_alone(target, "base", {**_key(config, seed), **key, "tokenizer": _digest_of(tokenizer)}, make)
+            key["model"] = digest_of(load(config.start_from).network)
+        make_alone(target, "base", {**_key(config, seed), **key, "tokenizer": tokenizer.digest()}, make)
     return load(target)
 
 
@@ -335,16 +338,12 @@ def sft(model: Model, data: Rows, folder: Folder, *, held_out: Rows = (), seed: 
     `held_out`: conversations whose loss stands in metrics.jsonl. Raises UserError where no conversation can be learned.
     """
     config = configured(SftConfig, settings, "sft")
-    rows, unseen = _rows(read_conversations, data), _rows(read_conversations, held_out, may_be_none=True)
-    device = _device()
 
-    def train(network: LanguageModel, work: Path, left_out: Counter[str]) -> tuple[LanguageModel | Scorer, dict[str, Any]]:
-        steps = sft_chapter.finetune(
-            network, model.tokenizer, rows, config, device, work, _seed(seed), left_out, unseen  # type: ignore[arg-type]
-        )
+    def train(network: Any, rows: TrainRows, unseen: TrainRows, work: Path, left_out: Counter[str]) -> Trained:
+        steps = sft_chapter.finetune(network, model.tokenizer, rows, config, _device(), work, seed, left_out, unseen)
         return network, {"steps": steps}
 
-    return load(_tuned("sft", model, folder, {**_key(config, seed), "data": [rows, unseen]}, train))
+    return load(_tuned("sft", config, read_conversations, train, model, data, folder, held_out, seed))
 
 
 def dpo(model: Model, data: Rows, folder: Folder, *, held_out: Rows = (), seed: int = 0, **settings: Any) -> Model:
@@ -353,16 +352,13 @@ def dpo(model: Model, data: Rows, folder: Folder, *, held_out: Rows = (), seed: 
     `held_out`: preferences whose loss stands in metrics.jsonl. Raises UserError where no preference can be learned.
     """
     config = configured(DpoConfig, settings, "dpo")
-    rows, unseen = _rows(read_preferences, data), _rows(read_preferences, held_out, may_be_none=True)
-    dtype = _device().training_dtype
 
-    def train(network: LanguageModel, work: Path, left_out: Counter[str]) -> tuple[LanguageModel | Scorer, dict[str, Any]]:
-        steps = dpo_chapter.optimise(
-            network, model.tokenizer, rows, config, dtype, work, _seed(seed), left_out, unseen  # type: ignore[arg-type]
-        )
+    def train(network: Any, rows: TrainRows, unseen: TrainRows, work: Path, left_out: Counter[str]) -> Trained:
+        dtype = _device().training_dtype
+        steps = dpo_chapter.optimise(network, model.tokenizer, rows, config, dtype, work, seed, left_out, unseen)
         return network, {"steps": steps}
 
-    return load(_tuned("dpo", model, folder, {**_key(config, seed), "data": [rows, unseen]}, train))
+    return load(_tuned("dpo", config, read_preferences, train, model, data, folder, held_out, seed))
 
 
 def reward(
@@ -374,16 +370,14 @@ def reward(
     Raises UserError where no preference can be learned.
     """
     config = configured(RewardConfig, settings, "reward")
-    rows, unseen = _rows(read_preferences, data), _rows(read_preferences, held_out, may_be_none=True)
-    dtype = _device().training_dtype
 
-    def train(network: LanguageModel, work: Path, left_out: Counter[str]) -> tuple[LanguageModel | Scorer, dict[str, Any]]:
-        trained = reward_chapter.fit(network, model.tokenizer, rows, config, dtype, work, _seed(seed), left_out)
+    def train(network: Any, rows: TrainRows, unseen: TrainRows, work: Path, left_out: Counter[str]) -> Trained:
+        dtype = _device().training_dtype
+        trained = reward_chapter.fit(network, model.tokenizer, rows, config, dtype, work, seed, left_out)
         results, _ = reward_chapter.assess(trained, model.tokenizer, unseen or rows, left_out)
         return trained, {"measured_on": "held_out" if unseen else "data", **results}
 
-    key = {**_key(config, seed), "data": [rows, unseen]}
-    return PreferenceModel.load(_tuned("reward", model, folder, key, train))
+    return PreferenceModel.load(_tuned("reward", config, read_preferences, train, model, data, folder, held_out, seed))
 
 
 def evaluate(model: Model, data: Texts | Rows, *, seed: int = 0) -> dict[str, Any]:
@@ -407,14 +401,16 @@ def evaluate(model: Model, data: Texts | Rows, *, seed: int = 0) -> dict[str, An
 
 
 def _tuned(
-    kind: str, model: Model, folder: Folder, key: dict[str, Any],
-    train: Callable[[LanguageModel, Path, Counter[str]], tuple[LanguageModel | Scorer, dict[str, Any]]],
+    kind: str, config: Section, read: Callable[[Iterable[Given]], Any],
+    train: Callable[[LanguageModel, TrainRows, TrainRows, Path, Counter[str]], Trained],
+    model: Model, data: Rows, folder: Folder, held_out: Rows, seed: int,
 ) -> Path:  # fmt: skip
     """The folder of what `train` makes of a copy of the model."""
+    rows, unseen = _rows(read, data), _rows(read, held_out, may_be_none=True)
 
     def make(work: Path) -> dict[str, Any]:
         left_out: Counter[str] = Counter()
-        trained, results = train(copy.deepcopy(model.network), work, left_out)
+        trained, results = train(copy.deepcopy(model.network), rows, unseen, work, left_out)
         model_files.save(work, trained, model.tokenizer, chat=True)
         checkpoint.clear(work)
         if left_out:
@@ -422,13 +418,13 @@ def _tuned(
         return {**results, "left_out": dict(left_out)}
 
     target = Path(folder).expanduser()
-    content = json.dumps(key.pop("data"), sort_keys=True).encode()
-    key |= {"data": _digest(content), "model": _digest_of(model), "tokenizer": _digest_of(model.tokenizer)}
+    content = _digest(json.dumps([rows, unseen], sort_keys=True).encode())
+    key = {**_key(config, seed), "data": content, "model": digest_of(model.network), "tokenizer": model.tokenizer.digest()}
     make_alone(target, kind, key, make)
     return target
 
 
-def _rows(read: Callable[[Iterable[Given]], Any], data: Rows, may_be_none: bool = False) -> list[dict[str, Any]]:
+def _rows(read: Callable[[Iterable[Given]], Any], data: Rows, may_be_none: bool = False) -> TrainRows:
     """Conversations or preferences as TRL has them. Raises UserError where there is none, unless there may be none."""
     given = [*_each(data)]
     if not given and may_be_none:
@@ -501,13 +497,3 @@ def _digest_of_texts(files: Sequence[Path]) -> str:
     named = dict.fromkeys((shard.stem, shard.content) for shard in documents.find(files))
     return _digest(json.dumps([*named]).encode())
 
-
-def _digest_of(thing: Model | Tokenizer) -> str:
-    """Of the tokens, template and files of a tokenizer; of the shape and weights of a model."""
-    if isinstance(thing, Tokenizer):
-        return _digest(json.dumps([thing.as_json(), thing.special_tokens, thing.kept], sort_keys=True).encode())
-    every = hashlib.blake2b(repr(thing.network.config).encode(), digest_size=16)
-    for name, parameter in thing.network.named_parameters():
-        every.update(name.encode())
-        every.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return every.hexdigest()
