@@ -199,7 +199,7 @@ def boards(run: Path) -> dict | None:
 
 
 def answered(run: Path, stage: str) -> str:
-    from groundup.generation.chat import talk
+    from groundup.cli.talk import talk
 
     said, stdin = io.StringIO(), sys.stdin
     sys.stdin = io.TextIOWrapper(io.BytesIO(QUESTION.encode()), encoding="utf-8")

@@ -44,7 +44,7 @@ def pages(context: StepContext) -> Results:
             found = write_sealed(note, collect(source, context.work, name, settings.requests_per_second, label))
             seal(archive)
         counts[name] = {"source": source.source, "domain": source.domain, **{k: found[k] for k in found if k != SEAL}}
-        context.say(
+        context.log(
             f"{source.source} -> {name}.warc.gz: {counts[name]['pages']:,} pages, {counts[name]['bytes'] / 1e6:.1f} MB"
         )
     return counts
@@ -80,13 +80,13 @@ def tokenizer(context: StepContext) -> Results:
     settings = context.recipe.tokenizer
     if settings.folder:
         counts, trained = {}, Tokenizer.load(Path(settings.folder))
-        context.say(f"vocabulary {trained.size}: the tokenizer of {settings.folder}")
+        context.log(f"vocabulary {trained.size}: the tokenizer of {settings.folder}")
     else:
         with Progress("counting words", sum(len(row["text"]) for row in documents), "characters") as progress:
             counts = bpe.count_pretokens(_watched((row["text"] for row in documents), progress))
         trained = Tokenizer.from_merges(bpe.train(counts, settings.vocabulary))
         if trained.size < settings.vocabulary:
-            context.say(
+            context.log(
                 f"vocabulary {trained.size} instead of {settings.vocabulary}: the corpus has no more pairs to merge"
             )
     trained.save(context.work)
@@ -150,7 +150,7 @@ def base(context: StepContext) -> Results:
     processes = parallel.start(recipe.base.shard)
     model, results = pretrain(
         context.inputs["tokens"], encoder, recipe.base, recipe.mixture, device, processes, context.work, context.name,
-        context.say if processes.first else lambda text: None, recipe.seed,
+        context.log if processes.first else lambda text: None, recipe.seed,
     )  # fmt: skip
     processes.end()
     if processes.first:
@@ -169,9 +169,9 @@ def evaluation(context: StepContext) -> Results:
         context.recipe.evaluation, context.recipe.seed,
     )  # fmt: skip
     for name, bits in results["bits_per_byte"]["overall"].items():
-        context.say(f"held-out bits per byte, {name}: {bits:.3f}")
+        context.log(f"held-out bits per byte, {name}: {bits:.3f}")
     if left_out := results["samples_left_out"]:
-        context.say(f"{left_out} samples left out: their beginnings leave the model's context no room")
+        context.log(f"{left_out} samples left out: their beginnings leave the model's context no room")
     return results
 
 
@@ -186,19 +186,19 @@ def sft(context: StepContext) -> Results:
     rows = docstring_questions.build(((row["url"], row["text"]) for row in _documents(context)), settings.max_objects, seed)
     for side, some in rows.items():
         write_jsonl(context.work / f"{side}.jsonl", some)
-    context.say(", ".join(f"{side}: {len(some):,} questions" for side, some in rows.items()) + ", split by object")
+    context.log(", ".join(f"{side}: {len(some):,} questions" for side, some in rows.items()) + ", split by object")
     encoder, model = _tokenizer(context), _model(context, "base")
     left_out: Counter[str] = Counter()
     steps = finetune(
         model, encoder, rows["train"], settings, _device(context), context.work, seed, left_out, rows["held_out"]
     )
-    _say_left_out(context, left_out)
+    _log_left_out(context, left_out)
     folder.save(context.work, model, encoder, chat=True)
     checkpoint.clear(context.work)
     asked = rows["held_out"][: settings.held_out_questions]
     base = _model(context, "base")
     results = compare_with_base(model, base, encoder, asked, settings.max_answer_tokens, seed, left_out)
-    _say_left_out(context, left_out)
+    _log_left_out(context, left_out)
     write_jsonl(context.work / "samples.jsonl", results.pop("samples"))
     counts = {side: len(some) for side, some in rows.items()}
     return {"questions": {**counts, "asked": len(asked)}, "steps": steps, "left_out": dict(left_out), **results}
@@ -220,7 +220,7 @@ def preferences(context: StepContext) -> Results:
         judgements, pairs = label(
             model, encoder, rows, settings, context.recipe.sft.max_answer_tokens, seed, split, left_out
         )
-        _say_left_out(context, left_out)
+        _log_left_out(context, left_out)
         write_jsonl(context.work / f"{split}.judgements.jsonl", judgements)
         write_jsonl(context.work / f"{split}.jsonl", pairs)
         prompts = len(judgements)
@@ -243,7 +243,7 @@ def reward(context: StepContext) -> Results:
     folder.save(context.work, scorer, encoder, chat=True)
     checkpoint.clear(context.work)
     results, scored = assess(scorer, encoder, pairs["held_out"] or pairs["train"], left_out)
-    _say_left_out(context, left_out)
+    _log_left_out(context, left_out)
     write_jsonl(context.work / "scored.jsonl", scored)
     write_json(context.work / "scale.json", {"mean": results["mean"], "deviation": results["deviation"]})
     return {**results, "left_out": dict(left_out)}
@@ -291,11 +291,11 @@ def report(context: StepContext) -> Results:
     return {"report": "report/report.html", "kb": round(path.stat().st_size / 1024)}
 
 
-def _say_left_out(context: StepContext, left_out: Counter[str]) -> None:
+def _log_left_out(context: StepContext, left_out: Counter[str]) -> None:
     from groundup.posttraining.rows import said
 
     if left_out:
-        context.say(f"{left_out.total():,} rows left out of training or its measures: {said(left_out)}")
+        context.log(f"{left_out.total():,} rows left out of training or its measures: {said(left_out)}")
 
 
 def _finish_policy(context: StepContext, policy: "Decoder", left_out: Counter[str]) -> Results:
@@ -312,9 +312,9 @@ def _finish_policy(context: StepContext, policy: "Decoder", left_out: Counter[st
         policy, _model(context, "sft"), encoder, rows, settings.temperature,
         context.recipe.sft.max_answer_tokens, context.recipe.seed, left_out,
     )  # fmt: skip
-    _say_left_out(context, left_out)
+    _log_left_out(context, left_out)
     write_jsonl(context.work / "samples.jsonl", samples)
-    context.say(
+    context.log(
         f"preferred over sft in {comparison['win_rate']:.1%} ({comparison['low']:.1%} to {comparison['high']:.1%}) of "
         f"{comparison['n']} held-out prompts (simulated); mean words {comparison['mean_words']:.1f} against "
         f"{comparison['baseline_mean_words']:.1f}"
