@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from groundup.errors import UserError
 
@@ -23,6 +23,8 @@ Rate = Annotated[float, Field(gt=0, le=10)]  # a learning rate beyond it ends in
 Batch = Annotated[int, Field(gt=0, le=10**6)]  # conversations or pairs that are padded into one tensor
 Epochs = Annotated[int, Field(gt=0, le=1000)]  # pairs and answers are known by heart after ten
 Context = Annotated[int, Field(ge=16, le=2**20)]  # the positions of every token of a row are in memory at once
+# Files or folders of one's own rows (data/contracts.py), one or a list of them.
+Files = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(lambda one: [one] if isinstance(one, str) else one)]
 SeedNumber = Annotated[int, Field(ge=0, lt=2**32)]  # what all of torch's, numpy's and scikit-learn's generators take
 
 
@@ -141,6 +143,7 @@ class Evaluation(Section):
 
 
 class Sft(Section):
+    data: Files = []  # conversations to learn from; empty: questions made from docstrings
     max_objects: Positive = 6000
     epochs: Epochs = 1
     batch_examples: Batch = 64
@@ -157,12 +160,14 @@ class Preferences(Section):
 
 
 class Reward(Section):
+    data: Files = []  # preferences to learn from; empty: those of the simulated annotator
     epochs: Epochs = 1
     batch_pairs: Batch = 32
     learning_rate: Rate = 1e-4
 
 
 class Dpo(Section):
+    data: Files = []  # as reward.data
     beta: PositiveFloat = 0.1
     epochs: Epochs = 1
     batch_pairs: Batch = 32
@@ -170,6 +175,7 @@ class Dpo(Section):
 
 
 class Ppo(Section):
+    data: Files = []  # prompts, preferences or conversations to take prompts from; empty: those that preferences were made of
     iterations: Annotated[int, Field(gt=0, le=10**6)] = 30
     rollouts: Batch = 256
     minibatches: Batch = 4

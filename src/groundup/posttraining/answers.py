@@ -9,7 +9,7 @@ from groundup.evaluation.likelihood import bits_per_byte, score
 from groundup.evaluation.statistics import bootstrap, difference, win_rate
 from groundup.model.decoder import Decoder
 from groundup.posttraining.annotator import compare, overlap
-from groundup.posttraining.batches import prompt_of
+from groundup.posttraining.batches import Asked, prompt_of, shown
 from groundup.serving.engine import Sampling, generate
 from groundup.tokenizer.tokenizer import Tokenizer
 
@@ -17,7 +17,7 @@ BATCH = 256  # answers generated at once
 
 
 def answer(
-    model: Decoder, tokenizer: Tokenizer, questions: Sequence[str], sampling: Sampling, seed: int
+    model: Decoder, tokenizer: Tokenizer, questions: Sequence[Asked], sampling: Sampling, seed: int
 ) -> list[tuple[str, bool]]:
     """Each question's answer, and whether it ended by itself, from a chat model."""
     prompts = [prompt_of(tokenizer, question) for question in questions]
@@ -27,7 +27,7 @@ def answer(
 
 
 def answer_plainly(
-    model: Decoder, tokenizer: Tokenizer, questions: Sequence[str], sampling: Sampling, seed: int
+    model: Decoder, tokenizer: Tokenizer, questions: Sequence[Asked], sampling: Sampling, seed: int
 ) -> list[str]:
     """Answers of a base model, which knows no chat format: it continues "Question: ... Answer:" to the end of the line."""
     prompts = [plain_prompt(tokenizer, question) for question in questions]
@@ -43,8 +43,10 @@ def _generated(
     return [ids for part in parts for ids in part]
 
 
-def plain_prompt(tokenizer: Tokenizer, question: str) -> list[int]:
-    return [tokenizer.end_of_text, *tokenizer.encode(f"Question: {question}\nAnswer:")]
+def plain_prompt(tokenizer: Tokenizer, asked: Asked) -> list[int]:
+    """Ids of "Question: ... Answer:"; of several messages each as a line "user: ..." before the last "assistant:"."""
+    text = f"Question: {asked}\nAnswer:" if isinstance(asked, str) else f"{shown(asked)}\nassistant:"
+    return [tokenizer.end_of_text, *tokenizer.encode(text)]
 
 
 def answer_bits_per_byte(

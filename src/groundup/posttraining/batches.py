@@ -1,17 +1,20 @@
 """Conversations as padded batches, in an order that is a function of the step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from groundup.data.messages import text_of
 from groundup.evaluation.likelihood import token_log_probabilities
 from groundup.model.decoder import Decoder
 from groundup.tokenizer.chat import render
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.objectives import Batch
 
+Asked = str | Sequence[Mapping[str, Any]]  # one question, or the messages before an answer
 Row = tuple[list[int], list[int]]  # token ids and, for each, 1 where the assistant speaks
 
 
@@ -59,6 +62,19 @@ def row_of(tokenizer: Tokenizer, question: str, answer: str) -> Row:
     return render(tokenizer, [{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
 
 
-def prompt_of(tokenizer: Tokenizer, question: str) -> list[int]:
+def prompt_of(tokenizer: Tokenizer, asked: Asked) -> list[int]:
     """Ids up to where the answer begins."""
-    return render(tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True)[0]
+    messages = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+    return render(tokenizer, messages, add_generation_prompt=True)[0]
+
+
+def asked_of(row: Mapping[str, Any]) -> Asked:
+    """What a row of `messages` asks last, with all that was said before: a question alone is its text."""
+    messages = row["messages"]
+    history = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+    return text_of(history[0]) if len(history) == 1 else history
+
+
+def shown(asked: Asked) -> str:
+    """For people, with who says what where there is more than one message."""
+    return asked if isinstance(asked, str) else "\n".join(f"{one['role']}: {text_of(one).strip()}" for one in asked)

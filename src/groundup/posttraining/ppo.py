@@ -21,7 +21,7 @@ from groundup.core.seals import read_sealed, write_sealed
 from groundup.errors import UserError
 from groundup.files import write_jsonl
 from groundup.model.decoder import Decoder, Scorer
-from groundup.posttraining.batches import Row, answer_log_probabilities, chosen_rows, collate, prompt_of
+from groundup.posttraining.batches import Asked, Row, answer_log_probabilities, chosen_rows, collate, prompt_of
 from groundup.posttraining.reward import rewards
 from groundup.recipe import Ppo
 from groundup.serving.engine import Sampling, generate
@@ -153,7 +153,7 @@ def optimise(
     scorer: Scorer,
     scale: tuple[float, float],
     tokenizer: Tokenizer,
-    questions: Sequence[str],
+    questions: Sequence[Asked],
     settings: Ppo,
     max_tokens: int,
     dtype: torch.dtype,

@@ -9,6 +9,7 @@ from typing import Any
 from groundup.model.decoder import Decoder
 from groundup.posttraining.annotator import judgement, preferences, side_shown_left
 from groundup.posttraining.answers import answer, head_to_head
+from groundup.posttraining.batches import asked_of, shown
 from groundup.recipe import Preferences
 from groundup.serving.engine import Sampling
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -22,7 +23,7 @@ def label(
 
     Returns (the log of judgements, preference rows as TRL reads them; ties are in the first only).
     """
-    asked = [row["messages"][0]["content"] for row in questions]
+    asked = [asked_of(row) for row in questions]
     sampling = Sampling(max_tokens, settings.temperature)
     first, second = (answer(model, tokenizer, asked, sampling, seed * 2 + side) for side in (0, 1))
     judgements = []
@@ -38,13 +39,13 @@ def compare_policies(
     max_tokens: int, seed: int,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
     """Both models answer held-out questions at the same temperature; (figures, samples of both)."""
-    asked = [row["messages"][0]["content"] for row in questions]
+    asked = [asked_of(row) for row in questions]
     references = [row["reference"] for row in questions]
     sampling = Sampling(max_tokens, temperature)
     ours = answer(policy, tokenizer, asked, sampling, seed + 1)
     theirs = answer(baseline, tokenizer, asked, sampling, seed + 2)
     samples = [
-        {"question": question, "reference": reference, "before": old, "after": new}
+        {"question": shown(question), "reference": reference, "before": old, "after": new}
         for question, reference, (new, _), (old, _) in zip(asked, references, ours, theirs, strict=True)
     ]
     return head_to_head(ours, theirs, references), samples[:40]

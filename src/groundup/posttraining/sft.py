@@ -21,8 +21,8 @@ from groundup.posttraining.answers import (
     mean_overlap,
     plain_prompt,
 )
-from groundup.posttraining.batches import Row, chosen_rows, collate, prompt_of, steps_for
-from groundup.posttraining.rows import conversation, kept, said, too_long
+from groundup.posttraining.batches import Row, asked_of, chosen_rows, collate, prompt_of, shown, steps_for
+from groundup.posttraining.rows import conversation, kept, longest_answer, said, too_long
 from groundup.recipe import Sft
 from groundup.serving.engine import Sampling
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -48,7 +48,7 @@ def finetune(
     left_out = Counter() if left_out is None else left_out
 
     def unfit(row: Row) -> str | None:
-        if sum(row[1]) > settings.max_answer_tokens:
+        if longest_answer(row) > settings.max_answer_tokens:
             return f"with an answer of more than sft.max_answer_tokens = {settings.max_answer_tokens}"
         return too_long(longest, row)
 
@@ -94,7 +94,7 @@ def compare_with_base(
 
     The base model has never seen the chat format, so it is asked in plain text: "Question: ... Answer:".
     """
-    asked = [row["messages"][0]["content"] for row in questions]
+    asked = [asked_of(row) for row in questions]
     references = [row["reference"] for row in questions]
     answers = [[*tokenizer.encode(text.strip()), tokenizer.message_end] for text in references]
     plain = [tokenizer.encode(" " + text) for text in references]
@@ -127,7 +127,7 @@ def compare_with_base(
             },
         },
         "samples": [
-            {"kind": row["kind"], "question": question, "reference": reference, "base": before, "sft": after}
+            {"kind": row["kind"], "question": shown(question), "reference": reference, "base": before, "sft": after}
             for row, question, reference, before, after in zip(
                 questions, asked, references, base_answers, tuned_answers, strict=True
             )
