@@ -22,7 +22,7 @@ def base_continues(recipe: Recipe, run: Path) -> None:
         return
     folder = Path(recipe.base.start_from)
     own, given = Tokenizer.load(folder), Tokenizer.load(Path(recipe.tokenizer.folder))
-    if own.merges != given.merges or own.special_tokens != given.special_tokens:
+    if not own.is_that_of(given):
         raise UserError(f"{folder}: its tokenizer is not the one of tokenizer.folder; set tokenizer.folder = {str(folder)!r}")
     description = read_object(folder / "config.json")
     if description.get("model_type") in FAMILIES:
@@ -82,9 +82,9 @@ def sft(recipe: Recipe, run: Path) -> None:
 def sft_answers_fit(recipe: Recipe, run: Path) -> None:
     """At least one answer to learn from is short enough."""
     from groundup.posttraining.batches import row_of
-    from groundup.tokenizer.tokenizer import Tokenizer
+    from groundup.tokenizer.load import for_run
 
-    encoder, rows = Tokenizer.load(run / "tokenizer"), _questions(recipe, run)["train"]
+    encoder, rows = for_run(run / "tokenizer", recipe.base.start_from), _questions(recipe, run)["train"]
     for row in rows:
         ids, spoken = row_of(encoder, *(message["content"] for message in row["messages"]))
         if len(ids) <= recipe.base.context + 1 and sum(spoken) <= recipe.sft.max_answer_tokens:

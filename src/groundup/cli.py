@@ -58,8 +58,8 @@ app.add_typer(tokenizer, name="tokenizer")
 MOST_TOKENS, LARGEST_SEED, MOST_MB = 2**20, 2**32 - 1, 10**9
 
 
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
+def _finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
         raise typer.BadParameter("not a finite number")
     return value
 
@@ -110,8 +110,12 @@ def chat(
     folder: RunFolder,
     stage: Annotated[str, typer.Option(help="Which model to talk to: base, sft, dpo or ppo.")] = "dpo",
     temperature: Annotated[
-        float, typer.Option(min=0.0, max=100.0, callback=_finite, help="0 always takes the likeliest token.")
-    ] = 0.7,
+        float | None,
+        typer.Option(
+            min=0.0, max=100.0, callback=_finite,
+            help="0 always takes the likeliest token; the model's generation_config.json says if not given.",
+        ),
+    ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Longest answer, in tokens.")] = 128,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed and words give the same answers.")] = 0,
 ) -> None:

@@ -188,11 +188,12 @@ def sft(context: Context) -> Results:
     steps = finetune(
         model, encoder, rows["train"], settings, _device(context), context.work, seed, left_out, rows["held_out"]
     )
-    _say_left_out(context, left_out)
     folder.save(context.work, model, encoder, chat=True)
     checkpoint.clear(context.work)
     asked = rows["held_out"][: settings.held_out_questions]
-    results = compare_with_base(model, _model(context, "base"), encoder, asked, settings.max_answer_tokens, seed)
+    base = _model(context, "base")
+    results = compare_with_base(model, base, encoder, asked, settings.max_answer_tokens, seed, left_out)
+    _say_left_out(context, left_out)
     write_jsonl(context.work / "samples.jsonl", results.pop("samples"))
     counts = {side: len(some) for side, some in rows.items()}
     return {"questions": {**counts, "asked": len(asked)}, "steps": steps, "left_out": dict(left_out), **results}
@@ -210,10 +211,15 @@ def preferences(context: Context) -> Results:
         ("held_out", "held_out", settings.held_out_prompts),
     ):
         rows = read_jsonl(context.inputs["sft"] / f"{file}.jsonl")[:count]
-        judgements, pairs = label(model, encoder, rows, settings, context.recipe.sft.max_answer_tokens, seed, split)
+        left_out: Counter[str] = Counter()
+        judgements, pairs = label(
+            model, encoder, rows, settings, context.recipe.sft.max_answer_tokens, seed, split, left_out
+        )
+        _say_left_out(context, left_out)
         write_jsonl(context.work / f"{split}.judgements.jsonl", judgements)
         write_jsonl(context.work / f"{split}.jsonl", pairs)
-        results[split] = {"prompts": len(rows), "pairs": len(pairs), "ties": len(rows) - len(pairs)}
+        prompts = len(judgements)
+        results[split] = {"prompts": prompts, "pairs": len(pairs), "ties": prompts - len(pairs), "left_out": dict(left_out)}
     return {"annotator": "simulated", **results}
 
 
@@ -249,8 +255,8 @@ def dpo(context: Context) -> Results:
     steps = optimise(
         policy, _tokenizer(context), pairs, recipe.dpo, dtype, context.work, recipe.seed, left_out, held_out
     )
-    _say_left_out(context, left_out)
-    return {"steps": steps, "left_out": dict(left_out), **_finish_policy(context, policy)}
+    compared = _finish_policy(context, policy, left_out)
+    return {"steps": steps, "left_out": dict(left_out), **compared}
 
 
 def ppo(context: Context) -> Results:
@@ -267,8 +273,8 @@ def ppo(context: Context) -> Results:
         policy, scorer, (scale["mean"], scale["deviation"]), _tokenizer(context), questions, recipe.ppo,
         recipe.sft.max_answer_tokens, _device(context).training_dtype, context.work, recipe.seed, left_out,
     )  # fmt: skip
-    _say_left_out(context, left_out)
-    return {**summary, "left_out": dict(left_out), **_finish_policy(context, policy)}
+    compared = _finish_policy(context, policy, left_out)
+    return {**summary, "left_out": dict(left_out), **compared}
 
 
 def report(context: Context) -> Results:
@@ -287,8 +293,8 @@ def _say_left_out(context: Context, left_out: Counter[str]) -> None:
         context.say(f"{left_out.total():,} rows left out of training or its measures: {said(left_out)}")
 
 
-def _finish_policy(context: Context, policy: "Decoder") -> Results:
-    """Save an aligned policy and compare it with the model that it began as."""
+def _finish_policy(context: Context, policy: "Decoder", left_out: Counter[str]) -> Results:
+    """Save an aligned policy, compare it with the model that it began as, and say what was left out of either."""
     from groundup.model import folder
     from groundup.posttraining.preferences import compare_policies
     from groundup.training import checkpoint
@@ -299,8 +305,9 @@ def _finish_policy(context: Context, policy: "Decoder") -> Results:
     rows = read_jsonl(context.inputs["sft"] / "held_out.jsonl")[: settings.held_out_prompts]
     comparison, samples = compare_policies(
         policy, _model(context, "sft"), encoder, rows, settings.temperature,
-        context.recipe.sft.max_answer_tokens, context.recipe.seed,
+        context.recipe.sft.max_answer_tokens, context.recipe.seed, left_out,
     )  # fmt: skip
+    _say_left_out(context, left_out)
     write_jsonl(context.work / "samples.jsonl", samples)
     context.say(
         f"preferred over sft in {comparison['win_rate']:.1%} ({comparison['low']:.1%} to {comparison['high']:.1%}) of "
@@ -381,9 +388,9 @@ def _workers(context: Context) -> int:
 
 
 def _tokenizer(context: Context) -> "Tokenizer":
-    from groundup.tokenizer.tokenizer import Tokenizer
+    from groundup.tokenizer.load import for_run
 
-    return Tokenizer.load(context.inputs["tokenizer"])
+    return for_run(context.inputs["tokenizer"], context.recipe.base.start_from)
 
 
 def _model(context: Context, stage: str) -> "Decoder":

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from groundup.errors import UserError
 from groundup.serving import decoding, engine
-from groundup.serving.engine import Sampling, generate, pick
+from groundup.serving.engine import Sampling, generate, pick, room
 
 GREEDY = Sampling(max_tokens=20, temperature=0)
 
@@ -87,14 +87,9 @@ def test_no_prompts(toy_decoder):
     assert generate(toy_decoder(), [], [], GREEDY, 0) == []
 
 
-def test_a_prompt_that_is_too_long_loses_its_beginning(toy_decoder):
-    model, [prompt] = toy_decoder(seed=3), some_prompts(100)
-    assert generate(model, [prompt], [], GREEDY, 0) == generate(model, [prompt[-44:]], [], GREEDY, 0)  # context 64
-
-
-@pytest.mark.parametrize("max_tokens", [63, 64, 70])
-def test_prompt_and_answer_never_outgrow_the_context(toy_decoder, monkeypatch, max_tokens):
-    """Positions beyond the context were never trained; an answer that leaves no room for a prompt is refused."""
+@pytest.mark.parametrize("max_tokens", [1, 20, 32, 70])
+def test_a_prompt_is_never_cut(toy_decoder, monkeypatch, max_tokens):
+    """What is left of it would be another question. Prompt and answer never outgrow the context: it was not trained there."""
     lengths = []
 
     def recording(model, rows, length):
@@ -102,12 +97,13 @@ def test_prompt_and_answer_never_outgrow_the_context(toy_decoder, monkeypatch, m
         return decoding.Decoding(model, rows, length)
 
     monkeypatch.setattr(engine, "Decoding", recording)
-    try:
-        answers = generate(toy_decoder(seed=3), some_prompts(3, 100), [], Sampling(max_tokens), 0)
-    except (UserError, ValueError):
-        assert max_tokens >= 64
-    else:
-        assert max(lengths) <= 64 and all(answers)
+    model = toy_decoder(seed=3)  # context 64
+    most = room(model, max_tokens)
+    assert most == 64 - min(max_tokens, 32)
+    answers = generate(model, some_prompts(3, most), [], Sampling(max_tokens), 0)
+    assert all(len(answer) == min(max_tokens, 32) for answer in answers) and lengths == [64]
+    with pytest.raises(UserError, match=f"a prompt has {most + 1} tokens.* has room for {most}:"):
+        generate(model, some_prompts(3, most + 1), [], Sampling(max_tokens), 0)
 
 
 def drawn(logits, sampling, count=2000):
@@ -143,6 +139,25 @@ def test_top_p_by_hand():
         assert set(drawn(logits, Sampling(top_p=top_p)).tolist()) == kept
     counts = torch.bincount(drawn(logits, Sampling(top_p=0.79)), minlength=4)
     assert counts[0] / 2000 == pytest.approx(0.5 / 0.8, abs=0.04)  # the rest keep their ratio
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(-400, 400), min_size=2, max_size=8, unique=True), st.integers(0, 12), st.floats(0.1, 1))
+def test_top_k_keeps_the_most_likely_and_top_p_of_those(logits, top_k, top_p):
+    logits = [value / 100 for value in logits]
+    order = sorted(range(len(logits)), key=lambda token: -logits[token])[: top_k or None]
+    probabilities = torch.softmax(torch.tensor([logits[token] for token in order]), dim=0)
+    kept = 1
+    while kept < len(order) and probabilities[:kept].sum() < top_p + 1e-6:
+        kept += 1
+    found = set(drawn(logits, Sampling(top_p=top_p, top_k=top_k), 300).tolist())
+    assert found <= set(order[:kept])
+    assert set(drawn(logits, Sampling(top_k=1), 50).tolist()) == {order[0]}
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-40, 5e-324])
+def test_a_temperature_that_no_number_is_divided_by_is_greedy(temperature):
+    assert set(drawn([0.0, 3.0, 2.0], Sampling(temperature=temperature), 50).tolist()) == {1}
 
 
 def test_tokens_are_drawn_as_often_as_the_model_says():

@@ -9,7 +9,7 @@ Shape suffixes: B batch, T time, D width, S slots.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundup.model.decoder import LanguageModel, Linear, RMSNorm
+from groundup.model.origin import WithOrigin
 
 
 @dataclass(frozen=True)
-class ConvolutionConfig:
+class ConvolutionConfig(WithOrigin):
     vocab_size: int
     hidden_size: int
     num_hidden_layers: int
@@ -43,7 +44,7 @@ class ConvolutionConfig:
         return 1 + (self.kernel_size - 1) * sum(self.dilations)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return self.sizes()
 
 
 def shape_for(depth: int, vocabulary: int, context: int) -> tuple[ConvolutionConfig, list[str]]:

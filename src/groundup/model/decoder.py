@@ -12,7 +12,7 @@ Shape suffixes: B batch, T time, D width, H query heads, K key/value heads, C ch
 """
 
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundup import kernels
+from groundup.model.generation import Generation
 from groundup.model.moe import MixtureOfExperts
+from groundup.model.origin import WithOrigin
 from groundup.model.rotary import frequencies, sharpening
 
 # Up to this, attention in bfloat16 on a processor is trained by plain products: PyTorch's own backward takes 32 ms of one
@@ -29,7 +31,7 @@ SHORT = 512
 
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(WithOrigin):
     vocab_size: int
     hidden_size: int
     num_hidden_layers: int
@@ -52,7 +54,7 @@ class DecoderConfig:
         """What config.json holds: of the experts and of stretched positions only where there are any."""
         sparse = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob")
         absent = (*(() if self.num_experts else sparse), *(() if self.rope_scaling else ("rope_scaling",)))
-        return {name: value for name, value in asdict(self).items() if name not in absent}
+        return {name: value for name, value in self.sizes().items() if name not in absent}
 
 
 def shape_for(depth: int, vocabulary: int, context: int) -> tuple[DecoderConfig, list[str]]:
@@ -413,7 +415,7 @@ def _causal(T: int, device: torch.device) -> Tensor:
 class LanguageModel(nn.Module):
     """What every architecture is: `.model(...)` gives hidden states, `.lm_head` logits, `.new_cache(...)` room to generate.
 
-    `.config` has `vocab_size`, `hidden_size` and `max_position_embeddings`.
+    `.config` has `vocab_size`, `hidden_size`, `max_position_embeddings` and `origin`.
     """
 
     def __init__(self, config: Any, backbone: nn.Module, width: int) -> None:
@@ -422,7 +424,16 @@ class LanguageModel(nn.Module):
         self.model = backbone
         self.lm_head = Linear(width, config.vocab_size)
         self.loss_by_kernels = False
-        self.without_token: list[int] = []  # rows of the vocabulary that are never picked
+
+    @property
+    def without_token(self) -> tuple[int, ...]:
+        """Rows of the vocabulary that are never picked."""
+        return self.config.origin.without_token
+
+    @property
+    def generation(self) -> Generation:
+        """How its folder has it sampled."""
+        return self.config.origin.generation
 
     def forward(self, ids_BT: Tensor, documents_BT: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """Logits (batch, time, vocabulary) of the token that follows each given token."""

@@ -33,8 +33,8 @@ def describe(config: DecoderConfig) -> dict[str, Any]:
         "layer_types": ["full_attention"] * config.num_hidden_layers,
         # transformers 5 reads rope_parameters and dtype; earlier releases and other tools rope_theta and torch_dtype.
         "rope_parameters": {"rope_type": "default", **(config.rope_scaling or {}), "rope_theta": config.rope_theta},
-        "dtype": "float32",
-        "torch_dtype": "float32",
+        "dtype": config.origin.dtype,
+        "torch_dtype": config.origin.dtype,
     }
     if config.model_type == "llama":
         description["mlp_bias"] = False
@@ -54,6 +54,8 @@ def shape_of(kind: type[Shape], entries: dict[str, Any], path: Path) -> Shape:
     """
     given = {}
     for field in fields(kind):
+        if field.name == "origin":  # no size
+            continue
         if field.name not in entries:
             if field.default is MISSING:
                 raise UserError(f"{path}: {field.name} is missing")
@@ -108,7 +110,7 @@ def read_config(description: dict[str, Any], path: Path) -> DecoderConfig:
     if kind == "qwen3_moe":
         given.setdefault("norm_topk_prob", False)
     sparse = kind in ("qwen3_moe", "mixtral")
-    wanted = [field.name for field in fields(DecoderConfig) if sparse or field.name not in OF_EXPERTS]
+    wanted = [field.name for field in fields(DecoderConfig) if field.name not in ("origin", *(() if sparse else OF_EXPERTS))]
     if missing := [name for name in wanted if name not in given]:
         raise UserError(f"{path}: {missing[0]} is missing")
     config = shape_of(DecoderConfig, {name: given[name] for name in wanted}, path)

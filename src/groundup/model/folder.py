@@ -5,6 +5,8 @@ model is `Qwen3ForSequenceClassification` (or its family's) with one label; the 
 convolution and patched bytes, which no other tool knows, are saved in the same way under a `model_type` of ours.
 """
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ from torch import Tensor, nn
 
 from groundup.errors import UserError
 from groundup.files import read_object, write_json, write_tensors
+from groundup.model import generation as generations
 from groundup.model import weights
 from groundup.model.convolution import Convolution, ConvolutionConfig
 from groundup.model.decoder import Decoder, LanguageModel, Scorer
 from groundup.model.description import FAMILIES, describe, read_config, shape_of
 from groundup.model.lstm import LSTM, LSTMConfig
+from groundup.model.origin import IDS, Origin, WithOrigin
 from groundup.model.patches import PatchedBytes, PatchesConfig
 from groundup.model.weights import shown
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -43,29 +47,53 @@ def save(folder: Path, model: LanguageModel | Scorer, tokenizer: Tokenizer, *, c
         name, entries = OURS[config.model_type].__name__ + suffix, config.as_dict()
     else:
         name, entries = FAMILIES[config.model_type] + suffix, describe(config)
-    description = {
-        "architectures": [name],
-        "model_type": config.model_type,
-        **entries,
-        "bos_token_id": tokenizer.end_of_text,
-        "eos_token_id": tokenizer.message_end if chat else tokenizer.end_of_text,
-        "pad_token_id": tokenizer.pad,
-        "use_cache": True,
-    }
+    ids, generation = _special_ids(model, tokenizer, chat)
+    description = {"architectures": [name], "model_type": config.model_type, **entries, **ids, "use_cache": True}
     if isinstance(model, Scorer):
         description |= {"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}}
     write_json(folder / "config.json", description)
     if isinstance(model, LanguageModel):
-        ends = [tokenizer.message_end, tokenizer.end_of_text] if chat else tokenizer.end_of_text
-        # Without top_k transformers would sample from 50 tokens, where vLLM and our chat sample from all.
-        sampling = {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0}
-        write_json(folder / "generation_config.json", {"eos_token_id": ends, "pad_token_id": tokenizer.pad, **sampling})
+        write_json(folder / generations.FILE, generation)
     tokenizer.save(folder, model_max_length=config.max_position_embeddings, chat=chat)
     save_weights(model, folder)
 
 
+def _special_ids(
+    model: LanguageModel | Scorer, tokenizer: Tokenizer, chat: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of config.json the special tokens' ids; and the whole of generation_config.json.
+
+    A model that came from elsewhere with its tokenizer keeps both as they were. But a chat model stops where a message
+    ends, also one made of a model that did not.
+    """
+    origin, end = model.config.origin, tokenizer.message_end
+    if not tokenizer.kept or origin.ids is None:
+        both = {"bos_token_id": tokenizer.end_of_text, "pad_token_id": tokenizer.pad}
+        ends = [end, tokenizer.end_of_text] if chat else tokenizer.end_of_text
+        ids = {**both, "eos_token_id": end if chat else tokenizer.end_of_text}
+        return ids, {**both, "eos_token_id": ends, **origin.generation.sampling()}
+    ids = dict(origin.ids)
+    if isinstance(model, Scorer) and ids.get("pad_token_id") is None:
+        ids["pad_token_id"] = tokenizer.pad  # by which transformers finds a row's last token
+    generation = origin.generation.stated
+    generation = {**ids, **origin.generation.sampling()} if generation is None else dict(generation)
+    if chat and end not in origin.generation.ends:
+        for entries in (ids, generation):
+            found = entries.get("eos_token_id", list(origin.generation.ends))
+            others = found if isinstance(found, list) else [] if found is None else [found]
+            entries["eos_token_id"] = [end, *(token for token in others if token != end)]
+    return ids, generation
+
+
 def save_weights(model: nn.Module, folder: Path) -> None:
-    tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
+    """In the number format of the folder that it began with. Raises UserError where that cannot hold them."""
+    config = getattr(model, "config", None)
+    name_of_format = config.origin.dtype if isinstance(config, WithOrigin) else "float32"
+    dtype = getattr(torch, name_of_format)
+    tensors = {name: one.detach().to("cpu", dtype).contiguous() for name, one in model.named_parameters()}
+    for name, tensor in tensors.items():
+        if dtype != torch.float32 and not tensor.isfinite().all():
+            raise UserError(f"{folder}: {name} has numbers beyond {name_of_format}, the format of the model it began with")
     write_tensors(folder / "model.safetensors", tensors, metadata={"format": "pt"})
 
 
@@ -75,24 +103,24 @@ def load_decoder(folder: Path) -> LanguageModel:
     Raises UserError when something is missing, damaged or does not fit, or ours would compute it wrongly.
     """
     folder = Path(folder)
-    kind, config = _read(folder / "config.json")
-    model = weights.build(lambda: kind(config), config, folder)
+    kind, config, description = _read(folder / "config.json")
+    model = weights.build(kind, config, folder, partial(_with_origin, config, description, folder))
     _load_all(model, folder)
-    model.without_token = _without_token(folder, config.vocab_size)
     return model
 
 
 def load_scorer(folder: Path) -> Scorer:
     """Raises UserError when the folder is not a complete sequence classifier with one label."""
     folder = Path(folder)
-    kind, config = _read(folder / "config.json")
-    scorer = weights.build(lambda: Scorer(config, kind(config).model), config, folder)
+    kind, config, description = _read(folder / "config.json")
+    origin = partial(_with_origin, config, description, folder)
+    scorer = weights.build(lambda config: Scorer(config, kind(config).model), config, folder, origin)
     _load_all(scorer, folder)
     return scorer
 
 
-def _read(path: Path) -> tuple[type[LanguageModel], Any]:
-    """The class and the shape that a config.json describes."""
+def _read(path: Path) -> tuple[type[LanguageModel], Any, dict[str, Any]]:
+    """The class and the shape that a config.json describes, and its entries."""
     description = read_object(path)
     kind = description.get("model_type")
     ours = isinstance(kind, str) and kind in OURS
@@ -104,7 +132,18 @@ def _read(path: Path) -> tuple[type[LanguageModel], Any]:
             right = token is None or (type(token) is int and -(name == "pad_token_id") <= token < config.vocab_size)
             if not right:
                 raise UserError(f"{path}: {name} is {shown(token)}; ids are 0 to {config.vocab_size - 1}")
-    return OURS[kind] if ours else Decoder, config
+    return OURS[kind] if ours else Decoder, config, description
+
+
+def _with_origin(config: Any, description: dict[str, Any], folder: Path) -> Any:
+    """The configuration with what else the folder says of the model, whose sizes are known to be those of its files."""
+    origin = Origin(
+        weights.format_of(weights.stored(folder)),
+        _without_token(folder, config.vocab_size),
+        {name: description[name] for name in IDS if name in description},
+        generations.read(folder, config.vocab_size, description.get("eos_token_id")),
+    )
+    return replace(config, origin=origin)
 
 
 def _read_our_config(description: dict[str, Any], path: Path) -> LSTMConfig | ConvolutionConfig | PatchesConfig:
@@ -157,10 +196,10 @@ def _load_all(model: LanguageModel | Scorer, folder: Path) -> None:
             raise UserError(f"{folder}/model.safetensors: {name[:80]} has no place in a {kind} as we know it")
 
 
-def _without_token(folder: Path, vocabulary: int) -> list[int]:
+def _without_token(folder: Path, vocabulary: int) -> tuple[int, ...]:
     """Rows of the vocabulary that no token of the tokenizer beside the model has: Qwen's 151,936 rows have 151,669."""
     ids = _token_ids(folder, vocabulary)
-    return sorted(set(range(vocabulary)) - ids) if ids else []
+    return tuple(sorted(set(range(vocabulary)) - ids)) if ids else ()
 
 
 def _token_ids(folder: Path, vocabulary: int) -> set[int]:

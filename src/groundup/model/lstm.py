@@ -10,7 +10,7 @@ Shape suffixes: B batch, T time, D width, S documents, N tokens.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,10 +19,11 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from groundup.model import decoder
 from groundup.model.decoder import LanguageModel, RMSNorm
+from groundup.model.origin import WithOrigin
 
 
 @dataclass(frozen=True)
-class LSTMConfig:
+class LSTMConfig(WithOrigin):
     vocab_size: int
     hidden_size: int
     num_hidden_layers: int
@@ -31,7 +32,7 @@ class LSTMConfig:
     model_type: str = "groundup_lstm"
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return self.sizes()
 
 
 def shape_for(depth: int, vocabulary: int, context: int) -> tuple[LSTMConfig, list[str]]:

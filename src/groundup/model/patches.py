@@ -11,7 +11,7 @@ So the place that predicts byte t + 1 has seen bytes 0 ... t, and no more. Both 
 Shape suffixes: B batch, T bytes, M patches of a row, N new patches, G patches under way, P bytes a patch, D width.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from groundup.model import decoder
 from groundup.model.decoder import DecoderConfig, KeyValueCache, LanguageModel, Linear
+from groundup.model.origin import WithOrigin
 
 
 @dataclass(frozen=True)
-class PatchesConfig:
+class PatchesConfig(WithOrigin):
     patch_size: int
     max_position_embeddings: int  # bytes
     across: DecoderConfig  # its vocabulary is one: the start of a document
@@ -40,7 +41,7 @@ class PatchesConfig:
         return self.within.hidden_size
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "vocab_size": self.vocab_size}
+        return {**self.sizes(), "vocab_size": self.vocab_size}
 
 
 def shape_for(depth: int, vocabulary: int, context: int, patch: int = 4) -> tuple[PatchesConfig, list[str]]:

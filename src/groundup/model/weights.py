@@ -4,7 +4,9 @@ A header costs kilobytes, the tensors that a config.json asks for may cost terab
 compared first, with a model on torch's `meta` device, which has shapes and no memory.
 """
 
+import math
 import stat
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from torch import nn
 from groundup.errors import UserError
 from groundup.files import read_object
 
-FORMATS = ("F64", "F32", "F16", "BF16")
+FORMATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # torch's names
 SHOWN = 80  # characters of a foreign name or value in a message
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -77,8 +79,8 @@ def _index(folder: Path) -> dict[str, str]:
     return index
 
 
-def build(make: Callable[[], Model], config: Any, folder: Path) -> Model:
-    """What `make` makes, once the folder is known to hold tensors of its shapes.
+def build(make: Callable[[Any], Model], config: Any, folder: Path, checked: Callable[[], Any]) -> Model:
+    """What `make` makes of what `checked` returns, once the folder is known to hold tensors of the shapes of `config`.
 
     Raises UserError, before memory is asked for, when it does not, or when the sizes in config.json are no model.
     """
@@ -89,11 +91,19 @@ def build(make: Callable[[], Model], config: Any, folder: Path) -> Model:
                 raise UserError(f"{folder}/config.json: {name} is {size}, but the files hold {len(held)} tensors")
     try:
         with torch.device("meta"):
-            shapes = make()
+            shapes = make(config)
     except (RuntimeError, ValueError, ArithmeticError, TypeError) as error:
         raise UserError(f"{folder}/config.json: its sizes are those of no model ({str(error)[:SHOWN]})") from None
     check(shapes, held, folder)
-    return make()
+    return make(checked())
+
+
+def format_of(held: Mapping[str, Stored]) -> str:
+    """torch's name of the format that most numbers of a folder have, which transformers brings them all to."""
+    sizes = Counter({"float32": 0})
+    for one in held.values():
+        sizes[FORMATS.get(one.format, "float32")] += math.prod(one.shape)
+    return sizes.most_common(1)[0][0]
 
 
 def check(model: nn.Module, held: Mapping[str, Stored], folder: Path) -> None:

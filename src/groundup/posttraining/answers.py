@@ -1,19 +1,41 @@
 """Answers of a model to questions with a reference, and two models compared on them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from groundup.errors import UserError
 from groundup.evaluation.likelihood import bits_per_byte, score
 from groundup.evaluation.statistics import bootstrap, difference, win_rate
 from groundup.model.decoder import Decoder
 from groundup.posttraining.annotator import compare, overlap
-from groundup.posttraining.batches import Asked, prompt_of, shown
-from groundup.serving.engine import Sampling, generate
+from groundup.posttraining.batches import Asked, asked_of, prompt_of, shown
+from groundup.serving.engine import Sampling, generate, room
+from groundup.tokenizer.chat import answer_ends
 from groundup.tokenizer.tokenizer import Tokenizer
 
 BATCH = 256  # answers generated at once
+
+
+def with_room(
+    model: Decoder, tokenizer: Tokenizer, rows: Sequence[dict[str, Any]], max_tokens: int, stage: str,
+    left_out: Counter[str] | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """The rows (`messages`) whose question leaves the context room for an answer; the others are counted in `left_out`.
+
+    Raises UserError when none stays.
+    """
+    most = room(model, max_tokens)
+    questions = [asked_of(row) for row in rows]
+    lengths = [max(len(prompt_of(tokenizer, one)), len(plain_prompt(tokenizer, one))) for one in questions]
+    found = [row for row, length in zip(rows, lengths, strict=True) if length <= most]
+    if left_out is not None and len(found) < len(rows):
+        left_out[f"longer than {most} tokens"] += len(rows) - len(found)
+    if rows and not found:
+        raise UserError(f"{stage}: none of {len(rows)} questions has at most {most} tokens; the rest is for the answer")
+    return found
 
 
 def answer(
@@ -21,7 +43,7 @@ def answer(
 ) -> list[tuple[str, bool]]:
     """Each question's answer, and whether it ended by itself, from a chat model."""
     prompts = [prompt_of(tokenizer, question) for question in questions]
-    ends = [tokenizer.message_end, tokenizer.end_of_text]
+    ends = answer_ends(tokenizer, model.generation.ends)
     answers = _generated(model, prompts, ends, sampling, seed)
     return [(tokenizer.decode(ids).strip(), ids[-1] in ends) for ids in answers]
 

@@ -57,15 +57,24 @@ def steps_for(epochs: int, batch: int, count: int) -> int:
     return epochs * (count // min(batch, count))
 
 
-def row_of(tokenizer: Tokenizer, question: str, answer: str) -> Row:
-    """One question and its answer as the chat format has them, ending with the token that ends the answer."""
-    return render(tokenizer, [{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
+def row_of(tokenizer: Tokenizer, asked: Asked, answer: str) -> Row:
+    """What was asked and its answer as the chat format has them, ending with the token that ends the answer."""
+    return render(tokenizer, [*messages_of(asked), {"role": "assistant", "content": answer}])
+
+
+def answer_of(row: Row, prompt: Sequence[int]) -> list[int]:
+    """Of one question's row what the assistant writes after the `prompt`, its end included."""
+    ids, spoken = row
+    return [token for token, says in zip(ids[len(prompt) :], spoken[len(prompt) :], strict=True) if says]
 
 
 def prompt_of(tokenizer: Tokenizer, asked: Asked) -> list[int]:
     """Ids up to where the answer begins."""
-    messages = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
-    return render(tokenizer, messages, add_generation_prompt=True)[0]
+    return render(tokenizer, messages_of(asked), add_generation_prompt=True)[0]
+
+
+def messages_of(asked: Asked) -> Sequence[Mapping[str, Any]]:
+    return [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
 
 
 def asked_of(row: Mapping[str, Any]) -> Asked:

@@ -24,7 +24,8 @@ from groundup.model.decoder import Decoder, Scorer
 from groundup.posttraining.batches import Asked, Row, answer_log_probabilities, chosen_rows, collate, prompt_of
 from groundup.posttraining.reward import rewards
 from groundup.recipe import Ppo
-from groundup.serving.engine import Sampling, generate
+from groundup.serving.engine import Sampling, generate, room
+from groundup.tokenizer.chat import after_answer, answer_ends
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import checkpoint
 from groundup.training.loop import tune
@@ -54,6 +55,7 @@ class Judge:
     deviation: float
     kl_coefficient: float
     dtype: torch.dtype  # of the matrix products, here and in the updates: the first ratio must be one
+    tail: tuple[int, ...] = ()  # what the chat template writes after an answer, where the reward model learned to read
 
 
 @torch.no_grad()
@@ -73,7 +75,11 @@ def rollout(
     ]
     batch = collate(rows, pad, device)
     ended = torch.tensor([answer[-1] in ends for answer in answers], device=device)
-    scores = (rewards(judge.scorer, batch, judge.dtype) - judge.mean) / judge.deviation
+    read = batch
+    if judge.tail:
+        tail = list(judge.tail)
+        read = collate([(ids + tail, spoken + [1] * len(tail)) for ids, spoken in rows], pad, device)
+    scores = (rewards(judge.scorer, read, judge.dtype) - judge.mean) / judge.deviation
     scores = torch.where(ended, scores, UNFINISHED_REWARD)
     mask = batch["mask"]
     logp, reference, values = (torch.zeros_like(mask) for _ in range(3))
@@ -167,10 +173,10 @@ def optimise(
     are found again in rollouts.json; without them, training begins anew. Questions that leave no room in the context for an
     answer are counted in `left_out`. Raises UserError when none stays.
     """
-    judge = Judge(copy.deepcopy(policy), scorer, *scale, settings.kl_coefficient, dtype)
+    judge = Judge(copy.deepcopy(policy), scorer, *scale, settings.kl_coefficient, dtype, after_answer(tokenizer))
     model = ActorCritic(policy, copy.deepcopy(scorer))
     prompts = _fitting(policy, [prompt_of(tokenizer, question) for question in questions], max_tokens, left_out)
-    ends = [tokenizer.message_end, tokenizer.end_of_text]
+    ends = answer_ends(tokenizer, policy.generation.ends)
     sampling = Sampling(max_tokens)
     updates = settings.epochs * min(settings.minibatches, settings.rollouts, len(prompts))  # an iteration
     steps = settings.iterations * updates
@@ -203,9 +209,8 @@ def optimise(
 def _fitting(
     policy: Decoder, prompts: list[list[int]], max_tokens: int, left_out: Counter[str] | None
 ) -> list[list[int]]:
-    """The prompts of which `generate` would not drop the beginning."""
-    context = policy.config.max_position_embeddings
-    longest = context - min(max_tokens, context // 2)
+    """The prompts that `generate` takes."""
+    longest = room(policy, max_tokens)
     found = [prompt for prompt in prompts if len(prompt) <= longest]
     if left_out is not None and len(found) < len(prompts):
         left_out[f"longer than {longest} tokens"] += len(prompts) - len(found)

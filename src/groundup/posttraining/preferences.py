@@ -3,12 +3,13 @@
 The file of judgements is the labelling log that people's labels use too; here a simulated annotator fills it.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from groundup.model.decoder import Decoder
 from groundup.posttraining.annotator import judgement, preferences, side_shown_left
-from groundup.posttraining.answers import answer, head_to_head
+from groundup.posttraining.answers import answer, head_to_head, with_room
 from groundup.posttraining.batches import asked_of, shown
 from groundup.recipe import Preferences
 from groundup.serving.engine import Sampling
@@ -17,12 +18,15 @@ from groundup.tokenizer.tokenizer import Tokenizer
 
 def label(
     model: Decoder, tokenizer: Tokenizer, questions: Sequence[dict[str, Any]], settings: Preferences, max_tokens: int, seed: int,
-    split: str,
+    split: str, left_out: Counter[str] | None = None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
     """Two answers of the model to each question (rows with `messages` and `reference`), judged.
 
+    Questions that leave no room for an answer are counted in `left_out`. Raises UserError when none stays.
+
     Returns (the log of judgements, preference rows as TRL reads them; ties are in the first only).
     """
+    questions = with_room(model, tokenizer, questions, max_tokens, "preferences", left_out)
     asked = [asked_of(row) for row in questions]
     sampling = Sampling(max_tokens, settings.temperature)
     first, second = (answer(model, tokenizer, asked, sampling, seed * 2 + side) for side in (0, 1))
@@ -36,9 +40,13 @@ def label(
 
 def compare_policies(
     policy: Decoder, baseline: Decoder, tokenizer: Tokenizer, questions: Sequence[dict[str, Any]], temperature: float,
-    max_tokens: int, seed: int,
+    max_tokens: int, seed: int, left_out: Counter[str] | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
-    """Both models answer held-out questions at the same temperature; (figures, samples of both)."""
+    """Both models answer held-out questions at the same temperature; (figures, samples of both).
+
+    Questions that leave no room for an answer are counted in `left_out`. Raises UserError when none stays.
+    """
+    questions = with_room(policy, tokenizer, questions, max_tokens, "preferences", left_out)
     asked = [asked_of(row) for row in questions]
     references = [row["reference"] for row in questions]
     sampling = Sampling(max_tokens, temperature)

@@ -20,8 +20,19 @@ from groundup.posttraining.answers import (
     gained_overlap,
     mean_overlap,
     plain_prompt,
+    with_room,
 )
-from groundup.posttraining.batches import Row, asked_of, chosen_rows, collate, prompt_of, shown, steps_for
+from groundup.posttraining.batches import (
+    Row,
+    answer_of,
+    asked_of,
+    chosen_rows,
+    collate,
+    prompt_of,
+    row_of,
+    shown,
+    steps_for,
+)
 from groundup.posttraining.rows import conversation, kept, longest_answer, said, too_long
 from groundup.recipe import Sft
 from groundup.serving.engine import Sampling
@@ -81,22 +92,31 @@ def check_rows(rows: Sequence[Row], tokenizer: Tokenizer) -> None:
     for ids, spoken in rows:
         if not any(spoken):
             raise UserError("sft: a conversation has no assistant tokens to learn from; its mask is all zero")
-        if ids[-1] != tokenizer.message_end or not spoken[-1]:
+        last = len(spoken) - 1 - spoken[::-1].index(1)
+        # A template of others may write on, as Qwen's does a line end. Ours does not.
+        if ids[last] not in tokenizer.ends or (last < len(ids) - 1 and tokenizer.template is None):
             raise UserError("sft: an answer does not end with the end-of-message token; the model would never stop")
 
 
 def compare_with_base(
-    tuned: Decoder, base: Decoder, tokenizer: Tokenizer, questions: Questions, max_answer_tokens: int, seed: int
-) -> dict[str, Any]:
+    tuned: Decoder, base: Decoder, tokenizer: Tokenizer, questions: Questions, max_answer_tokens: int, seed: int,
+    left_out: Counter[str] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Both models on held-out questions: bits per byte of the right answer, and overlap of their own greedy answers.
 
     "gain" is the difference of the overlaps, question by question, with its interval.
 
-    The base model has never seen the chat format, so it is asked in plain text: "Question: ... Answer:".
+    The base model has never seen the chat format, so it is asked in plain text: "Question: ... Answer:". Questions that
+    leave no room for an answer are counted in `left_out`. Raises UserError when none stays.
     """
+    questions = with_room(tuned, tokenizer, questions, max_answer_tokens, "sft", left_out)
     asked = [asked_of(row) for row in questions]
     references = [row["reference"] for row in questions]
-    answers = [[*tokenizer.encode(text.strip()), tokenizer.message_end] for text in references]
+    prompts = [prompt_of(tokenizer, question) for question in asked]
+    answers = [
+        answer_of(row_of(tokenizer, question, text), prompt)
+        for question, text, prompt in zip(asked, references, prompts, strict=True)
+    ]
     plain = [tokenizer.encode(" " + text) for text in references]
     sampling = Sampling(max_answer_tokens, temperature=0)
     tuned_answers = [text for text, _ in answer(tuned, tokenizer, asked, sampling, seed)]
@@ -109,7 +129,7 @@ def compare_with_base(
         "held_out": {
             "bits_per_byte": {
                 "base": answer_bits_per_byte(base, [plain_prompt(tokenizer, q) for q in asked], plain, references),
-                "sft": answer_bits_per_byte(tuned, [prompt_of(tokenizer, q) for q in asked], answers, references),
+                "sft": answer_bits_per_byte(tuned, prompts, answers, references),
             },
             "overlap": {"base": mean_overlap(base_answers, references), "sft": mean_overlap(tuned_answers, references)},
             "gain": gained_overlap(tuned_answers, base_answers, references),

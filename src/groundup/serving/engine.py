@@ -8,25 +8,44 @@ by drafts of `lookup`; every other architecture continues from its own cache.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from groundup.errors import UserError
 from groundup.model.decoder import Decoder, LanguageModel
+from groundup.model.generation import Generation
 from groundup.serving.decoding import Decoding
 from groundup.serving.lookup import Lookup, drafts
 
+COLDEST = 1e-5  # below it float32 has no number for what is divided by it; vLLM draws the line there too
 STAYING_SHARE = 0.75  # of a batch: with no more than this still going, the finished rows leave
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """temperature 0 is greedy; top_p keeps the most likely tokens up to that probability (Holtzman et al. 2019)."""
+    """temperature 0 is greedy; top_p keeps the most likely tokens up to that probability (Holtzman et al. 2019).
+
+    top_k keeps so many of the most likely tokens, 0 all; it comes before top_p, as in transformers and vLLM.
+    """
 
     max_tokens: int = 64
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0
+
+    @classmethod
+    def by(cls, generation: Generation, max_tokens: int, temperature: float | None = None) -> Self:
+        """As the model's folder states it, but for a temperature that somebody asks for."""
+        wanted = generation.temperature if temperature is None else temperature
+        return cls(max_tokens, wanted, generation.top_p, generation.top_k)
+
+
+def room(model: LanguageModel, max_tokens: int) -> int:
+    """How many tokens a prompt may have: the rest of the context is the answer's, which has at most half of it."""
+    context = model.config.max_position_embeddings
+    return context - min(max_tokens, context // 2)
 
 
 @torch.inference_mode()
@@ -40,17 +59,22 @@ def generate(
 ) -> list[list[int]]:
     """Continue each prompt until one of the token ids `ends` (kept in the result) or `max_tokens`.
 
-    Prompt and answer share the context: an answer has at most half of it, and a prompt too long for the rest loses its
-    beginning. The same seed gives the same tokens. on_token(row, token) is called as tokens appear.
-    Raises ValueError for an empty prompt, UserError where the model's logits are not finite.
+    Prompt and answer share the context: an answer has at most half of it. The same seed gives the same tokens.
+    on_token(row, token) is called as tokens appear.
+    Raises ValueError for an empty prompt; UserError for one that is longer than `room`, since what is left of it would be
+    another question, and where the model's logits are not finite.
     """
     if not prompts:
         return []
     if not all(prompts):
         raise ValueError("a prompt without tokens has nothing to continue; begin it with the end-of-text token")
-    context = model.config.max_position_embeddings
-    max_tokens = min(sampling.max_tokens, context // 2)
-    prompts = [list(prompt)[-(context - max_tokens) :] for prompt in prompts]
+    max_tokens = min(sampling.max_tokens, model.config.max_position_embeddings // 2)
+    if (longest := max(map(len, prompts))) > (most := room(model, max_tokens)):
+        raise UserError(
+            f"a prompt has {longest:,} tokens; beside an answer of {max_tokens:,} the model's context has room for {most:,}: "
+            "ask for less, or for a shorter answer"
+        )
+    prompts = [list(prompt) for prompt in prompts]
     device = model.lm_head.weight.device
     generator = torch.Generator(device=device).manual_seed(seed)
     state_class = Decoding if isinstance(model, Decoder) else Continuing
@@ -62,7 +86,7 @@ def generate(
         return len(texts[row]) >= ends_at[row] or (texts[row][-1] in ends and len(texts[row]) > len(prompts[row]))
 
     # A draft is kept as far as it is what the model itself chooses: the tokens are the same with and without.
-    lookups = [Lookup(text) for text in texts] if isinstance(model, Decoder) and sampling.temperature == 0 else []
+    lookups = [Lookup(text) for text in texts] if isinstance(model, Decoder) and sampling.temperature < COLDEST else []
     rows = list(range(len(prompts)))
     drafted: list[list[int]] = [[]] * len(prompts)
     logits = state.read(prompts)[:, None]
@@ -124,15 +148,19 @@ def _choices(logits_NV: Tensor, model: LanguageModel) -> Tensor:
         raise UserError("the model computes numbers that are not finite: its weights are damaged; train or download it again")
     if not model.without_token:
         return logits_NV
-    rows = torch.tensor(model.without_token, device=logits_NV.device)
-    return logits_NV.index_fill(-1, rows, -torch.inf)
+    return logits_NV.index_fill(-1, torch.tensor(model.without_token, device=logits_NV.device), -torch.inf)
 
 
 def pick(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
     """One token a row (batch,)."""
-    if sampling.temperature == 0:
+    if sampling.temperature < COLDEST:
         return logits_BV.argmax(-1)
-    probabilities = torch.softmax(logits_BV.float() / sampling.temperature, dim=-1)
+    logits_BV = logits_BV.float()
+    if 0 < sampling.top_k < logits_BV.shape[-1]:
+        # Of equals at the border transformers keeps all, too.
+        least = logits_BV.topk(sampling.top_k, dim=-1).values[..., -1:]
+        logits_BV = logits_BV.masked_fill(logits_BV < least, -torch.inf)
+    probabilities = torch.softmax(logits_BV / sampling.temperature, dim=-1)
     if sampling.top_p < 1:
         ordered, places = probabilities.sort(dim=-1, descending=True, stable=True)
         beyond = ordered.cumsum(-1) - ordered >= sampling.top_p

@@ -103,3 +103,9 @@ def render(
 def answer_ends(tokenizer: "Tokenizer", stated: Sequence[int] = ()) -> list[int]:
     """Ids that end an answer: the end of a message, those that the tokenizer's folder states, and a model's own."""
     return sorted({tokenizer.message_end, *tokenizer.ends, *stated})
+
+
+def after_answer(tokenizer: "Tokenizer") -> tuple[int, ...]:
+    """What a template writes after the end of a last answer: Qwen's a line end, ours nothing."""
+    ids, mask = render(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    return tuple(ids[len(mask) - mask[::-1].index(1) :])

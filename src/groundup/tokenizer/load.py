@@ -12,6 +12,17 @@ from groundup.tokenizer.wordpiece import WordPiece
 AnyTokenizer = Tokenizer | Characters | WordPiece
 
 
+def for_run(folder: Path, continued: str) -> Tokenizer:
+    """The tokenizer of a run. Where it is not a model that is `continued`, nothing but its tokens is another's.
+
+    A new model has our chat format and begins every text with the end-of-text token, whoever made its tokenizer.
+    """
+    tokenizer = Tokenizer.load(folder)
+    if not continued:
+        tokenizer.forget()
+    return tokenizer
+
+
 def load(folder: Path) -> AnyTokenizer:
     """Byte-level BPE, characters, bytes or WordPiece. Raises UserError when it is missing, damaged or none of these."""
     model = read_object(checked(Path(folder) / "tokenizer.json")).get("model")

@@ -242,7 +242,7 @@ def starting_model(settings: Base, encoder: Tokenizer, seed: int) -> tuple[Langu
     source = Path(settings.start_from)
     model = model_folder.load_decoder(source)
     own = Tokenizer.load(source)
-    if own.merges != encoder.merges or own.special_tokens != encoder.special_tokens:
+    if not own.is_that_of(encoder):
         raise UserError(
             f"{source}: its tokenizer ({own.size} tokens) is not the one of these token files ({encoder.size}); "
             f"set tokenizer.folder = {str(source)!r} to encode with its own"
@@ -330,7 +330,7 @@ def _summary(history: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def _whole_model(parts: LanguageModel, folder: Path, results: dict[str, Any]) -> LanguageModel:
-    """What the processes hold in parts, read from the last state."""
+    """What the processes hold in parts, read from the last state; the origin is in the configuration."""
     model = type(parts)(parts.config)
     steps = results["long"]["steps"] if "long" in results else results["steps"]
     checkpoint.load(folder, steps, {f"model.{name}": parameter for name, parameter in model.named_parameters()})
