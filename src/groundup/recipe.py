@@ -5,6 +5,7 @@ Everything that is not said in the recipe has the default given here; `groundup 
 """
 
 import difflib
+import glob
 import re
 import tomllib
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from groundup.core.seals import verify
 from groundup.errors import UserError
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -221,6 +223,7 @@ def load(path: Path, overrides: list[str] | None = None) -> Recipe:
     try:
         if path.exists() and not path.is_file():  # a named pipe would wait for ever
             raise UserError(f"{path}: not a plain file; recipes/laptop.toml is a commented example")
+        verify(path.parent, glob.escape(path.name))  # beside a report lies the recipe of its run
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such recipe; recipes/laptop.toml is a commented example") from None

@@ -11,6 +11,7 @@ from groundup.errors import UserError
 from groundup.evaluation import multiple_choice, sentence_pairs
 from groundup.evaluation.compression import xz_bits_per_byte
 from groundup.evaluation.likelihood import bits_per_byte, score
+from groundup.evaluation.next_tokens import next_tokens
 from groundup.evaluation.statistics import bootstrap
 from groundup.model.decoder import Decoder
 from groundup.model.ngram import KneserNey
@@ -22,6 +23,8 @@ from groundup.tokenizer.tokenizer import Tokenizer
 
 NGRAMS = (3, 5)
 SAMPLE_PROMPTS = ("The os module ", "def read(self", "Return a new ", "class Path(", "The mouse ate the ")
+
+NEXT_TEXTS = ["Return the number of", "    def __init__(self", "import os\n", "This function returns a list of"]
 
 Documents = Sequence[dict[str, Any]]
 
@@ -47,6 +50,7 @@ def evaluate_base(
         ],
         "multiple_choice": multiple_choice.score(questions, partial(continuations, model, tokenizer)),
         "multiple_choice_example": questions[0],
+        "next_tokens": next_tokens(model, tokenizer, [pair["right"] for pair in sentence_pairs.LECTURE_PAIRS[:1]] + NEXT_TEXTS),
         "samples": samples(model, tokenizer, seed),
     }
 
