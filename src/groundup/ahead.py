@@ -4,10 +4,12 @@ A check is given the recipe and the run folder, reads what the stages before it 
 the stage that would fail. What it does not find is not promised: ties in every comparison show only when they are made.
 """
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from groundup.core.text import printable
 from groundup.errors import UserError
 from groundup.recipe import Recipe
 
@@ -68,38 +70,87 @@ def evaluation(recipe: Recipe, run: Path) -> None:
             "raise corpus.held_out"
         )
     if not multiple_choice.from_documents(((row["url"], row["text"]) for row in held_out), 1, recipe.seed):
-        raise UserError(
-            "evaluation: no documented Python source is held out to ask about; add a source with stdlib:, or raise "
-            "corpus.held_out"
-        )
+        _say("evaluation goes without multiple choice: no documented Python source is held out to ask about (stdlib:)")
+
+
+def own_data(recipe: Recipe, run: Path) -> None:
+    """The user's own conversations, preferences and prompts can be read, each file has some, and what is dropped is said."""
+    from groundup.posttraining import own_data as read
+
+    if recipe.sft.data:
+        read.conversations(recipe.sft.data, _say)
+    for section, files in (("reward", recipe.reward.data), ("dpo", recipe.dpo.data)):
+        if files:
+            read.preferences(files, section, _say)
+    if recipe.ppo.data:
+        read.prompts(recipe.ppo.data, _say)
 
 
 def sft(recipe: Recipe, run: Path) -> None:
-    """There are questions to learn from, to prefer answers to, and to hold out. Raises what `questions.build` does."""
-    _questions(recipe, run)
+    """There are questions to learn from, to prefer answers to, and to hold out, or nothing that would need them."""
+    from groundup.posttraining.own_data import NoQuestions
+
+    try:
+        _questions(recipe, run)
+    except NoQuestions as reason:
+        for section in ("reward", "dpo", "ppo"):
+            if getattr(recipe, section).data:
+                raise UserError(f"{section}.data is given, but no model to train on it: {reason}") from None
+        _say(f"sft, preferences, reward, dpo and ppo will be skipped: {reason}")
+
+
+def own_pairs_fit(recipe: Recipe, run: Path) -> None:
+    """At least one of the user's own preferences is short enough to learn from. Raises what `kept_pairs` does."""
+    from groundup.posttraining import own_data as read
+    from groundup.posttraining.rows import kept_pairs
+    from groundup.tokenizer.load import for_run
+
+    for section, files in (("reward", recipe.reward.data), ("dpo", recipe.dpo.data)):
+        if files:
+            encoder = for_run(run / "tokenizer", recipe.base.start_from)
+            kept_pairs(encoder, read.preferences(files, section, lambda said: None)["train"], _context(recipe), section)
 
 
 def sft_answers_fit(recipe: Recipe, run: Path) -> None:
     """At least one answer to learn from is short enough."""
-    from groundup.posttraining.batches import row_of
+    from groundup.posttraining.batches import asked_of, prompt_of
+    from groundup.posttraining.own_data import NoQuestions
+    from groundup.posttraining.rows import conversation, longest_answer
     from groundup.tokenizer.load import for_run
 
-    encoder, rows = for_run(run / "tokenizer", recipe.base.start_from), _questions(recipe, run)["train"]
-    for row in rows:
-        ids, spoken = row_of(encoder, *(message["content"] for message in row["messages"]))
-        if len(ids) <= recipe.base.context + 1 and sum(spoken) <= recipe.sft.max_answer_tokens:
-            return
-    raise UserError(
-        f"sft: of {len(rows)} questions none has an answer of at most sft.max_answer_tokens = "
-        f"{recipe.sft.max_answer_tokens} and fits base.context = {recipe.base.context} tokens; raise them"
-    )
+    encoder, context, most = for_run(run / "tokenizer", recipe.base.start_from), _context(recipe), recipe.sft.max_answer_tokens
+    try:
+        sides = _questions(recipe, run)
+    except NoQuestions:
+        return  # said after the corpus
+    trained = (conversation(encoder, row) for row in sides["train"])
+    if not any(len(row[0]) <= context + 1 and longest_answer(row) <= most for row in trained):
+        raise UserError(
+            f"sft: of {len(sides['train'])} questions none has an answer of at most sft.max_answer_tokens = {most} and fits "
+            f"base.context = {context} tokens; raise them"
+        )
+    room = context - min(most, context // 2)
+    if not any(len(prompt_of(encoder, asked_of(row))) <= room for row in sides["held_out"]):
+        raise UserError(
+            f"sft: of {len(sides['held_out'])} held-out questions none has at most {room} tokens; the rest of base.context = "
+            f"{context} is for the answer; raise it"
+        )
 
 
 def _questions(recipe: Recipe, run: Path) -> dict[str, list[dict[str, Any]]]:
-    from groundup.posttraining import questions
+    from groundup.posttraining.own_data import rows_of_sft
 
-    rows = ((row["url"], row["text"]) for row in _documents(run, None, ["url", "text"]))
-    return questions.build(rows, recipe.sft.max_objects, recipe.seed)
+    documents = ((row["url"], row["text"]) for row in _documents(run, None, ["url", "text"]))
+    return rows_of_sft(documents, recipe.sft, recipe.seed, lambda said: None)
+
+
+def _context(recipe: Recipe) -> int:
+    """Tokens that the model of `base` will take."""
+    return max(recipe.base.context, recipe.base.long_context)
+
+
+def _say(text: str) -> None:
+    print(f"  {printable(text)}", file=sys.stderr, flush=True)
 
 
 def _documents(run: Path, split: str | None, columns: list[str]) -> Iterator[dict[str, Any]]:

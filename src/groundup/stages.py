@@ -6,12 +6,12 @@ Chapters are imported where they are used, so that `groundup run --dry-run` and 
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from groundup import ahead
-from groundup.core.seals import MANIFEST, SEAL, is_sealed, read_sealed, seal, write_sealed
+from groundup.core.seals import MANIFEST, SEAL, is_sealed, read_manifest, read_sealed, seal, write_sealed
 from groundup.core.text import printable
 from groundup.errors import UserError
 from groundup.files import read_json, read_jsonl, replacing, write_json, write_jsonl
@@ -172,17 +172,20 @@ def evaluation(context: Context) -> Results:
 
 
 def sft(context: Context) -> Results:
-    """Questions and answers from docstrings -> a chat model, compared with the base model on held-out objects."""
+    """Conversations, one's own or made from docstrings -> a chat model, compared with the base model on held-out ones."""
     from groundup.model import folder
-    from groundup.posttraining import questions
+    from groundup.posttraining.own_data import NoQuestions, rows_of_sft
     from groundup.posttraining.sft import compare_with_base, finetune
     from groundup.training import checkpoint
 
     settings, seed = context.recipe.sft, context.recipe.seed
-    rows = questions.build(((row["url"], row["text"]) for row in _documents(context)), settings.max_objects, seed)
+    try:
+        rows = rows_of_sft(((row["url"], row["text"]) for row in _documents(context)), settings, seed, context.say)
+    except NoQuestions as reason:
+        return _skip(context, str(reason))
     for side, some in rows.items():
         write_jsonl(context.work / f"{side}.jsonl", some)
-    context.say(", ".join(f"{side}: {len(some):,} questions" for side, some in rows.items()) + ", split by object")
+    context.say(", ".join(f"{side}: {len(some):,} questions" for side, some in rows.items()))
     encoder, model = _tokenizer(context), _model(context, "base")
     left_out: Counter[str] = Counter()
     steps = finetune(
@@ -204,6 +207,8 @@ def preferences(context: Context) -> Results:
     from groundup.posttraining.preferences import label
 
     settings, seed = context.recipe.preferences, context.recipe.seed
+    if reason := _skipped(context, "sft") or ("reward.data and dpo.data are given" if _all_own(context.recipe) else ""):
+        return _skip(context, reason)
     encoder, model = _tokenizer(context), _model(context, "sft")
     results = {}
     for split, file, count in (
@@ -229,8 +234,10 @@ def reward(context: Context) -> Results:
     from groundup.posttraining.reward import assess, fit
     from groundup.training import checkpoint
 
+    if reason := _skipped(context, "sft"):
+        return _skip(context, reason)
     encoder, recipe = _tokenizer(context), context.recipe
-    pairs = {split: read_jsonl(context.inputs["preferences"] / f"{split}.jsonl") for split in ("train", "held_out")}
+    pairs = _pairs(context, recipe.reward.data)
     dtype = _device(context).training_dtype
     left_out: Counter[str] = Counter()
     sft, work = _model(context, "sft"), context.work
@@ -241,20 +248,23 @@ def reward(context: Context) -> Results:
     _say_left_out(context, left_out)
     write_jsonl(context.work / "scored.jsonl", scored)
     write_json(context.work / "scale.json", {"mean": results["mean"], "deviation": results["deviation"]})
-    return {**results, "left_out": dict(left_out)}
+    return {**results, "pairs": {split: len(some) for split, some in pairs.items()}, "left_out": dict(left_out)}
 
 
 def dpo(context: Context) -> Results:
     """Preferences -> a better policy, directly."""
     from groundup.posttraining.dpo import optimise
 
-    pairs, held_out = (read_jsonl(context.inputs["preferences"] / f"{split}.jsonl") for split in ("train", "held_out"))
+    if reason := _skipped(context, "sft"):
+        return _skip(context, reason)
     policy, recipe = _model(context, "sft"), context.recipe
+    pairs = _pairs(context, recipe.dpo.data)
     dtype = _device(context).training_dtype
     left_out: Counter[str] = Counter()
     steps = optimise(
-        policy, _tokenizer(context), pairs, recipe.dpo, dtype, context.work, recipe.seed, left_out, held_out
-    )
+        policy, _tokenizer(context), pairs["train"], recipe.dpo, dtype, context.work, recipe.seed, left_out,
+        pairs["held_out"],
+    )  # fmt: skip
     compared = _finish_policy(context, policy, left_out)
     return {"steps": steps, "left_out": dict(left_out), **compared}
 
@@ -262,9 +272,15 @@ def dpo(context: Context) -> Results:
 def ppo(context: Context) -> Results:
     """Prompts and the reward model -> a better policy, by reinforcement."""
     from groundup.model.folder import load_scorer
+    from groundup.posttraining.batches import asked_of
+    from groundup.posttraining.own_data import prompts
     from groundup.posttraining.ppo import optimise
 
-    questions = [row["messages"][0]["content"] for row in read_jsonl(context.inputs["sft"] / "preference.jsonl")]
+    if reason := _skipped(context, "reward"):
+        return _skip(context, reason)
+    own = context.recipe.ppo.data
+    made = context.inputs["sft"] / "preference.jsonl"
+    questions = prompts(own, context.say) if own else [asked_of(row) for row in read_jsonl(made)]
     scale = read_json(context.inputs["reward"] / "scale.json")
     scorer = load_scorer(context.inputs["reward"]).to(_device(context).torch_device)
     policy, recipe = _model(context, "sft"), context.recipe
@@ -284,6 +300,31 @@ def report(context: Context) -> Results:
     path = context.work / "report.html"
     write(path, context.recipe, context.inputs)
     return {"report": "report/report.html", "kb": round(path.stat().st_size / 1024)}
+
+
+def _skip(context: Context, reason: str) -> Results:
+    """The results of a stage that has nothing to work on: the run says so, and does the others."""
+    context.say(f"{context.name} is skipped: {reason}")
+    return {"skipped": reason}
+
+
+def _skipped(context: Context, stage: str) -> str:
+    """Why a stage before was skipped, "" if it was not."""
+    return read_manifest(context.inputs[stage])["results"].get("skipped", "")
+
+
+def _all_own(recipe: Recipe) -> bool:
+    """Whether nothing is trained on preferences of the simulated annotator."""
+    return bool(recipe.reward.data and recipe.dpo.data)
+
+
+def _pairs(context: Context, files: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """Preference rows of "train" and "held_out": of files, or of the stage `preferences`."""
+    from groundup.posttraining.own_data import preferences
+
+    if files:
+        return preferences(files, context.name, context.say)
+    return {split: read_jsonl(context.inputs["preferences"] / f"{split}.jsonl") for split in ("train", "held_out")}
 
 
 def _say_left_out(context: Context, left_out: Counter[str]) -> None:
@@ -348,6 +389,16 @@ def _others(folder: Path, but: str) -> list[Path]:
     """Whatever else the folder says besides weights: shape, tokenizer, chat template, sampling; not how we made it."""
     kinds = (".json", ".jinja", ".txt", ".model")
     return sorted(path for path in folder.glob("*") if path.suffix in kinds and path.name not in (but, MANIFEST))
+
+
+def _own(*sections: str) -> Callable[[Recipe], list[Path]]:
+    """The files of a user's own rows that a stage reads."""
+
+    def files(recipe: Recipe) -> list[Path]:
+        names = dict.fromkeys(name for section in sections for name in getattr(recipe, section).data)
+        return [Path(name).expanduser() for name in names]
+
+    return files
 
 
 def _given_tokenizer(recipe: Recipe) -> list[Path]:
@@ -421,12 +472,15 @@ STAGES = (
     Stage("base", ("corpus", "tokenizer", "tokens"), base, ("base", "mixture"), files=_given_model,
           ahead=(("", ahead.base_continues), ("corpus", ahead.base_has_text))),
     Stage("evaluation", ("corpus", "tokenizer", "tokens", "base"), evaluation, ahead=(("corpus", ahead.evaluation),)),
-    Stage("sft", ("corpus", "tokenizer", "base"), sft,
-          ahead=(("corpus", ahead.sft), ("tokenizer", ahead.sft_answers_fit))),
-    Stage("preferences", ("tokenizer", "sft"), preferences, ("preferences", "sft")),
-    Stage("reward", ("tokenizer", "sft", "preferences"), reward),
-    Stage("dpo", ("tokenizer", "sft", "preferences"), dpo, ("dpo", "preferences", "sft")),
-    Stage("ppo", ("tokenizer", "sft", "reward"), ppo, ("ppo", "preferences", "sft")),
+    Stage("sft", ("corpus", "tokenizer", "base"), sft, files=_own("sft"),
+          ahead=(("", ahead.own_data), ("corpus", ahead.sft), ("tokenizer", ahead.sft_answers_fit))),
+    # With preferences of one's own for both it makes none; what they hold does not matter to it, that they are given does.
+    Stage("preferences", ("tokenizer", "sft"), preferences, ("preferences", "sft"),
+          files=lambda recipe: _own("reward", "dpo")(recipe) if _all_own(recipe) else []),
+    Stage("reward", ("tokenizer", "sft", "preferences"), reward, files=_own("reward"),
+          ahead=(("tokenizer", ahead.own_pairs_fit),)),
+    Stage("dpo", ("tokenizer", "sft", "preferences"), dpo, ("dpo", "preferences", "sft"), files=_own("dpo")),
+    Stage("ppo", ("tokenizer", "sft", "reward"), ppo, ("ppo", "preferences", "sft"), files=_own("ppo")),
     Stage("report", ("pages", "annotations", "corpus", "tokenizer", "tokens", "base", "evaluation", "sft", "preferences",
                      "reward", "dpo", "ppo"), report),
 )  # fmt: skip
@@ -461,6 +515,8 @@ def walk(recipe: Recipe, folder: Path) -> Results:
     manifests = execute(recipe, folder)
     results = {name: manifest["results"] for name, manifest in manifests.items()}
     seconds = {name: manifest["seconds"] for name, manifest in manifests.items()}
+    tested, tuned = results["evaluation"], results["sft"]
+    choices = tested["multiple_choice"] or {}
     return {
         "run": str(folder),
         "report": str(folder / results["report"]["report"]),
@@ -469,21 +525,21 @@ def walk(recipe: Recipe, folder: Path) -> Results:
             "documents": results["corpus"]["left"]["documents"],
             "training_tokens": results["base"]["tokens"],
             "parameters": results["base"]["parameters"]["total"],
-            "bits_per_byte": results["evaluation"]["bits_per_byte"]["overall"],
-            "sentence_pairs": results["evaluation"]["sentence_pairs"]["all"]["accuracy"],
-            "multiple_choice": {
-                how: results["evaluation"]["multiple_choice"][how]["accuracy"]
-                for how in ("letter", "answer", "answer per byte")
-            },
-            "sft_overlap": {name: found["overlap"] for name, found in results["sft"]["held_out"]["overlap"].items()},
-            "reward_accuracy": results["reward"]["accuracy"]["accuracy"],
+            "bits_per_byte": tested["bits_per_byte"]["overall"],
+            "sentence_pairs": tested["sentence_pairs"]["all"]["accuracy"],
+            "multiple_choice": {how: one["accuracy"] for how, one in choices.items() if isinstance(one, dict)},
+            "sft_overlap": {name: one["overlap"] for name, one in tuned.get("held_out", {}).get("overlap", {}).items()},
+            "sft_answer_loss": tuned.get("held_out", {}).get("answer_loss"),
+            "reward_accuracy": results["reward"].get("accuracy", {}).get("accuracy"),
             "preferred_over_sft": {
                 name: {
                     **{key: results[name]["against_sft"][key] for key in ("win_rate", "low", "high", "mean_words")},
                     "sft_mean_words": results[name]["against_sft"]["baseline_mean_words"],
                 }
                 for name in ("dpo", "ppo")
+                if "against_sft" in results[name]
             },
+            "skipped": {name: one["skipped"] for name, one in results.items() if "skipped" in one},
         },
     }
 

@@ -252,7 +252,7 @@ def test_build_from_the_library(library):
 
 
 def test_too_few_objects_for_all_sides_are_refused(library):
-    with pytest.raises(UserError, match=r"no questions for .*\b(preference|held_out); the corpus needs more"):
+    with pytest.raises(UserError, match=r"no questions for .*\b(preference|held_out) in documented Python"):
         questions.build(library, max_objects=1, seed=0)
 
 

@@ -48,8 +48,9 @@ def evaluate_base(
             {"right": pair["right"], "wrong": pair["wrong"], "nats": text_log_likelihood([pair["right"], pair["wrong"]])}
             for pair in sentence_pairs.LECTURE_PAIRS
         ],
-        "multiple_choice": multiple_choice.score(questions, partial(continuations, model, tokenizer)),
-        "multiple_choice_example": questions[0],
+        # None without documented Python source.
+        "multiple_choice": multiple_choice.score(questions, partial(continuations, model, tokenizer)) if questions else None,
+        "multiple_choice_example": questions[0] if questions else None,
         "next_tokens": next_tokens(model, tokenizer, [pair["right"] for pair in sentence_pairs.LECTURE_PAIRS[:1]] + NEXT_TEXTS),
         "samples": samples(model, tokenizer, seed),
     }

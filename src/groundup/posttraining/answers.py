@@ -11,7 +11,7 @@ from groundup.evaluation.likelihood import bits_per_byte, score
 from groundup.evaluation.statistics import bootstrap, difference, win_rate
 from groundup.model.decoder import Decoder
 from groundup.posttraining.annotator import compare, overlap
-from groundup.posttraining.batches import Asked, asked_of, prompt_of, shown
+from groundup.posttraining.batches import Asked, Row, asked_of, prompt_of, shown
 from groundup.serving.engine import Sampling, generate, room
 from groundup.tokenizer.chat import answer_ends
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -78,6 +78,16 @@ def answer_bits_per_byte(
     scores = score(model, [[*prompt, *ids] for prompt, ids in zip(prompts, answers, strict=True)])
     nats = -sum(float(found[len(prompt) - 1 :].sum()) for found, prompt in zip(scores, prompts, strict=True))
     return bits_per_byte(nats, sum(len(text.encode()) for text in texts))
+
+
+def answer_loss(model: Decoder, rows: Sequence[Row]) -> float:
+    """Nats a token of all that the assistant writes in the rows, ends of answers included: the loss of fine-tuning.
+
+    Raises ValueError where it writes nothing.
+    """
+    scores = score(model, [ids for ids, _ in rows])
+    masks = [np.array(spoken[1:], dtype=bool) for _, spoken in rows]
+    return -float(np.concatenate([found[mask] for found, mask in zip(scores, masks, strict=True)]).mean(dtype=np.float64))
 
 
 def gained_overlap(after: Sequence[str], before: Sequence[str], references: Sequence[str]) -> dict[str, float]:

@@ -4,14 +4,34 @@ They replace what is made of docstrings. Held out is a tenth of the prompts, by 
 to the other prompts are what SFT learns, and the same prompts are answered anew for preferences and PPO.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from groundup.data.contracts import read_conversations, read_preferences, read_prompts, split
 from groundup.data.conversations import Conversation
+from groundup.errors import UserError
+from groundup.posttraining import questions
+from groundup.recipe import Sft
 
 Rows = list[dict[str, Any]]
 Say = Callable[[str], None]
+
+
+class NoQuestions(UserError):
+    """There is nothing to learn answers from: a run goes on without the stages that would."""
+
+
+def rows_of_sft(documents: Iterable[tuple[str, str]], settings: Sft, seed: int, say: Say) -> dict[str, Rows]:
+    """Rows by side, train, preference and held_out, of `settings.data`, or of the docstrings in (url, text) documents.
+
+    Raises NoQuestions where neither is there, UserError as `conversations` does.
+    """
+    if settings.data:
+        return conversations(settings.data, say)
+    try:
+        return questions.build(documents, settings.max_objects, seed)
+    except UserError as error:
+        raise NoQuestions(str(error)) from None
 
 
 def conversations(files: Sequence[str], say: Say) -> dict[str, Rows]:

@@ -16,6 +16,7 @@ from groundup.model.decoder import Decoder
 from groundup.posttraining.answers import (
     answer,
     answer_bits_per_byte,
+    answer_loss,
     answer_plainly,
     gained_overlap,
     mean_overlap,
@@ -104,7 +105,8 @@ def compare_with_base(
 ) -> dict[str, Any]:  # fmt: skip
     """Both models on held-out questions: bits per byte of the right answer, and overlap of their own greedy answers.
 
-    "gain" is the difference of the overlaps, question by question, with its interval.
+    "gain" is the difference of the overlaps, question by question, with its interval; "answer_loss" is in nats a token of
+    all answers of the conversations, both models reading the chat format.
 
     The base model has never seen the chat format, so it is asked in plain text: "Question: ... Answer:". Questions that
     leave no room for an answer are counted in `left_out`. Raises UserError when none stays.
@@ -125,8 +127,15 @@ def compare_with_base(
         kind: [number for number, row in enumerate(questions) if row["kind"] == kind]
         for kind in sorted({row["kind"] for row in questions})
     }
+    rows = [conversation(tokenizer, row) for row in questions]
     return {
         "held_out": {
+            "answer_loss": {
+                "base": answer_loss(base, rows),
+                "sft": answer_loss(tuned, rows),
+                "conversations": len(rows),
+                "tokens": sum(sum(spoken) for _, spoken in rows),
+            },
             "bits_per_byte": {
                 "base": answer_bits_per_byte(base, [plain_prompt(tokenizer, q) for q in asked], plain, references),
                 "sft": answer_bits_per_byte(tuned, prompts, answers, references),
