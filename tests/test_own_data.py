@@ -167,7 +167,7 @@ def test_without_any_questions_the_run_goes_on(mine, run, run_groundup):
     [
         ("sft.data={mine}/none.jsonl", "none.jsonl: no such file, which stage sft needs"),
         ("dpo.data={mine}/talks.jsonl", "talks.jsonl: none of its 41 rows can be used as preferences; first line 1: no columns"),
-        ("ppo.data={mine}/texts", "texts: holds no rows"),
+        ("ppo.data={mine}/texts", "texts: no file of rows in it"),
     ],
 )
 def test_files_that_cannot_be_used_end_the_run_before_its_first_stage(mine, run_groundup, tmp_path, option, why):

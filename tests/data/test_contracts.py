@@ -249,7 +249,7 @@ def test_a_file_without_a_good_row_is_refused_in_one_line(tmp_path, name):
 
 def test_what_is_not_there_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    for path, why in ((tmp_path / "none.jsonl", "no such file"), (tmp_path / "empty", "holds no rows")):
+    for path, why in ((tmp_path / "none.jsonl", "no such file"), (tmp_path / "empty", "no file of rows in it")):
         with pytest.raises(UserError, match=why):
             read_conversations([path])
 
