@@ -1,10 +1,10 @@
 # Two commands do everything on a fresh machine: `make run` and `make test`. Each installs first when needed.
 PYTHON ?= python3
 BIN := .venv/bin
-RECIPE ?= recipes/laptop.toml
+RECIPE ?= laptop
 RUN ?= runs/laptop
 
-.PHONY: setup run test bench lint
+.PHONY: setup run test bench lint docs
 
 setup: .venv/tested
 
@@ -17,17 +17,22 @@ setup: .venv/tested
 
 .venv/tested: .venv/installed
 	@echo "Installing what the tests need besides: pytest, transformers, Ray and others; a minute or two, once."
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[test,docs]'
 	touch $@
 
 run: .venv/installed
 	$(BIN)/groundup run $(RECIPE) --run $(RUN)
 
-test: setup lint
+test: setup lint docs
 	$(BIN)/python -m pytest
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+docs: setup
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build
+	@echo "docs/_build/index.html"
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,bench]'

@@ -7,8 +7,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from groundup.core.executor import cores
 from groundup.core.machine import processor_name
-from groundup.workers import cores
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,7 +32,7 @@ def groundup(*words: str, **options: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, **options)
 
 
-def finished_run(folder: Path, recipe: Path = ROOT / "recipes" / "laptop.toml") -> dict:
+def finished_run(folder: Path, recipe: Path = Path("laptop")) -> dict:
     """The result of `groundup run recipe --run folder`, which does nothing when it is already there."""
     done = groundup("run", str(recipe), "--run", str(folder))
     if done.returncode:

@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common import arguments, conclude
-from groundup.corpus import duplicates
-from groundup.corpus.words import split
+from groundup.core.words import split
+from groundup.corpus.dedup import duplicates
 
 DOCUMENTS, SHARD, PEER_DOCUMENTS = 300_000, 10_000, 5_000
 MEMORY_MB, JACCARD, PERMUTATIONS = 256, 0.7, 128

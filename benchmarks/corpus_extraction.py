@@ -10,10 +10,10 @@ from collections import defaultdict
 from importlib import metadata
 
 from common import arguments, conclude, machine
-from groundup.corpus.content import WEIGHTS
-from groundup.corpus.extract import decode, text_of, utf8
-from groundup.corpus.train_extractor import WORD, Example, cross_validated, read_examples, word_f1
-from groundup.corpus.warc import Losses, read_pages
+from groundup.corpus.archive.warc import Losses, read_pages
+from groundup.corpus.extract.content import WEIGHTS
+from groundup.corpus.extract.page_text import decode, text_of, utf8
+from groundup.corpus.extract.train_extractor import WORD, Example, cross_validated, read_examples, word_f1
 
 CLAIM = "main content: word F1 by page, cross-validated by site; also 5 times the pages a second"
 BAR_F1, GOAL_F1, BAR_SPEED, GOAL_SPEED, BAR_BYTES = 0.865, 0.88, 5.0, 10.0, 500_000

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from importlib import metadata
 
 from common import arguments, conclude, machine
-from groundup.corpus.extract import extract
-from groundup.corpus.warc import Page
+from groundup.corpus.archive.warc import Page
+from groundup.corpus.extract.page_text import extract
 
 CLAIM = "formulas kept as TeX, of twelve encodings"
 MATHML = "<mrow><mi>a</mi><mo>=</mo><msup><mi>b</mi><mn>2</mn></msup></mrow>"

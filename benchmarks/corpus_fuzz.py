@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from common import arguments, conclude, machine
-from groundup.corpus.content import content_model
-from groundup.corpus.extract import text_of, utf8
-from groundup.corpus.records import Losses, read_records
-from groundup.corpus.warc import Page, page_of, read_pages
+from groundup.corpus.archive.records import Losses, read_records
+from groundup.corpus.archive.warc import Page, page_of, read_pages
+from groundup.corpus.extract.content import content_model
+from groundup.corpus.extract.page_text import text_of, utf8
 
 CLAIM = "broken pages and archives that raise, or take over 2 s"
 INPUTS, SIZE, SLOW_SECONDS = 1000, 1 << 20, 2.0

@@ -20,11 +20,11 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from common import ROOT, arguments, conclude, machine
-from groundup.corpus import rules
-from groundup.corpus.annotate import annotate
-from groundup.corpus.select import select
-from groundup.corpus.warc import Losses, WarcWriter, read_pages
-from groundup.recipe import Annotations, Corpus
+from groundup.corpus.annotate import rules
+from groundup.corpus.annotate.measure import annotate
+from groundup.corpus.archive.warc import Losses, WarcWriter, read_pages
+from groundup.corpus.config import AnnotationsConfig, SelectionConfig
+from groundup.corpus.select.selection import select
 
 CLAIM = "corpora of ten languages keep their clean pages at default settings, and lose planted near-duplicates"
 PAGES, COPIES, SENTENCES_A_PAGE, MOST_SHARED, CUT = 80, 13, 6, 4, 4
@@ -64,8 +64,8 @@ def corpus(language: str, pages: Iterable[tuple[str, bytes]]) -> tuple[set[str],
         with WarcWriter(folder / "web.warc.gz") as warc:
             for url, body in pages:
                 warc.response(url, 200, HEADERS, body)
-        annotate([(folder / "web.warc.gz", "web")], folder / "annotations", Annotations(language=language), workers=1)
-        select(folder / "annotations", folder / "corpus", Corpus(), language, seed=0)
+        annotate([(folder / "web.warc.gz", "web")], folder / "annotations", AnnotationsConfig(language=language), workers=1)
+        select(folder / "annotations", folder / "corpus", SelectionConfig(), language, seed=0)
         kept = pq.read_table(folder / "corpus" / "documents.parquet")["url"].to_pylist()
         return {*kept}, Counter(pq.read_table(folder / "corpus" / "dropped.parquet")["reason"].to_pylist())
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from common import arguments, conclude
-from groundup.corpus import personal, telephones
+from groundup.corpus.annotate import personal, telephones
 
 TYPES = {
     "EMAIL_ADDRESS": "email",

@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from common import arguments, conclude
-from groundup.corpus import domains, labelled, quality
-from groundup.corpus.linear import Classifier
-from groundup.corpus.words import split
+from groundup.core.words import split
+from groundup.corpus.classify import domains, labelled, quality
+from groundup.corpus.classify.linear import Classifier
 
 BAR = 0.90
 PART_WORDS = 2000  # of a novel or module: documents of the length of the others

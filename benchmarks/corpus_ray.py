@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from common import arguments, conclude, groundup
-from groundup.files import digest
+from groundup.core.files import digest
 
 
 def build(source: Path, out: Path, *options: str) -> float:

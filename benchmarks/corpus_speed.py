@@ -34,11 +34,11 @@ if __name__ == "__main__":
 """
 OURS = """
     from pathlib import Path
-    from groundup.corpus.annotate import annotate
-    from groundup.recipe import Annotations
+    from groundup.corpus.annotate.measure import annotate
+    from groundup.corpus.config import AnnotationsConfig
     folder, out, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     pages = [(path, "web") for path in sorted(folder.glob("pages-dev-*.warc.gz"))]
-    documents = annotate(pages, out, Annotations(), workers)["pages"]
+    documents = annotate(pages, out, AnnotationsConfig(), workers)["pages"]
 """
 DATATROVE = """
     from datatrove.executor import LocalPipelineExecutor

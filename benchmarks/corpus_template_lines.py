@@ -8,8 +8,10 @@ import statistics
 import sys
 from collections.abc import Callable
 
+import numpy as np
+
 from common import ROOT, arguments, conclude
-from groundup.corpus.template_lines import line_hashes, template_lines
+from groundup.corpus.dedup.boilerplate_lines import line_hashes, template_lines
 
 sys.path.insert(0, str(ROOT / "tests" / "corpus"))
 import forum
@@ -20,7 +22,9 @@ Page = list[tuple[str, bool]]
 
 def ours(pages: list[Page]) -> list[set[int]]:
     hashes = [line_hashes("\n".join(line for line, _ in page)) for page in pages]
-    return [set(found.tolist()) for found in template_lines(hashes, [True] * len(pages), SHARE)]
+    sizes = np.array([len(lines) for lines in hashes])
+    owners, places = template_lines(np.concatenate(hashes), sizes, np.ones(len(pages), dtype=bool), SHARE)
+    return [set(places[owners == page].tolist()) for page in range(len(pages))]
 
 
 def seen_before(pages: list[Page]) -> list[set[int]]:

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from common import arguments, conclude
-from groundup.corpus import toxicity
-from groundup.corpus.linear import Classifier
-from groundup.corpus.words import split
+from groundup.core.words import split
+from groundup.corpus.classify import toxicity
+from groundup.corpus.classify.linear import Classifier
 
 BAR_POINTS = 15.0
 

@@ -14,8 +14,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from common import arguments, conclude, machine
-from groundup.corpus.records import Losses, read_records
-from groundup.corpus.warc import page_of
+from groundup.corpus.archive.records import Losses, read_records
+from groundup.corpus.archive.warc import page_of
 
 MUTANTS = 1000
 SLOW_SECONDS = 2.0

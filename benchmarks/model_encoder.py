@@ -14,11 +14,11 @@ import torch
 
 import timed
 from common import ROOT, conclude
-from groundup.device import choose
-from groundup.model.encoder import EncoderConfig, MaskedLanguageModel, initialise, save
+from groundup.core.device import choose
+from groundup.encoder.bert import EncoderConfig, MaskedLanguageModel, initialise, save
+from groundup.encoder.masking import masked, masked_token
 from groundup.tokenizer.wordpiece import WordPiece, count_words, train
 from groundup.training import loop
-from groundup.training.masking import masked, masked_token
 from groundup.training.optimizer import Optimizer
 from groundup.training.schedule import warmup_stable_decay
 

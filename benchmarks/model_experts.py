@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from common import arguments, conclude
-from groundup.device import choose
+from groundup.core.device import choose
 from groundup.model import architectures, moe
 from groundup.model.decoder import LanguageModel
 from groundup.training.objectives import BalancedNextToken, next_token

@@ -20,11 +20,11 @@ import torch
 
 import timed
 from common import ROOT, conclude, machine
-from groundup.device import choose
+from groundup.core.device import choose
+from groundup.generation.decoding import Decoding
+from groundup.generation.engine import Sampling, generate
 from groundup.model import folder as model_folder
 from groundup.model.decoder import Decoder, DecoderConfig, LanguageModel, initialise
-from groundup.serving.decoding import Decoding
-from groundup.serving.engine import Sampling, generate
 
 NEW, REPETITIONS, VOCABULARY = 128, 3, 4096
 LENGTHS = (8, 64, 250)

@@ -17,8 +17,8 @@ import numpy as np
 import timed
 from common import ROOT, conclude
 from groundup.evaluation import sentence_pairs
-from groundup.evaluation.likelihood import score
 from groundup.model import architectures, moe
+from groundup.model.likelihood import score
 from groundup.model.ngram import KneserNey
 from groundup.tokenizer.tokenizer import Tokenizer
 

@@ -1,7 +1,7 @@
 """Killed twenty times at random moments (SIGKILL), a run ends with the same bytes as an undisturbed one.
 
 A run that ends before its twentieth kill is followed by another. The tiny recipe by default: same stages, same code, a
-minute; `--recipe recipes/laptop.toml` takes half an hour. What is killed saves a state of training twice a second instead of
+minute; `--recipe laptop` takes half an hour. What is killed saves a state of training twice a second instead of
 every 15, so that what was killed goes on within a stage.
 """
 
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from common import ROOT, conclude, finished_run
-from groundup.files import digest
+from groundup.core.files import digest
 
 OFTEN = (
     "import groundup.training.loop as loop; loop.CHECKPOINT_SECONDS = 0.5\n"
@@ -39,7 +39,7 @@ SAME = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "tiny.toml")
+    parser.add_argument("--recipe", type=Path, default=Path("tiny"))
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--undisturbed", type=Path, help="a finished run of the recipe to compare with; made if not given")

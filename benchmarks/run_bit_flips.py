@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, conclude, finished_run
-from groundup import recipe as recipes
+from common import conclude, finished_run
+from groundup.core.errors import UserError
 from groundup.core.seals import read_manifest
-from groundup.errors import UserError
-from groundup.run import Run
-from groundup.stages import STAGES
+from groundup.pipeline import recipe as recipes
+from groundup.pipeline.run import Run
+from groundup.pipeline.shipped_recipes import shipped
+from groundup.pipeline.steps import STANDARD
 
 HALF_MADE = {"pages": 10, "annotations": 20, "base": 6, "sft": 24, "reward": 20, "dpo": 20, "ppo": 20}  # flips of each
 STEPS = "\n[reward]\nbatch_pairs = 4\n\n[dpo]\nbatch_pairs = 4\n"  # or each were a single step
@@ -46,7 +47,7 @@ def main() -> None:
     start, chance = time.monotonic(), random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
         run, path = Path(name) / "tiny", Path(name) / "tiny.toml"
-        path.write_text((ROOT / "recipes" / "tiny.toml").read_text(encoding="utf-8") + STEPS, encoding="utf-8")
+        path.write_text(shipped()["tiny"].read_text(encoding="utf-8") + STEPS, encoding="utf-8")
         recipe = recipes.load(path)
         finished_run(run, path)
         outcomes = finished(run, recipe, chance, options.finished_flips)
@@ -80,10 +81,10 @@ def finished(run: Path, recipe: recipes.Recipe, chance: random.Random, flips: in
 
 def half_made(whole: Path, folder: Path, recipe: recipes.Recipe, stage: str, chance: random.Random, flips: int) -> list[tuple]:
     """`stage` cut off in the middle, with those before it finished; harmed, and made to its end."""
-    number = next(number for number, one in enumerate(STAGES) if one.name == stage)
-    run, stages = folder / f"half-{stage}", STAGES[: number + 1]
+    number = next(number for number, one in enumerate(STANDARD) if one.name == stage)
+    run, stages = folder / f"half-{stage}", STANDARD[: number + 1]
     shutil.copytree(whole, run)
-    for other in STAGES[number:]:
+    for other in STANDARD[number:]:
         shutil.rmtree(run / other.name)
     with cut_off(stage), contextlib.suppress(Cut), contextlib.redirect_stderr(io.StringIO()):
         Run(run, recipe, stages).execute()
@@ -111,7 +112,8 @@ def half_made(whole: Path, folder: Path, recipe: recipes.Recipe, stage: str, cha
 @contextlib.contextmanager
 def cut_off(stage: str) -> Iterator[None]:
     """Within it, `stage` ends in `Cut` when it is half done."""
-    from groundup.corpus import join, sources
+    from groundup.corpus.acquire import sources
+    from groundup.corpus.annotate import corpus_pass
     from groundup.training import checkpoint, loop
 
     calls = Counter()
@@ -126,7 +128,7 @@ def cut_off(stage: str) -> Iterator[None]:
         return call
 
     trainings = (checkpoint, "save", 20 if stage == "base" else 1)
-    owner, name, most = {"pages": (sources, "collect", 2), "annotations": (join, "join", 0)}.get(stage, trainings)
+    owner, name, most = {"pages": (sources, "collect", 2), "annotations": (corpus_pass, "join", 0)}.get(stage, trainings)
     before, seconds = getattr(owner, name), loop.CHECKPOINT_SECONDS
     setattr(owner, name, after(most, before))
     loop.CHECKPOINT_SECONDS = -1.0  # a state each step
@@ -169,7 +171,7 @@ def outcome_of(act: Callable[[], Any], expected: Any, chance: random.Random) -> 
 
 
 def walked(run: Path, recipe: recipes.Recipe) -> dict:
-    return {name: manifest["results"] for name, manifest in Run(run, recipe, STAGES).execute().items()}
+    return {name: manifest["results"] for name, manifest in Run(run, recipe, STANDARD).execute().items()}
 
 
 def results_of(run: Path, recipe: recipes.Recipe, stages: tuple) -> dict:
@@ -184,9 +186,9 @@ def results(run: Path, stages: tuple) -> dict:
 
 
 def tuned(run: Path) -> dict:
-    from groundup.corpus import tune
+    from groundup.corpus.select import thresholds
 
-    return tune.tune(run, ["words"], 1)
+    return thresholds.tune(run, ["words"], 1)
 
 
 def boards(run: Path) -> dict | None:
@@ -197,7 +199,7 @@ def boards(run: Path) -> dict | None:
 
 
 def answered(run: Path, stage: str) -> str:
-    from groundup.serving.chat import talk
+    from groundup.generation.chat import talk
 
     said, stdin = io.StringIO(), sys.stdin
     sys.stdin = io.TextIOWrapper(io.BytesIO(QUESTION.encode()), encoding="utf-8")

@@ -13,12 +13,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from groundup.device import choose
-from groundup.evaluation.likelihood import bits_per_byte, score
+from groundup.core.device import choose
+from groundup.data import token_files
+from groundup.data.token_files import TokenFile
 from groundup.kernels import Unavailable
 from groundup.model.decoder import LanguageModel
-from groundup.tokenizer import bpe, token_files
-from groundup.tokenizer.token_files import TokenFile
+from groundup.model.likelihood import bits_per_byte, score
+from groundup.tokenizer import bpe
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.data import Stream
 from groundup.training.objectives import BalancedNextToken, next_token

@@ -5,11 +5,11 @@ import time
 from pathlib import Path
 
 from common import arguments, conclude
-from groundup.answering.clozes import paragraphs
-from groundup.answering.reader import Settings, answer, build
-from groundup.answering.squad import Question, read, score, sliding_window
-from groundup.device import Device, choose
-from groundup.model.encoder import SpanReader
+from groundup.core.device import Device, choose
+from groundup.encoder.bert import SpanReader
+from groundup.encoder.cloze_questions import paragraphs
+from groundup.encoder.question_answering import Settings, answer, build
+from groundup.encoder.squad import Question, read, score, sliding_window
 from groundup.tokenizer.wordpiece import WordPiece, count_words, train
 
 VOCABULARY = 8_000

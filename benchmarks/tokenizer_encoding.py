@@ -12,11 +12,11 @@ from itertools import islice
 from pathlib import Path
 
 from common import arguments, conclude
+from groundup.core.executor import cores
 from groundup.tokenizer import documents
 from groundup.tokenizer.bpe import train
 from groundup.tokenizer.counts import count_pretokens
 from groundup.tokenizer.tokenizer import Tokenizer
-from groundup.workers import cores
 
 CLAIM, BAR = "encoding speed over tokenizers' encode_batch, identical ids; also 5 MB without spaces in linear time", 3.0
 DOCUMENTS, VOCABULARY, ROUNDS = 600, 32_768, 3

@@ -16,7 +16,7 @@ from groundup.model.description import FAMILIES
 from groundup.tokenizer import bpe, characters, wordpiece
 from groundup.tokenizer.counts import count_pretokens
 from groundup.tokenizer.load import AnyTokenizer
-from groundup.tokenizer.rules import RULES
+from groundup.tokenizer.patterns import PATTERNS
 from groundup.tokenizer.tokenizer import Tokenizer
 
 CLAIM, EXAMPLES, COMPARED = "texts of 10,000 that do not come back, or get other ids from AutoTokenizer", 10_000, 500
@@ -25,8 +25,8 @@ MODEL_TYPES = [*FAMILIES, "bert", "groundup_lstm", "groundup_convolution", "grou
 
 
 def tokenizers() -> Iterator[tuple[str, AnyTokenizer]]:
-    for rule in RULES.values():
-        yield f"bpe, {rule.name}", Tokenizer.from_merges(bpe.train(count_pretokens(CORPUS * 9, rule), 340), rule)
+    for pattern in PATTERNS.values():
+        yield f"bpe, {pattern.name}", Tokenizer.from_merges(bpe.train(count_pretokens(CORPUS * 9, pattern), 340), pattern)
     yield "characters", characters.Characters(characters.train(characters.count_characters(CORPUS), 300))
     yield "bytes", characters.Characters()
     yield "wordpiece", wordpiece.WordPiece(wordpiece.train(wordpiece.count_words(CORPUS * 9), 200))

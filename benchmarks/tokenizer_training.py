@@ -21,10 +21,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from common import ROOT, arguments, conclude
+from groundup.core.executor import cores
 from groundup.tokenizer import documents
 from groundup.tokenizer.bpe import PRETOKENIZE, SPECIAL_TOKENS, train
 from groundup.tokenizer.counts import count_pretokens
-from groundup.workers import cores
 
 CLAIM, BAR = "BPE training speed over tokenizers, 32,768 on textbooks, identical merges; also half the memory", 1.7
 MEMORY_BAR = 0.5

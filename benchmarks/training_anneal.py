@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 
 import timed
 from common import ROOT, conclude
-from groundup.device import choose
-from groundup.recipe import Base, Mixture
+from groundup.core.device import choose
+from groundup.data.config import MixtureConfig
 from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.config import PretrainingConfig
 from groundup.training.parallel import ALONE
 from groundup.training.pretraining import pretrain
 
@@ -49,11 +50,11 @@ def main() -> None:
         for seed in range(SEEDS):
             found = {}
             for share in (0.0, SHARE):
-                settings = Base(
+                settings = PretrainingConfig(
                     depth=options.depth, context=256, tokens=options.tokens, batch_tokens=4096, best_data_share=share
                 )
                 model, _ = pretrain(
-                    tokens, tokenizer, settings, Mixture(), choose(), ALONE, Path(work) / f"{seed}-{share}", "anneal",
+                    tokens, tokenizer, settings, MixtureConfig(), choose(), ALONE, Path(work) / f"{seed}-{share}", "anneal",
                     lambda text: None, seed,
                 )  # fmt: skip
                 nats = timed.nats_of(model)

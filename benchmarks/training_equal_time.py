@@ -75,8 +75,9 @@ def nanochat(checkout: Path, train: list[str], held_out: list[str], work: Path) 
 
 
 def groundup(train: list[str], held_out: list[str], folder: Path, depth: int, their_seconds: float) -> dict[str, float]:
-    from groundup.device import choose
-    from groundup.recipe import Base, Mixture
+    from groundup.core.device import choose
+    from groundup.data.config import MixtureConfig
+    from groundup.training.config import PretrainingConfig
     from groundup.training.parallel import ALONE
     from groundup.training.pretraining import pretrain
 
@@ -92,11 +93,11 @@ def groundup(train: list[str], held_out: list[str], folder: Path, depth: int, th
     pq.write_table(pa.Table.from_pylist(table), folder / "documents.parquet")
 
     def trained(tokens: int, name: str) -> tuple[Any, int, float]:
-        settings = Base(
+        settings = PretrainingConfig(
             depth=depth, context=256, tokens=tokens, batch_tokens=4096, micro_batch_tokens=4096, best_data_share=0.0
         )
         start = time.perf_counter()
-        model, results = pretrain(folder, encoder, settings, Mixture(), choose(), ALONE, folder / name, name, print, 0)
+        model, results = pretrain(folder, encoder, settings, MixtureConfig(), choose(), ALONE, folder / name, name, print, 0)
         return model, results["tokens"], time.perf_counter() - start
 
     (_, few, short), (_, many, long) = (trained(tokens, f"trial{tokens}") for tokens in TRIALS)

@@ -16,12 +16,13 @@ import torch
 
 import timed
 from common import ROOT, conclude
-from groundup.device import choose
-from groundup.evaluation.likelihood import score, token_log_probabilities
+from groundup.core.device import choose
+from groundup.data.config import MixtureConfig
+from groundup.generation.engine import Sampling, generate
 from groundup.model.decoder import Decoder
-from groundup.recipe import Base, Mixture
-from groundup.serving.engine import Sampling, generate
+from groundup.model.likelihood import score, token_log_probabilities
 from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.config import PretrainingConfig
 from groundup.training.parallel import ALONE
 from groundup.training.pretraining import pretrain
 
@@ -53,12 +54,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         write(Path(work) / "tokens", {"train": training, "held_out": held_out}, made, tokenizer)
         for name, length in (("before", 0), ("after", LONG)):
-            settings = Base(
+            settings = PretrainingConfig(
                 depth=options.depth, context=SHORT, tokens=options.tokens, batch_tokens=4096, best_data_share=0,
                 long_context=length, long_tokens=options.long_tokens,
             )  # fmt: skip
             models[name], _ = pretrain(
-                Path(work) / "tokens", tokenizer, settings, Mixture(), choose(), ALONE, Path(work) / name, name,
+                Path(work) / "tokens", tokenizer, settings, MixtureConfig(), choose(), ALONE, Path(work) / name, name,
                 print if length else lambda text: None, 0,
             )  # fmt: skip
             # Both are given the whole text; positions do not depend on this.

@@ -15,7 +15,7 @@ import numpy as np
 
 import timed
 from common import arguments, conclude
-from groundup.device import choose
+from groundup.core.device import choose
 from groundup.model.decoder import Decoder, initialise, shape_for
 from groundup.training.data import Stream
 from groundup.training.objectives import next_token

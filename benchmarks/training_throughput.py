@@ -132,7 +132,7 @@ def our_step(name: str, vocabulary: int = VOCABULARY) -> Callable[[], None]:
     import torch
 
     import timed
-    from groundup.device import choose
+    from groundup.core.device import choose
     from groundup.model.decoder import Decoder, initialise
     from groundup.training.objectives import next_token
     from groundup.training.optimizer import Optimizer, one_rate, pretraining_rates
@@ -223,7 +223,7 @@ def matrix_rates() -> tuple[float, float, float]:
     """FLOP/s of the model's own products and of a square one, outputs already in memory; times a second off the core."""
     import torch
 
-    from groundup.device import choose
+    from groundup.core.device import choose
 
     choose()
     tokens, seconds, flops = ROWS * CONTEXT, 0.0, 0.0

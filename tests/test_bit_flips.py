@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from groundup import device
-from groundup import recipe as recipes
+from groundup.pipeline import recipe as recipes
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import run_bit_flips
@@ -27,6 +26,5 @@ def test_of_a_finished_run_each_is_refused_by_who_reads_it(copy, tiny_recipe):
 
 @pytest.mark.parametrize(("stage", "flips"), [("annotations", 5), ("sft", 5), ("ppo", 5)])
 def test_of_a_half_made_run_each_is_passed_over_or_made_again(copy, tiny_recipe, tmp_path, stage, flips):
-    device.choose.cache_clear()  # or numbers that other tests need stay denormal
     outcomes = run_bit_flips.half_made(copy, tmp_path, recipes.load(tiny_recipe), stage, random.Random(2), flips)
     assert {outcome for _, _, outcome, _ in outcomes} <= {"passed over or made again", "refused"}, outcomes

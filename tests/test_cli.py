@@ -49,7 +49,7 @@ def test_looking_does_not_wait_for_torch(environment, tiny_recipe, tmp_path, dry
     outcome = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     assert outcome.returncode == 0
     imported = {line.rpartition("|")[2].strip() for line in outcome.stderr.splitlines() if "|" in line}
-    assert "groundup.cli" in imported and not imported & HEAVY
+    assert "groundup.cli" in imported and not imported & (HEAVY if dry_run else HEAVY | {"rich", "pydantic", "jinja2"})
     if dry_run:
         assert not folder.exists()
         plan = json.loads(outcome.stdout.splitlines()[-1])["plan"]
@@ -91,15 +91,15 @@ def test_run_folder_without_permission(run_groundup, tiny_recipe, tmp_path):
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1/", "http://no-such-host.invalid/"])
-def test_site_that_cannot_be_reached(run_groundup, tmp_path, address):
+def test_site_that_cannot_be_reached(groundup_here, tmp_path, address):
     folder = tmp_path / "run"
-    outcome = run_groundup("run", written(tmp_path, address), "--run", folder, timeout=60)
+    outcome = groundup_here("run", written(tmp_path, address), "--run", folder)
     assert address in refused(outcome)
     assert finished_stages(folder) == [] and not list(folder.rglob("*.warc.gz"))
 
 
 @pytest.mark.parametrize("source", ["nowhere.warc.gz", "empty folder", "not a warc"])
-def test_source_that_holds_no_pages(run_groundup, tmp_path, source):
+def test_source_that_holds_no_pages(groundup_here, tmp_path, source):
     path = tmp_path / "nowhere.warc.gz"
     if source == "empty folder":
         path = tmp_path / "pages"
@@ -107,23 +107,23 @@ def test_source_that_holds_no_pages(run_groundup, tmp_path, source):
     elif source == "not a warc":
         path.write_bytes(b"something else\n" * 100)
     folder = tmp_path / "run"
-    assert str(path) in refused(run_groundup("run", written(tmp_path, path), "--run", folder))
+    assert str(path) in refused(groundup_here("run", written(tmp_path, path), "--run", folder))
     assert finished_stages(folder) == []
 
 
 @pytest.mark.parametrize("pages", [0, 1], ids=["no text", "one short page"])
-def test_too_little_to_learn_from_is_said(run_groundup, tmp_path, pages):
+def test_too_little_to_learn_from_is_said(groundup_here, tmp_path, pages):
     source = tmp_path / "pages"
     source.mkdir()
     (source / "page.txt").write_text("the mouse eats the cheese . " * 30 if pages else "")
     folder = tmp_path / "run"
-    refused(run_groundup("run", written(tmp_path, source), "--run", folder, "--set", "corpus.min_words=1"))
+    refused(groundup_here("run", written(tmp_path, source), "--run", folder, "--set", "corpus.min_words=1"))
     assert "report" not in finished_stages(folder)
 
 
-def test_chat_with_a_stage_that_is_not_there(run_groundup, tmp_path):
-    assert "choose one of base, sft, dpo, ppo" in refused(run_groundup("chat", tmp_path, "--stage", "reward"))
-    assert "no finished stage 'sft'" in refused(run_groundup("chat", tmp_path, "--stage", "sft"))
+def test_chat_with_a_stage_that_is_not_there(groundup_here, tmp_path):
+    assert "choose one of base, sft, dpo, ppo" in refused(groundup_here("chat", tmp_path, "--stage", "reward"))
+    assert "no finished stage 'sft'" in refused(groundup_here("chat", tmp_path, "--stage", "sft"))
 
 
 @pytest.mark.parametrize("verb", [[], ["run"], ["chat"], ["corpus"], ["tokenizer"], ["tokenizer", "train"], ["ask"]])
@@ -141,3 +141,37 @@ def test_a_message_is_short_and_cannot_command_the_terminal(run_groundup, tmp_pa
     name = "\x1b[2J\x9b\u202e" + "a/" * 400 + "no.toml"
     refusal = refused(run_groundup("run", tmp_path / name))
     assert len(refusal.rstrip("\n")) <= 300 and refusal.rstrip("\n").isprintable()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("chat", "x", "--temperature", "HOSTILE"), ("chat", "x", "--stage", "HOSTILE"), ("HOSTILE",), ("chat", "--HOSTILE", "x"),
+     ("chat", "x", "HOSTILE"), ("chat",), ("chat", "x", "--max-tokens"), ("tokenizer", "HOSTILE"), ("run", "HOSTILE"),
+     ("tokenizer", "train", "x", "--kind", "HOSTILE", "--out", "y"), ("corpus", "--workers", "HOSTILE"), ("tokenizer", "train")],
+    ids=" ".join,
+)  # fmt: skip
+def test_arguments_that_cannot_be_are_said_in_one_line_that_commands_no_terminal(arguments, monkeypatch, capsys, tmp_path):
+    from groundup import cli
+
+    hostile = "a\x1b[2J\x1b]0;title\x07\x9b31m\u202e\u2066\udc9b\ufeff" + "b" * 400
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["groundup", *(part.replace("HOSTILE", hostile) for part in arguments)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and out == ""
+    assert err.startswith("groundup: ") and err.count("\n") == 1 and len(err) <= 301 and err[:-1].isprintable()
+
+
+def test_the_traceback_of_a_bug_commands_no_terminal(monkeypatch, capsys):
+    from groundup import cli
+
+    def buggy(**_):
+        raise TypeError("of \x1b[2J\x9b\u202e")
+
+    monkeypatch.setattr(cli, "app", buggy)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    out, err = capsys.readouterr()
+    assert end.value.code == 1 and out == "" and "Traceback" in err and "of \\x1b[2J\\x9b\\u202e" in err
+    assert all(character.isprintable() or character == "\n" for character in err)

@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from groundup import recipe as recipes
-from groundup.errors import UserError
-from groundup.stages import CORPUS_STAGES, STAGES, dry, walk_to_corpus
+from groundup.core.errors import UserError
+from groundup.pipeline import recipe as recipes
+from groundup.pipeline.steps import CORPUS_STEPS, STANDARD, dry, run_to_corpus
 
 WORDS = """the of and that have with which from their would there about because people should through before between
 another government company children different question something sometimes thought mountain weather""".split()  # noqa: SIM905
@@ -32,7 +32,7 @@ def pages(tmp_path):
 
 def built(sources, out, **more):
     content = {"name": "c", "pages": {"sources": [recipes.source(text) for text in sources]}, "threads": 1, **more}
-    return walk_to_corpus(recipes.resolve(content, ["corpus.held_out=0.2"], "test"), out)
+    return run_to_corpus(recipes.resolve(content, ["corpus.held_out=0.2"], "test"), out)
 
 
 def documents(out):
@@ -91,7 +91,7 @@ def test_against_an_earlier_corpus_and_its_change_is_seen(pages, tmp_path):
     (tmp_path / "other").rename(tmp_path / "january")
     content = {"name": "c", "pages": {"sources": [recipes.source(str(pages))]}, "threads": 1, **against}
     recipe = recipes.resolve(content, ["corpus.held_out=0.2"], "test")
-    assert dry(recipe, tmp_path / "february", CORPUS_STAGES)["plan"]["annotations"] == "make"
+    assert dry(recipe, tmp_path / "february", CORPUS_STEPS)["plan"]["annotations"] == "make"
 
 
 def test_a_list_of_words_that_was_changed_is_seen(pages, tmp_path):
@@ -101,9 +101,9 @@ def test_a_list_of_words_that_was_changed_is_seen(pages, tmp_path):
     built([str(pages)], tmp_path / "out", **settings)
     content = {"name": "c", "pages": {"sources": [recipes.source(str(pages))]}, "threads": 1, **settings}
     recipe = recipes.resolve(content, ["corpus.held_out=0.2"], "test")
-    assert set(dry(recipe, tmp_path / "out", CORPUS_STAGES)["plan"].values()) == {"done"}
+    assert set(dry(recipe, tmp_path / "out", CORPUS_STEPS)["plan"].values()) == {"done"}
     words.write_text("the\n")
-    assert dry(recipe, tmp_path / "out", CORPUS_STAGES)["plan"]["annotations"] == "make"
+    assert dry(recipe, tmp_path / "out", CORPUS_STEPS)["plan"]["annotations"] == "make"
 
 
 @pytest.mark.parametrize("stage, setting", [("tokenizer", "tokenizer.folder"), ("base", "base.start_from")])
@@ -111,7 +111,7 @@ def test_what_a_stage_takes_from_another_folder_is_its_input(tmp_path, stage, se
     for name in ("tokenizer.json", "config.json", "model.safetensors"):
         (tmp_path / name).write_text(name)
     content = {"name": "c", "pages": {"sources": [recipes.source("x")]}}
-    files = {one.name: one.files for one in STAGES}[stage]
+    files = {one.name: one.files for one in STANDARD}[stage]
     assert files(recipes.resolve(content, [], "test")) == []
     expected = ["tokenizer.json", "config.json"]
     if stage == "base":

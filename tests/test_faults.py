@@ -25,7 +25,9 @@ LIMITS = [
 ]
 
 
-def walk(environment, recipe, folder, limit=None):
+def walk_afresh(environment, recipe, folder, limit=None):
+    """In a process of its own, whose end is part of what is tested."""
+
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
@@ -35,6 +37,19 @@ def walk(environment, recipe, folder, limit=None):
     )
 
 
+@pytest.fixture
+def walk(groundup_here):
+    def call(recipe, folder, limit=None):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit or soft, hard))
+        try:
+            return groundup_here("run", recipe, "--run", folder)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return call
+
+
 def contents(folder):
     manifests = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/stage.json")}
     return {name: manifest["outputs"] for name, manifest in manifests.items() if name not in ("pages", "report")}
@@ -42,18 +57,18 @@ def contents(folder):
 
 @pytest.mark.parametrize(("stage", "limit"), LIMITS)
 def test_a_full_disk_is_said_in_one_line_and_the_same_command_goes_on(
-    environment, tiny_recipe, tiny_run, tmp_path, stage, limit
+    walk, tiny_recipe, tiny_run, tmp_path, stage, limit
 ):
     folder = Path(shutil.copytree(tiny_run.folder, tmp_path / "copy"))
     shutil.rmtree(folder / stage)
-    outcome = walk(environment, tiny_recipe, folder, limit)
+    outcome = walk(tiny_recipe, folder, limit)
     assert outcome.returncode == 2, outcome.stderr
     assert "Traceback" not in outcome.stderr and outcome.stdout == ""
     *before, last = outcome.stderr.splitlines()
     assert last.startswith("groundup: ") and "run the same command again" in last
     assert not any(line.startswith("groundup: ") for line in before)
     assert not (folder / stage).exists()  # nothing half-written counts as made
-    outcome = walk(environment, tiny_recipe, folder)
+    outcome = walk(tiny_recipe, folder)
     assert outcome.returncode == 0, outcome.stderr
     assert contents(folder) == contents(tiny_run.folder)
 
@@ -62,11 +77,11 @@ def test_the_road_from_nothing_through_one_limit_after_the_other(environment, ti
     """Every attempt comes further than the one before; what was made is kept."""
     folder, made = tmp_path / "run", -1
     for limit in (100_000, 600_000, 1_500_000, 2_000_000):
-        outcome = walk(environment, tiny_recipe, folder, limit)
+        outcome = walk_afresh(environment, tiny_recipe, folder, limit)
         assert outcome.returncode == 2 and "Traceback" not in outcome.stderr, outcome.stderr
         finished = len(list(folder.glob("*/stage.json")))
         assert finished > made
         made = finished
-    outcome = walk(environment, tiny_recipe, folder)
+    outcome = walk_afresh(environment, tiny_recipe, folder)
     assert outcome.returncode == 0, outcome.stderr
     assert contents(folder) == contents(tiny_run.folder)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.errors import UserError
-from groundup.files import digest, read_json, read_jsonl, read_text, replacing, write_json, write_jsonl, write_text
+from groundup.core.errors import UserError
+from groundup.core.files import digest, read_json, read_jsonl, read_text, replacing, write_json, write_jsonl, write_text
 
 text = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("\u2028\u2029\x85\r\n\x0b\x0c\x1c")))
 values = st.recursive(

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup import cli, recipe
-from groundup.errors import UserError
-from groundup.recipe import Recipe
+from groundup import cli
+from groundup.core.errors import UserError
+from groundup.pipeline import recipe
+from groundup.pipeline.recipe import Recipe
 
 TINY = 'seed = 1\n[[pages.sources]]\nsource = "topics:"\ndomain = "reference"\n'
 DIGITS = "9" * 5000

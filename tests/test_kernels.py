@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from groundup import kernels
-from groundup.evaluation import likelihood
-from groundup.model import architectures
+from groundup.model import architectures, likelihood
 from groundup.model.decoder import Decoder, DecoderConfig, shape_for
 from groundup.training.optimizer import NEWTON_SCHULZ, Optimizer, orthogonalise, pretraining_rates
 
@@ -201,7 +200,7 @@ def test_memory_is_used_again_and_not_held_twice():
         loss_and_gradients(model, torch.bfloat16)
         with torch.no_grad():
             likelihood.weighted_log_probability(model, *batch, dtype=torch.bfloat16)
-        assert len(model.model.kernels.rooms) == 1
+        assert len(model.model.kernels.workspaces) == 1
 
 
 @needs_kernels

@@ -118,8 +118,8 @@ def test_own_conversations_and_preferences_from_pages_to_chat(mine, run, run_gro
     folder, figures = mine / "run", json.loads(run.stdout)["figures"]
     dropped = f"1 dropped (the last message is not the assistant's: 1; first {mine}"
     assert f"sft.data: 40 conversations (TRL messages 40); {dropped}" in run.stderr
-    assert run.stderr.index("sft.data: 40") < run.stderr.index("[1/13] pages")
-    assert list(figures["skipped"]) == ["preferences"] and figures["multiple_choice"] == {}
+    assert run.stderr.index("sft.data: 40") < run.stderr.index("[1/12] pages")
+    assert "skipped" not in figures and not (folder / "preferences").exists() and figures["multiple_choice"] == {}
     sft = results(folder, "sft")
     loss = sft["held_out"]["answer_loss"]
     assert loss["sft"] < loss["base"] and loss["conversations"] == sft["questions"]["held_out"] >= 1
@@ -145,7 +145,7 @@ def test_their_content_is_part_of_the_stage(mine, run, run_groundup):
     (mine / "better.jsonl").write_text(before.replace("hill", "roof", 1))
     try:
         changed = [name for name, state in plan().items() if state != "done"]
-        assert changed == ["preferences", "reward", "dpo", "ppo", "report"]  # of reward and dpo the files, of the others an input
+        assert changed == ["reward", "dpo", "ppo", "report"]
     finally:
         (mine / "better.jsonl").write_text(before)
 
@@ -165,12 +165,12 @@ def test_without_any_questions_the_run_goes_on(mine, run, run_groundup):
 @pytest.mark.parametrize(
     ("option", "why"),
     [
-        ("sft.data={mine}/none.jsonl", "none.jsonl: no such file, which stage sft needs"),
+        ("sft.data={mine}/none.jsonl", "none.jsonl: no such file, which step sft needs"),
         ("dpo.data={mine}/talks.jsonl", "talks.jsonl: none of its 41 rows can be used as preferences; first line 1: no columns"),
         ("ppo.data={mine}/texts", "texts: no file of rows in it"),
     ],
 )
 def test_files_that_cannot_be_used_end_the_run_before_its_first_stage(mine, run_groundup, tmp_path, option, why):
     outcome = run_groundup("run", mine / "recipe.toml", "--run", tmp_path / "run", "--set", option.format(mine=mine))
-    assert outcome.returncode == 2 and "[1/13]" not in outcome.stderr
+    assert outcome.returncode == 2 and "] pages" not in outcome.stderr
     assert why in outcome.stderr.splitlines()[-1] and len(outcome.stderr.splitlines()[-1]) <= 300

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from groundup import progress
-from groundup.progress import Progress, duration
+from groundup.core import progress
+from groundup.core.progress import Progress, duration
 
 
 class Clock:
@@ -77,9 +77,55 @@ def test_a_label_on_a_terminal_is_text_and_no_markup(monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr("groundup.progress.SILENT_UNTIL_SECONDS", 0.0)
+    monkeypatch.setattr("groundup.core.progress.SILENT_UNTIL_SECONDS", 0.0)
     with Progress("web=a[/b] \x1b[2J[bold]", total=2) as progress:
         progress.shown = 0.0
         progress.advance(1, note="[/c]\x9b")
         assert progress.status.status.plain.startswith("web=a[/b] \\x1b[2J[bold]: 1/2")
         assert progress.status.status.plain.endswith("[/c]\\x9b")
+
+
+def test_what_the_first_count_does_besides_is_no_part_of_the_rate(clock, capsys):
+    with Progress("base", 1000, "steps", done=100, first="compiled") as shown:
+        clock.now += 60
+        shown.advance(1, note="loss 9.0")
+        for _ in range(20):
+            clock.now += 1
+            shown.advance(1, note="loss 8.0")
+    assert capsys.readouterr().err.splitlines() == [
+        "base: compiled in 1m00s",
+        "base: 101/1,000 steps · loss 9.0",
+        "base: 111/1,000 steps · 1.0/s · 14m49s left · loss 8.0",
+        "base: 121/1,000 steps · 1.0/s · 14m39s left · loss 8.0",
+        "base: 121/1,000 steps · 1.0/s · 14m39s left · loss 8.0",
+    ]
+
+
+def test_a_first_count_that_was_quick_is_not_told(clock, capsys):
+    with Progress("base", 10, "steps", first="compiled") as shown:
+        clock.now += 1.5
+        shown.advance(1)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_rate_is_that_of_the_last_minute(clock, capsys):
+    with Progress("base", 100_000, "steps") as shown:
+        for _ in range(100):
+            clock.now += 10
+            shown.advance(1)
+        assert shown.rate == pytest.approx(0.1)
+        for _ in range(7000):
+            clock.now += 0.01
+            shown.advance(1)
+        assert shown.rate == pytest.approx(100, rel=0.02)
+        assert len(shown.recent) < 150
+    # At the end it is that of the whole.
+    assert "6.6/s" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_slow_counts_have_a_rate_too(clock):
+    shown = Progress("base", 100, "steps", first="")
+    for _ in range(30):
+        clock.now += 90
+        shown.advance(1)
+    assert shown.rate == pytest.approx(1 / 90) and len(shown.recent) == progress.RATE_COUNTS + 1

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from groundup import workers
-from groundup.corpus import annotate as module
-from groundup.corpus.warc import WarcWriter
-from groundup.errors import UserError
-from groundup.recipe import Annotations
+from groundup.core import executor
+from groundup.core.errors import UserError
+from groundup.corpus.annotate import measure as module
+from groundup.corpus.archive.warc import WarcWriter
+from groundup.corpus.config import AnnotationsConfig
 
 WORDS = ["compiler", "language", "reads", "program", "memory", "value", "register", "loop", "branch", "table", "stack"]
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed: groundup[ray]")
@@ -26,7 +26,7 @@ import json, os, signal, sys
 from pathlib import Path
 from groundup import ray_tasks
 from groundup.corpus import annotate as module
-from groundup.recipe import Annotations
+from groundup.corpus.config import AnnotationsConfig
 
 def measure(*job):
     import ray
@@ -47,7 +47,7 @@ if __name__ == "__main__":
         module.SHARD_PAGES = 4
         original, module._measure = module._measure, measure
         counts = module.annotate(
-            [(Path(sys.argv[1]), "web")], Path(sys.argv[2]), Annotations(), 0, ray=cluster.address
+            [(Path(sys.argv[1]), "web")], Path(sys.argv[2]), AnnotationsConfig(), 0, ray=cluster.address
         )
         print(json.dumps({"address": cluster.address, "pages": counts["pages"]}))
     finally:
@@ -76,7 +76,7 @@ def test_two_nodes_and_a_killed_worker_give_the_same_bytes(tmp_path, monkeypatch
     assert "died" in notes
     assert len({name.rpartition("-")[2] for name in notes if name != "died"}) == 2  # nodes
     monkeypatch.setattr(module, "SHARD_PAGES", 4)
-    module.annotate([(tmp_path / "web.warc.gz", "web")], tmp_path / "here", Annotations(), workers=1)
+    module.annotate([(tmp_path / "web.warc.gz", "web")], tmp_path / "here", AnnotationsConfig(), workers=1)
     names = sorted(path.name for path in (tmp_path / "here").iterdir())
     assert len(names) == 11 and names == sorted(path.name for path in (tmp_path / "ray").iterdir())
     for name in names:
@@ -85,5 +85,5 @@ def test_two_nodes_and_a_killed_worker_give_the_same_bytes(tmp_path, monkeypatch
 
 def test_without_ray_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match="ray is not installed"), workers.pool(2, "local"):
+    with pytest.raises(UserError, match="ray is not installed"), executor.pool(2, "local"):
         pass

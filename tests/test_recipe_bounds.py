@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from groundup.errors import UserError
-from groundup.recipe import load, resolve
+from groundup.core.errors import UserError
+from groundup.pipeline.recipe import load, resolve
 
 SOURCES = {"name": "x", "pages": {"sources": [{"source": "topics:", "domain": "web"}]}}
 

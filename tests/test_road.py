@@ -90,7 +90,7 @@ def test_a_second_run_does_nothing(run_groundup, tiny_recipe, tiny_run):
     assert times(tiny_run.folder) == before
 
 
-def test_a_changed_value_redoes_only_what_depends_on_it(run_groundup, tiny_recipe, copy):
+def test_a_changed_value_redoes_only_what_depends_on_it(run_groundup, groundup_here, tiny_recipe, copy):
     change = ("run", tiny_recipe, "--run", copy, "--set", "dpo.beta=0.2")
     before = times(copy)
     dry = run_groundup(*change, "--dry-run")
@@ -98,7 +98,7 @@ def test_a_changed_value_redoes_only_what_depends_on_it(run_groundup, tiny_recip
     assert {name for name, state in plan.items() if state != "done"} == {"dpo", "report"}
     assert "dpo.beta: 0.1 -> 0.2" in dry.stderr
     assert times(copy) == before
-    outcome = run_groundup(*change)
+    outcome = groundup_here(*change)
     assert outcome.returncode == 0, outcome.stderr
     after = times(copy)
     redone = {name.split("/")[0] for name in before.keys() | after.keys() if before.get(name) != after.get(name)}

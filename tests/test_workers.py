@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from groundup import workers as groundup_workers
-from groundup.errors import UserError
+from groundup.core import executor as groundup_workers
+from groundup.core.errors import UserError
 
 
 def square(number, folder=None, kill=None):

@@ -1,7 +1,7 @@
 import json
 
+from groundup.core.executor import cores
 from groundup.core.machine import machine
-from groundup.workers import cores
 
 
 def test_it_names_the_processor_and_can_be_written():

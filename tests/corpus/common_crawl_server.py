@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from groundup.corpus.common_crawl import surt
-from groundup.corpus.warc import WarcWriter
+from groundup.corpus.acquire.common_crawl import surt
+from groundup.corpus.archive.warc import WarcWriter
 
 CRAWL = "CC-MAIN-2026-17"
 LANGUAGES = ("eng", "deu", "eng,deu", "fra")

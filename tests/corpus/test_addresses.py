@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus import fetch
+from groundup.corpus.acquire import fetch
 from groundup.corpus.addresses import SPECIAL_IPV4, is_public
 from groundup.corpus.urls import canonical
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus import annotate as module
-from groundup.corpus import linear
-from groundup.corpus.annotate import annotate, host_of, kind_of, scrub_addresses
-from groundup.corpus.warc import WarcWriter
-from groundup.errors import UserError
-from groundup.recipe import Annotations
+from groundup.core.errors import UserError
+from groundup.corpus.annotate import measure as module
+from groundup.corpus.annotate.measure import annotate, host_of, kind_of, scrub_addresses
+from groundup.corpus.archive.warc import WarcWriter
+from groundup.corpus.classify import linear
+from groundup.corpus.config import AnnotationsConfig
 
 ADDRESS = "<function load at 0x7f3c8386ca90> 'libc.so.6', handle 7f8ed45132e0 at 0x7f8ed4a1>"
 WORDS = ["compiler", "language", "reads", "program", "memory", "value", "register", "loop", "branch", "table", "stack"]
@@ -54,7 +54,7 @@ def rows(out):
 
 
 def test_rows_say_what_they_should(pages, tmp_path):
-    counts = annotate(pages, tmp_path / "out", Annotations(), workers=1, label="annotate")
+    counts = annotate(pages, tmp_path / "out", AnnotationsConfig(), workers=1, label="annotate")
     found = {row["url"]: row for row in rows(tmp_path / "out")}
     assert not (tmp_path / "out" / "pass1").exists()
     assert counts["pages"] == 17 and counts["repeated_pages"] == 1 and counts["documents"] == 16
@@ -81,15 +81,15 @@ def test_rows_say_what_they_should(pages, tmp_path):
 
 def test_bytes_do_not_depend_on_workers_or_hash_seed(pages, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SHARD_PAGES", 4)
-    annotate(pages, tmp_path / "one", Annotations(), workers=1)
+    annotate(pages, tmp_path / "one", AnnotationsConfig(), workers=1)
     code = (
         "import sys; from pathlib import Path\n"
-        "from groundup.corpus import annotate as m; from groundup.recipe import Annotations\n"
+        "from groundup.corpus.annotate import measure as m; from groundup.corpus.config import AnnotationsConfig\n"
         "if __name__ == '__main__':\n"
         "    m.SHARD_PAGES, m.BY_FILE = 4, 2000\n"
         "    pages = [(Path(sys.argv[1]), 'reference'), (Path(sys.argv[2]), 'code')]\n"
         "    for workers in (2, 5):\n"
-        "        m.annotate(pages, Path(sys.argv[3]) / str(workers), Annotations(), workers)\n"
+        "        m.annotate(pages, Path(sys.argv[3]) / str(workers), AnnotationsConfig(), workers)\n"
     )
     script = tmp_path / "more.py"
     script.write_text(code)
@@ -110,7 +110,7 @@ def test_bytes_do_not_depend_on_workers_or_hash_seed(pages, tmp_path, monkeypatc
 def test_bodies_go_to_another_process_in_a_file_that_does_not_stay(pages, tmp_path, monkeypatch):
     batch = list(module.read_pages(pages[0][0], module.Losses()))
     shards = [tmp_path / name for name in ("here.arrow", "sent.arrow")]
-    job, other = ((batch, "reference", Annotations(), shard, b"same") for shard in shards)
+    job, other = ((batch, "reference", AnnotationsConfig(), shard, b"same") for shard in shards)
     assert module._sent(other) is other  # so few bytes are soon through a pipe
     monkeypatch.setattr(module, "BY_FILE", 1)
     sent = module._sent(other)
@@ -123,10 +123,10 @@ def test_bodies_go_to_another_process_in_a_file_that_does_not_stay(pages, tmp_pa
 
 def test_resuming_with_other_workers_after_a_kill_gives_the_same_bytes(pages, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SHARD_PAGES", 4)
-    annotate(pages, tmp_path / "whole", Annotations(), workers=1)
+    annotate(pages, tmp_path / "whole", AnnotationsConfig(), workers=1)
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from groundup.corpus import annotate as m; from groundup.recipe import Annotations\n"
+        "from groundup.corpus.annotate import measure as m; from groundup.corpus.config import AnnotationsConfig\n"
         "m.SHARD_PAGES, real = 4, m._measure\n"
         "def killed_at_the_third(*job):\n"
         "    if job[3].name == 'docs-00002.arrow':\n"
@@ -134,7 +134,7 @@ def test_resuming_with_other_workers_after_a_kill_gives_the_same_bytes(pages, tm
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return real(*job)\n"
         "m._measure = killed_at_the_third\n"
-        "m.annotate([(Path(sys.argv[1]), 'reference'), (Path(sys.argv[2]), 'code')], Path(sys.argv[3]), Annotations(), 1)\n"
+        "m.annotate([(Path(sys.argv[1]), 'reference'), (Path(sys.argv[2]), 'code')], Path(sys.argv[3]), AnnotationsConfig(), 1)\n"
     )
     out = tmp_path / "resumed"
     killed = subprocess.run(
@@ -151,7 +151,7 @@ def test_resuming_with_other_workers_after_a_kill_gives_the_same_bytes(pages, tm
         found.update({path: path.stat().st_mtime_ns for path in folder.glob("*.arrow")})
 
     monkeypatch.setattr(module, "shutil", SimpleNamespace(rmtree=look))
-    annotate(pages, out, Annotations(), workers=2)
+    annotate(pages, out, AnnotationsConfig(), workers=2)
     assert len(found) == 5 and done.items() < found.items()  # those that were there were not made again
     names = sorted(path.name for path in (tmp_path / "whole").iterdir())
     assert names == sorted(path.name for path in out.iterdir() if path.is_file())
@@ -165,7 +165,7 @@ def test_a_shard_that_is_there_is_not_measured_again_unless_it_is_damaged_or_its
     monkeypatch.setattr(module, "_measure", lambda *job: measured.append(job[3].name) or real(*job))
     monkeypatch.setattr(module.join, "read_rows", lambda shards: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        annotate(pages, tmp_path / "out", Annotations(), workers=1)
+        annotate(pages, tmp_path / "out", AnnotationsConfig(), workers=1)
     assert len(measured) == 5
     measured.clear()
     with WarcWriter(pages[1][0]) as warc:
@@ -175,13 +175,13 @@ def test_a_shard_that_is_there_is_not_measured_again_unless_it_is_damaged_or_its
     monkeypatch.undo()
     monkeypatch.setattr(module, "SHARD_PAGES", 4)
     monkeypatch.setattr(module, "_measure", lambda *job: measured.append(job[3].name) or real(*job))
-    annotate(pages, tmp_path / "out", Annotations(), workers=1)
+    annotate(pages, tmp_path / "out", AnnotationsConfig(), workers=1)
     assert measured == ["docs-00001.arrow", "code-00000.arrow"]
     assert [row["url"] for row in rows(tmp_path / "out") if row["domain"] == "code"] == ["file:///stdlib/other.py"]
 
 
 def test_without_positives_quality_is_one_half(pages, tmp_path):
-    counts = annotate(pages[1:], tmp_path / "out", Annotations(), workers=1)
+    counts = annotate(pages[1:], tmp_path / "out", AnnotationsConfig(), workers=1)
     assert counts["quality_training_chunks"] == 0
     assert {row["quality"] for row in rows(tmp_path / "out")} == {0.5}
 
@@ -194,7 +194,7 @@ def test_the_users_classifiers_judge_every_page_and_a_new_one_judges_again(pages
         return str(path)
 
     (tmp_path / "words.txt").write_text("compiler\n")
-    settings = Annotations(
+    settings = AnnotationsConfig(
         toxicity_classifier=classifier("toxic", -30.0),
         quality_classifier=classifier("quality", 0.0),
         domain_classifier=classifier("docs", 30.0),
@@ -209,18 +209,18 @@ def test_the_users_classifiers_judge_every_page_and_a_new_one_judges_again(pages
     classifier("toxic", 3.0)
     assert module._judges(settings) != before
     with pytest.raises(UserError, match=r"annotations\.quality_classifier: .*no such file"):
-        annotate(pages, tmp_path / "out", Annotations(quality_classifier="missing.npz"), workers=1)
+        annotate(pages, tmp_path / "out", AnnotationsConfig(quality_classifier="missing.npz"), workers=1)
 
 
 def test_no_pages_are_refused(tmp_path):
     WarcWriter(tmp_path / "none.warc.gz").file.close()
     with pytest.raises(UserError, match="no page in"):
-        annotate([(tmp_path / "none.warc.gz", "x")], tmp_path / "out", Annotations(), 1)
+        annotate([(tmp_path / "none.warc.gz", "x")], tmp_path / "out", AnnotationsConfig(), 1)
 
 
 def test_two_files_of_one_name_are_refused(tmp_path):
     with pytest.raises(UserError, match="rename one"):
-        annotate([(tmp_path / "a.warc.gz", "x"), (tmp_path / "b" / "a.warc", "x")], tmp_path / "out", Annotations(), 1)
+        annotate([(tmp_path / "a.warc.gz", "x"), (tmp_path / "b" / "a.warc", "x")], tmp_path / "out", AnnotationsConfig(), 1)
 
 
 def test_scrub_addresses():

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser
 
-from groundup.corpus import blocks as module
-from groundup.corpus import bounds
-from groundup.corpus.blocks import NO_TEXT, blocks_of, render
-from groundup.corpus.bounds import MAX_DEPTH, bounded
+from groundup.corpus.extract import blocks as module
+from groundup.corpus.extract import limits
+from groundup.corpus.extract.blocks import NO_TEXT, blocks_of, render
+from groundup.corpus.extract.limits import MAX_DEPTH, bounded
 
 
 def blocks(html: str):
@@ -112,7 +112,7 @@ def test_no_text_is_lost_and_elements_nest(html):
 def small_bounds(monkeypatch):
     """The guards are tried with pages that would do no harm without them."""
     for name, value in (("MAX_DEPTH", 40), ("MAX_ATTRIBUTES", 20), ("LONG_TAG", 60), ("MAX_LOOKED_AT", 2000)):
-        monkeypatch.setattr(bounds, name, value)
+        monkeypatch.setattr(limits, name, value)
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus.annotate import measure
-from groundup.corpus.charset import decoded
-from groundup.corpus.extract import decode, extract, utf8
-from groundup.corpus.warc import Page
-from groundup.recipe import Annotations
+from groundup.corpus.annotate.measure import measure
+from groundup.corpus.archive.warc import Page
+from groundup.corpus.config import AnnotationsConfig
+from groundup.corpus.extract.charset import decoded
+from groundup.corpus.extract.page_text import decode, extract, utf8
 
 SAMPLES = {
     "de": "Die Größe der Häuser ändert über Jahre müde Gefühle, schön für Bücher",
@@ -113,7 +113,7 @@ def test_replacements_are_counted_but_not_those_of_the_page_itself():
     assert read("schön \ufffd".encode() + b"\xff", "utf-8")[1] == 1
     page = Page("http://a.org/", "text/plain", "schöne Bücher".encode() + b"\xff", None)
     assert extract(page).replaced == 1
-    assert measure(page, "d", Annotations())["replacement_characters"] == 1
+    assert measure(page, "d", AnnotationsConfig())["replacement_characters"] == 1
 
 
 @given(st.binary(max_size=80), st.sampled_from([None, "utf-8", "gbk", "utf-16", "iso-2022-jp", "x", "\x00", "big5", "zip"]))

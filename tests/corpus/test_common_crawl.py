@@ -11,13 +11,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # tests are imported by path
 from common_crawl_server import CRAWL, make, serve
 
-from groundup.corpus import common_crawl, fetch, ranges
-from groundup.corpus.common_crawl import pages, surt
-from groundup.corpus.ranges import RangeFile, Ranges
-from groundup.corpus.sources import collect
-from groundup.corpus.warc import Losses, read_pages
-from groundup.errors import UserError
-from groundup.recipe import Source
+from groundup.core.errors import UserError
+from groundup.corpus.acquire import common_crawl, fetch, ranges
+from groundup.corpus.acquire.common_crawl import pages, surt
+from groundup.corpus.acquire.ranges import RangeFile, Ranges
+from groundup.corpus.acquire.sources import collect
+from groundup.corpus.archive.warc import Losses, read_pages
+from groundup.corpus.config import SourceConfig
 
 HOSTS = ["a.org", "example.org", "www.example.org", "sub.example.org", "example-not.org", "example.organic", "zoo.net"]
 
@@ -164,7 +164,7 @@ def test_range_file_reads_as_the_file(crawl, tmp_path):
 def test_collect_stops_at_its_limits_and_leaves_one_file(crawl, tmp_path, monkeypatch):
     base, _, _ = crawl
     monkeypatch.setattr(common_crawl, "BASE", base)
-    source = Source(source=f"cc:{CRAWL}", domain="web", max_pages=5, language="eng")
+    source = SourceConfig(source=f"cc:{CRAWL}", domain="web", max_pages=5, language="eng")
     counts = collect(source, tmp_path / "pages", "s", 1.0, "test")
     assert counts["pages"] == 5
     assert [file.name for file in (tmp_path / "pages").iterdir()] == ["s.warc.gz"]
@@ -174,10 +174,10 @@ def test_collect_stops_at_its_limits_and_leaves_one_file(crawl, tmp_path, monkey
 def test_killed_at_any_moment_nothing_that_was_had_is_fetched_again(tmp_path):
     make(tmp_path / "server", HOSTS, pages_per_host=30)
     script = (
-        "import sys; from pathlib import Path; from groundup.corpus import common_crawl, ranges\n"
-        "from groundup.corpus.sources import collect; from groundup.recipe import Source\n"
+        "import sys; from pathlib import Path; from groundup.corpus.acquire import common_crawl, ranges\n"
+        "from groundup.corpus.acquire.sources import collect; from groundup.corpus.config import SourceConfig\n"
         "ranges.BLOCK = 300; common_crawl.BASE = sys.argv[1]\n"
-        f"print(collect(Source(source='cc:{CRAWL}', domain='web'), Path(sys.argv[2]), 's', 1.0, 'test'))"
+        f"print(collect(SourceConfig(source='cc:{CRAWL}', domain='web'), Path(sys.argv[2]), 's', 1.0, 'test'))"
     )
     with serve(tmp_path / "server") as (base, behaviour):
         behaviour.trouble = lambda number, before: "slow"

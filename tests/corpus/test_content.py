@@ -3,9 +3,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus.blocks import Blocks
-from groundup.corpus.content import LEAVES, WEIGHTS, Trees, best_cut, content_model, from_arrays, to_arrays
-from groundup.corpus.extract import parse
+from groundup.corpus.extract.blocks import Blocks
+from groundup.corpus.extract.content import (
+    LEAVES,
+    WEIGHTS,
+    Trees,
+    best_cut,
+    content_model,
+    from_arrays,
+    to_arrays,
+)
+from groundup.corpus.extract.page_text import parse
 
 
 def grow(random: np.random.Generator, leaves: list[int]):

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus import fetch
-from groundup.corpus.content_type import MARKS, gives_text, kind_of_body, may_give_text, stated
-from groundup.corpus.extract import extract
-from groundup.corpus.sources import collect
-from groundup.corpus.warc import Losses, Page, WarcWriter, read_pages
-from groundup.recipe import Source
+from groundup.corpus.acquire import fetch
+from groundup.corpus.acquire.sources import collect
+from groundup.corpus.archive.content_type import MARKS, gives_text, kind_of_body, may_give_text, stated
+from groundup.corpus.archive.warc import Losses, Page, WarcWriter, read_pages
+from groundup.corpus.config import SourceConfig
+from groundup.corpus.extract.page_text import extract
 
 PAGE = "<html><head><title>Bees</title></head><body><main><h1>Bees</h1><p>Of bees, much is known.</p></main></body></html>"
 XHTML = '<?xml version="1.0"?>\n<!-- x > y --><!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0//EN" "x.dtd">\n' + PAGE.replace(
@@ -156,7 +156,7 @@ def test_archives(tmp_path):
     ]  # fmt: skip
     bodies = [PAGE.encode()] * 3 + [XHTML.encode(), RSS.encode(), BINARY["pdf"], b"plain words"]
     archive(tmp_path / "a.warc", heads, bodies)
-    counts = collect(Source(source=str(tmp_path / "a.warc"), domain="d"), tmp_path / "pages", "s", 1.0, "test")
+    counts = collect(SourceConfig(source=str(tmp_path / "a.warc"), domain="d"), tmp_path / "pages", "s", 1.0, "test")
     assert counts["refused"] == {"type": 2}
     pages = list(read_pages(tmp_path / "pages" / "s.warc.gz", Losses()))
     kinds = ["text/html"] * 3 + ["application/xhtml+xml", "text/plain"]
@@ -173,7 +173,7 @@ def test_files_whose_name_says_text(tmp_path):
     (folder / "a.txt").write_bytes(BINARY["zip"])
     (folder / "b.html").write_bytes(BINARY["pdf"])
     (folder / "c.txt").write_bytes(b"words")
-    counts = collect(Source(source=str(folder), domain="d"), tmp_path / "pages", "s", 1.0, "test")
+    counts = collect(SourceConfig(source=str(folder), domain="d"), tmp_path / "pages", "s", 1.0, "test")
     # The reader of files tells the zip by its first bytes, before there is a page of it.
     assert (counts["pages"], counts["refused"]) == (1, {"refused files": 1, "type": 1})
 

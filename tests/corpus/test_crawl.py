@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus import addresses, fetch
-from groundup.corpus import crawl as crawling
-from groundup.corpus.crawl import crawl, links
+from groundup.core.errors import UserError
+from groundup.corpus import addresses
+from groundup.corpus.acquire import crawl as crawling
+from groundup.corpus.acquire import fetch
+from groundup.corpus.acquire.crawl import crawl, links
+from groundup.corpus.archive.warc import Losses, Page, read_pages
 from groundup.corpus.urls import canonical
-from groundup.corpus.warc import Losses, Page, read_pages
-from groundup.errors import UserError
 
 PAGES = {
     "/": '<a href="/a#x">a</a> <a href=b?y=2&amp;x=1>b</a> <a href="//elsewhere.org/">e</a> <a href="/secret/s">s</a>'

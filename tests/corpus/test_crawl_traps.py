@@ -13,11 +13,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from groundup.corpus import crawl as crawling
-from groundup.corpus import fetch
-from groundup.corpus.crawl import crawl
-from groundup.corpus.warc import Losses, read_pages
-from groundup.errors import UserError
+from groundup.core.errors import UserError
+from groundup.corpus.acquire import crawl as crawling
+from groundup.corpus.acquire import fetch
+from groundup.corpus.acquire.crawl import crawl
+from groundup.corpus.archive.warc import Losses, read_pages
 
 HTML = {"Content-Type": "text/html"}
 
@@ -213,7 +213,7 @@ def test_killed_crawls_ask_for_nothing_twice(tmp_path):
         return "".join(f"<a href=/{2 * number + n}>x</a>" for n in (1, 2) if number < 40)
 
     script = (
-        "import sys; from pathlib import Path; from groundup.corpus.crawl import crawl\n"
+        "import sys; from pathlib import Path; from groundup.corpus.acquire.crawl import crawl\n"
         "print(crawl(sys.argv[1], Path(sys.argv[2]), max_bytes=10**7, max_pages=1000, exclude=[],"
         " requests_per_second=None, allow_private=True))"
     )

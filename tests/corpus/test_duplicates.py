@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.corpus import duplicates
-from groundup.corpus.words import split
+from groundup.core.words import split
+from groundup.corpus.dedup import duplicates
 
 DATA = Path(os.environ.get("GROUNDUP_DATA", Path(__file__).parents[3] / "shared" / "data"))
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus.extract import decode, extract
-from groundup.corpus.warc import Losses, Page, read_pages
+from groundup.corpus.archive.warc import Losses, Page, read_pages
+from groundup.corpus.extract.page_text import decode, extract
 
 DATA = Path(os.environ.get("GROUNDUP_DATA", Path(__file__).parents[2] / "../shared/data")) / "web"
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.corpus.content import content_model
-from groundup.corpus.extract import decode, text_of
-from groundup.corpus.warc import Losses, read_pages
+from groundup.corpus.archive.warc import Losses, read_pages
+from groundup.corpus.extract.content import content_model
+from groundup.corpus.extract.page_text import decode, text_of
 
 DATA = Path(os.environ.get("GROUNDUP_DATA", Path(__file__).parents[2] / "../shared/data")) / "web"
 SNIPPETS = [

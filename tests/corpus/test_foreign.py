@@ -15,19 +15,20 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent))  # tests are imported by path
 from common_crawl_server import CRAWL, make, serve
 
-from groundup.corpus import annotate, common_crawl, fetch
-from groundup.corpus.crawl import links
-from groundup.corpus.duplicates import url_hash
-from groundup.corpus.fetch import seconds_of
-from groundup.corpus.labelled import read
-from groundup.corpus.records import natural
-from groundup.corpus.robots import parse_sitemap
-from groundup.corpus.sources import collect
-from groundup.corpus.train_extractor import site_of
+from groundup.core.errors import UserError
+from groundup.corpus.acquire import common_crawl, fetch
+from groundup.corpus.acquire.crawl import links
+from groundup.corpus.acquire.fetch import seconds_of
+from groundup.corpus.acquire.robots import parse_sitemap
+from groundup.corpus.acquire.sources import collect
+from groundup.corpus.annotate import measure
+from groundup.corpus.archive.records import natural
+from groundup.corpus.archive.warc import Losses, Page, WarcWriter, read_pages
+from groundup.corpus.classify.labelled import read
+from groundup.corpus.config import AnnotationsConfig, SourceConfig
+from groundup.corpus.dedup.duplicates import url_hash
+from groundup.corpus.extract.train_extractor import site_of
 from groundup.corpus.urls import canonical, host_of, path_and_query, split_url, unescaped
-from groundup.corpus.warc import Losses, Page, WarcWriter, read_pages
-from groundup.errors import UserError
-from groundup.recipe import Annotations, Source
 
 MALFORMED = [
     "http://[bad/", "http://a.org]/", "http://[::1", "http://a.org:port/", "http://a.org:99999/", "http://a\u2100b.org/",
@@ -44,7 +45,7 @@ URLS = st.one_of(st.text(max_size=40), st.lists(PIECES, max_size=12).map("".join
 def test_malformed_urls_are_none(url):
     assert split_url(url) is None
     assert canonical(url) is None
-    assert (host_of(url), path_and_query(url), annotate.host_of(url)) == ("", "/", "")
+    assert (host_of(url), path_and_query(url), measure.host_of(url)) == ("", "/", "")
 
 
 @given(URLS, URLS)
@@ -55,12 +56,12 @@ def test_no_url_raises(url, base):
         url.encode()
     for found in (canonical(url), canonical(url, base), canonical(url, "http://a.org/b/c")):
         assert found is None or (split_url(found) and canonical(found) == found)
-    host_of(url), path_and_query(url), annotate.host_of(url), annotate.kind_of("text/plain", url), site_of(url), unescaped(url)
+    host_of(url), path_and_query(url), measure.host_of(url), measure.kind_of("text/plain", url), site_of(url), unescaped(url)
     links(Page("http://a.org/", "text/html", f"<a href='{url}'>x</a>".encode("utf-8", "replace")))
 
 
 def test_a_row_of_a_page_with_any_url_can_be_measured():
-    row = annotate.measure(Page("http://a.org/\ud800", "text/plain", b"words"), "d", Annotations())
+    row = measure.measure(Page("http://a.org/\ud800", "text/plain", b"words"), "d", AnnotationsConfig())
     assert row["url"] == "http://a.org/?"
     url_hash(row["url"])
 
@@ -74,7 +75,7 @@ def test_an_entity_of_any_number_is_a_link_like_others():
 
 
 def gather(tmp_path, source, **more):
-    counts = collect(Source(source=str(source), domain="d", **more), tmp_path / "pages", "s", 1000.0, "test")
+    counts = collect(SourceConfig(source=str(source), domain="d", **more), tmp_path / "pages", "s", 1000.0, "test")
     return counts, list(read_pages(tmp_path / "pages" / "s.warc.gz", Losses()))
 
 

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus.blocks import render
-from groundup.corpus.extract import parse
+from groundup.corpus.extract.blocks import render
+from groundup.corpus.extract.page_text import parse
 
 
 def text(html: str) -> str:

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser
 
-from groundup.corpus.blocks import blocks_of, render
-from groundup.corpus.extract import extract
-from groundup.corpus.warc import Page
+from groundup.corpus.archive.warc import Page
+from groundup.corpus.extract.blocks import blocks_of, render
+from groundup.corpus.extract.page_text import extract
 
 
 def everything(page: str) -> str:

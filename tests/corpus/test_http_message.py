@@ -9,7 +9,7 @@ from fastwarc.stream_io import ZstdWriter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus.http_message import parse, unchunk, undo_encodings
+from groundup.corpus.archive.http_message import parse, unchunk, undo_encodings
 
 
 def zstd(content: bytes) -> bytes:

@@ -19,14 +19,17 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus import contamination, personal, rules, toxicity, words
-from groundup.corpus.annotate import annotate
-from groundup.corpus.duplicates import shingles
-from groundup.corpus.extract import extract
-from groundup.corpus.select import select
-from groundup.corpus.warc import Losses, WarcWriter, read_pages
-from groundup.corpus.words import split
-from groundup.recipe import Annotations, Corpus
+from groundup.core import words
+from groundup.core.words import split
+from groundup.corpus.annotate import personal, rules
+from groundup.corpus.annotate.measure import annotate
+from groundup.corpus.archive.warc import Losses, WarcWriter, read_pages
+from groundup.corpus.classify import toxicity
+from groundup.corpus.config import AnnotationsConfig, SelectionConfig
+from groundup.corpus.dedup import contamination
+from groundup.corpus.dedup.duplicates import shingles
+from groundup.corpus.extract.page_text import extract
+from groundup.corpus.select.selection import select
 
 SENTENCES = json.loads(Path(__file__).with_name("languages.json").read_text(encoding="utf-8"))
 LANGUAGES = sorted(SENTENCES)
@@ -64,9 +67,9 @@ def corpus(language, folder):
             headers = [("Content-Type", "text/html; charset=utf-8")]
             name = "page" if number < PAGES else "copy"
             warc.response(f"https://site{number}.net/{name}", 200, headers, html.encode())
-    settings = Annotations(language=language)
+    settings = AnnotationsConfig(language=language)
     annotate([(folder / "web.warc.gz", "web")], folder / "annotations", settings, workers=1)
-    select(folder / "annotations", folder / "corpus", Corpus(), language, seed=0)
+    select(folder / "annotations", folder / "corpus", SelectionConfig(), language, seed=0)
     return [pq.read_table(folder / "corpus" / f"{name}.parquet").to_pylist() for name in ("documents", "dropped")]
 
 
@@ -186,7 +189,7 @@ def test_the_list_of_toxic_words_is_english_and_says_so(tmp_path):
     mine.write_text("Bäckerin\n", encoding="utf-8")
     for given_list, expected in (("", None), (str(mine), 1)):
         out = tmp_path / f"out{expected}"
-        annotate([(tmp_path / "web.warc.gz", "web")], out, Annotations(language="de", toxic_words=given_list), workers=1)
+        annotate([(tmp_path / "web.warc.gz", "web")], out, AnnotationsConfig(language="de", toxic_words=given_list), workers=1)
         (row,) = pq.read_table(next(out.glob("annotations-*.parquet"))).to_pylist()
         assert row["toxic_words"] == expected
 
@@ -209,7 +212,7 @@ def test_code_and_what_is_no_prose_are_measured_as_what_is_wanted(tmp_path):
         code = "def f(x, y):\n    return [x * y for x in range(y)]\n" * 5
         warc.resource("file:///stdlib/m.py", "text/x-python", code.encode())
         warc.resource("file:///stdlib/n.txt", "text/plain", b"--- 123 ---")
-    annotate([(tmp_path / "web.warc.gz", "web")], tmp_path / "out", Annotations(), workers=1)
+    annotate([(tmp_path / "web.warc.gz", "web")], tmp_path / "out", AnnotationsConfig(), workers=1)
     (shard,) = (tmp_path / "out").glob("annotations-*.parquet")
     assert all(row["stop_words"] == 0 and row["toxic_words"] == 0 for row in pq.read_table(shard).to_pylist())
 

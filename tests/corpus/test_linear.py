@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus import linear
-from groundup.corpus.words import split
-from groundup.errors import UserError
+from groundup.core.errors import UserError
+from groundup.core.words import split
+from groundup.corpus.classify import linear
 
 GOOD = ["theorem", "proof", "lemma", "therefore", "follows", "equation", "bounded", "continuous", "function", "defined"]
 BAD = ["buy", "cheap", "click", "now", "offer", "sale", "discount", "free", "winner", "subscribe"]

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus.mixture import plan
-from groundup.errors import UserError
+from groundup.core.errors import UserError
+from groundup.data.mixture import plan
 
 
 def test_natural_shares():

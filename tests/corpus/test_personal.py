@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus import personal
+from groundup.corpus.annotate import personal
 
 
 def found(text):

@@ -5,10 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from groundup.corpus import domains, labelled, quality, toxicity
-from groundup.corpus.linear import Classifier
-from groundup.corpus.words import split
-from groundup.errors import UserError
+from groundup.core.errors import UserError
+from groundup.core.words import split
+from groundup.corpus.classify import domains, labelled, quality, toxicity
+from groundup.corpus.classify.linear import Classifier
 
 GOOD = ["theorem", "proof", "lemma", "therefore", "follows", "equation", "bounded", "continuous", "function", "defined"]
 BAD = ["buy", "cheap", "click", "now", "offer", "sale", "discount", "free", "winner", "subscribe"]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus.robots import parse_robots, parse_sitemap
+from groundup.corpus.acquire.robots import parse_robots, parse_sitemap
 
 RFC_9309 = """
 User-Agent: *

@@ -2,8 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus import rules
-from groundup.corpus.words import count, ngrams, split, word_hashes
+from groundup.core.words import count, ngrams, split, word_hashes
+from groundup.corpus.annotate import rules
 
 
 def measure(text):

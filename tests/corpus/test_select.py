@@ -5,11 +5,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from groundup.corpus import rules
-from groundup.corpus.annotate import SCHEMA
-from groundup.corpus.select import select
-from groundup.errors import UserError
-from groundup.recipe import Corpus
+from groundup.core.errors import UserError
+from groundup.corpus.annotate import rules
+from groundup.corpus.annotate.measure import SCHEMA
+from groundup.corpus.config import SelectionConfig
+from groundup.corpus.select.selection import select
 
 
 def row(number, **changes):
@@ -43,7 +43,7 @@ def row(number, **changes):
 def run(tmp_path, rows, settings=None, seed=0):
     tmp_path.mkdir(exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp_path / "annotations-a-00000.parquet")
-    settings = settings or Corpus(held_out=0.1)
+    settings = settings or SelectionConfig(held_out=0.1)
     result = select(tmp_path, tmp_path / "out", settings, language="en", seed=seed)
     documents = pq.read_table(tmp_path / "out" / "documents.parquet").to_pylist()
     dropped = pq.read_table(tmp_path / "out" / "dropped.parquet").to_pylist()
@@ -52,7 +52,7 @@ def run(tmp_path, rows, settings=None, seed=0):
 
 def test_toxicity_and_calibrated_quality_drop_only_where_they_were_measured(tmp_path):
     rows = [*GOOD, row(101, toxicity=0.9), row(102, toxic_words=13), row(103, calibrated_quality=0.4)]
-    settings = Corpus(max_toxicity=0.8, max_toxic_word_share=0.2, min_calibrated_quality=0.5, held_out=0.1)
+    settings = SelectionConfig(max_toxicity=0.8, max_toxic_word_share=0.2, min_calibrated_quality=0.5, held_out=0.1)
     _, documents, dropped = run(tmp_path, rows, settings)
     assert dropped == {
         f"{101:032x}": ("toxicity", "toxicity 0.9 > 0.8"),
@@ -117,15 +117,15 @@ def test_text_is_redacted_and_loses_its_template_lines(tmp_path):
 
 def test_split_and_best(tmp_path):
     small = [row(number, domain="small") for number in range(200, 205)]
-    _, documents, _ = run(tmp_path, GOOD + small, Corpus(held_out=0.01, best_share=0.5))
+    _, documents, _ = run(tmp_path, GOOD + small, SelectionConfig(held_out=0.01, best_share=0.5))
     held = [document for document in documents if document["split"] == "held_out"]
     assert [document["domain"] for document in held] == ["web", "web"]
     assert not any(document["best"] for document in held)
     train = [document for document in documents if document["split"] == "train" and document["domain"] == "web"]
     assert [document["best"] for document in sorted(train, key=lambda row: row["quality"])] == [False] * 9 + [True] * 9
-    _, again, _ = run(tmp_path, GOOD + small, Corpus(held_out=0.01, best_share=0.5))
+    _, again, _ = run(tmp_path, GOOD + small, SelectionConfig(held_out=0.01, best_share=0.5))
     assert again == documents
-    _, other, _ = run(tmp_path, GOOD + small, Corpus(held_out=0.01, best_share=0.5), seed=1)
+    _, other, _ = run(tmp_path, GOOD + small, SelectionConfig(held_out=0.01, best_share=0.5), seed=1)
     assert [document["split"] for document in other] != [document["split"] for document in documents]
 
 
@@ -155,6 +155,6 @@ def test_published_thresholds_are_counted_but_drop_nothing(tmp_path):
 
 def test_nothing_to_select_is_said_in_one_line(tmp_path):
     with pytest.raises(UserError, match="annotate pages first"):
-        select(tmp_path, tmp_path / "out", Corpus(), "en", 0)
+        select(tmp_path, tmp_path / "out", SelectionConfig(), "en", 0)
     with pytest.raises(UserError, match="no document is left"):
         run(tmp_path, [row(1, language="de")])

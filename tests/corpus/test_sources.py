@@ -3,14 +3,14 @@ import gzip
 
 import pytest
 
-from groundup.corpus.sources import collect
-from groundup.corpus.warc import Losses, read_pages
-from groundup.errors import UserError
-from groundup.recipe import Source
+from groundup.core.errors import UserError
+from groundup.corpus.acquire.sources import collect
+from groundup.corpus.archive.warc import Losses, read_pages
+from groundup.corpus.config import SourceConfig
 
 
 def gather(tmp_path, source, **more):
-    counts = collect(Source(source=str(source), domain="d", **more), tmp_path / "pages", "s", 1000.0, "test")
+    counts = collect(SourceConfig(source=str(source), domain="d", **more), tmp_path / "pages", "s", 1000.0, "test")
     assert [file.name for file in (tmp_path / "pages").iterdir()] == ["s.warc.gz"]
     return counts, list(read_pages(tmp_path / "pages" / "s.warc.gz", Losses()))
 

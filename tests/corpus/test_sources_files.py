@@ -6,14 +6,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from groundup.corpus.sources import collect
-from groundup.corpus.warc import Losses, WarcWriter, read_pages
-from groundup.errors import UserError
-from groundup.recipe import Source
+from groundup.core.errors import UserError
+from groundup.corpus.acquire.sources import collect
+from groundup.corpus.archive.warc import Losses, WarcWriter, read_pages
+from groundup.corpus.config import SourceConfig
 
 
 def gather(tmp_path, source, **more):
-    counts = collect(Source(source=str(source), domain="d", **more), tmp_path / "pages", "s", 1000.0, "test")
+    counts = collect(SourceConfig(source=str(source), domain="d", **more), tmp_path / "pages", "s", 1000.0, "test")
     return counts, list(read_pages(tmp_path / "pages" / "s.warc.gz", Losses()))
 
 
@@ -95,7 +95,7 @@ def test_texts_with_a_mark_and_names_that_are_no_utf8(tmp_path):
 
 
 def test_a_file_over_the_limit_that_cannot_be_cut_is_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr("groundup.corpus.sources.MAX_TEXT_BYTES", 20)
+    monkeypatch.setattr("groundup.corpus.acquire.sources.MAX_TEXT_BYTES", 20)
     (tmp_path / "all").mkdir()
     for name, size in (("a.html", 20), ("b.html", 21), ("c.html.gz", 50)):
         content = b"<p>" + b"x" * (size - 3)

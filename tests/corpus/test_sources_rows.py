@@ -7,16 +7,16 @@ import pyarrow.parquet as pq
 import pytest
 from fastwarc.stream_io import ZstdWriter
 
-from groundup.corpus.sources import collect
-from groundup.corpus.warc import Losses, WarcWriter, read_pages
-from groundup.errors import UserError
-from groundup.recipe import Source
+from groundup.core.errors import UserError
+from groundup.corpus.acquire.sources import collect
+from groundup.corpus.archive.warc import Losses, WarcWriter, read_pages
+from groundup.corpus.config import SourceConfig
 
 ROWS = [{"text": "one ä\u2028", "id": 1}, {"text": "two", "url": "https://a.org/2"}, {"text": None}, {"body": "x"}, {"text": " "}]
 
 
 def gather(tmp_path, source, **more):
-    counts = collect(Source(source=str(source), domain="d", **more), tmp_path / "pages", "s", 1000.0, "test")
+    counts = collect(SourceConfig(source=str(source), domain="d", **more), tmp_path / "pages", "s", 1000.0, "test")
     pages = list(read_pages(tmp_path / "pages" / "s.warc.gz", Losses()))
     return counts, [(page.url, page.content_type, page.body.decode(page.charset)) for page in pages]
 
@@ -88,11 +88,11 @@ def test_a_folder_may_hold_all_kinds(tmp_path):
         warc.response("http://a.org/", 200, [("Content-Type", "text/html; charset=utf-8")], b"page")
     (folder / "d.json").write_text("{}")
     (folder / "e.png").write_bytes(b"\x89PNG")
-    counts = collect(Source(source=str(folder), domain="d"), tmp_path / "pages", "s", 1.0, "test")
+    counts = collect(SourceConfig(source=str(folder), domain="d"), tmp_path / "pages", "s", 1.0, "test")
     pages = list(read_pages(tmp_path / "pages" / "s.warc.gz", Losses()))
     assert [page.url for page in pages] == ["file:///all/a.txt", "file:///all/b.jsonl/0", "http://a.org/"]
     assert counts["pages"] == 3
-    collect(Source(source=str(folder / "a.txt"), domain="d"), tmp_path / "one", "s", 1.0, "test")
+    collect(SourceConfig(source=str(folder / "a.txt"), domain="d"), tmp_path / "one", "s", 1.0, "test")
     (page,) = read_pages(tmp_path / "one" / "s.warc.gz", Losses())
     assert (page.url, page.body) == ("file:///all/a.txt", b"text")
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus.template_lines import line_hashes, remove, template_lines
+from groundup.corpus.dedup.boilerplate_lines import line_hashes, remove, template_lines
 
 # pytest imports each test file by itself, so what is beside it is not on its path.
 spec = importlib.util.spec_from_file_location("forum", Path(__file__).with_name("forum.py"))
@@ -16,7 +16,10 @@ spec.loader.exec_module(forum)
 
 def judge(pages, share=0.3, counted=None):
     hashes = [line_hashes(page) for page in pages]
-    return [found.tolist() for found in template_lines(hashes, counted or [True] * len(pages), share)]
+    sizes = np.array([len(lines) for lines in hashes], dtype=np.int64)
+    judged = np.array(counted or [True] * len(pages), dtype=bool)
+    owners, places = template_lines(np.concatenate([np.zeros(0, np.uint64), *hashes]), sizes, judged, share)
+    return [places[owners == page].tolist() for page in range(len(pages))]
 
 
 def body(number):

@@ -2,10 +2,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from groundup.corpus import rules
-from groundup.corpus.annotate import SCHEMA
-from groundup.corpus.tune import tune
-from groundup.errors import UserError
+from groundup.core.errors import UserError
+from groundup.corpus.annotate import rules
+from groundup.corpus.annotate.measure import SCHEMA
+from groundup.corpus.select.thresholds import tune
 
 
 def shard(path, rows):

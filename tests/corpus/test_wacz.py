@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus import wacz
-from groundup.corpus.sources import collect
-from groundup.corpus.wacz import read_wacz
-from groundup.corpus.warc import Losses, WarcWriter, read_pages
-from groundup.errors import UserError
-from groundup.recipe import Source
+from groundup.core.errors import UserError
+from groundup.corpus.acquire.sources import collect
+from groundup.corpus.archive import wacz
+from groundup.corpus.archive.wacz import read_wacz
+from groundup.corpus.archive.warc import Losses, WarcWriter, read_pages
+from groundup.corpus.config import SourceConfig
 
 
 def warc(tmp_path, numbers) -> bytes:
@@ -47,7 +47,7 @@ def read(path) -> tuple[list[str], Losses, Counter]:
 def test_a_source_of_two_warcs(tmp_path, how, name):
     path = tmp_path / name
     make(path, {"archive/b.warc.gz": warc(tmp_path, [0, 1]), "archive/a.warc": gzip.decompress(warc(tmp_path, [2]))}, how)
-    counts = collect(Source(source=str(path), domain="d"), tmp_path / "pages", "s", 1.0, "test")
+    counts = collect(SourceConfig(source=str(path), domain="d"), tmp_path / "pages", "s", 1.0, "test")
     assert counts == {"pages": 3, "bytes": 39, "refused": {}}
     pages = read_pages(tmp_path / "pages" / "s.warc.gz", Losses())
     assert [page.url for page in pages] == [f"http://a.org/{number}" for number in range(3)]
@@ -70,7 +70,7 @@ def test_a_folder_may_hold_one(tmp_path):
     folder.mkdir()
     make(folder / "a.wacz", {"archive/a.warc.gz": warc(tmp_path, [0])})
     (folder / "b.txt").write_text("words")
-    assert collect(Source(source=str(folder), domain="d"), tmp_path / "pages", "s", 1.0, "test")["pages"] == 2
+    assert collect(SourceConfig(source=str(folder), domain="d"), tmp_path / "pages", "s", 1.0, "test")["pages"] == 2
 
 
 def test_damage_is_counted_or_one_line(tmp_path, monkeypatch):

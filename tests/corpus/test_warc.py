@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from warcio.archiveiterator import ArchiveIterator
 
-from groundup.corpus.warc import Losses, Page, WarcWriter, complete_prefix, read_pages
+from groundup.corpus.archive.warc import Losses, Page, WarcWriter, complete_prefix, read_pages
 
 DATA = Path(os.environ.get("GROUNDUP_DATA", Path(__file__).parents[2] / "../shared/data")) / "web" / "warc-cases"
 

@@ -13,8 +13,8 @@ from fastwarc.stream_io import Lz4Writer, ZstdWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.corpus.records import Losses, Place, read_records
-from groundup.corpus.warc import WarcWriter, page_of, read_pages
+from groundup.corpus.archive.records import Losses, Place, read_records
+from groundup.corpus.archive.warc import WarcWriter, page_of, read_pages
 
 DATA = Path(os.environ.get("GROUNDUP_DATA", Path(__file__).parents[2] / "../shared/data")) / "web" / "warc-cases"
 

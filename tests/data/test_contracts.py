@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groundup.core.errors import UserError
 from groundup.data.contracts import read_conversations, read_preferences, read_prompts, split
 from groundup.data.conversations import Conversation, conversation_of
 from groundup.data.convert import convert
 from groundup.data.messages import BadRow, Message
 from groundup.data.preferences import Preference, preference_of, prompt_of
-from groundup.errors import UserError
 
 
 def said(role, content, **more):

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groundup.core.errors import UserError
 from groundup.data import streams
 from groundup.data.kinds import files_of, kind_of
 from groundup.data.rows import BATCH_BYTES, Refused, batches, text_ranges
-from groundup.errors import UserError
 
 
 def read(path, others=(), **more):

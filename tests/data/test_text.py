@@ -3,8 +3,8 @@ import os
 
 import pytest
 
+from groundup.core.errors import UserError
 from groundup.data.text import read_whole
-from groundup.errors import UserError
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.evaluation.compression import xz_bits_per_byte
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.evaluation.suite import continuations, encode_pair
 from groundup.tokenizer import bpe
 from groundup.tokenizer.tokenizer import Tokenizer

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
+from groundup.data.docstring_questions import STDLIB, documented, first_sentence
+from groundup.data.simulated_annotator import overlap
 from groundup.evaluation import multiple_choice
-from groundup.posttraining.annotator import overlap
-from groundup.posttraining.questions import STDLIB, documented, first_sentence
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
+from groundup.data import token_files
 from groundup.evaluation.suite import compare_predictors
-from groundup.tokenizer import token_files
 
 
 @pytest.mark.parametrize("held_out", [[], [{"id": "a", "text": "longer than that", "domain": "web"}]])

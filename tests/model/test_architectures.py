@@ -10,11 +10,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from groundup.errors import UserError
-from groundup.evaluation.likelihood import score, token_log_probabilities
+from groundup.core.errors import UserError
 from groundup.model import convolution, decoder, folder, lstm, moe, patches
 from groundup.model.convolution import Convolution, ConvolutionConfig
 from groundup.model.decoder import Decoder, DecoderConfig, with_experts
+from groundup.model.likelihood import score, token_log_probabilities
 from groundup.model.lstm import LSTM, LSTMConfig
 from groundup.model.patches import PatchedBytes, PatchesConfig
 from groundup.posttraining.reward import from_policy

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
+from groundup.generation.engine import Sampling, generate
 from groundup.model import architectures, folder
 from groundup.model.origin import Origin
-from groundup.serving.engine import Sampling, generate
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from groundup.errors import UserError
-from groundup.model import encoder, folder
+from groundup.core.errors import UserError
+from groundup.encoder import bert
+from groundup.model import folder
 from groundup.model.decoder import Scorer
 
 
@@ -203,7 +204,7 @@ def test_a_head_stored_twice_is_read_once_and_another_head_refused(toy_decoder, 
 
 def test_a_config_that_is_no_object_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("[]")
-    for load in (folder.load_decoder, encoder.load_config):
+    for load in (folder.load_decoder, bert.load_config):
         with pytest.raises(UserError, match=r"config\.json: not a JSON object"):
             load(tmp_path)
 

@@ -3,19 +3,12 @@
 import pytest
 import torch
 
-from groundup.answering.reader import answer
-from groundup.answering.squad import Question
-from groundup.device import choose
-from groundup.errors import UserError
-from groundup.model.encoder import (
-    EncoderConfig,
-    MaskedLanguageModel,
-    SpanReader,
-    initialise,
-    load_config,
-    save,
-)
-from groundup.tokenizer.pairs import encode_pair
+from groundup.core.device import choose
+from groundup.core.errors import UserError
+from groundup.encoder.bert import EncoderConfig, MaskedLanguageModel, SpanReader, initialise, load_config, save
+from groundup.encoder.pairs import encode_pair
+from groundup.encoder.question_answering import answer
+from groundup.encoder.squad import Question
 from groundup.tokenizer.wordpiece import WordPiece, count_words, train
 
 transformers = pytest.importorskip("transformers", reason="needs the `test` extra")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from groundup.corpus.train_extractor import OPTIONS, _flat
+from groundup.corpus.extract.train_extractor import OPTIONS, _flat
 
 lightgbm = pytest.importorskip("lightgbm", reason="LightGBM is in the bench extra")
 

@@ -5,8 +5,8 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from groundup import kernels
-from groundup.evaluation.likelihood import weighted_log_probability
 from groundup.model.decoder import Decoder, shape_for
+from groundup.model.likelihood import weighted_log_probability
 
 CONFIG, _ = shape_for(2, vocabulary=128, context=64)
 

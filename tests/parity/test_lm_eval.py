@@ -4,11 +4,11 @@ import os
 
 import pytest
 
-from groundup.evaluation.likelihood import score
 from groundup.evaluation.suite import continuations, encode_pair
+from groundup.generation.engine import Sampling, generate
 from groundup.model import folder
+from groundup.model.likelihood import score
 from groundup.posttraining.batches import prompt_of
-from groundup.serving.engine import Sampling, generate
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from groundup.device import choose
+from groundup.core.device import choose
+from groundup.data.config import MixtureConfig
+from groundup.generation.engine import Sampling, generate
 from groundup.model import folder, moe
 from groundup.model.decoder import Decoder, DecoderConfig, Scorer, with_experts
-from groundup.recipe import Base, Mixture
-from groundup.serving.engine import Sampling, generate
 from groundup.tokenizer.bpe import SPECIAL_TOKENS
 from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.config import PretrainingConfig
 from groundup.training.objectives import next_token
 from groundup.training.parallel import ALONE
 from groundup.training.pretraining import pretrain
@@ -247,9 +248,9 @@ def test_a_qwen_is_continued_with_its_own_tokenizer(toy_decoder, tmp_path):
     own.save(published)
     encoder = Tokenizer.load(published)
     write_tokens(tmp_path / "tokens", DOCUMENTS, encoder)
-    settings = Base(start_from=str(published), context=32, tokens=20 * 64, batch_tokens=64, rate_scale=0.3)
+    settings = PretrainingConfig(start_from=str(published), context=32, tokens=20 * 64, batch_tokens=64, rate_scale=0.3)
     model, results = pretrain(
-        tmp_path / "tokens", encoder, settings, Mixture(), choose(1), ALONE, tmp_path / "work", "base", print, 1
+        tmp_path / "tokens", encoder, settings, MixtureConfig(), choose(1), ALONE, tmp_path / "work", "base", print, 1
     )
     first = json.loads((tmp_path / "work" / "metrics.jsonl").read_text().splitlines()[0])
     assert results["held_out_loss"] < first["loss"] - 1

@@ -2,8 +2,8 @@
 
 import pytest
 
-from groundup.corpus import rules
-from groundup.corpus.words import split
+from groundup.core.words import split
+from groundup.corpus.annotate import rules
 
 filters = pytest.importorskip("datatrove.pipeline.filters", reason="datatrove is not installed")
 pytest.importorskip("spacy", reason="datatrove splits words with spaCy, which is not installed")

@@ -15,8 +15,8 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 
 from groundup.tokenizer.bpe import PRETOKENIZE, SPECIAL_TOKENS, count_pretokens, train
 from groundup.tokenizer.chat import render
-from groundup.tokenizer.cutter import Cutter
-from groundup.tokenizer.rules import RULES
+from groundup.tokenizer.hf_tokenizer import HFTokenizer
+from groundup.tokenizer.patterns import PATTERNS
 from groundup.tokenizer.tokenizer import Tokenizer
 
 DATA = Path(__file__).parents[2] / os.environ.get("GROUNDUP_DATA", "../shared/data")
@@ -216,7 +216,7 @@ def test_a_text_begins_as_a_document_does_once(ours, automatic, peer):
         assert automatic(text)["input_ids"] == peer.encode(text).ids == expected
     two = peer.encode("a", "b")
     assert two.ids == [ours.end_of_text, *ours.encode("a"), *ours.encode("b")]
-    assert Cutter(automatic.name_or_path).encode("a b") == ours.encode("a b")  # by the same file, without it
+    assert HFTokenizer(automatic.name_or_path).encode("a b") == ours.encode("a b")  # by the same file, without it
 
 
 def test_a_folder_of_before_loads(ours, folder, tmp_path):
@@ -231,14 +231,14 @@ def test_a_folder_that_transformers_saved_again_loads(ours, automatic, tmp_path)
     assert Tokenizer.load(tmp_path).merges == ours.merges
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", PATTERNS)
 def test_every_rule_gives_the_ids_of_transformers_and_tokenizers(name, tmp_path):
     transformers = pytest.importorskip("transformers", reason="needs the `test` extra")
     texts = [*many_scripts()[:60], *SAMPLES, "a 1234567 12345\n    return 1\n\t\tx  = 2"]
-    rule = RULES[name]
-    ours = Tokenizer.from_merges(train(count_pretokens(texts, rule), 600), rule)
+    pattern = PATTERNS[name]
+    ours = Tokenizer.from_merges(train(count_pretokens(texts, pattern), 600), pattern)
     ours.save(tmp_path)
-    assert Tokenizer.load(tmp_path).rule is rule
+    assert Tokenizer.load(tmp_path).pattern is pattern
     loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
     peer = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     peer.encode_special_tokens = True

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
+from groundup.generation.engine import Sampling, generate
 from groundup.model import folder
 from groundup.model.decoder import Scorer
 from groundup.posttraining.batches import collate, row_of
 from groundup.posttraining.reward import rewards
-from groundup.serving.engine import Sampling, generate
 from groundup.tokenizer.chat import render
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.objectives import next_token

@@ -5,9 +5,10 @@ import os
 import pytest
 import torch
 
+from groundup.data import simulated_annotator
 from groundup.model import folder
 from groundup.model.decoder import Decoder
-from groundup.posttraining import annotator, rows
+from groundup.posttraining import rows
 from groundup.posttraining.batches import collate
 from groundup.posttraining.dpo import preference_loss, sequence_log_probability
 from groundup.posttraining.reward import bradley_terry, from_policy, score_rows
@@ -146,13 +147,13 @@ def test_the_first_loss_of_direct_preference_optimisation(policy, folders, toy_t
 
 def labelled():
     """Rows of the labelling log: one vote of the simulated annotator alone, and the votes of several people."""
-    log = [annotator.judgement("what", "the path of the file", "it", "the path", "p0", 0.0, "a")]
+    log = [simulated_annotator.judgement("what", "the path of the file", "it", "the path", "p0", 0.0, "a")]
     votes = {"p1": "aab", "p2": "bbb", "p3": "a"}
     for pair, cast in votes.items():
         for who, choice in enumerate(cast):
             event = {"pair_id": pair, "prompt": f"{pair} path", "a": "file", "b": "the file returns", "shown_left": "a"}
             log.append(event | {"choice": choice, "annotator": f"person {who}"})
-    return annotator.preferences(log)
+    return simulated_annotator.preferences(log)
 
 
 @pytest.mark.parametrize("examples", [PAIRS, labelled()], ids=["without a margin", "labelled"])

@@ -11,8 +11,8 @@ from warcio.archiveiterator import ArchiveIterator
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from groundup.corpus.records import Losses, read_records
-from groundup.corpus.warc import WarcWriter, page_of, read_pages
+from groundup.corpus.archive.records import Losses, read_records
+from groundup.corpus.archive.warc import WarcWriter, page_of, read_pages
 
 PAYLOADS = st.lists(st.tuples(st.binary(max_size=400), st.sampled_from([200, 200, 404]), st.booleans()), max_size=6)
 

@@ -10,9 +10,9 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundup.encoder.pairs import encode_pair
 from groundup.tokenizer.characters import Characters, count_characters
 from groundup.tokenizer.characters import train as train_characters
-from groundup.tokenizer.pairs import encode_pair
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.tokenizer.wordpiece import WordPiece, count_words, train
 

@@ -5,44 +5,44 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.errors import UserError
-from groundup.posttraining import annotator
+from groundup.core.errors import UserError
+from groundup.data import simulated_annotator
 
 words = st.lists(st.sampled_from(["copy", "the", "file", "os.path.join", "to", "a", "path"]), max_size=8).map(" ".join)
 
 
 def test_overlap_is_f1_of_words():
     # 3 words shared (copy, the, file) of 4 and 6: precision 3/4, recall 1/2, F1 0.6.
-    assert annotator.overlap("Copy the file now.", "copy the FILE to a path") == pytest.approx(0.6)
-    assert annotator.overlap("the the the", "the") == pytest.approx(0.5)  # multisets: repeating earns nothing
-    assert annotator.overlap("`os.path.joim`", "`os.path.join`") == 0  # a wrong name is wholly wrong
-    assert annotator.overlap("", "words") == 0
-    assert annotator.overlap("...", "!") == 1
+    assert simulated_annotator.overlap("Copy the file now.", "copy the FILE to a path") == pytest.approx(0.6)
+    assert simulated_annotator.overlap("the the the", "the") == pytest.approx(0.5)  # multisets: repeating earns nothing
+    assert simulated_annotator.overlap("`os.path.joim`", "`os.path.join`") == 0  # a wrong name is wholly wrong
+    assert simulated_annotator.overlap("", "words") == 0
+    assert simulated_annotator.overlap("...", "!") == 1
 
 
 @given(words, words)
 def test_overlap_is_symmetric_bounded_and_full_for_equal_texts(a, b):
-    assert annotator.overlap(a, b) == annotator.overlap(b, a)
-    assert 0 <= annotator.overlap(a, b) <= 1
-    assert annotator.overlap(a, a) == 1
+    assert simulated_annotator.overlap(a, b) == simulated_annotator.overlap(b, a)
+    assert 0 <= simulated_annotator.overlap(a, b) <= 1
+    assert simulated_annotator.overlap(a, a) == 1
 
 
 @given(words, words, words, st.floats(0, 1))
 def test_swapping_the_answers_swaps_the_choice(a, b, reference, min_gap):
     opposite = {"a": "b", "b": "a", "tie": "tie"}
-    choice = annotator.compare(a, b, reference, min_gap)
-    assert annotator.compare(b, a, reference, min_gap) == opposite[choice]
-    gap = annotator.overlap(a, reference) - annotator.overlap(b, reference)
+    choice = simulated_annotator.compare(a, b, reference, min_gap)
+    assert simulated_annotator.compare(b, a, reference, min_gap) == opposite[choice]
+    gap = simulated_annotator.overlap(a, reference) - simulated_annotator.overlap(b, reference)
     assert (choice == "tie") == (gap == 0 or abs(gap) < min_gap)
 
 
 def test_sides_are_shown_about_equally_often():
-    shown = Counter(annotator.side_shown_left(f"pair {number}") for number in range(1000))
+    shown = Counter(simulated_annotator.side_shown_left(f"pair {number}") for number in range(1000))
     assert 430 < shown["a"] < 570 and shown["a"] + shown["b"] == 1000
 
 
 def test_a_judgement_becomes_a_preference_row():
-    one = annotator.judgement("Q?", "wrong words", "copy the file", "Copy the file.", "p1", 0.05, "b")
+    one = simulated_annotator.judgement("Q?", "wrong words", "copy the file", "Copy the file.", "p1", 0.05, "b")
     assert json.loads(json.dumps(one)) == {
         "pair_id": "p1",
         "prompt": "Q?",
@@ -53,8 +53,8 @@ def test_a_judgement_becomes_a_preference_row():
         "annotator": "simulated",
         "strength": 1.0,
     }
-    tie = annotator.judgement("Q?", "copy", "copy", "Copy the file.", "p2", 0.0, "a")
-    assert annotator.preferences([one, tie]) == [
+    tie = simulated_annotator.judgement("Q?", "copy", "copy", "Copy the file.", "p2", 0.0, "a")
+    assert simulated_annotator.preferences([one, tie]) == [
         {
             "prompt": [{"role": "user", "content": "Q?"}],
             "chosen": [{"role": "assistant", "content": "copy the file"}],
@@ -78,7 +78,7 @@ def label(pair, choice, annotator):
 
 
 def test_votes_of_several_people():
-    rows = annotator.preferences(
+    rows = simulated_annotator.preferences(
         [
             *[label("split", choice, who) for choice, who in (("a", "Ann"), ("b", "Bo"))],
             *[label("most", choice, who) for choice, who in (("b", "Ann"), ("b", "Cy"), ("a", "Bo"), ("tie", "Di"))],
@@ -98,6 +98,6 @@ def test_votes_of_several_people():
 
 def test_a_bad_log_is_refused():
     with pytest.raises(UserError, match="'left'"):
-        annotator.preferences([label("p", "left", "Ann")])
+        simulated_annotator.preferences([label("p", "left", "Ann")])
     with pytest.raises(UserError, match="two different pairs"):
-        annotator.preferences([label("p", "a", "Ann"), {**label("p", "a", "Bo"), "b": "C"}])
+        simulated_annotator.preferences([label("p", "a", "Ann"), {**label("p", "a", "Bo"), "b": "C"}])

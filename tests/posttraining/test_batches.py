@@ -3,7 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.posttraining.batches import chosen_rows, collate, prompt_of, row_of, steps_for
+from groundup.posttraining.batches import collate, prompt_of, row_of
+from groundup.training.epoch_order import chosen_rows, steps_for
 
 CPU = torch.device("cpu")
 

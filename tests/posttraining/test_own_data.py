@@ -6,13 +6,14 @@ from collections import Counter
 import pytest
 import torch
 
-from groundup import ahead
-from groundup.errors import UserError
+from groundup.core.errors import UserError
+from groundup.pipeline import preflight
+from groundup.pipeline.recipe import Recipe
 from groundup.posttraining import own_data, ppo, preferences, reward, rows
 from groundup.posttraining.answers import answer_loss, plain_prompt
 from groundup.posttraining.batches import asked_of, prompt_of, shown
+from groundup.posttraining.config import PpoConfig, PreferencesConfig, SftConfig
 from groundup.posttraining.preferences import compare_policies, label
-from groundup.recipe import Ppo, Preferences, Recipe, Sft
 from groundup.tokenizer.chat import render
 
 
@@ -80,7 +81,7 @@ def test_no_turn_is_lost_on_the_way_to_preferences(policy, toy_tokenizer, monkey
     monkeypatch.setattr(preferences, "answer", answer)
     row = {"messages": TURNS, "reference": "it"}
     single = {"messages": TURNS[1:3], "reference": "the file"}
-    log, pairs = label(policy, toy_tokenizer, [row, single], Preferences(min_gap=0.0), 8, 0, "train")
+    log, pairs = label(policy, toy_tokenizer, [row, single], PreferencesConfig(min_gap=0.0), 8, 0, "train")
     assert [event["prompt"] for event in log] == [TURNS[:-1], "what"]
     for found in pairs:
         assert found["prompt"] in (TURNS[:-1], TURNS[1:2])
@@ -112,7 +113,7 @@ def test_ppo_asks_with_the_whole_history(policy, toy_tokenizer, tmp_path, monkey
     assert questions == [TURNS[:-1], TURNS[:2]]  # each once
     with pytest.raises(KeyboardInterrupt):
         ppo.optimise(
-            policy, reward.from_policy(policy, 0), (0.0, 1.0), toy_tokenizer, questions, Ppo(rollouts=2), 8, torch.float32,
+            policy, reward.from_policy(policy, 0), (0.0, 1.0), toy_tokenizer, questions, PpoConfig(rollouts=2), 8, torch.float32,
             tmp_path, 0, left_out,
         )  # fmt: skip
     assert sorted(asked) == sorted(prompt_of(toy_tokenizer, one) for one in questions) and not left_out
@@ -139,14 +140,17 @@ def recipe(**sections):
 def test_own_files_are_read_ahead_and_said(tmp_path, capsys):
     talks = write(tmp_path / "talks.jsonl", {"messages": TURNS}, {"messages": TURNS[:2]})
     pairs = write(tmp_path / "pairs.jsonl", {"prompt": "q", "chosen": "a", "rejected": "b"})
-    ahead.own_data(recipe(sft={"data": talks}, reward={"data": [pairs]}, ppo={"data": [talks, pairs]}), tmp_path)
+    whole = recipe(sft={"data": talks}, reward={"data": [pairs]}, ppo={"data": [talks, pairs]})
+    checks = {name: getattr(preflight, f"{name}_data") for name in ("sft", "reward", "dpo", "ppo")}
+    for check in checks.values():
+        check(whole, {})
     err = capsys.readouterr().err
     assert "sft.data: 1 conversations (TRL messages 1); 1 dropped" in err and "reward.data: 1 preferences" in err
     assert "ppo.data: 3 prompts (TRL messages 2, TRL preference 1)" in err
     for section in ("sft", "reward", "dpo"):
         bad = write(tmp_path / "bad.jsonl", {"text": "x"})
         with pytest.raises(UserError, match=r"bad\.jsonl: none of its 1 rows can be used"):
-            ahead.own_data(recipe(**{section: {"data": bad}}), tmp_path)
+            checks[section](recipe(**{section: {"data": bad}}), {})
 
 
 def test_own_rows_that_cannot_fit_are_said_after_the_tokenizer(tmp_path, toy_tokenizer):
@@ -154,22 +158,22 @@ def test_own_rows_that_cannot_fit_are_said_after_the_tokenizer(tmp_path, toy_tok
     long = "path " * 300
     talks = write(tmp_path / "talks.jsonl", {"prompt": "what", "completion": long})
     pairs = write(tmp_path / "pairs.jsonl", {"prompt": long, "chosen": "a", "rejected": "b"})
-    base = {"context": 64}
+    base, inputs = {"context": 64}, {"tokenizer": tmp_path / "tokenizer"}
     with pytest.raises(UserError, match=r"none has an answer of at most sft\.max_answer_tokens = 64"):
-        ahead.sft_answers_fit(recipe(base=base, sft={"data": talks}), tmp_path)
+        preflight.sft_answers_fit(recipe(base=base, sft={"data": talks}), inputs)
     talks = write(tmp_path / "talks.jsonl", {"prompt": "what", "completion": "path " * 12})
-    with pytest.raises(UserError, match="held-out questions none has at most 32 tokens"):
-        ahead.sft_answers_fit(recipe(base=base, sft={"data": write(tmp_path / "c.jsonl", *(
+    with pytest.raises(UserError, match="none of 1 held_out questions has at most 32 tokens"):
+        preflight.sft_answers_fit(recipe(base=base, sft={"data": write(tmp_path / "c.jsonl", *(
             {"prompt": "the path " * (8 + number % 2), "completion": "it"} for number in range(2)
-        ))}), tmp_path)  # fmt: skip
-    ahead.sft_answers_fit(recipe(base=base, sft={"data": talks}), tmp_path)
+        ))}), inputs)  # fmt: skip
+    preflight.sft_answers_fit(recipe(base=base, sft={"data": talks}), inputs)
     with pytest.raises(UserError, match="dpo: none of 1 preference pairs can be trained on: 1 longer than 64 tokens"):
-        ahead.own_pairs_fit(recipe(base=base, dpo={"data": pairs}), tmp_path)
+        preflight.dpo_pairs_fit(recipe(base=base, dpo={"data": pairs}), inputs)
 
 
 def test_without_any_questions_there_is_a_reason_of_its_own(tmp_path):
     with pytest.raises(own_data.NoQuestions, match=r"no questions for .*; give conversations of your own as sft\.data"):
-        own_data.rows_of_sft([("file:///notes/a.txt", "prose")], Sft(), 0, print)
+        own_data.rows_of_sft(lambda: [("file:///notes/a.txt", "prose")], SftConfig(), 0, print)
     assert recipe(sft={"data": "a"}).sft.data == ["a"]
     with pytest.raises(ValueError, match=r"sft\.data"):
         recipe(sft={"data": [""]})

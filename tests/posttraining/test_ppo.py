@@ -6,8 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.files import read_jsonl
+from groundup.core.files import read_jsonl
+from groundup.generation.engine import Sampling, generate
 from groundup.posttraining import ppo
+from groundup.posttraining.config import PpoConfig
 from groundup.posttraining.ppo import (
     ActorCritic,
     Judge,
@@ -18,8 +20,6 @@ from groundup.posttraining.ppo import (
     whiten,
 )
 from groundup.posttraining.reward import from_policy
-from groundup.recipe import Ppo
-from groundup.serving.engine import Sampling, generate
 from groundup.training import loop
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12, 13, 14], [15]]
@@ -176,7 +176,8 @@ def optimised(toy_decoder, toy_tokenizer, folder, **changes):
     values = {**small, "learning_rate": 3e-3, "kl_coefficient": 0.0, **changes}
     questions = ["what is the path", "what does it return", "the file"] * 11
     before = {name: parameter.detach().clone() for name, parameter in policy.named_parameters()}
-    summary = optimise(policy, scorer, (0.5, 0.1), toy_tokenizer, questions, Ppo(**values), 8, torch.float32, folder, seed=0)
+    settings = PpoConfig(**values)
+    summary = optimise(policy, scorer, (0.5, 0.1), toy_tokenizer, questions, settings, 8, torch.float32, folder, seed=0)
     return summary, policy, before
 
 

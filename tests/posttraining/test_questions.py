@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.errors import UserError
-from groundup.posttraining import questions
+from groundup.core.errors import UserError
+from groundup.data import docstring_questions
 
 SOURCE = '''
 """Tools that copy files.
@@ -74,14 +74,14 @@ class Copier(dict, metaclass=type):
 
 @pytest.fixture(scope="module")
 def objects():
-    return {one.name: one for one in questions.documented_objects(SOURCE, "tools.files")}
+    return {one.name: one for one in docstring_questions.documented_objects(SOURCE, "tools.files")}
 
 
 @pytest.fixture(scope="module")
 def library():
     folder = Path(shutil.__file__).parent
     names = ["shutil.py", "posixpath.py", "ntpath.py", "argparse.py", "pathlib.py", "threading.py", "email/message.py"]
-    return [(questions.STDLIB + name, (folder / name).read_text(encoding="utf-8")) for name in names]
+    return [(docstring_questions.STDLIB + name, (folder / name).read_text(encoding="utf-8")) for name in names]
 
 
 def test_objects_are_public_documented_and_seen_as_a_caller_sees_them(objects):
@@ -106,7 +106,7 @@ def test_objects_are_public_documented_and_seen_as_a_caller_sees_them(objects):
 def test_signatures_agree_with_inspect(library):
     """Parameter names as `inspect.signature` finds them on the imported objects."""
     checked = 0
-    for one in questions.documented(library):
+    for one in docstring_questions.documented(library):
         if one.module not in ("shutil", "argparse", "pathlib", "threading") or one.signature is None:
             continue
         value = sys.modules.get(one.module) or __import__(one.module)
@@ -125,11 +125,11 @@ def test_signatures_agree_with_inspect(library):
 
 @pytest.mark.parametrize("source", ["def f(:", "x = '\0'", "(" * 5000])
 def test_source_that_does_not_parse_has_no_objects(source):
-    assert questions.documented_objects(source, "broken") == []
+    assert docstring_questions.documented_objects(source, "broken") == []
 
 
 def test_a_lone_surrogate_in_a_docstring_can_be_written():
-    (one,) = questions.documented_objects('def f():\n    "Return \\ud800 as it is given."', "m")
+    (one,) = docstring_questions.documented_objects('def f():\n    "Return \\ud800 as it is given."', "m")
     one.docstring.encode("utf-8")
 
 
@@ -146,7 +146,7 @@ def test_a_lone_surrogate_in_a_docstring_can_be_written():
     ],
 )
 def test_module_name(url, module):
-    assert questions.module_name(url) == module
+    assert docstring_questions.module_name(url) == module
 
 
 @pytest.mark.parametrize(
@@ -170,24 +170,24 @@ def test_module_name(url, module):
     ],
 )
 def test_description(docstring, expected):
-    assert questions.description(docstring) == expected
+    assert docstring_questions.description(docstring) == expected
 
 
 @given(st.text())
 def test_a_description_is_empty_or_one_line_of_whole_sentences(docstring):
-    text = questions.description(docstring)
+    text = docstring_questions.description(docstring)
     words = text.split()
-    assert text == "" or (questions.MIN_WORDS <= len(words) <= questions.MAX_WORDS and text[-1] in ".!?")
+    assert text == "" or (docstring_questions.MIN_WORDS <= len(words) <= docstring_questions.MAX_WORDS and text[-1] in ".!?")
     assert "\n" not in text
 
 
 def test_questions_and_answers_read_as_expected(objects):
     rows = {
         row["kind"]: [one["content"] for one in row["messages"]]
-        for row in questions.examples(objects["tools.files.copy"])
+        for row in docstring_questions.examples(objects["tools.files.copy"])
     }
     assert rows["description"][0] in [
-        one.format(objects["tools.files.copy"]) for one in questions._DESCRIPTION["function"]
+        one.format(objects["tools.files.copy"]) for one in docstring_questions._DESCRIPTION["function"]
     ]
     answer = "Copy the file at `src` to `dst` and return the new path."
     assert rows["description"][1] == answer + " See `os.path.join` for names."
@@ -202,33 +202,33 @@ def test_questions_and_answers_read_as_expected(objects):
 
     method = {
         row["kind"]: [one["content"] for one in row["messages"]]
-        for row in questions.examples(objects["tools.files.Copier.run"])
+        for row in docstring_questions.examples(objects["tools.files.Copier.run"])
     }
     assert set(method) == {"description", "name", "parameters", "kind"}
     assert method["name"][0] == "Which method of `tools.files.Copier` does this? Run once for every path."
     assert method["description"][1] == "Run once for every path. Then stop."
-    none = {row["kind"]: row["messages"][1]["content"] for row in questions.examples(objects["tools.files.fetch"])}
+    none = {row["kind"]: row["messages"][1]["content"] for row in docstring_questions.examples(objects["tools.files.fetch"])}
     assert none["parameters"] == "`tools.files.fetch` takes no parameters."
 
 
 def test_objects_with_one_first_sentence_are_on_one_side(library):
-    items = questions.documented(library)
-    sides = questions.split(items, 0.3, 0.3, seed=1)
+    items = docstring_questions.documented(library)
+    sides = docstring_questions.split(items, 0.3, 0.3, seed=1)
     assert set(sides) == {one.name for one in items}
     by_sentence: dict[str, set[str]] = {}
     for one in items:
-        if sentence := questions.first_sentence(one.docstring):
+        if sentence := docstring_questions.first_sentence(one.docstring):
             by_sentence.setdefault(sentence.lower(), set()).add(sides[one.name])
     assert all(len(found) == 1 for found in by_sentence.values())
     assert len(by_sentence) < len(items)  # there were such objects
     shares = Counter(sides.values())
     assert shares["train"] / len(items) == pytest.approx(0.4, abs=0.1)
     assert shares["held_out"] / len(items) == pytest.approx(0.3, abs=0.1)
-    assert questions.split(items, 0.3, 0.3, seed=2) != sides
+    assert docstring_questions.split(items, 0.3, 0.3, seed=2) != sides
 
 
 def test_build_from_the_library(library):
-    rows = questions.build(library, max_objects=400, seed=0)
+    rows = docstring_questions.build(library, max_objects=400, seed=0)
     everything = [row for side in rows.values() for row in side]
     assert len({row["object"] for row in everything}) <= 400
     objects = {side: {row["object"] for row in some} for side, some in rows.items()}
@@ -253,13 +253,13 @@ def test_build_from_the_library(library):
 
 def test_too_few_objects_for_all_sides_are_refused(library):
     with pytest.raises(UserError, match=r"no questions for .*\b(preference|held_out) in documented Python"):
-        questions.build(library, max_objects=1, seed=0)
+        docstring_questions.build(library, max_objects=1, seed=0)
 
 
 def test_build_does_not_depend_on_the_order_of_documents_or_on_the_hash_seed(library):
-    ours = questions.build(library, 100, seed=3)
-    assert questions.build(library[::-1], 100, seed=3) == ours
-    assert questions.build(library, 100, seed=4) != ours
+    ours = docstring_questions.build(library, 100, seed=3)
+    assert docstring_questions.build(library[::-1], 100, seed=3) == ours
+    assert docstring_questions.build(library, 100, seed=4) != ours
     program = textwrap.dedent(
         """
         import json, sys

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.posttraining.batches import collate, row_of
+from groundup.posttraining.config import RewardConfig
 from groundup.posttraining.reward import CENTRING, assess, bradley_terry, fit, from_policy, rewards, score_rows
-from groundup.recipe import Reward
 
 CPU = torch.device("cpu")
 
@@ -84,7 +84,7 @@ def test_the_reward_is_read_at_the_end_of_the_answer_whatever_the_padding(policy
 
 
 def test_what_is_preferred_is_learned(policy, toy_tokenizer, tmp_path):
-    settings = Reward(epochs=6, batch_pairs=10, learning_rate=3e-3)
+    settings = RewardConfig(epochs=6, batch_pairs=10, learning_rate=3e-3)
     scorer = fit(policy, toy_tokenizer, pairs(40), settings, torch.float32, tmp_path, seed=0)
     first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
     assert first["loss"] == pytest.approx(math.log(2), abs=0.3)
@@ -116,4 +116,4 @@ def test_longer_wins_is_the_accuracy_of_always_preferring_the_longer(policy, toy
 
 def test_no_pairs(policy, toy_tokenizer, tmp_path):
     with pytest.raises(UserError, match="reward: no preference pairs"):
-        fit(policy, toy_tokenizer, [], Reward(), torch.float32, tmp_path, seed=0)
+        fit(policy, toy_tokenizer, [], RewardConfig(), torch.float32, tmp_path, seed=0)

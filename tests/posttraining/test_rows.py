@@ -8,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.device import Device
-from groundup.errors import UserError
-from groundup.posttraining import dpo, ppo, reward, rows, sft
-from groundup.recipe import Dpo, Ppo, Reward, Sft
+from groundup.core.device import Device
+from groundup.core.errors import UserError
+from groundup.generation import engine
+from groundup.posttraining import answers, dpo, ppo, preferences, reward, rows, sft
+from groundup.posttraining.config import DpoConfig, PpoConfig, PreferencesConfig, RewardConfig, SftConfig
 from groundup.tokenizer.chat import render
 
 CPU = Device(torch.device("cpu"), torch.float32, 1, "a processor", ())
@@ -67,7 +68,7 @@ def batches(monkeypatch):
 
 
 def test_sft_leaves_out_and_counts(policy, toy_tokenizer, batches, tmp_path):
-    settings = Sft(batch_examples=1, max_answer_tokens=16)
+    settings = SftConfig(batch_examples=1, max_answer_tokens=16)
     several = {"messages": [*conversation("what is a", "path")["messages"], *conversation("what", "the file")["messages"]]}
     good = [conversation("what is a", "the path"), several, conversation("a", [{"type": "text", "text": "path"}])]
     bad = [
@@ -99,8 +100,8 @@ def test_sft_leaves_out_and_counts(policy, toy_tokenizer, batches, tmp_path):
 def test_pairs_are_left_out_and_counted(method, policy, toy_tokenizer, batches, tmp_path):
     def train(pairs, left_out=None):
         if method == "dpo":
-            return dpo.optimise(policy, toy_tokenizer, pairs, Dpo(batch_pairs=2), torch.float32, tmp_path, 0, left_out)
-        return reward.fit(policy, toy_tokenizer, pairs, Reward(batch_pairs=2), torch.float32, tmp_path, 0, left_out)
+            return dpo.optimise(policy, toy_tokenizer, pairs, DpoConfig(batch_pairs=2), torch.float32, tmp_path, 0, left_out)
+        return reward.fit(policy, toy_tokenizer, pairs, RewardConfig(batch_pairs=2), torch.float32, tmp_path, 0, left_out)
 
     good = [pair("what is a"), pair("what is b", margin=None), pair("what", margin=0.5), pair("a", margin=1)]
     left_out = Counter()
@@ -145,7 +146,7 @@ def test_ppo_leaves_out_prompts_without_room_for_an_answer(policy, toy_tokenizer
         raise KeyboardInterrupt
 
     def train(questions):
-        settings = Ppo(rollouts=4)
+        settings = PpoConfig(rollouts=4)
         ppo.optimise(
             policy, scorer, (0.0, 1.0), toy_tokenizer, questions, settings, 16, torch.float32, tmp_path, 0, left_out
         )
@@ -172,3 +173,27 @@ def test_any_row_is_read_or_refused_in_one_line(toy_tokenizer, row):
             read(toy_tokenizer, row)
         except UserError as error:
             assert len(str(error)) <= 300 and "\n" not in str(error)
+
+
+def test_questions_without_room_for_an_answer_are_left_out_and_counted(policy, toy_tokenizer):
+    """Cut, they would be other questions; so neither labels nor comparisons are made of them."""
+    asks = [said("user", "a " * size) for size in (1, 90, 2, 90)]
+    questions = [{"messages": [one], "reference": "a", "kind": "toy"} for one in asks]
+    asked = []
+
+    def recorded(model, prompts, *rest):
+        asked.append(len(prompts))
+        return engine.generate(model, prompts, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answers, "generate", recorded)
+        left_out = Counter()
+        judgements, _ = preferences.label(policy, toy_tokenizer, questions, PreferencesConfig(), 8, 0, "train", left_out)
+        assert len(judgements) == 2 and left_out == {"longer than 56 tokens": 2}
+        figures, samples = preferences.compare_policies(policy, policy, toy_tokenizer, questions, 0.7, 8, 0, left_out)
+        assert figures["n"] == len(samples) == 2 and left_out.total() == 4
+        found = sft.compare_with_base(policy, policy, toy_tokenizer, questions, 8, 0, left_out)
+        assert found["held_out"]["overlap"]["sft"]["n"] == 2 and left_out.total() == 6
+    assert set(asked) == {2}
+    with pytest.raises(UserError, match="none of 2 questions has at most 56 tokens"):
+        preferences.label(policy, toy_tokenizer, [questions[1], questions[3]], PreferencesConfig(), 8, 0, "train")

@@ -4,14 +4,14 @@ import math
 import pytest
 import torch
 
-from groundup.device import Device
-from groundup.errors import UserError
+from groundup.core.device import Device
+from groundup.core.errors import UserError
+from groundup.generation.engine import Sampling
 from groundup.posttraining import sft
 from groundup.posttraining.answers import answer
 from groundup.posttraining.batches import row_of
+from groundup.posttraining.config import SftConfig
 from groundup.posttraining.sft import check_rows, compare_with_base, finetune
-from groundup.recipe import Sft
-from groundup.serving.engine import Sampling
 
 CPU = Device(torch.device("cpu"), torch.float32, 1, "a processor", ())
 PAIRS = [("what is a", "the path"), ("what is b", "the file"), ("what is c", "it returns"), ("what is d", "def")]
@@ -29,7 +29,7 @@ def questions(pairs=PAIRS):
 
 
 def settings(**changes):
-    return Sft(**{"epochs": 40, "batch_examples": 4, "learning_rate": 5e-3, "max_answer_tokens": 16, **changes})
+    return SftConfig(**{"epochs": 40, "batch_examples": 4, "learning_rate": 5e-3, "max_answer_tokens": 16, **changes})
 
 
 @pytest.fixture

@@ -34,11 +34,11 @@ def test_command(command, tiny_run, environment, made):
     if command == "make run":
         if not (REPOSITORY / ".venv" / "installed").exists():
             pytest.skip("make run would install first; `make setup` has not been called in this checkout")
-        command = f"make --no-print-directory run RECIPE=recipes/tiny.toml RUN={tiny_run.folder}"
+        command = f"make --no-print-directory run RECIPE=tiny RUN={tiny_run.folder}"
     command = command.replace(".venv/bin/groundup", f"{sys.executable} -m groundup")
-    command = command.replace("recipes/laptop.toml", "recipes/tiny.toml").replace("runs/laptop", str(tiny_run.folder))
+    command = command.replace("run laptop", "run tiny").replace("runs/laptop", str(tiny_run.folder))
     command = re.sub(r"(?<= )runs/", f"{made}/", command)
-    if command.endswith("run recipes/tiny.toml"):
+    if command.endswith("run tiny"):
         command += f" --run {tiny_run.folder}"
     outside_make = {name: value for name, value in environment.items() if not name.startswith("MAKE")}
     done = subprocess.run(

@@ -70,6 +70,18 @@ def test_smoothing_keeps_a_constant_and_carries_gaps():
     assert figures._smoothed([math.nan, 1.0, math.nan, 1.0])[1:] == [1.0, 1.0, 1.0]
 
 
+def test_a_smoothed_curve_runs_among_its_points_from_the_start_on():
+    """A falling loss with noise: an average that looks back only lies above every raw point where the curve falls."""
+    curve = [3 + 7 * (1 + step) ** -0.5 for step in range(600)]
+    noisy = [value + 0.2 * (-1) ** step for step, value in enumerate(curve)]
+    smooth = figures._smoothed(noisy)
+    assert all(abs(mean - true) < 0.21 for mean, true in zip(smooth, curve, strict=True))
+    for start in (5, 10, 20, 40, 80):
+        points, line = noisy[start : start + 20], smooth[start : start + 20]
+        assert 5 <= sum(point > mean for point, mean in zip(points, line, strict=True)) <= 15
+    assert max(map(abs, (smooth[place] - curve[place] for place in range(100, 600)))) < 0.03
+
+
 def test_importing_does_not_load_matplotlib():
     code = "import sys, groundup.report.figures; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == 0

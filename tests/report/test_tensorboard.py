@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.report.tensorboard import export
 
 
@@ -30,9 +30,9 @@ def expected(path):
     return found
 
 
-def test_every_training_of_a_run(run_groundup, tiny_run, tmp_path):
+def test_every_training_of_a_run(groundup_here, tiny_run, tmp_path):
     for _ in range(2):  # the second call writes anew, and adds nothing
-        outcome = run_groundup("tensorboard", tiny_run.folder, "--out", tmp_path)
+        outcome = groundup_here("tensorboard", tiny_run.folder, "--out", tmp_path)
         assert outcome.returncode == 0, outcome.stderr
         steps = json.loads(outcome.stdout.splitlines()[-1])["steps"]
         assert {"base", "sft", "reward", "dpo", "ppo"} <= set(steps)

@@ -2,19 +2,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundup.model.flops import training_flops
 from groundup.scaling import cost
 
 LLAMA = cost.LLAMA3_405B
 
 
 def test_six_n_d_gives_the_flop_that_llama_3_reports():
-    assert cost.training_flops(LLAMA["parameters"], 0, 0, 0, LLAMA["tokens"]) == pytest.approx(LLAMA["flop"], rel=0.02)
+    assert training_flops(LLAMA["parameters"], 0, 0, 0, LLAMA["tokens"]) == pytest.approx(LLAMA["flop"], rel=0.02)
 
 
 def test_attention_adds_what_palm_says():
     # PaLM 540B: 118 layers, width 18432 (48 heads of 256 make 12288 of attention), context 2048, 780e9 tokens.
-    alone = cost.training_flops(540.35e9, 0, 0, 0, 780e9)
-    whole = cost.training_flops(540.35e9, 118, 48 * 256, 2048, 780e9)
+    alone = training_flops(540.35e9, 0, 0, 0, 780e9)
+    whole = training_flops(540.35e9, 118, 48 * 256, 2048, 780e9)
     assert whole == pytest.approx(2.56e24, rel=0.01)
     assert whole - alone == 12 * 118 * 48 * 256 * 2048 * 780e9
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.tokenizer import bpe
 from groundup.tokenizer.bpe import ALPHABET, train
 from groundup.tokenizer.counts import Counts

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.tokenizer.bpe import SPECIAL_TOKENS
 from groundup.tokenizer.characters import Characters, count_characters, train
 from groundup.tokenizer.chat import render
@@ -60,7 +60,7 @@ def test_lone_surrogates_become_replacement_characters(tokenizer):
 @both
 def test_used_like_the_tokenizer_of_merges(tokenizer):
     peer = Tokenizer.from_merges([])
-    wanted = {name for name in dir(peer) if not name.startswith("_")} - {"merges", "from_merges", "rule"}
+    wanted = {name for name in dir(peer) if not name.startswith("_")} - {"merges", "from_merges", "pattern"}
     assert wanted <= set(dir(tokenizer))
     ids, spoken = render(tokenizer, [{"role": "user", "content": "<|im_end|>é"}])
     assert ids.count(tokenizer.message_end) == 1 and len(ids) == len(spoken)

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundup.core.errors import UserError
 from groundup.data.messages import WITHOUT_A_PLACE, text_of
-from groundup.errors import UserError
 from groundup.tokenizer.bpe import count_pretokens, train
 from groundup.tokenizer.chat import CHAT_TEMPLATE, render
 from groundup.tokenizer.tokenizer import Tokenizer

@@ -8,11 +8,11 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.tokenizer import counts as counting
 from groundup.tokenizer.counts import Counts, add, count, count_pretokens, prune
-from groundup.tokenizer.pieces import cut
-from groundup.tokenizer.rules import RULES, rule, rule_of
+from groundup.tokenizer.patterns import PATTERNS, pattern, pattern_of
+from groundup.tokenizer.presplit import cut
 
 # What the rules tell apart, all white space there is, and characters whose UTF-8 begins like that of white space.
 TRICKY = "ab'sSé漢9٣.,-\U0001d7d8 \t\n\r\v\f\x1c\x1f\x85\xa0\u1680\u180e\u2003\u200b\u2028\u202f\u205f\u3000\u3001’©"
@@ -26,19 +26,19 @@ def plainly_counted(documents, pattern):
     return dict(found)
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", PATTERNS)
 @settings(max_examples=120, deadline=None)
 @given(documents=texts)
 def test_counts_are_those_of_the_rule_on_whole_texts(name, documents):
-    found = count_pretokens(documents, RULES[name])
-    assert found.as_dict() == plainly_counted(documents, RULES[name].pattern)
+    found = count_pretokens(documents, PATTERNS[name])
+    assert found.as_dict() == plainly_counted(documents, PATTERNS[name].regex)
     assert found.pretokens.to_pylist() == sorted(found.pretokens.to_pylist())
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", PATTERNS)
 @given(text=st.text(st.characters(max_codepoint=127), max_size=40))
 def test_the_ascii_form_of_a_rule_is_the_rule(name, text):
-    plain, full = counting._compiled(RULES[name])
+    plain, full = counting._compiled(PATTERNS[name])
     assert plain(text) == full(text)
 
 
@@ -66,14 +66,14 @@ def test_words_of_prose_are_pieces():
     ],
 )
 def test_what_each_rule_is_for(name, text, pretokens):
-    assert regex.findall(RULES[name].pattern, text) == pretokens
+    assert regex.findall(PATTERNS[name].regex, text) == pretokens
 
 
 def test_rules_are_found_by_name_and_by_pattern():
-    assert all(rule_of(known.pattern) is known is rule(known.name) for known in RULES.values())
-    assert rule_of(r"\S+") is None
+    assert all(pattern_of(known.regex) is known is pattern(known.name) for known in PATTERNS.values())
+    assert pattern_of(r"\S+") is None
     with pytest.raises(UserError, match="did you mean 'threes'"):
-        rule("three")
+        pattern("three")
 
 
 def test_counting_is_additive_and_blind_to_order():
@@ -99,7 +99,7 @@ def test_many_batches_and_pieces_give_the_same(monkeypatch):
 def test_no_text_has_no_counts():
     for nothing in ([], [""], ["", ""]):
         assert len(count_pretokens(nothing)) == 0
-    assert len(count([pa.array([None], pa.string())], RULES["qwen2"])) == 0
+    assert len(count([pa.array([None], pa.string())], PATTERNS["qwen2"])) == 0
 
 
 def test_lone_surrogates_are_replaced_and_pairs_joined():

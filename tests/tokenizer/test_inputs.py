@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from groundup.core.errors import UserError
 from groundup.data.kinds import files_of
-from groundup.errors import UserError
 from groundup.tokenizer import documents
 from groundup.tokenizer.encode import encode_corpus
 from groundup.tokenizer.train import train_bpe, train_plain

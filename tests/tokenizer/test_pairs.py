@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
+from groundup.encoder.pairs import encode_pair, show
 from groundup.tokenizer.characters import Characters
-from groundup.tokenizer.pairs import encode_pair, show
 from groundup.tokenizer.wordpiece import WordPiece, count_words, train
 
 QUESTION = "What is tokenization?"

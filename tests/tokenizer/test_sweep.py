@@ -9,10 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from groundup.cli import app
-from groundup.errors import UserError
-from groundup.tokenizer import documents, one_size, sweep
+from groundup.core.errors import UserError
+from groundup.report import vocabulary_page
+from groundup.scaling import vocabulary_sweep, vocabulary_trial
+from groundup.scaling.vocabulary_trial import flop_per_token
+from groundup.tokenizer import documents
 from groundup.tokenizer.bpe import count_pretokens, train
-from groundup.tokenizer.one_size import flop_per_token
 from groundup.tokenizer.sample import LONGEST_PART, Document, sample
 from groundup.tokenizer.tokenizer import Tokenizer
 
@@ -67,20 +69,20 @@ def some_documents(count, split=""):
 
 
 def test_documents_are_held_out_by_their_own_split_or_the_first():
-    found = sweep.split(some_documents(40), 500)
+    found = vocabulary_sweep.split(some_documents(40), 500)
     sizes = [document.size for document in found if document.split == "held_out"]
     assert sum(sizes[:-1]) < 500 <= sum(sizes)
     assert [document.text for document in found] == [document.text for document in some_documents(40)]
     mixed = [*some_documents(10, "train"), *some_documents(5, "held_out"), *some_documents(2, "other")]
-    assert [document.split for document in sweep.split(mixed, 10**6)] == ["held_out"] * 5 + ["train"] * 10
-    other = sweep.split(some_documents(40, "train") + some_documents(40, "test"), 500)
+    assert [document.split for document in vocabulary_sweep.split(mixed, 10**6)] == ["held_out"] * 5 + ["train"] * 10
+    other = vocabulary_sweep.split(some_documents(40, "train") + some_documents(40, "test"), 500)
     assert len(other) == 40
-    small = sweep.split(some_documents(40), 10**6)
+    small = vocabulary_sweep.split(some_documents(40), 10**6)
     assert sum(d.size for d in small if d.split == "held_out") < 0.25 * sum(d.size for d in small)
     one_held_out = [*some_documents(20, "train"), *some_documents(1, "held_out")]
     for few in (some_documents(9), one_held_out, some_documents(20, "held_out")):
         with pytest.raises(UserError, match="too few"):
-            sweep.split(few, 10**6)
+            vocabulary_sweep.split(few, 10**6)
 
 
 def test_a_small_vocabulary_is_the_beginning_of_a_large_one():
@@ -99,12 +101,12 @@ def test_paired_difference():
     generator = np.random.default_rng(0)
     sizes = generator.integers(50, 500, 400)
     nats = 0.01 * sizes + generator.normal(0, 1, 400)
-    difference, error = sweep.paired_difference(nats, sizes)
+    difference, error = vocabulary_sweep.paired_difference(nats, sizes)
     assert difference == pytest.approx(0.01 / np.log(2), rel=0.1)
     chosen = generator.integers(400, size=(4000, 400))
     resampled = nats[chosen].sum(1) / sizes[chosen].sum(1) / np.log(2)
     assert error == pytest.approx(resampled.std(), rel=0.05)
-    assert sweep.paired_difference(np.zeros(3), sizes[:3]) == (0, 0)
+    assert vocabulary_sweep.paired_difference(np.zeros(3), sizes[:3]) == (0, 0)
 
 
 def result(vocabulary, nats, sizes):
@@ -117,19 +119,19 @@ def test_the_smallest_within_the_noise_is_recommended():
     noise -= noise.mean()
     best = np.full(100, 700.0)
     rows = [(512, best + 50 + noise), (1024, best + 1 + noise), (2048, best)]
-    found = sweep.verdict([result(size, nats, sizes) for size, nats in rows], sizes)
+    found = vocabulary_sweep.verdict([result(size, nats, sizes) for size, nats in rows], sizes)
     assert found["recommended"] == 1024
     assert [row["as_good"] for row in found["sizes"]] == [False, True, True]
     assert "2048" in found["reason"] and "within" in found["reason"] and "try larger" in found["reason"]
     # What is common to all models is no noise: the comparison is paired.
-    found = sweep.verdict([result(512, best + 9 * noise + 1, sizes), result(1024, best + 9 * noise, sizes)], sizes)
+    found = vocabulary_sweep.verdict([result(512, best + 9 * noise + 1, sizes), result(1024, best + 9 * noise, sizes)], sizes)
     assert found["recommended"] == 1024
     assert "nats" not in found["sizes"][0]
 
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
-    monkeypatch.setattr(one_size, "BATCH_TOKENS", 256)
+    monkeypatch.setattr(vocabulary_trial, "BATCH_TOKENS", 256)
     write(tmp_path / "a.parquet", some_texts(60), language=pa.array(["en", "de"] * 30))
     return {"inputs": [tmp_path / "a.parquet"], "depth": 1, "tokens": 3000, "context": 16, "workers": 1}
 
@@ -139,7 +141,7 @@ def files(folder):
 
 
 def test_sweep(tiny, tmp_path):
-    found = sweep.sweep(sizes=[290, 270], out=tmp_path / "out", **tiny)
+    found = vocabulary_sweep.sweep(sizes=[290, 270], out=tmp_path / "out", **tiny)
     assert [row["vocabulary"] for row in found["sizes"]] == [270, 290]
     step = flop_per_token(1, 290, 16) * 256
     assert all(abs(row["flop"] - found["flop"]) <= step / 2 for row in found["sizes"])
@@ -150,32 +152,32 @@ def test_sweep(tiny, tmp_path):
         assert row["vocabulary_share"] == 2 * row["vocabulary"] * 64 / row["parameters"]
     assert found["recommended"] in (270, 290)
     assert Tokenizer.load(tmp_path / "out" / "270").merges == Tokenizer.load(tmp_path / "out" / "290").merges[:10]
-    page = (tmp_path / "out" / "sweep.html").read_text()
+    page = vocabulary_page.write(tmp_path / "out", found).read_text()
     assert "<svg" in page and not re.search(r"""(src|href)=["'](?!#)|<script|<link|url\((?!#)""", page)
 
     # Killed while the second size was training, and once more after it: the same bytes.
     before = files(tmp_path / "out")
-    for path in ("290/result.json", "290/model.safetensors", "sweep.json", "sweep.html"):
+    for path in ("290/result.json", "290/model.safetensors", "sweep.json"):
         (tmp_path / "out" / path).unlink()
-    again = sweep.sweep(sizes=[270, 290], out=tmp_path / "out", **tiny)
+    again = vocabulary_sweep.sweep(sizes=[270, 290], out=tmp_path / "out", **tiny)
     assert again == found
     assert files(tmp_path / "out") == before
 
-    assert len(sweep.sweep(sizes=[270, 280, 290], out=tmp_path / "out", **tiny)["sizes"]) == 3
+    assert len(vocabulary_sweep.sweep(sizes=[270, 280, 290], out=tmp_path / "out", **tiny)["sizes"]) == 3
     with pytest.raises(UserError, match=r"other settings .*seed 0, now 1"):
-        sweep.sweep(sizes=[270], out=tmp_path / "out", seed=1, **tiny)
+        vocabulary_sweep.sweep(sizes=[270], out=tmp_path / "out", seed=1, **tiny)
 
 
 def test_bad_sizes_are_one_line(tiny, tmp_path):
     with pytest.raises(UserError, match="give more --tokens"):
-        sweep.sweep(sizes=[270, 2000], out=tmp_path / "out", **tiny)
+        vocabulary_sweep.sweep(sizes=[270, 2000], out=tmp_path / "out", **tiny)
     with pytest.raises(UserError, match="too small"):
-        sweep.sweep(sizes=[259, 300], out=tmp_path / "out", **tiny)
+        vocabulary_sweep.sweep(sizes=[259, 300], out=tmp_path / "out", **tiny)
     with pytest.raises(UserError, match=r"pairs for .* tokens only"):
-        sweep.sweep(sizes=[270, 900], out=tmp_path / "out2", **tiny | {"tokens": 20_000})
+        vocabulary_sweep.sweep(sizes=[270, 900], out=tmp_path / "out2", **tiny | {"tokens": 20_000})
     with pytest.raises(UserError, match="--sizes 'a,b'"):
-        sweep.parse_sizes("a,b")
-    assert sweep.parse_sizes("512,1024") == [512, 1024]
+        vocabulary_sweep.parse_sizes("a,b")
+    assert vocabulary_sweep.parse_sizes("512,1024") == [512, 1024]
     ran = CliRunner().invoke(app, ["tokenizer", "sweep", str(tmp_path / "missing"), "--out", str(tmp_path / "o")])
     assert isinstance(ran.exception, UserError)
 

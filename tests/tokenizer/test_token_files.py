@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.errors import UserError
-from groundup.tokenizer.token_files import TokenFile, dtype_for, write
+from groundup.core.errors import UserError
+from groundup.data.token_files import TokenFile, dtype_for, write
 
 SEQUENCES = [np.array([1, 2, 3]), np.array([], np.int64), np.array([65535, 0])]
 

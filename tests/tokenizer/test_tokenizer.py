@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.tokenizer import tokenizer as tokenizers_module
 from groundup.tokenizer.bpe import SPECIAL_TOKENS, count_pretokens, train
-from groundup.tokenizer.rules import RULES
+from groundup.tokenizer.patterns import PATTERNS
 from groundup.tokenizer.tokenizer import StreamDecoder, Tokenizer, longest_words
 
 CORPUS = ["the cat and the hat", "def cat(hat):\n        return hat\n", "🙂🙂 漢字 漢字", "<|im_end|> <|pad|>"] * 20
@@ -33,10 +33,10 @@ runs = st.tuples(st.text("the catha漢字🙂<|'1 \n", min_size=1, max_size=6), 
 
 @cache
 def with_rule(name):
-    return Tokenizer.from_merges(train(count_pretokens(CORPUS + ["1234567 "] * 9, RULES[name]), 300), RULES[name])
+    return Tokenizer.from_merges(train(count_pretokens(CORPUS + ["1234567 "] * 9, PATTERNS[name]), 300), PATTERNS[name])
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", PATTERNS)
 @settings(max_examples=30, deadline=None)
 @given(texts=st.lists(runs, max_size=4), chunk=st.integers(1, 40))
 def test_long_runs_are_encoded_in_parts_as_a_whole(name, texts, chunk):
@@ -59,7 +59,7 @@ def test_only_long_runs_go_another_way(monkeypatch):
 
 
 def test_a_long_number_is_encoded_in_parts():
-    tokenizer = Tokenizer.from_merges(MERGES, RULES["threes-from-right"])
+    tokenizer = Tokenizer.from_merges(MERGES, PATTERNS["threes-from-right"])
     text = "1234567" * 3_000
     assert tokenizer.decode(tokenizer.encode(text)) == text
 

@@ -14,13 +14,13 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from typer.testing import CliRunner
 
 from groundup.cli import app
-from groundup.errors import UserError
-from groundup.tokenizer import probes, untrained
+from groundup.core.errors import UserError
+from groundup.report.tokenizer import write_report
+from groundup.tokenizer import glitch_tokens, probes
 from groundup.tokenizer.bpe import count_pretokens, train
 from groundup.tokenizer.characters import Characters
-from groundup.tokenizer.cutter import Cutter
-from groundup.tokenizer.report import write_report
-from groundup.tokenizer.rules import RULES
+from groundup.tokenizer.hf_tokenizer import HFTokenizer
+from groundup.tokenizer.patterns import PATTERNS
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.tokenizer.wordpiece import WordPiece
 
@@ -106,7 +106,7 @@ def test_any_folder_gives_a_page(make, corpus, tmp_path):
     folder = make(tmp_path / "tokenizer")
     found = write_report(folder, [corpus], tmp_path / "report.html", typos=typos)
     page = (tmp_path / "report.html").read_text()
-    assert found["documents"] == len(TEXTS) and found["vocabulary"] == Cutter(folder).backend.get_vocab_size()
+    assert found["documents"] == len(TEXTS) and found["vocabulary"] == HFTokenizer(folder).backend.get_vocab_size()
     # Nothing of the texts became markup, nothing is loaded, and what would turn the page around is named.
     assert not re.search(r"""<script|<b>|<i>|<link|<img|<iframe|\ssrc=|\shref=|\son\w+=|url\(|\u202e""", page)
     assert "&lt;i&gt;web&lt;/i&gt;" in page
@@ -128,29 +128,29 @@ def test_a_token_can_be_markup(corpus, tmp_path):
 
 
 def test_settings_of_the_file_do_not_change_what_is_measured(tmp_path):
-    cutter = Cutter(gpt2(tmp_path))
-    assert len(cutter.encode("the cat sat on the mat " * 5)) > 30  # neither cut off at 5 nor filled up to 9
-    assert "".join(cutter.pieces("a <s> b")) == "a <s> b" and 0 not in cutter.encode("a <s> b")
+    tokenizer = HFTokenizer(gpt2(tmp_path))
+    assert len(tokenizer.encode("the cat sat on the mat " * 5)) > 30  # neither cut off at 5 nor filled up to 9
+    assert "".join(tokenizer.pieces("a <s> b")) == "a <s> b" and 0 not in tokenizer.encode("a <s> b")
     description = json.loads((tmp_path / "tokenizer.json").read_text())
     description["model"]["dropout"] = 0.9
     (tmp_path / "tokenizer.json").write_text(json.dumps(description))
-    assert [Cutter(tmp_path).encode("the cat sat")] * 5 == [cutter.encode("the cat sat") for _ in range(5)]
+    assert [HFTokenizer(tmp_path).encode("the cat sat")] * 5 == [tokenizer.encode("the cat sat") for _ in range(5)]
 
 
 @given(st.text(max_size=40))
 def test_pieces_of_ours_are_the_text(tmp_path_factory, text):
     folder = tmp_path_factory.getbasetemp() / "pieces"
-    cutter = Cutter(folder if folder.exists() else ours(folder))
+    tokenizer = HFTokenizer(folder if folder.exists() else ours(folder))
     known = Tokenizer.load(folder)
-    assert cutter.encode(text) == known.encode(text)
+    assert tokenizer.encode(text) == known.encode(text)
     shown = [known.token_bytes(token).decode("utf-8", "backslashreplace") for token in known.encode(text)]
-    assert cutter.pieces(text) == shown
+    assert tokenizer.pieces(text) == shown
 
 
 def test_numbers(tmp_path):
     merges = [(b"1", b"2"), (b"3", b"4")]
-    Tokenizer.from_merges(merges, RULES["threes"]).save(tmp_path)
-    found = probes.numbers(Cutter(tmp_path))
+    Tokenizer.from_merges(merges, PATTERNS["threes"]).save(tmp_path)
+    found = probes.numbers(HFTokenizer(tmp_path))
     one, two, three, *_ = found["rows"]
     assert one["ways"] == {"1": 1.0}
     assert two["ways"] == {"1+1": 88 / 90, "2": 2 / 90} and two["tokens"] == 178 / 90
@@ -161,9 +161,9 @@ def test_numbers(tmp_path):
 
 def test_indentation_and_scripts(tmp_path):
     Tokenizer.from_merges([(b" ", b" "), (b"  ", b" ")]).save(tmp_path)
-    found = {row["indent"]: row for row in probes.indentation(Cutter(tmp_path))["rows"]}
+    found = {row["indent"]: row for row in probes.indentation(HFTokenizer(tmp_path))["rows"]}
     assert found["4 spaces"]["tokens"] == 2 and found["2 tabs"]["tokens"] == 2  # three spaces, and the one of " return"
-    rows = probes.scripts(Cutter(tmp_path))
+    rows = probes.scripts(HFTokenizer(tmp_path))
     assert [row["tokens"] for row in rows] == [len(text.encode()) for text in probes.ARTICLE.values()]
     assert rows[0]["against_english"] == 1
 
@@ -185,16 +185,16 @@ def test_longest_pieces(word, vocabulary):
 def test_longest_match_against_merge_order(tmp_path):
     # b and c are merged first, so abcd becomes a|bcd; the longest token that abcd begins with is ab.
     Tokenizer.from_merges([(b"b", b"c"), (b"a", b"b"), (b"bc", b"d")]).save(tmp_path)
-    cutter = Cutter(tmp_path)
-    counts = probes.count_words(cutter, ["abcd bcd abcd"])
+    tokenizer = HFTokenizer(tmp_path)
+    counts = probes.count_words(tokenizer, ["abcd bcd abcd"])
     assert counts == {"abcd": 1, f"{INITIAL}bcd": 1, f"{INITIAL}abcd": 1}
-    found = probes.longest_match(cutter, counts)
-    assert cutter.pieces("abcd") == ["a", "bcd"]
+    found = probes.longest_match(tokenizer, counts)
+    assert tokenizer.pieces("abcd") == ["a", "bcd"]
     assert found["share_that_differ"] == pytest.approx(2 / 3) and found["distinct_that_differ"] == 2
     # a|bcd, ␣|bcd, ␣|a|bcd against ab|c|d, ␣|bcd, ␣|ab|c|d
     assert found["more_tokens"] == pytest.approx(9 / 7 - 1)
     assert found["examples"][0] == {"times": 1, "own": ["a", "bcd"], "greedy": ["ab", "c", "d"]}
-    assert probes.longest_match(Cutter(our_wordpiece(tmp_path / "w")), counts) is None
+    assert probes.longest_match(HFTokenizer(our_wordpiece(tmp_path / "w")), counts) is None
 
 
 def test_typos(tmp_path):
@@ -203,7 +203,7 @@ def test_typos(tmp_path):
     path.write_bytes(gzip.compress(b"# words\nteh->the, tech,\n  \nhte->the\nxx->yy, reason\n"))
     pairs = probes.read_typos(path)
     assert pairs == [("teh", "the"), ("hte", "the"), ("xx", "yy")]
-    found = probes.typos(Cutter(tmp_path), pairs)
+    found = probes.typos(HFTokenizer(tmp_path), pairs)
     assert (found["typo_tokens"], found["correction_tokens"]) == pytest.approx((11 / 3, 5 / 3))
     assert found["more"] == 2 and found["share_costing_more"] == pytest.approx(2 / 3)
     assert found["examples"][0] == {"typo": [*" hte"], "correction": [" the"], "more": 3}
@@ -215,9 +215,9 @@ def test_typos(tmp_path):
 
 def test_tokens_that_nothing_comes_to(tmp_path):
     folder = ours(tmp_path, 280)
-    cutter = Cutter(folder)
-    assert untrained.unreachable(cutter) == ([], 128)
-    assert [cutter.names[token] for token in untrained.impossible(cutter)] == [*"ÀÁõö÷øùúûüýþÿ"]
+    tokenizer = HFTokenizer(folder)
+    assert glitch_tokens.unreachable(tokenizer) == ([], 128)
+    assert [tokenizer.names[token] for token in glitch_tokens.impossible(tokenizer)] == [*"ÀÁõö÷øùúûüýþÿ"]
     description = json.loads((folder / "tokenizer.json").read_text())
     merges, vocabulary = description["model"]["merges"], description["model"]["vocab"]
     lost = merges.pop()  # its token stays
@@ -225,21 +225,21 @@ def test_tokens_that_nothing_comes_to(tmp_path):
     for number, token in enumerate(description["added_tokens"], len(vocabulary)):
         token["id"] = number
     (folder / "tokenizer.json").write_text(json.dumps(description))
-    found = untrained.unreachable(Cutter(folder))[0]
+    found = glitch_tokens.unreachable(HFTokenizer(folder))[0]
     assert found == [vocabulary["".join(lost)], vocabulary["a b"], vocabulary[f"the{INITIAL}cat"]]
     # Of the pieces with a sign for the space and in the middle of words, only the one that no merge makes.
-    cutter = Cutter(llama(tmp_path / "l"))
-    assert [cutter.names[token] for token in untrained.unreachable(cutter)[0]] == ["th"]
+    tokenizer = HFTokenizer(llama(tmp_path / "l"))
+    assert [tokenizer.names[token] for token in glitch_tokens.unreachable(tokenizer)[0]] == ["th"]
 
 
-def test_untrained_embeddings_are_found(tmp_path, corpus):
+def test_embeddings_of_glitch_tokens_are_found(tmp_path, corpus):
     folder = ours(tmp_path / "t")
-    cutter = Cutter(folder)
-    used = np.zeros(cutter.size, np.int64)
+    tokenizer = HFTokenizer(folder)
+    used = np.zeros(tokenizer.size, np.int64)
     for text in TEXTS:
-        np.add.at(used, cutter.encode(text), 1)
+        np.add.at(used, tokenizer.encode(text), 1)
     generator = np.random.default_rng(0)
-    inputs, outputs = generator.normal(0, 1, (2, cutter.size + 5, 16)).astype(np.float32)
+    inputs, outputs = generator.normal(0, 1, (2, tokenizer.size + 5, 16)).astype(np.float32)
     never = np.flatnonzero(np.append(used, np.zeros(5, np.int64)) == 0)
     inputs[never] *= 0.2
     outputs[never] = generator.normal(0, 1, 16) + generator.normal(0, 0.1, (len(never), 16))
@@ -247,8 +247,8 @@ def test_untrained_embeddings_are_found(tmp_path, corpus):
         {"model.embed_tokens.weight": torch.tensor(inputs), "lm_head.weight": torch.tensor(outputs).bfloat16()},
         folder / "model.safetensors",
     )
-    known = untrained.impossible(cutter)
-    found = untrained.from_embeddings(cutter, folder, known, used, 20)
+    known = glitch_tokens.impossible(tokenizer)
+    found = glitch_tokens.from_embeddings(tokenizer, folder, known, used, 20)
     assert found["separation"] > 0.99 and found["separation_by_norm"] > 0.99 and found["known"] == len(known) + 5
     assert all(row["used"] == 0 for row in found["candidates"])
     cosines = [row["cosine"] for row in found["candidates"]]
@@ -256,20 +256,20 @@ def test_untrained_embeddings_are_found(tmp_path, corpus):
     assert write_report(folder, [corpus], tmp_path / "r.html", model=folder)["unused_found_by_embeddings"] > 0.9
 
     save_file({"transformer.wte.weight": torch.tensor(inputs)}, folder / "model.safetensors")  # tied: one matrix
-    np.testing.assert_array_equal(*untrained.read_embeddings(folder))
+    np.testing.assert_array_equal(*glitch_tokens.read_embeddings(folder))
     save_file({"transformer.wte.weight": torch.zeros(5, 2)}, folder / "model.safetensors")
     with pytest.raises(UserError, match="not of one model"):
-        untrained.from_embeddings(cutter, folder, known, used, 20)
+        glitch_tokens.from_embeddings(tokenizer, folder, known, used, 20)
     (folder / "model.safetensors").write_bytes(b"junk")
     with pytest.raises(UserError, match="safetensors"):
-        untrained.read_embeddings(folder)
+        glitch_tokens.read_embeddings(folder)
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=12))
 def test_separation_is_the_chance_of_a_right_order(rows):
     doubt, unused = np.array([r[0] for r in rows], float), np.array([r[1] for r in rows], bool)
     pairs = [(d > e) + (d == e) / 2 for d, u in rows for e, v in rows if u and not v]
-    found = untrained.separation(doubt, unused)
+    found = glitch_tokens.separation(doubt, unused)
     assert found is None if not pairs else found == pytest.approx(np.mean(pairs))
 
 

@@ -6,15 +6,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from groundup.core.errors import UserError
 from groundup.data import rows
-from groundup.errors import UserError
+from groundup.data.token_files import TokenFile
 from groundup.tokenizer import documents, encode, train
 from groundup.tokenizer.bpe import train as merges_of
 from groundup.tokenizer.counts import Counts, count_pretokens
 from groundup.tokenizer.encode import choose, encode_corpus
 from groundup.tokenizer.load import load
-from groundup.tokenizer.rules import RULES
-from groundup.tokenizer.token_files import TokenFile
+from groundup.tokenizer.patterns import PATTERNS
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.tokenizer.train import parse_weights, train_bpe, train_plain
 
@@ -113,13 +113,13 @@ def test_a_corpus_folder_and_a_run_folder_are_their_documents(tmp_path):
     assert result["distinct"] == 1  # held-out documents are not learned from
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", PATTERNS)
 def test_training_from_files_is_training_from_texts(tmp_path, name):
     texts = some_documents()
     result = train_bpe([write_parquet(tmp_path / "a.parquet", texts)], tmp_path / "out", 290, name, workers=1)
-    expected = merges_of(count_pretokens(texts, RULES[name]), 290)
+    expected = merges_of(count_pretokens(texts, PATTERNS[name]), 290)
     loaded = Tokenizer.load(tmp_path / "out")
-    assert loaded.merges == expected and loaded.rule is RULES[name]
+    assert loaded.merges == expected and loaded.pattern is PATTERNS[name]
     assert result["vocabulary"] == 290 and result["bytes"] == {"a": sum(len(text.encode()) for text in texts)}
 
 
@@ -160,7 +160,7 @@ def test_a_killed_count_continues_with_what_is_counted(tmp_path, monkeypatch):
 
 def test_weights_make_the_shares_of_the_domains(tmp_path):
     path = write_parquet(tmp_path / "a.parquet", ["aa " * 100, "bb"], domain=["large", "small"])
-    by_domain = train.count_inputs([path], tmp_path / "counts", RULES["qwen2"], 1)
+    by_domain = train.count_inputs([path], tmp_path / "counts", PATTERNS["qwen2"], 1)
     sizes = train.mix(by_domain, {"large": 1, "small": 3}).as_dict()
     small = sum(len(key) * number for key, number in sizes.items() if b"b" in key)
     assert small == pytest.approx(3 * sum(len(key) * number for key, number in sizes.items() if b"b" not in key), rel=0.01)
@@ -184,7 +184,7 @@ def test_counts_of_files_beyond_32_bits(tmp_path, monkeypatch):
     big = Counts.of({b"ab": 2**31 - 1, b"cd": 2**31 - 2})
     monkeypatch.setattr(train.Tally, "counts", lambda self: big)
     path = write_parquet(tmp_path / "a.parquet", ["x", "y", "z"], 1)
-    total = train.mix(train.count_inputs([path], tmp_path / "counts", RULES["qwen2"], 1), {})
+    total = train.mix(train.count_inputs([path], tmp_path / "counts", PATTERNS["qwen2"], 1), {})
     assert total.as_dict() == {b"ab": 3 * (2**31 - 1), b"cd": 3 * (2**31 - 2)}
     assert merges_of(total, 262) == [(b"a", b"b"), (b"c", b"d")]
 
@@ -253,6 +253,6 @@ def test_other_kinds_are_not_trained_from_nothing(tmp_path, kind):
 
 def test_no_rule_is_said_to_be_read_by_llama_cpp():
     """Its converter refuses a vocabulary that it does not know by its hash, and knows none that was trained here."""
-    for rule in RULES.values():
-        assert "llama.cpp" not in rule.price or "its converter refuses" in " ".join(rule.price.split())
-        assert "Hugging Face" in rule.price
+    for pattern in PATTERNS.values():
+        assert "llama.cpp" not in pattern.compatibility or "its converter refuses" in " ".join(pattern.compatibility.split())
+        assert "Hugging Face" in pattern.compatibility

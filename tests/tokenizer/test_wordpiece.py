@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.tokenizer.wordpiece import CONTINUES, SPECIAL_TOKENS, WordPiece, count_words, train
 
 TEXTS = ["Hugs, pugs and PUNS: a hug of a pug.", "The pun was on the bun; un bun élève", "漢字 hugging hugged 12 3.5"] * 3

@@ -4,11 +4,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.errors import UserError
-from groundup.evaluation.likelihood import token_log_probabilities
-from groundup.recipe import Mixture
-from groundup.tokenizer import token_files
-from groundup.tokenizer.token_files import TokenFile
+from groundup.core.errors import UserError
+from groundup.data import token_files
+from groundup.data.config import MixtureConfig
+from groundup.data.token_files import TokenFile
+from groundup.model.likelihood import token_log_probabilities
 from groundup.training import data
 from groundup.training.data import Stream, check_ids, document_order, draw
 from groundup.training.objectives import next_token
@@ -173,7 +173,7 @@ LENGTHS = [100 + 7 * (n % 13) for n in range(300)]
 
 def test_order_follows_the_shares_and_ends_on_the_best_documents():
     rows = table(LENGTHS)
-    mixture = Mixture(weights={"code": 0.6, "prose": 0.4}, max_repeats=4.0)
+    mixture = MixtureConfig(weights={"code": 0.6, "prose": 0.4}, max_repeats=4.0)
     (stable, last), realised = document_order(rows, mixture, 0.25, 20_000, 3)
     tokens = np.array([row["tokens"] for row in rows])
     for part, budget in ((stable, 15_000), (last, 5_000)):
@@ -191,7 +191,7 @@ def test_order_follows_the_shares_and_ends_on_the_best_documents():
 @pytest.mark.parametrize(("best", "stable_tokens"), [(0, 1000), (2, 400), (10, 300)])
 def test_what_the_best_documents_cannot_give_comes_from_all(best, stable_tokens):
     rows = [{"domain": "prose", "tokens": 100, "best": number < best} for number in range(10)]
-    phases, realised = document_order(rows, Mixture(max_repeats=3.0), 0.7, 1000, 0)
+    phases, realised = document_order(rows, MixtureConfig(max_repeats=3.0), 0.7, 1000, 0)
     assert list(realised) == (["stable", "best data"] if best else ["stable"]) and len(phases) == len(realised)
     assert realised["stable"]["prose"]["tokens"] == stable_tokens
     assert sum(100 for phase in phases for _ in phase) >= 1000
@@ -200,12 +200,12 @@ def test_what_the_best_documents_cannot_give_comes_from_all(best, stable_tokens)
 
 def test_only_best_documents_where_there_are_none():
     rows = [{"domain": "prose", "tokens": 100, "best": False}]
-    assert document_order(rows, Mixture(), 1.0, 150, 0)[0][0].tolist() == [0, 0]
+    assert document_order(rows, MixtureConfig(), 1.0, 150, 0)[0][0].tolist() == [0, 0]
 
 
 def test_a_domain_outside_the_mixture_is_not_read_even_where_the_others_have_no_best_documents():
     rows = [{"domain": name, "tokens": 100, "best": name == "other"} for name in ("code", "other") for _ in range(9)]
-    phases, realised = document_order(rows, Mixture(weights={"code": 1.0}), 0.5, 400, 0)
+    phases, realised = document_order(rows, MixtureConfig(weights={"code": 1.0}), 0.5, 400, 0)
     assert realised.keys() == {"stable"}
     assert {rows[number]["domain"] for phase in phases for number in phase} == {"code"}
 
@@ -215,7 +215,7 @@ def test_a_domain_outside_the_mixture_is_not_read_even_where_the_others_have_no_
 def test_order_is_deterministic_long_enough_and_within_the_repeats(tokens, best_share, seed):
     rows = table(LENGTHS)
     order, again = (
-        np.concatenate(document_order(rows, Mixture(max_repeats=3.0), best_share, tokens, seed)[0]) for _ in range(2)
+        np.concatenate(document_order(rows, MixtureConfig(max_repeats=3.0), best_share, tokens, seed)[0]) for _ in range(2)
     )
     assert (order == again).all()
     assert np.array(LENGTHS)[order].sum() >= tokens
@@ -225,7 +225,7 @@ def test_order_is_deterministic_long_enough_and_within_the_repeats(tokens, best_
 
 def test_another_seed_is_another_order():
     rows = table(LENGTHS)
-    orders = [np.concatenate(document_order(rows, Mixture(), 0.1, 9_000, seed)[0]).tolist() for seed in (0, 1)]
+    orders = [np.concatenate(document_order(rows, MixtureConfig(), 0.1, 9_000, seed)[0]).tolist() for seed in (0, 1)]
     assert orders[0] != orders[1]
 
 

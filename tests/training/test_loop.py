@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.training import checkpoint, loop
 from groundup.training.objectives import next_token
 from groundup.training.optimizer import Optimizer, one_rate, pretraining_rates
@@ -409,3 +409,32 @@ def test_mean_loss_takes_no_gradient(toy_decoder, tmp_path):
 def test_the_last_step_is_checkpointed(toy_decoder, tmp_path):
     Toy(toy_decoder, tmp_path).train()
     assert checkpoint.latest(tmp_path) == STEPS
+
+
+class Clock:
+    """In place of `time`: the first step of a process takes a minute longer than the four seconds of the others."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def step(self, slow):
+        self.now += 64.0 if slow else 4.0
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_what_the_first_step_takes_to_compile_is_no_part_of_rate_or_peak(
+    toy_decoder, tmp_path, monkeypatch, capsys, compiled
+):
+    clock = Clock()
+    monkeypatch.setattr("groundup.core.progress.time", clock)
+    for first, steps in ((0, 5), (5, STEPS)):  # and again when it is resumed
+        toy = Toy(toy_decoder, tmp_path, interrupt=lambda step, first=first: clock.step(step == first))
+        toy.train(steps, compiled=compiled, seconds_at_peak=1.0)
+        said = capsys.readouterr().err.splitlines()
+        assert ("toy: compiled in 1m04s" in said) == compiled
+        lines = [line for line in said if "/s" in line]
+        # A quarter of the peak, which a step would reach in a second; the minute is nowhere.
+        assert len(lines) >= 2 and all("0.2/s" in line and "25% of peak" in line for line in lines)

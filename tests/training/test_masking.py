@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from groundup.model.encoder import EncoderConfig, MaskedLanguageModel, initialise
+from groundup.encoder.bert import EncoderConfig, MaskedLanguageModel, initialise
+from groundup.encoder.masking import masked, masked_token
 from groundup.tokenizer.wordpiece import WordPiece, count_words, train
 from groundup.training import loop
-from groundup.training.masking import masked, masked_token
 from groundup.training.optimizer import Optimizer, one_rate
 
 TOKENIZER = WordPiece(train(count_words(["the mouse ate the cheese", "a cat saw the mouse run"] * 3), 80))

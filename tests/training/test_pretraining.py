@@ -9,20 +9,21 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from groundup.device import choose
-from groundup.errors import UserError
+from groundup.core.device import choose
+from groundup.core.errors import UserError
+from groundup.data import token_files
+from groundup.data.config import MixtureConfig
+from groundup.data.token_files import TokenFile
 from groundup.model import folder as model_folder
-from groundup.recipe import Base, Mixture
-from groundup.tokenizer import token_files
-from groundup.tokenizer.token_files import TokenFile
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import loop, pretraining
+from groundup.training.config import PretrainingConfig
 from groundup.training.parallel import ALONE
 
 sys.path.insert(0, str(Path(__file__).parent))
 from toy_corpus import DOCUMENTS, tokenizer, write_tokens
 
-SETTINGS = Base(depth=1, context=16, tokens=8 * 64, batch_tokens=64)
+SETTINGS = PretrainingConfig(depth=1, context=16, tokens=8 * 64, batch_tokens=64)
 LONG = {"long_context": 32, "long_tokens": 5 * 64}
 BYTES = Tokenizer.from_merges([])
 
@@ -38,7 +39,8 @@ def pretrain(token_files, folder, said=None, encoder=None, mixture=None, **chang
     settings = SETTINGS.model_copy(update=changes)
     said = [] if said is None else said
     return pretraining.pretrain(
-        token_files, encoder or tokenizer(), settings, mixture or Mixture(), choose(1), ALONE, folder, "base", said.append, 1
+        token_files, encoder or tokenizer(), settings, mixture or MixtureConfig(), choose(1), ALONE, folder, "base",
+        said.append, 1,
     )
 
 
@@ -54,13 +56,17 @@ def test_every_decision_is_said_and_the_model_learns(tokens, tmp_path):
     assert any(line.startswith("40 steps of 4 x 16 tokens") for line in said)
     assert any("GFLOP/s" in line for line in said)
     assert rows(tmp_path)[-1]["held_out"] == results["held_out_loss"]
+    # What it ended at is no single batch's loss.
+    last = [row["loss"] for row in rows(tmp_path)[-2:]]
+    assert results["train_loss_steps"] == 2 and results["train_loss"] == pytest.approx(sum(last) / 2, rel=1e-6)
+    assert any(line.startswith(f"loss {sum(last) / 2:.3f}, mean of the last 2 steps; on held-out") for line in said)
 
 
 def test_what_the_settings_leave_open_follows_from_the_depth(tokens, tmp_path):
     said = []
     table = pq.read_table(tokens / "documents.parquet").to_pylist()
     available = sum(row["tokens"] for row in table if row["split"] == "train")
-    model, results = pretrain(tokens, tmp_path, said, mixture=Mixture(max_repeats=2), tokens=0, batch_tokens=0)
+    model, results = pretrain(tokens, tmp_path, said, mixture=MixtureConfig(max_repeats=2), tokens=0, batch_tokens=0)
     parameters = results["parameters"]["without_embedding"]
     assert 2 * available < 12 * parameters  # so the data decide
     assert 2 * available - results["tokens"] < 256
@@ -71,7 +77,7 @@ def test_what_the_settings_leave_open_follows_from_the_depth(tokens, tmp_path):
 
 def test_no_document_is_read_more_often_than_the_mixture_allows(tokens, tmp_path):
     said = []
-    mixture = Mixture(max_repeats=1)
+    mixture = MixtureConfig(max_repeats=1)
     _, results = pretrain(tokens, tmp_path, said, mixture=mixture, tokens=10**6, **LONG | {"long_tokens": 10**6})
     table = pq.read_table(tokens / "documents.parquet").to_pylist()
     lengths = [row["tokens"] for row in table if row["split"] == "train"]
@@ -84,7 +90,7 @@ def test_no_document_is_read_more_often_than_the_mixture_allows(tokens, tmp_path
 
 def test_what_the_long_context_cannot_do_is_said_before_any_training(tokens, tmp_path):
     with pytest.raises(UserError, match="do not fill one row of 4096 tokens"):
-        pretrain(tokens, tmp_path, mixture=Mixture(max_repeats=1), long_context=4096, long_tokens=9000)
+        pretrain(tokens, tmp_path, mixture=MixtureConfig(max_repeats=1), long_context=4096, long_tokens=9000)
     assert not (tmp_path / "metrics.jsonl").exists()
     said = []
     _, results = pretrain(tokens, tmp_path, said, context=32, long_context=40, long_tokens=400)  # no multiple of 32
@@ -132,7 +138,7 @@ def test_the_slowest_channels_are_stretched_as_the_context_and_the_fastest_not_a
 
 def test_long_training_reads_long_documents_only(tokens):
     table = [{"domain": row["domain"], "tokens": 10 * n, "best": True} for n, row in enumerate(DOCUMENTS)]
-    mixture = Mixture(weights={"code": 0.5, "prose": 0.5})
+    mixture = MixtureConfig(weights={"code": 0.5, "prose": 0.5})
     numbers, same = pretraining.long_documents(table, mixture, 75)
     assert numbers.tolist() == [8, 9, 10, 11] and same == mixture
     numbers, only_prose = pretraining.long_documents(table[:-1], mixture, 95)
@@ -261,7 +267,7 @@ def test_token_files_of_another_vocabulary_are_refused_before_training(tokens, t
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("changes", [{"context": 4096}, {"mixture": Mixture(max_repeats=1e-6)}])
+@pytest.mark.parametrize("changes", [{"context": 4096}, {"mixture": MixtureConfig(max_repeats=1e-6)}])
 def test_documents_that_do_not_fill_a_row_are_refused(tokens, tmp_path, changes):
     with pytest.raises(UserError, match=r"do not fill one row of \d+ tokens; take more pages"):
         pretrain(tokens, tmp_path, **changes)

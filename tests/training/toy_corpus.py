@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from groundup.tokenizer import bpe, token_files
+from groundup.data import token_files
+from groundup.tokenizer import bpe
 from groundup.tokenizer.tokenizer import Tokenizer
 
 SENTENCES = ["the function returns the path", "it takes a file and a name", "an error is raised where no file is found"]

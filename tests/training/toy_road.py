@@ -5,35 +5,37 @@ from pathlib import Path
 
 from toy_corpus import DOCUMENTS, tokenizer, write_tokens
 
-from groundup import stages
-from groundup.recipe import Base, Pages, Recipe, Source
-from groundup.run import Context, Stage
+from groundup.corpus.config import PagesConfig, SourceConfig
+from groundup.pipeline import steps
+from groundup.pipeline.recipe import Recipe
+from groundup.pipeline.run import Step, StepContext
+from groundup.training.config import PretrainingConfig
 
 
-def nothing(context: Context) -> dict:
+def nothing(context: StepContext) -> dict:
     return {}
 
 
-def a_tokenizer(context: Context) -> dict:
+def a_tokenizer(context: StepContext) -> dict:
     tokenizer().save(context.work)
     return {}
 
 
-def toy_tokens(context: Context) -> dict:
+def toy_tokens(context: StepContext) -> dict:
     write_tokens(context.work, DOCUMENTS, tokenizer())
     return {}
 
 
 def main() -> None:
-    stages.STAGES = (
-        Stage("corpus", (), nothing),
-        Stage("tokenizer", ("corpus",), a_tokenizer),
-        Stage("tokens", ("corpus", "tokenizer"), toy_tokens),
-        Stage("base", ("corpus", "tokenizer", "tokens"), stages.base, ("base", "mixture")),
+    steps.STANDARD = (
+        Step("corpus", (), nothing),
+        Step("tokenizer", ("corpus",), a_tokenizer),
+        Step("tokens", ("corpus", "tokenizer"), toy_tokens),
+        Step("base", ("corpus", "tokenizer", "tokens"), steps.base, ("base", "mixture")),
     )
-    base = Base(depth=1, context=32, tokens=6 * 128, batch_tokens=128, micro_batch_tokens=64, shard=True)
-    recipe = Recipe(name="toy", threads=1, pages=Pages(sources=[Source(source="pydoc:", domain="code")]), base=base)
-    stages.execute(recipe, Path(sys.argv[1]))
+    base = PretrainingConfig(depth=1, context=32, tokens=6 * 128, batch_tokens=128, micro_batch_tokens=64, shard=True)
+    recipe = Recipe(name="toy", threads=1, pages=PagesConfig(sources=[SourceConfig(source="pydoc:", domain="code")]), base=base)
+    steps.execute(recipe, Path(sys.argv[1]))
     print("made", flush=True)
 
 

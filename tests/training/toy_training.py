@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from groundup.data import token_files
+from groundup.data.token_files import TokenFile
 from groundup.model.decoder import Decoder, DecoderConfig, initialise, with_experts
-from groundup.tokenizer import token_files
-from groundup.tokenizer.token_files import TokenFile
 from groundup.training import parallel
 from groundup.training.data import Stream
 from groundup.training.loop import mean_loss, train

@@ -1,1 +1,1 @@
-"""What every other folder may use: no chapter, no stage, no torch."""
+"""What every other folder may use: files, hashing, text, statistics, progress, processes and Ray. It knows no chapter."""

@@ -5,7 +5,7 @@ import platform
 from functools import cache
 from pathlib import Path
 
-from groundup.workers import cores
+from groundup.core.executor import cores
 
 
 @cache

@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 
 
 def open_plain(path: Path) -> BinaryIO:

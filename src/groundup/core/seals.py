@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from groundup.core.errors import UserError
+from groundup.core.files import digest, read_json, write_json, write_text
 from groundup.core.text import printable
-from groundup.errors import UserError
-from groundup.files import digest, read_json, write_json, write_text
 
 MANIFEST = "stage.json"
 SEAL = "seal"

@@ -1,6 +1,7 @@
 """Text on its way out, to a terminal or a log."""
 
 import re
+from typing import Any
 
 MESSAGE_CHARACTERS = 300  # longest message; more is not read, and hides what to do
 
@@ -8,6 +9,8 @@ MESSAGE_CHARACTERS = 300  # longest message; more is not read, and hides what to
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
+# What harms no terminal, but cannot be seen: soft hyphen, zero-width space, a vowel separator, noncharacters.
+_UNSEEN = re.compile("[\xad\u180e\u200b\ufffe\uffff]")
 
 
 def printable(text: str) -> str:
@@ -16,6 +19,15 @@ def printable(text: str) -> str:
     Line ends and tabs stay. The escapes are Python's, four or eight hexadecimal digits beyond U+00FF.
     """
     return _UNPRINTABLE.sub(lambda found: _escape(ord(found[0])), text)
+
+
+def visible(value: Any) -> Any:
+    """Text, or data with texts in it, as `printable` and with what else cannot be seen as its escape: for pages."""
+    if isinstance(value, str):
+        return _UNSEEN.sub(lambda found: _escape(ord(found[0])), printable(value))
+    if isinstance(value, dict):
+        return {visible(key): visible(one) for key, one in value.items()}
+    return [visible(one) for one in value] if isinstance(value, list) else value
 
 
 def message(text: str) -> str:

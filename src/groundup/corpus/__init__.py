@@ -1,1 +1,1 @@
-"""Pages to documents: sources, crawling, text from HTML, annotations, duplicates, filters, mixture."""
+"""Pages to documents, a folder for each activity: acquire, archive, extract, annotate, classify, dedup, select."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-import groundup.arrow  # noqa: F401 (for what it keeps away)
-from groundup.files import replacing
+import groundup.core.arrow  # noqa: F401 (for what it keeps away)
+from groundup.core.files import replacing
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:

@@ -1,1 +1,1 @@
-"""What people bring: one reader of files for all chapters. It knows nothing of a corpus or a tokenizer."""
+"""What chapters hand to each other and what people bring: readers, token files, labels, the mixture."""

@@ -12,12 +12,12 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from groundup.core.errors import UserError
 from groundup.data.conversations import Conversation, conversation_of, format_of
 from groundup.data.kinds import ROWS, Kind, files_of, kind_of
 from groundup.data.messages import BadRow, Message
 from groundup.data.preferences import Preference, preference_format_of, preference_of, prompt_of
 from groundup.data.rows import Refused, csv_lists, records, well_formed
-from groundup.errors import UserError
 
 MAX_ROW_BYTES = 16 << 20  # 4 million tokens; no context is as long
 HELD_OUT = 0.1  # of the prompts

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from groundup.core.errors import UserError
+from groundup.core.files import replacing
 from groundup.data.contracts import nothing, read
 from groundup.data.conversations import Conversation, columns_of, conversation_of, format_of
 from groundup.data.messages import BadRow
 from groundup.data.preferences import Preference, preference_format_of, preference_of
 from groundup.data.rows import Refused
-from groundup.errors import UserError
-from groundup.files import replacing
 
 
 def convert(files: Sequence[Path], out: Path) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-import groundup.arrow  # noqa: F401 (for what it keeps away)
+import groundup.core.arrow  # noqa: F401 (for what it keeps away)
+from groundup.core.errors import UserError
 from groundup.core.plain_files import open_plain
 from groundup.data import streams
-from groundup.errors import UserError
 
 HEAD_BYTES = 1 << 16
 MOST_NAMED = 10  # refused files of a folder that are said one by one; all are counted

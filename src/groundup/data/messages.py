@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 
 ROLES = ("system", "user", "assistant")
 # Parts of a message, in the formats of OpenAI, Qwen and TRL, that would vanish: the format has no place for them.

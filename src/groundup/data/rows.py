@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-import groundup.arrow  # noqa: F401 (for what it keeps away)
+import groundup.core.arrow  # noqa: F401 (for what it keeps away)
+from groundup.core.errors import UserError
 from groundup.core.plain_files import open_plain
 from groundup.data import streams
 from groundup.data.kinds import CONTROLS, Kind, kind_of
-from groundup.errors import UserError
 
 MAX_TEXT_BYTES = 64 << 20  # of one document
 BATCH_BYTES = 1 << 20

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from groundup.core.errors import UserError
 from groundup.core.plain_files import open_plain
 from groundup.data import streams
 from groundup.data.kinds import kind_of
 from groundup.data.rows import DAMAGE, MAX_TEXT_BYTES
-from groundup.errors import UserError
 
 
 def read_whole(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 import lzma
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 
 
 def xz_bits_per_byte(data: bytes) -> float:

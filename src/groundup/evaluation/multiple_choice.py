@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from groundup.errors import UserError
-from groundup.evaluation.statistics import proportion
-from groundup.posttraining.annotator import overlap
-from groundup.posttraining.questions import DocumentedObject, digest, documented, first_sentence
+from groundup.core.errors import UserError
+from groundup.core.statistics import proportion
+from groundup.data.docstring_questions import DocumentedObject, digest, documented, first_sentence
+from groundup.data.simulated_annotator import overlap
 
 LETTERS = "ABCD"
 NEAR_IDENTICAL = 0.7  # F1 of words between two choices

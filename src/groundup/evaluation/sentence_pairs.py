@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from groundup.errors import UserError
-from groundup.evaluation.statistics import proportion
-from groundup.posttraining.questions import digest, sentences
+from groundup.core.errors import UserError
+from groundup.core.statistics import proportion
+from groundup.data.docstring_questions import digest, sentences
 
 MIN_WORDS, MAX_WORDS = 8, 30
 SCRAMBLED, SWAPPED = "scrambled", "two words swapped"

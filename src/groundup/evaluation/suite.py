@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
+from groundup.core.statistics import bootstrap
+from groundup.data.docstring_questions import digest
+from groundup.data.token_files import TokenFile
 from groundup.evaluation import multiple_choice, sentence_pairs
 from groundup.evaluation.compression import xz_bits_per_byte
-from groundup.evaluation.likelihood import bits_per_byte, score
+from groundup.evaluation.config import EvaluationConfig
 from groundup.evaluation.next_tokens import next_tokens
-from groundup.evaluation.statistics import bootstrap
+from groundup.generation.engine import Sampling, generate, room
 from groundup.model.decoder import Decoder
+from groundup.model.likelihood import bits_per_byte, score
 from groundup.model.ngram import KneserNey
-from groundup.posttraining.questions import digest
-from groundup.recipe import Evaluation
-from groundup.serving.engine import Sampling, generate
-from groundup.tokenizer.token_files import TokenFile
 from groundup.tokenizer.tokenizer import Tokenizer
 
 NGRAMS = (3, 5)
@@ -30,7 +30,7 @@ Documents = Sequence[dict[str, Any]]
 
 
 def evaluate_base(
-    model: Decoder, tokenizer: Tokenizer, held_out: Documents, tokens: Path, settings: Evaluation, seed: int
+    model: Decoder, tokenizer: Tokenizer, held_out: Documents, tokens: Path, settings: EvaluationConfig, seed: int
 ) -> dict[str, Any]:
     """`held_out`: rows with id, url, domain, text. `tokens`: the folder whose training tokens the n-grams count."""
     documents = [(row["url"], row["text"]) for row in held_out]
@@ -41,6 +41,7 @@ def evaluate_base(
         found = score(model, [[tokenizer.end_of_text, *tokenizer.encode(text)] for text in texts])
         return [float(nats.sum()) for nats in found]
 
+    written = samples(model, tokenizer, seed)
     return {
         "bits_per_byte": compare_predictors(model, tokenizer, held_out, tokens, settings.held_out_kb * 1000, seed),
         "sentence_pairs": sentence_pairs.score(pairs, text_log_likelihood),
@@ -52,7 +53,8 @@ def evaluate_base(
         "multiple_choice": multiple_choice.score(questions, partial(continuations, model, tokenizer)) if questions else None,
         "multiple_choice_example": questions[0] if questions else None,
         "next_tokens": next_tokens(model, tokenizer, [pair["right"] for pair in sentence_pairs.LECTURE_PAIRS[:1]] + NEXT_TEXTS),
-        "samples": samples(model, tokenizer, seed),
+        "samples": written,
+        "samples_left_out": len(SAMPLE_PROMPTS) - len(written),  # too long for the model
     }
 
 
@@ -147,7 +149,10 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
 
 
 def samples(model: Decoder, tokenizer: Tokenizer, seed: int) -> list[dict[str, str]]:
-    """What the model writes after a few beginnings."""
-    prompts = [[tokenizer.end_of_text, *tokenizer.encode(text)] for text in SAMPLE_PROMPTS]
-    written = generate(model, prompts, [tokenizer.end_of_text], Sampling(64, temperature=0.8, top_p=0.9), seed)
-    return [{"prompt": text, "text": tokenizer.decode(ids)} for text, ids in zip(SAMPLE_PROMPTS, written, strict=True)]
+    """What the model writes after a few beginnings: of those that leave its context room for more."""
+    sampling = Sampling(64, temperature=0.8, top_p=0.9)
+    prompts = {text: [tokenizer.end_of_text, *tokenizer.encode(text)] for text in SAMPLE_PROMPTS}
+    most = room(model, sampling.max_tokens)
+    prompts = {text: ids for text, ids in prompts.items() if len(ids) <= most}
+    written = generate(model, [*prompts.values()], [tokenizer.end_of_text, *model.generation.ends], sampling, seed)
+    return [{"prompt": text, "text": tokenizer.decode(ids)} for text, ids in zip(prompts, written, strict=True)]

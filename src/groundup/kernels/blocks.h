@@ -25,12 +25,12 @@ static inline Vec load(const bf16* p) {
 static inline void store(bf16* p, Vec v) { _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(v)); }
 static inline void store(bf16* p, Vec low, Vec high) { _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(high, low)); }
 // The same past the caches, for what is not read soon; and both.
-static inline void store_beyond(bf16* p, Vec low, Vec high) {
+static inline void stream_store(bf16* p, Vec low, Vec high) {
     _mm512_stream_si512((__m512i*)p, (__m512i)_mm512_cvtne2ps_pbh(high, low));
 }
-static inline void keep(bf16* here, bf16* beyond, Vec low, Vec high) {
+static inline void store_and_stream(bf16* here, bf16* streamed, Vec low, Vec high) {
     __m512i v = (__m512i)_mm512_cvtne2ps_pbh(high, low);
-    _mm512_storeu_si512(here, v), _mm512_stream_si512((__m512i*)beyond, v);
+    _mm512_storeu_si512(here, v), _mm512_stream_si512((__m512i*)streamed, v);
 }
 static inline Vec all(float v) { return _mm512_set1_ps(v); }
 static inline float sum(Vec v) { return _mm512_reduce_add_ps(v); }
@@ -185,7 +185,7 @@ struct Ahead {  // memory that is needed soon: asked for in even parts, once a s
     }
 };
 // Asks for the part at `next` of two panels of B, so that M / 32 blocks ask for the whole of both.
-static inline void ask_panels(const bf16*& next, long panel, long M) {
+static inline void prefetch_panels(const bf16*& next, long panel, long M) {
     for (long i = 0; i < (16 * 32 + M - 1) / M; i++, next += 32) {
         _mm_prefetch((const char*)next, _MM_HINT_T1);
         _mm_prefetch((const char*)(next + panel), _MM_HINT_T1);
@@ -197,7 +197,7 @@ static void accumulate(Left a, const bf16* b, long panel, long M, long N, long K
     for (long n = 0; n < N; n += BLOCK)
         for (long m = 0; m < M; m += BLOCK, sums += BLOCK * BLOCK) {
             const bf16 *b0 = b + n / 16 * panel, *next = b0 + 2 * panel + m * K * 16 / M;
-            add_block(a.from(m), b0, panel, K, fresh, in_rows(sums, BLOCK), [&] { ask_panels(next, panel, M); });
+            add_block(a.from(m), b0, panel, K, fresh, in_rows(sums, BLOCK), [&] { prefetch_panels(next, panel, M); });
         }
 }
 
@@ -213,7 +213,7 @@ static void multiply_blocks(Left a, const bf16* b, long panel, long M, long N, l
             const float* last = out[turn ^ 1];
             const bf16 *b0 = b + n / 16 * panel, *next = b0 + 2 * panel + m * K * 16 / M;
             add_block(a.from(m), b0, panel, K, true, in_rows(out[turn], BLOCK), [&] {
-                if (!near) ask_panels(next, panel, M);
+                if (!near) prefetch_panels(next, panel, M);
                 ahead.ask();
                 for (long i = 0; i < pairs_a_step && saved < 16; i++, saved++)
                     save(last_m + 2 * saved, last_n, last + 64 * saved);

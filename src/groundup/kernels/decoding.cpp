@@ -26,7 +26,7 @@ static inline Vec exact_exponential(Vec x) {
 
 // save(n, v) gets the products of row n of x (N x K) with 16 rows of w (K each).
 template <class Save>
-static inline void sixteen(const float* x, long N, long K, const float* w, Save save) {
+static inline void dot16(const float* x, long N, long K, const float* w, Save save) {
     long n = 0;
     for (; n + 4 <= N; n += 4) {
         alignas(64) float found[4][16];
@@ -62,13 +62,13 @@ static inline void sixteen(const float* x, long N, long K, const float* w, Save 
     }
 }
 
-// out = x / rms(x) * gain, of `width` numbers.
-static inline void normalised(const float* x, const float* gain, double eps, long width, float* out) {
+// out = x / rms(x) * norm_weight, of `width` numbers.
+static inline void normalised(const float* x, const float* norm_weight, double eps, long width, float* out) {
     Vec squares = all(0.f);
     for (long j = 0; j < width; j += LANES) squares = _mm512_fmadd_ps(_mm512_loadu_ps(x + j), _mm512_loadu_ps(x + j), squares);
     const Vec scale = all(1 / std::sqrt(sum(squares) / width + (float)eps));
     for (long j = 0; j < width; j += LANES)
-        _mm512_storeu_ps(out + j, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + j), scale), _mm512_loadu_ps(gain + j)));
+        _mm512_storeu_ps(out + j, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + j), scale), _mm512_loadu_ps(norm_weight + j)));
 }
 
 // A query or key in place: each channel of the first half and its partner of the second, side by side, turned by (cos, sin).
@@ -88,7 +88,7 @@ static inline void turned(float* x, const float* turns, long C) {
 }
 
 // softmax(q k^T / sqrt(C)) v over S keys and values of C channels; `scores` has room for S and 15 more.
-static inline void look(const float* q, const float* keys, const float* values, long S, long C, float* scores, float* out) {
+static inline void attend_row(const float* q, const float* keys, const float* values, long S, long C, float* scores, float* out) {
     const Vec none = all(-INFINITY), scale = all(1 / std::sqrt((float)C));
     Vec highest = none;
     for (long s = 0; s < S; s += LANES) {
@@ -135,8 +135,8 @@ extern "C" bool decode(const StepModel* model, const StepLayer* layers, long row
     {
         scratch.room(4 * (N * D + N * 16 + room + 16) + 4096);
         float *h = scratch.take<float>(N * D), *gates = scratch.take<float>(N * 16), *scores = scratch.take<float>(room + 16);
-        const auto normalise = [&](const float* gain) {  // by each thread for itself, which is shorter than waiting
-            for (long n = 0; n < N; n++) normalised(x + n * D, gain, m.eps, D, h + n * D);
+        const auto normalise = [&](const float* norm_weight) {  // by each thread for itself, which is shorter than waiting
+            for (long n = 0; n < N; n++) normalised(x + n * D, norm_weight, m.eps, D, h + n * D);
         };
         for (long i = 0; i < m.layers; i++) {
             const StepLayer& l = layers[i];
@@ -147,16 +147,16 @@ extern "C" bool decode(const StepModel* model, const StepLayer* layers, long row
                 const bool query = head < H, key = !query && head < H + K;
                 const long own = query ? head : key ? head - H : head - H - K;
                 const float* weight = (query ? l.q : key ? l.k : l.v) + own * C * D;
-                const float *bias = query ? l.q_bias : key ? l.k_bias : l.v_bias, *gain = query ? l.q_norm : l.k_norm;
+                const float *bias = query ? l.q_bias : key ? l.k_bias : l.v_bias, *norm_weight = query ? l.q_norm : l.k_norm;
                 const auto to = [&](long n) {
                     return query ? queries + (n * H + head) * C : kept(head - H, n / T) + places[n] * C;
                 };
                 for (long c = 0; c < C; c += LANES)
-                    sixteen(h, N, D, weight + c * D, [&](long n, Vec v) {
+                    dot16(h, N, D, weight + c * D, [&](long n, Vec v) {
                         _mm512_storeu_ps(to(n) + c, bias ? _mm512_add_ps(v, _mm512_loadu_ps(bias + own * C + c)) : v);
                     });
                 for (long n = 0; (query || key) && n < N; n++) {
-                    if (gain) normalised(to(n), gain, m.eps, C, to(n));
+                    if (norm_weight) normalised(to(n), norm_weight, m.eps, C, to(n));
                     turned(to(n), turns + places[n] * C, C);
                 }
             }
@@ -164,11 +164,11 @@ extern "C" bool decode(const StepModel* model, const StepLayer* layers, long row
             for (long n = 0; n < N * K; n++) {
                 const long token = n % N, shared = n / N;
                 for (long head = shared * (H / K); head < (shared + 1) * (H / K); head++)
-                    look(queries + (token * H + head) * C, kept(shared, token / T), kept(K + shared, token / T),
+                    attend_row(queries + (token * H + head) * C, kept(shared, token / T), kept(K + shared, token / T),
                          places[token] + 1, C, scores, attended + (token * H + head) * C);
             }
             const auto add = [&](const float* from, long width, const float* weight, long o) {
-                sixteen(from, N, width, weight + o * width, [&](long n, Vec v) {
+                dot16(from, N, width, weight + o * width, [&](long n, Vec v) {
                     _mm512_storeu_ps(x + n * D + o, _mm512_add_ps(_mm512_loadu_ps(x + n * D + o), v));
                 });
             };
@@ -177,8 +177,8 @@ extern "C" bool decode(const StepModel* model, const StepLayer* layers, long row
             normalise(l.mlp_norm);
 #pragma omp for schedule(static)
             for (long f = 0; f < F; f += LANES) {
-                sixteen(h, N, D, l.gate + f * D, [&](long n, Vec v) { _mm512_store_ps(gates + n * 16, v); });
-                sixteen(h, N, D, l.up + f * D, [&](long n, Vec v) {
+                dot16(h, N, D, l.gate + f * D, [&](long n, Vec v) { _mm512_store_ps(gates + n * 16, v); });
+                dot16(h, N, D, l.up + f * D, [&](long n, Vec v) {
                     const Vec gate = _mm512_load_ps(gates + n * 16), below = exact_exponential(_mm512_sub_ps(all(0.f), gate));
                     v = _mm512_div_ps(_mm512_mul_ps(gate, v), _mm512_add_ps(all(1.f), below));
                     _mm512_storeu_ps(inner + n * F + f, v);
@@ -191,7 +191,7 @@ extern "C" bool decode(const StepModel* model, const StepLayer* layers, long row
 #pragma omp for schedule(static)
         for (long v = 0; v < V; v += LANES) {
             const long from = std::min(v, V - LANES);  // the last sixteen may overlap those before
-            sixteen(h, N, D, m.head + from * D, [&](long n, Vec found) { _mm512_storeu_ps(logits + n * V + from, found); });
+            dot16(h, N, D, m.head + from * D, [&](long n, Vec found) { _mm512_storeu_ps(logits + n * V + from, found); });
         }
     }
     return true;

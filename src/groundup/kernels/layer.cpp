@@ -31,7 +31,7 @@ struct Shape {
 };
 
 struct Layer {
-    // float32: gains (width) and (channels); matrices q, k, v, o, gate, up, down (outputs x inputs); and their gradients
+    // float32: norm_weights (width) and (channels); matrices q, k, v, o, gate, up, down (outputs x inputs); and their gradients
     const float *attention_norm, *mlp_norm, *q_norm, *k_norm;
     const float *q, *k, *v, *o, *gate, *up, *down;
     float *grad_attention_norm, *grad_mlp_norm, *grad_q_norm, *grad_k_norm;
@@ -98,8 +98,8 @@ static inline Vec inverse_rms(const bf16* x, long stride, long width, float eps)
     return inverse_rms(squares, width, eps);
 }
 
-// out = x / rms(x) * gain, for T rows.
-static void normalise(const bf16* x, const float* gain, float eps, long T, long width, bf16* out, long stride) {
+// out = x / rms(x) * norm_weight, for T rows.
+static void normalise(const bf16* x, const float* norm_weight, float eps, long T, long width, bf16* out, long stride) {
     for (long t = 0; t < T; t += 16) {
         alignas(64) float scale[16];
         _mm512_store_ps(scale, inverse_rms(x + t * width, width, width, eps));
@@ -107,22 +107,22 @@ static void normalise(const bf16* x, const float* gain, float eps, long T, long 
             for (long j = 0; j < width; j += BLOCK) {
                 const bf16* from = x + (t + i) * width + j;
                 Vec a = _mm512_mul_ps(load(from), all(scale[i])), b = _mm512_mul_ps(load(from + 16), all(scale[i]));
-                a = _mm512_mul_ps(a, _mm512_loadu_ps(gain + j)), b = _mm512_mul_ps(b, _mm512_loadu_ps(gain + j + 16));
+                a = _mm512_mul_ps(a, _mm512_loadu_ps(norm_weight + j)), b = _mm512_mul_ps(b, _mm512_loadu_ps(norm_weight + j + 16));
                 store(out + (t + i) * stride + j, a, b);
             }
     }
 }
 
-// grad_x = rest, if there is one, + the gradient of `normalise` by x; grad_gain is added to. With n = x / rms(x):
-// dx = (grad * gain - n * mean(grad * gain * n)) / rms(x).
-static void normalise_backward(const bf16* x, const float* gain, float eps, const bf16* grad, long stride, const bf16* rest,
-                               long T, long width, bf16* grad_x, float* grad_gain) {
+// grad_x = rest, if there is one, + the gradient of `normalise` by x; grad_norm_weight is added to. With n = x / rms(x):
+// dx = (grad * norm_weight - n * mean(grad * norm_weight * n)) / rms(x).
+static void normalise_backward(const bf16* x, const float* norm_weight, float eps, const bf16* grad, long stride, const bf16* rest,
+                               long T, long width, bf16* grad_x, float* grad_norm_weight) {
     for (long t = 0; t < T; t += 16, x += 16 * width, grad += 16 * stride, grad_x += 16 * width) {
         Vec dots[16], squares[16];
         for (int i = 0; i < 16; i++) {
             dots[i] = squares[i] = all(0.f);
             for (long j = 0; j < width; j += LANES) {
-                Vec v = load(x + i * width + j), g = _mm512_mul_ps(load(grad + i * stride + j), _mm512_loadu_ps(gain + j));
+                Vec v = load(x + i * width + j), g = _mm512_mul_ps(load(grad + i * stride + j), _mm512_loadu_ps(norm_weight + j));
                 dots[i] = _mm512_fmadd_ps(v, g, dots[i]), squares[i] = _mm512_fmadd_ps(v, v, squares[i]);
             }
         }
@@ -131,20 +131,20 @@ static void normalise_backward(const bf16* x, const float* gain, float eps, cons
         _mm512_store_ps(scale, scales);
         _mm512_store_ps(mean, _mm512_mul_ps(_mm512_mul_ps(sums(dots), all(1.f / width)), _mm512_mul_ps(scales, scales)));
         for (long j = 0; j < width; j += LANES) {
-            Vec gains = _mm512_loadu_ps(gain + j), total = _mm512_loadu_ps(grad_gain + j);
+            Vec norm_weights = _mm512_loadu_ps(norm_weight + j), total = _mm512_loadu_ps(grad_norm_weight + j);
             for (int i = 0; i < 16; i++) {
                 Vec v = load(x + i * width + j), g = load(grad + i * stride + j), by = all(scale[i]);
-                Vec inner = _mm512_fnmadd_ps(v, all(mean[i]), _mm512_mul_ps(g, gains));
+                Vec inner = _mm512_fnmadd_ps(v, all(mean[i]), _mm512_mul_ps(g, norm_weights));
                 store(grad_x + i * width + j, _mm512_fmadd_ps(inner, by, rest ? load(rest + (t + i) * width + j) : all(0.f)));
                 total = _mm512_fmadd_ps(_mm512_mul_ps(v, by), g, total);
             }
-            _mm512_storeu_ps(grad_gain + j, total);
+            _mm512_storeu_ps(grad_norm_weight + j, total);
         }
     }
 }
 
 // One head's queries or keys (x: rows `from` apart): normalised, turned by their positions, times `scale`; out (T x C).
-static void place(const bf16* x, long from, const float* gain, const float* cos, const float* sin, float eps, float scale,
+static void norm_rope(const bf16* x, long from, const float* norm_weight, const float* cos, const float* sin, float eps, float scale,
                   long T, long C, bf16* out) {
     const long half = C / 2;
     for (long t = 0; t < T; t += 16) {
@@ -153,18 +153,18 @@ static void place(const bf16* x, long from, const float* gain, const float* cos,
         for (long i = t; i < t + 16; i++)
             for (long j = 0; j < half; j += LANES) {
                 Vec by = all(norm[i - t]), c = _mm512_loadu_ps(cos + i * half + j), d = _mm512_loadu_ps(sin + i * half + j);
-                Vec a = _mm512_mul_ps(_mm512_mul_ps(load(x + i * from + j), by), _mm512_loadu_ps(gain + j));
-                Vec b = _mm512_mul_ps(_mm512_mul_ps(load(x + i * from + half + j), by), _mm512_loadu_ps(gain + half + j));
+                Vec a = _mm512_mul_ps(_mm512_mul_ps(load(x + i * from + j), by), _mm512_loadu_ps(norm_weight + j));
+                Vec b = _mm512_mul_ps(_mm512_mul_ps(load(x + i * from + half + j), by), _mm512_loadu_ps(norm_weight + half + j));
                 store(out + i * C + j, _mm512_fnmadd_ps(b, d, _mm512_mul_ps(a, c)));
                 store(out + i * C + half + j, _mm512_fmadd_ps(a, d, _mm512_mul_ps(b, c)));
             }
     }
 }
 
-// The gradient of `place`: from that of its output, grad (T x C, float32), to that of x, rows `to` apart, and packed.
-static void place_backward(const bf16* x, long from, const float* gain, const float* cos, const float* sin, float eps,
+// The gradient of `norm_rope`: from that of its output, grad (T x C, float32), to that of x, rows `to` apart, and packed.
+static void norm_rope_backward(const bf16* x, long from, const float* norm_weight, const float* cos, const float* sin, float eps,
                            float scale, long T, long C, const float* grad, bf16* grad_x, long to, bf16* packed, long panel,
-                           float* grad_gain) {
+                           float* grad_norm_weight) {
     const long half = C / 2;
     alignas(64) float back[16 * MAX_CHANNELS];
     for (long t = 0; t < T; t += 16, x += 16 * from) {
@@ -179,8 +179,8 @@ static void place_backward(const bf16* x, long from, const float* gain, const fl
                 Vec second = _mm512_fnmadd_ps(a, d, _mm512_mul_ps(b, c));
                 _mm512_store_ps(back + i * C + j, first), _mm512_store_ps(back + i * C + half + j, second);
                 Vec u = load(x + i * from + j), v = load(x + i * from + half + j);
-                dots[i] = _mm512_fmadd_ps(_mm512_mul_ps(u, first), _mm512_loadu_ps(gain + j), dots[i]);
-                dots[i] = _mm512_fmadd_ps(_mm512_mul_ps(v, second), _mm512_loadu_ps(gain + half + j), dots[i]);
+                dots[i] = _mm512_fmadd_ps(_mm512_mul_ps(u, first), _mm512_loadu_ps(norm_weight + j), dots[i]);
+                dots[i] = _mm512_fmadd_ps(_mm512_mul_ps(v, second), _mm512_loadu_ps(norm_weight + half + j), dots[i]);
                 squares[i] = _mm512_fmadd_ps(v, v, _mm512_fmadd_ps(u, u, squares[i]));
             }
         }
@@ -189,15 +189,15 @@ static void place_backward(const bf16* x, long from, const float* gain, const fl
         _mm512_store_ps(norm, norms);
         _mm512_store_ps(mean, _mm512_mul_ps(_mm512_mul_ps(sums(dots), all(1.f / C)), _mm512_mul_ps(norms, norms)));
         for (long j = 0; j < C; j += LANES) {
-            Vec gains = _mm512_loadu_ps(gain + j), total = _mm512_loadu_ps(grad_gain + j), both[2];
+            Vec norm_weights = _mm512_loadu_ps(norm_weight + j), total = _mm512_loadu_ps(grad_norm_weight + j), both[2];
             for (long i = 0; i < 16; i++) {
                 Vec v = load(x + i * from + j), g = _mm512_load_ps(back + i * C + j), by = all(norm[i] * scale);
-                both[i % 2] = _mm512_mul_ps(_mm512_fnmadd_ps(v, all(mean[i]), _mm512_mul_ps(g, gains)), by);
+                both[i % 2] = _mm512_mul_ps(_mm512_fnmadd_ps(v, all(mean[i]), _mm512_mul_ps(g, norm_weights)), by);
                 store(grad_x + (t + i) * to + j, both[i % 2]);
                 if (i % 2) _mm512_store_si512(packed + j * panel / 16 + (t + i - 1) * 16, together(both[0], both[1]));
                 total = _mm512_fmadd_ps(_mm512_mul_ps(v, by), g, total);
             }
-            _mm512_storeu_ps(grad_gain + j, total);
+            _mm512_storeu_ps(grad_norm_weight + j, total);
         }
     }
 }
@@ -256,7 +256,7 @@ static void attend(const bf16* q, const bf16* keys, const bf16* values, const in
                 _mm512_storeu_ps(log_sums + t0 + m, _mm512_add_ps(logarithm_to_two(total), _mm512_load_ps(reference + m)));
             }
             if (good || sure) break;
-            // ... unless the norms' gains are large: then beside the row's highest.
+            // ... unless the norms' norm_weights are large: then beside the row's highest.
             for (long i = 0; i < BLOCK; i++) _mm512_store_ps(sums_of + i * 16, all(-1e30f));
             multiply_near(rows(q + t0 * C, C), keys, C * 16, BLOCK, S, C, each([&](long m, long n, Vec a, Vec b) {
                          Vec highest = _mm512_load_ps(sums_of + m * 16);
@@ -281,7 +281,7 @@ static void attend(const bf16* q, const bf16* keys, const bf16* values, const in
 }
 
 struct Head {  // of one head in the backward pass, T x C but where said
-    bf16 *q, *k;                                // as `place` makes them
+    bf16 *q, *k;                                // as `norm_rope` makes them
     bf16 *keys_t, *queries, *queries_t;         // k^T tiled; q packed, and q^T
     bf16 *grads, *grads_t;                      // the gradient of what it found, the same two ways
     float *grad_q, *grad_k, *grad_v, *along;    // `along` (T): the gradient's dot product with what was found
@@ -357,23 +357,23 @@ static void layer_forward(const Shape& s, const Layer& l, const float* cos, cons
             normalise(x, l.attention_norm, eps, T, D, h, D + 32);
             tile_transposed(h, D + 32, T, D, l.normed, N, r * T);
             multiply(rows(h, D + 32), l.mixed_t, D * 16, T, E, D, each([=](long m, long n, Vec a, Vec b) {
-                         keep(qkv + m * E + n, l.qkv + (r * T + m) * E + n, a, b);
+                         store_and_stream(qkv + m * E + n, l.qkv + (r * T + m) * E + n, a, b);
                      }));
             for (long head = 0; head < H; head++) {
                 if (head % (H / K) == 0) {
                     const long shared = head / (H / K);
-                    place(qkv + A + shared * C, E, l.k_norm, cos, sin, eps, 1.f, T, C, k);
+                    norm_rope(qkv + A + shared * C, E, l.k_norm, cos, sin, eps, 1.f, T, C, k);
                     pack_transposed(k, C, T, C, keys, C * 16);
                     pack(qkv + A + (K + shared) * C, E, T, C, values, T * 16);
                 }
-                place(qkv + head * C, E, l.q_norm, cos, sin, eps, scale, T, C, q);
+                norm_rope(qkv + head * C, E, l.q_norm, cos, sin, eps, scale, T, C, q);
                 attend(q, keys, values, documents + r * T, alike, T, C, attention + head * C, A,
                        l.attention + head * C * N + r * T * 16, N * 16, l.log_sums + (r * H + head) * T, weights);
             }
             multiply(rows(attention, A), l.o_t, A * 16, T, D, A, each([=](long m, long n, Vec a, Vec b) {
                          const bf16* was = x + m * D + n;
                          a = _mm512_add_ps(a, load(was)), b = _mm512_add_ps(b, load(was + 16));
-                         keep(middle + m * D + n, l.middle + (r * T + m) * D + n, a, b);
+                         store_and_stream(middle + m * D + n, l.middle + (r * T + m) * D + n, a, b);
                      }));
             normalise(middle, l.mlp_norm, eps, T, D, h, D + 32);
             tile_transposed(h, D + 32, T, D, l.mlp_normed, N, r * T);
@@ -391,7 +391,7 @@ static void layer_forward(const Shape& s, const Layer& l, const float* cos, cons
             });
             multiply(rows(gated, F + 32), l.down_t, F * 16, T, D, F, each([=](long m, long n, Vec a, Vec b) {
                          const bf16* was = middle + m * D + n;
-                         store_beyond(out + m * D + n, _mm512_add_ps(a, load(was)), _mm512_add_ps(b, load(was + 16)));
+                         stream_store(out + m * D + n, _mm512_add_ps(a, load(was)), _mm512_add_ps(b, load(was + 16)));
                      }), soon(x + s.threads * T * D, r + s.threads < s.rows ? T * D : 0));
             _mm_sfence();  // what went past the caches is there before another thread looks for it
         }
@@ -415,9 +415,9 @@ struct Operands {  // of the weights' gradients: all tokens, left ones tiled (wi
 static void layer_backward(const Shape& s, const Layer& l, const float* cos, const float* sin, const int* documents,
                            const Operands& o, bf16* grad, float* gain_parts) {
     const long T = s.time, D = s.width, C = s.channels, E = s.mixed(), A = s.attended(), F = s.inner, N = spread(s.tokens());
-    const long H = s.heads, K = s.key_heads, wide = T + BLOCK, gains = 2 * D + 2 * C;
+    const long H = s.heads, K = s.key_heads, wide = T + BLOCK, norm_weights = 2 * D + 2 * C;
     const float eps = s.eps, scale = 1 / std::sqrt((float)C);
-    std::memset(gain_parts, 0, s.rows * gains * sizeof(float));
+    std::memset(gain_parts, 0, s.rows * norm_weights * sizeof(float));
 #pragma omp parallel num_threads(s.threads)
     {
         Tiles tiles;
@@ -436,7 +436,7 @@ static void layer_backward(const Shape& s, const Layer& l, const float* cos, con
             const bf16 *middle = l.middle + r * T * D, *gates = l.gates + r * T * 2 * F;
             find_alike(documents + r * T, T, alike);
             bf16* out = grad + r * T * D;  // at first the gradient of the output, at last of the input
-            float *gain1 = gain_parts + r * gains, *gain2 = gain1 + D, *gain_q = gain2 + D, *gain_k = gain_q + C;
+            float *gain1 = gain_parts + r * norm_weights, *gain2 = gain1 + D, *gain_q = gain2 + D, *gain_k = gain_q + C;
             // the MLP
             multiply(rows(out, D), l.down_b, D * 16, T, F, D, [=](long m, long n, const float* two) {
                 for (long c = 0; c < 32; c += 16) {
@@ -469,12 +469,12 @@ static void layer_backward(const Shape& s, const Layer& l, const float* cos, con
                 const bf16* from = grad_attention + head * C;
                 const bool first_to_share = head % (H / K) == 0, last_to_share = (head + 1) % (H / K) == 0;
                 if (first_to_share) {
-                    place(qkv + key, E, l.k_norm, cos, sin, eps, 1.f, T, C, own.k);
+                    norm_rope(qkv + key, E, l.k_norm, cos, sin, eps, 1.f, T, C, own.k);
                     transposed(own.k, C, T, C, [=](long c, long t, const __m512i* found) {
                         for (int i = 0; i < 16; i++) _mm512_store_si512(own.keys_t + c * T + t * 16 + i * 32, found[i]);
                     });
                 }
-                place(qkv + head * C, E, l.q_norm, cos, sin, eps, scale * LOG2_E, T, C, own.q);
+                norm_rope(qkv + head * C, E, l.q_norm, cos, sin, eps, scale * LOG2_E, T, C, own.q);
                 pack_transposed(own.q, C, T, C, own.queries_t, C * 16), pack(own.q, C, T, C, own.queries, T * 16);
                 pack_transposed(from, A, T, C, own.grads_t, C * 16), pack(from, A, T, C, own.grads, T * 16);
                 for (long t = 0; t < T; t += 16) {
@@ -492,11 +492,11 @@ static void layer_backward(const Shape& s, const Layer& l, const float* cos, con
                 }
                 attend_backward(own, qkv + value, E, documents + r * T, alike, l.log_sums + (r * H + head) * T,
                                 first_to_share, T, C);
-                place_backward(qkv + head * C, E, l.q_norm, cos, sin, eps, scale, T, C, own.grad_q, grad_qkv + head * C, E + 32,
+                norm_rope_backward(qkv + head * C, E, l.q_norm, cos, sin, eps, scale, T, C, own.grad_q, grad_qkv + head * C, E + 32,
                                o.grad_qkv + head * C * N + r * T * 16, N * 16, gain_q);
                 if (!last_to_share) continue;
                 // the queries had been scaled by log2(e)
-                place_backward(qkv + key, E, l.k_norm, cos, sin, eps, 1 / LOG2_E, T, C, own.grad_k, grad_qkv + key, E + 32,
+                norm_rope_backward(qkv + key, E, l.k_norm, cos, sin, eps, 1 / LOG2_E, T, C, own.grad_k, grad_qkv + key, E + 32,
                                o.grad_qkv + key * N + r * T * 16, N * 16, gain_k);
                 for (long t = 0; t < T; t += 2)
                     for (long c = 0; c < C; c += LANES) {
@@ -538,12 +538,12 @@ static void layer_backward(const Shape& s, const Layer& l, const float* cos, con
     const long sizes[] = {D, D, C, C};
     float* to[] = {l.grad_attention_norm, l.grad_mlp_norm, l.grad_q_norm, l.grad_k_norm};
     for (long which = 0, at = 0; which < 4; at += sizes[which++])
-        sum_rows(gain_parts + at, s.rows, gains, sizes[which], to[which]);
+        sum_rows(gain_parts + at, s.rows, norm_weights, sizes[which], to[which]);
 }
 
 // From ids (rows, time) to the final norm's output y; the norm's input stays in `last`.
 extern "C" void forward(const Shape* shape, const Layer* layers, long count, const float* embedding, const int* ids,
-                        const float* cos, const float* sin, const int* documents, const float* gain, bf16* last, bf16* y) {
+                        const float* cos, const float* sin, const int* documents, const float* norm_weight, bf16* last, bf16* y) {
     const std::lock_guard<std::mutex> alone(one_at_a_time);
     const Shape& s = *shape;
     const long D = s.width, T = s.time;
@@ -558,27 +558,27 @@ extern "C" void forward(const Shape* shape, const Layer* layers, long count, con
         layer_forward(s, layers[i], cos, sin, documents, i + 1 < count ? layers[i + 1].x : last);
     }
 #pragma omp parallel for num_threads(s.threads)
-    for (long r = 0; r < s.rows; r++) normalise(last + r * T * D, gain, s.eps, T, D, y + r * T * D, D);
+    for (long r = 0; r < s.rows; r++) normalise(last + r * T * D, norm_weight, s.eps, T, D, y + r * T * D, D);
 }
 
 // From the gradient of y to those of the parameters.
 extern "C" void backward(const Shape* shape, const Layer* layers, long count, const int* ids, const float* cos, const float* sin,
-                         const int* documents, const float* gain, const bf16* last, const bf16* grad_y, float* grad_gain,
+                         const int* documents, const float* norm_weight, const bf16* last, const bf16* grad_y, float* grad_norm_weight,
                          float* grad_embedding, long vocabulary) {
     const std::lock_guard<std::mutex> alone(one_at_a_time);
     const Shape& s = *shape;
-    const long D = s.width, row = s.time * D, gains = 2 * (D + s.channels), N = spread(s.tokens());
-    common.room(2 * N * (3 * D + s.mixed() + 2 * s.inner) + 4 * s.rows * gains + 4096);
+    const long D = s.width, row = s.time * D, norm_weights = 2 * (D + s.channels), N = spread(s.tokens());
+    common.room(2 * N * (3 * D + s.mixed() + 2 * s.inner) + 4 * s.rows * norm_weights + 4096);
     const Operands operands = {common.take<bf16>(N * D), common.take<bf16>(N * D), common.take<bf16>(N * s.mixed()),
                                common.take<bf16>(2 * N * s.inner)};
     bf16* grad = common.take<bf16>(N * D);
-    float* gain_parts = common.take<float>(s.rows * gains);
+    float* gain_parts = common.take<float>(s.rows * norm_weights);
     std::memset(gain_parts, 0, s.rows * D * sizeof(float));
 #pragma omp parallel for num_threads(s.threads)
     for (long r = 0; r < s.rows; r++)
-        normalise_backward(last + r * row, gain, s.eps, grad_y + r * row, D, nullptr, s.time, D, grad + r * row,
+        normalise_backward(last + r * row, norm_weight, s.eps, grad_y + r * row, D, nullptr, s.time, D, grad + r * row,
                            gain_parts + r * D);
-    sum_rows(gain_parts, s.rows, D, D, grad_gain);
+    sum_rows(gain_parts, s.rows, D, D, grad_norm_weight);
     for (long i = count - 1; i >= 0; i--) layer_backward(s, layers[i], cos, sin, documents, operands, grad, gain_parts);
     // Each thread has embeddings of its own, so that gradients of one token are added up in the order of its places.
 #pragma omp parallel for schedule(static, 1) num_threads(s.threads)

@@ -7,8 +7,8 @@ struct Matrix {
 };
 
 // One update by Muon of `count` matrices (R x C), Nesterov momentum, made semi-orthogonal by
-// `steps` quintic Newton-Schulz steps (abc: three coefficients each), taken `rate` times from a weight shrunk by `keep`.
-extern "C" void muon(const Matrix* matrices, long count, long R, long C, long threads, float momentum, float rate, float keep,
+// `steps` quintic Newton-Schulz steps (abc: three coefficients each), taken `lr` times from a weight shrunk by `decay_factor`.
+extern "C" void muon(const Matrix* matrices, long count, long R, long C, long threads, float momentum, float lr, float decay_factor,
                      const float* abc, long steps) {
     const long M = std::min(R, C), N = std::max(R, C);
 #pragma omp parallel num_threads(threads)
@@ -76,8 +76,8 @@ extern "C" void muon(const Matrix* matrices, long count, long R, long C, long th
                 direction = update;
             }
             for (long i = 0; i < R * C; i += LANES) {
-                Vec v = _mm512_mul_ps(_mm512_loadu_ps(w.weight + i), all(keep));
-                _mm512_storeu_ps(w.weight + i, _mm512_fnmadd_ps(load(direction + i), all(rate), v));
+                Vec v = _mm512_mul_ps(_mm512_loadu_ps(w.weight + i), all(decay_factor));
+                _mm512_storeu_ps(w.weight + i, _mm512_fnmadd_ps(load(direction + i), all(lr), v));
             }
         }
     }
@@ -85,7 +85,7 @@ extern "C" void muon(const Matrix* matrices, long count, long R, long C, long th
 
 // One update by AdamW of n numbers: rates already corrected for the moments' beginning at zero.
 extern "C" void adamw(long n, long threads, float* weight, const float* grad, float* first, float* second, float beta1,
-                      float beta2, float root_correction, float rate, float keep) {
+                      float beta2, float root_correction, float lr, float decay_factor) {
 #pragma omp parallel for num_threads(threads)
     for (long i = 0; i < n; i += LANES) {
         const __mmask16 inside = n - i < LANES ? (1 << (n - i)) - 1 : 0xffff;
@@ -94,7 +94,7 @@ extern "C" void adamw(long n, long threads, float* weight, const float* grad, fl
         m = _mm512_fmadd_ps(_mm512_sub_ps(g, m), all(1 - beta1), m);
         v = _mm512_fmadd_ps(_mm512_mul_ps(g, g), all(1 - beta2), _mm512_mul_ps(v, all(beta2)));
         Vec below = _mm512_fmadd_ps(_mm512_sqrt_ps(v), all(1 / root_correction), all(1e-8f));
-        w = _mm512_fnmadd_ps(_mm512_div_ps(m, below), all(rate), _mm512_mul_ps(w, all(keep)));
+        w = _mm512_fnmadd_ps(_mm512_div_ps(m, below), all(lr), _mm512_mul_ps(w, all(decay_factor)));
         _mm512_mask_storeu_ps(first + i, inside, m);
         _mm512_mask_storeu_ps(second + i, inside, v);
         _mm512_mask_storeu_ps(weight + i, inside, w);

@@ -5,13 +5,13 @@ from typing import Any, Literal
 
 from torch import nn
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.model import convolution, decoder, lstm, moe, patches
 from groundup.model.convolution import Convolution
 from groundup.model.decoder import Decoder, LanguageModel, parameter_counts
+from groundup.model.flops import training_flops
 from groundup.model.lstm import LSTM
 from groundup.model.patches import PatchedBytes
-from groundup.scaling.cost import training_flops
 
 Name = Literal["dense", "experts", "lstm", "convolution", "patches"]
 OTHERS: dict[str, tuple[Callable[..., Any], type[LanguageModel], Callable[..., None]]] = {

@@ -20,10 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundup import kernels
+from groundup.model import native_layers
 from groundup.model.generation import Generation
 from groundup.model.moe import MixtureOfExperts
+from groundup.model.native_layers import NativeLayers
 from groundup.model.origin import WithOrigin
-from groundup.model.rotary import frequencies, sharpening
+from groundup.model.rotary import attention_scale, rope_frequencies
 
 # Up to this, attention in bfloat16 on a processor is trained by plain products: PyTorch's own backward takes 32 ms of one
 # core's time for 16 rows of 256 tokens (4 heads of 64), these 12; at 1,024 tokens they are level.
@@ -351,7 +353,7 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.compiled = False
-        self.kernels: kernels.Kernels | None = None
+        self.kernels: NativeLayers | None = None
 
     def forward(
         self,
@@ -401,10 +403,10 @@ class Backbone(nn.Module):
 
     def places(self, positions_BT: Tensor) -> Positions:
         config = self.config
-        turning = frequencies(config.head_dim, config.rope_theta, config.rope_scaling, positions_BT.device)
+        turning = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling, positions_BT.device)
         angles = positions_BT[:, None, :, None].float() * turning
         angles = torch.cat((angles, angles), dim=-1)
-        factor = sharpening(config.rope_scaling)
+        factor = attention_scale(config.rope_scaling)
         return Positions(angles.cos() * factor, angles.sin() * factor, None)
 
 
@@ -469,8 +471,8 @@ class Decoder(LanguageModel):
 
     def use_kernels(self, context: int) -> None:
         if not self.config.num_experts:
-            kernels.check(self.config, context)
-            self.model.kernels = kernels.Kernels(self.model)
+            native_layers.check(self.config, context)
+            self.model.kernels = NativeLayers(self.model)
         super().use_kernels(context)
 
     def drop_kernels(self) -> None:

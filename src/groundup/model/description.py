@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.model.decoder import DecoderConfig
 from groundup.model.rotary import KINDS
 from groundup.model.weights import shown

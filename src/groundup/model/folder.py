@@ -14,8 +14,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from groundup.errors import UserError
-from groundup.files import read_object, write_json, write_tensors
+from groundup.core.errors import UserError
+from groundup.core.files import read_object, write_json, write_tensors
 from groundup.model import generation as generations
 from groundup.model import weights
 from groundup.model.convolution import Convolution, ConvolutionConfig

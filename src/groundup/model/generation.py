@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from groundup.errors import UserError
-from groundup.files import read_object
+from groundup.core.errors import UserError
+from groundup.core.files import read_object
 
 FILE = "generation_config.json"
 TEMPERATURE, TOP_P, TOP_K = 0.7, 0.9, 0  # of a folder that states none

@@ -26,7 +26,7 @@ KINDS: dict[str, tuple[set[str], set[str]]] = {
 }
 
 
-def frequencies(channels: int, theta: float, scaling: dict[str, Any] | None, device: torch.device) -> Tensor:
+def rope_frequencies(channels: int, theta: float, scaling: dict[str, Any] | None, device: torch.device) -> Tensor:
     """Radians a token (channels / 2,), float32. `scaling`: `rope_type` and what it must be told; None is the default."""
     half = channels // 2
     exponents = torch.arange(half, dtype=torch.float32, device=device) / half
@@ -55,7 +55,7 @@ def frequencies(channels: int, theta: float, scaling: dict[str, Any] | None, dev
     raise ValueError(f"unknown rope_type {kind!r}")
 
 
-def sharpening(scaling: dict[str, Any] | None) -> float:
+def attention_scale(scaling: dict[str, Any] | None) -> float:
     """What queries and keys are multiplied by: YaRN's 0.1 ln(factor) + 1, 1 for every other kind."""
     if scaling is None or scaling["rope_type"] != "yarn":
         return 1.0

@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from groundup.errors import UserError
-from groundup.files import read_object
+from groundup.core.errors import UserError
+from groundup.core.files import read_object
 
 FORMATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # torch's names
 SHOWN = 80  # characters of a foreign name or value in a message

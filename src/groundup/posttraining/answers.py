@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from groundup.errors import UserError
-from groundup.evaluation.likelihood import bits_per_byte, score
-from groundup.evaluation.statistics import bootstrap, difference, win_rate
+from groundup.core.errors import UserError
+from groundup.core.statistics import bootstrap, difference, win_rate
+from groundup.data.simulated_annotator import compare, overlap
+from groundup.generation.engine import Sampling, generate, room
 from groundup.model.decoder import Decoder
-from groundup.posttraining.annotator import compare, overlap
+from groundup.model.likelihood import bits_per_byte, score
 from groundup.posttraining.batches import Asked, Row, asked_of, prompt_of, shown
-from groundup.serving.engine import Sampling, generate, room
 from groundup.tokenizer.chat import answer_ends
 from groundup.tokenizer.tokenizer import Tokenizer
 

@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from groundup.data.messages import text_of
-from groundup.evaluation.likelihood import token_log_probabilities
 from groundup.model.decoder import Decoder
+from groundup.model.likelihood import token_log_probabilities
 from groundup.tokenizer.chat import render
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.objectives import Batch
@@ -39,22 +38,6 @@ def collate(rows: Sequence[Row], pad: int, device: torch.device) -> Batch:
 def answer_log_probabilities(model: Decoder, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
     """Log-probability (batch, time) in nats of each of the assistant's tokens, zero elsewhere."""
     return token_log_probabilities(model, batch["ids"], batch["targets"], dtype=dtype, wanted_BT=batch["mask"])
-
-
-def chosen_rows(step: int, batch: int, count: int, seed: int) -> list[int]:
-    """Which of `count` rows step `step` trains on: every epoch is a fresh permutation, cut into equal batches.
-
-    The last, incomplete batch of an epoch is left out.
-    """
-    batch = min(batch, count)
-    steps_per_epoch = count // batch
-    epoch, place = divmod(step, steps_per_epoch)
-    order = np.random.default_rng((seed, epoch)).permutation(count)
-    return order[place * batch : (place + 1) * batch].tolist()
-
-
-def steps_for(epochs: int, batch: int, count: int) -> int:
-    return epochs * (count // min(batch, count))
 
 
 def row_of(tokenizer: Tokenizer, asked: Asked, answer: str) -> Row:

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from groundup.model.decoder import Decoder
-from groundup.posttraining.batches import Row, answer_log_probabilities, chosen_rows, collate, steps_for
+from groundup.posttraining.batches import Row, answer_log_probabilities, collate
+from groundup.posttraining.config import DpoConfig
 from groundup.posttraining.rows import kept, kept_pairs, pair, too_long
-from groundup.recipe import Dpo
 from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.epoch_order import chosen_rows, steps_for
 from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
 
@@ -43,7 +44,7 @@ def preference_loss(policy_B: Tensor, reference_B: Tensor, beta: float) -> tuple
 
 
 def optimise(
-    policy: Decoder, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: Dpo, dtype: torch.dtype,
+    policy: Decoder, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: DpoConfig, dtype: torch.dtype,
     folder: Path, seed: int, left_out: Counter[str] | None = None, held_out: Sequence[dict[str, Any]] = (),
 ) -> int:  # fmt: skip
     """Train `policy` in place on preference rows, with itself as it comes for reference; returns the number of steps.

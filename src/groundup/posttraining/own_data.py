@@ -7,11 +7,11 @@ to the other prompts are what SFT learns, and the same prompts are answered anew
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from groundup.core.errors import UserError
+from groundup.data import docstring_questions
 from groundup.data.contracts import read_conversations, read_preferences, read_prompts, split
 from groundup.data.conversations import Conversation
-from groundup.errors import UserError
-from groundup.posttraining import questions
-from groundup.recipe import Sft
+from groundup.posttraining.config import SftConfig
 
 Rows = list[dict[str, Any]]
 Say = Callable[[str], None]
@@ -21,21 +21,25 @@ class NoQuestions(UserError):
     """There is nothing to learn answers from: a run goes on without the stages that would."""
 
 
-def rows_of_sft(documents: Iterable[tuple[str, str]], settings: Sft, seed: int, say: Say) -> dict[str, Rows]:
+def rows_of_sft(
+    documents: Callable[[], Iterable[tuple[str, str]]], settings: SftConfig, seed: int, say: Say
+) -> dict[str, Rows]:
     """Rows by side, train, preference and held_out, of `settings.data`, or of the docstrings in (url, text) documents.
+
+    The documents are called for where they are needed.
 
     Raises NoQuestions where neither is there, UserError as `conversations` does.
     """
     if settings.data:
         return conversations(settings.data, say)
     try:
-        return questions.build(documents, settings.max_objects, seed)
+        return docstring_questions.build(documents(), settings.max_objects, seed)
     except UserError as error:
         raise NoQuestions(str(error)) from None
 
 
 def conversations(files: Sequence[str], say: Say) -> dict[str, Rows]:
-    """Rows of `messages`, `reference` (the last answer) and `kind`, by side as `questions.build` has them.
+    """Rows of `messages`, `reference` (the last answer) and `kind`, by side as `docstring_questions.build` has them.
 
     What was read and dropped is said. Raises UserError where a file cannot be read or holds no conversation.
     """

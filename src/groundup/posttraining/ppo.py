@@ -17,17 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from groundup.core.errors import UserError
+from groundup.core.files import write_jsonl
 from groundup.core.seals import read_sealed, write_sealed
-from groundup.errors import UserError
-from groundup.files import write_jsonl
+from groundup.generation.engine import Sampling, generate, room
 from groundup.model.decoder import Decoder, Scorer
-from groundup.posttraining.batches import Asked, Row, answer_log_probabilities, chosen_rows, collate, prompt_of
+from groundup.posttraining.batches import Asked, Row, answer_log_probabilities, collate, prompt_of
+from groundup.posttraining.config import PpoConfig
 from groundup.posttraining.reward import rewards
-from groundup.recipe import Ppo
-from groundup.serving.engine import Sampling, generate, room
 from groundup.tokenizer.chat import after_answer, answer_ends
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import checkpoint
+from groundup.training.epoch_order import chosen_rows
 from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
 
@@ -160,7 +161,7 @@ def optimise(
     scale: tuple[float, float],
     tokenizer: Tokenizer,
     questions: Sequence[Asked],
-    settings: Ppo,
+    settings: PpoConfig,
     max_tokens: int,
     dtype: torch.dtype,
     folder: Path,

@@ -7,18 +7,18 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from groundup.data.simulated_annotator import judgement, preferences, side_shown_left
+from groundup.generation.engine import Sampling
 from groundup.model.decoder import Decoder
-from groundup.posttraining.annotator import judgement, preferences, side_shown_left
 from groundup.posttraining.answers import answer, head_to_head, with_room
 from groundup.posttraining.batches import asked_of, shown
-from groundup.recipe import Preferences
-from groundup.serving.engine import Sampling
+from groundup.posttraining.config import PreferencesConfig
 from groundup.tokenizer.tokenizer import Tokenizer
 
 
 def label(
-    model: Decoder, tokenizer: Tokenizer, questions: Sequence[dict[str, Any]], settings: Preferences, max_tokens: int, seed: int,
-    split: str, left_out: Counter[str] | None = None,
+    model: Decoder, tokenizer: Tokenizer, questions: Sequence[dict[str, Any]], settings: PreferencesConfig, max_tokens: int,
+    seed: int, split: str, left_out: Counter[str] | None = None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
     """Two answers of the model to each question (rows with `messages` and `reference`), judged.
 

@@ -17,12 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from groundup.evaluation.statistics import difference, proportion
+from groundup.core.statistics import difference, proportion
 from groundup.model.decoder import LanguageModel, Scorer
-from groundup.posttraining.batches import Row, chosen_rows, collate, steps_for
+from groundup.posttraining.batches import Row, collate
+from groundup.posttraining.config import RewardConfig
 from groundup.posttraining.rows import kept_pairs
-from groundup.recipe import Reward
 from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.epoch_order import chosen_rows, steps_for
 from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
 
@@ -63,7 +64,7 @@ def bradley_terry(scorer: Scorer, batch: Batch, dtype: torch.dtype = torch.float
 
 
 def fit(
-    policy: LanguageModel, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: Reward, dtype: torch.dtype,
+    policy: LanguageModel, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: RewardConfig, dtype: torch.dtype,
     folder: Path, seed: int, left_out: Counter[str] | None = None,
 ) -> Scorer:  # fmt: skip
     """A reward model, from the policy that wrote the answers, fitted to preference rows.

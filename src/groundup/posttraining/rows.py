@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from groundup.core.errors import UserError
 from groundup.data.conversations import conversation_of
 from groundup.data.messages import BadRow
 from groundup.data.preferences import preference_of
-from groundup.errors import UserError
 from groundup.posttraining.batches import Row
 from groundup.tokenizer.chat import render
 from groundup.tokenizer.tokenizer import Tokenizer

@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from groundup.device import Device
-from groundup.errors import UserError
+from groundup.core.device import Device
+from groundup.core.errors import UserError
+from groundup.generation.engine import Sampling
 from groundup.model.decoder import Decoder
 from groundup.posttraining.answers import (
     answer,
@@ -23,21 +24,11 @@ from groundup.posttraining.answers import (
     plain_prompt,
     with_room,
 )
-from groundup.posttraining.batches import (
-    Row,
-    answer_of,
-    asked_of,
-    chosen_rows,
-    collate,
-    prompt_of,
-    row_of,
-    shown,
-    steps_for,
-)
+from groundup.posttraining.batches import Row, answer_of, asked_of, collate, prompt_of, row_of, shown
+from groundup.posttraining.config import SftConfig
 from groundup.posttraining.rows import conversation, kept, longest_answer, said, too_long
-from groundup.recipe import Sft
-from groundup.serving.engine import Sampling
 from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.epoch_order import chosen_rows, steps_for
 from groundup.training.loop import mean_loss, tune
 from groundup.training.objectives import Batch, Metrics, next_token
 
@@ -46,7 +37,7 @@ Questions = Sequence[dict[str, Any]]
 
 
 def finetune(
-    model: Decoder, tokenizer: Tokenizer, questions: Questions, settings: Sft, device: Device, folder: Path, seed: int,
+    model: Decoder, tokenizer: Tokenizer, questions: Questions, settings: SftConfig, device: Device, folder: Path, seed: int,
     left_out: Counter[str] | None = None, held_out: Questions = (),
 ) -> int:  # fmt: skip
     """Train `model` in place on `questions` (rows with `messages`); returns the number of steps.

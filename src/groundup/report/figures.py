@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -265,12 +266,16 @@ def _thinned(xs: Sequence[float], ys: Sequence[float]) -> tuple[Sequence[float],
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    """Exponential average over a thirtieth of the series, without the pull of its start; gaps are carried over."""
-    keep = 1 - 1 / max(1.0, len(values) / 30)
-    total = weight = 0.0
-    smooth = []
-    for value in values:
-        if math.isfinite(value):
-            total, weight = keep * total + value, keep * weight + 1
-        smooth.append(total / weight if weight else math.nan)
-    return smooth
+    """Mean of the values around each, of a fifteenth of the series or as far as half the way to its start.
+
+    A mean that only looks back, exponential or not, lies above every point where a loss falls. Gaps are carried over.
+    """
+    sums = [0.0, *accumulate(value if math.isfinite(value) else 0.0 for value in values)]
+    counts = [0, *accumulate(math.isfinite(value) for value in values)]
+    smooth = [math.nan]
+    for place in range(len(values)):
+        reach = min(len(values) // 30, place // 2)
+        first, end = place - reach, min(len(values), place + reach + 1)
+        count = counts[end] - counts[first]
+        smooth.append((sums[end] - sums[first]) / count if count else smooth[-1])
+    return smooth[1:]

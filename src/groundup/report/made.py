@@ -5,10 +5,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from groundup.core.files import read_jsonl
 from groundup.core.seals import read_manifest
-from groundup.files import read_jsonl
-from groundup.recipe import Recipe
-from groundup.report.words import visible
+from groundup.core.text import visible
 
 SHOWN_SAMPLES = 10
 SHOWN_ANSWER = 400  # characters
@@ -21,7 +20,7 @@ class Made:
     `page`: the folder that the page will be in.
     """
 
-    recipe: Recipe
+    recipe: dict[str, Any]  # its sections, as plain data
     folders: dict[str, Path]
     page: Path
 

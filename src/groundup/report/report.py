@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from groundup.core import toml
-from groundup.errors import UserError
-from groundup.files import write_text
-from groundup.recipe import Recipe
+from groundup.core.errors import UserError
+from groundup.core.files import write_text
+from groundup.core.text import visible
 from groundup.report import words
 from groundup.report.made import Made
 from groundup.report.sections import SECTIONS
 from groundup.report.sections.origin import RECIPE
-from groundup.report.words import visible
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 
 
-def write(path: Path, recipe: Recipe, inputs: dict[str, Path]) -> None:
+def write(path: Path, recipe: dict[str, Any], inputs: dict[str, Path]) -> None:
     """Write the report of the finished stages in `inputs` (name -> folder, in the order of the run) to `path`.
 
     Raises UserError when there is no stage, or an artifact is missing or damaged.
@@ -35,7 +34,7 @@ def write(path: Path, recipe: Recipe, inputs: dict[str, Path]) -> None:
     if not inputs:
         raise UserError(f"{path}: no finished stage to report of; `groundup run` makes them")
     write_text(path, render(gather(Made(recipe, inputs, path.parent))))
-    write_text(path.with_name(RECIPE), toml.dumps(recipe.model_dump()))
+    write_text(path.with_name(RECIPE), toml.dumps(recipe))
 
 
 def gather(made: Made) -> dict[str, Any]:
@@ -54,7 +53,7 @@ def gather(made: Made) -> dict[str, Any]:
                     f"report: {made.folders.get(stage, '')} has no {error}, so another version of groundup made it; delete "
                     "that folder to have it made again"
                 ) from None
-    return {"name": visible(made.recipe.name), "seconds": made.seconds, "skipped": skipped, "sections": sections}
+    return {"name": visible(made.recipe["name"]), "seconds": made.seconds, "skipped": skipped, "sections": sections}
 
 
 def templates(folder: Path) -> "Environment":

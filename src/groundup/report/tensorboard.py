@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from groundup.core.errors import UserError
 from groundup.core.seals import verify
 from groundup.core.text import printable
-from groundup.errors import UserError
 
 POLL_SECONDS = 2.0
 SUFFIX = ".groundup"  # of our event files, which are written anew by each call

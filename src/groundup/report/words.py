@@ -1,16 +1,9 @@
 """Numbers, decisions and foreign text, as a page shows them."""
 
 import math
-import re
-from typing import Any
 
-from groundup.progress import duration
+from groundup.core.progress import duration
 
-# Controls, soft hyphen, invisible and direction marks, line separators, halves of surrogates, noncharacters, tags.
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ud800-\udfff\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e007f]"
-)
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -68,15 +61,6 @@ def comparison(
         "question": question, "result": result, "other": other, "ahead": by if known else "not measured",
         "verdict": verdict if known else "cannot be told apart",
     }  # fmt: skip
-
-
-def visible(value: Any) -> Any:
-    """The same text, or data with texts in it, with characters that cannot be seen written out: '␛', '⟨U+202E⟩'."""
-    if isinstance(value, str):
-        return _UNSEEN.sub(lambda found: _name(ord(found[0])), value)
-    if isinstance(value, dict):
-        return {visible(key): visible(one) for key, one in value.items()}
-    return [visible(one) for one in value] if isinstance(value, list) else value
 
 
 def _name(code: int) -> str:

@@ -1,9 +1,4 @@
-"""What a training run costs: floating-point operations, dollars, energy and carbon.
-
-FLOP follow PaLM's appendix B (Chowdhery et al. 2022); Chinchilla's appendix F (Hoffmann et al. 2022) counts the same
-work operation by operation. Each parameter costs 2 FLOP a token forwards and 4 backwards, and attention adds
-12·L·d·T a token for the products that have no parameters (queries with keys, weights with values).
-"""
+"""What a training run costs: dollars, energy and carbon, beside those of the largest openly described run."""
 
 from typing import Any
 
@@ -27,17 +22,6 @@ LLAMA3_405B: dict[str, Any] = {
 # Training FLOP from which a law asks for more: the US order was signed in 2023 and rescinded in January 2025; the EU
 # act presumes systemic risk. Llama 3 405B stays below the first and is above the second.
 THRESHOLDS_FLOP = {"US Executive Order 14110": 1e26, "EU AI Act, Article 51": 1e25}
-
-
-def training_flops(parameters_without_embeddings: float, layers: int, width: int, context: int, tokens: float) -> float:
-    """FLOP of training a dense transformer on `tokens`: (6·N + 12·L·d·T) a token.
-
-    N leaves out the embedding table, which is looked up and not multiplied; add width × vocabulary to N to count an
-    output layer that shares its weights, which matters in small models. The attention term counts the whole T × T
-    square, as PaLM does, although a causal mask needs half of it. For mixture-of-experts models N is the active
-    parameters; d, the `width`, is that of all query heads together, which in most models is the model's.
-    """
-    return (6 * parameters_without_embeddings + 12 * layers * width * context) * tokens
 
 
 def cost(seconds: float, watts: float, price_per_hour: float, grams_co2_per_kwh: float) -> dict[str, float]:

@@ -21,13 +21,13 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pyarrow.compute as pc
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 from groundup.tokenizer.counts import Counts, content, count_pretokens, well_formed
-from groundup.tokenizer.rules import RULES
+from groundup.tokenizer.patterns import PATTERNS
 
 __all__ = ["ALPHABET", "PRETOKENIZE", "SPECIAL_TOKENS", "VISIBLE", "count_pretokens", "train", "well_formed"]
 
-PRETOKENIZE = RULES["qwen2"].pattern
+PRETOKENIZE = PATTERNS["qwen2"].regex
 
 # What a vocabulary holds beside bytes and merges; they come last.
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")

@@ -13,9 +13,9 @@ from typing import Any, Self
 
 import numpy as np
 
+from groundup.core.errors import UserError
+from groundup.core.files import read_json
 from groundup.core.seals import checked
-from groundup.errors import UserError
-from groundup.files import read_json
 from groundup.tokenizer.bpe import SPECIAL_TOKENS, well_formed
 from groundup.tokenizer.folder import ByteTokens, bpe_model, describe
 

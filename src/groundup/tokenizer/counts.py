@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import regex
 
+from groundup.core.errors import UserError
 from groundup.data.rows import well_formed
-from groundup.errors import UserError
-from groundup.tokenizer.pieces import cut
-from groundup.tokenizer.rules import RULES, Rule
+from groundup.tokenizer.patterns import PATTERNS, Pattern
+from groundup.tokenizer.presplit import cut
 
 BATCH_BYTES = 4 << 20  # of text, cut at once
 PIECES_HELD = 1_000_000  # distinct pieces before the rule is applied to them
@@ -58,14 +58,14 @@ class Loss:
         return f"{self.distinct:,} rare or overlong pre-tokens left out, {share:.3%} of {self.of:,} occurrences"
 
 
-def count_pretokens(texts: Iterable[str], rule: Rule = RULES["qwen2"]) -> Counts:
+def count_pretokens(texts: Iterable[str], pattern: Pattern = PATTERNS["qwen2"]) -> Counts:
     """Counts over any texts; each is cut for itself. Lone surrogates count as U+FFFD, which is what they encode to."""
-    return count(arrow_batches(texts), rule)
+    return count(arrow_batches(texts), pattern)
 
 
-def count(batches: Iterable[pa.Array], rule: Rule) -> Counts:
+def count(batches: Iterable[pa.Array], pattern: Pattern) -> Counts:
     """Counts over batches of documents (Arrow arrays of strings)."""
-    tally = Tally(rule)
+    tally = Tally(pattern)
     for batch in batches:
         tally.add(batch)
     return tally.counts()
@@ -74,8 +74,8 @@ def count(batches: Iterable[pa.Array], rule: Rule) -> Counts:
 class Tally:
     """Counts of documents as they come. What is held are the distinct pieces: the rule is applied to each only once."""
 
-    def __init__(self, rule: Rule) -> None:
-        self._rule = rule
+    def __init__(self, pattern: Pattern) -> None:
+        self._pattern = pattern
         self._whole: list[Counts] = []
         self._held: list[Counts] = []
 
@@ -93,7 +93,7 @@ class Tally:
 
     def _cut(self) -> None:
         held, self._held = self._held, []
-        self._whole.append(_apply(self._rule, _sum(held)))
+        self._whole.append(_apply(self._pattern, _sum(held)))
 
 
 def add(parts: Sequence[Counts], factors: Sequence[int] | None = None) -> Counts:
@@ -156,9 +156,9 @@ def _sum(parts: Sequence[Counts]) -> Counts:
     return Counts(coded.dictionary, numbers)
 
 
-def _apply(rule: Rule, pieces: Counts) -> Counts:
+def _apply(pattern: Pattern, pieces: Counts) -> Counts:
     """Counts of the pre-tokens in the pieces."""
-    plain, full = _compiled(rule)
+    plain, full = _compiled(pattern)
 
     def sizes(text: str) -> Iterable[int]:
         return map(len, plain(text)) if text.isascii() else [len(part.encode()) for part in full(text)]
@@ -176,5 +176,5 @@ def _apply(rule: Rule, pieces: Counts) -> Counts:
 
 
 @cache
-def _compiled(rule: Rule) -> tuple[Callable[[str], list[str]], Callable[[str], list[str]]]:
-    return re.compile(rule.ascii_pattern, re.ASCII).findall, regex.compile(rule.pattern).findall
+def _compiled(pattern: Pattern) -> tuple[Callable[[str], list[str]], Callable[[str], list[str]]]:
+    return re.compile(pattern.ascii_pattern, re.ASCII).findall, regex.compile(pattern.regex).findall

@@ -13,14 +13,14 @@ from pathlib import Path, PurePath
 import pyarrow as pa
 import pyarrow.compute as pc
 
-import groundup.arrow  # noqa: F401 (for what it keeps away)
+import groundup.core.arrow  # noqa: F401 (for what it keeps away)
+from groundup.core.errors import UserError
+from groundup.core.files import digest
 from groundup.core.seals import checked
 from groundup.core.text import printable
 from groundup.data import kinds
 from groundup.data.kinds import Kind, kind_of
 from groundup.data.rows import Refused, batches, text_ranges, well_formed
-from groundup.errors import UserError
-from groundup.files import digest
 
 SHARD_BYTES = 16 << 20  # of text
 ANNOTATIONS = ("domain", "language", "split")
@@ -75,7 +75,7 @@ def find(inputs: Iterable[Path]) -> list[Shard]:
                 if len(refusals) <= kinds.MOST_NAMED:
                     print(printable(f"  skipped {refusal}"), file=sys.stderr)
         if (more := len(refusals) - kinds.MOST_NAMED) > 0:
-            print(f"  skipped {more} more files that cannot be read", file=sys.stderr)
+            print(printable(f"  skipped {more} more files that cannot be read"), file=sys.stderr)
     return shards
 
 

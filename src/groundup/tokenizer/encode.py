@@ -15,16 +15,17 @@ from typing import Any
 
 import numpy as np
 
+from groundup.core.errors import UserError
+from groundup.core.executor import cores, pool
+from groundup.core.files import digest
+from groundup.core.progress import Progress
 from groundup.core.seals import is_sealed, seal
 from groundup.core.text import printable
+from groundup.data import token_files
 from groundup.data.rows import Refused
-from groundup.errors import UserError
-from groundup.files import digest
-from groundup.progress import Progress
-from groundup.tokenizer import documents, token_files
+from groundup.tokenizer import documents
 from groundup.tokenizer.documents import Shard
 from groundup.tokenizer.tokenizer import Tokenizer
-from groundup.workers import cores, pool
 
 Encode = Callable[[list[str]], Sequence[np.ndarray]]
 

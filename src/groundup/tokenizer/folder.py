@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from groundup.errors import UserError
-from groundup.files import write_json, write_text
+from groundup.core.errors import UserError
+from groundup.core.files import write_json, write_text
 from groundup.tokenizer import came_with
 from groundup.tokenizer.bpe import SPECIAL_TOKENS
 from groundup.tokenizer.chat import CHAT_TEMPLATE

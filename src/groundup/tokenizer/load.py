@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from groundup.core.errors import UserError
+from groundup.core.files import read_object
 from groundup.core.seals import checked
-from groundup.errors import UserError
-from groundup.files import read_object
 from groundup.tokenizer.characters import Characters
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.tokenizer.wordpiece import WordPiece

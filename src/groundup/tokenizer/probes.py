@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from groundup.core.errors import UserError
 from groundup.data.text import read_whole
-from groundup.errors import UserError
-from groundup.tokenizer.cutter import Cutter
+from groundup.tokenizer.hf_tokenizer import HFTokenizer
 
 NUMBERS = ("7", "42", "365", "1984", "86400", "1234567", "1,234,567", "3.14159", "-0.001", "6.02e23", "2024-02-29",
            "29/02/2024", "12:34:56", "$1,299.99", "0xDEADBEEF")  # fmt: skip
@@ -29,7 +29,7 @@ EXAMPLES = 15
 LONGEST_WORD = 1000  # characters; longest match takes time that grows with the square of it
 
 
-def numbers(cutter: Cutter) -> dict[str, Any]:
+def numbers(tokenizer: HFTokenizer) -> dict[str, Any]:
     """For 1 to 5 digits: mean tokens, and on what share of the numbers the digits fall into tokens which way ("2+3")."""
     rows = []
     for digits in range(1, 6):
@@ -39,38 +39,38 @@ def numbers(cutter: Cutter) -> dict[str, Any]:
         ways: Counter[str] = Counter()
         total = 0
         for number in some:
-            sizes = [end - start for start, end in cutter.spans(str(number)) if end > start]
+            sizes = [end - start for start, end in tokenizer.spans(str(number)) if end > start]
             ways["+".join(map(str, sizes))] += 1
             total += len(sizes)
         shares = {way: count / len(some) for way, count in sorted(ways.items(), key=lambda one: (-one[1], one[0]))}
         rows.append({"digits": digits, "tokens": total / len(some), "ways": shares})
-    return {"rows": rows, "examples": [{"text": text, "pieces": cutter.pieces(text)} for text in NUMBERS]}
+    return {"rows": rows, "examples": [{"text": text, "pieces": tokenizer.pieces(text)} for text in NUMBERS]}
 
 
-def indentation(cutter: Cutter) -> dict[str, Any]:
+def indentation(tokenizer: HFTokenizer) -> dict[str, Any]:
     """What an indentation costs in tokens, and whether the word after it is the token that begins a line."""
-    plain = cutter.encode("x\nreturn")
+    plain = tokenizer.encode("x\nreturn")
     rows = []
     for name, indent in INDENTS.items():
-        ids = cutter.encode(f"x\n{indent}return")
+        ids = tokenizer.encode(f"x\n{indent}return")
         rows.append({"indent": name, "tokens": len(ids) - len(plain), "same_word": ids[-1] == plain[-1]})
-    return {"rows": rows, "pieces": cutter.pieces(CODE)}
+    return {"rows": rows, "pieces": tokenizer.pieces(CODE)}
 
 
-def scripts(cutter: Cutter) -> list[dict[str, Any]]:
+def scripts(tokenizer: HFTokenizer) -> list[dict[str, Any]]:
     """The same sentence in scripts without spaces: tokens, and how many times those of English (Petrov et al. 2023)."""
     rows = []
-    english = len(cutter.encode(ARTICLE["English"]))
+    english = len(tokenizer.encode(ARTICLE["English"]))
     for language, text in ARTICLE.items():
-        ids = cutter.encode(text)
+        ids = tokenizer.encode(text)
         rows.append(
             {
                 "language": language,
                 "tokens": len(ids),
                 "per_character": len(ids) / len(text),
                 "against_english": len(ids) / max(english, 1),
-                "unknown": ids.count(cutter.unknown) if cutter.unknown is not None else 0,
-                "pieces": cutter.pieces(text),
+                "unknown": ids.count(tokenizer.unknown) if tokenizer.unknown is not None else 0,
+                "pieces": tokenizer.pieces(text),
             }
         )
     return rows
@@ -92,10 +92,10 @@ def read_typos(path: Path) -> list[tuple[str, str]]:
     return pairs
 
 
-def typos(cutter: Cutter, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def typos(tokenizer: HFTokenizer, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """How many tokens more a misspelt word takes, as it stands after a space."""
-    wrong = cutter.counts([f" {typo}" for typo, _ in pairs])
-    right = cutter.counts([f" {correction}" for _, correction in pairs])
+    wrong = tokenizer.counts([f" {typo}" for typo, _ in pairs])
+    right = tokenizer.counts([f" {correction}" for _, correction in pairs])
     more = wrong - right
     worst = sorted(range(len(pairs)), key=lambda i: (-more[i], right[i], pairs[i]))[:EXAMPLES]
     return {
@@ -106,8 +106,8 @@ def typos(cutter: Cutter, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
         "share_costing_more": float((more > 0).mean()),
         "examples": [
             {
-                "typo": cutter.pieces(f" {pairs[i][0]}"),
-                "correction": cutter.pieces(f" {pairs[i][1]}"),
+                "typo": tokenizer.pieces(f" {pairs[i][0]}"),
+                "correction": tokenizer.pieces(f" {pairs[i][1]}"),
                 "more": int(more[i]),
             }
             for i in worst
@@ -115,20 +115,20 @@ def typos(cutter: Cutter, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
     }
 
 
-def longest_match(cutter: Cutter, words: Mapping[str, int]) -> dict[str, Any] | None:
+def longest_match(tokenizer: HFTokenizer, words: Mapping[str, int]) -> dict[str, Any] | None:
     """The tokenizer's own way against greedy longest match over the same vocabulary, on counted pre-tokens.
 
     None for WordPiece, which is longest match.
     """
-    if cutter.kind == "WordPiece":
+    if tokenizer.kind == "WordPiece":
         return None
-    vocabulary = {cutter.names[number] for number in cutter.ordinary}
+    vocabulary = {tokenizer.names[number] for number in tokenizer.ordinary}
     longest = max(map(len, vocabulary), default=1)
-    suffix = getattr(cutter.backend.model, "end_of_word_suffix", None) or ""
+    suffix = getattr(tokenizer.backend.model, "end_of_word_suffix", None) or ""
     own_tokens = greedy_tokens = differ = 0
     examples: list[tuple[int, str, list[str], list[str]]] = []
     for word, count in words.items():
-        own = cutter.model_tokens(word)
+        own = tokenizer.model_tokens(word)
         greedy = longest_pieces(word + suffix, vocabulary, longest)
         own_tokens += len(own) * count
         greedy_tokens += len(greedy) * count
@@ -146,8 +146,8 @@ def longest_match(cutter: Cutter, words: Mapping[str, int]) -> dict[str, Any] | 
         "examples": [
             {
                 "times": count,
-                "own": [cutter.written(name) for name in own],
-                "greedy": [cutter.written(name) for name in greedy],
+                "own": [tokenizer.written(name) for name in own],
+                "greedy": [tokenizer.written(name) for name in greedy],
             }
             for count, _, own, greedy in examples[:EXAMPLES]
         ],
@@ -166,11 +166,11 @@ def longest_pieces(word: str, vocabulary: set[str], longest: int) -> list[str]:
     return found
 
 
-def count_words(cutter: Cutter, texts: Iterable[str]) -> Counter[str]:
+def count_words(tokenizer: HFTokenizer, texts: Iterable[str]) -> Counter[str]:
     """How often each pre-token occurs, in the tokenizer's way of writing."""
     words: Counter[str] = Counter()
     for text in texts:
-        words.update(word for word in cutter.pretokens(text) if len(word) <= LONGEST_WORD)
+        words.update(word for word in tokenizer.pretokens(text) if len(word) <= LONGEST_WORD)
     return words
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from groundup.errors import UserError
-from groundup.progress import Progress
+from groundup.core.errors import UserError
+from groundup.core.progress import Progress
 from groundup.tokenizer import documents
 from groundup.tokenizer.documents import Shard
 

@@ -21,10 +21,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-from groundup.errors import UserError
+from groundup.core.errors import UserError
 
 LONGEST = 1 << 16  # characters of a template; the longest of well-known models has 17,000
-STEPS = 1 << 28  # turns of loops and calls, times the characters of the template
+STEPS = 100_000  # turns of loops and calls, beside 100 a message
+WRITTEN = 1 << 28  # characters of the template, times its steps
 CHARACTERS = 1 << 24  # that a template may put together, beside eight times what the messages hold
 LARGEST = 2**63
 # Neither of these makes much out of little; `replace` and `join` are measured before they do.
@@ -143,7 +144,7 @@ class ChatTemplate:
 
     def _run(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         compiled, sandbox = self._compiled
-        sandbox.allow(len(self.source), sum(len(message["content"]) for message in messages))
+        sandbox.allow(len(self.source), [len(message["content"]) for message in messages])
         try:
             return "".join(
                 compiled.generate(
@@ -231,11 +232,12 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         }  # fmt: skip
         self.filters = {name: self.filters[name] for name in FILTERS} | own
         self.globals = {"range": safe_range, "dict": lambda **entries: entries, "namespace": _Names, "raise_exception": _refuse}
-        self.allow(1, 0)
+        self.allow(1, ())
 
-    def allow(self, template: int, contents: int) -> None:
+    def allow(self, template: int, contents: Sequence[int]) -> None:
         """Begin to count anew, for a template and messages of so many characters."""
-        self.steps, self.characters = STEPS // max(template, 1), CHARACTERS + 8 * contents
+        self.steps = min(STEPS, WRITTEN // max(template, 1)) + 100 * len(contents)
+        self.characters = CHARACTERS + 8 * sum(contents)
 
     def step(self, count: int = 1) -> None:
         self.steps -= count
@@ -246,6 +248,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         self.characters -= characters
         if self.characters < 0:
             raise UserError("more text than any conversation needs")
+
+    def wrap_str_format(self, value: Any) -> None:
+        """jinja lets `format` by before it asks what is safe; a width of a billion is a billion spaces."""
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         known = not isinstance(obj, str | bytes | int | float) or attr in METHODS

@@ -16,13 +16,13 @@ import numpy as np
 import regex
 import tiktoken
 
+from groundup.core.errors import UserError
+from groundup.core.files import read_json
 from groundup.core.seals import checked
 from groundup.data.rows import well_formed
-from groundup.errors import UserError
-from groundup.files import read_json
 from groundup.tokenizer.bpe import ALPHABET, SPECIAL_TOKENS, VISIBLE
 from groundup.tokenizer.folder import ByteTokens, bpe_model, describe
-from groundup.tokenizer.rules import RULES, Rule, rule_of
+from groundup.tokenizer.patterns import PATTERNS, Pattern, pattern_of
 
 # tiktoken's time for one pre-token grows faster than its length, and its regular expressions need stack for a long run of
 # one kind. A run of twice this many characters of one kind or more holds a block of them, and goes another way.
@@ -46,21 +46,21 @@ class Tokenizer(ByteTokens):
         self,
         merges: Sequence[tuple[bytes, bytes]],
         tokens: dict[bytes, int],
-        rule: Rule,
+        pattern: Pattern,
         special: Sequence[str] = SPECIAL_TOKENS,
         composed: bool = False,
     ) -> None:
         """`composed`: text is brought to Unicode's form NFC before it is cut, as Qwen's is."""
         super().__init__(tokens, special)
-        self.merges, self.rule, self._composed = list(merges), rule, composed
+        self.merges, self.pattern, self._composed = list(merges), pattern, composed
         # It knows no special token, so none can come out of text. Ids serve as ranks: they grow in the order of merges.
-        self._encoding = tiktoken.Encoding("groundup", pat_str=rule.pattern, mergeable_ranks=tokens, special_tokens={})
+        self._encoding = tiktoken.Encoding("groundup", pat_str=pattern.regex, mergeable_ranks=tokens, special_tokens={})
 
     @classmethod
     def from_merges(
         cls,
         merges: Sequence[tuple[bytes, bytes]],
-        rule: Rule = RULES["qwen2"],
+        pattern: Pattern = PATTERNS["qwen2"],
         special: Sequence[str] = SPECIAL_TOKENS,
         composed: bool = False,
     ) -> Self:
@@ -70,7 +70,7 @@ class Tokenizer(ByteTokens):
             if left not in tokens or right not in tokens or left + right in tokens:
                 raise UserError(f"merge {len(tokens) - 256} ({left!r}, {right!r}) does not follow from those before it")
             tokens[left + right] = len(tokens)
-        return cls(merges, tokens, rule, special, composed)
+        return cls(merges, tokens, pattern, special, composed)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -80,13 +80,13 @@ class Tokenizer(ByteTokens):
         try:
             # Releases before 2024 wrote a merge as one string.
             pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in found["model"]["merges"]]
-            rule = rule_of(found["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]) or RULES["qwen2"]
+            pattern = pattern_of(found["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]) or PATTERNS["qwen2"]
             added = {token["id"]: token["content"] for token in found["added_tokens"]}
             special, composed = [added[number] for number in sorted(added)], found["normalizer"] == {"type": "NFC"}
             if missing := [name for name in SPECIAL_TOKENS[:3] if name not in special]:
                 raise UserError(f"no token {missing[0]}")
             merges = [(_to_bytes(left), _to_bytes(right)) for left, right in pairs]
-            tokenizer = cls.from_merges(merges, rule, special, composed)
+            tokenizer = cls.from_merges(merges, pattern, special, composed)
             ours = tokenizer.as_json()
             # Whoever saved the file again may have added keys; these parts decide which ids come out.
             same = {
@@ -124,7 +124,7 @@ class Tokenizer(ByteTokens):
     def _parts(self, text: str) -> list[str]:
         """Parts that encode to the same ids as the whole, without numbers on which the rule would take long."""
         cuts: list[int] = []
-        if self.rule.name == "threes-from-right" and len(text) > LONGEST_DIGITS:
+        if self.pattern.name == "threes-from-right" and len(text) > LONGEST_DIGITS:
             runs = (run.span() for run in _DIGITS.finditer(text))
             cuts = sorted(cut for start, end in runs for cut in range(end - LONGEST_DIGITS, start, -LONGEST_DIGITS))
         return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)] if cuts else [text]
@@ -133,7 +133,7 @@ class Tokenizer(ByteTokens):
         blocks = range(0, len(text) - BLOCK + 1, BLOCK)
         if not any(_OF_ONE_KIND.fullmatch(text, start, start + BLOCK) for start in blocks):
             return self._encoding.encode_ordinary(text)
-        pretokens = regex.finditer(self.rule.pattern, text)
+        pretokens = regex.finditer(self.pattern.regex, text)
         return (token for pretoken in pretokens for token in self._encode_pretoken(pretoken[0].encode()))
 
     def _encode_pretoken(self, data: bytes) -> list[int]:
@@ -160,7 +160,7 @@ class Tokenizer(ByteTokens):
 
     def as_json(self) -> dict[str, Any]:
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-        split = {"type": "Split", "pattern": {"Regex": self.rule.pattern}, "behavior": "Isolated", "invert": False}
+        split = {"type": "Split", "pattern": {"Regex": self.pattern.regex}, "behavior": "Isolated", "invert": False}
         ordinary = self._tokens[: len(self._tokens) - len(self.special_tokens)]
         vocabulary = {_to_characters(token): number for number, token in enumerate(ordinary)}
         merges = [[_to_characters(left), _to_characters(right)] for left, right in self.merges]

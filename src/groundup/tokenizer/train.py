@@ -15,18 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from groundup.core.errors import UserError
+from groundup.core.executor import cores, pool
+from groundup.core.files import replacing
+from groundup.core.progress import Progress
 from groundup.core.seals import is_sealed, seal
 from groundup.core.text import printable
 from groundup.data.rows import Refused
-from groundup.errors import UserError
-from groundup.files import replacing
-from groundup.progress import Progress
 from groundup.tokenizer import bpe, characters, documents, wordpiece
 from groundup.tokenizer.counts import Counts, Tally, add, prune
 from groundup.tokenizer.documents import Shard
-from groundup.tokenizer.rules import Rule, rule
+from groundup.tokenizer.patterns import Pattern, pattern
 from groundup.tokenizer.tokenizer import Tokenizer
-from groundup.workers import cores, pool
 
 FINEST_FACTOR = 1000  # of the mixture: counts are multiplied by whole numbers, the smallest of them this one
 SHARDS_A_WORKER = 2  # fewer do not pay for starting a process
@@ -36,7 +36,7 @@ def train_bpe(
     inputs: Sequence[Path],
     out: Path,
     vocabulary: int,
-    rule_name: str = "qwen2",
+    pattern_name: str = "qwen2",
     weights: Mapping[str, float] | None = None,
     workers: int | None = None,
     memory: int = 8 << 30,
@@ -47,7 +47,7 @@ def train_bpe(
     not fit are left out. The result hangs on the documents and these settings alone, but not on `workers`.
     Raises UserError when the inputs cannot be read, hold no text, or the vocabulary is too small.
     """
-    chosen = rule(rule_name)
+    chosen = pattern(pattern_name)
     refused = Refused()
     by_domain = count_inputs(inputs, out / "counts", chosen, workers, refused)
     counts, loss = prune(mix(by_domain, weights or {}), memory)
@@ -63,12 +63,12 @@ def train_bpe(
     if loss.distinct:
         print(printable(f"  {loss}"), file=sys.stderr)
     if tokenizer.size < vocabulary:
-        print(f"  vocabulary {tokenizer.size} instead of {vocabulary}: no more pairs to merge", file=sys.stderr)
+        print(printable(f"  vocabulary {tokenizer.size} instead of {vocabulary}: no more pairs to merge"), file=sys.stderr)
     return {
         "tokenizer": str(out),
         "vocabulary": tokenizer.size,
-        "rule": chosen.name,
-        "price": chosen.price,
+        "pattern": chosen.name,
+        "compatibility": chosen.compatibility,
         "distinct": len(counts),
         "left_out": {"distinct": loss.distinct, "occurrences": loss.occurrences, "of": loss.of},
         "bytes": by_domain,
@@ -96,7 +96,7 @@ def train_plain(kind: str, inputs: Sequence[Path], out: Path, vocabulary: int) -
 
 
 def count_inputs(
-    inputs: Sequence[Path], folder: Path, chosen: Rule, workers: int | None = None, refused: Refused | None = None
+    inputs: Sequence[Path], folder: Path, chosen: Pattern, workers: int | None = None, refused: Refused | None = None
 ) -> dict[str, Counts]:
     """Counts by domain, sorted by name, over the training documents of all inputs; kept by shard in `folder`.
 
@@ -119,10 +119,10 @@ def count_inputs(
     return {domain: add(parts[domain]) for domain in sorted(parts)}
 
 
-def count_shard(shard: Shard, rule_name: str, path: Path) -> Refused:
+def count_shard(shard: Shard, pattern_name: str, path: Path) -> Refused:
     """Write the counts of one shard: columns domain, pretoken, number, in this order of sorting. Returns rows passed over."""
     refused = Refused()
-    tallies: defaultdict[str, Tally] = defaultdict(lambda: Tally(rule(rule_name)))
+    tallies: defaultdict[str, Tally] = defaultdict(lambda: Tally(pattern(pattern_name)))
     for texts, domains in documents.read(shard, "train", refused):
         for domain in pc.unique(domains).to_pylist():
             tallies[domain].add(texts.filter(pc.equal(domains, domain)))

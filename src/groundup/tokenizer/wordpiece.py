@@ -24,9 +24,9 @@ from typing import Any, Self
 import numpy as np
 from tokenizers import normalizers, pre_tokenizers
 
+from groundup.core.errors import UserError
+from groundup.core.files import read_json
 from groundup.core.seals import checked
-from groundup.errors import UserError
-from groundup.files import read_json
 from groundup.tokenizer.folder import describe, write
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

@@ -12,7 +12,7 @@ Weight decay is for matrices only, and none under 100M tokens: at 4M it did harm
 import math
 from dataclasses import dataclass
 
-from groundup.recipe import Base
+from groundup.training.config import PretrainingConfig
 from groundup.training.optimizer import MATRIX_RATE
 
 TOKENS_A_PARAMETER = 12
@@ -28,7 +28,7 @@ class Budget:
     reasons: list[str]
 
 
-def budget(settings: Base, parameters: int, available: float) -> Budget:
+def budget(settings: PretrainingConfig, parameters: int, available: float) -> Budget:
     """What the settings leave open (0 or None), from the number of parameters that a token is multiplied with.
 
     available: tokens that the mixture can give, repeats included.

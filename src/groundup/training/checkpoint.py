@@ -18,10 +18,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from groundup.core.errors import UserError
+from groundup.core.files import digest, replacing
 from groundup.core.seals import read_sealed, write_sealed
 from groundup.core.text import message
-from groundup.errors import UserError
-from groundup.files import digest, replacing
 from groundup.training.parallel import ALONE, Processes, local, whole
 
 KEPT = 2

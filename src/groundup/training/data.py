@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from groundup.corpus.mixture import plan
-from groundup.errors import UserError
-from groundup.recipe import Mixture
-from groundup.tokenizer.token_files import TokenFile
+from groundup.core.errors import UserError
+from groundup.data.config import MixtureConfig
+from groundup.data.mixture import plan
+from groundup.data.token_files import TokenFile
 from groundup.training.objectives import Batch
 from groundup.training.parallel import ALONE, Processes
 
@@ -95,7 +95,7 @@ def check_ids(file: TokenFile, vocabulary: int, name: str) -> None:
 
 
 def document_order(
-    table: list[dict[str, Any]], mixture: Mixture, best_share: float, tokens: int, seed: int
+    table: list[dict[str, Any]], mixture: MixtureConfig, best_share: float, tokens: int, seed: int
 ) -> tuple[list[np.ndarray], dict[str, Shares]]:
     """Which documents a run reads, in order: a mixture of the domains, at the end of their best documents only.
 

@@ -23,9 +23,10 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from groundup.errors import UserError
-from groundup.files import write_text
-from groundup.progress import Progress
+from groundup.core.errors import UserError
+from groundup.core.files import write_text
+from groundup.core.progress import Progress
+from groundup.core.text import printable
 from groundup.training import checkpoint
 from groundup.training.objectives import Batch, Metrics
 from groundup.training.optimizer import Optimizer, one_rate
@@ -60,6 +61,7 @@ def train(
     observe: Callable[[], Metrics] | None = None,
     observe_every: int = 1,
     processes: Processes = ALONE,
+    compiled: bool = False,
 ) -> list[Metrics]:
     """Train `model` in place and return the metrics of every step, which also stand in `folder`/metrics.jsonl.
 
@@ -69,6 +71,7 @@ def train(
     checkpoint_multiple: checkpoints only at multiples of it (PPO: a rollout and its updates are one unit).
     processes: several need an objective from `processes.spread`, metrics that add up over micro-batches as the loss
     does, and `batches` that give each process its own rows.
+    compiled: torch compiles the model in the first step; its time is shown apart, as it is after every resuming.
 
     A step whose loss or gradient is not finite is skipped and counted, and with `skip_spikes` one whose loss is far
     above those before it; ten in a row raise UserError. SIGTERM saves a checkpoint and ends with exit code 143.
@@ -83,9 +86,9 @@ def train(
         written = _hashed(metrics_path.read_bytes() if first else b"")
         recent = deque((row["loss"] for row in history if "skipped" not in row), maxlen=SPIKE_WINDOW)
         skipped_in_a_row = sum(1 for _ in takewhile(lambda row: "skipped" in row, reversed(history)))
-        saved, started = done, time.monotonic()
-        saved_at, pause = started, CHECKPOINT_SECONDS
-        with Progress(label, steps * scale, unit, done * scale) as progress, _appending(metrics_path, first) as log:
+        saved, saved_at, pause = done, time.monotonic(), CHECKPOINT_SECONDS
+        progress = Progress(label, steps * scale, unit, done * scale, first="compiled" if compiled else "")
+        with progress, _appending(metrics_path, first) as log:
             for step in range(done, steps):
                 totals: Metrics = {}
                 parts = batches(step)
@@ -111,7 +114,7 @@ def train(
                             f"rate or look at the data of these steps; at the last {trouble}"
                         )
                     if first:
-                        print(f"{label}: step {step} skipped: {trouble}", file=sys.stderr, flush=True)
+                        print(printable(f"{label}: step {step} skipped: {trouble}"), file=sys.stderr, flush=True)
                 else:
                     skipped_in_a_row = 0
                     recent.append(totals["loss"])
@@ -126,7 +129,7 @@ def train(
                     log.write(_line(row))
                     log.flush()
                     written.update(_line(row).encode())
-                    share = (step + 1 - done) * seconds_at_peak / max(time.monotonic() - started, 1e-9)
+                    share = progress.rate / scale * seconds_at_peak  # of the steps before: this one is not counted yet
                     of_peak = f" · {share:.0%} of peak" if share else ""
                     progress.advance(scale, note=f"loss {totals['loss']:.3f}{of_peak}")
                 whole = (step + 1) % checkpoint_multiple == 0
@@ -139,12 +142,9 @@ def train(
                     pause = CHECKPOINT_SECONDS * max(1.0, (saved_at - begun) / AFFORDED_SECONDS)
                 if stop:
                     if first:
-                        print(
-                            f"{label}: stopped by SIGTERM after step {step + 1} of {steps}; the same command continues "
-                            f"after step {saved}",
-                            file=sys.stderr,
-                            flush=True,
-                        )
+                        said = f"{label}: stopped by SIGTERM after step {step + 1} of {steps}"
+                        again = f"the same command continues after step {saved}"
+                        print(printable(f"{said}; {again}"), file=sys.stderr, flush=True)
                     raise SystemExit(TERMINATED)
     return history
 

@@ -7,9 +7,9 @@ micro-batches of one step add up to one, so that accumulating gradients is exact
 import torch
 from torch import Tensor
 
-from groundup.evaluation.likelihood import weighted_log_probability
 from groundup.model import moe
 from groundup.model.decoder import LanguageModel
+from groundup.model.likelihood import weighted_log_probability
 
 Batch = dict[str, Tensor]
 Metrics = dict[str, float]

@@ -18,16 +18,17 @@ import pyarrow.parquet as pq
 import torch
 
 from groundup import kernels
-from groundup.device import Device
-from groundup.errors import UserError
+from groundup.core.device import Device
+from groundup.core.errors import UserError
+from groundup.data.config import MixtureConfig
+from groundup.data.token_files import TokenFile
 from groundup.model import architectures, moe
 from groundup.model import folder as model_folder
 from groundup.model.decoder import Decoder, DecoderConfig, LanguageModel, parameter_counts
-from groundup.recipe import Base, Mixture
-from groundup.tokenizer.token_files import TokenFile
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import checkpoint
 from groundup.training.budget import budget
+from groundup.training.config import PretrainingConfig
 from groundup.training.data import Shares, Stream, check_ids, document_order
 from groundup.training.loop import mean_loss, train
 from groundup.training.objectives import BalancedNextToken, Z, next_token
@@ -37,6 +38,7 @@ from groundup.training.schedule import warmup_stable_decay
 
 PROBE_ROWS = 64  # of held-out text, for the loss curve
 PEAK_SECONDS = 0.2
+LAST_STEPS = 100  # at most, whose mean loss is told as the one at the end
 LONG_RATE = 0.1  # of the peak rates: the model has been annealed already
 
 
@@ -61,8 +63,8 @@ class Lengths:
 def pretrain(
     tokens: Path,
     encoder: Tokenizer,
-    settings: Base,
-    mixture: Mixture,
+    settings: PretrainingConfig,
+    mixture: MixtureConfig,
     device: Device,
     processes: Processes,
     folder: Path,
@@ -95,7 +97,7 @@ def pretrain(
         say(f"{processes.world} processes; {how}")
 
     def planned(
-        numbers: np.ndarray, shares: Mixture, best_share: float, wanted: Lengths
+        numbers: np.ndarray, shares: MixtureConfig, best_share: float, wanted: Lengths
     ) -> tuple[Stream, Lengths, dict[str, Shares]]:
         """Rows of the documents with these `numbers`, as many of the `wanted` steps as they reach for, and the mixture."""
         documents = [table[number] for number in numbers]
@@ -180,11 +182,13 @@ def pretrain(
             observe=partial(_observe, model, objective, probe, some, device.torch_device, processes),
             observe_every=max(1, some.steps // 20),
             processes=processes,
+            compiled=compiles,
         )
 
     history = run(
         stream, lengths, lambda step: warmup_stable_decay(step, lengths.steps, warmup, decay), folder, flops[0]
     )
+    say(_ended(history))
     results = {
         "parameters": counts,
         "tokens": lengths.tokens,
@@ -212,6 +216,7 @@ def pretrain(
             folder / "long",
             flops[1],
         )
+        say(_ended(history))
         results["long"] = {
             "context": longer.max_position_embeddings,
             "tokens": long_lengths.tokens,
@@ -224,7 +229,7 @@ def pretrain(
     return model, results
 
 
-def starting_model(settings: Base, encoder: Tokenizer, seed: int) -> tuple[LanguageModel, list[str]]:
+def starting_model(settings: PretrainingConfig, encoder: Tokenizer, seed: int) -> tuple[LanguageModel, list[str]]:
     """A new model of `settings.depth`, or the one in `settings.start_from`; and why it is as it is.
 
     Raises UserError when that one has another tokenizer or a shorter context, or patches are asked of what is no bytes.
@@ -261,14 +266,14 @@ def starting_model(settings: Base, encoder: Tokenizer, seed: int) -> tuple[Langu
     ]
 
 
-def available_tokens(table: list[dict[str, Any]], mixture: Mixture) -> float:
+def available_tokens(table: list[dict[str, Any]], mixture: MixtureConfig) -> float:
     """Training tokens that the mixture can give, read as often as it allows."""
     return mixture.max_repeats * sum(
         row["tokens"] for row in table if not mixture.weights or row["domain"] in mixture.weights
     )
 
 
-def cut(settings: Base, context: int, tokens: int) -> Lengths:
+def cut(settings: PretrainingConfig, context: int, tokens: int) -> Lengths:
     rows = max(1, settings.batch_tokens // context)
     micro_rows = max(1, min(rows, settings.micro_batch_tokens // context))
     return Lengths(context, rows, micro_rows, max(1, tokens // (rows * context)))
@@ -286,7 +291,7 @@ def lengthened(model: LanguageModel, context: int) -> DecoderConfig:
     return replace(config, max_position_embeddings=context, rope_theta=theta)
 
 
-def long_documents(table: list[dict[str, Any]], mixture: Mixture, context: int) -> tuple[np.ndarray, Mixture]:
+def long_documents(table: list[dict[str, Any]], mixture: MixtureConfig, context: int) -> tuple[np.ndarray, MixtureConfig]:
     """Numbers of the documents longer than `context`, and the mixture without the domains that have no such."""
     numbers = np.array([number for number, row in enumerate(table) if row["tokens"] > context], dtype=np.int64)
     domains = {table[number]["domain"] for number in numbers}
@@ -322,11 +327,21 @@ def _observe(
 
 
 def _summary(history: list[dict[str, float]]) -> dict[str, Any]:
+    """The loss at the end is the mean over the last twentieth of the steps: that of one batch is chance."""
+    used = [row["loss"] for row in history if "skipped" not in row] or [history[-1]["loss"]]
+    last = used[-max(1, min(LAST_STEPS, len(history) // 20)) :]
     return {
-        "final_loss": history[-1]["loss"],
+        "train_loss": sum(last) / len(last),
+        "train_loss_steps": len(last),
         "held_out_loss": next((row["held_out"] for row in reversed(history) if "held_out" in row), None),
         "skipped_steps": sum("skipped" in row for row in history),
     }
+
+
+def _ended(history: list[dict[str, float]]) -> str:
+    found = _summary(history)
+    held_out = "" if found["held_out_loss"] is None else f"; on held-out text {found['held_out_loss']:.3f}"
+    return f"loss {found['train_loss']:.3f}, mean of the last {found['train_loss_steps']} steps{held_out}"
 
 
 def _whole_model(parts: LanguageModel, folder: Path, results: dict[str, Any]) -> LanguageModel:

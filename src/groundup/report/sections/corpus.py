@@ -1,12 +1,13 @@
 from pathlib import Path
 from typing import Any
 
-from groundup.corpus import personal
+from groundup.core.files import read_json
+from groundup.core.text import visible
+from groundup.corpus.annotate import personal
 from groundup.corpus.tables import read_table
-from groundup.files import read_json
 from groundup.report import figures
 from groundup.report.made import Made
-from groundup.report.words import number, visible
+from groundup.report.words import number
 
 TITLE = "From pages to a corpus"
 STAGES = ("pages", "annotations", "corpus")

@@ -9,9 +9,9 @@ STAGES = ()  # of every run
 
 
 def gather(made: Made) -> dict[str, Any]:
-    settings, everything = made.recipe.report, sum(made.seconds.values())
+    settings, everything = made.recipe["report"], sum(made.seconds.values())
     spent = {
-        stage: {"seconds": time, **cost(time, settings.watts, settings.price_per_hour, settings.grams_co2_per_kwh)}
+        stage: {"seconds": time, **cost(time, **settings)}
         for stage, time in {**made.seconds, "all": everything}.items()
     }
     return {
@@ -19,7 +19,7 @@ def gather(made: Made) -> dict[str, Any]:
             ("time, all stages", seconds(everything)),
             ("energy, estimated", f"{number(1000 * spent['all']['kwh'])} Wh"),
         ],
-        "name": made.recipe.name,
+        "name": made.recipe["name"],
         "settings": settings,
         "cost": spent,
         "llama": LLAMA3_405B,

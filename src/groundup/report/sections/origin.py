@@ -5,8 +5,8 @@ from typing import Any
 from urllib.parse import quote
 
 from groundup.core import toml
+from groundup.core.text import visible
 from groundup.report.made import Made
-from groundup.report.words import visible
 
 TITLE = "How it was made, and what to try next"
 STAGES = ()  # of every run
@@ -26,7 +26,7 @@ RAW = {
 
 def gather(made: Made) -> dict[str, Any]:
     return {
-        "seed": made.recipe.seed,
+        "seed": made.recipe["seed"],
         "machines": _by_value(made, lambda manifest: _machine(manifest.get("machine") or {})),
         "device": made.results.get("base", {}).get("device", ""),
         "versions": _by_value(
@@ -38,7 +38,7 @@ def gather(made: Made) -> dict[str, Any]:
             for name, what in RAW.items()
             if (folder / name).is_file()
         ],
-        "recipe": visible(toml.dumps(made.recipe.model_dump())),
+        "recipe": visible(toml.dumps(made.recipe)),
         "recipe_file": RECIPE,
         "commands": [{"what": what, "command": visible(command)} for what, command in commands(made)],
     }
@@ -48,19 +48,19 @@ def commands(made: Made) -> list[tuple[str, str]]:
     """(what for, what to type) where the run was started from."""
     run = next(iter(made.folders.values())).parent
     recipe = run / "report" / RECIPE
-    base, results = made.recipe.base, made.results
+    base, results = made.recipe["base"], made.results
     found = []
     talkative = [stage for stage in ("dpo", "ppo", "sft", "base") if stage in results]
     for stage in talkative[:2]:
         found.append((f"Talk to the model of {stage}.", ["chat", run, "--stage", stage]))
     if "base" in results:
-        deeper = f"base.depth={base.depth + 1}"
+        deeper = f"base.depth={base['depth'] + 1}"
         found.append(("Make the model larger.", ["run", recipe, "--run", f"{run}-deeper", "--set", deeper]))
         longer = f"base.tokens={2 * results['base']['tokens']}"
         found.append(("Train it on twice as many tokens.", ["run", recipe, "--run", f"{run}-longer", "--set", longer]))
         found.append(("Look at its curves in TensorBoard.", ["tensorboard", run]))
     if "dpo" in results:
-        beta = f"dpo.beta={2 * made.recipe.dpo.beta:g}"
+        beta = "dpo.beta={:g}".format(2 * made.recipe["dpo"]["beta"])
         found.append(("Hold DPO closer to the fine-tuned model.", ["run", recipe, "--run", f"{run}-closer", "--set", beta]))
     if "corpus" in results:
         found.append(("See what other thresholds would keep.", ["corpus", "tune", run]))

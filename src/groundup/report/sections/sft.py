@@ -26,10 +26,10 @@ def gather(made: Made) -> dict[str, Any]:
         "gain": gain,
         "loss_figure": figures.panels(
             "sft-loss", "step", column(metrics, "step"), {loss: column(metrics, "loss")},
-            {loss: measured(metrics, "held_out")}, epoch_ends(tuned["steps"], made.recipe.sft.epochs),
+            {loss: measured(metrics, "held_out")}, epoch_ends(tuned["steps"], made.recipe["sft"]["epochs"]),
         ),
         "held_out_curve": measured(metrics, "held_out"),
-        "epochs": made.recipe.sft.epochs,
+        "epochs": made.recipe["sft"]["epochs"],
         "overlap_figure": figures.intervals(
             "overlap",
             [

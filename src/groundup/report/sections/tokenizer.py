@@ -2,9 +2,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from groundup.core.text import visible
 from groundup.corpus.tables import read_table
 from groundup.report.made import Made
-from groundup.report.words import visible
 from groundup.tokenizer.tokenizer import Tokenizer
 
 TITLE = "Tokenizer: text becomes numbers"

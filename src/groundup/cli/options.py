@@ -1,0 +1,38 @@
+"""What several verbs take, and how each ends: the last line on stdout is one JSON object."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from groundup.core.text import json_printable
+
+# Bounds as in the recipe, for the same reasons.
+MOST_TOKENS, LARGEST_SEED, MOST_MB = 2**20, 2**32 - 1, 10**9
+
+
+def finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter("not a finite number")
+    return value
+
+
+RunFolder = Annotated[Path, typer.Argument(help="The run folder, as given to `groundup run --run`.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the recipe.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be made, and why.")]
+Inputs = Annotated[
+    list[Path],
+    typer.Argument(help="Parquet, JSON lines or text files, folders of them, a corpus folder, a run folder."),
+]
+Workers = Annotated[int | None, typer.Option(min=1, max=4096, help="Processes; the result is the same for any number.")]
+
+
+def result(value: dict[str, Any]) -> None:
+    if sys.stdout.isatty():
+        print(flush=True)  # on a terminal the result stands apart from the talk before it
+    print(json_printable(json.dumps(value, ensure_ascii=False)), flush=True)

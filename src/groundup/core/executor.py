@@ -1,0 +1,179 @@
+"""Where the work on shards is done: here, in processes, or as Ray tasks on a cluster; the code and the bytes are the same.
+
+Both are executors of the standard `concurrent.futures`; of the processes, this one is the first. A job is a function of
+a module and its arguments, and its outcome depends on nothing else, so it does not matter where it runs, how many run at
+once, or whether it ran before: a worker that dies has its jobs done again. One shard is one job and one file, as with
+datatrove's marker files, but the shards are cut by their content and not by the number of tasks, so a run may go on
+with another number of workers.
+"""
+
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from typing import Any
+
+from groundup.core.errors import UserError
+
+ATTEMPTS = 3  # a job whose worker dies each time is what kills it: by its memory, most often
+AHEAD = 2  # jobs a helper that wait, so that none runs dry while a long one is done here
+HELD = 12  # jobs a helper in all, with those that are done and stand behind one that is not
+
+
+class Pool:
+    """This process and its helpers, which are started when they are first needed; with Ray, the helpers alone."""
+
+    def __init__(self, helpers: int, start: Callable[[], Executor | None], works_here: bool) -> None:
+        self.helpers, self.start, self.works_here = helpers, start, works_here
+        self.executor = start()
+
+    def spread(
+        self, function: Callable, jobs: Iterable[tuple], sent: Callable[[tuple], tuple] | None = None
+    ) -> Iterator[Any]:
+        """`function(*job)` of each job, in the order of the jobs; only a few jobs a helper are in memory at a time.
+
+        A helper on this machine is given `sent(job)` in place of a job, each time that it is given it.
+        Raises what the function raises, and UserError when the helpers of a job died three times over.
+        """
+        if self.executor is None:
+            yield from (function(*job) for job in jobs)
+        elif self.works_here:
+            # A job waits for a thread to hand it over, so one that no helper has begun can be done here. Where that takes
+            # time there are two threads a helper: its next job is with it when it is done with one.
+            threads = ThreadPoolExecutor(self.helpers * (2 if sent else 1))
+            try:
+                yield from self._shared(function, jobs, sent or (lambda job: job), threads)
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)
+        else:
+            waiting = deque[Future]()
+            for job in jobs:
+                waiting.append(self.executor.submit(function, *job))
+                if len(waiting) > AHEAD * self.helpers:
+                    yield waiting.popleft().result()
+            yield from (future.result() for future in waiting)
+
+    def _shared(
+        self, function: Callable, jobs: Iterable[tuple], sent: Callable[[tuple], tuple], threads: Executor
+    ) -> Iterator[Any]:
+        def by_helper(job: tuple) -> Any:
+            given = sent(job)
+            with _interrupts_held():
+                outcome = self.executor.submit(function, *given)
+            return outcome.result()
+
+        def hand_in(job: tuple) -> Future:
+            return threads.submit(by_helper, job)
+
+        waiting: deque[tuple[tuple, Future]] = deque()
+        following = iter(jobs)
+        job = next(following, None)
+        while job is not None:
+            after = next(following, None)
+            waiting.append((job, hand_in(job)) if after is not None else ((), _done_here(function, job)))
+            job = after
+            if sum(_waits(future) for _, future in waiting) > AHEAD * self.helpers:
+                _take_one(function, waiting)
+            while waiting and (waiting[0][1].done() or len(waiting) > HELD * self.helpers):
+                yield self._first(hand_in, waiting)
+        while waiting:
+            if waiting[0][1].done() or not _take_one(function, waiting):
+                yield self._first(hand_in, waiting)
+
+    def _first(self, hand_in: Callable[[tuple], Future], waiting: deque[tuple[tuple, Future]]) -> Any:
+        for _ in range(ATTEMPTS):
+            try:
+                result = waiting[0][1].result()
+                waiting.popleft()
+                return result
+            except BrokenExecutor:
+                self.executor.shutdown()
+                self.executor = self.start()
+                for place, (job, future) in enumerate(waiting):
+                    if not _waits(future) and isinstance(future.exception(), BrokenExecutor):
+                        waiting[place] = (job, hand_in(job))
+        raise UserError(f"a worker died {ATTEMPTS} times over the same work: take fewer workers, or free memory")
+
+
+def _waits(future: Future) -> bool:
+    return not (future.running() or future.done())
+
+
+def _take_one(function: Callable, waiting: deque[tuple[tuple, Future]]) -> bool:
+    """Do the first job here that no helper has begun; False when there is none."""
+    for place, (job, future) in enumerate(waiting):
+        if _waits(future) and future.cancel():
+            waiting[place] = (), _done_here(function, job)
+            return True
+    return False
+
+
+def _done_here(function: Callable, job: tuple) -> Future:
+    """As from a helper, so that of several errors the one of the first job is raised wherever they were met."""
+    future: Future = Future()
+    try:
+        future.set_result(function(*job))
+    except Exception as error:
+        future.set_exception(error)
+    return future
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def pool(workers: int, ray: str | None = None) -> Iterator[Pool]:
+    """`workers` processes, this one among them, or as many Ray tasks on the cluster at address `ray`.
+
+    With Ray, 0 workers are as many as the cluster has cores; `ray="local"` starts one on this machine. Its nodes need
+    the same installed groundup and, at the same path, the folder that the run is in.
+    """
+    if ray is not None:
+        from groundup.core.ray_tasks import connected
+
+        with connected(ray, workers) as executor:
+            yield Pool(executor.workers, lambda: executor, works_here=False)
+        return
+    started = Pool(workers - 1, lambda: _processes(workers - 1), works_here=True)
+    try:
+        yield started
+    finally:
+        if started.executor is not None:
+            started.executor.shutdown(cancel_futures=True)
+
+
+def _processes(helpers: int) -> Executor | None:
+    # Forking a process that has threads, as PyTorch's, can lock up: start afresh.
+    if helpers == 0:
+        return None
+    return ProcessPoolExecutor(helpers, mp_context=get_context("spawn"), initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for jobs for ever."""
+
+    def watch() -> None:
+        wait([parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Workers start when jobs are handed in and inherit this: Ctrl-C is for the parent, which ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

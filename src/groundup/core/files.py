@@ -1,0 +1,125 @@
+"""Files that are whole or absent: every artifact is written to a temporary name and renamed."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from groundup.core.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success flush it to disk and rename it into place.
+
+    Whoever reads `path`, now or after a crash, sees the old content or the new, never a part.
+    """
+    temporary = path.with_name(path.name + ".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: dict[str, "Tensor"], metadata: dict[str, str] | None = None) -> str:
+    """Write a safetensors file, whole or not at all; returns its digest. Raises OSError when the disk refuses."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with replacing(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:
+            # The library hides the system's error in its text: "I/O error: No space left on device (os error 28)".
+            if found := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(found[1]), str(error), str(path)) from None
+            raise
+        return digest(temporary)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Raises UserError when the file is missing or is not JSON."""
+    try:
+        if path.exists() and not path.is_file():  # a named pipe would wait for ever
+            raise UserError(f"{path}: not a plain file")
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except RecursionError:
+        raise UserError(f"{path}: not valid JSON (nested too deep); delete it to have it made again") from None
+    except ValueError as error:  # JSON's, UTF-8's, and that of a number of thousands of digits
+        raise UserError(f"{path}: not valid JSON ({str(error)[:100]}); delete it to have it made again") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Raises UserError when the file is missing or is not one JSON object."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: not a JSON object")
+    return found
+
+
+def read_text(path: Path) -> str:
+    """Raises UserError when the file is missing or is not UTF-8."""
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: not a plain file")
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file. Raises UserError when it is missing, or with the number of the first line not JSON."""
+    rows = []
+    # Only "\n" ends a row: str.splitlines would also cut at U+2028, which JSON strings may hold.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line:
+            continue
+        try:
+            rows.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}:{number}: not valid JSON ({str(error)[:100]})") from None
+    return rows
+
+
+def digest(path: Path) -> str:
+    """BLAKE2b-128 of a file's content, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def digest_of_all(path: Path) -> str:
+    """`digest` of a file; of a folder, that of the names and contents of all files in it, in order of their names."""
+    if not path.is_dir():
+        return digest(path)
+    every = hashlib.blake2b(digest_size=16)
+    for name in sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()):
+        every.update(f"{name}\0{digest(path / name)}\n".encode("utf-8", "surrogateescape"))
+    return every.hexdigest()

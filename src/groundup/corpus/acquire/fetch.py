@@ -1,0 +1,201 @@
+"""One page from one host: connections to public addresses only, bounded in bytes and time, asked for again with care."""
+
+import contextlib
+import http.client
+import math
+import socket
+import ssl
+import threading
+import time
+import zlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from hashlib import blake2b
+from urllib.parse import urlsplit, urlunsplit
+
+from groundup import __version__
+from groundup.corpus.addresses import is_public
+from groundup.corpus.archive.content_type import HTML_TYPES, gives_text, kind_of_body, may_give_text, stated
+from groundup.corpus.archive.http_message import undo_encodings
+from groundup.corpus.archive.records import natural
+from groundup.corpus.archive.warc import Page
+
+AGENT = f"groundup/{__version__}"
+PAGE_TYPES = (*HTML_TYPES, "text/plain")
+MAX_PAGE_BYTES = 16 << 20
+CONNECT_SECONDS = 15.0
+REQUEST_SECONDS = 60.0  # from the connection to the last byte, however slowly they drip
+ATTEMPTS = 4
+BACK_OFF_SECONDS = 1.0  # doubled with every further attempt
+MAX_RETRY_AFTER_SECONDS = 120.0
+BUSY = ("status 429", "status 503")
+AGAIN = (*BUSY, "status 502", "status 504", "incomplete")
+KEPT_HEADERS = ("Content-Type", "Content-Language", "Last-Modified")
+
+
+@dataclass
+class Answer:
+    """A page, or why there is none: `outcome` is "page", "redirect", "status 404", "type", "size", "timeout", ..."""
+
+    outcome: str
+    page: Page | None = None
+    headers: list[tuple[str, str]] = field(default_factory=list)  # that say something of the page
+    location: str | None = None
+    retry_after: float | None = None  # seconds
+
+
+class Unreachable(Exception):
+    """No connection: the host, the network or the address is at fault, not the page."""
+
+
+class Client:
+    """Asks one host for pages, one at a time; `origin` (scheme, host:port) is connected to in place of that in URLs."""
+
+    def __init__(
+        self, requests_per_second: float | None, allow_private: bool, origin: tuple[str, str] | None = None
+    ) -> None:
+        self.pause = 1 / requests_per_second if requests_per_second else 0.0
+        self.allow_private = allow_private
+        self.origin = origin
+        self.next_request = 0.0
+
+    def fetch(
+        self,
+        url: str,
+        patient: bool = True,
+        types: tuple[str, ...] | None = PAGE_TYPES,
+        max_bytes: int = MAX_PAGE_BYTES,
+    ) -> Answer:
+        """Ask for a page, again where that may help. Raises Unreachable when the host is.
+
+        Content of other than `types` (None: any) is not read; nor are more than `max_bytes`, as sent or once decoded.
+        An impatient fetch does not wait for a host that cannot be reached.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            time.sleep(max(0.0, self.next_request - time.monotonic()))
+            self.next_request = time.monotonic() + self.pause
+            wait = back_off(attempt, url)
+            try:
+                answer = self._once(url, types, max_bytes)
+            except Unreachable:
+                if attempt == ATTEMPTS or not patient:
+                    raise
+            else:
+                if answer.retry_after is not None:
+                    wait = answer.retry_after
+                if attempt == ATTEMPTS or answer.outcome not in AGAIN or wait > MAX_RETRY_AFTER_SECONDS:
+                    return answer
+            time.sleep(wait)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _once(self, url: str, types: tuple[str, ...] | None, max_bytes: int) -> Answer:
+        parts = urlsplit(url)
+        scheme, netloc = self.origin or (parts.scheme, parts.netloc)
+        address = urlsplit(f"{scheme}://{netloc}")
+        host, port = address.hostname or "", address.port or {"http": 80, "https": 443}[scheme]
+        connection = http.client.HTTPConnection(host, port)
+        sock = connect(host, port, scheme == "https", self.allow_private)
+        connection.sock = sock
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # wakes the reader up; closing would not
+
+        timer = threading.Timer(REQUEST_SECONDS, expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            headers = {"Host": netloc, "User-Agent": AGENT, "Accept": ", ".join(types or ("*/*",)), "Connection": "close"}
+            connection.request("GET", urlunsplit(("", "", parts.path, parts.query, "")), headers=headers)
+            answer = _read(url, connection.getresponse(), types, max_bytes)
+        except TimeoutError:  # the socket's own clock, which may be a moment before ours
+            answer = Answer("timeout")
+        except (OSError, http.client.HTTPException, zlib.error):
+            answer = Answer("incomplete")
+        finally:
+            timer.cancel()
+            connection.close()
+            sock.close()
+        return Answer("timeout") if expired.is_set() else answer
+
+
+def connect(host: str, port: int, tls: bool, allow_private: bool) -> socket.socket:
+    """A connection to the first address that takes it, of those that may be connected to.
+
+    The environment's proxies are not used: the address that is checked must be the one that is connected to.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, ValueError) as error:  # ValueError: no name that could be asked for
+        raise Unreachable(error) from None
+    allowed = [entry for entry in found if allow_private or is_public(str(entry[4][0]))]
+    if not allowed:
+        raise Unreachable(f"{found[0][4][0]} is not a public address")
+    failure: OSError | ValueError | None = None
+    for family, kind, protocol, _, address in allowed:
+        sock = socket.socket(family, kind, protocol)
+        sock.settimeout(CONNECT_SECONDS)
+        try:
+            sock.connect(address)
+            if tls:
+                sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+            sock.settimeout(REQUEST_SECONDS)
+            return sock
+        except (OSError, ValueError) as error:  # ValueError: no name that a certificate could be of
+            sock.close()
+            failure = error
+    raise Unreachable(failure)
+
+
+def back_off(attempt: int, url: str) -> float:
+    """Seconds to wait after an attempt (from 1) that failed, spread by a jitter that is the same on every run."""
+    jitter = blake2b(f"{attempt} {url}".encode(), digest_size=2).digest()
+    return BACK_OFF_SECONDS * 2 ** (attempt - 1) * (1 + int.from_bytes(jitter) / 2**17)
+
+
+def _read(
+    url: str, response: http.client.HTTPResponse, types: tuple[str, ...] | None, max_bytes: int
+) -> Answer:
+    status = response.status
+    if status in (301, 302, 303, 307, 308) and response.headers["Location"]:
+        return Answer("redirect", location=response.headers["Location"])
+    if status != 200:
+        return Answer(f"status {status}", retry_after=seconds_of(response.headers["Retry-After"]))
+    claimed, charset = stated(response.headers.get_all("Content-Type") or [])
+    if types is not None and claimed not in types and (gives_text(claimed) or not may_give_text(claimed)):
+        return Answer("type")
+    body = response.read(max_bytes + 1)
+    if len(body) <= max_bytes:
+        if response.length:  # the server promised more
+            return Answer("incomplete")
+        try:
+            # Not asked for, but sent by some.
+            body, whole = undo_encodings(body, response.headers["Content-Encoding"] or "", max_bytes)
+        except ValueError:
+            return Answer("encoding")
+        if not whole and len(body) <= max_bytes:
+            return Answer("incomplete")
+    if len(body) > max_bytes:
+        return Answer("size")
+    content_type = kind_of_body(claimed, "", body, charset)
+    if types is not None and content_type not in types:
+        return Answer("type")
+    headers = [(name, value) for name in KEPT_HEADERS for value in response.headers.get_all(name) or []]
+    return Answer("page", Page(url, content_type, body, charset), headers)
+
+
+def seconds_of(retry_after: str | None) -> float | None:
+    """'120', or a date, as seconds from now."""
+    if retry_after is None:
+        return None
+    try:
+        if (stated := retry_after.strip()).isascii() and stated.isdigit():
+            seconds = natural(stated)
+            return math.inf if seconds is None else float(seconds)
+        date = parsedate_to_datetime(retry_after)
+        return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - datetime.now(UTC).timestamp())
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,28 @@
+"""Sources that are files or folders of this machine. Light: a plan asks for them before any chapter is imported."""
+
+from pathlib import Path
+
+from groundup.core.errors import UserError
+from groundup.core.plain_files import open_plain
+from groundup.corpus.config import SourceConfig
+
+NO_SUCH = "{}: no such source: give pydoc:, stdlib:, topics:, cc:, hf:, an https address, or a path"
+
+
+def local_path(source: SourceConfig) -> Path | None:
+    """The file or folder on this machine that a source is read from, if it is one.
+
+    Raises UserError where there is none: a wrong path is known before the sources before it are crawled.
+    """
+    if source.source in ("pydoc:", "stdlib:", "topics:") or source.source.startswith(("http://", "https://", "cc:")):
+        return None
+    if source.source.startswith("hf:"):
+        path = Path(source.source.removeprefix("hf:").partition(":")[0])
+        return path if path.exists() else None
+    path = Path(source.source).expanduser()
+    if path.is_dir():
+        return path
+    if not path.exists():
+        raise UserError(NO_SUCH.format(source.source))
+    open_plain(path).close()
+    return path

@@ -1,0 +1,95 @@
+"""What a site asks of crawlers: robots.txt (RFC 9309, with Crawl-delay) and sitemaps (sitemaps.org)."""
+
+import re
+import zlib
+from dataclasses import dataclass, field
+
+from groundup.corpus.archive import http_message
+from groundup.corpus.urls import escape, unescaped
+
+MAX_ROBOTS = 500 << 10  # RFC 9309, 2.5: parse at least this much
+MAX_SITEMAP_BYTES = 50 << 20  # sitemaps.org
+MAX_SITEMAP_URLS = 50_000  # sitemaps.org
+# No XML parser: what follows the sitemaps' grammar is found, entities cannot expand, and broken files still give URLs.
+LOCATION = re.compile(r"<(?:\w{1,20}:)?loc\b[^<>]{0,200}>\s{0,100}(?:<!\[CDATA\[)?\s{0,100}([^<>\]\s]{1,2048})")
+INDEX = re.compile(r"<(?:\w{1,20}:)?sitemapindex\b")
+
+
+@dataclass
+class Rules:
+    """`patterns`: (path pattern, whether it allows) of the groups that are for us; `delay` in seconds."""
+
+    patterns: list[tuple[str, bool]] = field(default_factory=list)
+    delay: float | None = None
+    sitemaps: list[str] = field(default_factory=list)
+
+    def allows(self, path: str) -> bool:
+        """The longest pattern that matches a path with its query decides; of two as long, the one that allows."""
+        path = escape(path)
+        best = max(((len(pattern), allow) for pattern, allow in self.patterns if _matches(pattern, path)), default=None)
+        return best is None or best[1] or path == "/robots.txt"
+
+
+NOTHING_ALLOWED = Rules([("/", False)])
+
+
+def parse_robots(text: str, agent: str) -> Rules:
+    """The rules for `agent`, a product token: of all groups that name it, or else of those for `*`."""
+    groups: dict[str, Rules] = {}
+    current: list[Rules] = []
+    sitemaps: list[str] = []
+    starting = True
+    for line in text[:MAX_ROBOTS].removeprefix("\ufeff").splitlines():
+        key, colon, value = line.partition("#")[0].partition(":")
+        key, value = key.strip().lower(), value.strip()
+        if not colon:
+            continue
+        if key == "user-agent":
+            current = [*(current if starting else ()), groups.setdefault(value.partition("/")[0].strip().lower(), Rules())]
+            starting = True
+        elif key == "sitemap":  # belongs to no group
+            sitemaps.append(value)
+        elif key in ("allow", "disallow", "crawl-delay"):
+            starting = False
+            for group in current:
+                if key != "crawl-delay":
+                    if value:
+                        group.patterns.append((escape(value), key == "allow"))
+                elif re.fullmatch(r"\d+(\.\d+)?", value, re.ASCII):
+                    group.delay = float(value)  # infinite, if it has that many digits
+    rules = groups.get(agent.lower()) or groups.get("*") or Rules()
+    return Rules(rules.patterns, rules.delay, list(dict.fromkeys(sitemaps)))
+
+
+def _matches(pattern: str, path: str) -> bool:
+    """`*` stands for anything, `$` at the end for the end. In linear time, whatever the pattern."""
+    anchored = pattern.endswith("$")
+    first, *rest = (pattern[:-1] if anchored else pattern).split("*")
+    if not path.startswith(first):
+        return False
+    at = len(first)
+    if anchored and rest:
+        last = rest.pop()
+        if len(path) - len(last) < at or not path.endswith(last):
+            return False
+        path, anchored = path[: len(path) - len(last)], False
+    for part in rest:
+        at = path.find(part, at)
+        if at < 0:
+            return False
+        at += len(part)
+    return not anchored or at == len(path)
+
+
+def parse_sitemap(body: bytes) -> tuple[bool, list[str]]:
+    """Whether it is an index of sitemaps, and the addresses it lists, in order: XML or one a line, gzip or not."""
+    if body.startswith(b"\x1f\x8b"):
+        try:
+            body, _ = http_message.undo_encodings(body, "gzip", MAX_SITEMAP_BYTES)
+        except (ValueError, zlib.error):
+            return False, []
+    text = body[:MAX_SITEMAP_BYTES].decode("utf-8", "replace")
+    found = [unescaped(match[1]) for match in LOCATION.finditer(text)]
+    if not found and "<" not in text[:100]:
+        found = [line.strip() for line in text.splitlines() if line.startswith(("http://", "https://"))]
+    return INDEX.search(text) is not None, found[:MAX_SITEMAP_URLS]

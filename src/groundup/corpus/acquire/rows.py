@@ -1,0 +1,64 @@
+"""Documents that lie in rows of files (`data/rows.py`), and data sets of the Hugging Face hub.
+
+One column holds the text; it is chosen by name. A row is a page under its own `url` where it has one, else under
+`file:///<folder>/<file>/<row>`. A column called `html` holds web pages, any other plain text.
+"""
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import pyarrow as pa
+
+from groundup.core.errors import UserError
+from groundup.corpus.archive.warc import Page
+from groundup.corpus.urls import quoted, split_url
+from groundup.data.kinds import Kind
+from groundup.data.rows import Refused, batches, gathered, no_column
+
+
+def read_rows(path: Path, column: str, refused: Refused, kind: Kind | None = None) -> Iterator[Page]:
+    """The pages of a file of rows. Rows that give none are counted in `refused`, by reason.
+
+    Raises UserError when no row has the column, naming those there are, or when the file is neither text nor Parquet.
+    """
+    place = f"file:///{quoted(path.resolve().parent.name)}/{quoted(path.name)}"
+    for batch in batches(path, column, ("url",), refused, kind):
+        yield from _pages(batch, str(path), place, column, refused)
+
+
+def read_hub(source: str, column: str, refused: Refused) -> Iterator[Page]:
+    """The pages of `hf:org/name[:split]` (split `train` if not said), streamed; a local folder's path will do as name.
+
+    Raises UserError when the extra `hf` is not installed, or the data set cannot be had or has no such column.
+    """
+    name, _, split = source.removeprefix("hf:").partition(":")
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(f"{source}: the package datasets is missing: pip install 'groundup[hf]'") from None
+    try:
+        rows = iter(datasets.load_dataset(name, split=split or "train", streaming=True))
+        first = next(rows, None)
+    except Exception as error:  # the library raises dozens of kinds, those of the network among them
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{source}: cannot be had ({why}): check the name, the split and the network") from None
+    if first is not None and column not in first:
+        raise UserError(no_column(source, column, first))
+    place = f"file:///{quoted(Path(name).name)}/{split or 'train'}"
+    every = chain([] if first is None else [first], rows)
+    for batch in gathered(enumerate(every), source, column, ("url",), refused):
+        yield from _pages(batch, source, place, column, refused)
+
+
+def _pages(batch: pa.RecordBatch, source: str, place: str, column: str, refused: Refused) -> Iterator[Page]:
+    for row in batch.to_pylist():
+        number, text, url = row["row"], row["text"], row["url"]
+        if not text.strip():
+            refused.add("no text", f"{source}: row {number + 1}")
+            continue
+        url = url if url and url.startswith(("http://", "https://")) else f"{place}/{number}"
+        if split_url(url) is None or "\ufffd" in url:  # half of a surrogate pair, as the reader leaves it
+            refused.add("malformed URL", f"{source}: row {number + 1}")
+            continue
+        yield Page(url, "text/html" if column == "html" else "text/plain", text.encode(), "utf-8")

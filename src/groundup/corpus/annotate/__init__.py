@@ -1,0 +1,1 @@
+"""Measurements on every document; nothing is dropped here."""

@@ -1,0 +1,220 @@
+"""Heuristic measurements of a document's text, as numbers; nothing is dropped here.
+
+Every rule of Gopher (Rae et al. 2021, appendix A1.1), C4 (Raffel et al. 2020, section 2.2) and FineWeb (Penedo et al.
+2024, section 3.6). `THRESHOLDS` says what each paper does with a measurement, and where papers and implementations
+disagree. All pipelines implement Gopher differently (what is a word, which mean, which bullets), so a threshold taken
+from one of them does not give its share of pages in another; `groundup corpus tune` shows what it gives here.
+"""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+from resiliparse.parse.lang import detect_fast
+
+from groundup.core import words as word_lists
+from groundup.core.words import MULTIPLIER, Words, word_hashes
+
+STOP_WORDS = word_hashes(["the", "be", "to", "of", "and", "that", "have", "with"])
+# Beside C4's: full-width and half-width, guillemets and brackets that close a quotation, the danda of Hindi, the marks of
+# Arabic, Urdu, Armenian, Ethiopic, Burmese, Khmer and Tibetan.
+END_MARKS = tuple('.!?"”。！？．｡»«“’」』।॥؟۔։።፧။៕។།')
+WITHOUT_END_MARKS = {"th", "lo"}  # a space ends their sentences
+ELLIPSES = ("...", "…")
+BULLETS = ("•", "-", "*", "‣", "●")  # Gopher names no set; datatrove takes • and -, dolma * and -
+SHORT_LINE_CHARACTERS = 30  # five English words with their spaces; five words of their own in scripts without
+SHORT_LINE_WORDS = 5
+C4_LINE_WORDS = 5
+C4_WORD_CHARACTERS = 1000
+C4_NOT_IN_LINES = (
+    "javascript", "terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies"
+)  # fmt: skip
+SENTENCE_END = re.compile(r"[.!?؟۔։።፧](?: ?[»«]|[\"”’')\]“])*(?=\s|$)|[。！？．｡।॥။៕។།]+")
+PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
+NEIGHBOURS = 5  # of resiliparse's profiles: among those that fit a text best, the wanted one may be ...
+NEAR_RANK = 1.1  # ... this many times as far as the nearest: German is not Luxembourgish, nor Spanish Galician
+RELIABLE_RANK = 1200  # resiliparse: a distance above this is usually a false result
+
+
+class Threshold(NamedTuple):
+    column: str
+    minimum: float
+    maximum: float
+    paper: str
+    note: str = ""
+
+
+ANY = float("inf")
+THRESHOLDS = (
+    Threshold("words", 50, 100_000, "Gopher", "datatrove splits with spaCy: more, since punctuation counts"),
+    Threshold("mean_word_length", 3, 10, "Gopher", "dolma takes the median; datatrove: without punctuation; null without spaces"),
+    Threshold("hashes_per_word", 0, 0.1, "Gopher"),
+    Threshold("ellipses_per_word", 0, 0.1, "Gopher"),
+    Threshold("bullet_lines", 0, 0.9, "Gopher", "the set of bullets differs in every implementation"),
+    Threshold("ellipsis_lines", 0, 0.3, "Gopher"),
+    Threshold("alphabetic_words", 0.8, 1, "Gopher", "of prose; code and signatures hold fewer"),
+    Threshold("stop_words", 2, ANY, "Gopher", "distinct ones, in any case; null but in English; datatrove: lower case alone"),
+    Threshold("duplicate_lines", 0, 0.30, "Gopher", "blank lines are not lines here; datatrove once counted them"),
+    Threshold("duplicate_paragraphs", 0, 0.30, "Gopher"),
+    Threshold(
+        "duplicate_line_characters", 0, 0.20, "Gopher", "of all lines' characters; datatrove: of the whole text's"
+    ),
+    Threshold("duplicate_paragraph_characters", 0, 0.20, "Gopher"),
+    Threshold("top_2_gram", 0, 0.20, "Gopher", "of the characters in words; datatrove: of the whole text's"),
+    Threshold("top_3_gram", 0, 0.18, "Gopher"),
+    Threshold("top_4_gram", 0, 0.16, "Gopher"),
+    Threshold("duplicate_5_grams", 0, 0.15, "Gopher", "all occurrences, as written; datatrove leaves out the first"),
+    Threshold("duplicate_6_grams", 0, 0.14, "Gopher"),
+    Threshold("duplicate_7_grams", 0, 0.13, "Gopher"),
+    Threshold("duplicate_8_grams", 0, 0.12, "Gopher"),
+    Threshold("duplicate_9_grams", 0, 0.11, "Gopher"),
+    Threshold("duplicate_10_grams", 0, 0.10, "Gopher"),
+    Threshold(
+        "c4_lines", 0, 1, "C4", "share it keeps: end mark, 5 words, no javascript or cookie policy; datatrove: 3 words"
+    ),
+    Threshold("c4_sentences", 3, ANY, "C4", "in those lines; datatrove and the paper's first version: 5"),
+    Threshold("lorem_ipsum", 0, 0, "C4"),
+    Threshold("curly_bracket", 0, 0, "C4", "drops all pages that show C, Java or JavaScript"),
+    Threshold("toxic_words", 0, 0, "C4", "one word of LDNOOBW drops a page: medicine and news too"),
+    Threshold("lines_with_end_mark", 0.12, 1, "FineWeb", "datatrove keeps pages that have none; C4's rule drops 30 %"),
+    Threshold("duplicate_line_characters", 0, 0.1, "FineWeb", "0.1 in its text; 0.01 in its appendix and in datatrove"),
+    Threshold("short_lines", 0, 0.67, "FineWeb", "shorter than 30 characters; datatrove: 30 too"),
+    Threshold("newlines_per_word", 0, 0.3, "FineWeb", "in datatrove's filter of that name, not in the paper"),
+)
+ELSEWHERE = {"toxic_words"}  # measured by `toxicity`
+COLUMNS = tuple(dict.fromkeys(threshold.column for threshold in THRESHOLDS if threshold.column not in ELSEWHERE))
+COUNTS = {"words", "stop_words", "c4_sentences", "lorem_ipsum", "curly_bracket"}  # whole numbers
+
+
+def language(text: str, wanted: str = "") -> tuple[str, float]:
+    """Language code and a score in 0..1, surer when higher; ("unknown", 0.0) when no profile is near enough.
+
+    resiliparse gives the distance to the nearest profile (0 best); English prose lies near 500-700 of 1200. The `wanted`
+    language is taken where it is nearly as near as the nearest.
+    """
+    found = detect_fast(text, cutoff=RELIABLE_RANK, n_results=NEIGHBOURS)
+    if not found:
+        return "unknown", 0.0
+    near = [(code, rank) for code, rank in found if code == wanted and rank <= NEAR_RANK * found[0][1]]
+    code, rank = (near or found)[0]
+    return code, 1 - rank / RELIABLE_RANK
+
+
+def measure(text: str, words: Words, language: str = "en") -> dict[str, float | None]:
+    """All of `COLUMNS`. Shares are in 0..1 and 0 for an empty text; None where a rule does not know the language.
+
+    Stop words are English. The mean length of a word tells nothing where each is a character or two, nor marks at the
+    end of lines where the language has none.
+    """
+    lines = [line for line in map(str.strip, text.split("\n")) if line]
+    paragraphs = [paragraph for paragraph in map(str.strip, PARAGRAPH_BREAK.split(text)) if paragraph]
+    units, total = max(1, len(words)), max(1, words.count)
+    marked = language not in WITHOUT_END_MARKS
+    short = SHORT_LINE_CHARACTERS if words.per_word == 1 else SHORT_LINE_WORDS * words.per_word
+    lower = text.lower()
+    ended = [line for line in lines if line.endswith(END_MARKS)]
+    duplicate_lines, duplicate_line_characters = _repeated(lines)
+    duplicate_paragraphs, duplicate_paragraph_characters = _repeated(paragraphs)
+    unwanted = any(phrase in lower for phrase in C4_NOT_IN_LINES)  # then each line is looked at
+    in_c4 = [line for line in ended if _c4_keeps(line, unwanted)]
+    line_count = max(1, len(lines))
+    return {
+        "words": words.count,
+        "mean_word_length": float(words.lengths.sum()) / units if words.per_word == 1 else None,
+        "hashes_per_word": text.count("#") / total,
+        "ellipses_per_word": sum(map(text.count, ELLIPSES)) / total,
+        "bullet_lines": sum([line.startswith(BULLETS) for line in lines]) / line_count,
+        "ellipsis_lines": sum([line.endswith(ELLIPSES) for line in lines]) / line_count,
+        "alphabetic_words": int(words.letters.sum()) / units,
+        "stop_words": sum([bool((words.hashed == stop).any()) for stop in STOP_WORDS]) if language == "en" else None,
+        "duplicate_lines": duplicate_lines,
+        "duplicate_paragraphs": duplicate_paragraphs,
+        "duplicate_line_characters": duplicate_line_characters,
+        "duplicate_paragraph_characters": duplicate_paragraph_characters,
+        **_repeated_ngrams(words.as_written, words.lengths, words.per_word),
+        "c4_lines": len(in_c4) / line_count if marked else None,
+        "c4_sentences": len(SENTENCE_END.findall("\n".join(in_c4))) if marked else None,
+        "lorem_ipsum": int("lorem ipsum" in lower),
+        "curly_bracket": int("{" in text),
+        "lines_with_end_mark": len(ended) / line_count if marked else None,
+        "short_lines": sum([len(line) < short for line in lines]) / line_count,
+        "newlines_per_word": text.count("\n") / total,
+    }
+
+
+def _c4_keeps(line: str, unwanted: bool) -> bool:
+    if line.endswith(ELLIPSES):
+        return False
+    if word_lists.count(line) < C4_LINE_WORDS:
+        return False
+    if len(line) > C4_WORD_CHARACTERS and max(map(len, word_lists.split(line).raw)) > C4_WORD_CHARACTERS:
+        return False
+    return not unwanted or not any(phrase in line.lower() for phrase in C4_NOT_IN_LINES)
+
+
+def _repeated(parts: list[str]) -> tuple[float, float]:
+    """Share of the parts, and of their characters, that repeat an earlier part."""
+    if not parts:
+        return 0.0, 0.0
+    first = set(parts)
+    characters = sum(map(len, parts))
+    return 1 - len(first) / len(parts), 1 - sum(map(len, first)) / characters
+
+
+def _repeated_ngrams(values: np.ndarray, lengths: np.ndarray, per_word: int = 1) -> dict[str, float]:
+    """Share of characters in the most frequent n-gram (n = 2..4), and in n-grams that occur twice or more (5..10).
+
+    A character in several overlapping n-grams counts once. n counts words, of `per_word` values each.
+    """
+    characters = max(1, int(lengths.sum()))
+    starts = np.arange(len(values))  # where an n-gram that may be repeated starts
+    grams = values
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    shares: dict[str, float] = {}
+    for size in range(2, 10 * per_word + 1):
+        n = size // per_word if size % per_word == 0 else 0  # 0: on the way to the next
+        if len(starts) < 2:  # nothing is repeated from here on
+            if n > 1:
+                shares[f"top_{n}_gram" if n <= 4 else f"duplicate_{n}_grams"] = 0.0
+            continue
+        # Both (n-1)-grams inside a repeated n-gram are repeated: nothing else needs to be looked at.
+        kept = np.flatnonzero(starts[1:] == starts[:-1] + 1)
+        starts, grams = starts[kept], grams[kept] * MULTIPLIER + values[starts[kept] + size - 1]
+        order = np.argsort(grams)
+        first = np.flatnonzero(np.concatenate([[True], grams[order][1:] != grams[order][:-1]]))
+        counts = np.diff(np.append(first, len(order)))
+        if 1 < n <= 4:
+            best = _most_frequent(starts[order], first, counts, size, ends)
+            shares[f"top_{n}_gram"] = _covered(best, size, lengths) / characters
+        repeated = np.zeros(len(starts), dtype=bool)
+        repeated[order[np.repeat(counts > 1, counts)]] = True
+        starts, grams = starts[repeated], grams[repeated]
+        if n > 4:
+            shares[f"duplicate_{n}_grams"] = _covered(starts, size, lengths) / characters
+    return shares
+
+
+def _most_frequent(starts: np.ndarray, first: np.ndarray, counts: np.ndarray, n: int, ends: np.ndarray) -> np.ndarray:
+    """Starts of the n-gram that repeats most; of equally frequent ones the one with most characters, then the earliest.
+
+    `starts` are sorted by n-gram; each n-gram has `counts` of them from `first` on. `ends` is where each word ends.
+    """
+    most = counts.max(initial=0)
+    if most < 2:
+        return starts[:0]
+    first = first[counts == most]
+    characters = ends[starts[first] + n] - ends[starts[first]]
+    first = first[characters == characters.max()]
+    earliest = [starts[place : place + most].min() for place in first]
+    place = first[int(np.argmin(earliest))]
+    return starts[place : place + most]
+
+
+def _covered(starts: np.ndarray, n: int, lengths: np.ndarray) -> int:
+    """Characters of the words that lie in one of the n-grams starting at `starts`."""
+    if not len(starts):
+        return 0
+    covered = np.zeros(len(lengths), dtype=bool)
+    for offset in range(n):
+        covered[starts + offset] = True
+    return int(lengths[covered].sum())

@@ -1,0 +1,1 @@
+"""Web archives: WARC, ARC, WACZ, their records, compression and HTTP messages."""

@@ -1,0 +1,1 @@
+"""Small linear classifiers of quality, toxicity and domain."""

@@ -1,0 +1,159 @@
+"""Labelled texts for a classifier: named sets of files, read in a fixed order, and figures held out by host or book.
+
+Texts of one host or book are alike in more than their label, so a fold never splits them (as GroupKFold does); a figure
+that does would measure recognition.
+"""
+
+import heapq
+import sys
+from collections.abc import Iterator
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from groundup.core.errors import UserError
+from groundup.core.text import printable
+from groundup.core.words import split
+from groundup.corpus.classify import linear
+from groundup.corpus.urls import split_url
+from groundup.data import kinds
+from groundup.data.kinds import kind_of
+from groundup.data.rows import MAX_TEXT_BYTES, Refused, batches, texts
+
+MOST_DOCUMENTS = 50_000  # of a set: the first by digest, so a sample that is the same each time
+MOST_CHUNKS = 10  # of a document, evenly spread: a long book must not outweigh a hundred pages
+FOLDS = 5
+ENDINGS = (*kinds.ROWS, *kinds.TEXTS)
+GROUP_COLUMNS = ("group", "host", "url", "id")  # the first that a row has says what it belongs to
+SEED = 0
+TOO_FEW = "too few hosts to hold a fifth out of each set; add texts from other hosts"
+
+
+class Text(NamedTuple):
+    digest: bytes
+    text: str
+    group: str
+
+
+def read(paths: list[Path]) -> list[Text]:
+    """The texts of files and of folders of files, without repeats, in order of their digest.
+
+    Parquet, JSON and CSV need a column `text`; host, url or group says what belongs together; else each row is by
+    itself. A file of text is one text. What is passed over is counted and said; in a folder, also files.
+    Raises UserError when there is no text, or a file given by name cannot be read so.
+    """
+    refused = Refused()
+    rows = (_text(text, group) for path in paths for text, group in _files(path, refused))
+    found = {text.digest: text for text in heapq.nsmallest(MOST_DOCUMENTS, rows)}
+    where = ", ".join(map(str, paths)) or "no file given"
+    if not found:
+        raise UserError(f"{where}: no text{f' ({refused})' if refused else ''}; give files with a column `text`")
+    if refused:
+        print(printable(f"  passed over in {where}: {refused}"), file=sys.stderr)
+    return list(found.values())
+
+
+def _text(text: str, group: str) -> Text:
+    digest = blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
+    return Text(digest, text, group or digest.hex())
+
+
+def chunked(texts: list[Text], characters: bool) -> list[list[np.ndarray]]:
+    """For each text the features of its chunks, at most 10."""
+    found = []
+    for text in texts:
+        parts = linear.chunks(split(text.text), characters)
+        places = np.unique(np.linspace(0, len(parts) - 1, MOST_CHUNKS).astype(int)) if parts else []
+        found.append([parts[place] for place in places])
+    return found
+
+
+def fold_of(group: str) -> int:
+    return int.from_bytes(blake2b(group.encode("utf-8", "replace"), digest_size=8).digest(), "little") % FOLDS
+
+
+def fit(
+    documents: list[list[np.ndarray]], labels: np.ndarray, classes: list[str], characters: bool = False
+) -> linear.Classifier:
+    """Train on all chunks of documents with their labels, bool [documents, classes]."""
+    counts = [len(parts) for parts in documents]
+    parts = [part for document in documents for part in document]
+    return linear.train(parts, np.repeat(labels, counts, axis=0), classes, SEED, characters)
+
+
+def held_out_scores(
+    documents: list[list[np.ndarray]],
+    labels: np.ndarray,
+    folds: np.ndarray,
+    classes: list[str],
+    characters: bool = False,
+    only_fold: int | None = None,
+) -> np.ndarray:
+    """float64 [documents, classes]: each document's mean score by a classifier that saw no text of its fold.
+
+    NaN for documents without words, and outside `only_fold` where that is given (one training instead of five).
+    """
+    scores = np.full(labels.shape, np.nan)
+    for fold in range(FOLDS) if only_fold is None else [only_fold]:
+        inside = [row for row in np.flatnonzero(folds == fold) if documents[row]]
+        outside = np.flatnonzero(folds != fold)
+        if not inside:
+            continue
+        try:
+            classifier = fit([documents[row] for row in outside], labels[outside], classes, characters)
+        except ValueError:
+            raise UserError(TOO_FEW) from None
+        for row in inside:
+            scores[row] = classifier.score_chunks(documents[row]).mean(axis=0)
+    if np.isnan(scores).all():
+        raise UserError(TOO_FEW)
+    return scores
+
+
+def auc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """The share of pairs in which the positive scores higher; ties count half."""
+    ordered = np.sort(negative)
+    below, up_to = np.searchsorted(ordered, positive, "left"), np.searchsorted(ordered, positive, "right")
+    return float((below + up_to).sum() / (2 * len(positive) * len(negative)))
+
+
+def macro_f1(truth: np.ndarray, guess: np.ndarray) -> float:
+    """Mean over the classes of `truth` of the harmonic mean of precision and recall."""
+    values = []
+    for label in np.unique(truth):
+        both = int(((truth == label) & (guess == label)).sum())
+        values.append(2 * both / (int((truth == label).sum()) + int((guess == label).sum())))
+    return float(np.mean(values))
+
+
+def _files(path: Path, refused: Refused) -> Iterator[tuple[str, str]]:
+    """`_rows` of a file, or of all files of a folder that can be read."""
+    if not path.is_dir():
+        yield from _rows(path, refused)
+        return
+    names, skipped = kinds.files_of(path, ENDINGS)
+    for line in kinds.skipped_lines(skipped):
+        print(printable(f"  {line}"), file=sys.stderr)
+    for name in names:
+        try:
+            yield from _rows(path / name, refused)
+        except UserError as refusal:
+            refused.add("refused files", str(refusal))
+
+
+def _rows(path: Path, refused: Refused) -> Iterator[tuple[str, str]]:
+    """Text and group of each row of a file; no group where the row says none."""
+    kind = kind_of(path)
+    if kind.form == "text":
+        if path.stat().st_size > MAX_TEXT_BYTES:
+            refused.add("size", str(path))
+        elif text := b"".join(texts(path, refused, kind)).decode("utf-8", "replace"):
+            yield text, ""
+        return
+    for batch in batches(path, "text", GROUP_COLUMNS, refused, kind):
+        for row in batch.to_pylist():
+            name, group = next(((name, row[name]) for name in GROUP_COLUMNS if row[name]), ("", ""))
+            parts = split_url(group) if name == "url" else None
+            yield row["text"], (parts.hostname if parts else None) or group

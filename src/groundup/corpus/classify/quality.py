@@ -1,0 +1,66 @@
+"""Quality as likeness to writing that the user holds for good: would Wikipedia reference this page?
+
+LLaMA's classifier asks that question, GPT-3's and DCLM's ask for likeness to other sets; DCLM found that the choice of
+positives matters most, so both sides are the user's. Scores of such a classifier move with what it was trained on
+(RedPajama's users found no fixed threshold to hold), so they are given as shares: 0.9 means that nine of ten
+pages like the negatives score lower.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from groundup.core.words import Words
+from groundup.corpus.classify import labelled
+from groundup.corpus.classify.linear import Classifier
+
+QUANTILES = 1000
+
+
+def train(positives: list[Path], negatives: list[Path], out: Path) -> dict[str, Any]:
+    """Write the classifier; returns sizes and figures held out by host. Raises UserError where a set is empty."""
+    good, bad = labelled.read(positives), labelled.read(negatives)
+    documents = labelled.chunked(good + bad, characters=False)
+    labels = (np.arange(len(documents)) < len(good))[:, None]
+    folds = np.array([labelled.fold_of(text.group) for text in good + bad])
+    scores = labelled.held_out_scores(documents, labels, folds, ["quality"])[:, 0]
+    filled = ~np.isnan(scores)
+    positive, negative = scores[labels[:, 0] & filled], scores[~labels[:, 0] & filled]
+    classifier = labelled.fit(documents, labels, ["quality"])
+    classifier.quantiles = np.quantile(negative, np.linspace(0, 1, QUANTILES + 1)).astype(np.float32)
+    classifier.save(out)
+    return {
+        "classifier": str(out),
+        "positives": len(good),
+        "negatives": len(bad),
+        "held_out_auc": labelled.auc(positive, negative),
+        "positives_kept_with_best_tenth_of_negatives": float((positive >= np.quantile(negative, 0.9)).mean()),
+    }
+
+
+def raw_score(classifier: Classifier, words: Words) -> float:
+    """Mean over the text's chunks of the probability of being a positive; 0.5 for a text without words."""
+    found = classifier.probabilities(words)
+    return float(found[:, 0].mean()) if len(found) else 0.5
+
+
+def score(classifier: Classifier, words: Words) -> float:
+    """The share of texts like the negatives that score lower, 0..1."""
+    return kept_share(classifier, raw_score(classifier, words))
+
+
+def kept_share(classifier: Classifier, raw: float) -> float:
+    """A raw score as a share of the scores that the classifier is calibrated on."""
+    return float(percentile(classifier.quantiles, np.array([raw]))[0]) if len(classifier.quantiles) else raw
+
+
+def percentiles(scores: np.ndarray) -> np.ndarray:
+    """For each score the share of scores below it, equal ones counted half: uniform in 0..1 whatever the classifier."""
+    return percentile(np.sort(scores), scores)
+
+
+def percentile(ordered: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """For each score the share of the `ordered` ones below it, equal ones counted half."""
+    below, up_to = np.searchsorted(ordered, scores, "left"), np.searchsorted(ordered, scores, "right")
+    return (below + up_to) / (2 * max(1, len(ordered)))

@@ -1,0 +1,1 @@
+"""Text from HTML: character sets, main content, formulas."""

@@ -1,0 +1,356 @@
+"""A page as a sequence of blocks of text, and as the tree of elements around them.
+
+Lexbor parses and mends the HTML in C, drops what is no text, and writes it out again. What it writes is regular: every
+element is closed, `<` stands only where a tag begins, and `>` ends it. So one pass over its pieces walks the tree at a
+fraction of the price of asking for every node. (Two exceptions are read more slowly: raw text as in <xmp>, and `<` in the
+name of an attribute, as broken tags have it.)
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import chain, count
+from typing import NamedTuple
+
+from selectolax.lexbor import LexborHTMLParser, LexborNode
+
+from groundup.corpus.extract.hidden import GUTTERS, SELECTORS, Hidden
+
+NO_TEXT = (
+    "script,style,svg,template,iframe,object,noembed,noframes,canvas,audio,video,textarea,datalist,math,"
+    "img,source,input,wbr,area,embed,link,meta,param,track,col"
+)
+# What is next to never content. Of 17,000 blocks of navigation and footers in WCXB's development pages, two blocks in five,
+# two are content; of 25,000 words of headers without a heading and of dialogs, 71.
+NO_CONTENT_NAMES, NO_CONTENT_ROLES = ("select", "nav", "footer", "dialog", "header"), ("navigation", "dialog")
+NO_CONTENT = ",".join([*NO_CONTENT_NAMES, *(f"[role={role}]" for role in NO_CONTENT_ROLES)])
+CONTENT, TITLES = ("main", "article"), ("h1", "h2", "h3")
+ALWAYS_GOES = frozenset([*NO_TEXT.split(","), "select"])  # the others stay with what is content in them
+INLINE_NAMES = frozenset([
+    "abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "code", "data", "del", "dfn", "em", "font", "i", "ins",
+    "kbd", "label", "mark", "mjx-container", "nobr", "picture", "q", "rp", "rt", "ruby", "s", "samp", "small",
+    "span", "strike", "strong", "sub", "sup", "time", "tt", "u", "var",
+])  # fmt: skip
+IGNORED = frozenset(["base", "frame"])
+PARAGRAPHS = frozenset([
+    "article", "aside", "blockquote", "dl", "figure", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "main",
+    "ol", "p", "pre", "section", "table", "ul",
+])  # fmt: skip
+CELL_ENDS = frozenset(["/td", "/th"])
+SPECIAL = frozenset(["/li", "/td", "/th", "/tr", "/ul", "/ol", "/pre"])
+RAW_TEXT = ("xmp", "plaintext")  # elements in which `<` and `>` stand as they are
+ATTRIBUTE = re.compile(r' (class|id|role|itemprop|data-testid|aria-hidden|hidden|style)="([^"]*)"')
+HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden")
+MAX_NAMES = 6  # classes of one element that are looked at: style sheets of small utilities give dozens
+# Elements that older pages name by an id and no class. Other ids are left: two in three are of one page alone.
+KNOWN_BY_ID = frozenset(["div", "td", "section", "article", "main", "aside", "ul", "ol", "table", "form", "center"])
+MAX_TAGS = 300_000
+NOTHING, OPEN, CLOSE, INLINE, LINK, LINK_END, BREAK, CODE_END = range(8)  # what the walk does at a tag
+# Of code's inline elements those that are a line each: by class, or by style.
+LINES = frozenset([".line", ".code-line", ".token-line", ".view-line", ".cm-line", ".CodeMirror-line", ".ec-line"])
+LINE_STYLE = re.compile(r"display\s*:\s*(?:block|flex|grid|table)", re.IGNORECASE)
+# In the text of a <pre> whose lines may be numbered: where a tag is, and where an element begins that is known for numbers.
+EDGE, MARK = "\x1f", "\x1e"
+NUMBERED = re.compile(rf"[ \t{EDGE}{MARK}]*(\d{{1,6}})[ \t.:|]*(?:{EDGE}+|$)")
+
+
+class Tag(NamedTuple):
+    """A kind of element: its name, and the words by which the model knows it, as the page's author wrote them: '<div',
+    '.post-body', '#main', 'role=main', 'hidden' ..."""
+
+    name: str
+    words: tuple[str, ...]
+
+
+@dataclass
+class Blocks:
+    """Blocks in page order, and the block elements around them, parents before children (element 0 is <body>)."""
+
+    text: list[str] = field(default_factory=list)
+    link_chars: list[int] = field(default_factory=list)  # characters inside links
+    inner: list[int] = field(default_factory=list)  # kind of the last inline element opened before the text, or -1
+    element: list[int] = field(default_factory=list)  # innermost element around it
+    gap: list[int] = field(default_factory=list)  # line ends before it
+    prefix: list[str] = field(default_factory=list)  # the mark of a list's item, with its indent
+    row: list[int] = field(default_factory=list)  # the <tr> it is in, or 0
+    cell: list[int] = field(default_factory=list)  # number of the cell in the row
+    kinds: list[Tag] = field(default_factory=list)  # the different start tags of the page
+    kind: list[int] = field(default_factory=list)  # of an element: which of them
+    parent: list[int] = field(default_factory=list)
+    start: list[int] = field(default_factory=list)  # of an element: its blocks are start <= block < end
+    end: list[int] = field(default_factory=list)
+    cut: bool = False  # whether the page was too large or too deep to be read to its end
+
+
+def _tag(name: str, attributes: list[tuple[str, str]]) -> Tag:
+    words = [f"<{name}"]
+    for attribute, value in attributes:
+        if attribute in ("class", "data-testid"):
+            words += ["." + word for word in value.split()[:MAX_NAMES]]
+        elif attribute == "id":
+            if name in KNOWN_BY_ID and not any(other == "class" and text.strip() for other, text in attributes):
+                words += ["#" + word for word in value.split()[:1]]
+        elif attribute in ("role", "itemprop"):
+            words.append(f"{attribute}={' '.join(value.lower().split())}")
+        elif attribute == "aria-hidden":
+            words.append(f"aria-hidden={value}")
+        elif attribute == "hidden" or (attribute == "style" and HIDDEN.search(value)):
+            words.append("hidden")
+    return Tag(name, tuple(words))
+
+
+def blocks_of(tree: LexborHTMLParser) -> Blocks:
+    """The blocks of a parsed page."""
+    blocks = Blocks()
+    body = tree.body
+    if body is None:
+        return blocks
+    # At once: each search visits all elements.
+    nodes = body.css(f"{NO_TEXT},{NO_CONTENT},{','.join(CONTENT + TITLES + RAW_TEXT)},{SELECTORS}")
+    names = [node.tag for node in nodes]
+    main, titled = (
+        _around(node for node, name in zip(nodes, names, strict=True) if name in wanted) for wanted in (CONTENT, TITLES)
+    )
+    hidden = Hidden(body)
+    # Those inside others first: removing an element frees what is in it.
+    for node, name in zip(reversed(nodes), reversed(names), strict=True):
+        if name in ALWAYS_GOES:
+            node.decompose()
+        elif node.mem_id not in main:
+            no_content = name in NO_CONTENT_NAMES or node.attributes.get("role") in NO_CONTENT_ROLES
+            if (no_content and not (name == "header" and node.mem_id in titled)) or hidden(node, name):
+                node.decompose()
+    html = body.html or ""
+    if "<!--" in html:
+        first, *others = html.split("<!--")
+        html = first + "".join([part.partition("-->")[2] for part in others])
+    _walk(html, not set(RAW_TEXT).isdisjoint(names), blocks)
+    return blocks
+
+
+def _around(nodes: Iterable[LexborNode]) -> set[int]:
+    """The elements that these are in. Each is visited once: `:has()` would look at each element once for every one around it."""
+    around: set[int] = set()
+    for node in nodes:
+        outer: LexborNode | None = node
+        while outer is not None and outer.mem_id not in around:
+            around.add(outer.mem_id)
+            outer = outer.parent
+    return around
+
+
+def _walk(html: str, raw_text: bool, blocks: Blocks) -> None:
+    kinds, kind, parent, start, end = blocks.kinds, blocks.kind, blocks.parent, blocks.start, blocks.end
+    known: dict[str, tuple[int, int, str, int, bool | str]] = {}
+    numbers: dict[tuple, int] = {}
+    rows: list[tuple] = []
+    stack: list[int] = []  # open elements
+    names: list[str] = []  # and the names that will close them
+    lists: list[count | None] = []  # open lists: the numbers of an ordered one
+    pieces: list[str] = []  # text of the block that is being read
+    link = row = cell = linked = pre = gap = 0  # link, pre: how many such elements are open
+    inner = first = -1
+    code_end = -1  # pieces there were when a <code> ended
+    prefix = ""
+    broken = False
+
+    def flush() -> None:
+        nonlocal gap, prefix, linked, broken
+        text = code(pieces) if pre else "".join(pieces)
+        pieces.clear()
+        if pre:
+            pass
+        elif broken:
+            text = "\n".join([" ".join(line.split()) for line in text.split("\v")]).strip()
+        else:
+            text = " ".join(text.split())
+        if "&" in text:
+            text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&nbsp;", " ").replace("&amp;", "&")
+        if text:
+            rows.append((text, linked, first, stack[-1] if stack else 0, gap, prefix, row, cell))
+            gap, prefix = 0, ""
+        linked, broken = 0, False
+
+    parts = html.replace(">", "<").split("<", 2 * MAX_TAGS + 1)  # in turn a tag and the text after it, the first aside
+    if len(parts) == 2 * html.count("<") + 1 and not raw_text:
+        pairs = iter(parts)
+        next(pairs)
+    else:
+        parts = html.split("<", MAX_TAGS + 1)[1:]
+        blocks.cut = len(parts) > MAX_TAGS
+        pairs = chain.from_iterable([part.partition(">")[::2] for part in parts[:MAX_TAGS]])
+    for raw, text in zip(pairs, pairs, strict=True):
+        entry = known.get(raw)
+        if entry is None:
+            head, link_to, rest = raw.partition(' href="')
+            if link_to:  # links differ in where they lead, and hardly else
+                like = head + rest.partition('"')[2]
+                entry = known[raw] = known.get(like) or known.setdefault(like, _entry(like, kinds, numbers))
+            else:
+                entry = known[raw] = _entry(raw, kinds, numbers)
+        action, number, name, tag_gap, special = entry
+        if action == OPEN:
+            if pieces:
+                if not pre:
+                    flush()
+                elif pieces[-1][-1:] != "\n" and name not in CELL_ENDS:
+                    pieces.append("\n")
+            inner = -1
+            parent.append(stack[-1] if stack else 0)
+            stack.append(len(kind))
+            names.append(name)
+            kind.append(number)
+            start.append(len(rows))
+            end.append(0)
+            if tag_gap > gap:
+                gap = tag_gap
+            if not special:
+                pass
+            elif name == "/li":
+                numbering = lists[-1] if lists else None
+                if not pre:
+                    prefix = "  " * (len(lists) - 1) + ("- " if numbering is None else f"{next(numbering)}. ")
+            elif name == "/td" or name == "/th":
+                cell += 1
+            elif name == "/tr":
+                row, cell = len(kind), 0
+            elif name == "/ul":
+                lists.append(None)
+            elif name == "/ol":
+                lists.append(count(1))
+            elif name == "/pre":
+                pre += 1
+        elif action == CLOSE:
+            if not names or names[-1] != raw:
+                if raw not in names:
+                    continue
+                while names[-1] != raw:  # only where raw text, such as <xmp>, looks like tags
+                    names.pop()
+                    end[stack.pop()] = len(rows)
+            if pieces:
+                if not pre or (raw == "/pre" and pre == 1):
+                    flush()
+                elif pieces[-1][-1:] != "\n" and raw not in CELL_ENDS:
+                    pieces.append("\n")
+            names.pop()
+            end[stack.pop()] = len(rows)
+            inner = -1
+            if tag_gap > gap:
+                gap = tag_gap
+            if not special:
+                pass
+            elif raw == "/tr":
+                row = 0
+            elif raw == "/pre":
+                pre -= 1
+            elif (raw == "/ul" or raw == "/ol") and lists:
+                lists.pop()
+        elif action == INLINE:
+            inner = number
+            if not pre:
+                pass
+            elif special is MARK:
+                pieces.append(MARK)
+            elif pieces and pieces[-1][-1:] != "\n" and (special or (len(pieces) == code_end and raw.startswith("code"))):
+                pieces.append("\n")
+        elif action == CODE_END:
+            code_end = len(pieces)
+        elif action == LINK:
+            inner = number
+            link += 1
+            if pre and special is MARK:
+                pieces.append(MARK)
+        elif action == LINK_END:
+            link -= 1
+        elif action == BREAK:
+            if pre:
+                pieces.append("\n")
+            elif tag_gap:
+                if pieces:
+                    flush()
+                gap = 2
+            elif pieces:
+                pieces.append("\v")
+                broken = True
+        if text:
+            if pieces:
+                pieces.append(text)
+                if link:
+                    linked += len(text.strip())
+            elif not text.isspace() or pre:
+                first = inner
+                pieces.append(text)
+                if link:
+                    linked += len(text.strip())
+    if pieces:
+        flush()
+    while stack:
+        end[stack.pop()] = len(rows)
+    if end:
+        end[0] = len(rows)  # whatever came after a </body> inside raw text as well
+    if rows:
+        columns = map(list, zip(*rows, strict=True))
+        (blocks.text, blocks.link_chars, blocks.inner, blocks.element,
+         blocks.gap, blocks.prefix, blocks.row, blocks.cell) = columns  # fmt: skip
+
+
+def code(pieces: list[str]) -> str:
+    """The text of a <pre> from what stands between its tags, without the numbers of its lines: those in elements known for
+    them, or one in an element of its own before each line, counting on from the first."""
+    text = "".join(pieces)
+    marked = MARK in text
+    if marked or any(map(str.isdecimal, map(str.strip, pieces))):
+        lines = EDGE.join(pieces).split("\n")
+        found = [match if (match := NUMBERED.match(line)) and (MARK in match[0]) == marked else None for line in lines]
+        numbers = [int(match[1]) for match in found if match]
+        rest = [line[match.end() :] if match else line for line, match in zip(lines, found, strict=True)]
+        rest = [line.replace(EDGE, "").replace(MARK, "") for line in rest]
+        filled = [line.strip(f" \t{EDGE}{MARK}") for line in lines]
+        counts_on = len(numbers) > 1 and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        if any(map(str.strip, rest)) and (marked or (counts_on and len(numbers) == sum(map(bool, filled)))):
+            apart = all(line[:1] in ("", " ") for line, match in zip(rest, found, strict=True) if match)
+            text = "\n".join([line[1:] if match and apart else line for line, match in zip(rest, found, strict=True)])
+    return text.replace(MARK, "").rstrip().lstrip("\n")
+
+
+def _entry(raw: str, kinds: list[Tag], numbers: dict[tuple, int]) -> tuple[int, int, str, int, bool | str]:
+    """What to do at the tag between `<` and `>`, its kind, the tag that closes it, the line ends it asks for; is it of
+    a list, table or <pre>, or of inline elements a line of code, or (MARK) the number of one?"""
+    name, _, attributes = raw.partition(" ")
+    if name.startswith("/"):
+        if name == "/a":
+            return LINK_END, -1, "", 0, False
+        if name[1:] in INLINE_NAMES:
+            return CODE_END if name == "/code" else NOTHING, -1, "", 0, False
+        return CLOSE, -1, "", 1 + (name[1:] in PARAGRAPHS), name in SPECIAL
+    if name in IGNORED:
+        return NOTHING, -1, "", 0, False
+    if name in ("br", "hr"):
+        return BREAK, -1, "", 2 * (name == "hr"), False
+    found = ATTRIBUTE.findall(raw) if attributes else []
+    number = numbers.setdefault((name, *found), len(kinds))
+    if number == len(kinds):
+        kinds.append(_tag(name, found))
+    is_gutter = any(word[1:] in GUTTERS for word in kinds[number].words)
+    if name == "a":
+        return LINK, number, "", 0, MARK if is_gutter else False
+    if name in INLINE_NAMES:
+        is_line = any(attribute == "style" and LINE_STYLE.search(value) for attribute, value in found)
+        return INLINE, number, "", 0, MARK if is_gutter else is_line or not LINES.isdisjoint(kinds[number].words)
+    return OPEN, number, f"/{name}", 1 + (name in PARAGRAPHS), f"/{name}" in SPECIAL
+
+
+def render(blocks: Blocks, chosen: list[int]) -> str:
+    """The text of the chosen blocks: a blank line between paragraphs, marks before items, `|` between cells of a row."""
+    out: list[str] = []
+    last = -1
+    for block in chosen:
+        if out:
+            adjacent = block == last + 1
+            if adjacent and blocks.row[block] == blocks.row[last] != 0 and blocks.cell[block] != blocks.cell[last]:
+                out.append(" | ")
+            else:
+                out.append("\n" * max(1, max(blocks.gap[last + 1 : block + 1])))
+        out.append(blocks.prefix[block] + blocks.text[block])
+        last = block
+    return "".join(out)

@@ -1,0 +1,379 @@
+"""What the extraction model sees of a block: its words, its place, its neighbours, and the elements around it.
+
+An element's blocks are an interval, so whatever is summed over an element is a difference of two running sums, and
+whatever is summed over a block's ancestors is a running sum of differences: no loop over the tree is left to Python.
+Features follow boilerpipe (Kohlschütter et al., 2010), dragnet (Peters & Lecocq, 2013) and Web2Text (Vogels et al.,
+2018); the learned scores of class names and words are what those lack. All arrays are [blocks] unless they say so.
+"""
+
+import re
+import zlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain, repeat
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groundup.corpus.extract.blocks import Blocks, Tag
+
+Array = NDArray[np.float64]
+Features = dict[str, Array]
+
+LEVELS = 4  # containers around a block, each larger than the one before
+WORDS_SCORED = 8  # at the start of a block
+LETTERS_SCORED = 64
+LONG = 15  # words that make a block prose, if few are links
+FAR = 999.0  # where there is no such block
+NAMES = ["p", "li", "td", "pre", "h1", "h2", "h3", "div", "span", "a", "strong", "label", "button", "dd", "figcaption"]
+AROUND = ["aside", "form", "ul"]
+HEADINGS = ["h1", "h2", "h3", "h4", "h5", "h6"]
+NUMBER = {name: at for at, name in enumerate(dict.fromkeys(NAMES + AROUND + HEADINGS), 1)}  # 0 for all others
+IS_HEADING = np.array([False, *(name in HEADINGS for name in NUMBER)])
+AROUND_AT = np.array([0, *(AROUND.index(name) + 1 if name in AROUND else 0 for name in NUMBER)])
+MAX_KNOWN, LONGEST_KNOWN = 50_000, 100  # words of tags, and letters, whose scores are kept for the pages to come
+MAX_PARTS = 12  # of a class or id
+DIGITS = re.compile(r"[0-9]+")
+PART = re.compile(r"[A-Z]?[a-z]+")
+WORD = re.compile(r"[a-z]++(?![^\W\d_])|[0-9]|[^\W\d_]+|[^\w\s]")  # letters, the usual ones first: that is faster
+
+
+@dataclass
+class Scores:
+    """Log-odds of being content, learned for tokens of tags (anywhere above a block, next to it) and for words."""
+
+    tags: dict[str, tuple[float, float]]
+    words: dict[str, float]
+    known: dict[str, tuple[float, float, int]] = field(default_factory=dict, repr=False, compare=False)
+
+    def of_tags(self, tags: list[Tag]) -> tuple[Array, Array, Array]:
+        """[tags]: scores above a block and near it, and a number that is the same for the same name and classes."""
+        if len(self.known) > MAX_KNOWN:
+            self.known.clear()
+        words = list(chain.from_iterable([tag.words for tag in tags]))
+        facts = list(map(self.known.get, words))
+        for at in [at for at, fact in enumerate(facts) if fact is None]:
+            word = words[at]
+            facts[at] = fact = self.known.get(word) or self._of_word(word)
+            if len(word) <= LONGEST_KNOWN:
+                self.known[word] = fact
+        owner = np.repeat(np.arange(len(tags)), [len(tag.words) for tag in tags])
+        above, near, look = np.fromiter(chain.from_iterable(facts), np.float64, 3 * len(facts)).reshape(-1, 3).T
+        return tuple(np.bincount(owner, column, len(tags)) for column in (above, near, look))
+
+    def _of_word(self, word: str) -> tuple[float, float, int]:
+        tokens = tokens_of(word)
+        # An id tells elements apart that look the same. Small enough for a float to hold the sum over a path.
+        look = zlib.crc32(tokens[0].encode("utf-8", "replace")) if word[0] in "<." else 0
+        above = near = 0.0
+        for token in tokens:
+            if scores := self.tags.get(token):
+                above += scores[0]
+                near += scores[1]
+        return above, near, look
+
+    def of_texts(self, texts: list[str]) -> Array:
+        """The sum over the words that each block begins with, those of all blocks looked up together."""
+        found, counts = split_words(texts)
+        scores = np.fromiter(map(self.words.get, found, repeat(0.0)), np.float64, len(found))
+        return np.bincount(np.repeat(np.arange(len(texts)), counts), scores, len(texts))
+
+
+def tokens_of(word: str) -> tuple[str, ...]:
+    """The tokens of a tag's word: a class or an id is its parts as well, and of digits only their place counts."""
+    if word[0] not in ".#":
+        return (word,)
+    word = DIGITS.sub("0", word)
+    return (word.lower(), *map(str.lower, PART.findall(word)[:MAX_PARTS]))
+
+
+def split_words(texts: list[str]) -> tuple[list[str], list[int]]:
+    """The words that the texts begin with, one text after the other, and how many of each. The beginning itself is one
+    as well: 'read more' says more than its words."""
+    heads = [text[:LETTERS_SCORED].lower().replace("\n", " ") for text in texts]
+    words = [[*WORD.findall(head)[:WORDS_SCORED], head] for head in heads]
+    return list(chain.from_iterable(words)), list(map(len, words))
+
+
+def _counter(**classes: str) -> tuple[list[str], NDArray[np.int64]]:
+    """A table from bytes to counters: one a class, 21 bits wide, so that three are added up at once."""
+    table = np.zeros(256, dtype=np.int64)
+    for place, characters in enumerate(classes.values()):
+        table[list(characters.encode("latin-1"))] += 1 << (21 * place)
+    return list(classes), table
+
+
+COUNTERS = [
+    _counter(space=" \n\t", stop=".!?", comma=",;:"),
+    _counter(foreign="".join(map(chr, range(0xC0, 256))), line="\n"),
+]
+ENDS = np.zeros(256)
+ENDS[list(b".!?\"')")] = 1
+
+
+class PageView:
+    """The blocks and elements of one page as arrays, and what several features are made of."""
+
+    def __init__(self, blocks: Blocks, scores: Scores) -> None:
+        self.blocks = blocks
+        self.count = len(blocks.text)
+        self.at = np.arange(self.count)
+        # Kinds: scores, name and classes as a number, name as a number.
+        self.above_of, self.near_of, self.look_of = scores.of_tags(blocks.kinds)
+        self.name_of = np.fromiter(map(NUMBER.get, [tag.name for tag in blocks.kinds], repeat(0)), np.int64)
+        # Elements: kind, parent and the interval of blocks. Blocks: innermost element, and inline element before the text.
+        self.kind, self.parent = np.array(blocks.kind), np.array(blocks.parent)
+        self.start, self.end = np.array(blocks.start), np.array(blocks.end)
+        self.element, self.inner = np.array(blocks.element), np.array(blocks.inner)
+        self.inline = self.inner >= 0
+        self.holder = self.kind[self.element]
+
+        encoded = [text.encode("utf-8", "replace") for text in blocks.text]
+        size = np.fromiter(map(len, encoded), np.int64, self.count)
+        stops = np.cumsum(size)
+        letters = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self.first_letter, self.last_letter = letters[stops - size], letters[stops - 1]
+        self.letters: Features = {}
+        for names, table in COUNTERS:
+            packed = np.add.reduceat(table.take(letters, mode="clip"), stops - size)  # clipped: that is faster
+            for place, name in enumerate(names):
+                self.letters[name] = ((packed >> (21 * place)) & 0x1FFFFF).astype(np.float64)
+        foreign = self.letters["foreign"]
+        self.chars = size.astype(np.float64)
+        words = self.letters["space"] + 1.0
+        self.words = np.where(foreign > 4 * words, np.maximum(words, foreign / 2), words)  # scripts without spaces
+        self.link = np.minimum(np.array(blocks.link_chars) / np.maximum(self.chars - foreign, 1), 1.0)
+        self.linked = self.words * self.link
+        sentences = self.letters["stop"] + self.letters["comma"]
+        self.prose = ((self.words >= LONG) & (self.link < 0.5) & (sentences > 0)).astype(np.float64)
+        self.total = self.words.sum()
+        self.before = np.cumsum(self.words) - self.words
+
+        self.word_score = scores.of_texts(blocks.text)
+        inside = np.where(self.inline, self.above_of[self.inner], 0.0)
+        above = self.above_of[self.kind]
+        self.path_up = self.over_ancestors(np.maximum(above, 0.0)) + np.maximum(inside, 0.0)
+        self.path_down = self.over_ancestors(np.minimum(above, 0.0)) + np.minimum(inside, 0.0)
+        self.path_near = self.near_of[self.holder] + np.where(self.inline, self.near_of[self.inner], 0.0)
+        self.path = self.path_up + self.path_down + self.path_near
+        self.both = self.path + self.word_score
+
+    def over_ancestors(self, own: Array) -> Array:
+        """[elements] -> [blocks]: the sum of `own` over the elements that a block is in."""
+        size = self.count + 1
+        change = np.bincount(self.start, own, size) - np.bincount(self.end, own, size)
+        return np.cumsum(change)[: self.count]
+
+    @cached_property
+    def sums(self) -> Features:
+        """Running sums [blocks + 1], 0 at first."""
+        parts = np.stack(
+            [self.words, self.linked, self.path * self.words, self.word_score * self.words, self.prose,
+             self.prose * self.words, self.letters["comma"] + self.letters["stop"]]
+        )  # fmt: skip
+        running = np.zeros((len(parts), self.count + 1))
+        np.cumsum(parts, axis=1, out=running[:, 1:])
+        return dict(
+            zip(("words", "links", "path", "word score", "prose", "prose words", "sentences"), running, strict=True)
+        )
+
+    @cached_property
+    def widest(self) -> NDArray[np.int64]:
+        """[elements] -> the outermost element that has the same blocks."""
+        same = (self.start == self.start[self.parent]) & (self.end == self.end[self.parent])
+        widest = np.where(same, self.parent, np.arange(len(self.parent)))
+        while not np.array_equal(widest, wider := widest[widest]):
+            widest = wider
+        return widest
+
+
+def features(blocks: Blocks, scores: Scores) -> Features:
+    """name -> [blocks], for a page that has blocks."""
+    page = PageView(blocks, scores)
+    return (
+        _text(page) | _tags(page) | _path(page) | _place(page) | _headings(page) | _prose(page)
+        | _neighbours(page) | _containers(page) | _alike(page) | _heart(page)
+    )  # fmt: skip
+
+
+def _text(page: PageView) -> Features:
+    out = {"words": page.words, "chars per word": page.chars / page.words, "link": page.link}
+    for name in ("stop", "comma", "foreign"):
+        out[name] = page.letters[name] / page.chars
+    seen: dict[str, int] = {}
+    same = [seen.setdefault(text, at) for at, text in enumerate(page.blocks.text)]
+    return out | {
+        "stops": page.letters["stop"],
+        "commas": page.letters["comma"],
+        "lines": page.letters["line"],
+        "ends": ENDS[page.last_letter],
+        "colon": (page.last_letter == ord(":")).astype(np.float64),
+        "capital": ((page.first_letter >= ord("A")) & (page.first_letter <= ord("Z"))).astype(np.float64),
+        "word score": page.word_score,
+        "copies": np.bincount(same, minlength=page.count)[same].astype(np.float64),
+    }
+
+
+def _tags(page: PageView) -> Features:
+    around = AROUND_AT[page.name_of][page.kind]
+    change = np.zeros((len(AROUND) + 1, page.count + 1))
+    some = np.flatnonzero(around)
+    np.add.at(change, (around[some], page.start[some]), 1.0)
+    np.subtract.at(change, (around[some], page.end[some]), 1.0)
+    inside = np.cumsum(change, axis=1)[1:, : page.count]
+    return {
+        "tag": page.name_of[np.where(page.inline, page.inner, page.holder)].astype(np.float64),
+        "block tag": page.name_of[page.holder].astype(np.float64),
+        "depth": page.over_ancestors(np.ones(len(page.kind))),
+    } | {f"in {name}": row for name, row in zip(AROUND, inside, strict=True)}
+
+
+def _path(page: PageView) -> Features:
+    path = page.path
+    middle = (path * page.words).sum() / page.total
+    return {
+        "path": path,
+        "path up": page.path_up,
+        "path down": page.path_down,
+        "path near": page.path_near,
+        "path own": page.above_of[np.where(page.inline, page.inner, page.holder)],
+        "path container": page.above_of[page.holder],
+        "path parent": page.above_of[page.kind[page.parent[page.element]]],
+        "path deviation": path - middle,
+        "path below best": path.max() - path,
+        "path spread": np.full(page.count, np.sqrt((page.words * (path - middle) ** 2).sum() / page.total)),
+        "both": page.both,
+    }
+
+
+def _place(page: PageView) -> Features:
+    whole = {
+        "blocks": page.count,
+        "all words": page.total,
+        "page link": page.linked.sum() / page.total,
+        "page prose": (page.words * page.prose).sum() / page.total,
+        "page prose blocks": page.prose.sum(),
+        "page word score": (page.word_score * page.words).sum() / page.total,
+    }
+    place = {"place": page.at / page.count, "place words": page.before / page.total}
+    return place | {name: np.full(page.count, float(value)) for name, value in whole.items()}
+
+
+def _headings(page: PageView) -> Features:
+    """How far the block is from the page's title and from the heading it stands under, and what that says."""
+    h1 = np.flatnonzero(page.name_of[page.holder] == NUMBER["h1"])
+    last = np.maximum.accumulate(np.where(IS_HEADING[page.name_of][page.holder], page.at, -1))
+    under, heading = last >= 0, np.maximum(last, 0)
+    return {
+        "after h1": (page.at - h1[0]).astype(np.float64) if len(h1) else np.full(page.count, -FAR),
+        "words after h1": (page.before - page.before[h1[0]]) / page.total if len(h1) else np.full(page.count, -2.0),
+        "since heading": np.where(under, page.at - last, 99.0),
+        "words since heading": np.where(under, page.before - page.before[heading], FAR),
+        "heading score": np.where(under, page.word_score[heading], 0.0),
+        "heading path": np.where(under, page.path[heading], 0.0),
+    }
+
+
+def _prose(page: PageView) -> Features:
+    """How far the block is from the prose before it and after it."""
+    prose = np.flatnonzero(page.prose)
+    if not len(prose):
+        far = np.full(page.count, FAR)
+        return {"to next prose": far, "from last prose": far, "prose before": np.zeros(page.count)}
+    following = np.searchsorted(prose, page.at)
+    ahead = prose[np.minimum(following, len(prose) - 1)] - page.at
+    behind = page.at - prose[np.maximum(following - 1, 0)]
+    return {
+        "to next prose": np.where(ahead < 0, FAR, ahead),
+        "from last prose": np.where(following == 0, FAR, np.where(ahead == 0, 0.0, behind)),
+        "prose before": following / len(prose),
+    }
+
+
+def _neighbours(page: PageView) -> Features:
+    """Values of the blocks before and after, and means over the blocks around."""
+    names = ("words", "link", "path", "word score", "link words", "prose")
+    rows = np.stack([page.words, page.link, page.path, page.word_score, page.linked, page.prose])
+    out: Features = {}
+    padded = np.pad(rows[:4], ((0, 0), (1, 1)))
+    for by in (-1, 1):
+        out |= {f"{name} {by:+d}": row[1 + by : 1 + by + page.count] for name, row in zip(names[:4], padded, strict=True)}
+    wide = (0, 4, 2, 3, 5)
+    running = np.zeros((len(wide), page.count + 1))
+    np.cumsum(rows[list(wide)], axis=1, out=running[:, 1:])
+    for reach in (3, 10):
+        low, high = np.maximum(page.at - reach, 0), np.minimum(page.at + reach + 1, page.count)
+        mean = (running[:, high] - running[:, low]) / (high - low)
+        out |= {f"{names[which]} within {reach}": row for which, row in zip(wide, mean, strict=True)}
+    return out
+
+
+def _containers(page: PageView) -> Features:
+    """What the elements around hold, from the second innermost outwards, without those that add nothing."""
+    levels = np.empty((LEVELS, page.count), dtype=np.int64)
+    outer, level = page.widest[page.parent[page.widest]], page.element
+    for depth in range(LEVELS):
+        level = levels[depth] = outer[level]
+    low, high = page.start[levels], page.end[levels]
+    running = np.stack(list(page.sums.values()))
+    inside = dict(zip(page.sums, running[:, high] - running[:, low], strict=True))
+    words, blocks = np.maximum(inside["words"], 1.0), np.maximum(high - low, 1)
+    found = {
+        "words": words,
+        "share": words / page.total,
+        "own share": page.words / words,
+        "link": inside["links"] / words,
+        "path": inside["path"] / words,
+        "word score": inside["word score"] / words,
+        "prose": inside["prose"],
+        "prose share": inside["prose words"] / words,
+        "sentences": inside["sentences"] / words,
+        "blocks": blocks,
+        "words a block": words / blocks,
+        "place": (page.at - low) / blocks,
+    }
+    return {f"{name} in {depth}": row for name, rows in found.items() for depth, row in enumerate(rows)}
+
+
+def _alike(page: PageView) -> Features:
+    """What the blocks have in common that lie under the same path of names and classes."""
+    sign = page.over_ancestors(page.look_of[page.kind])
+    _, alike = np.unique(sign, return_inverse=True)
+    words, count = np.bincount(alike, page.words)[alike], np.bincount(alike)[alike]
+
+    def mean(values: Array) -> Array:
+        return np.bincount(alike, values * page.words)[alike] / words
+
+    return {
+        "alike words": words,
+        "alike share": words / page.total,
+        "alike blocks": count.astype(np.float64),
+        "alike words a block": words / count,
+        "alike path": mean(page.path),
+        "alike link": mean(page.link),
+        "alike word score": mean(page.word_score),
+        "alike prose": np.bincount(alike, page.prose)[alike],
+    }
+
+
+def _heart(page: PageView) -> Features:
+    """The block most like content, and the smallest element that holds both it and the block."""
+    likely = 1 / (1 + np.exp(-np.clip(page.both, -20, 20)))
+    heart = int(np.argmax((page.words - page.linked) * (0.2 + page.prose) * likely))
+    chain = [int(page.widest[page.element[heart]])]
+    while chain[-1]:
+        chain.append(int(page.widest[page.parent[chain[-1]]]))
+    steps, share, link = np.zeros(page.count), np.ones(page.count), np.zeros(page.count)
+    for step in range(len(chain) - 1, -1, -1):
+        low, high = int(page.start[chain[step]]), int(page.end[chain[step]])
+        words = max(page.sums["words"][high] - page.sums["words"][low], 1.0)
+        steps[low:high] = step
+        share[low:high] = words / page.total
+        link[low:high] = (page.sums["links"][high] - page.sums["links"][low]) / words
+    return {
+        "heart steps": steps,
+        "heart share": share,
+        "heart link": link,
+        "heart distance": (page.at - heart).astype(np.float64),
+        "heart path": page.path - page.path[heart],
+    }

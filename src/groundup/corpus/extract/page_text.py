@@ -1,0 +1,117 @@
+"""Readable text from a page.
+
+Ordinary web pages become blocks (`blocks`), of which a small learned model chooses those that are content (`content`):
+the approach of boilerpipe and Web2Text. Formulas are put into TeX before, because they would be garbled. pydoc's pages are
+documentation laid out with nested tables; they are walked by rules of their own, to read as `help()` prints them.
+"""
+
+import gc
+import re
+import unicodedata
+from dataclasses import dataclass, replace
+
+from selectolax.lexbor import LexborHTMLParser
+
+from groundup.corpus.archive.content_type import HTML_TYPES, gives_text, kind_of_body
+from groundup.corpus.archive.warc import Page
+from groundup.corpus.extract.blocks import Blocks, blocks_of, render
+from groundup.corpus.extract.charset import decoded
+from groundup.corpus.extract.content import ContentModel, content_model
+from groundup.corpus.extract.formulas import formulas_as_tex, may_have_formulas
+from groundup.corpus.extract.limits import bounded
+from groundup.corpus.extract.pydoc_pages import pydoc_text
+
+
+@dataclass
+class Extracted:
+    """`cut` says that the page was too large or nested too deep to be read to its end; `replaced` counts the invalid places
+    of its bytes, for each of which U+FFFD stands in the page."""
+
+    text: str
+    title: str | None
+    cut: bool = False
+    replaced: int = 0
+
+
+def extract(page: Page) -> Extracted:
+    """The text of one page; empty where there is none to be had. Never raises on account of the page."""
+    kind = kind_of_body(page.content_type, "", page.body, page.charset)
+    if not gives_text(kind):
+        return Extracted("", None)
+    if kind not in HTML_TYPES:
+        text, replaced = decoded(page.body, page.charset, kind)
+        return Extracted(_clean(text), None, replaced=replaced)
+    try:
+        source, replaced = _utf8(page)
+        return replace(text_of(source, content_model()), replaced=replaced)
+    except Exception:  # a parser's trouble with one page in a million must not end a run over all of them
+        return Extracted("", None)
+
+
+def decode(page: Page) -> str:
+    """The body as text; see `charset.decoded`."""
+    return decoded(page.body, page.charset, page.content_type)[0]
+
+
+def utf8(page: Page) -> bytes:
+    """The body as UTF-8."""
+    return _utf8(page)[0]
+
+
+def _utf8(page: Page) -> tuple[bytes, int]:
+    """The body as it came if it is UTF-8, which spares most pages two conversions; and how many places were replaced."""
+    if (not page.charset or page.charset.lower() in ("utf-8", "utf8")) and b"\x1b" not in page.body:
+        try:
+            page.body.decode("utf-8")
+            return page.body.removeprefix(b"\xef\xbb\xbf"), 0
+        except UnicodeDecodeError:
+            pass
+    text, replaced = decoded(page.body, page.charset, page.content_type)
+    return text.encode("utf-8", "replace"), replaced
+
+
+def text_of(html: str | bytes, model: ContentModel) -> Extracted:
+    """The text of one HTML page, bytes being UTF-8, by a model of content."""
+    collecting = gc.isenabled()
+    gc.disable()  # the walk makes many small objects and no cycles: looking for some takes as long as the walk
+    try:
+        title, blocks = parse(html)
+        if title and title.startswith("Pydoc: "):
+            source = html if isinstance(html, str) else html.decode("utf-8", "replace")
+            return Extracted(_clean(pydoc_text(source)), title)
+        chosen = model.content(blocks)
+        return Extracted(_clean(render(blocks, chosen)), title, blocks.cut)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def parse(html: str | bytes) -> tuple[str | None, Blocks]:
+    """Title and blocks of a page, formulas as TeX."""
+    source, cut = bounded(html.encode("utf-8", "replace") if isinstance(html, str) else html)
+    tree = LexborHTMLParser(source)
+    head = tree.css_first("title")
+    title = " ".join(head.text().split()) or None if head else None
+    if may_have_formulas(source):
+        formulas_as_tex(tree)
+    blocks = blocks_of(tree)
+    blocks.cut |= cut
+    return title, blocks
+
+
+# With the soft hyphen, which says where a word may be parted and is no part of it.
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\ufeff\ufffe\uffff\ud800-\udfff]")
+LINE_ENDS = re.compile(r"\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
+
+
+def _clean(text: str) -> str:
+    """One kind of line end and space, no control characters, composed Unicode, at most one blank line in a row."""
+    if not text.replace("\n", "").isprintable():  # which no text is that has such characters
+        text = LINE_ENDS.sub("\n", text).replace("\u00a0", " ")
+        text = CONTROL.sub("", text)
+    text = unicodedata.normalize("NFC", text) + "\n"
+    if " \n" in text or "\t\n" in text:
+        text = "\n".join([line.rstrip(" \t") for line in text.split("\n")])
+    if "\n\n\n\n" in text:
+        text = re.sub(r"\n{4,}", "\n\n\n", text)
+    return text.strip("\n")

@@ -1,0 +1,356 @@
+"""Train the extraction model: `python -m groundup.corpus.extract.train_extractor --data DIR [--out FILE]`.
+
+DIR holds `*.warc.gz` pages and `*.gold.jsonl.gz` lines (url, page_type, main_content), as WCXB does. A block is content as
+far as its words lie in the gold text's order. Scores of tags' tokens and of words are fitted by logistic regression, and
+the trees see each page with the scores that pages of other sites gave; or they would trust them too much.
+"""
+
+import argparse
+import gzip
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groundup.core.errors import UserError
+from groundup.core.text import printable
+from groundup.corpus.archive.warc import Losses, read_pages
+from groundup.corpus.extract.blocks import Blocks, Tag
+from groundup.corpus.extract.content import LEAVES, WEIGHTS, ContentModel, Trees, to_arrays
+from groundup.corpus.extract.features import Scores, features, split_words, tokens_of
+from groundup.corpus.extract.page_text import decode, parse
+from groundup.corpus.urls import split_url
+
+WORD = re.compile(r"\w+")
+GROUPS = 4  # of sites, each scored by the others
+MIN_SITES = 3  # with a token, for it to get a score
+PENALTY = 1 / 3  # on squared weights; the data weighs one a page
+ITERATIONS = 45
+ALIGNED_WHOLE = 30_000_000  # words of the page times words of the gold: above, frequent words are no anchors
+TREES = 100
+HEART = 0.95  # of the content's words
+OPTIONS = {
+    "objective": "cross_entropy", "num_leaves": LEAVES, "learning_rate": 0.12, "min_data_in_leaf": 40, "feature_fraction": 0.4,
+    "bagging_fraction": 0.7, "bagging_freq": 1, "lambda_l2": 5, "max_bin": 127, "use_missing": False, "seed": 2,
+    "deterministic": True, "force_col_wise": True, "num_threads": 1, "verbosity": -1,
+}  # fmt: skip
+
+
+@dataclass
+class Example:
+    """A page and what people said is its content."""
+
+    url: str
+    kind: str
+    site: str
+    blocks: Blocks
+    words: list[list[str]]  # of each block, as the metric counts them
+    gold: Counter[str]
+    label: NDArray[np.float64]  # [blocks]: share of its words that is content
+
+
+def site_of(url: str) -> str:
+    """The part of the host name that one owner has: 'blog.a.co.uk' -> 'a.co.uk'."""
+    parts = (((found := split_url(url)) and found.hostname) or url).split(".")
+    return ".".join(parts[-3:] if len(parts) > 2 and len(parts[-2]) <= 3 and len(parts[-1]) == 2 else parts[-2:])
+
+
+def read_examples(data: Path) -> list[Example]:
+    gold: dict[str, dict[str, str]] = {}
+    for path in sorted(data.glob("*.gold.jsonl.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            # Sets of other kinds, such as snippets that a text must have, lie in the same folder.
+            gold.update((row["url"], row) for row in map(json.loads, file) if "main_content" in row)
+    examples = [
+        _example(page.url, decode(page), gold[page.url])
+        for path in sorted(data.glob("*.warc.gz"))
+        for page in read_pages(path, Losses())
+        if page.url in gold
+    ]
+    if not examples:
+        raise UserError(f"no labelled pages in {data}: it must hold *.warc.gz and *.gold.jsonl.gz with the same URLs")
+    return examples
+
+
+def _example(url: str, html: str, row: dict[str, str]) -> Example:
+    _, blocks = parse(html)
+    words = [WORD.findall((prefix + text).lower()) for prefix, text in zip(blocks.prefix, blocks.text, strict=True)]
+    truth = WORD.findall(row["main_content"].lower())
+    label = _labels(words, truth)
+    return Example(url, row["page_type"], site_of(url), blocks, words, Counter(truth), label)
+
+
+def _labels(words: list[list[str]], truth: list[str]) -> NDArray[np.float64]:
+    """The share of each block's words that the gold text has, in order."""
+    page = [word for block in words for word in block]
+    owner = np.repeat(np.arange(len(words)), [len(block) for block in words])
+    right = np.zeros(len(words))
+    matcher = SequenceMatcher(None, page, truth, autojunk=len(page) * len(truth) > ALIGNED_WHOLE)
+    for start, _, length in matcher.get_matching_blocks():
+        np.add.at(right, owner[start : start + length], 1)
+    return right / np.maximum([len(block) for block in words], 1)
+
+
+def word_f1(kept: Iterable[list[str]], gold: Counter[str]) -> float:
+    """Word F1 of the chosen blocks' words as bags. Nothing chosen where nothing is content is right: 1."""
+    ours = Counter(word for block in kept for word in block)
+    if not ours and not gold:
+        return 1.0
+    return 2 * (ours & gold).total() / (ours.total() + gold.total())
+
+
+def heart_of(example: Example) -> Example | None:
+    """The page as it would be without anything around its content: the smallest element that holds nearly all of it.
+
+    Small and plain pages are rare among those that people label, and a model that knows none takes their code, lists and
+    tables for what is around an article elsewhere.
+    """
+    blocks, label = example.blocks, example.label
+    content = np.cumsum([0.0, *(label * [len(words) for words in example.words])])
+    holds = [content[end] - content[start] for start, end in zip(blocks.start, blocks.end, strict=True)]
+    elements = [at for at, words in enumerate(holds) if words >= HEART * content[-1] > 0]
+    if not elements or elements[-1] == 0:
+        return None
+    top = elements[-1]
+    low, high = blocks.start[top], blocks.end[top]
+    after = next((at for at in range(top + 1, len(blocks.parent)) if blocks.parent[at] < top), len(blocks.parent))
+    columns = ("text", "link_chars", "inner", "gap", "prefix", "row", "cell")
+    inside = Blocks(
+        **{name: getattr(blocks, name)[low:high] for name in columns},
+        element=[element - top for element in blocks.element[low:high]],
+        kinds=blocks.kinds,
+        kind=blocks.kind[top:after],
+        parent=[max(parent - top, 0) for parent in blocks.parent[top:after]],
+        start=[start - low for start in blocks.start[top:after]],
+        end=[end - low for end in blocks.end[top:after]],
+    )
+    return replace(example, blocks=inside, words=example.words[low:high], label=label[low:high])
+
+
+class _Table:
+    """Rows of token counts with the weight of content and of the rest in each, for logistic regression."""
+
+    def __init__(
+        self, counts: Any, tokens: list[str], site: list[int], content: list[float], rest: list[float]
+    ) -> None:
+        import scipy.sparse as sparse
+
+        self.counts, self.tokens = counts, tokens
+        self.site = np.array(site)
+        self.content, self.rest = np.array(content), np.array(rest)
+        rows = np.arange(len(site))
+        of_site = sparse.csr_matrix((np.ones(len(site), np.float32), (self.site, rows)))
+        self.sites_with = (of_site @ counts).sign()  # [sites, tokens]
+
+    def fit(self, use: NDArray[np.bool_]) -> dict[str, float]:
+        """Weights of the tokens, from the sites in `use` [sites]."""
+        from scipy.optimize import minimize
+
+        columns = np.flatnonzero(np.asarray(self.sites_with[np.flatnonzero(use)].sum(axis=0)).ravel() >= MIN_SITES)
+        rows = np.flatnonzero(use[self.site])
+        x = self.counts[rows][:, columns].astype(np.float32)
+        back = x.T.tocsr()
+        content, weight = self.content[rows], (self.content + self.rest)[rows]
+
+        def loss(w: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            z = (x @ w[:-1].astype(np.float32)).astype(np.float64) + w[-1]
+            slope = weight / (1 + np.exp(-z)) - content
+            value = (weight * np.logaddexp(0, z) - content * z).sum() + 0.5 * PENALTY * (w[:-1] ** 2).sum()
+            return value, np.append(back @ slope.astype(np.float32) + PENALTY * w[:-1], slope.sum())
+
+        best = minimize(loss, np.zeros(len(columns) + 1), jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS})
+        return {self.tokens[column]: float(w) for column, w in zip(columns, best.x, strict=False) if abs(w) > 0.02}
+
+
+class ScoreTables:
+    """The pages' tags and words as tables, made once: each training set takes its rows."""
+
+    def __init__(self, examples: list[Example], site: list[int]) -> None:
+        import scipy.sparse as sparse
+
+        tags: dict[Tag, int] = {}
+        words: dict[str, int] = {}
+        above: list[tuple[int, int]] = []  # (row, tag)
+        near: list[tuple[int, int]] = []
+        paths: tuple[list, list, list] = ([], [], [])  # site, content, rest of each row
+        texts: tuple[list, list, list] = ([], [], [])
+        found: list[tuple[int, int]] = []  # (row, word)
+        for example, of_site in zip(examples, site, strict=True):
+            blocks = example.blocks
+            weight = np.sqrt([len(block) for block in example.words])
+            weight /= max(weight.sum(), 1)
+            kinds = [tags.setdefault(tag, len(tags)) for tag in blocks.kinds]
+            chains: list[tuple[int, ...]] = []
+            for element, parent in enumerate(blocks.parent):
+                chains.append((*(chains[parent] if element else ()), kinds[blocks.kind[element]]))
+            alike: dict[tuple, list[int]] = {}
+            for block, element in enumerate(blocks.element):
+                inner = (kinds[blocks.inner[block]],) if blocks.inner[block] >= 0 else ()
+                alike.setdefault((chains[element], inner), []).append(block)
+            for (chain, inner), group in alike.items():
+                row = len(paths[0])
+                above += [(row, tag) for tag in chain + inner]
+                near += [(row, tag) for tag in chain[-1:] + inner]
+                _add(paths, of_site, weight[group], example.label[group])
+            same: dict[tuple[str, ...], list[int]] = {}
+            words_begun, counts = split_words(blocks.text)
+            begun_with = iter(words_begun)
+            for block, size in enumerate(counts):
+                same.setdefault(tuple(islice(begun_with, size)), []).append(block)
+            for tokens, group in same.items():
+                row = len(texts[0])
+                found += [(row, words.setdefault(token, len(words))) for token in tokens]
+                _add(texts, of_site, weight[group], example.label[group])
+        tokens: dict[str, int] = {}
+        of_tag = [
+            (at, tokens.setdefault(token, len(tokens)))
+            for tag, at in tags.items()
+            for word in tag.words
+            for token in tokens_of(word)
+        ]
+        has = _counts(of_tag, len(tags), len(tokens))
+        parts = [_counts(pairs, len(paths[0]), len(tags)) @ has for pairs in (above, near)]
+        names = [f"above {token}" for token in tokens] + [f"near {token}" for token in tokens]
+        self.paths = _Table(sparse.hstack(parts, format="csr"), names, *paths)
+        self.texts = _Table(_counts(found, len(texts[0]), len(words)), list(words), *texts)
+
+    def fit(self, use: NDArray[np.bool_]) -> Scores:
+        paths = self.paths.fit(use)
+        above, near = (
+            {name.removeprefix(place): weight for name, weight in paths.items() if name.startswith(place)}
+            for place in ("above ", "near ")
+        )
+        tags = {token: (above.get(token, 0.0), near.get(token, 0.0)) for token in above | near}
+        return Scores(tags, self.texts.fit(use))
+
+
+def _add(rows: tuple[list, list, list], site: int, weight: NDArray[np.float64], label: NDArray[np.float64]) -> None:
+    rows[0].append(site)
+    rows[1].append(float((weight * label).sum()))
+    rows[2].append(float((weight * (1 - label)).sum()))
+
+
+def _counts(pairs: list[tuple[int, int]], rows: int, columns: int) -> Any:
+    import scipy.sparse as sparse
+
+    at = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    return sparse.csr_matrix((np.ones(len(at), np.float32), (at[:, 0], at[:, 1])), shape=(rows, columns))
+
+
+def train(
+    examples: list[Example], tables: ScoreTables, site: NDArray[np.int64], use: NDArray[np.bool_]
+) -> ContentModel:
+    """The model from the pages of the sites in `use` [sites]; `site` is of each page."""
+    pages, x, names = training_features(examples, tables, site, use)
+    trees = fit_trees(x, pages)
+    scores = tables.fit(use)
+    return ContentModel(_as_stored(scores), trees, names)
+
+
+def _as_stored(scores: Scores) -> Scores:
+    tags = {token: (float(np.float16(above)), float(np.float16(near))) for token, (above, near) in scores.tags.items()}
+    return Scores(tags, {token: float(np.float16(weight)) for token, weight in scores.words.items()})
+
+
+def training_features(
+    examples: list[Example], tables: ScoreTables, site: NDArray[np.int64], use: NDArray[np.bool_]
+) -> tuple[list[Example], list[NDArray[np.float32]], list[str]]:
+    """Pages that have text and their hearts, their features under scores fitted without their group of sites, and the
+    features' names."""
+    group = np.arange(len(use)) % GROUPS
+    pages: list[Example] = []
+    x: list[NDArray[np.float32]] = []
+    names: list[str] = []
+    for held_out in range(GROUPS):
+        scores = tables.fit(use & (group != held_out))
+        for at in np.flatnonzero((use & (group == held_out))[site]):
+            for page in (examples[at], heart_of(examples[at])):
+                if page and page.blocks.text:
+                    found = features(page.blocks, scores)
+                    names = list(found)
+                    pages.append(page)
+                    x.append(np.stack(list(found.values()), axis=1).astype(np.float32))
+    return pages, x, names
+
+
+def fit_trees(x: list[NDArray[np.float32]], pages: list[Example]) -> Trees:
+    import lightgbm
+
+    sizes = [np.sqrt([len(block) for block in page.words]) for page in pages]
+    weight = np.concatenate([size / max(size.sum(), 1) for size in sizes])
+    data = lightgbm.Dataset(
+        np.concatenate(x), np.concatenate([page.label for page in pages]), weight=weight * len(weight) / weight.sum()
+    )
+    return _flat(lightgbm.train(OPTIONS, data, TREES).dump_model())
+
+
+def _flat(dump: dict[str, Any]) -> Trees:
+    """LightGBM's trees as arrays. Places that a smaller tree leaves empty hold conditions that never fail."""
+    count = len(dump["tree_info"])
+    trees = Trees(
+        np.zeros((count, LEAVES - 1), np.int16),
+        np.full((count, LEAVES - 1), np.inf, np.float32),
+        np.full((count, LEAVES - 1), 0xFFFFFFFF, np.uint32),
+        np.zeros((count, LEAVES), np.float32),
+    )
+    for at, info in enumerate(dump["tree_info"]):
+        leaves = nodes = 0
+
+        def visit(node: dict[str, Any], at: int = at) -> None:
+            nonlocal leaves, nodes
+            if "leaf_value" in node:
+                trees.value[at, leaves] = node["leaf_value"]
+                leaves += 1
+                return
+            here, first = nodes, leaves
+            nodes += 1
+            trees.feature[at, here] = node["split_feature"]
+            trees.threshold[at, here] = node["threshold"] + 0.0  # no -0.0, from which 0.0 would come out negative
+            visit(node["left_child"])
+            trees.stays[at, here] = 0xFFFFFFFF ^ ((1 << leaves) - (1 << first))
+            visit(node["right_child"])
+
+        visit(info["tree_structure"])
+    return trees
+
+
+def cross_validated(examples: list[Example], folds: int = 5) -> tuple[list[list[int]], list[ContentModel]]:
+    """Models that have not seen the sites of the pages beside them: (pages of each fold, the fold's model)."""
+    sites, site, tables = _prepared(examples)
+    fold = np.random.default_rng(0).permutation(len(sites)) % folds
+    pages = [np.flatnonzero(fold[site] == at).tolist() for at in range(folds)]
+    return pages, [train(examples, tables, site, fold != at) for at in range(folds)]
+
+
+def _prepared(examples: list[Example]) -> tuple[list[str], NDArray[np.int64], ScoreTables]:
+    sites = sorted({example.site for example in examples})
+    number = {site: at for at, site in enumerate(sites)}
+    site = [number[example.site] for example in examples]
+    return sites, np.array(site), ScoreTables(examples, site)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of *.warc.gz and *.gold.jsonl.gz")
+    parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parsed, unknown = parser.parse_known_args()
+    if unknown:
+        parser.error(printable(f"unrecognized arguments: {' '.join(unknown)}"))
+    examples = read_examples(parsed.data)
+    sites, site, tables = _prepared(examples)
+    model = train(examples, tables, site, np.ones(len(sites), dtype=bool))
+    np.savez_compressed(parsed.out, **to_arrays(model))
+    size = parsed.out.stat().st_size / 1000
+    print(printable(f"{len(examples)} pages of {len(sites)} sites -> {parsed.out}, {size:.0f} kB"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Thresholds over the annotations, applied late and in one place."""

@@ -1,0 +1,77 @@
+"""The mixture: how many tokens to draw from each domain for a budget.
+
+Weights are shares of the training tokens, as in the mixtures of LLaMA and DoReMi. A domain is read at most
+`max_repeats` times over, because more gains little (Muennighoff et al. 2023); what it cannot give comes from the
+others.
+"""
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from groundup.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Plan:
+    tokens: dict[str, int]  # to draw, by domain
+    repeats: dict[str, float]  # drawn / available
+    shares: dict[str, float]  # realised shares of the tokens drawn
+    capped: list[str]  # domains that could not give their share
+    missing: int  # tokens of the budget that no domain can give within the cap
+
+
+def plan(tokens_by_domain: dict[str, int], weights: dict[str, float], budget: int, max_repeats: float) -> Plan:
+    """Split `budget` tokens over the domains, in proportion to `weights`; without weights, to the tokens there are.
+
+    With weights, a domain that they leave out is not drawn from.
+    Raises UserError for a weight of a domain that has no tokens.
+    """
+    available = {domain: tokens for domain, tokens in sorted(tokens_by_domain.items()) if tokens > 0}
+    for domain in sorted(set(weights) - set(available)):
+        near = difflib.get_close_matches(domain, available, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"domains with tokens: {', '.join(available) or 'none'}"
+        raise UserError(f"mixture.weights: no tokens of domain {domain!r}; {hint}")
+    wanted = {domain: float(weights[domain]) for domain in available if domain in weights} or dict(available)
+    limits = {domain: int(available[domain] * max_repeats) for domain in wanted}
+    drawn: dict[str, int] = {}
+    left = budget
+    while open_domains := [domain for domain in wanted if domain not in drawn]:
+        total = sum(wanted[domain] for domain in open_domains)
+        given = {domain: left * wanted[domain] / total for domain in open_domains}
+        over = [domain for domain in open_domains if given[domain] > limits[domain]]
+        for domain in over:
+            drawn[domain] = limits[domain]
+            left -= limits[domain]
+        if not over:
+            drawn |= _whole(given, left, limits)
+            break
+    total = max(1, sum(drawn.values()))
+    return Plan(
+        tokens={domain: drawn.get(domain, 0) for domain in available},
+        repeats={domain: drawn.get(domain, 0) / available[domain] for domain in available},
+        shares={domain: drawn.get(domain, 0) / total for domain in available},
+        capped=[domain for domain in wanted if drawn[domain] == limits[domain]],
+        missing=budget - sum(drawn.values()),
+    )
+
+
+def _whole(given: dict[str, float], total: int, limits: dict[str, int]) -> dict[str, int]:
+    """Round down, then hand the remaining tokens to the largest fractions, so that the sum is `total`."""
+    whole = {domain: int(tokens) for domain, tokens in given.items()}
+    for domain in sorted(given, key=lambda name: (whole[name] - given[name], name)):
+        if sum(whole.values()) < total and whole[domain] < limits[domain]:
+            whole[domain] += 1
+    return whole
+
+
+def report(plan: Plan) -> dict[str, Any]:
+    """The realised mix, for people and JSON."""
+    return {
+        "domains": {
+            domain: {"drawn": drawn, "share": plan.shares[domain], "repeats": plan.repeats[domain]}
+            for domain, drawn in plan.tokens.items()
+        },
+        "capped": plan.capped,
+        "missing": plan.missing,
+    }

@@ -1,0 +1,178 @@
+"""SQuAD (Rajpurkar et al. 2016): its files, its two measures, and the baseline that a reader has to beat.
+
+An answer is compared as a bag of words, after case, punctuation, articles and runs of white space are taken away: exact
+match asks whether two answers are then the same, F1 how many words they share. Of several right answers the nearest
+counts.
+"""
+
+import json
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from groundup.core.errors import UserError
+from groundup.data.rows import Refused
+from groundup.data.text import read_whole
+
+SHAPE = "it needs data > paragraphs > context, qas > question, answers > answer_start, text"
+
+
+@dataclass(frozen=True)
+class Question:
+    id: str
+    question: str
+    context: str
+    answers: list[tuple[int, str]]  # where in the context each right answer begins, and its text
+    title: str = ""
+
+
+def read(path: Path, refused: Refused | None = None) -> list[Question]:
+    """Questions of a SQuAD 1.1 file (JSON, plain or compressed), in its order.
+
+    One that cannot be learned from is passed over and counted in `refused`: without an answer (SQuAD 2.0 has such), with
+    none that stands where it should, without text. Raises UserError when it is no such file, or none of its questions is left.
+    """
+    refused = Refused() if refused is None else refused
+    try:
+        articles = json.loads(read_whole(path))["data"]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a SQuAD file ({str(error)[:100]!r}); {SHAPE}") from None
+    found = list(_questions(articles, str(path), refused))
+    if not found:
+        raise UserError(f"{path}: no question to learn from ({refused or 'it is empty'}); {SHAPE}")
+    return found
+
+
+def _questions(articles: Any, place: str, refused: Refused) -> Iterator[Question]:
+    """Raises nothing: whatever is not as it should be is counted as deep as it can be told."""
+    number, seen = 0, set()
+    for article in _listed(articles, "data", place, refused):
+        title = article.get("title")
+        for paragraph in _listed(article.get("paragraphs"), "paragraphs", place, refused):
+            context = paragraph.get("context")
+            for row in _listed(paragraph.get("qas"), "qas", place, refused):
+                number += 1
+                where = f"{place}, question {number}"
+                name, asked, answers = row.get("id", str(number)), row.get("question"), row.get("answers")
+                right = list(_right(answers, context)) if isinstance(context, str) else []
+                if not (isinstance(context, str) and isinstance(asked, str) and context.strip() and asked.strip()):
+                    refused.add("no question or context", where)
+                elif not answers or not isinstance(answers, list):
+                    refused.add("no answer", where)
+                elif not right:
+                    refused.add("an answer that does not stand where it should", where)
+                elif not isinstance(name, str | int) or str(name) in seen:
+                    refused.add("an id that is no text or came before", where)
+                else:
+                    seen.add(str(name))
+                    yield Question(str(name), asked, context, right, title if isinstance(title, str) else "")
+
+
+def _listed(value: Any, name: str, place: str, refused: Refused) -> Iterator[dict[str, Any]]:
+    if not isinstance(value, list):
+        refused.add(f"no list of {name}", place)
+        return
+    for one in value:
+        if isinstance(one, dict):
+            yield one
+        else:
+            refused.add(f"an entry of {name} that is no object", place)
+
+
+def _right(answers: Any, context: str) -> Iterator[tuple[int, str]]:
+    """The answers that stand in the context where they say."""
+    for answer in answers if isinstance(answers, list) else []:
+        start, text = (answer.get("answer_start"), answer.get("text")) if isinstance(answer, dict) else (None, None)
+        if type(start) is int and start >= 0 and isinstance(text, str) and text.strip() and context.startswith(text, start):
+            yield start, text
+
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def normalised(answer: str) -> str:
+    """Lower case, without punctuation, articles and surplus white space."""
+    return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_match(answer: str, right: str) -> float:
+    return float(normalised(answer) == normalised(right))
+
+
+def f1(answer: str, right: str) -> float:
+    """Harmonic mean of the shares of words that are common: of the answer's, and of the right one's."""
+    given, expected = normalised(answer).split(), normalised(right).split()
+    common = sum((Counter(given) & Counter(expected)).values())
+    return 2 * common / (len(given) + len(expected)) if common else 0.0
+
+
+def score(answers: Mapping[str, str], questions: Sequence[Question]) -> dict[str, float]:
+    """Mean exact match and F1 (0 to 1) of the answers by question id; a question without an answer counts 0."""
+    if not questions:
+        raise UserError("no questions to score")
+    given = [(answers[q.id], [text for _, text in q.answers]) for q in questions if q.id in answers]
+    return {
+        "exact_match": sum(max(exact_match(answer, r) for r in right) for answer, right in given) / len(questions),
+        "f1": sum(max(f1(answer, r) for r in right) for answer, right in given) / len(questions),
+    }
+
+
+_WORD = re.compile(r"\w+(?:[.,'’–-]\w+)*|\S")
+_FUNCTION_WORDS = frozenset(
+    """
+    a an the of in on at to for from by with and or but as is are was were be been being it its this that
+    these those he she they his her their him them which who whom whose what when where why how many much did
+    do does has have had not no nor so than then there into about between during after before over under
+    through also such would could can will may most more other some any all each both only while if because
+    until against
+    """.split()  # noqa: SIM905
+)
+_REACH = 15.0  # words; the best of 5, 10, 15, 20 and 30 on the 1,190 questions of XQuAD
+
+
+def phrases_of(text: str) -> list[tuple[int, int]]:
+    """Where each run of words begins and ends that is parted by punctuation or function words."""
+    return [(run[0][1], run[-1][2]) for run in _runs(_words(text), frozenset())]
+
+
+def sliding_window(question: str, context: str) -> str:
+    """The baseline: the phrase of the context that stands nearest to the words of the question; "" if there is none.
+
+    As Richardson et al. 2013, with distance; phrases are those of `phrases_of`, parted by the question's words too. A
+    word shared with the question counts log(1 + 1 / its frequency in the context), so rare ones count more, times
+    exp(-distance / 15) to the middle of the phrase. Of equals, the first phrase.
+    """
+    words = _words(context)
+    asked = frozenset(word for word, _, _, _ in _words(question) if word[0].isalnum())
+    frequency = Counter(word for word, _, _, _ in words)
+    shared = [(place, math.log(1 + 1 / frequency[word])) for word, _, _, place in words if word in asked]
+
+    def nearness(run: list[_Word]) -> float:
+        middle = (run[0][3] + run[-1][3]) / 2
+        return sum(weight * math.exp(-abs(place - middle) / _REACH) for place, weight in shared)
+
+    best = max(_runs(words, asked), key=nearness, default=None)
+    return context[best[0][1] : best[-1][2]] if best else ""
+
+
+_Word = tuple[str, int, int, int]  # lower case; where it begins and ends; its number
+
+
+def _words(text: str) -> list[_Word]:
+    return [(match.group().lower(), *match.span(), number) for number, match in enumerate(_WORD.finditer(text))]
+
+
+def _runs(words: list[_Word], asked: frozenset[str]) -> list[list[_Word]]:
+    runs: list[list[_Word]] = [[]]
+    for word in words:
+        if word[0][0].isalnum() and word[0] not in asked and word[0] not in _FUNCTION_WORDS:
+            runs[-1].append(word)
+        elif runs[-1]:
+            runs.append([])
+    return [run for run in runs if run]

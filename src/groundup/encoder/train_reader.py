@@ -1,0 +1,142 @@
+"""From files of questions to the folder of a reader: the verb `groundup train-reader`."""
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from groundup.core.device import choose
+from groundup.core.errors import UserError
+from groundup.core.files import digest
+from groundup.core.seals import read_sealed, write_sealed
+from groundup.core.text import printable
+from groundup.data.rows import Refused
+from groundup.encoder import squad
+from groundup.encoder.cloze_questions import paragraphs
+from groundup.encoder.question_answering import Settings, answer, build, fits
+from groundup.encoder.squad import Question
+from groundup.tokenizer import documents, load
+from groundup.tokenizer.wordpiece import WordPiece, count_words, train
+
+KEY, RESULT = "questions.json", "reader.json"
+HELD_OUT_EVERY, HELD_OUT_MOST = 10, 500  # of ten contexts one is held out; so many questions are enough to judge by
+PRACTICE_MB = 64  # of text; practice reads some thousand paragraphs
+
+
+def train_reader(
+    files: Sequence[Path], out: Path, texts: Sequence[Path], tokenizer: Path | None, vocabulary: int, settings: Settings,
+    seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Train a reader on SQuAD files, with questions made of `texts` to practise on, into folder `out`; returns how well.
+
+    Every tenth context is held out to judge by. Without a tokenizer one is trained on contexts, questions and texts. The
+    same command goes on where it was cut off, and does nothing where it was finished.
+    Raises UserError for a file without a usable question, a tokenizer that is no WordPiece, an `out` of something else.
+    """
+    refused = Refused()
+    questions = list({q.id: q for path in files for q in _named(path, squad.read(path, refused), len(files) > 1)}.values())
+    practice = _practice(texts)
+    words = _tokenizer(tokenizer, questions, practice, vocabulary)
+    questions = _fitting(words, questions, settings.length, refused)
+    if refused:
+        print(printable(f"  passed over: {refused}"), file=sys.stderr, flush=True)
+    key = {
+        "files": {str(path): digest(path) for path in files},
+        "practice": hashlib.blake2b("\n".join(practice).encode("utf-8", "replace"), digest_size=16).hexdigest(),
+        "tokenizer": hashlib.blake2b(json.dumps(words.as_json()).encode("utf-8", "replace"), digest_size=16).hexdigest(),
+        "settings": asdict(settings),
+        "seed": seed,
+    }
+    if (found := _begin(out, key)) is not None:
+        return found
+    training, held_out = _split(questions)
+    print(printable(f"  {len(training):,} questions to learn from, {len(held_out):,} held out"), file=sys.stderr, flush=True)
+    device = choose()
+    model = build(words, training, practice, settings, device, out, seed)
+    measured = None
+    if held_out:
+        given = {name: one.text for name, one in answer(model, words, held_out, device).items()}
+        nearest = {q.id: squad.sliding_window(q.question, q.context) for q in held_out}
+        measured = {"questions": len(held_out), **squad.score(given, held_out)}
+        measured["nearest_phrase_f1"] = squad.score(nearest, held_out)["f1"]
+    result = {
+        "reader": str(out),
+        "questions": len(training),
+        "passed_over": {reason: count for reason, count in sorted(refused.items()) if count},
+        "practice_paragraphs": len(practice),
+        "vocabulary": words.size,
+        "steps": settings.steps,
+        "held_out": measured,
+    }
+    write_sealed(out / RESULT, {"key": key, "result": result})
+    return result
+
+
+def _named(path: Path, questions: list[Question], several: bool) -> list[Question]:
+    """Two files may number their questions alike."""
+    return [Question(f"{path}:{q.id}", *list(vars(q).values())[1:]) for q in questions] if several else questions
+
+
+def _practice(texts: Sequence[Path]) -> list[str]:
+    found, size = [], 0
+    for paragraph in paragraphs(documents.texts(documents.find(texts), "train")) if texts else ():
+        found.append(paragraph)
+        size += len(paragraph)
+        if size > PRACTICE_MB << 20:
+            break
+    if texts and not found:
+        raise UserError(
+            f"{', '.join(map(str, texts))}: no paragraph to practise on: a line of 50 to 220 words, of three sentences or more"
+        )
+    return found
+
+
+def _tokenizer(folder: Path | None, questions: list[Question], practice: list[str], vocabulary: int) -> WordPiece:
+    if folder is None:
+        contexts = dict.fromkeys(q.context for q in questions)
+        return WordPiece(train(count_words([*contexts, *(q.question for q in questions), *practice]), vocabulary))
+    found = load.load(folder)
+    if not isinstance(found, WordPiece):
+        raise UserError(
+            f"{folder}: a reader reads WordPiece, which this is not; `groundup tokenizer train TEXTS --kind wordpiece --out "
+            "DIR` makes one, and without --tokenizer one is made of the questions"
+        )
+    return found
+
+
+def _fitting(tokenizer: WordPiece, questions: list[Question], length: int, refused: Refused) -> list[Question]:
+    """Without the questions that leave a window too little room for the context."""
+    long = {q.id for q in questions if not fits(tokenizer, q, length)}
+    refused.add("a question longer than a third of a window", "one of them", len(long))
+    kept = [q for q in questions if q.id not in long]
+    if not kept:
+        raise UserError(f"every question is longer than a third of a window of {length} tokens; take a larger --length")
+    return kept
+
+
+def _split(questions: list[Question]) -> tuple[list[Question], list[Question]]:
+    """Questions to learn from, and those about every tenth context, which the others say nothing about."""
+    contexts = list(dict.fromkeys(q.context for q in questions))
+    apart = set(contexts[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
+    training = [q for q in questions if q.context not in apart]
+    return training, [q for q in questions if q.context in apart][:HELD_OUT_MOST]
+
+
+def _begin(out: Path, key: dict[str, Any]) -> dict[str, Any] | None:
+    """The result of the same command if it was finished; otherwise `out` is ready for it, cut-off work of it kept."""
+    finished = read_sealed(out / RESULT)
+    if finished and finished["key"] == json.loads(json.dumps(key)) and (out / "model.safetensors").is_file():
+        return finished["result"]
+    before = read_sealed(out / KEY)
+    if before is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: there is something else already; give another --out, or delete it")
+    if before is not None and before != json.loads(json.dumps(key)):
+        print(printable(f"  {out} is of other questions or settings: begun anew"), file=sys.stderr, flush=True)
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_sealed(out / KEY, key)
+    return None

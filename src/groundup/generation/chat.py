@@ -1,0 +1,104 @@
+"""Talking to a model in the terminal; the answer appears as it is written."""
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from groundup.core.device import choose
+from groundup.core.text import printable
+from groundup.generation.engine import Sampling, generate, room
+from groundup.generation.open_folder import DEFAULT, model_folder
+from groundup.model.decoder import LanguageModel
+from groundup.model.folder import load_decoder
+from groundup.tokenizer.chat import answer_ends, render
+from groundup.tokenizer.tokenizer import StreamDecoder, Tokenizer
+
+Messages = list[dict[str, str]]
+
+
+def talk(folder: Path, stage: str | None, temperature: float | None, max_tokens: int, seed: int) -> dict[str, Any]:
+    """Read questions from stdin and stream answers to stdout until an empty line or the end of input.
+
+    `folder`: a run, of which `stage` says which model, or a model. One that ends answers with the end of a message is
+    asked in its chat template, with all that was said before; any other continues each line by itself.
+    Raises UserError where there is no model that we load, and where its template refuses the conversation.
+    """
+    place = model_folder(folder, stage)
+    tokenizer = Tokenizer.load(place)
+    model = load_decoder(place).to(choose().torch_device)
+    stated = model.generation
+    converses = tokenizer.message_end in stated.ends
+    ends = answer_ends(tokenizer, stated.ends) if converses else [tokenizer.end_of_text, *stated.ends]
+    sampling = Sampling.by(stated, max_tokens, temperature)
+    if stated.unknown:
+        _say(f"generation_config.json asks for {', '.join(stated.unknown)}, which is not done here")
+    with suppress(AttributeError):  # somebody else's stdin, as a test's
+        sys.stdin.reconfigure(errors="replace")
+    messages: Messages = []
+    turns = tokens = too_long = 0
+    while question := _ask():
+        messages.append({"role": "user", "content": question})
+        prompt = _prompt(model, tokenizer, messages, max_tokens, converses)
+        if prompt is None:
+            too_long += 1
+            messages.pop()
+            continue
+        decoder, written = StreamDecoder(tokenizer), []
+
+        def show(_: int, token: int, decoder: StreamDecoder = decoder, written: list[str] = written) -> None:
+            written.append(decoder.push(token))
+            print(printable(written[-1]), end="", flush=True)
+
+        tokens += len(generate(model, [prompt], ends, sampling, seed + turns, show)[0])
+        written.append(decoder.finish())
+        print(printable(written[-1]), flush=True)
+        messages.append({"role": "assistant", "content": "".join(written)})
+        turns += 1
+    of = {"model": str(folder)} if place == folder else {"run": str(folder), "stage": stage or DEFAULT}
+    return {**of, "turns": turns, "tokens": tokens, "too_long": too_long}
+
+
+def _prompt(
+    model: LanguageModel, tokenizer: Tokenizer, messages: Messages, max_tokens: int, converses: bool
+) -> list[int] | None:
+    """The ids to continue. The oldest questions and answers go out of `messages` until they fit, which is said.
+
+    None, said too, where the last question alone has no room beside an answer.
+    """
+    def ids(messages: Messages) -> list[int]:
+        if converses:
+            return render(tokenizer, messages, add_generation_prompt=True)[0]
+        return [tokenizer.end_of_text, *tokenizer.encode(messages[-1]["content"])]
+
+    most, forgotten = room(model, max_tokens), 0
+    if len(alone := ids(messages[-1:])) > most:
+        _say(f"{len(alone):,} tokens, where the model's context has room for {most:,} beside an answer: ask for less")
+        return None
+    while len(prompt := ids(messages)) > most:
+        del messages[:2]
+        forgotten += 1
+    if forgotten:
+        _say(
+            f"the conversation has outgrown the context: the oldest {forgotten} of its questions and answers are forgotten, "
+            f"the last {len(messages) // 2} are kept"
+        )
+    return prompt
+
+
+def _ask() -> str:
+    """The next question; "" at the end. On a terminal the line can be edited, and earlier ones come back with the arrows."""
+    if sys.stdin.isatty():
+        with suppress(ImportError):  # not on Windows
+            import readline  # noqa: F401  (input() then edits the line and remembers earlier ones)
+        print(file=sys.stderr, flush=True)
+        try:
+            return input("> " if sys.stdout.isatty() else "").strip()
+        except EOFError:
+            print(file=sys.stderr, flush=True)  # Ctrl-D leaves the cursor behind the prompt
+            return ""
+    return sys.stdin.readline().strip()
+
+
+def _say(line: str) -> None:
+    print(printable(f"  {line}"), file=sys.stderr, flush=True)

@@ -1,0 +1,175 @@
+"""The one generation engine: samples in evaluation, PPO rollouts and the chat all come from here.
+
+A batch of prompts of any lengths shares one cache with a slot for every token; each row is filled independently, so
+there is no left padding, and finished rows leave the batch a quarter of it at a time: the cache is copied when they do.
+Decoders take the short way of `decoding`, and where a token is the model's choice (temperature 0) several tokens a pass,
+by drafts of `lookup`; every other architecture continues from its own cache.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from groundup.core.errors import UserError
+from groundup.generation.decoding import Decoding
+from groundup.generation.prompt_lookup import Lookup, drafts
+from groundup.model.decoder import Decoder, LanguageModel
+from groundup.model.generation import Generation
+
+COLDEST = 1e-5  # below it float32 has no number for what is divided by it; vLLM draws the line there too
+STAYING_SHARE = 0.75  # of a batch: with no more than this still going, the finished rows leave
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """temperature 0 is greedy; top_p keeps the most likely tokens up to that probability (Holtzman et al. 2019).
+
+    top_k keeps so many of the most likely tokens, 0 all; it comes before top_p, as in transformers and vLLM.
+    """
+
+    max_tokens: int = 64
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+    @classmethod
+    def by(cls, generation: Generation, max_tokens: int, temperature: float | None = None) -> Self:
+        """As the model's folder states it, but for a temperature that somebody asks for."""
+        wanted = generation.temperature if temperature is None else temperature
+        return cls(max_tokens, wanted, generation.top_p, generation.top_k)
+
+
+def room(model: LanguageModel, max_tokens: int) -> int:
+    """How many tokens a prompt may have: the rest of the context is the answer's."""
+    return room_in(model.config.max_position_embeddings, max_tokens)
+
+
+def room_in(context: int, max_tokens: int) -> int:
+    """An answer has at most half of the context."""
+    return context - min(max_tokens, context // 2)
+
+
+@torch.inference_mode()
+def generate(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    ends: Sequence[int],
+    sampling: Sampling,
+    seed: int,
+    on_token: Callable[[int, int], None] | None = None,
+) -> list[list[int]]:
+    """Continue each prompt until one of the token ids `ends` (kept in the result) or `max_tokens`.
+
+    Prompt and answer share the context: an answer has at most half of it. The same seed gives the same tokens.
+    on_token(row, token) is called as tokens appear.
+    Raises ValueError for an empty prompt; UserError for one that is longer than `room`, since what is left of it would be
+    another question, and where the model's logits are not finite.
+    """
+    if not prompts:
+        return []
+    if not all(prompts):
+        raise ValueError("a prompt without tokens has nothing to continue; begin it with the end-of-text token")
+    max_tokens = min(sampling.max_tokens, model.config.max_position_embeddings // 2)
+    if (longest := max(map(len, prompts))) > (most := room(model, max_tokens)):
+        raise UserError(
+            f"a prompt has {longest:,} tokens; beside an answer of {max_tokens:,} the model's context has room for {most:,}: "
+            "ask for less, or for a shorter answer"
+        )
+    prompts = [list(prompt) for prompt in prompts]
+    device = model.lm_head.weight.device
+    generator = torch.Generator(device=device).manual_seed(seed)
+    state_class = Decoding if isinstance(model, Decoder) else Continuing
+    state = state_class(model, len(prompts), max(map(len, prompts)) + max_tokens)
+    texts = [list(prompt) for prompt in prompts]
+    ends_at = [len(prompt) + max_tokens for prompt in prompts]
+
+    def finished(row: int) -> bool:
+        return len(texts[row]) >= ends_at[row] or (texts[row][-1] in ends and len(texts[row]) > len(prompts[row]))
+
+    # A draft is kept as far as it is what the model itself chooses: the tokens are the same with and without.
+    lookups = [Lookup(text) for text in texts] if isinstance(model, Decoder) and sampling.temperature < COLDEST else []
+    rows = list(range(len(prompts)))
+    drafted: list[list[int]] = [[]] * len(prompts)
+    logits = state.read(prompts)[:, None]
+    while True:
+        found = pick(_choices(logits.flatten(0, 1), model), sampling, generator).view(len(rows), -1).tolist()
+        wrong = []
+        for row, draft, tokens in zip(rows, drafted, found, strict=True):
+            right = next((place for place, token in enumerate(draft) if token != tokens[place]), len(draft))
+            wrong.append(len(draft) - right)
+            for token in tokens[: right + 1]:
+                if finished(row):
+                    break
+                texts[row].append(token)
+                if on_token:
+                    on_token(row, token)
+        if any(wrong):
+            state.forget(wrong)
+        going = [place for place, row in enumerate(rows) if not finished(row)]
+        if not going:
+            return [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
+        if len(going) <= STAYING_SHARE * len(rows):
+            rows = [rows[place] for place in going]
+            state.select(going)
+        drafted = [[]] * len(rows)
+        if lookups:
+            drafted = drafts([lookups[row] for row in rows], max(ends_at[row] - len(texts[row]) for row in rows) - 1)
+        following = [[texts[row][-1], *draft] for row, draft in zip(rows, drafted, strict=True)]
+        logits = state.step(torch.tensor(following, device=device))
+
+
+class Continuing:
+    """What `Decoding` is to a decoder, for any architecture; it cannot forget."""
+
+    def __init__(self, model: LanguageModel, rows: int, length: int) -> None:
+        self.model, self.device = model, model.lm_head.weight.device
+        self.cache = model.new_cache(rows, length, self.device)
+
+    def read(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
+        ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long, device=self.device)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt)] = torch.tensor(prompt, device=self.device)
+        hidden = self.model.model(ids, cache=self.cache, lengths_B=lengths)
+        return self.model.lm_head(hidden[torch.arange(len(prompts), device=self.device), lengths - 1])
+
+    def step(self, tokens_BT: Tensor) -> Tensor:
+        return self.model.lm_head(self.model.model(tokens_BT, cache=self.cache))
+
+    def select(self, rows: Sequence[int]) -> None:
+        self.cache.select(torch.tensor(rows, device=self.device))
+
+
+def _choices(logits_NV: Tensor, model: LanguageModel) -> Tensor:
+    """Logits of what may be picked: a row of the vocabulary without a token is -inf.
+
+    Raises UserError where they are not finite: whatever was picked from them would look like an answer.
+    """
+    if not logits_NV.isfinite().all():
+        raise UserError("the model computes numbers that are not finite: its weights are damaged; train or download it again")
+    if not model.without_token:
+        return logits_NV
+    return logits_NV.index_fill(-1, torch.tensor(model.without_token, device=logits_NV.device), -torch.inf)
+
+
+def pick(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    """One token a row (batch,)."""
+    if sampling.temperature < COLDEST:
+        return logits_BV.argmax(-1)
+    logits_BV = logits_BV.float()
+    if 0 < sampling.top_k < logits_BV.shape[-1]:
+        # Of equals at the border transformers keeps all, too.
+        least = logits_BV.topk(sampling.top_k, dim=-1).values[..., -1:]
+        logits_BV = logits_BV.masked_fill(logits_BV < least, -torch.inf)
+    probabilities = torch.softmax(logits_BV / sampling.temperature, dim=-1)
+    if sampling.top_p < 1:
+        ordered, places = probabilities.sort(dim=-1, descending=True, stable=True)
+        beyond = ordered.cumsum(-1) - ordered >= sampling.top_p
+        probabilities = torch.zeros_like(probabilities).scatter(-1, places, ordered.masked_fill(beyond, 0.0))
+    # One number a row against the running sum: torch.multinomial draws one for every entry of the vocabulary.
+    sums = probabilities.cumsum(-1)
+    drawn = 1 - torch.rand(len(sums), 1, generator=generator, device=sums.device)  # in (0, 1]
+    return torch.searchsorted(sums, drawn * sums[:, -1:]).squeeze(1)

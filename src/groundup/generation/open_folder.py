@@ -1,0 +1,88 @@
+"""Which model a folder stands for: a run's, or the folder's own; of anything else, what it is and what to do."""
+
+import json
+from pathlib import Path
+
+from groundup.core.errors import UserError
+from groundup.core.files import read_object
+from groundup.core.seals import MANIFEST, open_stage, verify
+
+STAGES = ("base", "sft", "dpo", "ppo")
+DEFAULT = "dpo"
+WANTED = "a run folder (groundup run --run) or a model's: config.json, *.safetensors, tokenizer.json"
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def model_folder(folder: Path, stage: str | None = None) -> Path:
+    """The folder of the model to talk to, checked if a run made it. `stage`: which model of a run.
+
+    Raises UserError, with what the folder is and what to do, where there is no model that writes text.
+    """
+    if stage is not None and stage not in (known := [*STAGES, *_added_models(folder)]):
+        raise UserError(f"--stage {stage}: choose one of {', '.join(known)}"[:300])
+    if not (folder / "config.json").is_file():
+        return _of_run(folder, stage)
+    if stage is not None:
+        raise UserError(f"{folder}: a model's folder, which has no stages: leave --stage out, or give the run's folder")
+    kinds = read_object(folder / "config.json").get("architectures")
+    first = str(kinds[0]) if isinstance(kinds, list) and kinds else ""
+    if first.endswith("ForQuestionAnswering"):
+        raise UserError(f"{folder}: a reader of texts, no chat model: groundup ask QUESTION --context FILE --model {folder}")
+    if first.endswith("ForSequenceClassification"):
+        raise UserError(f"{folder}: a reward model or classifier, which judges texts and writes none; give a ...ForCausalLM")
+    verify(folder)
+    return folder
+
+
+def _of_run(folder: Path, stage: str | None) -> Path:
+    finished = [name for name in [*_added_models(folder), *reversed(STAGES)] if (folder / name / MANIFEST).is_file()]
+    wanted = stage or DEFAULT
+    if wanted in finished:
+        return open_stage(folder, wanted)
+    if finished:
+        raise UserError(f"{folder}: no finished stage {wanted!r} there, but --stage {finished[0]}; `groundup run` makes the rest")
+    if stage is not None or any((folder / f"{name}.partial").is_dir() for name in ("pages", "corpus", "tokenizer", *STAGES)):
+        return open_stage(folder, wanted)  # which says what is missing of the run
+    raise UserError(f"{folder}: {_what(folder)}; chat wants {WANTED}")
+
+
+def _added_models(folder: Path) -> list[str]:
+    """Steps that a recipe added, where they made a model that writes text."""
+    names = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}") if path.parent.name not in STAGES)
+    kinds = {name: folder / name / "config.json" for name in names if (folder / name / "config.json").is_file()}
+    return [name for name, config in kinds.items() if "ForCausalLM" in str(read_object(config).get("architectures"))]
+
+
+def _what(folder: Path) -> str:
+    """What a folder without config.json and without a finished model is."""
+    if not folder.exists():
+        return "no such folder"
+    if not folder.is_dir():
+        other = "a GGUF, which is not read" if folder.suffix == ".gguf" else "a file"
+        return f"{other}; give the folder of its safetensors" if folder.suffix == ".gguf" else f"{other}, not a folder"
+    inner = [path.parent for pattern in ("*/config.json", "snapshots/*/config.json") for path in sorted(folder.glob(pattern))]
+    inner += [path.parents[1] for path in sorted(folder.glob(f"*/*/{MANIFEST}")) if path.parent.name in STAGES]
+    if inner:
+        return f"models are in folders below it, as {inner[0]}"
+    if (folder / "adapter_config.json").is_file():
+        return "an adapter (LoRA), which needs its base model: merge it into that first (peft: merge_and_unload)"
+    if any(folder.glob("*.gguf")):
+        return "a GGUF, which is not read: get the same model as safetensors"
+    if any(folder.glob("*.safetensors")):
+        return "weights without their config.json: get it from where they came from"
+    if any(path for pattern in PICKLED for path in folder.glob(pattern)):
+        return "pickled weights, which are never opened, and no config.json: get them as safetensors"
+    if (folder / "tokenizer.json").is_file():
+        return "a tokenizer without a model"
+    if (folder / MANIFEST).is_file():
+        return f"stage {_stage_name(folder)} of a run, which is no model: give {folder.parent}"
+    if any(folder.glob("*.parquet")) or any(folder.glob("*.warc.gz")) or (folder / "corpus").is_dir():
+        return "documents, not a model: `groundup run RECIPE` trains one on them"
+    return "an empty folder" if not any(folder.iterdir()) else "neither of a run nor of a model"
+
+
+def _stage_name(folder: Path) -> str:
+    try:
+        return str(read_object(folder / MANIFEST).get("stage"))[:40]
+    except (UserError, json.JSONDecodeError):
+        return folder.name

@@ -1,0 +1,1 @@
+"""Recipes, stages, the run folder."""

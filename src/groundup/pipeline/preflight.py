@@ -1,0 +1,206 @@
+"""What would end a later step, known before the expensive ones. Each check is named beside its step in `steps.py`.
+
+A check is given the recipe and the folders of the step's inputs, reads what the steps before it made, and raises
+UserError in the words of the step that would fail. What it does not find is not promised: ties in every comparison show
+only when they are made.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from groundup.core.errors import UserError
+from groundup.core.text import printable
+from groundup.pipeline.recipe import Recipe
+
+
+def base_continues(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """base.start_from has the tokenizer of tokenizer.folder, and is as long as base.context."""
+    from groundup.core.files import read_object
+    from groundup.model.description import FAMILIES, read_config
+    from groundup.tokenizer.tokenizer import Tokenizer
+
+    if not recipe.base.start_from:
+        return
+    folder = Path(recipe.base.start_from)
+    own, given = Tokenizer.load(folder), Tokenizer.load(Path(recipe.tokenizer.folder))
+    if not own.is_that_of(given):
+        raise UserError(f"{folder}: its tokenizer is not the one of tokenizer.folder; set tokenizer.folder = {str(folder)!r}")
+    description = read_object(folder / "config.json")
+    if description.get("model_type") in FAMILIES:
+        most = read_config(description, folder / "config.json").max_position_embeddings
+        if recipe.base.context > most:
+            raise UserError(
+                f"base.context = {recipe.base.context}: the model in {folder} was trained on {most}; train on that and set "
+                "base.long_context for more"
+            )
+
+
+def base_has_text(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """The training documents of the mixture fill a row. A token is at least a byte, so this refuses nothing that would."""
+    sizes = dict.fromkeys(recipe.mixture.weights, 0)
+    for row in _documents(inputs, "train", ["domain", "text"]):
+        if not recipe.mixture.weights or row["domain"] in sizes:
+            sizes[row["domain"]] = sizes.get(row["domain"], 0) + len(row["text"].encode()) + 1
+    for domain, size in sizes.items():
+        if not size:
+            raise UserError(f"mixture.weights: no training document of domain {domain!r} is left; take more pages of it")
+    available = sum(sizes.values()) * recipe.mixture.max_repeats
+    if available <= recipe.base.context:
+        raise UserError(
+            f"base: the training documents, {sum(sizes.values()):,} bytes, do not fill one row of base.context = "
+            f"{recipe.base.context} tokens; take more pages or a shorter context"
+        )
+
+
+def evaluation(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """Something is held out that the base model can be measured on."""
+    from groundup.evaluation import multiple_choice, sentence_pairs
+
+    settings = recipe.evaluation
+    held_out = list(_documents(inputs, "held_out", ["url", "text"]))
+    if not any(len(row["text"].encode()) <= settings.held_out_kb * 1000 for row in held_out):
+        raise UserError(
+            f"evaluation: none of {len(held_out)} held-out documents fits {settings.held_out_kb} kB; take more pages, or raise "
+            "corpus.held_out or evaluation.held_out_kb"
+        )
+    if not sentence_pairs.from_documents((row["text"] for row in held_out), 1, recipe.seed):
+        raise UserError(
+            "evaluation: no plain sentence of 8 to 30 words is held out for its sentence pairs; take more pages of prose, or "
+            "raise corpus.held_out"
+        )
+    if not multiple_choice.from_documents(((row["url"], row["text"]) for row in held_out), 1, recipe.seed):
+        _say("evaluation goes without multiple choice: no documented Python source is held out to ask about (stdlib:)")
+
+
+def sft_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """The user's own conversations can be read, each path has some, and what is dropped is said."""
+    from groundup.posttraining import own_data
+
+    if recipe.sft.data:
+        own_data.conversations(recipe.sft.data, _say)
+
+
+def reward_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """As `sft_data`, of preferences."""
+    from groundup.posttraining import own_data
+
+    if recipe.reward.data:
+        own_data.preferences(recipe.reward.data, "reward", _say)
+
+
+def dpo_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """As `sft_data`, of preferences."""
+    from groundup.posttraining import own_data
+
+    if recipe.dpo.data:
+        own_data.preferences(recipe.dpo.data, "dpo", _say)
+
+
+def ppo_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """As `sft_data`, of prompts."""
+    from groundup.posttraining import own_data
+
+    if recipe.ppo.data:
+        own_data.prompts(recipe.ppo.data, _say)
+
+
+def sft(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """There are questions to learn from, to prefer answers to, and to hold out, or nothing that would need them."""
+    from groundup.posttraining.own_data import NoQuestions
+
+    try:
+        _questions(recipe, inputs)
+    except NoQuestions as reason:
+        for section in ("reward", "dpo", "ppo"):
+            if getattr(recipe, section).data:
+                raise UserError(f"{section}.data is given, but no model to train on it: {reason}") from None
+        _say(f"sft and what comes after it will be skipped: {reason}")
+
+
+def reward_pairs_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """At least one of the user's own preferences is short enough to learn from. Raises what `kept_pairs` does."""
+    _pairs_fit("reward", recipe.reward.data, recipe, inputs)
+
+
+def dpo_pairs_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """As `reward_pairs_fit`."""
+    _pairs_fit("dpo", recipe.dpo.data, recipe, inputs)
+
+
+def _pairs_fit(section: str, files: list[str], recipe: Recipe, inputs: dict[str, Path]) -> None:
+    from groundup.posttraining import own_data
+    from groundup.posttraining.rows import kept_pairs
+    from groundup.tokenizer.load import for_run
+
+    if files:
+        encoder = for_run(inputs["tokenizer"], recipe.base.start_from)
+        kept_pairs(encoder, own_data.preferences(files, section, _silent)["train"], _context(recipe, inputs), section)
+
+
+def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """At least one answer to learn from is short enough, and one question of those asked later leaves room for an answer."""
+    from groundup.generation.engine import room_in
+    from groundup.posttraining.batches import asked_of, prompt_of
+    from groundup.posttraining.own_data import NoQuestions
+    from groundup.posttraining.rows import conversation, longest_answer
+    from groundup.tokenizer.load import for_run
+
+    try:
+        sides = _questions(recipe, inputs)
+    except NoQuestions:
+        return  # said after the corpus
+    encoder = for_run(inputs["tokenizer"], recipe.base.start_from)
+    context, longest = _context(recipe, inputs), recipe.sft.max_answer_tokens
+    most = room_in(context, longest)
+    for side in ("held_out", "preference") if not recipe.base.start_from else ():  # whose context may be longer
+        asked = [asked_of(row) for row in sides[side]]
+        if asked and all(len(prompt_of(encoder, question)) > most for question in asked):
+            raise UserError(
+                f"sft: none of {len(asked)} {side} questions has at most {most} tokens, as base.context leaves them beside "
+                f"answers of sft.max_answer_tokens = {longest}; raise the one or lower the other"
+            )
+    trained = (conversation(encoder, row) for row in sides["train"])
+    if not any(len(row[0]) <= context + 1 and longest_answer(row) <= longest for row in trained):
+        raise UserError(
+            f"sft: of {len(sides['train'])} questions none has an answer of at most sft.max_answer_tokens = {longest} and fits "
+            f"base.context = {context} tokens; raise them"
+        )
+
+
+def _questions(recipe: Recipe, inputs: dict[str, Path]) -> dict[str, list[dict[str, Any]]]:
+    from groundup.posttraining.own_data import rows_of_sft
+
+    def documents() -> Iterator[tuple[str, str]]:
+        return ((row["url"], row["text"]) for row in _documents(inputs, None, ["url", "text"]))
+
+    return rows_of_sft(documents, recipe.sft, recipe.seed, _silent)
+
+
+def _context(recipe: Recipe, inputs: dict[str, Path]) -> int:
+    """Tokens that the model takes that is made of the recipe, or given."""
+    from groundup.core.files import read_object
+
+    for name in ("base", "sft"):
+        if name in inputs and (inputs[name] / "config.json").is_file():
+            most = read_object(inputs[name] / "config.json").get("max_position_embeddings")
+            if isinstance(most, int) and not isinstance(most, bool):
+                return most
+    return max(recipe.base.context, recipe.base.long_context)
+
+
+def _silent(text: str) -> None:
+    """What was said already."""
+
+
+def _say(text: str) -> None:
+    print(printable(f"  {text}"), file=sys.stderr, flush=True)
+
+
+def _documents(inputs: dict[str, Path], split: str | None, columns: list[str]) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(inputs["corpus"] / "documents.parquet") as file:
+        for batch in file.iter_batches(256, columns=[*columns, "split"]):
+            yield from (row for row in batch.to_pylist() if split is None or row["split"] == split)

@@ -1,0 +1,203 @@
+"""What to build: one typed section per kind of step, read from TOML, changed by `--set section.key=value`.
+
+The standard steps run unless `standard` lists fewer; `[[steps]]` adds more of any kind, each with settings and inputs of its
+own; `[given]` names what is there already, so that a run can start from somebody's corpus, tokenizer or model.
+
+An unknown key, a wrong type or a value out of range is refused in one line, with the nearest known name.
+Everything that is not said in the recipe has the default given here; `groundup run --dry-run` prints the plan.
+"""
+
+import difflib
+import glob
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import Field, ValidationError
+
+from groundup.core.config import Section, SeedNumber
+from groundup.core.errors import UserError
+from groundup.core.seals import verify
+from groundup.corpus.config import AnnotationsConfig, PagesConfig, SelectionConfig, SourceConfig
+from groundup.data.config import MixtureConfig
+from groundup.evaluation.config import EvaluationConfig
+from groundup.pipeline.shipped_recipes import find, shipped
+from groundup.posttraining.config import DpoConfig, PpoConfig, PreferencesConfig, RewardConfig, SftConfig
+from groundup.report.config import ReportConfig
+from groundup.tokenizer.config import TokenizerConfig, TokensConfig
+from groundup.training.config import PretrainingConfig
+
+
+class StepSettings(Section):
+    """One more step: what differs from its kind's section, and inputs other than the standard steps."""
+
+    kind: str
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=60)]  # names its folder
+    inputs: dict[str, str] = {}  # as base = "deep": another step's name; or a folder, absolute or beginning with ./ or ../
+    settings: dict[str, Any] = {}
+
+
+class Recipe(Section):
+    name: str
+    seed: SeedNumber = 0
+    threads: Annotated[int, Field(ge=0, le=4096)] = 0  # 0: one a core; each is a process, and no machine has more cores
+    memory_mb: Annotated[int, Field(gt=0, le=1 << 24)] = 256  # for finding near duplicates; the result is the same
+    ray: str | None = None  # address of the Ray cluster that works on the pages, "local" to start one; none: processes
+    standard: list[str] | None = None  # of the standard steps, those that run; none: all whose inputs are there
+    steps: list[StepSettings] = []
+    given: dict[str, str] = {}  # as corpus = "/data/corpus": a folder that takes the place of a step
+    pages: PagesConfig | None = None  # not needed where `given` begins later
+    annotations: AnnotationsConfig = AnnotationsConfig()
+    corpus: SelectionConfig = SelectionConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    tokens: TokensConfig = TokensConfig()
+    mixture: MixtureConfig = MixtureConfig()
+    base: PretrainingConfig = PretrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    sft: SftConfig = SftConfig()
+    preferences: PreferencesConfig = PreferencesConfig()
+    reward: RewardConfig = RewardConfig()
+    dpo: DpoConfig = DpoConfig()
+    ppo: PpoConfig = PpoConfig()
+    report: ReportConfig = ReportConfig()
+
+
+def load(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe, or the shipped one of that name, and apply `section.key=value` overrides (TOML; a bare word is a string).
+
+    Raises UserError, in one line, for a missing file, bad TOML, an unknown key, a wrong type or a value out of range.
+    """
+    try:
+        path = find(path)
+        if path.exists() and not path.is_file():  # a named pipe would wait for ever
+            raise UserError(f"{path}: not a plain file; `groundup init` writes a commented recipe")
+        verify(path.parent, glob.escape(path.name))  # beside a report lies the recipe of its run
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        known = ", ".join(shipped())
+        raise UserError(f"{path}: no such recipe; groundup has {known}, and `groundup init` writes one") from None
+    except RecursionError:
+        raise UserError(f"{path}: not valid TOML: nested too deep") from None
+    except ValueError as error:  # TOML's, UTF-8's, and that of a number of thousands of digits
+        raise UserError(f"{path}: not valid TOML: {str(error)[:150]}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    content.setdefault("name", path.stem)
+    return resolve(content, overrides or [], str(path))
+
+
+def resolve(content: dict[str, Any], overrides: list[str], where: str) -> Recipe:
+    """The recipe of this content with overrides applied; `where` it is from begins every complaint.
+
+    Raises UserError as `load` does.
+    """
+    for override in overrides:
+        _apply(content, override)
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_one_line(error)}") from None
+    if recipe.pages is None and not recipe.given:
+        raise UserError(f"{where}: pages is missing")
+    domains = [source.domain for source in recipe.pages.sources] if recipe.pages else []
+    for name in recipe.mixture.weights:
+        if domains and name not in domains:
+            near = difflib.get_close_matches(name, domains, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"the sources have {', '.join(domains)}"
+            raise UserError(f"{where}: mixture.weights.{name}: no source has this domain; {hint}")
+    _check_together(recipe, where)
+    return recipe
+
+
+def _check_together(recipe: Recipe, where: str) -> None:
+    """Values that are right by themselves and cannot work together."""
+    base, tokenizer = recipe.base, recipe.tokenizer
+    if base.start_from and not tokenizer.folder:
+        raise UserError(f"{where}: base.start_from needs its own tokenizer: set tokenizer.folder = {base.start_from!r}")
+    if base.start_from:
+        return
+    if base.architecture == "experts" and base.experts_per_token > base.experts:
+        raise UserError(f"{where}: base.experts_per_token = {base.experts_per_token} of {base.experts} experts")
+    if base.architecture == "patches" and not tokenizer.folder and tokenizer.vocabulary > 260:
+        raise UserError(f"{where}: base.architecture = 'patches' reads bytes; set tokenizer.vocabulary = 260")
+    if base.long_context and base.long_context <= base.context:
+        raise UserError(f"{where}: base.long_context = {base.long_context} is no longer than base.context = {base.context}")
+    if base.long_context and base.architecture not in ("dense", "experts"):
+        raise UserError(f"{where}: base.long_context is for dense decoders and mixtures of experts, not {base.architecture}")
+
+
+def config_of(section: str) -> type[Section] | None:
+    """The class of a section of the recipe; None for a single value."""
+    annotation = Recipe.model_fields[section].annotation
+    kinds = [annotation, *get_args(annotation)]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
+
+
+def with_settings(recipe: Recipe, section: str, settings: dict[str, Any], where: str) -> Recipe:
+    """The recipe with some values of one section changed. Raises UserError, which begins with `where`, as `load` does."""
+    content = recipe.model_dump()
+    content[section] = {**(content[section] or {}), **settings}
+    return resolve(content, [], where)
+
+
+def source(text: str) -> dict[str, str]:
+    """`[domain=]source` of the command line, as it would stand in a recipe; the domain is `web` if none is given."""
+    found = re.fullmatch(r"([a-z0-9_-]+)=(.+)", text)
+    return {"domain": found[1], "source": found[2]} if found else {"domain": "web", "source": text}
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    shown = override if len(override) <= 80 else f"{override[:77]}..."
+    if not equals or not key.strip():
+        raise UserError(f"--set {shown}: expected section.key=value")
+    *sections, name = key.strip().split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise UserError(f"--set {shown}: {section[:80]} is not a section")
+    try:
+        content[name] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        content[name] = value
+    except (ValueError, RecursionError):
+        raise UserError(f"--set {shown}: a number of too many digits, or nested too deep") from None
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    location = [part for part in first["loc"] if isinstance(part, str | int)]
+    key = ".".join(str(part) for part in location)
+    key = key if len(key) <= 80 else f"{key[:77]}..."
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key}{_suggestion(location)}"
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    return f"{key} = {_shown(first['input'])}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python refuses to write a number of thousands of digits
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _suggestion(location: list[str | int]) -> str:
+    """The nearest known key: first within the same section, then anywhere."""
+    *path, name = [part for part in location if isinstance(part, str)]
+    everywhere = {"": list(Recipe.model_fields), "pages.sources": list(SourceConfig.model_fields)}
+    for section in Recipe.model_fields:
+        if config := config_of(section):
+            everywhere[section] = list(config.model_fields)
+    here = ".".join(path)
+    near = difflib.get_close_matches(str(name), everywhere.get(here, []), n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {'.'.join([*path, near[0]])}?"
+    for section, keys in everywhere.items():
+        near = difflib.get_close_matches(str(name), keys, n=1, cutoff=0.8)
+        if near:
+            return f"; did you mean {section + '.' if section else ''}{near[0]}?"
+    return f"; known here: {', '.join(everywhere.get(here, []))}"

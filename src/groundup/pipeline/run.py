@@ -1,0 +1,315 @@
+"""The run folder: which steps are done, which have to run again and why, and how an interrupted step resumes.
+
+    runs/laptop/<step>/            an artifact, whole; stage.json in it was written last
+    runs/laptop/<step>.partial/    a step at work, or interrupted; key.json says for which inputs
+
+A step is done when its stage.json names the same recipe section and the same digests of its inputs as now. Digests are
+of content: a step that runs again with the same result does not cause the steps after it to run again. Files and
+folders outside of the run count by their content too.
+"""
+
+import glob
+import hashlib
+import json
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from groundup import __version__
+from groundup.core.errors import UserError
+from groundup.core.files import digest, digest_of_all, write_json
+from groundup.core.machine import machine
+from groundup.core.progress import duration
+from groundup.core.seals import MANIFEST, SEAL, open_stage, read_manifest, read_sealed, verify, write_sealed
+from groundup.core.text import printable
+from groundup.pipeline.recipe import Recipe
+
+__all__ = ["Planned", "Run", "Step", "StepContext", "open_stage"]
+KEY, ELAPSED = "key.json", "elapsed.json"
+LIBRARIES = ("torch", "numpy", "tokenizers", "pyarrow", "resiliparse", "fastwarc")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a run. `make(context)` writes files into `context.work` and returns the step's results."""
+
+    name: str
+    needs: tuple[str, ...]  # its inputs: each the name of the step that makes it, unless `bound` says otherwise
+    make: Callable[["StepContext"], dict[str, Any]]
+    sections: tuple[str, ...] = ()  # of the recipe; those of the step's kind when empty
+    files: Callable[[Recipe], list[Path]] = lambda recipe: []  # or folders, outside the run: their content is input too
+    content: Callable[[Path], str | None] = digest  # of an output: what the steps after it depend on; None: nothing
+    # What can be known before it is this step's turn: the input from which it is known, "" for none, and a function of the
+    # recipe and the folders of the inputs that raises UserError.
+    ahead: tuple[tuple[str, Callable[[Recipe, dict[str, Path]], None]], ...] = ()
+    kind: str = ""  # the section of the recipe that holds its settings; its name when empty
+    bound: Mapping[str, str | Path] = field(default_factory=dict)  # input -> another step's name, or a folder outside the run
+    recipe: Recipe | None = None  # with settings of its own; the run's when None
+
+    def source(self, need: str) -> str | Path:
+        """Where an input comes from: the name of a step, or a folder."""
+        return self.bound.get(need, need)
+
+    def sources(self) -> list[str]:
+        """The steps that must be done before."""
+        return [one for one in map(self.source, self.needs) if isinstance(one, str)]
+
+
+@dataclass
+class StepContext:
+    """What a step is given."""
+
+    recipe: Recipe
+    work: Path  # write here; whatever an interrupted attempt left is still in it
+    inputs: dict[str, Path]  # folders of finished steps, or outside the run, by what they are needed as
+    name: str
+
+    def say(self, text: str) -> None:
+        """Tell the person a derived decision and its reason."""
+        print(printable(f"  {text}"), file=sys.stderr, flush=True)
+
+
+@dataclass
+class Planned:
+    """A step in the plan of a run."""
+
+    step: Step
+    state: str  # "done", "make" or "check": the last depends on what an earlier step brings
+    reason: str
+
+
+@dataclass
+class Run:
+    folder: Path
+    recipe: Recipe
+    steps: tuple[Step, ...]
+
+    def plan(self) -> list[Planned]:
+        """What `execute` would do, and why; nothing is written."""
+        self._require_files()
+        planned: list[Planned] = []
+        remade: set[str] = set()
+        for step in self.steps:
+            manifest = self._manifest(step.name)
+            causes = [name for name in step.sources() if name in remade]
+            if manifest is None:
+                interrupted = (self._partial(step) / KEY).exists()
+                reason = "resumes where it was interrupted" if interrupted else "not made yet"
+                planned.append(Planned(step, "make", reason))
+            elif changes := _changed(manifest["key"]["recipe"], self._section(step)):
+                planned.append(Planned(step, "make", "; ".join(changes)))
+            elif causes:
+                planned.append(Planned(step, "check", f"made again if {' or '.join(causes)} comes out different"))
+            elif stale := self._stale_inputs(step, manifest):
+                planned.append(Planned(step, "make", f"{' and '.join(stale)} changed"))
+            elif altered := _different(manifest["key"].get("files", {}), self._files(step)):
+                planned.append(Planned(step, "make", f"{' and '.join(altered)} changed"))
+            else:
+                planned.append(Planned(step, "done", f"took {duration(manifest['seconds'])}"))
+                continue
+            remade.add(step.name)
+        return planned
+
+    def execute(self) -> dict[str, dict[str, Any]]:
+        """Make what is not done, in order. Returns the manifest of every stage.
+
+        Raises UserError when another run works in the folder or a finished artifact was altered.
+        """
+        self._require_files()
+        manifests: dict[str, dict[str, Any]] = {}
+        looked: set[tuple[str, Callable]] = set()
+        with self._locked():
+            for number, step in enumerate(self.steps, start=1):
+                self._promote(step)
+                manifest, key = self._manifest(step.name), self._key(step)
+                if manifest is not None and manifest["key"] == key:
+                    verify(self.folder / step.name)
+                else:
+                    self._look_ahead(number - 1, manifests, looked)
+                    print(printable(f"[{number}/{len(self.steps)}] {step.name}"), file=sys.stderr, flush=True)
+                    manifest = self._make(step, key)
+                manifests[step.name] = manifest
+        return manifests
+
+    def _look_ahead(self, first: int, made: dict[str, Any], looked: set[tuple[str, Callable]]) -> None:
+        """What would end a later step is said before the next one runs, as soon as it can be known."""
+        for step in self.steps[first:]:
+            for known, check in step.ahead:
+                at_hand = not known or isinstance(step.source(known), Path) or step.source(known) in made
+                if at_hand and (step.name, check) not in looked:
+                    looked.add((step.name, check))
+                    check(self._recipe(step), self._inputs(step))
+
+    def _make(self, step: Step, key: dict[str, Any]) -> dict[str, Any]:
+        work = self._partial(step)
+        if (work.exists() or work.is_symlink()) and not _same_key(work / KEY, key):
+            print(printable(f"  {work} is of other inputs, or damaged: starting again"), file=sys.stderr, flush=True)
+            _remove(work)
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(work / KEY, key)
+        before, start = _elapsed(work / ELAPSED), time.monotonic()
+        context = StepContext(self._recipe(step), work, self._inputs(step), step.name)
+        try:
+            results = step.make(context)
+        finally:
+            seconds = before + time.monotonic() - start
+            if work.exists():
+                _note_elapsed(work / ELAPSED, seconds)
+        if altered := _different(key.get("files", {}), self._files(step)):
+            raise UserError(f"{' and '.join(altered)} changed while step {step.name} read it; run the same command again")
+        aside = [work / KEY, work / ELAPSED, *work.rglob(f"*.{SEAL}")]  # for resuming; the manifest takes their place
+        paths = [path for path in sorted(work.rglob("*")) if path.is_file() and path not in aside]
+        outputs = {path.relative_to(work).as_posix(): digest(path) for path in paths}
+        contents = outputs
+        if step.content is not digest:
+            found = {path.relative_to(work).as_posix(): step.content(path) for path in paths}
+            contents = {name: content for name, content in found.items() if content is not None}
+        manifest = {
+            "stage": step.name,
+            "key": key,
+            "outputs": outputs,
+            "digest": _combined(contents),
+            "versions": _versions(),
+            "machine": machine(),
+            "seconds": round(seconds, 1),
+            "results": results,
+        }
+        for path in aside:
+            path.unlink(missing_ok=True)
+        manifest = write_sealed(work / MANIFEST, manifest)
+        self._promote(step)
+        print(printable(f"  {step.name}: {duration(seconds)}"), file=sys.stderr, flush=True)
+        return manifest
+
+    def _promote(self, step: Step) -> None:
+        """Move a finished partial folder into place; also finishes a move that a kill interrupted."""
+        work, final = self._partial(step), self.folder / step.name
+        if not (work / MANIFEST).is_file():
+            return
+        read_manifest(work)
+        if final.is_dir() and not final.is_symlink():  # what a link leads to is not ours to take away
+            (final / MANIFEST).unlink(missing_ok=True)
+        _remove(final)
+        work.rename(final)
+
+    def _key(self, step: Step) -> dict[str, Any]:
+        files = self._files(step)
+        return {
+            "recipe": self._section(step),
+            "inputs": {need: self._digest(step.source(need)) for need in step.needs},
+            **({"files": files} if files else {}),
+        }
+
+    def _recipe(self, step: Step) -> Recipe:
+        return step.recipe or self.recipe
+
+    def _inputs(self, step: Step) -> dict[str, Path]:
+        return {need: self.folder / step.source(need) for need in step.needs}
+
+    def _digest(self, source: str | Path) -> str | None:
+        """Of what a step made, None where it is not made; or of a folder outside, by its content."""
+        if isinstance(source, Path):
+            return digest_of_all(source)
+        return (self._manifest(source) or {}).get("digest")
+
+    def _files(self, step: Step) -> dict[str, str]:
+        return {str(path): digest_of_all(path) for path in step.files(self._recipe(step))}
+
+    def _require_files(self) -> None:
+        """Before hours are spent on the steps that come first."""
+        for step in self.steps:
+            outside = [path for path in map(step.source, step.needs) if isinstance(path, Path)]
+            for path in [*outside, *step.files(self._recipe(step))]:
+                if not (path.is_file() or path.is_dir()):
+                    raise UserError(f"{path}: no such file, which step {step.name} needs; give its right path")
+                verify(path if path.is_dir() else path.parent, "*" if path.is_dir() else glob.escape(path.name))
+
+    def _section(self, step: Step) -> dict[str, Any]:
+        recipe = self._recipe(step)
+        sections = {name: getattr(recipe, name).model_dump() for name in step.sections or (step.kind or step.name,)}
+        return {"seed": recipe.seed, **sections}
+
+    def _stale_inputs(self, step: Step, manifest: dict[str, Any]) -> list[str]:
+        recorded = manifest["key"]["inputs"]
+        return [str(step.source(need)) for need in step.needs if recorded.get(need) != self._digest(step.source(need))]
+
+    def _manifest(self, name: str) -> dict[str, Any] | None:
+        made = self.folder / f"{name}.partial"  # if it is whole, it only waits for its rename
+        folder = made if (made / MANIFEST).is_file() else self.folder / name
+        return read_manifest(folder) if (folder / MANIFEST).is_file() else None
+
+    def _partial(self, step: Step) -> Path:
+        return self.folder / f"{step.name}.partial"
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / ".lock", timeout=0):
+                yield
+        except Timeout:
+            raise UserError(f"{self.folder}: another groundup run is working in this folder; wait for it") from None
+
+
+def _remove(path: Path) -> None:
+    """A folder with all that is in it; of a link the link alone."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
+def _different(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    return [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """['base.depth: 4 -> 6', ...]"""
+    lines = []
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += _changed(old, new, f"{prefix}{name}.")
+        elif json.dumps(old, sort_keys=True) != json.dumps(new, sort_keys=True):
+            lines.append(f"{prefix}{name}: {json.dumps(old)} -> {json.dumps(new)}")
+    return lines
+
+
+def _same_key(path: Path, key: dict[str, Any]) -> bool:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) == json.loads(json.dumps(key))
+    except (OSError, ValueError):
+        return False
+
+
+def _elapsed(path: Path) -> float:
+    return float((read_sealed(path) or {}).get("seconds", 0.0))
+
+
+def _note_elapsed(path: Path, seconds: float) -> None:
+    """Best effort: a full disk must be reported as what it is, not as a failure to note the time."""
+    try:
+        write_sealed(path, {"seconds": seconds})
+    except OSError:
+        path.unlink(missing_ok=True)
+
+
+def _combined(outputs: dict[str, str]) -> str:
+    return hashlib.blake2b(json.dumps(outputs, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "groundup": __version__,
+        "python": platform.python_version(),
+        **{lib: metadata.version(lib) for lib in LIBRARIES},
+    }

@@ -1,0 +1,132 @@
+"""One size of a sweep: a model trained with one vocabulary for a given number of operations, scored on held-out text."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from groundup.core.device import Device
+from groundup.core.files import replacing
+from groundup.data import token_files
+from groundup.data.config import MixtureConfig
+from groundup.model import folder as model_folder
+from groundup.model.decoder import Decoder, parameter_counts, shape_for
+from groundup.model.flops import training_flops
+from groundup.model.likelihood import bits_per_byte, score
+from groundup.tokenizer import documents
+from groundup.tokenizer.sample import Document
+from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.config import PretrainingConfig
+from groundup.training.parallel import ALONE
+from groundup.training.pretraining import pretrain
+
+BATCH_TOKENS = 4096
+
+
+def flop_per_token(depth: int, vocabulary: int, context: int) -> float:
+    """Operations that training takes for one token, the head's included."""
+    config, _ = shape_for(depth, vocabulary, context)
+    with torch.device("meta"):
+        counts = parameter_counts(Decoder(config))
+    return training_flops(counts["without_embedding"], depth, config.hidden_size, context, 1)
+
+
+def _step_tokens(context: int) -> int:
+    return max(1, BATCH_TOKENS // context) * context
+
+
+def steps_for(flop: float, depth: int, vocabulary: int, context: int) -> int:
+    return round(flop / flop_per_token(depth, vocabulary, context) / _step_tokens(context))
+
+
+def measure(
+    folder: Path, encoder: Tokenizer, settings: dict[str, Any], texts: Path, held_out: Sequence[Document], device: Device
+) -> dict[str, Any]:
+    """Train a model with this vocabulary, save it, and score the held-out documents."""
+    depth, context, seed = settings["depth"], settings["context"], settings["seed"]
+    step_tokens = _step_tokens(context)
+    steps = steps_for(settings["flop"], depth, encoder.size, context)
+    budget = steps * step_tokens
+    sequences = [np.array([encoder.end_of_text, *encoder.encode(document.text)]) for document in held_out]
+    # One more row, which is cut short at the end of the stream.
+    _write_tokens(folder / "tokens", encoder, texts, budget + context, sequences)
+    base = PretrainingConfig(
+        depth=depth,
+        context=context,
+        tokens=budget,
+        batch_tokens=step_tokens,
+        micro_batch_tokens=step_tokens,
+        best_data_share=0.0,
+    )
+    model, trained = pretrain(
+        folder / "tokens", encoder, base, MixtureConfig(), device, ALONE, folder / "training",
+        f"vocabulary {encoder.size}", lambda text: None, seed,
+    )  # fmt: skip
+    nats = [-float(found.sum()) for found in score(model, sequences)]
+    model_folder.save(folder, model, encoder, chat=False)
+    counts = [len(sequence) - 1 for sequence in sequences]
+    available = sum(int(pc.sum(pc.binary_length(batch)).as_py()) for batch in _training(texts))
+    return {
+        "vocabulary": encoder.size,
+        "parameters": trained["parameters"]["total"],
+        "vocabulary_share": 2 * encoder.size * model.config.hidden_size / trained["parameters"]["total"],
+        "steps": steps,
+        "tokens": budget,
+        "flop": trained["flop"],
+        "passes": budget * sum(document.size for document in held_out) / sum(counts) / available,
+        "bytes_per_token": _by_kind(held_out, counts, lambda tokens, size: size / tokens),
+        "bits_per_byte": _by_kind(held_out, nats, bits_per_byte),
+        "nats": nats,
+    }
+
+
+def _training(texts: Path) -> Iterator[pa.Array]:
+    return (batch for shard in documents.find([texts]) for batch, _ in documents.read(shard, "train"))
+
+
+def _write_tokens(
+    folder: Path, encoder: Tokenizer, texts: Path, enough: int, held_out: Sequence[np.ndarray]
+) -> None:
+    """Token files as `pretrain` reads them, and its table of training documents: no more than `enough` tokens of them."""
+    table: list[dict[str, Any]] = []
+
+    def sequences() -> Iterator[np.ndarray]:
+        total = 0
+        for shard in documents.find([texts]):
+            for batch, domains in documents.read(shard, "train"):
+                for ids, domain in zip(encoder.encode_batch(batch.to_pylist()), domains.to_pylist(), strict=True):
+                    table.append({"split": "train", "domain": domain, "tokens": len(ids) + 1, "best": False})
+                    yield np.concatenate(([encoder.end_of_text], ids))
+                    total += len(ids) + 1
+                    if total >= enough:
+                        return
+
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = token_files.dtype_for(encoder.size)
+    token_files.write(folder / "train", sequences(), kind)
+    token_files.write(folder / "held_out", held_out, kind)
+    with replacing(folder / "documents.parquet") as temporary:
+        pq.write_table(pa.Table.from_pylist(table), temporary)
+
+
+def _by_kind(
+    found: Sequence[Document], values: Sequence[float], ratio: Callable[[float, int], float]
+) -> dict[str, Any]:
+    """`ratio` of the sum of values and the bytes, over all documents, each domain and each known language."""
+
+    def of(some: list[int]) -> float:
+        return ratio(sum(values[i] for i in some), sum(found[i].size for i in some))
+
+    def each(names: list[str]) -> dict[str, float]:
+        return {name: of([i for i, other in enumerate(names) if other == name]) for name in sorted({*names} - {""})}
+
+    return {
+        "all": of(list(range(len(found)))),
+        "domain": each([document.domain for document in found]),
+        "language": each([document.language for document in found]),
+    }

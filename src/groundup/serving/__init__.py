@@ -1,1 +1,0 @@
-"""Generation, and talking to a model."""

@@ -1,0 +1,19 @@
+"""Which rows a step trains on, as a function of the step."""
+
+import numpy as np
+
+
+def chosen_rows(step: int, batch: int, count: int, seed: int) -> list[int]:
+    """Which of `count` rows step `step` trains on: every epoch is a fresh permutation, cut into equal batches.
+
+    The last, incomplete batch of an epoch is left out.
+    """
+    batch = min(batch, count)
+    steps_per_epoch = count // batch
+    epoch, place = divmod(step, steps_per_epoch)
+    order = np.random.default_rng((seed, epoch)).permutation(count)
+    return order[place * batch : (place + 1) * batch].tolist()
+
+
+def steps_for(epochs: int, batch: int, count: int) -> int:
+    return epochs * (count // min(batch, count))

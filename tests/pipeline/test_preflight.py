@@ -1,0 +1,113 @@
+"""What would end a late stage is said after `corpus`, before the tokenizer and the model, or before anything at all."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from groundup.core.errors import UserError
+from groundup.data.docstring_questions import STDLIB
+from groundup.pipeline import preflight
+from groundup.pipeline.recipe import Recipe, resolve
+from groundup.pipeline.run import Run, Step
+
+SOURCE = {"source": "topics:", "domain": "docs"}
+PROSE = "The little model reads a very long sentence about many small things that it has never seen before today.\n\n"
+
+
+def recipe(**sections):
+    return Recipe.model_validate({"name": "x", "pages": {"sources": [SOURCE]}, **sections})
+
+
+def corpus(run, rows):
+    (run / "corpus").mkdir(parents=True)
+    names = ("url", "domain", "split", "text")
+    table = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows])
+    pq.write_table(table, run / "corpus" / "documents.parquet")
+    return run
+
+
+def word(*numbers):
+    return "".join(chr(97 + number % 26) for number in numbers)
+
+
+def module(number):
+    said = [" ".join(word(number, i, place, 7 * place + i) for place in range(6)) for i in range(9)]
+    return "".join(f'def f{number}_{i}(a):\n    """Take {one} and return it."""\n' for i, one in enumerate(said))
+
+
+WHOLE = [(f"{STDLIB}m{n}.py", "docs", "held_out" if n % 5 == 0 else "train", f'"""{PROSE}"""\n' + module(n)) for n in range(20)]
+
+
+def test_a_whole_corpus_passes_every_check(tmp_path):
+    run = corpus(tmp_path, WHOLE)
+    for check in (preflight.base_continues, preflight.base_has_text, preflight.evaluation, preflight.sft):
+        check(recipe(), {"corpus": run / "corpus"})
+
+
+@pytest.mark.parametrize(
+    ("check", "rows", "settings", "said"),
+    [
+        (preflight.evaluation, [("u", "docs", "train", PROSE)], {}, "none of 0 held-out documents"),
+        (preflight.evaluation, WHOLE, {"evaluation": {"held_out_kb": 1}}, "fits 1 kB"),
+        (preflight.evaluation, [("u", "docs", "held_out", "a b c")], {}, "no plain sentence"),
+        (preflight.sft, [("u", "docs", "train", PROSE * 99)], {"dpo": {"data": "a"}}, "dpo.data is given, but no model"),
+        (preflight.base_has_text, [("u", "docs", "train", "a" * 100)], {}, "do not fill one row of base.context = 512"),
+        (preflight.base_has_text, [("u", "docs", "held_out", PROSE * 99)], {}, "do not fill one row"),
+        (preflight.base_has_text, WHOLE, {"mixture": {"weights": {"docs": 1.0, "code": 1.0}}}, "of domain 'code'"),
+    ],
+)
+def test_what_would_end_a_late_stage_is_said(tmp_path, check, rows, settings, said):
+    if settings.get("evaluation"):
+        rows = [(url, domain, split, text * 3) for url, domain, split, text in rows]
+    with pytest.raises(UserError) as caught:
+        check(recipe(**settings), {"corpus": corpus(tmp_path, rows) / "corpus"})
+    assert said in str(caught.value) and len(str(caught.value)) <= 300
+
+
+def test_answers_that_cannot_fit_are_said_after_the_tokenizer(tmp_path, toy_tokenizer):
+    run = corpus(tmp_path, WHOLE)
+    toy_tokenizer.save(run / "tokenizer")
+    inputs = {name: run / name for name in ("corpus", "tokenizer")}
+    preflight.sft_answers_fit(recipe(sft={"max_answer_tokens": 400}), inputs)
+    with pytest.raises(UserError, match=r"sft\.max_answer_tokens = 1 "):
+        preflight.sft_answers_fit(recipe(sft={"max_answer_tokens": 1}), inputs)
+    with pytest.raises(UserError, match=r"none of \d+ held_out questions has at most 8 tokens, as base\.context leaves"):
+        preflight.sft_answers_fit(recipe(base={"context": 16}), inputs)
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ({"start_from": "m"}, "set tokenizer.folder = 'm'"),
+        ({"architecture": "experts", "experts": 2, "experts_per_token": 3}, "3 of 2 experts"),
+        ({"architecture": "patches"}, "tokenizer.vocabulary = 260"),
+        ({"long_context": 512}, "no longer than base.context = 512"),
+        ({"long_context": 1024, "architecture": "lstm"}, "not lstm"),
+    ],
+)
+def test_values_that_cannot_work_together_are_refused_with_the_recipe(base, said):
+    with pytest.raises(UserError) as caught:
+        resolve({"name": "x", "pages": {"sources": [SOURCE]}, "base": base}, [], "here")
+    assert said in str(caught.value)
+
+
+def test_a_check_comes_before_the_first_stage_after_what_it_needs(tmp_path):
+    made = []
+
+    def make(context):
+        made.append(context.name)
+        return {}
+
+    def fails(recipe, inputs):
+        assert (inputs["corpus"] / "stage.json").exists()
+        raise UserError("dpo: will fail")
+
+    stages = (
+        Step("corpus", (), make),
+        Step("tokenizer", ("corpus",), make),
+        Step("dpo", ("corpus", "tokenizer"), make, ahead=(("corpus", fails),)),
+    )
+    for expected in (["corpus"], ["corpus"]):  # also when corpus is there already
+        with pytest.raises(UserError, match="dpo: will fail"):
+            Run(tmp_path / "run", recipe(), stages).execute()
+        assert made == expected

@@ -1,0 +1,139 @@
+"""Recipes as lists of steps: which run, from what, and what a change makes run again."""
+
+import pytest
+
+from groundup.core.errors import UserError
+from groundup.core.files import write_text
+from groundup.pipeline import steps
+from groundup.pipeline.recipe import resolve
+from groundup.pipeline.run import Run, Step
+
+PAGES = {"sources": [{"source": "topics:", "domain": "a"}]}
+NAMES = [step.name for step in steps.STANDARD[:-1]]
+
+
+def recipe(overrides=(), **content):
+    return resolve({"name": "x", **content}, list(overrides), "here")
+
+
+def names(content):
+    return [step.name for step in steps.steps_of(content)]
+
+
+def sources(content, name):
+    step = next(step for step in steps.steps_of(content) if step.name == name)
+    return {need: str(step.source(need)) for need in step.needs}
+
+
+def test_the_standard_steps():
+    assert names(recipe(pages=PAGES)) == [*NAMES, "report"]
+    assert sources(recipe(pages=PAGES), "report") == {name: name for name in NAMES}
+
+
+def test_fewer_by_name():
+    some = ["pages", "annotations", "corpus", "tokenizer"]
+    assert names(recipe(pages=PAGES, standard=some)) == [*some, "report"]
+    with pytest.raises(UserError, match="step tokens needs tokenizer, which is neither among the steps nor given"):
+        names(recipe(pages=PAGES, standard=["pages", "annotations", "corpus", "tokens"]))
+
+
+def test_a_run_that_begins_with_a_corpus():
+    found = recipe(given={"corpus": "/data/corpus"})
+    assert names(found) == [*NAMES[3:], "report"]
+    assert sources(found, "tokens") == {"corpus": "/data/corpus", "tokenizer": "tokenizer"}
+
+
+def test_a_run_that_begins_with_a_model_takes_its_tokenizer():
+    found = recipe(given={"base": "/data/qwen", "corpus": "/data/corpus"})
+    assert "tokenizer" not in names(found) and "base" not in names(found)
+    assert sources(found, "sft") == {"corpus": "/data/corpus", "tokenizer": "/data/qwen", "base": "/data/qwen"}
+
+
+def test_two_of_a_kind_each_with_settings_and_inputs():
+    found = recipe(
+        pages=PAGES,
+        base={"depth": 4},
+        steps=[
+            {"kind": "base", "name": "deep", "settings": {"depth": 6}},
+            {"kind": "sft", "name": "sft-deep", "inputs": {"base": "deep"}, "settings": {"learning_rate": 1e-4}},
+        ],
+    )
+    assert names(found) == [*NAMES, "deep", "sft-deep", "report"]
+    assert sources(found, "sft-deep") == {"corpus": "corpus", "tokenizer": "tokenizer", "base": "deep"}
+    deep, sft = steps.steps_of(found)[-3:-1]
+    assert (deep.recipe.base.depth, found.base.depth, deep.recipe.base.context) == (6, 4, found.base.context)
+    assert (sft.recipe.sft.learning_rate, sft.recipe.sft.epochs) == (1e-4, found.sft.epochs)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({}, "pages is missing"),
+        ({"given": {"corps": "x"}}, "corps: no standard step has this name"),
+        ({"pages": PAGES, "steps": [{"kind": "pretrain", "name": "a"}]}, "no kind of step is called 'pretrain'"),
+        ({"pages": PAGES, "steps": [{"kind": "sft", "name": "base"}]}, "a step of this name already"),
+        ({"pages": PAGES, "steps": [{"kind": "sft", "name": "a"}, {"kind": "sft", "name": "a"}]}, "a step of this name already"),
+        ({"pages": PAGES, "steps": [{"kind": "sft", "name": "a", "inputs": {"bas": "base"}}]}, "sft has no input 'bas'"),
+        ({"pages": PAGES, "steps": [{"kind": "sft", "name": "a", "inputs": {"base": "deep"}}]}, "no step 'deep' comes before"),
+        ({"pages": PAGES, "steps": [{"kind": "sft", "name": "a", "settings": {"epoch": 2}}]}, "did you mean sft.epochs?"),
+        ({"pages": PAGES, "steps": [{"kind": "sft", "name": "../a"}]}, "steps.0.name"),
+        ({"given": {"corpus": "/data"}, "standard": ["pages"]}, "no step can run"),
+    ],
+)
+def test_what_cannot_be(content, said):
+    with pytest.raises(UserError) as caught:
+        steps.steps_of(recipe(**content))
+    assert said in str(caught.value) and len(str(caught.value)) <= 300
+
+
+def kinds():
+    """Steps that write what they were given."""
+
+    def make(context):
+        text = "".join(sorted((folder / "made").read_text() for folder in context.inputs.values()))
+        write_text(context.work / "made", f"{text}{context.name} {context.recipe.base.depth} {context.recipe.sft.epochs}\n")
+        return {}
+
+    kinds = (Step("corpus", (), make), Step("base", ("corpus",), make), Step("sft", ("base",), make), Step("report", (), make))
+    return {step.name: step for step in kinds}
+
+
+def test_a_change_runs_again_only_its_branch(tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, "STANDARD", tuple(kinds().values()))
+    monkeypatch.setattr(steps, "KINDS", {name: step for name, step in kinds().items() if name != "report"})
+
+    def states(depth, epochs):
+        more = [
+            {"kind": "base", "name": "deep", "settings": {"depth": depth}},
+            {"kind": "sft", "name": "long", "inputs": {"base": "deep"}, "settings": {"epochs": epochs}},
+        ]
+        found = recipe(pages=PAGES, steps=more)
+        run = Run(tmp_path, found, steps.steps_of(found))
+        plan = {one.step.name: one.state for one in run.plan()}
+        run.execute()
+        return plan
+
+    assert set(states(6, 2).values()) == {"make"}
+    assert set(states(6, 2).values()) == {"done"}
+    done = {"corpus": "done", "base": "done", "sft": "done"}
+    assert states(8, 2) == {**done, "deep": "make", "long": "check", "report": "check"}
+    assert states(8, 3) == {**done, "deep": "done", "long": "make", "report": "check"}
+    assert (tmp_path / "long" / "made").read_text() == "corpus 4 1\ndeep 8 1\nlong 4 3\n"
+
+
+def test_a_folder_given_counts_by_its_content(tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, "STANDARD", tuple(kinds().values()))
+    monkeypatch.setattr(steps, "KINDS", {name: step for name, step in kinds().items() if name != "report"})
+    given = tmp_path / "given"
+    given.mkdir()
+    write_text(given / "made", "mine\n")
+    found = recipe(given={"corpus": str(given)})
+    run = Run(tmp_path / "run", found, steps.steps_of(found))
+    run.execute()
+    assert (tmp_path / "run" / "base" / "made").read_text() == "mine\nbase 4 1\n"
+    assert {one.state for one in run.plan()} == {"done"}
+    write_text(given / "made", "mine, changed\n")
+    assert next(one for one in run.plan() if one.step.name == "base").state == "make"
+    missing = recipe(given={"corpus": str(tmp_path / "none")})
+    with pytest.raises(UserError, match="no such file, which step base needs"):
+        Run(tmp_path / "other", missing, steps.steps_of(missing)).plan()
