@@ -20,7 +20,8 @@ let open = wanted.length;
 const outside = (view, root) => [...root.querySelectorAll("body *")].filter(element => {
   const box = element.getBoundingClientRect();
   if (!box.width || element.closest(".scroll, pre, svg, thead")) return false;  // what scrolls inside its own box
-  return box.right > view.innerWidth + 1 || box.left < -1;
+  const column = root.body.getBoundingClientRect();
+  return box.right > column.right + 1 || box.left < column.left - 1;
 }).map(element => element.outerHTML.slice(0, 80));
 for (const {name, width, scripts} of wanted) {
   const frame = document.createElement("iframe");
@@ -58,7 +59,7 @@ def measured(page, folder):
     driver.write_text(MEASURE.replace("WANTED", json.dumps(WANTED)).replace("PAGE", page.as_uri()), encoding="utf-8")
     command = [
         BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--disable-web-security",
-        f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000", "--virtual-time-budget=20000", "--dump-dom",
+        f"--user-data-dir={folder / 'profile'}", "--window-size=1400,1000", "--virtual-time-budget=10000", "--dump-dom",
         driver.as_uri(),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=300)

@@ -25,7 +25,7 @@ from groundup.training.schedule import warmup_stable_decay
 
 CPU = torch.device("cpu")
 CONFIG = DecoderConfig(51, 33, 3, 3, 3, 12, 49, 32)
-ROWS, MICRO_ROWS, ALL_STEPS = 5, 1, 50
+ROWS, MICRO_ROWS, ALL_STEPS = 5, 1, 30
 
 
 def tokens(folder: Path) -> TokenFile:
@@ -55,7 +55,7 @@ def run(file: TokenFile, folder: Path, steps: int, processes: Processes) -> list
         objective,
         lambda step: stream.batches(step, ROWS, micro_rows, CPU, processes),
         optimizer,
-        lambda step: warmup_stable_decay(step, ALL_STEPS, 5, 20),
+        lambda step: warmup_stable_decay(step, ALL_STEPS, 5, 12),
         steps,
         folder,
         "toy",

@@ -240,10 +240,12 @@ def _span(values: Sequence[float], percent: bool) -> tuple[float, float]:
     low, high = min(values), max(values)
     least = 10.0 if percent else max(0.1 * high, 1e-9)
     room = max((high - low) / 4, (least - (high - low)) / 2)
-    unit = 10.0 ** math.floor(math.log10(high - low + 2 * room)) / (1 if percent else 10)
-    start, end = math.floor((low - room) / unit) * unit, high + room
-    beyond = 0.02 * end if percent else 0.0  # for the half of a point
-    return (start if start > 0 else -beyond), (min(end, 100 + beyond) if percent else end)
+    unit = 5.0 if percent else 10.0 ** math.floor(math.log10(high - low + 2 * room)) / 10
+    end = min(high + room, 100.0) if percent else high + room
+    start = max(math.floor(min(low - room, end - least) / unit) * unit, 0.0)
+    end = max(end, start + least)
+    beyond = 0.02 * (end - start)  # for the half of a point
+    return (start or -beyond), (end + beyond if percent and end == 100 else end)
 
 
 def _colour(number: int) -> str:
