@@ -284,6 +284,8 @@ def ppo(context: StepContext) -> Results:
         return _skip(context, reason)
     own = context.recipe.ppo.data
     made = context.inputs["sft"] / "preference.jsonl"
+    if not own and not made.is_file():
+        raise UserError("ppo: the model of sft was not made in a run, so there are no prompts; give ppo.data")
     questions = prompts(own, context.say) if own else [asked_of(row) for row in read_jsonl(made)]
     scale = read_json(context.inputs["reward"] / "scale.json")
     scorer = load_scorer(context.inputs["reward"]).to(_device(context).torch_device)
@@ -343,7 +345,12 @@ def _finish_policy(context: StepContext, policy: "Decoder", left_out: Counter[st
     encoder, settings = _tokenizer(context), context.recipe.preferences
     folder.save(context.work, policy, encoder, chat=True)
     checkpoint.clear(context.work)
-    rows = read_jsonl(context.inputs["sft"] / "held_out.jsonl")[: settings.held_out_prompts]
+    held_out = context.inputs["sft"] / "held_out.jsonl"
+    if not held_out.is_file():  # a model that is given comes without questions
+        _say_left_out(context, left_out)
+        context.say("not compared with sft: it was not made in a run, so no questions are held out")
+        return {"against_sft": None}
+    rows = read_jsonl(held_out)[: settings.held_out_prompts]
     comparison, samples = compare_policies(
         policy, _model(context, "sft"), encoder, rows, settings.temperature,
         context.recipe.sft.max_answer_tokens, context.recipe.seed, left_out,
@@ -627,7 +634,8 @@ def _figures(kind: str, results: Results) -> Results:
     if kind == "reward":
         return {"reward_accuracy": results["accuracy"]["accuracy"]}
     if kind in ("dpo", "ppo"):
-        found = results["against_sft"]
+        if not (found := results["against_sft"]):
+            return {}
         return {kind: {
             **{key: found[key] for key in ("win_rate", "low", "high", "mean_words")},
             "sft_mean_words": found["baseline_mean_words"],

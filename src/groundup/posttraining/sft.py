@@ -24,7 +24,7 @@ from groundup.posttraining.answers import (
     plain_prompt,
     with_room,
 )
-from groundup.posttraining.batches import Row, answer_of, asked_of, collate, prompt_of, row_of, shown
+from groundup.posttraining.batches import Row, answer_of, asked_of, collate, messages_of, prompt_of, row_of, shown
 from groundup.posttraining.config import SftConfig
 from groundup.posttraining.rows import conversation, kept, longest_answer, said, too_long
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -118,7 +118,10 @@ def compare_with_base(
         kind: [number for number, row in enumerate(questions) if row["kind"] == kind]
         for kind in sorted({row["kind"] for row in questions})
     }
-    rows = [conversation(tokenizer, row) for row in questions]
+    rows = [
+        conversation(tokenizer, {"messages": [*messages_of(question), {"role": "assistant", "content": text}]})
+        for question, text in zip(asked, references, strict=True)
+    ]
     return {
         "held_out": {
             "answer_loss": {

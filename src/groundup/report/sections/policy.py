@@ -9,6 +9,8 @@ from groundup.report.words import comparison, interval, percent
 
 def gather(made: Made, stage: str) -> dict[str, Any]:
     one, name = made.results[stage]["against_sft"], stage.upper()
+    if one is None:  # the model of sft was given, without held-out questions
+        return {"against_sft": None}
     return {
         "compared": [
             comparison(

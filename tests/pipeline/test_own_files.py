@@ -174,3 +174,17 @@ def test_files_that_cannot_be_used_end_the_run_before_its_first_stage(mine, run_
     outcome = run_groundup("run", mine / "recipe.toml", "--run", tmp_path / "run", "--set", option.format(mine=mine))
     assert outcome.returncode == 2 and "] pages" not in outcome.stderr
     assert why in outcome.stderr.splitlines()[-1] and len(outcome.stderr.splitlines()[-1]) <= 300
+
+
+def test_a_model_that_is_given_needs_no_corpus(mine, run, run_groundup, tmp_path):
+    """From a base model by own conversations, and from a chat model by own preferences, which then has no held-out questions."""
+    (tmp_path / "copy").mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(mine / "run" / "sft" / name, tmp_path / "copy")
+    for given, standard in (("base", ["sft"]), ("sft", ["dpo"])):
+        (tmp_path / "recipe.toml").write_text(f'seed = 1\nstandard = {standard}\n[given]\n{given} = "{tmp_path}/copy"\n')
+        more = [*options(mine), "--set", "sft.max_answer_tokens=24"]
+        outcome = run_groundup("run", tmp_path / "recipe.toml", "--run", tmp_path / given, *more)
+        assert outcome.returncode == 0, outcome.stderr[-3000:]
+        assert f"[1/2] {standard[0]}" in outcome.stderr and (tmp_path / given / "report" / "report.html").exists()
+    assert results(tmp_path / "sft", "dpo")["against_sft"] is None and "not compared with sft" in outcome.stderr
