@@ -93,7 +93,7 @@ def test_bytes_do_not_depend_on_workers_or_hash_seed(pages, tmp_path, monkeypatc
     )
     script = tmp_path / "more.py"
     script.write_text(code)
-    source = str(Path(module.__file__).parents[2])
+    source = str(Path(module.__file__).parents[3])
     subprocess.run(
         [sys.executable, script, pages[0][0], pages[1][0], tmp_path / "more"],
         env={**os.environ, "PYTHONPATH": source, "PYTHONHASHSEED": "7"},
@@ -139,7 +139,7 @@ def test_resuming_with_other_workers_after_a_kill_gives_the_same_bytes(pages, tm
     out = tmp_path / "resumed"
     killed = subprocess.run(
         [sys.executable, "-c", code, pages[0][0], pages[1][0], out],
-        env={**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[3])},
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL
@@ -163,7 +163,7 @@ def test_a_shard_that_is_there_is_not_measured_again_unless_it_is_damaged_or_its
     measured = []
     real = module._measure
     monkeypatch.setattr(module, "_measure", lambda *job: measured.append(job[3].name) or real(*job))
-    monkeypatch.setattr(module.join, "read_rows", lambda shards: 1 / 0)
+    monkeypatch.setattr(module.corpus_pass, "read_rows", lambda shards: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         annotate(pages, tmp_path / "out", AnnotationsConfig(), workers=1)
     assert len(measured) == 5

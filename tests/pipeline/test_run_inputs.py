@@ -98,7 +98,7 @@ def test_an_input_that_changes_while_it_is_read_is_said(tmp_path):
         return {}
 
     run = Run(tmp_path / "run", recipe(), (Step("corpus", (), make, files=lambda recipe: [given]),))
-    with pytest.raises(UserError, match=r"given\.txt changed while stage corpus read it"):
+    with pytest.raises(UserError, match=r"given\.txt changed while step corpus read it"):
         run.execute()
     assert not (tmp_path / "run" / "corpus").exists()
 
