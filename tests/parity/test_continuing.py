@@ -114,12 +114,12 @@ def preferred(policy_rows=4):
 
 
 def continued(source, tmp_path, name="continued"):
-    """Pre-trained on by the road, whose tokenizer is a folder between."""
+    """Pre-trained on by the pipeline, whose tokenizer is a folder between."""
     between = tmp_path / f"{name} tokenizer"
     Tokenizer.load(source).save(between)
     encoder = for_run(between, str(source))
     write_tokens(tmp_path / f"{name} tokens", DOCUMENTS, encoder)
-    settings = PretrainingConfig(start_from=str(source), context=32, tokens=4 * 64, batch_tokens=64, rate_scale=0.3)
+    settings = PretrainingConfig(start_from=str(source), context=32, tokens=4 * 64, batch_tokens=64, lr_scale=0.3)
     model, _ = pretrain(
         tmp_path / f"{name} tokens", encoder, settings, MixtureConfig(), choose(1), ALONE, tmp_path / f"{name} work", "base",
         lambda text: None, 1,
@@ -215,7 +215,7 @@ def test_rows_without_a_token_are_never_said(tmp_path):
         with torch.no_grad():  # whatever training made of them
             one.lm_head.weight[encoder.size :] = 5 * one.lm_head.weight[:ROWS]
             assert one(torch.tensor([[1, 2, 3]])).argmax(-1).max() >= encoder.size
-        for sampling in (Sampling(20, 0), Sampling(20, 1.5), Sampling.by(one.generation, 20)):
+        for sampling in (Sampling(20, 0), Sampling(20, 1.5), Sampling.from_config(one.generation, 20)):
             for ids in generate(one, prompts, [], sampling, 0):
                 assert max(ids) < encoder.size
                 encoder.decode(ids)

@@ -32,7 +32,7 @@ vocabulary = 400
 
 [base]
 depth = 1
-context = 256
+context_length = 256
 tokens = 30_000
 batch_tokens = 1536
 

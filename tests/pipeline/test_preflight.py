@@ -51,7 +51,7 @@ def test_a_whole_corpus_passes_every_check(tmp_path):
         (preflight.evaluation, WHOLE, {"evaluation": {"held_out_kb": 1}}, "fits 1 kB"),
         (preflight.evaluation, [("u", "docs", "held_out", "a b c")], {}, "no plain sentence"),
         (preflight.sft, [("u", "docs", "train", PROSE * 99)], {"dpo": {"data": "a"}}, "dpo.data is given, but no model"),
-        (preflight.base_has_text, [("u", "docs", "train", "a" * 100)], {}, "do not fill one row of base.context = 512"),
+        (preflight.base_has_text, [("u", "docs", "train", "a" * 100)], {}, "do not fill one row of base.context_length = 512"),
         (preflight.base_has_text, [("u", "docs", "held_out", PROSE * 99)], {}, "do not fill one row"),
         (preflight.base_has_text, WHOLE, {"mixture": {"weights": {"docs": 1.0, "code": 1.0}}}, "of domain 'code'"),
     ],
@@ -71,8 +71,8 @@ def test_answers_that_cannot_fit_are_said_after_the_tokenizer(tmp_path, toy_toke
     preflight.sft_answers_fit(recipe(sft={"max_answer_tokens": 400}), inputs)
     with pytest.raises(UserError, match=r"sft\.max_answer_tokens = 1 "):
         preflight.sft_answers_fit(recipe(sft={"max_answer_tokens": 1}), inputs)
-    with pytest.raises(UserError, match=r"none of \d+ held_out questions has at most 8 tokens, as base\.context leaves"):
-        preflight.sft_answers_fit(recipe(base={"context": 16}), inputs)
+    with pytest.raises(UserError, match=r"none of \d+ held_out questions has at most 8 tokens, as base\.context_length leaves"):
+        preflight.sft_answers_fit(recipe(base={"context_length": 16}), inputs)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_answers_that_cannot_fit_are_said_after_the_tokenizer(tmp_path, toy_toke
         ({"start_from": "m"}, "set tokenizer.folder = 'm'"),
         ({"architecture": "experts", "experts": 2, "experts_per_token": 3}, "3 of 2 experts"),
         ({"architecture": "patches"}, "tokenizer.vocabulary = 260"),
-        ({"long_context": 512}, "no longer than base.context = 512"),
+        ({"long_context": 512}, "no longer than base.context_length = 512"),
         ({"long_context": 1024, "architecture": "lstm"}, "not lstm"),
     ],
 )

@@ -61,7 +61,7 @@ def test_two_of_a_kind_each_with_settings_and_inputs():
     assert names(found) == [*NAMES, "deep", "sft-deep", "report"]
     assert sources(found, "sft-deep") == {"corpus": "corpus", "tokenizer": "tokenizer", "base": "deep"}
     deep, sft = steps.steps_of(found)[-3:-1]
-    assert (deep.recipe.base.depth, found.base.depth, deep.recipe.base.context) == (6, 4, found.base.context)
+    assert (deep.recipe.base.depth, found.base.depth, deep.recipe.base.context_length) == (6, 4, found.base.context_length)
     assert (sft.recipe.sft.learning_rate, sft.recipe.sft.epochs) == (1e-4, found.sft.epochs)
 
 

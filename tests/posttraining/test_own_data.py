@@ -158,7 +158,7 @@ def test_own_rows_that_cannot_fit_are_said_after_the_tokenizer(tmp_path, toy_tok
     long = "path " * 300
     talks = write(tmp_path / "talks.jsonl", {"prompt": "what", "completion": long})
     pairs = write(tmp_path / "pairs.jsonl", {"prompt": long, "chosen": "a", "rejected": "b"})
-    base, inputs = {"context": 64}, {"tokenizer": tmp_path / "tokenizer"}
+    base, inputs = {"context_length": 64}, {"tokenizer": tmp_path / "tokenizer"}
     with pytest.raises(UserError, match=r"none has an answer of at most sft\.max_answer_tokens = 64"):
         preflight.sft_answers_fit(recipe(base=base, sft={"data": talks}), inputs)
     talks = write(tmp_path / "talks.jsonl", {"prompt": "what", "completion": "path " * 12})

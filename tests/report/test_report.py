@@ -133,7 +133,7 @@ def finished(folder: Path) -> dict[str, Path]:
     dropped = [{"id": "c", "url": HOSTILE, "text": text, "reason": "exact duplicate", "detail": "of a"}]
     pq.write_table(pa.Table.from_pylist(dropped), folders["corpus"] / "dropped.parquet")
     Tokenizer.from_merges([(b" ", b"a")]).save(folders["tokenizer"])
-    losses = [{"step": step, "loss": 5 / (step + 1), "accuracy": 0.5, "rate": 1.0} for step in range(20)]
+    losses = [{"step": step, "loss": 5 / (step + 1), "accuracy": 0.5, "lr": 1.0} for step in range(20)]
     for step in (3, 19):
         losses[step] |= {"held_out": 4.0, "held_out_loss": 0.625, "held_out_accuracy": 0.75, "held_out_pairs": 12}
     losses[5]["loss"] = "nan"
@@ -428,7 +428,7 @@ def test_missing_pieces_are_left_out(run):
     for name in ("sft", "dpo", "ppo"):
         write_jsonl(run[name] / "samples.jsonl", [])
     write_jsonl(run["reward"] / "scored.jsonl", [])
-    write_jsonl(run["base"] / "metrics.jsonl", [{"step": 0, "loss": 5.0, "rate": 1.0}])
+    write_jsonl(run["base"] / "metrics.jsonl", [{"step": 0, "loss": 5.0, "lr": 1.0}])
     empty = pq.read_table(run["corpus"] / "dropped.parquet").slice(0, 0)
     pq.write_table(empty, run["corpus"] / "dropped.parquet")
     documents = pq.read_table(run["corpus"] / "documents.parquet").slice(0, 0)

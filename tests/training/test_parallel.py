@@ -84,8 +84,8 @@ def test_rows_are_those_of_a_chunk(total, world):
 
 
 def test_the_road_under_torchrun(tmp_path, environment):
-    """The first process walks it, all train; only the first prints and writes."""
-    done = torchrun(environment, Path(__file__).with_name("toy_road.py"), tmp_path / "run")
+    """The first process runs it, all train; only the first prints and writes."""
+    done = torchrun(environment, Path(__file__).with_name("toy_pipeline.py"), tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("made\n") == 1
     assert "2 processes; FSDP2" in done.stderr and done.stderr.count("steps of") == 1
@@ -94,5 +94,5 @@ def test_the_road_under_torchrun(tmp_path, environment):
     model = load_decoder(tmp_path / "run" / "base")
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
     assert len(rows(tmp_path / "run" / "base")) == 6
-    again = torchrun(environment, Path(__file__).with_name("toy_road.py"), tmp_path / "run")
+    again = torchrun(environment, Path(__file__).with_name("toy_pipeline.py"), tmp_path / "run")
     assert again.returncode == 0 and again.stdout.count("made\n") == 1, again.stderr  # and the others do not wait

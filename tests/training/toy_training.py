@@ -19,7 +19,7 @@ from groundup.training import parallel
 from groundup.training.data import Stream
 from groundup.training.loop import mean_loss, train
 from groundup.training.objectives import BalancedNextToken, next_token
-from groundup.training.optimizer import Optimizer, pretraining_rates
+from groundup.training.optimizer import Optimizer, pretraining_lrs
 from groundup.training.parallel import Processes
 from groundup.training.schedule import warmup_stable_decay
 
@@ -48,7 +48,7 @@ def run(file: TokenFile, folder: Path, steps: int, processes: Processes) -> list
     model = Decoder(config)
     initialise(model, 1)
     objective = processes.spread(model, objective, CPU)
-    optimizer = Optimizer(model, pretraining_rates(33)[0], processes=processes)
+    optimizer = Optimizer(model, pretraining_lrs(33)[0], processes=processes)
     probe = stream.batches(1000, 7, MICRO_ROWS, CPU, processes)
     return train(
         model,

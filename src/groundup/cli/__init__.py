@@ -52,6 +52,7 @@ NUMBER_OF_SYSTEM = re.compile(r"\[?errno:? (\d+)", re.IGNORECASE)
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 
 INTERRUPTED = 130
+RENAMED = {"--rule": "--pattern"}
 # What click raises for arguments that it cannot take; releases of typer keep it in different places.
 BadArguments = typer.BadParameter.__mro__[2]
 
@@ -77,7 +78,7 @@ def run(
     settings: Settings = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Walk the whole road: pages, corpus, tokenizer, base model, fine-tuning, preferences, report.
+    """Run the whole pipeline: pages, corpus, tokenizer, base model, fine-tuning, preferences, report.
 
     What is done is not done again; a run that was killed continues where it was.
     """
@@ -218,6 +219,8 @@ def _said_of_arguments(error: Exception) -> str:
     context, text = getattr(error, "ctx", None), error.format_message().strip().rstrip(".")
     verb = context.command_path if context else "groundup"
     place = verb.removeprefix("groundup").strip()
+    if (name := getattr(error, "option_name", None)) in RENAMED:
+        text = f"{name} is called {RENAMED[name]} now"
     if "\n" in text and text.startswith("Usage"):  # nothing was given: the help is the answer
         print(printable(text))
         sys.exit(2)

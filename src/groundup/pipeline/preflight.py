@@ -16,7 +16,7 @@ from groundup.pipeline.recipe import Recipe
 
 
 def base_continues(recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """base.start_from has the tokenizer of tokenizer.folder, and is as long as base.context."""
+    """base.start_from has the tokenizer of tokenizer.folder, and is as long as base.context_length."""
     from groundup.core.files import read_object
     from groundup.model.description import FAMILIES, read_config
     from groundup.tokenizer.tokenizer import Tokenizer
@@ -30,10 +30,10 @@ def base_continues(recipe: Recipe, inputs: dict[str, Path]) -> None:
     description = read_object(folder / "config.json")
     if description.get("model_type") in FAMILIES:
         most = read_config(description, folder / "config.json").max_position_embeddings
-        if recipe.base.context > most:
+        if recipe.base.context_length > most:
             raise UserError(
-                f"base.context = {recipe.base.context}: the model in {folder} was trained on {most}; train on that and set "
-                "base.long_context for more"
+                f"base.context_length = {recipe.base.context_length}: the model in {folder} was trained on {most}; train on "
+                "that and set base.long_context for more"
             )
 
 
@@ -47,10 +47,10 @@ def base_has_text(recipe: Recipe, inputs: dict[str, Path]) -> None:
         if not size:
             raise UserError(f"mixture.weights: no training document of domain {domain!r} is left; take more pages of it")
     available = sum(sizes.values()) * recipe.mixture.max_repeats
-    if available <= recipe.base.context:
+    if available <= recipe.base.context_length:
         raise UserError(
-            f"base: the training documents, {sum(sizes.values()):,} bytes, do not fill one row of base.context = "
-            f"{recipe.base.context} tokens; take more pages or a shorter context"
+            f"base: the training documents, {sum(sizes.values()):,} bytes, do not fill one row of base.context_length = "
+            f"{recipe.base.context_length} tokens; take more pages or a shorter context"
         )
 
 
@@ -158,14 +158,14 @@ def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
         asked = [asked_of(row) for row in sides[side]]
         if asked and all(len(prompt_of(encoder, question)) > most for question in asked):
             raise UserError(
-                f"sft: none of {len(asked)} {side} questions has at most {most} tokens, as base.context leaves them beside "
-                f"answers of sft.max_answer_tokens = {longest}; raise the one or lower the other"
+                f"sft: none of {len(asked)} {side} questions has at most {most} tokens, as base.context_length leaves them "
+                f"beside answers of sft.max_answer_tokens = {longest}; raise the one or lower the other"
             )
     trained = (conversation(encoder, row) for row in sides["train"])
     if not any(len(row[0]) <= context + 1 and longest_answer(row) <= longest for row in trained):
         raise UserError(
             f"sft: of {len(sides['train'])} questions none has an answer of at most sft.max_answer_tokens = {longest} and fits "
-            f"base.context = {context} tokens; raise them"
+            f"base.context_length = {context} tokens; raise them"
         )
 
 
@@ -187,7 +187,7 @@ def _context(recipe: Recipe, inputs: dict[str, Path]) -> int:
             most = read_object(inputs[name] / "config.json").get("max_position_embeddings")
             if isinstance(most, int) and not isinstance(most, bool):
                 return most
-    return max(recipe.base.context, recipe.base.long_context)
+    return max(recipe.base.context_length, recipe.base.long_context)
 
 
 def _silent(text: str) -> None:

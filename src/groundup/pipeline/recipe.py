@@ -28,6 +28,13 @@ from groundup.report.config import ReportConfig
 from groundup.tokenizer.config import TokenizerConfig, TokensConfig
 from groundup.training.config import PretrainingConfig
 
+RENAMED = {
+    "base.context": "base.context_length",
+    "base.anneal_share": "base.decay_fraction",
+    "base.best_data_share": "base.anneal_data_fraction",
+    "base.rate_scale": "base.lr_scale",
+}
+
 
 class StepSettings(Section):
     """One more step: what differs from its kind's section, and inputs other than the standard steps."""
@@ -121,8 +128,9 @@ def _check_together(recipe: Recipe, where: str) -> None:
         raise UserError(f"{where}: base.experts_per_token = {base.experts_per_token} of {base.experts} experts")
     if base.architecture == "patches" and not tokenizer.folder and tokenizer.vocabulary > 260:
         raise UserError(f"{where}: base.architecture = 'patches' reads bytes; set tokenizer.vocabulary = 260")
-    if base.long_context and base.long_context <= base.context:
-        raise UserError(f"{where}: base.long_context = {base.long_context} is no longer than base.context = {base.context}")
+    if base.long_context and base.long_context <= base.context_length:
+        shorter = f"base.context_length = {base.context_length}"
+        raise UserError(f"{where}: base.long_context = {base.long_context} is no longer than {shorter}")
     if base.long_context and base.architecture not in ("dense", "experts"):
         raise UserError(f"{where}: base.long_context is for dense decoders and mixtures of experts, not {base.architecture}")
 
@@ -170,6 +178,8 @@ def _one_line(error: ValidationError) -> str:
     location = [part for part in first["loc"] if isinstance(part, str | int)]
     key = ".".join(str(part) for part in location)
     key = key if len(key) <= 80 else f"{key[:77]}..."
+    if first["type"] == "extra_forbidden" and key in RENAMED:
+        return f"unknown key {key}: it is called {RENAMED[key]} now"
     if first["type"] == "extra_forbidden":
         return f"unknown key {key}{_suggestion(location)}"
     if first["type"] == "missing":

@@ -77,7 +77,7 @@ def loss(
         upper.legend()
         lower.plot(*_thinned(tokens, rates), color=MUTED, linewidth=1.2)
         lower.set_ylim(0, 1.1)
-        lower.set_ylabel("rate")
+        lower.set_ylabel("learning rate")
         lower.set_xlabel("millions of tokens read")
         return _svg(figure, name)
 

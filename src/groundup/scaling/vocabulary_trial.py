@@ -57,11 +57,11 @@ def measure(
     _write_tokens(folder / "tokens", encoder, texts, budget + context, sequences)
     base = PretrainingConfig(
         depth=depth,
-        context=context,
+        context_length=context,
         tokens=budget,
         batch_tokens=step_tokens,
         micro_batch_tokens=step_tokens,
-        best_data_share=0.0,
+        anneal_data_fraction=0.0,
     )
     model, trained = pretrain(
         folder / "tokens", encoder, base, MixtureConfig(), device, ALONE, folder / "training",

@@ -29,7 +29,7 @@ from groundup.core.progress import Progress
 from groundup.core.text import printable
 from groundup.training import checkpoint
 from groundup.training.objectives import Batch, Metrics
-from groundup.training.optimizer import Optimizer, one_rate
+from groundup.training.optimizer import Optimizer, one_lr
 from groundup.training.parallel import ALONE, Objective, Processes, local
 from groundup.training.schedule import warmup_stable_decay
 
@@ -48,7 +48,7 @@ def train(
     objective: Objective,
     batches: Callable[[int], list[Batch]],
     optimizer: Optimizer,
-    rate: Callable[[int], float],
+    lr: Callable[[int], float],
     steps: int,
     folder: Path,
     label: str,
@@ -103,7 +103,7 @@ def train(
                 # Whatever is decided here, all processes decide alike.
                 *sums, stop, due = processes.sum([*totals.values(), float(terminated()), float(overdue)])
                 totals = dict(zip(totals, sums, strict=True))
-                row = {"step": step, **totals, "grad_norm": norm, "rate": rate(step)}
+                row = {"step": step, **totals, "grad_norm": norm, "lr": lr(step)}
                 if trouble := _trouble(totals["loss"], norm, recent if skip_spikes else ()):
                     skipped_in_a_row += 1
                     row["skipped"] = 1
@@ -121,7 +121,7 @@ def train(
                     if max_grad_norm and norm > max_grad_norm:
                         gradients = [local(p.grad) for p in model.parameters() if p.grad is not None]
                         torch._foreach_mul_(gradients, max_grad_norm / norm)
-                    optimizer.step(rate(step))
+                    optimizer.step(lr(step))
                 if observe and ((step + 1) % observe_every == 0 or step + 1 == steps):
                     row |= observe()
                 history.append(row)
@@ -153,7 +153,7 @@ def tune(
     model: nn.Module,
     objective: Objective,
     batches: Callable[[int], list[Batch]],
-    rate: float,
+    lr: float,
     steps: int,
     folder: Path,
     label: str,
@@ -173,7 +173,7 @@ def tune(
         return warmup_stable_decay(step, steps, max(1, steps // warmup), steps // decay)
 
     train(
-        model, objective, batches, Optimizer(model, one_rate(rate)), multiplier, steps, folder, label,
+        model, objective, batches, Optimizer(model, one_lr(lr)), multiplier, steps, folder, label,
         checkpoint_multiple=checkpoint_multiple, max_grad_norm=1.0, observe=observe,
         observe_every=max(1, steps // OBSERVATIONS),
     )  # fmt: skip

@@ -32,14 +32,14 @@ from groundup.training.config import PretrainingConfig
 from groundup.training.data import Shares, Stream, check_ids, document_order
 from groundup.training.loop import mean_loss, train
 from groundup.training.objectives import BalancedNextToken, Z, next_token
-from groundup.training.optimizer import Optimizer, pretraining_rates
+from groundup.training.optimizer import Optimizer, pretraining_lrs
 from groundup.training.parallel import Objective, Processes
 from groundup.training.schedule import warmup_stable_decay
 
 PROBE_ROWS = 64  # of held-out text, for the loss curve
 PEAK_SECONDS = 0.2
 LAST_STEPS = 100  # at most, whose mean loss is told as the one at the end
-LONG_RATE = 0.1  # of the peak rates: the model has been annealed already
+LONG_CONTEXT_LR = 0.1  # of the peak rates: the model has been annealed already
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def pretrain(
     derived = budget(settings, architectures.multiplied(model), available_tokens(table, mixture))
     settings = settings.model_copy(update={"tokens": derived.tokens, "batch_tokens": derived.batch_tokens})
     tied = getattr(config, "tie_word_embeddings", False)
-    rates, rate_reasons = pretraining_rates(config.hidden_size, settings.rate_scale, tied)
-    for reason in (*device.reasons, *reasons, *derived.reasons, *rate_reasons):
+    lrs, lr_reasons = pretraining_lrs(config.hidden_size, settings.lr_scale, tied)
+    for reason in (*device.reasons, *reasons, *derived.reasons, *lr_reasons):
         say(reason)
     if processes.world > 1:
         how = "FSDP2: each holds its rows of every parameter" if processes.shard else "DDP: each holds the whole model"
@@ -118,9 +118,9 @@ def pretrain(
         return stream, replace(wanted, steps=steps), realised
 
     stream, lengths, realised = planned(
-        np.arange(len(table)), mixture, settings.best_data_share, cut(settings, settings.context, settings.tokens)
+        np.arange(len(table)), mixture, settings.anneal_data_fraction, cut(settings, settings.context_length, settings.tokens)
     )
-    decay, warmup = round(settings.anneal_share * lengths.steps), max(1, lengths.steps // 50)
+    decay, warmup = round(settings.decay_fraction * lengths.steps), max(1, lengths.steps // 50)
     shape = f"{lengths.rows} x {lengths.context} tokens"
     say(f"{lengths.steps} steps of {shape}; warm-up {warmup}, decay over the last {decay}")
     longer = long_lengths = long_stream = None
@@ -162,7 +162,7 @@ def pretrain(
     balanced = BalancedNextToken(dtype, settings.balance, processes.world)
     objective = processes.spread(model, balanced if sparse else partial(next_token, dtype=dtype), device.torch_device)
 
-    def run(stream: Stream, some: Lengths, rate: Callable[[int], float], where: Path, flops: float) -> list:
+    def run(stream: Stream, some: Lengths, lr: Callable[[int], float], where: Path, flops: float) -> list:
         everything = [np.arange(len(files["held_out"]))]
         probe = Stream(files["held_out"], everything, some.context, encoder.end_of_text, seed)
         return train(
@@ -170,9 +170,9 @@ def pretrain(
             objective,
             lambda step: stream.batches(step, some.rows, some.micro_rows, device.torch_device, processes),
             Optimizer(
-                model, rates, muon_decay=derived.weight_decay, dtype=dtype, processes=processes, kernels=by_kernels
+                model, lrs, muon_decay=derived.weight_decay, dtype=dtype, processes=processes, kernels=by_kernels
             ),
-            rate,
+            lr,
             some.steps,
             where,
             label,
@@ -206,13 +206,13 @@ def pretrain(
         steps = long_lengths.steps
         say(
             f"context {config.max_position_embeddings} -> {longer.max_position_embeddings}: {steps} steps of "
-            f"{long_lengths.rows} rows at {LONG_RATE:g} of the rates; RoPE base {config.rope_theta:,.0f} -> "
+            f"{long_lengths.rows} rows at {LONG_CONTEXT_LR:g} of the rates; RoPE base {config.rope_theta:,.0f} -> "
             f"{longer.rope_theta:,.0f} (NTK-aware, Peng et al. 2023)"
         )
         history = run(
             long_stream,
             long_lengths,
-            lambda step: LONG_RATE * warmup_stable_decay(step, steps, max(1, steps // 20), steps),
+            lambda step: LONG_CONTEXT_LR * warmup_stable_decay(step, steps, max(1, steps // 20), steps),
             folder / "long",
             flops[1],
         )
@@ -241,7 +241,7 @@ def starting_model(settings: PretrainingConfig, encoder: Tokenizer, seed: int) -
                 "tokenizer.vocabulary = 260, which merges nothing"
             )
         return architectures.build(
-            settings.architecture, settings.depth, encoder.size, settings.context, seed, settings.experts,
+            settings.architecture, settings.depth, encoder.size, settings.context_length, seed, settings.experts,
             settings.experts_per_token,
         )  # fmt: skip
     source = Path(settings.start_from)
@@ -256,9 +256,9 @@ def starting_model(settings: PretrainingConfig, encoder: Tokenizer, seed: int) -
         raise UserError(
             f"{source}: {encoder.size} tokens, but the model has {model.config.vocab_size}: not of one folder"
         )
-    if settings.context > model.config.max_position_embeddings:
+    if settings.context_length > model.config.max_position_embeddings:
         raise UserError(
-            f"base.context = {settings.context}: the model in {source} was trained on "
+            f"base.context_length = {settings.context_length}: the model in {source} was trained on "
             f"{model.config.max_position_embeddings}; train on that and set base.long_context for more"
         )
     return model, [

@@ -28,6 +28,6 @@ def gather(made: Made) -> dict[str, Any]:
             [millions * (row["step"] + 1) for row in metrics],
             column(metrics, "loss"),
             measured(metrics, "held_out", millions),
-            column(metrics, "rate"),
+            column(metrics, "lr"),
         ),
     }

@@ -1,4 +1,4 @@
-"""The whole road on recipes/tiny.toml: what it leaves, what a second run does, and what a kill cannot change."""
+"""The whole pipeline on recipes/tiny.toml: what it leaves, what a second run does, and what a kill cannot change."""
 
 import json
 import os
