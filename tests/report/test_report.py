@@ -407,8 +407,9 @@ def test_says_whose_questions_were_learned_and_how_well(run, text):
 def test_what_was_skipped_is_said_with_its_reason_and_has_no_section(run):
     for stage in ("sft", "preferences", "reward", "dpo", "ppo"):
         change(run, stage, skipped="no questions <b>at all</b>")
-    change(run, "evaluation", multiple_choice=None, multiple_choice_example=None)
+    change(run, "evaluation", multiple_choice=None, multiple_choice_example=None, sentence_pairs=None)
     found = page(run)
+    assert "Sentence or muddle" not in found and "sentence from a muddle" not in found
     assert "Skipped, as there was nothing to work on: sft (no questions &lt;b&gt;at all" in found and 'id="sft"' not in found
     assert "Multiple choice" not in found and "has not come to its end" not in found
 

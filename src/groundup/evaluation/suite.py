@@ -44,7 +44,8 @@ def evaluate_base(
     written = samples(model, tokenizer, seed)
     return {
         "bits_per_byte": compare_predictors(model, tokenizer, held_out, tokens, settings.held_out_kb * 1000, seed),
-        "sentence_pairs": sentence_pairs.score(pairs, text_log_likelihood),
+        # None without plain sentences.
+        "sentence_pairs": sentence_pairs.score(pairs, text_log_likelihood) if pairs else None,
         "lecture_pairs": [
             {"right": pair["right"], "wrong": pair["wrong"], "nats": text_log_likelihood([pair["right"], pair["wrong"]])}
             for pair in sentence_pairs.LECTURE_PAIRS

@@ -622,7 +622,7 @@ def _figures(kind: str, results: Results) -> Results:
     if kind == "evaluation":
         return {
             "bits_per_byte": results["bits_per_byte"]["overall"],
-            "sentence_pairs": results["sentence_pairs"]["all"]["accuracy"],
+            "sentence_pairs": results["sentence_pairs"]["all"]["accuracy"] if results["sentence_pairs"] else None,
             "multiple_choice": {
                 how: one["accuracy"] for how, one in (results["multiple_choice"] or {}).items() if isinstance(one, dict)
             },

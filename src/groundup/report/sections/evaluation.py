@@ -30,7 +30,9 @@ def gather(made: Made) -> dict[str, Any]:
         ),
         "pairs_figure": figures.intervals(
             "sentence-pairs", _shares(tested["sentence_pairs"]), "pairs decided rightly, %", ("coin flip", 0.5)
-        ),
+        )
+        if tested["sentence_pairs"]
+        else "",
         "choice_figure": figures.intervals(
             "multiple-choice",
             _shares({how: one for how, one in tested["multiple_choice"].items() if isinstance(one, dict)}),
@@ -57,7 +59,9 @@ def _compared(tested: dict[str, Any]) -> list[dict[str, str]]:
         kind = "a compressor" if other == "xz" else "counted word pieces"
         question, named = "Does it predict unseen text (bits per byte, lower is better)?", f"{other}, {kind}: {decimals(value)}"
         lines.append(comparison(question, result, named, value - model, *ahead, "bits"))
-    asked = [("Does it know a sentence from a muddle?", tested["sentence_pairs"]["all"], "coin flip", 0.5)]
+    asked = []
+    if pairs := tested["sentence_pairs"]:
+        asked.append(("Does it know a sentence from a muddle?", pairs["all"], "coin flip", 0.5))
     if choices := tested["multiple_choice"]:
         question = "Does it pick the right description out of four?"
         asked.append((question, choices["answer per byte"], "chance", choices["chance"]))
