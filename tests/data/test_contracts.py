@@ -391,6 +391,7 @@ def test_nothing_is_written_where_nothing_can_be_converted(tmp_path):
         (["a.jsonl"], "out.jsonl", "none of its 1 rows can be used as conversations or preferences; first line 1: no columns"),
         (["none.jsonl"], "out.jsonl", "no such file"),
         (["a.jsonl"], "a.jsonl", "is read and written"),
+        (["a.jsonl"], ".", "is a folder"),
     ):
         with pytest.raises(UserError, match=why):
             convert([tmp_path / name for name in files], tmp_path / out)
