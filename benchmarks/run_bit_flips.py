@@ -68,7 +68,7 @@ def finished(run: Path, recipe: recipes.Recipe, chance: random.Random, flips: in
     readers |= {f"chat {stage}": (lambda stage=stage: answered(run, stage)) for stage in READ_ON}
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         expected = {name: read() for name, read in readers.items()}
-    files = sorted(path for path in run.rglob("*") if path.is_file() and path.name != ".lock")
+    files = sorted(path for path in run.rglob("*") if path.is_file() and path.name not in (".lock", "log.txt"))
     outcomes = []
     for _ in range(flips):
         path = chance.choice(files)

@@ -38,7 +38,7 @@ def shown() -> int | None:
 @contextmanager
 def to_file(path: Path) -> Iterator[None]:
     """Within it, every record is a line at the end of `path` too, with its time."""
-    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     ROOT.addHandler(handler)
     try:
