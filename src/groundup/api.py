@@ -75,7 +75,7 @@ Texts = Path | Iterable[str | Path]
 Rows = Given | Iterable[Given]
 TrainRows = list[dict[str, Any]]  # as TRL has them
 Trained = tuple[LanguageModel | Scorer, dict[str, Any]]  # and its results
-log = logging.getLogger("groundup")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,7 +314,7 @@ def pretrain(
             token_folder.write(tokens, sides, tokenizer, cores())
             _warn(refused)
         network, results = pretrain_chapter(
-            tokens, tokenizer, config, mixture, device, ALONE, work, "pretrain", log.info, _seed(seed)
+            tokens, tokenizer, config, mixture, device, ALONE, work, "pretrain", logger.info, _seed(seed)
         )
         model_files.save(work, network, tokenizer, chat=False)
         for trained in (work, work / "long"):
@@ -414,7 +414,7 @@ def _tuned(
         model_files.save(work, trained, model.tokenizer, chat=True)
         checkpoint.clear(work)
         if left_out:
-            log.warning("%s: %s rows left out: %s", kind, f"{left_out.total():,}", said(left_out))
+            logger.warning("%s: %s rows left out: %s", kind, f"{left_out.total():,}", said(left_out))
         return {**results, "left_out": dict(left_out)}
 
     target = Path(folder).expanduser()
@@ -461,7 +461,7 @@ def _checked_files(texts: Any, folder: Path) -> list[Path]:
 
 def _warn(refused: Refused) -> None:
     if refused:
-        log.warning("passed over: %s", refused)
+        logger.warning("passed over: %s", refused)
 
 
 def _text(text: object, name: str) -> str:

@@ -25,7 +25,7 @@ BYTE_IDENTICAL = [
 
 
 def files(folder):
-    found = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "log.txt"))
     return {path.relative_to(folder).as_posix() for path in found}
 
 

@@ -44,7 +44,7 @@ BAD_PAIRS = [
     pair("q", margin=10**400),
     pair("q", tools=[{"type": "function"}]),
     pair("q", chosen=None),
-    {"prompt": "q", "chosen": "a", "rejected": "b"},
+    {"prompt": "q", "chosen": 1, "rejected": "b"},
     {},
 ]
 

@@ -86,6 +86,7 @@ RESULTS = {
         "held_out": {
             "overlap": {name: {"overlap": 0.2, "low": 0.1, "high": 0.3, "n": 10} for name in ("base", "sft")},
             "gain": gained(0.1),
+            "answer_loss": {"base": 5.0, "sft": 1.25, "conversations": 10, "tokens": 99},
             "overlap_by_kind": {
                 "kind": {"base": 0.1, "sft": 0.3, "gain": gained(0.2)}, "name": {"base": 0.1, "sft": 0.2, "gain": gained(0.1)},
             },
@@ -96,7 +97,7 @@ RESULTS = {
         **{part: {"prompts": 10, "pairs": 6, "ties": 4} for part in ("train", "held_out")},
     },
     "reward": {"accuracy": SHARE, "longer_wins": 0.4, "ahead_of_longer": gained(0.2),
-        "mean": 0.0, "deviation": 1.0, "length_correlation": 0.1},
+        "mean": 0.0, "deviation": 1.0, "length_correlation": 0.1, "pairs": {"train": 6, "held_out": 6}},
     "dpo": {"steps": 20, "against_sft": preferred(0.7)},
     "ppo": {
         "iterations": 2, "first": {"score": 0.0}, "last": {"score": 1.0}, "against_sft": preferred(0.2),
@@ -392,8 +393,31 @@ def test_does_not_warn_of_a_good_model(run):
 
 def test_says_what_the_judge_was_tested_on(run, text):
     assert "on 40 held-out pairs." in text
-    change(run, "preferences", held_out={"prompts": 10, "pairs": 0, "ties": 10})
+    change(run, "reward", pairs={"train": 6, "held_out": 0})
     assert "that it was trained on, because no held-out question had a winner" in page(run)
+
+
+def test_says_whose_questions_were_learned_and_how_well(run, text):
+    assert "taken from\nthe documentation itself" in text and "its loss is 1.25 nats a token, that of the base model 5.00" in text
+    change(run, "sft", held_out=RESULTS["sft"]["held_out"] | {"overlap_by_kind": {
+        "conversation": {"base": 0.1, "sft": 0.3, "gain": gained(0.2)}}})  # fmt: skip
+    assert "taken from\nconversations that were given" in page(run)
+
+
+def test_what_was_skipped_is_said_with_its_reason_and_has_no_section(run):
+    for stage in ("sft", "preferences", "reward", "dpo", "ppo"):
+        change(run, stage, skipped="no questions <b>at all</b>")
+    change(run, "evaluation", multiple_choice=None, multiple_choice_example=None, sentence_pairs=None)
+    found = page(run)
+    assert "Sentence or muddle" not in found and "sentence from a muddle" not in found
+    assert "Skipped, as there was nothing to work on: sft (no questions &lt;b&gt;at all" in found and 'id="sft"' not in found
+    assert "Multiple choice" not in found and "has not come to its end" not in found
+
+
+def test_a_policy_without_held_out_questions_is_not_compared(run):
+    change(run, "dpo", against_sft=None)
+    found = page(run)
+    assert "DPO training" in found and "Is DPO preferred" not in found and "Is PPO preferred" in found
 
 
 def test_shows_tokens_of_a_held_out_sentence(text):

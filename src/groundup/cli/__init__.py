@@ -1,6 +1,7 @@
 """The verbs. Nothing but argument names and a call; the last line on stdout is one JSON object with the result."""
 
 import errno
+import logging
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ from groundup.cli.corpus import corpus
 from groundup.cli.data import data
 from groundup.cli.options import LARGEST_SEED, MOST_TOKENS, DryRun, RunFolder, Settings, finite, result
 from groundup.cli.tokenizer import tokenizer
+from groundup.core import log
 from groundup.core.errors import UserError
 from groundup.core.text import message, printable
 
@@ -67,8 +69,10 @@ def groundup(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and end.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings alone, no progress.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Details as well.")] = False,
 ) -> None:
-    pass
+    log.to_terminal(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
 
 
 @app.command()
@@ -128,7 +132,7 @@ def chat(
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed and words give the same answers.")] = 0,
 ) -> None:
     """Talk to a model in the terminal, a run's or any that is loaded here; an empty line or Ctrl-D ends."""
-    from groundup.generation.chat import talk
+    from groundup.cli.talk import talk
 
     result(talk(folder, stage, temperature, max_tokens, seed))
 

@@ -44,13 +44,15 @@ def evaluate_base(
     written = samples(model, tokenizer, seed)
     return {
         "bits_per_byte": compare_predictors(model, tokenizer, held_out, tokens, settings.held_out_kb * 1000, seed),
-        "sentence_pairs": sentence_pairs.score(pairs, text_log_likelihood),
+        # None without plain sentences.
+        "sentence_pairs": sentence_pairs.score(pairs, text_log_likelihood) if pairs else None,
         "lecture_pairs": [
             {"right": pair["right"], "wrong": pair["wrong"], "nats": text_log_likelihood([pair["right"], pair["wrong"]])}
             for pair in sentence_pairs.LECTURE_PAIRS
         ],
-        "multiple_choice": multiple_choice.score(questions, partial(continuations, model, tokenizer)),
-        "multiple_choice_example": questions[0],
+        # None without documented Python source.
+        "multiple_choice": multiple_choice.score(questions, partial(continuations, model, tokenizer)) if questions else None,
+        "multiple_choice_example": questions[0] if questions else None,
         "next_tokens": next_tokens(model, tokenizer, [pair["right"] for pair in sentence_pairs.LECTURE_PAIRS[:1]] + NEXT_TEXTS),
         "samples": written,
         "samples_left_out": len(SAMPLE_PROMPTS) - len(written),  # too long for the model

@@ -22,7 +22,7 @@ from groundup.core.files import write_jsonl
 from groundup.core.seals import read_sealed, write_sealed
 from groundup.generation.engine import Sampling, generate, room
 from groundup.model.decoder import Decoder, Scorer
-from groundup.posttraining.batches import Row, answer_log_probabilities, collate, prompt_of
+from groundup.posttraining.batches import Asked, Row, answer_log_probabilities, collate, prompt_of
 from groundup.posttraining.config import PpoConfig
 from groundup.posttraining.reward import rewards
 from groundup.tokenizer.chat import after_answer, answer_ends
@@ -160,7 +160,7 @@ def optimise(
     scorer: Scorer,
     scale: tuple[float, float],
     tokenizer: Tokenizer,
-    questions: Sequence[str],
+    questions: Sequence[Asked],
     settings: PpoConfig,
     max_tokens: int,
     dtype: torch.dtype,

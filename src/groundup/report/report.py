@@ -7,6 +7,7 @@ and characters that cannot be seen, or that turn others around, are shown by the
 
 import base64
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ def write(path: Path, recipe: dict[str, Any], inputs: dict[str, Path]) -> None:
 
 def gather(made: Made) -> dict[str, Any]:
     """Everything that the page shows, as plain data; figures are SVG elements."""
+    skipped = {name: results["skipped"] for name, results in made.results.items() if "skipped" in results}
+    made = replace(made, folders={name: folder for name, folder in made.folders.items() if name not in skipped})
     sections = {}
     for section in SECTIONS:
         if not section.STAGES or any(stage in made.folders for stage in section.STAGES):
@@ -50,7 +53,7 @@ def gather(made: Made) -> dict[str, Any]:
                     f"report: {made.folders.get(stage, '')} has no {error}, so another version of groundup made it; delete "
                     "that folder to have it made again"
                 ) from None
-    return {"name": visible(made.recipe["name"]), "seconds": made.seconds, "sections": sections}
+    return {"name": visible(made.recipe["name"]), "seconds": made.seconds, "skipped": skipped, "sections": sections}
 
 
 def templates(folder: Path) -> "Environment":

@@ -6,11 +6,11 @@ checkpoint and ends with the same bits as one that was not.
 
 import hashlib
 import json
+import logging
 import math
 import os
 import signal
 import statistics
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -26,12 +26,13 @@ from torch import Tensor, nn
 from groundup.core.errors import UserError
 from groundup.core.files import write_text
 from groundup.core.progress import Progress
-from groundup.core.text import printable
 from groundup.training import checkpoint
 from groundup.training.objectives import Batch, Metrics
 from groundup.training.optimizer import Optimizer, one_lr
 from groundup.training.parallel import ALONE, Objective, Processes, local
 from groundup.training.schedule import warmup_stable_decay
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT_SECONDS = 15.0  # from one state to the next
 AFFORDED_SECONDS = 0.75  # to save one; a larger model, which takes longer, saves as much more seldom
@@ -114,7 +115,7 @@ def train(
                             f"rate or look at the data of these steps; at the last {trouble}"
                         )
                     if first:
-                        print(printable(f"{label}: step {step} skipped: {trouble}"), file=sys.stderr, flush=True)
+                        logger.warning(f"{label}: step {step} skipped: {trouble}")
                 else:
                     skipped_in_a_row = 0
                     recent.append(totals["loss"])
@@ -144,7 +145,7 @@ def train(
                     if first:
                         said = f"{label}: stopped by SIGTERM after step {step + 1} of {steps}"
                         again = f"the same command continues after step {saved}"
-                        print(printable(f"{said}; {again}"), file=sys.stderr, flush=True)
+                        logger.info(f"{said}; {again}")
                     raise SystemExit(TERMINATED)
     return history
 

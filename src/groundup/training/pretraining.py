@@ -69,7 +69,7 @@ def pretrain(
     processes: Processes,
     folder: Path,
     label: str,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     seed: int,
 ) -> tuple[LanguageModel, dict[str, Any]]:
     """A model trained on the token files in `tokens`, whole in the first process's memory, and what is to be told of it.
@@ -91,10 +91,10 @@ def pretrain(
     tied = getattr(config, "tie_word_embeddings", False)
     lrs, lr_reasons = pretraining_lrs(config.hidden_size, settings.lr_scale, tied)
     for reason in (*device.reasons, *reasons, *derived.reasons, *lr_reasons):
-        say(reason)
+        log(reason)
     if processes.world > 1:
         how = "FSDP2: each holds its rows of every parameter" if processes.shard else "DDP: each holds the whole model"
-        say(f"{processes.world} processes; {how}")
+        log(f"{processes.world} processes; {how}")
 
     def planned(
         numbers: np.ndarray, shares: MixtureConfig, best_share: float, wanted: Lengths
@@ -111,10 +111,10 @@ def pretrain(
             )
         for phase, parts in realised.items():
             told = (f"{name} {one['share']:.0%} ({one['repeats']:.2f} passes)" for name, one in parts.items())
-            say(f"{phase}: {', '.join(told)}")
+            log(f"{phase}: {', '.join(told)}")
         steps = min(wanted.steps, -(-stream.rows // wanted.rows))
         if steps < wanted.steps:
-            say(f"{steps} steps instead of {wanted.steps}: within mixture.max_repeats there is no more of this mixture")
+            log(f"{steps} steps instead of {wanted.steps}: within mixture.max_repeats there is no more of this mixture")
         return stream, replace(wanted, steps=steps), realised
 
     stream, lengths, realised = planned(
@@ -122,7 +122,7 @@ def pretrain(
     )
     decay, warmup = round(settings.decay_fraction * lengths.steps), max(1, lengths.steps // 50)
     shape = f"{lengths.rows} x {lengths.context} tokens"
-    say(f"{lengths.steps} steps of {shape}; warm-up {warmup}, decay over the last {decay}")
+    log(f"{lengths.steps} steps of {shape}; warm-up {warmup}, decay over the last {decay}")
     longer = long_lengths = long_stream = None
     if settings.long_context:
         longer = lengthened(model, settings.long_context)
@@ -132,9 +132,9 @@ def pretrain(
 
     dtype = device.training_dtype
     flops = [architectures.flops(model, some.context, some.tokens) for some in (lengths, long_lengths) if some]
-    say(f"{counts['total']:,} parameters, {counts['without_embedding']:,} without the embedding; {sum(flops):.2g} FLOP")
+    log(f"{counts['total']:,} parameters, {counts['without_embedding']:,} without the embedding; {sum(flops):.2g} FLOP")
     if sparse:
-        say(f"a token meets {counts['active']:,} of them; balance loss {settings.balance:g}, z-loss {Z:g}")
+        log(f"a token meets {counts['active']:,} of them; balance loss {settings.balance:g}, z-loss {Z:g}")
     dense = isinstance(model, Decoder) and not sparse
     by_kernels = processes.world == 1 and device.torch_device.type == "cpu" and dtype == torch.bfloat16
     if by_kernels:
@@ -142,9 +142,9 @@ def pretrain(
             for some in filter(None, (long_lengths, lengths)):  # what they cannot do is to be known before any training
                 model.use_kernels(some.context)
             what = "trained" if dense else "loss and optimizer"
-            say(f"{what} by kernels of our own: up to twice as fast as compiled by torch (groundup/kernels)")
+            log(f"{what} by kernels of our own: up to twice as fast as compiled by torch (groundup/kernels)")
         except kernels.Unavailable as error:
-            say(f"not trained by kernels of our own: {error}")
+            log(f"not trained by kernels of our own: {error}")
             by_kernels = False
             model.drop_kernels()
     compiles, reason = False, ""
@@ -152,12 +152,12 @@ def pretrain(
         compiles, reason = device.compiling_pays(sum(flops))
         if compiles and not dense:
             compiles, reason = False, "not compiled: only the dense decoder is"
-        say(reason)
+        log(reason)
     if compiles:
         for module in [model.model] if processes.world == 1 else model.model.layers:
             module.compile()
     peak = measured_peak(device.torch_device, device.training_dtype)
-    say(f"matrix products run at {peak / 1e9:,.0f} GFLOP/s here; progress shows what share of that training reaches")
+    log(f"matrix products run at {peak / 1e9:,.0f} GFLOP/s here; progress shows what share of that training reaches")
 
     balanced = BalancedNextToken(dtype, settings.balance, processes.world)
     objective = processes.spread(model, balanced if sparse else partial(next_token, dtype=dtype), device.torch_device)
@@ -188,7 +188,7 @@ def pretrain(
     history = run(
         stream, lengths, lambda step: warmup_stable_decay(step, lengths.steps, warmup, decay), folder, flops[0]
     )
-    say(_ended(history))
+    log(_ended(history))
     results = {
         "parameters": counts,
         "tokens": lengths.tokens,
@@ -204,7 +204,7 @@ def pretrain(
         if by_kernels:
             model.use_kernels(longer.max_position_embeddings)  # they keep the angles of the positions
         steps = long_lengths.steps
-        say(
+        log(
             f"context {config.max_position_embeddings} -> {longer.max_position_embeddings}: {steps} steps of "
             f"{long_lengths.rows} rows at {LONG_CONTEXT_LR:g} of the rates; RoPE base {config.rope_theta:,.0f} -> "
             f"{longer.rope_theta:,.0f} (NTK-aware, Peng et al. 2023)"
@@ -216,7 +216,7 @@ def pretrain(
             folder / "long",
             flops[1],
         )
-        say(_ended(history))
+        log(_ended(history))
         results["long"] = {
             "context": longer.max_position_embeddings,
             "tokens": long_lengths.tokens,

@@ -30,13 +30,17 @@ def gather(made: Made) -> dict[str, Any]:
         ),
         "pairs_figure": figures.intervals(
             "sentence-pairs", _shares(tested["sentence_pairs"]), "pairs decided rightly, %", ("coin flip", 0.5)
-        ),
+        )
+        if tested["sentence_pairs"]
+        else "",
         "choice_figure": figures.intervals(
             "multiple-choice",
             _shares({how: one for how, one in tested["multiple_choice"].items() if isinstance(one, dict)}),
             "questions answered rightly, %",
             ("chance", tested["multiple_choice"]["chance"]),
-        ),
+        )
+        if tested["multiple_choice"]
+        else "",
         "next_tokens": tested["next_tokens"],
     }
 
@@ -55,12 +59,13 @@ def _compared(tested: dict[str, Any]) -> list[dict[str, str]]:
         kind = "a compressor" if other == "xz" else "counted word pieces"
         question, named = "Does it predict unseen text (bits per byte, lower is better)?", f"{other}, {kind}: {decimals(value)}"
         lines.append(comparison(question, result, named, value - model, *ahead, "bits"))
-    pairs, choice = tested["sentence_pairs"]["all"], tested["multiple_choice"]["answer per byte"]
-    chance = tested["multiple_choice"]["chance"]
-    for question, one, other, line in (
-        ("Does it know a sentence from a muddle?", pairs, "coin flip", 0.5),
-        ("Does it pick the right description out of four?", choice, "chance", chance),
-    ):
+    asked = []
+    if pairs := tested["sentence_pairs"]:
+        asked.append(("Does it know a sentence from a muddle?", pairs["all"], "coin flip", 0.5))
+    if choices := tested["multiple_choice"]:
+        question = "Does it pick the right description out of four?"
+        asked.append((question, choices["answer per byte"], "chance", choices["chance"]))
+    for question, one, other, line in asked:
         result = f"{percent(one['accuracy'])} ({interval(one)})"
         ahead = (one[name] - line for name in ("accuracy", "low", "high"))
         lines.append(comparison(question, result, f"{other}: {percent(line)}", *ahead))

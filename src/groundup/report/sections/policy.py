@@ -9,6 +9,8 @@ from groundup.report.words import comparison, interval, percent
 
 def gather(made: Made, stage: str) -> dict[str, Any]:
     one, name = made.results[stage]["against_sft"], stage.upper()
+    if one is None:  # the model of sft was given, without held-out questions
+        return {"against_sft": None}
     return {
         "compared": [
             comparison(
@@ -18,7 +20,7 @@ def gather(made: Made, stage: str) -> dict[str, Any]:
         ],
         "name": name,
         "against_sft": one,
-        "annotator": made.results["preferences"]["annotator"] if "preferences" in made.results else "",
+        "annotator": made.results.get("preferences", {}).get("annotator", "simulated"),
         "preferred_figure": figures.intervals(
             f"{stage}-preferred", [(name, one["win_rate"], one["low"], one["high"])],
             "prompts on which it is preferred over SFT, %", ("equal", 0.5),

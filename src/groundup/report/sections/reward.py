@@ -24,7 +24,7 @@ def gather(made: Made) -> dict[str, Any]:
         "reward": reward,
         "ahead": ahead,
         "state": against(ahead["low"], ahead["high"], 0),
-        "held_out_pairs": made.results.get("preferences", {}).get("held_out", {}).get("pairs", 0),
+        "held_out_pairs": reward["pairs"]["held_out"],
         "reward_figure": figures.scatter(
             "reward",
             {
