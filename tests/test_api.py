@@ -20,6 +20,7 @@ from groundup.evaluation.suite import continuations
 from groundup.model.likelihood import score
 from groundup.tokenizer.characters import Characters
 from groundup.tokenizer.wordpiece import WordPiece
+from groundup.training.optimizer import Optimizer
 
 SENTENCES = ["the function returns the path", "it takes a file and a name", "an error is raised where no file is found"]
 TEXTS = [". ".join(SENTENCES[(n + k) % 3] for k in range(3 + n)) for n in range(40)]
@@ -189,6 +190,34 @@ def test_a_killed_training_resumes_and_ends_the_same(made, base, tmp_path, monke
         assert (tmp_path / "sft" / name).read_bytes() == (made / "sft" / name).read_bytes()
 
 
+def test_a_pretraining_killed_between_steps_resumes_and_ends_the_same(made, tmp_path, monkeypatch):
+    step, counted = Optimizer.step, []
+
+    def counting(*arguments):
+        if len(counted) == 9:
+            raise KeyboardInterrupt
+        counted.append(1)
+        step(*arguments)
+
+    tokenizer = groundup.load_tokenizer(made / "tok")
+    monkeypatch.setattr("groundup.training.loop.CHECKPOINT_SECONDS", 0.0)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Optimizer, "step", counting)
+        groundup.pretrain(iter(TEXTS), tokenizer, tmp_path / "base", **SMALL)
+    taken = []
+    monkeypatch.setattr(Optimizer, "step", lambda *arguments: (taken.append(1), step(*arguments)))
+    base = groundup.pretrain(TEXTS, tokenizer, tmp_path / "base", **SMALL)
+    assert 0 < len(taken) < base.results["steps"]
+    for name in ("model.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "base" / name).read_bytes() == (made / "base" / name).read_bytes()
+
+
+@pytest.mark.parametrize("asked", [[], [3], 3, None, [{}], [{"role": "user"}], [{"role": "user", "content": 3}]], ids=str)
+def test_what_is_no_conversation_is_told(chat, asked):
+    with pytest.raises(UserError):
+        chat.chat(asked)
+
+
 def test_folders_of_others_are_left_alone(base, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
@@ -237,9 +266,28 @@ def test_what_is_left_out_is_logged(base, tmp_path, caplog):
     assert sum(model.results["left_out"].values()) == 1
 
 
+def test_rows_without_text_in_files_are_logged_too(base, tmp_path, caplog):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": TEXTS[0]}) + '\n{"text": 3}\n', encoding="utf-8")
+    for number, use in enumerate((
+        lambda: groundup.evaluate(base, path),
+        lambda: groundup.train_tokenizer(path, 290, tmp_path / "characters", "characters"),
+        lambda: groundup.train_tokenizer(path, 290, tmp_path / "bpe"),
+        lambda: groundup.pretrain(path, base.tokenizer, tmp_path / "base", depth=1, context_length=16, tokens=32, held_out=0),
+    ), start=1):  # fmt: skip
+        with caplog.at_level(logging.WARNING, "groundup"):
+            use()
+        assert caplog.text.count(f"{path}: row 2") + caplog.text.count(f"{path}: line 2") == number, caplog.text
+
+
 @pytest.mark.parametrize("call, what", [
     (lambda m, d: groundup.sft(m, TALK, d, epoch=3), "sft: no setting 'epoch'; did you mean epochs?"),
     (lambda m, d: groundup.sft(m, TALK, d, epochs="3"), "sft: epochs = '3': input should be a valid integer"),
+    (lambda m, d: groundup.sft(m, TALK, d, max_objects=3), "sft: no setting 'max_objects'"),
+    (lambda m, d: groundup.pretrain(TEXTS, m.tokenizer, d, shard=True), "pretrain: no setting 'shard'"),
+    (lambda m, d: groundup.sft("a/folder", TALK, d), "model: str, where a Model is wanted"),
+    (lambda m, d: groundup.evaluate(None, TEXTS), "model: NoneType"),
+    (lambda m, d: groundup.evaluate(m, {}), "not a str: 1"),
     (lambda m, d: groundup.dpo(m, BETTER, d, beta=0), "dpo: beta = 0: input should be greater than 0"),
     (lambda m, d: groundup.reward(m, BETTER, d, depth=2), "reward: no setting 'depth'; known: "),
     (lambda m, d: groundup.pretrain(TEXTS, m.tokenizer, d, deepth=2), "pretrain: no setting 'deepth'; did you mean depth?"),

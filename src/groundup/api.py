@@ -199,7 +199,7 @@ class RunView:
     def model(self, step: str) -> Model:
         """Raises UserError where that step is not finished, was altered, or makes no model that writes text."""
         if step not in self.steps:
-            raise UserError(f"{self.folder}: no finished step {step[:40]!r}; finished are: {', '.join(self.steps)}")
+            raise UserError(f"{self.folder}: no finished step {str(step)[:40]!r}; finished are: {', '.join(self.steps)}")
         return load(self.folder / step)
 
     @property
@@ -277,7 +277,8 @@ def train_tokenizer(
 
     target = Path(folder).expanduser()
     with _files(texts, target) as files:
-        settings = {"kind": kind, "vocabulary": vocabulary, "pattern": pattern, "texts": _digest_of_texts(files)}
+        content = documents.digest_of(documents.find(files))
+        settings = {"kind": kind, "vocabulary": vocabulary, "pattern": pattern, "texts": content}
         make_alone(target, "tokenizer", settings, make)
     return tokenizers.load(target)
 
@@ -299,7 +300,7 @@ def pretrain(
         settings["start_from"] = str(start.expanduser())
     shares = {name: value for name, value in settings.items() if name in MixtureConfig.model_fields}
     mixture = configured(MixtureConfig, shares, "pretrain")
-    config = configured(PretrainingConfig, {k: v for k, v in settings.items() if k not in shares}, "pretrain")
+    config = configured(PretrainingConfig, {k: v for k, v in settings.items() if k not in shares}, "pretrain", ("shard",))
     if not config.start_from:
         tokenizer = copy.copy(tokenizer)
         tokenizer.forget()
@@ -325,7 +326,7 @@ def pretrain(
     device, target = _device(), Path(folder).expanduser()
     with _files(texts, target) as files:
         shards = documents.find(files)
-        key = {"texts": _digest_of_texts(files), "held_out": held_out, "mixture": mixture.model_dump()}
+        key = {"texts": documents.digest_of(shards), "held_out": held_out, "mixture": mixture.model_dump()}
         if config.start_from:
             key["model"] = digest_of(load(config.start_from).network)
         make_alone(target, "base", {**_key(config, seed), **key, "tokenizer": tokenizer.digest()}, make)
@@ -337,7 +338,7 @@ def sft(model: Model, data: Rows, folder: Folder, *, held_out: Rows = (), seed: 
 
     `held_out`: conversations whose loss stands in metrics.jsonl. Raises UserError where no conversation can be learned.
     """
-    config = configured(SftConfig, settings, "sft")
+    config = configured(SftConfig, settings, "sft", ("data", "max_objects", "held_out_questions"))
 
     def train(network: Any, rows: TrainRows, unseen: TrainRows, work: Path, left_out: Counter[str]) -> Trained:
         steps = sft_chapter.finetune(network, model.tokenizer, rows, config, _device(), work, seed, left_out, unseen)
@@ -351,7 +352,7 @@ def dpo(model: Model, data: Rows, folder: Folder, *, held_out: Rows = (), seed: 
 
     `held_out`: preferences whose loss stands in metrics.jsonl. Raises UserError where no preference can be learned.
     """
-    config = configured(DpoConfig, settings, "dpo")
+    config = configured(DpoConfig, settings, "dpo", ("data",))
 
     def train(network: Any, rows: TrainRows, unseen: TrainRows, work: Path, left_out: Counter[str]) -> Trained:
         dtype = _device().training_dtype
@@ -369,7 +370,7 @@ def reward(
     Its results are measured on the preferences `held_out`, or on `data` where there are none.
     Raises UserError where no preference can be learned.
     """
-    config = configured(RewardConfig, settings, "reward")
+    config = configured(RewardConfig, settings, "reward", ("data",))
 
     def train(network: Any, rows: TrainRows, unseen: TrainRows, work: Path, left_out: Counter[str]) -> Trained:
         dtype = _device().training_dtype
@@ -386,6 +387,7 @@ def evaluate(model: Model, data: Texts | Rows, *, seed: int = 0) -> dict[str, An
     Questions have the columns `question`, `choices` and `answer`, an index from 0 or a letter. What the figures are is said in
     `evaluation/texts.py` and `evaluation/multiple_choice.py`. Raises UserError where there is nothing to measure.
     """
+    _require_model(model)
     items = _each(data)
     first = next(items, None)
     if isinstance(first, Mapping | Path) and are_questions(first):
@@ -397,7 +399,11 @@ def evaluate(model: Model, data: Texts | Rows, *, seed: int = 0) -> dict[str, An
     with TemporaryDirectory() as folder:
         texts = [] if first is None else chain([first], items)
         files = _checked_files(texts, Path(folder))
-        return score_texts(model.network, model.tokenizer, documents.texts(documents.find(files)), _seed(seed))
+        refused = Refused()
+        given = documents.texts(documents.find(files), None, refused)
+        scored = score_texts(model.network, model.tokenizer, given, _seed(seed))
+        _warn(refused)
+        return scored
 
 
 def _tuned(
@@ -406,6 +412,7 @@ def _tuned(
     model: Model, data: Rows, folder: Folder, held_out: Rows, seed: int,
 ) -> Path:  # fmt: skip
     """The folder of what `train` makes of a copy of the model."""
+    _require_model(model)
     rows, unseen = _rows(read, data), _rows(read, held_out, may_be_none=True)
 
     def make(work: Path) -> dict[str, Any]:
@@ -418,7 +425,7 @@ def _tuned(
         return {**results, "left_out": dict(left_out)}
 
     target = Path(folder).expanduser()
-    content = _digest(json.dumps([rows, unseen], sort_keys=True).encode())
+    content = hashlib.blake2b(json.dumps([rows, unseen], sort_keys=True).encode(), digest_size=16).hexdigest()
     key = {**_key(config, seed), "data": content, "model": digest_of(model.network), "tokenizer": model.tokenizer.digest()}
     make_alone(target, kind, key, make)
     return target
@@ -470,6 +477,11 @@ def _text(text: object, name: str) -> str:
     return text
 
 
+def _require_model(model: object) -> None:
+    if not isinstance(model, Model):
+        raise UserError(f"model: {type(model).__name__}, where a Model is wanted; groundup.load(folder) opens one")
+
+
 def _seed(seed: object) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise UserError(f"seed = {str(seed)[:40]}: it must be a whole number from 0 to {2**32 - 1:,}")
@@ -486,14 +498,3 @@ def _device() -> Device:
 
 def _results(folder: Path) -> dict[str, Any]:
     return dict(read_manifest(folder)["results"]) if (folder / MANIFEST).is_file() else {}
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def _digest_of_texts(files: Sequence[Path]) -> str:
-    """Of the contents of all their files, and of the names by which domains are called."""
-    named = dict.fromkeys((shard.stem, shard.content) for shard in documents.find(files))
-    return _digest(json.dumps([*named]).encode())
-

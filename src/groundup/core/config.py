@@ -1,7 +1,7 @@
 """What every chapter's config class is made of: strict, frozen, with bounds that say why."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -27,9 +27,14 @@ class Section(BaseModel):
 SomeSection = TypeVar("SomeSection", bound=Section)
 
 
-def configured(kind: type[SomeSection], settings: Mapping[str, Any], where: str) -> SomeSection:
-    """The settings as an object of their class. Raises UserError, which begins with `where`, for the first that is wrong."""
-    known = list(kind.model_fields)
+def configured(
+    kind: type[SomeSection], settings: Mapping[str, Any], where: str, without: Collection[str] = ()
+) -> SomeSection:
+    """The settings as an object of their class. Raises UserError, which begins with `where`, for the first that is wrong.
+
+    `without`: names that would have no effect there, and are as unknown.
+    """
+    known = [name for name in kind.model_fields if name not in without]
     for name in settings:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)

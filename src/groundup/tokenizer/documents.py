@@ -82,6 +82,12 @@ def find(inputs: Iterable[Path]) -> list[Shard]:
     return shards
 
 
+def digest_of(shards: Iterable[Shard]) -> str:
+    """Of the contents of the files, in order, and of the names that stand for domains."""
+    named = "".join(f"{stem}\0{content}\n" for stem, content in dict.fromkeys((one.stem, one.content) for one in shards))
+    return blake2b(named.encode(), digest_size=16).hexdigest()
+
+
 def read(shard: Shard, split: str | None = None, refused: Refused | None = None) -> Iterator[tuple[pa.Array, pa.Array]]:
     """Batches of a shard: texts and domains (Arrow arrays of strings, no nulls among the texts).
 
@@ -91,10 +97,10 @@ def read(shard: Shard, split: str | None = None, refused: Refused | None = None)
         yield batch["text"], batch["domain"]
 
 
-def texts(shards: Iterable[Shard], split: str | None = None) -> Iterator[str]:
-    """The texts of some shards, one by one."""
+def texts(shards: Iterable[Shard], split: str | None = None, refused: Refused | None = None) -> Iterator[str]:
+    """The texts of some shards, one by one. Rows without text are counted in `refused`."""
     for shard in shards:
-        for batch, _ in read(shard, split):
+        for batch, _ in read(shard, split, refused):
             yield from batch.to_pylist()
 
 
