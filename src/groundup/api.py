@@ -43,7 +43,7 @@ from groundup.generation.engine import generate as generate_ids
 from groundup.generation.open_folder import DEFAULT, STAGES, model_folder
 from groundup.model import folder as model_files
 from groundup.model.decoder import LanguageModel, Scorer
-from groundup.model.weights import digest_of
+from groundup.model.weights import digest_of_model
 from groundup.pipeline.run import make_alone
 from groundup.pipeline.steps import STANDARD
 from groundup.posttraining import dpo as dpo_chapter
@@ -277,7 +277,7 @@ def train_tokenizer(
 
     target = Path(folder).expanduser()
     with _files(texts, target) as files:
-        content = documents.digest_of(documents.find(files))
+        content = documents.digest_of_shards(documents.find(files))
         settings = {"kind": kind, "vocabulary": vocabulary, "pattern": pattern, "texts": content}
         make_alone(target, "tokenizer", settings, make)
     return tokenizers.load(target)
@@ -326,9 +326,9 @@ def pretrain(
     device, target = _device(), Path(folder).expanduser()
     with _files(texts, target) as files:
         shards = documents.find(files)
-        key = {"texts": documents.digest_of(shards), "held_out": held_out, "mixture": mixture.model_dump()}
+        key = {"texts": documents.digest_of_shards(shards), "held_out": held_out, "mixture": mixture.model_dump()}
         if config.start_from:
-            key["model"] = digest_of(load(config.start_from).network)
+            key["model"] = digest_of_model(load(config.start_from).network)
         make_alone(target, "base", {**_key(config, seed), **key, "tokenizer": tokenizer.digest()}, make)
     return load(target)
 
@@ -426,7 +426,7 @@ def _tuned(
 
     target = Path(folder).expanduser()
     content = hashlib.blake2b(json.dumps([rows, unseen], sort_keys=True).encode(), digest_size=16).hexdigest()
-    key = {**_key(config, seed), "data": content, "model": digest_of(model.network), "tokenizer": model.tokenizer.digest()}
+    key = {**_key(config, seed), "data": content, "model": digest_of_model(model.network), "tokenizer": model.tokenizer.digest()}
     make_alone(target, kind, key, make)
     return target
 

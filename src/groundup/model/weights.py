@@ -125,7 +125,7 @@ def shown(value: object) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
-def digest_of(model: nn.Module) -> str:
+def digest_of_model(model: nn.Module) -> str:
     """Of the shape and the weights of a model in memory."""
     every = blake2b(repr(getattr(model, "config", "")).encode(), digest_size=16)
     for name, parameter in model.named_parameters():

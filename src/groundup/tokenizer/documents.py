@@ -82,7 +82,7 @@ def find(inputs: Iterable[Path]) -> list[Shard]:
     return shards
 
 
-def digest_of(shards: Iterable[Shard]) -> str:
+def digest_of_shards(shards: Iterable[Shard]) -> str:
     """Of the contents of the files, in order, and of the names that stand for domains."""
     named = "".join(f"{stem}\0{content}\n" for stem, content in dict.fromkeys((one.stem, one.content) for one in shards))
     return blake2b(named.encode(), digest_size=16).hexdigest()
