@@ -42,7 +42,7 @@ from groundup.generation.engine import Sampling
 from groundup.generation.engine import generate as generate_ids
 from groundup.generation.open_folder import DEFAULT, STAGES, model_folder
 from groundup.model import folder as model_files
-from groundup.model.decoder import LanguageModel, Scorer
+from groundup.model.decoder import LanguageModel, RewardModel
 from groundup.model.weights import digest_of_model
 from groundup.pipeline.run import make_alone
 from groundup.pipeline.steps import STANDARD
@@ -74,7 +74,7 @@ Message = Mapping[str, Any]  # {"role": "system", "user" or "assistant", "conten
 Texts = Path | Iterable[str | Path]
 Rows = Given | Iterable[Given]
 TrainRows = list[dict[str, Any]]  # as TRL has them
-Trained = tuple[LanguageModel | Scorer, dict[str, Any]]  # and its results
+Trained = tuple[LanguageModel | RewardModel, dict[str, Any]]  # and its results
 logger = logging.getLogger(__name__)
 
 
@@ -156,7 +156,7 @@ class Model:
 class PreferenceModel:
     """A reward model: which of two answers people would prefer."""
 
-    network: Scorer = field(repr=False)
+    network: RewardModel = field(repr=False)
     tokenizer: Tokenizer = field(repr=False)
     folder: Path
     results: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -166,7 +166,7 @@ class PreferenceModel:
         """Raises UserError when the folder is not a complete sequence classifier with one label."""
         place = Path(folder).expanduser()
         verify(place)
-        network = model_files.load_scorer(place).to(_device().torch_device)
+        network = model_files.load_reward_model(place).to(_device().torch_device)
         return PreferenceModel(network, Tokenizer.load(place), place, _results(place))
 
     def score(self, messages: Sequence[Message]) -> float:
@@ -341,7 +341,7 @@ def sft(model: Model, data: Rows, folder: Folder, *, held_out: Rows = (), seed: 
     config = configured(SftConfig, settings, "sft", ("data", "max_objects", "held_out_questions"))
 
     def train(network: Any, rows: TrainRows, unseen: TrainRows, work: Path, left_out: Counter[str]) -> Trained:
-        steps = sft_chapter.finetune(network, model.tokenizer, rows, config, _device(), work, seed, left_out, unseen)
+        steps = sft_chapter.train(network, model.tokenizer, rows, config, _device(), work, seed, left_out, unseen)
         return network, {"steps": steps}
 
     return load(_tuned("sft", config, read_conversations, train, model, data, folder, held_out, seed))
@@ -356,7 +356,7 @@ def dpo(model: Model, data: Rows, folder: Folder, *, held_out: Rows = (), seed: 
 
     def train(network: Any, rows: TrainRows, unseen: TrainRows, work: Path, left_out: Counter[str]) -> Trained:
         dtype = _device().training_dtype
-        steps = dpo_chapter.optimise(network, model.tokenizer, rows, config, dtype, work, seed, left_out, unseen)
+        steps = dpo_chapter.train(network, model.tokenizer, rows, config, dtype, work, seed, left_out, unseen)
         return network, {"steps": steps}
 
     return load(_tuned("dpo", config, read_preferences, train, model, data, folder, held_out, seed))
@@ -374,7 +374,7 @@ def reward(
 
     def train(network: Any, rows: TrainRows, unseen: TrainRows, work: Path, left_out: Counter[str]) -> Trained:
         dtype = _device().training_dtype
-        trained = reward_chapter.fit(network, model.tokenizer, rows, config, dtype, work, seed, left_out)
+        trained = reward_chapter.train(network, model.tokenizer, rows, config, dtype, work, seed, left_out)
         results, _ = reward_chapter.assess(trained, model.tokenizer, unseen or rows, left_out)
         return trained, {"measured_on": "held_out" if unseen else "data", **results}
 

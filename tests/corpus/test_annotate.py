@@ -205,9 +205,9 @@ def test_the_users_classifiers_judge_every_page_and_a_new_one_judges_again(pages
     assert page["toxic_words"] == page["text"].lower().split().count("compiler") > 0
     assert page["toxicity"] < 1e-9 and page["calibrated_quality"] == 0.5
     assert (page["domain_class"], page["domain_score"]) == ("docs", 1.0)
-    before = module._judges(settings)
+    before = module._classifiers(settings)
     classifier("toxic", 3.0)
-    assert module._judges(settings) != before
+    assert module._classifiers(settings) != before
     with pytest.raises(UserError, match=r"annotations\.quality_classifier: .*no such file"):
         annotate(pages, tmp_path / "out", AnnotationsConfig(quality_classifier="missing.npz"), workers=1)
 

@@ -103,7 +103,7 @@ def test_a_base_model_is_asked_with_the_whole_history_in_plain_text(toy_tokenize
 def test_ppo_asks_with_the_whole_history(policy, toy_tokenizer, tmp_path, monkeypatch):
     asked = []
 
-    def stop(model, judge, prompts, *rest):
+    def stop(model, reward_setup, prompts, *rest):
         asked.extend(prompts)
         raise KeyboardInterrupt
 
@@ -112,7 +112,7 @@ def test_ppo_asks_with_the_whole_history(policy, toy_tokenizer, tmp_path, monkey
     questions, left_out = own_data.prompts([file], lambda text: None), Counter()
     assert questions == [TURNS[:-1], TURNS[:2]]  # each once
     with pytest.raises(KeyboardInterrupt):
-        ppo.optimise(
+        ppo.train(
             policy, reward.from_policy(policy, 0), (0.0, 1.0), toy_tokenizer, questions, PpoConfig(rollouts=2), 8, torch.float32,
             tmp_path, 0, left_out,
         )  # fmt: skip

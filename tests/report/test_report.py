@@ -97,7 +97,7 @@ RESULTS = {
         **{part: {"prompts": 10, "pairs": 6, "ties": 4} for part in ("train", "held_out")},
     },
     "reward": {"accuracy": SHARE, "longer_wins": 0.4, "ahead_of_longer": gained(0.2),
-        "mean": 0.0, "deviation": 1.0, "length_correlation": 0.1, "pairs": {"train": 6, "held_out": 6}},
+        "reward_mean": 0.0, "reward_std": 1.0, "length_correlation": 0.1, "pairs": {"train": 6, "held_out": 6}},
     "dpo": {"steps": 20, "against_sft": preferred(0.7)},
     "ppo": {
         "iterations": 2, "first": {"score": 0.0}, "last": {"score": 1.0}, "against_sft": preferred(0.2),

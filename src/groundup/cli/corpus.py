@@ -9,7 +9,7 @@ from groundup.cli.options import MOST_MB, DryRun, Settings, result
 from groundup.core.errors import UserError
 from groundup.core.text import printable
 
-corpus = typer.Typer(help="Web pages in, clean and weighted documents out; or train and tune what judges them.")
+corpus = typer.Typer(help="Web pages in, clean and weighted documents out; or train and tune its classifiers.")
 
 
 @corpus.callback(invoke_without_command=True)

@@ -132,8 +132,8 @@ def _pairs_fit(section: str, files: list[str], recipe: Recipe, inputs: dict[str,
     from groundup.tokenizer.load import for_run
 
     if files:
-        encoder = for_run(inputs["tokenizer"], recipe.base.start_from)
-        kept_pairs(encoder, own_data.preferences(files, section, _silent)["train"], _context(recipe, inputs), section)
+        tokenizer = for_run(inputs["tokenizer"], recipe.base.start_from)
+        kept_pairs(tokenizer, own_data.preferences(files, section, _silent)["train"], _context(recipe, inputs), section)
 
 
 def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
@@ -148,17 +148,17 @@ def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
         sides = _questions(recipe, inputs)
     except NoQuestions:
         return  # said after the corpus
-    encoder = for_run(inputs["tokenizer"], recipe.base.start_from)
+    tokenizer = for_run(inputs["tokenizer"], recipe.base.start_from)
     context, longest = _context(recipe, inputs), recipe.sft.max_answer_tokens
     most = room_in(context, longest)
     for side in ("held_out", "preference") if not recipe.base.start_from else ():  # whose context may be longer
         asked = [asked_of(row) for row in sides[side]]
-        if asked and all(len(prompt_of(encoder, question)) > most for question in asked):
+        if asked and all(len(prompt_of(tokenizer, question)) > most for question in asked):
             raise UserError(
                 f"sft: none of {len(asked)} {side} questions has at most {most} tokens, as base.context_length leaves them "
                 f"beside answers of sft.max_answer_tokens = {longest}; raise the one or lower the other"
             )
-    trained = (conversation(encoder, row) for row in sides["train"])
+    trained = (conversation(tokenizer, row) for row in sides["train"])
     if not any(len(row[0]) <= context + 1 and longest_answer(row) <= longest for row in trained):
         raise UserError(
             f"sft: of {len(sides['train'])} questions none has an answer of at most sft.max_answer_tokens = {longest} and fits "

@@ -118,17 +118,17 @@ def base(context: StepContext) -> Results:
     from groundup.training import checkpoint, parallel
     from groundup.training.pretraining import pretrain
 
-    recipe, encoder = context.recipe, _tokenizer(context)
+    recipe, tokenizer = context.recipe, _tokenizer(context)
     device = _device(context)
     parallel.call(context.name)
     processes = parallel.start(recipe.base.shard)
     model, results = pretrain(
-        context.inputs["tokens"], encoder, recipe.base, recipe.mixture, device, processes, context.work, context.name,
+        context.inputs["tokens"], tokenizer, recipe.base, recipe.mixture, device, processes, context.work, context.name,
         context.log if processes.first else lambda text: None, recipe.seed,
     )  # fmt: skip
     processes.end()
     if processes.first:
-        folder.save(context.work, model, encoder, chat=False)
+        folder.save(context.work, model, tokenizer, chat=False)
         for work in (context.work, context.work / "long"):
             checkpoint.clear(work)
     return {**results, "device": device.name}
@@ -153,7 +153,7 @@ def sft(context: StepContext) -> Results:
     """Conversations, one's own or made from docstrings -> a chat model, compared with the base model on held-out ones."""
     from groundup.model import folder
     from groundup.posttraining.own_data import NoQuestions, rows_of_sft
-    from groundup.posttraining.sft import compare_with_base, finetune
+    from groundup.posttraining.sft import compare_with_base, train
     from groundup.training import checkpoint
 
     settings, seed = context.recipe.sft, context.recipe.seed
@@ -164,16 +164,16 @@ def sft(context: StepContext) -> Results:
     for side, some in rows.items():
         write_jsonl(context.work / f"{side}.jsonl", some)
     context.log(", ".join(f"{side}: {len(some):,} questions" for side, some in rows.items()))
-    encoder, model = _tokenizer(context), _model(context, "base")
+    tokenizer, model = _tokenizer(context), _model(context, "base")
     left_out: Counter[str] = Counter()
-    steps = finetune(
-        model, encoder, rows["train"], settings, _device(context), context.work, seed, left_out, rows["held_out"]
+    steps = train(
+        model, tokenizer, rows["train"], settings, _device(context), context.work, seed, left_out, rows["held_out"]
     )
-    folder.save(context.work, model, encoder, chat=True)
+    folder.save(context.work, model, tokenizer, chat=True)
     checkpoint.clear(context.work)
     asked = rows["held_out"][: settings.held_out_questions]
     base = _model(context, "base")
-    results = compare_with_base(model, base, encoder, asked, settings.max_answer_tokens, seed, left_out)
+    results = compare_with_base(model, base, tokenizer, asked, settings.max_answer_tokens, seed, left_out)
     _log_left_out(context, left_out)
     write_jsonl(context.work / "samples.jsonl", results.pop("samples"))
     counts = {side: len(some) for side, some in rows.items()}
@@ -187,7 +187,7 @@ def preferences(context: StepContext) -> Results:
     settings, seed = context.recipe.preferences, context.recipe.seed
     if reason := _skipped(context, "sft"):
         return _skip(context, reason)
-    encoder, model = _tokenizer(context), _model(context, "sft")
+    tokenizer, model = _tokenizer(context), _model(context, "sft")
     results = {}
     for split, file, count in (
         ("train", "preference", settings.prompts),
@@ -196,7 +196,7 @@ def preferences(context: StepContext) -> Results:
         rows = read_jsonl(context.inputs["sft"] / f"{file}.jsonl")[:count]
         left_out: Counter[str] = Counter()
         judgements, pairs = label(
-            model, encoder, rows, settings, context.recipe.sft.max_answer_tokens, seed, split, left_out
+            model, tokenizer, rows, settings, context.recipe.sft.max_answer_tokens, seed, split, left_out
         )
         _log_left_out(context, left_out)
         write_jsonl(context.work / f"{split}.judgements.jsonl", judgements)
@@ -209,29 +209,29 @@ def preferences(context: StepContext) -> Results:
 def reward(context: StepContext) -> Results:
     """Preferences -> a reward model, `Qwen3ForSequenceClassification` with one label."""
     from groundup.model import folder
-    from groundup.posttraining.reward import assess, fit
+    from groundup.posttraining.reward import assess, train
     from groundup.training import checkpoint
 
     if reason := _skipped(context, "sft"):
         return _skip(context, reason)
-    encoder, recipe = _tokenizer(context), context.recipe
+    tokenizer, recipe = _tokenizer(context), context.recipe
     pairs = _pairs(context, recipe.reward.data)
     dtype = _device(context).training_dtype
     left_out: Counter[str] = Counter()
     sft, work = _model(context, "sft"), context.work
-    scorer = fit(sft, encoder, pairs["train"], recipe.reward, dtype, work, recipe.seed, left_out)
-    folder.save(context.work, scorer, encoder, chat=True)
+    reward_model = train(sft, tokenizer, pairs["train"], recipe.reward, dtype, work, recipe.seed, left_out)
+    folder.save(context.work, reward_model, tokenizer, chat=True)
     checkpoint.clear(context.work)
-    results, scored = assess(scorer, encoder, pairs["held_out"] or pairs["train"], left_out)
+    results, scored = assess(reward_model, tokenizer, pairs["held_out"] or pairs["train"], left_out)
     _log_left_out(context, left_out)
     write_jsonl(context.work / "scored.jsonl", scored)
-    write_json(context.work / "scale.json", {"mean": results["mean"], "deviation": results["deviation"]})
+    write_json(context.work / "reward_scale.json", {name: results[name] for name in ("reward_mean", "reward_std")})
     return {**results, "pairs": {split: len(some) for split, some in pairs.items()}, "left_out": dict(left_out)}
 
 
 def dpo(context: StepContext) -> Results:
     """Preferences -> a better policy, directly."""
-    from groundup.posttraining.dpo import optimise
+    from groundup.posttraining.dpo import train
 
     if reason := _skipped(context, "sft"):
         return _skip(context, reason)
@@ -239,7 +239,7 @@ def dpo(context: StepContext) -> Results:
     pairs = _pairs(context, recipe.dpo.data)
     dtype = _device(context).training_dtype
     left_out: Counter[str] = Counter()
-    steps = optimise(
+    steps = train(
         policy, _tokenizer(context), pairs["train"], recipe.dpo, dtype, context.work, recipe.seed, left_out,
         pairs["held_out"],
     )  # fmt: skip
@@ -249,10 +249,10 @@ def dpo(context: StepContext) -> Results:
 
 def ppo(context: StepContext) -> Results:
     """Prompts and the reward model -> a better policy, by reinforcement."""
-    from groundup.model.folder import load_scorer
+    from groundup.model.folder import load_reward_model
     from groundup.posttraining.batches import asked_of
     from groundup.posttraining.own_data import prompts
-    from groundup.posttraining.ppo import optimise
+    from groundup.posttraining.ppo import train
 
     if reason := _skipped(context, "reward"):
         return _skip(context, reason)
@@ -261,12 +261,12 @@ def ppo(context: StepContext) -> Results:
     if not own and not made.is_file():
         raise UserError("ppo: the model of sft was not made in a run, so there are no prompts; give ppo.data")
     questions = prompts(own, context.log) if own else [asked_of(row) for row in read_jsonl(made)]
-    scale = read_json(context.inputs["reward"] / "scale.json")
-    scorer = load_scorer(context.inputs["reward"]).to(_device(context).torch_device)
+    scale = read_json(context.inputs["reward"] / "reward_scale.json")
+    reward_model = load_reward_model(context.inputs["reward"]).to(_device(context).torch_device)
     policy, recipe = _model(context, "sft"), context.recipe
     left_out: Counter[str] = Counter()
-    summary = optimise(
-        policy, scorer, (scale["mean"], scale["deviation"]), _tokenizer(context), questions, recipe.ppo,
+    summary = train(
+        policy, reward_model, (scale["reward_mean"], scale["reward_std"]), _tokenizer(context), questions, recipe.ppo,
         recipe.sft.max_answer_tokens, _device(context).training_dtype, context.work, recipe.seed, left_out,
     )  # fmt: skip
     compared = _finish_policy(context, policy, left_out)
@@ -316,8 +316,8 @@ def _finish_policy(context: StepContext, policy: "Decoder", left_out: Counter[st
     from groundup.posttraining.preferences import compare_policies
     from groundup.training import checkpoint
 
-    encoder, settings = _tokenizer(context), context.recipe.preferences
-    folder.save(context.work, policy, encoder, chat=True)
+    tokenizer, settings = _tokenizer(context), context.recipe.preferences
+    folder.save(context.work, policy, tokenizer, chat=True)
     checkpoint.clear(context.work)
     held_out = context.inputs["sft"] / "held_out.jsonl"
     if not held_out.is_file():  # a model that is given comes without questions
@@ -326,7 +326,7 @@ def _finish_policy(context: StepContext, policy: "Decoder", left_out: Counter[st
         return {"against_sft": None}
     rows = read_jsonl(held_out)[: settings.held_out_prompts]
     comparison, samples = compare_policies(
-        policy, _model(context, "sft"), encoder, rows, settings.temperature,
+        policy, _model(context, "sft"), tokenizer, rows, settings.temperature,
         context.recipe.sft.max_answer_tokens, context.recipe.seed, left_out,
     )  # fmt: skip
     _log_left_out(context, left_out)
@@ -344,8 +344,8 @@ def _archive(number: int, source: SourceConfig) -> str:
     return f"{number:02d}-{source.domain}"
 
 
-def _judges_and_signatures(recipe: Recipe) -> list[Path]:
-    found = [Path(name) for name in recipe.annotations.judges.values() if name]
+def _classifiers_and_signatures(recipe: Recipe) -> list[Path]:
+    found = [Path(name) for name in recipe.annotations.classifiers.values() if name]
     if recipe.annotations.against:
         from groundup.corpus.dedup.resolve import signatures_of
 
@@ -447,7 +447,7 @@ def _watched(texts: Iterable[str], progress: Progress) -> Iterator[str]:
 
 STANDARD = (
     Step("pages", (), pages, files=_local_sources, content=_archived),
-    Step("annotations", ("pages",), annotations, files=_judges_and_signatures),
+    Step("annotations", ("pages",), annotations, files=_classifiers_and_signatures),
     Step("corpus", ("annotations",), corpus, files=lambda recipe: [Path(name) for name in recipe.corpus.benchmarks]),
     Step("tokenizer", ("corpus",), tokenizer, files=_given_tokenizer),
     Step("tokens", ("corpus", "tokenizer"), tokens),

@@ -36,7 +36,7 @@ HELD_OUT_ROWS = 64  # that are measured while it trains, as in pre-training
 Questions = Sequence[dict[str, Any]]
 
 
-def finetune(
+def train(
     model: Decoder, tokenizer: Tokenizer, questions: Questions, settings: SftConfig, device: Device, folder: Path, seed: int,
     left_out: Counter[str] | None = None, held_out: Questions = (),
 ) -> int:  # fmt: skip

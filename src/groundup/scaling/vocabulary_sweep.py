@@ -90,8 +90,8 @@ def sweep(
         folder = out / str(size)
         result = read_sealed(folder / "result.json")
         if result is None:
-            encoder = Tokenizer.from_merges(largest.merges[: size - SMALLEST], largest.pattern)
-            measured = measure(folder, encoder, settings, texts, held_out, device)
+            tokenizer = Tokenizer.from_merges(largest.merges[: size - SMALLEST], largest.pattern)
+            measured = measure(folder, tokenizer, settings, texts, held_out, device)
             result = write_sealed(folder / "result.json", measured)
             del result[SEAL]
         checkpoint.clear(folder / "training")

@@ -62,7 +62,7 @@ class Lengths:
 
 def pretrain(
     tokens: Path,
-    encoder: Tokenizer,
+    tokenizer: Tokenizer,
     settings: PretrainingConfig,
     mixture: MixtureConfig,
     device: Device,
@@ -78,7 +78,7 @@ def pretrain(
     """
     files = {split: TokenFile(tokens / split) for split in ("train", "held_out")}
     table = [row for row in pq.read_table(tokens / "documents.parquet").to_pylist() if row["split"] == "train"]
-    model, reasons = starting_model(settings, encoder, seed)
+    model, reasons = starting_model(settings, tokenizer, seed)
     config = model.config
     for split, file in files.items():
         check_ids(file, config.vocab_size, str(tokens / f"{split}.bin"))
@@ -103,7 +103,7 @@ def pretrain(
         documents = [table[number] for number in numbers]
         phases, realised = document_order(documents, shares, best_share, wanted.tokens + 1, seed)
         order = [numbers[phase] for phase in phases]
-        stream = Stream(files["train"], order, wanted.context, encoder.end_of_text, seed)
+        stream = Stream(files["train"], order, wanted.context, tokenizer.end_of_text, seed)
         if not stream.rows:
             raise UserError(
                 f"the training documents do not fill one row of {wanted.context} tokens; take more pages, a shorter "
@@ -164,7 +164,7 @@ def pretrain(
 
     def run(stream: Stream, some: Lengths, lr: Callable[[int], float], where: Path, flops: float) -> list:
         everything = [np.arange(len(files["held_out"]))]
-        probe = Stream(files["held_out"], everything, some.context, encoder.end_of_text, seed)
+        probe = Stream(files["held_out"], everything, some.context, tokenizer.end_of_text, seed)
         return train(
             model,
             objective,
@@ -229,32 +229,32 @@ def pretrain(
     return model, results
 
 
-def starting_model(settings: PretrainingConfig, encoder: Tokenizer, seed: int) -> tuple[LanguageModel, list[str]]:
+def starting_model(settings: PretrainingConfig, tokenizer: Tokenizer, seed: int) -> tuple[LanguageModel, list[str]]:
     """A new model of `settings.depth`, or the one in `settings.start_from`; and why it is as it is.
 
     Raises UserError when that one has another tokenizer or a shorter context, or patches are asked of what is no bytes.
     """
     if not settings.start_from:
-        if settings.architecture == "patches" and encoder.bytes_per_token.max() > 1:
+        if settings.architecture == "patches" and tokenizer.bytes_per_token.max() > 1:
             raise UserError(
-                f"base.architecture = 'patches' reads bytes, but the tokenizer has {encoder.size} tokens; set "
+                f"base.architecture = 'patches' reads bytes, but the tokenizer has {tokenizer.size} tokens; set "
                 "tokenizer.vocabulary = 260, which merges nothing"
             )
         return architectures.build(
-            settings.architecture, settings.depth, encoder.size, settings.context_length, seed, settings.experts,
+            settings.architecture, settings.depth, tokenizer.size, settings.context_length, seed, settings.experts,
             settings.experts_per_token,
         )  # fmt: skip
     source = Path(settings.start_from)
     model = model_folder.load_decoder(source)
     own = Tokenizer.load(source)
-    if not own.is_that_of(encoder):
+    if not own.is_that_of(tokenizer):
         raise UserError(
-            f"{source}: its tokenizer ({own.size} tokens) is not the one of these token files ({encoder.size}); "
+            f"{source}: its tokenizer ({own.size} tokens) is not the one of these token files ({tokenizer.size}); "
             f"set tokenizer.folder = {str(source)!r} to encode with its own"
         )
-    if encoder.size > model.config.vocab_size:
+    if tokenizer.size > model.config.vocab_size:
         raise UserError(
-            f"{source}: {encoder.size} tokens, but the model has {model.config.vocab_size}: not of one folder"
+            f"{source}: {tokenizer.size} tokens, but the model has {model.config.vocab_size}: not of one folder"
         )
     if settings.context_length > model.config.max_position_embeddings:
         raise UserError(
