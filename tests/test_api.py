@@ -125,7 +125,8 @@ def test_chatting(base, chat):
         chat.chat([{"role": "robot", "content": asked}])
 
 
-def test_training_leaves_what_it_is_given_as_it_was(made, base, chat):
+def test_training_leaves_what_it_is_given_as_it_was(made, base, chat, tmp_path):
+    groundup.dpo(base, BETTER, tmp_path / "dpo", batch_pairs=2)
     again = groundup.load(made / "base").network.state_dict()
     assert all(torch.equal(weights, again[name]) for name, weights in base.network.state_dict().items())
     assert not torch.equal(base.network.lm_head.weight, chat.network.lm_head.weight)

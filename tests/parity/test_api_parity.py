@@ -78,3 +78,12 @@ def test_continued_and_tuned_it_opens_in_transformers(both, tmp_path):
     assert tokenizer.chat_template == transformers.AutoTokenizer.from_pretrained(ours.folder).chat_template
     ids = [tuned.tokenizer.end_of_text, *tokenizer.encode(texts[0], add_special_tokens=False)]
     assert math.isclose(tuned.perplexity(texts[0]), math.exp(-nats(opened, ids).mean().item()), rel_tol=1e-4)
+
+
+def test_a_new_model_with_its_tokenizer_has_our_template_and_leaves_the_tokenizer_as_it_was(both, tmp_path):
+    ours, _, _ = both
+    before = ours.tokenizer.digest()
+    new = groundup.pretrain(["a path and a file"] * 40, ours.tokenizer, tmp_path / "new", depth=1, context_length=32, tokens=200)
+    assert new.tokenizer.template is None and not new.tokenizer.kept
+    assert ours.tokenizer.digest() == before and ours.tokenizer.template is not None
+    assert new.tokenizer("the path") == ours.tokenizer("the path")
