@@ -76,8 +76,8 @@ def compare_predictors(
             room -= size
     if not chosen:
         raise UserError(
-            f"evaluation: none of {len(held_out)} held-out documents fits {max_bytes} bytes; raise corpus.held_out or "
-            "evaluation.held_out_kb"
+            f"held_out_kb = {max_bytes // 1000}: none of {len(held_out)} held-out documents is that short; raise it, or hold "
+            "more out"
         )
     sequences = [np.array([tokenizer.end_of_text, *tokenizer.encode(row["text"])]) for row in chosen]
     sizes = np.array([len(row["text"].encode()) for row in chosen])

@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import platform
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -158,7 +159,10 @@ class Run:
         work.mkdir(parents=True, exist_ok=True)
         write_json(work / KEY, key)
         context = StepContext(self._recipe(step), work, self._inputs(step), step.name)
-        results, seconds = _timed(work, lambda: step.make(context))
+        try:
+            results, seconds = _timed(work, lambda: step.make(context))
+        except UserError as error:
+            raise UserError(self._with_key(step, str(error))) from None
         if altered := _different(key.get("files", {}), self._files(step)):
             raise UserError(f"{' and '.join(altered)} changed while step {step.name} read it; run the same command again")
         manifest = write_manifest(work, step.name, key, seconds, results, step.content)
@@ -184,6 +188,14 @@ class Run:
             "inputs": {need: self._digest(step.source(need)) for need in step.needs},
             **({"files": files} if files else {}),
         }
+
+    def _with_key(self, step: Step, text: str) -> str:
+        """A chapter names its setting alone, as in "depth: ..."; here it gets its place in the recipe."""
+        name = re.match(r"\w+(?= =|:)", text)
+        for section in step.sections or (step.kind or step.name,):
+            if name and name[0] in type(getattr(self._recipe(step), section)).model_fields:
+                return f"{section}.{text}"
+        return text
 
     def _recipe(self, step: Step) -> Recipe:
         return step.recipe or self.recipe
