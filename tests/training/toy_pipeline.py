@@ -5,6 +5,7 @@ from pathlib import Path
 
 from toy_corpus import DOCUMENTS, tokenizer, write_tokens
 
+from groundup.core import log
 from groundup.corpus.config import PagesConfig, SourceConfig
 from groundup.pipeline import steps
 from groundup.pipeline.recipe import Recipe
@@ -27,6 +28,7 @@ def toy_tokens(context: StepContext) -> dict:
 
 
 def main() -> None:
+    log.to_terminal()
     steps.STANDARD = (
         Step("corpus", (), nothing),
         Step("tokenizer", ("corpus",), a_tokenizer),
