@@ -54,12 +54,10 @@ def exact_match(found: str, right: str) -> float:
 
 
 def f1(found: str, right: str) -> float:
-    """SQuAD's: the harmonic mean of the shares of words in common. Without a word on a side, 1 if on both."""
+    """SQuAD 1.1's: the harmonic mean of the shares of words in common; 0 without one, even where both are empty."""
     ours, theirs = normalised(found).split(), normalised(right).split()
-    if not ours or not theirs:
-        return float(ours == theirs)
     common = sum((Counter(ours) & Counter(theirs)).values())
-    return 2 * common / (len(ours) + len(theirs))
+    return 2 * common / (len(ours) + len(theirs)) if common else 0.0
 
 
 def normalised(text: str) -> str:

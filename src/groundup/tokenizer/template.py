@@ -246,12 +246,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def step(self, count: int = 1) -> None:
         self.steps -= count
         if self.steps < 0:
-            raise UserError("more steps than any conversation needs")
+            raise UserError("more steps than a template may take")
 
     def make(self, characters: int) -> None:
         self.characters -= characters
         if self.characters < 0:
-            raise UserError("more text than any conversation needs")
+            raise UserError("more text than a template may put together")
 
     def wrap_str_format(self, value: Any) -> None:
         """jinja lets `format` by before it asks what is safe; a width of a billion is a billion spaces."""
