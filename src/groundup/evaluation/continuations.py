@@ -17,16 +17,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from groundup.core.errors import UserError
-from groundup.model.decoder import Decoder, KeyValueCache, LanguageModel
+from groundup.generation.decoding import Decoding, normalised
+from groundup.model.decoder import Decoder, LanguageModel
 from groundup.model.likelihood import of_tokens
 
 SHARED = 32  # tokens that requests must have in common before keys and values are kept for them
 SHARING = 4  # contexts that must have them in common: fewer are better off as branches in a batch with all others
 SHARED_OF_ROW = 0.25  # of a request's own tokens that must stand in a row already for it to join as a branch
-BATCH_TOKENS = 16_384  # those of the shared beginning counted for every row: that much memory is at work at once
+BATCH_TOKENS = 2048  # of rows together, padding included: what is in between then stays near the processor
 LONGEST_ROW = 2048  # tokens with branches: attention of a row costs their square
 
 
@@ -69,14 +71,15 @@ def score(model: LanguageModel, requests: Sequence[Request], batch_size: int = 6
         if not 0 < start < len(ids) <= longest:
             raise ValueError(f"a request of {len(ids)} tokens, of which {start} are context")
     found: list[Scored | None] = [None] * len(requests)
-    shares = isinstance(model, Decoder)
-    for numbers, length in _groups(requests, shares):
-        beginning = requests[numbers[0]].ids[:length]
-        rows = sorted(_rows(requests, numbers, length, shares), key=lambda row: len(row.tokens))
-        kept = _Beginning(model, beginning) if length else None
-        for some in _batches(rows, length, batch_size):
-            hidden_BTD = _hidden(model, some, kept)
-            _collect(model, requests, some, hidden_BTD, found)
+    branching = _Branching(model) if isinstance(model, Decoder) and requests else None
+    for numbers, length in _groups(requests, branching is not None):
+        rows = sorted(_rows(requests, numbers, length, branching is not None), key=lambda row: len(row.tokens))
+        if branching:
+            branching.begin(requests[numbers[0]].ids[:length])
+        for some in _batches(rows, batch_size):
+            wanted = [sorted({token for _, way in row.wanted for token in way}) for row in some]
+            hidden_MD = branching.hidden(some, wanted) if branching else _hidden(model, some, wanted)
+            _collect(model, requests, some, wanted, hidden_MD, found)
     return [one for one in found if one is not None]
 
 
@@ -146,11 +149,11 @@ def _rows(requests: Sequence[Request], numbers: Sequence[int], length: int, shar
         yield row
 
 
-def _batches(rows: list[_Row], length: int, batch_size: int) -> Iterator[list[_Row]]:
+def _batches(rows: list[_Row], batch_size: int) -> Iterator[list[_Row]]:
     """Rows in order of their length, as many as fit."""
     some: list[_Row] = []
     for row in rows:
-        if some and (len(some) >= batch_size or (len(some) + 1) * (length + len(row.tokens)) > BATCH_TOKENS):
+        if some and (len(some) >= batch_size or (len(some) + 1) * len(row.tokens) > BATCH_TOKENS):
             yield some
             some = []
         some.append(row)
@@ -158,78 +161,100 @@ def _batches(rows: list[_Row], length: int, batch_size: int) -> Iterator[list[_R
         yield some
 
 
-class _Beginning:
-    """Keys and values of tokens that several rows begin with."""
+class _Branching(Decoding):
+    """The tokens of rows one after another, without padding; of the last layer only what is asked for.
 
-    def __init__(self, model: Decoder, ids: Sequence[int]) -> None:
-        self.length = len(ids)
-        device = model.lm_head.weight.device
-        self.cache = KeyValueCache.empty(model.config, 1, self.length, device)
-        backbone = model.model
-        ids_1P = torch.tensor([ids], device=device)
-        places = backbone.places(torch.arange(self.length, device=device)[None])
-        places.slots = torch.arange(self.length, device=device)[None]
-        places.visible = torch.ones(self.length, self.length, dtype=torch.bool, device=device).tril()[None, None]
-        _through(model, ids_1P, places, self.cache)
+    What is shared lies at the front of the one row of the cache, what the rows add behind it and is overwritten by the next.
+    """
 
-    def room(self, rows: int, tokens: int) -> KeyValueCache:
-        """For so many rows of so many tokens, each after this beginning."""
+    def __init__(self, model: Decoder) -> None:
+        context = model.config.max_position_embeddings
+        super().__init__(model, 1, context + max(BATCH_TOKENS, context, LONGEST_ROW))
+        self.shared = 0
 
-        def widened(one: Tensor) -> Tensor:
-            return torch.cat((one.expand(rows, -1, -1, -1), one.new_zeros(rows, one.shape[1], tokens, one.shape[3])), 2)
+    def begin(self, ids: Sequence[int]) -> None:
+        """What all rows begin with from now on; it may be nothing."""
+        self.shared = 0
+        if ids:
+            self.hidden([_Row([*ids], [*range(-1, len(ids) - 1)], [*range(len(ids))], [])], [[len(ids) - 1]], at=0)
+        self.shared = len(ids)
 
-        return KeyValueCache([*map(widened, self.cache.keys)], [*map(widened, self.cache.values)], self.cache.filled)
+    def hidden(self, rows: list[_Row], wanted: list[list[int]], at: int | None = None) -> Tensor:
+        """Hidden states (M, D) of the wanted tokens of each row, row by row. `at`: where in the cache, if not behind what is
+        shared.
+        """
+        device, P, last = self.head.device, self.shared, len(self.layers) - 1
+        lengths = [len(row.tokens) for row in rows]
+        starts = np.cumsum([0, *lengths])
+        seen = [self._seen(row) for row in rows]
+        seen_by_wanted = [
+            (_causal(len(row.tokens), P) if mask is None else mask)[some]
+            for row, mask, some in zip(rows, seen, wanted, strict=True)
+        ]
+        split, grouped = (self.query_heads, self.key_heads, self.key_heads), self.query_heads != self.key_heads
 
+        def attend(index: int, heads_NHC: Tensor) -> Tensor:
+            found = []
+            keys, values = self.cache[index, :, 0, :P].split(self.key_heads)
+            for number, heads in enumerate(heads_NHC.split(lengths)):
+                q, k, v = (part.transpose(0, 1)[None] for part in heads.split(split, dim=1))
+                if P:
+                    k, v = torch.cat((keys[None], k), 2), torch.cat((values[None], v), 2)
+                mask = seen[number]
+                if index == last:
+                    q, mask = q[:, :, wanted[number]], seen_by_wanted[number]
+                out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
+                found.append(out[0].transpose(0, 1).flatten(1))
+            return torch.cat(found)
 
-def _through(model: Decoder, ids_BT: Tensor, places: object, cache: KeyValueCache | None) -> Tensor:
-    """Hidden states (B, T, D) of tokens whose places are given."""
-    backbone = model.model
-    x_BTD = backbone.embed_tokens(ids_BT)
-    for index, layer in enumerate(backbone.layers):
-        x_BTD = layer(x_BTD, places, (cache.keys[index], cache.values[index]) if cache else None)
-    return backbone.norm(x_BTD)
+        ids_N = torch.tensor([token for row in rows for token in row.tokens], device=device)
+        positions_N = torch.tensor([P + depth for row in rows for depth in row.depths], device=device)
+        slots_N = torch.arange(len(ids_N), device=device) + (P if at is None else at)
+        places = [start + token for start, some in zip(starts, wanted, strict=False) for token in some]
+        x_MD = self._layers(ids_N, positions_N, slots_N, attend, torch.tensor(places, device=device))
+        return normalised(x_MD, self.norm)
 
-
-def _hidden(model: LanguageModel, rows: list[_Row], kept: _Beginning | None) -> Tensor:
-    """Hidden states (B, T, D) of the rows' tokens; what is beyond a row's end means nothing."""
-    device = model.lm_head.weight.device
-    B, T, P = len(rows), max(len(row.tokens) for row in rows), kept.length if kept else 0
-    ids, depths = np.zeros((B, T), np.int64), np.tile(np.arange(T), (B, 1))
-    for number, row in enumerate(rows):
-        ids[number, : len(row.tokens)] = row.tokens
-    ids_BT = torch.from_numpy(ids).to(device)
-    if not P and not any(row.branches for row in rows):
-        return model.model(ids_BT)
-    seen = np.zeros((B, T, P + T), bool)
-    seen[:, :, :P] = True
-    seen[:, np.arange(T), P + np.arange(T)] = True  # padding too, since what sees nothing is not a number
-    for number, row in enumerate(rows):
-        depths[number, : len(row.tokens)] = row.depths
+    def _seen(self, row: _Row) -> Tensor | None:
+        """(T, P + T) what each token of a row sees; None where that is plainly all before it."""
+        T, P = len(row.tokens), self.shared
+        if not row.branches:
+            return _causal(T, P).to(self.head.device) if P else None
+        seen = np.ones((T, P + T), bool)
+        seen[:, P:] = False
         for place, parent in enumerate(row.parents):
             if parent >= 0:
-                seen[number, place, P:] |= seen[number, parent, P:]
-    places = model.model.places(torch.from_numpy(P + depths).to(device))
-    places.visible = torch.from_numpy(seen[:, None]).to(device)
-    if not kept:
-        return _through(model, ids_BT, places, None)
-    places.slots = (P + torch.arange(T, device=device)).expand(B, T)
-    return _through(model, ids_BT, places, kept.room(B, T))
+                seen[place] = seen[parent]
+            seen[place, P + place] = True
+        return torch.from_numpy(seen).to(self.head.device)
+
+
+def _causal(tokens: int, shared: int) -> Tensor:
+    return torch.ones(tokens, shared + tokens, dtype=torch.bool).tril(shared)
+
+
+def _hidden(model: LanguageModel, rows: list[_Row], wanted: list[list[int]]) -> Tensor:
+    """Hidden states (M, D) of the wanted tokens of rows without branches, by any architecture."""
+    ids = np.zeros((len(rows), max(len(row.tokens) for row in rows)), np.int64)
+    for number, row in enumerate(rows):
+        ids[number, : len(row.tokens)] = row.tokens
+    hidden_BTD = model.model(torch.from_numpy(ids).to(model.lm_head.weight.device))
+    return torch.cat([hidden_BTD[number, some] for number, some in enumerate(wanted)])
 
 
 def _collect(
-    model: LanguageModel, requests: Sequence[Request], rows: list[_Row], hidden_BTD: Tensor, found: list[Scored | None]
+    model: LanguageModel,
+    requests: Sequence[Request],
+    rows: list[_Row],
+    wanted: list[list[int]],
+    hidden_MD: Tensor,
+    found: list[Scored | None],
 ) -> None:
     """Fill `found` with the results of the rows' requests."""
-    place_of: dict[tuple[int, int], int] = {}  # (row, token) -> which of the states that are asked for
-    asked: list[int] = []
-    targets: list[int] = []
-    for number, row in enumerate(rows):
-        for request, way in row.wanted:
-            asked += [place_of.setdefault((number, token), len(place_of)) for token in way]
-            targets += requests[request].ids[requests[request].start :]
-    device = hidden_BTD.device
-    where = torch.tensor([*place_of], device=device)
-    hidden_MD = hidden_BTD[where[:, 0], where[:, 1]]
+    tokens = ((number, token) for number, some in enumerate(wanted) for token in some)
+    place_of = {token: place for place, token in enumerate(tokens)}
+    asked = [place_of[number, token] for number, row in enumerate(rows) for _, way in row.wanted for token in way]
+    targets = [token for row in rows for one, _ in row.wanted for token in requests[one].ids[requests[one].start :]]
+    device = hidden_MD.device
     nats_N, likeliest_M = of_tokens(
         hidden_MD, model.lm_head.weight, torch.tensor(asked, device=device), torch.tensor(targets, device=device)
     )

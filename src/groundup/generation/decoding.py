@@ -202,20 +202,20 @@ class Decoding:
         slots_KSC = self.cache.flatten(2, 3).unbind()
         pairs_NHC = torch.view_as_complex(turned_NHC.unflatten(-1, (-1, 2)))
         for index, layer in enumerate(self.layers):
-            h_ND = _normalised(x_ND, layer.before_attention)
+            h_ND = normalised(x_ND, layer.before_attention)
             for part, (matrix, bias) in zip(parts, layer.projections, strict=True):
                 if bias is None:
                     torch.mm(h_ND, matrix, out=part)
                 else:
                     torch.addmm(bias, h_ND, matrix, out=part)
             if layer.heads is not None:
-                _normalised(turned_NHC, layer.heads, out=turned_NHC)
+                normalised(turned_NHC, layer.heads, out=turned_NHC)
             torch.mul(torch.complex(first, second), rope_cache_N1C, out=pairs_NHC)
             slots_KSC[index].index_copy_(1, slots_N, kept_KNC)
             if wanted is not None and index == len(self.layers) - 1:
                 x_ND = x_ND[wanted]
             torch.addmm(x_ND, attend(index, heads_NHC), layer.output, out=x_ND)
-            h_ND = _normalised(x_ND, layer.before_mlp)
+            h_ND = normalised(x_ND, layer.before_mlp)
             if isinstance(layer.mlp, MixtureOfExperts):
                 x_ND += layer.mlp(h_ND)
             else:
@@ -225,10 +225,10 @@ class Decoding:
         return x_ND
 
     def _logits(self, x_ND: Tensor) -> Tensor:
-        return _widened(_normalised(x_ND, self.norm), self.head)
+        return _widened(normalised(x_ND, self.norm), self.head)
 
 
-def _normalised(x: Tensor, norm: _Norm, out: Tensor | None = None) -> Tensor:
+def normalised(x: Tensor, norm: _Norm, out: Tensor | None = None) -> Tensor:
     size = torch.linalg.vector_norm(x, 2, -1, keepdim=True)
     size = torch.hypot(size, norm.offset, out=size)
     return torch.div(x, size, out=out).mul_(norm.gain)
