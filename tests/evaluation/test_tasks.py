@@ -1,6 +1,8 @@
 """Task files: what they make of rows, and what is refused in one line or counted and passed over."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -137,6 +139,18 @@ def test_all_shipped_tasks_are_whole():
         assert read_settings(path).title
 
 
+def test_the_task_of_the_documentation(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    [text] = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    [row] = re.findall(r'`(\{"question".*?\})`', page, re.DOTALL)
+    (tmp_path / "rivers.toml").write_text(text)
+    (tmp_path / "rivers.jsonl").write_text(" ".join(row.split()))
+    [example] = load(open_task(str(tmp_path / "rivers.toml"))).rows
+    assert len(text.splitlines()) == 5 and example.prompt.endswith("Rhine end?\nAnswer:") and example.texts[0] == "North Sea"
+    for name in shipped():
+        assert f"`{name}`" in page
+
+
 # --- few-shot examples --------------------------------------------------------------------------------------------
 
 SHOTS = CHOICES + """group = "{{ topic }}"
@@ -243,8 +257,6 @@ def test_any_rows_end_in_examples_or_one_line(tmp_path, name, rows):
 
 @given(st.text(alphabet="[]a \n", max_size=30))
 def test_brackets(text):
-    import re
-
     assert unbracketed(text) == re.sub("\\[.*?\\]", "", text)
 
 
