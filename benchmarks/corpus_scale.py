@@ -206,6 +206,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--work", type=Path, help="where to put the documents and the corpus while it is made")
     options, _ = parser.parse_known_args()  # run_all hands every script the same arguments
+    if options.work:
+        options.work.mkdir(parents=True, exist_ok=True)
     print(machine())
     quarter, *_ = build(options.documents // 4, options.workers, options.work)
     cpu, wall, peak, found = build(options.documents, options.workers, options.work)

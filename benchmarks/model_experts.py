@@ -15,7 +15,7 @@ from groundup.core.device import choose
 from groundup.model import architectures, moe
 from groundup.model.decoder import LanguageModel
 from groundup.training.objectives import BalancedNextToken, next_token
-from groundup.training.optimizer import Optimizer, pretraining_rates
+from groundup.training.optimizer import Optimizer, pretraining_lrs
 from groundup.training.schedule import warmup_stable_decay
 
 DOMAINS = ("openstax", "novels100", "peps_rustbook", "math_latex")
@@ -85,7 +85,7 @@ def train(
     """STEPS steps of a mixture, or of a dense model (balance None) as many as fit in `limit` seconds; seconds, metrics."""
     dtype = choose().training_dtype
     objective = BalancedNextToken(dtype, balance or 0.0)
-    optimizer = Optimizer(model, pretraining_rates(model.config.hidden_size)[0], dtype=dtype)
+    optimizer = Optimizer(model, pretraining_lrs(model.config.hidden_size)[0], dtype=dtype)
     generator, start, trace = torch.Generator().manual_seed(0), time.perf_counter(), []
     while True:
         step, took = len(trace), time.perf_counter() - start

@@ -150,7 +150,7 @@ def rates(ours: LanguageModel, theirs: torch.nn.Module, batches: list[Documents]
 
 def tokens_a_pass(ours: LanguageModel, batches: list[Documents]) -> float:
     """Of each row; reading the prompt is a pass, too."""
-    with patch.object(Decoding, "step", autospec=True, side_effect=Decoding.step) as step:
+    with patch.object(Decoding, "decode", autospec=True, side_effect=Decoding.decode) as step:
         for prompts in batches:
             generate(ours, prompts, [], Sampling(NEW, temperature=0), seed=0)
     return NEW * len(batches) / (step.call_count + len(batches))

@@ -1,6 +1,6 @@
 """Run every benchmark, or those named, and write docs/benchmarks.md; a bar that does not hold stays as it is.
 
-The page has a table for each machine. `run_all.py road_minutes corpus_ray` runs these two and leaves the other rows of this
+The page has a table for each machine. `run_all.py pipeline_minutes corpus_ray` runs these two and leaves the other rows of this
 machine's table as they were.
 """
 

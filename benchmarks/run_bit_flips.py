@@ -68,7 +68,7 @@ def finished(run: Path, recipe: recipes.Recipe, chance: random.Random, flips: in
     readers |= {f"chat {stage}": (lambda stage=stage: answered(run, stage)) for stage in READ_ON}
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         expected = {name: read() for name, read in readers.items()}
-    files = sorted(path for path in run.rglob("*") if path.is_file() and path.name != ".lock")
+    files = sorted(path for path in run.rglob("*") if path.is_file() and path.name not in (".lock", "log.txt"))
     outcomes = []
     for _ in range(flips):
         path = chance.choice(files)
@@ -199,7 +199,7 @@ def boards(run: Path) -> dict | None:
 
 
 def answered(run: Path, stage: str) -> str:
-    from groundup.generation.chat import talk
+    from groundup.cli.talk import talk
 
     said, stdin = io.StringIO(), sys.stdin
     sys.stdin = io.TextIOWrapper(io.BytesIO(QUESTION.encode()), encoding="utf-8")

@@ -23,7 +23,7 @@ from groundup.tokenizer import bpe
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.data import Stream
 from groundup.training.objectives import BalancedNextToken, next_token
-from groundup.training.optimizer import Optimizer, pretraining_rates
+from groundup.training.optimizer import Optimizer, pretraining_lrs
 from groundup.training.parallel import Objective
 from groundup.training.schedule import warmup_stable_decay
 
@@ -73,7 +73,7 @@ def train(model: LanguageModel, rows: Stream, rows_a_step: int, seconds: float, 
     sparse = getattr(model.config, "num_experts", 0) > 0
     objective: Objective = BalancedNextToken(dtype, balance) if sparse else partial(next_token, dtype=dtype)
     kernels = use_kernels(model, rows.context)
-    optimizer = Optimizer(model, pretraining_rates(model.config.hidden_size)[0], dtype=dtype, kernels=kernels)
+    optimizer = Optimizer(model, pretraining_lrs(model.config.hidden_size)[0], dtype=dtype, kernels=kernels)
     step, start = 0, time.perf_counter()
     while (share := (time.perf_counter() - start) / seconds) < 1:
         for batch in rows.batches(step, rows_a_step, rows_a_step, device.torch_device):

@@ -51,7 +51,7 @@ def main() -> None:
             found = {}
             for share in (0.0, SHARE):
                 settings = PretrainingConfig(
-                    depth=options.depth, context=256, tokens=options.tokens, batch_tokens=4096, best_data_share=share
+                    depth=options.depth, context_length=256, tokens=options.tokens, batch_tokens=4096, anneal_data_fraction=share
                 )
                 model, _ = pretrain(
                     tokens, tokenizer, settings, MixtureConfig(), choose(), ALONE, Path(work) / f"{seed}-{share}", "anneal",

@@ -94,7 +94,7 @@ def groundup(train: list[str], held_out: list[str], folder: Path, depth: int, th
 
     def trained(tokens: int, name: str) -> tuple[Any, int, float]:
         settings = PretrainingConfig(
-            depth=depth, context=256, tokens=tokens, batch_tokens=4096, micro_batch_tokens=4096, best_data_share=0.0
+            depth=depth, context_length=256, tokens=tokens, batch_tokens=4096, micro_batch_tokens=4096, anneal_data_fraction=0.0
         )
         start = time.perf_counter()
         model, results = pretrain(folder, encoder, settings, MixtureConfig(), choose(), ALONE, folder / name, name, print, 0)

@@ -55,7 +55,7 @@ def main() -> None:
         write(Path(work) / "tokens", {"train": training, "held_out": held_out}, made, tokenizer)
         for name, length in (("before", 0), ("after", LONG)):
             settings = PretrainingConfig(
-                depth=options.depth, context=SHORT, tokens=options.tokens, batch_tokens=4096, best_data_share=0,
+                depth=options.depth, context_length=SHORT, tokens=options.tokens, batch_tokens=4096, anneal_data_fraction=0,
                 long_context=length, long_tokens=options.long_tokens,
             )  # fmt: skip
             models[name], _ = pretrain(

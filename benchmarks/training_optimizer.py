@@ -19,7 +19,7 @@ from groundup.core.device import choose
 from groundup.model.decoder import Decoder, initialise, shape_for
 from groundup.training.data import Stream
 from groundup.training.objectives import next_token
-from groundup.training.optimizer import Optimizer, one_rate, pretraining_rates
+from groundup.training.optimizer import Optimizer, one_lr, pretraining_lrs
 from groundup.training.schedule import warmup_stable_decay
 
 BAR, STEPS, SHARES, SEEDS = 1.4, 400, (0.7, 0.5, 0.35), 3
@@ -67,7 +67,7 @@ def train(rows: Stream, probe: Stream, vocabulary: int, steps: int, seed: int, a
     config, _ = shape_for(DEPTH, vocabulary, CONTEXT)
     model = Decoder(config)
     initialise(model, seed)
-    rates = one_rate(adamw_rate) if adamw_rate else pretraining_rates(config.hidden_size)[0]
+    rates = one_lr(adamw_rate) if adamw_rate else pretraining_lrs(config.hidden_size)[0]
     optimizer = Optimizer(model, rates, dtype=device.training_dtype)
     start = time.perf_counter()
     for step in range(steps):

@@ -62,7 +62,7 @@ def train(how: str) -> None:
     from groundup.model.decoder import Decoder, DecoderConfig, initialise
     from groundup.training import loop, parallel
     from groundup.training.objectives import next_token
-    from groundup.training.optimizer import Optimizer, pretraining_rates
+    from groundup.training.optimizer import Optimizer, pretraining_lrs
 
     torch.set_num_threads(1)
     processes = parallel.start(shard=how == "FSDP2")
@@ -80,7 +80,7 @@ def train(how: str) -> None:
     initialise(model, 0)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     objective = processes.spread(model, partial(next_token, dtype=torch.float32), device)
-    optimizer = Optimizer(model, pretraining_rates(SHAPE["hidden_size"])[0], processes=processes)
+    optimizer = Optimizer(model, pretraining_lrs(SHAPE["hidden_size"])[0], processes=processes)
     work = folder / "work"
     history = loop.train(model, objective, batches, optimizer, lambda step: 0.3, STEPS, work, how, processes=processes)
     held = [parallel.local(tensor) for tensor in (*model.parameters(), *optimizer.state.values())]

@@ -135,7 +135,7 @@ def our_step(name: str, vocabulary: int = VOCABULARY) -> Callable[[], None]:
     from groundup.core.device import choose
     from groundup.model.decoder import Decoder, initialise
     from groundup.training.objectives import next_token
-    from groundup.training.optimizer import Optimizer, one_rate, pretraining_rates
+    from groundup.training.optimizer import Optimizer, one_lr, pretraining_lrs
 
     device = choose()
     model = Decoder(our_config(vocabulary))
@@ -143,7 +143,7 @@ def our_step(name: str, vocabulary: int = VOCABULARY) -> Callable[[], None]:
     kernels = timed.use_kernels(model, CONTEXT)
     if not kernels:
         model.model.compile()
-    rates = pretraining_rates(WIDTH)[0] if name == OURS[0] else one_rate(1e-3)
+    rates = pretraining_lrs(WIDTH)[0] if name == OURS[0] else one_lr(1e-3)
     optimizer = Optimizer(model, rates, dtype=device.training_dtype, kernels=kernels)
     ids = random_ids(vocabulary)
     batch = {"ids": ids[:, :-1], "targets": ids[:, 1:], "weight": torch.full((ROWS, CONTEXT), 1 / (ROWS * CONTEXT))}

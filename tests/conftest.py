@@ -23,7 +23,7 @@ import torch
 
 import groundup
 from groundup import cli
-from groundup.core import device
+from groundup.core import device, log
 from groundup.model.decoder import Decoder, DecoderConfig
 from groundup.tokenizer import bpe
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -34,6 +34,7 @@ TINY = REPOSITORY / "src" / "groundup" / "recipes" / "tiny.toml"
 # The same examples in every run, whatever the machine's load.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("repeatable")
+log.to_terminal()
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and whatever they start would too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -144,7 +145,7 @@ class FinishedRun:
 
 @pytest.fixture(scope="session")
 def tiny_run(run_groundup, tmp_path_factory) -> FinishedRun:
-    """The whole road, walked once a session; whoever changes the folder works on a copy."""
+    """The whole pipeline, walked once a session; whoever changes the folder works on a copy."""
     folder = tmp_path_factory.mktemp("road") / "tiny"
     start = time.monotonic()
     outcome = run_groundup("run", TINY, "--run", folder)

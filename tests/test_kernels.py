@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from groundup import kernels
-from groundup.model import architectures, likelihood
+from groundup.model import architectures, likelihood, native_layers
 from groundup.model.decoder import Decoder, DecoderConfig, shape_for
-from groundup.training.optimizer import NEWTON_SCHULZ, Optimizer, orthogonalise, pretraining_rates
+from groundup.training.optimizer import NEWTON_SCHULZ, Optimizer, orthogonalise, pretraining_lrs
 
 CONFIG = DecoderConfig(
     vocab_size=100,
@@ -28,7 +28,7 @@ BATCH = (3, 96)
 
 def available():
     try:
-        kernels.check(CONFIG, 96)
+        native_layers.check(CONFIG, 96)
         return ""
     except kernels.Unavailable as error:
         return str(error)
@@ -245,7 +245,7 @@ def test_float32_and_odd_lengths_are_left_to_pytorch():
 def test_the_optimizer_by_kernels_is_the_optimizer():
     models = [random_model(), random_model()]
     optimizers = [
-        Optimizer(model, pretraining_rates(64)[0], dtype=torch.bfloat16, weight_decay=0.1, muon_decay=0.2, kernels=kernels)
+        Optimizer(model, pretraining_lrs(64)[0], dtype=torch.bfloat16, weight_decay=0.1, muon_decay=0.2, kernels=kernels)
         for model, kernels in zip(models, (False, True), strict=True)
     ]
     start = {name: parameter.detach().clone() for name, parameter in models[0].named_parameters()}
@@ -310,7 +310,7 @@ def test_shapes_that_do_not_fit_are_refused_with_the_reason():
         ({"head_dim": 512}, 64, "512 channels a head: more than 256"),
     ):
         with pytest.raises(kernels.Unavailable, match=reason):
-            kernels.check(replace(CONFIG, **changes), context)
+            native_layers.check(replace(CONFIG, **changes), context)
 
 
 @needs_kernels
@@ -332,7 +332,7 @@ def test_a_processor_without_bfloat16_has_none(monkeypatch):
     kernels.library_or_reason.cache_clear()
     try:
         with pytest.raises(kernels.Unavailable, match="no AVX-512"):
-            kernels.check(shape_for(4, 4096, 256)[0], 256)
+            native_layers.check(shape_for(4, 4096, 256)[0], 256)
     finally:
         kernels.library_or_reason.cache_clear()
 

@@ -66,7 +66,7 @@ def test_two_nodes_and_a_killed_worker_give_the_same_bytes(tmp_path, monkeypatch
     script.write_text(DRIVER)
     done = subprocess.run(
         [sys.executable, script, tmp_path / "web.warc.gz", tmp_path / "ray"],
-        env={**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[3])},
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

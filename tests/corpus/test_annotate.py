@@ -93,7 +93,7 @@ def test_bytes_do_not_depend_on_workers_or_hash_seed(pages, tmp_path, monkeypatc
     )
     script = tmp_path / "more.py"
     script.write_text(code)
-    source = str(Path(module.__file__).parents[2])
+    source = str(Path(module.__file__).parents[3])
     subprocess.run(
         [sys.executable, script, pages[0][0], pages[1][0], tmp_path / "more"],
         env={**os.environ, "PYTHONPATH": source, "PYTHONHASHSEED": "7"},
@@ -139,7 +139,7 @@ def test_resuming_with_other_workers_after_a_kill_gives_the_same_bytes(pages, tm
     out = tmp_path / "resumed"
     killed = subprocess.run(
         [sys.executable, "-c", code, pages[0][0], pages[1][0], out],
-        env={**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[3])},
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL
@@ -163,7 +163,7 @@ def test_a_shard_that_is_there_is_not_measured_again_unless_it_is_damaged_or_its
     measured = []
     real = module._measure
     monkeypatch.setattr(module, "_measure", lambda *job: measured.append(job[3].name) or real(*job))
-    monkeypatch.setattr(module.join, "read_rows", lambda shards: 1 / 0)
+    monkeypatch.setattr(module.corpus_pass, "read_rows", lambda shards: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         annotate(pages, tmp_path / "out", AnnotationsConfig(), workers=1)
     assert len(measured) == 5
@@ -205,9 +205,9 @@ def test_the_users_classifiers_judge_every_page_and_a_new_one_judges_again(pages
     assert page["toxic_words"] == page["text"].lower().split().count("compiler") > 0
     assert page["toxicity"] < 1e-9 and page["calibrated_quality"] == 0.5
     assert (page["domain_class"], page["domain_score"]) == ("docs", 1.0)
-    before = module._judges(settings)
+    before = module._classifiers(settings)
     classifier("toxic", 3.0)
-    assert module._judges(settings) != before
+    assert module._classifiers(settings) != before
     with pytest.raises(UserError, match=r"annotations\.quality_classifier: .*no such file"):
         annotate(pages, tmp_path / "out", AnnotationsConfig(quality_classifier="missing.npz"), workers=1)
 

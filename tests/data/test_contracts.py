@@ -249,7 +249,7 @@ def test_a_file_without_a_good_row_is_refused_in_one_line(tmp_path, name):
 
 def test_what_is_not_there_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    for path, why in ((tmp_path / "none.jsonl", "no such file"), (tmp_path / "empty", "holds no rows")):
+    for path, why in ((tmp_path / "none.jsonl", "no such file"), (tmp_path / "empty", "no file of rows in it")):
         with pytest.raises(UserError, match=why):
             read_conversations([path])
 
@@ -391,6 +391,7 @@ def test_nothing_is_written_where_nothing_can_be_converted(tmp_path):
         (["a.jsonl"], "out.jsonl", "none of its 1 rows can be used as conversations or preferences; first line 1: no columns"),
         (["none.jsonl"], "out.jsonl", "no such file"),
         (["a.jsonl"], "a.jsonl", "is read and written"),
+        (["a.jsonl"], ".", "is a folder"),
     ):
         with pytest.raises(UserError, match=why):
             convert([tmp_path / name for name in files], tmp_path / out)

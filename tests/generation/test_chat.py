@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup import cli
+from groundup.cli import talk as chat
 from groundup.core.errors import UserError
-from groundup.generation import chat
 from groundup.generation.engine import generate
 from groundup.generation.open_folder import STAGES, model_folder
 from groundup.model import folder as folders

@@ -55,14 +55,14 @@ def test_logits_are_the_decoders(toy_decoder, monkeypatch, shape, at_once):
     rows = torch.arange(4)
     state = Decoding(model, 4, 9 + STEPS)
     assert bool(state.steps) == (shape.get("head_dim", 8) >= 32 and has_kernels())
-    found = state.read([ids[row, :length].tolist() for row, length in enumerate(lengths)])
+    found = state.prefill([ids[row, :length].tolist() for row, length in enumerate(lengths)])
     places = torch.tensor(lengths)
     assert (found - whole[rows, places - 1]).abs().max() < 1e-4
     for number in range(STEPS):
         if number == 3:  # those of equal length stay
             rows, places = torch.tensor([3, 1]), places[[3, 1]]
             state.select(rows.tolist())
-        found = state.step(ids[rows, places][:, None])[:, 0]
+        found = state.decode(ids[rows, places][:, None])[:, 0]
         assert (found - whole[rows, places]).abs().max() < 1e-4
         places = places + 1
 
@@ -84,7 +84,7 @@ def test_by_kernels_a_token_has_the_same_logits_in_any_company(toy_decoder):
             state._read([ids[row, : lengths[row]].tolist()], place)
         places = torch.tensor([lengths[row] for row in rows])[:, None]
         some = [torch.arange(start, end) + places for start, end in pairwise(ends)]
-        return torch.cat([state.step(ids[torch.tensor(rows)[:, None], one]) for one in some], dim=1)
+        return torch.cat([state.decode(ids[torch.tensor(rows)[:, None], one]) for one in some], dim=1)
 
     whole = logits(range(5), [0, 1, 2, 3, 4, 5, 6, 7, 8])
     assert torch.equal(logits(range(5), [0, 8]), whole)
@@ -98,10 +98,10 @@ def test_by_kernels_a_token_has_the_same_logits_in_any_company(toy_decoder):
 def test_by_kernels_guesses_beyond_the_room_harm_no_other_row(toy_decoder):
     model, ids = toy_decoder(head_dim=32), list(range(20))
     alone, crowded = Decoding(model, 1, 22), Decoding(model, 2, 22)
-    alone.read([ids])
-    crowded.read([ids, ids])
-    expected = alone.step(torch.tensor([[5]]))[:, 0]
-    found = crowded.step(torch.tensor([[5, 1, 2, 3, 4, 6], [5, 3, 3, 3, 3, 3]]))[:, 0]
+    alone.prefill([ids])
+    crowded.prefill([ids, ids])
+    expected = alone.decode(torch.tensor([[5]]))[:, 0]
+    found = crowded.decode(torch.tensor([[5, 1, 2, 3, 4, 6], [5, 3, 3, 3, 3, 3]]))[:, 0]
     assert torch.equal(found, expected.expand(2, -1))
 
 
@@ -110,6 +110,6 @@ def test_by_kernels_guesses_beyond_the_room_harm_no_other_row(toy_decoder):
 @torch.inference_mode()
 def test_an_id_that_is_none_is_refused(toy_decoder, channels, token):
     state = Decoding(toy_decoder(head_dim=channels), 1, 4)
-    state.read([[1]])
+    state.prefill([[1]])
     with pytest.raises(IndexError):
-        state.step(torch.tensor([[token]]))
+        state.decode(torch.tensor([[token]]))

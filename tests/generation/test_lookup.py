@@ -8,42 +8,42 @@ from hypothesis import strategies as st
 from groundup.generation import engine, prompt_lookup
 from groundup.generation.decoding import Decoding
 from groundup.generation.engine import Sampling, generate
-from groundup.generation.prompt_lookup import LEAST, Lookup, drafts
+from groundup.generation.prompt_lookup import LEAST, PromptLookup, drafts
 from groundup.model.decoder import Decoder, DecoderConfig, initialise
 
 
 def test_a_draft_is_what_followed_the_last_tokens_before():
-    row = Lookup([1, 2, 3, 4, 5, 9, 3, 4, 6, 7, 2, 3, 4])
+    row = PromptLookup([1, 2, 3, 4, 5, 9, 3, 4, 6, 7, 2, 3, 4])
     assert row.promising() == LEAST
-    assert row.draft(3) == [5, 9, 3]  # after 2 3 4; after 3 4 alone it was 6
+    assert row.propose(3) == [5, 9, 3]  # after 2 3 4; after 3 4 alone it was 6
 
 
 def test_two_tokens_do_where_three_are_new_and_a_circle_is_followed_around():
-    row = Lookup([1, 2, 8, 7, 1, 2])
-    assert row.promising() == LEAST and row.draft(6) == [8, 7, 1, 2, 8, 7]
+    row = PromptLookup([1, 2, 8, 7, 1, 2])
+    assert row.promising() == LEAST and row.propose(6) == [8, 7, 1, 2, 8, 7]
 
 
 def test_nothing_is_promised_where_the_end_is_new():
-    assert Lookup([1]).promising() == Lookup([1, 2]).promising() == Lookup([1, 2, 3, 4, 1]).promising() == 0
-    assert drafts([Lookup([1, 2, 3])], 8) == [[]]
+    assert PromptLookup([1]).promising() == PromptLookup([1, 2]).promising() == PromptLookup([1, 2, 3, 4, 1]).promising() == 0
+    assert drafts([PromptLookup([1, 2, 3])], 8) == [[]]
 
 
 def test_drafts_grow_with_what_was_right_and_shrink_with_what_was_not():
-    row = Lookup([1, 2] * 3)
+    row = PromptLookup([1, 2] * 3)
     lengths = []
     for right in (2, 4, 8, 3, 0):
         lengths.append(row.promising())
-        draft = row.draft(lengths[-1])
+        draft = row.propose(lengths[-1])
         row.text += [*draft[:right], draft[right] if right < len(draft) else row.text[-2]]
     assert lengths == [2, 4, 8, 16, 3] and row.promising() == LEAST
 
 
 def test_rows_draft_as_far_as_their_mean_and_no_further_than_there_is_room(monkeypatch):
     circle, new = [1, 2] * 4, [3, 4, 5]
-    assert drafts([Lookup(circle), Lookup(new)], 9) == [[1], [3]]
-    assert [len(one) for one in drafts([Lookup(circle)] * 3, 1)] == [1, 1, 1]
+    assert drafts([PromptLookup(circle), PromptLookup(new)], 9) == [[1], [3]]
+    assert [len(one) for one in drafts([PromptLookup(circle)] * 3, 1)] == [1, 1, 1]
     monkeypatch.setattr(prompt_lookup, "AT_ONCE", 5)
-    assert drafts([Lookup(circle)] * 3, 9) == [[]] * 3
+    assert drafts([PromptLookup(circle)] * 3, 9) == [[]] * 3
 
 
 def tiny(seed, **shape):
@@ -90,11 +90,11 @@ def test_the_same_is_said_with_drafts_and_without(seed, prompts, ends, max_token
 def test_drafts_save_passes_and_are_for_the_models_choice_alone(monkeypatch):
     passes = []
 
-    def counted(state, tokens_BT, step=Decoding.step):
+    def counted(state, tokens_BT, step=Decoding.decode):
         passes.append(tokens_BT.shape[1])
         return step(state, tokens_BT)
 
-    monkeypatch.setattr(Decoding, "step", counted)
+    monkeypatch.setattr(Decoding, "decode", counted)
     model = tiny(0)
     for prompts in ([[1, 2, 3]], [[1, 2, 3], [4, 5]]):
         passes.clear()

@@ -210,15 +210,15 @@ def test_a_folder_keeps_every_bit(name, toy_tokenizer, tmp_path):
 @models
 def test_a_reward_model_stands_on_any_backbone(name, toy_tokenizer, tmp_path):
     policy = randomised(name)
-    scorer = from_policy(policy, seed=1)
+    reward_model = from_policy(policy, seed=1)
     ids = some_ids(2, 12)
-    scores = scorer(ids)
-    assert torch.allclose(scores, scorer.score(policy.model(ids)).squeeze(-1), atol=1e-5)
+    scores = reward_model(ids)
+    assert torch.allclose(scores, reward_model.score(policy.model(ids)).squeeze(-1), atol=1e-5)
     scores.sum().backward()
     assert all(parameter.grad is None for parameter in policy.parameters())
     wide = widened(name)
     folder.save(tmp_path, from_policy(wide, seed=1), toy_tokenizer, chat=True)
-    loaded = folder.load_scorer(tmp_path)
+    loaded = folder.load_reward_model(tmp_path)
     assert torch.equal(loaded(ids), from_policy(wide, seed=1)(ids))
 
 

@@ -6,8 +6,8 @@ import torch
 from groundup.model.decoder import (
     Decoder,
     KeyValueCache,
+    RewardModel,
     RMSNorm,
-    Scorer,
     initialise,
     parameter_counts,
     shape_for,
@@ -106,10 +106,10 @@ def test_bfloat16_products_are_close_and_parameters_stay_float32(toy_decoder):
 
 def test_the_scorer_reads_the_same_backbone(toy_decoder):
     model, ids = toy_decoder(), some_ids(2, 8)
-    scorer = Scorer(model.config)
-    scorer.model.load_state_dict(model.model.state_dict())
-    expected = (model.model(ids) * scorer.score.weight[0]).sum(-1)
-    assert scorer(ids).shape == (2, 8) and torch.allclose(scorer(ids), expected, atol=1e-5)
+    reward_model = RewardModel(model.config)
+    reward_model.model.load_state_dict(model.model.state_dict())
+    expected = (model.model(ids) * reward_model.score.weight[0]).sum(-1)
+    assert reward_model(ids).shape == (2, 8) and torch.allclose(reward_model(ids), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 6, 8, 12])

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from groundup.core.errors import UserError
 from groundup.encoder import bert
 from groundup.model import folder
-from groundup.model.decoder import Scorer
+from groundup.model.decoder import RewardModel
 
 
 @pytest.fixture
@@ -34,10 +34,10 @@ def test_round_trip(toy_decoder, toy_tokenizer, tmp_path, shape):
 
 
 def test_scorer_round_trip(toy_decoder, toy_tokenizer, tmp_path):
-    scorer = Scorer(toy_decoder(vocab_size=toy_tokenizer.size).config)
-    folder.save(tmp_path, scorer, toy_tokenizer, chat=True)
-    loaded = folder.load_scorer(tmp_path)
-    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in scorer.state_dict().items())
+    reward_model = RewardModel(toy_decoder(vocab_size=toy_tokenizer.size).config)
+    folder.save(tmp_path, reward_model, toy_tokenizer, chat=True)
+    loaded = folder.load_reward_model(tmp_path)
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in reward_model.state_dict().items())
     with pytest.raises(UserError, match=r"lm_head\.weight should be \(300, 32\), is absent"):
         folder.load_decoder(tmp_path)
 

@@ -23,7 +23,8 @@ def read(tmp_path, **entries):
 def test_what_is_stated_holds(tmp_path):
     found = read(tmp_path, do_sample=True, temperature=0.6, top_p=0.95, top_k=20, eos_token_id=[5, 6], **NEUTRAL)
     assert (found.temperature, found.top_p, found.top_k, found.ends, found.unknown) == (0.6, 0.95, 20, (5, 6), ())
-    assert Sampling.by(found, 9) == Sampling(9, 0.6, 0.95, 20) and Sampling.by(found, 9, 0.0) == Sampling(9, 0, 0.95, 20)
+    assert Sampling.from_config(found, 9) == Sampling(9, 0.6, 0.95, 20)
+    assert Sampling.from_config(found, 9, 0.0) == Sampling(9, 0, 0.95, 20)
     assert read(tmp_path, temperature=1, top_p=None, top_k=-1).sampling() == {
         "do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0,
     }  # fmt: skip
@@ -74,7 +75,7 @@ def test_any_value_is_read_or_refused_by_name(tmp_path, name, value):
         assert not right and f"{name} is " in line and len(line) < 250 and "\n" not in line
     else:
         assert right
-        sampling = Sampling.by(found, 4)
+        sampling = Sampling.from_config(found, 4)
         assert math.isfinite(sampling.temperature) and 0 < sampling.top_p <= 1 and sampling.top_k >= 0
 
 
@@ -88,12 +89,12 @@ def test_the_file_is_written_from_what_chat_goes_by(toy_decoder, toy_tokenizer, 
         "temperature": 0.7, "top_p": 0.9, "top_k": 0,
     }  # fmt: skip
     model = folder.load_decoder(tmp_path)
-    assert Sampling.by(model.generation, 8) == Sampling(8, 0.7, 0.9, 0)
+    assert Sampling.from_config(model.generation, 8) == Sampling(8, 0.7, 0.9, 0)
     assert toy_tokenizer.end_of_text in model.generation.ends and (toy_tokenizer.message_end in model.generation.ends) == chat
     # Whoever changes it finds it so in chat, and in what is trained from here.
     (tmp_path / generation.FILE).write_text(json.dumps({**written, "temperature": 0.3, "top_k": 5}))
     model = folder.load_decoder(tmp_path)
-    assert Sampling.by(model.generation, 8) == Sampling(8, 0.3, 0.9, 5)
+    assert Sampling.from_config(model.generation, 8) == Sampling(8, 0.3, 0.9, 5)
     folder.save(tmp_path / "next", model, toy_tokenizer, chat=True)
     again = json.loads((tmp_path / "next" / generation.FILE).read_text())
     assert (again["temperature"], again["top_k"]) == (0.3, 5) and again["eos_token_id"][0] == toy_tokenizer.message_end

@@ -23,6 +23,7 @@ PACKAGE = ROOT / "src" / "groundup"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # A tenth of the tiny recipe: every stage runs, and none for long.
 SMALL = {
+    "threads": "1",
     "pages.sources": '[{source="topics:", domain="reference"}, {source="stdlib:", domain="code", max_mb=1.5}]',
     "mixture.weights": "{reference=0.5, code=0.5}",
     "corpus.held_out": "0.2",

@@ -15,7 +15,7 @@ from groundup.corpus.config import PagesConfig, SourceConfig
 from groundup.data.config import MixtureConfig
 from groundup.generation.engine import Sampling, generate
 from groundup.model import folder
-from groundup.model.decoder import Scorer
+from groundup.model.decoder import RewardModel
 from groundup.pipeline import preflight, steps
 from groundup.pipeline.recipe import Recipe
 from groundup.posttraining import dpo, ppo, reward
@@ -23,7 +23,7 @@ from groundup.posttraining.answers import answer
 from groundup.posttraining.batches import collate, prompt_of
 from groundup.posttraining.config import DpoConfig, PpoConfig, RewardConfig, SftConfig
 from groundup.posttraining.rows import pair
-from groundup.posttraining.sft import compare_with_base, finetune
+from groundup.posttraining.sft import compare_with_base, train
 from groundup.tokenizer.bpe import SPECIAL_TOKENS
 from groundup.tokenizer.chat import CHAT_TEMPLATE, after_answer, answer_ends, render
 from groundup.tokenizer.config import TokenizerConfig
@@ -114,12 +114,12 @@ def preferred(policy_rows=4):
 
 
 def continued(source, tmp_path, name="continued"):
-    """Pre-trained on by the road, whose tokenizer is a folder between."""
+    """Pre-trained on by the pipeline, whose tokenizer is a folder between."""
     between = tmp_path / f"{name} tokenizer"
     Tokenizer.load(source).save(between)
     encoder = for_run(between, str(source))
     write_tokens(tmp_path / f"{name} tokens", DOCUMENTS, encoder)
-    settings = PretrainingConfig(start_from=str(source), context=32, tokens=4 * 64, batch_tokens=64, rate_scale=0.3)
+    settings = PretrainingConfig(start_from=str(source), context=32, tokens=4 * 64, batch_tokens=64, lr_scale=0.3)
     model, _ = pretrain(
         tmp_path / f"{name} tokens", encoder, settings, MixtureConfig(), choose(1), ALONE, tmp_path / f"{name} work", "base",
         lambda text: None, 1,
@@ -171,7 +171,7 @@ def test_continued_it_is_to_transformers_what_it_was(tmp_path, case):
     assert again.generation.unknown == ("repetition_penalty",)
     assert again.without_token == model.without_token == tuple(range(encoder.size, encoder.size + ROWS))
     assert answer_ends(Tokenizer.load(path), again.generation.ends) == [encoder.end_of_text, encoder.message_end]
-    finetune(again, encoder, questions(), SftConfig(epochs=1, max_answer_tokens=16), CPU, tmp_path / "sft work", 0)
+    train(again, encoder, questions(), SftConfig(epochs=1, max_answer_tokens=16), CPU, tmp_path / "sft work", 0)
     folder.save(tmp_path / "sft", again, encoder, chat=True)
     same_to_transformers(source, tmp_path / "sft", chat=True)
     assert folder.load_decoder(tmp_path / "sft").generation.ends == again.generation.ends
@@ -207,7 +207,7 @@ def test_rows_without_a_token_are_never_said(tmp_path):
     model, encoder, path = continued(source, tmp_path)
     ends = answer_ends(encoder, model.generation.ends)
     tuned = folder.load_decoder(path)
-    finetune(tuned, encoder, questions(), SftConfig(epochs=1, max_answer_tokens=16), CPU, tmp_path / "sft work", 0)
+    train(tuned, encoder, questions(), SftConfig(epochs=1, max_answer_tokens=16), CPU, tmp_path / "sft work", 0)
     copied = type(tuned)(tuned.config)  # as what processes hold in parts is put together
     copied.load_state_dict(tuned.state_dict())
     prompts = [prompt_of(encoder, one) for one in ("what is a", "b")]
@@ -215,17 +215,17 @@ def test_rows_without_a_token_are_never_said(tmp_path):
         with torch.no_grad():  # whatever training made of them
             one.lm_head.weight[encoder.size :] = 5 * one.lm_head.weight[:ROWS]
             assert one(torch.tensor([[1, 2, 3]])).argmax(-1).max() >= encoder.size
-        for sampling in (Sampling(20, 0), Sampling(20, 1.5), Sampling.by(one.generation, 20)):
+        for sampling in (Sampling(20, 0), Sampling(20, 1.5), Sampling.from_config(one.generation, 20)):
             for ids in generate(one, prompts, [], sampling, 0):
                 assert max(ids) < encoder.size
                 encoder.decode(ids)
         answer(one, encoder, ["what is a"], Sampling(8), 0)
-    scorer = reward.fit(
+    reward_model = reward.train(
         tuned, encoder, preferred(), RewardConfig(epochs=1, batch_pairs=2), torch.float32, tmp_path / "reward work", 0
     )
-    assert scorer.config.origin.dtype == "bfloat16"
-    judge = ppo.Judge(tuned, scorer, 0.0, 1.0, 0.1, torch.float32, after_answer(encoder))
-    batch, _ = ppo.rollout(ppo.ActorCritic(tuned, scorer), judge, prompts, ends, encoder.pad, Sampling(20, 1.5), 0)
+    assert reward_model.config.origin.dtype == "bfloat16"
+    reward_setup = ppo.RewardSetup(tuned, reward_model, 0.0, 1.0, 0.1, torch.float32, after_answer(encoder))
+    batch, _ = ppo.rollout(ppo.ActorCritic(tuned, reward_model), reward_setup, prompts, ends, encoder.pad, Sampling(20, 1.5), 0)
     assert batch["targets"].max() < encoder.size
 
 
@@ -242,13 +242,15 @@ def test_a_model_put_together_from_parts_keeps_what_it_came_with(tmp_path):
 def test_every_later_stage_keeps_format_and_files(tmp_path):
     source = publish(tmp_path / "published", template=PLAIN)
     encoder, policy = Tokenizer.load(source), folder.load_decoder(source)
-    dpo.optimise(policy, encoder, preferred(), DpoConfig(epochs=1, batch_pairs=2), torch.float32, tmp_path / "dpo work", 0)
+    dpo.train(policy, encoder, preferred(), DpoConfig(epochs=1, batch_pairs=2), torch.float32, tmp_path / "dpo work", 0)
     folder.save(tmp_path / "dpo", policy, encoder, chat=True)
     same_to_transformers(source, tmp_path / "dpo", chat=True)
-    scorer = reward.fit(policy, encoder, preferred(), RewardConfig(epochs=1, batch_pairs=2), torch.float32, tmp_path / "rm", 0)
+    settings = RewardConfig(epochs=1, batch_pairs=2)
+    reward_model = reward.train(policy, encoder, preferred(), settings, torch.float32, tmp_path / "rm", 0)
     settings = PpoConfig(iterations=1, rollouts=2, epochs=1, minibatches=1)
-    ppo.optimise(
-        policy, scorer, (0.0, 1.0), encoder, ["what is a", "what is b"], settings, 8, torch.float32, tmp_path / "ppo work", 0
+    ppo.train(
+        policy, reward_model, (0.0, 1.0), encoder, ["what is a", "what is b"], settings, 8, torch.float32,
+        tmp_path / "ppo work", 0,
     )
     folder.save(tmp_path / "ppo", policy, encoder, chat=True)
     same_to_transformers(source, tmp_path / "ppo", chat=True)
@@ -257,18 +259,18 @@ def test_every_later_stage_keeps_format_and_files(tmp_path):
 def test_a_reward_model_reads_its_folders_template_as_transformers_does(tmp_path):
     source = publish(tmp_path / "published", dtype=torch.float32)
     encoder, policy = Tokenizer.load(source), folder.load_decoder(source)
-    scorer = reward.from_policy(policy, 1)
-    folder.save(tmp_path / "reward", scorer, encoder, chat=True)
+    reward_model = reward.from_policy(policy, 1)
+    folder.save(tmp_path / "reward", reward_model, encoder, chat=True)
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward").eval()
     reader = transformers.AutoTokenizer.from_pretrained(tmp_path / "reward")
     chosen, rejected, _ = pair(encoder, preferred(1)[0])
     with torch.no_grad():
-        ours = reward.rewards(scorer, collate([chosen, rejected], encoder.pad, torch.device("cpu")))
+        ours = reward.rewards(reward_model, collate([chosen, rejected], encoder.pad, torch.device("cpu")))
         for value, said in zip(ours, ("the path", "def"), strict=True):
             talk = [TALK[0], {"role": "assistant", "content": said}]
             ids = torch.tensor([reader.apply_chat_template(talk, tokenize=True, return_dict=False)])
             assert theirs(ids).logits.item() == pytest.approx(value.item(), abs=1e-5)
-    assert isinstance(folder.load_scorer(tmp_path / "reward"), Scorer)
+    assert isinstance(folder.load_reward_model(tmp_path / "reward"), RewardModel)
 
 
 def test_a_base_model_that_is_tuned_learns_when_to_stop(tmp_path):
@@ -277,7 +279,7 @@ def test_a_base_model_that_is_tuned_learns_when_to_stop(tmp_path):
     model, encoder, path = continued(source, tmp_path)
     assert not (path / "chat_template.jinja").exists() and encoder.template is None
     assert folder.load_decoder(path).generation.ends == (encoder.end_of_text,)
-    finetune(model, encoder, questions(), SftConfig(epochs=80, batch_examples=4, learning_rate=5e-3), CPU, tmp_path / "work", 0)
+    train(model, encoder, questions(), SftConfig(epochs=80, batch_examples=4, learning_rate=5e-3), CPU, tmp_path / "work", 0)
     found = compare_with_base(model, folder.load_decoder(path), encoder, questions(), 16, 0)
     assert found["held_out"]["overlap"]["sft"]["overlap"] == 1
     folder.save(tmp_path / "sft", model, encoder, chat=True)

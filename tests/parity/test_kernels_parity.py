@@ -5,6 +5,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from groundup import kernels
+from groundup.model import native_layers
 from groundup.model.decoder import Decoder, shape_for
 from groundup.model.likelihood import weighted_log_probability
 
@@ -19,7 +20,7 @@ def gradients(model, loss):
 
 def test_gradients_of_one_step_are_those_of_transformers():
     try:
-        kernels.check(CONFIG, 64)
+        native_layers.check(CONFIG, 64)
     except kernels.Unavailable as error:
         pytest.skip(str(error))
     sizes = CONFIG.as_dict() | {"rope_parameters": {"rope_type": "default", "rope_theta": CONFIG.rope_theta}}

@@ -12,7 +12,7 @@ from groundup.core.device import choose
 from groundup.data.config import MixtureConfig
 from groundup.generation.engine import Sampling, generate
 from groundup.model import folder, moe
-from groundup.model.decoder import Decoder, DecoderConfig, Scorer, with_experts
+from groundup.model.decoder import Decoder, DecoderConfig, RewardModel, with_experts
 from groundup.tokenizer.bpe import SPECIAL_TOKENS
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.config import PretrainingConfig
@@ -174,12 +174,12 @@ def test_greedy_answers_are_the_same(saved, name):
 @pytest.mark.parametrize("name", ["llama", "mixtral"])
 @torch.no_grad()
 def test_the_reward_model_is_their_sequence_classifier(toy_decoder, toy_tokenizer, tmp_path, name):
-    scorer = Scorer(toy_decoder(vocab_size=toy_tokenizer.size, **SHAPES[name]).config)
-    folder.save(tmp_path, scorer, toy_tokenizer, chat=True)
+    reward_model = RewardModel(toy_decoder(vocab_size=toy_tokenizer.size, **SHAPES[name]).config)
+    folder.save(tmp_path, reward_model, toy_tokenizer, chat=True)
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float32).eval()
     ids = some(2, 9)
     expected = theirs(ids, attention_mask=torch.ones_like(ids)).logits[:, 0]
-    assert (scorer(ids)[:, -1] - expected).abs().max() < 1e-4
+    assert (reward_model(ids)[:, -1] - expected).abs().max() < 1e-4
 
 
 @torch.no_grad()
@@ -248,7 +248,7 @@ def test_a_qwen_is_continued_with_its_own_tokenizer(toy_decoder, tmp_path):
     own.save(published)
     encoder = Tokenizer.load(published)
     write_tokens(tmp_path / "tokens", DOCUMENTS, encoder)
-    settings = PretrainingConfig(start_from=str(published), context=32, tokens=20 * 64, batch_tokens=64, rate_scale=0.3)
+    settings = PretrainingConfig(start_from=str(published), context=32, tokens=20 * 64, batch_tokens=64, lr_scale=0.3)
     model, results = pretrain(
         tmp_path / "tokens", encoder, settings, MixtureConfig(), choose(1), ALONE, tmp_path / "work", "base", print, 1
     )

@@ -7,7 +7,7 @@ import torch
 
 from groundup.generation.engine import Sampling, generate
 from groundup.model import folder
-from groundup.model.decoder import Scorer
+from groundup.model.decoder import RewardModel
 from groundup.posttraining.batches import collate, row_of
 from groundup.posttraining.reward import rewards
 from groundup.tokenizer.chat import render
@@ -93,10 +93,10 @@ def test_one_step_has_the_same_gradients(saved, shape):
 
 @torch.no_grad()
 def test_the_reward_model_is_their_sequence_classifier(toy_decoder, toy_tokenizer, tmp_path):
-    scorer = Scorer(toy_decoder(vocab_size=toy_tokenizer.size).config)
+    reward_model = RewardModel(toy_decoder(vocab_size=toy_tokenizer.size).config)
     backbone = toy_decoder(seed=3, vocab_size=toy_tokenizer.size)
-    scorer.model.load_state_dict(backbone.model.state_dict())
-    folder.save(tmp_path, scorer, toy_tokenizer, chat=True)
+    reward_model.model.load_state_dict(backbone.model.state_dict())
+    folder.save(tmp_path, reward_model, toy_tokenizer, chat=True)
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float32).eval()
     assert theirs.config.num_labels == 1
     rows = [row_of(toy_tokenizer, "what", text) for text in ("path", "the file returns it " * 2, "", "def")]
@@ -106,7 +106,7 @@ def test_the_reward_model_is_their_sequence_classifier(toy_decoder, toy_tokenize
     attention = (torch.arange(whole.shape[1]) < lengths[:, None]).long()
     expected = theirs(whole, attention_mask=attention).logits
     assert expected.shape == (4, 1)
-    assert (rewards(scorer, batch) - expected[:, 0]).abs().max() < 1e-4
+    assert (rewards(reward_model, batch) - expected[:, 0]).abs().max() < 1e-4
 
 
 @shapes

@@ -51,15 +51,15 @@ def policy(toy_decoder, toy_tokenizer):
 
 
 @pytest.fixture(scope="module")
-def scorer(policy):
+def reward_model(policy):
     return from_policy(policy, seed=2)
 
 
 @pytest.fixture(scope="module")
-def folders(policy, scorer, toy_decoder, toy_tokenizer, tmp_path_factory):
+def folders(policy, reward_model, toy_decoder, toy_tokenizer, tmp_path_factory):
     path = tmp_path_factory.mktemp("folders")
     reference = toy_decoder(seed=5, vocab_size=toy_tokenizer.size, max_position_embeddings=128)
-    for name, model in (("sft", policy), ("reference", reference), ("reward", scorer)):
+    for name, model in (("sft", policy), ("reference", reference), ("reward", reward_model)):
         folder.save(path / name, model, toy_tokenizer, chat=True)
     return path
 
@@ -93,11 +93,11 @@ def next_token_loss(model: Decoder, tokenizer, some):
 
 
 @torch.no_grad()
-def test_their_classifier_gives_our_rewards(scorer, folders, toy_tokenizer):
+def test_their_classifier_gives_our_rewards(reward_model, folders, toy_tokenizer):
     path = folders / "reward"
     tokenizer, theirs = transformers.AutoTokenizer.from_pretrained(path), classifier(path)
     assert theirs.config.pad_token_id == toy_tokenizer.pad != theirs.config.eos_token_id
-    ours = score_rows(scorer, toy_tokenizer, [rows.conversation(toy_tokenizer, {"messages": c}) for c in CONVERSATIONS])
+    ours = score_rows(reward_model, toy_tokenizer, [rows.conversation(toy_tokenizer, {"messages": c}) for c in CONVERSATIONS])
     alone = [theirs(**tokenizer.apply_chat_template(c, return_tensors="pt", return_dict=True)) for c in CONVERSATIONS]
     assert [found.logits.item() for found in alone] == pytest.approx(ours.tolist(), abs=CLOSE)
     assert ours.std() > 0.1
@@ -157,14 +157,14 @@ def labelled():
 
 
 @pytest.mark.parametrize("examples", [PAIRS, labelled()], ids=["without a margin", "labelled"])
-def test_the_first_loss_of_the_reward_model(scorer, folders, toy_tokenizer, tmp_path, examples):
+def test_the_first_loss_of_the_reward_model(reward_model, folders, toy_tokenizer, tmp_path, examples):
     path = folders / "reward"
     read = [rows.pair(toy_tokenizer, row) for row in examples]
     batch = collate([pair[side] for side in (0, 1) for pair in read], toy_tokenizer.pad, CPU)
     margins = torch.tensor([margin for *_, margin in read])
     with torch.no_grad():
-        loss, _ = bradley_terry(scorer, batch | {"margin": margins})
-        without, _ = bradley_terry(scorer, batch)
+        loss, _ = bradley_terry(reward_model, batch | {"margin": margins})
+        without, _ = bradley_terry(reward_model, batch)
     found = first_step("Reward", classifier(path), examples, path, tmp_path, center_rewards_coefficient=0.01)
     assert found["loss"] == pytest.approx(loss.item(), abs=CLOSE)
     if "margin" in examples[0]:

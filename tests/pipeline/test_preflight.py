@@ -49,10 +49,8 @@ def test_a_whole_corpus_passes_every_check(tmp_path):
     [
         (preflight.evaluation, [("u", "docs", "train", PROSE)], {}, "none of 0 held-out documents"),
         (preflight.evaluation, WHOLE, {"evaluation": {"held_out_kb": 1}}, "fits 1 kB"),
-        (preflight.evaluation, [("u", "docs", "held_out", "a b c")], {}, "no plain sentence"),
-        (preflight.evaluation, [("u", "docs", "held_out", PROSE)], {}, "no documented Python source is held out"),
-        (preflight.sft, [("u", "docs", "train", PROSE * 99)], {}, "no questions for train and preference and held_out"),
-        (preflight.base_has_text, [("u", "docs", "train", "a" * 100)], {}, "do not fill one row of base.context = 512"),
+        (preflight.sft, [("u", "docs", "train", PROSE * 99)], {"dpo": {"data": "a"}}, "dpo.data is given, but no model"),
+        (preflight.base_has_text, [("u", "docs", "train", "a" * 100)], {}, "do not fill one row of base.context_length = 512"),
         (preflight.base_has_text, [("u", "docs", "held_out", PROSE * 99)], {}, "do not fill one row"),
         (preflight.base_has_text, WHOLE, {"mixture": {"weights": {"docs": 1.0, "code": 1.0}}}, "of domain 'code'"),
     ],
@@ -72,8 +70,14 @@ def test_answers_that_cannot_fit_are_said_after_the_tokenizer(tmp_path, toy_toke
     preflight.sft_answers_fit(recipe(sft={"max_answer_tokens": 400}), inputs)
     with pytest.raises(UserError, match=r"sft\.max_answer_tokens = 1 "):
         preflight.sft_answers_fit(recipe(sft={"max_answer_tokens": 1}), inputs)
-    with pytest.raises(UserError, match=r"none of \d+ held_out questions has at most 8 tokens, as base\.context leaves"):
-        preflight.sft_answers_fit(recipe(base={"context": 16}), inputs)
+    with pytest.raises(UserError, match=r"none of \d+ held_out questions has at most 8 tokens, as base\.context_length leaves"):
+        preflight.sft_answers_fit(recipe(base={"context_length": 16}), inputs)
+
+
+def test_what_evaluation_goes_without_is_said(tmp_path, capsys):
+    preflight.evaluation(recipe(), {"corpus": corpus(tmp_path, [("u", "docs", "held_out", "a b c")]) / "corpus"})
+    err = capsys.readouterr().err
+    assert "goes without sentence pairs: no plain sentence" in err and "goes without multiple choice: no documented" in err
 
 
 @pytest.mark.parametrize(
@@ -82,7 +86,7 @@ def test_answers_that_cannot_fit_are_said_after_the_tokenizer(tmp_path, toy_toke
         ({"start_from": "m"}, "set tokenizer.folder = 'm'"),
         ({"architecture": "experts", "experts": 2, "experts_per_token": 3}, "3 of 2 experts"),
         ({"architecture": "patches"}, "tokenizer.vocabulary = 260"),
-        ({"long_context": 512}, "no longer than base.context = 512"),
+        ({"long_context": 512}, "no longer than base.context_length = 512"),
         ({"long_context": 1024, "architecture": "lstm"}, "not lstm"),
     ],
 )

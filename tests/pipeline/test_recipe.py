@@ -35,8 +35,9 @@ def refused(path, *overrides):
         ("vocabulary = 400\n" + PAGES, "unknown key vocabulary; did you mean tokenizer.vocabulary?"),
         (PAGES + "[sft]\nbeta = 0.2\n", "unknown key sft.beta; did you mean dpo.beta?"),
         (PAGES + "[base.mixture]\nmax_repeats = 2\n", "unknown key base.mixture; did you mean mixture?"),
+        (PAGES + "[base]\ncontext = 64\n", "unknown key base.context: it is called base.context_length now"),
         (PAGES + "max_mbs = 3\n", "did you mean pages.sources.max_mb?"),
-        (PAGES + "[dpo]\nzzzzzz = 3\n", "unknown key dpo.zzzzzz; known here: beta, epochs, batch_pairs, learning_rate"),
+        (PAGES + "[dpo]\nzzzzzz = 3\n", "unknown key dpo.zzzzzz; known here: data, beta, epochs, batch_pairs, learning_rate"),
     ],
 )
 def test_unknown_key_is_refused_with_the_nearest_known_one(tmp_path, text, expected):
@@ -53,7 +54,7 @@ def test_unknown_key_is_refused_with_the_nearest_known_one(tmp_path, text, expec
         ("base.depth=4.0", "base.depth = 4.0"),
         ("base.depth=true", "base.depth = True"),
         ("base.depth=0", "base.depth = 0"),
-        ("base.context=15", "base.context = 15"),
+        ("base.context_length=15", "base.context_length = 15"),
         ("tokenizer.vocabulary=259", "tokenizer.vocabulary = 259"),
         ("corpus.held_out=1.5", "corpus.held_out = 1.5"),
         ("dpo.beta=0", "dpo.beta = 0"),
@@ -106,7 +107,7 @@ def test_overrides(minimal):
     assert recipe.name == "my word" and recipe.seed == 3
     assert recipe.annotations.quality_positives == ["a", "b"] and recipe.annotations.language == "de=at"
     assert recipe.mixture.weights == {"reference": 1.0}
-    assert recipe.base.context == load(minimal).base.context
+    assert recipe.base.context_length == load(minimal).base.context_length
 
 
 @pytest.mark.parametrize(
@@ -138,11 +139,11 @@ def test_override_equals_the_same_value_in_the_file(minimal, depth, share, words
     quoted = "[" + ", ".join('"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"' for word in words) + "]"
     path = minimal.with_name("same.toml")
     path.write_text(
-        f'name = "minimal"\n{PAGES}exclude = {quoted}\n[base]\ndepth = {depth}\nanneal_share = {share!r}\n', "utf-8"
+        f'name = "minimal"\n{PAGES}exclude = {quoted}\n[base]\ndepth = {depth}\ndecay_fraction = {share!r}\n', "utf-8"
     )
     source = f"{{source = 'topics:', domain = 'reference', exclude = {quoted}}}"
     assert load(path) == load(
-        minimal, [f"base.depth={depth}", f"base.anneal_share={share!r}", f"pages.sources=[{source}]"]
+        minimal, [f"base.depth={depth}", f"base.decay_fraction={share!r}", f"pages.sources=[{source}]"]
     )
 
 

@@ -22,7 +22,7 @@ def recipe(seed=0, **sections):
     return Recipe.model_validate({"name": "toy", "seed": seed, "pages": PAGES, **sections})
 
 
-class Road:
+class ToyPipeline:
     """Four toy stages: tokenizer -> base -> sft, and dpo on the tokenizer only.
 
     The tokenizer writes its vocabulary in hundreds, so that 400 and 440 give the same artifact.
@@ -74,7 +74,7 @@ class Road:
     def run(self, **changes):
         return Run(self.folder, recipe(**changes), self.stages)
 
-    def walk(self, **changes):
+    def execute_all(self, **changes):
         """Names of the stages that were made."""
         self.made = []
         self.run(**changes).execute()
@@ -83,33 +83,37 @@ class Road:
     def plan(self, **changes):
         return {step.step.name: (step.state, step.reason) for step in self.run(**changes).plan()}
 
+    def times(self):
+        files = (path for path in self.folder.rglob("*") if path.name not in (".lock", "log.txt"))
+        return {path: path.stat().st_mtime_ns for path in files}
+
     def artifacts(self):
         return {
             path.relative_to(self.folder).as_posix(): path.read_text()
             for path in sorted(self.folder.rglob("*.txt"))
-            if path.is_file()
+            if path.is_file() and path.name != "log.txt"
         }
 
 
 @pytest.fixture
-def road(tmp_path):
-    return Road(tmp_path / "run")
+def pipeline(tmp_path):
+    return ToyPipeline(tmp_path / "run")
 
 
 ALL = ["tokenizer", "base", "sft", "dpo"]
 
 
-def test_what_is_done_is_not_done_again(road):
-    assert road.walk() == ALL
-    before = {path: path.stat().st_mtime_ns for path in road.folder.rglob("*") if path.name != ".lock"}
-    assert road.walk() == []
-    assert before == {path: path.stat().st_mtime_ns for path in road.folder.rglob("*") if path.name != ".lock"}
-    assert {state for state, _ in road.plan().values()} == {"done"}
+def test_what_is_done_is_not_done_again(pipeline):
+    assert pipeline.execute_all() == ALL
+    before = pipeline.times()
+    assert pipeline.execute_all() == []
+    assert before == pipeline.times()
+    assert {state for state, _ in pipeline.plan().values()} == {"done"}
 
 
-def test_the_manifest_tells_everything(road):
-    manifests = road.run(base={"depth": 3}).execute()
-    stored = json.loads((road.folder / "base" / "stage.json").read_text())
+def test_the_manifest_tells_everything(pipeline):
+    manifests = pipeline.run(base={"depth": 3}).execute()
+    stored = json.loads((pipeline.folder / "base" / "stage.json").read_text())
     assert stored == manifests["base"]
     assert stored["stage"] == "base" and stored["results"] == {"loss": 1 / 3}
     assert stored["key"]["recipe"]["base"]["depth"] == 3 and stored["key"]["recipe"].keys() == {
@@ -121,46 +125,46 @@ def test_the_manifest_tells_everything(road):
     assert stored["outputs"].keys() == {"deep/model.txt"}
     assert {"groundup", "python", "torch", "numpy"} <= stored["versions"].keys()
     assert stored["machine"] == machine()
-    assert sorted(path.name for path in (road.folder / "base").iterdir()) == ["deep", "stage.json"]
-    assert open_stage(road.folder, "base") == road.folder / "base"
+    assert sorted(path.name for path in (pipeline.folder / "base").iterdir()) == ["deep", "stage.json"]
+    assert open_stage(pipeline.folder, "base") == pipeline.folder / "base"
 
 
-def test_a_change_redoes_only_what_depends_on_it(road):
-    road.walk()
-    assert road.walk(base={"depth": 5}) == ["base", "sft"]
-    assert (road.folder / "sft" / "model.txt").read_text() == "40 x 5 tuned"
-    assert road.walk(base={"depth": 5}, dpo={"beta": 0.3}) == ["dpo"]
-    assert road.walk(base={"depth": 5}, mixture={"max_repeats": 2}) == ["base", "dpo"]  # same model: sft is kept
-    assert road.walk(base={"depth": 5}, mixture={"max_repeats": 2}, ppo={"clip": 0.1}) == []
-    assert road.walk(seed=1) == ALL
+def test_a_change_redoes_only_what_depends_on_it(pipeline):
+    pipeline.execute_all()
+    assert pipeline.execute_all(base={"depth": 5}) == ["base", "sft"]
+    assert (pipeline.folder / "sft" / "model.txt").read_text() == "40 x 5 tuned"
+    assert pipeline.execute_all(base={"depth": 5}, dpo={"beta": 0.3}) == ["dpo"]
+    assert pipeline.execute_all(base={"depth": 5}, mixture={"max_repeats": 2}) == ["base", "dpo"]  # same model: sft is kept
+    assert pipeline.execute_all(base={"depth": 5}, mixture={"max_repeats": 2}, ppo={"clip": 0.1}) == []
+    assert pipeline.execute_all(seed=1) == ALL
 
 
-def test_the_same_result_stops_the_chain(road):
-    road.walk(tokenizer={"vocabulary": 400})
-    assert road.walk(tokenizer={"vocabulary": 440}) == ["tokenizer"]
-    assert road.walk(tokenizer={"vocabulary": 500}) == ALL
+def test_the_same_result_stops_the_chain(pipeline):
+    pipeline.execute_all(tokenizer={"vocabulary": 400})
+    assert pipeline.execute_all(tokenizer={"vocabulary": 440}) == ["tokenizer"]
+    assert pipeline.execute_all(tokenizer={"vocabulary": 500}) == ALL
 
 
-def test_threads_and_name_do_not_redo_anything(road):
-    road.walk()
-    assert Run(road.folder, recipe().model_copy(update={"threads": 7, "name": "x"}), road.stages).plan()[0].state == (
+def test_threads_and_name_do_not_redo_anything(pipeline):
+    pipeline.execute_all()
+    assert Run(pipeline.folder, recipe().model_copy(update={"threads": 7, "name": "x"}), pipeline.stages).plan()[0].state == (
         "done"
     )
 
 
-def test_the_plan_gives_reasons_and_writes_nothing(road):
-    assert road.plan() == dict.fromkeys(ALL, ("make", "not made yet"))
-    assert not road.folder.exists()
-    road.walk()
-    plan = road.plan(tokenizer={"vocabulary": 500}, dpo={"beta": 0.3, "epochs": 2})
+def test_the_plan_gives_reasons_and_writes_nothing(pipeline):
+    assert pipeline.plan() == dict.fromkeys(ALL, ("make", "not made yet"))
+    assert not pipeline.folder.exists()
+    pipeline.execute_all()
+    plan = pipeline.plan(tokenizer={"vocabulary": 500}, dpo={"beta": 0.3, "epochs": 2})
     assert plan["tokenizer"] == ("make", "tokenizer.vocabulary: 4096 -> 500")
     assert plan["base"] == ("check", "made again if tokenizer comes out different")
     assert plan["sft"] == ("check", "made again if base comes out different")
     assert plan["dpo"] == ("make", "dpo.beta: 0.1 -> 0.3; dpo.epochs: 1 -> 2")
-    road.failing = {"base"}
+    pipeline.failing = {"base"}
     with pytest.raises(RuntimeError):
-        road.walk(tokenizer={"vocabulary": 500})
-    plan = road.plan(tokenizer={"vocabulary": 500})
+        pipeline.execute_all(tokenizer={"vocabulary": 500})
+    plan = pipeline.plan(tokenizer={"vocabulary": 500})
     assert plan["tokenizer"][0] == "done"
     assert plan["base"] == ("make", "tokenizer changed") and plan["dpo"] == ("make", "tokenizer changed")
 
@@ -179,68 +183,68 @@ changes = st.fixed_dictionaries(
 @settings(max_examples=25)
 @given(st.lists(st.tuples(changes, st.sampled_from(["", *ALL])), min_size=2, max_size=4))
 def test_the_plan_is_what_happens_and_the_result_is_that_of_a_fresh_run(tmp_path_factory, history):
-    road = Road(tmp_path_factory.mktemp("history") / "run")
+    pipeline = ToyPipeline(tmp_path_factory.mktemp("history") / "run")
     for change, failing in history:
-        plan, road.failing = road.plan(**change), {failing}
+        plan, pipeline.failing = pipeline.plan(**change), {failing}
         try:
-            road.walk(**change)
+            pipeline.execute_all(**change)
         except RuntimeError:
             # Everything before the failing stage was made as planned, the stage itself is not there as made.
-            assert road.made[-1] == failing
-            road.failing = set()
-            road.walk(**change)
+            assert pipeline.made[-1] == failing
+            pipeline.failing = set()
+            pipeline.execute_all(**change)
         else:
             for name, (state, _) in plan.items():
-                assert state == "check" or (state == "make") == (name in road.made)
-    fresh = Road(tmp_path_factory.mktemp("fresh") / "run")
-    fresh.walk(**history[-1][0])
-    assert road.artifacts() == fresh.artifacts()
+                assert state == "check" or (state == "make") == (name in pipeline.made)
+    fresh = ToyPipeline(tmp_path_factory.mktemp("fresh") / "run")
+    fresh.execute_all(**history[-1][0])
+    assert pipeline.artifacts() == fresh.artifacts()
 
 
-def test_an_exception_leaves_no_finished_folder(road):
-    road.failing = {"base"}
+def test_an_exception_leaves_no_finished_folder(pipeline):
+    pipeline.failing = {"base"}
     with pytest.raises(RuntimeError, match="base fails"):
-        road.walk()
-    assert road.made == ["tokenizer", "base"]
-    assert (road.folder / "tokenizer" / "stage.json").exists()
-    assert not (road.folder / "base").exists() and not (road.folder / "sft").exists()
+        pipeline.execute_all()
+    assert pipeline.made == ["tokenizer", "base"]
+    assert (pipeline.folder / "tokenizer" / "stage.json").exists()
+    assert not (pipeline.folder / "base").exists() and not (pipeline.folder / "sft").exists()
     with pytest.raises(UserError, match="no finished stage 'base'"):
-        open_stage(road.folder, "base")
-    assert road.plan()["base"] == ("make", "resumes where it was interrupted")
+        open_stage(pipeline.folder, "base")
+    assert pipeline.plan()["base"] == ("make", "resumes where it was interrupted")
 
 
-def test_partial_work_is_kept_for_the_same_inputs_and_wiped_for_others(road):
-    road.failing = {"base"}
-    log = road.folder / "base.partial" / "attempts.log"
+def test_partial_work_is_kept_for_the_same_inputs_and_wiped_for_others(pipeline):
+    pipeline.failing = {"base"}
+    log = pipeline.folder / "base.partial" / "attempts.log"
     for attempts in (1, 2):
         with pytest.raises(RuntimeError):
-            road.walk()
+            pipeline.execute_all()
         assert log.read_text() == "begun\n" * attempts
     with pytest.raises(RuntimeError):
-        road.walk(base={"depth": 9})
+        pipeline.execute_all(base={"depth": 9})
     assert log.read_text() == "begun\n"
     with pytest.raises(RuntimeError):
-        road.walk(base={"depth": 9}, tokenizer={"vocabulary": 500})  # other inputs, same section
+        pipeline.execute_all(base={"depth": 9}, tokenizer={"vocabulary": 500})  # other inputs, same section
     assert log.read_text() == "begun\n"
     (log.parent / "key.json").write_text('{"recipe": ')
     with pytest.raises(RuntimeError):
-        road.walk(base={"depth": 9}, tokenizer={"vocabulary": 500})
+        pipeline.execute_all(base={"depth": 9}, tokenizer={"vocabulary": 500})
     assert log.read_text() == "begun\n"
-    road.failing = set()
-    assert road.walk(base={"depth": 9}, tokenizer={"vocabulary": 500}) == ["base", "sft", "dpo"]
-    assert not list(road.folder.glob("*.partial"))
+    pipeline.failing = set()
+    assert pipeline.execute_all(base={"depth": 9}, tokenizer={"vocabulary": 500}) == ["base", "sft", "dpo"]
+    assert not list(pipeline.folder.glob("*.partial"))
 
 
-def test_the_old_artifact_stays_until_the_new_one_is_whole(road):
-    road.walk()
-    road.failing = {"base"}
+def test_the_old_artifact_stays_until_the_new_one_is_whole(pipeline):
+    pipeline.execute_all()
+    pipeline.failing = {"base"}
     with pytest.raises(RuntimeError):
-        road.walk(base={"depth": 5})
-    assert (road.folder / "base" / "deep" / "model.txt").read_text() == "40 x 4"
-    assert road.walk() == []
+        pipeline.execute_all(base={"depth": 5})
+    assert (pipeline.folder / "base" / "deep" / "model.txt").read_text() == "40 x 4"
+    assert pipeline.execute_all() == []
 
 
-def test_seconds_add_up_over_attempts(road, monkeypatch):
+def test_seconds_add_up_over_attempts(pipeline, monkeypatch):
     class Clock:
         now = 0.0
 
@@ -249,12 +253,12 @@ def test_seconds_add_up_over_attempts(road, monkeypatch):
             return self.now
 
     monkeypatch.setattr(groundup.pipeline.run, "time", Clock())
-    road.failing = {"tokenizer"}
+    pipeline.failing = {"tokenizer"}
     for _ in range(2):
         with pytest.raises(RuntimeError):
-            road.walk()
-    road.failing = set()
-    assert road.run().execute()["tokenizer"]["seconds"] == 15
+            pipeline.execute_all()
+    pipeline.failing = set()
+    assert pipeline.run().execute()["tokenizer"]["seconds"] == 15
 
 
 class Crash(BaseException):
@@ -263,8 +267,8 @@ class Crash(BaseException):
 
 def test_a_kill_at_any_moment_is_survived(tmp_path, monkeypatch):
     """Crash before and after every change of the file system, and again during the recovery; then run to the end."""
-    expected = Road(tmp_path / "expected")
-    expected.walk(base={"depth": 5})
+    expected = ToyPipeline(tmp_path / "expected")
+    expected.execute_all(base={"depth": 5})
     countdown = 0
 
     def crashing(function):
@@ -292,86 +296,86 @@ def test_a_kill_at_any_moment_is_survived(tmp_path, monkeypatch):
     crashes, moment = 0, 0
     while crashes == moment:
         moment += 1
-        road = Road(tmp_path / f"run{moment}")
+        pipeline = ToyPipeline(tmp_path / f"run{moment}")
         countdown = 0
-        road.walk()
+        pipeline.execute_all()
         countdown = moment
         try:
-            road.walk(base={"depth": 5})
+            pipeline.execute_all(base={"depth": 5})
         except Crash:
             crashes += 1
             countdown = moment // 2 + 1
             with suppress(Crash):
-                road.walk(base={"depth": 5})
+                pipeline.execute_all(base={"depth": 5})
         countdown = 0
-        road.walk(base={"depth": 5})
-        assert road.artifacts() == expected.artifacts(), f"killed at moment {moment}"
-        assert not list(road.folder.glob("*.partial")), f"killed at moment {moment}"
-        assert road.walk(base={"depth": 5}) == []
+        pipeline.execute_all(base={"depth": 5})
+        assert pipeline.artifacts() == expected.artifacts(), f"killed at moment {moment}"
+        assert not list(pipeline.folder.glob("*.partial")), f"killed at moment {moment}"
+        assert pipeline.execute_all(base={"depth": 5}) == []
     assert crashes > 30
 
 
-def test_a_kill_between_the_manifest_and_the_rename_is_finished(road):
-    road.walk()
-    (road.folder / "base").rename(road.folder / "base.partial")
-    assert road.walk() == []
-    assert (road.folder / "base" / "stage.json").exists() and not (road.folder / "base.partial").exists()
+def test_a_kill_between_the_manifest_and_the_rename_is_finished(pipeline):
+    pipeline.execute_all()
+    (pipeline.folder / "base").rename(pipeline.folder / "base.partial")
+    assert pipeline.execute_all() == []
+    assert (pipeline.folder / "base" / "stage.json").exists() and not (pipeline.folder / "base.partial").exists()
 
 
-def test_a_kill_while_the_old_artifact_was_taken_away_is_finished(road):
-    road.walk()
-    shutil.copytree(road.folder / "base", road.folder / "base.partial")
-    (road.folder / "base" / "stage.json").unlink()
-    (road.folder / "base" / "deep" / "model.txt").unlink()
-    assert road.walk() == []
-    assert (road.folder / "base" / "deep" / "model.txt").read_text() == "40 x 4"
-    assert not (road.folder / "base.partial").exists()
+def test_a_kill_while_the_old_artifact_was_taken_away_is_finished(pipeline):
+    pipeline.execute_all()
+    shutil.copytree(pipeline.folder / "base", pipeline.folder / "base.partial")
+    (pipeline.folder / "base" / "stage.json").unlink()
+    (pipeline.folder / "base" / "deep" / "model.txt").unlink()
+    assert pipeline.execute_all() == []
+    assert (pipeline.folder / "base" / "deep" / "model.txt").read_text() == "40 x 4"
+    assert not (pipeline.folder / "base.partial").exists()
 
 
-def test_the_plan_knows_a_stage_that_only_waits_for_its_rename(road):
-    road.walk()
-    (road.folder / "dpo").rename(road.folder / "dpo.partial")
-    assert road.plan()["dpo"][0] == "done"
+def test_the_plan_knows_a_stage_that_only_waits_for_its_rename(pipeline):
+    pipeline.execute_all()
+    (pipeline.folder / "dpo").rename(pipeline.folder / "dpo.partial")
+    assert pipeline.plan()["dpo"][0] == "done"
 
 
 @pytest.mark.parametrize("harm", ["altered", "missing"])
-def test_altered_output_is_named(road, harm):
-    road.walk()
-    path = road.folder / "base" / "deep" / "model.txt"
+def test_altered_output_is_named(pipeline, harm):
+    pipeline.execute_all()
+    path = pipeline.folder / "base" / "deep" / "model.txt"
     if harm == "altered":
         path.write_text("40 x 5")
     else:
         path.unlink()
     with pytest.raises(UserError) as caught:
-        road.walk()
+        pipeline.execute_all()
     message = str(caught.value)
     assert str(path) in message and harm in message and "delete" in message and len(message.splitlines()) == 1
-    assert road.made == []
-    shutil.rmtree(road.folder / "base")  # as the message says
-    assert road.walk() == ["base"]  # comes out the same: sft stays
+    assert pipeline.made == []
+    shutil.rmtree(pipeline.folder / "base")  # as the message says
+    assert pipeline.execute_all() == ["base"]  # comes out the same: sft stays
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"stage": "base"', b"\xff\xfe", b'{"stage": "base"}'])
-def test_damaged_manifest_is_a_user_error(road, damage):
-    road.walk()
-    (road.folder / "base" / "stage.json").write_bytes(damage)
-    for act in (road.plan, road.walk):
+def test_damaged_manifest_is_a_user_error(pipeline, damage):
+    pipeline.execute_all()
+    (pipeline.folder / "base" / "stage.json").write_bytes(damage)
+    for act in (pipeline.plan, pipeline.execute_all):
         with pytest.raises(UserError, match=r"base/stage\.json"):
             act()
 
 
-def test_two_runs_cannot_work_in_the_same_folder(road):
-    road.walk()
+def test_two_runs_cannot_work_in_the_same_folder(pipeline):
+    pipeline.execute_all()
     hold = (
         "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); "
         "sys.stdin.read()"
     )
-    command = [sys.executable, "-c", hold, str(road.folder / ".lock")]
+    command = [sys.executable, "-c", hold, str(pipeline.folder / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(UserError, match="another groundup run is working"):
-            road.walk(base={"depth": 5})
-        assert road.made == [] and not list(road.folder.glob("*.partial"))
-        assert road.plan()["base"][0] == "done"  # looking is allowed
+            pipeline.execute_all(base={"depth": 5})
+        assert pipeline.made == [] and not list(pipeline.folder.glob("*.partial"))
+        assert pipeline.plan()["base"][0] == "done"  # looking is allowed
         other.kill()
-    assert road.walk(base={"depth": 5}) == ["base", "sft"]  # the lock dies with its holder
+    assert pipeline.execute_all(base={"depth": 5}) == ["base", "sft"]  # the lock dies with its holder

@@ -61,8 +61,8 @@ def rewrite(folder):
     ],
 )
 def test_a_source_that_changed_is_noticed(tmp_path, folder, change):
-    road = steps.STANDARD[:1]
-    run = Run(tmp_path / "run", recipe([local(folder)]), road)
+    pipeline = steps.STANDARD[:1]
+    run = Run(tmp_path / "run", recipe([local(folder)]), pipeline)
     run.execute()
     assert [step.state for step in run.plan()] == ["done"]
     change(folder)
@@ -98,7 +98,7 @@ def test_an_input_that_changes_while_it_is_read_is_said(tmp_path):
         return {}
 
     run = Run(tmp_path / "run", recipe(), (Step("corpus", (), make, files=lambda recipe: [given]),))
-    with pytest.raises(UserError, match=r"given\.txt changed while stage corpus read it"):
+    with pytest.raises(UserError, match=r"given\.txt changed while step corpus read it"):
         run.execute()
     assert not (tmp_path / "run" / "corpus").exists()
 
@@ -128,12 +128,12 @@ def test_pages_are_the_same_whenever_they_were_fetched(tmp_path, monkeypatch):
 
 
 def test_pages_made_again_to_the_same_pages_redo_nothing(tmp_path, folder):
-    road, source = steps.STANDARD[:2], [local(folder)]
-    before = Run(tmp_path / "run", recipe(source), road).execute()
+    pipeline, source = steps.STANDARD[:2], [local(folder)]
+    before = Run(tmp_path / "run", recipe(source), pipeline).execute()
     shutil.rmtree(tmp_path / "run" / "pages")
     (folder / "._ignored.pdf").write_bytes(b"%PDF")  # another key, the same pages
     stamp = (tmp_path / "run" / "annotations" / "stage.json").stat().st_mtime_ns
-    after = Run(tmp_path / "run", recipe(source), road).execute()
+    after = Run(tmp_path / "run", recipe(source), pipeline).execute()
     assert after["pages"]["digest"] == before["pages"]["digest"]
     assert (tmp_path / "run" / "annotations" / "stage.json").stat().st_mtime_ns == stamp
 
@@ -173,18 +173,18 @@ def test_sources_that_were_finished_are_taken_over_unless_damaged(tmp_path, fold
 def test_shards_that_were_damaged_are_measured_again(tmp_path, folder, monkeypatch):
     from groundup.corpus.annotate import corpus_pass
 
-    road = steps.STANDARD[:2]
-    expected = Run(tmp_path / "whole", recipe([local(folder)]), road).execute()["annotations"]
+    pipeline = steps.STANDARD[:2]
+    expected = Run(tmp_path / "whole", recipe([local(folder)]), pipeline).execute()["annotations"]
     with monkeypatch.context() as patched:
         patched.setattr(corpus_pass, "join", lambda *_: (_ for _ in ()).throw(Cut()))
         with pytest.raises(Cut):
-            Run(tmp_path / "run", recipe([local(folder)]), road).execute()
+            Run(tmp_path / "run", recipe([local(folder)]), pipeline).execute()
     (shard,) = (tmp_path / "run" / "annotations.partial" / "pass1").glob("*.arrow")
     content = bytearray(shard.read_bytes())
     place = content.index(b"little model number 1")
     content[place] ^= 2
     shard.write_bytes(content)
-    made = Run(tmp_path / "run", recipe([local(folder)]), road).execute()["annotations"]
+    made = Run(tmp_path / "run", recipe([local(folder)]), pipeline).execute()["annotations"]
     assert made["outputs"] == expected["outputs"] and made["results"] == expected["results"]
 
 
@@ -274,11 +274,11 @@ def test_what_was_made_before_from_outside_is_checked_too(tmp_path):
     """A stage of another run that is given as a source, a tokenizer or a model."""
     Run(tmp_path / "other", recipe(), two_stages()).execute()
     made = tmp_path / "other" / "first" / "a.txt"
-    road = (Step("corpus", (), copying(made), files=lambda recipe: [made]),)
-    Run(tmp_path / "run", recipe(), road).execute()
+    pipeline = (Step("corpus", (), copying(made), files=lambda recipe: [made]),)
+    Run(tmp_path / "run", recipe(), pipeline).execute()
     made.write_text("flipped")
     with pytest.raises(UserError, match=r"a\.txt was altered since stage first made it"):
-        Run(tmp_path / "again", recipe(), road).execute()
+        Run(tmp_path / "again", recipe(), pipeline).execute()
 
 
 def test_folders_are_told_apart_by_names_and_contents(tmp_path):

@@ -61,7 +61,7 @@ def test_two_of_a_kind_each_with_settings_and_inputs():
     assert names(found) == [*NAMES, "deep", "sft-deep", "report"]
     assert sources(found, "sft-deep") == {"corpus": "corpus", "tokenizer": "tokenizer", "base": "deep"}
     deep, sft = steps.steps_of(found)[-3:-1]
-    assert (deep.recipe.base.depth, found.base.depth, deep.recipe.base.context) == (6, 4, found.base.context)
+    assert (deep.recipe.base.depth, found.base.depth, deep.recipe.base.context_length) == (6, 4, found.base.context_length)
     assert (sft.recipe.sft.learning_rate, sft.recipe.sft.epochs) == (1e-4, found.sft.epochs)
 
 
@@ -137,3 +137,15 @@ def test_a_folder_given_counts_by_its_content(tmp_path, monkeypatch):
     missing = recipe(given={"corpus": str(tmp_path / "none")})
     with pytest.raises(UserError, match="no such file, which step base needs"):
         Run(tmp_path / "other", missing, steps.steps_of(missing)).plan()
+
+
+def test_own_data_take_the_place_of_a_corpus_and_of_preferences():
+    own = ["sft.data=a.jsonl", "reward.data=b.jsonl", "dpo.data=b.jsonl"]
+    assert names(recipe(own, pages=PAGES)) == [*(name for name in NAMES if name != "preferences"), "report"]
+    assert names(recipe(own[:2], pages=PAGES)) == [*NAMES, "report"]
+    found = recipe(own, given={"base": "/data/qwen"})
+    assert names(found) == ["sft", "reward", "dpo", "ppo", "report"]
+    assert sources(found, "sft") == {"tokenizer": "/data/qwen", "base": "/data/qwen"}
+    assert sources(found, "dpo") == {"tokenizer": "/data/qwen", "sft": "sft"}
+    assert names(recipe(own[2:], given={"sft": "/data/chat"}))[-2:] == ["ppo", "report"]
+    assert sources(recipe(own[2:], given={"sft": "/data/chat"}), "dpo") == {"tokenizer": "/data/chat", "sft": "/data/chat"}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from groundup.core.errors import UserError
 from groundup.posttraining.batches import collate, row_of
 from groundup.posttraining.config import DpoConfig
-from groundup.posttraining.dpo import optimise, preference_loss, sequence_log_probability
+from groundup.posttraining.dpo import preference_loss, sequence_log_probability, train
 
 CPU = torch.device("cpu")
 PAIRS = [
@@ -71,7 +71,7 @@ def test_an_answer_is_worth_the_sum_of_its_tokens_and_of_its_end(policy, toy_tok
 def test_training_begins_at_ln_2_and_prefers_the_chosen(policy, toy_tokenizer, tmp_path):
     before = {side: answers(policy, toy_tokenizer, side) for side in ("chosen", "rejected")}
     settings = DpoConfig(epochs=10, batch_pairs=4, learning_rate=1e-3, beta=0.3)
-    assert optimise(policy, toy_tokenizer, PAIRS, settings, torch.float32, tmp_path, seed=0) == 20
+    assert train(policy, toy_tokenizer, PAIRS, settings, torch.float32, tmp_path, seed=0) == 20
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert rows[0]["reward_chosen"] == pytest.approx(0, abs=1e-5)
@@ -82,14 +82,14 @@ def test_training_begins_at_ln_2_and_prefers_the_chosen(policy, toy_tokenizer, t
 
 def test_no_pairs(policy, toy_tokenizer, tmp_path):
     with pytest.raises(UserError, match="dpo: no preference pairs"):
-        optimise(policy, toy_tokenizer, [], DpoConfig(), torch.float32, tmp_path, seed=0)
+        train(policy, toy_tokenizer, [], DpoConfig(), torch.float32, tmp_path, seed=0)
 
 
 def test_held_out_pairs_are_measured_while_it_trains(policy, toy_tokenizer, tmp_path):
     seen, unseen = PAIRS[:4], [*PAIRS[4:], {"prompt": "no conversation"}]
     settings, left_out = DpoConfig(epochs=16, batch_pairs=4, learning_rate=1e-3, beta=0.3), Counter()
     before = {side: answers(policy, toy_tokenizer, side)[4:] for side in ("chosen", "rejected")}
-    steps = optimise(policy, toy_tokenizer, seen, settings, torch.float32, tmp_path, 0, left_out, unseen)
+    steps = train(policy, toy_tokenizer, seen, settings, torch.float32, tmp_path, 0, left_out, unseen)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     measured = [row for row in rows if "held_out_loss" in row]
     assert steps == 16 and [row["step"] for row in measured] == list(range(1, 16, 2))
@@ -105,6 +105,6 @@ def test_measuring_held_out_pairs_changes_no_weight(toy_decoder, toy_tokenizer, 
     weights = []
     for number, unseen in enumerate(([], PAIRS)):
         policy = toy_decoder(seed=1, scale=0.1, vocab_size=toy_tokenizer.size)
-        optimise(policy, toy_tokenizer, PAIRS, DpoConfig(batch_pairs=4), torch.float32, tmp_path / str(number), 0, None, unseen)
+        train(policy, toy_tokenizer, PAIRS, DpoConfig(batch_pairs=4), torch.float32, tmp_path / str(number), 0, None, unseen)
         weights.append(torch.cat([parameter.flatten() for parameter in policy.parameters()]))
     assert torch.equal(*weights)

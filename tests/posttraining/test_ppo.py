@@ -12,11 +12,11 @@ from groundup.posttraining import ppo
 from groundup.posttraining.config import PpoConfig
 from groundup.posttraining.ppo import (
     ActorCritic,
-    Judge,
+    RewardSetup,
     advantage_estimates,
     clipped_objective,
-    optimise,
     rollout,
+    train,
     whiten,
 )
 from groundup.posttraining.reward import from_policy
@@ -81,14 +81,15 @@ def actor(toy_decoder):
 
 
 @pytest.fixture
-def judge(actor, toy_decoder):
-    scorer = from_policy(toy_decoder(seed=5, scale=0.1), seed=6)
-    return Judge(copy.deepcopy(actor.policy), scorer, mean=0.2, deviation=0.5, kl_coefficient=0.05, dtype=torch.float32)
+def setup(actor, toy_decoder):
+    reward_model = from_policy(toy_decoder(seed=5, scale=0.1), seed=6)
+    scale = {"reward_mean": 0.2, "reward_std": 0.5}
+    return RewardSetup(copy.deepcopy(actor.policy), reward_model, **scale, kl_coefficient=0.05, dtype=torch.float32)
 
 
-def test_a_rollout_holds_what_the_updates_need(actor, judge):
+def test_a_rollout_holds_what_the_updates_need(actor, setup):
     sampling = Sampling(6)
-    batch, metrics = rollout(actor, judge, PROMPTS, ENDS, PAD, sampling, seed=3)
+    batch, metrics = rollout(actor, setup, PROMPTS, ENDS, PAD, sampling, seed=3)
     answers = generate(actor.policy, PROMPTS, ENDS, sampling, seed=3)
     width = max(len(prompt) + len(answer) for prompt, answer in zip(PROMPTS, answers, strict=True)) - 1
     names = {"ids", "targets", "mask", "logp", "values", "advantages", "returns"}
@@ -104,7 +105,7 @@ def test_a_rollout_holds_what_the_updates_need(actor, judge):
     assert metrics["ended"] == np.mean([answer[-1] in ENDS for answer in answers])
 
 
-def test_the_score_stands_at_the_last_token_and_unfinished_answers_have_their_own(actor, judge, monkeypatch):
+def test_the_score_stands_at_the_last_token_and_unfinished_answers_have_their_own(actor, setup, monkeypatch):
     seen = {}
 
     def spy(rewards, values, mask):
@@ -112,7 +113,7 @@ def test_the_score_stands_at_the_last_token_and_unfinished_answers_have_their_ow
         return advantage_estimates(rewards, values, mask)
 
     monkeypatch.setattr(ppo, "advantage_estimates", spy)
-    batch, metrics = rollout(actor, judge, PROMPTS * 4, [*range(1, 20)], PAD, Sampling(4), seed=3)
+    batch, metrics = rollout(actor, setup, PROMPTS * 4, [*range(1, 20)], PAD, Sampling(4), seed=3)
     assert 0 < metrics["ended"] < 1
     scores = []
     for row in range(16):
@@ -120,7 +121,7 @@ def test_the_score_stands_at_the_last_token_and_unfinished_answers_have_their_ow
         last = places[-1]
         ids = torch.cat((batch["ids"][row, : last + 1], batch["targets"][row, last : last + 1]))
         if ids[-1] in range(1, 20):
-            expected = (judge.scorer(ids[None])[0, -1].item() - 0.2) / 0.5
+            expected = (setup.reward_model(ids[None])[0, -1].item() - 0.2) / 0.5
         else:
             expected = ppo.UNFINISHED_REWARD
         assert seen["rewards"][row, last].item() == pytest.approx(expected, abs=1e-4)
@@ -130,14 +131,14 @@ def test_the_score_stands_at_the_last_token_and_unfinished_answers_have_their_ow
     assert metrics["score"] == pytest.approx(np.mean(scores), abs=1e-4)
 
 
-def test_leaving_the_reference_costs(actor, judge, toy_decoder):
+def test_leaving_the_reference_costs(actor, setup, toy_decoder):
     moved = ActorCritic(toy_decoder(seed=1, scale=0.11), actor.value)
-    _, metrics = rollout(moved, judge, PROMPTS * 8, ENDS, PAD, Sampling(8), seed=3)
+    _, metrics = rollout(moved, setup, PROMPTS * 8, ENDS, PAD, Sampling(8), seed=3)
     assert metrics["kl"] > 0.01
 
 
-def test_before_the_first_update_the_ratio_is_one(actor, judge):
-    batch, _ = rollout(actor, judge, PROMPTS, ENDS, PAD, Sampling(6), seed=3)
+def test_before_the_first_update_the_ratio_is_one(actor, setup):
+    batch, _ = rollout(actor, setup, PROMPTS, ENDS, PAD, Sampling(6), seed=3)
     loss, metrics = clipped_objective(0.2, torch.float32)(actor, batch)
     assert metrics["loss"] == pytest.approx(0, abs=1e-5)  # minus the mean of whitened advantages
     assert metrics["clipped"] == 0
@@ -147,8 +148,8 @@ def test_before_the_first_update_the_ratio_is_one(actor, judge):
     assert loss.item() == pytest.approx(metrics["loss"] + ppo.VALUE_COEFFICIENT * metrics["value_loss"], abs=1e-6)
 
 
-def test_the_first_gradient_is_that_of_reinforce(actor, judge):
-    batch, _ = rollout(actor, judge, PROMPTS, ENDS, PAD, Sampling(6), seed=3)
+def test_the_first_gradient_is_that_of_reinforce(actor, setup):
+    batch, _ = rollout(actor, setup, PROMPTS, ENDS, PAD, Sampling(6), seed=3)
     loss, _ = clipped_objective(0.2, torch.float32)(actor, batch)
     loss.backward()
     found = {name: parameter.grad.clone() for name, parameter in actor.policy.named_parameters()}
@@ -159,8 +160,8 @@ def test_the_first_gradient_is_that_of_reinforce(actor, judge):
         assert torch.allclose(found[name], parameter.grad, atol=1e-5), name
 
 
-def test_the_ratio_is_clipped_where_it_would_gain(actor, judge):
-    batch, _ = rollout(actor, judge, PROMPTS, ENDS, PAD, Sampling(6), seed=3)
+def test_the_ratio_is_clipped_where_it_would_gain(actor, setup):
+    batch, _ = rollout(actor, setup, PROMPTS, ENDS, PAD, Sampling(6), seed=3)
     far = batch | {"logp": batch["logp"] - batch["mask"]}  # the policy has moved: every ratio is e
     _, metrics = clipped_objective(0.2, torch.float32)(actor, far)
     gains = torch.where(batch["advantages"] > 0, 1.2, float(np.e)) * batch["advantages"]
@@ -171,13 +172,13 @@ def test_the_ratio_is_clipped_where_it_would_gain(actor, judge):
 
 def optimised(toy_decoder, toy_tokenizer, folder, **changes):
     policy = toy_decoder(seed=1, scale=0.1, vocab_size=toy_tokenizer.size)
-    scorer = from_policy(policy, seed=4)
+    reward_model = from_policy(policy, seed=4)
     small = {"iterations": 24, "rollouts": 32, "minibatches": 1, "epochs": 2}
     values = {**small, "learning_rate": 3e-3, "kl_coefficient": 0.0, **changes}
     questions = ["what is the path", "what does it return", "the file"] * 11
     before = {name: parameter.detach().clone() for name, parameter in policy.named_parameters()}
     settings = PpoConfig(**values)
-    summary = optimise(policy, scorer, (0.5, 0.1), toy_tokenizer, questions, settings, 8, torch.float32, folder, seed=0)
+    summary = train(policy, reward_model, (0.5, 0.1), toy_tokenizer, questions, settings, 8, torch.float32, folder, seed=0)
     return summary, policy, before
 
 
@@ -231,8 +232,8 @@ def test_resumed_training_ends_with_the_same_bits(toy_decoder, toy_tokenizer, tm
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_parts_hold_every_row_once_and_no_padding_that_all_share(actor, judge):
-    batch, _ = rollout(actor, judge, PROMPTS * 2, ENDS, PAD, Sampling(6), seed=3)
+def test_parts_hold_every_row_once_and_no_padding_that_all_share(actor, setup):
+    batch, _ = rollout(actor, setup, PROMPTS * 2, ENDS, PAD, Sampling(6), seed=3)
     parts = ppo.by_length(batch, 3)
     assert sorted(row for rows, _ in parts for row in rows.tolist()) == list(range(8))
     for rows, part in parts:

@@ -252,7 +252,7 @@ def test_build_from_the_library(library):
 
 
 def test_too_few_objects_for_all_sides_are_refused(library):
-    with pytest.raises(UserError, match=r"no questions for .*\b(preference|held_out); the corpus needs more"):
+    with pytest.raises(UserError, match=r"no questions for .*\b(preference|held_out) in documented Python"):
         docstring_questions.build(library, max_objects=1, seed=0)
 
 
@@ -263,8 +263,8 @@ def test_build_does_not_depend_on_the_order_of_documents_or_on_the_hash_seed(lib
     program = textwrap.dedent(
         """
         import json, sys
-        from groundup.posttraining import questions
-        print(json.dumps(questions.build([tuple(one) for one in json.load(sys.stdin)], 100, seed=3)))
+        from groundup.data import docstring_questions
+        print(json.dumps(docstring_questions.build([tuple(one) for one in json.load(sys.stdin)], 100, seed=3)))
         """
     )
     found = subprocess.run(

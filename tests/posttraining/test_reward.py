@@ -8,7 +8,7 @@ import torch
 from groundup.core.errors import UserError
 from groundup.posttraining.batches import collate, row_of
 from groundup.posttraining.config import RewardConfig
-from groundup.posttraining.reward import CENTRING, assess, bradley_terry, fit, from_policy, rewards, score_rows
+from groundup.posttraining.reward import CENTRING, assess, bradley_terry, from_policy, rewards, score_rows, train
 
 CPU = torch.device("cpu")
 
@@ -35,65 +35,65 @@ def policy(toy_decoder, toy_tokenizer):
 
 
 def test_the_scorer_begins_on_the_policys_backbone(policy):
-    scorer = from_policy(policy, seed=3)
-    copied = scorer.model.state_dict()
+    reward_model = from_policy(policy, seed=3)
+    copied = reward_model.model.state_dict()
     assert all(torch.equal(tensor, copied[name]) for name, tensor in policy.model.state_dict().items())
-    assert torch.equal(scorer.score.weight, from_policy(policy, seed=3).score.weight)
+    assert torch.equal(reward_model.score.weight, from_policy(policy, seed=3).score.weight)
     wide = torch.cat([from_policy(policy, seed).score.weight.flatten() for seed in range(60)])
     assert wide.std().item() == pytest.approx(1 / math.sqrt(33), rel=0.05)
     with torch.no_grad():
-        scorer.model.norm.weight.zero_()
+        reward_model.model.norm.weight.zero_()
     assert policy.model.norm.weight.abs().min() > 0  # a copy: training one leaves the other
 
 
 def test_a_head_of_zeros_has_loss_ln_2(policy, toy_tokenizer):
-    scorer = from_policy(policy, seed=3)
+    reward_model = from_policy(policy, seed=3)
     with torch.no_grad():
-        scorer.score.weight.zero_()
+        reward_model.score.weight.zero_()
     batch = collate([row_of(toy_tokenizer, "what", said) for said in ("path", "file")], toy_tokenizer.pad, CPU)
-    loss, metrics = bradley_terry(scorer, batch)
+    loss, metrics = bradley_terry(reward_model, batch)
     assert loss.item() == metrics["loss"] == pytest.approx(math.log(2)) and metrics["margin"] == 0
 
 
 def test_bradley_terry_by_hand(policy, toy_tokenizer):
-    scorer = from_policy(policy, seed=3)
+    reward_model = from_policy(policy, seed=3)
     said = ("path", "the file", "file", "returns it")
     batch = collate([row_of(toy_tokenizer, "what", text) for text in said], toy_tokenizer.pad, CPU)
-    one, two, three, four = rewards(scorer, batch).tolist()
-    loss, metrics = bradley_terry(scorer, batch)
+    one, two, three, four = rewards(reward_model, batch).tolist()
+    loss, metrics = bradley_terry(reward_model, batch)
     fit_ = -(math.log(1 / (1 + math.exp(three - one))) + math.log(1 / (1 + math.exp(four - two)))) / 2
     centring = CENTRING * ((one + three) ** 2 + (two + four) ** 2) / 2
     assert metrics["loss"] == pytest.approx(fit_, abs=1e-5) and loss.item() == pytest.approx(fit_ + centring, abs=1e-5)
     assert metrics["margin"] == pytest.approx((one - three + two - four) / 2, abs=1e-5)
     swapped = {name: torch.cat((tensor[2:], tensor[:2])) for name, tensor in batch.items()}
-    assert bradley_terry(scorer, swapped)[1]["margin"] == pytest.approx(-metrics["margin"], abs=1e-5)
+    assert bradley_terry(reward_model, swapped)[1]["margin"] == pytest.approx(-metrics["margin"], abs=1e-5)
 
 
 def test_the_reward_is_read_at_the_end_of_the_answer_whatever_the_padding(policy, toy_tokenizer):
-    scorer = from_policy(policy, seed=3)
+    reward_model = from_policy(policy, seed=3)
     rows = [row_of(toy_tokenizer, "what", text) for text in ("path", "", "the file returns it " * 2)]
-    together = rewards(scorer, collate(rows, toy_tokenizer.pad, CPU))
+    together = rewards(reward_model, collate(rows, toy_tokenizer.pad, CPU))
     for row, found in zip(rows, together, strict=True):
-        at_the_end = scorer(torch.tensor([row[0]]))[0, -1]
+        at_the_end = reward_model(torch.tensor([row[0]]))[0, -1]
         assert row[0][-1] == toy_tokenizer.message_end
         assert found.item() == pytest.approx(at_the_end.item(), abs=1e-5)
-        assert rewards(scorer, collate([row], toy_tokenizer.pad, CPU)).item() == pytest.approx(found.item(), abs=1e-5)
-    other_padding = rewards(scorer, collate(rows, 0, CPU))
+        assert rewards(reward_model, collate([row], toy_tokenizer.pad, CPU)).item() == pytest.approx(found.item(), abs=1e-5)
+    other_padding = rewards(reward_model, collate(rows, 0, CPU))
     assert torch.allclose(together, other_padding, atol=1e-5)
-    assert score_rows(scorer, toy_tokenizer, rows, batch=2) == pytest.approx(together.detach().numpy(), abs=1e-5)
+    assert score_rows(reward_model, toy_tokenizer, rows, batch=2) == pytest.approx(together.detach().numpy(), abs=1e-5)
 
 
 def test_what_is_preferred_is_learned(policy, toy_tokenizer, tmp_path):
     settings = RewardConfig(epochs=6, batch_pairs=10, learning_rate=3e-3)
-    scorer = fit(policy, toy_tokenizer, pairs(40), settings, torch.float32, tmp_path, seed=0)
+    reward_model = train(policy, toy_tokenizer, pairs(40), settings, torch.float32, tmp_path, seed=0)
     first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
     assert first["loss"] == pytest.approx(math.log(2), abs=0.3)
-    results, scored = assess(scorer, toy_tokenizer, pairs(60)[40:])
+    results, scored = assess(reward_model, toy_tokenizer, pairs(60)[40:])
     assert results["accuracy"]["accuracy"] > 0.9
     assert len(scored) == 40 and {row["side"] for row in scored} == {"chosen", "rejected"}
     values = np.array([row["reward"] for row in scored])
-    assert results["mean"] == pytest.approx(values.mean(), abs=1e-3)
-    assert results["deviation"] == pytest.approx(values.std(), abs=1e-3)
+    assert results["reward_mean"] == pytest.approx(values.mean(), abs=1e-3)
+    assert results["reward_std"] == pytest.approx(values.std(), abs=1e-3)
     assert -1 <= results["length_correlation"] <= 1
 
 
@@ -116,4 +116,4 @@ def test_longer_wins_is_the_accuracy_of_always_preferring_the_longer(policy, toy
 
 def test_no_pairs(policy, toy_tokenizer, tmp_path):
     with pytest.raises(UserError, match="reward: no preference pairs"):
-        fit(policy, toy_tokenizer, [], RewardConfig(), torch.float32, tmp_path, seed=0)
+        train(policy, toy_tokenizer, [], RewardConfig(), torch.float32, tmp_path, seed=0)

@@ -44,7 +44,7 @@ BAD_PAIRS = [
     pair("q", margin=10**400),
     pair("q", tools=[{"type": "function"}]),
     pair("q", chosen=None),
-    {"prompt": "q", "chosen": "a", "rejected": "b"},
+    {"prompt": "q", "chosen": 1, "rejected": "b"},
     {},
 ]
 
@@ -83,7 +83,7 @@ def test_sft_leaves_out_and_counts(policy, toy_tokenizer, batches, tmp_path):
         {},
     ]
     left_out = Counter()
-    assert sft.finetune(policy, toy_tokenizer, [*good, *bad], settings, CPU, tmp_path, 0, left_out) == len(good)
+    assert sft.train(policy, toy_tokenizer, [*good, *bad], settings, CPU, tmp_path, 0, left_out) == len(good)
     assert left_out.total() == len(bad)
     assert left_out["longer than 65 tokens"] == 1
     assert left_out["with an answer of more than sft.max_answer_tokens = 16"] == 1
@@ -92,7 +92,7 @@ def test_sft_leaves_out_and_counts(policy, toy_tokenizer, batches, tmp_path):
     learned = sorted(int((batch["weight"] > 0).sum()) for batch in batches)
     assert learned == sorted(sum(render(toy_tokenizer, row["messages"])[1]) for row in good)
     with pytest.raises(UserError, match="no questions to learn from; of 9 rows left out: ") as refused:
-        sft.finetune(policy, toy_tokenizer, bad, settings, CPU, tmp_path, 0)
+        sft.train(policy, toy_tokenizer, bad, settings, CPU, tmp_path, 0)
     assert len(str(refused.value)) <= 300
 
 
@@ -100,8 +100,8 @@ def test_sft_leaves_out_and_counts(policy, toy_tokenizer, batches, tmp_path):
 def test_pairs_are_left_out_and_counted(method, policy, toy_tokenizer, batches, tmp_path):
     def train(pairs, left_out=None):
         if method == "dpo":
-            return dpo.optimise(policy, toy_tokenizer, pairs, DpoConfig(batch_pairs=2), torch.float32, tmp_path, 0, left_out)
-        return reward.fit(policy, toy_tokenizer, pairs, RewardConfig(batch_pairs=2), torch.float32, tmp_path, 0, left_out)
+            return dpo.train(policy, toy_tokenizer, pairs, DpoConfig(batch_pairs=2), torch.float32, tmp_path, 0, left_out)
+        return reward.train(policy, toy_tokenizer, pairs, RewardConfig(batch_pairs=2), torch.float32, tmp_path, 0, left_out)
 
     good = [pair("what is a"), pair("what is b", margin=None), pair("what", margin=0.5), pair("a", margin=1)]
     left_out = Counter()
@@ -117,12 +117,12 @@ def test_pairs_are_left_out_and_counted(method, policy, toy_tokenizer, batches, 
 
 def test_a_scorer_never_reads_beyond_the_context(policy, toy_tokenizer):
     """The reward is read at the last token, so it must be inside; a language model's last token is a target only."""
-    scorer = reward.from_policy(policy, 0)
+    reward_model = reward.from_policy(policy, 0)
     start = len(render(toy_tokenizer, [said("user", "q")], True)[0])
     exact = [pair("q", chosen="def" * n) for n in range(1, 200)]
     lengths = [len(rows.pair(toy_tokenizer, row)[0][0]) for row in exact]
     left_out = Counter()
-    results, _ = reward.assess(scorer, toy_tokenizer, exact, left_out)
+    results, _ = reward.assess(reward_model, toy_tokenizer, exact, left_out)
     assert results["accuracy"]["n"] == sum(length <= 64 for length in lengths) > 0
     assert left_out == {"longer than 64 tokens": sum(length > 64 for length in lengths)} and start < 64
 
@@ -139,16 +139,16 @@ def test_the_whole_prompt_is_trained_on_and_only_the_last_answer_learned(toy_tok
 
 def test_ppo_leaves_out_prompts_without_room_for_an_answer(policy, toy_tokenizer, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(ppo, "rollout", lambda model, judge, prompts, *rest: asked.extend(prompts) or stop())
-    scorer, left_out = reward.from_policy(policy, 0), Counter()
+    monkeypatch.setattr(ppo, "rollout", lambda model, reward_setup, prompts, *rest: asked.extend(prompts) or stop())
+    reward_model, left_out = reward.from_policy(policy, 0), Counter()
 
     def stop():
         raise KeyboardInterrupt
 
     def train(questions):
         settings = PpoConfig(rollouts=4)
-        ppo.optimise(
-            policy, scorer, (0.0, 1.0), toy_tokenizer, questions, settings, 16, torch.float32, tmp_path, 0, left_out
+        ppo.train(
+            policy, reward_model, (0.0, 1.0), toy_tokenizer, questions, settings, 16, torch.float32, tmp_path, 0, left_out
         )
 
     with pytest.raises(KeyboardInterrupt):

@@ -11,7 +11,7 @@ from groundup.posttraining import sft
 from groundup.posttraining.answers import answer
 from groundup.posttraining.batches import row_of
 from groundup.posttraining.config import SftConfig
-from groundup.posttraining.sft import check_rows, compare_with_base, finetune
+from groundup.posttraining.sft import check_rows, compare_with_base, train
 
 CPU = Device(torch.device("cpu"), torch.float32, 1, "a processor", ())
 PAIRS = [("what is a", "the path"), ("what is b", "the file"), ("what is c", "it returns"), ("what is d", "def")]
@@ -38,7 +38,7 @@ def base(toy_decoder, toy_tokenizer):
 
 
 def test_the_model_learns_the_answers_and_when_to_stop(base, toy_decoder, toy_tokenizer, tmp_path):
-    steps = finetune(base, toy_tokenizer, questions(), settings(), CPU, tmp_path, seed=0)
+    steps = train(base, toy_tokenizer, questions(), settings(), CPU, tmp_path, seed=0)
     assert steps == 40
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["loss"] == pytest.approx(math.log(300), rel=0.05) and rows[-1]["loss"] < 0.2
@@ -59,7 +59,7 @@ def test_the_model_learns_the_answers_and_when_to_stop(base, toy_decoder, toy_to
 def test_the_questions_carry_no_loss(base, toy_tokenizer, tmp_path, monkeypatch):
     taken = []
     monkeypatch.setattr(sft, "tune", lambda model, objective, batches, *rest, **options: taken.extend(batches(0)))
-    finetune(base, toy_tokenizer, questions(), settings(), CPU, tmp_path, seed=0)
+    train(base, toy_tokenizer, questions(), settings(), CPU, tmp_path, seed=0)
     [batch] = taken
     answers = sorted(batch["targets"][row][batch["weight"][row] > 0].tolist() for row in range(4))
     assert answers == sorted([*toy_tokenizer.encode(said), toy_tokenizer.message_end] for _, said in PAIRS)
@@ -68,10 +68,10 @@ def test_the_questions_carry_no_loss(base, toy_tokenizer, tmp_path, monkeypatch)
 
 def test_answers_that_do_not_fit_are_left_out(base, toy_tokenizer, tmp_path):
     long = ("what is e", "the path of the file " * 30)
-    assert finetune(base, toy_tokenizer, questions([*PAIRS, long]), settings(epochs=1), CPU, tmp_path / "a", 0) == 1
+    assert train(base, toy_tokenizer, questions([*PAIRS, long]), settings(epochs=1), CPU, tmp_path / "a", 0) == 1
     for pairs in ([], [long]):
         with pytest.raises(UserError, match="sft: no questions to learn from"):
-            finetune(base, toy_tokenizer, questions(pairs), settings(), CPU, tmp_path / "b", 0)
+            train(base, toy_tokenizer, questions(pairs), settings(), CPU, tmp_path / "b", 0)
 
 
 def test_rows_that_would_teach_nothing_are_refused(toy_tokenizer):
@@ -87,7 +87,7 @@ def test_rows_that_would_teach_nothing_are_refused(toy_tokenizer):
 
 def test_held_out_questions_are_measured_while_it_trains(base, toy_tokenizer, tmp_path):
     rows = questions()
-    finetune(base, toy_tokenizer, rows[:2], settings(), CPU, tmp_path, 0, None, rows[2:])
+    train(base, toy_tokenizer, rows[:2], settings(), CPU, tmp_path, 0, None, rows[2:])
     metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     measured = [row["held_out"] for row in metrics if "held_out" in row]
     assert len(measured) == 8 and "held_out" in metrics[-1]

@@ -1,10 +1,13 @@
 import math
 import os
+import re
 import subprocess
 import sys
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from groundup.report import figures
 
@@ -16,6 +19,9 @@ DRAWN = {
     "intervals": lambda: figures.intervals("f", [("x & <y>", 0.5, 0.4, 0.6), ("$z", 0.1, None, None)], "l", ("k", 0.5)),
     "scatter": lambda: figures.scatter("f", {"one": [(1, 2)], "other": []}, "x", "y"),
     "panels": lambda: figures.panels("f", "step", list(range(2000)), {"up": list(range(2000)), "flat": [1.0] * 2000}),
+    "panels with epochs": lambda: figures.panels(
+        "f", "step", list(range(40)), {"up": list(range(40))}, {"up": [(20, 5.0), (40, 6.0)]}, [20.0]
+    ),
 }
 EMPTY = {
     "funnel": lambda: figures.funnel("f", []),
@@ -85,3 +91,36 @@ def test_a_smoothed_curve_runs_among_its_points_from_the_start_on():
 def test_importing_does_not_load_matplotlib():
     code = "import sys, groundup.report.figures; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == 0
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=1, max_size=6).flatmap(lambda values: st.tuples(st.just(values), st.booleans())),
+)
+def test_an_axis_holds_all_values_and_makes_no_small_difference_large(drawn):
+    values, percent = drawn
+    values = [100 * value for value in values] if percent else values
+    start, end = figures._span(values, percent)
+    assert start <= min(values) <= max(values) <= end and start < end
+    if percent:
+        assert start >= -3 and end <= 103 and end - start >= 10
+    assert start <= 0 or max(values) - min(values) >= 0.4 * (end - start) or end - start <= (20 if percent else 0.3 * end)
+
+
+def test_an_effect_of_five_points_fills_half_of_the_axis_which_says_where_it_begins():
+    start, end = figures._span([52.0, 55.0, 57.0], percent=True)
+    assert 5 / (end - start) > 0.3
+    text = figures.intervals("f", [("a", 0.52, 0.50, 0.54), ("b", 0.57, 0.55, 0.59)], "share, %")
+    [beginning] = re.findall(r"the axis begins at ([\d.]+), not at 0", text)
+    assert 40 <= float(beginning) < 50
+    assert "axis begins" not in figures.intervals("f", [("a", 0.02, 0.0, 0.05)], "share, %")
+
+
+def test_epochs_are_marked_and_held_out_rows_stand_beside():
+    text = DRAWN["panels with epochs"]()
+    assert "end of an epoch" in text and "held-out" in text and "stroke-dasharray" in text
+    plain = figures.panels("f", "step", list(range(40)), {"up": list(range(40))}, {"up": []}, [])
+    assert "end of an epoch" not in plain and "held-out" not in plain
+
+
+def test_the_last_held_out_loss_is_labelled_on_its_curve():
+    assert ">3.42<" in figures.loss("f", [1, 2, 3], [5.0, 4.0, 3.0], [(1, 4.8), (3, 3.4249)], [1, 1, 0])

@@ -1,24 +1,35 @@
+import base64
+import hashlib
 import math
 import re
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundup import cli
+from groundup.core.errors import UserError
 from groundup.core.files import write_json, write_jsonl
 from groundup.core.seals import read_sealed, write_sealed
+from groundup.pipeline import recipe as recipes
 from groundup.pipeline.recipe import Recipe
 from groundup.pipeline.steps import STANDARD
-from groundup.report import report
+from groundup.report import report, words
+from groundup.report.made import Made
+from groundup.report.sections import SECTIONS, origin
+from groundup.report.sections.corpus import SHOWN_TEXT
 from groundup.tokenizer.tokenizer import Tokenizer
 
 RECIPE = Recipe.model_validate({"name": "trial <b>", "pages": {"sources": [{"source": "pydoc:", "domain": "docs"}]}})
 HOSTILE = "<script>alert(1)</script>\x1b[31m\x00\u202eevil\"'>"
 SHARE = {"accuracy": 0.6, "low": 0.5, "high": 0.7, "n": 40}
+MACHINE = {"processor": "a processor <b>", "cores": 2, "memory_gb": 25.3, "system": "Linux x86_64"}
 SENTENCE = "The little model reads a very long sentence about many small things."
 
 
@@ -30,15 +41,20 @@ def sizes(documents: int) -> dict:
 def preferred(rate: float) -> dict:
     return {
         "win_rate": rate, "low": rate - 0.1, "high": rate + 0.1, "n": 50, "ties": 5, "mean_words": 8.0,
-        "baseline_mean_words": 9.0, "ended": 0.5,
+        "baseline_mean_words": 9.0, "ended": 0.5, "overlap": {"overlap": 0.3}, "baseline_overlap": {"overlap": 0.2},
+        "gain": gained(0.1),
     }  # fmt: skip
+
+
+def gained(by: float) -> dict:
+    return {"difference": by, "low": by - 0.05, "high": by + 0.05, "n": 10}
 
 
 RESULTS = {
     "pages": {"00-docs": {"source": "pydoc:", "domain": "docs", "pages": 12, "bytes": 24000, "refused": {}}},
     "annotations": {"pages": 12},
     "corpus": {},
-    "tokenizer": {"vocabulary": 260, "bytes_per_token": {"docs": 1.0}, "longest_tokens": [" a", "\n"]},
+    "tokenizer": {"vocabulary": 260, "bytes_per_token": {"docs": 1.0}, "longest_tokens": [" a", HOSTILE]},
     "tokens": {split: {"documents": 4, "tokens": 4000, "bytes": 4000} for split in ("train", "held_out")},
     "base": {
         "parameters": {"total": 1000, "without_embedding": 700}, "tokens": 64000, "flop": 3.0e8, "steps": 20,
@@ -51,7 +67,12 @@ RESULTS = {
             "by_domain": {"docs": {"model": 2.0, "3-gram": 2.5, "5-gram": 1.5}},
             "interval": [1.9, 2.1],
             "ahead": {"3-gram": [0.1, 0.9], "5-gram": [-0.6, -0.4]},
+            "ahead_by_domain": {"docs": {"3-gram": [0.1, 0.9], "5-gram": [-0.6, -0.4]}},
+            "perplexity": 87.65, "documents": 13,
         },
+        "next_tokens": [
+            {"tokens": ["a", HOSTILE], "likeliest": [[(HOSTILE, 0.5), ("b", 0.25)], [("c", 0.75), (" \n", 0.125)]]}
+        ],
         "sentence_pairs": {"scrambled": SHARE, "all": SHARE},
         "lecture_pairs": [{"right": "The mouse ate.", "wrong": "Ate mouse the.", "nats": [-9.0, -8.0]}],
         "multiple_choice": {
@@ -61,18 +82,23 @@ RESULTS = {
         "samples": [{"prompt": "def ", "text": HOSTILE}],
     },
     "sft": {
-        "questions": {"train": 30, "preference": 10, "held_out": 10}, "steps": 4,
+        "questions": {"train": 30, "preference": 10, "held_out": 4321, "asked": 10}, "steps": 20,
         "held_out": {
             "overlap": {name: {"overlap": 0.2, "low": 0.1, "high": 0.3, "n": 10} for name in ("base", "sft")},
-            "overlap_by_kind": {"kind": {"base": 0.1, "sft": 0.3}, "name": {"base": 0.1, "sft": 0.2}},
+            "gain": gained(0.1),
+            "answer_loss": {"base": 5.0, "sft": 1.25, "conversations": 10, "tokens": 99},
+            "overlap_by_kind": {
+                "kind": {"base": 0.1, "sft": 0.3, "gain": gained(0.2)}, "name": {"base": 0.1, "sft": 0.2, "gain": gained(0.1)},
+            },
         },
     },
     "preferences": {
         "annotator": "simulated",
         **{part: {"prompts": 10, "pairs": 6, "ties": 4} for part in ("train", "held_out")},
     },
-    "reward": {"accuracy": SHARE, "longer_wins": 0.4, "mean": 0.0, "deviation": 1.0, "length_correlation": 0.1},
-    "dpo": {"steps": 2, "against_sft": preferred(0.7)},
+    "reward": {"accuracy": SHARE, "longer_wins": 0.4, "ahead_of_longer": gained(0.2),
+        "reward_mean": 0.0, "reward_std": 1.0, "length_correlation": 0.1, "pairs": {"train": 6, "held_out": 6}},
+    "dpo": {"steps": 20, "against_sft": preferred(0.7)},
     "ppo": {
         "iterations": 2, "first": {"score": 0.0}, "last": {"score": 1.0}, "against_sft": preferred(0.2),
     },
@@ -83,7 +109,7 @@ def finished(folder: Path) -> dict[str, Path]:
     """The artifacts of a run, as small as they can be, with hostile text wherever text is anybody's."""
     folders = {name: folder / name for name in STANDARD[-1].needs}
     for number, (name, folder) in enumerate(folders.items()):
-        manifest = {"results": RESULTS[name], "seconds": 61.0 + number, "versions": {"groundup": "0"}}
+        manifest = {"results": RESULTS[name], "seconds": 61.0 + number, "versions": {"groundup": "0"}, "machine": MACHINE}
         write_sealed(folder / "stage.json", {"stage": name, "key": {}, "outputs": {}, "digest": "", **manifest})
     step = {"before": sizes(12), "after": sizes(11)}
     funnel = {
@@ -107,8 +133,9 @@ def finished(folder: Path) -> dict[str, Path]:
     dropped = [{"id": "c", "url": HOSTILE, "text": text, "reason": "exact duplicate", "detail": "of a"}]
     pq.write_table(pa.Table.from_pylist(dropped), folders["corpus"] / "dropped.parquet")
     Tokenizer.from_merges([(b" ", b"a")]).save(folders["tokenizer"])
-    losses = [{"step": step, "loss": 5 / (step + 1), "accuracy": 0.5, "rate": 1.0} for step in range(20)]
-    losses[3]["held_out"] = 4.0
+    losses = [{"step": step, "loss": 5 / (step + 1), "accuracy": 0.5, "lr": 1.0} for step in range(20)]
+    for step in (3, 19):
+        losses[step] |= {"held_out": 4.0, "held_out_loss": 0.625, "held_out_accuracy": 0.75, "held_out_pairs": 12}
     losses[5]["loss"] = "nan"
     for name in ("base", "sft", "dpo"):
         write_jsonl(folders[name] / "metrics.jsonl", losses)
@@ -132,9 +159,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
     return page(finished(tmp_path_factory.mktemp("run")))
 
 
-def page(run: dict[str, Path]) -> str:
-    path = run["corpus"].parent / "report.html"
-    report.write(path, RECIPE, run)
+def page(run: dict[str, Path], folder: Path | None = None) -> str:
+    path = (folder or run["corpus"].parent) / "report.html"
+    report.write(path, RECIPE.model_dump(), run)
     return path.read_text(encoding="utf-8")
 
 
@@ -162,8 +189,8 @@ class Elements(HTMLParser):
             assert self.open.pop() == tag
 
 
-def test_same_inputs_same_bytes(run, text):
-    assert page(run) == text
+def test_same_inputs_same_bytes(run):
+    assert page(run) == page(run)
 
 
 def test_stands_alone(text):
@@ -171,14 +198,14 @@ def test_stands_alone(text):
     assert elements.open == []
     tags = {tag for tag, _ in elements.found}
     assert "svg" in tags
-    assert not tags & {"script", "link", "img", "iframe", "object", "embed", "form", "base"}
+    assert not tags & {"link", "img", "iframe", "object", "embed", "form", "base"}
     ids = {attributes["id"] for _, attributes in elements.found if "id" in attributes}
     for _, attributes in elements.found:
         assert "src" not in attributes
         assert not any(name.startswith("on") for name in attributes)
         for name in ("href", "xlink:href"):
             target = attributes.get(name)
-            assert target is None or (target.startswith("#") and target[1:] in ids)
+            assert target is None or (target[1:] in ids if target.startswith("#") else re.fullmatch(r"[\w/.%-]+", target))
     assert not re.search(r"@import|url\((?!#)", text)
     assert len(text.encode()) < 1_500_000
 
@@ -188,8 +215,21 @@ def test_ids_are_unique(text):
     assert len(ids) == len(set(ids))
 
 
+def scripts(text: str) -> list[str]:
+    return re.findall(r"<script>(.*?)</script>", text, re.S)
+
+
+def test_only_our_own_script_may_run(text):
+    [script] = scripts(text)
+    [policy] = re.findall(r'"Content-Security-Policy" content="([^"]*)"', text)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    assert "http" not in script and "innerHTML" not in script
+
+
 def test_foreign_text_is_shown_as_text(text):
-    assert "<script" not in text
+    assert text.count("<script") == 1 and "<script" not in text[: text.index("<main>")]
+    assert text.count("&lt;script&gt;") >= 10  # titles, addresses, questions, answers, tokens
     assert "&lt;script&gt;alert(1)&lt;/script&gt;\\x1b[31m\\x00\\u202eevil" in text
     assert "trial &lt;b&gt;" in text
     assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", text)
@@ -197,7 +237,7 @@ def test_foreign_text_is_shown_as_text(text):
 
 def test_dropped_documents_are_cut_redacted_and_name_what_they_repeat(text):
     assert "jane.doe" not in text
-    assert "x" * report.SHOWN_TEXT not in text
+    assert "x" * SHOWN_TEXT not in text
     assert "of file:///a" in text
 
 
@@ -219,12 +259,124 @@ def test_drawings_have_words_and_tables_have_headers(text):
 
 
 def test_says_when_a_result_is_not_good(text):
-    rows = dict(re.findall(r'<td>([^<]*?)</td>\s*<td class="(good|bad|open)">', text))
-    assert rows["3-gram, counted word pieces: 2.50"] == "good"
-    assert rows["5-gram, counted word pieces: 1.50"] == "bad"
-    assert rows["xz, a compressor: 2.05"] == "open"
+    rows = compared(text)
+    assert rows["3-gram, counted word pieces: 2.50"] == ("0.50 bits (0.10 to 0.90)", "better")
+    assert rows["5-gram, counted word pieces: 1.50"] == ("−0.50 bits (−0.60 to −0.40)", "worse")
+    assert rows["xz, a compressor: 2.05"] == ("0.05 bits (−0.05 to 0.15)", "cannot be told apart")
+    assert rows["always preferring the longer answer: 40\u00a0%"] == ("20.0 points (15.0 to 25.0)", "better")
     assert "Be warned" in text
-    assert "here DPO is clearly preferred and PPO is clearly worse than what it started from" in text
+    assert "DPO is clearly preferred, as the interval of 60 to 80\u00a0% does not hold the line" in text
+    assert "PPO is clearly worse than what it started from" in text
+
+
+def compared(text: str) -> dict[str, tuple[str, str]]:
+    """What is compared with -> (difference and interval, verdict)."""
+    cell = r'<td data-title="{}"[^>]*>([^<]*)</td>\s*'
+    rows = re.findall("".join(map(cell.format, ("Compared with", "Ahead by", "Verdict"))), text)
+    return {other: (ahead, verdict) for other, ahead, verdict in rows}
+
+
+def test_a_verdict_is_that_of_the_paired_difference(run):
+    """Both intervals hold the other's mean, and yet question by question the gain is certain; and the other way round."""
+    overlap = {name: {"overlap": value, "low": 0.1, "high": 0.4, "n": 10} for name, value in (("base", 0.2), ("sft", 0.3))}
+    for gain, verdict in ((gained(0.1), "better"), (gained(-0.1), "worse"), (gained(0.01), "cannot be told apart")):
+        change(run, "sft", held_out=RESULTS["sft"]["held_out"] | {"overlap": overlap, "gain": gain})
+        [row] = [row for other, row in compared(page(run)).items() if other.startswith("base model")]
+        assert row[1] == verdict and f"{100 * gain['difference']:.1f}".replace("-", "−") in row[0]
+
+
+def test_the_numbers_are_those_of_the_stages(text):
+    assert "It is tested on 10 questions" in text and "4,321 that are held out" in text
+    assert "The model&#39;s perplexity is 87.7" in text or "The model's perplexity is 87.7" in text
+    assert "held-out pairs ended at a loss of 0.62 and a share of 0.75" in text and "on 12 held-out ones" in text
+    assert "loss on held-out documents after the last step, nats a token" in text and "3.50" in text
+    assert "a processor &lt;b&gt;, 2 cores, 25.3 GB of memory, Linux x86_64" in text and "<dd>groundup 0</dd>" in text
+    assert re.search(r"<dt>seed</dt><dd>0</dd>", text)
+
+
+def test_stages_that_were_made_elsewhere_are_named(run):
+    path = run["ppo"] / "stage.json"
+    write_sealed(path, read_sealed(path) | {"versions": {"groundup": "1"}, "machine": {**MACHINE, "cores": 64}})
+    text = page(run)
+    assert "<dt>versions (ppo)</dt><dd>groundup 1</dd>" in text and "<dt>machine (ppo)</dt>" in text
+    assert "64 cores" in text and "<dd>groundup 0</dd>" in text
+
+
+def test_raw_files_are_linked_and_there(run, text):
+    page(run)
+    links = [attributes["href"] for tag, attributes in Elements(text).found if tag == "a"]
+    files = [link for link in links if not link.startswith("#")]
+    here = run["corpus"].parent
+    assert {"base/metrics.jsonl", "sft/stage.json", "corpus/funnel.json", "ppo/rollouts.jsonl"} <= set(files)
+    assert all((here / link).is_file() for link in files)
+
+
+def test_the_recipe_beside_the_page_is_the_one_of_the_run(run, text):
+    page(run)
+    assert recipes.load(run["corpus"].parent / "recipe.toml") == RECIPE
+    assert "learning_rate = 0.0005" in text
+
+
+@pytest.mark.parametrize("last", ["corpus", "base", "sft", "ppo"])
+def test_what_to_try_next_are_commands_that_there_are(run, last):
+    kept = {name: run[name] for name in list(run)[: list(run).index(last) + 1]}
+    found = origin.commands(Made(RECIPE.model_dump(), kept, run["corpus"].parent / "report"))
+    assert len({what for what, _ in found}) == len(found) >= 2
+    for _, command in found:
+        program, *words = shlex.split(command)
+        assert program == "groundup"
+        target = typer.main.get_command(cli.app)
+        context = target.make_context("groundup", [], resilient_parsing=True)
+        while hasattr(target, "get_command"):
+            target = target.get_command(context, words.pop(0))
+            assert target is not None, command
+        parsed = target.make_context(target.name, words)  # raises where an option does not exist
+        for setting in parsed.params.get("settings") or []:
+            recipes.resolve(RECIPE.model_dump(exclude_none=True), [setting], "here")
+
+
+def test_pages_of_examples_are_folded(text):
+    outside = re.sub(r"<details>.*?</details>", "", text, flags=re.S)
+    assert "samples stacked" in text and "samples stacked" not in outside
+    assert 'class="dropped"' in text and 'class="dropped"' not in outside and "<details open" not in text
+
+
+@pytest.mark.parametrize("made", range(1, len(STANDARD[-1].needs)))
+def test_a_run_that_is_not_finished_shows_what_there_is(run, made):
+    names = list(run)[:made]
+    text = page({name: run[name] for name in names}, run["corpus"].parent)
+    elements = Elements(text)
+    assert elements.open == [] and "has not come to its end" in text
+    shown = {attributes["id"] for tag, attributes in elements.found if tag == "section"}
+    expected = {section.__name__.rpartition(".")[2] for section in SECTIONS if not section.STAGES or {*section.STAGES} & {*names}}
+    assert shown == expected | {"summary"}
+    for tag, attributes in elements.found:
+        if tag == "a" and attributes["href"].startswith("#"):
+            assert attributes["href"][1:] in shown
+
+
+def test_no_stage_at_all(tmp_path):
+    with pytest.raises(UserError, match="no finished stage"):
+        report.write(tmp_path / "report.html", RECIPE.model_dump(), {})
+
+
+def test_a_stage_of_another_version_is_named(run):
+    path = run["sft"] / "stage.json"
+    manifest = read_sealed(path)
+    del manifest["results"]["held_out"]["gain"]
+    write_sealed(path, manifest)
+    with pytest.raises(UserError, match=r"sft has no 'gain', so another version of groundup made it; delete that folder"):
+        page(run)
+
+
+def test_the_style_lets_nothing_out_of_its_box():
+    """Tables scroll inside their box or are stacked on a phone; long words break; nothing is placed outside."""
+    style = (report.HERE / "report.css").read_text()
+    assert re.search(r"\.scroll \{[^}]*overflow-x: auto", style) and "overflow-wrap: anywhere" in style
+    assert not re.search(r"(?:left|right|margin[a-z-]*): -", style) and "http" not in style
+    templates = "".join(path.read_text() for path in report.HERE.rglob("*.jinja"))
+    for table in re.findall(r"(.*)<table([^>]*)>", templates):
+        assert 'class="scroll"' in table[0] or "stacked" in table[1] or "hidden" in table[1], table
 
 
 def test_says_how_many_steps_were_skipped_and_why(run, text):
@@ -240,9 +392,32 @@ def test_does_not_warn_of_a_good_model(run):
 
 
 def test_says_what_the_judge_was_tested_on(run, text):
-    assert "40 held-out pairs." in text
-    change(run, "preferences", held_out={"prompts": 10, "pairs": 0, "ties": 10})
+    assert "on 40 held-out pairs." in text
+    change(run, "reward", pairs={"train": 6, "held_out": 0})
     assert "that it was trained on, because no held-out question had a winner" in page(run)
+
+
+def test_says_whose_questions_were_learned_and_how_well(run, text):
+    assert "taken from\nthe documentation itself" in text and "its loss is 1.25 nats a token, that of the base model 5.00" in text
+    change(run, "sft", held_out=RESULTS["sft"]["held_out"] | {"overlap_by_kind": {
+        "conversation": {"base": 0.1, "sft": 0.3, "gain": gained(0.2)}}})  # fmt: skip
+    assert "taken from\nconversations that were given" in page(run)
+
+
+def test_what_was_skipped_is_said_with_its_reason_and_has_no_section(run):
+    for stage in ("sft", "preferences", "reward", "dpo", "ppo"):
+        change(run, stage, skipped="no questions <b>at all</b>")
+    change(run, "evaluation", multiple_choice=None, multiple_choice_example=None, sentence_pairs=None)
+    found = page(run)
+    assert "Sentence or muddle" not in found and "sentence from a muddle" not in found
+    assert "Skipped, as there was nothing to work on: sft (no questions &lt;b&gt;at all" in found and 'id="sft"' not in found
+    assert "Multiple choice" not in found and "has not come to its end" not in found
+
+
+def test_a_policy_without_held_out_questions_is_not_compared(run):
+    change(run, "dpo", against_sft=None)
+    found = page(run)
+    assert "DPO training" in found and "Is DPO preferred" not in found and "Is PPO preferred" in found
 
 
 def test_shows_tokens_of_a_held_out_sentence(text):
@@ -254,7 +429,7 @@ def test_missing_pieces_are_left_out(run):
     for name in ("sft", "dpo", "ppo"):
         write_jsonl(run[name] / "samples.jsonl", [])
     write_jsonl(run["reward"] / "scored.jsonl", [])
-    write_jsonl(run["base"] / "metrics.jsonl", [{"step": 0, "loss": 5.0, "rate": 1.0}])
+    write_jsonl(run["base"] / "metrics.jsonl", [{"step": 0, "loss": 5.0, "lr": 1.0}])
     empty = pq.read_table(run["corpus"] / "dropped.parquet").slice(0, 0)
     pq.write_table(empty, run["corpus"] / "dropped.parquet")
     documents = pq.read_table(run["corpus"] / "documents.parquet").slice(0, 0)
@@ -272,10 +447,41 @@ def test_missing_pieces_are_left_out(run):
      (9.97e15, "1.0 × 10¹⁶"), (999_999, "999,999")],
 )  # fmt: skip
 def test_numbers_are_written_for_people(value, text):
-    assert report.number(value) == text
+    assert words.number(value) == text
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
 def test_against_decides_only_when_the_line_is_outside(one, other, line):
     low, high = sorted((one, other))
-    assert report.against(low, high, line) == ("open" if low <= line <= high else "above" if line < low else "below")
+    assert words.against(low, high, line) == ("open" if low <= line <= high else "above" if line < low else "below")
+
+
+def check_layout(found: dict) -> None:
+    """`found` is what `laid_out` gives: of windows of 390 and 1280 px, with scripts on and off."""
+    assert found.keys() == {"390 on", "390 off", "1280 on", "1280 off"}
+    for name, one in found.items():
+        assert one["viewport"] == int(name.split()[0]) and one["sections"] >= 3, name
+        assert one["width"] <= one["viewport"] and one["outside"] == [] and one["uncut"], (name, one)
+        if one["tables"]:
+            assert one["before"] == one["tables"] - 1, "of each text what comes after its last token"
+            assert one["after"] == (0 if name.endswith("on") else one["before"]), name
+            assert one["disabled"] is not name.endswith("on")
+
+
+def test_hostile_text_and_long_words_stay_in_the_window(run, laid_out):
+    texts = [HOSTILE, "x" * 500]
+    change(run, "tokenizer", longest_tokens=texts, bytes_per_token=dict.fromkeys(texts, 1.0))
+    change(run, "pages", **{"00-docs": RESULTS["pages"]["00-docs"] | {"source": texts[1], "domain": HOSTILE}})
+    page(run)
+    check_layout(laid_out(run["corpus"].parent / "report.html"))
+
+
+def test_the_page_of_a_run_stays_in_the_window(tiny_run, laid_out):
+    found = laid_out(tiny_run.folder / "report" / "report.html")
+    check_layout(found)
+    assert all(one["tables"] for one in found.values())
+
+
+def test_a_half_run_stays_in_the_window(run, laid_out):
+    page({name: run[name] for name in ("pages", "annotations", "corpus", "tokenizer")})
+    check_layout(laid_out(run["corpus"].parent / "report.html"))

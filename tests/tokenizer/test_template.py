@@ -222,3 +222,12 @@ def test_settings_that_are_none_are_refused(tmp_path, content):
     (tmp_path / "tokenizer_config.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=r"tokenizer_config|eos_token"):
         Tokenizer.load(tmp_path)
+
+
+def test_a_special_token_without_text_is_refused(tmp_path):
+    publish(tmp_path)
+    description = json.loads((tmp_path / "tokenizer.json").read_text())
+    description["added_tokens"][-1]["content"] = ""
+    (tmp_path / "tokenizer.json").write_text(json.dumps(description))
+    with pytest.raises(UserError, match="a special token without text"):
+        Tokenizer.load(tmp_path)

@@ -186,8 +186,7 @@ def test_the_longest_words_are_no_spaces_rules_or_parts_of_characters():
     for text in (" " * 20, "-" * 30, "=" * 12, " return", "naïv", "a\n", "…"):
         joined(text, merges)
     tokenizer = Tokenizer.from_merges(list(dict.fromkeys(merges)))
-    found = longest_words(tokenizer, 4)
-    assert found[:2] == [" return", " retur"] and "naïv" in longest_words(tokenizer, 6)
+    assert longest_words(tokenizer, 2) == [" return", "naïv"]  # and not " retur", which it was merged from
     everything = longest_words(tokenizer, 10_000)
     assert all(any(map(str.isalpha, text)) for text in everything) and not set(everything) & set(SPECIAL_TOKENS)
     assert len(everything) == len(set(everything)) and "\ufffd" not in "".join(everything)

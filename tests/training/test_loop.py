@@ -13,7 +13,7 @@ import torch
 from groundup.core.errors import UserError
 from groundup.training import checkpoint, loop
 from groundup.training.objectives import next_token
-from groundup.training.optimizer import Optimizer, one_rate, pretraining_rates
+from groundup.training.optimizer import Optimizer, one_lr, pretraining_lrs
 from groundup.training.schedule import warmup_stable_decay
 
 STEPS = 9
@@ -30,7 +30,7 @@ class Toy:
         self.model = toy_decoder(seed=1, scale=0.1)
         self.folder, self.kill_at, self.bad_steps, self.interrupt = folder, kill_at, bad_steps, interrupt
         self.fetched = []
-        self.options = {"rate": pretraining_rates(32)[0], **options}
+        self.options = {"lr": pretraining_lrs(32)[0], **options}
 
     def batches(self, step):
         if step == self.kill_at:
@@ -48,7 +48,7 @@ class Toy:
             self.model,
             partial(next_token, dtype=torch.float32),
             self.batches,
-            Optimizer(self.model, self.options["rate"]),
+            Optimizer(self.model, self.options["lr"]),
             lambda step: warmup_stable_decay(step, steps, 2, 4),
             steps,
             self.folder,
@@ -74,9 +74,9 @@ def test_metrics_tell_every_step(toy_decoder, tmp_path):
     history = toy.train()
     rows = [json.loads(line) for line in toy.metrics().decode().splitlines()]
     assert rows == history and [row["step"] for row in rows] == list(range(STEPS))
-    assert all({"loss", "grad_norm", "rate"} <= row.keys() for row in rows)
+    assert all({"loss", "grad_norm", "lr"} <= row.keys() for row in rows)
     assert [row["step"] for row in rows if "seen" in row] == [3, 7, 8]
-    assert [row["rate"] for row in rows] == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+    assert [row["lr"] for row in rows] == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
     assert toy.fetched == list(range(STEPS))
 
 
@@ -267,7 +267,7 @@ class Staged:
         return model.weight.sum() * self.gradient(step), {"loss": self.losses[step]}
 
     def train(self):
-        optimizer = Optimizer(self.model, one_rate(0.01))
+        optimizer = Optimizer(self.model, one_lr(0.01))
         return loop.train(self.model, self.objective, self.batches, optimizer, lambda step: 1.0, len(self.losses),
                           self.folder, "staged", skip_spikes=True)  # fmt: skip
 
@@ -391,7 +391,7 @@ def test_gradients_are_clipped_to_the_norm(toy_decoder, tmp_path):
 
     toy = Toy(toy_decoder, tmp_path)
     history = loop.train(
-        toy.model, partial(next_token, dtype=torch.float32), toy.batches, Recorder(toy.model, one_rate(1e-3)),
+        toy.model, partial(next_token, dtype=torch.float32), toy.batches, Recorder(toy.model, one_lr(1e-3)),
         lambda step: 1.0, 3, tmp_path, "toy", max_grad_norm=0.01,
     )  # fmt: skip
     assert all(row["grad_norm"] > 0.01 for row in history)

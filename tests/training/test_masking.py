@@ -8,7 +8,7 @@ from groundup.encoder.bert import EncoderConfig, MaskedLanguageModel, initialise
 from groundup.encoder.masking import masked, masked_token
 from groundup.tokenizer.wordpiece import WordPiece, count_words, train
 from groundup.training import loop
-from groundup.training.optimizer import Optimizer, one_rate
+from groundup.training.optimizer import Optimizer, one_lr
 
 TOKENIZER = WordPiece(train(count_words(["the mouse ate the cheese", "a cat saw the mouse run"] * 3), 80))
 SPECIAL = torch.tensor(sorted(TOKENIZER.special_tokens.values()))
@@ -64,6 +64,6 @@ def test_an_encoder_learns_what_stands_behind_the_masks(tmp_path):
     some = torch.arange(10, 26).repeat(8, 1)  # every row is the same
     history = loop.train(
         made, partial(masked_token, dtype=torch.float32), lambda step: [masked(some, TOKENIZER, seed=step)],
-        Optimizer(made, one_rate(3e-3)), lambda step: 1.0, 60, tmp_path, "masked",
+        Optimizer(made, one_lr(3e-3)), lambda step: 1.0, 60, tmp_path, "masked",
     )  # fmt: skip
     assert history[0]["accuracy"] < 0.4 and sum(row["accuracy"] for row in history[-10:]) / 10 > 0.9

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from groundup.training.optimizer import Optimizer, one_rate, orthogonalise, pretraining_rates
+from groundup.training.optimizer import Optimizer, one_lr, orthogonalise, pretraining_lrs
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (32, 96), (96, 32), (64, 256)])
@@ -48,7 +48,7 @@ def test_adamw_is_that_of_torch(weight_decay):
         return nn.Sequential(nn.Linear(7, 11), nn.Tanh(), nn.Linear(11, 3))
 
     ours, theirs = network(), network()
-    optimizer = Optimizer(ours, one_rate(3e-3), betas=(0.9, 0.95), weight_decay=weight_decay)
+    optimizer = Optimizer(ours, one_lr(3e-3), betas=(0.9, 0.95), weight_decay=weight_decay)
     peer = torch.optim.AdamW(theirs.parameters(), lr=3e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=weight_decay)
     for step in range(20):
         x = torch.randn(5, 7, generator=torch.Generator().manual_seed(step))
@@ -97,7 +97,7 @@ def test_matrices_of_one_shape_are_updated_as_if_alone():
 
 def test_roles_decide_the_method(toy_decoder):
     model = toy_decoder()
-    rates, reasons = pretraining_rates(768, scale=2.0)
+    rates, reasons = pretraining_lrs(768, scale=2.0)
     optimizer = Optimizer(model, rates)
     assert optimizer.methods["model.embed_tokens.weight"] == ("adamw", 0.4)
     assert optimizer.methods["lm_head.weight"] == ("adamw", 0.008)
@@ -106,4 +106,4 @@ def test_roles_decide_the_method(toy_decoder):
     assert optimizer.methods.keys() == dict(model.named_parameters()).keys()
     assert all(tensor.dtype == torch.float32 for name, tensor in optimizer.state.items() if name != "updates")
     assert len(reasons) == 1
-    assert pretraining_rates(192)[0]("model.embed_tokens.weight", model.lm_head.weight)[1] == pytest.approx(0.4)
+    assert pretraining_lrs(192)[0]("model.embed_tokens.weight", model.lm_head.weight)[1] == pytest.approx(0.4)

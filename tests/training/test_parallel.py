@@ -16,17 +16,17 @@ from toy_training import run, tokens
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, environment):
-    """Fifty steps alone, replicated, sharded; changing over after thirty, from alone to sharded and back; experts."""
+    """Thirty steps alone, replicated, sharded; changing over after twenty, from alone to sharded and back; experts."""
     folder = tmp_path_factory.mktemp("parallel")
     file = tokens(folder)
-    run(file, folder / "alone", 50, ALONE)
-    run(file, folder / "alone, then sharded", 30, ALONE)
-    run(file, folder / "experts alone", 30, ALONE)
-    jobs = ("replicated:replicated:50", "sharded:sharded:50", "alone, then sharded:sharded:50",
-            "sharded, then alone:sharded:30", "experts replicated:replicated:30", "experts sharded:sharded:30")  # fmt: skip
+    run(file, folder / "alone", 30, ALONE)
+    run(file, folder / "alone, then sharded", 20, ALONE)
+    run(file, folder / "experts alone", 15, ALONE)
+    jobs = ("replicated:replicated:30", "sharded:sharded:30", "alone, then sharded:sharded:30",
+            "sharded, then alone:sharded:20", "experts replicated:replicated:15", "experts sharded:sharded:15")  # fmt: skip
     done = torchrun(environment, Path(__file__).with_name("toy_training.py"), folder, *jobs)
     assert done.returncode == 0, done.stderr
-    run(file, folder / "sharded, then alone", 50, ALONE)
+    run(file, folder / "sharded, then alone", 30, ALONE)
     return folder
 
 
@@ -49,7 +49,7 @@ def rows(folder):
 @pytest.mark.parametrize("how", ["replicated", "sharded", "alone, then sharded", "sharded, then alone"])
 def test_two_processes_train_as_one(folder, how):
     alone, together = rows(folder / "alone"), rows(folder / how)
-    assert len(alone) == len(together) == 50
+    assert len(alone) == len(together) == 30
     assert alone[-1]["loss"] < alone[0]["loss"] / 2
     for one, two in zip(alone, together, strict=True):
         assert one.keys() == two.keys()
@@ -84,8 +84,8 @@ def test_rows_are_those_of_a_chunk(total, world):
 
 
 def test_the_road_under_torchrun(tmp_path, environment):
-    """The first process walks it, all train; only the first prints and writes."""
-    done = torchrun(environment, Path(__file__).with_name("toy_road.py"), tmp_path / "run")
+    """The first process runs it, all train; only the first prints and writes."""
+    done = torchrun(environment, Path(__file__).with_name("toy_pipeline.py"), tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("made\n") == 1
     assert "2 processes; FSDP2" in done.stderr and done.stderr.count("steps of") == 1
@@ -94,5 +94,5 @@ def test_the_road_under_torchrun(tmp_path, environment):
     model = load_decoder(tmp_path / "run" / "base")
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
     assert len(rows(tmp_path / "run" / "base")) == 6
-    again = torchrun(environment, Path(__file__).with_name("toy_road.py"), tmp_path / "run")
+    again = torchrun(environment, Path(__file__).with_name("toy_pipeline.py"), tmp_path / "run")
     assert again.returncode == 0 and again.stdout.count("made\n") == 1, again.stderr  # and the others do not wait

@@ -23,7 +23,7 @@ from groundup.training.parallel import ALONE
 sys.path.insert(0, str(Path(__file__).parent))
 from toy_corpus import DOCUMENTS, tokenizer, write_tokens
 
-SETTINGS = PretrainingConfig(depth=1, context=16, tokens=8 * 64, batch_tokens=64)
+SETTINGS = PretrainingConfig(depth=1, context_length=16, tokens=8 * 64, batch_tokens=64)
 LONG = {"long_context": 32, "long_tokens": 5 * 64}
 BYTES = Tokenizer.from_merges([])
 
@@ -93,7 +93,7 @@ def test_what_the_long_context_cannot_do_is_said_before_any_training(tokens, tmp
         pretrain(tokens, tmp_path, mixture=MixtureConfig(max_repeats=1), long_context=4096, long_tokens=9000)
     assert not (tmp_path / "metrics.jsonl").exists()
     said = []
-    _, results = pretrain(tokens, tmp_path, said, context=32, long_context=40, long_tokens=400)  # no multiple of 32
+    _, results = pretrain(tokens, tmp_path, said, context_length=32, long_context=40, long_tokens=400)  # no multiple of 32
     assert results["long"]["context"] == 40 and not results["kernels"]
 
 
@@ -118,7 +118,7 @@ def test_longer_context(tokens, tmp_path):
     assert model.config.max_position_embeddings == 32
     assert model.config.rope_theta == pytest.approx(10_000 * 2 ** (64 / 62))
     assert len(rows(tmp_path)) == 8 and len(rows(tmp_path / "long")) == 5
-    assert max(row["rate"] for row in rows(tmp_path / "long")) == pytest.approx(0.1)
+    assert max(row["lr"] for row in rows(tmp_path / "long")) == pytest.approx(0.1)
     assert results["long"]["steps"] == 5 and results["long"]["held_out_loss"] > 0
     assert any("RoPE base 10,000 -> 20,4" in line for line in said), said
     model_folder.save(tmp_path / "saved", model, tokenizer(), chat=False)
@@ -241,7 +241,7 @@ def published(tokens, tmp_path_factory):
 def test_training_continues_from_a_folder(tokens, tmp_path, published):
     said = []
     _, anew = pretrain(tokens, tmp_path / "anew")
-    model, continued = pretrain(tokens, tmp_path / "on", said, start_from=str(published), depth=7, rate_scale=0.1)
+    model, continued = pretrain(tokens, tmp_path / "on", said, start_from=str(published), depth=7, lr_scale=0.1)
     assert rows(tmp_path / "on")[0]["loss"] < rows(tmp_path / "anew")[0]["loss"] - 1
     assert continued["held_out_loss"] < anew["held_out_loss"]
     assert model.config == model_folder.load_decoder(published).config
@@ -252,8 +252,8 @@ def test_another_tokenizer_or_a_longer_context_is_refused(tokens, tmp_path, publ
     other = Tokenizer.from_merges(tokenizer().merges[:-1])
     with pytest.raises(UserError, match=r"its tokenizer \(\d+ tokens\) is not the one .* set tokenizer.folder"):
         pretrain(tokens, tmp_path, encoder=other, start_from=str(published))
-    with pytest.raises(UserError, match=r"base.context = 64: the model in .* was trained on 16; .* base.long_context"):
-        pretrain(tokens, tmp_path, start_from=str(published), context=64)
+    with pytest.raises(UserError, match=r"base.context_length = 64: the model in .* was trained on 16; .* base.long_context"):
+        pretrain(tokens, tmp_path, start_from=str(published), context_length=64)
 
 
 def test_token_files_of_another_vocabulary_are_refused_before_training(tokens, tmp_path):
@@ -267,7 +267,7 @@ def test_token_files_of_another_vocabulary_are_refused_before_training(tokens, t
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("changes", [{"context": 4096}, {"mixture": MixtureConfig(max_repeats=1e-6)}])
+@pytest.mark.parametrize("changes", [{"context_length": 4096}, {"mixture": MixtureConfig(max_repeats=1e-6)}])
 def test_documents_that_do_not_fill_a_row_are_refused(tokens, tmp_path, changes):
     with pytest.raises(UserError, match=r"do not fill one row of \d+ tokens; take more pages"):
         pretrain(tokens, tmp_path, **changes)

@@ -19,13 +19,13 @@ from groundup.training import parallel
 from groundup.training.data import Stream
 from groundup.training.loop import mean_loss, train
 from groundup.training.objectives import BalancedNextToken, next_token
-from groundup.training.optimizer import Optimizer, pretraining_rates
+from groundup.training.optimizer import Optimizer, pretraining_lrs
 from groundup.training.parallel import Processes
 from groundup.training.schedule import warmup_stable_decay
 
 CPU = torch.device("cpu")
 CONFIG = DecoderConfig(51, 33, 3, 3, 3, 12, 49, 32)
-ROWS, MICRO_ROWS, ALL_STEPS = 5, 1, 50
+ROWS, MICRO_ROWS, ALL_STEPS = 5, 1, 30
 
 
 def tokens(folder: Path) -> TokenFile:
@@ -48,14 +48,14 @@ def run(file: TokenFile, folder: Path, steps: int, processes: Processes) -> list
     model = Decoder(config)
     initialise(model, 1)
     objective = processes.spread(model, objective, CPU)
-    optimizer = Optimizer(model, pretraining_rates(33)[0], processes=processes)
+    optimizer = Optimizer(model, pretraining_lrs(33)[0], processes=processes)
     probe = stream.batches(1000, 7, MICRO_ROWS, CPU, processes)
     return train(
         model,
         objective,
         lambda step: stream.batches(step, ROWS, micro_rows, CPU, processes),
         optimizer,
-        lambda step: warmup_stable_decay(step, ALL_STEPS, 5, 20),
+        lambda step: warmup_stable_decay(step, ALL_STEPS, 5, 12),
         steps,
         folder,
         "toy",

@@ -1,6 +1,7 @@
 """The verbs. Nothing but argument names and a call; the last line on stdout is one JSON object with the result."""
 
 import errno
+import logging
 import os
 import re
 import sys
@@ -16,6 +17,7 @@ from groundup.cli.data import data
 from groundup.cli.evaluate import evaluate
 from groundup.cli.options import LARGEST_SEED, MOST_TOKENS, DryRun, RunFolder, Settings, finite, result
 from groundup.cli.tokenizer import tokenizer
+from groundup.core import log
 from groundup.core.errors import UserError
 from groundup.core.text import message, printable
 
@@ -54,6 +56,7 @@ NUMBER_OF_SYSTEM = re.compile(r"\[?errno:? (\d+)", re.IGNORECASE)
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 
 INTERRUPTED = 130
+RENAMED = {"--rule": "--pattern"}
 # What click raises for arguments that it cannot take; releases of typer keep it in different places.
 BadArguments = typer.BadParameter.__mro__[2]
 
@@ -68,8 +71,10 @@ def groundup(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and end.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings alone, no progress.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Details as well.")] = False,
 ) -> None:
-    pass
+    log.to_terminal(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
 
 
 @app.command()
@@ -79,7 +84,7 @@ def run(
     settings: Settings = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Walk the whole road: pages, corpus, tokenizer, base model, fine-tuning, preferences, report.
+    """Run the whole pipeline: pages, corpus, tokenizer, base model, fine-tuning, preferences, report.
 
     What is done is not done again; a run that was killed continues where it was.
     """
@@ -129,7 +134,7 @@ def chat(
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed and words give the same answers.")] = 0,
 ) -> None:
     """Talk to a model in the terminal, a run's or any that is loaded here; an empty line or Ctrl-D ends."""
-    from groundup.generation.chat import talk
+    from groundup.cli.talk import talk
 
     result(talk(folder, stage, temperature, max_tokens, seed))
 
@@ -220,6 +225,8 @@ def _said_of_arguments(error: Exception) -> str:
     context, text = getattr(error, "ctx", None), error.format_message().strip().rstrip(".")
     verb = context.command_path if context else "groundup"
     place = verb.removeprefix("groundup").strip()
+    if (name := getattr(error, "option_name", None)) in RENAMED:
+        text = f"{name} is called {RENAMED[name]} now"
     if "\n" in text and text.startswith("Usage"):  # nothing was given: the help is the answer
         print(printable(text))
         sys.exit(2)

@@ -7,8 +7,9 @@ import typer
 
 from groundup.cli.options import MOST_MB, DryRun, Settings, result
 from groundup.core.errors import UserError
+from groundup.core.text import printable
 
-corpus = typer.Typer(help="Web pages in, clean and weighted documents out; or train and tune what judges them.")
+corpus = typer.Typer(help="Web pages in, clean and weighted documents out; or train and tune its classifiers.")
 
 
 @corpus.callback(invoke_without_command=True)
@@ -107,4 +108,8 @@ def tune(
     """Show what each threshold would keep, with texts just on either side of it; nothing is computed anew."""
     from groundup.corpus.select import thresholds as tuning
 
-    result(tuning.tune(folder, column or [], samples))
+    found = tuning.tune(folder, column or [], samples)
+    for row in found["thresholds"]:
+        print(printable("\n".join(tuning.described(row))))
+        del row["samples"]
+    result(found)

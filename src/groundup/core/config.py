@@ -12,7 +12,7 @@ PositiveFloat = Annotated[float, Field(gt=0, le=LARGEST)]
 Rate = Annotated[float, Field(gt=0, le=10)]  # a learning rate beyond it ends in numbers that are not finite
 Batch = Annotated[int, Field(gt=0, le=10**6)]  # conversations or pairs that are padded into one tensor
 Epochs = Annotated[int, Field(gt=0, le=1000)]  # pairs and answers are known by heart after ten
-Context = Annotated[int, Field(ge=16, le=2**20)]  # the positions of every token of a row are in memory at once
+ContextLength = Annotated[int, Field(ge=16, le=2**20)]  # the positions of every token of a row are in memory at once
 SeedNumber = Annotated[int, Field(ge=0, lt=2**32)]  # what all of torch's, numpy's and scikit-learn's generators take
 
 

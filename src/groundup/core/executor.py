@@ -18,6 +18,7 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 from typing import Any
 
+from groundup.core import log
 from groundup.core.errors import UserError
 
 ATTEMPTS = 3  # a job whose worker dies each time is what kills it: by its memory, most often
@@ -153,7 +154,14 @@ def _processes(helpers: int) -> Executor | None:
     # Forking a process that has threads, as PyTorch's, can lock up: start afresh.
     if helpers == 0:
         return None
-    return ProcessPoolExecutor(helpers, mp_context=get_context("spawn"), initializer=_end_with_parent)
+    start = {"initializer": _begin, "initargs": (log.shown(),)}
+    return ProcessPoolExecutor(helpers, mp_context=get_context("spawn"), **start)
+
+
+def _begin(shown: int | None) -> None:
+    if shown is not None:
+        log.to_terminal(shown)
+    _end_with_parent()
 
 
 def _end_with_parent() -> None:

@@ -1,9 +1,11 @@
 """Progress on stderr: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
 
+import logging
 import sys
 import time
 from collections import deque
 
+from groundup.core import log
 from groundup.core.text import printable
 
 LINE_EVERY_SECONDS = 10.0
@@ -42,7 +44,8 @@ class Progress:
         self.begun = (self.start, done)  # when the rate's time begins, and what was done by then
         self.recent = deque([self.begun])
         self.status = None
-        if sys.stderr.isatty():
+        self.silent = (log.shown() or 0) > logging.INFO
+        if sys.stderr.isatty() and not self.silent:
             from rich.console import Console
             from rich.text import Text
 
@@ -54,7 +57,7 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         if self.status:
             self.status.stop()
-        if self.shown > self.start:
+        if self.shown > self.start and not self.silent:
             now = time.monotonic()
             print(printable(self._line(self._rate(now, *self.begun))), file=sys.stderr, flush=True)
 
@@ -64,7 +67,7 @@ class Progress:
         now = time.monotonic()
         self._count(now)
         every = 0.2 if self.status else LINE_EVERY_SECONDS
-        if now - self.start < SILENT_UNTIL_SECONDS or now - self.shown < every:
+        if self.silent or now - self.start < SILENT_UNTIL_SECONDS or now - self.shown < every:
             return
         self.shown = now
         if self.status:

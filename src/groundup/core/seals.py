@@ -8,13 +8,14 @@ import fnmatch
 import glob
 import hashlib
 import json
-import sys
+import logging
 from pathlib import Path
 from typing import Any
 
 from groundup.core.errors import UserError
 from groundup.core.files import digest, read_json, write_json, write_text
-from groundup.core.text import printable
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "stage.json"
 SEAL = "seal"
@@ -104,7 +105,7 @@ def open_stage(run: Path, name: str) -> Path:
 
 
 def _say_damaged(path: Path) -> None:
-    print(printable(f"  {path} is damaged: made again"), file=sys.stderr, flush=True)
+    logger.warning(f"{path} is damaged: made again")
 
 
 def _beside(path: Path) -> Path:

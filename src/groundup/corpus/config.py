@@ -46,7 +46,7 @@ class AnnotationsConfig(Section):
     template_line_share: Share = 0.3  # a line on more than this share of a host's pages is its header, menu or footer
 
     @property
-    def judges(self) -> dict[str, str]:
+    def classifiers(self) -> dict[str, str]:
         """The files that documents are judged by, by the setting that names each; empty where none is given."""
         names = ("toxic_words", "toxicity_classifier", "quality_classifier", "domain_classifier")
         return {name: getattr(self, name) for name in names}

@@ -93,6 +93,8 @@ def read(
         yield from _good(path, _rows(path, refused, max_row_bytes), make, refused, formats)
         return
     names, others = files_of(path, ROWS)
+    if not names:
+        raise UserError(f"{path}: no file of rows in it: give JSON lines, JSON, CSV or Parquet")
     for name in others:
         refused.add("files that are not read", str(path / name))
     for name in names:

@@ -27,16 +27,18 @@ class Conversation:
         return self.messages[:-1]
 
     @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The messages; where only some answers are learned, each of the others has OpenAI's `weight` of 0."""
+        return [message.row if message.trained else {**message.row, "weight": 0} for message in self.messages]
+
+    @property
     def row(self) -> dict[str, Any]:
-        """As TRL has it; where only some answers are learned, each has OpenAI's `weight`, or the last is a completion."""
-        rows = [message.row for message in self.messages]
+        """As TRL has it: where only the last answer is learned, it is a completion."""
         answers = [message.trained for message in self.messages if message.role == "assistant"]
-        if all(answers):
-            return {"messages": rows}
-        if answers[-1] and not any(answers[:-1]):
-            return {"prompt": rows[:-1], "completion": rows[-1:]}
-        weights = [{"weight": int(message.trained)} if message.role == "assistant" else {} for message in self.messages]
-        return {"messages": [row | weight for row, weight in zip(rows, weights, strict=True)]}
+        if len(answers) > 1 and answers[-1] and not any(answers[:-1]):
+            whole = [message.row for message in self.messages]
+            return {"prompt": whole[:-1], "completion": whole[-1:]}
+        return {"messages": self.rows}
 
 
 def format_of(row: Mapping[str, Any]) -> str:

@@ -32,6 +32,8 @@ def convert(files: Sequence[Path], out: Path) -> dict[str, Any]:
         kinds[name] += 1
         return preference_of(row) if name == "preferences" else conversation_of(row)
 
+    if out.is_dir():
+        raise UserError(f"{out}: is a folder; give a file as --to")
     formats, refused, count = Counter[str](), Refused(), 0
     with replacing(out) as temporary, temporary.open("w", encoding="utf-8") as file:
         for given in files:

@@ -324,8 +324,8 @@ def build(documents: Iterable[tuple[str, str]], max_objects: int, seed: int) -> 
     balanced = {side: _balanced(some, seed) for side, some in rows.items()}
     if without := [side for side, some in balanced.items() if not some]:
         raise UserError(
-            f"sft: no questions for {' and '.join(without)}; the corpus needs more documented Python source (domain with "
-            "stdlib:), or a larger sft.max_objects"
+            f"no questions for {' and '.join(without)} in documented Python source (domain with stdlib:); give conversations "
+            "of your own as sft.data, more such source, or a larger sft.max_objects"
         )
     return balanced
 

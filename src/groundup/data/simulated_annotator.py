@@ -7,14 +7,14 @@ to meaning: it measures shared words, and must never be reported as a human pref
 
 A judgement is one event of the log, whoever made it:
     {"pair_id", "prompt", "a", "b", "shown_left": "a"|"b", "choice": "a"|"b"|"tie"|"skip"|"both_bad", "annotator"}
-The simulated one adds `strength`, the distance between the two answers. `preferences` turns any such log into the
-preference rows of TRL.
+`prompt` is a question, or the messages before the answer where there are several. The simulated annotator adds
+`strength`, the distance between the two answers. `preferences` turns any such log into the preference rows of TRL.
 """
 
 import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from groundup.core.errors import UserError
@@ -48,7 +48,7 @@ def side_shown_left(pair_id: str) -> str:
 
 
 def judgement(
-    prompt: str, a: str, b: str, reference: str, pair_id: str, min_gap: float, shown_left: str
+    prompt: str | Sequence[Mapping[str, Any]], a: str, b: str, reference: str, pair_id: str, min_gap: float, shown_left: str
 ) -> dict[str, Any]:
     """The simulated annotator's event for the labelling log (see the top of this file)."""
     return {
@@ -91,10 +91,11 @@ def preferences(judgements: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         mean = sum(cast.values()) / len(cast) if cast else 0.0
         if mean == 0:
             continue
+        prompt = pair["prompt"]
         chosen, rejected = (pair["a"], pair["b"]) if mean > 0 else (pair["b"], pair["a"])
         rows.append(
             {
-                "prompt": [{"role": "user", "content": pair["prompt"]}],
+                "prompt": [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt,
                 "chosen": [{"role": "assistant", "content": chosen}],
                 "rejected": [{"role": "assistant", "content": rejected}],
                 "margin": abs(mean) if len(cast) > 1 else 0.0,

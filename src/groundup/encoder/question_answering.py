@@ -34,7 +34,7 @@ from groundup.training import checkpoint
 from groundup.training.epoch_order import chosen_rows
 from groundup.training.loop import train
 from groundup.training.objectives import Batch, Metrics
-from groundup.training.optimizer import Optimizer, one_rate
+from groundup.training.optimizer import Optimizer, one_lr
 from groundup.training.schedule import warmup_stable_decay
 
 OVERLAP = 128  # tokens of context that a window shares with the next (BERT's), at most a third of it
@@ -216,7 +216,7 @@ def _train(
         model,
         span_loss,
         batches,
-        Optimizer(model, one_rate(rate), betas=(0.9, 0.98)),
+        Optimizer(model, one_lr(rate), betas=(0.9, 0.98)),
         lambda step: warmup_stable_decay(step, steps, max(1, steps // 20), steps // 2),
         steps,
         folder,

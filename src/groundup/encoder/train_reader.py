@@ -2,8 +2,8 @@
 
 import hashlib
 import json
+import logging
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +13,6 @@ from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.files import digest
 from groundup.core.seals import read_sealed, write_sealed
-from groundup.core.text import printable
 from groundup.data.rows import Refused
 from groundup.encoder import squad
 from groundup.encoder.cloze_questions import paragraphs
@@ -21,6 +20,8 @@ from groundup.encoder.question_answering import Settings, answer, build, fits
 from groundup.encoder.squad import Question
 from groundup.tokenizer import documents, load
 from groundup.tokenizer.wordpiece import WordPiece, count_words, train
+
+logger = logging.getLogger(__name__)
 
 KEY, RESULT = "questions.json", "reader.json"
 HELD_OUT_EVERY, HELD_OUT_MOST = 10, 500  # of ten contexts one is held out; so many questions are enough to judge by
@@ -43,7 +44,7 @@ def train_reader(
     words = _tokenizer(tokenizer, questions, practice, vocabulary)
     questions = _fitting(words, questions, settings.length, refused)
     if refused:
-        print(printable(f"  passed over: {refused}"), file=sys.stderr, flush=True)
+        logger.warning(f"passed over: {refused}")
     key = {
         "files": {str(path): digest(path) for path in files},
         "practice": hashlib.blake2b("\n".join(practice).encode("utf-8", "replace"), digest_size=16).hexdigest(),
@@ -54,7 +55,7 @@ def train_reader(
     if (found := _begin(out, key)) is not None:
         return found
     training, held_out = _split(questions)
-    print(printable(f"  {len(training):,} questions to learn from, {len(held_out):,} held out"), file=sys.stderr, flush=True)
+    logger.info(f"{len(training):,} questions to learn from, {len(held_out):,} held out")
     device = choose()
     model = build(words, training, practice, settings, device, out, seed)
     measured = None
@@ -135,7 +136,7 @@ def _begin(out: Path, key: dict[str, Any]) -> dict[str, Any] | None:
     if before is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: there is something else already; give another --out, or delete it")
     if before is not None and before != json.loads(json.dumps(key)):
-        print(printable(f"  {out} is of other questions or settings: begun anew"), file=sys.stderr, flush=True)
+        logger.warning(f"{out} is of other questions or settings: begun anew")
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     write_sealed(out / KEY, key)

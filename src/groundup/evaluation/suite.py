@@ -14,6 +14,7 @@ from groundup.data.token_files import TokenFile
 from groundup.evaluation import multiple_choice, sentence_pairs
 from groundup.evaluation.compression import xz_bits_per_byte
 from groundup.evaluation.config import EvaluationConfig
+from groundup.evaluation.next_tokens import next_tokens
 from groundup.generation.engine import Sampling, generate, room
 from groundup.model.decoder import Decoder
 from groundup.model.likelihood import bits_per_byte, score
@@ -22,6 +23,8 @@ from groundup.tokenizer.tokenizer import Tokenizer
 
 NGRAMS = (3, 5)
 SAMPLE_PROMPTS = ("The os module ", "def read(self", "Return a new ", "class Path(", "The mouse ate the ")
+
+NEXT_TEXTS = ["Return the number of", "    def __init__(self", "import os\n", "This function returns a list of"]
 
 Documents = Sequence[dict[str, Any]]
 
@@ -41,13 +44,16 @@ def evaluate_base(
     written = samples(model, tokenizer, seed)
     return {
         "bits_per_byte": compare_predictors(model, tokenizer, held_out, tokens, settings.held_out_kb * 1000, seed),
-        "sentence_pairs": sentence_pairs.score(pairs, text_log_likelihood),
+        # None without plain sentences.
+        "sentence_pairs": sentence_pairs.score(pairs, text_log_likelihood) if pairs else None,
         "lecture_pairs": [
             {"right": pair["right"], "wrong": pair["wrong"], "nats": text_log_likelihood([pair["right"], pair["wrong"]])}
             for pair in sentence_pairs.LECTURE_PAIRS
         ],
-        "multiple_choice": multiple_choice.score(questions, partial(continuations, model, tokenizer)),
-        "multiple_choice_example": questions[0],
+        # None without documented Python source.
+        "multiple_choice": multiple_choice.score(questions, partial(continuations, model, tokenizer)) if questions else None,
+        "multiple_choice_example": questions[0] if questions else None,
+        "next_tokens": next_tokens(model, tokenizer, [pair["right"] for pair in sentence_pairs.LECTURE_PAIRS[:1]] + NEXT_TEXTS),
         "samples": written,
         "samples_left_out": len(SAMPLE_PROMPTS) - len(written),  # too long for the model
     }

@@ -98,7 +98,7 @@ class Decoding:
             mlp,
         )
 
-    def read(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Logits (rows, vocabulary) of the token after each prompt."""
         last: list[Tensor] = []
         start = 0
@@ -145,7 +145,7 @@ class Decoding:
             slots += [row * room + time for time in some]
         return torch.tensor(times, device=self.head.device), torch.tensor(slots, device=self.head.device)
 
-    def step(self, tokens_BT: Tensor) -> Tensor:
+    def decode(self, tokens_BT: Tensor) -> Tensor:
         """Logits (rows, T, vocabulary) of the token after each of these, which continue their rows."""
         B, T = tokens_BT.shape
         device = self.head.device
@@ -171,7 +171,7 @@ class Decoding:
 
         return self._logits(self._layers(tokens_BT.flatten(), positions_N, slots_N, attend)).unflatten(0, (B, T))
 
-    def forget(self, tokens: Sequence[int]) -> None:
+    def rollback(self, tokens: Sequence[int]) -> None:
         """So many of the last tokens of each row: it goes on from before them."""
         self.lengths = [length - one for length, one in zip(self.lengths, tokens, strict=True)]
 

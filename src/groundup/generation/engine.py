@@ -15,7 +15,7 @@ from torch import Tensor
 
 from groundup.core.errors import UserError
 from groundup.generation.decoding import Decoding
-from groundup.generation.prompt_lookup import Lookup, drafts
+from groundup.generation.prompt_lookup import PromptLookup, drafts
 from groundup.model.decoder import Decoder, LanguageModel
 from groundup.model.generation import Generation
 
@@ -36,7 +36,7 @@ class Sampling:
     top_k: int = 0
 
     @classmethod
-    def by(cls, generation: Generation, max_tokens: int, temperature: float | None = None) -> Self:
+    def from_config(cls, generation: Generation, max_tokens: int, temperature: float | None = None) -> Self:
         """As the model's folder states it, but for a temperature that somebody asks for."""
         wanted = generation.temperature if temperature is None else temperature
         return cls(max_tokens, wanted, generation.top_p, generation.top_k)
@@ -81,7 +81,7 @@ def generate(
     prompts = [list(prompt) for prompt in prompts]
     device = model.lm_head.weight.device
     generator = torch.Generator(device=device).manual_seed(seed)
-    state_class = Decoding if isinstance(model, Decoder) else Continuing
+    state_class = Decoding if isinstance(model, Decoder) else GenericState
     state = state_class(model, len(prompts), max(map(len, prompts)) + max_tokens)
     texts = [list(prompt) for prompt in prompts]
     ends_at = [len(prompt) + max_tokens for prompt in prompts]
@@ -90,10 +90,10 @@ def generate(
         return len(texts[row]) >= ends_at[row] or (texts[row][-1] in ends and len(texts[row]) > len(prompts[row]))
 
     # A draft is kept as far as it is what the model itself chooses: the tokens are the same with and without.
-    lookups = [Lookup(text) for text in texts] if isinstance(model, Decoder) and sampling.temperature < COLDEST else []
+    lookups = [PromptLookup(text) for text in texts] if isinstance(model, Decoder) and sampling.temperature < COLDEST else []
     rows = list(range(len(prompts)))
     drafted: list[list[int]] = [[]] * len(prompts)
-    logits = state.read(prompts)[:, None]
+    logits = state.prefill(prompts)[:, None]
     while True:
         found = pick(_choices(logits.flatten(0, 1), model), sampling, generator).view(len(rows), -1).tolist()
         wrong = []
@@ -107,7 +107,7 @@ def generate(
                 if on_token:
                     on_token(row, token)
         if any(wrong):
-            state.forget(wrong)
+            state.rollback(wrong)
         going = [place for place, row in enumerate(rows) if not finished(row)]
         if not going:
             return [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
@@ -118,17 +118,17 @@ def generate(
         if lookups:
             drafted = drafts([lookups[row] for row in rows], max(ends_at[row] - len(texts[row]) for row in rows) - 1)
         following = [[texts[row][-1], *draft] for row, draft in zip(rows, drafted, strict=True)]
-        logits = state.step(torch.tensor(following, device=device))
+        logits = state.decode(torch.tensor(following, device=device))
 
 
-class Continuing:
-    """What `Decoding` is to a decoder, for any architecture; it cannot forget."""
+class GenericState:
+    """What `Decoding` is to a decoder, for any architecture; it cannot roll back."""
 
     def __init__(self, model: LanguageModel, rows: int, length: int) -> None:
         self.model, self.device = model, model.lm_head.weight.device
         self.cache = model.new_cache(rows, length, self.device)
 
-    def read(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.long, device=self.device)
         for row, prompt in enumerate(prompts):
@@ -136,7 +136,7 @@ class Continuing:
         hidden = self.model.model(ids, cache=self.cache, lengths_B=lengths)
         return self.model.lm_head(hidden[torch.arange(len(prompts), device=self.device), lengths - 1])
 
-    def step(self, tokens_BT: Tensor) -> Tensor:
+    def decode(self, tokens_BT: Tensor) -> Tensor:
         return self.model.lm_head(self.model.model(tokens_BT, cache=self.cache))
 
     def select(self, rows: Sequence[int]) -> None:

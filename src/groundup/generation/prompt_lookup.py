@@ -12,7 +12,7 @@ LEAST, MOST = 2, 31  # tokens of a draft
 AT_ONCE = 96  # tokens of a pass over several rows
 
 
-class Lookup:
+class PromptLookup:
     """Drafts for one row, whose `text` grows by the part of each draft that was right and one token more."""
 
     def __init__(self, text: list[int]) -> None:
@@ -38,17 +38,17 @@ class Lookup:
         self.start = next((place for place in starts if place is not None), None)
         return self.length if self.start else 0
 
-    def draft(self, count: int) -> list[int]:
+    def propose(self, count: int) -> list[int]:
         """What followed; a text that goes round in a circle is followed around it. Where the end is new, any tokens."""
         self.drafted = count if self.start else 0
         start = self.start or 0
         return [self.text[start + number % (self.known - start)] for number in range(count)]
 
 
-def drafts(rows: Sequence[Lookup], most: int) -> list[list[int]]:
+def drafts(rows: Sequence[PromptLookup], most: int) -> list[list[int]]:
     """A draft of each row, all of one length: the mean of what the rows promise, and none of them longer than `most`."""
     most = min(most, AT_ONCE // len(rows) - 1)
     if most < 1:
         return [[]] * len(rows)
     count = min(most, sum(row.promising() for row in rows) // len(rows))
-    return [row.draft(count) for row in rows]
+    return [row.propose(count) for row in rows]

@@ -10,10 +10,10 @@ own in bfloat16 (tests/test_kernels.py).
 
 import ctypes
 import hashlib
+import logging
 import os
 import shlex
 import subprocess
-import sys
 import tempfile
 from ctypes import c_float, c_long, c_void_p
 from functools import cache
@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from groundup.core.device import has_bfloat16_vectors, has_tiles
-from groundup.core.text import printable
+
+logger = logging.getLogger(__name__)
 
 HEADER, SOURCES = Path(__file__).with_name("blocks.h"), sorted(Path(__file__).parent.glob("*.cpp"))
 VECTORS, TILES = ("fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16"), ("amx-tile", "amx-bf16")
@@ -60,7 +61,7 @@ def library_or_reason() -> ctypes.CDLL | str:
     try:
         if not path.exists():
             kept.mkdir(parents=True, exist_ok=True)
-            print(printable(f"compiling kernels for this processor with {compiler}: some seconds, once"), file=sys.stderr)
+            logger.info(f"compiling kernels for this processor with {compiler}: some seconds, once")
             with tempfile.TemporaryDirectory(dir=kept) as unfinished:
                 new = Path(unfinished) / path.name
                 command = [*shlex.split(compiler), *flags, *map(str, SOURCES), "-o", str(new)]

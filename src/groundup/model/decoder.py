@@ -483,7 +483,7 @@ class Decoder(LanguageModel):
         return KeyValueCache.empty(self.config, batch, length, device)
 
 
-class Scorer(nn.Module):
+class RewardModel(nn.Module):
     """A backbone, the decoder's if none is given, with one number a token: the reward model, and PPO's value function.
 
     In transformers `Qwen3ForSequenceClassification` with `num_labels=1`, which reads the number at the last token.

@@ -19,7 +19,7 @@ from groundup.core.files import read_object, write_json, write_tensors
 from groundup.model import generation as generations
 from groundup.model import weights
 from groundup.model.convolution import Convolution, ConvolutionConfig
-from groundup.model.decoder import Decoder, LanguageModel, Scorer
+from groundup.model.decoder import Decoder, LanguageModel, RewardModel
 from groundup.model.description import FAMILIES, describe, read_config, shape_of
 from groundup.model.lstm import LSTM, LSTMConfig
 from groundup.model.origin import IDS, Origin, WithOrigin
@@ -30,7 +30,7 @@ from groundup.tokenizer.tokenizer import Tokenizer
 OURS = {"groundup_lstm": LSTM, "groundup_convolution": Convolution, "groundup_patches": PatchedBytes}
 
 
-def save(folder: Path, model: LanguageModel | Scorer, tokenizer: Tokenizer, *, chat: bool) -> None:
+def save(folder: Path, model: LanguageModel | RewardModel, tokenizer: Tokenizer, *, chat: bool) -> None:
     """Write a model with its tokenizer. `chat`: generation ends at the end of a message, not of a document.
 
     Raises UserError when the tokenizer has ids that the model has no embedding for.
@@ -42,14 +42,14 @@ def save(folder: Path, model: LanguageModel | Scorer, tokenizer: Tokenizer, *, c
             "save it with the tokenizer that it was trained with"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    suffix = "ForSequenceClassification" if isinstance(model, Scorer) else "ForCausalLM"
+    suffix = "ForSequenceClassification" if isinstance(model, RewardModel) else "ForCausalLM"
     if config.model_type in OURS:
         name, entries = OURS[config.model_type].__name__ + suffix, config.as_dict()
     else:
         name, entries = FAMILIES[config.model_type] + suffix, describe(config)
     ids, generation = _special_ids(model, tokenizer, chat)
     description = {"architectures": [name], "model_type": config.model_type, **entries, **ids, "use_cache": True}
-    if isinstance(model, Scorer):
+    if isinstance(model, RewardModel):
         description |= {"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}}
     write_json(folder / "config.json", description)
     if isinstance(model, LanguageModel):
@@ -59,7 +59,7 @@ def save(folder: Path, model: LanguageModel | Scorer, tokenizer: Tokenizer, *, c
 
 
 def _special_ids(
-    model: LanguageModel | Scorer, tokenizer: Tokenizer, chat: bool
+    model: LanguageModel | RewardModel, tokenizer: Tokenizer, chat: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Of config.json the special tokens' ids; and the whole of generation_config.json.
 
@@ -73,7 +73,7 @@ def _special_ids(
         ids = {**both, "eos_token_id": end if chat else tokenizer.end_of_text}
         return ids, {**both, "eos_token_id": ends, **origin.generation.sampling()}
     ids = dict(origin.ids)
-    if isinstance(model, Scorer) and ids.get("pad_token_id") is None:
+    if isinstance(model, RewardModel) and ids.get("pad_token_id") is None:
         ids["pad_token_id"] = tokenizer.pad  # by which transformers finds a row's last token
     generation = origin.generation.stated
     generation = {**ids, **origin.generation.sampling()} if generation is None else dict(generation)
@@ -109,14 +109,14 @@ def load_decoder(folder: Path) -> LanguageModel:
     return model
 
 
-def load_scorer(folder: Path) -> Scorer:
+def load_reward_model(folder: Path) -> RewardModel:
     """Raises UserError when the folder is not a complete sequence classifier with one label."""
     folder = Path(folder)
     kind, config, description = _read(folder / "config.json")
     origin = partial(_with_origin, config, description, folder)
-    scorer = weights.build(lambda config: Scorer(config, kind(config).model), config, folder, origin)
-    _load_all(scorer, folder)
-    return scorer
+    reward_model = weights.build(lambda config: RewardModel(config, kind(config).model), config, folder, origin)
+    _load_all(reward_model, folder)
+    return reward_model
 
 
 def _read(path: Path) -> tuple[type[LanguageModel], Any, dict[str, Any]]:
@@ -183,7 +183,7 @@ def load_weights(model: nn.Module, folder: Path) -> dict[str, Tensor]:
     return unknown
 
 
-def _load_all(model: LanguageModel | Scorer, folder: Path) -> None:
+def _load_all(model: LanguageModel | RewardModel, folder: Path) -> None:
     for name, tensor in load_weights(model, folder).items():
         if name == "lm_head.weight":  # of a model whose head is its embedding: some store it twice
             if not torch.equal(tensor.float(), model.model.embed_tokens.weight):

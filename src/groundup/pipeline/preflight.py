@@ -5,16 +5,18 @@ UserError in the words of the step that would fail. What it does not find is not
 only when they are made.
 """
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from groundup.core.errors import UserError
+from groundup.core.text import printable
 from groundup.pipeline.recipe import Recipe
 
 
 def base_continues(recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """base.start_from has the tokenizer of tokenizer.folder, and is as long as base.context."""
+    """base.start_from has the tokenizer of tokenizer.folder, and is as long as base.context_length."""
     from groundup.core.files import read_object
     from groundup.model.description import FAMILIES, read_config
     from groundup.tokenizer.tokenizer import Tokenizer
@@ -28,10 +30,10 @@ def base_continues(recipe: Recipe, inputs: dict[str, Path]) -> None:
     description = read_object(folder / "config.json")
     if description.get("model_type") in FAMILIES:
         most = read_config(description, folder / "config.json").max_position_embeddings
-        if recipe.base.context > most:
+        if recipe.base.context_length > most:
             raise UserError(
-                f"base.context = {recipe.base.context}: the model in {folder} was trained on {most}; train on that and set "
-                "base.long_context for more"
+                f"base.context_length = {recipe.base.context_length}: the model in {folder} was trained on {most}; train on "
+                "that and set base.long_context for more"
             )
 
 
@@ -45,10 +47,10 @@ def base_has_text(recipe: Recipe, inputs: dict[str, Path]) -> None:
         if not size:
             raise UserError(f"mixture.weights: no training document of domain {domain!r} is left; take more pages of it")
     available = sum(sizes.values()) * recipe.mixture.max_repeats
-    if available <= recipe.base.context:
+    if available <= recipe.base.context_length:
         raise UserError(
-            f"base: the training documents, {sum(sizes.values()):,} bytes, do not fill one row of base.context = "
-            f"{recipe.base.context} tokens; take more pages or a shorter context"
+            f"base: the training documents, {sum(sizes.values()):,} bytes, do not fill one row of base.context_length = "
+            f"{recipe.base.context_length} tokens; take more pages or a shorter context"
         )
 
 
@@ -64,53 +66,133 @@ def evaluation(recipe: Recipe, inputs: dict[str, Path]) -> None:
             "corpus.held_out or evaluation.held_out_kb"
         )
     if not sentence_pairs.from_documents((row["text"] for row in held_out), 1, recipe.seed):
-        raise UserError(
-            "evaluation: no plain sentence of 8 to 30 words is held out for its sentence pairs; take more pages of prose, or "
-            "raise corpus.held_out"
-        )
+        _say("evaluation goes without sentence pairs: no plain sentence of 8 to 30 words in Latin letters is held out")
     if not multiple_choice.from_documents(((row["url"], row["text"]) for row in held_out), 1, recipe.seed):
-        raise UserError(
-            "evaluation: no documented Python source is held out to ask about; add a source with stdlib:, or raise "
-            "corpus.held_out"
-        )
+        _say("evaluation goes without multiple choice: no documented Python source is held out to ask about (stdlib:)")
+
+
+def sft_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """The user's own conversations can be read, each path has some, and what is dropped is said."""
+    from groundup.posttraining import own_data
+
+    if recipe.sft.data:
+        own_data.conversations(recipe.sft.data, _say)
+
+
+def reward_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """As `sft_data`, of preferences."""
+    from groundup.posttraining import own_data
+
+    if recipe.reward.data:
+        own_data.preferences(recipe.reward.data, "reward", _say)
+
+
+def dpo_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """As `sft_data`, of preferences."""
+    from groundup.posttraining import own_data
+
+    if recipe.dpo.data:
+        own_data.preferences(recipe.dpo.data, "dpo", _say)
+
+
+def ppo_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """As `sft_data`, of prompts."""
+    from groundup.posttraining import own_data
+
+    if recipe.ppo.data:
+        own_data.prompts(recipe.ppo.data, _say)
 
 
 def sft(recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """There are questions to learn from, to prefer answers to, and to hold out. Raises what `questions.build` does."""
-    _questions(recipe, inputs)
+    """There are questions to learn from, to prefer answers to, and to hold out, or nothing that would need them."""
+    from groundup.posttraining.own_data import NoQuestions
+
+    try:
+        _questions(recipe, inputs)
+    except NoQuestions as reason:
+        for section in ("reward", "dpo", "ppo"):
+            if getattr(recipe, section).data:
+                raise UserError(f"{section}.data is given, but no model to train on it: {reason}") from None
+        _say(f"sft and what comes after it will be skipped: {reason}")
+
+
+def reward_pairs_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """At least one of the user's own preferences is short enough to learn from. Raises what `kept_pairs` does."""
+    _pairs_fit("reward", recipe.reward.data, recipe, inputs)
+
+
+def dpo_pairs_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """As `reward_pairs_fit`."""
+    _pairs_fit("dpo", recipe.dpo.data, recipe, inputs)
+
+
+def _pairs_fit(section: str, files: list[str], recipe: Recipe, inputs: dict[str, Path]) -> None:
+    from groundup.posttraining import own_data
+    from groundup.posttraining.rows import kept_pairs
+    from groundup.tokenizer.load import for_run
+
+    if files:
+        tokenizer = for_run(inputs["tokenizer"], recipe.base.start_from)
+        kept_pairs(tokenizer, own_data.preferences(files, section, _silent)["train"], _context(recipe, inputs), section)
 
 
 def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """At least one answer to learn from is short enough, and one question of those asked later leaves room for an answer."""
     from groundup.generation.engine import room_in
-    from groundup.posttraining.batches import prompt_of, row_of
+    from groundup.posttraining.batches import asked_of, prompt_of
+    from groundup.posttraining.own_data import NoQuestions
+    from groundup.posttraining.rows import conversation, longest_answer
     from groundup.tokenizer.load import for_run
 
-    encoder, questions = for_run(inputs["tokenizer"], recipe.base.start_from), _questions(recipe, inputs)
-    most = room_in(max(recipe.base.context, recipe.base.long_context), recipe.sft.max_answer_tokens)
+    try:
+        sides = _questions(recipe, inputs)
+    except NoQuestions:
+        return  # said after the corpus
+    tokenizer = for_run(inputs["tokenizer"], recipe.base.start_from)
+    context, longest = _context(recipe, inputs), recipe.sft.max_answer_tokens
+    most = room_in(context, longest)
     for side in ("held_out", "preference") if not recipe.base.start_from else ():  # whose context may be longer
-        asked = [row["messages"][0]["content"] for row in questions[side]]
-        if asked and all(len(prompt_of(encoder, question)) > most for question in asked):
+        asked = [asked_of(row) for row in sides[side]]
+        if asked and all(len(prompt_of(tokenizer, question)) > most for question in asked):
             raise UserError(
-                f"sft: none of {len(asked)} {side} questions has at most {most} tokens, as base.context leaves them beside "
-                f"answers of sft.max_answer_tokens = {recipe.sft.max_answer_tokens}; raise the one or lower the other"
+                f"sft: none of {len(asked)} {side} questions has at most {most} tokens, as base.context_length leaves them "
+                f"beside answers of sft.max_answer_tokens = {longest}; raise the one or lower the other"
             )
-    rows = questions["train"]
-    for row in rows:
-        ids, spoken = row_of(encoder, *(message["content"] for message in row["messages"]))
-        if len(ids) <= recipe.base.context + 1 and sum(spoken) <= recipe.sft.max_answer_tokens:
-            return
-    raise UserError(
-        f"sft: of {len(rows)} questions none has an answer of at most sft.max_answer_tokens = "
-        f"{recipe.sft.max_answer_tokens} and fits base.context = {recipe.base.context} tokens; raise them"
-    )
+    trained = (conversation(tokenizer, row) for row in sides["train"])
+    if not any(len(row[0]) <= context + 1 and longest_answer(row) <= longest for row in trained):
+        raise UserError(
+            f"sft: of {len(sides['train'])} questions none has an answer of at most sft.max_answer_tokens = {longest} and fits "
+            f"base.context_length = {context} tokens; raise them"
+        )
 
 
 def _questions(recipe: Recipe, inputs: dict[str, Path]) -> dict[str, list[dict[str, Any]]]:
-    from groundup.data import docstring_questions
+    from groundup.posttraining.own_data import rows_of_sft
 
-    rows = ((row["url"], row["text"]) for row in _documents(inputs, None, ["url", "text"]))
-    return docstring_questions.build(rows, recipe.sft.max_objects, recipe.seed)
+    def documents() -> Iterator[tuple[str, str]]:
+        return ((row["url"], row["text"]) for row in _documents(inputs, None, ["url", "text"]))
+
+    return rows_of_sft(documents, recipe.sft, recipe.seed, _silent)
+
+
+def _context(recipe: Recipe, inputs: dict[str, Path]) -> int:
+    """Tokens that the model takes that is made of the recipe, or given."""
+    from groundup.core.files import read_object
+
+    for name in ("base", "sft"):
+        if name in inputs and (inputs[name] / "config.json").is_file():
+            most = read_object(inputs[name] / "config.json").get("max_position_embeddings")
+            if isinstance(most, int) and not isinstance(most, bool):
+                return most
+    return max(recipe.base.context_length, recipe.base.long_context)
+
+
+def _silent(text: str) -> None:
+    """What was said already."""
+
+
+def _say(text: str) -> None:
+    print(printable(f"  {text}"), file=sys.stderr, flush=True)
 
 
 def _documents(inputs: dict[str, Path], split: str | None, columns: list[str]) -> Iterator[dict[str, Any]]:

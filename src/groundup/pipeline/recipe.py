@@ -8,6 +8,7 @@ Everything that is not said in the recipe has the default given here; `groundup 
 """
 
 import difflib
+import glob
 import re
 import tomllib
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import Field, ValidationError
 
 from groundup.core.config import Section, SeedNumber
 from groundup.core.errors import UserError
+from groundup.core.seals import verify
 from groundup.corpus.config import AnnotationsConfig, PagesConfig, SelectionConfig, SourceConfig
 from groundup.data.config import MixtureConfig
 from groundup.evaluation.config import EvaluationConfig
@@ -25,6 +27,13 @@ from groundup.posttraining.config import DpoConfig, PpoConfig, PreferencesConfig
 from groundup.report.config import ReportConfig
 from groundup.tokenizer.config import TokenizerConfig, TokensConfig
 from groundup.training.config import PretrainingConfig
+
+RENAMED = {
+    "base.context": "base.context_length",
+    "base.anneal_share": "base.decay_fraction",
+    "base.best_data_share": "base.anneal_data_fraction",
+    "base.rate_scale": "base.lr_scale",
+}
 
 
 class StepSettings(Section):
@@ -70,6 +79,7 @@ def load(path: Path, overrides: list[str] | None = None) -> Recipe:
         path = find(path)
         if path.exists() and not path.is_file():  # a named pipe would wait for ever
             raise UserError(f"{path}: not a plain file; `groundup init` writes a commented recipe")
+        verify(path.parent, glob.escape(path.name))  # beside a report lies the recipe of its run
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         known = ", ".join(shipped())
@@ -118,8 +128,9 @@ def _check_together(recipe: Recipe, where: str) -> None:
         raise UserError(f"{where}: base.experts_per_token = {base.experts_per_token} of {base.experts} experts")
     if base.architecture == "patches" and not tokenizer.folder and tokenizer.vocabulary > 260:
         raise UserError(f"{where}: base.architecture = 'patches' reads bytes; set tokenizer.vocabulary = 260")
-    if base.long_context and base.long_context <= base.context:
-        raise UserError(f"{where}: base.long_context = {base.long_context} is no longer than base.context = {base.context}")
+    if base.long_context and base.long_context <= base.context_length:
+        shorter = f"base.context_length = {base.context_length}"
+        raise UserError(f"{where}: base.long_context = {base.long_context} is no longer than {shorter}")
     if base.long_context and base.architecture not in ("dense", "experts"):
         raise UserError(f"{where}: base.long_context is for dense decoders and mixtures of experts, not {base.architecture}")
 
@@ -167,6 +178,8 @@ def _one_line(error: ValidationError) -> str:
     location = [part for part in first["loc"] if isinstance(part, str | int)]
     key = ".".join(str(part) for part in location)
     key = key if len(key) <= 80 else f"{key[:77]}..."
+    if first["type"] == "extra_forbidden" and key in RENAMED:
+        return f"unknown key {key}: it is called {RENAMED[key]} now"
     if first["type"] == "extra_forbidden":
         return f"unknown key {key}{_suggestion(location)}"
     if first["type"] == "missing":

@@ -11,9 +11,9 @@ folders outside of the run count by their content too.
 import glob
 import hashlib
 import json
+import logging
 import platform
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,14 +27,15 @@ from filelock import FileLock, Timeout
 from groundup import __version__
 from groundup.core.errors import UserError
 from groundup.core.files import digest, digest_of_all, write_json
+from groundup.core.log import to_file
 from groundup.core.machine import machine
 from groundup.core.progress import duration
 from groundup.core.seals import MANIFEST, SEAL, open_stage, read_manifest, read_sealed, verify, write_sealed
-from groundup.core.text import printable
 from groundup.pipeline.recipe import Recipe
 
 __all__ = ["Planned", "Run", "Step", "StepContext", "open_stage"]
-KEY, ELAPSED = "key.json", "elapsed.json"
+logger = logging.getLogger(__name__)
+KEY, ELAPSED, LOG = "key.json", "elapsed.json", "log.txt"
 LIBRARIES = ("torch", "numpy", "tokenizers", "pyarrow", "resiliparse", "fastwarc")
 
 
@@ -73,9 +74,9 @@ class StepContext:
     inputs: dict[str, Path]  # folders of finished steps, or outside the run, by what they are needed as
     name: str
 
-    def say(self, text: str) -> None:
-        """Tell the person a derived decision and its reason."""
-        print(printable(f"  {text}"), file=sys.stderr, flush=True)
+    def log(self, text: str) -> None:
+        """A derived decision and its reason."""
+        logger.info(text)
 
 
 @dataclass
@@ -127,7 +128,7 @@ class Run:
         self._require_files()
         manifests: dict[str, dict[str, Any]] = {}
         looked: set[tuple[str, Callable]] = set()
-        with self._locked():
+        with self._locked(), to_file(self.folder / LOG):
             for number, step in enumerate(self.steps, start=1):
                 self._promote(step)
                 manifest, key = self._manifest(step.name), self._key(step)
@@ -135,7 +136,7 @@ class Run:
                     verify(self.folder / step.name)
                 else:
                     self._look_ahead(number - 1, manifests, looked)
-                    print(printable(f"[{number}/{len(self.steps)}] {step.name}"), file=sys.stderr, flush=True)
+                    logger.info(f"[{number}/{len(self.steps)}] {step.name}", extra={"indent": ""})
                     manifest = self._make(step, key)
                 manifests[step.name] = manifest
         return manifests
@@ -152,7 +153,7 @@ class Run:
     def _make(self, step: Step, key: dict[str, Any]) -> dict[str, Any]:
         work = self._partial(step)
         if (work.exists() or work.is_symlink()) and not _same_key(work / KEY, key):
-            print(printable(f"  {work} is of other inputs, or damaged: starting again"), file=sys.stderr, flush=True)
+            logger.warning(f"{work} is of other inputs, or damaged: starting again")
             _remove(work)
         work.mkdir(parents=True, exist_ok=True)
         write_json(work / KEY, key)
@@ -187,7 +188,7 @@ class Run:
             path.unlink(missing_ok=True)
         manifest = write_sealed(work / MANIFEST, manifest)
         self._promote(step)
-        print(printable(f"  {step.name}: {duration(seconds)}"), file=sys.stderr, flush=True)
+        logger.info(f"{step.name}: {duration(seconds)}")
         return manifest
 
     def _promote(self, step: Step) -> None:

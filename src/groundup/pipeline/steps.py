@@ -6,7 +6,7 @@ Chapters are imported where they are used, so that `groundup run --dry-run` and 
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from groundup.core.errors import UserError
 from groundup.core.files import read_json, read_jsonl, replacing, write_json, write_jsonl
 from groundup.core.progress import Progress
-from groundup.core.seals import MANIFEST, SEAL, is_sealed, read_sealed, seal, write_sealed
+from groundup.core.seals import MANIFEST, SEAL, is_sealed, read_manifest, read_sealed, seal, write_sealed
 from groundup.core.text import printable
 from groundup.corpus.config import SourceConfig
 from groundup.pipeline import preflight
@@ -44,7 +44,7 @@ def pages(context: StepContext) -> Results:
             found = write_sealed(note, collect(source, context.work, name, settings.requests_per_second, label))
             seal(archive)
         counts[name] = {"source": source.source, "domain": source.domain, **{k: found[k] for k in found if k != SEAL}}
-        context.say(
+        context.log(
             f"{source.source} -> {name}.warc.gz: {counts[name]['pages']:,} pages, {counts[name]['bytes'] / 1e6:.1f} MB"
         )
     return counts
@@ -80,13 +80,13 @@ def tokenizer(context: StepContext) -> Results:
     settings = context.recipe.tokenizer
     if settings.folder:
         counts, trained = {}, Tokenizer.load(Path(settings.folder))
-        context.say(f"vocabulary {trained.size}: the tokenizer of {settings.folder}")
+        context.log(f"vocabulary {trained.size}: the tokenizer of {settings.folder}")
     else:
         with Progress("counting words", sum(len(row["text"]) for row in documents), "characters") as progress:
             counts = bpe.count_pretokens(_watched((row["text"] for row in documents), progress))
         trained = Tokenizer.from_merges(bpe.train(counts, settings.vocabulary))
         if trained.size < settings.vocabulary:
-            context.say(
+            context.log(
                 f"vocabulary {trained.size} instead of {settings.vocabulary}: the corpus has no more pairs to merge"
             )
     trained.save(context.work)
@@ -112,13 +112,13 @@ def tokens(context: StepContext) -> Results:
 
     from groundup.data import token_files
 
-    encoder = _tokenizer(context)
+    tokenizer = _tokenizer(context)
     table, sizes = [], {}
     for split in ("train", "held_out"):
         documents = _documents(context, split)
-        encoded = encoder.encode_batch((row["text"] for row in documents), _workers(context))
-        sequences = [np.concatenate(([encoder.end_of_text], ids)) for ids in encoded]
-        token_files.write(context.work / split, sequences, token_files.dtype_for(encoder.size))
+        encoded = tokenizer.encode_batch((row["text"] for row in documents), _workers(context))
+        sequences = [np.concatenate(([tokenizer.end_of_text], ids)) for ids in encoded]
+        token_files.write(context.work / split, sequences, token_files.dtype_for(tokenizer.size))
         rows = [
             {
                 "split": split,
@@ -144,17 +144,17 @@ def base(context: StepContext) -> Results:
     from groundup.training import checkpoint, parallel
     from groundup.training.pretraining import pretrain
 
-    recipe, encoder = context.recipe, _tokenizer(context)
+    recipe, tokenizer = context.recipe, _tokenizer(context)
     device = _device(context)
     parallel.call(context.name)
     processes = parallel.start(recipe.base.shard)
     model, results = pretrain(
-        context.inputs["tokens"], encoder, recipe.base, recipe.mixture, device, processes, context.work, context.name,
-        context.say if processes.first else lambda text: None, recipe.seed,
+        context.inputs["tokens"], tokenizer, recipe.base, recipe.mixture, device, processes, context.work, context.name,
+        context.log if processes.first else lambda text: None, recipe.seed,
     )  # fmt: skip
     processes.end()
     if processes.first:
-        folder.save(context.work, model, encoder, chat=False)
+        folder.save(context.work, model, tokenizer, chat=False)
         for work in (context.work, context.work / "long"):
             checkpoint.clear(work)
     return {**results, "device": device.name}
@@ -169,36 +169,38 @@ def evaluation(context: StepContext) -> Results:
         context.recipe.evaluation, context.recipe.seed,
     )  # fmt: skip
     for name, bits in results["bits_per_byte"]["overall"].items():
-        context.say(f"held-out bits per byte, {name}: {bits:.3f}")
+        context.log(f"held-out bits per byte, {name}: {bits:.3f}")
     if left_out := results["samples_left_out"]:
-        context.say(f"{left_out} samples left out: their beginnings leave the model's context no room")
+        context.log(f"{left_out} samples left out: their beginnings leave the model's context no room")
     return results
 
 
 def sft(context: StepContext) -> Results:
-    """Questions and answers from docstrings -> a chat model, compared with the base model on held-out objects."""
-    from groundup.data import docstring_questions
+    """Conversations, one's own or made from docstrings -> a chat model, compared with the base model on held-out ones."""
     from groundup.model import folder
-    from groundup.posttraining.sft import compare_with_base, finetune
+    from groundup.posttraining.own_data import NoQuestions, rows_of_sft
+    from groundup.posttraining.sft import compare_with_base, train
     from groundup.training import checkpoint
 
     settings, seed = context.recipe.sft, context.recipe.seed
-    rows = docstring_questions.build(((row["url"], row["text"]) for row in _documents(context)), settings.max_objects, seed)
+    try:
+        rows = rows_of_sft(lambda: ((row["url"], row["text"]) for row in _documents(context)), settings, seed, context.log)
+    except NoQuestions as reason:
+        return _skip(context, str(reason))
     for side, some in rows.items():
         write_jsonl(context.work / f"{side}.jsonl", some)
-    context.say(", ".join(f"{side}: {len(some):,} questions" for side, some in rows.items()) + ", split by object")
-    encoder, model = _tokenizer(context), _model(context, "base")
+    context.log(", ".join(f"{side}: {len(some):,} questions" for side, some in rows.items()))
+    tokenizer, model = _tokenizer(context), _model(context, "base")
     left_out: Counter[str] = Counter()
-    steps = finetune(
-        model, encoder, rows["train"], settings, _device(context), context.work, seed, left_out, rows["held_out"]
+    steps = train(
+        model, tokenizer, rows["train"], settings, _device(context), context.work, seed, left_out, rows["held_out"]
     )
-    _say_left_out(context, left_out)
-    folder.save(context.work, model, encoder, chat=True)
+    folder.save(context.work, model, tokenizer, chat=True)
     checkpoint.clear(context.work)
     asked = rows["held_out"][: settings.held_out_questions]
     base = _model(context, "base")
-    results = compare_with_base(model, base, encoder, asked, settings.max_answer_tokens, seed, left_out)
-    _say_left_out(context, left_out)
+    results = compare_with_base(model, base, tokenizer, asked, settings.max_answer_tokens, seed, left_out)
+    _log_left_out(context, left_out)
     write_jsonl(context.work / "samples.jsonl", results.pop("samples"))
     counts = {side: len(some) for side, some in rows.items()}
     return {"questions": {**counts, "asked": len(asked)}, "steps": steps, "left_out": dict(left_out), **results}
@@ -209,7 +211,9 @@ def preferences(context: StepContext) -> Results:
     from groundup.posttraining.preferences import label
 
     settings, seed = context.recipe.preferences, context.recipe.seed
-    encoder, model = _tokenizer(context), _model(context, "sft")
+    if reason := _skipped(context, "sft"):
+        return _skip(context, reason)
+    tokenizer, model = _tokenizer(context), _model(context, "sft")
     results = {}
     for split, file, count in (
         ("train", "preference", settings.prompts),
@@ -218,9 +222,9 @@ def preferences(context: StepContext) -> Results:
         rows = read_jsonl(context.inputs["sft"] / f"{file}.jsonl")[:count]
         left_out: Counter[str] = Counter()
         judgements, pairs = label(
-            model, encoder, rows, settings, context.recipe.sft.max_answer_tokens, seed, split, left_out
+            model, tokenizer, rows, settings, context.recipe.sft.max_answer_tokens, seed, split, left_out
         )
-        _say_left_out(context, left_out)
+        _log_left_out(context, left_out)
         write_jsonl(context.work / f"{split}.judgements.jsonl", judgements)
         write_jsonl(context.work / f"{split}.jsonl", pairs)
         prompts = len(judgements)
@@ -231,51 +235,64 @@ def preferences(context: StepContext) -> Results:
 def reward(context: StepContext) -> Results:
     """Preferences -> a reward model, `Qwen3ForSequenceClassification` with one label."""
     from groundup.model import folder
-    from groundup.posttraining.reward import assess, fit
+    from groundup.posttraining.reward import assess, train
     from groundup.training import checkpoint
 
-    encoder, recipe = _tokenizer(context), context.recipe
-    pairs = {split: read_jsonl(context.inputs["preferences"] / f"{split}.jsonl") for split in ("train", "held_out")}
+    if reason := _skipped(context, "sft"):
+        return _skip(context, reason)
+    tokenizer, recipe = _tokenizer(context), context.recipe
+    pairs = _pairs(context, recipe.reward.data)
     dtype = _device(context).training_dtype
     left_out: Counter[str] = Counter()
     sft, work = _model(context, "sft"), context.work
-    scorer = fit(sft, encoder, pairs["train"], recipe.reward, dtype, work, recipe.seed, left_out)
-    folder.save(context.work, scorer, encoder, chat=True)
+    reward_model = train(sft, tokenizer, pairs["train"], recipe.reward, dtype, work, recipe.seed, left_out)
+    folder.save(context.work, reward_model, tokenizer, chat=True)
     checkpoint.clear(context.work)
-    results, scored = assess(scorer, encoder, pairs["held_out"] or pairs["train"], left_out)
-    _say_left_out(context, left_out)
+    results, scored = assess(reward_model, tokenizer, pairs["held_out"] or pairs["train"], left_out)
+    _log_left_out(context, left_out)
     write_jsonl(context.work / "scored.jsonl", scored)
-    write_json(context.work / "scale.json", {"mean": results["mean"], "deviation": results["deviation"]})
-    return {**results, "left_out": dict(left_out)}
+    write_json(context.work / "reward_scale.json", {name: results[name] for name in ("reward_mean", "reward_std")})
+    return {**results, "pairs": {split: len(some) for split, some in pairs.items()}, "left_out": dict(left_out)}
 
 
 def dpo(context: StepContext) -> Results:
     """Preferences -> a better policy, directly."""
-    from groundup.posttraining.dpo import optimise
+    from groundup.posttraining.dpo import train
 
-    pairs, held_out = (read_jsonl(context.inputs["preferences"] / f"{split}.jsonl") for split in ("train", "held_out"))
+    if reason := _skipped(context, "sft"):
+        return _skip(context, reason)
     policy, recipe = _model(context, "sft"), context.recipe
+    pairs = _pairs(context, recipe.dpo.data)
     dtype = _device(context).training_dtype
     left_out: Counter[str] = Counter()
-    steps = optimise(
-        policy, _tokenizer(context), pairs, recipe.dpo, dtype, context.work, recipe.seed, left_out, held_out
-    )
+    steps = train(
+        policy, _tokenizer(context), pairs["train"], recipe.dpo, dtype, context.work, recipe.seed, left_out,
+        pairs["held_out"],
+    )  # fmt: skip
     compared = _finish_policy(context, policy, left_out)
     return {"steps": steps, "left_out": dict(left_out), **compared}
 
 
 def ppo(context: StepContext) -> Results:
     """Prompts and the reward model -> a better policy, by reinforcement."""
-    from groundup.model.folder import load_scorer
-    from groundup.posttraining.ppo import optimise
+    from groundup.model.folder import load_reward_model
+    from groundup.posttraining.batches import asked_of
+    from groundup.posttraining.own_data import prompts
+    from groundup.posttraining.ppo import train
 
-    questions = [row["messages"][0]["content"] for row in read_jsonl(context.inputs["sft"] / "preference.jsonl")]
-    scale = read_json(context.inputs["reward"] / "scale.json")
-    scorer = load_scorer(context.inputs["reward"]).to(_device(context).torch_device)
+    if reason := _skipped(context, "reward"):
+        return _skip(context, reason)
+    own = context.recipe.ppo.data
+    made = context.inputs["sft"] / "preference.jsonl"
+    if not own and not made.is_file():
+        raise UserError("ppo: the model of sft was not made in a run, so there are no prompts; give ppo.data")
+    questions = prompts(own, context.log) if own else [asked_of(row) for row in read_jsonl(made)]
+    scale = read_json(context.inputs["reward"] / "reward_scale.json")
+    reward_model = load_reward_model(context.inputs["reward"]).to(_device(context).torch_device)
     policy, recipe = _model(context, "sft"), context.recipe
     left_out: Counter[str] = Counter()
-    summary = optimise(
-        policy, scorer, (scale["mean"], scale["deviation"]), _tokenizer(context), questions, recipe.ppo,
+    summary = train(
+        policy, reward_model, (scale["reward_mean"], scale["reward_std"]), _tokenizer(context), questions, recipe.ppo,
         recipe.sft.max_answer_tokens, _device(context).training_dtype, context.work, recipe.seed, left_out,
     )  # fmt: skip
     compared = _finish_policy(context, policy, left_out)
@@ -287,15 +304,36 @@ def report(context: StepContext) -> Results:
     from groundup.report.report import write
 
     path = context.work / "report.html"
-    write(path, context.recipe, context.inputs)
+    write(path, context.recipe.model_dump(), context.inputs)
     return {"report": "report/report.html", "kb": round(path.stat().st_size / 1024)}
 
 
-def _say_left_out(context: StepContext, left_out: Counter[str]) -> None:
+def _skip(context: StepContext, reason: str) -> Results:
+    """The results of a stage that has nothing to work on: the run says so, and does the others."""
+    context.log(f"{context.name} is skipped: {reason}")
+    return {"skipped": reason}
+
+
+def _skipped(context: StepContext, need: str) -> str:
+    """Why a step before was skipped, "" if it was not, or is somebody's folder."""
+    folder = context.inputs[need]
+    return read_manifest(folder)["results"].get("skipped", "") if (folder / MANIFEST).is_file() else ""
+
+
+def _pairs(context: StepContext, files: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """Preference rows of "train" and "held_out": of files, or of the stage `preferences`."""
+    from groundup.posttraining.own_data import preferences
+
+    if files:
+        return preferences(files, context.name, context.log)
+    return {split: read_jsonl(context.inputs["preferences"] / f"{split}.jsonl") for split in ("train", "held_out")}
+
+
+def _log_left_out(context: StepContext, left_out: Counter[str]) -> None:
     from groundup.posttraining.rows import said
 
     if left_out:
-        context.say(f"{left_out.total():,} rows left out of training or its measures: {said(left_out)}")
+        context.log(f"{left_out.total():,} rows left out of training or its measures: {said(left_out)}")
 
 
 def _finish_policy(context: StepContext, policy: "Decoder", left_out: Counter[str]) -> Results:
@@ -304,17 +342,22 @@ def _finish_policy(context: StepContext, policy: "Decoder", left_out: Counter[st
     from groundup.posttraining.preferences import compare_policies
     from groundup.training import checkpoint
 
-    encoder, settings = _tokenizer(context), context.recipe.preferences
-    folder.save(context.work, policy, encoder, chat=True)
+    tokenizer, settings = _tokenizer(context), context.recipe.preferences
+    folder.save(context.work, policy, tokenizer, chat=True)
     checkpoint.clear(context.work)
-    rows = read_jsonl(context.inputs["sft"] / "held_out.jsonl")[: settings.held_out_prompts]
+    held_out = context.inputs["sft"] / "held_out.jsonl"
+    if not held_out.is_file():  # a model that is given comes without questions
+        _log_left_out(context, left_out)
+        context.log("not compared with sft: it was not made in a run, so no questions are held out")
+        return {"against_sft": None}
+    rows = read_jsonl(held_out)[: settings.held_out_prompts]
     comparison, samples = compare_policies(
-        policy, _model(context, "sft"), encoder, rows, settings.temperature,
+        policy, _model(context, "sft"), tokenizer, rows, settings.temperature,
         context.recipe.sft.max_answer_tokens, context.recipe.seed, left_out,
     )  # fmt: skip
-    _say_left_out(context, left_out)
+    _log_left_out(context, left_out)
     write_jsonl(context.work / "samples.jsonl", samples)
-    context.say(
+    context.log(
         f"preferred over sft in {comparison['win_rate']:.1%} ({comparison['low']:.1%} to {comparison['high']:.1%}) of "
         f"{comparison['n']} held-out prompts (simulated); mean words {comparison['mean_words']:.1f} against "
         f"{comparison['baseline_mean_words']:.1f}"
@@ -327,8 +370,8 @@ def _archive(number: int, source: SourceConfig) -> str:
     return f"{number:02d}-{source.domain}"
 
 
-def _judges_and_signatures(recipe: Recipe) -> list[Path]:
-    found = [Path(name) for name in recipe.annotations.judges.values() if name]
+def _classifiers_and_signatures(recipe: Recipe) -> list[Path]:
+    found = [Path(name) for name in recipe.annotations.classifiers.values() if name]
     if recipe.annotations.against:
         from groundup.corpus.dedup.resolve import signatures_of
 
@@ -353,6 +396,16 @@ def _others(folder: Path, but: str) -> list[Path]:
     """Whatever else the folder says besides weights: shape, tokenizer, chat template, sampling; not how we made it."""
     kinds = (".json", ".jinja", ".txt", ".model")
     return sorted(path for path in folder.glob("*") if path.suffix in kinds and path.name not in (but, MANIFEST))
+
+
+def _own(*sections: str) -> Callable[[Recipe], list[Path]]:
+    """The files of a user's own rows that a stage reads."""
+
+    def files(recipe: Recipe) -> list[Path]:
+        names = dict.fromkeys(name for section in sections for name in getattr(recipe, section).data)
+        return [Path(name).expanduser() for name in names]
+
+    return files
 
 
 def _given_tokenizer(recipe: Recipe) -> list[Path]:
@@ -420,19 +473,22 @@ def _watched(texts: Iterable[str], progress: Progress) -> Iterator[str]:
 
 STANDARD = (
     Step("pages", (), pages, files=_local_sources, content=_archived),
-    Step("annotations", ("pages",), annotations, files=_judges_and_signatures),
+    Step("annotations", ("pages",), annotations, files=_classifiers_and_signatures),
     Step("corpus", ("annotations",), corpus, files=lambda recipe: [Path(name) for name in recipe.corpus.benchmarks]),
     Step("tokenizer", ("corpus",), tokenizer, files=_given_tokenizer),
     Step("tokens", ("corpus", "tokenizer"), tokens),
     Step("base", ("corpus", "tokenizer", "tokens"), base, ("base", "mixture"), files=_given_model,
           ahead=(("", preflight.base_continues), ("corpus", preflight.base_has_text))),
     Step("evaluation", ("corpus", "tokenizer", "tokens", "base"), evaluation, ahead=(("corpus", preflight.evaluation),)),
-    Step("sft", ("corpus", "tokenizer", "base"), sft,
-          ahead=(("corpus", preflight.sft), ("tokenizer", preflight.sft_answers_fit))),
+    Step("sft", ("corpus", "tokenizer", "base"), sft, files=_own("sft"),
+          ahead=(("", preflight.sft_data), ("corpus", preflight.sft), ("tokenizer", preflight.sft_answers_fit))),
     Step("preferences", ("tokenizer", "sft"), preferences, ("preferences", "sft")),
-    Step("reward", ("tokenizer", "sft", "preferences"), reward),
-    Step("dpo", ("tokenizer", "sft", "preferences"), dpo, ("dpo", "preferences", "sft")),
-    Step("ppo", ("tokenizer", "sft", "reward"), ppo, ("ppo", "preferences", "sft")),
+    Step("reward", ("tokenizer", "sft", "preferences"), reward, files=_own("reward"),
+          ahead=(("", preflight.reward_data), ("tokenizer", preflight.reward_pairs_fit))),
+    Step("dpo", ("tokenizer", "sft", "preferences"), dpo, ("dpo", "preferences", "sft"), files=_own("dpo"),
+          ahead=(("", preflight.dpo_data), ("tokenizer", preflight.dpo_pairs_fit))),
+    Step("ppo", ("tokenizer", "sft", "reward"), ppo, ("ppo", "preferences", "sft"), files=_own("ppo"),
+          ahead=(("", preflight.ppo_data),)),
     Step("report", ("pages", "annotations", "corpus", "tokenizer", "tokens", "base", "evaluation", "sft", "preferences",
                      "reward", "dpo", "ppo"), report),
 )  # fmt: skip
@@ -471,6 +527,8 @@ def _standard_steps(recipe: Recipe, at_hand: dict[str, str | Path]) -> list[Step
     for name, step in KINDS.items():
         if name in replaced or (recipe.standard is not None and name not in recipe.standard):
             continue
+        if name == "preferences" and recipe.standard is None and recipe.reward.data and recipe.dpo.data:
+            continue  # nothing would be trained on those of the simulated annotator
         needs = _needs(step, recipe)
         if missing := [need for need in needs if need not in at_hand]:
             if recipe.standard is not None:
@@ -507,7 +565,9 @@ def _added_step(recipe: Recipe, one: StepSettings, where: str, at_hand: dict[str
 
 def _needs(step: Step, recipe: Recipe) -> tuple[str, ...]:
     """A step's inputs, without those whose place files of the user's own take."""
-    return step.needs
+    kind = step.kind or step.name
+    spared = {"sft": "corpus", "reward": "preferences", "dpo": "preferences"}.get(kind)
+    return tuple(need for need in step.needs if need != spared) if spared and getattr(recipe, kind).data else step.needs
 
 
 def dry(recipe: Recipe, folder: Path, steps: tuple[Step, ...]) -> Results:
@@ -542,16 +602,19 @@ def run(recipe: Recipe, folder: Path) -> Results:
         if found:
             figures |= found if step.kind in ("", step.name) else {step.name: found}
     preferred = {name: figures.pop(name) for name in ("dpo", "ppo") if name in figures}
+    skipped = {name: one["results"]["skipped"] for name, one in manifests.items() if "skipped" in one["results"]}
     return {
         "run": str(folder),
         "report": str(folder / manifests["report"]["results"]["report"]),
         "seconds": {**seconds, "all": round(sum(seconds.values()), 1)},
-        "figures": figures | ({"preferred_over_sft": preferred} if preferred else {}),
+        "figures": figures | ({"preferred_over_sft": preferred} if preferred else {}) | ({"skipped": skipped} if skipped else {}),
     }
 
 
 def _figures(kind: str, results: Results) -> Results:
     """The main figures of one step."""
+    if "skipped" in results:
+        return {}
     if kind == "corpus":
         return {"documents": results["left"]["documents"]}
     if kind == "base":
@@ -559,17 +622,20 @@ def _figures(kind: str, results: Results) -> Results:
     if kind == "evaluation":
         return {
             "bits_per_byte": results["bits_per_byte"]["overall"],
-            "sentence_pairs": results["sentence_pairs"]["all"]["accuracy"],
+            "sentence_pairs": results["sentence_pairs"]["all"]["accuracy"] if results["sentence_pairs"] else None,
             "multiple_choice": {
-                how: results["multiple_choice"][how]["accuracy"] for how in ("letter", "answer", "answer per byte")
+                how: one["accuracy"] for how, one in (results["multiple_choice"] or {}).items() if isinstance(one, dict)
             },
         }
     if kind == "sft":
-        return {"sft_overlap": {name: found["overlap"] for name, found in results["held_out"]["overlap"].items()}}
+        found = results["held_out"]
+        overlap = {name: one["overlap"] for name, one in found["overlap"].items()}
+        return {"sft_overlap": overlap, "sft_answer_loss": found["answer_loss"]}
     if kind == "reward":
         return {"reward_accuracy": results["accuracy"]["accuracy"]}
     if kind in ("dpo", "ppo"):
-        found = results["against_sft"]
+        if not (found := results["against_sft"]):
+            return {}
         return {kind: {
             **{key: found[key] for key in ("win_rate", "low", "high", "mean_words")},
             "sft_mean_words": found["baseline_mean_words"],

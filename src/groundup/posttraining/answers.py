@@ -12,7 +12,7 @@ from groundup.data.simulated_annotator import compare, overlap
 from groundup.generation.engine import Sampling, generate, room
 from groundup.model.decoder import Decoder
 from groundup.model.likelihood import bits_per_byte, score
-from groundup.posttraining.batches import prompt_of
+from groundup.posttraining.batches import Asked, Row, asked_of, prompt_of, shown
 from groundup.tokenizer.chat import answer_ends
 from groundup.tokenizer.tokenizer import Tokenizer
 
@@ -28,7 +28,7 @@ def with_room(
     Raises UserError when none stays.
     """
     most = room(model, max_tokens)
-    questions = [row["messages"][0]["content"] for row in rows]
+    questions = [asked_of(row) for row in rows]
     lengths = [max(len(prompt_of(tokenizer, one)), len(plain_prompt(tokenizer, one))) for one in questions]
     found = [row for row, length in zip(rows, lengths, strict=True) if length <= most]
     if left_out is not None and len(found) < len(rows):
@@ -39,7 +39,7 @@ def with_room(
 
 
 def answer(
-    model: Decoder, tokenizer: Tokenizer, questions: Sequence[str], sampling: Sampling, seed: int
+    model: Decoder, tokenizer: Tokenizer, questions: Sequence[Asked], sampling: Sampling, seed: int
 ) -> list[tuple[str, bool]]:
     """Each question's answer, and whether it ended by itself, from a chat model."""
     prompts = [prompt_of(tokenizer, question) for question in questions]
@@ -49,7 +49,7 @@ def answer(
 
 
 def answer_plainly(
-    model: Decoder, tokenizer: Tokenizer, questions: Sequence[str], sampling: Sampling, seed: int
+    model: Decoder, tokenizer: Tokenizer, questions: Sequence[Asked], sampling: Sampling, seed: int
 ) -> list[str]:
     """Answers of a base model, which knows no chat format: it continues "Question: ... Answer:" to the end of the line."""
     prompts = [plain_prompt(tokenizer, question) for question in questions]
@@ -65,8 +65,10 @@ def _generated(
     return [ids for part in parts for ids in part]
 
 
-def plain_prompt(tokenizer: Tokenizer, question: str) -> list[int]:
-    return [tokenizer.end_of_text, *tokenizer.encode(f"Question: {question}\nAnswer:")]
+def plain_prompt(tokenizer: Tokenizer, asked: Asked) -> list[int]:
+    """Ids of "Question: ... Answer:"; of several messages each as a line "user: ..." before the last "assistant:"."""
+    text = f"Question: {asked}\nAnswer:" if isinstance(asked, str) else f"{shown(asked)}\nassistant:"
+    return [tokenizer.end_of_text, *tokenizer.encode(text)]
 
 
 def answer_bits_per_byte(
@@ -76,6 +78,16 @@ def answer_bits_per_byte(
     scores = score(model, [[*prompt, *ids] for prompt, ids in zip(prompts, answers, strict=True)])
     nats = -sum(float(found[len(prompt) - 1 :].sum()) for found, prompt in zip(scores, prompts, strict=True))
     return bits_per_byte(nats, sum(len(text.encode()) for text in texts))
+
+
+def answer_loss(model: Decoder, rows: Sequence[Row]) -> float:
+    """Nats a token of all that the assistant writes in the rows, ends of answers included: the loss of fine-tuning.
+
+    Raises ValueError where it writes nothing.
+    """
+    scores = score(model, [ids for ids, _ in rows])
+    masks = [np.array(spoken[1:], dtype=bool) for _, spoken in rows]
+    return -float(np.concatenate([found[mask] for found, mask in zip(scores, masks, strict=True)]).mean(dtype=np.float64))
 
 
 def gained_overlap(after: Sequence[str], before: Sequence[str], references: Sequence[str]) -> dict[str, float]:

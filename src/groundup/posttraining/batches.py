@@ -1,16 +1,19 @@
 """Conversations as padded batches, in an order that is a function of the step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from groundup.data.messages import text_of
 from groundup.model.decoder import Decoder
 from groundup.model.likelihood import token_log_probabilities
 from groundup.tokenizer.chat import render
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.objectives import Batch
 
+Asked = str | Sequence[Mapping[str, Any]]  # one question, or the messages before an answer
 Row = tuple[list[int], list[int]]  # token ids and, for each, 1 where the assistant speaks
 
 
@@ -37,9 +40,9 @@ def answer_log_probabilities(model: Decoder, batch: Batch, dtype: torch.dtype = 
     return token_log_probabilities(model, batch["ids"], batch["targets"], dtype=dtype, wanted_BT=batch["mask"])
 
 
-def row_of(tokenizer: Tokenizer, question: str, answer: str) -> Row:
-    """One question and its answer as the chat format has them, ending with the token that ends the answer."""
-    return render(tokenizer, [{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
+def row_of(tokenizer: Tokenizer, asked: Asked, answer: str) -> Row:
+    """What was asked and its answer as the chat format has them, ending with the token that ends the answer."""
+    return render(tokenizer, [*messages_of(asked), {"role": "assistant", "content": answer}])
 
 
 def answer_of(row: Row, prompt: Sequence[int]) -> list[int]:
@@ -48,6 +51,22 @@ def answer_of(row: Row, prompt: Sequence[int]) -> list[int]:
     return [token for token, says in zip(ids[len(prompt) :], spoken[len(prompt) :], strict=True) if says]
 
 
-def prompt_of(tokenizer: Tokenizer, question: str) -> list[int]:
+def prompt_of(tokenizer: Tokenizer, asked: Asked) -> list[int]:
     """Ids up to where the answer begins."""
-    return render(tokenizer, [{"role": "user", "content": question}], add_generation_prompt=True)[0]
+    return render(tokenizer, messages_of(asked), add_generation_prompt=True)[0]
+
+
+def messages_of(asked: Asked) -> Sequence[Mapping[str, Any]]:
+    return [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+
+
+def asked_of(row: Mapping[str, Any]) -> Asked:
+    """What a row of `messages` asks last, with all that was said before: a question alone is its text."""
+    messages = row["messages"]
+    history = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+    return text_of(history[0]) if len(history) == 1 else history
+
+
+def shown(asked: Asked) -> str:
+    """For people, with who says what where there is more than one message."""
+    return asked if isinstance(asked, str) else "\n".join(f"{one['role']}: {text_of(one).strip()}" for one in asked)

@@ -2,12 +2,16 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from groundup.core.config import LARGEST, Batch, Epochs, Positive, PositiveFloat, Rate, Section, Share
 
+# Files or folders of a user's own rows (data/contracts.py), one or a list of them.
+Files = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(lambda one: [one] if isinstance(one, str) else one)]
+
 
 class SftConfig(Section):
+    data: Files = []  # conversations to learn from; empty: questions made from docstrings
     max_objects: Positive = 6000
     epochs: Epochs = 1
     batch_examples: Batch = 64
@@ -24,12 +28,14 @@ class PreferencesConfig(Section):
 
 
 class RewardConfig(Section):
+    data: Files = []  # preferences to learn from; empty: those of the simulated annotator
     epochs: Epochs = 1
     batch_pairs: Batch = 32
     learning_rate: Rate = 1e-4
 
 
 class DpoConfig(Section):
+    data: Files = []  # as reward.data
     beta: PositiveFloat = 0.1
     epochs: Epochs = 1
     batch_pairs: Batch = 32
@@ -37,6 +43,7 @@ class DpoConfig(Section):
 
 
 class PpoConfig(Section):
+    data: Files = []  # prompts, preferences or conversations to take prompts from; empty: those that preferences were made of
     iterations: Annotated[int, Field(gt=0, le=10**6)] = 30
     rollouts: Batch = 256
     minibatches: Batch = 4

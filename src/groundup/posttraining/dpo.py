@@ -43,7 +43,7 @@ def preference_loss(policy_B: Tensor, reference_B: Tensor, beta: float) -> tuple
     }
 
 
-def optimise(
+def train(
     policy: Decoder, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: DpoConfig, dtype: torch.dtype,
     folder: Path, seed: int, left_out: Counter[str] | None = None, held_out: Sequence[dict[str, Any]] = (),
 ) -> int:  # fmt: skip

@@ -21,8 +21,8 @@ from groundup.core.errors import UserError
 from groundup.core.files import write_jsonl
 from groundup.core.seals import read_sealed, write_sealed
 from groundup.generation.engine import Sampling, generate, room
-from groundup.model.decoder import Decoder, Scorer
-from groundup.posttraining.batches import Row, answer_log_probabilities, collate, prompt_of
+from groundup.model.decoder import Decoder, RewardModel
+from groundup.posttraining.batches import Asked, Row, answer_log_probabilities, collate, prompt_of
 from groundup.posttraining.config import PpoConfig
 from groundup.posttraining.reward import rewards
 from groundup.tokenizer.chat import after_answer, answer_ends
@@ -41,19 +41,19 @@ UNFINISHED_REWARD = -3.0  # of an answer that ran into the length limit; at -1 r
 class ActorCritic(nn.Module):
     """Policy and value function, trained together."""
 
-    def __init__(self, policy: Decoder, value: Scorer) -> None:
+    def __init__(self, policy: Decoder, value: RewardModel) -> None:
         super().__init__()
         self.policy, self.value = policy, value
 
 
 @dataclass(frozen=True)
-class Judge:
+class RewardSetup:
     """What does not learn: the reference that the policy must stay near, and the reward model with its scale."""
 
     reference: Decoder
-    scorer: Scorer
-    mean: float
-    deviation: float
+    reward_model: RewardModel
+    reward_mean: float
+    reward_std: float
     kl_coefficient: float
     dtype: torch.dtype  # of the matrix products, here and in the updates: the first ratio must be one
     tail: tuple[int, ...] = ()  # what the chat template writes after an answer, where the reward model learned to read
@@ -61,7 +61,7 @@ class Judge:
 
 @torch.no_grad()
 def rollout(
-    model: ActorCritic, judge: Judge, prompts: list[list[int]], ends: list[int], pad: int, sampling: Sampling, seed: int
+    model: ActorCritic, setup: RewardSetup, prompts: list[list[int]], ends: list[int], pad: int, sampling: Sampling, seed: int
 ) -> tuple[Batch, Metrics]:
     """Answers of the current policy with everything that the updates need.
 
@@ -77,19 +77,19 @@ def rollout(
     batch = collate(rows, pad, device)
     ended = torch.tensor([answer[-1] in ends for answer in answers], device=device)
     read = batch
-    if judge.tail:
-        tail = list(judge.tail)
+    if setup.tail:
+        tail = list(setup.tail)
         read = collate([(ids + tail, spoken + [1] * len(tail)) for ids, spoken in rows], pad, device)
-    scores = (rewards(judge.scorer, read, judge.dtype) - judge.mean) / judge.deviation
+    scores = (rewards(setup.reward_model, read, setup.dtype) - setup.reward_mean) / setup.reward_std
     scores = torch.where(ended, scores, UNFINISHED_REWARD)
     mask = batch["mask"]
     logp, reference, values = (torch.zeros_like(mask) for _ in range(3))
     for rows_of_part, part in by_length(batch, PARTS):
         width = part["ids"].shape[1]
-        logp[rows_of_part, :width] = answer_log_probabilities(model.policy, part, judge.dtype)
-        reference[rows_of_part, :width] = answer_log_probabilities(judge.reference, part, judge.dtype)
-        values[rows_of_part, :width] = model.value(part["ids"], judge.dtype) * part["mask"]
-    token_rewards = -judge.kl_coefficient * (logp - reference)
+        logp[rows_of_part, :width] = answer_log_probabilities(model.policy, part, setup.dtype)
+        reference[rows_of_part, :width] = answer_log_probabilities(setup.reference, part, setup.dtype)
+        values[rows_of_part, :width] = model.value(part["ids"], setup.dtype) * part["mask"]
+    token_rewards = -setup.kl_coefficient * (logp - reference)
     last = (mask * torch.arange(mask.shape[1], device=device)).argmax(dim=1)
     token_rewards[torch.arange(len(rows), device=device), last] += scores
     advantages = advantage_estimates(token_rewards, values, mask)
@@ -155,12 +155,12 @@ def clipped_objective(clip: float, dtype: torch.dtype) -> Callable[[ActorCritic,
     return loss
 
 
-def optimise(
+def train(
     policy: Decoder,
-    scorer: Scorer,
-    scale: tuple[float, float],
+    reward_model: RewardModel,
+    reward_scale: tuple[float, float],
     tokenizer: Tokenizer,
-    questions: Sequence[str],
+    questions: Sequence[Asked],
     settings: PpoConfig,
     max_tokens: int,
     dtype: torch.dtype,
@@ -168,14 +168,15 @@ def optimise(
     seed: int,
     left_out: Counter[str] | None = None,
 ) -> dict[str, Any]:
-    """Train `policy` in place against the reward model; `scale` is the mean and deviation of its rewards.
+    """Train `policy` in place against the reward model; `reward_scale` is the mean and standard deviation of its rewards.
 
     Returns the first and last iteration's metrics; each rollout's also stand in `folder`/rollouts.jsonl. When cut off, they
     are found again in rollouts.json; without them, training begins anew. Questions that leave no room in the context for an
     answer are counted in `left_out`. Raises UserError when none stays.
     """
-    judge = Judge(copy.deepcopy(policy), scorer, *scale, settings.kl_coefficient, dtype, after_answer(tokenizer))
-    model = ActorCritic(policy, copy.deepcopy(scorer))
+    tail = after_answer(tokenizer)
+    setup = RewardSetup(copy.deepcopy(policy), reward_model, *reward_scale, settings.kl_coefficient, dtype, tail)
+    model = ActorCritic(policy, copy.deepcopy(reward_model))
     prompts = _fitting(policy, [prompt_of(tokenizer, question) for question in questions], max_tokens, left_out)
     ends = answer_ends(tokenizer, policy.generation.ends)
     sampling = Sampling(max_tokens)
@@ -194,7 +195,7 @@ def optimise(
         if update == 0:
             chosen = chosen_rows(iteration, settings.rollouts, len(prompts), seed)
             asked = [prompts[index] for index in chosen]
-            whole, metrics = rollout(model, judge, asked, ends, tokenizer.pad, sampling, seed * 100_003 + iteration)
+            whole, metrics = rollout(model, setup, asked, ends, tokenizer.pad, sampling, seed * 100_003 + iteration)
             current = [part for _, part in by_length(whole, settings.minibatches)]
             rollouts[iteration:] = [{"iteration": iteration, **metrics}]
             write_sealed(log, {"rollouts": rollouts})

@@ -11,6 +11,7 @@ from groundup.data.simulated_annotator import judgement, preferences, side_shown
 from groundup.generation.engine import Sampling
 from groundup.model.decoder import Decoder
 from groundup.posttraining.answers import answer, head_to_head, with_room
+from groundup.posttraining.batches import asked_of, shown
 from groundup.posttraining.config import PreferencesConfig
 from groundup.tokenizer.tokenizer import Tokenizer
 
@@ -26,7 +27,7 @@ def label(
     Returns (the log of judgements, preference rows as TRL reads them; ties are in the first only).
     """
     questions = with_room(model, tokenizer, questions, max_tokens, "preferences", left_out)
-    asked = [row["messages"][0]["content"] for row in questions]
+    asked = [asked_of(row) for row in questions]
     sampling = Sampling(max_tokens, settings.temperature)
     first, second = (answer(model, tokenizer, asked, sampling, seed * 2 + side) for side in (0, 1))
     judgements = []
@@ -46,13 +47,13 @@ def compare_policies(
     Questions that leave no room for an answer are counted in `left_out`. Raises UserError when none stays.
     """
     questions = with_room(policy, tokenizer, questions, max_tokens, "preferences", left_out)
-    asked = [row["messages"][0]["content"] for row in questions]
+    asked = [asked_of(row) for row in questions]
     references = [row["reference"] for row in questions]
     sampling = Sampling(max_tokens, temperature)
     ours = answer(policy, tokenizer, asked, sampling, seed + 1)
     theirs = answer(baseline, tokenizer, asked, sampling, seed + 2)
     samples = [
-        {"question": question, "reference": reference, "before": old, "after": new}
+        {"question": shown(question), "reference": reference, "before": old, "after": new}
         for question, reference, (new, _), (old, _) in zip(asked, references, ours, theirs, strict=True)
     ]
     return head_to_head(ours, theirs, references), samples[:40]

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from groundup.core.statistics import difference, proportion
-from groundup.model.decoder import LanguageModel, Scorer
+from groundup.model.decoder import LanguageModel, RewardModel
 from groundup.posttraining.batches import Row, collate
 from groundup.posttraining.config import RewardConfig
 from groundup.posttraining.rows import kept_pairs
@@ -30,17 +30,17 @@ from groundup.training.objectives import Batch, Metrics
 CENTRING = 0.01
 
 
-def from_policy(policy: LanguageModel, seed: int) -> Scorer:
+def from_policy(policy: LanguageModel, seed: int) -> RewardModel:
     """A scorer on a copy of the policy's backbone; the head starts at N(0, 1 / (width + 1))."""
-    scorer = Scorer(policy.config, copy.deepcopy(policy.model))
+    reward_model = RewardModel(policy.config, copy.deepcopy(policy.model))
     width = policy.config.hidden_size
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        scorer.score.weight.copy_(torch.randn(1, width, generator=generator) / (width + 1) ** 0.5)
-    return scorer
+        reward_model.score.weight.copy_(torch.randn(1, width, generator=generator) / (width + 1) ** 0.5)
+    return reward_model
 
 
-def rewards(scorer: Scorer, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
+def rewards(reward_model: RewardModel, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
     """Reward (batch,) read at the last token that the assistant said.
 
     batch: ids, targets, mask (batch, time) as `collate` gives them.
@@ -48,25 +48,25 @@ def rewards(scorer: Scorer, batch: Batch, dtype: torch.dtype = torch.float32) ->
     whole = torch.cat((batch["ids"], batch["targets"][:, -1:]), dim=1)
     places = torch.arange(1, whole.shape[1], device=whole.device)
     last = (batch["mask"] * places).amax(dim=1).long()
-    return scorer(whole, dtype).gather(1, last[:, None]).squeeze(1)
+    return reward_model(whole, dtype).gather(1, last[:, None]).squeeze(1)
 
 
-def bradley_terry(scorer: Scorer, batch: Batch, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Metrics]:
+def bradley_terry(reward_model: RewardModel, batch: Batch, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Metrics]:
     """Loss of rows that come as (all chosen, then all rejected), with the `margin` (pairs,) of each pair or none."""
-    chosen, rejected = rewards(scorer, batch, dtype).chunk(2)
-    fit = -F.logsigmoid(chosen - rejected - batch.get("margin", 0.0)).mean()
-    loss = fit + CENTRING * (chosen + rejected).square().mean()
+    chosen, rejected = rewards(reward_model, batch, dtype).chunk(2)
+    train = -F.logsigmoid(chosen - rejected - batch.get("margin", 0.0)).mean()
+    loss = train + CENTRING * (chosen + rejected).square().mean()
     return loss, {
-        "loss": fit.item(),
+        "loss": train.item(),
         "accuracy": (chosen > rejected).float().mean().item(),
         "margin": (chosen - rejected).mean().item(),
     }
 
 
-def fit(
+def train(
     policy: LanguageModel, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: RewardConfig, dtype: torch.dtype,
     folder: Path, seed: int, left_out: Counter[str] | None = None,
-) -> Scorer:  # fmt: skip
+) -> RewardModel:  # fmt: skip
     """A reward model, from the policy that wrote the answers, fitted to preference rows.
 
     Pairs that cannot be read or are longer than the context are counted in `left_out` by reason.
@@ -74,7 +74,7 @@ def fit(
     """
     rows, margins = kept_pairs(tokenizer, pairs, policy.config.max_position_embeddings, "reward", left_out)
     device = policy.lm_head.weight.device
-    scorer = from_policy(policy, seed).to(device)
+    reward_model = from_policy(policy, seed).to(device)
     steps = steps_for(settings.epochs, settings.batch_pairs, len(rows))
 
     def batches(step: int) -> list[Batch]:
@@ -83,23 +83,23 @@ def fit(
         return [batch | {"margin": torch.tensor([margins[index] for index in some], device=device)}]
 
     objective = partial(bradley_terry, dtype=dtype)
-    tune(scorer, objective, batches, settings.learning_rate, steps, folder, "reward")
-    return scorer
+    tune(reward_model, objective, batches, settings.learning_rate, steps, folder, "reward")
+    return reward_model
 
 
 @torch.no_grad()
-def score_rows(scorer: Scorer, tokenizer: Tokenizer, rows: Sequence[Row], batch: int = 128) -> np.ndarray:
+def score_rows(reward_model: RewardModel, tokenizer: Tokenizer, rows: Sequence[Row], batch: int = 128) -> np.ndarray:
     """Reward of each conversation (rows,) float32."""
-    device = scorer.score.weight.device
+    device = reward_model.score.weight.device
     parts = [
-        rewards(scorer, collate(rows[start : start + batch], tokenizer.pad, device)).cpu().numpy()
+        rewards(reward_model, collate(rows[start : start + batch], tokenizer.pad, device)).cpu().numpy()
         for start in range(0, len(rows), batch)
     ]
     return np.concatenate(parts)
 
 
 def assess(
-    scorer: Scorer, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], left_out: Counter[str] | None = None
+    reward_model: RewardModel, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], left_out: Counter[str] | None = None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """On held-out pairs: accuracy with interval, scale of the rewards, and how far reward is mere length.
 
@@ -107,9 +107,9 @@ def assess(
     much more the scorer has on the same pairs. Pairs that `fit` would
     leave out are left out here too. Raises UserError when none stays.
     """
-    rows, _ = kept_pairs(tokenizer, pairs, scorer.config.max_position_embeddings, "reward", left_out)
-    chosen = score_rows(scorer, tokenizer, [row for row, _ in rows])
-    rejected = score_rows(scorer, tokenizer, [row for _, row in rows])
+    rows, _ = kept_pairs(tokenizer, pairs, reward_model.config.max_position_embeddings, "reward", left_out)
+    chosen = score_rows(reward_model, tokenizer, [row for row, _ in rows])
+    rejected = score_rows(reward_model, tokenizer, [row for _, row in rows])
     lengths = np.array([[sum(spoken) for _, spoken in row] for row in rows], dtype=np.float64)
     values = np.concatenate((chosen, rejected))
     words = lengths.T.ravel()
@@ -118,8 +118,8 @@ def assess(
         "accuracy": proportion(int((chosen > rejected).sum()), len(rows)),
         "ahead_of_longer": difference((chosen > rejected).astype(float), longer),
         "longer_wins": float(longer.mean()),
-        "mean": float(values.mean()),
-        "deviation": float(values.std()) or 1.0,
+        "reward_mean": float(values.mean()),
+        "reward_std": float(values.std()) or 1.0,
         "length_correlation": float(np.corrcoef(values, words)[0, 1]) if words.std() and values.std() else 0.0,
     }
     scored = [

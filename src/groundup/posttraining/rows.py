@@ -1,4 +1,4 @@
-"""TRL's rows (`messages`; `prompt`, `chosen`, `rejected`) as token ids; what cannot be trained on is counted, by reason.
+"""Conversations and preferences as token ids; what cannot be trained on is counted, by reason.
 
 Every method reads its rows here, so none trains on what the chat format would lose or the context cannot hold. A row too
 long is left out whole: cut, it would have no end to learn, or an answer to another question.
@@ -9,54 +9,60 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from groundup.core.errors import UserError
+from groundup.data.conversations import conversation_of
+from groundup.data.messages import BadRow
+from groundup.data.preferences import preference_of
 from groundup.posttraining.batches import Row
 from groundup.tokenizer.chat import render
 from groundup.tokenizer.tokenizer import Tokenizer
 
-MOST = 1_000  # of a margin: Llama 2 went to 3, and float32 has few digits left for the rewards beside much more
 Read = TypeVar("Read")
 
 
 def conversation(tokenizer: Tokenizer, row: Mapping[str, Any]) -> Row:
-    """A row with `messages`, all the assistant's of which are learned.
+    """A conversation in a format of `data/conversations.py`, of which the answers that it says are learned: of `messages` all.
 
-    Raises UserError when it is no conversation of the chat format, or does not end with an answer.
+    Raises UserError when it is none, or does not end with an answer.
     """
-    _without_tools(row)
-    messages = row.get("messages") or []
-    ids, spoken = render(tokenizer, messages)
-    if messages[-1]["role"] != "assistant":
-        raise UserError("the last message is not the assistant's")
-    return ids, spoken
+    found = conversation_of(row)
+    ids, spoken = render(tokenizer, [message.row for message in found.messages])
+    answers = [message.trained for message in found.messages if message.role == "assistant"]
+    return ids, spoken if all(answers) else _of_answers(spoken, answers)
+
+
+def _of_answers(spoken: Sequence[int], learned: Sequence[bool]) -> list[int]:
+    """The mask without the answers that are not learned. Between two answers the user speaks, so each is a run of ones."""
+    mask, answer = [], -1
+    for before, says in zip((0, *spoken), spoken, strict=False):
+        answer += says and not before
+        mask.append(int(says and learned[answer]))
+    if answer + 1 != len(learned):
+        raise BadRow(f"the chat template marks {answer + 1} of {len(learned)} answers")
+    return mask
+
+
+def longest_answer(row: Row) -> int:
+    """Tokens of the longest answer that is learned, its end included."""
+    longest = length = 0
+    for says in row[1]:
+        length = length + 1 if says else 0
+        longest = max(longest, length)
+    return longest
 
 
 def pair(tokenizer: Tokenizer, row: Mapping[str, Any]) -> tuple[Row, Row, float]:
-    """(chosen, rejected, margin) of a preference row: whole conversations, of which only the last answer is learned.
+    """(chosen, rejected, margin) of a preference in a format of `data/preferences.py`, its whole history rendered.
 
-    Raises UserError unless `prompt` ends with the user, each answer is one message of the assistant, and `margin`, where
-    there is one, is a number.
+    Only the last answers are learned. Raises UserError when it is none.
     """
-    _without_tools(row)
-    prompt = row.get("prompt") or []
+    found = preference_of(row)
+    prompt = [message.row for message in found.prompt]
     start = len(render(tokenizer, prompt, add_generation_prompt=True)[0])
     sides = []
-    for side in ("chosen", "rejected"):
-        answer = row.get(side)
-        if not isinstance(answer, list | tuple) or len(answer) != 1:
-            raise UserError(f"{side} must be one message of the assistant")
-        ids, _ = render(tokenizer, [*prompt, *answer])
+    for answer in (found.chosen, found.rejected):
+        ids, _ = render(tokenizer, [*prompt, answer.row])
         sides.append((ids, [0] * start + [1] * (len(ids) - start)))
-    margin = row.get("margin")
-    if margin is None:
-        margin = 0.0
-    if isinstance(margin, bool) or not isinstance(margin, int | float) or not -MOST <= margin <= MOST:
-        raise UserError(f"margin must be a number from {-MOST:,} to {MOST:,}")
-    return sides[0], sides[1], float(margin)
-
-
-def _without_tools(row: Mapping[str, Any]) -> None:
-    if row.get("tools"):
-        raise UserError("tools: this chat format has no place for them")
+    return sides[0], sides[1], found.margin
 
 
 def kept(
@@ -72,8 +78,7 @@ def kept(
         try:
             one = read(row)
         except UserError as error:
-            text = str(error)
-            counted[text.partition(": ")[2] if text.startswith("message ") else text] += 1
+            counted[error.reason if isinstance(error, BadRow) else str(error)] += 1
             continue
         if reason := fits(one):
             counted[reason] += 1

@@ -17,15 +17,16 @@ from groundup.model.decoder import Decoder
 from groundup.posttraining.answers import (
     answer,
     answer_bits_per_byte,
+    answer_loss,
     answer_plainly,
     gained_overlap,
     mean_overlap,
     plain_prompt,
     with_room,
 )
-from groundup.posttraining.batches import Row, answer_of, collate, prompt_of, row_of
+from groundup.posttraining.batches import Row, answer_of, asked_of, collate, messages_of, prompt_of, row_of, shown
 from groundup.posttraining.config import SftConfig
-from groundup.posttraining.rows import conversation, kept, said, too_long
+from groundup.posttraining.rows import conversation, kept, longest_answer, said, too_long
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.epoch_order import chosen_rows, steps_for
 from groundup.training.loop import mean_loss, tune
@@ -35,7 +36,7 @@ HELD_OUT_ROWS = 64  # that are measured while it trains, as in pre-training
 Questions = Sequence[dict[str, Any]]
 
 
-def finetune(
+def train(
     model: Decoder, tokenizer: Tokenizer, questions: Questions, settings: SftConfig, device: Device, folder: Path, seed: int,
     left_out: Counter[str] | None = None, held_out: Questions = (),
 ) -> int:  # fmt: skip
@@ -50,7 +51,7 @@ def finetune(
     left_out = Counter() if left_out is None else left_out
 
     def unfit(row: Row) -> str | None:
-        if sum(row[1]) > settings.max_answer_tokens:
+        if longest_answer(row) > settings.max_answer_tokens:
             return f"with an answer of more than sft.max_answer_tokens = {settings.max_answer_tokens}"
         return too_long(longest, row)
 
@@ -95,13 +96,14 @@ def compare_with_base(
 ) -> dict[str, Any]:  # fmt: skip
     """Both models on held-out questions: bits per byte of the right answer, and overlap of their own greedy answers.
 
-    "gain" is the difference of the overlaps, question by question, with its interval.
+    "gain" is the difference of the overlaps, question by question, with its interval; "answer_loss" is in nats a token of
+    all answers of the conversations, both models reading the chat format.
 
     The base model has never seen the chat format, so it is asked in plain text: "Question: ... Answer:". Questions that
     leave no room for an answer are counted in `left_out`. Raises UserError when none stays.
     """
     questions = with_room(tuned, tokenizer, questions, max_answer_tokens, "sft", left_out)
-    asked = [row["messages"][0]["content"] for row in questions]
+    asked = [asked_of(row) for row in questions]
     references = [row["reference"] for row in questions]
     prompts = [prompt_of(tokenizer, question) for question in asked]
     answers = [
@@ -116,8 +118,18 @@ def compare_with_base(
         kind: [number for number, row in enumerate(questions) if row["kind"] == kind]
         for kind in sorted({row["kind"] for row in questions})
     }
+    rows = [
+        conversation(tokenizer, {"messages": [*messages_of(question), {"role": "assistant", "content": text}]})
+        for question, text in zip(asked, references, strict=True)
+    ]
     return {
         "held_out": {
+            "answer_loss": {
+                "base": answer_loss(base, rows),
+                "sft": answer_loss(tuned, rows),
+                "conversations": len(rows),
+                "tokens": sum(sum(spoken) for _, spoken in rows),
+            },
             "bits_per_byte": {
                 "base": answer_bits_per_byte(base, [plain_prompt(tokenizer, q) for q in asked], plain, references),
                 "sft": answer_bits_per_byte(tuned, prompts, answers, references),
@@ -138,7 +150,7 @@ def compare_with_base(
             },
         },
         "samples": [
-            {"kind": row["kind"], "question": question, "reference": reference, "base": before, "sft": after}
+            {"kind": row["kind"], "question": shown(question), "reference": reference, "base": before, "sft": after}
             for row, question, reference, before, after in zip(
                 questions, asked, references, base_answers, tuned_answers, strict=True
             )

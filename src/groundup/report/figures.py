@@ -20,11 +20,13 @@ WIDTH = 4.4  # inches; with fonts of 9 points, readable at the width of a phone
 DRAWN_POINTS = 800  # of a series; more cannot be told apart at this width
 
 # Colours that nobody would choose stand for the style sheet's until the figure is written.
-INK, MUTED, RULE = "#00000a", "#00000b", "#00000c"
+INK, MUTED, RULE, PAPER = "#00000a", "#00000b", "#00000c", "#00000d"
 SERIES = ("#0000c1", "#0000c2", "#0000c3", "#0000c4", "#0000c5")
-_VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule"} | {
+_VARIABLES = {INK: "--ink", MUTED: "--muted", RULE: "--rule", PAPER: "--paper"} | {
     colour: f"--series-{number}" for number, colour in enumerate(SERIES, start=1)
 }
+
+_ON_PAPER = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.6}  # of a label, so that no line runs through it
 
 Sizes = Mapping[str, Mapping[str, int]]  # domain -> {"documents", "bytes"}
 
@@ -68,11 +70,14 @@ def loss(
         upper.plot(*_thinned(tokens, _smoothed(losses)), color=SERIES[0], linewidth=1.6, label="smoothed")
         if held_out:
             upper.plot(*zip(*held_out, strict=True), "o", color=SERIES[1], markersize=3, label="held-out documents")
+            upper.annotate(
+                f"{held_out[-1][1]:.2f}", held_out[-1], (0, 5), textcoords="offset points", ha="center", color=SERIES[1], size=8
+            )
         upper.set_ylabel("loss, nats a token")
         upper.legend()
         lower.plot(*_thinned(tokens, rates), color=MUTED, linewidth=1.2)
         lower.set_ylim(0, 1.1)
-        lower.set_ylabel("rate")
+        lower.set_ylabel("learning rate")
         lower.set_xlabel("millions of tokens read")
         return _svg(figure, name)
 
@@ -86,7 +91,7 @@ def intervals(
 ) -> str:
     """One line a row (name, value, low, high): a point, the interval around it if there is one, a reference line."""
     scale = 100 if percent else 1
-    with _drawing(0.75 + 0.26 * len(rows)) as figure:
+    with _drawing(0.9 + 0.27 * len(rows)) as figure:
         axes = figure.subplots()
         for place, (_, value, low, high) in enumerate(rows):
             colour = SERIES[0] if low is not None else MUTED
@@ -94,29 +99,28 @@ def intervals(
                 axes.plot([low * scale, high * scale], [place, place], color=colour, linewidth=3, alpha=0.35)
             axes.plot([value * scale], [place], "o", color=colour, markersize=5)
             text = f"{value * scale:.0f} %" if percent else f"{value:.2f}"
-            axes.annotate(text, (value * scale, place), (0, 4), textcoords="offset points", ha="center", size=8)
+            axes.annotate(text, (value * scale, place), (0, 5), textcoords="offset points", ha="center", size=8, bbox=_ON_PAPER)
         if line:
             axes.axvline(line[1] * scale, color=SERIES[1], linewidth=1, linestyle="--", label=line[0])
             figure.legend(loc="outside upper right")
         axes.set_yticks(range(len(rows)), [row[0] for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.7)
-        if percent:
-            axes.set_xlim(-4, 104)
-        else:
-            found = [number for row in rows for number in row[1:] if number is not None and math.isfinite(number)]
-            axes.set_xlim(0, max([*found, 1e-9]) * 1.08)
+        found = [number for row in rows for number in row[1:] if number is not None and math.isfinite(number)]
+        start, end = _span([number * scale for number in [*found, *([line[1]] if line else [])]], percent)
+        axes.set_xlim(start, end)
         axes.tick_params(axis="y", length=0)
-        axes.set_xlabel(label)
+        axes.set_xlabel(label if start <= 0 else f"{label}\nthe axis begins at {start:g}, not at 0")
         return _svg(figure, name)
 
 
 def scatter(name: str, groups: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str) -> str:
-    """Points of each group."""
+    """Points of each group, over whole numbers."""
     with _drawing(2.6) as figure:
         axes = figure.subplots()
         for number, (group, points) in enumerate(groups.items()):
             xs, ys = _thinned([x for x, _ in points], [y for _, y in points])
             axes.plot(xs, ys, "os"[number % 2], color=_colour(number), markersize=3, alpha=0.6, label=group)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if groups:
@@ -141,19 +145,33 @@ def curve(
         return _svg(figure, name)
 
 
-def panels(name: str, x_label: str, xs: Sequence[float], series: Mapping[str, Sequence[float]]) -> str:
-    """One small plot a series, above each other, over the same xs."""
+def panels(
+    name: str,
+    x_label: str,
+    xs: Sequence[float],
+    series: Mapping[str, Sequence[float]],
+    held_out: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    epoch_ends: Sequence[float] = (),
+) -> str:
+    """One small plot a series, above each other, over the same xs, with points of held-out rows and lines between epochs."""
     marker = "o" if len(xs) < 15 else ""
-    with _drawing(0.5 + 1.05 * len(series)) as figure:
+    with _drawing(0.5 + 1.05 * len(series) + (0.25 if held_out else 0)) as figure:
         plots = figure.subplots(len(series), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (label, ys) in zip(plots, series.items(), strict=True):
             if marker:
-                axes.plot(xs, ys, color=SERIES[0], marker=marker, markersize=3, linewidth=1.2)
+                axes.plot(xs, ys, color=SERIES[0], marker=marker, markersize=3, linewidth=1.2, label="training")
             else:
                 axes.plot(*_thinned(xs, ys), color=SERIES[0], alpha=0.3, linewidth=0.6)
-                axes.plot(*_thinned(xs, _smoothed(ys)), color=SERIES[0], linewidth=1.4)
+                axes.plot(*_thinned(xs, _smoothed(ys)), color=SERIES[0], linewidth=1.4, label="training, smoothed")
+            if points := (held_out or {}).get(label):
+                axes.plot(*zip(*points, strict=True), "o-", color=SERIES[1], markersize=3, linewidth=0.8, label="held-out")
+            for number, end in enumerate(epoch_ends):
+                axes.axvline(end, color=MUTED, linewidth=0.8, linestyle="--", label="end of an epoch" if not number else None)
             axes.set_title(label, size=9, loc="left")
             axes.yaxis.set_major_locator(_few_ticks())
+        if epoch_ends or any((held_out or {}).values()):
+            handles = {text: line for axes in plots for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+            figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)
         plots[-1].set_xlabel(x_label)
         plots[-1].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         return _svg(figure, name)
@@ -209,6 +227,25 @@ def _svg(figure: "Figure", name: str) -> str:
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     return "\n".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _span(values: Sequence[float], percent: bool) -> tuple[float, float]:
+    """Where an axis begins and ends: around the values, with a quarter more on both sides, to see what differs a little.
+
+    It is never narrower than ten percent points, or a tenth of the largest value: nothing is to look like much. Where
+    zero is near, it is on it, and no percentage below 0 or above 100.
+    """
+    if not values:
+        return 0.0, 1.0
+    low, high = min(values), max(values)
+    least = 10.0 if percent else max(0.1 * high, 1e-9)
+    room = max((high - low) / 4, (least - (high - low)) / 2)
+    unit = 5.0 if percent else 10.0 ** math.floor(math.log10(high - low + 2 * room)) / 10
+    end = min(high + room, 100.0) if percent else high + room
+    start = max(math.floor(min(low - room, end - least) / unit) * unit, 0.0)
+    end = max(end, start + least)
+    beyond = 0.02 * (end - start)  # for the half of a point
+    return (start or -beyond), (end + beyond if percent and end == 100 else end)
 
 
 def _colour(number: int) -> str:

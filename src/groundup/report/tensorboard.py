@@ -1,14 +1,15 @@
 """The metrics of a run for TensorBoard, which reads event files; the truth stays in metrics.jsonl."""
 
 import json
-import sys
+import logging
 import time
 from pathlib import Path
 from typing import Any
 
 from groundup.core.errors import UserError
 from groundup.core.seals import verify
-from groundup.core.text import printable
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
 SUFFIX = ".groundup"  # of our event files, which are written anew by each call
@@ -29,7 +30,7 @@ def export(run: Path, out: Path, follow: bool = False) -> dict[str, Any]:
         raise UserError(f"{run}: no metrics.jsonl of a training in it yet; --follow waits for one")
     writers: dict[str, SummaryWriter] = {}
     written: dict[str, list[dict[str, Any]]] = {}
-    print(printable(f"tensorboard --logdir {out}"), file=sys.stderr, flush=True)
+    logger.info(f"tensorboard --logdir {out}")
     try:
         while True:
             for name, path in _trainings(run).items():

@@ -9,8 +9,8 @@ The merges of a small BPE vocabulary are the first of a larger one's, so countin
 has its folder, which is a model with its tokenizer; its `result.json` is written last, so a killed sweep goes on.
 """
 
+import logging
 import shutil
-import sys
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -25,7 +25,6 @@ from groundup.core.errors import UserError
 from groundup.core.files import replacing, write_json
 from groundup.core.seals import SEAL, is_sealed, read_sealed, seal, write_sealed
 from groundup.core.statistics import Z95
-from groundup.core.text import printable
 from groundup.model.likelihood import bits_per_byte
 from groundup.scaling.vocabulary_trial import flop_per_token, measure, steps_for
 from groundup.tokenizer import documents
@@ -34,6 +33,8 @@ from groundup.tokenizer.sample import Document, sample
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.tokenizer.train import train_bpe
 from groundup.training import checkpoint
+
+logger = logging.getLogger(__name__)
 
 SMALLEST = len(ALPHABET) + len(SPECIAL_TOKENS)
 MOST_HELD_OUT = 0.2  # of the text
@@ -89,8 +90,8 @@ def sweep(
         folder = out / str(size)
         result = read_sealed(folder / "result.json")
         if result is None:
-            encoder = Tokenizer.from_merges(largest.merges[: size - SMALLEST], largest.pattern)
-            measured = measure(folder, encoder, settings, texts, held_out, device)
+            tokenizer = Tokenizer.from_merges(largest.merges[: size - SMALLEST], largest.pattern)
+            measured = measure(folder, tokenizer, settings, texts, held_out, device)
             result = write_sealed(folder / "result.json", measured)
             del result[SEAL]
         checkpoint.clear(folder / "training")
@@ -98,7 +99,7 @@ def sweep(
         results.append(result)
         bits = results[-1]["bits_per_byte"]["all"]
         said = f"  {size}: {bits:.4f} bits per byte, {results[-1]['bytes_per_token']['all']:.2f} bytes a token"
-        print(printable(said), file=sys.stderr)
+        logger.info(said)
     found = {"out": str(out), **settings, **verdict(results, np.array([document.size for document in held_out]))}
     write_json(out / "sweep.json", found)
     return found

@@ -45,36 +45,36 @@ def steps_for(flop: float, depth: int, vocabulary: int, context: int) -> int:
 
 
 def measure(
-    folder: Path, encoder: Tokenizer, settings: dict[str, Any], texts: Path, held_out: Sequence[Document], device: Device
+    folder: Path, tokenizer: Tokenizer, settings: dict[str, Any], texts: Path, held_out: Sequence[Document], device: Device
 ) -> dict[str, Any]:
     """Train a model with this vocabulary, save it, and score the held-out documents."""
     depth, context, seed = settings["depth"], settings["context"], settings["seed"]
     step_tokens = _step_tokens(context)
-    steps = steps_for(settings["flop"], depth, encoder.size, context)
+    steps = steps_for(settings["flop"], depth, tokenizer.size, context)
     budget = steps * step_tokens
-    sequences = [np.array([encoder.end_of_text, *encoder.encode(document.text)]) for document in held_out]
+    sequences = [np.array([tokenizer.end_of_text, *tokenizer.encode(document.text)]) for document in held_out]
     # One more row, which is cut short at the end of the stream.
-    _write_tokens(folder / "tokens", encoder, texts, budget + context, sequences)
+    _write_tokens(folder / "tokens", tokenizer, texts, budget + context, sequences)
     base = PretrainingConfig(
         depth=depth,
-        context=context,
+        context_length=context,
         tokens=budget,
         batch_tokens=step_tokens,
         micro_batch_tokens=step_tokens,
-        best_data_share=0.0,
+        anneal_data_fraction=0.0,
     )
     model, trained = pretrain(
-        folder / "tokens", encoder, base, MixtureConfig(), device, ALONE, folder / "training",
-        f"vocabulary {encoder.size}", lambda text: None, seed,
+        folder / "tokens", tokenizer, base, MixtureConfig(), device, ALONE, folder / "training",
+        f"vocabulary {tokenizer.size}", lambda text: None, seed,
     )  # fmt: skip
     nats = [-float(found.sum()) for found in score(model, sequences)]
-    model_folder.save(folder, model, encoder, chat=False)
+    model_folder.save(folder, model, tokenizer, chat=False)
     counts = [len(sequence) - 1 for sequence in sequences]
     available = sum(int(pc.sum(pc.binary_length(batch)).as_py()) for batch in _training(texts))
     return {
-        "vocabulary": encoder.size,
+        "vocabulary": tokenizer.size,
         "parameters": trained["parameters"]["total"],
-        "vocabulary_share": 2 * encoder.size * model.config.hidden_size / trained["parameters"]["total"],
+        "vocabulary_share": 2 * tokenizer.size * model.config.hidden_size / trained["parameters"]["total"],
         "steps": steps,
         "tokens": budget,
         "flop": trained["flop"],
@@ -90,7 +90,7 @@ def _training(texts: Path) -> Iterator[pa.Array]:
 
 
 def _write_tokens(
-    folder: Path, encoder: Tokenizer, texts: Path, enough: int, held_out: Sequence[np.ndarray]
+    folder: Path, tokenizer: Tokenizer, texts: Path, enough: int, held_out: Sequence[np.ndarray]
 ) -> None:
     """Token files as `pretrain` reads them, and its table of training documents: no more than `enough` tokens of them."""
     table: list[dict[str, Any]] = []
@@ -99,15 +99,15 @@ def _write_tokens(
         total = 0
         for shard in documents.find([texts]):
             for batch, domains in documents.read(shard, "train"):
-                for ids, domain in zip(encoder.encode_batch(batch.to_pylist()), domains.to_pylist(), strict=True):
+                for ids, domain in zip(tokenizer.encode_batch(batch.to_pylist()), domains.to_pylist(), strict=True):
                     table.append({"split": "train", "domain": domain, "tokens": len(ids) + 1, "best": False})
-                    yield np.concatenate(([encoder.end_of_text], ids))
+                    yield np.concatenate(([tokenizer.end_of_text], ids))
                     total += len(ids) + 1
                     if total >= enough:
                         return
 
     folder.mkdir(parents=True, exist_ok=True)
-    kind = token_files.dtype_for(encoder.size)
+    kind = token_files.dtype_for(tokenizer.size)
     token_files.write(folder / "train", sequences(), kind)
     token_files.write(folder / "held_out", held_out, kind)
     with replacing(folder / "documents.parquet") as temporary:

@@ -56,6 +56,8 @@ def template_of(came_with: CameWith, special: Mapping[str, int], ends: list[int]
         return None
     added = json.loads(came_with.files["tokenizer.json"].lstrip("\ufeff"))["added_tokens"]
     textual = [token["content"] for token in added if token.get("special") is False]
+    if "" in special:
+        raise UserError(f"{folder}/tokenizer.json: a special token without text; no conversation can hold it")
     return ChatTemplate(came_with.template, came_with.named, special, textual, ends, str(folder))
 
 

@@ -5,7 +5,7 @@ otherwise the file's name stands for it. Where the file has a `split` column, on
 `language` are empty where the file does not say.
 """
 
-import sys
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -17,10 +17,11 @@ import groundup.core.arrow  # noqa: F401 (for what it keeps away)
 from groundup.core.errors import UserError
 from groundup.core.files import digest
 from groundup.core.seals import checked
-from groundup.core.text import printable
 from groundup.data import kinds
 from groundup.data.kinds import Kind, kind_of
 from groundup.data.rows import Refused, batches, text_ranges, well_formed
+
+logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 16 << 20  # of text
 ANNOTATIONS = ("domain", "language", "split")
@@ -73,9 +74,9 @@ def find(inputs: Iterable[Path]) -> list[Shard]:
                 if len(refusals) == len(files):
                     raise refusals[0] from None
                 if len(refusals) <= kinds.MOST_NAMED:
-                    print(printable(f"  skipped {refusal}"), file=sys.stderr)
+                    logger.warning(f"skipped {refusal}")
         if (more := len(refusals) - kinds.MOST_NAMED) > 0:
-            print(printable(f"  skipped {more} more files that cannot be read"), file=sys.stderr)
+            logger.warning(f"skipped {more} more files that cannot be read")
     return shards
 
 
@@ -136,7 +137,7 @@ def _files(path: Path) -> list[Path]:
         raise UserError(f"{path}: a run without a corpus: let it come so far, or give files of text")
     found, skipped = kinds.files_of(path, ENDINGS)
     for line in kinds.skipped_lines(skipped):
-        print(printable(f"  {line}"), file=sys.stderr)
+        logger.info(f"{line}")
     if not found:
         raise UserError(f"{path}: no corpus and no files of text in it ({', '.join(ENDINGS[:6])}, .txt, .md ..., also .gz, .zst)")
     return [path / name for name in found]

@@ -6,7 +6,7 @@ hard to cut. The choice is made once, before any work, and said.
 """
 
 import json
-import sys
+import logging
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import islice
@@ -20,12 +20,13 @@ from groundup.core.executor import cores, pool
 from groundup.core.files import digest
 from groundup.core.progress import Progress
 from groundup.core.seals import is_sealed, seal
-from groundup.core.text import printable
 from groundup.data import token_files
 from groundup.data.rows import Refused
 from groundup.tokenizer import documents
 from groundup.tokenizer.documents import Shard
 from groundup.tokenizer.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 Encode = Callable[[list[str]], Sequence[np.ndarray]]
 
@@ -55,7 +56,7 @@ def encode_corpus(
     if not sample:
         raise UserError(f"no documents{f' of split {split!r}' if split else ''} in {', '.join(map(str, inputs))}")
     library, reason = choose(tokenizer, sample)
-    print(printable(f"  encoding with {library}: {reason}"), file=sys.stderr)
+    logger.info(f"encoding with {library}: {reason}")
     key = digest(folder / "tokenizer.json")
     parts = out.with_name(out.name + ".parts")
     stems = [parts / f"{shard.name}-{key[:16]}-{split or 'all'}" for shard in shards]
@@ -72,7 +73,7 @@ def encode_corpus(
             progress.advance()
             refused.merge(passed_over)
     if refused:
-        print(printable(f"  passed over: {refused}"), file=sys.stderr)
+        logger.warning(f"passed over: {refused}")
     token_files.join(out, stems, token_files.dtype_for(tokenizer.size))
     for file in parts.iterdir():
         file.unlink()

@@ -174,15 +174,24 @@ class Tokenizer(ByteTokens):
 
 
 def longest_words(tokenizer: ByteTokens, count: int) -> list[str]:
-    """The longest tokens that hold a letter, the longest first; without them, runs of spaces and rules would be shown."""
+    """The longest tokens that hold a letter, the longest first: all the longest are runs of spaces and rules.
+
+    A token that is a part of a longer one, which it was merged into, is left out.
+    """
     texts = []
     for token in range(tokenizer.size):
         try:
             texts.append(tokenizer.token_bytes(token).decode("utf-8"))
         except UnicodeDecodeError:  # a part of a character
             continue
-    texts = [text for text in texts if text not in tokenizer.special_tokens and any(map(str.isalpha, text))]
-    return sorted(texts, key=lambda text: (-len(text.strip()), text))[:count]
+    texts = [text for text in texts if any(map(str.isalpha, text))]
+    longest: list[str] = []
+    for text in sorted(texts, key=lambda text: (-len(text.strip()), text)):
+        if len(longest) == count:
+            break
+        if not any(text in other for other in longest):
+            longest.append(text)
+    return longest
 
 
 class StreamDecoder:

@@ -4,7 +4,7 @@ A counts file is named after the content it was counted from, so whatever was co
 a kill, not for another vocabulary, not when more files are added.
 """
 
-import sys
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,13 +20,14 @@ from groundup.core.executor import cores, pool
 from groundup.core.files import replacing
 from groundup.core.progress import Progress
 from groundup.core.seals import is_sealed, seal
-from groundup.core.text import printable
 from groundup.data.rows import Refused
 from groundup.tokenizer import bpe, characters, documents, wordpiece
 from groundup.tokenizer.counts import Counts, Tally, add, prune
 from groundup.tokenizer.documents import Shard
 from groundup.tokenizer.patterns import Pattern, pattern
 from groundup.tokenizer.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 FINEST_FACTOR = 1000  # of the mixture: counts are multiplied by whole numbers, the smallest of them this one
 SHARDS_A_WORKER = 2  # fewer do not pay for starting a process
@@ -54,16 +55,16 @@ def train_bpe(
     if not len(counts):
         raise UserError(f"no text in {', '.join(map(str, inputs))}{f' ({refused})' if refused else ''}")
     if refused:
-        print(printable(f"  passed over: {refused}"), file=sys.stderr)
+        logger.warning(f"passed over: {refused}")
     by_domain = {domain: _size(part) for domain, part in by_domain.items()}
     pa.default_memory_pool().release_unused()  # what counting needed is more than what merging does
     merges = bpe.train(counts, vocabulary)
     tokenizer = Tokenizer.from_merges(merges, chosen)
     tokenizer.save(out)
     if loss.distinct:
-        print(printable(f"  {loss}"), file=sys.stderr)
+        logger.info(f"{loss}")
     if tokenizer.size < vocabulary:
-        print(printable(f"  vocabulary {tokenizer.size} instead of {vocabulary}: no more pairs to merge"), file=sys.stderr)
+        logger.info(f"vocabulary {tokenizer.size} instead of {vocabulary}: no more pairs to merge")
     return {
         "tokenizer": str(out),
         "vocabulary": tokenizer.size,

@@ -41,7 +41,7 @@ def budget(settings: PretrainingConfig, parameters: int, available: float) -> Bu
     reasons = [f"{tokens:,} tokens: {tokens / parameters:.2g} a parameter, {why}"]
 
     def whole_rows(tokens: int) -> int:
-        return max(1, tokens // settings.context) * settings.context
+        return max(1, tokens // settings.context_length) * settings.context_length
 
     rule = whole_rows(2 ** math.floor(math.log2(BATCH * (tokens / BATCH_AT) ** BATCH_POWER)))
     batch = whole_rows(settings.batch_tokens) if settings.batch_tokens else rule
@@ -50,9 +50,9 @@ def budget(settings: PretrainingConfig, parameters: int, available: float) -> Bu
         why = "as the recipe says"
         if batch != rule:
             ratio = math.sqrt(batch / rule)
-            why += f"; {rule:,} by the rule, and base.rate_scale = {ratio:.2g} would follow it (nanochat)"
+            why += f"; {rule:,} by the rule, and base.lr_scale = {ratio:.2g} would follow it (nanochat)"
     reasons.append(f"{batch:,} tokens a step: {why}, in whole rows")
-    rate = MATRIX_RATE * settings.rate_scale
+    rate = MATRIX_RATE * settings.lr_scale
     if settings.weight_decay is not None:
         decay = settings.weight_decay
         reasons.append(f"weight decay {decay:g}: as the recipe says")

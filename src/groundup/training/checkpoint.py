@@ -9,7 +9,7 @@ Tensors are stored whole and written one at a time, so a state opens at any numb
 
 import hashlib
 import json
-import sys
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,8 +21,9 @@ from torch import Tensor
 from groundup.core.errors import UserError
 from groundup.core.files import digest, replacing
 from groundup.core.seals import read_sealed, write_sealed
-from groundup.core.text import message
 from groundup.training.parallel import ALONE, Processes, local, whole
+
+logger = logging.getLogger(__name__)
 
 KEPT = 2
 _TYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float64: "F64", torch.int64: "I64"}
@@ -73,7 +74,7 @@ def latest(folder: Path, beside: Callable[[int], str] | None = None) -> int | No
             trouble = "the metrics of its steps are others"
         else:
             return recorded["step"]
-        print(message(f"{state}: damaged ({trouble}); the state before it is used"), file=sys.stderr, flush=True)
+        logger.warning(f"{state}: damaged ({trouble}); the state before it is used")
     return None
 
 

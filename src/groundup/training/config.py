@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from groundup.core.config import LARGEST, MOST, Context, Positive, Section, Share
+from groundup.core.config import LARGEST, MOST, ContextLength, Positive, Section, Share
 
 
 class PretrainingConfig(Section):
@@ -15,14 +15,14 @@ class PretrainingConfig(Section):
     # The one dial: what is 0 or not given below follows from it (training/budget.py). At most 126, Llama 3 405B's: of
     # ours that is width 8,064 and 98G parameters, 393 GB in float32.
     depth: Annotated[int, Field(gt=0, le=126)] = 4
-    context: Context = 512
+    context_length: ContextLength = 512
     tokens: Annotated[int, Field(ge=0, le=MOST)] = 0
     batch_tokens: Annotated[int, Field(ge=0, le=10**9)] = 0  # of a step; its rows are numbered in memory
     weight_decay: Annotated[float, Field(ge=0, le=LARGEST)] | None = None  # of matrices, times their rate
     micro_batch_tokens: Annotated[int, Field(gt=0, le=10**9)] = 16_384
-    anneal_share: Share = 0.4  # the last part of training, on falling rate
-    best_data_share: Share = 0.15  # the last part of training, on the best data only
-    rate_scale: Annotated[float, Field(gt=0, le=1000)] = 1.0  # multiplies every learning rate
+    decay_fraction: Share = 0.4  # the last part of training, on falling rate
+    anneal_data_fraction: Share = 0.15  # the last part of training, on the best data only
+    lr_scale: Annotated[float, Field(gt=0, le=1000)] = 1.0  # multiplies every learning rate
     start_from: str = ""  # a Hugging Face folder to continue from, with tokenizer.folder the same; empty: from nothing
     # Then go on with rows this long and documents to fill them; 0: do not.
     long_context: Annotated[int, Field(ge=0, le=2**20)] = 0

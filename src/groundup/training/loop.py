@@ -6,11 +6,11 @@ checkpoint and ends with the same bits as one that was not.
 
 import hashlib
 import json
+import logging
 import math
 import os
 import signal
 import statistics
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -26,12 +26,13 @@ from torch import Tensor, nn
 from groundup.core.errors import UserError
 from groundup.core.files import write_text
 from groundup.core.progress import Progress
-from groundup.core.text import printable
 from groundup.training import checkpoint
 from groundup.training.objectives import Batch, Metrics
-from groundup.training.optimizer import Optimizer, one_rate
+from groundup.training.optimizer import Optimizer, one_lr
 from groundup.training.parallel import ALONE, Objective, Processes, local
 from groundup.training.schedule import warmup_stable_decay
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT_SECONDS = 15.0  # from one state to the next
 AFFORDED_SECONDS = 0.75  # to save one; a larger model, which takes longer, saves as much more seldom
@@ -48,7 +49,7 @@ def train(
     objective: Objective,
     batches: Callable[[int], list[Batch]],
     optimizer: Optimizer,
-    rate: Callable[[int], float],
+    lr: Callable[[int], float],
     steps: int,
     folder: Path,
     label: str,
@@ -103,7 +104,7 @@ def train(
                 # Whatever is decided here, all processes decide alike.
                 *sums, stop, due = processes.sum([*totals.values(), float(terminated()), float(overdue)])
                 totals = dict(zip(totals, sums, strict=True))
-                row = {"step": step, **totals, "grad_norm": norm, "rate": rate(step)}
+                row = {"step": step, **totals, "grad_norm": norm, "lr": lr(step)}
                 if trouble := _trouble(totals["loss"], norm, recent if skip_spikes else ()):
                     skipped_in_a_row += 1
                     row["skipped"] = 1
@@ -114,14 +115,14 @@ def train(
                             f"rate or look at the data of these steps; at the last {trouble}"
                         )
                     if first:
-                        print(printable(f"{label}: step {step} skipped: {trouble}"), file=sys.stderr, flush=True)
+                        logger.warning(f"{label}: step {step} skipped: {trouble}")
                 else:
                     skipped_in_a_row = 0
                     recent.append(totals["loss"])
                     if max_grad_norm and norm > max_grad_norm:
                         gradients = [local(p.grad) for p in model.parameters() if p.grad is not None]
                         torch._foreach_mul_(gradients, max_grad_norm / norm)
-                    optimizer.step(rate(step))
+                    optimizer.step(lr(step))
                 if observe and ((step + 1) % observe_every == 0 or step + 1 == steps):
                     row |= observe()
                 history.append(row)
@@ -144,7 +145,7 @@ def train(
                     if first:
                         said = f"{label}: stopped by SIGTERM after step {step + 1} of {steps}"
                         again = f"the same command continues after step {saved}"
-                        print(printable(f"{said}; {again}"), file=sys.stderr, flush=True)
+                        logger.info(f"{said}; {again}")
                     raise SystemExit(TERMINATED)
     return history
 
@@ -153,7 +154,7 @@ def tune(
     model: nn.Module,
     objective: Objective,
     batches: Callable[[int], list[Batch]],
-    rate: float,
+    lr: float,
     steps: int,
     folder: Path,
     label: str,
@@ -173,7 +174,7 @@ def tune(
         return warmup_stable_decay(step, steps, max(1, steps // warmup), steps // decay)
 
     train(
-        model, objective, batches, Optimizer(model, one_rate(rate)), multiplier, steps, folder, label,
+        model, objective, batches, Optimizer(model, one_lr(lr)), multiplier, steps, folder, label,
         checkpoint_multiple=checkpoint_multiple, max_grad_norm=1.0, observe=observe,
         observe_every=max(1, steps // OBSERVATIONS),
     )  # fmt: skip

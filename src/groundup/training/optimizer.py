@@ -44,7 +44,7 @@ class Optimizer:
     def __init__(
         self,
         model: nn.Module,
-        rates: Callable[[str, nn.Parameter], tuple[str, float]],
+        lrs: Callable[[str, nn.Parameter], tuple[str, float]],
         *,
         betas: tuple[float, float] = (0.9, 0.95),
         momentum: float = 0.95,
@@ -63,47 +63,47 @@ class Optimizer:
         self.weight_decay, self.muon_decay = weight_decay, muon_decay
         self.processes = processes
         self.parameters = dict(model.named_parameters())
-        self.methods = {name: rates(name, parameter) for name, parameter in self.parameters.items()}
+        self.methods = {name: lrs(name, parameter) for name, parameter in self.parameters.items()}
         self.state: dict[str, Tensor] = {"updates": torch.zeros((), dtype=torch.int64)}
         self.muon: dict[tuple[torch.Size, float], list[str]] = {}  # same shape and rate: one batched product
         self.adamw: dict[float, list[str]] = {}
-        for name, (method, rate) in self.methods.items():
+        for name, (method, lr) in self.methods.items():
             parameter = self.parameters[name]
             self.state[f"first.{name}"] = torch.zeros_like(parameter)
             if method == "muon":
-                self.muon.setdefault((parameter.shape, rate), []).append(name)
+                self.muon.setdefault((parameter.shape, lr), []).append(name)
             else:
                 self.state[f"second.{name}"] = torch.zeros_like(parameter)
-                self.adamw.setdefault(rate, []).append(name)
+                self.adamw.setdefault(lr, []).append(name)
 
     @torch.no_grad()
     def step(self, multiplier: float) -> None:
         """One update at `multiplier` times the peak rates; then the gradients are cleared."""
         self.state["updates"] += 1
         updates = int(self.state["updates"])
-        for (shape, rate), names in self.muon.items():
+        for (shape, lr), names in self.muon.items():
             momenta = [local(self.state[f"first.{name}"]) for name in names]
             gradients = [local(self.parameters[name].grad) for name in names]
             parameters = [local(self.parameters[name]) for name in names]
-            scale = rate * multiplier * max(1.0, shape[0] / shape[1]) ** 0.5
-            keep = 1 - rate * multiplier * self.muon_decay
+            scale = lr * multiplier * max(1.0, shape[0] / shape[1]) ** 0.5
+            decay_factor = 1 - lr * multiplier * self.muon_decay
             if self.kernels and kernels.can_orthogonalise(shape):
-                kernels.muon(parameters, momenta, gradients, self.momentum, scale, keep, NEWTON_SCHULZ)
+                kernels.muon(parameters, momenta, gradients, self.momentum, scale, decay_factor, NEWTON_SCHULZ)
                 continue
             torch._foreach_lerp_(momenta, gradients, 1 - self.momentum)
             nesterov = torch._foreach_lerp(gradients, momenta, self.momentum)
             directions = self.processes.share_out(partial(orthogonalise, dtype=self.dtype), nesterov, shape)
-            torch._foreach_mul_(parameters, keep)
+            torch._foreach_mul_(parameters, decay_factor)
             torch._foreach_add_(parameters, directions, alpha=-scale)
         first_beta, second_beta = self.betas
-        for rate, names in self.adamw.items():
+        for lr, names in self.adamw.items():
             parameters = [local(self.parameters[name]) for name in names]
             gradients = [local(self.parameters[name].grad) for name in names]
             first = [local(self.state[f"first.{name}"]) for name in names]
             second = [local(self.state[f"second.{name}"]) for name in names]
-            keep = 1 - rate * multiplier * self.weight_decay
+            decay_factor = 1 - lr * multiplier * self.weight_decay
             if self.kernels:
-                kernels.adamw(parameters, gradients, first, second, self.betas, rate * multiplier, keep, updates)
+                kernels.adamw(parameters, gradients, first, second, self.betas, lr * multiplier, decay_factor, updates)
                 continue
             torch._foreach_lerp_(first, gradients, 1 - first_beta)
             torch._foreach_mul_(second, second_beta)
@@ -111,15 +111,15 @@ class Optimizer:
             denominator = torch._foreach_sqrt(second)
             torch._foreach_div_(denominator, (1 - second_beta**updates) ** 0.5)
             torch._foreach_add_(denominator, 1e-8)
-            torch._foreach_mul_(parameters, keep)
+            torch._foreach_mul_(parameters, decay_factor)
             torch._foreach_addcdiv_(
-                parameters, first, denominator, value=-rate * multiplier / (1 - first_beta**updates)
+                parameters, first, denominator, value=-lr * multiplier / (1 - first_beta**updates)
             )
         for parameter in self.parameters.values():
             parameter.grad = None
 
 
-def pretraining_rates(
+def pretraining_lrs(
     width: int, scale: float = 1.0, tied: bool = False
 ) -> tuple[Callable[[str, nn.Parameter], tuple[str, float]], list[str]]:
     """Peak rates by role; those of embedding and head fall with the root of the width (nanochat).
@@ -127,27 +127,27 @@ def pretraining_rates(
     An embedding that is the head too (`tied`) has the head's rate: the embedding's, 50 times that, would undo the head.
     """
     by_width = (width / 768) ** -0.5
-    matrix, embedding, head, gain = MATRIX_RATE * scale, 0.2 * by_width * scale, 0.004 * by_width * scale, 0.01 * scale
+    matrix, embedding, head, norm_weight = MATRIX_RATE * scale, 0.2 * by_width * scale, 0.004 * by_width * scale, 0.01 * scale
     if tied:
         embedding = head
 
-    def rates(name: str, parameter: nn.Parameter) -> tuple[str, float]:
+    def lrs(name: str, parameter: nn.Parameter) -> tuple[str, float]:
         if parameter.dim() == 1:
-            return "adamw", gain
+            return "adamw", norm_weight
         if "embed_tokens" in name:
             return "adamw", embedding
         if "lm_head" in name:
             return "adamw", head
         if name.endswith(".gate.weight"):  # a mixture's router: Muon would give all experts equally loud a say
-            return "adamw", gain
+            return "adamw", norm_weight
         return "muon", matrix
 
-    return rates, [
-        f"rates: matrices {matrix:.3g} by Muon; embedding {embedding:.3g}, head {head:.3g}, gains {gain:.3g} by AdamW "
+    return lrs, [
+        f"rates: matrices {matrix:.3g} by Muon; embedding {embedding:.3g}, head {head:.3g}, gains {norm_weight:.3g} by AdamW "
         f"(nanochat's, x (width / 768)^-0.5 = {by_width:.2f} for embedding and head)"
     ]
 
 
-def one_rate(rate: float) -> Callable[[str, nn.Parameter], tuple[str, float]]:
+def one_lr(lr: float) -> Callable[[str, nn.Parameter], tuple[str, float]]:
     """AdamW for everything: what fine-tuning on top of a trained model uses."""
-    return lambda name, parameter: ("adamw", rate)
+    return lambda name, parameter: ("adamw", lr)

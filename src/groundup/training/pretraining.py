@@ -32,14 +32,14 @@ from groundup.training.config import PretrainingConfig
 from groundup.training.data import Shares, Stream, check_ids, document_order
 from groundup.training.loop import mean_loss, train
 from groundup.training.objectives import BalancedNextToken, Z, next_token
-from groundup.training.optimizer import Optimizer, pretraining_rates
+from groundup.training.optimizer import Optimizer, pretraining_lrs
 from groundup.training.parallel import Objective, Processes
 from groundup.training.schedule import warmup_stable_decay
 
 PROBE_ROWS = 64  # of held-out text, for the loss curve
 PEAK_SECONDS = 0.2
 LAST_STEPS = 100  # at most, whose mean loss is told as the one at the end
-LONG_RATE = 0.1  # of the peak rates: the model has been annealed already
+LONG_CONTEXT_LR = 0.1  # of the peak rates: the model has been annealed already
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class Lengths:
 
 def pretrain(
     tokens: Path,
-    encoder: Tokenizer,
+    tokenizer: Tokenizer,
     settings: PretrainingConfig,
     mixture: MixtureConfig,
     device: Device,
     processes: Processes,
     folder: Path,
     label: str,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     seed: int,
 ) -> tuple[LanguageModel, dict[str, Any]]:
     """A model trained on the token files in `tokens`, whole in the first process's memory, and what is to be told of it.
@@ -78,7 +78,7 @@ def pretrain(
     """
     files = {split: TokenFile(tokens / split) for split in ("train", "held_out")}
     table = [row for row in pq.read_table(tokens / "documents.parquet").to_pylist() if row["split"] == "train"]
-    model, reasons = starting_model(settings, encoder, seed)
+    model, reasons = starting_model(settings, tokenizer, seed)
     config = model.config
     for split, file in files.items():
         check_ids(file, config.vocab_size, str(tokens / f"{split}.bin"))
@@ -89,12 +89,12 @@ def pretrain(
     derived = budget(settings, architectures.multiplied(model), available_tokens(table, mixture))
     settings = settings.model_copy(update={"tokens": derived.tokens, "batch_tokens": derived.batch_tokens})
     tied = getattr(config, "tie_word_embeddings", False)
-    rates, rate_reasons = pretraining_rates(config.hidden_size, settings.rate_scale, tied)
-    for reason in (*device.reasons, *reasons, *derived.reasons, *rate_reasons):
-        say(reason)
+    lrs, lr_reasons = pretraining_lrs(config.hidden_size, settings.lr_scale, tied)
+    for reason in (*device.reasons, *reasons, *derived.reasons, *lr_reasons):
+        log(reason)
     if processes.world > 1:
         how = "FSDP2: each holds its rows of every parameter" if processes.shard else "DDP: each holds the whole model"
-        say(f"{processes.world} processes; {how}")
+        log(f"{processes.world} processes; {how}")
 
     def planned(
         numbers: np.ndarray, shares: MixtureConfig, best_share: float, wanted: Lengths
@@ -103,7 +103,7 @@ def pretrain(
         documents = [table[number] for number in numbers]
         phases, realised = document_order(documents, shares, best_share, wanted.tokens + 1, seed)
         order = [numbers[phase] for phase in phases]
-        stream = Stream(files["train"], order, wanted.context, encoder.end_of_text, seed)
+        stream = Stream(files["train"], order, wanted.context, tokenizer.end_of_text, seed)
         if not stream.rows:
             raise UserError(
                 f"the training documents do not fill one row of {wanted.context} tokens; take more pages, a shorter "
@@ -111,18 +111,18 @@ def pretrain(
             )
         for phase, parts in realised.items():
             told = (f"{name} {one['share']:.0%} ({one['repeats']:.2f} passes)" for name, one in parts.items())
-            say(f"{phase}: {', '.join(told)}")
+            log(f"{phase}: {', '.join(told)}")
         steps = min(wanted.steps, -(-stream.rows // wanted.rows))
         if steps < wanted.steps:
-            say(f"{steps} steps instead of {wanted.steps}: within mixture.max_repeats there is no more of this mixture")
+            log(f"{steps} steps instead of {wanted.steps}: within mixture.max_repeats there is no more of this mixture")
         return stream, replace(wanted, steps=steps), realised
 
     stream, lengths, realised = planned(
-        np.arange(len(table)), mixture, settings.best_data_share, cut(settings, settings.context, settings.tokens)
+        np.arange(len(table)), mixture, settings.anneal_data_fraction, cut(settings, settings.context_length, settings.tokens)
     )
-    decay, warmup = round(settings.anneal_share * lengths.steps), max(1, lengths.steps // 50)
+    decay, warmup = round(settings.decay_fraction * lengths.steps), max(1, lengths.steps // 50)
     shape = f"{lengths.rows} x {lengths.context} tokens"
-    say(f"{lengths.steps} steps of {shape}; warm-up {warmup}, decay over the last {decay}")
+    log(f"{lengths.steps} steps of {shape}; warm-up {warmup}, decay over the last {decay}")
     longer = long_lengths = long_stream = None
     if settings.long_context:
         longer = lengthened(model, settings.long_context)
@@ -132,9 +132,9 @@ def pretrain(
 
     dtype = device.training_dtype
     flops = [architectures.flops(model, some.context, some.tokens) for some in (lengths, long_lengths) if some]
-    say(f"{counts['total']:,} parameters, {counts['without_embedding']:,} without the embedding; {sum(flops):.2g} FLOP")
+    log(f"{counts['total']:,} parameters, {counts['without_embedding']:,} without the embedding; {sum(flops):.2g} FLOP")
     if sparse:
-        say(f"a token meets {counts['active']:,} of them; balance loss {settings.balance:g}, z-loss {Z:g}")
+        log(f"a token meets {counts['active']:,} of them; balance loss {settings.balance:g}, z-loss {Z:g}")
     dense = isinstance(model, Decoder) and not sparse
     by_kernels = processes.world == 1 and device.torch_device.type == "cpu" and dtype == torch.bfloat16
     if by_kernels:
@@ -142,9 +142,9 @@ def pretrain(
             for some in filter(None, (long_lengths, lengths)):  # what they cannot do is to be known before any training
                 model.use_kernels(some.context)
             what = "trained" if dense else "loss and optimizer"
-            say(f"{what} by kernels of our own: up to twice as fast as compiled by torch (groundup/kernels)")
+            log(f"{what} by kernels of our own: up to twice as fast as compiled by torch (groundup/kernels)")
         except kernels.Unavailable as error:
-            say(f"not trained by kernels of our own: {error}")
+            log(f"not trained by kernels of our own: {error}")
             by_kernels = False
             model.drop_kernels()
     compiles, reason = False, ""
@@ -152,27 +152,27 @@ def pretrain(
         compiles, reason = device.compiling_pays(sum(flops))
         if compiles and not dense:
             compiles, reason = False, "not compiled: only the dense decoder is"
-        say(reason)
+        log(reason)
     if compiles:
         for module in [model.model] if processes.world == 1 else model.model.layers:
             module.compile()
     peak = measured_peak(device.torch_device, device.training_dtype)
-    say(f"matrix products run at {peak / 1e9:,.0f} GFLOP/s here; progress shows what share of that training reaches")
+    log(f"matrix products run at {peak / 1e9:,.0f} GFLOP/s here; progress shows what share of that training reaches")
 
     balanced = BalancedNextToken(dtype, settings.balance, processes.world)
     objective = processes.spread(model, balanced if sparse else partial(next_token, dtype=dtype), device.torch_device)
 
-    def run(stream: Stream, some: Lengths, rate: Callable[[int], float], where: Path, flops: float) -> list:
+    def run(stream: Stream, some: Lengths, lr: Callable[[int], float], where: Path, flops: float) -> list:
         everything = [np.arange(len(files["held_out"]))]
-        probe = Stream(files["held_out"], everything, some.context, encoder.end_of_text, seed)
+        probe = Stream(files["held_out"], everything, some.context, tokenizer.end_of_text, seed)
         return train(
             model,
             objective,
             lambda step: stream.batches(step, some.rows, some.micro_rows, device.torch_device, processes),
             Optimizer(
-                model, rates, muon_decay=derived.weight_decay, dtype=dtype, processes=processes, kernels=by_kernels
+                model, lrs, muon_decay=derived.weight_decay, dtype=dtype, processes=processes, kernels=by_kernels
             ),
-            rate,
+            lr,
             some.steps,
             where,
             label,
@@ -188,7 +188,7 @@ def pretrain(
     history = run(
         stream, lengths, lambda step: warmup_stable_decay(step, lengths.steps, warmup, decay), folder, flops[0]
     )
-    say(_ended(history))
+    log(_ended(history))
     results = {
         "parameters": counts,
         "tokens": lengths.tokens,
@@ -204,19 +204,19 @@ def pretrain(
         if by_kernels:
             model.use_kernels(longer.max_position_embeddings)  # they keep the angles of the positions
         steps = long_lengths.steps
-        say(
+        log(
             f"context {config.max_position_embeddings} -> {longer.max_position_embeddings}: {steps} steps of "
-            f"{long_lengths.rows} rows at {LONG_RATE:g} of the rates; RoPE base {config.rope_theta:,.0f} -> "
+            f"{long_lengths.rows} rows at {LONG_CONTEXT_LR:g} of the rates; RoPE base {config.rope_theta:,.0f} -> "
             f"{longer.rope_theta:,.0f} (NTK-aware, Peng et al. 2023)"
         )
         history = run(
             long_stream,
             long_lengths,
-            lambda step: LONG_RATE * warmup_stable_decay(step, steps, max(1, steps // 20), steps),
+            lambda step: LONG_CONTEXT_LR * warmup_stable_decay(step, steps, max(1, steps // 20), steps),
             folder / "long",
             flops[1],
         )
-        say(_ended(history))
+        log(_ended(history))
         results["long"] = {
             "context": longer.max_position_embeddings,
             "tokens": long_lengths.tokens,
@@ -229,36 +229,36 @@ def pretrain(
     return model, results
 
 
-def starting_model(settings: PretrainingConfig, encoder: Tokenizer, seed: int) -> tuple[LanguageModel, list[str]]:
+def starting_model(settings: PretrainingConfig, tokenizer: Tokenizer, seed: int) -> tuple[LanguageModel, list[str]]:
     """A new model of `settings.depth`, or the one in `settings.start_from`; and why it is as it is.
 
     Raises UserError when that one has another tokenizer or a shorter context, or patches are asked of what is no bytes.
     """
     if not settings.start_from:
-        if settings.architecture == "patches" and encoder.bytes_per_token.max() > 1:
+        if settings.architecture == "patches" and tokenizer.bytes_per_token.max() > 1:
             raise UserError(
-                f"base.architecture = 'patches' reads bytes, but the tokenizer has {encoder.size} tokens; set "
+                f"base.architecture = 'patches' reads bytes, but the tokenizer has {tokenizer.size} tokens; set "
                 "tokenizer.vocabulary = 260, which merges nothing"
             )
         return architectures.build(
-            settings.architecture, settings.depth, encoder.size, settings.context, seed, settings.experts,
+            settings.architecture, settings.depth, tokenizer.size, settings.context_length, seed, settings.experts,
             settings.experts_per_token,
         )  # fmt: skip
     source = Path(settings.start_from)
     model = model_folder.load_decoder(source)
     own = Tokenizer.load(source)
-    if not own.is_that_of(encoder):
+    if not own.is_that_of(tokenizer):
         raise UserError(
-            f"{source}: its tokenizer ({own.size} tokens) is not the one of these token files ({encoder.size}); "
+            f"{source}: its tokenizer ({own.size} tokens) is not the one of these token files ({tokenizer.size}); "
             f"set tokenizer.folder = {str(source)!r} to encode with its own"
         )
-    if encoder.size > model.config.vocab_size:
+    if tokenizer.size > model.config.vocab_size:
         raise UserError(
-            f"{source}: {encoder.size} tokens, but the model has {model.config.vocab_size}: not of one folder"
+            f"{source}: {tokenizer.size} tokens, but the model has {model.config.vocab_size}: not of one folder"
         )
-    if settings.context > model.config.max_position_embeddings:
+    if settings.context_length > model.config.max_position_embeddings:
         raise UserError(
-            f"base.context = {settings.context}: the model in {source} was trained on "
+            f"base.context_length = {settings.context_length}: the model in {source} was trained on "
             f"{model.config.max_position_embeddings}; train on that and set base.long_context for more"
         )
     return model, [

@@ -6,9 +6,9 @@ goes on as if it had never stopped; nothing is asked for twice but robots.txt, w
 the server was too busy to answer.
 """
 
+import logging
 import os
 import re
-import sys
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +17,6 @@ from urllib.parse import urljoin
 
 from groundup.core.errors import UserError
 from groundup.core.progress import Progress
-from groundup.core.text import printable
 from groundup.corpus.acquire.fetch import AGENT, BUSY, PAGE_TYPES, Answer, Client, Unreachable
 from groundup.corpus.acquire.robots import MAX_SITEMAP_BYTES, NOTHING_ALLOWED, Rules, parse_robots, parse_sitemap
 from groundup.corpus.archive.content_type import HTML_TYPES
@@ -25,6 +24,8 @@ from groundup.corpus.archive.records import Losses, Record, read_records
 from groundup.corpus.archive.warc import Page, WarcWriter, complete_prefix, page_of
 from groundup.corpus.extract.page_text import decode
 from groundup.corpus.urls import MAX_URL_LENGTH, TRAP, canonical, host_of, path_and_query, split_url, unescaped
+
+logger = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 5
 MAX_URLS = 1_000_000  # what a trap can make us remember
@@ -78,14 +79,14 @@ def crawl(
         client.pause = max(client.pause, min(rules.delay, MAX_CRAWL_DELAY))
         if rules.delay > MAX_CRAWL_DELAY:
             asked = f"  {start:.150}: robots.txt asks for {rules.delay:.6g} seconds between two requests"
-            print(printable(f"{asked}; {MAX_CRAWL_DELAY:.0f} are kept"), file=sys.stderr)
+            logger.warning(f"{asked}; {MAX_CRAWL_DELAY:.0f} are kept")
 
     visit = _Visit(first, exclude, rules)
     if warc.exists():
         size, whole = warc.stat().st_size, complete_prefix(warc)
         if whole < size:
             said = f"  {warc}: damaged, or cut off, after {whole:,} bytes; the rest is fetched again"
-            print(printable(said), file=sys.stderr)
+            logger.info(said)
             os.truncate(warc, whole)
         visit.replay(warc)
     if progress:

@@ -7,8 +7,8 @@ opens it again, drops an entry that was being written, and asks for nothing that
 
 import http.client
 import io
+import logging
 import socket
-import sys
 import threading
 import time
 import zlib
@@ -21,10 +21,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from groundup.core.errors import UserError
-from groundup.core.text import printable
 from groundup.corpus.acquire import fetch
 from groundup.corpus.acquire.fetch import AGENT, Unreachable, back_off, seconds_of
 from groundup.corpus.archive.records import natural
+
+logger = logging.getLogger(__name__)
 
 CONNECTIONS = 10  # with more, data.commoncrawl.org answers 403, for hours
 ATTEMPTS = 8
@@ -138,7 +139,7 @@ class Ranges:
                 content = self.log.read(entry.length)
                 if zlib.crc32(content, zlib.crc32(entry.head)) == entry.crc:
                     return content
-                print(printable(f"  {self.log.name}: {wanted[0]} is damaged: fetched again"), file=sys.stderr, flush=True)
+                logger.warning(f"{self.log.name}: {wanted[0]} is damaged: fetched again")
         content, total = self._download(wanted)
         path, start, asked = wanted
         head = f"{path} {start} {-1 if asked is None else asked} {len(content)} {total}".encode()

@@ -8,8 +8,8 @@ a path: a web archive (WARC, WACZ, ARC, WET), rows (JSON, CSV, Parquet), a page 
 
 import ast
 import hashlib
+import logging
 import os
-import sys
 import sysconfig
 import warnings
 from collections.abc import Callable, Generator, Iterator
@@ -22,7 +22,6 @@ from groundup.core.errors import UserError
 from groundup.core.files import replacing
 from groundup.core.plain_files import open_plain
 from groundup.core.progress import Progress
-from groundup.core.text import printable
 from groundup.corpus.acquire import common_crawl, pydoc_site, rows
 from groundup.corpus.acquire.crawl import CrawlCount, crawl
 from groundup.corpus.acquire.local import NO_SUCH
@@ -34,6 +33,8 @@ from groundup.corpus.urls import quoted, split_url
 from groundup.data import kinds, streams
 from groundup.data.kinds import Kind, kind_of
 from groundup.data.rows import DAMAGE, MAX_TEXT_BYTES, Refused, texts
+
+logger = logging.getLogger(__name__)
 
 PAGES = (".html", ".htm", ".xhtml")
 TEXT_TYPES = {".md": "text/markdown", ".markdown": "text/markdown", ".py": "text/x-python"}  # others are text/plain
@@ -73,7 +74,7 @@ def collect(source: SourceConfig, folder: Path, name: str, requests_per_second: 
                 _require_pages(source, counts)
             fetched.unlink(missing_ok=True)
     for remark in remarks:
-        print(printable(f"  {remark}"), file=sys.stderr)
+        logger.info(f"{remark}")
     return {"pages": counts.pages, "bytes": counts.bytes, "refused": counts.refused}
 
 

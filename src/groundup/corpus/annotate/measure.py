@@ -147,7 +147,7 @@ def measure(page: Page, domain: str, settings: AnnotationsConfig) -> dict[str, A
         "memory_addresses": addresses,
         "replacement_characters": extracted.replaced,
         **rules.measure(text, words, spoken),
-        **_judged(words, settings, spoken),
+        **_classified(words, settings, spoken),
         "personal": [span._asdict() for span in personal.find(text, spoken)],
         "text_key": duplicates.text_key(words),
         "url_hash": duplicates.url_hash(page.url),
@@ -160,7 +160,7 @@ def measure(page: Page, domain: str, settings: AnnotationsConfig) -> dict[str, A
     }
 
 
-def _judged(words: Words, settings: AnnotationsConfig, language: str) -> dict[str, Any]:
+def _classified(words: Words, settings: AnnotationsConfig, language: str) -> dict[str, Any]:
     """What the word list and the user's classifiers say. The list that ships here is English, and says nothing of others."""
     row: dict[str, Any] = {}
     if settings.toxic_words or language == "en":
@@ -180,12 +180,12 @@ def _classifier(path: str) -> linear.Classifier:
     return linear.Classifier.load(Path(path))
 
 
-def _judges(settings: AnnotationsConfig) -> str:
+def _classifiers(settings: AnnotationsConfig) -> str:
     """Changes with every file that pass 1 reads besides the pages. Raises UserError when one is missing."""
-    for name, path in settings.judges.items():
+    for name, path in settings.classifiers.items():
         if path and not Path(path).is_file():
             raise UserError(f"annotations.{name}: {path}: no such file")
-    return " ".join(digest(Path(path)) if path else "" for path in settings.judges.values())
+    return " ".join(digest(Path(path)) if path else "" for path in settings.classifiers.values())
 
 
 def _stem(path: Path) -> str:
@@ -199,14 +199,14 @@ def _unmeasured(
 
     The pages are read here, in one place, so the losses are counted once.
     """
-    judges = _judges(settings)
+    classifiers = _classifiers(settings)
     for path, domain in pages:
         file = digest(path)
         for number, batch in enumerate(_batches(read_pages(path, losses))):
             shard = working / f"{_stem(path)}-{number:05d}.arrow"
             shards.append(shard)
             places = f"{number} {len(batch)} {sum(len(page.body) for page in batch)}"
-            made_from = f"{file} {places} {domain} {settings.language} {settings.near_duplicate_permutations} {judges}".encode()
+            made_from = f"{file} {places} {domain} {settings.language} {settings.near_duplicate_permutations} {classifiers}".encode()
             if _made_from(shard) != made_from:
                 yield batch, domain, settings, shard, made_from
 

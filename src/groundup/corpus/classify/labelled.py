@@ -5,7 +5,7 @@ that does would measure recognition.
 """
 
 import heapq
-import sys
+import logging
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
@@ -14,13 +14,14 @@ from typing import NamedTuple
 import numpy as np
 
 from groundup.core.errors import UserError
-from groundup.core.text import printable
 from groundup.core.words import split
 from groundup.corpus.classify import linear
 from groundup.corpus.urls import split_url
 from groundup.data import kinds
 from groundup.data.kinds import kind_of
 from groundup.data.rows import MAX_TEXT_BYTES, Refused, batches, texts
+
+logger = logging.getLogger(__name__)
 
 MOST_DOCUMENTS = 50_000  # of a set: the first by digest, so a sample that is the same each time
 MOST_CHUNKS = 10  # of a document, evenly spread: a long book must not outweigh a hundred pages
@@ -51,7 +52,7 @@ def read(paths: list[Path]) -> list[Text]:
     if not found:
         raise UserError(f"{where}: no text{f' ({refused})' if refused else ''}; give files with a column `text`")
     if refused:
-        print(printable(f"  passed over in {where}: {refused}"), file=sys.stderr)
+        logger.warning(f"passed over in {where}: {refused}")
     return list(found.values())
 
 
@@ -135,7 +136,7 @@ def _files(path: Path, refused: Refused) -> Iterator[tuple[str, str]]:
         return
     names, skipped = kinds.files_of(path, ENDINGS)
     for line in kinds.skipped_lines(skipped):
-        print(printable(f"  {line}"), file=sys.stderr)
+        logger.info(f"{line}")
     for name in names:
         try:
             yield from _rows(path / name, refused)

@@ -8,6 +8,7 @@ the trees see each page with the scores that pages of other sites gave; or they 
 import argparse
 import gzip
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from groundup.core import log
 from groundup.core.errors import UserError
 from groundup.core.text import printable
 from groundup.corpus.archive.warc import Losses, read_pages
@@ -28,6 +30,8 @@ from groundup.corpus.extract.content import LEAVES, WEIGHTS, ContentModel, Trees
 from groundup.corpus.extract.features import Scores, features, split_words, tokens_of
 from groundup.corpus.extract.page_text import decode, parse
 from groundup.corpus.urls import split_url
+
+logger = logging.getLogger(__name__)
 
 WORD = re.compile(r"\w+")
 GROUPS = 4  # of sites, each scored by the others
@@ -338,6 +342,7 @@ def _prepared(examples: list[Example]) -> tuple[list[str], NDArray[np.int64], Sc
 
 
 def main() -> None:
+    log.to_terminal()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of *.warc.gz and *.gold.jsonl.gz")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
@@ -349,7 +354,7 @@ def main() -> None:
     model = train(examples, tables, site, np.ones(len(sites), dtype=bool))
     np.savez_compressed(parsed.out, **to_arrays(model))
     size = parsed.out.stat().st_size / 1000
-    print(printable(f"{len(examples)} pages of {len(sites)} sites -> {parsed.out}, {size:.0f} kB"))
+    logger.info(f"{len(examples)} pages of {len(sites)} sites -> {parsed.out}, {size:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 
 from groundup.core.errors import UserError
 from groundup.core.seals import verify
-from groundup.core.text import printable
 from groundup.corpus.annotate import personal, rules
 
 SHOWN = 160  # characters of a sample
@@ -41,7 +40,8 @@ def tune(folder: Path, columns: list[str], samples: int) -> dict[str, Any]:
     rows = [row for row in rows if row]
     texts = _texts(shards, sorted({place for row in rows for side in row["places"] for place in side[:samples]}))
     for row in rows:
-        _print(row, [[texts[place] for place in side[:samples]] for side in row.pop("places")])
+        sides = [[texts[place] for place in side[:samples]] for side in row.pop("places")]
+        row["samples"] = dict(zip(("kept", "dropped"), sides, strict=True))
     return {"documents": len(values["words"]), "thresholds": rows}
 
 
@@ -94,11 +94,12 @@ def _texts(shards: list[Path], places: list[int]) -> dict[int, str]:
     return found
 
 
-def _print(row: dict[str, Any], samples: list[list[str]]) -> None:
+def described(row: dict[str, Any]) -> list[str]:
+    """A threshold for people: what it keeps, quantiles, and documents on either side."""
     low, high = ("" if row[side] is None else f"{row[side]:.4g}" for side in ("minimum", "maximum"))
-    print(printable(f"{row['column']} {low}..{high} ({row['paper']})" + (f": {row['note']}" if row["note"] else "")))
-    print(printable(f"  keeps {row['kept_documents']:.2%} of documents, {row['kept_words']:.2%} of words"))
-    print(printable("  " + "  ".join(f"{float(cut):.0%}: {value:.4g}" for cut, value in row["quantiles"].items())))
-    for name, texts in zip(("kept   ", "dropped"), samples, strict=True):
-        for text in texts:
-            print(printable(f"  {name} {text}"))
+    return [
+        f"{row['column']} {low}..{high} ({row['paper']})" + (f": {row['note']}" if row["note"] else ""),
+        f"  keeps {row['kept_documents']:.2%} of documents, {row['kept_words']:.2%} of words",
+        "  " + "  ".join(f"{float(cut):.0%}: {value:.4g}" for cut, value in row["quantiles"].items()),
+        *(f"  {name:<7} {text}" for name, texts in row["samples"].items() for text in texts),
+    ]

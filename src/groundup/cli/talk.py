@@ -30,7 +30,7 @@ def talk(folder: Path, stage: str | None, temperature: float | None, max_tokens:
     stated = model.generation
     converses = tokenizer.message_end in stated.ends
     ends = answer_ends(tokenizer, stated.ends) if converses else [tokenizer.end_of_text, *stated.ends]
-    sampling = Sampling.by(stated, max_tokens, temperature)
+    sampling = Sampling.from_config(stated, max_tokens, temperature)
     if stated.unknown:
         _say(f"generation_config.json asks for {', '.join(stated.unknown)}, which is not done here")
     with suppress(AttributeError):  # somebody else's stdin, as a test's

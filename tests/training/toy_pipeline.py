@@ -1,4 +1,4 @@
-"""A road of four stages for torchrun: `python toy_road.py FOLDER`. All but base are made up here."""
+"""A pipeline of four stages for torchrun: `python toy_pipeline.py FOLDER`. All but base are made up here."""
 
 import sys
 from pathlib import Path
@@ -33,7 +33,7 @@ def main() -> None:
         Step("tokens", ("corpus", "tokenizer"), toy_tokens),
         Step("base", ("corpus", "tokenizer", "tokens"), steps.base, ("base", "mixture")),
     )
-    base = PretrainingConfig(depth=1, context=32, tokens=6 * 128, batch_tokens=128, micro_batch_tokens=64, shard=True)
+    base = PretrainingConfig(depth=1, context_length=32, tokens=6 * 128, batch_tokens=128, micro_batch_tokens=64, shard=True)
     recipe = Recipe(name="toy", threads=1, pages=PagesConfig(sources=[SourceConfig(source="pydoc:", domain="code")]), base=base)
     steps.execute(recipe, Path(sys.argv[1]))
     print("made", flush=True)

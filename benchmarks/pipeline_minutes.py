@@ -1,4 +1,4 @@
-"""The whole road of recipes/laptop.toml, from nothing, in at most 15 minutes on two cores."""
+"""The whole pipeline of recipes/laptop.toml, from nothing, in at most 15 minutes on two cores."""
 
 from common import arguments, conclude, finished_run
 

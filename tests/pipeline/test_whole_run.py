@@ -1,4 +1,4 @@
-"""The whole road on recipes/tiny.toml: what it leaves, what a second run does, and what a kill cannot change."""
+"""The whole pipeline on recipes/tiny.toml: what it leaves, what a second run does, and what a kill cannot change."""
 
 import json
 import os
@@ -25,7 +25,7 @@ BYTE_IDENTICAL = [
 
 
 def files(folder):
-    found = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "log.txt"))
     return {path.relative_to(folder).as_posix() for path in found}
 
 

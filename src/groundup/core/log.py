@@ -1,0 +1,48 @@
+"""Where log records go: to the terminal, and into the log file of a run. Chapters log by `logging.getLogger(__name__)`."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from groundup.core.text import printable
+
+ROOT = logging.getLogger("groundup")
+
+
+class _Terminal(logging.Handler):
+    """Lines on stderr, without what could command a terminal: foreign names and addresses are in them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        indent = getattr(record, "indent", "  ")
+        print(printable(f"{indent}{record.getMessage()}"), file=sys.stderr, flush=True)
+
+
+def to_terminal(level: int = logging.INFO) -> None:
+    """Show records from `level` on; without it a program that imports groundup sees warnings alone. Twice is once."""
+    if not any(isinstance(handler, _Terminal) for handler in ROOT.handlers):
+        ROOT.addHandler(_Terminal())
+        ROOT.propagate = False
+    ROOT.setLevel(logging.DEBUG)
+    for handler in ROOT.handlers:
+        if isinstance(handler, _Terminal):
+            handler.setLevel(level)
+
+
+def shown() -> int | None:
+    """From which level on the terminal shows records; None where it shows none. Worker processes do as their parent."""
+    return next((handler.level for handler in ROOT.handlers if isinstance(handler, _Terminal)), None)
+
+
+@contextmanager
+def to_file(path: Path) -> Iterator[None]:
+    """Within it, every record is a line at the end of `path` too, with its time."""
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    ROOT.addHandler(handler)
+    try:
+        yield
+    finally:
+        ROOT.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,22 @@
+"""A section of the report for each step that ran.
+
+A section is a module with a `TITLE`, the `STAGES` of which at least one must have run, and `gather`, which gives what its
+template of the same name needs, as plain data. Of these the page itself takes `facts`, (what, value), for its head, and
+`compared`, lines made by `words.comparison`, for the table of the summary.
+"""
+
+from groundup.report.sections import (
+    base,
+    corpus,
+    costs,
+    dpo,
+    evaluation,
+    origin,
+    ppo,
+    preferences,
+    reward,
+    sft,
+    tokenizer,
+)
+
+SECTIONS = (corpus, tokenizer, base, evaluation, sft, preferences, reward, dpo, ppo, costs, origin)

@@ -1,0 +1,33 @@
+import math
+from typing import Any
+
+from groundup.report import figures
+from groundup.report.made import Made, column, measured
+from groundup.report.words import number
+
+TITLE = "Base model: learning to predict"
+STAGES = ("base",)
+
+
+def gather(made: Made) -> dict[str, Any]:
+    base = made.results["base"]
+    metrics = made.rows("base", "metrics.jsonl")
+    millions = base["tokens"] / max(base["steps"], 1) / 1e6
+    held_out = base["held_out_loss"]
+    return {
+        "facts": [
+            ("parameters of the model", number(base["parameters"]["total"])),
+            ("tokens read in training", number(base["tokens"])),
+        ],
+        "base": base,
+        "seconds": made.seconds["base"],
+        "blind": math.log(made.results["tokenizer"]["vocabulary"]) if "tokenizer" in made.results else math.nan,
+        "held_out_perplexity": math.exp(held_out) if held_out is not None else math.nan,
+        "loss_figure": figures.loss(
+            "loss",
+            [millions * (row["step"] + 1) for row in metrics],
+            column(metrics, "loss"),
+            measured(metrics, "held_out", millions),
+            column(metrics, "lr"),
+        ),
+    }

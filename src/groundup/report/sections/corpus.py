@@ -1,0 +1,51 @@
+from pathlib import Path
+from typing import Any
+
+from groundup.core.files import read_json
+from groundup.core.text import visible
+from groundup.corpus.annotate import personal
+from groundup.corpus.tables import read_table
+from groundup.report import figures
+from groundup.report.made import Made
+from groundup.report.words import number
+
+TITLE = "From pages to a corpus"
+STAGES = ("pages", "annotations", "corpus")
+SHOWN_TEXT = 200  # characters of a dropped document
+SHOWN_DROPPED = 3  # of each reason
+
+
+def gather(made: Made) -> dict[str, Any]:
+    results = made.results
+    facts = [("pages collected", number(results["annotations"]["pages"]))] if "annotations" in results else []
+    found = {"pages": results.get("pages", {}), "funnel": None}
+    if "corpus" not in made.folders:
+        return {**found, "facts": facts}
+    steps = visible(read_json(made.folders["corpus"] / "funnel.json"))
+    first = [("documents found", steps["steps"][0]["before"]["by_domain"])] if steps["steps"] else []
+    after = [(step["step"], step["after"]["by_domain"]) for step in steps["steps"]]
+    return {
+        **found,
+        "facts": [*facts, ("documents kept", number(steps["left"]["documents"]))],
+        "funnel": steps,
+        "funnel_figure": figures.funnel("funnel", [*first, *after]),
+        "dropped": dropped(made.folders["corpus"]),
+    }
+
+
+def dropped(corpus: Path) -> dict[str, list[dict[str, str]]]:
+    """A few dropped documents of each reason, in the order of the file, with personal data redacted."""
+    rows = read_table(corpus / "dropped.parquet", ["id", "url", "text", "reason", "detail"]).to_pylist()
+    kept = read_table(corpus / "documents.parquet", ["id", "url"]).to_pylist()
+    urls = {row["id"]: row["url"] for row in [*kept, *rows]}
+    found: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        shown = found.setdefault(visible(row["reason"]), [])
+        if len(shown) < SHOWN_DROPPED:
+            detail = row["detail"]
+            if detail.startswith("of "):  # a duplicate names the document that it repeats by its id
+                detail = f"of {urls.get(detail[3:], detail[3:])}"
+            # These were dropped before personal data was redacted. What spans the cut must not survive as a part.
+            text = personal.redact(row["text"], personal.find(row["text"]))[:SHOWN_TEXT]
+            shown.append(visible({"url": row["url"], "detail": detail, "text": text}))
+    return found

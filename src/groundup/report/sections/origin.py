@@ -1,0 +1,91 @@
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from groundup.core import toml
+from groundup.core.text import visible
+from groundup.report.made import Made
+
+TITLE = "How it was made, and what to try next"
+STAGES = ()  # of every run
+RECIPE = "recipe.toml"  # beside the page
+
+# Of the files of a stage those that people read, and what they hold.
+RAW = {
+    "stage.json": "every figure of the stage, its settings, inputs, versions and time",
+    "metrics.jsonl": "every step of the training",
+    "rollouts.jsonl": "every iteration of PPO",
+    "funnel.json": "every step of selection",
+    "samples.jsonl": "questions and answers",
+    "scored.jsonl": "rewards of held-out answers",
+    "train.judgements.jsonl": "the comparisons that were trained on",
+}
+
+
+def gather(made: Made) -> dict[str, Any]:
+    return {
+        "seed": made.recipe["seed"],
+        "machines": _by_value(made, lambda manifest: _machine(manifest.get("machine") or {})),
+        "device": made.results.get("base", {}).get("device", ""),
+        "versions": _by_value(
+            made, lambda manifest: ", ".join(f"{library} {version}" for library, version in manifest["versions"].items())
+        ),
+        "files": [
+            {"stage": stage, "name": name, "what": what, "link": _link(made.page, folder / name)}
+            for stage, folder in made.folders.items()
+            for name, what in RAW.items()
+            if (folder / name).is_file()
+        ],
+        "recipe": visible(toml.dumps(made.recipe)),
+        "recipe_file": RECIPE,
+        "commands": [{"what": what, "command": visible(command)} for what, command in commands(made)],
+    }
+
+
+def commands(made: Made) -> list[tuple[str, str]]:
+    """(what for, what to type) where the run was started from."""
+    run = next(iter(made.folders.values())).parent
+    recipe = run / "report" / RECIPE
+    base, results = made.recipe["base"], made.results
+    found = []
+    talkative = [stage for stage in ("dpo", "ppo", "sft", "base") if stage in results]
+    for stage in talkative[:2]:
+        found.append((f"Talk to the model of {stage}.", ["chat", run, "--stage", stage]))
+    if "base" in results:
+        deeper = f"base.depth={base['depth'] + 1}"
+        found.append(("Make the model larger.", ["run", recipe, "--run", f"{run}-deeper", "--set", deeper]))
+        longer = f"base.tokens={2 * results['base']['tokens']}"
+        found.append(("Train it on twice as many tokens.", ["run", recipe, "--run", f"{run}-longer", "--set", longer]))
+        found.append(("Look at its curves in TensorBoard.", ["tensorboard", run]))
+    if "dpo" in results:
+        beta = "dpo.beta={:g}".format(2 * made.recipe["dpo"]["beta"])
+        found.append(("Hold DPO closer to the fine-tuned model.", ["run", recipe, "--run", f"{run}-closer", "--set", beta]))
+    if "corpus" in results:
+        found.append(("See what other thresholds would keep.", ["corpus", "tune", run]))
+    if "tokenizer" in results and "corpus" in results:
+        report = ["tokenizer", "report", run / "tokenizer", "--on", run, "--out", f"{run}-tokenizer.html"]
+        found.append(("See what the tokenizer does to texts.", report))
+    if "ppo" not in results:
+        found.insert(0, ("Go on with this run.", ["run", recipe, "--run", run]))
+    return [(what, shlex.join(["groundup", *map(str, words)])) for what, words in found]
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    if not machine:
+        return "not noted"
+    memory = f", {machine['memory_gb']:g} GB of memory" if machine["memory_gb"] else ""
+    return f"{machine['processor']}, {machine['cores']} cores{memory}, {machine['system']}"
+
+
+def _by_value(made: Made, value: Any) -> list[dict[str, Any]]:
+    """What is the same for some stages, with their names; no names where it is the same for all."""
+    found: dict[str, list[str]] = {}
+    for stage, manifest in made.manifests.items():
+        found.setdefault(value(manifest), []).append(stage)
+    return [{"value": one, "stages": stages if len(found) > 1 else []} for one, stages in found.items()]
+
+
+def _link(page: Path, path: Path) -> str:
+    return quote(Path(os.path.relpath(path, page)).as_posix())

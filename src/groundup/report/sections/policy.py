@@ -1,0 +1,29 @@
+"""What the sections of DPO and PPO share: the new model's answers against those that it began with."""
+
+from typing import Any
+
+from groundup.report import figures
+from groundup.report.made import Made
+from groundup.report.words import comparison, interval, percent
+
+
+def gather(made: Made, stage: str) -> dict[str, Any]:
+    one, name = made.results[stage]["against_sft"], stage.upper()
+    if one is None:  # the model of sft was given, without held-out questions
+        return {"against_sft": None}
+    return {
+        "compared": [
+            comparison(
+                f"Is {name} preferred over SFT?", f"{percent(one['win_rate'])} ({interval(one)})", "equal: 50\u00a0%",
+                *(one[key] - 0.5 for key in ("win_rate", "low", "high")),
+            )
+        ],
+        "name": name,
+        "against_sft": one,
+        "annotator": made.results.get("preferences", {}).get("annotator", "simulated"),
+        "preferred_figure": figures.intervals(
+            f"{stage}-preferred", [(name, one["win_rate"], one["low"], one["high"])],
+            "prompts on which it is preferred over SFT, %", ("equal", 0.5),
+        ),
+        "samples": made.samples(stage),
+    }  # fmt: skip

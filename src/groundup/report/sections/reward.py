@@ -1,0 +1,37 @@
+from typing import Any
+
+from groundup.report import figures
+from groundup.report.made import Made
+from groundup.report.words import against, comparison, interval, percent
+
+TITLE = "Reward model: a judge of answers"
+STAGES = ("reward",)
+
+
+def gather(made: Made) -> dict[str, Any]:
+    reward = made.results["reward"]
+    judge, ahead = reward["accuracy"], reward["ahead_of_longer"]
+    scored = made.rows("reward", "scored.jsonl")
+    return {
+        "compared": [
+            comparison(
+                "Does the judge agree with the annotator?",
+                f"{percent(judge['accuracy'])} ({interval(judge)})",
+                f"always preferring the longer answer: {percent(reward['longer_wins'])}",
+                ahead["difference"], ahead["low"], ahead["high"],
+            )
+        ],
+        "reward": reward,
+        "ahead": ahead,
+        "state": against(ahead["low"], ahead["high"], 0),
+        "held_out_pairs": reward["pairs"]["held_out"],
+        "reward_figure": figures.scatter(
+            "reward",
+            {
+                side: [(row["tokens"], row["reward"]) for row in scored if row["side"] == side]
+                for side in dict.fromkeys(row["side"] for row in scored)
+            },
+            "length of the answer, tokens",
+            "reward",
+        ),
+    }  # fmt: skip

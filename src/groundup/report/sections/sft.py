@@ -1,0 +1,42 @@
+from typing import Any
+
+from groundup.report import figures
+from groundup.report.made import Made, column, epoch_ends, measured
+from groundup.report.words import comparison, interval, percent
+
+TITLE = "Fine-tuning (SFT): learning to answer"
+STAGES = ("sft",)
+
+
+def gather(made: Made) -> dict[str, Any]:
+    tuned = made.results["sft"]
+    overlap, gain = tuned["held_out"]["overlap"], tuned["held_out"]["gain"]
+    metrics = made.rows("sft", "metrics.jsonl")
+    loss = "loss, nats a token"
+    return {
+        "compared": [
+            comparison(
+                "Do its answers improve with fine-tuning (SFT)?",
+                f"{percent(overlap['sft']['overlap'])} of the words right ({interval(overlap['sft'])})",
+                f"base model: {percent(overlap['base']['overlap'])} ({interval(overlap['base'])})",
+                gain["difference"], gain["low"], gain["high"],
+            )
+        ],
+        "tuned": tuned,
+        "gain": gain,
+        "loss_figure": figures.panels(
+            "sft-loss", "step", column(metrics, "step"), {loss: column(metrics, "loss")},
+            {loss: measured(metrics, "held_out")}, epoch_ends(tuned["steps"], made.recipe["sft"]["epochs"]),
+        ),
+        "held_out_curve": measured(metrics, "held_out"),
+        "epochs": made.recipe["sft"]["epochs"],
+        "overlap_figure": figures.intervals(
+            "overlap",
+            [
+                ("base" if name == "base" else "after SFT", one["overlap"], one["low"], one["high"])
+                for name, one in overlap.items()
+            ],
+            "words shared with the right answer, %",
+        ),
+        "samples": made.samples("sft"),
+    }  # fmt: skip
