@@ -1,5 +1,6 @@
 """The verb that evaluates models on tasks."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from groundup.cli.options import result
 from groundup.core.errors import UserError
+from groundup.core.text import printable
 
 
 def evaluate(
@@ -39,6 +41,6 @@ def evaluate(
         return
     if not models or not task:
         raise UserError("groundup evaluate: give MODEL and --task NAME or FILE; --list shows the shipped tasks")
-    result(evaluation.evaluate(
-        models, task, data, limit=limit, few_shot=few_shot, out=out, batch_size=batch_size
-    ))  # fmt: skip
+    found = evaluation.evaluate(models, task, data, limit=limit, few_shot=few_shot, out=out, batch_size=batch_size)
+    print(printable(evaluation.table(found)), file=sys.stderr)
+    result(found)

@@ -5,8 +5,8 @@ that was killed is whole parts, and the same command adds the others: the same b
 """
 
 import json
+import logging
 import math
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +18,13 @@ from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.files import digest, read_object, write_json
 from groundup.core.progress import Progress
-from groundup.core.text import printable
 from groundup.evaluation import metrics
 from groundup.evaluation.scoring import CONVENTIONS, Model, Record, conventions_of, open_model, records_of
 from groundup.evaluation.tasks import Examples, Task, load, open_task, read_settings, shipped
 
+logger = logging.getLogger(__name__)
+
 PART = 128  # examples
-FIGURES = {"last word": "accuracy", "generation": "accuracy", "perplexity": "bits per byte"}
 
 
 def evaluate(
@@ -37,7 +37,7 @@ def evaluate(
     out: Path | None = None,
     batch_size: int = 64,
 ) -> dict[str, Any]:
-    """{"results": [one for each model and task], "comparisons": [...]}; the table goes to stderr.
+    """{"results": [one for each model and task], "comparisons": [...]}, of which `table` makes a page for people.
 
     `out`: records as `<model>/<task>.jsonl`, and `results.json`; the same call resumes there. Raises UserError for models,
     tasks and files that cannot be used; all tasks are read before a model is.
@@ -50,7 +50,7 @@ def evaluate(
     asked = [(task, load(task, limit)) for task in opened]
     for task, examples in asked:
         if examples.refused:
-            _log(f"{task.name}: rows skipped: {examples.refused}")
+            logger.warning("%s: rows skipped: %s", task.name, examples.refused)
     labels = _labels(models)
     results, rights = [], {}
     for name in models:
@@ -61,7 +61,7 @@ def evaluate(
             found = summary(task, examples, records)
             results.append({"model": name, "label": labels[name], **found})
             rights[name, task.name] = _headline_rights(task, records)
-            _log(_line(results[-1]))
+            logger.info("%s", _line(results[-1]))
     comparisons = [
         {"task": task.name, "models": [first, second], **compared}
         for task, _ in asked
@@ -69,7 +69,6 @@ def evaluate(
         for second in models[number + 1 :]
         if (compared := _compared(rights[first, task.name], rights[second, task.name]))
     ]
-    _log(table(results, comparisons))
     everything = {"results": results, "comparisons": comparisons}
     if out:
         write_json(out / "results.json", everything)
@@ -127,7 +126,7 @@ def _found(path: Path, key: dict[str, Any], total: int) -> list[Record]:
     key = json.loads(json.dumps(key))
     if not (path.is_file() and note.is_file() and read_object(note) == key):
         if path.is_file():
-            _log(f"{path}: of another model, task or data, or without its key: begun anew")
+            logger.warning("%s: of another model, task or data, or without its key: begun anew", path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("", encoding="utf-8")
         write_json(note, key)
@@ -261,9 +260,9 @@ def _line(result: dict[str, Any]) -> str:
     return f"{result['model']}: {result['task']}: {result['n']} examples{cut}{left}"
 
 
-def table(results: Sequence[dict[str, Any]], comparisons: Sequence[dict[str, Any]]) -> str:
+def table(found: dict[str, Any]) -> str:
     """For people: a block for each task, a row for each model and baseline, a column for each convention, in per cent."""
-    lines = []
+    results, comparisons, lines = found["results"], found["comparisons"], []
     label = {result["model"]: result["label"] for result in results}
     for task in dict.fromkeys(result["task"] for result in results):
         some = [result for result in results if result["task"] == task]
@@ -318,6 +317,3 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
         for row in rows
     ]
 
-
-def _log(text: str) -> None:
-    print(printable(text), file=sys.stderr, flush=True)
