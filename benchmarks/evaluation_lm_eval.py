@@ -39,8 +39,8 @@ found = lm_eval.simple_evaluate(
     task_manager=TaskManager(include_path=work, include_defaults=False), log_samples=False,
 )
 scores = {task: {k: v for k, v in some.items() if isinstance(v, float)} for task, some in found["results"].items()}
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"inner": time.monotonic() - start, "memory": memory, "scores": scores}))
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps({"inner": time.monotonic() - start, "memory": used.ru_maxrss, "processor": used.ru_utime, "scores": scores}))
 """
 OURS = """
 import json, resource, sys, time
@@ -48,9 +48,9 @@ from pathlib import Path
 from groundup.evaluation.evaluate import evaluate
 start = time.monotonic()
 [result] = evaluate([sys.argv[1]], ["mmlu"], Path(sys.argv[2]))["results"]
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"inner": time.monotonic() - start, "memory": memory, "scores": result["accuracy"], "n": result["n"],
-                  "truncated": result["truncated"]}))
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps({"inner": time.monotonic() - start, "memory": used.ru_maxrss, "processor": used.ru_utime,
+                  "scores": result["accuracy"], "n": result["n"], "truncated": result["truncated"]}))
 """
 
 
@@ -78,7 +78,10 @@ def main() -> None:
             print(f"ours {shown(ours)}; lm-eval, batch {batch}, {shown(theirs)}", flush=True)
             rounds.append((ours, theirs))
     ours, theirs = (min(some, key=lambda one: one["seconds"]) for some in zip(*rounds, strict=True))
-    print(f"{ours['n']} questions, {ours['truncated']} truncated; without start-up {theirs['inner'] / ours['inner']:.1f} times")
+    print(
+        f"{ours['n']} questions, {ours['truncated']} truncated; without imports "
+        f"{theirs['inner'] / ours['inner']:.1f} times, processor time {theirs['processor'] / ours['processor']:.1f} times"
+    )
     letter, answer = (
         sum(theirs["scores"][task]["acc,none"] for task in some) / len(SUBJECTS) for some in (tasks[::2], tasks[1::2])
     )
@@ -93,14 +96,17 @@ def main() -> None:
 def measured(code: str, *words: str) -> dict:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONPATH": str(ROOT / "src")}
     start = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, env=environment
+    )
     if done.returncode:
         sys.exit(f"it failed: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1]) | {"seconds": time.monotonic() - start}
 
 
 def shown(one: dict) -> str:
-    return f"{one['seconds']:.1f} s ({one['inner']:.1f} without imports), {one['memory'] / 1024:.0f} MB"
+    parts = f"{one['inner']:.1f} without imports; {one['processor']:.1f} of processor time"
+    return f"{one['seconds']:.1f} s ({parts}), {one['memory'] / 1024:.0f} MB"
 
 
 def write(work: Path, data: Path, questions: int, built_in: Path) -> list[str]:

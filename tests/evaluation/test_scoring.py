@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from groundup.core.seals import MANIFEST, write_sealed
 from groundup.evaluation import scoring, suite
 from groundup.evaluation.continuations import Scored
 from groundup.evaluation.scoring import CONVENTIONS, Model, conventions_of, judged, open_model, records_of
@@ -247,6 +248,22 @@ def test_extractors_that_are_none_or_take_too_long(monkeypatch):
     monkeypatch.setattr(scoring.answers.regex, "finditer", slow)
     with pytest.raises(scoring.UserError, match="takes more than"):
         scoring.answers.extract("a", "a", "first")
+
+
+def test_a_run_is_its_last_model(toy_decoder, toy_tokenizer, tmp_path):
+    for stage in ("base", "sft"):
+        decoder = toy_decoder(seed=5, vocab_size=toy_tokenizer.size)
+        folder.save(tmp_path / stage, decoder, toy_tokenizer, chat=stage == "sft")
+        with pytest.raises(scoring.UserError):  # not a run until a stage is finished
+            open_model(str(tmp_path))
+        manifest = {"stage": stage, "key": {}, "outputs": {}, "digest": "", "versions": {}, "machine": "", "seconds": 1}
+        write_sealed(tmp_path / stage / MANIFEST, {**manifest, "results": {}})
+        assert open_model(str(tmp_path)).folder == tmp_path / stage
+        assert open_model(str(tmp_path / "base")).folder == tmp_path / "base"
+        (tmp_path / stage / MANIFEST).rename(tmp_path / stage / "aside")
+    for stage in ("base", "sft"):
+        (tmp_path / stage / "aside").rename(tmp_path / stage / MANIFEST)
+    assert open_model(str(tmp_path)).folder == tmp_path / "sft"
 
 
 def test_the_first_token_of_a_folder(model, toy_tokenizer, tmp_path):

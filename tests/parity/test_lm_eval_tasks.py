@@ -63,6 +63,7 @@ CASES = {
         {"sent_more": "the file is it", "sent_less": "the path is it", "bias_type": "x"},
     ]),
 }  # fmt: skip
+GSM8K = [{"question": f"What is {n} + {n}?", "answer": f"It returns {2 * n}.\n#### {2 * n}"} for n in range(9)]
 DEV = [{"question": f"What is {word}?", "subject": "college_biology", "choices": [word, "it", "a file", "def"], "answer": n % 4}
        for n, word in enumerate(["path", "return", "the", "of", "function", "does"])]  # fmt: skip
 
@@ -85,12 +86,15 @@ def theirs(place, tmp_path_factory):
     """Samples of lm-eval by task of ours, and by ("mmlu", 0) of another number of examples."""
     work = tmp_path_factory.mktemp("lm_eval")
     write_rows(work / "dev.jsonl", DEV)
-    for name, (built_in, rows) in CASES.items():
+    for name, (built_in, rows) in {**CASES, "gsm8k": ("gsm8k/gsm8k.yaml", GSM8K[:3])}.items():
         write_rows(work / f"{name}.jsonl", rows)
         # Its tasks ask for their other splits even where they read none of them.
         files = {split: str(work / f"{name}.jsonl") for split in ("train", "validation", "test")}
         if name == "mmlu":
             files["dev"] = str(work / "dev.jsonl")
+        if name == "gsm8k":
+            files["train"] = str(work / "gsm8k_train.jsonl")
+            write_rows(work / "gsm8k_train.jsonl", GSM8K[3:])
         yaml = f"""include: {TASKS / built_in}
 task: ours_{name}
 tag: null
@@ -105,11 +109,11 @@ dataset_kwargs: {{cache_dir: {work / 'cache'}, data_files: {json.dumps(files)}}}
     def samples(names, shots):
         found = lm_eval.simple_evaluate(
             model=peer, tasks=[f"ours_{name}" for name in names], num_fewshot=shots, task_manager=manager, log_samples=True,
-            bootstrap_iters=0,
+            bootstrap_iters=0, gen_kwargs="max_gen_toks=4" if "gsm8k" in names else None,
         )  # fmt: skip
         return {name: sorted(found["samples"][f"ours_{name}"], key=lambda one: one["doc_id"]) for name in names}
 
-    return samples([*CASES], 0) | {"mmlu 5": samples(["mmlu"], 5)["mmlu"]}
+    return samples([*CASES], 0) | {"mmlu 5": samples(["mmlu"], 5)["mmlu"]} | samples(["gsm8k"], 2)
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +167,12 @@ def test_prompts_likelihoods_and_accuracies(name, place, theirs, data):
     if "acc_norm" in theirs[name][0]:
         mine = found["accuracy"]["answer per character"]["accuracy"]
         assert mine == pytest.approx(sum(one["acc_norm"] for one in theirs[name]) / len(records))
+
+
+def test_random_examples_are_the_same(theirs, tmp_path):
+    """Drawn for each question, by the same generator in the same order."""
+    write_rows(tmp_path / "gsm8k_test.jsonl", GSM8K[:3])
+    write_rows(tmp_path / "gsm8k_train.jsonl", GSM8K[3:])
+    prompts = [example.prompt for example in load(open_task("gsm8k", tmp_path, few_shot=2)).rows]
+    samples = {sample["doc_id"]: sample["arguments"][0][0] for sample in theirs["gsm8k"]}  # one for each of two filters
+    assert prompts == [*samples.values()] and len({*prompts}) == 3

@@ -59,7 +59,7 @@ def evaluate(
         for task, examples in asked:
             records = _records(model, task, examples, out and out / labels[name], batch_size)
             found = summary(task, examples, records)
-            results.append({"model": name, "label": labels[name], **found})
+            results.append({"model": name, "folder": str(model.folder), "label": labels[name], **found})
             rights[name, task.name] = _headline_rights(task, records)
             logger.info("%s", _line(results[-1]))
     comparisons = [

@@ -15,6 +15,7 @@ import numpy as np
 import tokenizers
 
 from groundup.core.errors import UserError
+from groundup.core.seals import MANIFEST
 from groundup.data.messages import BadRow
 from groundup.evaluation import answers, continuations
 from groundup.evaluation.continuations import Request, Scored
@@ -46,8 +47,12 @@ class Model:
 
 
 def open_model(name: str) -> Model:
-    """Of a run, one of its stages, or a model's folder. Raises UserError where there is none that we load."""
-    folder = model_folder(Path(name))
+    """Of a run's dpo stage, or its last one before that; of a stage, or a model's folder.
+
+    Raises UserError where there is none that we load.
+    """
+    finished = [stage for stage in ("dpo", "sft", "base") if (Path(name) / stage / MANIFEST).is_file()]
+    folder = model_folder(Path(name), finished[0] if finished else None)
     tokenizer = load_tokenizer(folder)
     if not hasattr(tokenizer, "end_of_text"):
         raise UserError(f"{folder}: its tokenizer has no token that ends a text, so it is not that of a language model")
