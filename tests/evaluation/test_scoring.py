@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from groundup.core.seals import MANIFEST, write_sealed
 from groundup.evaluation import scoring, suite
@@ -165,6 +167,15 @@ def test_perplexity(model, tmp_path):
         [nats] = score(model.model, [[model.tokenizer.end_of_text, *model.tokenizer.encode(text)]])
         assert record["nats"] == pytest.approx(nats.sum(), rel=1e-5)
         assert record["bytes"] == len(text.encode()) and record["words"] == len(text.split())
+
+
+@given(st.integers(1, 60), st.integers(1, 12))
+def test_disjoint_windows_hold_every_token_once(length, context):
+    ids = [*range(length)]
+    windows = scoring.disjoint(ids, context)
+    assert [token for ids, start in windows for token in ids[start:]] == ids[1:]
+    assert all(0 < start < len(ids) <= context + 1 for ids, start in windows)
+    assert all(len(ids) == context + 1 for ids, _ in windows if length > context)
 
 
 GENERATION = """kind = "generation"

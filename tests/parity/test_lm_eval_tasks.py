@@ -18,6 +18,8 @@ pytest.importorskip("lm_eval", reason="needs the `test` extra")
 pytest.importorskip("transformers", reason="needs the `test` extra")
 pytest.importorskip("datasets", reason="needs the `test` extra")
 import lm_eval
+from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import bits_per_byte, weighted_perplexity
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
@@ -176,3 +178,22 @@ def test_random_examples_are_the_same(theirs, tmp_path):
     prompts = [example.prompt for example in load(open_task("gsm8k", tmp_path, few_shot=2)).rows]
     samples = {sample["doc_id"]: sample["arguments"][0][0] for sample in theirs["gsm8k"]}  # one for each of two filters
     assert prompts == [*samples.values()] and len({*prompts}) == 3
+
+
+def test_perplexity_in_its_windows(place, tmp_path):
+    """Told to put nothing before a text but the first token, which it predicts from; else it predicts that one too."""
+    texts = ["the path", "it returns the path of the file " * 9, "what does the function é return\n" * 60]
+    write_rows(tmp_path / "texts.jsonl", [{"t": text} for text in texts])
+    settings = 'kind = "perplexity"\nfiles = ["texts.jsonl"]\ntext = "{{ t }}"\nwindows = "disjoint"\n'
+    (tmp_path / "own.toml").write_text(settings)
+    task = open_task(str(tmp_path / "own.toml"))
+    examples = load(task)
+    records = records_of(open_model(str(place)), task, examples.rows)
+    peer = HFLM(str(place), device="cpu", dtype="float32", batch_size=3, add_bos_token=False)
+    asked = [Instance(request_type="loglikelihood_rolling", doc={}, arguments=(text,), idx=0) for text in texts]
+    theirs = peer.loglikelihood_rolling(asked, disable_tqdm=True)
+    assert [record["nats"] for record in records] == pytest.approx(theirs, rel=1e-6)
+    found = evaluation.summary(task, examples, records)
+    sizes, words = (sum(map(len, some)) for some in ([text.encode() for text in texts], [text.split() for text in texts]))
+    assert found["bits_per_byte"] == pytest.approx(bits_per_byte([*zip(theirs, [sizes, 0, 0], strict=True)]), rel=1e-6)
+    assert found["word_perplexity"] == pytest.approx(weighted_perplexity([*zip(theirs, [words, 0, 0], strict=True)]), rel=1e-6)

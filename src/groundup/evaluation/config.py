@@ -45,4 +45,7 @@ class TaskFile(Section):
     extract: str = ""  # regular expression: what of a continuation is the answer, its first group; if not given all
     extract_which: Literal["first", "last"] = "first"
     match: Literal["exact", "words"] = "exact"  # words: SQuAD's exact match and F1, without case, articles, punctuation
-    text: str = ""  # template, of perplexity
+    # perplexity: `text` is a template. Windows of a text longer than the context overlap by half, so that each token has half
+    # a context before it; disjoint as in lm-eval, whose tokens have from one to all of it.
+    text: str = ""
+    windows: Literal["half", "disjoint"] = "half"

@@ -245,12 +245,29 @@ def judged(text: str, task: Task, accepted: Sequence[str]) -> Record:
 
 
 def _perplexity(model: Model, task: Task, examples: Sequence[Example], batch_size: int) -> list[Record]:
-    first = model.opening or [model.tokenizer.end_of_text]
-    sequences = [np.array([*first[-1:], *model.tokenizer.encode(one.texts[0])]) for one in examples]
-    found = likelihood.score(model.model, sequences, batch_tokens=max(1, min(batch_size * 256, 16_384)))
+    first = (model.opening or [model.tokenizer.end_of_text])[-1]
+    texts = [one.texts[0] for one in examples]
+    sequences = [[first, *model.tokenizer.encode(text)] for text in texts]
+    if task.settings.windows == "half":
+        tokens = max(1, min(batch_size * 256, 16_384))
+        nats = [some.sum(dtype=np.float64) for some in likelihood.score(model.model, sequences, batch_tokens=tokens)]
+    else:
+        windows = [disjoint(ids, model.context) for ids in sequences]
+        scored = iter(continuations.score(model.model, [one for some in windows for one in some], batch_size))
+        nats = [sum(next(scored).nats for _ in some) for some in windows]
     return [
-        {"nats": float(nats.sum(dtype=np.float64)), "bytes": len(text.encode()), "words": len(text.split()), "truncated": False}
-        for nats, text in ((nats, one.texts[0]) for nats, one in zip(found, examples, strict=True))
+        {"nats": float(found), "bytes": len(text.encode()), "words": len(text.split()), "truncated": False}
+        for found, text in zip(nats, texts, strict=True)
+    ]
+
+
+def disjoint(ids: Sequence[int], context: int) -> list[Request]:
+    """Every token but the first once, in windows of `context` after one token; the last one reaches back as far as it can."""
+    ends = [*range(context, len(ids) - 1, context), len(ids) - 1] if len(ids) > 1 else []
+    starts = [1, *(end + 1 for end in ends)]
+    return [
+        Request(tuple(ids[max(0, end - context) : end + 1]), start - max(0, end - context))
+        for start, end in zip(starts, ends, strict=False)
     ]
 
 
