@@ -71,12 +71,16 @@ def score(model: LanguageModel, requests: Sequence[Request], batch_size: int = 6
         if not 0 < start < len(ids) <= longest:
             raise ValueError(f"a request of {len(ids)} tokens, of which {start} are context")
     found: list[Scored | None] = [None] * len(requests)
-    branching = _Branching(model) if isinstance(model, Decoder) and requests else None
-    for numbers, length in _groups(requests, branching is not None):
-        rows = sorted(_rows(requests, numbers, length, branching is not None), key=lambda row: len(row.tokens))
+    shares = isinstance(model, Decoder)
+    planned = []
+    for numbers, length in _groups(requests, shares):
+        rows = sorted(_rows(requests, numbers, length, shares), key=lambda row: len(row.tokens))
+        planned.append((requests[numbers[0]].ids[:length], [*_batches(rows, batch_size)]))
+    branching = _Branching(model, planned) if shares and planned else None
+    for beginning, batches in planned:
         if branching:
-            branching.begin(requests[numbers[0]].ids[:length])
-        for some in _batches(rows, batch_size):
+            branching.begin(beginning)
+        for some in batches:
             wanted = [sorted({token for _, way in row.wanted for token in way}) for row in some]
             hidden_MD = branching.hidden(some, wanted) if branching else _hidden(model, some, wanted)
             _collect(model, requests, some, wanted, hidden_MD, found)
@@ -167,9 +171,10 @@ class _Branching(Decoding):
     What is shared lies at the front of the one row of the cache, what the rows add behind it and is overwritten by the next.
     """
 
-    def __init__(self, model: Decoder) -> None:
-        context = model.config.max_position_embeddings
-        super().__init__(model, 1, context + max(BATCH_TOKENS, context, LONGEST_ROW))
+    def __init__(self, model: Decoder, planned: Sequence[tuple[Sequence[int], list[list[_Row]]]]) -> None:
+        """With room for the largest of the batches, each with what its rows begin with."""
+        largest = max(len(ids) + sum(len(row.tokens) for row in rows) for ids, batches in planned for rows in batches)
+        super().__init__(model, 1, largest)
         self.shared = 0
 
     def begin(self, ids: Sequence[int]) -> None:
@@ -188,7 +193,7 @@ class _Branching(Decoding):
         starts = np.cumsum([0, *lengths])
         seen = [self._seen(row) for row in rows]
         seen_by_wanted = [
-            (_causal(len(row.tokens), P) if mask is None else mask)[some]
+            (_causal(len(row.tokens), P).to(device) if mask is None else mask)[some]
             for row, mask, some in zip(rows, seen, wanted, strict=True)
         ]
         split, grouped = (self.query_heads, self.key_heads, self.key_heads), self.query_heads != self.key_heads

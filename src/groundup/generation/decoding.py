@@ -18,6 +18,7 @@ Shape suffixes: those of `decoder`, N tokens of whatever rows.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -76,10 +77,15 @@ class Decoding:
         shape = (len(self.layers), 2 * self.key_heads, rows, length, self.channels)
         self.cache = torch.zeros(shape, device=self.head.device)
         self.lengths = [0] * rows
+        self._model = model
+
+    @cached_property
+    def steps(self) -> Steps | None:
+        """Steps by kernels, which are compiled at the first one: whoever only reads does not wait for them."""
         try:
-            self.steps = Steps(model)
+            return Steps(self._model)
         except Unavailable:
-            self.steps = None
+            return None
 
     def _layer(self, layer: nn.Module) -> _Layer:
         attention, mlp, heads = layer.self_attn, getattr(layer, layer.mlp_name), None
