@@ -78,6 +78,26 @@ def test_a_missing_column(task):
     assert len(str(error.value)) < 400 and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["q", "options", "key"])
+def test_each_missing_column_is_named(task, name):
+    row = {column: value for column, value in GOOD.items() if column != name}
+    with pytest.raises(UserError, match=f"'{name}' is undefined"):
+        load(task([row]))
+
+
+def test_a_missing_column_in_a_list_is_named(task):
+    with pytest.raises(UserError, match="'D' is undefined"):
+        load(task([{"q": "?", "A": "x", "B": "y", "key": 0}], CHOICES.replace('"options"', '"[A, B, D]"')))
+
+
+def test_plain_text_and_archives(tmp_path):
+    (tmp_path / "notes.txt").write_text("a rock: [x]\nand more\n")
+    (tmp_path / "pages.warc").write_text("WARC/1.0\r\n\r\n")
+    assert load(open_task("perplexity", tmp_path / "notes.txt")).rows[0].texts == ("a rock: [x]\nand more\n",)
+    with pytest.raises(UserError, match="a web archive"):
+        load(open_task("perplexity", tmp_path / "pages.warc"))
+
+
 def test_no_rows(task):
     with pytest.raises(UserError, match="no example"):
         load(task([]))

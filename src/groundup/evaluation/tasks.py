@@ -17,9 +17,9 @@ from pydantic import ValidationError
 from groundup.core.errors import UserError
 from groundup.core.files import digest
 from groundup.core.plain_files import open_plain
-from groundup.data.kinds import PACKED
+from groundup.data.kinds import PACKED, kind_of
 from groundup.data.messages import BadRow
-from groundup.data.rows import Refused, records, well_formed
+from groundup.data.rows import Refused, records, texts, well_formed
 from groundup.evaluation.config import FewShot, TaskFile
 from groundup.evaluation.templates import Template
 
@@ -164,8 +164,16 @@ def load(task: Task, limit: int | None = None) -> Examples:
 
 
 def _rows(path: Path, refused: Refused) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a file; of SQuAD's JSON one a question, with context, question, title and `answers`, the list of texts."""
-    for number, row in records(path, refused, max_bytes=64 << 20):
+    """Rows of a file; of SQuAD's JSON one a question, with context, question, title and `answers`, the list of texts; of
+    plain text one a document, with `text`.
+    """
+    kind = kind_of(path)
+    if kind.form == "archive":
+        raise UserError(f"{path}: a web archive, not a file of examples")
+    if kind.form == "text":
+        yield from enumerate({"text": body.decode("utf-8", "replace")} for body in texts(path, refused, kind))
+        return
+    for number, row in records(path, refused, kind, max_bytes=64 << 20):
         if isinstance(row.get("data"), list) and "paragraphs" in str(row["data"][:1])[:1000]:
             yield from enumerate(_questions(row["data"], path, refused))
         else:
@@ -274,7 +282,7 @@ def _bounded(text: str) -> str:
 
 def _not_empty(text: str) -> str:
     if not text.strip():
-        raise BadRow("an empty text where an answer should be")
+        raise BadRow("an empty answer, choice or text")
     return text
 
 

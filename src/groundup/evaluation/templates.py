@@ -34,7 +34,14 @@ class Template:
         return "".join(self._run(row, lambda: [*self._compiled.generate(self._columns(row))]))
 
     def value(self, row: Mapping[str, Any]) -> Any:
-        return self._run(row, lambda: getattr(self._compiled.make_module(self._columns(row)), RESULT))
+        return self._run(row, lambda: self._value(row))
+
+    def _value(self, row: Mapping[str, Any]) -> Any:
+        found = getattr(self._compiled.make_module(self._columns(row)), RESULT)
+        for part in found if isinstance(found, list | tuple) else [found]:
+            if isinstance(part, jinja2.Undefined):
+                str(part)  # raises, and says what is missing
+        return found
 
     def _columns(self, row: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in row.items() if isinstance(name, str)}
