@@ -147,7 +147,7 @@ def test_records_of_another_model_or_task_are_not_gone_on_with(models, data, tmp
     assert (tmp_path / "one" / "blimp.jsonl").read_bytes() == content and note.read_text() == before
 
 
-def test_a_kill(models, data, tmp_path, environment):
+def test_a_kill(models, tmp_path, environment, groundup_here):
     """By a signal, in a process of its own, while the records come."""
     rows = [{"sentence_good": f"it returns {n}", "sentence_bad": f"returns {n} it", "UID": "x"} for n in range(600)]
     (tmp_path / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -161,7 +161,7 @@ def test_a_kill(models, data, tmp_path, environment):
     process.wait()
     size = path.stat().st_size
     for name in ("killed", "whole"):
-        subprocess.run([*command, "--out", str(tmp_path / name)], env=environment, check=True, capture_output=True)
+        assert groundup_here(*words, "--out", tmp_path / name).returncode == 0
     content = path.read_bytes()
     assert 0 < size < len(content) and content == (tmp_path / "whole" / "one" / "blimp.jsonl").read_bytes()
 
