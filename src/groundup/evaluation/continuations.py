@@ -191,10 +191,9 @@ class _Branching(Decoding):
         device, P, last = self.head.device, self.shared, len(self.layers) - 1
         lengths = [len(row.tokens) for row in rows]
         starts = np.cumsum([0, *lengths])
-        seen = [self._seen(row) for row in rows]
+        seen = [None if not P and not row.branches else self._seen(row) for row in rows]
         seen_by_wanted = [
-            (_causal(len(row.tokens), P).to(device) if mask is None else mask)[some]
-            for row, mask, some in zip(rows, seen, wanted, strict=True)
+            (self._seen(row) if mask is None else mask)[some] for row, mask, some in zip(rows, seen, wanted, strict=True)
         ]
         split, grouped = (self.query_heads, self.key_heads, self.key_heads), self.query_heads != self.key_heads
 
@@ -219,22 +218,19 @@ class _Branching(Decoding):
         x_MD = self._layers(ids_N, positions_N, slots_N, attend, torch.tensor(places, device=device))
         return normalised(x_MD, self.norm)
 
-    def _seen(self, row: _Row) -> Tensor | None:
-        """(T, P + T) what each token of a row sees; None where that is plainly all before it."""
+    def _seen(self, row: _Row) -> Tensor:
+        """What to add to a row's attention (T, P + T): 0 where a token sees another, -inf elsewhere."""
         T, P = len(row.tokens), self.shared
-        if not row.branches:
-            return _causal(T, P).to(self.head.device) if P else None
-        seen = np.ones((T, P + T), bool)
-        seen[:, P:] = False
-        for place, parent in enumerate(row.parents):
-            if parent >= 0:
-                seen[place] = seen[parent]
-            seen[place, P + place] = True
-        return torch.from_numpy(seen).to(self.head.device)
-
-
-def _causal(tokens: int, shared: int) -> Tensor:
-    return torch.ones(tokens, shared + tokens, dtype=torch.bool).tril(shared)
+        seen = np.zeros((T, P + T), bool)
+        seen[:, :P] = True
+        if row.branches:
+            for place, parent in enumerate(row.parents):
+                if parent >= 0:
+                    seen[place] = seen[parent]
+                seen[place, P + place] = True
+        else:
+            seen[:, P:] = np.tri(T, dtype=bool)
+        return torch.from_numpy(np.where(seen, np.float32(0), np.float32(-np.inf))).to(self.head.device)
 
 
 def _hidden(model: LanguageModel, rows: list[_Row], wanted: list[list[int]]) -> Tensor:
