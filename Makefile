@@ -29,6 +29,7 @@ test: setup lint docs
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 docs: setup
 	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build

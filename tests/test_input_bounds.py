@@ -107,7 +107,7 @@ def ended(monkeypatch, capsys, arguments, act=None):
 
 
 def raising(error):
-    def act():
+    def act(**_):
         raise error
 
     return act
@@ -137,7 +137,7 @@ def test_numpy_on_a_full_disk(monkeypatch, capsys):
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full")
 
-    def act():
+    def act(**_):
         with Path("/dev/full").open("wb", buffering=0) as file:
             np.zeros(1 << 20).tofile(file)
 

@@ -24,8 +24,8 @@ needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="
 DRIVER = """
 import json, os, signal, sys
 from pathlib import Path
-from groundup import ray_tasks
-from groundup.corpus import annotate as module
+from groundup.core import ray_tasks
+from groundup.corpus.annotate import measure as module
 from groundup.corpus.config import AnnotationsConfig
 
 def measure(*job):

@@ -117,4 +117,4 @@ def test_ask_without_a_reader_says_how_one_is_made(tmp_path, monkeypatch, capsys
     monkeypatch.setattr("sys.argv", ["groundup", "ask", "Who?", "--context", "text.txt", *given])
     with pytest.raises(SystemExit) as end:
         cli.main()
-    assert end.value.code == 2 and "`groundup train-reader train.json --out DIR`" in capsys.readouterr().err
+    assert end.value.code == 2 and "`groundup train-reader`" in capsys.readouterr().err

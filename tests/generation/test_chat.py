@@ -239,4 +239,4 @@ def test_a_question_that_is_not_utf8_is_no_crash(run_groundup, tiny_run):
 def test_unknown_stage(run_groundup, tiny_run):
     outcome = run_groundup("chat", tiny_run.folder, "--stage", "reward")
     assert outcome.returncode == 2
-    assert outcome.stderr == "groundup: --stage reward: choose one of base, sft, dpo, ppo\n" and outcome.stdout == ""
+    assert outcome.stderr == "groundup: stage reward: choose one of base, sft, dpo, ppo\n" and outcome.stdout == ""

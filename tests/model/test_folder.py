@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from groundup.core.errors import UserError
 from groundup.encoder import bert
-from groundup.model import folder
+from groundup.model import folder, weights
 from groundup.model.decoder import RewardModel
 
 
@@ -231,3 +231,13 @@ def test_a_window_of_mixtrals_has_no_switch(toy_decoder, toy_tokenizer, tmp_path
     edit(tmp_path / "config.json", sliding_window=16)
     with pytest.raises(UserError, match="sliding_window is not what"):
         folder.load_decoder(tmp_path)
+
+
+def test_digest_of_weights_and_shape(toy_decoder):
+    model = toy_decoder()
+    first = weights.digest_of_model(model)
+    assert first == weights.digest_of_model(toy_decoder())
+    assert first not in (weights.digest_of_model(toy_decoder(seed=1)), weights.digest_of_model(toy_decoder(rope_theta=1e6)))
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] += 1e-3
+    assert weights.digest_of_model(model) != first

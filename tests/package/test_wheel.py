@@ -137,3 +137,59 @@ def test_init_writes_a_recipe_that_runs(installed, elsewhere, tmp_path):
     command = json.loads(done.stdout)["next"].split()
     plan = run(installed / command[0], *command[1:], **elsewhere)
     assert set(json.loads(plan.stdout.splitlines()[-1])["plan"].values()) == {"make"}
+
+
+RIGHT = '''\
+from pathlib import Path
+
+import groundup
+from groundup import Model, Tokenizer
+
+
+def make(texts: list[str], folder: Path) -> Model:
+    tokenizer: Tokenizer = groundup.train_tokenizer(texts, 300, folder / "tok")
+    ids: list[int] = tokenizer("a text")
+    model = groundup.pretrain(texts, tokenizer, folder / "base", depth=1, context_length=32)
+    chat = groundup.sft(model, [{"prompt": "a", "completion": "b"}], folder / "sft", epochs=1)
+    better = groundup.dpo(chat, folder / "preferences.jsonl", folder / "dpo", beta=0.1)
+    score: float = groundup.reward(chat, folder / "preferences.jsonl", folder / "reward").score([])
+    print(len(tokenizer), ids, score, groundup.evaluate(better, texts)["bits_per_byte"])
+    return better
+
+
+def use(folder: str) -> str:
+    model = groundup.load(folder)
+    nats: float = model.log_likelihood("The mouse eats", " the cheese")
+    print(nats, model.perplexity("a"), model.bits_per_byte("a"), sum(p.numel() for p in model.network.parameters()))
+    model.save("copy")
+    run = groundup.open_run(folder)
+    print(run.steps, run.results["base"], run.report)
+    return model.generate("a", max_tokens=3, temperature=0.0) + run.model("sft").chat([{"role": "user", "content": "a"}])
+
+
+try:
+    use("runs/laptop")
+except groundup.UserError as error:
+    print(error)
+'''
+# Lines that are wrong, and the kind of their error.
+WRONG = {
+    "groundup.lode": "attr-defined",
+    "groundup.load(3)": "arg-type",
+    "groundup.load('a').generate(3)": "arg-type",
+    "perplexity: int = groundup.load('a').perplexity('b')": "assignment",
+    "groundup.Tokenizer.load(Path('a'))(3)": "arg-type",
+    "groundup.sft([], [], 'a')": "arg-type",
+}
+
+
+def test_a_program_that_uses_it_is_checked_by_mypy(installed, elsewhere, tmp_path):
+    """Strictly, all types known; torch and others of that size are left out, which takes two thirds of the time."""
+    pytest.importorskip("mypy", reason="needs the `test` extra")
+    (tmp_path / "right.py").write_text(RIGHT, encoding="utf-8")
+    (tmp_path / "wrong.py").write_text("\n".join(["from pathlib import Path; import groundup", *WRONG, ""]), encoding="utf-8")
+    (tmp_path / "mypy.ini").write_text("[mypy]\n[mypy-torch.*,numpy.*,pyarrow.*,pydantic.*]\nfollow_imports=skip\n")
+    command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", installed / "python", "right.py", "wrong.py"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, **elsewhere)
+    found = re.findall(r"^(\w+)\.py:(\d+): error: .*\[([\w-]+)\]$", done.stdout, flags=re.MULTILINE)
+    assert found == [("wrong", str(line), kind) for line, kind in enumerate(WRONG.values(), start=2)], done.stdout + done.stderr

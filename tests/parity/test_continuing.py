@@ -119,7 +119,7 @@ def continued(source, tmp_path, name="continued"):
     Tokenizer.load(source).save(between)
     encoder = for_run(between, str(source))
     write_tokens(tmp_path / f"{name} tokens", DOCUMENTS, encoder)
-    settings = PretrainingConfig(start_from=str(source), context=32, tokens=4 * 64, batch_tokens=64, lr_scale=0.3)
+    settings = PretrainingConfig(start_from=str(source), context_length=32, tokens=4 * 64, batch_tokens=64, lr_scale=0.3)
     model, _ = pretrain(
         tmp_path / f"{name} tokens", encoder, settings, MixtureConfig(), choose(1), ALONE, tmp_path / f"{name} work", "base",
         lambda text: None, 1,
@@ -311,7 +311,7 @@ def test_the_tokenizer_of_the_run_must_have_the_models_own_template(tmp_path):
     recipe = Recipe(
         name="toy", pages=PagesConfig(sources=[SourceConfig(source="pydoc:", domain="code")]),
         tokenizer=TokenizerConfig(folder=str(other)),
-        base=PretrainingConfig(start_from=str(source), context=32),
+        base=PretrainingConfig(start_from=str(source), context_length=32),
     )  # fmt: skip
     with pytest.raises(UserError, match=r"set tokenizer\.folder"):
         preflight.base_continues(recipe, {})

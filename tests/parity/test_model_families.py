@@ -248,7 +248,7 @@ def test_a_qwen_is_continued_with_its_own_tokenizer(toy_decoder, tmp_path):
     own.save(published)
     encoder = Tokenizer.load(published)
     write_tokens(tmp_path / "tokens", DOCUMENTS, encoder)
-    settings = PretrainingConfig(start_from=str(published), context=32, tokens=20 * 64, batch_tokens=64, lr_scale=0.3)
+    settings = PretrainingConfig(start_from=str(published), context_length=32, tokens=20 * 64, batch_tokens=64, lr_scale=0.3)
     model, results = pretrain(
         tmp_path / "tokens", encoder, settings, MixtureConfig(), choose(1), ALONE, tmp_path / "work", "base", print, 1
     )

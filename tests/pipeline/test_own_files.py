@@ -117,8 +117,8 @@ def results(folder, stage):
 def test_own_conversations_and_preferences_from_pages_to_chat(mine, run, run_groundup):
     folder, figures = mine / "run", json.loads(run.stdout)["figures"]
     dropped = f"1 dropped (the last message is not the assistant's: 1; first {mine}"
-    assert f"sft.data: 40 conversations (TRL messages 40); {dropped}" in run.stderr
-    assert run.stderr.index("sft.data: 40") < run.stderr.index("[1/12] pages")
+    assert f"sft data: 40 conversations (TRL messages 40); {dropped}" in run.stderr
+    assert run.stderr.index("sft data: 40") < run.stderr.index("[1/12] pages")
     assert "skipped" not in figures and not (folder / "preferences").exists() and figures["multiple_choice"] == {}
     sft = results(folder, "sft")
     loss = sft["held_out"]["answer_loss"]
@@ -156,7 +156,7 @@ def test_without_any_questions_the_run_goes_on(mine, run, run_groundup):
     outcome = run_groundup("run", mine / "recipe.toml", "--run", folder)
     assert outcome.returncode == 0, outcome.stderr[-3000:]
     skipped = json.loads(outcome.stdout)["figures"]["skipped"]
-    assert list(skipped) == ["sft", "preferences", "reward", "dpo", "ppo"] and "sft.data" in skipped["sft"]
+    assert list(skipped) == ["sft", "preferences", "reward", "dpo", "ppo"] and "as data" in skipped["sft"]
     assert "sft is skipped: no questions for train" in outcome.stderr
     report = (folder / "report" / "report.html").read_text()
     assert "Skipped, as there was nothing to work on: sft (no questions" in report and 'id="dpo"' not in report

@@ -65,7 +65,7 @@ def test_conversations_become_questions_with_their_whole_history(tmp_path):
         json.dumps(row["messages"]) for row in written
     }
     assert all(row["reference"] == "it" and asked_of(row) == row["messages"][:-1] for row in sides["train"])
-    assert heard == ["sft.data: 40 conversations (TRL messages 40)"]
+    assert heard == ["sft data: 40 conversations (TRL messages 40)"]
 
 
 def test_one_prompt_is_trained_on_and_measured_and_that_is_said(tmp_path):
@@ -145,8 +145,8 @@ def test_own_files_are_read_ahead_and_said(tmp_path, capsys):
     for check in checks.values():
         check(whole, {})
     err = capsys.readouterr().err
-    assert "sft.data: 1 conversations (TRL messages 1); 1 dropped" in err and "reward.data: 1 preferences" in err
-    assert "ppo.data: 3 prompts (TRL messages 2, TRL preference 1)" in err
+    assert "sft data: 1 conversations (TRL messages 1); 1 dropped" in err and "reward data: 1 preferences" in err
+    assert "ppo data: 3 prompts (TRL messages 2, TRL preference 1)" in err
     for section in ("sft", "reward", "dpo"):
         bad = write(tmp_path / "bad.jsonl", {"text": "x"})
         with pytest.raises(UserError, match=r"bad\.jsonl: none of its 1 rows can be used"):
@@ -172,7 +172,7 @@ def test_own_rows_that_cannot_fit_are_said_after_the_tokenizer(tmp_path, toy_tok
 
 
 def test_without_any_questions_there_is_a_reason_of_its_own(tmp_path):
-    with pytest.raises(own_data.NoQuestions, match=r"no questions for .*; give conversations of your own as sft\.data"):
+    with pytest.raises(own_data.NoQuestions, match=r"no questions for .*; give conversations of your own as data"):
         own_data.rows_of_sft(lambda: [("file:///notes/a.txt", "prose")], SftConfig(), 0, print)
     assert recipe(sft={"data": "a"}).sft.data == ["a"]
     with pytest.raises(ValueError, match=r"sft\.data"):

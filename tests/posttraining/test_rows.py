@@ -86,7 +86,7 @@ def test_sft_leaves_out_and_counts(policy, toy_tokenizer, batches, tmp_path):
     assert sft.train(policy, toy_tokenizer, [*good, *bad], settings, CPU, tmp_path, 0, left_out) == len(good)
     assert left_out.total() == len(bad)
     assert left_out["longer than 65 tokens"] == 1
-    assert left_out["with an answer of more than sft.max_answer_tokens = 16"] == 1
+    assert left_out["with an answer of more than max_answer_tokens = 16"] == 1
     assert left_out["tool_calls: this chat format has no place for it"] == 1
     assert len(batches) == len(good) and all(batch["ids"].shape[1] <= 64 for batch in batches)
     learned = sorted(int((batch["weight"] > 0).sum()) for batch in batches)

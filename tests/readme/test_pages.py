@@ -32,6 +32,10 @@ def commands(page: Path) -> list[str]:
     return [line.partition("  #")[0].strip() for line in lines if line.strip()]
 
 
+def snippets(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
 def test_each_task_page_has_commands():
     assert len(RUN) >= 4
     assert all(map(commands, RUN))
@@ -58,6 +62,34 @@ def test_commands_of_a_page_run_one_after_another(page, tiny_run, environment, t
         )  # fmt: skip
         assert done.returncode == 0, (command, done.stderr)
         assert isinstance(json.loads(done.stdout.splitlines()[-1]), dict)
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """A small Qwen3 that transformers wrote, under the name that the page gives it."""
+    pytest.importorskip("transformers", reason="needs the `test` extra")
+    sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
+    from test_continuing import publish
+
+    return publish(tmp_path / "Qwen3-0.6B")
+
+
+def test_python_of_its_page_runs(tiny_run, theirs, environment, tmp_path):
+    (tmp_path / "notes").mkdir()
+    for number in range(40):
+        (tmp_path / "notes" / f"{number}.md").write_text(f"Bee {number} flies to the flowers and brings some nectar home. " * 8)
+    asked = [{"role": "user", "content": "What does a bee bring?"}]
+    answer = {"messages": [*asked, {"role": "assistant", "content": "Nectar."}]}
+    (tmp_path / "conversations.jsonl").write_text(json.dumps(answer) + "\n")
+    (tmp_path / "preferences.jsonl").write_text('{"prompt": "What?", "chosen": "Nectar.", "rejected": "Bees."}\n')
+    first, second = snippets(DOCS / "tasks" / "python.md")
+    assert len(first.splitlines()) == 9
+    for code in (first.replace("runs/laptop", str(tiny_run.folder)), second):
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert "'steps': 3" in done.stdout and sorted(path.name for path in (tmp_path / "models").iterdir()) == [
+        "base", "dpo", "sft", "tokenizer",
+    ]  # fmt: skip
 
 
 def written() -> list[tuple[str, str]]:

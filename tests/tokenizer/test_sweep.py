@@ -169,13 +169,13 @@ def test_sweep(tiny, tmp_path):
 
 
 def test_bad_sizes_are_one_line(tiny, tmp_path):
-    with pytest.raises(UserError, match="give more --tokens"):
+    with pytest.raises(UserError, match="give more tokens"):
         vocabulary_sweep.sweep(sizes=[270, 2000], out=tmp_path / "out", **tiny)
     with pytest.raises(UserError, match="too small"):
         vocabulary_sweep.sweep(sizes=[259, 300], out=tmp_path / "out", **tiny)
     with pytest.raises(UserError, match=r"pairs for .* tokens only"):
         vocabulary_sweep.sweep(sizes=[270, 900], out=tmp_path / "out2", **tiny | {"tokens": 20_000})
-    with pytest.raises(UserError, match="--sizes 'a,b'"):
+    with pytest.raises(UserError, match="sizes 'a,b'"):
         vocabulary_sweep.parse_sizes("a,b")
     assert vocabulary_sweep.parse_sizes("512,1024") == [512, 1024]
     ran = CliRunner().invoke(app, ["tokenizer", "sweep", str(tmp_path / "missing"), "--out", str(tmp_path / "o")])

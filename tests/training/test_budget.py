@@ -20,7 +20,7 @@ def test_everything_follows_from_the_parameters():
 def test_other_steps_than_the_rules_are_taken_with_a_hint():
     found = budget(PretrainingConfig(batch_tokens=32_768), 3_000_000, math.inf)
     assert found.batch_tokens == 32_768
-    assert any("8,192 by the rule" in reason and "base.lr_scale = 2 " in reason for reason in found.reasons)
+    assert any("8,192 by the rule" in reason and "lr_scale = 2 " in reason for reason in found.reasons)
 
 
 def test_where_it_was_measured_the_rule_is_what_was_measured():
@@ -37,7 +37,7 @@ def test_a_step_is_of_whole_rows():
     found = budget(PretrainingConfig(context_length=768), 3_000_000, math.inf)
     assert found.batch_tokens == 7_680 and "7,680 tokens a step" in found.reasons[1]  # 8,192 by the rule
     found = budget(PretrainingConfig(context_length=512, batch_tokens=64, tokens=3_200_000), 3_000_000, math.inf)
-    assert found.batch_tokens == 512 and "base.lr_scale = 0.35 " in found.reasons[1]
+    assert found.batch_tokens == 512 and "lr_scale = 0.35 " in found.reasons[1]
 
 
 def test_weight_decay_of_long_trainings_is_that_of_the_timescale():

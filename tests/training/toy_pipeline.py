@@ -35,7 +35,7 @@ def main() -> None:
     )
     base = PretrainingConfig(depth=1, context_length=32, tokens=6 * 128, batch_tokens=128, micro_batch_tokens=64, shard=True)
     recipe = Recipe(name="toy", threads=1, pages=PagesConfig(sources=[SourceConfig(source="pydoc:", domain="code")]), base=base)
-    steps.execute(recipe, Path(sys.argv[1]))
+    steps.execute(recipe, Path(sys.argv[1]), steps.STANDARD)
     print("made", flush=True)
 
 

@@ -1,8 +1,12 @@
 """What every chapter's config class is made of: strict, frozen, with bounds that say why."""
 
-from typing import Annotated
+import difflib
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from groundup.core.errors import UserError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 MOST = 10**15  # of anything counted: Llama 3's 15.6T tokens are the largest corpus told of, 64 times less
@@ -18,3 +22,35 @@ SeedNumber = Annotated[int, Field(ge=0, lt=2**32)]  # what all of torch's, numpy
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+SomeSection = TypeVar("SomeSection", bound=Section)
+
+
+def configured(
+    kind: type[SomeSection], settings: Mapping[str, Any], where: str, without: Collection[str] = ()
+) -> SomeSection:
+    """The settings as an object of their class. Raises UserError, which begins with `where`, for the first that is wrong.
+
+    `without`: names that would have no effect there, and are as unknown.
+    """
+    known = [name for name in kind.model_fields if name not in without]
+    for name in settings:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            raise UserError(f"{where}: no setting {str(name)[:40]!r}; {hint}")
+    try:
+        return kind.model_validate(dict(settings))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise UserError(f"{where}: {name[:80]} = {_shown(first['input'])}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python refuses to write a number of thousands of digits
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -66,13 +66,13 @@ def connected(address: str, workers: int) -> Iterator[RayExecutor]:
     try:
         import ray
     except ImportError:
-        raise UserError("--engine ray: ray is not installed; pip install 'groundup[ray]'") from None
+        raise UserError("ray is not installed; pip install 'groundup[ray]'") from None
     options = {"num_cpus": workers or None, "include_dashboard": False} if here else {}
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False, **options)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         why = " ".join(str(error).split())[:200]
-        raise UserError(f"--engine ray --address {address}: no cluster answers ({why}); `ray start --head`") from None
+        raise UserError(f"ray at {address}: no cluster answers ({why}); `ray start` with head begins one") from None
     try:
         yield RayExecutor(workers or int(ray.cluster_resources().get("CPU", 1)))
     finally:

@@ -99,7 +99,7 @@ def checked(path: Path) -> Path:
 def open_stage(run: Path, name: str) -> Path:
     """The folder of a finished stage, every file of it checked. Raises UserError when it is not there, or was altered."""
     if not (run / name / MANIFEST).is_file():
-        raise UserError(f"{run}: no finished stage {name!r} there; `groundup run RECIPE --run {run}` makes it")
+        raise UserError(f"{run}: no finished stage {name!r} there; `groundup run` makes it in this folder")
     verify(run / name)
     return run / name
 

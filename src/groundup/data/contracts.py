@@ -22,6 +22,7 @@ from groundup.data.rows import Refused, csv_lists, records, well_formed
 MAX_ROW_BYTES = 16 << 20  # 4 million tokens; no context is as long
 HELD_OUT = 0.1  # of the prompts
 Prompt = tuple[Message, ...]
+Given = str | Path | Mapping[str, Any]  # a file or folder, or a row in memory
 T = TypeVar("T", Conversation, Preference, Prompt)
 
 
@@ -40,14 +41,14 @@ class Found(Generic[T]):
         return f"{len(self.rows):,} {self.what} ({formats}){dropped}"
 
 
-def read_conversations(paths: Sequence[str | Path], max_row_bytes: int = MAX_ROW_BYTES) -> Found[Conversation]:
-    """All conversations of files and folders. Raises UserError where a path cannot be read or holds none."""
-    return _read_all("conversations", paths, conversation_of, max_row_bytes)
+def read_conversations(given: Iterable[Given], max_row_bytes: int = MAX_ROW_BYTES) -> Found[Conversation]:
+    """All conversations of files and folders, and rows. Raises UserError where a path cannot be read or holds none."""
+    return _read_all("conversations", given, conversation_of, max_row_bytes)
 
 
-def read_preferences(paths: Sequence[str | Path], max_row_bytes: int = MAX_ROW_BYTES) -> Found[Preference]:
-    """All preferences of files and folders. Raises UserError where a path cannot be read or holds none."""
-    return _read_all("preferences", paths, preference_of, max_row_bytes)
+def read_preferences(given: Iterable[Given], max_row_bytes: int = MAX_ROW_BYTES) -> Found[Preference]:
+    """All preferences of files and folders, and rows. Raises UserError where a path cannot be read or holds none."""
+    return _read_all("preferences", given, preference_of, max_row_bytes)
 
 
 def read_prompts(paths: Sequence[str | Path], max_row_bytes: int = MAX_ROW_BYTES) -> Found[Prompt]:
@@ -59,17 +60,27 @@ def read_prompts(paths: Sequence[str | Path], max_row_bytes: int = MAX_ROW_BYTES
 
 
 def _read_all(
-    what: str, paths: Sequence[str | Path], make: Callable[[Mapping[str, Any]], T], max_row_bytes: int
+    what: str, given: Iterable[Given], make: Callable[[Mapping[str, Any]], T], max_row_bytes: int
 ) -> Found[T]:
     found: Found[T] = Found(what)
-    for given in paths:
-        path = Path(given).expanduser()
+    rows: list[tuple[str, Any]] = []
+    for number, one in enumerate(given):
+        if not isinstance(one, str | Path):
+            rows.append((f"row {number + 1}", one))
+            continue
+        path = Path(one).expanduser()
         before = len(found.rows)
         mine = Refused()
         found.rows.extend(read(path, make, mine, found.formats, max_row_bytes))
         if len(found.rows) == before:
             raise UserError(f"{path}: {nothing(what, path, mine)}")
         found.dropped.merge(mine)
+    mine = Refused()
+    good = list(_good(Path(what), rows, make, mine, found.formats))
+    if not good and (rows or not found.rows):
+        raise UserError(nothing(what, Path(what), mine))
+    found.rows.extend(good)
+    found.dropped.merge(mine)
     return found
 
 
@@ -106,12 +117,14 @@ def read(
 
 
 def _good(
-    path: Path, rows: Iterable[tuple[str, dict[str, Any]]], make: Callable[[Mapping[str, Any]], T], refused: Refused,
+    path: Path, rows: Iterable[tuple[str, Any]], make: Callable[[Mapping[str, Any]], T], refused: Refused,
     formats: Counter[str],
 ) -> Iterator[T]:  # fmt: skip
     seen: set[bytes] = set()
     for place, row in rows:
         try:
+            if not isinstance(row, Mapping):
+                raise BadRow("not a row", f"{type(row).__name__}, where a row of named columns is wanted")
             one = make(row)
             _require_texts(one)
             _require_new(row.get("id"), seen)

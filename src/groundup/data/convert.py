@@ -33,13 +33,13 @@ def convert(files: Sequence[Path], out: Path) -> dict[str, Any]:
         return preference_of(row) if name == "preferences" else conversation_of(row)
 
     if out.is_dir():
-        raise UserError(f"{out}: is a folder; give a file as --to")
+        raise UserError(f"{out}: is a folder; give a file to write")
     formats, refused, count = Counter[str](), Refused(), 0
     with replacing(out) as temporary, temporary.open("w", encoding="utf-8") as file:
         for given in files:
             path = given.expanduser()
             if path.resolve() == out.resolve():
-                raise UserError(f"{out}: is read and written; give another --to")
+                raise UserError(f"{out}: is read and written; give another file to write")
             mine, before = Refused(), count
             for one in read(path, make, mine, formats):
                 file.write(json.dumps(one.row, ensure_ascii=False) + "\n")

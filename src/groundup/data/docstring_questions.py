@@ -325,7 +325,7 @@ def build(documents: Iterable[tuple[str, str]], max_objects: int, seed: int) -> 
     if without := [side for side, some in balanced.items() if not some]:
         raise UserError(
             f"no questions for {' and '.join(without)} in documented Python source (domain with stdlib:); give conversations "
-            "of your own as sft.data, more such source, or a larger sft.max_objects"
+            "of your own as data, more such source, or a larger max_objects"
         )
     return balanced
 

@@ -31,7 +31,7 @@ def plan(tokens_by_domain: dict[str, int], weights: dict[str, float], budget: in
     for domain in sorted(set(weights) - set(available)):
         near = difflib.get_close_matches(domain, available, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"domains with tokens: {', '.join(available) or 'none'}"
-        raise UserError(f"mixture.weights: no tokens of domain {domain!r}; {hint}")
+        raise UserError(f"weights: no tokens of domain {domain!r}; {hint}")
     wanted = {domain: float(weights[domain]) for domain in available if domain in weights} or dict(available)
     limits = {domain: int(available[domain] * max_repeats) for domain in wanted}
     drawn: dict[str, int] = {}

@@ -78,7 +78,7 @@ def batches(
     """
     kind = kind or kind_of(path)
     if kind.form == "archive":
-        raise UserError(f"{path}: a web archive, not a file of texts: groundup corpus --from makes texts of it")
+        raise UserError(f"{path}: a web archive, not a file of texts: `groundup corpus` makes texts of it")
     if kind.form == "parquet":
         yield from _parquet(path, text, others, refused, part, max_bytes)
         return

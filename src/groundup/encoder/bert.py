@@ -217,7 +217,7 @@ class MaskedLanguageModel(nn.Module):
     def load(cls, folder: Path) -> Self:
         """To be trained on. Raises UserError when the folder is not a complete BERT with a head for masked tokens."""
         config = load_config(folder)
-        model = build(lambda: cls(config), config, folder)
+        model = build(cls, config, folder, lambda: config)
         load_weights(model, folder)
         return model
 
@@ -247,7 +247,7 @@ class SpanReader(nn.Module):
     def load(cls, folder: Path) -> Self:
         """Raises UserError when the folder is not a complete BERT question answerer."""
         config = load_config(folder)
-        model = build(lambda: cls(config), config, folder)
+        model = build(cls, config, folder, lambda: config)
         load_weights(model, folder)
         return model
 

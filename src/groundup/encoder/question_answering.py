@@ -38,7 +38,7 @@ from groundup.training.optimizer import Optimizer, one_lr
 from groundup.training.schedule import warmup_stable_decay
 
 OVERLAP = 128  # tokens of context that a window shares with the next (BERT's), at most a third of it
-HOW_TO_TRAIN = "`groundup train-reader train.json --out DIR`"
+HOW_TO_TRAIN = "`groundup train-reader`"
 LONGEST_ANSWER = 30  # tokens (BERT's)
 
 
@@ -257,7 +257,7 @@ def ask(folder: Path | None, context: Path, question: str) -> dict:
     device = choose()
     if folder is None or not _is_reader(folder):
         what = "no reader given" if folder is None else f"{folder}: not the folder of a reader"
-        raise UserError(f"{what}; {HOW_TO_TRAIN} makes one of questions in SQuAD's format, `ask --model DIR` uses it")
+        raise UserError(f"{what}; {HOW_TO_TRAIN} makes one of questions in SQuAD's format")
     model = SpanReader.load(folder).to(device.torch_device)
     found = answer(model, WordPiece.load(folder), [Question("", question, text, [])], device)[""]
     return {"answer": found.text, "start": found.start, "probability": math.exp(found.score)}

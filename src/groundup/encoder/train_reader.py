@@ -103,8 +103,8 @@ def _tokenizer(folder: Path | None, questions: list[Question], practice: list[st
     found = load.load(folder)
     if not isinstance(found, WordPiece):
         raise UserError(
-            f"{folder}: a reader reads WordPiece, which this is not; `groundup tokenizer train TEXTS --kind wordpiece --out "
-            "DIR` makes one, and without --tokenizer one is made of the questions"
+            f"{folder}: a reader reads WordPiece, which this is not; `groundup tokenizer train` makes one of the "
+            "kind wordpiece, and without a tokenizer one is made of the questions"
         )
     return found
 
@@ -115,7 +115,7 @@ def _fitting(tokenizer: WordPiece, questions: list[Question], length: int, refus
     refused.add("a question longer than a third of a window", "one of them", len(long))
     kept = [q for q in questions if q.id not in long]
     if not kept:
-        raise UserError(f"every question is longer than a third of a window of {length} tokens; take a larger --length")
+        raise UserError(f"every question is longer than a third of a window of {length} tokens; take a larger length")
     return kept
 
 
@@ -134,7 +134,7 @@ def _begin(out: Path, key: dict[str, Any]) -> dict[str, Any] | None:
         return finished["result"]
     before = read_sealed(out / KEY)
     if before is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: there is something else already; give another --out, or delete it")
+        raise UserError(f"{out}: there is something else already; give another folder, or delete it")
     if before is not None and before != json.loads(json.dumps(key)):
         logger.warning(f"{out} is of other questions or settings: begun anew")
         shutil.rmtree(out)

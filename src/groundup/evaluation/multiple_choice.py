@@ -25,6 +25,7 @@ from groundup.data.docstring_questions import DocumentedObject, digest, document
 from groundup.data.simulated_annotator import overlap
 
 LETTERS = "ABCD"
+MOST_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # for questions of one's own
 NEAR_IDENTICAL = 0.7  # F1 of words between two choices
 
 LogLikelihood = Callable[[list[tuple[str, str]]], list[float]]
@@ -82,12 +83,18 @@ def _names(choice: str, item: DocumentedObject) -> bool:
 
 def listed(row: dict[str, Any]) -> str:
     """The prompt of the "letter" convention, up to and with "Answer:"."""
-    choices = "".join(f"{letter}. {choice}\n" for letter, choice in zip(LETTERS, row["choices"], strict=True))
+    choices = "".join(f"{letter}. {choice}\n" for letter, choice in zip(_letters(row), row["choices"], strict=True))
     return f"Question: {row['question']}\n{choices}Answer:"
+
+
+def _letters(row: dict[str, Any]) -> str:
+    return MOST_LETTERS[: len(row["choices"])]
 
 
 def score(rows: Sequence[dict[str, Any]], log_likelihood: LogLikelihood) -> dict[str, Any]:
     """{"letter" | "answer" | "answer per byte": {"accuracy", "low", "high", "n"}, "chance": 0.25, "spread": max - min}.
+
+    "chance" is 0.25 for four choices each; rows may have from 2 to 26.
 
     `log_likelihood` takes (context, continuation) pairs and gives the sum of log-probabilities of each
     continuation in nats. It is called once, with all pairs of all rows. Of equal choices the first counts as chosen.
@@ -95,14 +102,18 @@ def score(rows: Sequence[dict[str, Any]], log_likelihood: LogLikelihood) -> dict
     """
     if not rows:
         raise UserError("multiple choice: no questions to score; hold out more documentation")
-    letters = [(listed(row), f" {letter}") for row in rows for letter in LETTERS]
+    letters = [(listed(row), f" {letter}") for row in rows for letter in _letters(row)]
     answers = [(f"Question: {row['question']}\nAnswer:", f" {choice}") for row in rows for choice in row["choices"]]
     found = np.array(log_likelihood(letters + answers))
-    by_letter, by_answer = found.reshape(2, len(rows), len(LETTERS))
-    bytes_ = np.array([len(text.encode()) for _, text in answers]).reshape(by_answer.shape)
-    right = np.array([row["answer"] for row in rows])
+    by_letter, by_answer = np.split(found, 2)
+    bytes_ = np.array([len(text.encode()) for _, text in answers])
+    ends = np.cumsum([len(row["choices"]) for row in rows])
+
+    def right(values: np.ndarray) -> int:
+        return sum(int(some.argmax()) == row["answer"] for row, some in zip(rows, np.split(values, ends[:-1]), strict=True))
+
     scores = {
-        convention: proportion(int((values.argmax(axis=1) == right).sum()), len(rows))
+        convention: proportion(right(values), len(rows))
         for convention, values in (
             ("letter", by_letter),
             ("answer", by_answer),
@@ -110,4 +121,5 @@ def score(rows: Sequence[dict[str, Any]], log_likelihood: LogLikelihood) -> dict
         )
     }
     accuracies = [one["accuracy"] for one in scores.values()]
-    return {**scores, "chance": 1 / len(LETTERS), "spread": max(accuracies) - min(accuracies)}
+    chance = float(np.mean([1 / len(row["choices"]) for row in rows]))
+    return {**scores, "chance": chance, "spread": max(accuracies) - min(accuracies)}

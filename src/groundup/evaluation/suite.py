@@ -16,7 +16,7 @@ from groundup.evaluation.compression import xz_bits_per_byte
 from groundup.evaluation.config import EvaluationConfig
 from groundup.evaluation.next_tokens import next_tokens
 from groundup.generation.engine import Sampling, generate, room
-from groundup.model.decoder import Decoder
+from groundup.model.decoder import Decoder, LanguageModel
 from groundup.model.likelihood import bits_per_byte, score
 from groundup.model.ngram import KneserNey
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -76,8 +76,8 @@ def compare_predictors(
             room -= size
     if not chosen:
         raise UserError(
-            f"evaluation: none of {len(held_out)} held-out documents fits {max_bytes} bytes; raise corpus.held_out or "
-            "evaluation.held_out_kb"
+            f"held_out_kb = {max_bytes // 1000}: none of {len(held_out)} held-out documents is that short; raise it, or hold "
+            "more out"
         )
     sequences = [np.array([tokenizer.end_of_text, *tokenizer.encode(row["text"])]) for row in chosen]
     sizes = np.array([len(row["text"].encode()) for row in chosen])
@@ -123,7 +123,7 @@ def _ratio_in_bits(values: np.ndarray, axis: int) -> np.ndarray:
     return nats / np.log(2) / sizes
 
 
-def continuations(model: Decoder, tokenizer: Tokenizer, wanted: Sequence[tuple[str, str]]) -> list[float]:
+def continuations(model: LanguageModel, tokenizer: Tokenizer, wanted: Sequence[tuple[str, str]]) -> list[float]:
     """Log-probability (nats) of each continuation after its context, as lm-eval has it. See `encode_pair`."""
     pairs = [encode_pair(tokenizer, context, text) for context, text in wanted]
     found = score(model, [[*context, *continuation] for context, continuation in pairs])

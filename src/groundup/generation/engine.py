@@ -17,7 +17,7 @@ from groundup.core.errors import UserError
 from groundup.generation.decoding import Decoding
 from groundup.generation.prompt_lookup import PromptLookup, drafts
 from groundup.model.decoder import Decoder, LanguageModel
-from groundup.model.generation import Generation
+from groundup.model.generation import HOTTEST, Generation
 
 COLDEST = 1e-5  # below it float32 has no number for what is divided by it; vLLM draws the line there too
 STAYING_SHARE = 0.75  # of a batch: with no more than this still going, the finished rows leave
@@ -34,6 +34,18 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a value out of range."""
+        for name, kind, fits, what in (
+            ("max_tokens", int, lambda value: value >= 1, "a whole number, 1 or more"),
+            ("temperature", int | float, lambda value: 0 <= value <= HOTTEST, f"a number from 0 to {HOTTEST:,.0f}"),
+            ("top_p", int | float, lambda value: 0 < value <= 1, "a number above 0, at most 1"),
+            ("top_k", int, lambda value: value >= 0, "a whole number, 0 for all tokens"),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, kind) or not fits(value):
+                raise UserError(f"{name} is {str(value)[:40]}; it must be {what}")
 
     @classmethod
     def from_config(cls, generation: Generation, max_tokens: int, temperature: float | None = None) -> Self:

@@ -9,7 +9,7 @@ from groundup.core.seals import MANIFEST, open_stage, verify
 
 STAGES = ("base", "sft", "dpo", "ppo")
 DEFAULT = "dpo"
-WANTED = "a run folder (groundup run --run) or a model's: config.json, *.safetensors, tokenizer.json"
+WANTED = "the folder of a run or a model's: config.json, *.safetensors, tokenizer.json"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -19,15 +19,15 @@ def model_folder(folder: Path, stage: str | None = None) -> Path:
     Raises UserError, with what the folder is and what to do, where there is no model that writes text.
     """
     if stage is not None and stage not in (known := [*STAGES, *_added_models(folder)]):
-        raise UserError(f"--stage {stage}: choose one of {', '.join(known)}"[:300])
+        raise UserError(f"stage {stage}: choose one of {', '.join(known)}"[:300])
     if not (folder / "config.json").is_file():
         return _of_run(folder, stage)
     if stage is not None:
-        raise UserError(f"{folder}: a model's folder, which has no stages: leave --stage out, or give the run's folder")
+        raise UserError(f"{folder}: a model's folder, which has no stages: name none, or give the run's folder")
     kinds = read_object(folder / "config.json").get("architectures")
     first = str(kinds[0]) if isinstance(kinds, list) and kinds else ""
     if first.endswith("ForQuestionAnswering"):
-        raise UserError(f"{folder}: a reader of texts, no chat model: groundup ask QUESTION --context FILE --model {folder}")
+        raise UserError(f"{folder}: a reader of texts, no chat model: `groundup ask` takes it as its model")
     if first.endswith("ForSequenceClassification"):
         raise UserError(f"{folder}: a reward model or classifier, which judges texts and writes none; give a ...ForCausalLM")
     verify(folder)
@@ -40,7 +40,7 @@ def _of_run(folder: Path, stage: str | None) -> Path:
     if wanted in finished:
         return open_stage(folder, wanted)
     if finished:
-        raise UserError(f"{folder}: no finished stage {wanted!r} there, but --stage {finished[0]}; `groundup run` makes the rest")
+        raise UserError(f"{folder}: no finished stage {wanted!r} there, but {finished[0]}; `groundup run` makes the rest")
     if stage is not None or any((folder / f"{name}.partial").is_dir() for name in ("pages", "corpus", "tokenizer", *STAGES)):
         return open_stage(folder, wanted)  # which says what is missing of the run
     raise UserError(f"{folder}: {_what(folder)}; chat wants {WANTED}")

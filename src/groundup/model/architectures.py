@@ -39,7 +39,7 @@ def build(
         try:
             config, more = decoder.with_experts(config, experts, per_token)
         except ValueError as error:
-            raise UserError(f"base.experts_per_token: {error}; let it divide that and be no more than them") from None
+            raise UserError(f"experts_per_token: {error}; let it divide that and be no more than them") from None
         reasons = [*reasons, *more]
     model = Decoder(config)
     decoder.initialise(model, seed)

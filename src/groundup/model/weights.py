@@ -9,6 +9,7 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,3 +123,12 @@ def shown(value: object) -> str:
     """A foreign name or value, short enough for a message."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def digest_of_model(model: nn.Module) -> str:
+    """Of the shape and the weights of a model in memory."""
+    every = blake2b(repr(getattr(model, "config", "")).encode(), digest_size=16)
+    for name, parameter in model.named_parameters():
+        every.update(name.encode())
+        every.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return every.hexdigest()

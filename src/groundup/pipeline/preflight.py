@@ -5,14 +5,15 @@ UserError in the words of the step that would fail. What it does not find is not
 only when they are made.
 """
 
-import sys
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from groundup.core.errors import UserError
-from groundup.core.text import printable
 from groundup.pipeline.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 
 def base_continues(recipe: Recipe, inputs: dict[str, Path]) -> None:
@@ -66,9 +67,9 @@ def evaluation(recipe: Recipe, inputs: dict[str, Path]) -> None:
             "corpus.held_out or evaluation.held_out_kb"
         )
     if not sentence_pairs.from_documents((row["text"] for row in held_out), 1, recipe.seed):
-        _say("evaluation goes without sentence pairs: no plain sentence of 8 to 30 words in Latin letters is held out")
+        logger.info("evaluation goes without sentence pairs: no plain sentence of 8 to 30 words in Latin letters is held out")
     if not multiple_choice.from_documents(((row["url"], row["text"]) for row in held_out), 1, recipe.seed):
-        _say("evaluation goes without multiple choice: no documented Python source is held out to ask about (stdlib:)")
+        logger.info("evaluation goes without multiple choice: no documented Python source is held out to ask about (stdlib:)")
 
 
 def sft_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
@@ -76,7 +77,7 @@ def sft_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
     from groundup.posttraining import own_data
 
     if recipe.sft.data:
-        own_data.conversations(recipe.sft.data, _say)
+        own_data.conversations(recipe.sft.data, logger.info)
 
 
 def reward_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
@@ -84,7 +85,7 @@ def reward_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
     from groundup.posttraining import own_data
 
     if recipe.reward.data:
-        own_data.preferences(recipe.reward.data, "reward", _say)
+        own_data.preferences(recipe.reward.data, "reward", logger.info)
 
 
 def dpo_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
@@ -92,7 +93,7 @@ def dpo_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
     from groundup.posttraining import own_data
 
     if recipe.dpo.data:
-        own_data.preferences(recipe.dpo.data, "dpo", _say)
+        own_data.preferences(recipe.dpo.data, "dpo", logger.info)
 
 
 def ppo_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
@@ -100,7 +101,7 @@ def ppo_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
     from groundup.posttraining import own_data
 
     if recipe.ppo.data:
-        own_data.prompts(recipe.ppo.data, _say)
+        own_data.prompts(recipe.ppo.data, logger.info)
 
 
 def sft(recipe: Recipe, inputs: dict[str, Path]) -> None:
@@ -113,7 +114,7 @@ def sft(recipe: Recipe, inputs: dict[str, Path]) -> None:
         for section in ("reward", "dpo", "ppo"):
             if getattr(recipe, section).data:
                 raise UserError(f"{section}.data is given, but no model to train on it: {reason}") from None
-        _say(f"sft and what comes after it will be skipped: {reason}")
+        logger.info(f"sft and what comes after it will be skipped: {reason}")
 
 
 def reward_pairs_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
@@ -189,10 +190,6 @@ def _context(recipe: Recipe, inputs: dict[str, Path]) -> int:
 
 def _silent(text: str) -> None:
     """What was said already."""
-
-
-def _say(text: str) -> None:
-    print(printable(f"  {text}"), file=sys.stderr, flush=True)
 
 
 def _documents(inputs: dict[str, Path], split: str | None, columns: list[str]) -> Iterator[dict[str, Any]]:

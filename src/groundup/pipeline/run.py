@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import platform
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -157,36 +158,14 @@ class Run:
             _remove(work)
         work.mkdir(parents=True, exist_ok=True)
         write_json(work / KEY, key)
-        before, start = _elapsed(work / ELAPSED), time.monotonic()
         context = StepContext(self._recipe(step), work, self._inputs(step), step.name)
         try:
-            results = step.make(context)
-        finally:
-            seconds = before + time.monotonic() - start
-            if work.exists():
-                _note_elapsed(work / ELAPSED, seconds)
+            results, seconds = _timed(work, lambda: step.make(context))
+        except UserError as error:
+            raise UserError(self._with_key(step, str(error))) from None
         if altered := _different(key.get("files", {}), self._files(step)):
             raise UserError(f"{' and '.join(altered)} changed while step {step.name} read it; run the same command again")
-        aside = [work / KEY, work / ELAPSED, *work.rglob(f"*.{SEAL}")]  # for resuming; the manifest takes their place
-        paths = [path for path in sorted(work.rglob("*")) if path.is_file() and path not in aside]
-        outputs = {path.relative_to(work).as_posix(): digest(path) for path in paths}
-        contents = outputs
-        if step.content is not digest:
-            found = {path.relative_to(work).as_posix(): step.content(path) for path in paths}
-            contents = {name: content for name, content in found.items() if content is not None}
-        manifest = {
-            "stage": step.name,
-            "key": key,
-            "outputs": outputs,
-            "digest": _combined(contents),
-            "versions": _versions(),
-            "machine": machine(),
-            "seconds": round(seconds, 1),
-            "results": results,
-        }
-        for path in aside:
-            path.unlink(missing_ok=True)
-        manifest = write_sealed(work / MANIFEST, manifest)
+        manifest = write_manifest(work, step.name, key, seconds, results, step.content)
         self._promote(step)
         logger.info(f"{step.name}: {duration(seconds)}")
         return manifest
@@ -209,6 +188,14 @@ class Run:
             "inputs": {need: self._digest(step.source(need)) for need in step.needs},
             **({"files": files} if files else {}),
         }
+
+    def _with_key(self, step: Step, text: str) -> str:
+        """A chapter names its setting alone, as in "depth: ..."; here it gets its place in the recipe."""
+        name = re.match(r"\w+(?= =|:)", text)
+        for section in step.sections or (step.kind or step.name,):
+            if name and name[0] in type(getattr(self._recipe(step), section)).model_fields:
+                return f"{section}.{text}"
+        return text
 
     def _recipe(self, step: Step) -> Recipe:
         return step.recipe or self.recipe
@@ -259,6 +246,76 @@ class Run:
                 yield
         except Timeout:
             raise UserError(f"{self.folder}: another groundup run is working in this folder; wait for it") from None
+
+
+def make_alone(
+    folder: Path, name: str, key: dict[str, Any], make: Callable[[Path], dict[str, Any]]
+) -> dict[str, Any]:
+    """A step outside of any run: `make(work)` writes what is then `folder`, and returns its results; the manifest.
+
+    Where it was made of the same `key` before, nothing is done; one that was killed resumes. Raises UserError where the
+    folder holds anything else.
+    """
+    key = json.loads(json.dumps({"groundup": __version__, **key}))
+    folder = folder.absolute()
+    work = folder.with_name(f"{folder.name}.partial")
+    if (folder / MANIFEST).is_file():
+        manifest = read_manifest(folder)
+        if changes := _changed(manifest["key"], key):
+            raise UserError(f"{folder}: holds another result ({'; '.join(changes)[:120]}); give another folder, or delete it")
+        verify(folder)
+        return manifest
+    for path, ours in ((folder, False), (work, (work / KEY).is_file())):
+        if path.exists() and not ours and not (path.is_dir() and not any(path.iterdir())):
+            raise UserError(f"{path}: is there already, and not empty; give another folder, or delete it")
+    if work.exists() and not _same_key(work / KEY, key):
+        _remove(work)
+    work.mkdir(parents=True, exist_ok=True)
+    write_json(work / KEY, key)
+    results, seconds = _timed(work, lambda: make(work))
+    manifest = write_manifest(work, name, key, seconds, results)
+    _remove(folder)
+    work.rename(folder)
+    return manifest
+
+
+def _timed(work: Path, make: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], float]:
+    """What `make` returns, and the seconds that it took, with those of attempts that were cut off."""
+    before, start = _elapsed(work / ELAPSED), time.monotonic()
+    try:
+        results = make()
+    finally:
+        seconds = before + time.monotonic() - start
+        if work.exists():
+            _note_elapsed(work / ELAPSED, seconds)
+    return results, seconds
+
+
+def write_manifest(
+    work: Path, name: str, key: dict[str, Any], seconds: float, results: dict[str, Any],
+    content: Callable[[Path], str | None] = digest,
+) -> dict[str, Any]:  # fmt: skip
+    """Finish what was made in the folder `work`: stage.json takes the place of what was kept for resuming."""
+    aside = [work / KEY, work / ELAPSED, *work.rglob(f"*.{SEAL}")]
+    paths = [path for path in sorted(work.rglob("*")) if path.is_file() and path not in aside]
+    outputs = {path.relative_to(work).as_posix(): digest(path) for path in paths}
+    contents = outputs
+    if content is not digest:
+        found = {path.relative_to(work).as_posix(): content(path) for path in paths}
+        contents = {name: one for name, one in found.items() if one is not None}
+    manifest = {
+        "stage": name,
+        "key": key,
+        "outputs": outputs,
+        "digest": _combined(contents),
+        "versions": _versions(),
+        "machine": machine(),
+        "seconds": round(seconds, 1),
+        "results": results,
+    }
+    for path in aside:
+        path.unlink(missing_ok=True)
+    return write_sealed(work / MANIFEST, manifest)
 
 
 def _remove(path: Path) -> None:

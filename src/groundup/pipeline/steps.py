@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from groundup.core.errors import UserError
-from groundup.core.files import read_json, read_jsonl, replacing, write_json, write_jsonl
+from groundup.core.files import read_json, read_jsonl, write_json, write_jsonl
 from groundup.core.progress import Progress
 from groundup.core.seals import MANIFEST, SEAL, is_sealed, read_manifest, read_sealed, seal, write_sealed
 from groundup.core.text import printable
@@ -106,36 +106,10 @@ def tokenizer(context: StepContext) -> Results:
 
 def tokens(context: StepContext) -> Results:
     """Documents -> token files, each document after the end-of-text token; and a table of what stands where."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from groundup.tokenizer import token_folder
 
-    from groundup.data import token_files
-
-    tokenizer = _tokenizer(context)
-    table, sizes = [], {}
-    for split in ("train", "held_out"):
-        documents = _documents(context, split)
-        encoded = tokenizer.encode_batch((row["text"] for row in documents), _workers(context))
-        sequences = [np.concatenate(([tokenizer.end_of_text], ids)) for ids in encoded]
-        token_files.write(context.work / split, sequences, token_files.dtype_for(tokenizer.size))
-        rows = [
-            {
-                "split": split,
-                "place": place,
-                "id": row["id"],
-                "domain": row["domain"],
-                "best": row["best"],
-                "tokens": len(sequence),
-                "bytes": len(row["text"].encode()),
-            }
-            for place, (row, sequence) in enumerate(zip(documents, sequences, strict=True))
-        ]
-        table += rows
-        sizes[split] = {"documents": len(rows), **{name: sum(row[name] for row in rows) for name in ("tokens", "bytes")}}
-    with replacing(context.work / "documents.parquet") as temporary:
-        pq.write_table(pa.Table.from_pylist(table), temporary, compression="zstd")
-    return sizes
+    splits = {split: _documents(context, split) for split in ("train", "held_out")}
+    return token_folder.write(context.work, splits, _tokenizer(context), _workers(context))
 
 
 def base(context: StepContext) -> Results:

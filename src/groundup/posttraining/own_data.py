@@ -44,9 +44,9 @@ def conversations(files: Sequence[str], say: Say) -> dict[str, Rows]:
     What was read and dropped is said. Raises UserError where a file cannot be read or holds no conversation.
     """
     found = read_conversations(files)
-    say(f"sft.data: {found}")
+    say(f"sft data: {found}")
     train, held_out = (list(map(_question, side)) for side in split(found.rows))
-    _say_alone(train, held_out, "sft.data", say)
+    _say_alone(train, held_out, "sft data", say)
     return {"train": train, "preference": train, "held_out": held_out}
 
 
@@ -57,16 +57,16 @@ def _question(one: Conversation) -> dict[str, Any]:
 def preferences(files: Sequence[str], section: str, say: Say) -> dict[str, Rows]:
     """Rows as TRL has them, explicit, of "train" and "held_out"; says and raises as `conversations` does."""
     found = read_preferences(files)
-    say(f"{section}.data: {found}")
+    say(f"{section} data: {found}")
     train, held_out = ([one.row for one in side] for side in split(found.rows))
-    _say_alone(train, held_out, f"{section}.data", say)
+    _say_alone(train, held_out, f"{section} data", say)
     return {"train": train, "held_out": held_out}
 
 
 def prompts(files: Sequence[str], say: Say) -> list[list[dict[str, str]]]:
     """Lists of messages that end with the user, each once; says and raises as `conversations` does."""
     found = read_prompts(files)
-    say(f"ppo.data: {found}")
+    say(f"ppo data: {found}")
     return [[message.row for message in prompt] for prompt in dict.fromkeys(found.rows)]
 
 

@@ -52,7 +52,7 @@ def train(
 
     def unfit(row: Row) -> str | None:
         if longest_answer(row) > settings.max_answer_tokens:
-            return f"with an answer of more than sft.max_answer_tokens = {settings.max_answer_tokens}"
+            return f"with an answer of more than max_answer_tokens = {settings.max_answer_tokens}"
         return too_long(longest, row)
 
     rows = kept(questions, lambda row: conversation(tokenizer, row), unfit, left_out)

@@ -27,7 +27,7 @@ def export(run: Path, out: Path, follow: bool = False) -> dict[str, Any]:
     if not run.is_dir():
         raise UserError(f"{run}: no such run folder")
     if not (_trainings(run) or follow):
-        raise UserError(f"{run}: no metrics.jsonl of a training in it yet; --follow waits for one")
+        raise UserError(f"{run}: no metrics.jsonl of a training in it yet; following waits for one")
     writers: dict[str, SummaryWriter] = {}
     written: dict[str, list[dict[str, Any]]] = {}
     logger.info(f"tensorboard --logdir {out}")

@@ -71,7 +71,7 @@ def sweep(
     if steps_for(flop, depth, sizes[-1], context) < FEWEST_STEPS:
         raise UserError(
             f"{tokens:,} tokens for a vocabulary of {sizes[0]} are less than {FEWEST_STEPS} steps for one of {sizes[-1]} at "
-            "equal compute: give more --tokens"
+            "equal compute: give more tokens"
         )
     shards = documents.find(inputs)
     settings = {
@@ -110,7 +110,7 @@ def parse_sizes(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(f"--sizes {text!r}: expected whole numbers with commas between them, such as 1024,2048,4096") from None
+        raise UserError(f"sizes {text!r}: expected whole numbers with commas between them, such as 1024,2048,4096") from None
 
 
 def split(found: Sequence[Document], held_out_bytes: int) -> list[Document]:

@@ -6,9 +6,11 @@ otherwise the file's name stands for it. Where the file has a `split` column, on
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path, PurePath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -80,6 +82,12 @@ def find(inputs: Iterable[Path]) -> list[Shard]:
     return shards
 
 
+def digest_of_shards(shards: Iterable[Shard]) -> str:
+    """Of the contents of the files, in order, and of the names that stand for domains."""
+    named = "".join(f"{stem}\0{content}\n" for stem, content in dict.fromkeys((one.stem, one.content) for one in shards))
+    return blake2b(named.encode(), digest_size=16).hexdigest()
+
+
 def read(shard: Shard, split: str | None = None, refused: Refused | None = None) -> Iterator[tuple[pa.Array, pa.Array]]:
     """Batches of a shard: texts and domains (Arrow arrays of strings, no nulls among the texts).
 
@@ -89,25 +97,44 @@ def read(shard: Shard, split: str | None = None, refused: Refused | None = None)
         yield batch["text"], batch["domain"]
 
 
-def texts(shards: Iterable[Shard], split: str | None = None) -> Iterator[str]:
-    """The texts of some shards, one by one."""
+def texts(shards: Iterable[Shard], split: str | None = None, refused: Refused | None = None) -> Iterator[str]:
+    """The texts of some shards, one by one. Rows without text are counted in `refused`."""
     for shard in shards:
-        for batch, _ in read(shard, split):
+        for batch, _ in read(shard, split, refused):
             yield from batch.to_pylist()
 
 
-def read_annotated(shard: Shard, split: str | None = None, refused: Refused | None = None) -> Iterator[pa.RecordBatch]:
-    """The same with all that is known of a document: strings `text`, `domain`, `language`, `split`."""
+def read_sides(shards: Sequence[Shard], split: str, held_out: float, refused: Refused) -> Iterator[dict[str, Any]]:
+    """The documents of a side, "train" or "held_out", as rows with `id`, `text`, `domain` and `best`.
+
+    Where the files do not say, a share of `held_out` of all texts is held out, by their digests: copies are on one side.
+    What they call by another name than "train", as "test", is held out too.
+    """
+    for shard in shards:
+        for batch in read_annotated(shard, None, refused, ("best",)):
+            for row in batch.to_pylist():
+                text = row["text"]
+                number = blake2b(text.encode(), digest_size=8).digest()
+                said, chosen = row["split"], int.from_bytes(number) < held_out * 2**64
+                if (split == "held_out") == (chosen if not said else said != "train"):
+                    yield {"id": number.hex(), "text": text, "domain": row["domain"], "best": row["best"].lower() == "true"}
+
+
+def read_annotated(
+    shard: Shard, split: str | None = None, refused: Refused | None = None, more: Sequence[str] = ()
+) -> Iterator[pa.RecordBatch]:
+    """The same with all that is known of a document: strings `text`, `domain`, `language`, `split`, and `more` columns."""
     refused = Refused() if refused is None else refused
-    for batch in batches(shard.path, "text", ANNOTATIONS, refused, shard.kind, shard.part):
+    names = (*ANNOTATIONS, *more)
+    for batch in batches(shard.path, "text", names, refused, shard.kind, shard.part):
         if split:
             batch = batch.filter(pc.equal(batch["split"], split).fill_null(True))
         if not len(batch):
             continue
         domains = batch["domain"].fill_null("")
         domains = pc.if_else(pc.equal(domains, ""), shard.stem, domains)
-        notes = [domains, *(batch[name].fill_null("") for name in ANNOTATIONS[1:])]
-        yield pa.record_batch([batch["text"], *notes], names=["text", *ANNOTATIONS])
+        notes = [domains, *(batch[name].fill_null("") for name in names[1:])]
+        yield pa.record_batch([batch["text"], *notes], names=["text", *names])
 
 
 def _shards(path: Path) -> list[Shard]:

@@ -1,6 +1,8 @@
 """The folder of a tokenizer as other tools read it; what its kinds have in common."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,16 @@ class ByteTokens:
     def size(self) -> int:
         """Ids are 0 .. size - 1, those of the special tokens included."""
         return len(self._tokens)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of any string; each kind has its own."""
+        raise NotImplementedError
+
+    def __call__(self, text: str) -> list[int]:
+        return self.encode(text)
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes a token stands for; none for special tokens."""
@@ -103,6 +115,11 @@ class ByteTokens:
     def forget(self) -> None:
         """For a model that is new: what is written is ours again, and so is the template."""
         self.kept, self.template, self.ends = {}, None, [self.end_of_text, self.message_end]
+
+    def digest(self) -> str:
+        """Of all that `is_that_of` compares."""
+        content = json.dumps([self.as_json(), self.special_tokens, self.kept], sort_keys=True)
+        return blake2b(content.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
     def is_that_of(self, other: "ByteTokens") -> bool:
         """Whether both make the same ids of texts and conversations, and write the same folder."""

@@ -81,7 +81,8 @@ def train_plain(kind: str, inputs: Sequence[Path], out: Path, vocabulary: int) -
 
     Raises UserError when the inputs cannot be read, hold no text, or the vocabulary is too small.
     """
-    texts = documents.texts(documents.find(inputs), "train")
+    refused = Refused()
+    texts = documents.texts(documents.find(inputs), "train", refused)
     if kind == "bytes":
         tokenizer = characters.Characters()
     else:
@@ -92,6 +93,8 @@ def train_plain(kind: str, inputs: Sequence[Path], out: Path, vocabulary: int) -
             tokenizer = wordpiece.WordPiece(wordpiece.train(counts, vocabulary))
         else:
             tokenizer = characters.Characters(characters.train(counts, vocabulary))
+        if refused:
+            logger.warning("passed over: %s", refused)
     tokenizer.save(out)
     return {"tokenizer": str(out), "kind": kind, "vocabulary": tokenizer.size}
 

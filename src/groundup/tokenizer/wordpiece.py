@@ -174,6 +174,12 @@ class WordPiece:
         """Ids are 0 .. size - 1."""
         return len(self.pieces)
 
+    def __len__(self) -> int:
+        return self.size
+
+    def __call__(self, text: str) -> list[int]:
+        return self.encode(text)
+
     def encode(self, text: str) -> list[int]:
         """Ids of any string, without [CLS] and [SEP]. Lone surrogates vanish, as U+FFFD does."""
         return [number for word in self._basic.words(text) if word for number, _ in self._cut(word)]

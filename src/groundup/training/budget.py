@@ -50,7 +50,7 @@ def budget(settings: PretrainingConfig, parameters: int, available: float) -> Bu
         why = "as the recipe says"
         if batch != rule:
             ratio = math.sqrt(batch / rule)
-            why += f"; {rule:,} by the rule, and base.lr_scale = {ratio:.2g} would follow it (nanochat)"
+            why += f"; {rule:,} by the rule, and lr_scale = {ratio:.2g} would follow it (nanochat)"
     reasons.append(f"{batch:,} tokens a step: {why}, in whole rows")
     rate = MATRIX_RATE * settings.lr_scale
     if settings.weight_decay is not None:

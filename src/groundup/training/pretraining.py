@@ -107,14 +107,14 @@ def pretrain(
         if not stream.rows:
             raise UserError(
                 f"the training documents do not fill one row of {wanted.context} tokens; take more pages, a shorter "
-                "context or a larger mixture.max_repeats"
+                "context or a larger max_repeats"
             )
         for phase, parts in realised.items():
             told = (f"{name} {one['share']:.0%} ({one['repeats']:.2f} passes)" for name, one in parts.items())
             log(f"{phase}: {', '.join(told)}")
         steps = min(wanted.steps, -(-stream.rows // wanted.rows))
         if steps < wanted.steps:
-            log(f"{steps} steps instead of {wanted.steps}: within mixture.max_repeats there is no more of this mixture")
+            log(f"{steps} steps instead of {wanted.steps}: within max_repeats there is no more of this mixture")
         return stream, replace(wanted, steps=steps), realised
 
     stream, lengths, realised = planned(
@@ -237,8 +237,8 @@ def starting_model(settings: PretrainingConfig, tokenizer: Tokenizer, seed: int)
     if not settings.start_from:
         if settings.architecture == "patches" and tokenizer.bytes_per_token.max() > 1:
             raise UserError(
-                f"base.architecture = 'patches' reads bytes, but the tokenizer has {tokenizer.size} tokens; set "
-                "tokenizer.vocabulary = 260, which merges nothing"
+                f"architecture = 'patches' reads bytes, but the tokenizer has {tokenizer.size} tokens; train one of 260, "
+                "which merges nothing"
             )
         return architectures.build(
             settings.architecture, settings.depth, tokenizer.size, settings.context_length, seed, settings.experts,
@@ -250,7 +250,7 @@ def starting_model(settings: PretrainingConfig, tokenizer: Tokenizer, seed: int)
     if not own.is_that_of(tokenizer):
         raise UserError(
             f"{source}: its tokenizer ({own.size} tokens) is not the one of these token files ({tokenizer.size}); "
-            f"set tokenizer.folder = {str(source)!r} to encode with its own"
+            "encode the texts with its own"
         )
     if tokenizer.size > model.config.vocab_size:
         raise UserError(
@@ -258,11 +258,11 @@ def starting_model(settings: PretrainingConfig, tokenizer: Tokenizer, seed: int)
         )
     if settings.context_length > model.config.max_position_embeddings:
         raise UserError(
-            f"base.context_length = {settings.context_length}: the model in {source} was trained on "
-            f"{model.config.max_position_embeddings}; train on that and set base.long_context for more"
+            f"context_length = {settings.context_length}: the model in {source} was trained on "
+            f"{model.config.max_position_embeddings}; train on that and set long_context for more"
         )
     return model, [
-        f"continues {source}, step counts and rates from the beginning; base.architecture and depth do not matter"
+        f"continues {source}, step counts and rates from the beginning; architecture and depth do not matter"
     ]
 
 
@@ -283,10 +283,10 @@ def lengthened(model: LanguageModel, context: int) -> DecoderConfig:
     """The same decoder with its slowest pair of channels stretched from the old context to the new `context`."""
     config = model.config
     if not isinstance(model, Decoder):
-        raise UserError(f"base.long_context is for dense decoders and mixtures of experts, not for {config.model_type}")
+        raise UserError(f"long_context is for dense decoders and mixtures of experts, not for {config.model_type}")
     factor = context / config.max_position_embeddings
     if factor <= 1:
-        raise UserError(f"base.long_context = {context}: the model already has {config.max_position_embeddings}")
+        raise UserError(f"long_context = {context}: the model already has {config.max_position_embeddings}")
     theta = config.rope_theta * factor ** (config.head_dim / (config.head_dim - 2))
     return replace(config, max_position_embeddings=context, rope_theta=theta)
 
@@ -297,7 +297,7 @@ def long_documents(table: list[dict[str, Any]], mixture: MixtureConfig, context:
     domains = {table[number]["domain"] for number in numbers}
     weights = {name: weight for name, weight in sorted(mixture.weights.items()) if name in domains}
     if not domains or (mixture.weights and not weights):
-        raise UserError(f"base.long_context: no training document of the mixture is longer than {context} tokens")
+        raise UserError(f"long_context: no training document of the mixture is longer than {context} tokens")
     return numbers, mixture.model_copy(update={"weights": weights})
 
 

@@ -206,7 +206,8 @@ def _unmeasured(
             shard = working / f"{_stem(path)}-{number:05d}.arrow"
             shards.append(shard)
             places = f"{number} {len(batch)} {sum(len(page.body) for page in batch)}"
-            made_from = f"{file} {places} {domain} {settings.language} {settings.near_duplicate_permutations} {classifiers}".encode()
+            how = f"{domain} {settings.language} {settings.near_duplicate_permutations} {classifiers}"
+            made_from = f"{file} {places} {how}".encode()
             if _made_from(shard) != made_from:
                 yield batch, domain, settings, shard, made_from
 

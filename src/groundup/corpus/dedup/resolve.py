@@ -172,7 +172,7 @@ def signatures_of(folder: Path) -> Path:
     for path in (folder / FILE, folder / "annotations" / FILE):
         if path.is_file():
             return path
-    raise UserError(f"{folder}: no {FILE} in it; give the --out folder of an earlier `groundup corpus`")
+    raise UserError(f"{folder}: no {FILE} in it; give the folder that an earlier `groundup corpus` wrote")
 
 
 def _made_like(path: Path, permutations: int) -> Path:

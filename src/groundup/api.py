@@ -1,0 +1,500 @@
+"""groundup from Python: open, use, train and measure models. All names are in `groundup` itself: `groundup.load(...)`.
+
+Training functions take what is trained, data, a folder to write and the settings of their chapter (`<chapter>/config.py`) by
+name, and return what the folder then holds. The same call with the same data does nothing where it was finished, and resumes
+where it was killed. What is given is not changed.
+Texts are an iterable of `str`, each a document, and of `pathlib.Path`, each a file or folder of documents. Conversations,
+preferences and questions are rows (mappings) or paths of files of them. What cannot be used is counted, and logged as a
+warning of the logger "groundup". Bad input raises UserError.
+"""
+
+import copy
+import hashlib
+import json
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, overload
+
+import torch
+
+from groundup.core.config import Section, configured
+from groundup.core.device import Device, choose
+from groundup.core.errors import UserError
+from groundup.core.executor import cores
+from groundup.core.seals import MANIFEST, open_stage, read_manifest, verify
+from groundup.data.config import MixtureConfig
+from groundup.data.contracts import Given, read_conversations, read_preferences
+from groundup.data.rows import Refused
+from groundup.data.texts import as_files
+from groundup.evaluation import multiple_choice
+from groundup.evaluation.questions import are_questions, read_questions
+from groundup.evaluation.suite import continuations
+from groundup.evaluation.texts import score_texts
+from groundup.generation.engine import Sampling
+from groundup.generation.engine import generate as generate_ids
+from groundup.generation.open_folder import DEFAULT, STAGES, model_folder
+from groundup.model import folder as model_files
+from groundup.model.decoder import LanguageModel, RewardModel
+from groundup.model.weights import digest_of_model
+from groundup.pipeline.run import make_alone
+from groundup.pipeline.steps import STANDARD
+from groundup.posttraining import dpo as dpo_chapter
+from groundup.posttraining import reward as reward_chapter
+from groundup.posttraining import sft as sft_chapter
+from groundup.posttraining.config import DpoConfig, RewardConfig, SftConfig
+from groundup.posttraining.rows import said
+from groundup.tokenizer import documents, token_folder
+from groundup.tokenizer import load as tokenizers
+from groundup.tokenizer.characters import Characters
+from groundup.tokenizer.chat import answer_ends, render
+from groundup.tokenizer.config import TokenizerConfig
+from groundup.tokenizer.load import AnyTokenizer
+from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.tokenizer.train import train_bpe, train_plain
+from groundup.tokenizer.wordpiece import WordPiece
+from groundup.training import checkpoint
+from groundup.training.config import PretrainingConfig
+from groundup.training.parallel import ALONE
+from groundup.training.pretraining import pretrain as pretrain_chapter
+
+__all__ = [
+    "Model", "PreferenceModel", "RunView", "Tokenizer", "UserError", "dpo", "evaluate", "load", "load_tokenizer", "open_run",
+    "pretrain", "reward", "sft", "train_tokenizer",
+]  # fmt: skip
+Folder = str | Path
+Message = Mapping[str, Any]  # {"role": "system", "user" or "assistant", "content": text}
+Texts = Path | Iterable[str | Path]
+Rows = Given | Iterable[Given]
+TrainRows = list[dict[str, Any]]  # as TRL has them
+Trained = tuple[LanguageModel | RewardModel, dict[str, Any]]  # and its results
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A language model with its tokenizer. `network` is the torch module, `folder` where it came from."""
+
+    network: LanguageModel = field(repr=False)
+    tokenizer: Tokenizer = field(repr=False)
+    folder: Path
+    results: Mapping[str, Any] = field(default_factory=dict, repr=False)  # what was reported when it was trained, if here
+
+    def generate(
+        self, text: str, max_tokens: int = 128, temperature: float | None = None, top_p: float | None = None,
+        top_k: int | None = None, seed: int = 0,
+    ) -> str:  # fmt: skip
+        """What the model writes after `text`, up to the end of the text or `max_tokens`; the same seed, the same words.
+
+        Sampling that is not given is the folder's (generation_config.json); temperature 0 takes the likeliest token.
+        Raises UserError for a value out of range, and for a text that leaves the context no room for an answer.
+        """
+        ids = [self.tokenizer.end_of_text, *self.tokenizer.encode(_text(text, "text"))]
+        ends = [self.tokenizer.end_of_text, *self.network.generation.ends]
+        return self._written(ids, ends, max_tokens, temperature, top_p, top_k, seed)
+
+    def chat(
+        self, messages: str | Sequence[Message], max_tokens: int = 128, temperature: float | None = None,
+        top_p: float | None = None, top_k: int | None = None, seed: int = 0,
+    ) -> str:  # fmt: skip
+        """The answer to a question, or to a conversation that ends with the user's message; rendered by the model's template.
+
+        Raises UserError as `generate` does, where the messages are no conversation, and of a model that knows none.
+        """
+        if not self.chats:
+            raise UserError(f"{self.folder}: was not trained to chat; use generate, or sft it first")
+        asked = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        ids, _ = render(self.tokenizer, asked, add_generation_prompt=True)
+        ends = answer_ends(self.tokenizer, self.network.generation.ends)
+        return self._written(ids, ends, max_tokens, temperature, top_p, top_k, seed).strip()
+
+    @property
+    def chats(self) -> bool:
+        """Whether it ends its answers with the end of a message."""
+        return self.tokenizer.message_end in self.network.generation.ends
+
+    def log_likelihood(self, context: str, continuation: str) -> float:
+        """Log-probability in nats that `continuation` follows `context`, which begins a document; as lm-eval has it.
+
+        Raises UserError for an empty continuation.
+        """
+        pair = (_text(context, "context"), _text(continuation, "continuation"))
+        return continuations(self.network, self.tokenizer, [pair])[0]
+
+    def perplexity(self, text: str) -> float:
+        """Per token of a document, of any length. Only models of one tokenizer can be compared by it."""
+        return float(score_texts(self.network, self.tokenizer, [_text(text, "text")])["perplexity"])
+
+    def bits_per_byte(self, text: str) -> float:
+        """Of a document of any length: what models of different tokenizers can be compared by."""
+        return float(score_texts(self.network, self.tokenizer, [_text(text, "text")])["bits_per_byte"])
+
+    def save(self, folder: Folder) -> None:
+        """Write a Hugging Face folder. Raises UserError where that is a finished step, whose files are sealed."""
+        target = Path(folder).expanduser()
+        if (target / MANIFEST).exists():
+            raise UserError(f"{target}: a finished step, which would be altered; give another folder")
+        model_files.save(target, self.network, self.tokenizer, chat=self.chats)
+
+    def _written(
+        self, ids: list[int], ends: list[int], max_tokens: int, temperature: float | None, top_p: float | None,
+        top_k: int | None, seed: int,
+    ) -> str:  # fmt: skip
+        own = Sampling.from_config(self.network.generation, max_tokens, temperature)
+        sampling = replace(own, top_p=own.top_p if top_p is None else top_p, top_k=own.top_k if top_k is None else top_k)
+        return self.tokenizer.decode(generate_ids(self.network, [ids], ends, sampling, _seed(seed))[0])
+
+
+@dataclass(frozen=True, eq=False)
+class PreferenceModel:
+    """A reward model: which of two answers people would prefer."""
+
+    network: RewardModel = field(repr=False)
+    tokenizer: Tokenizer = field(repr=False)
+    folder: Path
+    results: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @staticmethod
+    def load(folder: Folder) -> "PreferenceModel":
+        """Raises UserError when the folder is not a complete sequence classifier with one label."""
+        place = Path(folder).expanduser()
+        verify(place)
+        network = model_files.load_reward_model(place).to(_device().torch_device)
+        return PreferenceModel(network, Tokenizer.load(place), place, _results(place))
+
+    def score(self, messages: Sequence[Message]) -> float:
+        """The reward of a conversation's last answer. Raises UserError where it does not end with one."""
+        ids, spoken = render(self.tokenizer, messages)
+        if not spoken or not any(spoken) or messages[-1]["role"] != "assistant":
+            raise UserError("score: the last message must be the assistant's")
+        return float(reward_chapter.score_rows(self.network, self.tokenizer, [(ids, spoken)])[0])
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run folder, as it is now."""
+
+    folder: Path
+
+    @property
+    def steps(self) -> list[str]:
+        """The finished steps."""
+        names = [path.parent.name for path in self.folder.glob(f"*/{MANIFEST}") if path.parent.suffix != ".partial"]
+        standard = [step.name for step in STANDARD[:-1]]
+        order = {name: place for place, name in enumerate(standard)}
+        return sorted(names, key=lambda name: (name == STANDARD[-1].name, order.get(name, len(order)), name))
+
+    @property
+    def results(self) -> dict[str, dict[str, Any]]:
+        """What each finished step measured."""
+        return {name: _results(self.folder / name) for name in self.steps}
+
+    def model(self, step: str) -> Model:
+        """Raises UserError where that step is not finished, was altered, or makes no model that writes text."""
+        if step not in self.steps:
+            raise UserError(f"{self.folder}: no finished step {str(step)[:40]!r}; finished are: {', '.join(self.steps)}")
+        return load(self.folder / step)
+
+    @property
+    def report(self) -> Path:
+        """The page. Raises UserError where it is not written yet."""
+        return open_stage(self.folder, "report") / "report.html"
+
+
+def load(folder: Folder, step: str | None = None) -> Model:
+    """The model of any supported folder: Hugging Face's, a run's step, or of a run the `step`, "dpo" if not given.
+
+    Raises UserError where there is none that writes text, and where it is damaged or of another architecture.
+    """
+    place = Path(folder).expanduser()
+    if step is not None:
+        return open_run(place).model(step)
+    if not (place / "config.json").is_file():
+        models = [name for name in STAGES if (place / name / MANIFEST).is_file()]
+        if models and DEFAULT not in models:
+            raise UserError(f"{place}: no finished step {DEFAULT!r}; name another, as step={models[-1]!r}")
+    place = model_folder(place)
+    network = model_files.load_decoder(place).to(_device().torch_device)
+    return Model(network, Tokenizer.load(place), place, _results(place))
+
+
+def load_tokenizer(folder: Folder) -> AnyTokenizer:
+    """Byte-level BPE (ours or Qwen's), characters, bytes or WordPiece; of a run, its own. Call it with a text for its ids.
+
+    Raises UserError where there is none, or one of another kind.
+    """
+    place = Path(folder).expanduser()
+    inner = place / "tokenizer"
+    return tokenizers.load(inner if not (place / "tokenizer.json").is_file() and inner.is_dir() else place)
+
+
+def open_run(folder: Folder) -> RunView:
+    """Raises UserError where no step is finished."""
+    run = RunView(Path(folder).expanduser())
+    if not run.steps:
+        raise UserError(f"{run.folder}: no finished step of a run in it; `groundup run RECIPE --run {run.folder}` makes them")
+    return run
+
+
+@overload
+def train_tokenizer(texts: Texts, vocabulary: int, folder: Folder, *, pattern: str = ...) -> Tokenizer: ...
+@overload
+def train_tokenizer(
+    texts: Texts, vocabulary: int, folder: Folder, kind: Literal["bpe"], *, pattern: str = ...
+) -> Tokenizer: ...
+@overload
+def train_tokenizer(texts: Texts, vocabulary: int, folder: Folder, kind: Literal["wordpiece"]) -> WordPiece: ...
+@overload
+def train_tokenizer(texts: Texts, vocabulary: int, folder: Folder, kind: Literal["characters", "bytes"]) -> Characters: ...
+def train_tokenizer(
+    texts: Texts, vocabulary: int, folder: Folder, kind: str = "bpe", *, pattern: str = "qwen2"
+) -> AnyTokenizer:
+    """Byte-level BPE, or kind "wordpiece", "characters" or "bytes". `pattern`: how BPE cuts text first (docs/tokenizers.md).
+
+    Raises UserError where there is no text, or the vocabulary is too small.
+    """
+    kinds = ("bpe", "wordpiece", "characters", "bytes")
+    if kind not in kinds:
+        raise UserError(f"train_tokenizer: no kind {str(kind)[:40]!r}; known: {', '.join(kinds)}")
+    if kind == "bpe":
+        configured(TokenizerConfig, {"vocabulary": vocabulary}, "train_tokenizer")
+    elif isinstance(vocabulary, bool) or not isinstance(vocabulary, int):
+        raise UserError(f"train_tokenizer: vocabulary = {str(vocabulary)[:40]}: it must be a whole number")
+
+    def make(work: Path) -> dict[str, Any]:
+        if kind != "bpe":
+            return train_plain(kind, files, work, vocabulary)
+        results = train_bpe(files, work, vocabulary, pattern)
+        shutil.rmtree(work / "counts")
+        return results
+
+    target = Path(folder).expanduser()
+    with _files(texts, target) as files:
+        content = documents.digest_of_shards(documents.find(files))
+        settings = {"kind": kind, "vocabulary": vocabulary, "pattern": pattern, "texts": content}
+        make_alone(target, "tokenizer", settings, make)
+    return tokenizers.load(target)
+
+
+def pretrain(
+    texts: Texts, tokenizer: AnyTokenizer, folder: Folder, *, held_out: float = 0.05, seed: int = 0, **settings: Any
+) -> Model:
+    """A new model of these texts; or, with `start_from=` its folder and that folder's tokenizer, one that goes on.
+
+    `held_out`: the share of the texts that only measures, where their files do not say which do. Settings: those of
+    PretrainingConfig, above all `depth`, from which the rest follows, and of MixtureConfig.
+    Raises UserError for settings that cannot be, and texts that do not fill one row of the context.
+    """
+    if not isinstance(tokenizer, Tokenizer):
+        raise UserError(f"pretrain: takes byte-level BPE, not {type(tokenizer).__name__}; a vocabulary of 260 is bytes alone")
+    if not isinstance(held_out, int | float) or not 0 <= held_out < 1:
+        raise UserError(f"pretrain: held_out = {str(held_out)[:40]}: it must be a share from 0 to less than 1")
+    if isinstance(start := settings.get("start_from"), Path):
+        settings["start_from"] = str(start.expanduser())
+    shares = {name: value for name, value in settings.items() if name in MixtureConfig.model_fields}
+    mixture = configured(MixtureConfig, shares, "pretrain")
+    config = configured(PretrainingConfig, {k: v for k, v in settings.items() if k not in shares}, "pretrain", ("shard",))
+    if not config.start_from:
+        tokenizer = copy.copy(tokenizer)
+        tokenizer.forget()
+
+    def make(work: Path) -> dict[str, Any]:
+        tokens, refused = work / "tokens", Refused()
+        if not (tokens / token_folder.TABLE).is_file():
+            sides = {
+                side: documents.read_sides(shards, side, held_out, Refused() if side == "held_out" else refused)
+                for side in ("train", "held_out")
+            }
+            token_folder.write(tokens, sides, tokenizer, cores())
+            _warn(refused)
+        network, results = pretrain_chapter(
+            tokens, tokenizer, config, mixture, device, ALONE, work, "pretrain", logger.info, _seed(seed)
+        )
+        model_files.save(work, network, tokenizer, chat=False)
+        for trained in (work, work / "long"):
+            checkpoint.clear(trained)
+        shutil.rmtree(tokens)
+        return {**results, "device": device.name}
+
+    device, target = _device(), Path(folder).expanduser()
+    with _files(texts, target) as files:
+        shards = documents.find(files)
+        key = {"texts": documents.digest_of_shards(shards), "held_out": held_out, "mixture": mixture.model_dump()}
+        if config.start_from:
+            key["model"] = digest_of_model(load(config.start_from).network)
+        make_alone(target, "base", {**_key(config, seed), **key, "tokenizer": tokenizer.digest()}, make)
+    return load(target)
+
+
+def sft(model: Model, data: Rows, folder: Folder, *, held_out: Rows = (), seed: int = 0, **settings: Any) -> Model:
+    """A model that answers as the conversations `data` do; settings: those of SftConfig.
+
+    `held_out`: conversations whose loss stands in metrics.jsonl. Raises UserError where no conversation can be learned.
+    """
+    config = configured(SftConfig, settings, "sft", ("data", "max_objects", "held_out_questions"))
+
+    def train(network: Any, rows: TrainRows, unseen: TrainRows, work: Path, left_out: Counter[str]) -> Trained:
+        steps = sft_chapter.train(network, model.tokenizer, rows, config, _device(), work, seed, left_out, unseen)
+        return network, {"steps": steps}
+
+    return load(_tuned("sft", config, read_conversations, train, model, data, folder, held_out, seed))
+
+
+def dpo(model: Model, data: Rows, folder: Folder, *, held_out: Rows = (), seed: int = 0, **settings: Any) -> Model:
+    """A model whose answers are rather the chosen than the rejected of the preferences `data`; settings: those of DpoConfig.
+
+    `held_out`: preferences whose loss stands in metrics.jsonl. Raises UserError where no preference can be learned.
+    """
+    config = configured(DpoConfig, settings, "dpo", ("data",))
+
+    def train(network: Any, rows: TrainRows, unseen: TrainRows, work: Path, left_out: Counter[str]) -> Trained:
+        dtype = _device().training_dtype
+        steps = dpo_chapter.train(network, model.tokenizer, rows, config, dtype, work, seed, left_out, unseen)
+        return network, {"steps": steps}
+
+    return load(_tuned("dpo", config, read_preferences, train, model, data, folder, held_out, seed))
+
+
+def reward(
+    model: Model, data: Rows, folder: Folder, *, held_out: Rows = (), seed: int = 0, **settings: Any
+) -> PreferenceModel:
+    """A reward model of the preferences `data`, from the model that answered; settings: those of RewardConfig.
+
+    Its results are measured on the preferences `held_out`, or on `data` where there are none.
+    Raises UserError where no preference can be learned.
+    """
+    config = configured(RewardConfig, settings, "reward", ("data",))
+
+    def train(network: Any, rows: TrainRows, unseen: TrainRows, work: Path, left_out: Counter[str]) -> Trained:
+        dtype = _device().training_dtype
+        trained = reward_chapter.train(network, model.tokenizer, rows, config, dtype, work, seed, left_out)
+        results, _ = reward_chapter.assess(trained, model.tokenizer, unseen or rows, left_out)
+        return trained, {"measured_on": "held_out" if unseen else "data", **results}
+
+    return PreferenceModel.load(_tuned("reward", config, read_preferences, train, model, data, folder, held_out, seed))
+
+
+def evaluate(model: Model, data: Texts | Rows, *, seed: int = 0) -> dict[str, Any]:
+    """Of texts: bits per byte with an interval, and perplexity. Of questions: accuracy by three conventions.
+
+    Questions have the columns `question`, `choices` and `answer`, an index from 0 or a letter. What the figures are is said in
+    `evaluation/texts.py` and `evaluation/multiple_choice.py`. Raises UserError where there is nothing to measure.
+    """
+    _require_model(model)
+    items = _each(data)
+    first = next(items, None)
+    if isinstance(first, Mapping | Path) and are_questions(first):
+        refused = Refused()
+        rows = read_questions(chain([first], items), refused)
+        _warn(refused)
+        found = multiple_choice.score(rows, partial(continuations, model.network, model.tokenizer))
+        return {**found, "dropped": refused.total()}
+    with TemporaryDirectory() as folder:
+        texts = [] if first is None else chain([first], items)
+        files = _checked_files(texts, Path(folder))
+        refused = Refused()
+        given = documents.texts(documents.find(files), None, refused)
+        scored = score_texts(model.network, model.tokenizer, given, _seed(seed))
+        _warn(refused)
+        return scored
+
+
+def _tuned(
+    kind: str, config: Section, read: Callable[[Iterable[Given]], Any],
+    train: Callable[[LanguageModel, TrainRows, TrainRows, Path, Counter[str]], Trained],
+    model: Model, data: Rows, folder: Folder, held_out: Rows, seed: int,
+) -> Path:  # fmt: skip
+    """The folder of what `train` makes of a copy of the model."""
+    _require_model(model)
+    rows, unseen = _rows(read, data), _rows(read, held_out, may_be_none=True)
+
+    def make(work: Path) -> dict[str, Any]:
+        left_out: Counter[str] = Counter()
+        trained, results = train(copy.deepcopy(model.network), rows, unseen, work, left_out)
+        model_files.save(work, trained, model.tokenizer, chat=True)
+        checkpoint.clear(work)
+        if left_out:
+            logger.warning("%s: %s rows left out: %s", kind, f"{left_out.total():,}", said(left_out))
+        return {**results, "left_out": dict(left_out)}
+
+    target = Path(folder).expanduser()
+    content = hashlib.blake2b(json.dumps([rows, unseen], sort_keys=True).encode(), digest_size=16).hexdigest()
+    key = {**_key(config, seed), "data": content, "model": digest_of_model(model.network), "tokenizer": model.tokenizer.digest()}
+    make_alone(target, kind, key, make)
+    return target
+
+
+def _rows(read: Callable[[Iterable[Given]], Any], data: Rows, may_be_none: bool = False) -> TrainRows:
+    """Conversations or preferences as TRL has them. Raises UserError where there is none, unless there may be none."""
+    given = [*_each(data)]
+    if not given and may_be_none:
+        return []
+    found = read(given)
+    _warn(found.dropped)
+    return [one.row for one in found.rows]
+
+
+def _each(data: Any) -> Iterator[Any]:
+    if isinstance(data, str | Path | Mapping):
+        return iter([data])
+    try:
+        return iter(data)
+    except TypeError:
+        raise UserError(f"data: {type(data).__name__}; give an iterable, or the pathlib.Path of a file or folder") from None
+
+
+@contextmanager
+def _files(texts: Texts, folder: Path) -> Iterator[list[Path]]:
+    """The texts as files while they are read, those in memory in a folder beside the one that is made."""
+    beside = folder.absolute()
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=beside.parent, prefix=f"{beside.name}.texts.") as made:
+        yield _checked_files(texts, Path(made))
+
+
+def _checked_files(texts: Any, folder: Path) -> list[Path]:
+    refused = Refused()
+    files = as_files(texts, folder / "texts.parquet", refused)
+    _warn(refused)
+    return files
+
+
+def _warn(refused: Refused) -> None:
+    if refused:
+        logger.warning("passed over: %s", refused)
+
+
+def _text(text: object, name: str) -> str:
+    if not isinstance(text, str):
+        raise UserError(f"{name}: {type(text).__name__}, where a text is wanted")
+    return text
+
+
+def _require_model(model: object) -> None:
+    if not isinstance(model, Model):
+        raise UserError(f"model: {type(model).__name__}, where a Model is wanted; groundup.load(folder) opens one")
+
+
+def _seed(seed: object) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UserError(f"seed = {str(seed)[:40]}: it must be a whole number from 0 to {2**32 - 1:,}")
+    return seed
+
+
+def _key(config: Section, seed: int) -> dict[str, Any]:
+    return {"settings": config.model_dump(), "seed": _seed(seed)}
+
+
+def _device() -> Device:
+    return choose(torch.get_num_threads())  # which the program may have set
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    return dict(read_manifest(folder)["results"]) if (folder / MANIFEST).is_file() else {}

@@ -1,0 +1,59 @@
+"""Texts in memory as a file, so that what reads people's files reads them too."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from groundup.core.errors import UserError
+from groundup.core.files import replacing
+from groundup.data.rows import MAX_TEXT_BYTES, Refused, well_formed
+
+BATCH = 1024  # texts of a row group
+
+
+def as_files(texts: Path | Iterable[object], made: Path, refused: Refused) -> list[Path]:
+    """Files and folders of texts: the `Path`s among `texts` as they are, then `made` (Parquet) with every `str` among them.
+
+    What is neither, holds nothing but white space or is over 64 MB is counted in `refused`, by its number in `texts`.
+    Raises UserError where nothing is left, and for one `str`, which may be a text or the name of a file.
+    """
+    if isinstance(texts, str | bytes):
+        raise UserError("texts: one str is no list of texts; give [text], or pathlib.Path(name) of a file or folder")
+    if isinstance(texts, Path):
+        return [texts.expanduser()]
+    try:
+        given = iter(texts)
+    except TypeError:
+        raise UserError(f"texts: {type(texts).__name__}; give an iterable of str, or of pathlib.Path") from None
+    paths: list[Path] = []
+    good = _good(given, paths, refused)
+    if (first := next(good, None)) is not None:
+        schema = pa.schema([("text", pa.large_string())])
+        with replacing(made) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            batch = [first, *islice(good, BATCH - 1)]
+            while batch:
+                writer.write_table(pa.table({"text": batch}, schema=schema))
+                batch = [*islice(good, BATCH)]
+        paths.append(made)
+    if not paths:
+        raise UserError(f"texts: none that can be used{f' ({refused})' if refused else ''}")
+    return paths
+
+
+def _good(given: Iterator[Any], paths: list[Path], refused: Refused) -> Iterator[str]:
+    """The texts that can be used; on the way `paths` gets what are paths."""
+    for number, one in enumerate(given):
+        if isinstance(one, Path):
+            paths.append(one.expanduser())
+        elif not isinstance(one, str):
+            refused.add("not a str", f"texts[{number}]")
+        elif not one.strip():
+            refused.add("empty", f"texts[{number}]")
+        elif len(text := well_formed(one)) > MAX_TEXT_BYTES or len(text.encode()) > MAX_TEXT_BYTES:
+            refused.add(f"over {MAX_TEXT_BYTES >> 20} MB", f"texts[{number}]")
+        else:
+            yield text

@@ -1,0 +1,65 @@
+"""Multiple-choice questions that people bring: `question`, `choices` (2 to 26 texts), `answer` (an index from 0, or a letter)."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from groundup.core.errors import UserError
+from groundup.data.contracts import Given
+from groundup.data.kinds import kind_of
+from groundup.data.messages import BadRow
+from groundup.data.rows import Refused, records, well_formed
+from groundup.evaluation.multiple_choice import MOST_LETTERS
+
+COLUMNS = {"question", "choices", "answer"}
+
+
+def are_questions(given: Given) -> bool:
+    """Whether a row, or the first row of a file, has the columns of a question."""
+    if isinstance(given, Mapping):
+        return given.keys() >= COLUMNS
+    path = Path(given)
+    if not path.is_file() or kind_of(path).form in ("text", "archive"):
+        return False
+    _, row = next(records(path, Refused()), (0, {}))
+    return row.keys() >= COLUMNS
+
+
+def read_questions(given: Iterable[Given], refused: Refused) -> list[dict[str, Any]]:
+    """The good rows of files and of memory, as `multiple_choice.score` takes them; the others are counted.
+
+    Raises UserError where a file cannot be read or no row can be used.
+    """
+    found = []
+    for number, one in enumerate(given):
+        if isinstance(one, str | Path):
+            path = Path(one).expanduser()
+            rows: Iterable[tuple[str, Any]] = ((f"{path}: row {n + 1}", row) for n, row in records(path, refused))
+        else:
+            rows = [(f"row {number + 1}", one)]
+        for place, row in rows:
+            try:
+                found.append(_question(row))
+            except BadRow as error:
+                refused.add(error.reason, place)
+    if not found:
+        why = f" ({refused})" if refused else ""
+        raise UserError(f"questions: no row can be used{why}; columns: {', '.join(sorted(COLUMNS))}")
+    return found
+
+
+def _question(row: Any) -> dict[str, Any]:
+    if not isinstance(row, Mapping) or not row.keys() >= COLUMNS:
+        raise BadRow("missing column")
+    question, choices, answer = row["question"], row["choices"], row["answer"]
+    if not isinstance(question, str) or not question.strip():
+        raise BadRow("no question")
+    if not isinstance(choices, list | tuple) or not 2 <= len(choices) <= len(MOST_LETTERS):
+        raise BadRow("choices must be a list of 2 to 26 texts")
+    if not all(isinstance(choice, str) and choice.strip() for choice in choices):
+        raise BadRow("a choice is empty or no text")
+    if isinstance(answer, str) and len(answer) == 1:
+        answer = MOST_LETTERS.find(answer.upper())
+    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
+        raise BadRow("answer is none of the choices")
+    return {"question": well_formed(question), "choices": [well_formed(one) for one in choices], "answer": answer}
