@@ -130,6 +130,9 @@ def read_settings(path: Path) -> TaskFile:
 
 
 def _find(folder: Path, name: str, task: Path) -> Path:
+    """In the folder or below it, so that a stranger's task reads nothing else."""
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError(f"{task}: files: {name[:80]!r} is no name below the folder of the data; give that folder as --data DIR")
     for ending in ("", *PACKED):
         if (folder / (name + ending)).is_file():
             return folder / (name + ending)
