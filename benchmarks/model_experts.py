@@ -13,7 +13,7 @@ import torch
 from common import arguments, conclude
 from groundup.core.device import choose
 from groundup.model import architectures, moe
-from groundup.model.decoder import LanguageModel
+from groundup.model.base import LanguageModel
 from groundup.training.objectives import BalancedNextToken, next_token
 from groundup.training.optimizer import Optimizer, pretraining_lrs
 from groundup.training.schedule import warmup_stable_decay

@@ -24,7 +24,8 @@ from groundup.core.device import choose
 from groundup.generation.decoding import Decoding
 from groundup.generation.engine import Sampling, generate
 from groundup.model import folder as model_folder
-from groundup.model.decoder import Decoder, DecoderConfig, LanguageModel, initialise
+from groundup.model.base import LanguageModel, initialise
+from groundup.model.decoder import Decoder, DecoderConfig
 
 NEW, REPETITIONS, VOCABULARY = 128, 3, 4096
 LENGTHS = (8, 64, 250)

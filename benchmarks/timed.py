@@ -17,7 +17,7 @@ from groundup.core.device import choose
 from groundup.data import token_files
 from groundup.data.token_files import TokenFile
 from groundup.kernels import Unavailable
-from groundup.model.decoder import LanguageModel
+from groundup.model.base import LanguageModel
 from groundup.model.likelihood import bits_per_byte, score
 from groundup.tokenizer import bpe
 from groundup.tokenizer.tokenizer import Tokenizer

@@ -16,7 +16,8 @@ import numpy as np
 import timed
 from common import arguments, conclude
 from groundup.core.device import choose
-from groundup.model.decoder import Decoder, initialise, shape_for
+from groundup.model.base import initialise
+from groundup.model.decoder import Decoder, shape_for
 from groundup.training.data import Stream
 from groundup.training.objectives import next_token
 from groundup.training.optimizer import Optimizer, one_lr, pretraining_lrs

@@ -59,7 +59,8 @@ def train(how: str) -> None:
 
     import torch
 
-    from groundup.model.decoder import Decoder, DecoderConfig, initialise
+    from groundup.model.base import initialise
+    from groundup.model.decoder import Decoder, DecoderConfig
     from groundup.training import loop, parallel
     from groundup.training.objectives import next_token
     from groundup.training.optimizer import Optimizer, pretraining_lrs

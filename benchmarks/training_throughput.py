@@ -133,7 +133,8 @@ def our_step(name: str, vocabulary: int = VOCABULARY) -> Callable[[], None]:
 
     import timed
     from groundup.core.device import choose
-    from groundup.model.decoder import Decoder, initialise
+    from groundup.model.base import initialise
+    from groundup.model.decoder import Decoder
     from groundup.training.objectives import next_token
     from groundup.training.optimizer import Optimizer, one_lr, pretraining_lrs
 

@@ -42,7 +42,8 @@ from groundup.generation.engine import Sampling
 from groundup.generation.engine import generate as generate_ids
 from groundup.generation.open_folder import DEFAULT, STAGES, model_folder
 from groundup.model import folder as model_files
-from groundup.model.decoder import LanguageModel, RewardModel
+from groundup.model.base import LanguageModel
+from groundup.model.decoder import RewardModel
 from groundup.model.weights import digest_of_model
 from groundup.pipeline.run import make_alone
 from groundup.pipeline.steps import STANDARD

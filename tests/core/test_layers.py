@@ -12,7 +12,7 @@ import groundup
 from groundup.pipeline.recipe import Recipe, config_of
 
 SOURCES = Path(groundup.__file__).parent
-PROGRAM = ("cli/", "pipeline/", "report/")  # the report shows commands to try next
+PROGRAM = ("cli/", "pipeline/", "report/", "api.py")  # the report shows commands to try next
 SECTIONS = {name: config_of(name) for name in Recipe.model_fields if config_of(name)}
 KEYS = re.compile(rf"(?<![\w/.])({'|'.join(SECTIONS)})\.([a-z_]+)")
 FLAG = re.compile(r"(?<![\w-])--[a-z]")

@@ -92,7 +92,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 def test_a_tokenizer_that_is_no_wordpiece_is_refused_with_what_to_do(tmp_path):
     Tokenizer.from_merges(bpe.train(bpe.count_pretokens(["a text of words"]), 270)).save(tmp_path / "bpe")
-    with pytest.raises(UserError, match="tokenizer train TEXTS --kind wordpiece"):
+    with pytest.raises(UserError, match="`groundup tokenizer train` makes one of the kind wordpiece"):
         trained(tmp_path / "out", squad_file(tmp_path / "train.json"), tokenizer=tmp_path / "bpe")
     assert not (tmp_path / "out").exists()
 

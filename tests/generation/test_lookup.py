@@ -9,7 +9,8 @@ from groundup.generation import engine, prompt_lookup
 from groundup.generation.decoding import Decoding
 from groundup.generation.engine import Sampling, generate
 from groundup.generation.prompt_lookup import LEAST, PromptLookup, drafts
-from groundup.model.decoder import Decoder, DecoderConfig, initialise
+from groundup.model.base import initialise
+from groundup.model.decoder import Decoder, DecoderConfig
 
 
 def test_a_draft_is_what_followed_the_last_tokens_before():

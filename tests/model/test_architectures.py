@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 
 from groundup.core.errors import UserError
-from groundup.model import convolution, decoder, folder, lstm, moe, patches
+from groundup.model import base, convolution, decoder, folder, lstm, moe, patches
 from groundup.model.convolution import Convolution, ConvolutionConfig
 from groundup.model.decoder import Decoder, DecoderConfig, with_experts
 from groundup.model.likelihood import score, token_log_probabilities
@@ -223,10 +223,10 @@ def test_a_reward_model_stands_on_any_backbone(name, toy_tokenizer, tmp_path):
 
 
 BUILDERS = {
-    "dense": (decoder.shape_for, Decoder, decoder.initialise),
+    "dense": (decoder.shape_for, Decoder, base.initialise),
     "lstm": (lstm.shape_for, LSTM, lstm.initialise),
-    "convolution": (convolution.shape_for, Convolution, decoder.initialise),
-    "patches": (patches.shape_for, PatchedBytes, decoder.initialise),
+    "convolution": (convolution.shape_for, Convolution, base.initialise),
+    "patches": (patches.shape_for, PatchedBytes, base.initialise),
 }
 
 

@@ -3,15 +3,8 @@ import math
 import pytest
 import torch
 
-from groundup.model.decoder import (
-    Decoder,
-    KeyValueCache,
-    RewardModel,
-    RMSNorm,
-    initialise,
-    parameter_counts,
-    shape_for,
-)
+from groundup.model.base import initialise, parameter_counts
+from groundup.model.decoder import Decoder, KeyValueCache, RewardModel, RMSNorm, shape_for
 
 SHAPES = [
     {},

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from groundup.model import moe
-from groundup.model.decoder import Decoder, DecoderConfig, initialise, with_experts
+from groundup.model.base import initialise
+from groundup.model.decoder import Decoder, DecoderConfig, with_experts
 from groundup.model.moe import MixtureOfExperts, Routing
 
 NAMES = ("gate_proj", "up_proj", "down_proj")

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from toy_corpus import DOCUMENTS, tokenizer, write_tokens
 
+from groundup.core import log
 from groundup.corpus.config import PagesConfig, SourceConfig
-from groundup.pipeline import steps
+from groundup.pipeline import kinds, steps
 from groundup.pipeline.recipe import Recipe
 from groundup.pipeline.run import Step, StepContext
 from groundup.training.config import PretrainingConfig
@@ -27,11 +28,12 @@ def toy_tokens(context: StepContext) -> dict:
 
 
 def main() -> None:
+    log.to_terminal()
     steps.STANDARD = (
         Step("corpus", (), nothing),
         Step("tokenizer", ("corpus",), a_tokenizer),
         Step("tokens", ("corpus", "tokenizer"), toy_tokens),
-        Step("base", ("corpus", "tokenizer", "tokens"), steps.base, ("base", "mixture")),
+        Step("base", ("corpus", "tokenizer", "tokens"), kinds.base, ("base", "mixture")),
     )
     base = PretrainingConfig(depth=1, context_length=32, tokens=6 * 128, batch_tokens=128, micro_batch_tokens=64, shard=True)
     recipe = Recipe(name="toy", threads=1, pages=PagesConfig(sources=[SourceConfig(source="pydoc:", domain="code")]), base=base)

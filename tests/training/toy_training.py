@@ -14,7 +14,8 @@ import torch
 
 from groundup.data import token_files
 from groundup.data.token_files import TokenFile
-from groundup.model.decoder import Decoder, DecoderConfig, initialise, with_experts
+from groundup.model.base import initialise
+from groundup.model.decoder import Decoder, DecoderConfig, with_experts
 from groundup.training import parallel
 from groundup.training.data import Stream
 from groundup.training.loop import mean_loss, train

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from groundup.model.decoder import LanguageModel
+from groundup.model.base import LanguageModel
 from groundup.tokenizer.folder import ByteTokens
 
 LIKELIEST = 10

@@ -16,7 +16,8 @@ from groundup.evaluation.compression import xz_bits_per_byte
 from groundup.evaluation.config import EvaluationConfig
 from groundup.evaluation.next_tokens import next_tokens
 from groundup.generation.engine import Sampling, generate, room
-from groundup.model.decoder import Decoder, LanguageModel
+from groundup.model.base import LanguageModel
+from groundup.model.decoder import Decoder
 from groundup.model.likelihood import bits_per_byte, score
 from groundup.model.ngram import KneserNey
 from groundup.tokenizer.tokenizer import Tokenizer

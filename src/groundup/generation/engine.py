@@ -16,7 +16,8 @@ from torch import Tensor
 from groundup.core.errors import UserError
 from groundup.generation.decoding import Decoding
 from groundup.generation.prompt_lookup import PromptLookup, drafts
-from groundup.model.decoder import Decoder, LanguageModel
+from groundup.model.base import LanguageModel
+from groundup.model.decoder import Decoder
 from groundup.model.generation import HOTTEST, Generation
 
 COLDEST = 1e-5  # below it float32 has no number for what is divided by it; vLLM draws the line there too

@@ -6,9 +6,10 @@ from typing import Any, Literal
 from torch import nn
 
 from groundup.core.errors import UserError
-from groundup.model import convolution, decoder, lstm, moe, patches
+from groundup.model import base, convolution, decoder, lstm, moe, patches
+from groundup.model.base import LanguageModel, parameter_counts
 from groundup.model.convolution import Convolution
-from groundup.model.decoder import Decoder, LanguageModel, parameter_counts
+from groundup.model.decoder import Decoder
 from groundup.model.flops import training_flops
 from groundup.model.lstm import LSTM
 from groundup.model.patches import PatchedBytes
@@ -16,8 +17,8 @@ from groundup.model.patches import PatchedBytes
 Name = Literal["dense", "experts", "lstm", "convolution", "patches"]
 OTHERS: dict[str, tuple[Callable[..., Any], type[LanguageModel], Callable[..., None]]] = {
     "lstm": (lstm.shape_for, LSTM, lstm.initialise),
-    "convolution": (convolution.shape_for, Convolution, decoder.initialise),
-    "patches": (patches.shape_for, PatchedBytes, decoder.initialise),
+    "convolution": (convolution.shape_for, Convolution, base.initialise),
+    "patches": (patches.shape_for, PatchedBytes, base.initialise),
 }
 
 
@@ -42,7 +43,7 @@ def build(
             raise UserError(f"experts_per_token: {error}; let it divide that and be no more than them") from None
         reasons = [*reasons, *more]
     model = Decoder(config)
-    decoder.initialise(model, seed)
+    base.initialise(model, seed)
     return model, reasons
 
 

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundup.model.decoder import LanguageModel, Linear, RMSNorm
+from groundup.model.base import LanguageModel, Linear
+from groundup.model.decoder import RMSNorm
 from groundup.model.origin import WithOrigin
 
 

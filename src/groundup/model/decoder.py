@@ -11,7 +11,6 @@ the others are for published models to be continued.
 Shape suffixes: B batch, T time, D width, H query heads, K key/value heads, C channels a head, S keys seen, V vocabulary.
 """
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from groundup import kernels
 from groundup.model import native_layers
-from groundup.model.generation import Generation
+from groundup.model.base import LanguageModel, Linear
 from groundup.model.moe import MixtureOfExperts
 from groundup.model.native_layers import NativeLayers
 from groundup.model.origin import WithOrigin
@@ -102,16 +101,6 @@ def with_experts(config: DecoderConfig, experts: int, per_token: int) -> tuple[D
         f"{experts} experts of {inner}, {per_token} a token: together as wide as the dense MLP (DeepSeekMoE, Dai et al. 2024)",
         "the weights of a token's experts add up to one: as Qwen3-30B-A3B; no shared expert: neither has it",
     ]
-
-
-class Linear(nn.Linear):
-    """Float32 parameters used in the format of the input, so bfloat16 training keeps float32 parameters."""
-
-    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
-        super().__init__(inputs, outputs, bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
 def side_by_side(x: Tensor, *layers: Linear) -> tuple[Tensor, ...]:
@@ -414,53 +403,6 @@ def _causal(T: int, device: torch.device) -> Tensor:
     return torch.ones(T, T, dtype=torch.bool, device=device).tril()
 
 
-class LanguageModel(nn.Module):
-    """What every architecture is: `.model(...)` gives hidden states, `.lm_head` logits, `.new_cache(...)` room to generate.
-
-    `.config` has `vocab_size`, `hidden_size`, `max_position_embeddings` and `origin`.
-    """
-
-    def __init__(self, config: Any, backbone: nn.Module, width: int) -> None:
-        super().__init__()
-        self.config = config
-        self.model = backbone
-        self.lm_head = Linear(width, config.vocab_size)
-        self.loss_by_kernels = False
-
-    @property
-    def without_token(self) -> tuple[int, ...]:
-        """Rows of the vocabulary that are never picked."""
-        return self.config.origin.without_token
-
-    @property
-    def generation(self) -> Generation:
-        """How its folder has it sampled."""
-        return self.config.origin.generation
-
-    def forward(self, ids_BT: Tensor, documents_BT: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Logits (batch, time, vocabulary) of the token that follows each given token."""
-        return self.lm_head(self.model(ids_BT, documents_BT, dtype=dtype))
-
-    def use_kernels(self, context: int) -> None:
-        """Train in bfloat16 by `kernels`, with rows of `context` tokens: the loss, and of a dense decoder the layers too.
-
-        Raises `kernels.Unavailable`.
-        """
-        kernels.check_head(self.config.hidden_size)
-        self.loss_by_kernels = True
-
-    def drop_kernels(self) -> None:
-        """And the memory that they keep."""
-        self.loss_by_kernels = False
-
-    def new_cache(self, batch: int, length: int, device: torch.device) -> Any:
-        """Room for `length` tokens in each of `batch` empty rows, to be given to `.model` as `cache`.
-
-        It has `filled` (batch,), tokens so far, and `select(rows)`, which keeps only these rows.
-        """
-        raise NotImplementedError
-
-
 class Decoder(LanguageModel):
     """A causal transformer; `Qwen3ForCausalLM` and its relatives in transformers."""
 
@@ -498,30 +440,3 @@ class RewardModel(nn.Module):
     def forward(self, ids_BT: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Scores (batch, time), float32."""
         return self.score(self.model(ids_BT, dtype=dtype)).float().squeeze(-1)
-
-
-def initialise(model: nn.Module, seed: int) -> None:
-    """Uniform matrices of variance 1/fan-in; output projections and the head zero, so every block starts as the identity.
-
-    Zero-initialised projections are part of modded-nanogpt's records (22.3 -> 15.2 minutes) and of nanochat. Gains are
-    one, biases zero.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 1:
-                parameter.fill_(0.0 if "bias" in name else 1.0)
-            elif name.endswith("embed_tokens.weight"):
-                parameter.copy_(torch.randn(parameter.shape, generator=generator))
-            elif name.endswith(("o_proj.weight", "down_proj.weight", "w2.weight", "lm_head.weight")):
-                parameter.zero_()
-            else:
-                bound = math.sqrt(3 / parameter.shape[1])
-                parameter.copy_((torch.rand(parameter.shape, generator=generator) * 2 - 1) * bound)
-
-
-def parameter_counts(model: nn.Module) -> dict[str, int]:
-    """All parameters, and those that are not embeddings: the two conventions of scaling laws."""
-    total = sum(parameter.numel() for parameter in model.parameters())
-    embedding = sum(p.numel() for name, p in model.named_parameters() if name.endswith("embed_tokens.weight"))
-    return {"total": total, "without_embedding": total - embedding}

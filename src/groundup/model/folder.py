@@ -18,8 +18,9 @@ from groundup.core.errors import UserError
 from groundup.core.files import read_object, write_json, write_tensors
 from groundup.model import generation as generations
 from groundup.model import weights
+from groundup.model.base import LanguageModel
 from groundup.model.convolution import Convolution, ConvolutionConfig
-from groundup.model.decoder import Decoder, LanguageModel, RewardModel
+from groundup.model.decoder import Decoder, RewardModel
 from groundup.model.description import FAMILIES, describe, read_config, shape_of
 from groundup.model.lstm import LSTM, LSTMConfig
 from groundup.model.origin import IDS, Origin, WithOrigin

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from groundup import kernels
-from groundup.model.decoder import LanguageModel
+from groundup.model.base import LanguageModel
 
 ROWS = 1024  # of a slice: adding up the head's gradient costs a pass over it for each
 

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from groundup.model import decoder
-from groundup.model.decoder import LanguageModel, RMSNorm
+from groundup.model import base
+from groundup.model.base import LanguageModel
+from groundup.model.decoder import RMSNorm
 from groundup.model.origin import WithOrigin
 
 
@@ -150,7 +151,7 @@ class LSTM(LanguageModel):
 
 def initialise(model: LSTM, seed: int) -> None:
     """As the decoder; and the forget gate begins open, a bias of 1 (Jozefowicz et al. 2015)."""
-    decoder.initialise(model, seed)
+    base.initialise(model, seed)
     width = model.config.hidden_size
     with torch.no_grad():
         for layer in model.model.layers:

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundup.model import decoder
-from groundup.model.decoder import DecoderConfig, KeyValueCache, LanguageModel, Linear
+from groundup.model.base import LanguageModel, Linear
+from groundup.model.decoder import DecoderConfig, KeyValueCache
 from groundup.model.origin import WithOrigin
 
 

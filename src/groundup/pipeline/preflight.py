@@ -1,4 +1,4 @@
-"""What would end a later step, known before the expensive ones. Each check is named beside its step in `steps.py`.
+"""What would end a later step, known before the expensive ones. Each check is named beside its step in `kinds.py`.
 
 A check is given the recipe and the folders of the step's inputs, reads what the steps before it made, and raises
 UserError in the words of the step that would fail. What it does not find is not promised: ties in every comparison show

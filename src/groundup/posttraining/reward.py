@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from groundup.core.statistics import difference, proportion
-from groundup.model.decoder import LanguageModel, RewardModel
+from groundup.model.base import LanguageModel
+from groundup.model.decoder import RewardModel
 from groundup.posttraining.batches import Row, collate
 from groundup.posttraining.config import RewardConfig
 from groundup.posttraining.rows import kept_pairs

@@ -15,7 +15,8 @@ from groundup.core.files import replacing
 from groundup.data import token_files
 from groundup.data.config import MixtureConfig
 from groundup.model import folder as model_folder
-from groundup.model.decoder import Decoder, parameter_counts, shape_for
+from groundup.model.base import parameter_counts
+from groundup.model.decoder import Decoder, shape_for
 from groundup.model.flops import training_flops
 from groundup.model.likelihood import bits_per_byte, score
 from groundup.tokenizer import documents

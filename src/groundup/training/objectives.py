@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from groundup.model import moe
-from groundup.model.decoder import LanguageModel
+from groundup.model.base import LanguageModel
 from groundup.model.likelihood import weighted_log_probability
 
 Batch = dict[str, Tensor]

@@ -24,7 +24,8 @@ from groundup.data.config import MixtureConfig
 from groundup.data.token_files import TokenFile
 from groundup.model import architectures, moe
 from groundup.model import folder as model_folder
-from groundup.model.decoder import Decoder, DecoderConfig, LanguageModel, parameter_counts
+from groundup.model.base import LanguageModel, parameter_counts
+from groundup.model.decoder import Decoder, DecoderConfig
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import checkpoint
 from groundup.training.budget import budget
