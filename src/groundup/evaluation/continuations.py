@@ -22,7 +22,8 @@ from torch import Tensor
 
 from groundup.core.errors import UserError
 from groundup.generation.decoding import Decoding, normalised
-from groundup.model.decoder import Decoder, LanguageModel
+from groundup.model.base import LanguageModel
+from groundup.model.decoder import Decoder
 from groundup.model.likelihood import of_tokens
 
 SHARED = 32  # tokens that requests must have in common before keys and values are kept for them

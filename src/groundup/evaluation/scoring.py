@@ -23,7 +23,7 @@ from groundup.evaluation.tasks import LETTERS, Example, Task
 from groundup.generation.engine import Sampling, generate, room
 from groundup.generation.open_folder import model_folder
 from groundup.model import likelihood
-from groundup.model.decoder import LanguageModel
+from groundup.model.base import LanguageModel
 from groundup.model.folder import load_decoder
 from groundup.tokenizer.load import AnyTokenizer
 from groundup.tokenizer.load import load as load_tokenizer
