@@ -14,6 +14,7 @@ import typer
 from groundup import __version__
 from groundup.cli.corpus import corpus
 from groundup.cli.data import data
+from groundup.cli.evaluate import evaluate
 from groundup.cli.options import LARGEST_SEED, MOST_TOKENS, DryRun, RunFolder, Settings, finite, result
 from groundup.cli.tokenizer import tokenizer
 from groundup.core import log
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.add_typer(corpus, name="corpus")
 app.add_typer(tokenizer, name="tokenizer")
 app.add_typer(data, name="data")
+app.command()(evaluate)
 
 # Trouble of the machine rather than of the program.
 MACHINE_TROUBLE = {

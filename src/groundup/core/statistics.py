@@ -13,7 +13,7 @@ Z95 = 1.96  # deviations of the normal distribution around its mean that hold 95
 _RESAMPLED_VALUES = 10_000_000  # values held at once while resampling: 80 MB of float64
 
 
-def wilson(successes: float, n: int) -> tuple[float, float]:
+def wilson(successes: float, n: float) -> tuple[float, float]:
     """Wilson's (1927) score interval for a proportion, within [0, 1]; (0, 1) when n is 0.
 
     Unlike the textbook p ± z·sqrt(p(1-p)/n) it keeps its coverage near 0 and 1 and for small n.

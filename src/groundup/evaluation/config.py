@@ -1,4 +1,8 @@
-"""Settings of the tests made from held-out documents."""
+"""Settings of the tests made from held-out documents; and what a task file may say."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from groundup.core.config import Positive, Section
 
@@ -7,3 +11,41 @@ class EvaluationConfig(Section):
     held_out_kb: Positive = 1000
     sentence_pairs: Positive = 400
     questions: Positive = 300
+
+
+class FewShot(Section):
+    count: Annotated[int, Field(ge=0, le=100)]
+    files: list[str] = []  # none: the examples' own, but for the one that is asked
+    choose: Literal["first", "random"] = "first"  # of the example's group; random as lm-eval draws, with its seed
+
+
+class TaskFile(Section):
+    """A template is jinja in `{{ }}` over the columns of a row; an expression is what would stand in there."""
+
+    title: str = ""
+    kind: Literal["choices", "pairs", "last word", "generation", "perplexity"]
+    files: list[str]  # examples, in the folder of the data; each may be compressed
+    group: str = ""  # template: a subject or passage; intervals are clustered by it, few-shot examples taken from it
+    few_shot: FewShot | None = None
+    description: str = ""  # template: what stands before all examples
+    delimiter: str = " "  # between a prompt and its answer
+    prompt: str = ""  # template
+    # choices
+    choices: str = ""  # expression: the list of answers
+    answer: str = ""  # expression: the right one's index from 0, its letter, or its text
+    listed: str = ""  # template: a prompt that lists the answers by letters
+    listed_description: str = ""
+    convention: str = ""  # the headline's; of choices "answer" if not given
+    # pairs
+    alternatives: str = ""  # expression: the texts to compare, of which `answer` (0 if not given) is the right one
+    # last word: `target` is a template; of pairs too, where both go on with it; generation: an expression, one or several
+    target: str = ""
+    until: list[str] = ["\n"]
+    max_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
+    extract: str = ""  # regular expression: what of a continuation is the answer, its first group; if not given all
+    extract_which: Literal["first", "last"] = "first"
+    match: Literal["exact", "words"] = "exact"  # words: SQuAD's exact match and F1, without case, articles, punctuation
+    # perplexity: `text` is a template. Windows of a text longer than the context overlap by half, so that each token has half
+    # a context before it; disjoint as in lm-eval, whose tokens have from one to all of it.
+    text: str = ""
+    windows: Literal["half", "disjoint"] = "half"

@@ -18,6 +18,7 @@ Shape suffixes: those of `decoder`, N tokens of whatever rows.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -76,10 +77,15 @@ class Decoding:
         shape = (len(self.layers), 2 * self.key_heads, rows, length, self.channels)
         self.cache = torch.zeros(shape, device=self.head.device)
         self.lengths = [0] * rows
+        self._model = model
+
+    @cached_property
+    def steps(self) -> Steps | None:
+        """Steps by kernels, which are compiled at the first one: whoever only reads does not wait for them."""
         try:
-            self.steps = Steps(model)
+            return Steps(self._model)
         except Unavailable:
-            self.steps = None
+            return None
 
     def _layer(self, layer: nn.Module) -> _Layer:
         attention, mlp, heads = layer.self_attn, getattr(layer, layer.mlp_name), None
@@ -202,20 +208,20 @@ class Decoding:
         slots_KSC = self.cache.flatten(2, 3).unbind()
         pairs_NHC = torch.view_as_complex(turned_NHC.unflatten(-1, (-1, 2)))
         for index, layer in enumerate(self.layers):
-            h_ND = _normalised(x_ND, layer.before_attention)
+            h_ND = normalised(x_ND, layer.before_attention)
             for part, (matrix, bias) in zip(parts, layer.projections, strict=True):
                 if bias is None:
                     torch.mm(h_ND, matrix, out=part)
                 else:
                     torch.addmm(bias, h_ND, matrix, out=part)
             if layer.heads is not None:
-                _normalised(turned_NHC, layer.heads, out=turned_NHC)
+                normalised(turned_NHC, layer.heads, out=turned_NHC)
             torch.mul(torch.complex(first, second), rope_cache_N1C, out=pairs_NHC)
             slots_KSC[index].index_copy_(1, slots_N, kept_KNC)
             if wanted is not None and index == len(self.layers) - 1:
                 x_ND = x_ND[wanted]
             torch.addmm(x_ND, attend(index, heads_NHC), layer.output, out=x_ND)
-            h_ND = _normalised(x_ND, layer.before_mlp)
+            h_ND = normalised(x_ND, layer.before_mlp)
             if isinstance(layer.mlp, MixtureOfExperts):
                 x_ND += layer.mlp(h_ND)
             else:
@@ -225,10 +231,10 @@ class Decoding:
         return x_ND
 
     def _logits(self, x_ND: Tensor) -> Tensor:
-        return _widened(_normalised(x_ND, self.norm), self.head)
+        return _widened(normalised(x_ND, self.norm), self.head)
 
 
-def _normalised(x: Tensor, norm: _Norm, out: Tensor | None = None) -> Tensor:
+def normalised(x: Tensor, norm: _Norm, out: Tensor | None = None) -> Tensor:
     size = torch.linalg.vector_norm(x, 2, -1, keepdim=True)
     size = torch.hypot(size, norm.offset, out=size)
     return torch.div(x, size, out=out).mul_(norm.gain)

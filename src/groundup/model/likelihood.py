@@ -182,6 +182,25 @@ def _batches(lengths: list[int], batch_tokens: int) -> list[list[int]]:
     return groups
 
 
+@torch.no_grad()
+def of_tokens(hidden_MD: Tensor, weight_VD: Tensor, rows_N: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target after the hidden state of its row (N,), and the likeliest token of each row (M,).
+
+    Where several targets follow one state, as the letters of a question do, its logits are computed once.
+    """
+    order = rows_N.argsort(stable=True)
+    ends = rows_N[order].bincount(minlength=len(hidden_MD)).cumsum(0)
+    found_N = torch.empty(len(targets_N), dtype=torch.float32, device=hidden_MD.device)
+    likeliest_M = torch.empty(len(hidden_MD), dtype=torch.long, device=hidden_MD.device)
+    for first in range(0, len(hidden_MD), ROWS):
+        logp = _log_softmax(hidden_MD[first : first + ROWS], weight_VD.to(hidden_MD.dtype))
+        likeliest_M[first : first + ROWS] = logp.argmax(1)
+        start, end = int(ends[first - 1]) if first else 0, int(ends[first + len(logp) - 1])
+        asked = order[start:end]
+        found_N[asked] = logp[rows_N[asked] - first, targets_N[asked]]
+    return found_N, likeliest_M
+
+
 def bits_per_byte(nats: float, count: int) -> float:
     """The measure that different tokenizers share."""
     return nats / math.log(2) / count

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from groundup.core.errors import UserError
 from groundup.core.files import read_object
@@ -91,12 +92,22 @@ def build(make: Callable[[Any], Model], config: Any, folder: Path, checked: Call
             if (size := getattr(part, name, 0)) > len(held):
                 raise UserError(f"{folder}/config.json: {name} is {size}, but the files hold {len(held)} tensors")
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             shapes = make(config)
     except (RuntimeError, ValueError, ArithmeticError, TypeError) as error:
         raise UserError(f"{folder}/config.json: its sizes are those of no model ({str(error)[:SHOWN]})") from None
     check(shapes, held, folder)
     return make(checked())
+
+
+class _Unfilled(TorchFunctionMode):
+    """Parameters get no first values: without memory there are none, and to find that out torch imports sympy for two seconds."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def format_of(held: Mapping[str, Stored]) -> str:

@@ -156,17 +156,21 @@ class ChatTemplate:
             raise UserError(f"{self.where}: the chat template ended with: {_said(error)}") from None
 
     @cached_property
-    def _compiled(self) -> tuple[jinja2.Template, "_Sandbox"]:
+    def _compiled(self) -> tuple[jinja2.Template, "Sandbox"]:
         if len(self.source) > LONGEST:
             raise UserError(f"{self.where}: the chat template has {len(self.source):,} characters; at most {LONGEST:,} are run")
-        sandbox = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
+        sandbox = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
         try:
-            tree = sandbox.parse(self.source)
-            tree = _Counting().visit(tree)
-            tree.set_environment(sandbox)
-            return sandbox.from_string(tree), sandbox
+            return compiled(self.source, sandbox), sandbox
         except Exception as error:  # jinja's compiler is not made for strangers either
             raise UserError(f"{self.where}: the chat template is not jinja that is read here: {_said(error)}") from None
+
+
+def compiled(source: str, sandbox: "Sandbox") -> jinja2.Template:
+    """A template whose work the sandbox counts. Raises what jinja's compiler does, of any class."""
+    tree = _Counting().visit(sandbox.parse(source))
+    tree.set_environment(sandbox)
+    return sandbox.from_string(tree)
 
 
 class _Generation(Extension):
@@ -221,7 +225,7 @@ def _through(name: str, node: nodes.Expr) -> nodes.Expr:
     return nodes.Filter(node, name, [], [], None, None).set_lineno(node.lineno)
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
+class Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
 
     def __init__(self, **options: Any) -> None:
@@ -235,19 +239,19 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         self.allow(1, ())
 
     def allow(self, template: int, contents: Sequence[int]) -> None:
-        """Begin to count anew, for a template and messages of so many characters."""
+        """Begin to count anew, for a template and messages of so many characters. Past a bound UserError is raised."""
         self.steps = min(STEPS, WRITTEN // max(template, 1)) + 100 * len(contents)
         self.characters = CHARACTERS + 8 * sum(contents)
 
     def step(self, count: int = 1) -> None:
         self.steps -= count
         if self.steps < 0:
-            raise UserError("more steps than any conversation needs")
+            raise UserError("more steps than a template may take")
 
     def make(self, characters: int) -> None:
         self.characters -= characters
         if self.characters < 0:
-            raise UserError("more text than any conversation needs")
+            raise UserError("more text than a template may put together")
 
     def wrap_str_format(self, value: Any) -> None:
         """jinja lets `format` by before it asks what is safe; a width of a billion is a billion spaces."""

@@ -1,0 +1,46 @@
+"""The verb that evaluates models on tasks."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from groundup.cli.options import result
+from groundup.core.errors import UserError
+from groundup.core.text import printable
+
+
+def evaluate(
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="MODEL...", help="Run folders, stages of them, or folders of models.")
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", metavar="NAME|FILE", help="A shipped task, or a TOML file; several times.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder of the examples; or their file, if it is one.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=10**9, help="At most so many examples a task, spread evenly over its files.")
+    ] = None,
+    few_shot: Annotated[
+        int | None, typer.Option(min=0, max=100, help="Examples before a question; the task says if not given.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where records go, one for each example; a killed call resumes there.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Rows at once; changes time and memory, no answer.")] = 64,
+    show: Annotated[bool, typer.Option("--list", help="Only show the shipped tasks.")] = False,
+) -> None:
+    """Evaluate models on benchmarks, under every scoring convention at once, with intervals."""
+    from groundup.evaluation import evaluate as evaluation
+
+    if show:
+        result(evaluation.listing())
+        return
+    if not models or not task:
+        raise UserError("groundup evaluate: give MODEL and --task NAME or FILE; --list shows the shipped tasks")
+    found = evaluation.evaluate(models, task, data, limit=limit, few_shot=few_shot, out=out, batch_size=batch_size)
+    print(printable(evaluation.table(found)), file=sys.stderr)
+    result(found)

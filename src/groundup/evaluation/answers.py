@@ -1,0 +1,66 @@
+"""Whether a generated answer is right: what of it counts, and how it is compared."""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+import regex
+
+from groundup.core.errors import UserError
+
+PATIENCE = 1.0  # seconds for one text: a task's expression that takes longer would on the next one too
+
+
+def cut(text: str, until: Sequence[str]) -> str:
+    """A continuation up to the first of the texts that end it."""
+    for end in until:
+        text = text.split(end, 1)[0] if end else text
+    return text
+
+
+def extract(text: str, expression: str, which: str) -> str | None:
+    """The first group of the expression's first or last match, or all of it; None without one.
+
+    Raises UserError for what is no regular expression, and for one that takes too long.
+    """
+    if not expression:
+        return text.strip()
+    try:
+        found = [*regex.finditer(expression, text, timeout=PATIENCE)]
+    except regex.error as error:
+        raise UserError(f"extract: {expression[:60]!r} is not a regular expression ({error})"[:250]) from None
+    except TimeoutError:
+        raise UserError(f"extract: {expression[:60]!r} takes more than {PATIENCE:.0f} s for one text; make it simpler") from None
+    if not found:
+        return None
+    match = found[0 if which == "first" else -1]
+    groups = [group for group in match.groups() if group is not None]
+    return (groups[0] if groups else match[0]).strip()
+
+
+def same(found: str, right: str) -> bool:
+    """Without case, and without the commas, dollars and full stop around a number: GSM8K's rule in lm-eval."""
+    return _plain(found) == _plain(right)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\.$", "", text.replace(",", "").replace("$", "")).strip().lower()
+
+
+def exact_match(found: str, right: str) -> float:
+    """SQuAD's: 1 if both are the same words."""
+    return float(normalised(found) == normalised(right))
+
+
+def f1(found: str, right: str) -> float:
+    """SQuAD 1.1's: the harmonic mean of the shares of words in common; 0 without one, even where both are empty."""
+    ours, theirs = normalised(found).split(), normalised(right).split()
+    common = sum((Counter(ours) & Counter(theirs)).values())
+    return 2 * common / (len(ours) + len(theirs)) if common else 0.0
+
+
+def normalised(text: str) -> str:
+    """Lower case, without punctuation and articles (the official scorer's `normalize_answer`)."""
+    text = "".join(character for character in text.lower() if character not in set(string.punctuation))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())

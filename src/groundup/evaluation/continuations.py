@@ -1,0 +1,272 @@
+"""How likely a model finds continuations of contexts, each context computed once.
+
+The questions of a subject begin with the same examples, the answers to a question with the same question. So requests are
+sorted by their tokens; what a run of them begins with goes through the model once, and its keys and values are kept; what
+few of them share besides, such as a question, is one row with a branch for each answer: a token sees what is on its way
+from the root, and its position is its depth. Letters after one prompt need no tokens of their own: they are read off the
+same logits. Other architectures than the decoder, which cannot branch, score each request as a row.
+
+The result of a request does not depend on the others but in the last bits of float32.
+Shape suffixes: those of `model.decoder`; P tokens of the shared beginning, T of a row after it.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from groundup.core.errors import UserError
+from groundup.generation.decoding import Decoding, normalised
+from groundup.model.base import LanguageModel
+from groundup.model.decoder import Decoder
+from groundup.model.likelihood import of_tokens
+
+SHARED = 32  # tokens that requests must have in common before keys and values are kept for them
+SHARING = 4  # contexts that must have them in common: fewer are better off as branches in a batch with all others
+SHARED_OF_ROW = 0.25  # of a request's own tokens that must stand in a row already for it to join as a branch
+BATCH_TOKENS = 2048  # of rows together, padding included: what is in between then stays near the processor
+LONGEST_ROW = 2048  # tokens with branches: attention of a row costs their square
+
+
+class Request(NamedTuple):
+    """`ids`: context and continuation; those from `start` on are scored. The model is asked for none before."""
+
+    ids: tuple[int, ...]
+    start: int
+
+
+class Scored(NamedTuple):
+    nats: float  # log-probability of the continuation
+    greedy: bool  # whether each of its tokens was the likeliest
+    likeliest: int  # token after the context
+
+
+@dataclass
+class _Row:
+    """Tokens with branches. `parents`: index of the token before each, -1 for what follows the shared beginning."""
+
+    tokens: list[int]
+    parents: list[int]
+    depths: list[int]
+    wanted: list[tuple[int, list[int]]]  # of each request: its number, and which tokens its continuation is read off
+
+    @property
+    def branches(self) -> bool:
+        return any(parent != place - 1 for place, parent in enumerate(self.parents))
+
+
+@torch.inference_mode()
+def score(model: LanguageModel, requests: Sequence[Request], batch_size: int = 64) -> list[Scored]:
+    """Each request's result, in their order. At most `batch_size` rows are computed at once.
+
+    Raises ValueError for a request without context or continuation, or longer than the model's context and one token;
+    UserError where the model computes numbers that are not finite.
+    """
+    longest = model.config.max_position_embeddings + 1
+    for ids, start in requests:
+        if not 0 < start < len(ids) <= longest:
+            raise ValueError(f"a request of {len(ids)} tokens, of which {start} are context")
+    found: list[Scored | None] = [None] * len(requests)
+    shares = isinstance(model, Decoder)
+    planned = []
+    for numbers, length in _groups(requests, shares):
+        rows = sorted(_rows(requests, numbers, length, shares), key=lambda row: len(row.tokens))
+        planned.append((requests[numbers[0]].ids[:length], [*_batches(rows, batch_size)]))
+    branching = _Branching(model, planned) if shares and planned else None
+    for beginning, batches in planned:
+        if branching:
+            branching.begin(beginning)
+        for some in batches:
+            wanted = [sorted({token for _, way in row.wanted for token in way}) for row in some]
+            hidden_MD = branching.hidden(some, wanted) if branching else _hidden(model, some, wanted)
+            _collect(model, requests, some, wanted, hidden_MD, found)
+    return [one for one in found if one is not None]
+
+
+def _groups(requests: Sequence[Request], shares: bool) -> Iterator[tuple[list[int], int]]:
+    """Numbers of requests that have so many tokens in common: sorted, so that those alike are neighbours."""
+    keys = [np.asarray(ids, ">u4").tobytes() for ids, _ in requests]
+    order = sorted(range(len(requests)), key=lambda number: (keys[number], number))
+    if not shares:
+        yield order, 0
+        return
+    loose: list[int] = []
+    group: list[int] = []
+    length = 0
+    for number in [*order, None]:
+        if number is not None and group:
+            common = min(_common(keys[group[0]], keys[number]), requests[number].start - 1, length)
+            # A beginning that would be cut by half or more is another's: a description shared by two subjects.
+            if common >= SHARED and (len(group) == 1 or 2 * common > length):
+                group.append(number)
+                length = common
+                continue
+        if len({requests[one].ids[: requests[one].start] for one in group}) >= SHARING:
+            yield group, length
+        else:
+            loose += group
+        if number is not None:
+            group, length = [number], requests[number].start - 1
+    if loose:
+        yield loose, 0
+
+
+def _common(one: bytes, other: bytes) -> int:
+    """How many tokens two keys have in common at their start."""
+    low, high = 0, min(len(one), len(other)) // 4
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[4 * low : 4 * middle] == other[4 * low : 4 * middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _rows(requests: Sequence[Request], numbers: Sequence[int], length: int, shares: bool) -> Iterator[_Row]:
+    """The group's requests without what all begin with; the last token of each is only predicted, so it is in no row."""
+    row: _Row | None = None
+    before: tuple[int, ...] = ()
+    way: list[int] = []  # indices in the row of the tokens of the request before
+    for number in numbers:
+        ids, start = requests[number]
+        inputs = ids[length:-1]
+        common = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(before, inputs, strict=False)))
+        own = len(inputs) - common
+        if row is None or not shares or common < SHARED_OF_ROW * len(inputs) or len(row.tokens) + own > LONGEST_ROW:
+            if row is not None:
+                yield row
+            row, common, way = _Row([], [], [], []), 0, []
+        way = way[:common]
+        for depth in range(common, len(inputs)):
+            row.parents.append(way[-1] if way else -1)
+            way.append(len(row.tokens))
+            row.tokens.append(inputs[depth])
+            row.depths.append(depth)
+        row.wanted.append((number, way[start - 1 - length :]))
+        before = inputs
+    if row is not None:
+        yield row
+
+
+def _batches(rows: list[_Row], batch_size: int) -> Iterator[list[_Row]]:
+    """Rows in order of their length, as many as fit."""
+    some: list[_Row] = []
+    for row in rows:
+        if some and (len(some) >= batch_size or (len(some) + 1) * len(row.tokens) > BATCH_TOKENS):
+            yield some
+            some = []
+        some.append(row)
+    if some:
+        yield some
+
+
+class _Branching(Decoding):
+    """The tokens of rows one after another, without padding; of the last layer only what is asked for.
+
+    What is shared lies at the front of the one row of the cache, what the rows add behind it and is overwritten by the next.
+    """
+
+    def __init__(self, model: Decoder, planned: Sequence[tuple[Sequence[int], list[list[_Row]]]]) -> None:
+        """With room for the largest of the batches, each with what its rows begin with."""
+        largest = max(len(ids) + sum(len(row.tokens) for row in rows) for ids, batches in planned for rows in batches)
+        super().__init__(model, 1, largest)
+        self.shared = 0
+
+    def begin(self, ids: Sequence[int]) -> None:
+        """What all rows begin with from now on; it may be nothing."""
+        self.shared = 0
+        if ids:
+            self.hidden([_Row([*ids], [*range(-1, len(ids) - 1)], [*range(len(ids))], [])], [[len(ids) - 1]], at=0)
+        self.shared = len(ids)
+
+    def hidden(self, rows: list[_Row], wanted: list[list[int]], at: int | None = None) -> Tensor:
+        """Hidden states (M, D) of the wanted tokens of each row, row by row. `at`: where in the cache, if not behind what is
+        shared.
+        """
+        device, P, last = self.head.device, self.shared, len(self.layers) - 1
+        lengths = [len(row.tokens) for row in rows]
+        starts = np.cumsum([0, *lengths])
+        seen = [None if not P and not row.branches else self._seen(row) for row in rows]
+        seen_by_wanted = [
+            (self._seen(row) if mask is None else mask)[some] for row, mask, some in zip(rows, seen, wanted, strict=True)
+        ]
+        split, grouped = (self.query_heads, self.key_heads, self.key_heads), self.query_heads != self.key_heads
+
+        def attend(index: int, heads_NHC: Tensor) -> Tensor:
+            found = []
+            keys, values = self.cache[index, :, 0, :P].split(self.key_heads)
+            for number, heads in enumerate(heads_NHC.split(lengths)):
+                q, k, v = (part.transpose(0, 1)[None] for part in heads.split(split, dim=1))
+                if P:
+                    k, v = torch.cat((keys[None], k), 2), torch.cat((values[None], v), 2)
+                mask = seen[number]
+                if index == last:
+                    q, mask = q[:, :, wanted[number]], seen_by_wanted[number]
+                out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
+                found.append(out[0].transpose(0, 1).flatten(1))
+            return torch.cat(found)
+
+        ids_N = torch.tensor([token for row in rows for token in row.tokens], device=device)
+        positions_N = torch.tensor([P + depth for row in rows for depth in row.depths], device=device)
+        slots_N = torch.arange(len(ids_N), device=device) + (P if at is None else at)
+        places = [start + token for start, some in zip(starts, wanted, strict=False) for token in some]
+        x_MD = self._layers(ids_N, positions_N, slots_N, attend, torch.tensor(places, device=device))
+        return normalised(x_MD, self.norm)
+
+    def _seen(self, row: _Row) -> Tensor:
+        """What to add to a row's attention (T, P + T): 0 where a token sees another, -inf elsewhere."""
+        T, P = len(row.tokens), self.shared
+        seen = np.zeros((T, P + T), bool)
+        seen[:, :P] = True
+        if row.branches:
+            for place, parent in enumerate(row.parents):
+                if parent >= 0:
+                    seen[place] = seen[parent]
+                seen[place, P + place] = True
+        else:
+            seen[:, P:] = np.tri(T, dtype=bool)
+        return torch.from_numpy(np.where(seen, np.float32(0), np.float32(-np.inf))).to(self.head.device)
+
+
+def _hidden(model: LanguageModel, rows: list[_Row], wanted: list[list[int]]) -> Tensor:
+    """Hidden states (M, D) of the wanted tokens of rows without branches, by any architecture."""
+    ids = np.zeros((len(rows), max(len(row.tokens) for row in rows)), np.int64)
+    for number, row in enumerate(rows):
+        ids[number, : len(row.tokens)] = row.tokens
+    hidden_BTD = model.model(torch.from_numpy(ids).to(model.lm_head.weight.device))
+    return torch.cat([hidden_BTD[number, some] for number, some in enumerate(wanted)])
+
+
+def _collect(
+    model: LanguageModel,
+    requests: Sequence[Request],
+    rows: list[_Row],
+    wanted: list[list[int]],
+    hidden_MD: Tensor,
+    found: list[Scored | None],
+) -> None:
+    """Fill `found` with the results of the rows' requests."""
+    tokens = ((number, token) for number, some in enumerate(wanted) for token in some)
+    place_of = {token: place for place, token in enumerate(tokens)}
+    asked = [place_of[number, token] for number, row in enumerate(rows) for _, way in row.wanted for token in way]
+    targets = [token for row in rows for one, _ in row.wanted for token in requests[one].ids[requests[one].start :]]
+    device = hidden_MD.device
+    nats_N, likeliest_M = of_tokens(
+        hidden_MD, model.lm_head.weight, torch.tensor(asked, device=device), torch.tensor(targets, device=device)
+    )
+    nats, likeliest = nats_N.double().cpu().numpy(), likeliest_M.cpu().numpy()[asked]
+    if not np.isfinite(nats).all():
+        raise UserError("the model computes numbers that are not finite: its weights are damaged; train or download it again")
+    right = likeliest == np.array(targets)
+    start = 0
+    for row in rows:
+        for request, way in row.wanted:
+            end = start + len(way)
+            found[request] = Scored(float(nats[start:end].sum()), bool(right[start:end].all()), int(likeliest[start]))
+            start = end

@@ -1,0 +1,319 @@
+"""Models on tasks: records on disk as they come, from them the figures, and the table of both.
+
+Examples are scored in parts of a fixed size, each for itself, and a part's records are written at once. So the file of a run
+that was killed is whole parts, and the same command adds the others: the same bytes as without a kill.
+"""
+
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from groundup.core.device import choose
+from groundup.core.errors import UserError
+from groundup.core.files import digest, read_object, write_json
+from groundup.core.progress import Progress
+from groundup.evaluation import metrics
+from groundup.evaluation.scoring import CONVENTIONS, Model, Record, conventions_of, open_model, records_of
+from groundup.evaluation.tasks import Examples, Task, load, open_task, read_settings, shipped
+
+logger = logging.getLogger(__name__)
+
+PART = 128  # examples
+
+
+def evaluate(
+    models: Sequence[str],
+    tasks: Sequence[str],
+    data: Path | None = None,
+    *,
+    limit: int | None = None,
+    few_shot: int | None = None,
+    out: Path | None = None,
+    batch_size: int = 64,
+) -> dict[str, Any]:
+    """{"results": [one for each model and task], "comparisons": [...]}, of which `table` makes a page for people.
+
+    `out`: records as `<model>/<task>.jsonl`, and `results.json`; the same call resumes there. Raises UserError for models,
+    tasks and files that cannot be used; all tasks are read before a model is.
+    """
+    if len(set(models)) < len(models) or len(set(tasks)) < len(tasks):
+        raise UserError("evaluate: a model or a task is given twice")
+    if data is not None and data.is_file() and len(tasks) > 1:
+        raise UserError(f"--data {data}: one file holds the examples of one task; give the folder of all files")
+    opened = [open_task(name, data, few_shot) for name in tasks]
+    asked = [(task, load(task, limit)) for task in opened]
+    for task, examples in asked:
+        if examples.refused:
+            logger.warning("%s: rows skipped: %s", task.name, examples.refused)
+    labels = _labels(models)
+    results, rights = [], {}
+    for name in models:
+        model = open_model(name)
+        model.model.to(choose().torch_device).eval()
+        for task, examples in asked:
+            records = _records(model, task, examples, out and out / labels[name], batch_size)
+            found = summary(task, examples, records)
+            results.append({"model": name, "folder": str(model.folder), "label": labels[name], **found})
+            rights[name, task.name] = _headline_rights(task, records)
+            logger.info("%s", _line(results[-1]))
+    comparisons = [
+        {"task": task.name, "models": [first, second], **compared}
+        for task, _ in asked
+        for number, first in enumerate(models)
+        for second in models[number + 1 :]
+        if (compared := _compared(rights[first, task.name], rights[second, task.name]))
+    ]
+    everything = {"results": results, "comparisons": comparisons}
+    if out:
+        write_json(out / "results.json", everything)
+    return everything
+
+
+def listing() -> dict[str, Any]:
+    """The shipped tasks: name -> title, kind, files."""
+    found = {}
+    for name, path in shipped().items():
+        settings = read_settings(path)
+        found[name] = {"title": settings.title, "kind": settings.kind, "files": settings.files}
+    return {"tasks": found}
+
+
+def _labels(models: Sequence[str]) -> dict[str, str]:
+    """A folder's name for each model: the last parts of its path, as many as tell them apart."""
+    parts = {name: [part for part in Path(name).resolve().parts if part.strip("/\\")] for name in models}
+    for count in range(1, max(map(len, parts.values())) + 1):
+        labels = {name: "-".join(found[-count:]) for name, found in parts.items()}
+        if len(set(labels.values())) == len(models):
+            return labels
+    return {name: f"model-{number}" for number, name in enumerate(models)}
+
+
+# --- records ------------------------------------------------------------------------------------------------------
+
+
+def _records(model: Model, task: Task, examples: Examples, folder: Path | None, batch_size: int) -> list[Record]:
+    rows = examples.rows
+    path = folder / f"{task.name}.jsonl" if folder else None
+    records = _found(path, _key(model, task, rows), len(rows)) if path else []
+    with Progress(f"{model.name}: {task.name}", len(rows), "examples", done=len(records)) as progress:
+        for first in range(len(records), len(rows), PART):
+            made = records_of(model, task, rows[first : first + PART], batch_size)
+            if path:
+                with path.open("a", encoding="utf-8") as file:
+                    file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in made))
+            records += made
+            progress.advance(len(made))
+    return records
+
+
+def _key(model: Model, task: Task, rows: Sequence[Any]) -> dict[str, Any]:
+    """What records must share to be added to."""
+    names = sorted(path for path in model.folder.iterdir() if path.suffix == ".safetensors")
+    names += [model.folder / "config.json", model.folder / "tokenizer.json"]
+    files = {path.name: digest(path) for path in names}
+    return {"model": files, **task.digest(), "examples": [row.number for row in rows]}
+
+
+def _found(path: Path, key: dict[str, Any], total: int) -> list[Record]:
+    """Whole parts of records that a call with the same key wrote. The file is cut to them; of another key it is begun anew."""
+    note = path.with_suffix(".key.json")
+    key = json.loads(json.dumps(key))
+    if not (path.is_file() and note.is_file() and read_object(note) == key):
+        if path.is_file():
+            logger.warning("%s: of another model, task or data, or without its key: begun anew", path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("", encoding="utf-8")
+        write_json(note, key)
+        return []
+    records, size, whole = [], 0, 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        try:
+            record = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or len(records) >= total or record.get("example") != key["examples"][len(records)]:
+            break
+        records.append(record)
+        size += len(line)
+        if len(records) % PART == 0 or len(records) == total:
+            whole = size
+    kept = len(records) if len(records) == total else len(records) // PART * PART
+    with path.open("r+b") as file:
+        file.truncate(whole)
+    return records[:kept]
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
+
+
+def summary(task: Task, examples: Examples, records: Sequence[Record]) -> dict[str, Any]:
+    """The figures of one model on one task. Raises UserError when every example was skipped."""
+    skipped = Counter(examples.refused) + Counter(record["skipped"] for record in records if "skipped" in record)
+    scored = [record for record in records if "skipped" not in record]
+    if not scored:
+        reason = next(iter(skipped), "no examples")
+        raise UserError(f"{task.name}: nothing could be scored: {reason}; take shorter examples or a longer context")
+    found: dict[str, Any] = {
+        "task": task.name, "kind": task.settings.kind, "n": len(scored), "skipped": dict(skipped),
+        "truncated": sum(record["truncated"] for record in scored),
+    }  # fmt: skip
+    groups = [record["group"] for record in scored] if task.settings.group else None
+    if task.settings.kind == "perplexity":
+        return found | _perplexities(scored)
+    if task.settings.kind in ("choices", "pairs"):
+        return found | _choices(task, scored, groups)
+    rights = [record["right"] for record in scored]
+    found["accuracy"] = {"answer": _figure(rights, groups)}
+    found["convention"] = "answer"
+    if task.settings.kind == "last word":
+        found["perplexity"] = _exp(-float(np.mean([record["nats"] for record in scored])))
+    if "f1" in scored[0]:
+        found["f1"] = metrics.mean_interval([record["f1"] for record in scored], groups)
+    return found
+
+
+def _figure(rights: Sequence[float], groups: Sequence[str] | None) -> dict[str, Any]:
+    figure: dict[str, Any] = metrics.mean_interval(rights, groups)
+    macro = metrics.macro(rights, groups) if groups else None
+    return figure if macro is None else figure | {"macro": macro}
+
+
+def _choices(task: Task, scored: Sequence[Record], groups: Sequence[str] | None) -> dict[str, Any]:
+    headline = _convention(task)
+    figures = {name: _figure(_rights(name, scored), groups) for name in conventions_of(scored[0])}
+    shares = [figure["accuracy"] for figure in figures.values()]
+    nats = [record["letters" if headline == "letter" else "answers"] for record in scored]
+    answers = [record["answer"] for record in scored]
+    found = {
+        "convention": headline,
+        "accuracy": figures,
+        "spread": max(shares) - min(shares),
+        "calibration": metrics.calibration([metrics.softmax(some) for some in nats], answers),
+    }
+    if task.settings.kind == "choices":
+        counts, lengths = [len(some) for some in nats], [record["characters"] for record in scored]
+        found["baselines"] = metrics.baselines(counts, answers, lengths)
+    else:
+        found["baselines"] = {"chance": float(np.mean([1 / len(some) for some in nats]))}
+    return found
+
+
+def _convention(task: Task) -> str:
+    convention = task.settings.convention or "answer"
+    known = [name for name in CONVENTIONS if task.settings.listed or name == "answer" or name.startswith("answer ")]
+    if convention not in (known if task.settings.kind == "choices" else ["answer"]):
+        raise UserError(f"{task.where}: convention = {convention[:40]!r}; choose one of {', '.join(known)}"[:300])
+    return convention
+
+
+def _rights(convention: str, scored: Sequence[Record]) -> list[float]:
+    chosen = CONVENTIONS[convention]
+    return [float(chosen(record) == record["answer"]) for record in scored]
+
+
+def _perplexities(scored: Sequence[Record]) -> dict[str, Any]:
+    """As lm-eval's, over all documents together: nats by bytes, and by words between white space."""
+    nats, size, words = (sum(record[name] for record in scored) for name in ("nats", "bytes", "words"))
+    return {
+        "bits_per_byte": -nats / math.log(2) / size,
+        "byte_perplexity": _exp(-nats / size),
+        "word_perplexity": _exp(-nats / max(1, words)),
+    }
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(value, 700.0))  # beyond it is no float
+
+
+def _headline_rights(task: Task, records: Sequence[Record]) -> dict[int, tuple[float, str]]:
+    """By example, whether it is right under the headline's convention, and its cluster."""
+    scored = [record for record in records if "skipped" not in record]
+    if task.settings.kind == "perplexity":
+        return {}
+    if task.settings.kind in ("choices", "pairs"):
+        rights = _rights(_convention(task), scored)
+    else:
+        rights = [record["right"] for record in scored]
+    return {record["example"]: (right, record["group"]) for record, right in zip(scored, rights, strict=True)}
+
+
+def _compared(ours: dict[int, tuple[float, str]], theirs: dict[int, tuple[float, str]]) -> dict[str, Any] | None:
+    """On the examples that both were scored on."""
+    both = sorted(ours.keys() & theirs.keys())
+    if not both:
+        return None
+    return metrics.compare([ours[n][0] for n in both], [theirs[n][0] for n in both], [ours[n][1] for n in both])
+
+
+# --- what is shown ------------------------------------------------------------------------------------------------
+
+
+def _line(result: dict[str, Any]) -> str:
+    cut = f"; {result['truncated']} truncated from the left" if result["truncated"] else ""
+    left = f"; {sum(result['skipped'].values())} skipped" if result["skipped"] else ""
+    return f"{result['model']}: {result['task']}: {result['n']} examples{cut}{left}"
+
+
+def table(found: dict[str, Any]) -> str:
+    """For people: a block for each task, a row for each model and baseline, a column for each convention, in per cent."""
+    results, comparisons, lines = found["results"], found["comparisons"], []
+    label = {result["model"]: result["label"] for result in results}
+    for task in dict.fromkeys(result["task"] for result in results):
+        some = [result for result in results if result["task"] == task]
+        columns = [*some[0].get("accuracy", {})]
+        rows = [["", *columns, *_more_heads(some[0])]]
+        for result in some:
+            rows.append([result["label"], *(_shown(result["accuracy"][name]) for name in columns), *_more(result)])
+        for name, share in some[0].get("baselines", {}).items():
+            rows.append([name, *(f"{100 * share:.1f}" for _ in columns), *("" for _ in _more_heads(some[0]))])
+        lines += ["", f"{task}: {some[0]['n']} examples" + (f"; headline: {some[0]['convention']}" if columns else "")]
+        lines += _aligned(rows)
+        for compared in comparisons:
+            if compared["task"] == task:
+                lines.append(
+                    f"{label[compared['models'][0]]} less {label[compared['models'][1]]}: {100 * compared['difference']:+.1f} "
+                    f"({100 * compared['low']:+.1f} to {100 * compared['high']:+.1f}), p {compared['p']:.2g}"
+                    + (f"; {compared['n_to_tell']:,} questions would tell" if compared["n_to_tell"] else "")
+                )
+    return "\n".join(lines)
+
+
+def _shown(figure: dict[str, Any]) -> str:
+    return f"{100 * figure['accuracy']:.1f} ±{50 * (figure['high'] - figure['low']):.1f}"
+
+
+def _more_heads(result: dict[str, Any]) -> list[str]:
+    if result["kind"] == "perplexity":
+        return ["bits/byte", "byte perplexity", "word perplexity"]
+    heads = ["spread"] if "spread" in result and len(result["accuracy"]) > 1 else []
+    heads += ["macro"] if "macro" in result["accuracy"][result["convention"]] else []
+    heads += [name for name in ("perplexity", "f1") if name in result]
+    return [*heads, *(["ECE", "Brier"] if "calibration" in result else [])]
+
+
+def _more(result: dict[str, Any]) -> list[str]:
+    if result["kind"] == "perplexity":
+        return [f"{result['bits_per_byte']:.4f}", f"{result['byte_perplexity']:.4f}", f"{result['word_perplexity']:.4g}"]
+    cells = [f"{100 * result['spread']:.1f}"] if "spread" in result and len(result["accuracy"]) > 1 else []
+    headline = result["accuracy"][result["convention"]]
+    cells += [f"{100 * headline['macro']:.1f}"] if "macro" in headline else []
+    cells += [f"{result['perplexity']:.4g}"] if "perplexity" in result else []
+    cells += [_shown(result["f1"])] if "f1" in result else []
+    if "calibration" in result:
+        cells += [f"{result['calibration']['ece']:.3f}", f"{result['calibration']['brier']:.3f}"]
+    return cells
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+

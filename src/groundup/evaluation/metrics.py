@@ -1,0 +1,155 @@
+"""Figures of records, each with the doubt that belongs to it; two models on the same questions; and calibration.
+
+Questions about one passage or subject are no independent draws: their errors are summed by cluster before they are squared
+(Miller 2024, "Adding Error Bars to Evals"; Liang and Zeger 1986). Without clusters a proportion has Wilson's interval.
+"""
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from groundup.core.statistics import Z95, wilson
+
+BINS = 10  # of calibration
+FEWEST_CLUSTERS = 2
+POWER, SIGNIFICANCE = 0.8, 0.05
+
+
+def mean_interval(values: Sequence[float], clusters: Sequence[str] | None = None) -> dict[str, float]:
+    """{"accuracy", "low", "high", "n"} at 95 %, and "clusters" where two at least are told apart.
+
+    Of right (1) and wrong (0) it is Wilson's, else the normal one, within [0, 1]. NaN without values.
+    """
+    array = np.asarray(values, np.float64)
+    n = len(array)
+    if not n:
+        return {"accuracy": math.nan, "low": 0.0, "high": 1.0, "n": 0}
+    mean, error = float(array.mean()), standard_error(array, clusters)
+    found = {"accuracy": mean, "n": n} | ({"clusters": len(set(clusters or ()))} if _clustered(clusters) else {})
+    if set(np.unique(array)) <= {0.0, 1.0}:
+        # Questions that err together tell as much as fewer that do not: so many that their error would be this.
+        worth = min(n, mean * (1 - mean) / error**2) if _clustered(clusters) and error else n
+        low, high = wilson(mean * worth, worth)
+    else:
+        low, high = max(0.0, mean - Z95 * error), min(1.0, mean + Z95 * error)
+    return found | {"low": low, "high": high}
+
+
+def standard_error(values: Sequence[float] | np.ndarray, clusters: Sequence[str] | None = None) -> float:
+    """Of a mean. By cluster: sqrt(sum over clusters of (sum of its deviations)^2) / n. 0 for fewer than two values."""
+    array = np.asarray(values, np.float64)
+    if len(array) < 2:
+        return 0.0
+    deviations = array - array.mean()
+    if not _clustered(clusters):
+        return float(np.sqrt((deviations**2).sum() / (len(array) - 1) / len(array)))
+    _, numbers = np.unique(np.asarray(clusters), return_inverse=True)
+    sums = np.bincount(numbers, weights=deviations)
+    return float(np.sqrt((sums**2).sum()) / len(array))
+
+
+def _clustered(clusters: Sequence[str] | None) -> bool:
+    return clusters is not None and FEWEST_CLUSTERS <= len(set(clusters)) < len(clusters)
+
+
+def macro(values: Sequence[float], groups: Sequence[str]) -> float | None:
+    """The mean of the groups' means, in which a small subject counts as much as a large one; None for one group."""
+    if len(set(groups)) < 2:
+        return None
+    _, numbers = np.unique(np.asarray(groups), return_inverse=True)
+    return float((np.bincount(numbers, weights=np.asarray(values, np.float64)) / np.bincount(numbers)).mean())
+
+
+def compare(ours: Sequence[float], theirs: Sequence[float], clusters: Sequence[str] | None = None) -> dict[str, Any]:
+    """Two models on the same questions: {"difference", "low", "high", "p", "n", "n_to_tell"}.
+
+    What both find hard or easy alike takes no part in the doubt. p is two-sided: by the sign test (McNemar's, exact) where
+    all is right or wrong and there are no clusters, else by the normal distribution. `n_to_tell`: how many questions would
+    show such a difference with a power of 80 %; None for no difference. Raises ValueError for two lengths or no values.
+    """
+    if len(ours) != len(theirs) or not len(ours):
+        raise ValueError(f"compare takes pairs, not {len(ours)} and {len(theirs)} values")
+    values = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
+    mean, error = float(values.mean()), standard_error(values, clusters)
+    if not _clustered(clusters) and set(np.unique(values)) <= {-1.0, 0.0, 1.0}:
+        p = sign_test(int((values > 0).sum()), int((values < 0).sum()))
+    else:
+        p = 2 * (1 - NormalDist().cdf(abs(mean) / error)) if error else float(mean == 0)
+    return {
+        "difference": mean, "low": mean - Z95 * error, "high": mean + Z95 * error, "p": p, "n": len(values),
+        "n_to_tell": questions_to_tell(mean, error * math.sqrt(len(values))),
+    }  # fmt: skip
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Two-sided p of so many wins among decided pairs, if either were as likely as the other."""
+    n, fewer = wins + losses, min(wins, losses)
+    if not n or wins == losses:
+        return 1.0
+    # Logarithms, since 2^-n is no float from 1,075 pairs on.
+    logs = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2) for k in range(fewer + 1)]
+    return min(1.0, 2 * math.fsum(map(math.exp, logs)))
+
+
+def questions_to_tell(difference: float, deviation: float) -> int | None:
+    """How many pairs show a difference at 5 % with a power of 80 %, if theirs deviate so much around it."""
+    if not difference:
+        return None
+    normal = NormalDist()
+    z = normal.inv_cdf(1 - SIGNIFICANCE / 2) + normal.inv_cdf(POWER)
+    return max(1, math.ceil((z * deviation / difference) ** 2))
+
+
+def calibration(probabilities: Sequence[Sequence[float]], right: Sequence[int], bins: int = BINS) -> dict[str, Any]:
+    """{"ece", "adaptive_ece", "brier", "bins": [{"confidence", "accuracy", "n"}]} of probabilities over the choices.
+
+    ece: bins of equal width over the confidence in the choice (Guo et al. 2017); adaptive_ece: bins of as many questions each
+    (Nguyen and O'Connor 2015). brier: the mean of the squared distances to the right answer, summed over the choices, 0 to 2.
+    Raises ValueError without questions.
+    """
+    if not len(right) or len(probabilities) != len(right):
+        raise ValueError("calibration takes as many questions as right answers, one at least")
+    confidences = np.array([max(some) for some in probabilities])
+    hits = np.array([int(np.argmax(some)) == answer for some, answer in zip(probabilities, right, strict=True)], float)
+    brier = np.mean([
+        sum((p - (place == answer)) ** 2 for place, p in enumerate(some))
+        for some, answer in zip(probabilities, right, strict=True)
+    ])  # fmt: skip
+    # A confidence on a border belongs to the bin below, as in torchmetrics; 0 to the first.
+    numbers = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
+    equal = [numbers == number for number in range(bins)]
+    order = np.argsort(confidences, kind="stable")
+    as_many = np.array_split(order, min(bins, len(order)))
+    return {
+        "ece": _gap(confidences, hits, equal),
+        "adaptive_ece": _gap(confidences, hits, as_many),
+        "brier": float(brier),
+        "bins": [
+            {"confidence": float(confidences[one].mean()), "accuracy": float(hits[one].mean()), "n": int(one.sum())}
+            for one in equal
+            if one.any()
+        ],
+    }
+
+
+def _gap(confidences: np.ndarray, hits: np.ndarray, bins: Sequence[np.ndarray]) -> float:
+    gaps = [abs(float((hits[one] - confidences[one]).sum())) for one in bins if len(confidences[one])]
+    return sum(gaps) / len(hits)
+
+
+def softmax(nats: Sequence[float]) -> list[float]:
+    """Probabilities of the choices, as if one of them were certain to come."""
+    values = np.exp(np.asarray(nats) - max(nats))
+    return [float(value) for value in values / values.sum()]
+
+
+def baselines(counts: Sequence[int], answers: Sequence[int], lengths: Sequence[Sequence[int]]) -> dict[str, float]:
+    """What needs no model: {"chance", "constant", "longest"}, the accuracies of a random choice, of the index that is
+    right most often, and of the longest text (the first of equals)."""
+    chance = float(np.mean([1 / count for count in counts]))
+    constant = max(answers.count(index) for index in set(answers)) / len(answers)
+    longest = float(np.mean([int(np.argmax(some)) == answer for some, answer in zip(lengths, answers, strict=True)]))
+    return {"chance": chance, "constant": constant, "longest": longest}

@@ -1,0 +1,364 @@
+"""Tasks: what is asked of a model, from a small TOML file and the rows that it names.
+
+A file says where the examples lie, how a row becomes a prompt and how it is scored (`config.TaskFile`). The shipped ones
+make the prompts of lm-eval 0.4.13, to the byte, from rows in the shape of the Hugging Face Hub and in that of
+`gold`/`query`/`choices`. Their templates are a stranger's: they run within bounds (`templates`).
+"""
+
+import random
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from groundup.core.errors import UserError
+from groundup.core.files import digest
+from groundup.core.plain_files import open_plain
+from groundup.data.kinds import PACKED, kind_of
+from groundup.data.messages import BadRow
+from groundup.data.rows import Refused, records, texts, well_formed
+from groundup.evaluation.config import FewShot, TaskFile
+from groundup.evaluation.templates import Template
+
+SHIPPED = Path(__file__).with_name("tasks")
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+LONGEST = 1 << 20  # characters of an example: no benchmark has longer ones, and it would be encoded once a choice
+LONGEST_FILE = 1 << 16  # bytes of a task file
+FEW_SHOT_SEED = 1234  # lm-eval's
+BETWEEN = "\n\n"  # examples
+# What a kind needs beside `files`.
+NEEDED = {
+    "choices": ("prompt", "choices", "answer"),
+    "pairs": ("alternatives",),
+    "last word": ("prompt", "target"),
+    "generation": ("prompt", "target"),
+    "perplexity": ("text",),
+}
+EXPRESSIONS = ("choices", "answer", "alternatives")
+
+
+@dataclass(frozen=True)
+class Example:
+    """`prompt` and `listed` end where the answer begins; `texts`: choices, alternatives, accepted answers, or the text."""
+
+    number: int  # of its row, from 0
+    group: str
+    prompt: str
+    texts: tuple[str, ...]
+    answer: int = 0
+    listed: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    name: str
+    settings: TaskFile
+    where: str
+    paths: tuple[Path, ...]
+    few_shot_paths: tuple[Path, ...] = ()
+
+    def digest(self) -> dict[str, Any]:
+        """What two results must share to be comparable: the task's settings, and the content of what it reads."""
+        files = {path.name: digest(path) for path in (*self.paths, *self.few_shot_paths)}
+        return {"task": self.settings.model_dump(), "files": files}
+
+
+@dataclass
+class Examples:
+    rows: list[Example]
+    refused: Refused = field(default_factory=Refused)
+
+
+def shipped() -> dict[str, Path]:
+    """Name -> file of each task in the package."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
+
+
+def open_task(name: str, data: Path | None = None, few_shot: int | None = None) -> Task:
+    """The task of a shipped name or of a file. `data`: the folder of its examples, else the task file's own; or the file
+    of the examples itself. `few_shot`: another number of examples than the task's.
+
+    Raises UserError for a task that is not there or not whole, and for files that are missing.
+    """
+    path = Path(name)
+    if not path.is_file():
+        known = shipped()
+        if name not in known:
+            raise UserError(f"--task {name}: neither a file nor a shipped task: {', '.join(known)}"[:300])
+        path = known[name]
+        if data is None:
+            raise UserError(f"--task {name}: give --data DIR, the folder that holds {', '.join(read_settings(path).files)}")
+    settings = read_settings(path)
+    if few_shot is not None:
+        if few_shot and settings.kind in ("pairs", "perplexity"):
+            raise UserError(f"{path}: a task of {settings.kind} takes no few-shot examples")
+        given = settings.few_shot.model_dump() if settings.few_shot else {}
+        settings = settings.model_copy(update={"few_shot": FewShot(**{**given, "count": few_shot})})
+    if data is not None and not data.is_dir():
+        found = [data]
+    else:
+        found = [_find(data or path.parent, file, path) for file in settings.files]
+    wanted = settings.few_shot.files if settings.few_shot and settings.few_shot.count else []
+    folder = path.parent if data is None else data if data.is_dir() else data.parent
+    return Task(path.stem, settings, str(path), tuple(found), tuple(_find(folder, file, path) for file in wanted))
+
+
+def read_settings(path: Path) -> TaskFile:
+    """Raises UserError, in one line, for a file that is no task or not a whole one."""
+    with open_plain(path) as file:
+        content = file.read(LONGEST_FILE + 1)
+    if len(content) > LONGEST_FILE:
+        raise UserError(f"{path}: a task file has at most {LONGEST_FILE:,} bytes")
+    try:
+        settings = TaskFile.model_validate(tomllib.loads(content.decode("utf-8-sig")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])[:80]
+        raise UserError(f"{path}: {key}: {first['msg'][:150]}; docs/evaluation.md shows a task file") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not TOML ({str(error)[:100]})") from None
+    if missing := [key for key in NEEDED[settings.kind] if not getattr(settings, key)]:
+        raise UserError(f"{path}: a task of kind {settings.kind!r} needs {missing[0]}; docs/evaluation.md shows one")
+    if not settings.files:
+        raise UserError(f"{path}: files is empty: name the file of the examples")
+    if settings.few_shot and settings.few_shot.count and settings.kind in ("pairs", "perplexity"):
+        raise UserError(f"{path}: a task of {settings.kind} takes no few-shot examples")
+    return settings
+
+
+def _find(folder: Path, name: str, task: Path) -> Path:
+    """In the folder or below it, so that a stranger's task reads nothing else."""
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError(f"{task}: files: {name[:80]!r} is no name below the folder of the data; give that folder as --data DIR")
+    for ending in ("", *PACKED):
+        if (folder / (name + ending)).is_file():
+            return folder / (name + ending)
+    raise UserError(f"{folder / name}: no such file, compressed or not, which {task.name} needs; give --data DIR")
+
+
+def load(task: Task, limit: int | None = None) -> Examples:
+    """Every example with its whole prompt; rows that cannot be used are counted. `limit`: so many rows, spread evenly over
+    the files, so that of a file sorted by subject every subject is there.
+
+    Raises UserError when no row can be used, and for templates that pass their bounds.
+    """
+    maker = _Maker(task)
+    settings, found = task.settings, Examples([])
+    shots = _Shots(task, maker, found.refused) if settings.few_shot and settings.few_shot.count else None
+    rows = [(path, place, row) for path in task.paths for place, row in _rows(path, found.refused)]
+    count = len(rows) if limit is None else min(limit, len(rows))
+    for number in (index * len(rows) // count for index in range(count)):
+        path, place, row = rows[number]
+        try:
+            asked, group = maker.asked(row), maker.group(row)
+            prompt, listed = shots.before(row, group) if shots else maker.descriptions(row)
+        except BadRow as error:
+            found.refused.add(error.reason, f"{path}: row {place + 1}")
+            continue
+        listed = asked.listed and listed + asked.listed
+        found.rows.append(Example(number, group, prompt + asked.prompt, asked.texts, asked.answer, listed))
+    if not found.rows:
+        known = ", ".join(str(name)[:30] for name in [*rows[0][2]][:12]) if rows else "none"
+        raise UserError(f"{task.paths[0]}: no example for {task.name}: {found.refused or 'no rows'}; it has columns {known}")
+    return found
+
+
+def _rows(path: Path, refused: Refused) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a file; of SQuAD's JSON one a question, with context, question, title and `answers`, the list of texts; of
+    plain text one a document, with `text`.
+    """
+    kind = kind_of(path)
+    if kind.form == "archive":
+        raise UserError(f"{path}: a web archive, not a file of examples")
+    if kind.form == "text":
+        yield from enumerate({"text": body.decode("utf-8", "replace")} for body in texts(path, refused, kind))
+        return
+    for number, row in records(path, refused, kind, max_bytes=64 << 20):
+        if isinstance(row.get("data"), list) and "paragraphs" in str(row["data"][:1])[:1000]:
+            yield from enumerate(_questions(row["data"], path, refused))
+        else:
+            yield number, row
+
+
+def _questions(articles: Sequence[Any], path: Path, refused: Refused) -> Iterator[dict[str, Any]]:
+    for article in articles:
+        for passage in _listed(article, "paragraphs", path, refused):
+            for question in _listed(passage, "qas", path, refused):
+                answers = [answer.get("text") for answer in _listed(question, "answers", path, refused)]
+                title, context = article.get("title", ""), passage.get("context")
+                yield {"title": title, "context": context, **question, "answers": answers}
+
+
+def _listed(value: Any, key: str, path: Path, refused: Refused) -> Iterator[dict[str, Any]]:
+    found = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(found, list):
+        refused.add(f"no list {key}", str(path))
+        return
+    for one in found:
+        if isinstance(one, dict):
+            yield one
+        else:
+            refused.add(f"{key} that are no objects", str(path))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """An example without what stands before it."""
+
+    prompt: str
+    texts: tuple[str, ...]
+    answer: int
+    listed: str
+    solved: str  # the answer as it stands in a few-shot example
+
+
+class _Maker:
+    """A task's templates, compiled."""
+
+    def __init__(self, task: Task) -> None:
+        self.settings = settings = task.settings
+        self._templates: dict[str, Template] = {}
+        for key in ("prompt", "choices", "answer", "listed", "alternatives", "target", "group", "description", "text"):
+            expression = key in EXPRESSIONS or (key == "target" and settings.kind == "generation")
+            if source := getattr(settings, key):
+                self._templates[key] = Template(source, f"{task.where}: {key}", expression=expression)
+        if source := settings.listed_description:
+            self._templates["listed_description"] = Template(source, f"{task.where}: listed_description")
+
+    def _text(self, key: str, row: dict[str, Any]) -> str:
+        text = self._templates[key].text(row) if key in self._templates else ""
+        return _bounded(text)
+
+    def group(self, row: dict[str, Any]) -> str:
+        return self._text("group", row)
+
+    def descriptions(self, row: dict[str, Any]) -> tuple[str, str]:
+        """Before a prompt, and before one that lists its answers."""
+        plain = self._text("description", row)
+        return plain, self._text("listed_description", row) or plain
+
+    def asked(self, row: dict[str, Any]) -> _Asked:
+        return MAKERS[self.settings.kind](self, row)
+
+    def _choices(self, row: dict[str, Any]) -> _Asked:
+        texts = _texts(self._templates["choices"].value(row), "choices")
+        if len(texts) > len(LETTERS):
+            raise BadRow(f"more than {len(LETTERS)} choices")
+        answer = _index(self._templates["answer"].value(row), texts)
+        return _Asked(self._text("prompt", row), texts, answer, self._text("listed", row), texts[answer])
+
+    def _pairs(self, row: dict[str, Any]) -> _Asked:
+        texts = _texts(self._templates["alternatives"].value(row), "alternatives")
+        answer = _index(self._templates["answer"].value(row), texts) if "answer" in self._templates else 0
+        return _Asked(_not_empty(self._text("target", row)) if "target" in self._templates else "", texts, answer, "", "")
+
+    def _last_word(self, row: dict[str, Any]) -> _Asked:
+        target = _not_empty(self._text("target", row))
+        return _Asked(self._text("prompt", row), (target,), 0, "", target)
+
+    def _generation(self, row: dict[str, Any]) -> _Asked:
+        value = self._templates["target"].value(row)
+        texts = _texts(value, "targets", least=1) if isinstance(value, list | tuple) else (_not_empty(_text_of(value)),)
+        return _Asked(self._text("prompt", row), texts, 0, "", texts[0])
+
+    def _perplexity(self, row: dict[str, Any]) -> _Asked:
+        return _Asked("", (_not_empty(self._templates["text"].text(row)),), 0, "", "")
+
+
+MAKERS: dict[str, Callable[[_Maker, dict[str, Any]], _Asked]] = {
+    "choices": _Maker._choices,
+    "pairs": _Maker._pairs,
+    "last word": _Maker._last_word,
+    "generation": _Maker._generation,
+    "perplexity": _Maker._perplexity,
+}
+
+
+def _bounded(text: str) -> str:
+    if len(text) > LONGEST:
+        raise BadRow(f"longer than {LONGEST:,} characters")
+    return well_formed(text)
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise BadRow("an empty answer, choice or text")
+    return text
+
+
+def _text_of(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise BadRow(f"an answer that is no text but {type(value).__name__}")
+    return _bounded(str(value))
+
+
+def _texts(value: Any, name: str, least: int = 2) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise BadRow(f"{name} that are no list")
+    if len(value) < least:
+        raise BadRow(f"fewer than {least} {name}")
+    return tuple(_not_empty(_text_of(one)) for one in value)
+
+
+def _index(value: Any, texts: Sequence[str]) -> int:
+    """Of an answer key: an index from 0, a letter, or one of the texts."""
+    if isinstance(value, str):
+        key = value.strip()
+        if key.isascii() and key.isdigit() and len(key) < 4:
+            value = int(key)
+        elif len(key) == 1 and key in LETTERS:
+            value = LETTERS.index(key)
+        elif value in texts:
+            value = texts.index(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadRow("an answer key that is neither index, letter nor choice")
+    if not 0 <= value < len(texts):
+        raise BadRow("an answer key out of range")
+    return value
+
+
+class _Shots:
+    """Few-shot examples: those of the example's own group, where it has one.
+
+    The first so many of the file, in its order; or a random sample for each example, drawn as lm-eval does, which has one
+    generator a task: the same examples in the same order then get the same.
+    """
+
+    def __init__(self, task: Task, maker: _Maker, refused: Refused) -> None:
+        self.maker, self.delimiter = maker, task.settings.delimiter
+        assert task.settings.few_shot is not None
+        self.count, self.choose = task.settings.few_shot.count, task.settings.few_shot.choose
+        self.own = not task.few_shot_paths  # files: an example must not be shown its own answer
+        self.where = ", ".join(path.name for path in task.few_shot_paths or task.paths)
+        self.pools: dict[str, list[tuple[dict[str, Any], _Asked]]] = {}
+        self.generators: dict[str, random.Random] = {}
+        for path in task.few_shot_paths or task.paths:
+            for place, row in _rows(path, refused if not self.own else Refused()):
+                try:
+                    self.pools.setdefault(maker.group(row), []).append((row, maker.asked(row)))
+                except BadRow as error:
+                    if not self.own:
+                        refused.add(error.reason, f"{path}: row {place + 1}")
+
+    def before(self, row: dict[str, Any], group: str) -> tuple[str, str]:
+        """What stands before a prompt, and before one that lists its answers."""
+        pool = self.pools.get(group, [])
+        if len(pool) < self.count + self.own:
+            raise UserError(
+                f"{self.where}: {len(pool)} few-shot examples{f' of {group[:40]}' if group else ''}, where "
+                f"{self.count + self.own} are needed; give --few-shot a smaller number"
+            )
+        if self.choose == "random":
+            generator = self.generators.setdefault(group, random.Random(FEW_SHOT_SEED))
+            drawn = generator.sample(pool, self.count + self.own)
+        else:
+            drawn = pool[: self.count + self.own]
+        shown = [asked for other, asked in drawn if not (self.own and other == row)][: self.count]
+        plain, listed = self.maker.descriptions(row)
+        for asked in shown:
+            plain += asked.prompt + self.delimiter + asked.solved + BETWEEN
+            listed += asked.listed + self.delimiter + LETTERS[asked.answer] + BETWEEN
+        return _bounded(plain), _bounded(listed)

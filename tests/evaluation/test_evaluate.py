@@ -1,0 +1,178 @@
+"""The verb: models by tasks, records that a killed call goes on with, the table, and what ends in one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from groundup.evaluation import evaluate as evaluation
+from groundup.evaluation.scoring import CONVENTIONS
+from groundup.model import folder
+
+
+@pytest.fixture(scope="module")
+def models(toy_decoder, toy_tokenizer, tmp_path_factory):
+    place = tmp_path_factory.mktemp("evaluate")
+    for seed, name in enumerate(("one", "two")):
+        model = toy_decoder(seed=seed, vocab_size=toy_tokenizer.size, max_position_embeddings=256)
+        folder.save(place / name, model, toy_tokenizer, chat=False)
+    return place
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    place = tmp_path_factory.mktemp("data")
+    words = ["file", "path", "of", "it", "function", "return"]
+    rows = [
+        f"{'xy'[n % 2]},What is {words[n % 6]} {n}?,{words[n % 5]},the path,{n},it returns,{'ABCD'[n % 4]}" for n in range(30)
+    ]
+    (place / "mmlu_test.csv").write_text("subject,question,A,B,C,D,answer\n" + "\n".join(rows))
+    lines = [{"sentence_good": f"it returns {word}", "sentence_bad": f"returns it {word}", "UID": word} for word in words * 5]
+    (place / "blimp.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    lines = [{"context": f"the {word} of the", "continuation": "file"} for word in words]
+    (place / "lambada.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    return place
+
+
+def test_models_by_tasks(groundup_here, models, data, tmp_path):
+    done = groundup_here(
+        "evaluate", models / "one", "--task", "lambada", "--task", "blimp", "--data", data, "--few-shot", 2, "--out", tmp_path
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "takes no few-shot" in done.stderr
+    done = groundup_here("evaluate", models / "one", "--task", "mmlu", "--data", data)
+    assert done.returncode == 2 and "mmlu_dev.csv: no such file" in done.stderr
+    done = groundup_here(
+        "evaluate", models / "one", models / "two", "--task", "blimp", "--task", "lambada", "--data", data, "--out", tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert [(one["label"], one["task"]) for one in found["results"]] == [
+        ("one", "blimp"), ("one", "lambada"), ("two", "blimp"), ("two", "lambada"),
+    ]  # fmt: skip
+    assert found["results"][0]["accuracy"]["answer"]["clusters"] == 6
+    assert {one["task"] for one in found["comparisons"]} == {"blimp", "lambada"}
+    assert json.loads((tmp_path / "results.json").read_text()) == found
+    records = [json.loads(line) for line in (tmp_path / "two" / "blimp.jsonl").read_text().splitlines()]
+    assert len(records) == 30 and records[7]["example"] == 7 and len(records[7]["answers"]) == 2
+
+
+def test_every_convention_stands_in_the_table(groundup_here, models, data):
+    done = groundup_here("evaluate", models / "one", "--task", "mmlu", "--data", data / "mmlu_test.csv", "--few-shot", 0)
+    assert done.returncode == 0, done.stderr
+    [result] = json.loads(done.stdout.splitlines()[-1])["results"]
+    assert [*result["accuracy"]] == [*CONVENTIONS] and result["convention"] == "letter"
+    shares = [one["accuracy"] for one in result["accuracy"].values()]
+    assert result["spread"] == pytest.approx(max(shares) - min(shares))
+    assert result["baselines"]["chance"] == 0.25 and 0 <= result["calibration"]["ece"] <= 1
+    for name in (*CONVENTIONS, "spread", "chance", "constant", "longest", "macro", "ECE"):
+        assert name in done.stderr
+
+
+def test_list(groundup_here):
+    found = json.loads(groundup_here("evaluate", "--list").stdout)["tasks"]
+    assert found["mmlu"] == {"title": "MMLU", "kind": "choices", "files": ["mmlu_test.csv"]}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "give MODEL and --task"),
+        (["{one}"], "give MODEL and --task"),
+        (["{one}", "--task", "nothing"], "neither a file nor a shipped task"),
+        (["{one}", "--task", "blimp"], "give --data DIR"),
+        (["{one}", "--task", "blimp", "--data", "{models}"], "no such file"),
+        (["{one}", "{one}", "--task", "blimp", "--data", "{data}"], "given twice"),
+        (["{models}/none", "--task", "blimp", "--data", "{data}"], "no such folder"),
+        (["{one}", "--task", "blimp", "--task", "lambada", "--data", "{data}/blimp.jsonl"], "one file holds the examples of one"),
+        (["{one}", "--task", "lambada", "--data", "{data}/blimp.jsonl"], "no example for lambada"),
+        (["{one}", "--task", "{one}/model.safetensors", "--data", "{data}"], "task file"),
+        (["{one}", "--task", "blimp", "--data", "{data}", "--limit", "0"], "limit"),
+    ],
+)
+def test_what_ends_in_one_line(groundup_here, models, data, words, said):
+    words = [word.format(one=models / "one", models=models, data=data) for word in words]
+    done = groundup_here("evaluate", *words)
+    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()[-1]) <= 300
+
+
+# --- resuming -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    monkeypatch.setattr(evaluation, "PART", 8)
+
+
+def call(models, data, out):
+    return evaluation.evaluate([str(models / "one")], ["blimp"], data, out=out)
+
+
+@pytest.mark.parametrize("damage", [0.0, 0.3, 0.5, 0.99, "half a line", "no line end", "another's line"])
+def test_a_killed_call_goes_on_with_the_same_records(models, data, tmp_path, parts, damage, monkeypatch):
+    whole = call(models, data, tmp_path)
+    path = tmp_path / "one" / "blimp.jsonl"
+    content = path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    if isinstance(damage, float):
+        path.write_bytes(content[: int(damage * len(content))])
+    elif damage == "half a line":
+        path.write_bytes(b"".join(lines[:16]) + b'{"example": 16, "gro')
+    elif damage == "no line end":
+        path.write_bytes(b"".join(lines[:8]).rstrip(b"\n"))
+    else:
+        path.write_bytes(b"".join(lines[:8] + lines[:8]))
+    made = []
+    scored = evaluation.records_of
+    monkeypatch.setattr(evaluation, "records_of", lambda *given: made.append(len(given[2])) or scored(*given))
+    assert call(models, data, tmp_path) == whole and path.read_bytes() == content
+    assert (sum(made) < 30) == (damage in (0.3, 0.5, 0.99, "half a line", "another's line"))
+    made.clear()
+    assert call(models, data, tmp_path) == whole and not made
+
+
+def test_records_of_another_model_or_task_are_not_gone_on_with(models, data, tmp_path, parts, monkeypatch):
+    call(models, data, tmp_path)
+    note = tmp_path / "one" / "blimp.key.json"
+    before, content = note.read_text(), (tmp_path / "one" / "blimp.jsonl").read_bytes()
+    note.write_text(before.replace('"kind": "pairs"', '"kind": "poems"'))
+    (tmp_path / "one" / "blimp.jsonl").write_text(content.decode().replace('"answer": 0', '"answer": 1'))
+    said = []
+    monkeypatch.setattr(evaluation.logger, "warning", lambda text, *_: said.append(text))
+    call(models, data, tmp_path)
+    assert len(said) == 1 and "begun anew" in said[0]
+    assert (tmp_path / "one" / "blimp.jsonl").read_bytes() == content and note.read_text() == before
+
+
+def test_a_kill(models, tmp_path, environment, groundup_here):
+    """By a signal, in a process of its own, while the records come."""
+    rows = [{"sentence_good": f"it returns {n}", "sentence_bad": f"returns {n} it", "UID": "x"} for n in range(600)]
+    (tmp_path / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["evaluate", models / "one", "--task", "blimp", "--data", tmp_path / "many.jsonl"]
+    command = [sys.executable, "-m", "groundup", *map(str, words)]
+    path = tmp_path / "killed" / "one" / "blimp.jsonl"
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], env=environment, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (path.is_file() and path.stat().st_size):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    size = path.stat().st_size
+    for name in ("killed", "whole"):
+        assert groundup_here(*words, "--out", tmp_path / name).returncode == 0
+    content = path.read_bytes()
+    assert 0 < size < len(content) and content == (tmp_path / "whole" / "one" / "blimp.jsonl").read_bytes()
+
+
+def test_names_of_folders(tmp_path):
+    assert [*evaluation._labels(["a/run/base", "b/run/base"]).values()] == ["a-run-base", "b-run-base"]
+    assert [*evaluation._labels(["run/base", "run/sft"]).values()] == ["base", "sft"]
+
+
+def test_nothing_that_fits_is_one_line(models, data, tmp_path):
+    row = {"sentence_good": "it " * 999, "sentence_bad": "it " * 998, "UID": "x"}
+    (tmp_path / "blimp.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(evaluation.UserError, match="nothing could be scored: an answer longer than"):
+        call(models, tmp_path, None)

@@ -1,0 +1,199 @@
+"""Shipped tasks and lm-eval's own, on one folder and the same local rows: the same prompts, likelihoods and accuracies."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from groundup.evaluation import evaluate as evaluation
+from groundup.evaluation.scoring import open_model, records_of
+from groundup.evaluation.tasks import load, open_task
+from groundup.model import folder
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+pytest.importorskip("lm_eval", reason="needs the `test` extra")
+pytest.importorskip("transformers", reason="needs the `test` extra")
+pytest.importorskip("datasets", reason="needs the `test` extra")
+import lm_eval
+from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import bits_per_byte, weighted_perplexity
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+CLOSE = 1e-4
+TASKS = Path(lm_eval.__file__).with_name("tasks")
+ARC = [
+    {"question": "What is it?", "choices": {"text": ["the path", "it", "def"], "label": ["A", "B", "C"]}, "answerKey": "B"},
+    {"question": "What is 漢?", "choices": {"text": ["é", "what", "a path"], "label": ["1", "2", "3"]}, "answerKey": "3"},
+]
+MMLU = [
+    {"question": " Which path? ", "subject": "college_biology", "choices": ["file", "the path of", "it", "no"], "answer": 2},
+    {"question": "What does the\nfunction return", "subject": "college_biology", "choices": ["1", "2", "3", "4"], "answer": 0},
+    {"question": "What returns?", "subject": "college_biology", "choices": ["def", "return", "the", "file "], "answer": 3},
+]
+# The task of ours, lm-eval's file, and rows as the Hugging Face Hub has them.
+CASES = {
+    "piqa": ("piqa/piqa.yaml", [
+        {"goal": "return the file", "sol1": "by its path", "sol2": "by the function of the file", "label": 1},
+        {"goal": "", "sol1": "def", "sol2": "it returns", "label": 0},
+    ]),
+    "arc_easy": ("arc/arc_easy.yaml", ARC),
+    "arc_challenge": ("arc/arc_challenge.yaml", ARC[::-1]),
+    "hellaswag": ("hellaswag/hellaswag.yaml", [
+        {"activity_label": "Files", "ctx_a": "[header] How to return [title] a path [step] Now.", "ctx_b": "it", "label": "1",
+         "endings": ["returns [title] the  file.", "[substeps] is the path.", "does what", "a [x] b [y"]},
+    ]),
+    "winogrande": ("winogrande/default.yaml", [
+        {"sentence": "The file returns the path, so the _ does it.", "option1": "file", "option2": "path", "answer": "2"},
+    ]),
+    "copa": ("super_glue/copa/default.yaml", [
+        {"premise": "It returns the file.", "question": "cause", "choice1": "The path is it.", "choice2": "What?", "label": 0},
+        {"premise": "The file is def. ", "question": "effect", "choice1": "It returns.", "choice2": "The path.", "label": 1},
+    ]),
+    "lambada": ("lambada/lambada_openai.yaml", [
+        {"text": "it returns the path of the file"}, {"text": "what does the function\n\nreturn the path"},
+    ]),
+    "blimp": ("blimp/wh_island.yaml", [
+        {"sentence_good": "What does it return?", "sentence_bad": "What it does return?", "UID": "wh_island"},
+        {"sentence_good": "The file returns.", "sentence_bad": "The file return.", "UID": "wh_island"},
+    ]),
+    "mmlu": ("mmlu/default/mmlu_college_biology.yaml", MMLU),
+    "crows_pairs": ("crows_pairs/crows_pairs_english.yaml", [
+        {"sent_more": "the file is it", "sent_less": "the path is it", "bias_type": "x"},
+    ]),
+}  # fmt: skip
+GSM8K = [{"question": f"What is {n} + {n}?", "answer": f"It returns {2 * n}.\n#### {2 * n}"} for n in range(9)]
+DEV = [{"question": f"What is {word}?", "subject": "college_biology", "choices": [word, "it", "a file", "def"], "answer": n % 4}
+       for n, word in enumerate(["path", "return", "the", "of", "function", "does"])]  # fmt: skip
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def place(toy_decoder, toy_tokenizer, tmp_path_factory):
+    path = tmp_path_factory.mktemp("parity") / "model"
+    # Shorter than one of the prompts of five examples, so that both cut it.
+    model = toy_decoder(seed=1, scale=0.2, vocab_size=toy_tokenizer.size, max_position_embeddings=330)
+    folder.save(path, model, toy_tokenizer, chat=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def theirs(place, tmp_path_factory):
+    """Samples of lm-eval by task of ours, and by ("mmlu", 0) of another number of examples."""
+    work = tmp_path_factory.mktemp("lm_eval")
+    write_rows(work / "dev.jsonl", DEV)
+    for name, (built_in, rows) in {**CASES, "gsm8k": ("gsm8k/gsm8k.yaml", GSM8K[:3])}.items():
+        write_rows(work / f"{name}.jsonl", rows)
+        # Its tasks ask for their other splits even where they read none of them.
+        files = {split: str(work / f"{name}.jsonl") for split in ("train", "validation", "test")}
+        if name == "mmlu":
+            files["dev"] = str(work / "dev.jsonl")
+        if name == "gsm8k":
+            files["train"] = str(work / "gsm8k_train.jsonl")
+            write_rows(work / "gsm8k_train.jsonl", GSM8K[3:])
+        yaml = f"""include: {TASKS / built_in}
+task: ours_{name}
+tag: null
+dataset_path: json
+dataset_name: null
+dataset_kwargs: {{cache_dir: {work / 'cache'}, data_files: {json.dumps(files)}}}
+"""
+        (work / f"{name}.yaml").write_text(yaml)
+    manager = TaskManager(include_path=str(work), include_defaults=False)
+    peer = HFLM(str(place), device="cpu", dtype="float32", batch_size=3)
+
+    def samples(names, shots):
+        found = lm_eval.simple_evaluate(
+            model=peer, tasks=[f"ours_{name}" for name in names], num_fewshot=shots, task_manager=manager, log_samples=True,
+            bootstrap_iters=0, gen_kwargs="max_gen_toks=4" if "gsm8k" in names else None,
+        )  # fmt: skip
+        return {name: sorted(found["samples"][f"ours_{name}"], key=lambda one: one["doc_id"]) for name in names}
+
+    return samples([*CASES], 0) | {"mmlu 5": samples(["mmlu"], 5)["mmlu"]} | samples(["gsm8k"], 2)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The same rows under the names of our tasks' files."""
+    work = tmp_path_factory.mktemp("data")
+    for name, (_, rows) in CASES.items():
+        write_rows(work / f"{name}.jsonl", rows)
+    return work
+
+
+def ours(place, data, name, shots=0):
+    task = open_task(name, data / f"{name}.jsonl", shots)
+    examples = load(task)
+    assert not examples.refused
+    return task, examples, records_of(open_model(str(place)), task, examples.rows)
+
+
+def prompts_and_nats(name, example, record):
+    """What lm-eval calls arguments, and our likelihoods of them."""
+    if name == "mmlu":
+        return [(example.listed, f" {letter}") for letter in "ABCD"], record["letters"]
+    if name == "lambada":
+        return [(example.prompt, " " + example.texts[0])], [record["nats"]]
+    if name == "winogrande":
+        return [(text, " " + example.prompt) for text in example.texts], record["answers"]
+    space = {"crows_pairs": "", "copa": "  "}.get(name, " ")
+    return [(example.prompt, space + text) for text in example.texts], record["answers"]
+
+
+@pytest.mark.parametrize("name", [*CASES, "mmlu 5"])
+def test_prompts_likelihoods_and_accuracies(name, place, theirs, data):
+    if name == "mmlu 5":
+        (data / "mmlu_dev.csv").write_text(
+            "subject,question,A,B,C,D,answer\n"
+            + "".join(f"{r['subject']},{r['question']},{','.join(r['choices'])},{'ABCD'[r['answer']]}\n" for r in DEV)
+        )
+    task, examples, records = ours(place, data, name.split()[0], 5 if name == "mmlu 5" else 0)
+    assert len(records) == len(theirs[name]) == len(CASES[name.split()[0]][1])
+    for example, record, sample in zip(examples.rows, records, theirs[name], strict=True):
+        arguments, nats = prompts_and_nats(name.split()[0], example, record)
+        assert [tuple(one) for one in sample["arguments"]] == arguments
+        assert nats == pytest.approx([one[0][0] for one in sample["resps"]], abs=CLOSE)
+        assert not record["truncated"] or name == "mmlu 5"
+    found = evaluation.summary(task, examples, records)
+    if name == "crows_pairs":
+        assert found["accuracy"]["answer"]["accuracy"] == sum(one["pct_stereotype"] for one in theirs[name]) / len(records)
+        return
+    mine = found["accuracy"]["letter" if name.startswith("mmlu") else "answer"]["accuracy"]
+    assert mine == pytest.approx(sum(one["acc"] for one in theirs[name]) / len(records))
+    if "acc_norm" in theirs[name][0]:
+        mine = found["accuracy"]["answer per character"]["accuracy"]
+        assert mine == pytest.approx(sum(one["acc_norm"] for one in theirs[name]) / len(records))
+
+
+def test_random_examples_are_the_same(theirs, tmp_path):
+    """Drawn for each question, by the same generator in the same order."""
+    write_rows(tmp_path / "gsm8k_test.jsonl", GSM8K[:3])
+    write_rows(tmp_path / "gsm8k_train.jsonl", GSM8K[3:])
+    prompts = [example.prompt for example in load(open_task("gsm8k", tmp_path, few_shot=2)).rows]
+    samples = {sample["doc_id"]: sample["arguments"][0][0] for sample in theirs["gsm8k"]}  # one for each of two filters
+    assert prompts == [*samples.values()] and len({*prompts}) == 3
+
+
+def test_perplexity_in_its_windows(place, tmp_path):
+    """Told to put nothing before a text but the first token, which it predicts from; else it predicts that one too."""
+    texts = ["the path", "it returns the path of the file " * 9, "what does the function é return\n" * 60]
+    write_rows(tmp_path / "texts.jsonl", [{"t": text} for text in texts])
+    settings = 'kind = "perplexity"\nfiles = ["texts.jsonl"]\ntext = "{{ t }}"\nwindows = "disjoint"\n'
+    (tmp_path / "own.toml").write_text(settings)
+    task = open_task(str(tmp_path / "own.toml"))
+    examples = load(task)
+    records = records_of(open_model(str(place)), task, examples.rows)
+    peer = HFLM(str(place), device="cpu", dtype="float32", batch_size=3, add_bos_token=False)
+    asked = [Instance(request_type="loglikelihood_rolling", doc={}, arguments=(text,), idx=0) for text in texts]
+    theirs = peer.loglikelihood_rolling(asked, disable_tqdm=True)
+    assert [record["nats"] for record in records] == pytest.approx(theirs, rel=1e-6)
+    found = evaluation.summary(task, examples, records)
+    sizes, words = (sum(map(len, some)) for some in ([text.encode() for text in texts], [text.split() for text in texts]))
+    assert found["bits_per_byte"] == pytest.approx(bits_per_byte([*zip(theirs, [sizes, 0, 0], strict=True)]), rel=1e-6)
+    assert found["word_perplexity"] == pytest.approx(weighted_perplexity([*zip(theirs, [words, 0, 0], strict=True)]), rel=1e-6)
