@@ -45,8 +45,8 @@ from groundup.model import folder as model_files
 from groundup.model.base import LanguageModel
 from groundup.model.decoder import RewardModel
 from groundup.model.weights import digest_of_model
+from groundup.pipeline.kinds import STANDARD
 from groundup.pipeline.run import make_alone
-from groundup.pipeline.steps import STANDARD
 from groundup.posttraining import dpo as dpo_chapter
 from groundup.posttraining import reward as reward_chapter
 from groundup.posttraining import sft as sft_chapter

@@ -83,7 +83,7 @@ def test_list(groundup_here):
         ([], "give MODEL and --task"),
         (["{one}"], "give MODEL and --task"),
         (["{one}", "--task", "nothing"], "neither a file nor a shipped task"),
-        (["{one}", "--task", "blimp"], "give --data DIR"),
+        (["{one}", "--task", "blimp"], "give the folder of the data"),
         (["{one}", "--task", "blimp", "--data", "{models}"], "no such file"),
         (["{one}", "{one}", "--task", "blimp", "--data", "{data}"], "given twice"),
         (["{models}/none", "--task", "blimp", "--data", "{data}"], "no such folder"),

@@ -45,7 +45,7 @@ def evaluate(
     if len(set(models)) < len(models) or len(set(tasks)) < len(tasks):
         raise UserError("evaluate: a model or a task is given twice")
     if data is not None and data.is_file() and len(tasks) > 1:
-        raise UserError(f"--data {data}: one file holds the examples of one task; give the folder of all files")
+        raise UserError(f"{data}: one file holds the examples of one task; give the folder of all files")
     opened = [open_task(name, data, few_shot) for name in tasks]
     asked = [(task, load(task, limit)) for task in opened]
     for task, examples in asked:

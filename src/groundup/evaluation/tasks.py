@@ -87,10 +87,10 @@ def open_task(name: str, data: Path | None = None, few_shot: int | None = None) 
     if not path.is_file():
         known = shipped()
         if name not in known:
-            raise UserError(f"--task {name}: neither a file nor a shipped task: {', '.join(known)}"[:300])
+            raise UserError(f"task {name}: neither a file nor a shipped task: {', '.join(known)}"[:300])
         path = known[name]
         if data is None:
-            raise UserError(f"--task {name}: give --data DIR, the folder that holds {', '.join(read_settings(path).files)}")
+            raise UserError(f"task {name}: give the folder of the data, which holds {', '.join(read_settings(path).files)}")
     settings = read_settings(path)
     if few_shot is not None:
         if few_shot and settings.kind in ("pairs", "perplexity"):
@@ -132,11 +132,11 @@ def read_settings(path: Path) -> TaskFile:
 def _find(folder: Path, name: str, task: Path) -> Path:
     """In the folder or below it, so that a stranger's task reads nothing else."""
     if not name or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise UserError(f"{task}: files: {name[:80]!r} is no name below the folder of the data; give that folder as --data DIR")
+        raise UserError(f"{task}: files: {name[:80]!r} is no name below the folder of the data; give that folder")
     for ending in ("", *PACKED):
         if (folder / (name + ending)).is_file():
             return folder / (name + ending)
-    raise UserError(f"{folder / name}: no such file, compressed or not, which {task.name} needs; give --data DIR")
+    raise UserError(f"{folder / name}: no such file, compressed or not, which {task.name} needs; give the folder of the data")
 
 
 def load(task: Task, limit: int | None = None) -> Examples:
@@ -349,7 +349,7 @@ class _Shots:
         if len(pool) < self.count + self.own:
             raise UserError(
                 f"{self.where}: {len(pool)} few-shot examples{f' of {group[:40]}' if group else ''}, where "
-                f"{self.count + self.own} are needed; give --few-shot a smaller number"
+                f"{self.count + self.own} are needed; take fewer few-shot examples"
             )
         if self.choose == "random":
             generator = self.generators.setdefault(group, random.Random(FEW_SHOT_SEED))
