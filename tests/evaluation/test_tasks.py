@@ -152,7 +152,7 @@ def test_bad_task_files(task, text, said):
 def test_names():
     with pytest.raises(UserError, match="neither a file nor a shipped task"):
         open_task("mmmlu")
-    with pytest.raises(UserError, match="give that folder"):
+    with pytest.raises(UserError, match="give the folder of the data"):
         open_task("mmlu")
 
 
