@@ -5,7 +5,7 @@ import pytest
 from groundup.core.errors import UserError
 from groundup.corpus.annotate import rules
 from groundup.corpus.annotate.measure import SCHEMA
-from groundup.corpus.select.thresholds import tune
+from groundup.corpus.select.thresholds import described, tune
 
 
 def shard(path, rows):
@@ -26,31 +26,31 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_what_a_threshold_keeps(folder, capsys):
+def test_what_a_threshold_keeps(folder):
     found = tune(folder, ["words"], samples=1)
     (words,) = found["thresholds"]
     assert found["documents"] == 10
     assert words["minimum"] == 50 and words["kept_documents"] == 0.6
     assert words["kept_words"] == pytest.approx(450 / 550)
-    shown = capsys.readouterr().out
+    shown = "\n".join(described(words))
     assert "keeps 60.00% of documents, 81.82% of words" in shown
     # The texts nearest to the threshold: 50 words are kept, 40 are not.
     assert "kept    https://a.org/5  text 5" in shown and "dropped https://a.org/4  text 4" in shown
 
 
-def test_samples_show_no_personal_data_and_scores_come_without_a_paper(folder, capsys):
+def test_samples_show_no_personal_data_and_scores_come_without_a_paper(folder):
     shard(folder / "annotations-b-00000.parquet", [row(n, toxicity=n / 10, text="mail jane@acme.com") for n in range(11)])
     (toxicity,) = tune(folder, ["toxicity"], samples=3)["thresholds"]
     assert toxicity["paper"] == "score" and toxicity["kept_documents"] == pytest.approx(10 / 11)
-    shown = capsys.readouterr().out
+    shown = "\n".join(described(toxicity))
     assert "jane" not in shown and "mail <email>" in shown
 
 
-def test_nothing_is_left_of_personal_data_that_a_cut_would_part(tmp_path, capsys):
+def test_nothing_is_left_of_personal_data_that_a_cut_would_part(tmp_path):
     for blanks in range(600, 660, 4):
         shard(tmp_path / f"annotations-{blanks}-00000.parquet", [row(1, text="a" + " " * blanks + "jane.doe@acme.com")])
-    tune(tmp_path, ["words"], samples=20)
-    shown = capsys.readouterr().out
+    (words,) = tune(tmp_path, ["words"], samples=20)["thresholds"]
+    shown = "\n".join(described(words))
     assert "a <email>" in shown and "jane" not in shown
 
 
