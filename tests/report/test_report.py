@@ -3,6 +3,7 @@ import hashlib
 import math
 import re
 import shlex
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -485,3 +486,22 @@ def test_the_page_of_a_run_stays_in_the_window(tiny_run, laid_out):
 def test_a_half_run_stays_in_the_window(run, laid_out):
     page({name: run[name] for name in ("pages", "annotations", "corpus", "tokenizer")})
     check_layout(laid_out(run["corpus"].parent / "report.html"))
+
+
+def test_steps_that_a_recipe_adds_have_sections_of_their_own(tmp_path):
+    run = finished(tmp_path / "run")
+    for kind, name in (("base", "deep"), ("sft", "gentle")):
+        shutil.copytree(run[kind], run[kind].parent / name)
+        manifest = read_sealed(run[kind] / "stage.json")
+        manifest["key"] = {"recipe": {kind: {**RECIPE.model_dump()[kind], "epochs": 3}}} if kind == "sft" else {}
+        write_sealed(run[kind].parent / name / "stage.json", {key: one for key, one in manifest.items() if key != "seal"})
+        run[name] = run[kind].parent / name
+    recipe = RECIPE.model_dump() | {"steps": [{"kind": "base", "name": "deep"}, {"kind": "sft", "name": "gentle"}]}
+    (tmp_path / "report").mkdir()
+    report.write(tmp_path / "report" / "report.html", recipe, run)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert 'href="#base-deep"' in page and 'href="#sft-gentle"' in page
+    assert "Base model: learning to predict: deep" in page and "gentle: Do its answers improve" in page
+    ids = re.findall(r'\bid="([^"]+)"', page[page.index('<section id="base-deep"') :])
+    assert len(ids) == len(set(ids)) and {"base-deep", "sft-gentle"} <= set(ids)
+    assert set(ids).isdisjoint(re.findall(r'\bid="([^"]+)"', page[: page.index('<section id="base-deep"')]))

@@ -7,6 +7,7 @@ and characters that cannot be seen, or that turn others around, are shown by the
 
 import base64
 import hashlib
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from groundup.core import toml
 from groundup.core.errors import UserError
 from groundup.core.files import write_text
+from groundup.core.seals import read_manifest
 from groundup.core.text import visible
 from groundup.report import words
 from groundup.report.made import Made
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 HERE = Path(__file__).parent
+REFERENCE = re.compile(r"""(\bid="|url\(#|href="#)""")
 
 
 def write(path: Path, recipe: dict[str, Any], inputs: dict[str, Path]) -> None:
@@ -40,20 +43,49 @@ def write(path: Path, recipe: dict[str, Any], inputs: dict[str, Path]) -> None:
 def gather(made: Made) -> dict[str, Any]:
     """Everything that the page shows, as plain data; figures are SVG elements."""
     skipped = {name: results["skipped"] for name, results in made.results.items() if "skipped" in results}
-    made = replace(made, folders={name: folder for name, folder in made.folders.items() if name not in skipped})
+    there = {name: folder for name, folder in made.folders.items() if name not in skipped}
+    kinds = {one["name"]: one["kind"] for one in made.recipe.get("steps", ()) if one["name"] in there}  # of added steps
+    standard = replace(made, folders={name: folder for name, folder in there.items() if name not in kinds})
     sections = {}
     for section in SECTIONS:
-        if not section.STAGES or any(stage in made.folders for stage in section.STAGES):
-            name = section.__name__.rpartition(".")[2]
-            try:
-                sections[name] = {"title": section.TITLE, **section.gather(made)}
-            except KeyError as error:
-                stage = next((stage for stage in section.STAGES if stage in made.folders), "")
-                raise UserError(
-                    f"report: {made.folders.get(stage, '')} has no {error}, so another version of groundup made it; delete "
-                    "that folder to have it made again"
-                ) from None
-    return {"name": visible(made.recipe["name"]), "seconds": made.seconds, "skipped": skipped, "sections": sections}
+        if not section.STAGES or any(stage in standard.folders for stage in section.STAGES):
+            sections[_template(section)] = _section(section, standard)
+    added = {}
+    for name, kind in kinds.items():
+        if section := next((one for one in SECTIONS if kind in one.STAGES), None):
+            added[name] = f"{_template(section)}-{name}"
+            sections[added[name]] = _of_added_step(section, standard, name, kind, there[name])
+    seconds = {name: time for name, time in made.seconds.items() if name not in skipped}
+    return {
+        "name": visible(made.recipe["name"]), "seconds": seconds, "skipped": skipped, "sections": sections, "added": added,
+    }  # fmt: skip
+
+
+def _template(section: Any) -> str:
+    return section.__name__.rpartition(".")[2]
+
+
+def _section(section: Any, made: Made) -> dict[str, Any]:
+    try:
+        return {"title": section.TITLE, "template": _template(section), **section.gather(made)}
+    except KeyError as error:
+        stage = next((stage for stage in section.STAGES if stage in made.folders), "")
+        raise UserError(
+            f"report: {made.folders.get(stage, '')} has no {error}, so another version of groundup made it; delete "
+            "that folder to have it made again"
+        ) from None
+
+
+def _of_added_step(section: Any, standard: Made, name: str, kind: str, folder: Path) -> dict[str, Any]:
+    """The section of a step that the recipe adds: that of its kind, with its own results and settings."""
+    settings = read_manifest(folder)["key"].get("recipe", {}).get(kind, standard.recipe[kind])
+    own = replace(standard, folders={**standard.folders, kind: folder}, recipe={**standard.recipe, kind: settings})
+    found = _section(section, own)
+    return found | {
+        "title": f"{found['title']}: {name}",
+        "compared": [{**line, "question": f"{name}: {line['question']}"} for line in found.get("compared", [])],
+        "facts": [(f"{name}: {what}", value) for what, value in found.get("facts", [])],
+    }
 
 
 def templates(folder: Path) -> "Environment":
@@ -82,9 +114,11 @@ def render(found: dict[str, Any]) -> str:
     environment.globals["against"] = words.against
     script = (HERE / "report.js").read_text(encoding="utf-8")
     parts = {
-        name: Markup(environment.get_template(f"sections/{name}.html.jinja").render(section))
+        name: Markup(environment.get_template(f"sections/{section['template']}.html.jinja").render(section))
         for name, section in found["sections"].items()
     }
+    for name, section in found["added"].items():  # the drawings of two steps of a kind have the same names
+        parts[section] = Markup(REFERENCE.sub(rf"\1{name}-", parts[section]))
     return environment.get_template("report.html.jinja").render(
         **found,
         parts=parts,
