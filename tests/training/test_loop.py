@@ -438,3 +438,10 @@ def test_what_the_first_step_takes_to_compile_is_no_part_of_rate_or_peak(
         lines = [line for line in said if "/s" in line]
         # A quarter of the peak, which a step would reach in a second; the minute is nowhere.
         assert len(lines) >= 2 and all("0.2/s" in line and "25% of peak" in line for line in lines)
+
+
+def test_damage_behind_the_checkpoint_does_not_matter(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 0, "loss": 2.5}\n{"step": 1, "lo\xe3s": 2.0}\n')
+    assert loop._read_history(path, 1, rewrite=True) == [{"step": 0.0, "loss": 2.5}]
+    assert path.read_bytes() == b'{"step": 0, "loss": 2.5}\n'

@@ -234,7 +234,8 @@ def _restore(model: nn.Module, optimizer: Optimizer, folder: Path, metrics: Path
 
 def _read_history(path: Path, steps: int, rewrite: bool) -> list[Metrics]:
     """The metrics of the steps before the checkpoint; later ones will be computed again, to the same values."""
-    lines = path.read_text(encoding="utf-8").split("\n")[:steps] if steps else []
+    # Of these alone `_restore` has looked at the digest: what stands after them may be damaged.
+    lines = [line.decode() for line in path.read_bytes().split(b"\n")[:steps]] if steps else []
     if rewrite:
         write_text(path, "".join(line + "\n" for line in lines))
     return [{name: float(value) for name, value in json.loads(line).items()} for line in lines]
