@@ -329,7 +329,7 @@ def test_sigterm_saves_and_the_next_run_continues(toy_decoder, tmp_path, capsys,
         cut.train(checkpoint_multiple=multiple)
     assert ended.value.code == 143 and cut.fetched[-1] == 3
     [line] = [line for line in capsys.readouterr().err.splitlines() if "SIGTERM" in line]
-    assert line == f"toy: stopped by SIGTERM after step 4 of {STEPS}; the same command continues after step {continues}"
+    assert line.strip() == f"toy: stopped by SIGTERM after step 4 of {STEPS}; the same command continues after step {continues}"
     assert signal.getsignal(signal.SIGTERM) == before
     resumed = Toy(toy_decoder, tmp_path / "cut")
     resumed.train()
