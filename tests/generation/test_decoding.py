@@ -21,7 +21,7 @@ SHAPES = {
     "qwen3_moe": {"model_type": "qwen3_moe", **EXPERTS},
     "mixtral": {"model_type": "mixtral", **EXPERTS},
 }
-# Sizes that the kernels take: see `kernels.decoding`.
+# Sizes that the kernels take: see `generation.native_steps`.
 SHAPES |= {
     "qwen3, wide heads": {"head_dim": 32},
     "wide heads, one key head, tied, large eps": {

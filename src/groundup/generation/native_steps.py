@@ -57,7 +57,7 @@ class Steps:
         self.layers = (_Layer * config.num_hidden_layers)(*map(_layer, backbone.layers))
 
     def __call__(self, tokens_BT: Tensor, positions_N: Tensor, rope_cache: Tensor, cache: Tensor) -> Tensor:
-        """Logits (rows, T, vocabulary); `places_N` (rows x T,), turns and cache as `serving.decoding` keeps them.
+        """Logits (rows, T, vocabulary); `positions_N` (rows x T,), rope_cache and cache as `generation.decoding` keeps them.
 
         Raises IndexError for an id that is none.
         """
