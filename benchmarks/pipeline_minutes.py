@@ -10,7 +10,7 @@ def main() -> None:
     for stage, seconds in result["seconds"].items():
         print(f"{stage:<12} {seconds:7.1f} s")
     minutes = result["seconds"]["all"] / 60
-    conclude("whole road, minutes", minutes, "min", BAR_MINUTES, minutes <= BAR_MINUTES)
+    conclude("whole pipeline, minutes", minutes, "min", BAR_MINUTES, minutes <= BAR_MINUTES)
 
 
 if __name__ == "__main__":

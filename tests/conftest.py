@@ -146,7 +146,7 @@ class FinishedRun:
 @pytest.fixture(scope="session")
 def tiny_run(run_groundup, tmp_path_factory) -> FinishedRun:
     """The whole pipeline, walked once a session; whoever changes the folder works on a copy."""
-    folder = tmp_path_factory.mktemp("road") / "tiny"
+    folder = tmp_path_factory.mktemp("run") / "tiny"
     start = time.monotonic()
     outcome = run_groundup("run", TINY, "--run", folder)
     return FinishedRun(folder, outcome, time.monotonic() - start)

@@ -73,7 +73,7 @@ def test_a_full_disk_is_said_in_one_line_and_the_same_command_goes_on(
     assert contents(folder) == contents(tiny_run.folder)
 
 
-def test_the_road_from_nothing_through_one_limit_after_the_other(environment, tiny_recipe, tmp_path, tiny_run):
+def test_the_pipeline_from_nothing_through_one_limit_after_the_other(environment, tiny_recipe, tmp_path, tiny_run):
     """Every attempt comes further than the one before; what was made is kept."""
     folder, made = tmp_path / "run", -1
     for limit in (100_000, 600_000, 1_500_000, 2_000_000):

@@ -17,6 +17,17 @@ def gather(tmp_path, source, **more):
     return counts, list(read_pages(tmp_path / "pages" / "s.warc.gz", Losses()))
 
 
+@pytest.mark.parametrize(
+    ("limits", "said"), [({"max_pages": 2}, "max_pages = 2"), ({"max_mb": 5e-6}, "max_mb = 5e-06"), ({}, "")]
+)
+def test_a_source_that_has_more_than_its_limits_says_so(tmp_path, capsys, limits, said):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in ("one", "two", "three")))
+    counts, _ = gather(tmp_path, tmp_path / "a.jsonl", **limits)
+    told = capsys.readouterr().err
+    assert counts["pages"] == (2 if limits else 3)
+    assert f"has more, but {said} is reached" in told if limits else "has more" not in told
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_long_text_is_many_documents_and_nothing_is_lost(tmp_path, packed):
     text = "".join(f"A paragraph, the {number}th, of some words.\n{'More of it follows. ' * 5}\n\n" for number in range(9000))

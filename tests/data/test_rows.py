@@ -159,6 +159,14 @@ def test_texts_over_the_limit_are_counted_where_they_are_read(tmp_path):
         assert [len(row["text"]) for row in found] == [5, 7] and counts == {"size": refused}
 
 
+def test_a_row_of_csv_with_commas_that_nobody_quoted_is_counted_not_cut(tmp_path):
+    rows = ["text,host", "whole,a.org", "ended, too early,b.org", '"quoted, whole",c.org', "short", "empty,d.org,,"]
+    (tmp_path / "a.csv").write_text("\n".join(rows) + "\n")
+    found, counts = read(tmp_path / "a.csv", others=["host"])
+    assert [row["text"] for row in found] == ["whole", "quoted, whole", "short", "empty"]
+    assert counts == {"more cells than columns": 1}
+
+
 def test_bad_rows_are_counted_by_reason_and_the_first_is_named(tmp_path):
     path = tmp_path / "a.jsonl"
     deep, digits = b"[" * 100_000, b'{"text": ' + b"1" * 5000 + b"}"

@@ -149,3 +149,16 @@ def test_own_data_take_the_place_of_a_corpus_and_of_preferences():
     assert sources(found, "dpo") == {"tokenizer": "/data/qwen", "sft": "sft"}
     assert names(recipe(own[2:], given={"sft": "/data/chat"}))[-2:] == ["ppo", "report"]
     assert sources(recipe(own[2:], given={"sft": "/data/chat"}), "dpo") == {"tokenizer": "/data/chat", "sft": "/data/chat"}
+
+
+def test_a_folder_given_by_a_relative_path_lies_where_the_program_was_started(tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, "STANDARD", tuple(kinds().values()))
+    monkeypatch.setattr(steps, "KINDS", {name: step for name, step in kinds().items() if name != "report"})
+    (tmp_path / "given").mkdir()
+    write_text(tmp_path / "given" / "made", "mine\n")
+    monkeypatch.chdir(tmp_path)
+    more = [{"kind": "base", "name": "own", "inputs": {"corpus": "./given"}}]
+    found = recipe(given={"corpus": "given"}, steps=more)
+    Run(tmp_path / "run", found, steps.steps_of(found)).execute()
+    assert (tmp_path / "run" / "base" / "made").read_text() == "mine\nbase 4 1\n"
+    assert (tmp_path / "run" / "own" / "made").read_text() == "mine\nown 4 1\n"

@@ -39,7 +39,7 @@ def copy(tiny_run, tmp_path):
     return Path(shutil.copytree(tiny_run.folder, tmp_path / "copy"))
 
 
-def test_the_road_is_walked_to_its_end(tiny_run):
+def test_the_pipeline_runs_to_its_end(tiny_run):
     outcome = tiny_run.outcome
     assert outcome.returncode == 0, outcome.stderr[-3000:]
     result = json.loads(outcome.stdout.splitlines()[-1])

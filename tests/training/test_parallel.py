@@ -83,7 +83,7 @@ def test_rows_are_those_of_a_chunk(total, world):
     assert [torch.arange(total)[Processes(rank, world).rows(total)].tolist() for rank in range(world)] == chunks
 
 
-def test_the_road_under_torchrun(tmp_path, environment):
+def test_the_pipeline_under_torchrun(tmp_path, environment):
     """The first process runs it, all train; only the first prints and writes."""
     done = torchrun(environment, Path(__file__).with_name("toy_pipeline.py"), tmp_path / "run")
     assert done.returncode == 0, done.stderr

@@ -60,6 +60,7 @@ RENAMED = {"--rule": "--pattern"}
 # What click raises for arguments that it cannot take; releases of typer keep it in different places.
 BadArguments = typer.BadParameter.__mro__[2]
 
+
 def _version(wanted: bool) -> None:
     if wanted:
         print(printable(f"groundup {__version__}"))
@@ -86,7 +87,7 @@ def run(
 ) -> None:
     """Run the whole pipeline: pages, corpus, tokenizer, base model, fine-tuning, preferences, report.
 
-    What is done is not done again; a run that was killed continues where it was.
+    What is done is not done again; run the same command again to resume.
     """
     from groundup.pipeline import recipe as recipes
     from groundup.pipeline.steps import dry, steps_of

@@ -38,7 +38,7 @@ def make_corpus(
     settings: Settings = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Pages -> annotations -> documents, as in `groundup run`. The same command goes on where it was cut off."""
+    """Pages -> annotations -> documents, as in `groundup run`. Run the same command again to resume."""
     if context.invoked_subcommand:
         return
     from groundup.pipeline import recipe as recipes

@@ -45,10 +45,11 @@ def configured(
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
-        raise UserError(f"{where}: {name[:80]} = {_shown(first['input'])}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        raise UserError(f"{where}: {name[:80]} = {shown(first['input'])}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value for a message, at most 80 characters."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # Python refuses to write a number of thousands of digits

@@ -14,10 +14,10 @@ from typing import Any, Generic, TypeVar
 
 from groundup.core.errors import UserError
 from groundup.data.conversations import Conversation, conversation_of, format_of
-from groundup.data.kinds import ROWS, Kind, files_of, kind_of
+from groundup.data.kinds import ROWS, files_of, kind_of
 from groundup.data.messages import BadRow, Message
 from groundup.data.preferences import Preference, preference_format_of, preference_of, prompt_of
-from groundup.data.rows import Refused, csv_lists, records, well_formed
+from groundup.data.rows import Refused, csv_rows, records, well_formed
 
 MAX_ROW_BYTES = 16 << 20  # 4 million tokens; no context is as long
 HELD_OUT = 0.1  # of the prompts
@@ -143,25 +143,12 @@ def _rows(path: Path, refused: Refused, max_row_bytes: int) -> Iterator[tuple[st
         what = "plain text" if kind.form == "text" else "a web archive"
         raise UserError(f"{path}: {what}, not rows: give JSON lines, JSON, CSV or Parquet")
     if kind.form == "csv":
-        yield from _csv_rows(path, refused, kind, max_row_bytes)
+        for number, row in csv_rows(path, refused, kind, max_row_bytes):  # all of CSV is text: numbers are read here
+            yield f"row {number + 1}", row | ({"margin": _number(row["margin"])} if "margin" in row else {})
         return
     unit = {"lines": "line", "values": "value"}.get(kind.form, "row")
     for number, row in records(path, refused, kind, max_bytes=max_row_bytes):
         yield f"{unit} {number + 1}", row
-
-
-def _csv_rows(path: Path, refused: Refused, kind: Kind, max_row_bytes: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """All of CSV is text: numbers are read here. A row with more cells than columns has commas that nobody quoted."""
-    lists = csv_lists(path, refused, kind, max_row_bytes)
-    header = [name.strip() for name in next(lists, [])]
-    for number, cells in enumerate(lists, start=1):
-        if any(cells[len(header) :]):
-            refused.add("more cells than columns", f"{path}: row {number}")
-            continue
-        row: dict[str, Any] = dict(zip(header, cells, strict=False))
-        if "margin" in row:
-            row["margin"] = _number(row["margin"])
-        yield f"row {number}", row
 
 
 def _number(text: str) -> float | str | None:

@@ -111,7 +111,7 @@ def records(
             yield from _dicts(path, start, batch, refused)
         return
     if kind.form == "csv":
-        yield from _named(csv_lists(path, refused, kind, max_bytes))
+        yield from csv_rows(path, refused, kind, max_bytes)
         return
     with _opened(path, kind, refused) as stream:
         if kind.form == "lines":
@@ -137,6 +137,22 @@ def csv_lists(path: Path, refused: Refused, kind: Kind, max_bytes: int = 2 * MAX
     """The rows of a file of CSV, its header among them."""
     with _opened(path, kind, refused) as stream:
         yield from _csv(stream, kind, path, refused, max_bytes)
+
+
+def csv_rows(
+    path: Path, refused: Refused, kind: Kind, max_bytes: int = 2 * MAX_TEXT_BYTES
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Where each row of a file of CSV stands, from 0, and its columns, by the header.
+
+    A row with more cells than columns has commas that nobody quoted, so its texts end too early: it is counted.
+    """
+    lists = csv_lists(path, refused, kind, max_bytes)
+    header = [name.strip() for name in next(lists, [])]
+    for number, cells in enumerate(lists):
+        if any(cells[len(header) :]):
+            refused.add("more cells than columns", f"{path}: row {number + 1}")
+        else:
+            yield number, dict(zip(header, cells, strict=False))
 
 
 @contextmanager
@@ -316,12 +332,6 @@ def _values(file: IO[bytes], path: Path, refused: Refused, limit: int) -> Iterat
         else:  # read as much again as is held, so that long values are not decoded too often
             more = lines.read(max(wanted, len(held)))
             held, ended = held + more, not more
-
-
-def _named(rows: Iterator[list[str]]) -> Iterator[tuple[int, dict[str, Any]]]:
-    header = [name.strip() for name in next(rows, [])]
-    for number, row in enumerate(rows):
-        yield number, dict(zip(header, row, strict=False))
 
 
 def _parquet(

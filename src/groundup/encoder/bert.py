@@ -186,15 +186,30 @@ class Head(nn.Module):
         self.predictions = Predictions(config)
 
 
-class MaskedLanguageModel(nn.Module):
-    """Logits of what stands behind each [MASK]; `BertForMaskedLM`, its output tied to the word embeddings."""
-
-    architecture = "BertForMaskedLM"
+class WithHead(nn.Module):
+    """BERT and what a head makes of its hidden states."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
         self.bert = Encoder(config)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Raises UserError when the folder is not a complete BERT with this head."""
+        config = load_config(folder)
+        model = build(cls, config, folder, lambda: config)
+        load_weights(model, folder)
+        return model
+
+
+class MaskedLanguageModel(WithHead):
+    """Logits of what stands behind each [MASK]; `BertForMaskedLM`, its output tied to the word embeddings."""
+
+    architecture = "BertForMaskedLM"
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
         self.cls = Head(config)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -213,24 +228,14 @@ class MaskedLanguageModel(nn.Module):
         """Logits (batch, time, vocabulary)."""
         return self.logits(self.bert(ids_BT, segments_BT, mask_BT, dtype))
 
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """To be trained on. Raises UserError when the folder is not a complete BERT with a head for masked tokens."""
-        config = load_config(folder)
-        model = build(cls, config, folder, lambda: config)
-        load_weights(model, folder)
-        return model
 
-
-class SpanReader(nn.Module):
+class SpanReader(WithHead):
     """Where an answer begins and where it ends; `BertForQuestionAnswering`."""
 
     architecture = "BertForQuestionAnswering"
 
     def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.bert = Encoder(config)
+        super().__init__(config)
         self.qa_outputs = Linear(config.hidden_size, 2)
 
     def forward(
@@ -242,14 +247,6 @@ class SpanReader(nn.Module):
     ) -> Tensor:
         """Logits (batch, time, 2), float32: of the first token of the answer, and of the last."""
         return self.qa_outputs(self.bert(ids_BT, segments_BT, mask_BT, dtype)).float()
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Raises UserError when the folder is not a complete BERT question answerer."""
-        config = load_config(folder)
-        model = build(cls, config, folder, lambda: config)
-        load_weights(model, folder)
-        return model
 
 
 def initialise(model: nn.Module, seed: int) -> None:

@@ -1,20 +1,18 @@
-"""SQuAD (Rajpurkar et al. 2016): its files, its two measures, and the baseline that a reader has to beat.
+"""SQuAD (Rajpurkar et al. 2016): its files, the scores of many answers, and the baseline that a reader has to beat.
 
-An answer is compared as a bag of words, after case, punctuation, articles and runs of white space are taken away: exact
-match asks whether two answers are then the same, F1 how many words they share. Of several right answers the nearest
-counts.
+Of several right answers the nearest counts; how near one is, `core/answer_scores.py` says.
 """
 
 import json
 import math
 import re
-import string
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from groundup.core.answer_scores import exact_match, f1
 from groundup.core.errors import UserError
 from groundup.data.rows import Refused
 from groundup.data.text import read_whole
@@ -90,26 +88,6 @@ def _right(answers: Any, context: str) -> Iterator[tuple[int, str]]:
         start, text = (answer.get("answer_start"), answer.get("text")) if isinstance(answer, dict) else (None, None)
         if type(start) is int and start >= 0 and isinstance(text, str) and text.strip() and context.startswith(text, start):
             yield start, text
-
-
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-
-
-def normalised(answer: str) -> str:
-    """Lower case, without punctuation, articles and surplus white space."""
-    return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).split())
-
-
-def exact_match(answer: str, right: str) -> float:
-    return float(normalised(answer) == normalised(right))
-
-
-def f1(answer: str, right: str) -> float:
-    """Harmonic mean of the shares of words that are common: of the answer's, and of the right one's."""
-    given, expected = normalised(answer).split(), normalised(right).split()
-    common = sum((Counter(given) & Counter(expected)).values())
-    return 2 * common / (len(given) + len(expected)) if common else 0.0
 
 
 def score(answers: Mapping[str, str], questions: Sequence[Question]) -> dict[str, float]:

@@ -1,8 +1,6 @@
 """Whether a generated answer is right: what of it counts, and how it is compared."""
 
 import re
-import string
-from collections import Counter
 from collections.abc import Sequence
 
 import regex
@@ -46,21 +44,3 @@ def same(found: str, right: str) -> bool:
 
 def _plain(text: str) -> str:
     return re.sub(r"\.$", "", text.replace(",", "").replace("$", "")).strip().lower()
-
-
-def exact_match(found: str, right: str) -> float:
-    """SQuAD's: 1 if both are the same words."""
-    return float(normalised(found) == normalised(right))
-
-
-def f1(found: str, right: str) -> float:
-    """SQuAD 1.1's: the harmonic mean of the shares of words in common; 0 without one, even where both are empty."""
-    ours, theirs = normalised(found).split(), normalised(right).split()
-    common = sum((Counter(ours) & Counter(theirs)).values())
-    return 2 * common / (len(ours) + len(theirs)) if common else 0.0
-
-
-def normalised(text: str) -> str:
-    """Lower case, without punctuation and articles (the official scorer's `normalize_answer`)."""
-    text = "".join(character for character in text.lower() if character not in set(string.punctuation))
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from groundup.core.answer_scores import exact_match, f1
 from groundup.core.errors import UserError
 from groundup.core.seals import MANIFEST
 from groundup.data.messages import BadRow
@@ -237,8 +238,8 @@ def judged(text: str, task: Task, accepted: Sequence[str]) -> Record:
     record: Record = {"text": text, "found": found}
     if settings.match == "words":
         return record | {
-            "right": max(answers.exact_match(found or "", one) for one in accepted),
-            "f1": max(answers.f1(found or "", one) for one in accepted),
+            "right": max(exact_match(found or "", one) for one in accepted),
+            "f1": max(f1(found or "", one) for one in accepted),
         }
     targets = [answers.extract(one, settings.extract, settings.extract_which) or one for one in accepted]
     return record | {"right": float(found is not None and any(answers.same(found, one) for one in targets))}

@@ -15,6 +15,7 @@ from groundup.evaluation import multiple_choice, sentence_pairs
 from groundup.evaluation.compression import xz_bits_per_byte
 from groundup.evaluation.config import EvaluationConfig
 from groundup.evaluation.next_tokens import next_tokens
+from groundup.evaluation.texts import ratio_in_bits
 from groundup.generation.engine import Sampling, generate, room
 from groundup.model.base import LanguageModel
 from groundup.model.decoder import Decoder
@@ -96,7 +97,7 @@ def compare_predictors(
     domains = np.array([row["domain"] for row in chosen])
 
     def interval(values: np.ndarray, among: np.ndarray | slice = slice(None)) -> tuple[float, float]:
-        return bootstrap(np.column_stack((values, sizes))[among], statistic=_ratio_in_bits, seed=seed)
+        return bootstrap(np.column_stack((values, sizes))[among], statistic=ratio_in_bits, seed=seed)
 
     def ahead(among: np.ndarray | slice = slice(None)) -> dict[str, tuple[float, float]]:
         return {name: interval(values - nats["model"], among) for name, values in nats.items() if name != "model"}
@@ -117,11 +118,6 @@ def compare_predictors(
         "bytes": int(sizes.sum()),
         "perplexity": float(np.exp(nats["model"].sum() / (len(stream) - len(chosen)))),
     }
-
-
-def _ratio_in_bits(values: np.ndarray, axis: int) -> np.ndarray:
-    nats, sizes = np.moveaxis(values.sum(axis=axis), -1, 0)
-    return nats / np.log(2) / sizes
 
 
 def continuations(model: LanguageModel, tokenizer: Tokenizer, wanted: Sequence[tuple[str, str]]) -> list[float]:

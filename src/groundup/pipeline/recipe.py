@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Field, ValidationError
 
-from groundup.core.config import Section, SeedNumber
+from groundup.core.config import Section, SeedNumber, shown
 from groundup.core.errors import UserError
 from groundup.core.seals import verify
 from groundup.corpus.config import AnnotationsConfig, PagesConfig, SelectionConfig, SourceConfig
@@ -184,15 +184,7 @@ def _one_line(error: ValidationError) -> str:
         return f"unknown key {key}{_suggestion(location)}"
     if first["type"] == "missing":
         return f"{key} is missing"
-    return f"{key} = {_shown(first['input'])}: {first['msg'][0].lower()}{first['msg'][1:]}"
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # Python refuses to write a number of thousands of digits
-        return f"<{type(value).__name__}>"
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return f"{key} = {shown(first['input'])}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
 def _suggestion(location: list[str | int]) -> str:

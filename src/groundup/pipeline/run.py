@@ -61,6 +61,11 @@ class Step:
         """Where an input comes from: the name of a step, or a folder."""
         return self.bound.get(need, need)
 
+    def inputs(self, run: Path) -> dict[str, Path]:
+        """The folder of each input. What lies outside of the run is named from where the program was started."""
+        found = {need: self.source(need) for need in self.needs}
+        return {need: run / source if isinstance(source, str) else source for need, source in found.items()}
+
     def sources(self) -> list[str]:
         """The steps that must be done before."""
         return [one for one in map(self.source, self.needs) if isinstance(one, str)]
@@ -149,7 +154,7 @@ class Run:
                 at_hand = not known or isinstance(step.source(known), Path) or step.source(known) in made
                 if at_hand and (step.name, check) not in looked:
                     looked.add((step.name, check))
-                    check(self._recipe(step), self._inputs(step))
+                    check(self._recipe(step), step.inputs(self.folder))
 
     def _make(self, step: Step, key: dict[str, Any]) -> dict[str, Any]:
         work = self._partial(step)
@@ -158,7 +163,7 @@ class Run:
             _remove(work)
         work.mkdir(parents=True, exist_ok=True)
         write_json(work / KEY, key)
-        context = StepContext(self._recipe(step), work, self._inputs(step), step.name)
+        context = StepContext(self._recipe(step), work, step.inputs(self.folder), step.name)
         try:
             results, seconds = _timed(work, lambda: step.make(context))
         except UserError as error:
@@ -199,9 +204,6 @@ class Run:
 
     def _recipe(self, step: Step) -> Recipe:
         return step.recipe or self.recipe
-
-    def _inputs(self, step: Step) -> dict[str, Path]:
-        return {need: self.folder / step.source(need) for need in step.needs}
 
     def _digest(self, source: str | Path) -> str | None:
         """Of what a step made, None where it is not made; or of a folder outside, by its content."""

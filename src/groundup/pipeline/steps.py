@@ -192,9 +192,8 @@ def _assist(recipe: Recipe, folder: Path, steps: tuple[Step, ...]) -> NoReturn:
     by_name = {step.name: step for step in steps}
     if work := parallel.called():
         step = by_name[work]
-        inputs = {need: folder / step.source(need) for need in step.needs}
         try:
-            step.make(StepContext(step.recipe or recipe, folder / f"{work}.partial", inputs, work))
+            step.make(StepContext(step.recipe or recipe, folder / f"{work}.partial", step.inputs(folder), work))
         except UserError:
             sys.exit(2)  # the first process has met it too, and says it
     sys.exit(0)

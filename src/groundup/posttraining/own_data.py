@@ -14,7 +14,7 @@ from groundup.data.conversations import Conversation
 from groundup.posttraining.config import SftConfig
 
 Rows = list[dict[str, Any]]
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 class NoQuestions(UserError):
@@ -22,7 +22,7 @@ class NoQuestions(UserError):
 
 
 def rows_of_sft(
-    documents: Callable[[], Iterable[tuple[str, str]]], settings: SftConfig, seed: int, say: Say
+    documents: Callable[[], Iterable[tuple[str, str]]], settings: SftConfig, seed: int, log: Log
 ) -> dict[str, Rows]:
     """Rows by side, train, preference and held_out, of `settings.data`, or of the docstrings in (url, text) documents.
 
@@ -31,22 +31,22 @@ def rows_of_sft(
     Raises NoQuestions where neither is there, UserError as `conversations` does.
     """
     if settings.data:
-        return conversations(settings.data, say)
+        return conversations(settings.data, log)
     try:
         return docstring_questions.build(documents(), settings.max_objects, seed)
     except UserError as error:
         raise NoQuestions(str(error)) from None
 
 
-def conversations(files: Sequence[str], say: Say) -> dict[str, Rows]:
+def conversations(files: Sequence[str], log: Log) -> dict[str, Rows]:
     """Rows of `messages`, `reference` (the last answer) and `kind`, by side as `docstring_questions.build` has them.
 
     What was read and dropped is said. Raises UserError where a file cannot be read or holds no conversation.
     """
     found = read_conversations(files)
-    say(f"sft data: {found}")
+    log(f"sft data: {found}")
     train, held_out = (list(map(_question, side)) for side in split(found.rows))
-    _say_alone(train, held_out, "sft data", say)
+    _log_alone(train, held_out, "sft data", log)
     return {"train": train, "preference": train, "held_out": held_out}
 
 
@@ -54,22 +54,22 @@ def _question(one: Conversation) -> dict[str, Any]:
     return {"messages": one.rows, "reference": one.messages[-1].content, "kind": "conversation"}
 
 
-def preferences(files: Sequence[str], section: str, say: Say) -> dict[str, Rows]:
+def preferences(files: Sequence[str], section: str, log: Log) -> dict[str, Rows]:
     """Rows as TRL has them, explicit, of "train" and "held_out"; says and raises as `conversations` does."""
     found = read_preferences(files)
-    say(f"{section} data: {found}")
+    log(f"{section} data: {found}")
     train, held_out = ([one.row for one in side] for side in split(found.rows))
-    _say_alone(train, held_out, f"{section} data", say)
+    _log_alone(train, held_out, f"{section} data", log)
     return {"train": train, "held_out": held_out}
 
 
-def prompts(files: Sequence[str], say: Say) -> list[list[dict[str, str]]]:
+def prompts(files: Sequence[str], log: Log) -> list[list[dict[str, str]]]:
     """Lists of messages that end with the user, each once; says and raises as `conversations` does."""
     found = read_prompts(files)
-    say(f"ppo data: {found}")
+    log(f"ppo data: {found}")
     return [[message.row for message in prompt] for prompt in dict.fromkeys(found.rows)]
 
 
-def _say_alone(train: Rows, held_out: Rows, name: str, say: Say) -> None:
+def _log_alone(train: Rows, held_out: Rows, name: str, log: Log) -> None:
     if train == held_out:
-        say(f"{name}: all rows have one prompt, so nothing can be held out: what is measured was trained on")
+        log(f"{name}: all rows have one prompt, so nothing can be held out: what is measured was trained on")

@@ -115,6 +115,8 @@ def _write(source: SourceConfig, warc: Path, fetched: Path, progress: Progress, 
     with WarcWriter(warc) as out, closing(_pages(source, fetched, wanted, refused, remarks)) as pages:
         for page in pages:
             if counts.pages >= source.max_pages or counts.bytes >= source.max_mb * 1e6:
+                reached = "max_pages" if counts.pages >= source.max_pages else "max_mb"
+                remarks.append(f"{source.source}: has more, but {reached} = {getattr(source, reached):,} is reached")
                 break
             content_type = kind_of_body(page.content_type, "", page.body, page.charset)
             if not gives_text(content_type):

@@ -2,7 +2,7 @@
 
 As in dolma (attributes beside documents) and RedPajama v2 (signals as columns): trying another threshold costs no new
 computation. Pass 1 is per shard and parallel: extraction and what one document tells of itself. Then comes what only all
-documents together tell (`join.py`).
+documents together tell (`corpus_pass.py`).
 """
 
 import gc
