@@ -1,28 +1,20 @@
-"""The kinds of steps, one function each: read a section of the recipe and the artifacts before it, call the chapter, write.
+"""The kinds of steps up to the base model and its evaluation, one function each, and the table of all kinds.
 
-Chapters are imported where they are used, so that `groundup run --dry-run` and a finished run do not wait for torch.
+Each reads a section of the recipe and the artifacts before it, calls the chapter, and writes. Chapters are imported where they
+are used, so that `groundup run --dry-run` and a finished run do not wait for torch.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from groundup.core.errors import UserError
-from groundup.core.files import read_json, read_jsonl, write_json, write_jsonl
 from groundup.core.progress import Progress
-from groundup.core.seals import MANIFEST, SEAL, is_sealed, read_manifest, read_sealed, seal, write_sealed
+from groundup.core.seals import MANIFEST, SEAL, is_sealed, read_sealed, seal, write_sealed
 from groundup.corpus.config import SourceConfig
 from groundup.pipeline import preflight
+from groundup.pipeline.artifacts import Results, device_of, documents_of, model_of, tokenizer_of, workers_of
+from groundup.pipeline.posttraining_kinds import dpo, ppo, preferences, reward, sft
 from groundup.pipeline.recipe import Recipe
 from groundup.pipeline.run import Step, StepContext
-
-if TYPE_CHECKING:
-    from groundup.core.device import Device
-    from groundup.model.decoder import Decoder
-    from groundup.tokenizer.tokenizer import Tokenizer
-
-Results = dict[str, Any]
 
 
 def pages(context: StepContext) -> Results:
@@ -55,7 +47,7 @@ def annotations(context: StepContext) -> Results:
         (context.inputs["pages"] / f"{_archive(number, source)}.warc.gz", source.domain)
         for number, source in enumerate(recipe.pages.sources)
     ]
-    workers = recipe.threads if recipe.ray else _workers(context)
+    workers = recipe.threads if recipe.ray else workers_of(context)
     return annotate(sources, context.work, recipe.annotations, workers, context.name, recipe.ray, recipe.memory_mb)
 
 
@@ -72,7 +64,7 @@ def tokenizer(context: StepContext) -> Results:
     from groundup.tokenizer import bpe
     from groundup.tokenizer.tokenizer import Tokenizer, longest_words
 
-    documents = _documents(context, "train")
+    documents = documents_of(context, "train")
     settings = context.recipe.tokenizer
     if settings.folder:
         counts, trained = {}, Tokenizer.load(Path(settings.folder))
@@ -87,7 +79,7 @@ def tokenizer(context: StepContext) -> Results:
             )
     trained.save(context.work)
     domains: dict[str, list[int]] = {}
-    encoded = trained.encode_batch((row["text"] for row in documents), _workers(context))
+    encoded = trained.encode_batch((row["text"] for row in documents), workers_of(context))
     for row, ids in zip(documents, encoded, strict=True):
         totals = domains.setdefault(row["domain"], [0, 0])
         totals[0] += len(row["text"].encode())
@@ -104,8 +96,8 @@ def tokens(context: StepContext) -> Results:
     """Documents -> token files, each document after the end-of-text token; and a table of what stands where."""
     from groundup.tokenizer import token_folder
 
-    splits = {split: _documents(context, split) for split in ("train", "held_out")}
-    return token_folder.write(context.work, splits, _tokenizer(context), _workers(context))
+    splits = {split: documents_of(context, split) for split in ("train", "held_out")}
+    return token_folder.write(context.work, splits, tokenizer_of(context), workers_of(context))
 
 
 def base(context: StepContext) -> Results:
@@ -114,8 +106,8 @@ def base(context: StepContext) -> Results:
     from groundup.training import checkpoint, parallel
     from groundup.training.pretraining import pretrain
 
-    recipe, tokenizer = context.recipe, _tokenizer(context)
-    device = _device(context)
+    recipe, tokenizer = context.recipe, tokenizer_of(context)
+    device = device_of(context)
     parallel.call(context.name)
     processes = parallel.start(recipe.base.shard)
     model, results = pretrain(
@@ -135,7 +127,7 @@ def evaluation(context: StepContext) -> Results:
     from groundup.evaluation.suite import evaluate_base
 
     results = evaluate_base(
-        _model(context, "base"), _tokenizer(context), _documents(context, "held_out"), context.inputs["tokens"],
+        model_of(context, "base"), tokenizer_of(context), documents_of(context, "held_out"), context.inputs["tokens"],
         context.recipe.evaluation, context.recipe.seed,
     )  # fmt: skip
     for name, bits in results["bits_per_byte"]["overall"].items():
@@ -145,130 +137,6 @@ def evaluation(context: StepContext) -> Results:
     return results
 
 
-def sft(context: StepContext) -> Results:
-    """Conversations, one's own or made from docstrings -> a chat model, compared with the base model on held-out ones."""
-    from groundup.model import folder
-    from groundup.posttraining.own_data import NoQuestions, rows_of_sft
-    from groundup.posttraining.sft import compare_with_base, train
-    from groundup.training import checkpoint
-
-    settings, seed = context.recipe.sft, context.recipe.seed
-    try:
-        rows = rows_of_sft(lambda: ((row["url"], row["text"]) for row in _documents(context)), settings, seed, context.log)
-    except NoQuestions as reason:
-        return _skip(context, str(reason))
-    for side, some in rows.items():
-        write_jsonl(context.work / f"{side}.jsonl", some)
-    context.log(", ".join(f"{side}: {len(some):,} questions" for side, some in rows.items()))
-    tokenizer, model = _tokenizer(context), _model(context, "base")
-    left_out: Counter[str] = Counter()
-    steps = train(
-        model, tokenizer, rows["train"], settings, _device(context), context.work, seed, left_out, rows["held_out"]
-    )
-    folder.save(context.work, model, tokenizer, chat=True)
-    checkpoint.clear(context.work)
-    asked = rows["held_out"][: settings.held_out_questions]
-    base = _model(context, "base")
-    results = compare_with_base(model, base, tokenizer, asked, settings.max_answer_tokens, seed, left_out)
-    _log_left_out(context, left_out)
-    write_jsonl(context.work / "samples.jsonl", results.pop("samples"))
-    counts = {side: len(some) for side, some in rows.items()}
-    return {"questions": {**counts, "asked": len(asked)}, "steps": steps, "left_out": dict(left_out), **results}
-
-
-def preferences(context: StepContext) -> Results:
-    """Two sampled answers a prompt, compared by the simulated annotator; the file that people's labels use too."""
-    from groundup.posttraining.preferences import label
-
-    settings, seed = context.recipe.preferences, context.recipe.seed
-    if reason := _skipped(context, "sft"):
-        return _skip(context, reason)
-    tokenizer, model = _tokenizer(context), _model(context, "sft")
-    results = {}
-    for split, file, count in (
-        ("train", "preference", settings.prompts),
-        ("held_out", "held_out", settings.held_out_prompts),
-    ):
-        rows = read_jsonl(context.inputs["sft"] / f"{file}.jsonl")[:count]
-        left_out: Counter[str] = Counter()
-        judgements, pairs = label(
-            model, tokenizer, rows, settings, context.recipe.sft.max_answer_tokens, seed, split, left_out
-        )
-        _log_left_out(context, left_out)
-        write_jsonl(context.work / f"{split}.judgements.jsonl", judgements)
-        write_jsonl(context.work / f"{split}.jsonl", pairs)
-        prompts = len(judgements)
-        results[split] = {"prompts": prompts, "pairs": len(pairs), "ties": prompts - len(pairs), "left_out": dict(left_out)}
-    return {"annotator": "simulated", **results}
-
-
-def reward(context: StepContext) -> Results:
-    """Preferences -> a reward model, `Qwen3ForSequenceClassification` with one label."""
-    from groundup.model import folder
-    from groundup.posttraining.reward import assess, train
-    from groundup.training import checkpoint
-
-    if reason := _skipped(context, "sft"):
-        return _skip(context, reason)
-    tokenizer, recipe = _tokenizer(context), context.recipe
-    pairs = _pairs(context, recipe.reward.data)
-    dtype = _device(context).training_dtype
-    left_out: Counter[str] = Counter()
-    sft, work = _model(context, "sft"), context.work
-    reward_model = train(sft, tokenizer, pairs["train"], recipe.reward, dtype, work, recipe.seed, left_out)
-    folder.save(context.work, reward_model, tokenizer, chat=True)
-    checkpoint.clear(context.work)
-    results, scored = assess(reward_model, tokenizer, pairs["held_out"] or pairs["train"], left_out)
-    _log_left_out(context, left_out)
-    write_jsonl(context.work / "scored.jsonl", scored)
-    write_json(context.work / "reward_scale.json", {name: results[name] for name in ("reward_mean", "reward_std")})
-    return {**results, "pairs": {split: len(some) for split, some in pairs.items()}, "left_out": dict(left_out)}
-
-
-def dpo(context: StepContext) -> Results:
-    """Preferences -> a better policy, directly."""
-    from groundup.posttraining.dpo import train
-
-    if reason := _skipped(context, "sft"):
-        return _skip(context, reason)
-    policy, recipe = _model(context, "sft"), context.recipe
-    pairs = _pairs(context, recipe.dpo.data)
-    dtype = _device(context).training_dtype
-    left_out: Counter[str] = Counter()
-    steps = train(
-        policy, _tokenizer(context), pairs["train"], recipe.dpo, dtype, context.work, recipe.seed, left_out,
-        pairs["held_out"],
-    )  # fmt: skip
-    compared = _finish_policy(context, policy, left_out)
-    return {"steps": steps, "left_out": dict(left_out), **compared}
-
-
-def ppo(context: StepContext) -> Results:
-    """Prompts and the reward model -> a better policy, by reinforcement."""
-    from groundup.model.folder import load_reward_model
-    from groundup.posttraining.batches import asked_of
-    from groundup.posttraining.own_data import prompts
-    from groundup.posttraining.ppo import train
-
-    if reason := _skipped(context, "reward"):
-        return _skip(context, reason)
-    own = context.recipe.ppo.data
-    made = context.inputs["sft"] / "preference.jsonl"
-    if not own and not made.is_file():
-        raise UserError("ppo: the model of sft was not made in a run, so there are no prompts; give ppo.data")
-    questions = prompts(own, context.log) if own else [asked_of(row) for row in read_jsonl(made)]
-    scale = read_json(context.inputs["reward"] / "reward_scale.json")
-    reward_model = load_reward_model(context.inputs["reward"]).to(_device(context).torch_device)
-    policy, recipe = _model(context, "sft"), context.recipe
-    left_out: Counter[str] = Counter()
-    summary = train(
-        policy, reward_model, (scale["reward_mean"], scale["reward_std"]), _tokenizer(context), questions, recipe.ppo,
-        recipe.sft.max_answer_tokens, _device(context).training_dtype, context.work, recipe.seed, left_out,
-    )  # fmt: skip
-    compared = _finish_policy(context, policy, left_out)
-    return {**summary, "left_out": dict(left_out), **compared}
-
-
 def report(context: StepContext) -> Results:
     """Everything above -> one self-contained page."""
     from groundup.report.report import write
@@ -276,63 +144,6 @@ def report(context: StepContext) -> Results:
     path = context.work / "report.html"
     write(path, context.recipe.model_dump(), context.inputs)
     return {"report": "report/report.html", "kb": round(path.stat().st_size / 1024)}
-
-
-def _skip(context: StepContext, reason: str) -> Results:
-    """The results of a stage that has nothing to work on: the run says so, and does the others."""
-    context.log(f"{context.name} is skipped: {reason}")
-    return {"skipped": reason}
-
-
-def _skipped(context: StepContext, need: str) -> str:
-    """Why a step before was skipped, "" if it was not, or is somebody's folder."""
-    folder = context.inputs[need]
-    return read_manifest(folder)["results"].get("skipped", "") if (folder / MANIFEST).is_file() else ""
-
-
-def _pairs(context: StepContext, files: list[str]) -> dict[str, list[dict[str, Any]]]:
-    """Preference rows of "train" and "held_out": of files, or of the stage `preferences`."""
-    from groundup.posttraining.own_data import preferences
-
-    if files:
-        return preferences(files, context.name, context.log)
-    return {split: read_jsonl(context.inputs["preferences"] / f"{split}.jsonl") for split in ("train", "held_out")}
-
-
-def _log_left_out(context: StepContext, left_out: Counter[str]) -> None:
-    from groundup.posttraining.rows import said
-
-    if left_out:
-        context.log(f"{left_out.total():,} rows left out of training or its measures: {said(left_out)}")
-
-
-def _finish_policy(context: StepContext, policy: "Decoder", left_out: Counter[str]) -> Results:
-    """Save an aligned policy, compare it with the model that it began as, and say what was left out of either."""
-    from groundup.model import folder
-    from groundup.posttraining.preferences import compare_policies
-    from groundup.training import checkpoint
-
-    tokenizer, settings = _tokenizer(context), context.recipe.preferences
-    folder.save(context.work, policy, tokenizer, chat=True)
-    checkpoint.clear(context.work)
-    held_out = context.inputs["sft"] / "held_out.jsonl"
-    if not held_out.is_file():  # a model that is given comes without questions
-        _log_left_out(context, left_out)
-        context.log("not compared with sft: it was not made in a run, so no questions are held out")
-        return {"against_sft": None}
-    rows = read_jsonl(held_out)[: settings.held_out_prompts]
-    comparison, samples = compare_policies(
-        policy, _model(context, "sft"), tokenizer, rows, settings.temperature,
-        context.recipe.sft.max_answer_tokens, context.recipe.seed, left_out,
-    )  # fmt: skip
-    _log_left_out(context, left_out)
-    write_jsonl(context.work / "samples.jsonl", samples)
-    context.log(
-        f"preferred over sft in {comparison['win_rate']:.1%} ({comparison['low']:.1%} to {comparison['high']:.1%}) of "
-        f"{comparison['n']} held-out prompts (simulated); mean words {comparison['mean_words']:.1f} against "
-        f"{comparison['baseline_mean_words']:.1f}"
-    )
-    return {"against_sft": comparison}
 
 
 def _archive(number: int, source: SourceConfig) -> str:
@@ -387,37 +198,6 @@ def _given_model(recipe: Recipe) -> list[Path]:
     folder = Path(recipe.base.start_from)
     weights = sorted(folder.glob("*.safetensors"))
     return [folder / "config.json", *_others(folder, "config.json"), *weights] if recipe.base.start_from else []
-
-
-def _device(context: StepContext) -> "Device":
-    from groundup.core.device import choose
-
-    return choose(context.recipe.threads)
-
-
-def _workers(context: StepContext) -> int:
-    from groundup.core.executor import cores
-
-    return context.recipe.threads or cores()
-
-
-def _tokenizer(context: StepContext) -> "Tokenizer":
-    from groundup.tokenizer.load import for_run
-
-    return for_run(context.inputs["tokenizer"], context.recipe.base.start_from)
-
-
-def _model(context: StepContext, stage: str) -> "Decoder":
-    from groundup.model.folder import load_decoder
-
-    return load_decoder(context.inputs[stage]).to(_device(context).torch_device)
-
-
-def _documents(context: StepContext, split: str | None = None) -> list[dict[str, Any]]:
-    from groundup.corpus.tables import read_table
-
-    rows = read_table(context.inputs["corpus"] / "documents.parquet").to_pylist()
-    return [row for row in rows if split is None or row["split"] == split]
 
 
 def _watched(texts: Iterable[str], progress: Progress) -> Iterator[str]:

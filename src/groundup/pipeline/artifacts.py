@@ -1,0 +1,59 @@
+"""What a step reads of the steps before it: documents, tokenizer, model; and whether one was skipped.
+
+torch is imported where it is used, so that `groundup run --dry-run` and a finished run do not wait for it.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from groundup.core.seals import MANIFEST, read_manifest
+from groundup.pipeline.run import StepContext
+
+if TYPE_CHECKING:
+    from groundup.core.device import Device
+    from groundup.model.decoder import Decoder
+    from groundup.tokenizer.tokenizer import Tokenizer
+
+Results = dict[str, Any]
+
+
+def documents_of(context: StepContext, split: str | None = None) -> list[dict[str, Any]]:
+    from groundup.corpus.tables import read_table
+
+    rows = read_table(context.inputs["corpus"] / "documents.parquet").to_pylist()
+    return [row for row in rows if split is None or row["split"] == split]
+
+
+def tokenizer_of(context: StepContext) -> "Tokenizer":
+    from groundup.tokenizer.load import for_run
+
+    return for_run(context.inputs["tokenizer"], context.recipe.base.start_from)
+
+
+def model_of(context: StepContext, stage: str) -> "Decoder":
+    from groundup.model.folder import load_decoder
+
+    return load_decoder(context.inputs[stage]).to(device_of(context).torch_device)
+
+
+def device_of(context: StepContext) -> "Device":
+    from groundup.core.device import choose
+
+    return choose(context.recipe.threads)
+
+
+def workers_of(context: StepContext) -> int:
+    from groundup.core.executor import cores
+
+    return context.recipe.threads or cores()
+
+
+def skip(context: StepContext, reason: str) -> Results:
+    """The results of a stage that has nothing to work on: the run says so, and does the others."""
+    context.log(f"{context.name} is skipped: {reason}")
+    return {"skipped": reason}
+
+
+def reason_skipped(context: StepContext, need: str) -> str:
+    """Why a step before was skipped, "" if it was not, or is somebody's folder."""
+    folder = context.inputs[need]
+    return read_manifest(folder)["results"].get("skipped", "") if (folder / MANIFEST).is_file() else ""

@@ -1,0 +1,184 @@
+"""Post-training's kinds of steps: read a section of the recipe and the artifacts before it, call the chapter, write.
+
+Chapters are imported where they are used, as in `kinds.py`.
+"""
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from groundup.core.errors import UserError
+from groundup.core.files import read_json, read_jsonl, write_json, write_jsonl
+from groundup.pipeline.artifacts import Results, device_of, documents_of, model_of, reason_skipped, skip, tokenizer_of
+from groundup.pipeline.run import StepContext
+
+if TYPE_CHECKING:
+    from groundup.model.decoder import Decoder
+
+
+def sft(context: StepContext) -> Results:
+    """Conversations, one's own or made from docstrings -> a chat model, compared with the base model on held-out ones."""
+    from groundup.model import folder
+    from groundup.posttraining.own_data import NoQuestions, rows_of_sft
+    from groundup.posttraining.sft import compare_with_base, train
+    from groundup.training import checkpoint
+
+    settings, seed = context.recipe.sft, context.recipe.seed
+    try:
+        rows = rows_of_sft(lambda: ((row["url"], row["text"]) for row in documents_of(context)), settings, seed, context.log)
+    except NoQuestions as reason:
+        return skip(context, str(reason))
+    for side, some in rows.items():
+        write_jsonl(context.work / f"{side}.jsonl", some)
+    context.log(", ".join(f"{side}: {len(some):,} questions" for side, some in rows.items()))
+    tokenizer, model = tokenizer_of(context), model_of(context, "base")
+    left_out: Counter[str] = Counter()
+    steps = train(
+        model, tokenizer, rows["train"], settings, device_of(context), context.work, seed, left_out, rows["held_out"]
+    )
+    folder.save(context.work, model, tokenizer, chat=True)
+    checkpoint.clear(context.work)
+    asked = rows["held_out"][: settings.held_out_questions]
+    base = model_of(context, "base")
+    results = compare_with_base(model, base, tokenizer, asked, settings.max_answer_tokens, seed, left_out)
+    _log_left_out(context, left_out)
+    write_jsonl(context.work / "samples.jsonl", results.pop("samples"))
+    counts = {side: len(some) for side, some in rows.items()}
+    return {"questions": {**counts, "asked": len(asked)}, "steps": steps, "left_out": dict(left_out), **results}
+
+
+def preferences(context: StepContext) -> Results:
+    """Two sampled answers a prompt, compared by the simulated annotator; the file that people's labels use too."""
+    from groundup.posttraining.preferences import label
+
+    settings, seed = context.recipe.preferences, context.recipe.seed
+    if reason := reason_skipped(context, "sft"):
+        return skip(context, reason)
+    tokenizer, model = tokenizer_of(context), model_of(context, "sft")
+    results = {}
+    for split, file, count in (
+        ("train", "preference", settings.prompts),
+        ("held_out", "held_out", settings.held_out_prompts),
+    ):
+        rows = read_jsonl(context.inputs["sft"] / f"{file}.jsonl")[:count]
+        left_out: Counter[str] = Counter()
+        judgements, pairs = label(
+            model, tokenizer, rows, settings, context.recipe.sft.max_answer_tokens, seed, split, left_out
+        )
+        _log_left_out(context, left_out)
+        write_jsonl(context.work / f"{split}.judgements.jsonl", judgements)
+        write_jsonl(context.work / f"{split}.jsonl", pairs)
+        prompts = len(judgements)
+        results[split] = {"prompts": prompts, "pairs": len(pairs), "ties": prompts - len(pairs), "left_out": dict(left_out)}
+    return {"annotator": "simulated", **results}
+
+
+def reward(context: StepContext) -> Results:
+    """Preferences -> a reward model, `Qwen3ForSequenceClassification` with one label."""
+    from groundup.model import folder
+    from groundup.posttraining.reward import assess, train
+    from groundup.training import checkpoint
+
+    if reason := reason_skipped(context, "sft"):
+        return skip(context, reason)
+    tokenizer, recipe = tokenizer_of(context), context.recipe
+    pairs = _pairs(context, recipe.reward.data)
+    dtype = device_of(context).training_dtype
+    left_out: Counter[str] = Counter()
+    sft, work = model_of(context, "sft"), context.work
+    reward_model = train(sft, tokenizer, pairs["train"], recipe.reward, dtype, work, recipe.seed, left_out)
+    folder.save(context.work, reward_model, tokenizer, chat=True)
+    checkpoint.clear(context.work)
+    results, scored = assess(reward_model, tokenizer, pairs["held_out"] or pairs["train"], left_out)
+    _log_left_out(context, left_out)
+    write_jsonl(context.work / "scored.jsonl", scored)
+    write_json(context.work / "reward_scale.json", {name: results[name] for name in ("reward_mean", "reward_std")})
+    return {**results, "pairs": {split: len(some) for split, some in pairs.items()}, "left_out": dict(left_out)}
+
+
+def dpo(context: StepContext) -> Results:
+    """Preferences -> a better policy, directly."""
+    from groundup.posttraining.dpo import train
+
+    if reason := reason_skipped(context, "sft"):
+        return skip(context, reason)
+    policy, recipe = model_of(context, "sft"), context.recipe
+    pairs = _pairs(context, recipe.dpo.data)
+    dtype = device_of(context).training_dtype
+    left_out: Counter[str] = Counter()
+    steps = train(
+        policy, tokenizer_of(context), pairs["train"], recipe.dpo, dtype, context.work, recipe.seed, left_out,
+        pairs["held_out"],
+    )  # fmt: skip
+    compared = _finish_policy(context, policy, left_out)
+    return {"steps": steps, "left_out": dict(left_out), **compared}
+
+
+def ppo(context: StepContext) -> Results:
+    """Prompts and the reward model -> a better policy, by reinforcement."""
+    from groundup.model.folder import load_reward_model
+    from groundup.posttraining.batches import asked_of
+    from groundup.posttraining.own_data import prompts
+    from groundup.posttraining.ppo import train
+
+    if reason := reason_skipped(context, "reward"):
+        return skip(context, reason)
+    own = context.recipe.ppo.data
+    made = context.inputs["sft"] / "preference.jsonl"
+    if not own and not made.is_file():
+        raise UserError("ppo: the model of sft was not made in a run, so there are no prompts; give ppo.data")
+    questions = prompts(own, context.log) if own else [asked_of(row) for row in read_jsonl(made)]
+    scale = read_json(context.inputs["reward"] / "reward_scale.json")
+    reward_model = load_reward_model(context.inputs["reward"]).to(device_of(context).torch_device)
+    policy, recipe = model_of(context, "sft"), context.recipe
+    left_out: Counter[str] = Counter()
+    summary = train(
+        policy, reward_model, (scale["reward_mean"], scale["reward_std"]), tokenizer_of(context), questions, recipe.ppo,
+        recipe.sft.max_answer_tokens, device_of(context).training_dtype, context.work, recipe.seed, left_out,
+    )  # fmt: skip
+    compared = _finish_policy(context, policy, left_out)
+    return {**summary, "left_out": dict(left_out), **compared}
+
+
+def _pairs(context: StepContext, files: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """Preference rows of "train" and "held_out": of files, or of the stage `preferences`."""
+    from groundup.posttraining.own_data import preferences
+
+    if files:
+        return preferences(files, context.name, context.log)
+    return {split: read_jsonl(context.inputs["preferences"] / f"{split}.jsonl") for split in ("train", "held_out")}
+
+
+def _log_left_out(context: StepContext, left_out: Counter[str]) -> None:
+    from groundup.posttraining.rows import said
+
+    if left_out:
+        context.log(f"{left_out.total():,} rows left out of training or its measures: {said(left_out)}")
+
+
+def _finish_policy(context: StepContext, policy: "Decoder", left_out: Counter[str]) -> Results:
+    """Save an aligned policy, compare it with the model that it began as, and say what was left out of either."""
+    from groundup.model import folder
+    from groundup.posttraining.preferences import compare_policies
+    from groundup.training import checkpoint
+
+    tokenizer, settings = tokenizer_of(context), context.recipe.preferences
+    folder.save(context.work, policy, tokenizer, chat=True)
+    checkpoint.clear(context.work)
+    held_out = context.inputs["sft"] / "held_out.jsonl"
+    if not held_out.is_file():  # a model that is given comes without questions
+        _log_left_out(context, left_out)
+        context.log("not compared with sft: it was not made in a run, so no questions are held out")
+        return {"against_sft": None}
+    rows = read_jsonl(held_out)[: settings.held_out_prompts]
+    comparison, samples = compare_policies(
+        policy, model_of(context, "sft"), tokenizer, rows, settings.temperature,
+        context.recipe.sft.max_answer_tokens, context.recipe.seed, left_out,
+    )  # fmt: skip
+    _log_left_out(context, left_out)
+    write_jsonl(context.work / "samples.jsonl", samples)
+    context.log(
+        f"preferred over sft in {comparison['win_rate']:.1%} ({comparison['low']:.1%} to {comparison['high']:.1%}) of "
+        f"{comparison['n']} held-out prompts (simulated); mean words {comparison['mean_words']:.1f} against "
+        f"{comparison['baseline_mean_words']:.1f}"
+    )
+    return {"against_sft": comparison}
