@@ -339,7 +339,7 @@ def sft(model: Model, data: Rows, folder: Folder, *, held_out: Rows = (), seed: 
 
     `held_out`: conversations whose loss stands in metrics.jsonl. Raises UserError where no conversation can be learned.
     """
-    config = configured(SftConfig, settings, "sft", ("data", "max_objects", "held_out_questions"))
+    config = configured(SftConfig, settings, "sft", ("data", "held_out", "max_objects", "held_out_questions"))
 
     def train(network: Any, rows: TrainRows, unseen: TrainRows, work: Path, left_out: Counter[str]) -> Trained:
         steps = sft_chapter.train(network, model.tokenizer, rows, config, _device(), work, seed, left_out, unseen)
@@ -353,7 +353,7 @@ def dpo(model: Model, data: Rows, folder: Folder, *, held_out: Rows = (), seed: 
 
     `held_out`: preferences whose loss stands in metrics.jsonl. Raises UserError where no preference can be learned.
     """
-    config = configured(DpoConfig, settings, "dpo", ("data",))
+    config = configured(DpoConfig, settings, "dpo", ("data", "held_out"))
 
     def train(network: Any, rows: TrainRows, unseen: TrainRows, work: Path, left_out: Counter[str]) -> Trained:
         dtype = _device().training_dtype
@@ -371,7 +371,7 @@ def reward(
     Its results are measured on the preferences `held_out`, or on `data` where there are none.
     Raises UserError where no preference can be learned.
     """
-    config = configured(RewardConfig, settings, "reward", ("data",))
+    config = configured(RewardConfig, settings, "reward", ("data", "held_out"))
 
     def train(network: Any, rows: TrainRows, unseen: TrainRows, work: Path, left_out: Counter[str]) -> Trained:
         dtype = _device().training_dtype

@@ -183,7 +183,8 @@ def _own(*sections: str) -> Callable[[Recipe], list[Path]]:
     """The files of a user's own rows that a stage reads."""
 
     def files(recipe: Recipe) -> list[Path]:
-        names = dict.fromkeys(name for section in sections for name in getattr(recipe, section).data)
+        own = [getattr(recipe, section) for section in sections]
+        names = dict.fromkeys(name for one in own for name in (*one.data, *getattr(one, "held_out", ())))
         return [Path(name).expanduser() for name in names]
 
     return files

@@ -13,6 +13,7 @@ from groundup.pipeline.run import StepContext
 
 if TYPE_CHECKING:
     from groundup.model.decoder import Decoder
+    from groundup.posttraining.config import DpoConfig, RewardConfig
 
 
 def sft(context: StepContext) -> Results:
@@ -81,7 +82,7 @@ def reward(context: StepContext) -> Results:
     if reason := reason_skipped(context, "sft"):
         return skip(context, reason)
     tokenizer, recipe = tokenizer_of(context), context.recipe
-    pairs = _pairs(context, recipe.reward.data)
+    pairs = _pairs(context, recipe.reward)
     dtype = device_of(context).training_dtype
     left_out: Counter[str] = Counter()
     sft, work = model_of(context, "sft"), context.work
@@ -102,7 +103,7 @@ def dpo(context: StepContext) -> Results:
     if reason := reason_skipped(context, "sft"):
         return skip(context, reason)
     policy, recipe = model_of(context, "sft"), context.recipe
-    pairs = _pairs(context, recipe.dpo.data)
+    pairs = _pairs(context, recipe.dpo)
     dtype = device_of(context).training_dtype
     left_out: Counter[str] = Counter()
     steps = train(
@@ -139,12 +140,12 @@ def ppo(context: StepContext) -> Results:
     return {**summary, "left_out": dict(left_out), **compared}
 
 
-def _pairs(context: StepContext, files: list[str]) -> dict[str, list[dict[str, Any]]]:
+def _pairs(context: StepContext, settings: "RewardConfig | DpoConfig") -> dict[str, list[dict[str, Any]]]:
     """Preference rows of "train" and "held_out": of files, or of the stage `preferences`."""
     from groundup.posttraining.own_data import preferences
 
-    if files:
-        return preferences(files, context.name, context.log)
+    if settings.data:
+        return preferences(settings.data, context.name, context.log, settings.held_out)
     return {split: read_jsonl(context.inputs["preferences"] / f"{split}.jsonl") for split in ("train", "held_out")}
 
 

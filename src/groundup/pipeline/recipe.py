@@ -69,6 +69,11 @@ class Recipe(Section):
     ppo: PpoConfig = PpoConfig()
     report: ReportConfig = ReportConfig()
 
+    @property
+    def continued(self) -> str:
+        """Somebody's model that the steps go on from, with tokenizer and chat template as they came with it; "" for none."""
+        return self.base.start_from or next((self.given[name] for name in ("base", "sft") if name in self.given), "")
+
 
 def load(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe, or the shipped one of that name, and apply `section.key=value` overrides (TOML; a bare word is a string).

@@ -12,6 +12,8 @@ Files = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(lam
 
 class SftConfig(Section):
     data: Files = []  # conversations to learn from; empty: questions made from docstrings
+    held_out: Files = []  # conversations to measure on; empty: a tenth of the prompts of `data`
+    strict: bool = False  # what preflight.py finds in the rows ends the step
     max_objects: Positive = 6000
     epochs: Epochs = 1
     batch_examples: Batch = 64
@@ -29,6 +31,8 @@ class PreferencesConfig(Section):
 
 class RewardConfig(Section):
     data: Files = []  # preferences to learn from; empty: those of the simulated annotator
+    held_out: Files = []  # preferences to measure on; empty: a tenth of the prompts of `data`
+    strict: bool = False  # as sft.strict
     epochs: Epochs = 1
     batch_pairs: Batch = 32
     learning_rate: Rate = 1e-4
@@ -36,6 +40,8 @@ class RewardConfig(Section):
 
 class DpoConfig(Section):
     data: Files = []  # as reward.data
+    held_out: Files = []  # as reward.held_out
+    strict: bool = False  # as sft.strict
     beta: PositiveFloat = 0.1
     epochs: Epochs = 1
     batch_pairs: Batch = 32

@@ -5,16 +5,18 @@ to the other prompts are what SFT learns, and the same prompts are answered anew
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from groundup.core.errors import UserError
 from groundup.data import docstring_questions
-from groundup.data.contracts import read_conversations, read_preferences, read_prompts, split
+from groundup.data.contracts import Found, read_conversations, read_preferences, read_prompts, split
 from groundup.data.conversations import Conversation
+from groundup.data.preferences import Preference
 from groundup.posttraining.config import SftConfig
 
 Rows = list[dict[str, Any]]
 Log = Callable[[str], None]
+T = TypeVar("T", Conversation, Preference)
 
 
 class NoQuestions(UserError):
@@ -31,22 +33,20 @@ def rows_of_sft(
     Raises NoQuestions where neither is there, UserError as `conversations` does.
     """
     if settings.data:
-        return conversations(settings.data, log)
+        return conversations(settings.data, log, settings.held_out)
     try:
         return docstring_questions.build(documents(), settings.max_objects, seed)
     except UserError as error:
         raise NoQuestions(str(error)) from None
 
 
-def conversations(files: Sequence[str], log: Log) -> dict[str, Rows]:
+def conversations(files: Sequence[str], log: Log, held_out_files: Sequence[str] = ()) -> dict[str, Rows]:
     """Rows of `messages`, `reference` (the last answer) and `kind`, by side as `docstring_questions.build` has them.
 
-    What was read and dropped is said. Raises UserError where a file cannot be read or holds no conversation.
+    What was read and dropped is said. Without files of their own, a tenth of the prompts is held out.
+    Raises UserError where a file cannot be read or holds no conversation.
     """
-    found = read_conversations(files)
-    log(f"sft data: {found}")
-    train, held_out = (list(map(_question, side)) for side in split(found.rows))
-    _log_alone(train, held_out, "sft data", log)
+    train, held_out = (list(map(_question, side)) for side in _sides(read_conversations, files, held_out_files, "sft", log))
     return {"train": train, "preference": train, "held_out": held_out}
 
 
@@ -54,12 +54,11 @@ def _question(one: Conversation) -> dict[str, Any]:
     return {"messages": one.rows, "reference": one.messages[-1].content, "kind": "conversation"}
 
 
-def preferences(files: Sequence[str], section: str, log: Log) -> dict[str, Rows]:
+def preferences(files: Sequence[str], section: str, log: Log, held_out_files: Sequence[str] = ()) -> dict[str, Rows]:
     """Rows as TRL has them, explicit, of "train" and "held_out"; says and raises as `conversations` does."""
-    found = read_preferences(files)
-    log(f"{section} data: {found}")
-    train, held_out = ([one.row for one in side] for side in split(found.rows))
-    _log_alone(train, held_out, f"{section} data", log)
+    train, held_out = (
+        [one.row for one in side] for side in _sides(read_preferences, files, held_out_files, section, log)
+    )
     return {"train": train, "held_out": held_out}
 
 
@@ -70,6 +69,18 @@ def prompts(files: Sequence[str], log: Log) -> list[list[dict[str, str]]]:
     return [[message.row for message in prompt] for prompt in dict.fromkeys(found.rows)]
 
 
-def _log_alone(train: Rows, held_out: Rows, name: str, log: Log) -> None:
-    if train == held_out:
-        log(f"{name}: all rows have one prompt, so nothing can be held out: what is measured was trained on")
+def _sides(
+    read: Callable[[Sequence[str]], Found[T]], files: Sequence[str], held_out_files: Sequence[str], section: str, log: Log
+) -> tuple[list[T], list[T]]:
+    found = read(files)
+    log(f"{section} data: {found}")
+    if held_out_files:
+        held_out = read(held_out_files)
+        log(f"{section} held out: {held_out}")
+        if shared := len({*found.rows} & {*held_out.rows}):
+            log(f"{section} held out: {shared:,} rows are among those to learn from: what is measured was trained on")
+        return found.rows, held_out.rows
+    train, unseen = split(found.rows)
+    if train == unseen:
+        log(f"{section} data: all rows have one prompt, so nothing can be held out: what is measured was trained on")
+    return train, unseen

@@ -1,0 +1,69 @@
+"""Verbs of post-training: each is a run of one step. One more kind of step is one more entry of a table below."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from groundup.cli.options import LARGEST_SEED, DryRun, result
+
+# Kinds that learn from rows alone, and those that learn from rewards too.
+FROM_ROWS = {
+    "sft": "Fine-tune a model on conversations: it learns to write the answers, and their ends.",
+    "reward": "Train a reward model on preferences, from the model that answers.",
+    "dpo": "Direct preference optimisation: make the chosen answers likelier than the rejected ones.",
+}
+FROM_REWARDS = {"ppo": "Reinforce what a reward model, or a program, finds good in a model's own answers to the prompts."}
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The folder of a model: config.json, *.safetensors, tokenizer.json.")]
+Data = Annotated[
+    list[Path],
+    typer.Option(metavar="FILE", help="JSON, CSV, Parquet of TRL, OpenAI, Alpaca, ShareGPT, HH-RLHF; several times."),
+]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="The run's folder; the model comes to stand in DIR/<verb>.")]
+Own = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method, as in a recipe's section.")
+]
+HeldOut = Annotated[
+    list[Path] | None, typer.Option(metavar="FILE", help="Rows to measure on; if not given, a tenth of the prompts.")
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse rows of which the checks before training find fault.")]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the order of the rows, and of what is sampled.")]
+
+
+def _from_rows(kind: str) -> Callable[..., None]:
+    def verb(
+        model: Model, data: Data, out: Out, settings: Own = None, held_out: HeldOut = None, strict: Strict = False,
+        seed: Seed = 0, dry_run: DryRun = False,
+    ) -> None:  # fmt: skip
+        _run(kind, model, data, out, settings or [], held_out=held_out or [], strict=strict, seed=seed, dry_run=dry_run)
+
+    return verb
+
+
+def _from_rewards(kind: str) -> Callable[..., None]:
+    def verb(
+        model: Model, data: Data, out: Out,
+        reward: Annotated[
+            str, typer.Option(metavar="FOLDER|MODULE:FUNCTION", help="A reward model, or a Python function (docs: Rewards).")
+        ],
+        settings: Own = None, seed: Seed = 0, dry_run: DryRun = False,
+    ) -> None:  # fmt: skip
+        folder = Path(reward).expanduser()
+        by = {"more": {"reward": reward}} if ":" in reward and not folder.exists() else {"given": {"reward": folder}}
+        _run(kind, model, data, out, settings or [], **by, seed=seed, dry_run=dry_run)
+
+    return verb
+
+
+def _run(*arguments: Any, **options: Any) -> None:
+    from groundup.pipeline.one_step import run_one
+
+    result(run_one(*arguments, **options))
+
+
+def add_to(app: typer.Typer) -> None:
+    for kinds, make in ((FROM_ROWS, _from_rows), (FROM_REWARDS, _from_rewards)):
+        for kind, what in kinds.items():
+            app.command(kind, help=f"{what} Run the same command again to resume.")(make(kind))

@@ -1,0 +1,56 @@
+"""One method of post-training by itself: a run of one step, from anybody's model and files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from groundup.core.errors import UserError
+from groundup.core.files import read_object
+from groundup.generation.open_folder import STAGES, model_folder
+from groundup.pipeline import recipe as recipes
+from groundup.pipeline.steps import dry, execute, steps_of
+
+# A model learns and writes answers of up to half its context; a thousand tokens suffice for most published conversations.
+LONGEST_ANSWER = 1024
+HELD_OUT_QUESTIONS = 32  # that are answered by sampling after SFT, which of a model of size takes its time
+
+
+def run_one(
+    kind: str, model: Path, data: Sequence[Path], out: Path, settings: Sequence[str], *, held_out: Sequence[Path] = (),
+    strict: bool = False, seed: int = 0, given: Mapping[str, Path] | None = None, more: Mapping[str, Any] | None = None,
+    dry_run: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Make OUT/KIND of the model and the files; the same call again resumes, or says what is there.
+
+    `settings`: key=value of the kind's section, or section.key=value. `given`: further folders, by the step whose place they
+    take. `more`: values of the kind's section. Raises UserError, in one line, for what is wrong with any of them.
+    """
+    source = _model(model)
+    length = read_object(source / "config.json").get("max_position_embeddings")
+    half = length // 2 if type(length) is int else LONGEST_ANSWER
+    own = {"data": [str(path) for path in data], **(more or {})}
+    own |= {"held_out": [str(path) for path in held_out]} if held_out else {}
+    own |= {"strict": True} if strict else {}
+    content: dict[str, Any] = {
+        "name": out.resolve().name or kind,
+        "seed": seed,
+        "standard": [kind],
+        "given": {"base" if kind == "sft" else "sft": str(source), **{name: str(path) for name, path in (given or {}).items()}},
+        "sft": {"max_answer_tokens": max(1, min(half, LONGEST_ANSWER)), "held_out_questions": HELD_OUT_QUESTIONS},
+    }
+    content[kind] = {**content.get(kind, {}), **own}
+    overrides = [one if "." in one.partition("=")[0] else f"{kind}.{one}" for one in settings]
+    recipe = recipes.resolve(content, overrides, f"groundup {kind}")
+    steps = steps_of(recipe)[:-1]  # a report is of a whole run
+    if dry_run:
+        return dry(recipe, out, steps)
+    manifest = execute(recipe, out, steps)[kind]
+    return {"run": str(out), "model": str(out / kind), "seconds": manifest["seconds"], **manifest["results"]}
+
+
+def _model(folder: Path) -> Path:
+    """Raises UserError unless it is the folder of one model that writes text."""
+    made = [stage for stage in STAGES if (folder / stage / "config.json").is_file()]
+    if made and not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: a run, which has several models; name one of them, as {folder / made[-1]}")
+    return model_folder(folder)
