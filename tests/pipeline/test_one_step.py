@@ -99,6 +99,7 @@ def test_a_run_is_not_one_model(groundup_here, place, tmp_path):
 
 
 def test_help_does_not_wait_for_torch(environment):
-    script = "import sys; from groundup.cli import app; app(['dpo', '--help'], standalone_mode=False); print('torch' in sys.modules)"
+    call = "app(['dpo', '--help'], standalone_mode=False)"
+    script = f"import sys; from groundup.cli import app; {call}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "False" and "--held-out" in done.stdout, done.stderr

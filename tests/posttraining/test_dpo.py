@@ -11,6 +11,7 @@ from groundup.core.errors import UserError
 from groundup.posttraining.batches import collate, row_of
 from groundup.posttraining.config import DpoConfig
 from groundup.posttraining.dpo import preference_loss, sequence_log_probability, train
+from groundup.posttraining.preference_losses import Pairs
 
 CPU = torch.device("cpu")
 PAIRS = [
@@ -28,6 +29,13 @@ def policy(toy_decoder, toy_tokenizer):
     return toy_decoder(seed=1, scale=0.1, vocab_size=toy_tokenizer.size)
 
 
+def sigmoid(policy, reference, beta):
+    """Rows as (all chosen, then all rejected)."""
+    tokens = torch.ones(len(policy) // 2)
+    pairs = Pairs(*policy.chunk(2), *reference.chunk(2), tokens, tokens, policy.chunk(2)[0])
+    return preference_loss(pairs, DpoConfig(beta=beta))
+
+
 def answers(policy, tokenizer, side):
     rows = [row_of(tokenizer, pair["prompt"][0]["content"], pair[side][0]["content"]) for pair in PAIRS]
     with torch.no_grad():
@@ -37,14 +45,14 @@ def answers(policy, tokenizer, side):
 @given(st.lists(st.floats(-50, 0), min_size=2, max_size=8).filter(lambda row: len(row) % 2 == 0), st.floats(0.01, 1))
 def test_the_policy_that_is_its_reference_has_loss_ln_2(values, beta):
     policy = torch.tensor(values)
-    loss, metrics = preference_loss(policy, policy.clone(), beta)
+    loss, metrics = sigmoid(policy, policy.clone(), beta)
     assert loss.item() == pytest.approx(math.log(2))
     assert metrics["reward_chosen"] == metrics["reward_rejected"] == metrics["accuracy"] == 0
 
 
 def test_by_hand():
     policy, reference = torch.tensor([-10.0, -12.0, -11.0, -9.0]), torch.tensor([-11.0, -11.0, -10.0, -9.5])
-    loss, metrics = preference_loss(policy, reference, 0.5)
+    loss, metrics = sigmoid(policy, reference, 0.5)
     # Implicit rewards: chosen +0.5, -0.5; rejected -0.5, +0.25. Margins 1.0 and -0.75.
     expected = (math.log(1 + math.exp(-1.0)) + math.log(1 + math.exp(0.75))) / 2
     assert loss.item() == pytest.approx(expected, abs=1e-6)
@@ -55,8 +63,8 @@ def test_by_hand():
 @given(st.lists(st.tuples(*[st.floats(-40, 0)] * 4), min_size=1, max_size=5), st.floats(0.01, 1))
 def test_swapping_the_sides_negates_the_margin(rows, beta):
     one, two, three, four = (torch.tensor(column) for column in zip(*rows, strict=True))
-    _, straight = preference_loss(torch.cat((one, two)), torch.cat((three, four)), beta)
-    _, swapped = preference_loss(torch.cat((two, one)), torch.cat((four, three)), beta)
+    _, straight = sigmoid(torch.cat((one, two)), torch.cat((three, four)), beta)
+    _, swapped = sigmoid(torch.cat((two, one)), torch.cat((four, three)), beta)
     margin = straight["reward_chosen"] - straight["reward_rejected"]
     assert swapped["reward_chosen"] - swapped["reward_rejected"] == pytest.approx(-margin, abs=1e-5)
 

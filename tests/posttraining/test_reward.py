@@ -8,7 +8,7 @@ import torch
 from groundup.core.errors import UserError
 from groundup.posttraining.batches import collate, row_of
 from groundup.posttraining.config import RewardConfig
-from groundup.posttraining.reward import CENTRING, assess, bradley_terry, from_policy, rewards, score_rows, train
+from groundup.posttraining.reward import assess, bradley_terry, from_policy, rewards, score_rows, train
 
 CPU = torch.device("cpu")
 
@@ -51,7 +51,7 @@ def test_a_head_of_zeros_has_loss_ln_2(policy, toy_tokenizer):
     with torch.no_grad():
         reward_model.score.weight.zero_()
     batch = collate([row_of(toy_tokenizer, "what", said) for said in ("path", "file")], toy_tokenizer.pad, CPU)
-    loss, metrics = bradley_terry(reward_model, batch)
+    loss, metrics = bradley_terry(reward_model, batch, 0.01)
     assert loss.item() == metrics["loss"] == pytest.approx(math.log(2)) and metrics["margin"] == 0
 
 
@@ -60,13 +60,13 @@ def test_bradley_terry_by_hand(policy, toy_tokenizer):
     said = ("path", "the file", "file", "returns it")
     batch = collate([row_of(toy_tokenizer, "what", text) for text in said], toy_tokenizer.pad, CPU)
     one, two, three, four = rewards(reward_model, batch).tolist()
-    loss, metrics = bradley_terry(reward_model, batch)
+    loss, metrics = bradley_terry(reward_model, batch, 0.01)
     fit_ = -(math.log(1 / (1 + math.exp(three - one))) + math.log(1 / (1 + math.exp(four - two)))) / 2
-    centring = CENTRING * ((one + three) ** 2 + (two + four) ** 2) / 2
+    centring = 0.01 * ((one + three) ** 2 + (two + four) ** 2) / 2
     assert metrics["loss"] == pytest.approx(fit_, abs=1e-5) and loss.item() == pytest.approx(fit_ + centring, abs=1e-5)
     assert metrics["margin"] == pytest.approx((one - three + two - four) / 2, abs=1e-5)
     swapped = {name: torch.cat((tensor[2:], tensor[:2])) for name, tensor in batch.items()}
-    assert bradley_terry(reward_model, swapped)[1]["margin"] == pytest.approx(-metrics["margin"], abs=1e-5)
+    assert bradley_terry(reward_model, swapped, 0.01)[1]["margin"] == pytest.approx(-metrics["margin"], abs=1e-5)
 
 
 def test_the_reward_is_read_at_the_end_of_the_answer_whatever_the_padding(policy, toy_tokenizer):

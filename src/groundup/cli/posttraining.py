@@ -16,7 +16,7 @@ FROM_ROWS = {
 }
 FROM_REWARDS = {"ppo": "Reinforce what a reward model, or a program, finds good in a model's own answers to the prompts."}
 
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The folder of a model: config.json, *.safetensors, tokenizer.json.")]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Its folder: config.json, *.safetensors, tokenizer.json.")]
 Data = Annotated[
     list[Path],
     typer.Option(metavar="FILE", help="JSON, CSV, Parquet of TRL, OpenAI, Alpaca, ShareGPT, HH-RLHF; several times."),

@@ -108,7 +108,7 @@ def dpo(context: StepContext) -> Results:
     left_out: Counter[str] = Counter()
     steps = train(
         policy, tokenizer_of(context), pairs["train"], recipe.dpo, dtype, context.work, recipe.seed, left_out,
-        pairs["held_out"],
+        pairs["held_out"], context.work.parent / "reference_log_probabilities",
     )  # fmt: skip
     compared = _finish_policy(context, policy, left_out)
     return {"steps": steps, "left_out": dict(left_out), **compared}

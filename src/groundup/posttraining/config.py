@@ -1,6 +1,6 @@
 """Settings of fine-tuning, preferences, the reward model, DPO and PPO."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -8,6 +8,10 @@ from groundup.core.config import LARGEST, Batch, Epochs, Positive, PositiveFloat
 
 # Files or folders of a user's own rows (data/contracts.py), one or a list of them.
 Files = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(lambda one: [one] if isinstance(one, str) else one)]
+Loss = Literal[
+    "sigmoid", "conservative", "robust", "hinge", "ipo", "sigmoid_norm", "simpo", "exo_pair", "nca_pair", "bco_pair",
+    "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft",
+]  # fmt: skip
 
 
 class SftConfig(Section):
@@ -17,6 +21,9 @@ class SftConfig(Section):
     max_objects: Positive = 6000
     epochs: Epochs = 1
     batch_examples: Batch = 64
+    examples_at_once: Annotated[int, Field(ge=0, le=10**6)] = 0  # of a batch, to spare memory; 0: all
+    packing: bool = False  # conversations of a batch share rows, none seeing another: less padding, the same loss
+    weighting: Literal["token", "example"] = "token"  # what of a batch counts alike: each token learned, or each conversation
     learning_rate: Rate = 5e-4
     max_answer_tokens: Annotated[int, Field(gt=0, le=2**20)] = 64
     held_out_questions: Positive = 600
@@ -33,8 +40,10 @@ class RewardConfig(Section):
     data: Files = []  # preferences to learn from; empty: those of the simulated annotator
     held_out: Files = []  # preferences to measure on; empty: a tenth of the prompts of `data`
     strict: bool = False  # as sft.strict
+    centring: Annotated[float, Field(ge=0, le=LARGEST)] = 0.01  # of the squared sum of a pair's rewards (Eisenstein et al. 2023)
     epochs: Epochs = 1
     batch_pairs: Batch = 32
+    pairs_at_once: Annotated[int, Field(ge=0, le=10**6)] = 0  # as dpo.pairs_at_once
     learning_rate: Rate = 1e-4
 
 
@@ -42,9 +51,17 @@ class DpoConfig(Section):
     data: Files = []  # as reward.data
     held_out: Files = []  # as reward.held_out
     strict: bool = False  # as sft.strict
+    loss: Loss = "sigmoid"  # preference_losses.py has them all
     beta: PositiveFloat = 0.1
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0  # share of wrong labels, for the losses that know of it
+    simpo_margin: Annotated[float, Field(ge=0, le=LARGEST)] = 0.0  # SimPO's gamma
+    discopop_tau: PositiveFloat = 0.05
+    ld_alpha: Share = 1.0  # what tokens beyond the shorter answer count; below one: LD-DPO
+    divergence: Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"] = "reverse_kl"
+    alpha_divergence: PositiveFloat = 0.5  # alpha of the divergence of that name
     epochs: Epochs = 1
     batch_pairs: Batch = 32
+    pairs_at_once: Annotated[int, Field(ge=0, le=10**6)] = 0  # of a batch, to spare memory; 0: all
     learning_rate: Rate = 2e-5
 
 

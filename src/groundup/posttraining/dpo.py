@@ -1,40 +1,49 @@
 """Direct preference optimisation (Rafailov et al. 2023): RLHF's objective as a classification loss on pairs.
 
 loss = -log sigmoid(beta * [(log pi(chosen) - log ref(chosen)) - (log pi(rejected) - log ref(rejected))])
-At the start pi = ref, so the loss is ln 2 = 0.693 and both implicit rewards are zero.
+At the start pi = ref, so the loss is ln 2 = 0.693 and both implicit rewards are zero. `preference_losses.py` has the others
+that came of it.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from groundup.model.decoder import Decoder
+from groundup.core.errors import UserError
+from groundup.core.files import replacing
+from groundup.core.seals import is_sealed, seal
+from groundup.model.base import LanguageModel
+from groundup.model.weights import digest_of_model
 from groundup.posttraining.batches import Row, answer_log_probabilities, collate
 from groundup.posttraining.config import DpoConfig
+from groundup.posttraining.preference_losses import OF_THE_BATCH, Pairs, length_desensitised, loss_of, rewards
 from groundup.posttraining.rows import kept, kept_pairs, pair, too_long
 from groundup.tokenizer.tokenizer import Tokenizer
-from groundup.training.epoch_order import chosen_rows, steps_for
+from groundup.training.epoch_order import chosen_rows, parts_of, steps_for
 from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
 
+logger = logging.getLogger(__name__)
 BATCH = 64  # rows that the reference scores at once
 HELD_OUT_PAIRS = 128  # that are measured while it trains: a fifth of the time of an epoch of 1,000 pairs
 
 
-def sequence_log_probability(model: Decoder, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
+def sequence_log_probability(model: LanguageModel, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
     """Log-probability (batch,) in nats of each row's answer, summed over its tokens."""
     return answer_log_probabilities(model, batch, dtype).sum(dim=1)
 
 
-def preference_loss(policy_B: Tensor, reference_B: Tensor, beta: float) -> tuple[Tensor, Metrics]:
-    """policy_B, reference_B: (batch,) log-probabilities of rows that come as (all chosen, then all rejected)."""
-    chosen, rejected = (beta * (policy_B - reference_B)).chunk(2)
-    loss = -F.logsigmoid(chosen - rejected).mean()
+def preference_loss(pairs: Pairs, settings: DpoConfig) -> tuple[Tensor, Metrics]:
+    """Mean loss of the pairs, by `settings.loss`, and its metrics."""
+    loss = loss_of(pairs, settings).mean()
+    chosen, rejected = rewards(pairs, settings)
     return loss, {
         "loss": loss.item(),
         "accuracy": (chosen > rejected).float().mean().item(),
@@ -43,57 +52,123 @@ def preference_loss(policy_B: Tensor, reference_B: Tensor, beta: float) -> tuple
     }
 
 
+def objective(model: LanguageModel, batch: Batch, settings: DpoConfig, dtype: torch.dtype) -> tuple[Tensor, Metrics]:
+    """Loss and metrics of `share` of a step.
+
+    batch: as `collate` gives it, rows as (all chosen, then all rejected); reference (batch,) as `summed` gives it.
+    """
+    logp_BT, mask_BT = answer_log_probabilities(model, batch, dtype), batch["mask"]
+    columns = (summed(logp_BT, mask_BT, settings), batch["reference"], mask_BT.sum(dim=1))
+    parts = [side for column in columns for side in column.chunk(2)]
+    loss, metrics = preference_loss(Pairs(*parts, chosen_whole=logp_BT.sum(dim=1).chunk(2)[0]), settings)
+    share = batch["share"].item()
+    return loss * share, {name: value * share for name, value in metrics.items()}
+
+
+def summed(logp_BT: Tensor, mask_BT: Tensor, settings: DpoConfig) -> Tensor:
+    """Log-probability (batch,) of answers, as the losses take it."""
+    return logp_BT.sum(dim=1) if settings.ld_alpha == 1 else length_desensitised(logp_BT, mask_BT, settings.ld_alpha)
+
+
 def train(
-    policy: Decoder, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: DpoConfig, dtype: torch.dtype,
+    policy: LanguageModel, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: DpoConfig, dtype: torch.dtype,
     folder: Path, seed: int, left_out: Counter[str] | None = None, held_out: Sequence[dict[str, Any]] = (),
+    cache: Path | None = None,
 ) -> int:  # fmt: skip
     """Train `policy` in place on preference rows, with itself as it comes for reference; returns the number of steps.
 
-    The reference's log-probabilities are computed once, so the reference need not stay in memory. The loss and accuracy
+    The reference's log-probabilities are computed once, so the reference need not stay in memory; in the folder `cache` they
+    are found again when the training resumes, or another begins with the same policy and pairs. The loss and accuracy
     on the first of the `held_out` pairs stand in the metrics of some steps: pairs that are seen again are soon known by
     heart, which the training's own figures take for learning.
     Pairs that cannot be read or are longer than the context are counted in `left_out` by reason.
-    Raises UserError when there are no pairs, or none stays.
+    Raises UserError when there are no pairs, or none stays, and for settings that cannot work together.
     """
+    _check(settings)
     longest = policy.config.max_position_embeddings + 1
     rows, _ = kept_pairs(tokenizer, pairs, longest, "dpo", left_out)
     device = policy.lm_head.weight.device
-    reference = [_reference(policy, tokenizer, [row[side] for row in rows], dtype) for side in (0, 1)]
+    reference = _cached(policy, tokenizer, rows, settings, dtype, cache)
     steps = steps_for(settings.epochs, settings.batch_pairs, len(rows))
 
     def batches(step: int) -> list[Batch]:
         some = chosen_rows(step, settings.batch_pairs, len(rows), seed)
-        batch = collate([rows[index][side] for side in (0, 1) for index in some], tokenizer.pad, device)
-        batch["reference"] = torch.cat([reference[side][some] for side in (0, 1)])
-        return [batch]
-
-    def objective(model: Decoder, batch: Batch) -> tuple[Tensor, Metrics]:
-        return preference_loss(sequence_log_probability(model, batch, dtype), batch["reference"], settings.beta)
+        return [
+            collate([rows[index][side] for side in (0, 1) for index in part], tokenizer.pad, device)
+            | {"reference": reference[part].T.flatten().to(device), "share": torch.tensor(len(part) / len(some))}
+            for part in parts_of(some, settings.pairs_at_once)
+        ]
 
     unseen = kept(held_out, lambda row: pair(tokenizer, row), lambda one: too_long(longest, one[0], one[1]), left_out)
-    observe = _observed(policy, tokenizer, [one[:2] for one in unseen[:HELD_OUT_PAIRS]], settings.beta, dtype)
-    tune(policy, objective, batches, settings.learning_rate, steps, folder, "dpo", warmup=10, observe=observe)
+    observe = _observed(policy, tokenizer, [one[:2] for one in unseen[:HELD_OUT_PAIRS]], settings, dtype)
+    tune(
+        policy, lambda model, batch: objective(model, batch, settings, dtype), batches, settings.learning_rate, steps, folder,
+        "dpo", warmup=10, observe=observe,
+    )  # fmt: skip
     return steps
 
 
+def _check(settings: DpoConfig) -> None:
+    if settings.loss == "exo_pair" and not settings.label_smoothing:
+        raise UserError("label_smoothing = 0: exo_pair takes the logarithm of it; set it to 0.001")
+    if settings.loss in OF_THE_BATCH and settings.pairs_at_once:
+        raise UserError(f"pairs_at_once = {settings.pairs_at_once}: {settings.loss} is of a whole batch; leave it 0")
+
+
 def _observed(
-    policy: Decoder, tokenizer: Tokenizer, rows: Sequence[tuple[Row, Row]], beta: float, dtype: torch.dtype
+    policy: LanguageModel, tokenizer: Tokenizer, rows: Sequence[tuple[Row, Row]], settings: DpoConfig, dtype: torch.dtype
 ) -> Callable[[], Metrics] | None:
     """What measures the loss and the accuracy of the policy, as it is then, on pairs against what it is now."""
     if not rows:
         return None
-    sides = [row[side] for side in (0, 1) for row in rows]
-    reference = _reference(policy, tokenizer, sides, dtype)
+    device = policy.lm_head.weight.device
+    batches = [
+        collate([row[side] for side in (0, 1) for row in rows[start : start + BATCH // 2]], tokenizer.pad, device)
+        | {"share": torch.tensor(len(rows[start : start + BATCH // 2]) / len(rows))}
+        for start in range(0, len(rows), BATCH // 2)
+    ]
+    if settings.loss in OF_THE_BATCH:
+        batches = [collate([row[side] for side in (0, 1) for row in rows], tokenizer.pad, device) | {"share": torch.tensor(1.0)}]
+    with torch.no_grad():
+        for batch in batches:
+            batch["reference"] = summed(answer_log_probabilities(policy, batch, dtype), batch["mask"], settings)
 
+    @torch.no_grad()
     def observe() -> Metrics:
-        found = preference_loss(_reference(policy, tokenizer, sides, dtype), reference, beta)[1]
-        return {**{f"held_out_{name}": found[name] for name in ("loss", "accuracy")}, "held_out_pairs": len(rows)}
+        found = [objective(policy, batch, settings, dtype)[1] for batch in batches]
+        means = {f"held_out_{name}": sum(one[name] for one in found) for name in ("loss", "accuracy")}
+        return {**means, "held_out_pairs": len(rows)}
 
     return observe
 
 
+def _cached(
+    policy: LanguageModel, tokenizer: Tokenizer, rows: Sequence[tuple[Row, Row]], settings: DpoConfig, dtype: torch.dtype,
+    cache: Path | None,
+) -> Tensor:  # fmt: skip
+    """The reference's log-probabilities (pairs, 2), on the processor."""
+    if cache is None:
+        return _reference(policy, tokenizer, rows, settings, dtype)
+    key = blake2b(repr((digest_of_model(policy), str(dtype), settings.ld_alpha, rows)).encode(), digest_size=16)
+    path = cache / f"{key.hexdigest()}.npy"
+    if is_sealed(path):
+        logger.info(f"dpo: the reference's log-probabilities of {len(rows):,} pairs are in {path}")
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    found = _reference(policy, tokenizer, rows, settings, dtype)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, found.numpy(), allow_pickle=False)
+    seal(path)
+    return found
+
+
 @torch.no_grad()
-def _reference(policy: Decoder, tokenizer: Tokenizer, rows: Sequence[Row], dtype: torch.dtype) -> Tensor:
-    device = policy.lm_head.weight.device
-    parts = [collate(rows[start : start + BATCH], tokenizer.pad, device) for start in range(0, len(rows), BATCH)]
-    return torch.cat([sequence_log_probability(policy, part, dtype) for part in parts])
+def _reference(
+    policy: LanguageModel, tokenizer: Tokenizer, rows: Sequence[tuple[Row, Row]], settings: DpoConfig, dtype: torch.dtype
+) -> Tensor:
+    device, parts = policy.lm_head.weight.device, []
+    for start in range(0, len(rows), BATCH // 2):
+        some = rows[start : start + BATCH // 2]
+        batch = collate([row[side] for side in (0, 1) for row in some], tokenizer.pad, device)
+        found = summed(answer_log_probabilities(policy, batch, dtype), batch["mask"], settings)
+        parts.append(torch.stack(found.chunk(2), dim=1))
+    return torch.cat(parts).cpu()

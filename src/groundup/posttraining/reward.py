@@ -24,11 +24,9 @@ from groundup.posttraining.batches import Row, collate
 from groundup.posttraining.config import RewardConfig
 from groundup.posttraining.rows import kept_pairs
 from groundup.tokenizer.tokenizer import Tokenizer
-from groundup.training.epoch_order import chosen_rows, steps_for
+from groundup.training.epoch_order import chosen_rows, parts_of, steps_for
 from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
-
-CENTRING = 0.01
 
 
 def from_policy(policy: LanguageModel, seed: int) -> RewardModel:
@@ -52,16 +50,23 @@ def rewards(reward_model: RewardModel, batch: Batch, dtype: torch.dtype = torch.
     return reward_model(whole, dtype).gather(1, last[:, None]).squeeze(1)
 
 
-def bradley_terry(reward_model: RewardModel, batch: Batch, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Metrics]:
-    """Loss of rows that come as (all chosen, then all rejected), with the `margin` (pairs,) of each pair or none."""
+def bradley_terry(
+    reward_model: RewardModel, batch: Batch, centring: float, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Metrics]:
+    """Loss of rows that come as (all chosen, then all rejected), with the `margin` (pairs,) of each pair or none.
+
+    `centring`: of the squared sum of a pair's rewards. With `share` in the batch, loss and metrics are that part of a step's.
+    """
     chosen, rejected = rewards(reward_model, batch, dtype).chunk(2)
     train = -F.logsigmoid(chosen - rejected - batch.get("margin", 0.0)).mean()
-    loss = train + CENTRING * (chosen + rejected).square().mean()
-    return loss, {
+    loss = train + centring * (chosen + rejected).square().mean()
+    metrics = {
         "loss": train.item(),
         "accuracy": (chosen > rejected).float().mean().item(),
         "margin": (chosen - rejected).mean().item(),
     }
+    share = batch["share"].item() if "share" in batch else 1.0
+    return loss * share, {name: value * share for name, value in metrics.items()}
 
 
 def train(
@@ -80,10 +85,16 @@ def train(
 
     def batches(step: int) -> list[Batch]:
         some = chosen_rows(step, settings.batch_pairs, len(rows), seed)
-        batch = collate([rows[index][side] for side in (0, 1) for index in some], tokenizer.pad, device)
-        return [batch | {"margin": torch.tensor([margins[index] for index in some], device=device)}]
+        return [
+            collate([rows[index][side] for side in (0, 1) for index in part], tokenizer.pad, device)
+            | {
+                "margin": torch.tensor([margins[index] for index in part], device=device),
+                "share": torch.tensor(len(part) / len(some)),
+            }
+            for part in parts_of(some, settings.pairs_at_once)
+        ]
 
-    objective = partial(bradley_terry, dtype=dtype)
+    objective = partial(bradley_terry, centring=settings.centring, dtype=dtype)
     tune(reward_model, objective, batches, settings.learning_rate, steps, folder, "reward")
     return reward_model
 

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from groundup.core.device import Device
 from groundup.core.errors import UserError
 from groundup.generation.engine import Sampling
@@ -24,11 +26,12 @@ from groundup.posttraining.answers import (
     plain_prompt,
     with_room,
 )
-from groundup.posttraining.batches import Row, answer_of, asked_of, collate, messages_of, prompt_of, row_of, shown
+from groundup.posttraining.batches import Row, answer_of, asked_of, messages_of, prompt_of, row_of, shown
 from groundup.posttraining.config import SftConfig
+from groundup.posttraining.packing import weighted, weights_of
 from groundup.posttraining.rows import conversation, kept, longest_answer, said, too_long
 from groundup.tokenizer.tokenizer import Tokenizer
-from groundup.training.epoch_order import chosen_rows, steps_for
+from groundup.training.epoch_order import chosen_rows, parts_of, steps_for
 from groundup.training.loop import mean_loss, tune
 from groundup.training.objectives import Batch, Metrics, next_token
 
@@ -61,22 +64,31 @@ def train(
     check_rows(rows, tokenizer)
     steps = steps_for(settings.epochs, settings.batch_examples, len(rows))
 
-    def weighted(chosen: Sequence[Row]) -> list[Batch]:
-        batch = collate(chosen, tokenizer.pad, device.torch_device)
-        return [batch | {"weight": batch["mask"] / batch["mask"].sum()}]
-
     def batches(step: int) -> list[Batch]:
-        return weighted([rows[index] for index in chosen_rows(step, settings.batch_examples, len(rows), seed)])
+        chosen = [rows[index] for index in chosen_rows(step, settings.batch_examples, len(rows), seed)]
+        return batches_of(chosen, tokenizer.pad, settings, device.torch_device)
 
     objective = partial(next_token, dtype=device.training_dtype)
     unseen = kept(held_out, lambda row: conversation(tokenizer, row), unfit, left_out)[:HELD_OUT_ROWS]
-    probe = weighted(unseen) if unseen else []
+    probe = batches_of(unseen, tokenizer.pad, settings, device.torch_device) if unseen else []
 
     def observe() -> Metrics:
         return {"held_out": mean_loss(model, objective, probe)}
 
     tune(model, objective, batches, settings.learning_rate, steps, folder, "sft", decay=2, observe=observe if probe else None)
     return steps
+
+
+def batches_of(rows: Sequence[Row], pad: int, settings: SftConfig, device: torch.device) -> list[Batch]:
+    """The micro-batches of a step, whose weights add up to one: accumulated, they are the big batch to the last rounding."""
+    weights = weights_of(rows, settings.weighting)
+    order = list(range(len(rows)))
+    if settings.examples_at_once:
+        order.sort(key=lambda index: -len(rows[index][0]))  # alike in length, so little is padded; the longest say what fits
+    return [
+        weighted([rows[i] for i in part], [weights[i] for i in part], pad, device, settings.packing)
+        for part in parts_of(order, settings.examples_at_once)
+    ]
 
 
 def check_rows(rows: Sequence[Row], tokenizer: Tokenizer) -> None:

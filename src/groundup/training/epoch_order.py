@@ -17,3 +17,8 @@ def chosen_rows(step: int, batch: int, count: int, seed: int) -> list[int]:
 
 def steps_for(epochs: int, batch: int, count: int) -> int:
     return epochs * (count // min(batch, count))
+
+
+def parts_of(rows: list[int], at_once: int) -> list[list[int]]:
+    """The rows of a step as micro-batches of `at_once` each, the last one of what is left; 0: all in one."""
+    return [rows[start : start + at_once] for start in range(0, len(rows), at_once)] if at_once else [rows]
