@@ -147,10 +147,10 @@ def test_their_classifier_gives_our_rewards(reward_model, folders, toy_tokenizer
 
 @pytest.mark.parametrize("packing", [False, True])
 def test_the_first_step_of_fine_tuning(policy, folders, toy_tokenizer, tmp_path, packing):
-    """Packed in one row there, in rows of the longest conversation here: the loss is the same."""
+    """Packed in rows of the context there, of the longest conversation here: the loss is the same."""
     path = folders / "sft"
     some = [rows.conversation(toy_tokenizer, {"messages": conversation}) for conversation in CONVERSATIONS]
-    more = {"packing": True, "max_length": 128, "per_device_train_batch_size": 1} if packing else {}
+    more = {"packing": True, "max_length": 128, "per_device_train_batch_size": 2} if packing else {}
     found = first_step(
         "SFT", causal(path), [{"messages": c} for c in CONVERSATIONS], path, tmp_path / "a", assistant_only_loss=True, **more
     )
