@@ -105,7 +105,7 @@ def test_longer_wins_is_the_accuracy_of_always_preferring_the_longer(policy, toy
             "rejected": [{"role": "assistant", "content": rejected}],
         }
 
-    answers = [("the path of the file", "it"), ("it", "the path of the file"), ("it", "it"), ("a b c", "a")]
+    answers = [("the path of the file", "it"), ("it", "the path of the file"), ("a", "b"), ("a b c", "a")]
     rows = [pair(chosen, rejected) for chosen, rejected in answers]
     results, _ = assess(from_policy(policy, seed=3), toy_tokenizer, rows)
     assert results["longer_wins"] == (1 + 0 + 0.5 + 1) / 4

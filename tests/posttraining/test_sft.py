@@ -1,5 +1,6 @@
 import json
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -9,9 +10,10 @@ from groundup.core.errors import UserError
 from groundup.generation.engine import Sampling
 from groundup.posttraining import sft
 from groundup.posttraining.answers import answer
-from groundup.posttraining.batches import row_of
 from groundup.posttraining.config import SftConfig
-from groundup.posttraining.sft import check_rows, compare_with_base, train
+from groundup.posttraining.rows import conversation
+from groundup.posttraining.sft import compare_with_base, train
+from groundup.tokenizer.chat import render
 
 CPU = Device(torch.device("cpu"), torch.float32, 1, "a processor", ())
 PAIRS = [("what is a", "the path"), ("what is b", "the file"), ("what is c", "it returns"), ("what is d", "def")]
@@ -74,15 +76,20 @@ def test_answers_that_do_not_fit_are_left_out(base, toy_tokenizer, tmp_path):
             train(base, toy_tokenizer, questions(pairs), settings(), CPU, tmp_path / "b", 0)
 
 
-def test_rows_that_would_teach_nothing_are_refused(toy_tokenizer):
-    ids, spoken = row_of(toy_tokenizer, "what is a", "the path")
-    check_rows([(ids, spoken)], toy_tokenizer)
-    with pytest.raises(UserError, match="mask is all zero"):
-        check_rows([(ids, spoken), (ids, [0] * len(ids))], toy_tokenizer)
-    with pytest.raises(UserError, match="end-of-message"):
-        check_rows([(ids[:-1], spoken[:-1])], toy_tokenizer)
-    with pytest.raises(UserError, match="end-of-message"):
-        check_rows([(ids, [*spoken[:-1], 0])], toy_tokenizer)
+def test_rows_that_teach_nothing_are_left_out(base, toy_tokenizer, tmp_path, monkeypatch):
+    masked = lambda tokenizer, row: (ids := render(tokenizer, row["messages"])[0], [0] * len(ids))  # noqa: E731
+    some = questions()
+    monkeypatch.setattr(sft, "conversation", lambda *given: masked(*given) if given[1] is some[0] else conversation(*given))
+    left_out = Counter()
+    assert train(base, toy_tokenizer, some, settings(epochs=1, batch_examples=1), CPU, tmp_path, 0, left_out) == 3
+    assert left_out == {"without a token to learn: the mask is empty": 1}
+
+
+def test_an_earlier_answer_alone_may_be_learned(base, toy_tokenizer, tmp_path):
+    [row] = questions(PAIRS[:1])
+    more = [{"role": "user", "content": "and"}, {"role": "assistant", "content": "it", "weight": 0}]
+    row["messages"] = [*row["messages"], *more]
+    assert train(base, toy_tokenizer, [row], settings(epochs=1), CPU, tmp_path, 0) == 1
 
 
 def test_held_out_questions_are_measured_while_it_trains(base, toy_tokenizer, tmp_path):

@@ -145,7 +145,7 @@ def _pairs(context: StepContext, settings: "RewardConfig | DpoConfig") -> dict[s
     from groundup.posttraining.own_data import preferences
 
     if settings.data:
-        return preferences(settings.data, context.name, context.log, settings.held_out)
+        return preferences(settings.data, context.name, context.log, settings.held_out, settings.strict)
     return {split: read_jsonl(context.inputs["preferences"] / f"{split}.jsonl") for split in ("train", "held_out")}
 
 

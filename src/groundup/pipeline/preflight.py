@@ -77,7 +77,7 @@ def sft_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
     from groundup.posttraining import own_data
 
     if recipe.sft.data:
-        own_data.conversations(recipe.sft.data, logger.info, recipe.sft.held_out)
+        own_data.conversations(recipe.sft.data, logger.info, recipe.sft.held_out, recipe.sft.strict)
 
 
 def reward_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
@@ -85,7 +85,7 @@ def reward_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
     from groundup.posttraining import own_data
 
     if recipe.reward.data:
-        own_data.preferences(recipe.reward.data, "reward", logger.info, recipe.reward.held_out)
+        own_data.preferences(recipe.reward.data, "reward", logger.info, recipe.reward.held_out, recipe.reward.strict)
 
 
 def dpo_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
@@ -93,7 +93,7 @@ def dpo_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
     from groundup.posttraining import own_data
 
     if recipe.dpo.data:
-        own_data.preferences(recipe.dpo.data, "dpo", logger.info, recipe.dpo.held_out)
+        own_data.preferences(recipe.dpo.data, "dpo", logger.info, recipe.dpo.held_out, recipe.dpo.strict)
 
 
 def ppo_data(recipe: Recipe, inputs: dict[str, Path]) -> None:

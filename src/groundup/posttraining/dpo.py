@@ -21,10 +21,11 @@ from groundup.core.files import replacing
 from groundup.core.seals import is_sealed, seal
 from groundup.model.base import LanguageModel
 from groundup.model.weights import digest_of_model
+from groundup.posttraining import preflight
 from groundup.posttraining.batches import Row, answer_log_probabilities, collate
 from groundup.posttraining.config import DpoConfig
 from groundup.posttraining.preference_losses import OF_THE_BATCH, Pairs, length_desensitised, loss_of, rewards
-from groundup.posttraining.rows import kept, kept_pairs, pair, too_long
+from groundup.posttraining.rows import kept, kept_pairs, pair, unfit_pair
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.epoch_order import chosen_rows, parts_of, steps_for
 from groundup.training.loop import tune
@@ -86,7 +87,9 @@ def train(
     """
     _check(settings)
     longest = policy.config.max_position_embeddings + 1
+    left_out = Counter() if left_out is None else left_out
     rows, _ = kept_pairs(tokenizer, pairs, longest, "dpo", left_out)
+    preflight.tell("dpo", preflight.of_pairs(rows, tokenizer, left_out), settings.strict)
     device = policy.lm_head.weight.device
     reference = _cached(policy, tokenizer, rows, settings, dtype, cache)
     steps = steps_for(settings.epochs, settings.batch_pairs, len(rows))
@@ -99,7 +102,7 @@ def train(
             for part in parts_of(some, settings.pairs_at_once)
         ]
 
-    unseen = kept(held_out, lambda row: pair(tokenizer, row), lambda one: too_long(longest, one[0], one[1]), left_out)
+    unseen = kept(held_out, lambda row: pair(tokenizer, row), lambda one: unfit_pair(longest, *one[:2]), left_out)
     observe = _observed(policy, tokenizer, [one[:2] for one in unseen[:HELD_OUT_PAIRS]], settings, dtype)
     tune(
         policy, lambda model, batch: objective(model, batch, settings, dtype), batches, settings.learning_rate, steps, folder,

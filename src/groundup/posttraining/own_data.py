@@ -33,20 +33,21 @@ def rows_of_sft(
     Raises NoQuestions where neither is there, UserError as `conversations` does.
     """
     if settings.data:
-        return conversations(settings.data, log, settings.held_out)
+        return conversations(settings.data, log, settings.held_out, settings.strict)
     try:
         return docstring_questions.build(documents(), settings.max_objects, seed)
     except UserError as error:
         raise NoQuestions(str(error)) from None
 
 
-def conversations(files: Sequence[str], log: Log, held_out_files: Sequence[str] = ()) -> dict[str, Rows]:
+def conversations(files: Sequence[str], log: Log, held_out_files: Sequence[str] = (), strict: bool = False) -> dict[str, Rows]:
     """Rows of `messages`, `reference` (the last answer) and `kind`, by side as `docstring_questions.build` has them.
 
     What was read and dropped is said. Without files of their own, a tenth of the prompts is held out.
-    Raises UserError where a file cannot be read or holds no conversation.
+    Raises UserError where a file cannot be read or holds no conversation, and where `strict` if a row is dropped.
     """
-    train, held_out = (list(map(_question, side)) for side in _sides(read_conversations, files, held_out_files, "sft", log))
+    sides = _sides(read_conversations, files, held_out_files, "sft", log, strict)
+    train, held_out = (list(map(_question, side)) for side in sides)
     return {"train": train, "preference": train, "held_out": held_out}
 
 
@@ -54,10 +55,12 @@ def _question(one: Conversation) -> dict[str, Any]:
     return {"messages": one.rows, "reference": one.messages[-1].content, "kind": "conversation"}
 
 
-def preferences(files: Sequence[str], section: str, log: Log, held_out_files: Sequence[str] = ()) -> dict[str, Rows]:
+def preferences(
+    files: Sequence[str], section: str, log: Log, held_out_files: Sequence[str] = (), strict: bool = False
+) -> dict[str, Rows]:
     """Rows as TRL has them, explicit, of "train" and "held_out"; says and raises as `conversations` does."""
     train, held_out = (
-        [one.row for one in side] for side in _sides(read_preferences, files, held_out_files, section, log)
+        [one.row for one in side] for side in _sides(read_preferences, files, held_out_files, section, log, strict)
     )
     return {"train": train, "held_out": held_out}
 
@@ -70,10 +73,13 @@ def prompts(files: Sequence[str], log: Log) -> list[list[dict[str, str]]]:
 
 
 def _sides(
-    read: Callable[[Sequence[str]], Found[T]], files: Sequence[str], held_out_files: Sequence[str], section: str, log: Log
-) -> tuple[list[T], list[T]]:
+    read: Callable[[Sequence[str]], Found[T]], files: Sequence[str], held_out_files: Sequence[str], section: str, log: Log,
+    strict: bool,
+) -> tuple[list[T], list[T]]:  # fmt: skip
     found = read(files)
     log(f"{section} data: {found}")
+    if strict and found.dropped:
+        raise UserError(f"{section} data: refused, as strict says: {found.dropped.total():,} dropped ({found.dropped})")
     if held_out_files:
         held_out = read(held_out_files)
         log(f"{section} held out: {held_out}")

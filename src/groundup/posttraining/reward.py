@@ -20,6 +20,7 @@ from torch import Tensor
 from groundup.core.statistics import difference, proportion
 from groundup.model.base import LanguageModel
 from groundup.model.decoder import RewardModel
+from groundup.posttraining import preflight
 from groundup.posttraining.batches import Row, collate
 from groundup.posttraining.config import RewardConfig
 from groundup.posttraining.rows import kept_pairs
@@ -78,7 +79,9 @@ def train(
     Pairs that cannot be read or are longer than the context are counted in `left_out` by reason.
     Raises UserError when there are no pairs, or none stays.
     """
+    left_out = Counter() if left_out is None else left_out
     rows, margins = kept_pairs(tokenizer, pairs, policy.config.max_position_embeddings, "reward", left_out)
+    preflight.tell("reward", preflight.of_pairs(rows, tokenizer, left_out), settings.strict)
     device = policy.lm_head.weight.device
     reward_model = from_policy(policy, seed).to(device)
     steps = steps_for(settings.epochs, settings.batch_pairs, len(rows))

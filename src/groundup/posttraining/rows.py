@@ -13,6 +13,7 @@ from groundup.data.conversations import conversation_of
 from groundup.data.messages import BadRow
 from groundup.data.preferences import preference_of
 from groundup.posttraining.batches import Row
+from groundup.posttraining.preflight import no_answer, same
 from groundup.tokenizer.chat import render
 from groundup.tokenizer.tokenizer import Tokenizer
 
@@ -92,6 +93,11 @@ def too_long(longest: int, *rows: Row) -> str | None:
     return f"longer than {longest} tokens" if any(len(ids) > longest for ids, _ in rows) else None
 
 
+def unfit_pair(longest: int, chosen: Row, rejected: Row) -> str | None:
+    """The reason to leave out a pair of which nothing can be learned."""
+    return too_long(longest, chosen, rejected) or no_answer(chosen, rejected) or same(chosen, rejected)
+
+
 def kept_pairs(
     tokenizer: Tokenizer, pairs: Sequence[Mapping[str, Any]], longest: int, stage: str, left_out: Counter[str] | None = None
 ) -> tuple[list[tuple[Row, Row]], list[float]]:
@@ -102,7 +108,7 @@ def kept_pairs(
     counted = Counter() if left_out is None else left_out
     if not pairs:
         raise UserError(f"{stage}: no preference pairs; every comparison was a tie")
-    found = kept(pairs, lambda row: pair(tokenizer, row), lambda one: too_long(longest, one[0], one[1]), counted)
+    found = kept(pairs, lambda row: pair(tokenizer, row), lambda one: unfit_pair(longest, *one[:2]), counted)
     if not found:
         raise UserError(f"{stage}: none of {len(pairs)} preference pairs can be trained on: {said(counted)}")
     return [(chosen, rejected) for chosen, rejected, _ in found], [margin for *_, margin in found]

@@ -16,6 +16,7 @@ from groundup.core.device import Device
 from groundup.core.errors import UserError
 from groundup.generation.engine import Sampling
 from groundup.model.decoder import Decoder
+from groundup.posttraining import preflight
 from groundup.posttraining.answers import (
     answer,
     answer_bits_per_byte,
@@ -56,12 +57,12 @@ def train(
     def unfit(row: Row) -> str | None:
         if longest_answer(row) > settings.max_answer_tokens:
             return f"with an answer of more than max_answer_tokens = {settings.max_answer_tokens}"
-        return too_long(longest, row)
+        return too_long(longest, row) or preflight.no_answer(row)
 
     rows = kept(questions, lambda row: conversation(tokenizer, row), unfit, left_out)
     if not rows:
         raise UserError(f"sft: no questions to learn from; of {len(questions)} rows left out: {said(left_out) or 'none'}")
-    check_rows(rows, tokenizer)
+    preflight.tell("sft", preflight.of_conversations(rows, tokenizer, left_out), settings.strict)
     steps = steps_for(settings.epochs, settings.batch_examples, len(rows))
 
     def batches(step: int) -> list[Batch]:
@@ -89,17 +90,6 @@ def batches_of(rows: Sequence[Row], pad: int, settings: SftConfig, device: torch
         weighted([rows[i] for i in part], [weights[i] for i in part], pad, device, settings.packing)
         for part in parts_of(order, settings.examples_at_once)
     ]
-
-
-def check_rows(rows: Sequence[Row], tokenizer: Tokenizer) -> None:
-    """Refuse what would train for hours to no end: no answer in the mask, or an end that is never learned."""
-    for ids, spoken in rows:
-        if not any(spoken):
-            raise UserError("sft: a conversation has no assistant tokens to learn from; its mask is all zero")
-        last = len(spoken) - 1 - spoken[::-1].index(1)
-        # A template of others may write on, as Qwen's does a line end. Ours does not.
-        if ids[last] not in tokenizer.ends or (last < len(ids) - 1 and tokenizer.template is None):
-            raise UserError("sft: an answer does not end with the end-of-message token; the model would never stop")
 
 
 def compare_with_base(

@@ -1,0 +1,124 @@
+"""What would fail in silence, looked for in the rows before a model is trained on them: rows in, findings out.
+
+Each is a thread of complaints somewhere: models that never stop, since their end was padding, and padding is masked; masks
+that are all zero; a beginning that stands twice; rows cut until no answer was left; pairs of the same answer.
+"""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from groundup.core.errors import UserError
+from groundup.posttraining.batches import Row
+from groundup.tokenizer.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`count` of `of` rows (or pairs) have the fault `name`; `so` is what comes of it, and what to do."""
+
+    name: str
+    count: int
+    of: int
+    so: str
+
+    def __str__(self) -> str:
+        return f"{self.count:,} of {self.of:,}: {self.name}; {self.so}"
+
+
+def tell(stage: str, findings: Sequence[Finding], strict: bool) -> None:
+    """Log what was found. Raises UserError, with all of it, where `strict`."""
+    for one in findings:
+        logger.warning(f"{stage}: {one}")
+    if strict and findings:
+        names = ", ".join(f"{one.name} ({one.count:,} of {one.of:,})" for one in findings)
+        raise UserError(f"{stage}: refused, as strict says: {names}; mend the rows, or leave strict out")
+
+
+def of_conversations(rows: Sequence[Row], tokenizer: Tokenizer, left_out: Mapping[str, int]) -> list[Finding]:
+    """Of the rows that are to be trained on, and of those that were left out, by reason."""
+    return [*_left_out(len(rows), left_out), *_of_rows(rows, tokenizer), *_twice([tuple(ids) for ids, _ in rows])]
+
+
+def of_pairs(pairs: Sequence[tuple[Row, Row]], tokenizer: Tokenizer, left_out: Mapping[str, int]) -> list[Finding]:
+    """As `of_conversations`, of (chosen, rejected)."""
+    keys = [(tuple(chosen[0]), tuple(rejected[0])) for chosen, rejected in pairs]
+    found = [*_left_out(len(pairs), left_out), *_of_rows([row for pair in pairs for row in pair], tokenizer), *_twice(keys)]
+    known = set(keys)
+    if against := sum(key[::-1] in known for key in keys):
+        found.append(Finding("pairs of which the opposite is there too", against, len(pairs), "together they teach nothing"))
+    return found
+
+
+def no_answer(*rows: Row) -> str | None:
+    """The reason to leave out a row in which nothing is learned."""
+    return None if all(any(spoken[1:]) for _, spoken in rows) else "without a token to learn: the mask is empty"
+
+
+def same(chosen: Row, rejected: Row) -> str | None:
+    """The reason to leave out a pair of one answer: no loss could tell its sides apart."""
+    return "with chosen equal to rejected, as tokens" if chosen[0] == rejected[0] else None
+
+
+def answers_of(row: Row) -> Iterator[list[int]]:
+    """The tokens of each answer that is learned, its end included."""
+    answer: list[int] = []
+    for token, says in zip((*row[0], 0), (*row[1], 0), strict=True):
+        if says:
+            answer.append(token)
+        elif answer:
+            yield answer
+            answer = []
+
+
+def _of_rows(rows: Sequence[Row], tokenizer: Tokenizer) -> Iterator[Finding]:
+    possible, special = {tokenizer.message_end, *tokenizer.ends}, set(tokenizer.special_tokens.values())
+    learned = [[possible.intersection(answer) for answer in answers_of(row)] for row in rows]  # the ends of each answer
+    ends = {token for answers in learned for found in answers for token in found}
+    if count := sum(not all(answers) for answers in learned):
+        yield Finding(
+            "answers whose end is not learned", count, len(rows), "the model would not learn to stop; see `groundup data show`"
+        )
+    if tokenizer.pad in ends:
+        yield Finding(
+            f"padding is the end of an answer, {_name(tokenizer, tokenizer.pad)}", len(rows), len(rows),
+            "learned here, where padding is known by its place; trainers that know it by its id never train the end",
+        )  # fmt: skip
+    if count := sum(len(ids) > 1 and ids[0] == ids[1] and ids[0] in special for ids, _ in rows):
+        yield Finding("the token that begins a text stands twice", count, len(rows), "the chat template and its tokenizer add it")
+    stated = _stated_end(tokenizer)
+    if ends and stated is not None and (count := sum(stated not in answer for answers in learned for answer in answers)):
+        others = ", ".join(sorted(_name(tokenizer, token) for token in ends))
+        yield Finding(
+            f"answers end with {others}, not with tokenizer_config.json's eos_token {_name(tokenizer, stated)}", count,
+            sum(map(len, learned)), "tools that stop at that alone never stop; change eos_token",
+        )  # fmt: skip
+
+
+def _left_out(kept: int, left_out: Mapping[str, int]) -> Iterator[Finding]:
+    total = kept + sum(left_out.values())
+    for reason, count in Counter(left_out).most_common():
+        yield Finding(f"left out {reason[:80]}", count, total, "whole: cut, no answer or an answer without its end would be left")
+
+
+def _twice(keys: Collection[object]) -> Iterator[Finding]:
+    if count := len(keys) - len(set(keys)):
+        yield Finding("the same as one before", count, len(keys), "they count as often as they stand there")
+
+
+def _stated_end(tokenizer: Tokenizer) -> int | None:
+    """`eos_token` of somebody's folder, which is written again as it came; ours states what its answers end with."""
+    try:
+        stated = json.loads(tokenizer.kept.get("tokenizer_config.json", "{}")).get("eos_token")
+    except (ValueError, AttributeError):
+        return None
+    text = stated.get("content") if isinstance(stated, dict) else stated
+    return tokenizer.special_tokens.get(text) if isinstance(text, str) else None
+
+
+def _name(tokenizer: Tokenizer, token: int) -> str:
+    return next((name for name, number in tokenizer.special_tokens.items() if number == token), str(token))[:40]

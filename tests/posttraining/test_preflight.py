@@ -1,0 +1,115 @@
+"""What would fail in silence is found in rows, with its count; strict refuses it."""
+
+import logging
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groundup.core.errors import UserError
+from groundup.posttraining import dpo, own_data, preflight, reward
+from groundup.posttraining.batches import row_of
+from groundup.posttraining.config import DpoConfig, RewardConfig
+from groundup.tokenizer.tokenizer import Tokenizer
+
+GOOD = [("what is a", "the path"), ("what is b", "the file"), ("what is c", "it returns")]
+
+
+@pytest.fixture(scope="module")
+def rows(toy_tokenizer):
+    return [row_of(toy_tokenizer, *one) for one in GOOD]
+
+
+def names(findings):
+    return {one.name: (one.count, one.of) for one in findings}
+
+
+def test_rows_of_ours_have_none(rows, toy_tokenizer):
+    assert preflight.of_conversations(rows, toy_tokenizer, {}) == []
+    assert preflight.of_pairs(list(pairwise(rows)), toy_tokenizer, {}) == []
+
+
+def test_an_end_that_is_not_learned(rows, toy_tokenizer):
+    cut = (rows[0][0][:-1], rows[0][1][:-1])
+    masked = (rows[1][0], [*rows[1][1][:-1], 0])
+    found = names(preflight.of_conversations([cut, masked, rows[2]], toy_tokenizer, {}))
+    assert found == {"answers whose end is not learned": (2, 3)}
+
+
+def test_what_a_template_writes_after_the_end_is_no_fault(rows, toy_tokenizer):
+    """Pairs count Qwen's line end as part of the answer, as TRL does."""
+    after = [([*ids, 3], [*spoken, 1]) for ids, spoken in rows]
+    assert preflight.of_conversations(after, toy_tokenizer, {}) == []
+
+
+def test_padding_that_is_the_end(rows, toy_tokenizer):
+    other = Tokenizer.from_merges(toy_tokenizer.merges)
+    other.pad = other.message_end
+    found = names(preflight.of_conversations(rows, other, {}))
+    assert found == {"padding is the end of an answer, <|im_end|>": (3, 3)}
+
+
+def test_a_beginning_that_stands_twice(rows, toy_tokenizer):
+    twice = [([ids[0], *ids], [0, *spoken]) for ids, spoken in rows[:2]]
+    found = names(preflight.of_conversations([*twice, rows[2]], toy_tokenizer, {}))
+    assert found == {"the token that begins a text stands twice": (2, 3)}
+
+
+def test_an_end_other_than_the_tokenizers(rows, toy_tokenizer):
+    other = Tokenizer.from_merges(toy_tokenizer.merges)
+    for stated in ('"<|endoftext|>"', '{"content": "<|endoftext|>"}'):
+        other.kept = {"tokenizer_config.json": f'{{"eos_token": {stated}}}'}
+        found = names(preflight.of_conversations(rows, other, {}))
+        assert found == {"answers end with <|im_end|>, not with tokenizer_config.json's eos_token <|endoftext|>": (3, 3)}
+    for content in ('{"eos_token": "<|im_end|>"}', '{"eos_token": null}', "[]", "no json", '{"eos_token": "none such"}'):
+        other.kept = {"tokenizer_config.json": content}
+        assert preflight.of_conversations(rows, other, {}) == []
+
+
+def test_what_was_left_out_and_what_is_there_twice(rows, toy_tokenizer):
+    found = names(preflight.of_conversations([*rows, rows[0]], toy_tokenizer, Counter({"longer than 8 tokens": 6})))
+    assert found == {"left out longer than 8 tokens": (6, 10), "the same as one before": (1, 4)}
+
+
+def test_pairs_and_their_opposites(rows, toy_tokenizer):
+    one, two, three = rows
+    found = names(preflight.of_pairs([(one, two), (two, one), (one, three), (one, three)], toy_tokenizer, {}))
+    assert found == {"the same as one before": (1, 4), "pairs of which the opposite is there too": (2, 4)}
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=30))
+def test_answers_are_the_runs_of_what_is_learned(tokens):
+    ids, spoken = [token for token, _ in tokens], [int(says) for _, says in tokens]
+    found = list(preflight.answers_of((ids, spoken)))
+    assert [token for answer in found for token in answer] == [token for token, says in tokens if says]
+    assert len(found) == sum(says and not before for before, says in zip([0, *spoken], spoken, strict=False))
+    assert all(found)
+
+
+def pair(chosen, rejected):
+    return {"prompt": "what", "chosen": chosen, "rejected": rejected}
+
+
+@pytest.mark.parametrize("method", [dpo, reward])
+def test_strict_refuses_and_else_it_is_said(method, toy_decoder, toy_tokenizer, tmp_path, caplog):
+    policy = toy_decoder(seed=1, scale=0.1, vocab_size=toy_tokenizer.size)
+    kind = DpoConfig if method is dpo else RewardConfig
+    pairs = [pair("the path", "it"), pair("it", " it\n"), pair("the file", "the path " * 99)]
+    with caplog.at_level(logging.WARNING):
+        method.train(policy, toy_tokenizer, pairs, kind(), torch.float32, tmp_path / "a", 0)
+    assert "1 of 3: left out with chosen equal to rejected, as tokens" in caplog.text
+    assert "1 of 3: left out longer than 6" in caplog.text
+    with pytest.raises(UserError, match=r"refused, as strict says: left out .* \(1 of 3\), left out"):
+        method.train(policy, toy_tokenizer, pairs, kind(strict=True), torch.float32, tmp_path / "b", 0)
+    method.train(policy, toy_tokenizer, pairs[:1], kind(strict=True), torch.float32, tmp_path / "c", 0)
+
+
+def test_strict_refuses_rows_that_cannot_be_read(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt": "a", "chosen": "b", "rejected": "b"}\n')
+    own_data.preferences([str(path)], "dpo", print)
+    with pytest.raises(UserError, match=r"refused, as strict says: 1 dropped \(chosen equal to rejected: 1"):
+        own_data.preferences([str(path)], "dpo", print, strict=True)
