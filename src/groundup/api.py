@@ -376,7 +376,7 @@ def reward(
     def train(network: Any, rows: TrainRows, unseen: TrainRows, work: Path, left_out: Counter[str]) -> Trained:
         dtype = _device().training_dtype
         trained = reward_chapter.train(network, model.tokenizer, rows, config, dtype, work, seed, left_out)
-        results, _ = reward_chapter.assess(trained, model.tokenizer, unseen or rows, left_out)
+        results, _ = reward_chapter.assess(trained, model.tokenizer, unseen or rows, left_out, network)
         return trained, {"measured_on": "held_out" if unseen else "data", **results}
 
     return PreferenceModel.load(_tuned("reward", config, read_preferences, train, model, data, folder, held_out, seed))

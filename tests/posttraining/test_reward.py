@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from groundup.core.errors import UserError
-from groundup.posttraining.batches import collate, row_of
+from groundup.posttraining.batches import answer_log_probabilities, collate, row_of
 from groundup.posttraining.config import RewardConfig
 from groundup.posttraining.reward import assess, bradley_terry, from_policy, rewards, score_rows, train
 
@@ -112,6 +112,32 @@ def test_longer_wins_is_the_accuracy_of_always_preferring_the_longer(policy, toy
     ahead = results["ahead_of_longer"]
     assert ahead["difference"] == pytest.approx(results["accuracy"]["accuracy"] - results["longer_wins"])
     assert ahead["low"] <= ahead["difference"] <= ahead["high"] and ahead["n"] == 4
+
+
+def test_the_likelier_answer_and_pairs_of_one_length(policy, toy_tokenizer):
+    def pair(chosen, rejected):
+        return {"prompt": "what", "chosen": chosen, "rejected": rejected}
+
+    rows = [pair("the path of it", "it"), pair("a", "b"), pair("path", "file"), pair("it", "returns the file " * 3)]
+    scorer = from_policy(policy, seed=3)
+    results, _ = assess(scorer, toy_tokenizer, rows, policy=policy)
+    sides = [[rewards(scorer, batch).item() for batch in one] for one in (
+        [collate([row_of(toy_tokenizer, "what", row[side])], toy_tokenizer.pad, CPU) for side in ("chosen", "rejected")]
+        for row in rows
+    )]  # fmt: skip
+    right = [chosen > rejected for chosen, rejected in sides]
+    assert results["accuracy"]["accuracy"] == sum(right) / 4
+    assert results["length_matched"]["n"] == 2 and results["length_matched"]["accuracy"] == sum(right[1:3]) / 2
+    likelier = 0
+    for row in rows:
+        logp = [
+            answer_log_probabilities(policy, collate([row_of(toy_tokenizer, "what", row[side])], toy_tokenizer.pad, CPU)).sum()
+            for side in ("chosen", "rejected")
+        ]
+        likelier += bool(logp[0] > logp[1])
+    assert results["likelier_wins"] == likelier / 4
+    assert results["ahead_of_likelier"]["difference"] == pytest.approx((sum(right) - likelier) / 4)
+    assert assess(scorer, toy_tokenizer, rows[:1])[0]["length_matched"] is None
 
 
 def test_no_pairs(policy, toy_tokenizer, tmp_path):

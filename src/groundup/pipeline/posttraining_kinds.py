@@ -89,7 +89,7 @@ def reward(context: StepContext) -> Results:
     reward_model = train(sft, tokenizer, pairs["train"], recipe.reward, dtype, work, recipe.seed, left_out)
     folder.save(context.work, reward_model, tokenizer, chat=True)
     checkpoint.clear(context.work)
-    results, scored = assess(reward_model, tokenizer, pairs["held_out"] or pairs["train"], left_out)
+    results, scored = assess(reward_model, tokenizer, pairs["held_out"] or pairs["train"], left_out, sft)
     _log_left_out(context, left_out)
     write_jsonl(context.work / "scored.jsonl", scored)
     write_json(context.work / "reward_scale.json", {name: results[name] for name in ("reward_mean", "reward_std")})

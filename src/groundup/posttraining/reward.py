@@ -20,6 +20,7 @@ from torch import Tensor
 from groundup.core.statistics import difference, proportion
 from groundup.model.base import LanguageModel
 from groundup.model.decoder import RewardModel
+from groundup.model.likelihood import score
 from groundup.posttraining import preflight
 from groundup.posttraining.batches import Row, collate
 from groundup.posttraining.config import RewardConfig
@@ -28,6 +29,8 @@ from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.epoch_order import chosen_rows, parts_of, steps_for
 from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
+
+MATCHED = 0.1  # of the longer answer's tokens, by which the lengths of a matched pair differ at most
 
 
 def from_policy(policy: LanguageModel, seed: int) -> RewardModel:
@@ -114,13 +117,15 @@ def score_rows(reward_model: RewardModel, tokenizer: Tokenizer, rows: Sequence[R
 
 
 def assess(
-    reward_model: RewardModel, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], left_out: Counter[str] | None = None
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    reward_model: RewardModel, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], left_out: Counter[str] | None = None,
+    policy: LanguageModel | None = None,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
     """On held-out pairs: accuracy with interval, scale of the rewards, and how far reward is mere length.
 
-    "longer_wins" is the accuracy of the annotator nobody wants: always prefer the longer answer; "ahead_of_longer" is how
-    much more the scorer has on the same pairs. Pairs that `fit` would
-    leave out are left out here too. Raises UserError when none stays.
+    "longer_wins" is the accuracy of the annotator nobody wants: always prefer the longer answer; "likelier_wins" that of the
+    answer that `policy`, which wrote them, finds likelier. "ahead_of_longer" and "ahead_of_likelier" are how much more the
+    scorer has on the same pairs; "length_matched" is its accuracy where the lengths differ by `MATCHED` of the longer at most.
+    Pairs that `train` would leave out are left out here too. Raises UserError when none stays.
     """
     rows, _ = kept_pairs(tokenizer, pairs, reward_model.config.max_position_embeddings, "reward", left_out)
     chosen = score_rows(reward_model, tokenizer, [row for row, _ in rows])
@@ -128,18 +133,37 @@ def assess(
     lengths = np.array([[sum(spoken) for _, spoken in row] for row in rows], dtype=np.float64)
     values = np.concatenate((chosen, rejected))
     words = lengths.T.ravel()
-    longer = (lengths[:, 0] > lengths[:, 1]) + 0.5 * (lengths[:, 0] == lengths[:, 1])
+    right = chosen > rejected
+    longer = _first_wins(lengths)
+    matched = np.abs(lengths[:, 0] - lengths[:, 1]) <= MATCHED * lengths.max(axis=1)
     results = {
-        "accuracy": proportion(int((chosen > rejected).sum()), len(rows)),
-        "ahead_of_longer": difference((chosen > rejected).astype(float), longer),
+        "accuracy": proportion(int(right.sum()), len(rows)),
+        "ahead_of_longer": difference(right.astype(float), longer),
         "longer_wins": float(longer.mean()),
+        "length_matched": proportion(int(right[matched].sum()), int(matched.sum())) if matched.any() else None,
         "reward_mean": float(values.mean()),
         "reward_std": float(values.std()) or 1.0,
         "length_correlation": float(np.corrcoef(values, words)[0, 1]) if words.std() and values.std() else 0.0,
     }
+    if policy is not None:
+        likelier = _first_wins(_log_probabilities(policy, rows))
+        results |= {"ahead_of_likelier": difference(right.astype(float), likelier), "likelier_wins": float(likelier.mean())}
     scored = [
         {"reward": round(float(value), 4), "tokens": int(count), "side": side}
         for side, some, column in (("chosen", chosen, 0), ("rejected", rejected, 1))
         for value, count in zip(some, lengths[:, column], strict=True)
     ]
     return results, scored
+
+
+def _first_wins(measures: np.ndarray) -> np.ndarray:
+    """Of measures (pairs, 2): 1 where the first is more (pairs,), 0.5 where both are alike."""
+    return (measures[:, 0] > measures[:, 1]) + 0.5 * (measures[:, 0] == measures[:, 1])
+
+
+def _log_probabilities(policy: LanguageModel, rows: Sequence[tuple[Row, Row]]) -> np.ndarray:
+    """Of both answers (pairs, 2), in nats."""
+    flat = [row for pair in rows for row in pair]
+    scores = score(policy, [ids for ids, _ in flat])
+    sums = [float(found[np.array(spoken[1:], dtype=bool)].sum()) for found, (_, spoken) in zip(scores, flat, strict=True)]
+    return np.array(sums).reshape(-1, 2)
