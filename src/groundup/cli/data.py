@@ -1,5 +1,7 @@
 """The verbs of data that people bring."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -8,11 +10,6 @@ import typer
 from groundup.cli.options import result
 
 data = typer.Typer(no_args_is_help=True, help="Conversations and preferences of your own: read, checked and converted.")
-
-
-@data.callback()
-def _group() -> None:
-    """Without it a single verb would have no name."""
 
 
 @data.command()
@@ -26,3 +23,17 @@ def convert(
     from groundup.data.convert import convert as write
 
     result(write(files, out))
+
+
+@data.command()
+def show(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A folder whose tokenizer and chat template are used.")],
+    files: Annotated[list[Path], typer.Option("--data", metavar="FILE", help="Conversations or preferences; several times.")],
+    rows: Annotated[int, typer.Option(min=1, max=10_000, help="Of each file, from its beginning.")] = 3,
+) -> None:
+    """Show which tokens of your rows are trained: in colour, or as {+text+} where there is no terminal."""
+    from groundup.posttraining.show import show as mark
+
+    text, found = mark(model, files, rows, sys.stderr.isatty() and "NO_COLOR" not in os.environ)
+    print(text, file=sys.stderr)
+    result(found)

@@ -1,0 +1,78 @@
+"""Which tokens of one's own rows are trained, as text: in colour on a terminal, else as `{+what is trained+}`."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from groundup.core.errors import UserError
+from groundup.core.text import printable
+from groundup.data.contracts import nothing, read
+from groundup.data.conversations import Conversation, conversation_of
+from groundup.data.preferences import Preference, preference_format_of, preference_of
+from groundup.data.rows import Refused
+from groundup.posttraining.batches import Row
+from groundup.posttraining.rows import conversation, kept, pair
+from groundup.tokenizer.tokenizer import StreamDecoder, Tokenizer
+
+# Trained tokens on green and a lighter green by turns, so that one can see where each ends; the others dim.
+TRAINED, PLAIN, END = ("\x1b[30;42m", "\x1b[30;102m"), "\x1b[2m", "\x1b[0m"
+
+
+def show(folder: Path, files: Sequence[Path], count: int, colour: bool) -> tuple[str, dict[str, Any]]:
+    """The first `count` rows of the files with what is trained of them marked, and {"rows", "tokens", "trained", "left_out"}.
+
+    `folder`: of the model, whose tokenizer and chat template are used. Raises UserError where a file has no row to show.
+    """
+    tokenizer, left_out = Tokenizer.load(folder), Counter[str]()
+    lines, tokens, trained, rows = [], 0, 0, 0
+    for given in files:
+        refused = Refused()
+        found = list(islice(read(given.expanduser(), _either, refused, Counter()), count))
+        if not found:
+            raise UserError(f"{given}: {nothing('conversations or preferences', given, refused)}")
+        left_out.update(refused)
+        for one in kept([one.row for one in found], lambda row: _sides(tokenizer, row), lambda sides: None, left_out):
+            rows += 1
+            for name, row in one.items():
+                tokens, trained = tokens + len(row[0]), trained + sum(row[1])
+                lines.append(f"--- row {rows}{name}: {sum(row[1]):,} of {len(row[0]):,} tokens are trained")
+                lines.append(marked(tokenizer, row, colour))
+    return "\n".join(lines), {"rows": rows, "tokens": tokens, "trained": trained, "left_out": dict(left_out)}
+
+
+def marked(tokenizer: Tokenizer, row: Row, colour: bool) -> str:
+    """The text of a row, its trained tokens marked; nothing in it can command a terminal."""
+    parts, number = [], 0
+    for text, says in _texts(tokenizer, row):
+        if colour:
+            lines = text.split("\n")  # a colour that goes over a line end would paint the rest of the line
+            parts.append("\n".join(f"{TRAINED[number % 2] if says else PLAIN}{line}{END}" if line else "" for line in lines))
+            number += 1
+        elif says != bool(number):  # where a run of trained tokens begins or ends
+            parts.append(f"{'{+' if says else '+}'}{text}")
+            number = int(says)
+        else:
+            parts.append(text)
+    return "".join(parts) + ("+}" if number and not colour else "")
+
+
+def _texts(tokenizer: Tokenizer, row: Row) -> Iterator[tuple[str, bool]]:
+    """The text that each token ends, and whether it is trained; of a character of several tokens the last one has it."""
+    names = {number: name for name, number in tokenizer.special_tokens.items()}
+    decoder = StreamDecoder(tokenizer)
+    for token, says in zip(*row, strict=True):
+        text = names[token] if token in names else decoder.push(token)
+        yield printable(text), bool(says)
+
+
+def _either(row: Mapping[str, Any]) -> Conversation | Preference:
+    return preference_of(row) if preference_format_of(row) else conversation_of(row)
+
+
+def _sides(tokenizer: Tokenizer, row: Mapping[str, Any]) -> dict[str, Row]:
+    if preference_format_of(row):
+        chosen, rejected, _ = pair(tokenizer, row)
+        return {", chosen": chosen, ", rejected": rejected}
+    return {"": conversation(tokenizer, row)}
