@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from groundup.core.statistics import win_rate
+from groundup.core.statistics import wilson, win_rate
 
 EQUAL = 0.1  # lengths that differ by at most this share of the longer one are equal
-RESAMPLED = 300  # draws of the interval of the length-controlled win rate
 RIDGE = 1.0  # holds the slopes of length and difficulty near zero: scikit-learn's C = 1
 STOPPED = 0.2  # by so much less answers end when something is wrong
 
@@ -47,27 +46,28 @@ def length_controlled(
 
     outcomes: 1, 0.5 or 0, or any preference in between; ours, theirs: lengths of the two answers; difficulty: of each
     prompt, as `instruction_difficulty` finds it; without, its term is left out, as in AlpacaEval's minimal model. The
-    result is the mean with the length's term at zero, its interval a bootstrap of the prompts.
+    result is the mean with the length's term at zero; its interval is Wilson's of as many comparisons as have the variance of
+    the coefficients (a sandwich, so ties count) and of the prompts.
     Raises ValueError without a comparison.
     """
     y = np.asarray(outcomes, dtype=np.float64)
-    if not len(y):
+    n = len(y)
+    if not n:
         raise ValueError("length_controlled needs at least one comparison")
-    features = [np.ones(len(y)), _length_term(ours, theirs)]
+    terms = [np.ones(n), _length_term(ours, theirs)]
     if difficulty is not None:
-        features.append(np.asarray(difficulty, dtype=np.float64))
-    x = np.stack(features, axis=1)
-
-    def controlled(rows: np.ndarray) -> float:
-        coefficients = _logistic(x[rows], y[rows], unpenalised=1)
-        equal = x[rows].copy()
-        equal[:, 1] = 0.0
-        return float(_sigmoid(equal @ coefficients).mean())
-
-    generator = np.random.default_rng(0)
-    draws = [controlled(generator.integers(len(y), size=len(y))) for _ in range(RESAMPLED)]
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return {"win_rate": controlled(np.arange(len(y))), "low": float(low), "high": float(high), "n": len(y)}
+        terms.append(np.asarray(difficulty, dtype=np.float64))
+    x = np.stack(terms, axis=1)
+    coefficients, curvature = _logistic(x, y, unpenalised=1)
+    equal = x.copy()
+    equal[:, 1] = 0.0
+    each = _sigmoid(equal @ coefficients)
+    rate = float(each.mean())
+    scores = x * (y - _sigmoid(x @ coefficients))[:, None]
+    slope = np.linalg.solve(curvature, (equal * (each * (1 - each))[:, None]).mean(axis=0))
+    variance = float(np.square(scores @ slope).sum() + each.var() / n)
+    low, high = wilson(rate * (size := rate * (1 - rate) / variance if variance > 0 else n), size)
+    return {"win_rate": rate, "low": low, "high": high, "n": n}
 
 
 def instruction_difficulty(
@@ -84,7 +84,7 @@ def instruction_difficulty(
     blocks = np.repeat(np.eye(models), prompts, axis=0)
     terms = np.concatenate([_length_term(some, theirs) for some in ours])
     x = np.concatenate((blocks, blocks * terms[:, None], np.tile(np.eye(prompts), (models, 1))), axis=1)
-    gamma = _logistic(x, y.ravel(), unpenalised=models)[2 * models :]
+    gamma = _logistic(x, y.ravel(), unpenalised=models)[0][2 * models :]
     return gamma - gamma.mean()
 
 
@@ -103,7 +103,7 @@ def compared(
     ]
     return {
         "win_rate_at_equal_length": at_equal_length(outcomes, words, before),
-        "length_controlled": length_controlled(outcomes, words, before) if outcomes else None,
+        "length_controlled": length_controlled(outcomes, words, before),
         "longer_wins": win_rate(decided),
         "ended": float(np.mean([ended for _, ended in ours])),
         "baseline_ended": float(np.mean([ended for _, ended in theirs])),
@@ -134,19 +134,20 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(0.5 * x))
 
 
-def _logistic(x: np.ndarray, y: np.ndarray, unpenalised: int) -> np.ndarray:
-    """Coefficients of a logistic regression on outcomes from 0 to 1, by Newton's method; all but the first have a ridge.
+def _logistic(x: np.ndarray, y: np.ndarray, unpenalised: int) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients of a logistic regression on outcomes from 0 to 1, by Newton's method, and the curvature of its loss there.
 
-    Without any, the intercept would run away where one side always wins: its ridge is too small to be seen otherwise.
+    All but the first have a ridge. Without any, an intercept would run away where one side always wins: its ridge is too
+    small to be seen otherwise.
     """
     ridge = np.full(x.shape[1], RIDGE)
     ridge[:unpenalised] = 1e-6
     coefficients = np.zeros(x.shape[1])
     for _ in range(50):
         p = _sigmoid(x @ coefficients)
-        gradient = x.T @ (p - y) + ridge * coefficients
-        step = np.linalg.solve((x * (p * (1 - p))[:, None]).T @ x + np.diag(ridge), gradient)
+        curvature = (x * (p * (1 - p))[:, None]).T @ x + np.diag(ridge)
+        step = np.linalg.solve(curvature, x.T @ (p - y) + ridge * coefficients)
         coefficients = coefficients - np.clip(step, -2, 2)  # a whole step overshoots where hardly anything is lost
         if np.abs(step).max() < 1e-9:
             break
-    return coefficients
+    return coefficients, curvature
