@@ -109,6 +109,6 @@ def test_concerns():
     (ends,) = concerns(first, first | {"ended": 0.1})
     assert ends.startswith("Answers stop ending: 10%") and "95%" in ends
     (length,) = concerns(first, first | {"length": 40.0, "reward_length_correlation": 0.9})
-    assert length.startswith("Reward is mostly length: answers grew from 20.0 to 40.0 tokens")
+    assert length.startswith("Reward goes with length: answers grew from 20.0 to 40.0 tokens")
     assert not concerns(first, first | {"length": 40.0})
     assert not math.isnan(correlation([1.0, math.pi], [1.0, 1.0]))

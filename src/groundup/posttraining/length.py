@@ -13,7 +13,7 @@ from groundup.core.statistics import wilson, win_rate
 
 EQUAL = 0.1  # lengths that differ by at most this share of the longer one are equal
 RIDGE = 1.0  # holds the slopes of length and difficulty near zero: scikit-learn's C = 1
-STOPPED = 0.2  # by so much less answers end when something is wrong
+STOPPED, GREW, GOES_WITH = 0.2, 1.5, 0.5  # when answers end by so much less, grow so much, and reward goes so with length
 
 
 def correlation(rewards: Sequence[float], lengths: Sequence[float]) -> float:
@@ -117,10 +117,11 @@ def concerns(first: dict[str, float], last: dict[str, float]) -> list[str]:
         found.append(
             f"Answers stop ending: {last['ended']:.0%} of the last rollout ended by themselves, {first['ended']:.0%} before."
         )
-    if last["length"] > 1.5 * first["length"] and last["reward_length_correlation"] > 0.5:
+    with_length = max(one["reward_length_correlation"] for one in (first, last))  # at the limit lengths do not vary
+    if last["length"] > GREW * first["length"] and with_length > GOES_WITH:
         found.append(
-            f"Reward is mostly length: answers grew from {first['length']:.1f} to {last['length']:.1f} tokens, and the reward of "
-            f"the last goes with length (correlation {last['reward_length_correlation']:.2f})."
+            f"Reward goes with length: answers grew from {first['length']:.1f} to {last['length']:.1f} tokens, and longer ones "
+            f"earn more (correlation {with_length:.2f})."
         )
     return found
 
