@@ -22,6 +22,7 @@ from groundup.posttraining import dpo, ppo, reward
 from groundup.posttraining.answers import answer
 from groundup.posttraining.batches import collate, prompt_of
 from groundup.posttraining.config import DpoConfig, PpoConfig, RewardConfig, SftConfig
+from groundup.posttraining.rewards import ModelReward, Prompt
 from groundup.posttraining.rows import pair
 from groundup.posttraining.sft import compare_with_base, train
 from groundup.tokenizer.bpe import SPECIAL_TOKENS
@@ -224,8 +225,10 @@ def test_rows_without_a_token_are_never_said(tmp_path):
         tuned, encoder, preferred(), RewardConfig(epochs=1, batch_pairs=2), torch.float32, tmp_path / "reward work", 0
     )
     assert reward_model.config.origin.dtype == "bfloat16"
-    reward_setup = ppo.RewardSetup(tuned, reward_model, 0.0, 1.0, 0.1, torch.float32, after_answer(encoder))
-    batch, _ = ppo.rollout(ppo.ActorCritic(tuned, reward_model), reward_setup, prompts, ends, encoder.pad, Sampling(20, 1.5), 0)
+    scores = ModelReward(reward_model, (0.0, 1.0), encoder, torch.float32)
+    setup, actor = ppo.RewardSetup(tuned, scores, PpoConfig(), torch.float32), ppo.ActorCritic(tuned, reward_model)
+    asked = [Prompt("", ids) for ids in prompts]
+    batch, *_ = ppo.rollout(actor, setup, asked, ends, encoder.pad, Sampling(20, 1.5), 0)
     assert batch["targets"].max() < encoder.size
 
 
@@ -249,8 +252,8 @@ def test_every_later_stage_keeps_format_and_files(tmp_path):
     reward_model = reward.train(policy, encoder, preferred(), settings, torch.float32, tmp_path / "rm", 0)
     settings = PpoConfig(iterations=1, rollouts=2, epochs=1, minibatches=1)
     ppo.train(
-        policy, reward_model, (0.0, 1.0), encoder, ["what is a", "what is b"], settings, 8, torch.float32,
-        tmp_path / "ppo work", 0,
+        policy, ModelReward(reward_model, (0.0, 1.0), encoder, torch.float32), encoder, ["what is a", "what is b"], settings, 8,
+        torch.float32, tmp_path / "ppo work", 0,
     )
     folder.save(tmp_path / "ppo", policy, encoder, chat=True)
     same_to_transformers(source, tmp_path / "ppo", chat=True)

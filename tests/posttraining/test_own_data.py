@@ -9,11 +9,12 @@ import torch
 from groundup.core.errors import UserError
 from groundup.pipeline import preflight
 from groundup.pipeline.recipe import Recipe
-from groundup.posttraining import own_data, ppo, preferences, reward, rows
+from groundup.posttraining import own_data, ppo, preferences, rows
 from groundup.posttraining.answers import answer_loss, plain_prompt
 from groundup.posttraining.batches import asked_of, prompt_of, shown
 from groundup.posttraining.config import PpoConfig, PreferencesConfig, SftConfig
 from groundup.posttraining.preferences import compare_policies, label
+from groundup.posttraining.rewards import open_reward
 from groundup.tokenizer.chat import render
 
 
@@ -113,10 +114,11 @@ def test_ppo_asks_with_the_whole_history(policy, toy_tokenizer, tmp_path, monkey
     assert questions == [TURNS[:-1], TURNS[:2]]  # each once
     with pytest.raises(KeyboardInterrupt):
         ppo.train(
-            policy, reward.from_policy(policy, 0), (0.0, 1.0), toy_tokenizer, questions, PpoConfig(rollouts=2), 8, torch.float32,
+            policy, open_reward("length", toy_tokenizer, torch.float32, torch.device("cpu")), toy_tokenizer, questions,
+            PpoConfig(rollouts=2), 8, torch.float32,
             tmp_path, 0, left_out,
         )  # fmt: skip
-    assert sorted(asked) == sorted(prompt_of(toy_tokenizer, one) for one in questions) and not left_out
+    assert sorted(one.ids for one in asked) == sorted(prompt_of(toy_tokenizer, one) for one in questions) and not left_out
 
 
 @torch.no_grad()

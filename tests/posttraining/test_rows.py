@@ -13,6 +13,7 @@ from groundup.core.errors import UserError
 from groundup.generation import engine
 from groundup.posttraining import answers, dpo, ppo, preferences, reward, rows, sft
 from groundup.posttraining.config import DpoConfig, PpoConfig, PreferencesConfig, RewardConfig, SftConfig
+from groundup.posttraining.rewards import open_reward
 from groundup.tokenizer.chat import render
 
 CPU = Device(torch.device("cpu"), torch.float32, 1, "a processor", ())
@@ -140,7 +141,8 @@ def test_the_whole_prompt_is_trained_on_and_only_the_last_answer_learned(toy_tok
 def test_ppo_leaves_out_prompts_without_room_for_an_answer(policy, toy_tokenizer, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(ppo, "rollout", lambda model, reward_setup, prompts, *rest: asked.extend(prompts) or stop())
-    reward_model, left_out = reward.from_policy(policy, 0), Counter()
+    length = open_reward("length", toy_tokenizer, torch.float32, torch.device("cpu"))
+    left_out = Counter()
 
     def stop():
         raise KeyboardInterrupt
@@ -148,12 +150,12 @@ def test_ppo_leaves_out_prompts_without_room_for_an_answer(policy, toy_tokenizer
     def train(questions):
         settings = PpoConfig(rollouts=4)
         ppo.train(
-            policy, reward_model, (0.0, 1.0), toy_tokenizer, questions, settings, 16, torch.float32, tmp_path, 0, left_out
+            policy, length, toy_tokenizer, questions, settings, 16, torch.float32, tmp_path, 0, left_out
         )
 
     with pytest.raises(KeyboardInterrupt):
         train(["what", LONG, "file"])
-    assert left_out == {"longer than 48 tokens": 1} and len(asked) == 2 and max(map(len, asked)) <= 48
+    assert left_out == {"longer than 48 tokens": 1} and len(asked) == 2 and max(len(one.ids) for one in asked) <= 48
     with pytest.raises(UserError, match="ppo: none of 1 questions has at most 48 tokens"):
         train([LONG])
 

@@ -44,6 +44,11 @@ def preferred(rate: float) -> dict:
         "win_rate": rate, "low": rate - 0.1, "high": rate + 0.1, "n": 50, "ties": 5, "mean_words": 8.0,
         "baseline_mean_words": 9.0, "ended": 0.5, "overlap": {"overlap": 0.3}, "baseline_overlap": {"overlap": 0.2},
         "gain": gained(0.1),
+        "length": {
+            "win_rate_at_equal_length": {"win_rate": rate, "low": rate - 0.2, "high": rate + 0.2, "n": 5, "ties": 0},
+            "length_controlled": {"win_rate": rate - 0.05, "low": rate - 0.15, "high": rate + 0.05, "n": 50},
+            "longer_wins": {"win_rate": 0.5, "low": 0.4, "high": 0.6, "n": 40, "ties": 0}, "ended": 0.5, "baseline_ended": 0.75,
+        },
     }  # fmt: skip
 
 
@@ -102,6 +107,7 @@ RESULTS = {
     "dpo": {"steps": 20, "against_sft": preferred(0.7)},
     "ppo": {
         "iterations": 2, "first": {"score": 0.0}, "last": {"score": 1.0}, "against_sft": preferred(0.2),
+        "concerns": ["Answers stop ending: 3%"],
     },
 }  # fmt: skip
 
@@ -140,7 +146,8 @@ def finished(folder: Path) -> dict[str, Path]:
     losses[5]["loss"] = "nan"
     for name in ("base", "sft", "dpo"):
         write_jsonl(folders[name] / "metrics.jsonl", losses)
-    rollouts = [{"iteration": number, "score": 0.5, "kl": 0.1, "length": 9.0} for number in range(2)]
+    form = {"length": 9.0, "ended": 0.5, "reward_length_correlation": 0.25}
+    rollouts = [{"iteration": number, "score": 0.5, "kl": 0.1, **form} for number in range(2)]
     write_jsonl(folders["ppo"] / "rollouts.jsonl", rollouts)
     scored = [{"reward": 0.5, "tokens": 9, "side": side} for side in ("chosen", "rejected")]
     write_jsonl(folders["reward"] / "scored.jsonl", scored)

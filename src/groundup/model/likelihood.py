@@ -125,17 +125,42 @@ def token_log_probabilities(
     documents_BT: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
     wanted_BT: Tensor | None = None,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Natural log-probability (batch, time) that the model gives each target after the ids up to its place.
 
     Differentiable. `documents_BT` keeps documents that share a row apart; `dtype` is that of the matrix products.
     `wanted_BT`: where it is zero the result is zero and the head is not asked, which in a conversation is most places.
+    `temperature` divides the logits: what was sampled at one has its probability there.
     """
-    hidden = model.model(ids_BT, documents_BT, dtype=dtype).flatten(0, 1)
+    hidden = _hidden(model, ids_BT, documents_BT, dtype, temperature)
     wanted = torch.ones_like(targets_BT) if wanted_BT is None else wanted_BT
     places = wanted.flatten().nonzero().squeeze(1)
     flat = _TokenLogProbabilities.apply(hidden, model.lm_head.weight, targets_BT.flatten(), places)
     return flat.view(targets_BT.shape)
+
+
+def _hidden(
+    model: LanguageModel, ids_BT: Tensor, documents_BT: Tensor | None, dtype: torch.dtype, temperature: float
+) -> Tensor:
+    """Hidden states (batch x time, width) of which the head makes logits divided by the temperature: it has no bias."""
+    hidden = model.model(ids_BT, documents_BT, dtype=dtype).flatten(0, 1)
+    return hidden if temperature == 1 else hidden / temperature
+
+
+@torch.no_grad()
+def log_probabilities_and_entropies(
+    model: LanguageModel, ids_BT: Tensor, targets_BT: Tensor, wanted_BT: Tensor, dtype: torch.dtype, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """The same bits as `token_log_probabilities`, and the entropy (batch, time) in nats of each distribution; zero elsewhere."""
+    hidden_ND = _hidden(model, ids_BT, None, dtype, temperature)
+    weight_VD, targets_N = model.lm_head.weight.to(hidden_ND.dtype), targets_BT.flatten()
+    logp_N, entropy_N = torch.zeros(2, len(targets_N), device=hidden_ND.device)
+    for places in wanted_BT.flatten().nonzero().squeeze(1).split(ROWS):
+        logp = _log_softmax(hidden_ND[places], weight_VD)
+        logp_N[places] = logp.gather(1, targets_N[places, None]).squeeze(1)
+        entropy_N[places] = -logp.exp().mul_(logp).sum(1)
+    return logp_N.view(targets_BT.shape), entropy_N.view(targets_BT.shape)
 
 
 @torch.no_grad()

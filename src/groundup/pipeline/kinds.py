@@ -12,7 +12,7 @@ from groundup.core.seals import MANIFEST, SEAL, is_sealed, read_sealed, seal, wr
 from groundup.corpus.config import SourceConfig
 from groundup.pipeline import preflight
 from groundup.pipeline.artifacts import Results, device_of, documents_of, model_of, tokenizer_of, workers_of
-from groundup.pipeline.posttraining_kinds import dpo, ppo, preferences, reward, sft
+from groundup.pipeline.posttraining_kinds import dpo, grpo, ppo, preferences, reward, sft
 from groundup.pipeline.recipe import Recipe
 from groundup.pipeline.run import Step, StepContext
 
@@ -190,6 +190,17 @@ def _own(*sections: str) -> Callable[[Recipe], list[Path]]:
     return files
 
 
+def _prompts_and_reward(section: str) -> Callable[[Recipe], list[Path]]:
+    """The files of prompts, and what a reward other than the run's own is read from."""
+
+    def files(recipe: Recipe) -> list[Path]:
+        from groundup.posttraining.reward_files import files_of
+
+        return [*_own(section)(recipe), *files_of(getattr(recipe, section).reward)]
+
+    return files
+
+
 def _given_tokenizer(recipe: Recipe) -> list[Path]:
     folder = Path(recipe.tokenizer.folder)
     return [folder / "tokenizer.json", *_others(folder, "tokenizer.json")] if recipe.tokenizer.folder else []
@@ -223,7 +234,7 @@ STANDARD = (
           ahead=(("", preflight.reward_data), ("tokenizer", preflight.reward_pairs_fit))),
     Step("dpo", ("tokenizer", "sft", "preferences"), dpo, ("dpo", "preferences", "sft"), files=_own("dpo"),
           ahead=(("", preflight.dpo_data), ("tokenizer", preflight.dpo_pairs_fit))),
-    Step("ppo", ("tokenizer", "sft", "reward"), ppo, ("ppo", "preferences", "sft"), files=_own("ppo"),
+    Step("ppo", ("tokenizer", "sft", "reward"), ppo, ("ppo", "preferences", "sft"), files=_prompts_and_reward("ppo"),
           ahead=(("", preflight.ppo_data),)),
     Step("report", ("pages", "annotations", "corpus", "tokenizer", "tokens", "base", "evaluation", "sft", "preferences",
                      "reward", "dpo", "ppo"), report),
@@ -231,5 +242,9 @@ STANDARD = (
 
 
 CORPUS_STEPS = STANDARD[:3]
-KINDS = {step.name: step for step in STANDARD[:-1]}  # a kind of step is a standard step under another name
-MODELS = ("base", "sft", "dpo", "ppo")  # steps that write a model with its tokenizer
+OPTIONAL = (  # of which a recipe says that they run
+    Step("grpo", ("tokenizer", "sft", "reward"), grpo, ("grpo", "preferences", "sft"), files=_prompts_and_reward("grpo"),
+          ahead=(("", preflight.grpo_data),)),
+)  # fmt: skip
+KINDS = {step.name: step for step in (*STANDARD[:-1], *OPTIONAL)}  # a kind is a step of those under another name
+MODELS = ("base", "sft", "dpo", "ppo", "grpo")  # steps that write a model with its tokenizer

@@ -4,10 +4,11 @@ Chapters are imported where they are used, as in `kinds.py`.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from groundup.core.errors import UserError
-from groundup.core.files import read_json, read_jsonl, write_json, write_jsonl
+from groundup.core.files import read_jsonl, write_json, write_jsonl
 from groundup.pipeline.artifacts import Results, device_of, documents_of, model_of, reason_skipped, skip, tokenizer_of
 from groundup.pipeline.run import StepContext
 
@@ -115,27 +116,43 @@ def dpo(context: StepContext) -> Results:
 
 
 def ppo(context: StepContext) -> Results:
-    """Prompts and the reward model -> a better policy, by reinforcement."""
-    from groundup.model.folder import load_reward_model
-    from groundup.posttraining.batches import asked_of
-    from groundup.posttraining.own_data import prompts
+    """Prompts and a reward -> a better policy, by reinforcement."""
     from groundup.posttraining.ppo import train
 
-    if reason := reason_skipped(context, "reward"):
+    return _reinforced(context, train)
+
+
+def grpo(context: StepContext) -> Results:
+    """Prompts and a reward -> a better policy, by what is better than the other answers to the same prompt."""
+    from groundup.posttraining.grpo import train
+
+    return _reinforced(context, train)
+
+
+def _reinforced(context: StepContext, train: Callable[..., Results]) -> Results:
+    from groundup.posttraining.batches import asked_of
+    from groundup.posttraining.own_data import prompts
+    from groundup.posttraining.rewards import of_folder, open_reward
+
+    recipe, device = context.recipe, device_of(context)
+    kind = train.__module__.rpartition(".")[2]
+    settings = getattr(recipe, kind)
+    if reason := reason_skipped(context, "sft" if settings.reward else "reward"):
         return skip(context, reason)
-    own = context.recipe.ppo.data
     made = context.inputs["sft"] / "preference.jsonl"
-    if not own and not made.is_file():
-        raise UserError("ppo: the model of sft was not made in a run, so there are no prompts; give ppo.data")
-    questions = prompts(own, context.log) if own else [asked_of(row) for row in read_jsonl(made)]
-    scale = read_json(context.inputs["reward"] / "reward_scale.json")
-    reward_model = load_reward_model(context.inputs["reward"]).to(device_of(context).torch_device)
-    policy, recipe = model_of(context, "sft"), context.recipe
+    if not settings.data and not made.is_file():
+        raise UserError(f"{kind}: the model of sft was not made in a run, so there are no prompts; give {kind}.data")
+    questions = prompts(settings.data, context.log) if settings.data else [asked_of(row) for row in read_jsonl(made)]
+    policy, tokenizer = model_of(context, "sft"), tokenizer_of(context)
+    where = tokenizer, device.training_dtype, device.torch_device
+    reward = open_reward(settings.reward, *where) if settings.reward else of_folder(context.inputs["reward"], *where)
     left_out: Counter[str] = Counter()
     summary = train(
-        policy, reward_model, (scale["reward_mean"], scale["reward_std"]), tokenizer_of(context), questions, recipe.ppo,
-        recipe.sft.max_answer_tokens, device_of(context).training_dtype, context.work, recipe.seed, left_out,
+        policy, reward, tokenizer, questions, settings, recipe.sft.max_answer_tokens, device.training_dtype, context.work,
+        recipe.seed, left_out,
     )  # fmt: skip
+    for concern in summary["concerns"]:
+        context.log(f"{context.name}: {concern}")
     compared = _finish_policy(context, policy, left_out)
     return {**summary, "left_out": dict(left_out), **compared}
 

@@ -98,10 +98,19 @@ def dpo_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 def ppo_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """As `sft_data`, of prompts."""
+    _prompts("ppo", recipe.ppo.data)
+
+
+def grpo_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """As `ppo_data`."""
+    _prompts("grpo", recipe.grpo.data)
+
+
+def _prompts(section: str, files: list[str]) -> None:
     from groundup.posttraining import own_data
 
-    if recipe.ppo.data:
-        own_data.prompts(recipe.ppo.data, logger.info)
+    if files:
+        own_data.prompts(files, logger.info, section)
 
 
 def sft(recipe: Recipe, inputs: dict[str, Path]) -> None:

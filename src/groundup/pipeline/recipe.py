@@ -23,7 +23,7 @@ from groundup.corpus.config import AnnotationsConfig, PagesConfig, SelectionConf
 from groundup.data.config import MixtureConfig
 from groundup.evaluation.config import EvaluationConfig
 from groundup.pipeline.shipped_recipes import find, shipped
-from groundup.posttraining.config import DpoConfig, PpoConfig, PreferencesConfig, RewardConfig, SftConfig
+from groundup.posttraining.config import DpoConfig, GrpoConfig, PpoConfig, PreferencesConfig, RewardConfig, SftConfig
 from groundup.report.config import ReportConfig
 from groundup.tokenizer.config import TokenizerConfig, TokensConfig
 from groundup.training.config import PretrainingConfig
@@ -67,6 +67,7 @@ class Recipe(Section):
     reward: RewardConfig = RewardConfig()
     dpo: DpoConfig = DpoConfig()
     ppo: PpoConfig = PpoConfig()
+    grpo: GrpoConfig = GrpoConfig()
     report: ReportConfig = ReportConfig()
 
     @property

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from groundup.core.errors import UserError
 from groundup.core.text import printable
-from groundup.pipeline.kinds import CORPUS_STEPS, KINDS, MODELS, STANDARD
+from groundup.pipeline.kinds import CORPUS_STEPS, KINDS, MODELS, OPTIONAL, STANDARD
 from groundup.pipeline.recipe import Recipe, StepSettings, with_settings
 from groundup.pipeline.run import Run, Step, StepContext
 
@@ -41,7 +41,8 @@ def _standard_steps(recipe: Recipe, at_hand: dict[str, str | Path]) -> list[Step
     if recipe.pages is None or "corpus" in at_hand:
         replaced |= {"pages", "annotations"}
     for name, step in KINDS.items():
-        if name in replaced or (recipe.standard is not None and name not in recipe.standard):
+        listed = step not in OPTIONAL if recipe.standard is None else name in recipe.standard
+        if name in replaced or not listed:
             continue
         if name == "preferences" and recipe.standard is None and recipe.reward.data and recipe.dpo.data:
             continue  # nothing would be trained on those of the simulated annotator
@@ -82,6 +83,8 @@ def _added_step(recipe: Recipe, one: StepSettings, where: str, at_hand: dict[str
 def _needs(step: Step, recipe: Recipe) -> tuple[str, ...]:
     """A step's inputs, without those whose place files of the user's own take."""
     kind = step.kind or step.name
+    if kind in ("ppo", "grpo") and getattr(recipe, kind).reward:
+        return tuple(need for need in step.needs if need != "reward")
     spared = {"sft": "corpus", "reward": "preferences", "dpo": "preferences"}.get(kind)
     return tuple(need for need in step.needs if need != spared) if spared and getattr(recipe, kind).data else step.needs
 
@@ -117,7 +120,7 @@ def run(recipe: Recipe, folder: Path) -> Results:
         found = _figures(step.kind or step.name, manifests[step.name]["results"])
         if found:
             figures |= found if step.kind in ("", step.name) else {step.name: found}
-    preferred = {name: figures.pop(name) for name in ("dpo", "ppo") if name in figures}
+    preferred = {name: figures.pop(name) for name in ("dpo", "ppo", "grpo") if name in figures}
     skipped = {name: one["results"]["skipped"] for name, one in manifests.items() if "skipped" in one["results"]}
     return {
         "run": str(folder),
@@ -149,7 +152,7 @@ def _figures(kind: str, results: Results) -> Results:
         return {"sft_overlap": overlap, "sft_answer_loss": found["answer_loss"]}
     if kind == "reward":
         return {"reward_accuracy": results["accuracy"]["accuracy"]}
-    if kind in ("dpo", "ppo"):
+    if kind in ("dpo", "ppo", "grpo"):
         if not (found := results["against_sft"]):
             return {}
         return {kind: {

@@ -13,6 +13,7 @@ from groundup.generation.engine import Sampling, generate, room
 from groundup.model.decoder import Decoder
 from groundup.model.likelihood import bits_per_byte, score
 from groundup.posttraining.batches import Asked, Row, asked_of, prompt_of, shown
+from groundup.posttraining.length import compared
 from groundup.tokenizer.chat import answer_ends
 from groundup.tokenizer.tokenizer import Tokenizer
 
@@ -109,7 +110,7 @@ def mean_overlap(answers: Sequence[str], references: Sequence[str]) -> dict[str,
 def head_to_head(
     challenger: Sequence[tuple[str, bool]], baseline: Sequence[tuple[str, bool]], references: Sequence[str]
 ) -> dict[str, Any]:
-    """How often the simulated annotator prefers the challenger, ties counting half, with a 95 % interval."""
+    """How often the simulated annotator prefers the challenger, ties counting half, with a 95 % interval, and at equal length."""
     worth = {"a": 1.0, "tie": 0.5, "b": 0.0}
     ours, theirs = [text for text, _ in challenger], [text for text, _ in baseline]
     outcomes = [
@@ -123,4 +124,5 @@ def head_to_head(
         "mean_words": float(np.mean([len(text.split()) for text in ours])),
         "baseline_mean_words": float(np.mean([len(text.split()) for text in theirs])),
         "ended": float(np.mean([ended for _, ended in challenger])),
+        "length": compared(outcomes, challenger, baseline),
     }

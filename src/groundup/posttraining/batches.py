@@ -35,9 +35,13 @@ def collate(rows: Sequence[Row], pad: int, device: torch.device) -> Batch:
     }
 
 
-def answer_log_probabilities(model: Decoder, batch: Batch, dtype: torch.dtype = torch.float32) -> Tensor:
+def answer_log_probabilities(
+    model: Decoder, batch: Batch, dtype: torch.dtype = torch.float32, temperature: float = 1.0
+) -> Tensor:
     """Log-probability (batch, time) in nats of each of the assistant's tokens, zero elsewhere."""
-    return token_log_probabilities(model, batch["ids"], batch["targets"], dtype=dtype, wanted_BT=batch["mask"])
+    return token_log_probabilities(
+        model, batch["ids"], batch["targets"], dtype=dtype, wanted_BT=batch["mask"], temperature=temperature
+    )
 
 
 def row_of(tokenizer: Tokenizer, asked: Asked, answer: str) -> Row:

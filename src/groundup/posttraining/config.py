@@ -1,4 +1,4 @@
-"""Settings of fine-tuning, preferences, the reward model, DPO and PPO."""
+"""Settings of fine-tuning, preferences, the reward model, DPO, PPO and GRPO."""
 
 from typing import Annotated, Literal
 
@@ -65,12 +65,50 @@ class DpoConfig(Section):
     learning_rate: Rate = 2e-5
 
 
+Coefficient = Annotated[float, Field(ge=0, le=LARGEST)]
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+Temperature = Annotated[float, Field(gt=0, le=100)]
+Iterations = Annotated[int, Field(gt=0, le=10**6)]
+
+
 class PpoConfig(Section):
     data: Files = []  # prompts, preferences or conversations to take prompts from; empty: those that preferences were made of
-    iterations: Annotated[int, Field(gt=0, le=10**6)] = 30
+    reward: str = ""  # a folder, `arithmetic`, `length`, `count=WORD` or `module:function`; empty: the reward model of the run
+    iterations: Iterations = 30
     rollouts: Batch = 256
     minibatches: Batch = 4
     epochs: Epochs = 1
-    kl_coefficient: Annotated[float, Field(ge=0, le=LARGEST)] = 0.05
+    temperature: Temperature = 1.0  # of the answers, and of the probabilities that are compared
+    missing_end_reward: Number | Literal["off"] = -3.0  # normalised; at -1 rambling on beats a poor answer
+    whiten_rewards: bool = False
+    gamma: Share = 1.0
+    gae_lambda: Share = 0.95
+    kl_coefficient: Coefficient = 0.05
+    kl_target: Coefficient = 0.0  # nats an answer that the coefficient is adapted to; 0: it is fixed
+    kl_horizon: Positive = 10_000  # answers in which it adapts
     clip: PositiveFloat = 0.2
+    value_clip: PositiveFloat = 0.2
+    value_coefficient: Coefficient = 0.1
     learning_rate: Rate = 2e-5
+    samples_every: Positive = 10  # iterations from one table of samples to the next
+
+
+class GrpoConfig(Section):
+    data: Files = []  # as ppo.data
+    reward: str = ""  # as ppo.reward
+    iterations: Iterations = 30
+    prompts: Batch = 32  # of an iteration
+    generations: Annotated[int, Field(ge=2, le=10**6)] = 8  # answers to each of them, a group
+    minibatches: Batch = 1
+    epochs: Epochs = 1
+    temperature: Temperature = 1.0
+    baseline: Literal["group", "leave_one_out"] = "group"
+    scale_rewards: Literal["group", "batch", "none"] = "group"  # "none" with loss_type "dr_grpo": Dr. GRPO
+    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo"] = "dapo"
+    importance: Literal["token", "sequence"] = "token"  # "sequence": GSPO
+    clip_low: PositiveFloat = 0.2
+    clip_high: PositiveFloat = 0.2
+    beta: Coefficient = 0.0  # of the divergence from the reference in the loss
+    mask_truncated: bool = False  # answers that did not end teach nothing
+    learning_rate: Rate = 2e-5
+    samples_every: Positive = 10

@@ -65,10 +65,10 @@ def preferences(
     return {"train": train, "held_out": held_out}
 
 
-def prompts(files: Sequence[str], log: Log) -> list[list[dict[str, str]]]:
+def prompts(files: Sequence[str], log: Log, section: str = "ppo") -> list[list[dict[str, str]]]:
     """Lists of messages that end with the user, each once; says and raises as `conversations` does."""
     found = read_prompts(files)
-    log(f"ppo data: {found}")
+    log(f"{section} data: {found}")
     return [[message.row for message in prompt] for prompt in dict.fromkeys(found.rows)]
 
 

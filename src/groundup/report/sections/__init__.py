@@ -11,6 +11,7 @@ from groundup.report.sections import (
     costs,
     dpo,
     evaluation,
+    grpo,
     origin,
     ppo,
     preferences,
@@ -19,4 +20,4 @@ from groundup.report.sections import (
     tokenizer,
 )
 
-SECTIONS = (corpus, tokenizer, base, evaluation, sft, preferences, reward, dpo, ppo, costs, origin)
+SECTIONS = (corpus, tokenizer, base, evaluation, sft, preferences, reward, dpo, ppo, grpo, costs, origin)

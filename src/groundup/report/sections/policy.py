@@ -1,9 +1,9 @@
-"""What the sections of DPO and PPO share: the new model's answers against those that it began with."""
+"""What the sections of DPO, PPO and GRPO share: the new model's answers against those that it began with, and the rollouts."""
 
 from typing import Any
 
 from groundup.report import figures
-from groundup.report.made import Made
+from groundup.report.made import Made, column
 from groundup.report.words import comparison, interval, percent
 
 
@@ -27,3 +27,20 @@ def gather(made: Made, stage: str) -> dict[str, Any]:
         ),
         "samples": made.samples(stage),
     }  # fmt: skip
+
+
+def rollouts(made: Made, stage: str, curves: dict[str, str]) -> dict[str, Any]:
+    """The curves of PPO's and GRPO's rollouts, and what is wrong with the form of their answers."""
+    rows = made.rows(stage, "rollouts.jsonl")
+    curves = {
+        **curves,
+        "length, tokens an answer": "length",
+        "answers that end by themselves, share": "ended",
+        "reward against length, correlation": "reward_length_correlation",
+    }
+    series = {label: column(rows, name) for label, name in curves.items() if name in rows[0]}
+    return {
+        **gather(made, stage),
+        stage: made.results[stage],
+        f"{stage}_figure": figures.panels(stage, "iteration", column(rows, "iteration"), series),
+    }

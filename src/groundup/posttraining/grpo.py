@@ -1,0 +1,169 @@
+"""Group relative policy optimisation (Shao et al. 2024) and its kin: PPO whose baseline is a prompt's other answers.
+
+One iteration: the policy answers each prompt several times; an answer's advantage is how much better its reward is than its
+group's mean; a clipped update follows. No value function, and a reference model only where `beta` holds the policy near it.
+`loss_type` and `scale_rewards` are TRL's, and so are the numbers: "grpo"; "dr_grpo" with scale "none" (Liu et al. 2025);
+"dapo" (Yu et al. 2025); baseline "leave_one_out" is RLOO's (Ahmadian et al. 2024).
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groundup.generation.engine import Sampling
+from groundup.model.decoder import Decoder
+from groundup.model.likelihood import log_probabilities_and_entropies
+from groundup.posttraining.advantages import group_advantages, leave_one_out, without_difference
+from groundup.posttraining.batches import Asked, answer_log_probabilities
+from groundup.posttraining.config import GrpoConfig
+from groundup.posttraining.length import concerns
+from groundup.posttraining.policy_losses import (
+    cut_off,
+    group_losses,
+    importance,
+    masked_mean,
+    reference_divergence,
+    token_weights,
+)
+from groundup.posttraining.rewards import Prompt, Reward
+from groundup.posttraining.rollouts import (
+    Answers,
+    Plan,
+    Rollout,
+    answers_of,
+    asked_prompts,
+    by_length,
+    form,
+    samples_of,
+    train_by_iterations,
+)
+from groundup.tokenizer.chat import answer_ends
+from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.epoch_order import chosen_rows
+from groundup.training.objectives import Batch, Metrics
+
+ROWS = 64  # of a micro-batch
+
+
+@dataclass(frozen=True)
+class GroupSetup:
+    """What does not learn. `reference`: None where beta is 0."""
+
+    reference: Decoder | None
+    reward: Reward
+    settings: GrpoConfig
+    max_tokens: int
+    dtype: torch.dtype
+
+
+def advantages_of(rewards_B: Tensor, settings: GrpoConfig) -> tuple[Tensor, Tensor]:
+    """Of answers that come prompt by prompt: their advantages (B,), and which prompts teach nothing (P,)."""
+    groups = rewards_B.view(-1, settings.generations)
+    alone = settings.baseline == "leave_one_out"
+    advantages = leave_one_out(groups) if alone else group_advantages(groups, settings.scale_rewards)
+    return advantages.flatten(), without_difference(groups)
+
+
+@torch.no_grad()
+def rollout(
+    policy: Decoder, setup: GroupSetup, prompts: Sequence[Prompt], ends: list[int], pad: int, sampling: Sampling, seed: int
+) -> tuple[Batch, Metrics, Answers, Tensor]:
+    """A group of answers to each prompt with everything that the updates need, and the reward of each as it came.
+
+    The batch: ids, targets, mask, logp, and with a reference its logp, (batch, time); advantages (batch, 1). The metrics:
+    those of `form`, entropy in nats a token, KL to the reference in nats an answer, share of the groups without difference.
+    """
+    settings = setup.settings
+    asked = [prompt for prompt in prompts for _ in range(settings.generations)]
+    answers = answers_of(policy, asked, ends, pad, sampling, seed)
+    rewards = setup.reward(asked, answers.ids)
+    advantages, without = advantages_of(rewards, settings)
+    batch, said = answers.batch, answers.batch["mask"]
+    logp, entropy, reference = (torch.zeros_like(said) for _ in range(3))
+    for rows, part in by_length(batch, -(-len(asked) // ROWS)):
+        width = part["ids"].shape[1]
+        logp[rows, :width], entropy[rows, :width] = log_probabilities_and_entropies(
+            policy, part["ids"], part["targets"], part["mask"], setup.dtype, settings.temperature
+        )
+        if setup.reference:
+            reference[rows, :width] = answer_log_probabilities(setup.reference, part, setup.dtype, settings.temperature)
+    batch = batch | {"logp": logp, "advantages": advantages[:, None]}
+    metrics = {
+        **form(answers, rewards),
+        "entropy": masked_mean(entropy, said).item(),
+        "without_difference": without.float().mean().item(),
+    }
+    if setup.reference:
+        batch["reference"] = reference
+        metrics["kl"] = (logp - reference).sum(dim=1).mean().item()
+    if settings.mask_truncated:
+        batch["mask"] = said * answers.ended[:, None]
+    return batch, metrics, answers, rewards
+
+
+def updates_of(batch: Batch, minibatches: int, settings: GrpoConfig, max_tokens: int) -> list[list[Batch]]:
+    """The rollout's updates, each of whole prompts, as micro-batches of similar length whose losses add up to the update's."""
+    tokens = batch["mask"].sum().item() / minibatches
+    found = []
+    for rows in torch.arange(len(batch["mask"])).view(-1, settings.generations).tensor_split(minibatches):
+        part = {name: tensor[rows.flatten()] for name, tensor in batch.items()}
+        part["weight"] = token_weights(part["mask"], settings.loss_type, max_tokens, tokens)
+        part["share"] = part["mask"] / part["mask"].sum().clamp(min=1)
+        found.append([micro for _, micro in by_length(part, -(-len(part["mask"]) // ROWS))])
+    return found
+
+
+def group_objective(policy: Decoder, batch: Batch, settings: GrpoConfig, dtype: torch.dtype) -> tuple[Tensor, Metrics]:
+    """The loss of a micro-batch, and its share of the update's figures."""
+    mask, weight, advantages = batch["mask"], batch["weight"], batch["advantages"]
+    low, high = settings.clip_low, settings.clip_high
+    logp = answer_log_probabilities(policy, batch, dtype, settings.temperature)
+    ratio = importance(logp, batch["logp"], mask, settings.importance)
+    losses = group_losses(ratio, advantages, logp, settings.loss_type, low, high)
+    if settings.beta:
+        kl = reference_divergence(logp, batch["reference"]) * ratio  # by its weight: the answers are of the policy before
+        losses = losses + settings.beta * kl
+    loss = (losses * weight).sum()
+    with torch.no_grad():
+        share = batch["share"]
+        metrics = {
+            "loss": loss.item(),
+            "clip_fraction": (cut_off(ratio, advantages, low, high) * share).sum().item(),
+            "approx_kl": 0.5 * ((logp - batch["logp"]).square() * share).sum().item(),
+        }
+        if settings.beta:
+            metrics["kl"] = (kl * share).sum().item()
+    return loss, metrics
+
+
+def train(
+    policy: Decoder, reward: Reward, tokenizer: Tokenizer, questions: Sequence[Asked], settings: GrpoConfig, max_tokens: int,
+    dtype: torch.dtype, folder: Path, seed: int, left_out: Counter[str] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train `policy` in place against the reward; returns, counts and raises as `ppo.train` does."""
+    prompts = asked_prompts(policy, tokenizer, questions, max_tokens, "grpo", left_out)
+    reference = copy.deepcopy(policy) if settings.beta else None
+    setup = GroupSetup(reference, reward, settings, max_tokens, dtype)
+    ends = answer_ends(tokenizer, policy.generation.ends)
+    sampling = Sampling(max_tokens, settings.temperature)
+    count = min(settings.minibatches, settings.prompts, len(prompts))
+
+    def one_rollout(iteration: int, before: list[Metrics]) -> Rollout:
+        asked = [prompts[index] for index in chosen_rows(iteration, settings.prompts, len(prompts), seed)]
+        whole, metrics, answers, rewards = rollout(
+            policy, setup, asked, ends, tokenizer.pad, sampling, seed * 100_003 + iteration
+        )
+        return Rollout(updates_of(whole, count, settings, max_tokens), metrics, samples_of(answers, rewards, tokenizer))
+
+    objective = partial(group_objective, settings=settings, dtype=dtype)
+    plan = Plan(settings.iterations, count, settings.epochs, settings.learning_rate, settings.samples_every)
+    rollouts = train_by_iterations(policy, objective, one_rollout, plan, folder, "grpo")
+    first, last = rollouts[0], rollouts[-1]
+    return {"iterations": settings.iterations, "first": first, "last": last, "concerns": concerns(first, last)}

@@ -1,0 +1,75 @@
+"""Rewards that are programs: of each completion a number, from its text and the messages before it."""
+
+import ast
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from groundup.core.errors import UserError
+from groundup.data.messages import text_of
+
+Messages = Sequence[Mapping[str, Any]]
+Program = Callable[..., Sequence[float]]  # (prompts: list of messages, completions: list of texts) -> a number each
+
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+TERM = r"\(*\s*-?\d{1,30}(?:\.\d{1,30})?\s*\)*"
+EXPRESSION = re.compile(rf"{TERM}(?:\s*[-+*/]\s*{TERM}){{1,20}}")
+OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+
+
+def length(prompts: Sequence[Messages], completions: Sequence[str]) -> list[float]:
+    """Words of each completion: what a reward must not be, to try the instruments of length on."""
+    return [float(len(text.split())) for text in completions]
+
+
+def count_of(word: str) -> Program:
+    """How often a word, or any other run of letters, stands in each completion."""
+
+    def count(prompts: Sequence[Messages], completions: Sequence[str]) -> list[float]:
+        return [float(text.count(word)) for text in completions]
+
+    return count
+
+
+def arithmetic(prompts: Sequence[Messages], completions: Sequence[str]) -> list[float]:
+    """1 where the last number of the completion is the value of the last expression of the question, as 3 * (4 + 5); else 0.
+
+    A question without one earns nothing. Raises UserError where no question has one.
+    """
+    wanted = [value_of(text_of(messages[-1])) for messages in prompts]
+    if wanted and all(value is None for value in wanted):
+        raise UserError("none of the questions has an expression such as 12 + 7, so no answer can be right")
+    return [
+        float(value is not None and last_number(text) == value)
+        for value, text in zip(wanted, completions, strict=True)
+    ]
+
+
+def last_number(text: str) -> Fraction | None:
+    """The last number that a text has, 1,000 being a thousand; None without one, or with one of over 60 digits."""
+    found = NUMBER.findall(text)
+    return Fraction(found[-1].replace(",", "")) if found and len(found[-1]) <= 60 else None
+
+
+def value_of(question: str) -> Fraction | None:
+    """The exact value of the last expression of a question; None where it has none, or that has no value."""
+    found = EXPRESSION.findall(question)
+    if not found:
+        return None
+    text = found[-1].strip()
+    try:
+        return _value(ast.parse(text, mode="eval").body)
+    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
+        return None
+
+
+def _value(node: ast.expr) -> Fraction:
+    if isinstance(node, ast.Constant):
+        return Fraction(str(node.value))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_value(node.operand)
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATIONS:
+        return OPERATIONS[type(node.op)](_value(node.left), _value(node.right))
+    raise ValueError(f"{type(node).__name__} is no arithmetic")

@@ -1,0 +1,154 @@
+"""Where the reward of PPO and GRPO comes from: our reward model, anybody's folder of one, or a program.
+
+The setting `reward` names it: a folder with a sequence classifier of one label; `arithmetic`, `length` or `count=WORD`
+(`programs.py`); or `module:function`, found in the folder where the command runs or on PYTHONPATH. A function takes
+`prompts`, a list of conversations (lists of messages that end with the user), and `completions`, a list of texts, and
+returns as many finite numbers.
+"""
+
+import importlib
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from groundup.core.config import shown
+from groundup.core.errors import UserError
+from groundup.core.files import read_json
+from groundup.model.decoder import RewardModel
+from groundup.model.folder import load_reward_model
+from groundup.posttraining import programs
+from groundup.posttraining.batches import Asked, Row, collate, messages_of
+from groundup.posttraining.reward import rewards
+from groundup.posttraining.reward_files import COUNT, SHIPPED, kind_of
+from groundup.tokenizer.chat import after_answer, render
+from groundup.tokenizer.tokenizer import Tokenizer
+
+AT_ONCE = 128  # answers that a reward model reads together
+
+
+class Prompt(NamedTuple):
+    asked: Asked
+    ids: list[int]
+
+
+class Reward(Protocol):
+    """`scale`: the mean and deviation that rewards are normalised by; None: those of the first rollout."""
+
+    scale: tuple[float, float] | None
+
+    def __call__(self, prompts: Sequence[Prompt], answers: Sequence[list[int]]) -> Tensor:
+        """Reward (answers,) float32 of each answer, given as token ids of the policy with its end if it has one."""
+        ...
+
+
+class ModelReward:
+    """A reward model that reads the ids of the policy, or, with a tokenizer of its own, their text in its chat format."""
+
+    def __init__(
+        self, reward_model: RewardModel, scale: tuple[float, float] | None, tokenizer: Tokenizer, dtype: torch.dtype,
+        own: Tokenizer | None = None,
+    ) -> None:  # fmt: skip
+        self.reward_model, self.scale, self.tokenizer, self.dtype, self.own = reward_model, scale, tokenizer, dtype, own
+        self.tail = list(after_answer(tokenizer)) if own is None else []
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[Prompt], answers: Sequence[list[int]]) -> Tensor:
+        """Raises UserError where a conversation is longer than the reward model's context."""
+        rows = [self._row(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        most = self.reward_model.config.max_position_embeddings
+        if (longest := max(len(ids) for ids, _ in rows)) > most:
+            raise UserError(
+                f"reward: a conversation has {longest:,} tokens, the reward model's context {most:,}: ask for shorter answers"
+            )
+        device, pad = self.reward_model.score.weight.device, (self.own or self.tokenizer).pad
+        parts = [rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE)]
+        return torch.cat([rewards(self.reward_model, collate(part, pad, device), self.dtype) for part in parts])
+
+    def _row(self, prompt: Prompt, answer: list[int]) -> Row:
+        if self.own is None:
+            ids = prompt.ids + answer + self.tail
+        else:
+            said = {"role": "assistant", "content": self.tokenizer.decode(answer)}
+            ids, _ = render(self.own, [*messages_of(prompt.asked), said])
+        return ids, [0] * (len(ids) - 1) + [1]
+
+
+class ProgramReward:
+    """A function of prompts and completions. Its numbers mean what they say, so they are not normalised."""
+
+    scale = (0.0, 1.0)
+
+    def __init__(self, name: str, function: programs.Program, tokenizer: Tokenizer, device: torch.device) -> None:
+        self.name, self.function, self.tokenizer, self.device = name, function, tokenizer, device
+
+    def __call__(self, prompts: Sequence[Prompt], answers: Sequence[list[int]]) -> Tensor:
+        """Raises UserError, which names the function, where it fails or does not return a finite number each."""
+        asked = [list(messages_of(prompt.asked)) for prompt in prompts]
+        texts = [self.tokenizer.decode(answer).strip() for answer in answers]
+        try:
+            found = list(self.function(prompts=asked, completions=texts))
+        except UserError as error:
+            raise UserError(f"reward {self.name}: {error}") from None
+        except Exception as error:  # whatever somebody's function raises
+            raise UserError(f"reward {self.name}: {type(error).__name__}: {str(error)[:150]}") from None
+        if len(found) != len(texts):
+            raise UserError(f"reward {self.name}: it returned {len(found)} numbers for {len(texts)} completions")
+        return torch.tensor([self._number(value, index) for index, value in enumerate(found)], device=self.device)
+
+    def _number(self, value: object, index: int) -> float:
+        try:
+            number = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if isinstance(value, str) or not abs(number) <= torch.finfo(torch.float32).max:
+            what = f"for completion {index + 1} it returned {shown(value)}"
+            raise UserError(f"reward {self.name}: {what}; wanted is a finite number")
+        return number
+
+
+def open_reward(name: str, tokenizer: Tokenizer, dtype: torch.dtype, device: torch.device) -> Reward:
+    """The reward of the setting. Raises UserError where there is none of this name, or it cannot be used."""
+    kind = kind_of(name)
+    if kind == "folder":
+        folder = Path(name).expanduser()
+        return of_folder(folder, tokenizer, dtype, device, Tokenizer.load(folder))
+    if kind == "function":
+        return ProgramReward(name, _imported(name), tokenizer, device)
+    word = name.removeprefix(COUNT)
+    program = getattr(programs, name) if name in SHIPPED else programs.count_of(word)
+    return ProgramReward(name, program, tokenizer, device)
+
+
+def of_folder(
+    folder: Path, tokenizer: Tokenizer, dtype: torch.dtype, device: torch.device, own: Tokenizer | None = None
+) -> ModelReward:
+    """A folder's reward model, with the scale that our step `reward` writes beside it. Raises UserError as its loader does."""
+    file, scale = folder / "reward_scale.json", None
+    if file.is_file():
+        found = read_json(file)
+        try:
+            scale = float(found["reward_mean"]), float(found["reward_std"])
+        except (TypeError, KeyError, ValueError):
+            raise UserError(f"{file}: reward_mean and reward_std are wanted, two numbers") from None
+        if not (math.isfinite(scale[0]) and 0 < scale[1] < math.inf):
+            raise UserError(f"{file}: reward_mean must be finite, and reward_std above 0")
+    return ModelReward(load_reward_model(folder).to(device), scale, tokenizer, dtype, own)
+
+
+def _imported(name: str) -> programs.Program:
+    module_name, _, function_name = name.partition(":")
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # where the command runs; of modules of one name the installed one is taken
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever somebody's module raises
+        raise UserError(f"reward {name}: importing {module_name}: {type(error).__name__}: {str(error)[:150]}") from None
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise UserError(f"reward {name}: {module_name} has no function {function_name}")
+    return function

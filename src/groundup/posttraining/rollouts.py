@@ -1,0 +1,175 @@
+"""What PPO and GRPO share: answers of the current policy, and training by iterations of a rollout and its updates.
+
+What happens in an iteration is a function of its number, of the weights, and of the figures of the rollouts before it, which
+lie sealed in rollouts.json. So training that was cut off ends with the same bits.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from groundup.core.errors import UserError
+from groundup.core.files import write_jsonl
+from groundup.core.seals import read_sealed, write_sealed
+from groundup.generation.engine import Sampling, generate, room
+from groundup.model.decoder import Decoder
+from groundup.posttraining.batches import Asked, Row, collate, prompt_of, shown
+from groundup.posttraining.length import correlation
+from groundup.posttraining.rewards import Prompt
+from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training import checkpoint
+from groundup.training.loop import tune
+from groundup.training.objectives import Batch, Metrics
+from groundup.training.parallel import Objective
+
+SAMPLES = 8  # of a rollout that are kept to be read
+PER_SAMPLE = 2000  # characters of its question, and of its answer
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Of one rollout: the prompts and their answers as ids, and both as a batch of ids, targets and mask (batch, time)."""
+
+    prompts: Sequence[Prompt]
+    ids: list[list[int]]
+    ended: Tensor  # (batch,) bool
+    batch: Batch
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """`updates`: the micro-batches of each update of one epoch; `samples`: rows for people to read."""
+
+    updates: list[list[Batch]]
+    metrics: Metrics
+    samples: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many iterations there are, and updates in each: `minibatches` times `epochs`."""
+
+    iterations: int
+    minibatches: int
+    epochs: int
+    learning_rate: float
+    samples_every: int
+
+
+def asked_prompts(
+    policy: Decoder, tokenizer: Tokenizer, questions: Sequence[Asked], max_tokens: int, stage: str,
+    left_out: Counter[str] | None,
+) -> list[Prompt]:  # fmt: skip
+    """The prompts that `generate` takes; the others are counted in `left_out`. Raises UserError when none stays."""
+    longest = room(policy, max_tokens)
+    prompts = [Prompt(question, prompt_of(tokenizer, question)) for question in questions]
+    found = [prompt for prompt in prompts if len(prompt.ids) <= longest]
+    if left_out is not None and len(found) < len(prompts):
+        left_out[f"longer than {longest} tokens"] += len(prompts) - len(found)
+    if not found:
+        raise UserError(f"{stage}: none of {len(prompts)} questions has at most {longest} tokens; the rest is for the answer")
+    return found
+
+
+def answers_of(
+    policy: Decoder, prompts: Sequence[Prompt], ends: Sequence[int], pad: int, sampling: Sampling, seed: int
+) -> Answers:
+    """One answer of the current policy to each prompt."""
+    device = policy.lm_head.weight.device
+    answers = generate(policy, [prompt.ids for prompt in prompts], ends, sampling, seed)
+    rows: list[Row] = [
+        (prompt.ids + answer, [0] * len(prompt.ids) + [1] * len(answer))
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+    ended = torch.tensor([answer[-1] in ends for answer in answers], device=device)
+    return Answers(prompts, answers, ended, collate(rows, pad, device))
+
+
+def form(answers: Answers, rewards_B: Tensor) -> Metrics:
+    """Mean reward of the answers as it came, their mean length in tokens, the share that ended, and reward against length."""
+    lengths = answers.batch["mask"].sum(dim=1)
+    return {
+        "reward": rewards_B.mean().item(),
+        "length": lengths.mean().item(),
+        "ended": answers.ended.float().mean().item(),
+        "reward_length_correlation": correlation(rewards_B.tolist(), lengths.tolist()),
+    }
+
+
+def samples_of(answers: Answers, rewards_B: Tensor, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """The first answers of a rollout, as text."""
+    return [
+        {
+            "question": shown(prompt.asked)[:PER_SAMPLE], "answer": tokenizer.decode(ids).strip()[:PER_SAMPLE],
+            "reward": round(reward, 4), "tokens": len(ids), "ended": ended,
+        }
+        for prompt, ids, reward, ended in zip(
+            answers.prompts[:SAMPLES], answers.ids, rewards_B.tolist(), answers.ended.tolist(), strict=False
+        )
+    ]  # fmt: skip
+
+
+def by_length(batch: Batch, count: int) -> list[tuple[Tensor, Batch]]:
+    """The rows in `count` parts of similar length, each cut to its longest: (row numbers, part). Saves the padding."""
+    mask = batch["mask"]
+    lengths = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(dim=1)
+    parts = lengths.argsort(stable=True).tensor_split(min(count, len(lengths)))
+    return [
+        (rows, {name: tensor[rows, : max(int(lengths[rows].max()), 1)] for name, tensor in batch.items()})
+        for rows in parts
+    ]
+
+
+def train_by_iterations(
+    model: nn.Module, objective: Objective, rollout: Callable[[int, list[Metrics]], Rollout], plan: Plan, folder: Path, label: str
+) -> list[Metrics]:
+    """Train `model` in place; the metrics of every rollout, which also stand in `folder`/rollouts.jsonl.
+
+    rollout(iteration, before): of the current weights and the metrics of the rollouts before. Its metrics also stand in
+    metrics.jsonl, at the iteration's first update, as rollout_*; its samples in rollout_samples.jsonl, of every
+    `samples_every` iterations and the last. When training was cut off, both are found again in rollouts.json; without it,
+    training begins anew.
+    """
+    updates = plan.minibatches * plan.epochs
+    log = folder / "rollouts.json"
+    kept = read_sealed(log)
+    if kept is None:
+        checkpoint.clear(folder)
+    rollouts: list[Metrics] = kept["rollouts"] if kept else []
+    samples: list[dict[str, Any]] = kept["samples"] if kept else []
+    current: list[list[Batch]] = []
+    fresh: Metrics = {}
+
+    def batches(step: int) -> list[Batch]:
+        nonlocal current
+        iteration, update = divmod(step, updates)
+        if update == 0:
+            found = rollout(iteration, rollouts[:iteration])
+            current = found.updates
+            rollouts[iteration:] = [{"iteration": iteration, **found.metrics}]
+            fresh.update({f"rollout_{name}": value for name, value in found.metrics.items()})
+            samples[:] = [row for row in samples if row["iteration"] < iteration]
+            if iteration % plan.samples_every == 0 or iteration + 1 == plan.iterations:
+                samples.extend({"iteration": iteration, **row} for row in found.samples)
+                write_jsonl(folder / "rollout_samples.jsonl", samples)
+            write_sealed(log, {"rollouts": rollouts, "samples": samples})
+        return current[update % len(current)]
+
+    def watched(model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
+        loss, metrics = objective(model, batch)
+        metrics |= fresh
+        fresh.clear()
+        return loss, metrics
+
+    tune(
+        model, watched, batches, plan.learning_rate, plan.iterations * updates, folder, label, checkpoint_multiple=updates
+    )
+    write_jsonl(folder / "rollouts.jsonl", rollouts)
+    write_jsonl(folder / "rollout_samples.jsonl", samples)
+    log.unlink()
+    return rollouts
