@@ -31,6 +31,12 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="Where records go, one for each example; a killed call resumes there.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Rows at once; changes time and memory, no answer.")] = 64,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Also with slips, other case and spaces, contractions, options in another order.")
+    ] = False,
+    misspellings: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Real slips, as codespell has them; if not given DIR/typos, or our own.")
+    ] = None,
     show: Annotated[bool, typer.Option("--list", help="Only show the shipped tasks.")] = False,
 ) -> None:
     """Evaluate models on benchmarks, under every scoring convention at once, with intervals."""
@@ -41,6 +47,11 @@ def evaluate(
         return
     if not models or not task:
         raise UserError("groundup evaluate: give MODEL and --task NAME or FILE; --list shows the shipped tasks")
-    found = evaluation.evaluate(models, task, data, limit=limit, few_shot=few_shot, out=out, batch_size=batch_size)
+    if misspellings and not robustness:
+        raise UserError("groundup evaluate: --misspellings is of --robustness: give both")
+    found = evaluation.evaluate(
+        models, task, data, limit=limit, few_shot=few_shot, out=out, batch_size=batch_size, robust=robustness,
+        misspellings=misspellings,
+    )  # fmt: skip
     print(printable(evaluation.table(found)), file=sys.stderr)
     result(found)

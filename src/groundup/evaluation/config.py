@@ -26,6 +26,7 @@ class TaskFile(Section):
     kind: Literal["choices", "pairs", "last word", "generation", "perplexity"]
     files: list[str]  # examples, in the folder of the data; each may be compressed
     group: str = ""  # template: a subject or passage; intervals are clustered by it, few-shot examples taken from it
+    by: dict[str, str] = {}  # name -> template: a part of the examples, such as a category, that has a figure of its own
     few_shot: FewShot | None = None
     description: str = ""  # template: what stands before all examples
     delimiter: str = " "  # between a prompt and its answer

@@ -18,7 +18,7 @@ from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.files import digest, read_object, write_json
 from groundup.core.progress import Progress
-from groundup.evaluation import metrics
+from groundup.evaluation import metrics, robustness
 from groundup.evaluation.scoring import CONVENTIONS, Model, Record, conventions_of, open_model, records_of
 from groundup.evaluation.tasks import Examples, Task, load, open_task, read_settings, shipped
 
@@ -36,11 +36,14 @@ def evaluate(
     few_shot: int | None = None,
     out: Path | None = None,
     batch_size: int = 64,
+    robust: bool = False,
+    misspellings: Path | None = None,
 ) -> dict[str, Any]:
     """{"results": [one for each model and task], "comparisons": [...]}, of which `table` makes a page for people.
 
-    `out`: records as `<model>/<task>.jsonl`, and `results.json`; the same call resumes there. Raises UserError for models,
-    tasks and files that cannot be used; all tasks are read before a model is.
+    `out`: records as `<model>/<task>.jsonl`, and `results.json`; the same call resumes there. `robust`: each task under
+    perturbations of its questions too, with slips of the file `misspellings` (`robustness.misspellings`).
+    Raises UserError for models, tasks and files that cannot be used; all tasks are read before a model is.
     """
     if len(set(models)) < len(models) or len(set(tasks)) < len(tasks):
         raise UserError("evaluate: a model or a task is given twice")
@@ -51,6 +54,10 @@ def evaluate(
     for task, examples in asked:
         if examples.refused:
             logger.warning("%s: rows skipped: %s", task.name, examples.refused)
+    variants: dict[str, list[robustness.Variant]] = {}
+    if robust:
+        known = robustness.misspellings(misspellings, data)
+        variants = {task.name: robustness.variants(task, examples, known) for task, examples in asked}
     labels = _labels(models)
     results, rights = [], {}
     for name in models:
@@ -59,8 +66,12 @@ def evaluate(
         for task, examples in asked:
             records = _records(model, task, examples, out and out / labels[name], batch_size)
             found = summary(task, examples, records)
+            rights[name, task.name] = clean = _headline_rights(task, records)
+            if some := variants.get(task.name):
+                perturbed = [_records(model, *one, out and out / labels[name], batch_size) for one in some]
+                rights_of = [_headline_rights(task, made) for made in perturbed]
+                found["robustness"] = robustness.figures(clean, some, rights_of, bool(task.settings.group))
             results.append({"model": name, "folder": str(model.folder), "label": labels[name], **found})
-            rights[name, task.name] = _headline_rights(task, records)
             logger.info("%s", _line(results[-1]))
     comparisons = [
         {"task": task.name, "models": [first, second], **compared}
@@ -274,6 +285,8 @@ def table(found: dict[str, Any]) -> str:
             rows.append([name, *(f"{100 * share:.1f}" for _ in columns), *("" for _ in _more_heads(some[0]))])
         lines += ["", f"{task}: {some[0]['n']} examples" + (f"; headline: {some[0]['convention']}" if columns else "")]
         lines += _aligned(rows)
+        if "robustness" in some[0]:
+            lines += _aligned(robustness.rows_of_table(some))
         for compared in comparisons:
             if compared["task"] == task:
                 lines.append(

@@ -50,6 +50,9 @@ class Example:
     texts: tuple[str, ...]
     answer: int = 0
     listed: str = ""
+    begins: int = 0  # where in `prompt` what is asked begins, after descriptions and few-shot examples
+    listed_begins: int = 0
+    by: dict[str, str] = field(default_factory=dict)  # what figures are given by
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,13 @@ class Task:
     where: str
     paths: tuple[Path, ...]
     few_shot_paths: tuple[Path, ...] = ()
+    perturbation: str = ""  # what was done to its questions
 
     def digest(self) -> dict[str, Any]:
         """What two results must share to be comparable: the task's settings, and the content of what it reads."""
         files = {path.name: digest(path) for path in (*self.paths, *self.few_shot_paths)}
-        return {"task": self.settings.model_dump(), "files": files}
+        found = {"task": self.settings.model_dump(), "files": files}
+        return found | {"perturbation": self.perturbation} if self.perturbation else found
 
 
 @dataclass
@@ -153,13 +158,14 @@ def load(task: Task, limit: int | None = None) -> Examples:
     for number in (index * len(rows) // count for index in range(count)):
         path, place, row = rows[number]
         try:
-            asked, group = maker.asked(row), maker.group(row)
+            asked, group, by = maker.asked(row), maker.group(row), maker.by(row)
             prompt, listed = shots.before(row, group) if shots else maker.descriptions(row)
         except BadRow as error:
             found.refused.add(error.reason, f"{path}: row {place + 1}")
             continue
-        listed = asked.listed and listed + asked.listed
-        found.rows.append(Example(number, group, prompt + asked.prompt, asked.texts, asked.answer, listed))
+        begins, listed_begins = len(prompt), len(listed) if asked.listed else 0
+        prompt, listed = prompt + asked.prompt, asked.listed and listed + asked.listed
+        found.rows.append(Example(number, group, prompt, asked.texts, asked.answer, listed, begins, listed_begins, by))
     if not found.rows:
         known = ", ".join(str(name)[:30] for name in [*rows[0][2]][:12]) if rows else "none"
         raise UserError(f"{task.paths[0]}: no example for {task.name}: {found.refused or 'no rows'}; it has columns {known}")
@@ -225,6 +231,7 @@ class _Maker:
             expression = key in EXPRESSIONS or (key == "target" and settings.kind == "generation")
             if source := getattr(settings, key):
                 self._templates[key] = Template(source, f"{task.where}: {key}", expression=expression)
+        self._by = {name: Template(source, f"{task.where}: by.{name}") for name, source in settings.by.items()}
         if source := settings.listed_description:
             self._templates["listed_description"] = Template(source, f"{task.where}: listed_description")
 
@@ -234,6 +241,11 @@ class _Maker:
 
     def group(self, row: dict[str, Any]) -> str:
         return self._text("group", row)
+
+    def by(self, row: dict[str, Any]) -> dict[str, str]:
+        """What figures are given by; nothing where a template comes to nothing."""
+        found = {name: _bounded(template.text(row).strip()) for name, template in self._by.items()}
+        return {name: value for name, value in found.items() if value}
 
     def descriptions(self, row: dict[str, Any]) -> tuple[str, str]:
         """Before a prompt, and before one that lists its answers."""
