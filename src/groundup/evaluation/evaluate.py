@@ -18,7 +18,7 @@ from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.files import digest, read_object, write_json
 from groundup.core.progress import Progress
-from groundup.evaluation import metrics, robustness
+from groundup.evaluation import breakdown, metrics, robustness
 from groundup.evaluation.scoring import CONVENTIONS, Model, Record, conventions_of, open_model, records_of
 from groundup.evaluation.tasks import Examples, Task, load, open_task, read_settings, shipped
 
@@ -67,6 +67,8 @@ def evaluate(
             records = _records(model, task, examples, out and out / labels[name], batch_size)
             found = summary(task, examples, records)
             rights[name, task.name] = clean = _headline_rights(task, records)
+            if task.settings.by:
+                found["by"] = _by(records, clean, bool(task.settings.group))
             if some := variants.get(task.name):
                 perturbed = [_records(model, *one, out and out / labels[name], batch_size) for one in some]
                 rights_of = [_headline_rights(task, made) for made in perturbed]
@@ -254,6 +256,12 @@ def _headline_rights(task: Task, records: Sequence[Record]) -> dict[int, tuple[f
     return {record["example"]: (right, record["group"]) for record, right in zip(scored, rights, strict=True)}
 
 
+def _by(records: Sequence[Record], rights: dict[int, tuple[float, str]], clustered: bool) -> dict[str, Any]:
+    marks = {record["example"]: record.get("by", {}) for record in records}
+    groups = [group for _, group in rights.values()] if clustered else None
+    return breakdown.figures([marks[number] for number in rights], [right for right, _ in rights.values()], groups)
+
+
 def _compared(ours: dict[int, tuple[float, str]], theirs: dict[int, tuple[float, str]]) -> dict[str, Any] | None:
     """On the examples that both were scored on."""
     both = sorted(ours.keys() & theirs.keys())
@@ -285,6 +293,8 @@ def table(found: dict[str, Any]) -> str:
             rows.append([name, *(f"{100 * share:.1f}" for _ in columns), *("" for _ in _more_heads(some[0]))])
         lines += ["", f"{task}: {some[0]['n']} examples" + (f"; headline: {some[0]['convention']}" if columns else "")]
         lines += _aligned(rows)
+        for name in some[0].get("by", {}):
+            lines += _aligned(breakdown.rows_of_table(name, some))
         if "robustness" in some[0]:
             lines += _aligned(robustness.rows_of_table(some))
         for compared in comparisons:

@@ -116,7 +116,7 @@ def records_of(model: Model, task: Task, examples: Sequence[Example], batch_size
     """
     made = KINDS[task.settings.kind](model, task, examples, batch_size)
     return [
-        {"example": one.number, "group": one.group, "answer": one.answer, **record}
+        {"example": one.number, "group": one.group, "answer": one.answer, **({"by": one.by} if one.by else {}), **record}
         for one, record in zip(examples, made, strict=True)
     ]
 
