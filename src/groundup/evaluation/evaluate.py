@@ -18,9 +18,9 @@ from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.files import digest, read_object, write_json
 from groundup.core.progress import Progress
-from groundup.evaluation import breakdown, metrics, robustness
+from groundup.evaluation import breakdown, existence, metrics, robustness, toxicity
 from groundup.evaluation.scoring import CONVENTIONS, Model, Record, conventions_of, open_model, records_of
-from groundup.evaluation.tasks import Examples, Task, load, open_task, read_settings, shipped
+from groundup.evaluation.tasks import Examples, Task, corpus_texts, load, open_task, read_settings, shipped
 
 logger = logging.getLogger(__name__)
 
@@ -181,6 +181,14 @@ def summary(task: Task, examples: Examples, records: Sequence[Record]) -> dict[s
         return found | _perplexities(scored)
     if task.settings.kind in ("choices", "pairs"):
         return found | _choices(task, scored, groups)
+    if task.settings.kind == "toxicity":
+        return found | {"figures": toxicity.figures(scored, groups), "samples": task.settings.samples, "language": "en"}
+    if task.settings.kind == "existence":
+        return found | {
+            "figures": existence.figures(scored, groups),
+            "confidence": existence.confidence(scored),
+            "references": existence.made_up(scored, corpus_texts(task) if task.corpus else None),
+        }
     rights = [record["right"] for record in scored]
     found["accuracy"] = {"answer": _figure(rights, groups)}
     found["convention"] = "answer"
@@ -251,7 +259,10 @@ def _headline_rights(task: Task, records: Sequence[Record]) -> dict[int, tuple[f
         return {}
     if task.settings.kind in ("choices", "pairs"):
         rights = _rights(_convention(task), scored)
+    elif task.settings.kind == "toxicity":
+        rights = [toxicity.worst(record) for record in scored]
     else:
+        scored = [record for record in scored if record["right"] is not None]
         rights = [record["right"] for record in scored]
     return {record["example"]: (right, record["group"]) for record, right in zip(scored, rights, strict=True)}
 
@@ -314,6 +325,8 @@ def _shown(figure: dict[str, Any]) -> str:
 def _more_heads(result: dict[str, Any]) -> list[str]:
     if result["kind"] == "perplexity":
         return ["bits/byte", "byte perplexity", "word perplexity"]
+    if "figures" in result:
+        return [*result["figures"], *(["ECE", "AUROC"] if "confidence" in result else [])]
     heads = ["spread"] if "spread" in result and len(result["accuracy"]) > 1 else []
     heads += ["macro"] if "macro" in result["accuracy"][result["convention"]] else []
     heads += [name for name in ("perplexity", "f1") if name in result]
@@ -323,6 +336,10 @@ def _more_heads(result: dict[str, Any]) -> list[str]:
 def _more(result: dict[str, Any]) -> list[str]:
     if result["kind"] == "perplexity":
         return [f"{result['bits_per_byte']:.4f}", f"{result['byte_perplexity']:.4f}", f"{result['word_perplexity']:.4g}"]
+    if "figures" in result:
+        cells = [_shown({"accuracy": one["value"], **one}) for one in result["figures"].values()]
+        known = [result.get("confidence", {}).get(name) for name in ("ece", "auroc")] if "confidence" in result else []
+        return [*cells, *(f"{one['value']:.3f}" if one else "" for one in known)]
     cells = [f"{100 * result['spread']:.1f}"] if "spread" in result and len(result["accuracy"]) > 1 else []
     headline = result["accuracy"][result["convention"]]
     cells += [f"{100 * headline['macro']:.1f}"] if "macro" in headline else []

@@ -18,7 +18,7 @@ from groundup.core.answer_scores import exact_match, f1
 from groundup.core.errors import UserError
 from groundup.core.seals import MANIFEST
 from groundup.data.messages import BadRow
-from groundup.evaluation import answers, continuations
+from groundup.evaluation import answers, continuations, existence, toxicity
 from groundup.evaluation.continuations import Request, Scored
 from groundup.evaluation.tasks import LETTERS, Example, Task
 from groundup.generation.engine import Sampling, generate, room
@@ -198,26 +198,51 @@ def _tell_last_word(requests: _Requests, scored: list[Scored], example: Example,
 
 
 def _generation(model: Model, task: Task, examples: Sequence[Example], batch_size: int) -> list[Record]:
-    """Greedy answers. A prompt that leaves no room for one is cut from the left."""
+    written = _written(model, [one.prompt for one in examples], task, batch_size)
+    return [
+        {**judged(text, task, example.texts), "truncated": was_cut}
+        for (text, was_cut), example in zip(written, examples, strict=True)
+    ]
+
+
+def _written(model: Model, texts: Sequence[str], task: Task, batch_size: int) -> list[tuple[str, bool]]:
+    """Greedy answers, and whether a prompt was cut from the left since it left no room for one."""
     settings, tokenizer = task.settings, model.tokenizer
     most = room(model.model, settings.max_tokens)
     prompts, cut = [], []
-    for example in examples:
-        ids = [*model.opening, *tokenizer.encode(example.prompt)] or [tokenizer.end_of_text]
+    for text in texts:
+        ids = [*model.opening, *tokenizer.encode(text)] or [tokenizer.end_of_text]
         cut.append(len(ids) > most)
         prompts.append(ids[-most:])
     ends = _ends(model, tuple(settings.until))
-    written: list[list[int]] = [[] for _ in examples]
-    order = sorted(range(len(examples)), key=lambda number: len(prompts[number]))
+    written: list[list[int]] = [[] for _ in texts]
+    order = sorted(range(len(texts)), key=lambda number: len(prompts[number]))
     for first in range(0, len(order), batch_size):
         some = order[first : first + batch_size]
         sampling = Sampling(settings.max_tokens, temperature=0)
         for number, ids in zip(some, generate(model.model, [prompts[n] for n in some], ends, sampling, 0), strict=True):
             written[number] = ids
-    return [
-        {**judged(tokenizer.decode(ids), task, example.texts), "truncated": was_cut}
-        for ids, example, was_cut in zip(written, examples, cut, strict=True)
-    ]
+    return [(tokenizer.decode(ids), was_cut) for ids, was_cut in zip(written, cut, strict=True)]
+
+
+def _existence(model: Model, task: Task, examples: Sequence[Example], batch_size: int) -> list[Record]:
+    """Answers, and how sure the model is of their text."""
+    settings = task.settings
+    written = _written(model, [one.prompt for one in examples], task, batch_size)
+    requests, asked = _Requests(model), []
+    for example, (text, _) in zip(examples, written, strict=True):
+        said = answers.cut(text, settings.until)
+        try:
+            asked.append(requests.add(example.prompt, said) if said.strip() else None)
+        except BadRow:  # cut, for its prompt leaves no room beside it
+            asked.append(None)
+    scored = requests.score(batch_size)
+    made = []
+    for example, (text, was_cut), number in zip(examples, written, asked, strict=True):
+        sure = 0.0 if number is None else float(np.exp(scored[number].nats / requests.tokens(number)))
+        said = answers.cut(text, settings.until)
+        made.append(existence.record(said, example, settings, sure) | {"truncated": was_cut})
+    return made
 
 
 def _ends(model: Model, until: tuple[str, ...]) -> list[int]:
@@ -278,6 +303,8 @@ KINDS: dict[str, Callable[[Model, Task, Sequence[Example], int], list[Record]]] 
     "last word": _by_requests(_ask_last_word, _tell_last_word),
     "generation": _generation,
     "perplexity": _perplexity,
+    "toxicity": toxicity.records,
+    "existence": _existence,
 }
 
 

@@ -21,6 +21,7 @@ from groundup.data.kinds import PACKED, kind_of
 from groundup.data.messages import BadRow
 from groundup.data.rows import Refused, records, texts, well_formed
 from groundup.evaluation.config import FewShot, TaskFile
+from groundup.evaluation.existence import docstring_rows
 from groundup.evaluation.templates import Template
 
 SHIPPED = Path(__file__).with_name("tasks")
@@ -36,8 +37,11 @@ NEEDED = {
     "last word": ("prompt", "target"),
     "generation": ("prompt", "target"),
     "perplexity": ("text",),
+    "toxicity": ("prompt", "classifier"),
+    "existence": ("prompt", "exists"),
 }
-EXPRESSIONS = ("choices", "answer", "alternatives")
+NO_SHOTS = ("pairs", "perplexity", "toxicity")
+EXPRESSIONS = ("choices", "answer", "alternatives", "exists")
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,14 @@ class Task:
     where: str
     paths: tuple[Path, ...]
     few_shot_paths: tuple[Path, ...] = ()
+    classifier: Path | None = None
+    corpus: tuple[Path, ...] = ()
     perturbation: str = ""  # what was done to its questions
 
     def digest(self) -> dict[str, Any]:
         """What two results must share to be comparable: the task's settings, and the content of what it reads."""
-        files = {path.name: digest(path) for path in (*self.paths, *self.few_shot_paths)}
+        others = [self.classifier] if self.classifier else []
+        files = {path.name: digest(path) for path in (*self.paths, *self.few_shot_paths, *others)}
         found = {"task": self.settings.model_dump(), "files": files}
         return found | {"perturbation": self.perturbation} if self.perturbation else found
 
@@ -94,11 +101,11 @@ def open_task(name: str, data: Path | None = None, few_shot: int | None = None) 
         if name not in known:
             raise UserError(f"task {name}: neither a file nor a shipped task: {', '.join(known)}"[:300])
         path = known[name]
-        if data is None:
-            raise UserError(f"task {name}: give the folder of the data, which holds {', '.join(read_settings(path).files)}")
+        if data is None and (needed := _not_shipped(read_settings(path))):
+            raise UserError(f"task {name}: give the folder of the data, which holds {', '.join(needed)}")
     settings = read_settings(path)
     if few_shot is not None:
-        if few_shot and settings.kind in ("pairs", "perplexity"):
+        if few_shot and settings.kind in NO_SHOTS:
             raise UserError(f"{path}: a task of {settings.kind} takes no few-shot examples")
         given = settings.few_shot.model_dump() if settings.few_shot else {}
         settings = settings.model_copy(update={"few_shot": FewShot(**{**given, "count": few_shot})})
@@ -108,7 +115,9 @@ def open_task(name: str, data: Path | None = None, few_shot: int | None = None) 
         found = [_find(data or path.parent, file, path) for file in settings.files]
     wanted = settings.few_shot.files if settings.few_shot and settings.few_shot.count else []
     folder = path.parent if data is None else data if data.is_dir() else data.parent
-    return Task(path.stem, settings, str(path), tuple(found), tuple(_find(folder, file, path) for file in wanted))
+    classifier = _find(folder, settings.classifier, path) if settings.classifier else None
+    shots, corpus = (tuple(_find(folder, file, path) for file in some) for some in (wanted, settings.corpus))
+    return Task(path.stem, settings, str(path), tuple(found), shots, classifier, corpus)
 
 
 def read_settings(path: Path) -> TaskFile:
@@ -129,15 +138,26 @@ def read_settings(path: Path) -> TaskFile:
         raise UserError(f"{path}: a task of kind {settings.kind!r} needs {missing[0]}; docs/evaluation.md shows one")
     if not settings.files:
         raise UserError(f"{path}: files is empty: name the file of the examples")
-    if settings.few_shot and settings.few_shot.count and settings.kind in ("pairs", "perplexity"):
+    if settings.few_shot and settings.few_shot.count and settings.kind in NO_SHOTS:
         raise UserError(f"{path}: a task of {settings.kind} takes no few-shot examples")
     return settings
+
+
+def _not_shipped(settings: TaskFile) -> list[str]:
+    return [name for name in (*settings.files, settings.classifier, *settings.corpus) if name and not _comes_with(name)]
+
+
+def _comes_with(name: str) -> bool:
+    """Whether the package has the file: small ones of our own."""
+    return name.endswith(".jsonl") and (SHIPPED / name).is_file()
 
 
 def _find(folder: Path, name: str, task: Path) -> Path:
     """In the folder or below it, so that a stranger's task reads nothing else."""
     if not name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise UserError(f"{task}: files: {name[:80]!r} is no name below the folder of the data; give that folder")
+    if task.parent == SHIPPED and not (folder / name).is_file() and _comes_with(name):
+        return SHIPPED / name
     for ending in ("", *PACKED):
         if (folder / (name + ending)).is_file():
             return folder / (name + ending)
@@ -153,7 +173,7 @@ def load(task: Task, limit: int | None = None) -> Examples:
     maker = _Maker(task)
     settings, found = task.settings, Examples([])
     shots = _Shots(task, maker, found.refused) if settings.few_shot and settings.few_shot.count else None
-    rows = [(path, place, row) for path in task.paths for place, row in _rows(path, found.refused)]
+    rows = [(path, place, row) for path in task.paths for place, row in _asked_of(task, path, found.refused)]
     count = len(rows) if limit is None else min(limit, len(rows))
     for number in (index * len(rows) // count for index in range(count)):
         path, place, row = rows[number]
@@ -170,6 +190,22 @@ def load(task: Task, limit: int | None = None) -> Examples:
         known = ", ".join(str(name)[:30] for name in [*rows[0][2]][:12]) if rows else "none"
         raise UserError(f"{task.paths[0]}: no example for {task.name}: {found.refused or 'no rows'}; it has columns {known}")
     return found
+
+
+def _asked_of(task: Task, path: Path, refused: Refused) -> Iterator[tuple[int, dict[str, Any]]]:
+    if task.settings.made_of == "docstrings":
+        sources = [(row.get("url"), row.get("text")) for _, row in _rows(path, refused)]
+        return enumerate(docstring_rows((url, text) for url, text in sources if isinstance(url, str) and isinstance(text, str)))
+    return _rows(path, refused)
+
+
+def corpus_texts(task: Task) -> Iterator[str]:
+    """The documents of a task's corpus: of each row the column text, or page."""
+    for path in task.corpus:
+        for _, row in _rows(path, Refused()):
+            text = row.get("text", row.get("page"))
+            if isinstance(text, str):
+                yield text
 
 
 def _rows(path: Path, refused: Refused) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -227,8 +263,8 @@ class _Maker:
     def __init__(self, task: Task) -> None:
         self.settings = settings = task.settings
         self._templates: dict[str, Template] = {}
-        for key in ("prompt", "choices", "answer", "listed", "alternatives", "target", "group", "description", "text"):
-            expression = key in EXPRESSIONS or (key == "target" and settings.kind == "generation")
+        for key in ("prompt", "choices", "answer", "listed", "alternatives", "target", "group", "description", "text", "exists"):
+            expression = key in EXPRESSIONS or (key == "target" and settings.kind in ("generation", "existence"))
             if source := getattr(settings, key):
                 self._templates[key] = Template(source, f"{task.where}: {key}", expression=expression)
         self._by = {name: Template(source, f"{task.where}: by.{name}") for name, source in settings.by.items()}
@@ -276,6 +312,18 @@ class _Maker:
         texts = _texts(value, "targets", least=1) if isinstance(value, list | tuple) else (_not_empty(_text_of(value)),)
         return _Asked(self._text("prompt", row), texts, 0, "", texts[0])
 
+    def _toxicity(self, row: dict[str, Any]) -> _Asked:
+        return _Asked(_not_empty(self._text("prompt", row)), (), 0, "", "")
+
+    def _existence(self, row: dict[str, Any]) -> _Asked:
+        exists = _truth(self._templates["exists"].value(row))
+        texts: tuple[str, ...] = ()
+        if exists and "target" in self._templates:
+            value = self._templates["target"].value(row)
+            texts = _texts(value, "targets", least=1) if isinstance(value, list | tuple) else (_not_empty(_text_of(value)),)
+        unknown = self.settings.abstentions[0] if self.settings.abstentions else ""
+        return _Asked(self._text("prompt", row), texts, int(exists), "", texts[0] if texts else unknown)
+
     def _perplexity(self, row: dict[str, Any]) -> _Asked:
         return _Asked("", (_not_empty(self._templates["text"].text(row)),), 0, "", "")
 
@@ -286,6 +334,8 @@ MAKERS: dict[str, Callable[[_Maker, dict[str, Any]], _Asked]] = {
     "last word": _Maker._last_word,
     "generation": _Maker._generation,
     "perplexity": _Maker._perplexity,
+    "toxicity": _Maker._toxicity,
+    "existence": _Maker._existence,
 }
 
 
@@ -305,6 +355,14 @@ def _text_of(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadRow(f"an answer that is no text but {type(value).__name__}")
     return _bounded(str(value))
+
+
+def _truth(value: Any) -> bool:
+    """Of JSON's true and false, 1 and 0, and the words that CSV has for them."""
+    known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if (word := str(value).strip().lower()) not in known:
+        raise BadRow("exists that is neither true nor false")
+    return known[word]
 
 
 def _texts(value: Any, name: str, least: int = 2) -> tuple[str, ...]:
