@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from groundup.cli.options import result
+from groundup.cli.options import finite, result
 from groundup.core.errors import UserError
 from groundup.core.text import printable
 
@@ -37,10 +37,16 @@ def evaluate(
     misspellings: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Real slips, as codespell has them; if not given DIR/typos, or our own.")
     ] = None,
+    efficiency: Annotated[bool, typer.Option("--efficiency", help="Also time, memory, operations and energy.")] = False,
+    watts: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=1e9, callback=finite, help="Of --efficiency: what the machine draws; 30 if not given."),
+    ] = None,
     show: Annotated[bool, typer.Option("--list", help="Only show the shipped tasks.")] = False,
 ) -> None:
     """Evaluate models on benchmarks, under every scoring convention at once, with intervals."""
     from groundup.evaluation import evaluate as evaluation
+    from groundup.report.config import ReportConfig
 
     if show:
         result(evaluation.listing())
@@ -49,9 +55,12 @@ def evaluate(
         raise UserError("groundup evaluate: give MODEL and --task NAME or FILE; --list shows the shipped tasks")
     if misspellings and not robustness:
         raise UserError("groundup evaluate: --misspellings is of --robustness: give both")
+    if watts is not None and not efficiency:
+        raise UserError("groundup evaluate: --watts is of --efficiency: give both")
+    machine = ReportConfig(**({} if watts is None else {"watts": watts})).model_dump()
     found = evaluation.evaluate(
         models, task, data, limit=limit, few_shot=few_shot, out=out, batch_size=batch_size, robust=robustness,
-        misspellings=misspellings,
+        misspellings=misspellings, machine=machine if efficiency else None,
     )  # fmt: skip
     print(printable(evaluation.table(found)), file=sys.stderr)
     result(found)

@@ -7,6 +7,7 @@ that was killed is whole parts, and the same command adds the others: the same b
 import json
 import logging
 import math
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.files import digest, read_object, write_json
 from groundup.core.progress import Progress
-from groundup.evaluation import breakdown, existence, metrics, robustness, toxicity
+from groundup.evaluation import breakdown, efficiency, existence, metrics, robustness, toxicity
 from groundup.evaluation.scoring import CONVENTIONS, Model, Record, conventions_of, open_model, records_of
 from groundup.evaluation.tasks import Examples, Task, corpus_texts, load, open_task, read_settings, shipped
 
@@ -38,11 +39,13 @@ def evaluate(
     batch_size: int = 64,
     robust: bool = False,
     misspellings: Path | None = None,
+    machine: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """{"results": [one for each model and task], "comparisons": [...]}, of which `table` makes a page for people.
 
     `out`: records as `<model>/<task>.jsonl`, and `results.json`; the same call resumes there. `robust`: each task under
     perturbations of its questions too, with slips of the file `misspellings` (`robustness.misspellings`).
+    `machine`: its watts, price_per_hour and grams_co2_per_kwh, with which efficiency is measured too.
     Raises UserError for models, tasks and files that cannot be used; all tasks are read before a model is.
     """
     if len(set(models)) < len(models) or len(set(tasks)) < len(tasks):
@@ -63,15 +66,19 @@ def evaluate(
     for name in models:
         model = open_model(name)
         model.model.to(choose().torch_device).eval()
+        speed = efficiency.speed(model.model) if machine else {}
         for task, examples in asked:
-            records = _records(model, task, examples, out and out / labels[name], batch_size)
+            start, folder = time.perf_counter(), out and out / labels[name]
+            records, scored = _records(model, task, examples, folder, batch_size)
+            seconds = time.perf_counter() - start
             found = summary(task, examples, records)
+            if machine:
+                found["efficiency"] = efficiency.of_task(speed, seconds, scored, machine)
             rights[name, task.name] = clean = _headline_rights(task, records)
             if task.settings.by:
                 found["by"] = _by(records, clean, bool(task.settings.group))
             if some := variants.get(task.name):
-                perturbed = [_records(model, *one, out and out / labels[name], batch_size) for one in some]
-                rights_of = [_headline_rights(task, made) for made in perturbed]
+                rights_of = [_headline_rights(task, _records(model, *one, folder, batch_size)[0]) for one in some]
                 found["robustness"] = robustness.figures(clean, some, rights_of, bool(task.settings.group))
             results.append({"model": name, "folder": str(model.folder), "label": labels[name], **found})
             logger.info("%s", _line(results[-1]))
@@ -110,19 +117,21 @@ def _labels(models: Sequence[str]) -> dict[str, str]:
 # --- records ------------------------------------------------------------------------------------------------------
 
 
-def _records(model: Model, task: Task, examples: Examples, folder: Path | None, batch_size: int) -> list[Record]:
+def _records(model: Model, task: Task, examples: Examples, folder: Path | None, batch_size: int) -> tuple[list[Record], int]:
+    """All records, and how many of them were not there yet."""
     rows = examples.rows
     path = folder / f"{task.name}.jsonl" if folder else None
     records = _found(path, _key(model, task, rows), len(rows)) if path else []
-    with Progress(f"{model.name}: {task.name}", len(rows), "examples", done=len(records)) as progress:
-        for first in range(len(records), len(rows), PART):
+    already = len(records)
+    with Progress(f"{model.name}: {task.name}", len(rows), "examples", done=already) as progress:
+        for first in range(already, len(rows), PART):
             made = records_of(model, task, rows[first : first + PART], batch_size)
             if path:
                 with path.open("a", encoding="utf-8") as file:
                     file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in made))
             records += made
             progress.advance(len(made))
-    return records
+    return records, len(records) - already
 
 
 def _key(model: Model, task: Task, rows: Sequence[Any]) -> dict[str, Any]:
@@ -308,6 +317,8 @@ def table(found: dict[str, Any]) -> str:
             lines += _aligned(breakdown.rows_of_table(name, some))
         if "robustness" in some[0]:
             lines += _aligned(robustness.rows_of_table(some))
+        if "efficiency" in some[0]:
+            lines += _aligned(efficiency.rows_of_table(some))
         for compared in comparisons:
             if compared["task"] == task:
                 lines.append(

@@ -17,6 +17,7 @@ from groundup.evaluation.tasks import Examples, Task
 logger = logging.getLogger(__name__)
 
 PERTURBATIONS = ("typos", "case", "spaces", "contracted", "expanded", "order")
+KINDS = ("choices", "pairs", "last word", "generation")
 SEED = 0
 Variant = tuple[Task, Examples]
 Rights = dict[int, tuple[float, str]]  # by example: whether it is right, and its cluster
@@ -33,11 +34,11 @@ def misspellings(file: Path | None, data: Path | None) -> Misspellings:
 def variants(task: Task, examples: Examples, known: Misspellings) -> list[Variant]:
     """The task under each perturbation that changes any of its examples, with those that it changes.
 
-    None for texts that are judged for their very form: minimal pairs of grammar, and perplexity.
+    None for texts that are judged for their very form, as minimal pairs of grammar, and where nothing is right or wrong.
     """
     settings = task.settings
-    if settings.kind == "perplexity" or (settings.kind == "pairs" and not settings.target):
-        logger.warning("%s: no robustness: the very form of its texts is what is asked", task.name)
+    if settings.kind not in KINDS or (settings.kind == "pairs" and not settings.target):
+        logger.warning("%s: not perturbed: nothing is right or wrong in it, or the very form of its texts is asked", task.name)
         return []
     found = []
     for kind in PERTURBATIONS:
