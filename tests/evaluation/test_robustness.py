@@ -12,7 +12,7 @@ from groundup.core.errors import UserError
 from groundup.evaluation import evaluate as evaluation
 from groundup.evaluation import robustness
 from groundup.evaluation.perturbations import LONG_OF, SHORT_OF, perturb, read_misspellings, reordered
-from groundup.evaluation.tasks import Example, Examples, Task, load, open_task
+from groundup.evaluation.tasks import Example, Examples, load, open_task
 from groundup.model import folder
 
 QUESTION = "Question: Maybe the old river doesn't end as it is shown in `map_of.the_river`; which of the 12 seas is it?\nAnswer:"
@@ -158,16 +158,14 @@ def test_contractions_are_each_others_inverse(long):
 
 def test_figures_by_hand():
     """Of 4: clean 1101; slips change two (0, 1) and turn the first; case changes all, of which one cannot be scored."""
-    task = Task("own", None, "", ())
+    task = open_task("existence")  # any without groups
     clean = {n: (right, "g") for n, right in enumerate((1.0, 1.0, 0.0, 1.0))}
 
     def variant(kind, numbers):
         return replace(task, perturbation=f"{kind} 0"), Examples([Example(n, "", "", ()) for n in numbers])
 
     some = [variant("typos", (0, 1)), variant("case", (0, 1, 2, 3))]
-    found = robustness.figures(
-        clean, some, [{0: (0.0, "g"), 1: (1.0, "g")}, {0: (1.0, "g"), 1: (0.0, "g"), 2: (1.0, "g")}], False
-    )
+    found = robustness.figures(clean, some, [{0: (0.0, "g"), 1: (1.0, "g")}, {0: (1.0, "g"), 1: (0.0, "g"), 2: (1.0, "g")}])
     # Of 0, 1, 2: clean 110, slips 010, case 101.
     assert found["skipped"] == 1 and found["clean"]["accuracy"] == pytest.approx(2 / 3)
     assert found["typos"]["accuracy"] == pytest.approx(1 / 3) and found["typos"]["changed"] == 2
@@ -254,6 +252,12 @@ def test_what_a_perturbation_leaves_is_the_clean_result(model, rows):
         for record, row in zip(scored, changed.rows, strict=True)
     ]
     assert found["order"]["accuracy"] == pytest.approx(sum(right) / 12)
+
+
+def test_workers_make_the_same(model, rows):
+    words = ([str(model)], ["mmlu"], rows / "mmlu_test.csv")
+    one, two = (evaluation.evaluate(*words, few_shot=0, robust=True, limit=6, workers=count) for count in (1, 2))
+    assert one == two and "worst" in one["results"][0]["robustness"]
 
 
 def test_minimal_pairs_are_not_perturbed(model, rows, monkeypatch):

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,7 +13,7 @@ from groundup.core.text import printable
 
 def evaluate(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="MODEL...", help="Run folders, stages of them, or folders of models.")
+        list[str] | None, typer.Argument(metavar="MODEL...", help="Runs, stages, model folders; hf:FOLDER; http://HOST/v1#NAME.")
     ] = None,
     task: Annotated[
         list[str] | None, typer.Option("--task", metavar="NAME|FILE", help="A shipped task, or a TOML file; several times.")
@@ -42,6 +42,11 @@ def evaluate(
         float | None,
         typer.Option(min=0.001, max=1e9, callback=finite, help="Of --efficiency: what the machine draws; 30 if not given."),
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Processes of one thread each; not given: this one with all threads.")
+    ] = None,
+    engine: Annotated[Literal["processes", "ray"], typer.Option(help="Where the workers are.")] = "processes",
+    address: Annotated[str, typer.Option(help="Of the Ray cluster; local starts one on this machine.")] = "local",
     show: Annotated[bool, typer.Option("--list", help="Only show the shipped tasks.")] = False,
 ) -> None:
     """Evaluate models on benchmarks, under every scoring convention at once, with intervals."""
@@ -58,9 +63,12 @@ def evaluate(
     if watts is not None and not efficiency:
         raise UserError("groundup evaluate: --watts is of --efficiency: give both")
     machine = ReportConfig(**({} if watts is None else {"watts": watts})).model_dump()
+    if engine == "processes" and address != "local":
+        raise UserError(f"groundup evaluate: --address {address} is of a Ray cluster; add --engine ray")
     found = evaluation.evaluate(
-        models, task, data, limit=limit, few_shot=few_shot, out=out, batch_size=batch_size, robust=robustness,
-        misspellings=misspellings, machine=machine if efficiency else None,
+        models, task, data, limit=limit, few_shot=few_shot, out=out, batch_size=batch_size, workers=workers,
+        ray=address if engine == "ray" else None, robust=robustness, misspellings=misspellings,
+        machine=machine if efficiency else None,
     )  # fmt: skip
     print(printable(evaluation.table(found)), file=sys.stderr)
     result(found)

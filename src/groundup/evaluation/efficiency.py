@@ -54,8 +54,8 @@ def _rates(tokens: int, seconds: Sequence[float]) -> dict[str, float]:
 
 
 def of_task(own: dict[str, Any], seconds: float, examples: int, machine: dict[str, float]) -> dict[str, Any]:
-    """With `own`, what `speed` says of the model. `examples`: those scored in these seconds, without records that were there
-    already. `machine`: watts, price_per_hour and grams_co2_per_kwh, by the report's rule.
+    """With `own`, what `speed` says of the model, if it is computed here. `examples`: those scored in these seconds, without
+    records that were there already. `machine`: watts, price_per_hour and grams_co2_per_kwh, by the report's rule.
     """
     return {
         "seconds": seconds, "examples": examples, "examples_per_second": examples / seconds if seconds else 0.0,
@@ -75,12 +75,15 @@ def peak_memory() -> int:
 
 
 def rows_of_table(results: Sequence[dict[str, Any]]) -> list[list[str]]:
-    rows = [["efficiency", "seconds", "examples/s", "prefill tokens/s", "decode tokens/s", "peak MB", "MFLOP/token", "Wh"]]
+    rows = [["efficiency", "seconds", "examples/s", "prefill tokens/s", "decode tokens/s", "MFLOP/token", "peak MB", "Wh"]]
     for result in results:
         one = result["efficiency"]
-        rates = [f"{one[f'{name}_tokens_per_second']['value']:,.0f}" for name in ("prefill", "decode")]
+        own = ["", "", ""]
+        if "forward_flop_per_token" in one:
+            own = [f"{one[f'{name}_tokens_per_second']['value']:,.0f}" for name in ("prefill", "decode")]
+            own.append(f"{one['forward_flop_per_token'] / 1e6:,.1f}")
         rows.append([
-            result["label"], f"{one['seconds']:.1f}", f"{one['examples_per_second']:.1f}", *rates,
-            f"{one['peak_memory_bytes'] / 1e6:,.0f}", f"{one['forward_flop_per_token'] / 1e6:,.1f}", f"{1000 * one['kwh']:.3g}",
+            result["label"], f"{one['seconds']:.1f}", f"{one['examples_per_second']:.1f}", *own,
+            f"{one['peak_memory_bytes'] / 1e6:,.0f}", f"{1000 * one['kwh']:.3g}",
         ])  # fmt: skip
     return rows

@@ -41,16 +41,17 @@ def variants(task: Task, examples: Examples, known: Misspellings) -> list[Varian
         logger.warning("%s: not perturbed: nothing is right or wrong in it, or the very form of its texts is asked", task.name)
         return []
     found = []
+    asked = examples.part(0, examples.count)
     for kind in PERTURBATIONS:
-        changed = [perturb(one, kind, known, SEED, alternatives=settings.kind == "pairs") for one in examples.rows]
-        rows = [new for new, old in zip(changed, examples.rows, strict=True) if new != old]
+        changed = [perturb(one, kind, known, SEED, alternatives=settings.kind == "pairs") for one in asked]
+        rows = [new for new, old in zip(changed, asked, strict=True) if new != old]
         if rows:
             source = f"{kind} {known.source} {SEED}" if kind == "typos" else f"{kind} {SEED}"
-            found.append((replace(task, name=f"{task.name}.{kind}", perturbation=source), Examples(rows)))
+            found.append((replace(task, name=f"{task.name}.{kind}", perturbation=source), Examples(rows, count=len(rows))))
     return found
 
 
-def figures(clean: Rights, some: Sequence[Variant], rights: Sequence[Rights], clustered: bool) -> dict[str, Any]:
+def figures(clean: Rights, some: Sequence[Variant], rights: Sequence[Rights]) -> dict[str, Any]:
     """{"skipped", "clean", one for each perturbation, "mean", "worst"}: accuracies with intervals, of a perturbation with
     `changed`, how many examples it changed, and `difference` to the clean ones.
 
@@ -62,6 +63,7 @@ def figures(clean: Rights, some: Sequence[Variant], rights: Sequence[Rights], cl
         row.number for (_, asked), one in zip(some, rights, strict=True) for row in asked.rows if row.number not in one
     }
     scored = sorted(clean.keys() - skipped)
+    clustered = bool(some and some[0][0].settings.group)
     groups = [clean[number][1] for number in scored] if clustered else None
     before = [clean[number][0] for number in scored]
     found: dict[str, Any] = {"skipped": len(clean.keys() & skipped), "clean": metrics.mean_interval(before, groups)}
