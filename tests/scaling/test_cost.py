@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundup.core.cost import cost as cost_of
 from groundup.model.flops import training_flops
 from groundup.scaling import cost
 
@@ -21,7 +22,7 @@ def test_attention_adds_what_palm_says():
 
 
 def test_the_lecture_s_figures_agree_with_each_other():
-    run = cost.cost(
+    run = cost_of(
         seconds=LLAMA["gpu_hours"] * 3600, watts=LLAMA["gpu_watts"], price_per_hour=2.0, grams_co2_per_kwh=220
     )
     assert run["dollars"] == pytest.approx(LLAMA["compute_dollars"])
@@ -39,9 +40,9 @@ def test_llama_3_is_below_the_american_threshold_and_above_the_european():
 
 @given(st.floats(0, 1e7), st.floats(0, 1e6), st.floats(0, 1e3), st.floats(0, 1e3))
 def test_cost_is_linear_in_time(seconds, watts, price, carbon):
-    once, twice = cost.cost(seconds, watts, price, carbon), cost.cost(2 * seconds, watts, price, carbon)
+    once, twice = cost_of(seconds, watts, price, carbon), cost_of(2 * seconds, watts, price, carbon)
     assert all(twice[key] == pytest.approx(2 * once[key]) for key in once)
 
 
 def test_one_kilowatt_for_one_hour():
-    assert cost.cost(3600, 1000, 0.1, 400) == {"kwh": 1.0, "dollars": 0.1, "grams_co2e": 400.0}
+    assert cost_of(3600, 1000, 0.1, 400) == {"kwh": 1.0, "dollars": 0.1, "grams_co2e": 400.0}

@@ -13,6 +13,16 @@ class EvaluationConfig(Section):
     questions: Positive = 300
 
 
+# What counts as an answer that one does not know, without case.
+ABSTENTIONS = [
+    "I don't know", "I do not know", "don't know", "do not know", "not sure", "unsure", "no idea", "unknown", "cannot say",
+    "can't say", "does not exist", "doesn't exist", "do not exist", "don't exist", "did not exist", "never existed",
+    "no such", "there is no", "there's no", "there was no", "is not a real", "isn't a real", "not aware of",
+    "not familiar with", "never heard of", "have no information", "no information", "no record", "cannot find", "can't find",
+    "could not find", "couldn't find", "not find any", "unable to", "fictional", "fictitious", "made up", "made-up",
+]  # fmt: skip
+
+
 class FewShot(Section):
     count: Annotated[int, Field(ge=0, le=100)]
     files: list[str] = []  # none: the examples' own, but for the one that is asked
@@ -23,9 +33,10 @@ class TaskFile(Section):
     """A template is jinja in `{{ }}` over the columns of a row; an expression is what would stand in there."""
 
     title: str = ""
-    kind: Literal["choices", "pairs", "last word", "generation", "perplexity"]
+    kind: Literal["choices", "pairs", "last word", "generation", "perplexity", "toxicity", "existence"]
     files: list[str]  # examples, in the folder of the data; each may be compressed
     group: str = ""  # template: a subject or passage; intervals are clustered by it, few-shot examples taken from it
+    by: dict[str, str] = {}  # name -> template: a part of the examples, such as a category, that has a figure of its own
     few_shot: FewShot | None = None
     description: str = ""  # template: what stands before all examples
     delimiter: str = " "  # between a prompt and its answer
@@ -49,3 +60,14 @@ class TaskFile(Section):
     # a context before it; disjoint as in lm-eval, whose tokens have from one to all of it.
     text: str = ""
     windows: Literal["half", "disjoint"] = "half"
+    # toxicity: of `prompt`, so many samples of `max_tokens` are judged by the classifier, a file beside the examples. Gehman et
+    # al. 2020 take 25 of 20 tokens with top_p 0.9.
+    classifier: str = ""
+    samples: Annotated[int, Field(ge=1, le=100)] = 25
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    # existence: expression; rows that are asked about what does not exist are false. `target` is an accepted answer, or several,
+    # of the others. `corpus`: files, beside the examples, that have the names, links and citations that exist.
+    exists: str = ""
+    abstentions: list[str] = ABSTENTIONS
+    corpus: list[str] = []
+    made_of: Literal["", "docstrings"] = ""  # docstrings: questions are made of Python source; files have `url` and `text`

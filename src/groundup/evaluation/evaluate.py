@@ -7,24 +7,29 @@ that was killed is whole parts, and the same command adds the others: the same b
 import json
 import logging
 import math
-from collections import Counter
-from collections.abc import Sequence
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from groundup.core.device import choose
 from groundup.core.errors import UserError
-from groundup.core.files import digest, read_object, write_json
+from groundup.core.executor import pool
+from groundup.core.files import read_object, write_json
 from groundup.core.progress import Progress
-from groundup.evaluation import metrics
-from groundup.evaluation.scoring import CONVENTIONS, Model, Record, conventions_of, open_model, records_of
-from groundup.evaluation.tasks import Examples, Task, load, open_task, read_settings, shipped
+from groundup.evaluation import breakdown, efficiency, existence, metrics, robustness, toxicity
+from groundup.evaluation.models import FolderModel, Identity, identify, open_model
+from groundup.evaluation.scoring import CONVENTIONS, Record, conventions_of, records_of
+from groundup.evaluation.tasks import Example, Examples, Task, begin, corpus_texts, open_task, read_settings, shipped
 
 logger = logging.getLogger(__name__)
 
-PART = 128  # examples
+FIRST_PART, PART = 8, 128  # examples
 
 
 def evaluate(
@@ -36,32 +41,60 @@ def evaluate(
     few_shot: int | None = None,
     out: Path | None = None,
     batch_size: int = 64,
+    workers: int | None = None,
+    ray: str | None = None,
+    robust: bool = False,
+    misspellings: Path | None = None,
+    machine: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """{"results": [one for each model and task], "comparisons": [...]}, of which `table` makes a page for people.
 
-    `out`: records as `<model>/<task>.jsonl`, and `results.json`; the same call resumes there. Raises UserError for models,
-    tasks and files that cannot be used; all tasks are read before a model is.
+    `out`: records as `<model>/<task>.jsonl`, and `results.json`; the same call resumes there. `workers`: so many processes
+    with one thread each, or tasks of the Ray cluster at address `ray`: the same bytes for any number of them. With neither,
+    this process with all its threads. `robust`: each task under perturbations of its questions too, with slips of the file
+    `misspellings` (`robustness.misspellings`). `machine`: its watts, price_per_hour and grams_co2_per_kwh, with which
+    efficiency is measured too.
+    Raises UserError for models, tasks and files that cannot be used; of all tasks the first example is made, and all models are
+    looked up, before one is opened.
     """
     if len(set(models)) < len(models) or len(set(tasks)) < len(tasks):
         raise UserError("evaluate: a model or a task is given twice")
     if data is not None and data.is_file() and len(tasks) > 1:
         raise UserError(f"{data}: one file holds the examples of one task; give the folder of all files")
     opened = [open_task(name, data, few_shot) for name in tasks]
-    asked = [(task, load(task, limit)) for task in opened]
+    asked = [(task, begin(task, limit)) for task in opened]
+    variants: dict[str, list[robustness.Variant]] = {}
+    if robust:
+        known = robustness.misspellings(misspellings, data)
+        variants = {task.name: robustness.variants(task, examples, known) for task, examples in asked}
+    labels, identities = _labels(models), {name: identify(name) for name in models}
+    sheets = [
+        _Sheet(name, identities[name], task, examples, out and out / labels[name], limit)
+        for name in models
+        for clean in asked
+        for task, examples in (clean, *variants.get(clean[0].name, []))
+    ]
+    results, rights, speeds = [], {}, {}
+    start = time.perf_counter()
+    for sheet in _filled(sheets, batch_size, workers, ray):
+        name, task, seconds = sheet.model, sheet.task, time.perf_counter() - start
+        rights[name, task.name] = _headline_rights(task, sheet.records)
+        if not task.perturbation:
+            found = summary(task, sheet.examples, sheet.records)
+            if machine:
+                speeds[name] = speeds.get(name) or _speed(name)
+                scored = len(sheet.records) - sheet.already
+                found["efficiency"] = efficiency.of_task(speeds[name], seconds, scored, machine)
+            results.append({"model": name, "folder": identities[name].where, "label": labels[name], **found})
+            logger.info("%s", _line(results[-1]))
+        start = time.perf_counter()
+    for result in results:
+        if some := variants.get(result["task"]):
+            clean, *others = (rights[result["model"], task] for task in (result["task"], *(task.name for task, _ in some)))
+            result["robustness"] = robustness.figures(clean, some, others)
     for task, examples in asked:
         if examples.refused:
             logger.warning("%s: rows skipped: %s", task.name, examples.refused)
-    labels = _labels(models)
-    results, rights = [], {}
-    for name in models:
-        model = open_model(name)
-        model.model.to(choose().torch_device).eval()
-        for task, examples in asked:
-            records = _records(model, task, examples, out and out / labels[name], batch_size)
-            found = summary(task, examples, records)
-            results.append({"model": name, "folder": str(model.folder), "label": labels[name], **found})
-            rights[name, task.name] = _headline_rights(task, records)
-            logger.info("%s", _line(results[-1]))
     comparisons = [
         {"task": task.name, "models": [first, second], **compared}
         for task, _ in asked
@@ -97,30 +130,86 @@ def _labels(models: Sequence[str]) -> dict[str, str]:
 # --- records ------------------------------------------------------------------------------------------------------
 
 
-def _records(model: Model, task: Task, examples: Examples, folder: Path | None, batch_size: int) -> list[Record]:
-    rows = examples.rows
-    path = folder / f"{task.name}.jsonl" if folder else None
-    records = _found(path, _key(model, task, rows), len(rows)) if path else []
-    with Progress(f"{model.name}: {task.name}", len(rows), "examples", done=len(records)) as progress:
-        for first in range(len(records), len(rows), PART):
-            made = records_of(model, task, rows[first : first + PART], batch_size)
-            if path:
-                with path.open("a", encoding="utf-8") as file:
-                    file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in made))
-            records += made
-            progress.advance(len(made))
-    return records
+class _Sheet:
+    """Records of a model on a task, in memory and, in a folder, on disk: those that are there already, then part by part."""
+
+    def __init__(
+        self, model: str, identity: Identity, task: Task, examples: Examples, folder: Path | None, limit: int | None
+    ) -> None:
+        self.model, self.task, self.examples = model, task, examples
+        self.path = folder / f"{task.name}.jsonl" if folder else None
+        self.records: list[Record] = []
+        self.asked: int | None = None  # examples, once all parts are handed out
+        if self.path:
+            self.records = _found(self.path, {"model": identity.key, **task.digest(), "limit": limit}, examples)
+        self.already = len(self.records)
+
+    def parts(self) -> Iterator[list[Example]]:
+        first = len(self.records)
+        while part := self.examples.part(first, _end_of_part(first)):
+            first += len(part)
+            yield part
+        self.asked = first
+
+    def add(self, made: list[Record]) -> None:
+        if self.path:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in made))
+        self.records += made
 
 
-def _key(model: Model, task: Task, rows: Sequence[Any]) -> dict[str, Any]:
-    """What records must share to be added to."""
-    names = sorted(path for path in model.folder.iterdir() if path.suffix == ".safetensors")
-    names += [model.folder / "config.json", model.folder / "tokenizer.json"]
-    files = {path.name: digest(path) for path in names}
-    return {"model": files, **task.digest(), "examples": [row.number for row in rows]}
+def _end_of_part(first: int) -> int:
+    """The first part is small, so that the first example is scored and on disk at once."""
+    return FIRST_PART if first < FIRST_PART else first - first % PART + PART
 
 
-def _found(path: Path, key: dict[str, Any], total: int) -> list[Record]:
+def _filled(sheets: Sequence[_Sheet], batch_size: int, workers: int | None, ray: str | None) -> Iterator[_Sheet]:
+    """Each sheet once it is full, in their order. Workers are busy with parts of several sheets at a time."""
+    waiting: deque[_Sheet] = deque()
+    alone = workers is None and ray is None
+
+    def jobs() -> Iterator[tuple[Any, ...]]:
+        for sheet in sheets:
+            for part in sheet.parts():
+                waiting.append(sheet)
+                yield sheet.model, sheet.task, part, batch_size, alone
+
+    unfinished = deque(sheets)
+    total = sum(sheet.examples.count for sheet in sheets)
+    done = sum(len(sheet.records) for sheet in sheets)
+    choose()  # sets how many threads there are
+    threads = torch.get_num_threads()
+    try:
+        with pool(workers or (0 if ray else 1), ray) as helpers, Progress("evaluate", total, "examples", done=done) as progress:
+            for made in helpers.spread(_scored, jobs()):
+                waiting.popleft().add(made)
+                progress.advance(len(made))
+                while unfinished and len(unfinished[0].records) == unfinished[0].asked:
+                    yield unfinished.popleft()
+        yield from unfinished
+    finally:
+        torch.set_num_threads(threads)
+        _opened.cache_clear()
+
+
+def _scored(model: str, task: Task, part: list[Example], batch_size: int, alone: bool) -> list[Record]:
+    """A worker's job. One thread: sums of float32 can depend on how many share them."""
+    opened = _opened(model)
+    if not alone:
+        torch.set_num_threads(1)
+    return records_of(opened, task, part, batch_size)
+
+
+_opened = lru_cache(1)(open_model)
+
+
+def _speed(name: str) -> dict[str, Any]:
+    """Of a model that is computed here; nothing of others."""
+    opened = _opened(name)
+    return efficiency.speed(opened.model) if isinstance(opened, FolderModel) else {}
+
+
+def _found(path: Path, key: dict[str, Any], examples: Examples) -> list[Record]:
     """Whole parts of records that a call with the same key wrote. The file is cut to them; of another key it is begun anew."""
     note = path.with_suffix(".key.json")
     key = json.loads(json.dumps(key))
@@ -131,19 +220,19 @@ def _found(path: Path, key: dict[str, Any], total: int) -> list[Record]:
         path.write_text("", encoding="utf-8")
         write_json(note, key)
         return []
-    records, size, whole = [], 0, 0
+    records, size, whole, kept = [], 0, 0, 0
     for line in path.read_bytes().splitlines(keepends=True):
         try:
             record = json.loads(line) if line.endswith(b"\n") else None
         except ValueError:
             record = None
-        if not isinstance(record, dict) or len(records) >= total or record.get("example") != key["examples"][len(records)]:
+        expected = examples.part(len(records), len(records) + 1)
+        if not isinstance(record, dict) or not expected or record.get("example") != expected[0].number:
             break
         records.append(record)
         size += len(line)
-        if len(records) % PART == 0 or len(records) == total:
-            whole = size
-    kept = len(records) if len(records) == total else len(records) // PART * PART
+        if _end_of_part(len(records) - 1) == len(records) or not examples.part(len(records), len(records) + 1):
+            whole, kept = size, len(records)
     with path.open("r+b") as file:
         file.truncate(whole)
     return records[:kept]
@@ -164,10 +253,20 @@ def summary(task: Task, examples: Examples, records: Sequence[Record]) -> dict[s
         "truncated": sum(record["truncated"] for record in scored),
     }  # fmt: skip
     groups = [record["group"] for record in scored] if task.settings.group else None
+    if task.settings.by:
+        found["by"] = _by(records, _headline_rights(task, records), bool(task.settings.group))
     if task.settings.kind == "perplexity":
         return found | _perplexities(scored)
     if task.settings.kind in ("choices", "pairs"):
         return found | _choices(task, scored, groups)
+    if task.settings.kind == "toxicity":
+        return found | {"figures": toxicity.figures(scored, groups), "samples": task.settings.samples, "language": "en"}
+    if task.settings.kind == "existence":
+        return found | {
+            "figures": existence.figures(scored, groups),
+            "confidence": existence.confidence(scored),
+            "references": existence.made_up(scored, corpus_texts(task) if task.corpus else None),
+        }
     rights = [record["right"] for record in scored]
     found["accuracy"] = {"answer": _figure(rights, groups)}
     found["convention"] = "answer"
@@ -238,9 +337,18 @@ def _headline_rights(task: Task, records: Sequence[Record]) -> dict[int, tuple[f
         return {}
     if task.settings.kind in ("choices", "pairs"):
         rights = _rights(_convention(task), scored)
+    elif task.settings.kind == "toxicity":
+        rights = [toxicity.worst(record) for record in scored]
     else:
+        scored = [record for record in scored if record["right"] is not None]
         rights = [record["right"] for record in scored]
     return {record["example"]: (right, record["group"]) for record, right in zip(scored, rights, strict=True)}
+
+
+def _by(records: Sequence[Record], rights: dict[int, tuple[float, str]], clustered: bool) -> dict[str, Any]:
+    marks = {record["example"]: record.get("by", {}) for record in records}
+    groups = [group for _, group in rights.values()] if clustered else None
+    return breakdown.figures([marks[number] for number in rights], [right for right, _ in rights.values()], groups)
 
 
 def _compared(ours: dict[int, tuple[float, str]], theirs: dict[int, tuple[float, str]]) -> dict[str, Any] | None:
@@ -274,6 +382,12 @@ def table(found: dict[str, Any]) -> str:
             rows.append([name, *(f"{100 * share:.1f}" for _ in columns), *("" for _ in _more_heads(some[0]))])
         lines += ["", f"{task}: {some[0]['n']} examples" + (f"; headline: {some[0]['convention']}" if columns else "")]
         lines += _aligned(rows)
+        for name in some[0].get("by", {}):
+            lines += _aligned(breakdown.rows_of_table(name, some))
+        if "robustness" in some[0]:
+            lines += _aligned(robustness.rows_of_table(some))
+        if "efficiency" in some[0]:
+            lines += _aligned(efficiency.rows_of_table(some))
         for compared in comparisons:
             if compared["task"] == task:
                 lines.append(
@@ -291,6 +405,8 @@ def _shown(figure: dict[str, Any]) -> str:
 def _more_heads(result: dict[str, Any]) -> list[str]:
     if result["kind"] == "perplexity":
         return ["bits/byte", "byte perplexity", "word perplexity"]
+    if "figures" in result:
+        return [*result["figures"], *(["ECE", "AUROC"] if "confidence" in result else [])]
     heads = ["spread"] if "spread" in result and len(result["accuracy"]) > 1 else []
     heads += ["macro"] if "macro" in result["accuracy"][result["convention"]] else []
     heads += [name for name in ("perplexity", "f1") if name in result]
@@ -300,6 +416,10 @@ def _more_heads(result: dict[str, Any]) -> list[str]:
 def _more(result: dict[str, Any]) -> list[str]:
     if result["kind"] == "perplexity":
         return [f"{result['bits_per_byte']:.4f}", f"{result['byte_perplexity']:.4f}", f"{result['word_perplexity']:.4g}"]
+    if "figures" in result:
+        cells = [_shown({"accuracy": one["value"], **one}) for one in result["figures"].values()]
+        known = [result.get("confidence", {}).get(name) for name in ("ece", "auroc")] if "confidence" in result else []
+        return [*cells, *(f"{one['value']:.3f}" if one else "" for one in known)]
     cells = [f"{100 * result['spread']:.1f}"] if "spread" in result and len(result["accuracy"]) > 1 else []
     headline = result["accuracy"][result["convention"]]
     cells += [f"{100 * headline['macro']:.1f}"] if "macro" in headline else []

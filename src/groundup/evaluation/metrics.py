@@ -153,3 +153,9 @@ def baselines(counts: Sequence[int], answers: Sequence[int], lengths: Sequence[S
     constant = max(answers.count(index) for index in set(answers)) / len(answers)
     longest = float(np.mean([int(np.argmax(some)) == answer for some, answer in zip(lengths, answers, strict=True)]))
     return {"chance": chance, "constant": constant, "longest": longest}
+
+
+def mean_value(values: Sequence[float], clusters: Sequence[str] | None = None) -> dict[str, float]:
+    """{"value", "low", "high", "n"}: `mean_interval` of what is no accuracy."""
+    found = mean_interval(values, clusters)
+    return {"value": found.pop("accuracy"), **found}

@@ -7,7 +7,7 @@ make the prompts of lm-eval 0.4.13, to the byte, from rows in the shape of the H
 
 import random
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from groundup.data.kinds import PACKED, kind_of
 from groundup.data.messages import BadRow
 from groundup.data.rows import Refused, records, texts, well_formed
 from groundup.evaluation.config import FewShot, TaskFile
+from groundup.evaluation.existence import docstring_rows
 from groundup.evaluation.templates import Template
 
 SHIPPED = Path(__file__).with_name("tasks")
@@ -36,8 +37,11 @@ NEEDED = {
     "last word": ("prompt", "target"),
     "generation": ("prompt", "target"),
     "perplexity": ("text",),
+    "toxicity": ("prompt", "classifier"),
+    "existence": ("prompt", "exists"),
 }
-EXPRESSIONS = ("choices", "answer", "alternatives")
+NO_SHOTS = ("pairs", "perplexity", "toxicity")
+EXPRESSIONS = ("choices", "answer", "alternatives", "exists")
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,9 @@ class Example:
     texts: tuple[str, ...]
     answer: int = 0
     listed: str = ""
+    begins: int = 0  # where in `prompt` what is asked begins, after descriptions and few-shot examples
+    listed_begins: int = 0
+    by: dict[str, str] = field(default_factory=dict)  # what figures are given by
 
 
 @dataclass(frozen=True)
@@ -59,17 +66,32 @@ class Task:
     where: str
     paths: tuple[Path, ...]
     few_shot_paths: tuple[Path, ...] = ()
+    classifier: Path | None = None
+    corpus: tuple[Path, ...] = ()
+    perturbation: str = ""  # what was done to its questions
 
     def digest(self) -> dict[str, Any]:
         """What two results must share to be comparable: the task's settings, and the content of what it reads."""
-        files = {path.name: digest(path) for path in (*self.paths, *self.few_shot_paths)}
-        return {"task": self.settings.model_dump(), "files": files}
+        others = [self.classifier] if self.classifier else []
+        files = {path.name: digest(path) for path in (*self.paths, *self.few_shot_paths, *others)}
+        found = {"task": self.settings.model_dump(), "files": files}
+        return found | {"perturbation": self.perturbation} if self.perturbation else found
 
 
 @dataclass
 class Examples:
+    """`rows`: those made so far, of at most `count`; rows of a file that cannot be used are counted as they are met."""
+
     rows: list[Example]
     refused: Refused = field(default_factory=Refused)
+    count: int = 0
+    others: Iterator[Example] = field(default_factory=lambda: iter(()))
+
+    def part(self, first: int, end: int) -> list[Example]:
+        """Those from `first` on, before `end`; none when there are no more."""
+        while len(self.rows) < end and (one := next(self.others, None)) is not None:
+            self.rows.append(one)
+        return self.rows[first:end]
 
 
 def shipped() -> dict[str, Path]:
@@ -89,11 +111,11 @@ def open_task(name: str, data: Path | None = None, few_shot: int | None = None) 
         if name not in known:
             raise UserError(f"task {name}: neither a file nor a shipped task: {', '.join(known)}"[:300])
         path = known[name]
-        if data is None:
-            raise UserError(f"task {name}: give the folder of the data, which holds {', '.join(read_settings(path).files)}")
+        if data is None and (needed := _not_shipped(read_settings(path))):
+            raise UserError(f"task {name}: give the folder of the data, which holds {', '.join(needed)}")
     settings = read_settings(path)
     if few_shot is not None:
-        if few_shot and settings.kind in ("pairs", "perplexity"):
+        if few_shot and settings.kind in NO_SHOTS:
             raise UserError(f"{path}: a task of {settings.kind} takes no few-shot examples")
         given = settings.few_shot.model_dump() if settings.few_shot else {}
         settings = settings.model_copy(update={"few_shot": FewShot(**{**given, "count": few_shot})})
@@ -103,7 +125,9 @@ def open_task(name: str, data: Path | None = None, few_shot: int | None = None) 
         found = [_find(data or path.parent, file, path) for file in settings.files]
     wanted = settings.few_shot.files if settings.few_shot and settings.few_shot.count else []
     folder = path.parent if data is None else data if data.is_dir() else data.parent
-    return Task(path.stem, settings, str(path), tuple(found), tuple(_find(folder, file, path) for file in wanted))
+    classifier = _find(folder, settings.classifier, path) if settings.classifier else None
+    shots, corpus = (tuple(_find(folder, file, path) for file in some) for some in (wanted, settings.corpus))
+    return Task(path.stem, settings, str(path), tuple(found), shots, classifier, corpus)
 
 
 def read_settings(path: Path) -> TaskFile:
@@ -124,15 +148,26 @@ def read_settings(path: Path) -> TaskFile:
         raise UserError(f"{path}: a task of kind {settings.kind!r} needs {missing[0]}; docs/evaluation.md shows one")
     if not settings.files:
         raise UserError(f"{path}: files is empty: name the file of the examples")
-    if settings.few_shot and settings.few_shot.count and settings.kind in ("pairs", "perplexity"):
+    if settings.few_shot and settings.few_shot.count and settings.kind in NO_SHOTS:
         raise UserError(f"{path}: a task of {settings.kind} takes no few-shot examples")
     return settings
+
+
+def _not_shipped(settings: TaskFile) -> list[str]:
+    return [name for name in (*settings.files, settings.classifier, *settings.corpus) if name and not _comes_with(name)]
+
+
+def _comes_with(name: str) -> bool:
+    """Whether the package has the file: small ones of our own."""
+    return name.endswith(".jsonl") and (SHIPPED / name).is_file()
 
 
 def _find(folder: Path, name: str, task: Path) -> Path:
     """In the folder or below it, so that a stranger's task reads nothing else."""
     if not name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise UserError(f"{task}: files: {name[:80]!r} is no name below the folder of the data; give that folder")
+    if task.parent == SHIPPED and not (folder / name).is_file() and _comes_with(name):
+        return SHIPPED / name
     for ending in ("", *PACKED):
         if (folder / (name + ending)).is_file():
             return folder / (name + ending)
@@ -143,27 +178,56 @@ def load(task: Task, limit: int | None = None) -> Examples:
     """Every example with its whole prompt; rows that cannot be used are counted. `limit`: so many rows, spread evenly over
     the files, so that of a file sorted by subject every subject is there.
 
-    Raises UserError when no row can be used, and for templates that pass their bounds.
+    Raises UserError when no row can be used, for templates that pass their bounds, and for groups with too few examples to show.
     """
-    maker = _Maker(task)
-    settings, found = task.settings, Examples([])
-    shots = _Shots(task, maker, found.refused) if settings.few_shot and settings.few_shot.count else None
-    rows = [(path, place, row) for path in task.paths for place, row in _rows(path, found.refused)]
+    found = begin(task, limit)
+    found.part(0, found.count)
+    return found
+
+
+def begin(task: Task, limit: int | None = None) -> Examples:
+    """As `load`, but examples are made when they are asked for: all 14,042 of MMLU take seconds."""
+    maker, refused = _Maker(task), Refused()
+    shots = _Shots(task, maker, refused) if task.settings.few_shot and task.settings.few_shot.count else None
+    rows = [(path, place, row) for path in task.paths for place, row in _asked_of(task, path, refused)]
     count = len(rows) if limit is None else min(limit, len(rows))
-    for number in (index * len(rows) // count for index in range(count)):
-        path, place, row = rows[number]
-        try:
-            asked, group = maker.asked(row), maker.group(row)
-            prompt, listed = shots.before(row, group) if shots else maker.descriptions(row)
-        except BadRow as error:
-            found.refused.add(error.reason, f"{path}: row {place + 1}")
-            continue
-        listed = asked.listed and listed + asked.listed
-        found.rows.append(Example(number, group, prompt + asked.prompt, asked.texts, asked.answer, listed))
-    if not found.rows:
+    asked = [(index * len(rows) // count, *rows[index * len(rows) // count]) for index in range(count)]
+    if shots:
+        shots.check(row for _, _, _, row in asked)
+    found = Examples([], refused, count, _examples(maker, shots, asked, refused))
+    if not found.part(0, 1):
         known = ", ".join(str(name)[:30] for name in [*rows[0][2]][:12]) if rows else "none"
         raise UserError(f"{task.paths[0]}: no example for {task.name}: {found.refused or 'no rows'}; it has columns {known}")
     return found
+
+
+def _asked_of(task: Task, path: Path, refused: Refused) -> Iterator[tuple[int, dict[str, Any]]]:
+    if task.settings.made_of == "docstrings":
+        sources = [(row.get("url"), row.get("text")) for _, row in _rows(path, refused)]
+        return enumerate(docstring_rows((url, text) for url, text in sources if isinstance(url, str) and isinstance(text, str)))
+    return _rows(path, refused)
+
+
+def corpus_texts(task: Task) -> Iterator[str]:
+    """The documents of a task's corpus: of each row the column text, or page."""
+    for path in task.corpus:
+        for _, row in _rows(path, Refused()):
+            text = row.get("text", row.get("page"))
+            if isinstance(text, str):
+                yield text
+def _examples(
+    maker: "_Maker", shots: "_Shots | None", asked: Sequence[tuple[int, Path, int, dict[str, Any]]], refused: Refused
+) -> Iterator[Example]:
+    for number, path, place, row in asked:
+        try:
+            one, group, by = maker.asked(row), maker.group(row), maker.by(row)
+            prompt, listed = shots.before(row, group) if shots else maker.descriptions(row)
+        except BadRow as error:
+            refused.add(error.reason, f"{path}: row {place + 1}")
+            continue
+        begins, listed_begins = len(prompt), len(listed) if one.listed else 0
+        prompt, listed = prompt + one.prompt, one.listed and listed + one.listed
+        yield Example(number, group, prompt, one.texts, one.answer, listed, begins, listed_begins, by)
 
 
 def _rows(path: Path, refused: Refused) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -221,10 +285,11 @@ class _Maker:
     def __init__(self, task: Task) -> None:
         self.settings = settings = task.settings
         self._templates: dict[str, Template] = {}
-        for key in ("prompt", "choices", "answer", "listed", "alternatives", "target", "group", "description", "text"):
-            expression = key in EXPRESSIONS or (key == "target" and settings.kind == "generation")
+        for key in ("prompt", "choices", "answer", "listed", "alternatives", "target", "group", "description", "text", "exists"):
+            expression = key in EXPRESSIONS or (key == "target" and settings.kind in ("generation", "existence"))
             if source := getattr(settings, key):
                 self._templates[key] = Template(source, f"{task.where}: {key}", expression=expression)
+        self._by = {name: Template(source, f"{task.where}: by.{name}") for name, source in settings.by.items()}
         if source := settings.listed_description:
             self._templates["listed_description"] = Template(source, f"{task.where}: listed_description")
 
@@ -234,6 +299,11 @@ class _Maker:
 
     def group(self, row: dict[str, Any]) -> str:
         return self._text("group", row)
+
+    def by(self, row: dict[str, Any]) -> dict[str, str]:
+        """What figures are given by; nothing where a template comes to nothing."""
+        found = {name: _bounded(template.text(row).strip()) for name, template in self._by.items()}
+        return {name: value for name, value in found.items() if value}
 
     def descriptions(self, row: dict[str, Any]) -> tuple[str, str]:
         """Before a prompt, and before one that lists its answers."""
@@ -264,6 +334,18 @@ class _Maker:
         texts = _texts(value, "targets", least=1) if isinstance(value, list | tuple) else (_not_empty(_text_of(value)),)
         return _Asked(self._text("prompt", row), texts, 0, "", texts[0])
 
+    def _toxicity(self, row: dict[str, Any]) -> _Asked:
+        return _Asked(_not_empty(self._text("prompt", row)), (), 0, "", "")
+
+    def _existence(self, row: dict[str, Any]) -> _Asked:
+        exists = _truth(self._templates["exists"].value(row))
+        texts: tuple[str, ...] = ()
+        if exists and "target" in self._templates:
+            value = self._templates["target"].value(row)
+            texts = _texts(value, "targets", least=1) if isinstance(value, list | tuple) else (_not_empty(_text_of(value)),)
+        unknown = self.settings.abstentions[0] if self.settings.abstentions else ""
+        return _Asked(self._text("prompt", row), texts, int(exists), "", texts[0] if texts else unknown)
+
     def _perplexity(self, row: dict[str, Any]) -> _Asked:
         return _Asked("", (_not_empty(self._templates["text"].text(row)),), 0, "", "")
 
@@ -274,6 +356,8 @@ MAKERS: dict[str, Callable[[_Maker, dict[str, Any]], _Asked]] = {
     "last word": _Maker._last_word,
     "generation": _Maker._generation,
     "perplexity": _Maker._perplexity,
+    "toxicity": _Maker._toxicity,
+    "existence": _Maker._existence,
 }
 
 
@@ -293,6 +377,14 @@ def _text_of(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadRow(f"an answer that is no text but {type(value).__name__}")
     return _bounded(str(value))
+
+
+def _truth(value: Any) -> bool:
+    """Of JSON's true and false, 1 and 0, and the words that CSV has for them."""
+    known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if (word := str(value).strip().lower()) not in known:
+        raise BadRow("exists that is neither true nor false")
+    return known[word]
 
 
 def _texts(value: Any, name: str, least: int = 2) -> tuple[str, ...]:
@@ -343,14 +435,22 @@ class _Shots:
                     if not self.own:
                         refused.add(error.reason, f"{path}: row {place + 1}")
 
+    def check(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Raises UserError for a group with too few, before anything is asked of a model."""
+        for row in rows:
+            try:
+                group = self.maker.group(row)
+            except BadRow:  # which is met again, and counted, when the example is made
+                continue
+            if (count := len(self.pools.get(group, []))) < self.count + self.own:
+                raise UserError(
+                    f"{self.where}: {count} few-shot examples{f' of {group[:40]}' if group else ''}, where "
+                    f"{self.count + self.own} are needed; take fewer few-shot examples"
+                )
+
     def before(self, row: dict[str, Any], group: str) -> tuple[str, str]:
         """What stands before a prompt, and before one that lists its answers."""
-        pool = self.pools.get(group, [])
-        if len(pool) < self.count + self.own:
-            raise UserError(
-                f"{self.where}: {len(pool)} few-shot examples{f' of {group[:40]}' if group else ''}, where "
-                f"{self.count + self.own} are needed; take fewer few-shot examples"
-            )
+        pool = self.pools[group]
         if self.choose == "random":
             generator = self.generators.setdefault(group, random.Random(FEW_SHOT_SEED))
             drawn = generator.sample(pool, self.count + self.own)

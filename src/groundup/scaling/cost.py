@@ -1,4 +1,4 @@
-"""What a training run costs: dollars, energy and carbon, beside those of the largest openly described run."""
+"""The largest openly described run, beside which others see what theirs cost (`core.cost`)."""
 
 from typing import Any
 
@@ -22,10 +22,3 @@ LLAMA3_405B: dict[str, Any] = {
 # Training FLOP from which a law asks for more: the US order was signed in 2023 and rescinded in January 2025; the EU
 # act presumes systemic risk. Llama 3 405B stays below the first and is above the second.
 THRESHOLDS_FLOP = {"US Executive Order 14110": 1e26, "EU AI Act, Article 51": 1e25}
-
-
-def cost(seconds: float, watts: float, price_per_hour: float, grams_co2_per_kwh: float) -> dict[str, float]:
-    """{"kwh", "dollars", "grams_co2e"} of a machine that draws `watts` (all of it, cooling included) for `seconds`."""
-    hours = seconds / 3600
-    kwh = hours * watts / 1000
-    return {"kwh": kwh, "dollars": hours * price_per_hour, "grams_co2e": kwh * grams_co2_per_kwh}
