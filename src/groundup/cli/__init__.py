@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from groundup import __version__
+from groundup.cli.contamination import contamination
 from groundup.cli.corpus import corpus
 from groundup.cli.data import data
 from groundup.cli.evaluate import evaluate
@@ -34,6 +35,7 @@ app.add_typer(corpus, name="corpus")
 app.add_typer(tokenizer, name="tokenizer")
 app.add_typer(data, name="data")
 app.command()(evaluate)
+app.command()(contamination)
 
 # Trouble of the machine rather than of the program.
 MACHINE_TROUBLE = {

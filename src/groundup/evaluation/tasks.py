@@ -148,7 +148,7 @@ def load(task: Task, limit: int | None = None) -> Examples:
     maker = _Maker(task)
     settings, found = task.settings, Examples([])
     shots = _Shots(task, maker, found.refused) if settings.few_shot and settings.few_shot.count else None
-    rows = [(path, place, row) for path in task.paths for place, row in _rows(path, found.refused)]
+    rows = [(path, place, row) for path in task.paths for place, row in rows_of(path, found.refused)]
     count = len(rows) if limit is None else min(limit, len(rows))
     for number in (index * len(rows) // count for index in range(count)):
         path, place, row = rows[number]
@@ -166,7 +166,7 @@ def load(task: Task, limit: int | None = None) -> Examples:
     return found
 
 
-def _rows(path: Path, refused: Refused) -> Iterator[tuple[int, dict[str, Any]]]:
+def rows_of(path: Path, refused: Refused) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows of a file; of SQuAD's JSON one a question, with context, question, title and `answers`, the list of texts; of
     plain text one a document, with `text`.
     """
@@ -336,7 +336,7 @@ class _Shots:
         self.pools: dict[str, list[tuple[dict[str, Any], _Asked]]] = {}
         self.generators: dict[str, random.Random] = {}
         for path in task.few_shot_paths or task.paths:
-            for place, row in _rows(path, refused if not self.own else Refused()):
+            for place, row in rows_of(path, refused if not self.own else Refused()):
                 try:
                     self.pools.setdefault(maker.group(row), []).append((row, maker.asked(row)))
                 except BadRow as error:
