@@ -2,13 +2,19 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 
 import pytest
+import torch
 
+from groundup.core import executor
+from groundup.core.device import choose
 from groundup.evaluation import evaluate as evaluation
 from groundup.evaluation.scoring import CONVENTIONS
 from groundup.model import folder
@@ -60,6 +66,73 @@ def test_models_by_tasks(groundup_here, models, data, tmp_path):
     assert len(records) == 30 and records[7]["example"] == 7 and len(records[7]["answers"]) == 2
 
 
+@pytest.fixture
+def rows(models, data, tmp_path, monkeypatch):
+    """The bytes of all records of two models on two tasks, by so many workers."""
+    monkeypatch.setattr(evaluation, "PART", 16)
+
+    def by(name, **options):
+        found = evaluation.evaluate(
+            [str(models / "one"), str(models / "two")], ["blimp", "lambada"], data, out=tmp_path / name, **options
+        )
+        assert len(found["results"]) == 4
+        return {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).glob("*/*.jsonl")}
+
+    return by
+
+
+def test_any_number_of_workers_makes_the_same_bytes(rows, monkeypatch):
+    made = []
+    scored = evaluation.records_of
+    monkeypatch.setattr(evaluation, "records_of", lambda *given: made.append(len(given[2])) or scored(*given))
+    one = rows("one", workers=1)
+    assert len(one) == 4 and sum(made) == 2 * (30 + 6)
+    made.clear()
+    assert rows("two", workers=2) == one
+    assert sum(made) < 2 * (30 + 6)  # the others were made in the other process
+
+
+class Elsewhere(Executor):
+    """As Ray's tasks are: nothing is shared but what is sent (tests/test_ray.py has clusters)."""
+
+    def submit(self, function, *arguments):
+        outcome = Future()
+        outcome.set_result(pickle.loads(pickle.dumps(function(*pickle.loads(pickle.dumps(arguments))))))
+        return outcome
+
+
+def test_ray_makes_the_same_bytes(rows, monkeypatch):
+    one = rows("one", workers=1)
+    asked = []
+
+    @contextmanager
+    def cluster(workers, ray):
+        asked.append((workers, ray))
+        yield executor.Pool(2, Elsewhere, works_here=False)
+
+    monkeypatch.setattr(evaluation, "pool", cluster)
+    assert rows("ray", ray="10.0.0.1:6379") == one and asked == [(0, "10.0.0.1:6379")]
+
+
+def test_threads_are_as_before(rows):
+    choose()
+    torch.set_num_threads(before := 3)
+    rows("one", workers=1)
+    assert torch.get_num_threads() == before
+
+
+def test_examples_are_made_as_they_are_scored(models, data, monkeypatch):
+    """So the first score does not wait for the last prompt."""
+    seen = []
+    scored = evaluation.records_of
+    task = evaluation.open_task("blimp", data)
+    examples = evaluation.begin(task)
+    monkeypatch.setattr(evaluation, "begin", lambda *_: examples)
+    monkeypatch.setattr(evaluation, "records_of", lambda *given: seen.append(len(examples.rows)) or scored(*given))
+    evaluation.evaluate([str(models / "one")], ["blimp"], data)
+    assert seen == [evaluation.FIRST_PART, 30]
+
+
 def test_every_convention_stands_in_the_table(groundup_here, models, data):
     done = groundup_here("evaluate", models / "one", "--task", "mmlu", "--data", data / "mmlu_test.csv", "--few-shot", 0)
     assert done.returncode == 0, done.stderr
@@ -91,6 +164,7 @@ def test_list(groundup_here):
         (["{one}", "--task", "lambada", "--data", "{data}/blimp.jsonl"], "no example for lambada"),
         (["{one}", "--task", "{one}/model.safetensors", "--data", "{data}"], "task file"),
         (["{one}", "--task", "blimp", "--data", "{data}", "--limit", "0"], "limit"),
+        (["{one}", "--task", "blimp", "--data", "{data}", "--address", "10.0.0.1:6379"], "add --engine ray"),
     ],
 )
 def test_what_ends_in_one_line(groundup_here, models, data, words, said):

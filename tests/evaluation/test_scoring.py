@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundup.core.errors import UserError
 from groundup.core.seals import MANIFEST, write_sealed
-from groundup.evaluation import scoring, suite
+from groundup.evaluation import models, scoring, suite
 from groundup.evaluation.continuations import Scored
-from groundup.evaluation.scoring import CONVENTIONS, Model, conventions_of, judged, open_model, records_of
+from groundup.evaluation.models import FolderModel, disjoint, open_model, opening_of
+from groundup.evaluation.scoring import CONVENTIONS, conventions_of, judged, records_of
 from groundup.evaluation.tasks import Example, load, open_task
 from groundup.model import folder
 from groundup.model.likelihood import score
@@ -112,7 +114,7 @@ def test_generated_letters(model, questions, monkeypatch):
         def answer(_, requests, batch_size):
             return [Scored(-1.0, ids[-1] == token and len(ids) - start <= 2, token) for ids, start in requests]
 
-        monkeypatch.setattr(scoring.continuations, "score", answer)
+        monkeypatch.setattr(models.continuations, "score", answer)
         [record] = records_of(model, questions, [example])
         return record["generated"]
 
@@ -172,7 +174,7 @@ def test_perplexity(model, tmp_path):
 @given(st.integers(1, 60), st.integers(1, 12))
 def test_disjoint_windows_hold_every_token_once(length, context):
     ids = [*range(length)]
-    windows = scoring.disjoint(ids, context)
+    windows = disjoint(ids, context)
     assert [token for ids, start in windows for token in ids[start:]] == ids[1:]
     assert all(0 < start < len(ids) <= context + 1 for ids, start in windows)
     assert all(len(ids) == context + 1 for ids, _ in windows if length > context)
@@ -249,7 +251,7 @@ def test_extractors(expression, which, found):
 
 
 def test_extractors_that_are_none_or_take_too_long(monkeypatch):
-    with pytest.raises(scoring.UserError, match="not a regular expression"):
+    with pytest.raises(UserError, match="not a regular expression"):
         scoring.answers.extract("x", "(", "first")
 
     def slow(*_, timeout):
@@ -257,7 +259,7 @@ def test_extractors_that_are_none_or_take_too_long(monkeypatch):
         raise TimeoutError
 
     monkeypatch.setattr(scoring.answers.regex, "finditer", slow)
-    with pytest.raises(scoring.UserError, match="takes more than"):
+    with pytest.raises(UserError, match="takes more than"):
         scoring.answers.extract("a", "a", "first")
 
 
@@ -265,7 +267,7 @@ def test_a_run_is_its_last_model(toy_decoder, toy_tokenizer, tmp_path):
     for stage in ("base", "sft"):
         decoder = toy_decoder(seed=5, vocab_size=toy_tokenizer.size)
         folder.save(tmp_path / stage, decoder, toy_tokenizer, chat=stage == "sft")
-        with pytest.raises(scoring.UserError):  # not a run until a stage is finished
+        with pytest.raises(UserError):  # not a run until a stage is finished
             open_model(str(tmp_path))
         manifest = {"stage": stage, "key": {}, "outputs": {}, "digest": "", "versions": {}, "machine": "", "seconds": 1}
         write_sealed(tmp_path / stage / MANIFEST, {**manifest, "results": {}})
@@ -277,14 +279,14 @@ def test_a_run_is_its_last_model(toy_decoder, toy_tokenizer, tmp_path):
     assert open_model(str(tmp_path)).folder == tmp_path / "sft"
 
 
-def test_the_first_token_of_a_folder(model, toy_tokenizer, tmp_path):
+def test_the_first_token_of_a_folder(model, toy_tokenizer, tmp_path, monkeypatch):
     assert model.opening == [toy_tokenizer.end_of_text]
     description = json.loads((model.folder / "tokenizer.json").read_text()) | {"post_processor": None}
     (tmp_path / "tokenizer.json").write_text(json.dumps(description))
-    assert scoring.opening_of(tmp_path) == []
-    other = Model("x", tmp_path, model.model, model.tokenizer, [])
-    requests = scoring._Requests(other)
-    requests.add("the", " path")
-    requests.add("", " path")
+    assert opening_of(tmp_path) == []
+    other = FolderModel("x", tmp_path, model.model, model.tokenizer, [])
+    asked = []
+    monkeypatch.setattr(other, "score", lambda requests, _: asked.extend(requests) or [Scored(-1.0, False, 0)] * 2)
+    other.continuations([("the", " path"), ("", " path")], 1)
     first = toy_tokenizer.encode("the")
-    assert requests.requests[0].ids[: len(first)] == tuple(first) and requests.requests[1].ids[0] == toy_tokenizer.end_of_text
+    assert asked[0].ids[: len(first)] == tuple(first) and asked[1].ids[0] == toy_tokenizer.end_of_text

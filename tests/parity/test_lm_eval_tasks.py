@@ -23,6 +23,9 @@ from lm_eval.api.metrics import bits_per_byte, weighted_perplexity
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from groundup.core.errors import UserError
+from groundup.evaluation.lm_eval_model import GroundupLM
+
 CLOSE = 1e-4
 TASKS = Path(lm_eval.__file__).with_name("tasks")
 ARC = [
@@ -83,9 +86,12 @@ def place(toy_decoder, toy_tokenizer, tmp_path_factory):
     return path
 
 
+DRIVEN = ("piqa", "blimp", "lambada")
+
+
 @pytest.fixture(scope="module")
 def theirs(place, tmp_path_factory):
-    """Samples of lm-eval by task of ours, and by ("mmlu", 0) of another number of examples."""
+    """Samples of lm-eval by task of ours, and of another number of examples; by "driven" where it drives our object."""
     work = tmp_path_factory.mktemp("lm_eval")
     write_rows(work / "dev.jsonl", DEV)
     for name, (built_in, rows) in {**CASES, "gsm8k": ("gsm8k/gsm8k.yaml", GSM8K[:3])}.items():
@@ -108,14 +114,16 @@ dataset_kwargs: {{cache_dir: {work / 'cache'}, data_files: {json.dumps(files)}}}
     manager = TaskManager(include_path=str(work), include_defaults=False)
     peer = HFLM(str(place), device="cpu", dtype="float32", batch_size=3)
 
-    def samples(names, shots):
+    def samples(names, shots, model=peer):
         found = lm_eval.simple_evaluate(
-            model=peer, tasks=[f"ours_{name}" for name in names], num_fewshot=shots, task_manager=manager, log_samples=True,
+            model=model, tasks=[f"ours_{name}" for name in names], num_fewshot=shots, task_manager=manager, log_samples=True,
             bootstrap_iters=0, gen_kwargs="max_gen_toks=4" if "gsm8k" in names else None,
         )  # fmt: skip
         return {name: sorted(found["samples"][f"ours_{name}"], key=lambda one: one["doc_id"]) for name in names}
 
-    return samples([*CASES], 0) | {"mmlu 5": samples(["mmlu"], 5)["mmlu"]} | samples(["gsm8k"], 2)
+    driven = samples(DRIVEN, 0, GroundupLM(str(place), 3)) | samples(["gsm8k"], 2, GroundupLM(str(place), 2))
+    found = samples([*CASES], 0) | {"mmlu 5": samples(["mmlu"], 5)["mmlu"]} | samples(["gsm8k"], 2)
+    return found | {"driven": driven}
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +179,31 @@ def test_prompts_likelihoods_and_accuracies(name, place, theirs, data):
         assert mine == pytest.approx(sum(one["acc_norm"] for one in theirs[name]) / len(records))
 
 
+def test_lm_eval_drives_our_object(place, theirs, data):
+    """The same as its hf model on the same folder, and as `groundup evaluate` on the same rows."""
+    for name in DRIVEN:
+        for ours_, theirs_ in zip(theirs["driven"][name], theirs[name], strict=True):
+            assert [one[0][0] for one in ours_["resps"]] == pytest.approx([one[0][0] for one in theirs_["resps"]], abs=CLOSE)
+            assert [one[0][1] for one in ours_["resps"]] == [one[0][1] for one in theirs_["resps"]]
+            assert (ours_["acc"], ours_.get("acc_norm")) == (theirs_["acc"], theirs_.get("acc_norm"))
+        _, examples, records = ours(place, data, name)
+        for example, record, sample in zip(examples.rows, records, theirs["driven"][name], strict=True):
+            _, nats = prompts_and_nats(name, example, record)
+            assert nats == pytest.approx([one[0][0] for one in sample["resps"]], abs=1e-5)
+    written = [one["resps"] for one in theirs["driven"]["gsm8k"]]
+    assert written == [one["resps"] for one in theirs["gsm8k"]] and any(text for [[text]] in written)
+
+
+def test_what_our_object_cannot_answer(place):
+    model = GroundupLM(str(place))
+    sampled = Instance(request_type="generate_until", doc={}, arguments=("the", {"until": "x", "do_sample": True}), idx=0)
+    with pytest.raises(UserError, match="greedy"):
+        model.generate_until([sampled])
+    long = Instance(request_type="loglikelihood", doc={}, arguments=("the", " path" * 400), idx=0)
+    with pytest.raises(UserError, match="longer than the model"):
+        model.loglikelihood([long])
+
+
 def test_random_examples_are_the_same(theirs, tmp_path):
     """Drawn for each question, by the same generator in the same order."""
     write_rows(tmp_path / "gsm8k_test.jsonl", GSM8K[:3])
@@ -192,6 +225,7 @@ def test_perplexity_in_its_windows(place, tmp_path):
     peer = HFLM(str(place), device="cpu", dtype="float32", batch_size=3, add_bos_token=False)
     asked = [Instance(request_type="loglikelihood_rolling", doc={}, arguments=(text,), idx=0) for text in texts]
     theirs = peer.loglikelihood_rolling(asked, disable_tqdm=True)
+    assert GroundupLM(str(place)).loglikelihood_rolling(asked) == pytest.approx(theirs, rel=1e-6)
     assert [record["nats"] for record in records] == pytest.approx(theirs, rel=1e-6)
     found = evaluation.summary(task, examples, records)
     sizes, words = (sum(map(len, some)) for some in ([text.encode() for text in texts], [text.split() for text in texts]))

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,7 +13,7 @@ from groundup.core.text import printable
 
 def evaluate(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="MODEL...", help="Run folders, stages of them, or folders of models.")
+        list[str] | None, typer.Argument(metavar="MODEL...", help="Runs, stages, model folders; hf:FOLDER; http://HOST/v1#NAME.")
     ] = None,
     task: Annotated[
         list[str] | None, typer.Option("--task", metavar="NAME|FILE", help="A shipped task, or a TOML file; several times.")
@@ -31,6 +31,11 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="Where records go, one for each example; a killed call resumes there.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, max=4096, help="Rows at once; changes time and memory, no answer.")] = 64,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Processes of one thread each; not given: this one with all threads.")
+    ] = None,
+    engine: Annotated[Literal["processes", "ray"], typer.Option(help="Where the workers are.")] = "processes",
+    address: Annotated[str, typer.Option(help="Of the Ray cluster; local starts one on this machine.")] = "local",
     show: Annotated[bool, typer.Option("--list", help="Only show the shipped tasks.")] = False,
 ) -> None:
     """Evaluate models on benchmarks, under every scoring convention at once, with intervals."""
@@ -41,6 +46,11 @@ def evaluate(
         return
     if not models or not task:
         raise UserError("groundup evaluate: give MODEL and --task NAME or FILE; --list shows the shipped tasks")
-    found = evaluation.evaluate(models, task, data, limit=limit, few_shot=few_shot, out=out, batch_size=batch_size)
+    if engine == "processes" and address != "local":
+        raise UserError(f"groundup evaluate: --address {address} is of a Ray cluster; add --engine ray")
+    found = evaluation.evaluate(
+        models, task, data, limit=limit, few_shot=few_shot, out=out, batch_size=batch_size, workers=workers,
+        ray=address if engine == "ray" else None,
+    )  # fmt: skip
     print(printable(evaluation.table(found)), file=sys.stderr)
     result(found)

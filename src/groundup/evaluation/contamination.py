@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.files import write_json
 from groundup.core.progress import Progress
@@ -26,10 +25,10 @@ from groundup.core.statistics import students_tail
 from groundup.core.words import split
 from groundup.corpus.dedup import contamination as ngrams
 from groundup.data.kinds import kind_of
+from groundup.data.messages import BadRow
 from groundup.data.rows import Refused, texts
-from groundup.evaluation.scoring import Model, open_model
+from groundup.evaluation.models import Model, open_model
 from groundup.evaluation.tasks import Task, load, open_task, rows_of
-from groundup.model import likelihood
 from groundup.tokenizer import documents
 
 logger = logging.getLogger(__name__)
@@ -39,6 +38,7 @@ LEAST_EXAMPLES = 10  # in two shards at least; of fewer nothing can be told
 LEAST_PAIRS = 8  # neighbours that must all ascend: by chance one file in 2^8 does
 NUMBER = re.compile(r"\d{1,18}")
 HELD = 0.3  # share of an example's n-grams, in all its forms, that makes a copy of it, however many documents have one
+BATCH = 64  # rows at once
 SHOWN = 20  # found examples that the report names
 
 Row = dict[str, Any]
@@ -74,9 +74,7 @@ def contamination(
     ordered = exchangeable(rows[:examples], task)
     corpora = [*corpus] or _corpus_of_run(Path(name))
     found: dict[str, Any] = {"model": name, "task": task, "rows": len(rows), "skipped": dict(refused)}
-    model = open_model(name)
-    model.model.to(choose().torch_device).eval()
-    found["order"] = order_test(model, ordered, shards, permutations, seed)
+    found["order"] = order_test(open_model(name), ordered, shards, permutations, seed)
     found["overlap"] = overlap(rows, asked, corpora, task) if corpora else None
     if out:
         write_json(out, found)
@@ -201,30 +199,32 @@ def order_test(
 ) -> dict[str, Any]:
     """{"p", "t", "shards", "examples", "permutations", "nats_a_shard", and what was cut, left out and grouped}.
 
-    Each example is encoded for itself, so that all orders have the same tokens; a shard longer than the context is scored
-    in windows that overlap by half.
+    A shard longer than the context is scored in windows that overlap by half. Raises UserError where the model cannot score
+    one, or none can be in another order.
     """
     generator = np.random.default_rng(seed)
-    encoded = [model.tokenizer.encode(text + "\n") for text in ordered.texts]
-    groups = np.array(ordered.groups)
-    opening = model.opening or [model.tokenizer.end_of_text]
+    given, groups = ordered.texts, np.array(ordered.groups)
     # Ten shards are enough for a t test; more than that only if each has four examples, since those of few hold few orders.
-    count = max(2, min(shards, len(encoded) // 2, max(10, len(encoded) // 4)))
-    parts = [part for part in np.array_split(np.arange(len(encoded)), count) if _can_change(groups[part])]
+    count = max(2, min(shards, len(given) // 2, max(10, len(given) // 4)))
+    parts = [part for part in np.array_split(np.arange(len(given)), count) if _can_change(groups[part])]
     if len(parts) < 2:
         raise UserError("the order test: fewer than two parts of the file can be in another order; give a longer file")
     differences = []
     with Progress(f"{model.name}: order of examples", len(parts), "shards") as progress:
         for part in parts:
             orders = [part, *(_shuffled(part, groups, generator) for _ in range(permutations))]
-            sequences = [[*opening, *(token for place in order for token in encoded[place])] for order in orders]
-            nats = [float(some.sum(dtype=np.float64)) for some in likelihood.score(model.model, sequences)]
+            written = ["".join(f"{given[place]}\n" for place in order) for order in orders]
+            nats = []
+            for found in model.texts(written, "half", BATCH):
+                if isinstance(found, BadRow):
+                    raise UserError(f"the order test: {found.reason}")
+                nats.append(found)
             differences.append(nats[0] - sum(nats[1:]) / permutations)
             progress.advance(1)
     mean, deviation = float(np.mean(differences)), float(np.std(differences, ddof=1))
     t = mean / (deviation / math.sqrt(len(differences))) if deviation else 0.0
     return {
-        "p": students_tail(t, len(differences) - 1), "t": t, "shards": len(parts), "examples": len(encoded),
+        "p": students_tail(t, len(differences) - 1), "t": t, "shards": len(parts), "examples": len(given),
         "permutations": permutations, "nats_a_shard": mean, "numbers_cut": ordered.cut, "left_out": ordered.left_out,
         "shuffled_within": ordered.grouped_by,
     }  # fmt: skip

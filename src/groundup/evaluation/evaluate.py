@@ -7,24 +7,28 @@ that was killed is whole parts, and the same command adds the others: the same b
 import json
 import logging
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from groundup.core.device import choose
 from groundup.core.errors import UserError
-from groundup.core.files import digest, read_object, write_json
+from groundup.core.executor import pool
+from groundup.core.files import read_object, write_json
 from groundup.core.progress import Progress
 from groundup.evaluation import metrics
-from groundup.evaluation.scoring import CONVENTIONS, Model, Record, conventions_of, open_model, records_of
-from groundup.evaluation.tasks import Examples, Task, load, open_task, read_settings, shipped
+from groundup.evaluation.models import Identity, identify, open_model
+from groundup.evaluation.scoring import CONVENTIONS, Record, conventions_of, records_of
+from groundup.evaluation.tasks import Example, Examples, Task, begin, open_task, read_settings, shipped
 
 logger = logging.getLogger(__name__)
 
-PART = 128  # examples
+FIRST_PART, PART = 8, 128  # examples
 
 
 def evaluate(
@@ -36,32 +40,38 @@ def evaluate(
     few_shot: int | None = None,
     out: Path | None = None,
     batch_size: int = 64,
+    workers: int | None = None,
+    ray: str | None = None,
 ) -> dict[str, Any]:
     """{"results": [one for each model and task], "comparisons": [...]}, of which `table` makes a page for people.
 
-    `out`: records as `<model>/<task>.jsonl`, and `results.json`; the same call resumes there. Raises UserError for models,
-    tasks and files that cannot be used; all tasks are read before a model is.
+    `out`: records as `<model>/<task>.jsonl`, and `results.json`; the same call resumes there. `workers`: so many processes
+    with one thread each, or tasks of the Ray cluster at address `ray`: the same bytes for any number of them. With neither,
+    this process with all its threads. Raises UserError for models, tasks and files that cannot be used; of all tasks the first
+    example is made, and all models are looked up, before one is opened.
     """
     if len(set(models)) < len(models) or len(set(tasks)) < len(tasks):
         raise UserError("evaluate: a model or a task is given twice")
     if data is not None and data.is_file() and len(tasks) > 1:
         raise UserError(f"{data}: one file holds the examples of one task; give the folder of all files")
     opened = [open_task(name, data, few_shot) for name in tasks]
-    asked = [(task, load(task, limit)) for task in opened]
+    asked = [(task, begin(task, limit)) for task in opened]
+    labels, identities = _labels(models), {name: identify(name) for name in models}
+    sheets = [
+        _Sheet(name, identities[name], task, examples, out and out / labels[name], limit)
+        for name in models
+        for task, examples in asked
+    ]
+    results, rights = [], {}
+    for sheet in _filled(sheets, batch_size, workers, ray):
+        found = summary(sheet.task, sheet.examples, sheet.records)
+        name = sheet.model
+        results.append({"model": name, "folder": identities[name].where, "label": labels[name], **found})
+        rights[name, sheet.task.name] = _headline_rights(sheet.task, sheet.records)
+        logger.info("%s", _line(results[-1]))
     for task, examples in asked:
         if examples.refused:
             logger.warning("%s: rows skipped: %s", task.name, examples.refused)
-    labels = _labels(models)
-    results, rights = [], {}
-    for name in models:
-        model = open_model(name)
-        model.model.to(choose().torch_device).eval()
-        for task, examples in asked:
-            records = _records(model, task, examples, out and out / labels[name], batch_size)
-            found = summary(task, examples, records)
-            results.append({"model": name, "folder": str(model.folder), "label": labels[name], **found})
-            rights[name, task.name] = _headline_rights(task, records)
-            logger.info("%s", _line(results[-1]))
     comparisons = [
         {"task": task.name, "models": [first, second], **compared}
         for task, _ in asked
@@ -97,30 +107,79 @@ def _labels(models: Sequence[str]) -> dict[str, str]:
 # --- records ------------------------------------------------------------------------------------------------------
 
 
-def _records(model: Model, task: Task, examples: Examples, folder: Path | None, batch_size: int) -> list[Record]:
-    rows = examples.rows
-    path = folder / f"{task.name}.jsonl" if folder else None
-    records = _found(path, _key(model, task, rows), len(rows)) if path else []
-    with Progress(f"{model.name}: {task.name}", len(rows), "examples", done=len(records)) as progress:
-        for first in range(len(records), len(rows), PART):
-            made = records_of(model, task, rows[first : first + PART], batch_size)
-            if path:
-                with path.open("a", encoding="utf-8") as file:
-                    file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in made))
-            records += made
-            progress.advance(len(made))
-    return records
+class _Sheet:
+    """Records of a model on a task, in memory and, in a folder, on disk: those that are there already, then part by part."""
+
+    def __init__(
+        self, model: str, identity: Identity, task: Task, examples: Examples, folder: Path | None, limit: int | None
+    ) -> None:
+        self.model, self.task, self.examples = model, task, examples
+        self.path = folder / f"{task.name}.jsonl" if folder else None
+        self.records: list[Record] = []
+        self.asked: int | None = None  # examples, once all parts are handed out
+        if self.path:
+            self.records = _found(self.path, {"model": identity.key, **task.digest(), "limit": limit}, examples)
+
+    def parts(self) -> Iterator[list[Example]]:
+        first = len(self.records)
+        while part := self.examples.part(first, _end_of_part(first)):
+            first += len(part)
+            yield part
+        self.asked = first
+
+    def add(self, made: list[Record]) -> None:
+        if self.path:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in made))
+        self.records += made
 
 
-def _key(model: Model, task: Task, rows: Sequence[Any]) -> dict[str, Any]:
-    """What records must share to be added to."""
-    names = sorted(path for path in model.folder.iterdir() if path.suffix == ".safetensors")
-    names += [model.folder / "config.json", model.folder / "tokenizer.json"]
-    files = {path.name: digest(path) for path in names}
-    return {"model": files, **task.digest(), "examples": [row.number for row in rows]}
+def _end_of_part(first: int) -> int:
+    """The first part is small, so that the first example is scored and on disk at once."""
+    return FIRST_PART if first < FIRST_PART else first - first % PART + PART
 
 
-def _found(path: Path, key: dict[str, Any], total: int) -> list[Record]:
+def _filled(sheets: Sequence[_Sheet], batch_size: int, workers: int | None, ray: str | None) -> Iterator[_Sheet]:
+    """Each sheet once it is full, in their order. Workers are busy with parts of several sheets at a time."""
+    waiting: deque[_Sheet] = deque()
+    alone = workers is None and ray is None
+
+    def jobs() -> Iterator[tuple[Any, ...]]:
+        for sheet in sheets:
+            for part in sheet.parts():
+                waiting.append(sheet)
+                yield sheet.model, sheet.task, part, batch_size, alone
+
+    unfinished = deque(sheets)
+    total = sum(sheet.examples.count for sheet in sheets)
+    done = sum(len(sheet.records) for sheet in sheets)
+    choose()  # sets how many threads there are
+    threads = torch.get_num_threads()
+    try:
+        with pool(workers or (0 if ray else 1), ray) as helpers, Progress("evaluate", total, "examples", done=done) as progress:
+            for made in helpers.spread(_scored, jobs()):
+                waiting.popleft().add(made)
+                progress.advance(len(made))
+                while unfinished and len(unfinished[0].records) == unfinished[0].asked:
+                    yield unfinished.popleft()
+        yield from unfinished
+    finally:
+        torch.set_num_threads(threads)
+        _opened.cache_clear()
+
+
+def _scored(model: str, task: Task, part: list[Example], batch_size: int, alone: bool) -> list[Record]:
+    """A worker's job. One thread: sums of float32 can depend on how many share them."""
+    opened = _opened(model)
+    if not alone:
+        torch.set_num_threads(1)
+    return records_of(opened, task, part, batch_size)
+
+
+_opened = lru_cache(1)(open_model)
+
+
+def _found(path: Path, key: dict[str, Any], examples: Examples) -> list[Record]:
     """Whole parts of records that a call with the same key wrote. The file is cut to them; of another key it is begun anew."""
     note = path.with_suffix(".key.json")
     key = json.loads(json.dumps(key))
@@ -131,19 +190,19 @@ def _found(path: Path, key: dict[str, Any], total: int) -> list[Record]:
         path.write_text("", encoding="utf-8")
         write_json(note, key)
         return []
-    records, size, whole = [], 0, 0
+    records, size, whole, kept = [], 0, 0, 0
     for line in path.read_bytes().splitlines(keepends=True):
         try:
             record = json.loads(line) if line.endswith(b"\n") else None
         except ValueError:
             record = None
-        if not isinstance(record, dict) or len(records) >= total or record.get("example") != key["examples"][len(records)]:
+        expected = examples.part(len(records), len(records) + 1)
+        if not isinstance(record, dict) or not expected or record.get("example") != expected[0].number:
             break
         records.append(record)
         size += len(line)
-        if len(records) % PART == 0 or len(records) == total:
-            whole = size
-    kept = len(records) if len(records) == total else len(records) // PART * PART
+        if _end_of_part(len(records) - 1) == len(records) or not examples.part(len(records), len(records) + 1):
+            whole, kept = size, len(records)
     with path.open("r+b") as file:
         file.truncate(whole)
     return records[:kept]

@@ -6,67 +6,18 @@ Leaderboard?", 2023). `CONVENTIONS` says what each one takes for the model's cho
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
 
 from groundup.core.answer_scores import exact_match, f1
-from groundup.core.errors import UserError
-from groundup.core.seals import MANIFEST
 from groundup.data.messages import BadRow
-from groundup.evaluation import answers, continuations
-from groundup.evaluation.continuations import Request, Scored
+from groundup.evaluation import answers
+from groundup.evaluation.models import Continued, Model
+from groundup.evaluation.models import open_model as open_model
 from groundup.evaluation.tasks import LETTERS, Example, Task
-from groundup.generation.engine import Sampling, generate, room
-from groundup.generation.open_folder import model_folder
-from groundup.model import likelihood
-from groundup.model.base import LanguageModel
-from groundup.model.folder import load_decoder
-from groundup.tokenizer.load import AnyTokenizer
-from groundup.tokenizer.load import load as load_tokenizer
 
 Record = dict[str, Any]
-
-
-@dataclass
-class Model:
-    """`opening`: ids that its tokenizer puts before a text, as other tools have them; maybe none."""
-
-    name: str
-    folder: Path
-    model: LanguageModel
-    tokenizer: AnyTokenizer
-    opening: list[int]
-
-    @property
-    def context(self) -> int:
-        return self.model.config.max_position_embeddings
-
-
-def open_model(name: str) -> Model:
-    """Of a run's dpo stage, or its last one before that; of a stage, or a model's folder.
-
-    Raises UserError where there is none that we load.
-    """
-    finished = [stage for stage in ("dpo", "sft", "base") if (Path(name) / stage / MANIFEST).is_file()]
-    folder = model_folder(Path(name), finished[0] if finished else None)
-    tokenizer = load_tokenizer(folder)
-    if not hasattr(tokenizer, "end_of_text"):
-        raise UserError(f"{folder}: its tokenizer has no token that ends a text, so it is not that of a language model")
-    return Model(name, folder, load_decoder(folder), tokenizer, opening_of(folder))
-
-
-def opening_of(folder: Path) -> list[int]:
-    """Ids that a folder's tokenizer puts before every text: what lm-eval and transformers put there."""
-    backend = tokenizers.Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    plain = backend.encode("a", add_special_tokens=False).ids
-    whole = backend.encode("a").ids
-    starts = [place for place in range(len(whole)) if whole[place : place + len(plain)] == plain]
-    return whole[: starts[0]] if starts else []
 
 
 class _Requests:
@@ -74,38 +25,22 @@ class _Requests:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.requests: list[Request] = []
-        self.truncated = 0
-        self._encode = lru_cache(4096)(model.tokenizer.encode)
+        self.pairs: list[tuple[str, str]] = []
+        self.scored: list[Continued | BadRow] = []
 
     def add(self, context: str, continuation: str) -> int:
-        """Number of the request, whose context is cut from the left where both are too long.
+        """Number of the request."""
+        self.pairs.append((context, continuation))
+        return len(self.pairs) - 1
 
-        White space at a context's end belongs to the continuation, and both are encoded together, as lm-eval does; where a
-        token spans the border they are encoded apart. Raises BadRow for a continuation that leaves no room for context.
-        """
-        kept = context.rstrip()
-        continuation, context = context[len(kept) :] + continuation, kept
-        first, whole = self._encode(context), self.model.tokenizer.encode(context + continuation)
-        together = whole[: len(first)] == first and len(whole) > len(first)
-        rest = whole[len(first) :] if together else self.model.tokenizer.encode(continuation)
-        opening = self.model.opening if context else self.model.opening or [self.model.tokenizer.end_of_text]
-        ids, start = (*opening, *first, *rest), len(opening) + len(first)
-        if (beyond := len(ids) - self.model.context - 1) > 0:
-            ids, start = ids[beyond:], start - beyond
-            self.truncated += 1
-        if start < 1:
-            raise BadRow("an answer longer than the model's context")
-        self.requests.append(Request(ids, start))
-        return len(self.requests) - 1
+    def score(self, batch_size: int) -> None:
+        self.scored = self.model.continuations(self.pairs, batch_size)
 
-    def tokens(self, number: int) -> int:
-        """Of the continuation."""
-        request = self.requests[number]
-        return len(request.ids) - request.start
-
-    def score(self, batch_size: int) -> list[Scored]:
-        return continuations.score(self.model.model, self.requests, batch_size)
+    def __getitem__(self, number: int) -> Continued:
+        found = self.scored[number]
+        if isinstance(found, BadRow):
+            raise found
+        return found
 
 
 def records_of(model: Model, task: Task, examples: Sequence[Example], batch_size: int = 64) -> list[Record]:
@@ -123,28 +58,33 @@ def records_of(model: Model, task: Task, examples: Sequence[Example], batch_size
 
 def _by_requests(
     ask: Callable[[_Requests, Task, Example], dict[str, Any]],
-    tell: Callable[[_Requests, list[Scored], Example, dict[str, Any]], Record],
+    tell: Callable[[_Requests, Example, dict[str, Any]], Record],
 ) -> Callable[[Model, Task, Sequence[Example], int], list[Record]]:
     """Records by likelihoods: `ask` notes which requests an example makes, `tell` reads the results."""
 
     def records(model: Model, task: Task, examples: Sequence[Example], batch_size: int) -> list[Record]:
-        requests = _Requests(model)
+        requests, ends = _Requests(model), []
         asked: list[dict[str, Any]] = []
         for example in examples:
-            before, cut = len(requests.requests), requests.truncated
-            try:
-                asked.append(ask(requests, task, example) | {"truncated": requests.truncated > cut})
-            except BadRow as error:
-                del requests.requests[before:]
-                requests.truncated = cut
-                asked.append({"skipped": error.reason})
-        scored = requests.score(batch_size)
+            asked.append(ask(requests, task, example))
+            ends.append(len(requests.pairs))
+        requests.score(batch_size)
         return [
-            one if "skipped" in one else tell(requests, scored, example, one) | {"truncated": one["truncated"]}
-            for example, one in zip(examples, asked, strict=True)
+            _told(requests, range(start, end), tell, example, one)
+            for example, one, start, end in zip(examples, asked, [0, *ends], ends, strict=False)
         ]
 
     return records
+
+
+def _told(
+    requests: _Requests, numbers: range, tell: Callable[..., Record], example: Example, asked: dict[str, Any]
+) -> Record:
+    try:
+        truncated = sum(requests[number].truncated for number in numbers) > 0  # all: any of them may have none
+        return tell(requests, example, asked) | {"truncated": truncated}
+    except BadRow as error:
+        return {"skipped": error.reason}
 
 
 def _ask_choices(requests: _Requests, task: Task, example: Example) -> dict[str, Any]:
@@ -160,19 +100,19 @@ def _ask_choices(requests: _Requests, task: Task, example: Example) -> dict[str,
     return asked
 
 
-def _tell_choices(requests: _Requests, scored: list[Scored], example: Example, asked: dict[str, Any]) -> Record:
+def _tell_choices(requests: _Requests, example: Example, asked: dict[str, Any]) -> Record:
     record: Record = {
-        name: [scored[number].nats for number in asked[name]]
+        name: [requests[number].nats for number in asked[name]]
         for name in ("answers", "alone", "letters", "listed_answers")
         if name in asked
     }
-    record["tokens"] = [requests.tokens(number) for number in asked["answers"]]
+    record["tokens"] = [requests[number].tokens for number in asked["answers"]]
     record["characters"] = [len(text) for text in example.texts]
     record["bytes"] = [len(text.encode()) for text in example.texts]
     if "letters" in asked:
-        letters = [scored[number] for number in asked["letters"]]
+        letters = [requests[number] for number in asked["letters"]]
         record["letter_of_all"] = next((place for place, one in enumerate(letters) if one.greedy), -1)
-        said = requests.model.tokenizer.decode([letters[0].likeliest]).strip()
+        said = letters[0].said.strip()
         record["generated"] = LETTERS.find(said, 0, len(letters)) if len(said) == 1 else -1
     return record
 
@@ -184,50 +124,26 @@ def _ask_pairs(requests: _Requests, task: Task, example: Example) -> dict[str, A
     return {"pairs": [requests.add("", space + text) for text in example.texts]}
 
 
-def _tell_pairs(requests: _Requests, scored: list[Scored], example: Example, asked: dict[str, Any]) -> Record:
-    return {"answers": [scored[number].nats for number in asked["pairs"]]}
+def _tell_pairs(requests: _Requests, example: Example, asked: dict[str, Any]) -> Record:
+    return {"answers": [requests[number].nats for number in asked["pairs"]]}
 
 
 def _ask_last_word(requests: _Requests, task: Task, example: Example) -> dict[str, Any]:
     return {"word": requests.add(example.prompt, task.settings.delimiter + example.texts[0])}
 
 
-def _tell_last_word(requests: _Requests, scored: list[Scored], example: Example, asked: dict[str, Any]) -> Record:
-    found = scored[asked["word"]]
+def _tell_last_word(requests: _Requests, example: Example, asked: dict[str, Any]) -> Record:
+    found = requests[asked["word"]]
     return {"nats": found.nats, "right": float(found.greedy)}
 
 
 def _generation(model: Model, task: Task, examples: Sequence[Example], batch_size: int) -> list[Record]:
-    """Greedy answers. A prompt that leaves no room for one is cut from the left."""
-    settings, tokenizer = task.settings, model.tokenizer
-    most = room(model.model, settings.max_tokens)
-    prompts, cut = [], []
-    for example in examples:
-        ids = [*model.opening, *tokenizer.encode(example.prompt)] or [tokenizer.end_of_text]
-        cut.append(len(ids) > most)
-        prompts.append(ids[-most:])
-    ends = _ends(model, tuple(settings.until))
-    written: list[list[int]] = [[] for _ in examples]
-    order = sorted(range(len(examples)), key=lambda number: len(prompts[number]))
-    for first in range(0, len(order), batch_size):
-        some = order[first : first + batch_size]
-        sampling = Sampling(settings.max_tokens, temperature=0)
-        for number, ids in zip(some, generate(model.model, [prompts[n] for n in some], ends, sampling, 0), strict=True):
-            written[number] = ids
+    settings = task.settings
+    written = model.written([one.prompt for one in examples], settings.until, settings.max_tokens, batch_size)
     return [
-        {**judged(tokenizer.decode(ids), task, example.texts), "truncated": was_cut}
-        for ids, example, was_cut in zip(written, examples, cut, strict=True)
+        {**judged(text, task, example.texts), "truncated": was_cut}
+        for (text, was_cut), example in zip(written, examples, strict=True)
     ]
-
-
-def _ends(model: Model, until: tuple[str, ...]) -> list[int]:
-    """Tokens after which a continuation is over: those that end a text, and those that hold a text that ends it."""
-    tokenizer = model.tokenizer
-    ends = {tokenizer.end_of_text, *model.model.generation.ends}
-    for text in filter(None, until):
-        sought = text.encode()
-        ends |= {token for token in range(tokenizer.size) if sought in tokenizer.token_bytes(token)}
-    return sorted(ends)
 
 
 def judged(text: str, task: Task, accepted: Sequence[str]) -> Record:
@@ -246,29 +162,12 @@ def judged(text: str, task: Task, accepted: Sequence[str]) -> Record:
 
 
 def _perplexity(model: Model, task: Task, examples: Sequence[Example], batch_size: int) -> list[Record]:
-    first = (model.opening or [model.tokenizer.end_of_text])[-1]
     texts = [one.texts[0] for one in examples]
-    sequences = [[first, *model.tokenizer.encode(text)] for text in texts]
-    if task.settings.windows == "half":
-        tokens = max(1, min(batch_size * 256, 16_384))
-        nats = [some.sum(dtype=np.float64) for some in likelihood.score(model.model, sequences, batch_tokens=tokens)]
-    else:
-        windows = [disjoint(ids, model.context) for ids in sequences]
-        scored = iter(continuations.score(model.model, [one for some in windows for one in some], batch_size))
-        nats = [sum(next(scored).nats for _ in some) for some in windows]
     return [
-        {"nats": float(found), "bytes": len(text.encode()), "words": len(text.split()), "truncated": False}
-        for found, text in zip(nats, texts, strict=True)
-    ]
-
-
-def disjoint(ids: Sequence[int], context: int) -> list[Request]:
-    """Every token but the first once, in windows of `context` after one token; the last one reaches back as far as it can."""
-    ends = [*range(context, len(ids) - 1, context), len(ids) - 1] if len(ids) > 1 else []
-    starts = [1, *(end + 1 for end in ends)]
-    return [
-        Request(tuple(ids[max(0, end - context) : end + 1]), start - max(0, end - context))
-        for start, end in zip(starts, ends, strict=False)
+        {"skipped": nats.reason}
+        if isinstance(nats, BadRow)
+        else {"nats": float(nats), "bytes": len(text.encode()), "words": len(text.split()), "truncated": False}
+        for nats, text in zip(model.texts(texts, task.settings.windows, batch_size), texts, strict=True)
     ]
 
 

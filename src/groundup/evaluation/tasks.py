@@ -7,7 +7,7 @@ make the prompts of lm-eval 0.4.13, to the byte, from rows in the shape of the H
 
 import random
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,18 @@ class Task:
 
 @dataclass
 class Examples:
+    """`rows`: those made so far, of at most `count`; rows of a file that cannot be used are counted as they are met."""
+
     rows: list[Example]
     refused: Refused = field(default_factory=Refused)
+    count: int = 0
+    others: Iterator[Example] = field(default_factory=lambda: iter(()))
+
+    def part(self, first: int, end: int) -> list[Example]:
+        """Those from `first` on, before `end`; none when there are no more."""
+        while len(self.rows) < end and (one := next(self.others, None)) is not None:
+            self.rows.append(one)
+        return self.rows[first:end]
 
 
 def shipped() -> dict[str, Path]:
@@ -143,27 +153,40 @@ def load(task: Task, limit: int | None = None) -> Examples:
     """Every example with its whole prompt; rows that cannot be used are counted. `limit`: so many rows, spread evenly over
     the files, so that of a file sorted by subject every subject is there.
 
-    Raises UserError when no row can be used, and for templates that pass their bounds.
+    Raises UserError when no row can be used, for templates that pass their bounds, and for groups with too few examples to show.
     """
-    maker = _Maker(task)
-    settings, found = task.settings, Examples([])
-    shots = _Shots(task, maker, found.refused) if settings.few_shot and settings.few_shot.count else None
-    rows = [(path, place, row) for path in task.paths for place, row in rows_of(path, found.refused)]
+    found = begin(task, limit)
+    found.part(0, found.count)
+    return found
+
+
+def begin(task: Task, limit: int | None = None) -> Examples:
+    """As `load`, but examples are made when they are asked for: all 14,042 of MMLU take seconds."""
+    maker, refused = _Maker(task), Refused()
+    shots = _Shots(task, maker, refused) if task.settings.few_shot and task.settings.few_shot.count else None
+    rows = [(path, place, row) for path in task.paths for place, row in rows_of(path, refused)]
     count = len(rows) if limit is None else min(limit, len(rows))
-    for number in (index * len(rows) // count for index in range(count)):
-        path, place, row = rows[number]
-        try:
-            asked, group = maker.asked(row), maker.group(row)
-            prompt, listed = shots.before(row, group) if shots else maker.descriptions(row)
-        except BadRow as error:
-            found.refused.add(error.reason, f"{path}: row {place + 1}")
-            continue
-        listed = asked.listed and listed + asked.listed
-        found.rows.append(Example(number, group, prompt + asked.prompt, asked.texts, asked.answer, listed))
-    if not found.rows:
+    asked = [(index * len(rows) // count, *rows[index * len(rows) // count]) for index in range(count)]
+    if shots:
+        shots.check(row for _, _, _, row in asked)
+    found = Examples([], refused, count, _examples(maker, shots, asked, refused))
+    if not found.part(0, 1):
         known = ", ".join(str(name)[:30] for name in [*rows[0][2]][:12]) if rows else "none"
         raise UserError(f"{task.paths[0]}: no example for {task.name}: {found.refused or 'no rows'}; it has columns {known}")
     return found
+
+
+def _examples(
+    maker: "_Maker", shots: "_Shots | None", asked: Sequence[tuple[int, Path, int, dict[str, Any]]], refused: Refused
+) -> Iterator[Example]:
+    for number, path, place, row in asked:
+        try:
+            one, group = maker.asked(row), maker.group(row)
+            prompt, listed = shots.before(row, group) if shots else maker.descriptions(row)
+        except BadRow as error:
+            refused.add(error.reason, f"{path}: row {place + 1}")
+            continue
+        yield Example(number, group, prompt + one.prompt, one.texts, one.answer, one.listed and listed + one.listed)
 
 
 def rows_of(path: Path, refused: Refused) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -343,14 +366,22 @@ class _Shots:
                     if not self.own:
                         refused.add(error.reason, f"{path}: row {place + 1}")
 
+    def check(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Raises UserError for a group with too few, before anything is asked of a model."""
+        for row in rows:
+            try:
+                group = self.maker.group(row)
+            except BadRow:  # which is met again, and counted, when the example is made
+                continue
+            if (count := len(self.pools.get(group, []))) < self.count + self.own:
+                raise UserError(
+                    f"{self.where}: {count} few-shot examples{f' of {group[:40]}' if group else ''}, where "
+                    f"{self.count + self.own} are needed; take fewer few-shot examples"
+                )
+
     def before(self, row: dict[str, Any], group: str) -> tuple[str, str]:
         """What stands before a prompt, and before one that lists its answers."""
-        pool = self.pools.get(group, [])
-        if len(pool) < self.count + self.own:
-            raise UserError(
-                f"{self.where}: {len(pool)} few-shot examples{f' of {group[:40]}' if group else ''}, where "
-                f"{self.count + self.own} are needed; take fewer few-shot examples"
-            )
+        pool = self.pools[group]
         if self.choose == "random":
             generator = self.generators.setdefault(group, random.Random(FEW_SHOT_SEED))
             drawn = generator.sample(pool, self.count + self.own)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jinja2
+from jinja2 import meta
 
 from groundup.core.errors import UserError
 from groundup.data.messages import BadRow
@@ -22,16 +23,26 @@ class Template:
 
     def __init__(self, source: str, where: str, *, expression: bool = False) -> None:
         self.where = where
+        self._last: tuple[tuple[str, ...] | None, str] = (None, "")
         self._sandbox = Sandbox(keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
         self._sandbox.filters["unbracketed"] = unbracketed
         self._size = len(source)
+        if expression:
+            source = f"{{% set {RESULT} = ({source}) %}}"
         try:
-            self._compiled = compiled(f"{{% set {RESULT} = ({source}) %}}" if expression else source, self._sandbox)
+            self._compiled = compiled(source, self._sandbox)
+            self._named = sorted(meta.find_undeclared_variables(self._sandbox.parse(source)))
         except Exception as error:  # jinja's compiler is not made for strangers
             raise UserError(f"{where}: not a template: {_said(error)}") from None
 
     def text(self, row: Mapping[str, Any]) -> str:
-        return "".join(self._run(row, lambda: [*self._compiled.generate(self._columns(row))]))
+        # What all questions of a subject share, such as its name, is made once.
+        key = tuple(value if isinstance(value := row.get(name), str) else None for name in self._named)
+        if None in key:
+            return "".join(self._run(row, lambda: [*self._compiled.generate(self._columns(row))]))
+        if key != self._last[0]:
+            self._last = key, "".join(self._run(row, lambda: [*self._compiled.generate(self._columns(row))]))
+        return self._last[1]
 
     def value(self, row: Mapping[str, Any]) -> Any:
         return self._run(row, lambda: self._value(row))
@@ -44,7 +55,7 @@ class Template:
         return found
 
     def _columns(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in row.items() if isinstance(name, str)}
+        return {name: row[name] for name in self._named if name in row}
 
     def _run(self, row: Mapping[str, Any], make: Any) -> Any:
         self._sandbox.allow(self._size, [len(value) for value in row.values() if isinstance(value, str)])

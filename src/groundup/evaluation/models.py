@@ -1,0 +1,254 @@
+"""Models under evaluation, whoever computes them: how likely texts are, and what is written after a prompt.
+
+Three methods, those of lm-eval, make a model one that every task can be asked of. `open_model` says which of four a name
+stands for: a run, a folder that is read here, a folder that only transformers reads, or a server's address.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import tokenizers
+
+from groundup.core.device import choose
+from groundup.core.errors import UserError
+from groundup.core.files import digest
+from groundup.core.seals import MANIFEST
+from groundup.data.messages import BadRow
+from groundup.evaluation import continuations
+from groundup.evaluation.continuations import Request, Scored
+from groundup.generation.engine import Sampling, generate, room_in
+from groundup.generation.open_folder import model_folder
+from groundup.model import likelihood
+from groundup.model.base import LanguageModel
+from groundup.model.folder import load_decoder
+from groundup.tokenizer.load import AnyTokenizer
+from groundup.tokenizer.load import load as load_tokenizer
+
+TRANSFORMERS, ADDRESSES = "hf:", ("http://", "https://")
+
+
+class Continued(NamedTuple):
+    nats: float  # log-probability of the continuation
+    greedy: bool  # whether each of its tokens was the likeliest
+    tokens: int  # of the continuation
+    said: str  # the text of the likeliest token after the context
+    truncated: bool  # whether the context was cut from the left
+
+
+class Model(Protocol):
+    """What tasks are asked of. `name` as it was given."""
+
+    name: str
+
+    def continuations(self, pairs: Sequence[tuple[str, str]], batch_size: int) -> list[Continued | BadRow]:
+        """Of each (context, continuation); BadRow, with the reason, for one that has no score."""
+
+    def texts(self, texts: Sequence[str], windows: str, batch_size: int) -> list[float | BadRow]:
+        """Log-probability of each whole text, in windows that are "disjoint" or overlap by "half"."""
+
+    def written(
+        self, prompts: Sequence[str], until: Sequence[str], max_tokens: int, batch_size: int
+    ) -> list[tuple[str, bool]]:
+        """What it writes after each prompt, always with the likeliest token; and whether the prompt was cut from the left."""
+
+
+class TokenModel:
+    """A model whose tokens are at hand. A subclass has the first six; the three of `Model` follow from them.
+
+    `opening`: ids that its tokenizer puts before a text, as other tools have them; maybe none.
+    """
+
+    context: int
+    opening: list[int]
+    end_of_text: int
+
+    def encode(self, text: str) -> list[int]:
+        raise NotImplementedError
+
+    def decode(self, ids: Sequence[int]) -> str:
+        raise NotImplementedError
+
+    def score(self, requests: Sequence[Request], batch_size: int) -> list[Scored]:
+        raise NotImplementedError
+
+    def overlapping(self, sequences: Sequence[Sequence[int]], batch_size: int) -> list[float]:
+        """Log-probability of each sequence's tokens but the first, in windows that overlap by half."""
+        raise NotImplementedError
+
+    def generate(self, prompts: Sequence[list[int]], until: tuple[str, ...], max_tokens: int) -> list[list[int]]:
+        raise NotImplementedError
+
+    def continuations(self, pairs: Sequence[tuple[str, str]], batch_size: int) -> list[Continued | BadRow]:
+        """White space at a context's end belongs to the continuation, and both are encoded together, as lm-eval does; where a
+        token spans the border they are encoded apart. A context is cut from the left where both are too long.
+        """
+        encode = lru_cache(64)(self.encode)  # of the answers to a question one stands after the other
+        requests: list[Request] = []
+        cut: list[bool] = []
+        for context, continuation in pairs:
+            request, truncated = self._request(encode, context, continuation)
+            requests.append(request)
+            cut.append(truncated)
+        scored = iter(self.score([one for one in requests if one.start > 0], batch_size))
+        found: list[Continued | BadRow] = []
+        said = lru_cache(None)(lambda token: self.decode([token]))
+        for request, truncated in zip(requests, cut, strict=True):
+            if request.start < 1:
+                found.append(BadRow("an answer longer than the model's context"))
+                continue
+            one = next(scored)
+            tokens = len(request.ids) - request.start
+            found.append(Continued(one.nats, one.greedy, tokens, said(one.likeliest), truncated))
+        return found
+
+    def _request(self, encode: Callable[[str], list[int]], context: str, continuation: str) -> tuple[Request, bool]:
+        kept = context.rstrip()
+        continuation, context = context[len(kept) :] + continuation, kept
+        first, whole = encode(context), self.encode(context + continuation)
+        together = whole[: len(first)] == first and len(whole) > len(first)
+        rest = whole[len(first) :] if together else self.encode(continuation)
+        opening = self.opening if context else self.opening or [self.end_of_text]
+        ids, start = (*opening, *first, *rest), len(opening) + len(first)
+        if (beyond := len(ids) - self.context - 1) > 0:
+            return Request(ids[beyond:], start - beyond), True
+        return Request(ids, start), False
+
+    def texts(self, texts: Sequence[str], windows: str, batch_size: int) -> list[float | BadRow]:
+        first = (self.opening or [self.end_of_text])[-1]
+        sequences = [[first, *self.encode(text)] for text in texts]
+        if windows == "half":
+            return [*self.overlapping(sequences, batch_size)]
+        parts = [disjoint(ids, self.context) for ids in sequences]
+        scored = iter(self.score([one for some in parts for one in some], batch_size))
+        return [sum(next(scored).nats for _ in some) for some in parts]
+
+    def written(
+        self, prompts: Sequence[str], until: Sequence[str], max_tokens: int, batch_size: int
+    ) -> list[tuple[str, bool]]:
+        """A prompt that leaves no room for an answer is cut from the left."""
+        most = room_in(self.context, max_tokens)
+        encoded = [[*self.opening, *self.encode(prompt)] or [self.end_of_text] for prompt in prompts]
+        texts = [""] * len(prompts)
+        order = sorted(range(len(prompts)), key=lambda number: len(encoded[number]))
+        for first in range(0, len(order), batch_size):
+            some = order[first : first + batch_size]
+            ids = self.generate([encoded[number][-most:] for number in some], tuple(until), max_tokens)
+            for number, one in zip(some, ids, strict=True):
+                texts[number] = self.decode(one)
+        return [(text, len(ids) > most) for text, ids in zip(texts, encoded, strict=True)]
+
+
+def disjoint(ids: Sequence[int], context: int) -> list[Request]:
+    """Every token but the first once, in windows of `context` after one token; the last one reaches back as far as it can."""
+    ends = [*range(context, len(ids) - 1, context), len(ids) - 1] if len(ids) > 1 else []
+    starts = [1, *(end + 1 for end in ends)]
+    return [
+        Request(tuple(ids[max(0, end - context) : end + 1]), start - max(0, end - context))
+        for start, end in zip(starts, ends, strict=False)
+    ]
+
+
+@dataclass
+class FolderModel(TokenModel):
+    """Of a folder that is read here."""
+
+    name: str
+    folder: Path
+    model: LanguageModel
+    tokenizer: AnyTokenizer
+    opening: list[int]
+
+    @property
+    def context(self) -> int:
+        return self.model.config.max_position_embeddings
+
+    @property
+    def end_of_text(self) -> int:
+        return self.tokenizer.end_of_text
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids)
+
+    def score(self, requests: Sequence[Request], batch_size: int) -> list[Scored]:
+        return continuations.score(self.model, requests, batch_size)
+
+    def overlapping(self, sequences: Sequence[Sequence[int]], batch_size: int) -> list[float]:
+        tokens = max(1, min(batch_size * 256, 16_384))
+        found = likelihood.score(self.model, sequences, batch_tokens=tokens)
+        return [float(some.sum(dtype=np.float64)) for some in found]
+
+    def generate(self, prompts: Sequence[list[int]], until: tuple[str, ...], max_tokens: int) -> list[list[int]]:
+        return generate(self.model, prompts, self.ends(until), Sampling(max_tokens, temperature=0), 0)
+
+    def ends(self, until: tuple[str, ...]) -> list[int]:
+        """Tokens after which a continuation is over: those that end a text, and those that hold a text that ends it."""
+        ends = {self.end_of_text, *self.model.generation.ends}
+        for text in filter(None, until):
+            sought = text.encode()
+            ends |= {token for token in range(self.tokenizer.size) if sought in self.tokenizer.token_bytes(token)}
+        return sorted(ends)
+
+
+class Identity(NamedTuple):
+    """`where` its files or its server are; `key`: what tells it from any other model, such as digests of its files."""
+
+    where: str
+    key: dict[str, str]
+
+
+def identify(name: str) -> Identity:
+    """Without opening it. Raises UserError where there is no such folder."""
+    if name.startswith(ADDRESSES):
+        return Identity(name, {"address": name})
+    folder = Path(name.removeprefix(TRANSFORMERS)) if name.startswith(TRANSFORMERS) else _folder(name)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no config.json there; give the folder of a model")
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".model"))
+    kept = [path for path in files if path.suffix != ".json" or path.name in ("config.json", "tokenizer.json")]
+    return Identity(str(folder), {path.name: digest(path) for path in kept})
+
+
+def open_model(name: str) -> Model:
+    """Of a run's dpo stage, or its last one before that; of a stage, or a model's folder. `hf:FOLDER` is one that transformers
+    reads, `http://host/v1#model` one of a server.
+
+    Raises UserError where there is none, or none that can be read so.
+    """
+    if name.startswith(ADDRESSES):
+        from groundup.evaluation.served_models import open_address
+
+        return open_address(name)
+    if name.startswith(TRANSFORMERS):
+        from groundup.evaluation.transformers_models import open_by_transformers
+
+        return open_by_transformers(name)
+    folder = _folder(name)
+    tokenizer = load_tokenizer(folder)
+    if not hasattr(tokenizer, "end_of_text"):
+        raise UserError(f"{folder}: its tokenizer has no token that ends a text, so it is not that of a language model")
+    model = load_decoder(folder).to(choose().torch_device).eval()
+    return FolderModel(name, folder, model, tokenizer, opening_of(folder))
+
+
+def _folder(name: str) -> Path:
+    finished = [stage for stage in ("dpo", "sft", "base") if (Path(name) / stage / MANIFEST).is_file()]
+    return model_folder(Path(name), finished[0] if finished else None)
+
+
+def opening_of(folder: Path) -> list[int]:
+    """Ids that a folder's tokenizer puts before every text: what lm-eval and transformers put there."""
+    backend = tokenizers.Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    return before(backend.encode("a", add_special_tokens=False).ids, backend.encode("a").ids)
+
+
+def before(plain: list[int], whole: list[int]) -> list[int]:
+    """Of the ids of a text with special tokens those that stand before the text."""
+    starts = [place for place in range(len(whole)) if whole[place : place + len(plain)] == plain]
+    return whole[: starts[0]] if starts else []
