@@ -22,7 +22,8 @@ from groundup.core.executor import pool
 from groundup.core.files import read_object, write_json
 from groundup.core.progress import Progress
 from groundup.evaluation import metrics
-from groundup.evaluation.models import Identity, identify, open_model
+from groundup.evaluation.models import NGRAM, Identity, identify, open_model
+from groundup.evaluation.ngram_model import ORDER, beside
 from groundup.evaluation.scoring import CONVENTIONS, Record, conventions_of, records_of
 from groundup.evaluation.tasks import Example, Examples, Task, begin, open_task, read_settings, shipped
 
@@ -45,10 +46,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """{"results": [one for each model and task], "comparisons": [...]}, of which `table` makes a page for people.
 
-    `out`: records as `<model>/<task>.jsonl`, and `results.json`; the same call resumes there. `workers`: so many processes
-    with one thread each, or tasks of the Ray cluster at address `ray`: the same bytes for any number of them. With neither,
-    this process with all its threads. Raises UserError for models, tasks and files that cannot be used; of all tasks the first
-    example is made, and all models are looked up, before one is opened.
+    Beside a run's models stands the n-gram model of its tokens. `out`: records as `<model>/<task>.jsonl`, and `results.json`;
+    the same call resumes there. `workers`: so many processes with one thread each, or tasks of the Ray cluster at address
+    `ray`: the same bytes for any number of them. With neither, this process with all its threads. Raises UserError for models,
+    tasks and files that cannot be used; of all tasks the first example is made, and all models are looked up, before one is
+    opened.
     """
     if len(set(models)) < len(models) or len(set(tasks)) < len(tasks):
         raise UserError("evaluate: a model or a task is given twice")
@@ -56,6 +58,7 @@ def evaluate(
         raise UserError(f"{data}: one file holds the examples of one task; give the folder of all files")
     opened = [open_task(name, data, few_shot) for name in tasks]
     asked = [(task, begin(task, limit)) for task in opened]
+    models = [*models, *beside(models)]
     labels, identities = _labels(models), {name: identify(name) for name in models}
     sheets = [
         _Sheet(name, identities[name], task, examples, out and out / labels[name], limit)
@@ -97,6 +100,9 @@ def listing() -> dict[str, Any]:
 def _labels(models: Sequence[str]) -> dict[str, str]:
     """A folder's name for each model: the last parts of its path, as many as tell them apart."""
     parts = {name: [part for part in Path(name).resolve().parts if part.strip("/\\")] for name in models}
+    for name in models:
+        if name.startswith(NGRAM):
+            parts[name][-1] = f"{ORDER}-gram-of-{parts[name][-1]}"
     for count in range(1, max(map(len, parts.values())) + 1):
         labels = {name: "-".join(found[-count:]) for name, found in parts.items()}
         if len(set(labels.values())) == len(models):
