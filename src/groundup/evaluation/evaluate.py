@@ -22,6 +22,7 @@ from groundup.core.executor import pool
 from groundup.core.files import read_object, write_json
 from groundup.core.progress import Progress
 from groundup.evaluation import metrics
+from groundup.evaluation.leaderboard import append, require_file, row_of
 from groundup.evaluation.models import NGRAM, Identity, identify, open_model
 from groundup.evaluation.ngram_model import ORDER, beside
 from groundup.evaluation.scoring import CONVENTIONS, Record, conventions_of, records_of
@@ -43,6 +44,7 @@ def evaluate(
     batch_size: int = 64,
     workers: int | None = None,
     ray: str | None = None,
+    leaderboard: Path | None = None,
 ) -> dict[str, Any]:
     """{"results": [one for each model and task], "comparisons": [...]}, of which `table` makes a page for people.
 
@@ -50,12 +52,14 @@ def evaluate(
     the same call resumes there. `workers`: so many processes with one thread each, or tasks of the Ray cluster at address
     `ray`: the same bytes for any number of them. With neither, this process with all its threads. Raises UserError for models,
     tasks and files that cannot be used; of all tasks the first example is made, and all models are looked up, before one is
-    opened.
+    opened. `leaderboard`: a file that gets a row of each result (`leaderboard.py`).
     """
     if len(set(models)) < len(models) or len(set(tasks)) < len(tasks):
         raise UserError("evaluate: a model or a task is given twice")
     if data is not None and data.is_file() and len(tasks) > 1:
         raise UserError(f"{data}: one file holds the examples of one task; give the folder of all files")
+    if leaderboard:
+        require_file(leaderboard)
     opened = [open_task(name, data, few_shot) for name in tasks]
     asked = [(task, begin(task, limit)) for task in opened]
     models = [*models, *beside(models)]
@@ -65,12 +69,14 @@ def evaluate(
         for name in models
         for task, examples in asked
     ]
-    results, rights = [], {}
+    results, rights, rows = [], {}, []
     for sheet in _filled(sheets, batch_size, workers, ray):
         found = summary(sheet.task, sheet.examples, sheet.records)
         name = sheet.model
         results.append({"model": name, "folder": identities[name].where, "label": labels[name], **found})
         rights[name, sheet.task.name] = _headline_rights(sheet.task, sheet.records)
+        if leaderboard:
+            rows.append(row_of(results[-1], identities[name].key, sheet.task, sheet.records, sheet.path, leaderboard))
         logger.info("%s", _line(results[-1]))
     for task, examples in asked:
         if examples.refused:
@@ -85,6 +91,8 @@ def evaluate(
     everything = {"results": results, "comparisons": comparisons}
     if out:
         write_json(out / "results.json", everything)
+    if leaderboard:
+        append(leaderboard, rows)
     return everything
 
 
