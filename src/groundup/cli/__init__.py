@@ -13,9 +13,11 @@ import typer
 
 from groundup import __version__
 from groundup.cli import posttraining
+from groundup.cli.contamination import contamination
 from groundup.cli.corpus import corpus
 from groundup.cli.data import data
 from groundup.cli.evaluate import evaluate
+from groundup.cli.leaderboard import leaderboard
 from groundup.cli.options import LARGEST_SEED, MOST_TOKENS, DryRun, RunFolder, Settings, finite, result
 from groundup.cli.tokenizer import tokenizer
 from groundup.core import log
@@ -36,6 +38,8 @@ app.add_typer(tokenizer, name="tokenizer")
 app.add_typer(data, name="data")
 app.command()(evaluate)
 posttraining.add_to(app)
+app.command()(contamination)
+app.command()(leaderboard)
 
 # Trouble of the machine rather than of the program.
 MACHINE_TROUBLE = {

@@ -47,6 +47,9 @@ def evaluate(
     ] = None,
     engine: Annotated[Literal["processes", "ray"], typer.Option(help="Where the workers are.")] = "processes",
     address: Annotated[str, typer.Option(help="Of the Ray cluster; local starts one on this machine.")] = "local",
+    leaderboard: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A leaderboard.jsonl to add a row to for each model and task.")
+    ] = None,
     show: Annotated[bool, typer.Option("--list", help="Only show the shipped tasks.")] = False,
 ) -> None:
     """Evaluate models on benchmarks, under every scoring convention at once, with intervals."""
@@ -68,7 +71,7 @@ def evaluate(
     found = evaluation.evaluate(
         models, task, data, limit=limit, few_shot=few_shot, out=out, batch_size=batch_size, workers=workers,
         ray=address if engine == "ray" else None, robust=robustness, misspellings=misspellings,
-        machine=machine if efficiency else None,
+        machine=machine if efficiency else None, leaderboard=leaderboard,
     )  # fmt: skip
     print(printable(evaluation.table(found)), file=sys.stderr)
     result(found)

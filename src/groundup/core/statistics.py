@@ -85,3 +85,41 @@ def win_rate(outcomes: Sequence[float]) -> dict[str, float]:
         return {"win_rate": math.nan, "low": 0.0, "high": 1.0, "n": 0, "ties": 0}
     low, high = (0.5 + (n - ties) / n * (bound - 0.5) for bound in wilson(wins, n - ties))
     return {"win_rate": sum(outcomes) / n, "low": low, "high": high, "n": n, "ties": ties}
+
+
+def students_tail(t: float, freedom: int) -> float:
+    """Probability that Student's t with so many degrees of freedom is at least `t`, small tails too (1e-300).
+
+    Half of the regularised incomplete beta function of freedom / (freedom + t^2), by its continued fraction (Lentz 1976).
+    Raises ValueError for no degree of freedom.
+    """
+    if freedom < 1:
+        raise ValueError("Student's t has one degree of freedom at least")
+    if not math.isfinite(t):
+        return math.nan if math.isnan(t) else float(t < 0)
+    a, b, x = freedom / 2, 0.5, freedom / (freedom + t * t)
+    log_beta = math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+    turned = x > (a + 1) / (a + b + 2)  # where the fraction of the other side needs fewer terms
+    if turned:
+        a, b, x = b, a, t * t / (freedom + t * t)
+    front = math.exp(a * math.log(x) + b * math.log1p(-x) - log_beta) / a if 0 < x < 1 else 0.0
+    share = front / _lentz(a, b, x) if front else float(x == 1)
+    half = (1 - share if turned else share) / 2
+    return half if t > 0 else 1 - half
+
+
+def _lentz(a: float, b: float, x: float) -> float:
+    """The continued fraction 1 + d1 / (1 + d2 / (1 + ...)) of the incomplete beta function."""
+    value, c, d = 1.0, 1.0, 0.0
+    for term in range(1, 300):
+        m = term // 2
+        if term % 2:
+            step = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        else:
+            step = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        d = 1 / (1 + step * d)
+        c = 1 + step / c
+        value *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return value

@@ -23,7 +23,9 @@ from groundup.core.executor import pool
 from groundup.core.files import read_object, write_json
 from groundup.core.progress import Progress
 from groundup.evaluation import breakdown, efficiency, existence, metrics, robustness, toxicity
-from groundup.evaluation.models import FolderModel, Identity, identify, open_model
+from groundup.evaluation.leaderboard import append, require_file, row_of
+from groundup.evaluation.models import NGRAM, FolderModel, Identity, identify, open_model
+from groundup.evaluation.ngram_model import ORDER, beside
 from groundup.evaluation.scoring import CONVENTIONS, Record, conventions_of, records_of
 from groundup.evaluation.tasks import Example, Examples, Task, begin, corpus_texts, open_task, read_settings, shipped
 
@@ -46,14 +48,16 @@ def evaluate(
     robust: bool = False,
     misspellings: Path | None = None,
     machine: dict[str, float] | None = None,
+    leaderboard: Path | None = None,
 ) -> dict[str, Any]:
     """{"results": [one for each model and task], "comparisons": [...]}, of which `table` makes a page for people.
 
-    `out`: records as `<model>/<task>.jsonl`, and `results.json`; the same call resumes there. `workers`: so many processes
-    with one thread each, or tasks of the Ray cluster at address `ray`: the same bytes for any number of them. With neither,
-    this process with all its threads. `robust`: each task under perturbations of its questions too, with slips of the file
-    `misspellings` (`robustness.misspellings`). `machine`: its watts, price_per_hour and grams_co2_per_kwh, with which
-    efficiency is measured too.
+    Beside a run's models stands the n-gram model of its tokens. `out`: records as `<model>/<task>.jsonl`, and `results.json`;
+    the same call resumes there. `workers`: so many processes with one thread each, or tasks of the Ray cluster at address
+    `ray`: the same bytes for any number of them. With neither, this process with all its threads. `robust`: each task under
+    perturbations of its questions too, with slips of the file `misspellings` (`robustness.misspellings`). `machine`: its
+    watts, price_per_hour and grams_co2_per_kwh, with which efficiency is measured too. `leaderboard`: a file that gets a row
+    of each result (`leaderboard.py`).
     Raises UserError for models, tasks and files that cannot be used; of all tasks the first example is made, and all models are
     looked up, before one is opened.
     """
@@ -61,12 +65,15 @@ def evaluate(
         raise UserError("evaluate: a model or a task is given twice")
     if data is not None and data.is_file() and len(tasks) > 1:
         raise UserError(f"{data}: one file holds the examples of one task; give the folder of all files")
+    if leaderboard:
+        require_file(leaderboard)
     opened = [open_task(name, data, few_shot) for name in tasks]
     asked = [(task, begin(task, limit)) for task in opened]
     variants: dict[str, list[robustness.Variant]] = {}
     if robust:
         known = robustness.misspellings(misspellings, data)
         variants = {task.name: robustness.variants(task, examples, known) for task, examples in asked}
+    models = [*models, *beside(models)]
     labels, identities = _labels(models), {name: identify(name) for name in models}
     sheets = [
         _Sheet(name, identities[name], task, examples, out and out / labels[name], limit)
@@ -74,7 +81,7 @@ def evaluate(
         for clean in asked
         for task, examples in (clean, *variants.get(clean[0].name, []))
     ]
-    results, rights, speeds = [], {}, {}
+    results, rights, speeds, rows = [], {}, {}, []
     start = time.perf_counter()
     for sheet in _filled(sheets, batch_size, workers, ray):
         name, task, seconds = sheet.model, sheet.task, time.perf_counter() - start
@@ -86,6 +93,8 @@ def evaluate(
                 scored = len(sheet.records) - sheet.already
                 found["efficiency"] = efficiency.of_task(speeds[name], seconds, scored, machine)
             results.append({"model": name, "folder": identities[name].where, "label": labels[name], **found})
+            if leaderboard:
+                rows.append(row_of(results[-1], identities[name].key, task, sheet.records, sheet.path, leaderboard))
             logger.info("%s", _line(results[-1]))
         start = time.perf_counter()
     for result in results:
@@ -105,6 +114,8 @@ def evaluate(
     everything = {"results": results, "comparisons": comparisons}
     if out:
         write_json(out / "results.json", everything)
+    if leaderboard:
+        append(leaderboard, rows)
     return everything
 
 
@@ -120,6 +131,9 @@ def listing() -> dict[str, Any]:
 def _labels(models: Sequence[str]) -> dict[str, str]:
     """A folder's name for each model: the last parts of its path, as many as tell them apart."""
     parts = {name: [part for part in Path(name).resolve().parts if part.strip("/\\")] for name in models}
+    for name in models:
+        if name.startswith(NGRAM):
+            parts[name][-1] = f"{ORDER}-gram-of-{parts[name][-1]}"
     for count in range(1, max(map(len, parts.values())) + 1):
         labels = {name: "-".join(found[-count:]) for name, found in parts.items()}
         if len(set(labels.values())) == len(models):

@@ -1,10 +1,11 @@
 """Models under evaluation, whoever computes them: how likely texts are, and what is written after a prompt.
 
-Three methods, those of lm-eval, make a model one that every task can be asked of. `open_model` says which of four a name
-stands for: a run, a folder that is read here, a folder that only transformers reads, or a server's address.
+Three methods, those of lm-eval, make a model one that every task can be asked of. `open_model` says which of five a name
+stands for: a run, a folder that is read here, a folder that only transformers reads, a server's address, or the n-gram
+model of a run's tokens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +29,7 @@ from groundup.model.folder import load_decoder
 from groundup.tokenizer.load import AnyTokenizer
 from groundup.tokenizer.load import load as load_tokenizer
 
-TRANSFORMERS, ADDRESSES = "hf:", ("http://", "https://")
+TRANSFORMERS, NGRAM, ADDRESSES = "hf:", "ngram:", ("http://", "https://")
 
 
 class Continued(NamedTuple):
@@ -185,15 +186,17 @@ class FolderModel(TokenModel):
         return [float(some.sum(dtype=np.float64)) for some in found]
 
     def generate(self, prompts: Sequence[list[int]], until: tuple[str, ...], max_tokens: int) -> list[list[int]]:
-        return generate(self.model, prompts, self.ends(until), Sampling(max_tokens, temperature=0), 0)
+        ends = ends_of(self.tokenizer, self.model.generation.ends, until)
+        return generate(self.model, prompts, ends, Sampling(max_tokens, temperature=0), 0)
 
-    def ends(self, until: tuple[str, ...]) -> list[int]:
-        """Tokens after which a continuation is over: those that end a text, and those that hold a text that ends it."""
-        ends = {self.end_of_text, *self.model.generation.ends}
-        for text in filter(None, until):
-            sought = text.encode()
-            ends |= {token for token in range(self.tokenizer.size) if sought in self.tokenizer.token_bytes(token)}
-        return sorted(ends)
+
+def ends_of(tokenizer: AnyTokenizer, ends: Collection[int], until: tuple[str, ...]) -> list[int]:
+    """Tokens after which a continuation is over: those that end a text, and those that hold a text that ends it."""
+    found = {tokenizer.end_of_text, *ends}
+    for text in filter(None, until):
+        sought = text.encode()
+        found |= {token for token in range(tokenizer.size) if sought in tokenizer.token_bytes(token)}
+    return sorted(found)
 
 
 class Identity(NamedTuple):
@@ -207,6 +210,10 @@ def identify(name: str) -> Identity:
     """Without opening it. Raises UserError where there is no such folder."""
     if name.startswith(ADDRESSES):
         return Identity(name, {"address": name})
+    if name.startswith(NGRAM):
+        from groundup.evaluation.ngram_model import key_of
+
+        return Identity(name, key_of(name))
     folder = Path(name.removeprefix(TRANSFORMERS)) if name.startswith(TRANSFORMERS) else _folder(name)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json there; give the folder of a model")
@@ -217,7 +224,7 @@ def identify(name: str) -> Identity:
 
 def open_model(name: str) -> Model:
     """Of a run's dpo stage, or its last one before that; of a stage, or a model's folder. `hf:FOLDER` is one that transformers
-    reads, `http://host/v1#model` one of a server.
+    reads, `http://host/v1#model` one of a server, `ngram:RUN` the n-gram model of a run's training tokens.
 
     Raises UserError where there is none, or none that can be read so.
     """
@@ -225,6 +232,10 @@ def open_model(name: str) -> Model:
         from groundup.evaluation.served_models import open_address
 
         return open_address(name)
+    if name.startswith(NGRAM):
+        from groundup.evaluation.ngram_model import NgramModel
+
+        return NgramModel(name)
     if name.startswith(TRANSFORMERS):
         from groundup.evaluation.transformers_models import open_by_transformers
 

@@ -203,15 +203,15 @@ def begin(task: Task, limit: int | None = None) -> Examples:
 
 def _asked_of(task: Task, path: Path, refused: Refused) -> Iterator[tuple[int, dict[str, Any]]]:
     if task.settings.made_of == "docstrings":
-        sources = [(row.get("url"), row.get("text")) for _, row in _rows(path, refused)]
+        sources = [(row.get("url"), row.get("text")) for _, row in rows_of(path, refused)]
         return enumerate(docstring_rows((url, text) for url, text in sources if isinstance(url, str) and isinstance(text, str)))
-    return _rows(path, refused)
+    return rows_of(path, refused)
 
 
 def corpus_texts(task: Task) -> Iterator[str]:
     """The documents of a task's corpus: of each row the column text, or page."""
     for path in task.corpus:
-        for _, row in _rows(path, Refused()):
+        for _, row in rows_of(path, Refused()):
             text = row.get("text", row.get("page"))
             if isinstance(text, str):
                 yield text
@@ -230,7 +230,7 @@ def _examples(
         yield Example(number, group, prompt, one.texts, one.answer, listed, begins, listed_begins, by)
 
 
-def _rows(path: Path, refused: Refused) -> Iterator[tuple[int, dict[str, Any]]]:
+def rows_of(path: Path, refused: Refused) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows of a file; of SQuAD's JSON one a question, with context, question, title and `answers`, the list of texts; of
     plain text one a document, with `text`.
     """
@@ -428,7 +428,7 @@ class _Shots:
         self.pools: dict[str, list[tuple[dict[str, Any], _Asked]]] = {}
         self.generators: dict[str, random.Random] = {}
         for path in task.few_shot_paths or task.paths:
-            for place, row in _rows(path, refused if not self.own else Refused()):
+            for place, row in rows_of(path, refused if not self.own else Refused()):
                 try:
                     self.pools.setdefault(maker.group(row), []).append((row, maker.asked(row)))
                 except BadRow as error:

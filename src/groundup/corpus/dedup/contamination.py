@@ -9,7 +9,7 @@ of one site quote each other. Against benchmarks one common 13-gram is enough, s
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,30 +113,38 @@ def read_benchmarks(paths: list[Path], n: int = 13) -> Benchmarks:
     ordinary language and is counted only.
     Raises UserError for a file that is missing, of another kind, or damaged, be it in one row.
     """
+    def rows() -> Iterator[tuple[int, int, Sequence[str]]]:
+        for file, path in enumerate(paths):
+            refused = Refused()
+            for number, text in enumerate(_examples(path, refused), start=1):
+                yield file, number, [text]
+            if refused:  # an example that is not read would never be found
+                raise UserError(f"{path}: a damaged benchmark file ({refused}): mend it or get it again")
+
+    return index([str(path) for path in paths], rows(), n)
+
+
+def index(names: list[str], rows: Iterable[tuple[int, int, Sequence[str]]], n: int = 13) -> Benchmarks:
+    """Index examples: the place of the file's name in `names`, the example's own number, and the texts that it may stand as
+    in a document, of which the longest decides whether it is too short to look for."""
     examples: list[tuple[int, int]] = []
     too_short: Counter[int] = Counter()
     lengths: set[int] = set()
     grams, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
-    for file, path in enumerate(paths):
-        refused = Refused()
-        for number, text in enumerate(_examples(path, refused), start=1):
-            words = split(text)
-            if len(words.hashes) < LEAST_WORDS * words.per_word:
-                too_short[file] += 1
-                continue
-            lengths.add(min(n * words.per_word, len(words.hashes)))
-            grams.append(_word_ngrams(words, n))
-            owners.append(np.full(len(grams[-1]), len(examples)))
-            examples.append((file, number))
-        if refused:  # an example that is not read would never be found
-            raise UserError(f"{path}: a damaged benchmark file ({refused}): mend it or get it again")
+    for file, number, forms in rows:
+        some = [words for words in map(split, forms) if len(words.hashes) >= LEAST_WORDS * words.per_word]
+        if not some:
+            too_short[file] += 1
+            continue
+        lengths.update(min(n * words.per_word, len(words.hashes)) for words in some)
+        grams.append(np.unique(np.concatenate([_word_ngrams(words, n) for words in some])))
+        owners.append(np.full(len(grams[-1]), len(examples)))
+        examples.append((file, number))
     every, owner = np.concatenate(grams), np.concatenate(owners)
     order = np.argsort(every, kind="stable")
     distinct, starts = np.unique(every[order], return_index=True)
     starts = np.append(starts, len(every))
-    return Benchmarks(
-        [str(path) for path in paths], examples, too_short, sorted(lengths), distinct, starts, owner[order]
-    )
+    return Benchmarks(names, examples, too_short, sorted(lengths), distinct, starts, owner[order])
 
 
 def contains_benchmark(
@@ -147,7 +155,7 @@ def contains_benchmark(
     N-grams in more than ten of the texts count for nothing. The rows say how many examples of a file were looked for,
     how many were found in some text, and how many are too short to look for.
     """
-    hits, counts = _joined((_places(split(text), benchmarks) for text in texts), np.int64)
+    hits, counts = _joined((places_of(split(text), benchmarks) for text in texts), np.int64)
     frequency = np.bincount(hits, minlength=len(benchmarks.grams))
     named: list[str | None] = []
     touched: set[int] = set()
@@ -167,7 +175,7 @@ def contains_benchmark(
     ]
 
 
-def _places(words: Words, benchmarks: Benchmarks) -> np.ndarray:
+def places_of(words: Words, benchmarks: Benchmarks) -> np.ndarray:
     """Which of the benchmarks' n-grams a text holds, int64, unique."""
     if not benchmarks.lengths:
         return np.zeros(0, dtype=np.int64)

@@ -1,0 +1,18 @@
+"""The verb that makes a leaderboard's page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from groundup.cli.options import result
+
+
+def leaderboard(
+    board: Annotated[Path, typer.Argument(metavar="FILE", help="leaderboard.jsonl, as `evaluate --leaderboard` writes it.")],
+    out: Annotated[Path, typer.Option(metavar="PAGE", help="The HTML page to write.")] = Path("leaderboard.html"),
+) -> None:
+    """Make a page of a leaderboard: ranks with their ties, by task, of figures that can be compared."""
+    from groundup.report.leaderboard_page import write
+
+    result(write(board, out))

@@ -1,0 +1,102 @@
+"""A run's n-gram model beside its networks in every table: what counting the same tokens knows of a test."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from groundup.core.errors import UserError
+from groundup.core.files import digest
+from groundup.data.token_files import TokenFile
+from groundup.evaluation.continuations import Request, Scored
+from groundup.evaluation.models import NGRAM, TokenModel, ends_of
+from groundup.model.ngram import KneserNey
+from groundup.tokenizer.load import load as load_tokenizer
+
+ORDER = 5
+MOST_TOKENS = 50_000_000  # counted, of the beginning: sorting them takes 8 GB
+
+
+class NgramModel(TokenModel):
+    """Kneser-Ney over the training tokens of a run, with its tokenizer. A token's history is the four before it."""
+
+    context = 1 << 20  # of a prompt: nothing is ever cut
+
+    def __init__(self, name: str) -> None:
+        self.name, run = name, run_of(name)
+        self.tokenizer = load_tokenizer(run / "tokenizer")
+        self.opening: list[int] = []
+        self.end_of_text = self.tokenizer.end_of_text
+        tokens = np.asarray(TokenFile(run / "tokens" / "train").tokens[:MOST_TOKENS])
+        self.counted = KneserNey.fit(tokens, ORDER, self.tokenizer.size, self.end_of_text)
+        self._likeliest = lru_cache(1 << 16)(lambda history: int(self.counted.next_token(np.array(history)).argmax()))
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids)
+
+    def likeliest(self, before: Sequence[int]) -> int:
+        return self._likeliest(tuple(before[-(ORDER - 1) :]))
+
+    def score(self, requests: Sequence[Request], batch_size: int) -> list[Scored]:
+        # What is before a token's history changes nothing, so all can be one stream.
+        parts = [ids[max(0, start - ORDER + 1) :] for ids, start in requests]
+        sums = self._sums(parts, [len(ids) - start for ids, start in requests])
+        found = []
+        for nats, (ids, start) in zip(sums, requests, strict=True):
+            greedy = all(self.likeliest(ids[:place]) == ids[place] for place in range(start, len(ids)))
+            found.append(Scored(nats, greedy, self.likeliest(ids[:start])))
+        return found
+
+    def overlapping(self, sequences: Sequence[Sequence[int]], batch_size: int) -> list[float]:
+        return self._sums(sequences, [len(ids) - 1 for ids in sequences])
+
+    def _sums(self, parts: Sequence[Sequence[int]], counts: Sequence[int]) -> list[float]:
+        """Of each part the log-probability of its last so many tokens."""
+        if not parts:
+            return []
+        found = self.counted.log_probabilities(np.array([id for part in parts for id in (self.end_of_text, *part)]))
+        ends = np.cumsum([len(part) + 1 for part in parts])
+        return [float(found[end - count : end].sum()) for end, count in zip(ends.tolist(), counts, strict=True)]
+
+    def generate(self, prompts: Sequence[list[int]], until: tuple[str, ...], max_tokens: int) -> list[list[int]]:
+        ends = set(ends_of(self.tokenizer, [], until))
+        written = []
+        for prompt in prompts:
+            ids = list(prompt)
+            while len(ids) - len(prompt) < max_tokens:
+                ids.append(self.likeliest(ids))
+                if ids[-1] in ends:
+                    break
+            written.append(ids[len(prompt) :])
+        return written
+
+
+def run_of(name: str) -> Path:
+    run = Path(name.removeprefix(NGRAM))
+    if not (run / "tokens" / "train.bin").is_file() or not (run / "tokenizer" / "tokenizer.json").is_file():
+        raise UserError(f"{name}: no tokens/ and tokenizer/ in {run}, which the n-gram model counts; give the folder of a run")
+    return run
+
+
+def key_of(name: str) -> dict[str, str]:
+    run = run_of(name)
+    return {
+        "ngram": str(ORDER),
+        "train.bin": digest(run / "tokens" / "train.bin"),
+        "tokenizer.json": digest(run / "tokenizer" / "tokenizer.json"),
+    }
+
+
+def beside(models: Sequence[str]) -> list[str]:
+    """The names of the n-gram models of the runs that some models are of, but for those that are among them."""
+    found = []
+    for name in models:
+        for run in (Path(name), Path(name).parent):
+            if all((run / part).is_file() for part in ("tokens/train.bin", "tokenizer/tokenizer.json")):
+                found.append(f"{NGRAM}{run}")
+                break
+    return [name for name in dict.fromkeys(found) if name not in models]
