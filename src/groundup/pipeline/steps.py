@@ -88,6 +88,8 @@ def _needs(step: Step, recipe: Recipe) -> tuple[str, ...]:
 
 def dry(recipe: Recipe, folder: Path, steps: tuple[Step, ...]) -> Results:
     """The plan of a run, printed; nothing is written."""
+    if _rank() > 0:
+        sys.exit(0)
     plan = Run(folder, recipe, steps).plan()
     for one in plan:
         print(printable(f"{one.state:>5}  {one.step.name:<12} {one.reason}"), file=sys.stderr)
@@ -100,7 +102,7 @@ def execute(recipe: Recipe, folder: Path, steps: tuple[Step, ...]) -> dict[str, 
         return Run(folder, recipe, steps).execute()
     from groundup.training import parallel
 
-    if parallel.rank() > 0:
+    if _rank() > 0:
         _assist(recipe, folder, steps)
     manifests = Run(folder, recipe, steps).execute()
     parallel.call("")  # where every model was there already, the others wait still
@@ -166,7 +168,7 @@ def run_to_corpus(recipe: Recipe, folder: Path) -> Results:
     """
     from groundup.data import mixture
 
-    manifests = Run(folder, recipe, CORPUS_STEPS).execute()
+    manifests = execute(recipe, folder, CORPUS_STEPS)
     results = manifests["corpus"]["results"]
     found = {
         "out": str(folder),
@@ -185,12 +187,17 @@ def run_to_corpus(recipe: Recipe, folder: Path) -> Results:
     return found
 
 
+def _rank() -> int:
+    """This process's number among torchrun's, 0 without it; as `parallel.rank`, without torch."""
+    return int(os.environ.get("RANK", 0)) if "WORLD_SIZE" in os.environ else 0
+
+
 def _assist(recipe: Recipe, folder: Path, steps: tuple[Step, ...]) -> NoReturn:
-    """What torchrun's other processes do: wait for the first to train, help it, and say nothing."""
+    """What torchrun's other processes do: wait for the first to train, help it each time, and say nothing."""
     from groundup.training import parallel
 
     by_name = {step.name: step for step in steps}
-    if work := parallel.called():
+    while work := parallel.called():
         step = by_name[work]
         try:
             step.make(StepContext(step.recipe or recipe, folder / f"{work}.partial", step.inputs(folder), work))
