@@ -42,8 +42,10 @@ from groundup.generation.engine import generate as generate_ids
 from groundup.generation.open_folder import DEFAULT, STAGES, model_folder
 from groundup.model import folder as model_files
 from groundup.model.base import LanguageModel
+from groundup.model.card import keep as keep_card
 from groundup.model.decoder import RewardModel
 from groundup.model.weights import digest_of_model
+from groundup.pipeline import cards
 from groundup.pipeline.kinds import STANDARD
 from groundup.pipeline.run import make_alone
 from groundup.posttraining import dpo as dpo_chapter
@@ -142,6 +144,7 @@ class Model:
         if (target / MANIFEST).exists():
             raise UserError(f"{target}: a finished step, which would be altered; give another folder")
         model_files.save(target, self.network, self.tokenizer, chat=self.chats)
+        keep_card(target, self.folder)
 
     def _written(
         self, ids: list[int], ends: list[int], max_tokens: int, temperature: float | None, top_p: float | None,
@@ -317,7 +320,7 @@ def pretrain(
         network, results = pretrain_chapter(
             tokens, tokenizer, config, mixture, device, ALONE, work, "pretrain", logger.info, _seed(seed)
         )
-        model_files.save(work, network, tokenizer, chat=False)
+        model_files.save(work, network, tokenizer, chat=False, card=cards.pretrained(results))
         for trained in (work, work / "long"):
             checkpoint.clear(trained)
         shutil.rmtree(tokens)
@@ -418,7 +421,8 @@ def _tuned(
     def make(work: Path) -> dict[str, Any]:
         left_out: Counter[str] = Counter()
         trained, results = train(copy.deepcopy(model.network), rows, unseen, work, left_out)
-        model_files.save(work, trained, model.tokenizer, chat=True)
+        card = cards.tuned(kind, {"rows": {"trained on": len(rows), "held out": len(unseen)}}, results)
+        model_files.save(work, trained, model.tokenizer, chat=True, card=card)
         checkpoint.clear(work)
         if left_out:
             logger.warning("%s: %s rows left out: %s", kind, f"{left_out.total():,}", said(left_out))

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from groundup.core.errors import UserError
 from groundup.core.files import read_object, write_json, write_tensors
+from groundup.model import card as cards
 from groundup.model import generation as generations
 from groundup.model import weights
-from groundup.model.base import LanguageModel
+from groundup.model.base import LanguageModel, parameter_counts
+from groundup.model.card import Card
 from groundup.model.convolution import Convolution, ConvolutionConfig
 from groundup.model.decoder import Decoder, RewardModel
 from groundup.model.description import FAMILIES, describe, read_config, shape_of
@@ -31,8 +33,10 @@ from groundup.tokenizer.tokenizer import Tokenizer
 OURS = {"groundup_lstm": LSTM, "groundup_convolution": Convolution, "groundup_patches": PatchedBytes}
 
 
-def save(folder: Path, model: LanguageModel | RewardModel, tokenizer: Tokenizer, *, chat: bool) -> None:
-    """Write a model with its tokenizer. `chat`: generation ends at the end of a message, not of a document.
+def save(
+    folder: Path, model: LanguageModel | RewardModel, tokenizer: Tokenizer, *, chat: bool, card: Card | None = None
+) -> None:
+    """Write a model with its tokenizer and its card. `chat`: generation ends at the end of a message, not of a document.
 
     Raises UserError when the tokenizer has ids that the model has no embedding for.
     """
@@ -56,6 +60,7 @@ def save(folder: Path, model: LanguageModel | RewardModel, tokenizer: Tokenizer,
     if isinstance(model, LanguageModel):
         write_json(folder / generations.FILE, generation)
     tokenizer.save(folder, model_max_length=config.max_position_embeddings, chat=chat)
+    cards.write(folder, description, parameter_counts(model)["total"], chat, card or Card(), config.origin.card)
     save_weights(model, folder)
 
 
@@ -143,6 +148,7 @@ def _with_origin(config: Any, description: dict[str, Any], folder: Path) -> Any:
         _without_token(folder, config.vocab_size),
         {name: description[name] for name in IDS if name in description},
         generations.read(folder, config.vocab_size, description.get("eos_token_id")),
+        cards.head_of(folder),
     )
     return replace(config, origin=origin)
 
