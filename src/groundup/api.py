@@ -320,7 +320,7 @@ def pretrain(
         network, results = pretrain_chapter(
             tokens, tokenizer, config, mixture, device, ALONE, work, "pretrain", logger.info, _seed(seed)
         )
-        model_files.save(work, network, tokenizer, chat=False, card=cards.pretrained(results))
+        model_files.save(work, network, tokenizer, chat=False, card=cards.pretrained(results), dtype=config.save_dtype)
         for trained in (work, work / "long"):
             checkpoint.clear(trained)
         shutil.rmtree(tokens)
@@ -410,7 +410,7 @@ def evaluate(model: Model, data: Texts | Rows, *, seed: int = 0) -> dict[str, An
 
 
 def _tuned(
-    kind: str, config: Section, read: Callable[[Iterable[Given]], Any],
+    kind: str, config: SftConfig | DpoConfig | RewardConfig, read: Callable[[Iterable[Given]], Any],
     train: Callable[[LanguageModel, TrainRows, TrainRows, Path, Counter[str]], Trained],
     model: Model, data: Rows, folder: Folder, held_out: Rows, seed: int,
 ) -> Path:  # fmt: skip
@@ -422,7 +422,7 @@ def _tuned(
         left_out: Counter[str] = Counter()
         trained, results = train(copy.deepcopy(model.network), rows, unseen, work, left_out)
         card = cards.tuned(kind, {"rows": {"trained on": len(rows), "held out": len(unseen)}}, results)
-        model_files.save(work, trained, model.tokenizer, chat=True, card=card)
+        model_files.save(work, trained, model.tokenizer, chat=True, card=card, dtype=config.save_dtype)
         checkpoint.clear(work)
         if left_out:
             logger.warning("%s: %s rows left out: %s", kind, f"{left_out.total():,}", said(left_out))

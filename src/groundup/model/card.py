@@ -148,14 +148,14 @@ def _table(title: str, rows: Mapping[str, Any]) -> list[str]:
     flat = [(name, value) for name, value in _flat(rows) if value is not None and value != ""]
     if not flat:
         return []
-    cells = [f"| {escaped(name)} | {escaped(_shown(value))} |" for name, value in flat]
+    cells = [f"| {escaped(name)} | {_shown(value)} |" for name, value in flat]
     return [f"## {title}", "", "| | |", "| --- | --- |", *cells, ""]
 
 
 def _flat(rows: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for name, value in rows.items():
-        label = f"{before}{str(name).replace('_', ' ') if not before else name}"
+        label = f"{before}{name}"
         if isinstance(value, Mapping):
             found += _flat(value, f"{label}, ")
         elif isinstance(value, int | float | str) and not isinstance(value, bool):
@@ -166,7 +166,7 @@ def _flat(rows: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
 def _shown(value: float | str) -> str:
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else value
+    return f"{value:.4g}" if isinstance(value, float) else escaped(value)
 
 
 def _beginning(path: Path) -> str:

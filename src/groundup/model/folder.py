@@ -25,7 +25,7 @@ from groundup.model.convolution import Convolution, ConvolutionConfig
 from groundup.model.decoder import Decoder, RewardModel
 from groundup.model.description import FAMILIES, describe, read_config, shape_of
 from groundup.model.lstm import LSTM, LSTMConfig
-from groundup.model.origin import IDS, Origin, WithOrigin
+from groundup.model.origin import IDS, Origin
 from groundup.model.patches import PatchedBytes, PatchesConfig
 from groundup.model.weights import shown
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -34,13 +34,15 @@ OURS = {"groundup_lstm": LSTM, "groundup_convolution": Convolution, "groundup_pa
 
 
 def save(
-    folder: Path, model: LanguageModel | RewardModel, tokenizer: Tokenizer, *, chat: bool, card: Card | None = None
-) -> None:
+    folder: Path, model: LanguageModel | RewardModel, tokenizer: Tokenizer, *, chat: bool, card: Card | None = None,
+    dtype: str = "",
+) -> None:  # fmt: skip
     """Write a model with its tokenizer and its card. `chat`: generation ends at the end of a message, not of a document.
 
-    Raises UserError when the tokenizer has ids that the model has no embedding for.
+    dtype: torch's name of the format of its weights on disk; if not given, that of the folder that it began with.
+    Raises UserError when the tokenizer has ids that the model has no embedding for, and where the format cannot hold a weight.
     """
-    config = model.config
+    config = model.config if not dtype else replace(model.config, origin=replace(model.config.origin, dtype=dtype))
     if tokenizer.size > config.vocab_size:
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.size} tokens, the model {config.vocab_size}; "
@@ -49,7 +51,7 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     suffix = "ForSequenceClassification" if isinstance(model, RewardModel) else "ForCausalLM"
     if config.model_type in OURS:
-        name, entries = OURS[config.model_type].__name__ + suffix, config.as_dict()
+        name, entries = OURS[config.model_type].__name__ + suffix, {**config.as_dict(), "dtype": config.origin.dtype}
     else:
         name, entries = FAMILIES[config.model_type] + suffix, describe(config)
     ids, generation = _special_ids(model, tokenizer, chat)
@@ -61,7 +63,7 @@ def save(
         write_json(folder / generations.FILE, generation)
     tokenizer.save(folder, model_max_length=config.max_position_embeddings, chat=chat)
     cards.write(folder, description, parameter_counts(model)["total"], chat, card or Card(), config.origin.card)
-    save_weights(model, folder)
+    save_weights(model, folder, config.origin.dtype)
 
 
 def _special_ids(
@@ -91,15 +93,13 @@ def _special_ids(
     return ids, generation
 
 
-def save_weights(model: nn.Module, folder: Path) -> None:
-    """In the number format of the folder that it began with. Raises UserError where that cannot hold them."""
-    config = getattr(model, "config", None)
-    name_of_format = config.origin.dtype if isinstance(config, WithOrigin) else "float32"
+def save_weights(model: nn.Module, folder: Path, name_of_format: str = "float32") -> None:
+    """In this number format. Raises UserError where that cannot hold them."""
     dtype = getattr(torch, name_of_format)
     tensors = {name: one.detach().to("cpu", dtype).contiguous() for name, one in model.named_parameters()}
     for name, tensor in tensors.items():
         if dtype != torch.float32 and not tensor.isfinite().all():
-            raise UserError(f"{folder}: {name} has numbers beyond {name_of_format}, the format of the model it began with")
+            raise UserError(f"{folder}: {name} has numbers beyond {name_of_format}, the format that it is saved in")
     write_tensors(folder / "model.safetensors", tensors, metadata={"format": "pt"})
 
 

@@ -33,4 +33,9 @@ def pretrained(results: dict[str, Any], language: str = "") -> Card:
 
 def tuned(kind: str, data: dict[str, Any], figures: dict[str, Any] | None = None) -> Card:
     """Of a model that a step of this `kind` made."""
-    return Card(HOW[kind], "", data, figures or {})
+    return Card(HOW[kind], "", _in_words(data), _in_words(figures or {}))
+
+
+def _in_words(rows: dict[str, Any]) -> dict[str, Any]:
+    """`baseline_mean_words` -> "baseline mean words"."""
+    return {name.replace("_", " "): _in_words(one) if isinstance(one, dict) else one for name, one in rows.items()}

@@ -117,7 +117,8 @@ def base(context: StepContext) -> Results:
     )  # fmt: skip
     processes.end()
     if processes.first:
-        folder.save(context.work, model, tokenizer, chat=False, card=pretrained(results, recipe.annotations.language))
+        card = pretrained(results, recipe.annotations.language)
+        folder.save(context.work, model, tokenizer, chat=False, card=card, dtype=recipe.base.save_dtype)
         for work in (context.work, context.work / "long"):
             checkpoint.clear(work)
     return {**results, "device": device.name}

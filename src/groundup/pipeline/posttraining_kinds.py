@@ -43,7 +43,8 @@ def sft(context: StepContext) -> Results:
     write_jsonl(context.work / "samples.jsonl", results.pop("samples"))
     counts = {side: len(some) for side, some in rows.items()}
     found = {"on held-out questions": {name: results["held_out"][name] for name in ("answer_loss", "bits_per_byte", "overlap")}}
-    folder.save(context.work, model, tokenizer, chat=True, card=tuned("sft", {"steps": steps, "conversations": counts}, found))
+    card = tuned("sft", {"steps": steps, "conversations": counts}, found)
+    folder.save(context.work, model, tokenizer, chat=True, card=card, dtype=settings.save_dtype)
     checkpoint.clear(context.work)
     return {"questions": {**counts, "asked": len(asked)}, "steps": steps, "left_out": dict(left_out), **results}
 
@@ -93,7 +94,8 @@ def reward(context: StepContext) -> Results:
     write_jsonl(context.work / "scored.jsonl", scored)
     write_json(context.work / "reward_scale.json", {name: results[name] for name in ("reward_mean", "reward_std")})
     counts = {split: len(some) for split, some in pairs.items()}
-    folder.save(context.work, reward_model, tokenizer, chat=True, card=tuned("reward", {"pairs": counts}, results))
+    card = tuned("reward", {"pairs": counts}, results)
+    folder.save(context.work, reward_model, tokenizer, chat=True, card=card, dtype=recipe.reward.save_dtype)
     checkpoint.clear(context.work)
     return {**results, "pairs": counts, "left_out": dict(left_out)}
 
@@ -113,7 +115,7 @@ def dpo(context: StepContext) -> Results:
         pairs["held_out"],
     )  # fmt: skip
     counts = {split: len(some) for split, some in pairs.items()}
-    compared = _finish_policy(context, policy, left_out, "dpo", {"steps": steps, "pairs": counts})
+    compared = _finish_policy(context, policy, left_out, "dpo", {"steps": steps, "pairs": counts}, recipe.dpo.save_dtype)
     return {"steps": steps, "left_out": dict(left_out), **compared}
 
 
@@ -140,7 +142,7 @@ def ppo(context: StepContext) -> Results:
         recipe.sft.max_answer_tokens, device_of(context).training_dtype, context.work, recipe.seed, left_out,
     )  # fmt: skip
     data = {"iterations": summary["iterations"], "prompts": len(questions)}
-    compared = _finish_policy(context, policy, left_out, "ppo", data)
+    compared = _finish_policy(context, policy, left_out, "ppo", data, recipe.ppo.save_dtype)
     return {**summary, "left_out": dict(left_out), **compared}
 
 
@@ -160,13 +162,15 @@ def _log_left_out(context: StepContext, left_out: Counter[str]) -> None:
         context.log(f"{left_out.total():,} rows left out of training or its measures: {said(left_out)}")
 
 
-def _finish_policy(context: StepContext, policy: "Decoder", left_out: Counter[str], kind: str, data: dict[str, Any]) -> Results:
+def _finish_policy(
+    context: StepContext, policy: "Decoder", left_out: Counter[str], kind: str, data: dict[str, Any], dtype: str
+) -> Results:  # fmt: skip
     """Compare an aligned policy with the model that it began as, save it, and say what was left out of either."""
     from groundup.model import folder
     from groundup.training import checkpoint
 
     compared = _compared(context, policy, left_out)
-    folder.save(context.work, policy, tokenizer_of(context), chat=True, card=tuned(kind, data, compared))
+    folder.save(context.work, policy, tokenizer_of(context), chat=True, card=tuned(kind, data, compared), dtype=dtype)
     checkpoint.clear(context.work)
     return compared
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-from groundup.core.config import LARGEST, Batch, Epochs, Positive, PositiveFloat, Rate, Section, Share
+from groundup.core.config import LARGEST, Batch, Epochs, Positive, PositiveFloat, Rate, SaveDtype, Section, Share
 
 # Files or folders of a user's own rows (data/contracts.py), one or a list of them.
 Files = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(lambda one: [one] if isinstance(one, str) else one)]
@@ -18,6 +18,7 @@ class SftConfig(Section):
     learning_rate: Rate = 5e-4
     max_answer_tokens: Annotated[int, Field(gt=0, le=2**20)] = 64
     held_out_questions: Positive = 600
+    save_dtype: SaveDtype = ""
 
 
 class PreferencesConfig(Section):
@@ -32,6 +33,7 @@ class RewardConfig(Section):
     epochs: Epochs = 1
     batch_pairs: Batch = 32
     learning_rate: Rate = 1e-4
+    save_dtype: SaveDtype = ""
 
 
 class DpoConfig(Section):
@@ -40,6 +42,7 @@ class DpoConfig(Section):
     epochs: Epochs = 1
     batch_pairs: Batch = 32
     learning_rate: Rate = 2e-5
+    save_dtype: SaveDtype = ""
 
 
 class PpoConfig(Section):
@@ -51,3 +54,4 @@ class PpoConfig(Section):
     kl_coefficient: Annotated[float, Field(ge=0, le=LARGEST)] = 0.05
     clip: PositiveFloat = 0.2
     learning_rate: Rate = 2e-5
+    save_dtype: SaveDtype = ""
