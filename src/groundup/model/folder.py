@@ -115,6 +115,13 @@ def load_decoder(folder: Path) -> LanguageModel:
     return model
 
 
+def outline(folder: Path) -> LanguageModel:
+    """The causal language model of a folder without its weights. Raises UserError where config.json is not that of one."""
+    path = Path(folder) / "config.json"
+    kind, config, _ = _read(path)
+    return weights.outline(kind, config, str(path))
+
+
 def load_reward_model(folder: Path) -> RewardModel:
     """Raises UserError when the folder is not a complete sequence classifier with one label."""
     folder = Path(folder)

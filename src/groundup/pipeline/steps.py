@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from groundup.core import toml
 from groundup.core.errors import UserError
 from groundup.core.text import printable
+from groundup.pipeline.forecast import Forecast, finished
 from groundup.pipeline.kinds import CORPUS_STEPS, KINDS, MODELS, STANDARD
-from groundup.pipeline.recipe import Recipe, StepSettings, with_settings
+from groundup.pipeline.recipe import Recipe, StepSettings, config_of, with_settings
 from groundup.pipeline.run import Run, Step, StepContext
 
 Results = dict[str, Any]
@@ -87,13 +89,28 @@ def _needs(step: Step, recipe: Recipe) -> tuple[str, ...]:
 
 
 def dry(recipe: Recipe, folder: Path, steps: tuple[Step, ...]) -> Results:
-    """The plan of a run, printed; nothing is written."""
+    """The resolved recipe, what it comes to and the plan of a run, printed; nothing is written."""
     if _rank() > 0:
         sys.exit(0)
     plan = Run(folder, recipe, steps).plan()
-    for one in plan:
-        print(printable(f"{one.state:>5}  {one.step.name:<12} {one.reason}"), file=sys.stderr)
-    return {"run": str(folder), "plan": {one.step.name: one.state for one in plan}}
+    forecast = Forecast(recipe, folder, plan)
+    lines = [_resolved(recipe, steps), *forecast.lines]
+    lines += [f"{one.state:>5}  {one.step.name:<12} {one.reason}" for one in plan]
+    print(printable("\n".join(lines)), file=sys.stderr)
+    derived = {**finished(folder, plan), **forecast.derived}
+    rate = {"gflop_per_second": round(forecast.rate / 1e9, 1)} if forecast.rate else {}
+    return {"run": str(folder), "plan": {one.step.name: one.state for one in plan}, "derived": derived, **rate}
+
+
+def _resolved(recipe: Recipe, steps: tuple[Step, ...]) -> str:
+    """Every setting of these steps, as TOML."""
+    used = {section for step in steps for section in step.sections or (step.kind or step.name,)}
+    content = {
+        name: value
+        for name, value in recipe.model_dump().items()
+        if (name in used or config_of(name) is None) and value not in ({}, [])
+    }
+    return toml.dumps(content)
 
 
 def execute(recipe: Recipe, folder: Path, steps: tuple[Step, ...]) -> dict[str, dict[str, Any]]:
