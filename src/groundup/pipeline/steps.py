@@ -1,18 +1,20 @@
 """The steps of a recipe, and running them: the standard ones whose inputs are there, those it adds, and the report on all."""
 
+import logging
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from groundup.core import toml
+from groundup.core import log, toml
 from groundup.core.errors import UserError
 from groundup.core.text import printable
 from groundup.pipeline.forecast import Forecast, finished
 from groundup.pipeline.kinds import CORPUS_STEPS, KINDS, MODELS, STANDARD
 from groundup.pipeline.recipe import Recipe, StepSettings, config_of, with_settings
 from groundup.pipeline.run import Run, Step, StepContext
+from groundup.pipeline.summary import summary
 
 Results = dict[str, Any]
 
@@ -131,19 +133,28 @@ def run(recipe: Recipe, folder: Path) -> Results:
     steps = steps_of(recipe)
     manifests = execute(recipe, folder, steps)
     seconds = {name: manifest["seconds"] for name, manifest in manifests.items()}
+    by_step = {step.name: _figures(step.kind or step.name, manifests[step.name]["results"]) for step in steps}
     figures: Results = {}
     for step in steps:
-        found = _figures(step.kind or step.name, manifests[step.name]["results"])
-        if found:
+        if found := by_step[step.name]:
             figures |= found if step.kind in ("", step.name) else {step.name: found}
     preferred = {name: figures.pop(name) for name in ("dpo", "ppo") if name in figures}
+    report = str(folder / manifests["report"]["results"]["report"])
     skipped = {name: one["results"]["skipped"] for name, one in manifests.items() if "skipped" in one["results"]}
+    said = {name: {"skipped": reason} for name, reason in skipped.items()} | {"report": {"": report}}
+    _show(seconds, by_step | said)
     return {
         "run": str(folder),
-        "report": str(folder / manifests["report"]["results"]["report"]),
+        "report": report,
         "seconds": {**seconds, "all": round(sum(seconds.values()), 1)},
         "figures": figures | ({"preferred_over_sft": preferred} if preferred else {}) | ({"skipped": skipped} if skipped else {}),
     }
+
+
+def _show(seconds: dict[str, float], figures: dict[str, Results]) -> None:
+    """The table at the end, for people, unless they want it quiet."""
+    if (log.shown() or 0) <= logging.INFO:
+        print(f"\n{summary(seconds, figures)}\n", file=sys.stderr, flush=True)
 
 
 def _figures(kind: str, results: Results) -> Results:
@@ -187,10 +198,13 @@ def run_to_corpus(recipe: Recipe, folder: Path) -> Results:
 
     manifests = execute(recipe, folder, CORPUS_STEPS)
     results = manifests["corpus"]["results"]
+    seconds = {name: manifest["seconds"] for name, manifest in manifests.items()}
+    sizes = {name: results[name] for name in ("left", "train", "held_out")}
+    _show(seconds, {"corpus": {name: {"documents": one["documents"]} for name, one in sizes.items()}})
     found = {
         "out": str(folder),
         "documents": str(folder / "corpus" / "documents.parquet"),
-        "seconds": {name: manifest["seconds"] for name, manifest in manifests.items()},
+        "seconds": seconds,
         "pages": manifests["annotations"]["results"]["pages"],
         "dropped": {step["step"]: step["dropped"] for step in results["steps"] if "dropped" in step},
         "changed": {step["step"]: step["changed"] for step in results["steps"] if "changed" in step},
