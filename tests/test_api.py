@@ -346,3 +346,10 @@ def test_no_row_ends_in_a_traceback(rows):
             read(rows)
         except UserError as error:
             assert "\n" not in str(error)
+
+
+def test_weights_are_saved_in_bfloat16_where_it_is_asked(base, tmp_path):
+    chat = groundup.sft(base, TALK, tmp_path / "half", batch_examples=6, save_dtype="bfloat16")
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert all(torch.equal(one, one.bfloat16().float()) for one in chat.network.parameters())  # it returns what is saved
+    assert "| weights in | bfloat16 |" in (tmp_path / "half" / "README.md").read_text()

@@ -1,10 +1,13 @@
 import io
+import logging
+import re
 import sys
 
 import pytest
 
 from groundup.core import progress
 from groundup.core.progress import Progress, duration
+from groundup.core.text import printable
 
 
 class Clock:
@@ -73,16 +76,89 @@ def test_exceptions_pass_through(clock):
         raise ValueError("through")
 
 
-def test_a_label_on_a_terminal_is_text_and_no_markup(monkeypatch):
-    terminal = io.StringIO()
-    terminal.isatty = lambda: True
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr("groundup.core.progress.SILENT_UNTIL_SECONDS", 0.0)
-    with Progress("web=a[/b] \x1b[2J[bold]", total=2) as progress:
-        progress.shown = 0.0
-        progress.advance(1, note="[/c]\x9b")
-        assert progress.status.status.plain.startswith("web=a[/b] \\x1b[2J[bold]: 1/2")
-        assert progress.status.status.plain.endswith("[/c]\\x9b")
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Puts a terminal of 120 columns in the place of stderr, which pytest itself replaces between fixture and test."""
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+
+    def put():
+        found = Terminal()
+        monkeypatch.setattr(sys, "stderr", found)
+        return found
+
+    return put
+
+
+def test_a_bar_on_a_terminal_is_as_long_as_what_is_done(clock, terminal):
+    terminal = terminal()
+    with Progress("base", 1000, "steps", done=500) as shown:
+        for step in range(1, 251):
+            clock.now += 1 / 32
+            shown.advance(1, note=f"loss {step}")
+        shown.bar.refresh()
+        assert [task.percentage for task in shown.bar.tasks] == [74.6]  # of step 246, the last that was drawn
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    assert re.search(r"base ━{17}.* 746/1,000 steps · 32\.0/s · 8s left · loss 246", plain)
+    assert plain.rstrip().endswith("base: 750/1,000 steps · 32.0/s · 8s left · loss 250")  # what stays when the bar is gone
+
+
+def test_a_bar_that_knows_no_end_and_one_that_goes_beyond(clock, terminal):
+    terminal = terminal()
+    with Progress("crawl", unit="pages") as shown:
+        clock.now += 10
+        shown.advance(5000)
+        assert shown.bar.tasks[0].total is None and shown.bar.tasks[0].fields["rest"] == "5,000 pages · 500/s"
+    with Progress("crawl", 10, unit="pages") as shown:
+        clock.now += 10
+        shown.advance(25)
+        assert shown.bar.tasks[0].percentage == 100 and shown.bar.tasks[0].fields["rest"].startswith("25/10 pages")
+
+
+def test_no_bar_before_two_seconds_and_none_where_it_is_quiet(clock, terminal, monkeypatch):
+    terminal = terminal()
+    with Progress("short", 100) as shown:
+        for _ in range(100):
+            clock.now += 0.0199
+            shown.advance()
+    assert terminal.getvalue() == ""
+    monkeypatch.setattr(progress.log, "shown", lambda: logging.WARNING)
+    with Progress("long", 100) as shown:
+        clock.now += 60
+        shown.advance(50)
+    assert terminal.getvalue() == ""
+
+
+def test_lines_of_others_stand_above_the_bar_and_stdout_stays_apart(clock, terminal, capsys):
+    terminal = terminal()
+    with Progress("base", 10, "steps", first="compiled") as shown:
+        for _ in range(3):
+            clock.now += 60
+            shown.advance(1)
+        print("a line of the log", file=sys.stderr)
+        print("an answer")
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    assert "a line of the log\n" in plain and "base: compiled in 1m00s\n" in plain and "an answer" not in plain
+    assert capsys.readouterr().out == "an answer\n"
+    assert sys.stderr is terminal and "\x1b[?25h" in terminal.getvalue()  # the cursor is back
+
+
+@pytest.mark.parametrize("label", ["web=a[/b] \x1b[2J[bold]", "x" * 500, "a\nb\rc", ":[link=x]"])
+def test_a_label_on_a_terminal_is_text_and_no_markup(clock, terminal, label):
+    terminal = terminal()
+    with Progress(label, total=2) as shown:
+        clock.now += 10
+        shown.advance(1, note="[/c]\x9b")
+        fields = shown.bar.tasks[0].fields
+        shown.bar.refresh()
+    line = " ".join(label.split())
+    assert fields["label"] == printable(line if len(line) <= 40 else line[:37] + "...")
+    assert fields["rest"].endswith("[/c]\\x9b") and "\x9b" not in terminal.getvalue() and "\x1b[2J" not in terminal.getvalue()
 
 
 def test_what_the_first_count_does_besides_is_no_part_of_the_rate(clock, capsys):

@@ -14,8 +14,7 @@ import json
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
@@ -32,8 +31,8 @@ from groundup.core.executor import cores
 from groundup.core.seals import MANIFEST, open_stage, read_manifest, verify
 from groundup.data.config import MixtureConfig
 from groundup.data.contracts import Given, read_conversations, read_preferences
+from groundup.data.given import checked_files, each, files_of, rows_of, warn
 from groundup.data.rows import Refused
-from groundup.data.texts import as_files
 from groundup.evaluation import multiple_choice
 from groundup.evaluation.questions import are_questions, read_questions
 from groundup.evaluation.suite import continuations
@@ -43,8 +42,10 @@ from groundup.generation.engine import generate as generate_ids
 from groundup.generation.open_folder import DEFAULT, STAGES, model_folder
 from groundup.model import folder as model_files
 from groundup.model.base import LanguageModel
+from groundup.model.card import keep as keep_card
 from groundup.model.decoder import RewardModel
 from groundup.model.weights import digest_of_model
+from groundup.pipeline import cards
 from groundup.pipeline.kinds import STANDARD
 from groundup.pipeline.run import make_alone
 from groundup.posttraining import dpo as dpo_chapter
@@ -143,6 +144,7 @@ class Model:
         if (target / MANIFEST).exists():
             raise UserError(f"{target}: a finished step, which would be altered; give another folder")
         model_files.save(target, self.network, self.tokenizer, chat=self.chats)
+        keep_card(target, self.folder)
 
     def _written(
         self, ids: list[int], ends: list[int], max_tokens: int, temperature: float | None, top_p: float | None,
@@ -277,7 +279,7 @@ def train_tokenizer(
         return results
 
     target = Path(folder).expanduser()
-    with _files(texts, target) as files:
+    with files_of(texts, target) as files:
         content = documents.digest_of_shards(documents.find(files))
         settings = {"kind": kind, "vocabulary": vocabulary, "pattern": pattern, "texts": content}
         make_alone(target, "tokenizer", settings, make)
@@ -314,18 +316,18 @@ def pretrain(
                 for side in ("train", "held_out")
             }
             token_folder.write(tokens, sides, tokenizer, cores())
-            _warn(refused)
+            warn(refused)
         network, results = pretrain_chapter(
             tokens, tokenizer, config, mixture, device, ALONE, work, "pretrain", logger.info, _seed(seed)
         )
-        model_files.save(work, network, tokenizer, chat=False)
+        model_files.save(work, network, tokenizer, chat=False, card=cards.pretrained(results), dtype=config.save_dtype)
         for trained in (work, work / "long"):
             checkpoint.clear(trained)
         shutil.rmtree(tokens)
         return {**results, "device": device.name}
 
     device, target = _device(), Path(folder).expanduser()
-    with _files(texts, target) as files:
+    with files_of(texts, target) as files:
         shards = documents.find(files)
         key = {"texts": documents.digest_of_shards(shards), "held_out": held_out, "mixture": mixture.model_dump()}
         if config.start_from:
@@ -389,37 +391,38 @@ def evaluate(model: Model, data: Texts | Rows, *, seed: int = 0) -> dict[str, An
     `evaluation/texts.py` and `evaluation/multiple_choice.py`. Raises UserError where there is nothing to measure.
     """
     _require_model(model)
-    items = _each(data)
+    items = each(data)
     first = next(items, None)
     if isinstance(first, Mapping | Path) and are_questions(first):
         refused = Refused()
         rows = read_questions(chain([first], items), refused)
-        _warn(refused)
+        warn(refused)
         found = multiple_choice.score(rows, partial(continuations, model.network, model.tokenizer))
         return {**found, "dropped": refused.total()}
     with TemporaryDirectory() as folder:
         texts = [] if first is None else chain([first], items)
-        files = _checked_files(texts, Path(folder))
+        files = checked_files(texts, Path(folder))
         refused = Refused()
         given = documents.texts(documents.find(files), None, refused)
         scored = score_texts(model.network, model.tokenizer, given, _seed(seed))
-        _warn(refused)
+        warn(refused)
         return scored
 
 
 def _tuned(
-    kind: str, config: Section, read: Callable[[Iterable[Given]], Any],
+    kind: str, config: SftConfig | DpoConfig | RewardConfig, read: Callable[[Iterable[Given]], Any],
     train: Callable[[LanguageModel, TrainRows, TrainRows, Path, Counter[str]], Trained],
     model: Model, data: Rows, folder: Folder, held_out: Rows, seed: int,
 ) -> Path:  # fmt: skip
     """The folder of what `train` makes of a copy of the model."""
     _require_model(model)
-    rows, unseen = _rows(read, data), _rows(read, held_out, may_be_none=True)
+    rows, unseen = rows_of(read, data), rows_of(read, held_out, may_be_none=True)
 
     def make(work: Path) -> dict[str, Any]:
         left_out: Counter[str] = Counter()
         trained, results = train(copy.deepcopy(model.network), rows, unseen, work, left_out)
-        model_files.save(work, trained, model.tokenizer, chat=True)
+        card = cards.tuned(kind, {"rows": {"trained on": len(rows), "held out": len(unseen)}}, results)
+        model_files.save(work, trained, model.tokenizer, chat=True, card=card, dtype=config.save_dtype)
         checkpoint.clear(work)
         if left_out:
             logger.warning("%s: %s rows left out: %s", kind, f"{left_out.total():,}", said(left_out))
@@ -430,46 +433,6 @@ def _tuned(
     key = {**_key(config, seed), "data": content, "model": digest_of_model(model.network), "tokenizer": model.tokenizer.digest()}
     make_alone(target, kind, key, make)
     return target
-
-
-def _rows(read: Callable[[Iterable[Given]], Any], data: Rows, may_be_none: bool = False) -> TrainRows:
-    """Conversations or preferences as TRL has them. Raises UserError where there is none, unless there may be none."""
-    given = [*_each(data)]
-    if not given and may_be_none:
-        return []
-    found = read(given)
-    _warn(found.dropped)
-    return [one.row for one in found.rows]
-
-
-def _each(data: Any) -> Iterator[Any]:
-    if isinstance(data, str | Path | Mapping):
-        return iter([data])
-    try:
-        return iter(data)
-    except TypeError:
-        raise UserError(f"data: {type(data).__name__}; give an iterable, or the pathlib.Path of a file or folder") from None
-
-
-@contextmanager
-def _files(texts: Texts, folder: Path) -> Iterator[list[Path]]:
-    """The texts as files while they are read, those in memory in a folder beside the one that is made."""
-    beside = folder.absolute()
-    beside.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=beside.parent, prefix=f"{beside.name}.texts.") as made:
-        yield _checked_files(texts, Path(made))
-
-
-def _checked_files(texts: Any, folder: Path) -> list[Path]:
-    refused = Refused()
-    files = as_files(texts, folder / "texts.parquet", refused)
-    _warn(refused)
-    return files
-
-
-def _warn(refused: Refused) -> None:
-    if refused:
-        logger.warning("passed over: %s", refused)
 
 
 def _text(text: object, name: str) -> str:

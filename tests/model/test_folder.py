@@ -47,7 +47,7 @@ def test_saving_twice_gives_the_same_bytes(saved, toy_tokenizer, tmp_path_factor
     other = tmp_path_factory.mktemp("other")
     folder.save(other, model, toy_tokenizer, chat=True)
     assert sorted(file.name for file in path.iterdir()) == [
-        "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+        "README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
         "tokenizer_config.json",
     ]  # fmt: skip
     assert all(file.read_bytes() == (other / file.name).read_bytes() for file in path.iterdir())

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import groundup.pipeline.run
 from groundup.core.errors import UserError
 from groundup.core.machine import machine
+from groundup.pipeline.kinds import STANDARD
 from groundup.pipeline.recipe import Recipe
 from groundup.pipeline.run import Run, Step, open_stage
 
@@ -145,11 +146,20 @@ def test_the_same_result_stops_the_chain(pipeline):
     assert pipeline.execute_all(tokenizer={"vocabulary": 500}) == ALL
 
 
-def test_threads_and_name_do_not_redo_anything(pipeline):
+@pytest.mark.parametrize("machine", [{"threads": 7}, {"memory_mb": 9}, {"ray": "local"}, {"name": "x"}], ids=str)
+def test_settings_of_the_machine_do_not_redo_anything(pipeline, machine):
     pipeline.execute_all()
-    assert Run(pipeline.folder, recipe().model_copy(update={"threads": 7, "name": "x"}), pipeline.stages).plan()[0].state == (
-        "done"
-    )
+    changed = recipe().model_copy(update=machine)
+    assert [one.state for one in Run(pipeline.folder, changed, pipeline.stages).plan()] == ["done"] * 4
+
+
+def test_no_setting_of_the_machine_is_in_the_key_of_a_step():
+    """Of all kinds of steps, also those whose sections are listed one by one."""
+    outside = {"name", "threads", "memory_mb", "ray", "standard", "steps", "given"}
+    names = {"seed", *Recipe.model_fields} - outside
+    for step in STANDARD:
+        kept = {"seed", *(step.sections or (step.name,))}
+        assert kept <= names, step.name
 
 
 def test_the_plan_gives_reasons_and_writes_nothing(pipeline):

@@ -33,6 +33,12 @@ def times(folder):
     return {name: (folder / name).stat().st_mtime_ns for name in files(folder)}
 
 
+def table_of(run):
+    """What stands on stderr at the end of a run."""
+    err = run.outcome.stderr
+    return err[err.index("\nstep ") :]
+
+
 @pytest.fixture
 def copy(tiny_run, tmp_path):
     """A run folder that a test may change."""
@@ -62,6 +68,15 @@ def test_it_tells_its_progress_and_warns_of_nothing(tiny_run):
     assert len(tiny_run.outcome.stdout.splitlines()) == 1
 
 
+def test_at_the_end_stands_a_table_with_time_and_figures_of_each_step(tiny_run, run_groundup, tiny_recipe):
+    rows = {line.split()[0]: line for line in table_of(tiny_run).splitlines() if re.match(r"[a-z]+ ", line)}
+    assert list(rows) == ["step", *STAGES, "all"]
+    assert re.search(r"base +\d+m?\d*s +training tokens 399,360; parameters 184,640$", rows["base"])
+    assert "bits per byte" in rows["evaluation"] and "win rate" in rows["dpo"] and "report.html" in rows["report"]
+    quiet = run_groundup("-q", "run", tiny_recipe, "--run", tiny_run.folder)
+    assert quiet.stderr == "" and quiet.stdout == tiny_run.outcome.stdout
+
+
 def test_every_stage_leaves_a_manifest_and_nothing_half_done(tiny_run):
     for name in STAGES:
         manifest = json.loads((tiny_run.folder / name / "stage.json").read_text(encoding="utf-8"))
@@ -85,7 +100,7 @@ def test_the_model_learned(tiny_run):
 def test_a_second_run_does_nothing(run_groundup, tiny_recipe, tiny_run):
     before = times(tiny_run.folder)
     outcome = run_groundup("run", tiny_recipe, "--run", tiny_run.folder)
-    assert outcome.returncode == 0 and outcome.stderr == ""
+    assert outcome.returncode == 0 and outcome.stderr == table_of(tiny_run)
     assert outcome.stdout == tiny_run.outcome.stdout
     assert times(tiny_run.folder) == before
 

@@ -84,15 +84,31 @@ def test_rows_are_those_of_a_chunk(total, world):
 
 
 def test_the_pipeline_under_torchrun(tmp_path, environment):
-    """The first process runs it, all train; only the first prints and writes."""
+    """The first process runs it, all train, as often as there is a training; only the first prints and writes."""
     done = torchrun(environment, Path(__file__).with_name("toy_pipeline.py"), tmp_path / "run")
     assert done.returncode == 0, done.stderr
+    said = [line for line in done.stdout.splitlines() if " by " in line]
+    assert [line.split(" with ")[0] for line in said] == [f"{name} by 0" for name in ("corpus", "tokenizer", "tokens", "between")]
+    assert said[-1].endswith("with 2 threads")  # the recipe's: those of a training's processes together
     assert done.stdout.count("made\n") == 1
-    assert "2 processes; FSDP2" in done.stderr and done.stderr.count("steps of") == 1
+    assert "2 processes; FSDP2" in done.stderr and "2 processes; DDP" in done.stderr and done.stderr.count("steps of") == 2
     from groundup.model.folder import load_decoder
 
-    model = load_decoder(tmp_path / "run" / "base")
-    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
-    assert len(rows(tmp_path / "run" / "base")) == 6
+    for name, depth in (("base", 1), ("deeper", 2)):
+        model = load_decoder(tmp_path / "run" / name)
+        assert model.config.num_hidden_layers == depth
+        assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+        assert len(rows(tmp_path / "run" / name)) == 6
     again = torchrun(environment, Path(__file__).with_name("toy_pipeline.py"), tmp_path / "run")
     assert again.returncode == 0 and again.stdout.count("made\n") == 1, again.stderr  # and the others do not wait
+
+
+def test_of_processes_that_look_the_first_alone_prints(tmp_path, environment, tiny_recipe):
+    look = ["-m", "groundup", "run", str(tiny_recipe), "--set", "standard=['pages']", "--dry-run"]
+    for rank, printed in ((0, 1), (1, 0)):
+        done = subprocess.run(
+            [sys.executable, *look], env=environment | {"RANK": str(rank), "WORLD_SIZE": "2"}, capture_output=True, text=True,
+            cwd=tmp_path, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0 and len(done.stdout.splitlines()) == printed, done.stderr
+        assert (done.stderr == "") == (not printed)

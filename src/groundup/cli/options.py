@@ -24,7 +24,7 @@ RunFolder = Annotated[Path, typer.Argument(help="The run folder, as given to `gr
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value of the recipe.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be made, and why.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be made, why, and how large it is.")]
 Inputs = Annotated[
     list[Path],
     typer.Argument(help="Parquet, JSON lines or text files, folders of them, a corpus folder, a run folder."),

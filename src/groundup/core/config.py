@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,6 +17,9 @@ Rate = Annotated[float, Field(gt=0, le=10)]  # a learning rate beyond it ends in
 Batch = Annotated[int, Field(gt=0, le=10**6)]  # conversations or pairs that are padded into one tensor
 Epochs = Annotated[int, Field(gt=0, le=1000)]  # pairs and answers are known by heart after ten
 ContextLength = Annotated[int, Field(ge=16, le=2**20)]  # the positions of every token of a row are in memory at once
+# Of the weights on disk; in memory and for the optimizer they are float32. "": as those of the model that it began with,
+# float32 where it began from nothing. bfloat16 is half the size, with 8 bits of mantissa instead of 24.
+SaveDtype = Literal["", "float32", "bfloat16"]
 SeedNumber = Annotated[int, Field(ge=0, lt=2**32)]  # what all of torch's, numpy's and scikit-learn's generators take
 
 

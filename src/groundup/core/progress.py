@@ -4,15 +4,20 @@ import logging
 import sys
 import time
 from collections import deque
+from typing import TYPE_CHECKING
 
 from groundup.core import log
 from groundup.core.text import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 LINE_EVERY_SECONDS = 10.0
 SILENT_UNTIL_SECONDS = 2.0
 # The rate is that of the last minute, of the last ten counts where a minute holds fewer: what was slow long ago is no
 # part of the time left.
 RATE_SECONDS, RATE_COUNTS = 60.0, 10
+LABEL = 40  # characters of it beside a bar
 
 
 def duration(seconds: float) -> str:
@@ -37,26 +42,21 @@ class Progress:
     def __init__(
         self, label: str, total: float = 0, unit: str = "items", done: float = 0, first: str | None = None
     ) -> None:
-        self.label, self.total, self.unit, self.first = label, total, unit, first
+        self.label, self.total, self.unit, self.first = " ".join(label.split()), total, unit, first
         self.done = done
         self.note = ""
         self.start = self.shown = time.monotonic()
         self.begun = (self.start, done)  # when the rate's time begins, and what was done by then
         self.recent = deque([self.begun])
-        self.status = None
         self.silent = (log.shown() or 0) > logging.INFO
-        if sys.stderr.isatty() and not self.silent:
-            from rich.console import Console
-            from rich.text import Text
-
-            self.status = Console(stderr=True).status(Text(printable(label)))
+        self.bar = _bar() if sys.stderr.isatty() and not self.silent else None
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.status:
-            self.status.stop()
+        if self.bar:
+            self.bar.stop()
         if self.shown > self.start and not self.silent:
             now = time.monotonic()
             print(printable(self._line(self._rate(now, *self.begun))), file=sys.stderr, flush=True)
@@ -66,15 +66,12 @@ class Progress:
         self.note = note or self.note
         now = time.monotonic()
         self._count(now)
-        every = 0.2 if self.status else LINE_EVERY_SECONDS
+        every = 0.2 if self.bar else LINE_EVERY_SECONDS
         if self.silent or now - self.start < SILENT_UNTIL_SECONDS or now - self.shown < every:
             return
         self.shown = now
-        if self.status:
-            from rich.text import Text  # plain text: `[/b]` in a name is no markup
-
-            self.status.update(Text(printable(self._line(self.rate))))
-            self.status.start()
+        if self.bar:
+            self._draw(self.bar)
         else:
             print(printable(self._line(self.rate)), file=sys.stderr, flush=True)
 
@@ -101,16 +98,41 @@ class Progress:
             self.recent.popleft()
 
     def _say(self, line: str) -> None:
-        if self.status:
-            self.status.console.print(printable(line), markup=False, highlight=False)
+        if self.bar:
+            self.bar.console.print(printable(line), markup=False, highlight=False)
         else:
             print(printable(line), file=sys.stderr, flush=True)
 
+    def _draw(self, bar: "Bar") -> None:
+        """One bar, on the screen from the first time on; without a total it only says that something is going on."""
+        label = self.label if len(self.label) <= LABEL else f"{self.label[: LABEL - 3]}..."
+        fields = {"label": printable(label), "rest": printable(self._rest(self.rate))}
+        total = self.total or None
+        if not bar.tasks:
+            bar.add_task("", total=total, completed=self.done, **fields)
+        bar.update(bar.task_ids[0], total=total, completed=min(self.done, total or self.done), **fields)
+        bar.start()
+
     def _line(self, rate: float) -> str:
+        return f"{self.label}: {self._rest(rate)}"
+
+    def _rest(self, rate: float) -> str:
         count = f"{self.done:,.0f}/{self.total:,.0f}" if self.total else f"{self.done:,.0f}"
-        parts = [f"{self.label}: {count} {self.unit}"]
+        parts = [f"{count} {self.unit}"]
         if rate > 0:
             parts.append(f"{rate:,.1f}/s" if rate < 100 else f"{rate:,.0f}/s")
             if self.done < self.total:
                 parts.append(f"{duration((self.total - self.done) / rate)} left")
         return " · ".join([*parts, self.note] if self.note else parts)
+
+
+def _bar() -> "Bar":
+    """Label, bar and figures on one line of stderr, gone when it ends. Labels and notes are text: `[/b]` is no markup."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.fields[label]}", markup=False), BarColumn(bar_width=24),
+               TextColumn("{task.fields[rest]}", markup=False))  # fmt: skip
+    # What goes to a file through stdout must not end on the terminal.
+    return Bar(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())

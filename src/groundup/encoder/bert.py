@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 from groundup.core.errors import UserError
 from groundup.core.files import read_object, write_json
+from groundup.model import card as cards
+from groundup.model.base import parameter_counts
+from groundup.model.card import Card
 from groundup.model.description import shape_of
 from groundup.model.folder import load_weights, save_weights
 from groundup.model.weights import build
@@ -295,6 +298,8 @@ def save(folder: Path, model: MaskedLanguageModel | SpanReader, tokenizer: WordP
     }
     write_json(folder / "config.json", description)
     tokenizer.save(folder, model_max_length=model.config.max_position_embeddings)
+    how = "Trained to find the answer to a question in a text." if isinstance(model, SpanReader) else "Trained to fill in masks."
+    cards.write(folder, description, parameter_counts(model)["total"], False, Card(how), {})
     save_weights(model, folder)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from torch import nn
 
 from groundup.core.errors import UserError
-from groundup.model import base, convolution, decoder, lstm, moe, patches
+from groundup.model import base, convolution, decoder, lstm, moe, patches, weights
 from groundup.model.base import LanguageModel, parameter_counts
 from groundup.model.convolution import Convolution
 from groundup.model.decoder import Decoder
@@ -29,12 +29,27 @@ def build(
 
     Raises UserError when the experts of a token cannot share the dense model's width.
     """
+    make, config, initialise, reasons = _shape(name, depth, vocabulary, context, experts, per_token)
+    model = make(config)
+    initialise(model, seed)
+    return model, reasons
+
+
+def outline(
+    name: Name, depth: int, vocabulary: int, context: int, experts: int = 8, per_token: int = 2
+) -> tuple[LanguageModel, list[str]]:
+    """As `build`, without memory for weights."""
+    make, config, _, reasons = _shape(name, depth, vocabulary, context, experts, per_token)
+    return weights.outline(make, config, f"depth = {depth}"), reasons
+
+
+def _shape(
+    name: Name, depth: int, vocabulary: int, context: int, experts: int, per_token: int
+) -> tuple[type[LanguageModel], Any, Callable[..., None], list[str]]:
     if name in OTHERS:
         shape_for, make, initialise = OTHERS[name]
         config, reasons = shape_for(depth, vocabulary, context)
-        model = make(config)
-        initialise(model, seed)
-        return model, reasons
+        return make, config, initialise, reasons
     config, reasons = decoder.shape_for(depth, vocabulary, context)
     if name == "experts":
         try:
@@ -42,9 +57,7 @@ def build(
         except ValueError as error:
             raise UserError(f"experts_per_token: {error}; let it divide that and be no more than them") from None
         reasons = [*reasons, *more]
-    model = Decoder(config)
-    base.initialise(model, seed)
-    return model, reasons
+    return Decoder, config, base.initialise, reasons
 
 
 def flops(model: LanguageModel, context: int, tokens: int) -> float:

@@ -16,14 +16,16 @@ from torch import Tensor, nn
 
 from groundup.core.errors import UserError
 from groundup.core.files import read_object, write_json, write_tensors
+from groundup.model import card as cards
 from groundup.model import generation as generations
 from groundup.model import weights
-from groundup.model.base import LanguageModel
+from groundup.model.base import LanguageModel, parameter_counts
+from groundup.model.card import Card
 from groundup.model.convolution import Convolution, ConvolutionConfig
 from groundup.model.decoder import Decoder, RewardModel
 from groundup.model.description import FAMILIES, describe, read_config, shape_of
 from groundup.model.lstm import LSTM, LSTMConfig
-from groundup.model.origin import IDS, Origin, WithOrigin
+from groundup.model.origin import IDS, Origin
 from groundup.model.patches import PatchedBytes, PatchesConfig
 from groundup.model.weights import shown
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -31,12 +33,16 @@ from groundup.tokenizer.tokenizer import Tokenizer
 OURS = {"groundup_lstm": LSTM, "groundup_convolution": Convolution, "groundup_patches": PatchedBytes}
 
 
-def save(folder: Path, model: LanguageModel | RewardModel, tokenizer: Tokenizer, *, chat: bool) -> None:
-    """Write a model with its tokenizer. `chat`: generation ends at the end of a message, not of a document.
+def save(
+    folder: Path, model: LanguageModel | RewardModel, tokenizer: Tokenizer, *, chat: bool, card: Card | None = None,
+    dtype: str = "",
+) -> None:  # fmt: skip
+    """Write a model with its tokenizer and its card. `chat`: generation ends at the end of a message, not of a document.
 
-    Raises UserError when the tokenizer has ids that the model has no embedding for.
+    dtype: torch's name of the format of its weights on disk; if not given, that of the folder that it began with.
+    Raises UserError when the tokenizer has ids that the model has no embedding for, and where the format cannot hold a weight.
     """
-    config = model.config
+    config = model.config if not dtype else replace(model.config, origin=replace(model.config.origin, dtype=dtype))
     if tokenizer.size > config.vocab_size:
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.size} tokens, the model {config.vocab_size}; "
@@ -45,7 +51,7 @@ def save(folder: Path, model: LanguageModel | RewardModel, tokenizer: Tokenizer,
     folder.mkdir(parents=True, exist_ok=True)
     suffix = "ForSequenceClassification" if isinstance(model, RewardModel) else "ForCausalLM"
     if config.model_type in OURS:
-        name, entries = OURS[config.model_type].__name__ + suffix, config.as_dict()
+        name, entries = OURS[config.model_type].__name__ + suffix, {**config.as_dict(), "dtype": config.origin.dtype}
     else:
         name, entries = FAMILIES[config.model_type] + suffix, describe(config)
     ids, generation = _special_ids(model, tokenizer, chat)
@@ -56,7 +62,8 @@ def save(folder: Path, model: LanguageModel | RewardModel, tokenizer: Tokenizer,
     if isinstance(model, LanguageModel):
         write_json(folder / generations.FILE, generation)
     tokenizer.save(folder, model_max_length=config.max_position_embeddings, chat=chat)
-    save_weights(model, folder)
+    cards.write(folder, description, parameter_counts(model)["total"], chat, card or Card(), config.origin.card)
+    save_weights(model, folder, config.origin.dtype)
 
 
 def _special_ids(
@@ -86,15 +93,13 @@ def _special_ids(
     return ids, generation
 
 
-def save_weights(model: nn.Module, folder: Path) -> None:
-    """In the number format of the folder that it began with. Raises UserError where that cannot hold them."""
-    config = getattr(model, "config", None)
-    name_of_format = config.origin.dtype if isinstance(config, WithOrigin) else "float32"
+def save_weights(model: nn.Module, folder: Path, name_of_format: str = "float32") -> None:
+    """In this number format. Raises UserError where that cannot hold them."""
     dtype = getattr(torch, name_of_format)
     tensors = {name: one.detach().to("cpu", dtype).contiguous() for name, one in model.named_parameters()}
     for name, tensor in tensors.items():
         if dtype != torch.float32 and not tensor.isfinite().all():
-            raise UserError(f"{folder}: {name} has numbers beyond {name_of_format}, the format of the model it began with")
+            raise UserError(f"{folder}: {name} has numbers beyond {name_of_format}, the format that it is saved in")
     write_tensors(folder / "model.safetensors", tensors, metadata={"format": "pt"})
 
 
@@ -108,6 +113,13 @@ def load_decoder(folder: Path) -> LanguageModel:
     model = weights.build(kind, config, folder, partial(_with_origin, config, description, folder))
     _load_all(model, folder)
     return model
+
+
+def outline(folder: Path) -> LanguageModel:
+    """The causal language model of a folder without its weights. Raises UserError where config.json is not that of one."""
+    path = Path(folder) / "config.json"
+    kind, config, _ = _read(path)
+    return weights.outline(kind, config, str(path))
 
 
 def load_reward_model(folder: Path) -> RewardModel:
@@ -143,6 +155,7 @@ def _with_origin(config: Any, description: dict[str, Any], folder: Path) -> Any:
         _without_token(folder, config.vocab_size),
         {name: description[name] for name in IDS if name in description},
         generations.read(folder, config.vocab_size, description.get("eos_token_id")),
+        cards.head_of(folder),
     )
     return replace(config, origin=origin)
 

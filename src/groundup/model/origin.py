@@ -1,4 +1,4 @@
-"""What a model's folder says beside its shape: number format, rows without a token, ids of special tokens, sampling.
+"""What a model's folder says beside its shape: number format, rows without a token, ids of special tokens, sampling, card.
 
 It is a part of the configuration, from which every other model is built that begins with this one's weights: a reward model,
 a policy put together from the parts of many processes. So none of them can lose it.
@@ -19,6 +19,7 @@ class Origin:
     without_token: tuple[int, ...] = ()  # rows of the vocabulary that no token has: never picked
     ids: Mapping[str, Any] | None = None  # of `IDS` what config.json states; None: it is a model of our own making
     generation: Generation = field(default_factory=Generation)
+    card: Mapping[str, str] = field(default_factory=dict)  # licence, language and name of somebody's model; see `card.head_of`
 
 
 @dataclass(frozen=True, kw_only=True)

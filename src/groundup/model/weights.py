@@ -91,13 +91,17 @@ def build(make: Callable[[Any], Model], config: Any, folder: Path, checked: Call
         for name in ("num_hidden_layers", "num_experts"):  # a layer and an expert have a tensor each at least
             if (size := getattr(part, name, 0)) > len(held):
                 raise UserError(f"{folder}/config.json: {name} is {size}, but the files hold {len(held)} tensors")
+    check(outline(make, config, f"{folder}/config.json"), held, folder)
+    return make(checked())
+
+
+def outline(make: Callable[[Any], Model], config: Any, where: str) -> Model:
+    """The model of this shape on torch's `meta` device, without memory. Raises UserError for sizes that are no model."""
     try:
         with torch.device("meta"), _Unfilled():
-            shapes = make(config)
+            return make(config)
     except (RuntimeError, ValueError, ArithmeticError, TypeError) as error:
-        raise UserError(f"{folder}/config.json: its sizes are those of no model ({str(error)[:SHOWN]})") from None
-    check(shapes, held, folder)
-    return make(checked())
+        raise UserError(f"{where}: its sizes are those of no model ({str(error)[:SHOWN]})") from None
 
 
 class _Unfilled(TorchFunctionMode):

@@ -103,6 +103,7 @@ def tokens(context: StepContext) -> Results:
 def base(context: StepContext) -> Results:
     """Tokens -> a model: warm-up, stable, annealed on the best data. Under torchrun all processes come here."""
     from groundup.model import folder
+    from groundup.pipeline.cards import pretrained
     from groundup.training import checkpoint, parallel
     from groundup.training.pretraining import pretrain
 
@@ -116,7 +117,8 @@ def base(context: StepContext) -> Results:
     )  # fmt: skip
     processes.end()
     if processes.first:
-        folder.save(context.work, model, tokenizer, chat=False)
+        card = pretrained(results, recipe.annotations.language)
+        folder.save(context.work, model, tokenizer, chat=False, card=card, dtype=recipe.base.save_dtype)
         for work in (context.work, context.work / "long"):
             checkpoint.clear(work)
     return {**results, "device": device.name}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from groundup.core.errors import UserError
 from groundup.core.files import read_jsonl, write_json, write_jsonl
 from groundup.pipeline.artifacts import Results, device_of, documents_of, model_of, reason_skipped, skip, tokenizer_of
+from groundup.pipeline.cards import tuned
 from groundup.pipeline.run import StepContext
 
 if TYPE_CHECKING:
@@ -37,14 +38,16 @@ def sft(context: StepContext) -> Results:
     steps = train(
         model, tokenizer, rows["train"], settings, device_of(context), context.work, seed, left_out, rows["held_out"]
     )
-    folder.save(context.work, model, tokenizer, chat=True)
-    checkpoint.clear(context.work)
     asked = rows["held_out"][: settings.held_out_questions]
     base = model_of(context, "base")
     results = compare_with_base(model, base, tokenizer, asked, settings.max_answer_tokens, seed, left_out)
     _log_left_out(context, left_out)
     write_jsonl(context.work / "samples.jsonl", results.pop("samples"))
     counts = {side: len(some) for side, some in rows.items()}
+    found = {"on held-out questions": {name: results["held_out"][name] for name in ("answer_loss", "bits_per_byte", "overlap")}}
+    card = tuned("sft", {"steps": steps, "conversations": counts}, found)
+    folder.save(context.work, model, tokenizer, chat=True, card=card, dtype=settings.save_dtype)
+    checkpoint.clear(context.work)
     return {"questions": {**counts, "asked": len(asked)}, "steps": steps, "left_out": dict(left_out), **results}
 
 
@@ -88,13 +91,15 @@ def reward(context: StepContext) -> Results:
     left_out: Counter[str] = Counter()
     sft, work = model_of(context, "sft"), context.work
     reward_model = train(sft, tokenizer, pairs["train"], recipe.reward, dtype, work, recipe.seed, left_out)
-    folder.save(context.work, reward_model, tokenizer, chat=True)
-    checkpoint.clear(context.work)
     results, scored = assess(reward_model, tokenizer, pairs["held_out"] or pairs["train"], left_out, sft)
     _log_left_out(context, left_out)
     write_jsonl(context.work / "scored.jsonl", scored)
     write_json(context.work / "reward_scale.json", {name: results[name] for name in ("reward_mean", "reward_std")})
-    return {**results, "pairs": {split: len(some) for split, some in pairs.items()}, "left_out": dict(left_out)}
+    counts = {split: len(some) for split, some in pairs.items()}
+    card = tuned("reward", {"pairs": counts}, results)
+    folder.save(context.work, reward_model, tokenizer, chat=True, card=card, dtype=recipe.reward.save_dtype)
+    checkpoint.clear(context.work)
+    return {**results, "pairs": counts, "left_out": dict(left_out)}
 
 
 def dpo(context: StepContext) -> Results:
@@ -111,7 +116,8 @@ def dpo(context: StepContext) -> Results:
         policy, tokenizer_of(context), pairs["train"], recipe.dpo, dtype, context.work, recipe.seed, left_out,
         pairs["held_out"], context.work.parent / "reference_log_probabilities",
     )  # fmt: skip
-    compared = _finish_policy(context, policy, left_out)
+    counts = {split: len(some) for split, some in pairs.items()}
+    compared = _finish_policy(context, policy, left_out, "dpo", {"steps": steps, "pairs": counts}, recipe.dpo.save_dtype)
     return {"steps": steps, "left_out": dict(left_out), **compared}
 
 
@@ -153,7 +159,8 @@ def _reinforced(context: StepContext, train: Callable[..., Results]) -> Results:
     )  # fmt: skip
     for concern in summary["concerns"]:
         context.log(f"{context.name}: {concern}")
-    compared = _finish_policy(context, policy, left_out)
+    data = {"iterations": summary["iterations"], "prompts": len(questions)}
+    compared = _finish_policy(context, policy, left_out, kind, data, settings.save_dtype)
     return {**summary, "left_out": dict(left_out), **compared}
 
 
@@ -173,15 +180,23 @@ def _log_left_out(context: StepContext, left_out: Counter[str]) -> None:
         context.log(f"{left_out.total():,} rows left out of training or its measures: {said(left_out)}")
 
 
-def _finish_policy(context: StepContext, policy: "Decoder", left_out: Counter[str]) -> Results:
-    """Save an aligned policy, compare it with the model that it began as, and say what was left out of either."""
+def _finish_policy(
+    context: StepContext, policy: "Decoder", left_out: Counter[str], kind: str, data: dict[str, Any], dtype: str
+) -> Results:  # fmt: skip
+    """Compare an aligned policy with the model that it began as, save it, and say what was left out of either."""
     from groundup.model import folder
-    from groundup.posttraining.preferences import compare_policies
     from groundup.training import checkpoint
 
-    tokenizer, settings = tokenizer_of(context), context.recipe.preferences
-    folder.save(context.work, policy, tokenizer, chat=True)
+    compared = _compared(context, policy, left_out)
+    folder.save(context.work, policy, tokenizer_of(context), chat=True, card=tuned(kind, data, compared), dtype=dtype)
     checkpoint.clear(context.work)
+    return compared
+
+
+def _compared(context: StepContext, policy: "Decoder", left_out: Counter[str]) -> Results:
+    from groundup.posttraining.preferences import compare_policies
+
+    tokenizer, settings = tokenizer_of(context), context.recipe.preferences
     held_out = context.inputs["sft"] / "held_out.jsonl"
     if not held_out.is_file():  # a model that is given comes without questions
         _log_left_out(context, left_out)

@@ -1,16 +1,20 @@
 """The steps of a recipe, and running them: the standard ones whose inputs are there, those it adds, and the report on all."""
 
+import logging
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from groundup.core import log, toml
 from groundup.core.errors import UserError
 from groundup.core.text import printable
+from groundup.pipeline.forecast import Forecast, finished
 from groundup.pipeline.kinds import CORPUS_STEPS, KINDS, MODELS, OPTIONAL, STANDARD
-from groundup.pipeline.recipe import Recipe, StepSettings, with_settings
+from groundup.pipeline.recipe import Recipe, StepSettings, config_of, with_settings
 from groundup.pipeline.run import Run, Step, StepContext
+from groundup.pipeline.summary import summary
 
 Results = dict[str, Any]
 
@@ -90,11 +94,28 @@ def _needs(step: Step, recipe: Recipe) -> tuple[str, ...]:
 
 
 def dry(recipe: Recipe, folder: Path, steps: tuple[Step, ...]) -> Results:
-    """The plan of a run, printed; nothing is written."""
+    """The resolved recipe, what it comes to and the plan of a run, printed; nothing is written."""
+    if _rank() > 0:
+        sys.exit(0)
     plan = Run(folder, recipe, steps).plan()
-    for one in plan:
-        print(printable(f"{one.state:>5}  {one.step.name:<12} {one.reason}"), file=sys.stderr)
-    return {"run": str(folder), "plan": {one.step.name: one.state for one in plan}}
+    forecast = Forecast(recipe, folder, plan)
+    lines = [_resolved(recipe, steps), *forecast.lines]
+    lines += [f"{one.state:>5}  {one.step.name:<12} {one.reason}" for one in plan]
+    print(printable("\n".join(lines)), file=sys.stderr)
+    derived = {**finished(folder, plan), **forecast.derived}
+    rate = {"gflop_per_second": round(forecast.rate / 1e9, 1)} if forecast.rate else {}
+    return {"run": str(folder), "plan": {one.step.name: one.state for one in plan}, "derived": derived, **rate}
+
+
+def _resolved(recipe: Recipe, steps: tuple[Step, ...]) -> str:
+    """Every setting of these steps, as TOML."""
+    used = {section for step in steps for section in step.sections or (step.kind or step.name,)}
+    content = {
+        name: value
+        for name, value in recipe.model_dump().items()
+        if (name in used or config_of(name) is None) and value not in ({}, [])
+    }
+    return toml.dumps(content)
 
 
 def execute(recipe: Recipe, folder: Path, steps: tuple[Step, ...]) -> dict[str, dict[str, Any]]:
@@ -103,7 +124,7 @@ def execute(recipe: Recipe, folder: Path, steps: tuple[Step, ...]) -> dict[str, 
         return Run(folder, recipe, steps).execute()
     from groundup.training import parallel
 
-    if parallel.rank() > 0:
+    if _rank() > 0:
         _assist(recipe, folder, steps)
     manifests = Run(folder, recipe, steps).execute()
     parallel.call("")  # where every model was there already, the others wait still
@@ -115,19 +136,28 @@ def run(recipe: Recipe, folder: Path) -> Results:
     steps = steps_of(recipe)
     manifests = execute(recipe, folder, steps)
     seconds = {name: manifest["seconds"] for name, manifest in manifests.items()}
+    by_step = {step.name: _figures(step.kind or step.name, manifests[step.name]["results"]) for step in steps}
     figures: Results = {}
     for step in steps:
-        found = _figures(step.kind or step.name, manifests[step.name]["results"])
-        if found:
+        if found := by_step[step.name]:
             figures |= found if step.kind in ("", step.name) else {step.name: found}
     preferred = {name: figures.pop(name) for name in ("dpo", "ppo", "grpo") if name in figures}
+    report = str(folder / manifests["report"]["results"]["report"])
     skipped = {name: one["results"]["skipped"] for name, one in manifests.items() if "skipped" in one["results"]}
+    said = {name: {"skipped": reason} for name, reason in skipped.items()} | {"report": {"": report}}
+    _show(seconds, by_step | said)
     return {
         "run": str(folder),
-        "report": str(folder / manifests["report"]["results"]["report"]),
+        "report": report,
         "seconds": {**seconds, "all": round(sum(seconds.values()), 1)},
         "figures": figures | ({"preferred_over_sft": preferred} if preferred else {}) | ({"skipped": skipped} if skipped else {}),
     }
+
+
+def _show(seconds: dict[str, float], figures: dict[str, Results]) -> None:
+    """The table at the end, for people, unless they want it quiet."""
+    if (log.shown() or 0) <= logging.INFO:
+        print(f"\n{summary(seconds, figures)}\n", file=sys.stderr, flush=True)
 
 
 def _figures(kind: str, results: Results) -> Results:
@@ -169,12 +199,15 @@ def run_to_corpus(recipe: Recipe, folder: Path) -> Results:
     """
     from groundup.data import mixture
 
-    manifests = Run(folder, recipe, CORPUS_STEPS).execute()
+    manifests = execute(recipe, folder, CORPUS_STEPS)
     results = manifests["corpus"]["results"]
+    seconds = {name: manifest["seconds"] for name, manifest in manifests.items()}
+    sizes = {name: results[name] for name in ("left", "train", "held_out")}
+    _show(seconds, {"corpus": {name: {"documents": one["documents"]} for name, one in sizes.items()}})
     found = {
         "out": str(folder),
         "documents": str(folder / "corpus" / "documents.parquet"),
-        "seconds": {name: manifest["seconds"] for name, manifest in manifests.items()},
+        "seconds": seconds,
         "pages": manifests["annotations"]["results"]["pages"],
         "dropped": {step["step"]: step["dropped"] for step in results["steps"] if "dropped" in step},
         "changed": {step["step"]: step["changed"] for step in results["steps"] if "changed" in step},
@@ -188,12 +221,17 @@ def run_to_corpus(recipe: Recipe, folder: Path) -> Results:
     return found
 
 
+def _rank() -> int:
+    """This process's number among torchrun's, 0 without it; as `parallel.rank`, without torch."""
+    return int(os.environ.get("RANK", 0)) if "WORLD_SIZE" in os.environ else 0
+
+
 def _assist(recipe: Recipe, folder: Path, steps: tuple[Step, ...]) -> NoReturn:
-    """What torchrun's other processes do: wait for the first to train, help it, and say nothing."""
+    """What torchrun's other processes do: wait for the first to train, help it each time, and say nothing."""
     from groundup.training import parallel
 
     by_name = {step.name: step for step in steps}
-    if work := parallel.called():
+    while work := parallel.called():
         step = by_name[work]
         try:
             step.make(StepContext(step.recipe or recipe, folder / f"{work}.partial", step.inputs(folder), work))

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from groundup.core.config import LARGEST, Batch, Epochs, Positive, PositiveFloat, Rate, Section, Share
+from groundup.core.config import LARGEST, Batch, Epochs, Positive, PositiveFloat, Rate, SaveDtype, Section, Share
 
 # Files or folders of a user's own rows (data/contracts.py), one or a list of them.
 Files = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(lambda one: [one] if isinstance(one, str) else one)]
@@ -27,6 +27,7 @@ class SftConfig(Section):
     learning_rate: Rate = 5e-4
     max_answer_tokens: Annotated[int, Field(gt=0, le=2**20)] = 64
     held_out_questions: Positive = 600
+    save_dtype: SaveDtype = ""
 
 
 class PreferencesConfig(Section):
@@ -45,6 +46,7 @@ class RewardConfig(Section):
     batch_pairs: Batch = 32
     pairs_at_once: Annotated[int, Field(ge=0, le=10**6)] = 0  # as dpo.pairs_at_once
     learning_rate: Rate = 1e-4
+    save_dtype: SaveDtype = ""
 
 
 class DpoConfig(Section):
@@ -63,6 +65,7 @@ class DpoConfig(Section):
     batch_pairs: Batch = 32
     pairs_at_once: Annotated[int, Field(ge=0, le=10**6)] = 0  # of a batch, to spare memory; 0: all
     learning_rate: Rate = 2e-5
+    save_dtype: SaveDtype = ""
 
 
 Coefficient = Annotated[float, Field(ge=0, le=LARGEST)]
@@ -91,6 +94,7 @@ class PpoConfig(Section):
     value_coefficient: Coefficient = 0.1
     learning_rate: Rate = 2e-5
     samples_every: Positive = 10  # iterations from one table of samples to the next
+    save_dtype: SaveDtype = ""
 
 
 class GrpoConfig(Section):
@@ -112,3 +116,4 @@ class GrpoConfig(Section):
     mask_truncated: bool = False  # answers that did not end teach nothing
     learning_rate: Rate = 2e-5
     samples_every: Positive = 10
+    save_dtype: SaveDtype = ""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from groundup.core.config import LARGEST, MOST, ContextLength, Positive, Section, Share
+from groundup.core.config import LARGEST, MOST, ContextLength, Positive, SaveDtype, Section, Share
 
 
 class PretrainingConfig(Section):
@@ -27,4 +27,5 @@ class PretrainingConfig(Section):
     # Then go on with rows this long and documents to fill them; 0: do not.
     long_context: Annotated[int, Field(ge=0, le=2**20)] = 0
     long_tokens: Positive = 1_000_000  # for that
+    save_dtype: SaveDtype = ""
     shard: bool = False  # under torchrun: FSDP2, each process holding its rows of every parameter, instead of DDP

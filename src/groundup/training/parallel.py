@@ -10,6 +10,8 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from functools import cache
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 Objective = Callable[[nn.Module, "Batch"], tuple[Tensor, "Metrics"]]
 PATIENCE = timedelta(days=30)  # the first process may crawl and filter for long before it trains
+_calls, _groups = count(), count()  # each gets keys of its own in the store, which keeps what stood in it
 
 
 class Processes:
@@ -31,6 +34,7 @@ class Processes:
     def __init__(self, rank: int = 0, world: int = 1, shard: bool = False) -> None:
         self.rank, self.world, self.shard = rank, world, shard and world > 1
         self.first = rank == 0
+        self.threads = torch.get_num_threads()
         self._replica: DistributedDataParallel | None = None
 
     def spread(self, model: nn.Module, objective: Objective, device: torch.device) -> Objective:
@@ -125,6 +129,7 @@ class Processes:
             self._replica = None
             dist.barrier()
             dist.destroy_process_group()
+            torch.set_num_threads(self.threads)  # the steps after it have the machine for themselves
 
 
 ALONE = Processes()
@@ -145,25 +150,29 @@ def start(shard: bool) -> Processes:
         return ALONE
     import torch.distributed as dist
 
+    processes = Processes(rank(), world(), shard)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    torch.set_num_threads(max(1, torch.get_num_threads() // local))
+    torch.set_num_threads(max(1, processes.threads // local))
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return Processes(dist.get_rank(), dist.get_world_size(), shard)
+    # Keys of its own: a second training would meet the addresses of the first.
+    store = dist.PrefixStore(f"groups/{next(_groups)}", _store())
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, store=store, rank=processes.rank, world_size=processes.world)
+    return processes
 
 
 def call(work: str) -> None:
-    """The first process tells the others what to take part in; "" when there is nothing (more)."""
+    """The first process tells the others what to take part in; "" when there is nothing more."""
     if world() > 1 and rank() == 0:
-        _store().set("groundup/work", work)
+        _store().set(f"work/{next(_calls)}", work)
 
 
 def called() -> str:
-    """What the first process calls for; waits until it does."""
-    store = _store()
-    store.wait(["groundup/work"], PATIENCE)
-    return store.get("groundup/work").decode()
+    """What the first process calls for next; waits until it does."""
+    store, name = _store(), f"work/{next(_calls)}"
+    store.wait([name], PATIENCE)
+    return store.get(name).decode()
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -187,8 +196,10 @@ class _Step(nn.Module):
         return self.objective(self.model, batch)
 
 
+@cache
 def _store() -> "Store":
-    """The key-value store that torchrun keeps for its processes."""
+    """The key-value store that torchrun keeps for its processes, also those that it started again."""
     import torch.distributed as dist
 
-    return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    return dist.PrefixStore(f"groundup/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)

@@ -1,0 +1,59 @@
+"""What a Python program gives: texts as files, rows as TRL has them. What cannot be used is logged as a warning."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from groundup.core.errors import UserError
+from groundup.data.contracts import Given
+from groundup.data.rows import Refused
+from groundup.data.texts import as_files
+
+logger = logging.getLogger(__name__)
+
+
+def rows_of(
+    read: Callable[[Iterable[Given]], Any], data: Given | Iterable[Given], may_be_none: bool = False
+) -> list[dict[str, Any]]:
+    """Conversations or preferences. Raises UserError where there is none, unless there may be none."""
+    given = [*each(data)]
+    if not given and may_be_none:
+        return []
+    found = read(given)
+    warn(found.dropped)
+    return [one.row for one in found.rows]
+
+
+def each(data: Any) -> Iterator[Any]:
+    """One row or path by itself, or each of several. Raises UserError for what is none of these."""
+    if isinstance(data, str | Path | Mapping):
+        return iter([data])
+    try:
+        return iter(data)
+    except TypeError:
+        raise UserError(f"data: {type(data).__name__}; give an iterable, or the pathlib.Path of a file or folder") from None
+
+
+@contextmanager
+def files_of(texts: Path | Iterable[str | Path], folder: Path) -> Iterator[list[Path]]:
+    """The texts as files while they are read, those in memory in a folder beside the one that is made."""
+    beside = folder.absolute()
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=beside.parent, prefix=f"{beside.name}.texts.") as made:
+        yield checked_files(texts, Path(made))
+
+
+def checked_files(texts: Any, folder: Path) -> list[Path]:
+    """The texts as files, those in memory in `folder`. Raises UserError where nothing can be used."""
+    refused = Refused()
+    files = as_files(texts, folder / "texts.parquet", refused)
+    warn(refused)
+    return files
+
+
+def warn(refused: Refused) -> None:
+    if refused:
+        logger.warning("passed over: %s", refused)

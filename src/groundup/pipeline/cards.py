@@ -1,0 +1,42 @@
+"""What the card of a model says of its training (`model/card.py`), from the results of the step that made it."""
+
+from typing import Any
+
+from groundup.model.card import Card
+
+HOW = {
+    "sft": "Fine-tuned on conversations: it answers.",
+    "reward": "Trained on preferences: it says which of two answers people would rather have.",
+    "dpo": "Trained on preferences by direct preference optimisation (DPO): it answers.",
+    "ppo": "Trained against a reward by proximal policy optimisation (PPO): it answers.",
+    "grpo": "Trained against a reward by group relative policy optimisation (GRPO): it answers.",
+}
+
+
+def pretrained(results: dict[str, Any], language: str = "") -> Card:
+    """Of what `training.pretraining.pretrain` returned."""
+    domains = {
+        f"{phase}, {domain}": f"{one['tokens']:,} tokens, {one['share']:.0%}, {one['repeats']:.2f} passes"
+        for phase, parts in results["mixture"].items()
+        for domain, one in parts.items()
+    }
+    longer = results.get("long")
+    return Card(
+        "Pre-trained on raw text: it continues a text, and was not taught to answer.",
+        language,
+        {
+            "steps": results["steps"], "tokens": results["tokens"], "FLOP": f"{results['flop']:.2e}", **domains,
+            "for a longer context": f"{longer['tokens']:,} tokens in rows of {longer['context']:,}" if longer else "",
+        },
+        {"loss at the end, nats a token": results["train_loss"], "on held-out texts": results["held_out_loss"]},
+    )  # fmt: skip
+
+
+def tuned(kind: str, data: dict[str, Any], figures: dict[str, Any] | None = None) -> Card:
+    """Of a model that a step of this `kind` made."""
+    return Card(HOW[kind], "", _in_words(data), _in_words(figures or {}))
+
+
+def _in_words(rows: dict[str, Any]) -> dict[str, Any]:
+    """`baseline_mean_words` -> "baseline mean words"."""
+    return {name.replace("_", " "): _in_words(one) if isinstance(one, dict) else one for name, one in rows.items()}
