@@ -11,12 +11,16 @@ from groundup.report.sections import (
     costs,
     dpo,
     evaluation,
+    long_context,
     origin,
     ppo,
     preferences,
     reward,
     sft,
     tokenizer,
+    vocabulary_sweep,
 )
 
-SECTIONS = (corpus, tokenizer, base, evaluation, sft, preferences, reward, dpo, ppo, costs, origin)
+SECTIONS = (
+    corpus, vocabulary_sweep, tokenizer, base, long_context, evaluation, sft, preferences, reward, dpo, ppo, costs, origin,
+)  # fmt: skip
