@@ -191,13 +191,15 @@ def _one_line(error: ValidationError) -> str:
 
 
 def _suggestion(location: list[str | int]) -> str:
-    """The nearest known key: first within the same section, then anywhere."""
+    """The nearest known key: of this name in another section, then within the same one, then anywhere."""
     *path, name = [part for part in location if isinstance(part, str)]
     everywhere = {"": list(Recipe.model_fields), "pages.sources": list(SourceConfig.model_fields)}
     for section in Recipe.model_fields:
         if config := config_of(section):
             everywhere[section] = list(config.model_fields)
     here = ".".join(path)
+    if elsewhere := next((section for section, keys in everywhere.items() if section and name in keys), ""):
+        return f"; did you mean {elsewhere}.{name}?"
     near = difflib.get_close_matches(str(name), everywhere.get(here, []), n=1, cutoff=0.6)
     if near:
         return f"; did you mean {'.'.join([*path, near[0]])}?"
