@@ -1,4 +1,4 @@
-"""From a context of 256 to 1,024 by base.long_context: held-out loss of what stands beyond 256, before and after.
+"""From a context of 256 to 1,024 by the step long_context: held-out loss of what stands beyond 256, before and after.
 
 Openstax, and among it made documents that hide a number and ask for it at their end. Passkeys are counted as found when
 the right number is the likeliest of ten, and when the model writes it out.
@@ -6,6 +6,7 @@ the right number is the likeliest of ten, and when the model writes it out.
 
 import argparse
 import tempfile
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from groundup.generation.engine import Sampling, generate
 from groundup.model.decoder import Decoder
 from groundup.model.likelihood import score, token_log_probabilities
 from groundup.tokenizer.tokenizer import Tokenizer
-from groundup.training.config import PretrainingConfig
+from groundup.training.config import LongContextConfig, PretrainingConfig
+from groundup.training.long_context import train_longer
 from groundup.training.parallel import ALONE
 from groundup.training.pretraining import pretrain
 
@@ -53,17 +55,19 @@ def main() -> None:
     models: dict[str, Decoder] = {}
     with tempfile.TemporaryDirectory() as work:
         write(Path(work) / "tokens", {"train": training, "held_out": held_out}, made, tokenizer)
-        for name, length in (("before", 0), ("after", LONG)):
-            settings = PretrainingConfig(
-                depth=options.depth, context_length=SHORT, tokens=options.tokens, batch_tokens=4096, anneal_data_fraction=0,
-                long_context=length, long_tokens=options.long_tokens,
-            )  # fmt: skip
-            models[name], _ = pretrain(
-                Path(work) / "tokens", tokenizer, settings, MixtureConfig(), choose(), ALONE, Path(work) / name, name,
-                print if length else lambda text: None, 0,
-            )  # fmt: skip
-            # Both are given the whole text; positions do not depend on this.
-            models[name].config = replace(models[name].config, max_position_embeddings=2 * LONG)
+        settings = PretrainingConfig(
+            depth=options.depth, context_length=SHORT, tokens=options.tokens, batch_tokens=4096, anneal_data_fraction=0,
+        )  # fmt: skip
+        more = LongContextConfig(context_length=LONG, tokens=options.long_tokens, batch_tokens=4096)
+        at = (MixtureConfig(), choose(), ALONE)
+        models["before"], _ = pretrain(
+            Path(work) / "tokens", tokenizer, settings, *at, Path(work) / "before", "before", lambda text: None, 0
+        )
+        models["after"], _ = train_longer(
+            deepcopy(models["before"]), Path(work) / "tokens", tokenizer, more, *at, Path(work) / "after", "after", print, 0
+        )
+        for model in models.values():  # both are given the whole text; positions do not depend on this
+            model.config = replace(model.config, max_position_embeddings=2 * LONG)
     by_place = {name: losses(model, held_out, tokenizer) for name, model in models.items()}
     print("\nnats a token at places", " ".join(f"{f'{first}-{last}':>9}" for first, last in PLACES))
     for name, found in by_place.items():

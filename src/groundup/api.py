@@ -321,8 +321,7 @@ def pretrain(
             tokens, tokenizer, config, mixture, device, ALONE, work, "pretrain", logger.info, _seed(seed)
         )
         model_files.save(work, network, tokenizer, chat=False, card=cards.pretrained(results), dtype=config.save_dtype)
-        for trained in (work, work / "long"):
-            checkpoint.clear(trained)
+        checkpoint.clear(work)
         shutil.rmtree(tokens)
         return {**results, "device": device.name}
 

@@ -31,6 +31,19 @@ def test_sentences_are_found_in_prose_comments_and_docstrings():
     assert len(sentence_pairs.from_documents(TEXTS, pairs=2, seed=0)) == 2
 
 
+@pytest.mark.parametrize(
+    "right",
+    [
+        "Über dem Fluss öffnet die Bäckerin um vier Uhr früh.",
+        "Élise a gardé près du port les clés de son frère.",
+        "Старый учитель каждый вечер читает детям новые письма.",
+    ],
+)
+def test_sentences_of_every_script_with_capitals_are_found(right):
+    [row] = sentence_pairs.from_documents([right], pairs=2, seed=0)
+    assert row["right"] == right and row["wrong"] != right
+
+
 @given(st.lists(sentence, max_size=6), st.integers(0, 3))
 def test_a_wrong_sentence_holds_the_same_words_in_another_order(found, seed):
     rows = sentence_pairs.from_documents(found, pairs=100, seed=seed)

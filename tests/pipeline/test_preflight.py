@@ -86,8 +86,7 @@ def test_what_evaluation_goes_without_is_said(tmp_path, capsys):
         ({"start_from": "m"}, "set tokenizer.folder = 'm'"),
         ({"architecture": "experts", "experts": 2, "experts_per_token": 3}, "3 of 2 experts"),
         ({"architecture": "patches"}, "tokenizer.vocabulary = 260"),
-        ({"long_context": 512}, "no longer than base.context_length = 512"),
-        ({"long_context": 1024, "architecture": "lstm"}, "not lstm"),
+        ({"long_context": 1024}, "it is called long_context.context_length, of a step of kind long_context"),
     ],
 )
 def test_values_that_cannot_work_together_are_refused_with_the_recipe(base, said):

@@ -24,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from toy_corpus import DOCUMENTS, tokenizer, write_tokens
 
 SETTINGS = PretrainingConfig(depth=1, context_length=16, tokens=8 * 64, batch_tokens=64)
-LONG = {"long_context": 32, "long_tokens": 5 * 64}
 BYTES = Tokenizer.from_merges([])
 
 
@@ -78,23 +77,11 @@ def test_what_the_settings_leave_open_follows_from_the_depth(tokens, tmp_path):
 def test_no_document_is_read_more_often_than_the_mixture_allows(tokens, tmp_path):
     said = []
     mixture = MixtureConfig(max_repeats=1)
-    _, results = pretrain(tokens, tmp_path, said, mixture=mixture, tokens=10**6, **LONG | {"long_tokens": 10**6})
+    _, results = pretrain(tokens, tmp_path, said, mixture=mixture, tokens=10**6)
     table = pq.read_table(tokens / "documents.parquet").to_pylist()
     lengths = [row["tokens"] for row in table if row["split"] == "train"]
     assert 0.9 * sum(lengths) < results["tokens"] < sum(lengths) + 64
-    long = sum(length for length in lengths if length > 16)
-    assert 0.9 * long < results["long"]["tokens"] < long + 64
     assert any("as many as the mixture gives, instead of 1,000,000" in line for line in said)
-    assert any(line.startswith(f"{results['long']['steps']} steps instead of") for line in said)
-
-
-def test_what_the_long_context_cannot_do_is_said_before_any_training(tokens, tmp_path):
-    with pytest.raises(UserError, match="do not fill one row of 4096 tokens"):
-        pretrain(tokens, tmp_path, mixture=MixtureConfig(max_repeats=1), long_context=4096, long_tokens=9000)
-    assert not (tmp_path / "metrics.jsonl").exists()
-    said = []
-    _, results = pretrain(tokens, tmp_path, said, context_length=32, long_context=40, long_tokens=400)  # no multiple of 32
-    assert results["long"]["context"] == 40 and not results["kernels"]
 
 
 def test_weight_decay_is_of_matrices_alone(tokens, tmp_path):
@@ -110,41 +97,6 @@ def test_without_a_row_of_held_out_text_there_is_no_held_out_loss(tokens, tmp_pa
     token_files.write(nothing / "held_out", [], np.dtype(np.uint16))
     _, results = pretrain(nothing, tmp_path / "run")
     assert results["held_out_loss"] is None and "held_out" not in rows(tmp_path / "run")[-1]
-
-
-def test_longer_context(tokens, tmp_path):
-    said = []
-    model, results = pretrain(tokens, tmp_path, said, **LONG)
-    assert model.config.max_position_embeddings == 32
-    assert model.config.rope_theta == pytest.approx(10_000 * 2 ** (64 / 62))
-    assert len(rows(tmp_path)) == 8 and len(rows(tmp_path / "long")) == 5
-    assert max(row["lr"] for row in rows(tmp_path / "long")) == pytest.approx(0.1)
-    assert results["long"]["steps"] == 5 and results["long"]["held_out_loss"] > 0
-    assert any("RoPE base 10,000 -> 20,4" in line for line in said), said
-    model_folder.save(tmp_path / "saved", model, tokenizer(), chat=False)
-    assert model_folder.load_decoder(tmp_path / "saved").config == model.config
-
-
-def test_the_slowest_channels_are_stretched_as_the_context_and_the_fastest_not_at_all():
-    model = pretraining.starting_model(SETTINGS, tokenizer(), 0)[0]
-    config, longer = model.config, pretraining.lengthened(model, 64)
-    half = config.head_dim // 2
-    before, after = (c.rope_theta ** -(torch.arange(half, dtype=torch.float64) / half) for c in (config, longer))
-    stretched = before / after
-    assert stretched[0] == 1 and stretched[-1].item() == pytest.approx(4) and (stretched.diff() > 0).all()
-    with pytest.raises(UserError, match=r"long_context = 16: the model already has 16"):
-        pretraining.lengthened(model, 16)
-
-
-def test_long_training_reads_long_documents_only(tokens):
-    table = [{"domain": row["domain"], "tokens": 10 * n, "best": True} for n, row in enumerate(DOCUMENTS)]
-    mixture = MixtureConfig(weights={"code": 0.5, "prose": 0.5})
-    numbers, same = pretraining.long_documents(table, mixture, 75)
-    assert numbers.tolist() == [8, 9, 10, 11] and same == mixture
-    numbers, only_prose = pretraining.long_documents(table[:-1], mixture, 95)
-    assert numbers.tolist() == [10] and only_prose.weights == {"prose": 0.5}  # code has no document that long
-    with pytest.raises(UserError, match="no training document of the mixture is longer than 200 tokens"):
-        pretraining.long_documents(table, mixture, 200)
 
 
 ARCHITECTURES = ["dense", "experts", "lstm", "convolution", "patches"]
@@ -201,33 +153,10 @@ def test_what_an_architecture_cannot_do_is_refused_in_a_line(tokens, tmp_path):
         pretrain(tokens, tmp_path, architecture="patches")
     with pytest.raises(UserError, match=r"experts_per_token: 5 of 8 experts cannot share an MLP of 192"):
         pretrain(tokens, tmp_path, architecture="experts", experts_per_token=5)
-    with pytest.raises(UserError, match=r"long_context is for dense decoders and mixtures of experts"):
-        pretrain(tokens, tmp_path, architecture="lstm", **LONG)
 
 
 class Killed(BaseException):
     pass
-
-
-def test_killed_in_the_long_phase_it_ends_with_the_same_bits(tokens, tmp_path, monkeypatch):
-    whole, results = pretrain(tokens, tmp_path / "whole", **LONG)
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
-    plain = pretraining.Stream.batches
-
-    def killed(stream, step, *arguments):
-        if stream.context == 32 and step == 3:
-            raise Killed
-        return plain(stream, step, *arguments)
-
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(pretraining.Stream, "batches", killed)
-        pretrain(tokens, tmp_path / "cut", **LONG)
-    assert len(rows(tmp_path / "cut" / "long")) == 3
-    again, found = pretrain(tokens, tmp_path / "cut", **LONG)
-    assert found == results
-    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), whole.parameters(), strict=True))
-    for name in ("metrics.jsonl", "long/metrics.jsonl"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +181,7 @@ def test_another_tokenizer_or_a_longer_context_is_refused(tokens, tmp_path, publ
     other = Tokenizer.from_merges(tokenizer().merges[:-1])
     with pytest.raises(UserError, match=r"its tokenizer \(\d+ tokens\) is not the one .* encode the texts with its own"):
         pretrain(tokens, tmp_path, encoder=other, start_from=str(published))
-    with pytest.raises(UserError, match=r"^context_length = 64: the model in .* was trained on 16; .* long_context"):
+    with pytest.raises(UserError, match=r"^context_length = 64: the model in .* was trained on 16; .* a longer context"):
         pretrain(tokens, tmp_path, start_from=str(published), context_length=64)
 
 

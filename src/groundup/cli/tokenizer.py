@@ -81,7 +81,7 @@ def sweep(
         inputs, parse_sizes(sizes), out, depth=depth, tokens=tokens, context=context, pattern_name=pattern,
         held_out_kb=held_out_kb, text_mb=text_mb, seed=seed, workers=workers,
     )  # fmt: skip
-    result(found | {"page": str(vocabulary_page.write(out, found))})
+    result({"out": str(out), **found, "page": str(vocabulary_page.write(out, found))})
 
 
 @tokenizer.command()

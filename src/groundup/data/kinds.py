@@ -160,7 +160,8 @@ def _refusal(head: bytes, encoding: str, mark: int) -> str:
         return f"{packing} once more: unpack it first"
     if encoding == "utf-8":
         wrong = len(head) - len(head.translate(None, CONTROLS))
-        return "not text: bytes of another kind" if wrong * 64 > len(head) else ""
+        # A few of them are damage of one row in a small file.
+        return "not text: bytes of another kind" if wrong * 64 > len(head) + 256 else ""
     text = head[mark:].decode(encoding, "replace")
     # Of random bytes every eighth 16 bits are no character that anybody writes.
     wrong = sum(character == "\ufffd" or unicodedata.category(character) in ("Cc", "Cn", "Co") for character in text)

@@ -1,11 +1,11 @@
 """Multiple-choice questions that people bring: `question`, `choices` (2 to 26 texts), `answer` (an index from 0, or a letter)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from groundup.core.errors import UserError
-from groundup.data.contracts import Given
+from groundup.data.contracts import Given, nothing
 from groundup.data.kinds import kind_of
 from groundup.data.messages import BadRow
 from groundup.data.rows import Refused, records, well_formed
@@ -28,24 +28,31 @@ def are_questions(given: Given) -> bool:
 def read_questions(given: Iterable[Given], refused: Refused) -> list[dict[str, Any]]:
     """The good rows of files and of memory, as `multiple_choice.score` takes them; the others are counted.
 
-    Raises UserError where a file cannot be read or no row can be used.
+    Raises UserError where a file cannot be read, or holds no row that can be used.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     for number, one in enumerate(given):
         if isinstance(one, str | Path):
             path = Path(one).expanduser()
-            rows: Iterable[tuple[str, Any]] = ((f"{path}: row {n + 1}", row) for n, row in records(path, refused))
+            mine, before = Refused(), len(found)
+            found += _good(((f"{path}: row {n + 1}", row) for n, row in records(path, mine)), mine)
+            if len(found) == before:
+                raise UserError(f"{path}: {nothing('questions', path, mine)}; columns: {', '.join(sorted(COLUMNS))}")
+            refused.merge(mine)
         else:
-            rows = [(f"row {number + 1}", one)]
-        for place, row in rows:
-            try:
-                found.append(_question(row))
-            except BadRow as error:
-                refused.add(error.reason, place)
+            found += _good([(f"row {number + 1}", one)], refused)
     if not found:
         why = f" ({refused})" if refused else ""
         raise UserError(f"questions: no row can be used{why}; columns: {', '.join(sorted(COLUMNS))}")
     return found
+
+
+def _good(rows: Iterable[tuple[str, Any]], refused: Refused) -> Iterator[dict[str, Any]]:
+    for place, row in rows:
+        try:
+            yield _question(row)
+        except BadRow as error:
+            refused.add(error.reason, place)
 
 
 def _question(row: Any) -> dict[str, Any]:

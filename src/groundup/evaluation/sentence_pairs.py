@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import regex
 
 from groundup.core.errors import UserError
 from groundup.core.statistics import proportion
@@ -25,7 +26,8 @@ LECTURE_PAIRS = (
 )
 
 # Words and a full stop: a comma or bracket that moved would give the wrong sentence away.
-_PROSE = re.compile(r"[A-Z][a-z]*( \w+(?:['-]\w+)*)+\.", re.ASCII)
+# Of any script that has capitals: a sentence of German may hold umlauts.
+_PROSE = regex.compile(r"\p{Lu}\p{Ll}*( \w+(?:['-]\w+)*)+\.")
 _COMMENT = re.compile(r"^[ \t]*#+", re.MULTILINE)
 _END_OF_COMMENT = re.compile(r"(^[ \t]*#.*\n)(?![ \t]*#)", re.MULTILINE)
 

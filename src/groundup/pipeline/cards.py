@@ -20,13 +20,11 @@ def pretrained(results: dict[str, Any], language: str = "") -> Card:
         for phase, parts in results["mixture"].items()
         for domain, one in parts.items()
     }
-    longer = results.get("long")
     return Card(
         "Pre-trained on raw text: it continues a text, and was not taught to answer.",
         language,
         {
             "steps": results["steps"], "tokens": results["tokens"], "FLOP": f"{results['flop']:.2e}", **domains,
-            "for a longer context": f"{longer['tokens']:,} tokens in rows of {longer['context']:,}" if longer else "",
         },
         {"loss at the end, nats a token": results["train_loss"], "on held-out texts": results["held_out_loss"]},
     )  # fmt: skip

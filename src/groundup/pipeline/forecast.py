@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from groundup.training.forecast import Outline
 
 Results = dict[str, Any]
-TRAINS = ("base", "sft", "preferences", "reward", "dpo", "ppo")
+TRAINS = ("base", "long_context", "sft", "preferences", "reward", "dpo", "ppo", "grpo")
 HEAD = ("step", "parameters", "tokens", "steps", "answers", "FLOP", "minutes at full rate")
 SHAPE = ("layers", "width", "heads", "key_value_heads", "experts", "experts_per_token", "vocabulary", "context", "batch_tokens")
 KINDS_OF_QUESTION = 5  # about an object that has a docstring
-# Forward passes of PPO over an answer: written by the policy (1), then read by it, the reference, the reward model and the value
-# function (4), and an update of policy and value function (3 each).
-PPO_PASSES = 1 + 4 + 3 + 3
+# Forward passes over an answer. PPO: written by the policy (1), then read by it, the reference, the reward model and the value
+# function (4), and an update of policy and value function (3 each). GRPO has no value function.
+PASSES = {"ppo": 1 + 4 + 3 + 3, "grpo": 1 + 3 + 3}
 
 
 class Forecast:
@@ -113,17 +113,21 @@ class Forecast:
     def _tuned(self, step: Step, recipe: Recipe, kind: str) -> Results:
         from groundup.training import forecast
 
-        outline = self._outline(step, "base" if kind == "sft" else "sft")
+        outline = self._outline(step, "base" if kind in ("sft", "long_context") else "sft")
+        if kind == "long_context":
+            found, self._outlines[step.name] = forecast.longer(outline, recipe.long_context)
+            return {**found, "at_most": ["tokens", "steps", "flop"]}
         if kind == "sft":
             self._outlines[step.name] = outline
         if kind == "preferences":
             prompts = recipe.preferences.prompts + recipe.preferences.held_out_prompts
             return {"answers": 2 * prompts, "at_most": ["answers"]}
-        if kind == "ppo":
-            one = recipe.ppo
-            answers = one.iterations * one.rollouts
-            steps = one.iterations * one.epochs * min(one.minibatches, one.rollouts)
-            flop = outline.flops(answers * outline.context, PPO_PASSES)
+        if kind in PASSES:
+            one = getattr(recipe, kind)
+            rollouts = recipe.ppo.rollouts if kind == "ppo" else recipe.grpo.prompts * recipe.grpo.generations
+            answers = one.iterations * rollouts
+            steps = one.iterations * one.epochs * min(one.minibatches, rollouts)
+            flop = outline.flops(answers * outline.context, PASSES[kind])
             return {"steps": steps, "answers": answers, "learning_rate": one.learning_rate, "flop": flop,
                     "at_most": ["steps", "answers", "flop"]}  # fmt: skip
         settings = getattr(recipe, kind)

@@ -12,6 +12,7 @@ from groundup.core.seals import MANIFEST, SEAL, is_sealed, read_sealed, seal, wr
 from groundup.corpus.config import SourceConfig
 from groundup.pipeline import preflight
 from groundup.pipeline.artifacts import Results, device_of, documents_of, model_of, tokenizer_of, workers_of
+from groundup.pipeline.further_kinds import FURTHER
 from groundup.pipeline.posttraining_kinds import dpo, grpo, ppo, preferences, reward, sft
 from groundup.pipeline.recipe import Recipe
 from groundup.pipeline.run import Step, StepContext
@@ -119,8 +120,7 @@ def base(context: StepContext) -> Results:
     if processes.first:
         card = pretrained(results, recipe.annotations.language)
         folder.save(context.work, model, tokenizer, chat=False, card=card, dtype=recipe.base.save_dtype)
-        for work in (context.work, context.work / "long"):
-            checkpoint.clear(work)
+        checkpoint.clear(context.work)
     return {**results, "device": device.name}
 
 
@@ -245,6 +245,7 @@ STANDARD = (
 
 CORPUS_STEPS = STANDARD[:3]
 OPTIONAL = (  # of which a recipe says that they run
+    *FURTHER,
     Step("grpo", ("tokenizer", "sft", "reward"), grpo, ("grpo", "preferences", "sft"), files=_prompts_and_reward("grpo"),
           ahead=(("", preflight.grpo_data),)),
 )  # fmt: skip

@@ -14,6 +14,7 @@ from groundup.core.errors import UserError
 from groundup.pipeline.recipe import Recipe
 
 logger = logging.getLogger(__name__)
+LONGEST_CONTEXT = 2**20  # tokens, of any model
 
 
 def base_continues(recipe: Recipe, inputs: dict[str, Path]) -> None:
@@ -34,7 +35,7 @@ def base_continues(recipe: Recipe, inputs: dict[str, Path]) -> None:
         if recipe.base.context_length > most:
             raise UserError(
                 f"base.context_length = {recipe.base.context_length}: the model in {folder} was trained on {most}; train on "
-                "that and set base.long_context for more"
+                "that and add a step of kind long_context for more"
             )
 
 
@@ -55,6 +56,29 @@ def base_has_text(recipe: Recipe, inputs: dict[str, Path]) -> None:
         )
 
 
+def long_context_is_for_decoders(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """The base model that the recipe makes is a decoder, and shorter."""
+    settings, base = recipe.long_context, recipe.base
+    if inputs["base"].name != "base" or base.start_from or (inputs["base"] / "config.json").is_file():
+        return  # the model itself says it
+    if base.architecture not in ("dense", "experts"):
+        raise UserError(f"long_context: for dense decoders and mixtures of experts, not {base.architecture}")
+    if 0 < settings.context_length <= base.context_length:
+        shorter = f"base.context_length = {base.context_length}"
+        raise UserError(f"long_context.context_length = {settings.context_length} is no longer than {shorter}")
+
+
+def long_context_has_text(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """Some training documents are longer than the context of the base model, where that is known."""
+    import pyarrow.parquet as pq
+
+    from groundup.training.long_context import long_documents
+
+    if (context := _context(recipe, inputs)) < LONGEST_CONTEXT:
+        table = pq.read_table(inputs["tokens"] / "documents.parquet").to_pylist()
+        long_documents([row for row in table if row["split"] == "train"], recipe.mixture, context)
+
+
 def evaluation(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """Something is held out that the base model can be measured on."""
     from groundup.evaluation import multiple_choice, sentence_pairs
@@ -67,7 +91,7 @@ def evaluation(recipe: Recipe, inputs: dict[str, Path]) -> None:
             "corpus.held_out or evaluation.held_out_kb"
         )
     if not sentence_pairs.from_documents((row["text"] for row in held_out), 1, recipe.seed):
-        logger.info("evaluation goes without sentence pairs: no plain sentence of 8 to 30 words in Latin letters is held out")
+        logger.info("evaluation goes without sentence pairs: no plain sentence of 8 to 30 words is held out")
     if not multiple_choice.from_documents(((row["url"], row["text"]) for row in held_out), 1, recipe.seed):
         logger.info("evaluation goes without multiple choice: no documented Python source is held out to ask about (stdlib:)")
 
@@ -194,7 +218,8 @@ def _context(recipe: Recipe, inputs: dict[str, Path]) -> int:
             most = read_object(inputs[name] / "config.json").get("max_position_embeddings")
             if isinstance(most, int) and not isinstance(most, bool):
                 return most
-    return max(recipe.base.context_length, recipe.base.long_context)
+    # Of a base with settings of its own nothing is known yet.
+    return recipe.base.context_length if inputs.get("base", Path("base")).name == "base" else LONGEST_CONTEXT
 
 
 def _silent(text: str) -> None:

@@ -25,14 +25,17 @@ from groundup.evaluation.config import EvaluationConfig
 from groundup.pipeline.shipped_recipes import find, shipped
 from groundup.posttraining.config import DpoConfig, GrpoConfig, PpoConfig, PreferencesConfig, RewardConfig, SftConfig
 from groundup.report.config import ReportConfig
+from groundup.scaling.config import VocabularySweepConfig
 from groundup.tokenizer.config import TokenizerConfig, TokensConfig
-from groundup.training.config import PretrainingConfig
+from groundup.training.config import LongContextConfig, PretrainingConfig
 
 RENAMED = {
     "base.context": "base.context_length",
     "base.anneal_share": "base.decay_fraction",
     "base.best_data_share": "base.anneal_data_fraction",
     "base.rate_scale": "base.lr_scale",
+    "base.long_context": "long_context.context_length, of a step of kind long_context (docs/recipes.md)",
+    "base.long_tokens": "long_context.tokens, of a step of kind long_context (docs/recipes.md)",
 }
 
 
@@ -61,6 +64,8 @@ class Recipe(Section):
     tokens: TokensConfig = TokensConfig()
     mixture: MixtureConfig = MixtureConfig()
     base: PretrainingConfig = PretrainingConfig()
+    long_context: LongContextConfig = LongContextConfig()
+    vocabulary_sweep: VocabularySweepConfig = VocabularySweepConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     sft: SftConfig = SftConfig()
     preferences: PreferencesConfig = PreferencesConfig()
@@ -126,6 +131,9 @@ def resolve(content: dict[str, Any], overrides: list[str], where: str) -> Recipe
 def _check_together(recipe: Recipe, where: str) -> None:
     """Values that are right by themselves and cannot work together."""
     base, tokenizer = recipe.base, recipe.tokenizer
+    for section in ("long_context", "vocabulary_sweep"):
+        if getattr(recipe, section) != config_of(section)() and section not in {one.kind for one in recipe.steps}:
+            raise UserError(f"{where}: {section}: no step is of this kind; add one to [[steps]] (docs/recipes.md)")
     if base.start_from and not tokenizer.folder:
         raise UserError(f"{where}: base.start_from needs its own tokenizer: set tokenizer.folder = {base.start_from!r}")
     if base.start_from:
@@ -134,11 +142,6 @@ def _check_together(recipe: Recipe, where: str) -> None:
         raise UserError(f"{where}: base.experts_per_token = {base.experts_per_token} of {base.experts} experts")
     if base.architecture == "patches" and not tokenizer.folder and tokenizer.vocabulary > 260:
         raise UserError(f"{where}: base.architecture = 'patches' reads bytes; set tokenizer.vocabulary = 260")
-    if base.long_context and base.long_context <= base.context_length:
-        shorter = f"base.context_length = {base.context_length}"
-        raise UserError(f"{where}: base.long_context = {base.long_context} is no longer than {shorter}")
-    if base.long_context and base.architecture not in ("dense", "experts"):
-        raise UserError(f"{where}: base.long_context is for dense decoders and mixtures of experts, not {base.architecture}")
 
 
 def config_of(section: str) -> type[Section] | None:
@@ -194,13 +197,15 @@ def _one_line(error: ValidationError) -> str:
 
 
 def _suggestion(location: list[str | int]) -> str:
-    """The nearest known key: first within the same section, then anywhere."""
+    """The nearest known key: of this name in another section, then within the same one, then anywhere."""
     *path, name = [part for part in location if isinstance(part, str)]
     everywhere = {"": list(Recipe.model_fields), "pages.sources": list(SourceConfig.model_fields)}
     for section in Recipe.model_fields:
         if config := config_of(section):
             everywhere[section] = list(config.model_fields)
     here = ".".join(path)
+    if elsewhere := next((section for section, keys in everywhere.items() if section and name in keys), ""):
+        return f"; did you mean {elsewhere}.{name}?"
     near = difflib.get_close_matches(str(name), everywhere.get(here, []), n=1, cutoff=0.6)
     if near:
         return f"; did you mean {'.'.join([*path, near[0]])}?"

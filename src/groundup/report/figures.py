@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from groundup.core.statistics import Z95
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -143,6 +145,12 @@ def curve(
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         return _svg(figure, name)
+
+
+def vocabulary(found: dict[str, Any]) -> str:
+    """Bits per byte over the sizes of a vocabulary sweep."""
+    points = [(row["vocabulary"], row["bits_per_byte"]["all"], Z95 * row["standard_error"]) for row in found["sizes"]]
+    return curve("sweep", points, "tokens in the vocabulary", "bits per byte, held out", found["recommended"])
 
 
 def panels(

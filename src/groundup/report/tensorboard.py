@@ -37,7 +37,7 @@ def export(run: Path, out: Path, follow: bool = False) -> dict[str, Any]:
                 rows = _rows(path)
                 if not rows:
                     continue
-                verify(path.parents[1] if path.parent.name == "long" else path.parent, "*metrics.jsonl")
+                verify(path.parent, "*metrics.jsonl")
                 if name not in writers or rows[0] != written[name][0]:  # or the stage is made again, differently
                     if name in writers:
                         writers[name].close()
@@ -60,8 +60,8 @@ def export(run: Path, out: Path, follow: bool = False) -> dict[str, Any]:
 
 
 def _trainings(run: Path) -> dict[str, Path]:
-    """Of each stage, finished or at work, and of what is trained within it."""
-    found = sorted([*run.glob("*/metrics.jsonl"), *run.glob("*/long/metrics.jsonl")])
+    """Of each stage, finished or at work."""
+    found = sorted(run.glob("*/metrics.jsonl"))
     return {path.parent.relative_to(run).as_posix().replace(".partial", "", 1): path for path in found}
 
 

@@ -55,18 +55,20 @@ def sweep(
     text_mb: int = 256,
     seed: int = 0,
     workers: int | None = None,
+    threads: int = 0,
 ) -> dict[str, Any]:
     """Measure every size, write `out`/sweep.json, and return what it holds.
 
     depth: of the model that each size trains. tokens: what the smallest size trains on; the others get as many
     operations. held_out_kb: text that is never trained on, by which they are judged; the documents of the split
     `held_out`, where there is such a column. text_mb: of the inputs, a random sample of this size is used.
+    workers: processes that encode. threads: that train, 0 for one per core.
     Raises UserError for sizes that cannot be had, too few documents, or an `out` that holds another sweep.
     """
     sizes = sorted(set(sizes))
     if sizes[0] < SMALLEST:
         raise UserError(f"a vocabulary of {sizes[0]} is too small: bytes and special tokens alone are {SMALLEST}")
-    device = choose()
+    device = choose(threads)
     flop = tokens * flop_per_token(depth, sizes[0], context)
     if steps_for(flop, depth, sizes[-1], context) < FEWEST_STEPS:
         raise UserError(
@@ -100,7 +102,7 @@ def sweep(
         bits = results[-1]["bits_per_byte"]["all"]
         said = f"  {size}: {bits:.4f} bits per byte, {results[-1]['bytes_per_token']['all']:.2f} bytes a token"
         logger.info(said)
-    found = {"out": str(out), **settings, **verdict(results, np.array([document.size for document in held_out]))}
+    found = {**settings, **verdict(results, np.array([document.size for document in held_out]))}
     write_json(out / "sweep.json", found)
     return found
 

@@ -6,7 +6,7 @@ otherwise the file's name stands for it. Where the file has a `split` column, on
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path, PurePath
@@ -58,7 +58,7 @@ class Shard:
         return (self.start, self.stop) if _can_be_cut(self.kind) else None
 
 
-def find(inputs: Iterable[Path]) -> list[Shard]:
+def find(inputs: Collection[Path]) -> list[Shard]:
     """Shards of files, folders of files, corpus folders and run folders.
 
     Files of a folder that are no texts, or cannot be read, are named and passed over.
@@ -79,6 +79,8 @@ def find(inputs: Iterable[Path]) -> list[Shard]:
                     logger.warning(f"skipped {refusal}")
         if (more := len(refusals) - kinds.MOST_NAMED) > 0:
             logger.warning(f"skipped {more} more files that cannot be read")
+    if not shards:
+        raise UserError(f"no text in {', '.join(map(str, inputs))}"[:300])
     return shards
 
 

@@ -24,8 +24,18 @@ class PretrainingConfig(Section):
     anneal_data_fraction: Share = 0.15  # the last part of training, on the best data only
     lr_scale: Annotated[float, Field(gt=0, le=1000)] = 1.0  # multiplies every learning rate
     start_from: str = ""  # a Hugging Face folder to continue from, with tokenizer.folder the same; empty: from nothing
-    # Then go on with rows this long and documents to fill them; 0: do not.
-    long_context: Annotated[int, Field(ge=0, le=2**20)] = 0
-    long_tokens: Positive = 1_000_000  # for that
     save_dtype: SaveDtype = ""
     shard: bool = False  # under torchrun: FSDP2, each process holding its rows of every parameter, instead of DDP
+
+
+class LongContextConfig(Section):
+    """Training a decoder on, on longer rows and on documents that fill them."""
+
+    context_length: Annotated[int, Field(ge=0, le=2**20)] = 0  # 0: four times that of the model
+    tokens: Positive = 1_000_000
+    batch_tokens: Annotated[int, Field(ge=0, le=10**9)] = 0  # of a step; 0: from the tokens (training/budget.py)
+    micro_batch_tokens: Annotated[int, Field(gt=0, le=10**9)] = 16_384
+    lr_scale: Annotated[float, Field(gt=0, le=1000)] = 0.1  # multiplies every rate: the model has been annealed already
+    balance: Annotated[float, Field(ge=0, le=LARGEST)] = 0.02  # as in pre-training, of a mixture of experts
+    shard: bool = False  # as in pre-training, under torchrun
+    save_dtype: SaveDtype = ""

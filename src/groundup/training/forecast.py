@@ -3,6 +3,7 @@
 Models are outlined on torch's `meta` device, where the largest costs no memory.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from groundup.model import architectures, moe
 from groundup.model import folder as model_folder
 from groundup.model.base import LanguageModel, parameter_counts
 from groundup.training.budget import budget
-from groundup.training.config import PretrainingConfig
+from groundup.training.config import LongContextConfig, PretrainingConfig
 from groundup.training.epoch_order import steps_for
+from groundup.training.long_context import LONGER, lengthened
 from groundup.training.optimizer import pretraining_lrs
-from groundup.training.pretraining import cut, lengthened
+from groundup.training.pretraining import cut
 
 SIZES = {
     "num_hidden_layers": "layers", "hidden_size": "width", "num_attention_heads": "heads",
@@ -62,7 +64,6 @@ def pretraining(settings: PretrainingConfig, vocabulary: int, available: float) 
     lengths = cut(settings, settings.context_length, settings.tokens)
     lrs, lr_reasons = pretraining_lrs(config.hidden_size, settings.lr_scale, getattr(config, "tie_word_embeddings", False))
     outline = Outline(model, settings.context_length)
-    flops = outline.flops(lengths.tokens)
     found: dict[str, Any] = {
         "parameters": counts["total"],
         "parameters_without_embedding": counts["without_embedding"],
@@ -77,12 +78,26 @@ def pretraining(settings: PretrainingConfig, vocabulary: int, available: float) 
     }
     if getattr(config, "num_experts", 0):
         found["active_parameters"] = moe.active_parameters(model)
-    if settings.long_context:
-        longer, wanted = lengthened(model, settings.long_context), cut(settings, settings.long_context, settings.long_tokens)
-        outline = Outline(model, longer.max_position_embeddings)
-        flops += outline.flops(wanted.tokens)
-        found |= {"long_context": outline.context, "long_tokens": wanted.tokens, "long_steps": wanted.steps}
-    return {**found, "flop": flops}, [*reasons, *derived.reasons, *lr_reasons], outline
+    found["flop"] = outline.flops(lengths.tokens)
+    return found, [*reasons, *derived.reasons, *lr_reasons], outline
+
+
+def longer(outline: Outline, settings: LongContextConfig) -> tuple[dict[str, Any], Outline]:
+    """Of training a decoder on, on longer rows, at most: how many documents fill them is not known before.
+
+    Raises UserError where it is no decoder, or has that context already.
+    """
+    config = lengthened(outline.model, settings.context_length or LONGER * outline.context)
+    as_pretraining = PretrainingConfig(
+        context_length=config.max_position_embeddings, tokens=settings.tokens, batch_tokens=settings.batch_tokens,
+        micro_batch_tokens=settings.micro_batch_tokens,
+    )  # fmt: skip
+    derived = budget(as_pretraining, architectures.multiplied(outline.model), math.inf)
+    as_pretraining = as_pretraining.model_copy(update={"batch_tokens": derived.batch_tokens})
+    lengths = cut(as_pretraining, config.max_position_embeddings, derived.tokens)
+    found = Outline(outline.model, config.max_position_embeddings)
+    figures = {"context": found.context, "tokens": lengths.tokens, "steps": lengths.steps, "flop": found.flops(lengths.tokens)}
+    return figures, found
 
 
 def _rates(lrs: Any) -> dict[str, float]:

@@ -1,13 +1,11 @@
-"""Pre-training: from nothing or from a published folder, and then, if the recipe asks for it, on to a longer context.
+"""Pre-training: from nothing or from a published folder.
 
 Continuing is the same training with other first weights: the rate warms up again and decays again (Ibrahim et al. 2024).
-For a longer context the base of the rotary positions is raised, as in Code Llama (Rozière et al. 2023), by the amount
-that stretches the slowest pair of channels exactly as far as the context and leaves the fastest alone ("NTK-aware",
-Peng et al. 2023, section 3.1); then the model is trained on documents that are longer than what it could see before.
+`long_context.py` trains the result on for a longer context.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from torch import nn
 
 from groundup import kernels
 from groundup.core.device import Device
@@ -25,10 +24,10 @@ from groundup.data.token_files import TokenFile
 from groundup.model import architectures, moe
 from groundup.model import folder as model_folder
 from groundup.model.base import LanguageModel, parameter_counts
-from groundup.model.decoder import Decoder, DecoderConfig
+from groundup.model.decoder import Decoder
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import checkpoint
-from groundup.training.budget import budget
+from groundup.training.budget import Budget, budget
 from groundup.training.config import PretrainingConfig
 from groundup.training.data import Shares, Stream, check_ids, document_order
 from groundup.training.loop import mean_loss, train
@@ -40,7 +39,7 @@ from groundup.training.schedule import warmup_stable_decay
 PROBE_ROWS = 64  # of held-out text, for the loss curve
 PEAK_SECONDS = 0.2
 LAST_STEPS = 100  # at most, whose mean loss is told as the one at the end
-LONG_CONTEXT_LR = 0.1  # of the peak rates: the model has been annealed already
+Lrs = Callable[[str, nn.Parameter], tuple[str, float]]  # name and parameter -> optimizer and peak rate
 
 
 @dataclass(frozen=True)
@@ -61,6 +60,64 @@ class Lengths:
         return self.steps * self.step_tokens
 
 
+@dataclass(frozen=True)
+class Work:
+    """Where and with what a training is done: `folder` for its states and metrics, `label` for what is shown."""
+
+    device: Device
+    processes: Processes
+    folder: Path
+    label: str
+    log: Callable[[str], None]
+    seed: int
+
+
+@dataclass(frozen=True)
+class TrainingTokens:
+    """A folder of token files, and the table of its training documents."""
+
+    files: dict[str, TokenFile]
+    table: list[dict[str, Any]]
+    end_of_text: int
+
+    @classmethod
+    def open(cls, folder: Path, end_of_text: int, vocabulary: int) -> "TrainingTokens":
+        """Raises UserError where a file holds an id that the model's `vocabulary` has not."""
+        files = {split: TokenFile(folder / split) for split in ("train", "held_out")}
+        table = [row for row in pq.read_table(folder / "documents.parquet").to_pylist() if row["split"] == "train"]
+        for split, file in files.items():
+            check_ids(file, vocabulary, str(folder / f"{split}.bin"))
+        return cls(files, table, end_of_text)
+
+    def stream(
+        self, numbers: np.ndarray, mixture: MixtureConfig, best_share: float, wanted: Lengths, work: Work
+    ) -> tuple[Stream, Lengths, dict[str, Shares]]:
+        """Rows of the documents with these `numbers`, as many of the `wanted` steps as they reach for, and the mixture.
+
+        Raises UserError where they do not fill one row.
+        """
+        documents = [self.table[number] for number in numbers]
+        phases, realised = document_order(documents, mixture, best_share, wanted.tokens + 1, work.seed)
+        order = [numbers[phase] for phase in phases]
+        stream = Stream(self.files["train"], order, wanted.context, self.end_of_text, work.seed)
+        if not stream.rows:
+            raise UserError(
+                f"the training documents do not fill one row of {wanted.context} tokens; take more pages, a shorter "
+                "context or a larger max_repeats"
+            )
+        for phase, parts in realised.items():
+            told = (f"{name} {one['share']:.0%} ({one['repeats']:.2f} passes)" for name, one in parts.items())
+            work.log(f"{phase}: {', '.join(told)}")
+        steps = min(wanted.steps, -(-stream.rows // wanted.rows))
+        if steps < wanted.steps:
+            work.log(f"{steps} steps instead of {wanted.steps}: within max_repeats there is no more of this mixture")
+        return stream, replace(wanted, steps=steps), realised
+
+    def probe(self, context: int, seed: int) -> Stream:
+        """Rows of the held-out documents."""
+        return Stream(self.files["held_out"], [np.arange(len(self.files["held_out"]))], context, self.end_of_text, seed)
+
+
 def pretrain(
     tokens: Path,
     tokenizer: Tokenizer,
@@ -77,71 +134,113 @@ def pretrain(
 
     Raises UserError where the files, the tokenizer and the model do not belong together.
     """
-    files = {split: TokenFile(tokens / split) for split in ("train", "held_out")}
-    table = [row for row in pq.read_table(tokens / "documents.parquet").to_pylist() if row["split"] == "train"]
+    work = Work(device, processes, folder, label, log, seed)
     model, reasons = starting_model(settings, tokenizer, seed)
-    config = model.config
-    for split, file in files.items():
-        check_ids(file, config.vocab_size, str(tokens / f"{split}.bin"))
-    counts = parameter_counts(model)
-    sparse = getattr(config, "num_experts", 0) > 0
-    if sparse:
-        counts["active"] = moe.active_parameters(model)
-    derived = budget(settings, architectures.multiplied(model), available_tokens(table, mixture))
+    data = TrainingTokens.open(tokens, tokenizer.end_of_text, model.config.vocab_size)
+    derived = budget(settings, architectures.multiplied(model), available_tokens(data.table, mixture))
     settings = settings.model_copy(update={"tokens": derived.tokens, "batch_tokens": derived.batch_tokens})
-    tied = getattr(config, "tie_word_embeddings", False)
-    lrs, lr_reasons = pretraining_lrs(config.hidden_size, settings.lr_scale, tied)
-    for reason in (*device.reasons, *reasons, *derived.reasons, *lr_reasons):
-        log(reason)
-    if processes.world > 1:
-        how = "FSDP2: each holds its rows of every parameter" if processes.shard else "DDP: each holds the whole model"
-        log(f"{processes.world} processes; {how}")
-
-    def planned(
-        numbers: np.ndarray, shares: MixtureConfig, best_share: float, wanted: Lengths
-    ) -> tuple[Stream, Lengths, dict[str, Shares]]:
-        """Rows of the documents with these `numbers`, as many of the `wanted` steps as they reach for, and the mixture."""
-        documents = [table[number] for number in numbers]
-        phases, realised = document_order(documents, shares, best_share, wanted.tokens + 1, seed)
-        order = [numbers[phase] for phase in phases]
-        stream = Stream(files["train"], order, wanted.context, tokenizer.end_of_text, seed)
-        if not stream.rows:
-            raise UserError(
-                f"the training documents do not fill one row of {wanted.context} tokens; take more pages, a shorter "
-                "context or a larger max_repeats"
-            )
-        for phase, parts in realised.items():
-            told = (f"{name} {one['share']:.0%} ({one['repeats']:.2f} passes)" for name, one in parts.items())
-            log(f"{phase}: {', '.join(told)}")
-        steps = min(wanted.steps, -(-stream.rows // wanted.rows))
-        if steps < wanted.steps:
-            log(f"{steps} steps instead of {wanted.steps}: within max_repeats there is no more of this mixture")
-        return stream, replace(wanted, steps=steps), realised
-
-    stream, lengths, realised = planned(
-        np.arange(len(table)), mixture, settings.anneal_data_fraction, cut(settings, settings.context_length, settings.tokens)
-    )
+    lrs = log_decisions(model, settings, derived, reasons, work)
+    stream, lengths, realised = data.stream(
+        np.arange(len(data.table)), mixture, settings.anneal_data_fraction,
+        cut(settings, settings.context_length, settings.tokens), work,
+    )  # fmt: skip
     decay, warmup = round(settings.decay_fraction * lengths.steps), max(1, lengths.steps // 50)
     shape = f"{lengths.rows} x {lengths.context} tokens"
     log(f"{lengths.steps} steps of {shape}; warm-up {warmup}, decay over the last {decay}")
-    longer = long_lengths = long_stream = None
-    if settings.long_context:
-        longer = lengthened(model, settings.long_context)
-        wanted = cut(settings, settings.long_context, settings.long_tokens)
-        numbers, long_mixture = long_documents(table, mixture, config.max_position_embeddings)
-        long_stream, long_lengths, _ = planned(numbers, long_mixture, 0.0, wanted)
+    return train_rows(
+        model, data, stream, lengths, lambda step: warmup_stable_decay(step, lengths.steps, warmup, decay), lrs,
+        derived.weight_decay, settings.balance, realised, work,
+    )  # fmt: skip
 
-    dtype = device.training_dtype
-    flops = [architectures.flops(model, some.context, some.tokens) for some in (lengths, long_lengths) if some]
-    log(f"{counts['total']:,} parameters, {counts['without_embedding']:,} without the embedding; {sum(flops):.2g} FLOP")
+
+def log_decisions(
+    model: LanguageModel, settings: PretrainingConfig, derived: Budget, reasons: Sequence[str], work: Work
+) -> Lrs:
+    """Say why everything is as it is; the learning rates."""
+    config, processes = model.config, work.processes
+    lrs, lr_reasons = pretraining_lrs(config.hidden_size, settings.lr_scale, getattr(config, "tie_word_embeddings", False))
+    for reason in (*work.device.reasons, *reasons, *derived.reasons, *lr_reasons):
+        work.log(reason)
+    if processes.world > 1:
+        how = "FSDP2: each holds its rows of every parameter" if processes.shard else "DDP: each holds the whole model"
+        work.log(f"{processes.world} processes; {how}")
+    return lrs
+
+
+def train_rows(
+    model: LanguageModel,
+    data: TrainingTokens,
+    stream: Stream,
+    lengths: Lengths,
+    lr: Callable[[int], float],
+    lrs: Lrs,
+    weight_decay: float,
+    balance: float,
+    realised: dict[str, Shares],
+    work: Work,
+) -> tuple[LanguageModel, dict[str, Any]]:
+    """The model trained on the rows of `stream`, whole in the first process's memory, and what is to be told of it.
+
+    lr: of a step, as a share of `lrs`; realised: the mixture of the rows, to be told too.
+    """
+    device, processes, log = work.device.torch_device, work.processes, work.log
+    counts = parameter_counts(model)
+    if sparse := getattr(model.config, "num_experts", 0) > 0:
+        counts["active"] = moe.active_parameters(model)
+    flops = architectures.flops(model, lengths.context, lengths.tokens)
+    log(f"{counts['total']:,} parameters, {counts['without_embedding']:,} without the embedding; {flops:.2g} FLOP")
     if sparse:
-        log(f"a token meets {counts['active']:,} of them; balance loss {settings.balance:g}, z-loss {Z:g}")
-    dense = isinstance(model, Decoder) and not sparse
-    by_kernels = processes.world == 1 and device.torch_device.type == "cpu" and dtype == torch.bfloat16
+        log(f"a token meets {counts['active']:,} of them; balance loss {balance:g}, z-loss {Z:g}")
+    by_kernels, compiles = _made_fast(model, lengths.context, flops, work)
+    dtype = work.device.training_dtype
+    peak = measured_peak(device, dtype)
+    log(f"matrix products run at {peak / 1e9:,.0f} GFLOP/s here; progress shows what share of that training reaches")
+    balanced = BalancedNextToken(dtype, balance, processes.world)
+    objective = processes.spread(model, balanced if sparse else partial(next_token, dtype=dtype), device)
+    history = train(
+        model,
+        objective,
+        lambda step: stream.batches(step, lengths.rows, lengths.micro_rows, device, processes),
+        Optimizer(model, lrs, muon_decay=weight_decay, dtype=dtype, processes=processes, kernels=by_kernels),
+        lr,
+        lengths.steps,
+        work.folder,
+        work.label,
+        tokens_per_step=lengths.step_tokens,
+        seconds_at_peak=flops / lengths.steps / peak / processes.world,
+        skip_spikes=True,
+        observe=partial(_observe, model, objective, data.probe(lengths.context, work.seed), lengths, device, processes),
+        observe_every=max(1, lengths.steps // 20),
+        processes=processes,
+        compiled=compiles,
+    )
+    log(_ended(history))
+    results = {
+        "parameters": counts,
+        "tokens": lengths.tokens,
+        "flop": flops,
+        "steps": lengths.steps,
+        "mixture": realised,
+        "compiled": compiles,
+        "kernels": by_kernels,
+        **_summary(history),
+    }
+    model.drop_kernels()
+    if processes.shard and processes.first:
+        model = _whole_model(model, work.folder, results)
+    return model, results
+
+
+def _made_fast(model: LanguageModel, context: int, flops: float, work: Work) -> tuple[bool, bool]:
+    """(trained by kernels of our own, compiled), where they are there and it pays; said either way."""
+    device, processes, log = work.device, work.processes, work.log
+    dense = isinstance(model, Decoder) and not getattr(model.config, "num_experts", 0)
+    by_kernels = (
+        processes.world == 1 and device.torch_device.type == "cpu" and device.training_dtype == torch.bfloat16
+    )
     if by_kernels:
         try:
-            for some in filter(None, (long_lengths, lengths)):  # what they cannot do is to be known before any training
-                model.use_kernels(some.context)
+            model.use_kernels(context)
             what = "trained" if dense else "loss and optimizer"
             log(f"{what} by kernels of our own: up to twice as fast as compiled by torch (groundup/kernels)")
         except kernels.Unavailable as error:
@@ -150,84 +249,14 @@ def pretrain(
             model.drop_kernels()
     compiles, reason = False, ""
     if not (by_kernels and dense):
-        compiles, reason = device.compiling_pays(sum(flops))
+        compiles, reason = device.compiling_pays(flops)
         if compiles and not dense:
             compiles, reason = False, "not compiled: only the dense decoder is"
         log(reason)
     if compiles:
         for module in [model.model] if processes.world == 1 else model.model.layers:
             module.compile()
-    peak = measured_peak(device.torch_device, device.training_dtype)
-    log(f"matrix products run at {peak / 1e9:,.0f} GFLOP/s here; progress shows what share of that training reaches")
-
-    balanced = BalancedNextToken(dtype, settings.balance, processes.world)
-    objective = processes.spread(model, balanced if sparse else partial(next_token, dtype=dtype), device.torch_device)
-
-    def run(stream: Stream, some: Lengths, lr: Callable[[int], float], where: Path, flops: float) -> list:
-        everything = [np.arange(len(files["held_out"]))]
-        probe = Stream(files["held_out"], everything, some.context, tokenizer.end_of_text, seed)
-        return train(
-            model,
-            objective,
-            lambda step: stream.batches(step, some.rows, some.micro_rows, device.torch_device, processes),
-            Optimizer(
-                model, lrs, muon_decay=derived.weight_decay, dtype=dtype, processes=processes, kernels=by_kernels
-            ),
-            lr,
-            some.steps,
-            where,
-            label,
-            tokens_per_step=some.step_tokens,
-            seconds_at_peak=flops / some.steps / peak / processes.world,
-            skip_spikes=True,
-            observe=partial(_observe, model, objective, probe, some, device.torch_device, processes),
-            observe_every=max(1, some.steps // 20),
-            processes=processes,
-            compiled=compiles,
-        )
-
-    history = run(
-        stream, lengths, lambda step: warmup_stable_decay(step, lengths.steps, warmup, decay), folder, flops[0]
-    )
-    log(_ended(history))
-    results = {
-        "parameters": counts,
-        "tokens": lengths.tokens,
-        "flop": sum(flops),
-        "steps": lengths.steps,
-        "mixture": realised,
-        "compiled": compiles,
-        "kernels": by_kernels,
-        **_summary(history),
-    }
-    if longer and long_lengths and long_stream:
-        model.config = model.model.config = longer
-        if by_kernels:
-            model.use_kernels(longer.max_position_embeddings)  # they keep the angles of the positions
-        steps = long_lengths.steps
-        log(
-            f"context {config.max_position_embeddings} -> {longer.max_position_embeddings}: {steps} steps of "
-            f"{long_lengths.rows} rows at {LONG_CONTEXT_LR:g} of the rates; RoPE base {config.rope_theta:,.0f} -> "
-            f"{longer.rope_theta:,.0f} (NTK-aware, Peng et al. 2023)"
-        )
-        history = run(
-            long_stream,
-            long_lengths,
-            lambda step: LONG_CONTEXT_LR * warmup_stable_decay(step, steps, max(1, steps // 20), steps),
-            folder / "long",
-            flops[1],
-        )
-        log(_ended(history))
-        results["long"] = {
-            "context": longer.max_position_embeddings,
-            "tokens": long_lengths.tokens,
-            "steps": steps,
-            **_summary(history),
-        }
-    model.drop_kernels()
-    if processes.shard and processes.first:
-        model = _whole_model(model, folder / "long" if longer else folder, results)
-    return model, results
+    return by_kernels, compiles
 
 
 def starting_model(settings: PretrainingConfig, tokenizer: Tokenizer, seed: int) -> tuple[LanguageModel, list[str]]:
@@ -260,7 +289,7 @@ def starting_model(settings: PretrainingConfig, tokenizer: Tokenizer, seed: int)
     if settings.context_length > model.config.max_position_embeddings:
         raise UserError(
             f"context_length = {settings.context_length}: the model in {source} was trained on "
-            f"{model.config.max_position_embeddings}; train on that and set long_context for more"
+            f"{model.config.max_position_embeddings}; train on that, and then for a longer context"
         )
     return model, [
         f"continues {source}, step counts and rates from the beginning; architecture and depth do not matter"
@@ -278,28 +307,6 @@ def cut(settings: PretrainingConfig, context: int, tokens: int) -> Lengths:
     rows = max(1, settings.batch_tokens // context)
     micro_rows = max(1, min(rows, settings.micro_batch_tokens // context))
     return Lengths(context, rows, micro_rows, max(1, tokens // (rows * context)))
-
-
-def lengthened(model: LanguageModel, context: int) -> DecoderConfig:
-    """The same decoder with its slowest pair of channels stretched from the old context to the new `context`."""
-    config = model.config
-    if not isinstance(model, Decoder):
-        raise UserError(f"long_context is for dense decoders and mixtures of experts, not for {config.model_type}")
-    factor = context / config.max_position_embeddings
-    if factor <= 1:
-        raise UserError(f"long_context = {context}: the model already has {config.max_position_embeddings}")
-    theta = config.rope_theta * factor ** (config.head_dim / (config.head_dim - 2))
-    return replace(config, max_position_embeddings=context, rope_theta=theta)
-
-
-def long_documents(table: list[dict[str, Any]], mixture: MixtureConfig, context: int) -> tuple[np.ndarray, MixtureConfig]:
-    """Numbers of the documents longer than `context`, and the mixture without the domains that have no such."""
-    numbers = np.array([number for number, row in enumerate(table) if row["tokens"] > context], dtype=np.int64)
-    domains = {table[number]["domain"] for number in numbers}
-    weights = {name: weight for name, weight in sorted(mixture.weights.items()) if name in domains}
-    if not domains or (mixture.weights and not weights):
-        raise UserError(f"long_context: no training document of the mixture is longer than {context} tokens")
-    return numbers, mixture.model_copy(update={"weights": weights})
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
@@ -348,6 +355,5 @@ def _ended(history: list[dict[str, float]]) -> str:
 def _whole_model(parts: LanguageModel, folder: Path, results: dict[str, Any]) -> LanguageModel:
     """What the processes hold in parts, read from the last state; the origin is in the configuration."""
     model = type(parts)(parts.config)
-    steps = results["long"]["steps"] if "long" in results else results["steps"]
-    checkpoint.load(folder, steps, {f"model.{name}": parameter for name, parameter in model.named_parameters()})
+    checkpoint.load(folder, results["steps"], {f"model.{name}": parameter for name, parameter in model.named_parameters()})
     return model

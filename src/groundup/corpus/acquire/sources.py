@@ -130,6 +130,12 @@ def _write(source: SourceConfig, warc: Path, fetched: Path, progress: Progress, 
     if not counts.pages and refused.first:
         raise UserError(f"{source.source}: gave no page ({refused}): check the source and its exclude")
     counts.refused = {reason: count for reason, count in sorted(refused.items()) if count}
+    # Files that a folder's reading passes over are remarked there, by name.
+    told = ("skipped ", "excluded", "refused files")
+    more = Refused({reason: count for reason, count in counts.refused.items() if not reason.startswith(told)})
+    if more:
+        more.first = refused.first if refused.first.endswith(tuple(more)) else ""
+        remarks.append(f"{source.source}: {more.total():,} passed over ({more})")
     return counts
 
 

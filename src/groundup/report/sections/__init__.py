@@ -12,12 +12,17 @@ from groundup.report.sections import (
     dpo,
     evaluation,
     grpo,
+    long_context,
     origin,
     ppo,
     preferences,
     reward,
     sft,
     tokenizer,
+    vocabulary_sweep,
 )
 
-SECTIONS = (corpus, tokenizer, base, evaluation, sft, preferences, reward, dpo, ppo, grpo, costs, origin)
+SECTIONS = (
+    corpus, vocabulary_sweep, tokenizer, base, long_context, evaluation, sft, preferences, reward, dpo, ppo, grpo, costs,
+    origin,
+)  # fmt: skip

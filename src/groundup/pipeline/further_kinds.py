@@ -1,0 +1,50 @@
+"""Kinds of steps that no standard run has: `[[steps]]` of a recipe adds them.
+
+Chapters are imported where they are used, as in `kinds.py`.
+"""
+
+from groundup.pipeline import preflight
+from groundup.pipeline.artifacts import Results, device_of, model_of, tokenizer_of, workers_of
+from groundup.pipeline.cards import pretrained
+from groundup.pipeline.run import Step, StepContext
+
+
+def long_context(context: StepContext) -> Results:
+    """Tokens and a decoder -> the same with a longer context. Under torchrun the first process works alone."""
+    from groundup.model import folder
+    from groundup.training import checkpoint
+    from groundup.training.long_context import train_longer
+    from groundup.training.parallel import ALONE
+
+    recipe, tokenizer, device = context.recipe, tokenizer_of(context), device_of(context)
+    model, results = train_longer(
+        model_of(context, "base"), context.inputs["tokens"], tokenizer, recipe.long_context, recipe.mixture, device, ALONE,
+        context.work, context.name, context.log, recipe.seed,
+    )  # fmt: skip
+    card = pretrained(results, recipe.annotations.language)
+    folder.save(context.work, model, tokenizer, chat=False, card=card, dtype=recipe.long_context.save_dtype)
+    checkpoint.clear(context.work)
+    return {**results, "device": device.name}
+
+
+def vocabulary_sweep(context: StepContext) -> Results:
+    """Documents -> a small model for each size of vocabulary, and which size pays."""
+    from groundup.report import vocabulary_page
+    from groundup.scaling.vocabulary_sweep import sweep
+
+    settings = context.recipe.vocabulary_sweep
+    found = sweep(
+        [context.inputs["corpus"] / "documents.parquet"], settings.sizes, context.work, depth=settings.depth,
+        tokens=settings.tokens, context=settings.context_length, held_out_kb=settings.held_out_kb, text_mb=settings.text_mb,
+        seed=context.recipe.seed, workers=workers_of(context), threads=context.recipe.threads,
+    )  # fmt: skip
+    vocabulary_page.write(context.work, found)
+    context.log(f"a vocabulary of {found['recommended']:,}: {found['reason']}")
+    return found
+
+
+FURTHER = (
+    Step("long_context", ("corpus", "tokenizer", "tokens", "base"), long_context, ("long_context", "mixture"),
+          ahead=(("", preflight.long_context_is_for_decoders), ("tokens", preflight.long_context_has_text))),
+    Step("vocabulary_sweep", ("corpus",), vocabulary_sweep),
+)  # fmt: skip

@@ -1,0 +1,25 @@
+from typing import Any
+
+from groundup.report import figures
+from groundup.report.made import Made, column, measured
+from groundup.report.words import number
+
+TITLE = "A longer context"
+STAGES = ("long_context",)
+
+
+def gather(made: Made) -> dict[str, Any]:
+    found = made.results["long_context"]
+    metrics = made.rows("long_context", "metrics.jsonl")
+    millions = found["tokens"] / max(found["steps"], 1) / 1e6
+    return {
+        "facts": [("tokens that the model sees at once", number(found["context"]["after"]))],
+        "found": found,
+        "loss_figure": figures.loss(
+            "long-loss",
+            [millions * (row["step"] + 1) for row in metrics],
+            column(metrics, "loss"),
+            measured(metrics, "held_out", millions),
+            column(metrics, "lr"),
+        ),
+    }

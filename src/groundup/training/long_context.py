@@ -1,0 +1,108 @@
+"""A longer context for a trained decoder: another base of its rotary positions, and training on documents to fill it.
+
+The base is raised, as in Code Llama (Rozière et al. 2023), by the amount that stretches the slowest pair of channels
+exactly as far as the context and leaves the fastest alone ("NTK-aware", Peng et al. 2023, section 3.1); then the model is
+trained on documents that are longer than what it could see before.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from groundup.core.device import Device
+from groundup.core.errors import UserError
+from groundup.data.config import MixtureConfig
+from groundup.model import architectures
+from groundup.model.base import LanguageModel
+from groundup.model.decoder import Decoder, DecoderConfig
+from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.budget import budget
+from groundup.training.config import LongContextConfig, PretrainingConfig
+from groundup.training.parallel import Processes
+from groundup.training.pretraining import TrainingTokens, Work, available_tokens, cut, log_decisions, train_rows
+from groundup.training.schedule import warmup_stable_decay
+
+LONGER = 4  # times the context, where the settings do not say; Code Llama's 4,096 -> 16,384
+
+
+def train_longer(
+    model: LanguageModel,
+    tokens: Path,
+    tokenizer: Tokenizer,
+    settings: LongContextConfig,
+    mixture: MixtureConfig,
+    device: Device,
+    processes: Processes,
+    folder: Path,
+    label: str,
+    log: Callable[[str], None],
+    seed: int,
+) -> tuple[LanguageModel, dict[str, Any]]:
+    """The model with a longer context, whole in the first process's memory, and what is to be told of it.
+
+    `tokens`: the folder of the token files to train on. Raises UserError where the model is no decoder, has that context
+    already, or no training document is longer than what it has.
+    """
+    work = Work(device, processes, folder, label, log, seed)
+    before = model.config
+    longer = lengthened(model, settings.context_length or LONGER * before.max_position_embeddings)
+    data = TrainingTokens.open(tokens, tokenizer.end_of_text, before.vocab_size)
+    numbers, mixture = long_documents(data.table, mixture, before.max_position_embeddings)
+    model.config = model.model.config = longer
+    context = longer.max_position_embeddings
+    as_pretraining = PretrainingConfig(
+        context_length=context, tokens=settings.tokens, batch_tokens=settings.batch_tokens,
+        micro_batch_tokens=settings.micro_batch_tokens, lr_scale=settings.lr_scale,
+    )  # fmt: skip
+    available = available_tokens([data.table[number] for number in numbers], mixture)
+    derived = budget(as_pretraining, architectures.multiplied(model), available)
+    as_pretraining = as_pretraining.model_copy(update={"batch_tokens": derived.batch_tokens})
+    lrs = log_decisions(model, as_pretraining, derived, (), work)
+    stream, lengths, realised = data.stream(numbers, mixture, 0.0, cut(as_pretraining, context, derived.tokens), work)
+    log(
+        f"context {before.max_position_embeddings} -> {context}: {lengths.steps} steps of {lengths.rows} rows at "
+        f"{settings.lr_scale:g} of the rates; RoPE base {before.rope_theta:,.0f} -> {longer.rope_theta:,.0f} "
+        "(NTK-aware, Peng et al. 2023)"
+    )
+    warmup = max(1, lengths.steps // 20)
+    trained, results = train_rows(
+        model, data, stream, lengths, lambda step: warmup_stable_decay(step, lengths.steps, warmup, lengths.steps), lrs,
+        derived.weight_decay, settings.balance, realised, work,
+    )  # fmt: skip
+    return trained, {
+        **results,
+        "context": {"before": before.max_position_embeddings, "after": context},
+        "rope_base": {"before": before.rope_theta, "after": longer.rope_theta},
+        "documents": len(numbers),
+    }
+
+
+def lengthened(model: LanguageModel, context: int) -> DecoderConfig:
+    """The same decoder with its slowest pair of channels stretched from the old context to the new `context`.
+
+    Raises UserError where it is no decoder, or has that context already.
+    """
+    config = model.config
+    if not isinstance(model, Decoder):
+        raise UserError(f"a longer context is for dense decoders and mixtures of experts, not for {config.model_type}")
+    factor = context / config.max_position_embeddings
+    if factor <= 1:
+        raise UserError(f"context_length = {context}: the model already has {config.max_position_embeddings}")
+    theta = config.rope_theta * factor ** (config.head_dim / (config.head_dim - 2))
+    return replace(config, max_position_embeddings=context, rope_theta=theta)
+
+
+def long_documents(table: list[dict[str, Any]], mixture: MixtureConfig, context: int) -> tuple[np.ndarray, MixtureConfig]:
+    """Numbers of the documents longer than `context`, and the mixture without the domains that have no such.
+
+    Raises UserError where there is none.
+    """
+    numbers = np.array([number for number, row in enumerate(table) if row["tokens"] > context], dtype=np.int64)
+    domains = {table[number]["domain"] for number in numbers}
+    weights = {name: weight for name, weight in sorted(mixture.weights.items()) if name in domains}
+    if not domains or (mixture.weights and not weights):
+        raise UserError(f"no training document of the mixture is longer than {context} tokens")
+    return numbers, mixture.model_copy(update={"weights": weights})
