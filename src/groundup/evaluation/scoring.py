@@ -88,8 +88,8 @@ class _Requests:
         continuation, context = context[len(kept) :] + continuation, kept
         first, whole = self._encode(context), self.model.tokenizer.encode(context + continuation)
         together = whole[: len(first)] == first and len(whole) > len(first)
-        rest = whole[len(first) :] if together else self.model.tokenizer.encode(continuation)
-        opening = self.model.opening if context else self.model.opening or [self.model.tokenizer.end_of_text]
+        rest = whole[len(first) :] if together else self.model.tokenizer.encode_after(continuation, "text" if context else "nothing")
+        opening = self.model.opening if context else self.model.opening or [self.model.tokenizer.begin_of_text]
         ids, start = (*opening, *first, *rest), len(opening) + len(first)
         if (beyond := len(ids) - self.model.context - 1) > 0:
             ids, start = ids[beyond:], start - beyond
@@ -203,7 +203,7 @@ def _generation(model: Model, task: Task, examples: Sequence[Example], batch_siz
     most = room(model.model, settings.max_tokens)
     prompts, cut = [], []
     for example in examples:
-        ids = [*model.opening, *tokenizer.encode(example.prompt)] or [tokenizer.end_of_text]
+        ids = [*model.opening, *tokenizer.encode(example.prompt)] or [tokenizer.begin_of_text]
         cut.append(len(ids) > most)
         prompts.append(ids[-most:])
     ends = _ends(model, tuple(settings.until))
@@ -246,7 +246,7 @@ def judged(text: str, task: Task, accepted: Sequence[str]) -> Record:
 
 
 def _perplexity(model: Model, task: Task, examples: Sequence[Example], batch_size: int) -> list[Record]:
-    first = (model.opening or [model.tokenizer.end_of_text])[-1]
+    first = (model.opening or [model.tokenizer.begin_of_text])[-1]
     texts = [one.texts[0] for one in examples]
     sequences = [[first, *model.tokenizer.encode(text)] for text in texts]
     if task.settings.windows == "half":

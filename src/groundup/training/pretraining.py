@@ -26,6 +26,7 @@ from groundup.model import architectures, moe
 from groundup.model import folder as model_folder
 from groundup.model.base import LanguageModel, parameter_counts
 from groundup.model.decoder import Decoder, DecoderConfig
+from groundup.tokenizer.load import of_model
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import checkpoint
 from groundup.training.budget import budget
@@ -104,7 +105,7 @@ def pretrain(
         documents = [table[number] for number in numbers]
         phases, realised = document_order(documents, shares, best_share, wanted.tokens + 1, seed)
         order = [numbers[phase] for phase in phases]
-        stream = Stream(files["train"], order, wanted.context, tokenizer.end_of_text, seed)
+        stream = Stream(files["train"], order, wanted.context, tokenizer.begin_of_text, seed)
         if not stream.rows:
             raise UserError(
                 f"the training documents do not fill one row of {wanted.context} tokens; take more pages, a shorter "
@@ -165,7 +166,7 @@ def pretrain(
 
     def run(stream: Stream, some: Lengths, lr: Callable[[int], float], where: Path, flops: float) -> list:
         everything = [np.arange(len(files["held_out"]))]
-        probe = Stream(files["held_out"], everything, some.context, tokenizer.end_of_text, seed)
+        probe = Stream(files["held_out"], everything, some.context, tokenizer.begin_of_text, seed)
         return train(
             model,
             objective,
@@ -247,7 +248,7 @@ def starting_model(settings: PretrainingConfig, tokenizer: Tokenizer, seed: int)
         )  # fmt: skip
     source = Path(settings.start_from)
     model = model_folder.load_decoder(source)
-    own = Tokenizer.load(source)
+    own = of_model(source)
     if not own.is_that_of(tokenizer):
         raise UserError(
             f"{source}: its tokenizer ({own.size} tokens) is not the one of these token files ({tokenizer.size}); "
