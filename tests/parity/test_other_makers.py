@@ -20,9 +20,9 @@ transformers.logging.set_verbosity_error()
 tokenizers = pytest.importorskip("tokenizers")
 
 HARD = [
-    "", " ", "  ", "\n", " a", "  two  spaces ", "\t\tx", "hello\n\n\nworld\r\n", "12345 3.14", "it's  7 o'clock", "▁▁a ▁",
-    "🙂 👩‍👩‍👧 漢字かな e\u0301 naïve ﬁ", "\x00\u200b\ufeff\u3000", "<|eot_id|></s><s>[INST] x [/INST]<bos><|im_end|>", "<unk> <0x0A>", "<h1>a\n\n\n\n",
-    "<think>a</think>", "a" * 300, " " * 50, "\ud800 lone",
+    "", " ", "  ", "\n", " a", "  two  spaces ", "\t\tx", "hello\n\n\nworld\r\n", "12345 3.14", "it's  7", "▁▁a ▁",
+    "🙂 👩‍👩‍👧 漢字かな e\u0301 naïve ﬁ", "\x00\u200b\ufeff\u3000", "<|eot_id|></s><s>[INST] x [/INST]<bos><|im_end|>",
+    "<unk> <0x0A>", "<h1>a\n\n\n\n", "<think>a</think>", "a" * 300, " " * 50, "\ud800 lone",
 ]  # fmt: skip
 TALKS = [
     [("user", "the question")],
@@ -128,6 +128,19 @@ def test_conversations(both, talk):
         last = len(mask) - mask[::-1].index(1)
         assert ids[: len(before)] == before and all(mask[len(before) : last]) and not any(mask[last:])
         assert ours.decode(ids[len(before) : last]).strip() == talk[-1][1].strip()
+
+
+@settings(max_examples=60)
+@given(parts=st.lists(PARTS, max_size=8), number=st.integers(0, len(MAKERS) - 1))
+def test_any_question(everyone, parts, number):
+    ours, theirs, _ = everyone[number]
+    text = "x" + "".join(parts)
+    if ours.template is None or any(token in text for token in theirs.all_special_tokens):
+        return
+    messages = [{"role": "user", "content": text}]
+    assert render(ours, messages, add_generation_prompt=True)[0] == theirs.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False
+    )
 
 
 @pytest.mark.parametrize("name", [name for name, (*_, template) in MAKERS.items() if template])

@@ -17,9 +17,9 @@ QWEN = GPT4.replace(r"\p{N}{1,3}", r"\p{N}")
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 LLAMA3_TEMPLATE = (
-    "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + message['role'] "
-    "+ '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + "
-    "content %}{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}"
+    "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + "
+    "message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}"
+    "{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}"
     "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
 MISTRAL_TEMPLATE = (
@@ -171,6 +171,10 @@ MAKERS = {
     "llama3": (llama3, {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"}, LLAMA3_TEMPLATE),
     "mistral": (mistral, {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}, MISTRAL_TEMPLATE),
     "mistral new": (mistral_new, {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}, MISTRAL_TEMPLATE),
+    "mistral tight": (
+        mistral_new, {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+        MISTRAL_TEMPLATE.replace("INST] '", "INST]'").replace("' [/", "'[/").replace("' ' + ", ""),
+    ),
     "qwen": (qwen, {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}, CHATML_TEMPLATE),
     "gemma": (gemma, {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}, GEMMA_TEMPLATE),
     "phi3": (phi3, {"bos_token": "<s>", "eos_token": "<|endoftext|>", "unk_token": "<unk>"}, PHI_TEMPLATE),

@@ -88,7 +88,8 @@ class _Requests:
         continuation, context = context[len(kept) :] + continuation, kept
         first, whole = self._encode(context), self.model.tokenizer.encode(context + continuation)
         together = whole[: len(first)] == first and len(whole) > len(first)
-        rest = whole[len(first) :] if together else self.model.tokenizer.encode_after(continuation, "text" if context else "nothing")
+        before = "text" if context else "nothing"
+        rest = whole[len(first) :] if together else self.model.tokenizer.encode_after(continuation, before)
         opening = self.model.opening if context else self.model.opening or [self.model.tokenizer.begin_of_text]
         ids, start = (*opening, *first, *rest), len(opening) + len(first)
         if (beyond := len(ids) - self.model.context - 1) > 0:

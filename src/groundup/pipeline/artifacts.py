@@ -26,7 +26,7 @@ def documents_of(context: StepContext, split: str | None = None) -> list[dict[st
 def tokenizer_of(context: StepContext) -> "Tokenizer":
     from groundup.tokenizer.load import for_run
 
-    return for_run(context.inputs["tokenizer"], context.recipe.base.start_from)
+    return for_run(context.inputs["tokenizer"], context.recipe.continued)
 
 
 def model_of(context: StepContext, stage: str) -> "Decoder":

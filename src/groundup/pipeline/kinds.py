@@ -232,4 +232,3 @@ STANDARD = (
 
 CORPUS_STEPS = STANDARD[:3]
 KINDS = {step.name: step for step in STANDARD[:-1]}  # a kind of step is a standard step under another name
-MODELS = ("base", "sft", "dpo", "ppo")  # steps that write a model with its tokenizer

@@ -133,7 +133,7 @@ def _pairs_fit(section: str, files: list[str], recipe: Recipe, inputs: dict[str,
     from groundup.tokenizer.load import for_run
 
     if files:
-        tokenizer = for_run(inputs["tokenizer"], recipe.base.start_from)
+        tokenizer = for_run(inputs["tokenizer"], recipe.continued)
         kept_pairs(tokenizer, own_data.preferences(files, section, _silent)["train"], _context(recipe, inputs), section)
 
 
@@ -149,7 +149,7 @@ def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
         sides = _questions(recipe, inputs)
     except NoQuestions:
         return  # said after the corpus
-    tokenizer = for_run(inputs["tokenizer"], recipe.base.start_from)
+    tokenizer = for_run(inputs["tokenizer"], recipe.continued)
     context, longest = _context(recipe, inputs), recipe.sft.max_answer_tokens
     most = room_in(context, longest)
     for side in ("held_out", "preference") if not recipe.base.start_from else ():  # whose context may be longer

@@ -45,6 +45,9 @@ class StepSettings(Section):
     settings: dict[str, Any] = {}
 
 
+MODELS = ("base", "sft", "dpo", "ppo")  # steps that write a model with its tokenizer
+
+
 class Recipe(Section):
     name: str
     seed: SeedNumber = 0
@@ -68,6 +71,11 @@ class Recipe(Section):
     dpo: DpoConfig = DpoConfig()
     ppo: PpoConfig = PpoConfig()
     report: ReportConfig = ReportConfig()
+
+    @property
+    def continued(self) -> str:
+        """The folder of a model that is trained on, whose tokenizer and chat template stay as they came; "" for a new one."""
+        return self.base.start_from or next((self.given[name] for name in MODELS if name in self.given), "")
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Recipe:

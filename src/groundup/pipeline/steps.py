@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 
 from groundup.core.errors import UserError
 from groundup.core.text import printable
-from groundup.pipeline.kinds import CORPUS_STEPS, KINDS, MODELS, STANDARD
-from groundup.pipeline.recipe import Recipe, StepSettings, with_settings
+from groundup.pipeline.kinds import CORPUS_STEPS, KINDS, STANDARD
+from groundup.pipeline.recipe import MODELS, Recipe, StepSettings, with_settings
 from groundup.pipeline.run import Run, Step, StepContext
 
 Results = dict[str, Any]

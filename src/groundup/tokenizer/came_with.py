@@ -64,7 +64,8 @@ def template_of(
         return None
     if "" in special:
         raise UserError(f"{folder}/tokenizer.json: a special token without text; no conversation can hold it")
-    return ChatTemplate(came_with.template, came_with.named, special, [name for name in textual(came_with) if name in special], ends, str(folder), find)
+    said = [name for name in textual(came_with) if name in special]
+    return ChatTemplate(came_with.template, came_with.named, special, said, ends, str(folder), find)
 
 
 def _text(folder: Path, name: str) -> str:

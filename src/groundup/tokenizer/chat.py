@@ -90,7 +90,7 @@ def render(
         return tokenizer.template.render(tokenizer.encode_after, messages, texts, add_generation_prompt)
     if tokenizer.message_end == NO_TOKEN:
         raise UserError(
-            "the model's folder has no chat template, and its tokenizer none of the tokens of ours; put its chat_template.jinja there"
+            "the model's folder has no chat template, and its tokenizer lacks the tokens of ours; put a chat_template.jinja there"
         )
     line_end = tokenizer.encode("\n")
     ids, mask = [tokenizer.end_of_text], [0]
