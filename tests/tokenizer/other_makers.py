@@ -185,12 +185,18 @@ MAKERS = {
 }  # fmt: skip
 
 
+@cache
+def written_by(name):
+    """Its tokenizer.json."""
+    return MAKERS[name][0]().to_str()
+
+
 def publish(path, name):
     """The folder as transformers writes it."""
     import transformers
 
-    make, named, template = MAKERS[name]
-    made = transformers.PreTrainedTokenizerFast(tokenizer_object=make(), **named)
+    _, named, template = MAKERS[name]
+    made = transformers.PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(written_by(name)), **named)
     made.chat_template = template
     made.save_pretrained(path)
     return path

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
 from groundup.tokenizer import encode
@@ -15,14 +17,14 @@ from groundup.tokenizer.load import load, of_model
 from groundup.tokenizer.tokenizer import StreamDecoder, longest_words
 
 sys.path.insert(0, str(Path(__file__).parent))
-from other_makers import MAKERS
+from other_makers import MAKERS, written_by
 
 
 def written(path, name, template=False, **changes):
     """The folder of a maker, with parts of its tokenizer.json changed; without any settings but its special tokens."""
-    make, named, own = MAKERS[name]
+    _, named, own = MAKERS[name]
     path.mkdir(exist_ok=True)
-    description = json.loads(make().to_str())
+    description = json.loads(written_by(name))
     for part, value in changes.items():
         (description["model"] if part in description["model"] else description)[part] = value
     (path / "tokenizer.json").write_text(json.dumps(description))
@@ -35,6 +37,11 @@ def written(path, name, template=False, **changes):
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
 METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
 DIGITS = {"type": "Digits", "individual_digits": True}
+PUTS = {
+    "type": "TemplateProcessing", "pair": [],
+    "single": [{"SpecialToken": {"id": "<|eot_id|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "special_tokens": {"<|eot_id|>": {"id": "<|eot_id|>", "ids": [397], "tokens": ["<|eot_id|>"]}},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -53,6 +60,12 @@ DIGITS = {"type": "Digits", "individual_digits": True}
         ("mistral", {"decoder": {"type": "Sequence"}}, "has no decoders"),
         ("mistral", {"merges": [["no", "such"]]}, "not a tokenizer that can be read"),
         ("mistral", {"added_tokens": [{"id": 5, "content": ""}]}, "added token is no object with text"),
+        ("llama3", {"normalizer": {"type": "Replace", "pattern": {"Regex": "a+"}, "content": "x"}}, "by a regular expression"),
+        ("llama3", {"normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": "x"}}, "or nothing"),
+        ("llama3", {"post_processor": {**PUTS, "special_tokens": {}}}, "that it does not describe"),
+        ("llama3", {"post_processor": {**PUTS, "single": PUTS["single"][:1] + PUTS["single"]}}, "puts 2 tokens before a text"),
+        ("llama3", {"vocab": {"a": 4_000_000_000}, "merges": []}, "no vocabulary"),
+        ("llama3", {"vocab": {"a": 0, "b": 0}, "merges": []}, "no vocabulary"),
         ("mistral", {"added_tokens": 7}, "added token is no object with text"),
     ],
 )
@@ -60,6 +73,33 @@ def test_what_is_not_known_is_named(tmp_path, name, changes, said):
     with pytest.raises(UserError) as refused:
         load(written(tmp_path, name, **changes))
     assert said in str(refused.value) and "tokenizer.json" in str(refused.value) and len(str(refused.value)) < 300
+
+
+PARTS = ("normalizer", "pre_tokenizer", "decoder", "post_processor", "added_tokens", "model", "padding", "truncation")
+VALUES = st.sampled_from([None, 0, -1, "", "x", [], {}, [None], {"type": "Sequence"}, True, "always", "▁"])
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@given(name=st.sampled_from(["llama3", "mistral", "mistral new"]), part=st.sampled_from(PARTS), value=VALUES, draw=st.data())
+def test_whatever_a_part_is_it_is_read_or_refused(tmp_path_factory, name, part, value, draw):
+    """One entry anywhere in a part is another value; vocabulary and merges stay."""
+    description = json.loads(written_by(name))
+    places, waiting = [(description, part)], [description[part]]
+    while waiting:
+        one = waiting.pop()
+        keys = [key for key in one if key not in ("vocab", "merges")] if isinstance(one, dict) else []
+        keys = [*range(len(one))] if isinstance(one, list) else keys
+        places += [(one, key) for key in keys]
+        waiting += [one[key] for key in keys]
+    holder, key = draw.draw(st.sampled_from(places))
+    holder[key] = value
+    folder = tmp_path_factory.mktemp("changed")
+    (folder / "tokenizer.json").write_text(json.dumps(description))
+    try:
+        ours = load(folder)
+        assert ours.decode(ours.encode("the cat")) and ours.document(ours.encode_after(" x", "text")).size
+    except UserError as error:
+        assert len(str(error).replace(str(folder), "")) < 260
 
 
 def test_special_tokens_that_a_folder_lacks(tmp_path):

@@ -5,7 +5,8 @@ tokens around a text, truncation, padding, chance) is turned off, and text that 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,21 @@ META_SPACE = "▁"
 _BYTE_OF = dict(zip([*map(chr, VISIBLE), *(chr(256 + i) for i in range(256 - len(VISIBLE)))], ALPHABET, strict=True))
 
 
+@contextmanager
+def refusing(path: Path, what: str) -> Iterator[None]:
+    """Whatever the library ends with is a UserError: it raises no narrower class than Exception, and its panics not even that."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise UserError(f"{path}: {what} ({str(error)[:100]})") from None
+
+
 def opened(found: Any, path: Path) -> tokenizers.Tokenizer:
     """The library's tokenizer of a `tokenizer.json`. Raises UserError, naming `path`, where the library cannot read it."""
-    try:
+    with refusing(path, "not a tokenizer that can be read"):
         backend = tokenizers.Tokenizer.from_str(json.dumps(found))
-    except Exception as error:  # the library raises no narrower class
-        raise UserError(f"{path}: not a tokenizer that can be read ({error})") from None
     backend.encode_special_tokens = True
     backend.no_truncation()
     backend.no_padding()
@@ -133,7 +143,5 @@ class HFTokenizer:
 
     def _encodings(self, texts: Sequence[str], places: bool = False) -> list[tokenizers.Encoding]:
         encode = self.backend.encode_batch if places else self.backend.encode_batch_fast
-        try:
+        with refusing(self.path, "cannot encode a text"):
             return encode([well_formed(text) for text in texts], add_special_tokens=False)
-        except Exception as error:
-            raise UserError(f"{self.path}: cannot encode a text ({error})") from None

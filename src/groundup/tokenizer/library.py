@@ -21,12 +21,13 @@ from groundup.data.rows import well_formed
 from groundup.tokenizer import came_with
 from groundup.tokenizer.bpe import NO_TOKEN
 from groundup.tokenizer.came_with import CameWith
-from groundup.tokenizer.hf_tokenizer import META_SPACE, character_bytes, opened
+from groundup.tokenizer.hf_tokenizer import META_SPACE, character_bytes, opened, refusing
 from groundup.tokenizer.library_rules import rules_of, within
 from groundup.tokenizer.template import Before
 from groundup.tokenizer.tokenizer import Tokenizer
 
 BATCH = 1024  # texts encoded at once
+UNUSED = 1 << 16  # ids that a vocabulary may leave out, beside as many as it has
 # The end of a document, where a folder names none, or names the end of an answer.
 ENDS_OF_TEXT = ("<|end_of_text|>", "<|endoftext|>", "</s>", "<eos>", "<｜end▁of▁sentence｜>")
 _BYTE_TOKEN = regex.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -63,9 +64,11 @@ class LibraryTokenizer(Tokenizer):
         return added
 
     def _read_tokens(self) -> None:
-        self._names = {number: name for name, number in self._backend.get_vocab(with_added_tokens=True).items()}
-        if not self._names:
-            raise UserError(f"{self._path}: its vocabulary is empty")
+        vocabulary = self._backend.get_vocab(with_added_tokens=True)
+        self._names = {number: name for name, number in vocabulary.items()}
+        if len(self._names) < max(len(vocabulary), 1) or max(self._names) > 2 * len(vocabulary) + UNUSED:
+            raise UserError(f"{self._path}: no vocabulary: {len(vocabulary):,} tokens, {len(self._names):,} ids up to "
+                            f"{max(self._names, default=0):,}")
         for token in self._stated():
             if self._backend.token_to_id(token["content"]) != token.get("id"):  # the library numbers them itself
                 raise UserError(f"{self._path}: the id of {token['content'][:40]!r} does not follow those of the other tokens")
@@ -105,8 +108,8 @@ class LibraryTokenizer(Tokenizer):
         if self.template is not None:
             self.template.spoken_ends = frozenset(self.ends)
         opening = self.opening()
-        if len(opening) > 1:
-            raise UserError(f"{self._path}: it puts {len(opening)} tokens before a text; one or none is read here")
+        if len(opening) > 1 or not self._special.issuperset(opening):
+            raise UserError(f"{self._path}: it puts {len(opening)} tokens before a text; one special token or none is read here")
         named = {name: self.special_tokens[text] for name, text in found.named.items() if text in self.special_tokens}
         self.begin_of_text = opening[0] if opening else named.get("bos_token", self.end_of_text)
         other = self.begin_of_text if self.begin_of_text not in self.ends else self.end_of_text
@@ -114,7 +117,8 @@ class LibraryTokenizer(Tokenizer):
 
     def opening(self) -> list[int]:
         """Ids that the folder puts before every text when it is asked for special tokens; maybe none."""
-        plain, whole = (self._backend.encode("a", add_special_tokens=added).ids for added in (False, True))
+        with refusing(self._path, "cannot encode a text"):
+            plain, whole = (self._backend.encode("a", add_special_tokens=added).ids for added in (False, True))
         starts = [place for place in range(len(whole)) if whole[place : place + len(plain)] == plain]
         return whole[: starts[0]] if starts and plain else []
 
@@ -153,10 +157,8 @@ class LibraryTokenizer(Tokenizer):
         return found
 
     def _encoded(self, backend: tokenizers.Tokenizer, texts: list[str]) -> list[tokenizers.Encoding]:
-        try:
+        with refusing(self._path, "cannot encode a text"):
             return backend.encode_batch_fast([well_formed(text) for text in texts], add_special_tokens=False)
-        except Exception as error:  # the library raises no narrower class
-            raise UserError(f"{self._path}: cannot encode a text ({error})") from None
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of the tokens as the library has it: without special tokens, and maybe without a space at the beginning."""

@@ -14,9 +14,10 @@ from groundup.core.errors import UserError
 from groundup.tokenizer.hf_tokenizer import META_SPACE
 from groundup.tokenizer.template import Before
 
-PARTS = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders"}  # where a sequence has its own
+# Where a sequence has its own.
+PARTS = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "decoder": "decoders", "post_processor": "processors"}
 # None of these needs to know where in a text it is, but Prepend, Metaspace and ByteLevel, whose prefix can be turned off.
-NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Prepend", "Replace", "Lowercase", "StripAccents", "Nmt", "Precompiled"}
+NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Prepend", "Replace", "Lowercase", "StripAccents", "Nmt"}
 PRE_TOKENIZERS = {"Split", "ByteLevel", "Digits", "Punctuation", "Metaspace"}
 TO_SPACES = {"type": "Replace", "pattern": {"String": META_SPACE}, "content": " "}
 FIRST_SPACE = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
@@ -46,13 +47,18 @@ def rules_of(found: Any, path: Path) -> Rules:
     for name in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise UserError(f"{path}: {name} of its model is not read here; without it tokens are")
-    normalizers, splitters, decoders = (list(_flat(found, part, path)) for part in PARTS)
+    normalizers, splitters, decoders = (list(_flat(found, part, path)) for part in list(PARTS)[:3])
     for part, steps, known in (("normalizer", normalizers, NORMALIZERS), ("pre_tokenizer", splitters, PRE_TOKENIZERS)):
         for place, step in enumerate(steps):
             if step["type"] not in known:
                 raise UserError(f"{path}: {part} {str(step['type'])[:40]} is not read here; known: {', '.join(sorted(known))}")
+            pattern = step.get("pattern")
+            if step["type"] == "Replace" and not (isinstance(pattern, dict) and pattern.get("String")):
+                raise UserError(f"{path}: a normalizer that replaces by a regular expression, or nothing, is not read here")
             if place and part == "pre_tokenizer" and _puts_before(step):
                 raise UserError(f"{path}: {step['type']} puts a space before every part of a text; it must be the first step")
+    if any(_undescribed(step) for step in _flat(found, "post_processor", path)):
+        raise UserError(f"{path}: its post_processor puts a token before or after texts that it does not describe")
     byte_level = any(step["type"] == "ByteLevel" for step in splitters)
     if byte_level:
         if [step["type"] for step in decoders] != ["ByteLevel"]:
@@ -107,6 +113,15 @@ def _puts_before(step: dict[str, Any]) -> bool:
     if step["type"] == "ByteLevel":
         return bool(step.get("add_prefix_space", True))
     return step["type"] == "Metaspace" and _scheme(step) == "always"
+
+
+def _undescribed(step: dict[str, Any]) -> bool:
+    """Whether a post-processor puts tokens where it does not say which: the library would break off."""
+    single, described = step.get("single"), step.get("special_tokens")
+    pieces = single if isinstance(single, list) else []
+    put = [one["SpecialToken"] for one in pieces if isinstance(one, dict) and "SpecialToken" in one]
+    known = list(described) if isinstance(described, dict) else []
+    return any(not isinstance(one, dict) or one.get("id") not in known for one in put)
 
 
 def _scheme(step: dict[str, Any]) -> str:
