@@ -98,7 +98,7 @@ class Model:
         Sampling that is not given is the folder's (generation_config.json); temperature 0 takes the likeliest token.
         Raises UserError for a value out of range, and for a text that leaves the context no room for an answer.
         """
-        ids = [self.tokenizer.end_of_text, *self.tokenizer.encode(_text(text, "text"))]
+        ids = [self.tokenizer.begin_of_text, *self.tokenizer.encode(_text(text, "text"))]
         ends = [self.tokenizer.end_of_text, *self.network.generation.ends]
         return self._written(ids, ends, max_tokens, temperature, top_p, top_k, seed)
 
@@ -152,7 +152,7 @@ class Model:
     ) -> str:  # fmt: skip
         own = Sampling.from_config(self.network.generation, max_tokens, temperature)
         sampling = replace(own, top_p=own.top_p if top_p is None else top_p, top_k=own.top_k if top_k is None else top_k)
-        return self.tokenizer.decode(generate_ids(self.network, [ids], ends, sampling, _seed(seed))[0])
+        return self.tokenizer.decode_within(generate_ids(self.network, [ids], ends, sampling, _seed(seed))[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +170,7 @@ class PreferenceModel:
         place = Path(folder).expanduser()
         verify(place)
         network = model_files.load_reward_model(place).to(_device().torch_device)
-        return PreferenceModel(network, Tokenizer.load(place), place, _results(place))
+        return PreferenceModel(network, tokenizers.of_model(place), place, _results(place))
 
     def score(self, messages: Sequence[Message]) -> float:
         """The reward of a conversation's last answer. Raises UserError where it does not end with one."""
@@ -225,11 +225,11 @@ def load(folder: Folder, step: str | None = None) -> Model:
             raise UserError(f"{place}: no finished step {DEFAULT!r}; name another, as step={models[-1]!r}")
     place = model_folder(place)
     network = model_files.load_decoder(place).to(_device().torch_device)
-    return Model(network, Tokenizer.load(place), place, _results(place))
+    return Model(network, tokenizers.of_model(place), place, _results(place))
 
 
 def load_tokenizer(folder: Folder) -> AnyTokenizer:
-    """Byte-level BPE (ours or Qwen's), characters, bytes or WordPiece; of a run, its own. Call it with a text for its ids.
+    """Byte-level BPE, characters, bytes, WordPiece or anybody's BPE; of a run, its own. Call it with a text for its ids.
 
     Raises UserError where there is none, or one of another kind.
     """

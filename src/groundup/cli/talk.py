@@ -12,6 +12,7 @@ from groundup.generation.open_folder import DEFAULT, model_folder
 from groundup.model.base import LanguageModel
 from groundup.model.folder import load_decoder
 from groundup.tokenizer.chat import answer_ends, render
+from groundup.tokenizer.load import of_model
 from groundup.tokenizer.tokenizer import StreamDecoder, Tokenizer
 
 Messages = list[dict[str, str]]
@@ -25,7 +26,7 @@ def talk(folder: Path, stage: str | None, temperature: float | None, max_tokens:
     Raises UserError where there is no model that we load, and where its template refuses the conversation.
     """
     place = model_folder(folder, stage)
-    tokenizer = Tokenizer.load(place)
+    tokenizer = of_model(place)
     model = load_decoder(place).to(choose().torch_device)
     stated = model.generation
     converses = tokenizer.message_end in stated.ends
@@ -69,7 +70,7 @@ def _prompt(
     def ids(messages: Messages) -> list[int]:
         if converses:
             return render(tokenizer, messages, add_generation_prompt=True)[0]
-        return [tokenizer.end_of_text, *tokenizer.encode(messages[-1]["content"])]
+        return [tokenizer.begin_of_text, *tokenizer.encode(messages[-1]["content"])]
 
     most, forgotten = room(model, max_tokens), 0
     if len(alone := ids(messages[-1:])) > most:

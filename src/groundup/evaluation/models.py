@@ -28,6 +28,7 @@ from groundup.model.base import LanguageModel
 from groundup.model.folder import load_decoder
 from groundup.tokenizer.load import AnyTokenizer
 from groundup.tokenizer.load import load as load_tokenizer
+from groundup.tokenizer.template import Before
 
 TRANSFORMERS, NGRAM, ADDRESSES = "hf:", "ngram:", ("http://", "https://")
 
@@ -65,10 +66,14 @@ class TokenModel:
 
     context: int
     opening: list[int]
-    end_of_text: int
+    begin_of_text: int
 
     def encode(self, text: str) -> list[int]:
         raise NotImplementedError
+
+    def encode_after(self, text: str, before: Before) -> list[int]:
+        """Of a text in the midst of others."""
+        return self.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         raise NotImplementedError
@@ -111,15 +116,15 @@ class TokenModel:
         continuation, context = context[len(kept) :] + continuation, kept
         first, whole = encode(context), self.encode(context + continuation)
         together = whole[: len(first)] == first and len(whole) > len(first)
-        rest = whole[len(first) :] if together else self.encode(continuation)
-        opening = self.opening if context else self.opening or [self.end_of_text]
+        rest = whole[len(first) :] if together else self.encode_after(continuation, "text" if context else "nothing")
+        opening = self.opening if context else self.opening or [self.begin_of_text]
         ids, start = (*opening, *first, *rest), len(opening) + len(first)
         if (beyond := len(ids) - self.context - 1) > 0:
             return Request(ids[beyond:], start - beyond), True
         return Request(ids, start), False
 
     def texts(self, texts: Sequence[str], windows: str, batch_size: int) -> list[float | BadRow]:
-        first = (self.opening or [self.end_of_text])[-1]
+        first = (self.opening or [self.begin_of_text])[-1]
         sequences = [[first, *self.encode(text)] for text in texts]
         if windows == "half":
             return [*self.overlapping(sequences, batch_size)]
@@ -132,7 +137,7 @@ class TokenModel:
     ) -> list[tuple[str, bool]]:
         """A prompt that leaves no room for an answer is cut from the left."""
         most = room_in(self.context, max_tokens)
-        encoded = [[*self.opening, *self.encode(prompt)] or [self.end_of_text] for prompt in prompts]
+        encoded = [[*self.opening, *self.encode(prompt)] or [self.begin_of_text] for prompt in prompts]
         texts = [""] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda number: len(encoded[number]))
         for first in range(0, len(order), batch_size):
@@ -168,14 +173,17 @@ class FolderModel(TokenModel):
         return self.model.config.max_position_embeddings
 
     @property
-    def end_of_text(self) -> int:
-        return self.tokenizer.end_of_text
+    def begin_of_text(self) -> int:
+        return self.tokenizer.begin_of_text
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
 
+    def encode_after(self, text: str, before: Before) -> list[int]:
+        return self.tokenizer.encode_after(text, before)
+
     def decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids)
+        return self.tokenizer.decode_within(ids)
 
     def score(self, requests: Sequence[Request], batch_size: int) -> list[Scored]:
         return continuations.score(self.model, requests, batch_size)

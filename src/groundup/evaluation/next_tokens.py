@@ -21,7 +21,7 @@ def next_tokens(model: LanguageModel, tokenizer: ByteTokens, texts: Sequence[str
     found = []
     for text in texts:
         ids = tokenizer.encode(text)[: model.config.max_position_embeddings - 1]
-        row = torch.tensor([[tokenizer.end_of_text, *ids]], device=model.lm_head.weight.device)
+        row = torch.tensor([[tokenizer.begin_of_text, *ids]], device=model.lm_head.weight.device)
         logits_TV = model(row)[0, 1:, : tokenizer.size].float()
         shares_TK, tokens_TK = logits_TV.softmax(dim=-1).topk(min(LIKELIEST, tokenizer.size), dim=-1)
         likeliest = [

@@ -27,9 +27,9 @@ class NgramModel(TokenModel):
         self.name, run = name, run_of(name)
         self.tokenizer = load_tokenizer(run / "tokenizer")
         self.opening: list[int] = []
-        self.end_of_text = self.tokenizer.end_of_text
+        self.begin_of_text = self.tokenizer.end_of_text
         tokens = np.asarray(TokenFile(run / "tokens" / "train").tokens[:MOST_TOKENS])
-        self.counted = KneserNey.fit(tokens, ORDER, self.tokenizer.size, self.end_of_text)
+        self.counted = KneserNey.fit(tokens, ORDER, self.tokenizer.size, self.begin_of_text)
         self._likeliest = lru_cache(1 << 16)(lambda history: int(self.counted.next_token(np.array(history)).argmax()))
 
     def encode(self, text: str) -> list[int]:
@@ -58,7 +58,7 @@ class NgramModel(TokenModel):
         """Of each part the log-probability of its last so many tokens."""
         if not parts:
             return []
-        found = self.counted.log_probabilities(np.array([id for part in parts for id in (self.end_of_text, *part)]))
+        found = self.counted.log_probabilities(np.array([id for part in parts for id in (self.begin_of_text, *part)]))
         ends = np.cumsum([len(part) + 1 for part in parts])
         return [float(found[end - count : end].sum()) for end, count in zip(ends.tolist(), counts, strict=True)]
 

@@ -40,7 +40,7 @@ def evaluate_base(
     pairs = sentence_pairs.from_documents((row["text"] for row in held_out), settings.sentence_pairs, seed)
 
     def text_log_likelihood(texts: list[str]) -> list[float]:
-        found = score(model, [[tokenizer.end_of_text, *tokenizer.encode(text)] for text in texts])
+        found = score(model, [[tokenizer.begin_of_text, *tokenizer.encode(text)] for text in texts])
         return [float(nats.sum()) for nats in found]
 
     written = samples(model, tokenizer, seed)
@@ -81,16 +81,16 @@ def compare_predictors(
             f"held_out_kb = {max_bytes // 1000}: none of {len(held_out)} held-out documents is that short; raise it, or hold "
             "more out"
         )
-    sequences = [np.array([tokenizer.end_of_text, *tokenizer.encode(row["text"])]) for row in chosen]
+    sequences = [np.array([tokenizer.begin_of_text, *tokenizer.encode(row["text"])]) for row in chosen]
     sizes = np.array([len(row["text"].encode()) for row in chosen])
     nats = {"model": np.array([-float(found.sum()) for found in score(model, sequences)])}
     training = np.asarray(TokenFile(tokens / "train").tokens)
     stream = np.concatenate(sequences)
     ends = np.cumsum([len(sequence) for sequence in sequences])
     for order in NGRAMS:
-        counted = KneserNey.fit(training, order, tokenizer.size, tokenizer.end_of_text)
+        counted = KneserNey.fit(training, order, tokenizer.size, tokenizer.begin_of_text)
         found = counted.log_probabilities(stream)
-        found[stream == tokenizer.end_of_text] = 0.0  # the model is not asked for document ends here either
+        found[stream == tokenizer.begin_of_text] = 0.0  # the model is not asked for document ends here either
         nats[f"{order}-gram"] = -np.array([part.sum() for part in np.split(found, ends[:-1])])
     overall = {name: bits_per_byte(values.sum(), sizes.sum()) for name, values in nats.items()}
     overall["xz"] = xz_bits_per_byte("".join(row["text"] for row in chosen).encode())
@@ -128,7 +128,7 @@ def continuations(model: LanguageModel, tokenizer: Tokenizer, wanted: Sequence[t
 
 
 def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    """Ids of a context, which begin with the end-of-text token, and of what continues it.
+    """Ids of a context, which begin with the token that begins texts, and of what continues it.
 
     White space at the end of the context belongs to the continuation, since tokens begin with it, and both are encoded
     together and cut where the context's own tokens end: the ids are those of lm-eval. Where one token spans the border, or
@@ -142,15 +142,15 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
     continuation, context = context[len(kept) :] + continuation, kept
     first, whole = tokenizer.encode(context), tokenizer.encode(context + continuation)
     together = whole[: len(first)] == first and len(whole) > len(first)
-    rest = whole[len(first) :] if together else tokenizer.encode(continuation)
-    return [tokenizer.end_of_text, *first], rest
+    rest = whole[len(first) :] if together else tokenizer.encode_after(continuation, "text" if context else "nothing")
+    return [tokenizer.begin_of_text, *first], rest
 
 
 def samples(model: Decoder, tokenizer: Tokenizer, seed: int) -> list[dict[str, str]]:
     """What the model writes after a few beginnings: of those that leave its context room for more."""
     sampling = Sampling(64, temperature=0.8, top_p=0.9)
-    prompts = {text: [tokenizer.end_of_text, *tokenizer.encode(text)] for text in SAMPLE_PROMPTS}
+    prompts = {text: [tokenizer.begin_of_text, *tokenizer.encode(text)] for text in SAMPLE_PROMPTS}
     most = room(model, sampling.max_tokens)
     prompts = {text: ids for text, ids in prompts.items() if len(ids) <= most}
     written = generate(model, [*prompts.values()], [tokenizer.end_of_text, *model.generation.ends], sampling, seed)
-    return [{"prompt": text, "text": tokenizer.decode(ids)} for text, ids in zip(prompts, written, strict=True)]
+    return [{"prompt": text, "text": tokenizer.decode_within(ids)} for text, ids in zip(prompts, written, strict=True)]

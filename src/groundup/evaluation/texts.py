@@ -19,7 +19,7 @@ BATCH = 256  # documents scored at once
 def score_texts(model: LanguageModel, tokenizer: Tokenizer, texts: Iterable[str], seed: int = 0) -> dict[str, Any]:
     """{"bits_per_byte", "low", "high", "perplexity", "documents", "tokens", "bytes", "empty"}, each text a document.
 
-    A text begins after the end-of-text token, as in training; one longer than the context is scored in windows
+    A text begins after the token that begins one in training; one longer than the context is scored in windows
     (`likelihood.score`). The interval of the bits per byte resamples documents. Texts without a character are only counted.
     Raises UserError where there is no other.
     """
@@ -30,7 +30,7 @@ def score_texts(model: LanguageModel, tokenizer: Tokenizer, texts: Iterable[str]
     while batch := [*islice(given, BATCH)]:
         some = [text for text in batch if text]
         empty += len(batch) - len(some)
-        found = score(model, [[tokenizer.end_of_text, *tokenizer.encode(text)] for text in some])
+        found = score(model, [[tokenizer.begin_of_text, *tokenizer.encode(text)] for text in some])
         nats += [-float(one.sum(dtype=np.float64)) for one in found]
         sizes += [len(well_formed(text).encode()) for text in some]
         tokens += sum(map(len, found))

@@ -40,7 +40,7 @@ def records(model: Model, task: Task, examples: Sequence[Example], batch_size: i
     ends = sorted({model.tokenizer.end_of_text, *model.model.generation.ends})
     made = []
     for example in examples:
-        ids = [*model.opening, *model.tokenizer.encode(example.prompt)] or [model.tokenizer.end_of_text]
+        ids = [*model.opening, *model.tokenizer.encode(example.prompt)] or [model.tokenizer.begin_of_text]
         seed = digest("continuations", example.number) % 2**63
         written = generate(model.model, [ids[-most:]] * settings.samples, ends, sampling, seed)
         texts = [model.tokenizer.decode([token for token in some if token not in ends]) for some in written]

@@ -33,7 +33,7 @@ class TransformersModel(TokenModel):
         self.ends = [one for one in (ends if isinstance(ends, list) else [ends]) if one is not None]
         if not self.ends:
             raise UserError(f"{name}: its tokenizer has no token that ends a text, so it is not that of a language model")
-        self.end_of_text = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else self.ends[0]
+        self.begin_of_text = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else self.ends[0]
 
     def encode(self, text: str) -> list[int]:
         """Text that looks like a special token is text."""

@@ -63,12 +63,13 @@ def corpus(context: StepContext) -> Results:
 def tokenizer(context: StepContext) -> Results:
     """Training documents -> byte-level BPE; or the one of another folder."""
     from groundup.tokenizer import bpe
+    from groundup.tokenizer.load import of_model
     from groundup.tokenizer.tokenizer import Tokenizer, longest_words
 
     documents = documents_of(context, "train")
     settings = context.recipe.tokenizer
     if settings.folder:
-        counts, trained = {}, Tokenizer.load(Path(settings.folder))
+        counts, trained = {}, of_model(Path(settings.folder))
         context.log(f"vocabulary {trained.size}: the tokenizer of {settings.folder}")
     else:
         with Progress("counting words", sum(len(row["text"]) for row in documents), "characters") as progress:
@@ -250,4 +251,3 @@ OPTIONAL = (  # of which a recipe says that they run
           ahead=(("", preflight.grpo_data),)),
 )  # fmt: skip
 KINDS = {step.name: step for step in (*STANDARD[:-1], *OPTIONAL)}  # a kind is a step of those under another name
-MODELS = ("base", "sft", "dpo", "ppo", "grpo")  # steps that write a model with its tokenizer

@@ -21,12 +21,12 @@ def base_continues(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """base.start_from has the tokenizer of tokenizer.folder, and is as long as base.context_length."""
     from groundup.core.files import read_object
     from groundup.model.description import FAMILIES, read_config
-    from groundup.tokenizer.tokenizer import Tokenizer
+    from groundup.tokenizer.load import of_model
 
     if not recipe.base.start_from:
         return
     folder = Path(recipe.base.start_from)
-    own, given = Tokenizer.load(folder), Tokenizer.load(Path(recipe.tokenizer.folder))
+    own, given = of_model(folder), of_model(Path(recipe.tokenizer.folder))
     if not own.is_that_of(given):
         raise UserError(f"{folder}: its tokenizer is not the one of tokenizer.folder; set tokenizer.folder = {str(folder)!r}")
     description = read_object(folder / "config.json")

@@ -48,6 +48,9 @@ class StepSettings(Section):
     settings: dict[str, Any] = {}
 
 
+MODELS = ("base", "sft", "dpo", "ppo")  # steps that write a model with its tokenizer
+
+
 class Recipe(Section):
     name: str
     seed: SeedNumber = 0
@@ -77,8 +80,8 @@ class Recipe(Section):
 
     @property
     def continued(self) -> str:
-        """Somebody's model that the steps go on from, with tokenizer and chat template as they came with it; "" for none."""
-        return self.base.start_from or next((self.given[name] for name in ("base", "sft") if name in self.given), "")
+        """The folder of a model that is trained on, whose tokenizer and chat template stay as they came; "" for a new one."""
+        return self.base.start_from or next((self.given[name] for name in MODELS if name in self.given), "")
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Recipe:

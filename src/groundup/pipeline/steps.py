@@ -11,8 +11,8 @@ from groundup.core import log, toml
 from groundup.core.errors import UserError
 from groundup.core.text import printable
 from groundup.pipeline.forecast import Forecast, finished
-from groundup.pipeline.kinds import CORPUS_STEPS, KINDS, MODELS, OPTIONAL, STANDARD
-from groundup.pipeline.recipe import Recipe, StepSettings, config_of, with_settings
+from groundup.pipeline.kinds import CORPUS_STEPS, KINDS, OPTIONAL, STANDARD
+from groundup.pipeline.recipe import MODELS, Recipe, StepSettings, config_of, with_settings
 from groundup.pipeline.run import Run, Step, StepContext
 from groundup.pipeline.summary import summary
 

@@ -69,7 +69,7 @@ def _generated(
 def plain_prompt(tokenizer: Tokenizer, asked: Asked) -> list[int]:
     """Ids of "Question: ... Answer:"; of several messages each as a line "user: ..." before the last "assistant:"."""
     text = f"Question: {asked}\nAnswer:" if isinstance(asked, str) else f"{shown(asked)}\nassistant:"
-    return [tokenizer.end_of_text, *tokenizer.encode(text)]
+    return [tokenizer.begin_of_text, *tokenizer.encode(text)]
 
 
 def answer_bits_per_byte(

@@ -112,7 +112,7 @@ def compare_with_base(
         answer_of(row_of(tokenizer, question, text), prompt)
         for question, text, prompt in zip(asked, references, prompts, strict=True)
     ]
-    plain = [tokenizer.encode(" " + text) for text in references]
+    plain = [tokenizer.encode_after(" " + text, "text") for text in references]
     sampling = Sampling(max_answer_tokens, temperature=0)
     tuned_answers = [text for text, _ in answer(tuned, tokenizer, asked, sampling, seed)]
     base_answers = answer_plainly(base, tokenizer, asked, sampling, seed)

@@ -30,6 +30,7 @@ __all__ = ["ALPHABET", "PRETOKENIZE", "SPECIAL_TOKENS", "VISIBLE", "count_pretok
 PRETOKENIZE = PATTERNS["qwen2"].regex
 
 # What a vocabulary holds beside bytes and merges; they come last.
+NO_TOKEN = -1  # in place of an id that a tokenizer does not have
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
 
 # The byte of each of the first 256 ids. GPT-2 writes bytes as visible characters: visible Latin-1 as itself, the rest

@@ -13,7 +13,7 @@ from typing import Any
 from groundup.core.errors import UserError
 from groundup.core.files import read_json
 from groundup.core.seals import checked
-from groundup.tokenizer.template import ChatTemplate
+from groundup.tokenizer.template import ChatTemplate, FindSpecial
 
 FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
@@ -51,14 +51,21 @@ def read(folder: Path) -> CameWith:
     return CameWith(files, _template(files, settings, folder), named, own)
 
 
-def template_of(came_with: CameWith, special: Mapping[str, int], ends: list[int], folder: Path) -> ChatTemplate | None:
+def textual(came_with: CameWith) -> list[str]:
+    """The added tokens that tokenizer.json calls not special: they are text of a kind."""
+    added = json.loads(came_with.files["tokenizer.json"].lstrip("\ufeff")).get("added_tokens") or []
+    return [token["content"] for token in added if token.get("special") is False]
+
+
+def template_of(
+    came_with: CameWith, special: Mapping[str, int], ends: list[int], folder: Path, find: FindSpecial | None = None
+) -> ChatTemplate | None:
     if came_with.template is None:
         return None
-    added = json.loads(came_with.files["tokenizer.json"].lstrip("\ufeff"))["added_tokens"]
-    textual = [token["content"] for token in added if token.get("special") is False]
     if "" in special:
         raise UserError(f"{folder}/tokenizer.json: a special token without text; no conversation can hold it")
-    return ChatTemplate(came_with.template, came_with.named, special, textual, ends, str(folder))
+    said = [name for name in textual(came_with) if name in special]
+    return ChatTemplate(came_with.template, came_with.named, special, said, ends, str(folder), find)
 
 
 def _text(folder: Path, name: str) -> str:

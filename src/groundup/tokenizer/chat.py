@@ -19,7 +19,9 @@ A folder that came with a template of its own keeps it, and `render` uses that o
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from groundup.core.errors import UserError
 from groundup.data.messages import ROLES, WITHOUT_A_PLACE, checked
+from groundup.tokenizer.bpe import NO_TOKEN
 
 if TYPE_CHECKING:
     from groundup.tokenizer.tokenizer import Tokenizer
@@ -85,7 +87,11 @@ def render(
     """
     texts = checked(messages, add_generation_prompt)
     if tokenizer.template is not None:
-        return tokenizer.template.render(tokenizer.encode, messages, texts, add_generation_prompt)
+        return tokenizer.template.render(tokenizer.encode_after, messages, texts, add_generation_prompt)
+    if tokenizer.message_end == NO_TOKEN:
+        raise UserError(
+            "the model's folder has no chat template, and its tokenizer lacks the tokens of ours; put a chat_template.jinja there"
+        )
     line_end = tokenizer.encode("\n")
     ids, mask = [tokenizer.end_of_text], [0]
     for number, (message, text) in enumerate(zip(messages, texts, strict=True)):
@@ -102,7 +108,7 @@ def render(
 
 def answer_ends(tokenizer: "Tokenizer", stated: Sequence[int] = ()) -> list[int]:
     """Ids that end an answer: the end of a message, those that the tokenizer's folder states, and a model's own."""
-    return sorted({tokenizer.message_end, *tokenizer.ends, *stated})
+    return sorted({tokenizer.message_end, *tokenizer.ends, *stated} - {NO_TOKEN})
 
 
 def after_answer(tokenizer: "Tokenizer") -> tuple[int, ...]:

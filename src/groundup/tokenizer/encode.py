@@ -24,6 +24,8 @@ from groundup.data import token_files
 from groundup.data.rows import Refused
 from groundup.tokenizer import documents
 from groundup.tokenizer.documents import Shard
+from groundup.tokenizer.library import LibraryTokenizer
+from groundup.tokenizer.load import of_model
 from groundup.tokenizer.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -45,12 +47,12 @@ HARD = [
 def encode_corpus(
     folder: Path, inputs: Sequence[Path], out: Path, split: str | None = None, workers: int | None = None
 ) -> dict[str, Any]:
-    """Write `out`.bin and .idx with the ids of all documents of the inputs, in order, each after the end-of-text token.
+    """Write `out`.bin and .idx with the ids of all documents of the inputs, in order, each as `Tokenizer.document` has it.
 
     `folder` holds the tokenizer. What was encoded before a kill is found again in `out`.parts, which is removed at the
     end. The bytes do not hang on `workers`. Raises UserError when the inputs hold no documents.
     """
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = of_model(folder)
     shards = documents.find(inputs)
     sample = [text[:SAMPLE_CHARACTERS] for text in islice(documents.texts(shards, split), SAMPLE_DOCUMENTS)]
     if not sample:
@@ -79,7 +81,7 @@ def encode_corpus(
         file.unlink()
     parts.rmdir()
     written = token_files.TokenFile(out)
-    tokens = len(written.tokens) - len(written)  # without the end-of-text tokens
+    tokens = len(written.tokens) - len(written) * len(tokenizer.document([]))  # without those that begin and end texts
     size = int(tokenizer.bytes_per_token[written.tokens].sum())
     return {
         "tokens_file": f"{out}.bin",
@@ -95,6 +97,8 @@ def encode_corpus(
 
 def choose(tokenizer: Tokenizer, sample: Sequence[str]) -> tuple[str, str]:
     """The quickest library that gives our ids for the sample and HARD: its name, and the reason."""
+    if isinstance(tokenizer, LibraryTokenizer):
+        return "tokenizers", "it is of other makers"
     try:
         found = _gigatoken(tokenizer)([*sample, *HARD])
     except ImportError:
@@ -111,6 +115,8 @@ def agrees_with_tokenizers(tokenizer: Tokenizer, sample: Sequence[str]) -> bool:
     """Whether Hugging Face's `tokenizers` gives our ids for the sample, from the file that we save."""
     import tokenizers
 
+    if isinstance(tokenizer, LibraryTokenizer):
+        return True  # they are its own
     peer = tokenizers.Tokenizer.from_str(json.dumps(tokenizer.as_json()))
     peer.encode_special_tokens = True  # its name for "text that looks special is text"
     found = peer.encode_batch(list(sample))
@@ -121,9 +127,8 @@ def encode_shard(folder: Path, key: str, library: str, shard: Shard, split: str 
     """Write the token files of one shard. Returns rows passed over."""
     refused = Refused()
     tokenizer, encode = _encoder(folder, key, library)
-    end = np.array([tokenizer.end_of_text], np.int32)
     batches = (texts.to_pylist() for texts, _ in documents.read(shard, split, refused))
-    sequences = (np.concatenate([end, ids]) for texts in batches for ids in encode(texts))
+    sequences = (tokenizer.document(ids) for texts in batches for ids in encode(texts))
     token_files.write(stem, sequences, token_files.dtype_for(tokenizer.size))
     for path in _files(stem):
         seal(path)
@@ -136,7 +141,7 @@ def _files(stem: Path) -> tuple[Path, Path]:
 
 @cache
 def _encoder(folder: Path, key: str, library: str) -> tuple[Tokenizer, Encode]:
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = of_model(folder)
     return tokenizer, _gigatoken(tokenizer) if library == "gigatoken" else tokenizer.encode_batch
 
 

@@ -1,7 +1,8 @@
 """The folder of a tokenizer as other tools read it; what its kinds have in common."""
 
+import codecs
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from groundup.core.files import write_json, write_text
 from groundup.tokenizer import came_with
 from groundup.tokenizer.bpe import SPECIAL_TOKENS
 from groundup.tokenizer.chat import CHAT_TEMPLATE
-from groundup.tokenizer.template import ChatTemplate
+from groundup.tokenizer.template import Before, ChatTemplate
 
 
 class ByteTokens:
@@ -27,6 +28,7 @@ class ByteTokens:
         first = len(self._tokens) - len(special)
         self.special_tokens = {name: first + number for number, name in enumerate(special)}
         self.end_of_text, self.message_start, self.message_end = (self.special_tokens[name] for name in SPECIAL_TOKENS[:3])
+        self.begin_of_text = self.end_of_text  # every document stands after it
         self.pad = self.special_tokens.get(SPECIAL_TOKENS[3], self.end_of_text)
         self.ends = [self.end_of_text, self.message_end]  # of a text or of an answer
         self.kept: dict[str, str] = {}  # by name the files of a folder that is not ours, which are written as they came
@@ -49,8 +51,17 @@ class ByteTokens:
     def __call__(self, text: str) -> list[int]:
         return self.encode(text)
 
+    def encode_after(self, text: str, before: Before) -> list[int]:
+        """Ids of a text in the midst of others. Some tokenizers put a space before a text, but not before its parts."""
+        return self.encode(text)
+
+    def document(self, text_ids: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Ids of a document as training reads it (int32): between what begins and what ends one, where these are two."""
+        end = [] if self.begin_of_text == self.end_of_text else [self.end_of_text]
+        return np.concatenate([[self.begin_of_text], text_ids, end]).astype(np.int32)
+
     def token_bytes(self, token: int) -> bytes:
-        """The bytes a token stands for; none for special tokens."""
+        """The bytes a token stands for; none for special tokens, but for those that their folder calls text."""
         if not 0 <= token < self.size:
             raise IndexError(f"token {token} is outside the vocabulary of {self.size}")
         return self._tokens[token]
@@ -61,6 +72,15 @@ class ByteTokens:
     def decode(self, tokens: Iterable[int]) -> str:
         """Text of the tokens. Special tokens are no text; bytes that are not UTF-8 become U+FFFD."""
         return self.decode_bytes(tokens).decode("utf-8", "replace")
+
+    def decode_within(self, tokens: Iterable[int]) -> str:
+        """Text of tokens that go on with other text: of those tokenizers the first space stays."""
+        return self.decode(tokens)
+
+    def incremental(self) -> Callable[[int | None], str]:
+        """What each next token adds to the text, once its characters are whole; None for a token is the end of them."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        return lambda token: decoder.decode(b"" if token is None else self.token_bytes(token), final=token is None)
 
     def save(self, folder: Path, model_max_length: int | None = None, chat: bool = False) -> None:
         """Write `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`: same tokens, same bytes.
@@ -102,6 +122,9 @@ class ByteTokens:
             if eos not in self.special_tokens:
                 raise UserError(f"{folder}: its eos_token {eos[:40]!r} is none of the special tokens in tokenizer.json")
             self.ends = sorted({*self.ends, self.special_tokens[eos]})
+        for name in came_with.textual(found):  # Qwen3's <think>
+            if (token := self.special_tokens[name]) not in self.ends:
+                self._tokens[token] = name.encode()
         if other_template:
             self.template = came_with.template_of(found, self.special_tokens, self.ends, folder)
 
@@ -115,6 +138,8 @@ class ByteTokens:
     def forget(self) -> None:
         """For a model that is new: what is written is ours again, and so is the template."""
         self.kept, self.template, self.ends = {}, None, [self.end_of_text, self.message_end]
+        special = {*self.special_tokens.values()}
+        self._tokens = [b"" if number in special else token for number, token in enumerate(self._tokens)]
 
     def digest(self) -> str:
         """Of all that `is_that_of` compares."""

@@ -5,8 +5,10 @@ tokens around a text, truncation, padding, chance) is turned off, and text that 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -21,6 +23,34 @@ META_SPACE = "▁"
 _BYTE_OF = dict(zip([*map(chr, VISIBLE), *(chr(256 + i) for i in range(256 - len(VISIBLE)))], ALPHABET, strict=True))
 
 
+@contextmanager
+def refusing(path: Path, what: str) -> Iterator[None]:
+    """Whatever the library ends with is a UserError: it raises no narrower class than Exception, and its panics not even that."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise UserError(f"{path}: {what} ({str(error)[:100]})") from None
+
+
+def opened(found: Any, path: Path) -> tokenizers.Tokenizer:
+    """The library's tokenizer of a `tokenizer.json`. Raises UserError, naming `path`, where the library cannot read it."""
+    with refusing(path, "not a tokenizer that can be read"):
+        backend = tokenizers.Tokenizer.from_str(json.dumps(found))
+    backend.encode_special_tokens = True
+    backend.no_truncation()
+    backend.no_padding()
+    if getattr(backend.model, "dropout", None):
+        backend.model.dropout = None
+    return backend
+
+
+def character_bytes(name: str) -> bytes | None:
+    """The bytes of a token that is written with one character a byte; None where a character stands for none."""
+    return bytes(_BYTE_OF[one] for one in name) if all(one in _BYTE_OF for one in name) else None
+
+
 class HFTokenizer:
     """`names` (id -> token as the file writes it), `added` (ids that no training made), `size` (largest id + 1).
 
@@ -31,15 +61,7 @@ class HFTokenizer:
         """Raises UserError when the folder has no tokenizer.json that the library can read."""
         path = checked(Path(folder) / "tokenizer.json")
         found = read_json(path)
-        try:
-            self.backend = tokenizers.Tokenizer.from_str(json.dumps(found))
-        except Exception as error:  # the library raises no narrower class
-            raise UserError(f"{path}: not a tokenizer that can be read ({error})") from None
-        self.backend.encode_special_tokens = True
-        self.backend.no_truncation()
-        self.backend.no_padding()
-        if getattr(self.backend.model, "dropout", None):
-            self.backend.model.dropout = None
+        self.backend = opened(found, path)
         self.path = path
         self.kind = found["model"].get("type") or type(self.backend.model).__name__
         self.names = {number: name for name, number in self.backend.get_vocab(with_added_tokens=True).items()}
@@ -91,9 +113,7 @@ class HFTokenizer:
 
     def bytes_of(self, name: str) -> bytes | None:
         """What a token of a byte-level vocabulary stands for; None for other tokens."""
-        if self.byte_level and all(character in _BYTE_OF for character in name):
-            return bytes(_BYTE_OF[character] for character in name)
-        return None
+        return character_bytes(name) if self.byte_level else None
 
     def text_of(self, token: int) -> str | None:
         """The text that a token stands for; None where no text of its own is known: part of a character or of a word."""
@@ -123,7 +143,5 @@ class HFTokenizer:
 
     def _encodings(self, texts: Sequence[str], places: bool = False) -> list[tokenizers.Encoding]:
         encode = self.backend.encode_batch if places else self.backend.encode_batch_fast
-        try:
+        with refusing(self.path, "cannot encode a text"):
             return encode([well_formed(text) for text in texts], add_special_tokens=False)
-        except Exception as error:
-            raise UserError(f"{self.path}: cannot encode a text ({error})") from None

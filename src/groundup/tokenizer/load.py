@@ -6,6 +6,7 @@ from groundup.core.errors import UserError
 from groundup.core.files import read_object
 from groundup.core.seals import checked
 from groundup.tokenizer.characters import Characters
+from groundup.tokenizer.library import LibraryTokenizer
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.tokenizer.wordpiece import WordPiece
 
@@ -15,19 +16,36 @@ AnyTokenizer = Tokenizer | Characters | WordPiece
 def for_run(folder: Path, continued: str) -> Tokenizer:
     """The tokenizer of a run. Where it is not a model that is `continued`, nothing but its tokens is another's.
 
-    A new model has our chat format and begins every text with the end-of-text token, whoever made its tokenizer.
+    A new model has our chat format and begins every text with the end-of-text token, whoever made its tokenizer; but with the
+    tokens of a `LibraryTokenizer`, which lacks those of our format, it has that one's.
     """
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = of_model(folder)
     if not continued:
         tokenizer.forget()
     return tokenizer
 
 
+def of_model(folder: Path) -> Tokenizer:
+    """The tokenizer of a language model's folder: by our own code where that gives its ids, else by the library.
+
+    Raises UserError when it is missing, damaged or does what is not known here.
+    """
+    try:
+        return Tokenizer.load(folder)
+    except UserError:
+        return LibraryTokenizer.load(folder)
+
+
 def load(folder: Path) -> AnyTokenizer:
-    """Byte-level BPE, characters, bytes or WordPiece. Raises UserError when it is missing, damaged or none of these."""
+    """Byte-level BPE, characters, bytes or WordPiece, ours or of other makers.
+
+    Raises UserError when it is missing, damaged or does what is not known here.
+    """
     model = read_object(checked(Path(folder) / "tokenizer.json")).get("model")
     if not isinstance(model, dict):
         raise UserError(f"{folder}/tokenizer.json: it has no model; train the tokenizer again")
     if model.get("type") == "WordPiece":
         return WordPiece.load(folder)
-    return Characters.load(folder) if model.get("byte_fallback") else Tokenizer.load(folder)
+    if model.get("byte_fallback") and not model.get("merges"):
+        return Characters.load(folder)
+    return of_model(folder)

@@ -11,7 +11,7 @@ the template runs and put back after the rendered text was cut at the special to
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import jinja2
 import regex
@@ -42,6 +42,9 @@ METHODS = {
 STAND_INS = [chr(code) for code in range(0xFDD0, 0xFDF0)]  # noncharacters of Unicode: no text holds them but in error
 
 Message = Mapping[str, Any]
+Before = Literal["nothing", "token", "text"]  # what a text stands after: nothing, a special token, other text
+Encode = Callable[[str, Before], list[int]]
+FindSpecial = Callable[[str], Iterable[tuple[int, int, int]]]  # (start, end, id) of the special tokens in a text
 
 
 class ChatTemplate:
@@ -53,16 +56,17 @@ class ChatTemplate:
 
     def __init__(
         self, source: str, variables: Mapping[str, str], special: Mapping[str, int], textual: Iterable[str],
-        spoken_ends: Iterable[int], where: str,
+        spoken_ends: Iterable[int], where: str, find: FindSpecial | None = None,
     ) -> None:  # fmt: skip
         self.source, self.variables, self.special, self.where = source, dict(variables), dict(special), where
         self.textual, self.spoken_ends = frozenset(textual), frozenset(spoken_ends)
         longest_first = sorted(special, key=len, reverse=True)
-        self._special = regex.compile("|".join(map(regex.escape, longest_first)))
+        pattern = regex.compile("|".join(map(regex.escape, longest_first)))
+        self._find = find or (lambda text: ((*found.span(), special[found[0]]) for found in pattern.finditer(text)))
         self._textual = regex.compile("|".join(map(regex.escape, sorted(self.textual, key=len, reverse=True))) or "(?!)")
 
     def render(
-        self, encode: Callable[[str], list[int]], messages: Sequence[Message], texts: Sequence[str], add_generation_prompt: bool
+        self, encode: Encode, messages: Sequence[Message], texts: Sequence[str], add_generation_prompt: bool
     ) -> tuple[list[int], list[int]]:
         """Ids, and 1 for each that the assistant writes: from where a prompt for the answer would end through its end.
 
@@ -89,11 +93,22 @@ class ChatTemplate:
             raise UserError("the folder's chat template ends an answer with no token that ends one")
         return ids, mask
 
+    def ends_answers(self) -> int | None:
+        """The special token that the template writes first after an answer; None where it writes none, or takes no such talk."""
+        question, answer = "how are you", "fine as ever"
+        try:
+            whole = self._run([{"role": "user", "content": question}, {"role": "assistant", "content": answer}], False)
+        except UserError:
+            return None
+        if (place := whole.rfind(answer)) < 0:
+            return None
+        return next((token for start, _, token in self._find(whole) if start >= place + len(answer)), None)
+
     def _ended(self, ids: Sequence[int], mask: Sequence[int]) -> int:
         return sum(1 for token, spoken in zip(ids, mask, strict=True) if spoken and token in self.spoken_ends)
 
     def _cut(
-        self, whole: str, starts: Sequence[int], plain: Mapping[str, str], encode: Callable[[str], list[int]]
+        self, whole: str, starts: Sequence[int], plain: Mapping[str, str], encode: Encode
     ) -> tuple[list[int], list[int]]:
         ids: list[int] = []
         mask: list[int] = []
@@ -109,18 +124,19 @@ class ChatTemplate:
             mask.extend([int(speaks)] * len(found))
 
         def add_text(start: int, end: int) -> None:
+            before: Before = "token" if start else "nothing"
             for cut in [place for place in places if start < place < end] + [end]:
                 if start < cut:
-                    add(encode(whole[start:cut].translate(restored)), start)
+                    add(encode(whole[start:cut].translate(restored), before), start)
+                    before = "text"
                 start = cut
 
         end = 0
-        for found in self._special.finditer(whole):
-            add_text(end, found.start())
-            token = self.special[found[0]]
-            add([token], found.start())
+        for start, stop, token in self._find(whole):
+            add_text(end, start)
+            add([token], start)
             speaks = speaks and token not in self.spoken_ends
-            end = found.end()
+            end = stop
         add_text(end, len(whole))
         return ids, mask
 

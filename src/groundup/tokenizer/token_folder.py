@@ -20,7 +20,7 @@ BATCH = 1024  # documents encoded at once
 def write(
     folder: Path, splits: Mapping[str, Iterable[Mapping[str, Any]]], tokenizer: Tokenizer, threads: int = 1
 ) -> dict[str, dict[str, int]]:
-    """Write each split's documents (rows with `text`, `id`, `domain` and `best`), each after the end-of-text token.
+    """Write each split's documents (rows with `text`, `id`, `domain` and `best`), each as `Tokenizer.document` has it.
 
     Returns {split: {"documents", "tokens", "bytes"}}; bytes are those of the texts.
     """
@@ -43,7 +43,7 @@ def _encoded(
     """Ids of each document; on the way `rows` gets its row of the table."""
     while batch := [*islice(documents, BATCH)]:
         encoded = tokenizer.encode_batch([row["text"] for row in batch], threads)
-        for row, ids in zip(batch, encoded, strict=True):
+        for row, ids in zip(batch, map(tokenizer.document, encoded), strict=True):
             rows.append(
                 {
                     "split": split,
@@ -51,8 +51,8 @@ def _encoded(
                     "id": row["id"],
                     "domain": row["domain"],
                     "best": row["best"],
-                    "tokens": len(ids) + 1,
+                    "tokens": len(ids),
                     "bytes": len(row["text"].encode()),
                 }
             )
-            yield np.concatenate(([tokenizer.end_of_text], ids))
+            yield ids

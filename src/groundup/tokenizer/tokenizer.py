@@ -5,7 +5,6 @@ tiktoken, built from the same merges. Ids: 256 bytes, the merges in order, then 
 Text is never a special token: "<|im_end|>" in a document is ten ordinary characters, whoever wrote it.
 """
 
-import codecs
 import unicodedata
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -201,14 +200,13 @@ class StreamDecoder:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._step = tokenizer.incremental()
 
     def push(self, token: int) -> str:
-        return self._decoder.decode(self._tokenizer.token_bytes(token))
+        return self._step(token)
 
     def finish(self) -> str:
-        return self._decoder.decode(b"", final=True)
+        return self._step(None)
 
 
 def _cuts(pre_tokenizer: dict[str, Any]) -> list[dict[str, Any]]:

@@ -2,7 +2,8 @@
 
 Documents are put in an order once, from the seed, and laid end to end; the stream is cut into rows of `context` tokens,
 and the rows are shuffled, since neighbours in a long document would make a batch of one subject. Each document begins
-with the end-of-text token, which the model sees as the beginning of a text and predicts as the end of the one before.
+with the end-of-text token, which the model sees as the beginning of a text and predicts as the end of the one before; of
+tokenizers that have two tokens for it, as Llama's, with the one and ends with the other.
 """
 
 from typing import Any

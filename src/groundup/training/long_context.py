@@ -49,7 +49,7 @@ def train_longer(
     work = Work(device, processes, folder, label, log, seed)
     before = model.config
     longer = lengthened(model, settings.context_length or LONGER * before.max_position_embeddings)
-    data = TrainingTokens.open(tokens, tokenizer.end_of_text, before.vocab_size)
+    data = TrainingTokens.open(tokens, tokenizer.begin_of_text, before.vocab_size)
     numbers, mixture = long_documents(data.table, mixture, before.max_position_embeddings)
     model.config = model.model.config = longer
     context = longer.max_position_embeddings

@@ -25,6 +25,7 @@ from groundup.model import architectures, moe
 from groundup.model import folder as model_folder
 from groundup.model.base import LanguageModel, parameter_counts
 from groundup.model.decoder import Decoder
+from groundup.tokenizer.load import of_model
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import checkpoint
 from groundup.training.budget import Budget, budget
@@ -78,16 +79,16 @@ class TrainingTokens:
 
     files: dict[str, TokenFile]
     table: list[dict[str, Any]]
-    end_of_text: int
+    begin_of_text: int
 
     @classmethod
-    def open(cls, folder: Path, end_of_text: int, vocabulary: int) -> "TrainingTokens":
+    def open(cls, folder: Path, begin_of_text: int, vocabulary: int) -> "TrainingTokens":
         """Raises UserError where a file holds an id that the model's `vocabulary` has not."""
         files = {split: TokenFile(folder / split) for split in ("train", "held_out")}
         table = [row for row in pq.read_table(folder / "documents.parquet").to_pylist() if row["split"] == "train"]
         for split, file in files.items():
             check_ids(file, vocabulary, str(folder / f"{split}.bin"))
-        return cls(files, table, end_of_text)
+        return cls(files, table, begin_of_text)
 
     def stream(
         self, numbers: np.ndarray, mixture: MixtureConfig, best_share: float, wanted: Lengths, work: Work
@@ -99,7 +100,7 @@ class TrainingTokens:
         documents = [self.table[number] for number in numbers]
         phases, realised = document_order(documents, mixture, best_share, wanted.tokens + 1, work.seed)
         order = [numbers[phase] for phase in phases]
-        stream = Stream(self.files["train"], order, wanted.context, self.end_of_text, work.seed)
+        stream = Stream(self.files["train"], order, wanted.context, self.begin_of_text, work.seed)
         if not stream.rows:
             raise UserError(
                 f"the training documents do not fill one row of {wanted.context} tokens; take more pages, a shorter "
@@ -115,7 +116,7 @@ class TrainingTokens:
 
     def probe(self, context: int, seed: int) -> Stream:
         """Rows of the held-out documents."""
-        return Stream(self.files["held_out"], [np.arange(len(self.files["held_out"]))], context, self.end_of_text, seed)
+        return Stream(self.files["held_out"], [np.arange(len(self.files["held_out"]))], context, self.begin_of_text, seed)
 
 
 def pretrain(
@@ -136,7 +137,7 @@ def pretrain(
     """
     work = Work(device, processes, folder, label, log, seed)
     model, reasons = starting_model(settings, tokenizer, seed)
-    data = TrainingTokens.open(tokens, tokenizer.end_of_text, model.config.vocab_size)
+    data = TrainingTokens.open(tokens, tokenizer.begin_of_text, model.config.vocab_size)
     derived = budget(settings, architectures.multiplied(model), available_tokens(data.table, mixture))
     settings = settings.model_copy(update={"tokens": derived.tokens, "batch_tokens": derived.batch_tokens})
     lrs = log_decisions(model, settings, derived, reasons, work)
@@ -276,7 +277,7 @@ def starting_model(settings: PretrainingConfig, tokenizer: Tokenizer, seed: int)
         )  # fmt: skip
     source = Path(settings.start_from)
     model = model_folder.load_decoder(source)
-    own = Tokenizer.load(source)
+    own = of_model(source)
     if not own.is_that_of(tokenizer):
         raise UserError(
             f"{source}: its tokenizer ({own.size} tokens) is not the one of these token files ({tokenizer.size}); "

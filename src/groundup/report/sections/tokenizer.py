@@ -5,6 +5,7 @@ from typing import Any
 from groundup.core.text import visible
 from groundup.corpus.tables import read_table
 from groundup.report.made import Made
+from groundup.tokenizer.load import of_model
 from groundup.tokenizer.tokenizer import Tokenizer
 
 TITLE = "Tokenizer: text becomes numbers"
@@ -19,7 +20,7 @@ def gather(made: Made) -> dict[str, Any]:
     return {
         "tokenizer": made.results["tokenizer"],
         "tokens": made.results.get("tokens"),
-        "examples": tokenized(folders["corpus"], Tokenizer.load(folders["tokenizer"])) if "corpus" in folders else [],
+        "examples": tokenized(folders["corpus"], of_model(folders["tokenizer"])) if "corpus" in folders else [],
     }
 
 
@@ -35,5 +36,5 @@ def tokenized(corpus: Path, tokenizer: Tokenizer) -> list[dict[str, Any]]:
         if match:
             pieces = [tokenizer.token_bytes(token) for token in tokenizer.encode(match[0])]
             texts = [visible(piece.decode("utf-8", "backslashreplace")) for piece in pieces]
-            examples.append({"what": what, "pieces": texts, "bytes": sum(map(len, pieces))})
+            examples.append({"what": what, "pieces": texts, "bytes": len(match[0].encode())})
     return examples
