@@ -16,6 +16,7 @@ from groundup.cli.corpus import corpus
 from groundup.cli.data import data
 from groundup.cli.evaluate import evaluate
 from groundup.cli.options import LARGEST_SEED, MOST_TOKENS, DryRun, RunFolder, Settings, finite, result
+from groundup.cli.serve import serve
 from groundup.cli.tokenizer import tokenizer
 from groundup.core import log
 from groundup.core.errors import UserError
@@ -34,6 +35,7 @@ app.add_typer(corpus, name="corpus")
 app.add_typer(tokenizer, name="tokenizer")
 app.add_typer(data, name="data")
 app.command()(evaluate)
+app.command()(serve)
 
 # Trouble of the machine rather than of the program.
 MACHINE_TROUBLE = {
