@@ -1,37 +1,11 @@
-"""A server with toy models on loopback, in a thread of the tests."""
-
-import threading
-import time
-from contextlib import contextmanager
+"""A server of a chat model and a base model, toys both."""
 
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the `serve` extra")
-uvicorn = pytest.importorskip("uvicorn", reason="needs the `serve` extra")
 
 from groundup.model import folder as folders
-from groundup.serving.api import create_app
 from groundup.serving.models import Capacity, open_all
-from groundup.serving.serve import _bind
-
-
-@pytest.fixture(scope="session")
-def listening():
-    return _listening
-
-
-@contextmanager
-def _listening(models, **settings):
-    """The address of a server of these models."""
-    sock = _bind("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(create_app(models, **settings), log_level="warning", access_log=False))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{sock.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +25,6 @@ def models(served_folders):
 
 
 @pytest.fixture(scope="session")
-def address(models):
-    with _listening(models) as address:
+def address(models, listening):
+    with listening(models) as address:
         yield address

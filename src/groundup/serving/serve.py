@@ -24,7 +24,7 @@ def serve(
     """
     if host not in LOOPBACK and not key:
         raise UserError(f"--host {host}: others can reach it, so a key is needed: set GROUNDUP_KEY")
-    listening = _bind(host, port)
+    listening = bind(host, port)
     models = open_all(specs, capacity)
     for model in models.values():
         for decision in model.scheduler.decisions:
@@ -39,7 +39,7 @@ def serve(
     return {"address": address, "models": counts}
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.socket(family)
