@@ -3,13 +3,18 @@
 import asyncio
 import json
 import random
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 
 import httpx
 import pytest
 
-openai = pytest.importorskip("openai", reason="needs the `test` extra")
+pytest.importorskip("openai", reason="needs the `test` extra")
+import openai
 
 from groundup.generation.engine import Sampling, generate
 from groundup.model.folder import load_decoder
@@ -299,3 +304,26 @@ def test_models_share_a_process_and_threads_end(served_folders, listening):
     with listening(open_all([f"mine={served_folders['base']}"], Capacity())) as address:
         assert httpx.get(f"{address}/v1/models").json()["data"][0]["id"] == "mine"
     assert threading.active_count() <= before + 1
+
+
+def test_the_verb_serves_until_it_is_told_to_stop(served_folders, environment):
+    command = [sys.executable, "-m", "groundup", "serve", f"toy={served_folders['base']}", "--port", "0"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    line = next(line for line in process.stderr if "/v1" in line)
+    address = re.search(r"http://\S+(?=/v1)", line)[0]
+    answer = httpx.post(f"{address}/v1/completions", json={"model": "toy", "prompt": "a", "max_tokens": 2}, timeout=60)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert answer.status_code == 200 and process.returncode in (0, 130), err
+    if process.returncode == 0:
+        assert json.loads(out.splitlines()[-1])["models"]["toy"]["requests"] == 1
+
+
+def test_what_the_verb_refuses(served_folders, groundup_here, tmp_path):
+    base = served_folders["base"]
+    for words, said in (
+        ([base, "--host", "0.0.0.0"], "key"), ([tmp_path], "empty folder"), ([base, base], "two models"),
+        ([base, "--host", "192.0.2.1"], "--host"),
+    ):  # fmt: skip
+        done = groundup_here("serve", *words)
+        assert done.returncode == 2 and said in done.stderr and len(done.stderr) < 400, words
