@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -186,3 +187,27 @@ def randomise(model: torch.nn.Module, seed: int, scale: float = 0.3) -> None:
 def toy_tokenizer() -> Tokenizer:
     text = ["what does the function return", "it returns the path of the file", "def path(file):\n    return file\n"]
     return Tokenizer.from_merges(bpe.train(bpe.count_pretokens(text * 9), 300))
+
+
+@pytest.fixture(scope="session")
+def listening() -> Callable[..., contextlib.AbstractContextManager[str]]:
+    """`with listening(models) as address`: a server of these models on loopback, in a thread."""
+    pytest.importorskip("fastapi", reason="needs the `serve` extra")
+    import uvicorn
+
+    from groundup.serving.api import create_app
+    from groundup.serving.serve import bind
+
+    @contextlib.contextmanager
+    def listen(models: dict, **settings: object) -> Iterator[str]:
+        socket = bind("127.0.0.1", 0)
+        server = uvicorn.Server(uvicorn.Config(create_app(models, **settings), log_level="warning", access_log=False))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{socket.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
+
+    return listen

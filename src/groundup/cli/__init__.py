@@ -19,6 +19,7 @@ from groundup.cli.data import data
 from groundup.cli.evaluate import evaluate
 from groundup.cli.leaderboard import leaderboard
 from groundup.cli.options import LARGEST_SEED, MOST_TOKENS, DryRun, RunFolder, Settings, finite, result
+from groundup.cli.serve import serve
 from groundup.cli.tokenizer import tokenizer
 from groundup.core import log
 from groundup.core.errors import UserError
@@ -40,6 +41,7 @@ app.command()(evaluate)
 posttraining.add_to(app)
 app.command()(contamination)
 app.command()(leaderboard)
+app.command()(serve)
 
 # Trouble of the machine rather than of the program.
 MACHINE_TROUBLE = {

@@ -57,9 +57,9 @@ class _Layer(NamedTuple):
 
 
 class Decoding:
-    """Rows in the middle of being continued: `read` the prompts once, then `step` with the tokens that each row goes on with.
+    """Rows in the middle of being continued: `prefill` the prompts once, then `decode` the tokens that each row goes on with.
 
-    Those that turn out not to belong to a row, `forget`.
+    Those that turn out not to belong to a row, `rollback`. A server fills rows one after the other: `extend` and `move`.
     """
 
     def __init__(self, model: Decoder, rows: int, length: int) -> None:
@@ -104,15 +104,15 @@ class Decoding:
             mlp,
         )
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Logits (rows, vocabulary) of the token after each prompt."""
+    def prefill(self, prompts: Sequence[Sequence[int]], first: int = 0) -> Tensor:
+        """Logits (prompts, vocabulary) of the token after each prompt, which fill the rows from `first` on."""
         last: list[Tensor] = []
         start = 0
         while start < len(prompts):
             end = start + 1
             while end < len(prompts) and sum(map(len, prompts[start : end + 1])) <= READ_AT_ONCE:
                 end += 1
-            last.append(self._read(prompts[start:end], start))
+            last.append(self._read(prompts[start:end], first + start))
             start = end
         return self._logits(torch.cat(last))
 
@@ -151,19 +151,44 @@ class Decoding:
             slots += [row * room + time for time in some]
         return torch.tensor(times, device=self.head.device), torch.tensor(slots, device=self.head.device)
 
+    def extend(self, row: int, tokens: Sequence[int], every: bool = False) -> Tensor:
+        """Logits (1, vocabulary) of the token after the last of these, which continue one row: a part of a long prompt.
+
+        With `every` those after each of them (tokens, vocabulary).
+        """
+        start, count, H, K = self.lengths[row], len(tokens), self.query_heads, self.key_heads
+        positions_N, slots_N = self._places(row, [count])
+        kept = self.cache[:, :, row, : start + count].split(K, dim=1)
+        last = None if every else torch.tensor([count - 1], device=self.head.device)
+        seen_NS = torch.arange(start + count, device=self.head.device) <= positions_N[:, None]
+
+        def attend(index: int, heads_NHC: Tensor) -> Tensor:
+            q, (k, v) = heads_NHC[:, :H].transpose(0, 1)[None], (part[index][None] for part in kept)
+            asked = (q[:, :, -1:], None) if last is not None and index == len(self.layers) - 1 else (q, seen_NS)
+            out = F.scaled_dot_product_attention(asked[0], k, v, attn_mask=asked[1], enable_gqa=H != K)
+            return out[0].transpose(0, 1).flatten(1)
+
+        ids_N = torch.tensor(tokens, device=self.head.device)
+        return self._logits(self._layers(ids_N, positions_N, slots_N, attend, last))
+
+    def move(self, row: int, to: int) -> None:
+        """What a row holds, to another one."""
+        used, self.lengths[to] = self.lengths[row], self.lengths[row]
+        self.cache[:, :, to, :used] = self.cache[:, :, row, :used]
+
     def decode(self, tokens_BT: Tensor) -> Tensor:
-        """Logits (rows, T, vocabulary) of the token after each of these, which continue their rows."""
+        """Logits (rows, T, vocabulary) of the token after each of these, which continue the first rows."""
         B, T = tokens_BT.shape
         device = self.head.device
         positions_N, slots_N = self._places(0, [T] * B)
         if self.steps:
             return self.steps(tokens_BT, positions_N, self.rope_cache, self.cache)
-        used = min(max(self.lengths), self.cache.shape[3])
+        used = min(max(self.lengths[:B]), self.cache.shape[3])
         seen = None
-        if T > 1 or min(self.lengths) < used:
+        if T > 1 or min(self.lengths[:B]) < used:
             beyond_NS = torch.arange(used, device=device) > positions_N[:, None]
             seen = torch.zeros(B * T, used, device=device).masked_fill_(beyond_NS, -math.inf).view(B, 1, T, used)
-        both = self.cache[:, :, :, :used].transpose(1, 2).split(self.key_heads, dim=2)
+        both = self.cache[:, :, :B, :used].transpose(1, 2).split(self.key_heads, dim=2)
         keys, values = both[0].unbind(), both[1].unbind()
         H, K, C = self.query_heads, self.key_heads, self.channels
 
@@ -178,8 +203,8 @@ class Decoding:
         return self._logits(self._layers(tokens_BT.flatten(), positions_N, slots_N, attend)).unflatten(0, (B, T))
 
     def rollback(self, tokens: Sequence[int]) -> None:
-        """So many of the last tokens of each row: it goes on from before them."""
-        self.lengths = [length - one for length, one in zip(self.lengths, tokens, strict=True)]
+        """So many of the last tokens of each of the first rows: it goes on from before them."""
+        self.lengths[: len(tokens)] = [length - one for length, one in zip(self.lengths, tokens, strict=False)]
 
     def select(self, rows: Sequence[int]) -> None:
         """Keep only these rows."""

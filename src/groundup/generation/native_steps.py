@@ -57,14 +57,14 @@ class Steps:
         self.layers = (_Layer * config.num_hidden_layers)(*map(_layer, backbone.layers))
 
     def __call__(self, tokens_BT: Tensor, positions_N: Tensor, rope_cache: Tensor, cache: Tensor) -> Tensor:
-        """Logits (rows, T, vocabulary); `positions_N` (rows x T,), rope_cache and cache as `generation.decoding` keeps them.
+        """Logits (rows, T, vocabulary) of the cache's first rows; the others as `generation.decoding` keeps them.
 
         Raises IndexError for an id that is none.
         """
         logits = torch.empty(*tokens_BT.shape, self.vocabulary)
         tensors = (rope_cache, cache, tokens_BT.contiguous(), positions_N, logits)
         if not self.library.decode(
-            ctypes.byref(self.model), self.layers, *map(c_long, (*cache.shape[2:4], tokens_BT.shape[1])),
+            ctypes.byref(self.model), self.layers, *map(c_long, (len(tokens_BT), *cache.shape[2:4], tokens_BT.shape[1])),
             *(c_void_p(tensor.data_ptr()) for tensor in tensors),
         ):  # fmt: skip
             raise IndexError(f"an id is not among the {self.vocabulary} tokens")

@@ -118,11 +118,11 @@ static inline void attend_row(const float* q, const float* keys, const float* va
     for (long c = 0; c < C; c += LANES) _mm512_storeu_ps(out + c, _mm512_mul_ps(sums_of[c / LANES], share));
 }
 
-// Logits (rows x T, vocabulary) of the tokens after `ids`, T of each row, which stand at `places` of their rows. The cache
-// (layers, key heads and then value heads, rows, room, channels) has the tokens before, and gets these. turns (room, channels):
-// cosine and sine of each pair's angle. False, and nothing done, where an id is none.
-extern "C" bool decode(const StepModel* model, const StepLayer* layers, long rows, long room, long T, const float* turns,
-                       float* cache, const long* ids, const long* places, float* logits) {
+// Logits (rows x T, vocabulary) of the tokens after `ids`, T of each of the first rows, which stand at `places` of their rows.
+// The cache (layers, key heads and then value heads, all_rows, room, channels) has the tokens before, and gets these.
+// turns (room, channels): cosine and sine of each pair's angle. False, and nothing done, where an id is none.
+extern "C" bool decode(const StepModel* model, const StepLayer* layers, long rows, long all_rows, long room, long T,
+                       const float* turns, float* cache, const long* ids, const long* places, float* logits) {
     const std::lock_guard<std::mutex> alone(one_at_a_time);
     const StepModel& m = *model;
     const long N = rows * T, D = m.width, H = m.heads, K = m.key_heads, C = m.channels, A = H * C, F = m.inner, V = m.vocabulary;
@@ -140,7 +140,7 @@ extern "C" bool decode(const StepModel* model, const StepLayer* layers, long row
         };
         for (long i = 0; i < m.layers; i++) {
             const StepLayer& l = layers[i];
-            const auto kept = [&](long head, long row) { return cache + ((i * 2 * K + head) * rows + row) * room * C; };
+            const auto kept = [&](long head, long row) { return cache + ((i * 2 * K + head) * all_rows + row) * room * C; };
             normalise(l.attention_norm);
 #pragma omp for schedule(static)
             for (long head = 0; head < H + 2 * K; head++) {

@@ -1,0 +1,187 @@
+"""16 clients at a time over HTTP, `groundup serve` beside `transformers serve`, turn by turn on one folder; and what clients do.
+
+The folder is a Qwen3 of 6 layers x 256 with vocabulary 4,096 and random weights, so that hardly anything repeats itself and
+drafts are of no use. Each of 16 streams asks for 128 tokens, greedy, after a prompt of some 32; tokens per second are of the
+whole call. transformers serves with continuous batching, and is warmed up. Then ours alone: how long a first token takes beside
+15 other streams, over how long it takes alone; 1,000 requests, 100 at a time: how many are answered in full, and what the process
+had resident before and after; 200 clients that leave in the middle: whether every slot is free afterwards.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from pydoc_data.topics import topics
+from statistics import median
+
+import httpx
+import torch
+
+from common import conclude, machine
+from groundup.model import folder as model_folder
+from groundup.model.decoder import Decoder, DecoderConfig
+from groundup.tokenizer import bpe
+from groundup.tokenizer.tokenizer import Tokenizer
+
+STREAMS, NEW, ROUNDS, BAR = 16, 128, 3, 4.0
+SHAPE = DecoderConfig(
+    vocab_size=4096, hidden_size=256, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2, head_dim=64,
+    intermediate_size=768, max_position_embeddings=1024,
+)  # fmt: skip
+CLAIM = "16 concurrent streams over HTTP, 6 x 256: tokens a second over transformers serve's with continuous batching"
+WORDS = tuple(re.findall("[a-z]+", "what does the function return when a file of that name is not there and nobody wrote to it"))
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_known_args()
+    print(machine())
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work) / "model"
+        write(folder)
+        with groundup_serve(folder) as (ours, process), transformers_serve(folder) as theirs:
+            rates: dict[str, list[float]] = {ours: [], theirs: []}
+            for number in range(-1, ROUNDS):  # the first warms up
+                for address in rates:
+                    rate = asyncio.run(streams(address, folder if address == theirs else Path("model")))
+                    if number >= 0:
+                        rates[address].append(rate)
+            mine, peer = (median(rates[address]) for address in (ours, theirs))
+            print(f"tokens per second: ours {mine:,.0f}, transformers serve {peer:,.0f}: {mine / peer:.2f} times")
+            others(ours, process.pid)
+    conclude(CLAIM, mine / peer, "times", BAR, mine / peer >= BAR, peer="transformers serve, tokens/s", peer_figure=peer)
+
+
+def write(folder: Path) -> None:
+    tokenizer = Tokenizer.from_merges(bpe.train(bpe.count_pretokens(topics.values()), SHAPE.vocab_size))
+    model, generator = Decoder(SHAPE), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator) * 0.06
+            parameter.copy_(1 + noise if parameter.dim() == 1 else noise)
+    model_folder.save(folder, model, tokenizer, chat=False)
+
+
+@contextlib.contextmanager
+def groundup_serve(folder: Path) -> Iterator[tuple[str, subprocess.Popen]]:
+    command = [sys.executable, "-m", "groundup", "serve", f"model={folder}", "--port", "0", "--waiting", "1000"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "/v1" in line)
+        yield re.findall(r"http://\S+(?=/v1)", line)[0], process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextlib.contextmanager
+def transformers_serve(folder: Path) -> Iterator[str]:
+    port = "18765"
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder), "--continuous-batching"]
+    command += ["--port", port, "--dtype", "float32", "--device", "cpu"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(600):
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{address}/health").status_code == 200:
+                    break
+            time.sleep(0.5)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def prompt(number: int) -> str:
+    return " ".join((WORDS * 2)[number % len(WORDS) :][:20])
+
+
+async def streams(address: str, model: Path) -> float:
+    """Tokens per second of all streams together."""
+    async with httpx.AsyncClient(timeout=600) as client:
+
+        async def one(number: int) -> int:
+            body = {"model": str(model), "prompt": prompt(number), "max_tokens": NEW, "temperature": 0}
+            answer = await client.post(f"{address}/v1/completions", json=body)
+            answer.raise_for_status()
+            return answer.json()["usage"]["completion_tokens"]
+
+        start = time.perf_counter()
+        counts = await asyncio.gather(*(one(number) for number in range(STREAMS)))
+        return sum(counts) / (time.perf_counter() - start)
+
+
+def others(address: str, pid: int) -> None:
+    alone = median(asyncio.run(first_token(address, 0)) for _ in range(5))
+    beside = median(asyncio.run(first_token(address, STREAMS - 1)) for _ in range(5))
+    times = f"{1000 * alone:.0f} ms alone, {1000 * beside:.0f} ms beside {STREAMS - 1} streams: {beside / alone:.1f} times"
+    print(f"first token: {times}")
+    before = resident(pid)
+    full = asyncio.run(many(address, 1000, 100))
+    print(f"1,000 requests, 100 at a time: {full} answered in full; resident {before} MB before, {resident(pid)} MB after")
+    asyncio.run(leave(address, 200))
+    time.sleep(2)
+    metrics = httpx.get(f"{address}/metrics").text
+    left = re.findall(r"groundup_(?:requests_running|requests_waiting|cancelled_total)\{.*?\} (\d+)", metrics)
+    print(f"200 clients left: cancelled {left[0]}, at work {left[1]}, waiting {left[2]}")
+
+
+async def first_token(address: str, others: int) -> float:
+    async with httpx.AsyncClient(timeout=600) as client:
+        body = {"model": "model", "temperature": 0, "stream": True, "logit_bias": {"0": -100}}
+        company = [
+            asyncio.create_task(client.post(f"{address}/v1/completions", json={**body, "prompt": prompt(n), "max_tokens": NEW}))
+            for n in range(others)
+        ]
+        await asyncio.sleep(0.3 if others else 0)
+        start = time.perf_counter()
+        asked = {**body, "prompt": prompt(5), "max_tokens": 2}
+        async with client.stream("POST", f"{address}/v1/completions", json=asked) as answer:
+            async for _ in answer.aiter_lines():
+                break
+        seconds = time.perf_counter() - start
+        await asyncio.gather(*company)
+        return seconds
+
+
+async def many(address: str, count: int, at_once: int) -> int:
+    gate = asyncio.Semaphore(at_once)
+    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=at_once)) as client:
+
+        async def one(number: int) -> bool:
+            async with gate:
+                body = {"model": "model", "prompt": prompt(number), "max_tokens": 8, "seed": number, "logit_bias": {"0": -100}}
+                answer = await client.post(f"{address}/v1/completions", json=body)
+                return answer.status_code == 200 and json.loads(answer.text)["usage"]["completion_tokens"] == 8
+
+        return sum(await asyncio.gather(*map(one, range(count))))
+
+
+async def leave(address: str, count: int) -> None:
+    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=50)) as client:
+
+        async def one(number: int) -> None:
+            body = {"model": "model", "prompt": prompt(number), "max_tokens": 900, "stream": True, "logit_bias": {"0": -100}}
+            async with client.stream("POST", f"{address}/v1/completions", json=body) as answer:
+                async for _ in answer.aiter_lines():
+                    break
+
+        await asyncio.gather(*map(one, range(count)))
+
+
+def resident(pid: int) -> int:
+    return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0]) // 1000
+
+
+if __name__ == "__main__":
+    main()

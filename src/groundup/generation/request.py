@@ -1,0 +1,122 @@
+"""What a request to the scheduler asks for, and how one token is chosen from its logits."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from groundup.generation.engine import COLDEST, Sampling, pick
+
+
+@dataclass(frozen=True)
+class RequestSampling(Sampling):
+    """`Sampling` and what changes the logits before it. Neutral where it is not given.
+
+    repetition_penalty divides positive logits of tokens that the prompt or the answer has, and multiplies negative ones
+    (Keskar et al. 2019); frequency_penalty takes itself times a token's count in the answer off its logit, presence_penalty
+    itself once (as OpenAI documents them); logit_bias is added; min_p keeps tokens of at least that share of the likeliest
+    one's probability (Nguyen et al. 2024).
+    """
+
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def changes_logits(self) -> bool:
+        penalties = (self.repetition_penalty - 1, self.presence_penalty, self.frequency_penalty)
+        return any(penalties) or bool(self.logit_bias)
+
+
+class Token(NamedTuple):
+    """One token of a prompt or an answer; `logprob` and `top` (pairs of id and log-probability) where they are asked for.
+
+    They are the model's own: before temperature, penalties and bias, as vLLM's. The first token of a prompt has none.
+    """
+
+    id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(eq=False)
+class Request:
+    """A prompt to continue. The scheduler calls `on_token` in its own thread, and `on_end` once, with why it ended.
+
+    `on_token` returns True to stop there. `max_tokens` of 0 only reads the prompt. `logprobs`: how many alternatives are
+    wanted beside each token, None for no log-probabilities at all; `prompt_logprobs` wants them of the prompt too.
+    """
+
+    prompt: list[int]
+    sampling: RequestSampling
+    ends: frozenset[int]
+    seed: int
+    on_token: Callable[[Token], bool]
+    on_end: Callable[[str, str], None]  # reason: "stop", "length", "cancelled" or "error"; and what is wrong
+    max_tokens: int = 64
+    logprobs: int | None = None
+    prompt_logprobs: bool = False
+    on_prompt: Callable[[list[Token]], None] = lambda tokens: None
+    cancelled: bool = False
+    text: list[int] = field(default_factory=list)  # prompt and answer so far
+    counts: dict[int, int] = field(default_factory=dict)  # of the answer's tokens
+
+    def __post_init__(self) -> None:
+        self.text = list(self.prompt)
+        self.generator = torch.Generator().manual_seed(self.seed)
+
+    def cancel(self) -> None:
+        """Ask for an end: its slot is free after the step that is at work."""
+        self.cancelled = True
+
+    @property
+    def greedy(self) -> bool:
+        return self.sampling.temperature < COLDEST
+
+    @property
+    def may_be_drafted(self) -> bool:
+        """Whether the tokens are the model's own choice, so that several can be checked in one pass."""
+        return self.greedy and not self.sampling.changes_logits and self.logprobs is None
+
+    def choose(self, logits_V: Tensor) -> int:
+        """The next token, by this request's own random numbers."""
+        sampling = self.sampling
+        logits = self._changed(logits_V) if sampling.changes_logits else logits_V
+        if sampling.min_p > 0 and not self.greedy:
+            scaled = torch.log_softmax(logits.float() / sampling.temperature, dim=-1)
+            logits = logits.masked_fill(scaled < scaled.max() + torch.log(torch.tensor(sampling.min_p)), -torch.inf)
+        return int(pick(logits[None], sampling, self.generator))
+
+    def _changed(self, logits_V: Tensor) -> Tensor:
+        sampling, logits = self.sampling, logits_V.clone()
+        if sampling.repetition_penalty != 1:
+            seen = torch.tensor(sorted(set(self.text)))
+            values = logits[seen]
+            logits[seen] = torch.where(values > 0, values / sampling.repetition_penalty, values * sampling.repetition_penalty)
+        if self.counts and (sampling.presence_penalty or sampling.frequency_penalty):
+            ids, counts = torch.tensor([*self.counts]), torch.tensor([*self.counts.values()], dtype=logits.dtype)
+            logits[ids] -= sampling.presence_penalty + sampling.frequency_penalty * counts
+        for token, bias in sampling.logit_bias.items():
+            logits[token] += bias
+        return logits
+
+    def add(self, token: int) -> None:
+        self.text.append(token)
+        self.counts[token] = self.counts.get(token, 0) + 1
+
+    @property
+    def answered(self) -> int:
+        return len(self.text) - len(self.prompt)
+
+
+def tokens_of(ids: Sequence[int], logits_NV: Tensor, most: int) -> list[Token]:
+    """The ids with their log-probabilities by the logits that each was chosen from, and those of the `most` likeliest."""
+    logp_NV = torch.log_softmax(logits_NV.float(), dim=-1)
+    own = logp_NV[torch.arange(len(ids)), torch.tensor(ids)].tolist()
+    values, places = logp_NV.topk(max(most, 1), dim=-1)
+    tops = [tuple(zip(row, found, strict=True))[:most] for row, found in zip(places.tolist(), values.tolist(), strict=True)]
+    return [Token(*one) for one in zip(ids, own, tops, strict=True)]

@@ -1,0 +1,163 @@
+"""A choice of an answer as it is made: tokens become text, text stops at a stop string, both go to who waits for them."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from groundup.generation.request import Request, RequestSampling, Token
+from groundup.serving.models import ServedModel
+from groundup.serving.protocol import RequestError
+from groundup.tokenizer.tokenizer import StreamDecoder
+
+
+class Piece(NamedTuple):
+    """What is new of a choice: text, the tokens of it where log-probabilities are asked for, and, at its end, the reason."""
+
+    choice: int
+    text: str
+    tokens: list[Token]
+    reason: str = ""
+    problem: str = ""
+
+
+class Choice:
+    """One answer to one prompt. `request` is for the scheduler; pieces appear in `deliver`, which is called by its thread.
+
+    `whole`: only the end is delivered, with all of the text, since nobody reads before.
+    """
+
+    def __init__(
+        self, index: int, model: ServedModel, prompt: list[int], sampling: RequestSampling, max_tokens: int, seed: int,
+        ends: frozenset[int], stops: Sequence[str], logprobs: int | None, echo: bool, whole: bool,
+        deliver: Callable[[Piece], None],
+    ) -> None:  # fmt: skip
+        self.index, self.stops, self.whole, self.deliver = index, stops, whole, deliver
+        self.echo, self.ends, self.logprobs = echo, ends, logprobs
+        self.tokenizer = model.tokenizer
+        self.decoder = StreamDecoder(model.tokenizer)
+        self.held = ""  # text that may be the beginning of a stop string
+        self.text: list[str] = []  # not delivered yet
+        self.tokens: list[Token] = []
+        self.stopped = False
+        self.prompt_tokens = len(prompt)
+        self.request = Request(
+            prompt, sampling, ends, seed, self._on_token, self._on_end, max_tokens, logprobs,
+            prompt_logprobs=echo and logprobs is not None, on_prompt=self.tokens.extend,
+        )  # fmt: skip
+        if echo:
+            self.text.append(self.tokenizer.decode(prompt))
+
+    def _on_token(self, token: Token) -> bool:
+        if self.logprobs is not None:
+            self.tokens.append(token)
+        if token.id not in self.ends:
+            self.held += self.decoder.push(token.id)
+            self._release()
+        if not self.whole and (self.text or self.tokens):
+            self._send()
+        return self.stopped
+
+    def _release(self, everything: bool = False) -> None:
+        """Move text from `held` to `text`, up to a stop string or to what may be the beginning of one."""
+        places = [place for stop in self.stops if (place := self.held.find(stop)) >= 0]
+        if places:
+            self.stopped, self.held, kept = True, self.held[: min(places)], 0
+        else:
+            kept = 0 if everything else max((_overlap(self.held, stop) for stop in self.stops), default=0)
+        cut = len(self.held) - kept
+        if cut:
+            self.text.append(self.held[:cut])
+        self.held = self.held[cut:]
+
+    def _send(self, reason: str = "", problem: str = "") -> None:
+        self.deliver(Piece(self.index, "".join(self.text), self.tokens, reason, problem))
+        self.text, self.tokens = [], []
+
+    def _on_end(self, reason: str, problem: str) -> None:
+        if not self.stopped:
+            self.held += self.decoder.finish()
+            self._release(everything=True)
+        self._send("stop" if self.stopped else reason, problem)
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Characters at the end of `text` with which `stop` begins."""
+    return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0)
+
+
+class Pieces:
+    """The pieces of all choices of a request, from the scheduler's threads to the one that answers."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.queue: asyncio.Queue[Piece] = asyncio.Queue()
+        self.arrived: list[Piece] = []
+        self.lock = threading.Lock()
+
+    def put(self, piece: Piece) -> None:
+        """From any thread. The loop is woken once for all pieces of a step, which is what wakes it most."""
+        with self.lock:
+            self.arrived.append(piece)
+            if len(self.arrived) > 1:
+                return
+        self.loop.call_soon_threadsafe(self._hand_over)
+
+    def _hand_over(self) -> None:
+        with self.lock:
+            arrived, self.arrived = self.arrived, []
+        for piece in arrived:
+            self.queue.put_nowait(piece)
+
+    async def get(self) -> Piece:
+        """Raises RequestError for one that ended for want of something."""
+        piece = await self.queue.get()
+        if piece.reason == "error":
+            raise RequestError(piece.problem, status=500, kind="server_error")
+        if piece.reason == "cancelled":
+            raise RequestError(piece.problem or "cancelled", status=503, kind="server_error")
+        return piece
+
+
+def token_text(tokenizer: Any, token: int) -> str:
+    """A token as clients are shown it; one that is no text by itself as `bytes:\\xe2\\x82`, as OpenAI writes it."""
+    data = tokenizer.token_bytes(token)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def completion_logprobs(tokenizer: Any, tokens: Sequence[Token], offset: int, alternatives: int) -> dict[str, Any]:
+    """In the words of /v1/completions; `offset`: characters of the text before."""
+    texts = [token_text(tokenizer, token.id) for token in tokens]
+    offsets = []
+    for text in texts:
+        offsets.append(offset)
+        offset += len(text)
+    tops = [
+        None if token.logprob is None
+        else {token_text(tokenizer, one): logprob for one, logprob in [(token.id, token.logprob), *token.top][: alternatives + 1]}
+        for token in tokens
+    ]  # fmt: skip
+    return {
+        "tokens": texts,
+        "token_logprobs": [token.logprob for token in tokens],
+        "top_logprobs": tops if alternatives else None,
+        "text_offset": offsets,
+    }
+
+
+def chat_logprobs(tokenizer: Any, tokens: Sequence[Token]) -> dict[str, Any]:
+    """In the words of /v1/chat/completions."""
+
+    def one(token: int, logprob: float | None) -> dict[str, Any]:
+        return {"token": token_text(tokenizer, token), "logprob": logprob, "bytes": list(tokenizer.token_bytes(token))}
+
+    content = [{**one(token.id, token.logprob), "top_logprobs": [one(*top) for top in token.top]} for token in tokens]
+    return {"content": content, "refusal": None}
+
+
+def event(value: dict[str, Any]) -> str:
+    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"

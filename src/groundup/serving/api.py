@@ -1,0 +1,184 @@
+"""The server: OpenAI's routes, those of vLLM that lm-eval asks for, and the pages."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, asynccontextmanager
+from importlib import resources
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from groundup.core.errors import UserError
+from groundup.serving.answering import answer, ask, stream
+from groundup.serving.guard import LOOPBACK, Guard, body_of
+from groundup.serving.models import ServedModel
+from groundup.serving.protocol import (
+    Body,
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    RequestError,
+    TokenizeRequest,
+    read,
+)
+
+logger = logging.getLogger(__name__)
+LARGEST_BODY = 8 << 20  # bytes: a context of a million tokens, as ids
+# No outside address, nothing evaluated from text, in no frame.
+PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; " \
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+Kind = TypeVar("Kind", bound=Body)
+
+
+class Server:
+    """The routes over some models."""
+
+    def __init__(self, models: dict[str, ServedModel]) -> None:
+        self.models, self.started = models, int(time.time())
+
+    def model(self, name: str | None) -> ServedModel:
+        """The first where none is named. Raises RequestError (404) for a name that is none."""
+        if name is None:
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            known = ", ".join(self.models)
+            raise RequestError(f"no model {name[:80]!r}; served here: {known}", "model", 404, code="model_not_found")
+        return self.models[name]
+
+    async def completions(self, request: Request) -> Response:
+        return await self._answer(request, await _read(CompletionRequest, request))
+
+    async def chat(self, request: Request) -> Response:
+        return await self._answer(request, await _read(ChatRequest, request))
+
+    async def _answer(self, request: Request, wanted: ChatRequest | CompletionRequest) -> Response:
+        asked = await ask(wanted, self.model(wanted.model))
+        if wanted.stream:
+            return StreamingResponse(stream(asked), media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        return JSONResponse(await answer(asked, request.is_disconnected))
+
+    async def list_models(self) -> dict[str, Any]:
+        return {"object": "list", "data": [self._described(model) for model in self.models.values()]}
+
+    async def one_model(self, name: str) -> dict[str, Any]:
+        return self._described(self.model(name))
+
+    def _described(self, model: ServedModel) -> dict[str, Any]:
+        owner = {"object": "model", "created": self.started, "owned_by": "groundup"}
+        return {"id": model.name, **owner, "max_model_len": model.length, "chat": model.chats}
+
+    async def tokenize(self, request: Request) -> dict[str, Any]:
+        wanted = await _read(TokenizeRequest, request)
+        model = self.model(wanted.model)
+        if (wanted.prompt is None) == (wanted.messages is None):
+            raise RequestError("give either prompt or messages", "prompt")
+
+        def ids() -> list[int]:
+            if wanted.messages is not None:
+                asks = wanted.add_generation_prompt is not False
+                return model.prompt_of_messages(wanted.messages, asks)
+            assert wanted.prompt is not None
+            with_special = wanted.add_special_tokens is not False
+            return model.prompt_of_text(wanted.prompt) if with_special else list(model.tokenizer.encode(wanted.prompt))
+
+        found = await run_in_threadpool(ids)
+        return {"tokens": found, "count": len(found), "max_model_len": model.length}
+
+    async def detokenize(self, request: Request) -> dict[str, Any]:
+        wanted = await _read(DetokenizeRequest, request)
+        tokenizer = self.model(wanted.model).tokenizer
+        if bad := next((token for token in wanted.tokens if token >= len(tokenizer)), None):
+            raise RequestError(f"tokens: {bad} is none of {len(tokenizer):,}", "tokens")
+        return {"prompt": tokenizer.decode(wanted.tokens)}
+
+    async def tokenizer_info(self) -> dict[str, Any]:
+        return self.model(None).tokenizer_info()
+
+    async def health(self) -> dict[str, str]:
+        return {"status": "ok"}
+
+    async def metrics(self) -> PlainTextResponse:
+        return PlainTextResponse("".join(self._metrics()), media_type="text/plain; version=0.0.4")
+
+    def _metrics(self) -> Iterator[str]:
+        """In Prometheus's text format."""
+        for name, counted, what in (
+            ("requests_total", "requests", "answers asked for"), ("prompt_tokens_total", "prompt tokens", "tokens read"),
+            ("generation_tokens_total", "tokens", "tokens written"), ("steps_total", "steps", "steps of decoding"),
+            ("cancelled_total", "cancelled", "answers whose client left"),
+        ):  # fmt: skip
+            yield f"# HELP groundup_{name} {what}\n# TYPE groundup_{name} counter\n"
+            for model in self.models.values():
+                yield f'groundup_{name}{{model="{_label(model.name)}"}} {model.scheduler.counts[counted]}\n'
+        for name, what in (("running", "answers at work"), ("waiting", "answers that wait for a slot")):
+            yield f"# HELP groundup_requests_{name} {what}\n# TYPE groundup_requests_{name} gauge\n"
+            for model in self.models.values():
+                yield f'groundup_requests_{name}{{model="{_label(model.name)}"}} {len(getattr(model.scheduler, name))}\n'
+
+
+async def _read(kind: type[Kind], request: Request) -> Kind:
+    return read(kind, await body_of(request, LARGEST_BODY))
+
+
+def _label(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
+
+
+def page(name: str) -> HTMLResponse:
+    """A page of this folder's `pages`."""
+    text = (resources.files("groundup.serving") / "pages" / name).read_text(encoding="utf-8")
+    return HTMLResponse(text, headers={"content-security-policy": PAGE_POLICY, "x-content-type-options": "nosniff"})
+
+
+def create_app(models: dict[str, ServedModel], hosts: tuple[str, ...] = LOOPBACK, key: str | None = None) -> FastAPI:
+    """The ASGI app; the models' schedulers work while it runs."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> Any:
+        with ExitStack() as stack:
+            for model in models.values():
+                stack.enter_context(model.scheduler)
+            yield
+
+    server = Server(models)
+    # Its own pages about the API load scripts from other addresses.
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Guard, hosts=hosts, key=key)  # type: ignore[arg-type]
+    app.post("/v1/completions")(server.completions)
+    app.post("/v1/chat/completions")(server.chat)
+    app.get("/v1/models")(server.list_models)
+    app.get("/v1/models/{name:path}")(server.one_model)
+    app.post("/tokenize")(server.tokenize)
+    app.post("/detokenize")(server.detokenize)
+    app.get("/tokenizer_info")(server.tokenizer_info)
+    app.get("/health")(server.health)
+    app.get("/metrics")(server.metrics)
+    app.get("/", response_class=HTMLResponse)(lambda: page("chat.html"))
+
+    @app.exception_handler(RequestError)
+    async def refused(_: Request, error: RequestError) -> Response:
+        return JSONResponse(error.body, error.status, error.headers)
+
+    @app.exception_handler(UserError)
+    async def unusable(_: Request, error: UserError) -> Response:
+        return JSONResponse(RequestError(str(error)).body, 400)
+
+    @app.exception_handler(HTTPException)
+    async def no_route(request: Request, error: HTTPException) -> Response:
+        text = f"{request.method} {request.url.path[:80]}: {error.detail}"
+        return JSONResponse(RequestError(text).body, error.status_code, error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=400)  # nobody reads it
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, error: Exception) -> Response:
+        return JSONResponse(RequestError("the server failed", status=500, kind="server_error").body, 500)
+
+    return app

@@ -1,0 +1,72 @@
+"""What is checked of every request before anything else: whom it is for, where it comes from, who sends it, how large it is."""
+
+import hmac
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from groundup.serving.protocol import RequestError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+OPEN_PATHS = ("/", "/health")  # a page without data, and whether the server is there
+Message = MutableMapping[str, Any]
+Receive, Send = Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]
+
+
+class Guard:
+    """ASGI middleware. `hosts`: names by which the server may be called; `key`: what clients must bring, if anything.
+
+    A page of another site that is open in the browser of whoever runs the server could send requests to it. It cannot here:
+    the browser states its origin, which must be the server's own; a name that an attacker points to this machine (DNS
+    rebinding) is none of `hosts`; and a form cannot send JSON.
+    """
+
+    def __init__(self, app: Callable[..., Awaitable[None]], hosts: tuple[str, ...], key: str | None) -> None:
+        self.app, self.hosts, self.key = app, tuple(host.lower() for host in hosts), key
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                self._check(Request(scope))
+            except RequestError as error:
+                await JSONResponse(error.body, error.status, error.headers)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    def _check(self, request: Request) -> None:
+        host = request.headers.get("host", "")
+        if _name(host) not in self.hosts:
+            raise RequestError("this host is not served here", "host", 403, "permission_error")
+        origin = request.headers.get("origin")
+        if origin is not None and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
+            raise RequestError("requests from pages of other sites are not answered", "origin", 403, "permission_error")
+        if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            raise RequestError("requests from pages of other sites are not answered", "origin", 403, "permission_error")
+        if self.key and request.url.path not in OPEN_PATHS:
+            kind, _, given = request.headers.get("authorization", "").partition(" ")
+            if kind.lower() != "bearer" or not hmac.compare_digest(given.encode(), self.key.encode()):
+                said = "a key is needed: Authorization: Bearer KEY"
+                raise RequestError(said, None, 401, "authentication_error", "invalid_api_key")
+        if request.method == "POST" and not request.headers.get("content-type", "").lower().startswith("application/json"):
+            raise RequestError("content-type must be application/json", "content-type", 415)
+
+
+def _name(host: str) -> str:
+    """Of a Host header, without port."""
+    name = host.lower()
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return name.partition(":")[0]
+
+
+async def body_of(request: Request, limit: int) -> bytes:
+    """Raises RequestError where it is larger, before more of it is read."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise RequestError(f"the body has more than {limit:,} bytes", None, 413)
+        parts.append(part)
+    return b"".join(parts)

@@ -1,0 +1,92 @@
+"""A model that is served: its tokenizer, its scheduler, and how its prompts are made."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from groundup.core.device import choose
+from groundup.core.errors import UserError
+from groundup.core.files import read_object
+from groundup.generation.open_folder import model_folder
+from groundup.generation.scheduler import CACHE_MB, Scheduler
+from groundup.model.folder import load_decoder
+from groundup.tokenizer.chat import answer_ends, render
+from groundup.tokenizer.load import of_model
+from groundup.tokenizer.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Capacity:
+    slots: int = 16  # requests that are decoded together
+    waiting: int = 256  # more than these wait no longer: 429
+    context_length: int | None = None  # prompt and answer; the model's if not given
+    cache_mb: int = CACHE_MB  # for keys and values
+
+
+@dataclass(frozen=True, eq=False)
+class ServedModel:
+    """`name` is what clients call it."""
+
+    name: str
+    folder: Path
+    tokenizer: Tokenizer
+    scheduler: Scheduler
+
+    @classmethod
+    def open(cls, spec: str, capacity: Capacity) -> "ServedModel":
+        """`spec`: `[name=]folder`, of a model or a run. Raises UserError where there is no model that writes text."""
+        name, _, given = spec.rpartition("=")
+        folder = model_folder(Path(given).expanduser())
+        network = load_decoder(folder).to(choose().torch_device)
+        scheduler = Scheduler(network, capacity.slots, capacity.waiting, capacity.context_length, capacity.cache_mb)
+        return cls(name or folder.resolve().name, folder, of_model(folder), scheduler)
+
+    @property
+    def length(self) -> int:
+        """Tokens of a prompt and its answer."""
+        return self.scheduler.length
+
+    @property
+    def stated(self) -> Any:
+        """Sampling as the folder's generation_config.json states it."""
+        return self.scheduler.model.generation
+
+    @property
+    def chats(self) -> bool:
+        """Whether it ends its answers with the end of a message."""
+        return self.tokenizer.message_end in self.stated.ends
+
+    def prompt_of_text(self, text: str) -> list[int]:
+        """A document that begins with `text`."""
+        return [self.tokenizer.begin_of_text, *self.tokenizer.encode(text)]
+
+    def prompt_of_messages(self, messages: Sequence[dict[str, Any]], generation_prompt: bool = True) -> list[int]:
+        """Raises UserError for what is no conversation, and of a model that was not trained to chat."""
+        if not self.chats:
+            raise UserError(f"{self.name} was not trained to chat; use /v1/completions, or fine-tune it first")
+        return render(self.tokenizer, messages, add_generation_prompt=generation_prompt)[0]
+
+    def ends(self, chat: bool) -> frozenset[int]:
+        if chat:
+            return frozenset(answer_ends(self.tokenizer, self.stated.ends))
+        return frozenset([self.tokenizer.end_of_text, *self.stated.ends])
+
+    def tokenizer_info(self) -> dict[str, Any]:
+        """tokenizer_config.json of its folder, with the chat template, as vLLM answers it."""
+        settings = read_object(self.folder / "tokenizer_config.json")
+        template = self.folder / "chat_template.jinja"
+        if template.is_file():
+            settings["chat_template"] = template.read_text(encoding="utf-8")
+        return settings
+
+
+def open_all(specs: Sequence[str], capacity: Capacity) -> dict[str, ServedModel]:
+    """By name. Raises UserError for two of one name."""
+    found: dict[str, ServedModel] = {}
+    for spec in specs:
+        model = ServedModel.open(spec, capacity)
+        if model.name in found:
+            raise UserError(f"two models are called {model.name}: give one a name, as {model.name}-2={model.folder}")
+        found[model.name] = model
+    return found

@@ -1,0 +1,155 @@
+"""What clients may send, in the words of OpenAI's API and, for sampling beyond it, of vLLM's.
+
+A field that is not named here is refused by name; one that is named is honoured, or refused for any value that is not.
+"""
+
+import json
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from groundup.core.config import shown
+from groundup.model.generation import HOTTEST
+
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Id = Annotated[int, Field(ge=0, lt=2**31)]
+MOST_ALTERNATIVES = 20
+NEVER: dict[str, Any] = {"best_of": 1, "suffix": None, "tools": [], "tool_choice": "none", "functions": [], "store": False}
+
+
+class RequestError(Exception):
+    """What a client got wrong; `kind` and `code` are OpenAI's."""
+
+    def __init__(
+        self, message: str, param: str | None = None, status: int = 400, kind: str = "invalid_request_error",
+        code: str | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(message)
+        self.status, self.headers = status, {"retry-after": "1"} if status == 429 else {}
+        self.body = {"error": {"message": message[:500], "type": kind, "param": param, "code": code}}
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Kind = TypeVar("Kind", bound=Body)
+
+
+class StreamOptions(Body):
+    include_usage: bool = False
+
+
+class ResponseFormat(Body):
+    type: Literal["text"]
+
+
+class Generation(Body):
+    """What both ways to ask for text have in common."""
+
+    model: str
+    max_tokens: Annotated[int, Field(ge=0, le=2**20)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=HOTTEST)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None  # who asks: nothing depends on it
+    best_of: int | None = None
+    suffix: None = None
+    store: bool | None = None
+
+    @model_validator(mode="after")
+    def _only_what_is_done(self) -> "Generation":
+        for name, value in NEVER.items():
+            given = getattr(self, name, None)
+            if given is not None and given != value:
+                raise ValueError(f"{name}: not supported by this server")
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options: only with stream = true")
+        if self.stop is not None and not all(self.stops):
+            raise ValueError("stop: an empty text")
+        return self
+
+    @property
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+
+class CompletionRequest(Generation):
+    prompt: str | list[str] | list[Id] | list[list[Id]]
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = None
+
+
+class ChatRequest(Generation):
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1, le=2**20)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: list[Any] | None = None
+    tool_choice: str | None = None
+    functions: list[Any] | None = None
+    metadata: dict[str, Any] | None = None  # kept by OpenAI with what it stores, which nothing is here
+
+    @model_validator(mode="after")
+    def _logprobs_first(self) -> "ChatRequest":
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs: only with logprobs = true")
+        return self
+
+
+class TokenizeRequest(Body):
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+
+
+class DetokenizeRequest(Body):
+    model: str | None = None
+    tokens: list[Id]
+
+
+def read(kind: type[Kind], body: bytes) -> Kind:
+    """Raises RequestError, which names the field, for what is no such request."""
+    try:
+        content = json.loads(body)
+        json.dumps(content, ensure_ascii=False).encode()  # halves of surrogate pairs, written as escapes, are no text
+    except RecursionError:
+        raise RequestError("the body is nested too deep") from None
+    except ValueError as error:  # also a number of thousands of digits
+        raise RequestError(f"the body is no JSON in UTF-8: {str(error)[:200]}") from None
+    if not isinstance(content, dict):
+        raise RequestError("the body must be a JSON object")
+    try:
+        return kind.model_validate(content)
+    except (ValidationError, RecursionError) as error:
+        raise _named(error, kind) from None
+
+
+def _named(error: ValidationError | RecursionError, kind: type[Body]) -> RequestError:
+    if isinstance(error, RecursionError):
+        return RequestError("the body is nested too deep")
+    # Of a field that may be several things, each says what is wrong with it: the first is enough.
+    first = error.errors()[0]
+    param = str(first["loc"][0]) if first["loc"] else None
+    if first["type"] == "extra_forbidden":
+        return RequestError(f"unknown field {shown(param)}; known: {', '.join(kind.model_fields)}", param)
+    if first["type"] == "missing":
+        return RequestError(f"{param} is missing", param)
+    text = first["msg"].removeprefix("Value error, ")
+    if param is None:
+        param = text.partition(":")[0]
+        return RequestError(text, param)
+    return RequestError(f"{param} = {shown(first['input'])}: {text[0].lower()}{text[1:]}", param)
