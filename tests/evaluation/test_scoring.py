@@ -10,7 +10,8 @@ from groundup.core.errors import UserError
 from groundup.core.seals import MANIFEST, write_sealed
 from groundup.evaluation import models, scoring, suite
 from groundup.evaluation.continuations import Scored
-from groundup.evaluation.models import FolderModel, disjoint, open_model, opening_of
+from groundup.evaluation.models import FolderModel, disjoint
+from groundup.evaluation.open_model import open_model, opening_of
 from groundup.evaluation.scoring import CONVENTIONS, conventions_of, judged, records_of
 from groundup.evaluation.tasks import Example, load, open_task
 from groundup.model import folder

@@ -83,12 +83,12 @@ class Forecast:
 
     def _vocabulary(self, step: Step, recipe: Recipe) -> tuple[int, bool]:
         """Tokens of the tokenizer, and whether that is known: a small corpus gives fewer than were asked for."""
-        from groundup.tokenizer.tokenizer import Tokenizer
+        from groundup.tokenizer.load import of_model
 
         source = step.source("tokenizer")
         folder = source if isinstance(source, Path) else self.run / source if source in self._done else None
         folder = folder or (Path(recipe.tokenizer.folder) if recipe.tokenizer.folder else None)
-        return (Tokenizer.load(folder).size, True) if folder else (recipe.tokenizer.vocabulary, False)
+        return (of_model(folder).size, True) if folder else (recipe.tokenizer.vocabulary, False)
 
     def _available(self, step: Step, recipe: Recipe) -> float:
         source = step.source("tokens")

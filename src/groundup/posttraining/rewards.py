@@ -26,6 +26,7 @@ from groundup.posttraining.batches import Asked, Row, collate, messages_of
 from groundup.posttraining.reward import rewards
 from groundup.posttraining.reward_files import COUNT, SHIPPED, kind_of
 from groundup.tokenizer.chat import after_answer, render
+from groundup.tokenizer.load import of_model
 from groundup.tokenizer.tokenizer import Tokenizer
 
 AT_ONCE = 128  # answers that a reward model reads together
@@ -116,7 +117,7 @@ def open_reward(name: str, tokenizer: Tokenizer, dtype: torch.dtype, device: tor
     kind = kind_of(name)
     if kind == "folder":
         folder = Path(name).expanduser()
-        return of_folder(folder, tokenizer, dtype, device, Tokenizer.load(folder))
+        return of_folder(folder, tokenizer, dtype, device, of_model(folder))
     if kind == "function":
         return ProgramReward(name, _imported(name), tokenizer, device)
     word = name.removeprefix(COUNT)

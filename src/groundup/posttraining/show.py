@@ -14,6 +14,7 @@ from groundup.data.preferences import Preference, preference_format_of, preferen
 from groundup.data.rows import Refused
 from groundup.posttraining.batches import Row
 from groundup.posttraining.rows import conversation, kept, pair
+from groundup.tokenizer.load import of_model
 from groundup.tokenizer.tokenizer import StreamDecoder, Tokenizer
 
 # Trained tokens on green and a lighter green by turns, so that one can see where each ends; the others dim.
@@ -25,7 +26,7 @@ def show(folder: Path, files: Sequence[Path], count: int, colour: bool) -> tuple
 
     `folder`: of the model, whose tokenizer and chat template are used. Raises UserError where a file has no row to show.
     """
-    tokenizer, left_out = Tokenizer.load(folder), Counter[str]()
+    tokenizer, left_out = of_model(folder), Counter[str]()
     lines, tokens, trained, rows = [], 0, 0, 0
     for given in files:
         refused = Refused()
