@@ -10,7 +10,8 @@ from groundup.core.statistics import wilson
 from groundup.corpus.classify.linear import BITS, Classifier
 from groundup.evaluation import evaluate as evaluation
 from groundup.evaluation import toxicity
-from groundup.evaluation.scoring import open_model, records_of
+from groundup.evaluation.open_model import open_model
+from groundup.evaluation.scoring import records_of
 from groundup.evaluation.tasks import load, open_task
 from groundup.model import folder
 
