@@ -17,6 +17,7 @@ from groundup.cli.contamination import contamination
 from groundup.cli.corpus import corpus
 from groundup.cli.data import data
 from groundup.cli.evaluate import evaluate
+from groundup.cli.export import export
 from groundup.cli.leaderboard import leaderboard
 from groundup.cli.options import LARGEST_SEED, MOST_TOKENS, DryRun, RunFolder, Settings, finite, result
 from groundup.cli.serve import serve
@@ -42,6 +43,7 @@ posttraining.add_to(app)
 app.command()(contamination)
 app.command()(leaderboard)
 app.command()(serve)
+app.command()(export)
 
 # Trouble of the machine rather than of the program.
 MACHINE_TROUBLE = {

@@ -161,8 +161,8 @@ class Tokenizer(ByteTokens):
         byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
         split = {"type": "Split", "pattern": {"Regex": self.pattern.regex}, "behavior": "Isolated", "invert": False}
         ordinary = self._tokens[: len(self._tokens) - len(self.special_tokens)]
-        vocabulary = {_to_characters(token): number for number, token in enumerate(ordinary)}
-        merges = [[_to_characters(left), _to_characters(right)] for left, right in self.merges]
+        vocabulary = {to_characters(token): number for number, token in enumerate(ordinary)}
+        merges = [[to_characters(left), to_characters(right)] for left, right in self.merges]
         return describe(
             self.special_tokens,
             normalizer={"type": "NFC"} if self._composed else None,
@@ -214,7 +214,7 @@ def _cuts(pre_tokenizer: dict[str, Any]) -> list[dict[str, Any]]:
     return [{key: value for key, value in part.items() if key != "trim_offsets"} for part in pre_tokenizer["pretokenizers"]]
 
 
-def _to_characters(token: bytes) -> str:
+def to_characters(token: bytes) -> str:
     return "".join(_CHARACTER_OF_BYTE[byte] for byte in token)
 
 
