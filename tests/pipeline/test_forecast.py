@@ -79,6 +79,13 @@ def test_a_folder_to_continue_and_rows_of_ones_own(toy_decoder, toy_tokenizer, t
     assert list(given) == ["sft"]
 
 
+def test_after_a_step_that_was_skipped_there_is_nothing_to_size(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    own = recipe(given={"sft": str(tmp_path / "empty"), "tokenizer": str(tmp_path / "empty")}, standard=["preferences"])
+    found = looked(own, tmp_path / "run")
+    assert "no model" in found["derived"]["preferences"]["unknown"] and "preferences: nothing" in capsys.readouterr().err
+
+
 def test_sizes_that_cannot_be_are_one_line(tmp_path):
     with pytest.raises(UserError, match="experts_per_token"):
         looked(recipe(base={"architecture": "experts", "experts": 8, "experts_per_token": 7}), tmp_path / "run")

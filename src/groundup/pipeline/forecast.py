@@ -102,18 +102,23 @@ class Forecast:
         table = pq.read_table(folder / "documents.parquet").to_pylist()
         return available_tokens([row for row in table if row["split"] == "train"], recipe.mixture)
 
-    def _outline(self, step: Step, need: str) -> "Outline":
+    def _outline(self, step: Step, need: str) -> "Outline | None":
+        """The model that a step begins with; None where the step before was skipped, so that there is none."""
         from groundup.training import forecast
 
         source = step.source(need)
-        if source not in self._outlines:
-            self._outlines[source] = forecast.of_folder(source if isinstance(source, Path) else self.run / source)
-        return self._outlines[source]
+        folder = source if isinstance(source, Path) else self.run / source
+        if source not in self._outlines and (folder / "config.json").is_file():
+            self._outlines[source] = forecast.of_folder(folder)
+        return self._outlines.get(source)
 
     def _tuned(self, step: Step, recipe: Recipe, kind: str) -> Results:
         from groundup.training import forecast
 
-        outline = self._outline(step, "base" if kind == "sft" else "sft")
+        need = "base" if kind == "sft" else "sft"
+        outline = self._outline(step, need)
+        if outline is None:
+            return {"unknown": f"nothing, as long as {step.source(need)} holds no model"}
         if kind == "sft":
             self._outlines[step.name] = outline
         if kind == "preferences":
