@@ -150,13 +150,17 @@ def finished(run: Path, plan: list[Planned]) -> dict[str, Results]:
     """Of the training steps that are done, what they said of their size."""
     from groundup.core.seals import read_manifest
 
-    names = ("parameters", "steps", "tokens", "flop")
+    names = ("steps", "tokens", "flop")
     found = {}
     for one in plan:
         folder = run / one.step.name
         if one.state == "done" and (one.step.kind or one.step.name) in TRAINS and (folder / MANIFEST).is_file():
             results = read_manifest(folder)["results"]
             found[one.step.name] = {name: results[name] for name in names if name in results}
+            if counts := results.get("parameters"):
+                found[one.step.name] |= {
+                    "parameters": counts["total"], "parameters_without_embedding": counts["without_embedding"]
+                }  # fmt: skip
     return {name: figures for name, figures in found.items() if figures}
 
 
