@@ -79,6 +79,13 @@ def test_a_folder_to_continue_and_rows_of_ones_own(toy_decoder, toy_tokenizer, t
     assert list(given) == ["sft"]
 
 
+def test_after_a_step_that_was_skipped_there_is_nothing_to_size(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    own = recipe(given={"sft": str(tmp_path / "empty"), "tokenizer": str(tmp_path / "empty")}, standard=["preferences"])
+    found = looked(own, tmp_path / "run")
+    assert "no model" in found["derived"]["preferences"]["unknown"] and "preferences: nothing" in capsys.readouterr().err
+
+
 def test_sizes_that_cannot_be_are_one_line(tmp_path):
     with pytest.raises(UserError, match="experts_per_token"):
         looked(recipe(base={"architecture": "experts", "experts": 8, "experts_per_token": 7}), tmp_path / "run")
@@ -102,4 +109,5 @@ def test_a_finished_run_is_looked_at_without_torch(tiny_run, environment, tiny_r
     assert outcome.returncode == 0
     assert not {line.rpartition("|")[2].strip() for line in outcome.stderr.splitlines() if "|" in line} & {"torch", "pyarrow"}
     found = json.loads(outcome.stdout.splitlines()[-1])
-    assert found["derived"]["base"]["steps"] > 300 and "gflop_per_second" not in found
+    base = found["derived"]["base"]
+    assert base["steps"] > 300 and base["parameters"] == 184_640 and "gflop_per_second" not in found

@@ -102,18 +102,23 @@ class Forecast:
         table = pq.read_table(folder / "documents.parquet").to_pylist()
         return available_tokens([row for row in table if row["split"] == "train"], recipe.mixture)
 
-    def _outline(self, step: Step, need: str) -> "Outline":
+    def _outline(self, step: Step, need: str) -> "Outline | None":
+        """The model that a step begins with; None where the step before was skipped, so that there is none."""
         from groundup.training import forecast
 
         source = step.source(need)
-        if source not in self._outlines:
-            self._outlines[source] = forecast.of_folder(source if isinstance(source, Path) else self.run / source)
-        return self._outlines[source]
+        folder = source if isinstance(source, Path) else self.run / source
+        if source not in self._outlines and (folder / "config.json").is_file():
+            self._outlines[source] = forecast.of_folder(folder)
+        return self._outlines.get(source)
 
     def _tuned(self, step: Step, recipe: Recipe, kind: str) -> Results:
         from groundup.training import forecast
 
-        outline = self._outline(step, "base" if kind in ("sft", "long_context") else "sft")
+        need = "base" if kind in ("sft", "long_context") else "sft"
+        outline = self._outline(step, need)
+        if outline is None:
+            return {"unknown": f"nothing, as long as {step.source(need)} holds no model"}
         if kind == "long_context":
             found, self._outlines[step.name] = forecast.longer(outline, recipe.long_context)
             return {**found, "at_most": ["tokens", "steps", "flop"]}
@@ -149,13 +154,17 @@ def finished(run: Path, plan: list[Planned]) -> dict[str, Results]:
     """Of the training steps that are done, what they said of their size."""
     from groundup.core.seals import read_manifest
 
-    names = ("parameters", "steps", "tokens", "flop")
+    names = ("steps", "tokens", "flop")
     found = {}
     for one in plan:
         folder = run / one.step.name
         if one.state == "done" and (one.step.kind or one.step.name) in TRAINS and (folder / MANIFEST).is_file():
             results = read_manifest(folder)["results"]
             found[one.step.name] = {name: results[name] for name in names if name in results}
+            if counts := results.get("parameters"):
+                found[one.step.name] |= {
+                    "parameters": counts["total"], "parameters_without_embedding": counts["without_embedding"]
+                }  # fmt: skip
     return {name: figures for name, figures in found.items() if figures}
 
 

@@ -15,6 +15,7 @@ RECIPE = "recipe.toml"  # beside the page
 # Of the files of a stage those that people read, and what they hold.
 RAW = {
     "stage.json": "every figure of the stage, its settings, inputs, versions and time",
+    "README.md": "what the model is, and how to load it",
     "metrics.jsonl": "every step of the training",
     "rollouts.jsonl": "every iteration of PPO",
     "funnel.json": "every step of selection",
