@@ -12,6 +12,7 @@ from groundup.core.seals import MANIFEST, SEAL, is_sealed, read_sealed, seal, wr
 from groundup.corpus.config import SourceConfig
 from groundup.pipeline import preflight
 from groundup.pipeline.artifacts import Results, device_of, documents_of, model_of, tokenizer_of, workers_of
+from groundup.pipeline.benchmark_kinds import BENCHMARKS
 from groundup.pipeline.posttraining_kinds import dpo, ppo, preferences, reward, sft
 from groundup.pipeline.recipe import Recipe
 from groundup.pipeline.run import Step, StepContext
@@ -230,5 +231,5 @@ STANDARD = (
 
 
 CORPUS_STEPS = STANDARD[:3]
-KINDS = {step.name: step for step in STANDARD[:-1]}  # a kind of step is a standard step under another name
+KINDS = {step.name: step for step in (*STANDARD[:-1], BENCHMARKS)}  # a kind of step is one of these under another name
 MODELS = ("base", "sft", "dpo", "ppo")  # steps that write a model with its tokenizer

@@ -22,8 +22,8 @@ def steps_of(recipe: Recipe) -> tuple[Step, ...]:
     """
     given = {name: Path(folder).expanduser() for name, folder in recipe.given.items()}
     for name in [*given, *(recipe.standard or ())]:
-        if name not in KINDS:
-            raise UserError(f"{name}: no standard step has this name; known: {', '.join(KINDS)}")
+        if name not in (known := [step.name for step in STANDARD[:-1]]):
+            raise UserError(f"{name}: no standard step has this name; known: {', '.join(known)}")
     if models := [given[name] for name in MODELS if name in given]:
         given.setdefault("tokenizer", models[0])  # a model is used with the tokenizer that it was trained with
     at_hand: dict[str, str | Path] = dict(given)  # what steps can take, by name: a step, or a folder
@@ -40,7 +40,8 @@ def _standard_steps(recipe: Recipe, at_hand: dict[str, str | Path]) -> list[Step
     steps, replaced = [], set(at_hand)
     if recipe.pages is None or "corpus" in at_hand:
         replaced |= {"pages", "annotations"}
-    for name, step in KINDS.items():
+    for step in STANDARD[:-1]:
+        name = step.name
         if name in replaced or (recipe.standard is not None and name not in recipe.standard):
             continue
         if name == "preferences" and recipe.standard is None and recipe.reward.data and recipe.dpo.data:
@@ -58,7 +59,7 @@ def _standard_steps(recipe: Recipe, at_hand: dict[str, str | Path]) -> list[Step
 def _added_step(recipe: Recipe, one: StepSettings, where: str, at_hand: dict[str, str | Path]) -> Step:
     if one.kind not in KINDS:
         raise UserError(f"{where}: no kind of step is called {one.kind!r}; known: {', '.join(KINDS)}")
-    if one.name in at_hand or one.name in (*KINDS, "report"):
+    if one.name in at_hand or one.name in [step.name for step in STANDARD]:
         raise UserError(f"{where}: there is a step of this name already; choose another")
     own = with_settings(recipe, one.kind, one.settings, where) if one.settings else recipe
     needs, bound = _needs(KINDS[one.kind], own), {}
@@ -116,7 +117,7 @@ def run(recipe: Recipe, folder: Path) -> Results:
     for step in steps:
         found = _figures(step.kind or step.name, manifests[step.name]["results"])
         if found:
-            figures |= found if step.kind in ("", step.name) else {step.name: found}
+            figures |= {step.name: found} if step.kind else found
     preferred = {name: figures.pop(name) for name in ("dpo", "ppo") if name in figures}
     skipped = {name: one["results"]["skipped"] for name, one in manifests.items() if "skipped" in one["results"]}
     return {
@@ -135,6 +136,11 @@ def _figures(kind: str, results: Results) -> Results:
         return {"documents": results["left"]["documents"]}
     if kind == "base":
         return {"training_tokens": results["tokens"], "parameters": results["parameters"]["total"]}
+    if kind == "benchmarks":
+        return {
+            one["task"]: one["accuracy"][one["convention"]]["accuracy"] if "accuracy" in one else one["bits_per_byte"]
+            for one in results["results"][: len(results["tasks"])]
+        }
     if kind == "evaluation":
         return {
             "bits_per_byte": results["bits_per_byte"]["overall"],

@@ -128,6 +128,21 @@ def scatter(name: str, groups: Mapping[str, Sequence[tuple[float, float]]], x_la
         return _svg(figure, name)
 
 
+def reliability(name: str, bins: Sequence[Mapping[str, float]], label: str) -> str:
+    """Share right against confidence, both in %, a point a bin, larger for more questions; calibrated is the diagonal."""
+    with _drawing(2.8) as figure:
+        axes = figure.subplots()
+        axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle="--", label="as sure as right")
+        most = max(one["n"] for one in bins)
+        xs, ys = ([100 * one[key] for one in bins] for key in ("confidence", "accuracy"))
+        axes.plot(xs, ys, color=SERIES[0], linewidth=1)
+        axes.scatter(xs, ys, [12 + 60 * one["n"] / most for one in bins], color=SERIES[0], label=label)
+        axes.set_xlabel("confidence in the choice, %")
+        axes.set_ylabel("of these right, %")
+        figure.legend(loc="outside upper right", ncols=2)
+        return _svg(figure, name)
+
+
 def curve(
     name: str, points: Sequence[tuple[float, float, float]], x_label: str, y_label: str, marked: float
 ) -> str:

@@ -7,6 +7,7 @@ template of the same name needs, as plain data. Of these the page itself takes `
 
 from groundup.report.sections import (
     base,
+    benchmarks,
     corpus,
     costs,
     dpo,
@@ -19,4 +20,4 @@ from groundup.report.sections import (
     tokenizer,
 )
 
-SECTIONS = (corpus, tokenizer, base, evaluation, sft, preferences, reward, dpo, ppo, costs, origin)
+SECTIONS = (corpus, tokenizer, base, evaluation, benchmarks, sft, preferences, reward, dpo, ppo, costs, origin)
