@@ -135,8 +135,9 @@ def reliability(name: str, bins: Sequence[Mapping[str, float]], label: str) -> s
         axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle="--", label="as sure as right")
         most = max(one["n"] for one in bins)
         xs, ys = ([100 * one[key] for one in bins] for key in ("confidence", "accuracy"))
-        axes.plot(xs, ys, color=SERIES[0], linewidth=1)
-        axes.scatter(xs, ys, [12 + 60 * one["n"] / most for one in bins], color=SERIES[0], label=label)
+        axes.plot(xs, ys, color=SERIES[0], linewidth=1, label=label)
+        for x, y, one in zip(xs, ys, bins, strict=True):
+            axes.plot([x], [y], "o", color=SERIES[0], markersize=3 + 6 * math.sqrt(one["n"] / most), clip_on=False)
         axes.set_xlabel("confidence in the choice, %")
         axes.set_ylabel("of these right, %")
         figure.legend(loc="outside upper right", ncols=2)
