@@ -22,7 +22,7 @@ from groundup.core.executor import pool
 from groundup.core.files import read_object, write_json
 from groundup.core.progress import Progress
 from groundup.evaluation import metrics
-from groundup.evaluation.models import Identity, identify, open_model
+from groundup.evaluation.open_model import Identity, identify, open_model
 from groundup.evaluation.scoring import CONVENTIONS, Record, conventions_of, records_of
 from groundup.evaluation.tasks import Example, Examples, Task, begin, open_task, read_settings, shipped
 
