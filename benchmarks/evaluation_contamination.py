@@ -20,7 +20,7 @@ from common import arguments, conclude
 from groundup.corpus.dedup.contamination import index
 from groundup.data.rows import Refused
 from groundup.evaluation.contamination import documents_with, exchangeable, order_test
-from groundup.evaluation.models import open_model
+from groundup.evaluation.open_model import open_model
 from groundup.evaluation.tasks import rows_of
 from groundup.model import folder
 from groundup.model.decoder import Decoder, DecoderConfig

@@ -13,7 +13,7 @@ from groundup.core.errors import UserError
 from groundup.core.statistics import students_tail
 from groundup.evaluation import contamination
 from groundup.evaluation.contamination import exchangeable, order_test
-from groundup.evaluation.models import open_model
+from groundup.evaluation.open_model import open_model
 from groundup.model import folder
 from groundup.model.decoder import Decoder, DecoderConfig
 from groundup.model.likelihood import token_log_probabilities

@@ -7,8 +7,8 @@ import pytest
 
 from groundup.core.errors import UserError
 from groundup.data import token_files
-from groundup.evaluation.models import identify, open_model
 from groundup.evaluation.ngram_model import beside
+from groundup.evaluation.open_model import identify, open_model
 from groundup.model import folder
 from groundup.model.ngram import KneserNey
 

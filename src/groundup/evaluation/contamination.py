@@ -27,7 +27,8 @@ from groundup.corpus.dedup import contamination as ngrams
 from groundup.data.kinds import kind_of
 from groundup.data.messages import BadRow
 from groundup.data.rows import Refused, texts
-from groundup.evaluation.models import Model, open_model
+from groundup.evaluation.models import Model
+from groundup.evaluation.open_model import open_model
 from groundup.evaluation.tasks import Task, load, open_task, rows_of
 from groundup.tokenizer import documents
 

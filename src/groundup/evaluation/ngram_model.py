@@ -10,10 +10,11 @@ from groundup.core.errors import UserError
 from groundup.core.files import digest
 from groundup.data.token_files import TokenFile
 from groundup.evaluation.continuations import Request, Scored
-from groundup.evaluation.models import NGRAM, TokenModel, ends_of
+from groundup.evaluation.models import TokenModel, ends_of
 from groundup.model.ngram import KneserNey
 from groundup.tokenizer.load import load as load_tokenizer
 
+NGRAM = "ngram:"  # of a name: ngram:RUN
 ORDER = 5
 MOST_TOKENS = 50_000_000  # counted, of the beginning: sorting them takes 8 GB
 
