@@ -13,6 +13,16 @@ class EvaluationConfig(Section):
     questions: Positive = 300
 
 
+class BenchmarksConfig(Section):
+    """Of steps of kind benchmarks, which no run has unless its recipe adds one."""
+
+    tasks: list[str] = []  # shipped ones by name, or task files
+    data: str = ""  # the folder of their examples
+    limit: Annotated[int, Field(ge=0)] = 0  # examples a task; 0: all
+    contamination: bool = False  # also whether each task was trained on: order and overlap with the run's corpus
+    leaderboard: str = ""  # a file that gets the rows
+
+
 # What counts as an answer that one does not know, without case.
 ABSTENTIONS = [
     "I don't know", "I do not know", "don't know", "do not know", "not sure", "unsure", "no idea", "unknown", "cannot say",

@@ -64,7 +64,7 @@ class Row(BaseModel):
 
     @property
     def lower_is_better(self) -> bool:
-        return self.kind == "perplexity"
+        return self.kind in ("perplexity", "toxicity")
 
     @property
     def comparable(self) -> tuple[Any, ...]:
@@ -84,7 +84,7 @@ def row_of(
     """A row of a result of `evaluate`; `key` tells its model from others, `path`: where its records are, if anywhere."""
     settings = task.digest()
     asked = {name: value for name, value in settings["task"].items() if name != "title"}
-    headline = result["accuracy"][result["convention"]] if "accuracy" in result else {"accuracy": result["bits_per_byte"]}
+    name, figure = headline(result)
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "model": result["label"],
@@ -96,10 +96,10 @@ def row_of(
         "examples_digest": _digest([record["example"] for record in records]),
         "examples": len(records),
         "kind": result["kind"],
-        "convention": result.get("convention", "bits per byte"),
-        "figure": headline["accuracy"],
-        "low": headline.get("low"),
-        "high": headline.get("high"),
+        "convention": name,
+        "figure": figure["value"],
+        "low": figure.get("low"),
+        "high": figure.get("high"),
         "figures": {name: one["accuracy"] for name, one in result.get("accuracy", {}).items()},
         "chance": result.get("baselines", {}).get("chance"),
         "ece": result["calibration"]["ece"] if "calibration" in result else None,
@@ -109,6 +109,16 @@ def row_of(
         "records": os.path.relpath(path, board.parent) if path else "",
         "records_digest": digest(path) if path else "",
     }  # fmt: skip
+
+
+def headline(result: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Of a result the figure that is told first: its name, and its value with what interval it has."""
+    if "accuracy" in result:
+        found = result["accuracy"][result["convention"]]
+        return result["convention"], {**found, "value": found["accuracy"]}
+    if "figures" in result:
+        return next(iter(result["figures"].items()))
+    return "bits per byte", {"value": result["bits_per_byte"]}
 
 
 def _digest(value: Any) -> str:

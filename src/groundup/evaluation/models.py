@@ -1,6 +1,6 @@
 """Models under evaluation, whoever computes them: how likely texts are, and what is written after a prompt.
 
-Three methods, those of lm-eval, make a model one that every task can be asked of.
+Three methods, those of lm-eval, make a model one that every task can be asked of. `open_model` has what a name stands for.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -19,8 +19,6 @@ from groundup.model import likelihood
 from groundup.model.base import LanguageModel
 from groundup.tokenizer.load import AnyTokenizer
 from groundup.tokenizer.template import Before
-
-TRANSFORMERS, NGRAM, ADDRESSES = "hf:", "ngram:", ("http://", "https://")
 
 
 class Continued(NamedTuple):

@@ -10,10 +10,11 @@ from groundup.core.errors import UserError
 from groundup.core.files import digest
 from groundup.data.token_files import TokenFile
 from groundup.evaluation.continuations import Request, Scored
-from groundup.evaluation.models import NGRAM, TokenModel, ends_of
+from groundup.evaluation.models import TokenModel, ends_of
 from groundup.model.ngram import KneserNey
 from groundup.tokenizer.load import load as load_tokenizer
 
+NGRAM = "ngram:"  # of a name: ngram:RUN
 ORDER = 5
 MOST_TOKENS = 50_000_000  # counted, of the beginning: sorting them takes 8 GB
 
@@ -27,7 +28,7 @@ class NgramModel(TokenModel):
         self.name, run = name, run_of(name)
         self.tokenizer = load_tokenizer(run / "tokenizer")
         self.opening: list[int] = []
-        self.begin_of_text = self.tokenizer.end_of_text
+        self.begin_of_text = self.tokenizer.begin_of_text
         tokens = np.asarray(TokenFile(run / "tokens" / "train").tokens[:MOST_TOKENS])
         self.counted = KneserNey.fit(tokens, ORDER, self.tokenizer.size, self.begin_of_text)
         self._likeliest = lru_cache(1 << 16)(lambda history: int(self.counted.next_token(np.array(history)).argmax()))

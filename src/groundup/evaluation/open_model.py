@@ -1,6 +1,5 @@
-"""Which model a name stands for: a run, a folder that is read here, a folder that only transformers reads, a server's address,
-or the n-gram model of a run's tokens.
-"""
+"""What a model's name stands for: a run, a folder that is read here, one that only transformers reads, a server's address, or the
+n-gram model of a run's tokens."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,10 +10,15 @@ from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.files import digest
 from groundup.core.seals import MANIFEST
-from groundup.evaluation.models import ADDRESSES, NGRAM, TRANSFORMERS, FolderModel, Model, before
+from groundup.evaluation.models import FolderModel, Model, before
+from groundup.evaluation.ngram_model import NGRAM, NgramModel, key_of
+from groundup.evaluation.served_models import ServedModel
+from groundup.evaluation.transformers_models import open_by_transformers
 from groundup.generation.open_folder import model_folder
 from groundup.model.folder import load_decoder
 from groundup.tokenizer.load import load as load_tokenizer
+
+TRANSFORMERS, ADDRESSES = "hf:", ("http://", "https://")
 
 
 class Identity(NamedTuple):
@@ -29,8 +33,6 @@ def identify(name: str) -> Identity:
     if name.startswith(ADDRESSES):
         return Identity(name, {"address": name})
     if name.startswith(NGRAM):
-        from groundup.evaluation.ngram_model import key_of
-
         return Identity(name, key_of(name))
     folder = Path(name.removeprefix(TRANSFORMERS)) if name.startswith(TRANSFORMERS) else _folder(name)
     if not (folder / "config.json").is_file():
@@ -47,17 +49,11 @@ def open_model(name: str) -> Model:
     Raises UserError where there is none, or none that can be read so.
     """
     if name.startswith(ADDRESSES):
-        from groundup.evaluation.served_models import open_address
-
-        return open_address(name)
+        return ServedModel(name)
     if name.startswith(NGRAM):
-        from groundup.evaluation.ngram_model import NgramModel
-
         return NgramModel(name)
     if name.startswith(TRANSFORMERS):
-        from groundup.evaluation.transformers_models import open_by_transformers
-
-        return open_by_transformers(name)
+        return open_by_transformers(name, Path(name.removeprefix(TRANSFORMERS)))
     folder = _folder(name)
     tokenizer = load_tokenizer(folder)
     if not hasattr(tokenizer, "end_of_text"):

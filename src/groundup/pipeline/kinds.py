@@ -12,6 +12,7 @@ from groundup.core.seals import MANIFEST, SEAL, is_sealed, read_sealed, seal, wr
 from groundup.corpus.config import SourceConfig
 from groundup.pipeline import preflight
 from groundup.pipeline.artifacts import Results, device_of, documents_of, model_of, tokenizer_of, workers_of
+from groundup.pipeline.benchmark_kinds import BENCHMARKS
 from groundup.pipeline.further_kinds import FURTHER
 from groundup.pipeline.posttraining_kinds import dpo, grpo, ppo, preferences, reward, sft
 from groundup.pipeline.recipe import Recipe
@@ -247,6 +248,7 @@ STANDARD = (
 CORPUS_STEPS = STANDARD[:3]
 OPTIONAL = (  # of which a recipe says that they run
     *FURTHER,
+    BENCHMARKS,
     Step("grpo", ("tokenizer", "sft", "reward"), grpo, ("grpo", "preferences", "sft"), files=_prompts_and_reward("grpo"),
           ahead=(("", preflight.grpo_data),)),
 )  # fmt: skip

@@ -21,7 +21,7 @@ from groundup.core.errors import UserError
 from groundup.core.seals import verify
 from groundup.corpus.config import AnnotationsConfig, PagesConfig, SelectionConfig, SourceConfig
 from groundup.data.config import MixtureConfig
-from groundup.evaluation.config import EvaluationConfig
+from groundup.evaluation.config import BenchmarksConfig, EvaluationConfig
 from groundup.pipeline.shipped_recipes import find, shipped
 from groundup.posttraining.config import DpoConfig, GrpoConfig, PpoConfig, PreferencesConfig, RewardConfig, SftConfig
 from groundup.report.config import ReportConfig
@@ -70,6 +70,7 @@ class Recipe(Section):
     long_context: LongContextConfig = LongContextConfig()
     vocabulary_sweep: VocabularySweepConfig = VocabularySweepConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    benchmarks: BenchmarksConfig = BenchmarksConfig()
     sft: SftConfig = SftConfig()
     preferences: PreferencesConfig = PreferencesConfig()
     reward: RewardConfig = RewardConfig()

@@ -172,6 +172,10 @@ def _figures(kind: str, results: Results) -> Results:
         return {"context_length": results["context"]["after"], "training_tokens": results["tokens"]}
     if kind == "vocabulary_sweep":
         return {"vocabulary": results["recommended"]}
+    if kind == "benchmarks":
+        from groundup.evaluation.leaderboard import headline
+
+        return {one["task"]: headline(one)[1]["value"] for one in results["results"][: len(results["tasks"])]}
     if kind == "evaluation":
         return {
             "bits_per_byte": results["bits_per_byte"]["overall"],

@@ -130,6 +130,22 @@ def scatter(name: str, groups: Mapping[str, Sequence[tuple[float, float]]], x_la
         return _svg(figure, name)
 
 
+def reliability(name: str, bins: Sequence[Mapping[str, float]], label: str) -> str:
+    """Share right against confidence, both in %, a point a bin, larger for more questions; calibrated is the diagonal."""
+    with _drawing(2.8) as figure:
+        axes = figure.subplots()
+        axes.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle="--", label="as sure as right")
+        most = max(one["n"] for one in bins)
+        xs, ys = ([100 * one[key] for one in bins] for key in ("confidence", "accuracy"))
+        axes.plot(xs, ys, color=SERIES[0], linewidth=1, label=label)
+        for x, y, one in zip(xs, ys, bins, strict=True):
+            axes.plot([x], [y], "o", color=SERIES[0], markersize=3 + 6 * math.sqrt(one["n"] / most), clip_on=False)
+        axes.set_xlabel("confidence in the choice, %")
+        axes.set_ylabel("of these right, %")
+        figure.legend(loc="outside upper right", ncols=2)
+        return _svg(figure, name)
+
+
 def curve(
     name: str, points: Sequence[tuple[float, float, float]], x_label: str, y_label: str, marked: float
 ) -> str:

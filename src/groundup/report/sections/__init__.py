@@ -7,6 +7,7 @@ template of the same name needs, as plain data. Of these the page itself takes `
 
 from groundup.report.sections import (
     base,
+    benchmarks,
     corpus,
     costs,
     dpo,
@@ -23,6 +24,6 @@ from groundup.report.sections import (
 )
 
 SECTIONS = (
-    corpus, vocabulary_sweep, tokenizer, base, long_context, evaluation, sft, preferences, reward, dpo, ppo, grpo, costs,
-    origin,
+    corpus, vocabulary_sweep, tokenizer, base, long_context, evaluation, benchmarks, sft, preferences, reward, dpo, ppo, grpo,
+    costs, origin,
 )  # fmt: skip

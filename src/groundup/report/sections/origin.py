@@ -47,7 +47,7 @@ def gather(made: Made) -> dict[str, Any]:
 
 def commands(made: Made) -> list[tuple[str, str]]:
     """(what for, what to type) where the run was started from."""
-    run = next(iter(made.folders.values())).parent
+    run = next(iter(made.folders.values()), made.page).parent  # of a run of added steps alone the page's
     recipe = run / "report" / RECIPE
     base, results = made.recipe["base"], made.results
     found = []

@@ -1,0 +1,73 @@
+"""The kind of step that evaluates a run's model on benchmarks: tasks, data, and which model are the recipe's to say."""
+
+from pathlib import Path
+from typing import Any
+
+from groundup.core.errors import UserError
+from groundup.pipeline.artifacts import Results, reason_skipped, skip
+from groundup.pipeline.recipe import Recipe
+from groundup.pipeline.run import Step, StepContext
+
+
+def benchmarks(context: StepContext) -> Results:
+    """A model's folder on tasks: `results.json`, records for each example, and what `evaluation.evaluate` returns."""
+    from groundup.evaluation.contamination import contamination
+    from groundup.evaluation.evaluate import evaluate, table
+
+    settings, folder = context.recipe.benchmarks, context.inputs["model"]
+    if reason := reason_skipped(context, "model"):
+        return skip(context, reason)
+    data = _data(context.recipe)
+    board = Path(settings.leaderboard).expanduser() if settings.leaderboard else None
+    found = evaluate(
+        [str(folder)], settings.tasks, data, limit=settings.limit or None, out=context.work, leaderboard=board
+    )
+    context.log(table(found))
+    tested: dict[str, Any] = {}
+    for name, result in zip(settings.tasks if settings.contamination else [], found["results"], strict=False):
+        try:
+            tested[result["task"]] = contamination(str(folder), name, data, seed=context.recipe.seed)
+        except UserError as error:  # of a sorted or short file nothing can be told
+            context.log(f"contamination of {result['task']} is left out: {error}")
+    board_tables = _standings(board, [result["task"] for result in found["results"]]) if board else []
+    tasks = list(dict.fromkeys(result["task"] for result in found["results"]))
+    return {**found, "tasks": tasks, "contamination": tested, "leaderboard": board_tables}
+
+
+def _standings(board: Path, tasks: list[str]) -> list[dict[str, Any]]:
+    """The largest table of each task, as it stands now, for the report."""
+    from groundup.evaluation.leaderboard import load, standings
+
+    rows, _ = load(board)
+    return [
+        {
+            "task": one["task"],
+            "lower_is_better": one["tables"][0]["lower_is_better"],
+            "rows": [
+                {"best": row["best"], "worst": row["worst"], "model": row["row"].model, "figure": row["row"].figure}
+                for row in one["tables"][0]["rows"]
+            ],
+        }
+        for one in standings(rows, board.parent)
+        if one["task"] in tasks
+    ]
+
+
+def _data(recipe: Recipe) -> Path | None:
+    return Path(recipe.benchmarks.data).expanduser() if recipe.benchmarks.data else None
+
+
+def _files(recipe: Recipe) -> list[Path]:
+    """The files of the tasks' examples, and task files of one's own. Raises UserError for tasks that are not there."""
+    from groundup.evaluation.tasks import open_task
+
+    if not recipe.benchmarks.tasks:
+        raise UserError("benchmarks.tasks is empty: name tasks, such as [\"piqa\"]; `groundup evaluate --list` shows them")
+    found: list[Path] = []
+    for name in recipe.benchmarks.tasks:
+        task = open_task(name, _data(recipe))
+        found += [*task.paths, *task.few_shot_paths, *([Path(name)] if Path(name).is_file() else [])]
+    return list(dict.fromkeys(found))
+
+
+BENCHMARKS = Step("benchmarks", ("model",), benchmarks, files=_files)
