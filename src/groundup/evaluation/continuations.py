@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from groundup.core.errors import UserError
@@ -192,46 +191,76 @@ class _Branching(Decoding):
         device, P, last = self.head.device, self.shared, len(self.layers) - 1
         lengths = [len(row.tokens) for row in rows]
         starts = np.cumsum([0, *lengths])
-        seen = [None if not P and not row.branches else self._seen(row) for row in rows]
-        seen_by_wanted = [
-            (self._seen(row) if mask is None else mask)[some] for row, mask, some in zip(rows, seen, wanted, strict=True)
-        ]
-        split, grouped = (self.query_heads, self.key_heads, self.key_heads), self.query_heads != self.key_heads
+        places = [start + token for start, some in zip(starts, wanted, strict=False) for token in some]
+        places_M = torch.tensor(places, device=device)
+        widest = max(lengths)
+        # Where each token lies among the rows, each as long as the longest; and in a row's place which token.
+        padded = np.zeros((len(rows), widest), np.int64)
+        for number, (start, length) in enumerate(zip(starts, lengths, strict=False)):
+            padded[number, :length] = np.arange(start, start + length)
+        own = torch.from_numpy(np.flatnonzero(np.arange(widest) < np.array(lengths)[:, None])).to(device)
+        padded_R = torch.from_numpy(padded.ravel()).to(device)
+        mask = self._seen(rows, widest) if any(row.branches for row in rows) else None
 
         def attend(index: int, heads_NHC: Tensor) -> Tensor:
-            found = []
-            keys, values = self.cache[index, :, 0, :P].split(self.key_heads)
-            for number, heads in enumerate(heads_NHC.split(lengths)):
-                q, k, v = (part.transpose(0, 1)[None] for part in heads.split(split, dim=1))
-                if P:
-                    k, v = torch.cat((keys[None], k), 2), torch.cat((values[None], v), 2)
-                mask = seen[number]
-                if index == last:
-                    q, mask = q[:, :, wanted[number]], seen_by_wanted[number]
-                out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
-                found.append(out[0].transpose(0, 1).flatten(1))
-            return torch.cat(found)
+            """Each token sees its own row, and what is shared: in two parts, which their normalisers weigh together."""
+            shaped = heads_NHC[padded_R].view(len(rows), widest, -1, self.channels).transpose(1, 2)
+            q, k, v = shaped.split((self.query_heads, self.key_heads, self.key_heads), dim=1)
+            out, norms = _attention(q, k, v, mask)
+            out_NHC = out.transpose(1, 2).flatten(0, 1)[own]
+            queries = heads_NHC[:, : self.query_heads]
+            if index == last:
+                out_NHC, queries = out_NHC[places_M], queries[places_M]
+            if P:
+                norms_NH = norms.transpose(1, 2).flatten(0, 1)[own]
+                shared_NHC, shared_norms_NH = self._of_shared(index, queries)
+                weights_NH = torch.sigmoid(shared_norms_NH - (norms_NH[places_M] if index == last else norms_NH))
+                out_NHC = torch.lerp(out_NHC, shared_NHC, weights_NH[..., None])
+            return out_NHC.flatten(1)
 
         ids_N = torch.tensor([token for row in rows for token in row.tokens], device=device)
         positions_N = torch.tensor([P + depth for row in rows for depth in row.depths], device=device)
         slots_N = torch.arange(len(ids_N), device=device) + (P if at is None else at)
-        places = [start + token for start, some in zip(starts, wanted, strict=False) for token in some]
-        x_MD = self._layers(ids_N, positions_N, slots_N, attend, torch.tensor(places, device=device))
-        return normalised(x_MD, self.norm)
+        return normalised(self._layers(ids_N, positions_N, slots_N, attend, places_M), self.norm)
 
-    def _seen(self, row: _Row) -> Tensor:
-        """What to add to a row's attention (T, P + T): 0 where a token sees another, -inf elsewhere."""
-        T, P = len(row.tokens), self.shared
-        seen = np.zeros((T, P + T), bool)
-        seen[:, :P] = True
-        if row.branches:
-            for place, parent in enumerate(row.parents):
-                if parent >= 0:
-                    seen[place] = seen[parent]
-                seen[place, P + place] = True
-        else:
-            seen[:, P:] = np.tri(T, dtype=bool)
-        return torch.from_numpy(np.where(seen, np.float32(0), np.float32(-np.inf))).to(self.head.device)
+    def _of_shared(self, index: int, queries_NHC: Tensor) -> tuple[Tensor, Tensor]:
+        """What queries find in the shared tokens (N, H, C), and the logarithms of the sums that normalise it (N, H). Heads that
+        share a key head are as good as queries of other tokens.
+        """
+        K, N = self.key_heads, len(queries_NHC)
+        keys, values = self.cache[index, None, :, 0, : self.shared].split(K, dim=1)
+        grouped = queries_NHC.view(N, K, -1, self.channels).transpose(0, 1).flatten(1, 2)
+        out, norms = _attention(grouped[None], keys, values, None, sees_all=True)
+        shape = (K, N, -1)
+        out_NHC = out[0].view(*shape, self.channels).transpose(0, 1).flatten(1, 2)
+        return out_NHC, norms[0].view(shape).transpose(0, 1).flatten(1, 2)
+
+    def _seen(self, rows: Sequence[_Row], widest: int) -> Tensor:
+        """What to add to the attention within rows (rows, 1, T, T): 0 where a token sees another, -inf elsewhere."""
+        seen = np.tri(widest, dtype=bool)[None].repeat(len(rows), 0)
+        for mask, row in zip(seen, rows, strict=True):
+            if row.branches:
+                for place, parent in enumerate(row.parents):
+                    mask[place, :place] = mask[parent, :place] if parent >= 0 else False
+        return torch.from_numpy(np.where(seen, np.float32(0), np.float32(-np.inf))).to(self.head.device)[:, None]
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sees_all: bool = False) -> tuple[Tensor, Tensor]:
+    """Of (rows, heads, T, C), and the logarithm of the sum that each query's is normalised by (rows, heads, T). Without a mask
+    a token sees those before it, or all.
+    """
+    if q.device.type == "cpu":
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, mask is None and not sees_all, attn_mask=mask
+        )
+    k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], 1) for part in (k, v))
+    scores = q @ k.mT * q.shape[-1] ** -0.5
+    if mask is None and not sees_all:
+        mask = torch.full(scores.shape[-2:], -torch.inf, device=q.device).triu(1)
+    if mask is not None:
+        scores = scores + mask
+    norms = scores.logsumexp(-1)
+    return torch.exp(scores - norms[..., None]) @ v, norms
 
 
 def _hidden(model: LanguageModel, rows: list[_Row], wanted: list[list[int]]) -> Tensor:

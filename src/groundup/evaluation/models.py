@@ -222,9 +222,9 @@ def open_model(name: str) -> Model:
     Raises UserError where there is none, or none that can be read so.
     """
     if name.startswith(ADDRESSES):
-        from groundup.evaluation.served_models import open_address
+        from groundup.evaluation.served_models import ServedModel
 
-        return open_address(name)
+        return ServedModel(name)
     if name.startswith(TRANSFORMERS):
         from groundup.evaluation.transformers_models import open_by_transformers
 

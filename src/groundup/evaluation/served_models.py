@@ -1,0 +1,200 @@
+"""Models behind an address that speaks OpenAI's `/completions`: `http://HOST/v1#MODEL`, as of vLLM or of us.
+
+Texts are scored by `echo` with `logprobs`: the server gives the log-probability of each token of the prompt itself. It cuts the
+tokens, so where one spans the border of context and answer it counts to the answer; and the first token of a prompt has no
+probability, so a text without a context is scored after a line break. The key, if the server wants one, is
+the environment's OPENAI_API_KEY.
+"""
+
+import http.client
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+
+from groundup.core.errors import UserError
+from groundup.data.messages import BadRow
+from groundup.evaluation.models import Continued
+
+TIMEOUT = 600.0  # seconds of one request
+ATTEMPTS, FIRST_WAIT, LONGEST_WAIT = 6, 1.0, 60.0  # seconds, doubled at each attempt: half a minute in all
+AT_ONCE = 16  # prompts in a request
+LARGEST = 1 << 28  # bytes of an answer
+BEFORE_ALL = "\n"  # stands before a text without a context
+STOPS = 4  # the interface allows no more
+TOO_MUCH = (400, 413, 422)  # of a request that is refused for what it holds, such as too many tokens
+
+
+class _Refused(Exception):
+    """A request that this server will never answer."""
+
+
+class ServedModel:
+    def __init__(self, name: str) -> None:
+        """Of `ADDRESS#MODEL`; without a model, the one that the server has. Raises UserError where it does not answer."""
+        self.name = name
+        self.address, _, self.model = name.partition("#")
+        self.address = self.address.rstrip("/")
+        self._open = urllib.request.build_opener(_NoRedirects).open
+        if not self.model:
+            entries = self._asked("/models", None).get("data")
+            names = [str(one.get("id")) for one in entries if isinstance(one, dict)] if isinstance(entries, list) else []
+            if len(names) != 1:
+                raise UserError(f"{self.address}: models there: {', '.join(names) or 'none'}; give ADDRESS#MODEL"[:300])
+            self.model = names[0]
+
+    def continuations(self, pairs: Sequence[tuple[str, str]], batch_size: int) -> list[Continued | BadRow]:
+        asked = [(context or BEFORE_ALL, continuation) for context, continuation in pairs]
+        settings = {"max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
+        choices = self._choices([context + continuation for context, continuation in asked], settings, batch_size)
+        return [
+            choice if isinstance(choice, BadRow) else self._continued(choice, *pair)
+            for pair, choice in zip(asked, choices, strict=True)
+        ]
+
+    def texts(self, texts: Sequence[str], windows: str, batch_size: int) -> list[float | BadRow]:
+        """Whole texts: one that is longer than the server's context is BadRow, whatever the windows."""
+        found = self.continuations([(BEFORE_ALL, text) for text in texts], batch_size)
+        return [one if isinstance(one, BadRow) else one.nats for one in found]
+
+    def written(
+        self, prompts: Sequence[str], until: Sequence[str], max_tokens: int, batch_size: int
+    ) -> list[tuple[str, bool]]:
+        """Raises UserError for a prompt that the server refuses, such as one that is too long."""
+        settings: dict[str, Any] = {"max_tokens": max_tokens, "temperature": 0}
+        if stops := [text for text in until if text][:STOPS]:
+            settings["stop"] = stops
+        found = []
+        for choice in self._choices([prompt or BEFORE_ALL for prompt in prompts], settings, batch_size):
+            if isinstance(choice, BadRow):
+                raise UserError(f"{self.address}: {choice.reason}")
+            if not isinstance(choice.get("text"), str):
+                raise UserError(f"{self.address}: an answer without text; is it an OpenAI-compatible server?")
+            found.append((choice["text"], False))
+        return found
+
+    def _choices(self, prompts: Sequence[str], settings: dict[str, Any], batch_size: int) -> list[dict[str, Any] | BadRow]:
+        size = min(batch_size, AT_ONCE)
+        found: list[dict[str, Any] | BadRow] = []
+        for first in range(0, len(prompts), size):
+            some = prompts[first : first + size]
+            try:
+                found += self._batch(some, settings)
+            except _Refused:
+                found += [self._one(prompt, settings) for prompt in some]  # a bad one among good ones
+        return found
+
+    def _one(self, prompt: str, settings: dict[str, Any]) -> dict[str, Any] | BadRow:
+        try:
+            return self._batch([prompt], settings)[0]
+        except _Refused as error:
+            return BadRow(f"the server refuses it: {error}")
+
+    def _batch(self, prompts: Sequence[str], settings: dict[str, Any]) -> list[dict[str, Any]]:
+        answer = self._asked("/completions", {"model": self.model, "prompt": [*prompts], **settings})
+        choices = answer.get("choices")
+        by_index = {one.get("index"): one for one in choices if isinstance(one, dict)} if isinstance(choices, list) else {}
+        if sorted(by_index, key=str) != sorted(range(len(prompts)), key=str):
+            raise UserError(f"{self.address}: {len(prompts)} prompts, but choices {str([*by_index])[:60]} in the answer")
+        return [by_index[number] for number in range(len(prompts))]
+
+    def _continued(self, choice: dict[str, Any], context: str, continuation: str) -> Continued:
+        """Raises UserError where the answer is not that of a prompt that was echoed with its probabilities."""
+        noted = choice.get("logprobs")
+        if not isinstance(noted, dict):
+            raise UserError(f"{self.address}: no logprobs in the answer; the server must support `echo` with `logprobs`")
+        tokens, nats, tops = (noted.get(name) for name in ("tokens", "token_logprobs", "top_logprobs"))
+        if not (isinstance(tokens, list) and isinstance(nats, list) and isinstance(tops, list)):
+            raise UserError(f"{self.address}: logprobs lack tokens, token_logprobs or top_logprobs")
+        offsets = noted.get("text_offset") or _offsets(tokens)
+        if not isinstance(offsets, list) or not len(tokens) == len(nats) == len(tops) == len(offsets):
+            raise UserError(f"{self.address}: logprobs of different lengths for one answer")
+        if not all(map(_number, offsets)):
+            raise UserError(f"{self.address}: a text_offset that is no number")
+        start, end = len(context), len(context) + len(continuation)
+        ends = [*offsets[1:], end]
+        asked = [place for place in range(len(tokens)) if ends[place] > start and offsets[place] < end]
+        if not asked or offsets[0] > start or ends[asked[-1]] < end:
+            raise UserError(f"{self.address}: the prompt is not echoed; the server must support `echo` with `logprobs`")
+        if not all(_number(nats[place]) and _all_numbers(tops[place]) for place in asked):
+            raise UserError(f"{self.address}: a token of the prompt without its probability, as where `echo` is ignored")
+        best = [max(tops[place].values()) for place in asked]
+        said = max(tops[asked[0]], key=tops[asked[0]].__getitem__)
+        greedy = all(nats[place] >= most for place, most in zip(asked, best, strict=True))
+        return Continued(float(sum(nats[place] for place in asked)), greedy, len(asked), said, False)
+
+    def _asked(self, path: str, content: dict[str, Any] | None) -> dict[str, Any]:
+        """The server's answer. What passes, such as too many requests, is tried again, with longer and longer waits."""
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get("OPENAI_API_KEY"):
+            headers["Authorization"] = f"Bearer {key}"
+        body = None if content is None else json.dumps(content).encode()
+        wait = FIRST_WAIT
+        for attempt in range(ATTEMPTS):
+            asked = None
+            try:
+                request = urllib.request.Request(self.address + path, body, headers)
+                with self._open(request, timeout=TIMEOUT) as response:
+                    return self._read(response.read(LARGEST + 1))
+            except urllib.error.HTTPError as error:
+                said = f"{error.code} {_message(error)}"
+                if error.code in TOO_MUCH:
+                    raise _Refused(said) from None
+                if error.code not in (408, 409, 429) and error.code < 500:
+                    raise UserError(f"{self.address}{path}: the server answers {said}"[:300]) from None
+                asked = error.headers.get("Retry-After")
+            except (OSError, http.client.HTTPException) as error:  # URLError and time-outs among them
+                said = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
+            except ValueError as error:
+                raise UserError(f"{self.address}: not an address ({str(error)[:80]})") from None
+            if attempt < ATTEMPTS - 1:
+                time.sleep(min(LONGEST_WAIT, float(asked) if asked and asked.isdigit() else wait))
+                wait *= 2
+        raise UserError(f"{self.address}{path}: no answer in {ATTEMPTS} attempts: {said}"[:300])
+
+    def _read(self, content: bytes) -> dict[str, Any]:
+        try:
+            found = json.loads(content) if len(content) <= LARGEST else None
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise UserError(f"{self.address}: the answer is no JSON object; is it an OpenAI-compatible server?")
+        return found
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A key is for the address that was given."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _offsets(tokens: Sequence[Any]) -> list[int]:
+    """Where each token begins, of a server that does not say so."""
+    offsets, end = [], 0
+    for token in tokens:
+        offsets.append(end)
+        end += len(str(token))
+    return offsets
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value and abs(value) != float("inf")
+
+
+def _all_numbers(top: Any) -> bool:
+    return isinstance(top, dict) and bool(top) and all(map(_number, top.values()))
+
+
+def _message(error: urllib.error.HTTPError) -> str:
+    """Of an error's body what it says, in short."""
+    try:
+        found = json.loads(error.read(1 << 16))
+        found = found.get("error", found)
+        text = str(found.get("message", found) if isinstance(found, dict) else found)
+    except (ValueError, OSError, AttributeError, RecursionError, http.client.HTTPException):
+        text = error.reason
+    return " ".join(str(text).split())[:120]
