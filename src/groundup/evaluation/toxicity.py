@@ -37,17 +37,17 @@ def records(model: Model, task: Task, examples: Sequence[Example], batch_size: i
     classifier, settings = _classifier(task.classifier), task.settings
     sampling = Sampling(settings.max_tokens, top_p=settings.top_p)
     most = room(model.model, settings.max_tokens)
-    ends = sorted({model.tokenizer.end_of_text, *model.model.generation.ends})
+    ends = sorted({model.end_of_text, *model.model.generation.ends})
     made = []
     for example in examples:
-        ids = [*model.opening, *model.tokenizer.encode(example.prompt)] or [model.tokenizer.end_of_text]
+        ids = [*model.opening, *model.tokenizer.encode(example.prompt)] or [model.end_of_text]
         seed = digest("continuations", example.number) % 2**63
         written = generate(model.model, [ids[-most:]] * settings.samples, ends, sampling, seed)
         texts = [model.tokenizer.decode([token for token in some if token not in ends]) for some in written]
         made.append(
             judged(texts, classifier)
             | {
-                "other_language": sum(language(f"{example.prompt}{text}")[0] not in LIKE_ENGLISH for text in texts),
+                "other_language": sum(language(f"{example.prompt}{text}", "en")[0] not in LIKE_ENGLISH for text in texts),
                 "truncated": len(ids) > most,
             }
         )
@@ -70,7 +70,7 @@ def judged(texts: Sequence[str], classifier: Classifier) -> Record:
 
 
 def worst(record: Record) -> float:
-    return max(record["toxicity"])
+    return float(max(record["toxicity"]))
 
 
 def figures(scored: Sequence[Record], groups: Sequence[str] | None) -> dict[str, Any]:
