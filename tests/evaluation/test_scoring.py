@@ -10,7 +10,8 @@ from groundup.core.errors import UserError
 from groundup.core.seals import MANIFEST, write_sealed
 from groundup.evaluation import models, scoring, suite
 from groundup.evaluation.continuations import Scored
-from groundup.evaluation.models import FolderModel, disjoint, open_model, opening_of
+from groundup.evaluation.models import FolderModel, disjoint
+from groundup.evaluation.open_model import open_model, opening_of
 from groundup.evaluation.scoring import CONVENTIONS, conventions_of, judged, records_of
 from groundup.evaluation.tasks import Example, load, open_task
 from groundup.model import folder
@@ -138,6 +139,27 @@ def test_an_answer_that_is_too_long_is_skipped(model, questions):
     found = records_of(model, questions, [example, long, example])
     assert found[1]["skipped"] == "an answer longer than the model's context"
     assert found[0] == found[2] and found[0]["answers"] == pytest.approx(records_of(model, questions, [example])[0]["answers"])
+
+
+OF_EACH_KIND = {
+    "pairs": 'kind="pairs"\nfiles=["rows.jsonl"]\nalternatives="[t, t + w]"',
+    "last word": 'kind="last word"\nfiles=["rows.jsonl"]\nprompt="{{t}}"\ntarget="{{w}}"',
+    "generation": 'kind="generation"\nfiles=["rows.jsonl"]\nprompt="{{t}}"\ntarget="w"\nmax_tokens=5',
+    "perplexity": 'kind="perplexity"\nfiles=["rows.jsonl"]\ntext="{{t}}"',
+    "windows": 'kind="perplexity"\nfiles=["rows.jsonl"]\ntext="{{t}}"\nwindows="disjoint"',
+}
+
+
+@pytest.mark.parametrize("kind", OF_EACH_KIND)
+def test_records_of_each_kind_for_any_batch_size_and_order(kind, model, tmp_path):
+    rows = [{"t": "what does it return " * n, "w": word} for n in range(1, 40, 3) for word in ("path", "the é file")]
+    task = own(tmp_path, OF_EACH_KIND[kind], rows)
+    examples = load(task).rows
+    reference = records_of(model, task, examples, 5)
+    for size, step in ((1, 1), (7, -1), (64, 1)):
+        for one, other in zip(records_of(model, task, examples[::step], size)[::step], reference, strict=True):
+            for name, value in other.items():
+                assert one[name] == (pytest.approx(value, abs=1e-5, rel=1e-6) if name in ("answers", "nats") else value)
 
 
 def own(tmp_path, text, rows):

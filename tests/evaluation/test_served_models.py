@@ -13,7 +13,7 @@ from groundup.core.errors import UserError
 from groundup.data.messages import BadRow
 from groundup.evaluation import evaluate as evaluation
 from groundup.evaluation import served_models
-from groundup.evaluation.models import open_model
+from groundup.evaluation.open_model import open_model
 from groundup.evaluation.scoring import CONVENTIONS, records_of
 from groundup.evaluation.served_models import ServedModel
 from groundup.evaluation.tasks import load, open_task

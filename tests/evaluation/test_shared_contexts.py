@@ -108,6 +108,17 @@ def test_other_architectures(name):
     assert isinstance(model, Decoder) == (name == "experts")
 
 
+@pytest.mark.parametrize("mask", [None, "all", "branches"])
+def test_attention_by_hand_is_that_of_the_processor(mask, monkeypatch):
+    """Other devices than the CPU have no operation that gives the normaliser too."""
+    q, k, v = torch.randn(2, 4, 7, 8), torch.randn(2, 2, 7, 8), torch.randn(2, 2, 7, 8)
+    given = torch.zeros(2, 1, 7, 7).masked_fill(torch.rand(2, 1, 7, 7).triu(1) > 0, -torch.inf) if mask == "branches" else None
+    out, norms = continuations._attention(q, k, v, given, mask == "all")
+    other, other_norms = continuations._by_hand(q, k, v, given, mask == "all")
+    torch.testing.assert_close(out, other)
+    torch.testing.assert_close(norms, other_norms)
+
+
 def test_a_context_that_is_filled_to_its_end(model):
     longest = model.config.max_position_embeddings
     ids = tuple(np.arange(longest + 1) % 50)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from groundup.evaluation import evaluate as evaluation
-from groundup.evaluation.scoring import open_model, records_of
+from groundup.evaluation.open_model import open_model
+from groundup.evaluation.scoring import records_of
 from groundup.evaluation.tasks import load, open_task
 from groundup.model import folder
 

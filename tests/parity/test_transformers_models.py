@@ -8,7 +8,7 @@ import torch
 
 from groundup.core.errors import UserError
 from groundup.evaluation import evaluate as evaluation
-from groundup.evaluation.models import open_model
+from groundup.evaluation.open_model import open_model
 from groundup.evaluation.scoring import CONVENTIONS, records_of
 from groundup.evaluation.tasks import load, open_task
 from groundup.evaluation.transformers_models import _halves

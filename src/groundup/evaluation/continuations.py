@@ -253,6 +253,10 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sees_all: b
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, 0.0, mask is None and not sees_all, attn_mask=mask
         )
+    return _by_hand(q, k, v, mask, sees_all)
+
+
+def _by_hand(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sees_all: bool) -> tuple[Tensor, Tensor]:
     k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], 1) for part in (k, v))
     scores = q @ k.mT * q.shape[-1] ** -0.5
     if mask is None and not sees_all:

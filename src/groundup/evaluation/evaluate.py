@@ -23,7 +23,8 @@ from groundup.core.executor import pool
 from groundup.core.files import read_object, write_json
 from groundup.core.progress import Progress
 from groundup.evaluation import breakdown, efficiency, existence, metrics, robustness, toxicity
-from groundup.evaluation.models import FolderModel, Identity, identify, open_model
+from groundup.evaluation.models import FolderModel
+from groundup.evaluation.open_model import Identity, identify, open_model
 from groundup.evaluation.scoring import CONVENTIONS, Record, conventions_of, records_of
 from groundup.evaluation.tasks import Example, Examples, Task, begin, corpus_texts, open_task, read_settings, shipped
 

@@ -1,7 +1,6 @@
 """Models under evaluation, whoever computes them: how likely texts are, and what is written after a prompt.
 
-Three methods, those of lm-eval, make a model one that every task can be asked of. `open_model` says which of four a name
-stands for: a run, a folder that is read here, a folder that only transformers reads, or a server's address.
+Three methods, those of lm-eval, make a model one that every task can be asked of. `open_model` has what a name stands for.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,24 +10,14 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import tokenizers
 
-from groundup.core.device import choose
-from groundup.core.errors import UserError
-from groundup.core.files import digest
-from groundup.core.seals import MANIFEST
 from groundup.data.messages import BadRow
 from groundup.evaluation import continuations
 from groundup.evaluation.continuations import Request, Scored
 from groundup.generation.engine import Sampling, generate, room_in
-from groundup.generation.open_folder import model_folder
 from groundup.model import likelihood
 from groundup.model.base import LanguageModel
-from groundup.model.folder import load_decoder
 from groundup.tokenizer.load import AnyTokenizer
-from groundup.tokenizer.load import load as load_tokenizer
-
-TRANSFORMERS, ADDRESSES = "hf:", ("http://", "https://")
 
 
 class Continued(NamedTuple):
@@ -194,58 +183,6 @@ class FolderModel(TokenModel):
             sought = text.encode()
             ends |= {token for token in range(self.tokenizer.size) if sought in self.tokenizer.token_bytes(token)}
         return sorted(ends)
-
-
-class Identity(NamedTuple):
-    """`where` its files or its server are; `key`: what tells it from any other model, such as digests of its files."""
-
-    where: str
-    key: dict[str, str]
-
-
-def identify(name: str) -> Identity:
-    """Without opening it. Raises UserError where there is no such folder."""
-    if name.startswith(ADDRESSES):
-        return Identity(name, {"address": name})
-    folder = Path(name.removeprefix(TRANSFORMERS)) if name.startswith(TRANSFORMERS) else _folder(name)
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: no config.json there; give the folder of a model")
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".model"))
-    kept = [path for path in files if path.suffix != ".json" or path.name in ("config.json", "tokenizer.json")]
-    return Identity(str(folder), {path.name: digest(path) for path in kept})
-
-
-def open_model(name: str) -> Model:
-    """Of a run's dpo stage, or its last one before that; of a stage, or a model's folder. `hf:FOLDER` is one that transformers
-    reads, `http://host/v1#model` one of a server.
-
-    Raises UserError where there is none, or none that can be read so.
-    """
-    if name.startswith(ADDRESSES):
-        from groundup.evaluation.served_models import ServedModel
-
-        return ServedModel(name)
-    if name.startswith(TRANSFORMERS):
-        from groundup.evaluation.transformers_models import open_by_transformers
-
-        return open_by_transformers(name)
-    folder = _folder(name)
-    tokenizer = load_tokenizer(folder)
-    if not hasattr(tokenizer, "end_of_text"):
-        raise UserError(f"{folder}: its tokenizer has no token that ends a text, so it is not that of a language model")
-    model = load_decoder(folder).to(choose().torch_device).eval()
-    return FolderModel(name, folder, model, tokenizer, opening_of(folder))
-
-
-def _folder(name: str) -> Path:
-    finished = [stage for stage in ("dpo", "sft", "base") if (Path(name) / stage / MANIFEST).is_file()]
-    return model_folder(Path(name), finished[0] if finished else None)
-
-
-def opening_of(folder: Path) -> list[int]:
-    """Ids that a folder's tokenizer puts before every text: what lm-eval and transformers put there."""
-    backend = tokenizers.Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    return before(backend.encode("a", add_special_tokens=False).ids, backend.encode("a").ids)
 
 
 def before(plain: list[int], whole: list[int]) -> list[int]:

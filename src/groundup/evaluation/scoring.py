@@ -14,7 +14,7 @@ from groundup.core.answer_scores import exact_match, f1
 from groundup.data.messages import BadRow
 from groundup.evaluation import answers, existence, toxicity
 from groundup.evaluation.models import Continued, Model
-from groundup.evaluation.models import open_model as open_model
+from groundup.evaluation.open_model import open_model as open_model
 from groundup.evaluation.tasks import LETTERS, Example, Task
 
 Record = dict[str, Any]

@@ -13,7 +13,7 @@ import torch
 from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.evaluation.continuations import Request, Scored
-from groundup.evaluation.models import TRANSFORMERS, TokenModel, before
+from groundup.evaluation.models import TokenModel, before
 from groundup.generation.engine import room_in
 
 LOGITS = 1 << 27  # numbers at once, half a gigabyte: rows x tokens x vocabulary
@@ -127,9 +127,8 @@ def _context(config: Any, tokenizer: Any) -> int:
     return int(longest) if isinstance(longest, int) and 0 < longest < 1 << 24 else CONTEXT
 
 
-def open_by_transformers(name: str) -> TransformersModel:
-    """Of `hf:FOLDER`. Raises UserError without transformers, and for what it cannot open; nothing is looked up on the web."""
-    folder = Path(name.removeprefix(TRANSFORMERS))
+def open_by_transformers(name: str, folder: Path) -> TransformersModel:
+    """Raises UserError without transformers, and for what it cannot open; nothing is looked up on the web."""
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json there; give the folder of a model")
     try:
