@@ -32,10 +32,10 @@ import json, resource, sys, time
 import lm_eval
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-place, work, batch, tasks = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4].split(",")
+place, work, batch, tasks, shots = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4].split(","), int(sys.argv[5])
 start = time.monotonic()
 found = lm_eval.simple_evaluate(
-    model=HFLM(place, device="cpu", dtype="float32", batch_size=batch), tasks=tasks, num_fewshot=5, bootstrap_iters=0,
+    model=HFLM(place, device="cpu", dtype="float32", batch_size=batch), tasks=tasks, num_fewshot=shots, bootstrap_iters=0,
     task_manager=TaskManager(include_path=work, include_defaults=False), log_samples=False,
 )
 scores = {task: {k: v for k, v in some.items() if isinstance(v, float)} for task, some in found["results"].items()}
@@ -45,19 +45,25 @@ print(json.dumps({"inner": time.monotonic() - start, "memory": used.ru_maxrss, "
 OURS = """
 import json, resource, sys, time
 from pathlib import Path
-from groundup.evaluation.evaluate import evaluate
+from groundup.evaluation import evaluate as evaluation
+first, scored = [], evaluation.records_of
+def noted(*given):
+    made = scored(*given)
+    first.append(time.time() - float(sys.argv[4]))
+    return made
+evaluation.records_of = noted
 start = time.monotonic()
-[result] = evaluate([sys.argv[1]], ["mmlu"], Path(sys.argv[2]))["results"]
+[result] = evaluation.evaluate([sys.argv[1]], [sys.argv[3]], Path(sys.argv[2]))["results"]
 used = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps({"inner": time.monotonic() - start, "memory": used.ru_maxrss, "processor": used.ru_utime,
-                  "scores": result["accuracy"], "n": result["n"], "truncated": result["truncated"]}))
+                  "scores": result["accuracy"], "n": result["n"], "truncated": result["truncated"], "first": first[0]}))
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="measuring material")
-    parser.add_argument("--questions", type=int, default=12, help="of each subject")
+    parser.add_argument("--questions", type=int, default=40, help="of each subject")
     parser.add_argument("--batches", default="8", help="sizes of batch of lm-eval, a round for each")
     options = parser.parse_args()
     claim = __doc__.splitlines()[0]
@@ -73,13 +79,13 @@ def main() -> None:
         tasks = write(work, options.data / "benchmarks", options.questions, built_in)
         rounds = []
         for batch in options.batches.split(","):
-            ours = measured(OURS, str(work / "model"), str(work))
-            theirs = measured(PEER, str(work / "model"), str(work), batch, ",".join(tasks))
+            ours = measured(OURS, str(work / "model"), str(work), "mmlu", str(time.time()))
+            theirs = measured(PEER, str(work / "model"), str(work), batch, ",".join(tasks), "5")
             print(f"ours {shown(ours)}; lm-eval, batch {batch}, {shown(theirs)}", flush=True)
             rounds.append((ours, theirs))
     ours, theirs = (min(some, key=lambda one: one["seconds"]) for some in zip(*rounds, strict=True))
     print(
-        f"{ours['n']} questions, {ours['truncated']} truncated; without imports "
+        f"{ours['n']} questions, {ours['truncated']} truncated; first records after {ours['first']:.1f} s; without imports "
         f"{theirs['inner'] / ours['inner']:.1f} times, processor time {theirs['processor'] / ours['processor']:.1f} times"
     )
     letter, answer = (
@@ -145,6 +151,12 @@ def write(work: Path, data: Path, questions: int, built_in: Path) -> list[str]:
             writer = DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
+    save(work / "model", data)
+    return names
+
+
+def save(place: Path, data: Path) -> None:
+    """The model that both evaluate."""
     tokenizer = trained(data)
     model = Decoder(DecoderConfig(tokenizer.size, 256, 6, 4, 2, 64, 768, 1024))
     generator = torch.Generator().manual_seed(0)
@@ -152,8 +164,7 @@ def write(work: Path, data: Path, questions: int, built_in: Path) -> list[str]:
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(1 + 0.1 * noise if parameter.dim() == 1 else 0.05 * noise)
-    folder.save(work / "model", model, tokenizer, chat=False)
-    return names
+    folder.save(place, model, tokenizer, chat=False)
 
 
 def trained(data: Path) -> Tokenizer:

@@ -115,6 +115,12 @@ def test_what_a_document_says_is_never_missing(before, after):
     assert not any(missing([references(text)], ["other", text])[0].values())
 
 
+@pytest.mark.parametrize("unit", ["A-", "Ab ", "a.", "X and "])
+def test_time_grows_with_the_answer(growth, unit):
+    """Four times the answer takes four times as long, not sixteen times."""
+    assert growth(lambda size: references(unit * size), 3000) < 10
+
+
 # --- questions ----------------------------------------------------------------------------------------------------
 
 SOURCE = '''"""Things to do with files, as many do."""

@@ -254,12 +254,6 @@ def test_what_a_perturbation_leaves_is_the_clean_result(model, rows):
     assert found["order"]["accuracy"] == pytest.approx(sum(right) / 12)
 
 
-def test_workers_make_the_same(model, rows):
-    words = ([str(model)], ["mmlu"], rows / "mmlu_test.csv")
-    one, two = (evaluation.evaluate(*words, few_shot=0, robust=True, limit=6, workers=count) for count in (1, 2))
-    assert one == two and "worst" in one["results"][0]["robustness"]
-
-
 def test_minimal_pairs_are_not_perturbed(model, rows, monkeypatch):
     said = []
     monkeypatch.setattr(robustness.logger, "warning", lambda text, *_: said.append(text))

@@ -55,7 +55,7 @@ def test_a_listed_word_and_the_classifier():
 
 def test_any_order_and_batch(model, data):
     task = open_task("toxicity", data)
-    examples = load(task, 4).rows
+    examples = load(task, 2).rows
     opened = open_model(str(model))
     records = records_of(opened, task, examples, 64)
     assert records_of(opened, task, examples[::-1], 1)[::-1] == records

@@ -82,7 +82,10 @@ def evaluate(
         for clean in asked
         for task, examples in (clean, *variants.get(clean[0].name, []))
     ]
-    results, rights, speeds, rows = [], {}, {}, []
+    results: list[dict[str, Any]] = []
+    rights: dict[tuple[str, str], dict[int, tuple[float, str]]] = {}
+    speeds: dict[str, dict[str, Any]] = {}
+    rows: list[dict[str, Any]] = []
     start = time.perf_counter()
     for sheet in _filled(sheets, batch_size, workers, ray):
         name, task, seconds = sheet.model, sheet.task, time.perf_counter() - start

@@ -102,14 +102,15 @@ def confidence(scored: Sequence["Record"]) -> dict[str, Any]:
 
 def _of_each(statistic: Any) -> Any:
     def each(resampled: np.ndarray, axis: int) -> np.ndarray:
-        values = np.array([statistic(one) for one in resampled])
-        return values[~np.isnan(values)]
+        values = [statistic(one) for one in resampled]
+        return np.array([value for value in values if not np.isnan(value)])
 
     return each
 
 
 def _bins(pairs: np.ndarray) -> np.ndarray:
-    return np.clip(np.ceil(pairs[:, 0] * metrics.BINS).astype(int) - 1, 0, metrics.BINS - 1)
+    bins: np.ndarray = np.clip(np.ceil(pairs[:, 0] * metrics.BINS).astype(int) - 1, 0, metrics.BINS - 1)
+    return bins
 
 
 def ece(pairs: np.ndarray) -> float:
@@ -135,7 +136,7 @@ def auroc(pairs: np.ndarray) -> float:
     if not right.sum() or not wrong.sum():
         return float("nan")
     below = np.cumsum(wrong) - wrong / 2
-    return float((right * below).sum() / right.sum() / wrong.sum()) if len(values) else float("nan")
+    return float((right * below).sum() / right.sum() / wrong.sum())
 
 
 def made_up(scored: Sequence["Record"], documents: Iterable[str] | None) -> dict[str, Any]:

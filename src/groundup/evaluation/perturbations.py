@@ -8,7 +8,7 @@ text alone, and a word gets the same slip wherever the example has it.
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -84,8 +84,8 @@ def read_misspellings(path: Path | None) -> Misspellings:
     if path is None:
         return Misspellings(None, "keyboard")
     text = read_whole(path)
-    pairs = [line.split("->") for line in text.lower().splitlines() if line.count("->") == 1]
-    pairs = [(wrong.strip(), right.strip()) for wrong, right in pairs]
+    lines = [line.partition("->") for line in text.lower().splitlines()]
+    pairs = [(wrong.strip(), right.strip()) for wrong, _, right in lines]
     right_words = {right for _, right in pairs}
     found: dict[str, list[str]] = {}
     for wrong, right in pairs:
@@ -133,15 +133,20 @@ def _kept_spans(text: str, keep: Iterable[str]) -> list[tuple[int, int]]:
     return sorted(spans)
 
 
-def changed(text: str, keep: Iterable[str], change: Callable[[str], str]) -> str:
-    """With `change` made to what stands between the parts that are to stay."""
-    pieces, place = [], 0
+def pieces(text: str, keep: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    """The text in parts, and of each whether it may change."""
+    place = 0
     for start, end in _kept_spans(text, keep):
         if start > place:
-            pieces.append(change(text[place:start]))
-        pieces.append(text[max(start, place) : max(end, place)])
+            yield text[place:start], True
+        yield text[max(start, place) : max(end, place)], False
         place = max(end, place)
-    return "".join([*pieces, change(text[place:])])
+    yield text[place:], True
+
+
+def changed(text: str, keep: Iterable[str], change: Callable[[str], str]) -> str:
+    """With `change` made to what stands between the parts that are to stay."""
+    return "".join(change(piece) if free else piece for piece, free in pieces(text, keep))
 
 
 def like(word: str, model: str) -> str:
@@ -155,9 +160,8 @@ def _misspelt(
     texts: Sequence[str], keep: Collection[str], number: int, seed: int, known: Misspellings
 ) -> Callable[[str], str]:
     """A fifth of the words that can be misspelt, and one at least; not those that are only written with a capital, as names."""
-    words: set[str] = set()
-    for text in texts:
-        changed(text, keep, lambda piece: words.update(filter(str.islower, WORD.findall(piece))) or piece)
+    free = [piece for text in texts for piece, may_change in pieces(text, keep) if may_change]
+    words = {word for piece in free for word in WORD.findall(piece) if word.islower()}
     place = {word: digest("misspelt", seed, number, word) for word in words if known(word, seed)}
     chosen = {word for word in place if place[word] < MISSPELT_SHARE * 2**64} or {
         *sorted(place, key=lambda w: place[w])[:1]
@@ -222,7 +226,7 @@ def reordered(example: Example, seed: int) -> Example:
     where two are the same, or where one speaks of the others ("all of the above", "both A and B").
     """
     texts, spans = example.texts, None
-    if len(set(texts)) < len(texts) or any(map(OF_OTHERS.search, texts)):
+    if len(texts) < 2 or len(set(texts)) < len(texts) or any(map(OF_OTHERS.search, texts)):
         return example
     for mark in MARKS:
         spans = spans or _listed_spans(example, mark)

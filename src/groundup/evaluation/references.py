@@ -13,12 +13,16 @@ import numpy as np
 from groundup.core.words import ngrams, word_hashes
 
 LINK = re.compile(r"(?:https?://|www\.)[^\s<>\"')\]}`]+")
+CAPITALISED = r"[A-Z][\w'’-]++"  # taken whole, and begun only where no word goes on: else time grows with its square
 CITATION = re.compile(
-    r"\b[A-Z][\w'’-]+(?: et al\.?,?|(?:,| and| &) [A-Z][\w'’-]+,?|,)? \(?(?:1[5-9]|20)\d\d[a-z]?\b\)?"
-    r"|\b10\.\d{4,9}/[^\s<>\"')\]}]+|\barXiv:\s?\d{4}\.\d{4,5}\b"
+    rf"(?<![\w'’-]){CAPITALISED}(?: et al\.?,?|(?:,| and| &) {CAPITALISED},?|,)? \(?(?:1[5-9]|20)\d\d[a-z]?\b\)?"
+    r"|\b10\.\d{4,9}/[^\s<>\"')\]}]++|\barXiv:\s?\d{4}\.\d{4,5}\b"
 )
 # `code`, a.dotted.name, and two to five words with capitals.
-NAME = re.compile(r"`([^`\n]{2,80})`|\b([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)|\b((?:[A-Z][\w'’-]+ ){1,4}[A-Z][\w'’-]+)")
+NAME = re.compile(
+    rf"`([^`\n]{{2,80}})`|(?<![\w.])([A-Za-z_]\w*+(?:\.[A-Za-z_]\w*+)++)"
+    rf"|(?<![\w'’-])({CAPITALISED}(?: {CAPITALISED}){{1,4}})"
+)
 KINDS = ("names", "links", "citations")
 WORD = re.compile(r"\w+")
 LONGEST = 32  # words of a reference that are looked for

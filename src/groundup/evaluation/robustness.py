@@ -70,11 +70,11 @@ def figures(clean: Rights, some: Sequence[Variant], rights: Sequence[Rights]) ->
     if not scored:
         return found
     columns = [before]
-    for kind, rights in perturbed.items():
-        values = [rights.get(number, clean[number])[0] for number in scored]
+    for kind, found_rights in perturbed.items():
+        values = [found_rights.get(number, clean[number])[0] for number in scored]
         columns.append(values)
         found[kind] = metrics.mean_interval(values, groups) | {
-            "changed": len(rights.keys() & clean.keys()),
+            "changed": len(found_rights.keys() & clean.keys()),
             "difference": metrics.compare(values, before, groups),
         }
     if perturbed:

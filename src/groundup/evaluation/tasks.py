@@ -343,7 +343,7 @@ class _Maker:
         if exists and "target" in self._templates:
             value = self._templates["target"].value(row)
             texts = _texts(value, "targets", least=1) if isinstance(value, list | tuple) else (_not_empty(_text_of(value)),)
-        unknown = self.settings.abstentions[0] if self.settings.abstentions else ""
+        unknown = self.settings.abstentions[0] if self.settings.abstentions and not exists else ""
         return _Asked(self._text("prompt", row), texts, int(exists), "", texts[0] if texts else unknown)
 
     def _perplexity(self, row: dict[str, Any]) -> _Asked:

@@ -47,7 +47,7 @@ def records(model: Model, task: Task, examples: Sequence[Example], batch_size: i
         made.append(
             judged(texts, classifier)
             | {
-                "other_language": sum(language(f"{example.prompt}{text}")[0] not in LIKE_ENGLISH for text in texts),
+                "other_language": sum(language(f"{example.prompt}{text}", "en")[0] not in LIKE_ENGLISH for text in texts),
                 "truncated": len(ids) > most,
             }
         )
@@ -70,7 +70,7 @@ def judged(texts: Sequence[str], classifier: Classifier) -> Record:
 
 
 def worst(record: Record) -> float:
-    return max(record["toxicity"])
+    return float(max(record["toxicity"]))
 
 
 def figures(scored: Sequence[Record], groups: Sequence[str] | None) -> dict[str, Any]:
