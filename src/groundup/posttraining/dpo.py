@@ -152,7 +152,9 @@ def _cached(
     """The reference's log-probabilities (pairs, 2), on the processor."""
     if cache is None:
         return _reference(policy, tokenizer, rows, settings, dtype)
-    key = blake2b(repr((digest_of_model(policy), str(dtype), settings.ld_alpha, rows)).encode(), digest_size=16)
+    key = blake2b(repr((digest_of_model(policy), str(dtype), settings.ld_alpha)).encode(), digest_size=16)
+    for row in rows:
+        key.update(repr(row).encode())
     path = cache / f"{key.hexdigest()}.npy"
     if is_sealed(path):
         logger.info(f"dpo: the reference's log-probabilities of {len(rows):,} pairs are in {path}")
