@@ -67,10 +67,10 @@ def ours(kind: str, folder: Path, rows: list[dict]) -> float:
         settings = SftConfig(batch_examples=BATCH, max_answer_tokens=CONTEXT, packing=True)
         assert sft.train(model, tokenizer, rows, settings, device, work, 0) == EXAMPLES // BATCH
     elif kind == "dpo":
-        settings = DpoConfig(batch_pairs=BATCH, pairs_at_once=BATCH // 2)
+        settings = DpoConfig(batch_pairs=BATCH, pairs_at_once=BATCH // 4)
         assert dpo.train(model, tokenizer, rows, settings, device.training_dtype, work, 0) == PAIRS // BATCH
     else:
-        settings = RewardConfig(batch_pairs=BATCH, pairs_at_once=BATCH // 2)
+        settings = RewardConfig(batch_pairs=BATCH, pairs_at_once=BATCH // 4)
         reward.train(model, tokenizer, rows, settings, device.training_dtype, work, 0)
     return time.monotonic() - start
 

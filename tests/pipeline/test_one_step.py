@@ -72,6 +72,23 @@ def test_preferences_with_rows_of_their_own_to_measure_on(groundup_here, place, 
 
 
 @pytest.mark.parametrize(
+    "verb, reward", [("ppo", "{place}/scorer"), ("ppo", "mine_of_this_test:wordy"), ("grpo", "count=path")]
+)
+def test_reinforcement(groundup_here, place, tmp_path, monkeypatch, verb, reward):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "mine_of_this_test.py").write_text(
+        "def wordy(prompts, completions):\n    return [len(text.split()) for text in completions]\n"
+    )
+    few = ["rollouts=8"] if verb == "ppo" else ["prompts=2", "generations=4"]
+    few = [word for one in ("iterations=1", "sft.max_answer_tokens=8", *few) for word in ("--set", one)]
+    more = (*few, "--reward", reward.format(place=place))
+    outcome = call(groundup_here, place, tmp_path / "run", verb, "pairs.jsonl", *more)
+    assert outcome.returncode == 0, outcome.stderr
+    assert f"{verb} data: 24 prompts" in outcome.stderr
+    folder.load_decoder(tmp_path / "run" / verb)
+
+
+@pytest.mark.parametrize(
     "more, said",
     [
         (("--set", "betta=1"), "unknown key dpo.betta; did you mean dpo.beta?"),

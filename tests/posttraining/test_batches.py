@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.posttraining.batches import collate, prompt_of, row_of
-from groundup.training.epoch_order import chosen_rows, steps_for
+from groundup.posttraining.batches import collate, parts_by_length, prompt_of, row_of
+from groundup.training.epoch_order import chosen_rows, parts_of, steps_for
 
 CPU = torch.device("cpu")
 
@@ -66,3 +66,17 @@ def test_row_of_ends_with_the_token_that_ends_the_answer(toy_tokenizer, answer):
     said = [*toy_tokenizer.encode(answer.strip()), toy_tokenizer.message_end]
     assert ids[len(prompt) :] == said
     assert spoken == [0] * len(prompt) + [1] * len(said)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=12), st.integers(1, 5))
+def test_micro_batches_hold_each_pair_once_and_pad_no_more(lengths, at_once):
+    pairs = [[([0] * length, [1] * length) for length in one] for one in lengths]
+    parts = parts_by_length(range(len(pairs)), pairs, at_once)
+    assert sorted(number for part in parts for number in part) == list(range(len(pairs)))
+    assert max(map(len, parts)) <= at_once and parts_by_length([2, 0], pairs, 0) == [[2, 0]]
+
+    def padded(parts):
+        return sum(len(part) * max(max(lengths[number]) for number in part) for part in parts)
+
+    if len(pairs) % at_once == 0:
+        assert padded(parts) <= padded(parts_of(list(range(len(pairs))), at_once))

@@ -14,7 +14,10 @@ FROM_ROWS = {
     "reward": "Train a reward model on preferences, from the model that answers.",
     "dpo": "Direct preference optimisation: make the chosen answers likelier than the rejected ones.",
 }
-FROM_REWARDS = {"ppo": "Reinforce what a reward model, or a program, finds good in a model's own answers to the prompts."}
+FROM_REWARDS = {
+    "ppo": "Reinforce what a reward finds good in a model's own answers to prompts, against what a value function expects.",
+    "grpo": "Reinforce a model's answers to prompts that a reward finds better than its other answers to the same prompt.",
+}
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Its folder: config.json, *.safetensors, tokenizer.json.")]
 Data = Annotated[
@@ -46,13 +49,11 @@ def _from_rewards(kind: str) -> Callable[..., None]:
     def verb(
         model: Model, data: Data, out: Out,
         reward: Annotated[
-            str, typer.Option(metavar="FOLDER|MODULE:FUNCTION", help="A reward model, or a Python function (docs: Rewards).")
+            str, typer.Option(help="The folder of a reward model; arithmetic, length, count=WORD; or module:function.")
         ],
         settings: Own = None, seed: Seed = 0, dry_run: DryRun = False,
     ) -> None:  # fmt: skip
-        folder = Path(reward).expanduser()
-        by = {"more": {"reward": reward}} if ":" in reward and not folder.exists() else {"given": {"reward": folder}}
-        _run(kind, model, data, out, settings or [], **by, seed=seed, dry_run=dry_run)
+        _run(kind, model, data, out, settings or [], more={"reward": reward}, seed=seed, dry_run=dry_run)
 
     return verb
 

@@ -17,13 +17,12 @@ HELD_OUT_QUESTIONS = 32  # that are answered by sampling after SFT, which of a m
 
 def run_one(
     kind: str, model: Path, data: Sequence[Path], out: Path, settings: Sequence[str], *, held_out: Sequence[Path] = (),
-    strict: bool = False, seed: int = 0, given: Mapping[str, Path] | None = None, more: Mapping[str, Any] | None = None,
-    dry_run: bool = False,
+    strict: bool = False, seed: int = 0, more: Mapping[str, Any] | None = None, dry_run: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Make OUT/KIND of the model and the files; the same call again resumes, or says what is there.
 
-    `settings`: key=value of the kind's section, or section.key=value. `given`: further folders, by the step whose place they
-    take. `more`: values of the kind's section. Raises UserError, in one line, for what is wrong with any of them.
+    `settings`: key=value of the kind's section, or section.key=value. `more`: values of the kind's section.
+    Raises UserError, in one line, for what is wrong with any of them.
     """
     source = _model(model)
     length = read_object(source / "config.json").get("max_position_embeddings")
@@ -35,7 +34,7 @@ def run_one(
         "name": out.resolve().name or kind,
         "seed": seed,
         "standard": [kind],
-        "given": {"base" if kind == "sft" else "sft": str(source), **{name: str(path) for name, path in (given or {}).items()}},
+        "given": {"base" if kind == "sft" else "sft": str(source)},
         "sft": {"max_answer_tokens": max(1, min(half, LONGEST_ANSWER)), "held_out_questions": HELD_OUT_QUESTIONS},
     }
     content[kind] = {**content.get(kind, {}), **own}

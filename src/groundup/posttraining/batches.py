@@ -11,6 +11,7 @@ from groundup.model.decoder import Decoder
 from groundup.model.likelihood import token_log_probabilities
 from groundup.tokenizer.chat import render
 from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.epoch_order import parts_of
 from groundup.training.objectives import Batch
 
 Asked = str | Sequence[Mapping[str, Any]]  # one question, or the messages before an answer
@@ -33,6 +34,16 @@ def collate(rows: Sequence[Row], pad: int, device: torch.device) -> Batch:
         "targets": ids[:, 1:].contiguous().to(device),
         "mask": mask[:, 1:].contiguous().to(device),
     }
+
+
+def parts_by_length(numbers: Sequence[int], pairs: Sequence[Sequence[Row]], at_once: int) -> list[list[int]]:
+    """The `numbers` of pairs as micro-batches of `at_once`, those alike in length together, so that little is padded.
+
+    The longest come first, which says at the first one whether memory suffices. 0: all in one, as they stand.
+    """
+    if not at_once:
+        return [list(numbers)]
+    return parts_of(sorted(numbers, key=lambda number: -max(len(ids) for ids, _ in pairs[number])), at_once)
 
 
 def answer_log_probabilities(

@@ -22,12 +22,12 @@ from groundup.core.seals import is_sealed, seal
 from groundup.model.base import LanguageModel
 from groundup.model.weights import digest_of_model
 from groundup.posttraining import preflight
-from groundup.posttraining.batches import Row, answer_log_probabilities, collate
+from groundup.posttraining.batches import Row, answer_log_probabilities, collate, parts_by_length
 from groundup.posttraining.config import DpoConfig
 from groundup.posttraining.preference_losses import OF_THE_BATCH, Pairs, length_desensitised, loss_of, rewards
 from groundup.posttraining.rows import kept, kept_pairs, pair, unfit_pair
 from groundup.tokenizer.tokenizer import Tokenizer
-from groundup.training.epoch_order import chosen_rows, parts_of, steps_for
+from groundup.training.epoch_order import chosen_rows, steps_for
 from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
 
@@ -99,7 +99,7 @@ def train(
         return [
             collate([rows[index][side] for side in (0, 1) for index in part], tokenizer.pad, device)
             | {"reference": reference[part].T.flatten().to(device), "share": torch.tensor(len(part) / len(some))}
-            for part in parts_of(some, settings.pairs_at_once)
+            for part in parts_by_length(some, rows, settings.pairs_at_once)
         ]
 
     unseen = kept(held_out, lambda row: pair(tokenizer, row), lambda one: unfit_pair(longest, *one[:2]), left_out)
@@ -152,7 +152,9 @@ def _cached(
     """The reference's log-probabilities (pairs, 2), on the processor."""
     if cache is None:
         return _reference(policy, tokenizer, rows, settings, dtype)
-    key = blake2b(repr((digest_of_model(policy), str(dtype), settings.ld_alpha, rows)).encode(), digest_size=16)
+    key = blake2b(repr((digest_of_model(policy), str(dtype), settings.ld_alpha)).encode(), digest_size=16)
+    for row in rows:
+        key.update(repr(row).encode())
     path = cache / f"{key.hexdigest()}.npy"
     if is_sealed(path):
         logger.info(f"dpo: the reference's log-probabilities of {len(rows):,} pairs are in {path}")
@@ -168,10 +170,9 @@ def _cached(
 def _reference(
     policy: LanguageModel, tokenizer: Tokenizer, rows: Sequence[tuple[Row, Row]], settings: DpoConfig, dtype: torch.dtype
 ) -> Tensor:
-    device, parts = policy.lm_head.weight.device, []
-    for start in range(0, len(rows), BATCH // 2):
-        some = rows[start : start + BATCH // 2]
-        batch = collate([row[side] for side in (0, 1) for row in some], tokenizer.pad, device)
+    device, reference = policy.lm_head.weight.device, torch.empty(len(rows), 2)
+    for part in parts_by_length(range(len(rows)), rows, BATCH // 2):
+        batch = collate([rows[number][side] for side in (0, 1) for number in part], tokenizer.pad, device)
         found = summed(answer_log_probabilities(policy, batch, dtype), batch["mask"], settings)
-        parts.append(torch.stack(found.chunk(2), dim=1))
-    return torch.cat(parts).cpu()
+        reference[part] = torch.stack(found.chunk(2), dim=1).cpu()
+    return reference

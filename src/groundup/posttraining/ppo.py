@@ -95,7 +95,7 @@ def rollout(
 
     The batch: ids, targets, mask, logp (of the policy that answered), values, advantages, returns, all (batch, time). The
     metrics: mean score (normalised, with missing ends), KL to the reference in nats an answer, entropy in nats a token, and
-    those of `form`. `before`: the metrics of the rollouts before, of which the adaptive coefficient and the scale depend.
+    those of `form`. `before`: the metrics of the rollouts before, on which the adaptive coefficient and the scale depend.
     """
     settings, dtype, temperature = setup.settings, setup.dtype, setup.settings.temperature
     answers = answers_of(model.policy, prompts, ends, pad, sampling, seed)
@@ -112,7 +112,7 @@ def rollout(
         )
         reference[rows, :width] = answer_log_probabilities(setup.reference, part, dtype, temperature)
         values[rows, :width] = model.value(part["ids"], dtype) * part["mask"]
-    coefficient = coefficient_of(settings, before)
+    coefficient = coefficient_of(settings, before, len(prompts))
     earned = token_rewards(scores, logp, reference, mask, coefficient)
     if settings.whiten_rewards:
         earned = whiten(earned, mask, shift_mean=False)
@@ -139,14 +139,14 @@ def scale_of(reward: Reward, rewards_B: Tensor, before: Sequence[Metrics]) -> tu
     return rewards_B.mean().item(), rewards_B.std(correction=0).item() or 1.0
 
 
-def coefficient_of(settings: PpoConfig, before: Sequence[Metrics]) -> float:
-    """What a nat of divergence costs in this rollout."""
+def coefficient_of(settings: PpoConfig, before: Sequence[Metrics], answers: int) -> float:
+    """What a nat of divergence costs in this rollout, of as many `answers` as those before."""
     if not before:
         return settings.kl_coefficient
     last = before[-1]
     if not settings.kl_target:
         return last["kl_coefficient"]
-    return adaptive_kl(last["kl_coefficient"], last["kl"], settings.kl_target, settings.rollouts, settings.kl_horizon)
+    return adaptive_kl(last["kl_coefficient"], last["kl"], settings.kl_target, answers, settings.kl_horizon)
 
 
 def clipped_objective(

@@ -22,11 +22,11 @@ from groundup.model.base import LanguageModel
 from groundup.model.decoder import RewardModel
 from groundup.model.likelihood import score
 from groundup.posttraining import preflight
-from groundup.posttraining.batches import Row, collate
+from groundup.posttraining.batches import Row, collate, parts_by_length
 from groundup.posttraining.config import RewardConfig
 from groundup.posttraining.rows import kept_pairs
 from groundup.tokenizer.tokenizer import Tokenizer
-from groundup.training.epoch_order import chosen_rows, parts_of, steps_for
+from groundup.training.epoch_order import chosen_rows, steps_for
 from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
 
@@ -97,7 +97,7 @@ def train(
                 "margin": torch.tensor([margins[index] for index in part], device=device),
                 "share": torch.tensor(len(part) / len(some)),
             }
-            for part in parts_of(some, settings.pairs_at_once)
+            for part in parts_by_length(some, rows, settings.pairs_at_once)
         ]
 
     objective = partial(bradley_terry, centring=settings.centring, dtype=dtype)
