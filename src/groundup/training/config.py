@@ -36,4 +36,3 @@ class LongContextConfig(Section):
     micro_batch_tokens: Annotated[int, Field(gt=0, le=10**9)] = 16_384
     lr_scale: Annotated[float, Field(gt=0, le=1000)] = 0.1  # multiplies every rate: the model has been annealed already
     balance: Annotated[float, Field(ge=0, le=LARGEST)] = 0.02  # as in pre-training, of a mixture of experts
-    shard: bool = False  # as in pre-training, under torchrun
