@@ -177,7 +177,8 @@ class PreferenceModel:
         ids, spoken = render(self.tokenizer, messages)
         if not spoken or not any(spoken) or messages[-1]["role"] != "assistant":
             raise UserError("score: the last message must be the assistant's")
-        return float(reward_chapter.score_rows(self.network, self.tokenizer, [(ids, spoken)])[0])
+        row = (ids, [1] * len(ids))  # read at the very last token, as in training and by transformers
+        return float(reward_chapter.score_rows(self.network, self.tokenizer, [row])[0])
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,22 @@ def test_greedy_answers_and_likelihoods(tuned):
 
 
 @families
+def test_a_reward_is_what_their_classifier_says(tuned, tmp_path):
+    """Of rows of different lengths, padded; a token that only pads is never the last of an answer."""
+    pairs = [{"prompt": asked, "chosen": said, "rejected": "hat " + said} for asked, said in ANSWERS[:2]]
+    judge = groundup.reward(groundup.load(tuned[0]), pairs, tmp_path / "reward", epochs=1, batch_pairs=2)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward").eval()
+    talks = [TALK, [{"role": "user", "content": "the cat sat on the mat"}, TALK[1]]]
+    rows = [render(judge.tokenizer, talk)[0] for talk in talks]
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[theirs.config.pad_token_id] * (longest - len(row))] for row in rows])
+    attended = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    with torch.no_grad():
+        wanted = theirs(ids, attention_mask=attended).logits[:, 0].tolist()
+    assert [judge.score(talk) for talk in talks] == pytest.approx(wanted, abs=1e-4)
+
+
+@families
 def test_from_the_command_line(tuned, groundup_here, tmp_path):
     done = groundup_here("chat", tuned[2], "--max-tokens", 8, input="the question\n\n")
     assert done.returncode == 0 and json.loads(done.stdout.splitlines()[-1])["turns"] == 1, done.stderr

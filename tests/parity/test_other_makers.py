@@ -108,7 +108,10 @@ def test_the_parts_of_a_text_are_its_text(both):
     ours = both[0]
     for first, second in (("the cat", " sat"), ("the", " 🙂"), ("a\n", "b"), ("x", "  y")):
         ids = [*ours.encode(first), *ours.encode_after(second, "text")]
-        assert ours.decode(ids) == first + second and ours.decode_within(ours.encode_after(second, "text")) == second
+        rest = ours.encode_after(second, "text")
+        assert ours.decode(ids) == first + second and ours.decode_within(rest) == second
+        decoder = StreamDecoder(ours, within=True)
+        assert "".join([*map(decoder.push, rest), decoder.finish()]) == second
 
 
 @pytest.mark.parametrize("name", [name for name, (*_, template) in MAKERS.items() if template])

@@ -45,7 +45,7 @@ def talk(folder: Path, stage: str | None, temperature: float | None, max_tokens:
             too_long += 1
             messages.pop()
             continue
-        decoder, written = StreamDecoder(tokenizer), []
+        decoder, written = StreamDecoder(tokenizer, within=not converses), []
 
         def show(_: int, token: int, decoder: StreamDecoder = decoder, written: list[str] = written) -> None:
             written.append(decoder.push(token))

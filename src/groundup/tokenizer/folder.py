@@ -77,8 +77,11 @@ class ByteTokens:
         """Text of tokens that go on with other text: of those tokenizers the first space stays."""
         return self.decode(tokens)
 
-    def incremental(self) -> Callable[[int | None], str]:
-        """What each next token adds to the text, once its characters are whole; None for a token is the end of them."""
+    def incremental(self, drops: bool = True) -> Callable[[int | None], str]:
+        """What each next token adds to the text, once its characters are whole; None for a token is the end of them.
+
+        `drops`: as `decode`, else as `decode_within`.
+        """
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         return lambda token: decoder.decode(b"" if token is None else self.token_bytes(token), final=token is None)
 

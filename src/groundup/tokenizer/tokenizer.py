@@ -196,11 +196,12 @@ def longest_words(tokenizer: ByteTokens, count: int) -> list[str]:
 class StreamDecoder:
     """Decodes tokens as they come, and holds back bytes until their character is whole.
 
-    The pieces of `push` and the last one of `finish` together are `tokenizer.decode` of all tokens.
+    The pieces of `push` and the last one of `finish` together are `tokenizer.decode` of all tokens, or `decode_within` where
+    they go on with other text (`within`).
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._step = tokenizer.incremental()
+    def __init__(self, tokenizer: Tokenizer, within: bool = False) -> None:
+        self._step = tokenizer.incremental(drops=not within)
 
     def push(self, token: int) -> str:
         return self._step(token)
