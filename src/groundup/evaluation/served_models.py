@@ -8,6 +8,7 @@ the environment's OPENAI_API_KEY.
 
 import http.client
 import json
+import logging
 import os
 import time
 import urllib.error
@@ -18,6 +19,8 @@ from typing import Any
 from groundup.core.errors import UserError
 from groundup.data.messages import BadRow
 from groundup.evaluation.models import Continued
+
+logger = logging.getLogger(__name__)
 
 TIMEOUT = 600.0  # seconds of one request
 ATTEMPTS, FIRST_WAIT, LONGEST_WAIT = 6, 1.0, 60.0  # seconds, doubled at each attempt: half a minute in all
@@ -151,7 +154,9 @@ class ServedModel:
             except ValueError as error:
                 raise UserError(f"{self.address}: not an address ({str(error)[:80]})") from None
             if attempt < ATTEMPTS - 1:
-                time.sleep(min(LONGEST_WAIT, float(asked) if asked and asked.isdigit() else wait))
+                pause = min(LONGEST_WAIT, float(asked) if asked and asked.isdigit() else wait)
+                logger.warning("%s%s: %s; tried again in %.0f s", self.address, path, said[:150], pause)
+                time.sleep(pause)
                 wait *= 2
         raise UserError(f"{self.address}{path}: no answer in {ATTEMPTS} attempts: {said}"[:300])
 
