@@ -10,20 +10,23 @@ from groundup.pipeline.run import Step, StepContext
 
 
 def long_context(context: StepContext) -> Results:
-    """Tokens and a decoder -> the same with a longer context. Under torchrun the first process works alone."""
+    """Tokens and a decoder -> the same with a longer context. Under torchrun all processes come here."""
     from groundup.model import folder
-    from groundup.training import checkpoint
+    from groundup.training import checkpoint, parallel
     from groundup.training.long_context import train_longer
-    from groundup.training.parallel import ALONE
 
     recipe, tokenizer, device = context.recipe, tokenizer_of(context), device_of(context)
+    parallel.call(context.name)
+    processes = parallel.start(recipe.long_context.shard)
     model, results = train_longer(
-        model_of(context, "base"), context.inputs["tokens"], tokenizer, recipe.long_context, recipe.mixture, device, ALONE,
-        context.work, context.name, context.log, recipe.seed,
+        model_of(context, "base"), context.inputs["tokens"], tokenizer, recipe.long_context, recipe.mixture, device,
+        processes, context.work, context.name, context.log if processes.first else lambda text: None, recipe.seed,
     )  # fmt: skip
-    card = pretrained(results, recipe.annotations.language)
-    folder.save(context.work, model, tokenizer, chat=False, card=card, dtype=recipe.long_context.save_dtype)
-    checkpoint.clear(context.work)
+    processes.end()
+    if processes.first:
+        card = pretrained(results, recipe.annotations.language)
+        folder.save(context.work, model, tokenizer, chat=False, card=card, dtype=recipe.long_context.save_dtype)
+        checkpoint.clear(context.work)
     return {**results, "device": device.name}
 
 

@@ -30,13 +30,13 @@ class Choice:
 
     def __init__(
         self, index: int, model: ServedModel, prompt: list[int], sampling: RequestSampling, max_tokens: int, seed: int,
-        ends: frozenset[int], stops: Sequence[str], logprobs: int | None, echo: bool, whole: bool,
+        ends: frozenset[int], stops: Sequence[str], logprobs: int | None, echo: bool, whole: bool, chat: bool,
         deliver: Callable[[Piece], None],
     ) -> None:  # fmt: skip
         self.index, self.stops, self.whole, self.deliver = index, stops, whole, deliver
         self.echo, self.ends, self.logprobs = echo, ends, logprobs
         self.tokenizer = model.tokenizer
-        self.decoder = StreamDecoder(model.tokenizer)
+        self.decoder = StreamDecoder(model.tokenizer, within=not chat)
         self.held = ""  # text that may be the beginning of a stop string
         self.text: list[str] = []  # not delivered yet
         self.tokens: list[Token] = []

@@ -111,7 +111,7 @@ def _asked(request: ChatRequest | CompletionRequest, model: ServedModel, prompts
         most = max(1, model.length - len(prompt)) if limit is None else limit  # a chat answers until it ends
         choices.append(Choice(
             number, model, prompt, sampling, most, (seed + number % count) % 2**63, model.ends(chat), request.stops,
-            alternatives, echo, not request.stream, pieces.put,
+            alternatives, echo, not request.stream, chat, pieces.put,
         ))  # fmt: skip
     return Asked(request, model, choices, pieces)
 
