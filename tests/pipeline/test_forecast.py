@@ -52,13 +52,14 @@ def test_before_there_are_data_what_follows_from_them_is_a_bound(tmp_path, capsy
 
 
 def test_a_longer_context_and_more_steps_are_counted(tmp_path):
-    long = {"depth": 1, "context_length": 64, "tokens": 64_000, "long_context": 128, "long_tokens": 12_800}
+    short = {"depth": 1, "context_length": 64, "tokens": 64_000}
     more = [
+        {"kind": "long_context", "name": "longer", "settings": {"context_length": 128, "tokens": 12_800}},
         {"kind": "base", "name": "deep", "settings": {"depth": 2}},
         {"kind": "sft", "name": "sft-deep", "inputs": {"base": "deep"}},
     ]
-    found = looked(recipe(base=long, steps=more), tmp_path / "run")["derived"]
-    assert (found["base"]["long_context"], found["base"]["long_tokens"]) == (128, 12_800)
+    found = looked(recipe(base=short, steps=more), tmp_path / "run")["derived"]
+    assert (found["longer"]["context"], found["longer"]["tokens"]) == (128, 12_800)
     assert found["deep"]["layers"] == 2 and found["deep"]["parameters"] > found["base"]["parameters"]
     assert found["sft-deep"]["flop"] > found["sft"]["flop"]
 

@@ -246,10 +246,9 @@ STANDARD = (
 
 
 CORPUS_STEPS = STANDARD[:3]
-OPTIONAL = (  # of which a recipe says that they run
-    *FURTHER,
-    BENCHMARKS,
+OPTIONAL = (  # those that `standard` may name
     Step("grpo", ("tokenizer", "sft", "reward"), grpo, ("grpo", "preferences", "sft"), files=_prompts_and_reward("grpo"),
           ahead=(("", preflight.grpo_data),)),
 )  # fmt: skip
-KINDS = {step.name: step for step in (*STANDARD[:-1], *OPTIONAL)}  # a kind is a step of those under another name
+NAMED = {step.name: step for step in (*STANDARD[:-1], *OPTIONAL)}
+KINDS = {**NAMED, **{step.name: step for step in (*FURTHER, BENCHMARKS)}}  # a kind is a step of those under another name
