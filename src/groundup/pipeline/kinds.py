@@ -250,5 +250,5 @@ OPTIONAL = (  # those that `standard` may name
     Step("grpo", ("tokenizer", "sft", "reward"), grpo, ("grpo", "preferences", "sft"), files=_prompts_and_reward("grpo"),
           ahead=(("", preflight.grpo_data),)),
 )  # fmt: skip
-NAMED = {step.name: step for step in (*STANDARD[:-1], *OPTIONAL)}
-KINDS = {**NAMED, **{step.name: step for step in (*FURTHER, BENCHMARKS)}}  # a kind is a step of those under another name
+# A kind of step is one of these under another name.
+KINDS = {step.name: step for step in (*STANDARD[:-1], *OPTIONAL, *FURTHER, BENCHMARKS)}

@@ -11,7 +11,7 @@ from groundup.core import log, toml
 from groundup.core.errors import UserError
 from groundup.core.text import printable
 from groundup.pipeline.forecast import Forecast, finished
-from groundup.pipeline.kinds import CORPUS_STEPS, KINDS, NAMED, OPTIONAL, STANDARD
+from groundup.pipeline.kinds import CORPUS_STEPS, KINDS, OPTIONAL, STANDARD
 from groundup.pipeline.recipe import MODELS, Recipe, StepSettings, config_of, with_settings
 from groundup.pipeline.run import Run, Step, StepContext
 from groundup.pipeline.summary import summary
@@ -26,8 +26,8 @@ def steps_of(recipe: Recipe) -> tuple[Step, ...]:
     """
     given = {name: Path(folder).expanduser() for name, folder in recipe.given.items()}
     for name in [*given, *(recipe.standard or ())]:
-        if name not in NAMED:
-            raise UserError(f"{name}: no standard step has this name; known: {', '.join(NAMED)}")
+        if name not in (known := [step.name for step in (*STANDARD[:-1], *OPTIONAL)]):
+            raise UserError(f"{name}: no standard step has this name; known: {', '.join(known)}")
     if models := [given[name] for name in MODELS if name in given]:
         given.setdefault("tokenizer", models[0])  # a model is used with the tokenizer that it was trained with
     at_hand: dict[str, str | Path] = dict(given)  # what steps can take, by name: a step, or a folder
@@ -44,7 +44,8 @@ def _standard_steps(recipe: Recipe, at_hand: dict[str, str | Path]) -> list[Step
     steps, replaced = [], set(at_hand)
     if recipe.pages is None or "corpus" in at_hand:
         replaced |= {"pages", "annotations"}
-    for name, step in NAMED.items():
+    for step in (*STANDARD[:-1], *OPTIONAL):
+        name = step.name
         listed = step not in OPTIONAL if recipe.standard is None else name in recipe.standard
         if name in replaced or not listed:
             continue
