@@ -24,7 +24,7 @@ run: .venv/installed
 	$(BIN)/groundup run $(RECIPE) --run $(RUN)
 
 test: setup lint docs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 Chapters are imported where they are used, as in `kinds.py`.
 """
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -112,10 +113,12 @@ def dpo(context: StepContext) -> Results:
     pairs = _pairs(context, recipe.dpo)
     dtype = device_of(context).training_dtype
     left_out: Counter[str] = Counter()
+    cache = context.work / "reference_log_probabilities"
     steps = train(
         policy, tokenizer_of(context), pairs["train"], recipe.dpo, dtype, context.work, recipe.seed, left_out,
-        pairs["held_out"], context.work.parent / "reference_log_probabilities",
+        pairs["held_out"], cache,
     )  # fmt: skip
+    shutil.rmtree(cache, ignore_errors=True)  # training is over
     counts = {split: len(some) for split, some in pairs.items()}
     compared = _finish_policy(context, policy, left_out, "dpo", {"steps": steps, "pairs": counts}, recipe.dpo.save_dtype)
     return {"steps": steps, "left_out": dict(left_out), **compared}
