@@ -35,16 +35,6 @@ app = typer.Typer(
     help="Build a language model from the ground up: raw web pages in, a chat model out, every stage measured.",
 )
 
-app.add_typer(corpus, name="corpus")
-app.add_typer(tokenizer, name="tokenizer")
-app.add_typer(data, name="data")
-app.command()(evaluate)
-posttraining.add_to(app)
-app.command()(contamination)
-app.command()(leaderboard)
-app.command()(serve)
-app.command()(export)
-
 # Trouble of the machine rather than of the program.
 MACHINE_TROUBLE = {
     errno.ENOSPC: "no space left; free some and run the same command again",
@@ -201,6 +191,18 @@ def train_reader(
 
     settings = Settings(depth, length, batch, practice_steps if texts else 0, steps)
     result(train(questions, out, texts or [], tokenizer, vocabulary, settings, seed))
+
+
+# After those above, so that help begins with what most people want first.
+app.command()(evaluate)
+posttraining.add_to(app)
+app.command()(serve)
+app.command()(export)
+app.command()(contamination)
+app.command()(leaderboard)
+app.add_typer(corpus, name="corpus")
+app.add_typer(tokenizer, name="tokenizer")
+app.add_typer(data, name="data")
 
 
 def main() -> None:
