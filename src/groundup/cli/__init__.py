@@ -20,6 +20,7 @@ from groundup.cli.evaluate import evaluate
 from groundup.cli.export import export
 from groundup.cli.leaderboard import leaderboard
 from groundup.cli.options import LARGEST_SEED, MOST_TOKENS, DryRun, RunFolder, Settings, finite, result
+from groundup.cli.self_instruct import self_instruct
 from groundup.cli.serve import serve
 from groundup.cli.tokenizer import tokenizer
 from groundup.core import log
@@ -40,6 +41,7 @@ app.add_typer(tokenizer, name="tokenizer")
 app.add_typer(data, name="data")
 app.command()(evaluate)
 posttraining.add_to(app)
+app.command()(self_instruct)
 app.command()(contamination)
 app.command()(leaderboard)
 app.command()(serve)
