@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groundup.core import openai_address
 from groundup.core.errors import UserError
 from groundup.data.messages import BadRow
 from groundup.evaluation import evaluate as evaluation
-from groundup.evaluation import served_models
 from groundup.evaluation.open_model import open_model
 from groundup.evaluation.scoring import CONVENTIONS, records_of
 from groundup.evaluation.served_models import ServedModel
@@ -68,7 +68,7 @@ class Server:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     waits = []
-    monkeypatch.setattr(served_models.time, "sleep", waits.append)
+    monkeypatch.setattr(openai_address.time, "sleep", waits.append)
     monkeypatch.setenv("no_proxy", "*")
     return waits
 
@@ -242,7 +242,7 @@ names = st.sampled_from(["tokens", "token_logprobs", "top_logprobs", "text_offse
 def test_any_answer_ends_in_a_score_or_one_line(changes, other):
     model = ServedModel("http://127.0.0.1:9/v1#m")
     for answer in (changed(**changes), {"choices": other}, {"choices": [{"index": 0, "logprobs": other}]}):
-        model._asked = lambda *_, answer=answer: answer
+        model.asked = lambda *_, answer=answer: answer
         try:
             [one] = model.continuations([("a", "b")], 1)
             assert isinstance(one.nats, float) and not isinstance(one, BadRow)

@@ -20,6 +20,7 @@ from groundup.cli.evaluate import evaluate
 from groundup.cli.export import export
 from groundup.cli.leaderboard import leaderboard
 from groundup.cli.options import LARGEST_SEED, MOST_TOKENS, DryRun, RunFolder, Settings, finite, result
+from groundup.cli.self_instruct import self_instruct
 from groundup.cli.serve import serve
 from groundup.cli.tokenizer import tokenizer
 from groundup.core import log
@@ -196,6 +197,7 @@ def train_reader(
 # After those above, so that help begins with what most people want first.
 app.command()(evaluate)
 posttraining.add_to(app)
+app.command()(self_instruct)
 app.command()(serve)
 app.command()(export)
 app.command()(contamination)

@@ -2,53 +2,23 @@
 
 Texts are scored by `echo` with `logprobs`: the server gives the log-probability of each token of the prompt itself. It cuts the
 tokens, so where one spans the border of context and answer it counts to the answer; and the first token of a prompt has no
-probability, so a text without a context is scored after a line break. The key, if the server wants one, is
-the environment's OPENAI_API_KEY.
+probability, so a text without a context is scored after a line break.
 """
 
-import http.client
-import json
-import logging
-import os
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
 from groundup.core.errors import UserError
+from groundup.core.openai_address import OpenAIAddress, Refused
 from groundup.data.messages import BadRow
 from groundup.evaluation.models import Continued
 
-logger = logging.getLogger(__name__)
-
-TIMEOUT = 600.0  # seconds of one request
-ATTEMPTS, FIRST_WAIT, LONGEST_WAIT = 6, 1.0, 60.0  # seconds, doubled at each attempt: half a minute in all
 AT_ONCE = 16  # prompts in a request
-LARGEST = 1 << 28  # bytes of an answer
 BEFORE_ALL = "\n"  # stands before a text without a context
 STOPS = 4  # the interface allows no more
-TOO_MUCH = (400, 413, 422)  # of a request that is refused for what it holds, such as too many tokens
 
 
-class _Refused(Exception):
-    """A request that this server will never answer."""
-
-
-class ServedModel:
-    def __init__(self, name: str) -> None:
-        """Of `ADDRESS#MODEL`; without a model, the one that the server has. Raises UserError where it does not answer."""
-        self.name = name
-        self.address, _, self.model = name.partition("#")
-        self.address = self.address.rstrip("/")
-        self._open = urllib.request.build_opener(_NoRedirects).open
-        if not self.model:
-            entries = self._asked("/models", None).get("data")
-            names = [str(one.get("id")) for one in entries if isinstance(one, dict)] if isinstance(entries, list) else []
-            if len(names) != 1:
-                raise UserError(f"{self.address}: models there: {', '.join(names) or 'none'}; give ADDRESS#MODEL"[:300])
-            self.model = names[0]
-
+class ServedModel(OpenAIAddress):
     def continuations(self, pairs: Sequence[tuple[str, str]], batch_size: int) -> list[Continued | BadRow]:
         asked = [(context or BEFORE_ALL, continuation) for context, continuation in pairs]
         settings = {"max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
@@ -86,18 +56,18 @@ class ServedModel:
             some = prompts[first : first + size]
             try:
                 found += self._batch(some, settings)
-            except _Refused:
+            except Refused:
                 found += [self._one(prompt, settings) for prompt in some]  # a bad one among good ones
         return found
 
     def _one(self, prompt: str, settings: dict[str, Any]) -> dict[str, Any] | BadRow:
         try:
             return self._batch([prompt], settings)[0]
-        except _Refused as error:
+        except Refused as error:
             return BadRow(f"the server refuses it: {error}")
 
     def _batch(self, prompts: Sequence[str], settings: dict[str, Any]) -> list[dict[str, Any]]:
-        answer = self._asked("/completions", {"model": self.model, "prompt": [*prompts], **settings})
+        answer = self.asked("/completions", {"model": self.model, "prompt": [*prompts], **settings})
         choices = answer.get("choices")
         by_index = {one.get("index"): one for one in choices if isinstance(one, dict)} if isinstance(choices, list) else {}
         if sorted(by_index, key=str) != sorted(range(len(prompts)), key=str):
@@ -129,53 +99,6 @@ class ServedModel:
         greedy = all(nats[place] >= most for place, most in zip(asked, best, strict=True))
         return Continued(float(sum(nats[place] for place in asked)), greedy, len(asked), said, False)
 
-    def _asked(self, path: str, content: dict[str, Any] | None) -> dict[str, Any]:
-        """The server's answer. What passes, such as too many requests, is tried again, with longer and longer waits."""
-        headers = {"Content-Type": "application/json"}
-        if key := os.environ.get("OPENAI_API_KEY"):
-            headers["Authorization"] = f"Bearer {key}"
-        body = None if content is None else json.dumps(content).encode()
-        wait = FIRST_WAIT
-        for attempt in range(ATTEMPTS):
-            asked = None
-            try:
-                request = urllib.request.Request(self.address + path, body, headers)
-                with self._open(request, timeout=TIMEOUT) as response:
-                    return self._read(response.read(LARGEST + 1))
-            except urllib.error.HTTPError as error:
-                said = f"{error.code} {_message(error)}"
-                if error.code in TOO_MUCH:
-                    raise _Refused(said) from None
-                if error.code not in (408, 409, 429) and error.code < 500:
-                    raise UserError(f"{self.address}{path}: the server answers {said}"[:300]) from None
-                asked = error.headers.get("Retry-After")
-            except (OSError, http.client.HTTPException) as error:  # URLError and time-outs among them
-                said = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
-            except ValueError as error:
-                raise UserError(f"{self.address}: not an address ({str(error)[:80]})") from None
-            if attempt < ATTEMPTS - 1:
-                pause = min(LONGEST_WAIT, float(asked) if asked and asked.isdigit() else wait)
-                logger.warning("%s%s: %s; tried again in %.0f s", self.address, path, said[:150], pause)
-                time.sleep(pause)
-                wait *= 2
-        raise UserError(f"{self.address}{path}: no answer in {ATTEMPTS} attempts: {said}"[:300])
-
-    def _read(self, content: bytes) -> dict[str, Any]:
-        try:
-            found = json.loads(content) if len(content) <= LARGEST else None
-        except (ValueError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
-            raise UserError(f"{self.address}: the answer is no JSON object; is it an OpenAI-compatible server?")
-        return found
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A key is for the address that was given."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
 
 def _offsets(tokens: Sequence[Any]) -> list[int]:
     """Where each token begins, of a server that does not say so."""
@@ -192,14 +115,3 @@ def _number(value: Any) -> bool:
 
 def _all_numbers(top: Any) -> bool:
     return isinstance(top, dict) and bool(top) and all(map(_number, top.values()))
-
-
-def _message(error: urllib.error.HTTPError) -> str:
-    """Of an error's body what it says, in short."""
-    try:
-        found = json.loads(error.read(1 << 16))
-        found = found.get("error", found)
-        text = str(found.get("message", found) if isinstance(found, dict) else found)
-    except (ValueError, OSError, AttributeError, RecursionError, http.client.HTTPException):
-        text = error.reason
-    return " ".join(str(text).split())[:120]

@@ -25,6 +25,7 @@ class SftConfig(Section):
     packing: bool = False  # conversations of a batch share rows, none seeing another: less padding, the same loss
     weighting: Literal["token", "example"] = "token"  # what of a batch counts alike: each token learned, or each conversation
     learning_rate: Rate = 5e-4
+    lora_rank: Annotated[int, Field(ge=0, le=65_536)] = 0  # of adapters that are trained and merged; 0: every weight is trained
     max_answer_tokens: Annotated[int, Field(gt=0, le=2**20)] = 64
     held_out_questions: Positive = 600
     save_dtype: SaveDtype = ""
@@ -65,6 +66,7 @@ class DpoConfig(Section):
     batch_pairs: Batch = 32
     pairs_at_once: Annotated[int, Field(ge=0, le=10**6)] = 0  # of a batch, to spare memory; 0: all
     learning_rate: Rate = 2e-5
+    lora_rank: Annotated[int, Field(ge=0, le=65_536)] = 0  # as sft.lora_rank
     save_dtype: SaveDtype = ""
 
 

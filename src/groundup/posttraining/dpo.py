@@ -21,7 +21,7 @@ from groundup.core.files import replacing
 from groundup.core.seals import is_sealed, seal
 from groundup.model.base import LanguageModel
 from groundup.model.weights import digest_of_model
-from groundup.posttraining import preflight
+from groundup.posttraining import lora, preflight
 from groundup.posttraining.batches import Row, answer_log_probabilities, collate, parts_by_length
 from groundup.posttraining.config import DpoConfig
 from groundup.posttraining.preference_losses import OF_THE_BATCH, Pairs, length_desensitised, loss_of, rewards
@@ -104,10 +104,11 @@ def train(
 
     unseen = kept(held_out, lambda row: pair(tokenizer, row), lambda one: unfit_pair(longest, *one[:2]), left_out)
     observe = _observed(policy, tokenizer, [one[:2] for one in unseen[:HELD_OUT_PAIRS]], settings, dtype)
-    tune(
-        policy, lambda model, batch: objective(model, batch, settings, dtype), batches, settings.learning_rate, steps, folder,
-        "dpo", warmup=10, observe=observe,
-    )  # fmt: skip
+    with lora.adapted(policy, settings.lora_rank, seed, folder):
+        tune(
+            policy, lambda model, batch: objective(model, batch, settings, dtype), batches, settings.learning_rate, steps,
+            folder, "dpo", warmup=10, observe=observe,
+        )  # fmt: skip
     return steps
 
 

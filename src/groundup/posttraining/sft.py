@@ -16,7 +16,7 @@ from groundup.core.device import Device
 from groundup.core.errors import UserError
 from groundup.generation.engine import Sampling
 from groundup.model.decoder import Decoder
-from groundup.posttraining import preflight
+from groundup.posttraining import lora, preflight
 from groundup.posttraining.answers import (
     answer,
     answer_bits_per_byte,
@@ -76,7 +76,10 @@ def train(
     def observe() -> Metrics:
         return {"held_out": mean_loss(model, objective, probe)}
 
-    tune(model, objective, batches, settings.learning_rate, steps, folder, "sft", decay=2, observe=observe if probe else None)
+    with lora.adapted(model, settings.lora_rank, seed, folder):
+        tune(
+            model, objective, batches, settings.learning_rate, steps, folder, "sft", decay=2, observe=observe if probe else None
+        )
     return steps
 
 

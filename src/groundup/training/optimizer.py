@@ -62,7 +62,7 @@ class Optimizer:
         self.betas, self.momentum, self.dtype = betas, momentum, dtype
         self.weight_decay, self.muon_decay = weight_decay, muon_decay
         self.processes = processes
-        self.parameters = dict(model.named_parameters())
+        self.parameters = {name: one for name, one in model.named_parameters() if one.requires_grad}
         self.methods = {name: lrs(name, parameter) for name, parameter in self.parameters.items()}
         self.state: dict[str, Tensor] = {"updates": torch.zeros((), dtype=torch.int64)}
         self.muon: dict[tuple[torch.Size, float], list[str]] = {}  # same shape and rate: one batched product

@@ -1,0 +1,196 @@
+"""The prompts of self-instruct (Wang et al. 2023, appendix A), and what is read of the answers.
+
+Every demonstration is a seed task, so one's own seeds decide on language, form and subject. What cannot be used has a reason.
+"""
+
+import re
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from groundup.core import words
+from groundup.posttraining.writers import CUT, REFUSED, Answer
+
+FEWEST_WORDS, MOST_WORDS = 4, 150  # of an instruction, as in the paper's code
+# What a model of texts can neither see nor make.
+UNFIT = ("image", "images", "graph", "graphs", "picture", "pictures", "photo", "photos", "video", "videos", "audio", "file",
+         "files", "map", "maps", "draw", "plot", "go to")  # fmt: skip
+UNFIT_WORD = re.compile(rf"\b({'|'.join(UNFIT)})\b", re.IGNORECASE)
+NUMBER = re.compile(r"(?:\A|\n)[ \t]*\d+ ?[.)](?=\s|\Z)")
+EXAMPLE = re.compile(r"(?:\A|\n)[ \t]*Example ?\d*[.:]?[ \t]*(?=\n|\Z)", re.IGNORECASE)
+OUTPUT = re.compile(r"(?:\A|\n)[ \t]*Output ?\d*:", re.IGNORECASE)
+INPUT = re.compile(r"\A\s*Input ?\d*:", re.IGNORECASE)
+LABEL = re.compile(r"(?:\A|\n)[ \t]*Class label ?\d*:", re.IGNORECASE)
+NO_INPUT = re.compile(r"\W*(none|n/?a|no ?input|no input (is )?(needed|required|necessary)|empty)?\W*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Instance:
+    input: str
+    output: str
+
+
+@dataclass(frozen=True)
+class Task:
+    instruction: str
+    is_classification: bool
+    instances: tuple[Instance, ...]
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def more_instructions(shown: Sequence[str]) -> str:
+    """The list of tasks that is to be continued."""
+    lines = [f"{number}. {one_line(text).rstrip(':')}\n" for number, text in enumerate(shown, start=1)]
+    return f"Come up with a series of tasks:\n\n{''.join(lines)}{len(shown) + 1}."
+
+
+def is_classification(instruction: str, shown: Sequence[Task]) -> str:
+    question = "Can the following task be regarded as a classification task with finite output labels?"
+    asked = "Is it classification?"
+    told = [
+        f"Task: {one_line(task.instruction)}\n{asked} {'Yes' if task.is_classification else 'No'}\n\n" for task in shown
+    ]
+    return f"{question}\n\n{''.join(told)}Task: {instruction}\n{asked}"
+
+
+def input_first(instruction: str, shown: Sequence[Task]) -> str:
+    return (
+        "Come up with examples for the following tasks. Try to generate multiple examples when possible. If a task needs no "
+        f"input, write its output alone.\n\n{''.join(map(_with_inputs, shown))}Task: {instruction}\nExample 1\n"
+    )
+
+
+def output_first(instruction: str, shown: Sequence[Task]) -> str:
+    """Labels come first, since after inputs a model writes those of one label mostly."""
+    return (
+        "Given a classification task, write an input for each of its class labels.\n\n"
+        f"{''.join(map(_with_labels, shown))}Task: {instruction}\nClass label:"
+    )
+
+
+def _with_inputs(task: Task) -> str:
+    parts = []
+    for number, one in enumerate(task.instances, start=1):
+        given = f"Input: {one.input.strip()}\n" if one.input.strip() else ""
+        parts.append(f"Example {number}\n{given}Output: {one.output.strip()}\n")
+    return f"Task: {one_line(task.instruction)}\n{''.join(parts)}\n"
+
+
+def _with_labels(task: Task) -> str:
+    parts = [f"Class label: {one_line(one.output)}\nInput: {one.input.strip()}\n" for one in task.instances]
+    return f"Task: {one_line(task.instruction)}\n{''.join(parts)}\n"
+
+
+def read_instructions(answer: Answer) -> tuple[list[str], list[str]]:
+    """The instructions of a list, and why others are none."""
+    if answer.end == REFUSED:
+        return [], ["refused by the server"]
+    parts = [one_line(part) for part in NUMBER.split(answer.text)]
+    found, ends = [part for part in parts if part], []
+    if answer.end == CUT and found:  # nobody knows how the last one ends
+        found.pop()
+        ends.append("cut at the longest answer")
+    if not parts or not any(parts):
+        ends.append("empty answer")
+    good = []
+    for one in found:
+        if reason := _unfit(one):
+            ends.append(reason)
+        else:
+            good.append(one[0].upper() + one[1:])
+    return good, ends
+
+
+def _unfit(instruction: str) -> str:
+    if _damaged(instruction):
+        return "damaged text"
+    if instruction[0] in string.punctuation:
+        return "begins with punctuation"
+    count = words.count(instruction)
+    if count < FEWEST_WORDS:
+        return "too short"
+    if count > MOST_WORDS:
+        return "too long"
+    if UNFIT_WORD.search(instruction):
+        return "about what is no text"
+    # Models add it to instructions that they have seen, whether it fits or not (the paper's code).
+    return "write a program" if instruction.lower().startswith("write a program") else ""
+
+
+def says_yes(answer: Answer) -> bool | None:
+    """None where it is neither yes nor no."""
+    word = re.match(r"\W*(yes|no)\b", answer.text, re.IGNORECASE) if answer.end != REFUSED else None
+    return None if word is None else word[1].lower() == "yes"
+
+
+def read_instances(answer: Answer, instruction: str, classification: bool) -> tuple[list[Instance], list[str]]:
+    """Instances of different inputs, and why others are none."""
+    if answer.end == REFUSED:
+        return [], ["refused by the server"]
+    if not answer.text.strip():
+        return [], ["empty answer"]
+    found = _labelled(answer.text) if classification else _examples(answer.text)
+    ends = []
+    if answer.end == CUT:
+        found.pop()
+        ends.append("cut at the longest answer")
+    good: dict[str, Instance] = {}
+    contradicted = set()
+    for one in found:
+        if reason := _unusable(one, instruction, classification):
+            ends.append(reason)
+        elif (before := good.get(one.input)) is None:
+            good[one.input] = one
+        elif before.output == one.output or not one.input:
+            ends.append("an input that was there already")
+        else:
+            contradicted.add(one.input)
+            ends.append("two outputs to one input")
+    ends += ["two outputs to one input"] * len(contradicted)
+    return [one for one in good.values() if one.input not in contradicted], ends
+
+
+def _examples(text: str) -> list[Instance]:
+    """Of "Example 1\\nInput: ...\\nOutput: ..."; a text without any mark is an output."""
+    found = []
+    for part in filter(str.strip, EXAMPLE.split(text)):
+        first, *rest = OUTPUT.split(part, maxsplit=1)
+        if rest:
+            found.append(_instance(first, rest[0]))
+        else:  # an input that has no output is no instance
+            found.append(Instance("", "" if INPUT.match(part) else part.strip()))
+    return found or [Instance("", "")]
+
+
+def _labelled(text: str) -> list[Instance]:
+    """Of "Class label: ...\\nInput: ..."; the prompt ends with the first label's mark."""
+    found = []
+    for part in filter(str.strip, LABEL.split(text)):
+        label, _, rest = part.strip().partition("\n")
+        found.append(_instance(rest, label))
+    return found or [Instance("", "")]
+
+
+def _instance(given: str, output: str) -> Instance:
+    given = INPUT.sub("", given).strip()
+    return Instance("" if NO_INPUT.fullmatch(given) else given, output.strip())
+
+
+def _unusable(one: Instance, instruction: str, classification: bool) -> str:
+    if _damaged(one.input + one.output):
+        return "damaged text"
+    if not one.output:
+        return "no output"
+    if one.output in (one.input, instruction):
+        return "an output that repeats the question"
+    if one.input.endswith(":") or one.output.endswith(":"):
+        return "unfinished"
+    return "a label without input" if classification and not one.input else ""
+
+
+def _damaged(text: str) -> bool:
+    """What readers of conversations refuse."""
+    return "\ufffd" in text or "\0" in text
