@@ -1,11 +1,13 @@
 """Verbs of scaling laws."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from groundup.cli.options import LARGEST_SEED, finite, result
+from groundup.core.text import printable
 
 scale = typer.Typer(no_args_is_help=True, help="Scaling laws: fit runs, predict others, choose a mixture, count the cost.")
 
@@ -78,3 +80,39 @@ def mixture(
     found = mixture_laws.propose(mixture_laws.read(runs), target or [], sizes, tokens, max_repeats, pull, seed)
     mixture_laws.write(out, found, max_repeats)
     result({"out": str(out), **found})
+
+
+@scale.command()
+def bill(
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A run folder: what it cost.")] = None,
+    flop: Annotated[float | None, typer.Option(min=1, max=LARGEST, callback=finite, help="Of a planned training.")] = None,
+    llama3: Annotated[bool, typer.Option("--llama3", help="Llama 3 405B, line by line, as published.")] = False,
+    gpu: Annotated[str, typer.Option(help="v100, a100, h100, h200, b200, mi300x, rtx4090 or tpuv4.")] = "h100",
+    gpus: Annotated[int, typer.Option(min=1, max=10**7, help="How many.")] = 8,
+    utilisation: Annotated[
+        float, typer.Option(min=0.001, max=1, callback=finite, help="Share of their peak that training gets.")
+    ] = 0.4,
+    price: Annotated[
+        float | None, typer.Option(min=0, max=1e6, callback=finite, help="Dollars an hour, of a GPU or of RUN's machine.")
+    ] = None,
+    watts: Annotated[float, typer.Option(min=0, max=1e6, callback=finite, help="Of RUN's machine at work.")] = 30.0,
+    grams: Annotated[float, typer.Option(min=0, max=1e5, callback=finite, help="CO2e a kWh, of the place.")] = 400.0,
+    overhead: Annotated[float, typer.Option(min=1, max=10, callback=finite, help="Energy of the building over the GPUs'.")] = 1.1,
+    staff: Annotated[float, typer.Option(min=0, max=1e6, callback=finite, help="People.")] = 0.0,
+    salary: Annotated[float, typer.Option(min=0, max=1e9, callback=finite, help="Dollars a year, of each.")] = 500_000.0,
+    years: Annotated[float, typer.Option(min=0, max=100, callback=finite, help="Of the staff.")] = 1.0,
+) -> None:
+    """GPU hours, dollars, staff, energy and carbon of a training, with each assumption, and the laws about its size."""
+    from groundup.scaling import bill as bills
+
+    if sum((run is not None, flop is not None, llama3)) != 1:
+        raise typer.BadParameter("give one of a run folder, --flop and --llama3")
+    if llama3:
+        sheet = bills.llama3()
+    elif run is not None:
+        sheet = bills.of_run(run, watts, 0.1 if price is None else price, grams)
+    else:
+        assert flop is not None
+        sheet = bills.bill(flop, gpu, gpus, utilisation, price, grams, overhead, staff, salary, years)
+    print(printable(bills.shown(sheet)), file=sys.stderr)
+    result(sheet)
