@@ -22,10 +22,10 @@ Draws = Annotated[int, typer.Option(min=20, max=10_000, help="Resamplings of the
 @scale.command()
 def fit(runs: Table, draws: Draws = 200, seed: Seed = 0) -> None:
     """The law of a ladder's runs, with intervals: three approaches, ways of counting, sensitivity, largest runs held out."""
-    from groundup.scaling.study import of_file
+    from groundup.scaling.runs import read
+    from groundup.scaling.study import study
 
-    _, found = of_file(runs, draws, seed)
-    result(found)
+    result(study(read(runs), draws, seed))
 
 
 @scale.command()
@@ -116,3 +116,22 @@ def bill(
         sheet = bills.bill(flop, gpu, gpus, utilisation, price, grams, overhead, staff, salary, years)
     print(printable(bills.shown(sheet)), file=sys.stderr)
     result(sheet)
+
+
+@scale.command()
+def report(
+    runs: Table,
+    mixtures: Annotated[Path | None, typer.Option(metavar="FILE", help="A CSV of mixtures, as for mixture.")] = None,
+    flop: Annotated[
+        float | None, typer.Option(min=1, max=LARGEST, callback=finite, help="Of a planned training: its size, loss and bill.")
+    ] = None,
+    gpu: Annotated[str, typer.Option(help="That the bill is for, as for bill.")] = "h100",
+    gpus: Annotated[int, typer.Option(min=1, max=10**7, help="How many.")] = 8,
+    out: Annotated[Path, typer.Option(metavar="PAGE", help="The page to write.")] = Path("scaling.html"),
+    draws: Draws = 200,
+    seed: Seed = 0,
+) -> None:
+    """One page: the law with its errors and intervals, the largest runs held out, the plan, the mixture, the bill."""
+    from groundup.report import scaling_page
+
+    result(scaling_page.write(out, runs, mixtures, flop, gpu, gpus, draws, seed))

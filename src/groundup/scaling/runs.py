@@ -81,8 +81,8 @@ def read(path: Path) -> Runs:
         for name, value in values.items():
             columns[name].append(value)
     if diverged:
-        lines_said = ", ".join(map(str, diverged[:5])) + (", ..." if len(diverged) > 5 else "")
-        logger.warning("%s: left out %d diverged runs, whose loss is no number (lines %s)", path, len(diverged), lines_said)
+        where = ", ".join(map(str, diverged[:5])) + (", ..." if len(diverged) > 5 else "")
+        logger.warning("%s: %d diverged, their loss is no number: left out (line %s)", path, len(diverged), where)
     arrays = {name: np.array(values, dtype=float) for name, values in columns.items()}
     counts = {name.removeprefix("parameters_"): values for name, values in arrays.items() if name.startswith("parameters_")}
     n, d, loss = (arrays[name] for name in NEEDED)

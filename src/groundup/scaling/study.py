@@ -6,7 +6,6 @@ and the law of the rest is scored on them. Batch: whether its residuals depend o
 does not know of it can be believed.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -173,9 +172,13 @@ def with_intervals(fitted: laws.Fit, loss: float, answered: float) -> dict[str, 
     return said | {"loss": loss, "answered": answered, "draws_that_reach_it": len(drawn)}
 
 
-def of_file(path: Path, draws: int = laws.DRAWS, seed: int = 0) -> tuple[Runs, dict[str, Any]]:
-    """Runs of a table and their `study`. Raises UserError as `runs.read` and `laws.fit`."""
-    from groundup.scaling import runs as tables
-
-    runs = tables.read(path)
-    return runs, study(runs, draws, seed)
+def drawn(runs: Runs, fitted: laws.Fit) -> dict[str, Any]:
+    """For figures: each run's (flop, loss, residual), and (flop, loss, low, high) of the best size of each budget."""
+    budgets = np.geomspace(runs.flop.min(), runs.flop.max() * 10, 40)
+    frontier = []
+    for flop in budgets:
+        best, sizes = fitted.law.optimal_size(flop), fitted.draws.optimal_size(flop)
+        low, high = laws.percentiles(fitted.draws.loss(sizes, flop / 6 / sizes))
+        frontier.append((float(flop), float(fitted.law.loss(best, flop / 6 / best)), low, high))
+    points = zip(runs.flop.tolist(), runs.loss.tolist(), fitted.residuals.tolist(), strict=True)
+    return {"points": list(points), "frontier": frontier}
