@@ -2,11 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from groundup.cli.options import LARGEST_SEED, finite, result
+from groundup.cli.options import LARGEST_SEED, MOST_TOKENS, finite, result
 from groundup.core.text import printable
 
 scale = typer.Typer(no_args_is_help=True, help="Scaling laws: fit runs, predict others, choose a mixture, count the cost.")
@@ -135,3 +135,38 @@ def report(
     from groundup.report import scaling_page
 
     result(scaling_page.write(out, runs, mixtures, flop, gpu, gpus, draws, seed))
+
+
+@scale.command()
+def plan(
+    minutes: Annotated[float | None, typer.Option(min=0, max=1e7, callback=finite, help="Of training on this machine.")] = None,
+    flop: Annotated[float | None, typer.Option(min=1, max=LARGEST, callback=finite, help="In place of minutes.")] = None,
+    vocabulary: Annotated[int, typer.Option(min=8, max=MOST_TOKENS, help="Of the tokenizer.")] = 4096,
+    context: Annotated[int, typer.Option(min=16, max=MOST_TOKENS, help="Tokens that a model sees at once.")] = 256,
+    architecture: Annotated[
+        Literal["dense", "experts", "lstm", "convolution", "patches"], typer.Option(help="Of all runs.")
+    ] = "dense",
+    out: Annotated[Path, typer.Option(metavar="PLAN", help="The file to write; it may be edited.")] = Path("plan.json"),
+    seed: Seed = 0,
+) -> None:
+    """A ladder of sizes and lengths for a budget of minutes or operations, off the best sizes on both sides."""
+    from groundup.core.files import write_json
+    from groundup.scaling import ladder
+
+    made = ladder.plan(minutes, flop, vocabulary, context, architecture, seed)
+    write_json(out, made)
+    result({"plan": str(out), **made})
+
+
+@scale.command()
+def run(
+    planned: Annotated[Path, typer.Argument(metavar="PLAN", help="As plan writes it.")],
+    tokens: Annotated[Path, typer.Option(help="Token files with their held-out text: the folder tokens of a run.")],
+    tokenizer: Annotated[Path, typer.Option(help="That made them: the folder tokenizer of the run.")],
+    out: Annotated[Path, typer.Option(help="The folder to write: ledger.jsonl, runs.csv.")] = Path("ladder"),
+) -> None:
+    """Do the runs of a plan. A killed one continues; what is done is not done again."""
+    from groundup.scaling import ladder
+    from groundup.tokenizer.load import load
+
+    result(ladder.run(planned, tokens, load(tokenizer), out))
