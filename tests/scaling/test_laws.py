@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -221,6 +223,33 @@ def test_a_diverged_run_is_left_out_and_said(tmp_path, caplog, bad):
 def test_too_few_runs_for_a_law(n, d, said):
     with pytest.raises(UserError, match=said):
         laws.fit(runs.of(n, d, TRUE.loss(n, d)))
+
+
+@given(st.lists(st.tuples(*(st.floats(*ends) for ends in ((3, 14), (3, 14), (-3, 3)))), min_size=8, max_size=10), st.booleans())
+@settings(max_examples=6)
+def test_any_runs_have_a_finite_law_or_none(points, rising):
+    n, d, loss = 10 ** np.array(points).T
+    loss = np.sqrt(n) * np.sqrt(d) if rising else loss
+    try:
+        fitted = laws.fit(runs.of(n, d, loss), draws=4)
+    except UserError as error:
+        assert len(str(error)) < 300
+        return
+    some = runs.of(n, d, loss)
+    told = [fitted.summary(), study.predict(fitted, some, None, None, 1e20), study.drawn(some, fitted)]
+    json.dumps(told, allow_nan=False)
+
+
+def test_a_loss_that_does_not_fall_with_size_is_no_law():
+    n, d = (values.ravel() for values in np.meshgrid(np.logspace(7, 9, 4), np.logspace(9, 11, 4)))
+    with pytest.raises(UserError, match="no law in these 16 runs: the loss does not fall with the size"):
+        laws.fit(runs.of(n, d, 2 + 500 * d**-0.3), draws=2)
+
+
+def test_the_envelope_finds_the_allocation_roughly():
+    n, d = (values.ravel() for values in np.meshgrid(np.logspace(7, 10, 40), np.logspace(8, 12, 40)))
+    found = isoflop.approach1(runs.of(n, d, TRUE.loss(n, d)), draws=20)
+    assert found.a["low"] - 0.05 < TRUE.a < found.a["high"] + 0.05
 
 
 def test_the_same_loss_everywhere_is_no_law():

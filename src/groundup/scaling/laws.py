@@ -28,6 +28,8 @@ FEWEST_RUNS = 8  # five parameters, and some to tell the noise by
 EXPONENTS = np.linspace(0.02, 1.5, 38)
 # Besiroglu et al.'s starts: log A, log B, log E, alpha, beta.
 STARTS = ((0, 5, 10, 15, 20, 25), (0, 5, 10, 15, 20, 25), (-1, -0.5, 0, 0.5, 1), (0, 0.5, 1, 1.5, 2), (0, 0.5, 1, 1.5, 2))
+LEAST_EXPONENT, LARGEST_EXPONENT = 0.01, 3.0  # beyond, size or data says nothing of the loss, or all at once
+LARGEST_SIZE = 1e30
 HIGHEST_DROPPED = 5  # losses that they leave out
 _AT_ONCE = 4_000_000  # numbers held in one array while fitting
 NAMES = ("A", "B", "E", "alpha", "beta", "a")
@@ -53,8 +55,9 @@ class Law:
 
     def optimal_size(self, flop: Any) -> Any:
         """Parameters that make the least loss of so many operations, 6 N D of them."""
-        factor = (self.alpha * self.A / (self.beta * self.B)) ** (1 / (self.alpha + self.beta))
-        return factor * (flop / 6) ** self.a
+        ratio = np.log(self.alpha * self.A / (self.beta * self.B))
+        size = (ratio + self.beta * np.log(flop / 6)) / (self.alpha + self.beta)
+        return np.exp(np.clip(size, 0, np.log(LARGEST_SIZE)))  # a draw without an optimum has none to overflow with
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,11 @@ def resampled(runs: int, draws: int, seed: int) -> np.ndarray:
 def _finished(problem: "Problem", runs: Runs, points: np.ndarray) -> Fit:
     laws = problem.laws(points)
     law = Law(*(float(values[0]) for values in laws))
+    for name, value, share in (
+        ("size", law.alpha, law.A * runs.parameters**-law.alpha), ("number of tokens", law.beta, law.B * runs.tokens**-law.beta)
+    ):  # fmt: skip
+        if not 1.05 * LEAST_EXPONENT < value < 0.95 * LARGEST_EXPONENT or np.ptp(share) < 1e-6 * runs.loss.mean():
+            raise UserError(f"no law in these {len(runs)} runs: the loss does not fall with the {name}; check the table")
     residuals = np.log(runs.loss / law.loss(runs.parameters, runs.tokens))
     return Fit(law, Law(*(values[1:] for values in laws)), residuals)
 
@@ -186,8 +194,9 @@ class Problem:
             )  # fmt: skip
             runs = weights.sum(1)
             value = (weights * huber).sum(1) / runs
-        # Exponents below zero would say that size or data does harm.
-        value = np.where(np.isfinite(value) & (points[:, 3] > 1e-4) & (points[:, 4] > 1e-4), value, np.inf)
+        exponents = points[:, 3:]
+        inside = ((exponents >= LEAST_EXPONENT) & (exponents <= LARGEST_EXPONENT)).all(1)
+        value = np.where(np.isfinite(value) & inside, value, np.inf)
         return value, slope / runs[:, None]
 
     def projected(self, weights: np.ndarray) -> np.ndarray:
@@ -237,7 +246,7 @@ class Problem:
 Function = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def minimise(function: Function, starts: np.ndarray, iterations: int = 400) -> tuple[np.ndarray, np.ndarray]:
+def minimise(function: Function, starts: np.ndarray, iterations: int = 250) -> tuple[np.ndarray, np.ndarray]:
     """BFGS on many problems at once: starts (problems, p) -> points and their values.
 
     function(points, which) -> values and gradients of those problems. Steps are halved until the value falls (Armijo);
@@ -264,7 +273,7 @@ def minimise(function: Function, starts: np.ndarray, iterations: int = 400) -> t
         step *= np.minimum(1, 1 / np.maximum(longest, 1e-300))[:, None]  # no unknown moves by more than 1
         fall = (step * slopes[which]).sum(1)
         length, open_ = np.ones(len(which)), np.ones(len(which), bool)
-        for _ in range(30):
+        for _ in range(18):
             at = np.flatnonzero(open_)
             trial = points[which[at]] + length[at, None] * step[at]
             value, slope = function(trial, which[at])
@@ -299,5 +308,5 @@ def _take(
     fresh[at] = False
     left = eye - rho[:, None, None] * s_f[:, :, None] * y_f[:, None, :]
     inverse[at] = left @ inverse[at] @ left.transpose(0, 2, 1) + rho[:, None, None] * s_f[:, :, None] * s_f[:, None, :]
-    alive[which] = (values[which] - value > 1e-10 * np.abs(value)) | (np.abs(slope).max(1) > 1e-4)
+    alive[which] = values[which] - value > 1e-10 * np.abs(value)
     points[which], values[which], slopes[which] = point, value, slope
