@@ -1,6 +1,7 @@
 """Chinchilla's runs, as Besiroglu et al. 2024 read them off a figure, fitted again: their law and ours, with intervals.
 
-The figure is the processor time of 200 resamplings of our fit, which other programs hardly disturb. It holds when that is under 5 seconds and each
+The figure is the processor time of 200 resamplings of our fit, which other programs hardly disturb.
+It holds when that is under 5 seconds and each
 parameter that they publish lies in the 95 % interval of both fits.
 """
 
