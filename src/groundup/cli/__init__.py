@@ -20,6 +20,7 @@ from groundup.cli.evaluate import evaluate
 from groundup.cli.export import export
 from groundup.cli.leaderboard import leaderboard
 from groundup.cli.options import LARGEST_SEED, MOST_TOKENS, DryRun, RunFolder, Settings, finite, result
+from groundup.cli.scale import scale
 from groundup.cli.self_instruct import self_instruct
 from groundup.cli.serve import serve
 from groundup.cli.tokenizer import tokenizer
@@ -205,6 +206,7 @@ app.command()(leaderboard)
 app.add_typer(corpus, name="corpus")
 app.add_typer(tokenizer, name="tokenizer")
 app.add_typer(data, name="data")
+app.add_typer(scale, name="scale")
 
 
 def main() -> None:

@@ -169,6 +169,39 @@ def vocabulary(found: dict[str, Any]) -> str:
     return curve("sweep", points, "tokens in the vocabulary", "bits per byte, held out", found["recommended"])
 
 
+def law(
+    name: str,
+    points: Sequence[tuple[float, float]],
+    line: Sequence[tuple[float, float, float, float]],
+    x_label: str,
+    y_label: str,
+) -> str:
+    """Points (x, y), and a line (x, y, low, high) with its interval, x over powers of ten."""
+    with _drawing(3.0) as figure:
+        axes = figure.subplots()
+        xs, ys, lows, highs = zip(*line, strict=True)
+        axes.fill_between(xs, lows, highs, color=SERIES[1], alpha=0.25, linewidth=0, label="95 %")
+        axes.plot(xs, ys, color=SERIES[1], linewidth=1.4, label="best size for the compute")
+        axes.plot(*_thinned(*zip(*points, strict=True)), "o", color=SERIES[0], markersize=3, alpha=0.6, label="runs")
+        axes.set_xscale("log")
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        figure.legend(loc="outside upper right", ncols=3)
+        return _svg(figure, name)
+
+
+def residuals(name: str, points: Sequence[tuple[float, float]], x_label: str, y_label: str) -> str:
+    """Points (x, y) around zero, x over powers of ten."""
+    with _drawing(2.0) as figure:
+        axes = figure.subplots()
+        axes.axhline(0, color=MUTED, linewidth=1)
+        axes.plot(*_thinned(*zip(*points, strict=True)), "o", color=SERIES[0], markersize=3, alpha=0.6)
+        axes.set_xscale("log")
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        return _svg(figure, name)
+
+
 def panels(
     name: str,
     x_label: str,

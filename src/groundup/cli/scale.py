@@ -1,0 +1,172 @@
+"""Verbs of scaling laws."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from groundup.cli.options import LARGEST_SEED, MOST_TOKENS, finite, result
+from groundup.core.text import printable
+
+scale = typer.Typer(no_args_is_help=True, help="Scaling laws: fit runs, predict others, choose a mixture, count the cost.")
+
+LARGEST = 1e40
+Table = Annotated[
+    Path, typer.Argument(metavar="FILE", help="A CSV of runs: parameters, tokens, loss, and where known flop and batch.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the resampled runs.")]
+Draws = Annotated[int, typer.Option(min=20, max=10_000, help="Resamplings of the runs, for the intervals.")]
+
+
+@scale.command()
+def fit(runs: Table, draws: Draws = 200, seed: Seed = 0) -> None:
+    """The law of a ladder's runs, with intervals: three approaches, ways of counting, sensitivity, largest runs held out."""
+    from groundup.scaling.runs import read
+    from groundup.scaling.study import study
+
+    result(study(read(runs), draws, seed))
+
+
+@scale.command()
+def predict(
+    runs: Table,
+    parameters: Annotated[float | None, typer.Option(min=1, max=LARGEST, callback=finite, help="Of the model.")] = None,
+    tokens: Annotated[float | None, typer.Option(min=1, max=LARGEST, callback=finite, help="That it reads.")] = None,
+    flop: Annotated[
+        float | None, typer.Option(min=1, max=LARGEST, callback=finite, help="Of training; alone, for the best size.")
+    ] = None,
+    answered: Annotated[
+        float | None,
+        typer.Option(min=1, max=LARGEST, callback=finite, help="Tokens to answer in its life: the size that is then cheapest."),
+    ] = None,
+    draws: Draws = 200,
+    seed: Seed = 0,
+) -> None:
+    """The loss of one more run, or the best size for a budget of operations, with intervals."""
+    from groundup.scaling import laws, study
+    from groundup.scaling.runs import read
+
+    table = read(runs)
+    fitted = laws.fit(table, draws, seed)
+    told = study.predict(fitted, table, parameters, tokens, flop)
+    if answered:
+        told["answering"] = study.with_intervals(fitted, told["loss"]["value"], answered)
+    result(told)
+
+
+@scale.command()
+def mixture(
+    runs: Annotated[Path, typer.Argument(metavar="FILE", help="A CSV of runs: weight_DOMAIN, ..., loss_TARGET, ...")],
+    target: Annotated[
+        list[str] | None, typer.Option(metavar="TARGET", help="Whose loss to make small; several times. All, if not given.")
+    ] = None,
+    available: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DOMAIN=TOKENS", help="What each domain has: the natural mix; the table's mean if not given."),
+    ] = None,
+    tokens: Annotated[float | None, typer.Option(min=1, max=LARGEST, callback=finite, help="Of the training.")] = None,
+    max_repeats: Annotated[float, typer.Option(min=0.01, max=1000, callback=finite, help="Of a domain, at most.")] = 4.0,
+    pull: Annotated[
+        float, typer.Option(min=0, max=1000, callback=finite, help="To the natural mix, in nats of loss for a nat of divergence.")
+    ] = 0.02,
+    out: Annotated[Path, typer.Option(help="Where to write [mixture] for a recipe.")] = Path("mixture.toml"),
+    seed: Seed = 0,
+) -> None:
+    """Weights of the domains from a swarm of small runs, with the gain that the law predicts."""
+    from groundup.scaling import mixture_laws
+
+    sizes = mixture_laws.parse_available(available or [])
+    found = mixture_laws.propose(mixture_laws.read(runs), target or [], sizes, tokens, max_repeats, pull, seed)
+    mixture_laws.write(out, found, max_repeats)
+    result({"out": str(out), **found})
+
+
+@scale.command()
+def bill(
+    run: Annotated[Path | None, typer.Argument(metavar="RUN", help="A run folder: what it cost.")] = None,
+    flop: Annotated[float | None, typer.Option(min=1, max=LARGEST, callback=finite, help="Of a planned training.")] = None,
+    llama3: Annotated[bool, typer.Option("--llama3", help="Llama 3 405B, line by line, as published.")] = False,
+    gpu: Annotated[str, typer.Option(help="v100, a100, h100, h200, b200, mi300x, rtx4090 or tpuv4.")] = "h100",
+    gpus: Annotated[int, typer.Option(min=1, max=10**7, help="How many.")] = 8,
+    utilisation: Annotated[
+        float, typer.Option(min=0.001, max=1, callback=finite, help="Share of their peak that training gets.")
+    ] = 0.4,
+    price: Annotated[
+        float | None, typer.Option(min=0, max=1e6, callback=finite, help="Dollars an hour, of a GPU or of RUN's machine.")
+    ] = None,
+    watts: Annotated[float, typer.Option(min=0, max=1e6, callback=finite, help="Of RUN's machine at work.")] = 30.0,
+    grams: Annotated[float, typer.Option(min=0, max=1e5, callback=finite, help="CO2e a kWh, of the place.")] = 400.0,
+    overhead: Annotated[float, typer.Option(min=1, max=10, callback=finite, help="Energy of the building over the GPUs'.")] = 1.1,
+    staff: Annotated[float, typer.Option(min=0, max=1e6, callback=finite, help="People.")] = 0.0,
+    salary: Annotated[float, typer.Option(min=0, max=1e9, callback=finite, help="Dollars a year, of each.")] = 500_000.0,
+    years: Annotated[float, typer.Option(min=0, max=100, callback=finite, help="Of the staff.")] = 1.0,
+) -> None:
+    """GPU hours, dollars, staff, energy and carbon of a training, with each assumption, and the laws about its size."""
+    from groundup.scaling import bill as bills
+
+    if sum((run is not None, flop is not None, llama3)) != 1:
+        raise typer.BadParameter("give one of a run folder, --flop and --llama3")
+    if llama3:
+        sheet = bills.llama3()
+    elif run is not None:
+        sheet = bills.of_run(run, watts, 0.1 if price is None else price, grams)
+    else:
+        assert flop is not None
+        sheet = bills.bill(flop, gpu, gpus, utilisation, price, grams, overhead, staff, salary, years)
+    print(printable(bills.shown(sheet)), file=sys.stderr)
+    result(sheet)
+
+
+@scale.command()
+def report(
+    runs: Table,
+    mixtures: Annotated[Path | None, typer.Option(metavar="FILE", help="A CSV of mixtures, as for mixture.")] = None,
+    flop: Annotated[
+        float | None, typer.Option(min=1, max=LARGEST, callback=finite, help="Of a planned training: its size, loss and bill.")
+    ] = None,
+    gpu: Annotated[str, typer.Option(help="That the bill is for, as for bill.")] = "h100",
+    gpus: Annotated[int, typer.Option(min=1, max=10**7, help="How many.")] = 8,
+    out: Annotated[Path, typer.Option(metavar="PAGE", help="The page to write.")] = Path("scaling.html"),
+    draws: Draws = 200,
+    seed: Seed = 0,
+) -> None:
+    """One page: the law with its errors and intervals, the largest runs held out, the plan, the mixture, the bill."""
+    from groundup.report import scaling_page
+
+    result(scaling_page.write(out, runs, mixtures, flop, gpu, gpus, draws, seed))
+
+
+@scale.command()
+def plan(
+    minutes: Annotated[float | None, typer.Option(min=0, max=1e7, callback=finite, help="Of training on this machine.")] = None,
+    flop: Annotated[float | None, typer.Option(min=1, max=LARGEST, callback=finite, help="In place of minutes.")] = None,
+    vocabulary: Annotated[int, typer.Option(min=8, max=MOST_TOKENS, help="Of the tokenizer.")] = 4096,
+    context: Annotated[int, typer.Option(min=16, max=MOST_TOKENS, help="Tokens that a model sees at once.")] = 256,
+    architecture: Annotated[
+        Literal["dense", "experts", "lstm", "convolution", "patches"], typer.Option(help="Of all runs.")
+    ] = "dense",
+    out: Annotated[Path, typer.Option(metavar="PLAN", help="The file to write; it may be edited.")] = Path("plan.json"),
+    seed: Seed = 0,
+) -> None:
+    """A ladder of sizes and lengths for a budget of minutes or operations, off the best sizes on both sides."""
+    from groundup.core.files import write_json
+    from groundup.scaling import ladder
+
+    made = ladder.plan(minutes, flop, vocabulary, context, architecture, seed)
+    write_json(out, made)
+    result({"plan": str(out), **made})
+
+
+@scale.command()
+def run(
+    planned: Annotated[Path, typer.Argument(metavar="PLAN", help="As plan writes it.")],
+    tokens: Annotated[Path, typer.Option(help="Token files with their held-out text: the folder tokens of a run.")],
+    tokenizer: Annotated[Path, typer.Option(help="That made them: the folder tokenizer of the run.")],
+    out: Annotated[Path, typer.Option(help="The folder to write: ledger.jsonl, runs.csv.")] = Path("ladder"),
+) -> None:
+    """Do the runs of a plan. A killed one continues; what is done is not done again."""
+    from groundup.scaling import ladder
+    from groundup.tokenizer.load import load
+
+    result(ladder.run(planned, tokens, load(tokenizer), out))

@@ -1,0 +1,209 @@
+"""A ladder: runs of several sizes and lengths for a budget of time, through the ordinary training loop.
+
+The plan is a file that is written once and may be edited. Each run that is done is a line of `ledger.jsonl`, so that a killed
+ladder goes on: done runs are not done again, and one that was cut off goes on from its last checkpoint. `runs.csv` is the
+table that the laws are fitted to.
+
+Sizes are depths of the one dial. Each reads several numbers of tokens a parameter, below and above what is best, because a law
+of two exponents needs both sides; the smallest also reads far more, which costs little, and is repeated with other
+seeds, which show the noise.
+"""
+
+import csv
+import io
+import logging
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from groundup.core.device import choose
+from groundup.core.errors import UserError
+from groundup.core.files import digest, read_jsonl, read_object, write_json, write_jsonl, write_text
+from groundup.data.config import MixtureConfig
+from groundup.data.token_files import TokenFile
+from groundup.model import architectures
+from groundup.model.base import LanguageModel
+from groundup.model.likelihood import score
+from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training import checkpoint
+from groundup.training.config import PretrainingConfig
+from groundup.training.parallel import ALONE
+from groundup.training.pretraining import measured_peak, pretrain
+
+logger = logging.getLogger(__name__)
+
+DEPTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24)
+PER_PARAMETER = (2, 6, 18)  # tokens, of every size; the largest, whose runs cost most, goes without the last
+FAR = 50  # of the smallest too
+REPEATED = 2  # further seeds of the smallest
+FEWEST_DEPTHS = 3
+LARGEST_FACTOR, SMALLEST_FACTOR = 3.0, 0.1  # on the tokens, so that the plan fills its budget
+UTILISATION = 0.25  # of the peak of matrix products; what small models reach here
+HELD_OUT_TOKENS = 200_000  # at most, that each run is scored on
+COLUMNS = ("parameters", "tokens", "loss", "flop", "batch", "parameters_total", "parameters_without_embedding")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """FLOP/s that training gets, and where that is from."""
+
+    flop_per_second: float
+    source: str
+
+
+def measured_rate() -> Rate:
+    device = choose()
+    peak = measured_peak(device.torch_device, device.training_dtype)
+    return Rate(UTILISATION * peak, f"{UTILISATION:.0%} of {peak / 1e9:,.0f} GFLOP/s, the best of matrix products, measured")
+
+
+def plan(
+    minutes: float | None, flop: float | None, vocabulary: int, context: int, architecture: str = "dense", seed: int = 0,
+    rate: Rate | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The runs of a ladder that together take `minutes` at this machine's rate, or `flop`, smallest first.
+
+    Raises UserError for neither or both, under a minute, or a budget too small for three sizes.
+    """
+    if (minutes is None) == (flop is None):
+        raise UserError("give --minutes or --flop, one of them")
+    if minutes is not None and minutes < 1:
+        raise UserError(f"{minutes:g} minutes are too few for a ladder: give 1 or more")
+    rate = rate or measured_rate()
+    budget = flop if flop is not None else 60 * (minutes or 0) * rate.flop_per_second
+    chosen: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
+    for count in range(FEWEST_DEPTHS, len(DEPTHS) + 1):
+        runs = _grid(DEPTHS[:count], vocabulary, context, architecture, seed)
+        if SMALLEST_FACTOR * sum(run["flop"] for run in runs) > budget:
+            break
+        chosen = runs
+    if not chosen:
+        least = SMALLEST_FACTOR * sum(run["flop"] for run in runs)
+        raise UserError(
+            f"{budget:.2g} FLOP are too few for {FEWEST_DEPTHS} sizes with a vocabulary of {vocabulary:,}: they take "
+            f"{least:.2g}, {least / rate.flop_per_second / 60:.1f} minutes here; give that, or a smaller vocabulary"
+        )
+    factor = min(LARGEST_FACTOR, budget / sum(run["flop"] for run in chosen))
+    for run in chosen:
+        run["tokens"], run["flop"] = round(run["tokens"] * factor), run["flop"] * factor
+        run["seconds"] = run["flop"] / rate.flop_per_second
+    return {
+        "architecture": architecture, "context_length": context, "vocabulary": vocabulary, "minutes": minutes,
+        "flop": sum(run["flop"] for run in chosen), "seconds": sum(run["seconds"] for run in chosen),
+        "flop_per_second": rate.flop_per_second, "rate": rate.source, "runs": sorted(chosen, key=lambda run: run["flop"]),
+    }  # fmt: skip
+
+
+def _grid(depths: tuple[int, ...], vocabulary: int, context: int, architecture: str, seed: int) -> list[dict[str, Any]]:
+    runs = []
+    for depth in depths:
+        model, _ = architectures.outline(architecture, depth, vocabulary, context)  # type: ignore[arg-type]
+        parameters = architectures.multiplied(model)
+        wanted = [(ratio, seed) for ratio in (PER_PARAMETER[:-1] if depth == depths[-1] else PER_PARAMETER)]
+        if depth == depths[0]:
+            wanted += [(FAR, seed), *((PER_PARAMETER[1], seed + 1 + number) for number in range(REPEATED))]
+        for ratio, of_run in wanted:
+            tokens = ratio * parameters
+            flop = architectures.flops(model, context, tokens)
+            name = f"depth{depth}-{ratio}x-seed{of_run}"
+            runs.append({"name": name, "depth": depth, "tokens": tokens, "seed": of_run, "parameters": parameters, "flop": flop})
+    return runs
+
+
+def run(path: Path, tokens: Path, tokenizer: Tokenizer, out: Path, threads: int = 0) -> dict[str, Any]:
+    """Do the runs of a plan that are not done, and write `out`/runs.csv.
+
+    Raises UserError for a plan that is none, or an `out` that holds the ladder of another plan or other tokens.
+    """
+    planned = read_plan(path)
+    device, ledger = choose(threads), out / "ledger.jsonl"
+    _claim(out, {"plan": digest(path), "tokens": digest(tokens / "train.idx"), "held_out": digest(tokens / "held_out.idx")})
+    done = read_jsonl(ledger) if ledger.exists() else []
+    names, held_out = {row["name"] for row in done}, _held_out(tokens)
+    for number, (one, settings) in enumerate(planned, 1):
+        if one["name"] in names:
+            continue
+        begun, folder = time.monotonic(), out / "training" / one["name"]
+        label = f"ladder {number}/{len(planned)} {one['name']}"
+        model, results = pretrain(
+            tokens, tokenizer, settings, MixtureConfig(), device, ALONE, folder, label, lambda text: None, one["seed"]
+        )
+        row = _row(one, model, results, held_out) | {"seconds": time.monotonic() - begun, "predicted_seconds": one.get("seconds")}
+        done.append(row)
+        write_jsonl(ledger, done)
+        checkpoint.clear(folder)
+        logger.info("  %s: loss %s after %s tokens, %.0f s", one["name"], row["loss"], f"{row['tokens']:,}", row["seconds"])
+    write_table(out / "runs.csv", done)
+    return {
+        "runs": len(done), "diverged": sum(not math.isfinite(float(row["loss"])) for row in done),
+        "seconds": sum(row["seconds"] for row in done), "table": str(out / "runs.csv"),
+    }  # fmt: skip
+
+
+def read_plan(path: Path) -> list[tuple[dict[str, Any], PretrainingConfig]]:
+    """The runs of a plan and the settings of each. Raises UserError, naming the run, where one cannot be."""
+    found = read_object(path)
+    runs = found.get("runs")
+    if not isinstance(runs, list) or not runs:
+        raise UserError(f"{path}: no runs; `groundup scale plan` writes such a file")
+    planned, names = [], set()
+    for number, one in enumerate(runs, 1):
+        try:
+            name, seed = str(one["name"]), int(one["seed"])
+            settings = PretrainingConfig(
+                architecture=found.get("architecture", "dense"), depth=one["depth"], tokens=one["tokens"],
+                context_length=found["context_length"], anneal_data_fraction=0.0,
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError) as error:
+            what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else f"no {error}"
+            raise UserError(f"{path}: run {number} cannot be: {what[:120]}") from None
+        if name in names or not name.replace("-", "").isalnum() or len(name) > 100 or not 0 <= seed < 2**32:
+            raise UserError(f"{path}: run {number} needs a name of its own, of letters, digits and -, and a seed from 0 on")
+        names.add(name)
+        planned.append((one, settings))
+    return planned
+
+
+def _claim(out: Path, key: dict[str, str]) -> None:
+    path = out / "ladder.json"
+    if path.exists() and read_object(path) != key:
+        raise UserError(f"{out}: holds the ladder of another plan or of other tokens; choose another folder")
+    write_json(path, key)
+
+
+def _held_out(tokens: Path) -> list[np.ndarray]:
+    file, some, total = TokenFile(tokens / "held_out"), [], 0
+    for number in range(len(file)):
+        if total >= HELD_OUT_TOKENS:
+            break
+        some.append(np.array(file[number]))
+        total += len(some[-1])
+    if total <= len(some):
+        raise UserError(f"{tokens}: no held-out text to judge the runs by")
+    return some
+
+
+def _row(one: dict[str, Any], model: LanguageModel, results: dict[str, Any], held_out: list[np.ndarray]) -> dict[str, Any]:
+    nats = -sum(float(found.sum()) for found in score(model, held_out))
+    loss = nats / sum(max(0, len(sequence) - 1) for sequence in held_out)
+    return {
+        "name": one["name"], "depth": one["depth"], "seed": one["seed"],
+        "parameters": architectures.multiplied(model), "parameters_total": results["parameters"]["total"],
+        "parameters_without_embedding": results["parameters"]["without_embedding"], "tokens": results["tokens"],
+        "flop": results["flop"], "batch": results["tokens"] // results["steps"],
+        "loss": loss if math.isfinite(loss) else "nan",
+    }  # fmt: skip
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    table = csv.DictWriter(text, ["name", *COLUMNS], extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_text(path, text.getvalue())

@@ -1,0 +1,312 @@
+"""The parametric law of loss over size and data (Hoffmann et al. 2022, approach 3), and its intervals.
+
+    loss = E + A / N^alpha + B / D^beta
+
+N parameters, D tokens, losses in nats a token. What is made small is Huber's loss of the log of predicted over measured
+(delta 1e-3), as there. For given alpha and beta the law is linear in E, A and B, so a grid over the two exponents alone finds
+where to begin: variable projection, which needs no guess at A or B (arXiv 2603.22339). BFGS then goes on over all five.
+Besiroglu et al. 2024 begin at 4,500 points instead (`by_many_starts`); the tests hold the two against each other.
+
+The resampled runs of a bootstrap are weights on the same rows, so that all of them are fitted at once. Five parameters and
+a closed-form gradient do not need scipy, which is a third of the size of all else that groundup installs: `minimise` does many
+problems side by side in numpy, where scipy takes them one by one.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from groundup.core.errors import UserError
+from groundup.scaling.runs import Runs
+
+DELTA = 1e-3  # Hoffmann et al., and Besiroglu et al.
+DRAWS = 200
+FEWEST_RUNS = 8  # five parameters, and some to tell the noise by
+EXPONENTS = np.linspace(0.02, 1.5, 38)
+# Besiroglu et al.'s starts: log A, log B, log E, alpha, beta.
+STARTS = ((0, 5, 10, 15, 20, 25), (0, 5, 10, 15, 20, 25), (-1, -0.5, 0, 0.5, 1), (0, 0.5, 1, 1.5, 2), (0, 0.5, 1, 1.5, 2))
+LEAST_EXPONENT, LARGEST_EXPONENT = 0.01, 3.0  # beyond, size or data says nothing of the loss, or all at once
+LARGEST_SIZE = 1e30
+HIGHEST_DROPPED = 5  # losses that they leave out
+_AT_ONCE = 4_000_000  # numbers held in one array while fitting
+NAMES = ("A", "B", "E", "alpha", "beta", "a")
+
+
+@dataclass(frozen=True)
+class Law:
+    """A, B, E, alpha, beta as arrays (draws,) or numbers."""
+
+    A: Any
+    B: Any
+    E: Any
+    alpha: Any
+    beta: Any
+
+    @property
+    def a(self) -> Any:
+        """Of N_opt = G (C / 6)^a, the exponent; that of the tokens is 1 - a."""
+        return self.beta / (self.alpha + self.beta)
+
+    def loss(self, parameters: Any, tokens: Any) -> Any:
+        return self.E + self.A / parameters**self.alpha + self.B / tokens**self.beta
+
+    def optimal_size(self, flop: Any) -> Any:
+        """Parameters that make the least loss of so many operations, 6 N D of them."""
+        ratio = np.log(self.alpha * self.A / (self.beta * self.B))
+        size = (ratio + self.beta * np.log(flop / 6)) / (self.alpha + self.beta)
+        return np.exp(np.clip(size, 0, np.log(LARGEST_SIZE)))  # a draw without an optimum has none to overflow with
+
+
+@dataclass(frozen=True)
+class Fit:
+    law: Law  # of the runs as they are
+    draws: Law  # of resampled runs: arrays (draws,)
+    residuals: np.ndarray  # (runs,): log of measured over predicted
+
+    def interval(self, name: str) -> tuple[float, float]:
+        return percentiles(getattr(self.draws, name))
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Each parameter with its 95 % interval."""
+        return {name: valued(getattr(self.law, name), getattr(self.draws, name)) for name in NAMES}
+
+    def predict(self, parameters: float, tokens: float) -> dict[str, float]:
+        """The loss of one more run: {"value", "low", "high"}; the interval holds the doubt of the law and a run's own noise."""
+        noise = np.resize(self.residuals - np.median(self.residuals), len(self.draws.E) * 7)  # 7: no multiple of any size
+        losses = np.resize(self.draws.loss(parameters, tokens), len(noise)) * np.exp(np.sort(noise)[_shuffled(len(noise))])
+        return valued(self.law.loss(parameters, tokens), losses)
+
+
+def _shuffled(n: int) -> np.ndarray:
+    return np.random.default_rng(0).permutation(n)
+
+
+def percentiles(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def valued(value: float, draws: np.ndarray) -> dict[str, float]:
+    low, high = percentiles(draws)
+    return {"value": float(value), "low": low, "high": high}
+
+
+def fit(runs: Runs, draws: int = DRAWS, seed: int = 0, delta: float = DELTA) -> Fit:
+    """The law of these runs and of `draws` resamplings of them.
+
+    Raises UserError where there are too few runs, sizes or numbers of tokens for a law.
+    """
+    check(runs)
+    problem = Problem(runs, delta)
+    weights = np.concatenate([np.ones((1, len(runs))), resampled(len(runs), draws, seed)])
+    found = problem.minimised(problem.projected(weights), weights)
+    return _finished(problem, runs, found)
+
+
+def by_many_starts(runs: Runs, draws: int = DRAWS, seed: int = 0) -> Fit:
+    """The recipe of Besiroglu et al. 2024: five highest losses out, 4,500 starts; resampled ones begin at what that found."""
+    check(runs)
+    kept = runs.where(np.sort(np.argsort(runs.loss, kind="stable")[: len(runs) - HIGHEST_DROPPED]))
+    check(kept)
+    problem = Problem(kept, DELTA)
+    starts = problem.centred(np.array(list(itertools.product(*STARTS)), dtype=float))
+    ones = np.ones((len(starts), len(kept)))
+    # A few steps tell the hopeless ones, which are most; the others go on to the end.
+    early, values = minimise(lambda points, at: problem.value_and_slope(points, ones[at]), starts, 15)
+    best = early[np.argsort(values)[:60]]
+    late, values = minimise(lambda points, at: problem.value_and_slope(points, ones[at]), best)
+    point = late[np.argmin(values)]
+    weights = np.concatenate([np.ones((1, len(kept))), resampled(len(kept), draws, seed)])
+    return _finished(problem, kept, problem.minimised(np.tile(point, (len(weights), 1)), weights))
+
+
+def check(runs: Runs) -> None:
+    """Raises UserError for too few runs, sizes or numbers of tokens."""
+    if len(runs) < FEWEST_RUNS:
+        left = f" (without {runs.diverged} diverged)" if runs.diverged else ""
+        raise UserError(f"{len(runs)} runs{left} are too few for a law of five parameters: give {FEWEST_RUNS} or more")
+    for what, values in (("sizes", runs.parameters), ("numbers of tokens", runs.tokens)):
+        if len(np.unique(np.round(np.log(values), 2))) < 3:
+            raise UserError(f"too few different {what} for a law: these {len(runs)} runs have under 3; add runs of others")
+    if runs.loss.max() / runs.loss.min() < 1 + 1e-9:
+        raise UserError(f"all {len(runs)} runs have the same loss, {runs.loss[0]:g}: that is no law")
+
+
+def resampled(runs: int, draws: int, seed: int) -> np.ndarray:
+    """How often each run is drawn in each resampling: (draws, runs)."""
+    return np.random.default_rng(seed).multinomial(runs, np.full(runs, 1 / runs), draws).astype(float)
+
+
+def _finished(problem: "Problem", runs: Runs, points: np.ndarray) -> Fit:
+    laws = problem.laws(points)
+    law = Law(*(float(values[0]) for values in laws))
+    for name, value, share in (
+        ("size", law.alpha, law.A * runs.parameters**-law.alpha), ("number of tokens", law.beta, law.B * runs.tokens**-law.beta)
+    ):  # fmt: skip
+        if not 1.05 * LEAST_EXPONENT < value < 0.95 * LARGEST_EXPONENT or np.ptp(share) < 1e-6 * runs.loss.mean():
+            raise UserError(f"no law in these {len(runs)} runs: the loss does not fall with the {name}; check the table")
+    residuals = np.log(runs.loss / law.loss(runs.parameters, runs.tokens))
+    return Fit(law, Law(*(values[1:] for values in laws)), residuals)
+
+
+class Problem:
+    """Huber's loss of log(predicted / measured) over points (log A', log B', log E, alpha, beta).
+
+    A' = A / N0^alpha and B' = B / D0^beta, N0 and D0 the geometric means of the runs': around these the five hardly depend
+    on each other, far from them they do.
+    """
+
+    def __init__(self, runs: Runs, delta: float) -> None:
+        log_n, log_d = np.log(runs.parameters), np.log(runs.tokens)
+        self.middle = np.array([log_n.mean(), log_d.mean()])
+        self.log_n, self.log_d, self.log_loss = log_n - self.middle[0], log_d - self.middle[1], np.log(runs.loss)
+        self.delta = delta
+
+    def centred(self, starts: np.ndarray) -> np.ndarray:
+        """(log A, log B, log E, alpha, beta) -> points."""
+        points = starts.copy()
+        points[:, :2] -= starts[:, 3:] * self.middle
+        return points
+
+    def laws(self, points: np.ndarray) -> list[np.ndarray]:
+        scales = np.exp(points[:, :2] + points[:, 3:] * self.middle)
+        return [scales[:, 0], scales[:, 1], np.exp(points[:, 2]), points[:, 3], points[:, 4]]
+
+    def value_and_slope(self, points: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """points (problems, 5), weights (problems, runs) -> values (problems,), gradients (problems, 5)."""
+        a, b, e, alpha, beta = (points[:, [place]] for place in range(5))
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            parts = np.exp(a - alpha * self.log_n), np.exp(b - beta * self.log_d), np.exp(e)
+            total = parts[0] + parts[1] + parts[2]
+            error = np.log(total) - self.log_loss
+            size = np.abs(error)
+            huber = np.where(size <= self.delta, 0.5 * error * error, self.delta * (size - 0.5 * self.delta)) / self.delta
+            pull = weights * np.clip(error, -self.delta, self.delta) / self.delta / total
+            of_n, of_d = pull * parts[0], pull * parts[1]
+            slope = np.stack(
+                [
+                    of_n.sum(1), of_d.sum(1), pull.sum(1) * parts[2][:, 0],
+                    -(of_n * self.log_n).sum(1), -(of_d * self.log_d).sum(1),
+                ], axis=1,
+            )  # fmt: skip
+            runs = weights.sum(1)
+            value = (weights * huber).sum(1) / runs
+        exponents = points[:, 3:]
+        inside = ((exponents >= LEAST_EXPONENT) & (exponents <= LARGEST_EXPONENT)).all(1)
+        value = np.where(np.isfinite(value) & inside, value, np.inf)
+        return value, slope / runs[:, None]
+
+    def projected(self, weights: np.ndarray) -> np.ndarray:
+        """Where to begin, for each row of weights: the best of a grid of exponents with its linear least squares.
+
+        The squares are those of relative errors. Where E, A or B would not be positive, that place of the grid is none.
+        """
+        grid = EXPONENTS
+        u = np.exp(-grid[:, None] * self.log_n)  # (exponents, runs)
+        v = np.exp(-grid[:, None] * self.log_d)
+        found = np.empty((len(weights), 5))
+        for place, row in enumerate(weights):
+            w = row / np.exp(2 * self.log_loss)  # relative errors
+            y = np.exp(self.log_loss)
+            shape = (len(grid), len(grid))
+            one, uy, vy = w.sum(), (u * w) @ y, (v * w) @ y
+            normal = np.empty((*shape, 3, 3))
+            normal[..., 0, 0], normal[..., 1, 1], normal[..., 2, 2] = one, (u * u @ w)[:, None], (v * v @ w)[None]
+            normal[..., 0, 1] = normal[..., 1, 0] = (u @ w)[:, None]
+            normal[..., 0, 2] = normal[..., 2, 0] = (v @ w)[None]
+            normal[..., 1, 2] = normal[..., 2, 1] = (u * w) @ v.T
+            right = np.stack(np.broadcast_arrays(w @ y, uy[:, None], vy[None]), axis=-1)
+            normal[..., range(3), range(3)] *= 1 + 1e-12
+            theta = np.linalg.solve(normal, right[..., None])[..., 0]
+            square = w @ (y * y) - (theta * right).sum(-1)
+            square = np.where((theta > 0).all(-1), square, np.inf)
+            at = np.unravel_index(np.argmin(square), shape)
+            if np.isfinite(square[at]):
+                e, a, b = np.log(theta[at])
+                found[place] = a, b, e, grid[at[0]], grid[at[1]]
+            else:  # no positive law fits: from where most end
+                lowest = float(self.log_loss.min())
+                found[place] = lowest - 2, lowest - 2, lowest - 0.2, 0.35, 0.35
+        return found
+
+    def minimised(self, starts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """The best point from each start with its weights, many at a time."""
+        step = max(1, _AT_ONCE // weights.shape[1])
+        done = []
+        for first in range(0, len(starts), step):
+            some = weights[first : first + step]
+            points, _ = minimise(lambda p, at, some=some: self.value_and_slope(p, some[at]), starts[first : first + step])
+            done.append(points)
+        return np.concatenate(done)
+
+
+Function = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def minimise(function: Function, starts: np.ndarray, iterations: int = 250) -> tuple[np.ndarray, np.ndarray]:
+    """BFGS on many problems at once: starts (problems, p) -> points and their values.
+
+    function(points, which) -> values and gradients of those problems. Steps are halved until the value falls (Armijo);
+    a problem is done when no step makes it fall by a part in 10^10.
+    """
+    points = starts.copy()
+    which = np.arange(len(points))
+    values, slopes = function(points, which)
+    inverse = np.tile(np.eye(points.shape[1]), (len(points), 1, 1))
+    fresh = np.ones(len(points), bool)  # its inverse Hessian is still the identity
+    alive = np.isfinite(values)
+    for _ in range(iterations):
+        which = np.flatnonzero(alive)
+        if not len(which):
+            break
+        step = -np.einsum("pij,pj->pi", inverse[which], slopes[which])
+        fall = (step * slopes[which]).sum(1)
+        upward = fall >= 0
+        inverse[which[upward]] = np.eye(points.shape[1])
+        fresh[which[upward]] = True
+        step[upward] = -slopes[which[upward]]
+        fall = (step * slopes[which]).sum(1)
+        longest = np.abs(step).max(1)
+        step *= np.minimum(1, 1 / np.maximum(longest, 1e-300))[:, None]  # no unknown moves by more than 1
+        fall = (step * slopes[which]).sum(1)
+        length, open_ = np.ones(len(which)), np.ones(len(which), bool)
+        for _ in range(18):
+            at = np.flatnonzero(open_)
+            trial = points[which[at]] + length[at, None] * step[at]
+            value, slope = function(trial, which[at])
+            good = value <= values[which[at]] + 1e-4 * length[at] * fall[at]
+            _take(points, values, slopes, inverse, fresh, alive, which[at[good]], trial[good], value[good], slope[good])
+            open_[at[good]] = False
+            length[at[~good]] /= 3
+            if not open_.any():
+                break
+        stuck = which[open_]
+        again = ~fresh[stuck]  # once more from the steepest way down
+        inverse[stuck[again]] = np.eye(points.shape[1])
+        fresh[stuck[again]] = True
+        alive[stuck[~again]] = False
+    return points, values
+
+
+def _take(
+    points: np.ndarray, values: np.ndarray, slopes: np.ndarray, inverse: np.ndarray, fresh: np.ndarray, alive: np.ndarray,
+    which: np.ndarray, point: np.ndarray, value: np.ndarray, slope: np.ndarray,
+) -> None:  # fmt: skip
+    """Move these problems there, and update their inverse Hessians."""
+    s, y = point - points[which], slope - slopes[which]
+    product = (s * y).sum(1)
+    fine = product > 1e-14 * np.sqrt((s * s).sum(1) * (y * y).sum(1))
+    at = which[fine]
+    s_f, y_f, rho = s[fine], y[fine], 1 / product[fine]
+    eye = np.eye(points.shape[1])
+    first = fresh[at]
+    scale = product[fine] / np.maximum((y_f * y_f).sum(1), 1e-300)
+    inverse[at[first]] = eye * scale[first, None, None]
+    fresh[at] = False
+    left = eye - rho[:, None, None] * s_f[:, :, None] * y_f[:, None, :]
+    inverse[at] = left @ inverse[at] @ left.transpose(0, 2, 1) + rho[:, None, None] * s_f[:, :, None] * s_f[:, None, :]
+    alive[which] = values[which] - value > 1e-10 * np.abs(value)
+    points[which], values[which], slopes[which] = point, value, slope

@@ -1,0 +1,117 @@
+"""The table of a ladder: one run a row, its size, tokens and loss, as a CSV that anybody's runs can come in.
+
+Columns: `parameters`, `tokens`, `loss` (nats a token), and where known `flop`, `batch` (tokens a step) and other ways of
+counting parameters, named `parameters_...`. N, D, L and C are taken as names too. Without `flop` it is 6 N D.
+"""
+
+import csv
+import logging
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from groundup.core.config import shown
+from groundup.core.errors import UserError
+from groundup.core.files import read_text
+
+logger = logging.getLogger(__name__)
+
+NAMES = {"n": "parameters", "params": "parameters", "d": "tokens", "l": "loss", "c": "flop", "flops": "flop"}
+NEEDED = ("parameters", "tokens", "loss")
+LARGEST = 1e40  # above any run; products of two of these are still numbers
+MOST_RUNS = 100_000
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Arrays (runs,), positive and finite. counts: other ways of counting parameters, by name."""
+
+    parameters: np.ndarray
+    tokens: np.ndarray
+    loss: np.ndarray
+    flop: np.ndarray
+    batch: np.ndarray | None = None
+    counts: dict[str, np.ndarray] = field(default_factory=dict)
+    diverged: int = 0
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    def where(self, chosen: np.ndarray) -> "Runs":
+        """The runs of a mask or of indices."""
+        batch = None if self.batch is None else self.batch[chosen]
+        counts = {name: values[chosen] for name, values in self.counts.items()}
+        return Runs(
+            self.parameters[chosen], self.tokens[chosen], self.loss[chosen], self.flop[chosen], batch, counts, self.diverged
+        )
+
+    def counted_by(self, name: str) -> "Runs":
+        """The same runs, their size counted another way."""
+        return Runs(self.counts[name], self.tokens, self.loss, self.flop, self.batch, {}, self.diverged)
+
+
+def of(parameters: np.ndarray, tokens: np.ndarray, loss: np.ndarray, flop: np.ndarray | None = None) -> Runs:
+    return Runs(parameters, tokens, loss, 6 * parameters * tokens if flop is None else flop)
+
+
+def read(path: Path) -> Runs:
+    """The runs of a CSV. A diverged one (its loss is nan or inf) is left out, and that is logged.
+
+    Raises UserError for a file that is not such a table, and with the line for an entry that is missing, no number or not
+    positive.
+    """
+    try:
+        lines = list(csv.reader(read_text(path).splitlines()))
+    except csv.Error as error:
+        raise UserError(f"{path}: not a CSV ({error})") from None
+    head, rows = _head(path, lines[0] if lines else []), [(n, row) for n, row in enumerate(lines[1:], 2) if any(row)]
+    if len(rows) > MOST_RUNS:
+        raise UserError(f"{path}: {len(rows):,} runs; {MOST_RUNS:,} are the most that are fitted")
+    columns: dict[str, list[float]] = {name: [] for name in head if name}
+    diverged = []
+    for number, row in rows:
+        if len(row) > len(head) or len(row) < len(head):
+            raise UserError(f"{path}:{number}: {len(row)} entries, where the head has {len(head)} columns; mend that line")
+        values = {name: _number(path, number, name, text) for name, text in zip(head, row, strict=True) if name}
+        if not math.isfinite(values["loss"]):
+            diverged.append(number)
+            continue
+        for name, value in values.items():
+            columns[name].append(value)
+    if diverged:
+        where = ", ".join(map(str, diverged[:5])) + (", ..." if len(diverged) > 5 else "")
+        logger.warning("%s: %d diverged, their loss is no number: left out (line %s)", path, len(diverged), where)
+    arrays = {name: np.array(values, dtype=float) for name, values in columns.items()}
+    counts = {name.removeprefix("parameters_"): values for name, values in arrays.items() if name.startswith("parameters_")}
+    n, d, loss = (arrays[name] for name in NEEDED)
+    return Runs(n, d, loss, arrays.get("flop", 6 * n * d), arrays.get("batch"), counts, len(diverged))
+
+
+def _head(path: Path, given: list[str]) -> list[str]:
+    """The name of each column, "" of those that say nothing here."""
+    names = [NAMES.get(name.strip().lower(), name.strip().lower()) for name in given]
+    if missing := [name for name in NEEDED if name not in names]:
+        raise UserError(
+            f"{path}: no column {' or '.join(missing)}; a table of runs has the columns parameters, tokens, loss, and where "
+            "known flop and batch"
+        )
+    known = [name if name in (*NEEDED, "flop", "batch") or name.startswith("parameters_") else "" for name in names]
+    if twice := [name for name in known if name and known.count(name) > 1]:
+        raise UserError(f"{path}: two columns are {twice[0]}; leave one")
+    return known
+
+
+def _number(path: Path, line: int, name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        what = "is missing" if not text.strip() else f"{shown(text)} is no number"
+        raise UserError(f"{path}:{line}: {name} {what}; give a number, or leave the run out") from None
+    if name == "loss" and not math.isfinite(value):
+        return value
+    if not 0 < value <= LARGEST:
+        said = f"{name} {text.strip()[:40]} is not between 0 and {LARGEST:g}"
+        raise UserError(f"{path}:{line}: {said}; mend it, or leave the run out")
+    return value
