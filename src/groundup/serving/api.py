@@ -159,6 +159,12 @@ def create_app(models: dict[str, ServedModel], hosts: tuple[str, ...] = LOOPBACK
     app.get("/health")(server.health)
     app.get("/metrics")(server.metrics)
     app.get("/", response_class=HTMLResponse)(lambda: page("chat.html"))
+    answer_errors(app)
+    return app
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Every error as OpenAI's error object, nothing of the inside in it."""
 
     @app.exception_handler(RequestError)
     async def refused(_: Request, error: RequestError) -> Response:
@@ -180,5 +186,3 @@ def create_app(models: dict[str, ServedModel], hosts: tuple[str, ...] = LOOPBACK
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> Response:
         return JSONResponse(RequestError("the server failed", status=500, kind="server_error").body, 500)
-
-    return app
