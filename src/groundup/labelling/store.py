@@ -167,7 +167,7 @@ class Store:
                 of_pair[row["key"]] = dict(row)
             else:
                 of_pair.pop(row["undoes"], None)
-        numbers = dict(connection.execute(sa.select(pairs.c.pair_id, pairs.c.number)).tuples().all())
+        numbers = {row.pair_id: row.number for row in connection.execute(sa.select(pairs.c.pair_id, pairs.c.number))}
         last = [list(of_pair.values())[-1] for of_pair in said.values() if of_pair]
         return sorted(last, key=lambda event: (numbers[event["pair_id"]], event["annotator"]))
 
