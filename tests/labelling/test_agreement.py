@@ -80,7 +80,8 @@ def test_bias_counts_only_what_can_show_it():
 
 
 def test_a_summary_of_two_annotators():
-    told = [event(name, choice, pair) for pair, both in {"1": "aa", "2": "bb", "3": "ab"}.items() for name, choice in zip("xy", both)]
+    said = {"1": "aa", "2": "bb", "3": "ab"}
+    told = [event(name, both[column], pair) for pair, both in said.items() for column, name in enumerate("xy")]
     told += [event("x", "skip", "4"), event("y", "a", "4", gold="b")]
     found = summary(told)
     assert found["raw_agreement"] == pytest.approx(2 / 3)

@@ -85,7 +85,8 @@ def test_what_is_wrong_is_refused_by_name_and_the_rest_is_stored(project, served
         for path, body, status in (
             ("next", {}, 400), ("next", {"annotator": "\n"}, 400), ("next", {"annotator": "a", "count": 0}, 400),
             ("next", b"{", 400), ("judgements", {"annotator": "ada", "judgements": []}, 400), ("none", {}, 404),
-            ("judgements", b"[" * 100_000, 400), ("judgements", b" " * (1 << 20) + b"{}", 413), ("next", {"annotator": "\ud800"}, 400),
+            ("judgements", b"[" * 100_000, 400), ("judgements", b" " * (1 << 20) + b"{}", 413),
+            ("next", {"annotator": "\ud800"}, 400),
         ):  # fmt: skip
             assert post(address, path, body)[0] == status, (path, body[:20] if isinstance(body, bytes) else body)
         assert post(address, "next", {"annotator": "a"}, host="evil.example")[0] == 403

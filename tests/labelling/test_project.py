@@ -107,7 +107,10 @@ def test_where_reward_models_disagree_comes_first(tmp_path):
     assert [pairs[one.pair_id].disagreement for one in shown(store, "ada", 5)] == [2, 2, 1, 1, 0]
 
 
-@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["left", "right", "tie", "skip", "undo"]), st.booleans()), max_size=25))
+ACT = st.tuples(st.integers(0, 2), st.sampled_from(["left", "right", "tie", "skip", "undo"]), st.booleans())
+
+
+@given(st.lists(ACT, max_size=25))
 @settings(max_examples=15)
 def test_the_log_is_the_last_word_of_each_whatever_is_sent_again(tmp_path_factory, acts):
     store = open_store(str(tmp_path_factory.mktemp("p") / "labels.db"), make=True)
@@ -153,7 +156,7 @@ def test_export_is_deterministic_and_read_back(project, tmp_path):
         mine = {one.pair_id: one for one in shown(store, name, 4)}
         with store.transaction() as connection:
             wanted = list(store.pairs(connection).values())
-        for pair, choice in reversed(list(zip(wanted, choices))):
+        for pair, choice in reversed(list(zip(wanted, choices, strict=True))):
             one = mine[pair.pair_id]
             said = ("left" if one.left == pair.a else "right") if choice == "a" else choice
             if choice == "b":
@@ -174,7 +177,8 @@ def test_export_is_deterministic_and_read_back(project, tmp_path):
 def test_judgements_made_elsewhere_are_brought_once(tmp_path):
     file = tmp_path / "log.jsonl"
     rows = [judgement("q", "x y", "z", "x", f"p{n}", 0.0, "a") for n in range(3)]
-    rows += [{**row, "annotator": "ada", "choice": "tie"} for row in rows] + [{**rows[0], "choice": "c"}, {"prompt": "q", "a": "x"}]
+    rows += [{**row, "annotator": "ada", "choice": "tie"} for row in rows]
+    rows += [{**rows[0], "choice": "c"}, {"prompt": "q", "a": "x"}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     store = open_store(str(tmp_path / "labels.db"), make=True)
     first = bring_files(store, [file], False, "disagreement", {"overlap": 2})
