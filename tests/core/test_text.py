@@ -11,7 +11,8 @@ import groundup
 from groundup.core.text import MESSAGE_CHARACTERS, json_printable, message, printable, visible
 
 SOURCES = Path(groundup.__file__).parent
-OUTLETS = {"printable", "message", "json_printable"}
+# `marked_rows` has its own colours around text that passed the first.
+OUTLETS = {"printable", "message", "json_printable", "marked_rows"}
 ANYTHING = st.text(st.characters(exclude_categories=()))
 HOSTILE = st.text(st.sampled_from("a[/b]\x00\x1b\x7f\x9b\r\u202e\u2066\ud800\udfff\ufeff\U000e0041 \n\tü語"))
 

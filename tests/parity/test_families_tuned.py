@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import groundup
-from groundup.evaluation.scoring import opening_of
+from groundup.evaluation.open_model import opening_of
 from groundup.pipeline.artifacts import tokenizer_of
 from groundup.pipeline.recipe import resolve
 from groundup.tokenizer.chat import render

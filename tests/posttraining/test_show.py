@@ -8,12 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.core.text import printable
+from groundup.posttraining import show
 from groundup.posttraining.rows import conversation
-from groundup.posttraining.show import marked
 from groundup.tokenizer.tokenizer import Tokenizer
 
 TURNS = [("user", "what"), ("assistant", "the\npath"), ("user", "and 漢"), ("assistant", "it")]
 COLOURS = re.compile("\x1b\\[[0-9;]*m")
+
+
+def marked(tokenizer, row, colour):
+    return show._marked([*show._texts(tokenizer, row)], colour)
 
 
 def row(texts, **more):

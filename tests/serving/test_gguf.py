@@ -75,7 +75,7 @@ def test_more_rows_than_tokens_are_unused(toy_decoder, toy_tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    ({"model_type": "qwen3", "rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "stretched"), ({}, "--type"),
+    ({"model_type": "qwen3", "rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "stretched"), ({}, "type 'q4'"),
 ])  # fmt: skip
 def test_what_is_refused(toy_decoder, toy_tokenizer, tmp_path, change, said):
     folders.save(tmp_path / "model", toy_decoder(vocab_size=toy_tokenizer.size, **change), toy_tokenizer, chat=False)

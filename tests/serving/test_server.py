@@ -323,7 +323,7 @@ def test_what_the_verb_refuses(served_folders, groundup_here, tmp_path):
     base = served_folders["base"]
     for words, said in (
         ([base, "--host", "0.0.0.0"], "key"), ([tmp_path], "empty folder"), ([base, base], "two models"),
-        ([base, "--host", "192.0.2.1"], "--host"),
+        ([base, "--host", "192.0.2.1"], "host 192.0.2.1"),
     ):  # fmt: skip
         done = groundup_here("serve", *words)
         assert done.returncode == 2 and said in done.stderr and len(done.stderr) < 400, words

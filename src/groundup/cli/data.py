@@ -32,8 +32,8 @@ def show(
     rows: Annotated[int, typer.Option(min=1, max=10_000, help="Of each file, from its beginning.")] = 3,
 ) -> None:
     """Show which tokens of your rows are trained: in colour, or as {+text+} where there is no terminal."""
-    from groundup.posttraining.show import show as mark
+    from groundup.posttraining.show import marked_rows, show
 
-    text, found = mark(model, files, rows, sys.stderr.isatty() and "NO_COLOR" not in os.environ)
-    print(text, file=sys.stderr)
+    shown, found = show(model, files, rows)
+    print(marked_rows(shown, sys.stderr.isatty() and "NO_COLOR" not in os.environ), file=sys.stderr)
     result(found)

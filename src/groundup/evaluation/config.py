@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from groundup.core.config import Positive, Section
+from groundup.core.config import MOST, Positive, Section
 
 
 class EvaluationConfig(Section):
@@ -18,7 +18,7 @@ class BenchmarksConfig(Section):
 
     tasks: list[str] = []  # shipped ones by name, or task files
     data: str = ""  # the folder of their examples
-    limit: Annotated[int, Field(ge=0)] = 0  # examples a task; 0: all
+    limit: Annotated[int, Field(ge=0, le=MOST)] = 0  # examples a task; 0: all
     contamination: bool = False  # also whether each task was trained on: order and overlap with the run's corpus
     leaderboard: str = ""  # a file that gets the rows
 

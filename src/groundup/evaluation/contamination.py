@@ -332,7 +332,7 @@ def shown(found: dict[str, Any]) -> str:
                        ("shuffled_within", "shuffled within the same")):  # fmt: skip
         lines += [f"{title} {', '.join(order[key])[:100]}"] if order[key] else []
     if (held := found["overlap"]) is None:
-        return "\n".join([*lines, "no corpus to look in; --corpus DIR gives one"])
+        return "\n".join([*lines, "no corpus was given to look in"])
     lines.append(
         f"13-grams: {held['found']} of {held['examples']} examples are in {held['documents']:,} documents; "
         f"{held['too_short']} are too short to look for"

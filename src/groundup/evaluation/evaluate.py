@@ -31,6 +31,8 @@ from groundup.evaluation.scoring import CONVENTIONS, Record, conventions_of, rec
 from groundup.evaluation.tasks import Example, Examples, Task, begin, corpus_texts, open_task, read_settings, shipped
 
 logger = logging.getLogger(__name__)
+# By model and task: of each example whether it is right, and its cluster.
+Rights = dict[tuple[str, str], dict[int, tuple[float, str]]]
 
 FIRST_PART, PART = 8, 128  # examples
 
@@ -83,7 +85,7 @@ def evaluate(
         for task, examples in (clean, *variants.get(clean[0].name, []))
     ]
     results: list[dict[str, Any]] = []
-    rights: dict[tuple[str, str], dict[int, tuple[float, str]]] = {}
+    rights: Rights = {}
     speeds: dict[str, dict[str, Any]] = {}
     rows: list[dict[str, Any]] = []
     start = time.perf_counter()
@@ -108,19 +110,23 @@ def evaluate(
     for task, examples in asked:
         if examples.refused:
             logger.warning("%s: rows skipped: %s", task.name, examples.refused)
-    comparisons = [
-        {"task": task.name, "models": [first, second], **compared}
-        for task, _ in asked
-        for number, first in enumerate(models)
-        for second in models[number + 1 :]
-        if (compared := _compared(rights[first, task.name], rights[second, task.name]))
-    ]
-    everything = {"results": results, "comparisons": comparisons}
+    everything = {"results": results, "comparisons": _comparisons(models, opened, rights)}
     if out:
         write_json(out / "results.json", everything)
     if leaderboard:
         append(leaderboard, rows)
     return everything
+
+
+def _comparisons(models: Sequence[str], tasks: Sequence[Task], rights: Rights) -> list[dict[str, Any]]:
+    """Of every two models on every task."""
+    return [
+        {"task": task.name, "models": [first, second], **compared}
+        for task in tasks
+        for number, first in enumerate(models)
+        for second in models[number + 1 :]
+        if (compared := _compared(rights[first, task.name], rights[second, task.name]))
+    ]
 
 
 def listing() -> dict[str, Any]:

@@ -172,7 +172,7 @@ def load(path: Path) -> tuple[list[Row], list[str]]:
     for one in said:
         logger.warning("%s: %s", path, one)
     if not rows:
-        raise UserError(f"{path}: no row of a leaderboard{f': {bad[0]}' if bad else ''}; `evaluate --leaderboard` adds some")
+        raise UserError(f"{path}: no row of a leaderboard{f': {bad[0]}' if bad else ''}; `groundup evaluate` adds some where it is told of the file")
     return rows, said
 
 

@@ -217,4 +217,7 @@ def _suggestion(location: list[str | int]) -> str:
         near = difflib.get_close_matches(str(name), keys, n=1, cutoff=0.8)
         if near:
             return f"; did you mean {section + '.' if section else ''}{near[0]}?"
-    return f"; known here: {', '.join(everywhere.get(here, []))}"
+    known = ", ".join(everywhere.get(here, []))
+    if len(known) > 120:
+        known = known[:120].rpartition(", ")[0] + " and others"
+    return f"; known here: {known}"

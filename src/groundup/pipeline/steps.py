@@ -157,7 +157,7 @@ def run(recipe: Recipe, folder: Path) -> Results:
 def _show(seconds: dict[str, float], figures: dict[str, Results]) -> None:
     """The table at the end, for people, unless they want it quiet."""
     if (log.shown() or 0) <= logging.INFO:
-        print(f"\n{summary(seconds, figures)}\n", file=sys.stderr, flush=True)
+        print(printable(f"\n{summary(seconds, figures)}\n"), file=sys.stderr, flush=True)
 
 
 def _figures(kind: str, results: Results) -> Results:

@@ -21,13 +21,17 @@ from groundup.tokenizer.tokenizer import StreamDecoder, Tokenizer
 TRAINED, PLAIN, END = ("\x1b[30;42m", "\x1b[30;102m"), "\x1b[2m", "\x1b[0m"
 
 
-def show(folder: Path, files: Sequence[Path], count: int, colour: bool) -> tuple[str, dict[str, Any]]:
-    """The first `count` rows of the files with what is trained of them marked, and {"rows", "tokens", "trained", "left_out"}.
+Shown = list[tuple[str, list[tuple[str, bool]]]]  # of each row a head, and its text by tokens with whether each is trained
+
+
+def show(folder: Path, files: Sequence[Path], count: int) -> tuple[Shown, dict[str, Any]]:
+    """The first `count` rows of the files with what is trained of them, and {"rows", "tokens", "trained", "left_out"}.
 
     `folder`: of the model, whose tokenizer and chat template are used. Raises UserError where a file has no row to show.
     """
     tokenizer, left_out = of_model(folder), Counter[str]()
-    lines, tokens, trained, rows = [], 0, 0, 0
+    shown: Shown = []
+    tokens = trained = rows = 0
     for given in files:
         refused = Refused()
         found = list(islice(read(given.expanduser(), _either, refused, Counter()), count))
@@ -38,15 +42,19 @@ def show(folder: Path, files: Sequence[Path], count: int, colour: bool) -> tuple
             rows += 1
             for name, row in one.items():
                 tokens, trained = tokens + len(row[0]), trained + sum(row[1])
-                lines.append(f"--- row {rows}{name}: {sum(row[1]):,} of {len(row[0]):,} tokens are trained")
-                lines.append(marked(tokenizer, row, colour))
-    return "\n".join(lines), {"rows": rows, "tokens": tokens, "trained": trained, "left_out": dict(left_out)}
+                head = f"--- row {rows}{name}: {sum(row[1]):,} of {len(row[0]):,} tokens are trained"
+                shown.append((head, [*_texts(tokenizer, row)]))
+    return shown, {"rows": rows, "tokens": tokens, "trained": trained, "left_out": dict(left_out)}
 
 
-def marked(tokenizer: Tokenizer, row: Row, colour: bool) -> str:
-    """The text of a row, its trained tokens marked; nothing in it can command a terminal."""
+def marked_rows(shown: Shown, colour: bool) -> str:
+    """For a terminal: trained tokens in colour, or as {+text+}. Nothing in the text can command it."""
+    return "\n".join(f"{head}\n{_marked(texts, colour)}" for head, texts in shown)
+
+
+def _marked(texts: Sequence[tuple[str, bool]], colour: bool) -> str:
     parts, number = [], 0
-    for text, says in _texts(tokenizer, row):
+    for text, says in texts:
         if colour:
             lines = text.split("\n")  # a colour that goes over a line end would paint the rest of the line
             parts.append("\n".join(f"{TRAINED[number % 2] if says else PLAIN}{line}{END}" if line else "" for line in lines))

@@ -38,7 +38,7 @@ def export(source: Path, out: Path, kind: str = "f16", stage: str | None = None)
     Raises UserError for a model or tokenizer that a GGUF cannot hold, with the reason.
     """
     if kind not in TYPES:
-        raise UserError(f"--type {kind[:40]}: choose one of {', '.join(TYPES)}")
+        raise UserError(f"type {kind[:40]!r}: choose one of {', '.join(TYPES)}")
     folder = model_folder(source, stage)
     model, tokenizer = load_decoder(folder), of_model(folder)
     _check(folder, model, tokenizer)

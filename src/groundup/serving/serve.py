@@ -23,7 +23,7 @@ def serve(
     Raises UserError for an address that is not free, and for one that others can reach where no key is given.
     """
     if host not in LOOPBACK and not key:
-        raise UserError(f"--host {host}: others can reach it, so a key is needed: set GROUNDUP_KEY")
+        raise UserError(f"host {host}: others can reach it, so a key is needed: set GROUNDUP_KEY")
     listening = bind(host, port)
     models = open_all(specs, capacity)
     for model in models.values():
@@ -47,5 +47,5 @@ def bind(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
         listening.listen(1024)
     except OSError as error:
-        raise UserError(f"{host}:{port}: cannot be listened on ({error.strerror}); choose another --port") from None
+        raise UserError(f"{host}:{port}: cannot be listened on ({error.strerror}); choose another port") from None
     return listening
