@@ -49,6 +49,7 @@ def annotator(browser):
 
 def prefer(page, wanted):
     """Press the key that says of the pair on the page what `wanted` says of its question: a, b or tie."""
+    page.wait_for_selector("#pair:visible")
     question = page.locator("#prompt .text").first.inner_text()
     choice = wanted[question]
     key = "3" if choice == "tie" else "1" if page.inner_text("#left").startswith(f"answer {choice}") else "5"

@@ -4,7 +4,6 @@ import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib import resources
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
@@ -17,10 +16,9 @@ from starlette.concurrency import run_in_threadpool
 from groundup.core.errors import UserError
 from groundup.labelling.assignment import Said, progress, record, take
 from groundup.labelling.store import Store, now
-from groundup.serving.api import PAGE_POLICY, answer_errors
 from groundup.serving.guard import LOOPBACK, Guard, body_of
 from groundup.serving.protocol import Body, RequestError, read
-from groundup.serving.serve import bind
+from groundup.serving.web import answer_errors, bind, page
 
 logger = logging.getLogger(__name__)
 LARGEST_BODY = 1 << 20  # bytes: a hundred judgements with a reason each
@@ -127,11 +125,10 @@ def _judged(given: Mapping[str, Any]) -> Judged:
 
 
 def create_app(store: Store, hosts: tuple[str, ...] = LOOPBACK) -> FastAPI:
-    server, text = Server(store), (resources.files("groundup.labelling") / "pages" / "label.html").read_text(encoding="utf-8")
+    server = Server(store)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, hosts=hosts, key=None)  # type: ignore[arg-type]
-    headers = {"content-security-policy": PAGE_POLICY, "x-content-type-options": "nosniff"}
-    app.get("/", response_class=HTMLResponse)(lambda: HTMLResponse(text, headers=headers))
+    app.get("/", response_class=HTMLResponse)(lambda: page("groundup.labelling", "label.html"))
     app.get("/health")(lambda: {"status": "ok"})
     app.get("/project")(server.project)
     app.post("/next")(server.next)
@@ -159,7 +156,7 @@ def serve(store: Store, host: str, port: int, names: Sequence[str]) -> dict[str,
     """
     with store.transaction() as connection:
         if host not in LOOPBACK and not store.wants_tokens(connection):
-            raise UserError(f"--host {host}: others can reach it, so annotators need tokens: `groundup label invite`")
+            raise UserError(f"host {host}: others can reach it, so annotators need tokens: `groundup label invite`")
     listening = bind(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     logger.info(f"a page to label at {address}/; Ctrl-C ends, nothing that was said is lost")
