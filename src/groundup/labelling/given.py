@@ -16,9 +16,10 @@ from typing import Any
 
 from groundup.core.errors import UserError
 from groundup.data.contracts import nothing, read
+from groundup.data.conversations import Conversation, in_order, instruction, read_prompt, without_tools
 from groundup.data.messages import BadRow
-from groundup.data.preferences import Preference, preference_of
-from groundup.data.rows import Refused
+from groundup.data.preferences import preference_of
+from groundup.data.rows import Refused, well_formed
 from groundup.data.simulated_annotator import side_shown_left
 from groundup.labelling.assignment import bring
 from groundup.labelling.store import CHOICES, Pair, Store, now, pair_id_of
@@ -27,11 +28,11 @@ LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
-class GivenPair(Preference):
-    """`chosen` is the answer a, `rejected` b, whichever is better; `event` is a judgement of it."""
+class GivenPair(Conversation):
+    """`messages` lead to the answers of `pair`; `event` is a judgement of it."""
 
-    pair: Pair | None = None
-    event: Mapping[str, Any] | None = None
+    pair: Pair
+    event: Mapping[str, Any] | None
 
 
 def bring_files(
@@ -49,7 +50,6 @@ def bring_files(
             mine, formats = Refused(), Counter[str]()
             rows = read(path.expanduser(), lambda row: given_of(row, gold, disagreement), mine, formats)
             for number, one in enumerate(rows):
-                assert one.pair is not None
                 new = store.add(connection, one.pair)
                 counts["pairs"] += new
                 brought = one.event is not None and bring(store, connection, dict(one.event), now())
@@ -64,23 +64,35 @@ def bring_files(
 
 
 def given_of(row: Mapping[str, Any], gold: bool, disagreement: str) -> GivenPair:
-    """Raises BadRow where it is neither a pair nor a preference."""
+    """Raises BadRow where it is neither a pair nor a preference. An answer may be empty: people say which is better still."""
     is_pair = row.get("a") is not None and row.get("b") is not None
-    sides = {"chosen": row["a"], "rejected": row["b"], "margin": None} if is_pair else {}
-    found = preference_of({**row, **sides})
-    prompt = [message.row for message in found.prompt]
-    a, b, known = found.chosen.content, found.rejected.content, _text(row, "gold", 8)
-    if not is_pair:
-        known = "a" if gold else None
-        if blake2b(f"{prompt}{a}{b}".encode("utf-8", "replace"), digest_size=1).digest()[0] & 1:  # a is no better than b
-            a, b, known = b, a, known and "b"
+    if is_pair:
+        without_tools(row)
+        messages = instruction(row) if row.get("prompt") is None and row.get("instruction") else read_prompt(row.get("prompt"))
+        in_order(messages, add_generation_prompt=True)
+        a, b, known = _answer(row, "a"), _answer(row, "b"), _text(row, "gold", 8)
+    else:
+        found = preference_of(row)
+        messages, a, b, known = found.prompt, found.chosen.content, found.rejected.content, "a" if gold else None
+    if a.strip() == b.strip():
+        raise BadRow("two equal answers")
+    if any("\0" in text or "\ufffd" in well_formed(text) for text in (a, b)):
+        raise BadRow("invalid UTF-8", "an answer has characters that are no text")
+    prompt = [message.row for message in messages]
+    if not is_pair and int(pair_id_of(prompt, a, b), 16) & 1:  # so that a is no better than b
+        a, b, known = b, a, known and "b"
     if known not in (None, "a", "b", "tie"):
         raise BadRow("gold must be a, b or tie")
     identifier = _text(row, "pair_id") or pair_id_of(prompt, a, b)
     models = _text(row, "model_a", 200), _text(row, "model_b", 200)
     pair = Pair(identifier, prompt, a, b, *models, known, _number(row, disagreement))
-    event = _event(row, identifier) if is_pair and row.get("choice") is not None else None
-    return GivenPair(found.prompt, found.chosen, found.rejected, pair=pair, event=event)
+    return GivenPair(messages, pair, _event(row, identifier) if is_pair and row.get("choice") is not None else None)
+
+
+def _answer(row: Mapping[str, Any], name: str) -> str:
+    if not isinstance(row[name], str):
+        raise BadRow("an answer that is no text", f"{name} must be text, not {type(row[name]).__name__}")
+    return row[name]
 
 
 def _event(row: Mapping[str, Any], pair_id: str) -> dict[str, Any]:
