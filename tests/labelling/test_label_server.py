@@ -2,17 +2,20 @@
 
 import json
 import os
+import shutil
+import subprocess
+import tempfile
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from groundup.core.errors import UserError
-from groundup.labelling.results import log_of
+from groundup.labelling.results import log_of, report
 from groundup.labelling.serve import invite, serve
-from groundup.labelling.store import Pair, Store, metadata, open_store
+from groundup.labelling.store import Pair, open_store
 
 
 def post(address, path, body, **headers):
@@ -108,8 +111,6 @@ def test_tokens_say_who_it_is(project, served):
 
 
 def _files(store):
-    from pathlib import Path
-
     return Path(store.address).parent.glob(Path(store.address).name + "*")
 
 
@@ -118,20 +119,39 @@ def test_an_address_that_others_reach_needs_tokens(project):
         serve(project(1), "0.0.0.0", 0, [])
 
 
-def test_postgres(served):
-    address = os.environ.get("GROUNDUP_POSTGRES")
-    if not address:
-        pytest.skip("no Postgres: set GROUNDUP_POSTGRES=postgresql+psycopg://user@host/database, whose tables are emptied")
-    store: Store = open_store(address, make=True)
-    with store.engine.begin() as connection:
-        for table in reversed(metadata.sorted_tables):
-            connection.execute(sa.delete(table))
-    store = open_store(address, make=True)
+@pytest.fixture
+def postgres(tmp_path):
+    """Address of a Postgres that is started for this test; root starts it as the user `postgres`, since it refuses root."""
+    pytest.importorskip("psycopg", reason="no psycopg: pip install 'psycopg[binary]'")
+    found = [path for path in (shutil.which("initdb"), *sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))) if path]
+    if not found:
+        pytest.skip("no Postgres server is installed: apt-get install postgresql")
+    folder, as_user = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp")), []
+    if os.getuid() == 0:
+        if subprocess.run(["id", "postgres"], capture_output=True).returncode:
+            pytest.skip("Postgres does not run as root, and there is no user postgres")
+        shutil.chown(folder, "postgres")
+        as_user = ["runuser", "-u", "postgres", "--"]
+    programs, data = Path(found[0]).resolve().parent, folder / "data"
+    quiet = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": "/"}
+    subprocess.run([*as_user, programs / "initdb", "-D", data, "-A", "trust", "-U", "ada", "--no-sync"], **quiet)
+    options = f"-c listen_addresses='' -k {folder} -c fsync=off"
+    control = [*as_user, programs / "pg_ctl", "-D", data, "-w"]
+    subprocess.run([*control, "-o", options, "start"], **quiet)
+    yield f"postgresql+psycopg://ada@/postgres?host={folder}"
+    subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
+    shutil.rmtree(folder)
+
+
+def test_postgres(served, postgres):
+    store = open_store(postgres, make=True)
     with store.transaction() as connection:
         store.change(connection, {"overlap": 2})
         for n in range(6):
             store.add(connection, Pair(f"p{n}", [{"role": "user", "content": f"q{n}"}], "x", "y"))
-    with served(store) as first, served(open_store(address)) as second, ThreadPoolExecutor(4) as pool:
+    with served(store) as first, served(open_store(postgres)) as second, ThreadPoolExecutor(4) as pool:
         names = ("ada", "bob", "cy", "dee")
         work = [pool.submit(label_all, (first, second)[n % 2], name) for n, name in enumerate(names)]
         assert sum(len(one.result()) for one in work) == 12 == len(log_of(store))
+    assert report(store)["raw_agreement"] is not None
+    store.engine.dispose()

@@ -39,13 +39,16 @@ def make(
         if chats:
             answers.append([text for text, _ in answer(model, tokenizer, asked, sampling, seed * 2 + number)])
         else:
-            answers.append([text.strip() for text in answer_plainly(model, tokenizer, asked, sampling, seed * 2 + number)])
+            answers.append(answer_plainly(model, tokenizer, asked, sampling, seed * 2 + number))
     counts = Counter[str]()
     with store.transaction() as connection:
         store.change(connection, changes)
-        for row, a, b in zip(rows, *answers, strict=True):
+        for row, *both in zip(rows, *answers, strict=True):
+            a, b = (text.rstrip("\ufffd").strip() for text in both)  # the limit may have cut a character in two
             if not a or not b:
                 dropped["an empty answer"] += 1
+            elif "\0" in a + b or "\ufffd" in a + b:
+                dropped["an answer that is no text"] += 1  # no reader of preferences would take it
             elif a == b:
                 dropped["two equal answers"] += 1
             else:
