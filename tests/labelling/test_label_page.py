@@ -184,3 +184,27 @@ def test_by_a_link_with_a_token(browser, project, served):
         sent(page)
         page.context.close()
     assert [event["annotator"] for event in log_of(store)] == ["ada"]
+
+
+def test_what_waits_is_sent_with_a_new_token_of_the_same_person_and_of_nobody_else(browser, project, served):
+    from groundup.labelling.serve import invite
+
+    store = project(2, overlap=2)
+    with served(store) as address:
+        tokens = invite(store, ["ada", "bob"])
+        page = browser.new_context().new_page()
+        page.goto(f"{address}/#token={tokens['ada']}")
+        page.wait_for_selector("#pair:visible")
+        new = invite(store, ["ada"])["ada"]
+        page.keyboard.press("1")  # refused: the token is void
+        for token in (tokens["bob"], new):
+            page.wait_for_selector("#token:visible")
+            page.fill("#token", token)
+            page.press("#token", "Enter")
+            page.wait_for_selector("#pair:visible")
+            if token != new:
+                assert log_of(store) == []
+                page.click("#leave")
+        sent(page)
+        page.context.close()
+    assert [event["annotator"] for event in log_of(store)] == ["ada"]

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
 from groundup.labelling.results import log_of, report
@@ -88,7 +90,7 @@ def test_what_is_wrong_is_refused_by_name_and_the_rest_is_stored(project, served
         for path, body, status in (
             ("next", {}, 400), ("next", {"annotator": "\n"}, 400), ("next", {"annotator": "a", "count": 0}, 400),
             ("next", b"{", 400), ("judgements", {"annotator": "ada", "judgements": []}, 400), ("none", {}, 404),
-            ("judgements", b"[" * 100_000, 400), ("judgements", b" " * (1 << 20) + b"{}", 413),
+            ("judgements", b"[" * 100_000, 400), ("judgements", b" " * (8 << 20) + b"{}", 413),
             ("next", {"annotator": "\ud800"}, 400),
         ):  # fmt: skip
             assert post(address, path, body)[0] == status, (path, body[:20] if isinstance(body, bytes) else body)
@@ -117,6 +119,29 @@ def _files(store):
 def test_an_address_that_others_reach_needs_tokens(project):
     with pytest.raises(UserError, match="tokens"):
         serve(project(1), "0.0.0.0", 0, [])
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4), max_leaves=8,
+)  # fmt: skip
+FIELDS = ("annotator", "count", "judgements", "key", "pair_id", "choice", "strength", "seconds", "reason", "undoes")
+JUDGED = st.dictionaries(st.sampled_from(FIELDS), JSON | st.sampled_from(["left", "undo", "key-00001"]), max_size=10)
+OPTIONAL = {"annotator": st.just("ada") | JSON, "count": JSON, "judgements": st.lists(JUDGED) | JSON}
+BODY = st.fixed_dictionaries({}, optional=OPTIONAL)
+
+
+def test_whatever_is_sent_no_request_fails_inside(project, served):
+    store = project(2)
+    with served(store) as address:
+
+        @given(st.sampled_from(["next", "judgements"]), BODY | JSON)
+        @settings(max_examples=150)
+        def sent(path, body):
+            assert post(address, path, body)[0] in (200, 400)
+
+        sent()
+    assert log_of(store) == []
 
 
 @pytest.fixture

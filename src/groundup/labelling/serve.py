@@ -21,7 +21,7 @@ from groundup.serving.protocol import Body, RequestError, read
 from groundup.serving.web import answer_errors, bind, page
 
 logger = logging.getLogger(__name__)
-LARGEST_BODY = 1 << 20  # bytes: a hundred judgements with a reason each
+LARGEST_BODY = 8 << 20  # bytes: a hundred judgements with a reason each
 Key = Annotated[str, Field(min_length=8, max_length=100, pattern="^[!-~]+$")]
 PairId = Annotated[str, Field(min_length=1, max_length=100)]
 
