@@ -211,3 +211,15 @@ def test_bad_projects_are_refused_in_a_line(tmp_path):
     with pytest.raises(UserError) as found:
         open_store("postgresql+psycopg://ada:secret@127.0.0.1:1/none")
     assert "secret" not in str(found.value)
+
+
+def test_a_log_that_is_written_can_be_brought_to_another_project(project, tmp_path):
+    store = project(3, gold=1, gold_every=2)
+    for one, choice in zip(shown(store, "ada", 4), ("left", "right", "tie", "skip"), strict=True):
+        say(store, "ada", one, choice, strength="slightly", seconds=1.5, reason="so\nit is")
+    export(store, tmp_path / "out")
+    other = open_store(str(tmp_path / "other.db"), make=True)
+    found = bring_files(other, [tmp_path / "out" / "preferences.judgements.jsonl"], False, "disagreement", {})
+    assert (found["pairs"], found["judgements"], found["dropped"]) == (4, 4, {})
+    same = [[{**event, "at": 0} for event in sorted(log_of(one), key=lambda event: event["pair_id"])] for one in (store, other)]
+    assert same[0] == same[1]
