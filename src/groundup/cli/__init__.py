@@ -18,6 +18,7 @@ from groundup.cli.corpus import corpus
 from groundup.cli.data import data
 from groundup.cli.evaluate import evaluate
 from groundup.cli.export import export
+from groundup.cli.label import label
 from groundup.cli.leaderboard import leaderboard
 from groundup.cli.options import LARGEST_SEED, MOST_TOKENS, DryRun, RunFolder, Settings, finite, result
 from groundup.cli.scale import scale
@@ -207,6 +208,7 @@ app.add_typer(corpus, name="corpus")
 app.add_typer(tokenizer, name="tokenizer")
 app.add_typer(data, name="data")
 app.add_typer(scale, name="scale")
+app.add_typer(label, name="label")
 
 
 def main() -> None:

@@ -4,16 +4,12 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, asynccontextmanager
-from importlib import resources
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
-from groundup.core.errors import UserError
 from groundup.serving.answering import answer, ask, stream
 from groundup.serving.guard import LOOPBACK, Guard, body_of
 from groundup.serving.models import ServedModel
@@ -26,12 +22,10 @@ from groundup.serving.protocol import (
     TokenizeRequest,
     read,
 )
+from groundup.serving.web import answer_errors, page
 
 logger = logging.getLogger(__name__)
 LARGEST_BODY = 8 << 20  # bytes: a context of a million tokens, as ids
-# No outside address, nothing evaluated from text, in no frame.
-PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; " \
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 Kind = TypeVar("Kind", bound=Body)
 
 
@@ -129,12 +123,6 @@ def _label(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
 
 
-def page(name: str) -> HTMLResponse:
-    """A page of this folder's `pages`."""
-    text = (resources.files("groundup.serving") / "pages" / name).read_text(encoding="utf-8")
-    return HTMLResponse(text, headers={"content-security-policy": PAGE_POLICY, "x-content-type-options": "nosniff"})
-
-
 def create_app(models: dict[str, ServedModel], hosts: tuple[str, ...] = LOOPBACK, key: str | None = None) -> FastAPI:
     """The ASGI app; the models' schedulers work while it runs."""
 
@@ -158,27 +146,6 @@ def create_app(models: dict[str, ServedModel], hosts: tuple[str, ...] = LOOPBACK
     app.get("/tokenizer_info")(server.tokenizer_info)
     app.get("/health")(server.health)
     app.get("/metrics")(server.metrics)
-    app.get("/", response_class=HTMLResponse)(lambda: page("chat.html"))
-
-    @app.exception_handler(RequestError)
-    async def refused(_: Request, error: RequestError) -> Response:
-        return JSONResponse(error.body, error.status, error.headers)
-
-    @app.exception_handler(UserError)
-    async def unusable(_: Request, error: UserError) -> Response:
-        return JSONResponse(RequestError(str(error)).body, 400)
-
-    @app.exception_handler(HTTPException)
-    async def no_route(request: Request, error: HTTPException) -> Response:
-        text = f"{request.method} {request.url.path[:80]}: {error.detail}"
-        return JSONResponse(RequestError(text).body, error.status_code, error.headers)
-
-    @app.exception_handler(ClientDisconnect)
-    async def gone(_: Request, error: ClientDisconnect) -> Response:
-        return Response(status_code=400)  # nobody reads it
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> Response:
-        return JSONResponse(RequestError("the server failed", status=500, kind="server_error").body, 500)
-
+    app.get("/", response_class=HTMLResponse)(lambda: page("groundup.serving", "chat.html"))
+    answer_errors(app)
     return app

@@ -1,7 +1,6 @@
 """`groundup serve`: open the models, bind the address, answer until Ctrl-C."""
 
 import logging
-import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from groundup.core.errors import UserError
 from groundup.serving.api import create_app
 from groundup.serving.guard import LOOPBACK
 from groundup.serving.models import Capacity, open_all
+from groundup.serving.web import bind
 
 logger = logging.getLogger(__name__)
 
@@ -37,15 +37,3 @@ def serve(
     uvicorn.Server(config).run(sockets=[listening])
     counts = {name: dict(model.scheduler.counts) for name, model in models.items()}
     return {"address": address, "models": counts}
-
-
-def bind(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.socket(family)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(1024)
-    except OSError as error:
-        raise UserError(f"{host}:{port}: cannot be listened on ({error.strerror}); choose another port") from None
-    return listening

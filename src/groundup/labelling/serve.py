@@ -1,0 +1,167 @@
+"""The labelling page and its routes."""
+
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+import sqlalchemy as sa
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse
+from pydantic import Field
+from starlette.concurrency import run_in_threadpool
+
+from groundup.core.errors import UserError
+from groundup.labelling.assignment import Said, progress, record, take
+from groundup.labelling.store import Store, now
+from groundup.serving.guard import LOOPBACK, Guard, body_of
+from groundup.serving.protocol import Body, RequestError, read
+from groundup.serving.web import answer_errors, bind, page
+
+logger = logging.getLogger(__name__)
+LARGEST_BODY = 8 << 20  # bytes: a hundred judgements with a reason each
+Key = Annotated[str, Field(min_length=8, max_length=100, pattern="^[!-~]+$")]
+PairId = Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class Asking(Body):
+    annotator: Annotated[str, Field(max_length=100)] | None = None
+
+
+class NextRequest(Asking):
+    count: Annotated[int, Field(ge=1, le=20)] = 1
+
+
+class Judged(Body):
+    key: Key
+    pair_id: PairId
+    choice: Literal["left", "right", "tie", "both_bad", "skip", "undo"]
+    strength: Literal["better", "slightly"] = "better"
+    seconds: Annotated[float, Field(ge=0, le=86_400)] | None = None
+    reason: Annotated[str, Field(max_length=10_000)] | None = None
+    undoes: Key | None = None
+
+
+class JudgementsRequest(Asking):
+    judgements: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=100)]
+
+
+class Server:
+    """The routes over one project. Every one of them works in one transaction, so whatever was answered is on the disk."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    async def project(self) -> dict[str, Any]:
+        def found() -> dict[str, Any]:
+            with self.store.transaction() as connection:
+                return {"tokens": self.store.wants_tokens(connection)}
+
+        return await run_in_threadpool(found)
+
+    async def next(self, request: Request) -> dict[str, Any]:
+        wanted = read(NextRequest, await body_of(request, LARGEST_BODY))
+
+        def found() -> dict[str, Any]:
+            with self.store.transaction() as connection:
+                name = self._who(connection, request, wanted)
+                shown = take(self.store, connection, name, wanted.count, now())
+                done = progress(self.store, connection, name)
+                guidelines = self.store.settings(connection)["guidelines"]
+            return {"annotator": name, "guidelines": guidelines, "pairs": [asdict(one) for one in shown], "progress": done}
+
+        return await run_in_threadpool(found)
+
+    async def judgements(self, request: Request) -> dict[str, Any]:
+        """What is stored is answered by its key, new or not; what cannot be, by its place and why: the others are stored."""
+        wanted = read(JudgementsRequest, await body_of(request, LARGEST_BODY))
+        stored, refused = [], []
+
+        def found() -> dict[str, Any]:
+            with self.store.transaction() as connection:
+                name = self._who(connection, request, wanted)
+                self.store.meet(connection, name)
+                lease = self.store.settings(connection)["lease_minutes"]
+                for number, one in enumerate(wanted.judgements):
+                    try:
+                        said = Said(**_judged(one).model_dump())
+                        record(connection, name, said, now(), lease)
+                    except (RequestError, UserError) as error:
+                        refused.append({"number": number, "key": str(one.get("key"))[:100], "why": str(error)[:300]})
+                    else:
+                        stored.append(said.key)
+                done = progress(self.store, connection, name)
+            return {"stored": stored, "refused": refused, "progress": done}
+
+        return await run_in_threadpool(found)
+
+    def _who(self, connection: sa.Connection, request: Request, wanted: Asking) -> str:
+        """The annotator: by token where anybody has one, else by the name that is given."""
+        if not self.store.wants_tokens(connection):
+            name = (wanted.annotator or "").strip()
+            if not name or not name.isprintable():
+                raise RequestError("annotator: give a name", "annotator")
+            return name
+        kind, _, token = request.headers.get("authorization", "").partition(" ")
+        name = self.store.by_token(connection, token.strip()) if kind.lower() == "bearer" and token else None
+        if name is None:
+            raise RequestError("a token is needed: Authorization: Bearer TOKEN", None, 401, "authentication_error")
+        return name
+
+
+def _judged(given: Mapping[str, Any]) -> Judged:
+    try:
+        found = Judged.model_validate(given)
+    except ValueError as error:
+        first = error.errors()[0] if hasattr(error, "errors") else {"loc": (), "msg": str(error)}
+        raise RequestError(f"{'.'.join(map(str, first['loc']))[:40]}: {first['msg']}") from None
+    if (found.choice == "undo") != (found.undoes is not None):
+        raise RequestError("undoes: the key of what choice = undo takes back, and of nothing else")
+    if found.reason and "\0" in found.reason:
+        raise RequestError("reason: has a NUL character")
+    return found
+
+
+def create_app(store: Store, hosts: tuple[str, ...] = LOOPBACK) -> FastAPI:
+    server = Server(store)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Guard, hosts=hosts, key=None)  # type: ignore[arg-type]
+    app.get("/", response_class=HTMLResponse)(lambda: page("groundup.labelling", "label.html"))
+    app.get("/health")(lambda: {"status": "ok"})
+    app.get("/project")(server.project)
+    app.post("/next")(server.next)
+    app.post("/judgements")(server.judgements)
+    answer_errors(app)
+    return app
+
+
+def invite(store: Store, names: Sequence[str]) -> dict[str, str]:
+    """A token for each name, which is shown once: the database has its digest. Raises UserError for what is no name."""
+    found = {name.strip(): secrets.token_urlsafe(18) for name in names}
+    for name in found:
+        if not name or not name.isprintable() or len(name) > 100:
+            raise UserError(f"{name[:40]!r}: no name; give 1 to 100 printable characters")
+    with store.transaction() as connection:
+        for name, token in found.items():
+            store.invite(connection, name, token)
+    return found
+
+
+def serve(store: Store, host: str, port: int, names: Sequence[str]) -> dict[str, Any]:
+    """Until Ctrl-C. `names`: host names beside `host` by which browsers call it.
+
+    Raises UserError for an address that is not free, and for one that others can reach where annotators have no tokens.
+    """
+    with store.transaction() as connection:
+        if host not in LOOPBACK and not store.wants_tokens(connection):
+            raise UserError(f"host {host}: others can reach it, so annotators need tokens: `groundup label invite`")
+    listening = bind(host, port)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+    logger.info(f"a page to label at {address}/; Ctrl-C ends, nothing that was said is lost")
+    hosts = (*LOOPBACK, host, *names) if host in LOOPBACK else (host, *names)
+    config = uvicorn.Config(create_app(store, hosts), log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+    uvicorn.Server(config).run(sockets=[listening])
+    with store.transaction() as connection:
+        return {"address": address, **progress(store, connection)}

@@ -1,0 +1,60 @@
+"""What every server here does alike: listen, give out a page, say what went wrong. It loads no model."""
+
+import socket
+from importlib import resources
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from groundup.core.errors import UserError
+from groundup.serving.protocol import RequestError
+
+# No outside address, nothing evaluated from text, in no frame.
+PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; " \
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+
+def page(package: str, name: str) -> HTMLResponse:
+    """A page of a package's folder `pages`."""
+    text = (resources.files(package) / "pages" / name).read_text(encoding="utf-8")
+    return HTMLResponse(text, headers={"content-security-policy": PAGE_POLICY, "x-content-type-options": "nosniff"})
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Every error as OpenAI's error object, nothing of the inside in it."""
+
+    @app.exception_handler(RequestError)
+    async def refused(_: Request, error: RequestError) -> Response:
+        return JSONResponse(error.body, error.status, error.headers)
+
+    @app.exception_handler(UserError)
+    async def unusable(_: Request, error: UserError) -> Response:
+        return JSONResponse(RequestError(str(error)).body, 400)
+
+    @app.exception_handler(HTTPException)
+    async def no_route(request: Request, error: HTTPException) -> Response:
+        text = f"{request.method} {request.url.path[:80]}: {error.detail}"
+        return JSONResponse(RequestError(text).body, error.status_code, error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=400)  # nobody reads it
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, error: Exception) -> Response:
+        return JSONResponse(RequestError("the server failed", status=500, kind="server_error").body, 500)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Raises UserError for an address that is not free."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.socket(family)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(1024)
+    except OSError as error:
+        raise UserError(f"{host}:{port}: cannot be listened on ({error.strerror}); choose another port") from None
+    return listening
