@@ -30,13 +30,20 @@ def say(store, name, pair, choice, key=None, at=0.0, **more):
         return record(connection, name, said, at, 30)
 
 
+def say_all(store, name, pairs, choice="left"):
+    """In one transaction: each waits for the disk."""
+    with store.transaction() as connection:
+        for one in pairs:
+            assert record(connection, name, Said(f"{name}-{one.pair_id}", one.pair_id, choice), 0.0, 30)
+
+
 def test_each_pair_goes_to_as_many_people_as_it_should(project):
     store = project(6, overlap=2)
     given = Counter()
     for name in ("ada", "bob", "cy"):
-        for one in shown(store, name, 20):
-            given[one.pair_id] += 1
-            say(store, name, one, "left")
+        pairs = shown(store, name, 20)
+        given.update(one.pair_id for one in pairs)
+        say_all(store, name, pairs)
     assert set(given.values()) == {2} and len(given) == 6
     with store.transaction() as connection:
         done = progress(store, connection, "cy")
@@ -66,8 +73,7 @@ def test_a_skip_gives_the_pair_to_another(project):
 def test_sides_are_random_and_recorded(project):
     store = project(60)
     pairs = shown(store, "ada", 60)
-    for one in pairs:
-        say(store, "ada", one, "left")
+    say_all(store, "ada", pairs)
     log = log_of(store)
     assert all(event["choice"] == event["shown_left"] for event in log)
     assert 10 < sum(event["shown_left"] == "a" for event in log) < 50
@@ -119,17 +125,18 @@ def test_the_log_is_the_last_word_of_each_whatever_is_sent_again(tmp_path_factor
             store.add(connection, Pair(str(n), [{"role": "user", "content": "q"}], "x", "y"))
     pairs = {one.pair_id: one for one in shown(store, "ada", 3)}
     stacks = {name: [] for name in pairs}
-    for number, (which, choice, again) in enumerate(acts):
-        one, stack, key, more = pairs[str(which)], stacks[str(which)], f"key-{number}", {}
-        if choice == "undo":
-            if not stack:
-                continue
-            more = {"undoes": stack.pop()[0]}
-        else:
-            stack.append((key, choice))
-        assert say(store, "ada", one, choice, key, **more)
-        if again:
-            assert not say(store, "ada", one, choice, key, **more)
+    with store.transaction() as connection:
+        for number, (which, choice, again) in enumerate(acts):
+            stack, key, undoes = stacks[str(which)], f"key-{number}", None
+            if choice == "undo":
+                if not stack:
+                    continue
+                undoes = stack.pop()[0]
+            else:
+                stack.append((key, choice))
+            said = Said(key, str(which), choice, undoes=undoes)
+            assert record(connection, "ada", said, 0.0, 30)
+            assert not again or not record(connection, "ada", said, 0.0, 30)
     sides = {event["pair_id"]: event["shown_left"] for event in log_of(store)}
     names = {name: {"left": left, "right": "b" if left == "a" else "a"} for name, left in sides.items()}
     expected = {name: names[name].get(stack[-1][1], stack[-1][1]) for name, stack in stacks.items() if stack}
