@@ -201,7 +201,9 @@ def listening() -> Callable[..., contextlib.AbstractContextManager[str]]:
     @contextlib.contextmanager
     def listen(models: dict, **settings: object) -> Iterator[str]:
         socket = bind("127.0.0.1", 0)
-        server = uvicorn.Server(uvicorn.Config(create_app(models, **settings), log_level="warning", access_log=False))
+        # As `groundup serve` ends: what is still connected then is not waited for.
+        settings_of_server = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": 2}
+        server = uvicorn.Server(uvicorn.Config(create_app(models, **settings), **settings_of_server))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
         thread.start()
         while not server.started:

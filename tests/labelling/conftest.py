@@ -50,7 +50,8 @@ def served():
         listening = socket.socket()
         listening.bind(("127.0.0.1", 0))
         listening.listen(64)
-        server = uvicorn.Server(uvicorn.Config(create_app(store), log_level="warning", access_log=False))
+        settings = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": 2}
+        server = uvicorn.Server(uvicorn.Config(create_app(store), **settings))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         while not server.started:
