@@ -136,7 +136,7 @@ def test_a_bad_table_is_one_line(tmp_path, text, said):
     [
         ({"targets": ["sports"]}, "no loss of 'sports'"),
         ({"available": {"books": 1.0}}, "must name each domain"),
-        ({"tokens": 1e6}, "only where --available"),
+        ({"tokens": 1e6}, "only where available"),
         ({"available": dict.fromkeys(DOMAINS, 1e3), "tokens": 1e6}, "train on fewer"),
     ],
 )

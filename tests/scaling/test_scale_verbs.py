@@ -97,7 +97,7 @@ def test_a_page_of_a_small_table_says_what_it_cannot_know(tmp_path):
     [
         (["fit", "missing.csv"], "no such file"),
         (["fit", "{negative}"], "few.csv:2: tokens -5 is not between"),
-        (["predict", "{table}", "--tokens", "1e9"], "give two of --parameters, --tokens and --flop"),
+        (["predict", "{table}", "--tokens", "1e9"], "give two of parameters, tokens and FLOP"),
         (["predict", "{table}", "--flop", "nan"], "--flop"),
         (["mixture", "{table}"], "weight_DOMAIN"),
         (["mixture", "{swarm}", "--available", "books"], "expected DOMAIN=TOKENS"),

@@ -40,7 +40,7 @@ HARDWARE = {
     "rtx4090": Hardware("NVIDIA GeForce RTX 4090", 165e12, 450, 0.4, "NVIDIA Ada architecture paper, 2022"),
     "tpuv4": Hardware("Google TPU v4", 275e12, 192, 3.2, "Jouppi et al. 2023 (arXiv 2304.01433)"),
 }
-PRICES = "rental, a round figure of 2024 and 2025; --price gives your own"
+PRICES = "rental, a round figure of 2024 and 2025; give your own price"
 UTILISATION = 0.4  # Llama 3's report has 38 to 43 %
 GRID = 400.0  # grams of CO2e a kWh, about the United States' mean of 2022
 OVERHEAD = 1.1  # power of the building over that of the machines (PUE); large operators publish 1.1
@@ -118,7 +118,7 @@ def of_run(folder: Path, watts: float, price: float, grams: float) -> dict[str, 
     """
     manifests = [read_manifest(path.parent) for path in sorted(folder.glob(f"*/{MANIFEST}"))]
     if not manifests:
-        raise UserError(f"{folder}: no finished stage of a run here; give --flop for a run that is planned")
+        raise UserError(f"{folder}: no finished stage of a run here; give the FLOP of a run that is planned")
     seconds = sum(float(manifest["seconds"]) for manifest in manifests)
     flop = sum(float(manifest["results"].get("flop") or 0) for manifest in manifests)
     spent = cost(seconds, watts, price, grams)
@@ -130,9 +130,9 @@ def of_run(folder: Path, watts: float, price: float, grams: float) -> dict[str, 
         Line("carbon", spent["grams_co2e"] / 1e6, "t CO2e", f"energy x {grams:g} g a kWh"),
     ]
     assumptions = [
-        Line("power", watts, "W, the whole machine", "--watts; a laptop at work if not given"),
-        Line("price", price, "$ an hour", "--price"),
-        Line("carbon of the grid", grams, "g CO2e a kWh", "--grams"),
+        Line("power", watts, "W, the whole machine", "as given; a laptop at work if not"),
+        Line("price", price, "$ an hour", "as given"),
+        Line("carbon of the grid", grams, "g CO2e a kWh", "as given"),
     ]
     return _sheet(lines, assumptions, flop)
 

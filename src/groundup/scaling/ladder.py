@@ -71,7 +71,7 @@ def plan(
     Raises UserError for neither or both, under a minute, or a budget too small for three sizes.
     """
     if (minutes is None) == (flop is None):
-        raise UserError("give --minutes or --flop, one of them")
+        raise UserError("give minutes or FLOP, one of them")
     if minutes is not None and minutes < 1:
         raise UserError(f"{minutes:g} minutes are too few for a ladder: give 1 or more")
     rate = rate or measured_rate()

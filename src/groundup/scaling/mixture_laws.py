@@ -244,11 +244,11 @@ def _natural(
     """The natural mix and the cap of each domain."""
     if not available:
         if tokens:
-            raise UserError("--tokens caps repeats only where --available says how many tokens each domain has")
+            raise UserError("tokens cap repeats only where available says how many each domain has")
         return swarm.weights.mean(0), np.ones(len(swarm.domains))
     if available.keys() != set(swarm.domains):
         name = next(iter(set(swarm.domains) ^ available.keys()))
-        raise UserError(f"--available must name each domain of the table once: {shown(name)} is in one of the two alone")
+        raise UserError(f"available must name each domain of the table once: {shown(name)} is in one of the two alone")
     sizes = np.array([available[name] for name in swarm.domains])
     caps = np.minimum(1.0, max_repeats * sizes / tokens) if tokens else np.ones(len(sizes))
     if caps.sum() <= 1:
@@ -282,7 +282,7 @@ def parse_available(pairs: Sequence[str]) -> dict[str, float]:
         except ValueError:
             sizes[domain] = 0.0
         if not domain or not 0 < sizes[domain] < 1e30:
-            raise UserError(f"--available {shown(pair)}: expected DOMAIN=TOKENS with a number above 0, such as books=1e6")
+            raise UserError(f"available {shown(pair)}: expected DOMAIN=TOKENS with a number above 0, such as books=1e6")
     return sizes
 
 

@@ -131,7 +131,7 @@ def predict(
         }  # fmt: skip
         return said | {"times_the_largest_run": flop / float(runs.flop.max())}
     if len(known) != 2:
-        raise UserError("give two of --parameters, --tokens and --flop, or --flop alone for the best size")
+        raise UserError("give two of parameters, tokens and FLOP, or FLOP alone for the best size")
     size_ = known.get("parameters") or known["flop"] / 6 / known["tokens"]
     read = known.get("tokens") or known["flop"] / 6 / size_
     said = {"parameters": size_, "tokens": read, "flop": 6 * size_ * read, "loss": fitted.predict(size_, read)}
