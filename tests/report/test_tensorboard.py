@@ -97,3 +97,11 @@ def test_what_cannot_be_shown_is_refused_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="pip install 'groundup\\[tensorboard\\]'"):
         export(tmp_path, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
+
+
+def test_metrics_of_a_finished_step_without_a_whole_line_are_refused(tiny_run, tmp_path):
+    shutil.copytree(tiny_run.folder, tmp_path / "run")
+    metrics = tmp_path / "run" / "ppo" / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes()[:20])
+    with pytest.raises(UserError, match="was altered"):
+        export(tmp_path / "run", tmp_path / "out")

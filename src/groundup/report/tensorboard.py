@@ -35,9 +35,10 @@ def export(run: Path, out: Path, follow: bool = False) -> dict[str, Any]:
         while True:
             for name, path in _trainings(run).items():
                 rows = _rows(path)
+                if path.is_file():  # also where no whole line is left of it
+                    verify(path.parent, "*metrics.jsonl")
                 if not rows:
                     continue
-                verify(path.parent, "*metrics.jsonl")
                 if name not in writers or rows[0] != written[name][0]:  # or the stage is made again, differently
                     if name in writers:
                         writers[name].close()
