@@ -103,7 +103,7 @@ def zipped() -> bytes:
 BINARY = {
     "pdf": b"%PDF-1.7\n1 0 obj <</Type/Catalog>> endobj " + b"words " * 50, "png": b"\x89PNG\r\n\x1a\n" + NOISE,
     "jpeg": b"\xff\xd8\xff\xe0" + NOISE, "gif": b"GIF89a" + b"words " * 50,
-    "gzip": gzip.compress(b"words " * 50), "zip": zipped(),
+    "gzip": gzip.compress(b"words " * 50, mtime=0), "zip": zipped(),
     "rtf": b"{\\rtf1 words }", "noise": NOISE, "late": b"words " * 100 + NOISE, "nulls": b"w\0o\0r\0d\0s\0" * 20,
     "bom": b"\xef\xbb\xbf\n%PDF-1.4", "webp": b"RIFF\1\2\3\4WEBPVP8 words",
 }  # fmt: skip
