@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -221,3 +222,16 @@ def listening() -> Callable[..., contextlib.AbstractContextManager[str]]:
         thread.join()
 
     return listen
+
+
+@pytest.fixture(scope="module")  # no longer: while it lives, no event loop can run in this thread
+def browser() -> Iterator[object]:
+    """Playwright's, over the Chromium or Chrome that is installed."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs the `test` extra")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+    if found is None:
+        pytest.skip("no chromium, chromium-browser or google-chrome is installed")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()

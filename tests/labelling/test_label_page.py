@@ -1,6 +1,5 @@
 """The page to label on, in two browsers at once, of which one reloads and one loses its connection."""
 
-import shutil
 
 import pytest
 
@@ -8,20 +7,7 @@ from groundup.data.contracts import read_preferences
 from groundup.labelling.results import export, log_of, report
 from groundup.labelling.store import Pair, open_store
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs the `test` extra")
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 MARKUP = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if BROWSER is None:
-        pytest.skip("no chromium, chromium-browser or google-chrome is installed")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

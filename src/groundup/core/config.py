@@ -1,7 +1,8 @@
 """What every chapter's config class is made of: strict, frozen, with bounds that say why."""
 
 import difflib
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -49,6 +50,23 @@ def configured(
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
         raise UserError(f"{where}: {name[:80]} = {shown(first['input'])}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+
+
+def named_numbers(pairs: Iterable[str], what: str, expected: str, below: float = math.inf) -> dict[str, float]:
+    """["code=0.3", "prose=0.7"] -> {"code": 0.3, "prose": 0.7}, each above 0.
+
+    Raises UserError for anything else: `what` it is, and what is `expected`.
+    """
+    numbers = {}
+    for pair in pairs:
+        name, _, number = pair.partition("=")
+        try:
+            numbers[name] = float(number)
+        except ValueError:
+            numbers[name] = 0.0
+        if not name or not 0 < numbers[name] < below:
+            raise UserError(f"{what} {shown(pair)}: expected {expected}")
+    return numbers
 
 
 def shown(value: Any) -> str:

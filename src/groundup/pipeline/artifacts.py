@@ -3,6 +3,7 @@
 torch is imported where it is used, so that `groundup run --dry-run` and a finished run do not wait for it.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from groundup.core.seals import MANIFEST, read_manifest
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from groundup.core.device import Device
     from groundup.model.decoder import Decoder
     from groundup.tokenizer.tokenizer import Tokenizer
+    from groundup.training.parallel import Processes
 
 Results = dict[str, Any]
 
@@ -45,6 +47,24 @@ def workers_of(context: StepContext) -> int:
     from groundup.core.executor import cores
 
     return context.recipe.threads or cores()
+
+
+def trained_by_all(context: StepContext, settings: Any, train: "Callable[[Processes, Callable[[str], None]], Any]") -> Results:
+    """The model that `train(processes, log)` returns with its results, saved. Under torchrun all processes come here."""
+    from groundup.model import folder
+    from groundup.pipeline.cards import pretrained
+    from groundup.training import checkpoint, parallel
+
+    device = device_of(context)
+    parallel.call(context.name)
+    processes = parallel.start(settings.shard)
+    model, results = train(processes, context.log if processes.first else lambda text: None)
+    processes.end()
+    if processes.first:
+        card = pretrained(results, context.recipe.annotations.language)
+        folder.save(context.work, model, tokenizer_of(context), chat=False, card=card, dtype=settings.save_dtype)
+        checkpoint.clear(context.work)
+    return {**results, "device": device.name}
 
 
 def skip(context: StepContext, reason: str) -> Results:

@@ -4,30 +4,19 @@ Chapters are imported where they are used, as in `kinds.py`.
 """
 
 from groundup.pipeline import preflight
-from groundup.pipeline.artifacts import Results, device_of, model_of, tokenizer_of, workers_of
-from groundup.pipeline.cards import pretrained
+from groundup.pipeline.artifacts import Results, device_of, model_of, tokenizer_of, trained_by_all, workers_of
 from groundup.pipeline.run import Step, StepContext
 
 
 def long_context(context: StepContext) -> Results:
-    """Tokens and a decoder -> the same with a longer context. Under torchrun all processes come here."""
-    from groundup.model import folder
-    from groundup.training import checkpoint, parallel
+    """Tokens and a decoder -> the same with a longer context."""
     from groundup.training.long_context import train_longer
 
-    recipe, tokenizer, device = context.recipe, tokenizer_of(context), device_of(context)
-    parallel.call(context.name)
-    processes = parallel.start(recipe.long_context.shard)
-    model, results = train_longer(
-        model_of(context, "base"), context.inputs["tokens"], tokenizer, recipe.long_context, recipe.mixture, device,
-        processes, context.work, context.name, context.log if processes.first else lambda text: None, recipe.seed,
-    )  # fmt: skip
-    processes.end()
-    if processes.first:
-        card = pretrained(results, recipe.annotations.language)
-        folder.save(context.work, model, tokenizer, chat=False, card=card, dtype=recipe.long_context.save_dtype)
-        checkpoint.clear(context.work)
-    return {**results, "device": device.name}
+    recipe = context.recipe
+    return trained_by_all(context, recipe.long_context, lambda processes, log: train_longer(
+        model_of(context, "base"), context.inputs["tokens"], tokenizer_of(context), recipe.long_context, recipe.mixture,
+        device_of(context), processes, context.work, context.name, log, recipe.seed,
+    ))  # fmt: skip
 
 
 def vocabulary_sweep(context: StepContext) -> Results:

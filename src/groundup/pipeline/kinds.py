@@ -11,7 +11,15 @@ from groundup.core.progress import Progress
 from groundup.core.seals import MANIFEST, SEAL, is_sealed, read_sealed, seal, write_sealed
 from groundup.corpus.config import SourceConfig
 from groundup.pipeline import preflight
-from groundup.pipeline.artifacts import Results, device_of, documents_of, model_of, tokenizer_of, workers_of
+from groundup.pipeline.artifacts import (
+    Results,
+    device_of,
+    documents_of,
+    model_of,
+    tokenizer_of,
+    trained_by_all,
+    workers_of,
+)
 from groundup.pipeline.benchmark_kinds import BENCHMARKS
 from groundup.pipeline.further_kinds import FURTHER
 from groundup.pipeline.posttraining_kinds import dpo, grpo, ppo, preferences, reward, sft
@@ -104,26 +112,14 @@ def tokens(context: StepContext) -> Results:
 
 
 def base(context: StepContext) -> Results:
-    """Tokens -> a model: warm-up, stable, annealed on the best data. Under torchrun all processes come here."""
-    from groundup.model import folder
-    from groundup.pipeline.cards import pretrained
-    from groundup.training import checkpoint, parallel
+    """Tokens -> a model: warm-up, stable, annealed on the best data."""
     from groundup.training.pretraining import pretrain
 
-    recipe, tokenizer = context.recipe, tokenizer_of(context)
-    device = device_of(context)
-    parallel.call(context.name)
-    processes = parallel.start(recipe.base.shard)
-    model, results = pretrain(
-        context.inputs["tokens"], tokenizer, recipe.base, recipe.mixture, device, processes, context.work, context.name,
-        context.log if processes.first else lambda text: None, recipe.seed,
-    )  # fmt: skip
-    processes.end()
-    if processes.first:
-        card = pretrained(results, recipe.annotations.language)
-        folder.save(context.work, model, tokenizer, chat=False, card=card, dtype=recipe.base.save_dtype)
-        checkpoint.clear(context.work)
-    return {**results, "device": device.name}
+    recipe = context.recipe
+    return trained_by_all(context, recipe.base, lambda processes, log: pretrain(
+        context.inputs["tokens"], tokenizer_of(context), recipe.base, recipe.mixture, device_of(context), processes,
+        context.work, context.name, log, recipe.seed,
+    ))  # fmt: skip
 
 
 def evaluation(context: StepContext) -> Results:

@@ -48,7 +48,7 @@ class StepSettings(Section):
     settings: dict[str, Any] = {}
 
 
-MODELS = ("base", "sft", "dpo", "ppo")  # steps that write a model with its tokenizer
+MODELS = ("base", "sft", "dpo", "ppo", "grpo")  # steps that write a model with its tokenizer
 
 
 class Recipe(Section):

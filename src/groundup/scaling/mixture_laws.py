@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from groundup.core import toml
-from groundup.core.config import shown
+from groundup.core.config import named_numbers, shown
 from groundup.core.errors import UserError
 from groundup.core.files import read_text, write_text
 from groundup.scaling.laws import percentiles, resampled
@@ -274,16 +274,7 @@ def _search(law: MixtureLaw, natural: np.ndarray, caps: np.ndarray, pull: float,
 
 def parse_available(pairs: Sequence[str]) -> dict[str, float]:
     """["books=1e6", "code=2e6"] -> tokens. Raises UserError for anything else."""
-    sizes = {}
-    for pair in pairs:
-        domain, _, number = pair.rpartition("=")
-        try:
-            sizes[domain] = float(number)
-        except ValueError:
-            sizes[domain] = 0.0
-        if not domain or not 0 < sizes[domain] < 1e30:
-            raise UserError(f"available {shown(pair)}: expected DOMAIN=TOKENS with a number above 0, such as books=1e6")
-    return sizes
+    return named_numbers(pairs, "available", "DOMAIN=TOKENS with a number above 0, such as books=1e6", 1e30)
 
 
 def write(path: Path, found: dict[str, Any], max_repeats: float) -> None:

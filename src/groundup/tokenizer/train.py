@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from groundup.core.config import named_numbers
 from groundup.core.errors import UserError
 from groundup.core.executor import cores, pool
 from groundup.core.files import replacing
@@ -146,16 +147,7 @@ def count_shard(shard: Shard, pattern_name: str, path: Path) -> Refused:
 
 def parse_weights(pairs: Sequence[str]) -> dict[str, float]:
     """["code=0.3", "prose=0.7"] -> shares. Raises UserError for anything else."""
-    weights = {}
-    for pair in pairs:
-        domain, _, number = pair.partition("=")
-        try:
-            weights[domain] = float(number)
-        except ValueError:
-            weights[domain] = 0.0
-        if not 0 < weights[domain] < float("inf"):
-            raise UserError(f"weight {pair!r}: expected DOMAIN=SHARE with a share above 0, such as code=0.3")
-    return weights
+    return named_numbers(pairs, "weight", "DOMAIN=SHARE with a share above 0, such as code=0.3")
 
 
 def mix(by_domain: Mapping[str, Counts], weights: Mapping[str, float]) -> Counts:
