@@ -30,14 +30,14 @@ SHAPE = DecoderConfig(2000, 192, 3, 3, 3, 64, 576, 256)
 SECONDS, NEW = 30, 64
 SCRIPT = """
 import {getLlama} from "node-llama-cpp";
-import {readFileSync} from "fs";
+import {readFileSync, writeFileSync} from "fs";
 const {file, texts, prompts, tokens} = JSON.parse(readFileSync(process.argv[2], "utf8"));
 const quiet = {progressLogs: false, logLevel: "error"};
 const llama = await getLlama({gpu: false, build: "never", skipDownload: true, usePrebuiltBinaries: true, ...quiet});
 const model = await llama.loadModel({modelPath: file});
 const ids = texts.map(text => model.tokenize(text, false));
 const exact = {flashAttention: false, experimentalKvCacheKeyType: "F32", experimentalKvCacheValueType: "F32"};
-const context = await model.createContext({contextSize: 256, ...exact});
+const context = await model.createContext({contextSize: 256, threads: 2, ...exact});
 const answers = [];
 for (const prompt of prompts) {
   const sequence = context.getSequence(), found = [];
@@ -46,9 +46,10 @@ for (const prompt of prompts) {
     if (found.length === tokens) break;
   }
   answers.push(found);
+  await sequence.clearHistory();
   sequence.dispose();
 }
-console.log(JSON.stringify({ids, answers}));
+writeFileSync(process.argv[3], JSON.stringify({ids, answers}));  // a pipe is cut at 64 KB where a process exits
 process.exit(0);
 """
 
@@ -100,8 +101,9 @@ def theirs(node: Path, file: Path, texts: list[str], prompts: list[list[int]]) -
     script, given = node / "groundup-compare.mjs", file.with_suffix(".json")
     script.write_text(SCRIPT)
     given.write_text(json.dumps({"file": str(file), "texts": texts, "prompts": prompts, "tokens": NEW}))
-    done = subprocess.run(["node", script.name, given], cwd=node, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    found = file.with_suffix(".found.json")
+    subprocess.run(["node", script.name, given, found], cwd=node, capture_output=True, check=True)
+    return json.loads(found.read_text())
 
 
 if __name__ == "__main__":
