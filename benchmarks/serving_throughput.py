@@ -45,7 +45,7 @@ def main() -> None:
     print(machine())
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / "model"
-        write(folder)
+        whole = write(folder)
         with groundup_serve(folder) as (ours, process), transformers_serve(folder) as theirs:
             rates: dict[str, list[float]] = {ours: [], theirs: []}
             for number in range(-1, ROUNDS):  # the first warms up
@@ -55,11 +55,12 @@ def main() -> None:
                         rates[address].append(rate)
             mine, peer = (median(rates[address]) for address in (ours, theirs))
             print(f"tokens per second: ours {mine:,.0f}, transformers serve {peer:,.0f}: {mine / peer:.2f} times")
-            others(ours, process.pid)
-    conclude(CLAIM, mine / peer, "times", BAR, mine / peer >= BAR, peer="transformers serve, tokens/s", peer_figure=peer)
+            others(ours, process.pid, whole)
+    conclude(CLAIM, mine, "tokens/s", BAR, mine / peer >= BAR, peer="transformers serve", peer_figure=peer)
 
 
-def write(folder: Path) -> None:
+def write(folder: Path) -> dict[str, int]:
+    """And a bias by which no answer ends before its time."""
     tokenizer = Tokenizer.from_merges(bpe.train(bpe.count_pretokens(topics.values()), SHAPE.vocab_size))
     model, generator = Decoder(SHAPE), torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -67,6 +68,7 @@ def write(folder: Path) -> None:
             noise = torch.randn(parameter.shape, generator=generator) * 0.06
             parameter.copy_(1 + noise if parameter.dim() == 1 else noise)
     model_folder.save(folder, model, tokenizer, chat=False)
+    return {str(tokenizer.end_of_text): -100}
 
 
 @contextlib.contextmanager
@@ -121,24 +123,24 @@ async def streams(address: str, model: Path) -> float:
         return sum(counts) / (time.perf_counter() - start)
 
 
-def others(address: str, pid: int) -> None:
-    alone = median(asyncio.run(first_token(address, 0)) for _ in range(5))
-    beside = median(asyncio.run(first_token(address, STREAMS - 1)) for _ in range(5))
+def others(address: str, pid: int, whole: dict[str, int]) -> None:
+    alone = median(asyncio.run(first_token(address, 0, whole)) for _ in range(5))
+    beside = median(asyncio.run(first_token(address, STREAMS - 1, whole)) for _ in range(5))
     times = f"{1000 * alone:.0f} ms alone, {1000 * beside:.0f} ms beside {STREAMS - 1} streams: {beside / alone:.1f} times"
     print(f"first token: {times}")
     before = resident(pid)
-    full = asyncio.run(many(address, 1000, 100))
+    full = asyncio.run(many(address, 1000, 100, whole))
     print(f"1,000 requests, 100 at a time: {full} answered in full; resident {before} MB before, {resident(pid)} MB after")
-    asyncio.run(leave(address, 200))
+    asyncio.run(leave(address, 200, whole))
     time.sleep(2)
     metrics = httpx.get(f"{address}/metrics").text
     left = re.findall(r"groundup_(?:requests_running|requests_waiting|cancelled_total)\{.*?\} (\d+)", metrics)
     print(f"200 clients left: cancelled {left[0]}, at work {left[1]}, waiting {left[2]}")
 
 
-async def first_token(address: str, others: int) -> float:
+async def first_token(address: str, others: int, whole: dict[str, int]) -> float:
     async with httpx.AsyncClient(timeout=600) as client:
-        body = {"model": "model", "temperature": 0, "stream": True, "logit_bias": {"0": -100}}
+        body = {"model": "model", "temperature": 0, "stream": True, "logit_bias": whole}
         company = [
             asyncio.create_task(client.post(f"{address}/v1/completions", json={**body, "prompt": prompt(n), "max_tokens": NEW}))
             for n in range(others)
@@ -154,24 +156,24 @@ async def first_token(address: str, others: int) -> float:
         return seconds
 
 
-async def many(address: str, count: int, at_once: int) -> int:
+async def many(address: str, count: int, at_once: int, whole: dict[str, int]) -> int:
     gate = asyncio.Semaphore(at_once)
     async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=at_once)) as client:
 
         async def one(number: int) -> bool:
             async with gate:
-                body = {"model": "model", "prompt": prompt(number), "max_tokens": 8, "seed": number, "logit_bias": {"0": -100}}
+                body = {"model": "model", "prompt": prompt(number), "max_tokens": 8, "seed": number, "logit_bias": whole}
                 answer = await client.post(f"{address}/v1/completions", json=body)
                 return answer.status_code == 200 and json.loads(answer.text)["usage"]["completion_tokens"] == 8
 
         return sum(await asyncio.gather(*map(one, range(count))))
 
 
-async def leave(address: str, count: int) -> None:
+async def leave(address: str, count: int, whole: dict[str, int]) -> None:
     async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=50)) as client:
 
         async def one(number: int) -> None:
-            body = {"model": "model", "prompt": prompt(number), "max_tokens": 900, "stream": True, "logit_bias": {"0": -100}}
+            body = {"model": "model", "prompt": prompt(number), "max_tokens": 900, "stream": True, "logit_bias": whole}
             async with client.stream("POST", f"{address}/v1/completions", json=body) as answer:
                 async for _ in answer.aiter_lines():
                     break
