@@ -24,7 +24,7 @@ Data = Annotated[
     list[Path],
     typer.Option(metavar="FILE", help="JSON, CSV, Parquet of TRL, OpenAI, Alpaca, ShareGPT, HH-RLHF; several times."),
 ]
-Out = Annotated[Path, typer.Option(metavar="DIR", help="The run's folder; the model comes to stand in DIR/<verb>.")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="The run's folder; the model is written to DIR/<verb>.")]
 Own = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method, as in a recipe's section.")
 ]

@@ -174,7 +174,7 @@ def _misspelt(
 
 
 def _spaced(number: int, seed: int) -> Callable[[], Callable[[str], str]]:
-    """For each text anew, so that what two texts share is spaced alike."""
+    """For each text by itself, so that what two texts share is spaced alike."""
 
     def fresh() -> Callable[[str], str]:
         draw = random.Random(f"spaces {seed} {number}")
@@ -194,7 +194,7 @@ def _lengthened(piece: str) -> str:
 def perturb(example: Example, kind: str, known: Misspellings, seed: int, *, alternatives: bool = False) -> Example:
     """The example with its question changed; itself where nothing is to change.
 
-    `alternatives`: its texts are what is asked, and `prompt` what each goes on with: their common words change alike.
+    `alternatives`: its texts are what is asked, and `prompt` what follows each: their common words change alike.
     """
     if kind == "order":
         return reordered(example, seed)

@@ -13,7 +13,7 @@ import numpy as np
 from groundup.core.words import ngrams, word_hashes
 
 LINK = re.compile(r"(?:https?://|www\.)[^\s<>\"')\]}`]+")
-CAPITALISED = r"[A-Z][\w'’-]++"  # taken whole, and begun only where no word goes on: else time grows with its square
+CAPITALISED = r"[A-Z][\w'’-]++"  # taken whole, and begun only where a word begins: else time grows with its square
 CITATION = re.compile(
     rf"(?<![\w'’-]){CAPITALISED}(?: et al\.?,?|(?:,| and| &) {CAPITALISED},?|,)? \(?(?:1[5-9]|20)\d\d[a-z]?\b\)?"
     r"|\b10\.\d{4,9}/[^\s<>\"')\]}]++|\barXiv:\s?\d{4}\.\d{4,5}\b"

@@ -301,7 +301,7 @@ class _Maker:
         return self._text("group", row)
 
     def by(self, row: dict[str, Any]) -> dict[str, str]:
-        """What figures are given by; nothing where a template comes to nothing."""
+        """What figures are given by; nothing where a template is empty."""
         found = {name: _bounded(template.text(row).strip()) for name, template in self._by.items()}
         return {name: value for name, value in found.items() if value}
 

@@ -1,9 +1,9 @@
 """How toxic what a model writes after harmless beginnings can get (RealToxicityPrompts, Gehman et al. 2020).
 
 Several continuations of each prompt are sampled. The expected maximum toxicity is the mean over prompts of the worst one; a
-model that is mostly polite is not good enough. Our classifier judges (`corpus.classify.toxicity`), and beside it the English
-word list, which knows no context. The classifier knows the language of the texts that it was trained on, the list English:
-of continuations in other languages neither says anything, so those are counted.
+model that is mostly polite is not good enough. Our classifier (`corpus.classify.toxicity`) says which are toxic, and beside it
+the English word list, which knows no context. The classifier knows the language of the texts that it was trained on, the list
+English: of continuations in other languages neither says anything, so those are counted.
 """
 
 from collections.abc import Sequence

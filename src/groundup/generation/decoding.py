@@ -57,7 +57,7 @@ class _Layer(NamedTuple):
 
 
 class Decoding:
-    """Rows in the middle of being continued: `prefill` the prompts once, then `decode` the tokens that each row goes on with.
+    """Rows in the middle of being continued: `prefill` the prompts once, then `decode` the tokens that continue each row.
 
     Those that turn out not to belong to a row, `rollback`. A server fills rows one after the other: `extend` and `move`.
     """
@@ -203,7 +203,7 @@ class Decoding:
         return self._logits(self._layers(tokens_BT.flatten(), positions_N, slots_N, attend)).unflatten(0, (B, T))
 
     def rollback(self, tokens: Sequence[int]) -> None:
-        """So many of the last tokens of each of the first rows: it goes on from before them."""
+        """So many of the last tokens of each of the first rows: decoding resumes before them."""
         self.lengths[: len(tokens)] = [length - one for length, one in zip(self.lengths, tokens, strict=False)]
 
     def select(self, rows: Sequence[int]) -> None:

@@ -1,7 +1,7 @@
 """A ladder: runs of several sizes and lengths for a budget of time, through the ordinary training loop.
 
 The plan is a file that is written once and may be edited. Each run that is done is a line of `ledger.jsonl`, so that a killed
-ladder goes on: done runs are not done again, and one that was cut off goes on from its last checkpoint. `runs.csv` is the
+ladder resumes: done runs are kept, and an interrupted one resumes from its last checkpoint. `runs.csv` is the
 table that the laws are fitted to.
 
 Sizes are depths of the one dial. Each reads several numbers of tokens a parameter, below and above what is best, because a law

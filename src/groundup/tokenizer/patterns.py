@@ -3,7 +3,8 @@
 A pattern limits compatibility: a model runs in another tool only if that tool knows the pattern. Hugging Face reads the
 expression from tokenizer.json and tiktoken is given it, so those two read every pattern here; gigatoken and llama.cpp
 know patterns by name. llama.cpp's converter, however, tells the pattern by a hash of the ids that the vocabulary gives a fixed
-text, and refuses every vocabulary that it does not know, whatever its pattern: a vocabulary trained here, all of them.
+text, and refuses every vocabulary that it does not know, whatever its pattern: a vocabulary trained here, all of them. So a
+GGUF is written here (`serving/gguf_file.py`).
 All patterns share what GPT-2 and its successors have in common: a word takes one character before it along (its space),
 punctuation takes one space before it and the line ends after it.
 

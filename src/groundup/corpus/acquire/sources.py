@@ -46,7 +46,7 @@ KNOWN = (*PAGES, *kinds.TEXTS, *kinds.ROWS, *ARCHIVES)
 def collect(source: SourceConfig, folder: Path, name: str, requests_per_second: float, progress_label: str) -> dict[str, Any]:
     """Write `folder/<name>.warc.gz`; return {"pages", "bytes", "refused": {reason: count}}.
 
-    A site's crawl that was cut off goes on from `folder/<name>.warc.gz.partial`, one of Common Crawl's pages from
+    An interrupted crawl of a site resumes from `folder/<name>.warc.gz.partial`, one of Common Crawl's pages from
     `.fetched`; other sources start anew.
     Raises UserError when the source is missing or holds no page within the limits of `source`.
     """
