@@ -1,6 +1,7 @@
 """What several tests share: toy models, the command line as a subprocess, and one finished run of recipes/tiny.toml."""
 
 import contextlib
+import faulthandler
 import io
 import os
 import shutil
@@ -54,6 +55,17 @@ def pytest_runtest_makereport() -> Iterator[None]:
     report = yield
     report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
     return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish() -> None:
+    """What is left to do takes seconds; where it hangs, the run ends with everybody's stack."""
+    faulthandler.dump_traceback_later(300, exit=True, file=os.dup(2))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -217,9 +229,12 @@ def listening() -> Callable[..., contextlib.AbstractContextManager[str]]:
         thread.start()
         while not server.started:
             time.sleep(0.01)
-        yield f"http://127.0.0.1:{socket.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{socket.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(60)
+        assert not thread.is_alive(), "the server does not stop"
 
     return listen
 
