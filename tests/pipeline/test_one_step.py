@@ -62,7 +62,7 @@ def test_preferences_with_rows_of_their_own_to_measure_on(groundup_here, place, 
     outcome = call(groundup_here, place, tmp_path / "run", verb, "pairs.jsonl", "--held-out", place / "unseen.jsonl")
     assert outcome.returncode == 0, outcome.stderr
     assert f"{verb} data: 24 preferences" in outcome.stderr and f"{verb} held out: 5 preferences" in outcome.stderr
-    rows = [json.loads(line) for line in (tmp_path / "run" / verb / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "run" / verb / "training" / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 1  # all 24 in one batch: none was held out
     if verb == "reward":
         assert json.loads(outcome.stdout.splitlines()[-1])["accuracy"]["n"] == 5

@@ -9,11 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundup.core.device import Device
 from groundup.core.errors import UserError
 from groundup.posttraining import dpo, own_data, preflight, reward
 from groundup.posttraining.batches import row_of
 from groundup.posttraining.config import DpoConfig, RewardConfig
 from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.runtime import Runtime
+
+FLOAT32 = Device(torch.device("cpu"), torch.float32, 1, "cpu", ())
 
 GOOD = [("what is a", "the path"), ("what is b", "the file"), ("what is c", "it returns")]
 
@@ -99,12 +103,12 @@ def test_strict_refuses_and_else_it_is_said(method, toy_decoder, toy_tokenizer, 
     kind = DpoConfig if method is dpo else RewardConfig
     pairs = [pair("the path", "it"), pair("it", " it\n"), pair("the file", "the path " * 99)]
     with caplog.at_level(logging.WARNING):
-        method.train(policy, toy_tokenizer, pairs, kind(), torch.float32, tmp_path / "a", 0)
+        method.train(policy, toy_tokenizer, pairs, kind(), Runtime(FLOAT32, tmp_path / "a", "any"))
     assert "1 of 3: left out with chosen equal to rejected, as tokens" in caplog.text
     assert "1 of 3: left out longer than 6" in caplog.text
     with pytest.raises(UserError, match=r"refused, as strict says: left out .* \(1 of 3\), left out"):
-        method.train(policy, toy_tokenizer, pairs, kind(strict=True), torch.float32, tmp_path / "b", 0)
-    method.train(policy, toy_tokenizer, pairs[:1], kind(strict=True), torch.float32, tmp_path / "c", 0)
+        method.train(policy, toy_tokenizer, pairs, kind(strict=True), Runtime(FLOAT32, tmp_path / "b", "any"))
+    method.train(policy, toy_tokenizer, pairs[:1], kind(strict=True), Runtime(FLOAT32, tmp_path / "c", "any"))
 
 
 def test_strict_refuses_rows_that_cannot_be_read(tmp_path):

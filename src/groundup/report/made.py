@@ -40,7 +40,7 @@ class Made:
         return read_jsonl(self.folders[stage] / file)
 
     def samples(self, stage: str) -> list[dict[str, str]]:
-        rows = self.rows(stage, "samples.jsonl")[:SHOWN_SAMPLES]
+        rows = self.rows(stage, "training/samples.jsonl")[:SHOWN_SAMPLES]
         return [{key: visible(_cut(text)) for key, text in row.items()} for row in rows]
 
 

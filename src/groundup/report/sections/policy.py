@@ -31,7 +31,7 @@ def gather(made: Made, stage: str) -> dict[str, Any]:
 
 def rollouts(made: Made, stage: str, curves: dict[str, str]) -> dict[str, Any]:
     """The curves of PPO's and GRPO's rollouts, and what is wrong with the form of their answers."""
-    rows = made.rows(stage, "rollouts.jsonl")
+    rows = made.rows(stage, "training/rollouts.jsonl")
     curves = {
         **curves,
         "length, tokens an answer": "length",
