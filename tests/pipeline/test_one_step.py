@@ -82,10 +82,22 @@ def test_reinforcement(groundup_here, place, tmp_path, monkeypatch, verb, reward
     few = ["rollouts=8"] if verb == "ppo" else ["prompts=2", "generations=4"]
     few = [word for one in ("iterations=1", "sft.max_answer_tokens=8", *few) for word in ("--set", one)]
     more = (*few, "--reward", reward.format(place=place))
-    outcome = call(groundup_here, place, tmp_path / "run", verb, "pairs.jsonl", *more)
+    outcome = call(groundup_here, place, tmp_path / "run", verb, "pairs.jsonl", *more, "--held-out", place / "unseen.jsonl")
     assert outcome.returncode == 0, outcome.stderr
-    assert f"{verb} data: 24 prompts" in outcome.stderr
+    assert f"{verb} data: 24 prompts" in outcome.stderr and f"{verb} held out: 5 prompts" in outcome.stderr
+    assert json.loads(outcome.stdout.splitlines()[-1])["held_out"]["prompts"] == 5
     folder.load_decoder(tmp_path / "run" / verb)
+
+
+def test_strict_and_torchrun_of_reinforcement(groundup_here, place, tmp_path, monkeypatch):
+    more = ("--reward", "count=never-said", "--set", "sft.max_answer_tokens=4", "--set", "rollouts=4", "--strict")
+    outcome = call(groundup_here, place, tmp_path / "run", "ppo", "pairs.jsonl", *more)
+    assert outcome.returncode == 2 and "answers with one reward, 0 (4 of 4)" in outcome.stderr.splitlines()[-1]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, said in (("0", "ppo answers and learns in one process; start it without torchrun"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        outcome = call(groundup_here, place, tmp_path / "more", "ppo", "pairs.jsonl", *more)
+        assert outcome.returncode == 2 and said in outcome.stderr and not (tmp_path / "more").exists()
 
 
 @pytest.mark.parametrize(

@@ -114,8 +114,11 @@ def test_ppo_asks_with_the_whole_history(policy, toy_tokenizer, tmp_path, monkey
 
     monkeypatch.setattr(ppo, "rollout", stop)
     file = write(tmp_path / "a.jsonl", {"messages": TURNS}, {"prompt": TURNS[:2]}, {"prompt": TURNS[:2]})
-    questions, left_out = own_data.prompts([file], lambda text: None), Counter()
-    assert questions == [TURNS[:-1], TURNS[:2]]  # each once
+    left_out = Counter()
+    sides = own_data.prompts([file], "ppo", lambda text: None, left_out=left_out)
+    questions = [*sides["train"], *sides["held_out"]]
+    assert sorted(map(len, questions)) == [2, len(TURNS) - 1]  # each once, and one of the two is held out
+    left_out.clear()
     with pytest.raises(KeyboardInterrupt):
         reward = open_reward("length", toy_tokenizer, torch.float32, torch.device("cpu"))
         runtime = Runtime(FLOAT32, tmp_path, "ppo", left_out=left_out)

@@ -172,24 +172,12 @@ def test_training_earns_more_reward(toy_decoder, toy_tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("killed_at", [1, 2, 5])
-def test_resumed_training_ends_with_the_same_bits(toy_decoder, toy_tokenizer, tmp_path, monkeypatch, killed_at):
+def test_resumed_training_ends_with_the_same_bits(toy_decoder, toy_tokenizer, tmp_path, monkeypatch, killed, killed_at):
     changes = {"iterations": 4, "rollouts": 8, "minibatches": 2, "kl_coefficient": 0.1, "kl_target": 0.01, "kl_horizon": 50}
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
     summary, policy = optimised(toy_decoder, toy_tokenizer, tmp_path / "whole", **changes)
 
-    class Killed(BaseException):
-        pass
-
-    original, calls = ppo.clipped_objective, []
-
-    def killing(*arguments, **settings):
-        calls.append(1)
-        if len(calls) == killed_at + 1:
-            raise Killed
-        return original(*arguments, **settings)
-
-    monkeypatch.setattr(ppo, "clipped_objective", killing)
-    with pytest.raises(Killed):
+    with pytest.raises(killed(ppo, "clipped_objective", killed_at + 1)):
         optimised(toy_decoder, toy_tokenizer, tmp_path / "cut", **changes)
     again, resumed = optimised(toy_decoder, toy_tokenizer, tmp_path / "cut", **changes)
     assert again == summary

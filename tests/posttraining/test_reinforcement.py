@@ -157,24 +157,12 @@ def test_micro_batches_add_up_to_the_update(fine_tuned, toy_tokenizer, monkeypat
 
 
 @pytest.mark.parametrize("killed_at", [1, 5])
-def test_resumed_groups_end_with_the_same_bits(fine_tuned, toy_tokenizer, tmp_path, monkeypatch, killed_at):
+def test_resumed_groups_end_with_the_same_bits(fine_tuned, toy_tokenizer, tmp_path, monkeypatch, killed, killed_at):
     changes = {"iterations": 3, "minibatches": 2, "beta": 0.1, "samples_every": 2}
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
     summary, policy = by_grpo(fine_tuned, toy_tokenizer, tmp_path / "whole", "count=the", **changes)
 
-    class Killed(BaseException):
-        pass
-
-    original, calls = grpo.group_objective, []
-
-    def killing(*arguments, **settings):
-        calls.append(1)
-        if len(calls) == killed_at + 1:
-            raise Killed
-        return original(*arguments, **settings)
-
-    monkeypatch.setattr(grpo, "group_objective", killing)
-    with pytest.raises(Killed):
+    with pytest.raises(killed(grpo, "group_objective", killed_at + 1)):
         by_grpo(fine_tuned, toy_tokenizer, tmp_path / "cut", "count=the", **changes)
     again, resumed = by_grpo(fine_tuned, toy_tokenizer, tmp_path / "cut", "count=the", **changes)
     assert again == summary

@@ -108,6 +108,10 @@ RESULTS = {
     "ppo": {
         "iterations": 2, "first": {"score": 0.0}, "last": {"score": 1.0}, "against_sft": preferred(0.2),
         "concerns": ["Answers stop ending: 3%"],
+        "held_out": {
+            "prompts": 7, "reward": {"before": 0.25, "after": 0.75}, "length": {"before": 9.0, "after": 8.0},
+            "ended": {"before": 1.0, "after": 0.5}, "gain": {"difference": 0.5, "low": 0.25, "high": 0.625, "n": 7},
+        },
     },
 }  # fmt: skip
 
@@ -149,6 +153,8 @@ def finished(folder: Path) -> dict[str, Path]:
     form = {"length": 9.0, "ended": 0.5, "reward_length_correlation": 0.25}
     rollouts = [{"iteration": number, "score": 0.5, "kl": 0.1, **form} for number in range(2)]
     write_jsonl(folders["ppo"] / "training" / "rollouts.jsonl", rollouts)
+    answered = [{"iteration": n // 3, "question": HOSTILE, "answer": f"answer {n}", "reward": 0.125 * n} for n in range(6)]
+    write_jsonl(folders["ppo"] / "training" / "rollout_samples.jsonl", answered)
     scored = [{"reward": 0.5, "tokens": 9, "side": side} for side in ("chosen", "rejected")]
     write_jsonl(folders["reward"] / "training" / "scored.jsonl", scored)
     one = {"question": HOSTILE, "reference": "Yes.", "base": HOSTILE, "sft": "", "before": HOSTILE, "after": "No."}
