@@ -78,7 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="measuring material")
     parser.add_argument("--tokens", type=int, default=1_000_000, help="of pre-training")
-    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--depth", type=int, default=2)
     options, _ = parser.parse_known_args()
     claim = "reward model on HH-RLHF (harmless), right choices ahead of always the longer answer"
     if not (options.data / "preferences" / PAIRS).is_file():
@@ -103,7 +103,7 @@ def main() -> None:
         train, held_out = split(read_conversations([options.data / "sft" / name for name in TALKS]).rows)
         trained, unseen = ([{"messages": one.rows} for one in side] for side in (train, held_out))
         model = groundup.sft(
-            base, trained, folder / "sft", epochs=2, max_answer_tokens=CONTEXT, packing=True, batch_examples=16,
+            base, trained, folder / "sft", epochs=1, max_answer_tokens=CONTEXT, packing=True, batch_examples=16,
             learning_rate=1e-3,
         )
         rows = read(model.tokenizer, unseen)

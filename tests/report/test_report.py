@@ -283,6 +283,11 @@ def test_says_when_a_result_is_not_good(text):
     assert "PPO is clearly worse than what it started from" in text
 
 
+def test_shows_what_ppo_answered_on_the_way_and_on_held_out_prompts(text):
+    assert [f"answer {number}" in text for number in range(6)] == [True, True, False, True, True, False]  # two of each rollout
+    assert "The reward went from 0.25 to 0.75, a difference of 0.50 (0.25 to 0.62)" in text or "0.25 to 0.63" in text
+
+
 def compared(text: str) -> dict[str, tuple[str, str]]:
     """What is compared with -> (difference and interval, verdict)."""
     cell = r'<td data-title="{}"[^>]*>([^<]*)</td>\s*'
