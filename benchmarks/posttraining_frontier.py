@@ -79,7 +79,7 @@ class Bench:
         reviews = pq.read_table(data / "text" / "movie_reviews.parquet", columns=["text", "label"]).to_pylist()
         random.Random(0).shuffle(reviews)
         train, held_out = reviews[200:], reviews[:200]
-        self.folder, self.device, self.sentiment = folder, choose(), Sentiment(train)
+        self.folder, self.device, self.sentiment = folder, choose(1), Sentiment(train)
         found = self.sentiment([], [row["text"] for row in held_out])
         right = [(one > 0) == (row["label"] == "pos") for row, one in zip(held_out, found, strict=True)]
         print(f"{machine()}; the classifier is right on {np.mean(right):.0%} of 200 whole reviews that it was not made of")

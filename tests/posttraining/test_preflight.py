@@ -87,7 +87,7 @@ def test_pairs_and_their_opposites(rows, toy_tokenizer):
 
 
 def test_prompts(rows, toy_tokenizer):
-    prompts = [ids[:9] for ids, _ in rows]
+    prompts = [ids[:14] for ids, _ in rows]
     assert preflight.of_prompts(prompts, toy_tokenizer, {}) == []
     begun = [[prompts[0][0], *prompts[0]], prompts[1], prompts[1]]
     found = names(preflight.of_prompts(begun, toy_tokenizer, Counter({"longer than 8 tokens": 2})))
