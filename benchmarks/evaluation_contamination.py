@@ -13,18 +13,15 @@ import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
-import torch
 from scipy import stats
 
 from common import arguments, conclude
+from contaminated import train
 from groundup.corpus.dedup.contamination import index
 from groundup.data.rows import Refused
 from groundup.evaluation.contamination import documents_with, exchangeable, order_test
 from groundup.evaluation.open_model import open_model
 from groundup.evaluation.tasks import rows_of
-from groundup.model import folder
-from groundup.model.decoder import Decoder, DecoderConfig
-from groundup.model.likelihood import token_log_probabilities
 from groundup.tokenizer import bpe
 from groundup.tokenizer.tokenizer import Tokenizer
 
@@ -38,7 +35,8 @@ def main() -> None:
     start = time.monotonic()
     planted = lines(1)
     with tempfile.TemporaryDirectory() as name:
-        train(Path(name) / "model", planted)
+        tokenizer = Tokenizer.from_merges(bpe.train(bpe.count_pretokens(lines(2, 400)), 1200))
+        train(Path(name) / "model", tokenizer, planted, [lines(seed, 20) for seed in range(10, 30)])
         model = open_model(str(Path(name) / "model"))
     trained = time.monotonic() - start
     found = order_test(model, of(planted))
@@ -64,25 +62,6 @@ def lines(seed: int, count: int = 100) -> list[str]:
 
 def of(texts: list[str]) -> object:
     return exchangeable([{"text": text} for text in texts], "lines")
-
-
-def train(place: Path, planted: list[str]) -> None:
-    torch.manual_seed(0)
-    tokenizer = Tokenizer.from_merges(bpe.train(bpe.count_pretokens(lines(2, 400)), 1200))
-    documents = [planted] * 10 + [lines(seed, 20) for seed in range(10, 30)]
-    random.Random(3).shuffle(documents)
-    stream = [token for some in documents for token in [tokenizer.end_of_text, *tokenizer.encode("\n".join(some) + "\n")]]
-    model = Decoder(DecoderConfig(tokenizer.size, 128, 2, 4, 2, 32, 256, 64))
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.05) if parameter.dim() > 1 else torch.nn.init.ones_(parameter)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0)
-    for first in range(0, len(stream) - 65, 64):
-        ids = torch.tensor(stream[first : first + 65])[None]
-        loss = -token_log_probabilities(model, ids[:, :-1], ids[:, 1:]).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    folder.save(place, model, tokenizer, chat=False)
 
 
 def overlap(questions: Path, texts: Path) -> bool:

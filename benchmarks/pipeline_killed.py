@@ -33,7 +33,7 @@ SAME = (
     "tokens/train.idx",
     "tokens/held_out.bin",
     *(f"{stage}/model.safetensors" for stage in ("base", "sft", "reward", "dpo", "ppo")),
-    *(f"{stage}/metrics.jsonl" for stage in ("base", "sft", "reward", "dpo", "ppo")),
+    *(f"{stage}/training/metrics.jsonl" for stage in ("base", "sft", "reward", "dpo", "ppo")),
 )
 
 

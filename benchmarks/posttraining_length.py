@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from common import arguments, conclude, machine
+from groundup.core.device import Device
 from groundup.model.decoder import Decoder, DecoderConfig
 from groundup.posttraining.batches import collate, row_of
 from groundup.posttraining.config import PpoConfig
@@ -23,11 +24,13 @@ from groundup.posttraining.rewards import open_reward
 from groundup.tokenizer import bpe
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.objectives import next_token
+from groundup.training.runtime import Runtime
 
 TEXT = ["what does the function return", "it returns the path of the file", "def path(file):\n    return file\n"]
 QUESTIONS = ["what is the path", "what does it return", "the file", "return"]
 ANSWERS = ["the path", "it returns the file", "def path file", "file", "path of the file"]
 CPU = torch.device("cpu")
+FLOAT32 = Device(CPU, torch.float32, 1, "cpu", ())
 RUNS = {
     "length": {"reward": "length"},
     "length, a missing end costs nothing": {"reward": "length", "missing_end_reward": "off"},
@@ -54,7 +57,7 @@ def main() -> None:
         reward = open_reward(settings.reward, tokenizer, torch.float32, CPU)
         with tempfile.TemporaryDirectory() as folder:
             result = train(
-                copy.deepcopy(policy), reward, tokenizer, QUESTIONS * 6, settings, 12, torch.float32, Path(folder), 0
+                copy.deepcopy(policy), tokenizer, QUESTIONS * 6, settings, Runtime(FLOAT32, Path(folder), "ppo"), reward, 12
             )
         found[name] = first, last = result["first"], result["last"]
         columns = [(first[one], last[one]) for one in ("reward", "length", "ended", "reward_length_correlation")]

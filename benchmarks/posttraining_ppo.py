@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -101,6 +102,7 @@ def ours(work: Path, prompts: dict, float32: bool) -> float:
     from groundup.posttraining.ppo import train
     from groundup.posttraining.rewards import ModelReward
     from groundup.tokenizer.tokenizer import Tokenizer
+    from groundup.training.runtime import Runtime
 
     device = choose(0)
     dtype = torch.float32 if float32 else device.training_dtype
@@ -109,7 +111,8 @@ def ours(work: Path, prompts: dict, float32: bool) -> float:
     settings = PpoConfig(iterations=1, rollouts=ROLLOUTS, minibatches=MINIBATCHES, epochs=1)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        found = train(policy, reward, tokenizer, prompts["questions"], settings, TOKENS, dtype, Path(folder), 0)
+        runtime = Runtime(replace(device, training_dtype=dtype), Path(folder), "ppo")
+        found = train(policy, tokenizer, prompts["questions"], settings, runtime, reward, TOKENS)
         seconds = time.perf_counter() - start
     print(f"mean length {found['last']['length']:.1f}, {found['last']['ended']:.0%} ended")
     return seconds

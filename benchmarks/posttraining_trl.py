@@ -59,19 +59,20 @@ def ours(kind: str, folder: Path, rows: list[dict]) -> float:
     from groundup.posttraining import dpo, reward, sft
     from groundup.posttraining.config import DpoConfig, RewardConfig, SftConfig
     from groundup.tokenizer.tokenizer import Tokenizer
+    from groundup.training.runtime import Runtime
 
     tokenizer, model, device = Tokenizer.load(folder / "model"), load_decoder(folder / "model"), choose()
-    work = folder / f"work-{time.monotonic_ns()}"
+    runtime = Runtime(device, folder / f"work-{time.monotonic_ns()}", kind)
     start = time.monotonic()
     if kind == "sft":
         settings = SftConfig(batch_examples=BATCH, max_answer_tokens=CONTEXT, packing=True)
-        assert sft.train(model, tokenizer, rows, settings, device, work, 0) == EXAMPLES // BATCH
+        assert sft.train(model, tokenizer, rows, settings, runtime) == EXAMPLES // BATCH
     elif kind == "dpo":
         settings = DpoConfig(batch_pairs=BATCH, pairs_at_once=BATCH // 4)
-        assert dpo.train(model, tokenizer, rows, settings, device.training_dtype, work, 0) == PAIRS // BATCH
+        assert dpo.train(model, tokenizer, rows, settings, runtime) == PAIRS // BATCH
     else:
         settings = RewardConfig(batch_pairs=BATCH, pairs_at_once=BATCH // 4)
-        reward.train(model, tokenizer, rows, settings, device.training_dtype, work, 0)
+        reward.train(model, tokenizer, rows, settings, runtime)
     return time.monotonic() - start
 
 

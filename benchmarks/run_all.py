@@ -1,9 +1,10 @@
 """Run every benchmark, or those named, and write docs/benchmarks.md; a bar that does not hold stays as it is.
 
-The page has a table for each machine. `run_all.py pipeline_minutes corpus_ray` runs these two and leaves the other rows of this
-machine's table as they were.
+The page has a table for each machine, and says what each benchmark shows. `run_all.py pipeline_minutes corpus_ray` runs
+these two and leaves the other rows of this machine's table as they were.
 """
 
+import ast
 import json
 import re
 import subprocess
@@ -16,6 +17,7 @@ HERE = Path(__file__).resolve().parent
 PAGE = ROOT / "docs" / "benchmarks.md"
 VERDICT = {True: "yes", False: "**no**", None: "not measured"}
 TITLE = "# Benchmarks\n\nWritten by `make bench`, on each of these machines.\n"
+WHAT = "What each shows"
 HEADER = ["| claim | figure | bar | holds | beside it | script |", "| --- | --: | --: | --- | --- | --- |"]
 
 
@@ -24,6 +26,7 @@ def main() -> None:
     named = [word for word in sys.argv[1:] if (HERE / f"{word}.py") in scripts]
     options = [word for word in sys.argv[1:] if word not in named]
     tables = dict(re.findall(r"^## (.*)\n\n((?:\|.*\n)+)", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+    tables.pop(WHAT, None)
     kept = re.findall(r"^(\|.*`(\w+)\.py` \|)$", tables.get(machine(), "") if named else "", re.MULTILINE)
     lines = {name: line for line, name in kept if (HERE / f"{name}.py") in scripts}
     failed = []
@@ -34,9 +37,27 @@ def main() -> None:
         lines[script.stem] = line(script, row)
         failed += [row["claim"]] if row["holds"] is False else []
     tables[machine()] = "".join(f"{row}\n" for row in [*HEADER, *(lines[name] for name in sorted(lines))])
-    page = [TITLE, *(f"## {name}\n\n{tables[name]}" for name in sorted(tables))]
-    PAGE.write_text("\n".join(page), encoding="utf-8")
+    write(tables)
     print(json.dumps({"benchmarks": len(named or scripts), "not_holding": failed, "page": "docs/benchmarks.md"}))
+
+
+def write(tables: dict[str, str]) -> None:
+    page = [TITLE, *(f"## {name}\n\n{tables[name]}" for name in sorted(tables)), f"## {WHAT}\n\n{described()}"]
+    PAGE.write_text("\n".join(page), encoding="utf-8")
+
+
+def described() -> str:
+    """A row for each benchmark: what it says of itself, and the pages of docs/ that have more of its figures."""
+    pages = {page: page.read_text(encoding="utf-8") for page in sorted(PAGE.parent.glob("*.md")) if page != PAGE}
+    rows = ["| script | what it shows | figures |", "| --- | --- | --- |"]
+    for script in sorted(HERE.glob("*_*.py")):
+        if script.name == Path(__file__).name:
+            continue
+        first = (ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or "").partition("\n\n")[0]
+        first = " ".join(first.split()).replace("|", "\\|")
+        found = ", ".join(f"[{page.stem}]({page.name})" for page, text in pages.items() if script.name in text)
+        rows.append(f"| `{script.name}` | {first} | {found} |")
+    return "\n".join(rows) + "\n"
 
 
 def run(script: Path, options: list[str]) -> dict:

@@ -16,11 +16,10 @@ import pyarrow.parquet as pq
 import timed
 from common import ROOT, conclude
 from groundup.core.device import choose
-from groundup.data.config import MixtureConfig
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.config import PretrainingConfig
-from groundup.training.parallel import ALONE
 from groundup.training.pretraining import pretrain
+from groundup.training.runtime import Runtime
 
 BEST, OTHERS = "openstax", ("msdocs", "novels100", "movie_reviews")
 CHARACTERS, LONGEST = 4_000_000, 20_000  # of each domain; of a document
@@ -54,8 +53,8 @@ def main() -> None:
                     depth=options.depth, context_length=256, tokens=options.tokens, batch_tokens=4096, anneal_data_fraction=share
                 )
                 model, _ = pretrain(
-                    tokens, tokenizer, settings, MixtureConfig(), choose(), ALONE, Path(work) / f"{seed}-{share}", "anneal",
-                    lambda text: None, seed,
+                    tokenizer, tokens, settings,
+                    Runtime(choose(), Path(work) / f"{seed}-{share}", "anneal", seed, lambda text: None),
                 )  # fmt: skip
                 nats = timed.nats_of(model)
                 others = [text for name in OTHERS for text in held_out[name]]

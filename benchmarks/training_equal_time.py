@@ -76,10 +76,9 @@ def nanochat(checkout: Path, train: list[str], held_out: list[str], work: Path) 
 
 def groundup(train: list[str], held_out: list[str], folder: Path, depth: int, their_seconds: float) -> dict[str, float]:
     from groundup.core.device import choose
-    from groundup.data.config import MixtureConfig
     from groundup.training.config import PretrainingConfig
-    from groundup.training.parallel import ALONE
     from groundup.training.pretraining import pretrain
+    from groundup.training.runtime import Runtime
 
     encoder = timed.byte_pairs(train, VOCABULARY)
     folder.mkdir()
@@ -97,7 +96,7 @@ def groundup(train: list[str], held_out: list[str], folder: Path, depth: int, th
             depth=depth, context_length=256, tokens=tokens, batch_tokens=4096, micro_batch_tokens=4096, anneal_data_fraction=0.0
         )
         start = time.perf_counter()
-        model, results = pretrain(folder, encoder, settings, MixtureConfig(), choose(), ALONE, folder / name, name, print, 0)
+        model, results = pretrain(encoder, folder, settings, Runtime(choose(), folder / name, name, 0, print))
         return model, results["tokens"], time.perf_counter() - start
 
     (_, few, short), (_, many, long) = (trained(tokens, f"trial{tokens}") for tokens in TRIALS)

@@ -18,15 +18,14 @@ import torch
 import timed
 from common import ROOT, conclude
 from groundup.core.device import choose
-from groundup.data.config import MixtureConfig
 from groundup.generation.engine import Sampling, generate
 from groundup.model.decoder import Decoder
 from groundup.model.likelihood import score, token_log_probabilities
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.config import LongContextConfig, PretrainingConfig
 from groundup.training.long_context import train_longer
-from groundup.training.parallel import ALONE
 from groundup.training.pretraining import pretrain
+from groundup.training.runtime import Runtime
 
 SHORT, LONG = 256, 1024
 PLACES = ((0, 128), (128, 256), (256, 512), (512, 768), (768, 1024))
@@ -59,12 +58,12 @@ def main() -> None:
             depth=options.depth, context_length=SHORT, tokens=options.tokens, batch_tokens=4096, anneal_data_fraction=0,
         )  # fmt: skip
         more = LongContextConfig(context_length=LONG, tokens=options.long_tokens, batch_tokens=4096)
-        at = (MixtureConfig(), choose(), ALONE)
         models["before"], _ = pretrain(
-            Path(work) / "tokens", tokenizer, settings, *at, Path(work) / "before", "before", lambda text: None, 0
+            tokenizer, Path(work) / "tokens", settings, Runtime(choose(), Path(work) / "before", "before", 0, lambda text: None)
         )
         models["after"], _ = train_longer(
-            deepcopy(models["before"]), Path(work) / "tokens", tokenizer, more, *at, Path(work) / "after", "after", print, 0
+            deepcopy(models["before"]), tokenizer, Path(work) / "tokens", more,
+            Runtime(choose(), Path(work) / "after", "after", 0, print),
         )
         for model in models.values():  # both are given the whole text; positions do not depend on this
             model.config = replace(model.config, max_position_embeddings=2 * LONG)

@@ -3,6 +3,7 @@
 import contextlib
 import faulthandler
 import io
+import itertools
 import os
 import shutil
 import signal
@@ -194,6 +195,28 @@ def toy_decoder() -> Callable[..., Decoder]:
         return model
 
     return make
+
+
+class Killed(BaseException):
+    """As SIGKILL ends a program: no handler of errors knows it."""
+
+
+@pytest.fixture
+def killed(monkeypatch) -> Callable[..., type[Killed]]:
+    """Have a module's function end the program at given calls of it, counted from 1; returns what it raises."""
+
+    def arrange(module: object, name: str, *calls: int) -> type[Killed]:
+        original, count = getattr(module, name), itertools.count(1)
+
+        def killing(*arguments: object, **settings: object) -> object:
+            if next(count) in calls:
+                raise Killed
+            return original(*arguments, **settings)
+
+        monkeypatch.setattr(module, name, killing)
+        return Killed
+
+    return arrange
 
 
 def randomise(model: torch.nn.Module, seed: int, scale: float = 0.3) -> None:

@@ -130,12 +130,12 @@ def test_training_leaves_what_it_is_given_as_it_was(made, base, chat, tmp_path):
     again = groundup.load(made / "base").network.state_dict()
     assert all(torch.equal(weights, again[name]) for name, weights in base.network.state_dict().items())
     assert not torch.equal(base.network.lm_head.weight, chat.network.lm_head.weight)
-    rows = [json.loads(line) for line in (made / "sft" / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (made / "sft" / "training" / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == chat.results["steps"] == 3 and "held_out" in rows[-1]
 
 
 def test_pretraining_holds_texts_out(made, base):
-    rows = [json.loads(line) for line in (made / "base" / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (made / "base" / "training" / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["held_out"] == base.results["held_out_loss"]
     assert not (made / "base" / "tokens").exists()
 
@@ -187,7 +187,7 @@ def test_a_killed_training_resumes_and_ends_the_same(made, base, tmp_path, monke
     monkeypatch.setattr("groundup.training.optimizer.Optimizer.step", lambda *_: calls.append(1))
     groundup.sft(base, TALK, tmp_path / "sft", held_out=TALK[:1], batch_examples=2)
     assert not calls and not (tmp_path / "sft.partial").exists()
-    for name in ("model.safetensors", "metrics.jsonl", "config.json"):
+    for name in ("model.safetensors", "training/metrics.jsonl", "config.json"):
         assert (tmp_path / "sft" / name).read_bytes() == (made / "sft" / name).read_bytes()
 
 
@@ -209,7 +209,7 @@ def test_a_pretraining_killed_between_steps_resumes_and_ends_the_same(made, tmp_
     monkeypatch.setattr(Optimizer, "step", lambda *arguments: (taken.append(1), step(*arguments)))
     base = groundup.pretrain(TEXTS, tokenizer, tmp_path / "base", **SMALL)
     assert 0 < len(taken) < base.results["steps"]
-    for name in ("model.safetensors", "metrics.jsonl"):
+    for name in ("model.safetensors", "training/metrics.jsonl"):
         assert (tmp_path / "base" / name).read_bytes() == (made / "base" / name).read_bytes()
 
 

@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -64,8 +63,8 @@ from groundup.tokenizer.train import train_bpe, train_plain
 from groundup.tokenizer.wordpiece import WordPiece
 from groundup.training import checkpoint
 from groundup.training.config import PretrainingConfig
-from groundup.training.parallel import ALONE
 from groundup.training.pretraining import pretrain as pretrain_chapter
+from groundup.training.runtime import Runtime
 
 __all__ = [
     "Model", "PreferenceModel", "RunView", "Tokenizer", "UserError", "dpo", "evaluate", "load", "load_tokenizer", "open_run",
@@ -318,11 +317,10 @@ def pretrain(
             }
             token_folder.write(tokens, sides, tokenizer, cores())
             warn(refused)
-        network, results = pretrain_chapter(
-            tokens, tokenizer, config, mixture, device, ALONE, work, "pretrain", logger.info, _seed(seed)
-        )
+        runtime = Runtime(device, work, "pretrain", _seed(seed))
+        network, results = pretrain_chapter(tokenizer, tokens, config, runtime, mixture)
         model_files.save(work, network, tokenizer, chat=False, card=cards.pretrained(results), dtype=config.save_dtype)
-        checkpoint.clear(work)
+        checkpoint.clear(runtime.training)
         shutil.rmtree(tokens)
         return {**results, "device": device.name}
 
@@ -343,9 +341,8 @@ def sft(model: Model, data: Rows, folder: Folder, *, held_out: Rows = (), seed: 
     """
     config = configured(SftConfig, settings, "sft", ("data", "held_out", "max_objects", "held_out_questions"))
 
-    def train(network: Any, rows: TrainRows, unseen: TrainRows, work: Path, left_out: Counter[str]) -> Trained:
-        steps = sft_chapter.train(network, model.tokenizer, rows, config, _device(), work, seed, left_out, unseen)
-        return network, {"steps": steps}
+    def train(network: Any, rows: TrainRows, unseen: TrainRows, runtime: Runtime) -> Trained:
+        return network, {"steps": sft_chapter.train(network, model.tokenizer, rows, config, runtime, unseen)}
 
     return load(_tuned("sft", config, read_conversations, train, model, data, folder, held_out, seed))
 
@@ -357,10 +354,8 @@ def dpo(model: Model, data: Rows, folder: Folder, *, held_out: Rows = (), seed: 
     """
     config = configured(DpoConfig, settings, "dpo", ("data", "held_out"))
 
-    def train(network: Any, rows: TrainRows, unseen: TrainRows, work: Path, left_out: Counter[str]) -> Trained:
-        dtype = _device().training_dtype
-        steps = dpo_chapter.train(network, model.tokenizer, rows, config, dtype, work, seed, left_out, unseen)
-        return network, {"steps": steps}
+    def train(network: Any, rows: TrainRows, unseen: TrainRows, runtime: Runtime) -> Trained:
+        return network, {"steps": dpo_chapter.train(network, model.tokenizer, rows, config, runtime, unseen)}
 
     return load(_tuned("dpo", config, read_preferences, train, model, data, folder, held_out, seed))
 
@@ -375,10 +370,9 @@ def reward(
     """
     config = configured(RewardConfig, settings, "reward", ("data", "held_out"))
 
-    def train(network: Any, rows: TrainRows, unseen: TrainRows, work: Path, left_out: Counter[str]) -> Trained:
-        dtype = _device().training_dtype
-        trained = reward_chapter.train(network, model.tokenizer, rows, config, dtype, work, seed, left_out)
-        results, _ = reward_chapter.assess(trained, model.tokenizer, unseen or rows, left_out, network)
+    def train(network: Any, rows: TrainRows, unseen: TrainRows, runtime: Runtime) -> Trained:
+        trained = reward_chapter.train(network, model.tokenizer, rows, config, runtime)
+        results, _ = reward_chapter.assess(trained, model.tokenizer, unseen or rows, runtime.left_out, network)
         return trained, {"measured_on": "held_out" if unseen else "data", **results}
 
     return PreferenceModel.load(_tuned("reward", config, read_preferences, train, model, data, folder, held_out, seed))
@@ -411,7 +405,7 @@ def evaluate(model: Model, data: Texts | Rows, *, seed: int = 0) -> dict[str, An
 
 def _tuned(
     kind: str, config: SftConfig | DpoConfig | RewardConfig, read: Callable[[Iterable[Given]], Any],
-    train: Callable[[LanguageModel, TrainRows, TrainRows, Path, Counter[str]], Trained],
+    train: Callable[[LanguageModel, TrainRows, TrainRows, Runtime], Trained],
     model: Model, data: Rows, folder: Folder, held_out: Rows, seed: int,
 ) -> Path:  # fmt: skip
     """The folder of what `train` makes of a copy of the model."""
@@ -419,12 +413,12 @@ def _tuned(
     rows, unseen = rows_of(read, data), rows_of(read, held_out, may_be_none=True)
 
     def make(work: Path) -> dict[str, Any]:
-        left_out: Counter[str] = Counter()
-        trained, results = train(copy.deepcopy(model.network), rows, unseen, work, left_out)
+        runtime = Runtime(_device(), work, kind, _seed(seed))
+        trained, results = train(copy.deepcopy(model.network), rows, unseen, runtime)
         card = cards.tuned(kind, {"rows": {"trained on": len(rows), "held out": len(unseen)}}, results)
         model_files.save(work, trained, model.tokenizer, chat=True, card=card, dtype=config.save_dtype)
-        checkpoint.clear(work)
-        if left_out:
+        checkpoint.clear(runtime.training)
+        if left_out := runtime.left_out:
             logger.warning("%s: %s rows left out: %s", kind, f"{left_out.total():,}", said(left_out))
         return {**results, "left_out": dict(left_out)}
 

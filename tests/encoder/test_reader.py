@@ -123,21 +123,13 @@ def test_the_folder_answers_alike(built, tokenizer, device, tmp_path, run_ground
     assert said["answer"] == "Lima" and said["start"] == CONTEXT.index("Lima") and 0 < said["probability"] <= 1
 
 
-def test_a_killed_training_ends_with_the_same_bits(tokenizer, device, tmp_path, monkeypatch):
+def test_a_killed_training_ends_with_the_same_bits(tokenizer, device, tmp_path, monkeypatch, killed):
     settings = replace(SMALL, steps=8, practice_steps=4)
     build(tokenizer, QUESTIONS, [PRACTICE], settings, device, tmp_path / "whole")
     monkeypatch.setattr("groundup.training.loop.CHECKPOINT_SECONDS", 0.0)
-    calls = []
-
-    def dying(model, batch):
-        calls.append(1)
-        if len(calls) in (5, 20):
-            raise KeyboardInterrupt
-        return span_loss(model, batch)
-
-    monkeypatch.setattr(question_answering, "span_loss", dying)
+    death = killed(question_answering, "span_loss", 5, 20)
     for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(death):
             build(tokenizer, QUESTIONS, [PRACTICE], settings, device, tmp_path / "killed")
     build(tokenizer, QUESTIONS, [PRACTICE], settings, device, tmp_path / "killed")
     assert (tmp_path / "whole/model.safetensors").read_bytes() == (tmp_path / "killed/model.safetensors").read_bytes()

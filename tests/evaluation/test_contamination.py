@@ -2,10 +2,11 @@
 
 import json
 import random
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,11 +15,11 @@ from groundup.core.statistics import students_tail
 from groundup.evaluation import contamination
 from groundup.evaluation.contamination import exchangeable, order_test
 from groundup.evaluation.open_model import open_model
-from groundup.model import folder
-from groundup.model.decoder import Decoder, DecoderConfig
-from groundup.model.likelihood import token_log_probabilities
 from groundup.tokenizer import bpe
 from groundup.tokenizer.tokenizer import Tokenizer
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from contaminated import train
 
 
 def words_of(seed, count=200):
@@ -40,23 +41,9 @@ PLANTED = lines(1)
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A model whose training data holds the lines of PLANTED ten times in their order, among others."""
-    torch.manual_seed(0)
     tokenizer = Tokenizer.from_merges(bpe.train(bpe.count_pretokens(lines(2, 300)), 900))
-    documents = [PLANTED] * 10 + [lines(seed, 20) for seed in range(10, 30)]
-    random.Random(3).shuffle(documents)
-    stream = [id for some in documents for id in [tokenizer.end_of_text, *tokenizer.encode("\n".join(some) + "\n")]]
-    model = Decoder(DecoderConfig(tokenizer.size, 128, 2, 4, 2, 32, 256, 64))
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.05) if parameter.dim() > 1 else torch.nn.init.ones_(parameter)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0)
-    for start in range(0, len(stream) - 65, 64):
-        ids = torch.tensor(stream[start : start + 65])[None]
-        loss = -token_log_probabilities(model, ids[:, :-1], ids[:, 1:]).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
     place = tmp_path_factory.mktemp("contamination") / "model"
-    folder.save(place, model, tokenizer, chat=False)
+    train(place, tokenizer, PLANTED, [lines(seed, 20) for seed in range(10, 30)])
     return open_model(str(place))
 
 

@@ -12,7 +12,6 @@ from safetensors import safe_open
 from groundup.core.device import Device, choose
 from groundup.core.errors import UserError
 from groundup.corpus.config import PagesConfig, SourceConfig
-from groundup.data.config import MixtureConfig
 from groundup.generation.engine import Sampling, generate
 from groundup.model import folder
 from groundup.model.decoder import RewardModel
@@ -31,8 +30,8 @@ from groundup.tokenizer.config import TokenizerConfig
 from groundup.tokenizer.load import for_run
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.config import PretrainingConfig
-from groundup.training.parallel import ALONE
 from groundup.training.pretraining import _whole_model, pretrain
+from groundup.training.runtime import Runtime
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from toy_corpus import DOCUMENTS, tokenizer, write_tokens
@@ -122,8 +121,7 @@ def continued(source, tmp_path, name="continued"):
     write_tokens(tmp_path / f"{name} tokens", DOCUMENTS, encoder)
     settings = PretrainingConfig(start_from=str(source), context_length=32, tokens=4 * 64, batch_tokens=64, lr_scale=0.3)
     model, _ = pretrain(
-        tmp_path / f"{name} tokens", encoder, settings, MixtureConfig(), choose(1), ALONE, tmp_path / f"{name} work", "base",
-        lambda text: None, 1,
+        encoder, tmp_path / f"{name} tokens", settings, Runtime(choose(1), tmp_path / f"{name} work", "base", 1)
     )  # fmt: skip
     folder.save(tmp_path / name, model, encoder, chat=False)
     return model, encoder, tmp_path / name
@@ -172,7 +170,7 @@ def test_continued_it_is_to_transformers_what_it_was(tmp_path, case):
     assert again.generation.unknown == ("repetition_penalty",)
     assert again.without_token == model.without_token == tuple(range(encoder.size, encoder.size + ROWS))
     assert answer_ends(Tokenizer.load(path), again.generation.ends) == [encoder.end_of_text, encoder.message_end]
-    train(again, encoder, questions(), SftConfig(epochs=1, max_answer_tokens=16), CPU, tmp_path / "sft work", 0)
+    train(again, encoder, questions(), SftConfig(epochs=1, max_answer_tokens=16), Runtime(CPU, tmp_path / "sft work", "sft"))
     folder.save(tmp_path / "sft", again, encoder, chat=True)
     same_to_transformers(source, tmp_path / "sft", chat=True)
     assert folder.load_decoder(tmp_path / "sft").generation.ends == again.generation.ends
@@ -208,7 +206,7 @@ def test_rows_without_a_token_are_never_said(tmp_path):
     model, encoder, path = continued(source, tmp_path)
     ends = answer_ends(encoder, model.generation.ends)
     tuned = folder.load_decoder(path)
-    train(tuned, encoder, questions(), SftConfig(epochs=1, max_answer_tokens=16), CPU, tmp_path / "sft work", 0)
+    train(tuned, encoder, questions(), SftConfig(epochs=1, max_answer_tokens=16), Runtime(CPU, tmp_path / "sft work", "sft"))
     copied = type(tuned)(tuned.config)  # as what processes hold in parts is put together
     copied.load_state_dict(tuned.state_dict())
     prompts = [prompt_of(encoder, one) for one in ("what is a", "b")]
@@ -222,7 +220,7 @@ def test_rows_without_a_token_are_never_said(tmp_path):
                 encoder.decode(ids)
         answer(one, encoder, ["what is a"], Sampling(8), 0)
     reward_model = reward.train(
-        tuned, encoder, preferred(), RewardConfig(epochs=1, batch_pairs=2), torch.float32, tmp_path / "reward work", 0
+        tuned, encoder, preferred(), RewardConfig(epochs=1, batch_pairs=2), Runtime(CPU, tmp_path / "reward work", "reward")
     )
     assert reward_model.config.origin.dtype == "bfloat16"
     scores = ModelReward(reward_model, (0.0, 1.0), encoder, torch.float32)
@@ -245,15 +243,15 @@ def test_a_model_put_together_from_parts_keeps_what_it_came_with(tmp_path):
 def test_every_later_stage_keeps_format_and_files(tmp_path):
     source = publish(tmp_path / "published", template=PLAIN)
     encoder, policy = Tokenizer.load(source), folder.load_decoder(source)
-    dpo.train(policy, encoder, preferred(), DpoConfig(epochs=1, batch_pairs=2), torch.float32, tmp_path / "dpo work", 0)
+    dpo.train(policy, encoder, preferred(), DpoConfig(epochs=1, batch_pairs=2), Runtime(CPU, tmp_path / "dpo work", "dpo"))
     folder.save(tmp_path / "dpo", policy, encoder, chat=True)
     same_to_transformers(source, tmp_path / "dpo", chat=True)
     settings = RewardConfig(epochs=1, batch_pairs=2)
-    reward_model = reward.train(policy, encoder, preferred(), settings, torch.float32, tmp_path / "rm", 0)
+    reward_model = reward.train(policy, encoder, preferred(), settings, Runtime(CPU, tmp_path / "rm", "reward"))
     settings = PpoConfig(iterations=1, rollouts=2, epochs=1, minibatches=1)
     ppo.train(
-        policy, ModelReward(reward_model, (0.0, 1.0), encoder, torch.float32), encoder, ["what is a", "what is b"], settings, 8,
-        torch.float32, tmp_path / "ppo work", 0,
+        policy, encoder, ["what is a", "what is b"], settings, Runtime(CPU, tmp_path / "ppo work", "ppo"),
+        ModelReward(reward_model, (0.0, 1.0), encoder, torch.float32), 8,
     )
     folder.save(tmp_path / "ppo", policy, encoder, chat=True)
     same_to_transformers(source, tmp_path / "ppo", chat=True)
@@ -282,7 +280,8 @@ def test_a_base_model_that_is_tuned_learns_when_to_stop(tmp_path):
     model, encoder, path = continued(source, tmp_path)
     assert not (path / "chat_template.jinja").exists() and encoder.template is None
     assert folder.load_decoder(path).generation.ends == (encoder.end_of_text,)
-    train(model, encoder, questions(), SftConfig(epochs=80, batch_examples=4, learning_rate=5e-3), CPU, tmp_path / "work", 0)
+    settings = SftConfig(epochs=80, batch_examples=4, learning_rate=5e-3)
+    train(model, encoder, questions(), settings, Runtime(CPU, tmp_path / "work", "sft"))
     found = compare_with_base(model, folder.load_decoder(path), encoder, questions(), 16, 0)
     assert found["held_out"]["overlap"]["sft"]["overlap"] == 1
     folder.save(tmp_path / "sft", model, encoder, chat=True)

@@ -108,9 +108,9 @@ def test_it_learned_and_nothing_was_left_out(tuned):
     _, sft, dpo = tuned
     for path in (sft, dpo):
         assert not json.loads((path / "stage.json").read_text())["results"]["left_out"]
-    steps = [json.loads(line) for line in (sft / "metrics.jsonl").read_text().splitlines()]
+    steps = [json.loads(line) for line in (sft / "training" / "metrics.jsonl").read_text().splitlines()]
     assert steps[-1]["loss"] < steps[0]["loss"]
-    losses = [json.loads(line)["loss"] for line in (dpo / "metrics.jsonl").read_text().splitlines()]
+    losses = [json.loads(line)["loss"] for line in (dpo / "training" / "metrics.jsonl").read_text().splitlines()]
     assert losses[0] == pytest.approx(0.693, abs=1e-3) and losses[-1] < losses[0]
 
 

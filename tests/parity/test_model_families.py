@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from groundup.core.device import choose
-from groundup.data.config import MixtureConfig
 from groundup.generation.engine import Sampling, generate
 from groundup.model import folder, moe
 from groundup.model.decoder import Decoder, DecoderConfig, RewardModel, with_experts
@@ -17,8 +16,8 @@ from groundup.tokenizer.bpe import SPECIAL_TOKENS
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.config import PretrainingConfig
 from groundup.training.objectives import next_token
-from groundup.training.parallel import ALONE
 from groundup.training.pretraining import pretrain
+from groundup.training.runtime import Runtime
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from toy_corpus import DOCUMENTS, tokenizer, write_tokens
@@ -76,16 +75,6 @@ def theirs_like(config: DecoderConfig):
 
 def read_by_transformers(path):
     return transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-
-
-@pytest.fixture
-def saved(toy_decoder, toy_tokenizer, tmp_path):
-    def make(**shape):
-        model = toy_decoder(seed=1, vocab_size=toy_tokenizer.size, **shape)
-        folder.save(tmp_path / "model", model, toy_tokenizer, chat=True)
-        return model, tmp_path / "model"
-
-    return make
 
 
 @shapes
@@ -250,9 +239,9 @@ def test_a_qwen_is_continued_with_its_own_tokenizer(toy_decoder, tmp_path):
     write_tokens(tmp_path / "tokens", DOCUMENTS, encoder)
     settings = PretrainingConfig(start_from=str(published), context_length=32, tokens=20 * 64, batch_tokens=64, lr_scale=0.3)
     model, results = pretrain(
-        tmp_path / "tokens", encoder, settings, MixtureConfig(), choose(1), ALONE, tmp_path / "work", "base", print, 1
+        encoder, tmp_path / "tokens", settings, Runtime(choose(1), tmp_path / "work", "base", 1, print)
     )
-    first = json.loads((tmp_path / "work" / "metrics.jsonl").read_text().splitlines()[0])
+    first = json.loads((tmp_path / "work" / "training" / "metrics.jsonl").read_text().splitlines()[0])
     assert results["held_out_loss"] < first["loss"] - 1
     folder.save(continued, model, encoder, chat=False)
     loaded = transformers.AutoTokenizer.from_pretrained(continued)

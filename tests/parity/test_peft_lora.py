@@ -7,6 +7,7 @@ from groundup.core.device import Device
 from groundup.model import folder as folders
 from groundup.posttraining import sft
 from groundup.posttraining.config import SftConfig
+from groundup.training.runtime import Runtime
 
 transformers = pytest.importorskip("transformers", reason="needs the `test` extra")
 peft = pytest.importorskip("peft", reason="needs the `test` extra")
@@ -23,7 +24,7 @@ def test_peft_computes_our_logits(experts, toy_decoder, toy_tokenizer, tmp_path)
         before = model(ids)
     rows = [{"messages": [{"role": "user", "content": "what does it"}, {"role": "assistant", "content": "the path"}]}] * 4
     settings = SftConfig(lora_rank=4, batch_examples=2, epochs=4, learning_rate=0.02)
-    sft.train(model, toy_tokenizer, rows, settings, CPU, tmp_path / "sft", 0)
+    sft.train(model, toy_tokenizer, rows, settings, Runtime(CPU, tmp_path / "sft", "sft"))
     base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
     theirs = peft.PeftModel.from_pretrained(base, tmp_path / "sft" / "adapter").eval()
     with torch.no_grad():

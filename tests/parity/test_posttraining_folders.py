@@ -11,6 +11,7 @@ from groundup.tokenizer.tokenizer import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_continuing import publish, template
+from test_families_tuned import published
 
 transformers = pytest.importorskip("transformers", reason="needs the `test` extra")
 SAID = [("what is a", "the path", "def"), ("what is b", "the file", "it"), ("what is c", "it returns", "the")]
@@ -26,9 +27,15 @@ def rows(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("kind, name", [("qwen3", "qwen3"), ("qwen2", "qwen2_5")])
+FAMILIES = {"llama": "Llama", "mixtral": "Mixtral"}  # with the tokenizers of Llama 3 and of Mistral
+
+
+@pytest.mark.parametrize("kind, name", [("qwen3", "qwen3"), ("qwen2", "qwen2_5"), ("llama", ""), ("mixtral", "")])
 def test_fine_tuned_and_aligned_it_stays_the_model_that_it_was(groundup_here, rows, tmp_path, kind, name):
-    source = publish(tmp_path / "model", kind, template(name))
+    if name:
+        source = publish(tmp_path / "model", kind, template(name))
+    else:
+        source = published(tmp_path / "model", FAMILIES[kind])
     before, model = (source / "chat_template.jinja").read_text(), source
     for verb in ("sft", "dpo"):
         outcome = groundup_here(

@@ -35,16 +35,6 @@ def read_by_transformers(path):
     return transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 
 
-@pytest.fixture
-def saved(toy_decoder, toy_tokenizer, tmp_path):
-    def make(**shape):
-        model = toy_decoder(seed=1, vocab_size=toy_tokenizer.size, **shape)
-        folder.save(tmp_path / "model", model, toy_tokenizer, chat=True)
-        return model, tmp_path / "model"
-
-    return make
-
-
 @shapes
 @torch.no_grad()
 def test_our_folder_gives_the_same_logits(saved, shape):

@@ -101,7 +101,7 @@ def test_it_said_before_what_the_run_then_did(tiny_run, run_groundup, tiny_recip
     assert before["base"]["parameters"] == done["base"]["parameters"]["total"]
     for name in ("sft", "dpo"):
         assert before[name]["steps"] >= done[name]["steps"]
-    assert before["ppo"]["steps"] >= len((tiny_run.folder / "ppo" / "metrics.jsonl").read_text().splitlines())
+    assert before["ppo"]["steps"] >= len((tiny_run.folder / "ppo" / "training" / "metrics.jsonl").read_text().splitlines())
 
 
 def test_a_finished_run_is_looked_at_without_torch(tiny_run, environment, tiny_recipe):

@@ -53,6 +53,9 @@ def test_fine_tuning_and_again(groundup_here, place, tmp_path):
     assert "24 conversations (TRL messages 24); 1 dropped" in outcome.stderr and "line 25" in outcome.stderr
     assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir()) == ["sft"]
     folder.load_decoder(tmp_path / "run" / "sft")
+    own = {path.name for path in (tmp_path / "run" / "sft" / "training").iterdir()}
+    assert own == {"metrics.jsonl", "samples.jsonl"}  # apart from what transformers reads, and no state is left
+    assert not own & {path.name for path in (tmp_path / "run" / "sft").iterdir()}
     again = call(groundup_here, place, tmp_path / "run", "sft", "talks.jsonl", "--set", "batch_examples=8")
     assert json.loads(again.stdout.splitlines()[-1]) == found and "step" not in again.stderr
 
@@ -62,7 +65,7 @@ def test_preferences_with_rows_of_their_own_to_measure_on(groundup_here, place, 
     outcome = call(groundup_here, place, tmp_path / "run", verb, "pairs.jsonl", "--held-out", place / "unseen.jsonl")
     assert outcome.returncode == 0, outcome.stderr
     assert f"{verb} data: 24 preferences" in outcome.stderr and f"{verb} held out: 5 preferences" in outcome.stderr
-    rows = [json.loads(line) for line in (tmp_path / "run" / verb / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "run" / verb / "training" / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 1  # all 24 in one batch: none was held out
     if verb == "reward":
         assert json.loads(outcome.stdout.splitlines()[-1])["accuracy"]["n"] == 5
@@ -82,10 +85,22 @@ def test_reinforcement(groundup_here, place, tmp_path, monkeypatch, verb, reward
     few = ["rollouts=8"] if verb == "ppo" else ["prompts=2", "generations=4"]
     few = [word for one in ("iterations=1", "sft.max_answer_tokens=8", *few) for word in ("--set", one)]
     more = (*few, "--reward", reward.format(place=place))
-    outcome = call(groundup_here, place, tmp_path / "run", verb, "pairs.jsonl", *more)
+    outcome = call(groundup_here, place, tmp_path / "run", verb, "pairs.jsonl", *more, "--held-out", place / "unseen.jsonl")
     assert outcome.returncode == 0, outcome.stderr
-    assert f"{verb} data: 24 prompts" in outcome.stderr
+    assert f"{verb} data: 24 prompts" in outcome.stderr and f"{verb} held out: 5 prompts" in outcome.stderr
+    assert json.loads(outcome.stdout.splitlines()[-1])["held_out"]["prompts"] == 5
     folder.load_decoder(tmp_path / "run" / verb)
+
+
+def test_strict_and_torchrun_of_reinforcement(groundup_here, place, tmp_path, monkeypatch):
+    more = ("--reward", "count=never-said", "--set", "sft.max_answer_tokens=4", "--set", "rollouts=4", "--strict")
+    outcome = call(groundup_here, place, tmp_path / "run", "ppo", "pairs.jsonl", *more)
+    assert outcome.returncode == 2 and "answers with one reward, 0 (4 of 4)" in outcome.stderr.splitlines()[-1]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, said in (("0", "ppo answers and learns in one process; start it without torchrun"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        outcome = call(groundup_here, place, tmp_path / "more", "ppo", "pairs.jsonl", *more)
+        assert outcome.returncode == 2 and said in outcome.stderr and not (tmp_path / "more").exists()
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def other_tokenizer():
 def run(tmp_path, toy_decoder, toy_tokenizer):
     def dpo(context):
         model_folder.save(context.work, toy_decoder(vocab_size=toy_tokenizer.size), toy_tokenizer, chat=True)
-        write_text(context.work / "metrics.jsonl", '{"step": 0, "loss": 1.25}\n')
+        write_text(context.work / "training" / "metrics.jsonl", '{"step": 0, "loss": 1.25}\n')
         write_text(context.work / "rows.jsonl", '{"text": "one"}\n')
         return {}
 
@@ -61,7 +61,7 @@ def test_chat_refuses_the_tokenizer_of_another_run(run, other_tokenizer):
 @pytest.mark.parametrize(
     ("name", "read"),
     [
-        ("metrics.jsonl", lambda run: export(run, run / "boards")),
+        ("training/metrics.jsonl", lambda run: export(run, run / "boards")),
         ("tokenizer.json", lambda run: load.load(run / "dpo")),
         ("tokenizer.json", lambda run: Tokenizer.load(run / "dpo")),
         ("model.safetensors", lambda run: read_embeddings(run / "dpo")),

@@ -18,9 +18,9 @@ STAGES = ["pages", "annotations", "corpus", "tokenizer", "tokens", "base", "eval
 BYTE_IDENTICAL = [
     "corpus/documents.parquet", "corpus/dropped.parquet", "tokenizer/tokenizer.json", "tokens/train.bin",
     "tokens/train.idx", "tokens/held_out.bin", "tokens/held_out.idx", "tokens/documents.parquet", "sft/train.jsonl",
-    "preferences/train.jsonl", "ppo/rollouts.jsonl",
+    "preferences/train.jsonl", "ppo/training/rollouts.jsonl",
     *(f"{stage}/model.safetensors" for stage in ("base", "sft", "reward", "dpo", "ppo")),
-    *(f"{stage}/metrics.jsonl" for stage in ("base", "sft", "reward", "dpo", "ppo")),
+    *(f"{stage}/training/metrics.jsonl" for stage in ("base", "sft", "reward", "dpo", "ppo")),
 ]  # fmt: skip
 
 
@@ -88,11 +88,11 @@ def test_every_stage_leaves_a_manifest_and_nothing_half_done(tiny_run):
 
 
 def test_the_model_learned(tiny_run):
-    rows = [json.loads(line) for line in (tiny_run.folder / "base" / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tiny_run.folder / "base" / "training" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(len(rows)))
     assert rows[0]["loss"] == pytest.approx(6.93, abs=0.01)  # ln 1024: a fresh model knows nothing
     assert sum(row["loss"] for row in rows[-10:]) / 10 < 5.5
-    assert json.loads((tiny_run.folder / "dpo" / "metrics.jsonl").read_text().splitlines()[0])["loss"] == (
+    assert json.loads((tiny_run.folder / "dpo" / "training" / "metrics.jsonl").read_text().splitlines()[0])["loss"] == (
         pytest.approx(0.6931, abs=1e-3)  # ln 2: the policy is still its reference
     )
 

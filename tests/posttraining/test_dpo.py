@@ -7,13 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundup.core.device import Device
 from groundup.core.errors import UserError
 from groundup.posttraining.batches import collate, row_of
 from groundup.posttraining.config import DpoConfig
 from groundup.posttraining.dpo import preference_loss, sequence_log_probability, train
 from groundup.posttraining.preference_losses import Pairs
+from groundup.training.runtime import Runtime
 
 CPU = torch.device("cpu")
+FLOAT32 = Device(torch.device("cpu"), torch.float32, 1, "cpu", ())
 PAIRS = [
     {
         "prompt": [{"role": "user", "content": f"what is {letter}"}],
@@ -79,8 +82,8 @@ def test_an_answer_is_worth_the_sum_of_its_tokens_and_of_its_end(policy, toy_tok
 def test_training_begins_at_ln_2_and_prefers_the_chosen(policy, toy_tokenizer, tmp_path):
     before = {side: answers(policy, toy_tokenizer, side) for side in ("chosen", "rejected")}
     settings = DpoConfig(epochs=10, batch_pairs=4, learning_rate=1e-3, beta=0.3)
-    assert train(policy, toy_tokenizer, PAIRS, settings, torch.float32, tmp_path, seed=0) == 20
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert train(policy, toy_tokenizer, PAIRS, settings, Runtime(FLOAT32, tmp_path, "dpo")) == 20
+    rows = [json.loads(line) for line in (tmp_path / "training" / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert rows[0]["reward_chosen"] == pytest.approx(0, abs=1e-5)
     assert rows[-1]["loss"] < 0.5 and rows[-1]["accuracy"] == 1
@@ -90,15 +93,15 @@ def test_training_begins_at_ln_2_and_prefers_the_chosen(policy, toy_tokenizer, t
 
 def test_no_pairs(policy, toy_tokenizer, tmp_path):
     with pytest.raises(UserError, match="dpo: no preference pairs"):
-        train(policy, toy_tokenizer, [], DpoConfig(), torch.float32, tmp_path, seed=0)
+        train(policy, toy_tokenizer, [], DpoConfig(), Runtime(FLOAT32, tmp_path, "dpo"))
 
 
 def test_held_out_pairs_are_measured_while_it_trains(policy, toy_tokenizer, tmp_path):
     seen, unseen = PAIRS[:4], [*PAIRS[4:], {"prompt": "no conversation"}]
     settings, left_out = DpoConfig(epochs=16, batch_pairs=4, learning_rate=1e-3, beta=0.3), Counter()
     before = {side: answers(policy, toy_tokenizer, side)[4:] for side in ("chosen", "rejected")}
-    steps = train(policy, toy_tokenizer, seen, settings, torch.float32, tmp_path, 0, left_out, unseen)
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = train(policy, toy_tokenizer, seen, settings, Runtime(FLOAT32, tmp_path, "dpo", left_out=left_out), unseen)
+    rows = [json.loads(line) for line in (tmp_path / "training" / "metrics.jsonl").read_text().splitlines()]
     measured = [row for row in rows if "held_out_loss" in row]
     assert steps == 16 and [row["step"] for row in measured] == list(range(1, 16, 2))
     after = {side: answers(policy, toy_tokenizer, side)[4:] for side in before}
@@ -113,6 +116,6 @@ def test_measuring_held_out_pairs_changes_no_weight(toy_decoder, toy_tokenizer, 
     weights = []
     for number, unseen in enumerate(([], PAIRS)):
         policy = toy_decoder(seed=1, scale=0.1, vocab_size=toy_tokenizer.size)
-        train(policy, toy_tokenizer, PAIRS, DpoConfig(batch_pairs=4), torch.float32, tmp_path / str(number), 0, None, unseen)
+        train(policy, toy_tokenizer, PAIRS, DpoConfig(batch_pairs=4), Runtime(FLOAT32, tmp_path / str(number), "dpo"), unseen)
         weights.append(torch.cat([parameter.flatten() for parameter in policy.parameters()]))
     assert torch.equal(*weights)

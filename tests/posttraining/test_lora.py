@@ -11,6 +11,7 @@ from groundup.posttraining import lora, sft
 from groundup.posttraining.config import DpoConfig, SftConfig
 from groundup.posttraining.dpo import train as train_dpo
 from groundup.training import loop
+from groundup.training.runtime import Runtime
 
 CPU = Device(torch.device("cpu"), torch.float32, 1, "cpu", ())
 ROWS = [
@@ -27,7 +28,7 @@ def test_sft_trains_adapters_and_merges_them(toy_decoder, toy_tokenizer, tmp_pat
     model = toy_decoder(vocab_size=toy_tokenizer.size)
     before = weights(model)
     settings = SftConfig(lora_rank=4, batch_examples=2, epochs=2, learning_rate=0.01)
-    sft.train(model, toy_tokenizer, ROWS, settings, CPU, tmp_path, 0)
+    sft.train(model, toy_tokenizer, ROWS, settings, Runtime(CPU, tmp_path, "sft"))
     after = weights(model)
     assert after.keys() == before.keys() and all(one.requires_grad for one in model.parameters())
     changed = {name for name in after if not torch.equal(after[name], before[name])}
@@ -40,8 +41,8 @@ def test_sft_trains_adapters_and_merges_them(toy_decoder, toy_tokenizer, tmp_pat
 def test_at_the_start_it_is_the_model_and_dpo_begins_at_ln_2(toy_decoder, toy_tokenizer, tmp_path):
     model = toy_decoder(vocab_size=toy_tokenizer.size)
     pairs = [{"prompt": "what does it return", "chosen": "the path", "rejected": f"the {word}"} for word in ("file", "function")]
-    train_dpo(model, toy_tokenizer, pairs, DpoConfig(lora_rank=2, batch_pairs=2), torch.float32, tmp_path, 0)
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    train_dpo(model, toy_tokenizer, pairs, DpoConfig(lora_rank=2, batch_pairs=2), Runtime(CPU, tmp_path, "dpo"))
+    rows = [json.loads(line) for line in (tmp_path / "training" / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["loss"] == pytest.approx(0.693147, abs=1e-5)
     assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 2
 
@@ -58,7 +59,7 @@ def test_a_killed_training_ends_with_the_same_bits(toy_decoder, toy_tokenizer, t
     settings = SftConfig(lora_rank=4, batch_examples=2, epochs=3, learning_rate=0.01)
 
     def train(folder, model):
-        sft.train(model, toy_tokenizer, ROWS, settings, CPU, folder, 0)
+        sft.train(model, toy_tokenizer, ROWS, settings, Runtime(CPU, folder, "sft"))
         return weights(model), (folder / "adapter" / "adapter_model.safetensors").read_bytes()
 
     whole = train(tmp_path / "whole", toy_decoder(vocab_size=toy_tokenizer.size))

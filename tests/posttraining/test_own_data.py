@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
+from groundup.core.device import Device
 from groundup.core.errors import UserError
 from groundup.pipeline import preflight
 from groundup.pipeline.recipe import Recipe
@@ -16,6 +17,9 @@ from groundup.posttraining.config import PpoConfig, PreferencesConfig, SftConfig
 from groundup.posttraining.preferences import compare_policies, label
 from groundup.posttraining.rewards import open_reward
 from groundup.tokenizer.chat import render
+from groundup.training.runtime import Runtime
+
+FLOAT32 = Device(torch.device("cpu"), torch.float32, 1, "cpu", ())
 
 
 def said(role, content, **more):
@@ -110,14 +114,15 @@ def test_ppo_asks_with_the_whole_history(policy, toy_tokenizer, tmp_path, monkey
 
     monkeypatch.setattr(ppo, "rollout", stop)
     file = write(tmp_path / "a.jsonl", {"messages": TURNS}, {"prompt": TURNS[:2]}, {"prompt": TURNS[:2]})
-    questions, left_out = own_data.prompts([file], lambda text: None), Counter()
-    assert questions == [TURNS[:-1], TURNS[:2]]  # each once
+    left_out = Counter()
+    sides = own_data.prompts([file], "ppo", lambda text: None, left_out=left_out)
+    questions = [*sides["train"], *sides["held_out"]]
+    assert sorted(map(len, questions)) == [2, len(TURNS) - 1]  # each once, and one of the two is held out
+    left_out.clear()
     with pytest.raises(KeyboardInterrupt):
-        ppo.train(
-            policy, open_reward("length", toy_tokenizer, torch.float32, torch.device("cpu")), toy_tokenizer, questions,
-            PpoConfig(rollouts=2), 8, torch.float32,
-            tmp_path, 0, left_out,
-        )  # fmt: skip
+        reward = open_reward("length", toy_tokenizer, torch.float32, torch.device("cpu"))
+        runtime = Runtime(FLOAT32, tmp_path, "ppo", left_out=left_out)
+        ppo.train(policy, toy_tokenizer, questions, PpoConfig(rollouts=2), runtime, reward, 8)
     assert sorted(one.ids for one in asked) == sorted(prompt_of(toy_tokenizer, one) for one in questions) and not left_out
 
 

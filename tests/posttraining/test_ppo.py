@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from groundup.core.device import Device
 from groundup.core.files import read_jsonl
 from groundup.generation.engine import Sampling, generate
 from groundup.posttraining import ppo
@@ -15,6 +16,9 @@ from groundup.posttraining.reward import from_policy
 from groundup.posttraining.rewards import ModelReward, Prompt
 from groundup.posttraining.rollouts import by_length
 from groundup.training import loop
+from groundup.training.runtime import Runtime
+
+FLOAT32 = Device(torch.device("cpu"), torch.float32, 1, "cpu", ())
 
 PROMPTS = [Prompt("", ids) for ids in ([5, 6, 7], [8, 9], [10, 11, 12, 13, 14], [15])]
 ENDS, PAD = [1, 2], 0
@@ -146,53 +150,41 @@ def optimised(toy_decoder, toy_tokenizer, folder, reward=None, **changes):
     values = {**small, "learning_rate": 3e-3, "kl_coefficient": 0.0, **changes}
     questions = ["what is the path", "what does it return", "the file"] * 11
     settings = PpoConfig(**values)
-    return train(policy, reward, toy_tokenizer, questions, settings, 8, torch.float32, folder, seed=0), policy
+    return train(policy, toy_tokenizer, questions, settings, Runtime(FLOAT32, folder, "ppo"), reward, 8), policy
 
 
 def test_training_earns_more_reward(toy_decoder, toy_tokenizer, tmp_path):
     summary, _ = optimised(
         toy_decoder, toy_tokenizer, tmp_path, Scores(share_of_even_tokens, (0.5, 0.1)), missing_end_reward="off"
     )
-    log = read_jsonl(tmp_path / "rollouts.jsonl")
+    log = read_jsonl(tmp_path / "training" / "rollouts.jsonl")
     assert [row["iteration"] for row in log] == list(range(24))
     assert summary["first"] == log[0] and summary["last"] == log[-1]
     assert log[0]["kl"] == pytest.approx(0, abs=1e-5) and log[-1]["kl"] > 0.01
     scores = [row["score"] for row in log]
     assert np.mean(scores[-4:]) > np.mean(scores[:4]) + 0.5
-    in_steps = [row for row in read_jsonl(tmp_path / "metrics.jsonl") if "rollout_length" in row]
+    in_steps = [row for row in read_jsonl(tmp_path / "training" / "metrics.jsonl") if "rollout_length" in row]
     assert [row["step"] for row in in_steps] == list(range(0, 48, 2))
     assert [row["rollout_ended"] for row in in_steps] == [row["ended"] for row in log]
-    samples = read_jsonl(tmp_path / "rollout_samples.jsonl")
+    samples = read_jsonl(tmp_path / "training" / "rollout_samples.jsonl")
     assert {row["iteration"] for row in samples} == {0, 10, 20, 23} and len(samples) == 4 * 8
     assert samples[0].keys() == {"iteration", "question", "answer", "reward", "tokens", "ended"}
 
 
 @pytest.mark.parametrize("killed_at", [1, 2, 5])
-def test_resumed_training_ends_with_the_same_bits(toy_decoder, toy_tokenizer, tmp_path, monkeypatch, killed_at):
+def test_resumed_training_ends_with_the_same_bits(toy_decoder, toy_tokenizer, tmp_path, monkeypatch, killed, killed_at):
     changes = {"iterations": 4, "rollouts": 8, "minibatches": 2, "kl_coefficient": 0.1, "kl_target": 0.01, "kl_horizon": 50}
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
     summary, policy = optimised(toy_decoder, toy_tokenizer, tmp_path / "whole", **changes)
 
-    class Killed(BaseException):
-        pass
-
-    original, calls = ppo.clipped_objective, []
-
-    def killing(*arguments, **settings):
-        calls.append(1)
-        if len(calls) == killed_at + 1:
-            raise Killed
-        return original(*arguments, **settings)
-
-    monkeypatch.setattr(ppo, "clipped_objective", killing)
-    with pytest.raises(Killed):
+    with pytest.raises(killed(ppo, "clipped_objective", killed_at + 1)):
         optimised(toy_decoder, toy_tokenizer, tmp_path / "cut", **changes)
     again, resumed = optimised(toy_decoder, toy_tokenizer, tmp_path / "cut", **changes)
     assert again == summary
     for one, other in zip(policy.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
     for name in ("metrics.jsonl", "rollouts.jsonl", "rollout_samples.jsonl"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "cut" / "training" / name).read_bytes() == (tmp_path / "whole" / "training" / name).read_bytes()
 
 
 def test_parts_hold_every_row_once_and_no_padding_that_all_share(actor, setup):

@@ -8,10 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundup.core.device import Device
 from groundup.core.errors import UserError
 from groundup.posttraining import dpo
 from groundup.posttraining.config import DpoConfig, Loss
 from groundup.posttraining.preference_losses import LOSSES, Pairs, length_desensitised, loss_of, rewards, scores
+from groundup.training.runtime import Runtime
+
+FLOAT32 = Device(torch.device("cpu"), torch.float32, 1, "cpu", ())
 
 NATS = st.floats(-30, -0.5)
 
@@ -108,7 +112,7 @@ def test_divergences_meet_where_they_should(columns):
 )
 def test_settings_that_cannot_work_together(changes, said, tmp_path):
     with pytest.raises(UserError, match=said):
-        dpo.train(None, None, [], settings(**{"loss": "sigmoid", **changes}), torch.float32, tmp_path, 0)
+        dpo.train(None, None, [], settings(**{"loss": "sigmoid", **changes}), Runtime(FLOAT32, tmp_path, "dpo"))
 
 
 def test_the_reference_is_computed_once_for_a_policy_and_pairs(toy_decoder, toy_tokenizer, tmp_path, monkeypatch):
@@ -122,13 +126,13 @@ def test_the_reference_is_computed_once_for_a_policy_and_pairs(toy_decoder, toy_
         policy = toy_decoder(seed=seed, scale=0.1, vocab_size=toy_tokenizer.size)
         config = DpoConfig(beta=beta, learning_rate=1e-3)
         folder = tmp_path / str(number)
-        dpo.train(policy, toy_tokenizer, rows, config, torch.float32, folder, 0, cache=tmp_path / cache)
+        dpo.train(policy, toy_tokenizer, rows, config, Runtime(FLOAT32, folder, "dpo"), cache=tmp_path / cache)
         weights.append(torch.cat([parameter.flatten() for parameter in policy.parameters()]))
     assert len(asked) == 3 and torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
     [path] = (tmp_path / "b").glob("*.npy")
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")  # damaged: computed again
     policy = toy_decoder(seed=1, scale=0.1, vocab_size=toy_tokenizer.size)
-    dpo.train(policy, toy_tokenizer, rows, DpoConfig(), torch.float32, tmp_path / "again", 0, cache=tmp_path / "b")
+    dpo.train(policy, toy_tokenizer, rows, DpoConfig(), Runtime(FLOAT32, tmp_path / "again", "dpo"), cache=tmp_path / "b")
     assert len(asked) == 4
 
 

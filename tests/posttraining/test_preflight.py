@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,11 +10,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundup.core.device import Device
 from groundup.core.errors import UserError
-from groundup.posttraining import dpo, own_data, preflight, reward
+from groundup.posttraining import dpo, grpo, own_data, ppo, preflight, reward
 from groundup.posttraining.batches import row_of
-from groundup.posttraining.config import DpoConfig, RewardConfig
+from groundup.posttraining.config import DpoConfig, GrpoConfig, PpoConfig, RewardConfig
+from groundup.posttraining.rewards import open_reward
 from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.runtime import Runtime
+
+FLOAT32 = Device(torch.device("cpu"), torch.float32, 1, "cpu", ())
 
 GOOD = [("what is a", "the path"), ("what is b", "the file"), ("what is c", "it returns")]
 
@@ -80,6 +86,68 @@ def test_pairs_and_their_opposites(rows, toy_tokenizer):
     assert found == {"the same as one before": (1, 4), "pairs of which the opposite is there too": (2, 4)}
 
 
+def test_prompts(rows, toy_tokenizer):
+    prompts = [ids[:14] for ids, _ in rows]
+    assert preflight.of_prompts(prompts, toy_tokenizer, {}) == []
+    begun = [[prompts[0][0], *prompts[0]], prompts[1], prompts[1]]
+    found = names(preflight.of_prompts(begun, toy_tokenizer, Counter({"longer than 8 tokens": 2})))
+    assert found == {
+        "left out longer than 8 tokens": (2, 5), "the token that begins a text stands twice": (1, 3),
+        "the same as one before": (1, 3),
+    }  # fmt: skip
+    other = Tokenizer.from_merges(toy_tokenizer.merges)
+    other.pad, other.kept = other.message_end, {"tokenizer_config.json": '{"eos_token": "<|endoftext|>"}'}
+    found = names(preflight.of_prompts(prompts, other, {}))
+    assert found == {
+        "padding is the end of an answer, <|im_end|>": (3, 3),
+        "answers end with <|im_end|>, not with tokenizer_config.json's eos_token <|endoftext|>": (3, 3),
+    }
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.booleans(), st.sampled_from([0.0, 1.0])), min_size=1, max_size=6))
+def test_first_answers(answers):
+    """Each finding is about all of them: a part is what training is for."""
+    ids, ended, rewards = [[7] * length for length, *_ in answers], [end for _, end, _ in answers], [one for *_, one in answers]
+    found = {one.name.partition(",")[0] for one in preflight.of_first_answers(ids, ended, rewards)}
+    assert ("answers that do not end" in found) == (not any(ended))
+    assert ("answers that are nothing but their end" in found) == all(end and length == 1 for length, end, _ in answers)
+    assert ("answers with one reward" in found) == (len(set(rewards)) == 1)
+
+
+def test_a_reward_that_is_constant_and_ends_that_are_never_said_are_refused(toy_decoder, toy_tokenizer, tmp_path, caplog):
+    policy = toy_decoder(seed=1, scale=0.1, vocab_size=toy_tokenizer.size)
+    asked = ["what is a", "what is b", "what is c", "what is d"]
+    for method, settings in (
+        (ppo, PpoConfig(iterations=1, rollouts=4, minibatches=1)), (grpo, GrpoConfig(iterations=1, prompts=2, generations=2))
+    ):  # fmt: skip
+        reward = open_reward("count=never-said", toy_tokenizer, torch.float32, FLOAT32.torch_device)
+        runtime = Runtime(FLOAT32, tmp_path / settings.__class__.__name__, "any")
+        with caplog.at_level(logging.WARNING):
+            found = method.train(policy, toy_tokenizer, [*asked, asked[0]], settings, runtime, reward, 2, asked[:3])
+        assert "4 of 4: answers with one reward, 0" in caplog.text and "the same as one before" in caplog.text
+        assert found["held_out"]["prompts"] == 3 and found["held_out"]["gain"]["difference"] == 0
+        assert found["held_out"]["reward"] == {"before": 0, "after": 0}
+        caplog.clear()
+        strict = settings.model_copy(update={"strict": True})
+        with pytest.raises(UserError, match=r"any: refused, as strict says: .*answers with one reward, 0 \(4 of 4\)"):
+            method.train(policy, toy_tokenizer, asked, strict, replace(runtime, folder=tmp_path / method.__name__), reward, 2)
+        with pytest.raises(UserError, match=r"any: refused, as strict says: the same as one before \(1 of 5\)"):
+            method.train(policy, toy_tokenizer, [*asked, asked[0]], strict, runtime, reward, 2)
+
+
+def test_prompts_that_stand_there_twice_are_counted(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(f'{{"prompt": "{word}"}}\n' for word in "abcdefghijaab"))
+    left_out = Counter()
+    sides = own_data.prompts([str(path)], "ppo", print, left_out=left_out)
+    assert sum(map(len, sides.values())) == 10 and sides["held_out"] and left_out.total() <= 3
+    sides = own_data.prompts([str(path)], "ppo", print, [str(path)], left_out=(again := Counter()))
+    assert len(sides["train"]) == len(sides["held_out"]) == 10 and again == {"the same as one before": 3}
+    path.write_text(path.read_text() + '{"prompt": ""}\n')
+    with pytest.raises(UserError, match=r"refused, as strict says: 1 dropped"):
+        own_data.prompts([str(path)], "ppo", print, strict=True)
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=30))
 def test_answers_are_the_runs_of_what_is_learned(tokens):
     ids, spoken = [token for token, _ in tokens], [int(says) for _, says in tokens]
@@ -99,12 +167,12 @@ def test_strict_refuses_and_else_it_is_said(method, toy_decoder, toy_tokenizer, 
     kind = DpoConfig if method is dpo else RewardConfig
     pairs = [pair("the path", "it"), pair("it", " it\n"), pair("the file", "the path " * 99)]
     with caplog.at_level(logging.WARNING):
-        method.train(policy, toy_tokenizer, pairs, kind(), torch.float32, tmp_path / "a", 0)
+        method.train(policy, toy_tokenizer, pairs, kind(), Runtime(FLOAT32, tmp_path / "a", "any"))
     assert "1 of 3: left out with chosen equal to rejected, as tokens" in caplog.text
     assert "1 of 3: left out longer than 6" in caplog.text
     with pytest.raises(UserError, match=r"refused, as strict says: left out .* \(1 of 3\), left out"):
-        method.train(policy, toy_tokenizer, pairs, kind(strict=True), torch.float32, tmp_path / "b", 0)
-    method.train(policy, toy_tokenizer, pairs[:1], kind(strict=True), torch.float32, tmp_path / "c", 0)
+        method.train(policy, toy_tokenizer, pairs, kind(strict=True), Runtime(FLOAT32, tmp_path / "b", "any"))
+    method.train(policy, toy_tokenizer, pairs[:1], kind(strict=True), Runtime(FLOAT32, tmp_path / "c", "any"))
 
 
 def test_strict_refuses_rows_that_cannot_be_read(tmp_path):

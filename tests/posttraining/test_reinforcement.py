@@ -1,10 +1,12 @@
 """PPO and GRPO on rewards whose effect is known: a token that is counted, mere length. The instruments must tell them apart."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 
+from groundup.core.device import Device
 from groundup.core.files import read_jsonl
 from groundup.generation.engine import Sampling
 from groundup.posttraining import grpo, ppo
@@ -15,8 +17,10 @@ from groundup.posttraining.rewards import Prompt, open_reward
 from groundup.posttraining.rollouts import asked_prompts
 from groundup.training import loop
 from groundup.training.objectives import next_token
+from groundup.training.runtime import Runtime
 
 CPU = torch.device("cpu")
+FLOAT32 = Device(torch.device("cpu"), torch.float32, 1, "cpu", ())
 QUESTIONS = ["what is the path", "what does it return", "the file", "return"]
 ANSWERS = ["the path", "it returns the file", "def path file", "file", "path of the file"]
 MOST = 12
@@ -45,7 +49,8 @@ def by_ppo(policy, toy_tokenizer, folder, reward, **changes):
     settings = PpoConfig(**{**values, **changes})
     asked = QUESTIONS * 6
     return ppo.train(
-        copy.deepcopy(policy), reward_of(reward, toy_tokenizer), toy_tokenizer, asked, settings, MOST, torch.float32, folder, 0
+        copy.deepcopy(policy), toy_tokenizer, asked, settings, Runtime(FLOAT32, folder, "ppo"),
+        reward_of(reward, toy_tokenizer), MOST,
     )
 
 
@@ -53,7 +58,7 @@ def by_grpo(policy, toy_tokenizer, folder, reward, **changes):
     values = {"iterations": 14, "prompts": 4, "generations": 6, "learning_rate": 4e-3}
     settings, trained = GrpoConfig(**{**values, **changes}), copy.deepcopy(policy)
     found = grpo.train(
-        trained, reward_of(reward, toy_tokenizer), toy_tokenizer, QUESTIONS, settings, MOST, torch.float32, folder, 0
+        trained, toy_tokenizer, QUESTIONS, settings, Runtime(FLOAT32, folder, "grpo"), reward_of(reward, toy_tokenizer), MOST
     )
     return found, trained
 
@@ -63,7 +68,7 @@ def test_a_counted_token_is_said_more_often_and_the_divergence_held(fine_tuned, 
     found = by_ppo(fine_tuned, toy_tokenizer, tmp_path, "count=the", **adapted)
     first, last = found["first"], found["last"]
     assert last["reward"] > 1.5 * first["reward"]
-    coefficients = [row["kl_coefficient"] for row in read_jsonl(tmp_path / "rollouts.jsonl")]
+    coefficients = [row["kl_coefficient"] for row in read_jsonl(tmp_path / "training" / "rollouts.jsonl")]
     assert coefficients[0] == 0.1 and coefficients[1] == pytest.approx(0.08)  # no divergence yet: 0.2 lower
     assert max(coefficients[-4:]) > min(coefficients)  # it was above its target
     assert 0.5 < last["kl"] < 6 and last["ended"] > 0.9
@@ -95,7 +100,7 @@ def test_without_the_penalty_of_a_missing_end_answers_stop_ending(fine_tuned, to
 def test_groups_learn_a_counted_token(fine_tuned, toy_tokenizer, tmp_path, changes):
     found, _ = by_grpo(fine_tuned, toy_tokenizer, tmp_path, "count=the", **changes)
     assert found["last"]["reward"] > 1.5 * found["first"]["reward"]
-    log, steps = read_jsonl(tmp_path / "rollouts.jsonl"), read_jsonl(tmp_path / "metrics.jsonl")
+    log, steps = read_jsonl(tmp_path / "training" / "rollouts.jsonl"), read_jsonl(tmp_path / "training" / "metrics.jsonl")
     assert [row["rollout_reward"] for row in steps if "rollout_reward" in row] == [row["reward"] for row in log]
     assert ("kl" in log[0]) == ("kl" in steps[0]) == ("beta" in changes)
     if "beta" in changes:
@@ -106,7 +111,7 @@ def test_groups_without_difference_are_counted_and_teach_nothing(fine_tuned, toy
     before = [parameter.clone() for parameter in fine_tuned.parameters()]
     found, trained = by_grpo(fine_tuned, toy_tokenizer, tmp_path, "count=zzz", iterations=2)
     assert found["last"]["without_difference"] == 1
-    for row in read_jsonl(tmp_path / "metrics.jsonl"):
+    for row in read_jsonl(tmp_path / "training" / "metrics.jsonl"):
         assert row["grad_norm"] == 0 and row["loss"] == 0
     for one, other in zip(before, trained.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-3)  # but for the weight decay
@@ -114,7 +119,7 @@ def test_groups_without_difference_are_counted_and_teach_nothing(fine_tuned, toy
 
 def a_rollout(policy, toy_tokenizer, settings, reward="count=the"):
     setup = GroupSetup(policy, reward_of(reward, toy_tokenizer), settings, MOST, torch.float32)
-    prompts = asked_prompts(policy, toy_tokenizer, QUESTIONS, MOST, "grpo", None)
+    prompts = asked_prompts(policy, toy_tokenizer, QUESTIONS, MOST, Runtime(FLOAT32, Path(), "grpo"))
     return rollout(policy, setup, prompts, [toy_tokenizer.message_end], toy_tokenizer.pad, Sampling(MOST), 3)
 
 
@@ -152,31 +157,19 @@ def test_micro_batches_add_up_to_the_update(fine_tuned, toy_tokenizer, monkeypat
 
 
 @pytest.mark.parametrize("killed_at", [1, 5])
-def test_resumed_groups_end_with_the_same_bits(fine_tuned, toy_tokenizer, tmp_path, monkeypatch, killed_at):
+def test_resumed_groups_end_with_the_same_bits(fine_tuned, toy_tokenizer, tmp_path, monkeypatch, killed, killed_at):
     changes = {"iterations": 3, "minibatches": 2, "beta": 0.1, "samples_every": 2}
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
     summary, policy = by_grpo(fine_tuned, toy_tokenizer, tmp_path / "whole", "count=the", **changes)
 
-    class Killed(BaseException):
-        pass
-
-    original, calls = grpo.group_objective, []
-
-    def killing(*arguments, **settings):
-        calls.append(1)
-        if len(calls) == killed_at + 1:
-            raise Killed
-        return original(*arguments, **settings)
-
-    monkeypatch.setattr(grpo, "group_objective", killing)
-    with pytest.raises(Killed):
+    with pytest.raises(killed(grpo, "group_objective", killed_at + 1)):
         by_grpo(fine_tuned, toy_tokenizer, tmp_path / "cut", "count=the", **changes)
     again, resumed = by_grpo(fine_tuned, toy_tokenizer, tmp_path / "cut", "count=the", **changes)
     assert again == summary
     for one, other in zip(policy.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
     for name in ("metrics.jsonl", "rollouts.jsonl", "rollout_samples.jsonl"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "cut" / "training" / name).read_bytes() == (tmp_path / "whole" / "training" / name).read_bytes()
 
 
 def test_a_folder_without_a_scale_is_normalised_by_the_first_rollout(fine_tuned, toy_tokenizer):
@@ -193,7 +186,7 @@ def test_a_folder_without_a_scale_is_normalised_by_the_first_rollout(fine_tuned,
 def test_whitened_rewards_keep_their_mean(fine_tuned, toy_tokenizer):
     setup = ppo.RewardSetup(fine_tuned, reward_of("length", toy_tokenizer), PpoConfig(whiten_rewards=True), torch.float32)
     actor = ppo.ActorCritic(fine_tuned, ppo.value_of(fine_tuned, setup.reward))
-    prompts = asked_prompts(fine_tuned, toy_tokenizer, QUESTIONS, MOST, "ppo", None)
+    prompts = asked_prompts(fine_tuned, toy_tokenizer, QUESTIONS, MOST, Runtime(FLOAT32, Path(), "ppo"))
     batch, *_ = ppo.rollout(actor, setup, prompts, [toy_tokenizer.message_end], toy_tokenizer.pad, Sampling(MOST), 3)
     plain = ppo.rollout(
         actor, ppo.RewardSetup(fine_tuned, setup.reward, PpoConfig(), torch.float32), prompts,

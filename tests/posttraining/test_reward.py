@@ -5,12 +5,15 @@ import numpy as np
 import pytest
 import torch
 
+from groundup.core.device import Device
 from groundup.core.errors import UserError
 from groundup.posttraining.batches import answer_log_probabilities, collate, row_of
 from groundup.posttraining.config import RewardConfig
 from groundup.posttraining.reward import assess, bradley_terry, from_policy, rewards, score_rows, train
+from groundup.training.runtime import Runtime
 
 CPU = torch.device("cpu")
+FLOAT32 = Device(torch.device("cpu"), torch.float32, 1, "cpu", ())
 
 
 def pairs(count):
@@ -85,8 +88,8 @@ def test_the_reward_is_read_at_the_end_of_the_answer_whatever_the_padding(policy
 
 def test_what_is_preferred_is_learned(policy, toy_tokenizer, tmp_path):
     settings = RewardConfig(epochs=6, batch_pairs=10, learning_rate=3e-3)
-    reward_model = train(policy, toy_tokenizer, pairs(40), settings, torch.float32, tmp_path, seed=0)
-    first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    reward_model = train(policy, toy_tokenizer, pairs(40), settings, Runtime(FLOAT32, tmp_path, "reward"))
+    first = json.loads((tmp_path / "training" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["loss"] == pytest.approx(math.log(2), abs=0.3)
     results, scored = assess(reward_model, toy_tokenizer, pairs(60)[40:])
     assert results["accuracy"]["accuracy"] > 0.9
@@ -142,4 +145,4 @@ def test_the_likelier_answer_and_pairs_of_one_length(policy, toy_tokenizer):
 
 def test_no_pairs(policy, toy_tokenizer, tmp_path):
     with pytest.raises(UserError, match="reward: no preference pairs"):
-        train(policy, toy_tokenizer, [], RewardConfig(), torch.float32, tmp_path, seed=0)
+        train(policy, toy_tokenizer, [], RewardConfig(), Runtime(FLOAT32, tmp_path, "reward"))

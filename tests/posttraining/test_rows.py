@@ -15,6 +15,7 @@ from groundup.posttraining import answers, dpo, ppo, preferences, reward, rows, 
 from groundup.posttraining.config import DpoConfig, PpoConfig, PreferencesConfig, RewardConfig, SftConfig
 from groundup.posttraining.rewards import open_reward
 from groundup.tokenizer.chat import render
+from groundup.training.runtime import Runtime
 
 CPU = Device(torch.device("cpu"), torch.float32, 1, "a processor", ())
 
@@ -84,7 +85,8 @@ def test_sft_leaves_out_and_counts(policy, toy_tokenizer, batches, tmp_path):
         {},
     ]
     left_out = Counter()
-    assert sft.train(policy, toy_tokenizer, [*good, *bad], settings, CPU, tmp_path, 0, left_out) == len(good)
+    runtime = Runtime(CPU, tmp_path, "sft", left_out=left_out)
+    assert sft.train(policy, toy_tokenizer, [*good, *bad], settings, runtime) == len(good)
     assert left_out.total() == len(bad)
     assert left_out["longer than 65 tokens"] == 1
     assert left_out["with an answer of more than max_answer_tokens = 16"] == 1
@@ -93,16 +95,17 @@ def test_sft_leaves_out_and_counts(policy, toy_tokenizer, batches, tmp_path):
     learned = sorted(int((batch["weight"] > 0).sum()) for batch in batches)
     assert learned == sorted(sum(render(toy_tokenizer, row["messages"])[1]) for row in good)
     with pytest.raises(UserError, match="no questions to learn from; of 9 rows left out: ") as refused:
-        sft.train(policy, toy_tokenizer, bad, settings, CPU, tmp_path, 0)
+        sft.train(policy, toy_tokenizer, bad, settings, Runtime(CPU, tmp_path, "sft"))
     assert len(str(refused.value)) <= 300
 
 
 @pytest.mark.parametrize("method", ["dpo", "reward"])
 def test_pairs_are_left_out_and_counted(method, policy, toy_tokenizer, batches, tmp_path):
     def train(pairs, left_out=None):
+        runtime = Runtime(CPU, tmp_path, method, left_out=Counter() if left_out is None else left_out)
         if method == "dpo":
-            return dpo.train(policy, toy_tokenizer, pairs, DpoConfig(batch_pairs=2), torch.float32, tmp_path, 0, left_out)
-        return reward.train(policy, toy_tokenizer, pairs, RewardConfig(batch_pairs=2), torch.float32, tmp_path, 0, left_out)
+            return dpo.train(policy, toy_tokenizer, pairs, DpoConfig(batch_pairs=2), runtime)
+        return reward.train(policy, toy_tokenizer, pairs, RewardConfig(batch_pairs=2), runtime)
 
     good = [pair("what is a"), pair("what is b", margin=None), pair("what", margin=0.5), pair("a", margin=1)]
     left_out = Counter()
@@ -148,10 +151,8 @@ def test_ppo_leaves_out_prompts_without_room_for_an_answer(policy, toy_tokenizer
         raise KeyboardInterrupt
 
     def train(questions):
-        settings = PpoConfig(rollouts=4)
-        ppo.train(
-            policy, length, toy_tokenizer, questions, settings, 16, torch.float32, tmp_path, 0, left_out
-        )
+        runtime = Runtime(CPU, tmp_path, "ppo", left_out=left_out)
+        ppo.train(policy, toy_tokenizer, questions, PpoConfig(rollouts=4), runtime, length, 16)
 
     with pytest.raises(KeyboardInterrupt):
         train(["what", LONG, "file"])

@@ -14,6 +14,7 @@ from groundup.posttraining.config import SftConfig
 from groundup.posttraining.rows import conversation
 from groundup.posttraining.sft import compare_with_base, train
 from groundup.tokenizer.chat import render
+from groundup.training.runtime import Runtime
 
 CPU = Device(torch.device("cpu"), torch.float32, 1, "a processor", ())
 PAIRS = [("what is a", "the path"), ("what is b", "the file"), ("what is c", "it returns"), ("what is d", "def")]
@@ -40,9 +41,9 @@ def base(toy_decoder, toy_tokenizer):
 
 
 def test_the_model_learns_the_answers_and_when_to_stop(base, toy_decoder, toy_tokenizer, tmp_path):
-    steps = train(base, toy_tokenizer, questions(), settings(), CPU, tmp_path, seed=0)
+    steps = train(base, toy_tokenizer, questions(), settings(), Runtime(CPU, tmp_path, "sft"))
     assert steps == 40
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "training" / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["loss"] == pytest.approx(math.log(300), rel=0.05) and rows[-1]["loss"] < 0.2
     answers = answer(base, toy_tokenizer, [asked for asked, _ in PAIRS], Sampling(16, temperature=0), 0)
     assert answers == [(said, True) for _, said in PAIRS]
@@ -61,7 +62,7 @@ def test_the_model_learns_the_answers_and_when_to_stop(base, toy_decoder, toy_to
 def test_the_questions_carry_no_loss(base, toy_tokenizer, tmp_path, monkeypatch):
     taken = []
     monkeypatch.setattr(sft, "tune", lambda model, objective, batches, *rest, **options: taken.extend(batches(0)))
-    train(base, toy_tokenizer, questions(), settings(), CPU, tmp_path, seed=0)
+    train(base, toy_tokenizer, questions(), settings(), Runtime(CPU, tmp_path, "sft"))
     [batch] = taken
     answers = sorted(batch["targets"][row][batch["weight"][row] > 0].tolist() for row in range(4))
     assert answers == sorted([*toy_tokenizer.encode(said), toy_tokenizer.message_end] for _, said in PAIRS)
@@ -70,10 +71,10 @@ def test_the_questions_carry_no_loss(base, toy_tokenizer, tmp_path, monkeypatch)
 
 def test_answers_that_do_not_fit_are_left_out(base, toy_tokenizer, tmp_path):
     long = ("what is e", "the path of the file " * 30)
-    assert train(base, toy_tokenizer, questions([*PAIRS, long]), settings(epochs=1), CPU, tmp_path / "a", 0) == 1
+    assert train(base, toy_tokenizer, questions([*PAIRS, long]), settings(epochs=1), Runtime(CPU, tmp_path / "a", "sft")) == 1
     for pairs in ([], [long]):
         with pytest.raises(UserError, match="sft: no questions to learn from"):
-            train(base, toy_tokenizer, questions(pairs), settings(), CPU, tmp_path / "b", 0)
+            train(base, toy_tokenizer, questions(pairs), settings(), Runtime(CPU, tmp_path / "b", "sft"))
 
 
 def test_rows_that_teach_nothing_are_left_out(base, toy_tokenizer, tmp_path, monkeypatch):
@@ -81,7 +82,8 @@ def test_rows_that_teach_nothing_are_left_out(base, toy_tokenizer, tmp_path, mon
     some = questions()
     monkeypatch.setattr(sft, "conversation", lambda *given: masked(*given) if given[1] is some[0] else conversation(*given))
     left_out = Counter()
-    assert train(base, toy_tokenizer, some, settings(epochs=1, batch_examples=1), CPU, tmp_path, 0, left_out) == 3
+    runtime = Runtime(CPU, tmp_path, "sft", left_out=left_out)
+    assert train(base, toy_tokenizer, some, settings(epochs=1, batch_examples=1), runtime) == 3
     assert left_out == {"without a token to learn: the mask is empty": 1}
 
 
@@ -89,13 +91,13 @@ def test_an_earlier_answer_alone_may_be_learned(base, toy_tokenizer, tmp_path):
     [row] = questions(PAIRS[:1])
     more = [{"role": "user", "content": "and"}, {"role": "assistant", "content": "it", "weight": 0}]
     row["messages"] = [*row["messages"], *more]
-    assert train(base, toy_tokenizer, [row], settings(epochs=1), CPU, tmp_path, 0) == 1
+    assert train(base, toy_tokenizer, [row], settings(epochs=1), Runtime(CPU, tmp_path, "sft")) == 1
 
 
 def test_held_out_questions_are_measured_while_it_trains(base, toy_tokenizer, tmp_path):
     rows = questions()
-    train(base, toy_tokenizer, rows[:2], settings(), CPU, tmp_path, 0, None, rows[2:])
-    metrics = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    train(base, toy_tokenizer, rows[:2], settings(), Runtime(CPU, tmp_path, "sft"), rows[2:])
+    metrics = [json.loads(line) for line in (tmp_path / "training" / "metrics.jsonl").read_text().splitlines()]
     measured = [row["held_out"] for row in metrics if "held_out" in row]
     assert len(measured) == 8 and "held_out" in metrics[-1]
     assert measured[-1] > metrics[-1]["loss"] + 1  # two answers are learned by heart, the others are not

@@ -108,6 +108,10 @@ RESULTS = {
     "ppo": {
         "iterations": 2, "first": {"score": 0.0}, "last": {"score": 1.0}, "against_sft": preferred(0.2),
         "concerns": ["Answers stop ending: 3%"],
+        "held_out": {
+            "prompts": 7, "reward": {"before": 0.25, "after": 0.75}, "length": {"before": 9.0, "after": 8.0},
+            "ended": {"before": 1.0, "after": 0.5}, "gain": {"difference": 0.5, "low": 0.25, "high": 0.625, "n": 7},
+        },
     },
 }  # fmt: skip
 
@@ -145,15 +149,17 @@ def finished(folder: Path) -> dict[str, Path]:
         losses[step] |= {"held_out": 4.0, "held_out_loss": 0.625, "held_out_accuracy": 0.75, "held_out_pairs": 12}
     losses[5]["loss"] = "nan"
     for name in ("base", "sft", "dpo"):
-        write_jsonl(folders[name] / "metrics.jsonl", losses)
+        write_jsonl(folders[name] / "training" / "metrics.jsonl", losses)
     form = {"length": 9.0, "ended": 0.5, "reward_length_correlation": 0.25}
     rollouts = [{"iteration": number, "score": 0.5, "kl": 0.1, **form} for number in range(2)]
-    write_jsonl(folders["ppo"] / "rollouts.jsonl", rollouts)
+    write_jsonl(folders["ppo"] / "training" / "rollouts.jsonl", rollouts)
+    answered = [{"iteration": n // 3, "question": HOSTILE, "answer": f"answer {n}", "reward": 0.125 * n} for n in range(6)]
+    write_jsonl(folders["ppo"] / "training" / "rollout_samples.jsonl", answered)
     scored = [{"reward": 0.5, "tokens": 9, "side": side} for side in ("chosen", "rejected")]
-    write_jsonl(folders["reward"] / "scored.jsonl", scored)
+    write_jsonl(folders["reward"] / "training" / "scored.jsonl", scored)
     one = {"question": HOSTILE, "reference": "Yes.", "base": HOSTILE, "sft": "", "before": HOSTILE, "after": "No."}
     for name in ("sft", "dpo", "ppo"):
-        write_jsonl(folders[name] / "samples.jsonl", [one])
+        write_jsonl(folders[name] / "training" / "samples.jsonl", [one])
     return folders
 
 
@@ -277,6 +283,11 @@ def test_says_when_a_result_is_not_good(text):
     assert "PPO is clearly worse than what it started from" in text
 
 
+def test_shows_what_ppo_answered_on_the_way_and_on_held_out_prompts(text):
+    assert [f"answer {number}" in text for number in range(6)] == [True, True, False, True, True, False]  # two of each rollout
+    assert "The reward went from 0.25 to 0.75, a difference of 0.50 (0.25 to 0.62)" in text or "0.25 to 0.63" in text
+
+
 def compared(text: str) -> dict[str, tuple[str, str]]:
     """What is compared with -> (difference and interval, verdict)."""
     cell = r'<td data-title="{}"[^>]*>([^<]*)</td>\s*'
@@ -315,7 +326,7 @@ def test_raw_files_are_linked_and_there(run, text):
     links = [attributes["href"] for tag, attributes in Elements(text).found if tag == "a"]
     files = [link for link in links if not link.startswith("#")]
     here = run["corpus"].parent
-    assert {"base/metrics.jsonl", "sft/stage.json", "corpus/funnel.json", "ppo/rollouts.jsonl"} <= set(files)
+    assert {"base/training/metrics.jsonl", "sft/stage.json", "corpus/funnel.json", "ppo/training/rollouts.jsonl"} <= set(files)
     assert all((here / link).is_file() for link in files)
 
 
@@ -435,9 +446,9 @@ def test_shows_tokens_of_a_held_out_sentence(text):
 
 def test_missing_pieces_are_left_out(run):
     for name in ("sft", "dpo", "ppo"):
-        write_jsonl(run[name] / "samples.jsonl", [])
-    write_jsonl(run["reward"] / "scored.jsonl", [])
-    write_jsonl(run["base"] / "metrics.jsonl", [{"step": 0, "loss": 5.0, "lr": 1.0}])
+        write_jsonl(run[name] / "training" / "samples.jsonl", [])
+    write_jsonl(run["reward"] / "training" / "scored.jsonl", [])
+    write_jsonl(run["base"] / "training" / "metrics.jsonl", [{"step": 0, "loss": 5.0, "lr": 1.0}])
     empty = pq.read_table(run["corpus"] / "dropped.parquet").slice(0, 0)
     pq.write_table(empty, run["corpus"] / "dropped.parquet")
     documents = pq.read_table(run["corpus"] / "documents.parquet").slice(0, 0)

@@ -37,11 +37,11 @@ def test_every_training_of_a_run(groundup_here, tiny_run, tmp_path):
         steps = json.loads(outcome.stdout.splitlines()[-1])["steps"]
         assert {"base", "sft", "reward", "dpo", "ppo"} <= set(steps)
         for name in steps:
-            assert read(tmp_path / name) == expected(tiny_run.folder / name / "metrics.jsonl")
+            assert read(tmp_path / name) == expected(tiny_run.folder / name / "training" / "metrics.jsonl")
 
 
 def test_follow_a_training_at_work(environment, tmp_path):
-    metrics = tmp_path / "run" / "base.partial" / "metrics.jsonl"
+    metrics = tmp_path / "run" / "base.partial" / "training" / "metrics.jsonl"
     metrics.parent.mkdir(parents=True)
     lines = [json.dumps({"step": step, "loss": 9 - step, "grad_norm": "inf" if step == 1 else 0.5}) for step in range(4)]
     metrics.write_text("\n".join(lines[:2]) + "\n" + lines[2][:7])  # the third is in the making
@@ -73,9 +73,9 @@ def test_a_stage_that_is_made_again_begins_anew(tmp_path):
     for losses in ((3.0, 2.0, 1.0), (5.0, 4.0)):
         stage = tmp_path / "run" / "base"
         shutil.rmtree(stage, ignore_errors=True)
-        stage.mkdir(parents=True)
+        (stage / "training").mkdir(parents=True)
         rows = [{"step": step, "loss": loss} for step, loss in enumerate(losses)]
-        (stage / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (stage / "training" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (tmp_path / "out" / "base").mkdir(parents=True, exist_ok=True)
         (tmp_path / "out" / "base" / "mine.txt").touch()
         export(tmp_path / "run", tmp_path / "out")
@@ -89,8 +89,8 @@ def test_what_cannot_be_shown_is_refused_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no such run folder"):
         export(tmp_path / "none", tmp_path / "out", follow=True)
     stage = tmp_path / "base"
-    stage.mkdir()
-    (stage / "metrics.jsonl").write_text("loss 3\n")
+    (stage / "training").mkdir(parents=True)
+    (stage / "training" / "metrics.jsonl").write_text("loss 3\n")
     with pytest.raises(UserError, match="not lines of JSON"):
         export(tmp_path, tmp_path / "out")
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
@@ -101,7 +101,7 @@ def test_what_cannot_be_shown_is_refused_in_one_line(tmp_path, monkeypatch):
 
 def test_metrics_of_a_finished_step_without_a_whole_line_are_refused(tiny_run, tmp_path):
     shutil.copytree(tiny_run.folder, tmp_path / "run")
-    metrics = tmp_path / "run" / "ppo" / "metrics.jsonl"
+    metrics = tmp_path / "run" / "ppo" / "training" / "metrics.jsonl"
     metrics.write_bytes(metrics.read_bytes()[:20])
     with pytest.raises(UserError, match="was altered"):
         export(tmp_path / "run", tmp_path / "out")

@@ -15,7 +15,7 @@ from groundup.model import folder as model_folder
 from groundup.training import loop, pretraining
 from groundup.training.config import LongContextConfig, PretrainingConfig
 from groundup.training.long_context import lengthened, long_documents, train_longer
-from groundup.training.parallel import ALONE
+from groundup.training.runtime import Runtime
 
 sys.path.insert(0, str(Path(__file__).parent))
 from toy_corpus import DOCUMENTS, tokenizer, write_tokens
@@ -38,13 +38,13 @@ def model(**changes):
 def train(files, folder, said=None, start=None, mixture=None, **changes):
     said = [] if said is None else said
     return train_longer(
-        start or model(), files, tokenizer(), LONG.model_copy(update=changes), mixture or MixtureConfig(), choose(1), ALONE,
-        folder, "long", said.append, 1,
+        start or model(), tokenizer(), files, LONG.model_copy(update=changes),
+        Runtime(choose(1), folder, "long", 1, said.append), mixture,
     )  # fmt: skip
 
 
 def rows(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "training" / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("architecture", ["dense", "experts"])
@@ -84,7 +84,7 @@ def test_what_cannot_be_is_refused_before_any_training(tokens, tmp_path):
     ):
         with pytest.raises(UserError, match=why):
             train(tokens, tmp_path, **changes)
-    assert not (tmp_path / "metrics.jsonl").exists()
+    assert not (tmp_path / "training" / "metrics.jsonl").exists()
 
 
 def test_the_slowest_channels_are_stretched_as_the_context_and_the_fastest_not_at_all():
@@ -128,4 +128,4 @@ def test_killed_it_ends_with_the_same_bits(tokens, tmp_path, monkeypatch):
     again, found = train(tokens, tmp_path / "cut")
     assert found == results
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), whole.parameters(), strict=True))
-    assert (tmp_path / "cut" / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")

@@ -98,7 +98,7 @@ def test_the_pipeline_under_torchrun(tmp_path, environment):
         model = load_decoder(tmp_path / "run" / name)
         assert model.config.num_hidden_layers == depth
         assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
-        assert len(rows(tmp_path / "run" / name)) == 6
+        assert len(rows(tmp_path / "run" / name / "training")) == 6
     again = torchrun(environment, Path(__file__).with_name("toy_pipeline.py"), tmp_path / "run")
     assert again.returncode == 0 and again.stdout.count("made\n") == 1, again.stderr  # and the others do not wait
 

@@ -18,7 +18,7 @@ from groundup.model import folder as model_folder
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import loop, pretraining
 from groundup.training.config import PretrainingConfig
-from groundup.training.parallel import ALONE
+from groundup.training.runtime import Runtime
 
 sys.path.insert(0, str(Path(__file__).parent))
 from toy_corpus import DOCUMENTS, tokenizer, write_tokens
@@ -38,13 +38,12 @@ def pretrain(token_files, folder, said=None, encoder=None, mixture=None, **chang
     settings = SETTINGS.model_copy(update=changes)
     said = [] if said is None else said
     return pretraining.pretrain(
-        token_files, encoder or tokenizer(), settings, mixture or MixtureConfig(), choose(1), ALONE, folder, "base",
-        said.append, 1,
+        encoder or tokenizer(), token_files, settings, Runtime(choose(1), folder, "base", 1, said.append), mixture
     )
 
 
 def rows(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "training" / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_every_decision_is_said_and_the_model_learns(tokens, tmp_path):

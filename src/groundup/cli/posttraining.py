@@ -31,7 +31,7 @@ Own = Annotated[
 HeldOut = Annotated[
     list[Path] | None, typer.Option(metavar="FILE", help="Rows to measure on; if not given, a tenth of the prompts.")
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse rows of which the checks before training find fault.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse what the checks before training find fault with.")]
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the order of the rows, and of what is sampled.")]
 
 
@@ -51,9 +51,12 @@ def _from_rewards(kind: str) -> Callable[..., None]:
         reward: Annotated[
             str, typer.Option(help="The folder of a reward model; arithmetic, length, count=WORD; or module:function.")
         ],
-        settings: Own = None, seed: Seed = 0, dry_run: DryRun = False,
+        settings: Own = None, held_out: HeldOut = None, strict: Strict = False, seed: Seed = 0, dry_run: DryRun = False,
     ) -> None:  # fmt: skip
-        _run(kind, model, data, out, settings or [], more={"reward": reward}, seed=seed, dry_run=dry_run)
+        _run(
+            kind, model, data, out, settings or [], held_out=held_out or [], strict=strict, more={"reward": reward}, seed=seed,
+            dry_run=dry_run,
+        )  # fmt: skip
 
     return verb
 

@@ -3,7 +3,9 @@
 torch is imported where it is used, so that `groundup run --dry-run` and a finished run do not wait for it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from groundup.core.seals import MANIFEST, read_manifest
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from groundup.core.device import Device
     from groundup.model.decoder import Decoder
     from groundup.tokenizer.tokenizer import Tokenizer
-    from groundup.training.parallel import Processes
+    from groundup.training.runtime import Runtime
 
 Results = dict[str, Any]
 
@@ -49,22 +51,39 @@ def workers_of(context: StepContext) -> int:
     return context.recipe.threads or cores()
 
 
-def trained_by_all(context: StepContext, settings: Any, train: "Callable[[Processes, Callable[[str], None]], Any]") -> Results:
-    """The model that `train(processes, log)` returns with its results, saved. Under torchrun all processes come here."""
+def runtime_of(context: StepContext) -> "Runtime":
+    from groundup.training.runtime import Runtime
+
+    return Runtime(device_of(context), context.work, context.name, context.recipe.seed, context.log)
+
+
+@contextmanager
+def with_all_processes(context: StepContext, shard: bool = False) -> "Iterator[Runtime]":
+    """What is trained within it is trained by all of torchrun's processes: the first calls the others, which come here too.
+
+    Only the first logs and writes.
+    """
+    from groundup.training import parallel
+
+    parallel.call(context.name)
+    processes = parallel.start(shard)
+    yield replace(runtime_of(context), processes=processes, log=context.log if processes.first else lambda text: None)
+    processes.end()
+
+
+def pretrained_by_all(context: StepContext, settings: Any, train: "Callable[[Runtime], Any]") -> Results:
+    """The model that `train` returns with its results, saved."""
     from groundup.model import folder
     from groundup.pipeline.cards import pretrained
-    from groundup.training import checkpoint, parallel
+    from groundup.training import checkpoint
 
-    device = device_of(context)
-    parallel.call(context.name)
-    processes = parallel.start(settings.shard)
-    model, results = train(processes, context.log if processes.first else lambda text: None)
-    processes.end()
-    if processes.first:
+    with with_all_processes(context, settings.shard) as runtime:
+        model, results = train(runtime)
+    if runtime.processes.first:
         card = pretrained(results, context.recipe.annotations.language)
         folder.save(context.work, model, tokenizer_of(context), chat=False, card=card, dtype=settings.save_dtype)
-        checkpoint.clear(context.work)
-    return {**results, "device": device.name}
+        checkpoint.clear(runtime.training)
+    return {**results, "device": runtime.device.name}
 
 
 def skip(context: StepContext, reason: str) -> Results:

@@ -4,7 +4,7 @@ Chapters are imported where they are used, as in `kinds.py`.
 """
 
 from groundup.pipeline import preflight
-from groundup.pipeline.artifacts import Results, device_of, model_of, tokenizer_of, trained_by_all, workers_of
+from groundup.pipeline.artifacts import Results, model_of, pretrained_by_all, tokenizer_of, workers_of
 from groundup.pipeline.run import Step, StepContext
 
 
@@ -13,9 +13,9 @@ def long_context(context: StepContext) -> Results:
     from groundup.training.long_context import train_longer
 
     recipe = context.recipe
-    return trained_by_all(context, recipe.long_context, lambda processes, log: train_longer(
-        model_of(context, "base"), context.inputs["tokens"], tokenizer_of(context), recipe.long_context, recipe.mixture,
-        device_of(context), processes, context.work, context.name, log, recipe.seed,
+    return pretrained_by_all(context, recipe.long_context, lambda runtime: train_longer(
+        model_of(context, "base"), tokenizer_of(context), context.inputs["tokens"], recipe.long_context, runtime,
+        recipe.mixture,
     ))  # fmt: skip
 
 

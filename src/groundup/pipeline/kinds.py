@@ -13,11 +13,10 @@ from groundup.corpus.config import SourceConfig
 from groundup.pipeline import preflight
 from groundup.pipeline.artifacts import (
     Results,
-    device_of,
     documents_of,
     model_of,
+    pretrained_by_all,
     tokenizer_of,
-    trained_by_all,
     workers_of,
 )
 from groundup.pipeline.benchmark_kinds import BENCHMARKS
@@ -116,9 +115,8 @@ def base(context: StepContext) -> Results:
     from groundup.training.pretraining import pretrain
 
     recipe = context.recipe
-    return trained_by_all(context, recipe.base, lambda processes, log: pretrain(
-        context.inputs["tokens"], tokenizer_of(context), recipe.base, recipe.mixture, device_of(context), processes,
-        context.work, context.name, log, recipe.seed,
+    return pretrained_by_all(context, recipe.base, lambda runtime: pretrain(
+        tokenizer_of(context), context.inputs["tokens"], recipe.base, runtime, recipe.mixture,
     ))  # fmt: skip
 
 

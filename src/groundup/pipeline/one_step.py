@@ -1,5 +1,7 @@
 """One method of post-training by itself: a run of one step, from anybody's model and files."""
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from groundup.pipeline.steps import dry, execute, steps_of
 
 # A model learns and writes answers of up to half its context; a thousand tokens suffice for most published conversations.
 LONGEST_ANSWER = 1024
+ALONE = ("ppo", "grpo")  # kinds that train in one process
 HELD_OUT_QUESTIONS = 32  # that are answered by sampling after SFT, which of a model of size takes its time
 
 
@@ -24,6 +27,10 @@ def run_one(
     `settings`: key=value of the kind's section, or section.key=value. `more`: values of the kind's section.
     Raises UserError, in one line, for what is wrong with any of them.
     """
+    if kind in ALONE and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        if int(os.environ.get("RANK", 0)):
+            sys.exit(2)  # the first process says it
+        raise UserError(f"{kind} answers and learns in one process; start it without torchrun")
     source = _model(model)
     length = read_object(source / "config.json").get("max_position_embeddings")
     half = length // 2 if type(length) is int else LONGEST_ANSWER

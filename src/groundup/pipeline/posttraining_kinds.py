@@ -10,13 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 from groundup.core.errors import UserError
 from groundup.core.files import read_jsonl, write_json, write_jsonl
-from groundup.pipeline.artifacts import Results, device_of, documents_of, model_of, reason_skipped, skip, tokenizer_of
+from groundup.pipeline.artifacts import (
+    Results,
+    device_of,
+    documents_of,
+    model_of,
+    reason_skipped,
+    runtime_of,
+    skip,
+    tokenizer_of,
+    with_all_processes,
+)
 from groundup.pipeline.cards import tuned
 from groundup.pipeline.run import StepContext
 
 if TYPE_CHECKING:
     from groundup.model.decoder import Decoder
     from groundup.posttraining.config import DpoConfig, RewardConfig
+    from groundup.training.runtime import Runtime
 
 
 def sft(context: StepContext) -> Results:
@@ -31,24 +42,25 @@ def sft(context: StepContext) -> Results:
         rows = rows_of_sft(lambda: ((row["url"], row["text"]) for row in documents_of(context)), settings, seed, context.log)
     except NoQuestions as reason:
         return skip(context, str(reason))
-    for side, some in rows.items():
-        write_jsonl(context.work / f"{side}.jsonl", some)
     context.log(", ".join(f"{side}: {len(some):,} questions" for side, some in rows.items()))
     tokenizer, model = tokenizer_of(context), model_of(context, "base")
-    left_out: Counter[str] = Counter()
-    steps = train(
-        model, tokenizer, rows["train"], settings, device_of(context), context.work, seed, left_out, rows["held_out"]
-    )
+    with with_all_processes(context) as runtime:
+        steps = train(model, tokenizer, rows["train"], settings, runtime, rows["held_out"])
+    if not runtime.processes.first:
+        return {}
+    for side, some in rows.items():
+        write_jsonl(context.work / f"{side}.jsonl", some)
+    left_out = runtime.left_out
     asked = rows["held_out"][: settings.held_out_questions]
     base = model_of(context, "base")
     results = compare_with_base(model, base, tokenizer, asked, settings.max_answer_tokens, seed, left_out)
     _log_left_out(context, left_out)
-    write_jsonl(context.work / "samples.jsonl", results.pop("samples"))
+    write_jsonl(runtime.training / "samples.jsonl", results.pop("samples"))
     counts = {side: len(some) for side, some in rows.items()}
     found = {"on held-out questions": {name: results["held_out"][name] for name in ("answer_loss", "bits_per_byte", "overlap")}}
     card = tuned("sft", {"steps": steps, "conversations": counts}, found)
     folder.save(context.work, model, tokenizer, chat=True, card=card, dtype=settings.save_dtype)
-    checkpoint.clear(context.work)
+    checkpoint.clear(runtime.training)
     return {"questions": {**counts, "asked": len(asked)}, "steps": steps, "left_out": dict(left_out), **results}
 
 
@@ -88,18 +100,20 @@ def reward(context: StepContext) -> Results:
         return skip(context, reason)
     tokenizer, recipe = tokenizer_of(context), context.recipe
     pairs = _pairs(context, recipe.reward)
-    dtype = device_of(context).training_dtype
-    left_out: Counter[str] = Counter()
-    sft, work = model_of(context, "sft"), context.work
-    reward_model = train(sft, tokenizer, pairs["train"], recipe.reward, dtype, work, recipe.seed, left_out)
+    sft = model_of(context, "sft")
+    with with_all_processes(context) as runtime:
+        reward_model = train(sft, tokenizer, pairs["train"], recipe.reward, runtime)
+    if not runtime.processes.first:
+        return {}
+    left_out = runtime.left_out
     results, scored = assess(reward_model, tokenizer, pairs["held_out"] or pairs["train"], left_out, sft)
     _log_left_out(context, left_out)
-    write_jsonl(context.work / "scored.jsonl", scored)
+    write_jsonl(runtime.training / "scored.jsonl", scored)
     write_json(context.work / "reward_scale.json", {name: results[name] for name in ("reward_mean", "reward_std")})
     counts = {split: len(some) for split, some in pairs.items()}
     card = tuned("reward", {"pairs": counts}, results)
     folder.save(context.work, reward_model, tokenizer, chat=True, card=card, dtype=recipe.reward.save_dtype)
-    checkpoint.clear(context.work)
+    checkpoint.clear(runtime.training)
     return {**results, "pairs": counts, "left_out": dict(left_out)}
 
 
@@ -111,17 +125,15 @@ def dpo(context: StepContext) -> Results:
         return skip(context, reason)
     policy, recipe = model_of(context, "sft"), context.recipe
     pairs = _pairs(context, recipe.dpo)
-    dtype = device_of(context).training_dtype
-    left_out: Counter[str] = Counter()
-    cache = context.work / "reference_log_probabilities"
-    steps = train(
-        policy, tokenizer_of(context), pairs["train"], recipe.dpo, dtype, context.work, recipe.seed, left_out,
-        pairs["held_out"], cache,
-    )  # fmt: skip
+    with with_all_processes(context) as runtime:
+        cache = runtime.training / "reference_log_probabilities"
+        steps = train(policy, tokenizer_of(context), pairs["train"], recipe.dpo, runtime, pairs["held_out"], cache)
+    if not runtime.processes.first:
+        return {}
     shutil.rmtree(cache, ignore_errors=True)  # training is over
     counts = {split: len(some) for split, some in pairs.items()}
-    compared = _finish_policy(context, policy, left_out, "dpo", {"steps": steps, "pairs": counts}, recipe.dpo.save_dtype)
-    return {"steps": steps, "left_out": dict(left_out), **compared}
+    compared = _finish_policy(context, policy, runtime, "dpo", {"steps": steps, "pairs": counts}, recipe.dpo.save_dtype)
+    return {"steps": steps, "left_out": dict(runtime.left_out), **compared}
 
 
 def ppo(context: StepContext) -> Results:
@@ -151,20 +163,21 @@ def _reinforced(context: StepContext, train: Callable[..., Results]) -> Results:
     made = context.inputs["sft"] / "preference.jsonl"
     if not settings.data and not made.is_file():
         raise UserError(f"{kind}: the model of sft was not made in a run, so there are no prompts; give {kind}.data")
-    questions = prompts(settings.data, context.log) if settings.data else [asked_of(row) for row in read_jsonl(made)]
+    runtime = runtime_of(context)
+    if settings.data:
+        sides = prompts(settings.data, context.name, context.log, settings.held_out, settings.strict, runtime.left_out)
+    else:
+        sides = {"train": [asked_of(row) for row in read_jsonl(made)], "held_out": []}
     policy, tokenizer = model_of(context, "sft"), tokenizer_of(context)
     where = tokenizer, device.training_dtype, device.torch_device
     reward = open_reward(settings.reward, *where) if settings.reward else of_folder(context.inputs["reward"], *where)
-    left_out: Counter[str] = Counter()
-    summary = train(
-        policy, reward, tokenizer, questions, settings, recipe.sft.max_answer_tokens, device.training_dtype, context.work,
-        recipe.seed, left_out,
-    )  # fmt: skip
+    most = recipe.sft.max_answer_tokens
+    summary = train(policy, tokenizer, sides["train"], settings, runtime, reward, most, sides["held_out"])
     for concern in summary["concerns"]:
         context.log(f"{context.name}: {concern}")
-    data = {"iterations": summary["iterations"], "prompts": len(questions)}
-    compared = _finish_policy(context, policy, left_out, kind, data, settings.save_dtype)
-    return {**summary, "left_out": dict(left_out), **compared}
+    data = {"iterations": summary["iterations"], "prompts": len(sides["train"])}
+    compared = _finish_policy(context, policy, runtime, kind, data, settings.save_dtype)
+    return {**summary, "left_out": dict(runtime.left_out), **compared}
 
 
 def _pairs(context: StepContext, settings: "RewardConfig | DpoConfig") -> dict[str, list[dict[str, Any]]]:
@@ -184,22 +197,22 @@ def _log_left_out(context: StepContext, left_out: Counter[str]) -> None:
 
 
 def _finish_policy(
-    context: StepContext, policy: "Decoder", left_out: Counter[str], kind: str, data: dict[str, Any], dtype: str
-) -> Results:  # fmt: skip
+    context: StepContext, policy: "Decoder", runtime: "Runtime", kind: str, data: dict[str, Any], dtype: str
+) -> Results:
     """Compare an aligned policy with the model that it began as, save it, and say what was left out of either."""
     from groundup.model import folder
     from groundup.training import checkpoint
 
-    compared = _compared(context, policy, left_out)
+    compared = _compared(context, policy, runtime)
     folder.save(context.work, policy, tokenizer_of(context), chat=True, card=tuned(kind, data, compared), dtype=dtype)
-    checkpoint.clear(context.work)
+    checkpoint.clear(runtime.training)
     return compared
 
 
-def _compared(context: StepContext, policy: "Decoder", left_out: Counter[str]) -> Results:
+def _compared(context: StepContext, policy: "Decoder", runtime: "Runtime") -> Results:
     from groundup.posttraining.preferences import compare_policies
 
-    tokenizer, settings = tokenizer_of(context), context.recipe.preferences
+    tokenizer, settings, left_out = tokenizer_of(context), context.recipe.preferences, runtime.left_out
     held_out = context.inputs["sft"] / "held_out.jsonl"
     if not held_out.is_file():  # a model that is given comes without questions
         _log_left_out(context, left_out)
@@ -211,7 +224,7 @@ def _compared(context: StepContext, policy: "Decoder", left_out: Counter[str]) -
         context.recipe.sft.max_answer_tokens, context.recipe.seed, left_out,
     )  # fmt: skip
     _log_left_out(context, left_out)
-    write_jsonl(context.work / "samples.jsonl", samples)
+    write_jsonl(runtime.training / "samples.jsonl", samples)
     context.log(
         f"preferred over sft in {comparison['win_rate']:.1%} ({comparison['low']:.1%} to {comparison['high']:.1%}) of "
         f"{comparison['n']} held-out prompts (simulated); mean words {comparison['mean_words']:.1f} against "

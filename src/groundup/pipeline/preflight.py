@@ -122,19 +122,19 @@ def dpo_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 def ppo_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """As `sft_data`, of prompts."""
-    _prompts("ppo", recipe.ppo.data)
+    _prompts("ppo", recipe.ppo.data, recipe.ppo.held_out, recipe.ppo.strict)
 
 
 def grpo_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """As `ppo_data`."""
-    _prompts("grpo", recipe.grpo.data)
+    _prompts("grpo", recipe.grpo.data, recipe.grpo.held_out, recipe.grpo.strict)
 
 
-def _prompts(section: str, files: list[str]) -> None:
+def _prompts(section: str, files: list[str], held_out: list[str], strict: bool) -> None:
     from groundup.posttraining import own_data
 
     if files:
-        own_data.prompts(files, logger.info, section)
+        own_data.prompts(files, section, logger.info, held_out, strict)
 
 
 def sft(recipe: Recipe, inputs: dict[str, Path]) -> None:

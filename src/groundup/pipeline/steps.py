@@ -239,6 +239,7 @@ def _assist(recipe: Recipe, folder: Path, steps: tuple[Step, ...]) -> NoReturn:
     """What torchrun's other processes do: wait for the first to train, help it each time, and say nothing."""
     from groundup.training import parallel
 
+    logging.disable()
     by_name = {step.name: step for step in steps}
     while work := parallel.called():
         step = by_name[work]

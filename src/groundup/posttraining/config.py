@@ -78,6 +78,8 @@ Iterations = Annotated[int, Field(gt=0, le=10**6)]
 
 class PpoConfig(Section):
     data: Files = []  # prompts, preferences or conversations to take prompts from; empty: those that preferences were made of
+    held_out: Files = []  # prompts to measure the reward on, before and after; empty: a tenth of those of `data`
+    strict: bool = False  # what preflight.py finds in the prompts and in the first answers ends the step
     reward: str = ""  # a folder, `arithmetic`, `length`, `count=WORD` or `module:function`; empty: the reward model of the run
     iterations: Iterations = 30
     rollouts: Batch = 256
@@ -101,6 +103,8 @@ class PpoConfig(Section):
 
 class GrpoConfig(Section):
     data: Files = []  # as ppo.data
+    held_out: Files = []  # as ppo.held_out
+    strict: bool = False  # as ppo.strict
     reward: str = ""  # as ppo.reward
     iterations: Iterations = 30
     prompts: Batch = 32  # of an iteration

@@ -5,8 +5,6 @@ At the start pi = ref, so the loss is ln 2 = 0.693 and both implicit rewards are
 that came of it.
 """
 
-import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -30,8 +28,9 @@ from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.epoch_order import chosen_rows, steps_for
 from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
+from groundup.training.parallel import Processes
+from groundup.training.runtime import Runtime
 
-logger = logging.getLogger(__name__)
 BATCH = 64  # rows that the reference scores at once
 HELD_OUT_PAIRS = 128  # that are measured while it trains: a fifth of the time of an epoch of 1,000 pairs
 
@@ -72,9 +71,8 @@ def summed(logp_BT: Tensor, mask_BT: Tensor, settings: DpoConfig) -> Tensor:
 
 
 def train(
-    policy: LanguageModel, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: DpoConfig, dtype: torch.dtype,
-    folder: Path, seed: int, left_out: Counter[str] | None = None, held_out: Sequence[dict[str, Any]] = (),
-    cache: Path | None = None,
+    policy: LanguageModel, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: DpoConfig, runtime: Runtime,
+    held_out: Sequence[dict[str, Any]] = (), cache: Path | None = None,
 ) -> int:  # fmt: skip
     """Train `policy` in place on preference rows, with itself as it comes for reference; returns the number of steps.
 
@@ -82,41 +80,44 @@ def train(
     are found again when the training resumes, or another begins with the same policy and pairs. The loss and accuracy
     on the first of the `held_out` pairs stand in the metrics of some steps: pairs that are seen again are soon known by
     heart, which the training's own figures take for learning.
-    Pairs that cannot be read or are longer than the context are counted in `left_out` by reason.
+    Pairs that cannot be read or are longer than the context are counted in `runtime.left_out` by reason.
     Raises UserError when there are no pairs, or none stays, and for settings that cannot work together.
     """
-    _check(settings)
+    _check(settings, runtime)
     longest = policy.config.max_position_embeddings + 1
-    left_out = Counter() if left_out is None else left_out
-    rows, _ = kept_pairs(tokenizer, pairs, longest, "dpo", left_out)
-    preflight.tell("dpo", preflight.of_pairs(rows, tokenizer, left_out), settings.strict)
+    left_out, label, dtype = runtime.left_out, runtime.label, runtime.device.training_dtype
+    rows, _ = kept_pairs(tokenizer, pairs, longest, label, left_out)
+    preflight.tell(label, preflight.of_pairs(rows, tokenizer, left_out), settings.strict)
     device = policy.lm_head.weight.device
-    reference = _cached(policy, tokenizer, rows, settings, dtype, cache)
+    reference = _cached(policy, tokenizer, rows, settings, runtime, cache)
     steps = steps_for(settings.epochs, settings.batch_pairs, len(rows))
 
     def batches(step: int) -> list[Batch]:
-        some = chosen_rows(step, settings.batch_pairs, len(rows), seed)
+        chosen = chosen_rows(step, settings.batch_pairs, len(rows), runtime.seed)
+        mine, counts = runtime.processes.mine(len(chosen))
         return [
             collate([rows[index][side] for side in (0, 1) for index in part], tokenizer.pad, device)
-            | {"reference": reference[part].T.flatten().to(device), "share": torch.tensor(len(part) / len(some))}
-            for part in parts_by_length(some, rows, settings.pairs_at_once)
+            | {"reference": reference[part].T.flatten().to(device), "share": torch.tensor(counts * len(part) / len(chosen))}
+            for part in parts_by_length([chosen[index] for index in mine], rows, settings.pairs_at_once)
         ]
 
     unseen = kept(held_out, lambda row: pair(tokenizer, row), lambda one: unfit_pair(longest, *one[:2]), left_out)
     observe = _observed(policy, tokenizer, [one[:2] for one in unseen[:HELD_OUT_PAIRS]], settings, dtype)
-    with lora.adapted(policy, settings.lora_rank, seed, folder):
+    with lora.adapted(policy, settings.lora_rank, runtime.seed, runtime.folder):
         tune(
             policy, lambda model, batch: objective(model, batch, settings, dtype), batches, settings.learning_rate, steps,
-            folder, "dpo", warmup=10, observe=observe,
+            runtime, warmup=10, observe=observe,
         )  # fmt: skip
     return steps
 
 
-def _check(settings: DpoConfig) -> None:
+def _check(settings: DpoConfig, runtime: Runtime) -> None:
     if settings.loss == "exo_pair" and not settings.label_smoothing:
         raise UserError("label_smoothing = 0: exo_pair takes the logarithm of it; set it to 0.001")
     if settings.loss in OF_THE_BATCH and settings.pairs_at_once:
         raise UserError(f"pairs_at_once = {settings.pairs_at_once}: {settings.loss} is of a whole batch; leave it 0")
+    if settings.loss in OF_THE_BATCH and runtime.processes.world > 1:
+        raise UserError(f"{settings.loss} is of a whole batch, which several processes would share; train in one process")
 
 
 def _observed(
@@ -147,32 +148,45 @@ def _observed(
 
 
 def _cached(
-    policy: LanguageModel, tokenizer: Tokenizer, rows: Sequence[tuple[Row, Row]], settings: DpoConfig, dtype: torch.dtype,
+    policy: LanguageModel, tokenizer: Tokenizer, rows: Sequence[tuple[Row, Row]], settings: DpoConfig, runtime: Runtime,
     cache: Path | None,
 ) -> Tensor:  # fmt: skip
-    """The reference's log-probabilities (pairs, 2), on the processor."""
-    if cache is None:
-        return _reference(policy, tokenizer, rows, settings, dtype)
+    """The reference's log-probabilities (pairs, 2), on the processor; the first process alone reads and writes the `cache`."""
+    processes, dtype = runtime.processes, runtime.device.training_dtype
+    path = _place(cache, policy, rows, settings, dtype) if cache and processes.first else None
+    if there := processes.sum([float(path is not None and is_sealed(path))])[0]:
+        runtime.log(f"{runtime.label}: the reference's log-probabilities of {len(rows):,} pairs are in {cache}")
+    if there and path:
+        found = torch.from_numpy(np.load(path, allow_pickle=False))
+    elif there:
+        found = torch.zeros(len(rows), 2)
+    else:
+        found = _reference(policy, tokenizer, rows, settings, dtype, processes)
+    found = torch.tensor(processes.sum(found.flatten().tolist())).view(-1, 2)
+    if path and not there:
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, found.numpy(), allow_pickle=False)
+        seal(path)
+    return found
+
+
+def _place(
+    cache: Path, policy: LanguageModel, rows: Sequence[tuple[Row, Row]], settings: DpoConfig, dtype: torch.dtype
+) -> Path:
     key = blake2b(repr((digest_of_model(policy), str(dtype), settings.ld_alpha)).encode(), digest_size=16)
     for row in rows:
         key.update(repr(row).encode())
-    path = cache / f"{key.hexdigest()}.npy"
-    if is_sealed(path):
-        logger.info(f"dpo: the reference's log-probabilities of {len(rows):,} pairs are in {path}")
-        return torch.from_numpy(np.load(path, allow_pickle=False))
-    found = _reference(policy, tokenizer, rows, settings, dtype)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, found.numpy(), allow_pickle=False)
-    seal(path)
-    return found
+    return cache / f"{key.hexdigest()}.npy"
 
 
 @torch.no_grad()
 def _reference(
-    policy: LanguageModel, tokenizer: Tokenizer, rows: Sequence[tuple[Row, Row]], settings: DpoConfig, dtype: torch.dtype
-) -> Tensor:
-    device, reference = policy.lm_head.weight.device, torch.empty(len(rows), 2)
-    for part in parts_by_length(range(len(rows)), rows, BATCH // 2):
+    policy: LanguageModel, tokenizer: Tokenizer, rows: Sequence[tuple[Row, Row]], settings: DpoConfig, dtype: torch.dtype,
+    processes: Processes,
+) -> Tensor:  # fmt: skip
+    """Zero where another process computes it."""
+    device, reference = policy.lm_head.weight.device, torch.zeros(len(rows), 2)
+    for part in parts_by_length(range(len(rows)), rows, BATCH // 2)[processes.rank :: processes.world]:
         batch = collate([rows[number][side] for side in (0, 1) for number in part], tokenizer.pad, device)
         found = summed(answer_log_probabilities(policy, batch, dtype), batch["mask"], settings)
         reference[part] = torch.stack(found.chunk(2), dim=1).cpu()

@@ -7,11 +7,9 @@ group's mean; a clipped update follows. No value function, and a reference model
 """
 
 import copy
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +21,6 @@ from groundup.model.likelihood import log_probabilities_and_entropies
 from groundup.posttraining.advantages import group_advantages, leave_one_out, without_difference
 from groundup.posttraining.batches import Asked, answer_log_probabilities
 from groundup.posttraining.config import GrpoConfig
-from groundup.posttraining.length import concerns
 from groundup.posttraining.policy_losses import (
     cut_off,
     group_losses,
@@ -41,13 +38,14 @@ from groundup.posttraining.rollouts import (
     asked_prompts,
     by_length,
     form,
-    samples_of,
+    reward_on,
     train_by_iterations,
 )
 from groundup.tokenizer.chat import answer_ends
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.epoch_order import chosen_rows
 from groundup.training.objectives import Batch, Metrics
+from groundup.training.runtime import Runtime
 
 ROWS = 64  # of a micro-batch
 
@@ -144,11 +142,12 @@ def group_objective(policy: Decoder, batch: Batch, settings: GrpoConfig, dtype: 
 
 
 def train(
-    policy: Decoder, reward: Reward, tokenizer: Tokenizer, questions: Sequence[Asked], settings: GrpoConfig, max_tokens: int,
-    dtype: torch.dtype, folder: Path, seed: int, left_out: Counter[str] | None = None,
+    policy: Decoder, tokenizer: Tokenizer, questions: Sequence[Asked], settings: GrpoConfig, runtime: Runtime, reward: Reward,
+    max_tokens: int, held_out: Sequence[Asked] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Train `policy` in place against the reward; returns, counts and raises as `ppo.train` does."""
-    prompts = asked_prompts(policy, tokenizer, questions, max_tokens, "grpo", left_out)
+    prompts = asked_prompts(policy, tokenizer, questions, max_tokens, runtime, settings.strict)
+    dtype, seed = runtime.device.training_dtype, runtime.seed
     reference = copy.deepcopy(policy) if settings.beta else None
     setup = GroupSetup(reference, reward, settings, max_tokens, dtype)
     ends = answer_ends(tokenizer, policy.generation.ends)
@@ -160,10 +159,9 @@ def train(
         whole, metrics, answers, rewards = rollout(
             policy, setup, asked, ends, tokenizer.pad, sampling, seed * 100_003 + iteration
         )
-        return Rollout(updates_of(whole, count, settings, max_tokens), metrics, samples_of(answers, rewards, tokenizer))
+        return Rollout(updates_of(whole, count, settings, max_tokens), metrics, answers, rewards)
 
     objective = partial(group_objective, settings=settings, dtype=dtype)
-    plan = Plan(settings.iterations, count, settings.epochs, settings.learning_rate, settings.samples_every)
-    rollouts = train_by_iterations(policy, objective, one_rollout, plan, folder, "grpo")
-    first, last = rollouts[0], rollouts[-1]
-    return {"iterations": settings.iterations, "first": first, "last": last, "concerns": concerns(first, last)}
+    plan = Plan(settings.iterations, count, settings.epochs, settings.learning_rate, settings.samples_every, settings.strict)
+    measured = reward_on(policy, reward, tokenizer, held_out, sampling, ends, runtime)
+    return train_by_iterations(policy, objective, one_rollout, plan, runtime, tokenizer, measured)

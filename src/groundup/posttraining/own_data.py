@@ -4,19 +4,21 @@ They replace what is made of docstrings. Held out is a tenth of the prompts, by 
 to the other prompts are what SFT learns, and the same prompts are answered anew for preferences and PPO.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from groundup.core.errors import UserError
 from groundup.data import docstring_questions
-from groundup.data.contracts import Found, read_conversations, read_preferences, read_prompts, split
+from groundup.data.contracts import Found, Prompt, read_conversations, read_preferences, read_prompts, split
 from groundup.data.conversations import Conversation
 from groundup.data.preferences import Preference
 from groundup.posttraining.config import SftConfig
 
 Rows = list[dict[str, Any]]
+Messages = list[dict[str, str]]
 Log = Callable[[str], None]
-T = TypeVar("T", Conversation, Preference)
+T = TypeVar("T", Conversation, Preference, Prompt)
 
 
 class NoQuestions(UserError):
@@ -65,11 +67,20 @@ def preferences(
     return {"train": train, "held_out": held_out}
 
 
-def prompts(files: Sequence[str], log: Log, section: str = "ppo") -> list[list[dict[str, str]]]:
-    """Lists of messages that end with the user, each once; says and raises as `conversations` does."""
-    found = read_prompts(files)
-    log(f"{section} data: {found}")
-    return [[message.row for message in prompt] for prompt in dict.fromkeys(found.rows)]
+def prompts(
+    files: Sequence[str], section: str, log: Log, held_out_files: Sequence[str] = (), strict: bool = False,
+    left_out: Counter[str] | None = None,
+) -> dict[str, list[Messages]]:  # fmt: skip
+    """Lists of messages that end with the user, of "train" and "held_out", each once; says and raises as `conversations` does.
+
+    Those that stand there again are counted in `left_out`.
+    """
+    train, held_out = _sides(read_prompts, files, held_out_files, section, log, strict)
+    once = list(dict.fromkeys(train))
+    if left_out is not None and len(once) < len(train):
+        left_out["the same as one before"] += len(train) - len(once)
+    sides = {"train": once, "held_out": dict.fromkeys(held_out)}
+    return {name: [[message.row for message in prompt] for prompt in side] for name, side in sides.items()}
 
 
 def _sides(

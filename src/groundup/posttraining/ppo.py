@@ -7,11 +7,9 @@ of `advantages` or `policy_losses`; no model here has dropout.
 """
 
 import copy
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +28,6 @@ from groundup.posttraining.advantages import (
 )
 from groundup.posttraining.batches import Asked, answer_log_probabilities
 from groundup.posttraining.config import PpoConfig
-from groundup.posttraining.length import concerns
 from groundup.posttraining.policy_losses import (
     approximate_kl,
     clipped_gains,
@@ -48,13 +45,14 @@ from groundup.posttraining.rollouts import (
     asked_prompts,
     by_length,
     form,
-    samples_of,
+    reward_on,
     train_by_iterations,
 )
 from groundup.tokenizer.chat import answer_ends
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.epoch_order import chosen_rows
 from groundup.training.objectives import Batch, Metrics
+from groundup.training.runtime import Runtime
 
 PARTS = 4  # of a rollout that is scored
 
@@ -173,16 +171,17 @@ def clipped_objective(
 
 
 def train(
-    policy: Decoder, reward: Reward, tokenizer: Tokenizer, questions: Sequence[Asked], settings: PpoConfig, max_tokens: int,
-    dtype: torch.dtype, folder: Path, seed: int, left_out: Counter[str] | None = None,
+    policy: Decoder, tokenizer: Tokenizer, questions: Sequence[Asked], settings: PpoConfig, runtime: Runtime, reward: Reward,
+    max_tokens: int, held_out: Sequence[Asked] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Train `policy` in place against the reward.
 
-    Returns the first and last rollout's metrics, and what is wrong with the answers' form; `train_by_iterations` says what
-    it writes to `folder`. Questions that leave no room in the context for an answer are counted in `left_out`. Raises
-    UserError when none stays.
+    max_tokens: of an answer. `train_by_iterations` says what it returns and writes. The first of the questions `held_out` are
+    answered before and after. Questions that leave no room in the context for an answer are counted in
+    `runtime.left_out`. Raises UserError when none stays, and where `settings.strict` for what preflight.py finds.
     """
-    prompts = asked_prompts(policy, tokenizer, questions, max_tokens, "ppo", left_out)
+    prompts = asked_prompts(policy, tokenizer, questions, max_tokens, runtime, settings.strict)
+    dtype, seed = runtime.device.training_dtype, runtime.seed
     setup = RewardSetup(copy.deepcopy(policy), reward, settings, dtype)
     model = ActorCritic(policy, value_of(policy, reward))
     ends = answer_ends(tokenizer, policy.generation.ends)
@@ -195,10 +194,9 @@ def train(
             model, setup, asked, ends, tokenizer.pad, sampling, seed * 100_003 + iteration, before
         )
         updates = [[part] for _, part in by_length(whole, count)]
-        return Rollout(updates, metrics, samples_of(answers, rewards, tokenizer))
+        return Rollout(updates, metrics, answers, rewards)
 
     objective = partial(clipped_objective, settings=settings, dtype=dtype)
-    plan = Plan(settings.iterations, count, settings.epochs, settings.learning_rate, settings.samples_every)
-    rollouts = train_by_iterations(model, objective, one_rollout, plan, folder, "ppo")
-    first, last = rollouts[0], rollouts[-1]
-    return {"iterations": settings.iterations, "first": first, "last": last, "concerns": concerns(first, last)}
+    plan = Plan(settings.iterations, count, settings.epochs, settings.learning_rate, settings.samples_every, settings.strict)
+    measured = reward_on(policy, reward, tokenizer, held_out, sampling, ends, runtime)
+    return train_by_iterations(model, objective, one_rollout, plan, runtime, tokenizer, measured)

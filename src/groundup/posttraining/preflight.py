@@ -16,6 +16,9 @@ from groundup.tokenizer.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
+CUT = "whole: cut, no answer or an answer without its end would be left"
+PADDING = "learned here, where padding is known by its place; trainers that know it by its id never train the end"
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -54,6 +57,31 @@ def of_pairs(pairs: Sequence[tuple[Row, Row]], tokenizer: Tokenizer, left_out: M
     return found
 
 
+def of_prompts(prompts: Sequence[Sequence[int]], tokenizer: Tokenizer, left_out: Mapping[str, int]) -> list[Finding]:
+    """Of prompts (token ids) that a policy is to answer, and of those that were left out."""
+    end, stated, total = tokenizer.message_end, _stated_end(tokenizer), len(prompts)
+    found = list(_left_out(total, left_out, "they are not answered"))
+    if tokenizer.pad == end:
+        found.append(Finding(f"padding is the end of an answer, {_name(tokenizer, end)}", total, total, PADDING))
+    if stated is not None and stated != end:
+        found.append(_other_end(tokenizer, {end}, stated, total, total))
+    return [*found, *_begun_twice(prompts, tokenizer), *_twice([tuple(ids) for ids in prompts])]
+
+
+def of_first_answers(answers: Sequence[Sequence[int]], ended: Sequence[bool], rewards: Sequence[float]) -> list[Finding]:
+    """Of what a policy answers before it learns: token ids, whether each ended by itself, and its reward."""
+    total, found = len(answers), []
+    if not any(ended):
+        found.append(
+            Finding("answers that do not end", total, total, "the end is never sampled: fine-tune first, or allow longer answers")
+        )
+    if all(end and len(answer) == 1 for answer, end in zip(answers, ended, strict=True)):
+        found.append(Finding("answers that are nothing but their end", total, total, "there is nothing to reward"))
+    if len(set(rewards)) == 1:
+        found.append(Finding(f"answers with one reward, {rewards[0]:g}", total, total, "nothing can be learned of it"))
+    return found
+
+
 def no_answer(*rows: Row) -> str | None:
     """The reason to leave out a row in which nothing is learned."""
     return None if all(any(spoken[1:]) for _, spoken in rows) else "without a token to learn: the mask is empty"
@@ -76,7 +104,7 @@ def answers_of(row: Row) -> Iterator[list[int]]:
 
 
 def _of_rows(rows: Sequence[Row], tokenizer: Tokenizer) -> Iterator[Finding]:
-    possible, special = {tokenizer.message_end, *tokenizer.ends}, set(tokenizer.special_tokens.values())
+    possible = {tokenizer.message_end, *tokenizer.ends}
     learned = [[possible.intersection(answer) for answer in answers_of(row)] for row in rows]  # the ends of each answer
     ends = {token for answers in learned for found in answers for token in found}
     if count := sum(not all(answers) for answers in learned):
@@ -85,24 +113,30 @@ def _of_rows(rows: Sequence[Row], tokenizer: Tokenizer) -> Iterator[Finding]:
         )
     if tokenizer.pad in ends:
         yield Finding(
-            f"padding is the end of an answer, {_name(tokenizer, tokenizer.pad)}", len(rows), len(rows),
-            "learned here, where padding is known by its place; trainers that know it by its id never train the end",
-        )  # fmt: skip
-    if count := sum(len(ids) > 1 and ids[0] == ids[1] and ids[0] in special for ids, _ in rows):
-        yield Finding("the token that begins a text stands twice", count, len(rows), "the chat template and its tokenizer add it")
+            f"padding is the end of an answer, {_name(tokenizer, tokenizer.pad)}", len(rows), len(rows), PADDING
+        )
+    yield from _begun_twice([ids for ids, _ in rows], tokenizer)
     stated = _stated_end(tokenizer)
     if ends and stated is not None and (count := sum(stated not in answer for answers in learned for answer in answers)):
-        others = ", ".join(sorted(_name(tokenizer, token) for token in ends))
-        yield Finding(
-            f"answers end with {others}, not with tokenizer_config.json's eos_token {_name(tokenizer, stated)}", count,
-            sum(map(len, learned)), "tools that stop at that alone never stop; change eos_token",
-        )  # fmt: skip
+        yield _other_end(tokenizer, ends, stated, count, sum(map(len, learned)))
 
 
-def _left_out(kept: int, left_out: Mapping[str, int]) -> Iterator[Finding]:
+def _other_end(tokenizer: Tokenizer, ends: Collection[int], stated: int, count: int, of: int) -> Finding:
+    others = ", ".join(sorted(_name(tokenizer, token) for token in ends))
+    name = f"answers end with {others}, not with tokenizer_config.json's eos_token {_name(tokenizer, stated)}"
+    return Finding(name, count, of, "tools that stop at that alone never stop; change eos_token")
+
+
+def _begun_twice(rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> Iterator[Finding]:
+    special = set(tokenizer.special_tokens.values())
+    if count := sum(len(ids) > 1 and ids[0] == ids[1] and ids[0] in special for ids in rows):
+        yield Finding("the token that begins a text stands twice", count, len(rows), "the chat template and its tokenizer add it")
+
+
+def _left_out(kept: int, left_out: Mapping[str, int], so: str = CUT) -> Iterator[Finding]:
     total = kept + sum(left_out.values())
     for reason, count in Counter(left_out).most_common():
-        yield Finding(f"left out {reason[:80]}", count, total, "whole: cut, no answer or an answer without its end would be left")
+        yield Finding(f"left out {reason[:80]}", count, total, so)
 
 
 def _twice(keys: Collection[object]) -> Iterator[Finding]:

@@ -9,7 +9,6 @@ import copy
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.epoch_order import chosen_rows, steps_for
 from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
+from groundup.training.runtime import Runtime
 
 MATCHED = 0.1  # of the longer answer's tokens, by which the lengths of a matched pair differ at most
 
@@ -74,34 +74,34 @@ def bradley_terry(
 
 
 def train(
-    policy: LanguageModel, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: RewardConfig, dtype: torch.dtype,
-    folder: Path, seed: int, left_out: Counter[str] | None = None,
-) -> RewardModel:  # fmt: skip
+    policy: LanguageModel, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: RewardConfig, runtime: Runtime
+) -> RewardModel:
     """A reward model, from the policy that wrote the answers, fitted to preference rows.
 
-    Pairs that cannot be read or are longer than the context are counted in `left_out` by reason.
+    Pairs that cannot be read or are longer than the context are counted in `runtime.left_out` by reason.
     Raises UserError when there are no pairs, or none stays.
     """
-    left_out = Counter() if left_out is None else left_out
-    rows, margins = kept_pairs(tokenizer, pairs, policy.config.max_position_embeddings, "reward", left_out)
-    preflight.tell("reward", preflight.of_pairs(rows, tokenizer, left_out), settings.strict)
+    left_out, label = runtime.left_out, runtime.label
+    rows, margins = kept_pairs(tokenizer, pairs, policy.config.max_position_embeddings, label, left_out)
+    preflight.tell(label, preflight.of_pairs(rows, tokenizer, left_out), settings.strict)
     device = policy.lm_head.weight.device
-    reward_model = from_policy(policy, seed).to(device)
+    reward_model = from_policy(policy, runtime.seed).to(device)
     steps = steps_for(settings.epochs, settings.batch_pairs, len(rows))
 
     def batches(step: int) -> list[Batch]:
-        some = chosen_rows(step, settings.batch_pairs, len(rows), seed)
+        chosen = chosen_rows(step, settings.batch_pairs, len(rows), runtime.seed)
+        mine, counts = runtime.processes.mine(len(chosen))
         return [
             collate([rows[index][side] for side in (0, 1) for index in part], tokenizer.pad, device)
             | {
                 "margin": torch.tensor([margins[index] for index in part], device=device),
-                "share": torch.tensor(len(part) / len(some)),
+                "share": torch.tensor(counts * len(part) / len(chosen)),
             }
-            for part in parts_by_length(some, rows, settings.pairs_at_once)
+            for part in parts_by_length([chosen[index] for index in mine], rows, settings.pairs_at_once)
         ]
 
-    objective = partial(bradley_terry, centring=settings.centring, dtype=dtype)
-    tune(reward_model, objective, batches, settings.learning_rate, steps, folder, "reward")
+    objective = partial(bradley_terry, centring=settings.centring, dtype=runtime.device.training_dtype)
+    tune(reward_model, objective, batches, settings.learning_rate, steps, runtime)
     return reward_model
 
 

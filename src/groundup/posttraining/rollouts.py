@@ -7,7 +7,6 @@ lie sealed in rollouts.json. So training that was cut off ends with the same bit
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,19 +15,25 @@ from torch import Tensor, nn
 from groundup.core.errors import UserError
 from groundup.core.files import write_jsonl
 from groundup.core.seals import read_sealed, write_sealed
+from groundup.core.statistics import difference
 from groundup.generation.engine import Sampling, generate, room
 from groundup.model.decoder import Decoder
+from groundup.posttraining import preflight
 from groundup.posttraining.batches import Asked, Row, collate, prompt_of, shown
-from groundup.posttraining.length import correlation
-from groundup.posttraining.rewards import Prompt
+from groundup.posttraining.length import concerns, correlation
+from groundup.posttraining.rewards import Prompt, Reward
+from groundup.posttraining.rows import kept, said
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import checkpoint
 from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
 from groundup.training.parallel import Objective
+from groundup.training.runtime import Runtime
 
+HELD_OUT_PROMPTS = 64  # that are answered before and after
 SAMPLES = 8  # of a rollout that are kept to be read
 PER_SAMPLE = 2000  # characters of its question, and of its answer
+Measured = tuple[list[float], Metrics]  # the reward of each answer, and `form`
 
 
 @dataclass(frozen=True)
@@ -43,11 +48,12 @@ class Answers:
 
 @dataclass(frozen=True)
 class Rollout:
-    """`updates`: the micro-batches of each update of one epoch; `samples`: rows for people to read."""
+    """`updates`: the micro-batches of each update of one epoch; rewards (batch,): of the answers, as they came."""
 
     updates: list[list[Batch]]
     metrics: Metrics
-    samples: list[dict[str, Any]]
+    answers: Answers
+    rewards: Tensor
 
 
 @dataclass(frozen=True)
@@ -59,21 +65,51 @@ class Plan:
     epochs: int
     learning_rate: float
     samples_every: int
+    strict: bool
 
 
 def asked_prompts(
-    policy: Decoder, tokenizer: Tokenizer, questions: Sequence[Asked], max_tokens: int, stage: str,
-    left_out: Counter[str] | None,
+    policy: Decoder, tokenizer: Tokenizer, questions: Sequence[Asked], max_tokens: int, runtime: Runtime,
+    strict: bool = False,
 ) -> list[Prompt]:  # fmt: skip
-    """The prompts that `generate` takes; the others are counted in `left_out`. Raises UserError when none stays."""
-    longest = room(policy, max_tokens)
-    prompts = [Prompt(question, prompt_of(tokenizer, question)) for question in questions]
-    found = [prompt for prompt in prompts if len(prompt.ids) <= longest]
-    if left_out is not None and len(found) < len(prompts):
-        left_out[f"longer than {longest} tokens"] += len(prompts) - len(found)
+    """The prompts that `generate` takes, looked through; the others are counted in `runtime.left_out`.
+
+    Raises UserError when none stays, and where `strict` for what is found.
+    """
+    found = _fitting(policy, tokenizer, questions, max_tokens, runtime.left_out)
     if not found:
-        raise UserError(f"{stage}: none of {len(prompts)} questions has at most {longest} tokens; the rest is for the answer")
+        raise UserError(
+            f"{runtime.label}: none of {len(questions)} questions has at most {room(policy, max_tokens)} tokens and can be "
+            f"asked; the rest is for the answer: {said(runtime.left_out)}"
+        )
+    findings = preflight.of_prompts([prompt.ids for prompt in found], tokenizer, runtime.left_out)
+    preflight.tell(runtime.label, findings, strict)
     return found
+
+
+def _fitting(
+    policy: Decoder, tokenizer: Tokenizer, questions: Sequence[Asked], max_tokens: int, left_out: Counter[str]
+) -> list[Prompt]:
+    longest = room(policy, max_tokens)
+    return kept(
+        questions, lambda question: Prompt(question, prompt_of(tokenizer, question)),
+        lambda prompt: f"longer than {longest} tokens" if len(prompt.ids) > longest else None, left_out,
+    )  # fmt: skip
+
+
+def reward_on(
+    policy: Decoder, reward: Reward, tokenizer: Tokenizer, questions: Sequence[Asked], sampling: Sampling, ends: Sequence[int],
+    runtime: Runtime,
+) -> Callable[[], Measured] | None:  # fmt: skip
+    """What answers the first of held-out questions by the policy as it is then; None where none can be asked."""
+    prompts = _fitting(policy, tokenizer, questions, sampling.max_tokens, runtime.left_out)[:HELD_OUT_PROMPTS]
+
+    def measured() -> Measured:
+        answers = answers_of(policy, prompts, ends, tokenizer.pad, sampling, runtime.seed)
+        rewards = reward(prompts, answers.ids)
+        return rewards.tolist(), form(answers, rewards)
+
+    return measured if prompts else None
 
 
 def answers_of(
@@ -126,16 +162,20 @@ def by_length(batch: Batch, count: int) -> list[tuple[Tensor, Batch]]:
 
 
 def train_by_iterations(
-    model: nn.Module, objective: Objective, rollout: Callable[[int, list[Metrics]], Rollout], plan: Plan, folder: Path, label: str
-) -> list[Metrics]:
-    """Train `model` in place; the metrics of every rollout, which also stand in `folder`/rollouts.jsonl.
+    model: nn.Module, objective: Objective, rollout: Callable[[int, list[Metrics]], Rollout], plan: Plan, runtime: Runtime,
+    tokenizer: Tokenizer, held_out: Callable[[], Measured] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train `model` in place; metrics of the first rollout and the last, those on held-out prompts, what is wrong with the form.
+
+    The metrics of every rollout stand in rollouts.jsonl. What is wrong with the answers of the first one is said, and refused
+    where `plan.strict`.
 
     rollout(iteration, before): of the current weights and the metrics of the rollouts before. Its metrics also stand in
     metrics.jsonl, at the iteration's first update, as rollout_*; its samples in rollout_samples.jsonl, of every
     `samples_every` iterations and the last. When training was cut off, both are found again in rollouts.json; without it,
     training begins anew.
     """
-    updates = plan.minibatches * plan.epochs
+    updates, folder = plan.minibatches * plan.epochs, runtime.training
     log = folder / "rollouts.json"
     kept = read_sealed(log)
     if kept is None:
@@ -151,11 +191,15 @@ def train_by_iterations(
         if update == 0:
             found = rollout(iteration, rollouts[:iteration])
             current = found.updates
+            if iteration == 0:
+                answers = found.answers
+                findings = preflight.of_first_answers(answers.ids, answers.ended.tolist(), found.rewards.tolist())
+                preflight.tell(runtime.label, findings, plan.strict)
             rollouts[iteration:] = [{"iteration": iteration, **found.metrics}]
             fresh.update({f"rollout_{name}": value for name, value in found.metrics.items()})
             samples[:] = [row for row in samples if row["iteration"] < iteration]
             if iteration % plan.samples_every == 0 or iteration + 1 == plan.iterations:
-                samples.extend({"iteration": iteration, **row} for row in found.samples)
+                samples.extend({"iteration": iteration, **row} for row in samples_of(found.answers, found.rewards, tokenizer))
                 write_jsonl(folder / "rollout_samples.jsonl", samples)
             write_sealed(log, {"rollouts": rollouts, "samples": samples})
         return current[update % len(current)]
@@ -166,10 +210,20 @@ def train_by_iterations(
         fresh.clear()
         return loss, metrics
 
+    before = held_out() if held_out else None  # of the model as it was given, also where training resumes
     tune(
-        model, watched, batches, plan.learning_rate, plan.iterations * updates, folder, label, checkpoint_multiple=updates
+        model, watched, batches, plan.learning_rate, plan.iterations * updates, runtime, checkpoint_multiple=updates
     )
     write_jsonl(folder / "rollouts.jsonl", rollouts)
     write_jsonl(folder / "rollout_samples.jsonl", samples)
     log.unlink()
-    return rollouts
+    first, last = rollouts[0], rollouts[-1]
+    summary = {"iterations": plan.iterations, "first": first, "last": last, "concerns": concerns(first, last)}
+    return {**summary, "held_out": compared(before, held_out()) if held_out and before else None}
+
+
+def compared(before: Measured, after: Measured) -> dict[str, Any]:
+    """Of the same prompts, answered by the model as it was and as it is: reward with the difference, length, share that ended."""
+    names = ("reward", "length", "ended")
+    figures = {name: {"before": before[1][name], "after": after[1][name]} for name in names}
+    return {"prompts": len(before[0]), **figures, "gain": difference(after[0], before[0])}

@@ -17,7 +17,7 @@ from groundup.posttraining.preflight import no_answer, same
 from groundup.tokenizer.chat import render
 from groundup.tokenizer.tokenizer import Tokenizer
 
-Read = TypeVar("Read")
+Given, Read = TypeVar("Given"), TypeVar("Read")
 
 
 def conversation(tokenizer: Tokenizer, row: Mapping[str, Any]) -> Row:
@@ -67,8 +67,8 @@ def pair(tokenizer: Tokenizer, row: Mapping[str, Any]) -> tuple[Row, Row, float]
 
 
 def kept(
-    rows: Iterable[Mapping[str, Any]],
-    read: Callable[[Mapping[str, Any]], Read],
+    rows: Iterable[Given],
+    read: Callable[[Given], Read],
     fits: Callable[[Read], str | None],
     left_out: Counter[str] | None,
 ) -> list[Read]:

@@ -7,12 +7,10 @@ so that a chat model knows when to stop.
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from groundup.core.device import Device
 from groundup.core.errors import UserError
 from groundup.generation.engine import Sampling
 from groundup.model.decoder import Decoder
@@ -35,24 +33,25 @@ from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.epoch_order import chosen_rows, parts_of, steps_for
 from groundup.training.loop import mean_loss, tune
 from groundup.training.objectives import Batch, Metrics, next_token
+from groundup.training.parallel import ALONE, Processes
+from groundup.training.runtime import Runtime
 
 HELD_OUT_ROWS = 64  # that are measured while it trains, as in pre-training
 Questions = Sequence[dict[str, Any]]
 
 
 def train(
-    model: Decoder, tokenizer: Tokenizer, questions: Questions, settings: SftConfig, device: Device, folder: Path, seed: int,
-    left_out: Counter[str] | None = None, held_out: Questions = (),
-) -> int:  # fmt: skip
+    model: Decoder, tokenizer: Tokenizer, questions: Questions, settings: SftConfig, runtime: Runtime, held_out: Questions = ()
+) -> int:
     """Train `model` in place on `questions` (rows with `messages`); returns the number of steps.
 
     The loss on the first of the `held_out` questions stands in the metrics of some steps, as `held_out`.
 
     Rows that are no conversation, are longer than the context or have longer answers than `settings` says are left out,
-    and counted in `left_out` by reason. Raises UserError when none stays.
+    and counted in `runtime.left_out` by reason. Raises UserError when none stays.
     """
     longest = model.config.max_position_embeddings + 1  # the last token is a target only
-    left_out = Counter() if left_out is None else left_out
+    left_out, label, device = runtime.left_out, runtime.label, runtime.device.torch_device
 
     def unfit(row: Row) -> str | None:
         if longest_answer(row) > settings.max_answer_tokens:
@@ -61,32 +60,37 @@ def train(
 
     rows = kept(questions, lambda row: conversation(tokenizer, row), unfit, left_out)
     if not rows:
-        raise UserError(f"sft: no questions to learn from; of {len(questions)} rows left out: {said(left_out) or 'none'}")
-    preflight.tell("sft", preflight.of_conversations(rows, tokenizer, left_out), settings.strict)
+        raise UserError(f"{label}: no questions to learn from; of {len(questions)} rows left out: {said(left_out) or 'none'}")
+    preflight.tell(label, preflight.of_conversations(rows, tokenizer, left_out), settings.strict)
     steps = steps_for(settings.epochs, settings.batch_examples, len(rows))
 
     def batches(step: int) -> list[Batch]:
-        chosen = [rows[index] for index in chosen_rows(step, settings.batch_examples, len(rows), seed)]
-        return batches_of(chosen, tokenizer.pad, settings, device.torch_device)
+        chosen = [rows[index] for index in chosen_rows(step, settings.batch_examples, len(rows), runtime.seed)]
+        return batches_of(chosen, tokenizer.pad, settings, device, runtime.processes)
 
-    objective = partial(next_token, dtype=device.training_dtype)
+    objective = partial(next_token, dtype=runtime.device.training_dtype)
     unseen = kept(held_out, lambda row: conversation(tokenizer, row), unfit, left_out)[:HELD_OUT_ROWS]
-    probe = batches_of(unseen, tokenizer.pad, settings, device.torch_device) if unseen else []
+    probe = batches_of(unseen, tokenizer.pad, settings, device) if unseen else []
 
     def observe() -> Metrics:
         return {"held_out": mean_loss(model, objective, probe)}
 
-    with lora.adapted(model, settings.lora_rank, seed, folder):
+    with lora.adapted(model, settings.lora_rank, runtime.seed, runtime.folder):
         tune(
-            model, objective, batches, settings.learning_rate, steps, folder, "sft", decay=2, observe=observe if probe else None
+            model, objective, batches, settings.learning_rate, steps, runtime, decay=2, observe=observe if probe else None
         )
     return steps
 
 
-def batches_of(rows: Sequence[Row], pad: int, settings: SftConfig, device: torch.device) -> list[Batch]:
-    """The micro-batches of a step, whose weights add up to one: accumulated, they are the big batch to the last rounding."""
-    weights = weights_of(rows, settings.weighting)
-    order = list(range(len(rows)))
+def batches_of(
+    rows: Sequence[Row], pad: int, settings: SftConfig, device: torch.device, processes: Processes = ALONE
+) -> list[Batch]:
+    """This process's micro-batches of a step, whose weights add up to one: accumulated, they are the big batch.
+
+    To the last rounding, over all processes.
+    """
+    order, counts = processes.mine(len(rows))
+    weights = [counts * weight for weight in weights_of(rows, settings.weighting)]
     if settings.examples_at_once:
         order.sort(key=lambda index: -len(rows[index][0]))  # alike in length, so little is padded; the longest say what fits
     return [

@@ -40,8 +40,12 @@ class Made:
         return read_jsonl(self.folders[stage] / file)
 
     def samples(self, stage: str) -> list[dict[str, str]]:
-        rows = self.rows(stage, "samples.jsonl")[:SHOWN_SAMPLES]
-        return [{key: visible(_cut(text)) for key, text in row.items()} for row in rows]
+        return shown(self.rows(stage, "training/samples.jsonl")[:SHOWN_SAMPLES])
+
+
+def shown(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Samples as the page has them."""
+    return [{key: visible(_cut(str(value))) for key, value in row.items()} for row in rows]
 
 
 def column(rows: list[dict[str, Any]], name: str) -> list[float]:

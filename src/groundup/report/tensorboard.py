@@ -36,7 +36,7 @@ def export(run: Path, out: Path, follow: bool = False) -> dict[str, Any]:
             for name, path in _trainings(run).items():
                 rows = _rows(path)
                 if path.is_file():  # also where no whole line is left of it
-                    verify(path.parent, "*metrics.jsonl")
+                    verify(path.parents[1], "*metrics.jsonl")
                 if not rows:
                     continue
                 if name not in writers or rows[0] != written[name][0]:  # or the stage is made again, differently
@@ -62,8 +62,8 @@ def export(run: Path, out: Path, follow: bool = False) -> dict[str, Any]:
 
 def _trainings(run: Path) -> dict[str, Path]:
     """Of each stage, finished or at work."""
-    found = sorted(run.glob("*/metrics.jsonl"))
-    return {path.parent.relative_to(run).as_posix().replace(".partial", "", 1): path for path in found}
+    found = sorted(run.glob("*/training/metrics.jsonl"))
+    return {path.parents[1].relative_to(run).as_posix().replace(".partial", "", 1): path for path in found}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

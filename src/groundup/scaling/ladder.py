@@ -24,7 +24,6 @@ from pydantic import ValidationError
 from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.files import digest, read_jsonl, read_object, write_json, write_jsonl, write_text
-from groundup.data.config import MixtureConfig
 from groundup.data.token_files import TokenFile
 from groundup.model import architectures
 from groundup.model.base import LanguageModel
@@ -32,8 +31,8 @@ from groundup.model.likelihood import score
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import checkpoint
 from groundup.training.config import PretrainingConfig
-from groundup.training.parallel import ALONE
 from groundup.training.pretraining import measured_peak, pretrain
+from groundup.training.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -129,15 +128,14 @@ def run(path: Path, tokens: Path, tokenizer: Tokenizer, out: Path, threads: int 
     for number, (one, settings) in enumerate(planned, 1):
         if one["name"] in names:
             continue
-        begun, folder = time.monotonic(), out / "training" / one["name"]
+        begun = time.monotonic()
         label = f"ladder {number}/{len(planned)} {one['name']}"
-        model, results = pretrain(
-            tokens, tokenizer, settings, MixtureConfig(), device, ALONE, folder, label, lambda text: None, one["seed"]
-        )
+        runtime = Runtime(device, out / "runs" / one["name"], label, one["seed"], lambda text: None)
+        model, results = pretrain(tokenizer, tokens, settings, runtime)
         row = _row(one, model, results, held_out) | {"seconds": time.monotonic() - begun, "predicted_seconds": one.get("seconds")}
         done.append(row)
         write_jsonl(ledger, done)
-        checkpoint.clear(folder)
+        checkpoint.clear(runtime.training)
         logger.info("  %s: loss %s after %s tokens, %.0f s", one["name"], row["loss"], f"{row['tokens']:,}", row["seconds"])
     write_table(out / "runs.csv", done)
     return {

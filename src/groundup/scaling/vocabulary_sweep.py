@@ -33,6 +33,7 @@ from groundup.tokenizer.sample import Document, sample
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.tokenizer.train import train_bpe
 from groundup.training import checkpoint
+from groundup.training.runtime import TRAINING
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def sweep(
             measured = measure(folder, tokenizer, settings, texts, held_out, device)
             result = write_sealed(folder / "result.json", measured)
             del result[SEAL]
-        checkpoint.clear(folder / "training")
+        checkpoint.clear(folder / TRAINING)
         shutil.rmtree(folder / "tokens", ignore_errors=True)
         results.append(result)
         bits = results[-1]["bits_per_byte"]["all"]

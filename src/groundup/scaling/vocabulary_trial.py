@@ -13,7 +13,6 @@ import torch
 from groundup.core.device import Device
 from groundup.core.files import replacing
 from groundup.data import token_files
-from groundup.data.config import MixtureConfig
 from groundup.model import folder as model_folder
 from groundup.model.base import parameter_counts
 from groundup.model.decoder import Decoder, shape_for
@@ -23,8 +22,8 @@ from groundup.tokenizer import documents
 from groundup.tokenizer.sample import Document
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.config import PretrainingConfig
-from groundup.training.parallel import ALONE
 from groundup.training.pretraining import pretrain
+from groundup.training.runtime import Runtime
 
 BATCH_TOKENS = 4096
 
@@ -64,10 +63,8 @@ def measure(
         micro_batch_tokens=step_tokens,
         anneal_data_fraction=0.0,
     )
-    model, trained = pretrain(
-        folder / "tokens", tokenizer, base, MixtureConfig(), device, ALONE, folder / "training",
-        f"vocabulary {tokenizer.size}", lambda text: None, seed,
-    )  # fmt: skip
+    runtime = Runtime(device, folder, f"vocabulary {tokenizer.size}", seed, lambda text: None)
+    model, trained = pretrain(tokenizer, folder / "tokens", base, runtime)
     nats = [-float(found.sum()) for found in score(model, sequences)]
     model_folder.save(folder, model, tokenizer, chat=False)
     counts = [len(sequence) - 1 for sequence in sequences]

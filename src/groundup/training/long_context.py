@@ -5,14 +5,12 @@ exactly as far as the context and leaves the fastest alone ("NTK-aware", Peng et
 trained on documents that are longer than what it could see before.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from groundup.core.device import Device
 from groundup.core.errors import UserError
 from groundup.data.config import MixtureConfig
 from groundup.model import architectures
@@ -21,32 +19,23 @@ from groundup.model.decoder import Decoder, DecoderConfig
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.budget import budget
 from groundup.training.config import LongContextConfig, PretrainingConfig
-from groundup.training.parallel import Processes
-from groundup.training.pretraining import TrainingTokens, Work, available_tokens, cut, log_decisions, train_rows
+from groundup.training.pretraining import TrainingTokens, available_tokens, cut, log_decisions, train_rows
+from groundup.training.runtime import Runtime
 from groundup.training.schedule import warmup_stable_decay
 
 LONGER = 4  # times the context, where the settings do not say; Code Llama's 4,096 -> 16,384
 
 
 def train_longer(
-    model: LanguageModel,
-    tokens: Path,
-    tokenizer: Tokenizer,
-    settings: LongContextConfig,
-    mixture: MixtureConfig,
-    device: Device,
-    processes: Processes,
-    folder: Path,
-    label: str,
-    log: Callable[[str], None],
-    seed: int,
+    model: LanguageModel, tokenizer: Tokenizer, tokens: Path, settings: LongContextConfig, runtime: Runtime,
+    mixture: MixtureConfig | None = None,
 ) -> tuple[LanguageModel, dict[str, Any]]:
     """The model with a longer context, whole in the first process's memory, and what is to be told of it.
 
     `tokens`: the folder of the token files to train on. Raises UserError where the model is no decoder, has that context
     already, or no training document is longer than what it has.
     """
-    work = Work(device, processes, folder, label, log, seed)
+    mixture = mixture or MixtureConfig()
     before = model.config
     longer = lengthened(model, settings.context_length or LONGER * before.max_position_embeddings)
     data = TrainingTokens.open(tokens, tokenizer.begin_of_text, before.vocab_size)
@@ -60,9 +49,9 @@ def train_longer(
     available = available_tokens([data.table[number] for number in numbers], mixture)
     derived = budget(as_pretraining, architectures.multiplied(model), available)
     as_pretraining = as_pretraining.model_copy(update={"batch_tokens": derived.batch_tokens})
-    lrs = log_decisions(model, as_pretraining, derived, (), work)
-    stream, lengths, realised = data.stream(numbers, mixture, 0.0, cut(as_pretraining, context, derived.tokens), work)
-    log(
+    lrs = log_decisions(model, as_pretraining, derived, (), runtime)
+    stream, lengths, realised = data.stream(numbers, mixture, 0.0, cut(as_pretraining, context, derived.tokens), runtime)
+    runtime.log(
         f"context {before.max_position_embeddings} -> {context}: {lengths.steps} steps of {lengths.rows} rows at "
         f"{settings.lr_scale:g} of the rates; RoPE base {before.rope_theta:,.0f} -> {longer.rope_theta:,.0f} "
         "(NTK-aware, Peng et al. 2023)"
@@ -70,7 +59,7 @@ def train_longer(
     warmup = max(1, lengths.steps // 20)
     trained, results = train_rows(
         model, data, stream, lengths, lambda step: warmup_stable_decay(step, lengths.steps, warmup, lengths.steps), lrs,
-        derived.weight_decay, settings.balance, realised, work,
+        derived.weight_decay, settings.balance, realised, runtime,
     )  # fmt: skip
     return trained, {
         **results,

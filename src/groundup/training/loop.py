@@ -30,6 +30,7 @@ from groundup.training import checkpoint
 from groundup.training.objectives import Batch, Metrics
 from groundup.training.optimizer import Optimizer, one_lr
 from groundup.training.parallel import ALONE, Objective, Processes, local
+from groundup.training.runtime import Runtime
 from groundup.training.schedule import warmup_stable_decay
 
 logger = logging.getLogger(__name__)
@@ -45,25 +46,11 @@ SPIKE_DISTANCES, SPIKE_NATS, SPIKE_WINDOW, SPIKE_FROM = 10.0, 1.0, 100, 20
 
 
 def train(
-    model: nn.Module,
-    objective: Objective,
-    batches: Callable[[int], list[Batch]],
-    optimizer: Optimizer,
-    lr: Callable[[int], float],
-    steps: int,
-    folder: Path,
-    label: str,
-    *,
-    tokens_per_step: int = 0,
-    seconds_at_peak: float = 0.0,
-    checkpoint_multiple: int = 1,
-    max_grad_norm: float | None = None,
-    skip_spikes: bool = False,
-    observe: Callable[[], Metrics] | None = None,
-    observe_every: int = 1,
-    processes: Processes = ALONE,
-    compiled: bool = False,
-) -> list[Metrics]:
+    model: nn.Module, objective: Objective, batches: Callable[[int], list[Batch]], optimizer: Optimizer,
+    lr: Callable[[int], float], steps: int, folder: Path, label: str, *, tokens_per_step: int = 0, seconds_at_peak: float = 0.0,
+    checkpoint_multiple: int = 1, max_grad_norm: float | None = None, skip_spikes: bool = False,
+    observe: Callable[[], Metrics] | None = None, observe_every: int = 1, processes: Processes = ALONE, compiled: bool = False,
+) -> list[Metrics]:  # fmt: skip
     """Train `model` in place and return the metrics of every step, which also stand in `folder`/metrics.jsonl.
 
     batches(step): the micro-batches of that step. rate(step): multiplier of the optimizer's peak rates.
@@ -91,14 +78,7 @@ def train(
         progress = Progress(label, steps * scale, unit, done * scale, first="compiled" if compiled else "")
         with progress, _appending(metrics_path, first) as log:
             for step in range(done, steps):
-                totals: Metrics = {}
-                parts = batches(step)
-                for number, batch in enumerate(parts, start=1):
-                    with processes.accumulating(number < len(parts)):
-                        loss, metrics = objective(model, batch)
-                        processes.backward(loss)
-                    for name, value in metrics.items():
-                        totals[name] = totals.get(name, 0.0) + value
+                totals = _accumulated(model, objective, batches(step), processes)
                 norm = _gradient_norm(model, processes)
                 overdue = first and time.monotonic() - saved_at > pause
                 # Whatever is decided here, all processes decide alike.
@@ -109,19 +89,12 @@ def train(
                     skipped_in_a_row += 1
                     row["skipped"] = 1
                     model.zero_grad(set_to_none=True)
-                    if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-                        raise UserError(
-                            f"{label}: skipped {skipped_in_a_row} steps in a row, up to step {step}; lower the learning "
-                            f"rate or look at the data of these steps; at the last {trouble}"
-                        )
-                    if first:
-                        logger.warning(f"{label}: step {step} skipped: {trouble}")
+                    _say_skipped(label, step, skipped_in_a_row, trouble, first)
                 else:
                     skipped_in_a_row = 0
                     recent.append(totals["loss"])
                     if max_grad_norm and norm > max_grad_norm:
-                        gradients = [local(p.grad) for p in model.parameters() if p.grad is not None]
-                        torch._foreach_mul_(gradients, max_grad_norm / norm)
+                        torch._foreach_mul_(_gradients(model), max_grad_norm / norm)
                     optimizer.step(lr(step))
                 if observe and ((step + 1) % observe_every == 0 or step + 1 == steps):
                     row |= observe()
@@ -131,8 +104,7 @@ def train(
                     log.flush()
                     written.update(_line(row).encode())
                     share = progress.rate / scale * seconds_at_peak  # of the steps before: this one is not counted yet
-                    of_peak = f" · {share:.0%} of peak" if share else ""
-                    progress.advance(scale, note=f"loss {totals['loss']:.3f}{of_peak}")
+                    progress.advance(scale, note=f"loss {totals['loss']:.3f}" + (f" · {share:.0%} of peak" if share else ""))
                 whole = (step + 1) % checkpoint_multiple == 0
                 if ((due or stop) and whole) or step + 1 == steps:
                     if first:
@@ -143,11 +115,33 @@ def train(
                     pause = CHECKPOINT_SECONDS * max(1.0, (saved_at - begun) / AFFORDED_SECONDS)
                 if stop:
                     if first:
-                        said = f"{label}: stopped by SIGTERM after step {step + 1} of {steps}"
                         again = f"the same command continues after step {saved}"
-                        logger.info(f"{said}; {again}")
+                        logger.info(f"{label}: stopped by SIGTERM after step {step + 1} of {steps}; {again}")
                     raise SystemExit(TERMINATED)
     return history
+
+
+def _accumulated(model: nn.Module, objective: Objective, parts: list[Batch], processes: Processes) -> Metrics:
+    """The gradients of a step's micro-batches, added up in the model; their metrics, added up."""
+    totals: Metrics = {}
+    for number, batch in enumerate(parts, start=1):
+        with processes.accumulating(number < len(parts)):
+            loss, metrics = objective(model, batch)
+            processes.backward(loss)
+        for name, value in metrics.items():
+            totals[name] = totals.get(name, 0.0) + value
+    return totals
+
+
+def _say_skipped(label: str, step: int, in_a_row: int, trouble: str, first: bool) -> None:
+    """Raises UserError where it is one too many."""
+    if in_a_row >= MAX_SKIPPED_IN_A_ROW:
+        raise UserError(
+            f"{label}: skipped {in_a_row} steps in a row, up to step {step}; lower the learning rate or look at the data of "
+            f"these steps; at the last {trouble}"
+        )
+    if first:
+        logger.warning(f"{label}: step {step} skipped: {trouble}")
 
 
 def tune(
@@ -156,8 +150,7 @@ def tune(
     batches: Callable[[int], list[Batch]],
     lr: float,
     steps: int,
-    folder: Path,
-    label: str,
+    runtime: Runtime,
     *,
     warmup: int = 20,
     decay: int = 1,
@@ -173,10 +166,12 @@ def tune(
     def multiplier(step: int) -> float:
         return warmup_stable_decay(step, steps, max(1, steps // warmup), steps // decay)
 
+    processes = runtime.processes
+    objective = processes.spread(model, objective, runtime.device.torch_device)
     train(
-        model, objective, batches, Optimizer(model, one_lr(lr)), multiplier, steps, folder, label,
-        checkpoint_multiple=checkpoint_multiple, max_grad_norm=1.0, observe=observe,
-        observe_every=max(1, steps // OBSERVATIONS),
+        model, objective, batches, Optimizer(model, one_lr(lr), processes=processes), multiplier, steps, runtime.training,
+        runtime.label, checkpoint_multiple=checkpoint_multiple, max_grad_norm=1.0, observe=observe,
+        observe_every=max(1, steps // OBSERVATIONS), processes=processes,
     )  # fmt: skip
 
 
@@ -245,9 +240,12 @@ def _hashed(content: bytes) -> "hashlib.blake2b":
     return hashlib.blake2b(content, digest_size=16)
 
 
+def _gradients(model: nn.Module) -> list[Tensor]:
+    return [local(parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
+
+
 def _gradient_norm(model: nn.Module, processes: Processes) -> float:
-    gradients = [local(parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
-    norm = torch.stack(torch._foreach_norm(gradients)).norm().item()
+    norm = torch.stack(torch._foreach_norm(_gradients(model))).norm().item()
     return math.sqrt(processes.sum([norm**2])[0]) if processes.shard else norm
 
 

@@ -116,6 +116,14 @@ class Processes:
         dist.all_to_all_single(received, sent.view_as(received))
         return list(received[:count, :held].unbind())
 
+    def mine(self, count: int) -> tuple[list[int], float]:
+        """Which of a step's `count` rows are this process's, and what they count: 1.
+
+        One that is left without a row takes the first, which counts 0: all must come to the sum of the gradients.
+        """
+        numbers = list(range(self.rank, count, self.world))
+        return (numbers, 1.0) if numbers else ([0], 0.0)
+
     def rows(self, total: int) -> slice:
         """Which of a sharded tensor's rows this process holds."""
         each = -(-total // self.world)

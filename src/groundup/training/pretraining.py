@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from groundup import kernels
-from groundup.core.device import Device
 from groundup.core.errors import UserError
 from groundup.data.config import MixtureConfig
 from groundup.data.token_files import TokenFile
@@ -35,6 +34,7 @@ from groundup.training.loop import mean_loss, train
 from groundup.training.objectives import BalancedNextToken, Z, next_token
 from groundup.training.optimizer import Optimizer, pretraining_lrs
 from groundup.training.parallel import Objective, Processes
+from groundup.training.runtime import Runtime
 from groundup.training.schedule import warmup_stable_decay
 
 PROBE_ROWS = 64  # of held-out text, for the loss curve
@@ -62,18 +62,6 @@ class Lengths:
 
 
 @dataclass(frozen=True)
-class Work:
-    """Where and with what a training is done: `folder` for its states and metrics, `label` for what is shown."""
-
-    device: Device
-    processes: Processes
-    folder: Path
-    label: str
-    log: Callable[[str], None]
-    seed: int
-
-
-@dataclass(frozen=True)
 class TrainingTokens:
     """A folder of token files, and the table of its training documents."""
 
@@ -91,16 +79,16 @@ class TrainingTokens:
         return cls(files, table, begin_of_text)
 
     def stream(
-        self, numbers: np.ndarray, mixture: MixtureConfig, best_share: float, wanted: Lengths, work: Work
+        self, numbers: np.ndarray, mixture: MixtureConfig, best_share: float, wanted: Lengths, runtime: Runtime
     ) -> tuple[Stream, Lengths, dict[str, Shares]]:
         """Rows of the documents with these `numbers`, as many of the `wanted` steps as they reach for, and the mixture.
 
         Raises UserError where they do not fill one row.
         """
         documents = [self.table[number] for number in numbers]
-        phases, realised = document_order(documents, mixture, best_share, wanted.tokens + 1, work.seed)
+        phases, realised = document_order(documents, mixture, best_share, wanted.tokens + 1, runtime.seed)
         order = [numbers[phase] for phase in phases]
-        stream = Stream(self.files["train"], order, wanted.context, self.begin_of_text, work.seed)
+        stream = Stream(self.files["train"], order, wanted.context, self.begin_of_text, runtime.seed)
         if not stream.rows:
             raise UserError(
                 f"the training documents do not fill one row of {wanted.context} tokens; take more pages, a shorter "
@@ -108,10 +96,10 @@ class TrainingTokens:
             )
         for phase, parts in realised.items():
             told = (f"{name} {one['share']:.0%} ({one['repeats']:.2f} passes)" for name, one in parts.items())
-            work.log(f"{phase}: {', '.join(told)}")
+            runtime.log(f"{phase}: {', '.join(told)}")
         steps = min(wanted.steps, -(-stream.rows // wanted.rows))
         if steps < wanted.steps:
-            work.log(f"{steps} steps instead of {wanted.steps}: within max_repeats there is no more of this mixture")
+            runtime.log(f"{steps} steps instead of {wanted.steps}: within max_repeats there is no more of this mixture")
         return stream, replace(wanted, steps=steps), realised
 
     def probe(self, context: int, seed: int) -> Stream:
@@ -120,51 +108,44 @@ class TrainingTokens:
 
 
 def pretrain(
-    tokens: Path,
-    tokenizer: Tokenizer,
-    settings: PretrainingConfig,
-    mixture: MixtureConfig,
-    device: Device,
-    processes: Processes,
-    folder: Path,
-    label: str,
-    log: Callable[[str], None],
-    seed: int,
+    tokenizer: Tokenizer, tokens: Path, settings: PretrainingConfig, runtime: Runtime, mixture: MixtureConfig | None = None
 ) -> tuple[LanguageModel, dict[str, Any]]:
     """A model trained on the token files in `tokens`, whole in the first process's memory, and what is to be told of it.
 
+    The model is made by `settings`. mixture: of the documents' domains; None: as they are.
+
     Raises UserError where the files, the tokenizer and the model do not belong together.
     """
-    work = Work(device, processes, folder, label, log, seed)
-    model, reasons = starting_model(settings, tokenizer, seed)
+    mixture = mixture or MixtureConfig()
+    model, reasons = starting_model(settings, tokenizer, runtime.seed)
     data = TrainingTokens.open(tokens, tokenizer.begin_of_text, model.config.vocab_size)
     derived = budget(settings, architectures.multiplied(model), available_tokens(data.table, mixture))
     settings = settings.model_copy(update={"tokens": derived.tokens, "batch_tokens": derived.batch_tokens})
-    lrs = log_decisions(model, settings, derived, reasons, work)
+    lrs = log_decisions(model, settings, derived, reasons, runtime)
     stream, lengths, realised = data.stream(
         np.arange(len(data.table)), mixture, settings.anneal_data_fraction,
-        cut(settings, settings.context_length, settings.tokens), work,
+        cut(settings, settings.context_length, settings.tokens), runtime,
     )  # fmt: skip
     decay, warmup = round(settings.decay_fraction * lengths.steps), max(1, lengths.steps // 50)
     shape = f"{lengths.rows} x {lengths.context} tokens"
-    log(f"{lengths.steps} steps of {shape}; warm-up {warmup}, decay over the last {decay}")
+    runtime.log(f"{lengths.steps} steps of {shape}; warm-up {warmup}, decay over the last {decay}")
     return train_rows(
         model, data, stream, lengths, lambda step: warmup_stable_decay(step, lengths.steps, warmup, decay), lrs,
-        derived.weight_decay, settings.balance, realised, work,
+        derived.weight_decay, settings.balance, realised, runtime,
     )  # fmt: skip
 
 
 def log_decisions(
-    model: LanguageModel, settings: PretrainingConfig, derived: Budget, reasons: Sequence[str], work: Work
+    model: LanguageModel, settings: PretrainingConfig, derived: Budget, reasons: Sequence[str], runtime: Runtime
 ) -> Lrs:
     """Say why everything is as it is; the learning rates."""
-    config, processes = model.config, work.processes
+    config, processes = model.config, runtime.processes
     lrs, lr_reasons = pretraining_lrs(config.hidden_size, settings.lr_scale, getattr(config, "tie_word_embeddings", False))
-    for reason in (*work.device.reasons, *reasons, *derived.reasons, *lr_reasons):
-        work.log(reason)
+    for reason in (*runtime.device.reasons, *reasons, *derived.reasons, *lr_reasons):
+        runtime.log(reason)
     if processes.world > 1:
         how = "FSDP2: each holds its rows of every parameter" if processes.shard else "DDP: each holds the whole model"
-        work.log(f"{processes.world} processes; {how}")
+        runtime.log(f"{processes.world} processes; {how}")
     return lrs
 
 
@@ -178,13 +159,13 @@ def train_rows(
     weight_decay: float,
     balance: float,
     realised: dict[str, Shares],
-    work: Work,
+    runtime: Runtime,
 ) -> tuple[LanguageModel, dict[str, Any]]:
     """The model trained on the rows of `stream`, whole in the first process's memory, and what is to be told of it.
 
     lr: of a step, as a share of `lrs`; realised: the mixture of the rows, to be told too.
     """
-    device, processes, log = work.device.torch_device, work.processes, work.log
+    device, processes, log = runtime.device.torch_device, runtime.processes, runtime.log
     counts = parameter_counts(model)
     if sparse := getattr(model.config, "num_experts", 0) > 0:
         counts["active"] = moe.active_parameters(model)
@@ -192,8 +173,8 @@ def train_rows(
     log(f"{counts['total']:,} parameters, {counts['without_embedding']:,} without the embedding; {flops:.2g} FLOP")
     if sparse:
         log(f"a token meets {counts['active']:,} of them; balance loss {balance:g}, z-loss {Z:g}")
-    by_kernels, compiles = _made_fast(model, lengths.context, flops, work)
-    dtype = work.device.training_dtype
+    by_kernels, compiles = _made_fast(model, lengths.context, flops, runtime)
+    dtype = runtime.device.training_dtype
     peak = measured_peak(device, dtype)
     log(f"matrix products run at {peak / 1e9:,.0f} GFLOP/s here; progress shows what share of that training reaches")
     balanced = BalancedNextToken(dtype, balance, processes.world)
@@ -205,12 +186,12 @@ def train_rows(
         Optimizer(model, lrs, muon_decay=weight_decay, dtype=dtype, processes=processes, kernels=by_kernels),
         lr,
         lengths.steps,
-        work.folder,
-        work.label,
+        runtime.training,
+        runtime.label,
         tokens_per_step=lengths.step_tokens,
         seconds_at_peak=flops / lengths.steps / peak / processes.world,
         skip_spikes=True,
-        observe=partial(_observe, model, objective, data.probe(lengths.context, work.seed), lengths, device, processes),
+        observe=partial(_observe, model, objective, data.probe(lengths.context, runtime.seed), lengths, device, processes),
         observe_every=max(1, lengths.steps // 20),
         processes=processes,
         compiled=compiles,
@@ -228,13 +209,13 @@ def train_rows(
     }
     model.drop_kernels()
     if processes.shard and processes.first:
-        model = _whole_model(model, work.folder, results)
+        model = _whole_model(model, runtime.training, results)
     return model, results
 
 
-def _made_fast(model: LanguageModel, context: int, flops: float, work: Work) -> tuple[bool, bool]:
+def _made_fast(model: LanguageModel, context: int, flops: float, runtime: Runtime) -> tuple[bool, bool]:
     """(trained by kernels of our own, compiled), where they are there and it pays; said either way."""
-    device, processes, log = work.device, work.processes, work.log
+    device, processes, log = runtime.device, runtime.processes, runtime.log
     dense = isinstance(model, Decoder) and not getattr(model.config, "num_experts", 0)
     by_kernels = (
         processes.world == 1 and device.torch_device.type == "cpu" and device.training_dtype == torch.bfloat16

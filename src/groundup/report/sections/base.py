@@ -11,7 +11,7 @@ STAGES = ("base",)
 
 def gather(made: Made) -> dict[str, Any]:
     base = made.results["base"]
-    metrics = made.rows("base", "metrics.jsonl")
+    metrics = made.rows("base", "training/metrics.jsonl")
     millions = base["tokens"] / max(base["steps"], 1) / 1e6
     held_out = base["held_out_loss"]
     return {

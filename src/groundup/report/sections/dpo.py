@@ -10,7 +10,7 @@ STAGES = ("dpo",)
 
 def gather(made: Made) -> dict[str, Any]:
     dpo, epochs = made.results["dpo"], made.recipe["dpo"]["epochs"]
-    metrics = made.rows("dpo", "metrics.jsonl")
+    metrics = made.rows("dpo", "training/metrics.jsonl")
     loss, accuracy = "loss (0.69 is undecided)", "pairs ranked as the annotator did, share"
     return {
         **policy.gather(made, "dpo"),

@@ -10,7 +10,7 @@ STAGES = ("long_context",)
 
 def gather(made: Made) -> dict[str, Any]:
     found = made.results["long_context"]
-    metrics = made.rows("long_context", "metrics.jsonl")
+    metrics = made.rows("long_context", "training/metrics.jsonl")
     millions = found["tokens"] / max(found["steps"], 1) / 1e6
     return {
         "facts": [("tokens that the model sees at once", number(found["context"]["after"]))],

@@ -16,11 +16,11 @@ RECIPE = "recipe.toml"  # beside the page
 RAW = {
     "stage.json": "every figure of the stage, its settings, inputs, versions and time",
     "README.md": "what the model is, and how to load it",
-    "metrics.jsonl": "every step of the training",
-    "rollouts.jsonl": "every iteration of PPO",
+    "training/metrics.jsonl": "every step of the training",
+    "training/rollouts.jsonl": "every iteration of PPO",
     "funnel.json": "every step of selection",
-    "samples.jsonl": "questions and answers",
-    "scored.jsonl": "rewards of held-out answers",
+    "training/samples.jsonl": "questions and answers",
+    "training/scored.jsonl": "rewards of held-out answers",
     "train.judgements.jsonl": "the comparisons that were trained on",
 }
 

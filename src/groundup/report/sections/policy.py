@@ -3,8 +3,10 @@
 from typing import Any
 
 from groundup.report import figures
-from groundup.report.made import Made, column
+from groundup.report.made import Made, column, shown
 from groundup.report.words import comparison, interval, percent
+
+SHOWN_ROLLOUTS = 24  # answers: two of each rollout that was kept
 
 
 def gather(made: Made, stage: str) -> dict[str, Any]:
@@ -31,7 +33,7 @@ def gather(made: Made, stage: str) -> dict[str, Any]:
 
 def rollouts(made: Made, stage: str, curves: dict[str, str]) -> dict[str, Any]:
     """The curves of PPO's and GRPO's rollouts, and what is wrong with the form of their answers."""
-    rows = made.rows(stage, "rollouts.jsonl")
+    rows = made.rows(stage, "training/rollouts.jsonl")
     curves = {
         **curves,
         "length, tokens an answer": "length",
@@ -39,8 +41,12 @@ def rollouts(made: Made, stage: str, curves: dict[str, str]) -> dict[str, Any]:
         "reward against length, correlation": "reward_length_correlation",
     }
     series = {label: column(rows, name) for label, name in curves.items() if name in rows[0]}
+    written = made.rows(stage, "training/rollout_samples.jsonl")
+    of_each = [row for number, row in enumerate(written) if number < 2 or written[number - 2]["iteration"] != row["iteration"]]
     return {
         **gather(made, stage),
         stage: made.results[stage],
+        "on_held_out": made.results[stage].get("held_out"),
+        "while_training": shown(of_each[:SHOWN_ROLLOUTS]),
         f"{stage}_figure": figures.panels(stage, "iteration", column(rows, "iteration"), series),
     }

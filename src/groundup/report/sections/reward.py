@@ -11,7 +11,7 @@ STAGES = ("reward",)
 def gather(made: Made) -> dict[str, Any]:
     reward = made.results["reward"]
     judge, ahead = reward["accuracy"], reward["ahead_of_longer"]
-    scored = made.rows("reward", "scored.jsonl")
+    scored = made.rows("reward", "training/scored.jsonl")
     return {
         "compared": [
             comparison(

@@ -11,7 +11,7 @@ STAGES = ("sft",)
 def gather(made: Made) -> dict[str, Any]:
     tuned = made.results["sft"]
     overlap, gain = tuned["held_out"]["overlap"], tuned["held_out"]["gain"]
-    metrics = made.rows("sft", "metrics.jsonl")
+    metrics = made.rows("sft", "training/metrics.jsonl")
     loss = "loss, nats a token"
     return {
         "compared": [

@@ -1,0 +1,185 @@
+"""Reward against divergence: DPO and PPO on the sentiment of movie reviews, three seeds, as in the DPO paper's figure 2.
+
+A small model is fine-tuned to continue sentences of reviews. The reward is the log-odds of a naive Bayes classifier of the
+continuation, which both methods are given: DPO as preferences between two continuations of a prompt, PPO as it is. Each
+setting's model continues prompts that none was trained on; a point is the mean reward and the divergence from the fine-tuned
+model in nats a continuation. `--svg FILE` is where the figure goes.
+"""
+
+import argparse
+import copy
+import logging
+import math
+import random
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from common import ROOT, conclude, machine
+from groundup.core.device import choose
+from groundup.generation.engine import Sampling
+from groundup.model.base import initialise
+from groundup.model.decoder import Decoder, DecoderConfig
+from groundup.posttraining import dpo, ppo, sft
+from groundup.posttraining.batches import answer_log_probabilities, prompt_of
+from groundup.posttraining.config import DpoConfig, PpoConfig, SftConfig
+from groundup.posttraining.rewards import ProgramReward, Prompt
+from groundup.posttraining.rollouts import answers_of
+from groundup.report import figures
+from groundup.tokenizer import bpe
+from groundup.tokenizer.chat import answer_ends
+from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.runtime import Runtime
+
+ASKED, CONTINUED, MOST, VOCABULARY = 6, 10, 24, 2048  # words of a prompt, of its continuation; tokens of an answer
+BETAS, COEFFICIENTS = (0.05, 0.2, 1.0), (0.02, 0.1, 0.5)
+BOUND = 5.0  # nats
+
+
+class Sentiment:
+    """Log-odds that a text is positive, by the words in it; the words of the reviews, each counted once a review."""
+
+    def __init__(self, reviews: list[dict[str, str]]) -> None:
+        counts = {"pos": Counter[str](), "neg": Counter[str]()}
+        for row in reviews:
+            counts[row["label"]].update(set(row["text"].split()))
+        self.odds = {
+            word: math.log((counts["pos"][word] + 1) / (counts["neg"][word] + 1))
+            for word in counts["pos"] | counts["neg"]
+            if counts["pos"][word] + counts["neg"][word] >= 5
+        }
+
+    def __call__(self, prompts: list, completions: list[str]) -> list[float]:
+        return [sum(self.odds.get(word, 0.0) for word in set(text.split())) for text in completions]
+
+
+def rows_of(reviews: list[dict[str, str]], each: int, seed: int) -> list[dict[str, str]]:
+    """`each` places of every review: some words, and those that follow them."""
+    chance, rows = random.Random(seed), []
+    for review in reviews:
+        words = review["text"].split()
+        for _ in range(each):
+            start = chance.randrange(max(1, len(words) - ASKED - CONTINUED))
+            some = words[start : start + ASKED + CONTINUED]
+            if len(some) == ASKED + CONTINUED:
+                rows.append({"prompt": " ".join(some[:ASKED]), "completion": " ".join(some[ASKED:])})
+    chance.shuffle(rows)
+    return rows
+
+
+class Bench:
+    """What does not change between the settings."""
+
+    def __init__(self, data: Path, folder: Path, rows: int) -> None:
+        reviews = pq.read_table(data / "text" / "movie_reviews.parquet", columns=["text", "label"]).to_pylist()
+        random.Random(0).shuffle(reviews)
+        train, held_out = reviews[200:], reviews[:200]
+        self.folder, self.device, self.sentiment = folder, choose(1), Sentiment(train)
+        found = self.sentiment([], [row["text"] for row in held_out])
+        right = [(one > 0) == (row["label"] == "pos") for row, one in zip(held_out, found, strict=True)]
+        print(f"{machine()}; the classifier is right on {np.mean(right):.0%} of 200 whole reviews that it was not made of")
+        self.tokenizer = Tokenizer.from_merges(bpe.train(bpe.count_pretokens(row["text"] for row in train), VOCABULARY))
+        self.reward = ProgramReward("sentiment", self.sentiment, self.tokenizer, self.device.torch_device)
+        self.ends = answer_ends(self.tokenizer)
+        taught = rows_of(train, 1 + rows // len(train), 1)[:rows]
+        self.model = Decoder(DecoderConfig(self.tokenizer.size, 128, 2, 4, 4, 32, 384, 64))
+        initialise(self.model, 0)
+        self.model.to(self.device.torch_device)
+        settings = SftConfig(epochs=2, batch_examples=64, learning_rate=2e-3, max_answer_tokens=MOST + 16)
+        sft.train(self.model, self.tokenizer, taught, settings, self.runtime("sft", 0))
+        self.asked = [row["prompt"] for row in rows_of(train, 2, 2)]
+        self.unseen = [Prompt(row["prompt"], prompt_of(self.tokenizer, row["prompt"])) for row in rows_of(held_out, 2, 3)[:256]]
+
+    def runtime(self, name: str, seed: int) -> Runtime:
+        return Runtime(self.device, self.folder / name, name, seed)
+
+    @torch.no_grad()
+    def point(self, policy: Decoder, seed: int) -> tuple[float, float]:
+        """(divergence in nats a continuation, mean reward) on the prompts that nothing was trained on."""
+        answers = answers_of(policy, self.unseen, self.ends, self.tokenizer.pad, Sampling(MOST), 1000 + seed)
+        dtype = self.device.training_dtype
+        ours, theirs = (answer_log_probabilities(model, answers.batch, dtype).sum(1) for model in (policy, self.model))
+        return (ours - theirs).mean().item(), self.reward(self.unseen, answers.ids).mean().item()
+
+    def pairs(self, count: int, seed: int) -> list[dict[str, str]]:
+        prompts = [Prompt(one, prompt_of(self.tokenizer, one)) for one in self.asked[:count]]
+        two = []
+        for number in (0, 1):
+            answers = answers_of(self.model, prompts, self.ends, self.tokenizer.pad, Sampling(MOST), 2 * seed + number)
+            texts = [self.tokenizer.decode(ids).strip() for ids in answers.ids]
+            two.append(list(zip(self.sentiment([], texts), texts, strict=True)))
+        found = []
+        for prompt, *both in zip(prompts, *two, strict=True):
+            (low, worse), (high, better) = sorted(both)
+            if low < high and worse and better:
+                found.append({"prompt": prompt.asked, "chosen": better, "rejected": worse})
+        return found
+
+    def by_dpo(self, pairs: list[dict[str, str]], beta: float, seed: int) -> tuple[float, float]:
+        policy = copy.deepcopy(self.model)
+        settings = DpoConfig(beta=beta, learning_rate=5e-4, batch_pairs=32, epochs=1)
+        dpo.train(policy, self.tokenizer, pairs, settings, self.runtime(f"dpo {beta} {seed}", seed))
+        return self.point(policy, seed)
+
+    def by_ppo(self, coefficient: float, iterations: int, seed: int) -> tuple[float, float]:
+        policy = copy.deepcopy(self.model)
+        settings = PpoConfig(
+            iterations=iterations, rollouts=128, minibatches=2, learning_rate=5e-4, kl_coefficient=coefficient,
+            missing_end_reward="off",
+        )  # fmt: skip
+        runtime = self.runtime(f"ppo {coefficient} {seed}", seed)
+        ppo.train(policy, self.tokenizer, self.asked, settings, runtime, self.reward, MOST)
+        return self.point(policy, seed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="measuring material")
+    parser.add_argument("--svg", type=Path, help="where the figure goes")
+    parser.add_argument("--rows", type=int, default=12_000, help="of fine-tuning")
+    parser.add_argument("--pairs", type=int, default=800)
+    parser.add_argument("--iterations", type=int, default=12, help="of PPO, of 128 continuations")
+    parser.add_argument("--seeds", type=int, default=3)
+    options, _ = parser.parse_known_args()
+    claim = f"sentiment gained over SFT within {BOUND:g} nats of it, the lesser of DPO's and PPO's, mean of seeds"
+    if not (options.data / "text" / "movie_reviews.parquet").is_file():
+        conclude(claim, None, "nats", 0.0, None, reason=f"no {options.data / 'text' / 'movie_reviews.parquet'}")
+        return
+    logging.disable(logging.INFO)
+    begun = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(options.data, Path(folder), options.rows)
+        start = bench.point(bench.model, 0)[1]
+        print(f"SFT: reward {start:.2f}; {time.process_time() - begun:.0f} s of processor time so far")
+        points: dict[str, list[tuple[float, float]]] = {"DPO": [], "PPO": []}
+        gained: dict[str, list[float]] = {"DPO": [], "PPO": []}
+        for seed in range(options.seeds):
+            pairs = bench.pairs(options.pairs, seed)
+            runs = {
+                "DPO": [(beta, bench.by_dpo(pairs, beta, seed)) for beta in BETAS],
+                "PPO": [(one, bench.by_ppo(one, options.iterations, seed)) for one in COEFFICIENTS],
+            }
+            for method, found in runs.items():
+                points[method] += [point for _, point in found]
+                gained[method].append(max((reward - start for _, (nats, reward) in found if nats <= BOUND), default=0.0))
+                told = "; ".join(f"{setting:g}: {nats:.2f} nats, {reward:.2f}" for setting, (nats, reward) in found)
+                print(f"seed {seed}, {method} by {'beta' if method == 'DPO' else 'KL coefficient'}: {told}", flush=True)
+    groups = {f"SFT, {start:.1f}": [(0.0, start)], **points}
+    if options.svg:
+        drawn = figures.scatter("frontier", groups, "divergence from SFT, nats a continuation", "sentiment, log-odds")
+        options.svg.write_text(drawn)
+    means = {method: float(np.mean(values)) for method, values in gained.items()}
+    print(f"gained within {BOUND:g} nats: " + ", ".join(f"{name} {mean:.2f}" for name, mean in means.items()), end="; ")
+    print(f"{time.process_time() - begun:.0f} s of processor time")
+    figure = min(means.values())
+    lowest = min(min(values) for values in gained.values())
+    conclude(claim, figure, "log-odds", 0.0, lowest > 0, peer="the other method", peer_figure=max(means.values()))
+
+
+if __name__ == "__main__":
+    main()

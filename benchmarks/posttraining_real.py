@@ -1,0 +1,129 @@
+"""Post-training on real data: SFT makes held-out answers likelier, and they end; a reward model beats "the longer one".
+
+A small model, pre-trained for a few minutes on web pages, reviews and texts of many genres, is fine-tuned on Alpaca, role
+play and OASST; a tenth of the prompts is held out. Reward models are trained from it on the human comparisons of HH-RLHF
+(harmless), by two folds of the prompts, so that each pair is judged by a model that has not seen it.
+"""
+
+import argparse
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+import groundup
+from common import ROOT, conclude, machine
+from groundup.core.statistics import difference, proportion
+from groundup.data.contracts import read_conversations, read_preferences, split
+from groundup.generation.engine import Sampling
+from groundup.model.base import LanguageModel
+from groundup.model.likelihood import score
+from groundup.posttraining.answers import answer
+from groundup.posttraining.batches import Row, asked_of
+from groundup.posttraining.reward import assess
+from groundup.posttraining.rows import conversation, kept, too_long
+from groundup.tokenizer.tokenizer import Tokenizer
+
+TEXTS = ("c4_demo", "movie_reviews", "gum")
+TALKS = ("alpaca_demo_999.json.gz", "gpteacher_roleplay.json.gz", "oasst_100_trees.jsonl.gz")
+PAIRS = "hh_harmless_test.jsonl.gz"
+CONTEXT, VOCABULARY, ASKED, MOST = 512, 4096, 48, 96
+
+
+def read(tokenizer: Tokenizer, rows: Sequence[dict]) -> list[Row]:
+    return kept(rows, partial(conversation, tokenizer), partial(too_long, CONTEXT), Counter())
+
+
+def nats(model: LanguageModel, rows: list[Row]) -> list[float]:
+    """Per token of the answers of each conversation."""
+    found = score(model, [ids for ids, _ in rows])
+    return [
+        -float(one[np.array(spoken[1:], dtype=bool)].mean()) for one, (_, spoken) in zip(found, rows, strict=True)
+    ]
+
+
+def ended(model: LanguageModel, tokenizer: Tokenizer, rows: Sequence[dict]) -> float:
+    """Share of the answers to held-out prompts that end within MOST tokens, sampled as they come."""
+    answers = answer(model, tokenizer, [asked_of(row) for row in rows], Sampling(MOST, temperature=1.0), 0)
+    return sum(end for _, end in answers) / len(answers)
+
+
+def reward_models(model: groundup.Model, path: Path, folder: Path) -> tuple[dict, dict, float, float]:
+    """Right choices of the reward models over all pairs, ahead of the longer one, share of the longer, reward with length."""
+    pairs = read_preferences([path]).rows
+    folds = split(pairs, 0.5)
+    right, ahead, longer, correlations = 0, [], [], []
+    for number in (0, 1):
+        trained, unseen = ([one.row for one in folds[side]] for side in (number, 1 - number))
+        rewarded = groundup.reward(model, trained, folder / f"reward{number}", epochs=2, learning_rate=3e-4)
+        found, scored = assess(rewarded.network, rewarded.tokenizer, unseen)
+        sides = [[row for row in scored if row["side"] == side] for side in ("chosen", "rejected")]
+        correct = [float(one["reward"] > other["reward"]) for one, other in zip(*sides, strict=True)]
+        length = [
+            0.5 if one["tokens"] == other["tokens"] else float(one["tokens"] > other["tokens"])
+            for one, other in zip(*sides, strict=True)
+        ]
+        right += int(sum(correct))
+        ahead, longer = ahead + correct, longer + length
+        correlations.append(found["length_correlation"])
+    return proportion(right, len(ahead)), difference(ahead, longer), float(np.mean(longer)), float(np.mean(correlations))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="measuring material")
+    parser.add_argument("--tokens", type=int, default=1_000_000, help="of pre-training")
+    parser.add_argument("--depth", type=int, default=2)
+    options, _ = parser.parse_known_args()
+    claim = "reward model on HH-RLHF (harmless), right choices ahead of always the longer answer"
+    if not (options.data / "preferences" / PAIRS).is_file():
+        conclude(claim, None, "share", 0.0, None, reason=f"no {options.data / 'preferences' / PAIRS}")
+        return
+    begun = time.process_time()
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        texts = [
+            text for name in TEXTS
+            for text in pq.read_table(options.data / "text" / f"{name}.parquet", columns=["text"])["text"].to_pylist()
+        ]  # fmt: skip
+        tokenizer = groundup.train_tokenizer(texts, VOCABULARY, folder / "tokenizer")
+        base = groundup.pretrain(
+            texts, tokenizer, folder / "base", depth=options.depth, context_length=CONTEXT, tokens=options.tokens,
+            batch_tokens=8192, micro_batch_tokens=4096,
+        )  # fmt: skip
+        print(f"{machine()}; pre-trained on {options.tokens:,} tokens, {time.process_time() - begun:.0f} s of processor time")
+        for name in TALKS:
+            found = read_conversations([options.data / "sft" / name])
+            print(f"  {name}: {found}")
+        train, held_out = split(read_conversations([options.data / "sft" / name for name in TALKS]).rows)
+        trained, unseen = ([{"messages": one.rows} for one in side] for side in (train, held_out))
+        model = groundup.sft(
+            base, trained, folder / "sft", epochs=1, max_answer_tokens=CONTEXT, packing=True, batch_examples=16,
+            learning_rate=1e-3,
+        )
+        rows = read(model.tokenizer, unseen)
+        before, after = nats(base.network, rows), nats(model.network, rows)
+        gained = difference(before, after)
+        print(
+            f"SFT: {len(rows)} held-out conversations, {np.mean(before):.3f} -> {np.mean(after):.3f} nats a token of their "
+            f"answers; gained {gained['difference']:.3f} ({gained['low']:.3f} to {gained['high']:.3f})"
+        )
+        ends = [ended(one.network, model.tokenizer, unseen[:ASKED]) for one in (base, model)]
+        print(f"answers that end within {MOST} tokens: {ends[0]:.0%} -> {ends[1]:.0%} of {ASKED}")
+        right, ahead, longer, correlation = reward_models(model, options.data / "preferences" / PAIRS, folder)
+    print(
+        f"reward model: right on {right['accuracy']:.1%} ({right['low']:.1%} to {right['high']:.1%}) of {right['n']:,} pairs; "
+        f"the longer answer is preferred in {longer:.1%}; ahead of it by {ahead['difference']:.1%} ({ahead['low']:.1%} to "
+        f"{ahead['high']:.1%}); reward against length {correlation:.2f}; {time.process_time() - begun:.0f} s of processor time"
+    )
+    holds = gained["low"] > 0 and ends[1] > max(0.5, ends[0]) and ahead["low"] > 0
+    conclude(claim, ahead["low"], "share", 0.0, holds, peer="SFT: held-out nats a token gained", peer_figure=gained["difference"])
+
+
+if __name__ == "__main__":
+    main()

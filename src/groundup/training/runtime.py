@@ -1,0 +1,36 @@
+"""Where and with what a training is done: what each trainer takes beside model, tokenizer, data and settings.
+
+Every one has the order `train(model, tokenizer, data, settings, runtime)`, whatever it is that is trained.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from groundup.core.device import Device
+from groundup.training.parallel import ALONE, Processes
+
+TRAINING = "training"  # beside a model's files: what training itself writes, which nobody needs to use the model
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """`folder`: of the model to be; training writes its states and metrics to `training` in it. `label`: for what is shown.
+
+    `left_out`: rows that cannot be trained on are counted there, by reason.
+    """
+
+    device: Device
+    folder: Path
+    label: str
+    seed: int = 0
+    log: Callable[[str], None] = logger.info
+    processes: Processes = ALONE
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def training(self) -> Path:
+        return self.folder / TRAINING
