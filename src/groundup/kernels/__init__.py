@@ -26,7 +26,7 @@ from groundup.core.device import has_bfloat16_vectors, has_tiles
 
 logger = logging.getLogger(__name__)
 
-HEADER, SOURCES = Path(__file__).with_name("blocks.h"), sorted(Path(__file__).parent.glob("*.cpp"))
+HEADERS, SOURCES = (sorted(Path(__file__).parent.glob(kind)) for kind in ("*.h", "*.cpp"))
 VECTORS, TILES = ("fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16"), ("amx-tile", "amx-bf16")
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp")
 BLOCK, MAX_CHANNELS = 32, 256  # as in the C++
@@ -55,7 +55,7 @@ def library_or_reason() -> ctypes.CDLL | str:
         kept = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "groundup"
     except RuntimeError:  # a container's user may be in no list of users
         return "the user has no home folder to keep compiled kernels in: set XDG_CACHE_HOME to a folder"
-    made_of = [" ".join([compiler, *flags]).encode(), *(source.read_bytes() for source in (HEADER, *SOURCES))]
+    made_of = [" ".join([compiler, *flags]).encode(), *(source.read_bytes() for source in (*HEADERS, *SOURCES))]
     made = hashlib.sha256(b"".join(made_of)).hexdigest()[:16]
     path = kept / f"kernels-{made}.so"
     try:
