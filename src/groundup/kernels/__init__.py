@@ -3,7 +3,7 @@
 The dense decoder's layers in training are called from `model/native_layers.py`, in generation from `generation/native_steps.py`.
 
 Generation is in float32, by `vector.h` and thus for AVX2, AVX-512 and NEON; it asks nothing of the compiler but threads.
-Training is in bfloat16, for processors with AVX-512 for it; where there is AMX, training goes by tiles. PyTorch's products
+So is training where there is no bfloat16 (`float32.py`); in bfloat16 it is for processors with AVX-512 for it; where there is AMX, training goes by tiles. PyTorch's products
 reach less than half of what tiles can do, and between them its step waits for memory. Here a row of the batch goes through
 a whole layer in the cache of one core; results are the same to the bit for any number of threads, and about as near to
 float32's as PyTorch's own in bfloat16 (tests/test_kernels.py).
@@ -31,8 +31,9 @@ logger = logging.getLogger(__name__)
 HEADERS, SOURCES = (sorted(Path(__file__).parent.glob(kind)) for kind in ("*.h", "*.cpp"))
 VECTORS, TILES = ("fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16"), ("amx-tile", "amx-bf16")
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp")
-FLOAT32 = ("decoding.cpp",)  # what any processor can, by vector.h
-FLOAT32_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-ffp-contract=fast", "-Wno-psabi")
+# What any processor can, by vector.h.
+FLOAT32 = ("decoding.cpp", "float32_layers.cpp", "float32_loss.cpp", "float32_optimizer.cpp")
+FLOAT32_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi")
 SWITCH = "GROUNDUP_KERNELS"
 BLOCK, MAX_CHANNELS = 32, 256  # as in the C++
 
@@ -47,7 +48,7 @@ def library() -> ctypes.CDLL:
 
 
 def float32_library() -> ctypes.CDLL:
-    """The kernels in float32, of generation. Raises Unavailable where processor, compiler or system do not allow them."""
+    """The kernels in float32, of generation and training. Raises Unavailable where processor, compiler or system do not allow them."""
     return _there(float32_or_reason())
 
 
@@ -182,7 +183,7 @@ def can_orthogonalise(shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 and not any(side % BLOCK for side in shape)
 
 
-class _Matrix(ctypes.Structure):
+class Matrix(ctypes.Structure):
     _fields_ = [(name, c_void_p) for name in ("weight", "momentum", "grad")]
 
 
@@ -197,8 +198,8 @@ def muon(
 ) -> None:
     """One update by Muon of matrices (rows, columns) of one shape, float32, in place: see `training.optimizer`."""
     gradients = [gradient.contiguous() for gradient in gradients]
-    matrices = (_Matrix * len(weights))(*(
-        _Matrix(*map(address, three)) for three in zip(weights, momenta, gradients, strict=True)
+    matrices = (Matrix * len(weights))(*(
+        Matrix(*map(address, three)) for three in zip(weights, momenta, gradients, strict=True)
     ))  # fmt: skip
     coefficients = [coefficient for step in newton_schulz for coefficient in step]
     library().muon(

@@ -10,6 +10,9 @@
 #include "vector.h"
 
 namespace f32 {
+namespace {
+
+using f32::exponential, f32::highest, f32::max, f32::store, f32::sum;
 
 constexpr long TILE = LANES == 16 ? 12 : 6;  // rows of a product in registers
 constexpr long DEPTH = 256;                  // of a product at once: a panel of so many rows takes half of the nearest cache
@@ -147,4 +150,5 @@ INLINE Panels take(Scratch& from, long rows, long columns) {
     return {from.take<float>(stride_of(rows) * (columns / 16)), stride_of(rows)};
 }
 
+}  // namespace
 }  // namespace f32

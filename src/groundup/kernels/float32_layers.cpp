@@ -4,6 +4,7 @@
 #include "team.h"
 
 namespace f32 {
+namespace {
 
 struct Shape {  // as in model/float32_layers.py
     long rows, time, width, heads, key_heads, channels, inner, threads, layers, vocabulary;
@@ -450,6 +451,8 @@ static void sum_rows(const float* parts, long count, long stride, long width, fl
         sums[i] = total;
     }
 }
+
+}  // namespace
 
 // From ids (rows, time) to the final norm's output y (tokens, width); `last` is the norm's input (panels).
 extern "C" void float32_forward(const Shape* shape, const Layer* layers, const Batch* batch, float* last, float* y) {

@@ -31,7 +31,7 @@ def check(config: "DecoderConfig") -> None:
         raise kernels.Unavailable(f"{', '.join(odd)}: no multiple of {LINE}")
     if config.head_dim > kernels.MAX_CHANNELS:
         raise kernels.Unavailable(f"{config.head_dim} channels a head: more than {kernels.MAX_CHANNELS}")
-    kernels.library()
+    kernels.float32_library()
 
 
 class _Shape(ctypes.Structure):
@@ -106,6 +106,11 @@ class _Pass:
         ))  # fmt: skip
 
 
+def release() -> None:
+    """Give back the memory that is kept for the next pass."""
+    _free.clear()
+
+
 def _memory(size: int) -> Tensor:
     fitting = [one for one in _free if len(one) >= size]
     if not fitting:
@@ -123,7 +128,7 @@ class _Backbone(torch.autograd.Function):
     ) -> Tensor:
         one = _Pass(backbone, batch, keep, parameters)
         y_BTD = torch.empty(*batch[0].shape, backbone.config.hidden_size)
-        kernels.library().float32_forward(
+        kernels.float32_library().float32_forward(
             ctypes.byref(one.shape), one.layers([]), ctypes.byref(one.places), *map(kernels.address, (one.last, y_BTD))
         )
         if keep:
@@ -137,7 +142,7 @@ class _Backbone(torch.autograd.Function):
         one, ctx.one = ctx.one, None
         grad_embedding, grad_norm, *gradients = (torch.empty_like(parameter) for parameter in one.parameters)
         grad_BTD = grad_BTD.contiguous()
-        kernels.library().float32_backward(
+        kernels.float32_library().float32_backward(
             ctypes.byref(one.shape), one.layers(gradients), ctypes.byref(one.places),
             *map(kernels.address, (one.last, grad_BTD, grad_norm, grad_embedding)),
         )  # fmt: skip

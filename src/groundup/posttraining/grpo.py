@@ -46,6 +46,7 @@ from groundup.posttraining.rollouts import (
 )
 from groundup.tokenizer.chat import answer_ends
 from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.by_kernels import by_kernels
 from groundup.training.epoch_order import chosen_rows
 from groundup.training.objectives import Batch, Metrics
 
@@ -164,6 +165,7 @@ def train(
 
     objective = partial(group_objective, settings=settings, dtype=dtype)
     plan = Plan(settings.iterations, count, settings.epochs, settings.learning_rate, settings.samples_every)
-    rollouts = train_by_iterations(policy, objective, one_rollout, plan, folder, "grpo")
+    with by_kernels([policy, *([reference] if reference else [])], dtype, "grpo"):
+        rollouts = train_by_iterations(policy, objective, one_rollout, plan, folder, "grpo")
     first, last = rollouts[0], rollouts[-1]
     return {"iterations": settings.iterations, "first": first, "last": last, "concerns": concerns(first, last)}

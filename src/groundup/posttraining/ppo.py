@@ -53,6 +53,7 @@ from groundup.posttraining.rollouts import (
 )
 from groundup.tokenizer.chat import answer_ends
 from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.by_kernels import by_kernels
 from groundup.training.epoch_order import chosen_rows
 from groundup.training.objectives import Batch, Metrics
 
@@ -199,6 +200,8 @@ def train(
 
     objective = partial(clipped_objective, settings=settings, dtype=dtype)
     plan = Plan(settings.iterations, count, settings.epochs, settings.learning_rate, settings.samples_every)
-    rollouts = train_by_iterations(model, objective, one_rollout, plan, folder, "ppo")
+    scorer = [reward.reward_model] if isinstance(reward, ModelReward) else []
+    with by_kernels([policy, setup.reference, model.value, *scorer], dtype, "ppo"):
+        rollouts = train_by_iterations(model, objective, one_rollout, plan, folder, "ppo")
     first, last = rollouts[0], rollouts[-1]
     return {"iterations": settings.iterations, "first": first, "last": last, "concerns": concerns(first, last)}

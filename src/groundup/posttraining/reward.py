@@ -26,6 +26,7 @@ from groundup.posttraining.batches import Row, collate, parts_by_length
 from groundup.posttraining.config import RewardConfig
 from groundup.posttraining.rows import kept_pairs
 from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.by_kernels import by_kernels
 from groundup.training.epoch_order import chosen_rows, steps_for
 from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
@@ -101,7 +102,8 @@ def train(
         ]
 
     objective = partial(bradley_terry, centring=settings.centring, dtype=dtype)
-    tune(reward_model, objective, batches, settings.learning_rate, steps, folder, "reward")
+    with by_kernels([reward_model], dtype, "reward"):
+        tune(reward_model, objective, batches, settings.learning_rate, steps, folder, "reward")
     return reward_model
 
 

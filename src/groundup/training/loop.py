@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from groundup.core.errors import UserError
 from groundup.core.files import write_text
 from groundup.core.progress import Progress
-from groundup.training import checkpoint
+from groundup.training import by_kernels, checkpoint
 from groundup.training.objectives import Batch, Metrics
 from groundup.training.optimizer import Optimizer, one_lr
 from groundup.training.parallel import ALONE, Objective, Processes, local
@@ -174,8 +174,8 @@ def tune(
         return warmup_stable_decay(step, steps, max(1, steps // warmup), steps // decay)
 
     train(
-        model, objective, batches, Optimizer(model, one_lr(lr)), multiplier, steps, folder, label,
-        checkpoint_multiple=checkpoint_multiple, max_grad_norm=1.0, observe=observe,
+        model, objective, batches, Optimizer(model, one_lr(lr), kernels=by_kernels.in_use(model)), multiplier, steps, folder,
+        label, checkpoint_multiple=checkpoint_multiple, max_grad_norm=1.0, observe=observe,
         observe_every=max(1, steps // OBSERVATIONS),
     )  # fmt: skip
 
