@@ -36,7 +36,7 @@ STEPS = 6
 
 def has_kernels():
     try:
-        return bool(kernels.library())
+        return bool(kernels.float32_library())
     except kernels.Unavailable:
         return False
 

@@ -1,6 +1,6 @@
 """Decoding with a transformer: prompts read without padding, then a few tokens a row at a time, in few and cheap operations.
 
-Where `groundup.kernels` are, a step of a dense decoder is one call of them. Elsewhere it is some hundred operations of
+Where `groundup.kernels` are, so many tokens of a dense decoder are one call of them. Elsewhere it is some hundred operations of
 microseconds, and matrices that stream through the processor. So what every step needs is looked up once: the parameters
 themselves (not copied: they cannot go stale), the turns of all positions, a place for every key and value. What is computed
 is what `Decoder` computes; it differs in rounding:
@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundup.generation.native_steps import Steps
-from groundup.kernels import Unavailable
+from groundup.kernels import Unavailable, announce_disabled
 from groundup.model.decoder import Decoder, RMSNorm
 from groundup.model.moe import MixtureOfExperts
 from groundup.model.rotary import attention_scale, rope_frequencies
@@ -81,10 +81,11 @@ class Decoding:
 
     @cached_property
     def steps(self) -> Steps | None:
-        """Steps by kernels, which are compiled at the first one: whoever only reads does not wait for them."""
+        """All of it by kernels, which are compiled at the first call."""
         try:
             return Steps(self._model)
-        except Unavailable:
+        except Unavailable as error:
+            announce_disabled(str(error))
             return None
 
     def _layer(self, layer: nn.Module) -> _Layer:
@@ -106,20 +107,24 @@ class Decoding:
 
     def prefill(self, prompts: Sequence[Sequence[int]], first: int = 0) -> Tensor:
         """Logits (prompts, vocabulary) of the token after each prompt, which fill the rows from `first` on."""
-        last: list[Tensor] = []
+        found: list[Tensor] = []
         start = 0
         while start < len(prompts):
             end = start + 1
             while end < len(prompts) and sum(map(len, prompts[start : end + 1])) <= READ_AT_ONCE:
                 end += 1
-            last.append(self._read(prompts[start:end], first + start))
+            found.append(self._read(prompts[start:end], first + start))
             start = end
-        return self._logits(torch.cat(last))
+        return torch.cat(found)
 
     def _read(self, prompts: Sequence[Sequence[int]], first: int) -> Tensor:
-        """Hidden states (prompts, width) of the last token of each, which are those of the rows from `first` on."""
+        """Logits (prompts, vocabulary) after the last token of each, which are those of the rows from `first` on."""
         lengths = [len(prompt) for prompt in prompts]
-        places = self._places(first, lengths)
+        rows_N, positions_N = self._places(first, lengths)
+        ids_N = torch.tensor([token for prompt in prompts for token in prompt], device=self.head.device)
+        last = torch.tensor(lengths, device=self.head.device).cumsum(0) - 1
+        if self.steps:
+            return self.steps(ids_N, rows_N, positions_N, self.rope_cache, self.cache, last)
         split = (self.query_heads, self.key_heads, self.key_heads)
         grouped = self.query_heads != self.key_heads
 
@@ -134,22 +139,23 @@ class Decoding:
                 found.append(out[0].transpose(0, 1).flatten(1))
             return torch.cat(found)
 
-        ids_N = torch.tensor([token for prompt in prompts for token in prompt], device=self.head.device)
-        last = torch.tensor(lengths, device=self.head.device).cumsum(0) - 1
-        return self._layers(ids_N, *places, attend, last)
+        return self._logits(self._layers(ids_N, positions_N, self._slots(rows_N, positions_N), attend, last))
 
     def _places(self, first: int, counts: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Positions and slots of so many new tokens of each row from `first` on.
+        """Rows and positions of so many new tokens of each row from `first` on.
 
         Guesses beyond a row's room all go to its last place, which nothing needs: a row's last token is never read.
         """
-        room, times, slots = self.cache.shape[3], [], []
+        room, rows, positions = self.cache.shape[3], [], []
         for row, count in enumerate(counts, first):
             start, self.lengths[row] = self.lengths[row], self.lengths[row] + count
-            some = [min(time, room - 1) for time in range(start, start + count)]
-            times += some
-            slots += [row * room + time for time in some]
-        return torch.tensor(times, device=self.head.device), torch.tensor(slots, device=self.head.device)
+            rows += [row] * count
+            positions += [min(position, room - 1) for position in range(start, start + count)]
+        return torch.tensor(rows, device=self.head.device), torch.tensor(positions, device=self.head.device)
+
+    def _slots(self, rows_N: Tensor, positions_N: Tensor) -> Tensor:
+        """Where in the cache's rows, laid one behind the other, each token goes."""
+        return rows_N * self.cache.shape[3] + positions_N
 
     def extend(self, row: int, tokens: Sequence[int], every: bool = False) -> Tensor:
         """Logits (1, vocabulary) of the token after the last of these, which continue one row: a part of a long prompt.
@@ -157,9 +163,12 @@ class Decoding:
         With `every` those after each of them (tokens, vocabulary).
         """
         start, count, H, K = self.lengths[row], len(tokens), self.query_heads, self.key_heads
-        positions_N, slots_N = self._places(row, [count])
-        kept = self.cache[:, :, row, : start + count].split(K, dim=1)
+        rows_N, positions_N = self._places(row, [count])
+        ids_N = torch.tensor(tokens, device=self.head.device)
         last = None if every else torch.tensor([count - 1], device=self.head.device)
+        if self.steps:
+            return self.steps(ids_N, rows_N, positions_N, self.rope_cache, self.cache, last)
+        kept = self.cache[:, :, row, : start + count].split(K, dim=1)
         seen_NS = torch.arange(start + count, device=self.head.device) <= positions_N[:, None]
 
         def attend(index: int, heads_NHC: Tensor) -> Tensor:
@@ -168,8 +177,7 @@ class Decoding:
             out = F.scaled_dot_product_attention(asked[0], k, v, attn_mask=asked[1], enable_gqa=H != K)
             return out[0].transpose(0, 1).flatten(1)
 
-        ids_N = torch.tensor(tokens, device=self.head.device)
-        return self._logits(self._layers(ids_N, positions_N, slots_N, attend, last))
+        return self._logits(self._layers(ids_N, positions_N, self._slots(rows_N, positions_N), attend, last))
 
     def move(self, row: int, to: int) -> None:
         """What a row holds, to another one."""
@@ -180,9 +188,9 @@ class Decoding:
         """Logits (rows, T, vocabulary) of the token after each of these, which continue the first rows."""
         B, T = tokens_BT.shape
         device = self.head.device
-        positions_N, slots_N = self._places(0, [T] * B)
+        rows_N, positions_N = self._places(0, [T] * B)
         if self.steps:
-            return self.steps(tokens_BT, positions_N, self.rope_cache, self.cache)
+            return self.steps(tokens_BT.flatten(), rows_N, positions_N, self.rope_cache, self.cache).view(B, T, -1)
         used = min(max(self.lengths[:B]), self.cache.shape[3])
         seen = None
         if T > 1 or min(self.lengths[:B]) < used:
@@ -200,6 +208,7 @@ class Decoding:
             out = F.scaled_dot_product_attention(q, keys[index], values[index], attn_mask=seen, enable_gqa=H != K)
             return out.transpose(1, 2).reshape(B * T, -1)
 
+        slots_N = self._slots(rows_N, positions_N)
         return self._logits(self._layers(tokens_BT.flatten(), positions_N, slots_N, attend)).unflatten(0, (B, T))
 
     def rollback(self, tokens: Sequence[int]) -> None:

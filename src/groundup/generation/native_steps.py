@@ -2,6 +2,7 @@
 
 import ctypes
 from ctypes import c_double, c_long, c_void_p
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +13,7 @@ from groundup import kernels
 if TYPE_CHECKING:
     from groundup.model.decoder import Decoder
 
-LANES, MAX_CHANNELS = 16, 256  # as in the C++
+MULTIPLE, MAX_CHANNELS = 16, 256  # as in the C++
 
 
 class _Model(ctypes.Structure):
@@ -31,8 +32,20 @@ class _Layer(ctypes.Structure):
     ]
 
 
+class _Cache(ctypes.Structure):
+    _fields_ = [("rows", c_long), ("room", c_long), ("at", c_void_p)]
+
+
+class _Tokens(ctypes.Structure):
+    _fields_ = [
+        ("count", c_long),
+        ("wanted_count", c_long),
+        *((name, c_void_p) for name in ("ids", "rows", "positions", "wanted")),
+    ]
+
+
 class Steps:
-    """The steps of a dense decoder in float32 on a processor.
+    """Tokens through a dense decoder in float32 on a processor.
 
     Raises `kernels.Unavailable` for another, or for sizes that are no multiples of 16.
     """
@@ -45,9 +58,11 @@ class Steps:
         if getattr(config, "num_experts", 0):
             raise kernels.Unavailable("a mixture of experts")
         sizes = (config.hidden_size, config.head_dim // 2, config.intermediate_size)
-        if any(size % LANES for size in sizes) or config.head_dim > MAX_CHANNELS or config.vocab_size < LANES:
-            raise kernels.Unavailable(f"width, half of a head's channels and MLP {sizes}: not all multiples of {LANES}")
-        self.library = kernels.library()
+        if any(size % MULTIPLE for size in sizes) or config.head_dim > MAX_CHANNELS:
+            raise kernels.Unavailable(f"width, half of a head's channels and MLP {sizes}: not all multiples of {MULTIPLE}")
+        self.library = kernels.float32_library()
+        self.parameters = tensors  # which must not go while there are addresses of them
+        self.cache_shape = (config.num_hidden_layers, 2 * config.num_key_value_heads, config.head_dim)
         self.vocabulary = config.vocab_size
         self.model = _Model(
             config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.num_key_value_heads,
@@ -56,19 +71,56 @@ class Steps:
         )  # fmt: skip
         self.layers = (_Layer * config.num_hidden_layers)(*map(_layer, backbone.layers))
 
-    def __call__(self, tokens_BT: Tensor, positions_N: Tensor, rope_cache: Tensor, cache: Tensor) -> Tensor:
-        """Logits (rows, T, vocabulary) of the cache's first rows; the others as `generation.decoding` keeps them.
+    def __call__(
+        self,
+        ids_N: Tensor,
+        rows_N: Tensor,
+        positions_N: Tensor,
+        rope_cache: Tensor,
+        cache: Tensor,
+        wanted_M: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (M, vocabulary) of the token after each of those wanted, ascending, or after all.
 
-        Raises IndexError for an id that is none.
+        Tokens of one row follow each other; `rope_cache` and `cache` as `generation.decoding` keeps them.
+        Raises IndexError for an id, row or position that is none, ValueError for tensors of other kinds or shapes.
         """
-        logits = torch.empty(*tokens_BT.shape, self.vocabulary)
-        tensors = (rope_cache, cache, tokens_BT.contiguous(), positions_N, logits)
-        if not self.library.decode(
-            ctypes.byref(self.model), self.layers, *map(c_long, (len(tokens_BT), *cache.shape[2:4], tokens_BT.shape[1])),
-            *(c_void_p(tensor.data_ptr()) for tensor in tensors),
-        ):  # fmt: skip
-            raise IndexError(f"an id is not among the {self.vocabulary} tokens")
+        wanted = torch.arange(len(ids_N)) if wanted_M is None else wanted_M
+        self._check(rope_cache, cache, (ids_N, rows_N, positions_N), wanted)
+        logits = torch.empty(len(wanted), self.vocabulary)
+        if not len(wanted):
+            return logits
+        tensors = (ids_N, rows_N, positions_N, wanted)
+        tokens = _Tokens(len(ids_N), len(wanted), *(one.data_ptr() for one in tensors))
+        there = _Cache(*cache.shape[2:4], cache.data_ptr())
+        wrong = self.library.decode(
+            ctypes.byref(self.model), self.layers, ctypes.byref(there), ctypes.byref(tokens),
+            *map(kernels.address, (rope_cache, logits)),
+        )  # fmt: skip
+        if wrong:
+            none = f"an id is not among the {self.vocabulary} tokens", "the cache has no such row or position"
+            raise IndexError(none[wrong - 1])
         return logits
+
+    def _check(self, rope_cache: Tensor, cache: Tensor, tokens: tuple[Tensor, ...], wanted: Tensor) -> None:
+        """The C++ reads what the numbers say: wrong ones must not get there."""
+        for one in (*tokens, wanted):
+            if one.dtype != torch.int64 or one.dim() != 1 or not one.is_contiguous() or one.device.type != "cpu":
+                raise ValueError("ids, rows, positions and wanted must be vectors of int64 on the processor, without gaps")
+        if len({len(one) for one in tokens}) > 1:
+            raise ValueError("ids, rows and positions must be as many")
+        ascending = [-1, *wanted.tolist(), len(tokens[0])]
+        if any(one >= other for one, other in pairwise(ascending)):
+            raise IndexError("wanted must be numbers of tokens, ascending")
+        layers, heads, channels = self.cache_shape
+        if cache.dim() != 5 or (*cache.shape[:2], cache.shape[4]) != (layers, heads, channels):
+            raise ValueError(f"a cache of shape {tuple(cache.shape)} is not one of this model")
+        if rope_cache.numel() * 2 < cache.shape[3] * channels or rope_cache.dtype != torch.complex64:
+            raise ValueError("the turns are not those of the cache's positions")
+        if cache.dtype != torch.float32 or not cache.is_contiguous() or not rope_cache.is_contiguous():
+            raise ValueError("cache and turns must be float32 without gaps")
+        if cache.device.type != "cpu" or rope_cache.device.type != "cpu":
+            raise ValueError("cache and turns must be on the processor")
 
 
 def _layer(layer: nn.Module) -> _Layer:

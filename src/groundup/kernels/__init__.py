@@ -2,10 +2,11 @@
 
 The dense decoder's layers in training are called from `model/native_layers.py`, in generation from `generation/native_steps.py`.
 
-For processors with AVX-512 for bfloat16; where there is AMX, training goes by tiles. PyTorch's products reach less than
-half of what tiles can do, and between them its step waits for memory. Here a row of the batch goes through a whole layer in
-the cache of one core; results are the same to the bit for any number of threads, and about as near to float32's as PyTorch's
-own in bfloat16 (tests/test_kernels.py).
+Generation is in float32, by `vector.h` and thus for AVX2, AVX-512 and NEON; it asks nothing of the compiler but threads.
+So is training where there is no bfloat16 (`float32.py`); in bfloat16 it is for processors with AVX-512 for it; where there is AMX, training goes by tiles. PyTorch's products
+reach less than half of what tiles can do, and between them its step waits for memory. Here a row of the batch goes through
+a whole layer in the cache of one core; results are the same to the bit for any number of threads, and about as near to
+float32's as PyTorch's own in bfloat16 (tests/test_kernels.py).
 """
 
 import ctypes
@@ -23,12 +24,17 @@ import torch
 from torch import Tensor
 
 from groundup.core.device import has_bfloat16_vectors, has_tiles
+from groundup.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-HEADER, SOURCES = Path(__file__).with_name("blocks.h"), sorted(Path(__file__).parent.glob("*.cpp"))
+HEADERS, SOURCES = (sorted(Path(__file__).parent.glob(kind)) for kind in ("*.h", "*.cpp"))
 VECTORS, TILES = ("fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16"), ("amx-tile", "amx-bf16")
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp")
+# What any processor can, by vector.h.
+FLOAT32 = ("decoding.cpp", "float32_layers.cpp", "float32_loss.cpp", "float32_optimizer.cpp")
+FLOAT32_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi")
+SWITCH = "GROUNDUP_KERNELS"
 BLOCK, MAX_CHANNELS = 32, 256  # as in the C++
 
 
@@ -37,8 +43,16 @@ class Unavailable(Exception):
 
 
 def library() -> ctypes.CDLL:
-    """The compiled kernels. Raises Unavailable where processor, compiler or system do not allow them."""
-    found = library_or_reason()
+    """The kernels of training, in bfloat16. Raises Unavailable where processor, compiler or system do not allow them."""
+    return _there(library_or_reason())
+
+
+def float32_library() -> ctypes.CDLL:
+    """The kernels in float32, of generation and training. Raises Unavailable where processor, compiler or system do not allow them."""
+    return _there(float32_or_reason())
+
+
+def _there(found: ctypes.CDLL | str) -> ctypes.CDLL:
     if isinstance(found, str):
         raise Unavailable(found)
     return found
@@ -47,27 +61,70 @@ def library() -> ctypes.CDLL:
 @cache
 def library_or_reason() -> ctypes.CDLL | str:
     """The compiled kernels, or why there are none: asked for once, as a compiler may take long to say no."""
+    if (highest := _highest()) is not None:
+        return f"{SWITCH}={highest}"
     if not has_bfloat16_vectors():
         return "the processor has no AVX-512 for bfloat16"
     flags = [*FLAGS, *(f"-m{name}" for name in (*VECTORS, *(TILES if has_tiles() else ())))]
+    found = _compiled("kernels", [source for source in SOURCES if source.name not in FLOAT32], flags)
+    if isinstance(found, str):
+        return found
+    found.granted.restype = ctypes.c_bool
+    return found if found.granted() else "the system does not let programs use AMX"
+
+
+@cache
+def float32_or_reason() -> ctypes.CDLL | str:
+    """The compiled kernels in float32, of the widest vectors that the processor has, or why there are none."""
+    vectors = float32_vectors()
+    if isinstance(vectors, str):
+        return vectors
+    flags = [*FLOAT32_FLAGS, *(f"-m{name}" for name in vectors)]
+    return _compiled("float32", [source for source in SOURCES if source.name in FLOAT32], flags)
+
+
+def float32_vectors() -> tuple[str, ...] | str:
+    """What the compiler may use of the processor, or why there are no kernels for it."""
+    highest, has = _highest(), torch.cpu.get_capabilities()
+    if highest == "none":
+        return f"{SWITCH}=none"
+    if has.get("architecture") in ("aarch64", "arm64"):
+        return ()  # NEON is in all of them
+    if has.get("avx512_f") and highest != "avx2":
+        return ("avx2", "fma", "avx512f")
+    if has.get("avx2") and has.get("fma3"):
+        return ("avx2", "fma")
+    return "the processor has neither AVX2 with FMA nor NEON"
+
+
+def _highest() -> str | None:
+    """Up to where kernels may go, by the environment, for tests and comparisons. Raises UserError for a value that is none."""
+    value = os.environ.get(SWITCH)
+    if value not in (None, "", "avx512", "avx2", "none"):
+        raise UserError(f"{SWITCH} is {value[:40]!r}; it must be avx512, avx2 or none")
+    return value or None
+
+
+def _compiled(name: str, sources: list[Path], flags: list[str]) -> ctypes.CDLL | str:
+    """The library of these sources, or why there is none."""
     compiler = os.environ.get("CXX") or "g++"
     try:
         kept = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "groundup"
     except RuntimeError:  # a container's user may be in no list of users
         return "the user has no home folder to keep compiled kernels in: set XDG_CACHE_HOME to a folder"
-    made_of = [" ".join([compiler, *flags]).encode(), *(source.read_bytes() for source in (HEADER, *SOURCES))]
+    made_of = [" ".join([compiler, *flags]).encode(), *(source.read_bytes() for source in (*HEADERS, *sources))]
     made = hashlib.sha256(b"".join(made_of)).hexdigest()[:16]
-    path = kept / f"kernels-{made}.so"
+    path = kept / f"{name}-{made}.so"
     try:
         if not path.exists():
             kept.mkdir(parents=True, exist_ok=True)
             logger.info(f"compiling kernels for this processor with {compiler}: some seconds, once")
             with tempfile.TemporaryDirectory(dir=kept) as unfinished:
                 new = Path(unfinished) / path.name
-                command = [*shlex.split(compiler), *flags, *map(str, SOURCES), "-o", str(new)]
+                command = [*shlex.split(compiler), *flags, *map(str, sources), "-o", str(new)]
                 subprocess.run(command, check=True, capture_output=True, timeout=300)
                 new.replace(path)
-        found = ctypes.CDLL(str(path))
+        return ctypes.CDLL(str(path))
     except FileNotFoundError:
         return f"no C++ compiler {compiler!r} found"
     except subprocess.CalledProcessError as error:
@@ -75,10 +132,12 @@ def library_or_reason() -> ctypes.CDLL | str:
         return f"{compiler} did not compile the kernels: {' '.join(last)}"
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"the kernels could not be compiled in {kept}: {error}"
-    found.granted.restype = found.decode.restype = ctypes.c_bool
-    if not found.granted():
-        return "the system does not let programs use AMX"
-    return found
+
+
+@cache
+def announce_disabled(reason: str) -> None:
+    """Once for each reason: who asks for kernels again and again need not say so again."""
+    logger.info(f"native kernels disabled: {reason}; using PyTorch")
 
 
 def check_head(width: int) -> None:
@@ -124,7 +183,7 @@ def can_orthogonalise(shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 and not any(side % BLOCK for side in shape)
 
 
-class _Matrix(ctypes.Structure):
+class Matrix(ctypes.Structure):
     _fields_ = [(name, c_void_p) for name in ("weight", "momentum", "grad")]
 
 
@@ -139,8 +198,8 @@ def muon(
 ) -> None:
     """One update by Muon of matrices (rows, columns) of one shape, float32, in place: see `training.optimizer`."""
     gradients = [gradient.contiguous() for gradient in gradients]
-    matrices = (_Matrix * len(weights))(*(
-        _Matrix(*map(address, three)) for three in zip(weights, momenta, gradients, strict=True)
+    matrices = (Matrix * len(weights))(*(
+        Matrix(*map(address, three)) for three in zip(weights, momenta, gradients, strict=True)
     ))  # fmt: skip
     coefficients = [coefficient for step in newton_schulz for coefficient in step]
     library().muon(

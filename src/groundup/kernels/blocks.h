@@ -4,14 +4,14 @@
 // "packed": panels of 16 columns, in each the rows in pairs: b[panel][k / 2][column][k % 2]. Sizes are multiples of 32.
 #pragma once
 #include <immintrin.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
+
+#include "memory.h"
 
 using bf16 = uint16_t;
 using Vec = __m512;  // 16 numbers
@@ -383,30 +383,6 @@ static void pack_weight(const float* w, long n, long N, long K, bf16* w_t, bf16*
         for (int i = 0; i < 16; i++) _mm512_storeu_si512(w_t + n * K + (k / 2 + i) * 32, r[i]);
     }
 }
-
-// --- memory ----------------------------------------------------------------------------------------------------------
-
-struct Scratch {
-    char* memory = nullptr;
-    size_t size = 0, used = 0;
-    void room(size_t bytes) {  // kept between calls: memory given back would have to be cleared again
-        used = 0;
-        if (bytes <= size) return;
-        free(memory);
-        size = (bytes + (1 << 21)) >> 21 << 21;
-        memory = (char*)aligned_alloc(1 << 21, size);
-        madvise(memory, size, MADV_HUGEPAGE);
-    }
-    template <class T>
-    T* take(size_t count) {
-        T* found = (T*)(memory + used);
-        used += (count * sizeof(T) + 127) / 64 * 64;
-        return found;
-    }
-};
-inline thread_local Scratch scratch;
-inline Scratch common;            // for all threads of a call
-inline std::mutex one_at_a_time;  // who calls from outside
 
 // --- gradients of weights --------------------------------------------------------------------------------------------
 

@@ -1,8 +1,15 @@
-// A few tokens of each row through the whole decoder in float32: what generation does between two tokens.
+// Tokens of any rows through the whole dense decoder in float32: what generation does between two tokens, and how it reads
+// prompts.
 //
 // Every sum is made in the same order whatever is computed beside it, so a token's logits are the same to the bit in any
 // company: neither drafts nor other rows nor the number of threads can change what is said.
-#include "blocks.h"
+#include <algorithm>
+#include <vector>
+
+#include "products.h"
+#include "team.h"
+
+using namespace f32;
 
 struct StepModel {
     long layers, width, heads, key_heads, channels, inner, vocabulary, threads;
@@ -15,184 +22,294 @@ struct StepLayer {  // matrices (outputs x inputs); biases and the norms of head
     const float *mlp_norm, *gate, *up, *down;
 };
 
-// e^x to the last bits: 2^whole times a polynomial of the rest, at most ln(2) / 2.
-static inline Vec exact_exponential(Vec x) {
-    const Vec whole = _mm512_roundscale_ps(_mm512_mul_ps(x, all(1.44269504f)), 0);
-    const Vec rest = _mm512_fnmadd_ps(whole, all(-2.12194440e-4f), _mm512_fnmadd_ps(whole, all(0.693359375f), x));
-    Vec y = all(1.f / 720);
-    for (float c : {1.f / 120, 1.f / 24, 1.f / 6, 1.f / 2, 1.f, 1.f}) y = _mm512_fmadd_ps(y, rest, all(c));
-    return _mm512_scalef_ps(y, whole);
-}
+struct StepCache {  // (layers, key heads and then value heads, rows, room, channels)
+    long rows, room;
+    float* at;
+};
 
-// save(n, v) gets the products of row n of x (N x K) with 16 rows of w (K each).
-template <class Save>
-static inline void dot16(const float* x, long N, long K, const float* w, Save save) {
-    long n = 0;
-    for (; n + 4 <= N; n += 4) {
-        alignas(64) float found[4][16];
-        for (long o = 0; o < 16; o += 4) {
-            Vec r[16];  // those of token i and output j at 4 i + j
-            for (Vec& v : r) v = all(0.f);
-            const float *left = x + n * K, *right = w + o * K;
-            for (long k = 0; k < K; k += LANES) {
-                const Vec l[] = {_mm512_loadu_ps(left + k), _mm512_loadu_ps(left + K + k), _mm512_loadu_ps(left + 2 * K + k),
-                                 _mm512_loadu_ps(left + 3 * K + k)};
-#pragma GCC unroll 4
-                for (long j = 0; j < 4; j++) {
-                    const Vec v = _mm512_loadu_ps(right + j * K + k);
-#pragma GCC unroll 4
-                    for (long i = 0; i < 4; i++) r[4 * i + j] = _mm512_fmadd_ps(l[i], v, r[4 * i + j]);
-                }
-            }
-            const Vec s = sums(r);
-            _mm_store_ps(found[0] + o, _mm512_extractf32x4_ps(s, 0)), _mm_store_ps(found[1] + o, _mm512_extractf32x4_ps(s, 1));
-            _mm_store_ps(found[2] + o, _mm512_extractf32x4_ps(s, 2)), _mm_store_ps(found[3] + o, _mm512_extractf32x4_ps(s, 3));
-        }
-        for (long i = 0; i < 4; i++) save(n + i, _mm512_load_ps(found[i]));
-    }
-    for (; n < N; n++) {
-        Vec r[16];
-        for (Vec& v : r) v = all(0.f);
-        for (long k = 0; k < K; k += LANES) {
-            const Vec l = _mm512_loadu_ps(x + n * K + k);
-#pragma GCC unroll 16
-            for (long j = 0; j < 16; j++) r[j] = _mm512_fmadd_ps(l, _mm512_loadu_ps(w + j * K + k), r[j]);
-        }
-        save(n, sums(r));
-    }
-}
+struct StepTokens {  // each at a position of a row; those of one row in order. Logits are wanted of some, in order.
+    long count, wanted_count;
+    const long *ids, *rows, *positions, *wanted;
+};
+
+namespace {
 
 // out = x / rms(x) * norm_weight, of `width` numbers.
-static inline void normalised(const float* x, const float* norm_weight, double eps, long width, float* out) {
-    Vec squares = all(0.f);
-    for (long j = 0; j < width; j += LANES) squares = _mm512_fmadd_ps(_mm512_loadu_ps(x + j), _mm512_loadu_ps(x + j), squares);
+void normalised(const float* x, const float* norm_weight, double eps, long width, float* out) {
+    Vec squares{};
+    for (long j = 0; j < width; j += LANES) squares += load(x + j) * load(x + j);
     const Vec scale = all(1 / std::sqrt(sum(squares) / width + (float)eps));
-    for (long j = 0; j < width; j += LANES)
-        _mm512_storeu_ps(out + j, _mm512_mul_ps(_mm512_mul_ps(_mm512_loadu_ps(x + j), scale), _mm512_loadu_ps(norm_weight + j)));
+    for (long j = 0; j < width; j += LANES) store(out + j, load(x + j) * scale * load(norm_weight + j));
 }
 
 // A query or key in place: each channel of the first half and its partner of the second, side by side, turned by (cos, sin).
-static inline void turned(float* x, const float* turns, long C) {
-    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
-    Vec pairs[2 * 16];
-    for (long j = 0; j < C / 2; j += LANES) {
-        const Vec a = _mm512_loadu_ps(x + j), b = _mm512_loadu_ps(x + C / 2 + j);
-        pairs[j / 8] = _mm512_permutex2var_ps(a, low, b), pairs[j / 8 + 1] = _mm512_permutex2var_ps(a, high, b);
+void turned(float* x, const float* turns, long C) {
+    float out[MAX_CHANNELS];
+    for (long j = 0; j < C / 2; j++) {
+        const float a = x[j], b = x[C / 2 + j], cosine = turns[2 * j], sine = turns[2 * j + 1];
+        out[2 * j] = a * cosine - b * sine, out[2 * j + 1] = a * sine + b * cosine;
     }
-    for (long j = 0; j < C; j += LANES) {
-        const Vec turn = _mm512_loadu_ps(turns + j), v = pairs[j / LANES];
-        const Vec across = _mm512_mul_ps(_mm512_permute_ps(v, 0xb1), _mm512_movehdup_ps(turn));
-        _mm512_storeu_ps(x + j, _mm512_fmaddsub_ps(v, _mm512_moveldup_ps(turn), across));
-    }
+    std::memcpy(x, out, C * sizeof(float));
 }
 
-// softmax(q k^T / sqrt(C)) v over S keys and values of C channels; `scores` has room for S and 15 more.
-static inline void attend_row(const float* q, const float* keys, const float* values, long S, long C, float* scores, float* out) {
-    const Vec none = all(-INFINITY), scale = all(1 / std::sqrt((float)C));
-    Vec highest = none;
-    for (long s = 0; s < S; s += LANES) {
-        const long count = std::min(LANES, S - s);
-        Vec r[16];
-        for (long i = 0; i < 16; i++) {
-            r[i] = all(0.f);
-            for (long c = 0; i < count && c < C; c += LANES)
-                r[i] = _mm512_fmadd_ps(_mm512_loadu_ps(q + c), _mm512_loadu_ps(keys + (s + i) * C + c), r[i]);
+// softmax(q k^T) v of R queries (R x C) over keys and values of C channels, of which query r sees the first seen[r];
+// `scores` has room for R rows of `stride`, which is a multiple of LANES and not less than any of `seen`.
+template <int R>
+void attend_rows(const float* q, const float* keys, const float* values, const long* seen, long C, float* scores, long stride,
+                 float* const* out) {
+    const long S = *std::max_element(seen, seen + R), padded = (S + LANES - 1) / LANES * LANES;
+    products_of<R>(q, C, keys, C, S, C, [&](long r, long s, float found) { scores[r * stride + s] = found; });
+    Vec share[R];
+    for (long r = 0; r < R; r++) {
+        float* row = scores + r * stride;
+        std::fill(row + seen[r], row + padded, -INFINITY);
+        Vec most = load(row), total{};
+        for (long s = LANES; s < padded; s += LANES) most = max(most, load(row + s));
+        most = all(highest(most));
+        for (long s = 0; s < padded; s += LANES) {
+            const Vec v = exponential(load(row + s) - most);
+            store(row + s, v);
+            total += v;
         }
-        const Vec v = _mm512_mask_mul_ps(none, (1 << count) - 1, sums(r), scale);
-        _mm512_storeu_ps(scores + s, v);
-        highest = _mm512_max_ps(highest, v);
+        share[r] = all(1 / sum(total));
     }
-    highest = all(_mm512_reduce_max_ps(highest));
-    Vec total = all(0.f), sums_of[16];
-    for (long s = 0; s < S; s += LANES) {
-        const Vec v = exact_exponential(_mm512_sub_ps(_mm512_loadu_ps(scores + s), highest));
-        _mm512_storeu_ps(scores + s, v);
-        total = _mm512_add_ps(total, v);
+    constexpr long W = LANES == 16 || R > 2 ? 2 : 4;  // vectors of channels at once
+    for (long c = 0; c < C; c += W * LANES) {
+        Vec found[R][W] = {};
+        for (long s = 0; s < S; s++) {
+            Vec value[W];
+            for (long w = 0; w < W; w++) value[w] = load(values + s * C + c + w * LANES);
+            for (long r = 0; r < R; r++)
+                for (long w = 0; w < W; w++) found[r][w] += all(scores[r * stride + s]) * value[w];
+        }
+        for (long r = 0; r < R; r++)
+            for (long w = 0; w < W; w++) store(out[r] + c + w * LANES, found[r][w] * share[r]);
     }
-    for (long c = 0; c < C; c += LANES) sums_of[c / LANES] = all(0.f);
-    for (long s = 0; s < S; s++)
-        for (long c = 0; c < C; c += LANES)
-            sums_of[c / LANES] = _mm512_fmadd_ps(all(scores[s]), _mm512_loadu_ps(values + s * C + c), sums_of[c / LANES]);
-    const Vec share = all(1 / sum(total));
-    for (long c = 0; c < C; c += LANES) _mm512_storeu_ps(out + c, _mm512_mul_ps(sums_of[c / LANES], share));
 }
 
-// Logits (rows x T, vocabulary) of the tokens after `ids`, T of each of the first rows, which stand at `places` of their rows.
-// The cache (layers, key heads and then value heads, all_rows, room, channels) has the tokens before, and gets these.
-// turns (room, channels): cosine and sine of each pair's angle. False, and nothing done, where an id is none.
-extern "C" bool decode(const StepModel* model, const StepLayer* layers, long rows, long all_rows, long room, long T,
-                       const float* turns, float* cache, const long* ids, const long* places, float* logits) {
-    const std::lock_guard<std::mutex> alone(one_at_a_time);
-    const StepModel& m = *model;
-    const long N = rows * T, D = m.width, H = m.heads, K = m.key_heads, C = m.channels, A = H * C, F = m.inner, V = m.vocabulary;
-    if (!std::all_of(ids, ids + N, [=](long id) { return 0 <= id && id < V; })) return false;
-    common.room(4 * N * (D + 2 * A + F) + 4096);
-    float *x = common.take<float>(N * D), *queries = common.take<float>(N * A), *attended = common.take<float>(N * A);
-    float* inner = common.take<float>(N * F);
-    for (long n = 0; n < N; n++) std::memcpy(x + n * D, m.embedding + ids[n] * D, D * sizeof(float));
-#pragma omp parallel num_threads(m.threads)
-    {
-        scratch.room(4 * (N * D + N * 16 + room + 16) + 4096);
-        float *h = scratch.take<float>(N * D), *gates = scratch.take<float>(N * 16), *scores = scratch.take<float>(room + 16);
-        const auto normalise = [&](const float* norm_weight) {  // by each thread for itself, which is shorter than waiting
-            for (long n = 0; n < N; n++) normalised(x + n * D, norm_weight, m.eps, D, h + n * D);
-        };
-        for (long i = 0; i < m.layers; i++) {
-            const StepLayer& l = layers[i];
-            const auto kept = [&](long head, long row) { return cache + ((i * 2 * K + head) * all_rows + row) * room * C; };
-            normalise(l.attention_norm);
-#pragma omp for schedule(static)
-            for (long head = 0; head < H + 2 * K; head++) {
-                const bool query = head < H, key = !query && head < H + K;
-                const long own = query ? head : key ? head - H : head - H - K;
-                const float* weight = (query ? l.q : key ? l.k : l.v) + own * C * D;
-                const float *bias = query ? l.q_bias : key ? l.k_bias : l.v_bias, *norm_weight = query ? l.q_norm : l.k_norm;
-                const auto to = [&](long n) {
-                    return query ? queries + (n * H + head) * C : kept(head - H, n / T) + places[n] * C;
-                };
-                for (long c = 0; c < C; c += LANES)
-                    dot16(h, N, D, weight + c * D, [&](long n, Vec v) {
-                        _mm512_storeu_ps(to(n) + c, bias ? _mm512_add_ps(v, _mm512_loadu_ps(bias + own * C + c)) : v);
-                    });
-                for (long n = 0; (query || key) && n < N; n++) {
-                    if (norm_weight) normalised(to(n), norm_weight, m.eps, C, to(n));
-                    turned(to(n), turns + places[n] * C, C);
+struct Group {  // tokens of one row, one after the other: `first` and so many more of the tokens, `to` where their results go
+    long first, to, count;
+};
+
+class Pass {
+   public:
+    Pass(const StepModel& model, const StepLayer* layers, const StepCache& cache, const StepTokens& tokens, const float* turns,
+         float* logits, Scratch& common)
+        : m(model), layers(layers), cache(cache), t(tokens), turns(turns), logits(logits), N(t.count), M(t.wanted_count) {
+        common.room(4 * (2 * N * m.width + N * (2 * A + m.inner)) + 4096);
+        x = common.take<float>(N * m.width), last = common.take<float>(M * m.width);
+        queries = common.take<float>(N * A), attended = common.take<float>(N * A), inner = common.take<float>(N * m.inner);
+        for (long n = 0; n < N; n++) std::memcpy(x + n * m.width, m.embedding + t.ids[n] * m.width, m.width * sizeof(float));
+        every.reserve(N), wanted.reserve(M);
+        for (long n = 0; n < N; n++) add_to(every, n, n);
+        for (long i = 0; i < M; i++) add_to(wanted, t.wanted[i], i);
+        static long passes = 0;
+        number = ++passes;
+    }
+
+    long phases() const { return PHASES * m.layers + 1; }
+
+    long chunks(long phase) const {
+        switch (phase == PHASES * m.layers ? (long)HEAD : phase % PHASES) {
+            case QKV: return blocks(N) * (m.heads + 2 * m.key_heads);
+            case ATTENTION: return (long)groups(phase).size() * m.key_heads;
+            case GATED: return blocks(rows(phase)) * parts(rows(phase), m.inner);
+            case HEAD: return blocks(M) * parts(M, m.vocabulary);
+            default: return blocks(rows(phase)) * parts(rows(phase), m.width);
+        }
+    }
+
+    void chunk(long phase, long number) {
+        if (phase == PHASES * m.layers) return head(number);
+        const long i = phase / PHASES;
+        switch (phase % PHASES) {
+            case QKV: return project(i, phase, number);
+            case ATTENTION: return attend(i, phase, number);
+            case OUTPUT: return add(phase, number, attended, A, layers[i].o);
+            case GATED: return gate(i, phase, number);
+            default: return add(phase, number, inner, m.inner, layers[i].down);
+        }
+    }
+
+   private:
+    enum Kind { QKV, ATTENTION, OUTPUT, GATED, DOWN, HEAD };
+    static constexpr long PHASES = HEAD;  // of a layer
+    static constexpr long BLOCK = 64, QUERIES = 16;  // tokens of a chunk: in products, in attention
+
+    const StepModel& m;
+    const StepLayer* layers;
+    const StepCache& cache;
+    const StepTokens& t;
+    const float* turns;
+    float *logits, *x, *last, *queries, *attended, *inner;
+    const long N, M, A = m.heads * m.channels;
+    std::vector<Group> every, wanted;
+    long number;
+
+    void add_to(std::vector<Group>& groups, long token, long to) {
+        if (!groups.empty()) {
+            Group& g = groups.back();
+            if (g.count < QUERIES && g.first + g.count == token && t.rows[token] == t.rows[g.first]) {
+                g.count++;
+                return;
+            }
+        }
+        groups.push_back({token, to, 1});
+    }
+
+    static long blocks(long rows) { return (rows + BLOCK - 1) / BLOCK; }
+    static long part(long rows, long outputs) { return rows < 4 && outputs < 1024 ? 16 : PART; }
+    static long parts(long rows, long outputs) { return (outputs + part(rows, outputs) - 1) / part(rows, outputs); }
+    // After the last layer's keys and values only those go on whose logits are wanted.
+    bool only_wanted(long phase) const { return phase > PHASES * (m.layers - 1) + QKV; }
+    long rows(long phase) const { return only_wanted(phase) ? M : N; }
+    const std::vector<Group>& groups(long phase) const { return only_wanted(phase) ? wanted : every; }
+
+    struct Part {  // rows from n on, outputs from o on
+        long n, rows, o, outputs;
+    };
+    static Part of(long chunk, long rows, long outputs) {
+        const long count = parts(rows, outputs), n = chunk / count * BLOCK, o = chunk % count * part(rows, outputs);
+        return {n, std::min(BLOCK, rows - n), o, std::min(part(rows, outputs), outputs - o)};
+    }
+
+    // A block of x, normalised: kept by the thread for the chunks that follow, which makes it twice, but waits for nobody.
+    const float* normalised_block(long phase, const float* from, long n, long rows, const float* norm_weight) {
+        thread_local std::vector<float> kept;
+        thread_local long of_pass = 0, of_phase, of_block;
+        if (of_pass != number || of_phase != phase || of_block != n) {
+            kept.resize(BLOCK * m.width);
+            for (long i = 0; i < rows; i++)
+                normalised(from + (n + i) * m.width, norm_weight, m.eps, m.width, kept.data() + i * m.width);
+            of_pass = number, of_phase = phase, of_block = n;
+        }
+        return kept.data();
+    }
+
+    float* kept(long layer, long head, long row) const {
+        return cache.at + ((layer * 2 * m.key_heads + head) * cache.rows + row) * cache.room * m.channels;
+    }
+
+    void project(long i, long phase, long chunk) {
+        const StepLayer& l = layers[i];
+        const long C = m.channels, D = m.width, K = m.key_heads, count = m.heads + 2 * K;
+        const long head = chunk % count, n = chunk / count * BLOCK, rows = std::min(BLOCK, N - n);
+        const float* h = normalised_block(phase, x, n, rows, l.attention_norm);
+        const bool query = head < m.heads, key = !query && head < m.heads + K;
+        const long own = query ? head : key ? head - m.heads : head - m.heads - K;
+        const float* weight = (query ? l.q : key ? l.k : l.v) + own * C * D;
+        const float *bias = query ? l.q_bias : key ? l.k_bias : l.v_bias, *norm_weight = query ? l.q_norm : l.k_norm;
+        for (long o = 0; o < C; o += PART) {
+            float found[BLOCK * PART];
+            const long outputs = std::min(PART, C - o);
+            products(h, rows, D, weight + o * D, outputs, found);
+            for (long r = 0; r < rows; r++) {
+                float* to = place(i, head, n + r) + o;
+                for (long j = 0; j < outputs; j += LANES) {
+                    const Vec v = load(found + r * PART + j);
+                    store(to + j, bias ? v + load(bias + own * C + o + j) : v);
                 }
             }
-#pragma omp for schedule(static)
-            for (long n = 0; n < N * K; n++) {
-                const long token = n % N, shared = n / N;
-                for (long head = shared * (H / K); head < (shared + 1) * (H / K); head++)
-                    attend_row(queries + (token * H + head) * C, kept(shared, token / T), kept(K + shared, token / T),
-                         places[token] + 1, C, scores, attended + (token * H + head) * C);
-            }
-            const auto add = [&](const float* from, long width, const float* weight, long o) {
-                dot16(from, N, width, weight + o * width, [&](long n, Vec v) {
-                    _mm512_storeu_ps(x + n * D + o, _mm512_add_ps(_mm512_loadu_ps(x + n * D + o), v));
-                });
-            };
-#pragma omp for schedule(static)
-            for (long o = 0; o < D; o += LANES) add(attended, A, l.o, o);
-            normalise(l.mlp_norm);
-#pragma omp for schedule(static)
-            for (long f = 0; f < F; f += LANES) {
-                dot16(h, N, D, l.gate + f * D, [&](long n, Vec v) { _mm512_store_ps(gates + n * 16, v); });
-                dot16(h, N, D, l.up + f * D, [&](long n, Vec v) {
-                    const Vec gate = _mm512_load_ps(gates + n * 16), below = exact_exponential(_mm512_sub_ps(all(0.f), gate));
-                    v = _mm512_div_ps(_mm512_mul_ps(gate, v), _mm512_add_ps(all(1.f), below));
-                    _mm512_storeu_ps(inner + n * F + f, v);
-                });
-            }
-#pragma omp for schedule(static)
-            for (long o = 0; o < D; o += LANES) add(inner, F, l.down, o);
         }
-        normalise(m.norm);
-#pragma omp for schedule(static)
-        for (long v = 0; v < V; v += LANES) {
-            const long from = std::min(v, V - LANES);  // the last sixteen may overlap those before
-            dot16(h, N, D, m.head + from * D, [&](long n, Vec found) { _mm512_storeu_ps(logits + n * V + from, found); });
+        for (long r = n; (query || key) && r < n + rows; r++) {
+            float* to = place(i, head, r);
+            if (norm_weight) normalised(to, norm_weight, m.eps, C, to);
+            turned(to, turns + t.positions[r] * C, C);
         }
     }
-    return true;
+    float* place(long layer, long head, long n) const {
+        if (head < m.heads) return queries + (n * m.heads + head) * m.channels;
+        return kept(layer, head - m.heads, t.rows[n]) + t.positions[n] * m.channels;
+    }
+
+    void attend(long i, long phase, long chunk) {
+        const std::vector<Group>& all_groups = groups(phase);
+        const Group& g = all_groups[chunk % all_groups.size()];
+        const long shared = chunk / all_groups.size(), C = m.channels, together = m.heads / m.key_heads;
+        const long last_token = g.first + g.count - 1, row = t.rows[g.first];
+        const float *keys = kept(i, shared, row), *values = kept(i, m.key_heads + shared, row);
+        const float scale = 1 / std::sqrt((float)C);
+        const long most = *std::max_element(t.positions + g.first, t.positions + last_token + 1) + 1;
+        const long stride = (most + LANES - 1) / LANES * LANES;
+        thread_local std::vector<float> scores;
+        scores.resize(4 * (stride + MAX_CHANNELS));
+        float *q = scores.data() + 4 * stride, *out[4];
+        long seen[4], count = 0;
+        const auto flush = [&] {
+            switch (count) {
+                case 1: attend_rows<1>(q, keys, values, seen, C, scores.data(), stride, out); break;
+                case 2: attend_rows<2>(q, keys, values, seen, C, scores.data(), stride, out); break;
+                case 3: attend_rows<3>(q, keys, values, seen, C, scores.data(), stride, out); break;
+                case 4: attend_rows<4>(q, keys, values, seen, C, scores.data(), stride, out); break;
+            }
+            count = 0;
+        };
+        for (long n = g.first; n <= last_token; n++)
+            for (long head = shared * together; head < (shared + 1) * together; head++) {
+                const float* from = queries + (n * m.heads + head) * C;
+                for (long c = 0; c < C; c += LANES) store(q + count * C + c, load(from + c) * scale);
+                seen[count] = t.positions[n] + 1, out[count] = attended + (g.to + n - g.first) * A + head * C;
+                if (++count == 4) flush();
+            }
+        flush();
+    }
+
+    // x += from (rows x K) times the weight (width x K) transposed.
+    void add(long phase, long chunk, const float* from, long K, const float* weight) {
+        const Part p = of(chunk, rows(phase), m.width);
+        float found[BLOCK * PART];
+        products(from + p.n * K, p.rows, K, weight + p.o * K, p.outputs, found);
+        for (long r = 0; r < p.rows; r++) {
+            float* to = residual(phase) + (p.n + r) * m.width + p.o;
+            const bool first_of_last = phase == PHASES * (m.layers - 1) + OUTPUT;
+            const float* before = first_of_last ? x + t.wanted[p.n + r] * m.width + p.o : to;
+            for (long j = 0; j < p.outputs; j += LANES) store(to + j, load(before + j) + load(found + r * PART + j));
+        }
+    }
+    float* residual(long phase) const { return only_wanted(phase) ? last : x; }
+
+    void gate(long i, long phase, long chunk) {
+        const StepLayer& l = layers[i];
+        const Part p = of(chunk, rows(phase), m.inner);
+        const float* h = normalised_block(phase, residual(phase), p.n, p.rows, l.mlp_norm);
+        float gates[BLOCK * PART], found[BLOCK * PART];
+        products(h, p.rows, m.width, l.gate + p.o * m.width, p.outputs, gates);
+        products(h, p.rows, m.width, l.up + p.o * m.width, p.outputs, found);
+        for (long r = 0; r < p.rows; r++)
+            for (long j = 0; j < p.outputs; j += LANES) {
+                const Vec v = load(gates + r * PART + j), below = exponential(-v) + 1.f;
+                store(inner + (p.n + r) * m.inner + p.o + j, v * load(found + r * PART + j) / below);
+            }
+    }
+
+    void head(long chunk) {
+        const Part p = of(chunk, M, m.vocabulary);
+        const float* h = normalised_block(PHASES * m.layers, last, p.n, p.rows, m.norm);
+        float found[BLOCK * PART];
+        products(h, p.rows, m.width, m.head + p.o * m.width, p.outputs, found);
+        for (long r = 0; r < p.rows; r++)
+            std::memcpy(logits + (p.n + r) * m.vocabulary + p.o, found + r * PART, p.outputs * sizeof(float));
+    }
+};
+
+}  // namespace
+
+// Logits (wanted, vocabulary) of the token after each of those wanted. The cache has what is before the tokens in their
+// rows, and gets these. turns (room, channels): cosine and sine of each pair's angle. 0; or, with nothing done, 1 where an id
+// is none, 2 where a row or position is none.
+extern "C" int decode(const StepModel* model, const StepLayer* layers, const StepCache* cache, const StepTokens* tokens,
+                      const float* turns, float* logits) {
+    const StepTokens& t = *tokens;
+    const auto within = [&](const long* some, long end) {
+        return std::all_of(some, some + t.count, [=](long one) { return 0 <= one && one < end; });
+    };
+    if (!within(t.ids, model->vocabulary)) return 1;
+    if (!within(t.rows, cache->rows) || !within(t.positions, cache->room)) return 2;
+    Team& team = Team::get();
+    const std::lock_guard<std::mutex> alone(team.alone);
+    Pass pass(*model, layers, *cache, t, turns, logits, team.common);
+    team.run(
+        model->threads, pass.phases(), [&](long phase) { return pass.chunks(phase); },
+        [&](long phase, long chunk) { pass.chunk(phase, chunk); });
+    return 0;
 }

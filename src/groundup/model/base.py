@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from groundup import kernels
+from groundup.kernels import float32
 from groundup.model.generation import Generation
 
 
@@ -32,7 +33,7 @@ class LanguageModel(nn.Module):
         self.config = config
         self.model = backbone
         self.lm_head = Linear(width, config.vocab_size)
-        self.loss_by_kernels = False
+        self.loss_by_kernels: torch.dtype | None = None
 
     @property
     def without_token(self) -> tuple[int, ...]:
@@ -48,17 +49,17 @@ class LanguageModel(nn.Module):
         """Logits (batch, time, vocabulary) of the token that follows each given token."""
         return self.lm_head(self.model(ids_BT, documents_BT, dtype=dtype))
 
-    def use_kernels(self, context: int) -> None:
-        """Train in bfloat16 by `kernels`, with rows of `context` tokens: the loss, and of a dense decoder the layers too.
+    def use_kernels(self, context: int, dtype: torch.dtype = torch.bfloat16) -> None:
+        """Train in `dtype` by `kernels`, in bfloat16 with rows of `context` tokens: the loss, and of a dense decoder the layers.
 
         Raises `kernels.Unavailable`.
         """
-        kernels.check_head(self.config.hidden_size)
-        self.loss_by_kernels = True
+        (float32 if dtype == torch.float32 else kernels).check_head(self.config.hidden_size)
+        self.loss_by_kernels = dtype
 
     def drop_kernels(self) -> None:
         """And the memory that they keep."""
-        self.loss_by_kernels = False
+        self.loss_by_kernels = None
 
     def new_cache(self, batch: int, length: int, device: torch.device) -> Any:
         """Room for `length` tokens in each of `batch` empty rows, to be given to `.model` as `cache`.

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundup import kernels
-from groundup.model import native_layers
+from groundup.model import float32_layers, native_layers
 from groundup.model.base import LanguageModel, Linear
 from groundup.model.moe import MixtureOfExperts
 from groundup.model.native_layers import NativeLayers
@@ -342,7 +342,8 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.compiled = False
-        self.kernels: NativeLayers | None = None
+        self.kernels: NativeLayers | None = None  # in bfloat16
+        self.by_float32_kernels = False
 
     def forward(
         self,
@@ -361,6 +362,8 @@ class Backbone(nn.Module):
         T = ids_BT.shape[1]
         if self.kernels and cache is None and dtype == torch.bfloat16 and T % kernels.BLOCK == 0:
             return self.kernels(ids_BT, documents_BT)
+        if self.by_float32_kernels and cache is None and dtype == torch.float32 and not ids_BT.is_floating_point():
+            return float32_layers.hidden_states(self, ids_BT, documents_BT)
         x_BTD = (ids_BT if ids_BT.is_floating_point() else self.embed_tokens(ids_BT)).to(dtype)
         if cache is None:
             places = self.places(torch.arange(T, device=ids_BT.device)[None])
@@ -384,6 +387,20 @@ class Backbone(nn.Module):
         for index, layer in enumerate(self.layers):
             x_BTD = layer(x_BTD, places, (cache.keys[index], cache.values[index]) if cache else None)
         return self.norm(x_BTD)
+
+    def use_kernels(self, context: int, dtype: torch.dtype) -> None:
+        """Layers in `dtype` by `kernels`. Raises `kernels.Unavailable`."""
+        if dtype == torch.float32:
+            float32_layers.check(self.config)
+            self.by_float32_kernels = True
+        else:
+            native_layers.check(self.config, context)
+            self.kernels = NativeLayers(self)
+
+    def drop_kernels(self) -> None:
+        """And the memory that they keep."""
+        self.kernels, self.by_float32_kernels = None, False
+        float32_layers.release()
 
     def compile(self) -> None:
         """All but the embedding: compiled, its gradient adds in no fixed order, and no run would come out the same twice."""
@@ -411,14 +428,13 @@ class Decoder(LanguageModel):
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
-    def use_kernels(self, context: int) -> None:
+    def use_kernels(self, context: int, dtype: torch.dtype = torch.bfloat16) -> None:
         if not self.config.num_experts:
-            native_layers.check(self.config, context)
-            self.model.kernels = NativeLayers(self.model)
-        super().use_kernels(context)
+            self.model.use_kernels(context, dtype)
+        super().use_kernels(context, dtype)
 
     def drop_kernels(self) -> None:
-        self.model.kernels = None
+        self.model.drop_kernels()
         super().drop_kernels()
 
     def new_cache(self, batch: int, length: int, device: torch.device) -> KeyValueCache:
@@ -436,6 +452,16 @@ class RewardModel(nn.Module):
         self.config = config
         self.model = Backbone(config) if backbone is None else backbone
         self.score = Linear(config.hidden_size, 1)
+
+    def use_kernels(self, context: int, dtype: torch.dtype) -> None:
+        """See `Backbone.use_kernels`. Raises `kernels.Unavailable`."""
+        if not isinstance(self.model, Backbone):
+            raise kernels.Unavailable(f"they know qwen3 only, not {self.config.model_type}")
+        self.model.use_kernels(context, dtype)
+
+    def drop_kernels(self) -> None:
+        if isinstance(self.model, Backbone):
+            self.model.drop_kernels()
 
     def forward(self, ids_BT: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Scores (batch, time), float32."""

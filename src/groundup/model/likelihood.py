@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from groundup import kernels
+from groundup.kernels import float32
 from groundup.model.base import LanguageModel
 
 ROWS = 1024  # of a slice: adding up the head's gradient costs a pass over it for each
@@ -43,19 +44,25 @@ class _TokenLogProbabilities(torch.autograd.Function):
     """(N,) of hidden states (N, width) at the given places (M,); zero elsewhere."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, places_M: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, places_M: Tensor, native: bool
+    ) -> Tensor:
+        ctx.native = native
+        ctx.save_for_backward(hidden_ND, weight_VD, targets_N, places_M)
+        if native:
+            return float32.log_probabilities(hidden_ND, weight_VD, targets_N, places_M)[0]
         weight = weight_VD.to(hidden_ND.dtype)
         found_N = torch.zeros(len(targets_N), dtype=torch.float32, device=hidden_ND.device)
         for places in places_M.split(ROWS):
             logp = _log_softmax(hidden_ND[places], weight)
             found_N[places] = logp.gather(1, targets_N[places, None]).squeeze(1)
-        ctx.save_for_backward(hidden_ND, weight_VD, targets_N, places_M)
         return found_N
 
     @staticmethod
-    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        _, grad_hidden, grad_weight = _with_gradients(*ctx.saved_tensors, grad_N, _gradients)
-        return grad_hidden, grad_weight, None, None
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        with_gradients = float32.weighted_log_probability if ctx.native else partial(_with_gradients, gradients=_gradients)
+        _, grad_hidden, grad_weight = with_gradients(*ctx.saved_tensors, grad_N)
+        return grad_hidden, grad_weight, None, None, None
 
 
 class _WeightedSum(torch.autograd.Function):
@@ -110,8 +117,8 @@ def weighted_log_probability(
         return (logp * weights_BT).sum()
     hidden = model.model(ids_BT, documents_BT, dtype=dtype).flatten(0, 1)
     places, weights = weights_BT.flatten().nonzero().squeeze(1), weights_BT.flatten()
-    if model.loss_by_kernels and hidden.dtype == torch.bfloat16:
-        with_gradients = kernels.weighted_log_probability
+    if model.loss_by_kernels == hidden.dtype:
+        with_gradients = (float32 if hidden.dtype == torch.float32 else kernels).weighted_log_probability
     else:
         gradients = _compiled_gradients() if getattr(model.model, "compiled", False) else _gradients
         with_gradients = partial(_with_gradients, gradients=gradients)
@@ -136,7 +143,8 @@ def token_log_probabilities(
     hidden = _hidden(model, ids_BT, documents_BT, dtype, temperature)
     wanted = torch.ones_like(targets_BT) if wanted_BT is None else wanted_BT
     places = wanted.flatten().nonzero().squeeze(1)
-    flat = _TokenLogProbabilities.apply(hidden, model.lm_head.weight, targets_BT.flatten(), places)
+    native = _float32_by_kernels(model, hidden)
+    flat = _TokenLogProbabilities.apply(hidden, model.lm_head.weight, targets_BT.flatten(), places, native)
     return flat.view(targets_BT.shape)
 
 
@@ -148,6 +156,10 @@ def _hidden(
     return hidden if temperature == 1 else hidden / temperature
 
 
+def _float32_by_kernels(model: LanguageModel, hidden: Tensor) -> bool:
+    return model.loss_by_kernels == torch.float32 == hidden.dtype
+
+
 @torch.no_grad()
 def log_probabilities_and_entropies(
     model: LanguageModel, ids_BT: Tensor, targets_BT: Tensor, wanted_BT: Tensor, dtype: torch.dtype, temperature: float = 1.0
@@ -155,8 +167,12 @@ def log_probabilities_and_entropies(
     """The same bits as `token_log_probabilities`, and the entropy (batch, time) in nats of each distribution; zero elsewhere."""
     hidden_ND = _hidden(model, ids_BT, None, dtype, temperature)
     weight_VD, targets_N = model.lm_head.weight.to(hidden_ND.dtype), targets_BT.flatten()
+    wanted = wanted_BT.flatten().nonzero().squeeze(1)
+    if _float32_by_kernels(model, hidden_ND):
+        found = float32.log_probabilities(hidden_ND, weight_VD, targets_N, wanted, entropies=True)
+        return found[0].view(targets_BT.shape), found[1].view(targets_BT.shape)
     logp_N, entropy_N = torch.zeros(2, len(targets_N), device=hidden_ND.device)
-    for places in wanted_BT.flatten().nonzero().squeeze(1).split(ROWS):
+    for places in wanted.split(ROWS):
         logp = _log_softmax(hidden_ND[places], weight_VD)
         logp_N[places] = logp.gather(1, targets_N[places, None]).squeeze(1)
         entropy_N[places] = -logp.exp().mul_(logp).sum(1)

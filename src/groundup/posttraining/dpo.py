@@ -25,6 +25,7 @@ from groundup.posttraining.config import DpoConfig
 from groundup.posttraining.preference_losses import OF_THE_BATCH, Pairs, length_desensitised, loss_of, rewards
 from groundup.posttraining.rows import kept, kept_pairs, pair, unfit_pair
 from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.by_kernels import by_kernels
 from groundup.training.epoch_order import chosen_rows, steps_for
 from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
@@ -89,7 +90,6 @@ def train(
     rows, _ = kept_pairs(tokenizer, pairs, longest, label, left_out)
     preflight.tell(label, preflight.of_pairs(rows, tokenizer, left_out), settings.strict)
     device = policy.lm_head.weight.device
-    reference = _cached(policy, tokenizer, rows, settings, runtime, cache)
     steps = steps_for(settings.epochs, settings.batch_pairs, len(rows))
 
     def batches(step: int) -> list[Batch]:
@@ -102,12 +102,14 @@ def train(
         ]
 
     unseen = kept(held_out, lambda row: pair(tokenizer, row), lambda one: unfit_pair(longest, *one[:2]), left_out)
-    observe = _observed(policy, tokenizer, [one[:2] for one in unseen[:HELD_OUT_PAIRS]], settings, dtype)
-    with lora.adapted(policy, settings.lora_rank, runtime.seed, runtime.folder):
-        tune(
-            policy, lambda model, batch: objective(model, batch, settings, dtype), batches, settings.learning_rate, steps,
-            runtime, warmup=10, observe=observe,
-        )  # fmt: skip
+    with by_kernels([policy], runtime):
+        reference = _cached(policy, tokenizer, rows, settings, runtime, cache)
+        observe = _observed(policy, tokenizer, [one[:2] for one in unseen[:HELD_OUT_PAIRS]], settings, dtype)
+        with lora.adapted(policy, settings.lora_rank, runtime.seed, runtime.folder):
+            tune(
+                policy, lambda model, batch: objective(model, batch, settings, dtype), batches, settings.learning_rate, steps,
+                runtime, warmup=10, observe=observe,
+            )  # fmt: skip
     return steps
 
 

@@ -43,6 +43,7 @@ from groundup.posttraining.rollouts import (
 )
 from groundup.tokenizer.chat import answer_ends
 from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.by_kernels import by_kernels
 from groundup.training.epoch_order import chosen_rows
 from groundup.training.objectives import Batch, Metrics
 from groundup.training.runtime import Runtime
@@ -163,5 +164,6 @@ def train(
 
     objective = partial(group_objective, settings=settings, dtype=dtype)
     plan = Plan(settings.iterations, count, settings.epochs, settings.learning_rate, settings.samples_every, settings.strict)
-    measured = reward_on(policy, reward, tokenizer, held_out, sampling, ends, runtime)
-    return train_by_iterations(policy, objective, one_rollout, plan, runtime, tokenizer, measured)
+    with by_kernels([policy, *([reference] if reference else [])], runtime):
+        measured = reward_on(policy, reward, tokenizer, held_out, sampling, ends, runtime)
+        return train_by_iterations(policy, objective, one_rollout, plan, runtime, tokenizer, measured)

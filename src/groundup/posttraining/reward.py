@@ -25,6 +25,7 @@ from groundup.posttraining.batches import Row, collate, parts_by_length
 from groundup.posttraining.config import RewardConfig
 from groundup.posttraining.rows import kept_pairs
 from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.by_kernels import by_kernels
 from groundup.training.epoch_order import chosen_rows, steps_for
 from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
@@ -100,8 +101,10 @@ def train(
             for part in parts_by_length([chosen[index] for index in mine], rows, settings.pairs_at_once)
         ]
 
-    objective = partial(bradley_terry, centring=settings.centring, dtype=runtime.device.training_dtype)
-    tune(reward_model, objective, batches, settings.learning_rate, steps, runtime)
+    dtype = runtime.device.training_dtype
+    objective = partial(bradley_terry, centring=settings.centring, dtype=dtype)
+    with by_kernels([reward_model], runtime):
+        tune(reward_model, objective, batches, settings.learning_rate, steps, runtime)
     return reward_model
 
 

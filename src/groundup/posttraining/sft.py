@@ -30,6 +30,7 @@ from groundup.posttraining.config import SftConfig
 from groundup.posttraining.packing import weighted, weights_of
 from groundup.posttraining.rows import conversation, kept, longest_answer, said, too_long
 from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.training.by_kernels import by_kernels
 from groundup.training.epoch_order import chosen_rows, parts_of, steps_for
 from groundup.training.loop import mean_loss, tune
 from groundup.training.objectives import Batch, Metrics, next_token
@@ -75,7 +76,7 @@ def train(
     def observe() -> Metrics:
         return {"held_out": mean_loss(model, objective, probe)}
 
-    with lora.adapted(model, settings.lora_rank, runtime.seed, runtime.folder):
+    with by_kernels([model], runtime), lora.adapted(model, settings.lora_rank, runtime.seed, runtime.folder):
         tune(
             model, objective, batches, settings.learning_rate, steps, runtime, decay=2, observe=observe if probe else None
         )

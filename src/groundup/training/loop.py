@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from groundup.core.errors import UserError
 from groundup.core.files import write_text
 from groundup.core.progress import Progress
-from groundup.training import checkpoint
+from groundup.training import by_kernels, checkpoint
 from groundup.training.objectives import Batch, Metrics
 from groundup.training.optimizer import Optimizer, one_lr
 from groundup.training.parallel import ALONE, Objective, Processes, local
@@ -168,9 +168,10 @@ def tune(
 
     processes = runtime.processes
     objective = processes.spread(model, objective, runtime.device.torch_device)
+    optimizer = Optimizer(model, one_lr(lr), kernels=by_kernels.in_use(model), processes=processes)
     train(
-        model, objective, batches, Optimizer(model, one_lr(lr), processes=processes), multiplier, steps, runtime.training,
-        runtime.label, checkpoint_multiple=checkpoint_multiple, max_grad_norm=1.0, observe=observe,
+        model, objective, batches, optimizer, multiplier, steps, runtime.training, runtime.label,
+        checkpoint_multiple=checkpoint_multiple, max_grad_norm=1.0, observe=observe,
         observe_every=max(1, steps // OBSERVATIONS), processes=processes,
     )  # fmt: skip
 

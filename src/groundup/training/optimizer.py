@@ -10,11 +10,13 @@ process, so the work is shared and the result is that of one process.
 
 from collections.abc import Callable
 from functools import partial
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from groundup import kernels
+from groundup.kernels import float32
 from groundup.training.parallel import ALONE, Processes, local
 
 NEWTON_SCHULZ = ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037),
@@ -38,6 +40,10 @@ def orthogonalise(matrices_NRC: Tensor, dtype: torch.dtype) -> Tensor:
     return (x.mT if tall else x).to(matrices_NRC.dtype)
 
 
+def _native(dtype: torch.dtype) -> ModuleType:
+    return kernels if dtype == torch.bfloat16 else float32
+
+
 class Optimizer:
     """`rates(name, parameter)` gives each parameter's method ("muon" or "adamw") and peak learning rate."""
 
@@ -56,9 +62,9 @@ class Optimizer:
     ) -> None:
         """`weight_decay`: of what AdamW updates, `muon_decay` of what Muon does, both times the rate (decoupled).
 
-        `kernels`: whether both methods work by `groundup.kernels`, Muon where it takes the matrix's shape.
+        `kernels`: whether both methods work by `groundup.kernels` for this `dtype`, Muon where it takes the matrix's shape.
         """
-        self.kernels = kernels
+        self.native = _native(dtype) if kernels else None
         self.betas, self.momentum, self.dtype = betas, momentum, dtype
         self.weight_decay, self.muon_decay = weight_decay, muon_decay
         self.processes = processes
@@ -87,8 +93,8 @@ class Optimizer:
             parameters = [local(self.parameters[name]) for name in names]
             scale = lr * multiplier * max(1.0, shape[0] / shape[1]) ** 0.5
             decay_factor = 1 - lr * multiplier * self.muon_decay
-            if self.kernels and kernels.can_orthogonalise(shape):
-                kernels.muon(parameters, momenta, gradients, self.momentum, scale, decay_factor, NEWTON_SCHULZ)
+            if self.native and self.native.can_orthogonalise(shape):
+                self.native.muon(parameters, momenta, gradients, self.momentum, scale, decay_factor, NEWTON_SCHULZ)
                 continue
             torch._foreach_lerp_(momenta, gradients, 1 - self.momentum)
             nesterov = torch._foreach_lerp(gradients, momenta, self.momentum)
@@ -102,8 +108,8 @@ class Optimizer:
             first = [local(self.state[f"first.{name}"]) for name in names]
             second = [local(self.state[f"second.{name}"]) for name in names]
             decay_factor = 1 - lr * multiplier * self.weight_decay
-            if self.kernels:
-                kernels.adamw(parameters, gradients, first, second, self.betas, lr * multiplier, decay_factor, updates)
+            if self.native:
+                self.native.adamw(parameters, gradients, first, second, self.betas, lr * multiplier, decay_factor, updates)
                 continue
             torch._foreach_lerp_(first, gradients, 1 - first_beta)
             torch._foreach_mul_(second, second_beta)

@@ -218,11 +218,13 @@ def _made_fast(model: LanguageModel, context: int, flops: float, runtime: Runtim
     device, processes, log = runtime.device, runtime.processes, runtime.log
     dense = isinstance(model, Decoder) and not getattr(model.config, "num_experts", 0)
     by_kernels = (
-        processes.world == 1 and device.torch_device.type == "cpu" and device.training_dtype == torch.bfloat16
+        processes.world == 1
+        and device.torch_device.type == "cpu"
+        and device.training_dtype in (torch.bfloat16, torch.float32)
     )
     if by_kernels:
         try:
-            model.use_kernels(context)
+            model.use_kernels(context, device.training_dtype)
             what = "trained" if dense else "loss and optimizer"
             log(f"{what} by kernels of our own: up to twice as fast as compiled by torch (groundup/kernels)")
         except kernels.Unavailable as error:

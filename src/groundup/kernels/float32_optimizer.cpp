@@ -1,0 +1,94 @@
+// Muon and AdamW in float32, as training/optimizer.py has them.
+#include "float32.h"
+#include "team.h"
+
+namespace f32 {
+namespace {
+
+struct Matrix {
+    float *weight, *momentum;
+    const float* grad;
+};
+
+// C (M x M), symmetric, from its upper blocks, which are there.
+void mirror(Panels c, long M) {
+    for (long m = 0; m < M; m++)
+        for (long n = 0; n < m; n++) *(c(m, n & -16L) + n % 16) = *(c(n, m & -16L) + m % 16);
+}
+
+// X (N x M panels, N >= M) made semi-orthogonal by Newton-Schulz steps, each X (a + b G + c G G) with G = X^T X; `other` is as X.
+void orthogonalise(Panels& x, Panels& other, Panels gram, Panels powers, long N, long M, const float* abc, long steps) {
+    constexpr long ROWS = 48;
+    for (const float* k = abc; k < abc + 3 * steps; k += 3) {
+        for (long m = 0; m < M; m += ROWS)
+            for (long n = 0; n < N; n += DEPTH)
+                multiply_transposed(x.row(n).column(m), x.row(n).column(m), std::min(ROWS, M - m), M - m, std::min(DEPTH, N - n),
+                                    n == 0, [=](long i, long j) { return gram(m + i, m + j); });
+        mirror(gram, M);
+        for (long m = 0; m < M; m += ROWS)
+            multiply(gram.row(m), gram.column(m), std::min(ROWS, M - m), M - m, M, [=](long i, long j, const Line& v) {
+                store(powers(m + i, m + j), line(gram(m + i, m + j)) * k[1] + v * k[2]);
+            });
+        mirror(powers, M);
+        for (long n = 0; n < N; n += CHUNK)
+            multiply(x.row(n), powers, std::min(CHUNK, N - n), M, M, [=](long i, long j, const Line& v) {
+                store(other(n + i, j), line(x(n + i, j)) * k[0] + v);
+            });
+        std::swap(x, other);
+    }
+}
+
+}  // namespace
+
+// One update by Muon of `count` matrices (R x C): see muon in optimizer.cpp.
+extern "C" void float32_muon(const Matrix* matrices, long count, long R, long C, long threads, float momentum, float lr,
+                             float decay_factor, const float* abc, long steps) {
+    Team& team = Team::get();
+    const std::lock_guard<std::mutex> alone(team.alone);
+    const long M = std::min(R, C), N = std::max(R, C);
+    team.run(threads, 1, [=](long) { return count; }, [&](long, long which) {
+        const Matrix& w = matrices[which];
+        scratch.room(4 * (2 * stride_of(N) * (M / 16) + 2 * stride_of(M) * (M / 16) + 256));
+        Panels x = take(scratch, N, M), other = take(scratch, N, M);
+        const Panels gram = take(scratch, M, M), powers = take(scratch, M, M);
+        const bool tall = R >= C;
+        Line squares = line(0.f);
+        for (long r = 0; r < R; r++)
+            for (long c = 0; c < C; c += 16) {
+                const Line g = line(w.grad + r * C + c), before = line(w.momentum + r * C + c);
+                const Line m = before + (g - before) * (1 - momentum), next = g + (m - g) * momentum;
+                store(w.momentum + r * C + c, m);
+                squares = squares + next * next;
+                if (tall)
+                    store(x(r, c), next);
+                else
+                    for (long j = 0; j < 16; j++) *(x(c + j, r & -16L) + r % 16) = next.part[j / LANES][j % LANES];
+            }
+        const float scale = 1 / (std::sqrt(sum(squares)) * 1.01f + 1e-7f);
+        for (long m = 0; m < M; m += 16)
+            for (long n = 0; n < N; n++) store(x(n, m), line(x(n, m)) * scale);
+        orthogonalise(x, other, gram, powers, N, M, abc, steps);
+        for (long r = 0; r < R; r++)
+            for (long c = 0; c < C; c++) {
+                const float direction = tall ? x(r, c & -16L)[c % 16] : x(c, r & -16L)[r % 16];
+                w.weight[r * C + c] = w.weight[r * C + c] * decay_factor - direction * lr;
+            }
+    });
+}
+
+// One update by AdamW of n numbers: rates already corrected for the moments' beginning at zero.
+extern "C" void float32_adamw(long n, long threads, float* weight, const float* grad, float* first, float* second, float beta1,
+                              float beta2, float root_correction, float lr, float decay_factor) {
+    constexpr long PART = 1 << 15;
+    Team& team = Team::get();
+    const std::lock_guard<std::mutex> alone(team.alone);
+    team.run(threads, 1, [=](long) { return (n + PART - 1) / PART; }, [=](long, long number) {
+        for (long i = number * PART; i < std::min(n, number * PART + PART); i++) {
+            const float g = grad[i], m = first[i] + (g - first[i]) * (1 - beta1), v = second[i] * beta2 + g * g * (1 - beta2);
+            first[i] = m, second[i] = v;
+            weight[i] = weight[i] * decay_factor - m / (std::sqrt(v) / root_correction + 1e-8f) * lr;
+        }
+    });
+}
+
+}  // namespace f32

@@ -1,0 +1,31 @@
+// Memory that kernels keep between calls.
+#pragma once
+#include <sys/mman.h>
+
+#include <cstddef>
+#include <cstdlib>
+#include <mutex>
+
+struct Scratch {
+    char* memory = nullptr;
+    size_t size = 0, used = 0;
+    void room(size_t bytes) {  // kept between calls: memory given back would have to be cleared again
+        used = 0;
+        if (bytes <= size) return;
+        free(memory);
+        size = (bytes + (1 << 21)) >> 21 << 21;
+        memory = (char*)aligned_alloc(1 << 21, size);
+#ifdef MADV_HUGEPAGE
+        madvise(memory, size, MADV_HUGEPAGE);
+#endif
+    }
+    template <class T>
+    T* take(size_t count) {
+        T* found = (T*)(memory + used);
+        used += (count * sizeof(T) + 127) / 64 * 64;
+        return found;
+    }
+};
+inline thread_local Scratch scratch;
+inline Scratch common;            // for all threads of a call
+inline std::mutex one_at_a_time;  // who calls from outside

@@ -1,0 +1,90 @@
+// Products of float32 matrices that lie row by row, x (N x K) with the rows of w (outputs x K): no copy in another order.
+//
+// A tile of R rows and O outputs is in registers, each of its sums in lanes along K; the same order for every R and O, so a
+// result has the same bits in any company.
+#pragma once
+#include <algorithm>
+
+#include "vector.h"
+
+namespace f32 {
+
+constexpr long PART = 32;  // outputs that `products` makes at most
+constexpr long MAX_CHANNELS = 256;
+
+// found[i * O + j] = the product of row i of x with row j of w.
+template <int R, int O>
+static inline __attribute__((always_inline)) void tile(const float* x, long x_stride, const float* w, long w_stride, long K,
+                                                       float* found) {
+    Vec r[(R * O + 3) / 4 * 4] = {};
+    for (long k = 0; k < K; k += LANES) {
+        if constexpr (R > O) {
+            Vec right[O];
+#pragma GCC unroll 8
+            for (int j = 0; j < O; j++) right[j] = load(w + j * w_stride + k);
+#pragma GCC unroll 8
+            for (int i = 0; i < R; i++) {
+                const Vec left = load(x + i * x_stride + k);
+#pragma GCC unroll 8
+                for (int j = 0; j < O; j++) r[i * O + j] += left * right[j];
+            }
+        } else {
+            Vec left[R];
+#pragma GCC unroll 8
+            for (int i = 0; i < R; i++) left[i] = load(x + i * x_stride + k);
+#pragma GCC unroll 8
+            for (int j = 0; j < O; j++) {
+                const Vec right = load(w + j * w_stride + k);
+#pragma GCC unroll 8
+                for (int i = 0; i < R; i++) r[i * O + j] += left[i] * right;
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < R * O; i += 4) {
+        const Four four = sums(r[i], r[i + 1], r[i + 2], r[i + 3]);
+        float some[4];
+        store(some, four);
+        for (int j = 0; j < 4 && i + j < R * O; j++) found[i + j] = some[j];
+    }
+}
+
+// save(i, j, product) of R rows with `outputs` rows of w.
+template <int R, class Save>
+static inline void products_of(const float* x, long x_stride, const float* w, long w_stride, long outputs, long K, Save save) {
+    constexpr int O = REGISTERS == 32 ? (R == 4 ? 6 : 8) : R == 4 ? 3 : R == 1 ? 8 : 4;
+    long o = 0;
+    float found[R * O];
+    for (; o + O <= outputs; o += O) {
+        tile<R, O>(x, x_stride, w + o * w_stride, w_stride, K, found);
+        for (int i = 0; i < R; i++)
+            for (int j = 0; j < O; j++) save(i, o + j, found[i * O + j]);
+    }
+    for (; o + 2 <= outputs; o += 2) {
+        tile<R, 2>(x, x_stride, w + o * w_stride, w_stride, K, found);
+        for (int i = 0; i < R; i++)
+            for (int j = 0; j < 2; j++) save(i, o + j, found[i * 2 + j]);
+    }
+    if (o < outputs) {
+        tile<R, 1>(x, x_stride, w + o * w_stride, w_stride, K, found);
+        for (int i = 0; i < R; i++) save(i, o, found[i]);
+    }
+}
+
+// found[n * PART + o] = the products of N rows of x with at most PART rows of w.
+static void products(const float* x, long N, long K, const float* w, long outputs, float* found) {
+    const long whole = N / 4 * 4;
+    constexpr int O = REGISTERS == 32 ? 6 : 3;
+    for (long o = 0; whole && o < outputs; o += O)  // rows of w once through the memory, those of x from the cache
+        for (long n = 0; n < whole; n += 4)
+            products_of<4>(x + n * K, K, w + o * K, K, std::min<long>(O, outputs - o), K,
+                           [&](long i, long j, float v) { found[(n + i) * PART + o + j] = v; });
+    const auto save = [&](long i, long j, float v) { found[(whole + i) * PART + j] = v; };
+    switch (N - whole) {
+        case 1: return products_of<1>(x + whole * K, K, w, K, outputs, K, save);
+        case 2: return products_of<2>(x + whole * K, K, w, K, outputs, K, save);
+        case 3: return products_of<3>(x + whole * K, K, w, K, outputs, K, save);
+    }
+}
+
+}  // namespace f32

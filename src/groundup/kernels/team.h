@@ -1,0 +1,154 @@
+// Threads that share work: a computation of phases, each of chunks that any thread may take and that are told apart by number.
+//
+// A phase is over when its chunks are done, not when every thread has come by: where a core is busy with something else, the
+// others do its share. Whoever finishes the last chunk begins the next phase. All of it hangs on one number, the ticket,
+// from which a thread takes a chunk by adding one; one who gets no valid chunk touches nothing.
+#pragma once
+#include <pthread.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "memory.h"
+
+static inline void pause_spinning() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb" ::: "memory");
+#endif
+}
+
+// How this thread rounds, and what it makes of denormal numbers: all threads must do as the caller does.
+static inline uint64_t float_mode() {
+#if defined(__x86_64__)
+    return __builtin_ia32_stmxcsr();
+#elif defined(__aarch64__)
+    uint64_t mode;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(mode));
+    return mode;
+#else
+    return 0;
+#endif
+}
+static inline void set_float_mode(uint64_t mode) {
+#if defined(__x86_64__)
+    __builtin_ia32_ldmxcsr((unsigned)mode);
+#elif defined(__aarch64__)
+    __asm__ volatile("msr fpcr, %0" ::"r"(mode));
+#endif
+}
+
+class Team {
+   public:
+    std::mutex alone;  // held by who uses the team
+    Scratch common;    // for all threads of a computation
+
+    static constexpr long MOST_CHUNKS = 1 << 19;  // of a phase
+
+    // The process's own: a child that was forked has none of its parent's threads.
+    static Team& get() {
+        static std::atomic<Team*> team{nullptr};
+        static std::once_flag once;
+        std::call_once(once, [] {
+            team = new Team;  // never deleted: its threads may be asleep when the process ends
+            pthread_atfork(nullptr, nullptr, [] { team = new Team; });
+        });
+        return *team;
+    }
+
+    // chunk(phase, number) for each number below count(phase), phase by phase, by so many threads and the caller's one of them.
+    template <class Count, class Chunk>
+    void run(long wanted, long phases_, Count count_, Chunk chunk_) {
+        std::pair<Count*, Chunk*> both{&count_, &chunk_};
+        job = &both, phases = phases_, mode = float_mode();
+        count = [](void* job, long phase) { return (*((decltype(both)*)job)->first)(phase); };
+        chunk = [](void* job, long phase, long number) { (*((decltype(both)*)job)->second)(phase, number); };
+        members = wanted;
+        hire();
+        first_phase = (phase_of(ticket) + 1) & PHASES;
+        const uint64_t end = (first_phase + phases) & PHASES;
+        begin(0);
+        for (long spins = 0; phase_of(ticket) != end; spins++) {
+            if (take_one()) {
+                spins = 0;
+            } else if (spins < 2000) {
+                pause_spinning();
+            } else {  // who has the chunk is off its core: this one may be free for it
+                std::this_thread::sleep_for(std::chrono::microseconds(20));
+            }
+        }
+    }
+
+   private:
+    static constexpr int BITS = 20;  // of the ticket: a phase, how many chunks it has, the next of them
+    static constexpr uint64_t NUMBERS = (1 << BITS) - 1, PHASES = (1 << 24) - 1;
+    static constexpr auto AWAKE = std::chrono::microseconds(200);  // as long as what is between two calls
+
+    alignas(64) std::atomic<uint64_t> ticket{0};
+    alignas(64) std::atomic<uint64_t> done{0};
+    alignas(64) std::atomic<long> members{1};
+    std::atomic<long> asleep{0};
+    long hired = 1, phases = 0;
+    uint64_t first_phase = 0, mode = 0;
+    void* job = nullptr;
+    long (*count)(void*, long) = nullptr;
+    void (*chunk)(void*, long, long) = nullptr;
+    std::mutex bed;
+    std::condition_variable alarm;
+
+    static uint64_t phase_of(uint64_t ticket) { return ticket >> (2 * BITS); }
+    static uint64_t chunks_of(uint64_t ticket) { return ticket >> BITS & NUMBERS; }
+    static bool valid(uint64_t ticket) { return (ticket & NUMBERS) < chunks_of(ticket); }
+
+    void hire() {
+        try {
+            for (; hired < members; hired++) std::thread([this, id = hired] { work(id); }).detach();
+        } catch (const std::system_error&) {  // no more threads to be had: those that are will do
+        }
+    }
+
+    void begin(long phase) {
+        long chunks = 0;
+        for (; phase < phases && !(chunks = count(job, phase)); phase++) {
+        }
+        done.store(0, std::memory_order_relaxed);
+        const bool share = members > 1;
+        ticket = ((first_phase + phase) & PHASES) << (2 * BITS) | (uint64_t)chunks << BITS;
+        if (share && asleep) {  // nothing of the job may be read any more
+            std::lock_guard<std::mutex> lock(bed);
+            alarm.notify_all();
+        }
+    }
+
+    bool take_one() {
+        if (!valid(ticket.load(std::memory_order_acquire))) return false;
+        const uint64_t taken = ticket.fetch_add(1, std::memory_order_acq_rel);
+        if (!valid(taken)) return false;
+        const long phase = (phase_of(taken) - first_phase) & PHASES;
+        set_float_mode(mode);
+        chunk(job, phase, taken & NUMBERS);
+        if (done.fetch_add(1, std::memory_order_acq_rel) + 1 == chunks_of(taken)) begin(phase + 1);
+        return true;
+    }
+
+    void work(long id) {
+        const auto called = [&] { return id < members && valid(ticket); };
+        for (;;) {
+            const auto since = std::chrono::steady_clock::now();
+            while (id < members && !take_one()) {
+                for (int spin = 0; spin < 16 && !valid(ticket.load(std::memory_order_relaxed)); spin++) pause_spinning();
+                if (!valid(ticket) && std::chrono::steady_clock::now() - since > AWAKE) break;
+            }
+            if (called()) continue;
+            std::unique_lock<std::mutex> lock(bed);
+            asleep++;
+            alarm.wait(lock, called);
+            asleep--;
+        }
+    }
+};
