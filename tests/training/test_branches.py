@@ -102,4 +102,5 @@ def test_the_work_of_branches():
     assert share_of_work([10], 0.4) == [1.0]
     assert share_of_work([5, 10], 0.4) == [1.0, pytest.approx(0.7)]
     shares = share_of_work([1, 2, 4, 8, 16], 0.4)
-    assert sum(share * length for share, length in zip(shares, [1, 2, 4, 8, 16], strict=True)) == pytest.approx(0.6 * 16 + 0.4 * 31)
+    whole = sum(share * length for share, length in zip(shares, [1, 2, 4, 8, 16], strict=True))
+    assert whole == pytest.approx(0.6 * 16 + 0.4 * 31)

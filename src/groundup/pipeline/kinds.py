@@ -6,11 +6,12 @@ are used, so that `groundup run --dry-run` and a finished run do not wait for to
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from groundup.core.progress import Progress
 from groundup.core.seals import MANIFEST, SEAL, is_sealed, read_sealed, seal, write_sealed
 from groundup.corpus.config import SourceConfig
-from groundup.pipeline import preflight
+from groundup.pipeline import minutes, preflight
 from groundup.pipeline.artifacts import (
     Results,
     device_of,
@@ -25,6 +26,10 @@ from groundup.pipeline.further_kinds import FURTHER
 from groundup.pipeline.posttraining_kinds import dpo, grpo, ppo, preferences, reward, sft
 from groundup.pipeline.recipe import Recipe
 from groundup.pipeline.run import Step, StepContext
+
+if TYPE_CHECKING:
+    from groundup.model.base import LanguageModel
+    from groundup.training.parallel import Processes
 
 
 def pages(context: StepContext) -> Results:
@@ -115,11 +120,18 @@ def base(context: StepContext) -> Results:
     """Tokens -> a model: warm-up, stable, annealed on the best data."""
     from groundup.training.pretraining import pretrain
 
-    recipe = context.recipe
-    return trained_by_all(context, recipe.base, lambda processes, log: pretrain(
-        context.inputs["tokens"], tokenizer_of(context), recipe.base, recipe.mixture, device_of(context), processes,
-        context.work, context.name, log, recipe.seed,
-    ))  # fmt: skip
+    recipe = minutes.applied(context.recipe, context.inputs.get("plan"))
+
+    def train(processes: "Processes", log: Callable[[str], None]) -> "tuple[LanguageModel, Results]":
+        model, results = pretrain(
+            context.inputs["tokens"], tokenizer_of(context), recipe.base, recipe.mixture, device_of(context), processes,
+            context.work, context.name, log, recipe.seed,
+        )  # fmt: skip
+        if "plan" in context.inputs and processes.first:
+            results["planned"] = minutes.outcome(context.inputs["plan"], model, context.inputs["tokens"], log)
+        return model, results
+
+    return trained_by_all(context, recipe.base, train)
 
 
 def evaluation(context: StepContext) -> Results:
@@ -142,7 +154,7 @@ def report(context: StepContext) -> Results:
     from groundup.report.report import write
 
     path = context.work / "report.html"
-    write(path, context.recipe.model_dump(), context.inputs)
+    write(path, minutes.applied(context.recipe, context.inputs.get("plan")).model_dump(), context.inputs)
     return {"report": "report/report.html", "kb": round(path.stat().st_size / 1024)}
 
 
@@ -224,7 +236,9 @@ STANDARD = (
     Step("corpus", ("annotations",), corpus, files=lambda recipe: [Path(name) for name in recipe.corpus.benchmarks]),
     Step("tokenizer", ("corpus",), tokenizer, files=_given_tokenizer),
     Step("tokens", ("corpus", "tokenizer"), tokens),
-    Step("base", ("corpus", "tokenizer", "tokens"), base, ("base", "mixture"), files=_given_model,
+    # With base.minutes alone; what follows from it are the sizes, not the figures that they were chosen by.
+    Step("plan", ("corpus", "tokenizer", "tokens"), minutes.plan, ("base", "mixture"), content=minutes.chosen),
+    Step("base", ("corpus", "tokenizer", "tokens", "plan"), base, ("base", "mixture"), files=_given_model,
           ahead=(("", preflight.base_continues), ("corpus", preflight.base_has_text))),
     Step("evaluation", ("corpus", "tokenizer", "tokens", "base"), evaluation, ahead=(("corpus", preflight.evaluation),)),
     Step("sft", ("corpus", "tokenizer", "base"), sft, files=_own("sft"),
@@ -247,4 +261,4 @@ OPTIONAL = (  # those that `standard` may name
           ahead=(("", preflight.grpo_data),)),
 )  # fmt: skip
 # A kind of step is one of these under another name.
-KINDS = {step.name: step for step in (*STANDARD[:-1], *OPTIONAL, *FURTHER, BENCHMARKS)}
+KINDS = {step.name: step for step in (*STANDARD[:-1], *OPTIONAL, *FURTHER, BENCHMARKS) if step.name != "plan"}
