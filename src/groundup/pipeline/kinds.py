@@ -236,9 +236,7 @@ STANDARD = (
     Step("corpus", ("annotations",), corpus, files=lambda recipe: [Path(name) for name in recipe.corpus.benchmarks]),
     Step("tokenizer", ("corpus",), tokenizer, files=_given_tokenizer),
     Step("tokens", ("corpus", "tokenizer"), tokens),
-    # With base.minutes alone; what follows from it are the sizes, not the figures that they were chosen by.
-    Step("plan", ("corpus", "tokenizer", "tokens"), minutes.plan, ("base", "mixture"), content=minutes.chosen),
-    Step("base", ("corpus", "tokenizer", "tokens", "plan"), base, ("base", "mixture"), files=_given_model,
+    Step("base", ("corpus", "tokenizer", "tokens"), base, ("base", "mixture"), files=_given_model,
           ahead=(("", preflight.base_continues), ("corpus", preflight.base_has_text))),
     Step("evaluation", ("corpus", "tokenizer", "tokens", "base"), evaluation, ahead=(("corpus", preflight.evaluation),)),
     Step("sft", ("corpus", "tokenizer", "base"), sft, files=_own("sft"),
@@ -260,5 +258,7 @@ OPTIONAL = (  # those that `standard` may name
     Step("grpo", ("tokenizer", "sft", "reward"), grpo, ("grpo", "preferences", "sft"), files=_prompts_and_reward("grpo"),
           ahead=(("", preflight.grpo_data),)),
 )  # fmt: skip
+# Before the base model of a run of base.minutes. What follows from it are the sizes, not the figures that they were chosen by.
+PLAN = Step("plan", ("corpus", "tokenizer", "tokens"), minutes.plan, ("base", "mixture"), content=minutes.chosen)
 # A kind of step is one of these under another name.
-KINDS = {step.name: step for step in (*STANDARD[:-1], *OPTIONAL, *FURTHER, BENCHMARKS) if step.name != "plan"}
+KINDS = {step.name: step for step in (*STANDARD[:-1], *OPTIONAL, *FURTHER, BENCHMARKS)}

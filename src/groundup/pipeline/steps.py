@@ -13,7 +13,7 @@ from groundup.core.errors import UserError
 from groundup.core.text import printable
 from groundup.pipeline import minutes
 from groundup.pipeline.forecast import Forecast, finished
-from groundup.pipeline.kinds import CORPUS_STEPS, KINDS, OPTIONAL, STANDARD
+from groundup.pipeline.kinds import CORPUS_STEPS, KINDS, OPTIONAL, PLAN, STANDARD
 from groundup.pipeline.minutes import Later
 from groundup.pipeline.recipe import MODELS, PLANNED, Recipe, StepSettings, config_of, with_settings
 from groundup.pipeline.run import Run, Step, StepContext
@@ -40,7 +40,7 @@ def steps_of(recipe: Recipe) -> tuple[Step, ...]:
         at_hand[one.name] = one.name
     if recipe.base.minutes:
         later = [Later(one.name, one.kind or one.name, one.recipe or recipe) for one in _after_base(steps)]
-        steps = [replace(one, make=partial(minutes.plan, later=later)) if one.name == "plan" else one for one in steps]
+        steps = [replace(one, make=partial(minutes.plan, later=later)) if one.name == PLAN.name else one for one in steps]
     if not steps:
         raise UserError("no step can run: give [pages], or in [given] what the steps before would make")
     return (*steps, replace(STANDARD[-1], needs=tuple(step.name for step in steps)))
@@ -58,12 +58,13 @@ def _standard_steps(recipe: Recipe, at_hand: dict[str, str | Path]) -> list[Step
     for step in (*STANDARD[:-1], *OPTIONAL):
         name = step.name
         listed = step not in OPTIONAL if recipe.standard is None else name in recipe.standard
-        if name == "plan":
-            listed = bool(recipe.base.minutes) and "base" not in replaced
         if name in replaced or not listed:
             continue
         if name == "preferences" and recipe.standard is None and recipe.reward.data and recipe.dpo.data:
             continue  # nothing would be trained on those of the simulated annotator
+        if name == "base" and recipe.base.minutes and all(need in at_hand for need in PLAN.needs):
+            steps.append(replace(PLAN, bound={need: at_hand[need] for need in PLAN.needs if at_hand[need] != need}))
+            at_hand[PLAN.name] = PLAN.name
         needs = _needs(step, recipe)
         if missing := [need for need in needs if need not in at_hand]:
             if recipe.standard is not None:
@@ -103,8 +104,8 @@ def _added_step(recipe: Recipe, one: StepSettings, where: str, at_hand: dict[str
 def _needs(step: Step, recipe: Recipe) -> tuple[str, ...]:
     """A step's inputs, without those whose place files of the user's own take."""
     kind = step.kind or step.name
-    if kind == "base" and not recipe.base.minutes:
-        return tuple(need for need in step.needs if need != "plan")
+    if kind == "base" and recipe.base.minutes:
+        return (*step.needs, PLAN.name)
     if kind in ("ppo", "grpo") and getattr(recipe, kind).reward:
         return tuple(need for need in step.needs if need != "reward")
     spared = {"sft": "corpus", "reward": "preferences", "dpo": "preferences"}.get(kind)
