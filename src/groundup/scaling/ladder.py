@@ -171,6 +171,7 @@ def run(path: Path, tokens: Path, tokenizer: Tokenizer, out: Path, threads: int 
         row = _row(one, model, results, held_out) | {"seconds": time.monotonic() - begun, "predicted_seconds": one.get("seconds")}
         done.append(row)
         write_jsonl(ledger, done)
+        write_table(out / "runs.csv", done)  # so that a law can be fitted before the last
         checkpoint.clear(folder)
         logger.info("  %s: loss %s after %s tokens, %.0f s", one["name"], row["loss"], f"{row['tokens']:,}", row["seconds"])
     write_table(out / "runs.csv", done)
