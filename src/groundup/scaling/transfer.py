@@ -1,8 +1,8 @@
 """Do rates that were tuned on a narrow model hold for a wide one? A coordinate check, and the best rate over widths.
 
 Two rules for the same peak rates at width 768: `ours` (`training/optimizer.py`: those of embedding and head fall with the root of
-the width) and `mup` (Yang et al. 2022: the embedding's stays, the head's falls with the width). Muon's updates of hidden matrices have
-the same spectral norm at every width by themselves, which is what muP asks for, so both rules agree there.
+the width) and `mup` (Yang et al. 2022: the embedding's stays, the head's falls with the width). Muon's updates of hidden matrices
+have the same spectral norm at every width by themselves, which is what muP asks for, so both rules agree there.
 
 A rule is right where, after some steps, activations have the same size at every width, and the best rate is the same.
 """
