@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pyarrow as pa
@@ -254,3 +255,17 @@ def test_later_steps_are_counted():
     assert everything.tokens > sum(tokens(kind).tokens for kind in ("sft", "ppo")) and not everything.unknown
     assert tokens("benchmarks").unknown == ["benchmarks"]
     assert minutes.after([Later("sft", "sft", one)], dict.fromkeys(rows, 0.0), 0, 0) == Work(0.0, minutes.REPORT_SECONDS, [])
+
+
+def test_the_report_has_prediction_and_outcome_side_by_side(before, measured, monkeypatch, tmp_path):
+    monkeypatch.setattr(dial, "PILOT_TOKENS", 64)
+    monkeypatch.setattr(dial, "PILOT_BATCH", 32)
+    one = toy(before)
+    result = steps.run(one, tmp_path)
+    page = Path(result["report"]).read_text(encoding="utf-8")
+    planned = read_manifest(tmp_path / "base")["results"]["planned"]
+    assert "Prediction and outcome" in page and "shipped_law.json" in page
+    assert f"{planned['loss']:.3f}" in page and f"{planned['expected']['value']:.3f}" in page
+    assert result["figures"]["held_out_loss"] == planned["loss"] and result["figures"]["depth"] in RATES
+    again = tomllib.loads((tmp_path / "report" / "recipe.toml").read_text())["base"]
+    assert again["minutes"] == 0 and again["tokens"] == result["figures"]["tokens"] and again["depth"] in RATES
