@@ -81,6 +81,15 @@ def test_depth_and_tokens_follow_from_the_rates(before, measured, tmp_path):
     assert plan["law"]["file"] == "shipped_law.json" and any("shipped_law.json of 20" in one for one in plan["reasons"])
 
 
+def test_time_for_more_than_there_is_makes_no_model_larger_than_its_text(before, measured, monkeypatch, tmp_path):
+    for depth in RATES:
+        monkeypatch.setitem(RATES, depth, 1e6)
+    made(toy(before), tmp_path)
+    plan = json.loads((tmp_path / "plan" / "plan.json").read_text())
+    assert measured == [1, 2] and plan["chosen"]["depth"] == 1
+    assert any("all that the mixture gives" in reason for reason in plan["reasons"])
+
+
 def test_a_second_run_and_another_clock_measure_nothing_again(before, measured, monkeypatch, tmp_path):
     first = made(toy(before), tmp_path)
     measured.clear()

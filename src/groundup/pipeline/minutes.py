@@ -153,6 +153,8 @@ def decide(
         seen.append(one)
         if best and one.loss >= best.loss:
             break  # larger ones read fewer tokens still
+        if best and one.tokens >= available - 1 and one.tokens < one.parameters:
+            break  # more parameters than there is text, over and over: of that the law knows nothing
         if not one.tokens:
             break
         best = one
