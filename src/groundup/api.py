@@ -74,6 +74,7 @@ Folder = str | Path
 Message = Mapping[str, Any]  # {"role": "system", "user" or "assistant", "content": text}
 Texts = Path | Iterable[str | Path]
 Rows = Given | Iterable[Given]
+NOT_HERE = ("shard", "minutes")  # of pre-training's settings: of torchrun, and of whole runs
 TrainRows = list[dict[str, Any]]  # as TRL has them
 Trained = tuple[LanguageModel | RewardModel, dict[str, Any]]  # and its results
 logger = logging.getLogger(__name__)
@@ -303,7 +304,7 @@ def pretrain(
         settings["start_from"] = str(start.expanduser())
     shares = {name: value for name, value in settings.items() if name in MixtureConfig.model_fields}
     mixture = configured(MixtureConfig, shares, "pretrain")
-    config = configured(PretrainingConfig, {k: v for k, v in settings.items() if k not in shares}, "pretrain", ("shard",))
+    config = configured(PretrainingConfig, {k: v for k, v in settings.items() if k not in shares}, "pretrain", NOT_HERE)
     if not config.start_from:
         tokenizer = copy.copy(tokenizer)
         tokenizer.forget()

@@ -18,6 +18,8 @@ DRAWN = {
     "loss": lambda: figures.loss("f", [1, 2, 3], [3.0, math.nan, 1.0], [(2, 2.0)], [1, 1, 0]),
     "intervals": lambda: figures.intervals("f", [("x & <y>", 0.5, 0.4, 0.6), ("$z", 0.1, None, None)], "l", ("k", 0.5)),
     "scatter": lambda: figures.scatter("f", {"one": [(1, 2)], "other": []}, "x", "y"),
+    "law": lambda: figures.law("f", [(1e19, 2.0), (3e21, 1.5)], [(1e19, 2.0, 1.9, 2.1), (1e22, 1.4, 1.3, 1.5)], "FLOP", "loss"),
+    "residuals": lambda: figures.residuals("f", [(1e-3, 0.1), (1e21, -0.1)], "FLOP", "%"),
     "panels": lambda: figures.panels("f", "step", list(range(2000)), {"up": list(range(2000)), "flat": [1.0] * 2000}),
     "panels with epochs": lambda: figures.panels(
         "f", "step", list(range(40)), {"up": list(range(40))}, {"up": [(20, 5.0), (40, 6.0)]}, [20.0]
@@ -124,3 +126,10 @@ def test_epochs_are_marked_and_held_out_rows_stand_beside():
 
 def test_the_last_held_out_loss_is_labelled_on_its_curve():
     assert ">3.42<" in figures.loss("f", [1, 2, 3], [5.0, 4.0, 3.0], [(1, 4.8), (3, 3.4249)], [1, 1, 0])
+
+
+@pytest.mark.parametrize("name", ["law", "residuals"])
+def test_powers_of_ten_are_written_as_such(name):
+    text = DRAWN[name]()
+    assert "mathdefault" not in text and "10²¹" in text
+    assert 2 <= len(re.findall("10[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", text)) <= 9  # and they do not cover each other

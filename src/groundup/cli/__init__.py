@@ -85,6 +85,12 @@ def groundup(
 def run(
     recipe: Annotated[Path, typer.Argument(help="What to build, in TOML; or laptop or tiny, which come with groundup.")],
     folder: Annotated[Path | None, typer.Option("--run", help="Where to build it; runs/<recipe> if not given.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            callback=finite, help="Of the whole run on this machine, in place of base.depth and base.tokens: both follow from it."
+        ),
+    ] = None,
     settings: Settings = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -96,7 +102,9 @@ def run(
     from groundup.pipeline.steps import dry, steps_of
     from groundup.pipeline.steps import run as run_all
 
-    loaded = recipes.load(recipe, settings)
+    if minutes is not None and minutes < 1:
+        raise typer.BadParameter(f"--minutes {minutes:g}: a run takes a minute or more")
+    loaded = recipes.load(recipe, settings, minutes)
     target = folder or Path("runs") / recipe.stem
     result(dry(loaded, target, steps_of(loaded)) if dry_run else run_all(loaded, target))
 

@@ -31,7 +31,7 @@ class _Loss(ctypes.Structure):
 def log_probabilities(
     hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, places_M: Tensor, entropies: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Of the targets at `places_M` the log-probabilities (N,), zero elsewhere; and the entropies, zero where they are not asked."""
+    """Of the targets at `places_M` the log-probabilities (N,), zero elsewhere; the entropies, zero where not asked for."""
     return _run(hidden_ND, weight_VD, targets_N, places_M, None, entropies)[:2]
 
 

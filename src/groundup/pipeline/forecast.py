@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from groundup.core.seals import MANIFEST
 from groundup.core.table import table
+from groundup.pipeline import minutes
+from groundup.pipeline.minutes import PASSES
 from groundup.pipeline.recipe import Recipe
 from groundup.pipeline.run import Planned, Step
 
@@ -21,9 +23,6 @@ TRAINS = ("base", "long_context", "sft", "preferences", "reward", "dpo", "ppo", 
 HEAD = ("step", "parameters", "tokens", "steps", "answers", "FLOP", "minutes at full rate")
 SHAPE = ("layers", "width", "heads", "key_value_heads", "experts", "experts_per_token", "vocabulary", "context", "batch_tokens")
 KINDS_OF_QUESTION = 5  # about an object that has a docstring
-# Forward passes over an answer. PPO: written by the policy (1), then read by it, the reference, the reward model and the value
-# function (4), and an update of policy and value function (3 each). GRPO has no value function.
-PASSES = {"ppo": 1 + 4 + 3 + 3, "grpo": 1 + 3 + 3}
 
 
 class Forecast:
@@ -35,6 +34,9 @@ class Forecast:
         self.lines: list[str] = []
         self.rate = 0.0  # FLOP/s
         self._outlines: dict[str | Path, Outline] = {}
+        names = [one.step.name for one in plan]
+        after = plan[names.index("base") + 1 :] if "base" in names else []
+        self._later = [minutes.Later(one.step.name, one.step.kind or one.step.name, one.step.recipe or recipe) for one in after]
         self._done = {one.step.name for one in plan if one.state == "done"}
         trained = [one for one in plan if (one.step.kind or one.step.name) in TRAINS]
         if all(one.state == "done" for one in trained):
@@ -72,6 +74,12 @@ class Forecast:
 
         vocabulary, known = self._vocabulary(step, recipe)
         available = self._available(step, recipe)
+        if recipe.base.minutes:
+            if "plan" in self._done:
+                recipe = minutes.applied(recipe, self.run / "plan")
+            else:
+                recipe, reasons = minutes.provisional(recipe, self.run, self._done, vocabulary, self._later)
+                self.lines += [f"plan: {reason}" for reason in reasons]
         found, reasons, self._outlines[step.name] = forecast.pretraining(recipe.base, vocabulary, available)
         shape = [f"{name.replace('_', ' ')} {found[name]:,}" for name in SHAPE if name in found]
         self.lines += [f"{step.name}: {reason}" for reason in (", ".join(shape), *reasons)]

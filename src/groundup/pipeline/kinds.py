@@ -6,11 +6,12 @@ are used, so that `groundup run --dry-run` and a finished run do not wait for to
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from groundup.core.progress import Progress
 from groundup.core.seals import MANIFEST, SEAL, is_sealed, read_sealed, seal, write_sealed
 from groundup.corpus.config import SourceConfig
-from groundup.pipeline import preflight
+from groundup.pipeline import minutes, preflight
 from groundup.pipeline.artifacts import (
     Results,
     documents_of,
@@ -24,6 +25,10 @@ from groundup.pipeline.further_kinds import FURTHER
 from groundup.pipeline.posttraining_kinds import dpo, grpo, ppo, preferences, reward, sft
 from groundup.pipeline.recipe import Recipe
 from groundup.pipeline.run import Step, StepContext
+
+if TYPE_CHECKING:
+    from groundup.model.base import LanguageModel
+    from groundup.training.runtime import Runtime
 
 
 def pages(context: StepContext) -> Results:
@@ -114,10 +119,15 @@ def base(context: StepContext) -> Results:
     """Tokens -> a model: warm-up, stable, annealed on the best data."""
     from groundup.training.pretraining import pretrain
 
-    recipe = context.recipe
-    return pretrained_by_all(context, recipe.base, lambda runtime: pretrain(
-        tokenizer_of(context), context.inputs["tokens"], recipe.base, runtime, recipe.mixture,
-    ))  # fmt: skip
+    recipe = minutes.applied(context.recipe, context.inputs.get("plan"))
+
+    def train(runtime: "Runtime") -> "tuple[LanguageModel, Results]":
+        model, results = pretrain(tokenizer_of(context), context.inputs["tokens"], recipe.base, runtime, recipe.mixture)
+        if "plan" in context.inputs and runtime.processes.first:
+            results["planned"] = minutes.outcome(context.inputs["plan"], model, context.inputs["tokens"], runtime.log)
+        return model, results
+
+    return pretrained_by_all(context, recipe.base, train)
 
 
 def evaluation(context: StepContext) -> Results:
@@ -140,7 +150,7 @@ def report(context: StepContext) -> Results:
     from groundup.report.report import write
 
     path = context.work / "report.html"
-    write(path, context.recipe.model_dump(), context.inputs)
+    write(path, minutes.applied(context.recipe, context.inputs.get("plan")).model_dump(), context.inputs)
     return {"report": "report/report.html", "kb": round(path.stat().st_size / 1024)}
 
 
@@ -244,5 +254,7 @@ OPTIONAL = (  # those that `standard` may name
     Step("grpo", ("tokenizer", "sft", "reward"), grpo, ("grpo", "preferences", "sft"), files=_prompts_and_reward("grpo"),
           ahead=(("", preflight.grpo_data),)),
 )  # fmt: skip
+# Before the base model of a run of base.minutes. What follows from it are the sizes, not the figures that they were chosen by.
+PLAN = Step("plan", ("corpus", "tokenizer", "tokens"), minutes.plan, ("base", "mixture"), content=minutes.chosen)
 # A kind of step is one of these under another name.
 KINDS = {step.name: step for step in (*STANDARD[:-1], *OPTIONAL, *FURTHER, BENCHMARKS)}

@@ -9,6 +9,7 @@ Everything that is not said in the recipe has the default given here; `groundup 
 
 import difflib
 import glob
+import logging
 import re
 import tomllib
 from pathlib import Path
@@ -48,6 +49,8 @@ class StepSettings(Section):
     settings: dict[str, Any] = {}
 
 
+logger = logging.getLogger(__name__)
+PLANNED = ("depth", "tokens")  # of the base model, which follow from its minutes
 MODELS = ("base", "sft", "dpo", "ppo", "grpo")  # steps that write a model with its tokenizer
 
 
@@ -85,8 +88,10 @@ class Recipe(Section):
         return self.base.start_from or next((self.given[name] for name in MODELS if name in self.given), "")
 
 
-def load(path: Path, overrides: list[str] | None = None) -> Recipe:
+def load(path: Path, overrides: list[str] | None = None, minutes: float | None = None) -> Recipe:
     """Read a recipe, or the shipped one of that name, and apply `section.key=value` overrides (TOML; a bare word is a string).
+
+    minutes: of base.minutes, in place of the depth and tokens of the file.
 
     Raises UserError, in one line, for a missing file, bad TOML, an unknown key, a wrong type or a value out of range.
     """
@@ -106,7 +111,18 @@ def load(path: Path, overrides: list[str] | None = None) -> Recipe:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     content.setdefault("name", path.stem)
+    if minutes is not None:
+        _dial(content, minutes)
     return resolve(content, overrides or [], str(path))
+
+
+def _dial(content: dict[str, Any], minutes: float) -> None:
+    base = content.setdefault("base", {})
+    if isinstance(base, dict):
+        replaced = [f"base.{name} = {shown(base.pop(name))}" for name in PLANNED if name in base]
+        base["minutes"] = minutes
+        if replaced:
+            logger.info(f"{minutes:g} minutes take the place of {' and '.join(replaced)}")
 
 
 def resolve(content: dict[str, Any], overrides: list[str], where: str) -> Recipe:
@@ -128,8 +144,26 @@ def resolve(content: dict[str, Any], overrides: list[str], where: str) -> Recipe
             near = difflib.get_close_matches(name, domains, n=1)
             hint = f"did you mean {near[0]}?" if near else f"the sources have {', '.join(domains)}"
             raise UserError(f"{where}: mixture.weights.{name}: no source has this domain; {hint}")
+    _check_minutes(recipe, where)
     _check_together(recipe, where)
     return recipe
+
+
+def _check_minutes(recipe: Recipe, where: str) -> None:
+    base = recipe.base
+    if not base.minutes:
+        return
+    if base.minutes < 1:
+        raise UserError(f"{where}: base.minutes = {base.minutes:g}: under a minute is too short for a run; give 1 or more")
+    if both := [name for name in PLANNED if name in base.model_fields_set and (name == "depth" or base.tokens)]:
+        raise UserError(
+            f"{where}: base.minutes = {base.minutes:g} and base.{both[0]} = {getattr(base, both[0])}: depth and tokens follow "
+            "from the minutes; leave one out (base.minutes = 0 is none)"
+        )
+    if recipe.continued:
+        raise UserError(f"{where}: base.minutes: a model that is trained on has its size already; give base.tokens instead")
+    if recipe.standard is not None and "base" not in recipe.standard:
+        raise UserError(f"{where}: base.minutes: no base model is among the steps of `standard`; leave it out")
 
 
 def _check_together(recipe: Recipe, where: str) -> None:
@@ -157,8 +191,8 @@ def config_of(section: str) -> type[Section] | None:
 
 def with_settings(recipe: Recipe, section: str, settings: dict[str, Any], where: str) -> Recipe:
     """The recipe with some values of one section changed. Raises UserError, which begins with `where`, as `load` does."""
-    content = recipe.model_dump()
-    content[section] = {**(content[section] or {}), **settings}
+    content = recipe.model_dump(exclude_unset=True)
+    content[section] = {**(content.get(section) or {}), **settings}
     return resolve(content, [], where)
 
 

@@ -4,15 +4,18 @@ import logging
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 from groundup.core import log, toml
 from groundup.core.errors import UserError
 from groundup.core.text import printable
+from groundup.pipeline import minutes
 from groundup.pipeline.forecast import Forecast, finished
-from groundup.pipeline.kinds import CORPUS_STEPS, KINDS, OPTIONAL, STANDARD
-from groundup.pipeline.recipe import MODELS, Recipe, StepSettings, config_of, with_settings
+from groundup.pipeline.kinds import CORPUS_STEPS, KINDS, OPTIONAL, PLAN, STANDARD
+from groundup.pipeline.minutes import Later
+from groundup.pipeline.recipe import MODELS, PLANNED, Recipe, StepSettings, config_of, with_settings
 from groundup.pipeline.run import Run, Step, StepContext
 from groundup.pipeline.summary import summary
 
@@ -35,9 +38,17 @@ def steps_of(recipe: Recipe) -> tuple[Step, ...]:
     for number, one in enumerate(recipe.steps, start=1):
         steps.append(_added_step(recipe, one, f"steps {number} ({one.name})", at_hand))
         at_hand[one.name] = one.name
+    if recipe.base.minutes:
+        later = [Later(one.name, one.kind or one.name, one.recipe or recipe) for one in _after_base(steps)]
+        steps = [replace(one, make=partial(minutes.plan, later=later)) if one.name == PLAN.name else one for one in steps]
     if not steps:
         raise UserError("no step can run: give [pages], or in [given] what the steps before would make")
     return (*steps, replace(STANDARD[-1], needs=tuple(step.name for step in steps)))
+
+
+def _after_base(steps: list[Step]) -> list[Step]:
+    names = [one.name for one in steps]
+    return steps[names.index("base") + 1 :] if "base" in names else []
 
 
 def _standard_steps(recipe: Recipe, at_hand: dict[str, str | Path]) -> list[Step]:
@@ -51,6 +62,9 @@ def _standard_steps(recipe: Recipe, at_hand: dict[str, str | Path]) -> list[Step
             continue
         if name == "preferences" and recipe.standard is None and recipe.reward.data and recipe.dpo.data:
             continue  # nothing would be trained on those of the simulated annotator
+        if name == "base" and recipe.base.minutes and all(need in at_hand for need in PLAN.needs):
+            steps.append(replace(PLAN, bound={need: at_hand[need] for need in PLAN.needs if at_hand[need] != need}))
+            at_hand[PLAN.name] = PLAN.name
         needs = _needs(step, recipe)
         if missing := [need for need in needs if need not in at_hand]:
             if recipe.standard is not None:
@@ -66,6 +80,8 @@ def _added_step(recipe: Recipe, one: StepSettings, where: str, at_hand: dict[str
         raise UserError(f"{where}: no kind of step is called {one.kind!r}; known: {', '.join(KINDS)}")
     if one.name in at_hand or one.name in [step.name for step in STANDARD]:
         raise UserError(f"{where}: there is a step of this name already; choose another")
+    if one.kind == "base" and (recipe.base.minutes or "minutes" in one.settings):
+        raise UserError(f"{where}: base.minutes is for a run of one base model; give depth and tokens in its place")
     own = with_settings(recipe, one.kind, one.settings, where) if one.settings else recipe
     needs, bound = _needs(KINDS[one.kind], own), {}
     for need, source in one.inputs.items():
@@ -88,6 +104,8 @@ def _added_step(recipe: Recipe, one: StepSettings, where: str, at_hand: dict[str
 def _needs(step: Step, recipe: Recipe) -> tuple[str, ...]:
     """A step's inputs, without those whose place files of the user's own take."""
     kind = step.kind or step.name
+    if kind == "base" and recipe.base.minutes:
+        return (*step.needs, PLAN.name)
     if kind in ("ppo", "grpo") and getattr(recipe, kind).reward:
         return tuple(need for need in step.needs if need != "reward")
     spared = {"sft": "corpus", "reward": "preferences", "dpo": "preferences"}.get(kind)
@@ -116,6 +134,8 @@ def _resolved(recipe: Recipe, steps: tuple[Step, ...]) -> str:
         for name, value in recipe.model_dump().items()
         if (name in used or config_of(name) is None) and value not in ({}, [])
     }
+    if recipe.base.minutes and "base" in content:
+        content["base"] = {name: value for name, value in content["base"].items() if name not in PLANNED}
     return toml.dumps(content)
 
 
@@ -167,6 +187,12 @@ def _figures(kind: str, results: Results) -> Results:
         return {}
     if kind == "corpus":
         return {"documents": results["left"]["documents"]}
+    if kind == "plan":
+        return {**results["chosen"], "expected_minutes": results["expected"]["seconds"]["all"] / 60}
+    if kind == "base" and "planned" in results:
+        planned = results["planned"]
+        losses = {"expected_loss": (planned["expected"] or {}).get("value"), "held_out_loss": planned["loss"]}
+        return {"training_tokens": results["tokens"], "parameters": results["parameters"]["total"], **losses}
     if kind == "base":
         return {"training_tokens": results["tokens"], "parameters": results["parameters"]["total"]}
     if kind == "long_context":

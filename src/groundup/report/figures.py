@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 4.4  # inches; with fonts of 9 points, readable at the width of a phone
+SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 DRAWN_POINTS = 800  # of a series; more cannot be told apart at this width
 
 # Colours that nobody would choose stand for the style sheet's until the figure is written.
@@ -183,7 +184,7 @@ def law(
         axes.fill_between(xs, lows, highs, color=SERIES[1], alpha=0.25, linewidth=0, label="95 %")
         axes.plot(xs, ys, color=SERIES[1], linewidth=1.4, label="best size for the compute")
         axes.plot(*_thinned(*zip(*points, strict=True)), "o", color=SERIES[0], markersize=3, alpha=0.6, label="runs")
-        axes.set_xscale("log")
+        _powers_of_ten(axes)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         figure.legend(loc="outside upper right", ncols=3)
@@ -196,7 +197,7 @@ def residuals(name: str, points: Sequence[tuple[float, float]], x_label: str, y_
         axes = figure.subplots()
         axes.axhline(0, color=MUTED, linewidth=1)
         axes.plot(*_thinned(*zip(*points, strict=True)), "o", color=SERIES[0], markersize=3, alpha=0.6)
-        axes.set_xscale("log")
+        _powers_of_ten(axes)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         return _svg(figure, name)
@@ -307,6 +308,19 @@ def _span(values: Sequence[float], percent: bool) -> tuple[float, float]:
 
 def _colour(number: int) -> str:
     return SERIES[number % len(SERIES)]
+
+
+def _powers_of_ten(axes: Any) -> None:
+    """A logarithmic x axis. matplotlib's own labels are formulas, which are off as foreign text could be taken for one."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    def power(value: float, position: int) -> str:
+        return f"10{str(round(math.log10(value))).translate(SUPERSCRIPTS)}"
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(numticks=6))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(power))
 
 
 def _few_ticks() -> Any:

@@ -40,7 +40,7 @@ def write(
         "residual_figure": figures.residuals(
             "residuals", [(x, 100 * off) for x, _, off in shown["points"]], "FLOP", "measured over law, %"
         ),
-        "interval_figure": figures.intervals("exponents", _rows(found), "a, where the best size grows as FLOP^a", percent=False),
+        "interval_figure": figures.intervals("exponents", _rows(found), "the best size grows as FLOP^a", percent=False),
     }  # fmt: skip
     write_text(out, render("scaling.html.jinja", found))
     return {"page": str(out), "law": found["law"], "plan": found["plan"], "runs": len(runs), "diverged": runs.diverged}

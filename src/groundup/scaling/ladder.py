@@ -4,6 +4,8 @@ The plan is a file that is written once and may be edited. Each run that is done
 ladder resumes: done runs are kept, and an interrupted one resumes from its last checkpoint. `runs.csv` is the
 table that the laws are fitted to.
 
+The lengths of one size are branches of one run at a constant rate (`training/branches.py`), which saves a good part of it.
+
 Sizes are depths of the one dial. Each reads several numbers of tokens a parameter, below and above what is best, because a law
 of two exponents needs both sides; the smallest also reads far more, which costs little, and is repeated with other
 seeds, which show the noise.
@@ -30,6 +32,8 @@ from groundup.model.base import LanguageModel
 from groundup.model.likelihood import score
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import checkpoint
+from groundup.training.branches import branch, share_of_work
+from groundup.training.budget import budget
 from groundup.training.config import PretrainingConfig
 from groundup.training.pretraining import measured_peak, pretrain
 from groundup.training.runtime import Runtime
@@ -43,7 +47,7 @@ REPEATED = 2  # further seeds of the smallest
 FEWEST_DEPTHS = 3
 LARGEST_FACTOR, SMALLEST_FACTOR = 3.0, 0.1  # on the tokens, so that the plan fills its budget
 UTILISATION = 0.25  # of the peak of matrix products; what small models reach here
-HELD_OUT_TOKENS = 200_000  # at most, that each run is scored on
+HELD_OUT_TOKENS = 100_000  # at most, that each run is scored on
 COLUMNS = ("parameters", "tokens", "loss", "flop", "batch", "parameters_total", "parameters_without_embedding")
 
 
@@ -74,29 +78,45 @@ def plan(
     if minutes is not None and minutes < 1:
         raise UserError(f"{minutes:g} minutes are too few for a ladder: give 1 or more")
     rate = rate or measured_rate()
-    budget = flop if flop is not None else 60 * (minutes or 0) * rate.flop_per_second
+    affordable = flop if flop is not None else 60 * (minutes or 0) * rate.flop_per_second
     chosen: list[dict[str, Any]] = []
     runs: list[dict[str, Any]] = []
     for count in range(FEWEST_DEPTHS, len(DEPTHS) + 1):
         runs = _grid(DEPTHS[:count], vocabulary, context, architecture, seed)
-        if SMALLEST_FACTOR * sum(run["flop"] for run in runs) > budget:
+        if SMALLEST_FACTOR * _work(runs) > affordable:
             break
         chosen = runs
     if not chosen:
-        least = SMALLEST_FACTOR * sum(run["flop"] for run in runs)
+        least = SMALLEST_FACTOR * _work(runs)
         raise UserError(
-            f"{budget:.2g} FLOP are too few for {FEWEST_DEPTHS} sizes with a vocabulary of {vocabulary:,}: they take "
+            f"{affordable:.2g} FLOP are too few for {FEWEST_DEPTHS} sizes with a vocabulary of {vocabulary:,}: they take "
             f"{least:.2g}, {least / rate.flop_per_second / 60:.1f} minutes here; give that, or a smaller vocabulary"
         )
-    factor = min(LARGEST_FACTOR, budget / sum(run["flop"] for run in chosen))
+    factor = min(LARGEST_FACTOR, affordable / _work(chosen))
     for run in chosen:
         run["tokens"], run["flop"] = round(run["tokens"] * factor), run["flop"] * factor
-        run["seconds"] = run["flop"] / rate.flop_per_second
+        run["seconds"] = run["flop"] * run.pop("share") / rate.flop_per_second
+    for trunk in {run["trunk"] for run in chosen}:
+        _one_batch([run for run in chosen if run["trunk"] == trunk], context)
+    seconds = sum(run["seconds"] for run in chosen)
     return {
         "architecture": architecture, "context_length": context, "vocabulary": vocabulary, "minutes": minutes,
-        "flop": sum(run["flop"] for run in chosen), "seconds": sum(run["seconds"] for run in chosen),
+        "flop": seconds * rate.flop_per_second, "seconds": seconds,
         "flop_per_second": rate.flop_per_second, "rate": rate.source, "runs": sorted(chosen, key=lambda run: run["flop"]),
     }  # fmt: skip
+
+
+def _one_batch(branches: list[dict[str, Any]], context: int) -> None:
+    """Branches of one trunk have one batch: that of the geometric mean of their lengths."""
+    middle = math.exp(sum(math.log(run["tokens"]) for run in branches) / len(branches))
+    for run in branches:
+        settings = PretrainingConfig(context_length=context, tokens=max(1, round(middle)))
+        run["batch_tokens"] = budget(settings, run["parameters"], math.inf).batch_tokens
+
+
+def _work(runs: list[dict[str, Any]]) -> float:
+    """FLOP of runs that share trunks."""
+    return sum(run["flop"] * run["share"] for run in runs)
 
 
 def _grid(depths: tuple[int, ...], vocabulary: int, context: int, architecture: str, seed: int) -> list[dict[str, Any]]:
@@ -107,11 +127,17 @@ def _grid(depths: tuple[int, ...], vocabulary: int, context: int, architecture: 
         wanted = [(ratio, seed) for ratio in (PER_PARAMETER[:-1] if depth == depths[-1] else PER_PARAMETER)]
         if depth == depths[0]:
             wanted += [(FAR, seed), *((PER_PARAMETER[1], seed + 1 + number) for number in range(REPEATED))]
-        for ratio, of_run in wanted:
+        shares: dict[int, list[float]] = {}
+        for of_seed in {number for _, number in wanted}:
+            lengths = sorted(ratio for ratio, number in wanted if number == of_seed)
+            shares[of_seed] = share_of_work(lengths, PretrainingConfig().decay_fraction)
+        for ratio, of_run in sorted(wanted):
             tokens = ratio * parameters
             flop = architectures.flops(model, context, tokens)
-            name = f"depth{depth}-{ratio}x-seed{of_run}"
-            runs.append({"name": name, "depth": depth, "tokens": tokens, "seed": of_run, "parameters": parameters, "flop": flop})
+            runs.append({
+                "name": f"depth{depth}-{ratio}x-seed{of_run}", "trunk": f"depth{depth}-seed{of_run}", "depth": depth,
+                "tokens": tokens, "seed": of_run, "parameters": parameters, "flop": flop, "share": shares[of_run].pop(0),
+            })  # fmt: skip
     return runs
 
 
@@ -124,17 +150,25 @@ def run(path: Path, tokens: Path, tokenizer: Tokenizer, out: Path, threads: int 
     device, ledger = choose(threads), out / "ledger.jsonl"
     _claim(out, {"plan": digest(path), "tokens": digest(tokens / "train.idx"), "held_out": digest(tokens / "held_out.idx")})
     done = read_jsonl(ledger) if ledger.exists() else []
-    names, held_out = {row["name"] for row in done}, _held_out(tokens)
+    names, held_out = {row["name"] for row in done}, held_out_documents(tokens)
+    longest: dict[str, int] = {}
+    for one, settings in planned:
+        if trunk := one.get("trunk"):
+            longest[trunk] = max(settings.tokens, longest.get(trunk, 0))
     for number, (one, settings) in enumerate(planned, 1):
         if one["name"] in names:
             continue
         begun = time.monotonic()
         label = f"ladder {number}/{len(planned)} {one['name']}"
         runtime = Runtime(device, out / "runs" / one["name"], label, one["seed"], lambda text: None)
-        model, results = pretrain(tokenizer, tokens, settings, runtime)
+        if trunk := one.get("trunk"):
+            model, results = branch(tokenizer, tokens, settings, runtime, longest[trunk], out / "trunks" / trunk)
+        else:
+            model, results = pretrain(tokenizer, tokens, settings, runtime)
         row = _row(one, model, results, held_out) | {"seconds": time.monotonic() - begun, "predicted_seconds": one.get("seconds")}
         done.append(row)
         write_jsonl(ledger, done)
+        write_table(out / "runs.csv", done)  # so that a law can be fitted before the last
         checkpoint.clear(runtime.training)
         logger.info("  %s: loss %s after %s tokens, %.0f s", one["name"], row["loss"], f"{row['tokens']:,}", row["seconds"])
     write_table(out / "runs.csv", done)
@@ -151,21 +185,32 @@ def read_plan(path: Path) -> list[tuple[dict[str, Any], PretrainingConfig]]:
     if not isinstance(runs, list) or not runs:
         raise UserError(f"{path}: no runs; `groundup scale plan` writes such a file")
     planned, names = [], set()
+    trunks: dict[str, tuple[int, int, int]] = {}
     for number, one in enumerate(runs, 1):
         try:
             name, seed = str(one["name"]), int(one["seed"])
             settings = PretrainingConfig(
                 architecture=found.get("architecture", "dense"), depth=one["depth"], tokens=one["tokens"],
                 context_length=found["context_length"], anneal_data_fraction=0.0,
+                batch_tokens=one.get("batch_tokens", 0),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else f"no {error}"
             raise UserError(f"{path}: run {number} cannot be: {what[:120]}") from None
-        if name in names or not name.replace("-", "").isalnum() or len(name) > 100 or not 0 <= seed < 2**32:
+        if name in names or not _is_name(name) or not 0 <= seed < 2**32:
             raise UserError(f"{path}: run {number} needs a name of its own, of letters, digits and -, and a seed from 0 on")
+        alike = (settings.depth, seed, settings.batch_tokens)
+        if "trunk" in one and not (
+            _is_name(str(one["trunk"])) and settings.batch_tokens and trunks.setdefault(str(one["trunk"]), alike) == alike
+        ):
+            raise UserError(f"{path}: run {number}: the runs of a trunk have a name for it, and one depth, seed and batch_tokens")
         names.add(name)
         planned.append((one, settings))
     return planned
+
+
+def _is_name(text: str) -> bool:
+    return text.replace("-", "").isalnum() and len(text) <= 100
 
 
 def _claim(out: Path, key: dict[str, str]) -> None:
@@ -175,7 +220,7 @@ def _claim(out: Path, key: dict[str, str]) -> None:
     write_json(path, key)
 
 
-def _held_out(tokens: Path) -> list[np.ndarray]:
+def held_out_documents(tokens: Path) -> list[np.ndarray]:
     file, some, total = TokenFile(tokens / "held_out"), [], 0
     for number in range(len(file)):
         if total >= HELD_OUT_TOKENS:
@@ -187,9 +232,14 @@ def _held_out(tokens: Path) -> list[np.ndarray]:
     return some
 
 
-def _row(one: dict[str, Any], model: LanguageModel, results: dict[str, Any], held_out: list[np.ndarray]) -> dict[str, Any]:
+def held_out_loss(model: LanguageModel, held_out: list[np.ndarray]) -> float:
+    """Nats a token, over whole documents."""
     nats = -sum(float(found.sum()) for found in score(model, held_out))
-    loss = nats / sum(max(0, len(sequence) - 1) for sequence in held_out)
+    return nats / sum(max(0, len(sequence) - 1) for sequence in held_out)
+
+
+def _row(one: dict[str, Any], model: LanguageModel, results: dict[str, Any], held_out: list[np.ndarray]) -> dict[str, Any]:
+    loss = held_out_loss(model, held_out)
     return {
         "name": one["name"], "depth": one["depth"], "seed": one["seed"],
         "parameters": architectures.multiplied(model), "parameters_total": results["parameters"]["total"],

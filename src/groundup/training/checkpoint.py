@@ -10,8 +10,9 @@ Tensors are stored whole and written one at a time, so a state opens at any numb
 import hashlib
 import json
 import logging
+import shutil
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -96,6 +97,17 @@ def load(folder: Path, step: int, tensors: dict[str, Tensor], processes: Process
                 mine.copy_(file.get_slice(name)[processes.rows(len(tensor))] if sharded else file.get_tensor(name))
     except SafetensorError as error:
         raise UserError(f"{path}: not a readable safetensors file ({error}); delete it") from None
+
+
+def copy(folder: Path, step: int, to: Path, beside: Sequence[str] = ()) -> None:
+    """The state at `step`, and the files named in `beside`, as the new folder `to`, which is whole or absent."""
+    state = _path(folder, step)
+    partial = to.with_name(f"{to.name}.copying")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for path in (state, state.with_suffix(".json"), *(folder / name for name in beside)):
+        shutil.copyfile(path, partial / path.name)
+    partial.rename(to)
 
 
 def clear(folder: Path) -> None:

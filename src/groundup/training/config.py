@@ -6,6 +6,8 @@ from pydantic import Field
 
 from groundup.core.config import LARGEST, MOST, ContextLength, Positive, SaveDtype, Section, Share
 
+LONGEST_MINUTES = 1e7  # nineteen years
+
 
 class PretrainingConfig(Section):
     architecture: Literal["dense", "experts", "lstm", "convolution", "patches"] = "dense"
@@ -17,6 +19,8 @@ class PretrainingConfig(Section):
     depth: Annotated[int, Field(gt=0, le=126)] = 4
     context_length: ContextLength = 512
     tokens: Annotated[int, Field(ge=0, le=MOST)] = 0
+    # Of the whole run, in place of depth and tokens, which then follow from this machine's rate (pipeline/minutes.py); 0: none.
+    minutes: Annotated[float, Field(ge=0, le=LONGEST_MINUTES)] = 0.0
     batch_tokens: Annotated[int, Field(ge=0, le=10**9)] = 0  # of a step; its rows are numbered in memory
     weight_decay: Annotated[float, Field(ge=0, le=LARGEST)] | None = None  # of matrices, times their rate
     micro_batch_tokens: Annotated[int, Field(gt=0, le=10**9)] = 16_384

@@ -35,6 +35,7 @@ from groundup.training.schedule import warmup_stable_decay
 
 logger = logging.getLogger(__name__)
 
+METRICS = "metrics.jsonl"
 CHECKPOINT_SECONDS = 15.0  # from one state to the next
 AFFORDED_SECONDS = 0.75  # to save one; a larger model, which takes longer, saves as much more seldom
 MAX_SKIPPED_IN_A_ROW = 10
@@ -66,7 +67,7 @@ def train(
     Raises UserError when another training is at work in `folder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    metrics_path, first = folder / "metrics.jsonl", processes.first
+    metrics_path, first = folder / METRICS, processes.first
     unit, scale = ("tokens", tokens_per_step) if tokens_per_step else ("steps", 1)
     with _locked(folder, first), _sigterm() as terminated:
         done = _restore(model, optimizer, folder, metrics_path, processes)

@@ -38,6 +38,7 @@ from groundup.training.runtime import Runtime
 from groundup.training.schedule import warmup_stable_decay
 
 PROBE_ROWS = 64  # of held-out text, for the loss curve
+OBSERVATIONS = 20  # of the loss curve
 PEAK_SECONDS = 0.2
 LAST_STEPS = 100  # at most, whose mean loss is told as the one at the end
 Lrs = Callable[[str, nn.Parameter], tuple[str, float]]  # name and parameter -> optimizer and peak rate
@@ -116,7 +117,33 @@ def pretrain(
 
     Raises UserError where the files, the tokenizer and the model do not belong together.
     """
-    mixture = mixture or MixtureConfig()
+    one = prepared(tokenizer, tokens, settings, runtime, mixture or MixtureConfig())
+    steps, decay, warmup = one.lengths.steps, round(settings.decay_fraction * one.lengths.steps), warm_up(one.lengths.steps)
+    shape = f"{one.lengths.rows} x {one.lengths.context} tokens"
+    runtime.log(f"{steps} steps of {shape}; warm-up {warmup}, decay over the last {decay}")
+    return train_rows(
+        one.model, one.data, one.stream, one.lengths, lambda step: warmup_stable_decay(step, steps, warmup, decay), one.lrs,
+        one.weight_decay, settings.balance, one.realised, runtime,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model at the beginning of its training, the rows that it will read, and how."""
+
+    model: LanguageModel
+    data: TrainingTokens
+    stream: Stream
+    lengths: Lengths
+    lrs: Lrs
+    weight_decay: float
+    realised: dict[str, Shares]
+
+
+def prepared(
+    tokenizer: Tokenizer, tokens: Path, settings: PretrainingConfig, runtime: Runtime, mixture: MixtureConfig
+) -> Prepared:
+    """Everything that follows from the settings and the data. Raises UserError as `pretrain` does."""
     model, reasons = starting_model(settings, tokenizer, runtime.seed)
     data = TrainingTokens.open(tokens, tokenizer.begin_of_text, model.config.vocab_size)
     derived = budget(settings, architectures.multiplied(model), available_tokens(data.table, mixture))
@@ -126,13 +153,12 @@ def pretrain(
         np.arange(len(data.table)), mixture, settings.anneal_data_fraction,
         cut(settings, settings.context_length, settings.tokens), runtime,
     )  # fmt: skip
-    decay, warmup = round(settings.decay_fraction * lengths.steps), max(1, lengths.steps // 50)
-    shape = f"{lengths.rows} x {lengths.context} tokens"
-    runtime.log(f"{lengths.steps} steps of {shape}; warm-up {warmup}, decay over the last {decay}")
-    return train_rows(
-        model, data, stream, lengths, lambda step: warmup_stable_decay(step, lengths.steps, warmup, decay), lrs,
-        derived.weight_decay, settings.balance, realised, runtime,
-    )  # fmt: skip
+    return Prepared(model, data, stream, lengths, lrs, derived.weight_decay, realised)
+
+
+def warm_up(steps: int) -> int:
+    """Steps over which the rate rises."""
+    return max(1, steps // 50)
 
 
 def log_decisions(
@@ -160,10 +186,12 @@ def train_rows(
     balance: float,
     realised: dict[str, Shares],
     runtime: Runtime,
+    observations: int = OBSERVATIONS,
 ) -> tuple[LanguageModel, dict[str, Any]]:
     """The model trained on the rows of `stream`, whole in the first process's memory, and what is to be told of it.
 
-    lr: of a step, as a share of `lrs`; realised: the mixture of the rows, to be told too.
+    lr: of a step, as a share of `lrs`; realised: the mixture of the rows, to be told too; observations: how often the loss
+    on held-out rows is measured on the way, 0 for never.
     """
     device, processes, log = runtime.device.torch_device, runtime.processes, runtime.log
     counts = parameter_counts(model)
@@ -179,6 +207,7 @@ def train_rows(
     log(f"matrix products run at {peak / 1e9:,.0f} GFLOP/s here; progress shows what share of that training reaches")
     balanced = BalancedNextToken(dtype, balance, processes.world)
     objective = processes.spread(model, balanced if sparse else partial(next_token, dtype=dtype), device)
+    observe = partial(_observe, model, objective, data.probe(lengths.context, runtime.seed), lengths, device, processes)
     history = train(
         model,
         objective,
@@ -191,8 +220,8 @@ def train_rows(
         tokens_per_step=lengths.step_tokens,
         seconds_at_peak=flops / lengths.steps / peak / processes.world,
         skip_spikes=True,
-        observe=partial(_observe, model, objective, data.probe(lengths.context, runtime.seed), lengths, device, processes),
-        observe_every=max(1, lengths.steps // 20),
+        observe=observe if observations else None,
+        observe_every=max(1, lengths.steps // max(1, observations)),
         processes=processes,
         compiled=compiles,
     )

@@ -15,6 +15,7 @@ from groundup.report.sections import (
     grpo,
     long_context,
     origin,
+    plan,
     ppo,
     preferences,
     reward,
@@ -24,6 +25,6 @@ from groundup.report.sections import (
 )
 
 SECTIONS = (
-    corpus, vocabulary_sweep, tokenizer, base, long_context, evaluation, benchmarks, sft, preferences, reward, dpo, ppo, grpo,
-    costs, origin,
+    corpus, vocabulary_sweep, tokenizer, plan, base, long_context, evaluation, benchmarks, sft, preferences, reward, dpo, ppo,
+    grpo, costs, origin,
 )  # fmt: skip

@@ -1,0 +1,59 @@
+"""Activations keep their size over widths 64 to 512, and the best rate stays, by our rules and by muP's.
+
+`--tokens DIR`: token files (the folder tokens of a run). `--rates` also sweeps rates in steps of 1.4, which takes long.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common import conclude
+from groundup.core.device import choose
+from groundup.data.token_files import TokenFile
+from groundup.scaling import transfer
+
+WIDTHS = (64, 128, 256, 512)
+SCALES = tuple(1.4**power for power in range(-4, 5))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tokens", type=Path, required=True)
+    parser.add_argument("--rates", action="store_true")
+    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--context", type=int, default=128)
+    parser.add_argument("--threads", type=int, default=0)
+    given = parser.parse_args()
+    choose(given.threads)
+    tokens = np.asarray(TokenFile(given.tokens / "train").tokens)
+    vocabulary = int(tokens.max()) + 1
+
+    def rows(step: int) -> torch.Tensor:
+        drawn = np.random.default_rng(step).integers(0, len(tokens) - given.context - 1, given.rows)
+        return torch.from_numpy(np.stack([tokens[at : at + given.context + 1].astype(np.int64) for at in drawn]))
+
+    worst = {}
+    for rule in transfer.RULES:
+        found = transfer.coordinates(given.widths, rule, rows, vocabulary, given.context, given.steps)
+        for name, sizes in found.items():
+            shown = "  ".join(f"{width}: {size:.4g}" for width, size in sizes.items())
+            print(f"{rule:<5} {name:<22} {shown}  (largest over smallest {transfer.spread(sizes):.2f})", flush=True)
+        worst[rule] = max(transfer.spread(sizes) for sizes in found.values())
+        if given.rates:
+            swept = transfer.best_scales(given.widths, SCALES, rule, rows, vocabulary, given.context, 20 * given.steps)
+            for width, one in swept.items():
+                losses = "  ".join(f"{scale:.2f}: {loss:.3f}" for scale, loss in one["losses"].items())
+                print(f"{rule:<5} width {width}: best lr_scale {one['best']:.2f}  ({losses})", flush=True)
+    least = min(worst, key=worst.__getitem__)
+    conclude(
+        f"activations over widths {min(given.widths)} to {max(given.widths)}: largest over smallest, {least}", worst[least], "",
+        transfer.FLAT, worst[least] <= transfer.FLAT, peer="ours", peer_figure=worst["ours"],
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+import math
+
+import pytest
+import torch
+
+from groundup.scaling import transfer
+from groundup.scaling.transfer import RULES, best_scales, coordinates, of_width, spread, trained
+
+VOCABULARY, CONTEXT = 40, 16
+
+
+def rows(step):
+    """A text of counting: each token is the one before and one."""
+    begin = torch.randint(VOCABULARY, (4, 1), generator=torch.Generator().manual_seed(step))
+    return (begin + torch.arange(CONTEXT + 1)) % VOCABULARY
+
+
+def lr_of(rule, width, name):
+    return RULES[rule](width)(name, torch.nn.Parameter(torch.empty(2, 2)))
+
+
+def test_the_rules_agree_where_they_were_tuned_and_on_hidden_matrices():
+    for name in ("model.embed_tokens.weight", "lm_head.weight", "model.layers.0.mlp.up_proj.weight"):
+        assert lr_of("ours", 768, name) == pytest.approx(lr_of("mup", 768, name))
+    for width in (64, 2048):
+        hidden = "model.layers.0.mlp.up_proj.weight"
+        assert lr_of("ours", width, hidden) == lr_of("mup", width, hidden)
+
+
+def test_mup_keeps_the_embeddings_rate_and_the_head_falls_with_the_width():
+    names = ("embed_tokens.weight", "lm_head.weight")
+    embedding, head = ([lr_of("mup", width, name)[1] for width in (64, 256)] for name in names)
+    assert embedding[0] == embedding[1] and head[0] == pytest.approx(4 * head[1])
+    ours = [lr_of("ours", width, "lm_head.weight")[1] for width in (64, 256)]
+    assert ours[0] == pytest.approx(2 * ours[1])
+
+
+def test_training_learns():
+    model = of_width(64, VOCABULARY, CONTEXT)
+    losses = trained(model, RULES["ours"](64), rows, 12)
+    assert losses[0] == pytest.approx(math.log(VOCABULARY), rel=0.01) and losses[-1] < 0.7 * losses[0]
+
+
+def test_coordinates_are_of_every_block_and_width():
+    found = coordinates((64, 128), "mup", rows, VOCABULARY, CONTEXT, steps=2)
+    assert "logits" in found and len(found) == 1 + 2 * transfer.DEPTH
+    assert all(set(sizes) == {64, 128} and min(sizes.values()) > 0 for sizes in found.values())
+    assert spread({64: 1.0, 128: 1.5}) == 1.5
+
+
+def test_a_head_whose_rate_grows_with_the_width_is_noticed(monkeypatch):
+    def wrong(width, scale=1.0):
+        right = transfer.mup(width, scale)
+        return lambda name, parameter: (right(name, parameter)[0], right(name, parameter)[1] * (width / 64) ** 2)
+
+    monkeypatch.setitem(RULES, "wrong", wrong)
+    sizes = {rule: coordinates((64, 128), rule, rows, VOCABULARY, CONTEXT, steps=2)["logits"] for rule in ("mup", "wrong")}
+    assert spread(sizes["wrong"]) > 1.5 * spread(sizes["mup"])
+
+
+def test_the_best_scale_is_that_of_least_loss():
+    found = best_scales((64,), (0.01, 1.0), "ours", rows, VOCABULARY, CONTEXT, 8)
+    assert found[64]["best"] == 1.0 and found[64]["losses"][1.0] < found[64]["losses"][0.01]
