@@ -61,7 +61,8 @@ def trained_by_all(context: StepContext, settings: Any, train: "Callable[[Proces
     model, results = train(processes, context.log if processes.first else lambda text: None)
     processes.end()
     if processes.first:
-        card = pretrained(results, context.recipe.annotations.language)
+        wanted = context.recipe.annotations.wanted_languages
+        card = pretrained(results, wanted[0] if len(wanted) == 1 else "")
         folder.save(context.work, model, tokenizer_of(context), chat=False, card=card, dtype=settings.save_dtype)
         checkpoint.clear(context.work)
     return {**results, "device": device.name}
