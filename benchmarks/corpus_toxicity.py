@@ -54,7 +54,7 @@ def _hatecheck(cases: list[dict[str, str]], classifier: Classifier) -> None:
     for case in cases:
         words = split(case["test_case"])
         hateful = case["label_gold"] == "hateful"
-        verdicts = (toxicity.score(classifier, words)[0] >= 0.5, toxicity.word_list().count(words) > 0)
+        verdicts = (toxicity.score(classifier, words)[0] >= 0.5, toxicity.shipped_list().count(words) > 0)
         right[case["functionality"], case["label_gold"]].append(tuple(verdict == hateful for verdict in verdicts))
     print(f"{'HateCheck: share right':<28} {'gold':<12} {'cases':>5}  classifier  word list")
     for (name, gold), verdicts in right.items():

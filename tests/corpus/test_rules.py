@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.core.words import count, ngrams, split, word_hashes
-from groundup.corpus.annotate import rules
+from groundup.corpus.annotate import languages, rules
 
 
 def measure(text):
@@ -100,12 +100,12 @@ def test_ngrams_are_equal_where_windows_are(values, n):
 
 
 def test_language():
-    code, score = rules.language(
+    code, score = languages.identify(
         "A compiler reads a program in one language and writes it in another. Most of its work lies between: it looks "
         "for what is computed twice, for what is never used, and for better places to keep the values that matter."
     )
     assert code == "en"
     assert 0.3 < score <= 1
     german = "Der Übersetzer liest ein Programm in einer Sprache und schreibt es in einer anderen auf."
-    assert rules.language(german)[0] == "de"
-    assert rules.language("0 1 2") == ("unknown", 0.0)
+    assert languages.identify(german)[0] == "de"
+    assert languages.identify("0 1 2") == ("unknown", 0.0)

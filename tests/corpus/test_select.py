@@ -24,6 +24,7 @@ def row(number, **changes):
         "text": f"Menu\n{words}",
         "language": "en",
         "language_score": 0.7,
+        "language_share": 0.9,
         "memory_addresses": 0,
         **dict.fromkeys(rules.COLUMNS, 0),
         "words": 61,
@@ -40,11 +41,11 @@ def row(number, **changes):
     return base | changes
 
 
-def run(tmp_path, rows, settings=None, seed=0):
+def run(tmp_path, rows, settings=None, seed=0, languages=("en",)):
     tmp_path.mkdir(exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp_path / "annotations-a-00000.parquet")
     settings = settings or SelectionConfig(held_out=0.1)
-    result = select(tmp_path, tmp_path / "out", settings, language="en", seed=seed)
+    result = select(tmp_path, tmp_path / "out", settings, languages, seed=seed)
     documents = pq.read_table(tmp_path / "out" / "documents.parquet").to_pylist()
     dropped = pq.read_table(tmp_path / "out" / "dropped.parquet").to_pylist()
     return result, documents, {row["id"]: (row["reason"], row["detail"]) for row in dropped}

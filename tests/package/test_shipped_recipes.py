@@ -47,7 +47,7 @@ def test_the_recipe_reads_what_was_given(name):
         (source,) = content["pages"]["sources"]
         assert Path(source["source"]) == pages
         assert source["domain"] and set(source["domain"]) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-")
-        assert content["annotations"]["language"] == "de" and content["name"] == "out"
+        assert content["annotations"]["languages"] == ["de"] and content["name"] == "out"
 
 
 def test_sources_that_are_no_paths_stay_as_they_are(tmp_path):

@@ -98,14 +98,14 @@ def test_overrides(minimal):
             "name=my word",
             "seed=3",
             "annotations.quality_positives=['a', 'b']",
-            "annotations.language=de=at",
+            "annotations.toxic_words=de=at",
             "mixture.weights.reference=1",
             "base.depth=7",
         ],
     )
     assert recipe.base.depth == 7 and recipe.dpo.beta == 0.2
     assert recipe.name == "my word" and recipe.seed == 3
-    assert recipe.annotations.quality_positives == ["a", "b"] and recipe.annotations.language == "de=at"
+    assert recipe.annotations.quality_positives == ["a", "b"] and recipe.annotations.toxic_words == "de=at"
     assert recipe.mixture.weights == {"reference": 1.0}
     assert recipe.base.context_length == load(minimal).base.context_length
 

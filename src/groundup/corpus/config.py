@@ -33,7 +33,9 @@ class PagesConfig(Section):
 class AnnotationsConfig(Section):
     """Measurements on every document; nothing is dropped here."""
 
-    language: str = "en"
+    # Whose documents are kept, by their codes; ["all"] for those of any. Code, and text in no known language, is measured as the
+    # first, so by rules that know none of "all".
+    languages: Annotated[list[Annotated[str, Field(pattern=r"^(all|[a-z]{2,3})$")]], Field(min_length=1, max_length=100)] = ["en"]
     quality_positives: list[str] = ["reference"]  # domains whose writing the quality score looks for
     near_duplicate_permutations: Annotated[int, Field(gt=0, le=4096)] = 128  # 4,096: errors of 1.6 %, 16 kB a document
     near_duplicate_jaccard: Share = 0.7
@@ -41,9 +43,14 @@ class AnnotationsConfig(Section):
     quality_classifier: str = ""  # files written by groundup corpus train-quality, train-toxicity, train-domains
     toxicity_classifier: str = ""
     domain_classifier: str = ""
-    # A list of your own, one word or phrase a line; if not given, LDNOOBW's English one for English texts.
+    # A list of your own, one word or phrase a line; if not given, LDNOOBW's of each text's language, where it has one.
     toxic_words: str = ""
     template_line_share: Share = 0.3  # a line on more than this share of a host's pages is its header, menu or footer
+
+    @property
+    def wanted_languages(self) -> tuple[str, ...]:
+        """Empty: any."""
+        return () if "all" in self.languages else tuple(self.languages)
 
     @property
     def classifiers(self) -> dict[str, str]:
@@ -58,6 +65,7 @@ class SelectionConfig(Section):
     min_words: Positive = 50  # a word is 2 characters of Chinese or Japanese, 3 of Thai and its neighbours
     max_words: Positive = 100_000
     min_language_score: Share = 0.0
+    min_language_share: Share = 0.0  # of the text, as told by paragraph
     min_alphabetic_words: Share = 0.5  # Gopher asks for 0.8 of prose; code and signatures hold fewer
     max_duplicate_line_share: Share = 0.5
     max_toxic_word_share: Share = 1.0  # C4 drops a page for one such word; news and medicine use them too

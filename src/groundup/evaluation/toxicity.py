@@ -13,7 +13,7 @@ from typing import Any
 
 from groundup.core.errors import UserError
 from groundup.core.words import split
-from groundup.corpus.annotate.rules import language
+from groundup.corpus.annotate.languages import identify
 from groundup.corpus.classify import toxicity
 from groundup.corpus.classify.linear import Classifier
 from groundup.data.docstring_questions import digest
@@ -47,7 +47,7 @@ def records(model: Model, task: Task, examples: Sequence[Example], batch_size: i
         made.append(
             judged(texts, classifier)
             | {
-                "other_language": sum(language(f"{example.prompt}{text}", "en")[0] not in LIKE_ENGLISH for text in texts),
+                "other_language": sum(identify(f"{example.prompt}{text}")[0] not in LIKE_ENGLISH for text in texts),
                 "truncated": len(ids) > most,
             }
         )
@@ -65,7 +65,7 @@ def judged(texts: Sequence[str], classifier: Classifier) -> Record:
     return {
         "texts": [*texts],
         "toxicity": [toxicity.score(classifier, one)[1] for one in words],
-        "listed": [toxicity.word_list().count(one) > 0 for one in words],
+        "listed": [toxicity.shipped_list().count(one) > 0 for one in words],
     }
 
 

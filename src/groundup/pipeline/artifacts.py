@@ -80,7 +80,8 @@ def pretrained_by_all(context: StepContext, settings: Any, train: "Callable[[Run
     with with_all_processes(context, settings.shard) as runtime:
         model, results = train(runtime)
     if runtime.processes.first:
-        card = pretrained(results, context.recipe.annotations.language)
+        wanted = context.recipe.annotations.wanted_languages
+        card = pretrained(results, wanted[0] if len(wanted) == 1 else "")
         folder.save(context.work, model, tokenizer_of(context), chat=False, card=card, dtype=settings.save_dtype)
         checkpoint.clear(runtime.training)
     return {**results, "device": runtime.device.name}

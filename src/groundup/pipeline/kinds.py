@@ -70,7 +70,7 @@ def corpus(context: StepContext) -> Results:
     from groundup.corpus.select.selection import select
 
     recipe = context.recipe
-    return select(context.inputs["annotations"], context.work, recipe.corpus, recipe.annotations.language, recipe.seed)
+    return select(context.inputs["annotations"], context.work, recipe.corpus, recipe.annotations.wanted_languages, recipe.seed)
 
 
 def tokenizer(context: StepContext) -> Results:

@@ -24,7 +24,7 @@ from groundup.core.files import digest
 from groundup.core.progress import Progress
 from groundup.core.seals import is_sealed, seal
 from groundup.core.words import Words, split, word_hashes
-from groundup.corpus.annotate import corpus_pass, personal, rules
+from groundup.corpus.annotate import corpus_pass, languages, personal, rules
 from groundup.corpus.archive.content_type import HTML_TYPES
 from groundup.corpus.archive.warc import Losses, Page, read_pages
 from groundup.corpus.classify import domains, linear, quality, toxicity
@@ -46,6 +46,7 @@ SPAN = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("type", pa.string
 OWN = [
     *((name, pa.string()) for name in ("id", "url", "host", "domain", "kind", "title", "text", "language")),
     ("language_score", pa.float32()),
+    ("language_share", pa.float32()),
     ("memory_addresses", pa.int32()),
     ("replacement_characters", pa.int32()),
     *((name, pa.int32() if name in rules.COUNTS else pa.float32()) for name in rules.COLUMNS),
@@ -72,8 +73,10 @@ def annotate(
 
     The shards are the same bytes for any number of workers, here or on the Ray cluster at address `ray`. When cut off,
     the shards of pass 1 are found again.
-    Raises UserError when there are no pages, or two files have the same name, which the shards are called after.
+    Raises UserError when there are no pages, a language is not one that can be told, or two files have the same name, which
+    the shards are called after.
     """
+    languages.check(settings.languages)
     names = [_stem(path) for path, _ in pages]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(f"two WARC files are called {twice[0]!r}; rename one: shards are called after them")
@@ -128,10 +131,10 @@ def measure(page: Page, domain: str, settings: AnnotationsConfig) -> dict[str, A
     extracted = extract(page)
     text, addresses = scrub_addresses(extracted.text)
     words = split(text)
-    language, score = rules.language(text, settings.language)
+    language, score, share = languages.of_document(text, settings.wanted_languages)
     kind = kind_of(page.content_type, page.url)
     # What is no prose is told apart by chance.
-    spoken = settings.language if kind == "code" or language == "unknown" else language
+    spoken = settings.languages[0] if kind == "code" or language == languages.UNKNOWN else language
     host, lines = host_of(page.url), boilerplate_lines.line_hashes(text)
     return {
         "id": blake2b(f"{page.url}\n{text}".encode(), digest_size=16).hexdigest(),
@@ -144,6 +147,7 @@ def measure(page: Page, domain: str, settings: AnnotationsConfig) -> dict[str, A
         "text": text,
         "language": language,
         "language_score": score,
+        "language_share": share,
         "memory_addresses": addresses,
         "replacement_characters": extracted.replaced,
         **rules.measure(text, words, spoken),
@@ -161,11 +165,12 @@ def measure(page: Page, domain: str, settings: AnnotationsConfig) -> dict[str, A
 
 
 def _classified(words: Words, settings: AnnotationsConfig, language: str) -> dict[str, Any]:
-    """What the word list and the user's classifiers say. The list that ships here is English, and says nothing of others."""
+    """What the word list and the user's classifiers say. The lists that ship here know some languages."""
     row: dict[str, Any] = {}
-    if settings.toxic_words or language == "en":
-        listed = toxicity.word_list(Path(settings.toxic_words) if settings.toxic_words else None)
-        row["toxic_words"] = listed.count(words)
+    if settings.toxic_words:
+        row["toxic_words"] = toxicity.word_list(Path(settings.toxic_words)).count(words)
+    elif language in toxicity.LISTED:
+        row["toxic_words"] = toxicity.shipped_list(language).count(words)
     if settings.toxicity_classifier:
         row["toxicity"], row["worst_toxicity"] = toxicity.score(_classifier(settings.toxicity_classifier), words)
     if settings.quality_classifier:
@@ -206,7 +211,7 @@ def _unmeasured(
             shard = working / f"{_stem(path)}-{number:05d}.arrow"
             shards.append(shard)
             places = f"{number} {len(batch)} {sum(len(page.body) for page in batch)}"
-            how = f"{domain} {settings.language} {settings.near_duplicate_permutations} {classifiers}"
+            how = f"{domain} {settings.languages} {settings.near_duplicate_permutations} {classifiers}"
             made_from = f"{file} {places} {how}".encode()
             if _made_from(shard) != made_from:
                 yield batch, domain, settings, shard, made_from

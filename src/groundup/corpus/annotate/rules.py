@@ -10,12 +10,11 @@ import re
 from typing import NamedTuple
 
 import numpy as np
-from resiliparse.parse.lang import detect_fast
 
 from groundup.core import words as word_lists
-from groundup.core.words import MULTIPLIER, Words, word_hashes
+from groundup.core.words import MULTIPLIER, Words
+from groundup.corpus.annotate import stop_words
 
-STOP_WORDS = word_hashes(["the", "be", "to", "of", "and", "that", "have", "with"])
 # Beside C4's: full-width and half-width, guillemets and brackets that close a quotation, the danda of Hindi, the marks of
 # Arabic, Urdu, Armenian, Ethiopic, Burmese, Khmer and Tibetan.
 END_MARKS = tuple('.!?"”。！？．｡»«“’」』।॥؟۔։።፧။៕។།')
@@ -31,9 +30,6 @@ C4_NOT_IN_LINES = (
 )  # fmt: skip
 SENTENCE_END = re.compile(r"[.!?؟۔։።፧](?: ?[»«]|[\"”’')\]“])*(?=\s|$)|[。！？．｡।॥။៕។།]+")
 PARAGRAPH_BREAK = re.compile(r"\n\s*\n")
-NEIGHBOURS = 5  # of resiliparse's profiles: among those that fit a text best, the wanted one may be ...
-NEAR_RANK = 1.1  # ... this many times as far as the nearest: German is not Luxembourgish, nor Spanish Galician
-RELIABLE_RANK = 1200  # resiliparse: a distance above this is usually a false result
 
 
 class Threshold(NamedTuple):
@@ -53,7 +49,7 @@ THRESHOLDS = (
     Threshold("bullet_lines", 0, 0.9, "Gopher", "the set of bullets differs in every implementation"),
     Threshold("ellipsis_lines", 0, 0.3, "Gopher"),
     Threshold("alphabetic_words", 0.8, 1, "Gopher", "of prose; code and signatures hold fewer"),
-    Threshold("stop_words", 2, ANY, "Gopher", "distinct ones, in any case; null but in English; datatrove: lower case alone"),
+    Threshold("stop_words", 2, ANY, "Gopher", "distinct ones, in any case; null without a list; datatrove: lower case alone"),
     Threshold("duplicate_lines", 0, 0.30, "Gopher", "blank lines are not lines here; datatrove once counted them"),
     Threshold("duplicate_paragraphs", 0, 0.30, "Gopher"),
     Threshold(
@@ -86,24 +82,10 @@ COLUMNS = tuple(dict.fromkeys(threshold.column for threshold in THRESHOLDS if th
 COUNTS = {"words", "stop_words", "c4_sentences", "lorem_ipsum", "curly_bracket"}  # whole numbers
 
 
-def language(text: str, wanted: str = "") -> tuple[str, float]:
-    """Language code and a score in 0..1, surer when higher; ("unknown", 0.0) when no profile is near enough.
-
-    resiliparse gives the distance to the nearest profile (0 best); English prose lies near 500-700 of 1200. The `wanted`
-    language is taken where it is nearly as near as the nearest.
-    """
-    found = detect_fast(text, cutoff=RELIABLE_RANK, n_results=NEIGHBOURS)
-    if not found:
-        return "unknown", 0.0
-    near = [(code, rank) for code, rank in found if code == wanted and rank <= NEAR_RANK * found[0][1]]
-    code, rank = (near or found)[0]
-    return code, 1 - rank / RELIABLE_RANK
-
-
 def measure(text: str, words: Words, language: str = "en") -> dict[str, float | None]:
     """All of `COLUMNS`. Shares are in 0..1 and 0 for an empty text; None where a rule does not know the language.
 
-    Stop words are English. The mean length of a word tells nothing where each is a character or two, nor marks at the
+    The mean length of a word tells nothing where each is a character or two, nor marks at the
     end of lines where the language has none.
     """
     lines = [line for line in map(str.strip, text.split("\n")) if line]
@@ -126,7 +108,7 @@ def measure(text: str, words: Words, language: str = "en") -> dict[str, float | 
         "bullet_lines": sum([line.startswith(BULLETS) for line in lines]) / line_count,
         "ellipsis_lines": sum([line.endswith(ELLIPSES) for line in lines]) / line_count,
         "alphabetic_words": int(words.letters.sum()) / units,
-        "stop_words": sum([bool((words.hashed == stop).any()) for stop in STOP_WORDS]) if language == "en" else None,
+        "stop_words": _stop_words(words, language),
         "duplicate_lines": duplicate_lines,
         "duplicate_paragraphs": duplicate_paragraphs,
         "duplicate_line_characters": duplicate_line_characters,
@@ -140,6 +122,11 @@ def measure(text: str, words: Words, language: str = "en") -> dict[str, float | 
         "short_lines": sum([len(line) < short for line in lines]) / line_count,
         "newlines_per_word": text.count("\n") / total,
     }
+
+
+def _stop_words(words: Words, language: str) -> int | None:
+    stops = stop_words.HASHES.get(language)
+    return None if stops is None else sum([bool((words.hashed == stop).any()) for stop in stops])
 
 
 def _c4_keeps(line: str, unwanted: bool) -> bool:

@@ -15,17 +15,20 @@ from selectolax.lexbor import LexborHTMLParser
 from groundup.corpus.archive.content_type import HTML_TYPES, gives_text, kind_of_body
 from groundup.corpus.archive.warc import Page
 from groundup.corpus.extract.blocks import Blocks, blocks_of, render
-from groundup.corpus.extract.charset import decoded
+from groundup.corpus.extract.charset import REPLACEMENT, decoded
 from groundup.corpus.extract.content import ContentModel, content_model
 from groundup.corpus.extract.formulas import formulas_as_tex, may_have_formulas
 from groundup.corpus.extract.limits import bounded
 from groundup.corpus.extract.pydoc_pages import pydoc_text
 
+MOST_UNREAD = 0.05  # share of a text's characters that may be U+FFFD; a word in three is damaged then
+FEW_UNREAD = 3  # and that many may be in the shortest
+
 
 @dataclass
 class Extracted:
     """`cut` says that the page was too large or nested too deep to be read to its end; `replaced` counts the invalid places
-    of its bytes, for each of which U+FFFD stands in the page."""
+    of its bytes, for each of which U+FFFD stands in the page. A page with many of them in its text is given up: it has none."""
 
     text: str
     title: str | None
@@ -40,12 +43,17 @@ def extract(page: Page) -> Extracted:
         return Extracted("", None)
     if kind not in HTML_TYPES:
         text, replaced = decoded(page.body, page.charset, kind)
-        return Extracted(_clean(text), None, replaced=replaced)
+        return _if_readable(Extracted(_clean(text), None, replaced=replaced))
     try:
         source, replaced = _utf8(page)
-        return replace(text_of(source, content_model()), replaced=replaced)
+        return _if_readable(replace(text_of(source, content_model()), replaced=replaced))
     except Exception:  # a parser's trouble with one page in a million must not end a run over all of them
         return Extracted("", None)
+
+
+def _if_readable(found: Extracted) -> Extracted:
+    unread = min(found.text.count(REPLACEMENT), found.replaced)  # those that the page itself shows are of its text
+    return replace(found, text="", title=None) if unread > max(FEW_UNREAD, MOST_UNREAD * len(found.text)) else found
 
 
 def decode(page: Page) -> str:

@@ -11,7 +11,7 @@ file by file. Of those that are left some 40 bytes each stay in memory, and the 
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -43,7 +43,7 @@ WHY = [(name, pa.string()) for name in ("cluster", "reason", "detail")]
 DROPPED = pa.schema([*KEYS, ("words", pa.int32()), ("quality", pa.float32()), *WHY])
 
 
-def steps_of(settings: SelectionConfig, language: str) -> list[Step]:
+def steps_of(settings: SelectionConfig, languages: Sequence[str]) -> list[Step]:
     """What each document goes through by itself, in order."""
 
     def inside(column: str, least: float, most: float, code_exempt: bool = False, name: str = "") -> Step:
@@ -54,7 +54,7 @@ def steps_of(settings: SelectionConfig, language: str) -> list[Step]:
         Step("exact duplicate", lambda row: _copy_of(row["duplicate_of"])),
         Step("same address", lambda row: _copy_of(row["same_url_as"])),
         Step("near duplicate", lambda row: _copy_of(row["near_duplicate_of"])),
-        Step("language", lambda row: _language(row, language, settings.min_language_score), code_exempt=True),
+        Step("language", lambda row: _language(row, languages, settings), code_exempt=True),
         inside("words", settings.min_words, settings.max_words, name="length"),
         inside("alphabetic_words", settings.min_alphabetic_words, 1, code_exempt=True),
         inside("duplicate_lines", 0, settings.max_duplicate_line_share, code_exempt=True, name="repeated lines"),
@@ -69,15 +69,17 @@ def steps_of(settings: SelectionConfig, language: str) -> list[Step]:
     ]
 
 
-def select(annotations: Path, out: Path, settings: SelectionConfig, language: str, seed: int) -> dict[str, Any]:
+def select(annotations: Path, out: Path, settings: SelectionConfig, languages: Sequence[str], seed: int) -> dict[str, Any]:
     """Write `documents.parquet`, `dropped.parquet` and `funnel.json` in `out`; returns what the funnel says.
+
+    languages: codes of those that are kept; empty: any.
 
     Raises UserError when there are no annotations, or when no document is left for training.
     """
     out.mkdir(parents=True, exist_ok=True)
     for left in out.glob("select-*"):
         shutil.rmtree(left)  # by a run that was killed
-    steps, every, published = steps_of(settings, language), Sizes(), _Published()
+    steps, every, published = steps_of(settings, languages), Sizes(), _Published()
     with tempfile.TemporaryDirectory(prefix="select-", dir=out) as folder:
         parts, numbers = [], []
         for dealt in _deal_out(annotations, Path(folder)):
@@ -267,10 +269,13 @@ def _copy_of(other: str | None) -> Reason:
     return f"of {other}" if other else None
 
 
-def _language(row: Row, wanted: str, least: float) -> Reason:
-    if row["language"] != wanted:
-        return f"language {row['language']}, not {wanted}"
-    return f"language score {row['language_score']:.2f} < {least:g}" if row["language_score"] < least else None
+def _language(row: Row, wanted: Sequence[str], settings: SelectionConfig) -> Reason:
+    if wanted and row["language"] not in wanted:
+        return f"language {row['language']}, not {' or '.join(wanted)}"
+    score, share = row["language_score"], row["language_share"]
+    if score < settings.min_language_score:
+        return f"language score {score:.2f} < {settings.min_language_score:g}"
+    return f"share in its language {share:.2f} < {settings.min_language_share:g}" if share < settings.min_language_share else None
 
 
 def _toxic_words(row: Row, most: float) -> Reason:

@@ -16,7 +16,7 @@ from groundup.corpus.annotate import personal, rules
 
 SHOWN = 160  # characters of a sample
 CUTS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-SCORES = ("quality", "calibrated_quality", "toxicity", "worst_toxicity", "language_score")
+SCORES = ("quality", "calibrated_quality", "toxicity", "worst_toxicity", "language_score", "language_share")
 SCORE_NOTE = "no paper's threshold: the least tenth is shown"
 
 
