@@ -1,8 +1,9 @@
-"""Personal data: precision and recall by type on 2,109 labelled texts, and what 1,000 pages of documentation lose.
+"""Personal data: precision and recall by type on two sets of labelled texts, and what 1,000 pages of documentation lose.
 
 A span counts when its bounds and its type are the label's. Mapping: EMAIL_ADDRESS, CREDIT_CARD, IBAN_CODE, IP_ADDRESS,
-PHONE_NUMBER and US_SSN are judged; names, places and dates are not looked for. Most of the set's telephone numbers are
-made up and in no numbering plan: the table also says how many are proved by a plan alone.
+PHONE_NUMBER and US_SSN are judged; names, places and dates are not looked for. Most telephone numbers of the first set, of
+2,109 texts, are made up and in no numbering plan: the table also says how many are proved by a plan alone. The second, of
+779, has cards of 12 to 19 digits and telephones of many countries.
 """
 
 import gzip
@@ -26,6 +27,7 @@ TYPES = {
 }
 BARS = {"email": (0.98, 0.97), "card": (0.98, 0.97), "iban": (0.98, 0.97), "ip_address": (0.98, 0.97),
         "phone": (0.90, 0.85)}  # fmt: skip
+BARS_2 = {**BARS, "card": (1.0, 0.98), "phone": (0.97, 0.85)}
 PAGES = 1000
 # What must stay, found by patterns that know nothing of personal data.
 MUST_STAY = {
@@ -43,27 +45,29 @@ MUST_STAY = {
 def main() -> None:
     data = arguments(__doc__).data
     labelled, pages = data / "safety" / "pii_spans_2109.json.gz", data / "text" / "msdocs.parquet"
+    labelled_2 = data / "safety" / "pii_presidio_dev.jsonl.gz"
     claim = "personal data: types that miss their precision or recall, and ISBNs, versions, timestamps redacted in documentation"
-    if not labelled.exists() or not pages.exists():
-        conclude(claim, None, "count", 0, None, reason=f"{labelled} or {pages} is missing")
+    missing = [str(path) for path in (labelled, labelled_2, pages) if not path.exists()]
+    if missing:
+        conclude(claim, None, "count", 0, None, reason=f"{' and '.join(missing)} missing")
         return
-    below = _labelled(json.loads(gzip.decompress(labelled.read_bytes())))
+    rows = json.loads(gzip.decompress(labelled.read_bytes()))
+    names = ("start_position", "end_position", "entity_type")
+    below = _labelled([(row["full_text"], [[span[name] for name in names] for span in row["spans"]]) for row in rows], BARS)
+    rows = [json.loads(line) for line in gzip.decompress(labelled_2.read_bytes()).splitlines()]
+    names = ("start", "end", "type")
+    below += _labelled([(row["text"], [[span[name] for name in names] for span in row["spans"]]) for row in rows], BARS_2)
     redacted = sum(_kept(data / "text" / f"{name}.parquet") for name in ("msdocs", "wikipedia_mix"))
     conclude(claim, below + redacted, "count", 0, below + redacted == 0)
 
 
-def _labelled(rows: list[dict]) -> int:
-    """Prints the table; returns how many types are below their bar."""
+def _labelled(rows: list[tuple[str, list[list]]], bars: dict[str, tuple[float, float]]) -> int:
+    """Prints the table of texts with their spans (start, end, type); returns how many types are below their bar."""
     right, wrong, missed = Counter(), Counter(), Counter()
     in_plan = 0
-    for row in rows:
-        text = row["full_text"]
-        gold = {
-            (span["start_position"], span["end_position"], TYPES[span["entity_type"]])
-            for span in row["spans"]
-            if span["entity_type"] in TYPES
-        }
-        got = {tuple(span) for span in personal.find(text)}
+    for text, spans in rows:
+        gold = {(start, end, TYPES[type_]) for start, end, type_ in spans if type_ in TYPES}
+        got = {tuple(span) for span in personal.find(text) if span.type in TYPES.values()}
         right.update(span[2] for span in gold & got)
         wrong.update(span[2] for span in got - gold)
         missed.update(span[2] for span in gold - got)
@@ -76,7 +80,7 @@ def _labelled(rows: list[dict]) -> int:
         precision = right[type_] / max(1, right[type_] + wrong[type_])
         recall = right[type_] / max(1, right[type_] + missed[type_])
         print(f"{type_:<11} {right[type_] + missed[type_]:>8}  {precision:>9.3f}  {recall:>6.3f}")
-        least = BARS.get(type_, (0, 0))
+        least = bars.get(type_, (0, 0))
         below += precision < least[0] or recall < least[1]
     print(f"{in_plan} of {right['phone'] + missed['phone']} telephone numbers are in a numbering plan; "
           "the others are known by the words beside them")  # fmt: skip

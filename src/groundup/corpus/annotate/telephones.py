@@ -1,11 +1,12 @@
 """Telephone numbers in text: proved by a numbering plan, or named as such by the words beside them.
 
 A number that starts with + or 00, or is written the North American way, must be one that its country's plan gives out
-(phonenumbers, Google's tables). Other national forms, as `0431 35 06 90`, cannot be told from any identifier without
-knowing the country, and short local ones are in no plan at all. They count where the text itself calls them a
-telephone: a cue right before (`Phone:`, `call me at`) or right after (`... office`), as Presidio weighs context words.
-Nouns are English, German, French, Spanish and Italian, and stand on pages of any language; verbs and the cues behind a
-number are English, and count in English texts alone.
+(phonenumbers, Google's tables); of `+41 (0)96 471 07 95`, which nothing else is written like, the length alone. Other
+national forms, as `0431 35 06 90`, could be of any country: on a page in German they must be in the plan of Germany,
+Austria or Switzerland. What is in no such plan counts where the text itself calls it a telephone: a cue right before
+(`Phone:`, `call me at`), alone on the line above, or right after (`... office`), as Presidio weighs context words. Nouns
+are of twenty languages, and stand on pages of any; verbs and the cues behind a number are English, and count in English
+texts alone.
 """
 
 import re
@@ -14,30 +15,57 @@ from collections.abc import Iterator
 import phonenumbers
 
 # Groups of digits with one separator between. Nothing is given back (`++`), so a page of digits costs one pass.
-RUN = re.compile(r"[+(\d](?<![\w.$#€£=/@%*+-].)(?<!\d[ ,:].)[(\d]*+\)?+(?:(?: [-./] |[-./ ]|(?<=\)))\(?+\d++\)?+)*+")
+RUN = re.compile(r"[+(\d](?<![\w.$#€£=/@%*+-].)(?<!\d[ ,:].)[(\d]*+\)?+(?:(?: [-./] |[-./ ]|(?<=\))|(?=\(0\)))\(?+\d++\)?+)*+")
 EXTENSION = re.compile(r" ?(?:x|ext\.?|extension) ?:?\d{1,6}")
 RUNS_ON = re.compile(r"[\w%=/]|[.:-]\d|,\d{3}\b")
 NORTH_AMERICAN = re.compile(r"(?:1[-. ])?(?:\(\d{3}\) ?\d{3}[-. ]\d{4}|\d{3}([-.])\d{3}\1\d{4})")
+# Written as numbers are within a country: an area with its 0, then groups; or pairs, as in France.
+NATIONAL = re.compile(r"\(?0\d{1,5}\)?(?: ?[-/] ?| )\d{2,8}(?:[ -]\d{2,5}){0,4}|0\d(?:([.-])\d\d)(?:\1\d\d){3}")
+LEAST_NATIONAL = 9  # digits: shorter ones are dates and times too
+REGIONS = {  # of a page's language: countries whose numbers it may give without their code
+    "bg": "BG", "cs": "CZ", "de": "DE AT CH", "el": "GR", "en": "GB IE AU NZ ZA", "es": "ES MX AR CO CL", "fi": "FI",
+    "fr": "FR BE CH", "he": "IL", "hr": "HR", "hu": "HU", "id": "ID", "it": "IT CH", "ja": "JP", "ko": "KR",
+    "nl": "NL BE", "pl": "PL", "pt": "PT BR", "ro": "RO", "ru": "RU", "sk": "SK", "sl": "SI", "sr": "RS",
+    "sv": "SE FI", "th": "TH", "tr": "TR", "uk": "UA", "vi": "VN", "zh": "CN TW",
+}  # fmt: skip
+TRUNK_ZERO = re.compile(r"\(0\) ?")
 DATE_OR_DECIMAL = re.compile(
     r"(?:\+?\d+\.\d+|\d{4}([-./])\d\d\1\d\d|(?:19|20)\d\d[-. ]\d\d|\d\d?([-./])\d\d?\2\d{4})(?: \d.*)?"
+    r"|\d{1,3}(?:([ .])\d{3})*[ .]000"  # 250 000
 )
 # Right before the number, with at most a few words of the same line between.
-NOUN = r"(?:tele)?phones?|telefono|tel[ée]fono|telefon|tél(?:éphone)?|tel\.?|mobile|cell|fax|handy|m[óo]vil|whatsapp|hotline"
-VERB = r"call(?:ing)?|dial(?:ing)?|ring|text|reach|contact"
-WORDS_BETWEEN = r"me|us|him|her|them|now|today|toll[ -]free|our|the|office|number|directly|anytime"
+NOUN = (
+    r"(?:(?:tele)?phones?|telefono|tel[ée]fono|telefoon|telefone|telemóvel|celular|telefon|tél(?:éphone)?|tel\.?|tlf\.?"
+    r"|mobile?|mobiel|mobil|cell|fax|handy|gsm|m[óo]vil|whatsapp|hotline|komórka|puh(?:elin)?\.?|τηλ(?:έφωνο)?\.?"
+    r"|тел(?:ефон)?\.?|факс|電話(?:番号)?|电话|手机|手機|携帯|전화(?:번호)?|휴대폰)(?: ?(?:no|nr|number|numéro|nummer)s?\.?)?"
+)
+LABEL = (  # which say so only as the name of a field
+    r"desk|office|work|home|direct(?: line| dial)?|landline|switchboard|toll[- ]free|pager|festnetz|durchwahl|zentrale"
+    r"|büro|bureau|ufficio|oficina|kantoor"
+)
+VERB = r"call(?:ing)?|dial(?:ing)?|ring|text|reach|contact|messages?|sms"
+WORDS_BETWEEN = (
+    r"me|us|him|her|them|now|today|toll[ -]free|our|my|your|the|this|office|registered|number|directly|anytime|sent|received"
+)
 NOUN_BEFORE = re.compile(
-    rf"(?:\b(?:{NOUN})(?: ?(?:no|nr|number|numéro|nummer)s?\.?)?|[☎☏✆📞📱])(?: ?\([^()\d\n]{{1,20}}\))?"
-    rf"(?: (?:is|are|at|on))?:?[ \t*_|]{{0,3}}\Z",
+    rf"(?:\b{NOUN}|[☎☏✆📞📱])(?: ?\([^()\d\n]{{1,20}}\))?"
+    rf"(?: (?:is|are|at|on))?[:：]?[ \t*_|]{{0,3}}\Z",
     re.I,
 )
+LABEL_BEFORE = re.compile(rf"(?:\A|[\n,;|>])[ \t*_]{{0,3}}(?:{LABEL})[ \t*_]{{0,3}}:[ \t*_|]{{0,3}}\Z", re.I)
+LINE_ABOVE = re.compile(
+    rf"(?:\A|\n)[ \t*_#|>-]{{0,8}}(?:{NOUN}|{LABEL})[ \t*_]{{0,3}}[:：]?[ \t*_|]{{0,3}}\n\n?[ \t*_|]{{0,8}}\Z", re.I
+)
 VERB_BEFORE = re.compile(
-    rf"\b(?:(?:{VERB})(?: (?:{WORDS_BETWEEN})){{0,4}}(?: (?:at|on|via))?:?|answer(?:s|ing)?(?: calls)? (?:at|on):?) \Z",
+    rf"\b(?:(?:{VERB})(?: (?:{WORDS_BETWEEN})){{0,4}}(?: (?:at|on|via|to))?(?: (?:{WORDS_BETWEEN})){{0,2}}:?"
+    rf"|answer(?:s|ing)?(?: calls)? (?:at|on):?) \Z",
     re.I,
 )
 # Right after a number that stands at the start of a field, and itself at the end of one, as on a business card.
 CUE_AFTER = re.compile(
-    r"[ \t]?[-–(/,]?[ \t]?(?:office|work|home|mobile|cell|fax|tel|phone|direct)\b(?=[ \t]*(?:$|[\n,;)\\|/]))", re.I
+    r"[ \t]?[-–(/,]?[ \t]?(?:office|work|home|mobile|cell|fax|tel|phone|direct|desk)\b(?=[ \t]*(?:$|[\n,;)\\|/]))", re.I
 )
+LINE_END = re.compile(r"[ \t*_|]*(?:\n|\Z)")
 FIELD_START = "\n,;|\\>:\t"
 REACH = 48  # characters before the number that are searched for a cue
 LEAST_DIGITS, MOST_DIGITS = 6, 15  # ITU-T E.164 allows 15; local numbers of small places have 6
@@ -63,15 +91,19 @@ def _end(text: str, start: int, run_end: int, language: str) -> int:
     forms = [(end, text[start : min(run_end, end)]) for end in ends]
     forms = [(end, number) for end, number in forms if _shaped(number)]
     proved = [end for end, number in forms if in_plan(number)]
+    if not proved and ends and ends[0] == whole:
+        proved = [end for end, number in forms[:1] if end == whole and in_national_plan(number, language)]
     return next(iter(proved or [end for end, _ in forms if _named(text, start, end, language)]), 0)
 
 
 def _shaped(number: str) -> bool:
-    groups = re.findall(r"\d+", number)
+    groups = re.findall(r"\d+", TRUNK_ZERO.sub("", number))
+    # The area may be one digit: +46 8 928 571 38.
+    others = groups[2:] if TRUNK_ZERO.search(number) or number.startswith(("+", "00")) else groups[1:]
     return (
         LEAST_DIGITS <= sum(map(len, groups)) <= MOST_DIGITS
         and len(groups) <= MOST_GROUPS
-        and all(len(group) > 1 for group in groups[1:])
+        and all(len(group) > 1 for group in others)
         and number.count("(") == number.count(")")
         and not DATE_OR_DECIMAL.fullmatch(number)
     )
@@ -82,18 +114,49 @@ def in_plan(number: str) -> bool:
     international = number.startswith(("+", "00"))
     if not international and not NORTH_AMERICAN.fullmatch(number):
         return False
-    try:
-        parsed = phonenumbers.parse("+" + number[2:] if number.startswith("00") else number, "US")
-    except phonenumbers.NumberParseException:
+    parsed = _parsed("+" + number[2:] if number.startswith("00") else number, "US")
+    if parsed is None:
         return False
+    if international and TRUNK_ZERO.search(number):
+        return phonenumbers.is_possible_number(parsed)
     # 555-0100 to 555-0199 are kept for films and books.
     fictional = parsed.country_code == 1 and str(parsed.national_number)[3:8] == "55501"
     return phonenumbers.is_valid_number(parsed) and not fictional
 
 
+def in_national_plan(number: str, language: str) -> bool:
+    """Whether a country of this language gives this number out, and it is written as numbers are written there.
+
+    With its 0 that is any usual way; without one the country's own groups, where these are unlike those of a large number.
+    """
+    if sum(map(str.isdigit, number)) < LEAST_NATIONAL:
+        return False
+    with_zero = NATIONAL.fullmatch(number) is not None
+    lengths = [len(group) for group in re.findall(r"\d+", number)]
+    if not with_zero and (number.startswith(("0", "+")) or len(lengths) < 2 or set(lengths[1:]) == {3}):
+        return False
+    for region in REGIONS.get(language, "").split():
+        parsed = _parsed(number, region)
+        if parsed and phonenumbers.is_valid_number_for_region(parsed, region):
+            written = phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.NATIONAL)
+            # English is spoken in too many countries: any digits that begin with 0 are valid in one of them.
+            if (with_zero and language != "en") or written == number:
+                return True
+    return False
+
+
+def _parsed(number: str, region: str) -> phonenumbers.PhoneNumber | None:
+    try:
+        return phonenumbers.parse(number, region)
+    except phonenumbers.NumberParseException:
+        return None
+
+
 def _named(text: str, start: int, end: int, language: str) -> bool:
     before = text[max(0, start - REACH) : start]
-    if NOUN_BEFORE.search(before):
+    if NOUN_BEFORE.search(before) or LABEL_BEFORE.search(before):
+        return True
+    if LINE_ABOVE.search(before) and LINE_END.match(text, end):
         return True
     if language != "en":
         return False
