@@ -34,6 +34,7 @@ class AnnotationsConfig(Section):
     """Measurements on every document; nothing is dropped here."""
 
     language: str = "en"
+    comments: bool = False  # keep what readers wrote under a page; a forum's posts are its content either way
     quality_positives: list[str] = ["reference"]  # domains whose writing the quality score looks for
     near_duplicate_permutations: Annotated[int, Field(gt=0, le=4096)] = 128  # 4,096: errors of 1.6 %, 16 kB a document
     near_duplicate_jaccard: Share = 0.7
