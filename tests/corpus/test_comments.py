@@ -23,7 +23,8 @@ def read(body: str, comments: bool) -> str:
 @pytest.mark.parametrize("around", AROUND)
 def test_comments_are_read_by_setting(around):
     said = (
-        f"<h3>12 comments</h3><div class=comment-author>Ann</div><time>1 May 2020</time><p>{SAID}</p><a href=/r>Reply to Ann here</a>"
+        f"<h3>12 comments</h3><div class=comment-author>Ann</div><time>1 May 2020</time><p>{SAID}</p>"
+        "<a href=/r>Reply to Ann here</a>"
         "<form><p>Your address will not be published, we promise.</p></form>"
     )
     _, blocks = parse(f"<body class=comments-open>{ARTICLE}{around % said}</body>")
@@ -32,7 +33,7 @@ def test_comments_are_read_by_setting(around):
     assert "Of bees much is known" in text and text.count(SAID) == 1
 
 
-@given(st.sampled_from(NO_COMMENTS + ["<div class=commentary>%s</div>", "<div>%s</div>"]))
+@given(st.sampled_from([*NO_COMMENTS, "<div class=commentary>%s</div>", "<div>%s</div>"]))
 def test_only_sections_of_comments_are_comments(around):
     _, blocks = parse(f"<body class=comments-open>{ARTICLE}{around % f'<p>{SAID}</p>'}</body>")
     assert comments_of(blocks) == []
