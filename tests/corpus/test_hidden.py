@@ -42,6 +42,19 @@ def test_what_a_click_shows_stays(wrap):
     assert "WORDS" in everything(f"<body><p>before</p>{wrap % 'WORDS'}<p>after</p>")
 
 
+CARDS = [
+    "<span class=tooltiptext>%s</span>", "<span role=tooltip>%s</span>", "<div class='card hovercard'><p>%s</p></div>",
+    "<span class=rollover-block><a href=/p>%s</a></span>", "<div popover id=m>%s</div>",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("card", CARDS)
+@given(st.sampled_from(["<b class=tooltip>Governor</b>", "<a class=rollover-people-link>Governor</a>", "Governor"]))
+def test_what_shows_under_the_pointer_is_apart_from_the_text(card, word):
+    found = everything(f"<body><p>The {word}{card % 'SECRET'} spoke.</p>")
+    assert "SECRET" not in found and "The Governor" in found and "spoke." in found
+
+
 def test_a_page_that_a_script_is_to_show_stays():
     words = "Of bees, much is known; of wasps less. " * 50
     for wrap in ("<div style='display:none'>%s</div>", "<noscript>%s</noscript>"):

@@ -35,6 +35,7 @@ def make_corpus(
         list[Path] | None,
         typer.Option("--benchmark", metavar="FILE", help="Drop what shares 13 words in a row with it."),
     ] = None,
+    comments: Annotated[bool, typer.Option(help="Keep what readers wrote under a page.")] = False,
     settings: Settings = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -54,7 +55,7 @@ def make_corpus(
         "memory_mb": memory_mb,
         "ray": address if engine == "ray" else None,
         "pages": {"sources": [recipes.source(text) for text in sources]},
-        "annotations": {"against": [str(folder) for folder in against or []]},
+        "annotations": {"against": [str(folder) for folder in against or []], "comments": comments},
         "corpus": {"benchmarks": [str(path) for path in benchmarks or []]},
     }
     loaded = recipes.resolve(content, settings or [], "groundup corpus")

@@ -36,6 +36,7 @@ class AnnotationsConfig(Section):
     # Whose documents are kept, by their codes; ["all"] for those of any. Code, and text in no known language, is measured as the
     # first, so by rules that know none of "all".
     languages: Annotated[list[Annotated[str, Field(pattern=r"^(all|[a-z]{2,3})$")]], Field(min_length=1, max_length=100)] = ["en"]
+    comments: bool = False  # keep what readers wrote under a page; a forum's posts are its content either way
     quality_positives: list[str] = ["reference"]  # domains whose writing the quality score looks for
     near_duplicate_permutations: Annotated[int, Field(gt=0, le=4096)] = 128  # 4,096: errors of 1.6 %, 16 kB a document
     near_duplicate_jaccard: Share = 0.7

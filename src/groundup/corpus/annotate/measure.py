@@ -128,7 +128,7 @@ def host_of(url: str) -> str:
 def measure(page: Page, domain: str, settings: AnnotationsConfig) -> dict[str, Any]:
     """One row of pass 1: the text of a page and what it tells of itself."""
     page = replace(page, url=page.url.encode("utf-8", "replace").decode())
-    extracted = extract(page)
+    extracted = extract(page, settings.comments)
     text, addresses = scrub_addresses(extracted.text)
     words = split(text)
     language, score, share = languages.of_document(text, settings.wanted_languages)
@@ -211,7 +211,7 @@ def _unmeasured(
             shard = working / f"{_stem(path)}-{number:05d}.arrow"
             shards.append(shard)
             places = f"{number} {len(batch)} {sum(len(page.body) for page in batch)}"
-            how = f"{domain} {settings.languages} {settings.near_duplicate_permutations} {classifiers}"
+            how = f"{domain} {settings.languages} {settings.near_duplicate_permutations} {settings.comments} {classifiers}"
             made_from = f"{file} {places} {how}".encode()
             if _made_from(shard) != made_from:
                 yield batch, domain, settings, shard, made_from

@@ -80,6 +80,8 @@ class Blocks:
     start: list[int] = field(default_factory=list)  # of an element: its blocks are start <= block < end
     end: list[int] = field(default_factory=list)
     cut: bool = False  # whether the page was too large or too deep to be read to its end
+    title: str = ""
+    stated: str = ""  # the article's text as the page states it for machines
 
 
 def _tag(name: str, attributes: list[tuple[str, str]]) -> Tag:

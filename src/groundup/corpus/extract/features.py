@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundup.corpus.extract.blocks import Blocks, Tag
+from groundup.corpus.extract.stated import shares_stated
 
 Array = NDArray[np.float64]
 Features = dict[str, Array]
@@ -105,7 +106,7 @@ def _counter(**classes: str) -> tuple[list[str], NDArray[np.int64]]:
 
 COUNTERS = [
     _counter(space=" \n\t", stop=".!?", comma=",;:"),
-    _counter(foreign="".join(map(chr, range(0xC0, 256))), line="\n"),
+    _counter(foreign="".join(map(chr, range(0xC0, 256))), line="\n", digit="0123456789"),
 ]
 ENDS = np.zeros(256)
 ENDS[list(b".!?\"')")] = 1
@@ -157,6 +158,7 @@ class PageView:
         self.path_near = self.near_of[self.holder] + np.where(self.inline, self.near_of[self.inner], 0.0)
         self.path = self.path_up + self.path_down + self.path_near
         self.both = self.path + self.word_score
+        self.look = self.over_ancestors(self.look_of[self.kind])  # the same for the same path of names and classes
 
     def over_ancestors(self, own: Array) -> Array:
         """[elements] -> [blocks]: the sum of `own` over the elements that a block is in."""
@@ -178,6 +180,12 @@ class PageView:
         )
 
     @cached_property
+    def heart(self) -> int:
+        """The block most like content."""
+        likely = 1 / (1 + np.exp(-np.clip(self.both, -20, 20)))
+        return int(np.argmax((self.words - self.linked) * (0.2 + self.prose) * likely))
+
+    @cached_property
     def widest(self) -> NDArray[np.int64]:
         """[elements] -> the outermost element that has the same blocks."""
         same = (self.start == self.start[self.parent]) & (self.end == self.end[self.parent])
@@ -192,13 +200,13 @@ def features(blocks: Blocks, scores: Scores) -> Features:
     page = PageView(blocks, scores)
     return (
         _text(page) | _tags(page) | _path(page) | _place(page) | _headings(page) | _prose(page)
-        | _neighbours(page) | _containers(page) | _alike(page) | _heart(page)
+        | _neighbours(page) | _containers(page) | _alike(page) | _heart(page) | _ending(page) | _repeated(page) | _stated(page)
     )  # fmt: skip
 
 
 def _text(page: PageView) -> Features:
     out = {"words": page.words, "chars per word": page.chars / page.words, "link": page.link}
-    for name in ("stop", "comma", "foreign"):
+    for name in ("stop", "comma", "foreign", "digit"):
         out[name] = page.letters[name] / page.chars
     seen: dict[str, int] = {}
     same = [seen.setdefault(text, at) for at, text in enumerate(page.blocks.text)]
@@ -337,8 +345,7 @@ def _containers(page: PageView) -> Features:
 
 def _alike(page: PageView) -> Features:
     """What the blocks have in common that lie under the same path of names and classes."""
-    sign = page.over_ancestors(page.look_of[page.kind])
-    _, alike = np.unique(sign, return_inverse=True)
+    _, alike = np.unique(page.look, return_inverse=True)
     words, count = np.bincount(alike, page.words)[alike], np.bincount(alike)[alike]
 
     def mean(values: Array) -> Array:
@@ -358,8 +365,7 @@ def _alike(page: PageView) -> Features:
 
 def _heart(page: PageView) -> Features:
     """The block most like content, and the smallest element that holds both it and the block."""
-    likely = 1 / (1 + np.exp(-np.clip(page.both, -20, 20)))
-    heart = int(np.argmax((page.words - page.linked) * (0.2 + page.prose) * likely))
+    heart = page.heart
     chain = [int(page.widest[page.element[heart]])]
     while chain[-1]:
         chain.append(int(page.widest[page.parent[chain[-1]]]))
@@ -377,3 +383,49 @@ def _heart(page: PageView) -> Features:
         "heart distance": (page.at - heart).astype(np.float64),
         "heart path": page.path - page.path[heart],
     }
+
+
+def _ending(page: PageView) -> Features:
+    """What lies between the block and the heart: where the article ends is where what is no article comes first."""
+    heart, count = page.heart, page.count
+    heading = IS_HEADING[page.name_of][page.holder]
+    marks = np.where(page.prose > 0, 0.0, np.minimum(page.both, 0.0))  # of short blocks and of lists of links
+    worst = np.empty(count)
+    worst[heart:] = np.minimum.accumulate(marks[heart:])
+    worst[: heart + 1] = np.minimum.accumulate(marks[heart::-1])[::-1]
+    parts = np.stack([page.linked, heading * (page.link > 0.5), heading, page.both * page.words, page.words])
+    running = np.zeros((len(parts), count + 1))
+    np.cumsum(parts, axis=1, out=running[:, 1:])
+    low, high = np.minimum(page.at, heart), np.maximum(page.at, heart) + 1
+    linked, linked_headings, headings, both, words = running[:, high] - running[:, low]
+    alike = np.flatnonzero(page.look == page.look[heart])
+    last, first = alike[-1], alike[0]
+    return {
+        "worst to heart": worst,
+        "linked to heart": linked,
+        "linked headings to heart": linked_headings,
+        "headings to heart": headings,
+        "both to heart": both / words,
+        "words to heart": np.where(page.at < heart, -words, words),
+        "after heart's like": np.maximum(page.at - last, 0.0) + np.minimum(page.at - first, 0.0),
+        "heart's look": (page.look == page.look[heart]).astype(np.float64),
+    }
+
+
+def _repeated(page: PageView) -> Features:
+    """How many elements beside those around the block look the same: cards of other pages, comments, posts."""
+    number = page.look_of[page.kind] * len(page.parent) + page.parent  # exact: 32 bits times elements
+    _, alike, sizes = np.unique(number, return_inverse=True, return_counts=True)
+    beside = np.where(page.end > page.start, sizes[alike], 1)
+    beside[page.end - page.start == 1] = 1  # single blocks of text are no cards
+    most = page.over_ancestors(np.log(beside))
+    return {"cards": most, "cards to heart": most - most[page.heart]}
+
+
+def _stated(page: PageView) -> Features:
+    """Whether the page's title and the article that it states hold the block's text."""
+    title = page.blocks.title
+    titled = [at for at, text in enumerate(page.blocks.text) if len(text) >= LONG and text in title]
+    after = page.at - titled[0] if titled else np.full(page.count, -FAR)
+    stated = shares_stated(page.blocks.text, page.blocks.stated) if page.blocks.stated else np.full(page.count, -1.0)
+    return {"after title": np.asarray(after, np.float64), "stated": np.asarray(stated, np.float64)}

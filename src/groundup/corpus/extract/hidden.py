@@ -15,7 +15,15 @@ GUTTERS = frozenset([
     "lineno", "linenos", "linenumber", "linenumbers", "line-number", "line-numbers", "lineNumber", "lnum", "lnt", "ln",
     "gutter", "rouge-gutter", "blob-num", "hljs-ln-n", "hljs-ln-numbers", "react-syntax-highlighter-line-number",
 ])  # fmt: skip
-SELECTORS = ",".join(['[hidden],[style*="none" i],noscript,pre', *sorted(f".{name}" for name in GUTTERS)])
+# What shows over the text when the pointer is on a word: a note, the card of a person. Not the word itself, which some style
+# sheets call a tooltip as well.
+CARDS = frozenset([
+    "tooltiptext", "tooltip-text", "tooltip-content", "tooltip__content", "tooltip-inner", "tooltip-body", "tooltip-box",
+    "popover-body", "popover-content", "popover__content", "hovercard", "hover-card", "hovercard-content", "rollover-block",
+])  # fmt: skip
+SELECTORS = ",".join(
+    ['[hidden],[style*="none" i],noscript,pre,[role=tooltip],[popover]', *sorted(f".{name}" for name in GUTTERS | CARDS)]
+)
 NOT_DISPLAYED = re.compile(r"display\s*:\s*none", re.IGNORECASE)
 WAITS = re.compile(r"tab|panel|accordion|collaps|expan|faq|answer", re.IGNORECASE)  # in a class or id: shown by a click
 NUMBERS = re.compile(r"[\d\s.:|]+")
@@ -32,7 +40,10 @@ class Hidden:
     def __call__(self, node: LexborNode, name: str) -> bool:
         """Whether a reader does not see this element."""
         attributes = node.attributes
-        if not GUTTERS.isdisjoint((attributes.get("class") or "").split()) and NUMBERS.fullmatch(node.text()):
+        classes = (attributes.get("class") or "").split()
+        if attributes.get("role") == "tooltip" or "popover" in attributes or not CARDS.isdisjoint(classes):
+            return len(node.text()) < MUCH
+        if not GUTTERS.isdisjoint(classes) and NUMBERS.fullmatch(node.text()):
             return not _in_code(node, name)
         if name == "pre" and _is_gutter(node):
             return True

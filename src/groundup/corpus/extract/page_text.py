@@ -16,11 +16,15 @@ from groundup.corpus.archive.content_type import HTML_TYPES, gives_text, kind_of
 from groundup.corpus.archive.warc import Page
 from groundup.corpus.extract.blocks import Blocks, blocks_of, render
 from groundup.corpus.extract.charset import REPLACEMENT, decoded
+from groundup.corpus.extract.comments import comments_of
 from groundup.corpus.extract.content import ContentModel, content_model
 from groundup.corpus.extract.formulas import formulas_as_tex, may_have_formulas
 from groundup.corpus.extract.limits import bounded
+from groundup.corpus.extract.no_page import says_no_page
 from groundup.corpus.extract.pydoc_pages import pydoc_text
+from groundup.corpus.extract.stated import stated_article
 
+LONGEST_TITLE = 300  # characters that blocks are looked for in
 MOST_UNREAD = 0.05  # share of a text's characters that may be U+FFFD; a word in three is damaged then
 FEW_UNREAD = 3  # and that many may be in the shortest
 
@@ -36,8 +40,9 @@ class Extracted:
     replaced: int = 0
 
 
-def extract(page: Page) -> Extracted:
-    """The text of one page; empty where there is none to be had. Never raises on account of the page."""
+def extract(page: Page, comments: bool = False) -> Extracted:
+    """The text of one page, with what its readers wrote under it if `comments`; empty where there is none to be had. Never
+    raises on account of the page."""
     kind = kind_of_body(page.content_type, "", page.body, page.charset)
     if not gives_text(kind):
         return Extracted("", None)
@@ -46,7 +51,7 @@ def extract(page: Page) -> Extracted:
         return _if_readable(Extracted(_clean(text), None, replaced=replaced))
     try:
         source, replaced = _utf8(page)
-        return _if_readable(replace(text_of(source, content_model()), replaced=replaced))
+        return _if_readable(replace(text_of(source, content_model(), comments), replaced=replaced))
     except Exception:  # a parser's trouble with one page in a million must not end a run over all of them
         return Extracted("", None)
 
@@ -78,8 +83,8 @@ def _utf8(page: Page) -> tuple[bytes, int]:
     return text.encode("utf-8", "replace"), replaced
 
 
-def text_of(html: str | bytes, model: ContentModel) -> Extracted:
-    """The text of one HTML page, bytes being UTF-8, by a model of content."""
+def text_of(html: str | bytes, model: ContentModel, comments: bool = False) -> Extracted:
+    """The text of one HTML page, bytes being UTF-8, by a model of content; with readers' comments if asked for."""
     collecting = gc.isenabled()
     gc.disable()  # the walk makes many small objects and no cycles: looking for some takes as long as the walk
     try:
@@ -87,7 +92,9 @@ def text_of(html: str | bytes, model: ContentModel) -> Extracted:
         if title and title.startswith("Pydoc: "):
             source = html if isinstance(html, str) else html.decode("utf-8", "replace")
             return Extracted(_clean(pydoc_text(source)), title)
-        chosen = model.content(blocks)
+        chosen = [] if says_no_page(blocks) else model.content(blocks)
+        if comments:
+            chosen = sorted({*chosen, *comments_of(blocks)})
         return Extracted(_clean(render(blocks, chosen)), title, blocks.cut)
     finally:
         if collecting:
@@ -104,6 +111,7 @@ def parse(html: str | bytes) -> tuple[str | None, Blocks]:
         formulas_as_tex(tree)
     blocks = blocks_of(tree)
     blocks.cut |= cut
+    blocks.title, blocks.stated = (title or "")[:LONGEST_TITLE], stated_article(source)
     return title, blocks
 
 

@@ -1,8 +1,11 @@
 """Train the extraction model: `python -m groundup.corpus.extract.train_extractor --data DIR [--out FILE]`.
 
-DIR holds `*.warc.gz` pages and `*.gold.jsonl.gz` lines (url, page_type, main_content), as WCXB does. A block is content as
-far as its words lie in the gold text's order. Scores of tags' tokens and of words are fitted by logistic regression, and
-the trees see each page with the scores that pages of other sites gave; or they would trust them too much.
+DIR holds `*.warc.gz` pages and `*.gold.jsonl.gz` lines: (url, page_type, main_content) as WCXB has them, (url, page,
+article) of news articles, or (url, with, without), snippets that a text must and must not have. A block is content as far as
+its words lie in the gold text's order. Of a page with snippets, the blocks that hold one are known, and at half their weight
+those on which trafilatura and the shipped model agree: both see most of a page right, seldom wrong in the same place.
+Scores of tags' tokens and of words are fitted by logistic regression, and the trees see each page with the scores that
+pages of other sites gave; or they would trust them too much.
 """
 
 import argparse
@@ -11,7 +14,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from itertools import islice
@@ -26,7 +29,7 @@ from groundup.core.errors import UserError
 from groundup.core.text import printable
 from groundup.corpus.archive.warc import Losses, read_pages
 from groundup.corpus.extract.blocks import Blocks, Tag
-from groundup.corpus.extract.content import LEAVES, WEIGHTS, ContentModel, Trees, to_arrays
+from groundup.corpus.extract.content import LEAVES, WEIGHTS, ContentModel, Trees, content_model, to_arrays
 from groundup.corpus.extract.features import Scores, features, split_words, tokens_of
 from groundup.corpus.extract.page_text import decode, parse
 from groundup.corpus.urls import split_url
@@ -34,13 +37,15 @@ from groundup.corpus.urls import split_url
 logger = logging.getLogger(__name__)
 
 WORD = re.compile(r"\w+")
-GROUPS = 4  # of sites, each scored by the others
+FOLDS = 5  # of sites: each is scored by the others, and in cross-validation tried on a model of the others
 MIN_SITES = 3  # with a token, for it to get a score
 PENALTY = 1 / 3  # on squared weights; the data weighs one a page
 ITERATIONS = 45
 ALIGNED_WHOLE = 30_000_000  # words of the page times words of the gold: above, frequent words are no anchors
 TREES = 100
 HEART = 0.95  # of the content's words
+AGREED, SNIPPET = 0.5, 2.0  # weights of blocks of a page that has snippets
+KIND_WEIGHTS = {"news": 2.0}  # of a page: 102 are news, 1,497 of all kinds, and 487 say little each
 OPTIONS = {
     "objective": "cross_entropy", "num_leaves": LEAVES, "learning_rate": 0.12, "min_data_in_leaf": 40, "feature_fraction": 0.4,
     "bagging_fraction": 0.7, "bagging_freq": 1, "lambda_l2": 5, "max_bin": 127, "use_missing": False, "seed": 2,
@@ -53,26 +58,24 @@ class Example:
     """A page and what people said is its content."""
 
     url: str
-    kind: str
+    kind: str  # of WCXB's, or "news", or "snippets"
     site: str
     blocks: Blocks
     words: list[list[str]]  # of each block, as the metric counts them
     gold: Counter[str]
     label: NDArray[np.float64]  # [blocks]: share of its words that is content
+    weight: NDArray[np.float64]  # [blocks]: the square root of its words, of 1 a page; 0 where the label is not known
 
 
 def site_of(url: str) -> str:
-    """The part of the host name that one owner has: 'blog.a.co.uk' -> 'a.co.uk'."""
+    """The part of the host name that one owner has: 'blog.a.co.uk' -> 'a.co.uk'; of a file 'hard::a.org-page.html', 'a.org'."""
+    url = url.rpartition("::")[2].removesuffix(".html").partition("-")[0] if "://" not in url else url
     parts = (((found := split_url(url)) and found.hostname) or url).split(".")
     return ".".join(parts[-3:] if len(parts) > 2 and len(parts[-2]) <= 3 and len(parts[-1]) == 2 else parts[-2:])
 
 
 def read_examples(data: Path) -> list[Example]:
-    gold: dict[str, dict[str, str]] = {}
-    for path in sorted(data.glob("*.gold.jsonl.gz")):
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            # Sets of other kinds, such as snippets that a text must have, lie in the same folder.
-            gold.update((row["url"], row) for row in map(json.loads, file) if "main_content" in row)
+    gold = read_gold(data)
     examples = [
         _example(page.url, decode(page), gold[page.url])
         for path in sorted(data.glob("*.warc.gz"))
@@ -84,12 +87,47 @@ def read_examples(data: Path) -> list[Example]:
     return examples
 
 
-def _example(url: str, html: str, row: dict[str, str]) -> Example:
+def read_gold(data: Path) -> dict[str, dict[str, Any]]:
+    """By URL, what people said of the pages."""
+    gold: dict[str, dict[str, Any]] = {}
+    for path in sorted(data.glob("*.gold.jsonl.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            gold.update((row["url"], row) for row in map(json.loads, file))
+    return gold
+
+
+def _example(url: str, html: str, row: dict[str, Any]) -> Example:
     _, blocks = parse(html)
     words = [WORD.findall((prefix + text).lower()) for prefix, text in zip(blocks.prefix, blocks.text, strict=True)]
-    truth = WORD.findall(row["main_content"].lower())
-    label = _labels(words, truth)
-    return Example(url, row["page_type"], site_of(url), blocks, words, Counter(truth), label)
+    weight = np.sqrt([len(block) for block in words])
+    kind = row.get("page_type", "news" if "article" in row else "snippets")
+    truth = WORD.findall(row.get("main_content", row.get("article", "")).lower())
+    if kind == "snippets":
+        label, known = _snippet_labels(html, blocks, words, row)
+        weight = weight * known
+    else:
+        label = _labels(words, truth)
+    weight = weight * KIND_WEIGHTS.get(kind, 1.0) / max(weight.sum(), 1)
+    return Example(url, kind, site_of(row.get("page", url)), blocks, words, Counter(truth), label, weight)
+
+
+def _snippet_labels(
+    html: str, blocks: Blocks, words: list[list[str]], row: dict[str, Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Labels [blocks], and how surely each is known [blocks]."""
+    import trafilatura
+
+    theirs = _labels(words, WORD.findall((trafilatura.extract(html, include_comments=False) or "").lower()))
+    ours = np.isin(np.arange(len(words)), content_model().content(blocks))
+    known = AGREED * np.where(ours, theirs > 0.8, theirs < 0.2)
+    label = ours.astype(np.float64)
+    wanted, unwanted = ([" ".join(text.split()) for text in row[name]] for name in ("with", "without"))
+    for at, text in enumerate(blocks.text):
+        block = " ".join(text.split())
+        good, bad = (any(snippet in block for snippet in snippets) for snippets in (wanted, unwanted))
+        if good != bad:
+            label[at], known[at] = float(good), SNIPPET
+    return label, known
 
 
 def _labels(words: list[list[str]], truth: list[str]) -> NDArray[np.float64]:
@@ -131,12 +169,14 @@ def heart_of(example: Example) -> Example | None:
         **{name: getattr(blocks, name)[low:high] for name in columns},
         element=[element - top for element in blocks.element[low:high]],
         kinds=blocks.kinds,
+        title=blocks.title,
+        stated=blocks.stated,
         kind=blocks.kind[top:after],
         parent=[max(parent - top, 0) for parent in blocks.parent[top:after]],
         start=[start - low for start in blocks.start[top:after]],
         end=[end - low for end in blocks.end[top:after]],
     )
-    return replace(example, blocks=inside, words=example.words[low:high], label=label[low:high])
+    return replace(example, blocks=inside, words=example.words[low:high], label=label[low:high], weight=example.weight[low:high])
 
 
 class _Table:
@@ -189,8 +229,7 @@ class ScoreTables:
         found: list[tuple[int, int]] = []  # (row, word)
         for example, of_site in zip(examples, site, strict=True):
             blocks = example.blocks
-            weight = np.sqrt([len(block) for block in example.words])
-            weight /= max(weight.sum(), 1)
+            weight = example.weight
             kinds = [tags.setdefault(tag, len(tags)) for tag in blocks.kinds]
             chains: list[tuple[int, ...]] = []
             for element, parent in enumerate(blocks.parent):
@@ -225,6 +264,15 @@ class ScoreTables:
         names = [f"above {token}" for token in tokens] + [f"near {token}" for token in tokens]
         self.paths = _Table(sparse.hstack(parts, format="csr"), names, *paths)
         self.texts = _Table(_counts(found, len(texts[0]), len(words)), list(words), *texts)
+        self.fold = np.random.default_rng(0).permutation(max(site) + 1) % FOLDS  # [sites]
+        self.fitted: dict[frozenset[int], Scores] = {}
+
+    def without(self, folds: Set[int]) -> Scores:
+        """From the sites of the other folds."""
+        key = frozenset(folds)
+        if key not in self.fitted:
+            self.fitted[key] = self.fit(~np.isin(self.fold, list(folds)))
+        return self.fitted[key]
 
     def fit(self, use: NDArray[np.bool_]) -> Scores:
         paths = self.paths.fit(use)
@@ -249,14 +297,10 @@ def _counts(pairs: list[tuple[int, int]], rows: int, columns: int) -> Any:
     return sparse.csr_matrix((np.ones(len(at), np.float32), (at[:, 0], at[:, 1])), shape=(rows, columns))
 
 
-def train(
-    examples: list[Example], tables: ScoreTables, site: NDArray[np.int64], use: NDArray[np.bool_]
-) -> ContentModel:
-    """The model from the pages of the sites in `use` [sites]; `site` is of each page."""
-    pages, x, names = training_features(examples, tables, site, use)
-    trees = fit_trees(x, pages)
-    scores = tables.fit(use)
-    return ContentModel(_as_stored(scores), trees, names)
+def train(examples: list[Example], tables: ScoreTables, site: NDArray[np.int64], held_out: Set[int]) -> ContentModel:
+    """The model from the pages of the sites that are in no fold held out; `site` is of each page."""
+    pages, x, names = training_features(examples, tables, site, held_out)
+    return ContentModel(_as_stored(tables.without(held_out)), fit_trees(x, pages), names)
 
 
 def _as_stored(scores: Scores) -> Scores:
@@ -265,19 +309,18 @@ def _as_stored(scores: Scores) -> Scores:
 
 
 def training_features(
-    examples: list[Example], tables: ScoreTables, site: NDArray[np.int64], use: NDArray[np.bool_]
+    examples: list[Example], tables: ScoreTables, site: NDArray[np.int64], held_out: Set[int]
 ) -> tuple[list[Example], list[NDArray[np.float32]], list[str]]:
-    """Pages that have text and their hearts, their features under scores fitted without their group of sites, and the
-    features' names."""
-    group = np.arange(len(use)) % GROUPS
+    """Pages that have text and their hearts, their features under scores fitted without their fold, and the features'
+    names."""
     pages: list[Example] = []
     x: list[NDArray[np.float32]] = []
     names: list[str] = []
-    for held_out in range(GROUPS):
-        scores = tables.fit(use & (group != held_out))
-        for at in np.flatnonzero((use & (group == held_out))[site]):
+    for fold in set(range(FOLDS)) - held_out:
+        scores = tables.without(held_out | {fold})
+        for at in np.flatnonzero(tables.fold[site] == fold):
             for page in (examples[at], heart_of(examples[at])):
-                if page and page.blocks.text:
+                if page and page.weight.any():
                     found = features(page.blocks, scores)
                     names = list(found)
                     pages.append(page)
@@ -288,11 +331,11 @@ def training_features(
 def fit_trees(x: list[NDArray[np.float32]], pages: list[Example]) -> Trees:
     import lightgbm
 
-    sizes = [np.sqrt([len(block) for block in page.words]) for page in pages]
-    weight = np.concatenate([size / max(size.sum(), 1) for size in sizes])
-    data = lightgbm.Dataset(
-        np.concatenate(x), np.concatenate([page.label for page in pages]), weight=weight * len(weight) / weight.sum()
-    )
+    weight = np.concatenate([page.weight for page in pages])
+    known = weight > 0
+    weight = weight[known]
+    label = np.concatenate([page.label for page in pages])[known]
+    data = lightgbm.Dataset(np.concatenate(x)[known], label, weight=weight * len(weight) / weight.sum())
     return _flat(lightgbm.train(OPTIONS, data, TREES).dump_model())
 
 
@@ -326,12 +369,11 @@ def _flat(dump: dict[str, Any]) -> Trees:
     return trees
 
 
-def cross_validated(examples: list[Example], folds: int = 5) -> tuple[list[list[int]], list[ContentModel]]:
+def cross_validated(examples: list[Example]) -> tuple[list[list[int]], list[ContentModel]]:
     """Models that have not seen the sites of the pages beside them: (pages of each fold, the fold's model)."""
-    sites, site, tables = _prepared(examples)
-    fold = np.random.default_rng(0).permutation(len(sites)) % folds
-    pages = [np.flatnonzero(fold[site] == at).tolist() for at in range(folds)]
-    return pages, [train(examples, tables, site, fold != at) for at in range(folds)]
+    _, site, tables = _prepared(examples)
+    pages = [np.flatnonzero(tables.fold[site] == at).tolist() for at in range(FOLDS)]
+    return pages, [train(examples, tables, site, {at}) for at in range(FOLDS)]
 
 
 def _prepared(examples: list[Example]) -> tuple[list[str], NDArray[np.int64], ScoreTables]:
@@ -351,7 +393,7 @@ def main() -> None:
         parser.error(printable(f"unrecognized arguments: {' '.join(unknown)}"))
     examples = read_examples(parsed.data)
     sites, site, tables = _prepared(examples)
-    model = train(examples, tables, site, np.ones(len(sites), dtype=bool))
+    model = train(examples, tables, site, set())
     np.savez_compressed(parsed.out, **to_arrays(model))
     size = parsed.out.stat().st_size / 1000
     logger.info(f"{len(examples)} pages of {len(sites)} sites -> {parsed.out}, {size:.0f} kB")
