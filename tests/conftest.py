@@ -251,6 +251,7 @@ def listening() -> Callable[..., contextlib.AbstractContextManager[str]]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
         thread.start()
         while not server.started:
+            assert thread.is_alive(), "the server does not start"
             time.sleep(0.01)
         try:
             yield f"http://127.0.0.1:{socket.getsockname()[1]}"

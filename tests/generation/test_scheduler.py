@@ -212,3 +212,30 @@ def test_a_thread_serves_and_ends_what_is_left(toy_models):
     assert [one.reason for one in asked] == ["length", "length"]
     with pytest.raises(Full):
         scheduler.submit([Asked([1]).request])
+
+
+def test_a_step_that_fails_leaves_nobody_waiting(toy_models, monkeypatch):
+    """Not those either whose prompts were being read."""
+
+    def no_memory(*_):
+        raise RuntimeError("no memory")
+
+    with Scheduler(toy_models["dense"], slots=4) as scheduler:
+        with monkeypatch.context() as broken:
+            broken.setattr(scheduler.state, "prefill", no_memory)
+            asked = [Asked(one, max_tokens=5) for one in prompts(4, 6)]
+            scheduler.submit([one.request for one in asked])
+            wait_for(lambda: all(one.reason for one in asked))
+        assert {(one.reason, one.what) for one in asked} == {("error", "the server failed")}
+        after = Asked([1, 2], max_tokens=5)
+        scheduler.submit([after.request])
+        wait_for(lambda: after.reason)
+    assert after.reason == "length" and not scheduler.lookups
+
+
+def wait_for(holds):
+    for _ in range(500):
+        if holds():
+            return
+        time.sleep(0.02)
+    raise AssertionError("did not come about in ten seconds")

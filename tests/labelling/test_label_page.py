@@ -56,15 +56,19 @@ def until(page, holds):
     raise AssertionError("did not come about in 20 seconds")
 
 
-def test_two_browsers_one_reloads_one_goes_offline(annotator, project, served, tmp_path):
-    store = project(8, overlap=2, cost_per_hour=36.0)
-    votes = {"ada": "aabbabtt", "bob": "aabbbbta"}
+ADA = "aabbabtt" * 5
+BOB = "aabbbbta" * 5
+
+
+def test_two_browsers_label_40_pairs_at_once_one_reloads_one_loses_its_connection(annotator, project, served, tmp_path):
+    store = project(40, overlap=2, cost_per_hour=36.0)
+    votes = {"ada": ADA, "bob": BOB}
     wanted = {
         name: {f"question {n}": {"t": "tie"}.get(vote, vote) for n, vote in enumerate(row)} for name, row in votes.items()
     }
     with served(store) as address:
         ada, bob = (annotator(address, name) for name in votes)
-        for _ in range(2):
+        for _ in range(10):
             prefer(ada, wanted["ada"])
             prefer(bob, wanted["bob"])
         sent(bob)
@@ -73,31 +77,32 @@ def test_two_browsers_one_reloads_one_goes_offline(annotator, project, served, t
         prefer(bob, wanted["bob"])
         prefer(bob, wanted["bob"])
         until(bob, lambda: "wait for the connection" in bob.inner_text("#waiting"))
-        ada.reload()
+        prefer(ada, wanted["ada"])
+        ada.reload()  # at once: what was said is on its way
         ada.wait_for_selector("#pair:visible")
-        for _ in range(6):
+        for _ in range(29):
             prefer(ada, wanted["ada"])
         bob.context.set_offline(False)
         sent(bob)
         bob.wait_for_selector("#pair:visible")
-        for _ in range(4):
+        for _ in range(28):
             prefer(bob, wanted["bob"])
         for page in (ada, bob):
             sent(page)
             page.wait_for_selector("text=No more pairs for you")
             assert page.evaluate("Object.keys(localStorage).filter(one => one.includes('unsent')).length") == 0
-        assert "16 of 16 labels" in ada.inner_text("#done") or "8 yours" in ada.inner_text("#done")
+        until(ada, lambda: "40 yours" in ada.inner_text("#done"))
     log = log_of(store)
     said = {(event["prompt"], event["annotator"]): event["choice"] for event in log}
-    assert len(log) == 16 and said == {(question, name): vote for name in votes for question, vote in wanted[name].items()}
+    assert len(log) == 80 and said == {(question, name): vote for name in votes for question, vote in wanted[name].items()}
     found = report(store)
-    # By hand: equal on 6 of 8; ada says a 3, b 3, tie 2, bob a 3, b 4, tie 1: by chance (9 + 12 + 2) / 64.
+    # By hand, in each eight: equal on 6; ada says a 3, b 3, tie 2, bob a 3, b 4, tie 1: by chance (9 + 12 + 2) / 64.
     assert found["cohen_kappa"]["ada, bob"] == pytest.approx((48 - 23) / (64 - 23))
-    assert found["labels"] == 16 and found["cost"] == pytest.approx(found["seconds"] / 100) and found["seconds"] > 0
-    # Both say a on two pairs, b on three; each of the other three has one vote of two at most.
-    assert export(store, tmp_path)["preferences"] == 6
+    assert found["labels"] == 80 and found["cost"] == pytest.approx(found["seconds"] / 100) and found["seconds"] > 0
+    # Of each eight both say a on two pairs, b on three; one of the other three has one vote, one none, and one is split.
+    assert export(store, tmp_path)["preferences"] == 30
     rows = read_preferences([tmp_path / "preferences.jsonl"]).rows
-    assert sorted(row.margin for row in rows) == [0.5, 1, 1, 1, 1, 1]
+    assert sorted(row.margin for row in rows) == [0.5] * 5 + [1] * 25
 
 
 def test_a_server_that_is_not_there_for_a_while(annotator, project, server_process):

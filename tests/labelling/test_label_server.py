@@ -1,8 +1,10 @@
 """The labelling server: who may, what it refuses, two processes on one file, and a process that is killed."""
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import tempfile
 import urllib.error
@@ -58,6 +60,28 @@ def test_two_server_processes_write_one_file(project, server_process):
     # Each pair twice, by two people; nothing twice by one, whoever asked for it at the same moment.
     assert len(log) == 24 == sum(map(len, keys)) and len({(event["pair_id"], event["annotator"]) for event in log}) == 24
     assert all(sum(event["pair_id"] == one for event in log) == 2 for one in {event["pair_id"] for event in log})
+
+
+def test_a_database_that_is_busy_is_no_fault_of_the_clients(project, served, monkeypatch):
+    monkeypatch.setattr("groundup.labelling.store.BUSY_SECONDS", 0.05)
+    store = project(1)
+    with served(store) as address:
+        pair = post(address, "next", {"annotator": "ada"})[1]["pairs"][0]
+        body = {"annotator": "ada", "judgements": [{"key": "key-0001", "pair_id": pair["pair_id"], "choice": "left"}]}
+        with contextlib.closing(sqlite3.connect(store.address)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            for path in ("next", "judgements"):
+                request = urllib.request.Request(
+                    f"{address}/{path}", json.dumps(body if path == "judgements" else {"annotator": "ada"}).encode(),
+                    {"content-type": "application/json"},
+                )  # fmt: skip
+                with pytest.raises(urllib.error.HTTPError) as caught:
+                    urllib.request.urlopen(request, timeout=60)
+                with caught.value as error:
+                    assert error.code == 503 and error.headers["retry-after"] == "1"
+                    assert "nothing was stored" in json.load(error)["error"]["message"]
+        assert post(address, "judgements", body)[1]["stored"] == ["key-0001"]
+    assert len(log_of(store)) == 1
 
 
 def test_a_killed_server_has_lost_nothing_that_it_answered(project, server_process):

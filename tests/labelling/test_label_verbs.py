@@ -60,6 +60,22 @@ def test_two_models_are_compared_and_what_was_said_is_read_as_preferences(models
     assert len(sides["train"]) + len(sides["held_out"]) == written["preferences"] and "dropped" not in said[0]
 
 
+def test_what_people_said_opens_in_datasets_and_trains_a_reward_model(models, tmp_path, groundup_here):
+    datasets = pytest.importorskip("datasets", reason="needs the `test` extra")
+    project, file, out = tmp_path / "labels.db", tmp_path / "pairs.jsonl", tmp_path / "out"
+    rows = [{"prompt": f"what does path {n} return", "a": f"the path {n}", "b": f"it is file {n}"} for n in range(24)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    last(groundup_here("label", "import", file, "--out", project, "--overlap", 2))
+    for name, choice in (("ada", "left"), ("bob", "tie")):
+        label_all(project, name, choice)
+    assert last(groundup_here("label", "export", project, "--out", out))["preferences"] == 24
+    opened = datasets.load_dataset("json", data_files=str(out / "preferences.jsonl"), cache_dir=str(tmp_path / "cache"))["train"]
+    assert {"prompt", "chosen", "rejected", "margin"} <= set(opened.column_names) and set(opened["margin"]) == {0.5}
+    assert opened[0]["chosen"][-1]["content"] != opened[0]["rejected"][-1]["content"]
+    trained = last(groundup_here("reward", models[0], "--data", out / "preferences.jsonl", "--out", tmp_path / "reward"))
+    assert (tmp_path / "reward" / "reward" / "model.safetensors").is_file() and trained
+
+
 def test_own_pairs_with_tokens(tmp_path, groundup_here):
     project, file, guide = tmp_path / "labels.db", tmp_path / "pairs.csv", tmp_path / "guide.txt"
     file.write_text("prompt,a,b\nq,x,y\nq,x,x\n,x,y\n")

@@ -1,14 +1,17 @@
 """The server, asked by OpenAI's own client."""
 
 import asyncio
+import contextlib
 import json
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -289,13 +292,14 @@ def test_fuzzed_requests_are_answered_or_refused(address):
         "chat/completions": {"model": "chat", "messages": QUESTION, "max_tokens": 2},
     }
     fields = {"completions": [*CompletionRequest.model_fields], "chat/completions": [*ChatRequest.model_fields]}
-    statuses = set()
-    with httpx.Client() as client:
-        for _ in range(120):
-            route = rng.choice([*valid])
-            body = valid[route] | {rng.choice(fields[route]): rng.choice(anything) for _ in range(rng.randint(1, 3))}
-            answer = client.post(f"{address}/v1/{route}", content=json.dumps(body), headers={"content-type": "application/json"})
-            statuses.add(answer.status_code)
+    asked = []
+    for _ in range(300):
+        route = rng.choice([*valid])
+        body = valid[route] | {rng.choice(fields[route]): rng.choice(anything) for _ in range(rng.randint(1, 3))}
+        asked.append((f"{address}/v1/{route}", json.dumps(body)))
+    with httpx.Client(timeout=60) as client, ThreadPoolExecutor(8) as pool:
+        kind = {"content-type": "application/json"}
+        statuses = set(pool.map(lambda one: client.post(one[0], content=one[1], headers=kind).status_code, asked))
     assert statuses <= {200, 400, 404} and {200, 400} <= statuses
 
 
@@ -304,6 +308,26 @@ def test_models_share_a_process_and_threads_end(served_folders, listening):
     with listening(open_all([f"mine={served_folders['base']}"], Capacity())) as address:
         assert httpx.get(f"{address}/v1/models").json()["data"][0]["id"] == "mine"
     assert threading.active_count() <= before + 1
+
+
+def test_it_stops_whatever_its_clients_do(served_folders, listening):
+    """One that is there and silent, one that never ends its request, one that reads nothing, one that waits, one that left."""
+    with listening(open_all([str(served_folders["base"])], Capacity(slots=2))) as address, contextlib.ExitStack() as held:
+        body = {"model": "base", "prompt": "the path", "max_tokens": 240, "logit_bias": {"290": 100}, "logprobs": 5, "n": 40}
+        for sent in (b"", raw(body)[:-9], raw({**body, "stream": True}), raw(body), raw(body)):
+            connection = held.enter_context(socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            connection.sendall(sent)
+        connection.close()
+        time.sleep(0.2)
+        stops = held.pop_all()
+    stops.close()  # all but the last are connected still when the server ends
+
+
+def raw(body):
+    data = json.dumps(body).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(data)}"
+    return head.encode() + b"\r\n\r\n" + data
 
 
 def test_the_verb_serves_until_it_is_told_to_stop(served_folders, environment):

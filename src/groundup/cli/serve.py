@@ -1,5 +1,6 @@
 """The verb `serve`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,8 +11,10 @@ from groundup.core.errors import UserError
 
 def serve(
     models: Annotated[
-        list[str], typer.Argument(metavar="[NAME=]MODEL...", help="Model folders or runs, each with a name for clients.")
-    ],
+        list[str] | None, typer.Argument(metavar="[NAME=]MODEL...", help="Model folders or runs, each with a name for clients.")
+    ] = None,
+    runs: Annotated[Path | None, typer.Option(help="A run, or a folder of runs, to watch on a page.")] = None,
+    leaderboard: Annotated[Path | None, typer.Option(help="A leaderboard.jsonl to show on a page.")] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; any but loopback needs a key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
     key: Annotated[
@@ -27,7 +30,7 @@ def serve(
     ] = None,
     cache_mb: Annotated[int, typer.Option(min=1, max=MOST_MB, help="Memory for keys and values, for each model.")] = 2048,
 ) -> None:
-    """Answer OpenAI's API, and a page to talk to models, until Ctrl-C."""
+    """Answer OpenAI's API, and pages to talk to models and to watch runs, until Ctrl-C."""
     try:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401
@@ -36,4 +39,5 @@ def serve(
     from groundup.serving.models import Capacity
     from groundup.serving.serve import serve as run
 
-    result(run(models, host, port, key, name or [], Capacity(slots, waiting, context_length, cache_mb)))
+    capacity = Capacity(slots, waiting, context_length, cache_mb)
+    result(run(models or [], host, port, key, name or [], capacity, runs, leaderboard))

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 PART = 256  # tokens of a long prompt between two steps of the others
 AT_ONCE = 1024  # tokens of prompts that are read together
 CACHE_MB = 2048
+STOP_SECONDS = 10  # for the step at work when it is to stop; the thread ends with its process in any case
 NOT_FINITE = "the model computes numbers that are not finite: its weights are damaged; train or download it again"
 
 
@@ -57,6 +58,7 @@ class Scheduler:
         self.running: list[Request] = []  # row by row
         self.reading: Request | None = None  # its prompt is longer than a part; it is in the row after all slots
         self.waiting: deque[Request] = deque()
+        self.joining: list[Request] = []  # their prompts are being read
         self.lookups: dict[Request, PromptLookup] = {}
         self.without_token = torch.tensor(model.without_token, dtype=torch.long, device=self.device)
         self.counts: Counter[str] = Counter()
@@ -92,7 +94,7 @@ class Scheduler:
             self._closed = True
             self._work.notify()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(STOP_SECONDS)
 
     def submit(self, requests: Sequence[Request]) -> None:
         """All or none. Raises Full; UserError for a prompt that has no token, or no room for its answer."""
@@ -122,11 +124,17 @@ class Scheduler:
                 self.step()
             except Exception as error:  # whatever it is, nobody may wait for ever
                 logger.exception("a step failed")
-                for request in [*self.running, *([self.reading] if self.reading else [])]:
-                    request.on_end("error", str(error) if isinstance(error, UserError) else "the server failed")
-                self.running, self.reading = [], None
-        for request in [*self.running, *self.waiting, *([self.reading] if self.reading else [])]:
+                self._end_all("error", str(error) if isinstance(error, UserError) else "the server failed")
+        self._end_all("cancelled", "the server stops")
+        for request in self.waiting:
             request.on_end("cancelled", "the server stops")
+
+    def _end_all(self, reason: str, what: str) -> None:
+        at_work = dict.fromkeys([*self.running, *self.joining, *([self.reading] if self.reading else [])])
+        self.running, self.joining, self.reading = [], [], None
+        self.lookups.clear()
+        for request in at_work:
+            request.on_end(reason, what)
 
     @property
     def busy(self) -> bool:
@@ -162,12 +170,12 @@ class Scheduler:
                 taken.append(self.waiting.popleft())
         if not taken:
             return
-        first = len(self.running)
+        self.joining, first = taken, len(self.running)
         for row in range(first, first + len(taken)):
             self._forget_row(row)
         logits_BV = self.state.prefill([one.prompt for one in taken], first)
         self.counts["prompt tokens"] += sum(len(one.prompt) for one in taken)
-        self.running += taken
+        self.running, self.joining = self.running + taken, []
         self._take(taken, logits_BV[:, None], [[]] * len(taken))
 
     def _forget_row(self, row: int) -> None:
@@ -192,12 +200,13 @@ class Scheduler:
             request.on_prompt(found + tokens_of(targets, self._pickable(logits_NV[: len(targets)]), request.logprobs or 0))
         if start + len(part) < len(request.prompt):
             return
-        self.reading = None
         if not request.max_tokens:
+            self.reading = None
             request.on_end("length", "")
             return
         self.state.move(row, len(self.running))
         self.running.append(request)
+        self.reading = None
         self._take([request], logits_NV[None, -1:], [[]])
 
     def _decode(self) -> None:

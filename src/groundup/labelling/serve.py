@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 import sqlalchemy as sa
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from groundup.core.errors import UserError
 from groundup.labelling.assignment import Said, progress, record, take
-from groundup.labelling.store import Store, now
+from groundup.labelling.store import Store, Unavailable, now
 from groundup.serving.guard import LOOPBACK, Guard, body_of
 from groundup.serving.protocol import Body, RequestError, read
 from groundup.serving.web import answer_errors, bind, page
@@ -134,6 +134,13 @@ def create_app(store: Store, hosts: tuple[str, ...] = LOOPBACK) -> FastAPI:
     app.post("/next")(server.next)
     app.post("/judgements")(server.judgements)
     answer_errors(app)
+
+    @app.exception_handler(Unavailable)
+    async def try_again(_: Request, error: Unavailable) -> Response:
+        logger.warning(str(error))
+        said = RequestError("the database is busy or away; nothing was stored, try again", None, 503, "server_error")
+        return JSONResponse(said.body, said.status, said.headers)
+
     return app
 
 

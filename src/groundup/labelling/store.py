@@ -14,11 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+    TimeoutError,
+)
 
 from groundup.core.errors import UserError
 
-BUSY_SECONDS = 30  # how long a writer waits for the others
+BUSY_SECONDS = 10  # how long a writer waits for the others; the page gives up after 20 and sends again
 CHOICES = ("a", "b", "tie", "both_bad", "skip")
 # What a project may set, and what holds where it does not. `lease_minutes`: how long a pair that was shown is kept for
 # its annotator; `gold_every`: one in so many is a pair whose answer is known.
@@ -67,6 +74,10 @@ events = sa.Table(
 )  # fmt: skip
 
 
+class Unavailable(UserError):
+    """The database does not answer, or is at others' work for too long: nothing was stored, and asking again may help."""
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two answers to the messages of `prompt`."""
@@ -96,13 +107,15 @@ class Store:
     def transaction(self) -> Iterator[sa.Connection]:
         """One writer at a time, whoever else serves the project: all that is read in it stays true until its end.
 
-        Raises UserError where the database does not answer.
+        Raises Unavailable where the database does not answer, UserError for what it does not take.
         """
         try:
             with self.engine.begin() as connection:
                 # Postgres locks the row; SQLite has locked its file at BEGIN IMMEDIATE.
                 connection.execute(sa.select(settings).where(settings.c.name == "version").with_for_update())
                 yield connection
+        except (OperationalError, InterfaceError, TimeoutError) as error:
+            raise Unavailable(f"{self.shown}: {_said(error)}") from None
         except SQLAlchemyError as error:
             raise UserError(f"{self.shown}: {_said(error)}") from None
 
@@ -184,7 +197,8 @@ def open_store(address: str, make: bool = False) -> Store:
     try:
         url = sa.URL.create("sqlite", database=address) if is_file else sa.make_url(address)
         sqlite = url.get_backend_name() == "sqlite"
-        engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS} if sqlite else {}, pool_pre_ping=not sqlite)
+        waits = {"connect_args": {"timeout": BUSY_SECONDS} if sqlite else {}, "pool_timeout": BUSY_SECONDS}
+        engine = sa.create_engine(url, pool_pre_ping=not sqlite, **waits)
         if sqlite:
             sa.event.listen(engine, "connect", _as_we_want_it)
             sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))

@@ -102,7 +102,8 @@ class Pieces:
             self.arrived.append(piece)
             if len(self.arrived) > 1:
                 return
-        self.loop.call_soon_threadsafe(self._hand_over)
+        if not self.loop.is_closed():  # then nobody waits for it any more
+            self.loop.call_soon_threadsafe(self._hand_over)
 
     def _hand_over(self) -> None:
         with self.lock:

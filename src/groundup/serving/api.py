@@ -7,7 +7,13 @@ from contextlib import ExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import (
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.concurrency import run_in_threadpool
 
 from groundup.serving.answering import answer, ask, stream
@@ -22,6 +28,8 @@ from groundup.serving.protocol import (
     TokenizeRequest,
     read,
 )
+from groundup.serving.runs import Runs
+from groundup.serving.watching import Board, add_routes
 from groundup.serving.web import answer_errors, page
 
 logger = logging.getLogger(__name__)
@@ -37,11 +45,11 @@ class Server:
 
     def model(self, name: str | None) -> ServedModel:
         """The first where none is named. Raises RequestError (404) for a name that is none."""
-        if name is None:
+        if name is None and self.models:
             return next(iter(self.models.values()))
-        if name not in self.models:
-            known = ", ".join(self.models)
-            raise RequestError(f"no model {name[:80]!r}; served here: {known}", "model", 404, code="model_not_found")
+        if name is None or name not in self.models:
+            known = ", ".join(self.models) or "none"
+            raise RequestError(f"no model {(name or '')[:80]!r}; served here: {known}", "model", 404, code="model_not_found")
         return self.models[name]
 
     async def completions(self, request: Request) -> Response:
@@ -123,8 +131,11 @@ def _label(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
 
 
-def create_app(models: dict[str, ServedModel], hosts: tuple[str, ...] = LOOPBACK, key: str | None = None) -> FastAPI:
-    """The ASGI app; the models' schedulers work while it runs."""
+def create_app(
+    models: dict[str, ServedModel], hosts: tuple[str, ...] = LOOPBACK, key: str | None = None, runs: Runs | None = None,
+    board: Board | None = None,
+) -> FastAPI:  # fmt: skip
+    """The ASGI app; the models' schedulers work while it runs. Pages are those of what is given."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> Any:
@@ -146,6 +157,27 @@ def create_app(models: dict[str, ServedModel], hosts: tuple[str, ...] = LOOPBACK
     app.get("/tokenizer_info")(server.tokenizer_info)
     app.get("/health")(server.health)
     app.get("/metrics")(server.metrics)
-    app.get("/", response_class=HTMLResponse)(lambda: page("groundup.serving", "chat.html"))
+    add_routes(app, runs, board)
+    _add_pages(app, {"/": bool(models), "/runs": runs is not None, "/leaderboard": board is not None})
     answer_errors(app)
     return app
+
+
+def _add_pages(app: FastAPI, given: dict[str, bool]) -> None:
+    """Those that are given, each with links to all; the first is at / too."""
+    names = {"/": "Chat", "/runs": "Runs", "/leaderboard": "Leaderboard"}
+    paths = [path for path in names if given[path]]
+
+    def add(path: str, response: Response) -> None:
+        async def answer(_: Request) -> Response:
+            return response
+
+        app.add_route(path, answer)
+
+    for path in paths:
+        here = {path: ' aria-current="page"'}
+        links = [f'<a href="{one.strip("/") or "."}"{here.get(one, "")}>{names[one]}</a>' for one in paths]
+        others = f"<nav>{' '.join(links) if len(links) > 1 else ''}</nav>"
+        add(path, page("groundup.serving", f"{names[path].lower()}.html", others))
+    if paths and paths[0] != "/":
+        add("/", RedirectResponse(paths[0].strip("/")))

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 from groundup.serving.protocol import RequestError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-OPEN_PATHS = ("/", "/health")  # a page without data, and whether the server is there
+OPEN_PATHS = ("/", "/runs", "/leaderboard", "/health")  # pages without data, and whether the server is there
 Message = MutableMapping[str, Any]
 Receive, Send = Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]
 

@@ -25,7 +25,7 @@ class RequestError(Exception):
         code: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__(message)
-        self.status, self.headers = status, {"retry-after": "1"} if status == 429 else {}
+        self.status, self.headers = status, {"retry-after": "1"} if status in (429, 503) else {}
         self.body = {"error": {"message": message[:500], "type": kind, "param": param, "code": code}}
 
 

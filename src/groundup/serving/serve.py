@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -10,29 +11,40 @@ from groundup.core.errors import UserError
 from groundup.serving.api import create_app
 from groundup.serving.guard import LOOPBACK
 from groundup.serving.models import Capacity, open_all
+from groundup.serving.runs import Runs
+from groundup.serving.watching import Board
 from groundup.serving.web import bind
 
 logger = logging.getLogger(__name__)
 
 
 def serve(
-    specs: Sequence[str], host: str, port: int, key: str | None, names: Sequence[str], capacity: Capacity
-) -> dict[str, Any]:
+    specs: Sequence[str], host: str, port: int, key: str | None, names: Sequence[str], capacity: Capacity,
+    runs: Path | None = None, board: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Counts of what was answered, once it is stopped. `names`: host names beside `host` by which clients call it.
 
-    Raises UserError for an address that is not free, and for one that others can reach where no key is given.
+    `runs`: a folder of runs, `board`: a leaderboard, each for a page. Raises UserError for an address that is not free, for one
+    that others can reach where no key is given, and where nothing is to be served.
     """
+    if not specs and runs is None and board is None:
+        raise UserError("nothing to serve: give a model, --runs or --leaderboard")
     if host not in LOOPBACK and not key:
         raise UserError(f"host {host}: others can reach it, so a key is needed: set GROUNDUP_KEY")
+    shown = runs and Runs(runs), board and Board(board)
     listening = bind(host, port)
     models = open_all(specs, capacity)
     for model in models.values():
         for decision in model.scheduler.decisions:
             logger.info(f"{model.name}: {decision}")
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-    logger.info(f"serving {', '.join(models)} at {address}/v1; a page to talk at {address}/; Ctrl-C ends")
+    pages = [f"{what} at {address}/{path}" for what, path, there in (
+        ("a page to talk", "", models), ("runs", "runs", runs), ("the leaderboard", "leaderboard", board)
+    ) if there]  # fmt: skip
+    serving = f"serving {', '.join(models)} at {address}/v1; " if models else ""
+    logger.info(f"{serving}{'; '.join(pages)}; Ctrl-C ends")
     hosts = (*LOOPBACK, host, *names) if host in LOOPBACK else (host, *names)
-    app = create_app(models, hosts, key)
+    app = create_app(models, hosts, key, *shown)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
     uvicorn.Server(config).run(sockets=[listening])
     counts = {name: dict(model.scheduler.counts) for name, model in models.items()}

@@ -16,9 +16,9 @@ PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 
-def page(package: str, name: str) -> HTMLResponse:
-    """A page of a package's folder `pages`."""
-    text = (resources.files(package) / "pages" / name).read_text(encoding="utf-8")
+def page(package: str, name: str, others: str = "") -> HTMLResponse:
+    """A page of a package's folder `pages`; `others`: links to the others, as HTML."""
+    text = (resources.files(package) / "pages" / name).read_text(encoding="utf-8").replace("<nav></nav>", others)
     return HTMLResponse(text, headers={"content-security-policy": PAGE_POLICY, "x-content-type-options": "nosniff"})
 
 

@@ -51,7 +51,7 @@ class Tokenizer(ByteTokens):
     ) -> None:
         """`composed`: text is brought to Unicode's form NFC before it is cut, as Qwen's is."""
         super().__init__(tokens, special)
-        self.merges, self.pattern, self._composed = list(merges), pattern, composed
+        self.merges, self.pattern, self.composed = list(merges), pattern, composed
         # It knows no special token, so none can come out of text. Ids serve as ranks: they grow in the order of merges.
         self._encoding = tiktoken.Encoding("groundup", pat_str=pattern.regex, mergeable_ranks=tokens, special_tokens={})
 
@@ -108,7 +108,7 @@ class Tokenizer(ByteTokens):
     def encode(self, text: str) -> list[int]:
         """Ids of any string. Lone surrogates, which UTF-8 cannot hold, are encoded as U+FFFD."""
         text = well_formed(text)
-        if self._composed:
+        if self.composed:
             text = unicodedata.normalize("NFC", text)
         return [token for part in self._parts(text) for token in self._encode_part(part)]
 
@@ -165,7 +165,7 @@ class Tokenizer(ByteTokens):
         merges = [[to_characters(left), to_characters(right)] for left, right in self.merges]
         return describe(
             self.special_tokens,
-            normalizer={"type": "NFC"} if self._composed else None,
+            normalizer={"type": "NFC"} if self.composed else None,
             pre_tokenizer={"type": "Sequence", "pretokenizers": [split, byte_level]},
             decoder=byte_level,
             model=bpe_model(vocabulary, merges, byte_fallback=False),
