@@ -1,8 +1,8 @@
 """Pages to documents: sources, annotations, thresholds."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from groundup.core.config import Positive, Section, Share
 
@@ -33,8 +33,8 @@ class PagesConfig(Section):
 class AnnotationsConfig(Section):
     """Measurements on every document; nothing is dropped here."""
 
-    # Whose documents are kept, by their codes; ["all"] for those of any. Code, and text in no known language, is measured as the
-    # first, so by rules that know none of "all".
+    # Whose documents are kept, by their codes; ["all"] for those of any; `language = "de"` for one. Code, and text in no known
+    # language, is measured as the first, so by rules that know none of "all".
     languages: Annotated[list[Annotated[str, Field(pattern=r"^(all|[a-z]{2,3})$")]], Field(min_length=1, max_length=100)] = ["en"]
     comments: bool = False  # keep what readers wrote under a page; a forum's posts are its content either way
     quality_positives: list[str] = ["reference"]  # domains whose writing the quality score looks for
@@ -47,6 +47,20 @@ class AnnotationsConfig(Section):
     # A list of your own, one word or phrase a line; if not given, LDNOOBW's of each text's language, where it has one.
     toxic_words: str = ""
     template_line_share: Share = 0.3  # a line on more than this share of a host's pages is its header, menu or footer
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_language(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or "language" not in given:
+            return given
+        if "languages" in given:
+            raise ValueError("annotations has language and languages: keep one of them")
+        return {name: value for name, value in given.items() if name != "language"} | {"languages": [given["language"]]}
+
+    @field_validator("languages", mode="before")
+    @classmethod
+    def _alone(cls, given: Any) -> Any:
+        return [given] if isinstance(given, str) else given
 
     @property
     def wanted_languages(self) -> tuple[str, ...]:

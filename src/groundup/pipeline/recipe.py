@@ -31,7 +31,6 @@ from groundup.tokenizer.config import TokenizerConfig, TokensConfig
 from groundup.training.config import LongContextConfig, PretrainingConfig
 
 RENAMED = {
-    "annotations.language": "annotations.languages (a list of codes)",
     "base.context": "base.context_length",
     "base.anneal_share": "base.decay_fraction",
     "base.best_data_share": "base.anneal_data_fraction",
