@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from groundup import kernels
+from groundup.core.device import choose
 from groundup.kernels import float32
 from groundup.model import architectures, float32_layers, likelihood
 from groundup.model.decoder import Decoder, DecoderConfig, RewardModel
 from groundup.posttraining import lora
 from groundup.training.by_kernels import by_kernels
 from groundup.training.optimizer import NEWTON_SCHULZ, Optimizer, orthogonalise, pretraining_lrs
+from groundup.training.runtime import Runtime
 
 CONFIG = DecoderConfig(
     vocab_size=100,
@@ -247,11 +249,11 @@ def test_adapters_are_trained_by_kernels_as_by_pytorch(tmp_path):
     assert all("lora" in name for name in results[0][1])
 
 
-def test_rewards_and_their_gradients_are_those_of_pytorch():
+def test_rewards_and_their_gradients_are_those_of_pytorch(tmp_path):
     ids, results = a_batch(shape=(4, 45))[0], []
     plain = randomised(RewardModel(CONFIG))
     ours = copy.deepcopy(plain)
-    with by_kernels([ours], torch.float32, "reward"):
+    with by_kernels([ours], Runtime(choose(1), tmp_path, "reward")):
         for model in (plain, copy.deepcopy(ours)):  # a copy goes by kernels too
             scores = model(ids)
             scores[:, -1].sum().backward()

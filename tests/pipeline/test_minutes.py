@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from toy_corpus import DOCUMENTS, tokenizer, write_tokens
 
 RATES = {1: 40.0, 2: 30.0}  # tokens a second that each depth is said to train at
-MADE = ("base/model.safetensors", "base/metrics.jsonl", "plan/plan.json")
+MADE = ("base/model.safetensors", "base/training/metrics.jsonl", "plan/plan.json")
 
 
 @pytest.fixture(scope="module")

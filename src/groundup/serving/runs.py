@@ -25,7 +25,8 @@ MOST_RUNS, MOST_STEPS = 200, 100
 POINTS = 400  # of a curve: as many as a page is wide; of more the mean of those beside each other is shown
 MOST_CURVES = 64  # a file may name so many metrics
 KEPT_FILES = 16  # whose rows are remembered, so that a look reads what is new
-READ_AT_ONCE = 32 << 20  # bytes of metrics.jsonl
+METRICS = "training/metrics.jsonl"  # of a step
+READ_AT_ONCE = 32 << 20  # bytes of it
 SHOWN_SAMPLES, SHOWN_TEXT, SHOWN_LINES = 10, 400, 12
 READ_OF_TEXT = 1 << 20  # bytes of samples and logs, from one end
 STEP_LINE = re.compile(r"\[(\d+)/(\d+)\] ")
@@ -120,7 +121,7 @@ class Runs:
 
     def curves(self, run: str, step: str, seen: str) -> dict[str, Any]:
         """What is measured of a training; without its points where they are those that were `seen`."""
-        path = self._step(run, step) / "metrics.jsonl"
+        path = self._step(run, step) / METRICS
         if not self._readable(path):
             return {"version": "", "curves": {}, "bad": 0}
         with self.lock:
@@ -178,13 +179,13 @@ class Runs:
 
 
 def _is_step(path: Path) -> bool:
-    names = (MANIFEST, "metrics.jsonl", "key.json")
+    names = (MANIFEST, METRICS, "key.json")
     return not (path / MANIFEST).is_symlink() and any((path / name).is_file() for name in names)
 
 
 def _step(name: str, folder: Path) -> dict[str, Any]:
     step = {"name": name, "changed": _changed(folder), "seconds": None, "results": {}}
-    step["trains"] = (folder / "metrics.jsonl").is_file()
+    step["trains"] = (folder / METRICS).is_file()
     if not (folder / MANIFEST).is_file():
         return {**step, "state": "at work"}
     try:
