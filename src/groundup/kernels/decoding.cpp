@@ -295,7 +295,7 @@ class Pass {
 
 // Logits (wanted, vocabulary) of the token after each of those wanted. The cache has what is before the tokens in their
 // rows, and gets these. turns (room, channels): cosine and sine of each pair's angle. 0; or, with nothing done, 1 where an id
-// is none, 2 where a row or position is none.
+// is none, 2 where a row or position is none, 3 where they are too many.
 extern "C" int decode(const StepModel* model, const StepLayer* layers, const StepCache* cache, const StepTokens* tokens,
                       const float* turns, float* logits) {
     const StepTokens& t = *tokens;
@@ -307,6 +307,8 @@ extern "C" int decode(const StepModel* model, const StepLayer* layers, const Ste
     Team& team = Team::get();
     const std::lock_guard<std::mutex> alone(team.alone);
     Pass pass(*model, layers, *cache, t, turns, logits, team.common);
+    for (long phase = 0; phase < pass.phases(); phase++)
+        if (pass.chunks(phase) > Team::MOST_CHUNKS) return 3;
     team.run(
         model->threads, pass.phases(), [&](long phase) { return pass.chunks(phase); },
         [&](long phase, long chunk) { pass.chunk(phase, chunk); });
