@@ -98,8 +98,11 @@ class Steps:
             *map(kernels.address, (rope_cache, logits)),
         )  # fmt: skip
         if wrong:
-            none = f"an id is not among the {self.vocabulary} tokens", "the cache has no such row or position"
-            raise IndexError(none[wrong - 1])
+            raise IndexError((
+                f"an id is not among the {self.vocabulary} tokens",
+                "the cache has no such row or position",
+                f"{len(ids_N):,} tokens at once are more than the kernels can count",
+            )[wrong - 1])  # fmt: skip
         return logits
 
     def _check(self, rope_cache: Tensor, cache: Tensor, tokens: tuple[Tensor, ...], wanted: Tensor) -> None:

@@ -48,7 +48,7 @@ class Team {
     std::mutex alone;  // held by who uses the team
     Scratch common;    // for all threads of a computation
 
-    static constexpr long MOST_CHUNKS = 1 << 19;  // of a phase
+    static constexpr long MOST_CHUNKS = 1 << 21;  // of a phase
 
     // The process's own: a child that was forked has none of its parent's threads.
     static Team& get() {
@@ -85,8 +85,8 @@ class Team {
     }
 
    private:
-    static constexpr int BITS = 20;  // of the ticket: a phase, how many chunks it has, the next of them
-    static constexpr uint64_t NUMBERS = (1 << BITS) - 1, PHASES = (1 << 24) - 1;
+    static constexpr int BITS = 22;  // of the ticket: a phase, how many chunks it has, the next of them
+    static constexpr uint64_t NUMBERS = (1 << BITS) - 1, PHASES = (1 << 20) - 1;
     static constexpr auto AWAKE = std::chrono::microseconds(200);  // as long as what is between two calls
 
     alignas(64) std::atomic<uint64_t> ticket{0};
