@@ -48,8 +48,9 @@ class Sentiment:
         counts = {"pos": Counter[str](), "neg": Counter[str]()}
         for row in reviews:
             counts[row["label"]].update(set(row["text"].split()))
+        longer = sum(counts["pos"].values()) / sum(counts["neg"].values())  # positive reviews have more words
         self.odds = {
-            word: math.log((counts["pos"][word] + 1) / (counts["neg"][word] + 1))
+            word: math.log((counts["pos"][word] + 1) / (counts["neg"][word] + 1) / longer)
             for word in counts["pos"] | counts["neg"]
             if counts["pos"][word] + counts["neg"][word] >= 5
         }

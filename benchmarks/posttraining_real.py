@@ -53,9 +53,9 @@ def ended(model: LanguageModel, tokenizer: Tokenizer, rows: Sequence[dict]) -> f
     return sum(end for _, end in answers) / len(answers)
 
 
-def reward_models(model: groundup.Model, path: Path, folder: Path) -> tuple[dict, dict, float, float]:
+def reward_models(model: groundup.Model, path: Path, folder: Path, most: int) -> tuple[dict, dict, float, float]:
     """Right choices of the reward models over all pairs, ahead of the longer one, share of the longer, reward with length."""
-    pairs = read_preferences([path]).rows
+    pairs = read_preferences([path]).rows[:most]
     folds = split(pairs, 0.5)
     right, ahead, longer, correlations = 0, [], [], []
     for number in (0, 1):
@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="measuring material")
     parser.add_argument("--tokens", type=int, default=1_000_000, help="of pre-training")
     parser.add_argument("--depth", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=10**6, help="conversations and pairs at most, to try the script")
     options, _ = parser.parse_known_args()
     claim = "reward model on HH-RLHF (harmless), right choices ahead of always the longer answer"
     if not (options.data / "preferences" / PAIRS).is_file():
@@ -100,7 +101,7 @@ def main() -> None:
         for name in TALKS:
             found = read_conversations([options.data / "sft" / name])
             print(f"  {name}: {found}")
-        train, held_out = split(read_conversations([options.data / "sft" / name for name in TALKS]).rows)
+        train, held_out = split(read_conversations([options.data / "sft" / name for name in TALKS]).rows[: options.rows])
         trained, unseen = ([{"messages": one.rows} for one in side] for side in (train, held_out))
         model = groundup.sft(
             base, trained, folder / "sft", epochs=1, max_answer_tokens=CONTEXT, packing=True, batch_examples=16,
@@ -115,7 +116,7 @@ def main() -> None:
         )
         ends = [ended(one.network, model.tokenizer, unseen[:ASKED]) for one in (base, model)]
         print(f"answers that end within {MOST} tokens: {ends[0]:.0%} -> {ends[1]:.0%} of {ASKED}")
-        right, ahead, longer, correlation = reward_models(model, options.data / "preferences" / PAIRS, folder)
+        right, ahead, longer, correlation = reward_models(model, options.data / "preferences" / PAIRS, folder, options.rows)
     print(
         f"reward model: right on {right['accuracy']:.1%} ({right['low']:.1%} to {right['high']:.1%}) of {right['n']:,} pairs; "
         f"the longer answer is preferred in {longer:.1%}; ahead of it by {ahead['difference']:.1%} ({ahead['low']:.1%} to "

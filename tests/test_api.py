@@ -182,7 +182,7 @@ def test_a_killed_training_resumes_and_ends_the_same(made, base, tmp_path, monke
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(api.model_files, "save", killed)
         groundup.sft(base, TALK, tmp_path / "sft", held_out=TALK[:1], batch_examples=2)
-    assert not (tmp_path / "sft").exists() and list((tmp_path / "sft.partial").glob("*.safetensors"))
+    assert not (tmp_path / "sft").exists() and list((tmp_path / "sft.partial" / "training").glob("*.safetensors"))
     calls = []
     monkeypatch.setattr("groundup.training.optimizer.Optimizer.step", lambda *_: calls.append(1))
     groundup.sft(base, TALK, tmp_path / "sft", held_out=TALK[:1], batch_examples=2)

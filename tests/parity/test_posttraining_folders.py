@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from groundup.tokenizer.chat import render
-from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.tokenizer.load import of_model
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_continuing import publish, template
@@ -47,7 +47,7 @@ def test_fine_tuned_and_aligned_it_stays_the_model_that_it_was(groundup_here, ro
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     talk = [{"role": "user", "content": "what is a"}, {"role": "assistant", "content": "the path"}]
     theirs = tokenizer.apply_chat_template(talk, return_dict=True)["input_ids"]
-    assert theirs == render(Tokenizer.load(model), talk)[0]
+    assert theirs == render(of_model(model), talk)[0]
     tuned = transformers.AutoModelForCausalLM.from_pretrained(model)
     original = transformers.AutoModelForCausalLM.from_pretrained(source)
     assert tuned.config.model_type == kind and not tuned.lm_head.weight.equal(original.lm_head.weight)

@@ -54,7 +54,7 @@ def test_fine_tuning_and_again(groundup_here, place, tmp_path):
     assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir()) == ["sft"]
     folder.load_decoder(tmp_path / "run" / "sft")
     own = {path.name for path in (tmp_path / "run" / "sft" / "training").iterdir()}
-    assert own == {"metrics.jsonl", "samples.jsonl"}  # apart from what transformers reads, and no state is left
+    assert own == {"answers.jsonl", "metrics.jsonl", "samples.jsonl"}  # apart from what transformers reads, and no state is left
     assert not own & {path.name for path in (tmp_path / "run" / "sft").iterdir()}
     again = call(groundup_here, place, tmp_path / "run", "sft", "talks.jsonl", "--set", "batch_examples=8")
     assert json.loads(again.stdout.splitlines()[-1]) == found and "step" not in again.stderr

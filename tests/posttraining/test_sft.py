@@ -1,3 +1,4 @@
+import copy
 import json
 import math
 from collections import Counter
@@ -14,6 +15,7 @@ from groundup.posttraining.config import SftConfig
 from groundup.posttraining.rows import conversation
 from groundup.posttraining.sft import compare_with_base, train
 from groundup.tokenizer.chat import render
+from groundup.training import loop
 from groundup.training.runtime import Runtime
 
 CPU = Device(torch.device("cpu"), torch.float32, 1, "a processor", ())
@@ -101,3 +103,22 @@ def test_held_out_questions_are_measured_while_it_trains(base, toy_tokenizer, tm
     measured = [row["held_out"] for row in metrics if "held_out" in row]
     assert len(measured) == 8 and "held_out" in metrics[-1]
     assert measured[-1] > metrics[-1]["loss"] + 1  # two answers are learned by heart, the others are not
+
+
+def test_answers_while_it_trains_are_the_same_where_it_was_killed(base, toy_tokenizer, tmp_path, monkeypatch, killed):
+    rows, too_long = questions(), {"prompt": "what " * 90, "completion": "def"}
+    unseen = [{"prompt": "no conversation"}, *rows[2:], too_long]
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+
+    def trained(name):
+        train(copy.deepcopy(base), toy_tokenizer, rows[:2], settings(epochs=16), Runtime(CPU, tmp_path / name, "sft"), unseen)
+        return (tmp_path / name / "training" / "answers.jsonl").read_text()
+
+    whole = trained("whole")
+    with pytest.raises(killed(sft, "_keep_answers", 4)):
+        trained("cut")
+    assert trained("cut") == whole
+    found = [json.loads(line) for line in whole.splitlines()]
+    assert [row["step"] for row in found[::2]] == [row["step"] for row in found[1::2]] == list(range(1, 16, 2))
+    assert {row["question"] for row in found} == {asked for asked, _ in PAIRS[2:]}
+    assert found[-1].keys() == {"step", "question", "answer", "ended"}

@@ -153,6 +153,8 @@ def finished(folder: Path) -> dict[str, Path]:
     form = {"length": 9.0, "ended": 0.5, "reward_length_correlation": 0.25}
     rollouts = [{"iteration": number, "score": 0.5, "kl": 0.1, **form} for number in range(2)]
     write_jsonl(folders["ppo"] / "training" / "rollouts.jsonl", rollouts)
+    on_the_way = [{"step": 9, "question": HOSTILE, "answer": "said at 9", "ended": True}]
+    write_jsonl(folders["sft"] / "training" / "answers.jsonl", on_the_way)
     answered = [{"iteration": n // 3, "question": HOSTILE, "answer": f"answer {n}", "reward": 0.125 * n} for n in range(6)]
     write_jsonl(folders["ppo"] / "training" / "rollout_samples.jsonl", answered)
     scored = [{"reward": 0.5, "tokens": 9, "side": side} for side in ("chosen", "rejected")]
@@ -284,6 +286,7 @@ def test_says_when_a_result_is_not_good(text):
 
 
 def test_shows_what_ppo_answered_on_the_way_and_on_held_out_prompts(text):
+    assert "said at 9" in text  # by SFT
     assert [f"answer {number}" in text for number in range(6)] == [True, True, False, True, True, False]  # two of each rollout
     assert "The reward went from 0.25 to 0.75, a difference of 0.50 (0.25 to 0.62)" in text or "0.25 to 0.63" in text
 

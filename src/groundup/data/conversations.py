@@ -1,9 +1,10 @@
-"""Conversations that people bring: TRL's rows, OpenAI's, Alpaca's and ShareGPT's, told apart by their columns.
+"""Conversations that people bring: TRL's rows, OpenAI's, Alpaca's, ShareGPT's and OASST's, told apart by their columns.
 
     messages                       TRL, and OpenAI's chat fine-tuning: role and content, a `weight` of 0 or 1 for each
     prompt, completion             TRL: texts or messages; only the completion is learned
     instruction, output            Alpaca; also `input`, `system`, `history`, and `response` for `output`
     conversations                  ShareGPT: from and value; also `system`
+    prompt, with text and replies  OASST: a tree, of which the best ranked reply to each message is taken
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 from groundup.data.messages import BadRow, Message, checked, read_list, read_messages
 
-KNOWN = "messages; prompt, completion; instruction, output; conversations"
+KNOWN = "messages; prompt, completion; instruction, output; conversations; prompt with replies"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def format_of(row: Mapping[str, Any]) -> str:
         return "ShareGPT"
     if {"prompt", "completion"} <= columns:
         return "TRL prompt and completion"
+    if isinstance(row.get("prompt"), dict) and "replies" in row["prompt"]:
+        return "OASST tree"
     return "Alpaca" if "instruction" in columns and columns & {"output", "response"} else ""
 
 
@@ -64,6 +67,8 @@ def conversation_of(row: Mapping[str, Any]) -> Conversation:
     elif form == "TRL prompt and completion":
         prompt, completion = read_prompt(row["prompt"]), read_messages(row["completion"], "assistant")
         messages = tuple(replace(message, trained=False) for message in prompt) + completion
+    elif form == "OASST tree":
+        messages = best_of_tree(row["prompt"])
     elif form == "Alpaca":
         answer = row["output"] if row.get("output") is not None else row["response"]
         if not isinstance(answer, str):
@@ -77,6 +82,29 @@ def conversation_of(row: Mapping[str, Any]) -> Conversation:
     if not any(message.trained for message in messages if message.role == "assistant"):
         raise BadRow("no answer is learned: every weight is 0")
     return Conversation(tuple(replace(m, trained=m.trained or m.role != "assistant") for m in messages))
+
+
+def best_of_tree(root: Any) -> tuple[Message, ...]:
+    """From the first message by the best ranked reply to each, those that were deleted left out, to the last answer.
+
+    A reply without a rank comes after those that have one, as they stand.
+    """
+    path: list[dict[str, Any]] = []
+    node = root
+    while node is not None:
+        if not isinstance(node, dict) or not isinstance(node.get("replies"), list | None):
+            raise BadRow("no tree of messages", "each message of a tree must have text, role and a list of replies")
+        path.append({"role": node.get("role"), "content": node.get("text")})
+        replies = [one for one in node.get("replies") or () if not (isinstance(one, dict) and one.get("deleted"))]
+        node = min(replies, key=_rank, default=None)
+    while len(path) > 1 and path[-1]["role"] != "assistant":
+        path.pop()
+    return read_list(path)
+
+
+def _rank(reply: Any) -> float:
+    rank = reply.get("rank") if isinstance(reply, dict) else None
+    return rank if isinstance(rank, int | float) and rank == rank else float("inf")
 
 
 def in_order(messages: tuple[Message, ...], add_generation_prompt: bool = False) -> None:

@@ -65,9 +65,10 @@ def with_all_processes(context: StepContext, shard: bool = False) -> "Iterator[R
     """
     from groundup.training import parallel
 
+    runtime = runtime_of(context)  # sets the threads, which the processes then share
     parallel.call(context.name)
     processes = parallel.start(shard)
-    yield replace(runtime_of(context), processes=processes, log=context.log if processes.first else lambda text: None)
+    yield replace(runtime, processes=processes, log=context.log if processes.first else lambda text: None)
     processes.end()
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from groundup.core.errors import UserError
-from groundup.generation.engine import Sampling
+from groundup.core.files import read_jsonl, write_jsonl
+from groundup.data.conversations import conversation_of
+from groundup.generation.engine import Sampling, room
 from groundup.model.decoder import Decoder
 from groundup.posttraining import lora, preflight
 from groundup.posttraining.answers import (
@@ -25,7 +27,7 @@ from groundup.posttraining.answers import (
     plain_prompt,
     with_room,
 )
-from groundup.posttraining.batches import Row, answer_of, asked_of, messages_of, prompt_of, row_of, shown
+from groundup.posttraining.batches import Asked, Row, answer_of, asked_of, messages_of, prompt_of, row_of, shown
 from groundup.posttraining.config import SftConfig
 from groundup.posttraining.packing import weighted, weights_of
 from groundup.posttraining.rows import conversation, kept, longest_answer, said, too_long
@@ -38,6 +40,7 @@ from groundup.training.parallel import ALONE, Processes
 from groundup.training.runtime import Runtime
 
 HELD_OUT_ROWS = 64  # that are measured while it trains, as in pre-training
+SHOWN_ANSWERS, SHOWN_TOKENS = 4, 64  # questions that are answered as often, and tokens of an answer
 Questions = Sequence[dict[str, Any]]
 
 
@@ -73,7 +76,12 @@ def train(
     unseen = kept(held_out, lambda row: conversation(tokenizer, row), unfit, left_out)[:HELD_OUT_ROWS]
     probe = batches_of(unseen, tokenizer.pad, settings, device) if unseen else []
 
+    most = min(settings.max_answer_tokens, SHOWN_TOKENS)
+    asked = _to_show(model, tokenizer, held_out, most)
+
     def observe() -> Metrics:
+        if runtime.processes.first:
+            _keep_answers(model, tokenizer, asked, most, runtime)
         return {"held_out": mean_loss(model, objective, probe)}
 
     with by_kernels([model], runtime), lora.adapted(model, settings.lora_rank, runtime.seed, runtime.folder):
@@ -81,6 +89,34 @@ def train(
             model, objective, batches, settings.learning_rate, steps, runtime, decay=2, observe=observe if probe else None
         )
     return steps
+
+
+def _to_show(model: Decoder, tokenizer: Tokenizer, questions: Questions, max_tokens: int) -> list[Asked]:
+    """The first of the questions that can be asked."""
+
+    def read(row: dict[str, Any]) -> tuple[Asked, int]:
+        asked = asked_of({"messages": conversation_of(row).rows})
+        return asked, len(prompt_of(tokenizer, asked))
+
+    longest = room(model, max_tokens)
+    some = kept(questions[:HELD_OUT_ROWS], read, lambda one: "too long" if one[1] > longest else None, Counter())
+    return [asked for asked, _ in some[:SHOWN_ANSWERS]]
+
+
+def _keep_answers(model: Decoder, tokenizer: Tokenizer, asked: Sequence[Asked], max_tokens: int, runtime: Runtime) -> None:
+    """Add the greedy answers of the model as it is now to answers.jsonl, for people to read.
+
+    The step is that of metrics.jsonl, which a training that resumes has cut back to its state; so are the answers.
+    """
+    path = runtime.training / "answers.jsonl"
+    step = len(read_jsonl(runtime.training / "metrics.jsonl"))
+    before = [row for row in (read_jsonl(path) if path.is_file() else []) if row["step"] < step]
+    answers = answer(model, tokenizer, asked, Sampling(max_tokens, temperature=0), runtime.seed)
+    rows = [
+        {"step": step, "question": shown(question), "answer": text, "ended": ended}
+        for question, (text, ended) in zip(asked, answers, strict=True)
+    ]
+    write_jsonl(path, [*before, *rows])
 
 
 def batches_of(

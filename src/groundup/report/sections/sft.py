@@ -1,11 +1,13 @@
 from typing import Any
 
 from groundup.report import figures
-from groundup.report.made import Made, column, epoch_ends, measured
+from groundup.report.made import Made, column, epoch_ends, measured, shown
 from groundup.report.words import comparison, interval, percent
 
 TITLE = "Fine-tuning (SFT): learning to answer"
 STAGES = ("sft",)
+ANSWERS = "training/answers.jsonl"
+SHOWN_ON_THE_WAY = 32
 
 
 def gather(made: Made) -> dict[str, Any]:
@@ -13,6 +15,7 @@ def gather(made: Made) -> dict[str, Any]:
     overlap, gain = tuned["held_out"]["overlap"], tuned["held_out"]["gain"]
     metrics = made.rows("sft", "training/metrics.jsonl")
     loss = "loss, nats a token"
+    answers = made.rows("sft", ANSWERS) if (made.folders["sft"] / ANSWERS).is_file() else []  # none where none was held out
     return {
         "compared": [
             comparison(
@@ -39,4 +42,5 @@ def gather(made: Made) -> dict[str, Any]:
             "words shared with the right answer, %",
         ),
         "samples": made.samples("sft"),
+        "while_training": shown(answers[-SHOWN_ON_THE_WAY:]),
     }  # fmt: skip
