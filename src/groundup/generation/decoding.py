@@ -16,6 +16,7 @@ is what `Decoder` computes; it differs in rounding:
 Shape suffixes: those of `decoder`, N tokens of whatever rows.
 """
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -26,11 +27,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundup.generation.native_steps import Steps
-from groundup.kernels import Unavailable, announce_disabled
+from groundup.kernels import Unavailable
 from groundup.model.decoder import Decoder, RMSNorm
 from groundup.model.moe import MixtureOfExperts
 from groundup.model.rotary import attention_scale, rope_frequencies
 
+logger = logging.getLogger(__name__)
 READ_AT_ONCE = 1024  # tokens, in whole prompts
 AS_ROWS = 8  # tokens whose wide products are laid out as rows
 
@@ -78,14 +80,16 @@ class Decoding:
         self.cache = torch.zeros(shape, device=self.head.device)
         self.lengths = [0] * rows
         self._model = model
+        self.disabled = ""
 
     @cached_property
     def steps(self) -> Steps | None:
-        """All of it by kernels, which are compiled at the first call."""
+        """All of it by kernels, which are compiled at the first call; or none, and `disabled` says why."""
         try:
             return Steps(self._model)
         except Unavailable as error:
-            announce_disabled(str(error))
+            self.disabled = f"native kernels disabled: {error}; using PyTorch"
+            logger.debug(self.disabled)
             return None
 
     def _layer(self, layer: nn.Module) -> _Layer:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from groundup.core.errors import UserError
 from groundup.generation.decoding import Decoding
+from groundup.generation.one_thread import finite_rows, likeliest
 from groundup.generation.prompt_lookup import PromptLookup, drafts
 from groundup.model.base import LanguageModel
 from groundup.model.decoder import Decoder
@@ -161,7 +162,7 @@ def _choices(logits_NV: Tensor, model: LanguageModel) -> Tensor:
 
     Raises UserError where they are not finite: whatever was picked from them would look like an answer.
     """
-    if not logits_NV.isfinite().all():
+    if not all(finite_rows(logits_NV)):
         raise UserError("the model computes numbers that are not finite: its weights are damaged; train or download it again")
     if not model.without_token:
         return logits_NV
@@ -171,7 +172,7 @@ def _choices(logits_NV: Tensor, model: LanguageModel) -> Tensor:
 def pick(logits_BV: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
     """One token a row (batch,)."""
     if sampling.temperature < COLDEST:
-        return logits_BV.argmax(-1)
+        return likeliest(logits_BV)
     logits_BV = logits_BV.float()
     if 0 < sampling.top_k < logits_BV.shape[-1]:
         # Of equals at the border transformers keeps all, too.

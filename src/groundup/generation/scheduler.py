@@ -17,6 +17,7 @@ from torch import Tensor
 from groundup.core.errors import UserError
 from groundup.generation.decoding import Decoding
 from groundup.generation.engine import GenericState
+from groundup.generation.one_thread import finite_rows, likeliest
 from groundup.generation.prompt_lookup import PromptLookup, drafts
 from groundup.generation.request import Request, Token, tokens_of
 from groundup.model.base import LanguageModel
@@ -51,6 +52,8 @@ class Scheduler:
         if isinstance(model, Decoder):
             slots = self._affordable(model, slots, cache_mb)
             self.state: Decoding | OneByOne = Decoding(model, slots + 1, self.length)
+            if not self.state.steps:
+                self.decisions.append(self.state.disabled)
         else:
             self.state = OneByOne(model, slots + 1, self.length)
         self.slots = slots
@@ -214,9 +217,9 @@ class Scheduler:
 
     def _take(self, requests: Sequence[Request], logits_BTV: Tensor, drafted: Sequence[list[int]]) -> None:
         """Choose the next token of each, or as many as its draft had right and one more; those that end leave."""
-        sound_B = logits_BTV.isfinite().flatten(1).all(1).tolist()
+        sound_B = finite_rows(logits_BTV)
         logits_BTV = self._pickable(logits_BTV)
-        likeliest_BT = logits_BTV.argmax(-1).tolist()
+        likeliest_BT = likeliest(logits_BTV).tolist()
         wrong: list[int] = []
         ended: list[tuple[Request, str, str]] = []
         for number, (request, draft) in enumerate(zip(requests, drafted, strict=True)):

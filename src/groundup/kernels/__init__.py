@@ -134,12 +134,6 @@ def _compiled(name: str, sources: list[Path], flags: list[str]) -> ctypes.CDLL |
         return f"the kernels could not be compiled in {kept}: {error}"
 
 
-@cache
-def announce_disabled(reason: str) -> None:
-    """Once for each reason: who asks for kernels again and again need not say so again."""
-    logger.info(f"native kernels disabled: {reason}; using PyTorch")
-
-
 def check_head(width: int) -> None:
     """Raises Unavailable unless head and loss of a model of this width can be trained by the kernels, on this machine."""
     if width % BLOCK:

@@ -58,7 +58,7 @@ template <int R>
 void attend_rows(const float* q, const float* keys, const float* values, const long* seen, long C, float* scores, long stride,
                  float* const* out) {
     const long S = *std::max_element(seen, seen + R), padded = (S + LANES - 1) / LANES * LANES;
-    products_of<R>(q, C, keys, C, S, C, [&](long r, long s, float found) { scores[r * stride + s] = found; });
+    products_of<R>(q, C, keys, C, S, C, 0, [&](long r, long s, float found) { scores[r * stride + s] = found; });
     Vec share[R];
     for (long r = 0; r < R; r++) {
         float* row = scores + r * stride;
@@ -113,9 +113,9 @@ class Pass {
         switch (phase == PHASES * m.layers ? (long)HEAD : phase % PHASES) {
             case QKV: return blocks(N) * (m.heads + 2 * m.key_heads);
             case ATTENTION: return (long)groups(phase).size() * m.key_heads;
-            case GATED: return blocks(rows(phase)) * parts(rows(phase), m.inner);
-            case HEAD: return blocks(M) * parts(M, m.vocabulary);
-            default: return blocks(rows(phase)) * parts(rows(phase), m.width);
+            case GATED: return blocks(rows(phase)) * parts(m.inner);
+            case HEAD: return blocks(M) * parts(m.vocabulary);
+            default: return blocks(rows(phase)) * parts(m.width);
         }
     }
 
@@ -158,8 +158,7 @@ class Pass {
     }
 
     static long blocks(long rows) { return (rows + BLOCK - 1) / BLOCK; }
-    static long part(long rows, long outputs) { return rows < 4 && outputs < 1024 ? 16 : PART; }
-    static long parts(long rows, long outputs) { return (outputs + part(rows, outputs) - 1) / part(rows, outputs); }
+    static long parts(long outputs) { return (outputs + PART - 1) / PART; }
     // After the last layer's keys and values only those go on whose logits are wanted.
     bool only_wanted(long phase) const { return phase > PHASES * (m.layers - 1) + QKV; }
     long rows(long phase) const { return only_wanted(phase) ? M : N; }
@@ -169,8 +168,8 @@ class Pass {
         long n, rows, o, outputs;
     };
     static Part of(long chunk, long rows, long outputs) {
-        const long count = parts(rows, outputs), n = chunk / count * BLOCK, o = chunk % count * part(rows, outputs);
-        return {n, std::min(BLOCK, rows - n), o, std::min(part(rows, outputs), outputs - o)};
+        const long count = parts(outputs), n = chunk / count * BLOCK, o = chunk % count * PART;
+        return {n, std::min(BLOCK, rows - n), o, std::min(PART, outputs - o)};
     }
 
     // A block of x, normalised: kept by the thread for the chunks that follow, which makes it twice, but waits for nobody.

@@ -10,14 +10,18 @@
 namespace f32 {
 
 constexpr long PART = 32;  // outputs that `products` makes at most
+constexpr long AHEAD = 2048;  // numbers: 8 kB, without which 16 rows wait for the memory a third of their time
 constexpr long MAX_CHANNELS = 256;
 
-// found[i * O + j] = the product of row i of x with row j of w.
+// found[i * O + j] = the product of row i of x with row j of w. Meanwhile what is needed soon is asked for, from `next` on,
+// `step` numbers for each vector along K.
 template <int R, int O>
 static inline __attribute__((always_inline)) void tile(const float* x, long x_stride, const float* w, long w_stride, long K,
-                                                       float* found) {
+                                                       const float* next, long step, float* found) {
     Vec r[(R * O + 3) / 4 * 4] = {};
     for (long k = 0; k < K; k += LANES) {
+        for (long line = 0; line < step; line += 16) __builtin_prefetch(next + line);
+        next += step;
         if constexpr (R > O) {
             Vec right[O];
 #pragma GCC unroll 8
@@ -51,22 +55,23 @@ static inline __attribute__((always_inline)) void tile(const float* x, long x_st
 
 // save(i, j, product) of R rows with `outputs` rows of w.
 template <int R, class Save>
-static inline void products_of(const float* x, long x_stride, const float* w, long w_stride, long outputs, long K, Save save) {
+static inline void products_of(const float* x, long x_stride, const float* w, long w_stride, long outputs, long K, long step,
+                               Save save) {
     constexpr int O = REGISTERS == 32 ? (R == 4 ? 6 : 8) : R == 4 ? 3 : R == 1 ? 8 : 4;
     long o = 0;
     float found[R * O];
     for (; o + O <= outputs; o += O) {
-        tile<R, O>(x, x_stride, w + o * w_stride, w_stride, K, found);
+        tile<R, O>(x, x_stride, w + o * w_stride, w_stride, K, w + o * w_stride + AHEAD, step, found);
         for (int i = 0; i < R; i++)
             for (int j = 0; j < O; j++) save(i, o + j, found[i * O + j]);
     }
     for (; o + 2 <= outputs; o += 2) {
-        tile<R, 2>(x, x_stride, w + o * w_stride, w_stride, K, found);
+        tile<R, 2>(x, x_stride, w + o * w_stride, w_stride, K, w + o * w_stride + AHEAD, step, found);
         for (int i = 0; i < R; i++)
             for (int j = 0; j < 2; j++) save(i, o + j, found[i * 2 + j]);
     }
     if (o < outputs) {
-        tile<R, 1>(x, x_stride, w + o * w_stride, w_stride, K, found);
+        tile<R, 1>(x, x_stride, w + o * w_stride, w_stride, K, w + o * w_stride + AHEAD, step, found);
         for (int i = 0; i < R; i++) save(i, o, found[i]);
     }
 }
@@ -74,16 +79,26 @@ static inline void products_of(const float* x, long x_stride, const float* w, lo
 // found[n * PART + o] = the products of N rows of x with at most PART rows of w.
 static void products(const float* x, long N, long K, const float* w, long outputs, float* found) {
     const long whole = N / 4 * 4;
-    constexpr int O = REGISTERS == 32 ? 6 : 3;
-    for (long o = 0; whole && o < outputs; o += O)  // rows of w once through the memory, those of x from the cache
-        for (long n = 0; n < whole; n += 4)
-            products_of<4>(x + n * K, K, w + o * K, K, std::min<long>(O, outputs - o), K,
-                           [&](long i, long j, float v) { found[(n + i) * PART + o + j] = v; });
+    constexpr long O = REGISTERS == 32 ? 6 : 3;
+    float some[4 * O];
+    long o = 0;
+    for (; whole && o + O <= outputs; o += O) {  // rows of w once through the memory, those of x from the cache
+        const float *right = w + o * K, *next = right + AHEAD;
+        for (long n = 0; n < whole; n += 4, next += O * K / (whole / 4)) {
+            tile<4, O>(x + n * K, K, right, K, K, next, O * LANES * 4 / whole, some);
+            for (int i = 0; i < 4; i++)
+                for (int j = 0; j < O; j++) found[(n + i) * PART + o + j] = some[i * O + j];
+        }
+    }
+    for (long n = 0; n < whole; n += 4)
+        products_of<4>(x + n * K, K, w + o * K, K, outputs - o, K, 0,
+                       [&](long i, long j, float v) { found[(n + i) * PART + o + j] = v; });
     const auto save = [&](long i, long j, float v) { found[(whole + i) * PART + j] = v; };
+    x += whole * K;
     switch (N - whole) {
-        case 1: return products_of<1>(x + whole * K, K, w, K, outputs, K, save);
-        case 2: return products_of<2>(x + whole * K, K, w, K, outputs, K, save);
-        case 3: return products_of<3>(x + whole * K, K, w, K, outputs, K, save);
+        case 1: return products_of<1>(x, K, w, K, outputs, K, whole ? 0 : 8 * LANES, save);
+        case 2: return products_of<2>(x, K, w, K, outputs, K, whole ? 0 : 4 * LANES, save);
+        case 3: return products_of<3>(x, K, w, K, outputs, K, whole ? 0 : 4 * LANES, save);
     }
 }
 
