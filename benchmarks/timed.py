@@ -56,11 +56,12 @@ def stream(file: TokenFile, tokenizer: Tokenizer, context: int, seed: int = 0) -
 def use_kernels(model: LanguageModel, context: int) -> bool:
     """Whether training goes by kernels, as that of a run does where they can be had."""
     device = choose()
-    if device.torch_device.type != "cpu" or device.training_dtype != torch.bfloat16:
+    if device.torch_device.type != "cpu":
         return False
     try:
-        model.use_kernels(context)
+        model.use_kernels(context, device.training_dtype)
     except Unavailable:
+        model.drop_kernels()
         return False
     return True
 

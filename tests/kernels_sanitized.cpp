@@ -1,4 +1,4 @@
-// Runs `decode` on odd sizes, with every buffer as long as it must be and no longer: built with sanitizers by test_float32_kernels.py.
+// Runs `decode` on odd sizes, with every buffer as long as it must be and no longer: built with sanitizers by test_generation_kernels.py.
 #include "../src/groundup/kernels/decoding.cpp"
 
 #include <cstdio>

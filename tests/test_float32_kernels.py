@@ -12,7 +12,7 @@ from groundup.kernels import float32
 from groundup.model import architectures, float32_layers, likelihood
 from groundup.model.decoder import Decoder, DecoderConfig, RewardModel
 from groundup.posttraining import lora
-from groundup.training.by_kernels import by_kernels
+from groundup.training.by_kernels import by_kernels, in_use
 from groundup.training.optimizer import NEWTON_SCHULZ, Optimizer, orthogonalise, pretraining_lrs
 from groundup.training.runtime import Runtime
 
@@ -290,3 +290,18 @@ def test_muon_makes_of_a_gradient_what_pytorch_does(shape):
     float32.muon([weight], [momentum], [gradient], 0.5, 1.0, 1.0, NEWTON_SCHULZ)
     assert distance(-weight, orthogonalise(gradient[None], torch.float32)[0]) < 1e-5
     assert torch.equal(momentum, gradient)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "said"),
+    [("qwen3", "sft: trained by kernels"), ("llama", "sft: not trained by kernels of our own: they know qwen3")],
+)
+def test_post_training_says_whether_it_goes_by_kernels(model_type, said, caplog):
+    model = Decoder(replace(CONFIG, model_type=model_type))
+    with caplog.at_level("INFO"), by_kernels([model], torch.float32, "sft"):
+        assert model.model.by_float32_kernels == in_use(model) == (model_type == "qwen3")
+    assert said in caplog.text
+    assert not in_use(model)
+    caplog.clear()
+    with caplog.at_level("INFO"), by_kernels([model], torch.bfloat16, "sft"):
+        assert not in_use(model) and not caplog.text

@@ -4,9 +4,9 @@ The dense decoder's layers in training are called from `model/native_layers.py`,
 
 Generation is in float32, by `vector.h` and thus for AVX2, AVX-512 and NEON; it asks nothing of the compiler but threads.
 So is training where there is no bfloat16 (`float32.py`). In bfloat16 it is for processors with AVX-512 for it; where there
-is AMX, training goes by tiles. PyTorch's products reach less than half of what tiles can do, and between them its step waits
-for memory. Here a row of the batch goes through a whole layer in the cache of one core; results are the same to the bit for
-any number of threads, and about as near to float32's as PyTorch's own in bfloat16 (tests/test_kernels.py).
+is AMX, it goes by tiles. PyTorch's products reach less than half of what tiles can do, and between them its step waits for
+memory. Here a row of the batch goes through a whole layer in the cache of one core; results are the same to the bit for any
+number of threads, and about as near to float32's as PyTorch's own in bfloat16 (tests/test_kernels.py).
 """
 
 import ctypes
@@ -48,7 +48,7 @@ def library() -> ctypes.CDLL:
 
 
 def float32_library() -> ctypes.CDLL:
-    """The kernels in float32, of generation and training. Raises Unavailable as `library` does."""
+    """The kernels in float32, of generation and training. Raises Unavailable where processor or compiler do not allow them."""
     return _there(float32_or_reason())
 
 

@@ -31,7 +31,7 @@ class _Loss(ctypes.Structure):
 def log_probabilities(
     hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, places_M: Tensor, entropies: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Of the targets at `places_M` the log-probabilities (N,), zero elsewhere; the entropies, zero where not asked for."""
+    """Log-probabilities (N,) of the targets at `places_M`, zero elsewhere; and entropies, zero where they are not asked for."""
     return _run(hidden_ND, weight_VD, targets_N, places_M, None, entropies)[:2]
 
 
@@ -53,9 +53,8 @@ def _run(
         raise TypeError(f"hidden states {tuple(hidden_ND.shape)} and head {tuple(weight_VD.shape)} must be float32, their width "
                         f"a multiple of {LINE}")  # fmt: skip
     found_N, entropy_N = torch.zeros(2, N)
-    gradients = [] if slopes_N is None else [torch.zeros_like(hidden_ND), torch.zeros_like(weight_VD)]
     if not M:
-        return found_N, entropy_N, *gradients
+        return found_N, entropy_N, *([] if slopes_N is None else [torch.zeros_like(hidden_ND), torch.zeros_like(weight_VD)])
     every, known = M == N, V
     hidden, targets = (x.contiguous() if every else x[places_M].contiguous() for x in (hidden_ND, targets_N))
     if not 0 <= int(targets.min()) <= int(targets.max()) < V:
@@ -74,10 +73,11 @@ def _run(
     found_N[places_M] = found
     if entropies:
         entropy_N[places_M] = entropy
-    if grads:
-        gradients[0][places_M] = grads[0]
-        gradients[1] = grads[1][:known]
-    return found_N, entropy_N, *gradients
+    if grads and not every:
+        everywhere = torch.zeros_like(hidden_ND)
+        everywhere[places_M] = grads[0]
+        grads[0] = everywhere
+    return found_N, entropy_N, *grads[:1], *(one[:known] for one in grads[1:])
 
 
 def can_orthogonalise(shape: tuple[int, ...]) -> bool:
