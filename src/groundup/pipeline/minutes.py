@@ -160,7 +160,8 @@ def decide(
         best = one
     batch = _batch(recipe, best, available) if best and best.tokens else 0
     if best is None or best.tokens < max(batch, recipe.base.context_length):
-        raise UserError(_too_short(minutes, spent, seen[0], work))
+        measuring = time.monotonic() - begun + besides / seen[0].tokens_per_second
+        raise UserError(_too_short(minutes, spent, seen[0], work, measuring))
     after_ = best.after + work.seconds
     measuring = time.monotonic() - begun
     expected = {
@@ -372,13 +373,16 @@ def _questions(context: StepContext, later: Sequence[Later]) -> dict[str, float]
     return {**{side: float(len(found)) for side, found in rows.items()}, "length": length}
 
 
-def _too_short(minutes: float, spent: dict[str, float], one: "Choice", work: Work) -> str:
-    # Half a minute for the base model, and a margin for what was estimated.
+def _too_short(minutes: float, spent: dict[str, float], one: "Choice", work: Work, measuring: float) -> str:
+    from groundup.scaling.dial import AIM
+
+    # A minute for the base model, and a margin for what was estimated.
     before = sum(spent.values())
-    needed = (before + one.after + work.seconds + 30) * 1.15 / 60
+    needed = max((before + measuring + 1.15 * (one.after + work.seconds) + 60) / AIM / 60, minutes)
     return (
         f"minutes = {minutes:g}: too short for this run here: the steps before the base model take {duration(before)}, "
-        f"those after the smallest about {duration(one.after + work.seconds)}; give {needed:.0f} or more"
+        f"those after the smallest about {duration(one.after + work.seconds)}, measuring {duration(measuring)}; "
+        f"give {math.floor(needed) + 1} or more"
     )
 
 
