@@ -141,7 +141,8 @@ def decide(
     available = available_tokens(data.table, mixture) if whole else math.inf
     besides = _measured(recipe.base.context_length, int(data.files["held_out"].lengths.sum()) if whole else 10**9)
     budget = 60 * minutes * dial.AIM - sum(spent.values())
-    factor, told, seen = 1.0, "", []
+    factor, told = 1.0, ""
+    seen: list[Choice] = []
     best: Choice | None = None
     for depth in DEPTHS:
         settings = _tried(recipe, depth, best.tokens if best else dial.PILOT_TOKENS)
@@ -207,7 +208,8 @@ def provisional(recipe: Recipe, run: Path, done: set[str], vocabulary: int, late
         guessed.append("there are as many questions as the recipe takes at most")
     with TemporaryDirectory() as made:
         if guessed and guessed[0].startswith("random"):
-            tokens, tokenizer = _random_tokens(Path(made), vocabulary), Blank(vocabulary)
+            tokens = _random_tokens(Path(made), vocabulary)
+            tokenizer: Any = Blank(vocabulary)
         else:
             from groundup.tokenizer.load import of_model
 
