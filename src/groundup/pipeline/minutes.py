@@ -15,8 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from groundup.core.errors import UserError
 from groundup.core.files import read_object, write_json
 from groundup.core.machine import machine
@@ -225,11 +223,14 @@ class Blank:
     """In place of a tokenizer that is not trained yet: as many tokens."""
 
     def __init__(self, size: int) -> None:
+        import numpy as np
+
         self.size, self.begin_of_text, self.bytes_per_token = size, 0, np.ones(size, dtype=np.int64)
 
 
 def _random_tokens(folder: Path, vocabulary: int) -> Path:
-    """Token files of as much text as a run might have."""
+    """Token files of text that says nothing."""
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
