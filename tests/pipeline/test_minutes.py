@@ -27,7 +27,7 @@ from groundup.training.config import PretrainingConfig
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from toy_corpus import DOCUMENTS, tokenizer, write_tokens
 
-RATES = {1: 40.0, 2: 30.0}  # tokens a second that each depth is said to train at
+RATES = {1: 40.0, 2: 30.0, 3: 0.01}  # tokens a second that each depth is said to train at
 MADE = ("base/model.safetensors", "base/training/metrics.jsonl", "plan/plan.json")
 
 
@@ -71,7 +71,7 @@ def made(one, folder):
 def test_depth_and_tokens_follow_from_the_rates(before, measured, tmp_path):
     made(toy(before), tmp_path)
     plan = json.loads((tmp_path / "plan" / "plan.json").read_text())
-    assert measured == [1, 2]  # the loss rises from there
+    assert measured in ([1, 2], [1, 2, 3])  # whichever is the first that is worse
     best = min((one for one in plan["candidates"] if one["tokens"]), key=lambda one: one["loss"])
     assert plan["chosen"]["depth"] == best["depth"] and plan["chosen"]["tokens"] == best["tokens"]
     assert 0.5 * 57 * RATES[best["depth"]] < best["tokens"] < 57 * RATES[best["depth"]]

@@ -9,6 +9,7 @@ from groundup.core.errors import UserError
 from groundup.core.files import read_jsonl
 from groundup.scaling import ladder, runs
 from groundup.scaling.ladder import Rate
+from groundup.training.loop import Diverged
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from toy_corpus import DOCUMENTS, tokenizer, write_tokens
@@ -70,6 +71,39 @@ def test_a_diverged_run_is_on_the_ledger_and_left_out_of_the_law(three, tokens, 
     told = ladder.run(three, tokens, tokenizer(), tmp_path / "out", threads=1)
     assert told["diverged"] == 1 and len(runs.read(tmp_path / "out" / "runs.csv")) == 2
     assert "1 diverged" in caplog.text
+
+
+def test_a_run_that_ends_as_it_diverges_does_not_end_the_ladder(three, tokens, tmp_path, monkeypatch, caplog):
+    real, names = ladder.pretrain, []
+
+    def diverges(*arguments):
+        names.append(arguments[-3])
+        if len(names) == 2:
+            raise Diverged("skipped 10 steps in a row")
+        return real(*arguments)
+
+    monkeypatch.setattr(ladder, "pretrain", diverges)
+    told = ladder.run(three, tokens, tokenizer(), tmp_path / "out", threads=1)
+    assert told["diverged"] == 1 and told["runs"] == len(names) == 3
+    assert "it diverged, and the law is fitted without it" in caplog.text
+    table = runs.read(tmp_path / "out" / "runs.csv")
+    assert len(table) == 2 and table.diverged == 1
+    ladder.run(three, tokens, tokenizer(), tmp_path / "out", threads=1)
+    assert len(names) == 3  # nor is it tried again
+
+
+def test_runs_of_one_trunk_share_its_settings(three, tokens, tmp_path):
+    plan = json.loads(three.read_text())
+    plan["runs"] = [
+        {"name": f"a{tokens}", "trunk": "a", "depth": 1, "tokens": tokens, "seed": 0, "batch_tokens": 64} for tokens in (256, 512)
+    ]
+    three.write_text(json.dumps(plan))
+    told = ladder.run(three, tokens, tokenizer(), tmp_path / "out", threads=1)
+    assert told["runs"] == 2 and list(runs.read(tmp_path / "out" / "runs.csv").tokens) == [256, 512]
+    for change in ({"depth": 2}, {"seed": 1}, {"batch_tokens": 128}, {"trunk": "../a"}):
+        three.write_text(json.dumps(plan | {"runs": [plan["runs"][0], plan["runs"][1] | change]}))
+        with pytest.raises(UserError, match="run 2: the runs of a trunk"):
+            ladder.read_plan(three)
 
 
 @pytest.mark.parametrize("minutes", [30, 90, 600, 10_000])

@@ -15,8 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from groundup.core.errors import UserError
 from groundup.core.files import read_object, write_json
 from groundup.core.machine import machine
@@ -141,7 +139,8 @@ def decide(
     available = available_tokens(data.table, mixture) if whole else math.inf
     besides = _measured(recipe.base.context_length, int(data.files["held_out"].lengths.sum()) if whole else 10**9)
     budget = 60 * minutes * dial.AIM - sum(spent.values())
-    factor, told, seen = 1.0, "", []
+    factor, told = 1.0, ""
+    seen: list[Choice] = []
     best: Choice | None = None
     for depth in DEPTHS:
         settings = _tried(recipe, depth, best.tokens if best else dial.PILOT_TOKENS)
@@ -160,7 +159,8 @@ def decide(
         best = one
     batch = _batch(recipe, best, available) if best and best.tokens else 0
     if best is None or best.tokens < max(batch, recipe.base.context_length):
-        raise UserError(_too_short(minutes, spent, seen[0], work))
+        measuring = time.monotonic() - begun + besides / seen[0].tokens_per_second
+        raise UserError(_too_short(minutes, spent, seen[0], work, measuring))
     after_ = best.after + work.seconds
     measuring = time.monotonic() - begun
     expected = {
@@ -206,7 +206,8 @@ def provisional(recipe: Recipe, run: Path, done: set[str], vocabulary: int, late
         guessed.append("there are as many questions as the recipe takes at most")
     with TemporaryDirectory() as made:
         if guessed and guessed[0].startswith("random"):
-            tokens, tokenizer = _random_tokens(Path(made), vocabulary), Blank(vocabulary)
+            tokens = _random_tokens(Path(made), vocabulary)
+            tokenizer: Any = Blank(vocabulary)
         else:
             from groundup.tokenizer.load import of_model
 
@@ -222,11 +223,14 @@ class Blank:
     """In place of a tokenizer that is not trained yet: as many tokens."""
 
     def __init__(self, size: int) -> None:
+        import numpy as np
+
         self.size, self.begin_of_text, self.bytes_per_token = size, 0, np.ones(size, dtype=np.int64)
 
 
 def _random_tokens(folder: Path, vocabulary: int) -> Path:
-    """Token files of as much text as a run might have."""
+    """Token files of text that says nothing."""
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -370,13 +374,16 @@ def _questions(context: StepContext, later: Sequence[Later]) -> dict[str, float]
     return {**{side: float(len(found)) for side, found in rows.items()}, "length": length}
 
 
-def _too_short(minutes: float, spent: dict[str, float], one: "Choice", work: Work) -> str:
-    # Half a minute for the base model, and a margin for what was estimated.
+def _too_short(minutes: float, spent: dict[str, float], one: "Choice", work: Work, measuring: float) -> str:
+    from groundup.scaling.dial import AIM
+
+    # A minute for the base model, and a margin for what was estimated.
     before = sum(spent.values())
-    needed = (before + one.after + work.seconds + 30) * 1.15 / 60
+    needed = max((before + measuring + 1.15 * (one.after + work.seconds) + 60) / AIM / 60, minutes)
     return (
         f"minutes = {minutes:g}: too short for this run here: the steps before the base model take {duration(before)}, "
-        f"those after the smallest about {duration(one.after + work.seconds)}; give {needed:.0f} or more"
+        f"those after the smallest about {duration(one.after + work.seconds)}, measuring {duration(measuring)}; "
+        f"give {math.floor(needed) + 1} or more"
     )
 
 

@@ -28,13 +28,14 @@ from groundup.core.errors import UserError
 from groundup.core.files import digest, read_jsonl, read_object, write_json, write_jsonl, write_text
 from groundup.data.token_files import TokenFile
 from groundup.model import architectures
-from groundup.model.base import LanguageModel
+from groundup.model.base import LanguageModel, parameter_counts
 from groundup.model.likelihood import score
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import checkpoint
 from groundup.training.branches import branch, share_of_work
 from groundup.training.budget import budget
 from groundup.training.config import PretrainingConfig
+from groundup.training.loop import Diverged
 from groundup.training.pretraining import measured_peak, pretrain
 from groundup.training.runtime import Runtime
 
@@ -161,11 +162,16 @@ def run(path: Path, tokens: Path, tokenizer: Tokenizer, out: Path, threads: int 
         begun = time.monotonic()
         label = f"ladder {number}/{len(planned)} {one['name']}"
         runtime = Runtime(device, out / "runs" / one["name"], label, one["seed"], lambda text: None)
-        if trunk := one.get("trunk"):
-            model, results = branch(tokenizer, tokens, settings, runtime, longest[trunk], out / "trunks" / trunk)
-        else:
-            model, results = pretrain(tokenizer, tokens, settings, runtime)
-        row = _row(one, model, results, held_out) | {"seconds": time.monotonic() - begun, "predicted_seconds": one.get("seconds")}
+        try:
+            if trunk := one.get("trunk"):
+                model, results = branch(tokenizer, tokens, settings, runtime, longest[trunk], out / "trunks" / trunk)
+            else:
+                model, results = pretrain(tokenizer, tokens, settings, runtime)
+            row = _row(one, model, results, held_out)
+        except Diverged as error:
+            logger.warning("%s; it diverged, and the law is fitted without it", error)
+            row = _diverged(one, settings, tokenizer.size)
+        row |= {"seconds": time.monotonic() - begun, "predicted_seconds": one.get("seconds")}
         done.append(row)
         write_jsonl(ledger, done)
         write_table(out / "runs.csv", done)  # so that a law can be fitted before the last
@@ -246,6 +252,19 @@ def _row(one: dict[str, Any], model: LanguageModel, results: dict[str, Any], hel
         "parameters_without_embedding": results["parameters"]["without_embedding"], "tokens": results["tokens"],
         "flop": results["flop"], "batch": results["tokens"] // results["steps"],
         "loss": loss if math.isfinite(loss) else "nan",
+    }  # fmt: skip
+
+
+def _diverged(one: dict[str, Any], settings: PretrainingConfig, vocabulary: int) -> dict[str, Any]:
+    """The row of a run that has no loss."""
+    model, _ = architectures.outline(settings.architecture, settings.depth, vocabulary, settings.context_length)
+    counts, parameters = parameter_counts(model), architectures.multiplied(model)
+    derived = budget(settings, parameters, math.inf)
+    return {
+        "name": one["name"], "depth": one["depth"], "seed": one["seed"], "parameters": parameters,
+        "parameters_total": counts["total"], "parameters_without_embedding": counts["without_embedding"],
+        "tokens": derived.tokens, "flop": architectures.flops(model, settings.context_length, derived.tokens),
+        "batch": derived.batch_tokens, "loss": "nan",
     }  # fmt: skip
 
 

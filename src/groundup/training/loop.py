@@ -46,6 +46,10 @@ TERMINATED = 128 + signal.SIGTERM
 SPIKE_DISTANCES, SPIKE_NATS, SPIKE_WINDOW, SPIKE_FROM = 10.0, 1.0, 100, 20
 
 
+class Diverged(UserError):
+    """Step after step has no loss or gradient that could be used."""
+
+
 def train(
     model: nn.Module, objective: Objective, batches: Callable[[int], list[Batch]], optimizer: Optimizer,
     lr: Callable[[int], float], steps: int, folder: Path, label: str, *, tokens_per_step: int = 0, seconds_at_peak: float = 0.0,
@@ -63,7 +67,7 @@ def train(
     compiled: torch compiles the model in the first step; its time is shown apart, as it is after every resuming.
 
     A step whose loss or gradient is not finite is skipped and counted, and with `skip_spikes` one whose loss is far
-    above those before it; ten in a row raise UserError. SIGTERM saves a checkpoint and ends with exit code 143.
+    above those before it; ten in a row raise Diverged. SIGTERM saves a checkpoint and ends with exit code 143.
     Raises UserError when another training is at work in `folder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +141,7 @@ def _accumulated(model: nn.Module, objective: Objective, parts: list[Batch], pro
 def _say_skipped(label: str, step: int, in_a_row: int, trouble: str, first: bool) -> None:
     """Raises UserError where it is one too many."""
     if in_a_row >= MAX_SKIPPED_IN_A_ROW:
-        raise UserError(
+        raise Diverged(
             f"{label}: skipped {in_a_row} steps in a row, up to step {step}; lower the learning rate or look at the data of "
             f"these steps; at the last {trouble}"
         )

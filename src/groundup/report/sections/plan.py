@@ -22,7 +22,7 @@ def gather(made: Made) -> dict[str, Any]:
     }
     loss = expected["loss"]
     return {
-        "facts": [("minutes that were given", number(plan["minutes"])), ("minutes that it took", seconds(took["all"]))],
+        "facts": [("minutes that were given", number(plan["minutes"])), ("time that it took", seconds(took["all"]))],
         "plan": plan,
         "loss": loss,
         "outcome": planned["loss"],
