@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from itertools import pairwise
 
 import pyarrow as pa
@@ -159,3 +160,22 @@ def test_nothing_to_select_is_said_in_one_line(tmp_path):
         select(tmp_path, tmp_path / "out", SelectionConfig(), "en", 0)
     with pytest.raises(UserError, match="no document is left"):
         run(tmp_path, [row(1, language="de")])
+
+
+def test_domains_by_language(tmp_path):
+    rows = [row(number, language=("en", "de", "cs")[number % 3], domain="web") for number in range(60)]
+    rows += [row(number, language="no", kind="code", domain="src") for number in range(60, 80)]
+    settings = SelectionConfig(held_out=0.1, domain_by_language=True)
+    _, documents, dropped = run(tmp_path, rows, settings, languages=("en", "de"))
+    sides = Counter((one["domain"], one["split"]) for one in documents)
+    assert sides == {(domain, side): count for domain in ("web-en", "web-de", "src") for side, count in (("train", 18), ("held_out", 2))}
+    assert {detail for _, detail in dropped.values()} == {"language cs, not en or de"}
+    _, documents, dropped = run(tmp_path / "all", rows, languages=())
+    assert {one["domain"] for one in documents} == {"web", "src"} and not dropped
+
+
+def test_a_score_or_share_of_language_that_is_too_low(tmp_path):
+    rows = [row(1, language_score=0.4), row(2, language_share=0.3), row(3), row(4)]
+    _, documents, dropped = run(tmp_path, rows, SelectionConfig(held_out=0.0, min_language_score=0.5, min_language_share=0.5))
+    assert len(documents) == 2
+    assert sorted(detail for _, detail in dropped.values()) == ["language score 0.40 < 0.5", "share in its language 0.30 < 0.5"]

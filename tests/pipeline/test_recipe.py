@@ -189,3 +189,13 @@ def test_a_source_of_more_bytes_than_there_are_is_refused(tmp_path):
     path = tmp_path / "recipe.toml"
     path.write_text(PAGES + "max_mb = 1e303\n")
     assert "less than or equal to" in refused(path)
+
+
+def test_weights_by_language(minimal):
+    domain = load(minimal).pages.sources[0].domain
+    changes = ["corpus.domain_by_language=true", "annotations.languages=['en', 'de']", f"mixture.weights.{domain}-de=1"]
+    assert load(minimal, changes).mixture.weights == {f"{domain}-de": 1.0}
+    with pytest.raises(UserError, match="no source has this domain"):
+        load(minimal, [*changes[:2], f"mixture.weights.{domain}-fr=1"])
+    with pytest.raises(UserError, match=r"unknown key annotations.language: it is called annotations.languages"):
+        load(minimal, ["annotations.language=de"])

@@ -81,6 +81,8 @@ class SelectionConfig(Section):
     max_words: Positive = 100_000
     min_language_score: Share = 0.0
     min_language_share: Share = 0.0  # of the text, as told by paragraph
+    # Documents but code are of one domain a language, as web-de: for weights, held-out texts and figures by language.
+    domain_by_language: bool = False
     min_alphabetic_words: Share = 0.5  # Gopher asks for 0.8 of prose; code and signatures hold fewer
     max_duplicate_line_share: Share = 0.5
     max_toxic_word_share: Share = 1.0  # C4 drops a page for one such word; news and medicine use them too

@@ -139,6 +139,10 @@ def resolve(content: dict[str, Any], overrides: list[str], where: str) -> Recipe
     if recipe.pages is None and not recipe.given:
         raise UserError(f"{where}: pages is missing")
     domains = [source.domain for source in recipe.pages.sources] if recipe.pages else []
+    if recipe.corpus.domain_by_language and "all" not in recipe.annotations.languages:
+        domains += [f"{domain}-{language}" for domain in domains for language in recipe.annotations.languages]
+    elif recipe.corpus.domain_by_language:
+        domains = []  # which languages there are is known later
     for name in recipe.mixture.weights:
         if domains and name not in domains:
             near = difflib.get_close_matches(name, domains, n=1)

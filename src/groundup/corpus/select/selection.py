@@ -89,6 +89,8 @@ def select(annotations: Path, out: Path, settings: SelectionConfig, languages: S
             rows = sorted(table.to_pylist(), key=lambda row: row["id"])
             for row in rows:
                 row["bytes"], row["reason"], row["detail"] = len(row["text"].encode()), None, None
+                if settings.domain_by_language and row["kind"] != "code":
+                    row["domain"] = f"{row['domain']}-{row['language']}"
                 every.add(row)
                 all(step.keeps(row) for step in steps)
             numbers.append(_numbers([row for row in rows if row["reason"] is None], seed))
