@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pypdfium2
 
@@ -41,7 +42,7 @@ def _answers(path: bytes, most: int) -> Iterator[dict[str, str]]:
     signal.setitimer(signal.ITIMER_PROF, PAGE_SECONDS)  # its signal ends the process
     started, reason = time.process_time(), ""
     try:
-        with closing(pypdfium2.PdfDocument(os.fsdecode(path))) as document:
+        with closing(pypdfium2.PdfDocument(Path(os.fsdecode(path)).read_bytes())) as document:
             for number in range(len(document)):
                 if number >= most or time.process_time() - started > FILE_SECONDS:
                     reason = "truncated"
