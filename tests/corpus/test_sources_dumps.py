@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parent))
-from made_sources import POSTS, wiki_dump
-
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from groundup.core.errors import UserError
 from groundup.corpus.acquire.sources import collect
 from groundup.corpus.archive import xml_records
@@ -21,6 +19,7 @@ from groundup.corpus.archive.xml_records import elements
 from groundup.corpus.config import SourceConfig
 from groundup.corpus.extract.wikitext import prose
 from groundup.data.rows import Refused
+from seeds import POSTS, wiki_dump
 
 MARKUP = """{{Infobox|name=Bee|x={{nested}}}}'''Bees''' are [[insect|insects]].<ref name="a">{{cite|b}}</ref><ref name=b />
 [[Datei:Bee.jpg|mini|A [[bee]].]]
@@ -136,6 +135,8 @@ def test_bounds_of_elements(monkeypatch):
     small = b"<page><t>x</t></page>"
     found, refused = read(b"<m><page><t>" + b"x" * 99_999 + b"</t></page>" + small + b"</m>", max_bytes=50_000)
     assert [element.text("t") for element in found] == ["x"] and refused == {"size": 1}
+    found, refused = read(b'<?xml version="1.0" encoding="utf-9"?><m>' + small + small + b"</m>")  # nobody knows it
+    assert len(found) == 2 and refused == {"damaged": 1}
     found, refused = read(b"<m><page>" + b"<a/>" * 99_999 + b"</page>" + small + b"</m>", max_bytes=50_000)
     assert len(found) == 1 and refused == {"size": 1}
     assert read(b"<m>" + b"<a>" * 1000 + small)[1] == {"damaged": 1}

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from made_sources import pdf
-
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from groundup.core.errors import UserError
 from groundup.corpus.acquire import files
 from groundup.corpus.acquire import pdf as reading
@@ -18,6 +16,7 @@ from groundup.corpus.acquire.sources import collect
 from groundup.corpus.archive.warc import Losses, read_pages
 from groundup.corpus.config import SourceConfig
 from groundup.data.rows import Refused
+from seeds import pdf
 
 needs_pdfium = pytest.mark.skipif(reading.find_spec("pypdfium2") is None, reason="the extra pdf is not installed")
 
@@ -29,7 +28,8 @@ def test_a_folder_of_pdf_files(tmp_path):
     (folder / "a.pdf").write_bytes(pdf(["Hello world\nsecond line", "Page two"]))
     (folder / "b.pdf").write_bytes(b"%PDF-1.7 and nothing else")
     (folder / "c.pdf").write_bytes(pdf([""]))
-    (folder / os.fsdecode(b"d\xff.pdf")).write_bytes(pdf(["third"]).replace(b"startxref\n", b"startxref\n9"))  # points past the end
+    # The place of its table is past its end.
+    (folder / os.fsdecode(b"d\xff.pdf")).write_bytes(pdf(["third"]).replace(b"startxref\n", b"startxref\n9"))
     counts = collect(SourceConfig(source=str(folder), domain="d"), tmp_path / "pages", "s", 1.0, "test")
     pages = {page.url: page.body.decode() for page in read_pages(tmp_path / "pages" / "s.warc.gz", Losses())}
     assert pages == {

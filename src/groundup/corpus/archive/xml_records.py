@@ -117,7 +117,7 @@ class _Reader:
         self.fed += len(data)
         try:
             self.parser.Parse(data, final)
-        except expat.ExpatError:
+        except (expat.ExpatError, LookupError, ValueError):  # the latter of an encoding that Python does not know
             return min(max(1, self.parser.ErrorByteIndex - before), len(data))
         except Broken:
             return min(max(1, self.broken_at - before), len(data))

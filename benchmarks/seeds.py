@@ -1,4 +1,10 @@
-"""Dumps and PDF files that tests and their damage begin from."""
+"""Small sound files of the kinds that sources read: where tests and fuzzing begin from."""
+
+import io
+import zipfile
+from pathlib import Path
+
+from groundup.corpus.archive.warc import WarcWriter
 
 
 def wiki_dump(articles: dict[str, str], base: str = "https://de.wikipedia.org/wiki/Wikipedia:Hauptseite") -> str:
@@ -59,3 +65,26 @@ def pdf(texts: list[str]) -> bytes:
     rows = "".join(f"{offset:010} 00000 n \n" for offset in offsets)
     table = f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{rows}"
     return f"{out}{table}trailer\n<< /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{len(out)}\n%%EOF\n".encode()
+
+
+def oai_answer() -> str:
+    records = "".join(
+        f"<record><header><identifier>oai:a:{number}</identifier></header><metadata><oai_dc:dc>"
+        f"<dc:title>Title {number}</dc:title><dc:description>about bees</dc:description></oai_dc:dc></metadata></record>"
+        for number in range(3)
+    )
+    return f"<OAI-PMH><ListRecords>{records}<resumptionToken>a</resumptionToken></ListRecords></OAI-PMH>"
+
+
+def wacz(folder: Path, names: tuple[str, ...], how: int) -> bytes:
+    """A web archive with a WARC of two pages under each name."""
+    with WarcWriter(folder / "made.warc.gz") as warc:
+        for number in range(2):
+            warc.response(f"http://a.org/{number}", 200, [("Content-Type", "text/html")], b"<p>page")
+    content = (folder / "made.warc.gz").read_bytes()
+    (folder / "made.warc.gz").unlink()
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", how) as file:
+        for name in ("datapackage.json", *names):
+            file.writestr(name, content)
+    return out.getvalue()
