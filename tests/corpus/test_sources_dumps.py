@@ -47,6 +47,7 @@ def test_prose_of_markup():
     assert prose(MARKUP, frozenset({"datei", "kategorie"})) == (
         "Bees are insects.\n\nHabits\n\nThey fly $x^{{2}}$ & hum .\n- one\n- two\n\nNothing\n\na[[1]] = 2"
     )
+    assert prose("a\n== References ==\n* {{cite}}\n* [[File:x]]") == "a"
     assert prose("a {{open [[b|c]] and ]] d}") == "a open c and  d}"
 
 

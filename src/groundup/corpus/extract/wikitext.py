@@ -127,7 +127,8 @@ def _lines(text: str) -> list[str]:
         if set(line) <= {"-"}:  # a rule
             line = ""
         elif mark := LIST_MARK.match(line):
-            line = ("- " if mark[0][0] in "*#" else "") + line[mark.end() :]
+            words = line[mark.end() :]  # none, where a template or a file was all
+            line = ("- " if words and mark[0][0] in "*#" else "") + words
         filled = [True] * 7 if line else filled
         lines.append(line)
     return lines[::-1]
