@@ -1,26 +1,38 @@
-"""Broken pages and archives: 1,000 of each made by hypothesis, and floods of one piece: 64 kB pages, megabyte archives.
+"""Broken pages, archives and other files: 1,000 of each made by hypothesis, and floods of one piece: 64 kB pages, megabyte
+archives. The other files are WACZ, dumps and other XML, and PDF, read as sources; nothing may appear beside them.
 
 None may raise or take over 2 s of processor time. Pages go in as bytes by the public function; of archives all records
-are read, and the account of losses must stay within the file.
+are read, and the account of losses must stay within the file. Sources are timed by the clock, since PDF files are read by
+another process; they may refuse a file, in one line.
 """
 
 import gzip
+import io
+import os
 import random
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+import seeds
 from common import arguments, conclude, machine
+from groundup.core.errors import UserError
+from groundup.corpus.acquire.files import Files, Reading
+from groundup.corpus.acquire.pdf import PdfReader
+from groundup.corpus.acquire.robots import parse_sitemap
 from groundup.corpus.archive.records import Losses, read_records
 from groundup.corpus.archive.warc import Page, page_of, read_pages
+from groundup.corpus.archive.xml_records import elements
 from groundup.corpus.extract.content import content_model
 from groundup.corpus.extract.page_text import text_of, utf8
+from groundup.data.rows import Refused
 
-CLAIM = "broken pages and archives that raise, or take over 2 s"
+CLAIM = "broken pages, archives, dumps and PDF files that raise, take over 2 s, or leave a file behind"
 INPUTS, SIZE, SLOW_SECONDS = 1000, 1 << 20, 2.0
 PAGE_SIZE = 1 << 16  # of a flood: past our bounds, and harmless to a parser without them
 PAGE = (
@@ -82,19 +94,20 @@ def worst_pages() -> Iterator[tuple[str, bytes]]:
 class Trial:
     """Runs inputs; counts those that raise or take too long, and keeps the slowest."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.process_time) -> None:
+        self.clock = clock
         self.count = self.failures = 0
         self.slowest = (0.0, "")
 
     def run(self, name: str, read: Callable[[bytes], None], data: bytes) -> None:
-        start = time.process_time()
+        start = self.clock()
         self.count += 1
         try:
             read(data)
         except Exception as error:
             self.failures += 1
             print(f"{name}: {type(error).__name__}: {error}")
-        seconds = time.process_time() - start
+        seconds = self.clock() - start
         self.slowest = max(self.slowest, (seconds, name))
         if seconds > SLOW_SECONDS:
             self.failures += 1
@@ -127,6 +140,71 @@ def fuzz(trial: Trial, name: str, read: Callable[[bytes], None], seeds: list[byt
     one()
 
 
+XML_PIECES = [
+    b"<page>", b"</page>", b"<row ", b"<record>", b"<text>", b"</text>", b"<a>", b"<!DOCTYPE a [", b"<!ENTITY a 'aa'>", b"&a;", 
+    b"<![CDATA[", b"]]>", b"<!--", b"-->", b"<?xml ", b'="', b"{{", b"}}", b"[[", b"{|", b"<ref>", b"\n== ", b"\xff", b"\x00",
+]  # fmt: skip
+PDF_PIECES = [
+    b"<<", b">>", b"[", b"(", b"stream\n", b"\nendstream", b"\nendobj\n", b"1 0 obj\n", b"2 0 R ", b"/Kids [2 0 R] ",
+    b"/Length 9999999 ", b"/Count -1 ", b"/Filter /FlateDecode ", b"xref\n0 9\n", b"trailer\n", b"startxref\n0\n",
+    b"-2147483648 ", b"\xff",
+]  # fmt: skip
+ZIP_PIECES = [b"PK\3\4", b"PK\1\2", b"PK\5\6", b"PK\6\6", b"PK\6\7", b"../", b"archive/", b"\xff\xff\xff\xff", b"\0"]
+
+
+def source_seeds(folder: Path) -> dict[str, tuple[list[bytes], list[bytes]]]:
+    """By ending: sound files, and pieces to break them with."""
+    names = ("archive/a.warc.gz", "archive/b.warc.gz", "archive/../../c.warc.gz", "/archive/d.warc.gz")
+    zips = [seeds.wacz(folder, names, how) for how in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)]
+    wiki = seeds.wiki_dump({f"T{number}": "''Bees'' are {{x}} [[insect|insects]].\n== A ==\n* one" for number in range(9)})
+    xml = [text.encode() for text in (wiki, seeds.POSTS, seeds.oai_answer())]
+    pdfs = [seeds.pdf(["Hello world\nagain", "Page two"]), seeds.pdf(["a " * 200] * 5)]
+    return {".wacz": (zips, ZIP_PIECES), ".xml": (xml, XML_PIECES), ".pdf": (pdfs, PDF_PIECES)}
+
+
+def source_reader(path: Path, pdf: PdfReader) -> Callable[[bytes], None]:
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        if path.suffix == ".pdf":
+            pdf.text(path, Refused())
+            return
+        if path.suffix == ".xml":  # what comes from a server and from a file alike
+            list(elements(io.BytesIO(data), ("record", "resumptionToken", "error"), "answer", Refused()))
+            parse_sitemap(data)
+        try:
+            for page in Files(path, "text", Reading(())).pages():
+                assert page.url and isinstance(page.body, bytes)
+        except UserError as error:
+            assert "\n" not in str(error) and len(str(error)) <= 300, f"more than a line: {error}"
+
+    return read
+
+
+def fuzz_sources(trial: Trial, inputs: int) -> None:
+    """`inputs` broken files, as many of each kind; a file that appears is a failure."""
+    with tempfile.TemporaryDirectory() as outer:
+        folder = Path(outer, "deep", "deeper", "inside")
+        folder.mkdir(parents=True)
+        before = Path.cwd()
+        os.chdir(folder)
+        try:
+            with PdfReader() as pdf:
+                for ending, (sound, pieces) in source_seeds(folder).items():
+                    read = source_reader(folder / f"a{ending}", pdf)
+                    read(sound[0])  # starts the process
+                    for number in range(inputs // 3 + 1):
+                        dice = random.Random(number)
+                        seed = dice.choice(sound) + b"".join(dice.choices(pieces, k=dice.choice([0, 0, 5])))
+                        trial.run(f"{ending} {number}", read, broken(seed, dice, pieces))
+                    (folder / f"a{ending}").unlink()
+        finally:
+            os.chdir(before)
+        left = [path for path in Path(outer).rglob("*") if not path.is_dir()]
+        trial.failures += len(left)
+        for path in left:
+            print(f"left behind: {path}")
+
+
 def main() -> None:
     data = arguments(__doc__ or "").data / "web"
     print(machine())
@@ -144,6 +222,8 @@ def main() -> None:
         fuzz(trials["archives"], "archive", read, cases or WORST_ARCHIVES, WORST_ARCHIVES)
         for piece in WORST_ARCHIVES:
             trials["archives"].run(repr(piece[:24]), read, piece * (SIZE // len(piece)))
+    trials["sources"] = Trial(time.monotonic)
+    fuzz_sources(trials["sources"], INPUTS)
     for name, trial in trials.items():
         print(f"{name:9} {trial.count} inputs, {trial.failures} failures, slowest {trial.slowest[0]:.2f} s: {trial.slowest[1]}")
     failures = sum(trial.failures for trial in trials.values())

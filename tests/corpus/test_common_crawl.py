@@ -13,7 +13,7 @@ from common_crawl_server import CRAWL, make, serve
 
 from groundup.core.errors import UserError
 from groundup.corpus.acquire import common_crawl, fetch, ranges
-from groundup.corpus.acquire.common_crawl import pages, surt
+from groundup.corpus.acquire.common_crawl import CommonCrawl, surt
 from groundup.corpus.acquire.ranges import RangeFile, Ranges
 from groundup.corpus.acquire.sources import collect
 from groundup.corpus.archive.warc import Losses, read_pages
@@ -39,7 +39,8 @@ def crawl(tmp_path):
 
 
 def urls(base, log, refused=None, **filters):
-    return [page.url for page in pages(f"cc:{CRAWL}", log, Counter() if refused is None else refused, base=base, **filters)]
+    source = CommonCrawl(f"cc:{CRAWL}", log, Counter() if refused is None else refused, base=base, **filters)
+    return [page.url for page in source.pages()]
 
 
 def test_whole_files_in_their_order(crawl, tmp_path):
@@ -112,9 +113,9 @@ def test_forbidden_is_final(crawl, tmp_path):
 def test_wrong_names_are_one_line_errors(crawl, tmp_path):
     base, _, _ = crawl
     with pytest.raises(UserError, match="not the name of a crawl"):
-        list(pages("cc:2026", tmp_path / "log", Counter(), base=base))
+        list(CommonCrawl("cc:2026", tmp_path / "log", Counter(), base=base).pages())
     with pytest.raises(UserError, match="status 404: check the name"):
-        list(pages("cc:CC-MAIN-1999-01", tmp_path / "log", Counter(), base=base))
+        list(CommonCrawl("cc:CC-MAIN-1999-01", tmp_path / "log", Counter(), base=base).pages())
 
 
 def test_an_index_that_lies_is_counted(crawl, tmp_path):

@@ -158,19 +158,19 @@ def test_bad_lines_of_the_index_are_counted_and_the_others_read(tmp_path, monkey
     (indexes / "cluster.idx").write_text("\n".join(sorted(lines)) + "\n")
     refused: Counter = Counter()
     with serve(tmp_path / "server") as (base, _):
-        found = common_crawl.pages(f"cc:{CRAWL}", tmp_path / "log", refused, host="example.org", base=base)
+        found = common_crawl.CommonCrawl(f"cc:{CRAWL}", tmp_path / "log", refused, host="example.org", base=base).pages()
         urls = [page.url for page in found]
         assert sorted(urls) == sorted(url for url in languages if url.split("/")[2] == "example.org")
         assert refused["damaged index"] >= len(BAD_LINES) - 1 + len(BAD_CAPTURES) - 4
         assert refused["damaged"] == 2  # the captures whose files are missing
         with pytest.raises(UserError, match="not the name of a host"):
-            list(common_crawl.pages(f"cc:{CRAWL}", tmp_path / "log", Counter(), host="a..b", base=base))
+            list(common_crawl.CommonCrawl(f"cc:{CRAWL}", tmp_path / "log", Counter(), host="a..b", base=base).pages())
 
         listing = tmp_path / "server" / f"crawl-data/{CRAWL}/warc.paths.gz"
         paths = gzip.decompress(listing.read_bytes()).decode()
         listing.write_bytes(gzip.compress(("missing.warc.gz\n../a.warc.gz\n" + paths).encode()))
         refused.clear()
-        found = common_crawl.pages(f"cc:{CRAWL}", tmp_path / "other", refused, base=base)
+        found = common_crawl.CommonCrawl(f"cc:{CRAWL}", tmp_path / "other", refused, base=base).pages()
         assert sorted(page.url for page in found) == sorted(languages)
         assert refused["damaged index"] == 2
 

@@ -49,7 +49,7 @@ def test_what_a_folder_holds_beside_texts_is_named_and_counted(tmp_path, capsys)
         rows = {"f": "text,id\nrow f,1\n", "g": "id\ttext\n1\trow g\n", "h": json.dumps([{"text": "row h"}])}
         content = rows.get(name[0], name)
         (folder / name).write_bytes(gzip.compress(content.encode()) if name.endswith("gz") else content.encode())
-    for name in ("w.pdf", "x.docx", "y.docx", "noending", "._a.parquet", ".DS_Store", "_SUCCESS", "._a.txt"):
+    for name in ("w.odt", "x.docx", "y.docx", "noending", "._a.parquet", ".DS_Store", "_SUCCESS", "._a.txt"):
         (folder / name).write_bytes(b"%PDF-1.4")
     (folder / "v.txt").write_bytes(b"\x89PNG\r\n\x1a\n")
     (folder / "t.parquet").write_bytes(b"text")
@@ -59,10 +59,10 @@ def test_what_a_folder_holds_beside_texts_is_named_and_counted(tmp_path, capsys)
     names = {page.url.removeprefix("file:///all/"): page.body.decode() for page in pages}
     texts = ["a.rst", "b.tex", "c.org", "deep/d.adoc", "e.txt.gz"]
     assert names == {name: name for name in texts} | {"f.csv/0": "row f", "g.tsv/0": "row g", "h.json/0": "row h"}
-    skipped = {"skipped .pdf": 1, "skipped .docx": 2, "skipped without an ending": 1, "skipped .txt": 1}
+    skipped = {"skipped .odt": 1, "skipped .docx": 2, "skipped without an ending": 1, "skipped .txt": 1}
     assert counts["refused"] == {"refused files": 3} | skipped
     said = capsys.readouterr().err
-    for words in ("2 .docx: x.docx, y.docx", "1 .pdf: w.pdf", "v.txt: a PNG picture", "t.parquet: not a Parquet", "is list<"):
+    for words in ("2 .docx: x.docx, y.docx", "1 .odt: w.odt", "v.txt: a PNG picture", "t.parquet: not a Parquet", "is list<"):
         assert words in said
 
 
@@ -78,8 +78,8 @@ def test_a_file_of_any_name_is_read_by_its_content(tmp_path, name):
     assert [page.url for page in gather(tmp_path, path)[1]] == ["http://a.org/"]
     pq.write_table(pa.table({"text": pa.array(["row"]).dictionary_encode()}), path)
     assert [page.body.decode() for page in gather(tmp_path, path)[1]] == ["row"]
-    path.write_bytes(b"%PDF-1.7")
-    with pytest.raises(UserError, match=f"{name}: a PDF: take the text out"):
+    path.write_bytes(b"{\\rtf1")
+    with pytest.raises(UserError, match=f"{name}: RTF: save it as text"):
         gather(tmp_path, path)
 
 
@@ -106,7 +106,7 @@ def test_texts_with_a_mark_and_names_that_are_no_utf8(tmp_path):
 
 
 def test_a_file_over_the_limit_that_cannot_be_cut_is_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr("groundup.corpus.acquire.sources.MAX_TEXT_BYTES", 20)
+    monkeypatch.setattr("groundup.corpus.acquire.files.MAX_TEXT_BYTES", 20)
     (tmp_path / "all").mkdir()
     for name, size in (("a.html", 20), ("b.html", 21), ("c.html.gz", 50)):
         content = b"<p>" + b"x" * (size - 3)

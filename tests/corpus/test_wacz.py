@@ -117,6 +117,28 @@ def test_bombs_and_what_cannot_be_opened_are_passed_over(tmp_path):
     assert len(found) + refused["damaged"] == 201
 
 
+@pytest.mark.parametrize(("offset", "value"), [(8, 9), (8, 12), (8, 14), (6, 1), (6, 1 | 1 << 6)])
+def test_deflate64_and_other_compressions_and_encryption_are_refused(tmp_path, offset, value):
+    """Of the fields of a member, in its own header and in the list: flags (bit 0: encrypted) and compression."""
+    path = tmp_path / "a.wacz"
+    make(path, {"archive/a.warc.gz": warc(tmp_path, [0]), "archive/b.warc.gz": warc(tmp_path, [1])})
+    content = bytearray(path.read_bytes())
+    for start, more in ((content.index(b"archive/a.warc.gz") - 30, 0), (content.rindex(b"archive/a.warc.gz") - 46, 2)):
+        content[start + more + offset : start + more + offset + 2] = value.to_bytes(2, "little")
+    path.write_bytes(content)
+    assert read(path)[::2] == (["1"], Counter(damaged=1))
+
+
+def test_a_member_before_the_start_of_the_file_is_passed_over(tmp_path):
+    path = tmp_path / "a.wacz"
+    make(path, {"archive/a.warc.gz": warc(tmp_path, [0])})
+    content = bytearray(path.read_bytes())
+    at = content.rindex(b"PK\5\6") + 16  # where the list begins: members are counted back from it
+    content[at : at + 4] = (int.from_bytes(content[at : at + 4], "little") + (1 << 20)).to_bytes(4, "little")
+    path.write_bytes(content)
+    assert read(path)[::2] == ([], Counter(damaged=1))
+
+
 def test_numbers_in_a_record_of_their_own(tmp_path, monkeypatch):
     path = tmp_path / "a.wacz"
     monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 2)

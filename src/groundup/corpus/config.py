@@ -8,9 +8,11 @@ from groundup.core.config import Positive, Section, Share
 
 
 class SourceConfig(Section):
-    """One source of pages: `pydoc:`, `stdlib:`, `topics:`, `https://site/`, `cc:CC-MAIN-2026-17`, `hf:org/name`, or a path.
+    """One source of pages: `pydoc:`, `stdlib:`, `topics:`, `https://site/`, `cc:CC-MAIN-2026-17`, `hf:org/name`,
+    `sitemap:https://site/sitemap.xml`, `oai:https://host/oai`, or a path.
 
-    A path is a web archive (WARC, ARC, WET), JSON lines, Parquet, a page, or a folder of such files.
+    A path is a web archive (WARC, WACZ, ARC, WET), JSON lines, Parquet, a page, a PDF, a dump of a wiki or of Stack
+    Exchange, or a folder of such files.
     """
 
     source: str

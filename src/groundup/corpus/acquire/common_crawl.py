@@ -11,6 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
@@ -31,42 +32,47 @@ MAX_BLOCK_BYTES = 64 << 20  # of a CDX block, inflated
 PATH = re.compile(r"(?!.*\.\.)\w[\w./=-]{0,500}", re.ASCII)  # all that the names of its files are made of
 
 
-def pages(
-    source: str,
-    log: Path,
-    refused: Counter[str],
-    *,
-    host: str | None = None,
-    language: str | None = None,
-    mime: str | None = None,
-    base: str | None = None,
-    connections: int = CONNECTIONS,
-) -> Generator[Page, None, None]:
-    """The pages of `cc:CC-MAIN-2026-17`; what was damaged or is no page is counted in `refused`.
+@dataclass
+class CommonCrawl:
+    """`cc:CC-MAIN-2026-17`; what was damaged or is no page is counted in `refused`, what was fetched is kept in `log`.
 
     `host`: of this host and those under it. `language`: three letters, the first that was found in the page. `mime`: the
-    type that was found, not the one that was said. Raises UserError for a name that is no crawl's, when the server
-    forbids, or is busy for too long; then the log holds what was fetched.
+    type that was found, not the one that was said.
     """
-    crawl = source.removeprefix("cc:")
-    if not re.fullmatch(r"CC-MAIN-\d{4}-\d{2}", crawl):
-        raise UserError(f"{source}: not the name of a crawl: give cc:CC-MAIN-2026-17, as listed on commoncrawl.org")
-    losses = Losses()
-    with Ranges(base or BASE, log, connections) as ranges:
-        if host or language or mime:
-            found = _captures(ranges, crawl, refused, host, language, mime)
-            parts = ranges.in_order(found)
-            pages = (page for part in parts for page in _record(part, losses))
-        else:
-            pages = _whole_files(ranges, crawl, refused, losses)
-        for page in pages:
-            if mime or page.content_type in PAGE_TYPES:
-                yield page
+
+    source: str
+    log: Path
+    refused: Counter[str]
+    host: str | None = None
+    language: str | None = None
+    mime: str | None = None
+    base: str | None = None
+    connections: int = CONNECTIONS
+
+    def pages(self) -> Generator[Page, None, None]:
+        """Raises UserError for a name that is no crawl's, when the server forbids, or is busy for too long; then the log
+        holds what was fetched."""
+        crawl, refused, mime = self.source.removeprefix("cc:"), self.refused, self.mime
+        if not re.fullmatch(r"CC-MAIN-\d{4}-\d{2}", crawl):
+            raise UserError(
+                f"{self.source}: not the name of a crawl: give cc:CC-MAIN-2026-17, as listed on commoncrawl.org"
+            )
+        losses = Losses()
+        with Ranges(self.base or BASE, self.log, self.connections) as ranges:
+            if self.host or self.language or mime:
+                found = _captures(ranges, crawl, refused, self.host, self.language, mime)
+                parts = ranges.in_order(found)
+                pages = (page for part in parts for page in _record(part, losses))
             else:
-                refused["type"] += 1
-    refused["truncated"] += losses.truncated
-    refused["damaged"] += losses.lost
-    refused["malformed URL"] += losses.malformed
+                pages = _whole_files(ranges, crawl, refused, losses)
+            for page in pages:
+                if mime or page.content_type in PAGE_TYPES:
+                    yield page
+                else:
+                    refused["type"] += 1
+        refused["truncated"] += losses.truncated
+        refused["damaged"] += losses.lost
+        refused["malformed URL"] += losses.malformed
 
 
 def _whole_files(ranges: Ranges, crawl: str, refused: Counter[str], losses: Losses) -> Iterator[Page]:

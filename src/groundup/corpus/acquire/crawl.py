@@ -54,12 +54,14 @@ def crawl(
     allow_private: bool = False,
     progress: Progress | None = None,
     rewrite: Callable[[bytes], bytes] | None = None,
+    only_listed: bool = False,
 ) -> CrawlCount:
     """Fetch the pages of one host from `start` on, and append them to `warc`, going on from what it already holds.
 
     Stops before the next request once `max_bytes` of page bodies or `max_pages` are there. `exclude` holds prefixes of
     path and query. `record_as` ("http://docs.localhost") takes the place of scheme and host in every URL recorded.
-    `rewrite` is applied to each page body before it is recorded. Addresses that are not public are refused unless
+    `rewrite` is applied to each page body before it is recorded. `only_listed`: `start` is a sitemap or an index of
+    sitemaps, and only what it lists is fetched. Addresses that are not public are refused unless
     `allow_private`. Raises UserError when the host cannot be reached, or is too busy to answer; the pages already
     fetched stay in `warc`.
     """
@@ -81,7 +83,7 @@ def crawl(
             asked = f"  {start:.150}: robots.txt asks for {rules.delay:.6g} seconds between two requests"
             logger.warning(f"{asked}; {MAX_CRAWL_DELAY:.0f} are kept")
 
-    visit = _Visit(first, exclude, rules)
+    visit = _Visit(first, exclude, rules, only_listed)
     if warc.exists():
         size, whole = warc.stat().st_size, complete_prefix(warc)
         if whole < size:
@@ -160,8 +162,9 @@ def _ask(client: Client, url: str, sitemap: bool) -> _Found:
 class _Visit:
     """What is known, and what is next. Depends on the records settled so far and on nothing else."""
 
-    def __init__(self, first: str, exclude: list[str], rules: Rules) -> None:
+    def __init__(self, first: str, exclude: list[str], rules: Rules, only_listed: bool) -> None:
         self.home = host_of(first)
+        self.only_listed = only_listed
         self.exclude = tuple(exclude)
         self.rules = rules
         self.count = CrawlCount()
@@ -173,6 +176,9 @@ class _Visit:
         self.sitemaps: dict[str, bool] = {}  # those to be read, and whether they may list others: an index lists none
         self.postponed: set[str] = set()
         self.busy = 0
+        if only_listed:
+            self._add_sitemap(first, may_be_index=True)
+            return
         self._add(first)
         for link in rules.sitemaps:
             self._add_sitemap(canonical(link, first), may_be_index=True)
@@ -204,7 +210,7 @@ class _Visit:
         if page:
             self.count.pages += 1
             self.count.bytes += len(page.body)
-            for link in links(page):
+            for link in () if self.only_listed else links(page):
                 self._add(link)
             return
         for link in found.pages:

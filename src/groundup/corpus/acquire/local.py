@@ -6,7 +6,9 @@ from groundup.core.errors import UserError
 from groundup.core.plain_files import open_plain
 from groundup.corpus.config import SourceConfig
 
-NO_SUCH = "{}: no such source: give pydoc:, stdlib:, topics:, cc:, hf:, an https address, or a path"
+NO_SUCH = "{}: no such source: give pydoc:, stdlib:, topics:, cc:, hf:, sitemap:, oai:, an https address, or a path"
+SITEMAP = "sitemap:"
+CRAWLED = ("http://", "https://", SITEMAP)
 
 
 def local_path(source: SourceConfig) -> Path | None:
@@ -14,7 +16,7 @@ def local_path(source: SourceConfig) -> Path | None:
 
     Raises UserError where there is none: a wrong path is known before the sources before it are crawled.
     """
-    if source.source in ("pydoc:", "stdlib:", "topics:") or source.source.startswith(("http://", "https://", "cc:")):
+    if source.source in ("pydoc:", "stdlib:", "topics:") or source.source.startswith((*CRAWLED, "cc:", "oai:")):
         return None
     if source.source.startswith("hf:"):
         path = Path(source.source.removeprefix("hf:").partition(":")[0])

@@ -4,7 +4,8 @@ One column holds the text; it is chosen by name. A row is a page under its own `
 `file:///<folder>/<file>/<row>`. A column called `html` holds web pages, any other plain text.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -27,28 +28,34 @@ def read_rows(path: Path, column: str, refused: Refused, kind: Kind | None = Non
         yield from _pages(batch, str(path), place, column, refused)
 
 
-def read_hub(source: str, column: str, refused: Refused) -> Iterator[Page]:
-    """The pages of `hf:org/name[:split]` (split `train` if not said), streamed; a local folder's path will do as name.
+@dataclass
+class HubDataset:
+    """`hf:org/name[:split]` (split `train` if not said), streamed; a local folder's path will do as name."""
 
-    Raises UserError when the extra `hf` is not installed, or the data set cannot be had or has no such column.
-    """
-    name, _, split = source.removeprefix("hf:").partition(":")
-    try:
-        import datasets
-    except ImportError:
-        raise UserError(f"{source}: the package datasets is missing: pip install 'groundup[hf]'") from None
-    try:
-        rows = iter(datasets.load_dataset(name, split=split or "train", streaming=True))
-        first = next(rows, None)
-    except Exception as error:  # the library raises dozens of kinds, those of the network among them
-        why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{source}: cannot be had ({why}): check the name, the split and the network") from None
-    if first is not None and column not in first:
-        raise UserError(no_column(source, column, first))
-    place = f"file:///{quoted(Path(name).name)}/{split or 'train'}"
-    every = chain([] if first is None else [first], rows)
-    for batch in gathered(enumerate(every), source, column, ("url",), refused):
-        yield from _pages(batch, source, place, column, refused)
+    source: str
+    column: str
+    refused: Refused
+
+    def pages(self) -> Generator[Page, None, None]:
+        """Raises UserError when the extra `hf` is not installed, or the data set cannot be had or has no such column."""
+        source, column = self.source, self.column
+        name, _, split = source.removeprefix("hf:").partition(":")
+        try:
+            import datasets
+        except ImportError:
+            raise UserError(f"{source}: the package datasets is missing: pip install 'groundup[hf]'") from None
+        try:
+            rows = iter(datasets.load_dataset(name, split=split or "train", streaming=True))
+            first = next(rows, None)
+        except Exception as error:  # the library raises dozens of kinds, those of the network among them
+            why = " ".join(str(error).split())[:200] or type(error).__name__
+            raise UserError(f"{source}: cannot be had ({why}): check the name, the split and the network") from None
+        if first is not None and column not in first:
+            raise UserError(no_column(source, column, first))
+        place = f"file:///{quoted(Path(name).name)}/{split or 'train'}"
+        every = chain([] if first is None else [first], rows)
+        for batch in gathered(enumerate(every), source, column, ("url",), self.refused):
+            yield from _pages(batch, source, place, column, self.refused)
 
 
 def _pages(batch: pa.RecordBatch, source: str, place: str, column: str, refused: Refused) -> Iterator[Page]:

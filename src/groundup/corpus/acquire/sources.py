@@ -2,45 +2,44 @@
 
 `pydoc:` the documentation of the running Python, served by its own pydoc and crawled like any site
 `stdlib:` the source code of its standard library       `topics:` its language reference
-`https://site/` a site, crawled     `cc:CC-MAIN-2026-17` a crawl of Common Crawl     `hf:org/name` a data set of the hub
-a path: a web archive (WARC, WACZ, ARC, WET), rows (JSON, CSV, Parquet), a page or text, or a folder of such files
+`https://site/` a site, crawled     `sitemap:https://site/sitemap.xml` the pages that a sitemap lists
+`cc:CC-MAIN-2026-17` a crawl of Common Crawl     `hf:org/name` a data set of the hub
+`oai:https://host/oai` descriptions of a repository's documents
+a path: a web archive (WARC, WACZ, ARC, WET), rows (JSON, CSV, Parquet), a page, text or PDF, the dump of a wiki or of a Stack
+Exchange site, or a folder of such files
 """
 
-import ast
-import hashlib
 import logging
 import os
-import sysconfig
-import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing
-from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from groundup.core.errors import UserError
 from groundup.core.files import replacing
-from groundup.core.plain_files import open_plain
 from groundup.core.progress import Progress
-from groundup.corpus.acquire import common_crawl, pydoc_site, rows
+from groundup.corpus.acquire import pydoc_site
+from groundup.corpus.acquire.common_crawl import CommonCrawl
 from groundup.corpus.acquire.crawl import CrawlCount, crawl
-from groundup.corpus.acquire.local import NO_SUCH
-from groundup.corpus.archive import wacz
+from groundup.corpus.acquire.files import Files, Reading, StandardLibrary, Topics
+from groundup.corpus.acquire.local import CRAWLED, NO_SUCH, SITEMAP
+from groundup.corpus.acquire.oai import PREFIX as OAI
+from groundup.corpus.acquire.oai import Repository
+from groundup.corpus.acquire.rows import HubDataset
 from groundup.corpus.archive.content_type import gives_text, kind_of_body
-from groundup.corpus.archive.warc import Losses, Page, WarcWriter, read_pages
+from groundup.corpus.archive.warc import Page, WarcWriter
 from groundup.corpus.config import SourceConfig
-from groundup.corpus.urls import quoted, split_url
-from groundup.data import kinds, streams
-from groundup.data.kinds import Kind, kind_of
-from groundup.data.rows import DAMAGE, MAX_TEXT_BYTES, Refused, texts
+from groundup.data.rows import Refused
 
 logger = logging.getLogger(__name__)
 
-PAGES = (".html", ".htm", ".xhtml")
-TEXT_TYPES = {".md": "text/markdown", ".markdown": "text/markdown", ".py": "text/x-python"}  # others are text/plain
-PACKED = ("", ".gz", ".zst", ".lz4")
-ARCHIVES = (".wacz", *(kind + packed for kind in (".warc", ".arc", ".wet") for packed in PACKED))
-KNOWN = (*PAGES, *kinds.TEXTS, *kinds.ROWS, *ARCHIVES)
+
+class Source(Protocol):
+    """What is read, not crawled: a crawl writes its archive itself, from which it resumes."""
+
+    def pages(self) -> Generator[Page, None, None]:
+        """The pages, in an order that is the same each time. Raises UserError when the source cannot be read at all."""
 
 
 def collect(source: SourceConfig, folder: Path, name: str, requests_per_second: float, progress_label: str) -> dict[str, Any]:
@@ -55,9 +54,9 @@ def collect(source: SourceConfig, folder: Path, name: str, requests_per_second: 
     fetched = target.with_name(target.name + ".fetched")
     remarks: list[str] = []
     with Progress(progress_label, unit="pages") as progress:
-        if source.source.startswith(("http://", "https://")):
+        if source.source.startswith(CRAWLED):
             partial = target.with_name(target.name + ".partial")
-            counts = _crawl(source.source, partial, source, progress, requests_per_second)
+            counts = _crawl(source.source.removeprefix(SITEMAP), partial, source, progress, requests_per_second)
             _require_pages(source, counts)
             with partial.open("rb") as written:
                 os.fsync(written.fileno())
@@ -70,7 +69,7 @@ def collect(source: SourceConfig, folder: Path, name: str, requests_per_second: 
                     with pydoc_site.pydoc_server() as address:
                         counts = _crawl(address, partial, source, progress, None)
                 else:
-                    counts = _write(source, partial, fetched, progress, remarks)
+                    counts = _write(source, partial, fetched, progress, remarks, requests_per_second)
                 _require_pages(source, counts)
             fetched.unlink(missing_ok=True)
     for remark in remarks:
@@ -97,22 +96,20 @@ def _crawl(address: str, warc: Path, source: SourceConfig, progress: Progress, r
         allow_private=local,
         progress=progress,
         rewrite=pydoc_site.same_on_every_machine if local else None,
+        only_listed=source.source.startswith(SITEMAP),
     )
 
 
-def _write(source: SourceConfig, warc: Path, fetched: Path, progress: Progress, remarks: list[str]) -> CrawlCount:
+def _write(
+    source: SourceConfig, warc: Path, fetched: Path, progress: Progress, remarks: list[str], requests_per_second: float
+) -> CrawlCount:
     """Record the pages of a source that is read, not crawled, up to its limits; `remarks` says what else to know.
 
     Raises UserError when there is none, with the first thing that was refused.
     """
-    counts, refused = CrawlCount(), Refused()
-    exclude = tuple(source.exclude)
-
-    def wanted(path: str) -> bool:
-        refused["excluded"] += path.startswith(exclude)
-        return not path.startswith(exclude)
-
-    with WarcWriter(warc) as out, closing(_pages(source, fetched, wanted, refused, remarks)) as pages:
+    counts, reading = CrawlCount(), Reading(tuple(source.exclude), remarks=remarks)
+    refused = reading.refused
+    with WarcWriter(warc) as out, closing(_pages(source, fetched, reading, requests_per_second)) as pages:
         for page in pages:
             if counts.pages >= source.max_pages or counts.bytes >= source.max_mb * 1e6:
                 reached = "max_pages" if counts.pages >= source.max_pages else "max_mb"
@@ -140,187 +137,25 @@ def _write(source: SourceConfig, warc: Path, fetched: Path, progress: Progress, 
 
 
 def _pages(
-    source: SourceConfig, fetched: Path, wanted: Callable[[str], bool], refused: Refused, remarks: list[str]
+    source: SourceConfig, fetched: Path, reading: Reading, requests_per_second: float
 ) -> Generator[Page, None, None]:
-    if source.source == "stdlib:":
-        root = Path(sysconfig.get_path("stdlib"))
-        # Ordered by digest, so that whatever part of it fits the limit is spread over all packages.
-        yield from _files(root, "stdlib", sorted(_python_files(root), key=_digest), wanted, refused)
-    elif source.source == "topics:":
-        from pydoc_data.topics import topics
-
-        for name in sorted(topics):
-            if wanted(f"/{name}"):
-                yield Page(f"file:///topics/{quoted(name)}", "text/plain", topics[name].encode(), "utf-8")
-    elif source.source.startswith("cc:"):
-        found = common_crawl.pages(
-            source.source, fetched, refused, host=source.host, language=source.language, mime=source.mime
-        )
-        with closing(found):
-            yield from _wanted(found, wanted)
-    elif source.source.startswith("hf:"):
-        yield from _wanted(rows.read_hub(source.source, source.text_column, refused), wanted)
-    else:
-        path = Path(source.source).expanduser()
-        if path.is_dir():
-            yield from _folder(path, source.text_column, wanted, refused, remarks)
-        elif path.exists():
-            yield from _file(path.parent, _label(path.parent), path.name, source.text_column, wanted, refused)
+    name, refused = source.source, reading.refused
+    if name == "stdlib:":
+        yield from StandardLibrary(reading).pages()
+    elif name == "topics:":
+        yield from Topics(reading).pages()
+    elif name.startswith(("cc:", "hf:", OAI)):
+        remote: Source
+        if name.startswith("cc:"):
+            remote = CommonCrawl(name, fetched, refused, source.host, source.language, source.mime)
+        elif name.startswith("hf:"):
+            remote = HubDataset(name, source.text_column, refused)
         else:
-            raise UserError(NO_SUCH.format(source.source))
-
-
-def _folder(
-    folder: Path, column: str, wanted: Callable[[str], bool], refused: Refused, remarks: list[str]
-) -> Iterator[Page]:
-    """The pages of all files of a folder, in the order of their names; those that cannot be read are named and counted."""
-    names, skipped = kinds.files_of(folder, KNOWN)
-    remarks += kinds.skipped_lines(skipped)
-    for what, count in kinds.by_ending(skipped).items():
-        refused.add(f"skipped {what}", str(folder), count)
-    for name in names:
-        try:
-            yield from _file(folder, _label(folder), name, column, wanted, refused)
-        except UserError as refusal:
-            refused.add("refused files", str(refusal))
-            if refused["refused files"] <= kinds.MOST_NAMED:
-                remarks.append(f"skipped {refusal}")
-    if (more := refused["refused files"] - kinds.MOST_NAMED) > 0:
-        remarks.append(f"skipped {more} more files that cannot be read")
-
-
-def _label(folder: Path) -> str:
-    return quoted(folder.resolve().name)
-
-
-def _file(
-    root: Path, label: str, name: str, column: str, wanted: Callable[[str], bool], refused: Refused
-) -> Iterator[Page]:
-    """The pages of one file. Raises UserError when it cannot be read."""
-    path = root / name
-    if kinds.has_ending(name, PAGES):
-        yield from _files(root, label, [name], wanted, refused)
-        return
-    if name.lower().endswith(ARCHIVES):
-        yield from _archive(path, wanted, refused)
-        return
-    try:
-        kind = kind_of(path)
-    except UserError as refusal:
-        if kinds.has_ending(name, KNOWN) or not path.is_file():
-            raise
-        yield from _archive(path, wanted, refused, refusal)  # whatever its name, and however it begins
-        return
-    if kind.form == "archive":
-        yield from _archive(path, wanted, refused)
-    elif kind.form == "text":
-        yield from _files(root, label, [name], wanted, refused, kind)
+            remote = Repository(name, refused, requests_per_second)
+        with closing(remote.pages()) as found:
+            yield from reading.wanted(found)
     else:
-        yield from _wanted(rows.read_rows(path, column, refused, kind), wanted)
-
-
-def _wanted(pages: Iterator[Page], wanted: Callable[[str], bool]) -> Iterator[Page]:
-    for page in pages:
-        parts = split_url(page.url)
-        if wanted((parts.path if parts else "") or "/"):
-            yield page
-
-
-def _digest(name: str) -> bytes:
-    return hashlib.blake2b(name.encode(), digest_size=16).digest()
-
-
-def _python_files(root: Path) -> list[str]:
-    outside = {"site-packages", "dist-packages", "__pycache__"}
-    names = (file.relative_to(root) for file in root.rglob("*.py"))
-    return [name.as_posix() for name in names if not outside.intersection(name.parts)]
-
-
-def _files(
-    root: Path, label: str, names: list[str], wanted: Callable[[str], bool], refused: Refused, kind: Kind | None = None
-) -> Iterator[Page]:
-    """Files under `root` as `file:///label/name`: the URL says what a page is, not whose machine it was on.
-
-    The parts of a long text are `file:///label/name/0`, `/1` and so on. Pages and Python are never cut.
-    """
-    for name in names:
-        if not wanted(f"/{name}"):
-            continue
-        url = f"file:///{label}/{quoted(name)}"
-        plain = next((name.lower().removesuffix(end) for end in kinds.PACKED if name.lower().endswith(end)), name.lower())
-        content_type = TEXT_TYPES.get(Path(plain).suffix, "text/html" if plain.endswith(PAGES) else "text/plain")
-        if kind and content_type != "text/x-python":
-            yield from _parts(texts(root / name, refused, kind), url, content_type, refused)
-            continue
-        body = _whole(root / name, kind, refused)
-        if body is None:
-            continue
-        if content_type == "text/x-python" and not _is_python(body):
-            refused.add("not Python", str(root / name))  # tests of the parser, mostly
-        else:
-            yield Page(url, content_type, body)
-
-
-def _parts(bodies: Iterator[bytes], url: str, content_type: str, refused: Refused) -> Iterator[Page]:
-    first, second = next(bodies, None), next(bodies, None)
-    if first is None:
-        refused.add("no text", url)
-    elif second is None:
-        yield Page(url, content_type, first, _charset(first))
-    else:
-        for number, body in enumerate(chain((first, second), bodies)):
-            yield Page(f"{url}/{number}", content_type, body, _charset(body))
-
-
-def _charset(body: bytes) -> str | None:
-    try:
-        body.decode()
-    except UnicodeDecodeError:
-        return None  # an old encoding, which is found as that of a page is
-    return "utf-8"
-
-
-def _whole(path: Path, kind: Kind | None, refused: Refused) -> bytes | None:
-    """All of a file, unpacked; None where it is too large, damaged, or may not be read."""
-    try:
-        if kind is None:
-            with open_plain(path) as file:
-                kind = Kind("text", streams.packing_of(file.read(16)))
-        with open_plain(path) as file:
-            body = streams.content(file, kind.packing, kind.encoding, kind.mark).read(MAX_TEXT_BYTES + 1)
-    except DAMAGE:
-        refused.add("damaged", str(path))
-        return None
-    except UserError as refusal:
-        refused.add("unreadable", str(refusal))
-        return None
-    if len(body) > MAX_TEXT_BYTES:
-        refused.add("size", str(path))
-        return None
-    return body
-
-
-def _is_python(body: bytes) -> bool:
-    """UTF-8 that parses."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes and literals in other people's code
-            ast.parse(body.decode("utf-8"))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
-
-
-def _archive(
-    path: Path, wanted: Callable[[str], bool], refused: Refused, refusal: UserError | None = None
-) -> Iterator[Page]:
-    losses = Losses()
-    open_plain(path).close()
-    zipped = wacz.is_wacz(path)
-    yield from _wanted(wacz.read_wacz(path, losses, refused) if zipped else read_pages(path, losses), wanted)
-    if not losses.records:
-        give = "give *.warc.gz, *.wacz, *.arc, *.jsonl, *.parquet, or a folder of pages"
-        raise refusal or UserError(f"{path}: not a web archive: {give}")
-    refused.add("truncated", str(path), losses.truncated)
-    refused.add("damaged", str(path), losses.lost)
-    refused.add("malformed URL", str(path), losses.malformed)
+        path = Path(name).expanduser()
+        if not path.exists():
+            raise UserError(NO_SUCH.format(name))
+        yield from Files(path, source.text_column, reading).pages()

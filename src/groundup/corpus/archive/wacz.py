@@ -64,6 +64,8 @@ def read_wacz(path: Path, losses: Losses, refused: Counter[str]) -> Iterator[Pag
 
 def _opened(file: BinaryIO, info: zipfile.ZipInfo, inflated: BinaryIO) -> BinaryIO | None:
     """The WARC as a seekable file; None if it is encrypted, of another compression, damaged or a bomb."""
+    if not 0 <= info.header_offset < 1 << 62:  # which a list with a wrong offset of its own makes of a small number
+        return None
     file.seek(info.header_offset)
     head = file.read(30)
     if info.flag_bits & 1 or len(head) < 30 or not head.startswith(START):

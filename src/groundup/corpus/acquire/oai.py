@@ -1,0 +1,89 @@
+"""Descriptions of a repository's documents (title and abstract, Dublin Core), harvested by OAI-PMH 2.0: arXiv's, universities'.
+
+`oai:https://oaipmh.arxiv.org/oai?set=math` asks for ListRecords page by page, each with the token that the page before gave.
+"""
+
+import io
+from collections.abc import Generator
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlencode
+
+from groundup.core.errors import UserError
+from groundup.corpus.acquire.fetch import Client, Unreachable
+from groundup.corpus.archive.warc import Page
+from groundup.corpus.archive.xml_records import Element, elements
+from groundup.corpus.urls import canonical, split_url
+from groundup.data.rows import Refused
+
+PREFIX = "oai:"
+MAX_ANSWER_BYTES = 64 << 20
+MAX_ANSWERS = 100_000  # with a token each: a server that never ends
+OPTIONS = ("set", "from", "until")
+
+
+@dataclass
+class Repository:
+    """`source` is `oai:` and the base address, with set, from and until if wanted."""
+
+    source: str
+    refused: Refused
+    requests_per_second: float | None
+    allow_private: bool = False
+
+    def pages(self) -> Generator[Page, None, None]:
+        """A page a record, in the server's order. Raises UserError when it cannot be reached, or refuses the first request."""
+        whole = canonical(self.source.removeprefix(PREFIX))
+        base, _, query = (whole or "").partition("?")
+        options = dict(parse_qsl(query))
+        if not whole or set(options) - set(OPTIONS):
+            raise UserError(f"{self.source:.200}: give oai:https://host/path, with ?set=, from= or until= if wanted")
+        client = Client(self.requests_per_second, self.allow_private)
+        asked: set[str] = set()
+        request = {"metadataPrefix": "oai_dc", **options}
+        while request is not None and len(asked) < MAX_ANSWERS:
+            found = self._ask(client, f"{base}?{urlencode({'verb': 'ListRecords', **request})}", first=not asked)
+            token = ""
+            for element in found:
+                if element.name == "resumptionToken":
+                    token = element.text("")
+                elif page := self._page(element, base):
+                    yield page
+            if token in asked:
+                self.refused.add("repeated token", base)
+            request = {"resumptionToken": token} if token and token not in asked else None
+            asked.add(token)
+
+    def _ask(self, client: Client, url: str, first: bool) -> list[Element]:
+        try:
+            answer = client.fetch(url, types=None, max_bytes=MAX_ANSWER_BYTES)
+            outcome = answer.outcome
+        except Unreachable as error:
+            answer, outcome = None, f"cannot be reached ({error})"
+        found: list[Element] = []
+        if answer and answer.page:
+            names = ("record", "resumptionToken", "error")
+            found = list(elements(io.BytesIO(answer.page.body), names, url, self.refused))
+            errors = [element for element in found if element.name == "error"]
+            outcome = " ".join(f"{errors[0].attribute('@code')} {errors[0].text('')}".split()) if errors else ""
+            found = [element for element in found if element.name != "error"]
+        if outcome.startswith("noRecordsMatch"):
+            return []
+        if outcome and first:
+            raise UserError(f"{self.source:.150}: gave no records ({outcome:.100}): check the address")
+        self.refused.add("unanswered", url, int(bool(outcome)))
+        return found
+
+    def _page(self, record: Element, base: str) -> Page | None:
+        identifier = record.text("header/identifier")
+        if record.attribute("header@status") == "deleted":
+            self.refused.add("deleted", identifier)
+            return None
+        described = [*record.texts.get("metadata/dc/title", [])[:1], *record.texts.get("metadata/dc/description", [])]
+        text = "\n\n".join(part.strip() for part in described if part.strip())
+        if not text:
+            self.refused.add("no text", identifier)
+            return None
+        links = (link.strip() for link in record.texts.get("metadata/dc/identifier", []))
+        url = next((link for link in links if link.startswith(("http://", "https://")) and split_url(link)), None)
+        own = urlencode({"verb": "GetRecord", "metadataPrefix": "oai_dc", "identifier": identifier})
+        return Page(url or f"{base}?{own}", "text/plain", text.encode("utf-8", "replace"), "utf-8")

@@ -1,0 +1,74 @@
+"""Wikipedia, and every other wiki of MediaWiki's, from its dump: `dewiki-latest-pages-articles.xml.bz2`, read as it streams.
+
+Articles alone: other namespaces and redirects are passed over. Markup becomes prose (`extract/wikitext.py`); the addresses
+are those of the wiki that the dump names.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from groundup.core.plain_files import open_plain
+from groundup.corpus.archive.warc import Page
+from groundup.corpus.archive.xml_records import Element, elements
+from groundup.corpus.extract.wikitext import DEFAULT_PREFIXES, prose
+from groundup.corpus.urls import canonical
+from groundup.data import streams
+from groundup.data.kinds import Kind
+from groundup.data.rows import Refused
+
+DROPPED_NAMESPACES = ("6", "14")  # files and categories, whose links are no words
+
+
+@dataclass
+class WikiDump:
+    """`place` begins the addresses of pages where the dump does not say which wiki it is of."""
+
+    path: Path
+    kind: Kind
+    place: str
+    refused: Refused
+
+    def pages(self) -> Iterator[Page]:
+        """The articles, in the dump's order, each under its title."""
+        address, prefixes = self.place, DEFAULT_PREFIXES
+        with open_plain(self.path) as file:
+            stream = streams.content(file, self.kind.packing, self.kind.encoding, self.kind.mark)
+            for element in elements(stream, ("siteinfo", "page"), str(self.path), self.refused):
+                if element.name == "siteinfo":
+                    address = _address(element.text("base")) or self.place
+                    prefixes = DEFAULT_PREFIXES | _prefixes(element)
+                elif page := self._page(element, address, prefixes):
+                    yield page
+
+    def _page(self, element: Element, address: str, prefixes: frozenset[str]) -> Page | None:
+        title = element.text("title")
+        reason = ""
+        if element.text("ns") not in ("", "0"):
+            reason = "not an article"
+        elif "redirect" in element.texts:
+            reason = "redirect"
+        elif element.text("revision/model") not in ("", "wikitext"):
+            reason = "type"
+        text = "" if reason else prose(element.texts.get("revision/text", [""])[-1], prefixes)  # of a history the last
+        if not reason and not text:
+            reason = "no text"
+        if reason:
+            self.refused.add(reason, f"{self.path}: {title[:80]}")
+            return None
+        url = f"{address}/{quote(title.replace(' ', '_').encode('utf-8', 'replace'), safe='/:,()!*')}"
+        return Page(url, "text/plain", f"{title}\n\n{text}".encode("utf-8", "replace"), "utf-8")
+
+
+def _address(base: str) -> str:
+    """`https://de.wikipedia.org/wiki` of the address of the main page; "" if it is none."""
+    whole = canonical(base)
+    return whole.rpartition("/")[0] if whole else ""
+
+
+def _prefixes(siteinfo: Element) -> frozenset[str]:
+    names = siteinfo.texts.get("namespaces/namespace", [])
+    keys = siteinfo.attributes.get("namespaces/namespace@key", [])
+    named = zip(keys, names, strict=False)
+    return frozenset(name.strip().lower() for key, name in named if key in DROPPED_NAMESPACES)
