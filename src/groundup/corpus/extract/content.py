@@ -1,4 +1,4 @@
-"""Which blocks of a page are its content: boosted trees over the block features, then the best cut for the page.
+"""Which blocks of a page are its content: boosted trees over the block features, the best cut for the page, and its endings.
 
 The trees are evaluated for all blocks at once, without a walk through any tree (QuickScorer, Lucchese et al., 2015):
 each condition that holds strikes out the leaves it cuts off, and the first leaf left over is the one reached.
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundup.corpus.extract.blocks import Blocks
+from groundup.corpus.extract.endings import article_alone, once
 from groundup.corpus.extract.features import Scores, features
 
 WEIGHTS = Path(__file__).with_name("extract_model.npz")
@@ -67,7 +68,9 @@ class ContentModel:
             return []
         x = self.matrix(blocks)
         probability = items_together(self.trees.probability(x), blocks)
-        return np.flatnonzero(best_cut(probability, x[:, self.names.index("words")])).tolist()
+        words = x[:, self.names.index("words")].astype(np.float64)
+        keep = article_alone(blocks, probability, words, best_cut(probability, words))
+        return np.flatnonzero(once(blocks, words, keep)).tolist()
 
 
 def items_together(probability: NDArray[np.float64], blocks: Blocks) -> NDArray[np.float64]:

@@ -1,0 +1,163 @@
+"""Where an article ends, and what in it is none of it: decided on pages that are one article, and by what lines say.
+
+Most of a page's surest words under one element are an article's paragraphs. Such a page holds little that is half sure, so
+it is cut higher: what is half sure on it are teasers, captions and appeals. Lines that lead elsewhere (read also, sign up, by
+whom and when) are known by how they begin, in eight languages; of others nothing is known. Of three sets of 2,082 pages,
+cross-validated by site, this gains 0.004 of word F1, 0.018 of news' 4-gram F1 and 0.013 of the snippets' F1.
+"""
+
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+
+from groundup.corpus.extract.blocks import Blocks, Tag
+from groundup.corpus.extract.comments import comments_of
+from groundup.corpus.extract.features import tokens_of
+
+SURE, SURE_WORDS = 0.9, 5  # probability, and words a block has, to be of the body
+BODY_WORDS, BODY_SHARE, SURE_SHARE = 60, 0.7, 0.3  # under one element: words, share of the sure ones, of the expected
+# The probability that a block needs: of the body's lists, tables, quotes and code; in the body; in other elements in it; outside.
+PART, WITHIN, DEEPER, OUTSIDE, LEAD = 0.45, 0.6, 0.75, 0.85, 0.45
+OF_PROSE = frozenset(["blockquote", "li", "ul", "ol", "dl", "dt", "dd", "pre", "table", "tbody", "tr", "td", "th"])
+LEADS = frozenset([
+    "lead", "lede", "intro", "introduction", "teaser", "chapo", "chapeau", "excerpt", "summary", "abstract", "preface",
+    "vorspann", "entradilla", "sommario",
+])  # fmt: skip
+SHORT_LINE, SHORT_END, REST = 30, 9, 0.3  # words of a line and of what ends an article; share of words that may follow
+TWICE = 8  # words of a text that a page shows once, though it has it for desktop and mobile
+
+
+def _begins(*patterns: str) -> re.Pattern[str]:
+    return re.compile(r"[\W_]*(?:" + "|".join(patterns) + r")(?!\w)", re.IGNORECASE)
+
+
+ELSEWHERE = _begins(
+    r"(?:read|see|learn|find out) (?:more|also|next)", r"also (?:read|see|on)",
+    r"related(?: (?:articles?|stories|story|posts?|reading|links?|content|news))?\W*(?=:|$)",
+    r"more (?:on this|from|stories|news|about this)", r"don['’]t miss", r"click here",
+    r"you (?:may|might) (?:also )?(?:like|be interested)", r"must read",
+    r"recommended(?: for you)?\W*$", r"trending(?: now)?\W*$", r"popular (?:on|posts)", r"most (?:read|popular)", r"up next",
+    r"(?:lesen sie|lies|lest) (?:auch|mehr|hier|weiter)", r"lesen sie", r"weiterlesen", r"mehr (?:zum thema|dazu|lesen|zu)",
+    r"auch (?:interessant|auf)", r"schon gelesen",
+    r"weitere (?:artikel|beiträge|infos|informationen|themen|links|nachrichten)",
+    r"das könnte (?:sie|dich) (?:auch )?interessieren", r"passend dazu", r"zum thema\W*$",
+    r"(?:à )?lire (?:aussi|également|la suite)", r"sur le même (?:sujet|thème)",
+    r"(?:plus d['’]|autres )?(?:articles|audios?|photos?|infos) (?:et vidéos )?sur le sujet", r"permalien\W*$", r"voir aussi",
+    r"en savoir plus", r"à découvrir",
+    r"(?:te|le|les) puede interesar", r"lea? (?:también|más)", r"puedes? (?:ver|leer)", r"ver más",
+    r"más (?:noticias|información)", r"mira también", r"(?:noticias|notas) relacionadas",
+    r"leggi (?:anche|tutto)", r"potrebbe interessarti", r"vedi anche", r"leia (?:também|mais)", r"veja (?:também|mais)",
+    r"saiba mais",
+    r"lees (?:ook|meer)", r"bekijk ook", r"(?:czytaj|zobacz|przeczytaj|polecamy) (?:także|też|również|więcej)", r"czytaj",
+)  # fmt: skip
+APPEAL = _begins(
+    r"(?:sign up|subscribe|register now|log ?in|join (?:us|our)|donate|support us|support our)",
+    r"follow (?:us|me|him|her|@?\w+(?: \w+)?) on", r"(?:get|never miss) the latest",
+    r"never miss", r"stay up to date", r"(?:like|find) us on", r"download (?:our|the) \w+ app", r"want more",
+    r"have a (?:news )?tip", r"we use cookies", r"this (?:site|website) uses cookies",
+    r"first-time subscribers", r"to (?:view|read|continue reading) the full", r"already a subscriber", r"advertisement\W*$",
+    r"share (?:this|on)",
+    r"abonnier\w*", r"jetzt (?:abonnieren|anmelden|testen|kaufen)", r"melden sie sich", r"folgen? (?:sie )?uns", r"newsletter\b",
+    r"unterstützen?", r"spenden", r"gefällt (?:dir|ihnen)", r"wir verwenden cookies", r"anzeige\W*$",
+    r"abonnez-vous", r"inscrivez-vous", r"suivez-nous", r"je m['’]abonne", r"partager (?:sur|cet)", r"publicité\W*$",
+    r"soutenez",
+    r"suscríb\w*", r"s[ií]gu?enos", r"síguenos", r"publicidad\W*$", r"únete", r"iscriviti", r"abbonati", r"seguici", r"assine",
+    r"siga(?:-nos)?", r"inscreva-se", r"publicidade\W*$",
+    r"schrijf je in", r"volg ons", r"abonneer", r"zapisz się", r"obserwuj nas", r"śledź nas", r"reklama\W*$",
+)  # fmt: skip
+BY_WHOM = _begins(
+    r"\(?reporting by", r"\(?additional reporting", r"\(?editing by",
+    r"(?:photo|image|picture|foto|bild|crédit|credit|image credit|photo credit|titelbild|bildquelle)s?(?: by| via|:)",
+    r"(?:last )?(?:updated|published|posted|modified)(?: (?:on|at):?)?:? (?:\d|\w+,? \d)",
+    r"(?:aktualisiert|veröffentlicht|zuletzt geändert)(?: am|:)", r"(?:publié|mis à jour) le",
+    r"(?:publicado|actualizado|atualizado|publicada)",
+    r"pubblicato", r"opublikowano", r"materiał chroniony",
+)  # fmt: skip
+ENDS = _begins(
+    r"about (?:the )?(?:author|writer|us|\w+(?: \w+){0,2})\W*$",
+    r"(?:comments?|leave a (?:reply|comment)|join the (?:conversation|discussion))\W*$", r"sources?\W*$", r"references\W*$",
+    r"tags?\W*$", r"(?:media )?contacts?\W*$",
+    r"(?:über (?:den|die|das) \w+|kontakt|pressekontakt|quellen(?:angaben)?|kommentare?|zusatzinformationen|autor(?:in)?)\W*$",
+    r"(?:à propos|sources?|commentaires?|mots[- ]clés)", r"(?:sobre el autor|comentarios|fuentes?|etiquetas)\W*$",
+    r"(?:sobre o autor|comentários)\W*$", r"(?:commenti|fonte)\W*$", r"(?:komentarze|źródło)",
+)  # fmt: skip
+
+
+def body_of(blocks: Blocks, probability: NDArray[np.float64], words: NDArray, keep: NDArray[np.bool_]) -> int | None:
+    """The element that holds an article's paragraphs, if the page is one article."""
+    sure = (probability >= SURE) & (words >= SURE_WORDS)
+    around = np.array(blocks.parent)[np.array(blocks.element)]
+    inside = np.bincount(around, np.where(sure, words, 0.0), len(blocks.parent))
+    body, all_sure = int(inside.argmax()), inside.sum()
+    is_one = all_sure >= BODY_WORDS and inside[body] >= BODY_SHARE * all_sure
+    return body if is_one and all_sure >= SURE_SHARE * (words * probability)[keep].sum() else None
+
+
+def article_alone(
+    blocks: Blocks, probability: NDArray[np.float64], words: NDArray, keep: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Of the blocks to keep [blocks], those that are no line to elsewhere, and of the article where the page is one."""
+    short = np.flatnonzero(keep & (words <= SHORT_LINE)).tolist()
+    elsewhere = [block for block in short if ELSEWHERE.match(blocks.text[block]) or APPEAL.match(blocks.text[block])]
+    body = body_of(blocks, probability, words, keep)
+    if body is not None:
+        keep = _sure_enough(blocks, probability, keep, body) & ~_comments(blocks, probability, words, keep, body)
+        _cut_end(blocks, words, keep)
+    keep[elsewhere] = False
+    return keep
+
+
+def _sure_enough(
+    blocks: Blocks, probability: NDArray[np.float64], keep: NDArray[np.bool_], body: int
+) -> NDArray[np.bool_]:
+    at, own, parent = np.arange(len(keep)), np.array(blocks.element), np.array(blocks.parent)
+    of_prose, is_lead = (
+        np.array([judge(tag) for tag in blocks.kinds])[np.array(blocks.kind)] for judge in (_is_of_prose, _is_lead)
+    )
+    inside = (at >= blocks.start[body]) & (at < blocks.end[body])
+    direct = (own == body) | (parent[own] == body)
+    part = inside & (of_prose[own] | of_prose[parent[own]])
+    needed = np.select([part, direct, inside], [PART, WITHIN, DEEPER], OUTSIDE)
+    return (probability >= np.where(is_lead[own], LEAD, needed)) & (keep | is_lead[own])
+
+
+def _comments(
+    blocks: Blocks, probability: NDArray[np.float64], words: NDArray, keep: NDArray[np.bool_], body: int
+) -> NDArray[np.bool_]:
+    """The comments of readers, but where these are the body."""
+    found = np.zeros(len(keep), dtype=bool)
+    found[comments_of(blocks)] = True
+    inside = np.zeros(len(keep), dtype=bool)
+    inside[blocks.start[body] : blocks.end[body]] = True
+    said = words[found].sum()
+    return found & (said < 0.5 * (words * keep).sum()) if (found & inside & (probability >= SURE)).any() else found
+
+
+def _cut_end(blocks: Blocks, words: NDArray, keep: NDArray[np.bool_]) -> None:
+    read = np.cumsum(words * keep) / max((words * keep).sum(), 1)
+    for block in np.flatnonzero(words <= SHORT_LINE).tolist():
+        text = blocks.text[block]
+        if words[block] <= SHORT_END and read[block] >= 1 - REST and ENDS.match(text):
+            keep[block:] = False
+            return
+        if keep[block] and BY_WHOM.match(text):
+            keep[block] = False
+
+
+def _is_of_prose(tag: Tag) -> bool:
+    return tag.name in OF_PROSE
+
+
+def _is_lead(tag: Tag) -> bool:
+    return tag.name in ("p", "div") and any(not LEADS.isdisjoint(tokens_of(word)) for word in tag.words[1:])
+
+
+def once(blocks: Blocks, words: NDArray, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What a page has twice in different places, as for desktop and mobile, the first time only."""
+    seen: dict[str, int] = {}  # the element around the text's own
+    for block in np.flatnonzero(keep & (words >= TWICE)).tolist():
+        around = blocks.parent[blocks.element[block]]
+        if seen.setdefault(blocks.text[block], around) != around:
+            keep[block] = False
+    return keep
