@@ -1,9 +1,13 @@
-"""A GGUF that `groundup export` wrote, read by llama.cpp itself: the same ids, the same greedy text.
+"""A GGUF that `groundup export` wrote, read by llama.cpp itself: the same ids, greedy text, probabilities and rendered chat.
 
 llama.cpp is that of node-llama-cpp, which has it compiled: `npm install --omit=optional node-llama-cpp@3.21.1
 @node-llama-cpp/linux-x64@3.21.1` in a folder, and `--node DIR`. The model is a Qwen3 of 3 layers x 192 with vocabulary 2,000,
 trained for half a minute on the topics that Python documents. 1,000 texts of the same, cut anywhere, with numbers and
-code, are tokenized by both; 10 prompts are continued greedily for 64 tokens by both, from f32 and from q8_0.
+code, are tokenized by both; 10 prompts are continued greedily for 64 tokens by both, from f32, f16 and q8_0. After each of
+the last 16 tokens of the prompts all log-probabilities are compared, with llama.cpp's cache in f32 (in f16, as it is if not told
+so, the cache's rounding is larger): those of f32 may differ by 1e-4, and of f16 the Kullback-Leibler divergence from ours by
+1e-4. The chat template is read from the file by llama.cpp and rendered by node-llama-cpp's engine (@huggingface/jinja); text and
+ids must be ours. One thread, since llama.cpp's wait for each other by spinning.
 """
 
 import argparse
@@ -23,22 +27,29 @@ from groundup.model import folder as model_folder
 from groundup.model.base import initialise
 from groundup.model.decoder import Decoder, DecoderConfig
 from groundup.serving.gguf_file import export
+from groundup.tokenizer.chat import render
 from groundup.tokenizer.tokenizer import Tokenizer
 
 CLAIM = "llama.cpp on a GGUF of ours: texts of 1,000 with the same ids"
 SHAPE = DecoderConfig(2000, 192, 3, 3, 3, 64, 576, 256)
-SECONDS, NEW = 30, 64
+SECONDS, NEW, TAIL = 30, 64, 16
+CHATS = [
+    [{"role": "user", "content": "What does `len` return?"}],
+    [{"role": "system", "content": "  Be brief.\n"}, {"role": "user", "content": " 1234 and <b>this</b>? "},
+     {"role": "assistant", "content": "No.\n"}, {"role": "user", "content": "Why not?\n\n"}],
+]  # fmt: skip
 SCRIPT = """
 import {getLlama} from "node-llama-cpp";
+import {Template} from "@huggingface/jinja";
 import {readFileSync, writeFileSync} from "fs";
-const {file, texts, prompts, tokens} = JSON.parse(readFileSync(process.argv[2], "utf8"));
+const {file, texts, prompts, tokens, tail, chats} = JSON.parse(readFileSync(process.argv[2], "utf8"));
 const quiet = {progressLogs: false, logLevel: "error"};
 const llama = await getLlama({gpu: false, build: "never", skipDownload: true, usePrebuiltBinaries: true, ...quiet});
 const model = await llama.loadModel({modelPath: file});
 const ids = texts.map(text => model.tokenize(text, false));
 const exact = {flashAttention: false, experimentalKvCacheKeyType: "F32", experimentalKvCacheValueType: "F32"};
-const context = await model.createContext({contextSize: 256, threads: 2, ...exact});
-const answers = [];
+const context = await model.createContext({contextSize: 256, threads: 1, ...exact});
+const answers = [], probabilities = [];
 for (const prompt of prompts) {
   const sequence = context.getSequence(), found = [];
   for await (const token of sequence.evaluate(prompt, {temperature: 0, yieldEogToken: true})) {
@@ -47,9 +58,21 @@ for (const prompt of prompts) {
   }
   answers.push(found);
   await sequence.clearHistory();
+  const told = await sequence.controlledEvaluate(
+    prompt.map((token, place) => place < prompt.length - tail ? token : [token, {generateNext: {probabilities: true}}]));
+  for (const {next} of told.filter(Boolean)) {
+    const row = new Array(next.probabilities.size);
+    for (const [token, probability] of next.probabilities) row[token] = probability;
+    probabilities.push(row);
+  }
+  await sequence.clearHistory();
   sequence.dispose();
 }
-writeFileSync(process.argv[3], JSON.stringify({ids, answers}));  // a pipe is cut at 64 KB where a process exits
+const template = model.fileInfo.metadata.tokenizer.chat_template, end = model.detokenize([model.tokens.bos], true);
+const rendered = chats.map(messages => new Template(template).render({messages, add_generation_prompt: true, bos_token: end}));
+const chatIds = rendered.map(text => model.tokenize(text, true));
+// A pipe is cut at 64 KB where a process exits.
+writeFileSync(process.argv[3], JSON.stringify({ids, answers, probabilities, rendered, chatIds}));
 process.exit(0);
 """
 
@@ -66,14 +89,42 @@ def main() -> None:
         texts, prompts = cut(tokenizer)
         same: dict[str, tuple[int, int]] = {}
         mine = generate(model, prompts, [], Sampling(NEW, temperature=0), 0)
-        for kind in ("f32", "q8_0"):
+        ours = log_probabilities(model, prompts)
+        far: dict[str, float] = {}
+        for kind in ("f32", "f16", "q8_0"):
             export(Path(work) / "model", Path(work) / f"{kind}.gguf", kind)
             found = theirs(options.node, Path(work) / f"{kind}.gguf", texts, prompts)
             ids = sum(a == list(tokenizer.encode(text)) for a, text in zip(found["ids"], texts, strict=True))
             same[kind] = ids, sum(a == b for a, b in zip(found["answers"], mine, strict=True))
-            print(f"{kind}: {ids} of {len(texts)} texts have the same ids, {same[kind][1]} of {len(prompts)} answers")
-    beside = f"greedy answers of 10 that are equal: f32 {same['f32'][1]}, q8_0 {same['q8_0'][1]}"
-    return conclude(CLAIM, same["f32"][0], "texts", 1000, same["f32"] == (1000, 10), peer=beside)
+            probabilities = np.array(found["probabilities"])
+            other = np.log(probabilities / probabilities.sum(1, keepdims=True))  # theirs add up to 1 in float32
+            far[kind], kl = float(np.abs(other - ours).max()), float((np.exp(ours) * (ours - other)).sum(1).mean())
+            print(f"{kind}: {ids} of {len(texts)} texts have the same ids, {same[kind][1]} of {len(prompts)} answers; "
+                  f"log-probabilities differ by {far[kind]:.1e} at most, KL {kl:.1e}")  # fmt: skip
+            far[f"{kind} KL"] = kl
+        chats = chat_is_the_same(tokenizer, found)
+    equal = ", ".join(f"{kind} {answers}" for kind, (_, answers) in same.items())
+    beside = (
+        f"greedy answers of 10 that are equal: {equal}; log-probabilities of f32 within {far['f32']:.1e}; KL of f16 "
+        f"{far['f16 KL']:.1e}, of q8_0 {far['q8_0 KL']:.1e}; rendered chats {'equal' if chats else 'differ'}"
+    )
+    holds = same["f32"] == (1000, 10) and far["f32"] <= 1e-4 and far["f16 KL"] < 1e-4 and chats
+    return conclude(CLAIM, same["f32"][0], "texts", 1000, holds, peer=beside)
+
+
+@torch.inference_mode()
+def log_probabilities(model: Decoder, prompts: list[list[int]]) -> np.ndarray:
+    """Of all tokens after each of the last TAIL tokens of each prompt: (prompts x TAIL, vocabulary)."""
+    rows = [torch.log_softmax(model(torch.tensor([prompt]))[0, -TAIL:].double(), -1) for prompt in prompts]
+    return torch.cat(rows).numpy()
+
+
+def chat_is_the_same(tokenizer: Tokenizer, found: dict) -> bool:
+    ours = [render(tokenizer, messages, add_generation_prompt=True)[0] for messages in CHATS]
+    special = {number: name for name, number in tokenizer.special_tokens.items()}
+    texts = ["".join(special.get(one) or tokenizer.token_bytes(one).decode() for one in ids) for ids in ours]
+    print(f"chats: rendered alike {found['rendered'] == texts}, the same ids {found['chatIds'] == ours}")
+    return found["rendered"] == texts and found["chatIds"] == ours
 
 
 def trained(work: Path) -> tuple[Decoder, Tokenizer]:
@@ -83,7 +134,7 @@ def trained(work: Path) -> tuple[Decoder, Tokenizer]:
     initialise(model, 0)
     stream = timed.stream(timed.encoded(work / "tokens", texts * 20, tokenizer), tokenizer, SHAPE.max_position_embeddings)
     timed.train(model, stream, 8, SECONDS)
-    model_folder.save(work / "model", model, tokenizer, chat=False)
+    model_folder.save(work / "model", model, tokenizer, chat=True)
     return model_folder.load_decoder(work / "model"), tokenizer
 
 
@@ -100,7 +151,8 @@ def cut(tokenizer: Tokenizer) -> tuple[list[str], list[list[int]]]:
 def theirs(node: Path, file: Path, texts: list[str], prompts: list[list[int]]) -> dict:
     script, given = node / "groundup-compare.mjs", file.with_suffix(".json")
     script.write_text(SCRIPT)
-    given.write_text(json.dumps({"file": str(file), "texts": texts, "prompts": prompts, "tokens": NEW}))
+    asked = {"file": str(file), "texts": texts, "prompts": prompts, "tokens": NEW, "tail": TAIL, "chats": CHATS}
+    given.write_text(json.dumps(asked))
     found = file.with_suffix(".found.json")
     subprocess.run(["node", script.name, given, found], cwd=node, capture_output=True, check=True)
     return json.loads(found.read_text())

@@ -36,6 +36,7 @@ def test_an_answer_streams_and_markup_is_text(page):
     assert page.inner_text(".said") == MARKUP and page.title() == "groundup: chat"
     assert page.inner_text(".answer")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.locator("#keyed").is_hidden()  # no key is wanted here
 
 
 def test_two_models_side_by_side_and_a_second_question(page):

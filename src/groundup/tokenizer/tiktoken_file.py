@@ -1,7 +1,7 @@
 """A tokenizer as the two files that tiktoken is made of.
 
-`NAME.tiktoken` is OpenAI's format of vocabularies, a token in base64 and its rank on each line; `NAME.tiktoken.json` has what such a
-file leaves out, in the words of `tiktoken.Encoding`: `pat_str` and `special_tokens`.
+`NAME.tiktoken` is OpenAI's format of vocabularies, a token in base64 and its rank on each line; `NAME.tiktoken.json` has what
+such a file leaves out, in the words of `tiktoken.Encoding`: `pat_str` and `special_tokens`.
 """
 
 import base64
