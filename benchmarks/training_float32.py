@@ -2,7 +2,7 @@
 
 For processors without bfloat16 (AVX2). The model and batch of `training_throughput`: forward, loss, backward and optimizer,
 ours with Muon and with AdamW, by kernels and by PyTorch (not compiled), theirs Qwen3ForCausalLM with its own loss and torch's
-AdamW. Then an update each of SFT, DPO, reward modelling and PPO on 32 rows of 40 to 240 tokens, half of them the answer.
+AdamW. Then an update each of SFT, DPO, reward modelling and PPO on 8 rows of 40 to 240 tokens, half of them the answer.
 All in one process by turns; processor time of one thread, of which other programs take least, and the least of the rounds.
 """
 
@@ -29,7 +29,7 @@ from groundup.training.objectives import next_token
 from groundup.training.optimizer import Optimizer, one_lr, pretraining_lrs
 
 CLAIM, BAR, TUNING_BAR = "training step in float32, 6 x 256, over transformers'; post-training by kernels over without", 1.7, 2.0
-ROWS, SHORTEST, LONGEST = 32, 40, 240
+ROWS, SHORTEST, LONGEST = 8, 40, 240
 Step = Callable[[], None]
 
 
