@@ -168,7 +168,8 @@ def test_domains_by_language(tmp_path):
     settings = SelectionConfig(held_out=0.1, domain_by_language=True)
     _, documents, dropped = run(tmp_path, rows, settings, languages=("en", "de"))
     sides = Counter((one["domain"], one["split"]) for one in documents)
-    assert sides == {(domain, side): count for domain in ("web-en", "web-de", "src") for side, count in (("train", 18), ("held_out", 2))}
+    wanted = {"train": 18, "held_out": 2}
+    assert sides == {(domain, side): wanted[side] for domain in ("web-en", "web-de", "src") for side in wanted}
     assert {detail for _, detail in dropped.values()} == {"language cs, not en or de"}
     _, documents, dropped = run(tmp_path / "all", rows, languages=())
     assert {one["domain"] for one in documents} == {"web", "src"} and not dropped
