@@ -168,7 +168,8 @@ def test_domains_by_language(tmp_path):
     settings = SelectionConfig(held_out=0.1, domain_by_language=True)
     _, documents, dropped = run(tmp_path, rows, settings, languages=("en", "de"))
     sides = Counter((one["domain"], one["split"]) for one in documents)
-    assert sides == {(domain, side): count for domain in ("web-en", "web-de", "src") for side, count in (("train", 18), ("held_out", 2))}
+    wanted = {"train": 18, "held_out": 2}
+    assert sides == {(domain, side): wanted[side] for domain in ("web-en", "web-de", "src") for side in wanted}
     assert {detail for _, detail in dropped.values()} == {"language cs, not en or de"}
     _, documents, dropped = run(tmp_path / "all", rows, languages=())
     assert {one["domain"] for one in documents} == {"web", "src"} and not dropped
@@ -179,3 +180,10 @@ def test_a_score_or_share_of_language_that_is_too_low(tmp_path):
     _, documents, dropped = run(tmp_path, rows, SelectionConfig(held_out=0.0, min_language_score=0.5, min_language_share=0.5))
     assert len(documents) == 2
     assert sorted(detail for _, detail in dropped.values()) == ["language score 0.40 < 0.5", "share in its language 0.30 < 0.5"]
+
+
+def test_annotations_of_an_earlier_version_are_refused(tmp_path):
+    table = pa.Table.from_pylist(GOOD, schema=SCHEMA).drop_columns("language_share")
+    pq.write_table(table, tmp_path / "annotations-a-00000.parquet")
+    with pytest.raises(UserError, match="no column 'language_share'"):
+        select(tmp_path, tmp_path / "out", SelectionConfig(), ["en"], seed=0)

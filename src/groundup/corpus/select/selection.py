@@ -124,6 +124,8 @@ def _deal_out(annotations: Path, folder: Path) -> list[Path]:
     shards = sorted(annotations.glob("annotations-*.parquet"))
     if not shards:
         raise UserError(f"{annotations}: no annotations-*.parquet; annotate pages first")
+    if "language_share" not in pq.read_schema(shards[0]).names:
+        raise UserError(f"{shards[0]}: no column 'language_share': an earlier version wrote it; annotate the pages again")
     size = 0
     for shard in shards:
         metadata = pq.read_metadata(shard)
