@@ -19,12 +19,16 @@ ABOUT = frozenset([  # of a comment's elements, those that say who, when and wha
     "login", "notes", "title", "username", "user",
 ])  # fmt: skip
 NO_WORDS_OF_READERS = frozenset(["form", "label", "button", "h1", "h2", "h3", "h4", "h5", "h6", "time", "legend", "figcaption"])
+LIKE_SECTION = re.compile(r"comment|kommentar|coment|reacties|komentarz", re.IGNORECASE)  # which few tags have
+LIKE_ABOUT = re.compile("|".join(sorted(ABOUT)), re.IGNORECASE)
 LEAST_WORDS = 3
 WORD = re.compile(r"\w+")
 
 
 def comments_of(blocks: Blocks) -> list[int]:
     """The blocks that are words of comments, in order; not their authors, dates, links and forms."""
+    if not LIKE_SECTION.search("\n".join(["\n".join(tag.words) for tag in blocks.kinds])):
+        return []
     section = np.array([_is_section(tag) for tag in blocks.kinds], dtype=bool)
     if not section.any():
         return []
@@ -41,14 +45,15 @@ def comments_of(blocks: Blocks) -> list[int]:
 
 
 def _is_section(tag: Tag) -> bool:
-    if tag.name == "body":
+    words = [word for word in tag.words[1:] if LIKE_SECTION.search(word)]
+    if tag.name == "body" or not words:
         return False
-    tokens = map(frozenset, map(tokens_of, tag.words[1:]))
+    tokens = map(frozenset, map(tokens_of, words))
     return any(not SECTION.isdisjoint(found) and NO_SECTION.isdisjoint(found) for found in tokens)
 
 
 def _is_about(tag: Tag) -> bool:
-    return any(not ABOUT.isdisjoint(tokens_of(word)) for word in tag.words[1:])
+    return any(LIKE_ABOUT.search(word) and not ABOUT.isdisjoint(tokens_of(word)) for word in tag.words[1:])
 
 
 def _within(blocks: Blocks, elements: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ LEADS = frozenset([
     "lead", "lede", "intro", "introduction", "teaser", "chapo", "chapeau", "excerpt", "summary", "abstract", "preface",
     "vorspann", "entradilla", "sommario",
 ])  # fmt: skip
+LIKE_LEAD = re.compile("|".join(sorted(LEADS)), re.IGNORECASE)  # which few tags have
 SHORT_LINE, SHORT_END, REST = 30, 9, 0.3  # words of a line and of what ends an article; share of words that may follow
 TWICE = 8  # words of a text that a page shows once, though it has it for desktop and mobile
 
@@ -112,14 +113,15 @@ def _sure_enough(
     blocks: Blocks, probability: NDArray[np.float64], keep: NDArray[np.bool_], body: int
 ) -> NDArray[np.bool_]:
     at, own, parent = np.arange(len(keep)), np.array(blocks.element), np.array(blocks.parent)
-    of_prose, is_lead = (
-        np.array([judge(tag) for tag in blocks.kinds])[np.array(blocks.kind)] for judge in (_is_of_prose, _is_lead)
-    )
+    of_prose = np.array([tag.name in OF_PROSE for tag in blocks.kinds])[np.array(blocks.kind)]
     inside = (at >= blocks.start[body]) & (at < blocks.end[body])
     direct = (own == body) | (parent[own] == body)
     part = inside & (of_prose[own] | of_prose[parent[own]])
     needed = np.select([part, direct, inside], [PART, WITHIN, DEEPER], OUTSIDE)
-    return (probability >= np.where(is_lead[own], LEAD, needed)) & (keep | is_lead[own])
+    enough = keep & (probability >= needed)
+    for block in np.flatnonzero(~enough & (probability >= LEAD)).tolist():
+        enough[block] = _is_lead(blocks.kinds[blocks.kind[blocks.element[block]]])
+    return enough
 
 
 def _comments(
@@ -145,12 +147,10 @@ def _cut_end(blocks: Blocks, words: NDArray, keep: NDArray[np.bool_]) -> None:
             keep[block] = False
 
 
-def _is_of_prose(tag: Tag) -> bool:
-    return tag.name in OF_PROSE
-
-
 def _is_lead(tag: Tag) -> bool:
-    return tag.name in ("p", "div") and any(not LEADS.isdisjoint(tokens_of(word)) for word in tag.words[1:])
+    if tag.name not in ("p", "div"):
+        return False
+    return any(LIKE_LEAD.search(word) and not LEADS.isdisjoint(tokens_of(word)) for word in tag.words[1:])
 
 
 def once(blocks: Blocks, words: NDArray, keep: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -17,10 +17,7 @@ GUTTERS = frozenset([
 ])  # fmt: skip
 # What shows over the text when the pointer is on a word: a note, the card of a person. Not the word itself, which some style
 # sheets call a tooltip as well.
-CARDS = frozenset([
-    "tooltiptext", "tooltip-text", "tooltip-content", "tooltip__content", "tooltip-inner", "tooltip-body", "tooltip-box",
-    "popover-body", "popover-content", "popover__content", "hovercard", "hover-card", "hovercard-content", "rollover-block",
-])  # fmt: skip
+CARDS = frozenset(["tooltiptext", "tooltip-content", "popover-content", "popover-body", "hovercard", "rollover-block"])
 SELECTORS = ",".join(
     ['[hidden],[style*="none" i],noscript,pre,[role=tooltip],[popover]', *sorted(f".{name}" for name in GUTTERS | CARDS)]
 )
