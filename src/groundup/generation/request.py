@@ -68,6 +68,8 @@ class Request:
     def __post_init__(self) -> None:
         self.text = list(self.prompt)
         self.generator = torch.Generator().manual_seed(self.seed)
+        bias = self.sampling.logit_bias
+        self.biased, self.biases = torch.tensor([*bias], dtype=torch.long), torch.tensor([*bias.values()], dtype=torch.float32)
 
     def cancel(self) -> None:
         """Ask for an end: its slot is free after the step that is at work."""
@@ -83,8 +85,8 @@ class Request:
         return self.greedy and not self.sampling.changes_logits and self.logprobs is None
 
     def choose(self, logits_V: Tensor) -> int:
-        """The next token, by this request's own random numbers."""
-        sampling = self.sampling
+        """The next token, by this request's own random numbers, which are the processor's whatever computes the logits."""
+        sampling, logits_V = self.sampling, logits_V.cpu()
         logits = self._changed(logits_V) if sampling.changes_logits else logits_V
         if sampling.min_p > 0 and not self.greedy:
             scaled = torch.log_softmax(logits.float() / sampling.temperature, dim=-1)
@@ -100,8 +102,8 @@ class Request:
         if self.counts and (sampling.presence_penalty or sampling.frequency_penalty):
             ids, counts = torch.tensor([*self.counts]), torch.tensor([*self.counts.values()], dtype=logits.dtype)
             logits[ids] -= sampling.presence_penalty + sampling.frequency_penalty * counts
-        for token, bias in sampling.logit_bias.items():
-            logits[token] += bias
+        if sampling.logit_bias:
+            logits[self.biased] += self.biases.to(logits.dtype)
         return logits
 
     def add(self, token: int) -> None:

@@ -241,7 +241,7 @@ class Scheduler:
             right = next((place for place, token in enumerate(draft) if token != chosen[place]), len(draft))
             wrong.append(len(draft) - right)
             for place in range(right + 1):
-                if reason := self._give(request, chosen[place], logits_BTV[number, place]):
+                if reason := self._give(request, chosen[place], logits_BTV, number, place):
                     ended.append((request, reason, ""))
                     break
         if any(wrong) and isinstance(self.state, Decoding):
@@ -249,9 +249,12 @@ class Scheduler:
         for request, reason, what in ended:
             self._leave(request, reason, what)
 
-    def _give(self, request: Request, token: int, logits_V: Tensor) -> str:
+    def _give(self, request: Request, token: int, logits_BTV: Tensor, row: int, place: int) -> str:
         """Hand a token over; why the request ends with it, "" if it does not."""
-        found = Token(token) if request.logprobs is None else tokens_of([token], logits_V[None], request.logprobs)[0]
+        if request.logprobs is None:
+            found = Token(token)
+        else:
+            found = tokens_of([token], logits_BTV[row, place : place + 1], request.logprobs)[0]
         request.add(token)
         self.counts["tokens"] += 1
         stopped = request.on_token(found)

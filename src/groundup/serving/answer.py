@@ -11,6 +11,8 @@ from groundup.serving.models import ServedModel
 from groundup.serving.protocol import RequestError
 from groundup.tokenizer.tokenizer import StreamDecoder
 
+encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make one for each token of a stream
+
 
 class Piece(NamedTuple):
     """What is new of a choice: text, the tokens of it where log-probabilities are asked for, and, at its end, the reason."""
@@ -161,4 +163,4 @@ def chat_logprobs(tokenizer: Any, tokens: Sequence[Token]) -> dict[str, Any]:
 
 
 def event(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+    return f"data: {encode(value)}\n\n"

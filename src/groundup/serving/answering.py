@@ -18,6 +18,7 @@ from groundup.serving.models import ServedModel
 from groundup.serving.protocol import ChatRequest, CompletionRequest, Generation, RequestError
 
 MOST_CHOICES = 512  # prompts times n
+LONG = 4000  # bytes of a request: encoding more takes so long that others are to be answered meanwhile
 MAX_TOKENS = 16  # of /v1/completions, where none is asked for, as OpenAI has it
 
 
@@ -60,11 +61,11 @@ class Asked:
         return completion_logprobs(self.model.tokenizer, piece.tokens, before, self.request.logprobs or 0)
 
 
-async def ask(request: ChatRequest | CompletionRequest, model: ServedModel) -> Asked:
-    """Put a request to work. Raises RequestError for what cannot be done, and where too many are waiting (429)."""
+async def ask(request: ChatRequest | CompletionRequest, model: ServedModel, size: int) -> Asked:
+    """Put a request of `size` bytes to work. Raises RequestError for what cannot be done, and for too many that wait (429)."""
     try:
-        # Rendering and encoding a long text takes a while, in which others are to be answered.
-        prompts = await run_in_threadpool(_prompts, request, model)
+        # To another thread and back takes longer than to encode a short text: a first token comes later by it.
+        prompts = await run_in_threadpool(_prompts, request, model) if size > LONG else _prompts(request, model)
         asked = _asked(request, model, prompts)
         model.scheduler.submit([choice.request for choice in asked.choices])
     except UserError as error:

@@ -53,13 +53,15 @@ class Server:
         return self.models[name]
 
     async def completions(self, request: Request) -> Response:
-        return await self._answer(request, await _read(CompletionRequest, request))
+        return await self._answer(request, CompletionRequest)
 
     async def chat(self, request: Request) -> Response:
-        return await self._answer(request, await _read(ChatRequest, request))
+        return await self._answer(request, ChatRequest)
 
-    async def _answer(self, request: Request, wanted: ChatRequest | CompletionRequest) -> Response:
-        asked = await ask(wanted, self.model(wanted.model))
+    async def _answer(self, request: Request, kind: type[ChatRequest] | type[CompletionRequest]) -> Response:
+        body = await body_of(request, LARGEST_BODY)
+        wanted = read(kind, body)
+        asked = await ask(wanted, self.model(wanted.model), len(body))
         if wanted.stream:
             return StreamingResponse(stream(asked), media_type="text/event-stream", headers={"cache-control": "no-cache"})
         return JSONResponse(await answer(asked, request.is_disconnected))
