@@ -47,9 +47,9 @@ def folder(tmp_path):
     """A finished step, and a training at work, of the run `one`; a file beside the runs that nobody may see."""
     runs = tmp_path / "runs"
     finish(runs / "one" / "corpus", documents=7, note=MARKUP)
-    write_rows(runs / "one" / "base.partial" / "metrics.jsonl", [{"step": n, "loss": 5.0 - n} for n in range(3)])
+    write_rows(runs / "one" / "base.partial" / "training" / "metrics.jsonl", [{"step": n, "loss": 5.0 - n} for n in range(3)])
     (runs / "one" / "log.txt").write_text("INFO [1/13] corpus\nINFO [6/13] base\n")
-    write_rows(tmp_path / "secret" / "metrics.jsonl", [{"step": 0, "loss": 42.0}])
+    write_rows(tmp_path / "secret" / "training" / "metrics.jsonl", [{"step": 0, "loss": 42.0}])
     return runs
 
 
@@ -76,14 +76,14 @@ def test_steps_position_and_curves_of_a_run_at_work(client, folder):
     assert told["curves"] == {"loss": [[0, 5.0], [1, 4.0], [2, 3.0]]}
     again = get(client, "/runs/curves", run="one", step="base", seen=told["version"])
     assert "curves" not in again and again["version"] == told["version"]
-    with (folder / "one" / "base.partial" / "metrics.jsonl").open("a") as file:
+    with (folder / "one" / "base.partial" / "training" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "loss": 1.5}\n{"step": 4, "lo')
     more = get(client, "/runs/curves", run="one", step="base", seen=told["version"])
     assert more["curves"]["loss"][-1] == [3, 1.5] and more["bad"] == 0
 
 
 def test_a_training_that_is_made_again_begins_anew_and_repeated_steps_count_once(tmp_path):
-    path = tmp_path / "metrics.jsonl"
+    path = tmp_path / "training" / "metrics.jsonl"
     write_rows(path, [{"step": n, "loss": 1.0} for n in (0, 1, 2, 1, 2, 3)])
     curves = Curves(path)
     curves.look()
@@ -94,7 +94,7 @@ def test_a_training_that_is_made_again_begins_anew_and_repeated_steps_count_once
 
 
 def test_a_long_training_is_read_once_and_thinned(tmp_path):
-    path = tmp_path / "metrics.jsonl"
+    path = tmp_path / "training" / "metrics.jsonl"
     write_rows(path, [{"step": n, "loss": float(n)} for n in range(10 * POINTS)])
     curves = Curves(path)
     curves.look()
@@ -109,7 +109,7 @@ def test_a_long_training_is_read_once_and_thinned(tmp_path):
 @settings(max_examples=40)
 @given(values=st.lists(st.floats(), min_size=1, max_size=3 * POINTS))
 def test_points_are_finite_or_none_and_between_the_least_and_the_most(tmp_path_factory, values):
-    path = tmp_path_factory.mktemp("curve") / "metrics.jsonl"
+    path = tmp_path_factory.mktemp("curve") / "training" / "metrics.jsonl"
     write_rows(path, [{"step": n, "loss": value if math.isfinite(value) else str(value)} for n, value in enumerate(values)])
     curves = Curves(path)
     curves.look()
@@ -129,11 +129,11 @@ NAMES = st.sampled_from(
 def linked(tmp_path_factory):
     """Runs with links that lead to a folder beside them."""
     base = tmp_path_factory.mktemp("names")
-    write_rows(base / "runs" / "one" / "base" / "metrics.jsonl", [{"step": 0, "loss": 1.0}])
-    write_rows(base / "secret" / "metrics.jsonl", [{"step": 0, "hidden": 1.0}])
+    write_rows(base / "runs" / "one" / "base" / "training" / "metrics.jsonl", [{"step": 0, "loss": 1.0}])
+    write_rows(base / "secret" / "training" / "metrics.jsonl", [{"step": 0, "hidden": 1.0}])
     (base / "runs" / "link").symlink_to(base / "secret")
     (base / "runs" / "one" / "link").symlink_to(base / "secret")
-    (base / "runs" / "one" / "base" / "samples.jsonl").symlink_to(base / "secret" / "metrics.jsonl")
+    (base / "runs" / "one" / "base" / "training" / "samples.jsonl").symlink_to(base / "secret" / "training" / "metrics.jsonl")
     return Runs(base / "runs")
 
 
@@ -162,9 +162,9 @@ MANIFESTS = st.fixed_dictionaries(dict.fromkeys(KEYS, JSON))
 def test_whatever_a_run_holds_is_answered(tmp_path_factory, lines, manifest, name):
     base = tmp_path_factory.mktemp("hostile", numbered=True)
     for step in ("a", "b"):
-        (base / "one" / step).mkdir(parents=True)
-        (base / "one" / step / "metrics.jsonl").write_bytes(b"\n".join([*lines, b""]))
-    (base / "one" / "a" / "samples.jsonl").write_bytes(b"\n".join([*lines, b""]))
+        (base / "one" / step / "training").mkdir(parents=True)
+        (base / "one" / step / "training" / "metrics.jsonl").write_bytes(b"\n".join([*lines, b""]))
+    (base / "one" / "a" / "training" / "samples.jsonl").write_bytes(b"\n".join([*lines, b""]))
     (base / "one" / "log.txt").write_bytes(b"\n".join(lines))
     write_sealed(base / "one" / "b" / MANIFEST, manifest)
     runs = Runs(base)
@@ -174,15 +174,15 @@ def test_whatever_a_run_holds_is_answered(tmp_path_factory, lines, manifest, nam
             with contextlib.suppress(RequestError, UserError):
                 JSONResponse(found())  # which refuses what is no JSON
     columns = {f"m{n}": 1.0 for n in range(2 * MOST_CURVES)}
-    write_rows(base / "one" / "b" / "metrics.jsonl", [{"step": 2**40, **columns}])
+    write_rows(base / "one" / "b" / "training" / "metrics.jsonl", [{"step": 2**40, **columns}])
     assert len(runs.curves("one", "b", "")["curves"]) <= MOST_CURVES
 
 
 def test_samples_of_a_step_and_of_a_policy_at_work(client, folder):
-    write_rows(folder / "one" / "sft" / "samples.jsonl", [{"question": MARKUP, "answer": "\x1b" + "a" * 900}] * 30)
+    write_rows(folder / "one" / "sft" / "training" / "samples.jsonl", [{"question": MARKUP, "answer": "\x1b" + "a" * 900}] * 30)
     finish(folder / "one" / "sft")
-    write_rows(folder / "one" / "ppo.partial" / "metrics.jsonl", [{"step": 0, "reward": 1.0}])
-    write_rows(folder / "one" / "ppo.partial" / "rollout_samples.jsonl", [{"answer": str(n)} for n in range(30)])
+    write_rows(folder / "one" / "ppo.partial" / "training" / "metrics.jsonl", [{"step": 0, "reward": 1.0}])
+    write_rows(folder / "one" / "ppo.partial" / "training" / "rollout_samples.jsonl", [{"answer": str(n)} for n in range(30)])
     finish(folder / "one" / "evaluation", samples=[{"prompt": "p", "text": "t"}])
     found = get(client, "/runs/samples", run="one", step="sft")["samples"]
     assert len(found) == 10 and found[0]["question"] == MARKUP and found[0]["answer"].startswith("\\x1baaa")
@@ -254,8 +254,8 @@ def page(browser):
 
 
 def test_the_page_of_a_run_goes_on_with_it(page, folder, listening):
-    write_rows(folder / "one" / "sft" / "samples.jsonl", [{"question": MARKUP, "answer": "an answer"}])
-    write_rows(folder / "one" / "sft" / "metrics.jsonl", [{"step": 0, "loss": 1.0, MARKUP: 2.0}])
+    write_rows(folder / "one" / "sft" / "training" / "samples.jsonl", [{"question": MARKUP, "answer": "an answer"}])
+    write_rows(folder / "one" / "sft" / "training" / "metrics.jsonl", [{"step": 0, "loss": 1.0, MARKUP: 2.0}])
     finish(folder / "one" / "sft", note=MARKUP)
     with listening({}, runs=Runs(folder)) as address:
         page.goto(f"{address}/runs")
@@ -264,7 +264,7 @@ def test_the_page_of_a_run_goes_on_with_it(page, folder, listening):
         page.focus("svg")
         page.keyboard.press("ArrowLeft")
         assert page.inner_text("figcaption") == "loss\n4 at 1"
-        write_rows(folder / "one" / "base.partial" / "metrics.jsonl", [{"step": 3, "loss": 0.5}])
+        write_rows(folder / "one" / "base.partial" / "training" / "metrics.jsonl", [{"step": 3, "loss": 0.5}])
         page.wait_for_selector("text=base: 4 steps")
         assert page.inner_text("figcaption") == "loss\n4 at 1"  # still where the keys left it
         page.locator("#steps button", has_text="sft").focus()

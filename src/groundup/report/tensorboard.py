@@ -36,7 +36,7 @@ def export(run: Path, out: Path, follow: bool = False) -> dict[str, Any]:
             for name, path in _trainings(run).items():
                 rows = _rows(path)
                 if path.is_file():  # also where no whole line is left of it
-                    verify(path.parents[1], "*metrics.jsonl")
+                    verify(_made_by(path), "*metrics.jsonl")
                 if not rows:
                     continue
                 if name not in writers or rows[0] != written[name][0]:  # or the stage is made again, differently
@@ -62,8 +62,13 @@ def export(run: Path, out: Path, follow: bool = False) -> dict[str, Any]:
 
 def _trainings(run: Path) -> dict[str, Path]:
     """Of each stage, finished or at work."""
-    found = sorted(run.glob("*/training/metrics.jsonl"))
-    return {path.parents[1].relative_to(run).as_posix().replace(".partial", "", 1): path for path in found}
+    found = sorted([*run.glob("*/metrics.jsonl"), *run.glob("*/training/metrics.jsonl")])  # of an encoder, of a step
+    return {_made_by(path).relative_to(run).as_posix().replace(".partial", "", 1): path for path in found}
+
+
+def _made_by(path: Path) -> Path:
+    """The folder of a training of which `path` are the metrics."""
+    return path.parents[1] if path.parent.name == "training" else path.parent
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

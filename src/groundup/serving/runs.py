@@ -25,7 +25,8 @@ MOST_RUNS, MOST_STEPS = 200, 100
 POINTS = 400  # of a curve: as many as a page is wide; of more the mean of those beside each other is shown
 MOST_CURVES = 64  # a file may name so many metrics
 KEPT_FILES = 16  # whose rows are remembered, so that a look reads what is new
-METRICS = "training/metrics.jsonl"  # of a step
+TRAINING = "training"  # the folder of a step with what its training wrote
+METRICS = f"{TRAINING}/metrics.jsonl"
 READ_AT_ONCE = 32 << 20  # bytes of it
 SHOWN_SAMPLES, SHOWN_TEXT, SHOWN_LINES = 10, 400, 12
 READ_OF_TEXT = 1 << 20  # bytes of samples and logs, from one end
@@ -135,14 +136,16 @@ class Runs:
 
     def samples(self, run: str, step: str) -> dict[str, Any]:
         """Texts that the model wrote: the first of samples.jsonl, the last of a policy at work, or those of an evaluation."""
-        folder = self._step(run, step)
+        step_folder = self._step(run, step)
+        folder = step_folder / TRAINING
         if self._readable(folder / "samples.jsonl"):
             with open_plain(folder / "samples.jsonl") as file:
                 rows = _read(file.read(READ_OF_TEXT).split(b"\n")[:-1])[:SHOWN_SAMPLES]
         elif self._readable(folder / "rollout_samples.jsonl"):
             rows = _read([line.encode() for line in _last_lines(folder / "rollout_samples.jsonl")])[-SHOWN_SAMPLES:]
         else:
-            found = _results(read_manifest(folder)).get("samples") if (folder / MANIFEST).is_file() else []
+            known = (step_folder / MANIFEST).is_file()
+            found = _results(read_manifest(step_folder)).get("samples") if known else []
             rows = found[:SHOWN_SAMPLES] if isinstance(found, list) else []
         return {"samples": [_texts(row) for row in rows]}
 
