@@ -19,7 +19,7 @@ ABOUT = frozenset([  # of a comment's elements, those that say who, when and wha
     "login", "notes", "title", "username", "user",
 ])  # fmt: skip
 NO_WORDS_OF_READERS = frozenset(["form", "label", "button", "h1", "h2", "h3", "h4", "h5", "h6", "time", "legend", "figcaption"])
-LIKE_SECTION = re.compile(r"comment|kommentar|coment|reacties|komentarz", re.IGNORECASE)  # which few tags have
+LIKE_SECTION = ("comment", "kommentar", "coment", "reacties", "komentarz")  # in the words of SECTION, and of few tags
 LIKE_ABOUT = re.compile("|".join(sorted(ABOUT)), re.IGNORECASE)
 LEAST_WORDS = 3
 WORD = re.compile(r"\w+")
@@ -27,7 +27,8 @@ WORD = re.compile(r"\w+")
 
 def comments_of(blocks: Blocks) -> list[int]:
     """The blocks that are words of comments, in order; not their authors, dates, links and forms."""
-    if not LIKE_SECTION.search("\n".join(["\n".join(tag.words) for tag in blocks.kinds])):
+    names = "\n".join(["\n".join(tag.words) for tag in blocks.kinds]).lower()
+    if not any(map(names.__contains__, LIKE_SECTION)):
         return []
     section = np.array([_is_section(tag) for tag in blocks.kinds], dtype=bool)
     if not section.any():
@@ -45,7 +46,7 @@ def comments_of(blocks: Blocks) -> list[int]:
 
 
 def _is_section(tag: Tag) -> bool:
-    words = [word for word in tag.words[1:] if LIKE_SECTION.search(word)]
+    words = [word for word in tag.words[1:] if any(map(word.lower().__contains__, LIKE_SECTION))]
     if tag.name == "body" or not words:
         return False
     tokens = map(frozenset, map(tokens_of, words))
