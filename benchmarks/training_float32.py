@@ -1,4 +1,4 @@
-"""In float32 a training step by kernels is at least 1.7 times as fast as transformers', and post-training twice as without them.
+"""In float32 a training step by kernels should be 1.7 times as fast as transformers', and post-training twice as without them.
 
 For processors without bfloat16 (AVX2). The model and batch of `training_throughput`: forward, loss, backward and optimizer,
 ours with Muon and with AdamW, by kernels and by PyTorch (not compiled), theirs Qwen3ForCausalLM with its own loss and torch's

@@ -296,12 +296,14 @@ def test_muon_makes_of_a_gradient_what_pytorch_does(shape):
     ("model_type", "said"),
     [("qwen3", "sft: trained by kernels"), ("llama", "sft: not trained by kernels of our own: they know qwen3")],
 )
-def test_post_training_says_whether_it_goes_by_kernels(model_type, said, caplog):
+def test_post_training_says_whether_it_goes_by_kernels(model_type, said, caplog, tmp_path):
     model = Decoder(replace(CONFIG, model_type=model_type))
-    with caplog.at_level("INFO"), by_kernels([model], torch.float32, "sft"):
+    runtime = Runtime(replace(choose(1), training_dtype=torch.float32), tmp_path, "sft")
+    with caplog.at_level("INFO"), by_kernels([model], runtime):
         assert model.model.by_float32_kernels == in_use(model) == (model_type == "qwen3")
     assert said in caplog.text
     assert not in_use(model)
     caplog.clear()
-    with caplog.at_level("INFO"), by_kernels([model], torch.bfloat16, "sft"):
+    runtime = replace(runtime, device=replace(runtime.device, training_dtype=torch.bfloat16))
+    with caplog.at_level("INFO"), by_kernels([model], runtime):
         assert not in_use(model) and not caplog.text

@@ -282,7 +282,7 @@ def test_a_corpus_has_the_languages_that_are_asked_for(tmp_path):
 
 
 def test_a_language_that_cannot_be_told_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"annotations.languages: 'qq' is no language"):
+    with pytest.raises(UserError, match=r"languages: 'qq' is no language"):
         annotate([], tmp_path, AnnotationsConfig(languages=["en", "qq"]), workers=1)
 
 

@@ -121,13 +121,13 @@ def test_a_run_in_another_folder(installed, elsewhere, tmp_path):
 
 
 def test_what_ships_is_found_there(installed, elsewhere):
-    """Data files that the run does not open: the word list, and the extractor's weights."""
+    """Data files that the run does not open: the word lists, and the extractor's weights."""
     code = (
         "import importlib.resources, groundup, numpy, pathlib;"
         "root = pathlib.Path(groundup.__file__).parent;"
         "print(len(list(root.rglob('*.txt'))), [sorted(numpy.load(path)) != [] for path in root.rglob('*.npz')])"
     )
-    assert run(installed / "python", "-c", code, **elsewhere).stdout == "1 [True]\n"
+    assert run(installed / "python", "-c", code, **elsewhere).stdout == "22 [True]\n"
 
 
 def test_init_writes_a_recipe_that_runs(installed, elsewhere, tmp_path):

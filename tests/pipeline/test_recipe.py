@@ -197,5 +197,10 @@ def test_weights_by_language(minimal):
     assert load(minimal, changes).mixture.weights == {f"{domain}-de": 1.0}
     with pytest.raises(UserError, match="no source has this domain"):
         load(minimal, [*changes[:2], f"mixture.weights.{domain}-fr=1"])
-    with pytest.raises(UserError, match=r"unknown key annotations.language: it is called annotations.languages"):
-        load(minimal, ["annotations.language=de"])
+
+
+def test_one_language_by_its_own_key(minimal):
+    assert load(minimal, ["annotations.language=de"]).annotations.wanted_languages == ("de",)
+    assert load(minimal, ["annotations.languages=all"]).annotations.wanted_languages == ()
+    with pytest.raises(UserError, match="has language and languages: keep one of them"):
+        load(minimal, ["annotations.language=de", "annotations.languages=['de']"])

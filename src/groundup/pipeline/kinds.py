@@ -228,7 +228,8 @@ def _watched(texts: Iterable[str], progress: Progress) -> Iterator[str]:
 
 STANDARD = (
     Step("pages", (), pages, files=_local_sources, content=_archived),
-    Step("annotations", ("pages",), annotations, files=_classifiers_and_signatures),
+    Step("annotations", ("pages",), annotations, files=_classifiers_and_signatures,
+         ahead=(("", preflight.languages),)),
     Step("corpus", ("annotations",), corpus, files=lambda recipe: [Path(name) for name in recipe.corpus.benchmarks]),
     Step("tokenizer", ("corpus",), tokenizer, files=_given_tokenizer),
     Step("tokens", ("corpus", "tokenizer"), tokens),

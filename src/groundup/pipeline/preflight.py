@@ -17,6 +17,13 @@ logger = logging.getLogger(__name__)
 LONGEST_CONTEXT = 2**20  # tokens, of any model
 
 
+def languages(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """Each can be told."""
+    from groundup.corpus.annotate import languages
+
+    languages.check(recipe.annotations.languages)
+
+
 def base_continues(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """base.start_from has the tokenizer of tokenizer.folder, and is as long as base.context_length."""
     from groundup.core.files import read_object

@@ -28,7 +28,7 @@ def serve(
     that others can reach where no key is given, and where nothing is to be served.
     """
     if not specs and runs is None and board is None:
-        raise UserError("nothing to serve: give a model, --runs or --leaderboard")
+        raise UserError("nothing to serve: give a model, a folder of runs or a leaderboard")
     if host not in LOOPBACK and not key:
         raise UserError(f"host {host}: others can reach it, so a key is needed: set GROUNDUP_KEY")
     shown = runs and Runs(runs), board and Board(board)

@@ -47,7 +47,7 @@ def check(languages: Sequence[str]) -> None:
     for language in languages:
         if language not in KNOWN and language != "all":
             hint = difflib.get_close_matches(language, sorted(KNOWN), n=3) or ["en", "de", "zh"]
-            raise UserError(f"annotations.languages: {language!r} is no language that can be told; as {', '.join(hint)}")
+            raise UserError(f"languages: {language!r} is no language that can be told; as {', '.join(hint)}")
 
 
 def identify(text: str, wanted: Sequence[str] = ()) -> tuple[str, float]:
