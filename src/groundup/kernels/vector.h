@@ -8,10 +8,12 @@
 #include <cstring>
 #include <initializer_list>
 
+#if !defined(VECTOR_LANES)  // given where 16 are to be tried on a processor that has 8
 #if defined(__AVX512F__)
 #define VECTOR_LANES 16
 #else
 #define VECTOR_LANES 8
+#endif
 #endif
 
 namespace f32 {  // blocks.h has a Vec of its own

@@ -255,6 +255,7 @@ def _weighed(
 ) -> "Choice":  # fmt: skip
     import torch
 
+    from groundup import kernels
     from groundup.core.device import COMPILE_PAYS_FROM_FLOPS
     from groundup.model import architectures
     from groundup.scaling import dial
@@ -263,7 +264,8 @@ def _weighed(
     model, _ = architectures.outline(
         base.architecture, depth, vocabulary, base.context_length, base.experts, base.experts_per_token
     )
-    by_kernels = device.torch_device.type == "cpu" and device.training_dtype == torch.bfloat16
+    those = kernels.library_or_reason if device.training_dtype == torch.bfloat16 else kernels.float32_or_reason
+    by_kernels = device.torch_device.type == "cpu" and not isinstance(those(), str)
     compiles = device.compiling_pays(float("inf"))[0] and base.architecture == "dense" and not by_kernels
     one = dial.Candidate(
         depth, architectures.multiplied(model), architectures.flops(model, base.context_length, 1), speed, later / speed
