@@ -307,3 +307,17 @@ def test_post_training_says_whether_it_goes_by_kernels(model_type, said, caplog,
     runtime = replace(runtime, device=replace(runtime.device, training_dtype=torch.bfloat16))
     with caplog.at_level("INFO"), by_kernels([model], runtime):
         assert not in_use(model) and not caplog.text
+
+
+def test_parts_of_a_weight_that_are_not_alike_raise_and_touch_nothing():
+    weight, other, odd = torch.ones(32, 32), torch.ones(32, 16), torch.ones(32, 20)
+    for weights, gradients in (([weight], [other]), ([odd], [odd.clone()]), ([weight, other], [weight.clone(), other.clone()])):
+        with pytest.raises(TypeError, match="shape"):
+            float32.muon(weights, [one.clone() for one in weights], gradients, 0.5, 1.0, 1.0, NEWTON_SCHULZ)
+    with pytest.raises(TypeError, match="shapes"):
+        float32.adamw([weight], [weight.clone()], [weight.clone()], [other], (0.9, 0.99), 1.0, 1.0, 1)
+    hidden, head, places = torch.ones(4, 64), torch.ones(100, 64), torch.arange(4)
+    for targets in (torch.zeros(4, dtype=torch.int32), torch.zeros(3, dtype=torch.int64)):
+        with pytest.raises(TypeError, match="int64"):
+            float32.log_probabilities(hidden, head, targets, places)
+    assert bool((weight == 1).all() and (other == 1).all() and (odd == 1).all())

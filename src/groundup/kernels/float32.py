@@ -52,6 +52,8 @@ def _run(
     if hidden_ND.shape != (N, D) or D % LINE or {hidden_ND.dtype, weight_VD.dtype} != {torch.float32}:
         raise TypeError(f"hidden states {tuple(hidden_ND.shape)} and head {tuple(weight_VD.shape)} must be float32, their width "
                         f"a multiple of {LINE}")  # fmt: skip
+    if targets_N.shape != (N,) or targets_N.dtype != torch.int64 or (slopes_N is not None and slopes_N.shape != (N,)):
+        raise TypeError(f"targets must be {N} of int64, and slopes as many")
     found_N, entropy_N = torch.zeros(2, N)
     if not M:
         return found_N, entropy_N, *([] if slopes_N is None else [torch.zeros_like(hidden_ND), torch.zeros_like(weight_VD)])
@@ -96,7 +98,11 @@ def muon(
 ) -> None:
     """One update by Muon of matrices (rows, columns) of one shape, float32, in place: see `training.optimizer`."""
     gradients = [gradient.contiguous() for gradient in gradients]
-    _check(*weights, *momenta, *gradients)
+    for parts in zip(weights, momenta, gradients, strict=True):
+        _check(*parts)
+    if not can_orthogonalise(weights[0].shape) or any(one.shape != weights[0].shape for one in weights):
+        shapes = [tuple(one.shape) for one in weights]
+        raise TypeError(f"kernels take matrices of one shape, whose sides are multiples of {LINE}: not {shapes}")
     matrices = (kernels.Matrix * len(weights))(*(
         kernels.Matrix(*map(kernels.address, three)) for three in zip(weights, momenta, gradients, strict=True)
     ))  # fmt: skip
@@ -121,7 +127,8 @@ def adamw(
     corrections = [1 - beta**updates for beta in betas]
     numbers = [*betas, corrections[1] ** 0.5, lr / corrections[0], decay_factor]
     gradients = [gradient.contiguous() for gradient in gradients]
-    _check(*weights, *gradients, *first, *second)
+    for parts in zip(weights, gradients, first, second, strict=True):
+        _check(*parts)
     for weight, *others in zip(weights, gradients, first, second, strict=True):
         kernels.float32_library().float32_adamw(
             *map(c_long, (weight.numel(), torch.get_num_threads())),
@@ -130,6 +137,8 @@ def adamw(
 
 
 def _check(*tensors: Tensor) -> None:
-    """Raises TypeError unless all are float32, one number after the other, and the parts of one weight alike in shape."""
+    """Raises TypeError unless these parts of one weight are float32, one number after the other, and alike in shape."""
+    if len(shapes := {tuple(one.shape) for one in tensors}) > 1:
+        raise TypeError(f"the parts of one weight have the shapes {sorted(shapes)}")
     if wrong := [one for one in tensors if one.dtype != torch.float32 or not one.is_contiguous() or one.device.type != "cpu"]:
         raise TypeError(f"{wrong[0].dtype} of strides {wrong[0].stride()}: kernels take contiguous float32 on the processor")

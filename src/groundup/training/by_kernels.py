@@ -22,9 +22,8 @@ logger = logging.getLogger(__name__)
 def by_kernels(models: Sequence[LanguageModel | RewardModel], runtime: Runtime) -> Iterator[None]:
     """Within it, what the models compute in float32 goes by kernels, all of them or none; said either way.
 
-    Of several processes none: they share parameters out as the kernels cannot read them.
-
-    Policy and reference together: by different kernels they would differ before anything is learned.
+    Policy and reference together: by different kernels they would differ before anything is learned. Of several processes
+    none: they share parameters out in a way that the kernels cannot read.
     """
     dtype, label = runtime.device.training_dtype, runtime.label
     cpu = next(models[0].parameters()).device.type == "cpu"
