@@ -6,11 +6,13 @@ few of them share besides, such as a question, is one row with a branch for each
 from the root, and its position is its depth. Letters after one prompt need no tokens of their own: they are read off the
 same logits. Other architectures than the decoder, which cannot branch, score each request as a row.
 
-The result of a request does not depend on the others but in the last bits of float32.
+By kernels, which have a dense decoder on the processor, a request's result has the same bits in any company; with PyTorch it does
+not depend on the others but in the last bits of float32.
 Shape suffixes: those of `model.decoder`; P tokens of the shared beginning, T of a row after it.
 """
 
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,9 +23,13 @@ from torch import Tensor
 
 from groundup.core.errors import UserError
 from groundup.generation.decoding import Decoding, normalised
+from groundup.generation.native_steps import Steps
+from groundup.kernels import Unavailable
 from groundup.model.base import LanguageModel
 from groundup.model.decoder import Decoder
 from groundup.model.likelihood import of_tokens
+
+logger = logging.getLogger(__name__)
 
 SHARED = 32  # tokens that requests must have in common before keys and values are kept for them
 SHARING = 4  # contexts that must have them in common: fewer are better off as branches in a batch with all others
@@ -76,14 +82,11 @@ def score(model: LanguageModel, requests: Sequence[Request], batch_size: int = 6
     for numbers, length in _groups(requests, shares):
         rows = sorted(_rows(requests, numbers, length, shares), key=lambda row: len(row.tokens))
         planned.append((requests[numbers[0]].ids[:length], [*_batches(rows, batch_size)]))
-    branching = _Branching(model, planned) if shares and planned else None
+    likelihoods = _computing(model, planned)
     for beginning, batches in planned:
-        if branching:
-            branching.begin(beginning)
+        likelihoods.begin(beginning)
         for some in batches:
-            wanted = [sorted({token for _, way in row.wanted for token in way}) for row in some]
-            hidden_MD = branching.hidden(some, wanted) if branching else _hidden(model, some, wanted)
-            _collect(model, requests, some, wanted, hidden_MD, found)
+            _collect(likelihoods, requests, some, found)
     return [one for one in found if one is not None]
 
 
@@ -165,29 +168,57 @@ def _batches(rows: list[_Row], batch_size: int) -> Iterator[list[_Row]]:
         yield some
 
 
-class _Branching(Decoding):
+_Planned = Sequence[tuple[Sequence[int], list[list[_Row]]]]  # what rows begin with, and batches of them
+
+
+class _Plain:
+    """Rows without branches, by any architecture."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model = model
+
+    def begin(self, ids: Sequence[int]) -> None:
+        """What all rows begin with from now on; it may be nothing, and here it is."""
+
+    def hidden(self, rows: list[_Row], wanted: list[list[int]]) -> Tensor:
+        """Hidden states (M, D) of the wanted tokens of each row, row by row."""
+        ids = np.zeros((len(rows), max(len(row.tokens) for row in rows)), np.int64)
+        for number, row in enumerate(rows):
+            ids[number, : len(row.tokens)] = row.tokens
+        hidden_BTD = self.model.model(torch.from_numpy(ids).to(self.model.lm_head.weight.device))
+        return torch.cat([hidden_BTD[number, some] for number, some in enumerate(wanted)])
+
+    def likelihoods(
+        self, rows: list[_Row], wanted: list[list[int]], asked: list[int], targets: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the targets, each after the `asked`th of the wanted tokens, and the likeliest after each."""
+        hidden_MD, weight = self.hidden(rows, wanted), self.model.lm_head.weight
+        return of_tokens(hidden_MD, weight, *(torch.tensor(some, device=weight.device) for some in (asked, targets)))
+
+
+class _Branching(_Plain, Decoding):
     """The tokens of rows one after another, without padding; of the last layer only what is asked for.
 
     What is shared lies at the front of the one row of the cache, what the rows add behind it and is overwritten by the next.
     """
 
-    def __init__(self, model: Decoder, planned: Sequence[tuple[Sequence[int], list[list[_Row]]]]) -> None:
+    def __init__(self, model: Decoder, planned: _Planned) -> None:
         """With room for the largest of the batches, each with what its rows begin with."""
+        _Plain.__init__(self, model)
         largest = max(len(ids) + sum(len(row.tokens) for row in rows) for ids, batches in planned for rows in batches)
-        super().__init__(model, 1, largest)
+        Decoding.__init__(self, model, 1, largest)
         self.shared = 0
 
     def begin(self, ids: Sequence[int]) -> None:
-        """What all rows begin with from now on; it may be nothing."""
         self.shared = 0
         if ids:
-            self.hidden([_Row([*ids], [*range(-1, len(ids) - 1)], [*range(len(ids))], [])], [[len(ids) - 1]], at=0)
+            self._keep(_Row([*ids], [*range(-1, len(ids) - 1)], [*range(len(ids))], []))
         self.shared = len(ids)
 
-    def hidden(self, rows: list[_Row], wanted: list[list[int]], at: int | None = None) -> Tensor:
-        """Hidden states (M, D) of the wanted tokens of each row, row by row. `at`: where in the cache, if not behind what is
-        shared.
-        """
+    def _keep(self, row: _Row) -> None:
+        self.hidden([row], [[len(row.tokens) - 1]])
+
+    def hidden(self, rows: list[_Row], wanted: list[list[int]]) -> Tensor:
         device, P, last = self.head.device, self.shared, len(self.layers) - 1
         lengths = [len(row.tokens) for row in rows]
         starts = np.cumsum([0, *lengths])
@@ -220,7 +251,7 @@ class _Branching(Decoding):
 
         ids_N = torch.tensor([token for row in rows for token in row.tokens], device=device)
         positions_N = torch.tensor([P + depth for row in rows for depth in row.depths], device=device)
-        slots_N = torch.arange(len(ids_N), device=device) + (P if at is None else at)
+        slots_N = torch.arange(len(ids_N), device=device) + P
         return normalised(self._layers(ids_N, positions_N, slots_N, attend, places_M), self.norm)
 
     def _of_shared(self, index: int, queries_NHC: Tensor) -> tuple[Tensor, Tensor]:
@@ -245,6 +276,46 @@ class _Branching(Decoding):
         return torch.from_numpy(np.where(seen, np.float32(0), np.float32(-np.inf))).to(self.head.device)[:, None]
 
 
+class _ByKernels(_Branching):
+    """The same by C++: of a tree each token sees its way to the root, and nothing is padded or masked."""
+
+    def __init__(self, model: Decoder, planned: _Planned) -> None:
+        """Raises `kernels.Unavailable` for a model that the kernels do not compute."""
+        self.kernels = Steps(model, panels=True)
+        super().__init__(model, planned)
+
+    def _keep(self, row: _Row) -> None:
+        self.likelihoods([row], [[]], [], [])
+
+    def likelihoods(
+        self, rows: list[_Row], wanted: list[list[int]], asked: list[int], targets: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        starts = np.cumsum([0, *(len(row.tokens) for row in rows)])
+        parents = [
+            start + parent if parent >= 0 else -1 for start, row in zip(starts, rows, strict=False) for parent in row.parents
+        ]
+        numbers = (
+            [token for row in rows for token in row.tokens],
+            [self.shared + depth for row in rows for depth in row.depths],
+            range(self.shared, self.shared + len(parents)),
+            parents,
+        )
+        places = [start + token for start, some in zip(starts, wanted, strict=False) for token in some]
+        tokens = [torch.tensor(some, dtype=torch.long) for some in numbers]
+        asked_for = [torch.tensor(some, dtype=torch.long) for some in (places, asked, targets)]
+        return self.kernels.likelihoods(*tokens, self.rope_cache, self.cache, *asked_for)
+
+
+def _computing(model: LanguageModel, planned: _Planned) -> _Plain:
+    if not isinstance(model, Decoder) or not planned:
+        return _Plain(model)
+    try:
+        return _ByKernels(model, planned)
+    except Unavailable as error:
+        logger.debug("native kernels disabled: %s; using PyTorch", error)
+        return _Branching(model, planned)
+
+
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sees_all: bool = False) -> tuple[Tensor, Tensor]:
     """Of (rows, heads, T, C), and the logarithm of the sum that each query's is normalised by (rows, heads, T). Without a mask
     a token sees those before it, or all.
@@ -267,32 +338,14 @@ def _by_hand(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sees_all: boo
     return torch.exp(scores - norms[..., None]) @ v, norms
 
 
-def _hidden(model: LanguageModel, rows: list[_Row], wanted: list[list[int]]) -> Tensor:
-    """Hidden states (M, D) of the wanted tokens of rows without branches, by any architecture."""
-    ids = np.zeros((len(rows), max(len(row.tokens) for row in rows)), np.int64)
-    for number, row in enumerate(rows):
-        ids[number, : len(row.tokens)] = row.tokens
-    hidden_BTD = model.model(torch.from_numpy(ids).to(model.lm_head.weight.device))
-    return torch.cat([hidden_BTD[number, some] for number, some in enumerate(wanted)])
-
-
-def _collect(
-    model: LanguageModel,
-    requests: Sequence[Request],
-    rows: list[_Row],
-    wanted: list[list[int]],
-    hidden_MD: Tensor,
-    found: list[Scored | None],
-) -> None:
+def _collect(likelihoods: _Plain, requests: Sequence[Request], rows: list[_Row], found: list[Scored | None]) -> None:
     """Fill `found` with the results of the rows' requests."""
+    wanted = [sorted({token for _, way in row.wanted for token in way}) for row in rows]
     tokens = ((number, token) for number, some in enumerate(wanted) for token in some)
     place_of = {token: place for place, token in enumerate(tokens)}
     asked = [place_of[number, token] for number, row in enumerate(rows) for _, way in row.wanted for token in way]
     targets = [token for row in rows for one, _ in row.wanted for token in requests[one].ids[requests[one].start :]]
-    device = hidden_MD.device
-    nats_N, likeliest_M = of_tokens(
-        hidden_MD, model.lm_head.weight, torch.tensor(asked, device=device), torch.tensor(targets, device=device)
-    )
+    nats_N, likeliest_M = likelihoods.likelihoods(rows, wanted, asked, targets)
     nats, likeliest = nats_N.double().cpu().numpy(), likeliest_M.cpu().numpy()[asked]
     if not np.isfinite(nats).all():
         raise UserError("the model computes numbers that are not finite: its weights are damaged; train or download it again")

@@ -1,11 +1,13 @@
-"""Steps of generation by C++: see decoding.cpp."""
+"""Steps of generation, and likelihoods of trees of tokens, by C++: see decoding.cpp."""
 
 import ctypes
+from collections.abc import Callable
 from ctypes import c_double, c_long, c_void_p
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundup import kernels
@@ -13,13 +15,13 @@ from groundup import kernels
 if TYPE_CHECKING:
     from groundup.model.decoder import Decoder
 
-MULTIPLE, MAX_CHANNELS = 16, 256  # as in the C++
+MULTIPLE, MAX_CHANNELS, PANEL = 16, 256, 16  # as in the C++
 
 
 class _Model(ctypes.Structure):
     _fields_ = [
         *((name, c_long) for name in ("layers", "width", "heads", "key_heads", "channels", "inner")),
-        *((name, c_long) for name in ("vocabulary", "threads")),
+        *((name, c_long) for name in ("vocabulary", "threads", "panels")),
         ("eps", c_double),
         *((name, c_void_p) for name in ("embedding", "norm", "head")),
     ]
@@ -40,8 +42,12 @@ class _Tokens(ctypes.Structure):
     _fields_ = [
         ("count", c_long),
         ("wanted_count", c_long),
-        *((name, c_void_p) for name in ("ids", "rows", "positions", "wanted")),
+        *((name, c_void_p) for name in ("ids", "rows", "positions", "wanted", "slots", "parents")),
     ]
+
+
+class _Targets(ctypes.Structure):
+    _fields_ = [(name, c_void_p) for name in ("ends", "ids", "found", "likeliest")]
 
 
 class Steps:
@@ -50,7 +56,8 @@ class Steps:
     Raises `kernels.Unavailable` for another, or for sizes that are no multiples of 16.
     """
 
-    def __init__(self, model: "Decoder") -> None:
+    def __init__(self, model: "Decoder", panels: bool = False) -> None:
+        """`panels`: with matrices in another order, which is faster for many tokens at once and not worth its making for few."""
         config, backbone = model.config, model.model
         tensors = list(model.parameters())
         if any(one.device.type != "cpu" or one.dtype != torch.float32 or not one.is_contiguous() for one in tensors):
@@ -62,14 +69,21 @@ class Steps:
             raise kernels.Unavailable(f"width, half of a head's channels and MLP {sizes}: not all multiples of {MULTIPLE}")
         self.library = kernels.float32_library()
         self.parameters = tensors  # which must not go while there are addresses of them
+        laid = self._in_panels if panels else lambda tensor: tensor
         self.cache_shape = (config.num_hidden_layers, 2 * config.num_key_value_heads, config.head_dim)
         self.vocabulary = config.vocab_size
         self.model = _Model(
             config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.num_key_value_heads,
-            config.head_dim, config.intermediate_size, config.vocab_size, torch.get_num_threads(), config.rms_norm_eps,
-            *(tensor.data_ptr() for tensor in (backbone.embed_tokens.weight, backbone.norm.weight, model.lm_head.weight)),
+            config.head_dim, config.intermediate_size, config.vocab_size, torch.get_num_threads(), panels, config.rms_norm_eps,
+            backbone.embed_tokens.weight.data_ptr(), backbone.norm.weight.data_ptr(), laid(model.lm_head.weight).data_ptr(),
         )  # fmt: skip
-        self.layers = (_Layer * config.num_hidden_layers)(*map(_layer, backbone.layers))
+        self.layers = (_Layer * config.num_hidden_layers)(*(_layer(layer, laid) for layer in backbone.layers))
+
+    def _in_panels(self, matrix: Tensor) -> Tensor:
+        """Each 16 outputs transposed, (outputs / 16, inputs, 16), filled up with zeros: see products.h."""
+        filled = F.pad(matrix.detach(), (0, 0, 0, -len(matrix) % PANEL))
+        self.parameters.append(filled.unflatten(0, (-1, PANEL)).mT.contiguous())
+        return self.parameters[-1]
 
     def __call__(
         self,
@@ -90,28 +104,67 @@ class Steps:
         logits = torch.empty(len(wanted), self.vocabulary)
         if not len(wanted):
             return logits
-        tensors = (ids_N, rows_N, positions_N, wanted)
-        tokens = _Tokens(len(ids_N), len(wanted), *(one.data_ptr() for one in tensors))
+        tensors = (ids_N, rows_N, positions_N, wanted, positions_N)
+        tokens = _Tokens(len(ids_N), len(wanted), *(one.data_ptr() for one in tensors), None)
+        self._run(tokens, rope_cache, cache, logits.data_ptr(), None)
+        return logits
+
+    def likelihoods(
+        self,
+        ids_N: Tensor,
+        positions_N: Tensor,
+        slots_N: Tensor,
+        parents_N: Tensor,
+        rope_cache: Tensor,
+        cache: Tensor,
+        wanted_M: Tensor,
+        asked_A: Tensor,
+        targets_A: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (A,) of the targets, each after the `asked`th wanted token, and the likeliest (M,) after each.
+
+        Tokens are a tree: `parents` has the number of the one before, -1 where it is what is kept in the cache's only row up to
+        its position; `slots` says where there each is kept. Wanted ones ascend.
+        Raises IndexError for numbers that are none, ValueError for tensors of other kinds or shapes.
+        """
+        many, rows_N = (ids_N, positions_N, slots_N, parents_N), torch.zeros_like(ids_N)
+        self._check(rope_cache, cache, many, wanted_M)
+        self._check(rope_cache, cache, (asked_A, targets_A), wanted_M[:0])
+        before = torch.arange(len(parents_N))
+        depths = torch.where(parents_N < 0, positions_N, positions_N[parents_N.clamp(0, max(0, len(parents_N) - 1))] + 1)
+        if ((parents_N < -1) | (parents_N >= before) | (positions_N != depths)).any():
+            raise IndexError("a token's parent must be one before it, and its position the next one")
+        if ((asked_A < 0) | (asked_A >= len(wanted_M)) | (targets_A < 0) | (targets_A >= self.vocabulary)).any():
+            raise IndexError(f"what is asked must be of the wanted tokens, targets among the {self.vocabulary} tokens")
+        order = asked_A.argsort(stable=True)
+        ends_M, sorted_A = asked_A.bincount(minlength=len(wanted_M)).cumsum(0), targets_A[order]
+        found_A, likeliest_M = torch.empty(len(order)), torch.empty_like(wanted_M)
+        targets = _Targets(*(one.data_ptr() for one in (ends_M, sorted_A, found_A, likeliest_M)))
+        tensors = (ids_N, rows_N, positions_N, wanted_M, slots_N, parents_N)
+        tokens = _Tokens(len(ids_N), len(wanted_M), *(one.data_ptr() for one in tensors))
+        self._run(tokens, rope_cache, cache, None, ctypes.byref(targets))
+        return torch.empty_like(found_A).index_copy_(0, order, found_A), likeliest_M
+
+    def _run(self, tokens: _Tokens, rope_cache: Tensor, cache: Tensor, logits: int | None, targets: object) -> None:
         there = _Cache(*cache.shape[2:4], cache.data_ptr())
         wrong = self.library.decode(
-            ctypes.byref(self.model), self.layers, ctypes.byref(there), ctypes.byref(tokens),
-            *map(kernels.address, (rope_cache, logits)),
+            ctypes.byref(self.model), self.layers, ctypes.byref(there), ctypes.byref(tokens), kernels.address(rope_cache),
+            c_void_p(logits), targets,
         )  # fmt: skip
         if wrong:
             raise IndexError((
                 f"an id is not among the {self.vocabulary} tokens",
-                "the cache has no such row or position",
-                f"{len(ids_N):,} tokens at once are more than the kernels can count",
+                "the cache has no such row, position or slot",
+                f"{tokens.count:,} tokens at once are more than the kernels can count",
             )[wrong - 1])  # fmt: skip
-        return logits
 
     def _check(self, rope_cache: Tensor, cache: Tensor, tokens: tuple[Tensor, ...], wanted: Tensor) -> None:
         """The C++ reads what the numbers say: wrong ones must not get there."""
         for one in (*tokens, wanted):
             if one.dtype != torch.int64 or one.dim() != 1 or not one.is_contiguous() or one.device.type != "cpu":
-                raise ValueError("ids, rows, positions and wanted must be vectors of int64 on the processor, without gaps")
+                raise ValueError("numbers of tokens must be vectors of int64 on the processor, without gaps")
         if len({len(one) for one in tokens}) > 1:
-            raise ValueError("ids, rows and positions must be as many")
+            raise ValueError("ids, rows and positions, and other numbers of the same tokens, must be as many")
         ascending = [-1, *wanted.tolist(), len(tokens[0])]
         if any(one >= other for one, other in pairwise(ascending)):
             raise IndexError("wanted must be numbers of tokens, ascending")
@@ -126,16 +179,16 @@ class Steps:
             raise ValueError("cache and turns must be on the processor")
 
 
-def _layer(layer: nn.Module) -> _Layer:
+def _layer(layer: nn.Module, laid: Callable[[Tensor], Tensor]) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     tensors = (
         layer.input_layernorm.weight,
-        *(projection.weight for projection in projections),
+        *(laid(projection.weight) for projection in projections),
         *(projection.bias for projection in projections),
         *(getattr(norm, "weight", None) for norm in (attention.q_norm, attention.k_norm)),
-        attention.o_proj.weight,
+        laid(attention.o_proj.weight),
         layer.post_attention_layernorm.weight,
-        *(projection.weight for projection in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)),
+        *(laid(projection.weight) for projection in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)),
     )
     return _Layer(*(None if tensor is None else tensor.data_ptr() for tensor in tensors))

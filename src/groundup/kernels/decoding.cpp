@@ -1,5 +1,5 @@
 // Tokens of any rows through the whole dense decoder in float32: what generation does between two tokens, and how it reads
-// prompts.
+// prompts; and how likely tokens are after each other, for scoring.
 //
 // Every sum is made in the same order whatever is computed beside it, so a token's logits are the same to the bit in any
 // company: neither drafts nor other rows nor the number of threads can change what is said.
@@ -13,6 +13,7 @@ using namespace f32;
 
 struct StepModel {
     long layers, width, heads, key_heads, channels, inner, vocabulary, threads;
+    long panels;  // whether the matrices, but the embedding, lie in panels of 16 outputs
     double eps;
     const float *embedding, *norm, *head;
 };
@@ -30,6 +31,14 @@ struct StepCache {  // (layers, key heads and then value heads, rows, room, chan
 struct StepTokens {  // each at a position of a row; those of one row in order. Logits are wanted of some, in order.
     long count, wanted_count;
     const long *ids, *rows, *positions, *wanted;
+    const long *slots;    // where in its row of the cache each is kept
+    const long *parents;  // of a tree: the token before each, -1 where that is the last one of those kept before; or nothing
+};
+
+struct StepTargets {  // what is asked of the wanted tokens: how likely the targets up to ends[i] are after the i-th
+    const long *ends, *ids;
+    float* found;     // logarithms of their probabilities
+    long* likeliest;  // token after each of the wanted
 };
 
 namespace {
@@ -52,13 +61,19 @@ void turned(float* x, const float* turns, long C) {
     std::memcpy(x, out, C * sizeof(float));
 }
 
-// softmax(q k^T) v of R queries (R x C) over keys and values of C channels, of which query r sees the first seen[r];
+struct Stretch {  // of keys and values: so many from `slot` on are those at the positions from `position` on
+    long slot, position, count;
+};
+
+// softmax(q k^T) v of R queries (R x C) over keys and values of C channels, of which query r sees the first seen[r] positions;
 // `scores` has room for R rows of `stride`, which is a multiple of LANES and not less than any of `seen`.
 template <int R>
-void attend_rows(const float* q, const float* keys, const float* values, const long* seen, long C, float* scores, long stride,
-                 float* const* out) {
+void attend_rows(const float* q, const float* keys, const float* values, const std::vector<Stretch>& way, const long* seen, long C,
+                 float* scores, long stride, float* const* out) {
     const long S = *std::max_element(seen, seen + R), padded = (S + LANES - 1) / LANES * LANES;
-    products_of<R>(q, C, keys, C, S, C, 0, [&](long r, long s, float found) { scores[r * stride + s] = found; });
+    for (const Stretch& part : way)
+        products_of<R>(q, C, keys + part.slot * C, C, std::min(part.count, S - part.position), C, 0,
+                       [&](long r, long s, float found) { scores[r * stride + part.position + s] = found; });
     Vec share[R];
     for (long r = 0; r < R; r++) {
         float* row = scores + r * stride;
@@ -76,11 +91,14 @@ void attend_rows(const float* q, const float* keys, const float* values, const l
     constexpr long W = LANES == 16 || R > 2 ? 2 : 4;  // vectors of channels at once
     for (long c = 0; c < C; c += W * LANES) {
         Vec found[R][W] = {};
-        for (long s = 0; s < S; s++) {
-            Vec value[W];
-            for (long w = 0; w < W; w++) value[w] = load(values + s * C + c + w * LANES);
-            for (long r = 0; r < R; r++)
-                for (long w = 0; w < W; w++) found[r][w] += all(scores[r * stride + s]) * value[w];
+        for (const Stretch& part : way) {
+            const float *from = values + part.slot * C + c, *shares = scores + part.position;
+            for (long s = 0, end = std::min(part.count, S - part.position); s < end; s++) {
+                Vec value[W];
+                for (long w = 0; w < W; w++) value[w] = load(from + s * C + w * LANES);
+                for (long r = 0; r < R; r++)
+                    for (long w = 0; w < W; w++) found[r][w] += all(shares[r * stride + s]) * value[w];
+            }
         }
         for (long r = 0; r < R; r++)
             for (long w = 0; w < W; w++) store(out[r] + c + w * LANES, found[r][w] * share[r]);
@@ -94,8 +112,9 @@ struct Group {  // tokens of one row, one after the other: `first` and so many m
 class Pass {
    public:
     Pass(const StepModel& model, const StepLayer* layers, const StepCache& cache, const StepTokens& tokens, const float* turns,
-         float* logits, Scratch& common)
-        : m(model), layers(layers), cache(cache), t(tokens), turns(turns), logits(logits), N(t.count), M(t.wanted_count) {
+         float* logits, const StepTargets* targets, Scratch& common)
+        : m(model), layers(layers), cache(cache), t(tokens), turns(turns), targets(targets), logits(logits), N(t.count),
+          M(t.wanted_count) {
         common.room(4 * (2 * N * m.width + N * (2 * A + m.inner)) + 4096);
         x = common.take<float>(N * m.width), last = common.take<float>(M * m.width);
         queries = common.take<float>(N * A), attended = common.take<float>(N * A), inner = common.take<float>(N * m.inner);
@@ -114,13 +133,13 @@ class Pass {
             case QKV: return blocks(N) * (m.heads + 2 * m.key_heads);
             case ATTENTION: return (long)groups(phase).size() * m.key_heads;
             case GATED: return blocks(rows(phase)) * parts(m.inner);
-            case HEAD: return blocks(M) * parts(m.vocabulary);
+            case HEAD: return targets ? (M + SCORED - 1) / SCORED : blocks(M) * parts(m.vocabulary);
             default: return blocks(rows(phase)) * parts(m.width);
         }
     }
 
     void chunk(long phase, long number) {
-        if (phase == PHASES * m.layers) return head(number);
+        if (phase == PHASES * m.layers) return targets ? score(number) : head(number);
         const long i = phase / PHASES;
         switch (phase % PHASES) {
             case QKV: return project(i, phase, number);
@@ -134,13 +153,14 @@ class Pass {
    private:
     enum Kind { QKV, ATTENTION, OUTPUT, GATED, DOWN, HEAD };
     static constexpr long PHASES = HEAD;  // of a layer
-    static constexpr long BLOCK = 64, QUERIES = 16;  // tokens of a chunk: in products, in attention
+    static constexpr long BLOCK = 64, QUERIES = 16, SCORED = 48;  // tokens of a chunk: in products, in attention, in scores
 
     const StepModel& m;
     const StepLayer* layers;
     const StepCache& cache;
     const StepTokens& t;
     const float* turns;
+    const StepTargets* targets;
     float *logits, *x, *last, *queries, *attended, *inner;
     const long N, M, A = m.heads * m.channels;
     std::vector<Group> every, wanted;
@@ -149,12 +169,32 @@ class Pass {
     void add_to(std::vector<Group>& groups, long token, long to) {
         if (!groups.empty()) {
             Group& g = groups.back();
-            if (g.count < QUERIES && g.first + g.count == token && t.rows[token] == t.rows[g.first]) {
+            if (g.count < QUERIES && g.first + g.count == token && t.rows[token] == t.rows[g.first] &&
+                (!t.parents || t.parents[token] == token - 1)) {
                 g.count++;
                 return;
             }
         }
         groups.push_back({token, to, 1});
+    }
+
+    // What the last token of a group sees: all of its row before it, or what is on its way to the root and kept before that.
+    void way_of(const Group& g, std::vector<Stretch>& way) const {
+        way.clear();
+        long token = g.first + g.count - 1, most = t.positions[token] + 1;
+        if (!t.parents) {
+            for (long n = g.first; n < token; n++) most = std::max(most, t.positions[n] + 1);
+            return way.push_back({0, 0, most});
+        }
+        for (; token >= 0; token = t.parents[token]) {
+            most = t.positions[token];
+            if (!way.empty() && way.back().slot == t.slots[token] + 1)
+                way.back().slot--, way.back().position--, way.back().count++;
+            else
+                way.push_back({t.slots[token], most, 1});
+        }
+        if (most) way.push_back({0, 0, most});
+        std::reverse(way.begin(), way.end());
     }
 
     static long blocks(long rows) { return (rows + BLOCK - 1) / BLOCK; }
@@ -170,6 +210,10 @@ class Pass {
     static Part of(long chunk, long rows, long outputs) {
         const long count = parts(outputs), n = chunk / count * BLOCK, o = chunk % count * PART;
         return {n, std::min(BLOCK, rows - n), o, std::min(PART, outputs - o)};
+    }
+
+    void multiply(const float* x, long rows, long K, const float* weight, long outputs, float* found) const {
+        (m.panels ? products_of_panels : products)(x, rows, K, weight, outputs, found);
     }
 
     // A block of x, normalised: kept by the thread for the chunks that follow, which makes it twice, but waits for nobody.
@@ -201,7 +245,7 @@ class Pass {
         for (long o = 0; o < C; o += PART) {
             float found[BLOCK * PART];
             const long outputs = std::min(PART, C - o);
-            products(h, rows, D, weight + o * D, outputs, found);
+            multiply(h, rows, D, weight + o * D, outputs, found);
             for (long r = 0; r < rows; r++) {
                 float* to = place(i, head, n + r) + o;
                 for (long j = 0; j < outputs; j += LANES) {
@@ -218,7 +262,7 @@ class Pass {
     }
     float* place(long layer, long head, long n) const {
         if (head < m.heads) return queries + (n * m.heads + head) * m.channels;
-        return kept(layer, head - m.heads, t.rows[n]) + t.positions[n] * m.channels;
+        return kept(layer, head - m.heads, t.rows[n]) + t.slots[n] * m.channels;
     }
 
     void attend(long i, long phase, long chunk) {
@@ -228,18 +272,19 @@ class Pass {
         const long last_token = g.first + g.count - 1, row = t.rows[g.first];
         const float *keys = kept(i, shared, row), *values = kept(i, m.key_heads + shared, row);
         const float scale = 1 / std::sqrt((float)C);
-        const long most = *std::max_element(t.positions + g.first, t.positions + last_token + 1) + 1;
-        const long stride = (most + LANES - 1) / LANES * LANES;
+        thread_local std::vector<Stretch> way;
         thread_local std::vector<float> scores;
+        way_of(g, way);
+        const long most = way.back().position + way.back().count, stride = (most + LANES - 1) / LANES * LANES;
         scores.resize(4 * (stride + MAX_CHANNELS));
         float *q = scores.data() + 4 * stride, *out[4];
         long seen[4], count = 0;
         const auto flush = [&] {
             switch (count) {
-                case 1: attend_rows<1>(q, keys, values, seen, C, scores.data(), stride, out); break;
-                case 2: attend_rows<2>(q, keys, values, seen, C, scores.data(), stride, out); break;
-                case 3: attend_rows<3>(q, keys, values, seen, C, scores.data(), stride, out); break;
-                case 4: attend_rows<4>(q, keys, values, seen, C, scores.data(), stride, out); break;
+                case 1: attend_rows<1>(q, keys, values, way, seen, C, scores.data(), stride, out); break;
+                case 2: attend_rows<2>(q, keys, values, way, seen, C, scores.data(), stride, out); break;
+                case 3: attend_rows<3>(q, keys, values, way, seen, C, scores.data(), stride, out); break;
+                case 4: attend_rows<4>(q, keys, values, way, seen, C, scores.data(), stride, out); break;
             }
             count = 0;
         };
@@ -257,7 +302,7 @@ class Pass {
     void add(long phase, long chunk, const float* from, long K, const float* weight) {
         const Part p = of(chunk, rows(phase), m.width);
         float found[BLOCK * PART];
-        products(from + p.n * K, p.rows, K, weight + p.o * K, p.outputs, found);
+        multiply(from + p.n * K, p.rows, K, weight + p.o * K, p.outputs, found);
         for (long r = 0; r < p.rows; r++) {
             float* to = residual(phase) + (p.n + r) * m.width + p.o;
             const bool first_of_last = phase == PHASES * (m.layers - 1) + OUTPUT;
@@ -272,8 +317,8 @@ class Pass {
         const Part p = of(chunk, rows(phase), m.inner);
         const float* h = normalised_block(phase, residual(phase), p.n, p.rows, l.mlp_norm);
         float gates[BLOCK * PART], found[BLOCK * PART];
-        products(h, p.rows, m.width, l.gate + p.o * m.width, p.outputs, gates);
-        products(h, p.rows, m.width, l.up + p.o * m.width, p.outputs, found);
+        multiply(h, p.rows, m.width, l.gate + p.o * m.width, p.outputs, gates);
+        multiply(h, p.rows, m.width, l.up + p.o * m.width, p.outputs, found);
         for (long r = 0; r < p.rows; r++)
             for (long j = 0; j < p.outputs; j += LANES) {
                 const Vec v = load(gates + r * PART + j), below = exponential(-v) + 1.f;
@@ -285,9 +330,37 @@ class Pass {
         const Part p = of(chunk, M, m.vocabulary);
         const float* h = normalised_block(PHASES * m.layers, last, p.n, p.rows, m.norm);
         float found[BLOCK * PART];
-        products(h, p.rows, m.width, m.head + p.o * m.width, p.outputs, found);
+        multiply(h, p.rows, m.width, m.head + p.o * m.width, p.outputs, found);
         for (long r = 0; r < p.rows; r++)
             std::memcpy(logits + (p.n + r) * m.vocabulary + p.o, found + r * PART, p.outputs * sizeof(float));
+    }
+
+    // The logits of some tokens stay with the thread: what is asked of them is few numbers.
+    void score(long chunk) {
+        const long n = chunk * SCORED, rows = std::min(SCORED, M - n), V = m.vocabulary, stride = (V + PART - 1) / PART * PART;
+        thread_local std::vector<float> h, all_logits;
+        h.resize(SCORED * m.width), all_logits.resize(SCORED * stride);
+        for (long r = 0; r < rows; r++) normalised(last + (n + r) * m.width, m.norm, m.eps, m.width, h.data() + r * m.width);
+        for (long o = 0; o < V; o += PART) {
+            float found[SCORED * PART];
+            const long outputs = std::min(PART, V - o);
+            multiply(h.data(), rows, m.width, m.head + o * m.width, outputs, found);
+            for (long r = 0; r < rows; r++) {
+                std::fill(found + r * PART + outputs, found + (r + 1) * PART, -INFINITY);
+                std::memcpy(all_logits.data() + r * stride + o, found + r * PART, PART * sizeof(float));
+            }
+        }
+        for (long r = 0; r < rows; r++) {
+            const float* row = all_logits.data() + r * stride;
+            Vec most = load(row), total{};
+            for (long v = LANES; v < stride; v += LANES) most = max(most, load(row + v));
+            const float top = highest(most);
+            for (long v = 0; v < stride; v += LANES) total += exponential(load(row + v) - all(top));
+            const float norm = std::log(sum(total));
+            for (long i = n + r ? targets->ends[n + r - 1] : 0; i < targets->ends[n + r]; i++)
+                targets->found[i] = row[targets->ids[i]] - top - norm;
+            targets->likeliest[n + r] = std::find(row, row + V, top) - row;
+        }
     }
 };
 
@@ -295,18 +368,19 @@ class Pass {
 
 // Logits (wanted, vocabulary) of the token after each of those wanted. The cache has what is before the tokens in their
 // rows, and gets these. turns (room, channels): cosine and sine of each pair's angle. 0; or, with nothing done, 1 where an id
-// is none, 2 where a row or position is none, 3 where they are too many.
+// is none, 2 where a row, position or slot is none, 3 where they are too many. With `targets` there are no logits, but what is
+// asked there; who calls has seen to it that these and the parents are in order.
 extern "C" int decode(const StepModel* model, const StepLayer* layers, const StepCache* cache, const StepTokens* tokens,
-                      const float* turns, float* logits) {
+                      const float* turns, float* logits, const StepTargets* targets) {
     const StepTokens& t = *tokens;
     const auto within = [&](const long* some, long end) {
         return std::all_of(some, some + t.count, [=](long one) { return 0 <= one && one < end; });
     };
     if (!within(t.ids, model->vocabulary)) return 1;
-    if (!within(t.rows, cache->rows) || !within(t.positions, cache->room)) return 2;
+    if (!within(t.rows, cache->rows) || !within(t.positions, cache->room) || !within(t.slots, cache->room)) return 2;
     Team& team = Team::get();
     const std::lock_guard<std::mutex> alone(team.alone);
-    Pass pass(*model, layers, *cache, t, turns, logits, team.common);
+    Pass pass(*model, layers, *cache, t, turns, logits, targets, team.common);
     for (long phase = 0; phase < pass.phases(); phase++)
         if (pass.chunks(phase) > Team::MOST_CHUNKS) return 3;
     team.run(

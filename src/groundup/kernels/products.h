@@ -10,6 +10,7 @@
 namespace f32 {
 
 constexpr long PART = 32;  // outputs that `products` makes at most
+constexpr long PANEL = 16;  // rows of w that lie transposed for `products_of_panels`
 constexpr long AHEAD = 2048;  // numbers: 8 kB, without which 16 rows wait for the memory a third of their time
 constexpr long MAX_CHANNELS = 256;
 
@@ -100,6 +101,36 @@ static void products(const float* x, long N, long K, const float* w, long output
         case 2: return products_of<2>(x, K, w, K, outputs, K, whole ? 0 : 4 * LANES, save);
         case 3: return products_of<3>(x, K, w, K, outputs, K, whole ? 0 : 4 * LANES, save);
     }
+}
+
+template <int R>
+static inline void tiles_of_panel(const float* x, long N, long K, const float* w, float* found) {
+    for (; N >= R; N -= R, x += R * K, found += R * PART) {
+        Vec r[R][PANEL / LANES] = {};
+        for (long k = 0; k < K; k++) {
+            Vec right[PANEL / LANES];
+#pragma GCC unroll 2
+            for (int p = 0; p < PANEL / LANES; p++) right[p] = load(w + k * PANEL + p * LANES);
+#pragma GCC unroll 12
+            for (int i = 0; i < R; i++) {
+                const Vec left = all(x[i * K + k]);
+#pragma GCC unroll 2
+                for (int p = 0; p < PANEL / LANES; p++) r[i][p] += left * right[p];
+            }
+        }
+#pragma GCC unroll 12
+        for (int i = 0; i < R; i++)
+            for (int p = 0; p < PANEL / LANES; p++) store(found + i * PART + p * LANES, r[i][p]);
+    }
+    if constexpr (R > 1) {
+        if (N) tiles_of_panel<R - 1>(x, N, K, w, found);
+    }
+}
+
+// The same of panels, for many rows: each 16 rows of w lie as (K x 16), filled up where they are fewer. A sum is along K, not in
+// lanes that must be added up: other last bits than those of `products`, and again the same in any company.
+static void products_of_panels(const float* x, long N, long K, const float* w, long outputs, float* found) {
+    for (long o = 0; o < outputs; o += PANEL) tiles_of_panel<LANES == 16 ? 12 : 6>(x, N, K, w + o * K, found + o);
 }
 
 }  // namespace f32

@@ -1,0 +1,117 @@
+"""Log-likelihoods of every answer on real rows of a dozen tasks: the largest difference from lm-eval's hf model, in nats.
+
+One folder, that of `evaluation_lm_eval.py`, and the same files: PIQA, ARC easy and challenge, HellaSwag, WinoGrande, COPA,
+LAMBADA, three kinds of BLiMP, two subjects of MMLU without and with five examples. Three sides: `groundup evaluate`, lm-eval
+with its hf model, and lm-eval that drives our object. Accuracies must be equal on all three.
+"""
+
+import argparse
+import gzip
+import json
+import tempfile
+from itertools import islice
+from pathlib import Path
+
+from common import ROOT, conclude
+from evaluation_lm_eval import write as write_mmlu
+from evaluation_six_tasks import MULTIPLE, TASKS
+from groundup.evaluation import evaluate as evaluation
+from groundup.evaluation.open_model import open_model
+from groundup.evaluation.scoring import records_of
+from groundup.evaluation.tasks import load, open_task
+
+BAR = 1e-4
+KINDS = ("adjunct_island", "anaphor_gender_agreement", "wh_questions_subject_gap")
+CHOICES = 'doc_to_choice: "{{choices}}"\ndoc_to_target: gold\n'
+PLAIN = {
+    **TASKS,
+    "arc_challenge": TASKS["arc_easy"],
+    "copa": MULTIPLE + 'target_delimiter: "  "\ndoc_to_text: "{{query}}"\n' + CHOICES,
+}
+SUBJECTS = ("anatomy", "virology")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="measuring material")
+    parser.add_argument("--examples", type=int, default=20, help="of each task")
+    options = parser.parse_args()
+    claim, data = __doc__.splitlines()[0], options.data / "benchmarks"
+    if not (data / "piqa.jsonl.gz").exists():
+        return conclude(claim, None, "nats", BAR, None, reason="the benchmarks' files are missing; give --data DIR")
+    try:
+        import lm_eval
+        from lm_eval.models.huggingface import HFLM
+        from lm_eval.tasks import TaskManager
+
+        from groundup.evaluation.lm_eval_model import GroundupLM
+    except ImportError:
+        return conclude(claim, None, "nats", BAR, None, reason="lm-eval is missing: pip install 'groundup[bench]'")
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        write_mmlu(work, data, options.examples, Path(lm_eval.__file__).with_name("tasks") / "mmlu")
+        plain = write(work, data, options.examples)
+        manager = TaskManager(include_path=str(work), include_defaults=False)
+        place = str(work / "model")
+        sides = [HFLM(place, device="cpu", dtype="float32", batch_size=8), GroundupLM(place, 16)]
+        model, worst, same = open_model(place), 0.0, True
+        asked = [(plain, 0), *(([f"ours_default_{subject}" for subject in SUBJECTS], shots) for shots in (0, 5))]
+        for tasks, shots in asked:
+            samples = [
+                lm_eval.simple_evaluate(side, tasks=tasks, num_fewshot=shots, task_manager=manager, bootstrap_iters=0)["samples"]
+                for side in sides
+            ]
+            for task in tasks:
+                nats, accuracy = ours(model, work, task, shots)
+                others = [sorted(side[task], key=lambda one: one["doc_id"]) for side in samples]
+                theirs = [[one[0][0] for sample in some for one in sample["resps"]] for some in others]
+                apart = [max(abs(a - b) for a, b in zip(nats, some, strict=True)) for some in theirs]
+                right = [sum(one["acc"] for one in some) / len(some) for some in others]
+                equal = all(abs(one - accuracy) < 1e-9 for one in right)
+                worst, same = max(worst, *apart), same and equal
+                print(
+                    f"{task}, {shots} examples: {len(nats)} likelihoods, {apart[0]:.1e} from hf's, {apart[1]:.1e} from those of our "
+                    f"object; accuracy {accuracy:.3f} {'equal' if equal else right}",
+                    flush=True,
+                )
+    conclude(claim, worst, "nats", BAR, worst <= BAR and same)
+
+
+def ours(model: object, work: Path, task: str, shots: int) -> tuple[list[float], float]:
+    """Likelihoods of all answers, one after the other, and the accuracy."""
+    subject = task.removeprefix("ours_default_")
+    name = "mmlu" if subject != task else "blimp" if task.startswith("blimp") else task.removeprefix("plain_")
+    opened = open_task(name, work if name == "mmlu" else work / f"{task}.jsonl", shots if name == "mmlu" else None)
+    examples = load(opened)
+    if name == "mmlu":
+        examples.rows[:] = [row for row in examples.rows if row.group == subject]
+    records = records_of(model, opened, examples.rows)
+    found = evaluation.summary(opened, examples, records)
+    if name == "lambada":
+        return [record["nats"] for record in records], found["accuracy"]["answer"]["accuracy"]
+    kind = "letter" if name == "mmlu" else "answer"
+    return [nats for record in records for nats in record[f"{kind}s"]], found["accuracy"][kind]["accuracy"]
+
+
+def write(work: Path, data: Path, count: int) -> list[str]:
+    """The same rows for all sides, and lm-eval's file for them: names of its tasks."""
+    names = []
+    for task in (*(task for task in PLAIN if task != "blimp"), *(f"blimp_{kind}" for kind in KINDS)):
+        kind = task.removeprefix("blimp_")
+        source = "blimp" if kind in KINDS else task
+        with gzip.open(data / f"{'hellaswag_1000' if task == 'hellaswag' else source}.jsonl.gz", "rt", encoding="utf-8") as file:
+            some = (line for line in file if source != "blimp" or json.loads(line)["UID"] == kind)
+            rows = "".join(islice(some, count))
+        name = task if source == "blimp" else f"plain_{task}"
+        (work / f"{name}.jsonl").write_text(rows, encoding="utf-8")
+        files = json.dumps({"test": str(work / f"{name}.jsonl")})
+        (work / f"{name}.yaml").write_text(
+            f"task: {name}\ndataset_path: json\ndataset_kwargs: {{cache_dir: {work}/cache, data_files: {files}}}\n"
+            f"test_split: test\n{PLAIN[source]}"
+        )
+        names.append(name)
+    return names
+
+
+if __name__ == "__main__":
+    main()
