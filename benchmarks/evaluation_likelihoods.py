@@ -70,8 +70,8 @@ def main() -> None:
                 equal = all(abs(one - accuracy) < 1e-9 for one in right)
                 worst, same = max(worst, *apart), same and equal
                 print(
-                    f"{task}, {shots} examples: {len(nats)} likelihoods, {apart[0]:.1e} from hf's, {apart[1]:.1e} from those of our "
-                    f"object; accuracy {accuracy:.3f} {'equal' if equal else right}",
+                    f"{task}, {shots} examples: {len(nats)} likelihoods, {apart[0]:.1e} from hf's, {apart[1]:.1e} from our "
+                    f"object's; accuracy {accuracy:.3f} {'equal' if equal else right}",
                     flush=True,
                 )
     conclude(claim, worst, "nats", BAR, worst <= BAR and same)
