@@ -63,7 +63,7 @@ print(json.dumps({"inner": time.monotonic() - start, "memory": used.ru_maxrss, "
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="measuring material")
-    parser.add_argument("--questions", type=int, default=40, help="of each subject")
+    parser.add_argument("--questions", type=int, default=100, help="of each subject")
     parser.add_argument("--batches", default="8", help="sizes of batch of lm-eval, a round for each")
     options = parser.parse_args()
     claim = __doc__.splitlines()[0]

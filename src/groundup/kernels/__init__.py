@@ -1,6 +1,7 @@
 """Steps in C++, compiled at first use and kept: loss and optimizers here, for every architecture.
 
-The dense decoder's layers in training are called from `model/native_layers.py`, in generation from `generation/native_steps.py`.
+The dense decoder's layers in training are called from `model/native_layers.py`, in generation and for scores of
+continuations from `generation/native_steps.py`.
 
 Generation is in float32, by `vector.h` and thus for AVX2, AVX-512 and NEON; it asks nothing of the compiler but threads.
 So is training where there is no bfloat16 (`float32.py`). In bfloat16 it is for processors with AVX-512 for it; where there
