@@ -1,7 +1,7 @@
 """Twelve tasks x three models in one command: how many times faster two processes are than one, both of one thread a process.
 
-The models are those of `evaluation_lm_eval.py` with other weights; records must be the same bytes. Both sides alternate, and
-of two rounds the fastest of each counts.
+The models are those of `evaluation_lm_eval.py` with other weights; records must be the same bytes. Both sides alternate, and of
+several rounds the fastest of each counts.
 """
 
 import argparse
@@ -25,6 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="measuring material")
     parser.add_argument("--limit", type=int, default=80, help="examples of each task")
+    parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     claim = __doc__.splitlines()[0]
     data = options.data / "benchmarks"
@@ -38,7 +39,7 @@ def main() -> None:
         models = three(work, data)
         words = [*models, *(word for task in TASKS for word in ("--task", task))]
         words += ["--data", str(data), "--limit", str(options.limit)]
-        for number in range(2):
+        for number in range(options.rounds):
             for workers in seconds:
                 out = work / f"{workers}-{number}"
                 start = time.monotonic()

@@ -81,8 +81,8 @@ def write_rows(path, rows):
 @pytest.fixture(scope="module")
 def place(toy_decoder, toy_tokenizer, tmp_path_factory):
     path = tmp_path_factory.mktemp("parity") / "model"
-    # Shorter than one of the prompts of five examples, so that both cut it.
-    model = toy_decoder(seed=1, scale=0.2, vocab_size=toy_tokenizer.size, max_position_embeddings=330)
+    # Shorter than one of the prompts of five examples, so that both cut it; of sizes that the kernels score.
+    model = toy_decoder(seed=1, scale=0.2, vocab_size=toy_tokenizer.size, max_position_embeddings=330, head_dim=32)
     folder.save(path, model, toy_tokenizer, chat=False)
     return path
 
