@@ -72,7 +72,7 @@ def padded(model, ids, wanted):
     return torch.log_softmax(model(ids), -1).gather(2, ids.roll(-1, 1)[..., None]).squeeze(2) * (wanted != 0)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(batch=batches())
 def test_log_probabilities_and_gradients_are_those_of_the_padded_batch(both, batch):
     (model, plain), (ids, wanted) = both, batch
@@ -87,7 +87,7 @@ def test_log_probabilities_and_gradients_are_those_of_the_padded_batch(both, bat
     require_close(gradients(model, loss), gradients(plain, expected))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(batch=batches())
 def test_scores_are_those_of_the_padded_batch(both, batch):
     (model, plain), (ids, wanted) = both, batch
@@ -98,6 +98,7 @@ def test_scores_are_those_of_the_padded_batch(both, batch):
     require_close(gradients(model, found.square().sum()), gradients(plain, expected.square().sum()))
 
 
+@settings(max_examples=40, deadline=None)
 @given(batch=batches())
 def test_no_token_is_lost_or_computed_for_nothing(batch):
     ids, wanted = batch
