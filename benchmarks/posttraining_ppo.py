@@ -3,11 +3,13 @@
 That is TRL 1.12.0, which runs beside today's transformers: `pip install --no-deps --target DIR trl==1.12.0`, then
 `--trl DIR`. Both have the same folders for policy, reference, reward and value, the same prompts, four minibatches and one
 epoch; ours in the number format that it takes by itself, and in TRL's, float32. Every run is a process of its own, by turns.
+`--before DIR` runs an earlier checkout of ours beside them.
 """
 
 import argparse
 import inspect
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -17,44 +19,52 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from common import arguments, conclude, machine
+from common import conclude, machine
+from groundup.core.device import has_bfloat16_vectors
 
 ROLLOUTS, TOKENS, MINIBATCHES = 256, 64, 4
 REPEATS = 1  # of each; an iteration of 256 rollouts is long enough to stand for itself
-NAMES = ("groundup", "groundup float32", "TRL 1.12.0")
+OURS, FLOAT32, TRL, BEFORE = "groundup", "groundup float32", "TRL 1.12.0", "before"
 
 
 def main() -> None:
-    if len(sys.argv) == 4 and sys.argv[1] in NAMES:
+    if len(sys.argv) == 4 and sys.argv[1] in (OURS, FLOAT32, TRL, BEFORE):
         run_one(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
         return
-    trl = arguments(__doc__, trl="../trl_ppo").trl
-    there = (trl / "trl" / "experimental" / "ppo").is_dir()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trl", type=Path, default=Path(__file__).resolve().parents[2] / "trl_ppo")
+    parser.add_argument("--before", type=Path, help="an earlier checkout")
+    given, _ = parser.parse_known_args()
+    there = (given.trl / "trl" / "experimental" / "ppo").is_dir()
+    names = [OURS, *([FLOAT32] if has_bfloat16_vectors() else []), *([TRL] if there else []), *([BEFORE] if given.before else [])]
     print(machine())
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         prepare(work)
-        found: dict[str, list[dict]] = {one: [] for one in (NAMES if there else NAMES[:2])}
+        found: dict[str, list[dict]] = {one: [] for one in names}
         for _ in range(REPEATS):
             for one, results in found.items():
-                command = [sys.executable, __file__, one, str(work), str(trl)]
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                command = [sys.executable, __file__, one, str(work), str(given.trl)]
+                other = {"PYTHONPATH": f"{given.before}/src"} if one == BEFORE else {}
+                done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | other)
                 if done.returncode:
                     sys.exit(f"{one} failed: {done.stderr[-1500:]}")
                 results.append(json.loads(done.stdout.splitlines()[-1]))
-    rates = {}
+    rates, memory = {}, {}
     for one, results in found.items():
         rates[one] = ROLLOUTS / median(result["seconds"] for result in results)
-        memory = max(result["megabytes"] for result in results)
-        print(f"{one:<18} {rates[one]:6.2f} rollouts/s, peak memory {memory:,.0f} MB, runs of "
+        memory[one] = max(result["megabytes"] for result in results)
+        print(f"{one:<18} {rates[one]:6.2f} rollouts/s, peak memory {memory[one]:,.0f} MB, runs of "
               f"{', '.join(str(round(result['seconds'], 1)) for result in results)} s")  # fmt: skip
     claim = "PPO, 256 rollouts of 64 tokens, 6 x 256"
     if not there:
-        reason = f"no TRL with PPO in {trl.name}; pip install --no-deps --target DIR trl==1.12.0, then --trl DIR"
-        conclude(claim, rates[NAMES[0]], "rollouts/s", 3, None, reason=reason)
+        reason = f"no TRL with PPO in {given.trl.name}; pip install --no-deps --target DIR trl==1.12.0, then --trl DIR"
+        conclude(claim, rates[OURS], "rollouts/s", 3, None, reason=reason)
         return
-    peer = rates[NAMES[2]]
-    conclude(claim, rates[NAMES[0]], "rollouts/s", 3, rates[NAMES[0]] >= 3 * peer, peer=NAMES[2], peer_figure=peer)
+    share = memory[OURS] / memory[TRL]
+    holds = rates[OURS] >= 3 * rates[TRL] and share <= 0.5
+    peer = f"{TRL}, {rates[OURS] / rates[TRL]:.2f} times (bar 3) in {share:.2f} of its memory (bar 0.5)"
+    conclude(claim, rates[OURS], "rollouts/s", 3, holds, peer=peer, peer_figure=rates[TRL])
 
 
 def prepare(work: Path) -> None:
@@ -89,7 +99,7 @@ def prepare(work: Path) -> None:
 
 def run_one(name: str, work: Path, trl: str) -> None:
     prompts = json.loads((work / "prompts.json").read_text())
-    seconds = theirs(work, prompts, trl) if name.startswith("TRL") else ours(work, prompts, name.endswith("float32"))
+    seconds = theirs(work, prompts, trl) if name == TRL else ours(work, prompts, name == FLOAT32)
     print(json.dumps({"seconds": seconds, "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 
 

@@ -3,11 +3,13 @@
 A dense model of 6 layers x 256, conversations of Alpaca and preferences of HH-RLHF. A call of each is a process of its own: the
 same folder, rows, batches and order of magnitude of the rate, by turns; timed from rows in memory to a trained model in
 memory, imports apart; the peak is the whole process's. TRL runs as it does best here: without gradient checkpointing, in
-bfloat16 where the processor has it.
+bfloat16 where the processor has it. `--before DIR` runs an earlier checkout of ours beside both. A kind takes two minutes a
+round: `--kinds`, `--rounds` and `--results FILE`, which keeps what is measured for the next call, cut it to what time there is.
 """
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -18,7 +20,7 @@ from pathlib import Path
 
 from common import conclude, machine
 
-KINDS, SIDES = ("sft", "dpo", "reward"), ("groundup", "TRL")
+KINDS, SIDES, BEFORE = ("sft", "dpo", "reward"), ("groundup", "TRL"), "before"
 EXAMPLES, PAIRS, BATCH, CONTEXT, VOCABULARY, ROUNDS = 256, 128, 16, 512, 8192, 2
 
 
@@ -108,9 +110,10 @@ def theirs(kind: str, folder: Path, rows: list[dict]) -> float:
     return time.monotonic() - start
 
 
-def call(kind: str, side: str, folder: Path) -> dict[str, float]:
+def call(kind: str, side: str, folder: Path, before: Path | None) -> dict[str, float]:
     command = [sys.executable, __file__, "--call", kind, side, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    other = {"PYTHONPATH": f"{before}/src"} if side == BEFORE else {}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | other)
     if done.returncode:
         sys.exit(f"{kind} by {side} failed: {done.stderr.splitlines()[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -119,12 +122,16 @@ def call(kind: str, side: str, folder: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--before", type=Path, help="an earlier checkout")
+    parser.add_argument("--results", type=Path, help="what this and other calls measured")
     parser.add_argument("--call", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.call:
         kind, side, folder = given.call[0], given.call[1], Path(given.call[2])
         rows = json.loads((folder / ("talks.json" if kind == "sft" else "pairs.json")).read_text())
-        seconds = (ours if side == "groundup" else theirs)(kind, folder, rows)
+        seconds = (theirs if side == "TRL" else ours)(kind, folder, rows)
         print(json.dumps({"speed": len(rows) / seconds, "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
         return
     claim, bar = "examples a second of SFT, DPO and reward modelling over TRL's trainers, the least", 3.0
@@ -137,23 +144,37 @@ def main() -> None:
         conclude(claim, None, "times", bar, None, reason=f"no conversations in {given.data}")
         return
     print(f"{machine()}, TRL {trl.__version__}")
-    ratios, shares = [], []
+    results = json.loads(given.results.read_text()) if given.results and given.results.is_file() else {}
     with tempfile.TemporaryDirectory() as folder:
         prepare(given.data, Path(folder))
-        for kind in KINDS:
-            found: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
-            for _ in range(ROUNDS):
-                for side in SIDES:
-                    found[side].append(call(kind, side, Path(folder)))
-            speed = {side: statistics.median(one["speed"] for one in calls) for side, calls in found.items()}
-            peak = {side: statistics.median(one["mb"] for one in calls) for side, calls in found.items()}
-            ratios.append(speed["groundup"] / speed["TRL"])
-            shares.append(peak["groundup"] / peak["TRL"])
-            print(
-                f"{kind:>7}: {speed['groundup']:6.1f} a second, TRL {speed['TRL']:6.1f}: {ratios[-1]:.2f} times; peak "
-                f"{peak['groundup']:,.0f} MB, TRL {peak['TRL']:,.0f} MB: {shares[-1]:.2f}"
-            )
-    conclude(claim, min(ratios), "times", bar, min(ratios) >= bar and max(shares) <= 0.5, peer="TRL", peer_figure=1.0)
+        for kind in given.kinds:
+            found: dict[str, list[dict[str, float]]] = {side: [] for side in (*SIDES, *([BEFORE] if given.before else []))}
+            for _ in range(given.rounds):
+                for side in found:
+                    found[side].append(call(kind, side, Path(folder), given.before))
+            results[kind] = found
+            told(kind, found)
+            if given.results:
+                given.results.write_text(json.dumps(results))
+    ratios = {kind: median(found, "speed", "groundup") / median(found, "speed", "TRL") for kind, found in results.items()}
+    shares = [median(found, "mb", "groundup") / median(found, "mb", "TRL") for found in results.values()]
+    each = ", ".join(f"{kind} {ratio:.2f}" for kind, ratio in ratios.items())
+    beside = f"{each}; share of its peak memory, the most"
+    least, most = min(ratios.values()), max(shares)
+    conclude(claim, least, "times", bar, least >= bar and most <= 0.5, peer=beside, peer_figure=most)
+
+
+def median(found: dict[str, list[dict[str, float]]], what: str, side: str) -> float:
+    return statistics.median(one[what] for one in found[side])
+
+
+def told(kind: str, found: dict[str, list[dict[str, float]]]) -> None:
+    speed, peak = median(found, "speed", "groundup"), median(found, "mb", "groundup")
+    print(f"{kind:>7}: {speed:6.2f} a second, peak {peak:,.0f} MB")
+    for side in found:
+        if side != "groundup":
+            theirs, memory = median(found, "speed", side), median(found, "mb", side)
+            print(f"{side:>15}: {theirs:6.2f}, {memory:,.0f} MB: {speed / theirs:.2f} times, {peak / memory:.2f} of the memory")
 
 
 if __name__ == "__main__":

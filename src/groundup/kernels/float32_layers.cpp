@@ -6,13 +6,12 @@
 namespace f32 {
 namespace {
 
-struct Shape {  // as in model/float32_layers.py
-    long rows, time, width, heads, key_heads, channels, inner, threads, layers, vocabulary;
+struct Shape {  // as in model/float32_layers.py; time: of the longest row
+    long rows, tokens, time, width, heads, key_heads, channels, inner, threads, layers, vocabulary;
     double eps;
-    long tokens() const { return rows * time; }
     long attended() const { return heads * channels; }
     long mixed() const { return (heads + 2 * key_heads) * channels; }
-    long chunks() const { return (tokens() + CHUNK - 1) / CHUNK; }
+    long chunks() const { return (tokens + CHUNK - 1) / CHUNK; }
     long padded() const { return (time + 15) & -16L; }
 };
 
@@ -25,8 +24,10 @@ struct Layer {  // parameters, their gradients, and what is kept for the backwar
 
 struct Batch {
     const float *embedding, *cos, *sin, *norm;
-    const int *ids, *documents;
+    const int *ids, *documents, *positions;  // of all tokens, one row after the other
+    const int* starts;                       // of the rows, and the end
 };
+constexpr int SHARED = INT32_MIN;  // the document that all of its row see
 
 // --- weights ---------------------------------------------------------------------------------------------------------
 
@@ -131,9 +132,13 @@ static void normalise_backward(Panels x, const float* weight, Panels grad, Panel
 
 // --- attention -------------------------------------------------------------------------------------------------------
 
-// Queries or keys of a head, normalised and turned by their places; cos, sin (time, channels / 2).
-static void norm_rope(Panels from, const float* weight, const float* cos, const float* sin, float eps, float scale, long T, long C,
-                      Panels to) {
+struct Turns {
+    const float *cos, *sin;  // (positions, channels / 2)
+    const int* positions;    // of a row's tokens
+};
+
+// Queries or keys of a head, normalised and turned by their positions.
+static void norm_rope(Panels from, const float* weight, const Turns& turns, float eps, float scale, long T, long C, Panels to) {
     const long half = C / 2;
     alignas(64) float row[512];
     for (long t = 0; t < T; t++) {
@@ -143,9 +148,10 @@ static void norm_rope(Panels from, const float* weight, const float* cos, const 
             squares = squares + v * v, store(row + c, v * line(weight + c));
         }
         const float inverse = scale / std::sqrt(sum(squares) / C + eps);
+        const float *cos = turns.cos + turns.positions[t] * half, *sin = turns.sin + turns.positions[t] * half;
         for (long c = 0; c < half; c += 8) {
             for (long j = c; j < c + 8; j++) {
-                const float a = row[j] * inverse, b = row[half + j] * inverse, x = cos[t * half + j], y = sin[t * half + j];
+                const float a = row[j] * inverse, b = row[half + j] * inverse, x = cos[j], y = sin[j];
                 row[j] = a * x - b * y, row[half + j] = b * x + a * y;
             }
         }
@@ -154,8 +160,8 @@ static void norm_rope(Panels from, const float* weight, const float* cos, const 
 }
 
 // From the gradient of what `norm_rope` made, `grad`, to that of what it was made from.
-static void norm_rope_backward(Panels from, const float* weight, const float* cos, const float* sin, float eps, float scale, long T,
-                               long C, Panels grad, Panels to, float* gains) {
+static void norm_rope_backward(Panels from, const float* weight, const Turns& turns, float eps, float scale, long T, long C,
+                               Panels grad, Panels to, float* gains) {
     const long half = C / 2;
     alignas(64) float row[512], normed[512];
     for (long t = 0; t < T; t++) {
@@ -165,8 +171,9 @@ static void norm_rope_backward(Panels from, const float* weight, const float* co
             squares = squares + v * v, store(row + c, line(grad(t, c))), store(normed + c, v);
         }
         const float inverse = 1 / std::sqrt(sum(squares) / C + eps);
+        const float *cos = turns.cos + turns.positions[t] * half, *sin = turns.sin + turns.positions[t] * half;
         for (long j = 0; j < half; j++) {
-            const float a = row[j] * scale, b = row[half + j] * scale, x = cos[t * half + j], y = sin[t * half + j];
+            const float a = row[j] * scale, b = row[half + j] * scale, x = cos[j], y = sin[j];
             row[j] = a * x + b * y, row[half + j] = b * x - a * y;
         }
         for (long c = 0; c < C; c += 16) {
@@ -205,7 +212,7 @@ static const struct Places {
 struct Head {  // what a thread needs for a head of a row: T x C where nothing else is said
     long T, C;
     const int* documents;
-    long *first;  // of each token's document, the first place
+    long *first;  // the first place that each token sees
     Panels q, k, v, grad_q, grad_k, grad_v, scores, slopes;  // scores, slopes: CHUNK x T
     float *keys_t, *values_t, *log_sums, *along;
 
@@ -216,16 +223,16 @@ struct Head {  // what a thread needs for a head of a row: T x C where nothing e
     static Head take(const Shape& s, Scratch& from) {
         const long T = s.padded(), C = s.channels;
         const auto panels = [&] { return f32::take(from, T, C); };
-        return {s.time, C, nullptr, from.take<long>(T), panels(), panels(), panels(), panels(), panels(), panels(),
+        return {0, C, nullptr, from.take<long>(T), panels(), panels(), panels(), panels(), panels(), panels(),
                 f32::take(from, CHUNK, T), f32::take(from, CHUNK, T), from.take<float>(T * C), from.take<float>(T * C),
                 from.take<float>(T), from.take<float>(T)};
     }
-    void read(const int* of_row) {
-        documents = of_row;
+    void read(const int* of_row, long time) {
+        documents = of_row, T = time;
         for (long t = 0; t < T; t++) {
             first[t] = t && of_row[t] == of_row[t - 1] ? first[t - 1] : t;
             for (long u = 0; u < t && first[t] == t; u++)
-                if (of_row[u] == of_row[t]) first[t] = u;
+                if (of_row[u] == of_row[t] || of_row[u] == SHARED) first[t] = u;
         }
     }
     // From where on the queries t to end look, a multiple of 16.
@@ -240,7 +247,7 @@ struct Head {  // what a thread needs for a head of a row: T x C where nothing e
                 of = *(const AnyInts*)(documents + at);
             else
                 for (long j = 0; j < LANES && at + j < T; j++) of[j] = documents[at + j];
-            const auto visible = (places <= (int)t) & (of == documents[t]);
+            const auto visible = (places <= (int)t) & ((of == documents[t]) | (of == SHARED));
             return (Ints)visible ? scores.part[i] : all(-INFINITY);
         });
     }
@@ -296,10 +303,10 @@ static void attend_backward(Head& h, Panels grad) {
 
 struct Chunk {
     long begin, rows;
-    Chunk(const Shape& s, long number) : begin(number * CHUNK), rows(std::min(CHUNK, s.tokens() - begin)) {}
+    Chunk(const Shape& s, long number) : begin(number * CHUNK), rows(std::min(CHUNK, s.tokens - begin)) {}
 };
 
-static Panels panels(float* at, const Shape& s) { return {at, stride_of(s.tokens())}; }
+static Panels panels(float* at, const Shape& s) { return {at, stride_of(s.tokens)}; }
 
 static void mix(const Shape& s, const Layer& l, Packed& packed, long number) {
     const Chunk c(s, number);
@@ -309,25 +316,26 @@ static void mix(const Shape& s, const Layer& l, Packed& packed, long number) {
     multiply(normed, packed.mixed, c.rows, s.mixed(), s.width, [&](long i, long n, const Line& v) { store(mixed(i, n), v); });
 }
 
-static void prepare_keys(const Shape& s, const Layer& l, const Batch& b, Panels mixed, long key_head, Head& h) {
-    const long C = s.channels, key = s.attended() + key_head * C, value = key + s.key_heads * C;
-    norm_rope(mixed.column(key), l.k_norm, b.cos, b.sin, s.eps, 1, s.time, C, h.k);
-    turned(h.k, s.time, C, h.keys_t);
+static void prepare_keys(const Shape& s, const Layer& l, const Turns& turns, Panels mixed, long key_head, Head& h) {
+    const long T = h.T, C = s.channels, key = s.attended() + key_head * C, value = key + s.key_heads * C;
+    norm_rope(mixed.column(key), l.k_norm, turns, s.eps, 1, T, C, h.k);
+    turned(h.k, T, C, h.keys_t);
     for (long c = 0; c < C; c += 16)
-        for (long t = 0; t < s.time; t++) store(h.v(t, c), line(mixed(t, value + c)));
-    fill_up(h.v, s.time, C), fill_up(h.k, s.time, C);
+        for (long t = 0; t < T; t++) store(h.v(t, c), line(mixed(t, value + c)));
+    fill_up(h.v, T, C), fill_up(h.k, T, C);
 }
 
 static void attend_row(const Shape& s, const Layer& l, const Batch& b, long number) {
-    const long r = number / s.heads, head = number % s.heads, T = s.time, C = s.channels;
+    const long r = number / s.heads, head = number % s.heads, start = b.starts[r], T = b.starts[r + 1] - start, C = s.channels;
     scratch.room(4 * Head::numbers(s));
     Head h = Head::take(s, scratch);
-    const Panels mixed = panels(l.mixed, s).row(r * T);
-    h.read(b.documents + r * T);
-    prepare_keys(s, l, b, mixed, head / (s.heads / s.key_heads), h);
-    norm_rope(mixed.column(head * C), l.q_norm, b.cos, b.sin, s.eps, 1 / std::sqrt((float)C), T, C, h.q);
-    h.log_sums = l.log_sums + number * T;
-    attend(h, panels(l.attention, s).row(r * T).column(head * C));
+    const Panels mixed = panels(l.mixed, s).row(start);
+    const Turns turns = {b.cos, b.sin, b.positions + start};
+    h.read(b.documents + start, T);
+    prepare_keys(s, l, turns, mixed, head / (s.heads / s.key_heads), h);
+    norm_rope(mixed.column(head * C), l.q_norm, turns, s.eps, 1 / std::sqrt((float)C), T, C, h.q);
+    h.log_sums = l.log_sums + start * s.heads + head * T;
+    attend(h, panels(l.attention, s).row(start).column(head * C));
 }
 
 static void feed(const Shape& s, const Layer& l, Packed& packed, float* to, long number) {
@@ -374,31 +382,33 @@ static void feed_backward(const Shape& s, const Layer& l, const Gradients& g, Pa
 }
 
 static void attend_row_backward(const Shape& s, const Layer& l, const Batch& b, const Gradients& g, float* gains, long number) {
-    const long r = number / s.key_heads, key_head = number % s.key_heads, T = s.time, C = s.channels, shared = s.heads / s.key_heads;
+    const long r = number / s.key_heads, key_head = number % s.key_heads, shared = s.heads / s.key_heads, C = s.channels;
+    const long start = b.starts[r], T = b.starts[r + 1] - start;
     const long key = s.attended() + key_head * C, value = key + s.key_heads * C;
     scratch.room(4 * Head::numbers(s));
     Head h = Head::take(s, scratch);
-    const Panels mixed = panels(l.mixed, s).row(r * T), grad_mixed = panels(g.mixed, s).row(r * T);
-    h.read(b.documents + r * T);
-    prepare_keys(s, l, b, mixed, key_head, h);
+    const Panels mixed = panels(l.mixed, s).row(start), grad_mixed = panels(g.mixed, s).row(start);
+    const Turns turns = {b.cos, b.sin, b.positions + start};
+    h.read(b.documents + start, T);
+    prepare_keys(s, l, turns, mixed, key_head, h);
     turned(mixed.column(value), T, C, h.values_t);
     for (Panels of : {h.grad_k, h.grad_v}) std::fill(of.at, of.at + stride_of(s.padded()) * (C / 16), 0.f);
     float *gain_q = gains + number * 2 * C, *gain_k = gain_q + C;
     const float scale = 1 / std::sqrt((float)C);
     for (long head = key_head * shared; head < (key_head + 1) * shared; head++) {
-        const Panels q = mixed.column(head * C), out = panels(l.attention, s).row(r * T).column(head * C);
-        const Panels grad = panels(g.attention, s).row(r * T).column(head * C);
-        norm_rope(q, l.q_norm, b.cos, b.sin, s.eps, scale, T, C, h.q);
-        h.log_sums = l.log_sums + (r * s.heads + head) * T;
+        const Panels q = mixed.column(head * C), out = panels(l.attention, s).row(start).column(head * C);
+        const Panels grad = panels(g.attention, s).row(start).column(head * C);
+        norm_rope(q, l.q_norm, turns, s.eps, scale, T, C, h.q);
+        h.log_sums = l.log_sums + start * s.heads + head * T;
         for (long t = 0; t < T; t++) {
             Line dots = line(0.f);
             for (long c = 0; c < C; c += 16) dots = dots + line(grad(t, c)) * line(out(t, c));
             h.along[t] = sum(dots);
         }
         attend_backward(h, grad);
-        norm_rope_backward(q, l.q_norm, b.cos, b.sin, s.eps, scale, T, C, h.grad_q, grad_mixed.column(head * C), gain_q);
+        norm_rope_backward(q, l.q_norm, turns, s.eps, scale, T, C, h.grad_q, grad_mixed.column(head * C), gain_q);
     }
-    norm_rope_backward(mixed.column(key), l.k_norm, b.cos, b.sin, s.eps, 1, T, C, h.grad_k, grad_mixed.column(key), gain_k);
+    norm_rope_backward(mixed.column(key), l.k_norm, turns, s.eps, 1, T, C, h.grad_k, grad_mixed.column(key), gain_k);
     for (long c = 0; c < C; c += 16)
         for (long t = 0; t < T; t++) store(grad_mixed(t, value + c), line(h.grad_v(t, c)));
 }
@@ -429,9 +439,9 @@ struct WeightGradients {
         for (; part >= blocks(rows[which], columns[which]); which++) part -= blocks(rows[which], columns[which]);
         const long across = (columns[which] + COLUMNS - 1) / COLUMNS, m0 = part / across * ROWS, n0 = part % across * COLUMNS;
         const long M = std::min(ROWS, rows[which] - m0), N = std::min(COLUMNS, columns[which] - n0), wide = columns[which];
-        for (long k = 0; k < s.tokens(); k += 128)
+        for (long k = 0; k < s.tokens; k += 128)
             multiply_transposed(panels(left[which], s).row(k).column(m0), panels(right[which], s).row(k).column(n0), M, N,
-                                std::min(128L, s.tokens() - k), k == 0, [&](long m, long n) {
+                                std::min(128L, s.tokens - k), k == 0, [&](long m, long n) {
                                     m += m0, n += n0;
                                     const long first = m & -16L;
                                     float* row = which == 0   ? mixed_rows(s, l.grad_q, l.grad_k, l.grad_v, first)
@@ -498,7 +508,7 @@ extern "C" void float32_backward(const Shape* shape, const Layer* layers, const 
     const Batch& b = *batch;
     Team& team = Team::get();
     const std::lock_guard<std::mutex> alone(team.alone);
-    const long D = s.width, L = s.layers, C = s.channels, stride = stride_of(s.tokens()) / 16;
+    const long D = s.width, L = s.layers, C = s.channels, stride = stride_of(s.tokens) / 16;
     const long of_chunks = s.chunks() * 2 * D, of_heads = s.rows * s.key_heads * 2 * C;
     team.common.room(4 * ((s.mixed() + s.attended() + 3 * s.inner) * D + of_chunks + of_heads +
                           stride * (3 * D + s.mixed() + s.attended() + s.inner) + 4096));
@@ -527,7 +537,7 @@ extern "C" void float32_backward(const Shape* shape, const Layer* layers, const 
         if (phase == 6 * L + 2) {  // each has embeddings of its own, so that a token's gradients are added in the order of its places
             const Panels grad = panels(layers[0].x, s);
             for (long v = number; v < s.vocabulary; v += s.threads) std::fill(grad_embedding + v * D, grad_embedding + v * D + D, 0.f);
-            for (long i = 0; i < s.tokens(); i++)
+            for (long i = 0; i < s.tokens; i++)
                 if (b.ids[i] % s.threads == number)
                     for (long d = 0; d < D; d += 16) {
                         float* to = grad_embedding + b.ids[i] * D + d;

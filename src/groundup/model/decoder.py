@@ -25,6 +25,7 @@ from groundup.model.moe import MixtureOfExperts
 from groundup.model.native_layers import NativeLayers
 from groundup.model.origin import WithOrigin
 from groundup.model.rotary import attention_scale, rope_frequencies
+from groundup.model.rows import hidden_states
 
 # Up to this, attention in bfloat16 on a processor is trained by plain products: PyTorch's own backward takes 32 ms of one
 # core's time for 16 rows of 256 tokens (4 heads of 64), these 12; at 1,024 tokens they are level.
@@ -363,7 +364,8 @@ class Backbone(nn.Module):
         if self.kernels and cache is None and dtype == torch.bfloat16 and T % kernels.BLOCK == 0:
             return self.kernels(ids_BT, documents_BT)
         if self.by_float32_kernels and cache is None and dtype == torch.float32 and not ids_BT.is_floating_point():
-            return float32_layers.hidden_states(self, ids_BT, documents_BT)
+            rows = float32_layers.whole_rows(ids_BT, documents_BT)
+            return float32_layers.hidden_states(self, rows).unflatten(0, ids_BT.shape)
         x_BTD = (ids_BT if ids_BT.is_floating_point() else self.embed_tokens(ids_BT)).to(dtype)
         if cache is None:
             places = self.places(torch.arange(T, device=ids_BT.device)[None])
@@ -463,6 +465,10 @@ class RewardModel(nn.Module):
         if isinstance(self.model, Backbone):
             self.model.drop_kernels()
 
-    def forward(self, ids_BT: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Scores (batch, time), float32."""
-        return self.score(self.model(ids_BT, dtype=dtype)).float().squeeze(-1)
+    def forward(self, ids_BT: Tensor, dtype: torch.dtype = torch.float32, wanted_BT: Tensor | None = None) -> Tensor:
+        """Scores (batch, time), float32. `wanted_BT`: where it is zero the score is zero and not computed."""
+        if wanted_BT is None:
+            return self.score(self.model(ids_BT, dtype=dtype)).float().squeeze(-1)
+        places = wanted_BT.flatten().nonzero().squeeze(1)
+        scores = self.score(hidden_states(self.model, ids_BT, places, dtype)).float().squeeze(-1)
+        return scores.new_zeros(ids_BT.numel()).index_put((places,), scores).view(ids_BT.shape)

@@ -1,12 +1,12 @@
 """The dense decoder's layers in float32, forwards and backwards, by the C++ of `groundup.kernels`: in all kinds of training.
 
-Rows may be of any length, and of one or several documents. Where gradients are asked for, what the backward pass needs is kept
+Rows may be of any lengths, and of one or several documents. Where gradients are asked for, what the backward pass needs is kept
 once a layer; else one layer's is used for all.
 """
 
 import ctypes
 from ctypes import c_double, c_long, c_void_p
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from groundup.model.native_layers import PARAMETERS
 if TYPE_CHECKING:
     from groundup.model.decoder import Backbone, DecoderConfig
 
+SHARED = -(2**31)  # the number of a document that all of its row see
 LINE = 16  # numbers: every size is a multiple of it
 KEPT = ("x", "mixed", "attention", "middle", "gates", "log_sums")
 _free: list[Tensor] = []  # memory of passes that are over: what is given back must be cleared when it comes again
@@ -38,10 +39,34 @@ class _Shape(ctypes.Structure):
     _fields_ = [
         *(
             (name, c_long)
-            for name in ("rows", "time", "width", "heads", "key_heads", "channels", "inner", "threads", "layers", "vocabulary")
+            for name in (
+                "rows", "tokens", "time", "width", "heads", "key_heads", "channels", "inner", "threads", "layers", "vocabulary"
+            )
         ),
         ("eps", c_double),
     ]
+
+
+class Rows(NamedTuple):
+    """Tokens of rows, one after the other; int32.
+
+    A token sees those before it in its row that have its document's number, and those of `SHARED`, which begin a row.
+    """
+
+    ids: Tensor  # (N,)
+    documents: Tensor  # (N,)
+    positions: Tensor  # (N,): in its document, for rotary positions
+    starts: Tensor  # (R + 1,): of the rows among the tokens, and the end
+
+    def check(self) -> None:
+        """Raises TypeError for what the C++ would read beyond."""
+        N, starts = len(self.ids), self.starts
+        if any(one.dtype != torch.int32 or one.dim() != 1 or not one.is_contiguous() or one.device.type != "cpu" for one in self):
+            raise TypeError("ids, documents, positions and starts must be vectors of int32 on the processor, without gaps")
+        if not N or len(self.documents) != N or len(self.positions) != N or int(self.positions.min()) < 0:
+            raise TypeError("documents and positions must be as many as ids, one or more, and positions not below zero")
+        if int(starts[0]) or int(starts[-1]) != N or not bool((starts.diff() > 0).all()):
+            raise TypeError(f"starts must ascend from 0 to the {N} tokens")
 
 
 class _Layer(ctypes.Structure):
@@ -49,45 +74,52 @@ class _Layer(ctypes.Structure):
 
 
 class _Batch(ctypes.Structure):
-    _fields_ = [(name, c_void_p) for name in ("embedding", "cos", "sin", "norm", "ids", "documents")]
+    _fields_ = [(name, c_void_p) for name in ("embedding", "cos", "sin", "norm", *Rows._fields)]
 
 
-def hidden_states(backbone: "Backbone", ids_BT: Tensor, documents_BT: Tensor | None) -> Tensor:
-    """Hidden states (batch, time, width) in float32 of a backbone that `check` has accepted; see `Backbone`.
+def whole_rows(ids_BT: Tensor, documents_BT: Tensor | None) -> Rows:
+    """Of one length each, as they stand."""
+    B, T = ids_BT.shape
+    documents = torch.zeros_like(ids_BT) if documents_BT is None else documents_BT
+    positions, starts = torch.arange(T).repeat(B), T * torch.arange(B + 1)
+    return Rows(*(one.flatten().to(torch.int32).contiguous() for one in (ids_BT, documents, positions, starts)))
 
-    Raises IndexError for an id that is none.
+
+def hidden_states(backbone: "Backbone", rows: Rows) -> Tensor:
+    """Hidden states (N, width) in float32 of a backbone that `check` has accepted; see `Backbone`.
+
+    Raises IndexError for an id that is none, TypeError for rows that are not laid out as `Rows` says.
     """
     vocabulary = backbone.config.vocab_size
-    if not 0 <= int(ids_BT.min()) <= int(ids_BT.max()) < vocabulary:
+    rows.check()
+    if not 0 <= int(rows.ids.min()) <= int(rows.ids.max()) < vocabulary:
         raise IndexError(f"an id is not among the {vocabulary} tokens")
-    documents = torch.zeros_like(ids_BT) if documents_BT is None else documents_BT
-    batch = tuple(x.to(torch.int32).contiguous() for x in (ids_BT, documents))
     weights = [layer.get_submodule(name).weight for layer in backbone.layers for name in PARAMETERS]
     parameters = (backbone.embed_tokens.weight, backbone.norm.weight, *weights)
     if odd := {str(one.dtype) for one in parameters} - {"torch.float32"}:
         raise TypeError(f"parameters are {', '.join(odd)}: the kernels take float32")
     keep = torch.is_grad_enabled() and any(one.requires_grad for one in parameters)
-    return _Backbone.apply(backbone, batch, keep, *parameters)
+    return _Backbone.apply(backbone, rows, keep, *parameters)
 
 
 class _Pass:
     """One forward pass and its backward pass: shapes, memory and where things are in it."""
 
-    def __init__(self, backbone: "Backbone", batch: tuple[Tensor, Tensor], keep: bool, parameters: tuple[Tensor, ...]) -> None:
+    def __init__(self, backbone: "Backbone", batch: Rows, keep: bool, parameters: tuple[Tensor, ...]) -> None:
         config = backbone.config
-        rows, time = batch[0].shape
+        rows, tokens, time = len(batch.starts) - 1, len(batch.ids), int(batch.starts.diff().max())
         D, F, C = config.hidden_size, config.intermediate_size, config.head_dim
         H, K, L = config.num_attention_heads, config.num_key_value_heads, config.num_hidden_layers
-        stride, line = rows * time | 1, torch.get_num_threads()
-        self.shape = _Shape(rows, time, D, H, K, C, F, line, L, config.vocab_size, config.rms_norm_eps)
-        sizes = [stride * size for size in (D, (H + 2 * K) * C, H * C, D, 2 * F)] + [-(-rows * time * H // LINE) * LINE]
+        stride, line = tokens | 1, torch.get_num_threads()
+        self.shape = _Shape(rows, tokens, time, D, H, K, C, F, line, L, config.vocab_size, config.rms_norm_eps)
+        sizes = [stride * size for size in (D, (H + 2 * K) * C, H * C, D, 2 * F)] + [-(-tokens * H // LINE) * LINE]
         self.memory = _memory((L if keep else 1) * sum(sizes) + stride * D + LINE)
         start = -self.memory.data_ptr() % 64 // 4  # lines as the cache has them
         *layers, self.last = self.memory[start : start + (L if keep else 1) * sum(sizes) + stride * D].split(
             [*[sum(sizes)] * (L if keep else 1), stride * D]
         )
         self.kept = [layer.split(sizes) for layer in (layers if keep else layers * L)]
-        places = backbone.places(torch.arange(time)[None])
+        places = backbone.places(torch.arange(int(batch.positions.max()) + 1)[None])
         self.turns = tuple(x[0, 0, :, : C // 2].contiguous() for x in (places.cos, places.sin))
         self.parameters = tuple(one.detach().contiguous() for one in parameters)
         self.batch = batch
@@ -124,27 +156,27 @@ def _memory(size: int) -> Tensor:
 class _Backbone(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, backbone: "Backbone", batch: tuple[Tensor, Tensor], keep: bool, *parameters: Tensor
+        ctx: Any, backbone: "Backbone", batch: Rows, keep: bool, *parameters: Tensor
     ) -> Tensor:
         one = _Pass(backbone, batch, keep, parameters)
-        y_BTD = torch.empty(*batch[0].shape, backbone.config.hidden_size)
+        y_ND = torch.empty(len(batch.ids), backbone.config.hidden_size)
         kernels.float32_library().float32_forward(
-            ctypes.byref(one.shape), one.layers([]), ctypes.byref(one.places), *map(kernels.address, (one.last, y_BTD))
+            ctypes.byref(one.shape), one.layers([]), ctypes.byref(one.places), *map(kernels.address, (one.last, y_ND))
         )
         if keep:
             ctx.one = one
         else:
             _free.append(one.memory)
-        return y_BTD
+        return y_ND
 
     @staticmethod
-    def backward(ctx: Any, grad_BTD: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
         one, ctx.one = ctx.one, None
         grad_embedding, grad_norm, *gradients = (torch.empty_like(parameter) for parameter in one.parameters)
-        grad_BTD = grad_BTD.contiguous()
+        grad_ND = grad_ND.contiguous()
         kernels.float32_library().float32_backward(
             ctypes.byref(one.shape), one.layers(gradients), ctypes.byref(one.places),
-            *map(kernels.address, (one.last, grad_BTD, grad_norm, grad_embedding)),
+            *map(kernels.address, (one.last, grad_ND, grad_norm, grad_embedding)),
         )  # fmt: skip
         _free.append(one.memory)
         return None, None, None, grad_embedding, grad_norm, *gradients

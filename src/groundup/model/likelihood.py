@@ -19,6 +19,7 @@ from torch import Tensor
 from groundup import kernels
 from groundup.kernels import float32
 from groundup.model.base import LanguageModel
+from groundup.model.rows import hidden_states
 
 ROWS = 1024  # of a slice: adding up the head's gradient costs a pass over it for each
 
@@ -41,28 +42,29 @@ _compiled_gradients = cache(lambda: torch.compile(_gradients))
 
 
 class _TokenLogProbabilities(torch.autograd.Function):
-    """(N,) of hidden states (N, width) at the given places (M,); zero elsewhere."""
+    """(N,) of hidden states (N, width)."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, places_M: Tensor, native: bool
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, native: bool
     ) -> Tensor:
         ctx.native = native
-        ctx.save_for_backward(hidden_ND, weight_VD, targets_N, places_M)
+        places_N = torch.arange(len(hidden_ND), device=hidden_ND.device)
+        ctx.save_for_backward(hidden_ND, weight_VD, targets_N, places_N)
         if native:
-            return float32.log_probabilities(hidden_ND, weight_VD, targets_N, places_M)[0]
+            return float32.log_probabilities(hidden_ND, weight_VD, targets_N, places_N)[0]
         weight = weight_VD.to(hidden_ND.dtype)
         found_N = torch.zeros(len(targets_N), dtype=torch.float32, device=hidden_ND.device)
-        for places in places_M.split(ROWS):
+        for places in places_N.split(ROWS):
             logp = _log_softmax(hidden_ND[places], weight)
             found_N[places] = logp.gather(1, targets_N[places, None]).squeeze(1)
         return found_N
 
     @staticmethod
-    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, Tensor, None, None]:
         with_gradients = float32.weighted_log_probability if ctx.native else partial(_with_gradients, gradients=_gradients)
         _, grad_hidden, grad_weight = with_gradients(*ctx.saved_tensors, grad_N)
-        return grad_hidden, grad_weight, None, None, None
+        return grad_hidden, grad_weight, None, None
 
 
 class _WeightedSum(torch.autograd.Function):
@@ -115,14 +117,17 @@ def weighted_log_probability(
     if not torch.is_grad_enabled():
         logp = token_log_probabilities(model, ids_BT, targets_BT, documents_BT, dtype, wanted_BT=weights_BT)
         return (logp * weights_BT).sum()
-    hidden = model.model(ids_BT, documents_BT, dtype=dtype).flatten(0, 1)
-    places, weights = weights_BT.flatten().nonzero().squeeze(1), weights_BT.flatten()
+    places = weights_BT.flatten().nonzero().squeeze(1)
+    # How rows share a row is up to those who made them: a mixture's losses beside this one count their tokens.
+    hidden = hidden_states(model.model, ids_BT, places, dtype, documents_BT, pack=False)
+    targets, weights = targets_BT.flatten()[places], weights_BT.flatten()[places]
     if model.loss_by_kernels == hidden.dtype:
         with_gradients = (float32 if hidden.dtype == torch.float32 else kernels).weighted_log_probability
     else:
         gradients = _compiled_gradients() if getattr(model.model, "compiled", False) else _gradients
         with_gradients = partial(_with_gradients, gradients=gradients)
-    return _WeightedSum.apply(with_gradients, hidden, model.lm_head.weight, targets_BT.flatten(), places, weights)
+    every = torch.arange(len(hidden), device=hidden.device)
+    return _WeightedSum.apply(with_gradients, hidden, model.lm_head.weight, targets, every, weights)
 
 
 def token_log_probabilities(
@@ -140,20 +145,18 @@ def token_log_probabilities(
     `wanted_BT`: where it is zero the result is zero and the head is not asked, which in a conversation is most places.
     `temperature` divides the logits: what was sampled at one has its probability there.
     """
-    hidden = _hidden(model, ids_BT, documents_BT, dtype, temperature)
     wanted = torch.ones_like(targets_BT) if wanted_BT is None else wanted_BT
     places = wanted.flatten().nonzero().squeeze(1)
+    hidden = hidden_states(model.model, ids_BT, places, dtype, documents_BT)
+    hidden = hidden if temperature == 1 else hidden / temperature  # as the logits are then: the head has no bias
     native = _float32_by_kernels(model, hidden)
-    flat = _TokenLogProbabilities.apply(hidden, model.lm_head.weight, targets_BT.flatten(), places, native)
-    return flat.view(targets_BT.shape)
+    found = _TokenLogProbabilities.apply(hidden, model.lm_head.weight, targets_BT.flatten()[places], native)
+    return _spread(found, places, targets_BT.shape)
 
 
-def _hidden(
-    model: LanguageModel, ids_BT: Tensor, documents_BT: Tensor | None, dtype: torch.dtype, temperature: float
-) -> Tensor:
-    """Hidden states (batch x time, width) of which the head makes logits divided by the temperature: it has no bias."""
-    hidden = model.model(ids_BT, documents_BT, dtype=dtype).flatten(0, 1)
-    return hidden if temperature == 1 else hidden / temperature
+def _spread(found_M: Tensor, places_M: Tensor, shape: torch.Size) -> Tensor:
+    """At their places (batch, time), zero elsewhere."""
+    return found_M.new_zeros(shape.numel()).index_put((places_M,), found_M).view(shape)
 
 
 def _float32_by_kernels(model: LanguageModel, hidden: Tensor) -> bool:
@@ -165,18 +168,19 @@ def log_probabilities_and_entropies(
     model: LanguageModel, ids_BT: Tensor, targets_BT: Tensor, wanted_BT: Tensor, dtype: torch.dtype, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """The same bits as `token_log_probabilities`, and the entropy (batch, time) in nats of each distribution; zero elsewhere."""
-    hidden_ND = _hidden(model, ids_BT, None, dtype, temperature)
-    weight_VD, targets_N = model.lm_head.weight.to(hidden_ND.dtype), targets_BT.flatten()
-    wanted = wanted_BT.flatten().nonzero().squeeze(1)
-    if _float32_by_kernels(model, hidden_ND):
-        found = float32.log_probabilities(hidden_ND, weight_VD, targets_N, wanted, entropies=True)
-        return found[0].view(targets_BT.shape), found[1].view(targets_BT.shape)
-    logp_N, entropy_N = torch.zeros(2, len(targets_N), device=hidden_ND.device)
-    for places in wanted.split(ROWS):
-        logp = _log_softmax(hidden_ND[places], weight_VD)
-        logp_N[places] = logp.gather(1, targets_N[places, None]).squeeze(1)
-        entropy_N[places] = -logp.exp().mul_(logp).sum(1)
-    return logp_N.view(targets_BT.shape), entropy_N.view(targets_BT.shape)
+    places = wanted_BT.flatten().nonzero().squeeze(1)
+    hidden_MD = hidden_states(model.model, ids_BT, places, dtype)
+    hidden_MD = hidden_MD if temperature == 1 else hidden_MD / temperature
+    weight_VD, targets_M = model.lm_head.weight.to(hidden_MD.dtype), targets_BT.flatten()[places]
+    if _float32_by_kernels(model, hidden_MD):
+        found = float32.log_probabilities(hidden_MD, weight_VD, targets_M, torch.arange(len(places)), entropies=True)
+    else:
+        found = torch.zeros(2, len(places), device=hidden_MD.device)
+        for begin in range(0, len(places), ROWS):
+            logp, some = _log_softmax(hidden_MD[begin : begin + ROWS], weight_VD), slice(begin, begin + ROWS)
+            found[0, some] = logp.gather(1, targets_M[some, None]).squeeze(1)
+            found[1, some] = -logp.exp().mul_(logp).sum(1)
+    return _spread(found[0], places, targets_BT.shape), _spread(found[1], places, targets_BT.shape)
 
 
 @torch.no_grad()

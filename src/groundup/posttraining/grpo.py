@@ -35,8 +35,8 @@ from groundup.posttraining.rollouts import (
     Plan,
     Rollout,
     answers_of,
+    as_they_come,
     asked_prompts,
-    by_length,
     form,
     reward_on,
     train_by_iterations,
@@ -86,7 +86,7 @@ def rollout(
     advantages, without = advantages_of(rewards, settings)
     batch, said = answers.batch, answers.batch["mask"]
     logp, entropy, reference = (torch.zeros_like(said) for _ in range(3))
-    for rows, part in by_length(batch, -(-len(asked) // ROWS)):
+    for rows, part in as_they_come(batch, ROWS):
         width = part["ids"].shape[1]
         logp[rows, :width], entropy[rows, :width] = log_probabilities_and_entropies(
             policy, part["ids"], part["targets"], part["mask"], setup.dtype, settings.temperature
@@ -108,14 +108,14 @@ def rollout(
 
 
 def updates_of(batch: Batch, minibatches: int, settings: GrpoConfig, max_tokens: int) -> list[list[Batch]]:
-    """The rollout's updates, each of whole prompts, as micro-batches of similar length whose losses add up to the update's."""
+    """The rollout's updates, each of whole prompts, as micro-batches whose losses add up to the update's."""
     tokens = batch["mask"].sum().item() / minibatches
     found = []
     for rows in torch.arange(len(batch["mask"])).view(-1, settings.generations).tensor_split(minibatches):
         part = {name: tensor[rows.flatten()] for name, tensor in batch.items()}
         part["weight"] = token_weights(part["mask"], settings.loss_type, max_tokens, tokens)
         part["share"] = part["mask"] / part["mask"].sum().clamp(min=1)
-        found.append([micro for _, micro in by_length(part, -(-len(part["mask"]) // ROWS))])
+        found.append([micro for _, micro in as_they_come(part, ROWS)])
     return found
 
 

@@ -9,29 +9,9 @@ from collections.abc import Sequence
 
 import torch
 
+from groundup.model.rows import bins
 from groundup.posttraining.batches import Row, collate
 from groundup.training.objectives import Batch
-
-
-def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Indices of what shares a row of `capacity`: the longest first, each into the fullest row that has room for it.
-
-    Best-fit decreasing needs at most 11/9 of the fewest rows (Johnson et al. 1974). Raises ValueError for what fits in none.
-    """
-    if any(length > capacity for length in lengths):
-        raise ValueError(f"a conversation of {max(lengths)} tokens does not fit a row of {capacity}")
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        fits = [(left, row) for row, left in enumerate(room) if left >= lengths[index]]
-        if fits:
-            row = min(fits)[1]
-            rows[row].append(index)
-            room[row] -= lengths[index]
-        else:
-            rows.append([index])
-            room.append(capacity - lengths[index])
-    return rows
 
 
 def weighted(rows: Sequence[Row], weights: Sequence[float], pad: int, device: torch.device, pack: bool) -> Batch:

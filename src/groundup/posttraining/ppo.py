@@ -110,7 +110,7 @@ def rollout(
             model.policy, part["ids"], part["targets"], part["mask"], dtype, temperature
         )
         reference[rows, :width] = answer_log_probabilities(setup.reference, part, dtype, temperature)
-        values[rows, :width] = model.value(part["ids"], dtype) * part["mask"]
+        values[rows, :width] = model.value(part["ids"], dtype, part["mask"])
     coefficient = coefficient_of(settings, before, len(prompts))
     earned = token_rewards(scores, logp, reference, mask, coefficient)
     if settings.whiten_rewards:
@@ -156,7 +156,7 @@ def clipped_objective(
     logp = answer_log_probabilities(model.policy, batch, dtype, settings.temperature)
     ratio = torch.exp(logp - batch["logp"])
     policy_loss = -masked_mean(clipped_gains(ratio, advantages, clip, clip), mask)
-    values = model.value(batch["ids"], dtype)
+    values = model.value(batch["ids"], dtype, mask)
     errors, held = clipped_value_errors(values, batch["values"], batch["returns"], settings.value_clip)
     value_loss = masked_mean(errors, mask)
     with torch.no_grad():

@@ -51,8 +51,9 @@ def rewards(reward_model: RewardModel, batch: Batch, dtype: torch.dtype = torch.
     """
     whole = torch.cat((batch["ids"], batch["targets"][:, -1:]), dim=1)
     places = torch.arange(1, whole.shape[1], device=whole.device)
-    last = (batch["mask"] * places).amax(dim=1).long()
-    return reward_model(whole, dtype).gather(1, last[:, None]).squeeze(1)
+    last = (batch["mask"] * places).amax(dim=1).long()[:, None]
+    wanted = torch.zeros_like(whole).scatter(1, last, 1)
+    return reward_model(whole, dtype, wanted).gather(1, last).squeeze(1)
 
 
 def bradley_terry(

@@ -152,9 +152,22 @@ def samples_of(answers: Answers, rewards_B: Tensor, tokenizer: Tokenizer) -> lis
 
 def by_length(batch: Batch, count: int) -> list[tuple[Tensor, Batch]]:
     """The rows in `count` parts of similar length, each cut to its longest: (row numbers, part). Saves the padding."""
+    lengths = _lengths(batch)
+    return _cut(batch, lengths, lengths.argsort(stable=True).tensor_split(min(count, len(lengths))))
+
+
+def as_they_come(batch: Batch, at_once: int) -> list[tuple[Tensor, Batch]]:
+    """The same in parts of so many rows, which leaves the answers to one prompt together: it is computed once for all of them."""
+    lengths = _lengths(batch)
+    return _cut(batch, lengths, torch.arange(len(lengths), device=lengths.device).split(at_once))
+
+
+def _lengths(batch: Batch) -> Tensor:
     mask = batch["mask"]
-    lengths = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(dim=1)
-    parts = lengths.argsort(stable=True).tensor_split(min(count, len(lengths)))
+    return (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(dim=1)
+
+
+def _cut(batch: Batch, lengths: Tensor, parts: Sequence[Tensor]) -> list[tuple[Tensor, Batch]]:
     return [
         (rows, {name: tensor[rows, : max(int(lengths[rows].max()), 1)] for name, tensor in batch.items()})
         for rows in parts
