@@ -2,14 +2,12 @@
 
 A Qwen3 of 6 layers x 256 with vocabulary 4,096, random weights (0.06), float32. No drafts: a pass a token. Prompts of 32 tokens,
 which are not in the time, 128 new ones; turn by turn, five rounds, the least time of each. By one thread it is the process's own
-processor time, which a busy neighbour changes little; by more (`--threads`) the clock's, which wants a quiet machine. llama.cpp
-is that of node-llama-cpp, from a GGUF in float32 that `groundup export` writes, with a cache in float32, `--node DIR` as in
-serving_gguf.py. Its time is the clock's: of one row to the last token, and of 16 rows of which the steps are taken together.
+processor time, which a busy neighbour changes little; by more (`--threads`) the clock's, which wants a quiet machine. With
+`--node DIR` llama.cpp's own C library (`llama.py`) takes the same steps, from a GGUF in float32 that `groundup export`
+writes, with a cache in float32; its time is the clock's.
 """
 
 import argparse
-import json
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,6 +16,7 @@ from pydoc_data.topics import topics
 
 import torch
 
+import llama
 import timed
 from common import conclude, machine
 from groundup.generation.decoding import Decoding
@@ -31,30 +30,6 @@ SHAPE = DecoderConfig(
     head_dim=64, intermediate_size=768, max_position_embeddings=1024,
 )  # fmt: skip
 ROWS, PROMPT, NEW, ROUNDS, BAR = (1, 16), 32, 128, 5, 1.2
-SCRIPT = """
-import {getLlama} from "node-llama-cpp";
-import {readFileSync, writeFileSync} from "fs";
-const {file, prompts, tokens, threads} = JSON.parse(readFileSync(process.argv[2], "utf8"));
-const quiet = {progressLogs: false, logLevel: "error"};
-const llama = await getLlama({gpu: false, build: "never", skipDownload: true, usePrebuiltBinaries: true, ...quiet});
-const model = await llama.loadModel({modelPath: file});
-const exact = {flashAttention: false, experimentalKvCacheKeyType: "F32", experimentalKvCacheValueType: "F32"};
-const context = await model.createContext({contextSize: 256, sequences: prompts.length, threads, ...exact});
-const greedy = {temperature: 0, yieldEogToken: true};
-let best = 1e9, answers = [];
-for (let round = 0; round < 3; round++) {
-  const sequences = prompts.map(() => context.getSequence());
-  const streams = sequences.map((one, row) => one.evaluate(prompts[row], greedy)[Symbol.asyncIterator]());
-  answers = (await Promise.all(streams.map(one => one.next()))).map(one => [one.value]);
-  const start = performance.now();
-  for (let n = 1; n < tokens; n++)
-    (await Promise.all(streams.map(one => one.next()))).forEach((one, row) => answers[row].push(one.value));
-  best = Math.min(best, performance.now() - start);
-  for (const one of sequences) { await one.clearHistory(); one.dispose(); }
-}
-writeFileSync(process.argv[3], JSON.stringify({answers, rate: prompts.length * (tokens - 1) / best * 1000}));
-process.exit(0);
-"""
 
 
 def main() -> None:
@@ -80,10 +55,10 @@ def main() -> None:
         ratios[rows] = rate[True] / rate[False]
         same &= answers[True] == answers[False]
         line = f"{rows:>2} rows: kernels {rate[True]:>6,.0f} tokens/s, PyTorch {rate[False]:>6,.0f}: {ratios[rows]:.2f} times"
-        if options.node:
+        if llama.installed(options.node):
             found = theirs(options.node, model, prompts, options.threads)
-            equal = sum(a == b for a, b in zip(found["answers"], answers[True], strict=True))
-            line += f"; llama.cpp {found['rate']:>6,.0f}, {equal} of {rows} answers equal"
+            equal = sum(a == b for a, b in zip(found.answers, answers[True], strict=True))
+            line += f"; llama.cpp {found.rate:>6,.0f}, {equal} of {rows} answers equal"
         print(line, flush=True)
     holds = same and min(ratios.values()) >= BAR
     return conclude(CLAIM, ratios[16], "times", BAR, holds, peer=f"PyTorch; 1 row: {ratios[1]:.2f} times")
@@ -114,17 +89,13 @@ def decoded(
     return clock() - start, torch.stack(found, 1).tolist()
 
 
-def theirs(node: Path, model: Decoder, prompts: list[list[int]], threads: int) -> dict:
+def theirs(node: Path, model: Decoder, prompts: list[list[int]], threads: int) -> llama.Streams:
     with tempfile.TemporaryDirectory() as work:
         tokenizer = timed.byte_pairs(list(topics.values()), SHAPE.vocab_size)
         model_folder.save(Path(work) / "model", model, tokenizer, chat=False)
         file = Path(work) / "f32.gguf"
         export(Path(work) / "model", file, "f32")
-        script, given, found = node / "groundup-decoding.mjs", file.with_suffix(".json"), file.with_suffix(".found.json")
-        script.write_text(SCRIPT)
-        given.write_text(json.dumps({"file": str(file), "prompts": prompts, "tokens": NEW, "threads": threads}))
-        subprocess.run(["node", script.name, given, found], cwd=node, capture_output=True, check=True)
-        return json.loads(found.read_text())
+        return llama.streams(node, file, prompts, NEW, threads, rounds=ROUNDS)
 
 
 if __name__ == "__main__":

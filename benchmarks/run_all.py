@@ -73,7 +73,9 @@ def run(script: Path, options: list[str]) -> dict:
 
 
 def line(script: Path, row: dict) -> str:
-    beside = f"{row['peer']}: {row['peer_figure']:.4g}" if row["peer_figure"] is not None else row.get("reason", "")
+    beside = row.get("reason") or row["peer"] or ""
+    if row["peer_figure"] is not None:
+        beside = f"{row['peer']}: {row['peer_figure']:.4g}"
     figure = "" if row["figure"] is None else f"{row['figure']:.4g} {row['unit']}"
     bar = "" if row["bar"] is None else f"{row['bar']:.4g}"
     return f"| {row['claim']} | {figure} | {bar} | {VERDICT[row['holds']]} | {beside} | `{script.name}` |"

@@ -32,7 +32,7 @@ from groundup.tokenizer.tokenizer import Tokenizer
 
 CLAIM = "llama.cpp on a GGUF of ours: texts of 1,000 with the same ids"
 SHAPE = DecoderConfig(2000, 192, 3, 3, 3, 64, 576, 256)
-SECONDS, NEW, TAIL = 30, 64, 16
+STEPS, NEW, TAIL = 600, 64, 16
 CHATS = [
     [{"role": "user", "content": "What does `len` return?"}],
     [{"role": "system", "content": "  Be brief.\n"}, {"role": "user", "content": " 1234 and <b>this</b>? "},
@@ -80,13 +80,12 @@ process.exit(0);
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--node", type=Path, help="where node-llama-cpp is installed")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="of training")
     options, _ = parser.parse_known_args()
     if options.node is None or not (options.node / "node_modules" / "node-llama-cpp").is_dir():
         return conclude(CLAIM, None, "texts", 1000, None, reason="node-llama-cpp is missing; give --node DIR")
     print(machine())
     with tempfile.TemporaryDirectory() as work:
-        model, tokenizer = trained(Path(work), options.seconds)
+        model, tokenizer = trained(Path(work))
         texts, prompts = cut(tokenizer)
         same: dict[str, tuple[int, int]] = {}
         mine = generate(model, prompts, [], Sampling(NEW, temperature=0), 0)
@@ -128,13 +127,13 @@ def chat_is_the_same(tokenizer: Tokenizer, found: dict) -> bool:
     return found["rendered"] == texts and found["chatIds"] == ours
 
 
-def trained(work: Path, seconds: float = SECONDS) -> tuple[Decoder, Tokenizer]:
+def trained(work: Path) -> tuple[Decoder, Tokenizer]:
     texts = [text for text in topics.values() if len(text) > 500]
     tokenizer = timed.byte_pairs(texts, SHAPE.vocab_size)
     model = Decoder(SHAPE)
     initialise(model, 0)
     stream = timed.stream(timed.encoded(work / "tokens", texts * 20, tokenizer), tokenizer, SHAPE.max_position_embeddings)
-    timed.train(model, stream, 8, seconds)
+    timed.train(model, stream, 8, 0, steps=STEPS)
     model_folder.save(work / "model", model, tokenizer, chat=True)
     return model_folder.load_decoder(work / "model"), tokenizer
 

@@ -66,8 +66,13 @@ def use_kernels(model: LanguageModel, context: int) -> bool:
     return True
 
 
-def train(model: LanguageModel, rows: Stream, rows_a_step: int, seconds: float, balance: float = 0.02) -> int:
-    """Pre-train for `seconds`, on the rates of pre-training; returns the number of tokens read."""
+def train(
+    model: LanguageModel, rows: Stream, rows_a_step: int, seconds: float, balance: float = 0.02, steps: int | None = None
+) -> int:
+    """Pre-train for `seconds`, or for `steps`, on the rates of pre-training; returns the number of tokens read.
+
+    By steps it is the same model whatever else the machine does.
+    """
     device = choose()
     dtype = device.training_dtype
     model.to(device.torch_device).train()
@@ -76,7 +81,7 @@ def train(model: LanguageModel, rows: Stream, rows_a_step: int, seconds: float, 
     kernels = use_kernels(model, rows.context)
     optimizer = Optimizer(model, pretraining_lrs(model.config.hidden_size)[0], dtype=dtype, kernels=kernels)
     step, start = 0, time.perf_counter()
-    while (share := (time.perf_counter() - start) / seconds) < 1:
+    while (share := step / steps if steps else (time.perf_counter() - start) / seconds) < 1:
         for batch in rows.batches(step, rows_a_step, rows_a_step, device.torch_device):
             objective(model, batch)[0].backward()
         optimizer.step(warmup_stable_decay(int(share * 1000), 1000, 20, 400))

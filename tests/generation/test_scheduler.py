@@ -149,6 +149,23 @@ def test_ends_stops_and_cancelling_free_the_slot(toy_models):
     assert model.config and scheduler.counts["cancelled"] == 2
 
 
+def test_the_place_of_one_that_left_while_it_waited_is_free_within_a_step(toy_models):
+    scheduler = Scheduler(toy_models["dense"], slots=1, waiting=2)
+    first, *left = [Asked(prompts(5)[0], max_tokens=30) for _ in range(3)]
+    scheduler.submit([first.request])
+    scheduler.step()
+    scheduler.submit([one.request for one in left])
+    with pytest.raises(Full):
+        scheduler.submit([Asked(prompts(5)[0]).request])
+    for one in left:
+        one.request.cancel()
+    scheduler.step()
+    assert [one.reason for one in left] == ["cancelled"] * 2 and scheduler.counts["cancelled"] == 2 and first.reason is None
+    later = Asked(prompts(5)[0], max_tokens=2)
+    run(scheduler, later, Asked(prompts(5)[0]))
+    assert (later.reason, first.reason) == ("length", "length")
+
+
 def test_log_probabilities_are_the_likelihoods(model):
     [prompt] = prompts(9)
     asked = Asked(prompt, max_tokens=4, logprobs=3, prompt_logprobs=True)

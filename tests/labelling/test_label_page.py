@@ -158,6 +158,22 @@ def test_hostile_text_is_text_and_undo_reason_skip(annotator, served, tmp_path):
     assert [event["strength"] for event in log if event["choice"] in "ab"] == [0.5] and len(log) == 3
 
 
+def test_an_undo_comes_after_what_it_takes_back_where_the_clock_is_set_back(annotator, project, served):
+    store = project(1)
+    with served(store) as address:
+        page = annotator(address, "ada")
+        until(page, lambda: page.inner_text("#done") != "")
+        page.context.set_offline(True)
+        page.keyboard.press("1")
+        page.evaluate("Date.now = () => 1e12")  # 2001
+        page.keyboard.press("u")
+        page.keyboard.press("6")
+        page.context.set_offline(False)
+        sent(page)
+        assert page.locator("#problem").is_hidden()
+    assert [event["choice"] for event in log_of(store)] == ["both_bad"]
+
+
 def test_by_a_link_with_a_token(browser, project, served):
     from groundup.labelling.serve import invite
 

@@ -202,5 +202,11 @@ def test_postgres(served, postgres):
         names = ("ada", "bob", "cy", "dee")
         work = [pool.submit(label_all, (first, second)[n % 2], name) for n, name in enumerate(names)]
         assert sum(len(one.result()) for one in work) == 12 == len(log_of(store))
+        # What is no text in Postgres is refused by itself, and not what comes with it.
+        one = log_of(store)[0]
+        again = {"key": f"{one['annotator']}-key-{one['pair_id']}", "pair_id": one["pair_id"], "choice": "left"}
+        body = {"annotator": one["annotator"], "judgements": [{**again, "pair_id": "\0"}, again]}
+        status, answer = post(first, "judgements", body)
+        assert (status, answer["stored"], [bad["number"] for bad in answer["refused"]]) == (200, [again["key"]], [0])
     assert report(store)["raw_agreement"] is not None
     store.engine.dispose()

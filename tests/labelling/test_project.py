@@ -63,6 +63,15 @@ def test_two_at_work_hold_different_pairs_until_their_time_is_over(project):
     assert [event["annotator"] for event in log_of(store)] == ["ada"]
 
 
+def test_no_pair_is_held_for_ever_where_the_clock_was_set_back(project):
+    store = project(2, lease_minutes=10)
+    held = shown(store, "ada", 2, at=1e6)
+    assert shown(store, "bob", 2, at=1e6 - 300) == []  # a little is no matter
+    assert {one.pair_id for one in shown(store, "bob", 2, at=1e5)} == {one.pair_id for one in held}
+    say(store, "ada", held[0], "tie", at=1e5 + 1)  # kept all the same
+    assert [event["annotator"] for event in log_of(store)] == ["ada"]
+
+
 def test_a_skip_gives_the_pair_to_another(project):
     store = project(1)
     [one] = shown(store, "ada")
@@ -185,11 +194,11 @@ def test_judgements_made_elsewhere_are_brought_once(tmp_path):
     file = tmp_path / "log.jsonl"
     rows = [judgement("q", "x y", "z", "x", f"p{n}", 0.0, "a") for n in range(3)]
     rows += [{**row, "annotator": "ada", "choice": "tie"} for row in rows]
-    rows += [{**rows[0], "choice": "c"}, {"prompt": "q", "a": "x"}]
+    rows += [{**rows[0], "choice": "c"}, {"prompt": "q", "a": "x"}, {**rows[0], "reason": "no text in Postgres: \0"}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     store = open_store(str(tmp_path / "labels.db"), make=True)
     first = bring_files(store, [file], False, "disagreement", {"overlap": 2})
-    assert (first["pairs"], first["judgements"], sum(first["dropped"].values())) == (3, 6, 2)
+    assert (first["pairs"], first["judgements"], sum(first["dropped"].values())) == (3, 6, 3)
     again = bring_files(store, [file], False, "disagreement", {})
     assert (again["pairs"], again["judgements"], again["already_there"]) == (0, 0, 6)
     assert report(store)["cohen_kappa"] == {"ada, simulated": 0.0}

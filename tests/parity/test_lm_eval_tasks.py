@@ -88,11 +88,15 @@ def place(toy_decoder, toy_tokenizer, tmp_path_factory):
 
 
 DRIVEN = ("piqa", "blimp", "lambada")
+SERVED = ("piqa", "lambada", "mmlu")
 
 
 @pytest.fixture(scope="module")
 def theirs(place, tmp_path_factory):
-    """Samples of lm-eval by task of ours, and of another number of examples; by "driven" where it drives our object."""
+    """Samples of lm-eval by task of ours, and of another number of examples; by "driven" where it drives our object.
+
+    By "samples" what finds them for another model.
+    """
     work = tmp_path_factory.mktemp("lm_eval")
     write_rows(work / "dev.jsonl", DEV)
     for name, (built_in, rows) in {**CASES, "gsm8k": ("gsm8k/gsm8k.yaml", GSM8K[:3])}.items():
@@ -124,7 +128,7 @@ dataset_kwargs: {{cache_dir: {work / 'cache'}, data_files: {json.dumps(files)}}}
 
     driven = samples(DRIVEN, 0, GroundupLM(str(place), 3)) | samples(["gsm8k"], 2, GroundupLM(str(place), 2))
     found = samples([*CASES], 0) | {"mmlu 5": samples(["mmlu"], 5)["mmlu"]} | samples(["gsm8k"], 2)
-    return found | {"driven": driven}
+    return found | {"driven": driven, "samples": samples}
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +197,28 @@ def test_lm_eval_drives_our_object(place, theirs, data):
             assert nats == pytest.approx([one[0][0] for one in sample["resps"]], abs=1e-5)
     written = [one["resps"] for one in theirs["driven"]["gsm8k"]]
     assert written == [one["resps"] for one in theirs["gsm8k"]] and any(text for [[text]] in written)
+
+
+def test_lm_eval_asks_our_server(place, theirs, data, listening):
+    """Choices, last words and letters, worked answers, and perplexity: as `groundup evaluate` finds them in the folder."""
+    pytest.importorskip("fastapi", reason="needs the `serve` extra")
+    pytest.importorskip("tenacity", reason="needs lm-eval's `api` extra")
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    from groundup.serving.models import Capacity, open_all
+
+    with listening(open_all([f"toy={place}"], Capacity())) as address:
+        settings = {"tokenizer_backend": "huggingface", "tokenizer": str(place), "add_bos_token": True, "max_length": 330}
+        peer = LocalCompletionsAPI(base_url=f"{address}/v1/completions", model="toy", batch_size=4, **settings)
+        found = theirs["samples"](SERVED, 0, peer) | theirs["samples"](["gsm8k"], 2, peer)
+    for name in SERVED:
+        task, examples, records = ours(place, data, name)
+        for example, record, sample in zip(examples.rows, records, found[name], strict=True):
+            _, nats = prompts_and_nats(name, example, record)
+            assert nats == pytest.approx([one[0][0] for one in sample["resps"]], abs=CLOSE)
+        mine = evaluation.summary(task, examples, records)["accuracy"]["letter" if name == "mmlu" else "answer"]["accuracy"]
+        assert mine == pytest.approx(sum(one["acc"] for one in found[name]) / len(records))
+    assert [one["resps"] for one in found["gsm8k"]] == [one["resps"] for one in theirs["gsm8k"]]
 
 
 def test_what_our_object_cannot_answer(place):

@@ -15,6 +15,7 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from groundup.evaluation.suite import continuations
 from groundup.model import folder
+from groundup.model.likelihood import score
 from groundup.serving.models import Capacity, open_all
 
 PAIRS = [
@@ -51,13 +52,18 @@ def test_choices(three, toy_tokenizer):
     assert [nats for nats, _ in found] == pytest.approx(continuations(model, toy_tokenizer, PAIRS), abs=1e-4)
 
 
-def test_rolling(three):
-    _, theirs, served = three
+def test_rolling(three, toy_tokenizer, monkeypatch):
+    model, theirs, served = three
     texts = [("the path",), ("it returns the path of the file\n" * 2,), ("what does the function return " * 20,)]
     found = served.loglikelihood_rolling(asked("loglikelihood_rolling", texts), disable_tqdm=True)
     theirs._max_length = 126  # of a server it takes two tokens less: for the first, and for one that is generated
     expected = theirs.loglikelihood_rolling(asked("loglikelihood_rolling", texts), disable_tqdm=True)
     assert found == pytest.approx(expected, abs=2e-4)
+    # Told to begin no text with a token of its own it predicts from that token, as we evaluate texts that fit in one window.
+    monkeypatch.setattr(served, "add_bos_token", False)
+    found = served.loglikelihood_rolling(asked("loglikelihood_rolling", texts[:2]), disable_tqdm=True)
+    whole = [[toy_tokenizer.begin_of_text, *toy_tokenizer.encode(text)] for (text,) in texts[:2]]
+    assert found == pytest.approx([float(nats.sum()) for nats in score(model, whole)], abs=1e-4)
 
 
 def test_generation(three):

@@ -20,7 +20,9 @@ pytest.importorskip("openai", reason="needs the `test` extra")
 import openai
 
 from groundup.generation.engine import Sampling, generate
+from groundup.generation.request import RequestSampling, Token
 from groundup.model.folder import load_decoder
+from groundup.serving.answer import Choice
 from groundup.serving.models import Capacity, open_all
 from groundup.serving.protocol import ChatRequest, CompletionRequest
 from groundup.tokenizer.chat import answer_ends, render
@@ -170,11 +172,28 @@ def test_bad_requests_name_the_field(client, address, change, param):
 @pytest.mark.parametrize("messages", [
     [], [{"role": "assistant", "content": "a"}], [{"role": "user"}], [{"role": "user", "content": 5}],
     [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], [{"role": "tool", "content": "a"}], "a",
+    [{"role": "user", "content": "a", "name": "ada"}],
+    [{"role": "user", "content": [{"type": "text", "text": "a", "colour": 1}]}],
 ])  # fmt: skip
 def test_bad_messages(client, messages):
     with pytest.raises(openai.BadRequestError) as caught:
         client.post("/chat/completions", cast_to=object, body={"model": "chat", "messages": messages})
     assert caught.value.param == "messages"
+
+
+def test_an_answer_is_sent_back_as_the_client_gives_it(client):
+    asked = {"model": "chat", "temperature": 0, "max_tokens": 3}
+    first = client.chat.completions.create(messages=QUESTION, **asked).choices[0].message
+    messages = [*QUESTION, first.model_dump(), {"role": "user", "content": [{"type": "text", "text": "the path"}]}]
+    assert client.chat.completions.create(messages=messages, **asked).usage.completion_tokens
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"stop": ["a"] * 17}, "at most 16"), ({"prompt": [1, -1]}, "greater than or equal to 0"), ({"stop": [None]}, "valid string"),
+])  # fmt: skip
+def test_the_error_is_of_what_the_client_meant(client, change, said):
+    with pytest.raises(openai.BadRequestError, match=said):
+        client.post("/completions", cast_to=object, body={"model": "base", "prompt": "the path"} | change)
 
 
 def test_other_refusals(client, address, models):
@@ -210,6 +229,8 @@ def test_models_tokens_health_metrics_and_page(client, address, toy_tokenizer):
     assert "error" in post("detokenize", {"tokens": [10**6]}) and "error" in post("tokenize", {})
     info = httpx.get(f"{address}/tokenizer_info").json()
     assert info["eos_token"] == "<|im_end|>" and "im_start" in info["chat_template"]
+    assert httpx.get(f"{address}/tokenizer_info?model=base").json()["eos_token"] == "<|endoftext|>"
+    assert httpx.get(f"{address}/tokenizer_info?model=other").status_code == 404
     assert httpx.get(f"{address}/health").json() == {"status": "ok"}
     metrics = httpx.get(f"{address}/metrics").text
     assert 'groundup_requests_total{model="base"}' in metrics and "# TYPE groundup_requests_waiting gauge" in metrics
@@ -239,28 +260,30 @@ def test_a_key_where_one_is_set(served_folders, listening):
         assert httpx.get(f"{address}/metrics").status_code == 401 and httpx.get(f"{address}/health").status_code == 200
 
 
-def test_clients_that_leave_free_their_slots(address, models):
+@pytest.mark.parametrize("streamed", [True, False])
+def test_clients_that_leave_free_their_slots_and_their_places_in_the_queue(address, models, streamed):
     scheduler = models["base"].scheduler
     before = scheduler.counts["cancelled"]
+    body = {"model": "base", "prompt": "the path", "max_tokens": 240, "stream": streamed, "logit_bias": {"290": 100}, "n": 100}
+    with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as connection:
+        connection.sendall(raw(body))
+        until(lambda: scheduler.running)
+    until(lambda: not scheduler.running and not scheduler.waiting)
+    assert scheduler.counts["cancelled"] >= before + 50  # whatever had been answered by then
 
-    def leave(streamed):
-        body = {"model": "base", "prompt": "the path", "max_tokens": 200, "stream": streamed, "logit_bias": {"290": 100}}
-        with httpx.Client() as client, client.stream("POST", f"{address}/v1/completions", json=body, timeout=30) as answer:
-            if streamed:
-                next(answer.iter_lines())
 
-    leave(True)
-    deadline = time.monotonic() + 20
-    while (scheduler.running or scheduler.counts["cancelled"] == before) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not scheduler.running and scheduler.counts["cancelled"] == before + 1
+def until(holds):
+    deadline = time.monotonic() + 60
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert holds()
 
 
 def test_too_many_waiting_is_429(served_folders, listening):
     models = open_all([str(served_folders["base"])], Capacity(slots=1, waiting=2))
     with listening(models) as address:
         client = openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0)
-        with pytest.raises(openai.RateLimitError):
+        with pytest.raises(openai.RateLimitError, match="4 answers are asked for, and 2 may wait"):
             client.completions.create(model="base", prompt=["a", "b", "c", "d"], max_tokens=2)
 
 
@@ -351,3 +374,25 @@ def test_what_the_verb_refuses(served_folders, groundup_here, tmp_path):
     ):  # fmt: skip
         done = groundup_here("serve", *words)
         assert done.returncode == 2 and said in done.stderr and len(done.stderr) < 400, words
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_stop_string_is_found_across_tokens_and_bytes(models, toy_tokenizer, whole):
+    """Fed byte by byte: neither half a character nor the beginning of a stop string gets out."""
+    of_byte = {toy_tokenizer.token_bytes(token): token for token in reversed(range(len(toy_tokenizer)))}
+    ids = [of_byte[bytes([byte])] for byte in "path é\u0301漢 of".encode()]
+    pieces = []
+
+    async def fed():
+        choice = Choice(
+            0, models["base"], [1], RequestSampling(), 99, 0, frozenset(), ["never", "\u0301漢"], None, False, whole, False,
+            pieces.append,
+        )  # fmt: skip
+        for token in ids:
+            if choice.request.on_token(Token(token)):
+                break
+        choice.request.on_end("stop", "")
+
+    asyncio.run(fed())
+    assert "".join(piece.text for piece in pieces) == "path é" and all("\ufffd" not in piece.text for piece in pieces)
+

@@ -146,6 +146,7 @@ class Scheduler:
     @torch.inference_mode()
     def step(self) -> None:
         """Take in what is waiting, read on, decode once."""
+        self._forget_cancelled()
         for request in [one for one in self.running if one.cancelled]:
             self._leave(request, "cancelled")
         self._read_on()
@@ -153,15 +154,22 @@ class Scheduler:
         if self.running:
             self._decode()
 
+    def _forget_cancelled(self) -> None:
+        """Of those that wait, whose place somebody else may have."""
+        with self._work:
+            gone = [one for one in self.waiting if one.cancelled]
+            for one in gone:
+                self.waiting.remove(one)
+        for one in gone:
+            self.counts["cancelled"] += 1
+            one.on_end("cancelled", "")
+
     def _admit(self) -> None:
         """Read the prompts of as many that wait as have room; one that is longer than a part is read beside the others."""
         taken: list[Request] = []
         with self._work:
             while self.waiting and self.reading is None and len(self.running) + len(taken) < self.slots:
                 request = self.waiting[0]
-                if request.cancelled:
-                    self.waiting.popleft().on_end("cancelled", "")
-                    continue
                 if len(request.prompt) > PART or request.prompt_logprobs or not request.max_tokens:
                     if taken:
                         break
@@ -190,6 +198,7 @@ class Scheduler:
             return
         if request.cancelled:
             self.reading = None
+            self.counts["cancelled"] += 1
             request.on_end("cancelled", "")
             return
         row = self.slots

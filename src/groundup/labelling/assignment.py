@@ -123,9 +123,15 @@ def _update(connection: sa.Connection, annotator: str, pair_ids: list[str], **va
     connection.execute(assignments.update().where(mine).values(**values))
 
 
-def _taken(now: float) -> sa.ScalarSelect[Any]:
+def _holds(settings: dict[str, Any], now: float) -> sa.ColumnElement[bool]:
+    """Whether its time is not over; if it is far off, the clock was set back, and nobody may hold a pair until then."""
+    until = assignments.c.leased_until
+    return (until > now) & (until <= now + 2 * 60 * settings["lease_minutes"])
+
+
+def _taken(settings: dict[str, Any], now: float) -> sa.ScalarSelect[Any]:
     """How many people have judged a pair, or hold it."""
-    holds = (assignments.c.state == "judged") | ((assignments.c.state == "leased") & (assignments.c.leased_until > now))
+    holds = (assignments.c.state == "judged") | ((assignments.c.state == "leased") & _holds(settings, now))
     counted = sa.select(sa.func.count()).where(assignments.c.pair_id == pairs.c.pair_id, holds)
     return counted.correlate(pairs).scalar_subquery()
 
@@ -133,7 +139,7 @@ def _taken(now: float) -> sa.ScalarSelect[Any]:
 def _held(connection: sa.Connection, annotator: str, settings: dict[str, Any], now: float) -> list[str]:
     """What was shown and not judged, unless its time is over and others have it."""
     mine = (assignments.c.annotator == annotator) & (assignments.c.state == "leased")
-    open_still = (assignments.c.leased_until > now) | pairs.c.gold.is_not(None) | (_taken(now) < settings["overlap"])
+    open_still = _holds(settings, now) | pairs.c.gold.is_not(None) | (_taken(settings, now) < settings["overlap"])
     found = sa.select(pairs.c.pair_id).join(assignments, assignments.c.pair_id == pairs.c.pair_id)
     return list(connection.execute(found.where(mine, open_still).order_by(*_order(settings))).scalars())
 
@@ -142,7 +148,8 @@ def _next(connection: sa.Connection, annotator: str, settings: dict[str, Any], n
     mine = sa.select(assignments.c.pair_id).where(assignments.c.annotator == annotator)
     fresh = sa.select(pairs.c.pair_id).where(pairs.c.pair_id.not_in(mine)).order_by(*_order(settings)).limit(1)
     seen = connection.execute(sa.select(sa.func.count()).select_from(mine.subquery())).scalar_one()
-    wanted = connection.execute(fresh.where(pairs.c.gold.is_(None), _taken(now) < settings["overlap"])).scalar_one_or_none()
+    open_still = _taken(settings, now) < settings["overlap"]
+    wanted = connection.execute(fresh.where(pairs.c.gold.is_(None), open_still)).scalar_one_or_none()
     if wanted is None or (seen + 1) % settings["gold_every"]:
         return wanted
     return connection.execute(fresh.where(pairs.c.gold.is_not(None))).scalar_one_or_none() or wanted

@@ -123,7 +123,7 @@ def _text(row: Mapping[str, Any], name: str, longest: int = LONGEST_NAME) -> str
     if value is None or value == "":
         return None
     text = str(value) if isinstance(value, str | int) else ""
-    if not text or len(text) > longest or not (text.isprintable() or name == "reason"):
+    if not text or len(text) > longest or "\0" in text or not (text.isprintable() or name == "reason"):
         raise BadRow(f"{name} must be a text of at most {longest:,} characters")
     return text
 

@@ -23,7 +23,7 @@ from groundup.serving.web import answer_errors, bind, page
 logger = logging.getLogger(__name__)
 LARGEST_BODY = 8 << 20  # bytes: a hundred judgements with a reason each
 Key = Annotated[str, Field(min_length=8, max_length=100, pattern="^[!-~]+$")]
-PairId = Annotated[str, Field(min_length=1, max_length=100)]
+PairId = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00]+$")]  # a NUL is no text in Postgres
 
 
 class Asking(Body):

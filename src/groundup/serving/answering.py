@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,10 +71,11 @@ async def ask(request: ChatRequest | CompletionRequest, model: ServedModel, size
     except UserError as error:
         raise RequestError(str(error), "messages" if isinstance(request, ChatRequest) else "prompt") from None
     except Full:
-        raise RequestError(
-            f"{model.scheduler.waiting_most} requests are waiting already; try again later", status=429,
-            kind="rate_limit_exceeded", code="queue_full",
-        ) from None  # fmt: skip
+        most, count = model.scheduler.waiting_most, len(asked.choices)
+        said = f"{most} requests are waiting already; try again later" if count <= most else (
+            f"{count} answers are asked for, and {most} may wait: ask for fewer at a time"
+        )
+        raise RequestError(said, status=429, kind="rate_limit_exceeded", code="queue_full") from None
     return asked
 
 
@@ -103,7 +104,7 @@ def _asked(request: ChatRequest | CompletionRequest, model: ServedModel, prompts
         alternatives, echo = request.logprobs, bool(request.echo)
         limit = MAX_TOKENS if request.max_tokens is None else request.max_tokens
     if limit == 0 and not echo:
-        raise RequestError("max_tokens = 0: only with echo = true", "max_tokens")
+        raise RequestError("max_tokens = 0: give at least 1" if chat else "max_tokens = 0: only with echo = true", "max_tokens")
     sampling = _sampling(request, model)
     seed = int.from_bytes(os.urandom(7)) if request.seed is None else request.seed % 2**63
     pieces = Pieces()
@@ -138,9 +139,9 @@ def _sampling(request: Generation, model: ServedModel) -> RequestSampling:
     )  # fmt: skip
 
 
-async def answer(asked: Asked, disconnected: Callable[[], Any]) -> dict[str, Any]:
-    """The whole answer. Raises RequestError; a client that leaves is not answered, and its slots are free."""
-    watcher = asyncio.create_task(_cancel_when_gone(asked, disconnected))
+async def answer(asked: Asked, receive: Callable[[], Awaitable[Any]]) -> dict[str, Any]:
+    """The whole answer. `receive`: of ASGI, after the body. Raises RequestError; a client that leaves frees its slots."""
+    watcher = asyncio.create_task(_cancel_when_gone(asked, receive))
     try:
         ended: dict[int, Piece] = {}
         while len(ended) < len(asked.choices):
@@ -156,9 +157,9 @@ async def answer(asked: Asked, disconnected: Callable[[], Any]) -> dict[str, Any
     return {**asked.head(streamed=False), "choices": choices, "usage": asked.usage()}
 
 
-async def _cancel_when_gone(asked: Asked, disconnected: Callable[[], Any]) -> None:
-    while not await disconnected():
-        await asyncio.sleep(0.2)
+async def _cancel_when_gone(asked: Asked, receive: Callable[[], Awaitable[Any]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
     asked.cancel()
 
 

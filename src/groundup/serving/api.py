@@ -64,7 +64,7 @@ class Server:
         asked = await ask(wanted, self.model(wanted.model), len(body))
         if wanted.stream:
             return StreamingResponse(stream(asked), media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        return JSONResponse(await answer(asked, request.is_disconnected))
+        return JSONResponse(await answer(asked, request.receive))
 
     async def list_models(self) -> dict[str, Any]:
         return {"object": "list", "data": [self._described(model) for model in self.models.values()]}
@@ -100,8 +100,8 @@ class Server:
             raise RequestError(f"tokens: {bad} is none of {len(tokenizer):,}", "tokens")
         return {"prompt": tokenizer.decode(wanted.tokens)}
 
-    async def tokenizer_info(self) -> dict[str, Any]:
-        return self.model(None).tokenizer_info()
+    async def tokenizer_info(self, model: str | None = None) -> dict[str, Any]:
+        return self.model(model).tokenizer_info()
 
     async def health(self) -> dict[str, str]:
         return {"status": "ok"}

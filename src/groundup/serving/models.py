@@ -65,6 +65,7 @@ class ServedModel:
         """Raises UserError for what is no conversation, and of a model that was not trained to chat."""
         if not self.chats:
             raise UserError(f"{self.name} was not trained to chat; use /v1/completions, or fine-tune it first")
+        refuse_what_is_not_read(messages)
         return render(self.tokenizer, messages, add_generation_prompt=generation_prompt)[0]
 
     def ends(self, chat: bool) -> frozenset[int]:
@@ -79,6 +80,20 @@ class ServedModel:
         if template.is_file():
             settings["chat_template"] = template.read_text(encoding="utf-8")
         return settings
+
+
+def refuse_what_is_not_read(messages: Sequence[dict[str, Any]]) -> None:
+    """Raises UserError for what a message, or a part of its content, holds besides role and text; nothing of it would be used.
+
+    Fields without a value are let pass: OpenAI's client gives them with an answer that is sent back.
+    """
+    for number, message in enumerate(messages, start=1):
+        content = message.get("content")
+        parts = [one for one in content if isinstance(one, dict)] if isinstance(content, list) else []
+        for read, fields in ((("role", "content"), message), *((("type", "text"), part) for part in parts)):
+            for name, value in fields.items():
+                if name not in read and value not in (None, [], {}, ""):
+                    raise UserError(f"message {number} of {len(messages)}: {name[:40]}: this chat format has no place for it")
 
 
 def open_all(specs: Sequence[str], capacity: Capacity) -> dict[str, ServedModel]:

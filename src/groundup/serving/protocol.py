@@ -141,8 +141,10 @@ def read(kind: type[Kind], body: bytes) -> Kind:
 def _named(error: ValidationError | RecursionError, kind: type[Body]) -> RequestError:
     if isinstance(error, RecursionError):
         return RequestError("the body is nested too deep")
-    # Of a field that may be several things, each says what is wrong with it: the first is enough.
-    first = error.errors()[0]
+    # Of a field that may be several things each says what is wrong: one of the right kind, and then the innermost, says most.
+    found = error.errors()
+    same_field = [one for one in found if one["loc"][:1] == found[0]["loc"][:1]]
+    first = max(same_field, key=lambda one: (not one["type"].endswith("_type"), len(one["loc"])))
     param = str(first["loc"][0]) if first["loc"] else None
     if first["type"] == "extra_forbidden":
         return RequestError(f"unknown field {shown(param)}; known: {', '.join(kind.model_fields)}", param)
