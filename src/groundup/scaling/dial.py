@@ -55,7 +55,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a candidate would come to; tokens 0 where the time does not reach."""
+    """The result of a candidate; tokens 0 where the time does not reach."""
 
     depth: int
     parameters: int
@@ -70,7 +70,7 @@ class Choice:
 
 
 def weighed(one: Candidate, seconds: float, available: float, besides: int, compiled_from: float, factor: float = 1.0) -> Choice:
-    """What a candidate comes to in `seconds` for its training and all after it.
+    """The result of a candidate in `seconds` for its training and all after it.
 
     available: tokens that the mixture has; besides: tokens' worth of work of measuring while it trains; compiled_from: FLOP from
     which a training is compiled; factor: of the law's losses.
