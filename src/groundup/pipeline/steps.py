@@ -53,7 +53,9 @@ def _after_base(steps: list[Step]) -> list[Step]:
 
 def _standard_steps(recipe: Recipe, at_hand: dict[str, str | Path]) -> list[Step]:
     steps, replaced = [], set(at_hand)
-    if recipe.pages is None or "corpus" in at_hand:
+    if recipe.pages is None:
+        replaced.add("pages")
+    if "corpus" in at_hand:
         replaced |= {"pages", "annotations"}
     for step in (*STANDARD[:-1], *OPTIONAL):
         name = step.name
