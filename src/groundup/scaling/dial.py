@@ -63,7 +63,7 @@ class Choice:
     tokens: int
     seconds: float  # of training
     after: float
-    loss: float  # by the law, nats a token
+    loss: float  # by the law, nats per token
 
     def row(self) -> dict[str, Any]:
         return {name: None if value == math.inf else value for name, value in asdict(self).items()}
