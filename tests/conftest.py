@@ -4,6 +4,7 @@ import contextlib
 import faulthandler
 import io
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+import filelock
 import hypothesis
 import pytest
 
@@ -48,6 +50,22 @@ ENVIRONMENT = {
     "PYTHONPATH": str(Path(groundup.__file__).parents[1]),
     "PYTHONIOENCODING": "utf-8",
 }
+
+
+# Files that take longest begin first: of several workers none begins with one when the others are at their ends. The first
+# makes the run that others copy; those after it need none.
+LONGEST = (
+    "test_faults.py", "test_wheel.py", "test_parallel.py", "test_whole_run.py", "test_bit_flips.py", "test_pages.py",
+    "test_own_files.py", "test_processes.py", "test_label_page.py", "test_ray.py", "test_chat.py", "test_first_file.py",
+)  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.option.loadscopereorder = False  # pytest-xdist would begin with the files of most tests, which are short
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -168,11 +186,21 @@ class FinishedRun:
 
 @pytest.fixture(scope="session")
 def tiny_run(run_groundup, tmp_path_factory) -> FinishedRun:
-    """The whole pipeline, walked once a session; whoever changes the folder works on a copy."""
-    folder = tmp_path_factory.mktemp("run") / "tiny"
-    start = time.monotonic()
-    outcome = run_groundup("run", TINY, "--run", folder)
-    return FinishedRun(folder, outcome, time.monotonic() - start)
+    """The whole pipeline, run once for all of pytest's workers, each of which has a copy; whoever changes it copies it again."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny-run"
+    with filelock.FileLock(f"{shared}.lock"):
+        if not shared.exists():
+            made = base / "runs" / "tiny"  # as long a path as that of the copies, for what is said in columns
+            start = time.monotonic()
+            outcome = run_groundup("run", TINY, "--run", made)
+            said = [text.replace(str(made), "RUN FOLDER") for text in (outcome.stdout, outcome.stderr)]
+            (made.parent / "outcome.json").write_text(json.dumps([outcome.returncode, *said, time.monotonic() - start]))
+            made.parent.rename(shared)
+    folder = Path(shutil.copytree(shared / "tiny", tmp_path_factory.mktemp("run") / "tiny"))
+    code, out, err, seconds = json.loads((shared / "outcome.json").read_text())
+    said = [text.replace("RUN FOLDER", str(folder)) for text in (out, err)]
+    return FinishedRun(folder, subprocess.CompletedProcess([], code, *said), seconds)
 
 
 @pytest.fixture(scope="session")

@@ -177,3 +177,17 @@ def test_the_traceback_of_a_bug_commands_no_terminal(monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert end.value.code == 1 and out == "" and "Traceback" in err and "of \\x1b[2J\\x9b\\u202e" in err
     assert all(character.isprintable() or character == "\n" for character in err)
+
+
+@pytest.mark.parametrize(
+    ("verb", "old", "new"),
+    [
+        ("tokenizer train", "--rule", "--pattern"),
+        ("tokenizer sweep", "--rule", "--pattern"),
+        ("tokenizer sweep", "--context", "--context-length"),
+        ("scale plan", "--context", "--context-length"),
+    ],
+)
+def test_an_old_option_is_refused_with_its_new_name(groundup_here, verb, old, new):
+    assert f": {old} is called {new} now; `groundup {verb} -h`" in refused(groundup_here(*verb.split(), old, "1"))
+    assert new in groundup_here(*verb.split(), "-h").stdout

@@ -25,7 +25,7 @@ LIMITS = [
 ]
 
 
-def walk_afresh(environment, recipe, folder, limit=None):
+def run_afresh(environment, recipe, folder, limit=None):
     """In a process of its own, whose end is part of what is tested."""
 
     def limited():
@@ -38,7 +38,7 @@ def walk_afresh(environment, recipe, folder, limit=None):
 
 
 @pytest.fixture
-def walk(groundup_here):
+def run_here(groundup_here):
     def call(recipe, folder, limit=None):
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit or soft, hard))
@@ -57,31 +57,34 @@ def contents(folder):
 
 @pytest.mark.parametrize(("stage", "limit"), LIMITS)
 def test_a_full_disk_is_said_in_one_line_and_the_same_command_goes_on(
-    walk, tiny_recipe, tiny_run, tmp_path, stage, limit
+    run_here, tiny_recipe, tiny_run, tmp_path, stage, limit
 ):
     folder = Path(shutil.copytree(tiny_run.folder, tmp_path / "copy"))
     shutil.rmtree(folder / stage)
-    outcome = walk(tiny_recipe, folder, limit)
+    outcome = run_here(tiny_recipe, folder, limit)
     assert outcome.returncode == 2, outcome.stderr
     assert "Traceback" not in outcome.stderr and outcome.stdout == ""
     *before, last = outcome.stderr.splitlines()
     assert last.startswith("groundup: ") and "run the same command again" in last
     assert not any(line.startswith("groundup: ") for line in before)
     assert not (folder / stage).exists()  # nothing half-written counts as made
-    outcome = walk(tiny_recipe, folder)
+    outcome = run_here(tiny_recipe, folder)
     assert outcome.returncode == 0, outcome.stderr
     assert contents(folder) == contents(tiny_run.folder)
 
 
-def test_the_pipeline_from_nothing_through_one_limit_after_the_other(environment, tiny_recipe, tmp_path, tiny_run):
-    """Every attempt comes further than the one before; what was made is kept."""
+def test_the_pipeline_from_nothing_through_one_limit_after_the_other(run_here, environment, tiny_recipe, tmp_path, tiny_run):
+    """Every attempt comes further than the one before; what was made is kept. First and last are processes of their own."""
     folder, made = tmp_path / "run", -1
     for limit in (100_000, 600_000, 1_500_000, 2_000_000):
-        outcome = walk_afresh(environment, tiny_recipe, folder, limit)
+        if made < 0:
+            outcome = run_afresh(environment, tiny_recipe, folder, limit)
+        else:
+            outcome = run_here(tiny_recipe, folder, limit)
         assert outcome.returncode == 2 and "Traceback" not in outcome.stderr, outcome.stderr
         finished = len(list(folder.glob("*/stage.json")))
         assert finished > made
         made = finished
-    outcome = walk_afresh(environment, tiny_recipe, folder)
+    outcome = run_afresh(environment, tiny_recipe, folder)
     assert outcome.returncode == 0, outcome.stderr
     assert contents(folder) == contents(tiny_run.folder)

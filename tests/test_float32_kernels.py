@@ -294,7 +294,7 @@ def test_muon_makes_of_a_gradient_what_pytorch_does(shape):
 
 @pytest.mark.parametrize(
     ("model_type", "said"),
-    [("qwen3", "sft: trained by kernels"), ("llama", "sft: not trained by kernels of our own: they know qwen3")],
+    [("qwen3", "sft: trained by native kernels"), ("llama", "sft: native kernels disabled: they know qwen3")],
 )
 def test_post_training_says_whether_it_goes_by_kernels(model_type, said, caplog, tmp_path):
     model = Decoder(replace(CONFIG, model_type=model_type))

@@ -290,7 +290,7 @@ def train_tokenizer(
 def pretrain(
     texts: Texts, tokenizer: AnyTokenizer, folder: Folder, *, held_out: float = 0.05, seed: int = 0, **settings: Any
 ) -> Model:
-    """A new model of these texts; or, with `start_from=` its folder and that folder's tokenizer, one that goes on.
+    """A new model of these texts; or, with `start_from=` its folder and that folder's tokenizer, one that is trained on.
 
     `held_out`: the share of the texts that only measures, where their files do not say which do. Settings: those of
     PretrainingConfig, above all `depth`, from which the rest follows, and of MixtureConfig.

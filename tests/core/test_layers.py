@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,16 @@ def test_no_message_of_a_chapter_names_a_key_of_the_recipe_or_a_flag():
                 if FLAG.search(node.value) or (key and key[2] in SECTIONS[key[1]].model_fields):
                     found.append(f"{name}:{node.lineno}: {node.value[:80]}")
     assert found == []
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_the_layers_are_told_as_they_are_checked(page):
+    repository = SOURCES.parents[1]
+    contracts = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    block = re.search(r"^```\n(cli\n.*?)^```", (repository / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    names = "|".join(re.split(r" \| |\n", "\n".join(contracts[0]["layers"])))
+    told = [re.match(rf"(?:{names})(?: \| (?:{names}))*", line)[0] for line in block[1].splitlines()]
+    assert told == contracts[0]["layers"]
 
 
 @pytest.mark.parametrize("name", CONFIGS)

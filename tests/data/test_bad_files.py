@@ -84,6 +84,13 @@ def table(rows):
     return out.getvalue()
 
 
+def arrow(rows):
+    out, made = io.BytesIO(), pa.Table.from_pylist(rows)
+    with pa.ipc.new_file(out, made.schema) as file:
+        file.write_table(made)
+    return out.getvalue()
+
+
 def as_csv(rows):
     return "\n".join([",".join(rows[0]), *(",".join(f'"{cell}"' for cell in row.values()) for row in rows)]).encode() + b"\n"
 
@@ -121,6 +128,7 @@ def table_of_none(good):
 
 
 ANY = None  # at least one
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22e\nsize 12345\n"
 # name -> (content of a good row and its column, good rows, drops); None for both where the file must be refused.
 LINES = {
     "empty.jsonl": (lambda good, column: b"", None, None),
@@ -160,6 +168,26 @@ LINES = {
     "lines.parquet": (lambda good, column: line(good), None, None),
     "parquet.jsonl": (lambda good, column: table([good, good]), 2, 0),
     "another column.parquet": (lambda good, column: table([without(good, column)]), None, None),
+    "a pointer of git-lfs.jsonl": (lambda good, column: POINTER, None, None),
+    "a pointer of git-lfs.parquet": (lambda good, column: POINTER, None, None),
+    "a page that says 404.jsonl": (lambda good, column: b"<!DOCTYPE html>\n<h1>Not Found</h1>\n", None, None),
+    "a mark alone.jsonl": (lambda good, column: b"\xef\xbb\xbf", None, None),
+    "UTF-32.jsonl": (lambda good, column: (line(good) * 2).decode().encode("utf-32"), 2, 0),
+    "what Python prints.jsonl": (lambda good, column: repr(good).encode() + b"\n" + line(good), 1, 1),
+    "comma at the end.jsonl": (lambda good, column: line(good)[:-2] + b",}\n" + line(good), 1, 1),
+    "comments.jsonl": (lambda good, column: b"// rows\n" + line(good) + b"# end\n", 1, 2),
+    "in several lines.jsonl": (lambda good, column: (json.dumps(good, indent=2) + "\n").encode() * 2, 2, 0),
+    "array with a comma at the end.json": (lambda good, column: b"[" + line(good) + b"," + line(good) + b",]", 2, 0),
+    "names with spaces.jsonl": (lambda good, column: line({f" {name} ": value for name, value in good.items()}), None, None),
+    "lists for a text.jsonl": (
+        lambda good, column: line(good) + line(good, **{column: []}) + line(good, **{column: [None]}), 1, 2,
+    ),
+    "not finite.jsonl": (lambda good, column: line(good) + line(good, **{column: float("nan")}) + line(good, note=1e999), 2, 1),
+    "no columns.jsonl": (lambda good, column: line(good) + b'{}\n{"\\ud800": 1, "": 2}\n', 1, 2),
+    "separators in a text.jsonl": (lambda good, column: line(good, note="a").replace(b'"a"', '"\u2028\x85"'.encode()) * 2, 2, 0),
+    "under one name.json": (lambda good, column: json.dumps({"data": [good, good]}).encode(), None, None),
+    "Arrow.parquet": (lambda good, column: arrow([good]), None, None),
+    "Arrow.jsonl": (lambda good, column: arrow([good]), None, None),
 }  # fmt: skip
 CELLS = {
     "header.csv": (lambda good, column: ",".join(good).encode() + b"\n", None, None),
@@ -183,8 +211,8 @@ CASES += [(reader, name, *case) for name, case in CELLS.items() for reader in FL
 CASES += [(reader, f"text: {name}", *case) for name, case in TEXTS.items() for reader in list(READERS)[:5]]
 
 
-def test_there_are_thirty():
-    assert len({name for _, name, *_ in CASES}) >= 30
+def test_there_are_fifty():
+    assert len({name for _, name, *_ in CASES}) >= 50
 
 
 @pytest.mark.parametrize(("reader", "name", "make", "good", "bad"), CASES, ids=[f"{case[0]}: {case[1]}" for case in CASES])

@@ -127,7 +127,7 @@ OTHERS = {
     "unfinished": ({"pages.partial/key.json": "{}"}, "no finished stage 'dpo'"),
     "finished in part": ({"sft/stage.json": "{}"}, "but sft"),
     "reader": ({"config.json": '{"architectures": ["BertForQuestionAnswering"]}'}, "groundup ask"),
-    "reward": ({"config.json": '{"architectures": ["Qwen3ForSequenceClassification"]}'}, "judges texts and writes none"),
+    "reward": ({"config.json": '{"architectures": ["Qwen3ForSequenceClassification"]}'}, "scores texts and writes none"),
     "no object": ({"config.json": "[]"}, "config.json"),
     "strange": ({"notes.odt": ""}, "neither of a run nor of a model"),
 }
@@ -211,9 +211,12 @@ def test_on_a_terminal_lines_are_edited_and_the_result_stands_apart(toys, enviro
 
 
 @pytest.mark.parametrize("stage", ["base", "sft"])
-def test_questions_from_a_pipe(run_groundup, tiny_run, stage):
+def test_questions_from_a_pipe(run_groundup, groundup_here, tiny_run, stage):
+    """Of the base model in a process of its own, with a pipe of the system."""
+    groundup = run_groundup if stage == "base" else groundup_here
+
     def ask(questions, *options):
-        outcome = run_groundup("chat", tiny_run.folder, "--stage", stage, "--max-tokens", 12, *options, input=questions)
+        outcome = groundup("chat", tiny_run.folder, "--stage", stage, "--max-tokens", 12, *options, input=questions)
         assert outcome.returncode == 0 and outcome.stderr == ""
         *answers, last = outcome.stdout.splitlines()
         return answers, json.loads(last)

@@ -205,7 +205,7 @@ def test_on_the_command_line_they_take_the_place_of_sizes(tiny_recipe):
     assert loaded.base.minutes == 2 and not loaded.base.tokens and loaded.base.context_length == 128
     with pytest.raises(UserError, match=r"base.minutes = 2 and base.depth = 3"):
         recipe.load(tiny_recipe, ["base.depth=3"], 2.0)
-    assert recipe.load(tiny_recipe).base.tokens == 400_000
+    assert recipe.load(tiny_recipe).base.tokens == 150_000
 
 
 @pytest.mark.parametrize("given_minutes", ["0", "0.5", "-3", "nan", "inf", "soon"])

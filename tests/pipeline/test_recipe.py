@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from groundup.core.errors import UserError
-from groundup.pipeline.recipe import Recipe, load
+from groundup.pipeline.recipe import RENAMED, Recipe, config_of, load
 
 PAGES = '[[pages.sources]]\nsource = "topics:"\ndomain = "reference"\n'
 RECIPES = sorted((Path(__file__).parents[2] / "src" / "groundup" / "recipes").glob("*.toml"))
@@ -45,6 +45,16 @@ def test_unknown_key_is_refused_with_the_nearest_known_one(tmp_path, text, expec
     path.write_text(text)
     message = refused(path)
     assert message.startswith(f"{path}: unknown key") and expected in message.replace("sources.0.", "sources.")
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_every_old_key_is_refused_with_its_new_name(minimal, tmp_path, old, new):
+    (section, name), (now, key) = old.split("."), new.partition(",")[0].split(".")
+    assert key in config_of(now).model_fields and name not in config_of(section).model_fields
+    path = tmp_path / "recipe.toml"
+    path.write_text(f"{PAGES}[{section}]\n{name} = 1\n")
+    assert refused(path) == f"{path}: unknown key {old}: it is called {new} now"
+    assert refused(minimal, f"{old}=1") == f"{minimal}: unknown key {old}: it is called {new} now"
 
 
 @pytest.mark.parametrize(

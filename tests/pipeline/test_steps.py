@@ -5,6 +5,7 @@ import pytest
 from groundup.core.errors import UserError
 from groundup.core.files import write_text
 from groundup.pipeline import steps
+from groundup.pipeline.kinds import _archives
 from groundup.pipeline.recipe import resolve
 from groundup.pipeline.run import Run, Step
 
@@ -41,6 +42,17 @@ def test_a_run_that_begins_with_a_corpus():
     found = recipe(given={"corpus": "/data/corpus"})
     assert names(found) == [*NAMES[3:], "report"]
     assert sources(found, "tokens") == {"corpus": "/data/corpus", "tokenizer": "tokenizer"}
+
+
+def test_a_run_that_begins_with_pages(tmp_path):
+    found = recipe(given={"pages": "/data/pages"})
+    assert names(found) == [*NAMES[1:], "report"] and sources(found, "annotations") == {"pages": "/data/pages"}
+    for name in ("10-b.warc.gz", "02-a-c.warc.gz", "02-a-c.json", "notes.warc.gz"):
+        (tmp_path / name).touch()
+    assert _archives(tmp_path) == [(tmp_path / "02-a-c.warc.gz", "a-c"), (tmp_path / "10-b.warc.gz", "b")]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no archives of the step pages"):
+        _archives(tmp_path / "empty")
 
 
 def test_a_run_that_begins_with_a_model_takes_its_tokenizer():

@@ -1,4 +1,4 @@
-"""The page as a browser lays it out, on a desk and on a phone, with JavaScript and without.
+"""A report, and the page as a browser lays it out, on a desk and on a phone, with JavaScript and without.
 
 The measuring page frames the report once plain and once in a sandbox that forbids its scripts, opens what is folded, and
 writes what it finds into its own title. Needs Chromium or Chrome.
@@ -9,8 +9,14 @@ import json
 import re
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests are imported by path
+
+from made_report import finished, page
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
@@ -66,6 +72,16 @@ def measured(page, folder):
     title = re.search(r"<title>(.*?)</title>", done.stdout, re.S)
     assert title, done.stderr[-2000:]
     return json.loads(html.unescape(title[1]))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> dict[str, Path]:
+    return finished(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return page(finished(tmp_path_factory.mktemp("run")))
 
 
 @pytest.fixture

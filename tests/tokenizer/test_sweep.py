@@ -184,6 +184,6 @@ def test_bad_sizes_are_one_line(tiny, tmp_path):
 
 def test_the_last_line_is_json(tiny, tmp_path):
     words = ["tokenizer", "sweep", str(tiny["inputs"][0]), "--out", str(tmp_path / "o"), "--sizes", "262"]
-    ran = CliRunner().invoke(app, [*words, "--depth", "1", "--tokens", "3000", "--context", "16", "--workers", "1"])
+    ran = CliRunner().invoke(app, [*words, "--depth", "1", "--tokens", "3000", "--context-length", "16", "--workers", "1"])
     assert ran.exception is None
     assert json.loads(ran.stdout.splitlines()[-1])["recommended"] == 262

@@ -13,7 +13,7 @@ def test_everything_follows_from_the_parameters():
     assert (found.tokens, found.batch_tokens) == (36_000_000, 8192)  # 10,350 by the rule
     assert found.weight_decay == 0.0
     assert [reason.split(":")[0] for reason in found.reasons] == [
-        "36,000,000 tokens", "8,192 tokens a step", "no weight decay under 100M tokens",
+        "36,000,000 tokens", "8,192 tokens per step", "no weight decay under 100M tokens",
     ]  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def test_the_horizon_ends_with_the_data():
 
 def test_a_step_is_of_whole_rows():
     found = budget(PretrainingConfig(context_length=768), 3_000_000, math.inf)
-    assert found.batch_tokens == 7_680 and "7,680 tokens a step" in found.reasons[1]  # 8,192 by the rule
+    assert found.batch_tokens == 7_680 and "7,680 tokens per step" in found.reasons[1]  # 8,192 by the rule
     found = budget(PretrainingConfig(context_length=512, batch_tokens=64, tokens=3_200_000), 3_000_000, math.inf)
     assert found.batch_tokens == 512 and "lr_scale = 0.35 " in found.reasons[1]
 

@@ -69,7 +69,7 @@ def test_what_the_settings_leave_open_follows_from_the_depth(tokens, tmp_path):
     assert 2 * available < 12 * parameters  # so the data decide
     assert 2 * available - results["tokens"] < 256
     assert any("as many as the mixture gives" in line for line in said)
-    assert any("tokens a step: 4,096 x" in line for line in said)
+    assert any("tokens per step: 4,096 x" in line for line in said)
     assert any("no weight decay" in line for line in said)
 
 

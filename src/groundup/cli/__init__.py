@@ -59,7 +59,7 @@ NUMBER_OF_SYSTEM = re.compile(r"\[?errno:? (\d+)", re.IGNORECASE)
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 
 INTERRUPTED = 130
-RENAMED = {"--rule": "--pattern"}
+RENAMED = {"--rule": "--pattern", "--context": "--context-length"}  # where a verb has no option of the old name
 # What click raises for arguments that it cannot take; releases of typer keep it in different places.
 BadArguments = typer.BadParameter.__mro__[2]
 

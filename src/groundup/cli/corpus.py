@@ -79,8 +79,8 @@ def train_quality(
 
 @corpus.command()
 def train_toxicity(
-    toxic: Annotated[list[Path], typer.Option(help=f"Texts that people judged toxic. {Texts}")],
-    harmless: Annotated[list[Path], typer.Option(help="Texts that they judged harmless.")],
+    toxic: Annotated[list[Path], typer.Option(help=f"Texts that people labelled toxic. {Texts}")],
+    harmless: Annotated[list[Path], typer.Option(help="Texts that they labelled harmless.")],
     out: Annotated[Path, typer.Option(help="The classifier's file.")] = Path("toxicity.npz"),
 ) -> None:
     """Train a toxicity classifier; says what it reaches on a held-out fifth, and what a word list does."""

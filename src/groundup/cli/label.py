@@ -45,18 +45,20 @@ def _open(address: str, make: bool = False) -> "Store":
     return open_store(address, make)
 
 
-def _changes(
-    guidelines: Path | None, overlap: int | None, gold_every: int | None, order: str | None, lease: int | None,
+def _made(
+    address: str, guidelines: Path | None, overlap: int | None, gold_every: int | None, order: str | None, lease: int | None,
     cost: float | None,
-) -> dict[str, Any]:  # fmt: skip
+) -> tuple["Store", dict[str, Any]]:  # fmt: skip
+    """A project, made where there is none, and which of its settings change."""
     from groundup.core.files import read_text
 
     if order not in (None, "random", "disagreement"):
         raise UserError(f"--order {order}: give random or disagreement")
-    return {
+    changes = {
         "guidelines": guidelines and read_text(guidelines), "overlap": overlap, "gold_every": gold_every, "order": order,
         "lease_minutes": lease, "cost_per_hour": cost,
     }  # fmt: skip
+    return _open(address, make=True), changes
 
 
 @label.command("make")
@@ -78,8 +80,7 @@ def make_pairs(
     cost: Cost = None,
 ) -> None:
     """Have two models answer each prompt: the pairs that people then label."""
-    changes = _changes(guidelines, overlap, gold_every, order, lease, cost)
-    store = _open(out, make=True)
+    store, changes = _made(out, guidelines, overlap, gold_every, order, lease, cost)
     from groundup.labelling.make import make
 
     result({"out": store.shown} | make(store, (model_a, model_b), prompts, max_tokens, temperature, seed, changes))
@@ -99,8 +100,7 @@ def bring(
     cost: Cost = None,
 ) -> None:
     """Add pairs of your own, and judgements that were made elsewhere, to a project."""
-    changes = _changes(guidelines, overlap, gold_every, order, lease, cost)
-    store = _open(out, make=True)
+    store, changes = _made(out, guidelines, overlap, gold_every, order, lease, cost)
     from groundup.labelling.given import bring_files
 
     result({"out": store.shown} | bring_files(store, files, gold, disagreement, changes))

@@ -142,7 +142,7 @@ def plan(
     minutes: Annotated[float | None, typer.Option(min=0, max=1e7, callback=finite, help="Of training on this machine.")] = None,
     flop: Annotated[float | None, typer.Option(min=1, max=LARGEST, callback=finite, help="In place of minutes.")] = None,
     vocabulary: Annotated[int, typer.Option(min=8, max=MOST_TOKENS, help="Of the tokenizer.")] = 4096,
-    context: Annotated[int, typer.Option(min=16, max=MOST_TOKENS, help="Tokens that a model sees at once.")] = 256,
+    context_length: Annotated[int, typer.Option(min=16, max=MOST_TOKENS, help="Tokens that a model sees at once.")] = 256,
     architecture: Annotated[
         Literal["dense", "experts", "lstm", "convolution", "patches"], typer.Option(help="Of all runs.")
     ] = "dense",
@@ -153,7 +153,7 @@ def plan(
     from groundup.core.files import write_json
     from groundup.scaling import ladder
 
-    made = ladder.plan(minutes, flop, vocabulary, context, architecture, seed)
+    made = ladder.plan(minutes, flop, vocabulary, context_length, architecture, seed)
     write_json(out, made)
     result({"plan": str(out), **made})
 

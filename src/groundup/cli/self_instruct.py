@@ -19,7 +19,7 @@ def self_instruct(
     shown: Annotated[int, typer.Option(min=1, max=100, help="Tasks in a prompt; fewer for a short context.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Longest answer, in tokens.")] = 1024,
     chat: Annotated[
-        bool, typer.Option("--chat", help="Ask as a message to answer, as of servers that only chat; else as a text to go on.")
+        bool, typer.Option("--chat", help="Ask as a message to answer, as of servers that only chat; else as a text to continue.")
     ] = False,
     at_once: Annotated[int, typer.Option(min=1, max=256, help="Requests in flight; no result depends on it.")] = 8,
     input_price: Annotated[

@@ -63,7 +63,7 @@ def sweep(
     tokens: Annotated[
         int, typer.Option(min=1, max=10**15, help="What the smallest size trains on; the others get equal compute.")
     ] = 2_000_000,
-    context: Annotated[int, typer.Option(min=16, max=MOST_TOKENS, help="Tokens that the model sees at once.")] = 256,
+    context_length: Annotated[int, typer.Option(min=16, max=MOST_TOKENS, help="Tokens that the model sees at once.")] = 256,
     pattern: Annotated[str, typer.Option(help="How text is cut first, as in train.")] = "qwen2",
     held_out_kb: Annotated[
         int, typer.Option(min=1, max=MOST_MB, help="Text to judge by; the documents' own split, if any.")
@@ -78,7 +78,7 @@ def sweep(
     from groundup.scaling.vocabulary_sweep import sweep as measure
 
     found = measure(
-        inputs, parse_sizes(sizes), out, depth=depth, tokens=tokens, context=context, pattern_name=pattern,
+        inputs, parse_sizes(sizes), out, depth=depth, tokens=tokens, context=context_length, pattern_name=pattern,
         held_out_kb=held_out_kb, text_mb=text_mb, seed=seed, workers=workers,
     )  # fmt: skip
     result({"out": str(out), **found, "page": str(vocabulary_page.write(out, found))})

@@ -3,7 +3,7 @@
 Both are executors of the standard `concurrent.futures`; of the processes, this one is the first. A job is a function of
 a module and its arguments, and its outcome depends on nothing else, so it does not matter where it runs, how many run at
 once, or whether it ran before: a worker that dies has its jobs done again. One shard is one job and one file, as with
-datatrove's marker files, but the shards are cut by their content and not by the number of tasks, so a run may go on
+datatrove's marker files, but the shards are cut by their content and not by the number of tasks, so a run may resume
 with another number of workers.
 """
 

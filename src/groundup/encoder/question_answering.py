@@ -4,7 +4,7 @@ Question and context are one sequence; every token gets a number for "the answer
 A long context is read through overlapping windows. One that does not hold the answer is trained to point at [CLS], and
 in the end the likeliest span of all windows is the answer, cut out of the context as it was written.
 
-A reader that starts from nothing has two helps. It practises first on questions made from plain text (`clozes`). And
+A reader that starts from nothing has two helps. It practises first on questions made from plain text (`cloze_questions`). And
 segment 2 in place of 1 marks the tokens of the context that the question has too: the exact-match feature of DrQA (Chen
 et al. 2017), which a large pre-trained encoder finds by itself. A BERT with two segments is read without it.
 """
@@ -151,7 +151,7 @@ def build(
 ) -> SpanReader:
     """Train a reader from nothing and write it to `folder`, which transformers opens as `BertForQuestionAnswering`.
 
-    `practice`: paragraphs (see `clozes.paragraphs`) for the questions made from text. Resumes when called again.
+    `practice`: paragraphs (see `cloze_questions.paragraphs`) for the questions made from text. Resumes when called again.
     Raises UserError when there is nothing to learn from.
     """
     if not (questions or practice):

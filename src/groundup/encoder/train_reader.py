@@ -35,7 +35,7 @@ def train_reader(
     """Train a reader on SQuAD files, with questions made of `texts` to practise on, into folder `out`; returns how well.
 
     Every tenth context is held out to judge by. Without a tokenizer one is trained on contexts, questions and texts. The
-    same command goes on where it was cut off, and does nothing where it was finished.
+    same command resumes where it was interrupted, and does nothing where it was finished.
     Raises UserError for a file without a usable question, a tokenizer that is no WordPiece, an `out` of something else.
     """
     refused = Refused()

@@ -3,7 +3,7 @@
 The same test scored under two conventions gives two results. LLaMA-65B has 63.7 % on MMLU in HELM and 48.8 % in the
 evaluation harness of January 2023 ("What's going on with the Open LLM Leaderboard?", Hugging Face 2023): HELM and
 MMLU's authors (63.6 %) ask for the letter, that harness compared the probabilities of whole answers. Neither is wrong;
-a figure without its convention is. So every convention stands beside the others, with the spread between them:
+a figure without its convention is. So every convention is compared with the others, with the spread between them:
 
     letter            choices listed A to D in the prompt; the most probable of " A", " B", " C", " D" (MMLU's authors)
     answer            only the question in the prompt; the answer text with the highest sum of log-probabilities (the

@@ -10,12 +10,12 @@ from groundup.core.errors import UserError
 from groundup.data.messages import BadRow
 from groundup.tokenizer.template import Sandbox, compiled
 
-RESULT = "groundup_result"  # the variable that holds what an expression comes to; no column is called so
+RESULT = "groundup_result"  # the variable that holds the value of an expression; no column is called so
 SHOWN = 120  # characters of what a template ended with
 
 
 class Template:
-    """What a row's columns make: `text`, or with `value` what an expression comes to, such as a list of choices.
+    """What a row's columns make: `text`, or with `value` the value of an expression, such as a list of choices.
 
     A column that a row lacks is BadRow, and so is one of a type that the template cannot use. A template that passes the
     sandbox's bounds is UserError: it would on any row.

@@ -29,7 +29,7 @@ def model_folder(folder: Path, stage: str | None = None) -> Path:
     if first.endswith("ForQuestionAnswering"):
         raise UserError(f"{folder}: a reader of texts, no chat model: `groundup ask` takes it as its model")
     if first.endswith("ForSequenceClassification"):
-        raise UserError(f"{folder}: a reward model or classifier, which judges texts and writes none; give a ...ForCausalLM")
+        raise UserError(f"{folder}: a reward model or classifier, which scores texts and writes none; give a ...ForCausalLM")
     verify(folder)
     return folder
 

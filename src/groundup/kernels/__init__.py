@@ -17,9 +17,11 @@ import os
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Callable
 from ctypes import c_float, c_long, c_void_p
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -190,14 +192,18 @@ def muon(
     lr: float,
     decay_factor: float,
     newton_schulz: tuple[tuple[float, float, float], ...],
+    function: Callable[..., Any] | None = None,
 ) -> None:
-    """One update by Muon of matrices (rows, columns) of one shape, float32, in place: see `training.optimizer`."""
+    """One update by Muon of matrices (rows, columns) of one shape, float32, in place: see `training.optimizer`.
+
+    function: of a library, that computes it; of `library()` if not given.
+    """
     gradients = [gradient.contiguous() for gradient in gradients]
     matrices = (Matrix * len(weights))(*(
         Matrix(*map(address, three)) for three in zip(weights, momenta, gradients, strict=True)
     ))  # fmt: skip
     coefficients = [coefficient for step in newton_schulz for coefficient in step]
-    library().muon(
+    (function or library().muon)(
         matrices, *map(c_long, (len(weights), *weights[0].shape, torch.get_num_threads())),
         *map(c_float, (momentum, lr, decay_factor)), (c_float * len(coefficients))(*coefficients), c_long(len(newton_schulz)),
     )  # fmt: skip
@@ -212,13 +218,14 @@ def adamw(
     lr: float,
     decay_factor: float,
     updates: int,
+    function: Callable[..., Any] | None = None,
 ) -> None:
-    """One update by AdamW, the `updates`th, of float32 tensors in place: see `training.optimizer`."""
+    """One update by AdamW, the `updates`th, of float32 tensors in place: see `training.optimizer`; `function` as of `muon`."""
     corrections = [1 - beta**updates for beta in betas]
     numbers = [*betas, corrections[1] ** 0.5, lr / corrections[0], decay_factor]
     gradients = [gradient.contiguous() for gradient in gradients]
     for weight, gradient, *moments in zip(weights, gradients, first, second, strict=True):
-        library().adamw(
+        (function or library().adamw)(
             *map(c_long, (weight.numel(), torch.get_num_threads())),
             *map(address, (weight, gradient, *moments)), *map(c_float, numbers),
         )  # fmt: skip

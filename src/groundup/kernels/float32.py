@@ -1,7 +1,8 @@
 """Loss and optimizers in float32, as `groundup.kernels` has them in bfloat16; the layers are in `model/float32_layers.py`."""
 
 import ctypes
-from ctypes import c_float, c_long, c_void_p
+from ctypes import c_long, c_void_p
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,53 +88,23 @@ def can_orthogonalise(shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 and not any(side % LINE for side in shape)
 
 
-def muon(
-    weights: list[Tensor],
-    momenta: list[Tensor],
-    gradients: list[Tensor],
-    momentum: float,
-    lr: float,
-    decay_factor: float,
-    newton_schulz: tuple[tuple[float, float, float], ...],
-) -> None:
-    """One update by Muon of matrices (rows, columns) of one shape, float32, in place: see `training.optimizer`."""
+def muon(weights: list[Tensor], momenta: list[Tensor], gradients: list[Tensor], *settings: Any) -> None:
+    """As `kernels.muon`. Raises TypeError for matrices of other shapes and tensors of other formats."""
     gradients = [gradient.contiguous() for gradient in gradients]
     for parts in zip(weights, momenta, gradients, strict=True):
         _check(*parts)
     if not can_orthogonalise(weights[0].shape) or any(one.shape != weights[0].shape for one in weights):
         shapes = [tuple(one.shape) for one in weights]
         raise TypeError(f"kernels take matrices of one shape, whose sides are multiples of {LINE}: not {shapes}")
-    matrices = (kernels.Matrix * len(weights))(*(
-        kernels.Matrix(*map(kernels.address, three)) for three in zip(weights, momenta, gradients, strict=True)
-    ))  # fmt: skip
-    coefficients = [coefficient for step in newton_schulz for coefficient in step]
-    kernels.float32_library().float32_muon(
-        matrices, *map(c_long, (len(weights), *weights[0].shape, torch.get_num_threads())),
-        *map(c_float, (momentum, lr, decay_factor)), (c_float * len(coefficients))(*coefficients), c_long(len(newton_schulz)),
-    )  # fmt: skip
+    kernels.muon(weights, momenta, gradients, *settings, function=kernels.float32_library().float32_muon)
 
 
-def adamw(
-    weights: list[Tensor],
-    gradients: list[Tensor],
-    first: list[Tensor],
-    second: list[Tensor],
-    betas: tuple[float, float],
-    lr: float,
-    decay_factor: float,
-    updates: int,
-) -> None:
-    """One update by AdamW, the `updates`th, of float32 tensors in place: see `training.optimizer`."""
-    corrections = [1 - beta**updates for beta in betas]
-    numbers = [*betas, corrections[1] ** 0.5, lr / corrections[0], decay_factor]
+def adamw(weights: list[Tensor], gradients: list[Tensor], first: list[Tensor], second: list[Tensor], *settings: Any) -> None:
+    """As `kernels.adamw`. Raises TypeError for tensors of other formats."""
     gradients = [gradient.contiguous() for gradient in gradients]
     for parts in zip(weights, gradients, first, second, strict=True):
         _check(*parts)
-    for weight, *others in zip(weights, gradients, first, second, strict=True):
-        kernels.float32_library().float32_adamw(
-            *map(c_long, (weight.numel(), torch.get_num_threads())),
-            *map(kernels.address, (weight, *others)), *map(c_float, numbers),
-        )  # fmt: skip
+    kernels.adamw(weights, gradients, first, second, *settings, function=kernels.float32_library().float32_adamw)
 
 
 def _check(*tensors: Tensor) -> None:

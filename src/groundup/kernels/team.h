@@ -1,7 +1,7 @@
 // Threads that share work: a computation of phases, each of chunks that any thread may take and that are told apart by number.
 //
 // A phase is over when its chunks are done, not when every thread has come by: where a core is busy with something else, the
-// others do its share. Whoever finishes the last chunk begins the next phase. All of it hangs on one number, the ticket,
+// others do its share. Whoever finishes the last chunk begins the next phase. All of it depends on one number, the ticket,
 // from which a thread takes a chunk by adding one; one who gets no valid chunk touches nothing.
 #pragma once
 #include <pthread.h>
@@ -108,7 +108,7 @@ class Team {
     void hire() {
         try {
             for (; hired < members; hired++) std::thread([this, id = hired] { work(id); }).detach();
-        } catch (const std::system_error&) {  // no more threads to be had: those that are will do
+        } catch (const std::system_error&) {  // no more threads: those that are will do
         }
     }
 

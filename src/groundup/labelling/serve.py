@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 import sqlalchemy as sa
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import Field
@@ -18,7 +17,7 @@ from groundup.labelling.assignment import Said, progress, record, take
 from groundup.labelling.store import Store, Unavailable, now
 from groundup.serving.guard import LOOPBACK, Guard, body_of
 from groundup.serving.protocol import Body, RequestError, read
-from groundup.serving.web import answer_errors, bind, page
+from groundup.serving.web import answer, answer_errors, bind, page
 
 logger = logging.getLogger(__name__)
 LARGEST_BODY = 8 << 20  # bytes: a hundred judgements with a reason each
@@ -168,7 +167,6 @@ def serve(store: Store, host: str, port: int, names: Sequence[str]) -> dict[str,
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     logger.info(f"a page to label at {address}/; Ctrl-C ends, nothing that was said is lost")
     hosts = (*LOOPBACK, host, *names) if host in LOOPBACK else (host, *names)
-    config = uvicorn.Config(create_app(store, hosts), log_level="warning", access_log=False, timeout_graceful_shutdown=5)
-    uvicorn.Server(config).run(sockets=[listening])
+    answer(create_app(store, hosts), listening)
     with store.transaction() as connection:
         return {"address": address, **progress(store, connection)}

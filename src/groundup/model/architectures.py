@@ -1,4 +1,7 @@
-"""An architecture by its name: fresh weights, the reason of every size, and the work of training it."""
+"""An architecture by its name: fresh weights, the reason of every size, and the work of training it.
+
+`base.py` says what a new one needs.
+"""
 
 from collections.abc import Callable
 from typing import Any, Literal

@@ -26,7 +26,7 @@ def pretrained(results: dict[str, Any], language: str = "") -> Card:
         {
             "steps": results["steps"], "tokens": results["tokens"], "FLOP": f"{results['flop']:.2e}", **domains,
         },
-        {"loss at the end, nats a token": results["train_loss"], "on held-out texts": results["held_out_loss"]},
+        {"loss at the end, nats per token": results["train_loss"], "on held-out texts": results["held_out_loss"]},
     )  # fmt: skip
 
 

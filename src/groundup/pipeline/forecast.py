@@ -1,4 +1,4 @@
-"""What a run would come to, for `--dry-run`: the size, steps and work of every step that trains.
+"""What a run would be, for `--dry-run`: the size, steps and work of every step that trains.
 
 A step that is done has its own figures. torch is imported where a model is still to be trained, for its sizes and for the rate
 of this machine; without that nothing waits for it.

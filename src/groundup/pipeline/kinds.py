@@ -4,10 +4,12 @@ Each reads a section of the recipe and the artifacts before it, calls the chapte
 are used, so that `groundup run --dry-run` and a finished run do not wait for torch.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from groundup.core.errors import UserError
 from groundup.core.progress import Progress
 from groundup.core.seals import MANIFEST, SEAL, is_sealed, read_sealed, seal, write_sealed
 from groundup.corpus.config import SourceConfig
@@ -57,12 +59,18 @@ def annotations(context: StepContext) -> Results:
     from groundup.corpus.annotate.measure import annotate
 
     recipe = context.recipe
-    sources = [
-        (context.inputs["pages"] / f"{_archive(number, source)}.warc.gz", source.domain)
-        for number, source in enumerate(recipe.pages.sources)
-    ]
+    sources = _archives(context.inputs["pages"])
     workers = recipe.threads if recipe.ray else workers_of(context)
     return annotate(sources, context.work, recipe.annotations, workers, context.name, recipe.ray, recipe.memory_mb)
+
+
+def _archives(folder: Path) -> list[tuple[Path, str]]:
+    """The archives that the step `pages` left, a run's own or a given one, each with its domain, in the order of sources."""
+    named = [(path, re.fullmatch(r"(\d+)-([a-z0-9_-]+)\.warc\.gz", path.name)) for path in folder.iterdir()]
+    found = sorted((int(name[1]), path, name[2]) for path, name in named if name)
+    if not found:
+        raise UserError(f"{folder}: no archives of the step pages, as 00-web.warc.gz; name yours in pages.sources instead")
+    return [(path, domain) for _, path, domain in found]
 
 
 def corpus(context: StepContext) -> Results:

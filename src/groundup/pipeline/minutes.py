@@ -312,7 +312,7 @@ def _pilot(
         model, results = pretrain(tokenizer, tokens, settings, runtime, recipe.mixture)
         loss = held_out_loss(model, documents)
     factor = dial.pilots_factor(loss, architectures.multiplied(model), results["tokens"])
-    told = f"a pilot of {results['tokens']:,} tokens has {loss:.2f} nats a token"
+    told = f"a pilot of {results['tokens']:,} tokens has {loss:.2f} nats per token"
     return factor, f"losses of this text are {factor:.2f} of the ladder's: {told}"
 
 
@@ -408,7 +408,7 @@ def _reasons(
     if best.tokens >= available - 1:
         found.append(f"{best.tokens:,} tokens are all that the mixture gives; the run ends before its minutes")
     if told:
-        found += [told, f"loss to expect on held-out text: {_interval(expected['loss'])} nats a token"]
+        found += [told, f"loss to expect on held-out text: {_interval(expected['loss'])} nats per token"]
     else:
         found.append("no loss is predicted: a pilot on this text would take too much of the minutes, or nothing is held out")
     if work.unknown:

@@ -53,7 +53,9 @@ def _after_base(steps: list[Step]) -> list[Step]:
 
 def _standard_steps(recipe: Recipe, at_hand: dict[str, str | Path]) -> list[Step]:
     steps, replaced = [], set(at_hand)
-    if recipe.pages is None or "corpus" in at_hand:
+    if recipe.pages is None:
+        replaced.add("pages")
+    if "corpus" in at_hand:
         replaced |= {"pages", "annotations"}
     for step in (*STANDARD[:-1], *OPTIONAL):
         name = step.name
@@ -113,7 +115,7 @@ def _needs(step: Step, recipe: Recipe) -> tuple[str, ...]:
 
 
 def dry(recipe: Recipe, folder: Path, steps: tuple[Step, ...]) -> Results:
-    """The resolved recipe, what it comes to and the plan of a run, printed; nothing is written."""
+    """The resolved recipe, what follows from it and the plan of a run, printed; nothing is written."""
     if _rank() > 0:
         sys.exit(0)
     plan = Run(folder, recipe, steps).plan()
@@ -228,9 +230,9 @@ def _figures(kind: str, results: Results) -> Results:
 
 
 def run_to_corpus(recipe: Recipe, folder: Path) -> Results:
-    """Pages, annotations and corpus, as in a whole run, which can go on from here; the figures of the funnel.
+    """Pages, annotations and corpus, as in a whole run, which can resume from here; the figures of the funnel.
 
-    With weights, also the mixture that they come to over as many words as there are in the training documents.
+    With weights, also the mixture that they give over as many words as there are in the training documents.
     """
     from groundup.data import mixture
 

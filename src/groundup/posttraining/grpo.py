@@ -77,7 +77,7 @@ def rollout(
     """A group of answers to each prompt with everything that the updates need, and the reward of each as it came.
 
     The batch: ids, targets, mask, logp, and with a reference its logp, (batch, time); advantages (batch, 1). The metrics:
-    those of `form`, entropy in nats a token, KL to the reference in nats an answer, share of the groups without difference.
+    those of `form`, entropy in nats per token, KL to the reference in nats an answer, share of the groups without difference.
     """
     settings = setup.settings
     asked = [prompt for prompt in prompts for _ in range(settings.generations)]

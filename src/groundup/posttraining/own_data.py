@@ -22,7 +22,7 @@ T = TypeVar("T", Conversation, Preference, Prompt)
 
 
 class NoQuestions(UserError):
-    """There is nothing to learn answers from: a run goes on without the stages that would."""
+    """There is nothing to learn answers from: a run continues without the stages that would."""
 
 
 def rows_of_sft(

@@ -93,7 +93,7 @@ def rollout(
     """Answers of the current policy with everything that the updates need, and the reward of each as it came.
 
     The batch: ids, targets, mask, logp (of the policy that answered), values, advantages, returns, all (batch, time). The
-    metrics: mean score (normalised, with missing ends), KL to the reference in nats an answer, entropy in nats a token, and
+    metrics: mean score (normalised, with missing ends), KL to the reference in nats an answer, entropy in nats per token, and
     those of `form`. `before`: the metrics of the rollouts before, on which the adaptive coefficient and the scale depend.
     """
     settings, dtype, temperature = setup.settings, setup.dtype, setup.settings.temperature

@@ -2,7 +2,7 @@
 
 Three passes: instructions, each unlike all before it (ROUGE-L); whether each is a classification; instances of each, the output
 first for classifications and the input first for others. Given the answers of the model everything follows from the seed
-number, so a command that was killed walks the same way again, over the answers that are on disk.
+number, so a command that was killed repeats the same steps, over the answers that are on disk.
 """
 
 import json

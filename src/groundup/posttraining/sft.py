@@ -142,7 +142,7 @@ def compare_with_base(
 ) -> dict[str, Any]:  # fmt: skip
     """Both models on held-out questions: bits per byte of the right answer, and overlap of their own greedy answers.
 
-    "gain" is the difference of the overlaps, question by question, with its interval; "answer_loss" is in nats a token of
+    "gain" is the difference of the overlaps, question by question, with its interval; "answer_loss" is in nats per token of
     all answers of the conversations, both models reading the chat format.
 
     The base model has never seen the chat format, so it is asked in plain text: "Question: ... Answer:". Questions that

@@ -102,7 +102,7 @@ class FolderWriter:
         model = load_decoder(folder).to(choose().torch_device)
         stated = model.generation.ends
         if chat and self.tokenizer.message_end not in stated:
-            raise UserError(f"{folder}: it was not trained to chat; ask it to go on with texts, or fine-tune it first")
+            raise UserError(f"{folder}: it was not trained to chat; ask it to continue texts, or fine-tune it first")
         self.ends = frozenset(answer_ends(self.tokenizer, stated) if chat else [self.tokenizer.end_of_text, *stated])
         files = [folder / "config.json", folder / "tokenizer.json", *sorted(folder.glob("*.safetensors"))]
         self.key = f"{_digest([digest(path) for path in files])} {'chat' if chat else 'text'}"

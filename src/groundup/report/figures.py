@@ -76,7 +76,7 @@ def loss(
             upper.annotate(
                 f"{held_out[-1][1]:.2f}", held_out[-1], (0, 5), textcoords="offset points", ha="center", color=SERIES[1], size=8
             )
-        upper.set_ylabel("loss, nats a token")
+        upper.set_ylabel("loss, nats per token")
         upper.legend()
         lower.plot(*_thinned(tokens, rates), color=MUTED, linewidth=1.2)
         lower.set_ylim(0, 1.1)

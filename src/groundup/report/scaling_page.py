@@ -35,7 +35,7 @@ def write(
         "llama": bill.llama3(),
         "mixture": mixture_laws.propose(mixture_laws.read(mixtures), seed=seed) if mixtures else None,
         "figure": figures.law(
-            "law", [(x, y) for x, y, _ in shown["points"]], shown["frontier"], "FLOP", "loss, nats a token"
+            "law", [(x, y) for x, y, _ in shown["points"]], shown["frontier"], "FLOP", "loss, nats per token"
         ),
         "residual_figure": figures.residuals(
             "residuals", [(x, 100 * off) for x, _, off in shown["points"]], "FLOP", "measured over law, %"

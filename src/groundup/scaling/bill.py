@@ -1,7 +1,7 @@
 """What a training costs: GPU hours, dollars, staff, energy, carbon, and the laws that ask for more above some compute.
 
 A line is a figure, the unit and what it follows from; every assumption is a line of its own. Llama 3 405B's published figures
-stand beside what follows from the first of them, and where two published figures do not agree, that is said.
+are compared with what follows from the first of them, and where two published figures do not agree, that is said.
 Water is left out: litres for each kWh differ tenfold between places, and nobody published a run's own.
 """
 

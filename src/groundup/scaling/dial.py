@@ -55,7 +55,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a candidate would come to; tokens 0 where the time does not reach."""
+    """The result of a candidate; tokens 0 where the time does not reach."""
 
     depth: int
     parameters: int
@@ -63,14 +63,14 @@ class Choice:
     tokens: int
     seconds: float  # of training
     after: float
-    loss: float  # by the law, nats a token
+    loss: float  # by the law, nats per token
 
     def row(self) -> dict[str, Any]:
         return {name: None if value == math.inf else value for name, value in asdict(self).items()}
 
 
 def weighed(one: Candidate, seconds: float, available: float, besides: int, compiled_from: float, factor: float = 1.0) -> Choice:
-    """What a candidate comes to in `seconds` for its training and all after it.
+    """The result of a candidate in `seconds` for its training and all after it.
 
     available: tokens that the mixture has; besides: tokens' worth of work of measuring while it trains; compiled_from: FLOP from
     which a training is compiled; factor: of the law's losses.

@@ -2,7 +2,7 @@
 
     loss = E + A / N^alpha + B / D^beta
 
-N parameters, D tokens, losses in nats a token. What is made small is Huber's loss of the log of predicted over measured
+N parameters, D tokens, losses in nats per token. What is made small is Huber's loss of the log of predicted over measured
 (delta 1e-3), as there. For given alpha and beta the law is linear in E, A and B, so a grid over the two exponents alone finds
 where to begin: variable projection, which needs no guess at A or B (arXiv 2603.22339). BFGS then refines all five.
 Besiroglu et al. 2024 begin at 4,500 points instead (`by_many_starts`); the tests hold the two against each other.

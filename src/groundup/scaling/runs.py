@@ -1,6 +1,6 @@
 """The table of a ladder: one run a row, its size, tokens and loss, as a CSV that anybody's runs can come in.
 
-Columns: `parameters`, `tokens`, `loss` (nats a token), and where known `flop`, `batch` (tokens a step) and other ways of
+Columns: `parameters`, `tokens`, `loss` (nats per token), and where known `flop`, `batch` (tokens a step) and other ways of
 counting parameters, named `parameters_...`. N, D, L and C are taken as names too. Without `flop` it is 6 N D.
 """
 

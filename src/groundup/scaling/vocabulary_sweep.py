@@ -6,7 +6,7 @@ steps, though each sees more text. Bits per byte of the same held-out documents 
 comparison of Tao et al. 2024 (arXiv 2407.13623), who find that the best size grows with the compute.
 
 The merges of a small BPE vocabulary are the first of a larger one's, so counting and merging are done once. Each size
-has its folder, which is a model with its tokenizer; its `result.json` is written last, so a killed sweep goes on.
+has its folder, which is a model with its tokenizer; its `result.json` is written last, so a killed sweep resumes.
 """
 
 import logging
@@ -64,7 +64,7 @@ def sweep(
     operations. held_out_kb: text that is never trained on, by which they are judged; the documents of the split
     `held_out`, where there is such a column. text_mb: of the inputs, a random sample of this size is used.
     workers: processes that encode. threads: that train, 0 for one per core.
-    Raises UserError for sizes that cannot be had, too few documents, or an `out` that holds another sweep.
+    Raises UserError for impossible sizes, too few documents, or an `out` that holds another sweep.
     """
     sizes = sorted(set(sizes))
     if sizes[0] < SMALLEST:
@@ -142,7 +142,7 @@ def split(found: Sequence[Document], held_out_bytes: int) -> list[Document]:
 
 
 def verdict(results: Sequence[dict[str, Any]], sizes: np.ndarray) -> dict[str, Any]:
-    """What the results come to: the smallest vocabulary that cannot be told from the best, and why.
+    """The conclusion from the results: the smallest vocabulary that cannot be told from the best, and why.
 
     sizes (held-out documents,): their bytes, on which the results' `nats` were spent.
     """

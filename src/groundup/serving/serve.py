@@ -5,15 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from groundup.core.errors import UserError
 from groundup.serving.api import create_app
 from groundup.serving.guard import LOOPBACK
 from groundup.serving.models import Capacity, open_all
 from groundup.serving.runs import Runs
 from groundup.serving.watching import Board
-from groundup.serving.web import bind
+from groundup.serving.web import answer, bind
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +43,6 @@ def serve(
     logger.info(f"{serving}{'; '.join(pages)}; Ctrl-C ends")
     hosts = (*LOOPBACK, host, *names) if host in LOOPBACK else (host, *names)
     app = create_app(models, hosts, key, *shown)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
-    uvicorn.Server(config).run(sockets=[listening])
+    answer(app, listening)
     counts = {name: dict(model.scheduler.counts) for name, model in models.items()}
     return {"address": address, "models": counts}

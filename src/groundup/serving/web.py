@@ -1,8 +1,10 @@
 """What every server here does alike: listen, give out a page, say what went wrong. It loads no model."""
 
+import re
 import socket
 from importlib import resources
 
+import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
@@ -14,11 +16,13 @@ from groundup.serving.protocol import RequestError
 # No outside address, nothing evaluated from text, in no frame.
 PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; " \
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+SHARED = re.compile(r"<!-- (\w+\.html) -->\n")  # in a page: a file of serving's that several pages share stands here
 
 
 def page(package: str, name: str, others: str = "") -> HTMLResponse:
     """A page of a package's folder `pages`; `others`: links to the others, as HTML."""
     text = (resources.files(package) / "pages" / name).read_text(encoding="utf-8").replace("<nav></nav>", others)
+    text = SHARED.sub(lambda found: (resources.files("groundup.serving") / "pages" / found[1]).read_text("utf-8"), text)
     return HTMLResponse(text, headers={"content-security-policy": PAGE_POLICY, "x-content-type-options": "nosniff"})
 
 
@@ -45,6 +49,12 @@ def answer_errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> Response:
         return JSONResponse(RequestError("the server failed", status=500, kind="server_error").body, 500)
+
+
+def answer(app: FastAPI, listening: socket.socket) -> None:
+    """Until Ctrl-C; then answers that are being written have some seconds to end."""
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -110,7 +110,7 @@ def add(parts: Sequence[Counts], factors: Sequence[int] | None = None) -> Counts
 def prune(counts: Counts, memory: int) -> tuple[Counts, Loss]:
     """Keep the most frequent pre-tokens that can be merged within `memory` bytes; equally frequent ones go together.
 
-    Pre-tokens longer than LONGEST_PRETOKEN go first: a file in one line is not a word. What is kept hangs on the
+    Pre-tokens longer than LONGEST_PRETOKEN go first: a file in one line is not a word. What is kept depends on the
     counts alone, not on how they came about.
     """
     sizes = pc.binary_length(counts.pretokens).to_numpy().astype(np.int64)

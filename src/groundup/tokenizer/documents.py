@@ -1,6 +1,6 @@
 """Documents from files, in shards: Parquet, JSON and CSV with a column `text`, or plain texts (`data/rows.py`).
 
-What a shard is hangs on the file alone, never on the number of workers. `domain`, where the file has it, is kept;
+What a shard is depends on the file alone, never on the number of workers. `domain`, where the file has it, is kept;
 otherwise the file's name stands for it. Where the file has a `split` column, one split can be asked for; it and
 `language` are empty where the file does not say.
 """

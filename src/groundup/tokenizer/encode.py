@@ -50,7 +50,7 @@ def encode_corpus(
     """Write `out`.bin and .idx with the ids of all documents of the inputs, in order, each as `Tokenizer.document` has it.
 
     `folder` holds the tokenizer. What was encoded before a kill is found again in `out`.parts, which is removed at the
-    end. The bytes do not hang on `workers`. Raises UserError when the inputs hold no documents.
+    end. The bytes do not depend on `workers`. Raises UserError when the inputs hold no documents.
     """
     tokenizer = of_model(folder)
     shards = documents.find(inputs)

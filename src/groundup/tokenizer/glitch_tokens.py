@@ -75,7 +75,7 @@ def from_embeddings(
 ) -> dict[str, Any]:
     """The tokens whose embeddings look least trained, but for those that are parts of characters.
 
-    known: tokens that no text comes to; used (size,): how often each comes out of a text.
+    known: tokens that no text becomes; used (size,): how often each comes out of a text.
 
     `separation`: the chance that a token which the text never uses looks less trained than one that it does.
     Raises UserError when the model has fewer rows than the tokenizer has tokens.

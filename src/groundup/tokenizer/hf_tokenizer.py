@@ -78,7 +78,7 @@ class HFTokenizer:
 
     @property
     def ordinary(self) -> list[int]:
-        """Ids that text can come to, in order: all but the added ones."""
+        """Ids that text can become, in order: all but the added ones."""
         return [number for number in sorted(self.names) if number not in self.added]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:

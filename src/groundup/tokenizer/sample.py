@@ -1,4 +1,4 @@
-"""A random sample of documents that hangs on their texts alone: not on their order, their files, or a stream of numbers.
+"""A random sample of documents that depends on their texts alone: not on their order, their files, or a stream of numbers.
 
 Each document has a place by the digest of its text, and the sample is those of the lowest places. So documents of the
 same text fall together and count once, and what is held out of one sample is never trained on in another.
@@ -31,7 +31,7 @@ class Document:
 
 
 def sample(shards: Sequence[Shard], max_bytes: int, seed: int = 0) -> list[Document]:
-    """Documents of `max_bytes` of text in all, or all there are, in an order that hangs on the seed and the texts.
+    """Documents of `max_bytes` of text in all, or all there are, in an order that depends on the seed and the texts.
 
     No more than the sample is in memory at a time. Raises UserError when there is no text.
     """

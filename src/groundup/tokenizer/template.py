@@ -1,5 +1,7 @@
 """Chat templates that others wrote: jinja programs from a stranger's folder, run within bounds, and made into token ids.
 
+`render` in `chat.py` is what applies a chat template: such a one, or our own format.
+
 Bounds are counted, not timed, so that the same template ends the same way anywhere: jinja's sandbox keeps a template from
 Python's objects, and here every turn of a loop, every call and every character put together counts.
 

@@ -46,7 +46,7 @@ def train_bpe(
     """Write the tokenizer into folder `out` (and `out`/counts); returns what was counted, lost and merged.
 
     `weights`: share of the text of each domain; without, as found. `memory`: bytes for merging; rare pre-tokens that do
-    not fit are left out. The result hangs on the documents and these settings alone, but not on `workers`.
+    not fit are left out. The result depends on the documents and these settings alone, but not on `workers`.
     Raises UserError when the inputs cannot be read, hold no text, or the vocabulary is too small.
     """
     chosen = pattern(pattern_name)

@@ -51,7 +51,7 @@ def budget(settings: PretrainingConfig, parameters: int, available: float) -> Bu
         if batch != rule:
             ratio = math.sqrt(batch / rule)
             why += f"; {rule:,} by the rule, and lr_scale = {ratio:.2g} would follow it (nanochat)"
-    reasons.append(f"{batch:,} tokens a step: {why}, in whole rows")
+    reasons.append(f"{batch:,} tokens per step: {why}, in whole rows")
     rate = MATRIX_RATE * settings.lr_scale
     if settings.weight_decay is not None:
         decay = settings.weight_decay

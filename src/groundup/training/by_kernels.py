@@ -33,9 +33,9 @@ def by_kernels(models: Sequence[LanguageModel | RewardModel], runtime: Runtime) 
     try:
         for model in models:
             model.use_kernels(model.config.max_position_embeddings, dtype)
-        logger.info(f"{label}: trained by kernels of our own in float32 (groundup/kernels)")
+        logger.info(f"{label}: trained by native kernels in float32 (groundup/kernels)")
     except kernels.Unavailable as error:
-        logger.info(f"{label}: not trained by kernels of our own: {error}")
+        logger.info(f"{label}: native kernels disabled: {error}; using PyTorch")
         for model in models:
             model.drop_kernels()
     try:

@@ -1,6 +1,6 @@
 """Training state on disk: safetensors and a digest, whole or absent, the last two kept. Nothing is pickled.
 
-Written for the moment of the kill: a state counts only once its digest stands beside it, and a damaged one is passed
+Written for the moment of the kill: a state counts only once its digest is written, and a damaged one is passed
 over, with a line that says so, for the one before.
 
 Tensors are stored whole and written one at a time, so a state opens at any number of processes: each reads its own rows.

@@ -103,7 +103,7 @@ def longer(outline: Outline, settings: LongContextConfig) -> tuple[dict[str, Any
 def _rates(lrs: Any) -> dict[str, float]:
     matrix, vector = (torch.nn.Parameter(torch.empty(shape, device="meta")) for shape in ((1, 1), (1,)))
     roles = {"matrices": ("q_proj.weight", matrix), "embedding": ("embed_tokens.weight", matrix),
-             "head": ("lm_head.weight", matrix), "gains": ("norm.weight", vector)}  # fmt: skip
+             "head": ("lm_head.weight", matrix), "norm_weights": ("norm.weight", vector)}  # fmt: skip
     return {role: lrs(*one)[1] for role, one in roles.items()}
 
 

@@ -149,8 +149,8 @@ def pretraining_lrs(
         return "muon", matrix
 
     return lrs, [
-        f"rates: matrices {matrix:.3g} by Muon; embedding {embedding:.3g}, head {head:.3g}, gains {norm_weight:.3g} by AdamW "
-        f"(nanochat's, x (width / 768)^-0.5 = {by_width:.2f} for embedding and head)"
+        f"learning rates: matrices {matrix:.3g} by Muon; embedding {embedding:.3g}, head {head:.3g}, "
+        f"norm weights {norm_weight:.3g} by AdamW (nanochat's, x (width / 768)^-0.5 = {by_width:.2f} for embedding and head)"
     ]
 
 

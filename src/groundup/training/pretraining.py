@@ -243,7 +243,7 @@ def train_rows(
 
 
 def _made_fast(model: LanguageModel, context: int, flops: float, runtime: Runtime) -> tuple[bool, bool]:
-    """(trained by kernels of our own, compiled), where they are there and it pays; said either way."""
+    """(trained by native kernels, compiled), where they are there and it pays; said either way."""
     device, processes, log = runtime.device, runtime.processes, runtime.log
     dense = isinstance(model, Decoder) and not getattr(model.config, "num_experts", 0)
     by_kernels = (
@@ -257,9 +257,9 @@ def _made_fast(model: LanguageModel, context: int, flops: float, runtime: Runtim
             what = "trained" if dense else "loss and optimizer"
             bfloat16 = device.training_dtype == torch.bfloat16
             gain = "in bfloat16: up to twice as fast as compiled by torch" if bfloat16 else "in float32"
-            log(f"{what} by kernels of our own {gain} (groundup/kernels)")
+            log(f"{what} by native kernels {gain} (groundup/kernels)")
         except kernels.Unavailable as error:
-            log(f"not trained by kernels of our own: {error}")
+            log(f"native kernels disabled: {error}; using PyTorch")
             by_kernels = False
             model.drop_kernels()
     compiles, reason = False, ""

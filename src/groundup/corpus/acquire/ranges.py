@@ -176,7 +176,7 @@ class Ranges:
                 break
             with self.lock:
                 self.not_before = max(self.not_before, time.monotonic() + pause)
-        raise self._give_up(UserError(f"{self.base}{path}: cannot be had ({why}): run again, later, to go on from here"))
+        raise self._give_up(UserError(f"{self.base}{path}: cannot be downloaded ({why}): run again, later, to resume from here"))
 
     def _give_up(self, error: UserError) -> UserError:
         with self.lock:
@@ -195,7 +195,7 @@ class Ranges:
         response = connection.getresponse()
         if response.status == 403:
             raise UserError(
-                f"{self.base}{path}: 403 Forbidden: too much was asked of the server; wait some hours, then run again to go on"
+                f"{self.base}{path}: 403 Forbidden: too much was asked of the server; wait some hours, then run again to resume"
             )
         if response.status in (429, 500, 502, 503, 504):
             raise Again(f"status {response.status}", seconds_of(response.headers["Retry-After"]))

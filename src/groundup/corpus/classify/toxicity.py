@@ -1,4 +1,4 @@
-"""Toxic and sexual language: by a list of words, and by a classifier trained on texts that people judged.
+"""Toxic and sexual language: by a list of words, and by a classifier trained on texts that people labelled.
 
 A list is what C4 drops pages by (LDNOOBW, of which those of 22 languages ship here, of 14 to 403 words and phrases); it
 cannot tell an insult from a medical page. The classifier also sees n-grams of characters, for spellings made to evade a

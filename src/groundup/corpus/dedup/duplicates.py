@@ -4,7 +4,7 @@ Near duplicates by MinHash (Broder 1997) over word 5-grams, of characters in scr
 banded locality-sensitive hashing, as in GPT-3, Gopher and FineWeb; candidates are checked against the estimate from
 their full signatures, then joined by union-find. The bands are sorted, and the candidates checked, in parts that fit the
 memory they are given; the rest waits on disk, 768 bytes a document at 128 permutations. `resolve.py` says which document
-of a group stays.
+of a group stays; from which similarity on two are near duplicates is `near_duplicate_jaccard` in `corpus/config.py`.
 """
 
 import re

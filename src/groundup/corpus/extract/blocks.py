@@ -7,7 +7,7 @@ name of an attribute, as broken tags have it.)
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, count
 from typing import NamedTuple
@@ -46,6 +46,7 @@ MAX_NAMES = 6  # classes of one element that are looked at: style sheets of smal
 KNOWN_BY_ID = frozenset(["div", "td", "section", "article", "main", "aside", "ul", "ol", "table", "form", "center"])
 MAX_TAGS = 300_000
 NOTHING, OPEN, CLOSE, INLINE, LINK, LINK_END, BREAK, CODE_END = range(8)  # what the walk does at a tag
+INLINES = (INLINE, LINK)
 # Of code's inline elements those that are a line each: by class, or by style.
 LINES = frozenset([".line", ".code-line", ".token-line", ".view-line", ".cm-line", ".CodeMirror-line", ".ec-line"])
 LINE_STYLE = re.compile(r"display\s*:\s*(?:block|flex|grid|table)", re.IGNORECASE)
@@ -82,6 +83,13 @@ class Blocks:
     cut: bool = False  # whether the page was too large or too deep to be read to its end
     title: str = ""
     stated: str = ""  # the article's text as the page states it for machines
+
+    def fill(self, rows: list[tuple]) -> None:
+        """Take the columns of what is known of each block."""
+        if rows:
+            columns = map(list, zip(*rows, strict=True))
+            (self.text, self.link_chars, self.inner, self.element,
+             self.gap, self.prefix, self.row, self.cell) = columns  # fmt: skip
 
 
 def _tag(name: str, attributes: list[tuple[str, str]]) -> Tag:
@@ -141,38 +149,56 @@ def _around(nodes: Iterable[LexborNode]) -> set[int]:
     return around
 
 
-def _walk(html: str, raw_text: bool, blocks: Blocks) -> None:
-    kinds, kind, parent, start, end = blocks.kinds, blocks.kind, blocks.parent, blocks.start, blocks.end
-    known: dict[str, tuple[int, int, str, int, bool | str]] = {}
-    numbers: dict[tuple, int] = {}
-    rows: list[tuple] = []
-    stack: list[int] = []  # open elements
-    names: list[str] = []  # and the names that will close them
-    lists: list[count | None] = []  # open lists: the numbers of an ordered one
-    pieces: list[str] = []  # text of the block that is being read
-    link = row = cell = linked = pre = gap = 0  # link, pre: how many such elements are open
-    inner = first = -1
-    code_end = -1  # pieces there were when a <code> ended
-    prefix = ""
-    broken = False
+class _Known(dict[str, tuple[int, int, str, int, bool | str]]):
+    """What to do at a tag, by what stands between its `<` and `>`; worked out where it is met first."""
 
-    def flush() -> None:
-        nonlocal gap, prefix, linked, broken
-        text = code(pieces) if pre else "".join(pieces)
-        pieces.clear()
-        if pre:
-            pass
-        elif broken:
-            text = "\n".join([" ".join(line.split()) for line in text.split("\v")]).strip()
+    def __init__(self, kinds: list[Tag]) -> None:
+        self._kinds, self._numbers = kinds, dict[tuple, int]()
+
+    def __missing__(self, raw: str) -> tuple[int, int, str, int, bool | str]:
+        head, link_to, rest = raw.partition(' href="')
+        like = head + rest.partition('"')[2] if link_to else raw  # links differ in where they lead, and hardly else
+        self[raw] = entry = self.get(like) or self.setdefault(like, _entry(like, self._kinds, self._numbers))
+        return entry
+
+
+class _Around:
+    """The lists, table rows and <pre> that are open, and the mark of a list's item whose text has not come yet."""
+
+    __slots__ = ("cell", "lists", "pre", "prefix", "row")
+
+    def __init__(self) -> None:
+        self.lists: list[count | None] = []  # the numbers of an ordered one
+        self.pre = self.row = self.cell = 0  # pre: how many are open
+        self.prefix = ""
+
+    def open(self, name: str, element: int) -> None:
+        """`name` is that of the tag that closes it, `element` its number."""
+        if name == "/li":
+            numbering = self.lists[-1] if self.lists else None
+            if not self.pre:
+                mark = "- " if numbering is None else f"{next(numbering)}. "
+                self.prefix = "  " * (len(self.lists) - 1) + mark
+        elif name == "/td" or name == "/th":
+            self.cell += 1
+        elif name == "/tr":
+            self.row, self.cell = element, 0
+        elif name == "/pre":
+            self.pre += 1
         else:
-            text = " ".join(text.split())
-        if "&" in text:
-            text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&nbsp;", " ").replace("&amp;", "&")
-        if text:
-            rows.append((text, linked, first, stack[-1] if stack else 0, gap, prefix, row, cell))
-            gap, prefix = 0, ""
-        linked, broken = 0, False
+            self.lists.append(None if name == "/ul" else count(1))
 
+    def close(self, name: str) -> None:
+        if name == "/tr":
+            self.row = 0
+        elif name == "/pre":
+            self.pre -= 1
+        elif (name == "/ul" or name == "/ol") and self.lists:
+            self.lists.pop()
+
+
+def _tags(html: str, raw_text: bool, blocks: Blocks) -> Iterator[tuple[str, str]]:
+    """Each tag and the text after it; notes in `blocks` where there were too many."""
     parts = html.replace(">", "<").split("<", 2 * MAX_TAGS + 1)  # in turn a tag and the text after it, the first aside
     if len(parts) == 2 * html.count("<") + 1 and not raw_text:
         pairs = iter(parts)
@@ -181,91 +207,69 @@ def _walk(html: str, raw_text: bool, blocks: Blocks) -> None:
         parts = html.split("<", MAX_TAGS + 1)[1:]
         blocks.cut = len(parts) > MAX_TAGS
         pairs = chain.from_iterable([part.partition(">")[::2] for part in parts[:MAX_TAGS]])
-    for raw, text in zip(pairs, pairs, strict=True):
-        entry = known.get(raw)
-        if entry is None:
-            head, link_to, rest = raw.partition(' href="')
-            if link_to:  # links differ in where they lead, and hardly else
-                like = head + rest.partition('"')[2]
-                entry = known[raw] = known.get(like) or known.setdefault(like, _entry(like, kinds, numbers))
-            else:
-                entry = known[raw] = _entry(raw, kinds, numbers)
-        action, number, name, tag_gap, special = entry
+    return zip(pairs, pairs, strict=True)
+
+
+def _walk(html: str, raw_text: bool, blocks: Blocks) -> None:
+    kind, parent, start, end = blocks.kind, blocks.parent, blocks.start, blocks.end
+    known = _Known(blocks.kinds)
+    around = _Around()
+    rows: list[tuple] = []
+    stack, names = [0], [""]  # the body and the open elements, and the names that will close these
+    pieces: list[str] = []  # text of the block that is being read
+    link = linked = gap = 0  # link: how many are open
+    inner = first = code_end = -1  # code_end: pieces there were when a <code> ended
+    broken = False
+
+    def flush() -> None:
+        nonlocal gap, linked, broken
+        text = _block_text(pieces, around.pre > 0, broken)
+        pieces.clear()
+        if text:
+            rows.append((text, linked, first, stack[-1], gap, around.prefix, around.row, around.cell))
+            gap, around.prefix = 0, ""
+        linked, broken = 0, False
+
+    for raw, text in _tags(html, raw_text, blocks):
+        action, number, name, tag_gap, special = known[raw]
         if action == OPEN:
-            if pieces:
-                if not pre:
-                    flush()
-                elif pieces[-1][-1:] != "\n" and name not in CELL_ENDS:
-                    pieces.append("\n")
+            if pieces and not (around.pre and _new_line(pieces, name)):
+                flush()
             inner = -1
-            parent.append(stack[-1] if stack else 0)
+            parent.append(stack[-1])
             stack.append(len(kind))
             names.append(name)
             kind.append(number)
             start.append(len(rows))
             end.append(0)
-            if tag_gap > gap:
-                gap = tag_gap
-            if not special:
-                pass
-            elif name == "/li":
-                numbering = lists[-1] if lists else None
-                if not pre:
-                    prefix = "  " * (len(lists) - 1) + ("- " if numbering is None else f"{next(numbering)}. ")
-            elif name == "/td" or name == "/th":
-                cell += 1
-            elif name == "/tr":
-                row, cell = len(kind), 0
-            elif name == "/ul":
-                lists.append(None)
-            elif name == "/ol":
-                lists.append(count(1))
-            elif name == "/pre":
-                pre += 1
+            gap = tag_gap if tag_gap > gap else gap
+            if special:
+                around.open(name, len(kind))
         elif action == CLOSE:
-            if not names or names[-1] != raw:
-                if raw not in names:
-                    continue
-                while names[-1] != raw:  # only where raw text, such as <xmp>, looks like tags
-                    names.pop()
-                    end[stack.pop()] = len(rows)
-            if pieces:
-                if not pre or (raw == "/pre" and pre == 1):
-                    flush()
-                elif pieces[-1][-1:] != "\n" and raw not in CELL_ENDS:
-                    pieces.append("\n")
+            if names[-1] != raw and raw not in names:
+                continue
+            while names[-1] != raw:  # only where raw text, such as <xmp>, looks like tags
+                names.pop()
+                end[stack.pop()] = len(rows)
+            if pieces and not (around.pre and (around.pre > 1 or raw != "/pre") and _new_line(pieces, raw)):
+                flush()
             names.pop()
             end[stack.pop()] = len(rows)
             inner = -1
-            if tag_gap > gap:
-                gap = tag_gap
-            if not special:
-                pass
-            elif raw == "/tr":
-                row = 0
-            elif raw == "/pre":
-                pre -= 1
-            elif (raw == "/ul" or raw == "/ol") and lists:
-                lists.pop()
-        elif action == INLINE:
+            gap = tag_gap if tag_gap > gap else gap
+            if special:
+                around.close(raw)
+        elif action in INLINES:
             inner = number
-            if not pre:
-                pass
-            elif special is MARK:
-                pieces.append(MARK)
-            elif pieces and pieces[-1][-1:] != "\n" and (special or (len(pieces) == code_end and raw.startswith("code"))):
-                pieces.append("\n")
+            link += action == LINK
+            if around.pre:
+                _inside_code(pieces, special, len(pieces) == code_end and raw.startswith("code"))
         elif action == CODE_END:
             code_end = len(pieces)
-        elif action == LINK:
-            inner = number
-            link += 1
-            if pre and special is MARK:
-                pieces.append(MARK)
         elif action == LINK_END:
             link -= 1
         elif action == BREAK:
-            if pre:
+            if around.pre:
                 pieces.append("\n")
             elif tag_gap:
                 if pieces:
@@ -274,26 +278,46 @@ def _walk(html: str, raw_text: bool, blocks: Blocks) -> None:
             elif pieces:
                 pieces.append("\v")
                 broken = True
-        if text:
-            if pieces:
-                pieces.append(text)
-                if link:
-                    linked += len(text.strip())
-            elif not text.isspace() or pre:
+        if text and (pieces or around.pre or not text.isspace()):
+            if not pieces:
                 first = inner
-                pieces.append(text)
-                if link:
-                    linked += len(text.strip())
+            pieces.append(text)
+            if link:
+                linked += len(text.strip())
     if pieces:
         flush()
-    while stack:
-        end[stack.pop()] = len(rows)
     if end:
-        end[0] = len(rows)  # whatever came after a </body> inside raw text as well
-    if rows:
-        columns = map(list, zip(*rows, strict=True))
-        (blocks.text, blocks.link_chars, blocks.inner, blocks.element,
-         blocks.gap, blocks.prefix, blocks.row, blocks.cell) = columns  # fmt: skip
+        for element in stack:  # and the body: whatever came after a </body> inside raw text is in it as well
+            end[element] = len(rows)
+    blocks.fill(rows)
+
+
+def _new_line(pieces: list[str], name: str) -> bool:
+    """In a <pre>: the text that follows begins a line, unless a cell of a table ends before it. Always true."""
+    if pieces[-1][-1:] != "\n" and name not in CELL_ENDS:
+        pieces.append("\n")
+    return True
+
+
+def _inside_code(pieces: list[str], special: bool | str, after_code: bool) -> None:
+    """At an inline element in a <pre>: `special` as `_entry` gives it; `after_code`: a <code> that follows another at once."""
+    if special is MARK:
+        pieces.append(MARK)
+    elif pieces and (special or after_code):
+        _new_line(pieces, "")
+
+
+def _block_text(pieces: list[str], pre: bool, broken: bool) -> str:
+    """The text of a block; outside of <pre> with one space between words. `broken`: it has lines, each ended by \\v."""
+    if pre:
+        text = code(pieces)
+    elif broken:
+        text = "\n".join([" ".join(line.split()) for line in "".join(pieces).split("\v")]).strip()
+    else:
+        text = " ".join("".join(pieces).split())
+    if "&" in text:
+        text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&nbsp;", " ").replace("&amp;", "&")
+    return text
 
 
 def code(pieces: list[str]) -> str:

@@ -41,7 +41,7 @@ class Extracted:
 
 
 def extract(page: Page, comments: bool = False) -> Extracted:
-    """The text of one page, with what its readers wrote under it if `comments`; empty where there is none to be had. Never
+    """The text of one page, with what its readers wrote under it if `comments`; empty where there is none. Never
     raises on account of the page."""
     kind = kind_of_body(page.content_type, "", page.body, page.charset)
     if not gives_text(kind):

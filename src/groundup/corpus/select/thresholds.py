@@ -1,4 +1,4 @@
-"""What each threshold would keep, from the annotations alone: the place to choose thresholds before they are applied.
+"""What each threshold would keep, from the annotations alone. The values: `corpus/config.py`; `selection.py` applies them.
 
 For every published rule (`rules.THRESHOLDS`) and every classifier's score: the share of documents and words that it
 keeps by itself, the values over the documents, and texts just on either side, which say more than any share.

@@ -1,7 +1,7 @@
 from typing import Any
 
 from groundup.report.made import Made
-from groundup.report.words import number, seconds
+from groundup.report.words import number
 
 TITLE = "The plan: a size for the time"
 STAGES = ("plan",)
@@ -22,7 +22,7 @@ def gather(made: Made) -> dict[str, Any]:
     }
     loss = expected["loss"]
     return {
-        "facts": [("minutes that were given", number(plan["minutes"])), ("time that it took", seconds(took["all"]))],
+        "facts": [("minutes that were given", number(plan["minutes"]))],
         "plan": plan,
         "loss": loss,
         "outcome": planned["loss"],

@@ -3,7 +3,7 @@ from typing import Any
 from groundup.report.made import Made
 from groundup.report.sections import policy
 
-TITLE = "PPO: better answers from the judge"
+TITLE = "PPO: better answers by the reward model"
 STAGES = ("ppo",)
 
 

@@ -4,23 +4,21 @@ from groundup.report import figures
 from groundup.report.made import Made
 from groundup.report.words import against, comparison, interval, percent
 
-TITLE = "Reward model: a judge of answers"
+TITLE = "Reward model: a score for each answer"
 STAGES = ("reward",)
 
 
 def gather(made: Made) -> dict[str, Any]:
     reward = made.results["reward"]
-    judge, ahead = reward["accuracy"], reward["ahead_of_longer"]
+    accuracy, ahead = reward["accuracy"], reward["ahead_of_longer"]
     scored = made.rows("reward", "training/scored.jsonl")
+    agrees = comparison(
+        "Does the reward model agree with the annotator?", f"{percent(accuracy['accuracy'])} ({interval(accuracy)})",
+        f"always preferring the longer answer: {percent(reward['longer_wins'])}",
+        ahead["difference"], ahead["low"], ahead["high"],
+    )  # fmt: skip
     return {
-        "compared": [
-            comparison(
-                "Does the judge agree with the annotator?",
-                f"{percent(judge['accuracy'])} ({interval(judge)})",
-                f"always preferring the longer answer: {percent(reward['longer_wins'])}",
-                ahead["difference"], ahead["low"], ahead["high"],
-            )
-        ],
+        "compared": [agrees],
         "reward": reward,
         "ahead": ahead,
         "state": against(ahead["low"], ahead["high"], 0),

@@ -14,7 +14,7 @@ def gather(made: Made) -> dict[str, Any]:
     tuned = made.results["sft"]
     overlap, gain = tuned["held_out"]["overlap"], tuned["held_out"]["gain"]
     metrics = made.rows("sft", "training/metrics.jsonl")
-    loss = "loss, nats a token"
+    loss = "loss, nats per token"
     answers = made.rows("sft", ANSWERS) if (made.folders["sft"] / ANSWERS).is_file() else []  # none where none was held out
     return {
         "compared": [
