@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from groundup import kernels
+from groundup.core import device
 from groundup.core.errors import UserError
 from groundup.generation.decoding import Decoding
 from groundup.generation.engine import Sampling, generate
@@ -177,6 +178,19 @@ def test_the_widest_vectors_of_the_processor_are_taken(monkeypatch, capabilities
     monkeypatch.setenv("GROUNDUP_KERNELS", switch)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert kernels.float32_vectors() == vectors
+
+
+@pytest.mark.parametrize(
+    ("switch", "dtype"), [("", torch.bfloat16), ("none", torch.bfloat16), ("avx512", torch.float32), ("avx2", torch.float32)]
+)
+def test_the_switch_makes_of_any_processor_one_that_trains_as_an_avx2_one(monkeypatch, switch, dtype):
+    every = ("avx2", "fma3", "avx512_f", "avx512_bf16", "amx_bf16")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(every, True))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setenv("GROUNDUP_KERNELS", switch)
+    assert device.choose.__wrapped__(torch.get_num_threads()).training_dtype == dtype
+    assert device.has_tiles() == (dtype == torch.bfloat16)
 
 
 @pytest.mark.parametrize(("compiler", "reason"), [("no-such-compiler", "no C\\+\\+ compiler"), ("false", "did not compile")])

@@ -8,8 +8,11 @@ from functools import cache
 
 import torch
 
+from groundup.core.errors import UserError
 from groundup.core.executor import cores
 from groundup.core.machine import processor_name
+
+SWITCH = "GROUNDUP_KERNELS"
 
 # Compiling takes about 40 s on two cores and makes a step 1.4 times faster; from here on it earns that back.
 COMPILE_PAYS_FROM_FLOPS = 5e13
@@ -81,9 +84,17 @@ def choose(threads: int = 0) -> Device:
     )
 
 
+def up_to() -> str | None:
+    """Up to where kernels may go, by the environment, for tests and comparisons. Raises UserError for a value that is none."""
+    value = os.environ.get(SWITCH)
+    if value not in (None, "", "avx512", "avx2", "none"):
+        raise UserError(f"{SWITCH} is {value[:40]!r}; it must be avx512, avx2 or none")
+    return value or None
+
+
 def has_bfloat16_vectors() -> bool:
-    """Whether the processor multiplies vectors of bfloat16 (AVX-512: AMD since 2022, Intel's servers since 2023)."""
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    """Whether the processor multiplies vectors of bfloat16 (AVX-512: AMD since 2022, Intel's servers since 2023), and may."""
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16")) and up_to() not in ("avx512", "avx2")
 
 
 def has_tiles() -> bool:

@@ -26,8 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groundup.core.device import has_bfloat16_vectors, has_tiles
-from groundup.core.errors import UserError
+from groundup.core.device import SWITCH, has_bfloat16_vectors, has_tiles, up_to
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +36,6 @@ FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp")
 # What any processor can, by vector.h.
 FLOAT32 = ("decoding.cpp", "float32_layers.cpp", "float32_loss.cpp", "float32_optimizer.cpp")
 FLOAT32_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi")
-SWITCH = "GROUNDUP_KERNELS"
 BLOCK, MAX_CHANNELS = 32, 256  # as in the C++
 
 
@@ -64,7 +62,7 @@ def _there(found: ctypes.CDLL | str) -> ctypes.CDLL:
 @cache
 def library_or_reason() -> ctypes.CDLL | str:
     """The compiled kernels, or why there are none: asked for once, as a compiler may take long to say no."""
-    if (highest := _highest()) is not None:
+    if (highest := up_to()) is not None:
         return f"{SWITCH}={highest}"
     if not has_bfloat16_vectors():
         return "the processor has no AVX-512 for bfloat16"
@@ -88,7 +86,7 @@ def float32_or_reason() -> ctypes.CDLL | str:
 
 def float32_vectors() -> tuple[str, ...] | str:
     """What the compiler may use of the processor, or why there are no kernels for it."""
-    highest, has = _highest(), torch.cpu.get_capabilities()
+    highest, has = up_to(), torch.cpu.get_capabilities()
     if highest == "none":
         return f"{SWITCH}=none"
     if has.get("architecture") in ("aarch64", "arm64"):
@@ -98,14 +96,6 @@ def float32_vectors() -> tuple[str, ...] | str:
     if has.get("avx2") and has.get("fma3"):
         return ("avx2", "fma")
     return "the processor has neither AVX2 with FMA nor NEON"
-
-
-def _highest() -> str | None:
-    """Up to where kernels may go, by the environment, for tests and comparisons. Raises UserError for a value that is none."""
-    value = os.environ.get(SWITCH)
-    if value not in (None, "", "avx512", "avx2", "none"):
-        raise UserError(f"{SWITCH} is {value[:40]!r}; it must be avx512, avx2 or none")
-    return value or None
 
 
 def _compiled(name: str, sources: list[Path], flags: list[str]) -> ctypes.CDLL | str:
