@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="
 DRIVER = """
 import json, os, signal, sys
 from pathlib import Path
+from types import ModuleType
 from groundup.core import ray_tasks
 from groundup.corpus.annotate import measure as module
 from groundup.corpus.config import AnnotationsConfig
@@ -86,4 +88,17 @@ def test_two_nodes_and_a_killed_worker_give_the_same_bytes(tmp_path, monkeypatch
 def test_without_ray_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match="ray is not installed"), executor.pool(2, "local"):
+        pass
+
+
+def test_a_node_that_is_not_up_in_time_is_one_line(monkeypatch):
+    """Ray raises a plain Exception then."""
+    slow = ModuleType("ray")
+
+    def init(**_):
+        raise Exception("The current node timed out during startup.\nIt is overloaded.")
+
+    slow.init = init
+    monkeypatch.setitem(sys.modules, "ray", slow)
+    with pytest.raises(UserError, match=r"ray at local: .*timed out during startup\. It is"), executor.pool(1, "local"):
         pass
