@@ -149,7 +149,7 @@ class Left:
     """The documents that their own annotations did not drop, in order of id."""
 
     domain: np.ndarray  # uint64: equal for equal domains
-    quality: np.ndarray  # float64
+    quality: np.ndarray  # float64, NaN where its language has no classifier
     place: np.ndarray  # uint64 [documents, 2]: their order for being held out
     held_out: np.ndarray  # bool
     best: np.ndarray  # bool
@@ -197,10 +197,15 @@ def _hold_out(left: Left, share: float) -> None:
 
 
 def _mark_best(left: Left, share: float) -> None:
-    """The top share of each domain's training documents by quality; of equal ones, the least id."""
-    for group in left.by_domain(left.here() & ~left.held_out):
-        order = group[np.argsort(-left.quality[group], kind="stable")]
-        left.best[order[: round(share * len(group))]] = True
+    """The top share of each domain's training documents by quality; of equal ones, the least id.
+
+    Of those without a quality the same share, the least by id: the best have no other languages than the rest.
+    """
+    train, known = left.here() & ~left.held_out, ~np.isnan(left.quality)
+    for chosen in (train & known, train & ~known):
+        for group in left.by_domain(chosen):
+            order = group[np.argsort(-left.quality[group], kind="stable")]
+            left.best[order[: round(share * len(group))]] = True
 
 
 def _of_left(parts: list[Path], column: str, chosen: np.ndarray) -> Iterator[str]:
