@@ -2,7 +2,7 @@
 
 The WARC is the crawl's whole state. Every URL that was asked for leaves one record: a response where it gave a page,
 otherwise metadata that says why not, or what a sitemap lists. A crawl that was cut off reads them back, in order, and
-goes on as if it had never stopped; nothing is asked for twice but robots.txt, whose rules may have changed, and what
+resumes as if it had never stopped; nothing is asked for twice but robots.txt, whose rules may have changed, and what
 the server was too busy to answer.
 """
 
@@ -101,7 +101,7 @@ def crawl(
             try:
                 found = _ask(client, url, url in visit.sitemaps)
             except Unreachable as error:
-                raise UserError(f"{url}: cannot be reached any more ({error}): run again to go on from here") from None
+                raise UserError(f"{url}: cannot be reached any more ({error}): run the same command again to resume") from None
             if found.answer.outcome in BUSY and visit.postpone(url):
                 continue
             target = canonical(found.answer.location, url) if found.answer.location else None
@@ -194,7 +194,7 @@ class _Visit:
         """Put a URL that got "busy" for an answer at the end, once. Raises UserError at the fifth such answer in a row."""
         self.busy += 1
         if self.busy >= MAX_BUSY:
-            raise UserError(f"{url}: the server is too busy: run again, later, to go on from here")
+            raise UserError(f"{url}: the server is too busy: run the same command later to resume")
         if url in self.postponed:
             return False
         self.postponed.add(url)

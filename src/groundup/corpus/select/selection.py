@@ -173,7 +173,7 @@ class Left:
 
 
 def _numbers(rows: list[Row], seed: int) -> tuple[np.ndarray, ...]:
-    """The choice of the held-out hangs on the cluster alone, so another threshold elsewhere moves few across."""
+    """The choice of the held-out depends on the cluster alone, so another threshold elsewhere moves few across."""
     names = [blake2b(row["domain"].encode(), digest_size=8).digest() for row in rows]
     places = [blake2b(f"{seed} {row['cluster']}".encode(), digest_size=16).digest() for row in rows]
     none = np.zeros(len(rows), dtype=bool)
