@@ -19,7 +19,7 @@ NO_CODEC = {"replacement", "iso-2022-cn", "iso-2022-cn-ext", "x-user-defined"}
 DECLARATION = json.loads((HERE / "declaration.json").read_text(encoding="utf-8"))
 # The languages that each charset was made for.
 LANGUAGES = {
-    "ibm866": "ru", "iso-8859-2": "pl hu", "iso-8859-3": "de", "iso-8859-4": "lv", "iso-8859-5": "ru sr", "iso-8859-6": "ar",
+    "ibm866": "ru", "iso-8859-2": "pl hu", "iso-8859-3": "de", "iso-8859-4": "lv", "iso-8859-5": "ru", "iso-8859-6": "ar",
     "iso-8859-7": "el", "iso-8859-8": "he", "iso-8859-8-i": "he", "iso-8859-10": "is", "iso-8859-13": "lt lv",
     "iso-8859-14": "ga", "iso-8859-15": "fr fi", "iso-8859-16": "pl", "koi8-r": "ru", "koi8-u": "ru", "macintosh": "de fr",
     "windows-874": "th",
@@ -31,7 +31,7 @@ LANGUAGES = {
 
 
 def page(language: str) -> str:
-    return "".join(f"<p>{one}</p>\n" for one in DECLARATION[language][:3])
+    return "".join(f"<p>{one}</p>\n" for one in DECLARATION[language][:2])
 
 
 def test_the_standard_has_228_labels_of_40_encodings():
@@ -72,8 +72,8 @@ def test_a_label_without_a_codec_does_not_hide_a_page(label, language):
         assert decoded(page(language).encode(charset), label, "text/html") == (page(language), 0)
 
 
-@settings(max_examples=20)
-@given(st.lists(st.binary(min_size=4, max_size=9).map(lambda word: bytes(0x80 | one for one in word)), min_size=30, max_size=60))
+@settings(max_examples=6)
+@given(st.lists(st.binary(min_size=4, max_size=9).map(lambda word: bytes(0x80 | one for one in word)), min_size=20, max_size=30))
 def test_private_letters_are_given_up_or_look_like_a_language(words):
     body = b"<p>" + b" ".join(words) + b"</p>"
     found = extract(Page("http://a.org/", "text/html", body, "x-user-defined"))
