@@ -34,6 +34,7 @@ from groundup.corpus.tables import read_working, write_working
 PART_BYTES = 16 << 20  # of annotations that are looked at together
 MOST_PARTS = 256  # files that are open at a time
 ROWS_AT_ONCE = 2000
+MOST_SHOWN = 4  # steps in a message
 LEAST_DOCUMENTS_TO_HOLD_OUT = 10  # of a domain, for it to be sure of two held-out ones
 KEYS = [(name, pa.string()) for name in ("id", "url", "host", "domain", "kind", "language", "title", "text")]
 DOCUMENTS = pa.schema(
@@ -115,7 +116,9 @@ def select(annotations: Path, out: Path, settings: SelectionConfig, languages: S
     }
     files.write_json(out / "funnel.json", result)
     if not sizes["train"]:
-        raise UserError(f"no document is left for training; {out / 'funnel.json'} says which step dropped them")
+        dropped = sorted(((step["dropped"], step["step"]) for step in result["steps"] if step.get("dropped")), reverse=True)
+        why = ", ".join(f"{name}: {count}" for count, name in dropped[:MOST_SHOWN]) or "all are held out"
+        raise UserError(f"no document is left for training (dropped by {why}); see {out / 'funnel.json'}")
     return result
 
 
