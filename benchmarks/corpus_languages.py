@@ -30,11 +30,11 @@ import pyarrow.parquet as pq
 
 from common import ROOT, arguments, conclude, machine
 from groundup.core.words import split
-from groundup.corpus.annotate.languages import identify
 from groundup.corpus.annotate.measure import annotate
 from groundup.corpus.archive.warc import Losses, WarcWriter, read_pages
 from groundup.corpus.config import AnnotationsConfig, SelectionConfig
 from groundup.corpus.extract.page_text import extract
+from groundup.corpus.languages import identify
 from groundup.corpus.select.selection import select
 
 CLAIM = "of sentences as many are told right as by the best other identifier; corpora of ten languages keep their clean pages"

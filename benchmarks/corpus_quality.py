@@ -47,7 +47,7 @@ def main() -> None:
 
 def _quality(positives: Rows, negatives: Rows, folder: Path) -> float:
     found = quality.train([_write(folder, "positives", positives)], [_write(folder, "negatives", negatives)],
-                          folder / "quality.npz")  # fmt: skip
+                          folder / "quality.npz")["languages"]["en"]  # fmt: skip
     print(f"quality: {found['positives']} articles, {found['negatives']} web pages; AUC {found['held_out_auc']:.3f}; "
           f"articles above the best tenth of pages {found['positives_kept_with_best_tenth_of_negatives']:.3f}")  # fmt: skip
     return found["held_out_auc"]
@@ -59,7 +59,8 @@ def _short(wikipedia: Rows, pages: Rows, folder: Path) -> None:
 
     paths = _write(folder, "seen-positives", seen(wikipedia)), _write(folder, "seen-negatives", seen(pages))
     quality.train([paths[0]], [paths[1]], folder / "seen.npz")
-    classifier = Classifier.load(folder / "seen.npz")
+    classifier = Classifier.load(folder / "seen.npz").of_language("en")
+    assert classifier
     unseen = [text for group, text in wikipedia if not labelled.fold_of(group)]
     longest = [max(text.split("\n"), key=len).split() for text in unseen]
     short = [" ".join(words[:SHORT_WORDS]) for words in longest if len(words) >= SHORT_WORDS]

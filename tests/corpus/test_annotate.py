@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
+from groundup.corpus.annotate import corpus_quality
 from groundup.corpus.annotate import measure as module
 from groundup.corpus.annotate.measure import annotate, host_of, kind_of, scrub_addresses
 from groundup.corpus.archive.warc import WarcWriter
@@ -53,7 +54,8 @@ def rows(out):
     return [row for path in sorted(out.glob("annotations-*.parquet")) for row in pq.read_table(path).to_pylist()]
 
 
-def test_rows_say_what_they_should(pages, tmp_path):
+def test_rows_say_what_they_should(pages, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_quality, "LEAST_CHUNKS", 1)
     counts = annotate(pages, tmp_path / "out", AnnotationsConfig(), workers=1, label="annotate")
     found = {row["url"]: row for row in rows(tmp_path / "out")}
     assert not (tmp_path / "out" / "pass1").exists()
@@ -74,7 +76,7 @@ def test_rows_say_what_they_should(pages, tmp_path):
     code = found["file:///stdlib/m10.py"]
     assert code["host"] == "stdlib" and code["kind"] == "code" and code["template_lines"] == []
     assert "0x7f3c" not in found["file:///stdlib/address.py"]["text"]
-    assert counts["quality_training_chunks"] > 0
+    assert counts["quality_training_chunks"]["en"] > 0
     reference = sorted(row["quality"] for row in found.values() if row["domain"] == "reference")
     assert 0 < reference[0] < 0.5 < reference[-1] < 1
 
@@ -180,23 +182,23 @@ def test_a_shard_that_is_there_is_not_measured_again_unless_it_is_damaged_or_its
     assert [row["url"] for row in rows(tmp_path / "out") if row["domain"] == "code"] == ["file:///stdlib/other.py"]
 
 
-def test_without_positives_quality_is_one_half(pages, tmp_path):
+def test_without_positives_there_is_no_quality(pages, tmp_path):
     counts = annotate(pages[1:], tmp_path / "out", AnnotationsConfig(), workers=1)
-    assert counts["quality_training_chunks"] == 0
-    assert {row["quality"] for row in rows(tmp_path / "out")} == {0.5}
+    assert counts["quality_training_chunks"] == {} and sum(counts["without_quality"].values()) > 0
+    assert {row["quality"] for row in rows(tmp_path / "out")} == {None}
 
 
 def test_the_users_classifiers_judge_every_page_and_a_new_one_judges_again(pages, tmp_path):
     def classifier(name, bias):
         weights = np.zeros((1 << linear.BITS, 1), np.float32)
         path = tmp_path / f"{name}.npz"
-        linear.Classifier([name], weights, np.array([bias], np.float32)).save(path)
+        linear.Classifier([name], weights, np.array([bias], np.float32), languages=["en"]).save(path)
         return str(path)
 
     (tmp_path / "words.txt").write_text("compiler\n")
     settings = AnnotationsConfig(
         toxicity_classifier=classifier("toxic", -30.0),
-        quality_classifier=classifier("quality", 0.0),
+        quality_classifier=classifier("en", 0.0),
         domain_classifier=classifier("docs", 30.0),
         toxic_words=str(tmp_path / "words.txt"),
     )

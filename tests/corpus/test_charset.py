@@ -223,7 +223,7 @@ LABELS = """
     iso8859_5 cyrillic
     utf-16-le utf-16
     utf-16-be unicodefffe
-    None replacement hz-gb-2312 x-user-defined unicode_escape zip
+    None replacement iso-2022-cn x-user-defined unicode_escape zip
 """
 
 

@@ -92,7 +92,7 @@ def test_a_server_in_trouble_loses_nothing(crawl, tmp_path, monkeypatch, trouble
 def test_a_storm_ends_in_one_line_and_is_gone_on_from(crawl, tmp_path):
     base, behaviour, languages = crawl
     behaviour.trouble = lambda number, before: "503" if number > 20 else ""
-    with pytest.raises(UserError, match=r"status 503.*run again") as error:
+    with pytest.raises(UserError, match=r"status 503.*run the same command later") as error:
         urls(base, tmp_path / "log")
     assert "\n" not in str(error.value)
     had = Counter(behaviour.answered)

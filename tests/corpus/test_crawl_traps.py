@@ -103,6 +103,22 @@ def test_sitemaps_are_followed_and_not_read_twice(tmp_path):
         assert asked == ["/robots.txt"]
 
 
+@pytest.mark.parametrize(("depth", "pages"), [(1, 1), (3, 1), (4, 0)])
+def test_indexes_of_indexes_are_followed_and_what_lies_deeper_is_counted(tmp_path, depth, pages):
+    def answer(path):
+        if not path.startswith("/s"):
+            return (404, HTML, "") if path == "/robots.txt" else "page"
+        level = int(path[2])
+        listed = f"<sitemap><loc>/s{level + 1}.xml</loc></sitemap><sitemap><loc>/s0.xml</loc></sitemap>"  # a loop
+        index = f"<sitemapindex>{listed}</sitemapindex>"
+        return (200, {"Content-Type": "application/xml"}, index if level < depth else "<urlset><url><loc>/a</loc></url></urlset>")
+
+    with site(answer) as (address, asked):
+        count = run(f"{address}s0.xml", tmp_path / "a.warc.gz", only_listed=True)
+        assert (count.pages, count.refused) == (pages, {} if pages else {"nested sitemap": 2})
+        assert len(asked) == len(set(asked)) == 2 + min(depth, 3) + pages
+
+
 def test_a_storm_is_waited_out_or_ends_the_crawl_with_nothing_lost(tmp_path):
     storm = threading.Event()
     pages = [f"/p{n}" for n in range(12)]
@@ -116,7 +132,7 @@ def test_a_storm_is_waited_out_or_ends_the_crawl_with_nothing_lost(tmp_path):
 
     with site(answer) as (address, asked):
         storm.set()
-        with pytest.raises(UserError, match="too busy: run again, later"):
+        with pytest.raises(UserError, match="too busy: run the same command later"):
             run(address, tmp_path / "a.warc.gz")
         assert len(asked) <= 2 + crawling.MAX_BUSY * fetch.ATTEMPTS
         storm.clear()

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from groundup.core import words
 from groundup.core.errors import UserError
 from groundup.core.words import split
-from groundup.corpus.annotate import languages, personal, rules, stop_words
+from groundup.corpus import languages
+from groundup.corpus.annotate import personal, rules, stop_words
 from groundup.corpus.annotate.measure import annotate
 from groundup.corpus.archive.warc import Losses, WarcWriter, read_pages
 from groundup.corpus.classify import toxicity

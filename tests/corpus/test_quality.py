@@ -31,9 +31,9 @@ def sets(folder, **vocabularies):
 def test_quality_is_the_share_of_negatives_below(tmp_path):
     paths = sets(tmp_path, good=GOOD, bad=BAD)
     found = quality.train([paths["good"]], [paths["bad"]], tmp_path / "q.npz")
-    assert found["positives"] == found["negatives"] == 40
-    assert found["held_out_auc"] > 0.95
-    classifier = Classifier.load(tmp_path / "q.npz")
+    assert found["languages"]["en"]["positives"] == found["languages"]["en"]["negatives"] == 40
+    assert found["languages"]["en"]["held_out_auc"] > 0.95 and found["texts_of_other_languages"] == {}
+    classifier = Classifier.load(tmp_path / "q.npz").of_language("en")
     assert quality.score(classifier, split(text(GOOD, 30, 999))) > 0.9
     bad = [quality.score(classifier, split(text(BAD, 150, 900 + n))) for n in range(40)]
     assert 0.25 < np.mean(bad) < 0.75

@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.core.words import count, ngrams, split, word_hashes
-from groundup.corpus.annotate import languages, rules
+from groundup.corpus import languages
+from groundup.corpus.annotate import rules
 
 
 def measure(text):

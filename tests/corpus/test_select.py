@@ -158,7 +158,7 @@ def test_published_thresholds_are_counted_but_drop_nothing(tmp_path):
 def test_nothing_to_select_is_said_in_one_line(tmp_path):
     with pytest.raises(UserError, match="annotate pages first"):
         select(tmp_path, tmp_path / "out", SelectionConfig(), "en", 0)
-    with pytest.raises(UserError, match="no document is left"):
+    with pytest.raises(UserError, match=r"no document is left for training \(dropped by language: 1\); see "):
         run(tmp_path, [row(1, language="de")])
 
 

@@ -108,7 +108,7 @@ def test_the_hub_is_read_from_a_local_folder(tmp_path, monkeypatch):
         ("file:///set/train/1", "text/plain", "b"),
     ]
     assert gather(tmp_path, f"hf:{tmp_path}/set:test")[1] == [("file:///set/test/0", "text/plain", "c")]
-    for source, message in [(f"hf:{tmp_path}/set:dev", "cannot be downloaded"), (f"hf:{tmp_path}/none", "cannot be downloaded")]:
+    for source, message in [(f"hf:{tmp_path}/set:dev", "cannot be read"), (f"hf:{tmp_path}/none", "cannot be read")]:
         with pytest.raises(UserError, match=message) as error:
             gather(tmp_path, source)
         assert "\n" not in str(error.value)

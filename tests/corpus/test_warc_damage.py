@@ -13,6 +13,7 @@ from fastwarc.stream_io import Lz4Writer, ZstdWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from groundup.corpus.archive import compression
 from groundup.corpus.archive.records import Losses, Place, read_records
 from groundup.corpus.archive.warc import WarcWriter, page_of, read_pages
 
@@ -221,3 +222,15 @@ def test_what_the_writer_wrote_has_no_losses(tmp_path):
     losses = Losses()
     assert len(list(read_pages(tmp_path / "a.warc.gz", losses))) == 5
     assert losses == Losses(records=5)
+
+
+@given(st.binary(max_size=300), st.integers(0, 9))
+def test_each_gzip_member_may_begin_and_what_cannot_inflate_is_not_opened(content, level):
+    assert compression._may_begin(compression.GZIP_MAGIC, gzip.compress(content, level), 0)
+
+
+def test_a_flood_of_magic_numbers_opens_no_member(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(compression, "_first_bytes", lambda opener, start: opened.append(start))
+    (tmp_path / "flood.gz").write_bytes(b"\x1f\x8b\x08\x00" * 5000)
+    assert list(read_records(tmp_path / "flood.gz", Losses())) == [] and len(opened) <= 3  # the last ones

@@ -5,11 +5,14 @@ a space, or between two characters. Parts are at most 200,000 bytes, which hold 
 rules for documents take; put together again they are the text.
 """
 
+import bz2
 import codecs
+import gzip
 import io
 import lzma
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from typing import IO, BinaryIO
 
 import pyarrow as pa
@@ -41,8 +44,10 @@ def packing_of(head: bytes) -> str:
 
 def unpacked(file: BinaryIO, packing: str) -> IO[bytes]:
     """The content of an open file; its stream raises OSError, EOFError or pa.ArrowException where it is damaged."""
-    if packing == "xz":
-        return _Xz(lzma.LZMAFile(file))
+    if packing == "gzip":
+        return _UpToDamage(_Gzip(gzip.GzipFile(fileobj=file)))
+    if packing in ("bz2", "xz"):
+        return _UpToDamage(_Members(file, bz2.BZ2Decompressor if packing == "bz2" else lzma.LZMADecompressor))
     return io.BufferedReader(pa.input_stream(file, compression=packing)) if packing else file
 
 
@@ -51,6 +56,15 @@ def content(file: BinaryIO, packing: str, encoding: str, mark: int) -> IO[bytes]
     stream = unpacked(file, packing)
     stream.read(mark)
     return stream if encoding == "utf-8" else io.BufferedReader(_Recoded(stream, encoding))
+
+
+def whole(stream: IO[bytes], most: int) -> bytes:
+    """All of the content, `most` bytes of it at most; raises at damage, of which a single `read` gives what comes before."""
+    pieces: list[bytes] = []
+    while most and (piece := stream.read(most)):
+        pieces.append(piece)
+        most -= len(piece)
+    return b"".join(pieces)
 
 
 def parts(stream: IO[bytes]) -> Iterator[bytes]:
@@ -92,20 +106,73 @@ def _cut(text: bytes, most: int) -> int:
     return most
 
 
-class _Xz(io.BufferedReader):
-    """lzma's error is of no kind of its own file errors; here it is one."""
+class _Members(io.RawIOBase):
+    """bz2 or xz, one stream after another. The library's own files take all behind the first damaged one for padding."""
+
+    def __init__(self, file: BinaryIO, opener: Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor]) -> None:
+        self.file, self.opener, self.decoder = file, opener, opener()
+        self.begun = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        out = b""
+        while not out:
+            fed = b""
+            if self.decoder.eof:
+                fed = self.decoder.unused_data.lstrip(b"\0")
+                self.decoder, self.begun = self.opener(), bool(fed)
+            elif self.decoder.needs_input:
+                fed = self.file.read(CHUNK) if self.begun else self.file.read(CHUNK).lstrip(b"\0")
+                if not fed and self.begun:
+                    raise EOFError("cut off")
+                if not fed:
+                    return 0
+                self.begun = True
+            try:
+                out = self.decoder.decompress(fed, len(buffer))
+            except lzma.LZMAError as error:
+                raise OSError(str(error)) from None
+        buffer[: len(out)] = out
+        return len(out)
+
+
+class _Gzip(io.RawIOBase):
+    """Piece by piece, so that none is lost to damage behind it."""
+
+    def __init__(self, file: gzip.GzipFile) -> None:
+        self.file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        try:
+            out = self.file.read1(len(buffer))
+        except zlib.error as error:
+            raise OSError(str(error)) from None
+        buffer[: len(out)] = out
+        return len(out)
+
+
+class _UpToDamage(io.BufferedReader):
+    """Gives what comes before a damage, and raises its error when more is asked for."""
 
     def read(self, size: int | None = -1) -> bytes:
-        try:
-            return super().read(size)
-        except lzma.LZMAError as error:
-            raise OSError(str(error)) from None
-
-    def readline(self, size: int | None = -1) -> bytes:
-        try:
-            return super().readline(size)
-        except lzma.LZMAError as error:
-            raise OSError(str(error)) from None
+        found, wanted = [], -1 if size is None or size < 0 else size
+        while wanted:
+            try:
+                piece = self.read1(min(wanted, CHUNK) if wanted > 0 else CHUNK)
+            except (OSError, EOFError):
+                if found:
+                    break
+                raise
+            if not piece:
+                break
+            found.append(piece)
+            wanted -= len(piece) if wanted > 0 else 0
+        return b"".join(found)
 
 
 class _Recoded(io.RawIOBase):

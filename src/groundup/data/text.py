@@ -19,7 +19,7 @@ def read_whole(path: Path) -> str:
         raise UserError(f"{path}: {kind.form}, where a text is wanted")
     try:
         with open_plain(path) as file:
-            content = streams.content(file, kind.packing, kind.encoding, kind.mark).read(MAX_TEXT_BYTES + 1)
+            content = streams.whole(streams.content(file, kind.packing, kind.encoding, kind.mark), MAX_TEXT_BYTES + 1)
     except DAMAGE:
         raise UserError(f"{path}: damaged {kind.packing}: get it again") from None
     if len(content) > MAX_TEXT_BYTES:

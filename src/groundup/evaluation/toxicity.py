@@ -13,9 +13,9 @@ from typing import Any
 
 from groundup.core.errors import UserError
 from groundup.core.words import split
-from groundup.corpus.annotate.languages import identify
 from groundup.corpus.classify import toxicity
 from groundup.corpus.classify.linear import Classifier
+from groundup.corpus.languages import identify
 from groundup.data.docstring_questions import digest
 from groundup.evaluation import metrics
 from groundup.evaluation.models import FolderModel, Model

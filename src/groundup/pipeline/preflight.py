@@ -19,7 +19,7 @@ LONGEST_CONTEXT = 2**20  # tokens, of any model
 
 def languages(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """Each can be told."""
-    from groundup.corpus.annotate import languages
+    from groundup.corpus import languages
 
     languages.check(recipe.annotations.languages)
 

@@ -28,6 +28,7 @@ from groundup.corpus.urls import MAX_URL_LENGTH, TRAP, canonical, host_of, path_
 logger = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 5
+INDEX_LEVELS = 3  # of sitemaps; the standard has one, and real sites have more
 MAX_URLS = 1_000_000  # what a trap can make us remember
 MAX_CRAWL_DELAY = 60.0  # seconds, so 1,440 pages a day; a site that asks for eleven days would hold the run
 MAX_BUSY = 5  # URLs in a row that a server is too busy to answer; then it wants to be left alone
@@ -101,7 +102,7 @@ def crawl(
             try:
                 found = _ask(client, url, url in visit.sitemaps)
             except Unreachable as error:
-                raise UserError(f"{url}: cannot be reached any more ({error}): run again to resume from here") from None
+                raise UserError(f"{url}: cannot be reached any more ({error}): run the same command again to resume") from None
             if found.answer.outcome in BUSY and visit.postpone(url):
                 continue
             target = canonical(found.answer.location, url) if found.answer.location else None
@@ -173,15 +174,15 @@ class _Visit:
         self.seen: set[str] = set()
         self.done: set[str] = set()
         self.hops: dict[str, int] = {}  # redirects that led to a URL
-        self.sitemaps: dict[str, bool] = {}  # those to be read, and whether they may list others: an index lists none
+        self.sitemaps: dict[str, int] = {}  # those to be read, and how many levels of indexes may follow
         self.postponed: set[str] = set()
         self.busy = 0
         if only_listed:
-            self._add_sitemap(first, may_be_index=True)
+            self._add_sitemap(first, INDEX_LEVELS)
             return
         self._add(first)
         for link in rules.sitemaps:
-            self._add_sitemap(canonical(link, first), may_be_index=True)
+            self._add_sitemap(canonical(link, first), INDEX_LEVELS)
 
     def next_url(self) -> str | None:
         while self.queue:
@@ -194,7 +195,7 @@ class _Visit:
         """Put a URL that got "busy" for an answer at the end, once. Raises UserError at the fifth such answer in a row."""
         self.busy += 1
         if self.busy >= MAX_BUSY:
-            raise UserError(f"{url}: the server is too busy: run again, later, to resume from here")
+            raise UserError(f"{url}: the server is too busy: run the same command later to resume")
         if url in self.postponed:
             return False
         self.postponed.add(url)
@@ -215,9 +216,12 @@ class _Visit:
             return
         for link in found.pages:
             self._add(link)
-        may_be_index = self.sitemaps.get(url, False)
-        for link in found.sitemaps if may_be_index else ():
-            self._add_sitemap(link, may_be_index=False)
+        levels = self.sitemaps.get(url, 0)
+        for link in found.sitemaps:
+            if levels:
+                self._add_sitemap(link, levels - 1)
+            else:
+                self.refused["nested sitemap"] += 1
         if outcome != "sitemap":
             self.refused[outcome] += 1
         location = found.answer.location
@@ -226,7 +230,7 @@ class _Visit:
         if target and hops <= MAX_REDIRECTS and self._is_new(target):
             self.hops[target] = hops
             if url in self.sitemaps:
-                self.sitemaps[target] = may_be_index
+                self.sitemaps[target] = levels
             self.queue.appendleft(target)
 
     def replay(self, warc: Path) -> None:
@@ -239,9 +243,9 @@ class _Visit:
             self.queue.append(url)
         return new
 
-    def _add_sitemap(self, url: str | None, may_be_index: bool) -> None:
+    def _add_sitemap(self, url: str | None, levels: int) -> None:
         if url and self._add(url):
-            self.sitemaps[url] = may_be_index
+            self.sitemaps[url] = levels
 
     def _is_new(self, url: str) -> bool:
         """Whether to fetch it; a URL is asked about once, so that each refusal counts once."""

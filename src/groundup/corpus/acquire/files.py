@@ -228,7 +228,7 @@ def _whole(path: Path, kind: Kind | None, refused: Refused) -> bytes | None:
             with open_plain(path) as file:
                 kind = Kind("text", streams.packing_of(file.read(16)))
         with open_plain(path) as file:
-            body = streams.content(file, kind.packing, kind.encoding, kind.mark).read(MAX_TEXT_BYTES + 1)
+            body = streams.whole(streams.content(file, kind.packing, kind.encoding, kind.mark), MAX_TEXT_BYTES + 1)
     except DAMAGE:
         refused.add("damaged", str(path))
         return None

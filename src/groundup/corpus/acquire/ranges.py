@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 CONNECTIONS = 10  # with more, data.commoncrawl.org answers 403, for hours
 ATTEMPTS = 8
-REQUEST_SECONDS = 60.0  # then a new request goes on from the bytes that came
+REQUEST_SECONDS = 60.0  # then a new request continues after the bytes that came
 IDLE_SECONDS = 20.0
 MAX_WAIT_SECONDS = 120.0
 BLOCK = 1 << 20  # what a `RangeFile` asks for at a time
@@ -176,7 +176,7 @@ class Ranges:
                 break
             with self.lock:
                 self.not_before = max(self.not_before, time.monotonic() + pause)
-        raise self._give_up(UserError(f"{self.base}{path}: cannot be downloaded ({why}): run again, later, to resume from here"))
+        raise self._give_up(UserError(f"{self.base}{path}: cannot be downloaded ({why}): run the same command later to resume"))
 
     def _give_up(self, error: UserError) -> UserError:
         with self.lock:

@@ -37,7 +37,7 @@ class HubDataset:
     refused: Refused
 
     def pages(self) -> Generator[Page, None, None]:
-        """Raises UserError when the extra `hf` is not installed, or the data set cannot be downloaded or has no such column."""
+        """Raises UserError when the extra `hf` is not installed, or the data set cannot be read or has no such column."""
         source, column = self.source, self.column
         name, _, split = source.removeprefix("hf:").partition(":")
         try:
@@ -49,7 +49,7 @@ class HubDataset:
             first = next(rows, None)
         except Exception as error:  # the library raises dozens of kinds, those of the network among them
             why = " ".join(str(error).split())[:200] or type(error).__name__
-            raise UserError(f"{source}: cannot be downloaded ({why}): check the name, the split and the network") from None
+            raise UserError(f"{source}: cannot be read ({why}): check the name, the split and the network") from None
         if first is not None and column not in first:
             raise UserError(no_column(source, column, first))
         place = f"file:///{quoted(Path(name).name)}/{split or 'train'}"

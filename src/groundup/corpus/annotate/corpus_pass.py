@@ -4,6 +4,7 @@ Held in memory are numbers, at most 200 bytes a document; texts, lines and signa
 as they are needed, the lines of as many hosts at a time as fit.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,15 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from groundup.core.executor import Pool
-from groundup.core.words import split
 from groundup.corpus import ids
-from groundup.corpus.classify import linear, quality
+from groundup.corpus.annotate import corpus_quality
 from groundup.corpus.config import AnnotationsConfig
 from groundup.corpus.dedup import boilerplate_lines, resolve
+from groundup.corpus.languages import UNKNOWN
 from groundup.corpus.tables import read_working, write_table
 
-QUALITY_CHUNKS = 20_000  # of each class; DCLM trains on 400,000 documents, but 2^18 weights are learnt from far fewer
-QUALITY_SEED = 0
+logger = logging.getLogger(__name__)
+
+MOST_SHOWN = 8  # languages in a message
 LINE_BYTES = 96  # of memory, while a host's lines are counted: 85 measured
 COLUMNS = [
     ("template_lines", pa.list_(pa.int32())),
@@ -36,6 +38,7 @@ WORKING = [
     ("text_key", pa.string()),
     ("url_hash", pa.uint64()),
     ("host_hash", pa.uint64()),
+    ("spoken", pa.string()),  # the language; of code, and of what no language is told of, the first of those wanted
     ("length", pa.int32()),  # characters
     ("signed", pa.bool_()),
     ("line_count", pa.int32()),
@@ -50,10 +53,12 @@ class Rows:
 
     starts: np.ndarray  # int64 [shards + 1]: the first document of each
     domains: list[str]  # of each shard
+    languages: list[str]  # those that there are
     ids: np.ndarray  # uint64 [documents, 2], as in `ids.py`
     text_keys: np.ndarray  # uint64 [documents, 2]
     url_hash: np.ndarray  # uint64 [documents]
     host_hash: np.ndarray  # uint64 [documents]
+    language: np.ndarray  # uint16 [documents]: places in `languages`
     html: np.ndarray  # bool [documents]
     words: np.ndarray  # int32 [documents]
     length: np.ndarray  # int32 [documents], characters
@@ -80,12 +85,10 @@ def join(
     found = _copies(shards, rows, settings, out, memory_mb)
     counted = _stays(found, rows)
     owners, lines = _template_lines(shards, rows, counted, settings.template_line_share, memory_mb)
-    classifier = out / "pass1" / "quality.npz"
-    trained_on = _train_quality(shards, rows, counted, settings.quality_positives, classifier)
-    qualities = np.full(len(rows.ids), 0.5)
-    if trained_on:
-        scores = np.concatenate(list(pool.spread(_score, ((shard, classifier) for shard in shards))))
-        qualities = _percentiles(scores, rows)
+    trained_on = _train_quality(shards, rows, counted, settings.quality_positives, out / "pass1", memory_mb)
+    qualities = corpus_quality.places(
+        shards, rows.usable, rows.domain, rows.language, rows.languages, trained_on, out / "pass1", pool
+    )
     for path in out.glob("annotations-*.parquet"):
         path.unlink()
 
@@ -119,18 +122,51 @@ def join(
         "documents_by_domain": dict(sorted(by_domain.items())),
         "personal": dict(sorted(types.items())),
         "quality_training_chunks": trained_on,
+        "without_quality": _without_quality(qualities, rows, trained_on, settings),
     }
 
 
+def _train_quality(
+    shards: list[Path], rows: Rows, counted: np.ndarray, positives: list[str], out: Path, memory_mb: int
+) -> dict[str, int]:
+    """Write a classifier for each language; returns how many chunks of each class each learnt from."""
+    unique = rows.usable[counted[rows.usable]]
+    # Ids are digests, so the first by id are a random sample that is the same each time.
+    unique = unique[np.lexsort((rows.ids[unique, 1], rows.ids[unique, 0]))]
+    good = np.repeat(np.isin(rows.domains, positives), np.diff(rows.starts))
+    return corpus_quality.train(
+        shards, rows.starts, unique, good, rows.language, rows.words, rows.languages, out, memory_mb
+    )  # fmt: skip
+
+
+def _without_quality(
+    qualities: np.ndarray, rows: Rows, trained_on: dict[str, int], settings: AnnotationsConfig
+) -> dict[str, int]:
+    """How many documents have no quality, by language; says so of those that are wanted."""
+    numbers = np.bincount(rows.language[rows.usable][np.isnan(qualities[rows.usable])], minlength=len(rows.languages))
+    found = {name: int(number) for name, number in zip(rows.languages, numbers, strict=True) if number}
+    told = [name for name in found if name in (settings.wanted_languages or found) and name != UNKNOWN]
+    if told and np.isin(rows.domains, settings.quality_positives).any():
+        shown = sorted(told, key=lambda name: (-found[name], name))[:MOST_SHOWN] + ["..."] * (len(told) > MOST_SHOWN)
+        logger.warning(
+            f"no quality of {sum(found[name] for name in told):,} documents in {', '.join(shown)}: of each language "
+            f"{corpus_quality.LEAST_CHUNKS} chunks of annotations.quality_positives and as many others are needed"
+        )
+    return found
+
+
 def read_rows(shards: list[Path]) -> Rows:
+    numbers: dict[str, int] = {}  # of the languages, in the order in which they come
     plain = ["url_hash", "host_hash", "words", "length", "line_count", "signed"]
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("ids", "text_keys", "html", *plain)}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("ids", "text_keys", "language", "html", *plain)}
     domains = []
     for shard in shards:
-        table = read_working(shard, ["id", "text_key", "kind", "domain", *plain])
+        table = read_working(shard, ["id", "text_key", "kind", "domain", "spoken", *plain])
         domains.append(table["domain"][0].as_py())
         parts["ids"].append(ids.from_hex(table["id"]))
         parts["text_keys"].append(resolve.as_numbers(table["text_key"].to_pylist()))
+        spoken = [numbers.setdefault(name, len(numbers)) for name in table["spoken"].to_pylist()]
+        parts["language"].append(np.array(spoken, dtype=np.uint16))
         parts["html"].append(pc.equal(table["kind"], "html").to_numpy())
         for name in plain:
             parts[name].append(table[name].to_numpy())
@@ -139,7 +175,7 @@ def read_rows(shards: list[Path]) -> Rows:
     order = np.lexsort((whole["ids"][:, 1], whole["ids"][:, 0]))  # of equal ones the first comes first
     kept = np.ones(len(order), dtype=bool)
     kept[order[1:]] = (whole["ids"][order[1:]] != whole["ids"][order[:-1]]).any(axis=1)
-    return Rows(starts, domains, **whole, kept=kept)
+    return Rows(starts, domains, list(numbers), **whole, kept=kept)
 
 
 def _copies(shards: list[Path], rows: Rows, settings: AnnotationsConfig, out: Path, memory_mb: int) -> resolve.Copies:
@@ -178,17 +214,9 @@ def _named(
     return names, there
 
 
-def _parts(shards: list[Path], starts: np.ndarray, chosen: np.ndarray) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
-    """Each shard that holds some of the chosen documents, these, and their places in it."""
-    bounds = np.searchsorted(chosen, starts)
-    for shard, start, first, last in zip(shards, starts, bounds[:-1], bounds[1:], strict=False):
-        if last > first:
-            yield shard, chosen[first:last], chosen[first:last] - start
-
-
 def _signatures(shards: list[Path], starts: np.ndarray, chosen: np.ndarray, permutations: int) -> Iterator[np.ndarray]:
     """Of the chosen rows, a block a shard: uint32 [documents, permutations], zero where there is none."""
-    for shard, _, places in _parts(shards, starts, chosen):
+    for shard, _, places in corpus_quality.parts(shards, starts, chosen):
         column = read_working(shard, ["signature"])["signature"].combine_chunks()
         block = np.zeros((len(column), permutations), dtype=np.uint32)
         block[column.is_valid().to_numpy(zero_copy_only=False)] = column.flatten().to_numpy().reshape(-1, permutations)
@@ -230,7 +258,7 @@ def _lines(shards: list[Path], rows: Rows, chosen: np.ndarray) -> tuple[np.ndarr
     order = np.argsort(chosen)
     starts = (np.cumsum(sizes) - sizes)[order]
     at = 0
-    for shard, some, places in _parts(shards, rows.starts, chosen[order]):
+    for shard, some, places in corpus_quality.parts(shards, rows.starts, chosen[order]):
         column = read_working(shard, ["lines"])["lines"].combine_chunks()
         offsets, every = column.offsets.to_numpy(), column.values.to_numpy()
         for start, place in zip(starts[at : at + len(some)].tolist(), places.tolist(), strict=True):
@@ -238,50 +266,6 @@ def _lines(shards: list[Path], rows: Rows, chosen: np.ndarray) -> tuple[np.ndarr
             values[start : start + len(own)] = own
         at += len(some)
     return values, sizes
-
-
-def _train_quality(shards: list[Path], rows: Rows, counted: np.ndarray, positives: list[str], classifier: Path) -> int:
-    """Write the classifier; returns how many chunks of each class it learnt from, 0 where there are none of one."""
-    unique = rows.usable[counted[rows.usable]]
-    # Ids are digests, so the first by id are a random sample that is the same each time.
-    unique = unique[np.lexsort((rows.ids[unique, 1], rows.ids[unique, 0]))]
-    good = np.repeat(np.isin(rows.domains, positives), np.diff(rows.starts))[unique]
-    groups = [_enough(unique[good], rows.words), _enough(unique[~good], rows.words)]
-    if not all(map(len, groups)):
-        return 0
-    found: dict[int, list[np.ndarray]] = {}
-    for shard, chosen, places in _parts(shards, rows.starts, np.sort(np.concatenate(groups))):
-        texts = read_working(shard, ["text"])["text"]
-        for row, place in zip(chosen.tolist(), places.tolist(), strict=True):
-            found[row] = linear.chunks(split(texts[place].as_py()))
-    classes = [[part for row in group.tolist() for part in found[row]] for group in groups]
-    count = min(QUALITY_CHUNKS, *map(len, classes))
-    if count:
-        labels = np.repeat([True, False], count)[:, None]
-        linear.train(classes[0][:count] + classes[1][:count], labels, ["quality"], QUALITY_SEED).save(classifier)
-    return count
-
-
-def _enough(group: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """The first documents of the group that hold enough chunks together."""
-    chunks = np.maximum(1, words[group] // linear.CHUNK_WORDS)
-    return group[np.cumsum(chunks) - chunks < QUALITY_CHUNKS]
-
-
-def _score(shard: Path, classifier: Path) -> np.ndarray:
-    model = linear.Classifier.load(classifier)
-    texts = read_working(shard, ["text"])["text"].to_pylist()
-    return np.array([quality.raw_score(model, split(text)) for text in texts])
-
-
-def _percentiles(scores: np.ndarray, rows: Rows) -> np.ndarray:
-    """Place of each document's score among its domain's; absolute scores would favour the documents learnt from."""
-    result = np.full(len(scores), 0.5)
-    usable, domain = rows.usable, rows.domain
-    for number in np.unique(domain):
-        group = usable[domain[usable] == number]
-        result[group] = quality.percentiles(scores[group])
-    return result
 
 
 def _write(
@@ -302,7 +286,7 @@ def _write(
         elif kind == pa.string():
             values = ids.to_hex(*columns[name])
         else:
-            values = pa.array(qualities, kind)
+            values = pa.array(qualities, kind, from_pandas=True)  # NaN is null
         table = table.append_column(pa.field(name, kind), values)
     table = table.select(names).filter(pa.array(kept)).replace_schema_metadata(None)
     write_table(table, path)

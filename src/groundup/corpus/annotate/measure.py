@@ -24,7 +24,8 @@ from groundup.core.files import digest
 from groundup.core.progress import Progress
 from groundup.core.seals import is_sealed, seal
 from groundup.core.words import Words, split, word_hashes
-from groundup.corpus.annotate import corpus_pass, languages, personal, rules
+from groundup.corpus import languages
+from groundup.corpus.annotate import corpus_pass, personal, rules
 from groundup.corpus.archive.content_type import HTML_TYPES
 from groundup.corpus.archive.warc import Losses, Page, read_pages
 from groundup.corpus.classify import domains, linear, quality, toxicity
@@ -156,6 +157,7 @@ def measure(page: Page, domain: str, settings: AnnotationsConfig) -> dict[str, A
         "text_key": duplicates.text_key(words),
         "url_hash": duplicates.url_hash(page.url),
         "host_hash": word_hashes([host or "-"])[0],
+        "spoken": languages.UNKNOWN if spoken == "all" else spoken,
         "length": len(text),
         "signed": len(words.filled) > 0,
         "line_count": len(lines),
@@ -165,24 +167,33 @@ def measure(page: Page, domain: str, settings: AnnotationsConfig) -> dict[str, A
 
 
 def _classified(words: Words, settings: AnnotationsConfig, language: str) -> dict[str, Any]:
-    """What the word list and the user's classifiers say. The lists that ship here know some languages."""
+    """What the word list and the user's classifiers say; nothing where they do not know the language."""
     row: dict[str, Any] = {}
     if settings.toxic_words:
         row["toxic_words"] = toxicity.word_list(Path(settings.toxic_words)).count(words)
     elif language in toxicity.LISTED:
         row["toxic_words"] = toxicity.shipped_list(language).count(words)
-    if settings.toxicity_classifier:
-        row["toxicity"], row["worst_toxicity"] = toxicity.score(_classifier(settings.toxicity_classifier), words)
-    if settings.quality_classifier:
-        row["calibrated_quality"] = quality.score(_classifier(settings.quality_classifier), words)
-    if settings.domain_classifier:
-        row["domain_class"], row["domain_score"] = domains.classify(_classifier(settings.domain_classifier), words)
+    toxic, good, topics = settings.toxicity_classifier, settings.quality_classifier, settings.domain_classifier
+    if toxic and language in (model := _classifier(toxic)).languages:
+        row["toxicity"], row["worst_toxicity"] = toxicity.score(model, words)
+    if good and (own := _of_language(good, language)):
+        row["calibrated_quality"] = quality.score(own, words)
+    if topics and language in (model := _classifier(topics)).languages:
+        row["domain_class"], row["domain_score"] = domains.classify(model, words)
     return row
 
 
 @cache  # once a process
 def _classifier(path: str) -> linear.Classifier:
-    return linear.Classifier.load(Path(path))
+    loaded = linear.Classifier.load(Path(path))
+    if not loaded.languages:
+        raise UserError(f"{path}: does not say which languages it knows; train the classifier again")
+    return loaded
+
+
+@cache
+def _of_language(path: str, language: str) -> linear.Classifier | None:
+    return _classifier(path).of_language(language)
 
 
 def _classifiers(settings: AnnotationsConfig) -> str:
@@ -204,14 +215,14 @@ def _unmeasured(
 
     The pages are read here, in one place, so the losses are counted once.
     """
-    classifiers = _classifiers(settings)
+    of_all = f"{_classifiers(settings)} {' '.join(PASS_1.names)}"
     for path, domain in pages:
         file = digest(path)
         for number, batch in enumerate(_batches(read_pages(path, losses))):
             shard = working / f"{_stem(path)}-{number:05d}.arrow"
             shards.append(shard)
             places = f"{number} {len(batch)} {sum(len(page.body) for page in batch)}"
-            how = f"{domain} {settings.languages} {settings.near_duplicate_permutations} {settings.comments} {classifiers}"
+            how = f"{domain} {settings.languages} {settings.near_duplicate_permutations} {settings.comments} {of_all}"
             made_from = f"{file} {places} {how}".encode()
             if _made_from(shard) != made_from:
                 yield batch, domain, settings, shard, made_from

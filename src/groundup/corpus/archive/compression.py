@@ -381,8 +381,12 @@ def _may_begin(magic: bytes, window: bytes, at: int) -> bool:
             block += 2 + int.from_bytes(window[block : block + 2], "little")
         if flags in b"\x08\x0c" and block < len(window):
             block = window.find(b"\0", block, at + MAX_HEADER) + 1
-        kind = window[block : block + 1]
-        return block > at and (not kind or kind[0] & 6 != 6)  # RFC 1951: there is no such block
+        kind, sizes = window[block : block + 1], window[block + 1 : block + 5]
+        if block <= at or (kind and kind[0] & 6 == 6):  # RFC 1951: there is no such block
+            return False
+        # A block that is stored as it is says its length twice, the second time with all bits turned.
+        stored = len(sizes) == 4 and kind[0] & 6 == 0
+        return not stored or int.from_bytes(sizes[:2], "little") ^ int.from_bytes(sizes[2:], "little") == 0xFFFF
     flags = window[at + 4 : at + 5] or b"\0"
     if flags[0] & 8 if magic == ZSTD_MAGIC else flags[0] >> 6 != 1:  # reserved; the version
         return False

@@ -82,7 +82,7 @@ def kind_of_body(kind: str, identified: str, body: bytes, charset: str | None = 
 
 
 def gives_text(kind: str) -> bool:
-    """Whether bodies of this type can hold text: web pages, and text of any kind but XML's."""
+    """Whether bodies of this type give text: web pages, and text of any kind but XML's."""
     return kind in HTML_TYPES or (kind.startswith("text/") and kind != "text/xml")
 
 

@@ -1,7 +1,7 @@
 """The repeated elements of a large XML file, one after another, in memory for one of them: dumps, harvested records.
 
 Read by expat, which fetches nothing from outside; an entity that the file itself defines ends the reading before it can
-expand. Where the XML breaks, reading goes on at the next element of the name, and the place is counted: a dump that is cut
+expand. Where the XML breaks, reading resumes at the next element of the name, and the place is counted: a dump that is cut
 off, or has a wrong byte in one article, gives all the others.
 """
 

@@ -37,10 +37,13 @@ def train(sets: dict[str, list[Path]], out: Path) -> dict[str, Any]:
     scores = labelled.held_out_scores(documents, labels, folds, classes)
     filled = ~np.isnan(scores[:, 0])
     guess = scores[filled].argmax(axis=1)
-    labelled.fit(documents, labels, classes).save(out)
+    classifier = labelled.fit(documents, labels, classes)
+    classifier.languages = labelled.known_languages([texts[name] for name in classes])
+    classifier.save(out)
     recall = {name: float((guess == place)[truth[filled] == place].mean()) for place, name in enumerate(classes)}
     return {
         "classifier": str(out),
+        "languages": classifier.languages,
         "documents": {name: len(texts[name]) for name in classes},
         "held_out_accuracy": float((guess == truth[filled]).mean()),
         "held_out_macro_f1": labelled.macro_f1(truth[filled], guess),

@@ -6,6 +6,7 @@ that does would measure recognition.
 
 import heapq
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from groundup.core.errors import UserError
 from groundup.core.words import split
+from groundup.corpus import languages
 from groundup.corpus.classify import linear
 from groundup.corpus.urls import split_url
 from groundup.data import kinds
@@ -25,11 +27,16 @@ logger = logging.getLogger(__name__)
 
 MOST_DOCUMENTS = 50_000  # of a set: the first by digest, so a sample that is the same each time
 MOST_CHUNKS = 10  # of a document, evenly spread: a long book must not outweigh a hundred pages
+LEAST_TEXTS = 20  # of each class, for the classifier to know a language
 FOLDS = 5
 ENDINGS = (*kinds.ROWS, *kinds.TEXTS)
 GROUP_COLUMNS = ("group", "host", "url", "id")  # the first that a row has says what it belongs to
 SEED = 0
 TOO_FEW = "too few hosts to hold a fifth out of each set; add texts from other hosts"
+
+
+class TooFew(UserError):
+    """Of a set there are not texts of enough hosts to hold a fifth out."""
 
 
 class Text(NamedTuple):
@@ -59,6 +66,24 @@ def read(paths: list[Path]) -> list[Text]:
 def _text(text: str, group: str) -> Text:
     digest = blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
     return Text(digest, text, group or digest.hex())
+
+
+def named_languages(texts: list[Text]) -> list[str]:
+    """The language of each text; of one that does not tell, the commonest of the others'. Raises UserError where none tells."""
+    told = [languages.identify(text.text) for text in texts]
+    counts = Counter(name for name, _ in told if name != languages.UNKNOWN)
+    if not counts:
+        raise UserError(f"of none of {len(texts)} texts can the language be told, as of {texts[0].text[:40]!r}; give longer ones")
+    commonest = min(counts, key=lambda name: (-counts[name], name))
+    return [commonest if name == languages.UNKNOWN else name for name, _ in told]
+
+
+def known_languages(sets: list[list[Text]]) -> list[str]:
+    """Those of which each set has 20 texts, the commonest of all texts among them. Raises UserError where no text tells."""
+    counts = [Counter(named_languages(texts)) for texts in sets]
+    every = sum(counts, Counter())
+    commonest = min(every, key=lambda name: (-every[name], name))
+    return sorted({commonest, *(name for name in every if min(one[name] for one in counts) >= LEAST_TEXTS)})
 
 
 def chunked(texts: list[Text], characters: bool) -> list[list[np.ndarray]]:
@@ -105,11 +130,11 @@ def held_out_scores(
         try:
             classifier = fit([documents[row] for row in outside], labels[outside], classes, characters)
         except ValueError:
-            raise UserError(TOO_FEW) from None
+            raise TooFew(TOO_FEW) from None
         for row in inside:
             scores[row] = classifier.score_chunks(documents[row]).mean(axis=0)
     if np.isnan(scores).all():
-        raise UserError(TOO_FEW)
+        raise TooFew(TOO_FEW)
     return scores
 
 

@@ -31,13 +31,15 @@ SHIFT = np.uint64(64 - BITS)
 
 @dataclass
 class Classifier:
-    """`classes` names the columns of `weights`; for one question, as quality, there is one."""
+    """`classes` names the columns of `weights`; for one question, as quality, there is one a language."""
 
     classes: list[str]
     weights: np.ndarray  # float32 [2^18, classes]
     bias: np.ndarray  # float32 [classes]
     characters: bool = False  # whether n-grams of characters are features too: for words written to evade a list
-    quantiles: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # of scores it is calibrated on
+    # Of scores it is calibrated on, float32 [classes, quantiles]; no columns where it is not.
+    quantiles: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    languages: list[str] = field(default_factory=list)  # those that it knows
 
     def probabilities(self, words: Words) -> np.ndarray:
         """float64 [chunks, classes], each column by itself in 0..1; no row for a text without words."""
@@ -50,7 +52,7 @@ class Classifier:
         return _sigmoid(sums / np.sqrt(lengths)[:, None] + self.bias)
 
     def save(self, path: Path) -> None:
-        description = json.dumps({"classes": self.classes, "characters": self.characters})
+        description = json.dumps({name: getattr(self, name) for name in ("classes", "characters", "languages")})
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(
                 file, weights=self.weights, bias=self.bias, quantiles=self.quantiles, description=np.array(description)
@@ -70,6 +72,14 @@ class Classifier:
         if loaded.weights.shape != (1 << BITS, len(loaded.classes)):
             raise UserError(f"{path}: weights for other features; train the classifier again")
         return loaded
+
+    def of_language(self, language: str) -> "Classifier | None":
+        """That of one language, where `classes` are languages; None where it does not know it."""
+        if language not in self.classes:
+            return None
+        at = self.classes.index(language)
+        weights = np.ascontiguousarray(self.weights[:, at : at + 1])
+        return Classifier([language], weights, self.bias[at : at + 1], self.characters, self.quantiles[at : at + 1], [language])
 
 
 def chunks(words: Words, characters: bool = False) -> list[np.ndarray]:

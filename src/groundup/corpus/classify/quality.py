@@ -4,8 +4,11 @@ LLaMA's classifier asks that question, GPT-3's and DCLM's ask for likeness to ot
 positives matters most, so both sides are the user's. Scores of such a classifier move with what it was trained on
 (RedPajama's users found no fixed threshold to hold), so they are given as shares: 0.9 means that nine of ten
 pages like the negatives score lower.
+
+A classifier a language, as one for all would learn which language the positives are written in.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +22,43 @@ QUANTILES = 1000
 
 
 def train(positives: list[Path], negatives: list[Path], out: Path) -> dict[str, Any]:
-    """Write the classifier; returns sizes and figures held out by host. Raises UserError where a set is empty."""
-    good, bad = labelled.read(positives), labelled.read(negatives)
+    """Write a classifier of each language of which both sets have texts of enough hosts; returns sizes and figures held out by
+    host, by language, and how many texts are of other languages.
+
+    Raises UserError where a set is empty, or no language is left.
+    """
+    texts = [labelled.read(positives), labelled.read(negatives)]
+    named = [labelled.named_languages(side) for side in texts]
+    found: dict[str, dict[str, Any]] = {}
+    classifiers, left_out = [], Counter[str]()
+    for language in sorted({*named[0], *named[1]}):
+        own = [[text for text, name in zip(*side, strict=True) if name == language] for side in zip(texts, named, strict=True)]
+        try:
+            classifier, found[language] = _train(own[0], own[1])
+            classifiers.append(classifier)
+        except labelled.TooFew as refusal:
+            left_out[language], why = sum(map(len, own)), refusal
+    if not found:
+        raise why
+    weights = np.concatenate([one.weights for one in classifiers], axis=1)
+    bias, quantiles = (np.concatenate([getattr(one, name) for one in classifiers]) for name in ("bias", "quantiles"))
+    Classifier([*found], weights, bias, quantiles=quantiles, languages=[*found]).save(out)
+    return {"classifier": str(out), "languages": found, "texts_of_other_languages": dict(left_out)}
+
+
+def _train(good: list[labelled.Text], bad: list[labelled.Text]) -> tuple[Classifier, dict[str, Any]]:
+    """The classifier of one language, and its figures. Raises TooFew."""
     documents = labelled.chunked(good + bad, characters=False)
     labels = (np.arange(len(documents)) < len(good))[:, None]
     folds = np.array([labelled.fold_of(text.group) for text in good + bad])
     scores = labelled.held_out_scores(documents, labels, folds, ["quality"])[:, 0]
     filled = ~np.isnan(scores)
     positive, negative = scores[labels[:, 0] & filled], scores[~labels[:, 0] & filled]
+    if not (len(positive) and len(negative)):
+        raise labelled.TooFew(labelled.TOO_FEW)
     classifier = labelled.fit(documents, labels, ["quality"])
-    classifier.quantiles = np.quantile(negative, np.linspace(0, 1, QUANTILES + 1)).astype(np.float32)
-    classifier.save(out)
-    return {
-        "classifier": str(out),
+    classifier.quantiles = np.quantile(negative, np.linspace(0, 1, QUANTILES + 1)).astype(np.float32)[None]
+    return classifier, {
         "positives": len(good),
         "negatives": len(bad),
         "held_out_auc": labelled.auc(positive, negative),
@@ -52,7 +79,7 @@ def score(classifier: Classifier, words: Words) -> float:
 
 def kept_share(classifier: Classifier, raw: float) -> float:
     """A raw score as a share of the scores that the classifier is calibrated on."""
-    return float(percentile(classifier.quantiles, np.array([raw]))[0]) if len(classifier.quantiles) else raw
+    return float(percentile(classifier.quantiles[0], np.array([raw]))[0]) if classifier.quantiles.size else raw
 
 
 def percentiles(scores: np.ndarray) -> np.ndarray:

@@ -81,9 +81,12 @@ def train(toxic: list[Path], harmless: list[Path], out: Path) -> dict[str, Any]:
     held = np.flatnonzero(~np.isnan(scores))
     listed = np.array([shipped_list().count(split(texts[row].text)) > 0 for row in held])
     truth = labels[held, 0]
-    labelled.fit(documents, labels, ["toxic"], characters=True).save(out)
+    classifier = labelled.fit(documents, labels, ["toxic"], characters=True)
+    classifier.languages = labelled.known_languages([bad, good])
+    classifier.save(out)
     return {
         "classifier": str(out),
+        "languages": classifier.languages,
         "toxic": len(bad),
         "harmless": len(good),
         "held_out": len(held),

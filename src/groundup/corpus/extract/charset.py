@@ -24,12 +24,20 @@ META = re.compile(
     rb"""<(?:meta\b[^>]{0,500}?\bcharset|\?xml\b[^>]{0,200}?\bencoding)\s{0,10}=\s{0,10}["']?\s{0,10}([\w.:-]{1,40})""",
     re.IGNORECASE,
 )
-# The standard's decoders are of larger sets than Python's of those names; x-user-defined is ASCII and 128 private characters.
+# The standard's decoders are of larger sets than Python's of those names.
 WIDER = {
     "shift_jis": "cp932", "euc-kr": "cp949", "euc_kr": "cp949", "gbk": "gb18030", "gb2312": "gb18030", "big5": "big5hkscs",
-    "iso8859-11": "cp874", "iso8859_11": "cp874",
+    "iso8859-11": "cp874",
 }  # fmt: skip
-UNKNOWN_THERE = {"x-mac-cyrillic": "mac_cyrillic", "x-mac-ukrainian": "mac_cyrillic"}  # to resiliparse
+# To resiliparse; hz-gb-2312 and iso-2022-kr the standard replaces by one U+FFFD, since they can hide scripts from filters. Three
+# labels have no codec, and such pages are read in the likeliest charset or given up: replacement, iso-2022-cn and x-user-defined
+# (128 private characters: what they look like lies in a font).
+UNKNOWN_THERE = {
+    "x-mac-cyrillic": "mac_cyrillic", "x-mac-ukrainian": "mac_cyrillic", "hz-gb-2312": "hz", "iso-2022-kr": "iso2022_kr",
+    "csiso2022kr": "iso2022_kr",
+}  # fmt: skip
+OF_SEVEN_BITS = ("iso2022_jp_ext", "iso2022_kr")
+SHIFTED = re.compile(rb"\x1b\$[^\x1b\x0f]*\x0f?|\x0e[^\x0e\x0f\x1b]*\x0f?")  # what is not in ASCII's letters
 # What pages are in that state nothing or lie, likelier ones first.
 LIKELY = (
     "cp1252", "cp1251", "gb18030", "cp932", "euc_jp", "cp949", "big5hkscs", "cp1250", "iso8859_2", "cp1254", "cp1256", "cp1255",
@@ -47,6 +55,7 @@ SAMPLE = 3000  # bytes of pieces beyond ASCII that a charset is told by
 INSERTED = 6  # bytes beyond ASCII, and more, are an insertion in another charset, and fewer are damage
 INSERTED_LINE = 30  # from so many on a piece's charset is told by itself, and where it fits less well by so much more than all
 LESS = 0.2
+MOST_SIGNS = 200  # bytes
 MOST_PIECES = 500  # that are looked at: 0.2 ms each
 
 
@@ -61,11 +70,11 @@ def decoded(body: bytes, charset: str | None, content_type: str) -> tuple[str, i
     if header and header.startswith("utf-16") and b"\0" in body:
         return _aligned(body, header)
     if b"\x1b" in body and b"\x1b$" in body:
-        text, replaced = _replacing(body, "iso2022_jp_ext")  # which writes all in ASCII's bytes
+        text, replaced = _replacing(body, OF_SEVEN_BITS[0])  # which writes all in ASCII's bytes
         if fit(text) > READABLE:
             return text, replaced
     if body.isascii():
-        return body.decode("ascii"), 0
+        return _of_seven_bits(body, header or _codec(_meta(body, content_type)))
     stated = [codec for codec in (header, _codec(_meta(body, content_type))) if codec]
     try:
         text = body.decode("utf-8")
@@ -77,6 +86,18 @@ def decoded(body: bytes, charset: str | None, content_type: str) -> tuple[str, i
         if fit(sample.decode(header, "replace")) > fit(sample.decode("utf-8", "replace")):
             return _replacing(body, header)
     return text, 0
+
+
+def _of_seven_bits(body: bytes, stated: str | None) -> tuple[str, int]:
+    """ASCII, or Chinese or Korean written in its bytes; what is shifted to letters that no codec reads is replaced."""
+    shifted = b"\x1b$" in body
+    for codec in [*OF_SEVEN_BITS] * shifted + ["hz"] * (stated == "hz" and b"~{" in body):
+        text, replaced = _replacing(body, codec)
+        if fit(text) > READABLE:
+            return text, replaced
+    if shifted:
+        body = SHIFTED.sub(lambda run: b"\xff" * max(1, len(run[0]) // 2), body)
+    return _replacing(body, "ascii")
 
 
 def _aligned(body: bytes, codec: str) -> tuple[str, int]:
@@ -96,9 +117,25 @@ def _not_quite_utf8(body: bytes, stated: list[str], error: UnicodeDecodeError) -
     few = replaced <= _foreign(text)
     if few or (replaced == 1 and error.reason == "unexpected end of data"):
         return _insertions_in_utf8(body, stated) if few and replaced >= INSERTED else (text, replaced)
+    if (signs := _signs(body, stated)) is not None:
+        return signs, 0
     # Of one or two bytes the commonest charset's reading is likely enough, and that they are damage.
     codec = _likeliest(body, stated, LIKELY if _beyond_ascii(body) >= INSERTED else LIKELY[:1])
     return _with_insertions(body, codec) if codec else (text, replaced)
+
+
+def _signs(body: bytes, stated: list[str]) -> str | None:
+    """The text by a stated charset of two bytes a character in which all is valid, and signs alone are beyond ASCII: too few
+    of them, as the quotation marks of an English page, say by how common they are which charset they are in."""
+    for codec in stated:
+        if codec in OF_TWO_BYTES and _beyond_ascii(body) < MOST_SIGNS:
+            try:
+                text = body.decode(codec)
+            except UnicodeDecodeError:
+                continue
+            if not any(sign.isalnum() for sign in text if sign > "\x7f"):
+                return text
+    return None
 
 
 def _insertions_in_utf8(body: bytes, stated: list[str]) -> tuple[str, int]:
@@ -190,7 +227,7 @@ def _codec(label: str | None) -> str | None:
         return None
     label = label.strip().lower()
     codec = UNKNOWN_THERE.get(label) or map_encoding_to_html5(label, fallback_utf8=False)
-    return WIDER.get(codec, codec) if codec else None
+    return WIDER.get(codec, codec).replace("iso8859-", "iso8859_").replace("koi8-", "koi8_") if codec else None
 
 
 def _meta(body: bytes, content_type: str) -> str | None:

@@ -20,7 +20,7 @@ from groundup.corpus.extract.comments import comments_of
 from groundup.corpus.extract.content import ContentModel, content_model
 from groundup.corpus.extract.formulas import formulas_as_tex, may_have_formulas
 from groundup.corpus.extract.limits import bounded
-from groundup.corpus.extract.no_page import says_no_page
+from groundup.corpus.extract.no_page import is_bare, says_no_page
 from groundup.corpus.extract.pydoc_pages import pydoc_text
 from groundup.corpus.extract.stated import stated_article
 
@@ -93,6 +93,8 @@ def text_of(html: str | bytes, model: ContentModel, comments: bool = False) -> E
             source = html if isinstance(html, str) else html.decode("utf-8", "replace")
             return Extracted(_clean(pydoc_text(source)), title)
         chosen = [] if says_no_page(blocks) else model.content(blocks)
+        if is_bare(blocks, chosen):
+            chosen = []
         if comments:
             chosen = sorted({*chosen, *comments_of(blocks)})
         return Extracted(_clean(render(blocks, chosen)), title, blocks.cut)

@@ -34,6 +34,7 @@ from groundup.corpus.tables import read_working, write_working
 PART_BYTES = 16 << 20  # of annotations that are looked at together
 MOST_PARTS = 256  # files that are open at a time
 ROWS_AT_ONCE = 2000
+MOST_SHOWN = 4  # steps in a message
 LEAST_DOCUMENTS_TO_HOLD_OUT = 10  # of a domain, for it to be sure of two held-out ones
 KEYS = [(name, pa.string()) for name in ("id", "url", "host", "domain", "kind", "language", "title", "text")]
 DOCUMENTS = pa.schema(
@@ -115,7 +116,9 @@ def select(annotations: Path, out: Path, settings: SelectionConfig, languages: S
     }
     files.write_json(out / "funnel.json", result)
     if not sizes["train"]:
-        raise UserError(f"no document is left for training; {out / 'funnel.json'} says which step dropped them")
+        dropped = sorted(((step["dropped"], step["step"]) for step in result["steps"] if step.get("dropped")), reverse=True)
+        why = ", ".join(f"{name}: {count}" for count, name in dropped[:MOST_SHOWN]) or "all are held out"
+        raise UserError(f"no document is left for training (dropped by {why}); see {out / 'funnel.json'}")
     return result
 
 
@@ -149,7 +152,7 @@ class Left:
     """The documents that their own annotations did not drop, in order of id."""
 
     domain: np.ndarray  # uint64: equal for equal domains
-    quality: np.ndarray  # float64
+    quality: np.ndarray  # float64, NaN where its language has no classifier
     place: np.ndarray  # uint64 [documents, 2]: their order for being held out
     held_out: np.ndarray  # bool
     best: np.ndarray  # bool
@@ -197,10 +200,15 @@ def _hold_out(left: Left, share: float) -> None:
 
 
 def _mark_best(left: Left, share: float) -> None:
-    """The top share of each domain's training documents by quality; of equal ones, the least id."""
-    for group in left.by_domain(left.here() & ~left.held_out):
-        order = group[np.argsort(-left.quality[group], kind="stable")]
-        left.best[order[: round(share * len(group))]] = True
+    """The top share of each domain's training documents by quality; of equal ones, the least id.
+
+    Of those without a quality the same share, the least by id: the best have no other languages than the rest.
+    """
+    train, known = left.here() & ~left.held_out, ~np.isnan(left.quality)
+    for chosen in (train & known, train & ~known):
+        for group in left.by_domain(chosen):
+            order = group[np.argsort(-left.quality[group], kind="stable")]
+            left.best[order[: round(share * len(group))]] = True
 
 
 def _of_left(parts: list[Path], column: str, chosen: np.ndarray) -> Iterator[str]:
