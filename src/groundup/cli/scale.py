@@ -141,6 +141,10 @@ def report(
 def plan(
     minutes: Annotated[float | None, typer.Option(min=0, max=1e7, callback=finite, help="Of training on this machine.")] = None,
     flop: Annotated[float | None, typer.Option(min=1, max=LARGEST, callback=finite, help="In place of minutes.")] = None,
+    dollars: Annotated[
+        float | None, typer.Option(min=0.001, max=1e9, callback=finite, help="In place of minutes, of a rented --gpu.")
+    ] = None,
+    gpu: Annotated[str, typer.Option(help="That --dollars rent, as for bill.")] = "h100",
     vocabulary: Annotated[int, typer.Option(min=8, max=MOST_TOKENS, help="Of the tokenizer.")] = 4096,
     context: Annotated[int, typer.Option(min=16, max=MOST_TOKENS, help="Tokens that a model sees at once.")] = 256,
     architecture: Annotated[
@@ -149,11 +153,17 @@ def plan(
     out: Annotated[Path, typer.Option(metavar="PLAN", help="The file to write; it may be edited.")] = Path("plan.json"),
     seed: Seed = 0,
 ) -> None:
-    """A ladder of sizes and lengths for a budget of minutes or operations, off the best sizes on both sides."""
+    """A ladder of sizes and lengths for a budget of minutes, operations or dollars, off the best sizes on both sides."""
     from groundup.core.files import write_json
     from groundup.scaling import ladder
 
-    made = ladder.plan(minutes, flop, vocabulary, context, architecture, seed)
+    if sum(one is not None for one in (minutes, flop, dollars)) != 1:
+        raise typer.BadParameter("give one of --minutes, --flop and --dollars")
+    rate = None
+    if dollars is not None:
+        rate, price = ladder.rented_rate(gpu)
+        flop = rate.flop_per_second * 3600 * dollars / price
+    made = ladder.plan(minutes, flop, vocabulary, context, architecture, seed, rate)
     write_json(out, made)
     result({"plan": str(out), **made})
 

@@ -17,7 +17,7 @@ import numpy as np
 from groundup.scaling import laws
 
 FILE = Path(__file__).with_name("shipped_law.json")
-PILOT_TOKENS, PILOT_BATCH = 131_072, 2048  # one of the ladder's runs: the factor is of like and like
+PILOT_TOKENS, PILOT_BATCH = 262_144, 2048  # one of the ladder's runs: the factor is of like and like
 AIM = 0.95  # of the minutes: a run is to end within them
 COMPILE_SECONDS, COMPILED_GAIN = 40.0, 1.4  # what `core.device` knows of torch.compile
 
