@@ -138,6 +138,25 @@ def report(
 
 
 @scale.command()
+def compare(
+    ladders: Annotated[list[str], typer.Argument(metavar="NAME=LADDER", help="Folders that `scale run` wrote.")],
+    out: Annotated[Path, typer.Option(metavar="SVG", help="The figure to write.")] = Path("architectures.svg"),
+) -> None:
+    """Architectures on one axis: how fast each one's loss falls, and its loss by place in the context."""
+    from groundup.core.files import write_text
+    from groundup.report import figures
+    from groundup.scaling import architectures
+
+    pairs = [one.partition("=") for one in ladders]
+    folders = {name: Path(folder) for name, _, folder in pairs if name.replace("-", "").isalnum() and folder}
+    if len(folders) < len(pairs):
+        raise typer.BadParameter("give each ladder once as NAME=LADDER, such as lstm=ladders/lstm")
+    found = architectures.compare(folders)
+    write_text(out, figures.architectures("architectures", found))
+    result({"figure": str(out), **{name: {k: v for k, v in one.items() if k != "points"} for name, one in found.items()}})
+
+
+@scale.command()
 def plan(
     minutes: Annotated[float | None, typer.Option(min=0, max=1e7, callback=finite, help="Of training on this machine.")] = None,
     flop: Annotated[float | None, typer.Option(min=1, max=LARGEST, callback=finite, help="In place of minutes.")] = None,
