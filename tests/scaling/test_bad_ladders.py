@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
@@ -90,6 +90,7 @@ def test_a_line_that_is_no_run_is_named(done, tmp_path, line):
         read_ledger(tmp_path / "ledger.jsonl")
 
 
+@settings(max_examples=30)
 @given(cut=st.integers(0, 10**4), junk=st.text(max_size=20))
 def test_any_ledger_is_read_or_is_one_line(done, tmp_path_factory, cut, junk):
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
