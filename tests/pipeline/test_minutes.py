@@ -17,8 +17,8 @@ from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.seals import read_manifest
 from groundup.data.config import MixtureConfig
-from groundup.pipeline import minutes, recipe, steps
-from groundup.pipeline.minutes import Later, Work
+from groundup.pipeline import later_steps, minutes, recipe, steps
+from groundup.pipeline.later_steps import Later, Questions, Speeds, Work, taken, work_of
 from groundup.scaling import dial
 from groundup.scaling.dial import Candidate, weighed
 from groundup.training import rate
@@ -252,18 +252,77 @@ def test_no_candidate_takes_longer_than_it_has(one, seconds, available, besides,
     assert more.tokens >= found.tokens
 
 
+ASKED = Questions(1000, 500, 100, 50.0, 20.0)
+
+
 def test_later_steps_are_counted():
     one = recipe.load(Path("laptop"))
-    rows = {"train": 1000.0, "preference": 500.0, "held_out": 100.0, "length": 50.0}
 
-    def tokens(*kinds):
-        return minutes.after([Later(kind, kind, one) for kind in kinds], rows, 10**6, 3 * 10**6)
+    def work(*kinds, asked=ASKED):
+        return work_of([Later(kind, kind, one) for kind in kinds], asked, 10**6, 3 * 10**6)
 
-    assert tokens("sft").tokens == pytest.approx(1000 * 50 * minutes.PADDED + 2 * 100 * 64 * minutes.GENERATED)
-    everything = tokens("evaluation", "sft", "preferences", "reward", "dpo", "ppo", "report")
-    assert everything.tokens > sum(tokens(kind).tokens for kind in ("sft", "ppo")) and not everything.unknown
-    assert tokens("benchmarks").unknown == ["benchmarks"]
-    assert minutes.after([Later("sft", "sft", one)], dict.fromkeys(rows, 0.0), 0, 0) == Work(0.0, minutes.REPORT_SECONDS, [])
+    sft = work("sft")
+    assert (sft.rows, sft.answers) == (1000, 2 * 100)
+    everything = work("evaluation", "sft", "preferences", "reward", "dpo", "ppo", "report")
+    assert not everything.unknown
+    for name in ("scored", "rows", "answers"):
+        assert getattr(everything, name) > sum(getattr(work(kind), name) for kind in ("sft", "ppo")) > 0
+    assert work("benchmarks").unknown == ["benchmarks"]
+    assert work("sft", "ppo", asked=Questions()) == Work(0.0, 0.0, 0.0, 0.0, later_steps.REPORT_SECONDS, [])
+
+
+@given(st.tuples(*[st.floats(0, 1e6)] * 5), st.tuples(*[st.floats(1e-9, 1e-3)] * 4), st.floats(1, 4))
+def test_later_steps_take_longer_where_a_machine_is_slower(counts, seconds, slower):
+    work, speeds = Work(*counts, []), Speeds(*seconds)
+    assert taken(work, speeds) >= work.seconds
+    slow = taken(work, Speeds(*(slower * one for one in speeds))) - work.seconds
+    assert slow == pytest.approx(slower * (taken(work, speeds) - work.seconds), rel=1e-6, abs=1e-6)
+
+
+def test_later_steps_are_measured_on_real_rows(before, monkeypatch):
+    """Every speed is of the work itself: on a clock that counts steps, answers and scores, not on this machine's."""
+    from groundup.model import likelihood
+    from groundup.posttraining import answers
+    from groundup.training.optimizer import Optimizer
+
+    clock = {"now": 0.0}
+    monkeypatch.setattr(time, "perf_counter", lambda: clock["now"])
+    for owner, name, cost in ((likelihood, "score", 3.0), (answers, "answer", 5.0), (Optimizer, "step", 7.0)):
+        real = getattr(owner, name)
+
+        def timed(*arguments, real=real, cost=cost, **more):
+            clock["now"] += cost
+            return real(*arguments, **more)
+
+        monkeypatch.setattr(owner, name, timed)
+    monkeypatch.setattr(later_steps, "TIMED_ANSWERS", 4)
+    said = [{"role": "user", "content": "the path"}, {"role": "assistant", "content": "a file"}]
+    rows = tuple({"messages": said} for _ in range(3))
+    one, asked = toy(before, context_length=64), Questions(3, 3, 3, 9.0, 2.0, rows)
+    held_out = minutes._held_out(before / "tokens")
+    found = later_steps.measured(one, 1, 100.0, tokenizer(), choose(1), held_out, asked)
+    assert found.trained == 0.01 and found.answer == 5.0 / 4 and found.row == 7.0 / one.sft.batch_examples
+    assert found.scored == pytest.approx(3.0 / sum(map(len, held_out)))
+    guessed = later_steps.guessed(100.0, asked)
+    assert later_steps.measured(one, 1, 100.0, tokenizer(), choose(1), [], Questions(3, 3, 3, 9.0, 2.0)) == guessed
+
+
+def test_a_rate_is_measured_at_the_batch_that_it_is_for(before, measured, monkeypatch, tmp_path):
+    """A thousand tokens a second are 57,000 tokens, of which steps are larger than the first guess has them."""
+    batches = []
+
+    def speed(tokens, tokenizer, settings, mixture, device, label):
+        batches.append((settings.depth, minutes._batch(toy(before, batch_tokens=0), settings.depth, settings.tokens, 1e12)))
+        return {1: 1e6, 2: 1e-3}[settings.depth]
+
+    monkeypatch.setattr(rate, "tokens_per_second", speed)
+    monkeypatch.setattr(minutes, "applied", lambda one, folder: one)
+    one = toy(before, batch_tokens=0)
+    found = minutes.decide(
+        one, before / "tokens", tokenizer(), choose(1), {}, Work(0, 0, 0, 0, 0, []), Questions(), time.monotonic(), whole=False
+    )
+    assert [depth for depth, _ in batches] == [1, 1, 2] and batches[1][1] > batches[0][1]
+    assert found["chosen"]["batch_tokens"] == batches[1][1]
 
 
 def test_the_report_has_prediction_and_outcome_side_by_side(before, measured, monkeypatch, tmp_path):

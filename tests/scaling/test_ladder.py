@@ -106,7 +106,7 @@ def test_runs_of_one_trunk_share_its_settings(three, tokens, tmp_path):
             ladder.read_plan(three)
 
 
-@pytest.mark.parametrize("minutes", [30, 90, 600, 10_000])
+@pytest.mark.parametrize("minutes", [120, 200, 600, 10_000])
 def test_a_plan_fills_its_minutes_and_spans_both_exponents(minutes):
     made = ladder.plan(minutes, None, 512, 128, rate=RATE)
     assert made["seconds"] == pytest.approx(60 * minutes, rel=1e-6) or made["seconds"] < 60 * minutes
@@ -122,12 +122,12 @@ def test_a_plan_fills_its_minutes_and_spans_both_exponents(minutes):
 
 
 def test_more_minutes_give_larger_models():
-    small, large = (ladder.plan(minutes, None, 512, 128, rate=RATE)["runs"] for minutes in (30, 3000))
+    small, large = (ladder.plan(minutes, None, 512, 128, rate=RATE)["runs"] for minutes in (120, 3000))
     assert max(run["depth"] for run in large) > max(run["depth"] for run in small)
 
 
 def test_a_written_plan_reads_back(tmp_path):
-    made = ladder.plan(None, 5e13, 512, 128, "lstm", rate=RATE)
+    made = ladder.plan(None, 1e14, 512, 128, "lstm", rate=RATE)
     (tmp_path / "plan.json").write_text(json.dumps(made))
     read = ladder.read_plan(tmp_path / "plan.json")
     assert len(read) == len(made["runs"]) and all(settings.architecture == "lstm" for _, settings in read)

@@ -138,9 +138,32 @@ def report(
 
 
 @scale.command()
+def compare(
+    ladders: Annotated[list[str], typer.Argument(metavar="NAME=LADDER", help="Folders that `scale run` wrote.")],
+    out: Annotated[Path, typer.Option(metavar="SVG", help="The figure to write.")] = Path("architectures.svg"),
+) -> None:
+    """Architectures on one axis: how fast each one's loss falls, and its loss by place in the context."""
+    from groundup.core.files import write_text
+    from groundup.report import figures
+    from groundup.scaling import architectures
+
+    pairs = [one.partition("=") for one in ladders]
+    folders = {name: Path(folder) for name, _, folder in pairs if name.replace("-", "").isalnum() and folder}
+    if len(folders) < len(pairs):
+        raise typer.BadParameter("give each ladder once as NAME=LADDER, such as lstm=ladders/lstm")
+    found = architectures.compare(folders)
+    write_text(out, figures.architectures("architectures", found))
+    result({"figure": str(out), **{name: {k: v for k, v in one.items() if k != "points"} for name, one in found.items()}})
+
+
+@scale.command()
 def plan(
     minutes: Annotated[float | None, typer.Option(min=0, max=1e7, callback=finite, help="Of training on this machine.")] = None,
     flop: Annotated[float | None, typer.Option(min=1, max=LARGEST, callback=finite, help="In place of minutes.")] = None,
+    dollars: Annotated[
+        float | None, typer.Option(min=0.001, max=1e9, callback=finite, help="In place of minutes, of a rented --gpu.")
+    ] = None,
+    gpu: Annotated[str, typer.Option(help="That --dollars rent, as for bill.")] = "h100",
     vocabulary: Annotated[int, typer.Option(min=8, max=MOST_TOKENS, help="Of the tokenizer.")] = 4096,
     context_length: Annotated[int, typer.Option(min=16, max=MOST_TOKENS, help="Tokens that a model sees at once.")] = 256,
     architecture: Annotated[
@@ -149,11 +172,17 @@ def plan(
     out: Annotated[Path, typer.Option(metavar="PLAN", help="The file to write; it may be edited.")] = Path("plan.json"),
     seed: Seed = 0,
 ) -> None:
-    """A ladder of sizes and lengths for a budget of minutes or operations, off the best sizes on both sides."""
+    """A ladder of sizes and lengths for a budget of minutes, operations or dollars, off the best sizes on both sides."""
     from groundup.core.files import write_json
     from groundup.scaling import ladder
 
-    made = ladder.plan(minutes, flop, vocabulary, context_length, architecture, seed)
+    if sum(one is not None for one in (minutes, flop, dollars)) != 1:
+        raise typer.BadParameter("give one of --minutes, --flop and --dollars")
+    rate = None
+    if dollars is not None:
+        rate, price = ladder.rented_rate(gpu)
+        flop = rate.flop_per_second * 3600 * dollars / price
+    made = ladder.plan(minutes, flop, vocabulary, context_length, architecture, seed, rate)
     write_json(out, made)
     result({"plan": str(out), **made})
 

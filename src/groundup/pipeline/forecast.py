@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from groundup.core.seals import MANIFEST
 from groundup.core.table import table
 from groundup.pipeline import minutes
-from groundup.pipeline.minutes import PASSES
+from groundup.pipeline.later_steps import PASSES, Later
 from groundup.pipeline.recipe import Recipe
 from groundup.pipeline.run import Planned, Step
 
@@ -36,7 +36,7 @@ class Forecast:
         self._outlines: dict[str | Path, Outline] = {}
         names = [one.step.name for one in plan]
         after = plan[names.index("base") + 1 :] if "base" in names else []
-        self._later = [minutes.Later(one.step.name, one.step.kind or one.step.name, one.step.recipe or recipe) for one in after]
+        self._later = [Later(one.step.name, one.step.kind or one.step.name, one.step.recipe or recipe) for one in after]
         self._done = {one.step.name for one in plan if one.state == "done"}
         trained = [one for one in plan if (one.step.kind or one.step.name) in TRAINS]
         if all(one.state == "done" for one in trained):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from groundup.core.errors import UserError
 from groundup.core.files import read_object, write_json
@@ -22,11 +22,14 @@ from groundup.core.progress import duration
 from groundup.core.seals import MANIFEST, read_manifest
 from groundup.data.config import MixtureConfig
 from groundup.pipeline.artifacts import Results, device_of, documents_of, tokenizer_of
+from groundup.pipeline.later_steps import TRAINING_PASSES, Later, Questions, Work, guessed, measured, taken, work_of
 from groundup.pipeline.recipe import Recipe
 from groundup.pipeline.run import StepContext
 from groundup.training.config import PretrainingConfig
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from groundup.core.device import Device
     from groundup.model.base import LanguageModel
     from groundup.scaling.dial import Choice
@@ -37,35 +40,9 @@ SIZES = ("depth", "tokens", "batch_tokens")
 BEFORE = ("pages", "annotations", "corpus", "tokenizer", "tokens")
 DEPTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
 SAMPLED_ROWS = 200  # of conversations, for their mean length
-PADDED = 1.15  # rows of a batch are as long as its longest
-DECIDED = 0.5  # of the pairs that are compared: about as many are ties
-# Forward passes over an answer. PPO: written by the policy (1), then read by it, the reference, the reward model and the value
-# function (4), and an update of policy and value function (3 each). GRPO has no value function.
-PASSES = {"ppo": 1 + 4 + 3 + 3, "grpo": 1 + 3 + 3}
-TRAINING_PASSES = 3  # of a training step
-GENERATED = 1.0  # a token that is written takes as long as one that is trained on: 0.3 s for 7,168 of them, tiny recipe
-NGRAM_SECONDS = 1.3e-6  # a training token, to count 3-grams and 5-grams and to compress beside
-EVALUATION_SECONDS, REPORT_SECONDS = 3.0, 4.0
 PILOT_SHARE = 0.05  # of the minutes, at most, for the pilot
-TOKENS_A_BYTE = 0.3  # of text that is not there yet
-ROWS_AN_OBJECT, ROW_TOKENS = 2, 80  # of SFT's questions that are not there yet: tiny recipe
+ROWS_AN_OBJECT, ROW_TOKENS, ANSWER_TOKENS = 2, 80, 22  # of SFT's questions that are not there yet: laptop recipe
 DRY_SHARE = 0.2  # of the minutes, taken for steps before that are not done yet
-
-
-class Later(NamedTuple):
-    """A step that comes after the base model."""
-
-    name: str
-    kind: str
-    recipe: Recipe
-
-
-class Work(NamedTuple):
-    """What later steps take: tokens' worth of training of the base model, and seconds of whatever the model."""
-
-    tokens: float
-    seconds: float
-    unknown: list[str]  # steps that were not counted
 
 
 def applied(recipe: Recipe, folder: Path | None) -> Recipe:
@@ -112,8 +89,9 @@ def plan(context: StepContext, later: Sequence[Later] = ()) -> Results:
     spent = {name: read_manifest(run / name)["seconds"] for name in BEFORE if (run / name / MANIFEST).is_file()}
     tokens, tokenizer = context.inputs["tokens"], tokenizer_of(context)
     trained = read_manifest(tokens)["results"]["train"] if (tokens / MANIFEST).is_file() else {"tokens": 0, "bytes": 0}
-    work = after(later, _questions(context, later), trained["tokens"], trained["bytes"])
-    found = decide(context.recipe, tokens, tokenizer, device_of(context), spent, work, begun)
+    asked = _questions(context, later)
+    work = work_of(later, asked, trained["tokens"], trained["bytes"])
+    found = decide(context.recipe, tokens, tokenizer, device_of(context), spent, work, asked, begun)
     for reason in found["reasons"]:
         context.log(reason)
     write_json(context.work / PLAN, {**found, "made": datetime.now(UTC).isoformat(timespec="seconds"), "machine": machine()})
@@ -121,8 +99,8 @@ def plan(context: StepContext, later: Sequence[Later] = ()) -> Results:
 
 
 def decide(
-    recipe: Recipe, tokens: Path, tokenizer: "Tokenizer", device: "Device", spent: dict[str, float], work: Work, begun: float,
-    whole: bool = True,
+    recipe: Recipe, tokens: Path, tokenizer: "Tokenizer", device: "Device", spent: dict[str, float], work: Work,
+    asked: Questions, begun: float, whole: bool = True,
 ) -> Results:  # fmt: skip
     """The plan, as data: "chosen", "candidates", "expected", "reasons" and what they follow from.
 
@@ -130,25 +108,37 @@ def decide(
     the training, and a pilot on them says its loss. Raises UserError where nothing fits the minutes.
     """
     from groundup.scaling import dial
-    from groundup.training import rate
     from groundup.training.pretraining import TrainingTokens, available_tokens
 
     minutes, law = recipe.base.minutes, dial.shipped()
     mixture = recipe.mixture if whole else MixtureConfig()
     data = TrainingTokens.open(tokens, tokenizer.begin_of_text, tokenizer.size)
+    held_out = _held_out(tokens) if whole else []
     available = available_tokens(data.table, mixture) if whole else math.inf
-    besides = _measured(recipe.base.context_length, int(data.files["held_out"].lengths.sum()) if whole else 10**9)
+    besides = _observed(recipe.base.context_length, int(data.files["held_out"].lengths.sum()) if whole else 10**9)
+    work = work._replace(scored=work.scored + sum(map(len, held_out)))  # when the base model is done
     budget = 60 * minutes * dial.AIM - sum(spent.values())
     factor, told = 1.0, ""
     seen: list[Choice] = []
     best: Choice | None = None
+
+    def tried(depth: int, guess: int) -> "Choice":
+        """At the batch of the tokens that fit: smaller ones are slower a token. `guess`: of these."""
+        nonlocal factor, told
+        speed = _speed(recipe, depth, guess, tokenizer, tokens, mixture, device)
+        if not seen and not told:
+            factor, told = _pilot(recipe, tokens, tokenizer, device, speed, held_out)
+        speeds = measured(recipe, depth, speed, tokenizer, device, held_out, asked) if whole else guessed(speed, asked)
+        left = budget - (time.monotonic() - begun)
+        one = _weighed(recipe, depth, speed, tokenizer.size, left, available, besides, taken(work, speeds), factor, device)
+        if one.tokens and _batch(recipe, depth, one.tokens, available) != _batch(recipe, depth, guess, available):
+            speed = _speed(recipe, depth, one.tokens, tokenizer, tokens, mixture, device)
+            left = budget - (time.monotonic() - begun)
+            one = _weighed(recipe, depth, speed, tokenizer.size, left, available, besides, taken(work, speeds), factor, device)
+        return one
+
     for depth in DEPTHS:
-        settings = _tried(recipe, depth, best.tokens if best else dial.PILOT_TOKENS)
-        speed = rate.tokens_per_second(tokenizer, tokens, settings, mixture, device, f"plan: depth {depth}")
-        if not seen:
-            factor, told = _pilot(recipe, tokens, tokenizer, device, speed, whole)
-        left = budget - (time.monotonic() - begun) - work.seconds
-        one = _weighed(recipe, depth, speed, tokenizer.size, left, available, besides, work.tokens, factor, device)
+        one = tried(depth, best.tokens if best else dial.PILOT_TOKENS)
         seen.append(one)
         if best and one.loss >= best.loss:
             break  # larger ones read fewer tokens still
@@ -157,16 +147,15 @@ def decide(
         if not one.tokens:
             break
         best = one
-    batch = _batch(recipe, best, available) if best and best.tokens else 0
+    batch = _batch(recipe, best.depth, best.tokens, available) if best and best.tokens else 0
     if best is None or best.tokens < max(batch, recipe.base.context_length):
         measuring = time.monotonic() - begun + besides / seen[0].tokens_per_second
-        raise UserError(_too_short(minutes, spent, seen[0], work, measuring))
-    after_ = best.after + work.seconds
+        raise UserError(_too_short(minutes, spent, seen[0], measuring))
     measuring = time.monotonic() - begun
     expected = {
         "loss": dial.expected(best.parameters, best.tokens, factor) if told else None,
-        "seconds": {"before": sum(spent.values()), "plan": measuring, "base": best.seconds, "after": after_,
-                    "all": sum(spent.values()) + measuring + best.seconds + after_},
+        "seconds": {"before": sum(spent.values()), "plan": measuring, "base": best.seconds, "after": best.after,
+                    "all": sum(spent.values()) + measuring + best.seconds + best.after},
     }  # fmt: skip
     return {
         "minutes": minutes,
@@ -181,12 +170,30 @@ def decide(
     }
 
 
+def _speed(
+    recipe: Recipe, depth: int, guess: int, tokenizer: "Tokenizer", tokens: Path, mixture: MixtureConfig, device: "Device"
+) -> float:
+    from groundup.training import rate
+
+    return rate.tokens_per_second(tokenizer, tokens, _tried(recipe, depth, guess), mixture, device, f"plan: depth {depth}")
+
+
+def _held_out(tokens: Path) -> "list[np.ndarray]":
+    """What the base model will be scored on; empty where nothing is held out."""
+    from groundup.scaling.ladder import held_out_documents
+
+    try:
+        return held_out_documents(tokens)
+    except UserError:
+        return []
+
+
 def _interval(one: dict[str, float]) -> str:
     return f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
 
 
 def provisional(recipe: Recipe, run: Path, done: set[str], vocabulary: int, later: Sequence[Later]) -> tuple[Recipe, list[str]]:
-    """The recipe as it would be planned now, and why. What no step has made yet is guessed, and that is said.
+    """The recipe as it would be planned now, and why. What no step has made yet is unsure, and that is said.
 
     Raises UserError as `decide` does.
     """
@@ -194,27 +201,29 @@ def provisional(recipe: Recipe, run: Path, done: set[str], vocabulary: int, late
 
     begun = time.monotonic()
     spent = {name: read_manifest(run / name)["seconds"] for name in BEFORE if name in done and (run / name / MANIFEST).is_file()}
-    guessed = [] if {"tokens", "tokenizer"} <= done else ["random text of the recipe's vocabulary was trained on to measure"]
+    unsure = [] if {"tokens", "tokenizer"} <= done else ["random text of the recipe's vocabulary was trained on to measure"]
     if recipe.pages and "tokens" not in done:
         spent["not made yet"] = DRY_SHARE * 60 * recipe.base.minutes
-        guessed.append(f"the steps before the base model are taken as {DRY_SHARE:.0%} of the minutes")
-    rows = dict.fromkeys(("train", "preference", "held_out", "length"), 0.0)
+        unsure.append(f"the steps before the base model are taken as {DRY_SHARE:.0%} of the minutes")
+    rows = Questions()
     if recipe.sft.data or (recipe.pages and any(one.source.startswith("stdlib:") for one in recipe.pages.sources)):
         asked = recipe.preferences
-        rows = {"train": float(ROWS_AN_OBJECT * recipe.sft.max_objects), "preference": float(asked.prompts),
-                "held_out": float(asked.held_out_prompts), "length": float(ROW_TOKENS)}  # fmt: skip
-        guessed.append("there are as many questions as the recipe takes at most")
+        rows = Questions(
+            ROWS_AN_OBJECT * recipe.sft.max_objects, asked.prompts, asked.held_out_prompts, ROW_TOKENS, ANSWER_TOKENS
+        )
+        unsure.append("there are as many questions as the recipe takes at most")
     with TemporaryDirectory() as made:
-        if guessed and guessed[0].startswith("random"):
+        if unsure and unsure[0].startswith("random"):
             tokens = _random_tokens(Path(made), vocabulary)
             tokenizer: Any = Blank(vocabulary)
         else:
             from groundup.tokenizer.load import of_model
 
             tokens, tokenizer = run / "tokens", of_model(run / "tokenizer")
-        found = decide(recipe, tokens, tokenizer, choose(recipe.threads), spent, after(later, rows, 0, 0), begun, whole=False)
+        work = work_of(later, rows, 0, 0)
+        found = decide(recipe, tokens, tokenizer, choose(recipe.threads), spent, work, rows, begun, whole=False)
     base = PretrainingConfig(**{**recipe.base.model_dump(), **found["chosen"], "minutes": 0.0})
-    last = f"for now: {'; '.join(guessed)}" if guessed else ""
+    last = f"for now: {'; '.join(unsure)}" if unsure else ""
     said = "the run itself measures once, when its text is there, writes the plan down and keeps to it"
     return recipe.model_copy(update={"base": base}), [*found["reasons"], *filter(None, [last]), said]
 
@@ -250,7 +259,7 @@ def _tried(recipe: Recipe, depth: int, tokens: int) -> PretrainingConfig:
 
 
 def _weighed(
-    recipe: Recipe, depth: int, speed: float, vocabulary: int, left: float, available: float, besides: int, later: float,
+    recipe: Recipe, depth: int, speed: float, vocabulary: int, left: float, available: float, besides: int, after: float,
     factor: float, device: "Device",
 ) -> "Choice":  # fmt: skip
     import torch
@@ -268,41 +277,35 @@ def _weighed(
     by_kernels = device.torch_device.type == "cpu" and not isinstance(those(), str)
     compiles = device.compiling_pays(float("inf"))[0] and base.architecture == "dense" and not by_kernels
     one = dial.Candidate(
-        depth, architectures.multiplied(model), architectures.flops(model, base.context_length, 1), speed, later / speed
+        depth, architectures.multiplied(model), architectures.flops(model, base.context_length, 1), speed, after
     )
     return dial.weighed(one, left, available, besides, COMPILE_PAYS_FROM_FLOPS if compiles else float("inf"), factor)
 
 
-def _measured(context_length: int, held_out: int) -> int:
-    """Tokens' worth of training of what is measured while the base model trains and when it is done."""
-    from groundup.scaling.ladder import HELD_OUT_TOKENS
+def _observed(context_length: int, held_out: int) -> int:
+    """Tokens' worth of training of what is measured while the base model trains."""
     from groundup.training.pretraining import OBSERVATIONS, PROBE_ROWS
 
-    on_the_way = OBSERVATIONS * min(PROBE_ROWS * context_length, held_out)
-    return (on_the_way + min(HELD_OUT_TOKENS, held_out)) // TRAINING_PASSES
+    return OBSERVATIONS * min(PROBE_ROWS * context_length, held_out) // TRAINING_PASSES
 
 
-def _batch(recipe: Recipe, best: "Choice", available: float) -> int:
+def _batch(recipe: Recipe, depth: int, tokens: int, available: float) -> int:
     from groundup.training.budget import budget
 
-    return budget(_tried(recipe, best.depth, best.tokens), best.parameters, available).batch_tokens
+    return budget(_tried(recipe, depth, tokens), 1, available).batch_tokens
 
 
 def _pilot(
-    recipe: Recipe, tokens: Path, tokenizer: "Tokenizer", device: "Device", speed: float, wanted: bool
+    recipe: Recipe, tokens: Path, tokenizer: "Tokenizer", device: "Device", speed: float, held_out: "list[np.ndarray]"
 ) -> tuple[float, str]:
     """What losses of this text are of the ladder's, and how that is known; "" where it is not."""
     from groundup.model import architectures
     from groundup.scaling import dial
-    from groundup.scaling.ladder import held_out_documents, held_out_loss
+    from groundup.scaling.ladder import held_out_loss
     from groundup.training.pretraining import pretrain
     from groundup.training.runtime import Runtime
 
-    if not wanted or dial.PILOT_TOKENS / speed > 60 * recipe.base.minutes * PILOT_SHARE:
-        return 1.0, ""
-    try:
-        documents = held_out_documents(tokens)
-    except UserError:
+    if not held_out or dial.PILOT_TOKENS / speed > 60 * recipe.base.minutes * PILOT_SHARE:
         return 1.0, ""
     settings = _tried(recipe, DEPTHS[0], dial.PILOT_TOKENS).model_copy(
         update={"batch_tokens": dial.PILOT_BATCH, "anneal_data_fraction": 0.0}
@@ -310,81 +313,45 @@ def _pilot(
     with TemporaryDirectory() as folder:
         runtime = Runtime(device, Path(folder), "plan: pilot", recipe.seed, lambda text: None)
         model, results = pretrain(tokenizer, tokens, settings, runtime, recipe.mixture)
-        loss = held_out_loss(model, documents)
+        loss = held_out_loss(model, held_out)
     factor = dial.pilots_factor(loss, architectures.multiplied(model), results["tokens"])
     told = f"a pilot of {results['tokens']:,} tokens has {loss:.2f} nats per token"
     return factor, f"losses of this text are {factor:.2f} of the ladder's: {told}"
 
 
-def after(later: Sequence[Later], rows: dict[str, float], train_tokens: int, train_bytes: int) -> Work:
-    """The work of later steps. Their answers are counted as if each were as long as it may be.
-
-    rows: the sides of SFT, as `_questions` has them; train_tokens, train_bytes: of the training documents, 0 if not known.
-    """
-    per_byte = train_tokens / train_bytes if train_bytes else TOKENS_A_BYTE
-    tokens, seconds, unknown = 0.0, REPORT_SECONDS, []
-    for one in later:
-        recipe, kind = one.recipe, one.kind
-        answer, length, asked = recipe.sft.max_answer_tokens, rows["length"], rows["held_out"]
-        written = answer * GENERATED
-        if kind == "evaluation":
-            tokens += recipe.evaluation.held_out_kb * 1000 * per_byte / TRAINING_PASSES
-            seconds += EVALUATION_SECONDS + NGRAM_SECONDS * train_tokens
-        elif kind == "long_context":
-            tokens += recipe.long_context.tokens
-        elif kind == "report":
-            continue  # which every run has
-        elif kind not in ("sft", "preferences", "reward", "dpo", "ppo", "grpo"):
-            unknown.append(one.name)
-        elif not rows["train"]:
-            continue  # skipped, as there is nothing to learn from
-        elif kind == "sft":
-            tokens += recipe.sft.epochs * rows["train"] * length * PADDED
-            tokens += 2 * min(asked, recipe.sft.held_out_questions) * written
-        elif kind == "preferences":
-            settings = recipe.preferences
-            tokens += 2 * (min(settings.prompts, rows["preference"]) + min(settings.held_out_prompts, asked)) * written
-        elif kind in PASSES:
-            settings = getattr(recipe, kind)
-            answers = settings.iterations * (settings.rollouts if kind == "ppo" else settings.prompts * settings.generations)
-            tokens += answers * (written + length * PADDED * (PASSES[kind] - 1) * settings.epochs / TRAINING_PASSES)
-            tokens += 2 * min(recipe.preferences.held_out_prompts, asked) * written
-        else:
-            epochs = getattr(recipe, kind).epochs + (1 / TRAINING_PASSES if kind == "dpo" else 0)
-            tokens += epochs * DECIDED * min(recipe.preferences.prompts, rows["preference"]) * 2 * length * PADDED
-            tokens += 2 * min(recipe.preferences.held_out_prompts, asked) * written if kind == "dpo" else 0
-    return Work(tokens, seconds, unknown)
-
-
-def _questions(context: StepContext, later: Sequence[Later]) -> dict[str, float]:
-    """How many conversations each side of SFT has, and the mean length of some; zeros where SFT will be skipped."""
-    nothing = {"train": 0.0, "preference": 0.0, "held_out": 0.0, "length": 0.0}
+def _questions(context: StepContext, later: Sequence[Later]) -> Questions:
+    """Those that SFT will have; none where it will be skipped."""
     recipe = next((one.recipe for one in later if one.kind == "sft"), None)
     if recipe is None:
-        return nothing
+        return Questions()
     from groundup.posttraining.own_data import NoQuestions, rows_of_sft
     from groundup.posttraining.rows import conversation
 
+    begun = time.monotonic()
     try:
         rows = rows_of_sft(
             lambda: ((row["url"], row["text"]) for row in documents_of(context)), recipe.sft, recipe.seed, lambda text: None
         )
     except NoQuestions:
-        return nothing
-    some, tokenizer = rows["train"][:SAMPLED_ROWS], tokenizer_of(context)
-    length = sum(len(conversation(tokenizer, row)[0]) for row in some) / max(1, len(some))
-    return {**{side: float(len(found)) for side, found in rows.items()}, "length": length}
+        return Questions()
+    seconds, tokenizer = time.monotonic() - begun, tokenizer_of(context)
+    some = rows["train"][:SAMPLED_ROWS]
+    read = [conversation(tokenizer, row) for row in some]
+    length = sum(len(ids) for ids, _ in read) / len(read)
+    answer = sum(sum(spoken) for _, spoken in read) / len(read)
+    counts = {side: len(found) for side, found in rows.items()}
+    return Questions(**counts, length=length, answer=answer, some=tuple(some), seconds=seconds)
 
 
-def _too_short(minutes: float, spent: dict[str, float], one: "Choice", work: Work, measuring: float) -> str:
+def _too_short(minutes: float, spent: dict[str, float], one: "Choice", measuring: float) -> str:
     from groundup.scaling.dial import AIM
 
     # A minute for the base model, and a margin for what was estimated.
     before = sum(spent.values())
-    needed = max((before + measuring + 1.15 * (one.after + work.seconds) + 60) / AIM / 60, minutes)
+    needed = max((before + measuring + 1.15 * one.after + 60) / AIM / 60, minutes)
     return (
         f"minutes = {minutes:g}: too short for this run here: the steps before the base model take {duration(before)}, "
-        f"those after the smallest about {duration(one.after + work.seconds)}, measuring {duration(measuring)}; "
+        f"those after the smallest about {duration(one.after)}, measuring {duration(measuring)}; "
         f"give {math.floor(needed) + 1} or more"
     )
 

@@ -14,7 +14,7 @@ from groundup.core.text import printable
 from groundup.pipeline import minutes
 from groundup.pipeline.forecast import Forecast, finished
 from groundup.pipeline.kinds import CORPUS_STEPS, KINDS, OPTIONAL, PLAN, STANDARD
-from groundup.pipeline.minutes import Later
+from groundup.pipeline.later_steps import Later
 from groundup.pipeline.recipe import MODELS, PLANNED, Recipe, StepSettings, config_of, with_settings
 from groundup.pipeline.run import Run, Step, StepContext
 from groundup.pipeline.summary import summary

@@ -203,6 +203,29 @@ def residuals(name: str, points: Sequence[tuple[float, float]], x_label: str, y_
         return _svg(figure, name)
 
 
+def architectures(name: str, found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Of each architecture its runs, (FLOP, loss), and its loss over the tokens of context: at most 2, 4, 8, ... of them."""
+    with _drawing(3.0) as figure:
+        runs, places = figure.subplots(1, 2)
+        for number, (label, one) in enumerate(found.items()):
+            xs, ys = zip(*one["points"], strict=True)
+            runs.plot(xs, ys, "os"[number % 2], color=_colour(number), markersize=4, label=label)
+            ends = [2 ** (place + 1) for place in range(len(one["by_place"]))]
+            places.plot(ends, one["by_place"], "os"[number % 2] + "-", color=_colour(number), markersize=4, linewidth=1.2)
+        _powers_of_ten(runs)
+        runs.set_yscale("log")
+        runs.yaxis.set_major_locator(_few_ticks())
+        runs.yaxis.set_minor_locator(_few_ticks())
+        runs.yaxis.set_major_formatter("{x:.1f}")
+        runs.yaxis.set_minor_formatter("")
+        places.set_xscale("log", base=2)
+        for axes, label in ((runs, "FLOP"), (places, "tokens of context, at most")):
+            axes.set_xlabel(label)
+            axes.set_ylabel("loss, nats a token")
+        figure.legend(loc="outside upper right", ncols=len(found))
+        return _svg(figure, name)
+
+
 def panels(
     name: str,
     x_label: str,

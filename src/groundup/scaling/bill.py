@@ -55,6 +55,13 @@ class Line:
     follows: str  # from what
 
 
+def hardware(gpu: str) -> Hardware:
+    """Raises UserError for what is not in the table."""
+    if gpu not in HARDWARE:
+        raise UserError(f"no hardware {gpu[:40]!r}; there is {', '.join(HARDWARE)}")
+    return HARDWARE[gpu]
+
+
 def bill(
     flop: float,
     gpu: str = "h100",
@@ -72,9 +79,7 @@ def bill(
     utilisation: share of the peak that the training gets. grams: of CO2e a kWh. overhead: of the building. staff: people, at
     `salary` dollars a year, for `years`.
     """
-    if gpu not in HARDWARE:
-        raise UserError(f"no hardware {gpu[:40]!r}; there is {', '.join(HARDWARE)}")
-    kind = HARDWARE[gpu]
+    kind = hardware(gpu)
     price = kind.price if price is None else price
     hours = flop / (kind.flop_per_second * utilisation) / 3600
     spent = cost(hours * 3600, kind.watts * overhead, price, grams)

@@ -17,14 +17,14 @@ import numpy as np
 from groundup.scaling import laws
 
 FILE = Path(__file__).with_name("shipped_law.json")
-PILOT_TOKENS, PILOT_BATCH = 131_072, 2048  # one of the ladder's runs: the factor is of like and like
+PILOT_TOKENS, PILOT_BATCH = 262_144, 2048  # one of the ladder's runs: the factor is of like and like
 AIM = 0.95  # of the minutes: a run is to end within them
 COMPILE_SECONDS, COMPILED_GAIN = 40.0, 1.4  # what `core.device` knows of torch.compile
 
 
 @dataclass(frozen=True)
 class ShippedLaw:
-    about: dict[str, Any]  # made, text, how, runs, held_out, transfer
+    about: dict[str, Any]  # made, text, how, runs, held_out, larger, transfer
     fit: laws.Fit
 
     @property
@@ -38,7 +38,7 @@ def shipped() -> ShippedLaw:
     names = laws.NAMES[:5]
     law = laws.Law(*(content["law"][name] for name in names))
     draws = laws.Law(*(np.array(content["draws"][name]) for name in names))
-    about = {name: content[name] for name in ("made", "text", "how", "runs", "held_out", "transfer")}
+    about = {name: content[name] for name in ("made", "text", "how", "runs", "held_out", "larger", "transfer")}
     return ShippedLaw(about, laws.Fit(law, draws, np.array(content["residuals"])))
 
 

@@ -6,30 +6,32 @@ table that the laws are fitted to.
 
 The lengths of one size are branches of one run at a constant rate (`training/branches.py`), which saves a good part of it.
 
-Sizes are depths of the one dial. Each reads several numbers of tokens a parameter, below and above what is best, because a law
-of two exponents needs both sides; the smallest also reads far more, which costs little, and is repeated with other
-seeds, which show the noise.
+Sizes are depths of the one dial, lengths double from one that all sizes have, and every size goes as far as about the same
+operations: so the runs of one length differ in size alone, those of one size in tokens alone, and the law can tell its two
+exponents apart. The smallest, which costs least, is repeated with other seeds, which show the noise. All have one batch.
 """
 
-import csv
-import io
 import logging
 import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import ValidationError
 
 from groundup.core.device import choose
 from groundup.core.errors import UserError
-from groundup.core.files import digest, read_jsonl, read_object, write_json, write_jsonl, write_text
+from groundup.core.files import digest, read_object, write_json, write_jsonl
+from groundup.data.config import MixtureConfig
 from groundup.data.token_files import TokenFile
 from groundup.model import architectures
 from groundup.model.base import LanguageModel, parameter_counts
 from groundup.model.likelihood import score
+from groundup.scaling import bill
+from groundup.scaling.architectures import loss_by_place
+from groundup.scaling.ledger import read_ledger, write_table
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import checkpoint
 from groundup.training.branches import branch, share_of_work
@@ -42,14 +44,15 @@ from groundup.training.runtime import Runtime
 logger = logging.getLogger(__name__)
 
 DEPTHS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24)
-PER_PARAMETER = (2, 6, 18)  # tokens, of every size; the largest, whose runs cost most, goes without the last
-FAR = 50  # of the smallest too
-REPEATED = 2  # further seeds of the smallest
 FEWEST_DEPTHS = 3
-LARGEST_FACTOR, SMALLEST_FACTOR = 3.0, 0.1  # on the tokens, so that the plan fills its budget
+OF_LARGEST, MOST_LENGTHS = 2, 6  # lengths of the largest size; of any
+# Of the shortest run: before, size says nothing. On textbooks depth 1, 2 and 3 have 5.05, 5.00 and 5.04 nats after 264,192 tokens.
+LEAST_TOKENS, LEAST_PER_PARAMETER = 1_000_000, 1 / 4
+MOST_PER_PARAMETER = 20  # of the largest size's longest run: a budget for more than all sizes is not filled
+REPEATED = 2  # further seeds of the smallest
 UTILISATION = 0.25  # of the peak of matrix products; what small models reach here
 HELD_OUT_TOKENS = 100_000  # at most, that each run is scored on
-COLUMNS = ("parameters", "tokens", "loss", "flop", "batch", "parameters_total", "parameters_without_embedding")
+BEGINNINGS = 200  # of held-out documents, for the loss by place in the context
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,18 @@ def measured_rate() -> Rate:
     return Rate(UTILISATION * peak, f"{UTILISATION:.0%} of {peak / 1e9:,.0f} GFLOP/s, the best of matrix products, measured")
 
 
+def rented_rate(gpu: str) -> tuple[Rate, float]:
+    """That of a GPU, and its dollars an hour. Raises UserError for unknown hardware."""
+    kind = bill.hardware(gpu)
+    source = f"{UTILISATION:.0%} of {kind.flop_per_second / 1e12:g} TFLOP/s ({kind.source}), ${kind.price:g} an hour"
+    return Rate(UTILISATION * kind.flop_per_second, source), kind.price
+
+
 def plan(
     minutes: float | None, flop: float | None, vocabulary: int, context: int, architecture: str = "dense", seed: int = 0,
     rate: Rate | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The runs of a ladder that together take `minutes` at this machine's rate, or `flop`, smallest first.
+    """The runs of a ladder that together take `minutes` at `rate`, this machine's if not given, or `flop`, smallest first.
 
     Raises UserError for neither or both, under a minute, or a budget too small for three sizes.
     """
@@ -81,24 +91,25 @@ def plan(
     rate = rate or measured_rate()
     affordable = flop if flop is not None else 60 * (minutes or 0) * rate.flop_per_second
     chosen: list[dict[str, Any]] = []
-    runs: list[dict[str, Any]] = []
     for count in range(FEWEST_DEPTHS, len(DEPTHS) + 1):
-        runs = _grid(DEPTHS[:count], vocabulary, context, architecture, seed)
-        if SMALLEST_FACTOR * _work(runs) > affordable:
+        sizes = _sizes(DEPTHS[:count], vocabulary, context, architecture)
+        largest = sizes[-1].parameters
+        least = max(LEAST_TOKENS, LEAST_PER_PARAMETER * largest)
+        most = MOST_PER_PARAMETER * largest / 2 ** (OF_LARGEST - 1)
+        shortest = affordable / _work(_grid(sizes, 1.0, seed))
+        if shortest < least:
             break
-        chosen = runs
+        chosen = _grid(sizes, min(shortest, max(most, least)), seed)
     if not chosen:
-        least = SMALLEST_FACTOR * _work(runs)
+        needed = least * _work(_grid(sizes, 1.0, seed))
         raise UserError(
             f"{affordable:.2g} FLOP are too few for {FEWEST_DEPTHS} sizes with a vocabulary of {vocabulary:,}: they take "
-            f"{least:.2g}, {least / rate.flop_per_second / 60:.1f} minutes here; give that, or a smaller vocabulary"
+            f"{needed:.2g}, {needed / rate.flop_per_second / 60:.1f} minutes here; give that, or a smaller vocabulary"
         )
-    factor = min(LARGEST_FACTOR, affordable / _work(chosen))
+    batch = _batch(chosen, context)
     for run in chosen:
-        run["tokens"], run["flop"] = round(run["tokens"] * factor), run["flop"] * factor
+        run["tokens"], run["batch_tokens"] = round(run["tokens"]), batch
         run["seconds"] = run["flop"] * run.pop("share") / rate.flop_per_second
-    for trunk in {run["trunk"] for run in chosen}:
-        _one_batch([run for run in chosen if run["trunk"] == trunk], context)
     seconds = sum(run["seconds"] for run in chosen)
     return {
         "architecture": architecture, "context_length": context, "vocabulary": vocabulary, "minutes": minutes,
@@ -107,12 +118,11 @@ def plan(
     }  # fmt: skip
 
 
-def _one_batch(branches: list[dict[str, Any]], context: int) -> None:
-    """Branches of one trunk have one batch: that of the geometric mean of their lengths."""
-    middle = math.exp(sum(math.log(run["tokens"]) for run in branches) / len(branches))
-    for run in branches:
-        settings = PretrainingConfig(context_length=context, tokens=max(1, round(middle)))
-        run["batch_tokens"] = budget(settings, run["parameters"], math.inf).batch_tokens
+def _batch(runs: list[dict[str, Any]], context: int) -> int:
+    """One for the whole ladder, so that its law is of size and tokens alone: that of the geometric mean of the lengths."""
+    middle = math.exp(sum(math.log(run["tokens"]) for run in runs) / len(runs))
+    settings = PretrainingConfig(context_length=context, tokens=max(1, round(middle)))
+    return budget(settings, runs[0]["parameters"], math.inf).batch_tokens
 
 
 def _work(runs: list[dict[str, Any]]) -> float:
@@ -120,25 +130,38 @@ def _work(runs: list[dict[str, Any]]) -> float:
     return sum(run["flop"] * run["share"] for run in runs)
 
 
-def _grid(depths: tuple[int, ...], vocabulary: int, context: int, architecture: str, seed: int) -> list[dict[str, Any]]:
-    runs = []
+class Size(NamedTuple):
+    depth: int
+    parameters: int  # that a token is multiplied with
+    flop: float  # a token
+
+
+def _sizes(depths: tuple[int, ...], vocabulary: int, context: int, architecture: str) -> list[Size]:
+    found = []
     for depth in depths:
         model, _ = architectures.outline(architecture, depth, vocabulary, context)  # type: ignore[arg-type]
-        parameters = architectures.multiplied(model)
-        wanted = [(ratio, seed) for ratio in (PER_PARAMETER[:-1] if depth == depths[-1] else PER_PARAMETER)]
-        if depth == depths[0]:
-            wanted += [(FAR, seed), *((PER_PARAMETER[1], seed + 1 + number) for number in range(REPEATED))]
-        shares: dict[int, list[float]] = {}
-        for of_seed in {number for _, number in wanted}:
-            lengths = sorted(ratio for ratio, number in wanted if number == of_seed)
-            shares[of_seed] = share_of_work(lengths, PretrainingConfig().decay_fraction)
-        for ratio, of_run in sorted(wanted):
-            tokens = ratio * parameters
-            flop = architectures.flops(model, context, tokens)
-            runs.append({
-                "name": f"depth{depth}-{ratio}x-seed{of_run}", "trunk": f"depth{depth}-seed{of_run}", "depth": depth,
-                "tokens": tokens, "seed": of_run, "parameters": parameters, "flop": flop, "share": shares[of_run].pop(0),
-            })  # fmt: skip
+        found.append(Size(depth, architectures.multiplied(model), architectures.flops(model, context, 1_000_000) / 1e6))
+    return found
+
+
+def _grid(sizes: list[Size], shortest: float, seed: int) -> list[dict[str, Any]]:
+    """Lengths that double from `shortest`, of each size as many as the largest size's longest run has FLOP for."""
+    runs: list[dict[str, Any]] = []
+    most = shortest * 2 ** (OF_LARGEST - 1) * sizes[-1].flop
+    for size in sizes:
+        count = min(MOST_LENGTHS, 1 + int(math.log2(most / size.flop / shortest) + 1e-9))
+        lengths = [shortest * 2**number for number in range(count)]
+        shares = share_of_work(lengths, PretrainingConfig().decay_fraction)
+        wanted = [(number, seed, share) for number, share in enumerate(shares)]
+        if size is sizes[0]:
+            wanted += [(1, seed + 1 + further, 1.0) for further in range(REPEATED)]
+        runs += [
+            {
+                "name": f"depth{size.depth}-{2**number}x-seed{of_run}", "trunk": f"depth{size.depth}-seed{of_run}",
+                "depth": size.depth, "tokens": lengths[number], "seed": of_run, "parameters": size.parameters,
+                "flop": size.flop * lengths[number], "share": share,
+            } for number, of_run, share in wanted
+        ]  # fmt: skip
     return runs
 
 
@@ -150,8 +173,10 @@ def run(path: Path, tokens: Path, tokenizer: Tokenizer, out: Path, threads: int 
     planned = read_plan(path)
     device, ledger = choose(threads), out / "ledger.jsonl"
     _claim(out, {"plan": digest(path), "tokens": digest(tokens / "train.idx"), "held_out": digest(tokens / "held_out.idx")})
-    done = read_jsonl(ledger) if ledger.exists() else []
+    done = read_ledger(ledger)
+    _check_tokens(tokens, max(settings.tokens for _, settings in planned))
     names, held_out = {row["name"] for row in done}, held_out_documents(tokens)
+    beginnings = TokenFile(tokens / "held_out")
     longest: dict[str, int] = {}
     for one, settings in planned:
         if trunk := one.get("trunk"):
@@ -168,6 +193,8 @@ def run(path: Path, tokens: Path, tokenizer: Tokenizer, out: Path, threads: int 
             else:
                 model, results = pretrain(tokenizer, tokens, settings, runtime)
             row = _row(one, model, results, held_out)
+            places = [np.array(beginnings[number]) for number in range(min(len(beginnings), BEGINNINGS))]
+            row["by_place"] = loss_by_place(model, places, settings.context_length)
         except Diverged as error:
             logger.warning("%s; it diverged, and the law is fitted without it", error)
             row = _diverged(one, settings, tokenizer.size)
@@ -213,6 +240,19 @@ def read_plan(path: Path) -> list[tuple[dict[str, Any], PretrainingConfig]]:
         names.add(name)
         planned.append((one, settings))
     return planned
+
+
+def _check_tokens(tokens: Path, longest: int) -> None:
+    """Raises UserError where the longest run asks for more than the files give, repeats and all; repeats are logged."""
+    there, repeats = int(TokenFile(tokens / "train").lengths.sum()), MixtureConfig().max_repeats
+    if longest > repeats * there:
+        raise UserError(
+            f"{tokens}: the longest run has {longest:,} tokens, and {repeats:g} passes over these give {repeats * there:,.0f}; "
+            "plan a smaller ladder, or take more text"
+        )
+    if longest > there:
+        times = longest / there
+        logger.warning("%s: the longest run reads its %s tokens %.1f times: repeats teach less", tokens, f"{there:,}", times)
 
 
 def _is_name(text: str) -> bool:
@@ -266,11 +306,3 @@ def _diverged(one: dict[str, Any], settings: PretrainingConfig, vocabulary: int)
         "tokens": derived.tokens, "flop": architectures.flops(model, settings.context_length, derived.tokens),
         "batch": derived.batch_tokens, "loss": "nan",
     }  # fmt: skip
-
-
-def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    table = csv.DictWriter(text, ["name", *COLUMNS], extrasaction="ignore", lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    write_text(path, text.getvalue())

@@ -3,8 +3,9 @@
     loss = E + A / N^alpha + B / D^beta
 
 N parameters, D tokens, losses in nats per token. What is made small is Huber's loss of the log of predicted over measured
-(delta 1e-3), as there. For given alpha and beta the law is linear in E, A and B, so a grid over the two exponents alone finds
-where to begin: variable projection, which needs no guess at A or B (arXiv 2603.22339). BFGS then refines all five.
+(delta 1e-3 as there, 0.1 of under 100 runs). For given alpha and beta the law is linear in E, A and B, so a grid over the two
+exponents alone finds where to begin: variable projection, which needs no guess at A or B (arXiv 2603.22339). BFGS then refines
+all five.
 Besiroglu et al. 2024 begin at 4,500 points instead (`by_many_starts`); the tests hold the two against each other.
 
 The resampled runs of a bootstrap are weights on the same rows, so that all of them are fitted at once. Five parameters and
@@ -23,6 +24,8 @@ from groundup.core.errors import UserError
 from groundup.scaling.runs import Runs
 
 DELTA = 1e-3  # Hoffmann et al., and Besiroglu et al.
+# Of fewer runs each size and length has one or two, and none may be passed over as an outlier: least squares, in effect.
+FEW_RUNS, DELTA_OF_FEW = 100, 0.1
 DRAWS = 200
 FEWEST_RUNS = 8  # five parameters, and some to tell the noise by
 EXPONENTS = np.linspace(0.02, 1.5, 38)
@@ -94,13 +97,14 @@ def valued(value: float, draws: np.ndarray) -> dict[str, float]:
     return {"value": float(value), "low": low, "high": high}
 
 
-def fit(runs: Runs, draws: int = DRAWS, seed: int = 0, delta: float = DELTA) -> Fit:
+def fit(runs: Runs, draws: int = DRAWS, seed: int = 0, delta: float | None = None) -> Fit:
     """The law of these runs and of `draws` resamplings of them.
 
+    delta: of Huber's loss, by the number of runs if not given.
     Raises UserError where there are too few runs, sizes or numbers of tokens for a law.
     """
     check(runs)
-    problem = Problem(runs, delta)
+    problem = Problem(runs, delta or (DELTA_OF_FEW if len(runs) < FEW_RUNS else DELTA))
     weights = np.concatenate([np.ones((1, len(runs))), resampled(len(runs), draws, seed)])
     found = problem.minimised(problem.projected(weights), weights)
     return _finished(problem, runs, found)

@@ -70,7 +70,7 @@ def read(path: Path) -> Runs:
     if len(rows) > MOST_RUNS:
         raise UserError(f"{path}: {len(rows):,} runs; {MOST_RUNS:,} are the most that are fitted")
     columns: dict[str, list[float]] = {name: [] for name in head if name}
-    diverged = []
+    diverged, seen, twice = [], set(), []
     for number, row in rows:
         if len(row) > len(head) or len(row) < len(head):
             raise UserError(f"{path}:{number}: {len(row)} entries, where the head has {len(head)} columns; mend that line")
@@ -78,11 +78,16 @@ def read(path: Path) -> Runs:
         if not math.isfinite(values["loss"]):
             diverged.append(number)
             continue
+        if (key := tuple(row)) in seen:  # of another seed, its loss would have other digits
+            twice.append(number)
+            continue
+        seen.add(key)
         for name, value in values.items():
             columns[name].append(value)
-    if diverged:
-        where = ", ".join(map(str, diverged[:5])) + (", ..." if len(diverged) > 5 else "")
-        logger.warning("%s: %d diverged, their loss is no number: left out (line %s)", path, len(diverged), where)
+    for lines_, what in ((diverged, "diverged, their loss is no number"), (twice, "stand there twice")):
+        if lines_:
+            where = ", ".join(map(str, lines_[:5])) + (", ..." if len(lines_) > 5 else "")
+            logger.warning("%s: %d %s: left out (line %s)", path, len(lines_), what, where)
     arrays = {name: np.array(values, dtype=float) for name, values in columns.items()}
     counts = {name.removeprefix("parameters_"): values for name, values in arrays.items() if name.startswith("parameters_")}
     n, d, loss = (arrays[name] for name in NEEDED)
@@ -95,7 +100,7 @@ def _head(path: Path, given: list[str]) -> list[str]:
     if missing := [name for name in NEEDED if name not in names]:
         raise UserError(
             f"{path}: no column {' or '.join(missing)}; a table of runs has the columns parameters, tokens, loss, and where "
-            "known flop and batch"
+            f"known flop and batch; this one has {shown(', '.join(given)[:80]) if given else 'none'}"
         )
     known = [name if name in (*NEEDED, "flop", "batch") or name.startswith("parameters_") else "" for name in names]
     if twice := [name for name in known if name and known.count(name) > 1]:

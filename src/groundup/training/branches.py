@@ -53,9 +53,9 @@ def branch(
     return trained(branch_runtime, steps, lambda step: warmup_stable_decay(step, steps, warmup, decay))
 
 
-def share_of_work(lengths: Sequence[int], decay_fraction: float) -> list[float]:
+def share_of_work(lengths: Sequence[float], decay_fraction: float) -> list[float]:
     """What each length, in rising order, costs as a branch of one trunk, as a share of the run by itself."""
-    shares, before = [], 0
+    shares, before = [], 0.0
     for length in lengths:
         shares.append(decay_fraction + (1 - decay_fraction) * (length - before) / length)
         before = length

@@ -1,0 +1,163 @@
+"""What a ladder, its table and its budget can have wrong with them: one clear line each, or counted and left out."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from groundup.core.errors import UserError
+from groundup.core.files import read_jsonl
+from groundup.scaling import ladder, laws, runs
+from groundup.scaling.ladder import Rate, Size
+from groundup.scaling.ledger import COLUMNS, read_ledger
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+from toy_corpus import DOCUMENTS, tokenizer, write_tokens
+
+ONE = {"tokens": 64, "seed": 0, "seconds": 1.0, "depth": 1}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A folder of tokens, a plan, and its ladder."""
+    folder = tmp_path_factory.mktemp("done")
+    write_tokens(folder / "tokens", DOCUMENTS, tokenizer())
+    planned = [{"name": name, **ONE, "seed": seed} for seed, name in enumerate("ab")]
+    (folder / "plan.json").write_text(json.dumps({"context_length": 16, "runs": planned}))
+    ladder.run(folder / "plan.json", folder / "tokens", tokenizer(), folder / "out", threads=1)
+    return folder
+
+
+def law_of(path, text):
+    path.write_text(text)
+    return laws.fit(runs.read(path), draws=20)
+
+
+HEAD = "parameters,tokens,loss\n"
+
+
+def rows(count, parameters=lambda n: 10 ** (6 + n % 3), tokens=lambda n: 10 ** (7 + n // 3), loss=lambda n: 4 - 0.1 * n):
+    return "".join(f"{parameters(n)},{tokens(n)},{loss(n)}\n" for n in range(count))
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (HEAD + rows(12, loss=lambda n: "nan"), r"0 runs \(without 12 diverged\) are too few"),
+        (HEAD + rows(7), "7 runs are too few for a law of five parameters"),
+        (HEAD + rows(12, parameters=lambda n: 1e6), "too few different sizes"),
+        (HEAD + rows(12, tokens=lambda n: 1e8), "too few different numbers of tokens"),
+        (HEAD + rows(12, loss=lambda n: 3), "the same loss"),
+        (HEAD + rows(12, loss=lambda n: 3 + 0.1 * n), "no law in these 12 runs"),
+        (HEAD + 12 * "1e6,1e8,3\n", "1 runs are too few"),
+        (HEAD + rows(8) + "1e6,0,3\n", ":10: tokens 0 is not between 0 and"),
+        (HEAD + rows(8) + "1e6,-5,3\n", ":10: tokens -5 is not between 0 and"),
+        (HEAD + rows(8) + "1e6,,3\n", ":10: tokens is missing"),
+        (HEAD + rows(8) + "1e6,1e8\n", ":10: 2 entries, where the head has 3"),
+        (HEAD + rows(8) + "1e6,1e8,-3\n", ":10: loss -3 is not between"),
+        ("parameters,tokens,loss,flop\n1e6,1e8,3,inf\n", ":2: flop inf is not between"),
+        ("size,data,val\n1,2,3\n", "no column parameters or tokens or loss; .* this one has 'size, data, val'"),
+        ("", "this one has none"),
+    ],
+)
+def test_a_table_without_a_law_is_one_line(text, said, tmp_path):
+    with pytest.raises(UserError, match=said) as raised:
+        law_of(tmp_path / "runs.csv", text)
+    assert len(str(raised.value)) <= 300 + len(str(tmp_path)) and "\n" not in str(raised.value)
+
+
+def test_a_run_that_stands_there_twice_counts_once(tmp_path, caplog):
+    (tmp_path / "runs.csv").write_text(HEAD + rows(9) + rows(2))
+    assert len(runs.read(tmp_path / "runs.csv")) == 9 and "2 stand there twice: left out (line 11, 12)" in caplog.text
+
+
+def test_a_ledger_that_was_cut_off_is_gone_on_with(done, tmp_path, caplog):
+    whole = (done / "out" / "ledger.jsonl").read_text()
+    (tmp_path / "ladder.json").write_text((done / "out" / "ladder.json").read_text())
+    (tmp_path / "ledger.jsonl").write_text(whole[: -len(whole) // 4])
+    ladder.run(done / "plan.json", done / "tokens", tokenizer(), tmp_path, threads=1)
+    assert "its last line was cut off" in caplog.text
+    assert (tmp_path / "runs.csv").read_text() == (done / "out" / "runs.csv").read_text()
+
+
+@pytest.mark.parametrize("line", ["3", "[]", "{}", '{"name": "a"}', "null", "{", '"name"', '{"name": "a", "loss": null}'])
+def test_a_line_that_is_no_run_is_named(done, tmp_path, line):
+    (tmp_path / "ledger.jsonl").write_text(line + "\n" + (done / "out" / "ledger.jsonl").read_text())
+    with pytest.raises(UserError, match=r"ledger\.jsonl:1: not a run of a ladder"):
+        read_ledger(tmp_path / "ledger.jsonl")
+
+
+@settings(max_examples=30)
+@given(cut=st.integers(0, 10**4), junk=st.text(max_size=20))
+def test_any_ledger_is_read_or_is_one_line(done, tmp_path_factory, cut, junk):
+    path = tmp_path_factory.getbasetemp() / "any.jsonl"
+    path.write_text((done / "out" / "ledger.jsonl").read_text()[:cut] + junk)
+    try:
+        assert all(set(COLUMNS) <= row.keys() for row in read_ledger(path))
+    except UserError as error:
+        assert "\n" not in str(error)
+
+
+def test_the_ladder_of_another_plan_is_left_alone(done, tmp_path):
+    (tmp_path / "plan.json").write_text((done / "plan.json").read_text() + " ")
+    before = read_jsonl(done / "out" / "ledger.jsonl")
+    with pytest.raises(UserError, match="another plan or of other tokens"):
+        ladder.run(tmp_path / "plan.json", done / "tokens", tokenizer(), done / "out", threads=1)
+    assert read_jsonl(done / "out" / "ledger.jsonl") == before
+
+
+def test_more_passes_than_are_made_are_one_line_before_anything_is_trained(done, tmp_path):
+    (tmp_path / "plan.json").write_text(json.dumps({"context_length": 16, "runs": [{"name": "a", **ONE, "tokens": 10**6}]}))
+    with pytest.raises(UserError, match="the longest run has 1,000,000 tokens, and 4 passes over these give") as raised:
+        ladder.run(tmp_path / "plan.json", done / "tokens", tokenizer(), tmp_path / "out", threads=1)
+    assert len(str(raised.value)) < 300 and not (tmp_path / "out" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--minutes", "0.5"], "too few for a ladder"),
+        (["--minutes", "inf"], "--minutes"),
+        (["--minutes", "-3"], "--minutes"),
+        (["--flop", "inf"], "--flop"),
+        (["--flop", "nan"], "--flop"),
+        (["--flop", "10"], "too few for 3 sizes"),
+        (["--dollars", "1e300"], "--dollars"),
+        (["--dollars", "-1"], "--dollars"),
+        (["--dollars", "0.001", "--gpu", "abacus"], "no hardware 'abacus'"),
+        (["--dollars", "1", "--minutes", "2"], "one of --minutes, --flop and --dollars"),
+        ([], "one of --minutes, --flop and --dollars"),
+    ],
+)
+def test_a_budget_that_is_none_is_one_line(groundup_here, tmp_path, monkeypatch, words, said):
+    monkeypatch.setattr(ladder, "measured_rate", lambda: Rate(1e10, "given"))
+    outcome = groundup_here("scale", "plan", *words, "--out", tmp_path / "plan.json")
+    [line] = outcome.stderr.strip().splitlines()
+    assert outcome.returncode == 2 and said in line and len(line) <= 310 and not (tmp_path / "plan.json").exists()
+
+
+def test_dollars_buy_what_a_rented_gpu_does_in_their_time(groundup_here, tmp_path):
+    outcome = groundup_here("scale", "plan", "--dollars", "0.01", "--gpu", "h100", "--out", tmp_path / "plan.json")
+    made = json.loads(outcome.stdout.splitlines()[-1])
+    assert outcome.returncode == 0 and made["seconds"] == pytest.approx(0.01 / 2 * 3600)
+    assert "$2 an hour" in made["rate"]
+
+
+sizes = st.lists(st.tuples(st.integers(10**4, 10**9), st.floats(1.0, 30.0)), min_size=3, max_size=12)
+
+
+@given(sizes, st.floats(1e3, 1e9))
+def test_every_size_of_a_grid_has_the_shortest_length_and_goes_as_far_as_the_largest(some, shortest):
+    ordered = sorted({size for size, _ in some})
+    grid = [Size(depth, size, 6.0 * size) for depth, size in enumerate(ordered, 1)]
+    made = ladder._grid(grid, shortest, 0)
+    most = max(run["flop"] for run in made if run["depth"] == grid[-1].depth)
+    for size in grid:
+        lengths = sorted(run["tokens"] for run in made if run["depth"] == size.depth and run["seed"] == 0)
+        assert lengths == [shortest * 2**number for number in range(len(lengths))]
+        assert lengths[-1] * size.flop <= most * (1 + 1e-6)
+        assert len(lengths) == ladder.MOST_LENGTHS or 2 * lengths[-1] * size.flop > most * (1 - 1e-6)
+    assert ladder._work(made) == pytest.approx(shortest * ladder._work(ladder._grid(grid, 1.0, 0)))
