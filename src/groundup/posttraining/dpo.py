@@ -22,7 +22,7 @@ from groundup.model.weights import digest_of_model
 from groundup.posttraining import lora, preflight
 from groundup.posttraining.batches import Row, answer_log_probabilities, collate, parts_by_length
 from groundup.posttraining.config import DpoConfig
-from groundup.posttraining.preference_losses import OF_THE_BATCH, Pairs, length_desensitised, loss_of, rewards
+from groundup.posttraining.preference_losses import Pairs, length_desensitised, loss_of, rewards
 from groundup.posttraining.rows import kept, kept_pairs, pair, unfit_pair
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.by_kernels import by_kernels
@@ -114,12 +114,9 @@ def train(
 
 
 def _check(settings: DpoConfig, runtime: Runtime) -> None:
-    if settings.loss == "exo_pair" and not settings.label_smoothing:
-        raise UserError("label_smoothing = 0: exo_pair takes the logarithm of it; set it to 0.001")
-    if settings.loss in OF_THE_BATCH and settings.pairs_at_once:
-        raise UserError(f"pairs_at_once = {settings.pairs_at_once}: {settings.loss} is of a whole batch; leave it 0")
-    if settings.loss in OF_THE_BATCH and runtime.processes.world > 1:
-        raise UserError(f"{settings.loss} is of a whole batch, which several processes would share; train in one process")
+    if settings.of_the_batch and runtime.processes.world > 1:
+        names = ", ".join(settings.losses)
+        raise UserError(f"{names} is of a whole batch, which several processes would share; train in one process")
 
 
 def _observed(
@@ -134,7 +131,7 @@ def _observed(
         | {"share": torch.tensor(len(rows[start : start + BATCH // 2]) / len(rows))}
         for start in range(0, len(rows), BATCH // 2)
     ]
-    if settings.loss in OF_THE_BATCH:
+    if settings.of_the_batch:
         batches = [collate([row[side] for side in (0, 1) for row in rows], tokenizer.pad, device) | {"share": torch.tensor(1.0)}]
     with torch.no_grad():
         for batch in batches:
