@@ -23,6 +23,7 @@ from groundup.posttraining import lora, preflight
 from groundup.posttraining.batches import Row, answer_log_probabilities, collate, parts_by_length
 from groundup.posttraining.config import DpoConfig
 from groundup.posttraining.preference_losses import Pairs, length_desensitised, loss_of, rewards
+from groundup.posttraining.reward import judged
 from groundup.posttraining.rows import kept, kept_pairs, pair, unfit_pair
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.by_kernels import by_kernels
@@ -111,6 +112,25 @@ def train(
                 runtime, warmup=10, observe=observe,
             )  # fmt: skip
     return steps
+
+
+@torch.no_grad()
+def assess(
+    policy: LanguageModel, reference: LanguageModel, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: DpoConfig
+) -> dict[str, Any]:
+    """What the policy's implicit rewards say of held-out pairs: the figures of `reward.assess`, how they go with length too.
+
+    They are beta times the log-ratio to the `reference`, in float32. Empty where no pair can be read.
+    """
+    longest = policy.config.max_position_embeddings + 1
+    read = kept(pairs, lambda row: pair(tokenizer, row), lambda one: unfit_pair(longest, *one[:2]), None)
+    rows = [one[:2] for one in read]
+    if not rows:
+        return {}
+    ours, theirs = (_reference(model, tokenizer, rows, DpoConfig(), torch.float32, Processes()) for model in (policy, reference))
+    found = (settings.beta * (ours - theirs)).numpy()
+    lengths = np.array([[sum(spoken) for _, spoken in row] for row in rows], dtype=np.float64)
+    return judged(found[:, 0], found[:, 1], lengths)
 
 
 def _check(settings: DpoConfig, runtime: Runtime) -> None:
