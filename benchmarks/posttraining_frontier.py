@@ -37,7 +37,7 @@ from groundup.tokenizer.chat import answer_ends
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.runtime import Runtime
 
-ASKED, CONTINUED, MOST, VOCABULARY = 6, 10, 24, 2048  # words of a prompt, of its continuation; tokens of an answer
+ASKED, CONTINUED, MOST, VOCABULARY = 6, 10, 24, 1024  # words of a prompt, of its continuation; tokens of an answer
 BETAS, COEFFICIENTS = (0.05, 0.2, 1.0), (0.02, 0.1, 0.5)
 BOUND = 5.0  # nats
 
@@ -89,10 +89,10 @@ class Bench:
         self.reward = ProgramReward("sentiment", self.sentiment, self.tokenizer, self.device.torch_device)
         self.ends = answer_ends(self.tokenizer)
         taught = rows_of(train, 1 + rows // len(train), 1)[:rows]
-        self.model = Decoder(DecoderConfig(self.tokenizer.size, 128, 2, 4, 4, 32, 384, 64))
+        self.model = Decoder(DecoderConfig(self.tokenizer.size, 64, 2, 4, 4, 16, 192, 64))
         initialise(self.model, 0)
         self.model.to(self.device.torch_device)
-        settings = SftConfig(epochs=2, batch_examples=64, learning_rate=2e-3, max_answer_tokens=MOST + 16)
+        settings = SftConfig(epochs=2, batch_examples=64, learning_rate=2e-3, max_answer_tokens=MOST + 24)
         sft.train(self.model, self.tokenizer, taught, settings, self.runtime("sft", 0))
         self.asked = [row["prompt"] for row in rows_of(train, 2, 2)]
         self.unseen = [Prompt(row["prompt"], prompt_of(self.tokenizer, row["prompt"])) for row in rows_of(held_out, 2, 3)[:256]]
@@ -124,14 +124,14 @@ class Bench:
 
     def by_dpo(self, pairs: list[dict[str, str]], beta: float, seed: int) -> tuple[float, float]:
         policy = copy.deepcopy(self.model)
-        settings = DpoConfig(beta=beta, learning_rate=1e-3, batch_pairs=32, epochs=1)
+        settings = DpoConfig(beta=beta, learning_rate=2e-3, batch_pairs=32, epochs=1)
         dpo.train(policy, self.tokenizer, pairs, settings, self.runtime(f"dpo {beta} {seed}", seed))
         return self.point(policy, seed)
 
     def by_ppo(self, iterations: int, coefficient: float, seed: int) -> tuple[float, float]:
         policy = copy.deepcopy(self.model)
         settings = PpoConfig(
-            iterations=iterations, rollouts=128, minibatches=2, learning_rate=1.5e-3, kl_coefficient=coefficient,
+            iterations=iterations, rollouts=96, minibatches=2, learning_rate=3e-3, kl_coefficient=coefficient,
             missing_end_reward="off",
         )  # fmt: skip
         runtime = self.runtime(f"ppo {coefficient} {seed}", seed)
@@ -144,8 +144,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="measuring material")
     parser.add_argument("--svg", type=Path, help="where the figure goes")
     parser.add_argument("--rows", type=int, default=6_000, help="of fine-tuning")
-    parser.add_argument("--pairs", type=int, default=1_600)
-    parser.add_argument("--iterations", type=int, default=12, help="of PPO, of 128 continuations")
+    parser.add_argument("--pairs", type=int, default=1_200)
+    parser.add_argument("--iterations", type=int, default=12, help="of PPO, of 96 continuations")
     parser.add_argument("--seeds", type=int, default=3)
     options, _ = parser.parse_known_args()
     claim = f"sentiment gained over SFT within {BOUND:g} nats of it, the lesser of DPO's and PPO's, mean of seeds"

@@ -60,6 +60,10 @@ class Silent(Exception):
         raise RuntimeError
 
 
+async def awaited(prompts, completions):
+    return [1.0, 2.0]
+
+
 def raising(error):
     def score(prompts, completions):
         raise error
@@ -99,6 +103,7 @@ def test_a_program_may_change_what_it_is_given(toy_tokenizer, answers):
         (lambda prompts, completions: completions.clear() or [], "it returned 0 numbers for 2 completions"),
         (lambda prompts, completions: sys.exit("done\nwith"), "it ends the whole program (done with); a reward returns"),
         (lambda prompts, completions: sys.exit(), "it ends the whole program"),
+        (awaited, "it is async, and nothing here awaits it"),
         (raising(Silent()), "Silent"),
         (raising(RuntimeError("two\nlines \x1b[31m" + "x" * 1000)), "RuntimeError: two lines"),
     ],
@@ -178,6 +183,12 @@ def test_a_folders_model_with_another_tokenizer_reads_the_text(toy_decoder, toy_
         write_json(tmp_path / "reward_scale.json", wrong)
         with pytest.raises(UserError, match=r"reward_scale\.json"):
             open_reward(str(tmp_path), toy_tokenizer, torch.float32, CPU)
+
+
+def test_a_model_that_writes_is_no_judge(toy_decoder, toy_tokenizer, tmp_path):
+    folder.save(tmp_path / "writer", toy_decoder(seed=1, vocab_size=toy_tokenizer.size), toy_tokenizer, chat=True)
+    with pytest.raises(UserError, match="writes text and judges none; `groundup reward` makes a judge of it"):
+        open_reward(str(tmp_path / "writer"), toy_tokenizer, torch.float32, CPU)
 
 
 def test_the_runs_own_model_reads_the_same_ids(reward_model, toy_tokenizer, prompts, answers):

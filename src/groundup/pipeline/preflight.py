@@ -198,7 +198,7 @@ def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
         asked = [asked_of(row) for row in sides[side]]
         if asked and all(len(prompt_of(tokenizer, question)) > most for question in asked):
             raise UserError(
-                f"sft: none of {len(asked)} {side} questions has at most {most} tokens, as {limit} = {context} leaves them "
+                f"sft: none of {len(asked)} {side} questions has at most {most} tokens, as {limit} leaves them "
                 f"beside answers of sft.max_answer_tokens = {longest}; {mend}"
             )
     trained = (conversation(tokenizer, row) for row in sides["train"])

@@ -9,7 +9,7 @@ returns as many finite numbers.
 import importlib
 import math
 import sys
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Coroutine, Mapping, Sequence, Set
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from groundup.core.config import shown
 from groundup.core.errors import UserError
-from groundup.core.files import read_json
+from groundup.core.files import read_json, read_object
 from groundup.model.decoder import RewardModel
 from groundup.model.folder import load_reward_model
 from groundup.posttraining import programs
@@ -94,6 +94,9 @@ class ProgramReward:
         texts = [self.tokenizer.decode(answer).strip() for answer in answers]
         try:
             given = self.function(prompts=asked, completions=texts)
+            if isinstance(given, Coroutine):
+                given.close()
+                raise UserError("it is async, and nothing here awaits it; give a function that returns a list")
             found = list(islice(given, len(answers) + 1))
         except UserError as error:
             raise UserError(f"reward {self.name}: {error}") from None
@@ -133,6 +136,8 @@ def open_reward(name: str, tokenizer: Tokenizer, dtype: torch.dtype, device: tor
     kind = kind_of(name)
     if kind == "folder":
         folder = Path(name).expanduser()
+        if "ForCausalLM" in str(read_object(folder / "config.json").get("architectures")):
+            raise UserError(f"reward {name}: a model that writes text and judges none; `groundup reward` makes a judge of it")
         return of_folder(folder, tokenizer, dtype, device, of_model(folder))
     if kind == "function":
         return ProgramReward(name, _imported(name), tokenizer, device)
