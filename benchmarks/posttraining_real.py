@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -53,8 +54,15 @@ def ended(model: LanguageModel, tokenizer: Tokenizer, rows: Sequence[dict]) -> f
     return sum(end for _, end in answers) / len(answers)
 
 
-def reward_models(model: groundup.Model, path: Path, folder: Path, most: int) -> tuple[dict, dict, float, float]:
-    """Right choices of the reward models over all pairs, ahead of the longer one, share of the longer, reward with length."""
+class Judged(NamedTuple):
+    right: dict[str, float]  # share of all pairs, with its interval
+    ahead_of_longer: dict[str, float]
+    ahead_of_shorter: dict[str, float]  # of two rules about length one is right more often than not
+    longer: float  # share of the pairs in which it is preferred
+    correlation: float  # of reward and length
+
+
+def reward_models(model: groundup.Model, path: Path, folder: Path, most: int) -> Judged:
     pairs = read_preferences([path]).rows[:most]
     folds = split(pairs, 0.5)
     right, ahead, longer, correlations = 0, [], [], []
@@ -71,7 +79,14 @@ def reward_models(model: groundup.Model, path: Path, folder: Path, most: int) ->
         right += int(sum(correct))
         ahead, longer = ahead + correct, longer + length
         correlations.append(found["length_correlation"])
-    return proportion(right, len(ahead)), difference(ahead, longer), float(np.mean(longer)), float(np.mean(correlations))
+    return Judged(
+        proportion(right, len(ahead)), difference(ahead, longer), difference(ahead, [1 - one for one in longer]),
+        float(np.mean(longer)), float(np.mean(correlations)),
+    )  # fmt: skip
+
+
+def interval(found: dict[str, float], name: str = "difference") -> str:
+    return f"{found[name]:.1%} ({found['low']:.1%} to {found['high']:.1%})"
 
 
 def main() -> None:
@@ -116,12 +131,14 @@ def main() -> None:
         )
         ends = [ended(one.network, model.tokenizer, unseen[:ASKED]) for one in (base, model)]
         print(f"answers that end within {MOST} tokens: {ends[0]:.0%} -> {ends[1]:.0%} of {ASKED}")
-        right, ahead, longer, correlation = reward_models(model, options.data / "preferences" / PAIRS, folder, options.rows)
+        judged = reward_models(model, options.data / "preferences" / PAIRS, folder, options.rows)
     print(
-        f"reward model: right on {right['accuracy']:.1%} ({right['low']:.1%} to {right['high']:.1%}) of {right['n']:,} pairs; "
-        f"the longer answer is preferred in {longer:.1%}; ahead of it by {ahead['difference']:.1%} ({ahead['low']:.1%} to "
-        f"{ahead['high']:.1%}); reward against length {correlation:.2f}; {time.process_time() - begun:.0f} s of processor time"
+        f"reward model: right on {interval(judged.right, 'accuracy')} of {judged.right['n']:,} pairs; the longer answer is "
+        f"preferred in {judged.longer:.1%}: ahead of it by {interval(judged.ahead_of_longer)}, of the shorter one by "
+        f"{interval(judged.ahead_of_shorter)}; reward against length {judged.correlation:.2f}; "
+        f"{time.process_time() - begun:.0f} s of processor time"
     )
+    ahead = judged.ahead_of_longer
     holds = gained["low"] > 0 and ends[1] > max(0.5, ends[0]) and ahead["low"] > 0
     conclude(claim, ahead["low"], "share", 0.0, holds, peer="SFT: held-out nats a token gained", peer_figure=gained["difference"])
 

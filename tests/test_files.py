@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -32,6 +33,17 @@ def test_content_appears_whole_and_only_at_the_end(tmp_path):
         temporary.write_text("new")
         assert path.read_text() == "whole"
     assert path.read_text() == "new" and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_is_no_file_is_never_replaced(tmp_path, linked):
+    pipe, path = tmp_path / "pipe", tmp_path / ("link" if linked else "pipe")
+    os.mkfifo(pipe)
+    if linked:
+        path.symlink_to(pipe)
+    with pytest.raises(UserError, match="a device, pipe or socket, which is never replaced"):
+        write_text(path, "new")
+    assert pipe.is_fifo() and sorted(tmp_path.iterdir()) == sorted({pipe, path})
 
 
 @pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt])

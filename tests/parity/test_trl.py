@@ -1,5 +1,6 @@
 """What TRL and transformers make of our folders and rows: the same rewards, and the same losses and gradients."""
 
+import inspect
 import os
 from functools import partial
 from typing import get_args
@@ -190,17 +191,25 @@ OTHERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("loss, changes", [*((name, {}) for name in THEIRS), *OTHERS])
+MIXED = {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}  # mixed preference optimisation (Wang et al. 2024)
+
+
+def test_each_loss_of_theirs_is_ours():
+    said = " ".join(inspect.getdoc(trl.DPOConfig).split()).partition("Possible values are: ")[2].partition(". If")[0]
+    assert len(said.split(", ")) == len(THEIRS) and {name.strip("`'") for name in said.split(", ")} == set(THEIRS)
+
+
+@pytest.mark.parametrize("loss, changes", [*((name, {}) for name in THEIRS), *OTHERS, (MIXED, {})], ids=str)
 def test_the_first_step_of_each_loss_of_preferences(policy, reference, folders, toy_tokenizer, tmp_path, loss, changes):
     path = folders / "sft"
-    smoothing = 0.1 if loss in ("robust", "exo_pair", "aot", "aot_unpaired") else 0.0
+    smoothing = 0.1 if str(loss) in ("robust", "exo_pair", "aot", "aot_unpaired") else 0.0
     settings = DpoConfig(loss=loss, beta=0.1, label_smoothing=smoothing, **changes)
     theirs = {"ld_alpha": changes["ld_alpha"]} if "ld_alpha" in changes else {}
     if "divergence" in changes:
         theirs = {"f_divergence_type": changes["divergence"], "f_alpha_divergence_coef": settings.alpha_divergence}
     found = first_step(
         "DPO", causal(path), PAIRS, path, tmp_path, {"ref_model": causal(folders / "reference")}, beta=0.1,
-        loss_type=[loss], label_smoothing=smoothing, **theirs,
+        loss_type=list(settings.losses), loss_weights=list(settings.losses.values()), label_smoothing=smoothing, **theirs,
     )  # fmt: skip
     batch = dpo_batch(reference, toy_tokenizer, settings)
     require_same(ours(policy, preferring(settings), batch), found)
@@ -242,19 +251,24 @@ ADAMW = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["SFT", "DPO", "Reward"])
-def test_three_steps_are_theirs(folders, reference, toy_tokenizer, tmp_path, kind):
+@pytest.mark.parametrize(
+    "kind, loss",
+    [("SFT", ""), ("SFT", "packed"), ("Reward", ""), *(("DPO", one) for one in ("sigmoid", "ipo", "hinge", "sigmoid_norm"))],
+)
+def test_three_steps_are_theirs(folders, reference, toy_tokenizer, tmp_path, kind, loss):
     """With the same AdamW at the same rate, all rows in each step."""
     path, examples, more, settings = folders / ("reward" if kind == "Reward" else "sft"), PAIRS, {}, {}
     model = folder.load_reward_model(path) if kind == "Reward" else folder.load_decoder(path)
-    batches = [dpo_batch(reference, toy_tokenizer, DpoConfig())]
-    minimised = partial(bradley_terry, centring=0.0) if kind == "Reward" else preferring(DpoConfig())
+    chosen = DpoConfig(loss=loss) if kind == "DPO" else DpoConfig()
+    batches = [dpo_batch(reference, toy_tokenizer, chosen)]
+    minimised = partial(bradley_terry, centring=0.0) if kind == "Reward" else preferring(chosen)
     if kind == "SFT":
         some = [rows.conversation(toy_tokenizer, {"messages": conversation}) for conversation in CONVERSATIONS]
-        batches, minimised = batches_of(some, toy_tokenizer.pad, SftConfig(), CPU), fine_tuning
+        batches, minimised = batches_of(some, toy_tokenizer.pad, SftConfig(packing=bool(loss)), CPU), fine_tuning
         examples, settings = [{"messages": c} for c in CONVERSATIONS], {"assistant_only_loss": True}
+        settings |= {"packing": True, "max_length": 128, "per_device_train_batch_size": 2} if loss else {}
     elif kind == "DPO":
-        more, settings = {"ref_model": causal(folders / "reference")}, {"beta": 0.1}
+        more, settings = {"ref_model": causal(folders / "reference")}, {"beta": 0.1, "loss_type": [loss]}
     theirs = classifier(path) if kind == "Reward" else causal(path)
     logged, _ = trained(kind, theirs, examples, path, tmp_path, more, steps=3, **settings, **ADAMW)
     optimizer = Optimizer(model, one_lr(1e-3))

@@ -135,7 +135,9 @@ def test_advantages(trainer, models, completions, scale):
 @pytest.mark.parametrize(
     "changes",
     [
-        *({"loss_type": name} for name in ("grpo", "bnpo", "dr_grpo", "dapo", "sapo", "luspo")),
+        *({"loss_type": name} for name in ("grpo", "bnpo", "dr_grpo", "dapo", "sapo", "vespo")),
+        {"loss_type": "luspo", "importance": "sequence"},
+        {"loss_type": "vespo", "beta": 0.2},
         {"loss_type": "cispo", "clip_high": 2.0},
         {"loss_type": "grpo", "importance": "sequence", "clip_low": 0.01, "clip_high": 0.02},
         {"loss_type": "dapo", "beta": 0.2, "clip_low": 0.05, "clip_high": 0.1},

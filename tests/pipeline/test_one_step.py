@@ -50,6 +50,8 @@ def test_fine_tuning_and_again(groundup_here, place, tmp_path):
     assert outcome.returncode == 0, outcome.stderr
     found = json.loads(outcome.stdout.splitlines()[-1])
     assert found["model"] == str(tmp_path / "run" / "sft") and found["questions"]["train"] + found["questions"]["held_out"] == 24
+    form = found["held_out"]["form"]
+    assert form.keys() == {"words", "ended", "reference_words"} and form["reference_words"] == 2 and 0 <= form["ended"] <= 1
     assert "24 conversations (TRL messages 24); 1 dropped" in outcome.stderr and "line 25" in outcome.stderr
     assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir()) == ["sft"]
     folder.load_decoder(tmp_path / "run" / "sft")
@@ -72,6 +74,10 @@ def test_preferences_with_rows_of_their_own_to_measure_on(groundup_here, place, 
         folder.load_reward_model(tmp_path / "run" / "reward")
     else:
         assert rows[-1]["held_out_pairs"] == 5
+        found = json.loads(outcome.stdout.splitlines()[-1])["held_out"]
+        assert found["accuracy"]["n"] == found["answers"] == 5 and -1 <= found["length_correlation"] <= 1
+        assert found["words"].keys() == found["ended"].keys() == {"before", "after"}
+        assert "answers to 5 held-out prompts: " in outcome.stderr
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from groundup.core.device import Device
 from groundup.core.errors import UserError
 from groundup.posttraining.batches import collate, row_of
 from groundup.posttraining.config import DpoConfig
-from groundup.posttraining.dpo import preference_loss, sequence_log_probability, train
+from groundup.posttraining.dpo import assess, preference_loss, sequence_log_probability, train
 from groundup.posttraining.preference_losses import Pairs
 from groundup.training.runtime import Runtime
 
@@ -89,6 +89,28 @@ def test_training_begins_at_ln_2_and_prefers_the_chosen(policy, toy_tokenizer, t
     assert rows[-1]["loss"] < 0.5 and rows[-1]["accuracy"] == 1
     gained = {side: answers(policy, toy_tokenizer, side) - before[side] for side in before}
     assert (gained["chosen"] > gained["rejected"]).all()
+
+
+def test_implicit_rewards_of_held_out_pairs(toy_decoder, toy_tokenizer):
+    policy, reference = (toy_decoder(seed=1, scale=scale, vocab_size=toy_tokenizer.size) for scale in (0.2, 0.1))
+    pairs = [{**pair, "rejected": "it returns " * (1 + n % 3)} for n, pair in enumerate(PAIRS)]
+    settings = DpoConfig(beta=0.3)
+    found = assess(policy, reference, toy_tokenizer, [*pairs, {"prompt": "none"}], settings)
+    sides = []
+    for side in ("chosen", "rejected"):
+        texts = [one[side] if isinstance(one[side], str) else one[side][0]["content"] for one in pairs]
+        rows = [row_of(toy_tokenizer, one["prompt"][0]["content"], text.strip()) for one, text in zip(pairs, texts, strict=True)]
+        with torch.no_grad():
+            batch = collate(rows, toy_tokenizer.pad, CPU)
+            moved = sequence_log_probability(policy, batch) - sequence_log_probability(reference, batch)
+        sides.append((0.3 * moved, batch["mask"].sum(1)))
+    (chosen, longs), (rejected, shorts) = sides
+    assert found["accuracy"]["n"] == 8 and found["accuracy"]["accuracy"] == (chosen > rejected).float().mean().item()
+    rewards, lengths = torch.cat((chosen, rejected)), torch.cat((longs, shorts))
+    assert found["reward_mean"] == pytest.approx(rewards.mean().item(), abs=1e-5)
+    assert found["length_correlation"] == pytest.approx(torch.corrcoef(torch.stack((rewards, lengths)))[0, 1].item(), abs=1e-4)
+    assert found["longer_wins"] == ((longs > shorts).float() + 0.5 * (longs == shorts)).mean().item()
+    assert assess(policy, reference, toy_tokenizer, [], settings) == {}
 
 
 def test_no_pairs(policy, toy_tokenizer, tmp_path):

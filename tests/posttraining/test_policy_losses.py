@@ -7,7 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundup.core.config import configured
+from groundup.core.errors import UserError
 from groundup.model.likelihood import log_probabilities_and_entropies, token_log_probabilities
+from groundup.posttraining.config import GrpoConfig
 from groundup.posttraining.policy_losses import (
     approximate_kl,
     clipped_gains,
@@ -18,6 +21,7 @@ from groundup.posttraining.policy_losses import (
     masked_mean,
     reference_divergence,
     token_weights,
+    vespo_losses,
 )
 
 
@@ -73,6 +77,29 @@ def test_losses_by_type():
     assert group_losses(ratio, better, logp, "cispo", 0.2, 2.0)[0].tolist() == pytest.approx([1, 4, 12])
     at_one = [group_losses(torch.ones(1, 1), side, logp, "sapo", 0.2, 0.2).item() for side in (better, worse)]
     assert at_one == pytest.approx([-0.5 * 4 * 2, 0.5 * 4 / 1.05 * 2])
+
+
+def test_vespo_fades_on_both_sides_of_a_ratio_of_one():
+    mask, advantages = torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([[2.0]])
+    before = torch.full((1, 3), -1.0)
+    found = {
+        by: vespo_losses(before + torch.tensor([[by, 0.0, 9.0]]), before, mask, advantages)[0, 1].item() for by in (-1, 0, 1)
+    }
+    assert found[0] == pytest.approx(2)  # of a log-probability of -1, with a weight of one
+    assert found[-1] == pytest.approx(2 * math.exp(3 - 2 - 3 * math.exp(-1))) and found[-1] < 2
+    assert found[1] == pytest.approx(2 * math.exp(3 + 2 - 3 * math.exp(1)), rel=1e-4) and found[1] < 0.2
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"loss_type": "vespo", "importance": "sequence"}, "importance = sequence: vespo"),
+        ({"baseline": "leave_one_out", "scale_rewards": "batch"}, "scale_rewards = batch: leave_one_out"),
+    ],
+)
+def test_settings_that_cannot_work_together(changes, said):
+    with pytest.raises(UserError, match=said):
+        configured(GrpoConfig, changes, "grpo")
 
 
 def test_weights_by_type():

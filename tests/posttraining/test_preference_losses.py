@@ -8,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundup.core.config import configured
 from groundup.core.device import Device
 from groundup.core.errors import UserError
 from groundup.posttraining import dpo
-from groundup.posttraining.config import DpoConfig, Loss
+from groundup.posttraining.config import KNOWN_BY, DpoConfig, Loss
 from groundup.posttraining.preference_losses import LOSSES, Pairs, length_desensitised, loss_of, rewards, scores
 from groundup.training.runtime import Runtime
 
@@ -26,8 +27,11 @@ def pairs(columns, tokens=((3.0,), (5.0,))):
     return Pairs(chosen, rejected, reference_chosen, reference_rejected, *counts, chosen)
 
 
+KNOWS = set(KNOWN_BY["label_smoothing"])
+
+
 def settings(loss, **more):
-    return DpoConfig(loss=loss, **{"label_smoothing": 0.1, **more})
+    return DpoConfig(loss=loss, **{**({"label_smoothing": 0.1} if loss in KNOWS else {}), **more})
 
 
 def test_each_name_has_a_loss():
@@ -106,13 +110,37 @@ def test_divergences_meet_where_they_should(columns):
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"loss": "exo_pair", "label_smoothing": 0.0}, "label_smoothing = 0: exo_pair"),
+        ({"loss": "exo_pair"}, "label_smoothing = 0: exo_pair"),
         ({"loss": "aot", "pairs_at_once": 4}, "pairs_at_once = 4: aot is of a whole batch"),
+        ({"label_smoothing": 0.1}, "label_smoothing = 0.1: sigmoid does not know it"),
+        ({"loss": "nca_pair", "divergence": "forward_kl"}, "divergence = forward_kl: nca_pair does not know it"),
+        ({"loss": {"sigmoid": 1, "nca_pair": 1}, "divergence": "forward_kl"}, "nca_pair has no other than reverse_kl"),
+        ({"alpha_divergence": 0.2}, "alpha_divergence = 0.2: is of divergence = alpha_divergence alone"),
+        ({"loss": "ipo", "simpo_margin": 1.0}, "simpo_margin = 1.0: ipo does not know it"),
+        ({"loss": "sft", "ld_alpha": 0.5}, "ld_alpha = 0.5: sft does not know it"),
+        ({"loss": "orpo"}, "no loss 'orpo'; known: sigmoid, "),
+        ({"loss": {"sigmoid": 0}}, "the weight of sigmoid must be a number above 0, not 0"),
+        ({"loss": {"sigmoid": math.nan}}, "the weight of sigmoid must be a number above 0, not nan"),
+        ({"loss": {}}, "expected the name of a loss"),
+        ({"loss": ["sigmoid"]}, "expected the name of a loss"),
     ],
+    ids=str,
 )
-def test_settings_that_cannot_work_together(changes, said, tmp_path):
-    with pytest.raises(UserError, match=said):
-        dpo.train(None, None, [], settings(**{"loss": "sigmoid", **changes}), Runtime(FLOAT32, tmp_path, "dpo"))
+def test_settings_that_cannot_work_together(changes, said):
+    with pytest.raises(UserError, match=said) as refused:
+        configured(DpoConfig, changes, "dpo")
+    assert len(str(refused.value)) < 300 and "alue error" not in str(refused.value)
+
+
+@given(st.tuples(NATS, NATS, NATS, NATS), st.dictionaries(st.sampled_from(get_args(Loss)), st.floats(0.1, 5), min_size=1))
+def test_several_losses_add_up_by_their_weights(columns, weights):
+    some = pairs([[one] for one in columns])
+    whole = loss_of(some, DpoConfig(loss=weights, label_smoothing=0.1 if KNOWS & set(weights) else 0.0)).item()
+    parts = [
+        weight * loss_of(some, DpoConfig(loss=name, label_smoothing=0.1 if name in KNOWS else 0.0)).item()
+        for name, weight in weights.items()
+    ]
+    assert whole == pytest.approx(sum(parts), rel=1e-4, abs=1e-4)
 
 
 def test_the_reference_is_computed_once_for_a_policy_and_pairs(toy_decoder, toy_tokenizer, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Rewards that are models, anybody's folders or programs; whatever a program does wrong is said in one line."""
 
+import itertools
 import math
 import sys
 
@@ -54,6 +55,35 @@ def test_a_program_is_given_messages_and_texts(toy_tokenizer, prompts, answers):
     assert given_to == {"prompts": asked(*ASKED), "completions": TEXTS}
 
 
+class Silent(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+
+async def awaited(prompts, completions):
+    return [1.0, 2.0]
+
+
+def raising(error):
+    def score(prompts, completions):
+        raise error
+
+    return score
+
+
+def test_a_program_may_change_what_it_is_given(toy_tokenizer, answers):
+    def score(prompts, completions):
+        prompts[0][0]["content"] = "mine"
+        prompts.clear()
+        completions[0] += "!"
+        return [1.0, 2.0]
+
+    messages = [{"role": "user", "content": "what"}]
+    reward = program(toy_tokenizer, score)
+    assert reward([Prompt(messages, [1])] * 2, answers).tolist() == [1, 2]
+    assert messages == [{"role": "user", "content": "what"}]
+
+
 @pytest.mark.parametrize(
     ("score", "said"),
     [
@@ -67,16 +97,27 @@ def test_a_program_is_given_messages_and_texts(toy_tokenizer, prompts, answers):
         (lambda prompts, completions: completions[7], "IndexError: list index out of range"),
         (lambda texts: [1.0, 2.0], "TypeError: "),
         (lambda prompts, completions: {}["x" * 1000], "KeyError: "),
+        (lambda prompts, completions: itertools.count(), "it returned more than 2 numbers for 2 completions"),
+        (lambda prompts, completions: {0: 1.0, 1: 2.0}, "it returned a dict; wanted is a list"),
+        (lambda prompts, completions: {1.0, 2.0}, "it returned a set; wanted is a list"),
+        (lambda prompts, completions: completions.clear() or [], "it returned 0 numbers for 2 completions"),
+        (lambda prompts, completions: sys.exit("done\nwith"), "it ends the whole program (done with); a reward returns"),
+        (lambda prompts, completions: sys.exit(), "it ends the whole program"),
+        (awaited, "it is async, and nothing here awaits it"),
+        (raising(Silent()), "Silent"),
+        (raising(RuntimeError("two\nlines \x1b[31m" + "x" * 1000)), "RuntimeError: two lines"),
     ],
 )
 def test_what_a_program_does_wrong_is_one_line(toy_tokenizer, prompts, answers, score, said):
     with pytest.raises(UserError) as error:
         program(toy_tokenizer, score)(prompts, answers)
+    assert "\n" not in str(error.value)
     assert str(error.value).startswith("reward mine:score: ") and said in str(error.value) and len(str(error.value)) <= 300
 
 
 def test_a_function_of_a_module(toy_tokenizer, prompts, answers, tmp_path, monkeypatch):
     (tmp_path / "my_scores.py").write_text("def words(prompts, completions): return [len(t.split()) for t in completions]\nN = 1")
+    (tmp_path / "ending_scores.py").write_text("import sys\nsys.exit(0)")
     (tmp_path / "broken_scores.py").write_text("import there_is_no_such_module\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
@@ -87,6 +128,7 @@ def test_a_function_of_a_module(toy_tokenizer, prompts, answers, tmp_path, monke
     for name, said in (
         ("my_scores:none", "my_scores has no function none"), ("my_scores:N", "my_scores has no function N"),
         ("broken_scores:f", "importing broken_scores: ModuleNotFoundError"), ("no_such:f", "importing no_such"),
+        ("ending_scores:f", "importing ending_scores: it ends the whole program"),
         ("nothing", "no folder of this name"), ("count=", "no folder of this name"), ("a b:c", "no folder of this name"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=said):
@@ -141,6 +183,12 @@ def test_a_folders_model_with_another_tokenizer_reads_the_text(toy_decoder, toy_
         write_json(tmp_path / "reward_scale.json", wrong)
         with pytest.raises(UserError, match=r"reward_scale\.json"):
             open_reward(str(tmp_path), toy_tokenizer, torch.float32, CPU)
+
+
+def test_a_model_that_writes_is_no_judge(toy_decoder, toy_tokenizer, tmp_path):
+    folder.save(tmp_path / "writer", toy_decoder(seed=1, vocab_size=toy_tokenizer.size), toy_tokenizer, chat=True)
+    with pytest.raises(UserError, match="writes text and judges none; `groundup reward` makes a judge of it"):
+        open_reward(str(tmp_path / "writer"), toy_tokenizer, torch.float32, CPU)
 
 
 def test_the_runs_own_model_reads_the_same_ids(reward_model, toy_tokenizer, prompts, answers):

@@ -18,6 +18,9 @@ DRAWN = {
     "loss": lambda: figures.loss("f", [1, 2, 3], [3.0, math.nan, 1.0], [(2, 2.0)], [1, 1, 0]),
     "intervals": lambda: figures.intervals("f", [("x & <y>", 0.5, 0.4, 0.6), ("$z", 0.1, None, None)], "l", ("k", 0.5)),
     "scatter": lambda: figures.scatter("f", {"one": [(1, 2)], "other": []}, "x", "y"),
+    "scatter with a line": lambda: figures.scatter(
+        "f", {"one": [(1, 2), (3, 4)], "two": [(2, 2)]}, "x", "y", {"one": [(1, 2), (3, 4)]}
+    ),
     "law": lambda: figures.law("f", [(1e19, 2.0), (3e21, 1.5)], [(1e19, 2.0, 1.9, 2.1), (1e22, 1.4, 1.3, 1.5)], "FLOP", "loss"),
     "residuals": lambda: figures.residuals("f", [(1e-3, 0.1), (1e21, -0.1)], "FLOP", "%"),
     "panels": lambda: figures.panels("f", "step", list(range(2000)), {"up": list(range(2000)), "flat": [1.0] * 2000}),
@@ -48,6 +51,15 @@ def test_is_an_element_without_outside_references(name):
 @pytest.mark.parametrize("name", EMPTY)
 def test_nothing_to_draw_is_no_error(name):
     assert EMPTY[name]().startswith("<svg")
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_picture_by_itself_has_its_colours(name):
+    picture = figures.as_file(DRAWN[name]())
+    root = ElementTree.fromstring(picture)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg" and float(root.get("width")) > 400
+    assert set(re.findall(r"var\((--[\w-]+)\)", picture)) <= set(re.findall(r"(--[\w-]+):", picture))
+    assert "prefers-color-scheme: dark" in picture
 
 
 def test_labels_are_text_and_are_escaped():

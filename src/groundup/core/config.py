@@ -49,6 +49,8 @@ def configured(
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
+        if first["type"] == "value_error":  # of a check of ours, which says what is wrong
+            raise UserError(f"{where}: {name[:80]}{': ' if name else ''}{first['ctx']['error']}") from None
         raise UserError(f"{where}: {name[:80]} = {shown(first['input'])}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
 
 

@@ -43,7 +43,7 @@ def _of_run(folder: Path, stage: str | None) -> Path:
         raise UserError(f"{folder}: no finished stage {wanted!r} there, but {finished[0]}; `groundup run` makes the rest")
     if stage is not None or any((folder / f"{name}.partial").is_dir() for name in ("pages", "corpus", "tokenizer", *STAGES)):
         return open_stage(folder, wanted)  # which says what is missing of the run
-    raise UserError(f"{folder}: {_what(folder)}; chat wants {WANTED}")
+    raise UserError(f"{folder}: {_what(folder)}; wanted is {WANTED}")
 
 
 def _added_models(folder: Path) -> list[str]:

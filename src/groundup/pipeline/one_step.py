@@ -31,6 +31,8 @@ def run_one(
         if int(os.environ.get("RANK", 0)):
             sys.exit(2)  # the first process says it
         raise UserError(f"{kind} answers and learns in one process; start it without torchrun")
+    if more and not more.get("reward", "named"):
+        raise UserError("--reward: is empty; name a reward model's folder, arithmetic, length, count=WORD or module:function")
     source = _model(model)
     length = read_object(source / "config.json").get("max_position_embeddings")
     half = length // 2 if type(length) is int else LONGEST_ANSWER

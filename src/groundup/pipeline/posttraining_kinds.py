@@ -119,21 +119,52 @@ def reward(context: StepContext) -> Results:
 
 def dpo(context: StepContext) -> Results:
     """Preferences -> a better policy, directly."""
-    from groundup.posttraining.dpo import train
+    from groundup.posttraining.dpo import assess, train
 
     if reason := reason_skipped(context, "sft"):
         return skip(context, reason)
-    policy, recipe = model_of(context, "sft"), context.recipe
+    policy, recipe, tokenizer = model_of(context, "sft"), context.recipe, tokenizer_of(context)
     pairs = _pairs(context, recipe.dpo)
     with with_all_processes(context) as runtime:
         cache = runtime.training / "reference_log_probabilities"
-        steps = train(policy, tokenizer_of(context), pairs["train"], recipe.dpo, runtime, pairs["held_out"], cache)
+        steps = train(policy, tokenizer, pairs["train"], recipe.dpo, runtime, pairs["held_out"], cache)
     if not runtime.processes.first:
         return {}
     shutil.rmtree(cache, ignore_errors=True)  # training is over
     counts = {split: len(some) for split, some in pairs.items()}
+    before = model_of(context, "sft")
+    held_out = assess(policy, before, tokenizer, pairs["held_out"], recipe.dpo)
+    if recipe.dpo.data:  # no stage before it has asked these questions
+        held_out |= _form(context, pairs["held_out"], {"before": before, "after": policy})
     compared = _finish_policy(context, policy, runtime, "dpo", {"steps": steps, "pairs": counts}, recipe.dpo.save_dtype)
-    return {"steps": steps, "left_out": dict(runtime.left_out), **compared}
+    return {"steps": steps, "left_out": dict(runtime.left_out), "held_out": held_out, **compared}
+
+
+def _form(context: StepContext, pairs: list[dict[str, Any]], models: "dict[str, Decoder]") -> Results:
+    """Words of each model's answers to the prompts of pairs, and which share of them ended; empty where none fits."""
+    from groundup.generation.engine import Sampling
+    from groundup.posttraining.answers import answer, form_of, with_room
+
+    recipe, tokenizer = context.recipe, tokenizer_of(context)
+    most, model = recipe.sft.max_answer_tokens, models["after"]
+    try:
+        asked = with_room(model, tokenizer, [{"messages": one["prompt"]} for one in pairs], most, "dpo")
+    except UserError as none_fits:
+        context.log(f"answers are not measured: {none_fits}")
+        return {}
+    questions = [one["messages"] for one in asked[: recipe.sft.held_out_questions]]
+    if not questions:
+        return {}
+    forms = {
+        name: form_of(answer(one, tokenizer, questions, Sampling(most, temperature=1.0), recipe.seed))
+        for name, one in models.items()
+    }
+    found = {key: {name: form[key] for name, form in forms.items()} for key in ("words", "ended")}
+    context.log(
+        f"answers to {len(questions)} held-out prompts: {found['words']['before']:.1f} -> {found['words']['after']:.1f} words, "
+        f"{found['ended']['before']:.0%} -> {found['ended']['after']:.0%} ended"
+    )
+    return {"answers": len(questions), **found}
 
 
 def ppo(context: StepContext) -> Results:

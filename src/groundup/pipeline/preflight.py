@@ -191,19 +191,21 @@ def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
         return  # said after the corpus
     tokenizer = for_run(inputs["tokenizer"], recipe.continued)
     context, longest = _context(recipe, inputs), recipe.sft.max_answer_tokens
-    most = room_in(context, longest)
+    most, given = room_in(context, longest), "base" in recipe.given
+    limit = "the model's context" if given else "base.context_length"
+    mend = "lower that, or give shorter questions" if given else "raise the one or lower the other"
     for side in ("held_out", "preference") if not recipe.base.start_from else ():  # whose context may be longer
         asked = [asked_of(row) for row in sides[side]]
         if asked and all(len(prompt_of(tokenizer, question)) > most for question in asked):
             raise UserError(
-                f"sft: none of {len(asked)} {side} questions has at most {most} tokens, as base.context_length leaves them "
-                f"beside answers of sft.max_answer_tokens = {longest}; raise the one or lower the other"
+                f"sft: none of {len(asked)} {side} questions has at most {most} tokens, as {limit} leaves them "
+                f"beside answers of sft.max_answer_tokens = {longest}; {mend}"
             )
     trained = (conversation(tokenizer, row) for row in sides["train"])
     if not any(len(row[0]) <= context + 1 and longest_answer(row) <= longest for row in trained):
         raise UserError(
             f"sft: of {len(sides['train'])} questions none has an answer of at most sft.max_answer_tokens = {longest} and fits "
-            f"base.context_length = {context} tokens; raise them"
+            f"{limit} = {context} tokens; {'raise the one, or give shorter rows' if given else 'raise them'}"
         )
 
 

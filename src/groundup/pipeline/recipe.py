@@ -235,6 +235,8 @@ def _one_line(error: ValidationError) -> str:
         return f"unknown key {key}{_suggestion(location)}"
     if first["type"] == "missing":
         return f"{key} is missing"
+    if first["type"] == "value_error":  # of a check of ours, which says what is wrong
+        return f"{key}: {first['ctx']['error']}"
     return f"{key} = {shown(first['input'])}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 

@@ -49,6 +49,14 @@ def answer(
     return [(tokenizer.decode(ids).strip(), ids[-1] in ends) for ids in answers]
 
 
+def form_of(answers: Sequence[tuple[str, bool]]) -> dict[str, float]:
+    """Mean number of words of answers, and the share that ended by themselves."""
+    return {
+        "words": float(np.mean([len(text.split()) for text, _ in answers])),
+        "ended": float(np.mean([ended for _, ended in answers])),
+    }
+
+
 def answer_plainly(
     model: Decoder, tokenizer: Tokenizer, questions: Sequence[Asked], sampling: Sampling, seed: int
 ) -> list[str]:

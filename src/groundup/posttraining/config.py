@@ -1,8 +1,8 @@
 """Settings of fine-tuning, preferences, the reward model, DPO, PPO and GRPO."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from groundup.core.config import LARGEST, Batch, Epochs, Positive, PositiveFloat, Rate, SaveDtype, Section, Share
 
@@ -12,6 +12,17 @@ Loss = Literal[
     "sigmoid", "conservative", "robust", "hinge", "ipo", "sigmoid_norm", "simpo", "exo_pair", "nca_pair", "bco_pair",
     "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft",
 ]  # fmt: skip
+OF_THE_BATCH = ("aot", "aot_unpaired", "sft")  # no sum over pairs, so no micro-batches can add up to them
+_DIFFERENCE = ("sigmoid", "conservative", "robust", "hinge", "ipo", "sigmoid_norm", "exo_pair", "discopop")
+# The losses that know of a setting: with others alone it would do nothing, which nobody would see.
+KNOWN_BY = {
+    "label_smoothing": ("conservative", "robust", "exo_pair", "aot", "aot_unpaired"),
+    "simpo_margin": ("simpo",),
+    "discopop_tau": ("discopop",),
+    "divergence": _DIFFERENCE,
+    "alpha_divergence": _DIFFERENCE,
+    "ld_alpha": tuple(name for name in get_args(Loss) if name != "sft"),
+}  # fmt: skip
 
 
 class SftConfig(Section):
@@ -54,7 +65,7 @@ class DpoConfig(Section):
     data: Files = []  # as reward.data
     held_out: Files = []  # as reward.held_out
     strict: bool = False  # as sft.strict
-    loss: Loss = "sigmoid"  # preference_losses.py has them all
+    loss: Loss | dict[Loss, float] = "sigmoid"  # preference_losses.py has them all; or several, each with its weight
     beta: PositiveFloat = 0.1
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0  # share of wrong labels, for the losses that know of it
     simpo_margin: Annotated[float, Field(ge=0, le=LARGEST)] = 0.0  # SimPO's gamma
@@ -68,6 +79,45 @@ class DpoConfig(Section):
     learning_rate: Rate = 2e-5
     lora_rank: Annotated[int, Field(ge=0, le=65_536)] = 0  # as sft.lora_rank
     save_dtype: SaveDtype = ""
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _known(cls, given: Any) -> Any:
+        losses = {given: 1.0} if isinstance(given, str) else given
+        if not isinstance(losses, dict) or not losses:
+            raise ValueError("expected the name of a loss, or several with weights, as {sigmoid = 0.8, sft = 0.2}")
+        for name, weight in losses.items():
+            if name not in get_args(Loss):
+                raise ValueError(f"there is no loss {str(name)[:40]!r}; known: {', '.join(get_args(Loss))}")
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= LARGEST:
+                raise ValueError(f"the weight of {name} must be a number above 0, not {str(weight)[:40]}")
+        return given
+
+    @model_validator(mode="after")
+    def _together(self) -> "DpoConfig":
+        """Refuses settings that would do nothing, or cannot work, with the losses."""
+        names = ", ".join(self.losses)
+        for name, losses in KNOWN_BY.items():
+            if getattr(self, name) != type(self).model_fields[name].default and not set(losses) & set(self.losses):
+                raise ValueError(f"{name} = {getattr(self, name)}: {names} does not know it; known to {', '.join(losses)}")
+        if self.divergence != "reverse_kl" and (others := [one for one in self.losses if one not in (*_DIFFERENCE, "sft")]):
+            raise ValueError(f"divergence = {self.divergence}: {others[0]} has no other than reverse_kl")
+        if self.alpha_divergence != 0.5 and self.divergence != "alpha_divergence":
+            raise ValueError(f"alpha_divergence = {self.alpha_divergence}: is of divergence = alpha_divergence alone")
+        if "exo_pair" in self.losses and not self.label_smoothing:
+            raise ValueError("label_smoothing = 0: exo_pair takes the logarithm of it; set it to 0.001")
+        if self.pairs_at_once and (whole := [one for one in self.losses if one in OF_THE_BATCH]):
+            raise ValueError(f"pairs_at_once = {self.pairs_at_once}: {whole[0]} is of a whole batch; leave it 0")
+        return self
+
+    @property
+    def losses(self) -> dict[Loss, float]:
+        """Each with its weight."""
+        return {self.loss: 1.0} if isinstance(self.loss, str) else self.loss
+
+    @property
+    def of_the_batch(self) -> bool:
+        return any(one in OF_THE_BATCH for one in self.losses)
 
 
 Coefficient = Annotated[float, Field(ge=0, le=LARGEST)]
@@ -114,7 +164,7 @@ class GrpoConfig(Section):
     temperature: Temperature = 1.0
     baseline: Literal["group", "leave_one_out"] = "group"
     scale_rewards: Literal["group", "batch", "none"] = "group"  # "none" with loss_type "dr_grpo": Dr. GRPO
-    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo"] = "dapo"
+    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"] = "dapo"
     importance: Literal["token", "sequence"] = "token"  # "sequence": GSPO
     clip_low: PositiveFloat = 0.2
     clip_high: PositiveFloat = 0.2
@@ -123,3 +173,12 @@ class GrpoConfig(Section):
     learning_rate: Rate = 2e-5
     samples_every: Positive = 10
     save_dtype: SaveDtype = ""
+
+    @model_validator(mode="after")
+    def _together(self) -> "GrpoConfig":
+        """Refuses settings that would do nothing, or cannot work, together."""
+        if self.loss_type == "vespo" and self.importance == "sequence":
+            raise ValueError("importance = sequence: vespo weighs whole answers by itself; leave it token")
+        if self.baseline == "leave_one_out" and self.scale_rewards == "batch":
+            raise ValueError("scale_rewards = batch: leave_one_out is not divided by a deviation; leave one of them out")
+        return self

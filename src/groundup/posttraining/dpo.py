@@ -22,7 +22,8 @@ from groundup.model.weights import digest_of_model
 from groundup.posttraining import lora, preflight
 from groundup.posttraining.batches import Row, answer_log_probabilities, collate, parts_by_length
 from groundup.posttraining.config import DpoConfig
-from groundup.posttraining.preference_losses import OF_THE_BATCH, Pairs, length_desensitised, loss_of, rewards
+from groundup.posttraining.preference_losses import Pairs, length_desensitised, loss_of, rewards
+from groundup.posttraining.reward import judged
 from groundup.posttraining.rows import kept, kept_pairs, pair, unfit_pair
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.by_kernels import by_kernels
@@ -113,13 +114,29 @@ def train(
     return steps
 
 
+@torch.no_grad()
+def assess(
+    policy: LanguageModel, reference: LanguageModel, tokenizer: Tokenizer, pairs: Sequence[dict[str, Any]], settings: DpoConfig
+) -> dict[str, Any]:
+    """What the policy's implicit rewards say of held-out pairs: the figures of `reward.assess`, how they go with length too.
+
+    They are beta times the log-ratio to the `reference`, in float32. Empty where no pair can be read.
+    """
+    longest = policy.config.max_position_embeddings + 1
+    read = kept(pairs, lambda row: pair(tokenizer, row), lambda one: unfit_pair(longest, *one[:2]), None)
+    rows = [one[:2] for one in read]
+    if not rows:
+        return {}
+    ours, theirs = (_reference(model, tokenizer, rows, DpoConfig(), torch.float32, Processes()) for model in (policy, reference))
+    found = (settings.beta * (ours - theirs)).numpy()
+    lengths = np.array([[sum(spoken) for _, spoken in row] for row in rows], dtype=np.float64)
+    return judged(found[:, 0], found[:, 1], lengths)
+
+
 def _check(settings: DpoConfig, runtime: Runtime) -> None:
-    if settings.loss == "exo_pair" and not settings.label_smoothing:
-        raise UserError("label_smoothing = 0: exo_pair takes the logarithm of it; set it to 0.001")
-    if settings.loss in OF_THE_BATCH and settings.pairs_at_once:
-        raise UserError(f"pairs_at_once = {settings.pairs_at_once}: {settings.loss} is of a whole batch; leave it 0")
-    if settings.loss in OF_THE_BATCH and runtime.processes.world > 1:
-        raise UserError(f"{settings.loss} is of a whole batch, which several processes would share; train in one process")
+    if settings.of_the_batch and runtime.processes.world > 1:
+        names = ", ".join(settings.losses)
+        raise UserError(f"{names} is of a whole batch, which several processes would share; train in one process")
 
 
 def _observed(
@@ -134,7 +151,7 @@ def _observed(
         | {"share": torch.tensor(len(rows[start : start + BATCH // 2]) / len(rows))}
         for start in range(0, len(rows), BATCH // 2)
     ]
-    if settings.loss in OF_THE_BATCH:
+    if settings.of_the_batch:
         batches = [collate([row[side] for side in (0, 1) for row in rows], tokenizer.pad, device) | {"share": torch.tensor(1.0)}]
     with torch.no_grad():
         for batch in batches:

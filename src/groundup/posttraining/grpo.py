@@ -28,6 +28,7 @@ from groundup.posttraining.policy_losses import (
     masked_mean,
     reference_divergence,
     token_weights,
+    vespo_losses,
 )
 from groundup.posttraining.rewards import Prompt, Reward
 from groundup.posttraining.rollouts import (
@@ -125,7 +126,10 @@ def group_objective(policy: Decoder, batch: Batch, settings: GrpoConfig, dtype: 
     low, high = settings.clip_low, settings.clip_high
     logp = answer_log_probabilities(policy, batch, dtype, settings.temperature)
     ratio = importance(logp, batch["logp"], mask, settings.importance)
-    losses = group_losses(ratio, advantages, logp, settings.loss_type, low, high)
+    if settings.loss_type == "vespo":
+        losses = vespo_losses(logp, batch["logp"], mask, advantages)
+    else:
+        losses = group_losses(ratio, advantages, logp, settings.loss_type, low, high)
     if settings.beta:
         kl = reference_divergence(logp, batch["reference"]) * ratio  # by its weight: the answers are of the policy before
         losses = losses + settings.beta * kl
@@ -148,6 +152,10 @@ def train(
 ) -> dict[str, Any]:  # fmt: skip
     """Train `policy` in place against the reward; returns, counts and raises as `ppo.train` does."""
     prompts = asked_prompts(policy, tokenizer, questions, max_tokens, runtime, settings.strict)
+    if settings.loss_type == "cispo" and settings.clip_high < 1:
+        runtime.log(f"{runtime.label}: clip_high = {settings.clip_high}: cispo cuts every weight off at it; TRL recommends 5")
+    if settings.loss_type == "luspo" and settings.importance == "token":
+        runtime.log(f"{runtime.label}: importance = token: luspo is of whole answers; its paper has sequence")
     dtype, seed = runtime.device.training_dtype, runtime.seed
     reference = copy.deepcopy(policy) if settings.beta else None
     setup = GroupSetup(reference, reward, settings, max_tokens, dtype)

@@ -3,10 +3,13 @@
 Shape suffixes: B answers, T tokens; a tensor (B, 1) counts for all tokens of an answer.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
-LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo")
+LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo")
+VESPO_SHAPES = (2.0, 3.0), (3.0, 2.0)  # power and decay, of answers no worse than expected and of worse ones (arXiv 2602.10693)
 SAPO_TEMPERATURES = 1.0, 1.05  # of answers better and worse than expected (Gao et al. 2025)
 
 
@@ -67,12 +70,24 @@ def group_losses(ratio_BT: Tensor, advantages_B1: Tensor, logp_BT: Tensor, loss_
     return -clipped_gains(ratio_BT, advantages_B1, low, high)
 
 
+def vespo_losses(logp_BT: Tensor, before_BT: Tensor, mask_BT: Tensor, advantages_B1: Tensor) -> Tensor:
+    """The loss of each token (B, T), weighted by e^decay w^power e^(-decay w) of its whole answer's ratio w, as TRL has it.
+
+    That is 1 where w is, and fades on both sides of it: no answer that the policy has left far behind has a say.
+    """
+    better, worse = VESPO_SHAPES
+    power, decay = (torch.where(advantages_B1 >= 0, *both) for both in zip(better, worse, strict=True))
+    ratio = ((logp_BT.detach() - before_BT).clamp(-20, 20) * mask_BT).sum(1, keepdim=True).clamp(math.log(1e-8), 20)
+    weight = torch.exp(decay + power * ratio - decay * ratio.exp())
+    return -weight * advantages_B1 * logp_BT
+
+
 def token_weights(mask_BT: Tensor, loss_type: str, max_tokens: int, tokens: float) -> Tensor:
     """How much each token of an update counts in its loss (B, T).
 
     "grpo", "sapo": answers count alike, so a token of a long one less; "bnpo": all tokens alike; "dr_grpo": alike, by a
-    constant that does not depend on lengths; "dapo", "cispo": alike, by `tokens`, the mean number of them over the updates
-    of the rollout; "luspo": each answer its length.
+    constant that does not depend on lengths; "dapo", "cispo", "vespo": alike, by `tokens`, the mean number of them over
+    the updates of the rollout; "luspo": each answer its length.
     """
     answers = len(mask_BT)
     if loss_type in ("grpo", "sapo"):
@@ -81,6 +96,6 @@ def token_weights(mask_BT: Tensor, loss_type: str, max_tokens: int, tokens: floa
         return mask_BT / mask_BT.sum().clamp(min=1)
     if loss_type == "dr_grpo":
         return mask_BT / (answers * max_tokens)
-    if loss_type in ("dapo", "cispo"):
+    if loss_type in ("dapo", "cispo", "vespo"):
         return mask_BT / max(tokens, 1.0)
     return mask_BT / answers

@@ -35,7 +35,6 @@ from torch import Tensor
 
 from groundup.posttraining.config import DpoConfig
 
-OF_THE_BATCH = ("aot", "aot_unpaired", "sft")  # no sum over pairs, so no micro-batches can add up to them
 _LARGEST = 80.0  # of an exponent: float32 has no more
 
 
@@ -82,14 +81,17 @@ def scores(pairs: Pairs, settings: DpoConfig) -> tuple[Tensor, Tensor]:
 
 
 def loss_of(pairs: Pairs, settings: DpoConfig) -> Tensor:
-    """Loss (pairs,) of each pair, by the table above; of `OF_THE_BATCH` only the mean has a meaning."""
-    return LOSSES[settings.loss](pairs, settings)
+    """Loss (pairs,) of each pair, by the table above; of `OF_THE_BATCH` only the mean has a meaning.
+
+    Several losses add up by their weights, as in mixed preference optimisation (Wang et al. 2024).
+    """
+    return torch.stack([weight * LOSSES[name](pairs, settings) for name, weight in settings.losses.items()]).sum(dim=0)
 
 
 def rewards(pairs: Pairs, settings: DpoConfig) -> tuple[Tensor, Tensor]:
-    """Implicit rewards of the chosen and the rejected: beta times the log-ratio, or simpo's mean log-probability."""
+    """Implicit rewards of the chosen and the rejected: beta times the log-ratio, or simpo's alone, the mean log-probability."""
     chosen, rejected = pairs.ratios
-    if settings.loss == "simpo":
+    if set(settings.losses) == {"simpo"}:
         chosen, rejected = pairs.chosen / pairs.chosen_tokens, pairs.rejected / pairs.rejected_tokens
     return settings.beta * chosen, settings.beta * rejected
 
@@ -134,8 +136,8 @@ def _sigmoid_norm(pairs: Pairs, settings: DpoConfig) -> Tensor:
 
 
 def _simpo(pairs: Pairs, settings: DpoConfig) -> Tensor:
-    chosen, rejected = rewards(pairs, settings)
-    return -F.logsigmoid(chosen - rejected - settings.simpo_margin)
+    chosen, rejected = pairs.chosen / pairs.chosen_tokens, pairs.rejected / pairs.rejected_tokens
+    return -F.logsigmoid(settings.beta * (chosen - rejected) - settings.simpo_margin)
 
 
 def _exo_pair(pairs: Pairs, settings: DpoConfig) -> Tensor:

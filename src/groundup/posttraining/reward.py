@@ -23,6 +23,7 @@ from groundup.model.likelihood import score
 from groundup.posttraining import preflight
 from groundup.posttraining.batches import Row, collate, parts_by_length
 from groundup.posttraining.config import RewardConfig
+from groundup.posttraining.length import correlation
 from groundup.posttraining.rows import kept_pairs
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.by_kernels import by_kernels
@@ -135,20 +136,9 @@ def assess(
     chosen = score_rows(reward_model, tokenizer, [row for row, _ in rows])
     rejected = score_rows(reward_model, tokenizer, [row for _, row in rows])
     lengths = np.array([[sum(spoken) for _, spoken in row] for row in rows], dtype=np.float64)
-    values = np.concatenate((chosen, rejected))
-    words = lengths.T.ravel()
     right = chosen > rejected
-    longer = _first_wins(lengths)
-    matched = np.abs(lengths[:, 0] - lengths[:, 1]) <= MATCHED * lengths.max(axis=1)
-    results = {
-        "accuracy": proportion(int(right.sum()), len(rows)),
-        "ahead_of_longer": difference(right.astype(float), longer),
-        "longer_wins": float(longer.mean()),
-        "length_matched": proportion(int(right[matched].sum()), int(matched.sum())) if matched.any() else None,
-        "reward_mean": float(values.mean()),
-        "reward_std": float(values.std()) or 1.0,
-        "length_correlation": float(np.corrcoef(values, words)[0, 1]) if words.std() and values.std() else 0.0,
-    }
+    results = judged(chosen, rejected, lengths)
+    results["reward_std"] = results["reward_std"] or 1.0  # a scale to divide by
     if policy is not None:
         likelier = _first_wins(_log_probabilities(policy, rows))
         results |= {"ahead_of_likelier": difference(right.astype(float), likelier), "likelier_wins": float(likelier.mean())}
@@ -158,6 +148,22 @@ def assess(
         for value, count in zip(some, lengths[:, column], strict=True)
     ]
     return results, scored
+
+
+def judged(chosen: np.ndarray, rejected: np.ndarray, lengths: np.ndarray) -> dict[str, Any]:
+    """What rewards (pairs,) say of pairs whose answers have so many tokens, `lengths` (pairs, 2): the figures of `assess`."""
+    values, tokens = np.concatenate((chosen, rejected)), lengths.T.ravel()
+    right, longer = chosen > rejected, _first_wins(lengths)
+    matched = np.abs(lengths[:, 0] - lengths[:, 1]) <= MATCHED * lengths.max(axis=1)
+    return {
+        "accuracy": proportion(int(right.sum()), len(right)),
+        "ahead_of_longer": difference(right.astype(float), longer),
+        "longer_wins": float(longer.mean()),
+        "length_matched": proportion(int(right[matched].sum()), int(matched.sum())) if matched.any() else None,
+        "reward_mean": float(values.mean()),
+        "reward_std": float(values.std()),
+        "length_correlation": correlation(values.tolist(), tokens.tolist()),
+    }
 
 
 def _first_wins(measures: np.ndarray) -> np.ndarray:

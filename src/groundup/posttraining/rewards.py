@@ -9,7 +9,8 @@ returns as many finite numbers.
 import importlib
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Mapping, Sequence, Set
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from groundup.core.config import shown
 from groundup.core.errors import UserError
-from groundup.core.files import read_json
+from groundup.core.files import read_json, read_object
 from groundup.model.decoder import RewardModel
 from groundup.model.folder import load_reward_model
 from groundup.posttraining import programs
@@ -89,16 +90,23 @@ class ProgramReward:
 
     def __call__(self, prompts: Sequence[Prompt], answers: Sequence[list[int]]) -> Tensor:
         """Raises UserError, which names the function, where it fails or does not return a finite number each."""
-        asked = [list(messages_of(prompt.asked)) for prompt in prompts]
+        asked = [[dict(message) for message in messages_of(prompt.asked)] for prompt in prompts]  # it may change its own
         texts = [self.tokenizer.decode(answer).strip() for answer in answers]
         try:
-            found = list(self.function(prompts=asked, completions=texts))
+            given = self.function(prompts=asked, completions=texts)
+            if isinstance(given, Coroutine):
+                given.close()
+                raise UserError("it is async, and nothing here awaits it; give a function that returns a list")
+            found = list(islice(given, len(answers) + 1))
         except UserError as error:
             raise UserError(f"reward {self.name}: {error}") from None
-        except Exception as error:  # whatever somebody's function raises
-            raise UserError(f"reward {self.name}: {type(error).__name__}: {str(error)[:150]}") from None
-        if len(found) != len(texts):
-            raise UserError(f"reward {self.name}: it returned {len(found)} numbers for {len(texts)} completions")
+        except (Exception, SystemExit) as error:  # whatever somebody's function raises
+            raise UserError(f"reward {self.name}: {_told(error)}") from None
+        if isinstance(given, Mapping | Set):  # whose order is not that of the completions
+            raise UserError(f"reward {self.name}: it returned a {type(given).__name__}; wanted is a list, a number a completion")
+        if len(found) != len(answers):
+            count = f"more than {len(answers)}" if len(found) > len(answers) else len(found)
+            raise UserError(f"reward {self.name}: it returned {count} numbers for {len(answers)} completions")
         return torch.tensor([self._number(value, index) for index, value in enumerate(found)], device=self.device)
 
     def _number(self, value: object, index: int) -> float:
@@ -112,11 +120,24 @@ class ProgramReward:
         return number
 
 
+def _told(error: BaseException) -> str:
+    """What foreign code raised, on one line; its own words may be as broken as it is."""
+    try:
+        said = " ".join(str(error).split())
+    except Exception:
+        said = ""
+    if isinstance(error, SystemExit):
+        return f"it ends the whole program ({said[:60]}); a reward returns numbers"
+    return f"{type(error).__name__}: {said[:150]}" if said else type(error).__name__
+
+
 def open_reward(name: str, tokenizer: Tokenizer, dtype: torch.dtype, device: torch.device) -> Reward:
     """The reward of the setting. Raises UserError where there is none of this name, or it cannot be used."""
     kind = kind_of(name)
     if kind == "folder":
         folder = Path(name).expanduser()
+        if "ForCausalLM" in str(read_object(folder / "config.json").get("architectures")):
+            raise UserError(f"reward {name}: a model that writes text and judges none; `groundup reward` makes a judge of it")
         return of_folder(folder, tokenizer, dtype, device, of_model(folder))
     if kind == "function":
         return ProgramReward(name, _imported(name), tokenizer, device)
@@ -147,8 +168,8 @@ def _imported(name: str) -> programs.Program:
         sys.path.append(here)  # where the command runs; of modules of one name the installed one is taken
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever somebody's module raises
-        raise UserError(f"reward {name}: importing {module_name}: {type(error).__name__}: {str(error)[:150]}") from None
+    except (Exception, SystemExit) as error:  # whatever somebody's module raises
+        raise UserError(f"reward {name}: importing {module_name}: {_told(error)}") from None
     function = getattr(module, function_name, None)
     if not callable(function):
         raise UserError(f"reward {name}: {module_name} has no function {function_name}")

@@ -22,6 +22,7 @@ from groundup.posttraining.answers import (
     answer_bits_per_byte,
     answer_loss,
     answer_plainly,
+    form_of,
     gained_overlap,
     mean_overlap,
     plain_prompt,
@@ -158,7 +159,8 @@ def compare_with_base(
     ]
     plain = [tokenizer.encode_after(" " + text, "text") for text in references]
     sampling = Sampling(max_answer_tokens, temperature=0)
-    tuned_answers = [text for text, _ in answer(tuned, tokenizer, asked, sampling, seed)]
+    answered = answer(tuned, tokenizer, asked, sampling, seed)
+    tuned_answers = [text for text, _ in answered]
     base_answers = answer_plainly(base, tokenizer, asked, sampling, seed)
     by_kind = {
         kind: [number for number, row in enumerate(questions) if row["kind"] == kind]
@@ -182,6 +184,7 @@ def compare_with_base(
             },
             "overlap": {"base": mean_overlap(base_answers, references), "sft": mean_overlap(tuned_answers, references)},
             "gain": gained_overlap(tuned_answers, base_answers, references),
+            "form": {**form_of(answered), "reference_words": sum(len(text.split()) for text in references) / len(references)},
             "overlap_by_kind": {
                 kind: {
                     **{

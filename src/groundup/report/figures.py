@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from groundup.core.statistics import Z95
@@ -116,13 +117,18 @@ def intervals(
         return _svg(figure, name)
 
 
-def scatter(name: str, groups: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str) -> str:
-    """Points of each group, over whole numbers."""
+Points = Mapping[str, Sequence[tuple[float, float]]]  # of each group
+
+
+def scatter(name: str, groups: Points, x_label: str, y_label: str, lines: Points | None = None) -> str:
+    """Points of each group, over whole numbers, and in the colour of some of them a line."""
     with _drawing(2.6) as figure:
         axes = figure.subplots()
         for number, (group, points) in enumerate(groups.items()):
             xs, ys = _thinned([x for x, _ in points], [y for _, y in points])
             axes.plot(xs, ys, "os"[number % 2], color=_colour(number), markersize=3, alpha=0.6, label=group)
+            if lines and group in lines:
+                axes.plot(*zip(*lines[group], strict=True), color=_colour(number), linewidth=1.2)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
@@ -308,6 +314,16 @@ def _svg(figure: "Figure", name: str) -> str:
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     return "\n".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def as_file(svg: str) -> str:
+    """A figure as a picture by itself, in the report's colours, of light and of dark screens."""
+    style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8").partition("\n* {")[0].replace("screen and ", "")
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    width, height = svg.partition('viewBox="0 0 ')[2].partition('"')[0].split()
+    size = f'width="{2 * float(width):g}" height="{2 * float(height):g}"'
+    look = f"<style>\n{style}\nsvg {{ background: var(--paper); font-family: system-ui, sans-serif; }}\n</style>"
+    return svg.replace("<svg ", f"<svg {spaces} {size} ", 1).replace(">\n", f">\n{look}\n", 1) + "\n"
 
 
 def _span(values: Sequence[float], percent: bool) -> tuple[float, float]:

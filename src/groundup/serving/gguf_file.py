@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from groundup.core.errors import UserError
-from groundup.core.files import read_object
+from groundup.core.files import read_object, replacing
 from groundup.generation.open_folder import model_folder
 from groundup.model.decoder import Decoder, DecoderConfig
 from groundup.model.folder import load_decoder
@@ -44,24 +44,22 @@ def export(source: Path, out: Path, kind: str = "f16", stage: str | None = None)
     _check(folder, model, tokenizer)
     import gguf
 
-    partial = out.with_name(f"{out.name}.partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
     family = getattr(gguf.MODEL_ARCH, FAMILIES[model.config.model_type])
-    writer = gguf.GGUFWriter(partial, gguf.MODEL_ARCH_NAMES[family])
-    _write_sizes(writer, model.config, folder.resolve().name, kind)
-    _write_tokens(writer, model.config, tokenizer, folder)
     names = gguf.get_tensor_name_map(family, model.config.num_hidden_layers)
     count = size = 0
-    for name, tensor in _tensors(model):
-        target = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        data, stored = _stored(tensor, kind)
-        writer.add_tensor(target, data, raw_dtype=stored)
-        count, size = count + 1, size + data.nbytes
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    partial.replace(out)
+    with replacing(out) as partial:
+        writer = gguf.GGUFWriter(partial, gguf.MODEL_ARCH_NAMES[family])
+        _write_sizes(writer, model.config, folder.resolve().name, kind)
+        _write_tokens(writer, model.config, tokenizer, folder)
+        for name, tensor in _tensors(model):
+            target = names.get_name(name, try_suffixes=(".weight", ".bias"))
+            data, stored = _stored(tensor, kind)
+            writer.add_tensor(target, data, raw_dtype=stored)
+            count, size = count + 1, size + data.nbytes
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
     return {"gguf": str(out), "model": str(folder), "type": kind, "tensors": count, "mb": round(size / 1e6, 1)}
 
 
