@@ -2,6 +2,7 @@
 
 import platform
 import shlex
+import shutil
 import subprocess
 import threading
 from pathlib import Path
@@ -202,9 +203,24 @@ def test_without_a_compiler_the_reason_is_told(monkeypatch, tmp_path, asked_agai
         kernels.float32_library()
 
 
+SANITIZED = ("kernels_sanitized.cpp", "training_kernels_sanitized.cpp")
+
+
+@pytest.mark.parametrize("program_of", SANITIZED)
+def test_odd_sizes_on_arm_by_an_emulator(program_of, tmp_path):
+    compiler, emulator, program = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64"), tmp_path / "arm"
+    if not compiler or not emulator:
+        pytest.skip("no aarch64-linux-gnu-g++ or no qemu-aarch64")
+    source = Path(__file__).with_name(program_of)
+    flags = [flag for flag in kernels.FLOAT32_FLAGS if flag not in ("-O3", "-shared", "-fPIC")]
+    subprocess.run([compiler, *flags, "-O1", "-static", str(source), "-o", str(program)], check=True)
+    assert subprocess.run([emulator, str(program)], check=True, capture_output=True).stdout == b"sound\n"
+
+
 @needs_kernels
+@pytest.mark.parametrize("program_of", SANITIZED)
 @pytest.mark.parametrize("lanes", [8, 16])
-def test_odd_sizes_under_the_sanitizers(lanes, tmp_path):
+def test_odd_sizes_under_the_sanitizers(lanes, program_of, tmp_path):
     """In vectors as AVX2 has them and as AVX-512 has them; where the processor has others the compiler makes them of its own."""
     vectors, program = kernels.float32_vectors(), tmp_path / "sanitized"
     command = ["g++", "-O0", "-std=c++17", "-pthread", "-Wno-psabi", *(f"-m{name}" for name in vectors)]
@@ -213,7 +229,7 @@ def test_odd_sizes_under_the_sanitizers(lanes, tmp_path):
     empty.write_text("int main() {}")
     if subprocess.run([*command, str(empty)], capture_output=True, check=False).returncode:
         pytest.skip(f"no sanitizers: {shlex.join(command[:1])} on {platform.machine()}")
-    source = Path(__file__).with_name("kernels_sanitized.cpp")
+    source = Path(__file__).with_name(program_of)
     subprocess.run([*command, str(source)], check=True, capture_output=True)
     found = subprocess.run([str(program)], capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (0, "sound\n"), found.stderr[-3000:]

@@ -34,7 +34,7 @@ HEADERS, SOURCES = (sorted(Path(__file__).parent.glob(kind)) for kind in ("*.h",
 VECTORS, TILES = ("fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16"), ("amx-tile", "amx-bf16")
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp")
 # What any processor can, by vector.h.
-FLOAT32 = ("decoding.cpp", "float32_layers.cpp", "float32_loss.cpp", "float32_optimizer.cpp")
+FLOAT32 = ("decoding.cpp", *(f"float32_{part}.cpp" for part in ("experts", "layers", "loss", "lstm", "optimizer")))
 FLOAT32_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi")
 BLOCK, MAX_CHANNELS = 32, 256  # as in the C++
 

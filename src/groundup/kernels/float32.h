@@ -17,6 +17,7 @@ using f32::exponential, f32::highest, f32::max, f32::store, f32::sum;
 constexpr long TILE = LANES == 16 ? 12 : 6;  // rows of a product in registers
 constexpr long DEPTH = 256;                  // of a product at once: a panel of so many rows takes half of the nearest cache
 constexpr long CHUNK = 96;                   // rows of a product
+constexpr long WIDE = 256;                   // columns of a product whose sums are kept meanwhile
 constexpr int PARTS = 16 / LANES;
 #define INLINE static inline __attribute__((always_inline))
 
@@ -104,20 +105,20 @@ static inline void tile_of(long count, Panels a, const float* b, long m, long n,
         if (count < R) return tile_of<R - 1>(count, a, b, m, n, k, K, last, sums, save);
     tile<R>(a, b, m, n, k, K, last, sums, save);
 }
-// A (M x K) times B (K x N); save(m, n, line) gets 16 numbers of the result. M is at most CHUNK.
+// A (M x K) times B (K x N); save(m, n, line) gets 16 numbers of the result. M is at most CHUNK. Of A, DEPTH columns are used for
+// many of B before the next, so that they stay in the second cache.
 template <class Save>
 static void multiply(Panels a, Panels b, long M, long N, long K, Save save, Causal causal = {}) {
-    alignas(64) float sums[CHUNK * 16];
-    for (long n = 0; n < N; n += 16) {
-        const float* right = b.column(n).at;
-        const long begin = std::max(0L, n - causal.columns) / TILE * TILE;
+    alignas(64) float sums[CHUNK * WIDE];
+    for (long first = 0; first < N; first += WIDE)
         for (long k = 0; k < K; k += DEPTH)
-            for (long m = begin; m < M; m += TILE) {
-                const long count = std::min(TILE, M - m), end = std::min(K, (m + count + causal.depth + 15) & -16L);
-                if (k >= end) continue;
-                tile_of<TILE>(count, a, right, m, n, k, std::min(k + DEPTH, end), k + DEPTH >= end, sums, save);
-            }
-    }
+            for (long n = first; n < std::min(N, first + WIDE); n += 16)
+                for (long m = std::max(0L, n - causal.columns) / TILE * TILE; m < M; m += TILE) {
+                    const long count = std::min(TILE, M - m), end = std::min(K, (m + count + causal.depth + 15) & -16L);
+                    if (k >= end) continue;
+                    tile_of<TILE>(count, a, b.column(n).at, m, n, k, std::min(k + DEPTH, end), k + DEPTH >= end,
+                                  sums + (n - first) * CHUNK, save);
+                }
 }
 
 template <int R, class Place>
@@ -144,6 +145,57 @@ static void multiply_transposed(Panels a, Panels b, long M, long N, long K, bool
                 tile_transposed<5>(left + 11, right, m + 11, n, K - k, fresh, place);
             }
         }
+}
+
+// The gradient of 16 to SIDE rows of a weight: the transpose of A (K x M) times B (K x N), where place(m, n) says, added to what is
+// there unless `fresh`. Its sums lie together meanwhile: rows of a weight compete for the same places of a cache.
+constexpr long SIDE = 64;
+template <class Place>
+static void sum_up(Panels a, Panels b, long M, long N, long K, bool fresh, Place place) {
+    alignas(64) float sums[SIDE * WIDE];
+    for (long first = 0; first < N; first += WIDE) {
+        const long wide = std::min(WIDE, N - first);
+        const auto at = [&](long m, long n) { return sums + n * M + m * 16; };
+        for (long k = 0; k == 0 || k < K; k += 128)
+            multiply_transposed(a.row(k), b.row(k).column(first), M, wide, std::min(128L, K - k), k == 0, at);
+        for (long m = 0; m < M; m++)
+            for (long n = 0; n < wide; n += 16) {
+                float* to = place(m, first + n);
+                store(to, fresh ? line(at(m, n)) : line(to) + line(at(m, n)));
+            }
+    }
+}
+
+// --- gated MLPs ------------------------------------------------------------------------------------------------------
+
+// 16 rows of a weight (outputs x inputs), to multiply from the right what goes forwards, and what comes back.
+static inline void pack_forward(const float* from, long inputs, float* to) {
+    for (long k = 0; k < inputs; k += 8)
+        for (long i = 0; i < 16; i++)
+            for (long j = 0; j < 8; j++) to[(k + j) * 16 + i] = from[i * inputs + k + j];
+}
+static inline void pack_backward(const float* from, long inputs, long row, Panels to) {
+    for (long n = 0; n < inputs; n += 16)
+        for (long i = 0; i < 16; i++) store(to(row + i, n), line(from + i * inputs + n));
+}
+
+// Gates and what they gate lie beside each other, 16 by 16: where the 16 rows from `row` on are in their matrices.
+template <class T>
+INLINE T* gated_rows(long width, T* gate, T* up, long row) {
+    return (row / 16 % 2 ? up : gate) + row / 32 * 16 * width;
+}
+// 16 numbers of the product that makes both, kept, and what comes of two such; and, from the gradient of that, theirs in place.
+INLINE void open_gate(Panels gates, Panels gated, long i, long n, const Line& v) {
+    store(gates(i, n), v);
+    if (n & 16) {
+        const Line gate = line(gates(i, n - 16));
+        store(gated(i, n / 2 - 8), gate * sigmoid(gate) * v);
+    }
+}
+INLINE void open_gate_backward(Panels gates, Panels gated, long i, long n, const Line& v) {
+    float *at_gate = gates(i, 2 * n), *at_up = gates(i, 2 * n + 16);
+    const Line gate = line(at_gate), up = line(at_up), open = sigmoid(gate), silu = gate * open;
+    store(at_gate, v * up * (open + silu - silu * open)), store(at_up, v * silu), store(gated(i, n), silu * up);
 }
 
 INLINE Panels take(Scratch& from, long rows, long columns) {

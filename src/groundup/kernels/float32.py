@@ -83,6 +83,123 @@ def _run(
     return found_N, entropy_N, *grads[:1], *(one[:known] for one in grads[1:])
 
 
+class _Recurrence(ctypes.Structure):
+    _fields_ = [
+        *((name, c_long) for name in ("rows", "time", "width", "threads")),
+        *(
+            (name, c_void_p)
+            for name in ("inputs", "weight", "begins", "gates", "cells", "hidden", "grad_hidden", "grad_inputs")
+        ),
+    ]
+
+
+def recurrence(inputs_BTG: Tensor, weight_GD: Tensor, begins_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gates (batch, time, 4 D; in PyTorch's order), cells and hidden states (batch, time, D) of an LSTM, from what a step takes
+    of its input; `begins_BT`, bool: before it the state is zero, as before a row. Its twin is nn.LSTM in `model.lstm`.
+    """
+    (B, T, G), D = inputs_BTG.shape, weight_GD.shape[1]
+    gates, cells, hidden = torch.empty(B, T, G), torch.empty(B, T, D), torch.empty(B, T, D)
+    _recur(inputs_BTG, weight_GD, begins_BT, gates, cells, hidden, None, None)
+    return gates, cells, hidden
+
+
+def recurrence_backward(
+    grad_BTD: Tensor, weight_GD: Tensor, begins_BT: Tensor, gates_BTG: Tensor, cells_BTD: Tensor
+) -> Tensor:
+    """The gradient by `inputs_BTG`, from that by the hidden states and what `recurrence` found."""
+    found = torch.empty_like(gates_BTG)
+    _recur(None, weight_GD, begins_BT, gates_BTG, cells_BTD, None, grad_BTD, found)
+    return found
+
+
+def _recur(inputs: Tensor | None, weight_GD: Tensor, begins_BT: Tensor, *others: Tensor | None) -> None:
+    """`others`: gates, cells, hidden states, and of the backward pass gradients by hidden states and inputs."""
+    (B, T), (G, D) = begins_BT.shape, weight_GD.shape
+    widths = zip((inputs, *others), (G, G, D, D, D, G), strict=True)
+    some = [one for one in (inputs, *others) if one is not None]
+    odd = [tuple(one.shape) for one, width in widths if one is not None and one.shape != (B, T, width)]
+    if odd or G != 4 * D or D % LINE or not B * T:
+        raise TypeError(f"a recurrent weight of shape {(G, D)}, {(B, T)} tokens and {odd}: (4 D, D), (B, T, 4 D) and (B, T, D) "
+                        f"are asked for, D a multiple of {LINE}")  # fmt: skip
+    for one in (weight_GD, *some):
+        _check(one)
+    if begins_BT.dtype != torch.bool or begins_BT.device.type != "cpu":
+        raise TypeError(f"{begins_BT.dtype}: where documents begin is told by bool")
+    begins_BT = (begins_BT | (torch.arange(T) == 0)).contiguous()
+    given = _Recurrence(
+        B, T, D, torch.get_num_threads(),
+        *(one if one is None else kernels.address(one) for one in (inputs, weight_GD, begins_BT, *others)),
+    )  # fmt: skip
+    kernels.float32_library().float32_recurrence(ctypes.byref(given))
+
+
+class _Expert(ctypes.Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("gate", "up", "down", "grad_gate", "grad_up", "grad_down")),
+        ("end", c_long),
+    ]
+
+
+class _Experts(ctypes.Structure):
+    _fields_ = [
+        *((name, c_long) for name in ("tokens", "width", "inner", "count", "threads")),
+        *((name, c_void_p) for name in ("each", "x", "gates", "out", "grad_out", "grad_x")),
+    ]
+
+
+def can_run_experts(width: int, inner: int) -> bool:
+    """Whether `experts` takes MLPs of these sizes."""
+    return not (width % LINE or inner % LINE)
+
+
+def experts(x_MD: Tensor, ends: list[int], matrices: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Gated MLPs of the tokens (M, D), those of the ith up to `ends[i]`: results (M, D), and what the backward pass needs.
+
+    `matrices`: of each gate, up (inner, D) and down (D, inner). Its twin is `model.moe`'s by PyTorch.
+    """
+    gates = torch.empty((len(x_MD) | 1) * 2 * len(matrices[0]))
+    out = torch.empty_like(x_MD)
+    _experts(x_MD, ends, matrices, gates, (out, None, None), [])
+    return out, gates
+
+
+def experts_backward(
+    grad_MD: Tensor, x_MD: Tensor, ends: list[int], matrices: list[Tensor], gates: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """Gradients by `x_MD` and the matrices, from that by what `experts` made; `gates`, which it gave, are used up."""
+    grad_x, gradients = torch.empty_like(x_MD), [torch.empty_like(one) for one in matrices]
+    _experts(x_MD, ends, matrices, gates, (None, grad_MD, grad_x), gradients)
+    return grad_x, gradients
+
+
+def _experts(
+    x_MD: Tensor,
+    ends: list[int],
+    matrices: list[Tensor],
+    gates: Tensor,
+    others: tuple[Tensor | None, ...],
+    gradients: list[Tensor],
+) -> None:
+    (M, D), F, (out, grad_out, grad_x) = x_MD.shape, len(matrices[0]), others
+    _check(*(one for one in (x_MD, *others) if one is not None))
+    for position in range(3):
+        _check(*matrices[position::3], *gradients[position::3])
+    shapes = {tuple(one.shape) for one in matrices[::3] + matrices[1::3]}, {tuple(one.shape) for one in matrices[2::3]}
+    if shapes != ({(F, D)}, {(D, F)}) or len(matrices) != 3 * len(ends) or not can_run_experts(D, F):
+        raise TypeError(f"experts of shapes {shapes} for {D} numbers a token, {len(matrices)} matrices for {len(ends)} experts")
+    if not M or sorted(ends) != list(ends) or ends[0] < 0 or ends[-1] != M or len(gates) != (M | 1) * 2 * F:
+        raise ValueError(f"{M} tokens cannot be those of experts up to {ends}, with {len(gates)} numbers kept")
+    each = (_Expert * len(ends))(*(
+        _Expert(*map(kernels.address, matrices[3 * i : 3 * i + 3] + (gradients or matrices)[3 * i : 3 * i + 3]), end)
+        for i, end in enumerate(ends)
+    ))  # fmt: skip
+    given = _Experts(
+        M, D, F, len(ends), torch.get_num_threads(), ctypes.cast(each, c_void_p),
+        *(one if one is None else kernels.address(one) for one in (x_MD, gates, out, grad_out, grad_x)),
+    )  # fmt: skip
+    kernels.float32_library().float32_experts(ctypes.byref(given))
+
+
 def can_orthogonalise(shape: tuple[int, ...]) -> bool:
     """Whether `muon` takes matrices of this shape."""
     return len(shape) == 2 and not any(side % LINE for side in shape)

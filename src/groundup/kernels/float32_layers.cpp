@@ -1,6 +1,6 @@
 // The dense decoder's layers in training, float32: CHUNK tokens go through a layer together, in the cache of one core, except
 // for attention, which a head of a row at a time goes through; last come the weights' gradients, sums over all tokens.
-#include "float32.h"
+#include "float32_attention.h"
 #include "team.h"
 
 namespace f32 {
@@ -27,31 +27,14 @@ struct Batch {
     const int *ids, *documents, *positions;  // of all tokens, one row after the other
     const int* starts;                       // of the rows, and the end
 };
-constexpr int SHARED = INT32_MIN;  // the document that all of its row see
 
 // --- weights ---------------------------------------------------------------------------------------------------------
 
-// Where the 16 rows from `row` on are in the matrices that make queries, keys and values, and in those of gates and what they
-// gate, which lie beside each other, 16 by 16.
+// Where the 16 rows from `row` on are in the matrices that make queries, keys and values.
 template <class T>
 INLINE T* mixed_rows(const Shape& s, T* q, T* k, T* v, long row) {
     const long A = s.attended(), K = s.key_heads * s.channels;
     return row < A ? q + row * s.width : row < A + K ? k + (row - A) * s.width : v + (row - A - K) * s.width;
-}
-template <class T>
-INLINE T* gated_rows(const Shape& s, T* gate, T* up, long row) {
-    return (row / 16 % 2 ? up : gate) + row / 32 * 16 * s.width;
-}
-
-// 16 rows of a weight (outputs x inputs), to multiply from the right what goes forwards, and what comes back.
-static void pack_forward(const float* from, long inputs, float* to) {
-    for (long k = 0; k < inputs; k += 8)
-        for (long i = 0; i < 16; i++)
-            for (long j = 0; j < 8; j++) to[(k + j) * 16 + i] = from[i * inputs + k + j];
-}
-static void pack_backward(const float* from, long inputs, long row, Panels to) {
-    for (long n = 0; n < inputs; n += 16)
-        for (long i = 0; i < 16; i++) store(to(row + i, n), line(from + i * inputs + n));
 }
 
 struct Packed {
@@ -65,7 +48,7 @@ struct Packed {
         const long D = s.width, sizes[] = {s.mixed(), D, 2 * s.inner, D}, inputs[] = {D, s.attended(), D, s.inner};
         long which = 0, row = part * 16;
         while (row >= sizes[which]) row -= sizes[which++];
-        const float* from[] = {mixed_rows(s, l.q, l.k, l.v, row), l.o + row * inputs[1], gated_rows(s, l.gate, l.up, row),
+        const float* from[] = {mixed_rows(s, l.q, l.k, l.v, row), l.o + row * inputs[1], gated_rows(s.width, l.gate, l.up, row),
                                l.down + row * inputs[3]};
         float* to = of(which).at;
         if (forward)
@@ -79,225 +62,6 @@ struct Packed {
     }
     Panels& of(int which) { return which == 0 ? mixed : which == 1 ? o : which == 2 ? gated : down; }
 };
-
-// --- norms -----------------------------------------------------------------------------------------------------------
-
-static void inverses(Panels x, long M, long D, float eps, float* inverse) {
-    Line squares[CHUNK];
-    for (long i = 0; i < M; i++) squares[i] = line(0.f);
-    for (long d = 0; d < D; d += 16)
-        for (long i = 0; i < M; i++) {
-            const Line v = line(x(i, d));
-            squares[i] = squares[i] + v * v;
-        }
-    for (long i = 0; i < M; i++) inverse[i] = 1 / std::sqrt(sum(squares[i]) / D + eps);
-}
-
-// save(i, d, line): the chunk's rows, normalised.
-template <class Save>
-static void normalise(Panels x, const float* weight, long M, long D, float eps, Save save) {
-    float inverse[CHUNK];
-    inverses(x, M, D, eps, inverse);
-    for (long d = 0; d < D; d += 16) {
-        const Line w = line(weight + d);
-        for (long i = 0; i < M; i++) save(i, d, line(x(i, d)) * inverse[i] * w);
-    }
-}
-
-// save(i, d, line) gets the gradient of x; `normed` what the norm made of it, again; `gains` adds up the weight's gradient.
-template <class Save>
-static void normalise_backward(Panels x, const float* weight, Panels grad, Panels normed, long M, long D, float eps, float* gains,
-                               Save save) {
-    float inverse[CHUNK], mean[CHUNK];
-    inverses(x, M, D, eps, inverse);
-    Line dots[CHUNK];
-    for (long i = 0; i < M; i++) dots[i] = line(0.f);
-    for (long d = 0; d < D; d += 16) {
-        const Line w = line(weight + d);
-        for (long i = 0; i < M; i++) dots[i] = dots[i] + line(grad(i, d)) * w * line(x(i, d));
-    }
-    for (long i = 0; i < M; i++) mean[i] = sum(dots[i]) * inverse[i] / D;
-    for (long d = 0; d < D; d += 16) {
-        const Line w = line(weight + d);
-        Line gain = line(gains + d);
-        for (long i = 0; i < M; i++) {
-            const Line n = line(x(i, d)) * inverse[i], g = line(grad(i, d));
-            gain = gain + g * n;
-            if (normed.at) store(normed(i, d), n * w);
-            save(i, d, (g * w - n * mean[i]) * inverse[i]);
-        }
-        store(gains + d, gain);
-    }
-}
-
-// --- attention -------------------------------------------------------------------------------------------------------
-
-struct Turns {
-    const float *cos, *sin;  // (positions, channels / 2)
-    const int* positions;    // of a row's tokens
-};
-
-// Queries or keys of a head, normalised and turned by their positions.
-static void norm_rope(Panels from, const float* weight, const Turns& turns, float eps, float scale, long T, long C, Panels to) {
-    const long half = C / 2;
-    alignas(64) float row[512];
-    for (long t = 0; t < T; t++) {
-        Line squares = line(0.f);
-        for (long c = 0; c < C; c += 16) {
-            const Line v = line(from(t, c));
-            squares = squares + v * v, store(row + c, v * line(weight + c));
-        }
-        const float inverse = scale / std::sqrt(sum(squares) / C + eps);
-        const float *cos = turns.cos + turns.positions[t] * half, *sin = turns.sin + turns.positions[t] * half;
-        for (long c = 0; c < half; c += 8) {
-            for (long j = c; j < c + 8; j++) {
-                const float a = row[j] * inverse, b = row[half + j] * inverse, x = cos[j], y = sin[j];
-                row[j] = a * x - b * y, row[half + j] = b * x + a * y;
-            }
-        }
-        for (long c = 0; c < C; c += 16) store(to(t, c), line(row + c));
-    }
-}
-
-// From the gradient of what `norm_rope` made, `grad`, to that of what it was made from.
-static void norm_rope_backward(Panels from, const float* weight, const Turns& turns, float eps, float scale, long T, long C,
-                               Panels grad, Panels to, float* gains) {
-    const long half = C / 2;
-    alignas(64) float row[512], normed[512];
-    for (long t = 0; t < T; t++) {
-        Line squares = line(0.f), dots = line(0.f);
-        for (long c = 0; c < C; c += 16) {
-            const Line v = line(from(t, c));
-            squares = squares + v * v, store(row + c, line(grad(t, c))), store(normed + c, v);
-        }
-        const float inverse = 1 / std::sqrt(sum(squares) / C + eps);
-        const float *cos = turns.cos + turns.positions[t] * half, *sin = turns.sin + turns.positions[t] * half;
-        for (long j = 0; j < half; j++) {
-            const float a = row[j] * scale, b = row[half + j] * scale, x = cos[j], y = sin[j];
-            row[j] = a * x + b * y, row[half + j] = b * x - a * y;
-        }
-        for (long c = 0; c < C; c += 16) {
-            const Line n = line(normed + c) * inverse, g = line(row + c), gw = g * line(weight + c);
-            store(normed + c, n), store(gains + c, line(gains + c) + g * n), store(row + c, gw);
-            dots = dots + gw * n;
-        }
-        const float mean = sum(dots) / C;
-        for (long c = 0; c < C; c += 16) store(to(t, c), (line(row + c) - line(normed + c) * mean) * inverse);
-    }
-}
-
-// The transpose of panels (T x C) as panels (C x T), T filled up to 16 by zeros.
-static void turned(Panels from, long T, long C, float* to) {
-    for (long t = 0; t < T; t += 16) {
-        float* panel = to + t * C;
-        for (long c = 0; c < C; c += 16)
-            for (long i = 0; i < 16; i++)
-                for (long j = 0; j < 16; j++) panel[(c + j) * 16 + i] = t + i < T ? from(t + i, c)[j] : 0;
-    }
-}
-
-static void fill_up(Panels of, long T, long C) {
-    for (long c = 0; c < C; c += 16)
-        for (long t = T; t % 16; t++) store(of(t, c), line(0.f));
-}
-
-typedef int AnyInts __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-static const struct Places {
-    alignas(64) int of[16];
-    Places() {
-        for (int i = 0; i < 16; i++) of[i] = i;
-    }
-} PLACES;
-
-struct Head {  // what a thread needs for a head of a row: T x C where nothing else is said
-    long T, C;
-    const int* documents;
-    long *first;  // the first place that each token sees
-    Panels q, k, v, grad_q, grad_k, grad_v, scores, slopes;  // scores, slopes: CHUNK x T
-    float *keys_t, *values_t, *log_sums, *along;
-
-    static size_t numbers(const Shape& s) {
-        const long T = s.padded(), C = s.channels;
-        return 8 * (stride_of(T) * (C / 16) + 64) + 2 * (T * C + 32) + 2 * stride_of(CHUNK) * (T / 16) + 6 * T + 1024;
-    }
-    static Head take(const Shape& s, Scratch& from) {
-        const long T = s.padded(), C = s.channels;
-        const auto panels = [&] { return f32::take(from, T, C); };
-        return {0, C, nullptr, from.take<long>(T), panels(), panels(), panels(), panels(), panels(), panels(),
-                f32::take(from, CHUNK, T), f32::take(from, CHUNK, T), from.take<float>(T * C), from.take<float>(T * C),
-                from.take<float>(T), from.take<float>(T)};
-    }
-    void read(const int* of_row, long time) {
-        documents = of_row, T = time;
-        for (long t = 0; t < T; t++) {
-            first[t] = t && of_row[t] == of_row[t - 1] ? first[t - 1] : t;
-            for (long u = 0; u < t && first[t] == t; u++)
-                if (of_row[u] == of_row[t] || of_row[u] == SHARED) first[t] = u;
-        }
-    }
-    // From where on the queries t to end look, a multiple of 16.
-    long begin(long t, long end) const { return *std::min_element(first + t, first + end) & -16L; }
-    // Scores of query t with the 16 keys from s on, -inf where it does not see them.
-    Line seen(long t, long s, const Line& scores) const {
-        return made([&](int i) {
-            const AnyInts places = *(const AnyInts*)(PLACES.of + i * LANES) + (int)s;
-            AnyInts of{};
-            const long at = s + i * LANES;
-            if (at + LANES <= T)
-                of = *(const AnyInts*)(documents + at);
-            else
-                for (long j = 0; j < LANES && at + j < T; j++) of[j] = documents[at + j];
-            const auto visible = (places <= (int)t) & ((of == documents[t]) | (of == SHARED));
-            return (Ints)visible ? scores.part[i] : all(-INFINITY);
-        });
-    }
-};
-
-// out: (T x C). Leaves the logarithms of the sums of e^score.
-static void attend(Head& h, Panels out) {
-    Line highest_of[CHUNK];
-    float scale[CHUNK];
-    for (long t = 0; t < h.T; t += CHUNK) {
-        const long M = std::min(CHUNK, h.T - t), begin = h.begin(t, t + M), N = ((t + M + 15) & -16L) - begin;
-        for (long i = 0; i < M; i++) highest_of[i] = line(-INFINITY);
-        multiply(h.q.row(t), {h.keys_t + begin * h.C, h.C * 16}, M, N, h.C, [&](long i, long n, const Line& score) {
-            const Line seen = h.seen(t + i, begin + n, score);
-            highest_of[i] = greater(seen, highest_of[i]);
-            store(h.scores(i, n), seen);
-        }, {t - begin, FAR});
-        for (long i = 0; i < M; i++) {
-            const float high = highest(highest_of[i]);
-            const long last = std::min(M - 1, i / TILE * TILE + TILE - 1);
-            Line total = line(0.f);
-            for (long n = 0; n <= t + last - begin; n += 16) {
-                const Line e = exponential(line(h.scores(i, n)) - line(high));
-                total = total + e, store(h.scores(i, n), e);
-            }
-            const float whole = sum(total);
-            h.log_sums[t + i] = high + std::log(whole), scale[i] = 1 / whole;
-        }
-        multiply(h.scores, h.v.row(begin), M, h.C, N, [&](long i, long n, const Line& v) { store(out(t + i, n), v * scale[i]); },
-                 {FAR, t - begin});
-    }
-}
-
-// From the gradient of attention's output to that of queries and, added up, keys and values.
-static void attend_backward(Head& h, Panels grad) {
-    for (long t = 0; t < h.T; t += CHUNK) {
-        const long M = std::min(CHUNK, h.T - t), begin = h.begin(t, t + M), N = ((t + M + 15) & -16L) - begin;
-        const Causal seen{t - begin, FAR}, within{FAR, t - begin};
-        multiply(h.q.row(t), {h.keys_t + begin * h.C, h.C * 16}, M, N, h.C, [&](long i, long n, const Line& score) {
-            store(h.scores(i, n), exponential(h.seen(t + i, begin + n, score) - line(h.log_sums[t + i])));
-        }, seen);
-        multiply(grad.row(t), {h.values_t + begin * h.C, h.C * 16}, M, N, h.C, [&](long i, long n, const Line& slope) {
-            store(h.slopes(i, n), line(h.scores(i, n)) * (slope - line(h.along[t + i])));
-        }, seen);
-        const auto keys = [&](Panels of) { return [=](long m, long n) { return of(begin + m, n); }; };
-        multiply_transposed(h.scores, grad.row(t), N, h.C, M, false, keys(h.grad_v), t - begin);
-        multiply_transposed(h.slopes, h.q.row(t), N, h.C, M, false, keys(h.grad_k), t - begin);
-        multiply(h.slopes, h.k.row(begin), M, h.C, N, [&](long i, long n, const Line& v) { store(h.grad_q(t + i, n), v); }, within);
-    }
-}
 
 // --- passes ----------------------------------------------------------------------------------------------------------
 
@@ -327,8 +91,8 @@ static void prepare_keys(const Shape& s, const Layer& l, const Turns& turns, Pan
 
 static void attend_row(const Shape& s, const Layer& l, const Batch& b, long number) {
     const long r = number / s.heads, head = number % s.heads, start = b.starts[r], T = b.starts[r + 1] - start, C = s.channels;
-    scratch.room(4 * Head::numbers(s));
-    Head h = Head::take(s, scratch);
+    scratch.room(4 * Head::numbers(s.time, C));
+    Head h = Head::take(s.time, C, scratch);
     const Panels mixed = panels(l.mixed, s).row(start);
     const Turns turns = {b.cos, b.sin, b.positions + start};
     h.read(b.documents + start, T);
@@ -349,13 +113,7 @@ static void feed(const Shape& s, const Layer& l, Packed& packed, float* to, long
         store(middle(i, n), line(x(i, n)) + v);
     });
     normalise(middle, l.mlp_norm, c.rows, D, s.eps, [&](long i, long d, const Line& v) { store(normed(i, d), v); });
-    multiply(normed, packed.gated, c.rows, 2 * F, D, [&](long i, long n, const Line& v) {
-        store(gates(i, n), v);
-        if (n & 16) {
-            const Line gate = line(gates(i, n - 16));
-            store(gated(i, n / 2 - 8), gate * sigmoid(gate) * v);
-        }
-    });
+    multiply(normed, packed.gated, c.rows, 2 * F, D, [&](long i, long n, const Line& v) { open_gate(gates, gated, i, n, v); });
     multiply(gated, packed.down, c.rows, D, F, [&](long i, long n, const Line& v) { store(out(i, n), line(middle(i, n)) + v); });
 }
 
@@ -370,11 +128,7 @@ static void feed_backward(const Shape& s, const Layer& l, const Gradients& g, Pa
     const auto chunk = [&](float* at) { return panels(at, s).row(c.begin); };
     const Panels out = chunk(g.out), gates = chunk(l.gates), gated = chunk(g.gated), middle = chunk(g.middle);
     const Panels grad_normed = take(scratch, CHUNK, D), attention = chunk(g.attention);
-    multiply(out, packed.down, c.rows, F, D, [&](long i, long n, const Line& v) {
-        float *at_gate = gates(i, 2 * n), *at_up = gates(i, 2 * n + 16);
-        const Line gate = line(at_gate), up = line(at_up), open = sigmoid(gate), silu = gate * open;
-        store(at_gate, v * up * (open + silu - silu * open)), store(at_up, v * silu), store(gated(i, n), silu * up);
-    });
+    multiply(out, packed.down, c.rows, F, D, [&](long i, long n, const Line& v) { open_gate_backward(gates, gated, i, n, v); });
     multiply(gates, packed.gated, c.rows, D, 2 * F, [&](long i, long n, const Line& v) { store(grad_normed(i, n), v); });
     normalise_backward(chunk(l.middle), l.mlp_norm, grad_normed, chunk(g.mlp_normed), c.rows, D, s.eps, gains + number * 2 * D + D,
                        [&](long i, long d, const Line& v) { store(middle(i, d), line(out(i, d)) + v); });
@@ -385,8 +139,8 @@ static void attend_row_backward(const Shape& s, const Layer& l, const Batch& b, 
     const long r = number / s.key_heads, key_head = number % s.key_heads, shared = s.heads / s.key_heads, C = s.channels;
     const long start = b.starts[r], T = b.starts[r + 1] - start;
     const long key = s.attended() + key_head * C, value = key + s.key_heads * C;
-    scratch.room(4 * Head::numbers(s));
-    Head h = Head::take(s, scratch);
+    scratch.room(4 * Head::numbers(s.time, C));
+    Head h = Head::take(s.time, C, scratch);
     const Panels mixed = panels(l.mixed, s).row(start), grad_mixed = panels(g.mixed, s).row(start);
     const Turns turns = {b.cos, b.sin, b.positions + start};
     h.read(b.documents + start, T);
@@ -425,31 +179,26 @@ static void mix_backward(const Shape& s, const Layer& l, const Gradients& g, Pac
                        [&](long i, long d, const Line& v) { store(x(i, d), line(middle(i, d)) + v); });
 }
 
-// Of the four products over all tokens, the `part`th block of 64 x 256.
+// Of the four products over all tokens, the `part`th SIDE rows.
 struct WeightGradients {
-    static constexpr long ROWS = 64, COLUMNS = 256;
-    static long blocks(long rows, long columns) { return (rows + ROWS - 1) / ROWS * ((columns + COLUMNS - 1) / COLUMNS); }
-    static long parts(const Shape& s) {
-        return blocks(s.mixed(), s.width) + blocks(s.width, s.attended()) + blocks(2 * s.inner, s.width) + blocks(s.width, s.inner);
-    }
+    static long parts(long rows) { return (rows + SIDE - 1) / SIDE; }
+    static long parts(const Shape& s) { return parts(s.mixed()) + parts(s.width) + parts(2 * s.inner) + parts(s.width); }
     static void compute(const Shape& s, const Layer& l, const Gradients& g, long part) {
         const long D = s.width, rows[] = {s.mixed(), D, 2 * s.inner, D}, columns[] = {D, s.attended(), D, s.inner};
         float *left[] = {g.mixed, g.middle, l.gates, g.out}, *right[] = {g.normed, l.attention, g.mlp_normed, g.gated};
         int which = 0;
-        for (; part >= blocks(rows[which], columns[which]); which++) part -= blocks(rows[which], columns[which]);
-        const long across = (columns[which] + COLUMNS - 1) / COLUMNS, m0 = part / across * ROWS, n0 = part % across * COLUMNS;
-        const long M = std::min(ROWS, rows[which] - m0), N = std::min(COLUMNS, columns[which] - n0), wide = columns[which];
-        for (long k = 0; k < s.tokens; k += 128)
-            multiply_transposed(panels(left[which], s).row(k).column(m0), panels(right[which], s).row(k).column(n0), M, N,
-                                std::min(128L, s.tokens - k), k == 0, [&](long m, long n) {
-                                    m += m0, n += n0;
-                                    const long first = m & -16L;
-                                    float* row = which == 0   ? mixed_rows(s, l.grad_q, l.grad_k, l.grad_v, first)
-                                                 : which == 1 ? l.grad_o + first * wide
-                                                 : which == 2 ? gated_rows(s, l.grad_gate, l.grad_up, first)
-                                                              : l.grad_down + first * wide;
-                                    return row + (m - first) * wide + n;
-                                });
+        for (; part >= parts(rows[which]); which++) part -= parts(rows[which]);
+        const long m0 = part * SIDE, wide = columns[which];
+        sum_up(panels(left[which], s).column(m0), panels(right[which], s), std::min(SIDE, rows[which] - m0), wide, s.tokens, true,
+               [&](long m, long n) {
+                   m += m0;
+                   const long first = m & -16L;
+                   float* row = which == 0   ? mixed_rows(s, l.grad_q, l.grad_k, l.grad_v, first)
+                                : which == 1 ? l.grad_o + first * wide
+                                : which == 2 ? gated_rows(s.width, l.grad_gate, l.grad_up, first)
+                                             : l.grad_down + first * wide;
+                   return row + (m - first) * wide + n;
+               });
     }
 };
 

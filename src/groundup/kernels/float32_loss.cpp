@@ -13,7 +13,7 @@ struct Loss {  // of `tokens` hidden states (tokens x width) of which the ith ha
     float *found, *entropy, *grad_hidden, *grad_weight;  // entropy may be null
 };
 
-constexpr long COLUMNS = 256, PART = 64;  // of the vocabulary
+constexpr long COLUMNS = 256;  // of the vocabulary
 
 struct Memory {
     Panels head_t, head, states, likely;  // the head for both directions; of a slice: hidden states, scaled, and e^logits
@@ -90,7 +90,7 @@ extern "C" void float32_log_probability(const Loss* given) {
     const long slices = (l.tokens + slice - 1) / slice;
     const auto tokens_of = [&](long number) { return std::min(slice, l.tokens - number * slice); };
     const auto count = [&](long phase) {
-        return phase == 0 ? V / 16 : phase % 2 ? (tokens_of(phase / 2) + CHUNK - 1) / CHUNK : l.slopes ? (V + PART - 1) / PART : 0;
+        return phase == 0 ? V / 16 : phase % 2 ? (tokens_of(phase / 2) + CHUNK - 1) / CHUNK : l.slopes ? (V + SIDE - 1) / SIDE : 0;
     };
     team.run(l.threads, 1 + 2 * slices, count, [&](long phase, long number) {
         if (phase == 0) {
@@ -104,11 +104,9 @@ extern "C" void float32_log_probability(const Loss* given) {
             const long t = number * CHUNK, at = phase / 2 * slice + t;
             chunk(l, memory, at, t, std::min(CHUNK, l.tokens - at));
         } else {
-            const long index = phase / 2 - 1, v = number * PART, size = tokens_of(index);
-            for (long k = 0; k < size; k += 128)
-                multiply_transposed(memory.likely.row(k).column(v), memory.states.row(k), std::min(PART, V - v), D,
-                                    std::min(128L, size - k), index == 0 && k == 0,
-                                    [&](long m, long n) { return l.grad_weight + (v + m) * D + n; });
+            const long index = phase / 2 - 1, v = number * SIDE, size = tokens_of(index);
+            sum_up(memory.likely.column(v), memory.states, std::min(SIDE, V - v), D, size, index == 0,
+                   [&](long m, long n) { return l.grad_weight + (v + m) * D + n; });
         }
     });
 }

@@ -10,30 +10,50 @@ struct Matrix {
     const float* grad;
 };
 
+constexpr long ROWS = 48;  // of a symmetric product, of which only what is right of the diagonal is computed
+
 // C (M x M), symmetric, from its upper blocks, which are there.
 void mirror(Panels c, long M) {
-    for (long m = 0; m < M; m++)
-        for (long n = 0; n < m; n++) *(c(m, n & -16L) + n % 16) = *(c(n, m & -16L) + m % 16);
+    for (long m = 0; m < M; m += 16)
+        for (long n = 0; n < m; n += 16)
+            for (long i = 0; i < 16; i++)
+                for (long j = 0; j < 16; j++) c(m, n)[i * 16 + j] = c(n, m)[j * 16 + i];
 }
 
-// X (N x M panels, N >= M) made semi-orthogonal by Newton-Schulz steps, each X (a + b G + c G G) with G = X^T X; `other` is as X.
-void orthogonalise(Panels& x, Panels& other, Panels gram, Panels powers, long N, long M, const float* abc, long steps) {
-    constexpr long ROWS = 48;
-    for (const float* k = abc; k < abc + 3 * steps; k += 3) {
+// The product of two symmetric matrices that commute; save(m, n, line) says what is kept of it.
+template <class Save>
+void symmetric(Panels a, Panels b, Panels to, long M, Save save) {
+    for (long m = 0; m < M; m += ROWS)
+        multiply(a.row(m), b.column(m), std::min(ROWS, M - m), M - m, M,
+                 [=](long i, long n, const Line& v) { store(to(m + i, m + n), save(m + i, m + n, v)); });
+    mirror(to, M);
+}
+
+// X (N x M panels, N >= M) made semi-orthogonal by Newton-Schulz steps, each X P with P = a + b G + c G G and G = X^T X.
+//
+// Where X is long, up to three steps are made on the small side (Gram Newton-Schulz, Zhang et al. 2026): the next G is P G P, and X
+// gets the product of the P at last. Further than that G's rounding, 16 times as large after each step, would be seen.
+void orthogonalise(Panels& x, Panels& other, Panels of[5], long N, long M, const float* abc, long steps) {
+    Panels &gram = of[0], &power = of[1], &whole = of[2], &next = of[3], &half = of[4];
+    const auto as_it_is = [](long, long, const Line& v) { return v; };
+    for (long done = 0, together; done < steps; done += together) {
+        together = N > M ? std::min(3L, steps - done) : 1;
         for (long m = 0; m < M; m += ROWS)
             for (long n = 0; n < N; n += DEPTH)
                 multiply_transposed(x.row(n).column(m), x.row(n).column(m), std::min(ROWS, M - m), M - m, std::min(DEPTH, N - n),
                                     n == 0, [=](long i, long j) { return gram(m + i, m + j); });
         mirror(gram, M);
-        for (long m = 0; m < M; m += ROWS)
-            multiply(gram.row(m), gram.column(m), std::min(ROWS, M - m), M - m, M, [=](long i, long j, const Line& v) {
-                store(powers(m + i, m + j), line(gram(m + i, m + j)) * k[1] + v * k[2]);
-            });
-        mirror(powers, M);
+        for (long step = 0; step < together; step++) {
+            const float* k = abc + 3 * (done + step);
+            symmetric(gram, gram, power, M, [=](long i, long j, const Line& v) { return line(gram(i, j)) * k[1] + v * k[2]; });
+            for (long i = 0; i < M; i++) power(i, i & -16L)[i % 16] += k[0];
+            if (step) symmetric(power, whole, next, M, as_it_is), std::swap(whole, next);
+            else std::swap(whole, power);
+            const Panels last = step ? power : whole;
+            if (step + 1 < together) symmetric(last, gram, half, M, as_it_is), symmetric(last, half, gram, M, as_it_is);
+        }
         for (long n = 0; n < N; n += CHUNK)
-            multiply(x.row(n), powers, std::min(CHUNK, N - n), M, M, [=](long i, long j, const Line& v) {
-                store(other(n + i, j), line(x(n + i, j)) * k[0] + v);
-            });
+            multiply(x.row(n), whole, std::min(CHUNK, N - n), M, M, [=](long i, long j, const Line& v) { store(other(n + i, j), v); });
         std::swap(x, other);
     }
 }
@@ -48,9 +68,10 @@ extern "C" void float32_muon(const Matrix* matrices, long count, long R, long C,
     const long M = std::min(R, C), N = std::max(R, C);
     team.run(threads, 1, [=](long) { return count; }, [&](long, long which) {
         const Matrix& w = matrices[which];
-        scratch.room(4 * (2 * stride_of(N) * (M / 16) + 2 * stride_of(M) * (M / 16) + 256));
+        scratch.room(4 * (2 * stride_of(N) * (M / 16) + 5 * stride_of(M) * (M / 16) + 512));
         Panels x = take(scratch, N, M), other = take(scratch, N, M);
-        const Panels gram = take(scratch, M, M), powers = take(scratch, M, M);
+        Panels of[5];
+        for (Panels& one : of) one = take(scratch, M, M);
         const bool tall = R >= C;
         Line squares = line(0.f);
         for (long r = 0; r < R; r++)
@@ -67,7 +88,7 @@ extern "C" void float32_muon(const Matrix* matrices, long count, long R, long C,
         const float scale = 1 / (std::sqrt(sum(squares)) * 1.01f + 1e-7f);
         for (long m = 0; m < M; m += 16)
             for (long n = 0; n < N; n++) store(x(n, m), line(x(n, m)) * scale);
-        orthogonalise(x, other, gram, powers, N, M, abc, steps);
+        orthogonalise(x, other, of, N, M, abc, steps);
         for (long r = 0; r < R; r++)
             for (long c = 0; c < C; c++) {
                 const float direction = tall ? x(r, c & -16L)[c % 16] : x(c, r & -16L)[r % 16];

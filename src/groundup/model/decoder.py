@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundup import kernels
+from groundup.kernels import float32
 from groundup.model import float32_layers, native_layers
 from groundup.model.base import LanguageModel, Linear
 from groundup.model.moe import MixtureOfExperts
@@ -434,10 +435,18 @@ class Decoder(LanguageModel):
         if not self.config.num_experts:
             self.model.use_kernels(context, dtype)
         super().use_kernels(context, dtype)
+        if dtype == torch.float32 and float32.can_run_experts(self.config.hidden_size, self.config.moe_intermediate_size):
+            self._experts_by_kernels(True)
 
     def drop_kernels(self) -> None:
         self.model.drop_kernels()
         super().drop_kernels()
+        self._experts_by_kernels(False)
+
+    def _experts_by_kernels(self, whether: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, MixtureOfExperts):
+                module.by_kernels = whether
 
     def new_cache(self, batch: int, length: int, device: torch.device) -> KeyValueCache:
         return KeyValueCache.empty(self.config, batch, length, device)

@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from groundup.kernels import float32
 from groundup.model import base
 from groundup.model.base import LanguageModel
 from groundup.model.decoder import RMSNorm
@@ -81,6 +83,30 @@ class Layer(nn.Module):
             outputs, _ = pad_packed_sequence(outputs, batch_first=True, total_length=x_BTD.shape[1])
         return x_BTD + outputs.to(x_BTD.dtype), state
 
+    def by_kernels(self, x_BTD: Tensor, begins_BT: Tensor) -> Tensor:
+        """`forward` of rows in which an empty state stands before each token that `begins_BT` names."""
+        own = self.lstm
+        inputs = F.linear(self.input_layernorm(x_BTD).float(), own.weight_ih_l0, own.bias_ih_l0 + own.bias_hh_l0)
+        return x_BTD + _Recurrence.apply(inputs, own.weight_hh_l0, begins_BT).to(x_BTD.dtype)
+
+
+class _Recurrence(torch.autograd.Function):
+    """Hidden states (batch, time, D) from what each step takes from its input (batch, time, 4 D), by `kernels.float32`."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs_BTG: Tensor, weight_GD: Tensor, begins_BT: Tensor) -> Tensor:
+        gates, cells, hidden_BTD = float32.recurrence(inputs_BTG.contiguous(), weight_GD, begins_BT)
+        ctx.save_for_backward(weight_GD, begins_BT, gates, cells, hidden_BTD)
+        return hidden_BTD
+
+    @staticmethod
+    def backward(ctx: Any, grad_BTD: Tensor) -> tuple[Tensor, Tensor, None]:
+        weight_GD, begins_BT, gates, cells, hidden_BTD = ctx.saved_tensors
+        slopes_BTG = float32.recurrence_backward(grad_BTD.contiguous(), weight_GD, begins_BT, gates, cells)
+        before_BTD = torch.zeros_like(hidden_BTD)
+        before_BTD[:, 1:] = hidden_BTD[:, :-1].masked_fill(begins_BT[:, 1:, None], 0)
+        return slopes_BTG, slopes_BTG.flatten(0, 1).T @ before_BTD.flatten(0, 1), None
+
 
 class Backbone(nn.Module):
     """Token ids to hidden states."""
@@ -91,6 +117,7 @@ class Backbone(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.by_kernels = False
 
     def forward(
         self,
@@ -104,6 +131,14 @@ class Backbone(nn.Module):
 
         Documents that share a row are taken apart and run side by side, each from an empty state.
         """
+        if self.by_kernels and cache is None:  # what stands behind a row's length is nobody's, and needs no leaving out
+            begins_BT = torch.zeros_like(ids_BT, dtype=torch.bool)
+            if documents_BT is not None:
+                begins_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
+            x_BTD = self.embed_tokens(ids_BT).to(dtype)
+            for layer in self.layers:
+                x_BTD = layer.by_kernels(x_BTD, begins_BT)
+            return self.norm(x_BTD)
         if documents_BT is not None:
             document_N, place_N, lengths_S = _apart(documents_BT)
             side_by_side = ids_BT.new_zeros(len(lengths_S), int(lengths_S.max()))
@@ -139,6 +174,16 @@ def _apart(documents_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class LSTM(LanguageModel):
     def __init__(self, config: LSTMConfig) -> None:
         super().__init__(config, Backbone(config), config.hidden_size)
+
+    def use_kernels(self, context: int, dtype: torch.dtype = torch.bfloat16) -> None:
+        """And the recurrent steps, in float32 with either. Raises `kernels.Unavailable`."""
+        super().use_kernels(context, dtype)
+        float32.check_head(self.config.hidden_size)
+        self.model.by_kernels = True
+
+    def drop_kernels(self) -> None:
+        super().drop_kernels()
+        self.model.by_kernels = False
 
     def new_cache(self, batch: int, length: int, device: torch.device) -> LSTMState:
         layers, width = range(self.config.num_hidden_layers), self.config.hidden_size

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from groundup.kernels import float32
+
 FEW = 64  # a slice is filled up to a multiple of so many rows
 DEAD = 0.01  # an expert with less than this part of its fair share learns nothing
 
@@ -57,6 +59,7 @@ class MixtureOfExperts(nn.Module):
         self.gate = nn.Linear(width, experts, bias=False)
         self.experts = nn.ModuleList(Expert(width, inner, names) for _ in range(experts))
         self.recorder: list[Routing] | None = None
+        self.by_kernels = False  # in float32 on a processor
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         x_ND = x_BTD.flatten(0, -2)
@@ -79,6 +82,9 @@ class MixtureOfExperts(nn.Module):
         aligned = all(size % 8 == 0 for size in self.experts[0].matrices()[0].shape)
         if sorted_MD.is_cuda and sorted_MD.dtype == torch.bfloat16 and aligned:
             return self._grouped(sorted_MD, counts_E)
+        if self.by_kernels and sorted_MD.dtype == torch.float32:
+            matrices = [matrix for expert in self.experts for matrix in expert.matrices()]
+            return _ByKernels.apply(sorted_MD, counts_E.cumsum(0).tolist(), *matrices)
         # An expert without tokens runs all the same in training: its gradient is zero, not absent.
         slices = zip(self.experts, sorted_MD.split(counts_E.tolist()), strict=True)
         return torch.cat([_padded(expert, rows) for expert, rows in slices if len(rows) or torch.is_grad_enabled()])
@@ -92,6 +98,25 @@ class MixtureOfExperts(nn.Module):
         ends = counts_E.cumsum(0).int()
         inner = F.silu(F.grouped_mm(sorted_MD, gate, offs=ends)) * F.grouped_mm(sorted_MD, up, offs=ends)
         return F.grouped_mm(inner, down, offs=ends)
+
+
+class _ByKernels(torch.autograd.Function):
+    """What the experts make of their tokens (M, D), by `kernels.float32`."""
+
+    @staticmethod
+    def forward(ctx: Any, sorted_MD: Tensor, ends: list[int], *matrices: Tensor) -> Tensor:
+        sorted_MD = sorted_MD.contiguous()
+        out_MD, gates = float32.experts(sorted_MD, ends, list(matrices))
+        ctx.save_for_backward(sorted_MD, *matrices)
+        ctx.ends, ctx.gates = ends, gates
+        return out_MD
+
+    @staticmethod
+    def backward(ctx: Any, grad_MD: Tensor) -> tuple[Tensor | None, ...]:
+        sorted_MD, *matrices = ctx.saved_tensors
+        gates, ctx.gates = ctx.gates, None
+        grad_x, gradients = float32.experts_backward(grad_MD.contiguous(), sorted_MD, ctx.ends, matrices, gates)
+        return grad_x, None, *gradients
 
 
 def _padded(expert: Expert, rows_MD: Tensor) -> Tensor:
