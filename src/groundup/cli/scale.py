@@ -178,7 +178,7 @@ def plan(
 
     if sum(one is not None for one in (minutes, flop, dollars)) != 1:
         raise typer.BadParameter("give one of --minutes, --flop and --dollars")
-    rate = None
+    rate: ladder.Rate | None = None
     if dollars is not None:
         rate, price = ladder.rented_rate(gpu)
         flop = rate.flop_per_second * 3600 * dollars / price

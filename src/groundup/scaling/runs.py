@@ -70,7 +70,9 @@ def read(path: Path) -> Runs:
     if len(rows) > MOST_RUNS:
         raise UserError(f"{path}: {len(rows):,} runs; {MOST_RUNS:,} are the most that are fitted")
     columns: dict[str, list[float]] = {name: [] for name in head if name}
-    diverged, seen, twice = [], set(), []
+    diverged: list[int] = []
+    twice: list[int] = []
+    seen: set[tuple[str, ...]] = set()
     for number, row in rows:
         if len(row) > len(head) or len(row) < len(head):
             raise UserError(f"{path}:{number}: {len(row)} entries, where the head has {len(head)} columns; mend that line")
