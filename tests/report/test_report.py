@@ -93,6 +93,7 @@ RESULTS = {
             "overlap": {name: {"overlap": 0.2, "low": 0.1, "high": 0.3, "n": 10} for name in ("base", "sft")},
             "gain": gained(0.1),
             "answer_loss": {"base": 5.0, "sft": 1.25, "conversations": 10, "tokens": 99},
+            "form": {"words": 7.5, "ended": 0.9, "reference_words": 6.5},
             "overlap_by_kind": {
                 "kind": {"base": 0.1, "sft": 0.3, "gain": gained(0.2)}, "name": {"base": 0.1, "sft": 0.2, "gain": gained(0.1)},
             },
@@ -104,7 +105,13 @@ RESULTS = {
     },
     "reward": {"accuracy": SHARE, "longer_wins": 0.4, "ahead_of_longer": gained(0.2),
         "reward_mean": 0.0, "reward_std": 1.0, "length_correlation": 0.1, "pairs": {"train": 6, "held_out": 6}},
-    "dpo": {"steps": 20, "against_sft": preferred(0.7)},
+    "dpo": {
+        "steps": 20, "against_sft": preferred(0.7),
+        "held_out": {
+            "accuracy": {**SHARE, "n": 77}, "longer_wins": 0.4, "length_correlation": 0.31, "answers": 32,
+            "words": {"before": 5.5, "after": 8.5}, "ended": {"before": 0.9, "after": 0.6},
+        },
+    },
     "ppo": {
         "iterations": 2, "first": {"score": 0.0}, "last": {"score": 1.0}, "against_sft": preferred(0.2),
         "concerns": ["Answers stop ending: 3%"],
@@ -434,6 +441,15 @@ def test_what_was_skipped_is_said_with_its_reason_and_has_no_section(run):
     assert "Sentence or muddle" not in found and "sentence from a muddle" not in found
     assert "Skipped, as there was nothing to work on: sft (no questions &lt;b&gt;at all" in found and 'id="sft"' not in found
     assert "Multiple choice" not in found and "has not come to its end" not in found
+
+
+def test_length_and_ends_are_said_after_fine_tuning_and_dpo(run, text):
+    flat = " ".join(text.split())
+    assert "Its answers have 7.5 words, the right ones 6.5; 90 % of them end by themselves." in flat
+    assert "On 77 held-out pairs its liking" in flat and "correlation of that liking with an answer's length is 0.31." in flat
+    assert "Its answers to 32 held-out prompts have 8.5 words, 5.5 before; 60 % end by themselves, 90 % before." in flat
+    change(run, "dpo", held_out={})
+    assert "held-out pairs its liking" not in page(run)
 
 
 def test_a_policy_without_held_out_questions_is_not_compared(run):
