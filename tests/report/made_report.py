@@ -79,6 +79,7 @@ RESULTS = {
             "overlap": {name: {"overlap": 0.2, "low": 0.1, "high": 0.3, "n": 10} for name in ("base", "sft")},
             "gain": gained(0.1),
             "answer_loss": {"base": 5.0, "sft": 1.25, "conversations": 10, "tokens": 99},
+            "form": {"words": 7.5, "ended": 0.9, "reference_words": 6.5},
             "overlap_by_kind": {
                 "kind": {"base": 0.1, "sft": 0.3, "gain": gained(0.2)}, "name": {"base": 0.1, "sft": 0.2, "gain": gained(0.1)},
             },
@@ -90,7 +91,13 @@ RESULTS = {
     },
     "reward": {"accuracy": SHARE, "longer_wins": 0.4, "ahead_of_longer": gained(0.2),
         "reward_mean": 0.0, "reward_std": 1.0, "length_correlation": 0.1, "pairs": {"train": 6, "held_out": 6}},
-    "dpo": {"steps": 20, "against_sft": preferred(0.7)},
+    "dpo": {
+        "steps": 20, "against_sft": preferred(0.7),
+        "held_out": {
+            "accuracy": {**SHARE, "n": 77}, "longer_wins": 0.4, "length_correlation": 0.31, "answers": 32,
+            "words": {"before": 5.5, "after": 8.5}, "ended": {"before": 0.9, "after": 0.6},
+        },
+    },
     "ppo": {
         "iterations": 2, "first": {"score": 0.0}, "last": {"score": 1.0}, "against_sft": preferred(0.2),
         "concerns": ["Answers stop ending: 3%"],

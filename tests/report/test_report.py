@@ -175,6 +175,15 @@ def test_what_was_skipped_is_said_with_its_reason_and_has_no_section(run):
     assert "Multiple choice" not in found and "is not finished" not in found
 
 
+def test_length_and_ends_are_said_after_fine_tuning_and_dpo(run, text):
+    flat = " ".join(text.split())
+    assert "Its answers have 7.5 words, the right ones 6.5; 90 % of them end by themselves." in flat
+    assert "On 77 held-out pairs its liking" in flat and "correlation of that liking with an answer's length is 0.31." in flat
+    assert "Its answers to 32 held-out prompts have 8.5 words, 5.5 before; 60 % end by themselves, 90 % before." in flat
+    change(run, "dpo", held_out={})
+    assert "held-out pairs its liking" not in page(run)
+
+
 def test_a_policy_without_held_out_questions_is_not_compared(run):
     change(run, "dpo", against_sft=None)
     found = page(run)
