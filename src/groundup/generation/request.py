@@ -103,7 +103,7 @@ class Request:
             ids, counts = torch.tensor([*self.counts]), torch.tensor([*self.counts.values()], dtype=logits.dtype)
             logits[ids] -= sampling.presence_penalty + sampling.frequency_penalty * counts
         if sampling.logit_bias:
-            logits[self.biased] += self.biases.to(logits.dtype)
+            logits.index_add_(0, self.biased, self.biases.to(logits.dtype))
         return logits
 
     def add(self, token: int) -> None:
