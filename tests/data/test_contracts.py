@@ -224,7 +224,7 @@ BAD_FILES = {
     "binary.jsonl": (bytes(range(256)) * 20, "not text"),
     "page.pdf": (b"%PDF-1.7 ...", "a PDF"),
     "bad.parquet": (b"PAR1" + b"x" * 99, "not a Parquet file"),
-    "cut.jsonl.gz": (gzip.compress(RAW * 9)[:20], "damaged gzip"),
+    "cut.jsonl.gz": (gzip.compress(RAW * 9)[:20], "none of its 1 rows can be used as conversations; first damaged"),
     "broken.json": (b'[{"messages": [', "none of its 1 rows can be used as conversations; first value 1: damaged"),
     "unquoted.csv": (b"instruction,output\nwhat,it is, I think, a file\n", "first row 1: more cells than columns"),
     "header.csv": (b"instruction,output\n", "holds no rows"),

@@ -13,7 +13,6 @@ import logging
 import os
 from collections.abc import Generator
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,22 +55,21 @@ def collect(source: SourceConfig, folder: Path, name: str, requests_per_second: 
     remarks: list[str] = []
     with Progress(progress_label, unit="pages") as progress:
         if source.source.startswith(CRAWLED):
-            crawled = target.with_name(target.name + ".partial")
-            counts = _crawl(source.source.removeprefix(SITEMAP), crawled, source, progress, requests_per_second)
+            partial = target.with_name(target.name + ".partial")
+            counts = _crawl(source.source.removeprefix(SITEMAP), partial, source, progress, requests_per_second)
             _require_pages(source, counts)
-            with crawled.open("rb") as written:
+            with partial.open("rb") as written:
                 os.fsync(written.fileno())
-            crawled.replace(target)
+            partial.replace(target)
         else:
-            with replacing(target) as warc:
-                warc.unlink(missing_ok=True)
+            with replacing(target) as partial:
+                partial.unlink(missing_ok=True)
                 if source.source == "pydoc:":
                     # A new server can give other pages than the one that was cut off, so this never resumes.
-                    server = target.with_name(target.name + ".server")
-                    with pydoc_site.pydoc_server(server) as address:
-                        counts = _crawl(address, warc, source, progress, None, server)
+                    with pydoc_site.pydoc_server() as address:
+                        counts = _crawl(address, partial, source, progress, None)
                 else:
-                    counts = _write(source, warc, fetched, progress, remarks, requests_per_second)
+                    counts = _write(source, partial, fetched, progress, remarks, requests_per_second)
                 _require_pages(source, counts)
             fetched.unlink(missing_ok=True)
     for remark in remarks:
@@ -85,11 +83,8 @@ def _require_pages(source: SourceConfig, counts: CrawlCount) -> None:
         raise UserError(f"{source.source}: gave no page ({why}): check the source and its exclude")
 
 
-def _crawl(
-    address: str, warc: Path, source: SourceConfig, progress: Progress, rate: float | None, server: Path | None = None
-) -> CrawlCount:
-    """`server`: the folder of our own, of which addresses are private."""
-    local = server is not None
+def _crawl(address: str, warc: Path, source: SourceConfig, progress: Progress, rate: float | None) -> CrawlCount:
+    local = source.source == "pydoc:"
     return crawl(
         address,
         warc,
@@ -100,7 +95,7 @@ def _crawl(
         requests_per_second=rate,
         allow_private=local,
         progress=progress,
-        rewrite=partial(pydoc_site.same_on_every_machine, server) if server else None,
+        rewrite=pydoc_site.same_on_every_machine if local else None,
         only_listed=source.source.startswith(SITEMAP),
     )
 

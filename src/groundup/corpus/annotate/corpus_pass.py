@@ -150,7 +150,7 @@ def _without_quality(
         shown = sorted(told, key=lambda name: (-found[name], name))[:MOST_SHOWN] + ["..."] * (len(told) > MOST_SHOWN)
         logger.warning(
             f"no quality of {sum(found[name] for name in told):,} documents in {', '.join(shown)}: of each language "
-            f"{corpus_quality.LEAST_CHUNKS} chunks of annotations.quality_positives and as many others are needed"
+            f"{corpus_quality.LEAST_CHUNKS} chunks of positives and as many others are needed"
         )
     return found
 
