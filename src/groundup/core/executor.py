@@ -34,9 +34,9 @@ class Pool:
         self.executor = start()
 
     def spread(
-        self, function: Callable, jobs: Iterable[tuple], sent: Callable[[tuple], tuple] | None = None
+        self, function: Callable, jobs: Iterable[tuple], sent: Callable[[tuple], tuple] | None = None, held: int = HELD
     ) -> Iterator[Any]:
-        """`function(*job)` of each job, in the order of the jobs; only a few jobs a helper are in memory at a time.
+        """`function(*job)` of each job, in the order of the jobs; at most `held` jobs a helper are in memory at a time.
 
         A helper on this machine is given `sent(job)` in place of a job, each time that it is given it.
         Raises what the function raises, and UserError when the helpers of a job died three times over.
@@ -48,7 +48,7 @@ class Pool:
             # time there are two threads a helper: its next job is with it when it is done with one.
             threads = ThreadPoolExecutor(self.helpers * (2 if sent else 1))
             try:
-                yield from self._shared(function, jobs, sent or (lambda job: job), threads)
+                yield from self._shared(function, jobs, sent or (lambda job: job), threads, held)
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
         else:
@@ -60,7 +60,7 @@ class Pool:
             yield from (future.result() for future in waiting)
 
     def _shared(
-        self, function: Callable, jobs: Iterable[tuple], sent: Callable[[tuple], tuple], threads: Executor
+        self, function: Callable, jobs: Iterable[tuple], sent: Callable[[tuple], tuple], threads: Executor, held: int
     ) -> Iterator[Any]:
         def by_helper(job: tuple) -> Any:
             given = sent(job)
@@ -80,7 +80,7 @@ class Pool:
             job = after
             if sum(_waits(future) for _, future in waiting) > AHEAD * self.helpers:
                 _take_one(function, waiting)
-            while waiting and (waiting[0][1].done() or len(waiting) > HELD * self.helpers):
+            while waiting and (waiting[0][1].done() or len(waiting) > held * self.helpers):
                 yield self._first(hand_in, waiting)
         while waiting:
             if waiting[0][1].done() or not _take_one(function, waiting):

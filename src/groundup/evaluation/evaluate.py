@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 Rights = dict[tuple[str, str], dict[int, tuple[float, str]]]
 
 FIRST_PART, PART = 8, 128  # examples
+# Of several workers: an example of MMLU with five others takes as long as twenty of BLiMP, and the last part is one worker's.
+SHARED_PART, HELD = 16, 100  # the second in parts a helper: records are small
 
 
 def evaluate(
@@ -78,8 +80,9 @@ def evaluate(
         variants = {task.name: robustness.variants(task, examples, known) for task, examples in asked}
     models = [*models, *beside(models)]
     labels, identities = _labels(models), {name: identify(name) for name in models}
+    part = PART if workers is None and ray is None else SHARED_PART
     sheets = [
-        _Sheet(name, identities[name], task, examples, out and out / labels[name], limit)
+        _Sheet(name, identities[name], task, examples, out and out / labels[name], limit, part)
         for name in models
         for clean in asked
         for task, examples in (clean, *variants.get(clean[0].name, []))
@@ -158,19 +161,19 @@ class _Sheet:
     """Records of a model on a task, in memory and, in a folder, on disk: those that are there already, then part by part."""
 
     def __init__(
-        self, model: str, identity: Identity, task: Task, examples: Examples, folder: Path | None, limit: int | None
+        self, model: str, identity: Identity, task: Task, examples: Examples, folder: Path | None, limit: int | None, part: int
     ) -> None:
-        self.model, self.task, self.examples = model, task, examples
+        self.model, self.task, self.examples, self.part = model, task, examples, part
         self.path = folder / f"{task.name}.jsonl" if folder else None
         self.records: list[Record] = []
         self.asked: int | None = None  # examples, once all parts are handed out
         if self.path:
-            self.records = _found(self.path, {"model": identity.key, **task.digest(), "limit": limit}, examples)
+            self.records = _found(self.path, {"model": identity.key, **task.digest(), "limit": limit}, examples, part)
         self.already = len(self.records)
 
     def parts(self) -> Iterator[list[Example]]:
         first = len(self.records)
-        while part := self.examples.part(first, _end_of_part(first)):
+        while part := self.examples.part(first, _end_of_part(first, self.part)):
             first += len(part)
             yield part
         self.asked = first
@@ -182,9 +185,9 @@ class _Sheet:
         self.records += made
 
 
-def _end_of_part(first: int) -> int:
+def _end_of_part(first: int, size: int) -> int:
     """The first part is small, so that the first example is scored and on disk at once."""
-    return FIRST_PART if first < FIRST_PART else first - first % PART + PART
+    return FIRST_PART if first < FIRST_PART else first - first % size + size
 
 
 def _filled(sheets: Sequence[_Sheet], batch_size: int, workers: int | None, ray: str | None) -> Iterator[_Sheet]:
@@ -205,7 +208,7 @@ def _filled(sheets: Sequence[_Sheet], batch_size: int, workers: int | None, ray:
     threads = torch.get_num_threads()
     try:
         with pool(workers or (0 if ray else 1), ray) as helpers, Progress("evaluate", total, "examples", done=done) as progress:
-            for made in helpers.spread(_scored, jobs()):
+            for made in helpers.spread(_scored, jobs(), held=HELD):
                 waiting.popleft().add(made)
                 progress.advance(len(made))
                 while unfinished and len(unfinished[0].records) == unfinished[0].asked:
@@ -233,7 +236,7 @@ def _speed(name: str) -> dict[str, Any]:
     return efficiency.speed(opened.model) if isinstance(opened, FolderModel) else {}
 
 
-def _found(path: Path, key: dict[str, Any], examples: Examples) -> list[Record]:
+def _found(path: Path, key: dict[str, Any], examples: Examples, part: int) -> list[Record]:
     """Whole parts of records that a call with the same key wrote. The file is cut to them; of another key it is begun anew."""
     note = path.with_suffix(".key.json")
     key = json.loads(json.dumps(key))
@@ -255,7 +258,7 @@ def _found(path: Path, key: dict[str, Any], examples: Examples) -> list[Record]:
             break
         records.append(record)
         size += len(line)
-        if _end_of_part(len(records) - 1) == len(records) or not examples.part(len(records), len(records) + 1):
+        if _end_of_part(len(records) - 1, part) == len(records) or not examples.part(len(records), len(records) + 1):
             whole, kept = size, len(records)
     with path.open("r+b") as file:
         file.truncate(whole)

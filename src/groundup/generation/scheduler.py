@@ -238,6 +238,11 @@ class Scheduler:
         sound_B = finite_rows(logits_BTV)
         logits_BTV = self._pickable(logits_BTV)
         likeliest_BT = likeliest(logits_BTV).tolist()
+        # All are chosen before the first is handed over: whom that wakes would run between two rows.
+        chosen = [
+            likeliest_BT[number] if request.may_be_drafted else [request.choose(logits_BTV[number, 0])] if sound_B[number] else []
+            for number, request in enumerate(requests)
+        ]
         wrong: list[int] = []
         ended: list[tuple[Request, str, str]] = []
         for number, (request, draft) in enumerate(zip(requests, drafted, strict=True)):
@@ -245,12 +250,10 @@ class Scheduler:
                 ended.append((request, "error", NOT_FINITE))
                 wrong.append(0)
                 continue
-            plain = request.may_be_drafted
-            chosen = likeliest_BT[number] if plain else [request.choose(logits_BTV[number, 0])]
-            right = next((place for place, token in enumerate(draft) if token != chosen[place]), len(draft))
+            right = next((place for place, token in enumerate(draft) if token != chosen[number][place]), len(draft))
             wrong.append(len(draft) - right)
             for place in range(right + 1):
-                if reason := self._give(request, chosen[place], logits_BTV, number, place):
+                if reason := self._give(request, chosen[number][place], logits_BTV, number, place):
                     ended.append((request, reason, ""))
                     break
         if any(wrong) and isinstance(self.state, Decoding):

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -93,25 +94,13 @@ class Pieces:
     """The pieces of all choices of a request, from the scheduler's threads to the one that answers."""
 
     def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        self.post = _posts.setdefault(loop, _Post(loop))
         self.queue: asyncio.Queue[Piece] = asyncio.Queue()
-        self.arrived: list[Piece] = []
-        self.lock = threading.Lock()
 
     def put(self, piece: Piece) -> None:
-        """From any thread. The loop is woken once for all pieces of a step, which is what wakes it most."""
-        with self.lock:
-            self.arrived.append(piece)
-            if len(self.arrived) > 1:
-                return
-        if not self.loop.is_closed():  # then nobody waits for it any more
-            self.loop.call_soon_threadsafe(self._hand_over)
-
-    def _hand_over(self) -> None:
-        with self.lock:
-            arrived, self.arrived = self.arrived, []
-        for piece in arrived:
-            self.queue.put_nowait(piece)
+        """From any thread."""
+        self.post.put(self.queue, piece)
 
     async def get(self) -> Piece:
         """Raises RequestError for one that ended for want of something."""
@@ -121,6 +110,33 @@ class Pieces:
         if piece.reason == "cancelled":
             raise RequestError(piece.problem or "cancelled", status=503, kind="server_error")
         return piece
+
+
+class _Post:
+    """What goes to a loop, which is woken once for all requests' pieces of a step: each time lets it run between two rows."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = weakref.ref(loop)
+        self.arrived: list[tuple[asyncio.Queue[Piece], Piece]] = []
+        self.lock = threading.Lock()
+
+    def put(self, queue: asyncio.Queue[Piece], piece: Piece) -> None:
+        with self.lock:
+            self.arrived.append((queue, piece))
+            if len(self.arrived) > 1:
+                return
+        loop = self.loop()
+        if loop and not loop.is_closed():  # else nobody waits for it any more
+            loop.call_soon_threadsafe(self._hand_over)
+
+    def _hand_over(self) -> None:
+        with self.lock:
+            arrived, self.arrived = self.arrived, []
+        for queue, piece in arrived:
+            queue.put_nowait(piece)
+
+
+_posts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Post] = weakref.WeakKeyDictionary()
 
 
 def token_text(tokenizer: Any, token: int) -> str:
