@@ -187,7 +187,7 @@ def test_a_folders_model_with_another_tokenizer_reads_the_text(toy_decoder, toy_
 
 def test_a_model_that_writes_is_no_judge(toy_decoder, toy_tokenizer, tmp_path):
     folder.save(tmp_path / "writer", toy_decoder(seed=1, vocab_size=toy_tokenizer.size), toy_tokenizer, chat=True)
-    with pytest.raises(UserError, match="writes text and judges none; `groundup reward` makes a judge of it"):
+    with pytest.raises(UserError, match="writes text, no reward model; `groundup reward` makes one of it"):
         open_reward(str(tmp_path / "writer"), toy_tokenizer, torch.float32, CPU)
 
 

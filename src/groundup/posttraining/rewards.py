@@ -137,7 +137,7 @@ def open_reward(name: str, tokenizer: Tokenizer, dtype: torch.dtype, device: tor
     if kind == "folder":
         folder = Path(name).expanduser()
         if "ForCausalLM" in str(read_object(folder / "config.json").get("architectures")):
-            raise UserError(f"reward {name}: a model that writes text and judges none; `groundup reward` makes a judge of it")
+            raise UserError(f"reward {name}: a model that writes text, no reward model; `groundup reward` makes one of it")
         return of_folder(folder, tokenizer, dtype, device, of_model(folder))
     if kind == "function":
         return ProgramReward(name, _imported(name), tokenizer, device)

@@ -1,6 +1,6 @@
 """Architectures on one axis: how fast the loss falls with size and data, and where in the context it is lost.
 
-Kaplan et al. 2020, figure 7: a transformer goes on using more context, a recurrent model soon no longer does.
+Kaplan et al. 2020, figure 7: a transformer keeps using more context, a recurrent model soon no longer does.
 """
 
 import math
