@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from unittest import mock
 
 import filelock
@@ -36,6 +37,8 @@ from groundup.tokenizer.tokenizer import Tokenizer
 
 REPOSITORY = Path(__file__).parents[1]
 TINY = REPOSITORY / "src" / "groundup" / "recipes" / "tiny.toml"
+
+TIME = {name: function for name, function in vars(time).items() if callable(function)}
 
 # The same examples in every run, whatever the machine's load.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
@@ -253,6 +256,25 @@ def randomise(model: torch.nn.Module, seed: int, scale: float = 0.3) -> None:
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator) * scale
             parameter.copy_(1 + noise if parameter.dim() == 1 else noise)
+
+
+@pytest.fixture
+def replace_time(monkeypatch) -> Callable[..., None]:
+    """`replace_time(module, monotonic=…)`: functions of `time` as this module alone sees them."""
+
+    def replace(module: ModuleType, **functions: Callable[..., object]) -> None:
+        monkeypatch.setattr(module, "time", SimpleNamespace(**(vars(time) | functions)))
+
+    return replace
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[object]:
+    """The process's clock stays as it is: a server of another test that sleeps until 11 days from now does not stop."""
+    result = yield
+    changed = [name for name, function in TIME.items() if getattr(time, name) is not function]
+    assert not changed, f"time.{changed[0]} is replaced for every thread of this process; use the fixture replace_time"
+    return result
 
 
 @pytest.fixture(scope="session")

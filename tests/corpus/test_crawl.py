@@ -142,9 +142,9 @@ def test_limits_stop_the_crawl_and_a_larger_limit_continues_it(tmp_path):
         assert run(address, tmp_path / "b.warc.gz", max_bytes=1).pages == 1
 
 
-def test_pace(tmp_path, monkeypatch):
+def test_pace(tmp_path, replace_time):
     slept = []
-    monkeypatch.setattr(fetch.time, "sleep", slept.append)
+    replace_time(fetch, sleep=slept.append)
     with site("User-agent: *\nCrawl-delay: 7\n") as (address, _):
         run(address, tmp_path / "a.warc.gz", requests_per_second=2.0, max_pages=2)
     assert 0.3 < slept[1] <= 0.5  # after robots.txt, which says what follows
@@ -152,9 +152,9 @@ def test_pace(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("asked", ["999999", "99999999999", "9" * 400, "3600.5"])
-def test_a_delay_of_days_is_cut_and_said(tmp_path, monkeypatch, capsys, asked):
+def test_a_delay_of_days_is_cut_and_said(tmp_path, replace_time, capsys, asked):
     slept = []
-    monkeypatch.setattr(fetch.time, "sleep", slept.append)
+    replace_time(fetch, sleep=slept.append)
     with site(f"User-agent: *\nCrawl-delay: {asked}\n") as (address, _):
         run(address, tmp_path / "a.warc.gz", requests_per_second=2.0, max_pages=2)
     assert max(slept) <= crawling.MAX_CRAWL_DELAY

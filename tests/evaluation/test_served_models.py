@@ -66,9 +66,9 @@ class Server:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick(monkeypatch, replace_time):
     waits = []
-    monkeypatch.setattr(openai_address.time, "sleep", waits.append)
+    replace_time(openai_address, sleep=waits.append)
     monkeypatch.setenv("no_proxy", "*")
     return waits
 

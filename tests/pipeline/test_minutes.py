@@ -90,11 +90,10 @@ def test_time_for_more_than_there_is_makes_no_model_larger_than_its_text(before,
     assert any("all that the mixture gives" in reason for reason in plan["reasons"])
 
 
-def test_a_second_run_and_another_clock_measure_nothing_again(before, measured, monkeypatch, tmp_path):
+def test_a_second_run_and_another_clock_measure_nothing_again(before, measured, monkeypatch, replace_time, tmp_path):
     first = made(toy(before), tmp_path)
     measured.clear()
-    real = time.monotonic
-    monkeypatch.setattr(time, "monotonic", lambda: 7 * real() + 1e6)
+    replace_time(minutes, monotonic=lambda: 7 * time.monotonic() + 1e6)
     monkeypatch.setattr(rate, "tokens_per_second", None)
     assert made(toy(before), tmp_path) == first
     shutil.rmtree(tmp_path / "base")
@@ -279,14 +278,14 @@ def test_later_steps_take_longer_where_a_machine_is_slower(counts, seconds, slow
     assert slow == pytest.approx(slower * (taken(work, speeds) - work.seconds), rel=1e-6, abs=1e-6)
 
 
-def test_later_steps_are_measured_on_real_rows(before, monkeypatch):
+def test_later_steps_are_measured_on_real_rows(before, monkeypatch, replace_time):
     """Every speed is of the work itself: on a clock that counts steps, answers and scores, not on this machine's."""
     from groundup.model import likelihood
     from groundup.posttraining import answers
     from groundup.training.optimizer import Optimizer
 
     clock = {"now": 0.0}
-    monkeypatch.setattr(time, "perf_counter", lambda: clock["now"])
+    replace_time(later_steps, perf_counter=lambda: clock["now"])
     for owner, name, cost in ((likelihood, "score", 3.0), (answers, "answer", 5.0), (Optimizer, "step", 7.0)):
         real = getattr(owner, name)
 

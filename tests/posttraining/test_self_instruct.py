@@ -121,8 +121,8 @@ class Server:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(openai_address.time, "sleep", lambda _: None)
+def quick(monkeypatch, replace_time):
+    replace_time(openai_address, sleep=lambda _: None)
     monkeypatch.setenv("no_proxy", "*")
 
 

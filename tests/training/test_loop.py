@@ -156,14 +156,14 @@ def test_with_metrics_that_are_lost_or_altered_training_begins_anew(toy_decoder,
     assert resumed.weights() == whole.weights() and resumed.metrics() == whole.metrics()
 
 
-def test_a_large_model_saves_more_seldom(toy_decoder, tmp_path, monkeypatch):
+def test_a_large_model_saves_more_seldom(toy_decoder, tmp_path, monkeypatch, replace_time):
     clock, saved = [0.0], []
 
     def slow_save(*arguments):
         clock[0] += 3.0
         saved.append(arguments[3])
 
-    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    replace_time(loop, monotonic=lambda: clock[0])
     monkeypatch.setattr(loop, "_save", slow_save)
     Toy(toy_decoder, tmp_path, interrupt=lambda step: clock.__setitem__(0, clock[0] + 10)).train(steps=20)
     assert saved == [2, 9, 16, 20]  # after 15 seconds, then after four times 15, as saving takes four times 0.75
