@@ -33,7 +33,7 @@ TASKS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="measuring material")
-    parser.add_argument("--examples", type=int, default=100, help="of each task")
+    parser.add_argument("--examples", type=int, default=500, help="of each task")
     parser.add_argument("--batch", default="16", help="of lm-eval")
     parser.add_argument("--tasks", default=",".join(TASKS))
     options = parser.parse_args()

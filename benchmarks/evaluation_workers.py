@@ -24,8 +24,8 @@ TASKS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="measuring material")
-    parser.add_argument("--limit", type=int, default=80, help="examples of each task")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--limit", type=int, default=200, help="examples of each task")
+    parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
     claim = __doc__.splitlines()[0]
     data = options.data / "benchmarks"

@@ -112,7 +112,7 @@ def test_generated_letters(model, questions, monkeypatch):
     space_c, c, the = (model.tokenizer.encode(text)[-1] for text in (" C", "C", " the"))
 
     def likeliest(token):
-        def answer(_, requests, batch_size):
+        def answer(_, requests, batch_size, steps):
             return [Scored(-1.0, ids[-1] == token and len(ids) - start <= 2, token) for ids, start in requests]
 
         monkeypatch.setattr(models.continuations, "score", answer)

@@ -66,8 +66,11 @@ class _Row:
 
 
 @torch.inference_mode()
-def score(model: LanguageModel, requests: Sequence[Request], batch_size: int = 64) -> list[Scored]:
-    """Each request's result, in their order. At most `batch_size` rows are computed at once.
+def score(
+    model: LanguageModel, requests: Sequence[Request], batch_size: int = 64, steps: Steps | None = None
+) -> list[Scored]:
+    """Each request's result, in their order. At most `batch_size` rows are computed at once. `steps`: `steps_of(model)`, where
+    it is asked several times.
 
     Raises ValueError for a request without context or continuation, or longer than the model's context and one token;
     UserError where the model computes numbers that are not finite.
@@ -82,7 +85,7 @@ def score(model: LanguageModel, requests: Sequence[Request], batch_size: int = 6
     for numbers, length in _groups(requests, shares):
         rows = sorted(_rows(requests, numbers, length, shares), key=lambda row: len(row.tokens))
         planned.append((requests[numbers[0]].ids[:length], [*_batches(rows, batch_size)]))
-    likelihoods = _computing(model, planned)
+    likelihoods = _computing(model, planned, steps)
     for beginning, batches in planned:
         likelihoods.begin(beginning)
         for some in batches:
@@ -279,9 +282,8 @@ class _Branching(_Plain, Decoding):
 class _ByKernels(_Branching):
     """The same by C++: of a tree each token sees its way to the root, and nothing is padded or masked."""
 
-    def __init__(self, model: Decoder, planned: _Planned) -> None:
-        """Raises `kernels.Unavailable` for a model that the kernels do not compute."""
-        self.kernels = Steps(model, panels=True)
+    def __init__(self, model: Decoder, planned: _Planned, steps: Steps) -> None:
+        self.steps = steps
         super().__init__(model, planned)
 
     def _keep(self, row: _Row) -> None:
@@ -303,17 +305,23 @@ class _ByKernels(_Branching):
         places = [start + token for start, some in zip(starts, wanted, strict=False) for token in some]
         tokens = [torch.tensor(some, dtype=torch.long) for some in numbers]
         asked_for = [torch.tensor(some, dtype=torch.long) for some in (places, asked, targets)]
-        return self.kernels.likelihoods(*tokens, self.rope_cache, self.cache, *asked_for)
+        return self.steps.likelihoods(*tokens, self.rope_cache, self.cache, *asked_for)
 
 
-def _computing(model: LanguageModel, planned: _Planned) -> _Plain:
-    if not isinstance(model, Decoder) or not planned:
-        return _Plain(model)
+def steps_of(model: LanguageModel) -> Steps | None:
+    """What the kernels need of a model whose weights stay as they are; None where they do not compute it."""
     try:
-        return _ByKernels(model, planned)
+        return Steps(model, panels=True) if isinstance(model, Decoder) else None
     except Unavailable as error:
         logger.debug("native kernels disabled: %s; using PyTorch", error)
-        return _Branching(model, planned)
+        return None
+
+
+def _computing(model: LanguageModel, planned: _Planned, steps: Steps | None) -> _Plain:
+    if not isinstance(model, Decoder) or not planned:
+        return _Plain(model)
+    steps = steps or steps_of(model)
+    return _ByKernels(model, planned, steps) if steps else _Branching(model, planned)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sees_all: bool = False) -> tuple[Tensor, Tensor]:

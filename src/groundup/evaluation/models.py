@@ -5,7 +5,7 @@ Three methods, those of lm-eval, make a model one that every task can be asked o
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -15,6 +15,7 @@ from groundup.data.messages import BadRow
 from groundup.evaluation import continuations
 from groundup.evaluation.continuations import Request, Scored
 from groundup.generation.engine import Sampling, generate, room_in
+from groundup.generation.native_steps import Steps
 from groundup.model import likelihood
 from groundup.model.base import LanguageModel
 from groundup.tokenizer.load import AnyTokenizer
@@ -173,8 +174,12 @@ class FolderModel(TokenModel):
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode_within(ids)
 
+    @cached_property
+    def steps(self) -> Steps | None:
+        return continuations.steps_of(self.model)
+
     def score(self, requests: Sequence[Request], batch_size: int) -> list[Scored]:
-        return continuations.score(self.model, requests, batch_size)
+        return continuations.score(self.model, requests, batch_size, self.steps)
 
     def overlapping(self, sequences: Sequence[Sequence[int]], batch_size: int) -> list[float]:
         tokens = max(1, min(batch_size * 256, 16_384))
