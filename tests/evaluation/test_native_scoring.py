@@ -40,7 +40,7 @@ def small(toy_decoder):
 
 def by_pytorch(model, requests, batch_size=64):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(continuations, "_ByKernels", continuations._Branching)
+        patch.setattr(continuations, "steps_of", lambda _: None)
         return continuations.score(model, requests, batch_size)
 
 
@@ -161,12 +161,12 @@ def test_numbers_that_are_not_finite(toy_decoder):
 )
 @torch.inference_mode()
 def test_tensors_of_another_kind_or_shape_raise(small, error, wrong):
-    state = continuations._ByKernels(small, [([], [[continuations._Row([0] * 20, [], [], [])]])])
+    state = continuations._ByKernels(small, [([], [[continuations._Row([0] * 20, [], [], [])]])], continuations.steps_of(small))
     good = {
         "ids_N": torch.tensor([0, 1, 2]), "positions_N": torch.tensor([0, 1, 1]), "slots_N": torch.tensor([0, 1, 2]),
         "parents_N": torch.tensor([-1, 0, 0]), "rope_cache": state.rope_cache, "cache": state.cache,
         "wanted_M": torch.tensor([1, 2]), "asked_A": torch.tensor([1, 0]), "targets_A": torch.tensor([3, 4]),
     }  # fmt: skip
-    state.kernels.likelihoods(**good)
+    state.steps.likelihoods(**good)
     with pytest.raises(error):
-        state.kernels.likelihoods(**good | wrong)
+        state.steps.likelihoods(**good | wrong)
