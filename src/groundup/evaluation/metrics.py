@@ -118,7 +118,7 @@ def calibration(probabilities: Sequence[Sequence[float]], right: Sequence[int], 
         sum((p - (place == answer)) ** 2 for place, p in enumerate(some))
         for some, answer in zip(probabilities, right, strict=True)
     ])  # fmt: skip
-    # A confidence on a border belongs to the bin below, as in torchmetrics; 0 to the first.
+    # A confidence on a border belongs to the bin below, as in Guo et al., and 0 to the first; torchmetrics has it above.
     numbers = np.clip(np.ceil(confidences * bins).astype(int) - 1, 0, bins - 1)
     equal = [numbers == number for number in range(bins)]
     order = np.argsort(confidences, kind="stable")
