@@ -33,7 +33,8 @@ from groundup.tokenizer.tokenizer import Tokenizer
 TEXTS = ("c4_demo", "movie_reviews", "gum")
 TALKS = ("alpaca_demo_999.json.gz", "gpteacher_roleplay.json.gz", "oasst_100_trees.jsonl.gz")
 PAIRS = "hh_harmless_test.jsonl.gz"
-CONTEXT, VOCABULARY, ASKED, MOST = 512, 4096, 48, 96
+CONTEXT, VOCABULARY, ASKED, MOST = 512, 4096, 48, 256
+LIKE_PEOPLES = 0.9  # of the share of people's answers that end within MOST tokens
 
 
 def read(tokenizer: Tokenizer, rows: Sequence[dict]) -> list[Row]:
@@ -130,7 +131,8 @@ def main() -> None:
             f"answers; gained {gained['difference']:.3f} ({gained['low']:.3f} to {gained['high']:.3f})"
         )
         ends = [ended(one.network, model.tokenizer, unseen[:ASKED]) for one in (base, model)]
-        print(f"answers that end within {MOST} tokens: {ends[0]:.0%} -> {ends[1]:.0%} of {ASKED}")
+        of_people = float(np.mean([sum(spoken) <= MOST for _, spoken in rows]))
+        print(f"answers that end within {MOST} tokens: {ends[0]:.0%} -> {ends[1]:.0%} of {ASKED}; people's {of_people:.0%}")
         judged = reward_models(model, options.data / "preferences" / PAIRS, folder, options.rows)
     print(
         f"reward model: right on {interval(judged.right, 'accuracy')} of {judged.right['n']:,} pairs; the longer answer is "
@@ -139,7 +141,7 @@ def main() -> None:
         f"{time.process_time() - begun:.0f} s of processor time"
     )
     ahead = judged.ahead_of_longer
-    holds = gained["low"] > 0 and ends[1] > max(0.5, ends[0]) and ahead["low"] > 0
+    holds = gained["low"] > 0 and ends[1] > max(LIKE_PEOPLES * of_people, ends[0]) and ahead["low"] > 0
     conclude(claim, ahead["low"], "share", 0.0, holds, peer="SFT: held-out nats a token gained", peer_figure=gained["difference"])
 
 
