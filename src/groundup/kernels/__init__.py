@@ -74,7 +74,10 @@ def library_or_reason() -> ctypes.CDLL | str:
     if isinstance(found, str):
         return found
     found.granted.restype = ctypes.c_bool
-    return found if found.granted() else "the system does not let programs use AMX"
+    if not found.granted():
+        return "the system does not let programs use AMX"
+    beside = float32_or_reason()  # has AdamW
+    return beside if isinstance(beside, str) else found
 
 
 @cache
@@ -227,28 +230,6 @@ def muon(
         matrices, *map(c_long, (len(weights), *weights[0].shape, torch.get_num_threads())),
         *map(c_float, (momentum, lr, decay_factor)), (c_float * len(coefficients))(*coefficients), c_long(len(newton_schulz)),
     )  # fmt: skip
-
-
-def adamw(
-    weights: list[Tensor],
-    gradients: list[Tensor],
-    first: list[Tensor],
-    second: list[Tensor],
-    betas: tuple[float, float],
-    lr: float,
-    decay_factor: float,
-    updates: int,
-    function: Callable[..., Any] | None = None,
-) -> None:
-    """One update by AdamW, the `updates`th, of float32 tensors in place: see `training.optimizer`; `function` as of `muon`."""
-    corrections = [1 - beta**updates for beta in betas]
-    numbers = [*betas, corrections[1] ** 0.5, lr / corrections[0], decay_factor]
-    gradients = [gradient.contiguous() for gradient in gradients]
-    for weight, gradient, *moments in zip(weights, gradients, first, second, strict=True):
-        (function or library().adamw)(
-            *map(c_long, (weight.numel(), torch.get_num_threads())),
-            *map(address, (weight, gradient, *moments)), *map(c_float, numbers),
-        )  # fmt: skip
 
 
 def address(tensor: Tensor) -> c_void_p:
