@@ -126,7 +126,7 @@ def architecture(name: str, by_kernels: bool) -> Step:
 
 def multiply_adds(folder: Path) -> Callable[[], float]:
     """Measures the operations a second that the processor's cores can do together, by a program put into the folder."""
-    flags = [flag for flag in kernels.FLOAT32_FLAGS if flag not in ("-shared", "-fPIC")]
+    flags = [flag for flag in kernels.FLOAT32_FLAGS if flag != "-fPIC"]
     source = Path(__file__).with_name("multiply_adds.cpp")
     command = ["g++", *flags, *(f"-m{name}" for name in kernels.float32_vectors()), str(source), "-o", str(folder / "rate")]
     subprocess.run(command, check=True)

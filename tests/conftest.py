@@ -29,7 +29,7 @@ os.environ["GOMP_SPINCOUNT"] = "0"
 import torch
 
 import groundup
-from groundup import cli
+from groundup import cli, kernels
 from groundup.core import device, log
 from groundup.model.decoder import Decoder, DecoderConfig
 from groundup.tokenizer import bpe
@@ -65,6 +65,13 @@ LONGEST = (
 
 def pytest_configure(config: pytest.Config) -> None:
     config.option.loadscopereorder = False  # pytest-xdist would begin with the files of most tests, which are short
+    config.addinivalue_line("markers", "float32_kernels: skipped, with the reason, where there are none")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("float32_kernels") and isinstance(reason := kernels.float32_or_reason(), str):
+        pytest.skip(reason)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

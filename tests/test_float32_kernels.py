@@ -28,15 +28,7 @@ CONFIG = DecoderConfig(
 )
 
 
-def available():
-    try:
-        float32_layers.check(CONFIG)
-        return ""
-    except kernels.Unavailable as error:
-        return str(error)
-
-
-pytestmark = pytest.mark.skipif(bool(available()), reason=available())
+pytestmark = pytest.mark.float32_kernels
 
 
 def randomised(model):
@@ -281,6 +273,23 @@ def test_the_optimizer_by_kernels_is_the_optimizer(muon):
     ours = dict(models[1].named_parameters())
     for name, parameter in models[0].named_parameters():
         torch.testing.assert_close(ours[name], parameter, rtol=1e-4, atol=1e-5)
+
+
+def test_adamw_is_that_of_pytorch_for_any_number_of_parameters():
+    for count in (1, 15, 16, 45):
+        generator = torch.Generator().manual_seed(count)
+        start, *gradients = torch.randn(4, count, generator=generator)
+        theirs, ours = torch.nn.Parameter(start.clone()), torch.cat((start, torch.full((16,), 7.0)))
+        optimizer = torch.optim.AdamW([theirs], lr=0.1, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.2)
+        moments = torch.zeros(count), torch.zeros(count)
+        for updates, gradient in enumerate(gradients, 1):
+            theirs.grad = gradient
+            optimizer.step()
+            float32.adamw(
+                [ours[:count]], [gradient], [moments[0]], [moments[1]], (0.9, 0.95), 0.1, 1 - 0.1 * 0.2, updates
+            )
+        torch.testing.assert_close(ours[:count], theirs.detach(), rtol=1e-5, atol=1e-6)
+        assert (ours[count:] == 7).all()
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (32, 96), (160, 64), (16, 336)])

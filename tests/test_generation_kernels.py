@@ -28,12 +28,7 @@ SHAPES = {
 }  # fmt: skip
 
 
-def reason():
-    found = kernels.float32_or_reason()
-    return found if isinstance(found, str) else ""
-
-
-needs_kernels = pytest.mark.skipif(bool(reason()), reason=reason())
+needs_kernels = pytest.mark.float32_kernels
 
 
 def prompts(vocabulary=37):
@@ -212,9 +207,22 @@ def test_odd_sizes_on_arm_by_an_emulator(program_of, tmp_path):
     if not compiler or not emulator:
         pytest.skip("no aarch64-linux-gnu-g++ or no qemu-aarch64")
     source = Path(__file__).with_name(program_of)
-    flags = [flag for flag in kernels.FLOAT32_FLAGS if flag not in ("-O3", "-shared", "-fPIC")]
+    flags = [flag for flag in kernels.FLOAT32_FLAGS if flag not in ("-O3", "-fPIC")]
     subprocess.run([compiler, *flags, "-O1", "-static", str(source), "-o", str(program)], check=True)
     assert subprocess.run([emulator, str(program)], check=True, capture_output=True).stdout == b"sound\n"
+
+
+def require_sound(program_of, flags, tmp_path):
+    """Built with the sanitizers, it finds nothing wrong."""
+    program, empty = tmp_path / "sanitized", tmp_path / "empty.cpp"
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    command = ["g++", "-std=c++17", "-Wno-psabi", *sanitizers, *flags, "-o", program]
+    empty.write_text("int main() {}")
+    if subprocess.run([*command, empty], capture_output=True, check=False).returncode:
+        pytest.skip(f"no sanitizers: {shlex.join(command[:1])} on {platform.machine()}")
+    subprocess.run([*command, Path(__file__).with_name(program_of)], check=True, capture_output=True)
+    found = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "sound\n"), found.stderr[-3000:]
 
 
 @needs_kernels
@@ -222,14 +230,12 @@ def test_odd_sizes_on_arm_by_an_emulator(program_of, tmp_path):
 @pytest.mark.parametrize("lanes", [8, 16])
 def test_odd_sizes_under_the_sanitizers(lanes, program_of, tmp_path):
     """In vectors as AVX2 has them and as AVX-512 has them; where the processor has others the compiler makes them of its own."""
-    vectors, program = kernels.float32_vectors(), tmp_path / "sanitized"
-    command = ["g++", "-O0", "-std=c++17", "-pthread", "-Wno-psabi", *(f"-m{name}" for name in vectors)]
-    command += [f"-DVECTOR_LANES={lanes}", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-o", str(program)]
-    empty = tmp_path / "empty.cpp"
-    empty.write_text("int main() {}")
-    if subprocess.run([*command, str(empty)], capture_output=True, check=False).returncode:
-        pytest.skip(f"no sanitizers: {shlex.join(command[:1])} on {platform.machine()}")
-    source = Path(__file__).with_name(program_of)
-    subprocess.run([*command, str(source)], check=True, capture_output=True)
-    found = subprocess.run([str(program)], capture_output=True, text=True, check=False)
-    assert (found.returncode, found.stdout) == (0, "sound\n"), found.stderr[-3000:]
+    vectors = [f"-m{name}" for name in kernels.float32_vectors()]
+    require_sound(program_of, ["-O0", "-pthread", *vectors, f"-DVECTOR_LANES={lanes}"], tmp_path)
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+def test_bfloat16_under_the_sanitizers_on_any_processor(tiles, tmp_path):
+    """By plain C++ for what AVX-512 and AMX do: numbers that only such processors multiply otherwise."""
+    own = [f"-I{Path(__file__).with_name('emulated')}", *(["-D__AMX_BF16__"] if tiles else [])]
+    require_sound("bfloat16_kernels_sanitized.cpp", ["-O1", "-fopenmp", *own], tmp_path)

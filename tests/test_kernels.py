@@ -284,24 +284,6 @@ def test_a_gradient_of_one_direction_or_none_moves_no_further(gradient):
         assert torch.linalg.matrix_norm(weight, 2) < 1.3
 
 
-@needs_kernels
-def test_adamw_is_that_of_pytorch_for_any_number_of_parameters():
-    for count in (1, 15, 16, 45):
-        generator = torch.Generator().manual_seed(count)
-        start, *gradients = torch.randn(4, count, generator=generator)
-        theirs, ours = torch.nn.Parameter(start.clone()), torch.cat((start, torch.full((16,), 7.0)))
-        optimizer = torch.optim.AdamW([theirs], lr=0.1, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.2)
-        moments = torch.zeros(count), torch.zeros(count)
-        for updates, gradient in enumerate(gradients, 1):
-            theirs.grad = gradient
-            optimizer.step()
-            kernels.adamw(
-                [ours[:count]], [gradient], [moments[0]], [moments[1]], (0.9, 0.95), 0.1, 1 - 0.1 * 0.2, updates
-            )
-        torch.testing.assert_close(ours[:count], theirs.detach(), rtol=1e-5, atol=1e-6)
-        assert (ours[count:] == 7).all()
-
-
 def test_shapes_that_do_not_fit_are_refused_with_the_reason():
     for changes, context, reason in (
         ({"hidden_size": 65}, 64, "width 65: no multiple of 32"),

@@ -5,16 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup import kernels
 from groundup.kernels import float32
 from groundup.model.lstm import LSTM, LSTMConfig
 
-try:
-    float32.check_head(32)
-    REASON = ""
-except kernels.Unavailable as error:
-    REASON = str(error)
-pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
+pytestmark = pytest.mark.float32_kernels
 
 
 def a_model(width, layers=2):

@@ -24,8 +24,7 @@ SHAPES = {
 }  # fmt: skip
 ODD = {"hidden_size": 48, "intermediate_size": 80, "vocab_size": 37}
 
-found = kernels.float32_or_reason()
-pytestmark = pytest.mark.skipif(isinstance(found, str), reason=str(found))
+pytestmark = pytest.mark.float32_kernels
 
 
 @pytest.fixture(scope="module", params=SHAPES.values(), ids=SHAPES)

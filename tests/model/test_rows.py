@@ -9,7 +9,7 @@ from groundup import kernels
 from groundup.model import float32_layers
 from groundup.model.decoder import RewardModel
 from groundup.model.likelihood import token_log_probabilities, weighted_log_probability
-from groundup.model.rows import groups, hidden_states, packed, without_padding
+from groundup.model.rows import groups, hidden_states, of_documents, packed, without_padding
 
 SIZES = {"hidden_size": 32, "head_dim": 16, "intermediate_size": 48, "max_position_embeddings": 160}
 EXPERTS = {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
@@ -85,6 +85,25 @@ def test_log_probabilities_and_gradients_are_those_of_the_padded_batch(both, bat
     expected = (padded(plain, ids, wanted) * slopes).sum()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-4)
     require_close(gradients(model, loss), gradients(plain, expected))
+
+
+@settings(max_examples=8, deadline=None)
+@given(batch=batches(), seed=st.integers(0, 9))
+def test_documents_that_share_a_row_are_computed_as_far_as_they_are_asked_for(both, batch, seed):
+    ids, wanted = batch
+    generator = torch.Generator().manual_seed(seed)
+    documents = (torch.rand(ids.shape, generator=generator) < 0.2).cumsum(1) % 3  # one may go on after another
+    losses = [weighted_log_probability(one, ids, ids.roll(-1, 1), wanted, documents) for one in both]
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-5, abs=1e-4)
+    require_close(*(gradients(one, loss) for one, loss in zip(both, losses, strict=True)))
+    rows, at = of_documents(ids, documents, wanted.flatten().nonzero().squeeze(1))
+    rows.check()
+    needed = [(row, place) for row in range(len(ids)) for place in range(ids.shape[1])
+              if (wanted[row, place:] * (documents[row, place:] == documents[row, place])).any()]  # fmt: skip
+    assert len(rows.ids) == max(1, len(needed))
+    for row, place in needed:
+        there = at.view(ids.shape)[row, place]
+        assert (rows.ids[there], rows.positions[there]) == (ids[row, place], place)
 
 
 @settings(max_examples=5, deadline=None)

@@ -18,6 +18,7 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from ctypes import c_float, c_long, c_void_p
 from functools import cache
 from pathlib import Path
@@ -27,16 +28,18 @@ import torch
 from torch import Tensor
 
 from groundup.core.device import SWITCH, has_bfloat16_vectors, has_tiles, up_to
+from groundup.core.executor import cores
 
 logger = logging.getLogger(__name__)
 
 HEADERS, SOURCES = (sorted(Path(__file__).parent.glob(kind)) for kind in ("*.h", "*.cpp"))
 VECTORS, TILES = ("fma", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16"), ("amx-tile", "amx-bf16")
-FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp")
+FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fopenmp")
 # What any processor can, by vector.h.
 FLOAT32 = ("decoding.cpp", *(f"float32_{part}.cpp" for part in ("experts", "layers", "loss", "lstm", "optimizer")))
-FLOAT32_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi")
+FLOAT32_FLAGS = ("-O3", "-std=c++17", "-fPIC", "-pthread", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi")
 BLOCK, MAX_CHANNELS = 32, 256  # as in the C++
+PATIENCE = 900  # seconds for a source: some take 10 alone on a core, and two minutes beside a dozen programs
 
 
 class Unavailable(Exception):
@@ -71,7 +74,10 @@ def library_or_reason() -> ctypes.CDLL | str:
     if isinstance(found, str):
         return found
     found.granted.restype = ctypes.c_bool
-    return found if found.granted() else "the system does not let programs use AMX"
+    if not found.granted():
+        return "the system does not let programs use AMX"
+    beside = float32_or_reason()  # has AdamW
+    return beside if isinstance(beside, str) else found
 
 
 @cache
@@ -99,7 +105,14 @@ def float32_vectors() -> tuple[str, ...] | str:
 
 
 def _compiled(name: str, sources: list[Path], flags: list[str]) -> ctypes.CDLL | str:
-    """The library of these sources, or why there is none."""
+    """The library of these sources, or why there is none, of which a warning is given: the processor would allow it."""
+    found = _library_of(name, sources, flags)
+    if isinstance(found, str):
+        logger.warning(f"native kernels disabled: {found}; using PyTorch")
+    return found
+
+
+def _library_of(name: str, sources: list[Path], flags: list[str]) -> ctypes.CDLL | str:
     compiler = os.environ.get("CXX") or "g++"
     try:
         kept = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "groundup"
@@ -113,18 +126,38 @@ def _compiled(name: str, sources: list[Path], flags: list[str]) -> ctypes.CDLL |
             kept.mkdir(parents=True, exist_ok=True)
             logger.info(f"compiling kernels for this processor with {compiler}: some seconds, once")
             with tempfile.TemporaryDirectory(dir=kept) as unfinished:
-                new = Path(unfinished) / path.name
-                command = [*shlex.split(compiler), *flags, *map(str, sources), "-o", str(new)]
-                subprocess.run(command, check=True, capture_output=True, timeout=300)
-                new.replace(path)
+                _compile([*shlex.split(compiler), *flags], sources, Path(unfinished) / path.name)
+                (Path(unfinished) / path.name).replace(path)
         return ctypes.CDLL(str(path))
     except FileNotFoundError:
         return f"no C++ compiler {compiler!r} found"
     except subprocess.CalledProcessError as error:
-        last = error.stderr.decode(errors="replace").strip().splitlines()[:1]
-        return f"{compiler} did not compile the kernels: {' '.join(last)}"
-    except (OSError, subprocess.TimeoutExpired) as error:
+        lines = error.stderr.decode(errors="replace").strip().splitlines()
+        first = next((line for line in lines if "error" in line), *lines[:1] or [""])
+        return f"{compiler} did not compile the kernels: {first[:200]}"
+    except subprocess.TimeoutExpired:
+        return f"{compiler} took more than {PATIENCE} seconds for a source of the kernels"
+    except OSError as error:
         return f"the kernels could not be compiled in {kept}: {error}"
+
+
+def _compile(command: list[str], sources: list[Path], library: Path) -> None:
+    """As many sources at once as there are cores; of those that wait for one, none begins after another has failed."""
+
+    def call(*given: str) -> None:
+        subprocess.run([*command, *given], check=True, capture_output=True, timeout=PATIENCE)
+
+    objects = [library.with_name(f"{source.stem}.o") for source in sources]
+    with ThreadPoolExecutor(cores()) as pool:
+        calls = [
+            pool.submit(call, "-c", str(source), "-o", str(made)) for source, made in zip(sources, objects, strict=True)
+        ]
+        try:
+            for one in calls:
+                one.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    call("-shared", *map(str, objects), "-o", str(library))
 
 
 def check_head(width: int) -> None:
@@ -197,28 +230,6 @@ def muon(
         matrices, *map(c_long, (len(weights), *weights[0].shape, torch.get_num_threads())),
         *map(c_float, (momentum, lr, decay_factor)), (c_float * len(coefficients))(*coefficients), c_long(len(newton_schulz)),
     )  # fmt: skip
-
-
-def adamw(
-    weights: list[Tensor],
-    gradients: list[Tensor],
-    first: list[Tensor],
-    second: list[Tensor],
-    betas: tuple[float, float],
-    lr: float,
-    decay_factor: float,
-    updates: int,
-    function: Callable[..., Any] | None = None,
-) -> None:
-    """One update by AdamW, the `updates`th, of float32 tensors in place: see `training.optimizer`; `function` as of `muon`."""
-    corrections = [1 - beta**updates for beta in betas]
-    numbers = [*betas, corrections[1] ** 0.5, lr / corrections[0], decay_factor]
-    gradients = [gradient.contiguous() for gradient in gradients]
-    for weight, gradient, *moments in zip(weights, gradients, first, second, strict=True):
-        (function or library().adamw)(
-            *map(c_long, (weight.numel(), torch.get_num_threads())),
-            *map(address, (weight, gradient, *moments)), *map(c_float, numbers),
-        )  # fmt: skip
 
 
 def address(tensor: Tensor) -> c_void_p:

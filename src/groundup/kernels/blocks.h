@@ -201,67 +201,61 @@ static void accumulate(Left a, const bf16* b, long panel, long M, long N, long K
         }
 }
 
-template <class Save>
-static void multiply_blocks(Left a, const bf16* b, long panel, long M, long N, long K, Save save, Ahead ahead, bool near,
-                            bool upper) {
-    alignas(64) float out[2][BLOCK * BLOCK];
-    const long pairs_a_step = (16 * 32 + K - 1) / K, steps = M * N * K / (BLOCK * BLOCK * BLOCK);
+// Products of P pairs of one shape at once, which `save` gets side by side while the next blocks are in the making.
+template <size_t P, class Save>
+static void multiply_blocks(const Left (&a)[P], const bf16* const (&b)[P], long panel, long M, long N, long K, Save save, Ahead ahead,
+                            bool near, bool upper) {
+    alignas(64) float out[2][P][BLOCK * BLOCK];
+    const long pairs_a_step = (16 * 32 / P + K - 1) / K, steps = M * N * K / (BLOCK * BLOCK * BLOCK);
     ahead.lines = ((ahead.end - ahead.at) / 64 + steps - 1) / steps;
     long saved = 16, last_m = 0, last_n = 0, turn = 0;
+    const auto save_some = [&](long count) {
+        const auto& last = out[turn ^ 1];
+        for (; count > 0 && saved < 16; count--, saved++) {
+            const long m = last_m + 2 * saved, at = 64 * saved;
+            if constexpr (P == 1)
+                save(m, last_n, last[0] + at);
+            else
+                save(m, last_n, last[0] + at, last[1] + at);
+        }
+    };
     for (long n = 0; n < N; n += BLOCK)
         for (long m = 0; m < (upper ? n + BLOCK : M); m += BLOCK) {
-            const float* last = out[turn ^ 1];
-            const bf16 *b0 = b + n / 16 * panel, *next = b0 + 2 * panel + m * K * 16 / M;
-            add_block(a.from(m), b0, panel, K, true, in_rows(out[turn], BLOCK), [&] {
-                if (!near) prefetch_panels(next, panel, M);
-                ahead.ask();
-                for (long i = 0; i < pairs_a_step && saved < 16; i++, saved++)
-                    save(last_m + 2 * saved, last_n, last + 64 * saved);
-            });
+            for (size_t which = 0; which < P; which++) {
+                const bf16 *b0 = b[which] + n / 16 * panel, *next = b0 + 2 * panel + m * K * 16 / M;
+                add_block(a[which].from(m), b0, panel, K, true, in_rows(out[turn][which], BLOCK), [&] {
+                    if (!near) prefetch_panels(next, panel, M);
+                    ahead.ask();
+                    save_some(pairs_a_step);
+                });
+            }
             saved = 0, last_m = m, last_n = n, turn ^= 1;
         }
-    for (; saved < 16; saved++) save(last_m + 2 * saved, last_n, out[turn ^ 1] + 64 * saved);
+    save_some(16);
 }
 
 // A (M x K) times B (K x N), `panel` numbers between panels of B. save(m, n, two) gets two rows of 32 numbers of the
 // result, those at rows m and m + 1 and columns n to n + 31, while the next block is in the making.
 template <class Save>
 static void multiply(Left a, const bf16* b, long panel, long M, long N, long K, Save save, Ahead ahead = {}) {
-    multiply_blocks(a, b, panel, M, N, K, save, ahead, false, false);
+    multiply_blocks({a}, {b}, panel, M, N, K, save, ahead, false, false);
 }
 // The same where B is in this core's cache: asking for it ahead would take time.
 template <class Save>
 static void multiply_near(Left a, const bf16* b, long panel, long M, long N, long K, Save save) {
-    multiply_blocks(a, b, panel, M, N, K, save, {}, true, false);
+    multiply_blocks({a}, {b}, panel, M, N, K, save, {}, true, false);
 }
 // Such a product that is known to be symmetric (M x M): its upper blocks.
 template <class Save>
 static void multiply_upper(Left a, const bf16* b, long panel, long M, long K, Save save) {
-    multiply_blocks(a, b, panel, M, M, K, save, {}, true, true);
+    multiply_blocks({a}, {b}, panel, M, M, K, save, {}, true, true);
 }
 
 // Two products of one shape at once: save(m, n, two, other) gets two rows of each.
 template <class Save>
 static void multiply_both(Left a, const bf16* b, Left other_a, const bf16* other_b, long panel, long M, long N, long K,
                           Save save) {
-    alignas(64) float out[2][2][BLOCK * BLOCK];
-    const long pairs_a_step = (16 * 16 + K - 1) / K;
-    long saved = 16, last_m = 0, last_n = 0, turn = 0;
-    const auto save_some = [&](long count) {
-        const auto& last = out[turn ^ 1];
-        for (; count > 0 && saved < 16; count--, saved++)
-            save(last_m + 2 * saved, last_n, last[0] + 64 * saved, last[1] + 64 * saved);
-    };
-    for (long n = 0; n < N; n += BLOCK)
-        for (long m = 0; m < M; m += BLOCK) {
-            for (long which = 0; which < 2; which++) {
-                const Left left = (which ? other_a : a).from(m);
-                const bf16* b0 = (which ? other_b : b) + n / 16 * panel;
-                add_block(left, b0, panel, K, true, in_rows(out[turn][which], BLOCK), [&] { save_some(pairs_a_step); });
-            }
-            saved = 0, last_m = m, last_n = n, turn ^= 1;
-        }
-    save_some(16);
+    multiply_blocks({a, other_a}, {b, other_b}, panel, M, N, K, save, {}, true, false);
 }
 
 // save for `multiply`: what `f(m, n, low, high)` makes of row m, 16 numbers from column n on and 16 more.

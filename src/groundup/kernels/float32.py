@@ -1,7 +1,7 @@
-"""Loss and optimizers in float32, as `groundup.kernels` has them in bfloat16; the layers are in `model/float32_layers.py`."""
+"""Loss and Muon in float32, as `groundup.kernels` has them in bfloat16; AdamW. The layers are in `model/float32_layers.py`."""
 
 import ctypes
-from ctypes import c_long, c_void_p
+from ctypes import c_float, c_long, c_void_p
 from typing import Any
 
 import torch
@@ -216,12 +216,28 @@ def muon(weights: list[Tensor], momenta: list[Tensor], gradients: list[Tensor], 
     kernels.muon(weights, momenta, gradients, *settings, function=kernels.float32_library().float32_muon)
 
 
-def adamw(weights: list[Tensor], gradients: list[Tensor], first: list[Tensor], second: list[Tensor], *settings: Any) -> None:
-    """As `kernels.adamw`. Raises TypeError for tensors of other formats."""
+def adamw(
+    weights: list[Tensor],
+    gradients: list[Tensor],
+    first: list[Tensor],
+    second: list[Tensor],
+    betas: tuple[float, float],
+    lr: float,
+    decay_factor: float,
+    updates: int,
+) -> None:
+    """One update by AdamW, the `updates`th, in place: see `training.optimizer`. Raises TypeError for tensors of other formats."""
+    corrections = [1 - beta**updates for beta in betas]
+    numbers = [*betas, corrections[1] ** 0.5, lr / corrections[0], decay_factor]
     gradients = [gradient.contiguous() for gradient in gradients]
-    for parts in zip(weights, gradients, first, second, strict=True):
+    every = list(zip(weights, gradients, first, second, strict=True))
+    for parts in every:
         _check(*parts)
-    kernels.adamw(weights, gradients, first, second, *settings, function=kernels.float32_library().float32_adamw)
+    for parts in every:
+        kernels.float32_library().float32_adamw(
+            *map(c_long, (parts[0].numel(), torch.get_num_threads())),
+            *map(kernels.address, parts), *map(c_float, numbers),
+        )  # fmt: skip
 
 
 def _check(*tensors: Tensor) -> None:

@@ -6,12 +6,13 @@
 namespace f32 {
 namespace {
 
-struct Shape {  // as in model/float32_layers.py; time: of the longest row
-    long rows, tokens, time, width, heads, key_heads, channels, inner, threads, layers, vocabulary;
+struct Shape {  // as in model/float32_layers.py; time: of the longest row; asked: tokens whose hidden states are
+    long rows, tokens, time, width, heads, key_heads, channels, inner, threads, layers, vocabulary, asked;
     double eps;
     long attended() const { return heads * channels; }
     long mixed() const { return (heads + 2 * key_heads) * channels; }
     long chunks() const { return (tokens + CHUNK - 1) / CHUNK; }
+    long asked_chunks() const { return (asked + CHUNK - 1) / CHUNK; }
     long padded() const { return (time + 15) & -16L; }
 };
 
@@ -26,6 +27,7 @@ struct Batch {
     const float *embedding, *cos, *sin, *norm;
     const int *ids, *documents, *positions;  // of all tokens, one row after the other
     const int* starts;                       // of the rows, and the end
+    const int* asked;                        // which tokens, ascending: after the last layer's attention only these go on
 };
 
 // --- weights ---------------------------------------------------------------------------------------------------------
@@ -67,13 +69,22 @@ struct Packed {
 
 struct Chunk {
     long begin, rows;
-    Chunk(const Shape& s, long number) : begin(number * CHUNK), rows(std::min(CHUNK, s.tokens - begin)) {}
+    Chunk(long tokens, long number) : begin(number * CHUNK), rows(std::min(CHUNK, tokens - begin)) {}
 };
 
 static Panels panels(float* at, const Shape& s) { return {at, stride_of(s.tokens)}; }
 
+// The chunk's rows of a matrix: as they lie, or, where `places` are given, those that lie there, side by side in memory of the thread.
+static Panels chunk_of(Panels all, const Chunk& c, const int* places, long columns) {
+    if (!places) return all.row(c.begin);
+    const Panels found = take(scratch, CHUNK, columns);
+    for (long n = 0; n < columns; n += 16)
+        for (long i = 0; i < c.rows; i++) store(found(i, n), line(all(places[c.begin + i], n)));
+    return found;
+}
+
 static void mix(const Shape& s, const Layer& l, Packed& packed, long number) {
-    const Chunk c(s, number);
+    const Chunk c(s.tokens, number);
     scratch.room(4 * (stride_of(CHUNK) * (s.width / 16) + 64));
     const Panels x = panels(l.x, s).row(c.begin), mixed = panels(l.mixed, s).row(c.begin), normed = take(scratch, CHUNK, s.width);
     normalise(x, l.attention_norm, c.rows, s.width, s.eps, [&](long i, long d, const Line& v) { store(normed(i, d), v); });
@@ -102,14 +113,14 @@ static void attend_row(const Shape& s, const Layer& l, const Batch& b, long numb
     attend(h, panels(l.attention, s).row(start).column(head * C));
 }
 
-static void feed(const Shape& s, const Layer& l, Packed& packed, float* to, long number) {
-    const Chunk c(s, number);
+static void feed(const Shape& s, const Layer& l, Packed& packed, float* to, const int* places, const Chunk& c) {
     const long D = s.width, F = s.inner;
-    scratch.room(4 * (stride_of(CHUNK) * ((D + F) / 16) + 128));
+    scratch.room(4 * (stride_of(CHUNK) * ((2 * D + s.attended() + F) / 16) + 256));
     const auto chunk = [&](float* at) { return panels(at, s).row(c.begin); };
-    const Panels x = chunk(l.x), middle = chunk(l.middle), gates = chunk(l.gates), out = chunk(to);
+    const Panels x = chunk_of(panels(l.x, s), c, places, D), attention = chunk_of(panels(l.attention, s), c, places, s.attended());
+    const Panels middle = chunk(l.middle), gates = chunk(l.gates), out = chunk(to);
     const Panels normed = take(scratch, CHUNK, D), gated = take(scratch, CHUNK, F);
-    multiply(chunk(l.attention), packed.o, c.rows, D, s.attended(), [&](long i, long n, const Line& v) {
+    multiply(attention, packed.o, c.rows, D, s.attended(), [&](long i, long n, const Line& v) {
         store(middle(i, n), line(x(i, n)) + v);
     });
     normalise(middle, l.mlp_norm, c.rows, D, s.eps, [&](long i, long d, const Line& v) { store(normed(i, d), v); });
@@ -119,20 +130,26 @@ static void feed(const Shape& s, const Layer& l, Packed& packed, float* to, long
 
 struct Gradients {  // of all tokens, panels: what comes from above and goes below, and operands of the weights' gradients
     float *out, *middle, *mixed, *attention, *normed, *mlp_normed, *gated;
+    const int* places;  // of the `tokens` that the MLP's are of; null: of all
+    long tokens;
 };
 
 static void feed_backward(const Shape& s, const Layer& l, const Gradients& g, Packed& packed, float* gains, long number) {
-    const Chunk c(s, number);
+    const Chunk c(g.tokens, number);
     const long D = s.width, F = s.inner;
-    scratch.room(4 * (stride_of(CHUNK) * (D / 16) + 64));
+    scratch.room(4 * (2 * stride_of(CHUNK) * (D / 16) + 128));
     const auto chunk = [&](float* at) { return panels(at, s).row(c.begin); };
-    const Panels out = chunk(g.out), gates = chunk(l.gates), gated = chunk(g.gated), middle = chunk(g.middle);
-    const Panels grad_normed = take(scratch, CHUNK, D), attention = chunk(g.attention);
+    const auto place = [&](float* at, long i, long n) { return panels(at, s)(g.places ? g.places[c.begin + i] : c.begin + i, n); };
+    const Panels out = chunk(g.out), gates = chunk(l.gates), gated = chunk(g.gated);
+    const Panels grad_normed = take(scratch, CHUNK, D), middle = take(scratch, CHUNK, D);
     multiply(out, packed.down, c.rows, F, D, [&](long i, long n, const Line& v) { open_gate_backward(gates, gated, i, n, v); });
     multiply(gates, packed.gated, c.rows, D, 2 * F, [&](long i, long n, const Line& v) { store(grad_normed(i, n), v); });
     normalise_backward(chunk(l.middle), l.mlp_norm, grad_normed, chunk(g.mlp_normed), c.rows, D, s.eps, gains + number * 2 * D + D,
-                       [&](long i, long d, const Line& v) { store(middle(i, d), line(out(i, d)) + v); });
-    multiply(middle, packed.o, c.rows, s.attended(), D, [&](long i, long n, const Line& v) { store(attention(i, n), v); });
+                       [&](long i, long d, const Line& v) {
+                           const Line both = line(out(i, d)) + v;
+                           store(middle(i, d), both), store(place(g.middle, i, d), both);
+                       });
+    multiply(middle, packed.o, c.rows, s.attended(), D, [&](long i, long n, const Line& v) { store(place(g.attention, i, n), v); });
 }
 
 static void attend_row_backward(const Shape& s, const Layer& l, const Batch& b, const Gradients& g, float* gains, long number) {
@@ -168,7 +185,7 @@ static void attend_row_backward(const Shape& s, const Layer& l, const Batch& b, 
 }
 
 static void mix_backward(const Shape& s, const Layer& l, const Gradients& g, Packed& packed, float* gains, long number) {
-    const Chunk c(s, number);
+    const Chunk c(s.tokens, number);
     const long D = s.width;
     scratch.room(4 * (stride_of(CHUNK) * (D / 16) + 64));
     const auto chunk = [&](float* at) { return panels(at, s).row(c.begin); };
@@ -186,10 +203,11 @@ struct WeightGradients {
     static void compute(const Shape& s, const Layer& l, const Gradients& g, long part) {
         const long D = s.width, rows[] = {s.mixed(), D, 2 * s.inner, D}, columns[] = {D, s.attended(), D, s.inner};
         float *left[] = {g.mixed, g.middle, l.gates, g.out}, *right[] = {g.normed, l.attention, g.mlp_normed, g.gated};
+        const long tokens[] = {s.tokens, s.tokens, g.tokens, g.tokens};
         int which = 0;
         for (; part >= parts(rows[which]); which++) part -= parts(rows[which]);
         const long m0 = part * SIDE, wide = columns[which];
-        sum_up(panels(left[which], s).column(m0), panels(right[which], s), std::min(SIDE, rows[which] - m0), wide, s.tokens, true,
+        sum_up(panels(left[which], s).column(m0), panels(right[which], s), std::min(SIDE, rows[which] - m0), wide, tokens[which], true,
                [&](long m, long n) {
                    m += m0;
                    const long first = m & -16L;
@@ -202,18 +220,9 @@ struct WeightGradients {
     }
 };
 
-// The sum of `count` rows of parts, always in the same order.
-static void sum_rows(const float* parts, long count, long stride, long width, float* sums) {
-    for (long i = 0; i < width; i++) {
-        float total = 0;
-        for (long r = 0; r < count; r++) total += parts[r * stride + i];
-        sums[i] = total;
-    }
-}
-
 }  // namespace
 
-// From ids (rows, time) to the final norm's output y (tokens, width); `last` is the norm's input (panels).
+// From ids to the final norm's output y (asked, width); `last` is the norm's input (panels).
 extern "C" void float32_forward(const Shape* shape, const Layer* layers, const Batch* batch, float* last, float* y) {
     const Shape& s = *shape;
     const Batch& b = *batch;
@@ -224,17 +233,17 @@ extern "C" void float32_forward(const Shape* shape, const Layer* layers, const B
     Packed packed = Packed::take(s, team.common);
     packed.strides(s, true);
     const long counts[] = {Packed::parts(s), s.chunks(), s.rows * s.heads, s.chunks()};
-    const auto count = [&](long phase) { return phase == 0 || phase > 4 * L ? s.chunks() : counts[(phase - 1) % 4]; };
+    const auto count = [&](long phase) { return phase >= 4 * L ? s.asked_chunks() : phase == 0 ? s.chunks() : counts[(phase - 1) % 4]; };
     team.run(s.threads, 4 * L + 2, count, [&](long phase, long number) {
         if (phase == 0) {
-            const Chunk c(s, number);
+            const Chunk c(s.tokens, number);
             const Panels x = panels(layers[0].x, s);
             for (long i = c.begin; i < c.begin + c.rows; i++)
                 for (long d = 0; d < D; d += 16) store(x(i, d), line(b.embedding + b.ids[i] * D + d));
             return;
         }
         if (phase > 4 * L) {
-            const Chunk c(s, number);
+            const Chunk c(s.asked, number);
             normalise(panels(last, s).row(c.begin), b.norm, c.rows, D, s.eps,
                       [&](long i, long d, const Line& v) { store(y + (c.begin + i) * D + d, v); });
             return;
@@ -245,7 +254,9 @@ extern "C" void float32_forward(const Shape* shape, const Layer* layers, const B
             case 0: return packed.pack(s, l, number, true);
             case 1: return mix(s, l, packed, number);
             case 2: return attend_row(s, l, b, number);
-            case 3: return feed(s, l, packed, index + 1 < L ? layers[index + 1].x : last, number);
+            case 3:
+                if (index + 1 < L) return feed(s, l, packed, layers[index + 1].x, nullptr, Chunk(s.tokens, number));
+                return feed(s, l, packed, last, b.asked, Chunk(s.asked, number));
         }
     });
 }
@@ -265,14 +276,15 @@ extern "C" void float32_backward(const Shape* shape, const Layer* layers, const 
     packed.strides(s, false);
     float *chunk_gains = team.common.take<float>(of_chunks), *head_gains = team.common.take<float>(of_heads);
     const auto numbers = [&](long columns) { return team.common.take<float>(stride * columns); };
-    const Gradients shared = {last, numbers(D), numbers(s.mixed()), numbers(s.attended()), numbers(D), numbers(D), numbers(s.inner)};
+    const Gradients shared = {last, numbers(D), numbers(s.mixed()), numbers(s.attended()), numbers(D), numbers(D), numbers(s.inner),
+                              nullptr, s.tokens};
     const long counts[] = {Packed::parts(s), s.chunks(), s.rows * s.key_heads, s.chunks(), WeightGradients::parts(s), 1};
     const auto count = [&](long phase) {
-        return phase == 0 ? s.chunks() : phase == 1 ? 1 : phase == 6 * L + 2 ? s.threads : counts[(phase - 2) % 6];
+        return phase == 0 || phase == 3 ? s.asked_chunks() : phase == 1 ? 1 : phase == 6 * L + 2 ? s.threads : counts[(phase - 2) % 6];
     };
     team.run(s.threads, 6 * L + 3, count, [&](long phase, long number) {
         if (phase == 0) {  // the final norm
-            const Chunk c(s, number);
+            const Chunk c(s.asked, number);
             scratch.room(4 * (stride_of(CHUNK) * (D / 16) + 64));
             const Panels grad = take(scratch, CHUNK, D), x = panels(last, s).row(c.begin);
             for (long i = 0; i < c.rows; i++)
@@ -282,7 +294,7 @@ extern "C" void float32_backward(const Shape* shape, const Layer* layers, const 
             return normalise_backward(x, b.norm, grad, {nullptr, 0}, c.rows, D, s.eps, gains,
                                       [&](long i, long d, const Line& v) { store(x(i, d), v); });
         }
-        if (phase == 1) return sum_rows(chunk_gains, s.chunks(), 2 * D, D, grad_norm);
+        if (phase == 1) return sum_rows(chunk_gains, s.asked_chunks(), 2 * D, D, grad_norm);
         if (phase == 6 * L + 2) {  // each has embeddings of its own, so that a token's gradients are added in the order of its places
             const Panels grad = panels(layers[0].x, s);
             for (long v = number; v < s.vocabulary; v += s.threads) std::fill(grad_embedding + v * D, grad_embedding + v * D + D, 0.f);
@@ -297,10 +309,16 @@ extern "C" void float32_backward(const Shape* shape, const Layer* layers, const 
         const long index = L - 1 - (phase - 2) / 6;
         const Layer& l = layers[index];
         Gradients g = shared;
-        g.out = index + 1 < L ? layers[index + 1].x : last;
+        if (index + 1 < L)
+            g.out = layers[index + 1].x;
+        else
+            g.places = b.asked, g.tokens = s.asked;
         switch ((phase - 2) % 6) {
             case 0:
-                if (number == 0) std::fill(chunk_gains, chunk_gains + of_chunks, 0.f), std::fill(head_gains, head_gains + of_heads, 0.f);
+                if (number == 0) {
+                    std::fill(chunk_gains, chunk_gains + of_chunks, 0.f), std::fill(head_gains, head_gains + of_heads, 0.f);
+                    if (g.places) std::fill(g.middle, g.middle + stride * D, 0.f), std::fill(g.attention, g.attention + stride * s.attended(), 0.f);
+                }
                 return packed.pack(s, l, number, false);
             case 1: return feed_backward(s, l, g, packed, chunk_gains, number);
             case 2: return attend_row_backward(s, l, b, g, head_gains, number);

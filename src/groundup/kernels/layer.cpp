@@ -266,142 +266,167 @@ static void layer_forward(const Shape& s, const Layer& l, const float* cos, cons
     }
 }
 
-// The sum of `count` rows of parts, `stride` apart, always in the same order.
-static void sum_rows(const float* parts, long count, long stride, long width, float* sums) {
-    for (long i = 0; i < width; i++) {
-        float total = 0;
-        for (long r = 0; r < count; r++) total += parts[r * stride + i];
-        sums[i] = total;
-    }
-}
-
 struct Operands {  // of the weights' gradients: all tokens, left ones tiled (width), right ones packed
     bf16 *grad_middle, *grad_out, *grad_qkv, *grad_gates;
 };
 
+struct RowMemory {  // what a thread needs for a row on its way back
+    bf16 *h, *grad_gates, *grad_middle, *grad_attention, *grad_qkv;
+    Head head;
+    bool* alike;
+    static RowMemory take(const Shape& s) {
+        const long T = s.time, D = s.width, C = s.channels, E = s.mixed(), A = s.attended(), F = s.inner, wide = T + BLOCK;
+        scratch.room(2 * T * (2 * D + 2 * F + A + E + 64) + 26 * T * C + 4 * T + 4 * BLOCK * wide + 2 * T * T + T / BLOCK + 8192);
+        const auto numbers = [](size_t count) { return scratch.take<bf16>(count); };
+        const auto floats = [](size_t count) { return scratch.take<float>(count); };
+        return {numbers(T * (D + 32)), numbers(T * 2 * F), numbers(T * D), numbers(T * A), numbers(T * (E + 32)),
+                {numbers(T * C), numbers(T * C), numbers(T * C), numbers(T * C), numbers(T * C), numbers(T * C), numbers(T * C),
+                 floats(T * C), floats(T * C), floats(T * C), floats(T), numbers(BLOCK * wide), numbers(BLOCK * wide), numbers(T * T)},
+                scratch.take<bool>(T / BLOCK)};
+    }
+};
+
+// Of row r: from the gradient of the layer's output, out (T x D), to that of what the MLP's is added to.
+static void mlp_backward(const Shape& s, const Layer& l, const Operands& o, const RowMemory& own, long r, const bf16* out, float* gain) {
+    const long T = s.time, D = s.width, E = s.mixed(), F = s.inner, N = spread(s.tokens());
+    const bf16 *middle = l.middle + r * T * D, *gates = l.gates + r * T * 2 * F;
+    bf16 *h = own.h, *grad_gates = own.grad_gates;
+    multiply(rows(out, D), l.down_b, D * 16, T, F, D, [=](long m, long n, const float* two) {
+        for (long c = 0; c < 32; c += 16) {
+            Vec to_gate[2], to_up[2];
+            const long at = 2 * (n + c);  // of the 16 gates, then 16 of what they gate
+            for (long i = 0; i < 2; i++) {
+                const bf16* kept = gates + at * T + (m + i) * 32;
+                __m512i factors = _mm512_load_si512(kept);
+                _mm_prefetch((const char*)kept + 8192, _MM_HINT_T1);  // two pages on, where the processor does not look
+                Vec v = _mm512_load_ps(two + i * 32 + c);
+                to_gate[i] = _mm512_mul_ps(v, first(factors)), to_up[i] = _mm512_mul_ps(v, second(factors));
+                store(grad_gates + (m + i) / 16 * 32 * F + at * 16 + (m + i) % 16 * 32, to_gate[i], to_up[i]);
+            }
+            bf16* to = o.grad_gates + at * N + (r * T + m) * 16;
+            _mm512_stream_si512((__m512i*)to, together(to_gate[0], to_gate[1]));
+            _mm512_stream_si512((__m512i*)(to + 16 * N), together(to_up[0], to_up[1]));
+        }
+    }, soon(middle, T * D));
+    tile_transposed(out, D, T, D, o.grad_out, N, r * T);
+    multiply(tiled(grad_gates, 2 * F), l.gated_b, 2 * F * 16, T, D, 2 * F,
+             each([=](long m, long n, Vec a, Vec b) { store(h + m * (D + 32) + n, a, b); }), soon(l.qkv + r * T * E, T * E));
+    normalise_backward(middle, l.mlp_norm, s.eps, h, D + 32, out, T, D, own.grad_middle, gain);
+}
+
+// along[t] = the dot product of the gradient of what a head found, from (T x C, rows A apart), with it.
+static void dot_with_found(const Shape& s, const Layer& l, const bf16* from, long head, long r, float* along) {
+    const long T = s.time, C = s.channels, A = s.attended(), N = spread(s.tokens());
+    for (long t = 0; t < T; t += 16) {
+        Vec dots[16];
+        for (long i = 0; i < 16; i += 2) {
+            dots[i] = dots[i + 1] = all(0.f);
+            for (long c = 0; c < C; c += LANES) {
+                const bf16* at = from + (t + i) * A + c;
+                const __m512i found = _mm512_load_si512(l.attention + (head * C + c) * N + (r * T + t + i) * 16);
+                dots[i] = _mm512_fmadd_ps(load(at), first(found), dots[i]);
+                dots[i + 1] = _mm512_fmadd_ps(load(at + A), second(found), dots[i + 1]);
+            }
+        }
+        _mm512_storeu_ps(along + t, sums(dots));
+    }
+}
+
+// Of row r: from the gradient of what all heads found to that of queries, keys and values.
+static void heads_backward(const Shape& s, const Layer& l, const float* cos, const float* sin, const int* documents, const Operands& o,
+                           const RowMemory& own, long r, float* gain_q, float* gain_k) {
+    const long T = s.time, C = s.channels, E = s.mixed(), A = s.attended(), N = spread(s.tokens()), H = s.heads, K = s.key_heads;
+    const float eps = s.eps, scale = 1 / std::sqrt((float)C);
+    const bf16* qkv = l.qkv + r * T * E;
+    const Head& one = own.head;
+    bf16* grad_qkv = own.grad_qkv;
+    for (long head = 0; head < H; head++) {
+        const long shared = head / (H / K), key = A + shared * C, value = key + K * C;
+        const bf16* from = own.grad_attention + head * C;
+        const bool first_to_share = head % (H / K) == 0, last_to_share = (head + 1) % (H / K) == 0;
+        if (first_to_share) {
+            norm_rope(qkv + key, E, l.k_norm, cos, sin, eps, 1.f, T, C, one.k);
+            transposed(one.k, C, T, C, [=](long c, long t, const __m512i* found) {
+                for (int i = 0; i < 16; i++) _mm512_store_si512(one.keys_t + c * T + t * 16 + i * 32, found[i]);
+            });
+        }
+        norm_rope(qkv + head * C, E, l.q_norm, cos, sin, eps, scale * LOG2_E, T, C, one.q);
+        pack_transposed(one.q, C, T, C, one.queries_t, C * 16), pack(one.q, C, T, C, one.queries, T * 16);
+        pack_transposed(from, A, T, C, one.grads_t, C * 16), pack(from, A, T, C, one.grads, T * 16);
+        dot_with_found(s, l, from, head, r, one.along);
+        attend_backward(one, qkv + value, E, documents, own.alike, l.log_sums + (r * H + head) * T, first_to_share, T, C);
+        norm_rope_backward(qkv + head * C, E, l.q_norm, cos, sin, eps, scale, T, C, one.grad_q, grad_qkv + head * C, E + 32,
+                           o.grad_qkv + head * C * N + r * T * 16, N * 16, gain_q);
+        if (!last_to_share) continue;
+        // the queries had been scaled by log2(e)
+        norm_rope_backward(qkv + key, E, l.k_norm, cos, sin, eps, 1 / LOG2_E, T, C, one.grad_k, grad_qkv + key, E + 32,
+                           o.grad_qkv + key * N + r * T * 16, N * 16, gain_k);
+        for (long t = 0; t < T; t += 2)
+            for (long c = 0; c < C; c += LANES) {
+                Vec above = _mm512_load_ps(one.grad_v + t * C + c), below = _mm512_load_ps(one.grad_v + (t + 1) * C + c);
+                bf16* to = grad_qkv + t * (E + 32) + value + c;
+                store(to, above), store(to + E + 32, below);
+                _mm512_store_si512(o.grad_qkv + (value + c) * N + (r * T + t) * 16, together(above, below));
+            }
+    }
+}
+
+// The gradients of the four products' weights, shared out among the threads that call it together.
+static void weight_gradients(const Shape& s, const Layer& l, const Operands& o) {
+    constexpr long PART = 512;
+    const long D = s.width, A = s.attended(), F = s.inner, N = spread(s.tokens());
+    scratch.room(4 * D * PART + 4096);
+    float* sums = scratch.take<float>(D * PART);
+    const long columns[] = {s.mixed(), A, 2 * F, F};
+    const bf16* left[] = {l.normed, o.grad_middle, l.mlp_normed, o.grad_out};
+    const bf16* right[] = {o.grad_qkv, l.attention, o.grad_gates, l.gated_right};
+    long parts = 0;
+    for (long c : columns) parts += (c + PART - 1) / PART;
+#pragma omp for schedule(dynamic, 1)
+    for (long part = 0; part < parts; part++) {
+        long which = 0, n0 = part * PART;
+        for (long all_of = 0; n0 >= (all_of = (columns[which] + PART - 1) / PART * PART); which++) n0 -= all_of;
+        sum_over_tokens(left[which], right[which], D, n0, std::min(PART, columns[which] - n0), s.tokens(), N, sums,
+                        [&](long m, long n, const float* block) {
+                            float* mixed = mixed_panel(s, l.grad_q, l.grad_k, l.grad_v, n / 16);
+                            float* gated = gated_panel(s, l.grad_gate, l.grad_up, n / 16);
+                            if (which == 0) save_tile_transposed(block, mixed + m, D);
+                            if (which == 1) save_tile(block, l.grad_o + m * A + n, A);
+                            if (which == 2) save_tile_transposed(block, gated + m, D);
+                            if (which == 3) save_tile(block, l.grad_down + m * F + n, F);
+                        });
+        _mm_sfence();
+    }
+}
+
 // From the gradient of the layer's output, grad (tokens x width), which becomes that of its input.
 static void layer_backward(const Shape& s, const Layer& l, const float* cos, const float* sin, const int* documents,
                            const Operands& o, bf16* grad, float* gain_parts) {
-    const long T = s.time, D = s.width, C = s.channels, E = s.mixed(), A = s.attended(), F = s.inner, N = spread(s.tokens());
-    const long H = s.heads, K = s.key_heads, wide = T + BLOCK, norm_weights = 2 * D + 2 * C;
-    const float eps = s.eps, scale = 1 / std::sqrt((float)C);
+    const long T = s.time, D = s.width, C = s.channels, E = s.mixed(), A = s.attended(), N = spread(s.tokens());
+    const long norm_weights = 2 * D + 2 * C;
     std::memset(gain_parts, 0, s.rows * norm_weights * sizeof(float));
 #pragma omp parallel num_threads(s.threads)
     {
         Tiles tiles;
-        scratch.room(2 * T * (2 * D + 2 * F + A + E + 64) + 26 * T * C + 4 * T + 4 * BLOCK * wide + 2 * T * T + T / BLOCK + 8192);
-        const auto numbers = [](size_t count) { return scratch.take<bf16>(count); };
-        const auto floats = [](size_t count) { return scratch.take<float>(count); };
-        bf16 *h = numbers(T * (D + 32)), *grad_gates = numbers(T * 2 * F), *grad_middle = numbers(T * D);
-        bf16 *grad_attention = numbers(T * A), *grad_qkv = numbers(T * (E + 32));
-        const Head own = {numbers(T * C), numbers(T * C), numbers(T * C), numbers(T * C), numbers(T * C),
-                          numbers(T * C), numbers(T * C), floats(T * C), floats(T * C), floats(T * C),
-                          floats(T), numbers(BLOCK * wide), numbers(BLOCK * wide), numbers(T * T)};
-        bool* alike = scratch.take<bool>(T / BLOCK);
+        const RowMemory own = RowMemory::take(s);
 #pragma omp for schedule(dynamic, 1)
         for (long r = 0; r < s.rows; r++) {
-            const bf16 *x = l.x + r * T * D, *qkv = l.qkv + r * T * E;
-            const bf16 *middle = l.middle + r * T * D, *gates = l.gates + r * T * 2 * F;
-            find_alike(documents + r * T, T, alike);
+            const bf16* x = l.x + r * T * D;
             bf16* out = grad + r * T * D;  // at first the gradient of the output, at last of the input
+            bf16 *h = own.h, *grad_attention = own.grad_attention;
             float *gain1 = gain_parts + r * norm_weights, *gain2 = gain1 + D, *gain_q = gain2 + D, *gain_k = gain_q + C;
-            // the MLP
-            multiply(rows(out, D), l.down_b, D * 16, T, F, D, [=](long m, long n, const float* two) {
-                for (long c = 0; c < 32; c += 16) {
-                    Vec to_gate[2], to_up[2];
-                    const long at = 2 * (n + c);  // of the 16 gates, then 16 of what they gate
-                    for (long i = 0; i < 2; i++) {
-                        const bf16* kept = gates + at * T + (m + i) * 32;
-                        __m512i factors = _mm512_load_si512(kept);
-                        _mm_prefetch((const char*)kept + 8192, _MM_HINT_T1);  // two pages on, where the processor does not look
-                        Vec v = _mm512_load_ps(two + i * 32 + c);
-                        to_gate[i] = _mm512_mul_ps(v, first(factors)), to_up[i] = _mm512_mul_ps(v, second(factors));
-                        store(grad_gates + (m + i) / 16 * 32 * F + at * 16 + (m + i) % 16 * 32, to_gate[i], to_up[i]);
-                    }
-                    bf16* to = o.grad_gates + at * N + (r * T + m) * 16;
-                    _mm512_stream_si512((__m512i*)to, together(to_gate[0], to_gate[1]));
-                    _mm512_stream_si512((__m512i*)(to + 16 * N), together(to_up[0], to_up[1]));
-                }
-            }, soon(middle, T * D));
-            tile_transposed(out, D, T, D, o.grad_out, N, r * T);
-            multiply(tiled(grad_gates, 2 * F), l.gated_b, 2 * F * 16, T, D, 2 * F,
-                     each([=](long m, long n, Vec a, Vec b) { store(h + m * (D + 32) + n, a, b); }), soon(qkv, T * E));
-            normalise_backward(middle, l.mlp_norm, eps, h, D + 32, out, T, D, grad_middle, gain2);
-            // attention
-            tile_transposed(grad_middle, D, T, D, o.grad_middle, N, r * T);
+            find_alike(documents + r * T, T, own.alike);
+            mlp_backward(s, l, o, own, r, out, gain2);
+            tile_transposed(own.grad_middle, D, T, D, o.grad_middle, N, r * T);
             _mm_sfence();
-            multiply(rows(grad_middle, D), l.o_b, D * 16, T, A, D,
+            multiply(rows(own.grad_middle, D), l.o_b, D * 16, T, A, D,
                      each([=](long m, long n, Vec a, Vec b) { store(grad_attention + m * A + n, a, b); }));
-            for (long head = 0; head < H; head++) {
-                const long shared = head / (H / K), key = A + shared * C, value = key + K * C;
-                const bf16* from = grad_attention + head * C;
-                const bool first_to_share = head % (H / K) == 0, last_to_share = (head + 1) % (H / K) == 0;
-                if (first_to_share) {
-                    norm_rope(qkv + key, E, l.k_norm, cos, sin, eps, 1.f, T, C, own.k);
-                    transposed(own.k, C, T, C, [=](long c, long t, const __m512i* found) {
-                        for (int i = 0; i < 16; i++) _mm512_store_si512(own.keys_t + c * T + t * 16 + i * 32, found[i]);
-                    });
-                }
-                norm_rope(qkv + head * C, E, l.q_norm, cos, sin, eps, scale * LOG2_E, T, C, own.q);
-                pack_transposed(own.q, C, T, C, own.queries_t, C * 16), pack(own.q, C, T, C, own.queries, T * 16);
-                pack_transposed(from, A, T, C, own.grads_t, C * 16), pack(from, A, T, C, own.grads, T * 16);
-                for (long t = 0; t < T; t += 16) {
-                    Vec dots[16];
-                    for (long i = 0; i < 16; i += 2) {
-                        dots[i] = dots[i + 1] = all(0.f);
-                        for (long c = 0; c < C; c += LANES) {
-                            const bf16* at = from + (t + i) * A + c;
-                            const __m512i found = _mm512_load_si512(l.attention + (head * C + c) * N + (r * T + t + i) * 16);
-                            dots[i] = _mm512_fmadd_ps(load(at), first(found), dots[i]);
-                            dots[i + 1] = _mm512_fmadd_ps(load(at + A), second(found), dots[i + 1]);
-                        }
-                    }
-                    _mm512_storeu_ps(own.along + t, sums(dots));
-                }
-                attend_backward(own, qkv + value, E, documents + r * T, alike, l.log_sums + (r * H + head) * T,
-                                first_to_share, T, C);
-                norm_rope_backward(qkv + head * C, E, l.q_norm, cos, sin, eps, scale, T, C, own.grad_q, grad_qkv + head * C, E + 32,
-                               o.grad_qkv + head * C * N + r * T * 16, N * 16, gain_q);
-                if (!last_to_share) continue;
-                // the queries had been scaled by log2(e)
-                norm_rope_backward(qkv + key, E, l.k_norm, cos, sin, eps, 1 / LOG2_E, T, C, own.grad_k, grad_qkv + key, E + 32,
-                               o.grad_qkv + key * N + r * T * 16, N * 16, gain_k);
-                for (long t = 0; t < T; t += 2)
-                    for (long c = 0; c < C; c += LANES) {
-                        Vec above = _mm512_load_ps(own.grad_v + t * C + c), below = _mm512_load_ps(own.grad_v + (t + 1) * C + c);
-                        bf16* to = grad_qkv + t * (E + 32) + value + c;
-                        store(to, above), store(to + E + 32, below);
-                        _mm512_store_si512(o.grad_qkv + (value + c) * N + (r * T + t) * 16, together(above, below));
-                    }
-            }
-            multiply(rows(grad_qkv, E + 32), l.mixed_b, E * 16, T, D, E,
+            heads_backward(s, l, cos, sin, documents + r * T, o, own, r, gain_q, gain_k);
+            multiply(rows(own.grad_qkv, E + 32), l.mixed_b, E * 16, T, D, E,
                      each([=](long m, long n, Vec a, Vec b) { store(h + m * (D + 32) + n, a, b); }), soon(x, T * D));
-            normalise_backward(x, l.attention_norm, eps, h, D + 32, grad_middle, T, D, out, gain1);
+            normalise_backward(x, l.attention_norm, s.eps, h, D + 32, own.grad_middle, T, D, out, gain1);
         }
-        // the weights' gradients
-        constexpr long PART = 512;
-        scratch.room(4 * D * PART + 4096);
-        float* sums = scratch.take<float>(D * PART);
-        const long columns[] = {E, A, 2 * F, F};
-        const bf16* left[] = {l.normed, o.grad_middle, l.mlp_normed, o.grad_out};
-        const bf16* right[] = {o.grad_qkv, l.attention, o.grad_gates, l.gated_right};
-        long parts = 0;
-        for (long c : columns) parts += (c + PART - 1) / PART;
-#pragma omp for schedule(dynamic, 1)
-        for (long part = 0; part < parts; part++) {
-            long which = 0, n0 = part * PART;
-            for (long all_of = 0; n0 >= (all_of = (columns[which] + PART - 1) / PART * PART); which++) n0 -= all_of;
-            sum_over_tokens(left[which], right[which], D, n0, std::min(PART, columns[which] - n0), s.tokens(), N, sums,
-                            [&](long m, long n, const float* block) {
-                                float* mixed = mixed_panel(s, l.grad_q, l.grad_k, l.grad_v, n / 16);
-                                float* gated = gated_panel(s, l.grad_gate, l.grad_up, n / 16);
-                                if (which == 0) save_tile_transposed(block, mixed + m, D);
-                                if (which == 1) save_tile(block, l.grad_o + m * A + n, A);
-                                if (which == 2) save_tile_transposed(block, gated + m, D);
-                                if (which == 3) save_tile(block, l.grad_down + m * F + n, F);
-                            });
-            _mm_sfence();
-        }
+        weight_gradients(s, l, o);
     }
     const long sizes[] = {D, D, C, C};
     float* to[] = {l.grad_attention_norm, l.grad_mlp_norm, l.grad_q_norm, l.grad_k_norm};

@@ -1,4 +1,4 @@
-// Memory that kernels keep between calls.
+// What kernels of both formats share: memory that they keep between calls, and sums.
 #pragma once
 #include <sys/mman.h>
 
@@ -29,3 +29,12 @@ struct Scratch {
 inline thread_local Scratch scratch;
 inline Scratch common;            // for all threads of a call
 inline std::mutex one_at_a_time;  // who calls from outside
+
+// The sum of `count` rows of parts, `stride` apart, always in the same order.
+static inline void sum_rows(const float* parts, long count, long stride, long width, float* sums) {
+    for (long i = 0; i < width; i++) {
+        float total = 0;
+        for (long r = 0; r < count; r++) total += parts[r * stride + i];
+        sums[i] = total;
+    }
+}

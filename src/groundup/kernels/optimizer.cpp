@@ -1,4 +1,4 @@
-// Muon and AdamW, as training/optimizer.py has them.
+// Muon, as training/optimizer.py has it; AdamW is in float32 whatever the products are in: float32_optimizer.cpp.
 #include "blocks.h"
 
 struct Matrix {
@@ -80,23 +80,5 @@ extern "C" void muon(const Matrix* matrices, long count, long R, long C, long th
                 _mm512_storeu_ps(w.weight + i, _mm512_fnmadd_ps(load(direction + i), all(lr), v));
             }
         }
-    }
-}
-
-// One update by AdamW of n numbers: rates already corrected for the moments' beginning at zero.
-extern "C" void adamw(long n, long threads, float* weight, const float* grad, float* first, float* second, float beta1,
-                      float beta2, float root_correction, float lr, float decay_factor) {
-#pragma omp parallel for num_threads(threads)
-    for (long i = 0; i < n; i += LANES) {
-        const __mmask16 inside = n - i < LANES ? (1 << (n - i)) - 1 : 0xffff;
-        Vec g = _mm512_maskz_loadu_ps(inside, grad + i), m = _mm512_maskz_loadu_ps(inside, first + i);
-        Vec v = _mm512_maskz_loadu_ps(inside, second + i), w = _mm512_maskz_loadu_ps(inside, weight + i);
-        m = _mm512_fmadd_ps(_mm512_sub_ps(g, m), all(1 - beta1), m);
-        v = _mm512_fmadd_ps(_mm512_mul_ps(g, g), all(1 - beta2), _mm512_mul_ps(v, all(beta2)));
-        Vec below = _mm512_fmadd_ps(_mm512_sqrt_ps(v), all(1 / root_correction), all(1e-8f));
-        w = _mm512_fnmadd_ps(_mm512_div_ps(m, below), all(lr), _mm512_mul_ps(w, all(decay_factor)));
-        _mm512_mask_storeu_ps(first + i, inside, m);
-        _mm512_mask_storeu_ps(second + i, inside, v);
-        _mm512_mask_storeu_ps(weight + i, inside, w);
     }
 }

@@ -40,7 +40,8 @@ class _Shape(ctypes.Structure):
         *(
             (name, c_long)
             for name in (
-                "rows", "tokens", "time", "width", "heads", "key_heads", "channels", "inner", "threads", "layers", "vocabulary"
+                "rows", "tokens", "time", "width", "heads", "key_heads", "channels", "inner", "threads", "layers", "vocabulary",
+                "asked",
             )
         ),
         ("eps", c_double),
@@ -74,7 +75,7 @@ class _Layer(ctypes.Structure):
 
 
 class _Batch(ctypes.Structure):
-    _fields_ = [(name, c_void_p) for name in ("embedding", "cos", "sin", "norm", *Rows._fields)]
+    _fields_ = [(name, c_void_p) for name in ("embedding", "cos", "sin", "norm", *Rows._fields, "asked")]
 
 
 def whole_rows(ids_BT: Tensor, documents_BT: Tensor | None) -> Rows:
@@ -85,13 +86,18 @@ def whole_rows(ids_BT: Tensor, documents_BT: Tensor | None) -> Rows:
     return Rows(*(one.flatten().to(torch.int32).contiguous() for one in (ids_BT, documents, positions, starts)))
 
 
-def hidden_states(backbone: "Backbone", rows: Rows) -> Tensor:
-    """Hidden states (N, width) in float32 of a backbone that `check` has accepted; see `Backbone`.
+def hidden_states(backbone: "Backbone", rows: Rows, asked_M: Tensor | None = None) -> Tensor:
+    """Hidden states (M, width) in float32 of a backbone that `check` has accepted, of the tokens `asked_M`, which ascend, or of
+    all; after the last layer's attention nothing is computed of others. See `Backbone`.
 
-    Raises IndexError for an id that is none, TypeError for rows that are not laid out as `Rows` says.
+    Raises IndexError for an id or an asked token that is none, TypeError for rows that are not laid out as `Rows` says.
     """
     vocabulary = backbone.config.vocab_size
     rows.check()
+    if asked_M is not None:
+        if not len(asked_M) or int(asked_M[0]) < 0 or int(asked_M[-1]) >= len(rows.ids) or not bool((asked_M.diff() > 0).all()):
+            raise IndexError(f"asked for must be some of the {len(rows.ids)} tokens, ascending")
+        asked_M = None if len(asked_M) == len(rows.ids) else asked_M.to(torch.int32).contiguous()
     if not 0 <= int(rows.ids.min()) <= int(rows.ids.max()) < vocabulary:
         raise IndexError(f"an id is not among the {vocabulary} tokens")
     weights = [layer.get_submodule(name).weight for layer in backbone.layers for name in PARAMETERS]
@@ -99,19 +105,22 @@ def hidden_states(backbone: "Backbone", rows: Rows) -> Tensor:
     if odd := {str(one.dtype) for one in parameters} - {"torch.float32"}:
         raise TypeError(f"parameters are {', '.join(odd)}: the kernels take float32")
     keep = torch.is_grad_enabled() and any(one.requires_grad for one in parameters)
-    return _Backbone.apply(backbone, rows, keep, *parameters)
+    return _Backbone.apply(backbone, (rows, asked_M), keep, *parameters)
 
 
 class _Pass:
     """One forward pass and its backward pass: shapes, memory and where things are in it."""
 
-    def __init__(self, backbone: "Backbone", batch: Rows, keep: bool, parameters: tuple[Tensor, ...]) -> None:
+    def __init__(
+        self, backbone: "Backbone", batch: Rows, asked: Tensor | None, keep: bool, parameters: tuple[Tensor, ...]
+    ) -> None:
         config = backbone.config
         rows, tokens, time = len(batch.starts) - 1, len(batch.ids), int(batch.starts.diff().max())
         D, F, C = config.hidden_size, config.intermediate_size, config.head_dim
         H, K, L = config.num_attention_heads, config.num_key_value_heads, config.num_hidden_layers
         stride, line = tokens | 1, torch.get_num_threads()
-        self.shape = _Shape(rows, tokens, time, D, H, K, C, F, line, L, config.vocab_size, config.rms_norm_eps)
+        self.asked = tokens if asked is None else len(asked)
+        self.shape = _Shape(rows, tokens, time, D, H, K, C, F, line, L, config.vocab_size, self.asked, config.rms_norm_eps)
         sizes = [stride * size for size in (D, (H + 2 * K) * C, H * C, D, 2 * F)] + [-(-tokens * H // LINE) * LINE]
         self.memory = _memory((L if keep else 1) * sum(sizes) + stride * D + LINE)
         start = -self.memory.data_ptr() % 64 // 4  # lines as the cache has them
@@ -122,9 +131,10 @@ class _Pass:
         places = backbone.places(torch.arange(int(batch.positions.max()) + 1)[None])
         self.turns = tuple(x[0, 0, :, : C // 2].contiguous() for x in (places.cos, places.sin))
         self.parameters = tuple(one.detach().contiguous() for one in parameters)
-        self.batch = batch
+        self.batch = (*batch, asked)
         embedding, norm, *_ = self.parameters
-        self.places = _Batch(*map(kernels.address, (embedding, *self.turns, norm, *batch)))
+        given = (embedding, *self.turns, norm, *self.batch)
+        self.places = _Batch(*(None if one is None else kernels.address(one) for one in given))
 
     def layers(self, gradients: list[Tensor]) -> ctypes.Array:
         count, weights = len(PARAMETERS), self.parameters[2:]
@@ -156,27 +166,27 @@ def _memory(size: int) -> Tensor:
 class _Backbone(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, backbone: "Backbone", batch: Rows, keep: bool, *parameters: Tensor
+        ctx: Any, backbone: "Backbone", batch: tuple[Rows, Tensor | None], keep: bool, *parameters: Tensor
     ) -> Tensor:
-        one = _Pass(backbone, batch, keep, parameters)
-        y_ND = torch.empty(len(batch.ids), backbone.config.hidden_size)
+        one = _Pass(backbone, *batch, keep, parameters)
+        y_MD = torch.empty(one.asked, backbone.config.hidden_size)
         kernels.float32_library().float32_forward(
-            ctypes.byref(one.shape), one.layers([]), ctypes.byref(one.places), *map(kernels.address, (one.last, y_ND))
+            ctypes.byref(one.shape), one.layers([]), ctypes.byref(one.places), *map(kernels.address, (one.last, y_MD))
         )
         if keep:
             ctx.one = one
         else:
             _free.append(one.memory)
-        return y_ND
+        return y_MD
 
     @staticmethod
-    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_MD: Tensor) -> tuple[Tensor | None, ...]:
         one, ctx.one = ctx.one, None
         grad_embedding, grad_norm, *gradients = (torch.empty_like(parameter) for parameter in one.parameters)
-        grad_ND = grad_ND.contiguous()
+        grad_MD = grad_MD.contiguous()
         kernels.float32_library().float32_backward(
             ctypes.byref(one.shape), one.layers(gradients), ctypes.byref(one.places),
-            *map(kernels.address, (one.last, grad_ND, grad_norm, grad_embedding)),
+            *map(kernels.address, (one.last, grad_MD, grad_norm, grad_embedding)),
         )  # fmt: skip
         _free.append(one.memory)
         return None, None, None, grad_embedding, grad_norm, *gradients

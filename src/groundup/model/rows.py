@@ -29,16 +29,26 @@ def hidden_states(
     Without `pack` PyTorch computes the rows as they are given.
     """
     B, T = ids_BT.shape
+    by_kernels = getattr(backbone, "by_float32_kernels", False) and dtype == torch.float32
+    if by_kernels and documents_BT is not None and len(wanted_M) < B * T:
+        rows, at_N = of_documents(ids_BT, documents_BT, wanted_M)
+        return _asked(backbone, rows, at_N[wanted_M])
     if documents_BT is None and hasattr(backbone, "by_float32_kernels"):
         lengths = _lengths(wanted_M, B, T)
-        if backbone.by_float32_kernels and dtype == torch.float32:
+        if by_kernels:
             rows, at_BT = without_padding(ids_BT, lengths, backbone.config.hidden_size)
-            return float32_layers.hidden_states(backbone, rows).index_select(0, at_BT.flatten()[wanted_M])
+            return _asked(backbone, rows, at_BT.flatten()[wanted_M])
         if pack and sum(lengths) < (1 - PADDING) * B * T:
             ids_BT, documents_BT, at_BT = packed(ids_BT, lengths)
             wanted_M = at_BT.flatten()[wanted_M]
     hidden = backbone(ids_BT, documents_BT, dtype=dtype).flatten(0, 1)
     return hidden if len(wanted_M) == len(hidden) == B * T else hidden.index_select(0, wanted_M)
+
+
+def _asked(backbone: nn.Module, rows: Rows, at_M: Tensor) -> Tensor:
+    """Of the tokens at these places of the rows, of which some may be there twice; of none, a token is computed all the same."""
+    asked, back_M = at_M.unique(return_inverse=True)
+    return float32_layers.hidden_states(backbone, rows, asked if len(asked) else asked.new_zeros(1)).index_select(0, back_M)
 
 
 def _lengths(wanted_M: Tensor, B: int, T: int) -> list[int]:
@@ -49,6 +59,26 @@ def _lengths(wanted_M: Tensor, B: int, T: int) -> list[int]:
     if not len(places):
         lengths[:1] = 1
     return lengths.tolist()
+
+
+def of_documents(ids_BT: Tensor, documents_BT: Tensor, wanted_M: Tensor) -> tuple[Rows, Tensor]:
+    """Each document of each row as a row of its own, as far as it is asked for (of a batch of which nothing is, the first token),
+    at its positions in the row that it came in; and where each token of the batch then is (N,), 0 where it is not computed.
+    """
+    B, T = ids_BT.shape
+    row_and_document = np.stack((np.arange(B).repeat(T), documents_BT.numpy().flatten()))
+    own_N = np.unique(row_and_document, axis=1, return_inverse=True)[1].reshape(-1)
+    places, wanted = np.arange(B * T), wanted_M.numpy() if len(wanted_M) else np.zeros(1, dtype=np.int64)
+    last = np.full(B * T, -1)
+    np.maximum.at(last, own_N[wanted], wanted)
+    kept = places[places <= last[own_N]]
+    kept = kept[np.argsort(own_N[kept], kind="stable")]
+    starts = np.flatnonzero(np.diff(own_N[kept], prepend=-1, append=-1))
+    ids, positions = ids_BT.flatten()[kept], torch.from_numpy(kept % T)
+    whole = (ids, torch.zeros_like(ids), positions, torch.from_numpy(starts))
+    at_N = np.zeros(B * T, dtype=np.int64)
+    at_N[kept] = np.arange(len(kept))
+    return Rows(*(one.to(torch.int32) for one in whole)), torch.from_numpy(at_N)
 
 
 def without_padding(ids_BT: Tensor, lengths: Sequence[int], width: int) -> tuple[Rows, Tensor]:

@@ -109,7 +109,7 @@ class Optimizer:
             second = [local(self.state[f"second.{name}"]) for name in names]
             decay_factor = 1 - lr * multiplier * self.weight_decay
             if self.native:
-                self.native.adamw(parameters, gradients, first, second, self.betas, lr * multiplier, decay_factor, updates)
+                float32.adamw(parameters, gradients, first, second, self.betas, lr * multiplier, decay_factor, updates)
                 continue
             torch._foreach_lerp_(first, gradients, 1 - first_beta)
             torch._foreach_mul_(second, second_beta)

@@ -1,0 +1,89 @@
+// Runs the kernels in bfloat16 with AVX-512 and AMX by emulated/immintrin.h and every buffer as long as it must be and no longer: built
+// with sanitizers by test_generation_kernels.py. Results of any number of threads must be the same to the bit; prints a digest of them.
+#include "../src/groundup/kernels/layer.cpp"
+#include "../src/groundup/kernels/loss.cpp"
+#include "../src/groundup/kernels/optimizer.cpp"
+
+#include <cstdio>
+#include <deque>
+#include <utility>
+#include <vector>
+
+struct Aligned {
+    size_t bytes;
+    char* at;
+    explicit Aligned(size_t bytes) : bytes(bytes), at((char*)aligned_alloc(64, (bytes + 63) / 64 * 64)) {}
+    Aligned(Aligned&& other) : bytes(other.bytes), at(std::exchange(other.at, nullptr)) {}
+    ~Aligned() { free(at); }
+    bool operator==(const Aligned& other) const { return bytes == other.bytes && !std::memcmp(at, other.at, bytes); }
+};
+
+static std::deque<Aligned> kept;
+static float* some(long count, float scale = 0.25f) {
+    float* at = (float*)kept.emplace_back(count * 4).at;
+    for (long i = 0; i < count; i++) at[i] = std::sin(0.7f * i + kept.size()) * scale;
+    return at;
+}
+static bf16* some_bf16(long count) {
+    bf16* at = (bf16*)kept.emplace_back(count * 2).at;
+    for (long i = 0; i < count; i++) at[i] = emulated::rounded(std::sin(0.7f * i + kept.size()) / 4);
+    return at;
+}
+
+static void decoder(long threads, long rows, long time, long K, float loud) {
+    const long D = 64, H = 4, C = 32, F = 96, L = 2, V = 37, N = rows * time, A = H * C, E = (H + 2 * K) * C;
+    std::vector<int> ids(N), documents(N);
+    for (long i = 0; i < N; i++) ids[i] = i * 5 % V, documents[i] = i / 41;
+    const Shape s{rows, time, D, H, K, C, F, threads, 1e-6};
+    std::vector<Layer> layers(L);
+    for (Layer& l : layers) {
+        const float** weights = &l.attention_norm;
+        float** grads = &l.grad_attention_norm;
+        for (long size : {D, D, C, C, A * D, K * C * D, K * C * D, D * A, F * D, F * D, D * F})
+            *weights++ = some(size, size == C ? loud : 0.25f), *grads++ = some(size);
+        bf16** at = &l.mixed_t;
+        for (long twice = 0; twice < 2; twice++)
+            for (long size : {E * D, A * D, 2 * F * D, F * D}) *at++ = some_bf16(size);
+        for (long size : {N * D, N * E, N * D, 2 * N * F}) *at++ = some_bf16(size);
+        for (long size : {A, F, D, D}) *at++ = some_bf16(spread(N) * size);
+        l.log_sums = some(N * H);
+    }
+    const float *cos = some(time * C / 2), *sin = some(time * C / 2), *norm = some(D);
+    bf16 *last = some_bf16(N * D), *y = some_bf16(N * D);
+    forward(&s, layers.data(), L, some(V * D), ids.data(), cos, sin, documents.data(), norm, last, y);
+    float *grad_norm = some(D), *grad_embedding = some(V * D);
+    backward(&s, layers.data(), L, ids.data(), cos, sin, documents.data(), norm, last, some_bf16(N * D), grad_norm, grad_embedding, V);
+}
+
+static void loss(long threads, long tokens, float loud) {
+    const long D = 32, known = 270, V = 288;
+    std::vector<long> targets(tokens);
+    for (long i = 0; i < tokens; i++) targets[i] = i * 5 % known;
+    weighted_log_probability(tokens, D, V, known, threads, some_bf16(tokens * D), some(V * D, loud), targets.data(), some(tokens),
+                             some(tokens), some_bf16(tokens * D), some(V * D));
+}
+
+static void optimizer(long threads) {
+    const float abc[] = {4.1f, -6.9f, 2.9f, 4.0f, -6.3f, 2.6f};
+    for (auto [R, C] : {std::pair<long, long>{64, 64}, {32, 128}, {96, 32}}) {
+        const Matrix two[] = {{some(R * C), some(R * C), some(R * C)}, {some(R * C), some(R * C), some(R * C)}};
+        muon(two, 2, R, C, threads, 0.9f, 0.1f, 0.99f, abc, 2);
+    }
+}
+
+int main() {
+    std::deque<Aligned> first;
+    for (long threads : {1, 3}) {
+        kept.clear();
+        decoder(threads, 3, 96, 2, 0.25f), decoder(threads, 1, 32, 1, 60.f);
+        loss(threads, 32, 90.f), loss(threads, 1056, 1.f);
+        optimizer(threads);
+        if (threads == 1) first.swap(kept);
+        else if (first != kept) return 1;
+    }
+    uint64_t digest = 14695981039346656037u;
+    for (const Aligned& one : kept)
+        for (size_t i = 0; i < one.bytes; i++) digest = (digest ^ (unsigned char)one.at[i]) * 1099511628211u;
+    std::fprintf(stderr, "%016llx\n", (unsigned long long)digest);
+    std::puts("sound");
+}
