@@ -67,11 +67,10 @@ def read_json(path: Path) -> Any:
             raise UserError(f"{path}: not a plain file")
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except RecursionError:
-        raise UserError(f"{path}: not valid JSON (nested too deep); delete it to have it made again") from None
-    except ValueError as error:  # JSON's, UTF-8's, and that of a number of thousands of digits
-        raise UserError(f"{path}: not valid JSON ({str(error)[:100]}); delete it to have it made again") from None
+        raise UserError(f"{path}: no such file; get it from where the others came from") from None
+    except (ValueError, RecursionError) as error:  # JSON's, UTF-8's, and that of a number of thousands of digits
+        why = "nested too deep" if isinstance(error, RecursionError) else str(error)[:100]
+        raise UserError(f"{path}: not valid JSON ({why}); mend it, or get or make it again") from None
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -91,7 +90,7 @@ def read_text(path: Path) -> str:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:

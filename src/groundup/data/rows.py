@@ -79,6 +79,8 @@ def batches(
     kind = kind or kind_of(path)
     if kind.form == "archive":
         raise UserError(f"{path}: a web archive, not a file of texts: `groundup corpus` makes texts of it")
+    if kind.form == "text" and _is_page(path, kind):
+        raise UserError(f"{path}: a web page, not a text: `groundup corpus` makes texts of it")
     if kind.form == "parquet":
         yield from _parquet(path, text, others, refused, part, max_bytes)
         return
@@ -89,6 +91,15 @@ def batches(
     else:
         found = _with_column(records(path, refused, kind, part, 2 * max_bytes), path, text, part)
     yield from gathered(found, str(path), text, others, refused, max_bytes)
+
+
+def _is_page(path: Path, kind: Kind) -> bool:
+    try:
+        with open_plain(path) as file:
+            head = streams.content(file, kind.packing, kind.encoding, kind.mark).read(512)
+    except DAMAGE:
+        return False
+    return re.match(rb"\s*<(?:!doctype\s+html|html)\b", head, re.IGNORECASE) is not None
 
 
 def texts(path: Path, refused: Refused, kind: Kind) -> Iterator[bytes]:
@@ -108,7 +119,8 @@ def records(
     kind = kind or kind_of(path)
     if kind.form == "parquet":
         for start, batch in _parquet_batches(path, None, refused, None):
-            yield from _dicts(path, start, batch, refused)
+            read = _read if "binary" in str(batch.schema.types) else lambda row: row
+            yield from ((number, read(row)) for number, row in _dicts(path, start, batch, refused))
         return
     if kind.form == "csv":
         yield from csv_rows(path, refused, kind, max_bytes)
@@ -123,14 +135,34 @@ def records(
 def _dicts(path: Path, start: int, batch: pa.RecordBatch, refused: Refused) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a batch; those of which a value is none that its type allows are counted."""
     for number in range(len(batch)):
+        one = batch.slice(number, 1)
         try:
-            [row] = batch.slice(number, 1).to_pylist()
+            [row] = one.to_pylist()
         except UnicodeDecodeError:
             refused.add("invalid UTF-8", f"{path}: row {start + number + 1}")
         except (ValueError, OverflowError, pa.ArrowException):
-            refused.add("damaged", f"{path}: row {start + number + 1}")
+            # Python has no time of nanoseconds, nor one after the year 9999; a row is not lost for its date.
+            plain = [name for name in one.schema.names if not pa.types.is_temporal(one.schema.field(name).type)]
+            try:
+                [row] = one.select(plain).to_pylist()
+            except (ValueError, OverflowError, pa.ArrowException):
+                refused.add("damaged", f"{path}: row {start + number + 1}")
+                continue
+            yield start + number, row
         else:
             yield start + number, row
+
+
+def _read(value: Any) -> Any:
+    """What a row of Parquet holds, with bytes that are UTF-8 as the text that they are: some writers know no strings."""
+    if isinstance(value, dict):
+        return {name: _read(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_read(one) for one in value]
+    if isinstance(value, bytes):
+        with suppress(UnicodeDecodeError):
+            return value.decode()
+    return value
 
 
 def csv_lists(path: Path, refused: Refused, kind: Kind, max_bytes: int = 2 * MAX_TEXT_BYTES) -> Iterator[list[str]]:
@@ -200,6 +232,9 @@ def gathered(
             continue
         body = well_formed(body)
         length = len(body.encode())
+        if 64 * body.count("\ufffd") > len(body) + 256:
+            refused.add("not UTF-8", f"{source}: row {number + 1}")
+            continue
         if length > max_bytes:
             refused.add("size", f"{source}: row {number + 1}")
             continue

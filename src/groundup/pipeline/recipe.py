@@ -217,7 +217,8 @@ def _apply(content: dict[str, Any], override: str) -> None:
         if not isinstance(content, dict):
             raise UserError(f"--set {shown}: {section[:80]} is not a section")
     try:
-        content[name] = tomllib.loads(f"value = {value}")["value"]
+        # What has several lines would set more than it is called.
+        content[name] = tomllib.loads(f"value = {value}")["value"] if "\n" not in value else value
     except tomllib.TOMLDecodeError:
         content[name] = value
     except (ValueError, RecursionError):

@@ -181,6 +181,7 @@ def paired_difference(nats: np.ndarray, sizes: np.ndarray) -> tuple[float, float
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
     path = out / "settings.json"
+    require_made_with(path, out / "sweep.json", out / "sweep.html", out / "documents.parquet")
     before = read_sealed(path) or settings
     different = [
         f"{name} {before.get(name)}, now {value}" for name, value in settings.items() if before.get(name) != value
