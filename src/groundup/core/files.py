@@ -20,10 +20,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and rename it into place.
 
     Whoever reads `path`, now or after a crash, sees the old content or the new, never a part. Raises UserError where a
-    device, a pipe or a socket is there: renamed over, /dev/null would be a file from then on.
+    folder, a device, a pipe or a socket is there: renamed over, /dev/null would be a file from then on.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise UserError(f"{path}: a device, pipe or socket, which is never replaced; give a file to write")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give a file to write")
     temporary = path.with_name(path.name + ".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

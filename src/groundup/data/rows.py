@@ -29,6 +29,7 @@ MAX_TEXT_BYTES = 64 << 20  # of one document
 BATCH_BYTES = 1 << 20
 BATCH_ROWS = 128  # at most: rows can be far longer than their mean
 SEARCHED_ROWS = 1000  # for the column of texts, before a file is refused for want of it
+DAMAGED, AGAIN = "damaged", ": get the file again"
 DAMAGE = (OSError, EOFError, pa.ArrowException)
 
 
@@ -40,7 +41,7 @@ class Refused(Counter[str]):
     def add(self, reason: str, place: str, count: int = 1) -> None:
         if count:
             self[reason] += count
-            self.first = self.first or f"{place}: {reason}"
+            self.first = self.first or f"{place}: {reason}{AGAIN if reason == DAMAGED else ''}"
 
     def merge(self, other: "Refused") -> None:
         self.update(other)
@@ -51,7 +52,8 @@ class Refused(Counter[str]):
 
     def __str__(self) -> str:
         counts = ", ".join(f"{reason}: {count}" for reason, count in sorted(self.items()) if count)
-        return f"{counts}; first {self.first}" if self.first else counts
+        again = f"; {DAMAGED}{AGAIN}" if self[DAMAGED] and AGAIN not in self.first else ""
+        return f"{counts}; first {self.first}{again}" if self.first else counts
 
 
 def _restored(counts: dict[str, int], first: str) -> Refused:
@@ -146,7 +148,7 @@ def _dicts(path: Path, start: int, batch: pa.RecordBatch, refused: Refused) -> I
             try:
                 [row] = one.select(plain).to_pylist()
             except (ValueError, OverflowError, pa.ArrowException):
-                refused.add("damaged", f"{path}: row {start + number + 1}")
+                refused.add(DAMAGED, f"{path}: row {start + number + 1}")
                 continue
             yield start + number, row
         else:
@@ -194,7 +196,7 @@ def _opened(path: Path, kind: Kind, refused: Refused) -> Iterator[IO[bytes]]:
         try:
             yield streams.content(file, kind.packing, kind.encoding, kind.mark)
         except DAMAGE:
-            refused.add("damaged", str(path))
+            refused.add(DAMAGED, str(path))
 
 
 def _csv(stream: IO[bytes], kind: Kind, path: Path, refused: Refused, max_bytes: int) -> Iterator[list[str]]:
@@ -362,7 +364,7 @@ def _values(file: IO[bytes], path: Path, refused: Refused, limit: int) -> Iterat
             number += 1
         elif ended or len(held) > limit:
             if held or depth:
-                refused.add("damaged", f"{path}: value {number + 1}")
+                refused.add(DAMAGED, f"{path}: value {number + 1}")
             return
         else:  # read as much again as is held, so that long values are not decoded too often
             more = lines.read(max(wanted, len(held)))
@@ -446,7 +448,7 @@ def _parquet_batches(
                     if part and row >= part[1]:
                         return
             except (pa.ArrowException, OSError, ValueError):
-                refused.add("damaged", f"{path}: row {row + 1}", (min(ended, part[1]) if part else ended) - row)
+                refused.add(DAMAGED, f"{path}: row {row + 1}", (min(ended, part[1]) if part else ended) - row)
 
 
 def _once_each(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -106,7 +106,9 @@ def load(path: Path, overrides: list[str] | None = None, minutes: float | None =
         raise UserError(f"{path}: no such recipe; groundup has {known}, and `groundup init` writes one") from None
     except RecursionError:
         raise UserError(f"{path}: not valid TOML: nested too deep") from None
-    except ValueError as error:  # TOML's, UTF-8's, and that of a number of thousands of digits
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except ValueError as error:  # TOML's, and that of a number of thousands of digits
         raise UserError(f"{path}: not valid TOML: {str(error)[:150]}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None

@@ -234,8 +234,10 @@ class Run:
         final, work = self.folder / step.name, self._partial(step)
         marks = {final: [final / MANIFEST, work / MANIFEST], work: [work / MANIFEST, work / KEY]}
         for folder, any_of in marks.items():
-            if folder.is_dir() and not folder.is_symlink() and any(folder.iterdir()) and not any(map(os.path.lexists, any_of)):
-                raise UserError(f"{folder}: is not empty, and no step of a run; give another run folder, or move it away")
+            if folder.is_symlink() or not folder.exists():
+                continue
+            if not folder.is_dir() or (any(folder.iterdir()) and not any(map(os.path.lexists, any_of))):
+                raise UserError(f"{folder}: is there, and no step of a run made it; give another run folder, or move it away")
 
     def _section(self, step: Step) -> dict[str, Any]:
         recipe = self._recipe(step)

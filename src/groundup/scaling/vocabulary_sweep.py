@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.files import replacing, write_json
+from groundup.core.outputs import require_made_with
 from groundup.core.seals import SEAL, is_sealed, read_sealed, seal, write_sealed
 from groundup.core.statistics import Z95
 from groundup.model.likelihood import bits_per_byte
