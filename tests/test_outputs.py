@@ -76,7 +76,7 @@ def test_in_a_folder_of_ours_files_are_written_again(tmp_path):
 @pytest.mark.parametrize("name", ["out.parquet", "out.csv", "out.TSV", "out.jsonl.gz", "out.zst"])
 def test_json_lines_have_no_misleading_name(tmp_path, name):
     (tmp_path / "row.jsonl").write_text(ROW)
-    with pytest.raises(UserError, match="call it .jsonl"):
+    with pytest.raises(UserError, match=r"call it \.jsonl"):
         convert([tmp_path / "row.jsonl"], tmp_path / name)
 
 
