@@ -27,6 +27,7 @@ from groundup.core.config import Section, configured
 from groundup.core.device import Device, choose
 from groundup.core.errors import UserError
 from groundup.core.executor import cores
+from groundup.core.outputs import require_new
 from groundup.core.seals import MANIFEST, open_stage, read_manifest, verify
 from groundup.data.config import MixtureConfig
 from groundup.data.contracts import Given, read_conversations, read_preferences
@@ -139,10 +140,11 @@ class Model:
         return float(score_texts(self.network, self.tokenizer, [_text(text, "text")])["bits_per_byte"])
 
     def save(self, folder: Folder) -> None:
-        """Write a Hugging Face folder. Raises UserError where that is a finished step, whose files are sealed."""
+        """Write a Hugging Face folder. Raises UserError where there is a finished step, or another model."""
         target = Path(folder).expanduser()
         if (target / MANIFEST).exists():
             raise UserError(f"{target}: a finished step, which would be altered; give another folder")
+        require_new(*(target / name for name in ("config.json", "model.safetensors", "tokenizer.json")))
         model_files.save(target, self.network, self.tokenizer, chat=self.chats)
         keep_card(target, self.folder)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from groundup.cli.options import LARGEST_SEED, result
+from groundup.cli.options import LARGEST_SEED, new_file, result
 from groundup.core.text import printable
 
 
@@ -24,7 +24,7 @@ def contamination(
     shards: Annotated[int, typer.Option(min=2, max=10_000, help="Parts of the file, each a value of the t test.")] = 50,
     permutations: Annotated[int, typer.Option(min=1, max=10_000, help="Shuffled orders of each part.")] = 30,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the shuffling.")] = 0,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="A JSON file of the report.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", callback=new_file, help="A JSON file of the report.")] = None,
 ) -> None:
     """Was a test trained on? Its order against shuffled ones, and its 13-grams in a corpus."""
     from groundup.evaluation import contamination as chapter

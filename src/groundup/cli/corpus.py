@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from groundup.cli.options import MOST_MB, DryRun, Settings, result
+from groundup.cli.options import MOST_MB, DryRun, Settings, new_file, result
 from groundup.core.errors import UserError
 from groundup.core.text import printable
 
@@ -69,7 +69,7 @@ Texts = "Files or folders: Parquet, JSONL or CSV with a column text (and url, ho
 def train_quality(
     positive: Annotated[list[Path], typer.Option(help=f"Writing to look for, e.g. what Wikipedia refers to. {Texts}")],
     negative: Annotated[list[Path], typer.Option(help="Writing as it is found, e.g. pages of the web.")],
-    out: Annotated[Path, typer.Option(help="The classifier's file.")] = Path("quality.npz"),
+    out: Annotated[Path, typer.Option(callback=new_file, help="The classifier's file.")] = Path("quality.npz"),
 ) -> None:
     """Train a quality classifier on sets of your own; its scores are shares of the negatives that score lower."""
     from groundup.corpus.classify import quality
@@ -81,7 +81,7 @@ def train_quality(
 def train_toxicity(
     toxic: Annotated[list[Path], typer.Option(help=f"Texts that people labelled toxic. {Texts}")],
     harmless: Annotated[list[Path], typer.Option(help="Texts that they labelled harmless.")],
-    out: Annotated[Path, typer.Option(help="The classifier's file.")] = Path("toxicity.npz"),
+    out: Annotated[Path, typer.Option(callback=new_file, help="The classifier's file.")] = Path("toxicity.npz"),
 ) -> None:
     """Train a toxicity classifier; says what it reaches on a held-out fifth, and what a word list does."""
     from groundup.corpus.classify import toxicity
@@ -92,7 +92,7 @@ def train_toxicity(
 @corpus.command()
 def train_domains(
     sets: Annotated[list[str], typer.Argument(metavar="NAME=PATH...", help=f"Examples of each class. {Texts}")],
-    out: Annotated[Path, typer.Option(help="The classifier's file.")] = Path("domains.npz"),
+    out: Annotated[Path, typer.Option(callback=new_file, help="The classifier's file.")] = Path("domains.npz"),
 ) -> None:
     """Train a classifier of domains, as code, books, news, forum; a name may come several times."""
     from groundup.corpus.classify import domains

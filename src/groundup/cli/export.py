@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from groundup.cli.options import result
+from groundup.cli.options import new_file, result
 from groundup.core.errors import UserError
 
 FORMATS = ("gguf", "tiktoken")
@@ -13,7 +13,7 @@ FORMATS = ("gguf", "tiktoken")
 
 def export(
     folder: Annotated[Path, typer.Argument(help="A run folder, or a model's.")],
-    out: Annotated[Path, typer.Option(help="The file to write, as model.gguf or name.tiktoken.")],
+    out: Annotated[Path, typer.Option(callback=new_file, help="The file to write, as model.gguf or name.tiktoken.")],
     to: Annotated[str, typer.Option(help="gguf: the model; tiktoken: its tokenizer.")] = "gguf",
     kind: Annotated[
         str | None, typer.Option("--type", help="How matrices of a GGUF are stored: f32, f16 (if not given), bf16 or q8_0.")

@@ -50,12 +50,12 @@ def _made(
     cost: float | None,
 ) -> tuple["Store", dict[str, Any]]:  # fmt: skip
     """A project, made where there is none, and which of its settings change."""
-    from groundup.core.files import read_text
+    from groundup.data.text import read_whole
 
     if order not in (None, "random", "disagreement"):
         raise UserError(f"--order {order}: give random or disagreement")
     changes = {
-        "guidelines": guidelines and read_text(guidelines), "overlap": overlap, "gold_every": gold_every, "order": order,
+        "guidelines": guidelines and read_whole(guidelines), "overlap": overlap, "gold_every": gold_every, "order": order,
         "lease_minutes": lease, "cost_per_hour": cost,
     }  # fmt: skip
     return _open(address, make=True), changes

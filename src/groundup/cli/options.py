@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from groundup.core import outputs
 from groundup.core.text import json_printable
 
 # Bounds as in the recipe, for the same reasons.
@@ -18,6 +19,19 @@ def finite(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter("not a finite number")
     return value
+
+
+def new_file(path: Path | None) -> Path | None:
+    """Of an option: a file that is written, where none may be. Raises UserError."""
+    if path is not None:
+        outputs.require_new(path)
+    return path
+
+
+def page(path: Path) -> Path:
+    """Of an option: a page or figure that is written, in place of an older one. Raises UserError where anything else is."""
+    outputs.require_page(path)
+    return path
 
 
 RunFolder = Annotated[Path, typer.Argument(help="The run folder, as given to `groundup run --run`.")]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from groundup.cli.options import LARGEST_SEED, MOST_TOKENS, finite, result
+from groundup.cli.options import LARGEST_SEED, MOST_TOKENS, finite, new_file, page, result
 from groundup.core.text import printable
 
 scale = typer.Typer(no_args_is_help=True, help="Scaling laws: fit runs, predict others, choose a mixture, count the cost.")
@@ -70,7 +70,7 @@ def mixture(
     pull: Annotated[
         float, typer.Option(min=0, max=1000, callback=finite, help="To the natural mix, in nats of loss for a nat of divergence.")
     ] = 0.02,
-    out: Annotated[Path, typer.Option(help="Where to write [mixture] for a recipe.")] = Path("mixture.toml"),
+    out: Annotated[Path, typer.Option(callback=new_file, help="Where to write [mixture] for a recipe.")] = Path("mixture.toml"),
     seed: Seed = 0,
 ) -> None:
     """Weights of the domains from a swarm of small runs, with the gain that the law predicts."""
@@ -127,7 +127,7 @@ def report(
     ] = None,
     gpu: Annotated[str, typer.Option(help="That the bill is for, as for bill.")] = "h100",
     gpus: Annotated[int, typer.Option(min=1, max=10**7, help="How many.")] = 8,
-    out: Annotated[Path, typer.Option(metavar="PAGE", help="The page to write.")] = Path("scaling.html"),
+    out: Annotated[Path, typer.Option(metavar="PAGE", callback=page, help="The page to write.")] = Path("scaling.html"),
     draws: Draws = 200,
     seed: Seed = 0,
 ) -> None:
@@ -140,7 +140,7 @@ def report(
 @scale.command()
 def compare(
     ladders: Annotated[list[str], typer.Argument(metavar="NAME=LADDER", help="Folders that `scale run` wrote.")],
-    out: Annotated[Path, typer.Option(metavar="SVG", help="The figure to write.")] = Path("architectures.svg"),
+    out: Annotated[Path, typer.Option(metavar="SVG", callback=page, help="The figure to write.")] = Path("architectures.svg"),
 ) -> None:
     """Architectures on one axis: how fast each one's loss falls, and its loss by place in the context."""
     from groundup.core.files import write_text
@@ -169,7 +169,7 @@ def plan(
     architecture: Annotated[
         Literal["dense", "experts", "lstm", "convolution", "patches"], typer.Option(help="Of all runs.")
     ] = "dense",
-    out: Annotated[Path, typer.Option(metavar="PLAN", help="The file to write; it may be edited.")] = Path("plan.json"),
+    out: Annotated[Path, typer.Option(metavar="PLAN", callback=new_file, help="A file to write, and edit.")] = Path("plan.json"),
     seed: Seed = 0,
 ) -> None:
     """A ladder of sizes and lengths for a budget of minutes, operations or dollars, off the best sizes on both sides."""

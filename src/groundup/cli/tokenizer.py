@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from groundup.cli.options import LARGEST_SEED, MOST_MB, MOST_TOKENS, Inputs, Workers, result
+from groundup.cli.options import LARGEST_SEED, MOST_MB, MOST_TOKENS, Inputs, Workers, page, result
+from groundup.core import outputs
 from groundup.core.text import printable
 
 tokenizer = typer.Typer(no_args_is_help=True, help="Train tokenizers, and see how they cut text.")
@@ -34,6 +35,7 @@ def train(
     """Train a tokenizer on documents. For bpe, what was counted before is found again in OUT/counts."""
     from groundup.tokenizer.train import parse_weights, train_bpe, train_plain
 
+    outputs.require_new(out / "tokenizer.json", out / "config.json")
     if kind != "bpe":
         result(train_plain(kind, inputs, out, vocabulary))
         return
@@ -51,6 +53,8 @@ def encode(
     """Encode documents to token files, each after the end-of-text token. A killed one continues."""
     from groundup.tokenizer.encode import encode_corpus
 
+    if not out.with_name(f"{out.name}.parts").is_dir():  # of one that was killed
+        outputs.require_new(Path(f"{out}.bin"), Path(f"{out}.idx"))
     result(encode_corpus(folder, inputs, out, split, workers))
 
 
@@ -88,7 +92,7 @@ def sweep(
 def report(
     folder: Annotated[Path, typer.Argument(help="A folder with tokenizer.json: ours, or any of Hugging Face.")],
     inputs: Annotated[list[Path], typer.Option("--on", help="Documents to measure on, as for train; several times.")],
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(callback=page, help="The page to write.")] = Path("report.html"),
     typos: Annotated[Path | None, typer.Option(help="Lines typo->correction, as in codespell's dictionary.")] = None,
     model: Annotated[Path | None, typer.Option(help="A model's folder, to find tokens that it never learned.")] = None,
     text_mb: Annotated[int, typer.Option(min=1, max=MOST_MB, help="Random sample of the documents to measure on.")] = 16,

@@ -20,10 +20,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and rename it into place.
 
     Whoever reads `path`, now or after a crash, sees the old content or the new, never a part. Raises UserError where a
-    device, a pipe or a socket is there: renamed over, /dev/null would be a file from then on.
+    folder, a device, a pipe or a socket is there: renamed over, /dev/null would be a file from then on.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise UserError(f"{path}: a device, pipe or socket, which is never replaced; give a file to write")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; give a file to write")
     temporary = path.with_name(path.name + ".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -67,11 +69,10 @@ def read_json(path: Path) -> Any:
             raise UserError(f"{path}: not a plain file")
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except RecursionError:
-        raise UserError(f"{path}: not valid JSON (nested too deep); delete it to have it made again") from None
-    except ValueError as error:  # JSON's, UTF-8's, and that of a number of thousands of digits
-        raise UserError(f"{path}: not valid JSON ({str(error)[:100]}); delete it to have it made again") from None
+        raise UserError(f"{path}: no such file; get it from where the others came from") from None
+    except (ValueError, RecursionError) as error:  # JSON's, UTF-8's, and that of a number of thousands of digits
+        why = "nested too deep" if isinstance(error, RecursionError) else str(error)[:100]
+        raise UserError(f"{path}: not valid JSON ({why}); mend it, or get or make it again") from None
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def read_text(path: Path) -> str:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:

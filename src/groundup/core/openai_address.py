@@ -9,6 +9,7 @@ import logging
 import os
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from typing import Any
 
@@ -32,6 +33,10 @@ class OpenAIAddress:
         self.name = name
         self.address, _, self.model = name.partition("#")
         self.address = self.address.rstrip("/")
+        try:
+            urllib.parse.urlsplit(self.address).port  # noqa: B018 (for what it raises: the machine takes 99999 for 34463)
+        except ValueError as error:
+            raise UserError(f"{self.address[:200]}: not an address ({str(error)[:80]})") from None
         self._open = urllib.request.build_opener(_NoRedirects).open
         if not self.model:
             entries = self.asked("/models", None).get("data")
@@ -72,7 +77,8 @@ class OpenAIAddress:
                 logger.warning("%s%s: %s; tried again in %.0f s", self.address, path, said[:150], pause)
                 time.sleep(pause)
                 wait *= 2
-        raise UserError(f"{self.address}{path}: no answer in {ATTEMPTS} attempts: {said}"[:300])
+        where = f"{self.address}{path}: no answer in {ATTEMPTS} attempts: {said[:100]}"
+        raise UserError(f"{where}; is it the right address, and does the server run?")
 
     def _read(self, content: bytes) -> dict[str, Any]:
         try:

@@ -64,7 +64,10 @@ def is_sealed(path: Path) -> bool:
 def read_manifest(folder: Path) -> dict[str, Any]:
     """What a finished stage says of itself. Raises UserError when that was altered or damaged."""
     path = folder / MANIFEST
-    manifest = read_json(path)
+    try:
+        manifest = read_json(path)
+    except UserError:
+        manifest = None
     if not isinstance(manifest, dict) or not manifest.keys() >= ENTRIES:
         raise UserError(f"{path}: not the manifest of a stage; delete {folder} to have it made again")
     plain = {name: value for name, value in manifest.items() if name != SEAL}

@@ -15,7 +15,7 @@ class SourceConfig(Section):
     Exchange, or a folder of such files.
     """
 
-    source: str
+    source: Annotated[str, Field(min_length=1)]
     domain: Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]  # names files and figures
     max_mb: Annotated[float, Field(gt=0, le=1e9)] = 100.0  # a petabyte at most
     max_pages: Positive = 100_000

@@ -52,7 +52,8 @@ def canonical(link: str, base: str | None = None) -> str | None:
         host = host if ":" in host or host.isascii() else host.encode("idna").decode()
     except ValueError:
         return None
-    if not re.fullmatch(r"[^\s/\\?#@\[\]%]+", host):  # a wide slash, for one, becomes a slash when it is normalised
+    # A wide slash, for one, becomes a slash when it is normalised.
+    if not re.fullmatch(r"[^\s\x00-\x1f\x7f-\x9f/\\?#@\[\]%]+", host):
         return None
     host = f"[{host}]" if ":" in host else host
     if port and port != {"http": 80, "https": 443}[parts.scheme]:

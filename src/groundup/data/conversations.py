@@ -1,7 +1,7 @@
 """Conversations that people bring: TRL's rows, OpenAI's, Alpaca's, ShareGPT's and OASST's, told apart by their columns.
 
     messages                       TRL, and OpenAI's chat fine-tuning: role and content, a `weight` of 0 or 1 for each
-    prompt, completion             TRL: texts or messages; only the completion is learned
+    prompt, completion             TRL: texts or messages; only the completion is learned, and none whose `label` is false
     instruction, output            Alpaca; also `input`, `system`, `history`, and `response` for `output`
     conversations                  ShareGPT: from and value; also `system`
     prompt, with text and replies  OASST: a tree, of which the best ranked reply to each message is taken
@@ -65,6 +65,8 @@ def conversation_of(row: Mapping[str, Any]) -> Conversation:
     elif form == "ShareGPT":
         messages = with_system(row, read_list(row["conversations"]))
     elif form == "TRL prompt and completion":
+        if row.get("label") is False:  # TRL's unpaired preference
+            raise BadRow("an answer that was found bad (label false)")
         prompt, completion = read_prompt(row["prompt"]), read_messages(row["completion"], "assistant")
         messages = tuple(replace(message, trained=False) for message in prompt) + completion
     elif form == "OASST tree":

@@ -8,8 +8,10 @@ from typing import Any
 
 from groundup.core.errors import UserError
 from groundup.core.files import replacing
+from groundup.core.outputs import require_new
 from groundup.data.contracts import nothing, read
 from groundup.data.conversations import Conversation, columns_of, conversation_of, format_of
+from groundup.data.kinds import PACKED, has_ending
 from groundup.data.messages import BadRow
 from groundup.data.preferences import Preference, preference_format_of, preference_of
 from groundup.data.rows import Refused
@@ -19,7 +21,7 @@ def convert(files: Sequence[Path], out: Path) -> dict[str, Any]:
     """Write the good rows of the files to `out`; the first row that is known decides between conversations and preferences.
 
     Returns {"out", "what", "rows", "formats", "dropped", "first_dropped"}. Raises UserError where a file cannot be read or
-    holds no row that can be used, or is `out` itself.
+    holds no row that can be used, and where `out` is there already.
     """
     kinds = Counter[str]()
 
@@ -34,12 +36,15 @@ def convert(files: Sequence[Path], out: Path) -> dict[str, Any]:
 
     if out.is_dir():
         raise UserError(f"{out}: is a folder; give a file to write")
+    if has_ending(out.name, (".parquet", ".csv", ".tsv")) or out.name.lower().endswith(PACKED):
+        raise UserError(f"{out}: JSON lines are written, which nobody would look for under this name; call it .jsonl")
     formats, refused, count = Counter[str](), Refused(), 0
+    paths = [path.expanduser() for path in files]
+    if any(path.resolve() == out.resolve() for path in paths):
+        raise UserError(f"{out}: is read and written; give another file to write")
+    require_new(out)
     with replacing(out) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for given in files:
-            path = given.expanduser()
-            if path.resolve() == out.resolve():
-                raise UserError(f"{out}: is read and written; give another file to write")
+        for path in paths:
             mine, before = Refused(), count
             for one in read(path, make, mine, formats):
                 file.write(json.dumps(one.row, ensure_ascii=False) + "\n")

@@ -50,6 +50,7 @@ MARKS = (  # the longest first: UTF-32's begins as UTF-16's does
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 ARCHIVE = re.compile(rb"WARC/\d|filedesc:")
+NO_TEXT = "not text: bytes of another kind; give text, JSON, CSV or Parquet, plain or in gzip, zstd, bz2, xz or LZ4"
 CONTROLS = bytes({*range(9), *range(14, 27), *range(28, 32), 127})  # none of them white space, form feed or ESC
 
 
@@ -87,7 +88,7 @@ def kind_of(path: Path) -> Kind:
     text = head[len(mark) :].decode(encoding, "replace")
     kind = Kind("text", packing, encoding, len(mark))
     if ending in (".csv", ".tsv"):
-        return kind._replace(form="csv", delimiter="\t" if ending == ".tsv" else _delimiter(text))
+        return kind._replace(form="csv", delimiter="\t" if ending == ".tsv" else delimiter_of(text))
     if ending in TEXTS:
         return kind
     return kind._replace(form=_json_form(text, ending))
@@ -161,15 +162,16 @@ def _refusal(head: bytes, encoding: str, mark: int) -> str:
     if encoding == "utf-8":
         wrong = len(head) - len(head.translate(None, CONTROLS))
         # A few of them are damage of one row in a small file.
-        return "not text: bytes of another kind" if wrong * 64 > len(head) + 256 else ""
+        return NO_TEXT if wrong * 64 > len(head) + 256 else ""
     text = head[mark:].decode(encoding, "replace")
     # Of random bytes every eighth 16 bits are no character that anybody writes.
     wrong = sum(character == "\ufffd" or unicodedata.category(character) in ("Cc", "Cn", "Co") for character in text)
     wrong -= sum(map(text.count, "\n\r\t\f"))
-    return "not text: bytes of another kind" if wrong * 16 > len(text) + 256 else ""
+    return NO_TEXT if wrong * 16 > len(text) + 256 else ""
 
 
-def _delimiter(text: str) -> str:
+def delimiter_of(text: str) -> str:
+    """Comma, semicolon or tab: what the head of a table has most of."""
     header = text.lstrip().partition("\n")[0]
     return max(",;\t", key=header.count)
 

@@ -29,6 +29,7 @@ MAX_TEXT_BYTES = 64 << 20  # of one document
 BATCH_BYTES = 1 << 20
 BATCH_ROWS = 128  # at most: rows can be far longer than their mean
 SEARCHED_ROWS = 1000  # for the column of texts, before a file is refused for want of it
+DAMAGED, AGAIN = "damaged", ": get the file again"
 DAMAGE = (OSError, EOFError, pa.ArrowException)
 
 
@@ -40,7 +41,7 @@ class Refused(Counter[str]):
     def add(self, reason: str, place: str, count: int = 1) -> None:
         if count:
             self[reason] += count
-            self.first = self.first or f"{place}: {reason}"
+            self.first = self.first or f"{place}: {reason}{AGAIN if reason == DAMAGED else ''}"
 
     def merge(self, other: "Refused") -> None:
         self.update(other)
@@ -51,7 +52,8 @@ class Refused(Counter[str]):
 
     def __str__(self) -> str:
         counts = ", ".join(f"{reason}: {count}" for reason, count in sorted(self.items()) if count)
-        return f"{counts}; first {self.first}" if self.first else counts
+        again = f"; {DAMAGED}{AGAIN}" if self[DAMAGED] and AGAIN not in self.first else ""
+        return f"{counts}; first {self.first}{again}" if self.first else counts
 
 
 def _restored(counts: dict[str, int], first: str) -> Refused:
@@ -79,6 +81,8 @@ def batches(
     kind = kind or kind_of(path)
     if kind.form == "archive":
         raise UserError(f"{path}: a web archive, not a file of texts: `groundup corpus` makes texts of it")
+    if kind.form == "text" and _is_page(path, kind):
+        raise UserError(f"{path}: a web page, not a text: `groundup corpus` makes texts of it")
     if kind.form == "parquet":
         yield from _parquet(path, text, others, refused, part, max_bytes)
         return
@@ -89,6 +93,15 @@ def batches(
     else:
         found = _with_column(records(path, refused, kind, part, 2 * max_bytes), path, text, part)
     yield from gathered(found, str(path), text, others, refused, max_bytes)
+
+
+def _is_page(path: Path, kind: Kind) -> bool:
+    try:
+        with open_plain(path) as file:
+            head = streams.content(file, kind.packing, kind.encoding, kind.mark).read(512)
+    except DAMAGE:
+        return False
+    return re.match(rb"\s*<(?:!doctype\s+html|html)\b", head, re.IGNORECASE) is not None
 
 
 def texts(path: Path, refused: Refused, kind: Kind) -> Iterator[bytes]:
@@ -108,7 +121,8 @@ def records(
     kind = kind or kind_of(path)
     if kind.form == "parquet":
         for start, batch in _parquet_batches(path, None, refused, None):
-            yield from _dicts(path, start, batch, refused)
+            read = _read if "binary" in str(batch.schema.types) else lambda row: row
+            yield from ((number, read(row)) for number, row in _dicts(path, start, batch, refused))
         return
     if kind.form == "csv":
         yield from csv_rows(path, refused, kind, max_bytes)
@@ -123,14 +137,34 @@ def records(
 def _dicts(path: Path, start: int, batch: pa.RecordBatch, refused: Refused) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a batch; those of which a value is none that its type allows are counted."""
     for number in range(len(batch)):
+        one = batch.slice(number, 1)
         try:
-            [row] = batch.slice(number, 1).to_pylist()
+            [row] = one.to_pylist()
         except UnicodeDecodeError:
             refused.add("invalid UTF-8", f"{path}: row {start + number + 1}")
         except (ValueError, OverflowError, pa.ArrowException):
-            refused.add("damaged", f"{path}: row {start + number + 1}")
+            # Python has no time of nanoseconds, nor one after the year 9999; a row is not lost for its date.
+            plain = [name for name in one.schema.names if not pa.types.is_temporal(one.schema.field(name).type)]
+            try:
+                [row] = one.select(plain).to_pylist()
+            except (ValueError, OverflowError, pa.ArrowException):
+                refused.add(DAMAGED, f"{path}: row {start + number + 1}")
+                continue
+            yield start + number, row
         else:
             yield start + number, row
+
+
+def _read(value: Any) -> Any:
+    """What a row of Parquet holds, with bytes that are UTF-8 as the text that they are: some writers know no strings."""
+    if isinstance(value, dict):
+        return {name: _read(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_read(one) for one in value]
+    if isinstance(value, bytes):
+        with suppress(UnicodeDecodeError):
+            return value.decode()
+    return value
 
 
 def csv_lists(path: Path, refused: Refused, kind: Kind, max_bytes: int = 2 * MAX_TEXT_BYTES) -> Iterator[list[str]]:
@@ -162,7 +196,7 @@ def _opened(path: Path, kind: Kind, refused: Refused) -> Iterator[IO[bytes]]:
         try:
             yield streams.content(file, kind.packing, kind.encoding, kind.mark)
         except DAMAGE:
-            refused.add("damaged", str(path))
+            refused.add(DAMAGED, str(path))
 
 
 def _csv(stream: IO[bytes], kind: Kind, path: Path, refused: Refused, max_bytes: int) -> Iterator[list[str]]:
@@ -200,6 +234,9 @@ def gathered(
             continue
         body = well_formed(body)
         length = len(body.encode())
+        if 64 * body.count("\ufffd") > len(body) + 256:
+            refused.add("not UTF-8", f"{source}: row {number + 1}")
+            continue
         if length > max_bytes:
             refused.add("size", f"{source}: row {number + 1}")
             continue
@@ -327,7 +364,7 @@ def _values(file: IO[bytes], path: Path, refused: Refused, limit: int) -> Iterat
             number += 1
         elif ended or len(held) > limit:
             if held or depth:
-                refused.add("damaged", f"{path}: value {number + 1}")
+                refused.add(DAMAGED, f"{path}: value {number + 1}")
             return
         else:  # read as much again as is held, so that long values are not decoded too often
             more = lines.read(max(wanted, len(held)))
@@ -411,7 +448,7 @@ def _parquet_batches(
                     if part and row >= part[1]:
                         return
             except (pa.ArrowException, OSError, ValueError):
-                refused.add("damaged", f"{path}: row {row + 1}", (min(ended, part[1]) if part else ended) - row)
+                refused.add(DAMAGED, f"{path}: row {row + 1}", (min(ended, part[1]) if part else ended) - row)
 
 
 def _once_each(batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -27,4 +27,4 @@ def read_whole(path: Path) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start + kind.mark})") from None
+        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start + kind.mark}); save it as UTF-8") from None

@@ -30,6 +30,7 @@ from groundup.evaluation.open_model import Identity, identify, open_model
 from groundup.evaluation.scoring import CONVENTIONS, Record, conventions_of, records_of
 from groundup.evaluation.tasks import Example, Examples, Task, begin, corpus_texts, open_task, read_settings, shipped
 
+RESULTS = "results.json"
 logger = logging.getLogger(__name__)
 # By model and task: of each example whether it is right, and its cluster.
 Rights = dict[tuple[str, str], dict[int, tuple[float, str]]]
@@ -72,7 +73,12 @@ def evaluate(
         raise UserError(f"{data}: one file holds the examples of one task; give the folder of all files")
     if leaderboard:
         require_file(leaderboard)
+    if out and (out / RESULTS).is_file() and not read_object(out / RESULTS).keys() >= {"results", "comparisons"}:
+        raise UserError(f"{out / RESULTS}: is there already, and of no evaluation; give another --out")
     opened = [open_task(name, data, few_shot) for name in tasks]
+    for task in opened:
+        if task.settings.kind in ("choices", "pairs"):
+            _convention(task)  # refuses a wrong one before any work
     asked = [(task, begin(task, limit)) for task in opened]
     variants: dict[str, list[robustness.Variant]] = {}
     if robust:
@@ -115,7 +121,7 @@ def evaluate(
             logger.warning("%s: rows skipped: %s", task.name, examples.refused)
     everything = {"results": results, "comparisons": _comparisons(models, opened, rights)}
     if out:
-        write_json(out / "results.json", everything)
+        write_json(out / RESULTS, everything)
     if leaderboard:
         append(leaderboard, rows)
     return everything
@@ -240,9 +246,11 @@ def _found(path: Path, key: dict[str, Any], examples: Examples, part: int) -> li
     """Whole parts of records that a call with the same key wrote. The file is cut to them; of another key it is begun anew."""
     note = path.with_suffix(".key.json")
     key = json.loads(json.dumps(key))
+    if path.is_file() and path.stat().st_size and not note.is_file():
+        raise UserError(f"{path}: is there already, and no records of an evaluation; give another --out")
     if not (path.is_file() and note.is_file() and read_object(note) == key):
         if path.is_file():
-            logger.warning("%s: of another model, task or data, or without its key: begun anew", path)
+            logger.warning("%s: of another model, task or data: begun anew", path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("", encoding="utf-8")
         write_json(note, key)

@@ -73,9 +73,11 @@ class Row(BaseModel):
 
 
 def require_file(path: Path) -> None:
-    """Before hours are spent. Raises UserError for what is no plain file."""
-    if path.exists() and not path.is_file():
+    """Before hours are spent. Raises UserError for what is no plain file, and for one of other things, which would be spoilt."""
+    if (path.exists() and not path.is_file()) or (path.is_symlink() and not path.exists()):
         raise UserError(f"{path}: not a plain file; give the name of the leaderboard, such as leaderboard.jsonl")
+    if path.is_file() and path.stat().st_size:
+        load(path)
 
 
 def row_of(
@@ -130,7 +132,6 @@ def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
     Raises UserError where another process holds the file for a minute.
     """
-    require_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     try:
@@ -172,7 +173,7 @@ def load(path: Path) -> tuple[list[Row], list[str]]:
     for one in said:
         logger.warning("%s: %s", path, one)
     if not rows:
-        why = f": {bad[0]}" if bad else ""
+        why = f": {bad[0][:150]}" if bad else ""
         raise UserError(f"{path}: no row of a leaderboard{why}; `groundup evaluate` adds some where it is told of the file")
     return rows, said
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from groundup.core.errors import UserError
 from groundup.core.files import write_jsonl
+from groundup.core.outputs import require_made_with
 from groundup.data.simulated_annotator import preferences
 from groundup.labelling.agreement import summary
 from groundup.labelling.assignment import progress
@@ -40,6 +41,7 @@ def export(store: Store, out: Path) -> dict[str, Any]:
 
     Pairs whose answer was known are in the log alone. Raises UserError where nobody has judged anything.
     """
+    require_made_with(out / "preferences.judgements.jsonl", out / "preferences.jsonl")
     log = log_of(store)
     if not log:
         raise UserError(f"{store.shown}: nobody has judged a pair; `groundup label serve` opens the page")

@@ -106,7 +106,9 @@ def load(path: Path, overrides: list[str] | None = None, minutes: float | None =
         raise UserError(f"{path}: no such recipe; groundup has {known}, and `groundup init` writes one") from None
     except RecursionError:
         raise UserError(f"{path}: not valid TOML: nested too deep") from None
-    except ValueError as error:  # TOML's, UTF-8's, and that of a number of thousands of digits
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except ValueError as error:  # TOML's, and that of a number of thousands of digits
         raise UserError(f"{path}: not valid TOML: {str(error)[:150]}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
@@ -217,7 +219,8 @@ def _apply(content: dict[str, Any], override: str) -> None:
         if not isinstance(content, dict):
             raise UserError(f"--set {shown}: {section[:80]} is not a section")
     try:
-        content[name] = tomllib.loads(f"value = {value}")["value"]
+        # What has several lines would set more than it is called.
+        content[name] = tomllib.loads(f"value = {value}")["value"] if "\n" not in value else value
     except tomllib.TOMLDecodeError:
         content[name] = value
     except (ValueError, RecursionError):

@@ -12,6 +12,7 @@ import glob
 import hashlib
 import json
 import logging
+import os
 import platform
 import re
 import shutil
@@ -217,11 +218,26 @@ class Run:
     def _require_files(self) -> None:
         """Before hours are spent on the steps that come first."""
         for step in self.steps:
+            self._require_own(step)
             outside = [path for path in map(step.source, step.needs) if isinstance(path, Path)]
             for path in [*outside, *step.files(self._recipe(step))]:
                 if not (path.is_file() or path.is_dir()):
                     raise UserError(f"{path}: no such file, which step {step.name} needs; give its right path")
+                if path.is_file() and path in outside:
+                    raise UserError(f"{path}: a file, where step {step.name} needs a folder of a step; give its right path")
+                if path.is_dir() and self.folder.resolve().is_relative_to(path.resolve()):
+                    raise UserError(f"{self.folder}: is inside of {path}, which step {step.name} reads; give another run folder")
                 verify(path if path.is_dir() else path.parent, "*" if path.is_dir() else glob.escape(path.name))
+
+    def _require_own(self, step: Step) -> None:
+        """What stands in place of a step's folder and is none of ours is not taken away, as work that was cut off is."""
+        final, work = self.folder / step.name, self._partial(step)
+        marks = {final: [final / MANIFEST, work / MANIFEST], work: [work / MANIFEST, work / KEY]}
+        for folder, any_of in marks.items():
+            if folder.is_symlink() or not folder.exists():
+                continue
+            if not folder.is_dir() or (any(folder.iterdir()) and not any(map(os.path.lexists, any_of))):
+                raise UserError(f"{folder}: is there, and no step of a run made it; give another run folder, or move it away")
 
     def _section(self, step: Step) -> dict[str, Any]:
         recipe = self._recipe(step)

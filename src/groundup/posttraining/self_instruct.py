@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from groundup.core.errors import UserError
 from groundup.core.files import write_json, write_jsonl
+from groundup.core.outputs import require_made_with
 from groundup.core.progress import Progress
 from groundup.data.contracts import MAX_ROW_BYTES, nothing
 from groundup.data.conversations import columns_of, conversation_of
@@ -63,6 +64,8 @@ def self_instruct(writer: Writer, out: Path, settings: Settings, seeds: Path | N
     """
     started = time.monotonic()
     tasks = read_seeds(seeds)
+    names = ("conversations.jsonl", "instructions.jsonl", "self_instruct.json")
+    require_made_with(out / "answers.jsonl", *(out / name for name in names))
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.files import digest, read_object, write_json, write_jsonl
+from groundup.core.outputs import require_made_with
 from groundup.data.config import MixtureConfig
 from groundup.data.token_files import TokenFile
 from groundup.model import architectures
@@ -261,6 +262,7 @@ def _is_name(text: str) -> bool:
 
 def _claim(out: Path, key: dict[str, str]) -> None:
     path = out / "ladder.json"
+    require_made_with(path, out / "ledger.jsonl", out / "runs.csv")
     if path.exists() and read_object(path) != key:
         raise UserError(f"{out}: holds the ladder of another plan or of other tokens; choose another folder")
     write_json(path, key)

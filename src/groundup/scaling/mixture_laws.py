@@ -12,7 +12,6 @@ The one that ranks runs best that it has not seen is taken. Weights are then pro
 `pull` times the Kullback-Leibler divergence from the natural mix, with no domain repeated more often than the cap allows.
 """
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,8 @@ import numpy as np
 from groundup.core import toml
 from groundup.core.config import named_numbers, shown
 from groundup.core.errors import UserError
-from groundup.core.files import read_text, write_text
+from groundup.core.files import write_text
+from groundup.data.tables import read_table
 from groundup.scaling.laws import percentiles, resampled
 
 KINDS = ("linear", "square-roots", "exponential")
@@ -54,10 +54,7 @@ def read(path: Path) -> Swarm:
     Raises UserError for another table, and with the line for an entry that is missing or negative, or weights that do not
     add up to 1.
     """
-    try:
-        lines = list(csv.reader(read_text(path).splitlines()))
-    except csv.Error as error:
-        raise UserError(f"{path}: not a CSV ({error})") from None
+    lines = read_table(path)
     head = [name.strip() for name in lines[0]] if lines else []
     places = {kind: [n for n, name in enumerate(head) if name.startswith(kind)] for kind in ("weight_", "loss_")}
     if len(places["weight_"]) < 2 or not places["loss_"]:
@@ -79,6 +76,8 @@ def read(path: Path) -> Swarm:
             losses.append(loss)
         else:
             diverged += 1
+    if any(head[n] == "weight_" for n in places["weight_"]):
+        raise UserError(f"{path}: a column weight_ without the name of its domain; name it")
     domains, targets = ([head[n].partition("_")[2] for n in places[kind]] for kind in places)
     fewest = max(FEWEST_RUNS, len(domains) + 2)
     if len(weights) < fewest:

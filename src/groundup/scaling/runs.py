@@ -4,7 +4,6 @@ Columns: `parameters`, `tokens`, `loss` (nats per token), and where known `flop`
 counting parameters, named `parameters_...`. N, D, L and C are taken as names too. Without `flop` it is 6 N D.
 """
 
-import csv
 import logging
 import math
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ import numpy as np
 
 from groundup.core.config import shown
 from groundup.core.errors import UserError
-from groundup.core.files import read_text
+from groundup.data.tables import read_table
 
 logger = logging.getLogger(__name__)
 
@@ -62,10 +61,7 @@ def read(path: Path) -> Runs:
     Raises UserError for a file that is not such a table, and with the line for an entry that is missing, no number or not
     positive.
     """
-    try:
-        lines = list(csv.reader(read_text(path).splitlines()))
-    except csv.Error as error:
-        raise UserError(f"{path}: not a CSV ({error})") from None
+    lines = read_table(path)
     head, rows = _head(path, lines[0] if lines else []), [(n, row) for n, row in enumerate(lines[1:], 2) if any(row)]
     if len(rows) > MOST_RUNS:
         raise UserError(f"{path}: {len(rows):,} runs; {MOST_RUNS:,} are the most that are fitted")

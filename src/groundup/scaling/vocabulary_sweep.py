@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.files import replacing, write_json
+from groundup.core.outputs import require_made_with
 from groundup.core.seals import SEAL, is_sealed, read_sealed, seal, write_sealed
 from groundup.core.statistics import Z95
 from groundup.model.likelihood import bits_per_byte
@@ -181,6 +182,7 @@ def paired_difference(nats: np.ndarray, sizes: np.ndarray) -> tuple[float, float
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
     path = out / "settings.json"
+    require_made_with(path, out / "sweep.json", out / "sweep.html", out / "documents.parquet")
     before = read_sealed(path) or settings
     different = [
         f"{name} {before.get(name)}, now {value}" for name, value in settings.items() if before.get(name) != value

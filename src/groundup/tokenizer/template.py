@@ -81,6 +81,8 @@ class ChatTemplate:
             for message, text in zip(messages, texts, strict=True)
         ]
         whole = self._run(said, add_generation_prompt)
+        if add_generation_prompt and said[-1]["content"].strip() not in whole:
+            raise UserError(f"{self.where}: the chat template leaves out what the user says; get chat_template.jinja again")
         starts = []
         for number, message in enumerate(said):
             if message["role"] == "assistant":

@@ -11,6 +11,7 @@ from typing import Any
 
 from groundup.core.errors import UserError
 from groundup.core.files import write_json, write_text
+from groundup.core.outputs import require_new
 from groundup.tokenizer.load import of_model
 from groundup.tokenizer.tokenizer import Tokenizer
 
@@ -24,6 +25,7 @@ def export(folder: Path, out: Path) -> dict[str, Any]:
         raise UserError(f"{folder}: its tokenizer is no byte-level BPE by our rules, and tiktoken has no other kind")
     special, settings = tokenizer.special_tokens, out.with_name(f"{out.name}.json")
     tokens = [tokenizer.token_bytes(number) for number in range(len(tokenizer) - len(special))]
+    require_new(settings)
     write_text(out, "".join(f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(tokens)))
     write_json(settings, {"pat_str": tokenizer.pattern.regex, "special_tokens": special})
     if tokenizer.composed:

@@ -94,7 +94,10 @@ class Client:
         scheme, netloc = self.origin or (parts.scheme, parts.netloc)
         address = urlsplit(f"{scheme}://{netloc}")
         host, port = address.hostname or "", address.port or {"http": 80, "https": 443}[scheme]
-        connection = http.client.HTTPConnection(host, port)
+        try:
+            connection = http.client.HTTPConnection(host, port)
+        except http.client.HTTPException as error:  # a character that no host has
+            raise Unreachable(error) from None
         sock = connect(host, port, scheme == "https", self.allow_private)
         connection.sock = sock
         expired = threading.Event()

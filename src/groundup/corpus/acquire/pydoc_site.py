@@ -7,12 +7,21 @@ import sys
 import sysconfig
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from queue import Empty, Queue
 
 from groundup.core.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+
+PREFIX = "groundup-pydoc-"  # and eight characters: what pydoc cuts short depends on the length of its folder's path
+YOUNG_SECONDS = 60.0  # a folder that is not locked may be about to be
 HOST = "http://pydoc.localhost"
 START_SECONDS = 30.0
 # Forms and source listings; how this Python was built; and modules that act when they are imported, as pydoc does: a
@@ -39,7 +48,8 @@ def pydoc_server() -> Iterator[str]:
     """pydoc over the running Python's standard library, on a free port of loopback; yields its address."""
     # pydoc shows os.environ, so it gets an environment of its own; -S and -P keep installed packages out.
     command = [sys.executable, "-s", "-S", "-P", "-B", "-m", "pydoc", "-n", "127.0.0.1", "-p", "0"]
-    with tempfile.TemporaryDirectory(prefix="groundup-pydoc-") as empty:
+    _remove_left()
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as empty, _locked(empty):
         environment = {
             "PATH": os.defpath,
             "HOME": "/nonexistent",
@@ -73,6 +83,42 @@ def pydoc_server() -> Iterator[str]:
             for pipe in (server.stdin, server.stdout):
                 if pipe:
                     pipe.close()
+
+
+@contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """As long as this process lives, however it ends; nothing is written into the folder, which pydoc would show."""
+    descriptor = _lock(folder)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _lock(folder: str) -> int | None:
+    """None where another process has it, where it may not be opened, and where the system has no such locks."""
+    if fcntl is None:
+        return None
+    descriptor = None
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return descriptor
+    if descriptor is not None:
+        os.close(descriptor)
+    return None
+
+
+def _remove_left() -> None:
+    """The empty folders of processes that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError):  # others' folders among them, and those that somebody else removes just now
+            if time.time() - folder.stat().st_mtime > YOUNG_SECONDS and (descriptor := _lock(str(folder))) is not None:
+                try:
+                    folder.rmdir()
+                finally:
+                    os.close(descriptor)
 
 
 def _address(said: Queue[bytes]) -> str:

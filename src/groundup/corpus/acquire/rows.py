@@ -40,6 +40,8 @@ class HubDataset:
         """Raises UserError when the extra `hf` is not installed, or the data set cannot be read or has no such column."""
         source, column = self.source, self.column
         name, _, split = source.removeprefix("hf:").partition(":")
+        if not name:
+            raise UserError(f"{source}: no name of a data set; give hf:org/name, or hf:org/name:split")
         try:
             import datasets
         except ImportError:

@@ -1,0 +1,20 @@
+"""A small table of CSV as a whole, such as the runs of a ladder; in any wrapping that rows may come in."""
+
+import csv
+from pathlib import Path
+
+from groundup.core.errors import UserError
+from groundup.data.kinds import delimiter_of
+from groundup.data.text import read_whole
+
+
+def read_table(path: Path) -> list[list[str]]:
+    """The lines of a file, its head among them, cut at the commas, semicolons or tabs that the head has.
+
+    Raises UserError as `read_whole`, and for what is no CSV.
+    """
+    text = read_whole(path)
+    try:
+        return list(csv.reader(text.splitlines(), delimiter=delimiter_of(text)))
+    except csv.Error as error:
+        raise UserError(f"{path}: not a CSV ({error}); save the table as CSV") from None

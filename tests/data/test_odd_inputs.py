@@ -1,0 +1,105 @@
+"""Inputs that are odd rather than broken: dates that Python has not, bytes for text, tables as spreadsheets write them."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from groundup.core.errors import UserError
+from groundup.data.contracts import read_conversations, read_preferences
+from groundup.data.rows import Refused, batches
+from groundup.data.tables import read_table
+from groundup.scaling import mixture_laws, runs
+from groundup.tokenizer import documents
+
+ASKED, ANSWER = {"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A file."}
+DATES = {
+    "nanoseconds": pa.array([1, 2], pa.timestamp("ns")), "far future": pa.array([2**53] * 2, pa.timestamp("s")),
+    "long ago": pa.array([-(2**30)] * 2, pa.date32()), "long": pa.array([2**53] * 2, pa.duration("s")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DATES)
+def test_a_row_is_not_lost_for_its_date(tmp_path, name):
+    table = pa.table({"messages": pa.array([[ASKED, ANSWER]] * 2), "when": DATES[name]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = read_conversations([tmp_path / "a.parquet"])
+    assert len(found.rows) == 2 and not found.dropped
+
+
+def test_bytes_that_are_text_are_read_as_text(tmp_path):
+    said = [{name: text.encode() for name, text in message.items()} for message in (ASKED, ANSWER)]
+    pq.write_table(pa.table({"messages": pa.array([said])}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({name: [name.encode()] for name in ("prompt", "chosen", "rejected")}), tmp_path / "b.parquet")
+    [conversation], [pair] = read_conversations([tmp_path / "a.parquet"]).rows, read_preferences([tmp_path / "b.parquet"]).rows
+    assert conversation.row == {"messages": [ASKED, ANSWER]} and pair.chosen.content == "chosen"
+    pq.write_table(pa.table({"prompt": [b"\xff"], "completion": [b"a"]}), tmp_path / "c.parquet")
+    with pytest.raises(UserError, match="none of its 1 rows"):
+        read_conversations([tmp_path / "c.parquet"])
+
+
+def test_an_answer_that_was_found_bad_is_no_answer_to_learn(tmp_path):
+    row = {"prompt": "What is it?", "completion": "A file."}
+    content = "".join(json.dumps(row | more) + "\n" for more in ({}, {"label": True}, {"label": False}, {"label": None}))
+    (tmp_path / "a.jsonl").write_text(content)
+    found = read_conversations([tmp_path / "a.jsonl"])
+    assert len(found.rows) == 3 and dict(found.dropped) == {"an answer that was found bad (label false)": 1}
+
+
+@pytest.mark.parametrize("text", ["Größe für Straße und Übermut ".encode("latin-1") * 50, "hello world ".encode("cp037") * 99])
+def test_text_of_another_encoding_is_counted_not_trained_on(tmp_path, text):
+    (tmp_path / "a.txt").write_bytes(text)
+    refused = Refused()
+    assert not list(documents.texts(documents.find([tmp_path / "a.txt"]), refused=refused))
+    assert dict(refused) == {"not UTF-8": 1}
+    (tmp_path / "b.txt").write_bytes(b"hello world " * 50 + b"\xff")  # a few bytes are replaced
+    assert len(list(documents.texts(documents.find([tmp_path / "b.txt"]), refused=refused))) == 1
+
+
+@pytest.mark.parametrize("content", ["<!DOCTYPE html>\n<p>404</p>", "\n <HTML lang=en><body>", "<html>"])
+@pytest.mark.parametrize("name", ["a.html", "a.txt", "a.txt.gz"])
+def test_a_web_page_is_no_text_whatever_it_is_called(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
+    with pytest.raises(UserError, match="a web page, not a text: `groundup corpus`"):
+        list(batches(path, "text", (), Refused()))
+    path.write_text("A page begins with <html>.")
+    assert len(list(batches(path, "text", (), Refused()))) == 1
+
+
+def test_damage_is_said_with_what_to_do():
+    refused = Refused()
+    refused.add("not a JSON object", "a.jsonl: line 1")
+    refused.add("damaged", "a.jsonl")
+    assert str(refused).endswith("first a.jsonl: line 1: not a JSON object; damaged: get the file again")
+    refused = Refused()
+    refused.add("damaged", "a.jsonl.gz")
+    assert str(refused) == "damaged: 1; first a.jsonl.gz: damaged: get the file again"
+
+
+HEAD, ROWS = "parameters,tokens,loss", [f"{n + 1}e6,{n + 1}e8,{3 - n / 10}" for n in range(3)]
+TABLES = {
+    "plain": "\n".join([HEAD, *ROWS]).encode(), "gzip": gzip.compress("\n".join([HEAD, *ROWS]).encode()),
+    "UTF-16": "\n".join([HEAD, *ROWS]).encode("utf-16"), "mark": ("\ufeff" + "\r\n".join([HEAD, *ROWS])).encode(),
+    "semicolons": "\n".join([HEAD, *ROWS]).replace(",", ";").encode(), "tabs": "\n".join([HEAD, *ROWS]).replace(",", "\t").encode(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_of_runs_is_the_same_in_every_wrapping(tmp_path, name):
+    (tmp_path / "runs.csv").write_bytes(TABLES[name])
+    assert read_table(tmp_path / "runs.csv") == [line.split(",") for line in (HEAD, *ROWS)]
+    assert runs.read(tmp_path / "runs.csv").parameters.tolist() == [1e6, 2e6, 3e6]
+
+
+def test_tables_that_are_none(tmp_path):
+    path = tmp_path / "table.csv"
+    for content, said in ((b"PK\x03\x04" + b"\0" * 99, "zip archive"), (b"PAR1" + b"\0" * 99, "a text is wanted")):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=said):
+            read_table(path)
+    path.write_text("weight_,weight_b,loss_x\n" + "0.5,0.5,3\n" * 9)
+    with pytest.raises(UserError, match="without the name of its domain"):
+        mixture_laws.read(path)
