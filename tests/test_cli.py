@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import groundup
+from groundup.cli.options import result
 
 HEAVY = {"torch", "numpy", "pyarrow", "transformers", "tokenizers", "matplotlib", "resiliparse", "fastwarc"}
 
@@ -191,3 +192,14 @@ def test_the_traceback_of_a_bug_commands_no_terminal(monkeypatch, capsys):
 def test_an_old_option_is_refused_with_its_new_name(groundup_here, verb, old, new):
     assert f": {old} is called {new} now; `groundup {verb} -h`" in refused(groundup_here(*verb.split(), old, "1"))
     assert new in groundup_here(*verb.split(), "-h").stdout
+
+
+def test_several_files_after_one_option_are_explained(groundup_here):
+    said = groundup_here("sft", "model", "--data", "a.jsonl", "b.jsonl", "--out", "out")
+    assert said.returncode == 2
+    assert "unexpected extra argument(s) (b.jsonl); --data takes one value: give it again for each" in said.stderr
+
+
+def test_what_is_not_defined_is_null_in_the_result(capsys):
+    result({"share": float("nan"), "bounds": [0.5, float("inf")], "n": 0})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {"share": None, "bounds": [0.5, None], "n": 0}

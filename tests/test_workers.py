@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -97,3 +99,17 @@ def test_workers_end_with_the_pool():
     while any(worker.is_alive() for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(worker.is_alive() for worker in workers)
+
+
+def test_a_plain_script_is_not_run_again_by_its_helpers(tmp_path):
+    """Without `if __name__ == "__main__"`, as people write scripts, and as the page on Python does."""
+    script = tmp_path / "script.py"
+    script.write_text("""
+import os
+from groundup.core.executor import pool
+print("script")
+with pool(2) as started:
+    print(started.executor.submit(os.getppid).result() == os.getpid())
+""")
+    outcome = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert (outcome.stdout.split(), outcome.stderr) == (["script", "True"], "")

@@ -3,13 +3,14 @@
 import gzip
 import threading
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from groundup.core.errors import UserError
-from groundup.corpus.acquire import fetch
+from groundup.corpus.acquire import fetch, sources
 from groundup.corpus.acquire.crawl import crawl
 from groundup.corpus.acquire.local import local_path
 from groundup.corpus.acquire.oai import Repository
@@ -124,6 +125,27 @@ def test_a_repository_that_fails_midway_or_never_ends(monkeypatch):
     for reason, second in seconds.items():
         pages, refused, _ = harvest({"": (200, one), "a": second})
         assert pages[0][1] == "T\n\nabout" and refused.get(reason.removesuffix(" too")), reason
+
+
+@pytest.mark.parametrize(("second", "said"), [("a", "a resumption token that it had given before"), ("", "")])
+def test_a_loop_of_tokens_through_the_verb(tmp_path, monkeypatch, caplog, second, said):
+    """The server gives the same token with each answer: what came is kept, and one line says that there is no more."""
+    texts = [" ".join(f"{word} number {number}" for word in ("granite", "basalt", "marble")) for number in range(30)]
+    answers = {"": listing([record(number, texts[number]) for number in range(20)], "a"),
+               "a": listing([record(number, texts[number]) for number in range(20, 30)], second)}  # fmt: skip
+    monkeypatch.setattr(sources, "Repository", partial(Repository, allow_private=True))
+
+    def answer(path):
+        return 200, answers[parse_qs(urlsplit(path).query).get("resumptionToken", [""])[0]]
+
+    with served(answer) as (address, asked):
+        source = SourceConfig(source=f"oai:{address}/oai", domain="d")
+        with caplog.at_level("INFO", "groundup"):
+            counts = sources.collect(source, tmp_path, "s", 1000.0, "test")
+    assert len(asked) == 2 and counts["pages"] == 30
+    assert counts["refused"] == ({"repeated token": 1} if said else {})
+    early = [one.getMessage() for one in caplog.records if "ends early" in one.getMessage()]
+    assert len(early) == bool(said) and all(said in line and "what came before is kept" in line for line in early)
 
 
 def test_a_repository_that_gives_nothing_is_one_line(monkeypatch):

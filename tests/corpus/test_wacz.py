@@ -3,7 +3,6 @@
 import gzip
 import os
 import zipfile
-from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -15,6 +14,7 @@ from groundup.corpus.archive import wacz
 from groundup.corpus.archive.wacz import read_wacz
 from groundup.corpus.archive.warc import Losses, WarcWriter, read_pages
 from groundup.corpus.config import SourceConfig
+from groundup.data.rows import Refused
 
 
 def warc(tmp_path, numbers) -> bytes:
@@ -37,8 +37,8 @@ def make(path, warcs: dict[str, bytes], how: int = zipfile.ZIP_STORED) -> None:
             out.writestr(name, content, how)
 
 
-def read(path) -> tuple[list[str], Losses, Counter]:
-    losses, refused = Losses(), Counter()
+def read(path) -> tuple[list[str], Losses, Refused]:
+    losses, refused = Losses(), Refused()
     return [page.url.rpartition("/")[2] for page in read_wacz(path, losses, refused)], losses, refused
 
 
@@ -81,7 +81,7 @@ def test_damage_is_counted_or_one_line(tmp_path, monkeypatch):
     at = whole.index(content)
     path.write_bytes(whole[: at + 10] + bytes(20) + whole[at + 30 :])  # inside the first record
     found, losses, refused = read(path)
-    assert (found, losses.lost, refused) == (["1", "2"], 1, Counter())
+    assert (found, losses.lost, refused) == (["1", "2"], 1, Refused())
 
     path.write_bytes(whole[:-40])
     with pytest.raises(UserError, match="not a sound zip file"):
@@ -99,9 +99,9 @@ def test_bombs_and_what_cannot_be_opened_are_passed_over(tmp_path):
     path = tmp_path / "a.wacz"
     good = warc(tmp_path, [0])
     make(path, {"archive/bomb.warc": bytes(1 << 20), "archive/good.warc.gz": good}, zipfile.ZIP_DEFLATED)
-    assert read(path)[::2] == (["0"], Counter(damaged=1))
+    assert read(path)[::2] == (["0"], Refused(damaged=1))
     make(path, {"archive/bz.warc": good}, zipfile.ZIP_BZIP2)
-    assert read(path)[::2] == ([], Counter(damaged=1))
+    assert read(path)[::2] == ([], Refused(damaged=1))
     # One member listed many times is not read more often than the file is long.
     make(path, {"archive/a.warc.gz": good})
     with zipfile.ZipFile(path, "a") as out:
@@ -126,7 +126,34 @@ def test_deflate64_and_other_compressions_and_encryption_are_refused(tmp_path, o
     for start, more in ((content.index(b"archive/a.warc.gz") - 30, 0), (content.rindex(b"archive/a.warc.gz") - 46, 2)):
         content[start + more + offset : start + more + offset + 2] = value.to_bytes(2, "little")
     path.write_bytes(content)
-    assert read(path)[::2] == (["1"], Counter(damaged=1))
+    reason = "encrypted" if offset == 6 else "damaged"
+    found, _, refused = read(path)
+    assert (found, refused) == (["1"], Refused({reason: 1}))
+    assert refused.first == f"{path}: archive/a.warc.gz: {reason}"
+
+
+def encrypted(path, names) -> None:
+    """The members of these names of `path` as encrypted ones: by their flags."""
+    content = bytearray(path.read_bytes())
+    for name in names:
+        content[content.index(name) - 30 + 6] |= 1
+        content[content.rindex(name) - 46 + 8] |= 1
+    path.write_bytes(content)
+
+
+def test_encrypted_parts_through_the_verb(tmp_path, run_groundup):
+    path = tmp_path / "a.wacz"
+    make(path, {"archive/a.warc.gz": warc(tmp_path, range(2)), "archive/b.warc.gz": warc(tmp_path, range(2, 14))})
+    encrypted(path, [b"archive/a.warc.gz"])
+    outcome = run_groundup("corpus", "--from", f"web={path}", "--out", tmp_path / "out", "--set", "corpus.min_words=1",
+                           "--set", 'annotations.languages=["all"]')  # fmt: skip
+    assert f"1 passed over (encrypted: 1; first {path}: archive/a.warc.gz: encrypted)" in outcome.stderr
+    assert "-> 00-web.warc.gz: 12 pages" in outcome.stderr
+
+    encrypted(path, [b"archive/b.warc.gz"])
+    outcome = run_groundup("corpus", "--from", f"web={path}", "--out", tmp_path / "none")
+    assert outcome.returncode == 2
+    assert "no WARC of it can be read (encrypted: 2; first" in outcome.stderr.splitlines()[-1]
 
 
 def test_a_member_before_the_start_of_the_file_is_passed_over(tmp_path):
@@ -136,7 +163,7 @@ def test_a_member_before_the_start_of_the_file_is_passed_over(tmp_path):
     at = content.rindex(b"PK\5\6") + 16  # where the list begins: members are counted back from it
     content[at : at + 4] = (int.from_bytes(content[at : at + 4], "little") + (1 << 20)).to_bytes(4, "little")
     path.write_bytes(content)
-    assert read(path)[::2] == ([], Counter(damaged=1))
+    assert read(path)[::2] == ([], Refused(damaged=1))
 
 
 def test_numbers_in_a_record_of_their_own(tmp_path, monkeypatch):

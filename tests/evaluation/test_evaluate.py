@@ -146,7 +146,9 @@ def test_every_convention_stands_in_the_table(groundup_here, models, data):
 
 
 def test_list(groundup_here):
-    found = json.loads(groundup_here("evaluate", "--list").stdout)["tasks"]
+    done = groundup_here("evaluate", "--list")
+    found = json.loads(done.stdout)["tasks"]
+    assert [line.split()[0] for line in done.stderr.splitlines() if line.strip()][2:] == [*found]
     assert found["mmlu"] == {"title": "MMLU", "kind": "choices", "files": ["mmlu_test.csv"]}
 
 

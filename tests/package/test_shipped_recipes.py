@@ -42,23 +42,23 @@ def test_the_recipe_reads_what_was_given(name):
     with tempfile.TemporaryDirectory() as folder:
         pages = Path(folder).resolve() / name
         pages.write_text("text")
-        made = init(Path(folder) / "out", [str(pages)], "de")
+        made = init(Path(folder) / "out", [str(pages)], ["de", "en"])
         content = tomllib.loads(Path(made["recipe"]).read_text(encoding="utf-8"))
         (source,) = content["pages"]["sources"]
         assert Path(source["source"]) == pages
         assert source["domain"] and set(source["domain"]) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-")
-        assert content["annotations"]["languages"] == ["de"] and content["name"] == "out"
+        assert content["annotations"]["languages"] == ["de", "en"] and content["name"] == "out"
 
 
 def test_sources_that_are_no_paths_stay_as_they_are(tmp_path):
     given = ["https://example.org/", "hf:org/name", "stdlib:"]
-    made = init(tmp_path, given, "en")
+    made = init(tmp_path, given, ["en"])
     content = tomllib.loads((tmp_path / "recipe.toml").read_text(encoding="utf-8"))
     assert [source["source"] for source in content["pages"]["sources"]] == given == made["pages"]
 
 
 def test_without_pages_there_is_a_folder_for_them(tmp_path):
-    init(tmp_path / "mine", [], "en")
+    init(tmp_path / "mine", [], ["en"])
     content = tomllib.loads((tmp_path / "mine" / "recipe.toml").read_text(encoding="utf-8"))
     assert Path(content["pages"]["sources"][0]["source"]) == (tmp_path / "mine" / "pages").resolve()
     assert (tmp_path / "mine" / "pages").is_dir()
@@ -77,14 +77,14 @@ def test_what_cannot_be_is_refused_and_nothing_written(tmp_path, monkeypatch, pa
     monkeypatch.chdir(tmp_path)
     Path(os.fsdecode(b"\xff.txt")).write_text("text")
     with pytest.raises(UserError, match=expected):
-        init(tmp_path / "out", pages, language)
+        init(tmp_path / "out", pages, ["en", language])
     assert not (tmp_path / "out").exists()
 
 
 def test_a_recipe_that_is_there_is_not_overwritten(tmp_path):
     (tmp_path / "recipe.toml").write_text("mine")
     with pytest.raises(UserError, match="there already"):
-        init(tmp_path, [], "en")
+        init(tmp_path, [], ["en"])
     assert (tmp_path / "recipe.toml").read_text() == "mine"
 
 

@@ -54,12 +54,17 @@ def test_fine_tuning_and_again(groundup_here, place, tmp_path):
     assert form.keys() == {"words", "ended", "reference_words"} and form["reference_words"] == 2 and 0 <= form["ended"] <= 1
     assert "24 conversations (TRL messages 24); 1 dropped" in outcome.stderr and "line 25" in outcome.stderr
     assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_dir()) == ["sft"]
+    count = found["questions"]["train"]
+    assert count % 8, "the rows left over are what is looked at here"
+    said = f"sft: 2 steps of 8 rows; epochs: 1, of {count} rows, of which {count % 8} fill no batch"
+    assert said in outcome.stderr
+    assert re.search(r"^sft +\d+s +sft overlap base", outcome.stderr, re.MULTILINE)  # a table for people
     folder.load_decoder(tmp_path / "run" / "sft")
     own = {path.name for path in (tmp_path / "run" / "sft" / "training").iterdir()}
     assert own == {"answers.jsonl", "metrics.jsonl", "samples.jsonl"}  # apart from what transformers reads, and no state is left
     assert not own & {path.name for path in (tmp_path / "run" / "sft").iterdir()}
     again = call(groundup_here, place, tmp_path / "run", "sft", "talks.jsonl", "--set", "batch_examples=8")
-    assert json.loads(again.stdout.splitlines()[-1]) == found and "step" not in again.stderr
+    assert json.loads(again.stdout.splitlines()[-1]) == found and "steps of" not in again.stderr
 
 
 @pytest.mark.parametrize("verb", ["reward", "dpo"])

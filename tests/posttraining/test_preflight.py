@@ -77,7 +77,7 @@ def test_an_end_other_than_the_tokenizers(rows, toy_tokenizer):
 
 def test_what_was_left_out_and_what_is_there_twice(rows, toy_tokenizer):
     found = names(preflight.of_conversations([*rows, rows[0]], toy_tokenizer, Counter({"longer than 8 tokens": 6})))
-    assert found == {"left out longer than 8 tokens": (6, 10), "the same as one before": (1, 4)}
+    assert found == {"left out, longer than 8 tokens": (6, 10), "the same as one before": (1, 4)}
 
 
 def test_pairs_and_their_opposites(rows, toy_tokenizer):
@@ -92,7 +92,7 @@ def test_prompts(rows, toy_tokenizer):
     begun = [[prompts[0][0], *prompts[0]], prompts[1], prompts[1]]
     found = names(preflight.of_prompts(begun, toy_tokenizer, Counter({"longer than 8 tokens": 2})))
     assert found == {
-        "left out longer than 8 tokens": (2, 5), "the token that begins a text stands twice": (1, 3),
+        "left out, longer than 8 tokens": (2, 5), "the token that begins a text stands twice": (1, 3),
         "the same as one before": (1, 3),
     }  # fmt: skip
     other = Tokenizer.from_merges(toy_tokenizer.merges)
@@ -168,9 +168,9 @@ def test_strict_refuses_and_else_it_is_said(method, toy_decoder, toy_tokenizer, 
     pairs = [pair("the path", "it"), pair("it", " it\n"), pair("the file", "the path " * 99)]
     with caplog.at_level(logging.WARNING):
         method.train(policy, toy_tokenizer, pairs, kind(), Runtime(FLOAT32, tmp_path / "a", "any"))
-    assert "1 of 3: left out with chosen equal to rejected, as tokens" in caplog.text
-    assert "1 of 3: left out longer than 6" in caplog.text
-    with pytest.raises(UserError, match=r"refused, as strict says: left out .* \(1 of 3\), left out"):
+    assert "1 of 3: left out, with chosen equal to rejected, as tokens" in caplog.text
+    assert "1 of 3: left out, longer than 6" in caplog.text
+    with pytest.raises(UserError, match=r"refused, as strict says: left out, .* \(1 of 3\), left out"):
         method.train(policy, toy_tokenizer, pairs, kind(strict=True), Runtime(FLOAT32, tmp_path / "b", "any"))
     method.train(policy, toy_tokenizer, pairs[:1], kind(strict=True), Runtime(FLOAT32, tmp_path / "c", "any"))
 

@@ -116,12 +116,14 @@ def init(
         list[str] | None,
         typer.Option(metavar="SOURCE", help="Your file, folder or site; once for each. If not given: DIR/pages."),
     ] = None,
-    language: Annotated[str, typer.Option(help="Of your pages, by its code: en, de.")] = "en",
+    languages: Annotated[
+        list[str] | None, typer.Option("--language", help="Of your pages, by its code: en, de; once for each; en if not given.")
+    ] = None,
 ) -> None:
     """Write a commented recipe for your own pages, and say which command is next."""
     from groundup.pipeline import shipped_recipes
 
-    made = shipped_recipes.init(folder, pages or [], language)
+    made = shipped_recipes.init(folder, pages or [], languages or ["en"])
     first = "" if pages else f"; put your files into {made['pages'][0]}"
     print(printable(f"wrote {made['recipe']}{first}; next: {made['next']}"), file=sys.stderr)
     result(made)
@@ -254,10 +256,20 @@ def _said_of_arguments(error: Exception) -> str:
     place = verb.removeprefix("groundup").strip()
     if (name := getattr(error, "option_name", None)) in RENAMED:
         text = f"{name} is called {RENAMED[name]} now"
+    if "unexpected extra argument" in text and (several := _given_several_times(context)):
+        text += f"; {several} takes one value: give it again for each"
     if "\n" in text and text.startswith("Usage"):  # nothing was given: the help is the answer
         print(printable(text))
         sys.exit(2)
     return f"{place + ': ' if place else ''}{text}; `{verb} -h` says more"
+
+
+def _given_several_times(context: typer.Context | None) -> str:
+    """The options of the call that may come several times: `--data a b` is `--data a --data b` elsewhere."""
+    if context is None:
+        return ""
+    repeatable = [one for one in context.command.params if getattr(one, "multiple", False) and context.params.get(one.name)]
+    return ", ".join(one.opts[0] for one in repeatable)
 
 
 def _said_of(error: Exception) -> str:

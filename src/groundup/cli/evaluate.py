@@ -8,6 +8,7 @@ import typer
 
 from groundup.cli.options import finite, result
 from groundup.core.errors import UserError
+from groundup.core.table import table
 from groundup.core.text import printable
 
 
@@ -57,7 +58,10 @@ def evaluate(
     from groundup.report.config import ReportConfig
 
     if show:
-        result(evaluation.listing())
+        found = evaluation.listing()
+        rows = [(name, one["kind"], one["title"], ", ".join(one["files"])) for name, one in found["tasks"].items()]
+        print(printable(table(("task", "kind", "title", "files in --data"), rows, left=(1, 2, 3))), file=sys.stderr)
+        result(found)
         return
     if not models or not task:
         raise UserError("groundup evaluate: give MODEL and --task NAME or FILE; --list shows the shipped tasks")

@@ -47,6 +47,15 @@ Workers = Annotated[int | None, typer.Option(min=1, max=4096, help="Processes; t
 
 
 def result(value: dict[str, Any]) -> None:
+    """What is not defined, as a share of nothing, is null: NaN is no JSON."""
     if sys.stdout.isatty():
         print(flush=True)  # on a terminal the result stands apart from the talk before it
-    print(json_printable(json.dumps(value, ensure_ascii=False)), flush=True)
+    print(json_printable(json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)), flush=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -9,13 +9,16 @@ with another number of workers.
 
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from multiprocessing import parent_process
 from multiprocessing.connection import wait
+from multiprocessing.context import SpawnContext, SpawnProcess
+from types import ModuleType
 from typing import Any
 
 from groundup.core import log
@@ -150,12 +153,28 @@ def pool(workers: int, ray: str | None = None) -> Iterator[Pool]:
             started.executor.shutdown(cancel_futures=True)
 
 
+class _Helper(SpawnProcess):
+    """Does not run the program's main file again: a script that has no `if __name__ == "__main__"` would begin anew in
+    every helper. Jobs are functions of modules, so nothing of that file is needed."""
+
+    def start(self) -> None:
+        main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+        try:
+            super().start()
+        finally:
+            sys.modules["__main__"] = main
+
+
+class _Afresh(SpawnContext):
+    """Forking a process that has threads, as PyTorch's, can lock up."""
+
+    Process = _Helper
+
+
 def _processes(helpers: int) -> Executor | None:
-    # Forking a process that has threads, as PyTorch's, can lock up: start afresh.
     if helpers == 0:
         return None
-    start = {"initializer": _begin, "initargs": (log.shown(),)}
-    return ProcessPoolExecutor(helpers, mp_context=get_context("spawn"), **start)
+    return ProcessPoolExecutor(helpers, mp_context=_Afresh(), initializer=_begin, initargs=(log.shown(),))
 
 
 def _begin(shown: int | None) -> None:

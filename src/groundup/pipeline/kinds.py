@@ -77,8 +77,14 @@ def corpus(context: StepContext) -> Results:
     """Annotations -> the documents that pass the thresholds, split into training and held-out."""
     from groundup.corpus.select.selection import select
 
-    recipe = context.recipe
-    return select(context.inputs["annotations"], context.work, recipe.corpus, recipe.annotations.wanted_languages, recipe.seed)
+    recipe, languages = context.recipe, context.recipe.annotations.wanted_languages
+    results = select(context.inputs["annotations"], context.work, recipe.corpus, languages, recipe.seed)
+    dropped = {step["step"]: step["dropped"] for step in results["steps"] if step.get("dropped")}
+    why = ", ".join(f"{count:,} {name}" for name, count in sorted(dropped.items(), key=lambda one: -one[1]))
+    every, only = results["left"]["documents"] + sum(dropped.values()), f" (only {', '.join(languages)} wanted)"
+    context.log(f"{results['left']['documents']:,} of {every:,} documents kept" + (f"; dropped: {why}" if why else "")
+                + (only if "language" in dropped else ""))  # fmt: skip
+    return results
 
 
 def tokenizer(context: StepContext) -> Results:

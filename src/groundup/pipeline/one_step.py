@@ -10,7 +10,7 @@ from groundup.core.errors import UserError
 from groundup.core.files import read_object
 from groundup.generation.open_folder import STAGES, model_folder
 from groundup.pipeline import recipe as recipes
-from groundup.pipeline.steps import dry, execute, steps_of
+from groundup.pipeline.steps import dry, execute, main_figures, show, steps_of
 
 # A model learns and writes answers of up to half its context; a thousand tokens suffice for most published conversations.
 LONGEST_ANSWER = 1024
@@ -53,6 +53,7 @@ def run_one(
     if dry_run:
         return dry(recipe, out, steps)
     manifest = execute(recipe, out, steps)[kind]
+    show({kind: manifest["seconds"]}, {kind: main_figures(kind, manifest["results"])})
     return {"run": str(out), "model": str(out / kind), "seconds": manifest["seconds"], **manifest["results"]}
 
 

@@ -27,7 +27,7 @@ def find(recipe: Path) -> Path:
     return recipe if recipe.is_file() else shipped().get(str(recipe), recipe)
 
 
-def init(folder: Path, pages: list[str], language: str) -> dict[str, Any]:
+def init(folder: Path, pages: list[str], languages: list[str]) -> dict[str, Any]:
     """Write FOLDER/recipe.toml for sources of pages; without any, for those that the user will put into FOLDER/pages.
 
     Returns the paths written and the command to run next. Raises UserError where there is a recipe already, or no such
@@ -36,15 +36,16 @@ def init(folder: Path, pages: list[str], language: str) -> dict[str, Any]:
     target = folder / "recipe.toml"
     if target.exists():
         raise UserError(f"{target}: there already; delete it, or give another folder")
-    if not re.fullmatch(r"[a-z]{2,3}", language):
-        raise UserError(f"--language {language[:40]}: expected a code of two or three letters, as en or de")
+    for language in languages:
+        if not re.fullmatch(r"[a-z]{2,3}", language):
+            raise UserError(f"--language {language[:40]}: expected a code of two or three letters, as en or de")
     sources = "\n".join(map(_source, pages or [str(folder / "pages")], [not pages] * max(1, len(pages))))
     folder.mkdir(parents=True, exist_ok=True)
     if not pages:
         (folder / "pages").mkdir(exist_ok=True)
     template = Template((FOLDER / "own.toml.template").read_text(encoding="utf-8"))
     name = _quoted(folder.resolve().name)
-    target.write_text(template.substitute(name=name, sources=sources, language=language), encoding="utf-8")
+    target.write_text(template.substitute(name=name, sources=sources, languages=json.dumps(languages)), encoding="utf-8")
     command = f"groundup run {shlex.quote(str(target))} --run {shlex.quote(str(folder / 'run'))} --dry-run"
     return {"recipe": str(target), "pages": pages or [str(folder / "pages")], "next": command}
 

@@ -159,7 +159,7 @@ def run(recipe: Recipe, folder: Path) -> Results:
     steps = steps_of(recipe)
     manifests = execute(recipe, folder, steps)
     seconds = {name: manifest["seconds"] for name, manifest in manifests.items()}
-    by_step = {step.name: _figures(step.kind or step.name, manifests[step.name]["results"]) for step in steps}
+    by_step = {step.name: main_figures(step.kind or step.name, manifests[step.name]["results"]) for step in steps}
     figures: Results = {}
     for step in steps:
         if found := by_step[step.name]:
@@ -168,7 +168,7 @@ def run(recipe: Recipe, folder: Path) -> Results:
     report = str(folder / manifests["report"]["results"]["report"])
     skipped = {name: one["results"]["skipped"] for name, one in manifests.items() if "skipped" in one["results"]}
     said = {name: {"skipped": reason} for name, reason in skipped.items()} | {"report": {"": report}}
-    _show(seconds, by_step | said)
+    show(seconds, by_step | said)
     return {
         "run": str(folder),
         "report": report,
@@ -177,13 +177,13 @@ def run(recipe: Recipe, folder: Path) -> Results:
     }
 
 
-def _show(seconds: dict[str, float], figures: dict[str, Results]) -> None:
+def show(seconds: dict[str, float], figures: dict[str, Results]) -> None:
     """The table at the end, for people, unless they want it quiet."""
     if (log.shown() or 0) <= logging.INFO:
         print(printable(f"\n{summary(seconds, figures)}\n"), file=sys.stderr, flush=True)
 
 
-def _figures(kind: str, results: Results) -> Results:
+def main_figures(kind: str, results: Results) -> Results:
     """The main figures of one step."""
     if "skipped" in results:
         return {}
@@ -240,7 +240,7 @@ def run_to_corpus(recipe: Recipe, folder: Path) -> Results:
     results = manifests["corpus"]["results"]
     seconds = {name: manifest["seconds"] for name, manifest in manifests.items()}
     sizes = {name: results[name] for name in ("left", "train", "held_out")}
-    _show(seconds, {"corpus": {name: {"documents": one["documents"]} for name, one in sizes.items()}})
+    show(seconds, {"corpus": {name: {"documents": one["documents"]} for name, one in sizes.items()}})
     found = {
         "out": str(folder),
         "documents": str(folder / "corpus" / "documents.parquet"),

@@ -27,7 +27,7 @@ from groundup.posttraining.reward import judged
 from groundup.posttraining.rows import kept, kept_pairs, pair, unfit_pair
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.by_kernels import by_kernels
-from groundup.training.epoch_order import chosen_rows, steps_for
+from groundup.training.epoch_order import chosen_rows, log_steps
 from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
 from groundup.training.parallel import Processes
@@ -91,7 +91,7 @@ def train(
     rows, _ = kept_pairs(tokenizer, pairs, longest, label, left_out)
     preflight.tell(label, preflight.of_pairs(rows, tokenizer, left_out), settings.strict)
     device = policy.lm_head.weight.device
-    steps = steps_for(settings.epochs, settings.batch_pairs, len(rows))
+    steps = log_steps(runtime.log, runtime.label, settings.epochs, settings.batch_pairs, len(rows))
 
     def batches(step: int) -> list[Batch]:
         chosen = chosen_rows(step, settings.batch_pairs, len(rows), runtime.seed)

@@ -136,7 +136,7 @@ def _begun_twice(rows: Sequence[Sequence[int]], tokenizer: Tokenizer) -> Iterato
 def _left_out(kept: int, left_out: Mapping[str, int], so: str = CUT) -> Iterator[Finding]:
     total = kept + sum(left_out.values())
     for reason, count in Counter(left_out).most_common():
-        yield Finding(f"left out {reason[:80]}", count, total, so)
+        yield Finding(f"left out, {reason[:80]}", count, total, so)
 
 
 def _twice(keys: Collection[object]) -> Iterator[Finding]:

@@ -27,7 +27,7 @@ from groundup.posttraining.length import correlation
 from groundup.posttraining.rows import kept_pairs
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.by_kernels import by_kernels
-from groundup.training.epoch_order import chosen_rows, steps_for
+from groundup.training.epoch_order import chosen_rows, log_steps
 from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
 from groundup.training.runtime import Runtime
@@ -89,7 +89,7 @@ def train(
     preflight.tell(label, preflight.of_pairs(rows, tokenizer, left_out), settings.strict)
     device = policy.lm_head.weight.device
     reward_model = from_policy(policy, runtime.seed).to(device)
-    steps = steps_for(settings.epochs, settings.batch_pairs, len(rows))
+    steps = log_steps(runtime.log, runtime.label, settings.epochs, settings.batch_pairs, len(rows))
 
     def batches(step: int) -> list[Batch]:
         chosen = chosen_rows(step, settings.batch_pairs, len(rows), runtime.seed)

@@ -34,7 +34,7 @@ from groundup.posttraining.packing import weighted, weights_of
 from groundup.posttraining.rows import conversation, kept, longest_answer, said, too_long
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.by_kernels import by_kernels
-from groundup.training.epoch_order import chosen_rows, parts_of, steps_for
+from groundup.training.epoch_order import chosen_rows, log_steps, parts_of
 from groundup.training.loop import mean_loss, tune
 from groundup.training.objectives import Batch, Metrics, next_token
 from groundup.training.parallel import ALONE, Processes
@@ -67,7 +67,7 @@ def train(
     if not rows:
         raise UserError(f"{label}: no questions to learn from; of {len(questions)} rows left out: {said(left_out) or 'none'}")
     preflight.tell(label, preflight.of_conversations(rows, tokenizer, left_out), settings.strict)
-    steps = steps_for(settings.epochs, settings.batch_examples, len(rows))
+    steps = log_steps(runtime.log, runtime.label, settings.epochs, settings.batch_examples, len(rows))
 
     def batches(step: int) -> list[Batch]:
         chosen = [rows[index] for index in chosen_rows(step, settings.batch_examples, len(rows), runtime.seed)]

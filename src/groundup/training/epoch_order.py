@@ -1,5 +1,7 @@
 """Which rows a step trains on, as a function of the step."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 
@@ -17,6 +19,14 @@ def chosen_rows(step: int, batch: int, count: int, seed: int) -> list[int]:
 
 def steps_for(epochs: int, batch: int, count: int) -> int:
     return epochs * (count // min(batch, count))
+
+
+def log_steps(log: Callable[[str], None], label: str, epochs: int, batch: int, count: int) -> int:
+    """The number of steps, said: of few rows much may be left over where batches are large."""
+    steps, batch = steps_for(epochs, batch, count), min(batch, count)
+    over = f", of which {count % batch:,} fill no batch and wait, others in each epoch" if count % batch else ""
+    log(f"{label}: {steps:,} step{'s'[: steps > 1]} of {batch:,} rows; epochs: {epochs}, of {count:,} rows{over}")
+    return steps
 
 
 def parts_of(rows: list[int], at_once: int) -> list[list[int]]:

@@ -257,6 +257,8 @@ def _archive(path: Path, refused: Refused, refusal: UserError | None = None) -> 
     open_plain(path).close()
     zipped = wacz.is_wacz(path)
     yield from wacz.read_wacz(path, losses, refused) if zipped else read_pages(path, losses)
+    if not losses.records and refused and zipped:
+        raise UserError(f"{path}: no WARC of it can be read ({refused}): give a .wacz as browsers write it, without a password")
     if not losses.records:
         give = "give *.warc.gz, *.wacz, *.arc, *.jsonl, *.parquet, or a folder of pages"
         raise refusal or UserError(f"{path}: not a web archive: {give}")

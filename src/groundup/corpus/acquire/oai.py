@@ -4,6 +4,7 @@
 """
 
 import io
+import logging
 from collections.abc import Generator
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlencode
@@ -19,6 +20,8 @@ PREFIX = "oai:"
 MAX_ANSWER_BYTES = 64 << 20
 MAX_ANSWERS = 100_000  # with a token each: a server that never ends
 OPTIONS = ("set", "from", "until")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -49,7 +52,7 @@ class Repository:
                 elif page := self._page(element, base):
                     yield page
             if token in asked:
-                self.refused.add("repeated token", base)
+                self._ends_early("repeated token", base, "the server gave a resumption token that it had given before")
             request = {"resumptionToken": token} if token and token not in asked else None
             asked.add(token)
 
@@ -70,8 +73,13 @@ class Repository:
             return []
         if outcome and first:
             raise UserError(f"{self.source:.150}: gave no records ({outcome:.100}): check the address")
-        self.refused.add("unanswered", url, int(bool(outcome)))
+        if outcome:
+            self._ends_early("unanswered", url, outcome)
         return found
+
+    def _ends_early(self, reason: str, place: str, why: str) -> None:
+        self.refused.add(reason, place)
+        logger.warning(f"{self.source:.100}: the harvest ends early ({why:.100}); what came before is kept")
 
     def _page(self, record: Element, base: str) -> Page | None:
         identifier = record.text("header/identifier")

@@ -10,7 +10,6 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +18,7 @@ from groundup.core.errors import UserError
 from groundup.corpus.archive.compression import CHUNK, Slice
 from groundup.corpus.archive.records import Losses
 from groundup.corpus.archive.warc import Page, pages_of
+from groundup.data.rows import Refused
 
 START = b"PK\3\4"
 WARC = re.compile(r"archive/[^/]+\.w?arc(\.gz|\.zst)?", re.IGNORECASE)
@@ -26,6 +26,7 @@ MAX_FILES = 100_000  # of a zip file: its list of files is read whole
 MAX_LIST_BYTES = 64 << 20
 # Times its size in the zip file that a WARC may have which is deflated: text takes a tenth to a fifth, not a fiftieth.
 MAX_RATIO = 50
+ENCRYPTED = 1  # of a member's flags
 END = struct.Struct("<4s4xHHII")  # of the list of files: mark, files on this disk and in all, bytes, offset
 ZIP64_LOCATOR, ZIP64_END = struct.Struct("<4s4xQ"), struct.Struct("<4s28xQQ")
 
@@ -36,8 +37,8 @@ def is_wacz(path: Path) -> bool:
         return file.read(len(START)) == START
 
 
-def read_wacz(path: Path, losses: Losses, refused: Counter[str]) -> Iterator[Page]:
-    """The pages of all WARCs of the file, in its order. A WARC that cannot be read is counted in `refused`.
+def read_wacz(path: Path, losses: Losses, refused: Refused) -> Iterator[Page]:
+    """The pages of all WARCs of the file, in its order. A WARC that cannot be read is counted and named in `refused`.
 
     Raises UserError when it is no zip file, is damaged, lists too many files, or holds no WARC under archive/.
     """
@@ -57,7 +58,7 @@ def read_wacz(path: Path, losses: Losses, refused: Counter[str]) -> Iterator[Pag
             with tempfile.TemporaryFile() as inflated:
                 warc = _opened(file, info, inflated) if budget >= 0 else None
                 if warc is None:
-                    refused["damaged"] += 1
+                    refused.add("encrypted" if info.flag_bits & ENCRYPTED else "damaged", f"{path}: {info.filename}")
                 else:
                     yield from pages_of(warc, info.filename.rpartition("/")[2], losses)
 
@@ -68,7 +69,7 @@ def _opened(file: BinaryIO, info: zipfile.ZipInfo, inflated: BinaryIO) -> Binary
         return None
     file.seek(info.header_offset)
     head = file.read(30)
-    if info.flag_bits & 1 or len(head) < 30 or not head.startswith(START):
+    if info.flag_bits & ENCRYPTED or len(head) < 30 or not head.startswith(START):
         return None
     name, extra = struct.unpack("<HH", head[26:])
     start = info.header_offset + 30 + name + extra
