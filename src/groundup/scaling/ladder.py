@@ -243,7 +243,7 @@ def read_plan(path: Path) -> list[tuple[dict[str, Any], PretrainingConfig]]:
         if "trunk" in one and not (
             _is_name(str(one["trunk"])) and settings.batch_tokens and trunks.setdefault(str(one["trunk"]), alike) == alike
         ):
-            raise UserError(f"{path}: run {number}: the runs of a trunk have a name for it, and one depth, seed, batch and warm-up")
+            raise UserError(f"{path}: run {number}: the runs of a trunk have a name for it, one depth, seed, batch and warm-up")
         names.add(name)
         planned.append((one, settings))
     return planned

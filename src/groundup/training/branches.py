@@ -27,8 +27,8 @@ def branch(
 ) -> tuple[LanguageModel, dict[str, Any]]:
     """The model of `settings.tokens` tokens, of a trunk whose longest branch reads `longest`; both with their batch given.
 
-    warmup: steps over which the rate rises, that of the longest if 0. trunk: the folder of the constant-rate run, trained on from where it is; `runtime.folder`: of the branch. Either may have
-    been cut off. Raises UserError as `pretrain` does.
+    warmup: steps over which the rate rises, that of the longest if 0. trunk: the folder of the constant-rate run, trained on from
+    where it is; `runtime.folder`: of the branch. Either may have been cut off. Raises UserError as `pretrain` does.
     """
     whole = settings.model_copy(update={"tokens": longest, "anneal_data_fraction": 0.0})
     # A ladder has many runs, and what follows from their settings stands in its plan.
