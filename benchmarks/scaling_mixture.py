@@ -1,7 +1,7 @@
 """Weights of four domains proposed from a swarm of small runs, against the natural and the equal mix: three seeds.
 
-Loss: bits per byte of held-out text of the target domains. Runs of the swarm are half as long as those that confirm it.
-`--swarm FILE` keeps its table, and is read where it is there already.
+Loss: bits per byte of held-out text of the target domains. Runs of the swarm are half as long as those that confirm it. The
+table of a swarm that was run is beside this file; `--swarm FILE` takes another, and runs and writes it where it is not there.
 """
 
 import argparse
@@ -29,7 +29,8 @@ DOMAINS, TARGETS = ("openstax", "novels100", "msdocs", "peps_rustbook"), ("opens
 SHARE = 0.1  # of each domain, so that their sizes stay those that they have
 LONGEST, HELD_OUT_CHARACTERS = 20_000, 100_000
 RUNS, SEEDS, LONGER = 20, 3, 2
-MAX_REPEATS, PULL = 4.0, 0.005
+MAX_REPEATS, PULL = 4.0, 0.02
+KEPT = Path(__file__).with_suffix(".csv")
 
 
 class Trial:
@@ -95,7 +96,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=98_304, help="of each run of the swarm")
     parser.add_argument("--depth", type=int, default=1)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--swarm", type=Path)
+    parser.add_argument("--swarm", type=Path, default=KEPT)
     given = parser.parse_args()
     claim = f"proposed mixture: least gain over the natural and the equal one, bits per byte of {' and '.join(TARGETS)}, 3 seeds"
     folder = given.data / "text"
@@ -103,12 +104,11 @@ def main() -> None:
         return conclude(claim, None, "bits/byte", 0, None, reason=f"{folder} is incomplete; give --data DIR")
     with tempfile.TemporaryDirectory() as work:
         trial = Trial(folder, Path(work), given.depth, given.threads)
-        table = given.swarm or Path(work) / "swarm.csv"
-        if not table.exists():
-            swarm(trial, given.tokens, table)
+        if not given.swarm.exists():
+            swarm(trial, given.tokens, given.swarm)
         longer = LONGER * given.tokens
         found = mixture_laws.propose(
-            mixture_laws.read(table), TARGETS, trial.available, longer, MAX_REPEATS, PULL
+            mixture_laws.read(given.swarm), TARGETS, trial.available, longer, MAX_REPEATS, PULL
         )
         print(f"{found['law']} law, rank correlation with unseen runs {found['unseen_rank_correlation'][found['law']]:.3f}; "
               f"expected gain over the natural mix {found['gain']}")  # fmt: skip

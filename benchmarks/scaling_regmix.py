@@ -36,7 +36,7 @@ def main() -> None:
             found[kind][size] = mixture_laws.rank_correlation(law.loss(others), measured[:, target])
             pairs = zip(every, measured.T, strict=True)
             means.append(np.mean([mixture_laws.rank_correlation(one.loss(others), column) for one, column in pairs]))
-        unseen = mixture_laws.unseen_rank_correlation(weights, losses[:, target], kind)
+        unseen = mixture_laws.unseen_rank_correlation(weights, losses[:, [target]], kind)
         print(
             f"{kind:14} {unseen:12.4f} " + " ".join(f"{found[kind][size]:8.4f}" for size in BARS)
             + "   " + " ".join(f"{mean:.4f}" for mean in means)

@@ -1,7 +1,7 @@
 """The law that `--minutes` goes by: its ladder's largest runs, held out, within 1.5 %, one of four times the FLOP within 3 %.
 
 `--runs FILE ...` (tables of runs, as `groundup scale run` writes them) fits it again, `--larger FILE` has runs beyond that
-ladder; with `--write --text NAME --how TEXT` that becomes the shipped one.
+ladder, `--pilots FILE` those that a plan begins with; with `--write --text NAME --how TEXT` that becomes the shipped one.
 """
 
 import argparse
@@ -39,12 +39,18 @@ def held_out(runs: Runs, count: int = 2) -> Told:
     return told(runs.where(order[:-count]), runs.where(order[-count:]))
 
 
-def write(runs: Runs, errors: Told, larger: Told, text: str, how: str) -> None:
+def pilots_ratio(law: laws.Law, pilots: Runs) -> float:
+    """Geometric mean of measured over predicted: pilots are shorter than any run of the ladder."""
+    return float(np.exp(np.log(pilots.loss / law.loss(pilots.parameters, pilots.tokens)).mean()))
+
+
+def write(runs: Runs, errors: Told, larger: Told, pilots: Runs | None, text: str, how: str) -> None:
     fitted = laws.fit(runs)
     rows = zip(runs.parameters.tolist(), runs.tokens.tolist(), runs.loss.tolist(), strict=True)
     content = {
         "made": datetime.now(UTC).date().isoformat(), "text": text, "how": how, "runs": len(runs), "held_out": errors,
-        "larger": larger, "transfer": TRANSFER, "law": {name: getattr(fitted.law, name) for name in laws.NAMES[:5]},
+        "larger": larger, "transfer": TRANSFER, "pilot": pilots_ratio(fitted.law, pilots) if pilots else 1.0,
+        "law": {name: getattr(fitted.law, name) for name in laws.NAMES[:5]},
         "table": [dict(zip(("parameters", "tokens", "loss"), row, strict=True)) for row in rows],
         "residuals": [float(f"{one:.4g}") for one in fitted.residuals],
         "draws": {name: [float(f"{one:.6g}") for one in getattr(fitted.draws, name)] for name in laws.NAMES[:5]},
@@ -61,6 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, nargs="+")
     parser.add_argument("--larger", type=Path, nargs="*", default=[])
+    parser.add_argument("--pilots", type=Path, nargs="*", default=[])
     parser.add_argument("--text", default="")
     parser.add_argument("--how", default="")
     parser.add_argument("--write", action="store_true")
@@ -69,7 +76,8 @@ def main() -> None:
         runs = joined(given.runs)
         errors, larger = held_out(runs), told(runs, joined(given.larger)) if given.larger else []
         if given.write:
-            write(joined([*given.runs, *given.larger]), errors, larger, given.text, given.how)
+            pilots = joined(given.pilots) if given.pilots else None
+            write(joined([*given.runs, *given.larger]), errors, larger, pilots, given.text, given.how)
     else:
         errors, larger = (dial.shipped().about[name] for name in ("held_out", "larger"))
     for one in [*errors, *larger]:

@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=Path, required=True)
     parser.add_argument("--rates", action="store_true")
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--context", type=int, default=128)
     parser.add_argument("--threads", type=int, default=0)
@@ -44,7 +44,7 @@ def main() -> None:
             print(f"{rule:<5} {name:<22} {shown}  (largest over smallest {transfer.spread(sizes):.2f})", flush=True)
         worst[rule] = max(transfer.spread(sizes) for sizes in found.values())
         if given.rates:
-            swept = transfer.best_scales(given.widths, SCALES, rule, rows, vocabulary, given.context, 20 * given.steps)
+            swept = transfer.best_scales(given.widths, SCALES, rule, rows, vocabulary, given.context, 10 * given.steps)
             for width, one in swept.items():
                 losses = "  ".join(f"{scale:.2f}: {loss:.3f}" for scale, loss in one["losses"].items())
                 print(f"{rule:<5} width {width}: best lr_scale {one['best']:.2f}  ({losses})", flush=True)

@@ -100,10 +100,25 @@ def test_runs_of_one_trunk_share_its_settings(three, tokens, tmp_path):
     three.write_text(json.dumps(plan))
     told = ladder.run(three, tokens, tokenizer(), tmp_path / "out", threads=1)
     assert told["runs"] == 2 and list(runs.read(tmp_path / "out" / "runs.csv").tokens) == [256, 512]
-    for change in ({"depth": 2}, {"seed": 1}, {"batch_tokens": 128}, {"trunk": "../a"}):
+    for change in ({"depth": 2}, {"seed": 1}, {"batch_tokens": 128}, {"warmup_steps": 3}, {"trunk": "../a"}):
         three.write_text(json.dumps(plan | {"runs": [plan["runs"][0], plan["runs"][1] | change]}))
         with pytest.raises(UserError, match="run 2: the runs of a trunk"):
             ladder.read_plan(three)
+
+
+def test_all_runs_of_a_ladder_warm_up_alike(three, tokens, tmp_path, monkeypatch):
+    made = ladder.plan(None, 1e16, 512, 128, rate=RATE)["runs"]
+    (warmup,) = {run["warmup_steps"] for run in made}
+    shortest = min(run["tokens"] // run["batch_tokens"] for run in made)
+    assert 1 <= warmup < 0.2 * shortest  # long over when its decay begins, though the longest has 32 times its steps
+    assert max(run["tokens"] for run in made) > 30 * min(run["tokens"] for run in made)
+    plan, real, given = json.loads(three.read_text()), ladder.branch, []
+    one = {"depth": 1, "seed": 0, "batch_tokens": 64, "trunk": "a", "warmup_steps": 2}
+    plan["runs"] = [{"name": f"a{tokens}", "tokens": tokens, **one} for tokens in (256, 512)]
+    three.write_text(json.dumps(plan))
+    monkeypatch.setattr(ladder, "branch", lambda *arguments: given.append(arguments[-1]) or real(*arguments))
+    ladder.run(three, tokens, tokenizer(), tmp_path / "out", threads=1)
+    assert given == [2, 2]
 
 
 @pytest.mark.parametrize("minutes", [120, 200, 600, 10_000])
@@ -158,6 +173,8 @@ def test_a_budget_that_cannot_be_is_one_line(minutes, flop, said):
         ({"runs": [{"name": "a", "seed": 0, "depth": 1}]}, "run 1 cannot be: no 'tokens'"),
         ({"runs": [{"name": "../a", "seed": 0, "depth": 1, "tokens": 10}]}, "a name of its own"),
         ({"runs": [{"name": "a", "seed": -1, "depth": 1, "tokens": 10}]}, "a name of its own"),
+        ({"runs": [{"name": "a", "seed": 0, "depth": 1, "tokens": 10, "warmup_steps": -1}]}, "warmup_steps must be"),
+        ({"runs": [{"name": "a", "seed": 0, "depth": 1, "tokens": 10, "warmup_steps": "1"}]}, "warmup_steps must be"),
         ({"architecture": "abacus"}, "run 1 cannot be"),
         ({"context_length": None}, "run 1 cannot be"),
     ],

@@ -31,13 +31,13 @@ def test_a_law_of_each_kind_is_found_where_it_holds(kind):
     fitted = {one: mixture_laws.fit(weights[:60], loss[:60], one) for one in mixture_laws.KINDS}
     errors = {one: np.abs(law.loss(weights[60:]) - loss[60:]).max() for one, law in fitted.items()}
     assert errors[kind] < 0.02
-    ranks = {one: mixture_laws.unseen_rank_correlation(weights, loss, one) for one in mixture_laws.KINDS}
+    ranks = {one: mixture_laws.unseen_rank_correlation(weights, loss[:, None], one) for one in mixture_laws.KINDS}
     assert ranks[kind] > 0.99
 
 
 def test_square_roots_rank_unseen_mixtures_better_than_lines():
     some = swarm(noise=0.01)
-    loss = some.losses[:, 0]
+    loss = some.losses[:, :1]
     square, line = (mixture_laws.unseen_rank_correlation(some.weights, loss, kind) for kind in ("square-roots", "linear"))
     assert square > line and square > 0.98
 
@@ -50,6 +50,26 @@ def test_the_best_mixture_is_proposed_with_its_gain():
     assert sum(told["weights"].values()) == pytest.approx(1, abs=1e-3)
     assert 0 < told["gain"]["low"] <= told["gain"]["value"] <= told["gain"]["high"]
     assert mixture_laws.propose(swarm(noise=0.01), ["target"], pull=0.0) == told
+
+
+@settings(max_examples=4, deadline=None)
+@given(ratio=st.floats(0.3, 3), seed=st.integers(0, 1000))
+def test_of_two_targets_neither_takes_all(ratio, seed):
+    """Losses 2 + exp(-3 a) and 2 + ratio exp(-3 b) of shares a + b = 1: least where a = 1/2 - log(ratio) / 6."""
+    generator = np.random.default_rng(seed)
+    weights = generator.dirichlet(np.full(4, 0.7), 40)
+    losses = 2 + np.exp(-3 * weights[:, [0, 3]]) * [1, ratio] + 0.002 * generator.standard_normal((40, 2))
+    told = mixture_laws.propose(Swarm(DOMAINS, ["one", "two"], weights, losses), pull=0.0)
+    assert told["law"] == "exponential" and told["gain"]["low"] > 0
+    assert told["weights"]["books"] == pytest.approx(0.5 - np.log(ratio) / 6, abs=0.07)
+    assert told["weights"]["books"] + told["weights"]["news"] > 0.93
+
+
+def test_a_law_of_a_mean_is_the_mean_of_its_targets_laws():
+    some = swarm(noise=0.01)
+    both = mixture_laws.fit_targets(some.weights, some.losses, "exponential")
+    each = [mixture_laws.fit(some.weights, loss, "exponential").loss(some.weights) for loss in some.losses.T]
+    assert both.loss(some.weights) == pytest.approx((each[0] + each[1]) / 2)
 
 
 def test_another_target_asks_for_another_mixture():

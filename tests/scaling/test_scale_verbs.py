@@ -67,6 +67,19 @@ def test_mixture_writes_what_a_recipe_takes(swarm, run, tmp_path):
     assert "less than the natural mix's (95 %" in out.read_text()
 
 
+@pytest.mark.parametrize("words, threads", [([], 3), (["--threads", 2], 2)])
+def test_a_ladder_trains_on_the_threads_that_are_given(run, tmp_path, monkeypatch, words, threads):
+    from groundup.scaling import ladder
+    from groundup.tokenizer import load
+
+    given = []
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setattr(load, "load", lambda path: None)
+    monkeypatch.setattr(ladder, "run", lambda *arguments: given.append(arguments[-1]) or {})
+    code, _, err = run("run", "plan.json", "--tokens", tmp_path, "--tokenizer", tmp_path, *words)
+    assert code == 0 and given == [threads], err
+
+
 def test_bill(run):
     code, out, err = run("bill", "--llama3")
     assert code == 0 and "published figures against each other" in err and "water" in err

@@ -37,8 +37,18 @@ def test_mup_keeps_the_embeddings_rate_and_the_head_falls_with_the_width():
 
 def test_training_learns():
     model = of_width(64, VOCABULARY, CONTEXT)
-    losses = trained(model, RULES["ours"](64), rows, 12)
+    losses = trained(model, RULES["ours"](64), rows, 12, 12)
     assert losses[0] == pytest.approx(math.log(VOCABULARY), rel=0.01) and losses[-1] < 0.7 * losses[0]
+
+
+def test_the_rate_rises_and_falls_as_in_a_training(monkeypatch):
+    seen = []
+    monkeypatch.setattr(transfer.Optimizer, "step", lambda self, multiplier: seen.append(multiplier))
+    coordinates((64,), "ours", rows, VOCABULARY, CONTEXT, steps=12)
+    assert seen == pytest.approx([*(step / 10 for step in range(1, 11)), 1, 1])  # the first of RUN steps, a fiftieth warm-up
+    seen.clear()
+    trained(of_width(64, VOCABULARY, CONTEXT), RULES["ours"](64), rows, 5, 5)
+    assert seen == [1, 1, 1, 1, 0.5]
 
 
 def test_coordinates_are_of_every_block_and_width():

@@ -100,6 +100,17 @@ def test_a_copy_that_was_cut_off_counts_for_nothing(tokens, alone, tmp_path):
     assert same(branched(tokens, tmp_path / "trunk", tmp_path / "again", LONGEST)[0], alone[LONGEST][0])
 
 
+@pytest.mark.parametrize("warmup", [0, 3])
+def test_a_warm_up_is_as_long_as_is_given(tokens, tmp_path, monkeypatch, warmup):
+    from groundup.training.optimizer import Optimizer
+
+    real, seen = Optimizer.step, []
+    monkeypatch.setattr(Optimizer, "step", lambda self, multiplier: (seen.append(multiplier), real(self, multiplier))[1])
+    runtime = Runtime(choose(1), tmp_path / "long", "branch")
+    branch(tokenizer(), tokens, settings(LONGEST), runtime, LONGEST, tmp_path / "trunk", warmup)
+    assert seen[:3] == pytest.approx([1 / 3, 2 / 3, 1] if warmup else [1, 1, 1]) and len(seen) == 12
+
+
 def test_the_work_of_branches():
     assert share_of_work([10], 0.4) == [1.0]
     assert share_of_work([5, 10], 0.4) == [1.0, pytest.approx(0.7)]

@@ -193,9 +193,10 @@ def run(
     tokens: Annotated[Path, typer.Option(help="Token files with their held-out text: the folder tokens of a run.")],
     tokenizer: Annotated[Path, typer.Option(help="That made them: the folder tokenizer of the run.")],
     out: Annotated[Path, typer.Option(help="The folder to write: ledger.jsonl, runs.csv.")] = Path("ladder"),
+    threads: Annotated[int, typer.Option(min=0, max=4096, envvar="OMP_NUM_THREADS", help="That train; 0: one a core.")] = 0,
 ) -> None:
     """Do the runs of a plan. A killed one continues; what is done is not done again."""
     from groundup.scaling import ladder
     from groundup.tokenizer.load import load
 
-    result(ladder.run(planned, tokens, load(tokenizer), out))
+    result(ladder.run(planned, tokens, load(tokenizer), out, threads))

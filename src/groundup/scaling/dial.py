@@ -24,7 +24,7 @@ COMPILE_SECONDS, COMPILED_GAIN = 40.0, 1.4  # what `core.device` knows of torch.
 
 @dataclass(frozen=True)
 class ShippedLaw:
-    about: dict[str, Any]  # made, text, how, runs, held_out, larger, transfer
+    about: dict[str, Any]  # made, text, how, runs, held_out, larger, transfer, pilot
     fit: laws.Fit
 
     @property
@@ -38,7 +38,7 @@ def shipped() -> ShippedLaw:
     names = laws.NAMES[:5]
     law = laws.Law(*(content["law"][name] for name in names))
     draws = laws.Law(*(np.array(content["draws"][name]) for name in names))
-    about = {name: content[name] for name in ("made", "text", "how", "runs", "held_out", "larger", "transfer")}
+    about = {name: content[name] for name in ("made", "text", "how", "runs", "held_out", "larger", "transfer", "pilot")}
     return ShippedLaw(about, laws.Fit(law, draws, np.array(content["residuals"])))
 
 
@@ -98,5 +98,9 @@ def expected(parameters: int, tokens: int, factor: float) -> dict[str, float]:
 
 
 def pilots_factor(loss: float, parameters: int, tokens: int) -> float:
-    """What the losses of a text are of the ladder's, from one run on it."""
-    return loss / float(shipped().fit.law.loss(parameters, tokens))
+    """What the losses of a text are of the ladder's, from one run on it.
+
+    A pilot is shorter than the ladder's runs: by how much the law is off at its place, pilots on the ladder's own text say.
+    """
+    law = shipped()
+    return loss / (law.about["pilot"] * float(law.fit.law.loss(parameters, tokens)))

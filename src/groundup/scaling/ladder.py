@@ -39,7 +39,7 @@ from groundup.training.branches import branch, share_of_work
 from groundup.training.budget import budget
 from groundup.training.config import PretrainingConfig
 from groundup.training.loop import Diverged
-from groundup.training.pretraining import measured_peak, pretrain
+from groundup.training.pretraining import measured_peak, pretrain, warm_up
 from groundup.training.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -107,9 +107,9 @@ def plan(
             f"{affordable:.2g} FLOP are too few for {FEWEST_DEPTHS} sizes with a vocabulary of {vocabulary:,}: they take "
             f"{needed:.2g}, {needed / rate.flop_per_second / 60:.1f} minutes here; give that, or a smaller vocabulary"
         )
-    batch = _batch(chosen, context)
+    batch, warmup = _batch_and_warmup(chosen, context)
     for run in chosen:
-        run["tokens"], run["batch_tokens"] = round(run["tokens"]), batch
+        run["tokens"], run["batch_tokens"], run["warmup_steps"] = round(run["tokens"]), batch, warmup
         run["seconds"] = run["flop"] * run.pop("share") / rate.flop_per_second
     seconds = sum(run["seconds"] for run in chosen)
     return {
@@ -119,11 +119,15 @@ def plan(
     }  # fmt: skip
 
 
-def _batch(runs: list[dict[str, Any]], context: int) -> int:
-    """One for the whole ladder, so that its law is of size and tokens alone: that of the geometric mean of the lengths."""
-    middle = math.exp(sum(math.log(run["tokens"]) for run in runs) / len(runs))
-    settings = PretrainingConfig(context_length=context, tokens=max(1, round(middle)))
-    return budget(settings, runs[0]["parameters"], math.inf).batch_tokens
+def _batch_and_warmup(runs: list[dict[str, Any]], context: int) -> tuple[int, int]:
+    """One for the whole ladder, so that its law is of size and tokens alone: those of the geometric mean of the lengths.
+
+    A warm-up of the longest of six lengths would last until the shortest one's decay.
+    """
+    middle = max(1, round(math.exp(sum(math.log(run["tokens"]) for run in runs) / len(runs))))
+    settings = PretrainingConfig(context_length=context, tokens=middle)
+    batch = budget(settings, runs[0]["parameters"], math.inf).batch_tokens
+    return batch, warm_up(middle // batch)
 
 
 def _work(runs: list[dict[str, Any]]) -> float:
@@ -190,7 +194,8 @@ def run(path: Path, tokens: Path, tokenizer: Tokenizer, out: Path, threads: int 
         runtime = Runtime(device, out / "runs" / one["name"], label, one["seed"], lambda text: None)
         try:
             if trunk := one.get("trunk"):
-                model, results = branch(tokenizer, tokens, settings, runtime, longest[trunk], out / "trunks" / trunk)
+                warmup = one.get("warmup_steps", 0)
+                model, results = branch(tokenizer, tokens, settings, runtime, longest[trunk], out / "trunks" / trunk, warmup)
             else:
                 model, results = pretrain(tokenizer, tokens, settings, runtime)
             row = _row(one, model, results, held_out)
@@ -219,10 +224,10 @@ def read_plan(path: Path) -> list[tuple[dict[str, Any], PretrainingConfig]]:
     if not isinstance(runs, list) or not runs:
         raise UserError(f"{path}: no runs; `groundup scale plan` writes such a file")
     planned, names = [], set()
-    trunks: dict[str, tuple[int, int, int]] = {}
+    trunks: dict[str, tuple[int, int, int, int]] = {}
     for number, one in enumerate(runs, 1):
         try:
-            name, seed = str(one["name"]), int(one["seed"])
+            name, seed, warmup = str(one["name"]), int(one["seed"]), one.get("warmup_steps", 0)
             settings = PretrainingConfig(
                 architecture=found.get("architecture", "dense"), depth=one["depth"], tokens=one["tokens"],
                 context_length=found["context_length"], anneal_data_fraction=0.0,
@@ -233,11 +238,13 @@ def read_plan(path: Path) -> list[tuple[dict[str, Any], PretrainingConfig]]:
             raise UserError(f"{path}: run {number} cannot be: {what[:120]}") from None
         if name in names or not _is_name(name) or not 0 <= seed < 2**32:
             raise UserError(f"{path}: run {number} needs a name of its own, of letters, digits and -, and a seed from 0 on")
-        alike = (settings.depth, seed, settings.batch_tokens)
+        if not isinstance(warmup, int) or not 0 <= warmup <= 10**9:
+            raise UserError(f"{path}: run {number}: warmup_steps must be a whole number of steps, 0 or more")
+        alike = (settings.depth, seed, settings.batch_tokens, warmup)
         if "trunk" in one and not (
             _is_name(str(one["trunk"])) and settings.batch_tokens and trunks.setdefault(str(one["trunk"]), alike) == alike
         ):
-            raise UserError(f"{path}: run {number}: the runs of a trunk have a name for it, and one depth, seed and batch_tokens")
+            raise UserError(f"{path}: run {number}: the runs of a trunk have a name for it, one depth, seed, batch and warm-up")
         names.add(name)
         planned.append((one, settings))
     return planned

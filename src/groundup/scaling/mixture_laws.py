@@ -8,7 +8,10 @@ Three laws of a loss over the weights w of the domains, each by ridge regression
 | square-roots | c + t . sqrt(w) | a little of a domain helps more than as much again; ranks best on RegMix's own runs |
 | exponential | c + k exp(t . w) | data-mixing laws, Ye et al. 2024; c from a grid, the rest is then linear |
 
-The one that ranks runs best that it has not seen is taken. Weights are then proposed that make the target's loss small, plus
+Each target has a law of its own, and what is made small is the mean of these. One exponential of several targets' mean loss
+is least in a corner, all of one domain, whatever the runs say; a sum, each of which falls with its own domain, is not.
+
+The kind that ranks runs best that it has not seen is taken. Weights are then proposed that make the targets' losses small, plus
 `pull` times the Kullback-Leibler divergence from the natural mix, with no domain repeated more often than the cap allows.
 """
 
@@ -115,8 +118,24 @@ class MixtureLaw:
         return self.floor + np.exp(np.minimum(line, 50)) if self.kind == "exponential" else line
 
 
+@dataclass(frozen=True)
+class MeanLaw:
+    """Of the mean loss of several targets, each by its own law."""
+
+    laws: list[MixtureLaw]
+
+    def loss(self, weights: np.ndarray) -> np.ndarray:
+        """weights (mixtures, domains) -> (mixtures,)"""
+        return np.mean([law.loss(weights) for law in self.laws], axis=0)
+
+
+def fit_targets(weights: np.ndarray, losses: np.ndarray, kind: str) -> MeanLaw:
+    """losses (runs, targets)"""
+    return MeanLaw([fit(weights, loss, kind) for loss in losses.T])
+
+
 def fit(weights: np.ndarray, loss: np.ndarray, kind: str) -> MixtureLaw:
-    """The law of a kind, its strength and floor those that predict unseen runs best."""
+    """The law of one target and of a kind, its strength and floor those that predict unseen runs best."""
     floors = [share * float(loss.min()) for share in FLOORS] if kind == "exponential" else [0.0]
     choices = [(strength, floor) for strength in STRENGTHS for floor in floors]
     folds = np.arange(len(loss)) % FOLDS
@@ -163,13 +182,13 @@ def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
     return float(a @ b / scale) if scale else 0.0
 
 
-def unseen_rank_correlation(weights: np.ndarray, loss: np.ndarray, kind: str) -> float:
-    """Of predicted and measured losses, each run predicted by a law of the runs in other folds."""
-    folds, told = np.arange(len(loss)) % FOLDS, np.empty(len(loss))
+def unseen_rank_correlation(weights: np.ndarray, losses: np.ndarray, kind: str) -> float:
+    """Of predicted and measured means of losses (runs, targets), each run predicted by laws of the runs in other folds."""
+    folds, told = np.arange(len(losses)) % FOLDS, np.empty(len(losses))
     for fold in range(FOLDS):
         rest = folds != fold
-        told[~rest] = fit(weights[rest], loss[rest], kind).loss(weights[~rest])
-    return rank_correlation(told, loss)
+        told[~rest] = fit_targets(weights[rest], losses[rest], kind).loss(weights[~rest])
+    return rank_correlation(told, losses.mean(1))
 
 
 def capped(weights: np.ndarray, caps: np.ndarray) -> np.ndarray:
@@ -205,16 +224,18 @@ def propose(
     if unknown := [name for name in targets if name not in swarm.targets]:
         raise UserError(f"no loss of {shown(unknown[0])} in the table; it has {', '.join(swarm.targets)[:150]}")
     chosen = [swarm.targets.index(name) for name in targets] or list(range(len(swarm.targets)))
-    loss = swarm.losses[:, chosen].mean(1)
+    losses = swarm.losses[:, chosen]
     natural, caps = _natural(swarm, available, tokens, max_repeats)
-    ranks = {kind: unseen_rank_correlation(swarm.weights, loss, kind) for kind in KINDS}
+    ranks = {kind: unseen_rank_correlation(swarm.weights, losses, kind) for kind in KINDS}
     kind = max(ranks, key=lambda name: ranks[name])
-    law = fit(swarm.weights, loss, kind)
+    law = fit_targets(swarm.weights, losses, kind)
     weights = _search(law, natural, caps, pull, seed)
     both = np.stack([natural, weights])
     drawn = []
-    for counts in resampled(len(loss), DRAWS, seed):
-        before, after = _ridge(swarm.weights, loss, kind, law.strength, law.floor, counts).loss(both)
+    for counts in resampled(len(losses), DRAWS, seed):
+        parts = zip(law.laws, losses.T, strict=True)
+        again = [_ridge(swarm.weights, loss, kind, one.strength, one.floor, counts) for one, loss in parts]
+        before, after = MeanLaw(again).loss(both)
         drawn.append(before - after)
     before, after = law.loss(both)
     low, high = percentiles(np.array(drawn))
@@ -229,7 +250,7 @@ def propose(
         ],
         "law": kind,
         "unseen_rank_correlation": ranks,
-        "runs": len(loss),
+        "runs": len(losses),
         "diverged": swarm.diverged,
         "loss_natural": float(before),
         "loss": float(after),
@@ -256,7 +277,7 @@ def _natural(
     return sizes / sizes.sum(), caps
 
 
-def _search(law: MixtureLaw, natural: np.ndarray, caps: np.ndarray, pull: float, seed: int) -> np.ndarray:
+def _search(law: MeanLaw, natural: np.ndarray, caps: np.ndarray, pull: float, seed: int) -> np.ndarray:
     """As RegMix: many mixtures drawn, the mean of the best; then again around that, ever closer."""
     generator = np.random.default_rng(seed)
     start = capped(natural[None], caps)[0]

@@ -17,13 +17,16 @@ from torch import Tensor, nn
 
 from groundup.model.base import initialise
 from groundup.model.decoder import Decoder, shape_for
+from groundup.training.config import PretrainingConfig
 from groundup.training.objectives import next_token
 from groundup.training.optimizer import Optimizer, pretraining_lrs
+from groundup.training.pretraining import warm_up
 from groundup.training.schedule import warmup_stable_decay
 
 HEAD_DIM, DEPTH = 64, 2
 TUNED_AT = 768  # nanochat's width: both rules have its rates there
 FLAT = 1.2  # largest over smallest size of an activation
+RUN = 500  # steps of the run whose first ones a coordinate check makes: 10 of warm-up
 Lrs = Callable[[str, nn.Parameter], tuple[str, float]]
 Rows = Callable[[int], Tensor]  # step -> token ids (rows, context + 1)
 
@@ -57,27 +60,28 @@ def of_width(width: int, vocabulary: int, context: int, seed: int = 0) -> Decode
     return model
 
 
-def trained(model: Decoder, lrs: Lrs, rows: Rows, steps: int, lr: Callable[[int], float] = lambda step: 1.0) -> list[float]:
-    """Train in place by the loop's objective and optimizer; the loss of each step."""
+def trained(model: Decoder, lrs: Lrs, rows: Rows, steps: int, of: int) -> list[float]:
+    """Train in place the first `steps` of a run's `of` steps by the loop's objective, optimizer and schedule; their losses."""
     optimizer, losses = Optimizer(model, lrs), []
+    warmup, decay = warm_up(of), round(PretrainingConfig().decay_fraction * of)
     for step in range(steps):
         ids = rows(step).long()
         weight = torch.full((len(ids), ids.shape[1] - 1), 1 / (len(ids) * (ids.shape[1] - 1)))
         loss, metrics = next_token(model, {"ids": ids[:, :-1], "targets": ids[:, 1:], "weight": weight}, torch.float32)
         loss.backward()
-        optimizer.step(lr(step))
+        optimizer.step(warmup_stable_decay(step, of, warmup, decay))
         losses.append(metrics["loss"])
     return losses
 
 
 def coordinates(
-    widths: Sequence[int], rule: str, rows: Rows, vocabulary: int, context: int, steps: int = 10, seed: int = 0
+    widths: Sequence[int], rule: str, rows: Rows, vocabulary: int, context: int, steps: int = 20, seed: int = 0
 ) -> dict[str, dict[int, float]]:
-    """Root mean square of what each block adds and of the logits, after `steps` steps: activation -> width -> size."""
+    """Root mean square of what each block adds and of the logits, after `steps` of RUN steps: activation -> width -> size."""
     found: dict[str, dict[int, float]] = {}
     for width in widths:
         model = of_width(width, vocabulary, context, seed)
-        trained(model, RULES[rule](width), rows, steps)
+        trained(model, RULES[rule](width), rows, steps, max(RUN, steps))
         sizes: dict[str, float] = {}
 
         def watch(name: str, sizes: dict[str, float] = sizes) -> Callable[..., None]:
@@ -111,10 +115,7 @@ def best_scales(
     for width in widths:
         losses = {}
         for scale in scales:
-            run = trained(
-                of_width(width, vocabulary, context, seed), RULES[rule](width, scale), rows, steps,
-                lambda step: warmup_stable_decay(step, steps, max(1, steps // 50), round(0.4 * steps)),
-            )  # fmt: skip
+            run = trained(of_width(width, vocabulary, context, seed), RULES[rule](width, scale), rows, steps, steps)
             last = run[-max(1, steps // 10) :]
             loss = sum(last) / len(last)
             losses[scale] = loss if math.isfinite(loss) else math.inf

@@ -23,12 +23,12 @@ from groundup.training.schedule import warmup_stable_decay
 
 
 def branch(
-    tokenizer: Tokenizer, tokens: Path, settings: PretrainingConfig, runtime: Runtime, longest: int, trunk: Path
+    tokenizer: Tokenizer, tokens: Path, settings: PretrainingConfig, runtime: Runtime, longest: int, trunk: Path, warmup: int = 0
 ) -> tuple[LanguageModel, dict[str, Any]]:
     """The model of `settings.tokens` tokens, of a trunk whose longest branch reads `longest`; both with their batch given.
 
-    trunk: the folder of the constant-rate run, trained on from where it is; `runtime.folder`: of the branch. Either may have
-    been cut off. Raises UserError as `pretrain` does.
+    warmup: steps over which the rate rises, that of the longest if 0. trunk: the folder of the constant-rate run, trained on from
+    where it is; `runtime.folder`: of the branch. Either may have been cut off. Raises UserError as `pretrain` does.
     """
     whole = settings.model_copy(update={"tokens": longest, "anneal_data_fraction": 0.0})
     # A ladder has many runs, and what follows from their settings stands in its plan.
@@ -43,7 +43,7 @@ def branch(
 
     at_most = prepared(tokenizer, tokens, whole, trunk_runtime, MixtureConfig()).lengths.steps
     steps = min(at_most, cut(settings, settings.context_length, settings.tokens).steps)
-    warmup, decay = warm_up(at_most), round(settings.decay_fraction * steps)
+    warmup, decay = warmup or warm_up(at_most), round(settings.decay_fraction * steps)
     stable = steps - decay
     if stable and not branch_runtime.training.exists():
         if (checkpoint.latest(trunk_runtime.training) or 0) > stable:  # a shorter branch after a longer one: from the beginning

@@ -1,0 +1,27 @@
+"""The law that ships, and how a text's losses are carried to it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from groundup.scaling import dial, laws, runs
+
+
+def test_the_shipped_law_is_that_of_its_table():
+    law, rows = dial.shipped(), json.loads(dial.FILE.read_text())["table"]
+    table = np.array([[one[name] for name in ("parameters", "tokens", "loss")] for one in rows]).T
+    fitted = laws.fit(runs.of(*table), draws=2)
+    for name in laws.NAMES[3:5]:
+        assert getattr(fitted.law, name) == pytest.approx(getattr(law.fit.law, name), rel=0.02)
+    assert fitted.law.loss(*table[:2]) == pytest.approx(law.fit.law.loss(*table[:2]), rel=1e-3)
+    assert len(rows) == law.about["runs"] == len(law.fit.residuals)
+
+
+def test_a_pilot_on_the_ladders_own_text_has_the_factor_one(monkeypatch):
+    place = 315_712, dial.PILOT_TOKENS
+    law = dial.shipped()
+    measured = 1.1 * float(law.fit.law.loss(*place))  # where the law, of longer runs, is a tenth too low
+    monkeypatch.setitem(law.about, "pilot", 1.1)
+    assert dial.pilots_factor(measured, *place) == pytest.approx(1)
+    assert dial.pilots_factor(0.8 * measured, *place) == pytest.approx(0.8)
