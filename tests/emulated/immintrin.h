@@ -96,7 +96,9 @@ inline __m512 _mm512_max_ps(__m512 a, __m512 b) { return a > b ? a : b; }
 inline __m512 _mm512_fmadd_ps(__m512 a, __m512 b, __m512 c) {
     return emulated::floats([&](int i) { return std::fma(a[i], b[i], c[i]); });
 }
-inline __m512 _mm512_fnmadd_ps(__m512 a, __m512 b, __m512 c) { return _mm512_fmadd_ps(-a, b, c); }
+inline __m512 _mm512_fnmadd_ps(__m512 a, __m512 b, __m512 c) {
+    return emulated::floats([&](int i) { return std::fma(-a[i], b[i], c[i]); });
+}
 inline __m512 _mm512_sqrt_ps(__m512 a) { return emulated::floats([&](int i) { return std::sqrt(a[i]); }); }
 inline __m512 _mm512_rcp14_ps(__m512 a) { return 1.f / a; }
 inline __m512 _mm512_roundscale_ps(__m512 a, int) { return emulated::floats([&](int i) { return std::nearbyint(a[i]); }); }
@@ -105,7 +107,8 @@ inline __m512 _mm512_scalef_ps(__m512 a, __m512 b) {
 }
 inline __m512 _mm512_getexp_ps(__m512 a) { return emulated::floats([&](int i) { return std::logb(a[i]); }); }
 inline __m512 _mm512_getmant_ps(__m512 a, int, int) {
-    return emulated::floats([&](int i) { return std::scalbn(a[i], -std::ilogb(a[i])); });
+    int exponent;
+    return emulated::floats([&](int i) { return 2 * std::frexp(a[i], &exponent); });
 }
 inline float _mm512_reduce_add_ps(__m512 v) {
     for (int width = 8; width; width /= 2)

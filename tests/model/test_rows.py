@@ -169,3 +169,24 @@ def test_rows_that_the_kernels_would_read_beyond_are_refused(toy_decoder, wrong)
     }[wrong]
     with pytest.raises(TypeError, match=r"starts must ascend|as many as ids|vectors of int32"):
         float32_layers.hidden_states(model.model, rows._replace(**changed))
+
+
+@pytest.mark.parametrize("wrong", [[], [1, 1], [2, 1], [-1, 0], [4, 5]])
+def test_tokens_that_are_asked_for_and_not_there_are_refused(toy_decoder, wrong):
+    model = by_kernels(toy_decoder(**SIZES))
+    rows, _ = without_padding(torch.tensor([[1, 2, 3], [4, 5, 6]]), [3, 2], 32)
+    with pytest.raises(IndexError, match="some of the 5 tokens, ascending"):
+        float32_layers.hidden_states(model.model, rows, torch.tensor(wrong, dtype=torch.long))
+
+
+def test_after_the_last_attention_only_what_is_asked_for_goes_on(toy_decoder):
+    """Whatever the last MLP would make of other tokens, and whatever they would add to its gradients."""
+    model, ids = by_kernels(toy_decoder(**SIZES)), torch.tensor([some(0, 40)])
+    rows, _ = without_padding(ids, [40], 32)
+    asked, results = torch.tensor([3, 17, 39]), []
+    for places in (None, asked):
+        hidden = float32_layers.hidden_states(model.model, rows, places)
+        hidden = hidden if places is not None else hidden[asked]
+        results.append((hidden.detach(), gradients(model, hidden.square().sum())))
+    assert torch.equal(results[1][0], results[0][0])
+    require_close(results[1][1], results[0][1])

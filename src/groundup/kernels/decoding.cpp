@@ -381,10 +381,11 @@ extern "C" int decode(const StepModel* model, const StepLayer* layers, const Ste
     Team& team = Team::get();
     const std::lock_guard<std::mutex> alone(team.alone);
     Pass pass(*model, layers, *cache, t, turns, logits, targets, team.common);
-    for (long phase = 0; phase < pass.phases(); phase++)
-        if (pass.chunks(phase) > Team::MOST_CHUNKS) return 3;
-    team.run(
-        model->threads, pass.phases(), [&](long phase) { return pass.chunks(phase); },
-        [&](long phase, long chunk) { pass.chunk(phase, chunk); });
+    std::vector<Phase> phases;
+    for (long phase = 0; phase < pass.phases(); phase++) {
+        phases.push_back({pass.chunks(phase), [&pass, phase](long chunk) { pass.chunk(phase, chunk); }});
+        if (phases.back().chunks > Team::MOST_CHUNKS) return 3;
+    }
+    team.run(model->threads, phases);
     return 0;
 }

@@ -147,17 +147,30 @@ static void multiply_transposed(Panels a, Panels b, long M, long N, long K, bool
         }
 }
 
+INLINE void ask(const float* at, long lines) {
+    for (; lines > 0; lines--, at += 16) __builtin_prefetch(at);
+}
+
 // The gradient of 16 to SIDE rows of a weight: the transpose of A (K x M) times B (K x N), where place(m, n) says, added to what is
-// there unless `fresh`. Its sums lie together meanwhile: rows of a weight compete for the same places of a cache.
-constexpr long SIDE = 64;
+// there unless `fresh`. Its sums lie together meanwhile: rows of a weight compete for the same places of a cache. While TOKENS of K
+// are summed up the next are asked for: a panel of so many ends where the processor looks no further ahead by itself.
+constexpr long SIDE = 128, TOKENS = 128;
 template <class Place>
 static void sum_up(Panels a, Panels b, long M, long N, long K, bool fresh, Place place) {
     alignas(64) float sums[SIDE * WIDE];
     for (long first = 0; first < N; first += WIDE) {
         const long wide = std::min(WIDE, N - first);
         const auto at = [&](long m, long n) { return sums + n * M + m * 16; };
-        for (long k = 0; k == 0 || k < K; k += 128)
-            multiply_transposed(a.row(k), b.row(k).column(first), M, wide, std::min(128L, K - k), k == 0, at);
+        for (long k = 0; k == 0 || k < K; k += TOKENS) {
+            const long next = std::clamp(K - k - TOKENS, 0L, TOKENS);
+            for (long n = 0; n < wide; n += 16)
+                for (long m = 0; m < M; m += 16) {
+                    ask(b(k + TOKENS + m * next / M, first + n), (next * 16 + M - 1) / M);
+                    ask(a(k + TOKENS + n * next / wide, m), (next * 16 + wide - 1) / wide);
+                    multiply_transposed(a.row(k).column(m), b.row(k).column(first + n), 16, 16, std::min(TOKENS, K - k), k == 0,
+                                        [&](long i, long) { return at(m + i, n); });
+                }
+        }
         for (long m = 0; m < M; m++)
             for (long n = 0; n < wide; n += 16) {
                 float* to = place(m, first + n);
@@ -194,6 +207,7 @@ INLINE void open_gate(Panels gates, Panels gated, long i, long n, const Line& v)
 }
 INLINE void open_gate_backward(Panels gates, Panels gated, long i, long n, const Line& v) {
     float *at_gate = gates(i, 2 * n), *at_up = gates(i, 2 * n + 16);
+    for (float* at : {at_gate, at_up}) __builtin_prefetch(at + 2 * gates.stride, 1);  // of the next columns
     const Line gate = line(at_gate), up = line(at_up), open = sigmoid(gate), silu = gate * open;
     store(at_gate, v * up * (open + silu - silu * open)), store(at_up, v * silu), store(gated(i, n), silu * up);
 }

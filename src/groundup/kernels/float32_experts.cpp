@@ -102,10 +102,9 @@ extern "C" void float32_experts(const Experts* given) {
     Team& team = Team::get();
     const std::lock_guard<std::mutex> alone(team.alone);
     const Pass pass(*given, team.common);
-    const long counts[] = {given->count * pass.parts(), (long)pass.slices.size(), given->count * pass.blocks()};
-    team.run(given->threads, pass.backwards ? 3 : 2, [&](long phase) { return counts[phase]; }, [&](long phase, long number) {
-        phase == 0 ? pass.pack(number) : phase == 1 ? pass.rows(pass.slices[number]) : pass.weights(number);
-    });
+    team.run(given->threads, {{given->count * pass.parts(), [&](long number) { pass.pack(number); }},
+                              {(long)pass.slices.size(), [&](long number) { pass.rows(pass.slices[number]); }},
+                              {pass.backwards ? given->count * pass.blocks() : 0, [&](long number) { pass.weights(number); }}});
 }
 
 }  // namespace f32

@@ -232,33 +232,28 @@ extern "C" void float32_forward(const Shape* shape, const Layer* layers, const B
     team.common.room(4 * ((s.mixed() + s.attended() + 3 * s.inner) * D + 1024));
     Packed packed = Packed::take(s, team.common);
     packed.strides(s, true);
-    const long counts[] = {Packed::parts(s), s.chunks(), s.rows * s.heads, s.chunks()};
-    const auto count = [&](long phase) { return phase >= 4 * L ? s.asked_chunks() : phase == 0 ? s.chunks() : counts[(phase - 1) % 4]; };
-    team.run(s.threads, 4 * L + 2, count, [&](long phase, long number) {
-        if (phase == 0) {
-            const Chunk c(s.tokens, number);
-            const Panels x = panels(layers[0].x, s);
-            for (long i = c.begin; i < c.begin + c.rows; i++)
-                for (long d = 0; d < D; d += 16) store(x(i, d), line(b.embedding + b.ids[i] * D + d));
-            return;
-        }
-        if (phase > 4 * L) {
-            const Chunk c(s.asked, number);
-            normalise(panels(last, s).row(c.begin), b.norm, c.rows, D, s.eps,
-                      [&](long i, long d, const Line& v) { store(y + (c.begin + i) * D + d, v); });
-            return;
-        }
-        const long index = (phase - 1) / 4;
-        const Layer& l = layers[index];
-        switch ((phase - 1) % 4) {
-            case 0: return packed.pack(s, l, number, true);
-            case 1: return mix(s, l, packed, number);
-            case 2: return attend_row(s, l, b, number);
-            case 3:
-                if (index + 1 < L) return feed(s, l, packed, layers[index + 1].x, nullptr, Chunk(s.tokens, number));
-                return feed(s, l, packed, last, b.asked, Chunk(s.asked, number));
-        }
-    });
+    std::vector<Phase> phases{{s.chunks(), [&](long number) {
+        const Chunk c(s.tokens, number);
+        const Panels x = panels(layers[0].x, s);
+        for (long i = c.begin; i < c.begin + c.rows; i++)
+            for (long d = 0; d < D; d += 16) store(x(i, d), line(b.embedding + b.ids[i] * D + d));
+    }}};
+    for (long i = 0; i < L; i++) {
+        const Layer* l = layers + i;
+        const bool ends = i + 1 == L;
+        phases.push_back({Packed::parts(s), [&, l](long number) { packed.pack(s, *l, number, true); }});
+        phases.push_back({s.chunks(), [&, l](long number) { mix(s, *l, packed, number); }});
+        phases.push_back({s.rows * s.heads, [&, l](long number) { attend_row(s, *l, b, number); }});
+        phases.push_back({ends ? s.asked_chunks() : s.chunks(), [&, l, ends](long number) {
+            feed(s, *l, packed, ends ? last : l[1].x, ends ? b.asked : nullptr, Chunk(ends ? s.asked : s.tokens, number));
+        }});
+    }
+    phases.push_back({s.asked_chunks(), [&](long number) {
+        const Chunk c(s.asked, number);
+        normalise(panels(last, s).row(c.begin), b.norm, c.rows, D, s.eps,
+                  [&](long i, long d, const Line& v) { store(y + (c.begin + i) * D + d, v); });
+    }});
+    team.run(s.threads, phases);
 }
 
 // From the gradient of y to those of the parameters.
@@ -276,61 +271,50 @@ extern "C" void float32_backward(const Shape* shape, const Layer* layers, const 
     packed.strides(s, false);
     float *chunk_gains = team.common.take<float>(of_chunks), *head_gains = team.common.take<float>(of_heads);
     const auto numbers = [&](long columns) { return team.common.take<float>(stride * columns); };
-    const Gradients shared = {last, numbers(D), numbers(s.mixed()), numbers(s.attended()), numbers(D), numbers(D), numbers(s.inner),
-                              nullptr, s.tokens};
-    const long counts[] = {Packed::parts(s), s.chunks(), s.rows * s.key_heads, s.chunks(), WeightGradients::parts(s), 1};
-    const auto count = [&](long phase) {
-        return phase == 0 || phase == 3 ? s.asked_chunks() : phase == 1 ? 1 : phase == 6 * L + 2 ? s.threads : counts[(phase - 2) % 6];
-    };
-    team.run(s.threads, 6 * L + 3, count, [&](long phase, long number) {
-        if (phase == 0) {  // the final norm
-            const Chunk c(s.asked, number);
-            scratch.room(4 * (stride_of(CHUNK) * (D / 16) + 64));
-            const Panels grad = take(scratch, CHUNK, D), x = panels(last, s).row(c.begin);
-            for (long i = 0; i < c.rows; i++)
-                for (long d = 0; d < D; d += 16) store(grad(i, d), line(grad_y + (c.begin + i) * D + d));
-            float* gains = chunk_gains + number * 2 * D;
-            std::fill(gains, gains + D, 0.f);
-            return normalise_backward(x, b.norm, grad, {nullptr, 0}, c.rows, D, s.eps, gains,
-                                      [&](long i, long d, const Line& v) { store(x(i, d), v); });
-        }
-        if (phase == 1) return sum_rows(chunk_gains, s.asked_chunks(), 2 * D, D, grad_norm);
-        if (phase == 6 * L + 2) {  // each has embeddings of its own, so that a token's gradients are added in the order of its places
-            const Panels grad = panels(layers[0].x, s);
-            for (long v = number; v < s.vocabulary; v += s.threads) std::fill(grad_embedding + v * D, grad_embedding + v * D + D, 0.f);
-            for (long i = 0; i < s.tokens; i++)
-                if (b.ids[i] % s.threads == number)
-                    for (long d = 0; d < D; d += 16) {
-                        float* to = grad_embedding + b.ids[i] * D + d;
-                        store(to, line(to) + line(grad(i, d)));
-                    }
-            return;
-        }
-        const long index = L - 1 - (phase - 2) / 6;
-        const Layer& l = layers[index];
-        Gradients g = shared;
-        if (index + 1 < L)
-            g.out = layers[index + 1].x;
-        else
-            g.places = b.asked, g.tokens = s.asked;
-        switch ((phase - 2) % 6) {
-            case 0:
-                if (number == 0) {
-                    std::fill(chunk_gains, chunk_gains + of_chunks, 0.f), std::fill(head_gains, head_gains + of_heads, 0.f);
-                    if (g.places) std::fill(g.middle, g.middle + stride * D, 0.f), std::fill(g.attention, g.attention + stride * s.attended(), 0.f);
+    Gradients g = {last, numbers(D), numbers(s.mixed()), numbers(s.attended()), numbers(D), numbers(D), numbers(s.inner), b.asked, s.asked};
+    std::vector<Phase> phases{{s.asked_chunks(), [&](long number) {  // the final norm
+        const Chunk c(s.asked, number);
+        scratch.room(4 * (stride_of(CHUNK) * (D / 16) + 64));
+        const Panels grad = take(scratch, CHUNK, D), x = panels(last, s).row(c.begin);
+        for (long i = 0; i < c.rows; i++)
+            for (long d = 0; d < D; d += 16) store(grad(i, d), line(grad_y + (c.begin + i) * D + d));
+        float* gains = chunk_gains + number * 2 * D;
+        std::fill(gains, gains + D, 0.f);
+        normalise_backward(x, b.norm, grad, {nullptr, 0}, c.rows, D, s.eps, gains, [&](long i, long d, const Line& v) { store(x(i, d), v); });
+    }}};
+    phases.push_back({1, [&](long) { sum_rows(chunk_gains, s.asked_chunks(), 2 * D, D, grad_norm); }});
+    for (long index = L - 1; index >= 0; index--) {
+        const Layer* l = layers + index;
+        phases.push_back({Packed::parts(s), [&, l, g](long number) {
+            if (number == 0) {
+                std::fill(chunk_gains, chunk_gains + of_chunks, 0.f), std::fill(head_gains, head_gains + of_heads, 0.f);
+                if (g.places) std::fill(g.middle, g.middle + stride * D, 0.f), std::fill(g.attention, g.attention + stride * s.attended(), 0.f);
+            }
+            packed.pack(s, *l, number, false);
+        }});
+        phases.push_back({(g.tokens + CHUNK - 1) / CHUNK, [&, l, g](long number) { feed_backward(s, *l, g, packed, chunk_gains, number); }});
+        phases.push_back({s.rows * s.key_heads, [&, l, g](long number) { attend_row_backward(s, *l, b, g, head_gains, number); }});
+        phases.push_back({s.chunks(), [&, l, g](long number) { mix_backward(s, *l, g, packed, chunk_gains, number); }});
+        phases.push_back({WeightGradients::parts(s), [&, l, g](long number) { WeightGradients::compute(s, *l, g, number); }});
+        phases.push_back({1, [&, l](long) {
+            sum_rows(chunk_gains, s.chunks(), 2 * D, D, l->grad_attention_norm);
+            sum_rows(chunk_gains + D, s.chunks(), 2 * D, D, l->grad_mlp_norm);
+            sum_rows(head_gains, s.rows * s.key_heads, 2 * C, C, l->grad_q_norm);
+            sum_rows(head_gains + C, s.rows * s.key_heads, 2 * C, C, l->grad_k_norm);
+        }});
+        g.out = l->x, g.places = nullptr, g.tokens = s.tokens;
+    }
+    phases.push_back({s.threads, [&](long number) {  // each has embeddings of its own: a token's gradients are added in order
+        const Panels grad = panels(layers[0].x, s);
+        for (long v = number; v < s.vocabulary; v += s.threads) std::fill(grad_embedding + v * D, grad_embedding + v * D + D, 0.f);
+        for (long i = 0; i < s.tokens; i++)
+            if (b.ids[i] % s.threads == number)
+                for (long d = 0; d < D; d += 16) {
+                    float* to = grad_embedding + b.ids[i] * D + d;
+                    store(to, line(to) + line(grad(i, d)));
                 }
-                return packed.pack(s, l, number, false);
-            case 1: return feed_backward(s, l, g, packed, chunk_gains, number);
-            case 2: return attend_row_backward(s, l, b, g, head_gains, number);
-            case 3: return mix_backward(s, l, g, packed, chunk_gains, number);
-            case 4: return WeightGradients::compute(s, l, g, number);
-            case 5:
-                sum_rows(chunk_gains, s.chunks(), 2 * D, D, l.grad_attention_norm);
-                sum_rows(chunk_gains + D, s.chunks(), 2 * D, D, l.grad_mlp_norm);
-                sum_rows(head_gains, s.rows * s.key_heads, 2 * C, C, l.grad_q_norm);
-                sum_rows(head_gains + C, s.rows * s.key_heads, 2 * C, C, l.grad_k_norm);
-        }
-    });
+    }});
+    team.run(s.threads, phases);
 }
 
 }  // namespace f32

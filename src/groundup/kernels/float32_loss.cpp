@@ -87,28 +87,27 @@ extern "C" void float32_log_probability(const Loss* given) {
     Memory memory;
     memory.head_t = {team.common.take<float>(V * D), D * 16}, memory.head = {team.common.take<float>(V * D), V * 16};
     memory.states = take(team.common, slice, D), memory.likely = take(team.common, slice, V);
-    const long slices = (l.tokens + slice - 1) / slice;
-    const auto tokens_of = [&](long number) { return std::min(slice, l.tokens - number * slice); };
-    const auto count = [&](long phase) {
-        return phase == 0 ? V / 16 : phase % 2 ? (tokens_of(phase / 2) + CHUNK - 1) / CHUNK : l.slopes ? (V + SIDE - 1) / SIDE : 0;
-    };
-    team.run(l.threads, 1 + 2 * slices, count, [&](long phase, long number) {
-        if (phase == 0) {
-            for (long d = 0; d < D; d += 16)
-                for (long i = 0; i < 16; i++) {
-                    const float* from = l.weight + (number * 16 + i) * D + d;
-                    for (long j = 0; j < 16; j++) memory.head_t.column(number * 16)(d + j, 0)[i] = from[j];
-                    store(memory.head(number * 16 + i, d), line(from));
-                }
-        } else if (phase % 2) {
-            const long t = number * CHUNK, at = phase / 2 * slice + t;
-            chunk(l, memory, at, t, std::min(CHUNK, l.tokens - at));
-        } else {
-            const long index = phase / 2 - 1, v = number * SIDE, size = tokens_of(index);
-            sum_up(memory.likely.column(v), memory.states, std::min(SIDE, V - v), D, size, index == 0,
+    std::vector<Phase> phases{{V / 16, [&](long number) {
+        for (long d = 0; d < D; d += 16)
+            for (long i = 0; i < 16; i++) {
+                const float* from = l.weight + (number * 16 + i) * D + d;
+                for (long j = 0; j < 16; j++) memory.head_t.column(number * 16)(d + j, 0)[i] = from[j];
+                store(memory.head(number * 16 + i, d), line(from));
+            }
+    }}};
+    for (long begin = 0; begin < l.tokens; begin += slice) {
+        const long size = std::min(slice, l.tokens - begin);
+        phases.push_back({(size + CHUNK - 1) / CHUNK, [&, begin, size](long number) {
+            const long t = number * CHUNK;
+            chunk(l, memory, begin + t, t, std::min(CHUNK, size - t));
+        }});
+        phases.push_back({l.slopes ? (V + SIDE - 1) / SIDE : 0, [&, begin, size](long number) {
+            const long v = number * SIDE;
+            sum_up(memory.likely.column(v), memory.states, std::min(SIDE, V - v), D, size, begin == 0,
                    [&](long m, long n) { return l.grad_weight + (v + m) * D + n; });
-        }
-    });
+        }});
+    }
+    team.run(l.threads, phases);
 }
 
 }  // namespace f32

@@ -94,11 +94,11 @@ extern "C" void float32_recurrence(const Recurrence* given) {
     const bool forwards = !l.grad_hidden;
     team.common.room(4 * (4 * D * D + 64));
     const Panels weight = {team.common.take<float>(4 * D * D), 16 * (forwards ? D : 4 * D)};
-    team.run(l.threads, 2, [&](long phase) { return phase ? (l.rows + R - 1) / R : D / 16; }, [&](long phase, long number) {
-        if (phase == 0) return pack(l, number * 16, forwards, weight.at);
+    const auto pass = [&](long number) {
         const long first = number * R, count = std::min(R, l.rows - first);
         forwards ? forward(l, weight, first, count) : backward(l, weight, first, count);
-    });
+    };
+    team.run(l.threads, {{D / 16, [&](long number) { pack(l, number * 16, forwards, weight.at); }}, {(l.rows + R - 1) / R, pass}});
 }
 
 }  // namespace f32

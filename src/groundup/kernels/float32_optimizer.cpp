@@ -66,7 +66,7 @@ extern "C" void float32_muon(const Matrix* matrices, long count, long R, long C,
     Team& team = Team::get();
     const std::lock_guard<std::mutex> alone(team.alone);
     const long M = std::min(R, C), N = std::max(R, C);
-    team.run(threads, 1, [=](long) { return count; }, [&](long, long which) {
+    team.run(threads, {{count, [&](long which) {
         const Matrix& w = matrices[which];
         scratch.room(4 * (2 * stride_of(N) * (M / 16) + 5 * stride_of(M) * (M / 16) + 512));
         Panels x = take(scratch, N, M), other = take(scratch, N, M);
@@ -94,7 +94,7 @@ extern "C" void float32_muon(const Matrix* matrices, long count, long R, long C,
                 const float direction = tall ? x(r, c & -16L)[c % 16] : x(c, r & -16L)[r % 16];
                 w.weight[r * C + c] = w.weight[r * C + c] * decay_factor - direction * lr;
             }
-    });
+    }}});
 }
 
 // One update by AdamW of n numbers: rates already corrected for the moments' beginning at zero.
@@ -103,13 +103,13 @@ extern "C" void float32_adamw(long n, long threads, float* weight, const float* 
     constexpr long PART = 1 << 15;
     Team& team = Team::get();
     const std::lock_guard<std::mutex> alone(team.alone);
-    team.run(threads, 1, [=](long) { return (n + PART - 1) / PART; }, [=](long, long number) {
+    team.run(threads, {{(n + PART - 1) / PART, [=](long number) {
         for (long i = number * PART; i < std::min(n, number * PART + PART); i++) {
             const float g = grad[i], m = first[i] + (g - first[i]) * (1 - beta1), v = second[i] * beta2 + g * g * (1 - beta2);
             first[i] = m, second[i] = v;
             weight[i] = weight[i] * decay_factor - m / (std::sqrt(v) / root_correction + 1e-8f) * lr;
         }
-    });
+    }}});
 }
 
 }  // namespace f32

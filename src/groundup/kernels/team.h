@@ -9,9 +9,10 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <system_error>
 #include <thread>
-#include <utility>
+#include <vector>
 
 #include "memory.h"
 
@@ -43,6 +44,11 @@ static inline void set_float_mode(uint64_t mode) {
 #endif
 }
 
+struct Phase {
+    long chunks;
+    std::function<void(long)> chunk;  // of each number below
+};
+
 class Team {
    public:
     std::mutex alone;  // held by who uses the team
@@ -61,17 +67,13 @@ class Team {
         return *team;
     }
 
-    // chunk(phase, number) for each number below count(phase), phase by phase, by so many threads and the caller's one of them.
-    template <class Count, class Chunk>
-    void run(long wanted, long phases_, Count count_, Chunk chunk_) {
-        std::pair<Count*, Chunk*> both{&count_, &chunk_};
-        job = &both, phases = phases_, mode = float_mode();
-        count = [](void* job, long phase) { return (*((decltype(both)*)job)->first)(phase); };
-        chunk = [](void* job, long phase, long number) { (*((decltype(both)*)job)->second)(phase, number); };
+    // All chunks of a phase, phase by phase, by so many threads and the caller's one of them.
+    void run(long wanted, const std::vector<Phase>& given) {
+        phases = &given, mode = float_mode();
         members = wanted;
         hire();
         first_phase = (phase_of(ticket) + 1) & PHASES;
-        const uint64_t end = (first_phase + phases) & PHASES;
+        const uint64_t end = (first_phase + given.size()) & PHASES;
         begin(0);
         for (long spins = 0; phase_of(ticket) != end; spins++) {
             if (take_one()) {
@@ -93,11 +95,9 @@ class Team {
     alignas(64) std::atomic<uint64_t> done{0};
     alignas(64) std::atomic<long> members{1};
     std::atomic<long> asleep{0};
-    long hired = 1, phases = 0;
+    long hired = 1;
     uint64_t first_phase = 0, mode = 0;
-    void* job = nullptr;
-    long (*count)(void*, long) = nullptr;
-    void (*chunk)(void*, long, long) = nullptr;
+    const std::vector<Phase>* phases = nullptr;
     std::mutex bed;
     std::condition_variable alarm;
 
@@ -112,14 +112,13 @@ class Team {
         }
     }
 
-    void begin(long phase) {
-        long chunks = 0;
-        for (; phase < phases && !(chunks = count(job, phase)); phase++) {
-        }
+    void begin(size_t phase) {
+        while (phase < phases->size() && !(*phases)[phase].chunks) phase++;
+        const uint64_t chunks = phase < phases->size() ? (*phases)[phase].chunks : 0;
         done.store(0, std::memory_order_relaxed);
         const bool share = members > 1;
-        ticket = ((first_phase + phase) & PHASES) << (2 * BITS) | (uint64_t)chunks << BITS;
-        if (share && asleep) {  // nothing of the job may be read any more
+        ticket = ((first_phase + phase) & PHASES) << (2 * BITS) | chunks << BITS;
+        if (share && asleep) {  // nothing of the phases may be read any more
             std::lock_guard<std::mutex> lock(bed);
             alarm.notify_all();
         }
@@ -131,7 +130,7 @@ class Team {
         if (!valid(taken)) return false;
         const long phase = (phase_of(taken) - first_phase) & PHASES;
         set_float_mode(mode);
-        chunk(job, phase, taken & NUMBERS);
+        (*phases)[phase].chunk(taken & NUMBERS);
         if (done.fetch_add(1, std::memory_order_acq_rel) + 1 == chunks_of(taken)) begin(phase + 1);
         return true;
     }
