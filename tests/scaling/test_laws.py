@@ -88,7 +88,8 @@ def test_both_recipes_find_the_same_law():
 
 @pytest.mark.parametrize("curved", [False, True])
 def test_the_gradient_is_that_of_the_value(curved):
-    problem, weights = laws.Problem(grid(noise=0.05), 0.01, curved), np.random.default_rng(1).integers(0, 3, (1, 49)).astype(float)
+    problem = laws.Problem(grid(noise=0.05), 0.01, curved)
+    weights = np.random.default_rng(1).integers(0, 3, (1, 49)).astype(float)
     point = problem.projected(weights) + 0.05
     slope = problem.value_and_slope(point, weights)[1][0]
     assert len(slope) == point.shape[1] == 5 + curved
