@@ -23,7 +23,7 @@ Told = list[dict[str, float]]
 
 def told(known: Runs, others: Runs) -> Told:
     """Other runs, predicted from those that are known."""
-    fitted, found = laws.fit(known), []
+    fitted, found = laws.fit(known, curved=True), []
     for n, d, loss, flop in zip(others.parameters, others.tokens, others.loss, others.flop, strict=True):
         one = fitted.predict(n, d)
         found.append({
@@ -45,15 +45,15 @@ def pilots_ratio(law: laws.Law, pilots: Runs) -> float:
 
 
 def write(runs: Runs, errors: Told, larger: Told, pilots: Runs | None, text: str, how: str) -> None:
-    fitted = laws.fit(runs)
+    fitted = laws.fit(runs, curved=True)
     rows = zip(runs.parameters.tolist(), runs.tokens.tolist(), runs.loss.tolist(), strict=True)
     content = {
         "made": datetime.now(UTC).date().isoformat(), "text": text, "how": how, "runs": len(runs), "held_out": errors,
         "larger": larger, "transfer": TRANSFER, "pilot": pilots_ratio(fitted.law, pilots) if pilots else 1.0,
-        "law": {name: getattr(fitted.law, name) for name in laws.NAMES[:5]},
+        "law": {name: getattr(fitted.law, name) for name in laws.FIELDS},
         "table": [dict(zip(("parameters", "tokens", "loss"), row, strict=True)) for row in rows],
         "residuals": [float(f"{one:.4g}") for one in fitted.residuals],
-        "draws": {name: [float(f"{one:.6g}") for one in getattr(fitted.draws, name)] for name in laws.NAMES[:5]},
+        "draws": {name: [float(f"{one:.6g}") for one in getattr(fitted.draws, name)] for name in laws.FIELDS},
     }  # fmt: skip
     write_text(dial.FILE, json.dumps(content) + "\n")
 

@@ -1,4 +1,5 @@
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
 from groundup.scaling import architectures
-from groundup.scaling.architectures import loss_by_place, slopes
+from groundup.scaling.architectures import compare, loss_by_place, slopes
 from groundup.scaling.ledger import write_table
 from groundup.scaling.runs import of
 
@@ -57,7 +58,7 @@ def ladders(tmp_path):
         folder.mkdir()
         row = {"batch": 1, "parameters_total": 1, "parameters_without_embedding": 1, "seconds": 1.0, "by_place": [5.0, 4.0, 3.0]}
         rows = [
-            {"name": f"run{i}", "parameters": p, "tokens": d, "loss": loss, "flop": 6 * p * d, **row}
+            {"name": f"run{i}", "depth": p, "parameters": p, "tokens": d, "loss": loss, "flop": 6 * p * d, **row}
             for i, (p, d, loss) in enumerate(zip(runs.parameters, runs.tokens, runs.loss, strict=True))
         ]
         (folder / "ledger.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
@@ -73,6 +74,21 @@ def test_architectures_stand_on_one_axis(ladders, groundup_here):
     assert found["dense"]["largest"] == "run5" and found["dense"]["by_place"] == [5.0, 4.0, 3.0]
     drawn = (ladders / "both.svg").read_text()
     assert drawn.count("<svg") == 1 and "tokens of context" in drawn
+    assert ElementTree.fromstring(drawn).tag == "{http://www.w3.org/2000/svg}svg"  # by itself,
+    assert "--series-1: #" in drawn  # and in colour
+
+
+def test_places_are_of_the_largest_run_that_all_ladders_have(ladders):
+    path = ladders / "lstm" / "ledger.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    kept = [row | {"loss": "nan"} if row["name"] == "run3" else row for row in rows[:5]]
+    path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    write_table(ladders / "lstm" / "runs.csv", kept)
+    found = compare({name: ladders / name for name in ("dense", "lstm")})
+    assert found["dense"]["largest"] == found["lstm"]["largest"] == "run4"
+    assert found["lstm"]["runs"] == 4 and "leave a slope open" in found["lstm"]["reason"] and "reason" not in found["dense"]
+    path.write_text("".join(json.dumps(row | {"depth": 9}) + "\n" for row in kept))  # none in common: each one's largest
+    assert compare({name: ladders / name for name in ("dense", "lstm")})["dense"]["largest"] == "run5"
 
 
 @pytest.mark.parametrize("words, said", [(["dense"], "NAME=LADDER"), (["$x$=a"], "NAME=LADDER"), (["a=nowhere"], "no such file")])

@@ -11,9 +11,8 @@ from groundup.scaling import dial, laws, runs
 def test_the_shipped_law_is_that_of_its_table():
     law, rows = dial.shipped(), json.loads(dial.FILE.read_text())["table"]
     table = np.array([[one[name] for name in ("parameters", "tokens", "loss")] for one in rows]).T
-    fitted = laws.fit(runs.of(*table), draws=2)
-    for name in laws.NAMES[3:5]:
-        assert getattr(fitted.law, name) == pytest.approx(getattr(law.fit.law, name), rel=0.02)
+    fitted = laws.fit(runs.of(*table), draws=2, curved=True)
+    assert fitted.law.gamma == pytest.approx(law.fit.law.gamma, rel=0.05)
     assert fitted.law.loss(*table[:2]) == pytest.approx(law.fit.law.loss(*table[:2]), rel=1e-3)
     assert len(rows) == law.about["runs"] == len(law.fit.residuals)
 

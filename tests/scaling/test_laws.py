@@ -86,15 +86,34 @@ def test_both_recipes_find_the_same_law():
     assert value(ours) == pytest.approx(value(theirs), rel=1e-4)
 
 
-def test_the_gradient_is_that_of_the_value():
-    problem, weights = laws.Problem(grid(noise=0.05), 0.01), np.random.default_rng(1).integers(0, 3, (1, 49)).astype(float)
+@pytest.mark.parametrize("curved", [False, True])
+def test_the_gradient_is_that_of_the_value(curved):
+    problem = laws.Problem(grid(noise=0.05), 0.01, curved)
+    weights = np.random.default_rng(1).integers(0, 3, (1, 49)).astype(float)
     point = problem.projected(weights) + 0.05
     slope = problem.value_and_slope(point, weights)[1][0]
-    for place in range(5):
-        step = np.zeros((1, 5))
+    assert len(slope) == point.shape[1] == 5 + curved
+    for place in range(5 + curved):
+        step = np.zeros((1, 5 + curved))
         step[0, place] = 1e-6
         up, down = (problem.value_and_slope(point + sign * step, weights)[0][0] for sign in (1, -1))
         assert slope[place] == pytest.approx((up - down) / 2e-6, rel=1e-3, abs=1e-6)
+
+
+def test_where_large_models_gain_more_from_tokens_the_law_has_an_exponent_more():
+    true = laws.Law(3e8, 1e6, 0.0, 1.15, 0.55, 0.25)
+    n, d = (values.ravel() for values in np.meshgrid(np.logspace(5.5, 6.6, 4), np.logspace(6, 7.2, 5)))
+    gains = -np.diff(np.log(true.loss(np.array([[3e5], [4e6]]), np.array([1e6, 2e6]))))[:, 0]
+    assert gains[1] > 1.3 * gains[0]
+    table = runs.of(n, d, true.loss(n, d))
+    straight, curved = (laws.fit(table, draws=2, curved=one) for one in (False, True))
+    far = 4e6, 4e7
+    assert np.abs(curved.residuals).max() < 2e-3 < np.abs(straight.residuals).max()
+    assert curved.law.loss(*far) == pytest.approx(true.loss(*far), rel=0.01)
+    assert straight.law.loss(*far) > 1.02 * true.loss(*far) and straight.law.gamma == 1
+    # A longer life of answers asks for a smaller model by such a law too, and both reach the loss.
+    told = study.inference_aware(true, 3.0, 1e9)
+    assert true.loss(told["parameters"], told["tokens"]) == pytest.approx(3.0, rel=1e-6)
 
 
 def test_resamplings_fitted_together_are_those_fitted_alone():

@@ -152,7 +152,7 @@ def compare(
     if len(folders) < len(pairs):
         raise typer.BadParameter("give each ladder once as NAME=LADDER, such as lstm=ladders/lstm")
     found = architectures.compare(folders)
-    write_text(out, figures.architectures("architectures", found))
+    write_text(out, figures.as_file(figures.architectures("architectures", found)))
     result({"figure": str(out), **{name: {k: v for k, v in one.items() if k != "points"} for name, one in found.items()}})
 
 

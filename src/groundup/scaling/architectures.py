@@ -52,16 +52,33 @@ def slopes(runs: Runs, draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
 
 
 def compare(ladders: Mapping[str, Path]) -> dict[str, Any]:
-    """Of each ladder's folder its slopes, its runs as (FLOP, loss), and the losses by place of its run of most compute.
+    """Of each ladder's folder its slopes, its runs as (FLOP, loss), and the losses by place of one run.
 
-    Raises UserError as `slopes` does, and for a folder that holds no ladder.
+    That is the largest depth and length that all ladders have, each one's run of most compute where there is none. Of too few
+    runs for slopes "reason" says so. Raises UserError for a folder that holds no ladder.
     """
+    tables = {name: read(folder / "runs.csv") for name, folder in ladders.items()}
+    ledgers = {name: _with_losses(read_ledger(folder / "ledger.jsonl")) for name, folder in ladders.items()}
+    shared = set.intersection(*({_what(row) for row in rows} for rows in ledgers.values()))
     found = {}
-    for name, folder in ladders.items():
-        runs, rows = read(folder / "runs.csv"), read_ledger(folder / "ledger.jsonl")
-        largest = max(rows, key=lambda row: (math.isfinite(float(row["loss"])), row["flop"]))
+    for name, runs in tables.items():
+        rows = [row for row in ledgers[name] if not shared or _what(row) in shared]
+        largest = max(rows, key=lambda row: row["flop"])
+        try:
+            rates = slopes(runs)
+        except UserError as error:
+            rates = {"runs": len(runs), "reason": str(error)}
         found[name] = {
-            **slopes(runs), "points": sorted(zip(runs.flop.tolist(), runs.loss.tolist(), strict=True)),
+            **rates, "points": sorted(zip(runs.flop.tolist(), runs.loss.tolist(), strict=True)),
             "largest": largest["name"], "by_place": largest.get("by_place", []),
         }  # fmt: skip
     return found
+
+
+def _with_losses(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that did not diverge, or all where each did."""
+    return [row for row in rows if math.isfinite(float(row["loss"]))] or rows
+
+
+def _what(row: dict[str, Any]) -> tuple[Any, Any]:
+    return row.get("depth"), row["tokens"]

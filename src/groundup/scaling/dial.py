@@ -35,7 +35,7 @@ class ShippedLaw:
 @cache
 def shipped() -> ShippedLaw:
     content = json.loads(FILE.read_text(encoding="utf-8"))
-    names = laws.NAMES[:5]
+    names = laws.FIELDS
     law = laws.Law(*(content["law"][name] for name in names))
     draws = laws.Law(*(np.array(content["draws"][name]) for name in names))
     about = {name: content[name] for name in ("made", "text", "how", "runs", "held_out", "larger", "transfer", "pilot")}

@@ -1,6 +1,6 @@
 """The parametric law of loss over size and data (Hoffmann et al. 2022, approach 3), and its intervals.
 
-    loss = E + A / N^alpha + B / D^beta
+    loss = E + (A / N^alpha + B / D^beta)^gamma, gamma 1 unless asked for
 
 N parameters, D tokens, losses in nats per token. What is made small is Huber's loss of the log of predicted over measured
 (delta 1e-3 as there, 0.1 of under 100 runs). For given alpha and beta the law is linear in E, A and B, so a grid over the two
@@ -36,17 +36,19 @@ LARGEST_SIZE = 1e30
 HIGHEST_DROPPED = 5  # losses that they leave out
 _AT_ONCE = 4_000_000  # numbers held in one array while fitting
 NAMES = ("A", "B", "E", "alpha", "beta", "a")
+FIELDS = (*NAMES[:5], "gamma")
 
 
 @dataclass(frozen=True)
 class Law:
-    """A, B, E, alpha, beta as arrays (draws,) or numbers."""
+    """A, B, E, alpha, beta, gamma as arrays (draws,) or numbers."""
 
     A: Any
     B: Any
     E: Any
     alpha: Any
     beta: Any
+    gamma: Any = 1.0
 
     @property
     def a(self) -> Any:
@@ -54,7 +56,7 @@ class Law:
         return self.beta / (self.alpha + self.beta)
 
     def loss(self, parameters: Any, tokens: Any) -> Any:
-        return self.E + self.A / parameters**self.alpha + self.B / tokens**self.beta
+        return self.E + (self.A / parameters**self.alpha + self.B / tokens**self.beta) ** self.gamma
 
     def optimal_size(self, flop: Any) -> Any:
         """Parameters that make the least loss of so many operations, 6 N D of them."""
@@ -97,14 +99,15 @@ def valued(value: float, draws: np.ndarray) -> dict[str, float]:
     return {"value": float(value), "low": low, "high": high}
 
 
-def fit(runs: Runs, draws: int = DRAWS, seed: int = 0, delta: float | None = None) -> Fit:
+def fit(runs: Runs, draws: int = DRAWS, seed: int = 0, delta: float | None = None, curved: bool = False) -> Fit:
     """The law of these runs and of `draws` resamplings of them.
 
-    delta: of Huber's loss, by the number of runs if not given.
+    delta: of Huber's loss, by the number of runs if not given. curved: with an exponent gamma of both terms together, as in
+    xLSTM's laws (arXiv 2510.02228): where large models gain more from a doubling of tokens than small ones, 1 does not fit.
     Raises UserError where there are too few runs, sizes or numbers of tokens for a law.
     """
     check(runs)
-    problem = Problem(runs, delta or (DELTA_OF_FEW if len(runs) < FEW_RUNS else DELTA))
+    problem = Problem(runs, delta or (DELTA_OF_FEW if len(runs) < FEW_RUNS else DELTA), curved)
     weights = np.concatenate([np.ones((1, len(runs))), resampled(len(runs), draws, seed)])
     found = problem.minimised(problem.projected(weights), weights)
     return _finished(problem, runs, found)
@@ -157,17 +160,17 @@ def _finished(problem: "Problem", runs: Runs, points: np.ndarray) -> Fit:
 
 
 class Problem:
-    """Huber's loss of log(predicted / measured) over points (log A', log B', log E, alpha, beta).
+    """Huber's loss of log(predicted / measured) over points (log A', log B', log E, alpha, beta, and log gamma where curved).
 
     A' = A / N0^alpha and B' = B / D0^beta, N0 and D0 the geometric means of the runs': around these the five hardly depend
     on each other, far from them they do.
     """
 
-    def __init__(self, runs: Runs, delta: float) -> None:
+    def __init__(self, runs: Runs, delta: float, curved: bool = False) -> None:
         log_n, log_d = np.log(runs.parameters), np.log(runs.tokens)
         self.middle = np.array([log_n.mean(), log_d.mean()])
         self.log_n, self.log_d, self.log_loss = log_n - self.middle[0], log_d - self.middle[1], np.log(runs.loss)
-        self.delta = delta
+        self.delta, self.curved = delta, curved
 
     def centred(self, starts: np.ndarray) -> np.ndarray:
         """(log A, log B, log E, alpha, beta) -> points."""
@@ -176,30 +179,34 @@ class Problem:
         return points
 
     def laws(self, points: np.ndarray) -> list[np.ndarray]:
-        scales = np.exp(points[:, :2] + points[:, 3:] * self.middle)
-        return [scales[:, 0], scales[:, 1], np.exp(points[:, 2]), points[:, 3], points[:, 4]]
+        scales = np.exp(points[:, :2] + points[:, 3:5] * self.middle)
+        return [scales[:, 0], scales[:, 1], np.exp(points[:, 2]), points[:, 3], points[:, 4], np.exp(points[:, 5:].sum(1))]
 
     def value_and_slope(self, points: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """points (problems, 5), weights (problems, runs) -> values (problems,), gradients (problems, 5)."""
+        """points (problems, p), weights (problems, runs) -> values (problems,), gradients (problems, p)."""
         a, b, e, alpha, beta = (points[:, [place]] for place in range(5))
+        gamma = np.exp(points[:, 5:].sum(1, keepdims=True))  # 1 where it is none of the unknowns
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             parts = np.exp(a - alpha * self.log_n), np.exp(b - beta * self.log_d), np.exp(e)
-            total = parts[0] + parts[1] + parts[2]
+            both = parts[0] + parts[1]
+            bent = both**gamma
+            total = bent + parts[2]
             error = np.log(total) - self.log_loss
             size = np.abs(error)
             huber = np.where(size <= self.delta, 0.5 * error * error, self.delta * (size - 0.5 * self.delta)) / self.delta
             pull = weights * np.clip(error, -self.delta, self.delta) / self.delta / total
-            of_n, of_d = pull * parts[0], pull * parts[1]
+            of_n, of_d = (pull * gamma * bent / both * part for part in parts[:2])
             slope = np.stack(
                 [
                     of_n.sum(1), of_d.sum(1), pull.sum(1) * parts[2][:, 0],
                     -(of_n * self.log_n).sum(1), -(of_d * self.log_d).sum(1),
+                    *([(pull * bent * gamma * np.log(both)).sum(1)] if self.curved else []),
                 ], axis=1,
             )  # fmt: skip
             runs = weights.sum(1)
             value = (weights * huber).sum(1) / runs
-        exponents = points[:, 3:]
-        inside = ((exponents >= LEAST_EXPONENT) & (exponents <= LARGEST_EXPONENT)).all(1)
+        exponents = points[:, 3:5]
+        inside = ((exponents >= LEAST_EXPONENT) & (exponents <= LARGEST_EXPONENT)).all(1) & (np.abs(points[:, 5:]) < 3).all(1)
         value = np.where(np.isfinite(value) & inside, value, np.inf)
         return value, slope / runs[:, None]
 
@@ -234,7 +241,7 @@ class Problem:
             else:  # no positive law fits: from where most end
                 lowest = float(self.log_loss.min())
                 found[place] = lowest - 2, lowest - 2, lowest - 0.2, 0.35, 0.35
-        return found
+        return np.pad(found, ((0, 0), (0, int(self.curved))))
 
     def minimised(self, starts: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """The best point from each start with its weights, many at a time."""

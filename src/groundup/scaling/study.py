@@ -148,10 +148,11 @@ def inference_aware(law: laws.Law, loss: float, answered: float) -> dict[str, fl
     if not loss > law.E:
         raise UserError(f"no size reaches a loss of {loss:g}: the law's floor is {law.E:.4g} at any size and number of tokens")
     # Below this size no number of tokens is enough.
-    least = (law.A / (loss - law.E)) ** (1 / law.alpha)
+    above = (loss - law.E) ** (1 / law.gamma)
+    least = (law.A / above) ** (1 / law.alpha)
     sizes = least * np.exp(np.linspace(1e-3, 15, 20_000))
     with np.errstate(over="ignore"):
-        read = (law.B / (loss - law.E - law.A / sizes**law.alpha)) ** (1 / law.beta)
+        read = (law.B / (above - law.A / sizes**law.alpha)) ** (1 / law.beta)
         training, whole = 6 * sizes * read, 6 * sizes * read + 2 * sizes * answered
     best, plain = int(np.argmin(whole)), int(np.argmin(training))
     return {
