@@ -125,7 +125,7 @@ def sample(model: Model, text: str, tokens: int = 16, temperature: float = 0.5) 
     return decode(out)[len(text) :].partition("\n")[0]
 
 
-print("it goes on:", "the dog" + sample(model, "the dog"))
+print("it continues:", "the dog" + sample(model, "the dog"))
 print("it cannot answer yet:", sample(model, "Q: what does the dog do? A:"))
 
 # ---- 6. Fine-tuning (SFT). The same loss on questions with answers, counted on the answers alone. (posttraining/sft) ----------

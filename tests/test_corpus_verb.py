@@ -45,6 +45,8 @@ def test_the_verb(run_groundup, pages, tmp_path):
     outcome = run_groundup(*arguments)
     assert outcome.returncode == 0, outcome.stderr
     said = json.loads(outcome.stdout.splitlines()[-1])
+    assert "13 pages -> 13 documents" in outcome.stderr
+    assert "12 of 13 documents kept; dropped: 1 near duplicate" in outcome.stderr
     assert said["pages"] == 13 and said["dropped"]["near duplicate"] == 1 and said["left"]["documents"] == 12
     assert said["mixture"]["domains"]["notes"]["share"] == 1.0
     assert {row["domain"] for row in documents(tmp_path / "out")} == {"notes"}

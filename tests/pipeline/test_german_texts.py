@@ -93,7 +93,7 @@ def test_german_texts_become_a_model_that_is_measured(outcome):
 def test_what_it_goes_on_without_is_said_before_the_training_and_in_the_report(outcome):
     folder, figures, said = outcome
     before = said[: said.index("] tokenizer")]
-    assert "evaluation goes without multiple choice: no documented Python source is held out" in before
+    assert "evaluation leaves out multiple choice: no documented Python source is held out" in before
     assert "sft and what comes after it will be skipped: no questions for train" in before
     assert list(figures["skipped"]) == ["sft", "preferences", "reward", "dpo", "ppo"]
     assert figures["multiple_choice"] == {} and 0 <= figures["sentence_pairs"] <= 1

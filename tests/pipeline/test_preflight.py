@@ -77,7 +77,7 @@ def test_answers_that_cannot_fit_are_said_after_the_tokenizer(tmp_path, toy_toke
 def test_what_evaluation_goes_without_is_said(tmp_path, capsys):
     preflight.evaluation(recipe(), {"corpus": corpus(tmp_path, [("u", "docs", "held_out", "a b c")]) / "corpus"})
     err = capsys.readouterr().err
-    assert "goes without sentence pairs: no plain sentence" in err and "goes without multiple choice: no documented" in err
+    assert "leaves out sentence pairs: no plain sentence" in err and "leaves out multiple choice: no documented" in err
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,6 @@ def test_ctrl_c_says_how_to_go_on(environment, tiny_recipe, copy, stage):
     command = [sys.executable, "-m", "groundup", "run", str(tiny_recipe), "--run", str(copy)]
     process, _ = cut_off(command, environment, stage, 1.0, signal.SIGINT)
     assert process.returncode == 130
-    assert process.stderr.read().splitlines()[-1] == "stopped; the same command continues from here"
+    assert process.stderr.read().splitlines()[-1] == "stopped; run the same command again to resume"
     assert not (copy / stage).exists()
     assert still_running(process.pid, 10) == []

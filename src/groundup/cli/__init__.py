@@ -157,7 +157,7 @@ def chat(
 def tensorboard(
     folder: RunFolder,
     out: Annotated[Path | None, typer.Option(help="Where to write; tensorboard in the run folder if not given.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on while trainings are at work, until Ctrl-C.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Keep writing while trainings are at work, until Ctrl-C.")] = False,
 ) -> None:
     """Write the metrics of a run's trainings for TensorBoard."""
     from groundup.report.tensorboard import export
@@ -290,7 +290,7 @@ def _said_of(error: Exception) -> str:
 
 
 def _stopped() -> NoReturn:
-    print("stopped; the same command continues from here", file=sys.stderr, flush=True)
+    print("stopped; run the same command again to resume", file=sys.stderr, flush=True)
     sys.stdout.flush()
     # sys.exit would do, but for an interrupt that fell into an exec of a string, as dataclasses do while they are imported:
     # Python then ends itself by SIGINT, although it was caught.

@@ -185,7 +185,7 @@ def build(
 
         def rows(step: int) -> list[Row]:
             chosen = [every[index] for index in chosen_rows(step, share, len(every), seed)]
-            # Half a step goes on practising: real questions alone are soon known by heart.
+            # Half a step still practises: real questions alone are soon known by heart.
             return chosen + (practice_rows(practised + step, settings.batch - share) if practised else [])
 
         _train(model, rows, settings.steps, settings.rate, device, folder / "reader")

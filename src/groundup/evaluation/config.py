@@ -59,7 +59,7 @@ class TaskFile(Section):
     convention: str = ""  # the headline's; of choices "answer" if not given
     # pairs
     alternatives: str = ""  # expression: the texts to compare, of which `answer` (0 if not given) is the right one
-    # last word: `target` is a template; of pairs too, where both go on with it; generation: an expression, one or several
+    # last word: `target` is a template; of pairs too, where both continue with it; generation: an expression, one or several
     target: str = ""
     until: list[str] = ["\n"]
     max_tokens: Annotated[int, Field(ge=1, le=4096)] = 64

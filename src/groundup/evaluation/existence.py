@@ -165,7 +165,7 @@ def made_up(scored: Sequence["Record"], documents: Iterable[str] | None) -> dict
 # --- questions from docstrings ------------------------------------------------------------------------------------
 
 
-def docstring_rows(documents: Iterable[tuple[str, str]], seed: int = 0) -> Iterator[dict[str, Any]]:
+def docstring_rows(documents: Iterable[tuple[str, str]]) -> Iterator[dict[str, Any]]:
     """Rows {"question", "exists", "answer", "object"}: what an object of the Python source among (url, text) does, and the same
     of one that its module or class does not have.
 
@@ -173,7 +173,7 @@ def docstring_rows(documents: Iterable[tuple[str, str]], seed: int = 0) -> Itera
     `shutil.get_archive_formats` make `shutil.copytree_formats`. Which, follows from the object's name alone.
     """
     texts = [*documents]
-    items = sorted(documented(texts), key=lambda item: digest(seed, item.name))
+    items = sorted(documented(texts), key=lambda item: digest(0, item.name))
     words = {word for _, text in texts for word in re.findall(r"\w+", text)}
     pairs = ((item, _invented(item, items, words)) for item in items if _question(item))
     chosen = [*islice(((item, other) for item, other in pairs if other), MOST_OBJECTS)]

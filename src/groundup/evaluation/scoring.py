@@ -118,7 +118,7 @@ def _tell_choices(requests: _Requests, example: Example, asked: dict[str, Any]) 
 
 def _ask_pairs(requests: _Requests, task: Task, example: Example) -> dict[str, Any]:
     space = task.settings.delimiter
-    if example.prompt:  # what all alternatives go on with
+    if example.prompt:  # what all alternatives continue with
         return {"pairs": [requests.add(text, space + example.prompt) for text in example.texts]}
     return {"pairs": [requests.add("", space + text) for text in example.texts]}
 

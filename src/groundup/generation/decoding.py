@@ -136,7 +136,7 @@ class Decoding:
             found = []
             for heads in heads_NHC.split(lengths):
                 q, k, v = (part.transpose(0, 1)[None] for part in heads.split(split, dim=1))
-                if index == len(self.layers) - 1:  # only the last token goes on
+                if index == len(self.layers) - 1:  # only the last token is needed
                     out = F.scaled_dot_product_attention(q[:, :, -1:], k, v, enable_gqa=grouped)
                 else:
                     out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)

@@ -61,7 +61,10 @@ def annotations(context: StepContext) -> Results:
     recipe = context.recipe
     sources = _archives(context.inputs["pages"])
     workers = recipe.threads if recipe.ray else workers_of(context)
-    return annotate(sources, context.work, recipe.annotations, workers, context.name, recipe.ray, recipe.memory_mb)
+    results = annotate(sources, context.work, recipe.annotations, workers, context.name, recipe.ray, recipe.memory_mb)
+    again = f", {results['repeated_pages']:,} of them a second time" if results["repeated_pages"] else ""
+    context.log(f"{results['pages']:,} pages{again} -> {results['documents']:,} documents")
+    return results
 
 
 def _archives(folder: Path) -> list[tuple[Path, str]]:

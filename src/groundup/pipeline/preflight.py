@@ -98,9 +98,9 @@ def evaluation(recipe: Recipe, inputs: dict[str, Path]) -> None:
             "corpus.held_out or evaluation.held_out_kb"
         )
     if not sentence_pairs.from_documents((row["text"] for row in held_out), 1, recipe.seed):
-        logger.info("evaluation goes without sentence pairs: no plain sentence of 8 to 30 words is held out")
+        logger.info("evaluation leaves out sentence pairs: no plain sentence of 8 to 30 words is held out")
     if not multiple_choice.from_documents(((row["url"], row["text"]) for row in held_out), 1, recipe.seed):
-        logger.info("evaluation goes without multiple choice: no documented Python source is held out to ask about (stdlib:)")
+        logger.info("evaluation leaves out multiple choice: no documented Python source is held out to ask about (stdlib:)")
 
 
 def sft_data(recipe: Recipe, inputs: dict[str, Path]) -> None:

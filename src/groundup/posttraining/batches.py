@@ -1,6 +1,6 @@
 """Conversations as padded batches, in an order that is a function of the step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,9 @@ from groundup.model.decoder import Decoder
 from groundup.model.likelihood import token_log_probabilities
 from groundup.tokenizer.chat import render
 from groundup.tokenizer.tokenizer import Tokenizer
-from groundup.training.epoch_order import parts_of
+from groundup.training.epoch_order import chosen_rows, parts_of
 from groundup.training.objectives import Batch
+from groundup.training.runtime import Runtime
 
 Asked = str | Sequence[Mapping[str, Any]]  # one question, or the messages before an answer
 Row = tuple[list[int], list[int]]  # token ids and, for each, 1 where the assistant speaks
@@ -44,6 +45,23 @@ def parts_by_length(numbers: Sequence[int], pairs: Sequence[Sequence[Row]], at_o
     if not at_once:
         return [list(numbers)]
     return parts_of(sorted(numbers, key=lambda number: -max(len(ids) for ids, _ in pairs[number])), at_once)
+
+
+def pair_batches(
+    step: int, pairs: Sequence[Sequence[Row]], pad: int, device: torch.device, batch: int, at_once: int, runtime: Runtime,
+    more: Callable[[list[int]], Batch],
+) -> list[Batch]:  # fmt: skip
+    """This process's micro-batches of a step over `pairs` (chosen, rejected): all chosen rows, then all rejected ones.
+
+    `share` () is that of a micro-batch in the step of all processes; `more`: what the loss takes besides, of pairs by number.
+    """
+    chosen = chosen_rows(step, batch, len(pairs), runtime.seed)
+    mine, counts = runtime.processes.mine(len(chosen))
+    return [
+        collate([pairs[number][side] for side in (0, 1) for number in part], pad, device)
+        | {"share": torch.tensor(counts * len(part) / len(chosen)), **more(part)}
+        for part in parts_by_length([chosen[index] for index in mine], pairs, at_once)
+    ]
 
 
 def answer_log_probabilities(

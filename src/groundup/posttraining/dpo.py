@@ -20,14 +20,14 @@ from groundup.core.seals import is_sealed, seal
 from groundup.model.base import LanguageModel
 from groundup.model.weights import digest_of_model
 from groundup.posttraining import lora, preflight
-from groundup.posttraining.batches import Row, answer_log_probabilities, collate, parts_by_length
+from groundup.posttraining.batches import Row, answer_log_probabilities, collate, pair_batches, parts_by_length
 from groundup.posttraining.config import DpoConfig
 from groundup.posttraining.preference_losses import Pairs, length_desensitised, loss_of, rewards
 from groundup.posttraining.reward import judged
 from groundup.posttraining.rows import kept, kept_pairs, pair, unfit_pair
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.by_kernels import by_kernels
-from groundup.training.epoch_order import chosen_rows, log_steps
+from groundup.training.epoch_order import log_steps
 from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
 from groundup.training.parallel import Processes
@@ -94,13 +94,10 @@ def train(
     steps = log_steps(runtime.log, runtime.label, settings.epochs, settings.batch_pairs, len(rows))
 
     def batches(step: int) -> list[Batch]:
-        chosen = chosen_rows(step, settings.batch_pairs, len(rows), runtime.seed)
-        mine, counts = runtime.processes.mine(len(chosen))
-        return [
-            collate([rows[index][side] for side in (0, 1) for index in part], tokenizer.pad, device)
-            | {"reference": reference[part].T.flatten().to(device), "share": torch.tensor(counts * len(part) / len(chosen))}
-            for part in parts_by_length([chosen[index] for index in mine], rows, settings.pairs_at_once)
-        ]
+        return pair_batches(
+            step, rows, tokenizer.pad, device, settings.batch_pairs, settings.pairs_at_once, runtime,
+            lambda part: {"reference": reference[part].T.flatten().to(device)},
+        )  # fmt: skip
 
     unseen = kept(held_out, lambda row: pair(tokenizer, row), lambda one: unfit_pair(longest, *one[:2]), left_out)
     with by_kernels([policy], runtime):

@@ -8,7 +8,6 @@ import math
 import torch
 from torch import Tensor
 
-LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo")
 VESPO_SHAPES = (2.0, 3.0), (3.0, 2.0)  # power and decay, of answers no worse than expected and of worse ones (arXiv 2602.10693)
 SAPO_TEMPERATURES = 1.0, 1.05  # of answers better and worse than expected (Gao et al. 2025)
 

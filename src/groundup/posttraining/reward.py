@@ -21,13 +21,13 @@ from groundup.model.base import LanguageModel
 from groundup.model.decoder import RewardModel
 from groundup.model.likelihood import score
 from groundup.posttraining import preflight
-from groundup.posttraining.batches import Row, collate, parts_by_length
+from groundup.posttraining.batches import Row, collate, pair_batches
 from groundup.posttraining.config import RewardConfig
 from groundup.posttraining.length import correlation
 from groundup.posttraining.rows import kept_pairs
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.by_kernels import by_kernels
-from groundup.training.epoch_order import chosen_rows, log_steps
+from groundup.training.epoch_order import log_steps
 from groundup.training.loop import tune
 from groundup.training.objectives import Batch, Metrics
 from groundup.training.runtime import Runtime
@@ -92,16 +92,10 @@ def train(
     steps = log_steps(runtime.log, runtime.label, settings.epochs, settings.batch_pairs, len(rows))
 
     def batches(step: int) -> list[Batch]:
-        chosen = chosen_rows(step, settings.batch_pairs, len(rows), runtime.seed)
-        mine, counts = runtime.processes.mine(len(chosen))
-        return [
-            collate([rows[index][side] for side in (0, 1) for index in part], tokenizer.pad, device)
-            | {
-                "margin": torch.tensor([margins[index] for index in part], device=device),
-                "share": torch.tensor(counts * len(part) / len(chosen)),
-            }
-            for part in parts_by_length([chosen[index] for index in mine], rows, settings.pairs_at_once)
-        ]
+        return pair_batches(
+            step, rows, tokenizer.pad, device, settings.batch_pairs, settings.pairs_at_once, runtime,
+            lambda part: {"margin": torch.tensor([margins[number] for number in part], device=device)},
+        )  # fmt: skip
 
     dtype = runtime.device.training_dtype
     objective = partial(bradley_terry, centring=settings.centring, dtype=dtype)

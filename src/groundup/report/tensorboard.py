@@ -18,7 +18,7 @@ SUFFIX = ".groundup"  # of our event files, which are written anew by each call
 def export(run: Path, out: Path, follow: bool = False) -> dict[str, Any]:
     """Write the metrics of every training in `run` to event files in `out`, a folder each.
 
-    follow: go on with what trainings add, until interrupted. Raises UserError where there are no metrics, or no TensorBoard.
+    follow: keep writing what trainings add, until interrupted. Raises UserError where there are no metrics, or no TensorBoard.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -74,7 +74,7 @@ class ByteTokens:
         return self.decode_bytes(tokens).decode("utf-8", "replace")
 
     def decode_within(self, tokens: Iterable[int]) -> str:
-        """Text of tokens that go on with other text: of those tokenizers the first space stays."""
+        """Text of tokens that continue other text: of those tokenizers the first space stays."""
         return self.decode(tokens)
 
     def incremental(self, drops: bool = True) -> Callable[[int | None], str]:

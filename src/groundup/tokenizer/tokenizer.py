@@ -197,7 +197,7 @@ class StreamDecoder:
     """Decodes tokens as they come, and holds back bytes until their character is whole.
 
     The pieces of `push` and the last one of `finish` together are `tokenizer.decode` of all tokens, or `decode_within` where
-    they go on with other text (`within`).
+    they continue other text (`within`).
     """
 
     def __init__(self, tokenizer: Tokenizer, within: bool = False) -> None:

@@ -35,7 +35,7 @@ def save(
 ) -> None:
     """All processes call it, since sharded tensors are put together; the first writes.
 
-    beside: the digest of what else the state goes on from, which `latest` asks for.
+    beside: the digest of what else the state depends on, which `latest` asks for.
     """
     wholes = (whole(tensor.detach()) for tensor in tensors.values())
     if not processes.first:

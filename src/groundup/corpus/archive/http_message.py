@@ -16,7 +16,7 @@ STATUS = re.compile(rb"\s*HTTP/\d(?:\.\d+)?[ \t]+(\d{3})")
 CHUNK_SIZE = re.compile(rb"(?:\r?\n)?[ \t]*([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
 BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # bytes that no text has
 STEP = 1 << 16
-SMALL_STEP = 64  # where a body is damaged, so that what precedes the damage is had
+SMALL_STEP = 64  # where a body is damaged, so that what precedes the damage is read
 
 
 @dataclass

@@ -138,8 +138,8 @@ class _Window:
         self.at += len(taken)
         return taken
 
-    def matches(self, pattern: re.Pattern[bytes], offset: int = 0) -> re.Match[bytes] | None:
-        return pattern.match(self.data, self.at + offset)
+    def matches(self, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
+        return pattern.match(self.data, self.at)
 
     def find(self, pattern: re.Pattern[bytes], start: int, end: int) -> int | None:
         """Distance from the next byte to the first match within these distances."""

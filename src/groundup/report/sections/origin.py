@@ -69,7 +69,7 @@ def commands(made: Made) -> list[tuple[str, str]]:
         report = ["tokenizer", "report", run / "tokenizer", "--on", run, "--out", f"{run}-tokenizer.html"]
         found.append(("See what the tokenizer does to texts.", report))
     if "ppo" not in results:
-        found.insert(0, ("Go on with this run.", ["run", recipe, "--run", run]))
+        found.insert(0, ("Resume this run.", ["run", recipe, "--run", run]))
     return [(what, shlex.join(["groundup", *map(str, words)])) for what, words in found]
 
 
