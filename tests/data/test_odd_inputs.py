@@ -80,10 +80,11 @@ def test_damage_is_said_with_what_to_do():
 
 
 HEAD, ROWS = "parameters,tokens,loss", [f"{n + 1}e6,{n + 1}e8,{3 - n / 10}" for n in range(3)]
+TABLE = "\n".join([HEAD, *ROWS])
 TABLES = {
-    "plain": "\n".join([HEAD, *ROWS]).encode(), "gzip": gzip.compress("\n".join([HEAD, *ROWS]).encode()),
-    "UTF-16": "\n".join([HEAD, *ROWS]).encode("utf-16"), "mark": ("\ufeff" + "\r\n".join([HEAD, *ROWS])).encode(),
-    "semicolons": "\n".join([HEAD, *ROWS]).replace(",", ";").encode(), "tabs": "\n".join([HEAD, *ROWS]).replace(",", "\t").encode(),
+    "plain": TABLE.encode(), "gzip": gzip.compress(TABLE.encode()), "UTF-16": TABLE.encode("utf-16"),
+    "mark": ("\ufeff" + TABLE.replace("\n", "\r\n")).encode(), "semicolons": TABLE.replace(",", ";").encode(),
+    "tabs": TABLE.replace(",", "\t").encode(),
 }  # fmt: skip
 
 

@@ -160,9 +160,17 @@ def test_a_template_that_breaks_out_of_its_bounds_is_refused_in_a_line(tmp_path,
 
 
 def test_what_is_pythons_own_is_nothing_to_a_template(tmp_path):
-    text = "{{ '' | attr('__class__') }}{{ raise_exception.__globals__ }}{{ messages.__class__ }}{{ cycler }}."
+    text = "{{ '' | attr('__class__') }}{{ raise_exception.__globals__ }}{{ messages.__class__ }}{{ cycler }}"
+    text += "{{ messages[0].content }}."
     tokenizer = Tokenizer.load(publish(tmp_path, text))
-    assert shown(tokenizer, render(tokenizer, TALK[:1], add_generation_prompt=True)[0]) == "."
+    assert shown(tokenizer, render(tokenizer, TALK[:1], add_generation_prompt=True)[0]) == "hello."
+
+
+@pytest.mark.parametrize("program", ["", "{{ messages[5] }}", "version https://git-lfs.github.com/spec/v1\nsize 12\n"])
+def test_a_template_that_leaves_out_what_is_said_is_refused(tmp_path, program):
+    tokenizer = Tokenizer.load(publish(tmp_path, program))
+    with pytest.raises(UserError, match="leaves out what the user says; get chat_template"):
+        render(tokenizer, TALK[:1], add_generation_prompt=True)
 
 
 @pytest.mark.parametrize(

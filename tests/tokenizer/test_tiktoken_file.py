@@ -57,5 +57,5 @@ def test_the_verb_and_what_it_refuses(toy_decoder, toy_tokenizer, tmp_path, grou
     done = groundup_here("export", tmp_path / "model", "--to", "tiktoken", "--out", out)
     assert done.returncode == 0 and opened(out).encode_ordinary("the path") == list(toy_tokenizer.encode("the path"))
     for words, said in ((("--to", "onnx"), "gguf or tiktoken"), (("--to", "tiktoken", "--type", "f32"), "--type")):
-        done = groundup_here("export", tmp_path / "model", "--out", out, *words)
+        done = groundup_here("export", tmp_path / "model", "--out", tmp_path / "refused", *words)
         assert done.returncode == 2 and said in done.stderr

@@ -94,6 +94,16 @@ def kind_of(path: Path) -> Kind:
     return kind._replace(form=_json_form(text, ending))
 
 
+def is_page(path: Path, kind: Kind) -> bool:
+    """Whether a text is a page of HTML, whatever its name says."""
+    try:
+        with open_plain(path) as file:
+            head = streams.content(file, kind.packing, kind.encoding, kind.mark).read(512)
+    except (OSError, EOFError, pa.ArrowException):
+        return False
+    return re.match(rb"\s*<(?:!doctype\s+html|html)\b", head, re.IGNORECASE) is not None
+
+
 def files_of(folder: Path, endings: Sequence[str]) -> tuple[list[str], list[str]]:
     """Files in and below a folder that have one of the endings (compressed or not), and those that have none of them.
 

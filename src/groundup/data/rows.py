@@ -23,7 +23,7 @@ import groundup.core.arrow  # noqa: F401 (for what it keeps away)
 from groundup.core.errors import UserError
 from groundup.core.plain_files import open_plain
 from groundup.data import streams
-from groundup.data.kinds import CONTROLS, Kind, kind_of
+from groundup.data.kinds import CONTROLS, Kind, is_page, kind_of
 
 MAX_TEXT_BYTES = 64 << 20  # of one document
 BATCH_BYTES = 1 << 20
@@ -81,7 +81,7 @@ def batches(
     kind = kind or kind_of(path)
     if kind.form == "archive":
         raise UserError(f"{path}: a web archive, not a file of texts: `groundup corpus` makes texts of it")
-    if kind.form == "text" and _is_page(path, kind):
+    if kind.form == "text" and is_page(path, kind):
         raise UserError(f"{path}: a web page, not a text: `groundup corpus` makes texts of it")
     if kind.form == "parquet":
         yield from _parquet(path, text, others, refused, part, max_bytes)
@@ -93,15 +93,6 @@ def batches(
     else:
         found = _with_column(records(path, refused, kind, part, 2 * max_bytes), path, text, part)
     yield from gathered(found, str(path), text, others, refused, max_bytes)
-
-
-def _is_page(path: Path, kind: Kind) -> bool:
-    try:
-        with open_plain(path) as file:
-            head = streams.content(file, kind.packing, kind.encoding, kind.mark).read(512)
-    except DAMAGE:
-        return False
-    return re.match(rb"\s*<(?:!doctype\s+html|html)\b", head, re.IGNORECASE) is not None
 
 
 def texts(path: Path, refused: Refused, kind: Kind) -> Iterator[bytes]:
@@ -142,6 +133,7 @@ def _dicts(path: Path, start: int, batch: pa.RecordBatch, refused: Refused) -> I
             [row] = one.to_pylist()
         except UnicodeDecodeError:
             refused.add("invalid UTF-8", f"{path}: row {start + number + 1}")
+            continue
         except (ValueError, OverflowError, pa.ArrowException):
             # Python has no time of nanoseconds, nor one after the year 9999; a row is not lost for its date.
             plain = [name for name in one.schema.names if not pa.types.is_temporal(one.schema.field(name).type)]
@@ -150,20 +142,17 @@ def _dicts(path: Path, start: int, batch: pa.RecordBatch, refused: Refused) -> I
             except (ValueError, OverflowError, pa.ArrowException):
                 refused.add(DAMAGED, f"{path}: row {start + number + 1}")
                 continue
-            yield start + number, row
-        else:
-            yield start + number, row
+        yield start + number, row
 
 
 def _read(value: Any) -> Any:
-    """What a row of Parquet holds, with bytes that are UTF-8 as the text that they are: some writers know no strings."""
+    """What a row of Parquet holds, with bytes that are UTF-8 as text: some writers know no strings."""
     if isinstance(value, dict):
         return {name: _read(one) for name, one in value.items()}
     if isinstance(value, list):
         return [_read(one) for one in value]
-    if isinstance(value, bytes):
-        with suppress(UnicodeDecodeError):
-            return value.decode()
+    with suppress(UnicodeDecodeError):
+        return value.decode() if isinstance(value, bytes) else value
     return value
 
 

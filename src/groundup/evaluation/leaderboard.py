@@ -74,10 +74,14 @@ class Row(BaseModel):
 
 def require_file(path: Path) -> None:
     """Before hours are spent. Raises UserError for what is no plain file, and for one of other things, which would be spoilt."""
-    if (path.exists() and not path.is_file()) or (path.is_symlink() and not path.exists()):
-        raise UserError(f"{path}: not a plain file; give the name of the leaderboard, such as leaderboard.jsonl")
+    _require_plain(path)
     if path.is_file() and path.stat().st_size:
         load(path)
+
+
+def _require_plain(path: Path) -> None:
+    if (path.exists() and not path.is_file()) or (path.is_symlink() and not path.exists()):
+        raise UserError(f"{path}: not a plain file; give the name of the leaderboard, such as leaderboard.jsonl")
 
 
 def row_of(
@@ -132,6 +136,7 @@ def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
     Raises UserError where another process holds the file for a minute.
     """
+    _require_plain(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     try:

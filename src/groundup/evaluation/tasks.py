@@ -143,7 +143,7 @@ def read_settings(path: Path) -> TaskFile:
         key = ".".join(str(part) for part in first["loc"])[:80]
         raise UserError(f"{path}: {key}: {first['msg'][:150]}; docs/evaluation.md shows a task file") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        raise UserError(f"{path}: not TOML: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not TOML ({str(error)[:100]}); docs/evaluation.md shows a task file") from None
     if missing := [key for key in NEEDED[settings.kind] if not getattr(settings, key)]:

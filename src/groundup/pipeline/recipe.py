@@ -107,7 +107,7 @@ def load(path: Path, overrides: list[str] | None = None, minutes: float | None =
     except RecursionError:
         raise UserError(f"{path}: not valid TOML: nested too deep") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        raise UserError(f"{path}: not valid TOML: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except ValueError as error:  # TOML's, and that of a number of thousands of digits
         raise UserError(f"{path}: not valid TOML: {str(error)[:150]}") from None
     except OSError as error:

@@ -182,6 +182,7 @@ class Run:
         if not (work / MANIFEST).is_file():
             return
         read_manifest(work)
+        (work / KEY).unlink(missing_ok=True)
         if final.is_dir() and not final.is_symlink():  # what a link leads to is not ours to take away
             (final / MANIFEST).unlink(missing_ok=True)
         _remove(final)
@@ -232,7 +233,7 @@ class Run:
     def _require_own(self, step: Step) -> None:
         """What stands in place of a step's folder and is none of ours is not taken away, as work that was cut off is."""
         final, work = self.folder / step.name, self._partial(step)
-        marks = {final: [final / MANIFEST, work / MANIFEST], work: [work / MANIFEST, work / KEY]}
+        marks = {final: [final / MANIFEST, work / MANIFEST], work: [work / MANIFEST, work / KEY, work / f"{KEY}.partial"]}
         for folder, any_of in marks.items():
             if folder.is_symlink() or not folder.exists():
                 continue
@@ -283,7 +284,7 @@ def make_alone(
             raise UserError(f"{folder}: holds another result ({'; '.join(changes)[:120]}); give another folder, or delete it")
         verify(folder)
         return manifest
-    for path, ours in ((folder, False), (work, (work / KEY).is_file())):
+    for path, ours in ((folder, False), (work, (work / KEY).is_file() or (work / MANIFEST).is_file())):
         if path.exists() and not ours and not (path.is_dir() and not any(path.iterdir())):
             raise UserError(f"{path}: is there already, and not empty; give another folder, or delete it")
     if work.exists() and not _same_key(work / KEY, key):
@@ -331,9 +332,11 @@ def write_manifest(
         "seconds": round(seconds, 1),
         "results": results,
     }
-    for path in aside:
+    for path in aside[1:]:
         path.unlink(missing_ok=True)
-    return write_sealed(work / MANIFEST, manifest)
+    written = write_sealed(work / MANIFEST, manifest)
+    (work / KEY).unlink(missing_ok=True)  # last: a folder with neither is taken for somebody else's
+    return written
 
 
 def _remove(path: Path) -> None:
