@@ -73,12 +73,9 @@ def evaluate(
         raise UserError(f"{data}: one file holds the examples of one task; give the folder of all files")
     if leaderboard:
         require_file(leaderboard)
-    if out and (out / RESULTS).is_file() and not read_object(out / RESULTS).keys() >= {"results", "comparisons"}:
-        raise UserError(f"{out / RESULTS}: is there already, and of no evaluation; give another --out")
-    opened = [open_task(name, data, few_shot) for name in tasks]
-    for task in opened:
-        if task.settings.kind in ("choices", "pairs"):
-            _convention(task)  # refuses a wrong one before any work
+    if out:
+        _require_ours(out / RESULTS)
+    opened = [_checked(open_task(name, data, few_shot)) for name in tasks]
     asked = [(task, begin(task, limit)) for task in opened]
     variants: dict[str, list[robustness.Variant]] = {}
     if robust:
@@ -116,15 +113,31 @@ def evaluate(
         if some := variants.get(result["task"]):
             clean, *others = (rights[result["model"], task] for task in (result["task"], *(task.name for task, _ in some)))
             result["robustness"] = robustness.figures(clean, some, others)
-    for task, examples in asked:
-        if examples.refused:
-            logger.warning("%s: rows skipped: %s", task.name, examples.refused)
+    _tell_refused(asked)
     everything = {"results": results, "comparisons": _comparisons(models, opened, rights)}
     if out:
         write_json(out / RESULTS, everything)
     if leaderboard:
         append(leaderboard, rows)
     return everything
+
+
+def _require_ours(path: Path) -> None:
+    if path.is_file() and not read_object(path).keys() >= {"results", "comparisons"}:
+        raise UserError(f"{path}: is there already, and of no evaluation; give another folder")
+
+
+def _checked(task: Task) -> Task:
+    """A wrong convention is refused before any work."""
+    if task.settings.kind in ("choices", "pairs"):
+        _convention(task)
+    return task
+
+
+def _tell_refused(asked: Sequence[tuple[Task, Examples]]) -> None:
+    for task, examples in asked:
+        if examples.refused:
+            logger.warning("%s: rows skipped: %s", task.name, examples.refused)
 
 
 def _comparisons(models: Sequence[str], tasks: Sequence[Task], rights: Rights) -> list[dict[str, Any]]:
@@ -247,7 +260,7 @@ def _found(path: Path, key: dict[str, Any], examples: Examples, part: int) -> li
     note = path.with_suffix(".key.json")
     key = json.loads(json.dumps(key))
     if path.is_file() and path.stat().st_size and not note.is_file():
-        raise UserError(f"{path}: is there already, and no records of an evaluation; give another --out")
+        raise UserError(f"{path}: is there already, and no records of an evaluation; give another folder")
     if not (path.is_file() and note.is_file() and read_object(note) == key):
         if path.is_file():
             logger.warning("%s: of another model, task or data: begun anew", path)
