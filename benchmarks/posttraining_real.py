@@ -33,8 +33,7 @@ from groundup.tokenizer.tokenizer import Tokenizer
 TEXTS = ("c4_demo", "movie_reviews", "gum")
 TALKS = ("alpaca_demo_999.json.gz", "gpteacher_roleplay.json.gz", "oasst_100_trees.jsonl.gz")
 PAIRS = "hh_harmless_test.jsonl.gz"
-CONTEXT, VOCABULARY, ASKED, MOST = 512, 4096, 48, 256
-LIKE_PEOPLES = 0.9  # of the share of people's answers that end within MOST tokens
+CONTEXT, VOCABULARY, ASKED, MOST = 512, 4096, 100, 256
 
 
 def read(tokenizer: Tokenizer, rows: Sequence[dict]) -> list[Row]:
@@ -49,10 +48,10 @@ def nats(model: LanguageModel, rows: list[Row]) -> list[float]:
     ]
 
 
-def ended(model: LanguageModel, tokenizer: Tokenizer, rows: Sequence[dict]) -> float:
-    """Share of the answers to held-out prompts that end within MOST tokens, sampled as they come."""
+def ended(model: LanguageModel, tokenizer: Tokenizer, rows: Sequence[dict]) -> list[float]:
+    """Of the answers to held-out prompts, sampled as they come: 1 for those that end within MOST tokens, 0 for the others."""
     answers = answer(model, tokenizer, [asked_of(row) for row in rows], Sampling(MOST, temperature=1.0), 0)
-    return sum(end for _, end in answers) / len(answers)
+    return [float(end) for _, end in answers]
 
 
 class Judged(NamedTuple):
@@ -132,7 +131,11 @@ def main() -> None:
         )
         ends = [ended(one.network, model.tokenizer, unseen[:ASKED]) for one in (base, model)]
         of_people = float(np.mean([sum(spoken) <= MOST for _, spoken in rows]))
-        print(f"answers that end within {MOST} tokens: {ends[0]:.0%} -> {ends[1]:.0%} of {ASKED}; people's {of_people:.0%}")
+        more = difference(ends[1], ends[0])
+        print(
+            f"answers that end within {MOST} tokens: {np.mean(ends[0]):.0%} -> {np.mean(ends[1]):.0%} of {ASKED}, "
+            f"{interval(more)} more; people's {of_people:.0%}"
+        )
         judged = reward_models(model, options.data / "preferences" / PAIRS, folder, options.rows)
     print(
         f"reward model: right on {interval(judged.right, 'accuracy')} of {judged.right['n']:,} pairs; the longer answer is "
@@ -141,7 +144,7 @@ def main() -> None:
         f"{time.process_time() - begun:.0f} s of processor time"
     )
     ahead = judged.ahead_of_longer
-    holds = gained["low"] > 0 and ends[1] > max(LIKE_PEOPLES * of_people, ends[0]) and ahead["low"] > 0
+    holds = gained["low"] > 0 and more["low"] > 0 and ahead["low"] > 0
     conclude(claim, ahead["low"], "share", 0.0, holds, peer="SFT: held-out nats a token gained", peer_figure=gained["difference"])
 
 
