@@ -76,6 +76,7 @@ def test_architectures_stand_on_one_axis(ladders, groundup_here):
     assert drawn.count("<svg") == 1 and "tokens of context" in drawn
     assert ElementTree.fromstring(drawn).tag == "{http://www.w3.org/2000/svg}svg"  # by itself,
     assert "--series-1: #" in drawn  # and in colour
+    assert "math" not in drawn  # labels of axes are no formulas, which nobody renders
 
 
 def test_places_are_of_the_largest_run_that_all_ladders_have(ladders):

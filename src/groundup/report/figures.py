@@ -162,9 +162,7 @@ def curve(
         axes = figure.subplots()
         axes.errorbar(xs, ys, errors, color=SERIES[0], marker="o", markersize=3, linewidth=1.2, capsize=2)
         axes.plot([marked], [ys[xs.index(marked)]], "o", color=SERIES[1], markersize=8, fillstyle="none", markeredgewidth=1.6)
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(xs, [f"{x:,.0f}" for x in xs], rotation=45 if len(xs) > 6 else 0)
-        axes.minorticks_off()
+        _doublings(axes, xs)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         return _svg(figure, name)
@@ -224,7 +222,7 @@ def architectures(name: str, found: Mapping[str, Mapping[str, Any]]) -> str:
         runs.yaxis.set_minor_locator(_few_ticks())
         runs.yaxis.set_major_formatter("{x:.1f}")
         runs.yaxis.set_minor_formatter("")
-        places.set_xscale("log", base=2)
+        _doublings(places, [2 ** (place + 1) for place in range(max(len(one["by_place"]) for one in found.values()))])
         for axes, label in ((runs, "FLOP"), (places, "tokens of context, at most")):
             axes.set_xlabel(label)
             axes.set_ylabel("loss, nats a token")
@@ -360,6 +358,12 @@ def _powers_of_ten(axes: Any) -> None:
     axes.xaxis.set_major_locator(LogLocator(numticks=6))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(power))
+
+
+def _doublings(axes: Any, xs: Sequence[float]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(xs, [f"{x:,.0f}" for x in xs], rotation=45 if len(xs) > 6 else 0)
+    axes.minorticks_off()
 
 
 def _few_ticks() -> Any:
