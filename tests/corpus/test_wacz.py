@@ -129,7 +129,7 @@ def test_deflate64_and_other_compressions_and_encryption_are_refused(tmp_path, o
     reason = "encrypted" if offset == 6 else "damaged"
     found, _, refused = read(path)
     assert (found, refused) == (["1"], Refused({reason: 1}))
-    assert refused.first == f"{path}: archive/a.warc.gz: {reason}"
+    assert refused.first.startswith(f"{path}: archive/a.warc.gz: {reason}")
 
 
 def encrypted(path, names) -> None:

@@ -252,6 +252,10 @@ def test_whatever_stands_in_place_of_a_stage(tmp_path, kind):
         os.mkfifo(path / "stage.json")
     else:
         path.write_text("x")
+        with pytest.raises(UserError, match="no step of a run made it"):
+            Run(tmp_path, recipe(), two_stages()).execute()
+        assert path.read_text() == "x"
+        return
     Run(tmp_path, recipe(), two_stages()).execute()
     assert (tmp_path / "first" / "a.txt").read_text() == "aaaa"
 
