@@ -1,7 +1,8 @@
 """Six tasks without examples, each a whole process, over lm-eval's hf model: geometric mean of how many times faster.
 
-PIQA, ARC easy, HellaSwag, WinoGrande, LAMBADA and BLiMP; the model is that of `evaluation_lm_eval.py`. Where answers can be
-listed by letters ours has nine figures, lm-eval two. Both sides alternate; accuracies must be equal.
+PIQA, ARC easy, HellaSwag, WinoGrande, LAMBADA and BLiMP; the model is that of `evaluation_lm_eval.py`, and as there lm-eval is
+asked for those of our figures that it has: the answer by sum, by character, by byte and by PMI, and, where ours lists the
+answers by letters, the letter. Both sides alternate; accuracies must be equal.
 """
 
 import argparse
@@ -17,16 +18,29 @@ from common import ROOT, conclude
 from evaluation_lm_eval import CLOSE, OURS, PEER, measured, save, shown
 
 BAR = 4.0
-MULTIPLE = "output_type: multiple_choice\nmetric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+METRICS = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info")
+
+
+def multiple(*metrics: str) -> str:
+    listed = [{"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in metrics]
+    return f"output_type: multiple_choice\nmetric_list: {json.dumps(listed)}\n"
+
+
 TASKS = {
-    "piqa": MULTIPLE + 'doc_to_text: "{{query}}Answer:"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: gold\n',
-    "arc_easy": MULTIPLE + 'doc_to_text: "{{query}}\\nAnswer:"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: gold\n',
-    "hellaswag": MULTIPLE + 'doc_to_text: "{{query}}"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: gold\n',
-    "winogrande": MULTIPLE
+    "piqa": multiple(*METRICS) + 'doc_to_text: "{{query}}Answer:"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: gold\n',
+    "arc_easy": multiple(*METRICS) + 'doc_to_text: "{{query}}\\nAnswer:"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: gold\n',
+    "hellaswag": multiple(*METRICS) + 'doc_to_text: "{{query}}"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: gold\n',
+    "winogrande": multiple("acc")
     + 'doc_to_text: gold\ndoc_to_choice: "{{context_options}}"\ndoc_to_target: "{{continuation}}"\n',
     "lambada": "output_type: loglikelihood\nmetric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
     'doc_to_text: "{{context}}"\ndoc_to_target: " {{continuation}}"\n',
-    "blimp": MULTIPLE + 'doc_to_text: ""\ndoc_to_choice: "{{[sentence_good, sentence_bad]}}"\ndoc_to_target: 0\n',
+    "blimp": multiple("acc") + 'doc_to_text: ""\ndoc_to_choice: "{{[sentence_good, sentence_bad]}}"\ndoc_to_target: 0\n',
+}
+LISTED = "{% for one in choices %}{{ 'ABCDE'[loop.index0] }}. {{ one }}\\n{% endfor %}Answer:"
+LETTERS = {
+    task: multiple("acc") + f'doc_to_text: "{{{{query}}}}{between}{LISTED}"\n'
+    'doc_to_choice: "{{ \'ABCDE\'[:choices | length] | list }}"\ndoc_to_target: gold\n'
+    for task, between in (("piqa", ""), ("arc_easy", "\\n"))
 }
 
 
@@ -48,9 +62,11 @@ def main() -> None:
         for task in options.tasks.split(","):
             write(work, data, task, options.examples)
             ours = measured(OURS, str(work / "model"), str(work / f"{task}.jsonl"), task, str(time.time()))
-            theirs = measured(PEER, str(work / "model"), str(work), options.batch, f"plain_{task}", "0")
-            [mine] = [one["accuracy"] for kind, one in ours["scores"].items() if kind == "answer"]
-            same = same and abs(mine - theirs["scores"][f"plain_{task}"]["acc,none"]) < CLOSE
+            asked = [f"plain_{task}", *([f"letter_{task}"] if task in LETTERS else [])]
+            theirs = measured(PEER, str(work / "model"), str(work), options.batch, ",".join(asked), "0")
+            for name, convention in zip(asked, ("answer", "letter"), strict=False):
+                mine = ours["scores"][convention]["accuracy"]
+                same = same and abs(mine - theirs["scores"][name]["acc,none"]) < CLOSE
             ratios.append(theirs["seconds"] / ours["seconds"])
             processor.append(theirs["processor"] / ours["processor"])
             print(f"{task}: ours {shown(ours)}; lm-eval {shown(theirs)}: {ratios[-1]:.1f} times", flush=True)
@@ -65,10 +81,12 @@ def write(work: Path, data: Path, task: str, count: int) -> None:
     with gzip.open(path, "rt", encoding="utf-8") as file:
         (work / f"{task}.jsonl").write_text("".join(islice(file, count)), encoding="utf-8")
     files = json.dumps({"test": str(work / f"{task}.jsonl")})
-    (work / f"plain_{task}.yaml").write_text(
-        f"task: plain_{task}\ndataset_path: json\ndataset_kwargs: {{cache_dir: {work}/cache, data_files: {files}}}\n"
-        f"test_split: test\n{TASKS[task]}"
-    )
+    for name, shape in (("plain", TASKS), ("letter", LETTERS)):
+        if task in shape:
+            (work / f"{name}_{task}.yaml").write_text(
+                f"task: {name}_{task}\ndataset_path: json\ndataset_kwargs: {{cache_dir: {work}/cache, data_files: {files}}}\n"
+                f"test_split: test\n{shape[task]}"
+            )
 
 
 if __name__ == "__main__":
