@@ -9,8 +9,8 @@ import pytest
 
 from groundup.core.errors import UserError
 from groundup.data.contracts import read_conversations, read_preferences
+from groundup.data.csv_table import csv_table
 from groundup.data.rows import Refused, batches
-from groundup.data.tables import read_table
 from groundup.scaling import mixture_laws, runs
 from groundup.tokenizer import documents
 
@@ -91,7 +91,7 @@ TABLES = {
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_of_runs_is_the_same_in_every_wrapping(tmp_path, name):
     (tmp_path / "runs.csv").write_bytes(TABLES[name])
-    assert read_table(tmp_path / "runs.csv") == [line.split(",") for line in (HEAD, *ROWS)]
+    assert csv_table(tmp_path / "runs.csv") == [line.split(",") for line in (HEAD, *ROWS)]
     assert runs.read(tmp_path / "runs.csv").parameters.tolist() == [1e6, 2e6, 3e6]
 
 
@@ -100,7 +100,7 @@ def test_tables_that_are_none(tmp_path):
     for content, said in ((b"PK\x03\x04" + b"\0" * 99, "zip archive"), (b"PAR1" + b"\0" * 99, "a text is wanted")):
         path.write_bytes(content)
         with pytest.raises(UserError, match=said):
-            read_table(path)
+            csv_table(path)
     path.write_text("weight_,weight_b,loss_x\n" + "0.5,0.5,3\n" * 9)
     with pytest.raises(UserError, match="without the name of its domain"):
         mixture_laws.read(path)

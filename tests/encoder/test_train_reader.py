@@ -80,7 +80,7 @@ def test_other_settings_begin_anew_and_say_so(tmp_path, capsys):
     trained(out, questions)
     first = (out / "model.safetensors").read_bytes()
     trained(out, questions, seed=1)
-    assert (out / "model.safetensors").read_bytes() != first and "begun anew" in capsys.readouterr().err
+    assert (out / "model.safetensors").read_bytes() != first and "started again" in capsys.readouterr().err
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):

@@ -219,7 +219,7 @@ def test_records_of_another_model_or_task_are_not_gone_on_with(models, data, tmp
     said = []
     monkeypatch.setattr(evaluation.logger, "warning", lambda text, *_: said.append(text))
     call(models, data, tmp_path)
-    assert len(said) == 1 and "begun anew" in said[0]
+    assert len(said) == 1 and "started again" in said[0]
     assert (tmp_path / "one" / "blimp.jsonl").read_bytes() == content and note.read_text() == before
 
 

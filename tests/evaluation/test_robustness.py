@@ -232,7 +232,7 @@ def test_the_verb(groundup_here, model, rows, tmp_path):
     # Other slips are other records.
     (tmp_path / "slips").write_text("retrned->returned\n")
     done = groundup_here(*words, "--robustness", "--misspellings", tmp_path / "slips")
-    assert done.returncode == 0 and done.stderr.count("begun anew") == 1 and "mmlu.typos" in done.stderr
+    assert done.returncode == 0 and done.stderr.count("started again") == 1 and "mmlu.typos" in done.stderr
 
 
 def test_what_a_perturbation_leaves_is_the_clean_result(model, rows):

@@ -154,7 +154,7 @@ def pool(workers: int, ray: str | None = None) -> Iterator[Pool]:
 
 
 class _Helper(SpawnProcess):
-    """Does not run the program's main file again: a script that has no `if __name__ == "__main__"` would begin anew in
+    """Does not run the program's main file again: a script that has no `if __name__ == "__main__"` would start again in
     every helper. Jobs are functions of modules, so nothing of that file is needed."""
 
     def start(self) -> None:

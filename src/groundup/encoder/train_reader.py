@@ -136,7 +136,7 @@ def _begin(out: Path, key: dict[str, Any]) -> dict[str, Any] | None:
     if before is None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: there is something else already; give another folder, or delete it")
     if before is not None and before != json.loads(json.dumps(key)):
-        logger.warning(f"{out} is of other questions or settings: begun anew")
+        logger.warning(f"{out} is of other questions or settings: started again")
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     write_sealed(out / KEY, key)

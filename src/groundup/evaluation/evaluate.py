@@ -256,14 +256,14 @@ def _speed(name: str) -> dict[str, Any]:
 
 
 def _found(path: Path, key: dict[str, Any], examples: Examples, part: int) -> list[Record]:
-    """Whole parts of records that a call with the same key wrote. The file is cut to them; of another key it is begun anew."""
+    """Whole parts of records that a call with the same key wrote. The file is cut to them; of another key it is started again."""
     note = path.with_suffix(".key.json")
     key = json.loads(json.dumps(key))
     if path.is_file() and path.stat().st_size and not note.is_file():
         raise UserError(f"{path}: is there already, and no records of an evaluation; give another folder")
     if not (path.is_file() and note.is_file() and read_object(note) == key):
         if path.is_file():
-            logger.warning("%s: of another model, task or data: begun anew", path)
+            logger.warning("%s: of another model, task or data: started again", path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("", encoding="utf-8")
         write_json(note, key)

@@ -26,7 +26,7 @@ from groundup.core import toml
 from groundup.core.config import named_numbers, shown
 from groundup.core.errors import UserError
 from groundup.core.files import write_text
-from groundup.data.tables import read_table
+from groundup.data.csv_table import csv_table
 from groundup.scaling.laws import percentiles, resampled
 
 KINDS = ("linear", "square-roots", "exponential")
@@ -57,7 +57,7 @@ def read(path: Path) -> Swarm:
     Raises UserError for another table, and with the line for an entry that is missing or negative, or weights that do not
     add up to 1.
     """
-    lines = read_table(path)
+    lines = csv_table(path)
     head = [name.strip() for name in lines[0]] if lines else []
     places = {kind: [n for n, name in enumerate(head) if name.startswith(kind)] for kind in ("weight_", "loss_")}
     if len(places["weight_"]) < 2 or not places["loss_"]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from groundup.core.config import shown
 from groundup.core.errors import UserError
-from groundup.data.tables import read_table
+from groundup.data.csv_table import csv_table
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def read(path: Path) -> Runs:
     Raises UserError for a file that is not such a table, and with the line for an entry that is missing, no number or not
     positive.
     """
-    lines = read_table(path)
+    lines = csv_table(path)
     head, rows = _head(path, lines[0] if lines else []), [(n, row) for n, row in enumerate(lines[1:], 2) if any(row)]
     if len(rows) > MOST_RUNS:
         raise UserError(f"{path}: {len(rows):,} runs; {MOST_RUNS:,} are the most that are fitted")

@@ -102,7 +102,7 @@ def _of_seven_bits(body: bytes, stated: str | None) -> tuple[str, int]:
 
 def _aligned(body: bytes, codec: str) -> tuple[str, int]:
     """UTF-16: where a byte is lost or too many, what follows would be other characters, so the tags and line ends that are not in
-    step with those before begin anew."""
+    step with those before start again."""
     parts, start, odd = [], 0, 0
     for mark in UTF16_TAGS[codec].finditer(body):
         if mark.start() % 2 != odd:

@@ -1,6 +1,7 @@
 """A small table of CSV as a whole, such as the runs of a ladder; in any wrapping that rows may come in."""
 
 import csv
+import io
 from pathlib import Path
 
 from groundup.core.errors import UserError
@@ -8,13 +9,13 @@ from groundup.data.kinds import delimiter_of
 from groundup.data.text import read_whole
 
 
-def read_table(path: Path) -> list[list[str]]:
-    """The lines of a file, its head among them, cut at the commas, semicolons or tabs that the head has.
+def csv_table(path: Path) -> list[list[str]]:
+    """The rows of a file, its head among them, cut at the commas, semicolons or tabs that the head has.
 
     Raises UserError as `read_whole`, and for what is no CSV.
     """
     text = read_whole(path)
     try:
-        return list(csv.reader(text.splitlines(), delimiter=delimiter_of(text)))
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text)))
     except csv.Error as error:
         raise UserError(f"{path}: not a CSV ({error}); save the table as CSV") from None
