@@ -129,7 +129,8 @@ def test_deflate64_and_other_compressions_and_encryption_are_refused(tmp_path, o
     reason = "encrypted" if offset == 6 else "damaged"
     found, _, refused = read(path)
     assert (found, refused) == (["1"], Refused({reason: 1}))
-    assert refused.first.startswith(f"{path}: archive/a.warc.gz: {reason}")
+    again = ": get the file again" if reason == "damaged" else ""
+    assert refused.first == f"{path}: archive/a.warc.gz: {reason}{again}"
 
 
 def encrypted(path, names) -> None:
