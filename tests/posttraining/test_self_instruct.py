@@ -71,6 +71,7 @@ class Server:
 
     def status(self, content):
         with self.lock:
+            again = content in self.seen
             self.seen.append(content)
             number = len(self.seen)
         if self.hold and number >= self.hold and not self.release.is_set():
@@ -80,6 +81,8 @@ class Server:
             return 200
         if "ragol" in content["prompt"].split("Task:")[-1][:60]:
             return 400
+        if again:  # threads that keep step may meet the same troubled numbers at every attempt, until they give up
+            return 200
         return 429 if number % 7 == 0 else 500 if number % 11 == 0 else 200
 
     def __enter__(self):
