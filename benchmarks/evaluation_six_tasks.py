@@ -10,12 +10,11 @@ import gzip
 import json
 import math
 import tempfile
-import time
 from itertools import islice
 from pathlib import Path
 
 from common import ROOT, conclude
-from evaluation_lm_eval import CLOSE, OURS, PEER, measured, save, shown
+from evaluation_lm_eval import CLOSE, PEER, evaluated, measured, save, shown
 
 BAR = 4.0
 METRICS = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info")
@@ -61,7 +60,7 @@ def main() -> None:
         save(work / "model", data)
         for task in options.tasks.split(","):
             write(work, data, task, options.examples)
-            ours = measured(OURS, str(work / "model"), str(work / f"{task}.jsonl"), task, str(time.time()))
+            ours = evaluated(work / "model", work / f"{task}.jsonl", task)
             asked = [f"plain_{task}", *([f"letter_{task}"] if task in LETTERS else [])]
             theirs = measured(PEER, str(work / "model"), str(work), options.batch, ",".join(asked), "0")
             for name, convention in zip(asked, ("answer", "letter"), strict=False):

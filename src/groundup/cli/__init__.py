@@ -27,6 +27,7 @@ from groundup.cli.serve import serve
 from groundup.cli.tokenizer import tokenizer
 from groundup.core import log
 from groundup.core.errors import UserError
+from groundup.core.garbage import collect_seldom
 from groundup.core.text import message, printable
 
 app = typer.Typer(
@@ -229,6 +230,7 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # Arrow's own allocator keeps what was freed; the system's gives it back.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    collect_seldom()
     try:
         code = app(prog_name="groundup", standalone_mode=False)
         if code == INTERRUPTED:  # typer's own answer to Ctrl-C

@@ -23,6 +23,7 @@ from typing import Any
 
 from groundup.core import log
 from groundup.core.errors import UserError
+from groundup.core.garbage import collect_seldom
 
 ATTEMPTS = 3  # a job whose worker dies each time is what kills it: by its memory, most often
 AHEAD = 2  # jobs a helper that wait, so that none runs dry while a long one is done here
@@ -178,6 +179,7 @@ def _processes(helpers: int) -> Executor | None:
 
 
 def _begin(shown: int | None) -> None:
+    collect_seldom()
     if shown is not None:
         log.to_terminal(shown)
     _end_with_parent()

@@ -82,7 +82,8 @@ def _index(folder: Path) -> dict[str, str]:
 
 
 def build(make: Callable[[Any], Model], config: Any, folder: Path, checked: Callable[[], Any]) -> Model:
-    """What `make` makes of what `checked` returns, once the folder is known to hold tensors of the shapes of `config`.
+    """What `make` makes of what `checked` returns, once the folder is known to hold tensors of the shapes of `config`: its
+    parameters have no values yet.
 
     Raises UserError, before memory is asked for, when it does not, or when the sizes in config.json are no model.
     """
@@ -92,7 +93,8 @@ def build(make: Callable[[Any], Model], config: Any, folder: Path, checked: Call
             if (size := getattr(part, name, 0)) > len(held):
                 raise UserError(f"{folder}/config.json: {name} is {size}, but the files hold {len(held)} tensors")
     check(outline(make, config, f"{folder}/config.json"), held, folder)
-    return make(checked())
+    with _Unfilled():
+        return make(checked())
 
 
 def outline(make: Callable[[Any], Model], config: Any, where: str) -> Model:
@@ -105,7 +107,9 @@ def outline(make: Callable[[Any], Model], config: Any, where: str) -> Model:
 
 
 class _Unfilled(TorchFunctionMode):
-    """Parameters get no first values: without memory there are none, and to find that out torch imports sympy for two seconds."""
+    """Parameters get no first values. Where a folder's replace them, making them takes seconds for each billion; without memory
+    there are none, and to find that out torch imports sympy for two seconds.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
