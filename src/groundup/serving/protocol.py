@@ -3,6 +3,7 @@
 A field that is not named here is refused by name; one that is named is honoured, or refused for any value that is not.
 """
 
+import difflib
 import json
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -38,6 +39,7 @@ Kind = TypeVar("Kind", bound=Body)
 
 class StreamOptions(Body):
     include_usage: bool = False
+    include_obfuscation: Literal[False] = False  # no event is padded here
 
 
 class ResponseFormat(Body):
@@ -97,14 +99,16 @@ class ChatRequest(Generation):
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = None
     response_format: ResponseFormat | None = None
     tools: list[Any] | None = None
-    tool_choice: str | None = None
+    tool_choice: Any = None
     functions: list[Any] | None = None
     metadata: dict[str, Any] | None = None  # kept by OpenAI with what it stores, which nothing is here
 
     @model_validator(mode="after")
-    def _logprobs_first(self) -> "ChatRequest":
+    def _no_two_of_one_thing(self) -> "ChatRequest":
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs: only with logprobs = true")
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
+            raise ValueError("max_completion_tokens: another number than max_tokens, its older name; give one of them")
         return self
 
 
@@ -146,12 +150,16 @@ def _named(error: ValidationError | RecursionError, kind: type[Body]) -> Request
     same_field = [one for one in found if one["loc"][:1] == found[0]["loc"][:1]]
     first = max(same_field, key=lambda one: (not one["type"].endswith("_type"), len(one["loc"])))
     param = str(first["loc"][0]) if first["loc"] else None
+    where = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
-        return RequestError(f"unknown field {shown(param)}; known: {', '.join(kind.model_fields)}", param)
+        near = difflib.get_close_matches(where[:100], kind.model_fields if where == param else (), n=1, cutoff=0.8)
+        return RequestError(f"unknown field {shown(where)}: {f'did you mean {near[0]}?' if near else 'not read here'}", param)
     if first["type"] == "missing":
-        return RequestError(f"{param} is missing", param)
+        return RequestError(f"{where} is missing", param)
     text = first["msg"].removeprefix("Value error, ")
     if param is None:
         param = text.partition(":")[0]
         return RequestError(text, param)
+    if first["type"] in ("model_type", "dict_type"):
+        text = "input should be an object"
     return RequestError(f"{param} = {shown(first['input'])}: {text[0].lower()}{text[1:]}", param)
