@@ -21,7 +21,6 @@ from typing import Any
 
 import httpx
 import torch
-import uvicorn
 
 from common import conclude, machine
 from groundup.model import folder as folders
@@ -31,6 +30,7 @@ from groundup.serving.models import Capacity, open_all
 from groundup.serving.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from groundup.serving.runs import Runs
 from groundup.serving.web import bind
+from groundup.serving.web import server as server_of
 from groundup.tokenizer import bpe
 from groundup.tokenizer.tokenizer import Tokenizer
 
@@ -43,6 +43,7 @@ ANYTHING: list[Any] = [
     [], ["a"], [[1]], [[1], "a"], [None], [[[]]], [10**9], {}, {"a": []}, {"290": 100}, {"-1": 1}, {"x": "y"}, {"type": "text"},
     [{"role": "user", "content": "a"}], [{"role": "user", "content": [{"type": "text", "text": "a"}]}], [{"role": "tool"}],
 ]  # fmt: skip
+LARGE = [b" " * (9 << 20), b'{"model": "base", "prompt": [' + b"null, " * (1 << 20) + b"null]}"]
 QUESTION = [{"role": "user", "content": "what does it return"}]
 VALID: dict[str, tuple[Any, dict[str, Any]]] = {
     "/v1/completions": (CompletionRequest, {"model": "base", "prompt": "the path", "max_tokens": 2}),
@@ -117,7 +118,7 @@ def any_request(rng: random.Random) -> dict[str, Any]:
     if rng.random() < 0.15:
         data = rng.choice([
             data[: rng.randrange(len(data) + 1)], data + b"}", data.replace(b'"', b"\xff", 1), b"[" * 50_000, b"\x00" * 9, b"",
-            b'{"model": "base", "n": ' + b"9" * 5000 + b"}", b"NaN", data.replace(b"2", b"NaN"), b" " * (9 << 20),
+            b'{"model": "base", "n": ' + b"9" * 5000 + b"}", b"NaN", data.replace(b"2", b"NaN"), *LARGE,
         ])  # fmt: skip
     headers = json_kind | (rng.choice(HEADERS) if rng.random() < 0.1 else {})
     return {"method": "POST", "url": path, "headers": headers, "content": data}
@@ -145,7 +146,7 @@ def serving(work: Path) -> Iterator[str]:
     (work / "runs" / "one" / "base" / "metrics.jsonl").write_text('{"step": 0, "loss": 1.0}\n')
     app = create_app(open_all([str(work / "chat"), str(work / "base")], Capacity(slots=8, waiting=64)), runs=Runs(work / "runs"))
     listening = bind("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=2))
+    server = server_of(app, grace=2)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     while not server.started:

@@ -193,6 +193,26 @@ def test_by_a_link_with_a_token(browser, project, served):
     assert [event["annotator"] for event in log_of(store)] == ["ada"]
 
 
+def test_an_invitation_is_followed_from_a_page_of_another_site(browser, project, served):
+    """Of mail, say. In a frame there the page is not shown."""
+    from groundup.labelling.serve import invite
+
+    store = project(1)
+    token = invite(store, ["ada"])["ada"]
+    with served(store) as address:
+        page = browser.new_context().new_page()
+        mail = f'<a href="{address}/#token={token}">label</a><iframe src="{address}/"></iframe>'
+        page.route("http://mail.example/", lambda route: route.fulfill(body=mail, content_type="text/html"))
+        page.goto("http://mail.example/")
+        assert page.frames[1].locator("#choices").count() == 0
+        page.click("a")
+        page.wait_for_selector("#pair:visible")
+        page.keyboard.press("1")
+        sent(page)
+        page.context.close()
+    assert [event["annotator"] for event in log_of(store)] == ["ada"]
+
+
 def test_what_waits_is_sent_with_a_new_token_of_the_same_person_and_of_nobody_else(browser, project, served):
     from groundup.labelling.serve import invite
 

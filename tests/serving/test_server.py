@@ -153,7 +153,8 @@ def test_text_offset_says_where_a_token_stands_streamed_or_not(client, toy_token
     @settings(max_examples=15)
     @given(LETTERS | st.lists(st.integers(0, toy_tokenizer.size - 1), min_size=1, max_size=12), st.booleans(), st.integers(0, 99))
     def placed(prompt, echo, seed):
-        asked = {"model": "base", "prompt": prompt, "echo": echo, "seed": seed, "temperature": 2.0, "max_tokens": 8, "logprobs": 20}
+        asked = {"model": "base", "prompt": prompt, "echo": echo, "seed": seed, "max_tokens": 8, "logprobs": 20}
+        asked["temperature"] = 2.0
         whole = client.completions.create(**asked).choices[0]
         tokens, offsets = whole.logprobs.tokens, whole.logprobs.text_offset
         assert offsets == sorted(offsets) and offsets[-1] <= len(whole.text)

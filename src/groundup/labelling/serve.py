@@ -166,7 +166,7 @@ def serve(store: Store, host: str, port: int, names: Sequence[str]) -> dict[str,
     listening = bind(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     logger.info(f"a page to label at {address}/; Ctrl-C ends, nothing that was said is lost")
-    hosts = (*LOOPBACK, host, *names) if host in LOOPBACK else (host, *names)
+    hosts = (*LOOPBACK, host, *names)
     answer(create_app(store, hosts), listening)
     with store.transaction() as connection:
         return {"address": address, **progress(store, connection)}

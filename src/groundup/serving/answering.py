@@ -15,9 +15,8 @@ from groundup.generation.request import RequestSampling
 from groundup.generation.scheduler import Full
 from groundup.serving.answer import Choice, Piece, Pieces, chat_logprobs, completion_logprobs, event
 from groundup.serving.models import ServedModel
-from groundup.serving.protocol import ChatRequest, CompletionRequest, Generation, RequestError
+from groundup.serving.protocol import MOST_CHOICES, ChatRequest, CompletionRequest, Generation, RequestError
 
-MOST_CHOICES = 512  # prompts times n
 LONG = 4000  # bytes of a request: encoding more takes so long that others are to be answered meanwhile
 MAX_TOKENS = 16  # of /v1/completions, where none is asked for, as OpenAI has it
 

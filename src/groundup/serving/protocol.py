@@ -7,14 +7,20 @@ import difflib
 import json
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from groundup.core.config import shown
 from groundup.model.generation import HOTTEST
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-Id = Annotated[int, Field(ge=0, lt=2**31)]
+Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True)]
 MOST_ALTERNATIVES = 20
+MOST_CHOICES = 512  # prompts times n
+MOST_FIELDS = 100
+MOST_BIASES = 1024
+Texts = Annotated[list[str], Field(max_length=MOST_CHOICES, fail_fast=True)]
+SomeIds = Annotated[list[Ids], Field(max_length=MOST_CHOICES, fail_fast=True)]
+Messages = Annotated[list[dict[str, Any]], Field(fail_fast=True)]
 NEVER: dict[str, Any] = {"best_of": 1, "suffix": None, "tools": [], "tool_choice": "none", "functions": [], "store": False}
 
 
@@ -31,7 +37,25 @@ class RequestError(Exception):
 
 
 class Body(BaseModel):
+    """Of a body, however large, the first errors are looked for alone: each is an object, and of 8 MB there could be millions.
+
+    So lists that may be long end at their first, and what an object may hold is counted before it is looked at.
+    """
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, content: Any) -> Any:
+        if isinstance(content, dict) and len(content) > MOST_FIELDS:
+            raise ValueError(f"fields: {len(content):,} are more than there are")
+        return content
+
+
+def _few_biases(given: Any) -> Any:
+    if isinstance(given, dict) and len(given) > MOST_BIASES:
+        raise ValueError(f"{len(given):,} tokens, and at most {MOST_BIASES:,} may have one")
+    return given
 
 
 Kind = TypeVar("Kind", bound=Body)
@@ -58,10 +82,10 @@ class Generation(Body):
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]] | None, BeforeValidator(_few_biases)] = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=16, fail_fast=True)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None  # who asks: nothing depends on it
@@ -87,13 +111,13 @@ class Generation(Body):
 
 
 class CompletionRequest(Generation):
-    prompt: str | list[str] | list[Id] | list[list[Id]]
+    prompt: str | Texts | Ids | SomeIds
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = None
 
 
 class ChatRequest(Generation):
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: Annotated[Messages, Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**20)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = None
@@ -115,21 +139,22 @@ class ChatRequest(Generation):
 class TokenizeRequest(Body):
     model: str | None = None
     prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
+    messages: Messages | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
 
 
 class DetokenizeRequest(Body):
     model: str | None = None
-    tokens: list[Id]
+    tokens: Ids
 
 
 def read(kind: type[Kind], body: bytes) -> Kind:
     """Raises RequestError, which names the field, for what is no such request."""
     try:
         content = json.loads(body)
-        json.dumps(content, ensure_ascii=False).encode()  # halves of surrogate pairs, written as escapes, are no text
+        if b"\\u" in body:
+            json.dumps(content, ensure_ascii=False).encode()  # halves of surrogate pairs, written as escapes, are no text
     except RecursionError:
         raise RequestError("the body is nested too deep") from None
     except ValueError as error:  # also a number of thousands of digits

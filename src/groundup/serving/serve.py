@@ -41,7 +41,7 @@ def serve(
     ) if there]  # fmt: skip
     serving = f"serving {', '.join(models)} at {address}/v1; " if models else ""
     logger.info(f"{serving}{'; '.join(pages)}; Ctrl-C ends")
-    hosts = (*LOOPBACK, host, *names) if host in LOOPBACK else (host, *names)
+    hosts = (*LOOPBACK, host, *names)
     app = create_app(models, hosts, key, *shown)
     answer(app, listening)
     counts = {name: dict(model.scheduler.counts) for name, model in models.items()}

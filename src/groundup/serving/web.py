@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from groundup.core.errors import UserError
+from groundup.serving.connections import Connection
 from groundup.serving.protocol import RequestError
 
 # No outside address, nothing evaluated from text, in no frame.
@@ -51,10 +52,15 @@ def answer_errors(app: FastAPI) -> None:
         return JSONResponse(RequestError("the server failed", status=500, kind="server_error").body, 500)
 
 
+def server(app: FastAPI, grace: int = 5) -> uvicorn.Server:
+    """When it is told to stop, answers that are being written have `grace` seconds to end."""
+    settings = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": grace}
+    return uvicorn.Server(uvicorn.Config(app, http=Connection, ws="none", **settings))
+
+
 def answer(app: FastAPI, listening: socket.socket) -> None:
-    """Until Ctrl-C; then answers that are being written have some seconds to end."""
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
-    uvicorn.Server(config).run(sockets=[listening])
+    """Until Ctrl-C."""
+    server(app).run(sockets=[listening])
 
 
 def bind(host: str, port: int) -> socket.socket:
