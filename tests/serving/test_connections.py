@@ -114,6 +114,18 @@ def test_of_other_sites_a_link_leads_to_a_page_and_nothing_else_does(address, me
     assert httpx.request(method, f"{address}{path}", headers=headers | {"origin": "http://evil.example"}).status_code == 403
 
 
+@pytest.mark.parametrize("key", ["secret", "schl\u00fcssel", " secret\n"])
+def test_a_key_is_its_bytes_and_a_host_name_has_no_port(served_folders, listening, key):
+    models = open_all([str(served_folders["base"])], Capacity(slots=1))
+    with listening(models, key=key, hosts=("label.example:8443", "::1")) as address:
+        for host, given, status in (
+            ("label.example", key, 200), ("label.example:8443", key, 200), ("LABEL.example:1", key, 200), ("[::1]:80", key, 200),
+            ("localhost", key, 403), ("label.example", f"{key.strip()}x", 401), ("label.example", key.strip()[:-1], 401),
+        ):  # fmt: skip
+            headers = {"host": host, "authorization": b"Bearer " + given.strip().encode()}
+            assert httpx.get(f"{address}/v1/models", headers=headers).status_code == status, (host, given)
+
+
 NAMES = st.sampled_from(["127.0.0.1", "localhost", "LocalHost", "[::1]"])
 OTHERS = st.sampled_from(["evil.example", "127.0.0.1.evil.example", "", "[::2]", "::1", "127.0.0.1 ", "2130706433", "localhost."])
 WRONG_ENDS = st.sampled_from(["@evil.example", ":80@evil.example", ",evil.example", ":x", "]", "/", "#", "?a", ":80:80", "\\"])

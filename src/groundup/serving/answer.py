@@ -164,7 +164,7 @@ _posts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Post] = weakref.We
 
 def token_text(tokenizer: Any, token: int) -> str:
     """A token as clients are shown it; one that is no text by itself as `bytes:\\xe2\\x82`, as OpenAI writes it, or by name."""
-    data = tokenizer.token_bytes(token)
+    data: bytes = tokenizer.token_bytes(token)
     if not data:
         return next((name for name, number in tokenizer.special_tokens.items() if number == token), "")
     try:

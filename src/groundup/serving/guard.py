@@ -27,7 +27,8 @@ class Guard:
     """
 
     def __init__(self, app: Callable[..., Awaitable[None]], hosts: tuple[str, ...], key: str | None) -> None:
-        self.app, self.hosts, self.key = app, tuple(host.lower() for host in hosts), key
+        self.app, self.key = app, key and key.strip().encode()
+        self.hosts = {name for host in hosts for name in (host.lower(), _name(host)) if name}  # a port says nothing
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -50,7 +51,7 @@ class Guard:
             raise RequestError("requests from pages of other sites are not answered", "origin", 403, "permission_error")
         if self.key and request.url.path not in OPEN_PATHS:
             kind, _, given = request.headers.get("authorization", "").partition(" ")
-            if kind.lower() != "bearer" or not hmac.compare_digest(given.encode(), self.key.encode()):
+            if kind.lower() != "bearer" or not hmac.compare_digest(given.encode("latin-1"), self.key):
                 said = "a key is needed: Authorization: Bearer KEY"
                 raise RequestError(said, None, 401, "authentication_error", "invalid_api_key")
         if request.method == "POST" and not request.headers.get("content-type", "").lower().startswith("application/json"):

@@ -54,8 +54,10 @@ def answer_errors(app: FastAPI) -> None:
 
 def server(app: FastAPI, grace: int = 5) -> uvicorn.Server:
     """When it is told to stop, answers that are being written have `grace` seconds to end."""
-    settings = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": grace}
-    return uvicorn.Server(uvicorn.Config(app, http=Connection, ws="none", **settings))
+    config = uvicorn.Config(
+        app, http=Connection, ws="none", log_level="warning", access_log=False, timeout_graceful_shutdown=grace
+    )
+    return uvicorn.Server(config)
 
 
 def answer(app: FastAPI, listening: socket.socket) -> None:
