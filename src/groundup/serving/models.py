@@ -86,7 +86,7 @@ def refuse_what_is_not_read(messages: Sequence[dict[str, Any]]) -> None:
     """Raises UserError for what a message, or a part of its content, holds besides role and text; nothing of it would be used.
 
     Fields without a value are let pass, which OpenAI's client gives with an answer that is sent back, and `type: text` of a
-    message, which lm-eval's gives with each.
+    message, which older versions of lm-eval give with each.
     """
     for number, message in enumerate(messages, start=1):
         content = message.get("content")
