@@ -44,6 +44,25 @@ def test_every_kind_of_body_is_tried():
     assert of_requests <= set(KINDS)
 
 
+HALF = '{"model": "base", "prompt": "\\ud800"}'  # of a surrogate pair
+
+
+@pytest.mark.parametrize(("body", "said"), [
+    (HALF, "no JSON in UTF-8"), (HALF.encode("utf-16"), "no JSON in UTF-8"), (HALF.encode("utf-32-le"), "no JSON in UTF-8"),
+    ('{"model": "base", "prompt": "a", "n": 1, "n": 2}', "field 'n' is there twice"), ("", "no JSON"), ("[]", "JSON object"),
+    ('{"model": "base", "prompt": "a", "logit_bias": {"5": 1, "5": 2}}', "field '5' is there twice"),
+])  # fmt: skip
+def test_what_is_no_body_at_all(body, said):
+    for start in (b"", b"\xef\xbb\xbf"):
+        with pytest.raises(RequestError, match=said):
+            read(CompletionRequest, start + (body if isinstance(body, bytes) else body.encode()))
+
+
+def test_a_byte_order_mark_and_whole_surrogate_pairs_are_read():
+    body = b'\xef\xbb\xbf{"model": "base", "prompt": "\\ud83d\\ude00"}'
+    assert read(CompletionRequest, body).prompt == "\U0001f600"
+
+
 @pytest.mark.parametrize(("change", "said"), [
     ({"prompt": ["a"] * 513}, "at most 512"), ({"prompt": [None] * MANY}, "prompt = None"), ({"stop": ["a"] * 17}, "at most 16"),
     ({"prompt": [[1]] * 513}, "at most 512"), ({"logit_bias": {str(one): 1 for one in range(1025)}}, "1,025 tokens"),

@@ -5,6 +5,7 @@ A field that is not named here is refused by name; one that is named is honoured
 
 import difflib
 import json
+from collections import Counter
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -152,8 +153,9 @@ class DetokenizeRequest(Body):
 def read(kind: type[Kind], body: bytes) -> Kind:
     """Raises RequestError, which names the field, for what is no such request."""
     try:
-        content = json.loads(body)
-        if b"\\u" in body:
+        text = body.decode("utf-8-sig")
+        content = json.loads(text, object_pairs_hook=_each_once)
+        if "\\u" in text:
             json.dumps(content, ensure_ascii=False).encode()  # halves of surrogate pairs, written as escapes, are no text
     except RecursionError:
         raise RequestError("the body is nested too deep") from None
@@ -165,6 +167,15 @@ def read(kind: type[Kind], body: bytes) -> Kind:
         return kind.model_validate(content)
     except (ValidationError, RecursionError) as error:
         raise _named(error, kind) from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object. Raises RequestError for a name that is there twice, of which one value would be ignored."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise RequestError(f"field {shown(twice)} is there twice", twice[:100])
+    return found
 
 
 def _named(error: ValidationError | RecursionError, kind: type[Body]) -> RequestError:
