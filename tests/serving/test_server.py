@@ -18,7 +18,7 @@ import pytest
 
 pytest.importorskip("openai", reason="needs the `test` extra")
 import openai
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from groundup.generation.engine import Sampling, generate
@@ -151,6 +151,8 @@ def test_text_offset_says_where_a_token_stands_streamed_or_not(client, toy_token
     """Also where characters are made of several tokens, or tokens of no character."""
 
     @settings(max_examples=15)
+    @example([5], True, 0)
+    @example("", True, 0)
     @given(LETTERS | st.lists(st.integers(0, toy_tokenizer.size - 1), min_size=1, max_size=12), st.booleans(), st.integers(0, 99))
     def placed(prompt, echo, seed):
         asked = {"model": "base", "prompt": prompt, "echo": echo, "seed": seed, "max_tokens": 8, "logprobs": 20}
