@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
+from groundup.core.errors import UserError
 from groundup.serving import connections, guard
 from groundup.serving.models import Capacity, open_all
+from groundup.serving.serve import serve
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
 BODY = b'{"model": "base", "prompt": "the path", "max_tokens": 8, "logit_bias": {"290": 100}}'
@@ -114,15 +116,21 @@ def test_of_other_sites_a_link_leads_to_a_page_and_nothing_else_does(address, me
     assert httpx.request(method, f"{address}{path}", headers=headers | {"origin": "http://evil.example"}).status_code == 403
 
 
-@pytest.mark.parametrize("key", ["secret", "schl\u00fcssel", " secret\n"])
+@pytest.mark.parametrize("key", [None, "", " ", "\n"])
+def test_a_key_of_spaces_is_none(served_folders, key):
+    with pytest.raises(UserError, match="key"):
+        serve([str(served_folders["base"])], "0.0.0.0", 0, key, [], Capacity())
+
+
+@pytest.mark.parametrize("key", ["secret", "schl\u00fcssel"])
 def test_a_key_is_its_bytes_and_a_host_name_has_no_port(served_folders, listening, key):
     models = open_all([str(served_folders["base"])], Capacity(slots=1))
     with listening(models, key=key, hosts=("label.example:8443", "::1")) as address:
         for host, given, status in (
             ("label.example", key, 200), ("label.example:8443", key, 200), ("LABEL.example:1", key, 200), ("[::1]:80", key, 200),
-            ("localhost", key, 403), ("label.example", f"{key.strip()}x", 401), ("label.example", key.strip()[:-1], 401),
+            ("localhost", key, 403), ("label.example", f"{key}x", 401), ("label.example", key[:-1], 401), ("[::1]", "", 401),
         ):  # fmt: skip
-            headers = {"host": host, "authorization": b"Bearer " + given.strip().encode()}
+            headers = {"host": host, "authorization": b"Bearer " + given.encode() if given else b"Bearer"}
             assert httpx.get(f"{address}/v1/models", headers=headers).status_code == status, (host, given)
 
 

@@ -27,7 +27,7 @@ class Guard:
     """
 
     def __init__(self, app: Callable[..., Awaitable[None]], hosts: tuple[str, ...], key: str | None) -> None:
-        self.app, self.key = app, key and key.strip().encode()
+        self.app, self.key = app, key.encode() if key else None
         self.hosts = {name for host in hosts for name in (host.lower(), _name(host)) if name}  # a port says nothing
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
