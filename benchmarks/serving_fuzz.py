@@ -1,9 +1,9 @@
 """10,000 requests that are wrong in some way, or right: no answer of 500, and the server answers as before afterwards.
 
-Valid requests to every route with up to three fields replaced by, or given besides, anything that JSON can say; bodies cut,
-nested, without end or of no encoding; heads, methods, paths and queries of all kinds; 16 at a time to two toy models of 2
-layers x 32 and the runs of a toy folder. A status of 500 is a failure, and so is a connection that is lost where the request
-was whole.
+Valid requests to every route, of options in any company, with up to three fields replaced by, or given besides, anything that
+JSON can say; bodies cut, nested, without end or of no encoding; heads, methods, paths and queries of all kinds; 16 at a time to
+two toy models of 2 layers x 32 and the runs of a toy folder. A status of 500 is a failure, and so is a connection that is lost
+where the request was whole.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from typing import Any
 
 import httpx
 import torch
-import uvicorn
 
 from common import conclude, machine
 from groundup.model import folder as folders
@@ -31,6 +30,7 @@ from groundup.serving.models import Capacity, open_all
 from groundup.serving.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from groundup.serving.runs import Runs
 from groundup.serving.web import bind
+from groundup.serving.web import server as server_of
 from groundup.tokenizer import bpe
 from groundup.tokenizer.tokenizer import Tokenizer
 
@@ -43,6 +43,7 @@ ANYTHING: list[Any] = [
     [], ["a"], [[1]], [[1], "a"], [None], [[[]]], [10**9], {}, {"a": []}, {"290": 100}, {"-1": 1}, {"x": "y"}, {"type": "text"},
     [{"role": "user", "content": "a"}], [{"role": "user", "content": [{"type": "text", "text": "a"}]}], [{"role": "tool"}],
 ]  # fmt: skip
+LARGE = [b" " * (9 << 20), b'{"model": "base", "prompt": [' + b"null, " * (1 << 20) + b"null]}"]
 QUESTION = [{"role": "user", "content": "what does it return"}]
 VALID: dict[str, tuple[Any, dict[str, Any]]] = {
     "/v1/completions": (CompletionRequest, {"model": "base", "prompt": "the path", "max_tokens": 2}),
@@ -50,6 +51,17 @@ VALID: dict[str, tuple[Any, dict[str, Any]]] = {
     "/tokenize": (TokenizeRequest, {"prompt": "the path"}),
     "/detokenize": (DetokenizeRequest, {"tokens": [1, 2]}),
 }
+SENSIBLE: dict[str, list[Any]] = {
+    "max_tokens": [0, 1, 5], "n": [1, 3], "stream": [True, False], "temperature": [0, 0.5, 2.0], "top_p": [0.5], "top_k": [1, 5],
+    "min_p": [0.1], "repetition_penalty": [0.5, 2.0], "presence_penalty": [1.0], "logit_bias": [{"5": 100}, {"5": -100, "6": 1}],
+    "seed": [0, -1], "stop": ["a", ["e", "the"], []],
+}  # fmt: skip
+SENSIBLE_OF: dict[str, dict[str, list[Any]]] = {
+    "/v1/completions": SENSIBLE | {
+        "prompt": ["", "a", [5], [[5], [6, 7]], ["a", ""], [7] * 200, "the " * 40], "echo": [True, False], "logprobs": [0, 1, 20],
+    },
+    "/v1/chat/completions": SENSIBLE | {"logprobs": [True, False], "max_completion_tokens": [1, 5]},
+}  # fmt: skip
 PATHS = [
     "/", "/health", "/metrics", "/v1/models", "/v1/models/base", "/v1/models/..%2f..%2fetc", "/tokenizer_info", "/runs",
     "/runs/list", "/runs/run", "/runs/curves", "/runs/samples", "/leaderboard", "/nothing", "//", "/%00",
@@ -112,12 +124,14 @@ def any_request(rng: random.Random) -> dict[str, Any]:
         return {"method": rng.choice(METHODS), "url": rng.choice(PATHS) + rng.choice(QUERIES), "headers": headers}
     path = rng.choice([*VALID])
     kind, valid = VALID[path]
-    body = valid | {field(rng, kind): rng.choice(ANYTHING) for _ in range(rng.randint(0, 3))}
+    options = SENSIBLE_OF.get(path, {})
+    body = valid | {name: rng.choice(options[name]) for name in rng.sample([*options], min(len(options), rng.randint(0, 6)))}
+    body |= {field(rng, kind): rng.choice(ANYTHING) for _ in range(rng.choice([0, 0, 1, 2, 3]))}
     data = json.dumps(body).encode()
     if rng.random() < 0.15:
         data = rng.choice([
             data[: rng.randrange(len(data) + 1)], data + b"}", data.replace(b'"', b"\xff", 1), b"[" * 50_000, b"\x00" * 9, b"",
-            b'{"model": "base", "n": ' + b"9" * 5000 + b"}", b"NaN", data.replace(b"2", b"NaN"), b" " * (9 << 20),
+            b'{"model": "base", "n": ' + b"9" * 5000 + b"}", b"NaN", data.replace(b"2", b"NaN"), *LARGE,
         ])  # fmt: skip
     headers = json_kind | (rng.choice(HEADERS) if rng.random() < 0.1 else {})
     return {"method": "POST", "url": path, "headers": headers, "content": data}
@@ -145,7 +159,7 @@ def serving(work: Path) -> Iterator[str]:
     (work / "runs" / "one" / "base" / "metrics.jsonl").write_text('{"step": 0, "loss": 1.0}\n')
     app = create_app(open_all([str(work / "chat"), str(work / "base")], Capacity(slots=8, waiting=64)), runs=Runs(work / "runs"))
     listening = bind("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=2))
+    server = server_of(app, grace=2)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     while not server.started:

@@ -294,17 +294,14 @@ def toy_tokenizer() -> Tokenizer:
 def listening() -> Callable[..., contextlib.AbstractContextManager[str]]:
     """`with listening(models) as address`: a server of these models on loopback, in a thread."""
     pytest.importorskip("fastapi", reason="needs the `serve` extra")
-    import uvicorn
-
     from groundup.serving.api import create_app
-    from groundup.serving.serve import bind
+    from groundup.serving.web import bind
+    from groundup.serving.web import server as server_of
 
     @contextlib.contextmanager
     def listen(models: dict, **settings: object) -> Iterator[str]:
         socket = bind("127.0.0.1", 0)
-        # As `groundup serve` ends: what is still connected then is not waited for.
-        settings_of_server = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": 2}
-        server = uvicorn.Server(uvicorn.Config(create_app(models, **settings), **settings_of_server))
+        server = server_of(create_app(models, **settings), grace=2)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
         thread.start()
         while not server.started:

@@ -166,8 +166,10 @@ def test_the_place_of_one_that_left_while_it_waited_is_free_within_a_step(toy_mo
     assert (later.reason, first.reason) == ("length", "length")
 
 
-def test_log_probabilities_are_the_likelihoods(model):
-    [prompt] = prompts(9)
+@pytest.mark.parametrize(("length", "part"), [(9, PART), (1, PART), (9, 4), (8, 4)])  # a last part of one token has none after it
+def test_log_probabilities_are_the_likelihoods(model, length, part, monkeypatch):
+    monkeypatch.setattr("groundup.generation.scheduler.PART", part)
+    [prompt] = prompts(length)
     asked = Asked(prompt, max_tokens=4, logprobs=3, prompt_logprobs=True)
     run(Scheduler(model, slots=2), asked)
     assert asked.prompt_tokens[0].logprob is None and [token.id for token in asked.prompt_tokens] == prompt
@@ -178,7 +180,7 @@ def test_log_probabilities_are_the_likelihoods(model):
         assert len(token.top) == 3 and token.top[0] == (token.id, token.logprob)  # greedy: the same float
     only_read = Asked(prompt, max_tokens=0, logprobs=1, prompt_logprobs=True)
     run(Scheduler(model, slots=2), only_read)
-    assert (len(only_read.prompt_tokens), only_read.ids, only_read.reason) == (9, [], "length")
+    assert (len(only_read.prompt_tokens), only_read.ids, only_read.reason) == (length, [], "length")
 
 
 def test_penalties_and_bias_by_hand(toy_models):

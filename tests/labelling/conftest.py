@@ -12,10 +12,9 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the `label` extra")
 pytest.importorskip("sqlalchemy", reason="needs the `label` extra")
 
-import uvicorn
-
 from groundup.labelling.serve import create_app
 from groundup.labelling.store import Pair, open_store, pair_id_of
+from groundup.serving.web import server as server_of
 
 
 def pair(number, **more):
@@ -50,8 +49,7 @@ def served():
         listening = socket.socket()
         listening.bind(("127.0.0.1", 0))
         listening.listen(64)
-        settings = {"log_level": "warning", "access_log": False, "timeout_graceful_shutdown": 2}
-        server = uvicorn.Server(uvicorn.Config(create_app(store), **settings))
+        server = server_of(create_app(store), grace=2)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         while not server.started:
@@ -67,15 +65,16 @@ def served():
 
 # A server in a process of its own, which can be killed; it says where it listens.
 ALONE = """
-import socket, sys, uvicorn
+import socket, sys
 from groundup.labelling.serve import create_app
 from groundup.labelling.store import open_store
+from groundup.serving.web import server
 listening = socket.socket()
 listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 listening.bind(("127.0.0.1", int(sys.argv[2])))
 listening.listen(64)
 print(listening.getsockname()[1], flush=True)
-uvicorn.Server(uvicorn.Config(create_app(open_store(sys.argv[1])), log_level="warning")).run(sockets=[listening])
+server(create_app(open_store(sys.argv[1]))).run(sockets=[listening])
 """
 
 

@@ -158,6 +158,79 @@ def test_hostile_text_is_text_and_undo_reason_skip(annotator, served, tmp_path):
     assert [event["strength"] for event in log if event["choice"] in "ab"] == [0.5] and len(log) == 3
 
 
+KEYS = {  # what a keyboard sends: key, code, modifiers; and what it says
+    "digits of a French keyboard": ("&", "Digit1", {}, ("left", 1.0)), "caps lock": ("B", "KeyB", {}, ("both_bad", 0.0)),
+    "Cyrillic letters": ("\u0442", "KeyT", {}, ("tie", 0.0)), "Dvorak's letters": ("b", "KeyN", {}, ("both_bad", 0.0)),
+    "another letter there": ("x", "KeyB", {}, None), "number block": ("5", "Numpad5", {}, ("right", 1.0)),
+    "arrow": ("ArrowLeft", "ArrowLeft", {}, ("left", 1.0)), "held down": ("1", "Digit1", {"repeat": True}, None),
+    "of the browser": ("1", "Digit1", {"ctrlKey": True}, None), "a word's end": ("1", "Digit1", {"isComposing": True}, None),
+}  # fmt: skip
+
+
+def test_keys_of_any_keyboard(annotator, project, served):
+    store, expected = project(len(KEYS)), {}
+    with served(store) as address:
+        page = annotator(address, "ada")
+        press = "given => document.body.dispatchEvent(new KeyboardEvent('keydown', {bubbles: true, cancelable: true, ...given}))"
+        for name, (key, code, more, says) in KEYS.items():
+            page.wait_for_selector("#pair:visible")
+            question = page.locator("#prompt .text").first.inner_text()
+            page.evaluate(press, {"key": key, "code": code, **more})
+            same = page.locator("#pair").is_visible() and page.locator("#prompt .text").first.inner_text() == question
+            assert same == (says is None), name
+            if says:
+                expected[question] = says
+        sent(page)
+    log = {event["prompt"]: event for event in log_of(store)}
+    for event in log.values():
+        event["choice"] = {"a": "left", "b": "right"}.get(event["choice"], event["choice"]) if event["shown_left"] == "a" else (
+            {"b": "left", "a": "right"}.get(event["choice"], event["choice"]))  # fmt: skip
+    assert {question: (event["choice"], event["strength"]) for question, event in log.items()} == expected
+
+
+def test_who_leaves_before_all_is_sent_is_asked_and_loses_nothing(annotator, project, served):
+    store = project(3, overlap=2)
+    with served(store) as address:
+        page = annotator(address, "ada")
+        until(page, lambda: page.locator("#leave").is_visible())
+        page.context.set_offline(True)
+        page.keyboard.press("1")
+        asked = []
+        for answer in ("dismiss", "accept"):
+            page.once("dialog", lambda dialog, answer=answer: (asked.append(dialog.message), getattr(dialog, answer)()))
+            page.click("#leave")
+            assert page.locator("#enter").is_visible() == (answer == "accept")
+        page.context.set_offline(False)
+        for name in ("bob", "ada"):
+            page.fill("#name", name)
+            page.press("#name", "Enter")
+            page.wait_for_selector("#pair:visible")
+            sent(page)
+            assert len(log_of(store)) == (name == "ada")
+            if name == "bob":
+                page.click("#leave")
+    assert len(asked) == 2 and asked[0].startswith("1 of your judgements")
+    assert [event["annotator"] for event in log_of(store)] == ["ada"]
+
+
+def test_two_clicks_in_a_row_judge_one_pair_and_long_texts_are_read_by_keys(annotator, served, tmp_path):
+    store = open_store(str(tmp_path / "labels.db"), make=True)
+    with store.transaction() as connection:
+        for n in range(3):
+            store.add(connection, Pair(f"p{n}", [{"role": "user", "content": f"q{n}"}], "a line\n" * 200, "another\n" * 200))
+    with served(store) as address:
+        page = annotator(address, "ada", width=390)
+        below = "(one => one.scrollHeight - one.scrollTop - one.clientHeight)(document.getElementById('work'))"
+        for _ in range(2):
+            page.keyboard.press("End")
+            until(page, lambda: page.evaluate(below) < 200)
+            page.dblclick("[data-choice=tie]")
+            assert page.evaluate("document.getElementById('work').scrollTop") == 0
+        sent(page)
+        assert page.locator("#pair").is_visible()
+    assert len(log_of(store)) == 2
+
+
 def test_an_undo_comes_after_what_it_takes_back_where_the_clock_is_set_back(annotator, project, served):
     store = project(1)
     with served(store) as address:
@@ -187,6 +260,26 @@ def test_by_a_link_with_a_token(browser, project, served):
         page.goto(f"{address}/#token={token}")
         page.wait_for_selector("#pair:visible")
         assert token not in page.url
+        page.keyboard.press("1")
+        sent(page)
+        page.context.close()
+    assert [event["annotator"] for event in log_of(store)] == ["ada"]
+
+
+def test_an_invitation_is_followed_from_a_page_of_another_site(browser, project, served):
+    """Of mail, say. In a frame there the page is not shown."""
+    from groundup.labelling.serve import invite
+
+    store = project(1)
+    token = invite(store, ["ada"])["ada"]
+    with served(store) as address:
+        page = browser.new_context().new_page()
+        mail = f'<a href="{address}/#token={token}">label</a><iframe src="{address}/"></iframe>'
+        page.route("http://mail.example/", lambda route: route.fulfill(body=mail, content_type="text/html"))
+        page.goto("http://mail.example/")
+        assert page.frames[1].locator("#choices").count() == 0
+        page.click("a")
+        page.wait_for_selector("#pair:visible")
         page.keyboard.press("1")
         sent(page)
         page.context.close()

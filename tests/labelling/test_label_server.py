@@ -140,6 +140,15 @@ def _files(store):
     return Path(store.address).parent.glob(Path(store.address).name + "*")
 
 
+@pytest.mark.parametrize("other", ["Zo\u0065\u0308 K.", " Zo\u00eb  K. ", "Zo\u00eb\u00a0K."])
+def test_one_person_has_one_name_on_every_keyboard(project, served, other):
+    store = project(1, overlap=2)
+    with served(store) as address:
+        pairs = [post(address, "next", {"annotator": name})[1]["pairs"] for name in ("Zo\u00eb K.", other)]
+    assert pairs[0] == pairs[1]  # what the same person holds, and not a second opinion
+    assert [*invite(store, [other])] == ["Zo\u00eb K."]
+
+
 def test_an_address_that_others_reach_needs_tokens(project):
     with pytest.raises(UserError, match="tokens"):
         serve(project(1), "0.0.0.0", 0, [])

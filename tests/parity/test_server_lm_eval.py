@@ -11,7 +11,7 @@ pytest.importorskip("fastapi", reason="needs the `serve` extra")
 pytest.importorskip("tenacity", reason="needs lm-eval's `api` extra")
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from lm_eval.models.openai_completions import LocalCompletionsAPI
+from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
 
 from groundup.evaluation.suite import continuations
 from groundup.model import folder
@@ -71,4 +71,25 @@ def test_generation(three):
     until = {"until": ["\n\n"], "max_gen_toks": 8, "do_sample": False}
     requests = [(text, until) for text in ("the path", "it returns the", "a")]
     found = served.generate_until(asked("generate_until", requests), disable_tqdm=True)
+    assert found == theirs.generate_until(asked("generate_until", requests), disable_tqdm=True) and any(found)
+
+
+def test_chat(toy_decoder, toy_tokenizer, tmp_path, listening):
+    """With the chat template applied: by our server, and by transformers from the folder."""
+    path = tmp_path / "chat"
+    folder.save(path, toy_decoder(seed=1, vocab_size=toy_tokenizer.size, max_position_embeddings=128), toy_tokenizer, chat=True)
+    theirs = HFLM(str(path), device="cpu", dtype="float32")
+    talks = [
+        [{"role": "user", "content": "what does the function return"}], [{"role": "user", "content": "the path"}],
+        [{"role": "system", "content": "a file"}, {"role": "user", "content": "it returns"}],
+    ]  # fmt: skip
+    until = {"until": ["\n\n", "file"], "max_gen_toks": 8, "do_sample": False}
+    with listening(open_all([str(path)], Capacity())) as address:
+        served = LocalChatCompletion(base_url=f"{address}/v1/chat/completions", model="chat", max_retries=1)
+        requests = [(served.apply_chat_template(talk), until) for talk in talks]
+        found = served.generate_until(asked("generate_until", requests), disable_tqdm=True)
+        older = [[{**message, "type": "text"} for message in talk] for talk in talks]  # as older versions of lm-eval send them
+        requests = [(served.apply_chat_template(talk), until) for talk in older]
+        assert served.generate_until(asked("generate_until", requests), disable_tqdm=True) == found
+    requests = [(theirs.apply_chat_template(talk), until) for talk in talks]
     assert found == theirs.generate_until(asked("generate_until", requests), disable_tqdm=True) and any(found)

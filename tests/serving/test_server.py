@@ -18,11 +18,13 @@ import pytest
 
 pytest.importorskip("openai", reason="needs the `test` extra")
 import openai
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from groundup.generation.engine import Sampling, generate
 from groundup.generation.request import RequestSampling, Token
 from groundup.model.folder import load_decoder
-from groundup.serving.answer import Choice
+from groundup.serving.answer import Choice, Placed, completion_logprobs
 from groundup.serving.models import Capacity, open_all
 from groundup.serving.protocol import ChatRequest, CompletionRequest
 from groundup.tokenizer.chat import answer_ends, render
@@ -142,6 +144,46 @@ def test_logprobs_of_prompt_and_answer(client, toy_tokenizer):
     assert read.choices[0].text == "the path" and read.choices[0].logprobs.top_logprobs is None
 
 
+LETTERS = st.text(st.sampled_from("ath ep\u00e9\u6f22\U0001f600"), max_size=8)
+
+
+def test_text_offset_says_where_a_token_stands_streamed_or_not(client, toy_tokenizer):
+    """Also where characters are made of several tokens, or tokens of no character."""
+
+    @settings(max_examples=15)
+    @example([5], True, 0)
+    @example("", True, 0)
+    @given(LETTERS | st.lists(st.integers(0, toy_tokenizer.size - 1), min_size=1, max_size=12), st.booleans(), st.integers(0, 99))
+    def placed(prompt, echo, seed):
+        asked = {"model": "base", "prompt": prompt, "echo": echo, "seed": seed, "max_tokens": 8, "logprobs": 20}
+        asked["temperature"] = 2.0
+        whole = client.completions.create(**asked).choices[0]
+        tokens, offsets = whole.logprobs.tokens, whole.logprobs.text_offset
+        assert offsets == sorted(offsets) and offsets[-1] <= len(whole.text)
+        special = {*toy_tokenizer.special_tokens}
+        for token, offset in zip(tokens, offsets, strict=True):
+            assert token.startswith("bytes:") or token in special or whole.text.startswith(token, offset), (tokens, offsets)
+        assert all(len(top) in (20, 21) for top in whole.logprobs.top_logprobs if top)  # no two share a name
+        pieces = [chunk.choices[0] for chunk in client.completions.create(**asked, stream=True)]
+        streamed = [piece.logprobs for piece in pieces if piece.logprobs]
+        assert [one for piece in streamed for one in piece.text_offset] == offsets
+        assert [one for piece in streamed for one in piece.tokens] == tokens
+        assert "".join(piece.text for piece in pieces) == whole.text
+
+    placed()
+
+
+def test_of_tokens_that_look_alike_each_has_its_own_probability():
+    class Two:
+        special_tokens = {"<|end|>": 2}
+
+        def token_bytes(self, token):
+            return b"" if token == 2 else b"A"  # as `A` and its byte in a tokenizer of SentencePiece
+
+    tokens = [Placed(Token(0, -0.1, ((0, -0.1), (2, -2.0), (1, -9.0))), 0), Placed(Token(1, -9.0, ((0, -0.1),)), 1)]
+    assert completion_logprobs(Two(), tokens, 3)["top_logprobs"] == [{"A": -0.1, "<|end|>": -2.0}, {"A": -9.0}]
+
+
 def test_sampling_beyond_openais(client):
     more = {"top_k": 5, "min_p": 0.05, "repetition_penalty": 1.2}
     found = client.completions.create(
@@ -160,13 +202,44 @@ def test_sampling_beyond_openais(client):
     ({"prompt": "the " * 500}, "prompt"), ({"max_tokens": 10**5}, "prompt"), ({"max_tokens": 0}, "max_tokens"),
     ({"best_of": 3}, "best_of"), ({"logit_bias": {"x": 1}}, "logit_bias"), ({"logit_bias": {"1": 101}}, "logit_bias"),
     ({"stream_options": {"include_usage": True}}, "stream_options"), ({"suffix": "a"}, "suffix"), ({"seed": 1.5}, "seed"),
-    ({"top_p": 0}, "top_p"), ({"model": 5}, "model"),
+    ({"top_p": 0}, "top_p"), ({"model": 5}, "model"), ({"logit_bias": {"05": 1, "5": 2}}, "logit_bias"),
+    ({"stream": True, "stream_options": {"include_obfuscation": True}}, "stream_options"),
 ])  # fmt: skip
 def test_bad_requests_name_the_field(client, address, change, param):
     with pytest.raises(openai.BadRequestError) as caught:
         client.post("/completions", cast_to=object, body={"model": "base", "prompt": "the path"} | change)
     assert caught.value.param == param and len(caught.value.message) < 600
     assert caught.value.type == "invalid_request_error"
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"tools": [{"type": "function"}]}, "tools: not supported"), ({"tool_choice": "auto"}, "tool_choice: not supported"),
+    ({"tool_choice": {"type": "function"}}, "tool_choice: not supported"), ({"functions": [{}]}, "functions: not supported"),
+    ({"parallel_tool_calls": True}, "unknown field 'parallel_tool_calls'"), ({"tempature": 1}, "did you mean temperature"),
+    ({"response_format": {"type": "json_object"}}, "response_format = 'json_object'"),
+    ({"response_format": {"type": "text", "colour": 1}}, "unknown field 'response_format.colour': not read here"),
+    ({"stream": True, "stream_options": {"usage": True}}, "unknown field 'stream_options.usage'"),
+    ({"stream_options": [], "stream": True}, "input should be an object"), ({"reasoning_effort": "low"}, "not read here"),
+    ({"max_tokens": 5, "max_completion_tokens": 6}, "another number than max_tokens"),
+])  # fmt: skip
+def test_what_a_chat_does_not_honour_is_refused_and_says_which(client, change, said):
+    with pytest.raises(openai.BadRequestError, match=re.escape(said)) as caught:
+        client.post("/chat/completions", cast_to=object, body={"model": "chat", "messages": QUESTION} | change)
+    assert caught.value.param in change and len(caught.value.body["message"]) <= 300
+
+
+@pytest.mark.parametrize("change", [
+    {"tools": [], "tool_choice": "none", "store": False, "response_format": {"type": "text"}}, {"max_completion_tokens": 3},
+    {"max_tokens": 3, "max_completion_tokens": 3}, {"metadata": {"a": "b"}, "user": "ada"},
+    {"messages": [{"role": "user", "content": "a", "type": "text"}]},
+])  # fmt: skip
+def test_what_changes_nothing_is_let_pass(client, change):
+    asked = {"model": "chat", "messages": QUESTION, "temperature": 0, "max_tokens": 3} | change
+    if "max_tokens" not in change and "max_completion_tokens" in change:
+        del asked["max_tokens"]
+    assert client.post("/chat/completions", cast_to=object, body=asked)["usage"]["completion_tokens"] <= 3
+    options = {"stream": True, "stream_options": {"include_usage": True, "include_obfuscation": False}}
+    assert list(client.chat.completions.create(**asked, **options))[-1].usage
 
 
 @pytest.mark.parametrize("messages", [

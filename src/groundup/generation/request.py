@@ -118,7 +118,7 @@ class Request:
 def tokens_of(ids: Sequence[int], logits_NV: Tensor, most: int) -> list[Token]:
     """The ids with their log-probabilities by the logits that each was chosen from, and those of the `most` likeliest."""
     logp_NV = torch.log_softmax(logits_NV.float(), dim=-1)
-    own = logp_NV[torch.arange(len(ids)), torch.tensor(ids)].tolist()
+    own = logp_NV[torch.arange(len(ids)), torch.tensor(ids, dtype=torch.long)].tolist()  # also of none
     values, places = logp_NV.topk(max(most, 1), dim=-1)
     tops = [tuple(zip(row, found, strict=True))[:most] for row, found in zip(places.tolist(), values.tolist(), strict=True)]
     return [Token(*one) for one in zip(ids, own, tops, strict=True)]

@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
@@ -99,10 +100,10 @@ class Server:
     def _who(self, connection: sa.Connection, request: Request, wanted: Asking) -> str:
         """The annotator: by token where anybody has one, else by the name that is given."""
         if not self.store.wants_tokens(connection):
-            name = (wanted.annotator or "").strip()
-            if not name or not name.isprintable():
-                raise RequestError("annotator: give a name", "annotator")
-            return name
+            try:
+                return _name(wanted.annotator or "")
+            except UserError as error:
+                raise RequestError(f"annotator: {error}", "annotator") from None
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         name = self.store.by_token(connection, token.strip()) if kind.lower() == "bearer" and token else None
         if name is None:
@@ -145,14 +146,19 @@ def create_app(store: Store, hosts: tuple[str, ...] = LOOPBACK) -> FastAPI:
 
 def invite(store: Store, names: Sequence[str]) -> dict[str, str]:
     """A token for each name, which is shown once: the database has its digest. Raises UserError for what is no name."""
-    found = {name.strip(): secrets.token_urlsafe(18) for name in names}
-    for name in found:
-        if not name or not name.isprintable() or len(name) > 100:
-            raise UserError(f"{name[:40]!r}: no name; give 1 to 100 printable characters")
+    found = {_name(name): secrets.token_urlsafe(18) for name in names}
     with store.transaction() as connection:
         for name, token in found.items():
             store.invite(connection, name, token)
     return found
+
+
+def _name(given: str) -> str:
+    """Of an annotator: the same for whatever keyboard writes its accents. Raises UserError for what is none."""
+    name = unicodedata.normalize("NFC", " ".join(given.split()))
+    if not name or not name.isprintable() or len(name) > 100:
+        raise UserError(f"{name[:40]!r}: no name; give 1 to 100 printable characters")
+    return name
 
 
 def serve(store: Store, host: str, port: int, names: Sequence[str]) -> dict[str, Any]:
@@ -166,7 +172,7 @@ def serve(store: Store, host: str, port: int, names: Sequence[str]) -> dict[str,
     listening = bind(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     logger.info(f"a page to label at {address}/; Ctrl-C ends, nothing that was said is lost")
-    hosts = (*LOOPBACK, host, *names) if host in LOOPBACK else (host, *names)
+    hosts = (*LOOPBACK, host, *names)
     answer(create_app(store, hosts), listening)
     with store.transaction() as connection:
         return {"address": address, **progress(store, connection)}

@@ -15,12 +15,19 @@ from groundup.tokenizer.tokenizer import StreamDecoder
 encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make one for each token of a stream
 
 
+class Placed(NamedTuple):
+    """A token, and how many characters of the text come before it; tokens that are parts of one character stand before it."""
+
+    token: Token
+    offset: int
+
+
 class Piece(NamedTuple):
     """What is new of a choice: text, the tokens of it where log-probabilities are asked for, and, at its end, the reason."""
 
     choice: int
     text: str
-    tokens: list[Token]
+    tokens: list[Placed]
     reason: str = ""
     problem: str = ""
 
@@ -42,21 +49,37 @@ class Choice:
         self.decoder = StreamDecoder(model.tokenizer, within=not chat)
         self.held = ""  # text that may be the beginning of a stop string
         self.text: list[str] = []  # not delivered yet
-        self.tokens: list[Token] = []
+        self.tokens: list[Placed] = []
+        self.characters = 0  # of all tokens so far
         self.stopped = False
         self.prompt_tokens = len(prompt)
         self.request = Request(
             prompt, sampling, ends, seed, self._on_token, self._on_end, max_tokens, logprobs,
-            prompt_logprobs=echo and logprobs is not None, on_prompt=self.tokens.extend,
+            prompt_logprobs=echo and logprobs is not None, on_prompt=self._on_prompt,
         )  # fmt: skip
+        self.echo_decoder = StreamDecoder(model.tokenizer)
         if echo:
             self.text.append(self.tokenizer.decode(prompt))
 
-    def _on_token(self, token: Token) -> bool:
+    def _on_prompt(self, tokens: Sequence[Token]) -> None:
+        for token in tokens:
+            self._add(token, self.echo_decoder.push(token.id))
+        if len(self.tokens) == self.prompt_tokens:
+            self.characters += len(self.echo_decoder.finish())
+
+    def _add(self, token: Token, text: str) -> None:
+        """Count the text that came with a token, which may be that of bytes before it too."""
         if self.logprobs is not None:
-            self.tokens.append(token)
-        if token.id not in self.ends:
-            self.held += self.decoder.push(token.id)
+            own = token_text(self.tokenizer, token.id)
+            before = len(text) - len(own) if text.endswith(own) else 0
+            self.tokens.append(Placed(token, self.characters + before))
+        self.characters += len(text)
+
+    def _on_token(self, token: Token) -> bool:
+        text = "" if token.id in self.ends else self.decoder.push(token.id)
+        self._add(token, text)
+        if text:
+            self.held += text
             self._release()
         if not self.whole and (self.text or self.tokens):
             self._send()
@@ -140,41 +163,42 @@ _posts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Post] = weakref.We
 
 
 def token_text(tokenizer: Any, token: int) -> str:
-    """A token as clients are shown it; one that is no text by itself as `bytes:\\xe2\\x82`, as OpenAI writes it."""
-    data = tokenizer.token_bytes(token)
+    """A token as clients are shown it; one that is no text by itself as `bytes:\\xe2\\x82`, as OpenAI writes it, or by name."""
+    data: bytes = tokenizer.token_bytes(token)
+    if not data:
+        return next((name for name, number in tokenizer.special_tokens.items() if number == token), "")
     try:
         return data.decode()
     except UnicodeDecodeError:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
-def completion_logprobs(tokenizer: Any, tokens: Sequence[Token], offset: int, alternatives: int) -> dict[str, Any]:
-    """In the words of /v1/completions; `offset`: characters of the text before."""
-    texts = [token_text(tokenizer, token.id) for token in tokens]
-    offsets = []
-    for text in texts:
-        offsets.append(offset)
-        offset += len(text)
-    tops = [
-        None if token.logprob is None
-        else {token_text(tokenizer, one): logprob for one, logprob in [(token.id, token.logprob), *token.top][: alternatives + 1]}
-        for token in tokens
-    ]  # fmt: skip
+def completion_logprobs(tokenizer: Any, tokens: Sequence[Placed], alternatives: int) -> dict[str, Any]:
+    """In the words of /v1/completions."""
+
+    def top(token: Token) -> dict[str, float] | None:
+        if token.logprob is None:
+            return None
+        found: dict[str, float] = {}
+        for one, logprob in [(token.id, token.logprob), *token.top][: alternatives + 1]:
+            found.setdefault(token_text(tokenizer, one), logprob)  # of two that look alike: its own, or the likelier one's
+        return found
+
     return {
-        "tokens": texts,
-        "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": tops if alternatives else None,
-        "text_offset": offsets,
+        "tokens": [token_text(tokenizer, token.id) for token, _ in tokens],
+        "token_logprobs": [token.logprob for token, _ in tokens],
+        "top_logprobs": [top(token) for token, _ in tokens] if alternatives else None,
+        "text_offset": [offset for _, offset in tokens],
     }
 
 
-def chat_logprobs(tokenizer: Any, tokens: Sequence[Token]) -> dict[str, Any]:
+def chat_logprobs(tokenizer: Any, tokens: Sequence[Placed]) -> dict[str, Any]:
     """In the words of /v1/chat/completions."""
 
     def one(token: int, logprob: float | None) -> dict[str, Any]:
         return {"token": token_text(tokenizer, token), "logprob": logprob, "bytes": list(tokenizer.token_bytes(token))}
 
-    content = [{**one(token.id, token.logprob), "top_logprobs": [one(*top) for top in token.top]} for token in tokens]
+    content = [{**one(token.id, token.logprob), "top_logprobs": [one(*top) for top in token.top]} for token, _ in tokens]
     return {"content": content, "refusal": None}
 
 

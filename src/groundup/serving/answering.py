@@ -15,9 +15,8 @@ from groundup.generation.request import RequestSampling
 from groundup.generation.scheduler import Full
 from groundup.serving.answer import Choice, Piece, Pieces, chat_logprobs, completion_logprobs, event
 from groundup.serving.models import ServedModel
-from groundup.serving.protocol import ChatRequest, CompletionRequest, Generation, RequestError
+from groundup.serving.protocol import MOST_CHOICES, ChatRequest, CompletionRequest, Generation, RequestError
 
-MOST_CHOICES = 512  # prompts times n
 LONG = 4000  # bytes of a request: encoding more takes so long that others are to be answered meanwhile
 MAX_TOKENS = 16  # of /v1/completions, where none is asked for, as OpenAI has it
 
@@ -31,7 +30,6 @@ class Asked:
     choices: list[Choice]
     pieces: Pieces
     started: int = field(default_factory=lambda: int(time.time()))
-    offsets: dict[int, int] = field(default_factory=dict)  # characters so far, by choice
 
     def __post_init__(self) -> None:
         self.chat = isinstance(self.request, ChatRequest)
@@ -56,9 +54,7 @@ class Asked:
             return None
         if isinstance(self.request, ChatRequest):
             return chat_logprobs(self.model.tokenizer, piece.tokens)
-        before = self.offsets.get(piece.choice, 0)
-        self.offsets[piece.choice] = before + len(piece.text)
-        return completion_logprobs(self.model.tokenizer, piece.tokens, before, self.request.logprobs or 0)
+        return completion_logprobs(self.model.tokenizer, piece.tokens, self.request.logprobs or 0)
 
 
 async def ask(request: ChatRequest | CompletionRequest, model: ServedModel, size: int) -> Asked:
@@ -123,7 +119,7 @@ def _sampling(request: Generation, model: ServedModel) -> RequestSampling:
     own, size = model.stated, model.scheduler.model.config.vocab_size
     bias = {}
     for name, value in (request.logit_bias or {}).items():
-        if not (name.isascii() and name.isdigit() and len(name) < 10 and int(name) < size):
+        if not (name.isascii() and name.isdigit() and len(name) < 10 and name == str(int(name)) and int(name) < size):
             raise RequestError(f"logit_bias: {name[:40]!r} is no id of the model's {size:,} tokens", "logit_bias")
         bias[int(name)] = value
 

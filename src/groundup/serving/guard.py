@@ -1,16 +1,19 @@
 """What is checked of every request before anything else: whom it is for, where it comes from, who sends it, how large it is."""
 
 import hmac
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from groundup.core.config import shown
 from groundup.serving.protocol import RequestError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPEN_PATHS = ("/", "/runs", "/leaderboard", "/health")  # pages without data, and whether the server is there
+HOST = re.compile(r"(?:\[([^\]]*)\]|([^:\[]*))(?::\d*)?")  # name or IPv6 address, and a port
 Message = MutableMapping[str, Any]
 Receive, Send = Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]
 
@@ -24,7 +27,8 @@ class Guard:
     """
 
     def __init__(self, app: Callable[..., Awaitable[None]], hosts: tuple[str, ...], key: str | None) -> None:
-        self.app, self.hosts, self.key = app, tuple(host.lower() for host in hosts), key
+        self.app, self.key = app, key.encode() if key else None
+        self.hosts = {name for host in hosts for name in (host.lower(), _name(host)) if name}  # a port says nothing
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -38,15 +42,16 @@ class Guard:
     def _check(self, request: Request) -> None:
         host = request.headers.get("host", "")
         if _name(host) not in self.hosts:
-            raise RequestError("this host is not served here", "host", 403, "permission_error")
+            said = f"host {shown(host)} is not served here; whoever serves it adds a name with --host-name"
+            raise RequestError(said, "host", 403, "permission_error")
         origin = request.headers.get("origin")
         if origin is not None and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
             raise RequestError("requests from pages of other sites are not answered", "origin", 403, "permission_error")
-        if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        if request.headers.get("sec-fetch-site") in ("cross-site", "same-site") and not _is_a_visit(request):
             raise RequestError("requests from pages of other sites are not answered", "origin", 403, "permission_error")
         if self.key and request.url.path not in OPEN_PATHS:
             kind, _, given = request.headers.get("authorization", "").partition(" ")
-            if kind.lower() != "bearer" or not hmac.compare_digest(given.encode(), self.key.encode()):
+            if kind.lower() != "bearer" or not hmac.compare_digest(given.encode("latin-1"), self.key):
                 said = "a key is needed: Authorization: Bearer KEY"
                 raise RequestError(said, None, 401, "authentication_error", "invalid_api_key")
         if request.method == "POST" and not request.headers.get("content-type", "").lower().startswith("application/json"):
@@ -54,11 +59,15 @@ class Guard:
 
 
 def _name(host: str) -> str:
-    """Of a Host header, without port."""
-    name = host.lower()
-    if name.startswith("["):
-        return name[1:].partition("]")[0]
-    return name.partition(":")[0]
+    """Of a Host header, without port; none of one that is no such thing."""
+    found = HOST.fullmatch(host.lower())
+    return (found[1] or found[2] or "") if found else ""
+
+
+def _is_a_visit(request: Request) -> bool:
+    """Whether somebody follows a link to a page, as that of an invitation in their mail: the page has no data yet."""
+    kind = request.headers.get("sec-fetch-mode"), request.headers.get("sec-fetch-dest")
+    return request.method == "GET" and request.url.path in OPEN_PATHS and kind == ("navigate", "document")
 
 
 async def body_of(request: Request, limit: int) -> bytes:

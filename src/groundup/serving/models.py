@@ -85,14 +85,15 @@ class ServedModel:
 def refuse_what_is_not_read(messages: Sequence[dict[str, Any]]) -> None:
     """Raises UserError for what a message, or a part of its content, holds besides role and text; nothing of it would be used.
 
-    Fields without a value are let pass: OpenAI's client gives them with an answer that is sent back.
+    Fields without a value are let pass, which OpenAI's client gives with an answer that is sent back, and `type: text` of a
+    message, which older versions of lm-eval give with each.
     """
     for number, message in enumerate(messages, start=1):
         content = message.get("content")
         parts = [one for one in content if isinstance(one, dict)] if isinstance(content, list) else []
         for read, fields in ((("role", "content"), message), *((("type", "text"), part) for part in parts)):
             for name, value in fields.items():
-                if name not in read and value not in (None, [], {}, ""):
+                if name not in read and value not in (None, [], {}, "") and (name, value) != ("type", "text"):
                     raise UserError(f"message {number} of {len(messages)}: {name[:40]}: this chat format has no place for it")
 
 

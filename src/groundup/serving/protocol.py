@@ -3,17 +3,25 @@
 A field that is not named here is refused by name; one that is named is honoured, or refused for any value that is not.
 """
 
+import difflib
 import json
+from collections import Counter
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from groundup.core.config import shown
 from groundup.model.generation import HOTTEST
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
-Id = Annotated[int, Field(ge=0, lt=2**31)]
+Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True)]
 MOST_ALTERNATIVES = 20
+MOST_CHOICES = 512  # prompts times n
+MOST_FIELDS = 100
+MOST_BIASES = 1024
+Texts = Annotated[list[str], Field(max_length=MOST_CHOICES, fail_fast=True)]
+SomeIds = Annotated[list[Ids], Field(max_length=MOST_CHOICES, fail_fast=True)]
+Messages = Annotated[list[dict[str, Any]], Field(fail_fast=True)]
 NEVER: dict[str, Any] = {"best_of": 1, "suffix": None, "tools": [], "tool_choice": "none", "functions": [], "store": False}
 
 
@@ -30,7 +38,25 @@ class RequestError(Exception):
 
 
 class Body(BaseModel):
+    """Of a body, however large, the first errors are looked for alone: each is an object, and of 8 MB there could be millions.
+
+    So lists that may be long end at their first, and what an object may hold is counted before it is looked at.
+    """
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, content: Any) -> Any:
+        if isinstance(content, dict) and len(content) > MOST_FIELDS:
+            raise ValueError(f"fields: {len(content):,} are more than there are")
+        return content
+
+
+def _few_biases(given: Any) -> Any:
+    if isinstance(given, dict) and len(given) > MOST_BIASES:
+        raise ValueError(f"{len(given):,} tokens, and at most {MOST_BIASES:,} may have one")
+    return given
 
 
 Kind = TypeVar("Kind", bound=Body)
@@ -38,6 +64,7 @@ Kind = TypeVar("Kind", bound=Body)
 
 class StreamOptions(Body):
     include_usage: bool = False
+    include_obfuscation: Literal[False] = False  # no event is padded here
 
 
 class ResponseFormat(Body):
@@ -56,10 +83,10 @@ class Generation(Body):
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]] | None, BeforeValidator(_few_biases)] = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=16, fail_fast=True)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None  # who asks: nothing depends on it
@@ -85,47 +112,51 @@ class Generation(Body):
 
 
 class CompletionRequest(Generation):
-    prompt: str | list[str] | list[Id] | list[list[Id]]
+    prompt: str | Texts | Ids | SomeIds
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = None
 
 
 class ChatRequest(Generation):
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: Annotated[Messages, Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**20)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = None
     response_format: ResponseFormat | None = None
     tools: list[Any] | None = None
-    tool_choice: str | None = None
+    tool_choice: Any = None
     functions: list[Any] | None = None
     metadata: dict[str, Any] | None = None  # kept by OpenAI with what it stores, which nothing is here
 
     @model_validator(mode="after")
-    def _logprobs_first(self) -> "ChatRequest":
+    def _no_two_of_one_thing(self) -> "ChatRequest":
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs: only with logprobs = true")
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
+            raise ValueError("max_completion_tokens: another number than max_tokens, its older name; give one of them")
         return self
 
 
 class TokenizeRequest(Body):
     model: str | None = None
     prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
+    messages: Messages | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
 
 
 class DetokenizeRequest(Body):
     model: str | None = None
-    tokens: list[Id]
+    tokens: Ids
 
 
 def read(kind: type[Kind], body: bytes) -> Kind:
     """Raises RequestError, which names the field, for what is no such request."""
     try:
-        content = json.loads(body)
-        json.dumps(content, ensure_ascii=False).encode()  # halves of surrogate pairs, written as escapes, are no text
+        text = body.decode("utf-8-sig")
+        content = json.loads(text, object_pairs_hook=_each_once)
+        if "\\u" in text:
+            json.dumps(content, ensure_ascii=False).encode()  # halves of surrogate pairs, written as escapes, are no text
     except RecursionError:
         raise RequestError("the body is nested too deep") from None
     except ValueError as error:  # also a number of thousands of digits
@@ -138,6 +169,15 @@ def read(kind: type[Kind], body: bytes) -> Kind:
         raise _named(error, kind) from None
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object. Raises RequestError for a name that is there twice, of which one value would be ignored."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise RequestError(f"field {shown(twice)} is there twice", twice[:100])
+    return found
+
+
 def _named(error: ValidationError | RecursionError, kind: type[Body]) -> RequestError:
     if isinstance(error, RecursionError):
         return RequestError("the body is nested too deep")
@@ -146,12 +186,16 @@ def _named(error: ValidationError | RecursionError, kind: type[Body]) -> Request
     same_field = [one for one in found if one["loc"][:1] == found[0]["loc"][:1]]
     first = max(same_field, key=lambda one: (not one["type"].endswith("_type"), len(one["loc"])))
     param = str(first["loc"][0]) if first["loc"] else None
+    where = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
-        return RequestError(f"unknown field {shown(param)}; known: {', '.join(kind.model_fields)}", param)
+        near = difflib.get_close_matches(where[:100], kind.model_fields if where == param else (), n=1, cutoff=0.8)
+        return RequestError(f"unknown field {shown(where)}: {f'did you mean {near[0]}?' if near else 'not read here'}", param)
     if first["type"] == "missing":
-        return RequestError(f"{param} is missing", param)
+        return RequestError(f"{where} is missing", param)
     text = first["msg"].removeprefix("Value error, ")
     if param is None:
         param = text.partition(":")[0]
         return RequestError(text, param)
+    if first["type"] in ("model_type", "dict_type"):
+        text = "input should be an object"
     return RequestError(f"{param} = {shown(first['input'])}: {text[0].lower()}{text[1:]}", param)

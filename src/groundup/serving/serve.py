@@ -27,7 +27,8 @@ def serve(
     """
     if not specs and runs is None and board is None:
         raise UserError("nothing to serve: give a model, a folder of runs or a leaderboard")
-    if host not in LOOPBACK and not key:
+    key = (key or "").strip() or None  # a header's value ends before spaces
+    if host not in LOOPBACK and key is None:
         raise UserError(f"host {host}: others can reach it, so a key is needed: set GROUNDUP_KEY")
     shown = runs and Runs(runs), board and Board(board)
     listening = bind(host, port)
@@ -41,7 +42,7 @@ def serve(
     ) if there]  # fmt: skip
     serving = f"serving {', '.join(models)} at {address}/v1; " if models else ""
     logger.info(f"{serving}{'; '.join(pages)}; Ctrl-C ends")
-    hosts = (*LOOPBACK, host, *names) if host in LOOPBACK else (host, *names)
+    hosts = (*LOOPBACK, host, *names)
     app = create_app(models, hosts, key, *shown)
     answer(app, listening)
     counts = {name: dict(model.scheduler.counts) for name, model in models.items()}
