@@ -37,7 +37,8 @@ MAGIC = (  # bytes that no text begins with, and what to do
     (rb"7z\xbc\xaf\x27\x1c|Rar!\x1a", "a 7z or RAR archive: unpack it"),
     (rb".{257}ustar", "a tar archive: unpack it"),
     (rb"SQLite format 3\0", "an SQLite database: export the table as CSV"),
-    (rb"ARROW1\0", "an Arrow file: save it as Parquet"),
+    # Of streams, as `save_to_disk` of Hugging Face's datasets writes, a mark, the schema's length, and where that begins.
+    (rb"ARROW1\0|FEA1|\xff{4}..[\0-\x7f]\0\x10\0\0\0", "an Arrow file (datasets, Feather): save it as Parquet"),
     (rb"Obj\x01|ORC[\x00-\x08]", "an Avro or ORC file: save it as Parquet"),
     (rb"\x7fELF", "a program"),
     (rb"\x93NUMPY", "a NumPy array"),
@@ -49,6 +50,7 @@ MARKS = (  # the longest first: UTF-32's begins as UTF-16's does
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+STATED_DELIMITER = re.compile(r"\"?sep=([^\w\s\"]|\t)\"?[\r\n]+", re.IGNORECASE)  # a line of its own, for Excel
 ARCHIVE = re.compile(rb"WARC/\d|filedesc:")
 NO_TEXT = "not text: bytes of another kind; give text, JSON, CSV or Parquet, plain or in gzip, zstd, bz2, xz or LZ4"
 CONTROLS = bytes({*range(9), *range(14, 27), *range(28, 32), 127})  # none of them white space, form feed or ESC
@@ -181,7 +183,9 @@ def _refusal(head: bytes, encoding: str, mark: int) -> str:
 
 
 def delimiter_of(text: str) -> str:
-    """Comma, semicolon or tab: what the head of a table has most of."""
+    """Comma, semicolon or tab: what the head of a table has most of; or as its first line says."""
+    if stated := STATED_DELIMITER.match(text):
+        return stated[1]
     header = text.lstrip().partition("\n")[0]
     return max(",;\t", key=header.count)
 
@@ -191,8 +195,11 @@ def _json_form(text: str, ending: str) -> str:
     first, newline, _ = text.lstrip().partition("\n")
     if first.startswith("{"):
         try:
-            if isinstance(json.loads(first), dict):
+            _, end = json.JSONDecoder().raw_decode(first)
+            if not (behind := first[end:].strip()):
                 return "lines"
+            if behind.startswith("{"):  # one after another without line ends, as Amazon's Firehose writes
+                return "values"
         except (ValueError, RecursionError):
             pass
     if re.match(r"\s*\[\s*[{\]]", text) or (ending in ROWS and newline and re.match(r"\s*\{\s*\n", text)):
