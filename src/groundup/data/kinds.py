@@ -40,6 +40,10 @@ MAGIC = (  # bytes that no text begins with, and what to do
     # Of streams, as `save_to_disk` of Hugging Face's datasets writes, a mark, the schema's length, and where that begins.
     (rb"ARROW1\0|FEA1|\xff{4}..[\0-\x7f]\0\x10\0\0\0", "an Arrow file (datasets, Feather): save it as Parquet"),
     (rb"Obj\x01|ORC[\x00-\x08]", "an Avro or ORC file: save it as Parquet"),
+    # Blink and Firefox begin with a line From.
+    (rb"(?:[\w-]{1,40}:[^\n]{0,999}\n(?:[ \t][^\n]{0,999}\n){0,9}){0,9}(?i:content-type:\s*multipart/related)",
+     "a page saved as MHTML, or a mail: save the page as HTML"),
+    (rb"bplist00", "a property list, such as a web archive of Safari: save the page as its source"),
     (rb"\x7fELF", "a program"),
     (rb"\x93NUMPY", "a NumPy array"),
 )
@@ -51,6 +55,10 @@ MARKS = (  # the longest first: UTF-32's begins as UTF-16's does
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 STATED_DELIMITER = re.compile(r"\"?sep=([^\w\s\"]|\t)\"?[\r\n]+", re.IGNORECASE)  # a line of its own, for Excel
+# Before it may stand the declaration of XHTML, and comments: of a licence, or where a browser saved the page from.
+PAGE = re.compile(
+    rb"\s*(?:<\?xml\b[^>]{0,200}>\s*)?(?:<!--.{0,3000}?-->\s*){0,4}+<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL
+)
 ARCHIVE = re.compile(rb"WARC/\d|filedesc:")
 NO_TEXT = "not text: bytes of another kind; give text, JSON, CSV or Parquet, plain or in gzip, zstd, bz2, xz or LZ4"
 CONTROLS = bytes({*range(9), *range(14, 27), *range(28, 32), 127})  # none of them white space, form feed or ESC
@@ -100,10 +108,10 @@ def is_page(path: Path, kind: Kind) -> bool:
     """Whether a text is a page of HTML, whatever its name says."""
     try:
         with open_plain(path) as file:
-            head = streams.content(file, kind.packing, kind.encoding, kind.mark).read(512)
+            head = streams.content(file, kind.packing, kind.encoding, kind.mark).read(4096)
     except (OSError, EOFError, pa.ArrowException):
         return False
-    return re.match(rb"\s*<(?:!doctype\s+html|html)\b", head, re.IGNORECASE) is not None
+    return PAGE.match(head) is not None
 
 
 def files_of(folder: Path, endings: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -203,5 +211,7 @@ def _json_form(text: str, ending: str) -> str:
         except (ValueError, RecursionError):
             pass
     if re.match(r"\s*\[\s*[{\]]", text) or (ending in ROWS and newline and re.match(r"\s*\{\s*\n", text)):
+        return "values"
+    if re.match(r'\s*\{\s*\n\s*"(?:[^"\\\n]|\\.)*"\s*:', text):  # a notebook, what a browser exports
         return "values"
     return {".jsonl": "lines", ".ndjson": "lines", ".json": "values"}.get(ending, "text")
