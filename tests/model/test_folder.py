@@ -8,7 +8,7 @@ from groundup.core.errors import UserError
 from groundup.encoder import bert
 from groundup.model import folder, weights
 from groundup.model.decoder import RewardModel
-from groundup.tokenizer import load
+from groundup.tokenizer import load as tokenizers
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_weights_in_other_files_are_said(saved, name, said):
 def test_a_tokenizer_of_an_older_form_is_said(saved, name):
     path, _ = saved
     (path / "tokenizer.json").rename(path / name)
-    for read in (load.load, load.of_model):
+    for read in (tokenizers.load, tokenizers.of_model):
         with pytest.raises(UserError, match=f"no such file; transformers makes it of {name}"):
             read(path)
 
