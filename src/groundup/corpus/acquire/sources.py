@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from groundup.core.errors import UserError
 from groundup.core.files import replacing
+from groundup.core.plain_files import expanded
 from groundup.core.progress import Progress
 from groundup.corpus.acquire import pydoc_site
 from groundup.corpus.acquire.common_crawl import CommonCrawl
@@ -155,7 +156,7 @@ def _pages(
         with closing(remote.pages()) as found:
             yield from reading.wanted(found)
     else:
-        path = Path(name).expanduser()
+        path = expanded(name)
         if not path.exists():
             raise UserError(NO_SUCH.format(name))
         yield from Files(path, source.text_column, reading).pages()
