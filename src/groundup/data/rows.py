@@ -288,7 +288,7 @@ def _with_column(
 
 def no_column(source: object, text: str, names: Iterable[str]) -> str:
     known = ", ".join(str(name)[:30] for name in list(names)[:12])
-    return f"{source}: no column {text!r}, it has {known or 'none'}: set text_column, or name the column {text!r}"
+    return f"{source}: no column {text!r}, it has {known or 'none'}: name that of the texts {text!r} (or a source's text_column)"
 
 
 def _lines(
