@@ -86,6 +86,33 @@ def test_run_folder_that_cannot_be(run_groundup, tiny_recipe, tmp_path, below):
     assert file.read_text() == "mine"
 
 
+def test_looking_refuses_a_file_for_a_run_folder_too(groundup_here, tiny_recipe, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert "a file, where a run's folder" in refused(groundup_here("run", tiny_recipe, "--run", tmp_path / "file", "--dry-run"))
+
+
+HOMELESS = "~nobody-of-this-name/a"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "tiny", "--dry-run", "--set", f"sft.data={HOMELESS!r}"],
+        ["run", "tiny", "--dry-run", "--set", f"given.corpus={HOMELESS!r}"],
+        ["corpus", "--from", HOMELESS, "--out", "out"], ["data", "convert", HOMELESS, "--to", "out"], ["serve", HOMELESS],
+    ],
+)  # fmt: skip
+def test_the_home_of_nobody_is_one_line(groundup_here, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    assert HOMELESS in refused(groundup_here(*arguments))
+
+
+@pytest.mark.parametrize("name", ["/dev/null", "/dev/zero"])
+def test_a_device_is_no_data(groundup_here, tmp_path, name):
+    arguments = ["run", "tiny", "--run", tmp_path / "run", "--dry-run", "--set", f"sft.data={name!r}"]
+    assert f"{name}: a device, pipe or socket, which step sft needs" in refused(groundup_here(*arguments))
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
 def test_run_folder_without_permission(run_groundup, tiny_recipe, tmp_path):
     locked = tmp_path / "locked"

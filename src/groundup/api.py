@@ -28,6 +28,7 @@ from groundup.core.device import Device, choose
 from groundup.core.errors import UserError
 from groundup.core.executor import cores
 from groundup.core.outputs import require_new
+from groundup.core.plain_files import expanded
 from groundup.core.seals import MANIFEST, open_stage, read_manifest, verify
 from groundup.data.config import MixtureConfig
 from groundup.data.contracts import Given, read_conversations, read_preferences
@@ -141,7 +142,7 @@ class Model:
 
     def save(self, folder: Folder) -> None:
         """Write a Hugging Face folder. Raises UserError where there is a finished step, or another model."""
-        target = Path(folder).expanduser()
+        target = expanded(folder)
         if (target / MANIFEST).exists():
             raise UserError(f"{target}: a finished step, which would be altered; give another folder")
         require_new(*(target / name for name in ("config.json", "model.safetensors", "tokenizer.json")))
@@ -169,7 +170,7 @@ class PreferenceModel:
     @staticmethod
     def load(folder: Folder) -> "PreferenceModel":
         """Raises UserError when the folder is not a complete sequence classifier with one label."""
-        place = Path(folder).expanduser()
+        place = expanded(folder)
         verify(place)
         network = model_files.load_reward_model(place).to(_device().torch_device)
         return PreferenceModel(network, tokenizers.of_model(place), place, _results(place))
@@ -219,7 +220,7 @@ def load(folder: Folder, step: str | None = None) -> Model:
 
     Raises UserError where there is none that writes text, and where it is damaged or of another architecture.
     """
-    place = Path(folder).expanduser()
+    place = expanded(folder)
     if step is not None:
         return open_run(place).model(step)
     if not (place / "config.json").is_file():
@@ -236,14 +237,14 @@ def load_tokenizer(folder: Folder) -> AnyTokenizer:
 
     Raises UserError where there is none, or one of another kind.
     """
-    place = Path(folder).expanduser()
+    place = expanded(folder)
     inner = place / "tokenizer"
     return tokenizers.load(inner if not (place / "tokenizer.json").is_file() and inner.is_dir() else place)
 
 
 def open_run(folder: Folder) -> RunView:
     """Raises UserError where no step is finished."""
-    run = RunView(Path(folder).expanduser())
+    run = RunView(expanded(folder))
     if not run.steps:
         raise UserError(f"{run.folder}: no finished step of a run in it; `groundup run RECIPE --run {run.folder}` makes them")
     return run
@@ -281,7 +282,7 @@ def train_tokenizer(
         shutil.rmtree(work / "counts")
         return results
 
-    target = Path(folder).expanduser()
+    target = expanded(folder)
     with files_of(texts, target) as files:
         content = documents.digest_of_shards(documents.find(files))
         settings = {"kind": kind, "vocabulary": vocabulary, "pattern": pattern, "texts": content}
@@ -303,7 +304,7 @@ def pretrain(
     if not isinstance(held_out, int | float) or not 0 <= held_out < 1:
         raise UserError(f"pretrain: held_out = {str(held_out)[:40]}: it must be a share from 0 to less than 1")
     if isinstance(start := settings.get("start_from"), Path):
-        settings["start_from"] = str(start.expanduser())
+        settings["start_from"] = str(expanded(start))
     shares = {name: value for name, value in settings.items() if name in MixtureConfig.model_fields}
     mixture = configured(MixtureConfig, shares, "pretrain")
     config = configured(PretrainingConfig, {k: v for k, v in settings.items() if k not in shares}, "pretrain", NOT_HERE)
@@ -327,7 +328,7 @@ def pretrain(
         shutil.rmtree(tokens)
         return {**results, "device": device.name}
 
-    device, target = _device(), Path(folder).expanduser()
+    device, target = _device(), expanded(folder)
     with files_of(texts, target) as files:
         shards = documents.find(files)
         key = {"texts": documents.digest_of_shards(shards), "held_out": held_out, "mixture": mixture.model_dump()}
@@ -425,7 +426,7 @@ def _tuned(
             logger.warning("%s: %s rows left out: %s", kind, f"{left_out.total():,}", said(left_out))
         return {**results, "left_out": dict(left_out)}
 
-    target = Path(folder).expanduser()
+    target = expanded(folder)
     content = hashlib.blake2b(json.dumps([rows, unseen], sort_keys=True).encode(), digest_size=16).hexdigest()
     key = {**_key(config, seed), "data": content, "model": digest_of_model(model.network), "tokenizer": model.tokenizer.digest()}
     make_alone(target, kind, key, make)

@@ -2,12 +2,14 @@
 
 import ast
 import logging
+import os
 from pathlib import Path
 
 import pytest
 
 import groundup
 from groundup.core import log
+from groundup.core.errors import UserError
 from groundup.core.progress import Progress
 
 SOURCES = Path(groundup.__file__).parent
@@ -55,3 +57,10 @@ def test_a_file_has_every_record_with_its_time(tmp_path):
     lines = (tmp_path / "log.txt").read_text().splitlines()
     assert [line.split(": ", 1)[1] for line in lines] == ["one", "half \\ud800 of a pair"]
     assert all(" groundup.tests" in line for line in lines)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_log_is_a_plain_file(tmp_path, make):
+    make(tmp_path / "log.txt")
+    with pytest.raises(UserError, match=r"log\.txt: not a plain file"), log.to_file(tmp_path / "log.txt"):
+        logger.info("would wait for a reader of the pipe")

@@ -97,10 +97,14 @@ def test_no_benchmarks():
     assert contains_benchmark(["a b c"], read_benchmarks([])) == ([None], [])
 
 
-@pytest.mark.parametrize("name,content", [("a.jsonl", "{"), ("a.parquet", "x"), ("a.jsonl.gz", "x"), ("a.pdf", "%PDF-1.7")])
+@pytest.mark.parametrize(
+    "name,content",
+    [("a.jsonl", "{"), ("a.parquet", "x"), ("a.jsonl.gz", "x"), ("a.pdf", "%PDF-1.7"),
+     ("a.csv", 'q,a\n"never closed,b\n'), ("a.txt", "<!DOCTYPE html>\n<p>Not Found")],
+)  # fmt: skip
 def test_files_that_cannot_be_read_are_named(tmp_path, name, content):
     (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=f"{name}: (a damaged benchmark file|not a Parquet file|a PDF)"):
+    with pytest.raises(UserError, match=f"{name}: (a damaged benchmark file|not a Parquet file|a PDF|a web page)"):
         read_benchmarks([tmp_path / name])
     with pytest.raises(UserError, match="no such file"):
         read_benchmarks([tmp_path / f"no-{name}"])

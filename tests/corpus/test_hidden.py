@@ -80,6 +80,11 @@ def test_soft_hyphens_go():
         assert extract(Page("http://a.org/", kind, body.encode(), "utf-8")).text == said % "hyphenated"
 
 
+@pytest.mark.parametrize("word", ["漢<rt>かん</rt>字<rt>じ</rt>", "<rb>漢字</rb><rp>(</rp><rt>かんじ</rt><rp>)</rp>"])
+def test_how_a_word_is_read_stands_above_it_not_in_it(word):
+    assert everything(f"<p>この<ruby>{word}</ruby>を読む。</p>") == "この漢字を読む。"
+
+
 CODE = ["def f():", "    return 1", "", "x = f()  # 3", "        y"]
 LINES = {
     "plain": ("<pre>%s</pre>", "%s\n"),

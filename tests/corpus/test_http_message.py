@@ -56,7 +56,9 @@ def test_several_encodings_false_claims_and_unknown_ones():
     assert undo_encodings(gzip.compress(b"a") + gzip.compress(b"b") + b"\n", "gzip", 100) == (b"ab", True)
     assert undo_encodings(b"<p>decoded already", "gzip", 100) == (b"<p>decoded already", True)
     with pytest.raises(ValueError, match="unknown"):
-        undo_encodings(b"x", "compress", 100)
+        undo_encodings(b"\x1f\x9d\x90x\0", "compress", 100)
+    for unknown in ("aws-chunked", "iso-8859-1", "text/html", "aws-chunked,gzip"):
+        assert undo_encodings(gzip.compress(b"<p>x") if "gzip" in unknown else b"<p>x", unknown, 100) == (b"<p>x", True)
     with pytest.raises(ValueError, match="not gzip"):
         undo_encodings(b"\x1f\x8b\x08\x00\x00\xff", "gzip", 100)
 
@@ -74,6 +76,26 @@ def test_several_encodings_false_claims_and_unknown_ones():
 )
 def test_chunks(body, expected):
     assert unchunk(body) == expected
+
+
+OWN = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<p>x"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n" * 2,
+     b"HTTP/1.0 200 Connection established\r\nVia: proxy\r\n\r\n", b"HTTP/1.1 100 Continue\n\n"],
+)  # fmt: skip
+def test_heads_before_the_response_are_passed_over(before):
+    message = parse(before + OWN, 100)
+    assert (message.status, message.body, message.headers) == (200, b"<p>x", {"content-type": "text/html"})
+
+
+def test_a_page_that_shows_a_response_is_no_head():
+    shown = OWN.replace(b"<p>x", OWN)
+    assert parse(shown, 100).body == OWN
+    assert parse(b"HTTP/1.1 100 Continue\r\n\r\n", 100).status == 100
+    assert parse(b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000, 10**7).status == 100  # no copy of the block for each
 
 
 @given(st.binary(max_size=300), st.sampled_from(["", "gzip", "br", "zstd", "deflate"]))

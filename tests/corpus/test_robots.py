@@ -103,4 +103,5 @@ def test_sitemaps_and_indexes():
     index = b"<s:sitemapindex xmlns:s='x'><s:sitemap><s:loc>http://a.org/1.xml</s:loc></s:sitemap></s:sitemapindex>"
     assert parse_sitemap(gzip.compress(index)) == (True, ["http://a.org/1.xml"])
     assert parse_sitemap(b"http://a.org/1\r\nnot a line\nhttps://a.org/2") == (False, ["http://a.org/1", "https://a.org/2"])
+    assert parse_sitemap("\ufeffhttp://a.org/1\n  http://a.org/2 ".encode()) == (False, ["http://a.org/1", "http://a.org/2"])
     assert parse_sitemap(b"\x1f\x8bbroken") == (False, [])

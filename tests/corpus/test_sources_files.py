@@ -83,6 +83,42 @@ def test_a_file_of_any_name_is_read_by_its_content(tmp_path, name):
         gather(tmp_path, path)
 
 
+PAGES = [
+    "<!DOCTYPE html><p>page", "<HTML><p>page", '<?xml version="1.0" encoding="utf-8"?>\n<!DOCTYPE html>\n<p>page',
+    "<!-- saved from url=(0014)about:internet -->\n<html>page", "<!-- a -->\n <!--\nb--><!doctype HTML PUBLIC 'x'>page",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", PAGES)
+@pytest.mark.parametrize("name", ["x", "x.aspx", "view.php@id=3", "x.txt.gz", "x.md"])
+def test_a_page_of_any_name_is_a_page(tmp_path, name, content):
+    path = tmp_path / name
+    for encoding in ("utf-8", "utf-16"):
+        data = content.encode(encoding)
+        path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+        [page] = gather(tmp_path, path)[1]
+        assert page.content_type == "text/html" and page.body.decode() == content
+    path.write_bytes(gzip.compress(b"A page has <html> in it.") if name.endswith("gz") else b"A page has <html> in it.")
+    assert gather(tmp_path, path)[1][0].content_type != "text/html"
+
+
+SAVED = {
+    "page.mht": b"From: <Saved by Blink>\r\nSubject: A\r\nContent-Type: multipart/related;\r\n\ttype=text/html\r\n",
+    "saved": b"MIME-Version: 1.0\nX-A: b;\n c\nCONTENT-TYPE: Multipart/Related; boundary=x\n\n--x\n",
+    "a.webarchive": b"bplist00" + bytes(99), "a.ipynb": b'{\n "cells": [],\n "nbformat": 4\n}\n',
+    "a.har": b'{\n  "log": {"entries": []}\n}', "notes": b'{\r\n  "a\\"b" : 1}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_what_programs_save_is_named_and_no_text(tmp_path, name):
+    (tmp_path / name).write_bytes(SAVED[name])
+    with pytest.raises(UserError, match=r"save the page as|no column 'text', it has"):
+        gather(tmp_path, tmp_path / name)
+    (tmp_path / name).write_text("{\n  a brace\n}\nSubject: none\n")
+    assert gather(tmp_path, tmp_path / name)[1]
+
+
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet", "a.html", "a.warc.gz", "a", "a.py"])
 def test_pipes_are_refused_and_not_waited_for(tmp_path, name):
     os.mkfifo(tmp_path / name)

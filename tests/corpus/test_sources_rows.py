@@ -56,10 +56,10 @@ def test_a_column_of_another_name_and_html(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(lines([{"html": "<p>x", "text": "y"}]))
     assert gather(tmp_path, path, text_column="html")[1][0][1:] == ("text/html", "<p>x")
-    with pytest.raises(UserError, match=r"no column 'content', it has html, text: set text_column"):
+    with pytest.raises(UserError, match=r"no column 'content', it has html, text: name that"):
         gather(tmp_path, path, text_column="content")
     pq.write_table(pa.table({"a": ["x"], "b": ["y"]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"no column 'text', it has a, b: set text_column"):
+    with pytest.raises(UserError, match=r"no column 'text', it has a, b: name that of the texts 'text'"):
         gather(tmp_path, tmp_path / "a.parquet")
     (tmp_path / "b.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(UserError, match="not a Parquet file"):

@@ -17,7 +17,7 @@ from groundup.data.contracts import read_conversations, read_preferences, read_p
 from groundup.data.conversations import Conversation, conversation_of
 from groundup.data.convert import convert
 from groundup.data.messages import BadRow, Message
-from groundup.data.preferences import Preference, preference_of, prompt_of
+from groundup.data.preferences import Preference, preference_format_of, preference_of, prompt_of
 
 
 def said(role, content, **more):
@@ -92,6 +92,49 @@ def test_every_format_of_preferences_keeps_the_whole_history(row):
     assert preference_of({**row, "margin": 0.5}).margin == 0.5
     assert preference_of(expected.row) == expected
     assert prompt_of(row) == expected.prompt
+
+
+SYSTEM_OF = [
+    {"messages": [ASKED, ANSWERED]}, {"conversations": [turn("human", "What is it?"), turn("gpt", "A file.")]},
+    {"prompt": "What is it?", "completion": "A file."}, {"instruction": "What is it?", "response": "A file."},
+    {"prompt": "What is it?", "chosen": "A file.", "rejected": "A pipe."},
+    {"chosen": [ASKED, ANSWERED], "rejected": [ASKED, OTHER]},
+    {"instruction": "What is it?", "chosen": "A file.", "rejected": "No."},
+    {"chosen": "Human: A\n\nAssistant: b", "rejected": "Human: A\n\nAssistant: c"},
+    {"input": {"messages": [ASKED]}, "preferred_output": [ANSWERED], "non_preferred_output": [OTHER]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["system", "system_prompt"])
+@pytest.mark.parametrize("row", SYSTEM_OF)
+def test_a_column_of_system_messages_is_read_in_every_format(row, name):
+    read = preference_of if preference_format_of(row) else conversation_of
+    system = Message("system", "Be brief.")
+    assert tuple(read({**row, name: "Be brief."}).prompt) == (system, *read(row).prompt) == prompt_of({**row, name: "Be brief."})
+    assert read({**row, name: None}) == read({**row, name: " "}) == read(row)
+    with pytest.raises(BadRow, match="system must be text"):
+        read({**row, name: ["Be brief."]})
+
+
+def test_a_system_message_may_be_empty_or_stand_there_twice_the_same_but_not_two():
+    row = {"messages": [{"role": "system", "content": ""}, ASKED, ANSWERED]}
+    assert conversation_of(row).messages == messages(ASKED, ANSWERED)
+    row["messages"][0]["content"] = "Be brief."
+    assert conversation_of({**row, "system": "Be brief."}).messages == messages(*row["messages"])
+    with pytest.raises(BadRow, match="message 2 of 4: role 'system', expected user"):
+        conversation_of({**row, "system": "Be long."})
+
+
+def test_the_context_of_dolly_is_part_of_the_question():
+    row = {"instruction": "What is it?", "context": "It is a file.", "response": "A file.", "category": "closed_qa"}
+    assert conversation_of(row).messages[0].content == "What is it?\nIt is a file."
+    assert conversation_of({**row, "context": ""}).messages[0].content == "What is it?"
+
+
+@pytest.mark.parametrize("label", [False, 0, 0.0, "False", "false", "0"])
+def test_an_answer_that_was_found_bad_is_not_learned_however_it_is_written(label):
+    with pytest.raises(BadRow, match="found bad"):
+        conversation_of({"prompt": "What is it?", "completion": "A file.", "label": label})
 
 
 def test_prompts_of_every_kind_of_row():

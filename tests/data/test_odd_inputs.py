@@ -10,7 +10,7 @@ import pytest
 from groundup.core.errors import UserError
 from groundup.data.contracts import read_conversations, read_preferences
 from groundup.data.csv_table import csv_table
-from groundup.data.rows import Refused, batches
+from groundup.data.rows import Refused, batches, records
 from groundup.scaling import mixture_laws, runs
 from groundup.tokenizer import documents
 
@@ -104,3 +104,42 @@ def test_tables_that_are_none(tmp_path):
     path.write_text("weight_,weight_b,loss_x\n" + "0.5,0.5,3\n" * 9)
     with pytest.raises(UserError, match="without the name of its domain"):
         mixture_laws.read(path)
+
+
+ROW, TEXT = '{"text": "a b"}', "he left, she said"
+OTHER_WRITERS = {  # rows as programs write them that ask nobody; name -> content, and how many rows of it are read
+    "Excel.csv": (f'sep=;\r\ntext;b\r\n"{TEXT}";1\r\n', 1), "tabs of Excel.csv": (f"sep=\t\ntext\tb\n{TEXT}\t1\n", 1),
+    "pipes.csv": (f'"sep=|"\ntext|b\n{TEXT}|1\n', 1), "a column.csv": ("sep=;x,text\n1,a\n", 1),
+    "Firehose.jsonl": (ROW * 3, 3), "Firehose without an ending": (f"{ROW} {ROW}", 2), "old Macs.jsonl": (f"{ROW}\r" * 3, 3),
+    "RFC 7464.jsonl": (f"\x1e{ROW}\n" * 3, 3), "RFC 7464.json": (f"\x1e{ROW}\n" * 3, 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER_WRITERS)
+def test_rows_as_other_programs_write_them(tmp_path, name):
+    content, rows = OTHER_WRITERS[name]
+    (tmp_path / name).write_bytes(content.encode())
+    refused = Refused()
+    found = [text for batch in batches(tmp_path / name, "text", (), refused) for text in batch["text"].to_pylist()]
+    assert len(found) == rows and set(found) <= {"a b", TEXT, "a"} and not refused
+
+
+def test_a_table_says_its_delimiter(tmp_path):
+    (tmp_path / "runs.csv").write_text("sep=;\n" + TABLE.replace(",", ";"))
+    assert csv_table(tmp_path / "runs.csv") == [line.split(",") for line in (HEAD, *ROWS)]
+
+
+def test_quotes_that_are_none_of_csv_are_counted_and_change_no_text(tmp_path):
+    path, refused = tmp_path / "a.csv", Refused()
+    path.write_text('text,b\nfirst,1\n"as \\"Spark\\" writes",1\n"a ""b"" c",2\n"never closed\nlast,3\n')
+    assert [row["text"] for _, row in records(path, refused)] == ["first", 'a "b" c']
+    assert refused == {"not CSV": 1, "all behind a quote that is not closed": 1} and refused.first == f"{path}: line 3: not CSV"
+
+
+@pytest.mark.parametrize("columns", [1, 900])
+def test_what_the_library_of_data_sets_saves_is_named(tmp_path, columns):
+    table = pa.table({f"column {number}": ["a"] for number in range(columns)})
+    with pa.OSFile(str(tmp_path / "data-00000-of-00001.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    with pytest.raises(UserError, match="an Arrow file"):
+        list(batches(tmp_path / "data-00000-of-00001.arrow", "text", (), Refused()))

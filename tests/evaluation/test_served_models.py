@@ -174,7 +174,7 @@ def test_tokens_of_the_answer_are_found_by_their_places(monkeypatch):
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_what_passes_is_tried_again(status, quick, caplog):
-    answers = [(status, {}, {"Retry-After": "7"}), (status, {}), (status, b"no json")]
+    answers = [(status, {}, {"Retry-After": "7"}), (status, {}, {"Retry-After": "\xb2"}), (status, b"no json")]
     with Server(lambda _, request: answers.pop(0) if answers else (200, good(request["prompt"]))) as server:
         [one] = ServedModel(f"{server.address}#m").continuations([("a", "b")], 1)
     assert one.nats == -1.0 and quick == [7.0, 2.0, 4.0]

@@ -60,6 +60,9 @@ def test_answer_keys(task, key):
         ({"options": ["this"]}, "fewer than 2"),
         ({"options": "this"}, "no list"),
         ({"options": [str(n) for n in range(40)]}, "more than 26"),
+        ({"q": None}, "nothing where a text is wanted"),
+        ({"q": ["which?"]}, "list where a text is wanted"),
+        ({"q": {"text": "which?"}}, "dict where a text is wanted"),
         ({"q": "x" * 10_000_000}, "longer than"),
         ({"options": ["this", "x" * 10_000_000]}, "longer than"),
     ],
@@ -68,6 +71,12 @@ def test_a_bad_row_among_good_ones_is_counted(task, change, reason):
     found = load(task([GOOD, GOOD | change, GOOD]))
     assert [example.number for example in found.rows] == [0, 2]
     assert sum(found.refused.values()) == 1 and reason in str(found.refused) and "row 2" in found.refused.first
+
+
+@pytest.mark.parametrize("value", [None, ["which?"], {"text": "which?"}])
+def test_what_is_joined_is_text_too(task, value):
+    found = load(task([GOOD, GOOD | {"q": value}], CHOICES.replace("Q: {{ q }}", "{{ 'Q: ' ~ q }}")))
+    assert len(found.rows) == 1 and found.rows[0].prompt == "Q: which?\nA:" and "where a text is wanted" in str(found.refused)
 
 
 def test_a_missing_column(task):

@@ -31,6 +31,8 @@ def patched(size):
 
 MODELS = {
     "dense": lambda: Decoder(DENSE),
+    "one head of keys, tied": lambda: Decoder(replace(DENSE, num_key_value_heads=1, head_dim=6, tie_word_embeddings=True)),
+    "three heads": lambda: Decoder(replace(DENSE, num_attention_heads=3, num_key_value_heads=3, rope_theta=1e6)),
     "llama yarn": lambda: Decoder(replace(DENSE, model_type="llama", rope_scaling=YARN)),
     "qwen2": lambda: Decoder(replace(DENSE, model_type="qwen2")),
     "experts": lambda: Decoder(SPARSE),

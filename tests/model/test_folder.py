@@ -8,6 +8,7 @@ from groundup.core.errors import UserError
 from groundup.encoder import bert
 from groundup.model import folder, weights
 from groundup.model.decoder import RewardModel
+from groundup.tokenizer import load as tokenizers
 
 
 @pytest.fixture
@@ -82,6 +83,30 @@ def test_what_is_missing_is_named(saved, tmp_path):
     (path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"config\.json: head_dim is missing"):
         folder.load_decoder(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pytorch_model.bin", "there is pytorch_model.bin, pickled, which is never opened: get the weights as safetensors"),
+        ("model-00001-of-00002.safetensors", "there is model-00001-of-00002.safetensors, without the index of its parts"),
+        ("consolidated.safetensors", "there is consolidated.safetensors"), ("weights.npz", r"model\.safetensors: no such file$"),
+    ],
+)  # fmt: skip
+def test_weights_in_other_files_are_said(saved, name, said):
+    path, _ = saved
+    (path / "model.safetensors").rename(path / name)
+    with pytest.raises(UserError, match=said):
+        folder.load_decoder(path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "vocab.json"])
+def test_a_tokenizer_of_an_older_form_is_said(saved, name):
+    path, _ = saved
+    (path / "tokenizer.json").rename(path / name)
+    for read in (tokenizers.load, tokenizers.of_model):
+        with pytest.raises(UserError, match=f"no such file; transformers makes it of {name}"):
+            read(path)
 
 
 def test_weights_that_are_damaged_or_do_not_fit_are_named(saved):

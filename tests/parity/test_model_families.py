@@ -33,6 +33,10 @@ EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 
 # Ours by DecoderConfig, beyond the toy's sizes.
 SHAPES = {
     "qwen3": {"model_type": "qwen3"},
+    "qwen3 plain": {"model_type": "qwen3", "num_key_value_heads": 4},
+    "qwen3 tied": {"model_type": "qwen3", "num_key_value_heads": 1, "tie_word_embeddings": True},
+    "qwen3 wide heads": {"model_type": "qwen3", "head_dim": 24, "rope_theta": 1e6},
+    "qwen3 deep": {"model_type": "qwen3", "head_dim": 6, "num_hidden_layers": 4, "rms_norm_eps": 1e-5},
     "qwen3 yarn": {"model_type": "qwen3", "head_dim": 24, "rope_scaling": YARN},
     "qwen3 linear": {"model_type": "qwen3", "rope_scaling": LINEAR},
     "llama": {"model_type": "llama"},
@@ -144,7 +148,7 @@ def their_gradient(gradients, name):
     return gate if matrix in ("gate_proj", "w1") else up
 
 
-@pytest.mark.parametrize("name", ["llama3", "qwen2", "qwen3 yarn", "qwen3_moe", "mixtral"])
+@pytest.mark.parametrize("name", ["llama3", "qwen2", "qwen3", "qwen3 tied", "qwen3 yarn", "qwen3_moe", "mixtral"])
 @torch.no_grad()
 def test_greedy_answers_are_the_same(saved, name):
     ours, path = saved(**SHAPES[name])

@@ -6,7 +6,7 @@ import pytest
 
 from groundup.core.errors import UserError
 from groundup.data.docstring_questions import STDLIB
-from groundup.pipeline import preflight
+from groundup.pipeline import preflight, steps
 from groundup.pipeline.recipe import Recipe, resolve
 from groundup.pipeline.run import Run, Step
 
@@ -61,6 +61,14 @@ def test_what_would_end_a_late_stage_is_said(tmp_path, check, rows, settings, sa
     with pytest.raises(UserError) as caught:
         check(recipe(**settings), {"corpus": corpus(tmp_path, rows) / "corpus"})
     assert said in str(caught.value) and len(str(caught.value)) <= 300
+
+
+def test_a_benchmark_that_cannot_be_read_is_known_before_the_first_page(tmp_path):
+    (tmp_path / "a.csv").write_text('q,a\n"never closed,b\n')
+    given = recipe(corpus={"benchmarks": [str(tmp_path / "a.csv")]})
+    with pytest.raises(UserError, match=r"a\.csv: a damaged benchmark file"):
+        Run(tmp_path / "run", given, steps.STANDARD[:3]).execute()
+    assert not (tmp_path / "run" / "pages").exists()
 
 
 def test_answers_that_cannot_fit_are_said_after_the_tokenizer(tmp_path, toy_tokenizer):

@@ -111,9 +111,10 @@ def test_overrides(minimal):
             "annotations.toxic_words=de=at",
             "mixture.weights.reference=1",
             "base.depth=7",
+            "pages.sources.0.text_column=content",
         ],
     )
-    assert recipe.base.depth == 7 and recipe.dpo.beta == 0.2
+    assert recipe.base.depth == 7 and recipe.dpo.beta == 0.2 and recipe.pages.sources[0].text_column == "content"
     assert recipe.name == "my word" and recipe.seed == 3
     assert recipe.annotations.quality_positives == ["a", "b"] and recipe.annotations.toxic_words == "de=at"
     assert recipe.mixture.weights == {"reference": 1.0}
@@ -125,7 +126,11 @@ def test_overrides(minimal):
     [
         ("base.depth", "expected section.key=value"),
         ("=3", "expected section.key=value"),
-        ("pages.sources.max_mb=3", "sources is not a section"),
+        ("pages.sources.max_mb=3", "pages.sources is not a section; give a number from 0 to 0 after it"),
+        ("pages.sources.1.max_mb=3", "pages.sources.1 is not a section"),
+        ("pages.sources.-1.max_mb=3", "pages.sources.-1 is not a section"),
+        ("pages.sources.0.max_mb.x=3", "pages.sources.0.max_mb = {'x': 3}"),
+        ("pages.sources.0.max_nb=3", "max_nb"),
         ("base.dept=3", "did you mean base.depth?"),
     ],
 )

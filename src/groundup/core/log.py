@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from groundup.core.errors import UserError
 from groundup.core.text import printable
 
 ROOT = logging.getLogger("groundup")
@@ -37,7 +38,9 @@ def shown() -> int | None:
 
 @contextmanager
 def to_file(path: Path) -> Iterator[None]:
-    """Within it, every record is a line at the end of `path` too, with its time."""
+    """Within it, every record is a line at the end of `path` too, with its time. Raises UserError where that is no plain file."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise UserError(f"{path}: not a plain file; move it away")
     handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     ROOT.addHandler(handler)

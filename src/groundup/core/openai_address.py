@@ -73,7 +73,7 @@ class OpenAIAddress:
             except ValueError as error:
                 raise UserError(f"{self.address}: not an address ({str(error)[:80]})") from None
             if attempt < ATTEMPTS - 1:
-                pause = min(LONGEST_WAIT, float(asked) if asked and asked.isdigit() else wait)
+                pause = min(LONGEST_WAIT, float(asked) if asked and asked.isascii() and asked.isdigit() else wait)
                 logger.warning("%s%s: %s; tried again in %.0f s", self.address, path, said[:150], pause)
                 time.sleep(pause)
                 wait *= 2

@@ -1,4 +1,4 @@
-"""Opening files that somebody else named: only plain ones, so that a pipe or a device is never waited for."""
+"""Paths that somebody else named, and opening them: only plain ones, so that a pipe or a device is never waited for."""
 
 import os
 import stat
@@ -29,6 +29,14 @@ def open_plain(path: Path) -> BinaryIO:
         file.close()
         raise
     return file
+
+
+def expanded(path: str | Path) -> Path:
+    """With the home folder for a `~` at its beginning. Raises UserError where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no user whose home folder this could be; give the whole path") from None
 
 
 def _require_plain(path: Path, mode: int) -> None:

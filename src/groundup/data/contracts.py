@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from groundup.core.errors import UserError
+from groundup.core.plain_files import expanded
 from groundup.data.conversations import Conversation, conversation_of, format_of
 from groundup.data.kinds import ROWS, files_of, kind_of
 from groundup.data.messages import BadRow, Message
@@ -68,7 +69,7 @@ def _read_all(
         if not isinstance(one, str | Path):
             rows.append((f"row {number + 1}", one))
             continue
-        path = Path(one).expanduser()
+        path = expanded(one)
         before = len(found.rows)
         mine = Refused()
         found.rows.extend(read(path, make, mine, found.formats, max_row_bytes))

@@ -2,9 +2,11 @@
 
     messages                       TRL, and OpenAI's chat fine-tuning: role and content, a `weight` of 0 or 1 for each
     prompt, completion             TRL: texts or messages; only the completion is learned, and none whose `label` is false
-    instruction, output            Alpaca; also `input`, `system`, `history`, and `response` for `output`
-    conversations                  ShareGPT: from and value; also `system`
+    instruction, output            Alpaca; also `input`, `history`; Dolly's `context` and `response` for `input` and `output`
+    conversations                  ShareGPT: from and value
     prompt, with text and replies  OASST: a tree, of which the best ranked reply to each message is taken
+
+Each may have a column `system` or `system_prompt`, where the messages have no system message of their own.
 """
 
 from collections.abc import Mapping
@@ -13,6 +15,7 @@ from typing import Any
 
 from groundup.data.messages import BadRow, Message, checked, read_list, read_messages
 
+FOUND_BAD = ("false", "0", "0.0")  # a `label` also as it comes out of CSV and of columns with nulls
 KNOWN = "messages; prompt, completion; instruction, output; conversations; prompt with replies"
 
 
@@ -63,9 +66,9 @@ def conversation_of(row: Mapping[str, Any]) -> Conversation:
     if form == "TRL messages":
         messages = read_list(row["messages"])
     elif form == "ShareGPT":
-        messages = with_system(row, read_list(row["conversations"]))
+        messages = read_list(row["conversations"])
     elif form == "TRL prompt and completion":
-        if row.get("label") is False:  # TRL's unpaired preference
+        if str(row.get("label")).lower() in FOUND_BAD:  # TRL's unpaired preference
             raise BadRow("an answer that was found bad (label false)")
         prompt, completion = read_prompt(row["prompt"]), read_messages(row["completion"], "assistant")
         messages = tuple(replace(message, trained=False) for message in prompt) + completion
@@ -78,6 +81,7 @@ def conversation_of(row: Mapping[str, Any]) -> Conversation:
         messages = (*instruction(row), Message("assistant", answer))
     else:
         raise BadRow("missing column", f"no columns of a conversation; it has {columns_of(row)}; known: {KNOWN}")
+    messages = with_system(row, messages)
     in_order(messages)
     if messages[-1].role != "assistant":
         raise BadRow("the last message is not the assistant's")
@@ -122,9 +126,9 @@ def read_prompt(value: Any) -> tuple[Message, ...]:
 
 
 def instruction(row: Mapping[str, Any]) -> tuple[Message, ...]:
-    """The prompt of Alpaca's row: earlier pairs of `history`, then `instruction` and `input`, a line apart."""
+    """The prompt of Alpaca's row: earlier pairs of `history`, then `instruction` and `input` (or `context`), a line apart."""
     texts = []
-    for name in ("instruction", "input"):
+    for name in ("instruction", "context" if row.get("input") is None else "input"):
         text = row.get(name)
         if text is not None and not isinstance(text, str):
             raise BadRow("content that is no text", f"{name} must be text, not {type(text).__name__}")
@@ -137,15 +141,17 @@ def instruction(row: Mapping[str, Any]) -> tuple[Message, ...]:
         if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
             raise BadRow("no list of messages", "history must be a list of pairs of texts")
         messages += [Message("user", pair[0]), Message("assistant", pair[1])]
-    return with_system(row, (*messages, Message("user", "\n".join(texts))))
+    return (*messages, Message("user", "\n".join(texts)))
 
 
 def with_system(row: Mapping[str, Any], messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The messages after that of the column `system`, if it has text."""
-    system = row.get("system")
-    if system is not None and not isinstance(system, str):
+    """The messages after that of the column `system` or `system_prompt`, if it has text that does not stand there already."""
+    system = row.get("system") or row.get("system_prompt") or ""
+    if not isinstance(system, str):
         raise BadRow("content that is no text", f"system must be text, not {type(system).__name__}")
-    return (Message("system", system), *messages) if system else messages
+    if not system.strip() or (messages and messages[0].role == "system" and messages[0].content == system):
+        return messages
+    return (Message("system", system), *messages)
 
 
 def without_tools(row: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from groundup.core.errors import UserError
 from groundup.core.files import replacing
 from groundup.core.outputs import require_new
+from groundup.core.plain_files import expanded
 from groundup.data.contracts import nothing, read
 from groundup.data.conversations import Conversation, columns_of, conversation_of, format_of
 from groundup.data.kinds import PACKED, has_ending
@@ -39,7 +40,7 @@ def convert(files: Sequence[Path], out: Path) -> dict[str, Any]:
     if has_ending(out.name, (".parquet", ".csv", ".tsv")) or out.name.lower().endswith(PACKED):
         raise UserError(f"{out}: JSON lines are written, which nobody would look for under this name; call it .jsonl")
     formats, refused, count = Counter[str](), Refused(), 0
-    paths = [path.expanduser() for path in files]
+    paths = [expanded(path) for path in files]
     if any(path.resolve() == out.resolve() for path in paths):
         raise UserError(f"{out}: is read and written; give another file to write")
     require_new(out)

@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 
 from groundup.core.errors import UserError
-from groundup.data.kinds import delimiter_of
+from groundup.data.kinds import STATED_DELIMITER, delimiter_of
 from groundup.data.text import read_whole
 
 
@@ -16,6 +16,7 @@ def csv_table(path: Path) -> list[list[str]]:
     """
     text = read_whole(path)
     try:
-        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(text)))
+        lines = io.StringIO(STATED_DELIMITER.sub("", text, 1) if STATED_DELIMITER.match(text) else text, newline="")
+        return list(csv.reader(lines, delimiter=delimiter_of(text), strict=True))
     except csv.Error as error:
         raise UserError(f"{path}: not a CSV ({error}); save the table as CSV") from None

@@ -37,8 +37,13 @@ MAGIC = (  # bytes that no text begins with, and what to do
     (rb"7z\xbc\xaf\x27\x1c|Rar!\x1a", "a 7z or RAR archive: unpack it"),
     (rb".{257}ustar", "a tar archive: unpack it"),
     (rb"SQLite format 3\0", "an SQLite database: export the table as CSV"),
-    (rb"ARROW1\0", "an Arrow file: save it as Parquet"),
+    # Of streams, as `save_to_disk` of Hugging Face's datasets writes, a mark, the schema's length, and where that begins.
+    (rb"ARROW1\0|FEA1|\xff{4}..[\0-\x7f]\0\x10\0\0\0", "an Arrow file (datasets, Feather): save it as Parquet"),
     (rb"Obj\x01|ORC[\x00-\x08]", "an Avro or ORC file: save it as Parquet"),
+    # Blink and Firefox begin with a line From.
+    (rb"(?:[\w-]{1,40}:[^\n]{0,999}\n(?:[ \t][^\n]{0,999}\n){0,9}){0,9}(?i:content-type:\s*multipart/related)",
+     "a page saved as MHTML, or a mail: save the page as HTML"),
+    (rb"bplist00", "a property list, such as a web archive of Safari: save the page as its source"),
     (rb"\x7fELF", "a program"),
     (rb"\x93NUMPY", "a NumPy array"),
 )
@@ -48,6 +53,11 @@ MARKS = (  # the longest first: UTF-32's begins as UTF-16's does
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+STATED_DELIMITER = re.compile(r"\"?sep=([^\w\s\"]|\t)\"?[\r\n]+", re.IGNORECASE)  # a line of its own, for Excel
+# Before it may stand the declaration of XHTML, and comments: of a licence, or where a browser saved the page from.
+PAGE = re.compile(
+    rb"\s*(?:<\?xml\b[^>]{0,200}>\s*)?(?:<!--.{0,3000}?-->\s*){0,4}+<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL
 )
 ARCHIVE = re.compile(rb"WARC/\d|filedesc:")
 NO_TEXT = "not text: bytes of another kind; give text, JSON, CSV or Parquet, plain or in gzip, zstd, bz2, xz or LZ4"
@@ -98,10 +108,10 @@ def is_page(path: Path, kind: Kind) -> bool:
     """Whether a text is a page of HTML, whatever its name says."""
     try:
         with open_plain(path) as file:
-            head = streams.content(file, kind.packing, kind.encoding, kind.mark).read(512)
+            head = streams.content(file, kind.packing, kind.encoding, kind.mark).read(4096)
     except (OSError, EOFError, pa.ArrowException):
         return False
-    return re.match(rb"\s*<(?:!doctype\s+html|html)\b", head, re.IGNORECASE) is not None
+    return PAGE.match(head) is not None
 
 
 def files_of(folder: Path, endings: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -181,7 +191,9 @@ def _refusal(head: bytes, encoding: str, mark: int) -> str:
 
 
 def delimiter_of(text: str) -> str:
-    """Comma, semicolon or tab: what the head of a table has most of."""
+    """Comma, semicolon or tab: what the head of a table has most of; or as its first line says."""
+    if stated := STATED_DELIMITER.match(text):
+        return stated[1]
     header = text.lstrip().partition("\n")[0]
     return max(",;\t", key=header.count)
 
@@ -191,10 +203,15 @@ def _json_form(text: str, ending: str) -> str:
     first, newline, _ = text.lstrip().partition("\n")
     if first.startswith("{"):
         try:
-            if isinstance(json.loads(first), dict):
+            _, end = json.JSONDecoder().raw_decode(first)
+            if not (behind := first[end:].strip()):
                 return "lines"
+            if behind.startswith("{"):  # one after another without line ends, as Amazon's Firehose writes
+                return "values"
         except (ValueError, RecursionError):
             pass
     if re.match(r"\s*\[\s*[{\]]", text) or (ending in ROWS and newline and re.match(r"\s*\{\s*\n", text)):
+        return "values"
+    if re.match(r'\s*\{\s*\n\s*"(?:[^"\\\n]|\\.)*"\s*:', text):  # a notebook, what a browser exports
         return "values"
     return {".jsonl": "lines", ".ndjson": "lines", ".json": "values"}.get(ending, "text")

@@ -96,7 +96,8 @@ def checked(messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool =
 def read_messages(value: Any, role: str) -> tuple[Message, ...]:
     """The messages of one cell: a list in the names of OpenAI or ShareGPT, one message, turns as in HH-RLHF, or a plain text.
 
-    A plain text is one message of `role`. The order of the roles is not looked at. Raises BadRow for anything else.
+    A plain text is one message of `role`; system messages without text are left out. The order of the roles is not looked at.
+    Raises BadRow for anything else.
     """
     if isinstance(value, str):
         return _turns(value) or (Message(role, value),)
@@ -104,7 +105,8 @@ def read_messages(value: Any, role: str) -> tuple[Message, ...]:
         value = [value]
     if not isinstance(value, list | tuple):
         raise BadRow("no list of messages", f"messages must be a list or text, not {type(value).__name__}")
-    return tuple(_message(one, f"message {number} of {len(value)}") for number, one in enumerate(value, start=1))
+    found = [_message(one, f"message {number} of {len(value)}") for number, one in enumerate(value, start=1)]
+    return tuple(message for message in found if message.role != "system" or message.content.strip())
 
 
 def read_list(value: Any) -> tuple[Message, ...]:

@@ -2,7 +2,7 @@
 
     prompt, chosen, rejected       TRL, explicit: texts or messages; also `margin`
     chosen, rejected               TRL, implicit: whole conversations, which part at their last message; HH-RLHF as text
-    instruction, chosen, rejected  Alpaca; also `input`, `system`, `history`
+    instruction, chosen, rejected  Alpaca; also `input`, `history`
     conversations, chosen, rejected            ShareGPT: answers as from and value
     input, preferred_output, non_preferred_output          OpenAI: `input` holds messages
 """
@@ -72,7 +72,7 @@ def preference_of(row: Mapping[str, Any]) -> Preference:
     elif form == "TRL preference":
         prompt = read_prompt(row["prompt"])
     elif form == "ShareGPT preference":
-        prompt = with_system(row, read_list(row["conversations"]))
+        prompt = read_list(row["conversations"])
     elif form == "Alpaca preference":
         prompt = instruction(row)
     elif form:
@@ -85,6 +85,7 @@ def preference_of(row: Mapping[str, Any]) -> Preference:
         raise BadRow("chosen and rejected part before their last message", _ONE.format(len(chosen), len(rejected)))
     if not prompt:
         raise BadRow("no prompt", "chosen and rejected are texts without turns: give a column prompt")
+    prompt = with_system(row, prompt)
     in_order(prompt, add_generation_prompt=True)
     for name, [answer] in zip(sides, (chosen, rejected), strict=True):
         if answer.role != "assistant":
@@ -132,6 +133,7 @@ def prompt_of(row: Mapping[str, Any]) -> tuple[Message, ...]:
         messages = read_list(row[name]) if name == "messages" else read_prompt(row[name])
         if name == "messages" and messages and messages[-1].role == "assistant":
             messages = messages[:-1]
+        messages = with_system(row, messages)
         in_order(messages, add_generation_prompt=True)
         return messages
     return conversation_of(row).prompt

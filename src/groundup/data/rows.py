@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +23,7 @@ import groundup.core.arrow  # noqa: F401 (for what it keeps away)
 from groundup.core.errors import UserError
 from groundup.core.plain_files import open_plain
 from groundup.data import streams
-from groundup.data.kinds import CONTROLS, Kind, is_page, kind_of
+from groundup.data.kinds import CONTROLS, STATED_DELIMITER, Kind, is_page, kind_of
 
 MAX_TEXT_BYTES = 64 << 20  # of one document
 BATCH_BYTES = 1 << 20
@@ -88,7 +88,7 @@ def batches(
         return
     if kind.form == "text":
         found: Iterator[tuple[int, dict[str, Any]]] = (
-            (number, {text: body.decode("utf-8", "replace")}) for number, body in _texts(path, kind, refused)
+            (number, {text: body.decode("utf-8", "replace")}) for number, body in enumerate(texts(path, refused, kind))
         )
     else:
         found = _with_column(records(path, refused, kind, part, 2 * max_bytes), path, text, part)
@@ -97,8 +97,8 @@ def batches(
 
 def texts(path: Path, refused: Refused, kind: Kind) -> Iterator[bytes]:
     """The documents of a text file, as bytes in its own encoding (UTF-8 where it was another Unicode one)."""
-    for _, body in _texts(path, kind, refused):
-        yield body
+    with _opened(path, kind, refused) as stream:
+        yield from streams.parts(stream)
 
 
 def records(
@@ -192,14 +192,18 @@ def _csv(stream: IO[bytes], kind: Kind, path: Path, refused: Refused, max_bytes:
     csv.field_size_limit(min(max_bytes, 2**31 - 1))
     lines = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="")
     pieces = iter(lambda: lines.readline(max_bytes), "")  # a bound, where no line ends
-    reader = csv.reader((line.replace("\0", "\ufffd") for line in pieces), delimiter=kind.delimiter)
+    first = [line for line in islice(pieces, 1) if not STATED_DELIMITER.fullmatch(line)]
+    # Not strict, it takes what follows an open quote for one cell, and changes texts with quotes as \" without a word.
+    reader = csv.reader((line.replace("\0", "\ufffd") for line in chain(first, pieces)), delimiter=kind.delimiter, strict=True)
     while True:
+        begun = reader.line_num + 1
         try:
             row = next(reader)
         except StopIteration:
             return
-        except csv.Error:
-            refused.add("not CSV", f"{path}: line {reader.line_num}")
+        except csv.Error as error:
+            reason = "all behind a quote that is not closed" if "unexpected end" in str(error) else "not CSV"
+            refused.add(reason, f"{path}: line {begun}")
             continue
         if row:
             yield row
@@ -259,11 +263,6 @@ def _note(value: Any) -> str | None:
     return None if value is None or isinstance(value, list | dict) else str(value)
 
 
-def _texts(path: Path, kind: Kind, refused: Refused) -> Iterator[tuple[int, bytes]]:
-    with _opened(path, kind, refused) as stream:
-        yield from enumerate(streams.parts(stream))
-
-
 def _with_column(
     rows: Iterable[tuple[int, dict[str, Any]]], path: Path, text: str, part: tuple[int, int] | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -289,7 +288,7 @@ def _with_column(
 
 def no_column(source: object, text: str, names: Iterable[str]) -> str:
     known = ", ".join(str(name)[:30] for name in list(names)[:12])
-    return f"{source}: no column {text!r}, it has {known or 'none'}: set text_column, or name the column {text!r}"
+    return f"{source}: no column {text!r}, it has {known or 'none'}: name that of the texts {text!r} (or a source's text_column)"
 
 
 def _lines(
@@ -311,7 +310,7 @@ def _lines(
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode("utf-8", "replace").removeprefix("\ufeff"))  # of files that were put together
+            row = json.loads(line.decode("utf-8", "replace").lstrip("\ufeff\x1e"))  # marks of files put together, or of RFC 7464
         except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from groundup.core.errors import UserError
 from groundup.core.files import replacing
+from groundup.core.plain_files import expanded
 from groundup.data.rows import MAX_TEXT_BYTES, Refused, well_formed
 
 BATCH = 1024  # texts of a row group
@@ -24,7 +25,7 @@ def as_files(texts: Path | Iterable[object], made: Path, refused: Refused) -> li
     if isinstance(texts, str | bytes):
         raise UserError("texts: one str is no list of texts; give [text], or pathlib.Path(name) of a file or folder")
     if isinstance(texts, Path):
-        return [texts.expanduser()]
+        return [expanded(texts)]
     try:
         given = iter(texts)
     except TypeError:
@@ -48,7 +49,7 @@ def _good(given: Iterator[Any], paths: list[Path], refused: Refused) -> Iterator
     """The texts that can be used; on the way `paths` gets what are paths."""
     for number, one in enumerate(given):
         if isinstance(one, Path):
-            paths.append(one.expanduser())
+            paths.append(expanded(one))
         elif not isinstance(one, str):
             refused.add("not a str", f"texts[{number}]")
         elif not one.strip():

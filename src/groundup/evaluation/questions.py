@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from groundup.core.errors import UserError
+from groundup.core.plain_files import expanded
 from groundup.data.contracts import Given, nothing
 from groundup.data.kinds import kind_of
 from groundup.data.messages import BadRow
@@ -33,7 +34,7 @@ def read_questions(given: Iterable[Given], refused: Refused) -> list[dict[str, A
     found: list[dict[str, Any]] = []
     for number, one in enumerate(given):
         if isinstance(one, str | Path):
-            path = Path(one).expanduser()
+            path = expanded(one)
             mine, before = Refused(), len(found)
             found += _good(((f"{path}: row {n + 1}", row) for n, row in records(path, mine)), mine)
             if len(found) == before:

@@ -25,7 +25,12 @@ class Template:
         self.where = where
         self._last: tuple[tuple[str, ...] | None, str] = (None, "")
         self._sandbox = Sandbox(keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
-        self._sandbox.filters["unbracketed"] = unbracketed
+        filters = self._sandbox.filters
+        printed, joined = filters["_printed"], filters["_joined"]
+        filters |= {
+            "unbracketed": unbracketed, "_printed": lambda value: printed(_text_alone(value)),
+            "_joined": lambda parts: joined([*map(_text_alone, parts)]),
+        }  # fmt: skip
         self._size = len(source)
         if expression:
             source = f"{{% set {RESULT} = ({source}) %}}"
@@ -67,6 +72,13 @@ class Template:
             raise BadRow(f"a column is missing: {_said(error)}") from None
         except Exception as error:  # of a row that is not as the others: any class
             raise BadRow(f"not what the template needs: {_said(error)}") from None
+
+
+def _text_alone(value: Any) -> Any:
+    """What a template writes out. Of a list, an object or nothing it would be Python's way of writing that."""
+    if value is None or isinstance(value, list | tuple | dict):
+        raise TypeError(f"{'nothing' if value is None else type(value).__name__} where a text is wanted")
+    return value
 
 
 def unbracketed(text: str) -> str:

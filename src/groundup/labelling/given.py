@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from groundup.core.errors import UserError
+from groundup.core.plain_files import expanded
 from groundup.data.contracts import nothing, read
 from groundup.data.conversations import Conversation, in_order, instruction, read_prompt, without_tools
 from groundup.data.messages import BadRow
@@ -48,7 +49,7 @@ def bring_files(
         store.change(connection, changes)
         for path in files:
             mine, formats = Refused(), Counter[str]()
-            rows = read(path.expanduser(), lambda row: given_of(row, gold, disagreement), mine, formats)
+            rows = read(expanded(path), lambda row: given_of(row, gold, disagreement), mine, formats)
             for number, one in enumerate(rows):
                 new = store.add(connection, one.pair)
                 counts["pairs"] += new

@@ -7,6 +7,7 @@ from typing import Any
 
 from groundup.core.device import choose
 from groundup.core.errors import UserError
+from groundup.core.plain_files import expanded
 from groundup.data.contracts import read_prompts
 from groundup.generation.engine import Sampling
 from groundup.generation.open_folder import model_folder
@@ -62,6 +63,6 @@ def make(
 
 def _open(spec: str) -> tuple[Any, Any, bool]:
     """Model, tokenizer, and whether it ends its answers with the end of a message."""
-    folder = model_folder(Path(spec).expanduser())
+    folder = model_folder(expanded(spec))
     model, tokenizer = load_decoder(folder).to(choose().torch_device), of_model(folder)
     return model, tokenizer, tokenizer.message_end in model.generation.ends

@@ -62,9 +62,21 @@ def _require_plain(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file{_there_instead(path.parent)}") from None
     if not stat.S_ISREG(mode):
         raise UserError(f"{path}: not a plain file")
+
+
+def _there_instead(folder: Path) -> str:
+    """What other files hold the weights of a folder, and what to do."""
+    if (folder / "model.safetensors.index.json").exists():
+        return "; get the whole folder again"
+    found = {path.suffix: path.name for path in sorted(folder.glob("*"), reverse=True)}
+    if name := found.get(".safetensors"):
+        return f"; there is {name[:SHOWN]}, without the index of its parts: get the whole folder again"
+    if name := next(filter(None, map(found.get, (".bin", ".pt", ".pth"))), ""):
+        return f"; there is {name[:SHOWN]}, pickled, which is never opened: get the weights as safetensors"
+    return ""
 
 
 def _index(folder: Path) -> dict[str, str]:

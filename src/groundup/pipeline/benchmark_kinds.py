@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from groundup.core.errors import UserError
+from groundup.core.plain_files import expanded
 from groundup.pipeline.artifacts import Results, reason_skipped, skip
 from groundup.pipeline.recipe import Recipe
 from groundup.pipeline.run import Step, StepContext
@@ -18,7 +19,7 @@ def benchmarks(context: StepContext) -> Results:
     if reason := reason_skipped(context, "model"):
         return skip(context, reason)
     data = _data(context.recipe)
-    board = Path(settings.leaderboard).expanduser() if settings.leaderboard else None
+    board = expanded(settings.leaderboard) if settings.leaderboard else None
     found = evaluate(
         [str(folder)], settings.tasks, data, limit=settings.limit or None, out=context.work, leaderboard=board
     )
@@ -54,7 +55,7 @@ def _standings(board: Path, tasks: list[str]) -> list[dict[str, Any]]:
 
 
 def _data(recipe: Recipe) -> Path | None:
-    return Path(recipe.benchmarks.data).expanduser() if recipe.benchmarks.data else None
+    return expanded(recipe.benchmarks.data) if recipe.benchmarks.data else None
 
 
 def _files(recipe: Recipe) -> list[Path]:

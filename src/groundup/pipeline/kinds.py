@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from groundup.core.errors import UserError
+from groundup.core.plain_files import expanded
 from groundup.core.progress import Progress
 from groundup.core.seals import MANIFEST, SEAL, is_sealed, read_sealed, seal, write_sealed
 from groundup.corpus.config import SourceConfig
@@ -210,7 +211,7 @@ def _own(*sections: str) -> Callable[[Recipe], list[Path]]:
     def files(recipe: Recipe) -> list[Path]:
         own = [getattr(recipe, section) for section in sections]
         names = dict.fromkeys(name for one in own for name in (*one.data, *getattr(one, "held_out", ())))
-        return [Path(name).expanduser() for name in names]
+        return [expanded(name) for name in names]
 
     return files
 
@@ -247,7 +248,8 @@ STANDARD = (
     Step("pages", (), pages, files=_local_sources, content=_archived),
     Step("annotations", ("pages",), annotations, files=_classifiers_and_signatures,
          ahead=(("", preflight.languages),)),
-    Step("corpus", ("annotations",), corpus, files=lambda recipe: [Path(name) for name in recipe.corpus.benchmarks]),
+    Step("corpus", ("annotations",), corpus, files=lambda recipe: [Path(name) for name in recipe.corpus.benchmarks],
+         ahead=(("", preflight.benchmarks),)),
     Step("tokenizer", ("corpus",), tokenizer, files=_given_tokenizer),
     Step("tokens", ("corpus", "tokenizer"), tokens),
     Step("base", ("corpus", "tokenizer", "tokens"), base, ("base", "mixture"), files=_given_model,

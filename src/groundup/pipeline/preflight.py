@@ -24,6 +24,14 @@ def languages(recipe: Recipe, inputs: dict[str, Path]) -> None:
     languages.check(recipe.annotations.languages)
 
 
+def benchmarks(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """The files whose examples no document may hold are read to their ends."""
+    from groundup.corpus.dedup.contamination import read_benchmarks
+
+    if recipe.corpus.benchmarks:
+        read_benchmarks([Path(name) for name in recipe.corpus.benchmarks])
+
+
 def base_continues(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """base.start_from has the tokenizer of tokenizer.folder, and is as long as base.context_length."""
     from groundup.core.files import read_object

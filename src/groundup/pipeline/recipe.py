@@ -214,15 +214,20 @@ def _apply(content: dict[str, Any], override: str) -> None:
     if not equals or not key.strip():
         raise UserError(f"--set {shown}: expected section.key=value")
     *sections, name = key.strip().split(".")
+    inner: Any = content
     for section in sections:
-        content = content.setdefault(section, {})
-        if not isinstance(content, dict):
-            raise UserError(f"--set {shown}: {section[:80]} is not a section")
+        if isinstance(inner, list) and section in map(str, range(len(inner))):  # one of several, such as sources, from 0
+            inner = inner[int(section)]
+        else:
+            inner = inner.setdefault(section, {}) if isinstance(inner, dict) else None
+    if not isinstance(inner, dict):
+        several = f"; give a number from 0 to {len(inner) - 1} after it" if isinstance(inner, list) and inner else ""
+        raise UserError(f"--set {shown}: {'.'.join(sections)[:80]} is not a section{several}")
     try:
         # What has several lines would set more than it is called.
-        content[name] = tomllib.loads(f"value = {value}")["value"] if "\n" not in value else value
+        inner[name] = tomllib.loads(f"value = {value}")["value"] if "\n" not in value else value
     except tomllib.TOMLDecodeError:
-        content[name] = value
+        inner[name] = value
     except (ValueError, RecursionError):
         raise UserError(f"--set {shown}: a number of too many digits, or nested too deep") from None
 

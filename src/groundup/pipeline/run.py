@@ -218,12 +218,15 @@ class Run:
 
     def _require_files(self) -> None:
         """Before hours are spent on the steps that come first."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"{self.folder}: a file, where a run's folder is wanted; give another name")
         for step in self.steps:
             self._require_own(step)
             outside = [path for path in map(step.source, step.needs) if isinstance(path, Path)]
             for path in [*outside, *step.files(self._recipe(step))]:
                 if not (path.is_file() or path.is_dir()):
-                    raise UserError(f"{path}: no such file, which step {step.name} needs; give its right path")
+                    what = "a device, pipe or socket" if path.exists() else "no such file"
+                    raise UserError(f"{path}: {what}, which step {step.name} needs; give its right path")
                 if path.is_file() and path in outside:
                     raise UserError(f"{path}: a file, where step {step.name} needs a folder of a step; give its right path")
                 if path.is_dir() and self.folder.resolve().is_relative_to(path.resolve()):

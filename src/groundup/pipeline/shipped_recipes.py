@@ -12,6 +12,7 @@ from typing import Any
 
 import groundup
 from groundup.core.errors import UserError
+from groundup.core.plain_files import expanded
 
 FOLDER = Path(groundup.__file__).with_name("recipes")
 NOT_A_PATH = re.compile(r"[a-z]+:")  # pydoc:, cc:, hf:, https: and their like
@@ -53,7 +54,7 @@ def init(folder: Path, pages: list[str], languages: list[str]) -> dict[str, Any]
 def _source(text: str, will_be_made: bool) -> str:
     """The block of one source; a path is written from the root, so that the recipe can be run from anywhere."""
     if not NOT_A_PATH.match(text):
-        path = Path(text).expanduser()
+        path = expanded(text)
         if not (will_be_made or path.exists()):
             raise UserError(f"--pages {text[:200]}: no such file or folder")
         text = str(path.resolve())

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from groundup.core import log, toml
 from groundup.core.errors import UserError
+from groundup.core.plain_files import expanded
 from groundup.core.text import printable
 from groundup.pipeline import minutes
 from groundup.pipeline.forecast import Forecast, finished
@@ -27,7 +28,7 @@ def steps_of(recipe: Recipe) -> tuple[Step, ...]:
 
     Raises UserError for a step that cannot be: of an unknown kind, of a name that is taken, without one of its inputs.
     """
-    given = {name: Path(folder).expanduser() for name, folder in recipe.given.items()}
+    given = {name: expanded(folder) for name, folder in recipe.given.items()}
     for name in [*given, *(recipe.standard or ())]:
         if name not in (known := [step.name for step in (*STANDARD[:-1], *OPTIONAL)]):
             raise UserError(f"{name}: no standard step has this name; known: {', '.join(known)}")
@@ -90,7 +91,7 @@ def _added_step(recipe: Recipe, one: StepSettings, where: str, at_hand: dict[str
         if need not in needs:
             raise UserError(f"{where}: {one.kind} has no input {need!r}; its inputs are {', '.join(needs)}")
         if source.startswith(("/", "./", "../", "~")):
-            bound[need] = Path(source).expanduser()
+            bound[need] = expanded(source)
         elif source in at_hand:
             bound[need] = at_hand[source]
         else:

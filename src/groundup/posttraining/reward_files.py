@@ -7,6 +7,7 @@ from pathlib import Path
 
 from groundup.core.config import shown
 from groundup.core.errors import UserError
+from groundup.core.plain_files import expanded
 
 SHIPPED = ("arithmetic", "length")  # of `programs.py`
 COUNT = "count="  # and the word that is counted
@@ -17,7 +18,7 @@ def kind_of(name: str) -> str:
     """"program", "folder" or "function". Raises UserError where there is none of this name."""
     if name in SHIPPED or (name.startswith(COUNT) and name != COUNT):
         return "program"
-    if Path(name).expanduser().is_dir():
+    if expanded(name).is_dir():
         return "folder"
     if FUNCTION.fullmatch(name):
         return "function"
@@ -30,7 +31,7 @@ def files_of(name: str) -> list[Path]:
     """The folder of a reward model, or the file of a function's module, which is not imported."""
     kind = kind_of(name) if name else "program"
     if kind == "folder":
-        return [Path(name).expanduser()]
+        return [expanded(name)]
     source = _source(name.partition(":")[0]) if kind == "function" else None
     return [source] if source else []
 

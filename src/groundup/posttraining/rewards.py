@@ -20,6 +20,7 @@ from torch import Tensor
 from groundup.core.config import shown
 from groundup.core.errors import UserError
 from groundup.core.files import read_json, read_object
+from groundup.core.plain_files import expanded
 from groundup.model.decoder import RewardModel
 from groundup.model.folder import load_reward_model
 from groundup.posttraining import programs
@@ -135,7 +136,7 @@ def open_reward(name: str, tokenizer: Tokenizer, dtype: torch.dtype, device: tor
     """The reward of the setting. Raises UserError where there is none of this name, or it cannot be used."""
     kind = kind_of(name)
     if kind == "folder":
-        folder = Path(name).expanduser()
+        folder = expanded(name)
         if "ForCausalLM" in str(read_object(folder / "config.json").get("architectures")):
             raise UserError(f"reward {name}: a model that writes text, no reward model; `groundup reward` makes one of it")
         return of_folder(folder, tokenizer, dtype, device, of_model(folder))

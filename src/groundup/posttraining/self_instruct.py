@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from groundup.core.errors import UserError
 from groundup.core.files import write_json, write_jsonl
 from groundup.core.outputs import require_made_with
+from groundup.core.plain_files import expanded
 from groundup.core.progress import Progress
 from groundup.data.contracts import MAX_ROW_BYTES, nothing
 from groundup.data.conversations import columns_of, conversation_of
@@ -80,7 +81,7 @@ def read_seeds(path: Path | None = None) -> list[Task]:
     if path is None:
         with resources.as_file(resources.files("groundup.posttraining") / SEEDS) as ours:
             return read_seeds(ours)
-    path = path.expanduser()
+    path = expanded(path)
     kind = kind_of(path)
     if kind.form in ("text", "archive"):
         raise UserError(f"{path}: no rows: give seed tasks as JSON lines with instruction, instances, is_classification")

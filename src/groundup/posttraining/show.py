@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from groundup.core.errors import UserError
+from groundup.core.plain_files import expanded
 from groundup.core.text import printable
 from groundup.data.contracts import nothing, read
 from groundup.data.conversations import Conversation, conversation_of
@@ -34,7 +35,7 @@ def show(folder: Path, files: Sequence[Path], count: int) -> tuple[Shown, dict[s
     tokens = trained = rows = 0
     for given in files:
         refused = Refused()
-        found = list(islice(read(given.expanduser(), _either, refused, Counter()), count))
+        found = list(islice(read(expanded(given), _either, refused, Counter()), count))
         if not found:
             raise UserError(f"{given}: {nothing('conversations or preferences', given, refused)}")
         left_out.update(refused)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from groundup.core.errors import UserError
 from groundup.core.files import digest, replacing
 from groundup.core.openai_address import OpenAIAddress, Refused
+from groundup.core.plain_files import expanded
 from groundup.data.rows import well_formed
 
 logger = logging.getLogger(__name__)
@@ -164,7 +165,7 @@ def open_writer(name: str, chat: bool, at_once: int) -> Iterator[Writer]:
     if name.startswith(ADDRESSES):
         yield ServedWriter(name, chat)
         return
-    with FolderWriter(Path(name).expanduser(), chat, at_once) as writer:
+    with FolderWriter(expanded(name), chat, at_once) as writer:
         yield writer
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.files import read_object
+from groundup.core.plain_files import expanded
 from groundup.generation.open_folder import model_folder
 from groundup.generation.scheduler import CACHE_MB, Scheduler
 from groundup.model.folder import load_decoder
@@ -37,7 +38,7 @@ class ServedModel:
     def open(cls, spec: str, capacity: Capacity) -> "ServedModel":
         """`spec`: `[name=]folder`, of a model or a run. Raises UserError where there is no model that writes text."""
         name, _, given = spec.rpartition("=")
-        folder = model_folder(Path(given).expanduser())
+        folder = model_folder(expanded(given))
         network = load_decoder(folder).to(choose().torch_device)
         scheduler = Scheduler(network, capacity.slots, capacity.waiting, capacity.context_length, capacity.cache_mb)
         return cls(name or folder.resolve().name, folder, of_model(folder), scheduler)

@@ -11,6 +11,7 @@ from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.tokenizer.wordpiece import WordPiece
 
 AnyTokenizer = Tokenizer | Characters | WordPiece
+OLDER = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")  # what a tokenizer.json is made of
 
 
 def for_run(folder: Path, continued: str) -> Tokenizer:
@@ -30,6 +31,7 @@ def of_model(folder: Path) -> Tokenizer:
 
     Raises UserError when it is missing, damaged or does what is not known here.
     """
+    _require(folder)
     try:
         return Tokenizer.load(folder)
     except UserError:
@@ -41,6 +43,7 @@ def load(folder: Path) -> AnyTokenizer:
 
     Raises UserError when it is missing, damaged or does what is not known here.
     """
+    _require(folder)
     model = read_object(checked(Path(folder) / "tokenizer.json")).get("model")
     if not isinstance(model, dict):
         raise UserError(f"{folder}/tokenizer.json: it has no model; train the tokenizer again")
@@ -49,3 +52,12 @@ def load(folder: Path) -> AnyTokenizer:
     if model.get("byte_fallback") and not model.get("merges"):
         return Characters.load(folder)
     return of_model(folder)
+
+
+def _require(folder: Path) -> None:
+    """Raises UserError where a folder has a tokenizer in an older form alone."""
+    if not (Path(folder) / "tokenizer.json").exists():
+        for name in OLDER:
+            if (Path(folder) / name).exists():
+                made = f"AutoTokenizer.from_pretrained({str(folder)[:80]!r}).save_pretrained(...)"
+                raise UserError(f"{folder}/tokenizer.json: no such file; transformers makes it of {name}: {made}")

@@ -190,7 +190,9 @@ class Texts:
             plain = next((name.lower().removesuffix(end) for end in kinds.PACKED if name.lower().endswith(end)), name.lower())
             content_type = TEXT_TYPES.get(Path(plain).suffix, "text/html" if plain.endswith(PAGES) else "text/plain")
             path = self.root / name
-            if self.kind and content_type != "text/x-python":
+            if self.kind and kinds.is_page(path, self.kind):
+                content_type = "text/html"
+            elif self.kind and content_type != "text/x-python":
                 yield from _parts(texts(path, refused, self.kind), url, content_type, refused)
                 continue
             body = _whole(path, self.kind, refused)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from groundup.core.errors import UserError
-from groundup.core.plain_files import open_plain
+from groundup.core.plain_files import expanded, open_plain
 from groundup.corpus.config import SourceConfig
 
 NO_SUCH = "{}: no such source: give pydoc:, stdlib:, topics:, cc:, hf:, sitemap:, oai:, an https address, or a path"
@@ -21,7 +21,7 @@ def local_path(source: SourceConfig) -> Path | None:
     if source.source.startswith("hf:"):
         path = Path(source.source.removeprefix("hf:").partition(":")[0])
         return path if path.exists() else None
-    path = Path(source.source).expanduser()
+    path = expanded(source.source)
     if path.is_dir():
         return path
     if not path.exists():

@@ -91,5 +91,5 @@ def parse_sitemap(body: bytes) -> tuple[bool, list[str]]:
     text = body[:MAX_SITEMAP_BYTES].decode("utf-8", "replace")
     found = [unescaped(match[1]) for match in LOCATION.finditer(text)]
     if not found and "<" not in text[:100]:
-        found = [line.strip() for line in text.splitlines() if line.startswith(("http://", "https://"))]
+        found = [line for line in map(str.strip, text.removeprefix("\ufeff").splitlines()) if line.startswith(("http://", "https://"))]
     return INDEX.search(text) is not None, found[:MAX_SITEMAP_URLS]

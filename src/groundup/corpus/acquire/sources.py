@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from groundup.core.errors import UserError
 from groundup.core.files import replacing
+from groundup.core.plain_files import expanded
 from groundup.core.progress import Progress
 from groundup.corpus.acquire import pydoc_site
 from groundup.corpus.acquire.common_crawl import CommonCrawl
@@ -56,7 +57,7 @@ def collect(source: SourceConfig, folder: Path, name: str, requests_per_second: 
     with Progress(progress_label, unit="pages") as progress:
         if source.source.startswith(CRAWLED):
             partial = target.with_name(target.name + ".partial")
-            counts = _crawl(source.source.removeprefix(SITEMAP), partial, source, progress, requests_per_second)
+            counts = _crawl(source.source.removeprefix(SITEMAP) or SITEMAP, partial, source, progress, requests_per_second)
             _require_pages(source, counts)
             with partial.open("rb") as written:
                 os.fsync(written.fileno())
@@ -79,7 +80,7 @@ def collect(source: SourceConfig, folder: Path, name: str, requests_per_second: 
 
 def _require_pages(source: SourceConfig, counts: CrawlCount) -> None:
     if not counts.pages:
-        why = ", ".join(f"{reason}: {count}" for reason, count in counts.refused.items()) or "it is empty"
+        why = ", ".join(f"{reason}: {count}" for reason, count in counts.refused.items()) or "nothing in it is a page"
         raise UserError(f"{source.source}: gave no page ({why}): check the source and its exclude")
 
 
@@ -155,7 +156,7 @@ def _pages(
         with closing(remote.pages()) as found:
             yield from reading.wanted(found)
     else:
-        path = Path(name).expanduser()
+        path = expanded(name)
         if not path.exists():
             raise UserError(NO_SUCH.format(name))
         yield from Files(path, source.text_column, reading).pages()

@@ -15,6 +15,7 @@ HEAD_END = re.compile(rb"\r{0,2}\n\r{0,2}\n")  # some writers end lines in CR CR
 STATUS = re.compile(rb"\s*HTTP/\d(?:\.\d+)?[ \t]+(\d{3})")
 CHUNK_SIZE = re.compile(rb"(?:\r?\n)?[ \t]*([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
 BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # bytes that no text has
+MOST_HEADS = 8  # before the response's own
 STEP = 1 << 16
 SMALL_STEP = 64  # where a body is damaged, so that what precedes the damage is read
 
@@ -39,6 +40,13 @@ def parse(block: bytes, max_bytes: int) -> Message | None:
     if not status:
         return None
     end = HEAD_END.search(block)
+    # A head of 1xx, or a proxy's "200 Connection established", comes before the response's own.
+    for _ in range(MOST_HEADS):
+        after = STATUS.match(block, end.end()) if end else None
+        if end is None or after is None or (status[1][:1] != b"1" and b"content-type" in block[: end.start()].lower()):
+            break
+        block, status = block[end.end() :], after
+        end = HEAD_END.search(block)
     head, body = (block[: end.start()], block[end.end() :]) if end else (block, b"")
     headers: dict[str, str] = {}
     for line in head.splitlines()[1:]:
@@ -80,14 +88,16 @@ def unchunk(body: bytes) -> tuple[bytes, bool]:
 def undo_encodings(body: bytes, encodings: str, max_bytes: int) -> tuple[bytes, bool]:
     """The body decoded, at most `max_bytes` + 1 of it, and whether all of it could be.
 
-    Raises ValueError when nothing could be decoded and the bytes are no text either, or the encoding is unknown.
+    Raises ValueError when nothing could be decoded, or the encoding is unknown, and the bytes are no text either.
     """
     whole = True
     for encoding in reversed([name.strip().lower() for name in encodings.split(",")]):
         if encoding in ("", "identity", "none", "utf-8"):  # the last two are no encodings, but are sent
             continue
         if encoding not in ("gzip", "x-gzip", "deflate", "br", "zstd"):
-            raise ValueError(f"unknown content encoding {encoding[:40]}")
+            if BINARY.search(body[:1024]):
+                raise ValueError(f"unknown content encoding {encoding[:40]}")
+            continue  # a charset, a type, or what a store of files wraps uploads in
         decoded, ended = _decode(body, encoding, max_bytes)
         if decoded or ended:
             body, whole = decoded, whole and ended

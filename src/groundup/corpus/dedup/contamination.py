@@ -19,7 +19,7 @@ import numpy as np
 from groundup.core.errors import UserError
 from groundup.core.words import Words, split
 from groundup.corpus.dedup.duplicates import shingles
-from groundup.data.kinds import kind_of
+from groundup.data.kinds import is_page, kind_of
 from groundup.data.rows import Refused, csv_lists, records, texts
 
 BOILERPLATE_DOCUMENTS = 20  # an n-gram in more documents than this is a licence or a heading, not a copy
@@ -187,6 +187,8 @@ def _examples(path: Path, refused: Refused) -> Iterator[str]:
     kind = kind_of(path)
     if kind.form == "archive":
         raise UserError(f"{path}: a web archive, not a benchmark file: give *.jsonl, *.csv, *.txt (also .gz) or *.parquet")
+    if kind.form == "text" and is_page(path, kind):
+        raise UserError(f"{path}: a web page, not a benchmark file: was it downloaded from an address that shows one?")
     if kind.form == "text":
         body = b"".join(texts(path, refused, kind)).decode("utf-8", "replace")
         yield from re.split(r"\n\s*\n", body)

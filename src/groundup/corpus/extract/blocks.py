@@ -18,7 +18,7 @@ from groundup.corpus.extract.hidden import GUTTERS, SELECTORS, Hidden
 
 NO_TEXT = (
     "script,style,svg,template,iframe,object,noembed,noframes,canvas,audio,video,textarea,datalist,math,"
-    "img,source,input,wbr,area,embed,link,meta,param,track,col"
+    "img,source,input,wbr,area,embed,link,meta,param,track,col,rt,rtc,rp"  # the last three: how a word is read, above it
 )
 # What is next to never content. Of 17,000 blocks of navigation and footers in WCXB's development pages, two blocks in five,
 # two are content; of 25,000 words of headers without a heading and of dialogs, 71.
@@ -28,7 +28,7 @@ CONTENT, TITLES = ("main", "article"), ("h1", "h2", "h3")
 ALWAYS_GOES = frozenset([*NO_TEXT.split(","), "select"])  # the others stay with what is content in them
 INLINE_NAMES = frozenset([
     "abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "code", "data", "del", "dfn", "em", "font", "i", "ins",
-    "kbd", "label", "mark", "mjx-container", "nobr", "picture", "q", "rp", "rt", "ruby", "s", "samp", "small",
+    "kbd", "label", "mark", "mjx-container", "nobr", "picture", "q", "rb", "ruby", "s", "samp", "small",
     "span", "strike", "strong", "sub", "sup", "time", "tt", "u", "var",
 ])  # fmt: skip
 IGNORED = frozenset(["base", "frame"])
