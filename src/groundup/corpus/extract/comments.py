@@ -1,8 +1,15 @@
-"""What readers wrote under a page: known by the names that authors of pages give to its elements, in eight languages."""
+"""What readers wrote under a page: known by the names that authors of pages give to its elements, in eight languages.
+
+Forums name their posts so as well, and there they are the content. A page has comments under a piece of its own where its
+prose lies in an element named for an article, or in the only <article>, or a heading says that comments begin; and nothing
+around what is kept is named for a forum. Of 2,082 labelled pages, cross-validated by site, 58 have comments that are as likely as
+content: without those under a piece four pages score higher, none lower (news' 4-gram F1 .9645 becomes .9678).
+"""
 
 import re
 
 import numpy as np
+from numpy.typing import NDArray
 
 from groundup.corpus.extract.blocks import Blocks, Tag
 from groundup.corpus.extract.features import tokens_of
@@ -22,6 +29,25 @@ NO_WORDS_OF_READERS = frozenset(["form", "label", "button", "h1", "h2", "h3", "h
 LIKE_SECTION = ("comment", "kommentar", "coment", "reacties", "komentarz")  # in the words of SECTION, and of few tags
 LIKE_ABOUT = re.compile("|".join(sorted(ABOUT)), re.IGNORECASE)
 LEAST_WORDS = 3
+PIECES = frozenset([  # classes, ids and properties, without their hyphens, of the element around an article's own text
+    "article", "articlebody", "articlecontent", "articletext", "articlemain", "entry", "entrycontent", "hentry", "postcontent",
+    "postbody", "posttext", "singlepost", "storybody", "storycontent", "storytext", "blogpost", "blogbody", "blogcontent",
+    "blogtext", "artikel", "artikeltext", "beitrag", "articulo", "noticia", "articolo", "artigo", "artykul",
+    "itemprop=articlebody",
+])  # fmt: skip
+FORUMS = frozenset([
+    "forum", "forums", "foro", "topic", "topics", "thread", "threads", "question", "questions", "answer", "answers", "discussion",
+    "discussions", "board", "boards",
+])  # fmt: skip
+THREAD_OF_COMMENTS = frozenset([".thread-even", ".thread-odd", ".thread-alt"])  # as WordPress names them
+BEGIN = re.compile(
+    r"\W*(?:\d+\W*)?(?:(?:user |reader |leser)?comments?|kommentare?|comentarios?|comentários?|commentaires?|reacties|commenti"
+    r"|komentarz\w*|responses? to|thoughts? on|gedanken? zu|réflexions? (?:sur|au)|réponses? à|leave a (?:reply|comment)"
+    r"|schreib\w* (?:sie )?einen kommentar|join the (?:conversation|discussion))\b",
+    re.IGNORECASE,
+)
+BEGIN_BLOCKS, BEGIN_WORDS = 6, 8  # how far before the first comment, and how long, the line is that says so
+PIECE_WORDS = 20  # of an article, at least, before its comments
 WORD = re.compile(r"\w+")
 
 
@@ -43,6 +69,36 @@ def comments_of(blocks: Blocks) -> list[int]:
         for at in np.flatnonzero(inside & ~aside).tolist()
         if 2 * blocks.link_chars[at] < len(blocks.text[at]) and len(WORD.findall(blocks.text[at][:100])) >= LEAST_WORDS
     ]
+
+
+def are_under_a_piece(blocks: Blocks, comments: list[int], words: NDArray, likely: NDArray[np.bool_]) -> bool:
+    """Whether the comments are what readers wrote under an article, as against a forum's posts.
+
+    `likely` [blocks]: whether a block is kept and more likely content than not; `words` [blocks].
+    """
+    kind = np.array(blocks.kind)
+    of_section, of_forum, of_piece = (
+        np.array([has(tag) for tag in blocks.kinds], dtype=bool)[kind] for has in (_is_section, _is_of_forum, _is_piece)
+    )
+    own = likely & ~_within(blocks, of_section)
+    own[comments[0] :] = False
+    if words[own].sum() < PIECE_WORDS or (_within(blocks, of_forum) & likely).any():
+        return False
+    above = range(max(0, comments[0] - BEGIN_BLOCKS), comments[0])
+    if any(words[at] <= BEGIN_WORDS and BEGIN.match(blocks.text[at]) for at in above):
+        return True
+    in_comments = np.append(_within(blocks, of_section), False)[np.array(blocks.start)]
+    articles = np.array([tag.name == "article" for tag in blocks.kinds])[kind] & ~in_comments
+    named = of_piece & ~in_comments | (articles if articles.sum() == 1 else False)
+    return bool(words[own & _within(blocks, named)].sum() >= PIECE_WORDS)
+
+
+def _is_piece(tag: Tag) -> bool:
+    return any(word.lower().replace("-", "").replace("_", "").lstrip(".#") in PIECES for word in tag.words[1:])
+
+
+def _is_of_forum(tag: Tag) -> bool:
+    return any(not FORUMS.isdisjoint(tokens_of(word)) and word not in THREAD_OF_COMMENTS for word in tag.words[1:])
 
 
 def _is_section(tag: Tag) -> bool:
