@@ -27,7 +27,6 @@ ABOUT = frozenset([  # of a comment's elements, those that say who, when and wha
 ])  # fmt: skip
 NO_WORDS_OF_READERS = frozenset(["form", "label", "button", "h1", "h2", "h3", "h4", "h5", "h6", "time", "legend", "figcaption"])
 LIKE_SECTION = ("comment", "kommentar", "coment", "reacties", "komentarz")  # in the words of SECTION, and of few tags
-LIKE_ABOUT = re.compile("|".join(sorted(ABOUT)), re.IGNORECASE)
 LEAST_WORDS = 3
 PIECES = frozenset([  # classes, ids and properties, without their hyphens, of the element around an article's own text
     "article", "articlebody", "articlecontent", "articletext", "articlemain", "entry", "entrycontent", "hentry", "postcontent",
@@ -53,13 +52,13 @@ WORD = re.compile(r"\w+")
 
 def comments_of(blocks: Blocks) -> list[int]:
     """The blocks that are words of comments, in order; not their authors, dates, links and forms."""
-    names = "\n".join(["\n".join(tag.words) for tag in blocks.kinds]).lower()
-    if not any(map(names.__contains__, LIKE_SECTION)):
-        return []
-    section = np.array([_is_section(tag) for tag in blocks.kinds], dtype=bool)
+    words = {word for tag in blocks.kinds for word in tag.words[1:]}
+    like = _with_one_of(LIKE_SECTION, words)
+    section = np.array([not like.isdisjoint(tag.words) and _is_section(tag) for tag in blocks.kinds], dtype=bool)
     if not section.any():
         return []
-    about = np.array([tag.name in NO_WORDS_OF_READERS or _is_about(tag) for tag in blocks.kinds], dtype=bool)
+    like = {word for word in _with_one_of(tuple(ABOUT), words) if not ABOUT.isdisjoint(tokens_of(word))}
+    about = np.array([tag.name in NO_WORDS_OF_READERS or not like.isdisjoint(tag.words) for tag in blocks.kinds], dtype=bool)
     kind = np.array(blocks.kind)
     inner = np.array(blocks.inner)
     inside = _within(blocks, section[kind])
@@ -101,16 +100,18 @@ def _is_of_forum(tag: Tag) -> bool:
     return any(not FORUMS.isdisjoint(tokens_of(word)) and word not in THREAD_OF_COMMENTS for word in tag.words[1:])
 
 
+def _with_one_of(some: tuple[str, ...], words: set[str]) -> set[str]:
+    """The words that have one of these in them: a look at all tokens of each takes ten times as long."""
+    names = "\n".join(words).lower()
+    some = tuple(filter(names.__contains__, some))
+    return {word for word in words if any(map(word.lower().__contains__, some))} if some else set()
+
+
 def _is_section(tag: Tag) -> bool:
-    words = [word for word in tag.words[1:] if any(map(word.lower().__contains__, LIKE_SECTION))]
-    if tag.name == "body" or not words:
+    if tag.name == "body":
         return False
-    tokens = map(frozenset, map(tokens_of, words))
+    tokens = map(frozenset, map(tokens_of, _with_one_of(LIKE_SECTION, set(tag.words[1:]))))
     return any(not SECTION.isdisjoint(found) and NO_SECTION.isdisjoint(found) for found in tokens)
-
-
-def _is_about(tag: Tag) -> bool:
-    return any(LIKE_ABOUT.search(word) and not ABOUT.isdisjoint(tokens_of(word)) for word in tag.words[1:])
 
 
 def _within(blocks: Blocks, elements: np.ndarray) -> np.ndarray:

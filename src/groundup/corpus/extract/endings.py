@@ -103,7 +103,7 @@ def article_alone(
     short = np.flatnonzero(keep & (words <= SHORT_LINE)).tolist()
     elsewhere = [block for block in short if ELSEWHERE.match(blocks.text[block]) or APPEAL.match(blocks.text[block])]
     comments = comments_of(blocks)
-    if comments and are_under_a_piece(blocks, comments, words, keep & (probability >= LIKELY)):
+    if keep[comments].any() and are_under_a_piece(blocks, comments, words, keep & (probability >= LIKELY)):
         keep, probability = keep.copy(), probability.copy()
         keep[comments], probability[comments] = False, 0.0
         comments = []
