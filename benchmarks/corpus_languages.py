@@ -37,7 +37,7 @@ from groundup.corpus.extract.page_text import extract
 from groundup.corpus.languages import identify
 from groundup.corpus.select.selection import select
 
-CLAIM = "of sentences as many are told right as by the best other identifier; corpora of ten languages keep their clean pages"
+CLAIM = "sentences told right, within 0.01 of the best other identifier; corpora of ten languages keep their clean pages"
 SENTENCE = re.compile(r"(?<=[.!?;।。։；])\s*")
 LEAST_WORDS = 6
 SAME = {"iw": "he", "nb": "no", "fil": "tl", "zh-Hant": "zh", "cmn": "zh"}
@@ -216,7 +216,7 @@ def main() -> None:
     others = {name: one["sentences"] for name, one in accuracy.items() if "ours" not in name}
     peer, theirs = max(others.items(), key=lambda pair: pair[1])
     holds = least >= BAR and all_found and ours["sentences"] >= theirs - WITHIN
-    conclude(CLAIM, ours["sentences"], "accuracy of sentences", theirs, holds, peer=peer, peer_figure=theirs)
+    conclude(CLAIM, ours["sentences"], "accuracy of sentences", theirs - WITHIN, holds, peer=peer, peer_figure=theirs)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,7 @@ def main() -> None:
 def _run(python: str, body: str, web: Path, workers: int) -> dict | None:
     """What a fresh process did with all pages; None when it cannot import what it needs."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # installed, it has its bytecode: a quarter less to start
     if body is OURS:
         environment["PYTHONPATH"] = str(ROOT / "src")
     with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,13 @@
 """A page that is only an error gives nothing; a page about errors gives its text."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.corpus.archive.warc import Page
-from groundup.corpus.extract.no_page import says_no_page
+from groundup.corpus.extract.no_page import SCRIPT, says_no_page
 from groundup.corpus.extract.page_text import extract, parse
 
 ERRORS = [
@@ -41,3 +43,23 @@ def test_a_title_with_a_number_is_no_error(title, heading):
 @pytest.mark.parametrize("title", ERRORS)
 def test_a_page_about_errors_is_content(title):
     assert not says_no_page(parse(page(title, PROSE * 6, True))[1])
+
+
+@given(st.lists(st.sampled_from(["Please enable", "JavaScript", "to go on", "of bees", "\n"]), max_size=8))
+def test_a_line_asks_for_javascript_in_whatever_order_its_words_stand(parts):
+    text = " ".join(parts)
+    asks = any("JavaScript" in line and "enable" in line for line in text.split("\n"))
+    assert (SCRIPT.search(text) is not None) == asks
+
+
+def test_a_long_line_is_searched_once_for_what_asks_for_javascript():
+    def least_seconds(words: int) -> float:
+        text, taken = "word " * words, []
+        for _ in range(5):
+            start = time.process_time()
+            for _ in range(20):
+                SCRIPT.search(text)
+            taken.append(time.process_time() - start)
+        return min(taken)
+
+    assert least_seconds(1600) < 8 * least_seconds(400)  # from each of its places it would be 16 times

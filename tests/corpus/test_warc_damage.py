@@ -229,8 +229,29 @@ def test_each_gzip_member_may_begin_and_what_cannot_inflate_is_not_opened(conten
     assert compression._may_begin(compression.GZIP_MAGIC, gzip.compress(content, level), 0)
 
 
+@pytest.mark.parametrize("content", [b"", b"\r\n", b"WARC/1.0\r\n"])
+def test_each_of_many_small_members_is_opened_once(tmp_path, monkeypatch, content):
+    opened, read = [], []
+    member = gzip.compress(content, mtime=0)
+
+    class Counted(compression.GzipMember):
+        def __init__(self, file, start):
+            opened.append(start)
+            super().__init__(file, start)
+
+        def read(self, size=compression.CHUNK):
+            read.append(size)
+            return super().read(size)
+
+    monkeypatch.setattr(compression, "GzipMember", Counted)
+    (tmp_path / "flood.gz").write_bytes(member * 1000)
+    list(read_records(tmp_path / "flood.gz", Losses()))
+    # Where records begin is looked for once, so a few are opened twice; the first alone is read without a look at it before.
+    assert len(opened) <= 1003 and sum(size == compression.CHUNK for size in read) <= 2
+
+
 def test_a_flood_of_magic_numbers_opens_no_member(tmp_path, monkeypatch):
     opened = []
-    monkeypatch.setattr(compression, "_first_bytes", lambda opener, start: opened.append(start))
+    monkeypatch.setattr(compression, "_first_bytes", lambda opener, start: (None, opened.append(start)))
     (tmp_path / "flood.gz").write_bytes(b"\x1f\x8b\x08\x00" * 5000)
     assert list(read_records(tmp_path / "flood.gz", Losses())) == [] and len(opened) <= 3  # the last ones

@@ -81,7 +81,7 @@ class GzipMember:
         self.file.seek(self.position)
         member, end = b"", -1
         while end < 0 and len(member) < MAX_AT_ONCE:
-            more = self.file.read(CHUNK)
+            more = self.file.read(CHUNK if member else PEEK)  # of the smallest, what is behind them is not read each time
             searched = max(len(member) - len(GZIP_MAGIC) + 1, len(GZIP_MAGIC))
             member += more
             end = member.find(GZIP_MAGIC, searched) if more else len(member)
@@ -218,8 +218,15 @@ class Run:
     `damaged` when it ended early; `end` is where the next run starts, or how far the sound members reach.
     """
 
-    def __init__(self, file: BinaryIO, start: int, opener: Callable[[int], Member] | None) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        start: int,
+        opener: Callable[[int], Member] | None,
+        seen: tuple[Member, bytes] | None = None,
+    ) -> None:
         self.file, self.opener = file, opener
+        self.seen = seen  # the next member, where a look at its beginning was one at all of it
         self.end = start
         self.damaged = self.finished = False
         self.position = 0  # in the inflated bytes
@@ -235,6 +242,8 @@ class Run:
                     out = self.file.read(CHUNK)
                     self.end += len(out)
                     self.finished = not out
+                elif self.seen:
+                    (self.member, out), self.seen = self.seen, None
                 else:
                     self.member = self.member or self.opener(self.end)
                     out = self.member.read()
@@ -251,7 +260,8 @@ class Run:
     def _next_member(self, end: int) -> None:
         assert self.opener
         self.end, self.member = end, None
-        content = _first_bytes(self.opener, end)
+        content, member = _first_bytes(self.opener, end)
+        self.seen = (member, content) if content is not None and member and member.finished else None
         # What is not readable is a run of its own, to be found damaged.
         if content is None or RECORD_START.match(content):
             self.finished = True
@@ -275,16 +285,20 @@ class Run:
         return self.member.reached() if self.member else self.end
 
 
-def _first_bytes(opener: Callable[[int], Member], start: int) -> bytes | None:
-    """The first inflated bytes of the member at `start`; None where there is no readable one."""
+def _first_bytes(opener: Callable[[int], Member], start: int) -> tuple[bytes | None, Member | None]:
+    """The first inflated bytes of the member at `start`, and the member; None and None where there is no readable one.
+
+    These are all of its bytes where the member is `finished`.
+    """
     content = b""
+    member: Member | None = None
     try:
         member = opener(start)
         while len(content) < PEEK and (out := member.read(PEEK)):
             content += out
     except (OSError, zlib.error):
-        return content or None
-    return content
+        return (content, member) if content else (None, None)
+    return content, member
 
 
 def runs(file: BinaryIO, lost: Callable[[int, int], None]) -> Iterator[Run]:
@@ -298,17 +312,18 @@ def runs(file: BinaryIO, lost: Callable[[int, int], None]) -> Iterator[Run]:
         yield Run(file, 0, None)
         return
     start = 0
+    seen: tuple[Member, bytes] | None = None
     while start < size:
-        run = Run(file, start, opener)
+        run = Run(file, start, opener, seen)
         yield run
         while run.read():  # what the caller left
             pass
         if run.damaged:
             following = _next_record(file, magic, opener, max(run.end, start + 1), size)
             lost(run.end, following)
-            start = following
+            start, seen = following, None
         else:
-            start = run.end
+            start, seen = run.end, run.seen
 
 
 def _codec(file: BinaryIO, size: int) -> tuple[bytes, Callable[[int], Member] | None]:
@@ -364,7 +379,7 @@ def _next_record(file: BinaryIO, magic: bytes, opener: Callable[[int], Member], 
         window = _at(file, start, CHUNK + MAX_HEADER + 64)
         found = window.find(magic, 0, CHUNK + len(magic) - 1)
         while found >= 0:
-            if _may_begin(magic, window, found) and RECORD_START.match(_first_bytes(opener, start + found) or b""):
+            if _may_begin(magic, window, found) and RECORD_START.match(_first_bytes(opener, start + found)[0] or b""):
                 return start + found
             found = window.find(magic, found + 1, CHUNK + len(magic) - 1)
         start += CHUNK

@@ -49,6 +49,7 @@ NOTHING, OPEN, CLOSE, INLINE, LINK, LINK_END, BREAK, CODE_END = range(8)  # what
 INLINES = (INLINE, LINK)
 # Of code's inline elements those that are a line each: by class, or by style.
 LINES = frozenset([".line", ".code-line", ".token-line", ".view-line", ".cm-line", ".CodeMirror-line", ".ec-line"])
+GUTTER_WORDS = frozenset(sign + name for sign in ".#<" for name in GUTTERS)
 LINE_STYLE = re.compile(r"display\s*:\s*(?:block|flex|grid|table)", re.IGNORECASE)
 # In the text of a <pre> whose lines may be numbered: where a tag is, and where an element begins that is known for numbers.
 EDGE, MARK = "\x1f", "\x1e"
@@ -357,7 +358,7 @@ def _entry(raw: str, kinds: list[Tag], numbers: dict[tuple, int]) -> tuple[int, 
     number = numbers.setdefault((name, *found), len(kinds))
     if number == len(kinds):
         kinds.append(_tag(name, found))
-    is_gutter = any(word[1:] in GUTTERS for word in kinds[number].words)
+    is_gutter = not GUTTER_WORDS.isdisjoint(kinds[number].words)
     if name == "a":
         return LINK, number, "", 0, MARK if is_gutter else False
     if name in INLINE_NAMES:

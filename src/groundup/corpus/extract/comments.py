@@ -1,8 +1,15 @@
-"""What readers wrote under a page: known by the names that authors of pages give to its elements, in eight languages."""
+"""What readers wrote under a page: known by the names that authors of pages give to its elements, in eight languages.
+
+Forums name their posts so as well, and there they are the content. A page has comments under a piece of its own where its
+prose lies in an element named for an article, or in the only <article>, or a heading says that comments begin; and nothing
+around what is kept is named for a forum. Of 2,082 labelled pages, cross-validated by site, 58 have comments that are as likely as
+content: without those under a piece four pages score higher, none lower (news' 4-gram F1 .9645 becomes .9678).
+"""
 
 import re
 
 import numpy as np
+from numpy.typing import NDArray
 
 from groundup.corpus.extract.blocks import Blocks, Tag
 from groundup.corpus.extract.features import tokens_of
@@ -20,20 +27,38 @@ ABOUT = frozenset([  # of a comment's elements, those that say who, when and wha
 ])  # fmt: skip
 NO_WORDS_OF_READERS = frozenset(["form", "label", "button", "h1", "h2", "h3", "h4", "h5", "h6", "time", "legend", "figcaption"])
 LIKE_SECTION = ("comment", "kommentar", "coment", "reacties", "komentarz")  # in the words of SECTION, and of few tags
-LIKE_ABOUT = re.compile("|".join(sorted(ABOUT)), re.IGNORECASE)
 LEAST_WORDS = 3
+PIECES = frozenset([  # classes, ids and properties, without their hyphens, of the element around an article's own text
+    "article", "articlebody", "articlecontent", "articletext", "articlemain", "entry", "entrycontent", "hentry", "postcontent",
+    "postbody", "posttext", "singlepost", "storybody", "storycontent", "storytext", "blogpost", "blogbody", "blogcontent",
+    "blogtext", "artikel", "artikeltext", "beitrag", "articulo", "noticia", "articolo", "artigo", "artykul",
+    "itemprop=articlebody",
+])  # fmt: skip
+FORUMS = frozenset([
+    "forum", "forums", "foro", "topic", "topics", "thread", "threads", "question", "questions", "answer", "answers", "discussion",
+    "discussions", "board", "boards",
+])  # fmt: skip
+THREAD_OF_COMMENTS = frozenset([".thread-even", ".thread-odd", ".thread-alt"])  # as WordPress names them
+BEGIN = re.compile(
+    r"\W*(?:\d+\W*)?(?:(?:user |reader |leser)?comments?|kommentare?|comentarios?|comentários?|commentaires?|reacties|commenti"
+    r"|komentarz\w*|responses? to|thoughts? on|gedanken? zu|réflexions? (?:sur|au)|réponses? à|leave a (?:reply|comment)"
+    r"|schreib\w* (?:sie )?einen kommentar|join the (?:conversation|discussion))\b",
+    re.IGNORECASE,
+)
+BEGIN_BLOCKS, BEGIN_WORDS = 6, 8  # how far before the first comment, and how long, the line is that says so
+PIECE_WORDS = 20  # of an article, at least, before its comments
 WORD = re.compile(r"\w+")
 
 
 def comments_of(blocks: Blocks) -> list[int]:
     """The blocks that are words of comments, in order; not their authors, dates, links and forms."""
-    names = "\n".join(["\n".join(tag.words) for tag in blocks.kinds]).lower()
-    if not any(map(names.__contains__, LIKE_SECTION)):
-        return []
-    section = np.array([_is_section(tag) for tag in blocks.kinds], dtype=bool)
+    words = {word for tag in blocks.kinds for word in tag.words[1:]}
+    like = _with_one_of(LIKE_SECTION, words)
+    section = np.array([not like.isdisjoint(tag.words) and _is_section(tag) for tag in blocks.kinds], dtype=bool)
     if not section.any():
         return []
-    about = np.array([tag.name in NO_WORDS_OF_READERS or _is_about(tag) for tag in blocks.kinds], dtype=bool)
+    like = {word for word in _with_one_of(tuple(ABOUT), words) if not ABOUT.isdisjoint(tokens_of(word))}
+    about = np.array([tag.name in NO_WORDS_OF_READERS or not like.isdisjoint(tag.words) for tag in blocks.kinds], dtype=bool)
     kind = np.array(blocks.kind)
     inner = np.array(blocks.inner)
     inside = _within(blocks, section[kind])
@@ -45,16 +70,48 @@ def comments_of(blocks: Blocks) -> list[int]:
     ]
 
 
-def _is_section(tag: Tag) -> bool:
-    words = [word for word in tag.words[1:] if any(map(word.lower().__contains__, LIKE_SECTION))]
-    if tag.name == "body" or not words:
+def are_under_a_piece(blocks: Blocks, comments: list[int], words: NDArray, likely: NDArray[np.bool_]) -> bool:
+    """Whether the comments are what readers wrote under an article, as against a forum's posts.
+
+    `likely` [blocks]: whether a block is kept and more likely content than not; `words` [blocks].
+    """
+    kind = np.array(blocks.kind)
+    of_section, of_forum, of_piece = (
+        np.array([has(tag) for tag in blocks.kinds], dtype=bool)[kind] for has in (_is_section, _is_of_forum, _is_piece)
+    )
+    own = likely & ~_within(blocks, of_section)
+    own[comments[0] :] = False
+    if words[own].sum() < PIECE_WORDS or (_within(blocks, of_forum) & likely).any():
         return False
-    tokens = map(frozenset, map(tokens_of, words))
+    above = range(max(0, comments[0] - BEGIN_BLOCKS), comments[0])
+    if any(words[at] <= BEGIN_WORDS and BEGIN.match(blocks.text[at]) for at in above):
+        return True
+    in_comments = np.append(_within(blocks, of_section), False)[np.array(blocks.start)]
+    articles = np.array([tag.name == "article" for tag in blocks.kinds])[kind] & ~in_comments
+    named = of_piece & ~in_comments | (articles if articles.sum() == 1 else False)
+    return bool(words[own & _within(blocks, named)].sum() >= PIECE_WORDS)
+
+
+def _is_piece(tag: Tag) -> bool:
+    return any(word.lower().replace("-", "").replace("_", "").lstrip(".#") in PIECES for word in tag.words[1:])
+
+
+def _is_of_forum(tag: Tag) -> bool:
+    return any(not FORUMS.isdisjoint(tokens_of(word)) and word not in THREAD_OF_COMMENTS for word in tag.words[1:])
+
+
+def _with_one_of(some: tuple[str, ...], words: set[str]) -> set[str]:
+    """The words that have one of these in them: a look at all tokens of each takes ten times as long."""
+    names = "\n".join(words).lower()
+    some = tuple(filter(names.__contains__, some))
+    return {word for word in words if any(map(word.lower().__contains__, some))} if some else set()
+
+
+def _is_section(tag: Tag) -> bool:
+    if tag.name == "body":
+        return False
+    tokens = map(frozenset, map(tokens_of, _with_one_of(LIKE_SECTION, set(tag.words[1:]))))
     return any(not SECTION.isdisjoint(found) and NO_SECTION.isdisjoint(found) for found in tokens)
-
-
-def _is_about(tag: Tag) -> bool:
-    return any(LIKE_ABOUT.search(word) and not ABOUT.isdisjoint(tokens_of(word)) for word in tag.words[1:])
 
 
 def _within(blocks: Blocks, elements: np.ndarray) -> np.ndarray:

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundup.corpus.extract.blocks import Blocks, Tag
-from groundup.corpus.extract.comments import comments_of
+from groundup.corpus.extract.comments import are_under_a_piece, comments_of
 from groundup.corpus.extract.features import tokens_of
 
+LIKELY = 0.5
 SURE, SURE_WORDS = 0.9, 5  # probability, and words a block has, to be of the body
 BODY_WORDS, BODY_SHARE, SURE_SHARE = 60, 0.7, 0.3  # under one element: words, share of the sure ones, of the expected
 # The probability that a block needs: of the body's lists, tables, quotes and code; in the body; in other elements in it; outside.
@@ -101,9 +102,14 @@ def article_alone(
     """Of the blocks to keep [blocks], those that are no line to elsewhere, and of the article where the page is one."""
     short = np.flatnonzero(keep & (words <= SHORT_LINE)).tolist()
     elsewhere = [block for block in short if ELSEWHERE.match(blocks.text[block]) or APPEAL.match(blocks.text[block])]
+    comments = comments_of(blocks)
+    if keep[comments].any() and are_under_a_piece(blocks, comments, words, keep & (probability >= LIKELY)):
+        keep, probability = keep.copy(), probability.copy()
+        keep[comments], probability[comments] = False, 0.0
+        comments = []
     body = body_of(blocks, probability, words, keep)
     if body is not None:
-        keep = _sure_enough(blocks, probability, keep, body) & ~_comments(blocks, probability, words, keep, body)
+        keep = _sure_enough(blocks, probability, keep, body) & ~_posts_aside(blocks, probability, words, keep, body, comments)
         _cut_end(blocks, words, keep)
     keep[elsewhere] = False
     return keep
@@ -124,12 +130,17 @@ def _sure_enough(
     return enough
 
 
-def _comments(
-    blocks: Blocks, probability: NDArray[np.float64], words: NDArray, keep: NDArray[np.bool_], body: int
+def _posts_aside(
+    blocks: Blocks,
+    probability: NDArray[np.float64],
+    words: NDArray,
+    keep: NDArray[np.bool_],
+    body: int,
+    comments: list[int],
 ) -> NDArray[np.bool_]:
-    """The comments of readers, but where these are the body."""
+    """The comments of readers [blocks], but where these are the body."""
     found = np.zeros(len(keep), dtype=bool)
-    found[comments_of(blocks)] = True
+    found[comments] = True
     inside = np.zeros(len(keep), dtype=bool)
     inside[blocks.start[body] : blocks.end[body]] = True
     said = words[found].sum()

@@ -66,13 +66,13 @@ SEARCH = re.compile(
     re.IGNORECASE,
 )
 SCRIPT = re.compile(
-    r"(?=.*javascript).*(?:enabl|activ|aktiv|habilit|abilita|włącz|включ|увімк|zapn|povol|engedély|ενεργοπ|schakel|aanzet"
+    r"^(?=.*javascript).*(?:enabl|activ|aktiv|habilit|abilita|włącz|включ|увімк|zapn|povol|engedély|ενεργοπ|schakel|aanzet"
     r"|slå på|etkin|turn(?:ed)? (?:it )?on|requires?\b|benötigt|erforderlich|nécessite|requiere|richiede|wymaga"
     r"|необходим|требуется"
     r"|启用|開啟|开启|啟用|有効|활성|켜|تفعيل|تمكين|bật|เปิด)",
-    re.IGNORECASE,
+    re.IGNORECASE | re.MULTILINE,
 )
-COOKIE = re.compile(r"cookie|çerez|ciastecz|куки|ملفات تعريف|쿠키|evästei|\bsüti|kolačić|кукі", re.IGNORECASE)
+COOKIES = ("cookie", "çerez", "ciastecz", "куки", "ملفات تعريف", "쿠키", "evästei", "süti", "kolačić", "кукі")
 OF_COOKIES = [  # what a notice says of them: two of these
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
@@ -132,7 +132,8 @@ def _prose(blocks: Blocks, some: range | list[int]) -> list[str]:
 
 
 def _is_notice(text: str) -> bool:
-    if not (SCRIPT.search(text) or COOKIE.search(text)):
-        return False
-    says = SCRIPT.search(text) is not None or sum(pattern.search(text) is not None for pattern in OF_COOKIES) >= 2
+    lowered = text.lower()
+    says = "javascript" in lowered and SCRIPT.search(text) is not None
+    if not says and any(map(lowered.__contains__, COOKIES)):
+        says = sum(pattern.search(text) is not None for pattern in OF_COOKIES) >= 2
     return says and count(text) <= NOTICE
