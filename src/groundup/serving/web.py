@@ -53,10 +53,7 @@ def answer_errors(app: FastAPI) -> None:
 
 
 def server(app: FastAPI, grace: int = 5) -> uvicorn.Server:
-    """When it is told to stop, answers that are being written have `grace` seconds to end.
-
-    uvicorn takes uvloop where it is: a first token beside 15 streams then comes a tenth earlier.
-    """
+    """When it is told to stop, answers that are being written have `grace` seconds to end."""
     config = uvicorn.Config(
         app, http=Connection, ws="none", log_level="warning", access_log=False, timeout_graceful_shutdown=grace
     )
