@@ -154,7 +154,7 @@ async def streams(address: str, model: Path) -> float:
 
 def others(address: str, pid: int, whole: dict[str, int]) -> float:
     """Prints what clients do to it; how many times as late a first token is beside the other streams."""
-    turns = [[asyncio.run(first_token(address, count, whole)) for count in (0, STREAMS - 1)] for _ in range(15)]
+    turns = [[asyncio.run(first_token(address, count, whole)) for count in (0, STREAMS - 1)] for _ in range(31)]
     alone, beside = map(median, zip(*turns, strict=True))
     times = f"{1000 * alone:.0f} ms alone, {1000 * beside:.0f} ms beside {STREAMS - 1} streams: {beside / alone:.2f} times"
     print(f"first token: {times}")
