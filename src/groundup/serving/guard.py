@@ -42,7 +42,7 @@ class Guard:
     def _check(self, request: Request) -> None:
         host = request.headers.get("host", "")
         if _name(host) not in self.hosts:
-            said = f"host {shown(host)} is not served here; whoever serves it adds a name with --host-name"
+            said = f"host {shown(host)} is not served here; whoever runs the server can name more hosts"
             raise RequestError(said, "host", 403, "permission_error")
         origin = request.headers.get("origin")
         if origin is not None and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
