@@ -34,14 +34,14 @@ int main() {
             StepTokens tokens{(long)ids.size(), (long)wanted.size(), ids.data(), token_rows.data(), positions.data(), wanted.data(), positions.data(), nullptr};
             const float* turns = some(room * C);
             std::vector<float> logits(wanted.size() * V);
-            if (decode(&model, layers.data(), &cache, &tokens, turns, logits.data(), nullptr)) return 1;
+            if (decode(&model, layers.data(), &cache, &tokens, turns, logits.data(), nullptr, nullptr)) return 1;
             if (threads == 1) first.insert(first.end(), logits.begin(), logits.end());
             else if (!std::equal(logits.begin(), logits.end(), first.begin())) return 2;
             else first.erase(first.begin(), first.begin() + logits.size());
             ids[4] = V;
-            if (decode(&model, layers.data(), &cache, &tokens, turns, logits.data(), nullptr) != 1) return 3;
+            if (decode(&model, layers.data(), &cache, &tokens, turns, logits.data(), nullptr, nullptr) != 1) return 3;
             ids[4] = 0, positions[4] = room;
-            if (decode(&model, layers.data(), &cache, &tokens, turns, logits.data(), nullptr) != 2) return 4;
+            if (decode(&model, layers.data(), &cache, &tokens, turns, logits.data(), nullptr, nullptr) != 2) return 4;
             // A tree behind 9 tokens that are kept: three branches after each fourth token of a trunk, matrices in panels or not.
             const long before = 9;
             std::vector<long> tree, at, slots, parents, every, ends, targets;
@@ -61,7 +61,7 @@ int main() {
                 std::vector<float> scores(targets.size());
                 std::vector<long> likeliest(every.size());
                 const StepTargets asked{ends.data(), targets.data(), scores.data(), likeliest.data()};
-                if (decode(&other, layers.data(), &cache, &branches, turns, nullptr, &asked)) return 5;
+                if (decode(&other, layers.data(), &cache, &branches, turns, nullptr, &asked, nullptr)) return 5;
                 for (long one : likeliest)
                     if (one < 0 || one >= V) return 6;
                 for (float one : scores)

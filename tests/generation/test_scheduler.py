@@ -1,6 +1,7 @@
 """Requests that join and leave one batch get what each would get alone."""
 
 import time
+from ctypes import c_int
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
+from groundup.generation.decoding import Decoding
 from groundup.generation.engine import Sampling, generate
+from groundup.generation.native_steps import Interrupted
 from groundup.generation.request import Request, RequestSampling
 from groundup.generation.scheduler import PART, Full, Scheduler
 from groundup.model.convolution import Convolution, ConvolutionConfig
@@ -218,6 +221,48 @@ def test_what_cannot_be_taken_is_refused(toy_models):
 def test_slots_fit_the_memory_for_the_cache(toy_models):
     scheduler = Scheduler(toy_models["dense"], slots=64, cache_mb=1)
     assert scheduler.slots < 64 and "requests at once instead of 64" in scheduler.decisions[0]
+
+
+def by_kernels():
+    model = Decoder(DecoderConfig(50, 32, 2, 2, 1, 32, 48, 64))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model.eval()
+
+
+def test_who_comes_while_there_is_room_does_not_wait_for_the_step_at_work(monkeypatch):
+    model, (first, second, third) = by_kernels(), prompts(5, 6, 7)
+    alone = [run(Scheduler(model), Asked(prompt))[0] for prompt in (first, second, third)]
+    scheduler, asked = Scheduler(model, slots=3), [Asked(first), Asked(second), Asked(third)]
+    if not scheduler.state.steps:
+        pytest.skip(scheduler.state.disabled)
+    late, decode, happened = asked[1:], scheduler.state.decode, []
+
+    def meanwhile(tokens_BT, stop=None):
+        if late:  # the second interrupts a step, the third one that may not be interrupted again
+            scheduler.submit([late.pop(0).request])
+        happened.append((len(scheduler.running), None if stop is None else stop.value))
+        return decode(tokens_BT, stop)
+
+    monkeypatch.setattr(scheduler.state, "decode", meanwhile)
+    assert run(scheduler, asked[0]) and [one.ids for one in asked] == alone
+    assert happened[:3] == [(1, 1), (2, None), (3, 0)]
+    assert scheduler.counts["steps"] == len(happened) - 1
+
+
+def test_a_step_that_is_given_up_leaves_no_trace():
+    state, other = (Decoding(by_kernels(), 2, 32) for _ in range(2))
+    if not state.steps:
+        pytest.skip(state.disabled)
+    tokens = torch.tensor([[7], [9]])
+    for one in (state, other):
+        one.prefill(prompts(4, 6))
+    with pytest.raises(Interrupted):
+        state.decode(tokens, c_int(1))
+    assert state.lengths == other.lengths
+    assert torch.equal(state.decode(tokens, c_int(0)), other.decode(tokens))
 
 
 def test_a_thread_serves_and_ends_what_is_left(toy_models):

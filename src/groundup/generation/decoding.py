@@ -19,6 +19,7 @@ Shape suffixes: those of `decoder`, N tokens of whatever rows.
 import logging
 import math
 from collections.abc import Callable, Sequence
+from ctypes import c_int
 from functools import cached_property
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from groundup.generation.native_steps import Steps
+from groundup.generation.native_steps import Interrupted, Steps
 from groundup.kernels import Unavailable
 from groundup.model.decoder import Decoder, RMSNorm
 from groundup.model.moe import MixtureOfExperts
@@ -188,13 +189,21 @@ class Decoding:
         used, self.lengths[to] = self.lengths[row], self.lengths[row]
         self.cache[:, :, to, :used] = self.cache[:, :, row, :used]
 
-    def decode(self, tokens_BT: Tensor) -> Tensor:
-        """Logits (rows, T, vocabulary) of the token after each of these, which continue the first rows."""
+    def decode(self, tokens_BT: Tensor, stop: c_int | None = None) -> Tensor:
+        """Logits (rows, T, vocabulary) of the token after each of these, which continue the first rows.
+
+        Where another thread makes `stop` 1 before kernels are done, this raises Interrupted, and nothing is continued.
+        """
         B, T = tokens_BT.shape
         device = self.head.device
         rows_N, positions_N = self._places(0, [T] * B)
         if self.steps:
-            return self.steps(tokens_BT.flatten(), rows_N, positions_N, self.rope_cache, self.cache).view(B, T, -1)
+            try:
+                logits_NV = self.steps(tokens_BT.flatten(), rows_N, positions_N, self.rope_cache, self.cache, stop=stop)
+            except Interrupted:
+                self.rollback([T] * B)
+                raise
+            return logits_NV.view(B, T, -1)
         used = min(max(self.lengths[:B]), self.cache.shape[3])
         seen = None
         if T > 1 or min(self.lengths[:B]) < used:

@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Callable
-from ctypes import c_double, c_long, c_void_p
+from ctypes import c_double, c_int, c_long, c_void_p
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from groundup import kernels
 if TYPE_CHECKING:
     from groundup.model.decoder import Decoder
 
-MULTIPLE, MAX_CHANNELS, PANEL = 16, 256, 16  # as in the C++
+MULTIPLE, MAX_CHANNELS, PANEL, INTERRUPTED = 16, 256, 16, 4  # as in the C++
 
 
 class _Model(ctypes.Structure):
@@ -48,6 +48,10 @@ class _Tokens(ctypes.Structure):
 
 class _Targets(ctypes.Structure):
     _fields_ = [(name, c_void_p) for name in ("ends", "ids", "found", "likeliest")]
+
+
+class Interrupted(Exception):
+    """Another thread wanted a step to end: it has no result."""
 
 
 class Steps:
@@ -93,10 +97,12 @@ class Steps:
         rope_cache: Tensor,
         cache: Tensor,
         wanted_M: Tensor | None = None,
+        stop: c_int | None = None,
     ) -> Tensor:
         """Logits (M, vocabulary) of the token after each of those wanted, ascending, or after all.
 
-        Tokens of one row follow each other; `rope_cache` and `cache` as `generation.decoding` keeps them.
+        Tokens of one row follow each other; `rope_cache` and `cache` as `generation.decoding` keeps them. Once another thread
+        makes `stop` 1, this raises Interrupted; what it wrote into the cache is to be written again.
         Raises IndexError for an id, row or position that is none, ValueError for tensors of other kinds or shapes.
         """
         wanted = torch.arange(len(ids_N)) if wanted_M is None else wanted_M
@@ -106,7 +112,7 @@ class Steps:
             return logits
         tensors = (ids_N, rows_N, positions_N, wanted, positions_N)
         tokens = _Tokens(len(ids_N), len(wanted), *(one.data_ptr() for one in tensors), None)
-        self._run(tokens, rope_cache, cache, logits.data_ptr(), None)
+        self._run(tokens, rope_cache, cache, logits.data_ptr(), None, stop)
         return logits
 
     def likelihoods(
@@ -145,12 +151,16 @@ class Steps:
         self._run(tokens, rope_cache, cache, None, ctypes.byref(targets))
         return torch.empty_like(found_A).index_copy_(0, order, found_A), likeliest_M
 
-    def _run(self, tokens: _Tokens, rope_cache: Tensor, cache: Tensor, logits: int | None, targets: object) -> None:
+    def _run(
+        self, tokens: _Tokens, rope_cache: Tensor, cache: Tensor, logits: int | None, targets: object, stop: c_int | None = None
+    ) -> None:
         there = _Cache(*cache.shape[2:4], cache.data_ptr())
         wrong = self.library.decode(
             ctypes.byref(self.model), self.layers, ctypes.byref(there), ctypes.byref(tokens), kernels.address(rope_cache),
-            c_void_p(logits), targets,
+            c_void_p(logits), targets, None if stop is None else ctypes.byref(stop),
         )  # fmt: skip
+        if wrong == INTERRUPTED:
+            raise Interrupted
         if wrong:
             raise IndexError((
                 f"an id is not among the {self.vocabulary} tokens",

@@ -3,13 +3,15 @@
 One thread works in steps: take in what is waiting, read a part of a long prompt, then decode a token of every request (or
 several, where all are greedy and a draft is right: `prompt_lookup`). Those that are decoded lie in the first rows of one
 cache, so that a step costs what they cost; where one leaves, the last takes its row. Random numbers are each request's own:
-what is sampled depends on its seed and not on its company.
+what is sampled depends on its seed and not on its company. Whoever comes while there is room does not wait for the step at
+work: it is given up, once, and made again when the prompt is read.
 """
 
 import logging
 import threading
 from collections import Counter, deque
 from collections.abc import Sequence
+from ctypes import c_int
 
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from torch import Tensor
 from groundup.core.errors import UserError
 from groundup.generation.decoding import Decoding
 from groundup.generation.engine import GenericState
+from groundup.generation.native_steps import Interrupted
 from groundup.generation.one_thread import finite_rows, likeliest
 from groundup.generation.prompt_lookup import PromptLookup, drafts
 from groundup.generation.request import Request, Token, tokens_of
@@ -65,6 +68,8 @@ class Scheduler:
         self.lookups: dict[Request, PromptLookup] = {}
         self.without_token = torch.tensor(model.without_token, dtype=torch.long, device=self.device)
         self.counts: Counter[str] = Counter()
+        self._arrived = c_int(0)  # 1: somebody who can be taken in at once
+        self._may_interrupt = True
         self._work = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -113,6 +118,7 @@ class Scheduler:
             if self._closed or len(self.waiting) + len(requests) > self.waiting_most:
                 raise Full
             self.waiting.extend(requests)
+            self._arrived.value = len(self.running) < self.slots and self.reading is None
             self.counts["requests"] += len(requests)
             self._work.notify()
 
@@ -168,6 +174,7 @@ class Scheduler:
         """Read the prompts of as many that wait as have room; one that is longer than a part is read beside the others."""
         taken: list[Request] = []
         with self._work:
+            self._arrived.value = 0
             while self.waiting and self.reading is None and len(self.running) + len(taken) < self.slots:
                 request = self.waiting[0]
                 if len(request.prompt) > PART or request.prompt_logprobs or not request.max_tokens:
@@ -229,7 +236,14 @@ class Scheduler:
             most = min(max(one.max_tokens - one.answered for one in self.running), room)
             drafted = drafts(lookups, most - 1)
         following = [[one.text[-1], *draft] for one, draft in zip(self.running, drafted, strict=True)]
-        logits_BTV = self.state.decode(torch.tensor(following, device=self.device))
+        # After one that was given up the next is not: else many short requests would keep the others from going on.
+        stop = self._arrived if self._may_interrupt else None
+        try:
+            logits_BTV = self.state.decode(torch.tensor(following, device=self.device), stop)
+        except Interrupted:
+            self._may_interrupt = False
+            return
+        self._may_interrupt = True
         self.counts["steps"] += 1
         self._take(list(self.running), logits_BTV, drafted)
 
@@ -313,5 +327,5 @@ class OneByOne:
         self.states[to], self.lengths[to] = self.states[row], self.lengths[row]
         self.states[row] = None
 
-    def decode(self, tokens_BT: Tensor) -> Tensor:
+    def decode(self, tokens_BT: Tensor, stop: c_int | None = None) -> Tensor:
         return torch.stack([self.extend(row, tokens, every=True) for row, tokens in enumerate(tokens_BT.tolist())])

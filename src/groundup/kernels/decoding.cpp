@@ -369,9 +369,10 @@ class Pass {
 // Logits (wanted, vocabulary) of the token after each of those wanted. The cache has what is before the tokens in their
 // rows, and gets these. turns (room, channels): cosine and sine of each pair's angle. 0; or, with nothing done, 1 where an id
 // is none, 2 where a row, position or slot is none, 3 where they are too many. With `targets` there are no logits, but what is
-// asked there; who calls has seen to it that these and the parents are in order.
+// asked there; who calls has seen to it that these and the parents are in order. 4 where `stop`, if it is there, became 1 meanwhile:
+// what was to be written may be written in part.
 extern "C" int decode(const StepModel* model, const StepLayer* layers, const StepCache* cache, const StepTokens* tokens,
-                      const float* turns, float* logits, const StepTargets* targets) {
+                      const float* turns, float* logits, const StepTargets* targets, const int* stop) {
     const StepTokens& t = *tokens;
     const auto within = [&](const long* some, long end) {
         return std::all_of(some, some + t.count, [=](long one) { return 0 <= one && one < end; });
@@ -381,11 +382,14 @@ extern "C" int decode(const StepModel* model, const StepLayer* layers, const Ste
     Team& team = Team::get();
     const std::lock_guard<std::mutex> alone(team.alone);
     Pass pass(*model, layers, *cache, t, turns, logits, targets, team.common);
+    const auto stopped = [stop] { return stop && __atomic_load_n(stop, __ATOMIC_RELAXED); };
     std::vector<Phase> phases;
     for (long phase = 0; phase < pass.phases(); phase++) {
-        phases.push_back({pass.chunks(phase), [&pass, phase](long chunk) { pass.chunk(phase, chunk); }});
+        phases.push_back({pass.chunks(phase), [&pass, &stopped, phase](long chunk) {
+            if (!stopped()) pass.chunk(phase, chunk);
+        }});
         if (phases.back().chunks > Team::MOST_CHUNKS) return 3;
     }
     team.run(model->threads, phases);
-    return 0;
+    return stopped() ? 4 : 0;
 }
