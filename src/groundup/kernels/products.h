@@ -103,15 +103,11 @@ static void products(const float* x, long N, long K, const float* w, long output
     }
 }
 
-// Meanwhile each tile asks for an eighth of the next panel, which else waits for the far cache: 5 % of 64 rows' time, and 15 % where
-// the matrix is larger than that cache.
 template <int R>
-static inline void tiles_of_panel(const float* x, long N, long K, const float* w, const float* next, float* found) {
-    for (; N >= R; N -= R, x += R * K, found += R * PART, next += 2 * K) {
+static inline void tiles_of_panel(const float* x, long N, long K, const float* w, float* found) {
+    for (; N >= R; N -= R, x += R * K, found += R * PART) {
         Vec r[R][PANEL / LANES] = {};
-#pragma GCC unroll 8
         for (long k = 0; k < K; k++) {
-            if (k % 8 == 0) __builtin_prefetch(next + 2 * k);
             Vec right[PANEL / LANES];
 #pragma GCC unroll 2
             for (int p = 0; p < PANEL / LANES; p++) right[p] = load(w + k * PANEL + p * LANES);
@@ -127,15 +123,14 @@ static inline void tiles_of_panel(const float* x, long N, long K, const float* w
             for (int p = 0; p < PANEL / LANES; p++) store(found + i * PART + p * LANES, r[i][p]);
     }
     if constexpr (R > 1) {
-        if (N) tiles_of_panel<R - 1>(x, N, K, w, next, found);
+        if (N) tiles_of_panel<R - 1>(x, N, K, w, found);
     }
 }
 
 // The same of panels, for many rows: each 16 rows of w lie as (K x 16), filled up where they are fewer. A sum is along K, not in
 // lanes that must be added up: other last bits than those of `products`, and again the same in any company.
 static void products_of_panels(const float* x, long N, long K, const float* w, long outputs, float* found) {
-    for (long o = 0; o < outputs; o += PANEL)
-        tiles_of_panel<LANES == 16 ? 12 : 6>(x, N, K, w + o * K, w + (o + PANEL) * K, found + o);
+    for (long o = 0; o < outputs; o += PANEL) tiles_of_panel<LANES == 16 ? 12 : 6>(x, N, K, w + o * K, found + o);
 }
 
 }  // namespace f32
