@@ -252,6 +252,24 @@ def test_who_comes_while_there_is_room_does_not_wait_for_the_step_at_work(monkey
     assert scheduler.counts["steps"] == len(happened) - 1
 
 
+def test_no_step_is_given_up_for_what_is_read_beside_the_next(monkeypatch):
+    scheduler, (first, second) = Scheduler(by_kernels(), slots=3), prompts(5, 6)
+    if not scheduler.state.steps:
+        pytest.skip(scheduler.state.disabled)
+    late, decode = [Asked(second, max_tokens=0, logprobs=0, prompt_logprobs=True)], scheduler.state.decode
+    stops = []
+
+    def meanwhile(tokens_BT, stop=None):
+        if late:
+            scheduler.submit([late.pop().request])
+        stops.append(stop.value)
+        return decode(tokens_BT, stop)
+
+    monkeypatch.setattr(scheduler.state, "decode", meanwhile)
+    run(scheduler, Asked(first, max_tokens=4))
+    assert stops == [0, 0, 0]  # the first of the four tokens is the prompt's
+
+
 def test_a_step_that_is_given_up_leaves_no_trace():
     state, other = (Decoding(by_kernels(), 2, 32) for _ in range(2))
     if not state.steps:

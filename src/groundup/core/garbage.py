@@ -3,7 +3,7 @@
 import gc
 
 # Numbers of new objects, and of collections, before the next. With Python's own (700, 10, 10) it looks through all objects again
-# and again while modules are imported: a fifth of torch's import, and a tenth of the tiny recipe's processor time.
+# and again while modules are imported: a fifth of torch's import, and a tenth of the tiny recipe's processor time (AMD EPYC).
 SELDOM = (50_000, 20, 50)
 
 

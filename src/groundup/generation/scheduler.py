@@ -118,7 +118,8 @@ class Scheduler:
             if self._closed or len(self.waiting) + len(requests) > self.waiting_most:
                 raise Full
             self.waiting.extend(requests)
-            self._arrived.value = len(self.running) < self.slots and self.reading is None
+            at_once = len(self.running) < self.slots and self.reading is None and not _read_in_parts(self.waiting[0])
+            self._arrived.value = at_once
             self.counts["requests"] += len(requests)
             self._work.notify()
 
@@ -177,7 +178,7 @@ class Scheduler:
             self._arrived.value = 0
             while self.waiting and self.reading is None and len(self.running) + len(taken) < self.slots:
                 request = self.waiting[0]
-                if len(request.prompt) > PART or request.prompt_logprobs or not request.max_tokens:
+                if _read_in_parts(request):
                     if taken:
                         break
                     self.reading = self.waiting.popleft()
@@ -301,6 +302,11 @@ class Scheduler:
 
     def _pickable(self, logits: Tensor) -> Tensor:
         return logits if not len(self.without_token) else logits.index_fill(-1, self.without_token, -torch.inf)
+
+
+def _read_in_parts(request: Request) -> bool:
+    """Beside the steps of the others, and not before the next."""
+    return len(request.prompt) > PART or request.prompt_logprobs or not request.max_tokens
 
 
 class OneByOne:

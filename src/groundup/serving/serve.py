@@ -46,7 +46,7 @@ def serve(
     hosts = (*LOOPBACK, host, *names)
     app = create_app(models, hosts, key, *shown)
     # So long the thread that answers waits while a scheduler's is in Python. With Python's 5 ms a first token beside 15 streams
-    # came 1.5 times as late as alone, with 1 ms 1.2 times, and tokens a fifth faster (medians of 30; .5 and 2 ms: 1.3 and 1.2).
+    # came 1.5 times as late as alone, with 1 ms 1.2 times, and tokens a fifth faster (AMD EPYC, medians of 30).
     sys.setswitchinterval(0.001)
     answer(app, listening)
     counts = {name: dict(model.scheduler.counts) for name, model in models.items()}
