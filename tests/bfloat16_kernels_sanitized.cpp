@@ -1,5 +1,6 @@
 // Runs the kernels in bfloat16 with AVX-512 and AMX by emulated/immintrin.h and every buffer as long as it must be and no longer: built
 // with sanitizers by test_generation_kernels.py. Results of any number of threads must be the same to the bit; prints a digest of them.
+#include "../src/groundup/kernels/experts.cpp"
 #include "../src/groundup/kernels/layer.cpp"
 #include "../src/groundup/kernels/loss.cpp"
 #include "../src/groundup/kernels/optimizer.cpp"
@@ -56,6 +57,35 @@ static void decoder(long threads, long rows, long time, long K, float loud, bool
     backward(&s, layers.data(), L, ids.data(), &places, norm, last, some_bf16(N * D), grad_norm, grad_embedding, V);
 }
 
+static void mixture(long threads, const std::vector<long>& ends) {
+    const long D = 32, F = 64, M = ends.back();
+    std::vector<Expert> each;
+    for (long end : ends) each.push_back({some(F * D), some(F * D), some(D * F), some(F * D), some(F * D), some(D * F), end});
+    Experts l{M, D, F, (long)ends.size(), threads, each.data(), some_bf16(M * D), some_bf16(6 * D * F * ends.size()), some_bf16(M * 2 * F),
+              some_bf16(spread(M) * F), some_bf16(M * D), some_bf16(M * D), some_bf16(M * D)};
+    experts(&l);
+    experts_backward(&l);
+}
+
+// As `decoder` has it, without what follows attention.
+static void attention(long threads, long rows, long time) {
+    const long D = 32, H = 2, C = 32, N = rows * time, A = H * C, E = 3 * A;
+    std::vector<int> documents(N);
+    for (long i = 0; i < N; i++) documents[i] = i / 41;
+    const Shape s{rows, time, D, H, H, C, 0, threads, 0, 1e-6};
+    Layer l{};
+    l.attention_norm = some(D), l.q_norm = some(C), l.k_norm = some(C), l.q = some(A * D), l.k = some(A * D), l.v = some(A * D);
+    l.o = some(D * A), l.grad_attention_norm = some(D), l.grad_mlp_norm = some(D), l.grad_q_norm = some(C), l.grad_k_norm = some(C);
+    l.grad_q = some(A * D), l.grad_k = some(A * D), l.grad_v = some(A * D), l.grad_o = some(D * A);
+    l.mixed_t = some_bf16(E * D), l.o_t = some_bf16(A * D), l.mixed_b = some_bf16(E * D), l.o_b = some_bf16(A * D);
+    l.x = some_bf16(N * D), l.qkv = some_bf16(N * E), l.middle = some_bf16(N * D), l.attention = some_bf16(spread(N) * A);
+    l.normed = some_bf16(spread(N) * D), l.log_sums = some(N * H);
+    const float *cos = some(time * C / 2), *sin = some(time * C / 2);
+    const Places places{cos, sin, documents.data(), documents.data()};
+    attention_forward(&s, &l, &places, some_bf16(N * D));
+    attention_backward(&s, &l, &places, some_bf16(N * D));
+}
+
 static void loss(long threads, long tokens, long V, float loud) {
     const long D = 32, known = V - 18;
     std::vector<long> targets(tokens);
@@ -78,6 +108,7 @@ int main() {
         kept.clear();
         decoder(threads, 2, 64, 2, 0.25f, false), decoder(threads, 3, 64, 1, 0.25f, true), decoder(threads, 1, 32, 1, 60.f, false);
         loss(threads, 32, 288, 90.f), loss(threads, 1056, 32, 1.f);
+        mixture(threads, {32, 32, 384}), mixture(threads, {64}), attention(threads, 3, 64);
         optimizer(threads);
         if (threads == 1) first.swap(kept);
         else if (first != kept) return 1;

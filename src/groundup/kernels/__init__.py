@@ -1,6 +1,6 @@
-"""Steps in C++, compiled at first use and kept: loss and optimizers here, for every architecture.
+"""Steps in C++, compiled at first use and kept: loss, optimizers and experts here, for every architecture.
 
-The dense decoder's layers in training are called from `model/native_layers.py`, in generation and for scores of
+The decoder's layers in training are called from `model/native_layers.py`, in generation and for scores of
 continuations from `generation/native_steps.py`.
 
 Generation is in float32, by `vector.h` and thus for AVX2, AVX-512 and NEON; it asks nothing of the compiler but threads.
@@ -245,6 +245,67 @@ def muon(
         matrices, *map(c_long, (len(weights), *weights[0].shape, torch.get_num_threads())),
         *map(c_float, (momentum, lr, decay_factor)), (c_float * len(coefficients))(*coefficients), c_long(len(newton_schulz)),
     )  # fmt: skip
+
+
+def experts(x_MD: Tensor, ends: list[int], matrices: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Gated MLPs of the tokens (M, D), bfloat16, those of the ith up to `ends[i]`: results (M, D), and what the way back needs.
+
+    Each expert's tokens are filled up with zeros to a multiple of `BLOCK`. `matrices`, float32: of each gate, up (inner, D) and
+    down (D, inner). Its twin is `model.moe`'s by PyTorch.
+    """
+    (M, D), F = x_MD.shape, len(matrices[0])
+    spread = (-(-M // 128) | 1) * 128  # as in the C++
+    kept = [torch.empty(size, dtype=torch.bfloat16) for size in (6 * len(ends) * D * F, M * 2 * F, spread * F)]
+    out = torch.empty_like(x_MD)
+    _experts(library().experts, x_MD, ends, matrices, (*kept, out, None, None), [])
+    return out, kept
+
+
+def experts_backward(
+    grad_MD: Tensor, x_MD: Tensor, ends: list[int], matrices: list[Tensor], kept: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """Gradients by `x_MD` and the matrices, from that by what `experts` made and what it kept."""
+    grad_x, gradients = torch.empty_like(x_MD), [torch.empty_like(one) for one in matrices]
+    _experts(library().experts_backward, x_MD, ends, matrices, (*kept, None, grad_MD, grad_x), gradients)
+    return grad_x, gradients
+
+
+def _experts(
+    function: Callable[..., Any], x_MD: Tensor, ends: list[int], matrices: list[Tensor], others: tuple[Tensor | None, ...],
+    gradients: list[Tensor],
+) -> None:  # fmt: skip
+    (M, D), F = x_MD.shape, len(matrices[0])
+    for some, dtype in (((x_MD, *others), torch.bfloat16), ((*matrices, *gradients), torch.float32)):
+        if any(one is not None and (one.dtype != dtype or not one.is_contiguous()) for one in some):
+            raise TypeError(f"tokens must be {torch.bfloat16}, matrices {torch.float32}, and both without gaps")
+    shapes = {tuple(one.shape) for one in matrices[::3] + matrices[1::3]}, {tuple(one.shape) for one in matrices[2::3]}
+    if shapes != ({(F, D)}, {(D, F)}) or len(matrices) != 3 * len(ends) or D % BLOCK or F % BLOCK:
+        raise TypeError(f"experts of shapes {shapes} for {D} numbers a token, {len(matrices)} matrices for {len(ends)} experts")
+    if any(one is not None and one.shape != (M, D) for one in others[3:]):
+        raise TypeError(f"results and gradients must be as many as the {M} x {D} numbers of the tokens")
+    if not M or sorted(ends) != list(ends) or ends[0] < 0 or ends[-1] != M or any(end % BLOCK for end in ends):
+        raise ValueError(f"{M} tokens cannot be those of experts up to {ends}, in blocks of {BLOCK}")
+    each = (Expert * len(ends))(*(
+        Expert(*map(address, matrices[3 * i : 3 * i + 3] + (gradients or matrices)[3 * i : 3 * i + 3]), end)
+        for i, end in enumerate(ends)
+    ))  # fmt: skip
+    addresses = (None if one is None else address(one) for one in (x_MD, *others))
+    given = _Experts(M, D, F, len(ends), torch.get_num_threads(), ctypes.cast(each, c_void_p), *addresses)
+    function(ctypes.byref(given))
+
+
+class Expert(ctypes.Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("gate", "up", "down", "grad_gate", "grad_up", "grad_down")),
+        ("end", c_long),
+    ]
+
+
+class _Experts(ctypes.Structure):
+    _fields_ = [
+        *((name, c_long) for name in ("tokens", "width", "inner", "count", "threads")),
+        *((name, c_void_p) for name in ("each", "x", "packed", "gates", "gated", "out", "grad_out", "grad_x")),
+    ]
 
 
 def address(tensor: Tensor) -> c_void_p:

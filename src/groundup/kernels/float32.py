@@ -136,13 +136,6 @@ def _recur(inputs: Tensor | None, weight_GD: Tensor, begins_BT: Tensor, *others:
     kernels.float32_library().float32_recurrence(ctypes.byref(given))
 
 
-class _Expert(ctypes.Structure):
-    _fields_ = [
-        *((name, c_void_p) for name in ("gate", "up", "down", "grad_gate", "grad_up", "grad_down")),
-        ("end", c_long),
-    ]
-
-
 class _Experts(ctypes.Structure):
     _fields_ = [
         *((name, c_long) for name in ("tokens", "width", "inner", "count", "threads")),
@@ -192,8 +185,8 @@ def _experts(
         raise TypeError(f"experts of shapes {shapes} for {D} numbers a token, {len(matrices)} matrices for {len(ends)} experts")
     if not M or sorted(ends) != list(ends) or ends[0] < 0 or ends[-1] != M or len(gates) != (M | 1) * 2 * F:
         raise ValueError(f"{M} tokens cannot be those of experts up to {ends}, with {len(gates)} numbers kept")
-    each = (_Expert * len(ends))(*(
-        _Expert(*map(kernels.address, matrices[3 * i : 3 * i + 3] + (gradients or matrices)[3 * i : 3 * i + 3]), end)
+    each = (kernels.Expert * len(ends))(*(
+        kernels.Expert(*map(kernels.address, matrices[3 * i : 3 * i + 3] + (gradients or matrices)[3 * i : 3 * i + 3]), end)
         for i, end in enumerate(ends)
     ))  # fmt: skip
     given = _Experts(

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #include "attention.h"
-#include "blocks.h"
+#include "mlp.h"
 
 constexpr long MAX_CHANNELS = 256;
 constexpr float LOG2_E = 1.44269504f;
@@ -59,9 +59,10 @@ struct Layer {
     bf16 *attention, *gated_right, *normed, *mlp_normed;
     // and the logarithms of attention's sums (rows, heads, time)
     float* log_sums;
+    Mlp mlp(const Shape& s) const { return {s.width, s.inner, gated_t, down_t, gated_b, down_b}; }
 };
 
-// Where the 16 rows of panel p of (q, k, v) and of (gate, up) begin.
+// Where the 16 rows of panel p of (q, k, v) begin.
 template <class P>
 static P mixed_panel(const Shape& s, P q, P k, P v, long p) {
     long queries = s.attended() / 16, keys = s.key_heads * s.channels / 16;
@@ -69,11 +70,6 @@ static P mixed_panel(const Shape& s, P q, P k, P v, long p) {
     p -= queries;
     return p < keys ? k + p * 16 * s.width : v + (p - keys) * 16 * s.width;
 }
-template <class P>
-static P gated_panel(const Shape& s, P gate, P up, long p) {
-    return (p % 2 ? up : gate) + p / 2 * 16 * s.width;
-}
-
 static inline Ahead soon(const bf16* at, long count) { return {(const char*)at, (const char*)(at + count)}; }
 
 static void pack_layer(const Shape& s, const Layer& l) {
@@ -87,7 +83,7 @@ static void pack_layer(const Shape& s, const Layer& l) {
         else if (p < first[2])
             pack_weight(l.o + q * 16 * A, q * 16, D, A, l.o_t, l.o_b);
         else if (p < first[3])
-            pack_weight(gated_panel(s, l.gate, l.up, g), g * 16, G, D, l.gated_t, l.gated_b);
+            pack_weight(gated_panel(D, l.gate, l.up, g), g * 16, G, D, l.gated_t, l.gated_b);
         else
             pack_weight(l.down + d * 16 * s.inner, d * 16, D, s.inner, l.down_t, l.down_b);
     }
@@ -218,6 +214,7 @@ static void layer_forward(const Shape& s, const Layer& l, const Places& places, 
     const long T = s.time, D = s.width, C = s.channels, E = s.mixed(), A = s.attended(), F = s.inner, N = spread(s.tokens());
     const long H = s.heads, K = s.key_heads;
     const float eps = s.eps, scale = LOG2_E / std::sqrt((float)C);
+    const Mlp mlp = l.mlp(s);
 #pragma omp parallel num_threads(s.threads)
     {
         Tiles tiles;
@@ -256,24 +253,17 @@ static void layer_forward(const Shape& s, const Layer& l, const Places& places, 
                          a = _mm512_add_ps(a, load(was)), b = _mm512_add_ps(b, load(was + 16));
                          store_and_stream(middle + m * D + n, l.middle + (r * T + m) * D + n, a, b);
                      }));
+            if (!F) {  // attention alone
+                std::memcpy(out, middle, T * D * sizeof(bf16));
+                continue;
+            }
             normalise(middle, l.mlp_norm, eps, T, D, h, D + 32);
             tile_transposed(h, D + 32, T, D, l.mlp_normed, N, r * T);
-            multiply(rows(h, D + 32), l.gated_t, D * 16, T, 2 * F, D, [=](long m, long n, const float* two) {
-                Vec both[2];
-                for (long i = 0; i < 2; i++) {
-                    Vec gate = _mm512_load_ps(two + i * 32), up = _mm512_load_ps(two + i * 32 + 16);
-                    Vec open = sigmoid(gate), silu = _mm512_mul_ps(gate, open);
-                    Vec bend = _mm512_fmadd_ps(silu, _mm512_sub_ps(all(1.f), open), open);
-                    _mm512_stream_si512((__m512i*)(gates + n * T + (m + i) * 32), together(_mm512_mul_ps(up, bend), silu));
-                    both[i] = _mm512_mul_ps(silu, up);
-                    store(gated + (m + i) * (F + 32) + n / 2, both[i]);
-                }
-                _mm512_stream_si512((__m512i*)(l.gated_right + n / 2 * N + (r * T + m) * 16), together(both[0], both[1]));
-            });
-            multiply(rows(gated, F + 32), l.down_t, F * 16, T, D, F, each([=](long m, long n, Vec a, Vec b) {
-                         const bf16* was = middle + m * D + n;
-                         stream_store(out + m * D + n, _mm512_add_ps(a, load(was)), _mm512_add_ps(b, load(was + 16)));
-                     }), soon(x + s.threads * T * D, r + s.threads < s.rows ? T * D : 0));
+            mlp_forward(mlp, rows(h, D + 32), T, gates, gated, l.gated_right + r * T * 16, N,
+                        each([=](long m, long n, Vec a, Vec b) {
+                            const bf16* was = middle + m * D + n;
+                            stream_store(out + m * D + n, _mm512_add_ps(a, load(was)), _mm512_add_ps(b, load(was + 16)));
+                        }), soon(x + s.threads * T * D, r + s.threads < s.rows ? T * D : 0));
             _mm_sfence();  // what went past the caches is there before another thread looks for it
         }
     }
@@ -300,30 +290,15 @@ struct RowMemory {  // what a thread needs for a row on its way back
 };
 
 // Of row r: from the gradient of the layer's output, out (T x D), to that of what the MLP's is added to.
-static void mlp_backward(const Shape& s, const Layer& l, const Operands& o, const RowMemory& own, long r, const bf16* out, float* gain) {
+static void after_attention_backward(const Shape& s, const Layer& l, const Operands& o, const RowMemory& own, long r, const bf16* out,
+                                     float* gain) {
     const long T = s.time, D = s.width, E = s.mixed(), F = s.inner, N = spread(s.tokens());
     const bf16 *middle = l.middle + r * T * D, *gates = l.gates + r * T * 2 * F;
-    bf16 *h = own.h, *grad_gates = own.grad_gates;
-    multiply(rows(out, D), l.down_b, D * 16, T, F, D, [=](long m, long n, const float* two) {
-        for (long c = 0; c < 32; c += 16) {
-            Vec to_gate[2], to_up[2];
-            const long at = 2 * (n + c);  // of the 16 gates, then 16 of what they gate
-            for (long i = 0; i < 2; i++) {
-                const bf16* kept = gates + at * T + (m + i) * 32;
-                __m512i factors = _mm512_load_si512(kept);
-                _mm_prefetch((const char*)kept + 8192, _MM_HINT_T1);  // two pages on, where the processor does not look
-                Vec v = _mm512_load_ps(two + i * 32 + c);
-                to_gate[i] = _mm512_mul_ps(v, first(factors)), to_up[i] = _mm512_mul_ps(v, second(factors));
-                store(grad_gates + (m + i) / 16 * 32 * F + at * 16 + (m + i) % 16 * 32, to_gate[i], to_up[i]);
-            }
-            bf16* to = o.grad_gates + at * N + (r * T + m) * 16;
-            _mm512_stream_si512((__m512i*)to, together(to_gate[0], to_gate[1]));
-            _mm512_stream_si512((__m512i*)(to + 16 * N), together(to_up[0], to_up[1]));
-        }
-    }, soon(middle, T * D));
+    bf16* h = own.h;
     tile_transposed(out, D, T, D, o.grad_out, N, r * T);
-    multiply(tiled(grad_gates, 2 * F), l.gated_b, 2 * F * 16, T, D, 2 * F,
-             each([=](long m, long n, Vec a, Vec b) { store(h + m * (D + 32) + n, a, b); }), soon(l.qkv + r * T * E, T * E));
+    mlp_backward(l.mlp(s), rows(out, D), T, gates, own.grad_gates, o.grad_gates + r * T * 16, N,
+                 each([=](long m, long n, Vec a, Vec b) { store(h + m * (D + 32) + n, a, b); }), soon(middle, T * D),
+                 soon(l.qkv + r * T * E, T * E));
     normalise_backward(middle, l.mlp_norm, s.eps, h, D + 32, out, T, D, own.grad_middle, gain);
 }
 
@@ -405,7 +380,7 @@ static void weight_gradients(const Shape& s, const Layer& l, const Operands& o) 
         sum_over_tokens(left[which], right[which], D, n0, std::min(PART, columns[which] - n0), s.tokens(), N, sums,
                         [&](long m, long n, const float* block) {
                             float* mixed = mixed_panel(s, l.grad_q, l.grad_k, l.grad_v, n / 16);
-                            float* gated = gated_panel(s, l.grad_gate, l.grad_up, n / 16);
+                            float* gated = gated_panel(D, l.grad_gate, l.grad_up, n / 16);
                             if (which == 0) save_tile_transposed(block, mixed + m, D);
                             if (which == 1) save_tile(block, l.grad_o + m * A + n, A);
                             if (which == 2) save_tile_transposed(block, gated + m, D);
@@ -430,7 +405,10 @@ static void layer_backward(const Shape& s, const Layer& l, const Places& places,
             bf16* out = grad + r * T * D;  // at first the gradient of the output, at last of the input
             bf16 *h = own.h, *grad_attention = own.grad_attention;
             float *gain1 = gain_parts + r * norm_weights, *gain2 = gain1 + D, *gain_q = gain2 + D, *gain_k = gain_q + C;
-            mlp_backward(s, l, o, own, r, out, gain2);
+            if (s.inner)
+                after_attention_backward(s, l, o, own, r, out, gain2);
+            else
+                std::memcpy(own.grad_middle, out, T * D * sizeof(bf16));
             tile_transposed(own.grad_middle, D, T, D, o.grad_middle, N, r * T);
             _mm_sfence();
             multiply(rows(own.grad_middle, D), l.o_b, D * 16, T, A, D,
@@ -446,6 +424,27 @@ static void layer_backward(const Shape& s, const Layer& l, const Places& places,
     float* to[] = {l.grad_attention_norm, l.grad_mlp_norm, l.grad_q_norm, l.grad_k_norm};
     for (long which = 0, at = 0; which < 4; at += sizes[which++])
         sum_rows(gain_parts + at, s.rows, norm_weights, sizes[which], to[which]);
+}
+
+static Operands take_operands(const Shape& s, long grad_numbers, long floats) {
+    const long D = s.width, N = spread(s.tokens());
+    common.room(2 * (N * (2 * D + s.mixed() + 2 * s.inner) + grad_numbers) + 4 * floats + 8192);
+    return {common.take<bf16>(N * D), common.take<bf16>(N * D), common.take<bf16>(N * s.mixed()), common.take<bf16>(2 * N * s.inner)};
+}
+
+// The attention of one layer alone, of which `inner` is 0: from l.x (tokens x width) to y, x and what attention adds to it.
+extern "C" void attention_forward(const Shape* shape, const Layer* layer, const Places* places, bf16* y) {
+    const std::lock_guard<std::mutex> alone(one_at_a_time);
+    pack_layer(*shape, *layer);
+    layer_forward(*shape, *layer, *places, y);
+}
+
+// From the gradient of y, which becomes that of x, to those of the layer's parameters.
+extern "C" void attention_backward(const Shape* shape, const Layer* layer, const Places* places, bf16* grad) {
+    const std::lock_guard<std::mutex> alone(one_at_a_time);
+    const long floats = shape->rows * 2 * (shape->width + shape->channels);
+    const Operands operands = take_operands(*shape, 0, floats);
+    layer_backward(*shape, *layer, *places, operands, grad, common.take<float>(floats));
 }
 
 // From ids (rows, time) to the final norm's output y; the norm's input stays in `last`.
@@ -475,9 +474,7 @@ extern "C" void backward(const Shape* shape, const Layer* layers, long count, co
     const std::lock_guard<std::mutex> alone(one_at_a_time);
     const Shape& s = *shape;
     const long D = s.width, row = s.time * D, norm_weights = 2 * (D + s.channels), N = spread(s.tokens());
-    common.room(2 * N * (3 * D + s.mixed() + 2 * s.inner) + 4 * s.rows * norm_weights + 4096);
-    const Operands operands = {common.take<bf16>(N * D), common.take<bf16>(N * D), common.take<bf16>(N * s.mixed()),
-                               common.take<bf16>(2 * N * s.inner)};
+    const Operands operands = take_operands(s, N * D, s.rows * norm_weights);
     bf16* grad = common.take<bf16>(N * D);
     float* gain_parts = common.take<float>(s.rows * norm_weights);
     std::memset(gain_parts, 0, s.rows * D * sizeof(float));

@@ -344,6 +344,7 @@ class Backbone(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.compiled = False
         self.by_kernels_in: torch.dtype | None = None
+        self.attention_by_kernels = False  # of a mixture, in bfloat16
 
     def forward(
         self,
@@ -360,12 +361,15 @@ class Backbone(nn.Module):
         the given tokens are real in each row (the rest is padding on the right).
         """
         T = ids_BT.shape[1]
-        if self.by_kernels_in == dtype and cache is None and not ids_BT.is_floating_point():
+        plain = cache is None and not ids_BT.is_floating_point()
+        if self.by_kernels_in == dtype and plain:
             if dtype == torch.float32:
                 rows = float32_layers.whole_rows(ids_BT, documents_BT)
                 return float32_layers.hidden_states(self, rows).unflatten(0, ids_BT.shape)
             if T % kernels.BLOCK == 0:
                 return native_layers.by_rows(self, ids_BT, documents_BT)
+        if self.attention_by_kernels and plain and dtype == torch.bfloat16 and T % kernels.BLOCK == 0:
+            return native_layers.with_experts(self, ids_BT, documents_BT)
         x_BTD = (ids_BT if ids_BT.is_floating_point() else self.embed_tokens(ids_BT)).to(dtype)
         if cache is None:
             places = self.places(torch.arange(T, device=ids_BT.device)[None])
@@ -400,7 +404,7 @@ class Backbone(nn.Module):
 
     def drop_kernels(self) -> None:
         """And the memory that they keep."""
-        self.by_kernels_in = None
+        self.by_kernels_in, self.attention_by_kernels = None, False
         workspace.release()
 
     def compile(self) -> None:
@@ -433,18 +437,30 @@ class Decoder(LanguageModel):
         if not self.config.num_experts:
             self.model.use_kernels(context, dtype)
         super().use_kernels(context, dtype)
-        if dtype == torch.float32 and float32.can_run_experts(self.config.hidden_size, self.config.moe_intermediate_size):
-            self._experts_by_kernels(True)
+        if self.config.num_experts:
+            self._experts_by_kernels(context, dtype)
+
+    def _experts_by_kernels(self, context: int, dtype: torch.dtype) -> None:
+        """Of a mixture what there is a kernel for: the experts, and in bfloat16 attention."""
+        if dtype == torch.float32:
+            if not float32.can_run_experts(self.config.hidden_size, self.config.moe_intermediate_size):
+                return
+        else:
+            try:
+                native_layers.check(self.config, context)
+            except kernels.Unavailable:
+                return
+            self.model.attention_by_kernels = True
+        for module in self.modules():
+            if isinstance(module, MixtureOfExperts):
+                module.by_kernels_in = dtype
 
     def drop_kernels(self) -> None:
         self.model.drop_kernels()
         super().drop_kernels()
-        self._experts_by_kernels(False)
-
-    def _experts_by_kernels(self, whether: bool) -> None:
         for module in self.modules():
             if isinstance(module, MixtureOfExperts):
-                module.by_kernels = whether
+                module.by_kernels_in = None
 
     def new_cache(self, batch: int, length: int, device: torch.device) -> KeyValueCache:
         return KeyValueCache.empty(self.config, batch, length, device)

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from groundup import kernels
 from groundup.kernels import float32
 
 FEW = 64  # a slice is filled up to a multiple of so many rows
@@ -59,7 +60,7 @@ class MixtureOfExperts(nn.Module):
         self.gate = nn.Linear(width, experts, bias=False)
         self.experts = nn.ModuleList(Expert(width, inner, names) for _ in range(experts))
         self.recorder: list[Routing] | None = None
-        self.by_kernels = False  # in float32 on a processor
+        self.by_kernels_in: torch.dtype | None = None  # on a processor
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         x_ND = x_BTD.flatten(0, -2)
@@ -71,20 +72,22 @@ class MixtureOfExperts(nn.Module):
         if self.recorder is not None:
             self.recorder.append(Routing(logits_NE, chosen_NK))
         flat = chosen_NK.flatten()
-        order = flat.argsort(stable=True)  # (token, choice) pairs, sorted by expert
-        inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        sorted_MD = _Sorted.apply(x_ND, order, inverse, self.per_token)
-        outputs_MD = self._run(sorted_MD, _count(flat, len(self.experts)))
-        outputs_NKD = _Sorted.apply(outputs_MD, inverse, order, 1).view(*chosen_NK.shape, -1)
+        by_kernels = self.by_kernels_in == x_ND.dtype
+        block = kernels.BLOCK if by_kernels and x_ND.dtype == torch.bfloat16 else 1
+        order_M, inverse, counts_E = _by_expert(flat, len(self.experts), block)
+        sorted_MD = _Sorted.apply(x_ND, order_M // self.per_token, inverse, self.per_token)
+        if by_kernels:
+            matrices = [matrix for expert in self.experts for matrix in expert.matrices()]
+            outputs_MD = _ByKernels.apply(sorted_MD, counts_E.cumsum(0).tolist(), *matrices)
+        else:
+            outputs_MD = self._run(sorted_MD, counts_E)
+        outputs_NKD = _Sorted.apply(outputs_MD, inverse, order_M, 1).view(*chosen_NK.shape, -1)
         return (outputs_NKD * weights_NK[..., None].to(x_ND.dtype)).sum(1).view_as(x_BTD)
 
     def _run(self, sorted_MD: Tensor, counts_E: Tensor) -> Tensor:
         aligned = all(size % 8 == 0 for size in self.experts[0].matrices()[0].shape)
         if sorted_MD.is_cuda and sorted_MD.dtype == torch.bfloat16 and aligned:
             return self._grouped(sorted_MD, counts_E)
-        if self.by_kernels and sorted_MD.dtype == torch.float32:
-            matrices = [matrix for expert in self.experts for matrix in expert.matrices()]
-            return _ByKernels.apply(sorted_MD, counts_E.cumsum(0).tolist(), *matrices)
         # An expert without tokens runs all the same in training: its gradient is zero, not absent.
         slices = zip(self.experts, sorted_MD.split(counts_E.tolist()), strict=True)
         return torch.cat([_padded(expert, rows) for expert, rows in slices if len(rows) or torch.is_grad_enabled()])
@@ -101,22 +104,39 @@ class MixtureOfExperts(nn.Module):
 
 
 class _ByKernels(torch.autograd.Function):
-    """What the experts make of their tokens (M, D), by `kernels.float32`."""
+    """What the experts make of their tokens (M, D), by the kernels of their format."""
 
     @staticmethod
     def forward(ctx: Any, sorted_MD: Tensor, ends: list[int], *matrices: Tensor) -> Tensor:
+        ctx.native = float32 if sorted_MD.dtype == torch.float32 else kernels
         sorted_MD = sorted_MD.contiguous()
-        out_MD, gates = float32.experts(sorted_MD, ends, list(matrices))
+        out_MD, kept = ctx.native.experts(sorted_MD, ends, list(matrices))
         ctx.save_for_backward(sorted_MD, *matrices)
-        ctx.ends, ctx.gates = ends, gates
+        ctx.ends, ctx.kept = ends, kept
         return out_MD
 
     @staticmethod
     def backward(ctx: Any, grad_MD: Tensor) -> tuple[Tensor | None, ...]:
         sorted_MD, *matrices = ctx.saved_tensors
-        gates, ctx.gates = ctx.gates, None
-        grad_x, gradients = float32.experts_backward(grad_MD.contiguous(), sorted_MD, ctx.ends, matrices, gates)
+        kept, ctx.kept = ctx.kept, None
+        grad_x, gradients = ctx.native.experts_backward(grad_MD.contiguous(), sorted_MD, ctx.ends, matrices, kept)
         return grad_x, None, *gradients
+
+
+def _by_expert(chosen: Tensor, experts: int, block: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(token, choice) pairs sorted by expert (M,), each expert's filled up to a multiple of `block` with their number, which is
+    none of them; the place among these of each pair; and how many each expert has, filled up.
+    """
+    order, counts_E = chosen.argsort(stable=True), _count(chosen, experts)
+    inverse = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+    if block == 1:
+        return order, inverse, counts_E
+    filled_E = (counts_E + block - 1) // block * block
+    moved_E = (filled_E - counts_E).cumsum(0) - (filled_E - counts_E)  # by what stands before an expert's first
+    places = inverse + moved_E[chosen]
+    order_M = order.new_full((int(filled_E.sum()),), len(order))
+    order_M[places] = torch.arange(len(order), device=order.device)
+    return order_M, places, filled_E
 
 
 def _padded(expert: Expert, rows_MD: Tensor) -> Tensor:
@@ -130,21 +150,27 @@ def _padded(expert: Expert, rows_MD: Tensor) -> Tensor:
 
 
 class _Sorted(torch.autograd.Function):
-    """Row `order[i] // copies` of x, for every i; `inverse` undoes `order`.
+    """Row `places[i]` of x, for every i, and zeros where x has no such row; `back`: which `copies` of them came of each row.
 
     The gradient is a gather and a sum in fixed order. That of plain indexing adds in whatever order a GPU comes by.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor, copies: int) -> Tensor:
-        ctx.save_for_backward(inverse)
+    def forward(ctx: Any, x: Tensor, places: Tensor, back: Tensor, copies: int) -> Tensor:
+        ctx.save_for_backward(back)
         ctx.copies = copies
-        return x.index_select(0, order // copies)
+        return _rows_at(x, places)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        (inverse,) = ctx.saved_tensors
-        return grad.index_select(0, inverse).unflatten(0, (-1, ctx.copies)).sum(1), None, None, None
+        (back,) = ctx.saved_tensors
+        return _rows_at(grad, back).unflatten(0, (-1, ctx.copies)).sum(1), None, None, None
+
+
+def _rows_at(x: Tensor, places: Tensor) -> Tensor:
+    if len(places) > len(x) and x.device.type == "cpu":  # some may be filled up
+        x = F.pad(x, (0, 0, 0, 1))
+    return x.index_select(0, places)
 
 
 def _count(chosen: Tensor, experts: int) -> Tensor:

@@ -4,6 +4,7 @@ A batch has rows of one length. Rows of unequal length, as post-training has, ar
 """
 
 import ctypes
+from collections.abc import Sequence
 from ctypes import c_double, c_long, c_void_p
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +20,17 @@ if TYPE_CHECKING:
 
 
 def check(config: "DecoderConfig", context: int = kernels.BLOCK) -> None:
-    """Raises kernels.Unavailable unless the layers of a dense decoder of this shape can be.
+    """Raises kernels.Unavailable unless the layers of a decoder of this shape can be.
 
     context: tokens of a row, where rows are given in one length and not as `Rows`.
     """
     sizes = {
         "width": config.hidden_size,
-        "MLP": config.intermediate_size,
+        "MLP": config.moe_intermediate_size if config.num_experts else config.intermediate_size,
         "channels of a head": config.head_dim,
         "context": context,
     }
-    if config.model_type != "qwen3":
+    if config.model_type not in ("qwen3", "qwen3_moe"):
         raise kernels.Unavailable(f"they know qwen3 only, not {config.model_type}")
     if odd := [f"{name} {size}" for name, size in sizes.items() if size % kernels.BLOCK]:
         raise kernels.Unavailable(f"{', '.join(odd)}: no multiple of {kernels.BLOCK}")
@@ -55,7 +56,9 @@ PARAMETERS = (
     *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
     *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
 )
+ATTENTION = tuple(name for name in PARAMETERS if name == "input_layernorm" or "self_attn" in name)
 PACKED = ("mixed_t", "o_t", "gated_t", "down_t", "mixed_b", "o_b", "gated_b", "down_b")
+KEPT_X = len(PACKED)  # the place of the layer's input among both
 KEPT = ("x", "qkv", "middle", "gates", "attention", "gated_right", "normed", "mlp_normed", "log_sums")
 
 
@@ -87,6 +90,19 @@ def hidden_states(backbone: "Backbone", rows: Rows, asked_M: Tensor) -> Tensor:
     return hidden.flatten(0, 1).index_select(0, at_N[asked_M])
 
 
+def with_experts(backbone: "Backbone", ids_BT: Tensor, documents_BT: Tensor | None) -> Tensor:
+    """`by_rows` for a mixture: what is between attention and the experts' own products is PyTorch's."""
+    documents = torch.zeros_like(ids_BT) if documents_BT is None else documents_BT
+    batch = (ids_BT, documents, documents, torch.arange(ids_BT.shape[1])[None])
+    x_BTD = backbone.embed_tokens(ids_BT).bfloat16()
+    for layer in backbone.layers:
+        weights = [layer.get_submodule(name).weight for name in ATTENTION]
+        keep = torch.is_grad_enabled() and (x_BTD.requires_grad or any(one.requires_grad for one in weights))
+        x_BTD = _Attention.apply(backbone, batch, keep, x_BTD, *weights)
+        x_BTD = x_BTD + layer.mlp(layer.post_attention_layernorm(x_BTD))
+    return backbone.norm(x_BTD)
+
+
 def _hidden_states(
     backbone: "Backbone", ids_BT: Tensor, documents_BT: Tensor, prefixes_BT: Tensor, positions_BT: Tensor
 ) -> Tensor:
@@ -104,11 +120,13 @@ def _hidden_states(
 class _Pass:
     """One forward pass and its backward pass: shapes, memory and where things are in it, by the fields that the names tell."""
 
-    def __init__(self, backbone: "Backbone", batch: tuple[Tensor, ...], parameters: tuple[Tensor, ...]) -> None:
+    def __init__(
+        self, backbone: "Backbone", batch: tuple[Tensor, ...], parameters: tuple[Tensor, ...], layers: int, inner: int
+    ) -> None:
         config = backbone.config
         ids, documents, prefixes, positions = batch
-        (rows, time), L = ids.shape, config.num_hidden_layers
-        D, F, C = config.hidden_size, config.intermediate_size, config.head_dim
+        (rows, time), L = ids.shape, layers
+        D, F, C = config.hidden_size, inner, config.head_dim
         H, K = config.num_attention_heads, config.num_key_value_heads
         N, A, E = rows * time, H * C, (H + 2 * K) * C
         turns = time * C // 2 if len(positions) > 1 else 0
@@ -120,8 +138,8 @@ class _Pass:
         sizes = [-(-size // 64) * 64 for size in (*packed, *kept)]
         parts = [*[sum(sizes)] * L, N * D]
         self.memory = workspace.take(sum(parts), torch.bfloat16)
-        *layers, self.last = self.memory.numbers.split(parts)
-        self.own = [layer.split(sizes) for layer in layers]
+        *own, self.last = self.memory.numbers.split(parts)
+        self.own = [layer.split(sizes) for layer in own]
         places = backbone.places(positions)
         turned = [x[:, 0, :, : C // 2].contiguous() for x in (places.cos, places.sin)]
         self.ids, *seen = (x.to(torch.int32).contiguous() for x in (ids, documents, prefixes))
@@ -129,8 +147,8 @@ class _Pass:
         self.places = _Places(*map(kernels.address, self.kept))
         self.parameters = tuple(one.detach().contiguous() for one in parameters)
 
-    def layers(self, gradients: list[Tensor]) -> ctypes.Array:
-        count, weights = len(PARAMETERS), self.parameters[2:]
+    def layers(self, weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> ctypes.Array:
+        count = len(PARAMETERS)
         return (_Layer * len(self.own))(*(
             _Layer(*map(kernels.address, (
                 *weights[index * count : (index + 1) * count],
@@ -140,14 +158,20 @@ class _Pass:
             for index, own in enumerate(self.own)
         ))  # fmt: skip
 
+    def of_layer(self, attention: Sequence[Tensor]) -> list[Tensor]:
+        """Tensors for all `PARAMETERS`, of which those of attention count; the others are not looked at."""
+        known = dict(zip(ATTENTION, attention, strict=True))
+        return [known.get(name, self.last) for name in PARAMETERS]
+
 
 class _Backbone(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, backbone: "Backbone", batch: tuple[Tensor, ...], keep: bool, *parameters: Tensor) -> Tensor:
-        one = _Pass(backbone, batch, parameters)
-        embedding, norm_weight, *_ = one.parameters
+        config = backbone.config
+        one = _Pass(backbone, batch, parameters, config.num_hidden_layers, config.intermediate_size)
+        embedding, norm_weight, *weights = one.parameters
         y_BTD = torch.empty(*one.ids.shape, len(norm_weight), dtype=torch.bfloat16)
-        layers = one.layers([])
+        layers = one.layers(weights, [])
         kernels.library().forward(
             ctypes.byref(one.shape), layers, c_long(len(layers)), *map(kernels.address, (embedding, one.ids)),
             ctypes.byref(one.places), *map(kernels.address, (norm_weight, one.last, y_BTD)),
@@ -162,7 +186,7 @@ class _Backbone(torch.autograd.Function):
     def backward(ctx: Any, grad_BTD: Tensor) -> tuple[Tensor | None, ...]:
         one, ctx.one = ctx.one, None
         grad_embedding, grad_norm_weight, *gradients = (torch.empty_like(parameter) for parameter in one.parameters)
-        grad_BTD, layers = grad_BTD.contiguous(), one.layers(gradients)
+        grad_BTD, layers = grad_BTD.contiguous(), one.layers(one.parameters[2:], gradients)
         kernels.library().backward(
             ctypes.byref(one.shape), layers, c_long(len(layers)), kernels.address(one.ids), ctypes.byref(one.places),
             *map(kernels.address, (one.parameters[1], one.last, grad_BTD, grad_norm_weight, grad_embedding)),
@@ -170,3 +194,34 @@ class _Backbone(torch.autograd.Function):
         )  # fmt: skip
         workspace.give(one.memory)
         return None, None, None, grad_embedding, grad_norm_weight, *gradients
+
+
+class _Attention(torch.autograd.Function):
+    """x (batch, time, width) and what one layer's attention adds to it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, backbone: "Backbone", batch: tuple[Tensor, ...], keep: bool, x_BTD: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        one = _Pass(backbone, batch, parameters, 1, 0)
+        one.own[0][KEPT_X].copy_(x_BTD.flatten())
+        y_BTD = torch.empty_like(x_BTD, memory_format=torch.contiguous_format)
+        layers = one.layers(one.of_layer(one.parameters), [])
+        kernels.library().attention_forward(ctypes.byref(one.shape), layers, ctypes.byref(one.places), kernels.address(y_BTD))
+        if keep:
+            ctx.one = one
+        else:
+            workspace.give(one.memory)
+        return y_BTD
+
+    @staticmethod
+    def backward(ctx: Any, grad_BTD: Tensor) -> tuple[Tensor | None, ...]:
+        one, ctx.one = ctx.one, None
+        gradients = [torch.empty_like(parameter) for parameter in one.parameters]
+        layers = one.layers(one.of_layer(one.parameters), one.of_layer(gradients))
+        grad_BTD = grad_BTD.clone(memory_format=torch.contiguous_format)  # becomes that of x
+        kernels.library().attention_backward(
+            ctypes.byref(one.shape), layers, ctypes.byref(one.places), kernels.address(grad_BTD)
+        )
+        workspace.give(one.memory)
+        return None, None, None, grad_BTD, *gradients
