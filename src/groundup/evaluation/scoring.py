@@ -12,7 +12,7 @@ import numpy as np
 
 from groundup.core.answer_scores import exact_match, f1
 from groundup.data.messages import BadRow
-from groundup.evaluation import answers, existence, toxicity
+from groundup.evaluation import answers, hallucination, toxicity
 from groundup.evaluation.models import Continued, Model
 from groundup.evaluation.tasks import LETTERS, Example, Task
 
@@ -156,7 +156,7 @@ def _existence(model: Model, task: Task, examples: Sequence[Example], batch_size
     for example, text, (_, was_cut) in zip(examples, texts, written, strict=True):
         one = next(scored) if text.strip() else None
         sure = float(np.exp(one.nats / one.tokens)) if isinstance(one, Continued) else 0.0
-        made.append(existence.record(text, example, settings, sure) | {"truncated": was_cut})
+        made.append(hallucination.record(text, example, settings, sure) | {"truncated": was_cut})
     return made
 
 
