@@ -30,9 +30,9 @@ from groundup.data.kinds import kind_of
 from groundup.data.messages import BadRow
 from groundup.data.rows import Refused, records
 from groundup.posttraining import task_prompts
+from groundup.posttraining.completion_clients import AnswerLog, Ask, CompletionClient
 from groundup.posttraining.rouge import Distinct
 from groundup.posttraining.task_prompts import Instance, Task
-from groundup.posttraining.writers import AnswerLog, Ask, Writer
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Settings:
     output_price: float = 0.0
 
 
-def self_instruct(writer: Writer, out: Path, settings: Settings, seeds: Path | None = None) -> dict[str, Any]:
+def self_instruct(client: CompletionClient, out: Path, settings: Settings, seeds: Path | None = None) -> dict[str, Any]:
     """Write `conversations.jsonl` (TRL's messages), `instructions.jsonl` (in the format of the seeds) and `self_instruct.json`.
 
     `answers.jsonl` keeps every answer. Returns the content of `self_instruct.json` and the seconds of this call.
@@ -70,7 +70,7 @@ def self_instruct(writer: Writer, out: Path, settings: Settings, seeds: Path | N
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):
-            found = _Run(tasks, AnswerLog(out / "answers.jsonl", writer, settings.at_once), settings).write(out)
+            found = _Run(tasks, AnswerLog(out / "answers.jsonl", client, settings.at_once), settings).write(out)
     except Timeout:
         raise UserError(f"{out}: another process is at work there") from None
     return {**found, "seconds": round(time.monotonic() - started, 1)}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from groundup.core import words
-from groundup.posttraining.writers import CUT, REFUSED, Answer
+from groundup.posttraining.completion_clients import CUT, REFUSED, Completion
 
 FEWEST_WORDS, MOST_WORDS = 4, 150  # of an instruction, as in the paper's code
 # What a model of texts can neither see nor make.
@@ -84,7 +84,7 @@ def _with_labels(task: Task) -> str:
     return f"Task: {one_line(task.instruction)}\n{''.join(parts)}\n"
 
 
-def read_instructions(answer: Answer) -> tuple[list[str], list[str]]:
+def read_instructions(answer: Completion) -> tuple[list[str], list[str]]:
     """The instructions of a list, and why others are none."""
     if answer.end == REFUSED:
         return [], ["refused by the server"]
@@ -120,13 +120,13 @@ def _unfit(instruction: str) -> str:
     return "write a program" if instruction.lower().startswith("write a program") else ""
 
 
-def says_yes(answer: Answer) -> bool | None:
+def says_yes(answer: Completion) -> bool | None:
     """None where it is neither yes nor no."""
     word = re.match(r"\W*(yes|no)\b", answer.text, re.IGNORECASE) if answer.end != REFUSED else None
     return None if word is None else word[1].lower() == "yes"
 
 
-def read_instances(answer: Answer, instruction: str, classification: bool) -> tuple[list[Instance], list[str]]:
+def read_instances(answer: Completion, instruction: str, classification: bool) -> tuple[list[Instance], list[str]]:
     """Instances of different inputs, and why others are none."""
     if answer.end == REFUSED:
         return [], ["refused by the server"]
