@@ -1,4 +1,4 @@
-"""Clients of models that complete prompts: behind an OpenAI-compatible address, or of a folder; and a log that keeps every answer.
+"""Clients of models that complete prompts, behind an OpenAI-compatible address or of a folder; a log keeps every answer.
 
 An answer is on disk before it is used, and is never asked for again: a command that was killed pays for nothing twice.
 """

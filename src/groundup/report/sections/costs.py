@@ -3,7 +3,7 @@ from typing import Any
 from groundup.core.cost import cost
 from groundup.report.made import Made
 from groundup.report.words import number, seconds
-from groundup.scaling.cost import LLAMA3_405B
+from groundup.scaling.training_cost import LLAMA3_405B
 
 TITLE = "What it cost"
 STAGES = ()  # of every run
