@@ -32,7 +32,7 @@ from groundup.core.plain_files import expanded
 from groundup.core.seals import MANIFEST, open_stage, read_manifest, verify
 from groundup.data.config import MixtureConfig
 from groundup.data.contracts import Given, read_conversations, read_preferences
-from groundup.data.given import checked_files, each, files_of, rows_of, warn
+from groundup.data.python_inputs import checked_files, each, files_of, rows_of, warn
 from groundup.data.rows import Refused
 from groundup.evaluation import multiple_choice
 from groundup.evaluation.questions import are_questions, read_questions
