@@ -22,9 +22,9 @@ from groundup.core.progress import duration
 from groundup.core.seals import MANIFEST, read_manifest
 from groundup.data.config import MixtureConfig
 from groundup.pipeline.artifacts import Results, device_of, documents_of, tokenizer_of
-from groundup.pipeline.later_steps import TRAINING_PASSES, Later, Questions, Work, guessed, measured, taken, work_of
 from groundup.pipeline.recipe import Recipe
 from groundup.pipeline.run import StepContext
+from groundup.pipeline.step_times import TRAINING_PASSES, LaterStep, Questions, Work, guessed, measured, taken, work_of
 from groundup.training.config import PretrainingConfig
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def outcome(folder: Path, model: "LanguageModel", tokens: Path, log: Callable[[s
     return {"expected": expected, "loss": loss}
 
 
-def plan(context: StepContext, later: Sequence[Later] = ()) -> Results:
+def plan(context: StepContext, later: Sequence[LaterStep] = ()) -> Results:
     """Minutes -> depth, tokens and batch of the base model, with the reasons and the loss to expect."""
     begun, run = time.monotonic(), context.work.parent
     spent = {name: read_manifest(run / name)["seconds"] for name in BEFORE if (run / name / MANIFEST).is_file()}
@@ -192,7 +192,9 @@ def _interval(one: dict[str, float]) -> str:
     return f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
 
 
-def provisional(recipe: Recipe, run: Path, done: set[str], vocabulary: int, later: Sequence[Later]) -> tuple[Recipe, list[str]]:
+def provisional(
+    recipe: Recipe, run: Path, done: set[str], vocabulary: int, later: Sequence[LaterStep]
+) -> tuple[Recipe, list[str]]:
     """The recipe as it would be planned now, and why. What no step has made yet is unsure, and that is said.
 
     Raises UserError as `decide` does.
@@ -319,7 +321,7 @@ def _pilot(
     return factor, f"losses of this text are {factor:.2f} of the ladder's: {told}"
 
 
-def _questions(context: StepContext, later: Sequence[Later]) -> Questions:
+def _questions(context: StepContext, later: Sequence[LaterStep]) -> Questions:
     """Those that SFT will have; none where it will be skipped."""
     recipe = next((one.recipe for one in later if one.kind == "sft"), None)
     if recipe is None:
