@@ -13,7 +13,7 @@ from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.files import digest
 from groundup.core.seals import read_sealed, write_sealed
-from groundup.data.rows import Refused
+from groundup.data.readers import Refused
 from groundup.encoder import squad
 from groundup.encoder.cloze_questions import paragraphs
 from groundup.encoder.question_answering import Settings, answer, build, fits

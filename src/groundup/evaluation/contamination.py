@@ -26,7 +26,7 @@ from groundup.core.words import split
 from groundup.corpus.dedup import contamination as ngrams
 from groundup.data.kinds import kind_of
 from groundup.data.messages import BadRow
-from groundup.data.rows import Refused, texts
+from groundup.data.readers import Refused, texts
 from groundup.evaluation.models import Model
 from groundup.evaluation.open_model import open_model
 from groundup.evaluation.tasks import Task, load, open_task, rows_of

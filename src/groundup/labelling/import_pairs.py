@@ -20,7 +20,7 @@ from groundup.data.contracts import nothing, read
 from groundup.data.conversations import Conversation, in_order, instruction, read_prompt, without_tools
 from groundup.data.messages import BadRow
 from groundup.data.preferences import preference_of
-from groundup.data.rows import Refused, well_formed
+from groundup.data.readers import Refused, well_formed
 from groundup.data.simulated_annotator import side_shown_left
 from groundup.labelling.assignment import bring
 from groundup.labelling.store import CHOICES, Pair, Store, now, pair_id_of

@@ -327,7 +327,7 @@ def _questions(context: StepContext, later: Sequence[LaterStep]) -> Questions:
     if recipe is None:
         return Questions()
     from groundup.posttraining.own_data import NoQuestions, rows_of_sft
-    from groundup.posttraining.rows import conversation
+    from groundup.posttraining.tokenize_rows import conversation
 
     begun = time.monotonic()
     try:

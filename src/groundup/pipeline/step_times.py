@@ -171,8 +171,8 @@ def _scoring(model: "LanguageModel", held_out: "Sequence[np.ndarray]") -> float:
 
 def _tuning(model: "Decoder", tokenizer: "Tokenizer", asked: Questions, recipe: Recipe, device: "Device") -> float:
     """Seconds a row, in batches of the step's size: the median of those after the first, which takes its memory anew."""
-    from groundup.posttraining.rows import conversation
     from groundup.posttraining.sft import batches_of
+    from groundup.posttraining.tokenize_rows import conversation
     from groundup.training.by_kernels import by_kernels
     from groundup.training.loop import tune
     from groundup.training.objectives import Batch, next_token

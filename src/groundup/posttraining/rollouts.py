@@ -22,7 +22,7 @@ from groundup.posttraining import preflight
 from groundup.posttraining.batches import Asked, Row, collate, prompt_of, shown
 from groundup.posttraining.length import concerns, correlation
 from groundup.posttraining.rewards import Prompt, Reward
-from groundup.posttraining.rows import kept, said
+from groundup.posttraining.tokenize_rows import kept, said
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import checkpoint
 from groundup.training.loop import tune

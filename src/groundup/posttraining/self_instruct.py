@@ -28,7 +28,7 @@ from groundup.data.contracts import MAX_ROW_BYTES, nothing
 from groundup.data.conversations import columns_of, conversation_of
 from groundup.data.kinds import kind_of
 from groundup.data.messages import BadRow
-from groundup.data.rows import Refused, records
+from groundup.data.readers import Refused, records
 from groundup.posttraining import task_prompts
 from groundup.posttraining.completion_clients import AnswerLog, Ask, CompletionClient
 from groundup.posttraining.rouge import Distinct
