@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -23,7 +24,17 @@ def arguments(description: str, **paths: str) -> argparse.Namespace:
 
 
 def machine() -> str:
-    return f"{processor_name()}, {cores()} cores, Python {sys.version.split()[0]}, torch {metadata.version('torch')}"
+    """The processor, by name and by its widest vectors (makers give one name to several kinds), or those that kernels may use."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        flags = set()
+    kinds = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 with bfloat16", "avx512f": "AVX-512", "avx2": "AVX2"}
+    vectors = next((kind for flag, kind in kinds.items() if flag in flags), "")
+    if highest := os.environ.get("GROUNDUP_KERNELS"):
+        vectors = f"{vectors}, kernels up to {highest}"
+    name = f"{processor_name()} ({vectors})" if vectors else processor_name()
+    return f"{name}, {cores()} cores, Python {sys.version.split()[0]}, torch {metadata.version('torch')}"
 
 
 def groundup(*words: str, **options: object) -> subprocess.CompletedProcess:

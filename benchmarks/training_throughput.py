@@ -7,7 +7,7 @@ matrices, as in a run's base model, whose own products count for nothing in the 
 peer. Each lives in a process of its own with all cores; they take turns, nine rounds of three steps, since a host with other
 guests changes its rate from second to second; medians of all steps.
 Beside other programs threads that wait for each other spin, and one side can come out eight times slower, by processor time
-too; so the times that a step was taken off its core are counted, and where they are many there is no verdict.
+too; so the times that it was taken off its core during a step are counted, and where they are many there is no verdict.
 
 The matrix rate is that of the same machine in the same run: every matrix of the model times the batch, in bfloat16, forward
 and both gradients (x W^T, dY W, dY^T X), FLOPs over time; and a square product of 2,048 beside it. FLOPs of a step are 6 a
@@ -39,7 +39,7 @@ CLAIM, BAR = (
 AUTOCAST_BAR, RATE_BAR = 1.25, 0.75
 LAYERS, WIDTH, VOCABULARY, ROWS, CONTEXT = 6, 256, 4_096, 16, 256
 ROUNDS, STEPS, WARM_UP = 9, 3, 3
-DISTURBED = 150  # a second; 40 to 80 undisturbed, 190 to 265 where a step of 0.9 s took 2.5 to 7.8
+DISTURBED = 150  # a step; 35 to 70 undisturbed, whatever it takes, 500 and more where one of 0.9 s took 2.5 to 7.8
 OURS = ("groundup, Muon", "groundup, AdamW")
 PEERS = ("transformers float32", "transformers bfloat16 autocast")
 
@@ -69,19 +69,19 @@ def main() -> None:
         pool.shutdown()
     seconds = {name: statistics.median(wall for wall, _, _ in times) for name, times in found.items()}
     processor = {name: statistics.median(used for _, used, _ in times) for name, times in found.items()}
-    off = {name: sum(n for _, _, n in times) / sum(wall for wall, _, _ in times) for name, times in found.items()}
+    off = {name: statistics.mean(n for _, _, n in times) for name, times in found.items()}
     rate, square_rate, flops = statistics.median(matrix), statistics.median(square), step_flops()
     print(
         f"{machine()}\n{flops / 1e9:.0f} GFLOP a step; matrices {rate / 1e12:.2f} TFLOP/s, square {square_rate / 1e12:.2f}"
     )
     print(
-        f"{'step':<32} {'ms':>6} {'processor ms':>13} {'tokens/s':>9} {'of matrix rate':>15} {'of square':>10} {'off core/s':>11}"
+        f"{'step':<32} {'ms':>6} {'processor ms':>13} {'tokens/s':>9} {'of matrix rate':>15} {'of square':>10} {'off core':>9}"
     )
     for name in names:
         reached = flops / seconds[name]
         print(
             f"{name:<32} {1e3 * seconds[name]:6.0f} {1e3 * processor[name]:13.0f} {ROWS * CONTEXT / seconds[name]:9,.0f}"
-            f" {reached / rate:15.0%} {reached / square_rate:10.0%} {off[name]:11.0f}"
+            f" {reached / rate:15.0%} {reached / square_rate:10.0%} {off[name]:9.0f}"
         )
     for name in OURS:
         ratios = [seconds[peer] / seconds[name] for peer in PEERS]

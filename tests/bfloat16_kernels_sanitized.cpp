@@ -30,11 +30,11 @@ static bf16* some_bf16(long count) {
     return at;
 }
 
-static void decoder(long threads, long rows, long time, long K, float loud) {
+static void decoder(long threads, long rows, long time, long K, float loud, bool turned) {
     const long D = 32, H = 4, C = 32, F = 64, L = 2, V = 37, N = rows * time, A = H * C, E = (H + 2 * K) * C;
-    std::vector<int> ids(N), documents(N);
-    for (long i = 0; i < N; i++) ids[i] = i * 5 % V, documents[i] = i / 41;
-    const Shape s{rows, time, D, H, K, C, F, threads, 1e-6};
+    std::vector<int> ids(N), documents(N), prefixes(N);
+    for (long i = 0; i < N; i++) ids[i] = i * 5 % V, documents[i] = i / 41, prefixes[i] = i / 80 * 80 / 41;
+    const Shape s{rows, time, D, H, K, C, F, threads, turned ? time * C / 2 : 0, 1e-6};
     std::vector<Layer> layers(L);
     for (Layer& l : layers) {
         const float** weights = &l.attention_norm;
@@ -48,11 +48,12 @@ static void decoder(long threads, long rows, long time, long K, float loud) {
         for (long size : {A, F, D, D}) *at++ = some_bf16(spread(N) * size);
         l.log_sums = some(N * H);
     }
-    const float *cos = some(time * C / 2), *sin = some(time * C / 2), *norm = some(D);
+    const float *cos = some(N * C / 2), *sin = some(N * C / 2), *norm = some(D);
+    const Places places{cos, sin, documents.data(), prefixes.data()};
     bf16 *last = some_bf16(N * D), *y = some_bf16(N * D);
-    forward(&s, layers.data(), L, some(V * D), ids.data(), cos, sin, documents.data(), norm, last, y);
+    forward(&s, layers.data(), L, some(V * D), ids.data(), &places, norm, last, y);
     float *grad_norm = some(D), *grad_embedding = some(V * D);
-    backward(&s, layers.data(), L, ids.data(), cos, sin, documents.data(), norm, last, some_bf16(N * D), grad_norm, grad_embedding, V);
+    backward(&s, layers.data(), L, ids.data(), &places, norm, last, some_bf16(N * D), grad_norm, grad_embedding, V);
 }
 
 static void loss(long threads, long tokens, long V, float loud) {
@@ -75,7 +76,7 @@ int main() {
     std::deque<Aligned> first;
     for (long threads : {1, 3}) {
         kept.clear();
-        decoder(threads, 2, 64, 2, 0.25f), decoder(threads, 1, 32, 1, 60.f);
+        decoder(threads, 2, 64, 2, 0.25f, false), decoder(threads, 3, 64, 1, 0.25f, true), decoder(threads, 1, 32, 1, 60.f, false);
         loss(threads, 32, 288, 90.f), loss(threads, 1056, 32, 1.f);
         optimizer(threads);
         if (threads == 1) first.swap(kept);

@@ -9,9 +9,13 @@ import pytest
 import torch
 
 from groundup import kernels
+from groundup.core.device import choose
+from groundup.kernels import workspace
 from groundup.model import architectures, likelihood, native_layers
-from groundup.model.decoder import Decoder, DecoderConfig, shape_for
+from groundup.model.decoder import Decoder, DecoderConfig, RewardModel, shape_for
+from groundup.training.by_kernels import by_kernels, in_use
 from groundup.training.optimizer import NEWTON_SCHULZ, Optimizer, orthogonalise, pretraining_lrs
+from groundup.training.runtime import Runtime
 
 CONFIG = DecoderConfig(
     vocab_size=100,
@@ -86,6 +90,60 @@ def test_loss_and_gradients_are_about_as_near_to_float32_as_those_of_pytorch_in_
     assert ours_loss == pytest.approx(loss, abs=2 * abs(plain_loss - loss) + 1e-3)
     for name in expected:
         assert distance(ours[name], expected[name]) < 1.2 * distance(plain[name], expected[name]) + 1e-3, name
+
+
+def log_probabilities_and_gradients(model, dtype, wanted, ids, targets):
+    model.zero_grad()
+    found = likelihood.token_log_probabilities(model, ids, targets, dtype=dtype, wanted_BT=wanted)
+    (found * torch.linspace(-1, 1, found.numel()).view(found.shape)).sum().backward()
+    return found.detach(), {name: one.grad.clone() for name, one in model.named_parameters()}
+
+
+@needs_kernels
+@pytest.mark.parametrize("alike", [0, 20])
+def test_rows_of_unequal_length_are_about_as_near_to_float32_as_by_pytorch(alike):
+    """As post-training has them: answers to questions, of which two may share one (`alike` tokens)."""
+    ids, targets, _, _ = a_batch(shape=(7, 59))
+    ids[1::2, :alike] = ids[:-1:2, :alike]
+    wanted = torch.zeros(ids.shape)
+    for row, (begin, end) in enumerate([(20, 59), (20, 33), (21, 40), (30, 31), (22, 25), (20, 47), (5, 9)]):
+        wanted[row, begin:end] = 1
+    batch = (wanted, ids, targets)
+    expected, exact = log_probabilities_and_gradients(random_model(), torch.float32, *batch)
+    plain, rounded = log_probabilities_and_gradients(random_model(), torch.bfloat16, *batch)
+    ours, found = log_probabilities_and_gradients(random_model(with_kernels=True), torch.bfloat16, *batch)
+    assert torch.equal(ours == 0, wanted == 0)
+    assert distance(ours, expected) < 1.2 * distance(plain, expected)
+    for name in exact:
+        assert distance(found[name], exact[name]) < 1.2 * distance(rounded[name], exact[name]) + 1e-3, name
+    model = random_model(with_kernels=True)
+    again, _ = likelihood.log_probabilities_and_entropies(model, ids, targets, wanted, torch.bfloat16)
+    assert torch.equal(again, ours)
+
+
+@needs_kernels
+def test_post_training_in_bfloat16_goes_by_kernels_and_is_the_same_for_any_number_of_threads(caplog, tmp_path):
+    ids, _, _, _ = a_batch(shape=(5, 47))
+    wanted = torch.zeros(ids.shape)
+    wanted[torch.arange(5), torch.tensor([46, 11, 30, 33, 2])] = 1
+    scorer, results, before = randomised(RewardModel(CONFIG)), [], torch.get_num_threads()
+    device = replace(choose(1), training_dtype=torch.bfloat16)
+    with caplog.at_level("INFO"), by_kernels([scorer], Runtime(device, tmp_path, "reward")):
+        assert in_use(scorer) and "reward: trained by native kernels in bfloat16" in caplog.text
+        try:
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                scorer.zero_grad()
+                scores = scorer(ids, torch.bfloat16, wanted)
+                scores.sum().backward()
+                results.append([scores.detach(), *(one.grad.clone() for one in scorer.parameters())])
+        finally:
+            torch.set_num_threads(before)
+    assert not in_use(scorer)
+    expected = scorer(ids, wanted_BT=wanted)
+    assert torch.allclose(results[0][0], expected, atol=0.05 * expected.abs().max().item())
+    for other in results[1:]:
+        assert all(torch.equal(one, again) for one, again in zip(results[0], other, strict=True))
 
 
 @needs_kernels
@@ -196,11 +254,12 @@ def test_two_batches_may_be_under_way_at_once():
 @needs_kernels
 def test_memory_is_used_again_and_not_held_twice():
     model, batch = random_model(with_kernels=True), a_batch()
+    workspace.release()
     for _ in range(2):
         loss_and_gradients(model, torch.bfloat16)
         with torch.no_grad():
             likelihood.weighted_log_probability(model, *batch, dtype=torch.bfloat16)
-        assert len(model.model.kernels.workspaces) == 1
+        assert len(workspace._free) == 1
 
 
 @needs_kernels

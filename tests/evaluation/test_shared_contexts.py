@@ -29,7 +29,7 @@ def agree(model, requests, **options):
     found = continuations.score(model, requests, **options)
     for one, request in zip(found, requests, strict=True):
         nats, greedy, likeliest = alone(model, request)
-        assert one.nats == pytest.approx(nats, abs=CLOSE) and (one.greedy, one.likeliest) == (greedy, likeliest)
+        assert one.nats == pytest.approx(nats, rel=1e-6, abs=CLOSE) and (one.greedy, one.likeliest) == (greedy, likeliest)
     return found
 
 

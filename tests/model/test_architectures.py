@@ -169,7 +169,10 @@ def test_cache_gives_what_the_whole_gives(name):
 def test_every_parameter_gets_a_gradient(name):
     model = randomised(name)
     model(some_ids(2, 16), some_ids(2, 1).expand(2, 16)).square().mean().backward()
-    assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in model.parameters())
+    none = {part for part, one in model.named_parameters() if one.grad is None or not one.grad.any()}
+    # In a patch of one byte it sees itself alone, whatever queries and keys are: their gradient is zero but for rounding.
+    alone = {part for part in none if name == "patches of 1" and "within" in part and (".q_" in part or ".k_" in part)}
+    assert none == alone
 
 
 @models

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup import kernels
-from groundup.model import float32_layers
+from groundup.model import float32_layers, ragged
 from groundup.model.decoder import RewardModel
 from groundup.model.likelihood import token_log_probabilities, weighted_log_probability
 from groundup.model.rows import groups, hidden_states, of_documents, packed, without_padding
@@ -141,7 +141,7 @@ def test_a_prompt_of_several_answers_is_computed_once(toy_decoder):
     ids = torch.tensor([asked + some(seed, 10) for seed in (1, 2, 3)] + [some(9, 50)])
     rows, _ = without_padding(ids, [50] * 4, 32)
     assert len(rows.ids) == 40 + 3 * 10 + 50 and len(rows.starts) == 3
-    assert (rows.documents == float32_layers.SHARED).sum() == 40
+    assert (rows.documents == ragged.SHARED).sum() == 40
     wanted = torch.zeros(ids.shape)
     wanted[:, 45:] = 1
     found = hidden_states(model.model, ids, wanted.flatten().nonzero().squeeze(1), torch.float32)

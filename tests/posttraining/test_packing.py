@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.model.lstm import LSTM, LSTMConfig
-from groundup.model.rows import bins
+from groundup.model.ragged import bins
 from groundup.posttraining.batches import collate, row_of
 from groundup.posttraining.config import DpoConfig, SftConfig
 from groundup.posttraining.dpo import objective, sequence_log_probability

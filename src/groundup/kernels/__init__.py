@@ -173,9 +173,24 @@ def weighted_log_probability(
     """The targets' log-probabilities at `places_M`, weighted by `slopes_N` and added up, and its gradients by hidden states
     (bfloat16) and weight (float32).
     """
+    found_M, slopes_M, grad_hidden, grad_weight = _log_probabilities(hidden_ND, weight_VD, targets_N, places_M, slopes_N)
+    return (found_M * slopes_M).sum(), grad_hidden, grad_weight
+
+
+def log_probabilities(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, places_M: Tensor) -> Tensor:
+    """The targets' log-probabilities at `places_M` (M,). PyTorch rounds its logits to bfloat16; these stay in float32.
+
+    The gradients, which are thrown away, take as long as PyTorch's softmax does.
+    """
+    return _log_probabilities(hidden_ND, weight_VD, targets_N, places_M, torch.zeros(len(targets_N)))[0]
+
+
+def _log_probabilities(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, places_M: Tensor, slopes_N: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     (V, D), M = weight_VD.shape, len(places_M)
     if not M:
-        return slopes_N.new_zeros(()), torch.zeros_like(hidden_ND), torch.zeros_like(weight_VD)
+        return slopes_N.new_zeros(0), slopes_N.new_zeros(0), torch.zeros_like(hidden_ND), torch.zeros_like(weight_VD)
     every = len(hidden_ND) == M and M % BLOCK == 0
     filled = M if every else -(-M // BLOCK) * BLOCK
     places = places_M if every else torch.cat((places_M, places_M.new_zeros(filled - M)))
@@ -195,7 +210,7 @@ def weighted_log_probability(
         everywhere = torch.zeros_like(hidden_ND)
         everywhere[places_M] = grad_hidden[:M]
         grad_hidden = everywhere
-    return (found * slopes).sum(), grad_hidden, grad_weight[:known]
+    return found[:M], slopes[:M], grad_hidden, grad_weight[:known]
 
 
 def can_orthogonalise(shape: tuple[int, ...]) -> bool:

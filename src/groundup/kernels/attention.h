@@ -2,27 +2,38 @@
 #pragma once
 #include "blocks.h"
 
-// Which of 16 keys from s (or queries from t) a token sees: earlier ones of its own document.
-static inline __mmask16 keys_seen(const int* documents, long t, long s) {
-    __mmask16 earlier = t - s >= 15 ? 0xffff : t < s ? 0 : (__mmask16)((2 << (t - s)) - 1);
-    return _mm512_mask_cmpeq_epi32_mask(earlier, _mm512_loadu_si512(documents + s), _mm512_set1_epi32(documents[t]));
-}
-static inline __mmask16 queries_that_see(const int* documents, long t, long s) {
-    __mmask16 later = t >= s ? 0xffff : s - t > 15 ? 0 : (__mmask16)(0xffff << (s - t));
-    return _mm512_mask_cmpeq_epi32_mask(later, _mm512_loadu_si512(documents + t), _mm512_set1_epi32(documents[s]));
-}
-// Which 32 tokens are of one document: where two such are of the same, all of the later see all of the earlier.
-static void find_alike(const int* documents, long T, bool* alike) {
-    for (long t = 0; t < T; t += BLOCK)
-        alike[t / BLOCK] = std::count(documents + t, documents + t + BLOCK, documents[t]) == BLOCK;
-}
-static inline bool all_seen(const int* documents, const bool* alike, long t, long s) {
-    return s / BLOCK < t / BLOCK && alike[s / BLOCK] && alike[t / BLOCK] && documents[s] == documents[t];
-}
+// What the tokens of a row see: earlier ones of their own document, and of that of their prefix, which may be the same.
+struct Seen {
+    const int *documents, *prefixes;  // of each token
+    bool* alike;                      // of 32 tokens each, whether they are of one document
+
+    // Which of 16 keys from s (or queries from t) a token sees.
+    __mmask16 keys(long t, long s) const {
+        const __mmask16 earlier = t - s >= 15 ? 0xffff : t < s ? 0 : (__mmask16)((2 << (t - s)) - 1);
+        const __m512i those = _mm512_loadu_si512(documents + s);
+        return _mm512_mask_cmpeq_epi32_mask(earlier, those, _mm512_set1_epi32(documents[t])) |
+               _mm512_mask_cmpeq_epi32_mask(earlier, those, _mm512_set1_epi32(prefixes[t]));
+    }
+    __mmask16 queries(long t, long s) const {
+        const __mmask16 later = t >= s ? 0xffff : s - t > 15 ? 0 : (__mmask16)(0xffff << (s - t));
+        const __m512i that = _mm512_set1_epi32(documents[s]);
+        return _mm512_mask_cmpeq_epi32_mask(later, _mm512_loadu_si512(documents + t), that) |
+               _mm512_mask_cmpeq_epi32_mask(later, _mm512_loadu_si512(prefixes + t), that);
+    }
+    void find_alike(long T) const {
+        for (long t = 0; t < T; t += BLOCK)
+            alike[t / BLOCK] = std::count(documents + t, documents + t + BLOCK, documents[t]) == BLOCK;
+    }
+    // Whether all of the 32 tokens around t see all of those around s.
+    bool all(long t, long s) const {
+        return s / BLOCK < t / BLOCK && alike[s / BLOCK] && alike[t / BLOCK] &&
+               (documents[s] == documents[t] || documents[s] == prefixes[t]);
+    }
+};
 
 // softmax(q k^T) v of one head; q (T x C, scaled by log2(e) / sqrt(C)), keys packed transposed, values packed; out rows
 // `stride` apart; log_sums to base two.
-static void attend(const bf16* q, const bf16* keys, const bf16* values, const int* documents, const bool* alike, long T, long C,
+static void attend(const bf16* q, const bf16* keys, const bf16* values, const Seen& seen, long T, long C,
                    bf16* out, long stride, bf16* packed, long panel, float* log_sums, bf16* weights) {
     const long wide = T + BLOCK;
     for (long t0 = 0; t0 < T; t0 += BLOCK) {
@@ -32,14 +43,14 @@ static void attend(const bf16* q, const bf16* keys, const bf16* values, const in
         for (bool sure = false;; sure = true) {
             std::memset(sums_of, 0, sizeof sums_of);
             multiply_near(rows(q + t0 * C, C), keys, C * 16, BLOCK, S, C, [&](long m, long n, const float* two) {
-                const bool plain = all_seen(documents, alike, t0, n);
+                const bool plain = seen.all(t0, n);
                 for (long i = m; i < m + 2; i++, two += 32) {
                     const Vec by = all(reference[i]);
                     Vec a = power_of_two(_mm512_sub_ps(_mm512_load_ps(two), by));
                     Vec b = power_of_two(_mm512_sub_ps(_mm512_load_ps(two + 16), by));
                     if (!plain) {
-                        a = _mm512_maskz_mov_ps(keys_seen(documents, t0 + i, n), a);
-                        b = _mm512_maskz_mov_ps(keys_seen(documents, t0 + i, n + 16), b);
+                        a = _mm512_maskz_mov_ps(seen.keys(t0 + i, n), a);
+                        b = _mm512_maskz_mov_ps(seen.keys(t0 + i, n + 16), b);
                     }
                     _mm512_store_ps(sums_of + i * 16, _mm512_add_ps(_mm512_load_ps(sums_of + i * 16), _mm512_add_ps(a, b)));
                     store(weights + i * wide + n, a, b);
@@ -60,8 +71,8 @@ static void attend(const bf16* q, const bf16* keys, const bf16* values, const in
             for (long i = 0; i < BLOCK; i++) _mm512_store_ps(sums_of + i * 16, all(-1e30f));
             multiply_near(rows(q + t0 * C, C), keys, C * 16, BLOCK, S, C, each([&](long m, long n, Vec a, Vec b) {
                          Vec highest = _mm512_load_ps(sums_of + m * 16);
-                         highest = _mm512_mask_max_ps(highest, keys_seen(documents, t0 + m, n), highest, a);
-                         highest = _mm512_mask_max_ps(highest, keys_seen(documents, t0 + m, n + 16), highest, b);
+                         highest = _mm512_mask_max_ps(highest, seen.keys(t0 + m, n), highest, a);
+                         highest = _mm512_mask_max_ps(highest, seen.keys(t0 + m, n + 16), highest, b);
                          _mm512_store_ps(sums_of + m * 16, highest);
                      }));
             for (long i = 0; i < BLOCK; i++) reference[i] = _mm512_reduce_max_ps(_mm512_load_ps(sums_of + i * 16));
@@ -90,21 +101,21 @@ struct Head {  // of one head in the backward pass, T x C but where said
 
 // The gradients of `attend`; those of keys and values are added to where heads share them and this is not the first. 32
 // keys and all queries from there on at a time; values `stride` apart.
-static void attend_backward(const Head& h, const bf16* values, long stride, const int* documents, const bool* alike,
-                            const float* log_sums, bool first_to_share, long T, long C) {
+static void attend_backward(const Head& h, const bf16* values, long stride, const Seen& seen, const float* log_sums, bool first_to_share,
+                            long T, long C) {
     const long wide = T + BLOCK;
     for (long s0 = 0; s0 < T; s0 += BLOCK) {
         const long Q = T - s0;
         const auto save = [=](long m, long n, const float* scores, const float* grads) {
             const long t = s0 + n;
-            const bool plain = all_seen(documents, alike, t, s0);
+            const bool plain = seen.all(t, s0);
             __m512i slope[2];
             for (long i = 0; i < 2; i++, scores += 32, grads += 32) {
                 Vec p[2], d[2];
                 for (long half = 0; half < 2; half++) {
                     const long at = 16 * half;
                     p[half] = power_of_two(_mm512_sub_ps(_mm512_load_ps(scores + at), _mm512_loadu_ps(log_sums + t + at)));
-                    if (!plain) p[half] = _mm512_maskz_mov_ps(queries_that_see(documents, t + at, s0 + m + i), p[half]);
+                    if (!plain) p[half] = _mm512_maskz_mov_ps(seen.queries(t + at, s0 + m + i), p[half]);
                     d[half] = _mm512_sub_ps(_mm512_load_ps(grads + at), _mm512_loadu_ps(h.along + t + at));
                 }
                 store(h.weights + (m + i) * wide + n, p[0], p[1]);

@@ -29,11 +29,14 @@ class _Loss(ctypes.Structure):
     ]
 
 
-def log_probabilities(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, places_M: Tensor, entropies: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (N,) of the targets at `places_M`, zero elsewhere; and entropies, zero where they are not asked for."""
-    return _run(hidden_ND, weight_VD, targets_N, places_M, None, entropies)[:2]
+def log_probabilities(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, places_M: Tensor) -> Tensor:
+    """Log-probabilities (N,) of the targets at `places_M`, zero elsewhere."""
+    return _run(hidden_ND, weight_VD, targets_N, places_M, None, False)[0]
+
+
+def log_probabilities_and_entropies(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Of all places; the former to the bit as `log_probabilities` has them."""
+    return _run(hidden_ND, weight_VD, targets_N, torch.arange(len(hidden_ND)), None, True)[:2]
 
 
 def weighted_log_probability(

@@ -24,11 +24,22 @@ extern "C" bool granted() {
 }
 
 struct Shape {
-    long rows, time, width, heads, key_heads, channels, inner, threads;
+    // `turns`: numbers of cosines and of sines from one row of the batch to the next; 0 where all have the same positions
+    long rows, time, width, heads, key_heads, channels, inner, threads, turns;
     double eps;
     long mixed() const { return (heads + 2 * key_heads) * channels; }  // queries, keys and values side by side
     long attended() const { return heads * channels; }
     long tokens() const { return rows * time; }
+};
+
+// Of all tokens: the cosines and sines of their positions; and what they see, by the numbers of documents.
+struct Places {
+    const float *cos, *sin;
+    const int *documents, *prefixes;
+    Places of_row(const Shape& s, long r) const {
+        return {cos + r * s.turns, sin + r * s.turns, documents + r * s.time, prefixes + r * s.time};
+    }
+    Seen seen(bool* alike) const { return {documents, prefixes, alike}; }
 };
 
 struct Layer {
@@ -203,7 +214,7 @@ static void norm_rope_backward(const bf16* x, long from, const float* norm_weigh
     }
 }
 
-static void layer_forward(const Shape& s, const Layer& l, const float* cos, const float* sin, const int* documents, bf16* y) {
+static void layer_forward(const Shape& s, const Layer& l, const Places& places, bf16* y) {
     const long T = s.time, D = s.width, C = s.channels, E = s.mixed(), A = s.attended(), F = s.inner, N = spread(s.tokens());
     const long H = s.heads, K = s.key_heads;
     const float eps = s.eps, scale = LOG2_E / std::sqrt((float)C);
@@ -221,7 +232,9 @@ static void layer_forward(const Shape& s, const Layer& l, const float* cos, cons
         for (long r = 0; r < s.rows; r++) {
             const bf16* x = l.x + r * T * D;
             bf16* gates = l.gates + r * T * 2 * F, *out = y + r * T * D;
-            find_alike(documents + r * T, T, alike);
+            const Places own = places.of_row(s, r);
+            const Seen seen = own.seen(alike);
+            seen.find_alike(T);
             normalise(x, l.attention_norm, eps, T, D, h, D + 32);
             tile_transposed(h, D + 32, T, D, l.normed, N, r * T);
             multiply(rows(h, D + 32), l.mixed_t, D * 16, T, E, D, each([=](long m, long n, Vec a, Vec b) {
@@ -230,12 +243,12 @@ static void layer_forward(const Shape& s, const Layer& l, const float* cos, cons
             for (long head = 0; head < H; head++) {
                 if (head % (H / K) == 0) {
                     const long shared = head / (H / K);
-                    norm_rope(qkv + A + shared * C, E, l.k_norm, cos, sin, eps, 1.f, T, C, k);
+                    norm_rope(qkv + A + shared * C, E, l.k_norm, own.cos, own.sin, eps, 1.f, T, C, k);
                     pack_transposed(k, C, T, C, keys, C * 16);
                     pack(qkv + A + (K + shared) * C, E, T, C, values, T * 16);
                 }
-                norm_rope(qkv + head * C, E, l.q_norm, cos, sin, eps, scale, T, C, q);
-                attend(q, keys, values, documents + r * T, alike, T, C, attention + head * C, A,
+                norm_rope(qkv + head * C, E, l.q_norm, own.cos, own.sin, eps, scale, T, C, q);
+                attend(q, keys, values, seen, T, C, attention + head * C, A,
                        l.attention + head * C * N + r * T * 16, N * 16, l.log_sums + (r * H + head) * T, weights);
             }
             multiply(rows(attention, A), l.o_t, A * 16, T, D, A, each([=](long m, long n, Vec a, Vec b) {
@@ -333,13 +346,16 @@ static void dot_with_found(const Shape& s, const Layer& l, const bf16* from, lon
 }
 
 // Of row r: from the gradient of what all heads found to that of queries, keys and values.
-static void heads_backward(const Shape& s, const Layer& l, const float* cos, const float* sin, const int* documents, const Operands& o,
-                           const RowMemory& own, long r, float* gain_q, float* gain_k) {
+static void heads_backward(const Shape& s, const Layer& l, const Places& places, const Operands& o, const RowMemory& own, long r,
+                           float* gain_q, float* gain_k) {
     const long T = s.time, C = s.channels, E = s.mixed(), A = s.attended(), N = spread(s.tokens()), H = s.heads, K = s.key_heads;
     const float eps = s.eps, scale = 1 / std::sqrt((float)C);
     const bf16* qkv = l.qkv + r * T * E;
     const Head& one = own.head;
     bf16* grad_qkv = own.grad_qkv;
+    const float *cos = places.cos, *sin = places.sin;
+    const Seen seen = places.seen(own.alike);
+    seen.find_alike(T);
     for (long head = 0; head < H; head++) {
         const long shared = head / (H / K), key = A + shared * C, value = key + K * C;
         const bf16* from = own.grad_attention + head * C;
@@ -354,7 +370,7 @@ static void heads_backward(const Shape& s, const Layer& l, const float* cos, con
         pack_transposed(one.q, C, T, C, one.queries_t, C * 16), pack(one.q, C, T, C, one.queries, T * 16);
         pack_transposed(from, A, T, C, one.grads_t, C * 16), pack(from, A, T, C, one.grads, T * 16);
         dot_with_found(s, l, from, head, r, one.along);
-        attend_backward(one, qkv + value, E, documents, own.alike, l.log_sums + (r * H + head) * T, first_to_share, T, C);
+        attend_backward(one, qkv + value, E, seen, l.log_sums + (r * H + head) * T, first_to_share, T, C);
         norm_rope_backward(qkv + head * C, E, l.q_norm, cos, sin, eps, scale, T, C, one.grad_q, grad_qkv + head * C, E + 32,
                            o.grad_qkv + head * C * N + r * T * 16, N * 16, gain_q);
         if (!last_to_share) continue;
@@ -400,8 +416,7 @@ static void weight_gradients(const Shape& s, const Layer& l, const Operands& o) 
 }
 
 // From the gradient of the layer's output, grad (tokens x width), which becomes that of its input.
-static void layer_backward(const Shape& s, const Layer& l, const float* cos, const float* sin, const int* documents,
-                           const Operands& o, bf16* grad, float* gain_parts) {
+static void layer_backward(const Shape& s, const Layer& l, const Places& places, const Operands& o, bf16* grad, float* gain_parts) {
     const long T = s.time, D = s.width, C = s.channels, E = s.mixed(), A = s.attended(), N = spread(s.tokens());
     const long norm_weights = 2 * D + 2 * C;
     std::memset(gain_parts, 0, s.rows * norm_weights * sizeof(float));
@@ -415,13 +430,12 @@ static void layer_backward(const Shape& s, const Layer& l, const float* cos, con
             bf16* out = grad + r * T * D;  // at first the gradient of the output, at last of the input
             bf16 *h = own.h, *grad_attention = own.grad_attention;
             float *gain1 = gain_parts + r * norm_weights, *gain2 = gain1 + D, *gain_q = gain2 + D, *gain_k = gain_q + C;
-            find_alike(documents + r * T, T, own.alike);
             mlp_backward(s, l, o, own, r, out, gain2);
             tile_transposed(own.grad_middle, D, T, D, o.grad_middle, N, r * T);
             _mm_sfence();
             multiply(rows(own.grad_middle, D), l.o_b, D * 16, T, A, D,
                      each([=](long m, long n, Vec a, Vec b) { store(grad_attention + m * A + n, a, b); }));
-            heads_backward(s, l, cos, sin, documents + r * T, o, own, r, gain_q, gain_k);
+            heads_backward(s, l, places.of_row(s, r), o, own, r, gain_q, gain_k);
             multiply(rows(own.grad_qkv, E + 32), l.mixed_b, E * 16, T, D, E,
                      each([=](long m, long n, Vec a, Vec b) { store(h + m * (D + 32) + n, a, b); }), soon(x, T * D));
             normalise_backward(x, l.attention_norm, s.eps, h, D + 32, own.grad_middle, T, D, out, gain1);
@@ -436,7 +450,7 @@ static void layer_backward(const Shape& s, const Layer& l, const float* cos, con
 
 // From ids (rows, time) to the final norm's output y; the norm's input stays in `last`.
 extern "C" void forward(const Shape* shape, const Layer* layers, long count, const float* embedding, const int* ids,
-                        const float* cos, const float* sin, const int* documents, const float* norm_weight, bf16* last, bf16* y) {
+                        const Places* places, const float* norm_weight, bf16* last, bf16* y) {
     const std::lock_guard<std::mutex> alone(one_at_a_time);
     const Shape& s = *shape;
     const long D = s.width, T = s.time;
@@ -448,16 +462,16 @@ extern "C" void forward(const Shape* shape, const Layer* layers, long count, con
         }
     for (long i = 0; i < count; i++) {
         pack_layer(s, layers[i]);
-        layer_forward(s, layers[i], cos, sin, documents, i + 1 < count ? layers[i + 1].x : last);
+        layer_forward(s, layers[i], *places, i + 1 < count ? layers[i + 1].x : last);
     }
 #pragma omp parallel for num_threads(s.threads)
     for (long r = 0; r < s.rows; r++) normalise(last + r * T * D, norm_weight, s.eps, T, D, y + r * T * D, D);
 }
 
 // From the gradient of y to those of the parameters.
-extern "C" void backward(const Shape* shape, const Layer* layers, long count, const int* ids, const float* cos, const float* sin,
-                         const int* documents, const float* norm_weight, const bf16* last, const bf16* grad_y, float* grad_norm_weight,
-                         float* grad_embedding, long vocabulary) {
+extern "C" void backward(const Shape* shape, const Layer* layers, long count, const int* ids, const Places* places,
+                         const float* norm_weight, const bf16* last, const bf16* grad_y, float* grad_norm_weight, float* grad_embedding,
+                         long vocabulary) {
     const std::lock_guard<std::mutex> alone(one_at_a_time);
     const Shape& s = *shape;
     const long D = s.width, row = s.time * D, norm_weights = 2 * (D + s.channels), N = spread(s.tokens());
@@ -472,7 +486,7 @@ extern "C" void backward(const Shape* shape, const Layer* layers, long count, co
         normalise_backward(last + r * row, norm_weight, s.eps, grad_y + r * row, D, nullptr, s.time, D, grad + r * row,
                            gain_parts + r * D);
     sum_rows(gain_parts, s.rows, D, D, grad_norm_weight);
-    for (long i = count - 1; i >= 0; i--) layer_backward(s, layers[i], cos, sin, documents, operands, grad, gain_parts);
+    for (long i = count - 1; i >= 0; i--) layer_backward(s, layers[i], *places, operands, grad, gain_parts);
     // Each thread has embeddings of its own, so that gradients of one token are added up in the order of its places.
 #pragma omp parallel for schedule(static, 1) num_threads(s.threads)
     for (long mine = 0; mine < s.threads; mine++) {

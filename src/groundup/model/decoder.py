@@ -19,11 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from groundup import kernels
-from groundup.kernels import float32
+from groundup.kernels import float32, workspace
 from groundup.model import float32_layers, native_layers
 from groundup.model.base import LanguageModel, Linear
 from groundup.model.moe import MixtureOfExperts
-from groundup.model.native_layers import NativeLayers
 from groundup.model.origin import WithOrigin
 from groundup.model.rotary import attention_scale, rope_frequencies
 from groundup.model.rows import hidden_states
@@ -344,8 +343,7 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.compiled = False
-        self.kernels: NativeLayers | None = None  # in bfloat16
-        self.by_float32_kernels = False
+        self.by_kernels_in: torch.dtype | None = None
 
     def forward(
         self,
@@ -362,11 +360,12 @@ class Backbone(nn.Module):
         the given tokens are real in each row (the rest is padding on the right).
         """
         T = ids_BT.shape[1]
-        if self.kernels and cache is None and dtype == torch.bfloat16 and T % kernels.BLOCK == 0:
-            return self.kernels(ids_BT, documents_BT)
-        if self.by_float32_kernels and cache is None and dtype == torch.float32 and not ids_BT.is_floating_point():
-            rows = float32_layers.whole_rows(ids_BT, documents_BT)
-            return float32_layers.hidden_states(self, rows).unflatten(0, ids_BT.shape)
+        if self.by_kernels_in == dtype and cache is None and not ids_BT.is_floating_point():
+            if dtype == torch.float32:
+                rows = float32_layers.whole_rows(ids_BT, documents_BT)
+                return float32_layers.hidden_states(self, rows).unflatten(0, ids_BT.shape)
+            if T % kernels.BLOCK == 0:
+                return native_layers.by_rows(self, ids_BT, documents_BT)
         x_BTD = (ids_BT if ids_BT.is_floating_point() else self.embed_tokens(ids_BT)).to(dtype)
         if cache is None:
             places = self.places(torch.arange(T, device=ids_BT.device)[None])
@@ -395,15 +394,14 @@ class Backbone(nn.Module):
         """Layers in `dtype` by `kernels`. Raises `kernels.Unavailable`."""
         if dtype == torch.float32:
             float32_layers.check(self.config)
-            self.by_float32_kernels = True
         else:
             native_layers.check(self.config, context)
-            self.kernels = NativeLayers(self)
+        self.by_kernels_in = dtype
 
     def drop_kernels(self) -> None:
         """And the memory that they keep."""
-        self.kernels, self.by_float32_kernels = None, False
-        float32_layers.release()
+        self.by_kernels_in = None
+        workspace.release()
 
     def compile(self) -> None:
         """All but the embedding: compiled, its gradient adds in no fixed order, and no run would come out the same twice."""

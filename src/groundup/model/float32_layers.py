@@ -6,21 +6,21 @@ once a layer; else one layer's is used for all.
 
 import ctypes
 from ctypes import c_double, c_long, c_void_p
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from groundup import kernels
+from groundup.kernels import workspace
 from groundup.model.native_layers import PARAMETERS
+from groundup.model.ragged import Rows
 
 if TYPE_CHECKING:
     from groundup.model.decoder import Backbone, DecoderConfig
 
-SHARED = -(2**31)  # the number of a document that all of its row see
 LINE = 16  # numbers: every size is a multiple of it
 KEPT = ("x", "mixed", "attention", "middle", "gates", "log_sums")
-_free: list[Tensor] = []  # memory of passes that are over: what is given back must be cleared when it comes again
 
 
 def check(config: "DecoderConfig") -> None:
@@ -46,28 +46,6 @@ class _Shape(ctypes.Structure):
         ),
         ("eps", c_double),
     ]
-
-
-class Rows(NamedTuple):
-    """Tokens of rows, one after the other; int32.
-
-    A token sees those before it in its row that have its document's number, and those of `SHARED`, which begin a row.
-    """
-
-    ids: Tensor  # (N,)
-    documents: Tensor  # (N,)
-    positions: Tensor  # (N,): in its document, for rotary positions
-    starts: Tensor  # (R + 1,): of the rows among the tokens, and the end
-
-    def check(self) -> None:
-        """Raises TypeError for what the C++ would read beyond."""
-        N, starts = len(self.ids), self.starts
-        if any(one.dtype != torch.int32 or one.dim() != 1 or not one.is_contiguous() or one.device.type != "cpu" for one in self):
-            raise TypeError("ids, documents, positions and starts must be vectors of int32 on the processor, without gaps")
-        if not N or len(self.documents) != N or len(self.positions) != N or int(self.positions.min()) < 0:
-            raise TypeError("documents and positions must be as many as ids, one or more, and positions not below zero")
-        if int(starts[0]) or int(starts[-1]) != N or not bool((starts.diff() > 0).all()):
-            raise TypeError(f"starts must ascend from 0 to the {N} tokens")
 
 
 class _Layer(ctypes.Structure):
@@ -122,11 +100,9 @@ class _Pass:
         self.asked = tokens if asked is None else len(asked)
         self.shape = _Shape(rows, tokens, time, D, H, K, C, F, line, L, config.vocab_size, self.asked, config.rms_norm_eps)
         sizes = [stride * size for size in (D, (H + 2 * K) * C, H * C, D, 2 * F)] + [-(-tokens * H // LINE) * LINE]
-        self.memory = _memory((L if keep else 1) * sum(sizes) + stride * D + LINE)
-        start = -self.memory.data_ptr() % 64 // 4  # lines as the cache has them
-        *layers, self.last = self.memory[start : start + (L if keep else 1) * sum(sizes) + stride * D].split(
-            [*[sum(sizes)] * (L if keep else 1), stride * D]
-        )
+        parts = [*[sum(sizes)] * (L if keep else 1), stride * D]
+        self.memory = workspace.take(sum(parts), torch.float32)
+        *layers, self.last = self.memory.numbers.split(parts)
         self.kept = [layer.split(sizes) for layer in (layers if keep else layers * L)]
         places = backbone.places(torch.arange(int(batch.positions.max()) + 1)[None])
         self.turns = tuple(x[0, 0, :, : C // 2].contiguous() for x in (places.cos, places.sin))
@@ -148,21 +124,6 @@ class _Pass:
         ))  # fmt: skip
 
 
-def release() -> None:
-    """Give back the memory that is kept for the next pass."""
-    _free.clear()
-
-
-def _memory(size: int) -> Tensor:
-    fitting = [one for one in _free if len(one) >= size]
-    if not fitting:
-        _free.clear()
-        return torch.empty(size)
-    found = min(fitting, key=len)
-    _free[:] = [one for one in _free if one is not found]
-    return found
-
-
 class _Backbone(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -176,7 +137,7 @@ class _Backbone(torch.autograd.Function):
         if keep:
             ctx.one = one
         else:
-            _free.append(one.memory)
+            workspace.give(one.memory)
         return y_MD
 
     @staticmethod
@@ -188,5 +149,5 @@ class _Backbone(torch.autograd.Function):
             ctypes.byref(one.shape), one.layers(gradients), ctypes.byref(one.places),
             *map(kernels.address, (one.last, grad_MD, grad_norm, grad_embedding)),
         )  # fmt: skip
-        _free.append(one.memory)
+        workspace.give(one.memory)
         return None, None, None, grad_embedding, grad_norm, *gradients

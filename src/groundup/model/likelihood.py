@@ -10,6 +10,7 @@ fine-tuning, the gradients come from the same slice of logits; else these are co
 import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -46,13 +47,13 @@ class _TokenLogProbabilities(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, native: bool
+        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, native: ModuleType | None
     ) -> Tensor:
         ctx.native = native
         places_N = torch.arange(len(hidden_ND), device=hidden_ND.device)
         ctx.save_for_backward(hidden_ND, weight_VD, targets_N, places_N)
         if native:
-            return float32.log_probabilities(hidden_ND, weight_VD, targets_N, places_N)[0]
+            return native.log_probabilities(hidden_ND, weight_VD, targets_N, places_N)
         weight = weight_VD.to(hidden_ND.dtype)
         found_N = torch.zeros(len(targets_N), dtype=torch.float32, device=hidden_ND.device)
         for places in places_N.split(ROWS):
@@ -62,7 +63,8 @@ class _TokenLogProbabilities(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        with_gradients = float32.weighted_log_probability if ctx.native else partial(_with_gradients, gradients=_gradients)
+        plain = partial(_with_gradients, gradients=_gradients)
+        with_gradients = ctx.native.weighted_log_probability if ctx.native else plain
         _, grad_hidden, grad_weight = with_gradients(*ctx.saved_tensors, grad_N)
         return grad_hidden, grad_weight, None, None
 
@@ -121,8 +123,8 @@ def weighted_log_probability(
     # How rows share a row is up to those who made them: a mixture's losses beside this one count their tokens.
     hidden = hidden_states(model.model, ids_BT, places, dtype, documents_BT, pack=False)
     targets, weights = targets_BT.flatten()[places], weights_BT.flatten()[places]
-    if model.loss_by_kernels == hidden.dtype:
-        with_gradients = (float32 if hidden.dtype == torch.float32 else kernels).weighted_log_probability
+    if native := _kernels(model, hidden):
+        with_gradients = native.weighted_log_probability
     else:
         gradients = _compiled_gradients() if getattr(model.model, "compiled", False) else _gradients
         with_gradients = partial(_with_gradients, gradients=gradients)
@@ -149,8 +151,8 @@ def token_log_probabilities(
     places = wanted.flatten().nonzero().squeeze(1)
     hidden = hidden_states(model.model, ids_BT, places, dtype, documents_BT)
     hidden = hidden if temperature == 1 else hidden / temperature  # as the logits are then: the head has no bias
-    native = _float32_by_kernels(model, hidden)
-    found = _TokenLogProbabilities.apply(hidden, model.lm_head.weight, targets_BT.flatten()[places], native)
+    targets = targets_BT.flatten()[places]
+    found = _TokenLogProbabilities.apply(hidden, model.lm_head.weight, targets, _kernels(model, hidden))
     return _spread(found, places, targets_BT.shape)
 
 
@@ -159,8 +161,11 @@ def _spread(found_M: Tensor, places_M: Tensor, shape: torch.Size) -> Tensor:
     return found_M.new_zeros(shape.numel()).index_put((places_M,), found_M).view(shape)
 
 
-def _float32_by_kernels(model: LanguageModel, hidden: Tensor) -> bool:
-    return model.loss_by_kernels == torch.float32 == hidden.dtype
+def _kernels(model: LanguageModel, hidden: Tensor) -> ModuleType | None:
+    """Those that compute log-probabilities from these hidden states, if any do."""
+    if model.loss_by_kernels != hidden.dtype:
+        return None
+    return float32 if hidden.dtype == torch.float32 else kernels
 
 
 @torch.no_grad()
@@ -172,14 +177,17 @@ def log_probabilities_and_entropies(
     hidden_MD = hidden_states(model.model, ids_BT, places, dtype)
     hidden_MD = hidden_MD if temperature == 1 else hidden_MD / temperature
     weight_VD, targets_M = model.lm_head.weight.to(hidden_MD.dtype), targets_BT.flatten()[places]
-    if _float32_by_kernels(model, hidden_MD):
-        found = float32.log_probabilities(hidden_MD, weight_VD, targets_M, torch.arange(len(places)), entropies=True)
+    native = _kernels(model, hidden_MD)
+    if native is float32:
+        found = float32.log_probabilities_and_entropies(hidden_MD, weight_VD, targets_M)
     else:
         found = torch.zeros(2, len(places), device=hidden_MD.device)
         for begin in range(0, len(places), ROWS):
             logp, some = _log_softmax(hidden_MD[begin : begin + ROWS], weight_VD), slice(begin, begin + ROWS)
             found[0, some] = logp.gather(1, targets_M[some, None]).squeeze(1)
             found[1, some] = -logp.exp().mul_(logp).sum(1)
+        if native:
+            found[0] = native.log_probabilities(hidden_MD, model.lm_head.weight, targets_M, torch.arange(len(places)))
     return _spread(found[0], places, targets_BT.shape), _spread(found[1], places, targets_BT.shape)
 
 

@@ -1,4 +1,7 @@
-"""The dense decoder's layers in training, forwards and backwards, by the C++ of `groundup.kernels`."""
+"""The dense decoder's layers in bfloat16, forwards and backwards, by the C++ of `groundup.kernels`: in all kinds of training.
+
+A batch has rows of one length. Rows of unequal length, as post-training has, are put into such, several in each.
+"""
 
 import ctypes
 from ctypes import c_double, c_long, c_void_p
@@ -8,13 +11,18 @@ import torch
 from torch import Tensor
 
 from groundup import kernels
+from groundup.kernels import workspace
+from groundup.model.ragged import Rows, shared
 
 if TYPE_CHECKING:
     from groundup.model.decoder import Backbone, DecoderConfig
 
 
-def check(config: "DecoderConfig", context: int) -> None:
-    """Raises kernels.Unavailable unless the layers of a dense decoder of this shape can be."""
+def check(config: "DecoderConfig", context: int = kernels.BLOCK) -> None:
+    """Raises kernels.Unavailable unless the layers of a dense decoder of this shape can be.
+
+    context: tokens of a row, where rows are given in one length and not as `Rows`.
+    """
     sizes = {
         "width": config.hidden_size,
         "MLP": config.intermediate_size,
@@ -32,9 +40,13 @@ def check(config: "DecoderConfig", context: int) -> None:
 
 class _Shape(ctypes.Structure):
     _fields_ = [
-        *((name, c_long) for name in ["rows", "time", "width", "heads", "key_heads", "channels", "inner", "threads"]),
+        *((name, c_long) for name in ["rows", "time", "width", "heads", "key_heads", "channels", "inner", "threads", "turns"]),
         ("eps", c_double),
     ]
+
+
+class _Places(ctypes.Structure):
+    _fields_ = [(name, c_void_p) for name in ("cos", "sin", "documents", "prefixes")]
 
 
 # Of a layer, in the order of the C++ structure: its parameters, their packed forms, and what is kept for the backward pass.
@@ -55,107 +67,106 @@ class _Layer(ctypes.Structure):
     ]
 
 
-class _Workspace:
-    """What the C++ keeps between forward and backward pass for a batch of one shape: the fields that the names tell."""
+def by_rows(backbone: "Backbone", ids_BT: Tensor, documents_BT: Tensor | None) -> Tensor:
+    """Hidden states (batch, time, width) in bfloat16; see `Backbone`. The time must be a multiple of 32.
 
-    def __init__(self, backbone: "Backbone", rows: int, time: int) -> None:
+    Raises IndexError for an id that is none.
+    """
+    documents = torch.zeros_like(ids_BT) if documents_BT is None else documents_BT
+    return _hidden_states(backbone, ids_BT, documents, documents, torch.arange(ids_BT.shape[1])[None])
+
+
+def hidden_states(backbone: "Backbone", rows: Rows, asked_M: Tensor) -> Tensor:
+    """Hidden states (M, width) in bfloat16 of a backbone that `check` has accepted, of the tokens `asked_M`.
+
+    Raises IndexError for an id that is none, TypeError for rows that are not laid out as `Rows` says.
+    """
+    rows.check()
+    ids, documents, prefixes, positions, at_N = shared(rows, kernels.BLOCK)
+    hidden = _hidden_states(backbone, ids, documents, prefixes, positions)
+    return hidden.flatten(0, 1).index_select(0, at_N[asked_M])
+
+
+def _hidden_states(
+    backbone: "Backbone", ids_BT: Tensor, documents_BT: Tensor, prefixes_BT: Tensor, positions_BT: Tensor
+) -> Tensor:
+    """`positions_BT`: (1, time) where all rows have the same."""
+    vocabulary = backbone.config.vocab_size
+    if not 0 <= int(ids_BT.min()) <= int(ids_BT.max()) < vocabulary:
+        raise IndexError(f"an id is not among the {vocabulary} tokens")
+    weights = [layer.get_submodule(name).weight for layer in backbone.layers for name in PARAMETERS]
+    parameters = (backbone.embed_tokens.weight, backbone.norm.weight, *weights)
+    keep = torch.is_grad_enabled() and any(one.requires_grad for one in parameters)
+    batch = (ids_BT, documents_BT, prefixes_BT, positions_BT)
+    return _Backbone.apply(backbone, batch, keep, *parameters)
+
+
+class _Pass:
+    """One forward pass and its backward pass: shapes, memory and where things are in it, by the fields that the names tell."""
+
+    def __init__(self, backbone: "Backbone", batch: tuple[Tensor, ...], parameters: tuple[Tensor, ...]) -> None:
         config = backbone.config
+        ids, documents, prefixes, positions = batch
+        (rows, time), L = ids.shape, config.num_hidden_layers
         D, F, C = config.hidden_size, config.intermediate_size, config.head_dim
         H, K = config.num_attention_heads, config.num_key_value_heads
         N, A, E = rows * time, H * C, (H + 2 * K) * C
-        self.rows, self.time = rows, time
-        self.shape = _Shape(rows, time, D, H, K, C, F, torch.get_num_threads(), config.rms_norm_eps)
+        turns = time * C // 2 if len(positions) > 1 else 0
+        self.shape = _Shape(rows, time, D, H, K, C, F, torch.get_num_threads(), turns, config.rms_norm_eps)
         packed = [E * D, A * D, 2 * F * D, F * D] * 2
         spread = (-(-N // 128) | 1) * 128  # as in the C++
         kept = [N * D, N * E, N * D, 2 * N * F, *(spread * size for size in (A, F, D, D)), 2 * N * H]  # float32 counts twice
         # One piece of memory, which the system can give in large pages.
         sizes = [-(-size // 64) * 64 for size in (*packed, *kept)]
-        memory = torch.empty(config.num_hidden_layers * sum(sizes) + N * D, dtype=torch.bfloat16)
-        *layers, self.last = memory.split([*[sum(sizes)] * config.num_hidden_layers, N * D])
-        self.layers = [layer.split(sizes) for layer in layers]
-        places = backbone.places(torch.arange(time)[None])
-        self.cos, self.sin = (x[0, 0, :, : C // 2].contiguous() for x in (places.cos, places.sin))
+        parts = [*[sum(sizes)] * L, N * D]
+        self.memory = workspace.take(sum(parts), torch.bfloat16)
+        *layers, self.last = self.memory.numbers.split(parts)
+        self.own = [layer.split(sizes) for layer in layers]
+        places = backbone.places(positions)
+        turned = [x[:, 0, :, : C // 2].contiguous() for x in (places.cos, places.sin)]
+        self.ids, *seen = (x.to(torch.int32).contiguous() for x in (ids, documents, prefixes))
+        self.kept = (*turned, *seen)
+        self.places = _Places(*map(kernels.address, self.kept))
+        self.parameters = tuple(one.detach().contiguous() for one in parameters)
 
-
-class NativeLayers:
-    """A backbone that `check` has accepted."""
-
-    def __init__(self, backbone: "Backbone") -> None:
-        self.backbone = backbone
-        layers = [layer.get_submodule(name).weight for layer in backbone.layers for name in PARAMETERS]
-        self.parameters = (backbone.embed_tokens.weight, backbone.norm.weight, *layers)
-        self.workspaces: list[_Workspace] = []  # kept, since memory that is given back must be cleared when it comes again
-
-    def __call__(self, ids_BT: Tensor, documents_BT: Tensor | None) -> Tensor:
-        """Hidden states (batch, time, width) in bfloat16; see `Backbone`. The time must be a multiple of 32.
-
-        Raises IndexError for an id that is none.
-        """
-        vocabulary = self.backbone.config.vocab_size
-        if not 0 <= int(ids_BT.min()) <= int(ids_BT.max()) < vocabulary:
-            raise IndexError(f"an id is not among the {vocabulary} tokens")
-        documents = torch.zeros_like(ids_BT) if documents_BT is None else documents_BT
-        batch = tuple(x.to(torch.int32).contiguous() for x in (ids_BT, documents))
-        return _Backbone.apply(self, batch, torch.is_grad_enabled(), *self.parameters)
-
-    def workspace(self, rows: int, time: int) -> _Workspace:
-        while self.workspaces:
-            found = self.workspaces.pop()
-            if (found.rows, found.time, found.shape.threads) == (rows, time, torch.get_num_threads()):
-                return found
-        return _Workspace(self.backbone, rows, time)
+    def layers(self, gradients: list[Tensor]) -> ctypes.Array:
+        count, weights = len(PARAMETERS), self.parameters[2:]
+        return (_Layer * len(self.own))(*(
+            _Layer(*map(kernels.address, (
+                *weights[index * count : (index + 1) * count],
+                *(gradients or weights)[index * count : (index + 1) * count],
+                *own,
+            )))
+            for index, own in enumerate(self.own)
+        ))  # fmt: skip
 
 
 class _Backbone(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        native: NativeLayers,
-        batch: tuple[Tensor, Tensor],
-        backward_follows: bool,
-        embedding: Tensor,
-        norm_weight: Tensor,
-        *parameters: Tensor,
-    ) -> Tensor:
-        workspace = native.workspace(*batch[0].shape)
-        places = (batch[0], workspace.cos, workspace.sin, batch[1])
-        gradients = [torch.empty_like(parameter) for parameter in parameters] if backward_follows else []
-        layers = _layers(workspace, parameters, gradients)
-        y_BTD = torch.empty(*batch[0].shape, len(norm_weight), dtype=torch.bfloat16)
+    def forward(ctx: Any, backbone: "Backbone", batch: tuple[Tensor, ...], keep: bool, *parameters: Tensor) -> Tensor:
+        one = _Pass(backbone, batch, parameters)
+        embedding, norm_weight, *_ = one.parameters
+        y_BTD = torch.empty(*one.ids.shape, len(norm_weight), dtype=torch.bfloat16)
+        layers = one.layers([])
         kernels.library().forward(
-            ctypes.byref(workspace.shape), layers, c_long(len(layers)),
-            *map(kernels.address, (embedding, *places, norm_weight, workspace.last, y_BTD)),
-        )
-        if gradients:
-            ctx.kept = native, workspace, places, embedding, norm_weight, gradients, layers
+            ctypes.byref(one.shape), layers, c_long(len(layers)), *map(kernels.address, (embedding, one.ids)),
+            ctypes.byref(one.places), *map(kernels.address, (norm_weight, one.last, y_BTD)),
+        )  # fmt: skip
+        if keep:
+            ctx.one = one
         else:
-            native.workspaces.append(workspace)
+            workspace.give(one.memory)
         return y_BTD
 
     @staticmethod
     def backward(ctx: Any, grad_BTD: Tensor) -> tuple[Tensor | None, ...]:
-        native, workspace, places, embedding, norm_weight, gradients, layers = ctx.kept
-        ctx.kept = None
-        grad_BTD = grad_BTD.contiguous()
-        grad_embedding, grad_norm_weight = torch.empty_like(embedding), torch.empty_like(norm_weight)
+        one, ctx.one = ctx.one, None
+        grad_embedding, grad_norm_weight, *gradients = (torch.empty_like(parameter) for parameter in one.parameters)
+        grad_BTD, layers = grad_BTD.contiguous(), one.layers(gradients)
         kernels.library().backward(
-            ctypes.byref(workspace.shape),
-            layers,
-            c_long(len(layers)),
-            *map(kernels.address, (*places, norm_weight, workspace.last, grad_BTD, grad_norm_weight, grad_embedding)),
-            c_long(len(embedding)),
-        )
-        native.workspaces.append(workspace)
+            ctypes.byref(one.shape), layers, c_long(len(layers)), kernels.address(one.ids), ctypes.byref(one.places),
+            *map(kernels.address, (one.parameters[1], one.last, grad_BTD, grad_norm_weight, grad_embedding)),
+            c_long(len(grad_embedding)),
+        )  # fmt: skip
+        workspace.give(one.memory)
         return None, None, None, grad_embedding, grad_norm_weight, *gradients
-
-
-def _layers(workspace: _Workspace, parameters: tuple[Tensor, ...], gradients: list[Tensor]) -> ctypes.Array:
-    count = len(PARAMETERS)
-    return (_Layer * len(workspace.layers))(*(
-        _Layer(*map(kernels.address, (
-            *parameters[index * count : (index + 1) * count],
-            *(gradients or parameters)[index * count : (index + 1) * count],
-            *own,
-        )))
-        for index, own in enumerate(workspace.layers)
-    ))  # fmt: skip

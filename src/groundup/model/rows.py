@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from groundup.model import float32_layers
-from groundup.model.float32_layers import SHARED, Rows
+from groundup.model import float32_layers, native_layers
+from groundup.model.ragged import SHARED, Rows, bins
 
 PADDING = 0.1  # of a batch: less is not worth attention in blocks
 
@@ -29,11 +29,11 @@ def hidden_states(
     Without `pack` PyTorch computes the rows as they are given.
     """
     B, T = ids_BT.shape
-    by_kernels = getattr(backbone, "by_float32_kernels", False) and dtype == torch.float32
+    by_kernels = getattr(backbone, "by_kernels_in", None) == dtype
     if by_kernels and documents_BT is not None and len(wanted_M) < B * T:
         rows, at_N = of_documents(ids_BT, documents_BT, wanted_M)
         return _asked(backbone, rows, at_N[wanted_M])
-    if documents_BT is None and hasattr(backbone, "by_float32_kernels"):
+    if documents_BT is None and hasattr(backbone, "by_kernels_in"):
         lengths = _lengths(wanted_M, B, T)
         if by_kernels:
             rows, at_BT = without_padding(ids_BT, lengths, backbone.config.hidden_size)
@@ -47,6 +47,8 @@ def hidden_states(
 
 def _asked(backbone: nn.Module, rows: Rows, at_M: Tensor) -> Tensor:
     """Of the tokens at these places of the rows, of which some may be there twice; of none, a token is computed all the same."""
+    if backbone.by_kernels_in == torch.bfloat16:
+        return native_layers.hidden_states(backbone, rows, at_M)
     asked, back_M = at_M.unique(return_inverse=True)
     return float32_layers.hidden_states(backbone, rows, asked if len(asked) else asked.new_zeros(1)).index_select(0, back_M)
 
@@ -150,24 +152,3 @@ def packed(ids_BT: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor, Tens
             at_BT[row, :length] = np.arange(length) + number * longest + start
             start += length
     return tuple(torch.from_numpy(one).to(ids_BT.device) for one in (ids, documents, at_BT))
-
-
-def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Indices of what shares a row of `capacity`: the longest first, each into the fullest row that has room for it.
-
-    Best-fit decreasing needs at most 11/9 of the fewest rows (Johnson et al. 1974). Raises ValueError for what fits in none.
-    """
-    if any(length > capacity for length in lengths):
-        raise ValueError(f"a conversation of {max(lengths)} tokens does not fit a row of {capacity}")
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        fits = [(left, row) for row, left in enumerate(room) if left >= lengths[index]]
-        if fits:
-            row = min(fits)[1]
-            rows[row].append(index)
-            room[row] -= lengths[index]
-        else:
-            rows.append([index])
-            room.append(capacity - lengths[index])
-    return rows

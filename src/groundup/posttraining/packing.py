@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from groundup.model.rows import bins
+from groundup.model.ragged import bins
 from groundup.posttraining.batches import Row, collate
 from groundup.training.objectives import Batch
 
