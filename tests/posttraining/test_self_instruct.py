@@ -31,7 +31,7 @@ from groundup.posttraining.completion_clients import (
     open_client,
 )
 from groundup.posttraining.rouge import common, score, tokens
-from groundup.posttraining.self_instruct import Settings, read_seeds, self_instruct
+from groundup.posttraining.self_instruct import SelfInstructSettings, read_seeds, self_instruct
 from groundup.posttraining.task_prompts import Instance, read_instances, read_instructions, says_yes
 
 PARTS = ["Input:", "Output:", "Class label: ", "Example 2\n", "\n", "10. ", "a", "ä\0", "\ufffd", ":"]
@@ -206,14 +206,14 @@ def test_two_hundred_of_twenty_killed_and_resumed(environment, groundup_here, tm
 
     with Server() as server:  # the same answers give the same bytes, whoever was killed
         fresh = tmp_path / "fresh"
-        self_instruct(ServedClient(server.address, False), fresh, Settings(at_once=16), seeds)
+        self_instruct(ServedClient(server.address, False), fresh, SelfInstructSettings(at_once=16), seeds)
     for name in ("conversations.jsonl", "instructions.jsonl"):
         assert (fresh / name).read_bytes() == (out / name).read_bytes()
 
 
 def test_chat_servers_are_asked_as_such(tmp_path):
     with Server(trouble=False) as server:
-        found = self_instruct(ServedClient(server.address, chat=True), tmp_path, Settings(count=5))
+        found = self_instruct(ServedClient(server.address, chat=True), tmp_path, SelfInstructSettings(count=5))
         assert all(set(content) >= {"messages"} and "prompt" not in content for content in server.seen)
     assert found["instructions"] == 5
 
@@ -233,7 +233,7 @@ def test_one_of_our_folders(toy_decoder, toy_tokenizer, tmp_path):
         assert client(asks[0]).prompt_tokens > found[0][0].prompt_tokens  # in the chat template
         assert client(Ask("path " * 300, 12, ())).end == REFUSED
         with pytest.raises(UserError, match=r"no conversation came of|every request is refused"):
-            self_instruct(client, tmp_path / "out", Settings(count=2, max_tokens=4, shown=1))
+            self_instruct(client, tmp_path / "out", SelfInstructSettings(count=2, max_tokens=4, shown=1))
 
 
 class Stubborn:
@@ -252,16 +252,16 @@ class Stubborn:
 def test_a_model_without_ideas_comes_to_an_end(tmp_path, caplog):
     ideas = [Completion(" Name a word that rhymes with another\n", STOPPED)] * 55
     client = Stubborn(*ideas, Completion("No", STOPPED), Completion("Output: hand", STOPPED))
-    found = self_instruct(client, tmp_path, Settings(count=3, at_once=1))
+    found = self_instruct(client, tmp_path, SelfInstructSettings(count=3, at_once=1))
     assert (found["instructions"], found["conversations"]) == (1, 1) and client.asked < 70
     assert "1 instructions instead of 3" in caplog.text
     with pytest.raises(UserError, match="no conversation came of 50 requests; dead ends: empty answer: 50"):
-        self_instruct(Stubborn(Completion("", STOPPED)), tmp_path / "b", Settings(count=3))
+        self_instruct(Stubborn(Completion("", STOPPED)), tmp_path / "b", SelfInstructSettings(count=3))
 
 
 def test_what_every_request_is_refused_for_is_said_and_not_kept(tmp_path):
     with pytest.raises(UserError, match="every request is refused: too long"):
-        self_instruct(Stubborn(Completion("too long", REFUSED)), tmp_path, Settings())
+        self_instruct(Stubborn(Completion("too long", REFUSED)), tmp_path, SelfInstructSettings())
     assert not (tmp_path / "answers.jsonl").exists()
 
 

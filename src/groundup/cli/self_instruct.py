@@ -32,9 +32,9 @@ def self_instruct(
 ) -> None:
     """Write conversations with a language model, from a few seed tasks (self-instruct). Run the same command again to resume."""
     from groundup.posttraining.completion_clients import open_client
-    from groundup.posttraining.self_instruct import Settings
+    from groundup.posttraining.self_instruct import SelfInstructSettings
     from groundup.posttraining.self_instruct import self_instruct as write
 
-    settings = Settings(count, shown, max_tokens, seed, at_once, input_price, output_price)
+    settings = SelfInstructSettings(count, shown, max_tokens, seed, at_once, input_price, output_price)
     with open_client(model, chat, at_once) as client:
         result(write(client, out, settings, seeds))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from groundup.core.device import Device
     from groundup.model.base import LanguageModel
-    from groundup.scaling.dial import Choice
+    from groundup.scaling.dial import CandidateResult
     from groundup.tokenizer.tokenizer import Tokenizer
 
 PLAN = "plan.json"
@@ -119,10 +119,10 @@ def decide(
     work = work._replace(scored=work.scored + sum(map(len, held_out)))  # when the base model is done
     budget = 60 * minutes * dial.AIM - sum(spent.values())
     factor, told = 1.0, ""
-    seen: list[Choice] = []
-    best: Choice | None = None
+    seen: list[CandidateResult] = []
+    best: CandidateResult | None = None
 
-    def tried(depth: int, guess: int) -> "Choice":
+    def tried(depth: int, guess: int) -> "CandidateResult":
         """At the batch of the tokens that fit: smaller ones are slower a token. `guess`: of these."""
         nonlocal factor, told
         speed = _speed(recipe, depth, guess, tokenizer, tokens, mixture, device)
@@ -263,7 +263,7 @@ def _tried(recipe: Recipe, depth: int, tokens: int) -> PretrainingConfig:
 def _weighed(
     recipe: Recipe, depth: int, speed: float, vocabulary: int, left: float, available: float, besides: int, after: float,
     factor: float, device: "Device",
-) -> "Choice":  # fmt: skip
+) -> "CandidateResult":  # fmt: skip
     import torch
 
     from groundup import kernels
@@ -345,7 +345,7 @@ def _questions(context: StepContext, later: Sequence[LaterStep]) -> Questions:
     return Questions(**counts, length=length, answer=answer, some=tuple(some), seconds=seconds)
 
 
-def _too_short(minutes: float, spent: dict[str, float], one: "Choice", measuring: float) -> str:
+def _too_short(minutes: float, spent: dict[str, float], one: "CandidateResult", measuring: float) -> str:
     from groundup.scaling.dial import AIM
 
     # A minute for the base model, and a margin for what was estimated.
@@ -359,8 +359,8 @@ def _too_short(minutes: float, spent: dict[str, float], one: "Choice", measuring
 
 
 def _reasons(
-    minutes: float, spent: dict[str, float], best: "Choice", seen: Sequence["Choice"], expected: dict[str, Any], law: str,
-    told: str, work: Work, available: float,
+    minutes: float, spent: dict[str, float], best: "CandidateResult", seen: Sequence["CandidateResult"], expected: dict[str, Any],
+    law: str, told: str, work: Work, available: float,
 ) -> list[str]:  # fmt: skip
     seconds = expected["seconds"]
     tried = "; ".join(

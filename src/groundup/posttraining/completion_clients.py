@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from groundup.core.errors import UserError
 from groundup.core.files import digest, replacing
-from groundup.core.openai_address import OpenAIAddress, Refused
+from groundup.core.openai_address import OpenAIAddress, RequestRefused
 from groundup.core.plain_files import expanded
 from groundup.data.readers import well_formed
 
@@ -72,7 +72,7 @@ class ServedClient(OpenAIAddress):
         content |= {"messages": [{"role": "user", "content": prompt}]} if self.chat else {"prompt": prompt}
         try:
             found = self.asked("/chat/completions" if self.chat else "/completions", content)
-        except Refused as error:
+        except RequestRefused as error:
             return Completion(str(error), REFUSED)
         choices = found.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}

@@ -31,7 +31,7 @@ class Instance:
 
 
 @dataclass(frozen=True)
-class Task:
+class InstructionTask:
     instruction: str
     is_classification: bool
     instances: tuple[Instance, ...]
@@ -47,7 +47,7 @@ def more_instructions(shown: Sequence[str]) -> str:
     return f"Come up with a series of tasks:\n\n{''.join(lines)}{len(shown) + 1}."
 
 
-def is_classification(instruction: str, shown: Sequence[Task]) -> str:
+def is_classification(instruction: str, shown: Sequence[InstructionTask]) -> str:
     question = "Can the following task be regarded as a classification task with finite output labels?"
     asked = "Is it classification?"
     told = [
@@ -56,14 +56,14 @@ def is_classification(instruction: str, shown: Sequence[Task]) -> str:
     return f"{question}\n\n{''.join(told)}Task: {instruction}\n{asked}"
 
 
-def input_first(instruction: str, shown: Sequence[Task]) -> str:
+def input_first(instruction: str, shown: Sequence[InstructionTask]) -> str:
     return (
         "Come up with examples for the following tasks. Try to generate multiple examples when possible. If a task needs no "
         f"input, write its output alone.\n\n{''.join(map(_with_inputs, shown))}Task: {instruction}\nExample 1\n"
     )
 
 
-def output_first(instruction: str, shown: Sequence[Task]) -> str:
+def output_first(instruction: str, shown: Sequence[InstructionTask]) -> str:
     """Labels come first, since after inputs a model writes those of one label mostly."""
     return (
         "Given a classification task, write an input for each of its class labels.\n\n"
@@ -71,7 +71,7 @@ def output_first(instruction: str, shown: Sequence[Task]) -> str:
     )
 
 
-def _with_inputs(task: Task) -> str:
+def _with_inputs(task: InstructionTask) -> str:
     parts = []
     for number, one in enumerate(task.instances, start=1):
         given = f"Input: {one.input.strip()}\n" if one.input.strip() else ""
@@ -79,7 +79,7 @@ def _with_inputs(task: Task) -> str:
     return f"Task: {one_line(task.instruction)}\n{''.join(parts)}\n"
 
 
-def _with_labels(task: Task) -> str:
+def _with_labels(task: InstructionTask) -> str:
     parts = [f"Class label: {one_line(one.output)}\nInput: {one.input.strip()}\n" for one in task.instances]
     return f"Task: {one_line(task.instruction)}\n{''.join(parts)}\n"
 
