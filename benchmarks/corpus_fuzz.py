@@ -30,7 +30,7 @@ from groundup.corpus.archive.warc import Page, page_of, read_pages
 from groundup.corpus.archive.xml_records import elements
 from groundup.corpus.extract.content import content_model
 from groundup.corpus.extract.page_text import text_of, utf8
-from groundup.data.rows import Refused
+from groundup.data.readers import Refused
 
 CLAIM = "broken pages, archives, dumps and PDF files that raise, take over 2 s, or leave a file behind"
 INPUTS, SIZE, SLOW_SECONDS = 1000, 1 << 20, 2.0

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 
 from common import arguments, conclude
-from groundup.data.rows import Refused
+from groundup.data.readers import Refused
 from groundup.evaluation.evaluate import evaluate, table
 from groundup.evaluation.tasks import rows_of
 from groundup.model import folder

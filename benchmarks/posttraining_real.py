@@ -27,7 +27,7 @@ from groundup.model.likelihood import score
 from groundup.posttraining.answers import answer
 from groundup.posttraining.batches import Row, asked_of
 from groundup.posttraining.reward import assess
-from groundup.posttraining.rows import conversation, kept, too_long
+from groundup.posttraining.tokenize_rows import conversation, kept, too_long
 from groundup.tokenizer.tokenizer import Tokenizer
 
 TEXTS = ("c4_demo", "movie_reviews", "gum")

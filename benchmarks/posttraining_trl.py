@@ -31,7 +31,7 @@ def prepare(data: Path, folder: Path) -> None:
     from groundup.model.base import initialise
     from groundup.model.decoder import Decoder, DecoderConfig
     from groundup.posttraining.reward import from_policy
-    from groundup.posttraining.rows import conversation, pair
+    from groundup.posttraining.tokenize_rows import conversation, pair
     from groundup.tokenizer import bpe
     from groundup.tokenizer.tokenizer import Tokenizer
 

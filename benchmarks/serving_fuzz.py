@@ -28,7 +28,7 @@ from groundup.model.decoder import Decoder, DecoderConfig
 from groundup.serving.api import create_app
 from groundup.serving.models import Capacity, open_all
 from groundup.serving.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
-from groundup.serving.runs import Runs
+from groundup.serving.runs import RunFolders
 from groundup.serving.web import bind
 from groundup.serving.web import server as server_of
 from groundup.tokenizer import bpe
@@ -157,7 +157,8 @@ def serving(work: Path) -> Iterator[str]:
         folders.save(work / name, model, tokenizer, chat=name == "chat")
     (work / "runs" / "one" / "base").mkdir(parents=True)
     (work / "runs" / "one" / "base" / "metrics.jsonl").write_text('{"step": 0, "loss": 1.0}\n')
-    app = create_app(open_all([str(work / "chat"), str(work / "base")], Capacity(slots=8, waiting=64)), runs=Runs(work / "runs"))
+    models = open_all([str(work / "chat"), str(work / "base")], Capacity(slots=8, waiting=64))
+    app = create_app(models, runs=RunFolders(work / "runs"))
     listening = bind("127.0.0.1", 0)
     server = server_of(app, grace=2)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -8,13 +8,13 @@ from common import arguments, conclude
 from groundup.core.device import Device, choose
 from groundup.encoder.bert import SpanReader
 from groundup.encoder.cloze_questions import paragraphs
-from groundup.encoder.question_answering import Settings, answer, build
+from groundup.encoder.question_answering import ReaderSettings, answer, build
 from groundup.encoder.squad import Question, read, score, sliding_window
 from groundup.tokenizer.wordpiece import WordPiece, count_words, train
 
 VOCABULARY = 8_000
-OVERFIT = Settings(steps=300)
-HELD_OUT = Settings(practice_steps=1_500, steps=300)
+OVERFIT = ReaderSettings(steps=300)
+HELD_OUT = ReaderSettings(practice_steps=1_500, steps=300)
 HELD_OUT_ARTICLES = 8
 
 

@@ -32,8 +32,8 @@ from groundup.core.plain_files import expanded
 from groundup.core.seals import MANIFEST, open_stage, read_manifest, verify
 from groundup.data.config import MixtureConfig
 from groundup.data.contracts import Given, read_conversations, read_preferences
-from groundup.data.given import checked_files, each, files_of, rows_of, warn
-from groundup.data.rows import Refused
+from groundup.data.python_inputs import checked_files, each, files_of, rows_of, warn
+from groundup.data.readers import Refused
 from groundup.evaluation import multiple_choice
 from groundup.evaluation.questions import are_questions, read_questions
 from groundup.evaluation.suite import continuations
@@ -53,7 +53,7 @@ from groundup.posttraining import dpo as dpo_chapter
 from groundup.posttraining import reward as reward_chapter
 from groundup.posttraining import sft as sft_chapter
 from groundup.posttraining.config import DpoConfig, RewardConfig, SftConfig
-from groundup.posttraining.rows import said
+from groundup.posttraining.tokenize_rows import said
 from groundup.tokenizer import documents, token_folder
 from groundup.tokenizer import load as tokenizers
 from groundup.tokenizer.characters import Characters

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from groundup.corpus.archive.warc import Page
 from groundup.corpus.extract.charset import READABLE, _codec, decoded
-from groundup.corpus.extract.letters import fit
+from groundup.corpus.extract.letter_frequencies import fit
 from groundup.corpus.extract.page_text import extract
 
 HERE = Path(__file__).parent

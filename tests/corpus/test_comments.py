@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.corpus.archive.warc import Page
+from groundup.corpus.extract.article_body import article_alone
 from groundup.corpus.extract.comments import comments_of
-from groundup.corpus.extract.endings import article_alone
 from groundup.corpus.extract.page_text import extract, parse
 
 PROSE = "Of bees much is known, as they live near us and were kept for their honey; of wasps, which sting, far less is known. "

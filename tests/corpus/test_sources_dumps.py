@@ -18,7 +18,7 @@ from groundup.corpus.archive.warc import Losses, read_pages
 from groundup.corpus.archive.xml_records import elements
 from groundup.corpus.config import SourceConfig
 from groundup.corpus.extract.wikitext import prose
-from groundup.data.rows import Refused
+from groundup.data.readers import Refused
 from seeds import POSTS, wiki_dump
 
 MARKUP = """{{Infobox|name=Bee|x={{nested}}}}'''Bees''' are [[insect|insects]].<ref name="a">{{cite|b}}</ref><ref name=b />

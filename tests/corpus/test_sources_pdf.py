@@ -15,7 +15,7 @@ from groundup.corpus.acquire.pdf import PdfReader
 from groundup.corpus.acquire.sources import collect
 from groundup.corpus.archive.warc import Losses, read_pages
 from groundup.corpus.config import SourceConfig
-from groundup.data.rows import Refused
+from groundup.data.readers import Refused
 from seeds import pdf
 
 needs_pdfium = pytest.mark.skipif(reading.find_spec("pypdfium2") is None, reason="the extra pdf is not installed")

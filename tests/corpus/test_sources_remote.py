@@ -17,7 +17,7 @@ from groundup.corpus.acquire.oai import Repository
 from groundup.corpus.acquire.sources import collect
 from groundup.corpus.archive.warc import Losses, read_pages
 from groundup.corpus.config import SourceConfig
-from groundup.data.rows import Refused
+from groundup.data.readers import Refused
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pytest
 
 from groundup.core.errors import UserError
 from groundup.corpus.archive.warc import WarcWriter
-from groundup.corpus.extract.train_extractor import KIND_WEIGHTS, SNIPPET, Example, read_examples, site_of
+from groundup.corpus.extract.train_extractor import KIND_WEIGHTS, SNIPPET, LabelledPage, read_examples, site_of
 
 PROSE = "Of bees much is known, as they live near us and were kept for their honey; of wasps, which sting, far less is known. "
 PAGE = f"<title>Bees</title><article><h1>Bees</h1><p>{PROSE * 2}</p><p>{PROSE * 3}</p></article><p>Read more about bees</p>"
@@ -20,7 +20,7 @@ GOLD = [
 
 
 @pytest.fixture(scope="module")
-def examples(tmp_path_factory) -> dict[str, Example]:
+def examples(tmp_path_factory) -> dict[str, LabelledPage]:
     pytest.importorskip("trafilatura", reason="trafilatura is in the bench extra")
     data = tmp_path_factory.mktemp("data")
     with WarcWriter(data / "pages.warc.gz") as warc:

@@ -14,7 +14,7 @@ from groundup.corpus.archive import wacz
 from groundup.corpus.archive.wacz import read_wacz
 from groundup.corpus.archive.warc import Losses, WarcWriter, read_pages
 from groundup.corpus.config import SourceConfig
-from groundup.data.rows import Refused
+from groundup.data.readers import Refused
 
 
 def warc(tmp_path, numbers) -> bytes:

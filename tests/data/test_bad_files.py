@@ -15,7 +15,7 @@ from groundup.corpus.archive.warc import Losses, read_pages
 from groundup.corpus.config import SourceConfig
 from groundup.data.contracts import read_conversations, read_preferences, read_prompts
 from groundup.data.convert import convert
-from groundup.data.rows import Refused
+from groundup.data.readers import Refused
 from groundup.evaluation.questions import read_questions
 from groundup.tokenizer import documents
 from groundup.tokenizer.train import train_bpe

@@ -10,7 +10,7 @@ import pytest
 from groundup.core.errors import UserError
 from groundup.data.contracts import read_conversations, read_preferences
 from groundup.data.csv_table import csv_table
-from groundup.data.rows import Refused, batches, records
+from groundup.data.readers import Refused, batches, records
 from groundup.scaling import mixture_laws, runs
 from groundup.tokenizer import documents
 

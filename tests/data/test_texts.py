@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
 from groundup.data import texts
-from groundup.data.rows import Refused, well_formed
+from groundup.data.readers import Refused, well_formed
 
 
 @given(st.lists(st.text(st.characters(), max_size=5) | st.none() | st.integers() | st.just(Path("some/file.txt")), max_size=6))

@@ -9,7 +9,7 @@ from groundup.core.errors import UserError
 from groundup.encoder import question_answering
 from groundup.encoder.bert import EncoderConfig, SpanReader, initialise
 from groundup.encoder.question_answering import (
-    Settings,
+    ReaderSettings,
     answer,
     build,
     collate,
@@ -27,7 +27,7 @@ QUESTIONS = [
     Question(name, f"Where does {name} live?", CONTEXT, [(CONTEXT.index(town), town)]) for name, town in PEOPLE.items()
 ]
 PRACTICE = "The city of Paris lies on the river Seine. Its people like good bread. Rome was founded by Romulus in 753 BC."
-SMALL = Settings(length=96, batch=6, steps=300)
+SMALL = ReaderSettings(length=96, batch=6, steps=300)
 
 
 @pytest.fixture(scope="module")

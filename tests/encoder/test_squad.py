@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
-from groundup.data.rows import Refused
+from groundup.data.readers import Refused
 from groundup.encoder.squad import Question, exact_match, f1, phrases_of, read, score, sliding_window
 
 DATA = Path(__file__).parents[2] / os.environ.get("GROUNDUP_DATA", "../shared/data")

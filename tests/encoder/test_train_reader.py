@@ -4,7 +4,7 @@ import pytest
 
 from groundup.core.errors import UserError
 from groundup.encoder import question_answering
-from groundup.encoder.question_answering import Settings, span_loss
+from groundup.encoder.question_answering import ReaderSettings, span_loss
 from groundup.encoder.train_reader import train_reader
 from groundup.tokenizer import bpe
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -14,7 +14,7 @@ TOWNS = ("Paris", "Rome", "Oslo", "Cairo", "Lima", "Delhi", "Quito", "Seoul", "S
 PRACTICE = ("The city of Paris lies on the river Seine. Its people like good bread. Rome was founded by Romulus in 753 BC. "
             "The sea near Oslo is cold in the winter of every year. Few people of the town of Cairo have seen any snow. "
             "The old harbour of Lima was built by Peter in the year 1535.")  # fmt: skip
-QUICK = Settings(depth=1, length=64, batch=4, steps=6)
+QUICK = ReaderSettings(depth=1, length=64, batch=4, steps=6)
 
 
 def squad_file(path, rows=()):
@@ -52,7 +52,7 @@ def trained(folder, questions, texts=(), tokenizer=None, settings=QUICK, seed=0)
 def test_a_killed_training_goes_on_and_a_finished_one_is_not_done_again(tmp_path, monkeypatch):
     questions = squad_file(tmp_path / "train.json")
     (tmp_path / "text.txt").write_text(PRACTICE)
-    settings = Settings(depth=1, length=64, batch=4, practice_steps=4, steps=6)
+    settings = ReaderSettings(depth=1, length=64, batch=4, practice_steps=4, steps=6)
     expected = trained(tmp_path / "whole", questions, [tmp_path / "text.txt"], settings=settings)
     assert expected["practice_paragraphs"] == 1
     monkeypatch.setattr("groundup.training.loop.CHECKPOINT_SECONDS", 0.0)

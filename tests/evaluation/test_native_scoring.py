@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from groundup import kernels
 from groundup.core.errors import UserError
 from groundup.evaluation import continuations
-from groundup.evaluation.continuations import Request
+from groundup.evaluation.continuations import ScoringRequest
 from groundup.generation.native_steps import Steps
 from groundup.model.architectures import build
 
@@ -50,9 +50,9 @@ def examination(questions=6, shots=37, seed=0):
     requests = []
     for length in numbers.integers(1, 9, questions):
         context = (*beginning, *numbers.integers(0, 36, length).tolist())
-        requests += [Request((*context, letter), len(context)) for letter in range(4)]
-        requests += [Request((*context, 9, letter, 7, *range(letter, 3)), len(context)) for letter in range(4)]
-        requests.append(Request((36, int(length), 5, 1), 1))
+        requests += [ScoringRequest((*context, letter), len(context)) for letter in range(4)]
+        requests += [ScoringRequest((*context, 9, letter, 7, *range(letter, 3)), len(context)) for letter in range(4)]
+        requests.append(ScoringRequest((36, int(length), 5, 1), 1))
     return requests
 
 
@@ -82,7 +82,7 @@ token_lists = st.lists(st.integers(0, 3), min_size=2, max_size=60)
 @given(st.lists(token_lists, min_size=1, max_size=12), st.sampled_from([1, 3, 64]), st.randoms(use_true_random=False))
 def test_any_requests_have_the_bits_that_they_have_alone(small, some, size, chance):
     """Few different tokens, so that they share beginnings of every length."""
-    requests = [Request(tuple(ids), chance.randint(1, len(ids) - 1)) for ids in some]
+    requests = [ScoringRequest(tuple(ids), chance.randint(1, len(ids) - 1)) for ids in some]
     ours = agree(small, requests, size)
     assert ours == [continuations.score(small, [one])[0] for one in requests]
 
@@ -136,7 +136,7 @@ def test_numbers_that_are_not_finite(toy_decoder):
     with torch.no_grad():
         model.lm_head.weight[3] = torch.nan
     with pytest.raises(UserError, match="not finite"):
-        continuations.score(model, [Request((1, 2, 3), 2)])
+        continuations.score(model, [ScoringRequest((1, 2, 3), 2)])
 
 
 @pytest.mark.parametrize(

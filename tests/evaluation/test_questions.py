@@ -6,7 +6,7 @@ import math
 import pytest
 
 from groundup.core.errors import UserError
-from groundup.data.rows import Refused
+from groundup.data.readers import Refused
 from groundup.evaluation import multiple_choice
 from groundup.evaluation.questions import are_questions, read_questions
 

@@ -15,7 +15,7 @@ from groundup.data.messages import BadRow
 from groundup.evaluation import evaluate as evaluation
 from groundup.evaluation.open_model import open_model
 from groundup.evaluation.scoring import CONVENTIONS, records_of
-from groundup.evaluation.served_models import ServedModel
+from groundup.evaluation.served_models import RemoteModel
 from groundup.evaluation.tasks import load, open_task
 from groundup.model import folder
 
@@ -149,9 +149,9 @@ def test_choices_and_generation(server, tmp_path):
     row = {"subject": "s", "question": "What?", "A": "it", "B": "the path", "C": "of", "D": "def", "answer": "C"}
     (tmp_path / "q.jsonl").write_text(json.dumps(row))
     task = open_task("mmlu", tmp_path / "q.jsonl", few_shot=0)
-    [record] = records_of(ServedModel(f"{server.address}#toy"), task, load(task).rows)
+    [record] = records_of(RemoteModel(f"{server.address}#toy"), task, load(task).rows)
     assert all(rule(record) in range(-1, 4) for rule in CONVENTIONS.values())
-    [(text, cut)] = ServedModel(f"{server.address}#toy").written(["the path"], ["\n"], 4, 1)
+    [(text, cut)] = RemoteModel(f"{server.address}#toy").written(["the path"], ["\n"], 4, 1)
     assert "\n" not in text and not cut
 
 
@@ -164,7 +164,7 @@ def good(prompts):
 def test_tokens_of_the_answer_are_found_by_their_places(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     with Server(lambda _, request: (200, good(request["prompt"]))) as server:
-        model = ServedModel(f"{server.address}#m")
+        model = RemoteModel(f"{server.address}#m")
         [one] = model.continuations([("a", "b")], 1)  # the third is generated
         assert (one.nats, one.greedy, one.tokens, one.said) == (-1.0, True, 1, "b")
         [one] = model.continuations([("a", "bc")], 1)
@@ -176,7 +176,7 @@ def test_tokens_of_the_answer_are_found_by_their_places(monkeypatch):
 def test_what_passes_is_tried_again(status, quick, caplog):
     answers = [(status, {}, {"Retry-After": "7"}), (status, {}, {"Retry-After": "\xb2"}), (status, b"no json")]
     with Server(lambda _, request: answers.pop(0) if answers else (200, good(request["prompt"]))) as server:
-        [one] = ServedModel(f"{server.address}#m").continuations([("a", "b")], 1)
+        [one] = RemoteModel(f"{server.address}#m").continuations([("a", "b")], 1)
     assert one.nats == -1.0 and quick == [7.0, 2.0, 4.0]
     assert sum(f"{status}" in record.getMessage() and "tried again in" in record.getMessage() for record in caplog.records) == 3
 
@@ -185,7 +185,7 @@ def test_a_server_that_never_answers_is_one_line(quick, monkeypatch):
     def late(*_, **__):
         raise TimeoutError("timed out")
 
-    model = ServedModel("http://127.0.0.1:9/v1#m")
+    model = RemoteModel("http://127.0.0.1:9/v1#m")
     monkeypatch.setattr(model, "_open", late)
     with pytest.raises(UserError, match="no answer in 6 attempts: timed out"):
         model.continuations([("a", "b")], 1)
@@ -225,7 +225,7 @@ def test_what_cannot_be_used_is_one_line(status, answer, said):
         Server(lambda *_: (status, answer, {"Location": "http://127.0.0.1:9/"})) as server,
         pytest.raises(UserError, match=said) as caught,
     ):
-        ServedModel(f"{server.address}#m").continuations([("a", "b")], 1)
+        RemoteModel(f"{server.address}#m").continuations([("a", "b")], 1)
     assert "\n" not in str(caught.value) and len(str(caught.value)) <= 300
 
 
@@ -240,7 +240,7 @@ names = st.sampled_from(["tokens", "token_logprobs", "top_logprobs", "text_offse
 @settings(max_examples=60, deadline=None)
 @given(st.dictionaries(names, anything, max_size=4), anything)
 def test_any_answer_ends_in_a_score_or_one_line(changes, other):
-    model = ServedModel("http://127.0.0.1:9/v1#m")
+    model = RemoteModel("http://127.0.0.1:9/v1#m")
     for answer in (changed(**changes), {"choices": other}, {"choices": [{"index": 0, "logprobs": other}]}):
         model.asked = lambda *_, answer=answer: answer
         try:
@@ -252,6 +252,6 @@ def test_any_answer_ends_in_a_score_or_one_line(changes, other):
 
 def test_which_model(server):
     with Server(lambda *_: (200, {"data": [{"id": "a"}, {"id": "b"}]})) as two, pytest.raises(UserError, match="a, b; give"):
-        ServedModel(two.address)
+        RemoteModel(two.address)
     with pytest.raises(UserError, match="no answer in"):
-        ServedModel("http://127.0.0.1:9/v1")
+        RemoteModel("http://127.0.0.1:9/v1")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
 from groundup.evaluation import continuations
-from groundup.evaluation.continuations import Request
+from groundup.evaluation.continuations import ScoringRequest
 from groundup.model import architectures, likelihood
 from groundup.model.decoder import Decoder
 
@@ -40,9 +40,9 @@ def examination(questions=6, shots=40, seed=0):
     requests = []
     for length in numbers.integers(1, 9, questions):
         context = (*beginning, *numbers.integers(0, 48, length).tolist())
-        requests += [Request((*context, letter), len(context)) for letter in range(4)]
-        requests += [Request((*context, letter, 7, *range(letter, 3)), len(context)) for letter in range(4)]
-        requests.append(Request((49, int(length), 5), 1))  # without a context but the first token
+        requests += [ScoringRequest((*context, letter), len(context)) for letter in range(4)]
+        requests += [ScoringRequest((*context, letter, 7, *range(letter, 3)), len(context)) for letter in range(4)]
+        requests.append(ScoringRequest((49, int(length), 5), 1))  # without a context but the first token
     return requests
 
 
@@ -56,8 +56,8 @@ def test_scores_are_those_of_each_alone(model):
 
 
 def test_greedy_is_told(model):
-    [first] = continuations.score(model, [Request((1, 2, 3), 2)])
-    [likeliest] = continuations.score(model, [Request((1, 2, first.likeliest), 2)])
+    [first] = continuations.score(model, [ScoringRequest((1, 2, 3), 2)])
+    [likeliest] = continuations.score(model, [ScoringRequest((1, 2, first.likeliest), 2)])
     assert likeliest.greedy and not first.greedy and likeliest.nats > first.nats
 
 
@@ -78,7 +78,7 @@ token_lists = st.lists(st.integers(0, 3), min_size=2, max_size=60)
 @given(st.lists(token_lists, min_size=1, max_size=12), st.sampled_from([1, 3, 64]), st.randoms(use_true_random=False))
 def test_any_requests(model, some, size, chance):
     """Few different tokens, so that they share beginnings of every length."""
-    agree(model, [Request(tuple(ids), chance.randint(1, len(ids) - 1)) for ids in some], batch_size=size)
+    agree(model, [ScoringRequest(tuple(ids), chance.randint(1, len(ids) - 1)) for ids in some], batch_size=size)
 
 
 def test_what_is_shared_goes_through_the_model_once(model, monkeypatch):
@@ -122,9 +122,9 @@ def test_attention_by_hand_is_that_of_the_processor(mask, monkeypatch):
 def test_a_context_that_is_filled_to_its_end(model):
     longest = model.config.max_position_embeddings
     ids = tuple(np.arange(longest + 1) % 50)
-    agree(model, [Request(ids, longest), Request(ids, 1)])
+    agree(model, [ScoringRequest(ids, longest), ScoringRequest(ids, 1)])
     with pytest.raises(ValueError, match="tokens"):
-        continuations.score(model, [Request((*ids, 1), 3)])
+        continuations.score(model, [ScoringRequest((*ids, 1), 3)])
 
 
 def test_numbers_that_are_not_finite(toy_decoder):
@@ -132,7 +132,7 @@ def test_numbers_that_are_not_finite(toy_decoder):
     with torch.no_grad():
         model.lm_head.weight[3] = torch.nan
     with pytest.raises(UserError, match="not finite"):
-        continuations.score(model, [Request((1, 2, 3), 2)])
+        continuations.score(model, [ScoringRequest((1, 2, 3), 2)])
 
 
 def test_grouped_heads_and_stretched_positions(toy_decoder):

@@ -14,7 +14,7 @@ from groundup.core.files import read_jsonl
 from groundup.data.contracts import read_preferences
 from groundup.data.simulated_annotator import judgement
 from groundup.labelling.assignment import Said, progress, record, take
-from groundup.labelling.given import bring_files
+from groundup.labelling.import_pairs import import_files
 from groundup.labelling.results import export, log_of, report
 from groundup.labelling.store import Pair, open_store
 
@@ -116,7 +116,7 @@ def test_where_reward_models_disagree_comes_first(tmp_path):
     file = tmp_path / "pairs.csv"
     file.write_text("prompt,a,b,gap\n" + "".join(f"q{n},x{n},y{n},{(n * 7) % 5 - 2}\n" for n in range(5)))
     store = open_store(str(tmp_path / "labels.db"), make=True)
-    assert bring_files(store, [file], False, "gap", {"order": "disagreement"})["pairs"] == 5
+    assert import_files(store, [file], False, "gap", {"order": "disagreement"})["pairs"] == 5
     with store.transaction() as connection:
         pairs = store.pairs(connection)
     assert [pairs[one.pair_id].disagreement for one in shown(store, "ada", 5)] == [2, 2, 1, 1, 0]
@@ -197,9 +197,9 @@ def test_judgements_made_elsewhere_are_brought_once(tmp_path):
     rows += [{**rows[0], "choice": "c"}, {"prompt": "q", "a": "x"}, {**rows[0], "reason": "no text in Postgres: \0"}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     store = open_store(str(tmp_path / "labels.db"), make=True)
-    first = bring_files(store, [file], False, "disagreement", {"overlap": 2})
+    first = import_files(store, [file], False, "disagreement", {"overlap": 2})
     assert (first["pairs"], first["judgements"], sum(first["dropped"].values())) == (3, 6, 3)
-    again = bring_files(store, [file], False, "disagreement", {})
+    again = import_files(store, [file], False, "disagreement", {})
     assert (again["pairs"], again["judgements"], again["already_there"]) == (0, 0, 6)
     assert report(store)["cohen_kappa"] == {"ada, simulated": 0.0}
     assert shown(store, "bob", 5) == []
@@ -209,7 +209,7 @@ def test_preferences_are_pairs_on_random_sides_and_may_be_known(tmp_path):
     file = tmp_path / "p.jsonl"
     file.write_text("".join(json.dumps({"prompt": f"q{n}", "chosen": "good", "rejected": "bad"}) + "\n" for n in range(30)))
     store = open_store(str(tmp_path / "labels.db"), make=True)
-    assert bring_files(store, [file], True, "disagreement", {})["pairs"] == 30
+    assert import_files(store, [file], True, "disagreement", {})["pairs"] == 30
     with store.transaction() as connection:
         pairs = store.pairs(connection).values()
     assert all({"a": pair.a, "b": pair.b}[pair.gold] == "good" for pair in pairs)
@@ -235,7 +235,7 @@ def test_a_log_that_is_written_can_be_brought_to_another_project(project, tmp_pa
         say(store, "ada", one, choice, strength="slightly", seconds=1.5, reason="so\nit is")
     export(store, tmp_path / "out")
     other = open_store(str(tmp_path / "other.db"), make=True)
-    found = bring_files(other, [tmp_path / "out" / "preferences.judgements.jsonl"], False, "disagreement", {})
+    found = import_files(other, [tmp_path / "out" / "preferences.judgements.jsonl"], False, "disagreement", {})
     assert (found["pairs"], found["judgements"], found["dropped"]) == (4, 4, {})
     same = [[{**event, "at": 0} for event in sorted(log_of(one), key=lambda event: event["pair_id"])] for one in (store, other)]
     assert same[0] == same[1]

@@ -22,8 +22,8 @@ from groundup.posttraining.answers import answer
 from groundup.posttraining.batches import collate, prompt_of
 from groundup.posttraining.config import DpoConfig, PpoConfig, RewardConfig, SftConfig
 from groundup.posttraining.rewards import ModelReward, Prompt
-from groundup.posttraining.rows import pair
 from groundup.posttraining.sft import compare_with_base, train
+from groundup.posttraining.tokenize_rows import pair
 from groundup.tokenizer.bpe import SPECIAL_TOKENS
 from groundup.tokenizer.chat import CHAT_TEMPLATE, after_answer, answer_ends, render
 from groundup.tokenizer.config import TokenizerConfig

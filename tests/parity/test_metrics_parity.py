@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from groundup.core.statistics import wilson
-from groundup.evaluation import existence, metrics
+from groundup.evaluation import hallucination, metrics
 
 stats = pytest.importorskip("scipy.stats", reason="needs scipy")
 calibration = pytest.importorskip("sklearn.calibration", reason="needs scikit-learn")
@@ -63,9 +63,9 @@ def test_confidence_against_correctness(random):
     confidence = random.random(120).round(2)
     right = (random.random(120) < confidence).astype(float)
     pairs = np.column_stack((confidence, right))
-    assert existence.auroc(pairs) == pytest.approx(sklearn.roc_auc_score(right, confidence))
-    assert existence.brier(pairs) == pytest.approx(sklearn.brier_score_loss(right, confidence))
+    assert hallucination.auroc(pairs) == pytest.approx(sklearn.roc_auc_score(right, confidence))
+    assert hallucination.brier(pairs) == pytest.approx(sklearn.brier_score_loss(right, confidence))
     # A confidence on a border belongs to the bin below.
     shares, means = calibration.calibration_curve(right, np.maximum(confidence - 1e-9, 0), n_bins=10)
-    counts = np.bincount(existence._bins(pairs), minlength=10)
-    assert existence.ece(pairs) == pytest.approx((np.abs(shares - means) * counts[counts > 0]).sum() / 120, abs=1e-7)
+    counts = np.bincount(hallucination._bins(pairs), minlength=10)
+    assert hallucination.ece(pairs) == pytest.approx((np.abs(shares - means) * counts[counts > 0]).sum() / 120, abs=1e-7)

@@ -10,7 +10,7 @@ import torch
 
 from groundup.data import simulated_annotator
 from groundup.model import folder
-from groundup.posttraining import rows
+from groundup.posttraining import tokenize_rows
 from groundup.posttraining.batches import answer_log_probabilities, collate
 from groundup.posttraining.config import DpoConfig, Loss, SftConfig
 from groundup.posttraining.dpo import objective, sequence_log_probability, summed
@@ -135,7 +135,8 @@ def test_their_classifier_gives_our_rewards(reward_model, folders, toy_tokenizer
     path = folders / "reward"
     tokenizer, theirs = transformers.AutoTokenizer.from_pretrained(path), classifier(path)
     assert theirs.config.pad_token_id == toy_tokenizer.pad != theirs.config.eos_token_id
-    ours = score_rows(reward_model, toy_tokenizer, [rows.conversation(toy_tokenizer, {"messages": c}) for c in CONVERSATIONS])
+    some = [tokenize_rows.conversation(toy_tokenizer, {"messages": c}) for c in CONVERSATIONS]
+    ours = score_rows(reward_model, toy_tokenizer, some)
     alone = [theirs(**tokenizer.apply_chat_template(c, return_tensors="pt", return_dict=True)) for c in CONVERSATIONS]
     assert [found.logits.item() for found in alone] == pytest.approx(ours.tolist(), abs=CLOSE)
     assert ours.std() > 0.1
@@ -150,7 +151,7 @@ def test_their_classifier_gives_our_rewards(reward_model, folders, toy_tokenizer
 def test_the_first_step_of_fine_tuning(policy, folders, toy_tokenizer, tmp_path, packing):
     """Packed in rows of the context there, of the longest conversation here: the loss is the same."""
     path = folders / "sft"
-    some = [rows.conversation(toy_tokenizer, {"messages": conversation}) for conversation in CONVERSATIONS]
+    some = [tokenize_rows.conversation(toy_tokenizer, {"messages": conversation}) for conversation in CONVERSATIONS]
     more = {"packing": True, "max_length": 128, "per_device_train_batch_size": 2} if packing else {}
     found = first_step(
         "SFT", causal(path), [{"messages": c} for c in CONVERSATIONS], path, tmp_path / "a", assistant_only_loss=True, **more
@@ -162,13 +163,13 @@ def test_the_first_step_of_fine_tuning(policy, folders, toy_tokenizer, tmp_path,
 def test_the_first_step_of_fine_tuning_on_prompts_and_completions(policy, folders, toy_tokenizer, tmp_path):
     path = folders / "sft"
     examples = [{"prompt": c[:-1], "completion": c[-1:]} for c in CONVERSATIONS]
-    some = [rows.conversation(toy_tokenizer, one) for one in examples]  # the last answer is learned
+    some = [tokenize_rows.conversation(toy_tokenizer, one) for one in examples]  # the last answer is learned
     found = first_step("SFT", causal(path), examples, path, tmp_path)
     require_same(ours(policy, fine_tuning, *batches_of(some, toy_tokenizer.pad, SftConfig(), CPU)), found)
 
 
 def dpo_batch(reference, tokenizer, settings):
-    read = [rows.pair(tokenizer, pair) for pair in PAIRS]
+    read = [tokenize_rows.pair(tokenizer, pair) for pair in PAIRS]
     batch = collate([pair[side] for side in (0, 1) for pair in read], tokenizer.pad, CPU) | {"share": torch.tensor(1.0)}
     with torch.no_grad():
         return batch | {"reference": summed(answer_log_probabilities(reference, batch), batch["mask"], settings)}
@@ -235,7 +236,7 @@ def labelled():
 @pytest.mark.parametrize("centring", [0.0, 0.01])
 def test_the_first_step_of_the_reward_model(reward_model, folders, toy_tokenizer, tmp_path, examples, centring):
     path = folders / "reward"
-    read = [rows.pair(toy_tokenizer, row) for row in examples]
+    read = [tokenize_rows.pair(toy_tokenizer, row) for row in examples]
     batch = collate([pair[side] for side in (0, 1) for pair in read], toy_tokenizer.pad, CPU)
     margins = torch.tensor([margin for *_, margin in read])
     found = first_step("Reward", classifier(path), examples, path, tmp_path, center_rewards_coefficient=centring or None)
@@ -263,7 +264,7 @@ def test_three_steps_are_theirs(folders, reference, toy_tokenizer, tmp_path, kin
     batches = [dpo_batch(reference, toy_tokenizer, chosen)]
     minimised = partial(bradley_terry, centring=0.0) if kind == "Reward" else preferring(chosen)
     if kind == "SFT":
-        some = [rows.conversation(toy_tokenizer, {"messages": conversation}) for conversation in CONVERSATIONS]
+        some = [tokenize_rows.conversation(toy_tokenizer, {"messages": conversation}) for conversation in CONVERSATIONS]
         batches, minimised = batches_of(some, toy_tokenizer.pad, SftConfig(packing=bool(loss)), CPU), fine_tuning
         examples, settings = [{"messages": c} for c in CONVERSATIONS], {"assistant_only_loss": True}
         settings |= {"packing": True, "max_length": 128, "per_device_train_batch_size": 2} if loss else {}

@@ -17,8 +17,8 @@ from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.seals import read_manifest
 from groundup.data.config import MixtureConfig
-from groundup.pipeline import later_steps, minutes, recipe, steps
-from groundup.pipeline.later_steps import Later, Questions, Speeds, Work, taken, work_of
+from groundup.pipeline import minutes, recipe, step_times, steps
+from groundup.pipeline.step_times import LaterStep, Questions, Speeds, Work, taken, work_of
 from groundup.scaling import dial
 from groundup.scaling.dial import Candidate, weighed
 from groundup.training import rate
@@ -258,7 +258,7 @@ def test_later_steps_are_counted():
     one = recipe.load(Path("laptop"))
 
     def work(*kinds, asked=ASKED):
-        return work_of([Later(kind, kind, one) for kind in kinds], asked, 10**6, 3 * 10**6)
+        return work_of([LaterStep(kind, kind, one) for kind in kinds], asked, 10**6, 3 * 10**6)
 
     sft = work("sft")
     assert (sft.rows, sft.answers) == (1000, 2 * 100)
@@ -267,7 +267,7 @@ def test_later_steps_are_counted():
     for name in ("scored", "rows", "answers"):
         assert getattr(everything, name) > sum(getattr(work(kind), name) for kind in ("sft", "ppo")) > 0
     assert work("benchmarks").unknown == ["benchmarks"]
-    assert work("sft", "ppo", asked=Questions()) == Work(0.0, 0.0, 0.0, 0.0, later_steps.REPORT_SECONDS, [])
+    assert work("sft", "ppo", asked=Questions()) == Work(0.0, 0.0, 0.0, 0.0, step_times.REPORT_SECONDS, [])
 
 
 @given(st.tuples(*[st.floats(0, 1e6)] * 5), st.tuples(*[st.floats(1e-9, 1e-3)] * 4), st.floats(1, 4))
@@ -285,7 +285,7 @@ def test_later_steps_are_measured_on_real_rows(before, monkeypatch, replace_time
     from groundup.training.optimizer import Optimizer
 
     clock = {"now": 0.0}
-    replace_time(later_steps, perf_counter=lambda: clock["now"])
+    replace_time(step_times, perf_counter=lambda: clock["now"])
     for owner, name, cost in ((likelihood, "score", 3.0), (answers, "answer", 5.0), (Optimizer, "step", 7.0)):
         real = getattr(owner, name)
 
@@ -294,16 +294,16 @@ def test_later_steps_are_measured_on_real_rows(before, monkeypatch, replace_time
             return real(*arguments, **more)
 
         monkeypatch.setattr(owner, name, timed)
-    monkeypatch.setattr(later_steps, "TIMED_ANSWERS", 4)
+    monkeypatch.setattr(step_times, "TIMED_ANSWERS", 4)
     said = [{"role": "user", "content": "the path"}, {"role": "assistant", "content": "a file"}]
     rows = tuple({"messages": said} for _ in range(3))
     one, asked = toy(before, context_length=64), Questions(3, 3, 3, 9.0, 2.0, rows)
     held_out = minutes._held_out(before / "tokens")
-    found = later_steps.measured(one, 1, 100.0, tokenizer(), choose(1), held_out, asked)
+    found = step_times.measured(one, 1, 100.0, tokenizer(), choose(1), held_out, asked)
     assert found.trained == 0.01 and found.answer == 5.0 / 4 and found.row == 7.0 / one.sft.batch_examples
     assert found.scored == pytest.approx(3.0 / sum(map(len, held_out)))
-    guessed = later_steps.guessed(100.0, asked)
-    assert later_steps.measured(one, 1, 100.0, tokenizer(), choose(1), [], Questions(3, 3, 3, 9.0, 2.0)) == guessed
+    guessed = step_times.guessed(100.0, asked)
+    assert step_times.measured(one, 1, 100.0, tokenizer(), choose(1), [], Questions(3, 3, 3, 9.0, 2.0)) == guessed
 
 
 def test_a_rate_is_measured_at_the_batch_that_it_is_for(before, measured, monkeypatch, tmp_path):

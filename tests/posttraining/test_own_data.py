@@ -10,7 +10,7 @@ from groundup.core.device import Device
 from groundup.core.errors import UserError
 from groundup.pipeline import preflight
 from groundup.pipeline.recipe import Recipe
-from groundup.posttraining import own_data, ppo, preferences, rows
+from groundup.posttraining import own_data, ppo, preferences, tokenize_rows
 from groundup.posttraining.answers import answer_loss, plain_prompt
 from groundup.posttraining.batches import asked_of, prompt_of, shown
 from groundup.posttraining.config import PpoConfig, PreferencesConfig, SftConfig
@@ -45,19 +45,19 @@ def policy(toy_decoder, toy_tokenizer):
 def test_only_the_answers_with_weight_are_learned(toy_tokenizer, learned):
     weights = iter(learned)
     row = {"messages": [one | ({"weight": next(weights)} if one["role"] == "assistant" else {}) for one in TURNS]}
-    ids, mask = rows.conversation(toy_tokenizer, row)
+    ids, mask = tokenize_rows.conversation(toy_tokenizer, row)
     expected = [token for text, weight in zip(("the file", "it"), learned, strict=True) if weight
                 for token in (*toy_tokenizer.encode(text), toy_tokenizer.message_end)]  # fmt: skip
     assert ids == render(toy_tokenizer, TURNS)[0] and [token for token, one in zip(ids, mask, strict=True) if one] == expected
-    assert rows.longest_answer((ids, mask)) == max(
+    assert tokenize_rows.longest_answer((ids, mask)) == max(
         len(toy_tokenizer.encode(text)) + 1 for text, weight in zip(("the file", "it"), learned, strict=True) if weight
     )
 
 
 def test_a_template_that_does_not_mark_an_answer_is_counted(toy_tokenizer, monkeypatch):
-    monkeypatch.setattr(rows, "render", lambda tokenizer, messages: ([1, 2, 3], [0, 0, 1]))
+    monkeypatch.setattr(tokenize_rows, "render", lambda tokenizer, messages: ([1, 2, 3], [0, 0, 1]))
     with pytest.raises(UserError, match="the chat template marks 1 of 2 answers"):
-        rows.conversation(toy_tokenizer, {"messages": [{**one, "weight": 1} if one is TURNS[-1] else
+        tokenize_rows.conversation(toy_tokenizer, {"messages": [{**one, "weight": 1} if one is TURNS[-1] else
                                                        {**one, "weight": 0} for one in TURNS]})  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def test_no_turn_is_lost_on_the_way_to_preferences(policy, toy_tokenizer, monkey
     assert [event["prompt"] for event in log] == [TURNS[:-1], "what"]
     for found in pairs:
         assert found["prompt"] in (TURNS[:-1], TURNS[1:2])
-        (ids, _), *_ = rows.pair(toy_tokenizer, found)
+        (ids, _), *_ = tokenize_rows.pair(toy_tokenizer, found)
         prompt = render(toy_tokenizer, found["prompt"], add_generation_prompt=True)[0]
         assert ids[: len(prompt)] == prompt
     assert len(pairs) == 2
@@ -128,7 +128,7 @@ def test_ppo_asks_with_the_whole_history(policy, toy_tokenizer, tmp_path, monkey
 
 @torch.no_grad()
 def test_the_loss_of_answers_is_the_mean_over_all_their_tokens(policy, toy_tokenizer):
-    some = [rows.conversation(toy_tokenizer, {"messages": messages}) for messages in (TURNS, TURNS[1:3])]
+    some = [tokenize_rows.conversation(toy_tokenizer, {"messages": messages}) for messages in (TURNS, TURNS[1:3])]
     nats = []
     for ids, mask in some:
         logp = policy(torch.tensor([ids[:-1]])).log_softmax(-1)[0]

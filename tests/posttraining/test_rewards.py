@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from groundup.core.errors import UserError
 from groundup.core.files import write_json
 from groundup.model import folder
-from groundup.posttraining import programs
+from groundup.posttraining import reward_functions
 from groundup.posttraining.batches import prompt_of, row_of
 from groundup.posttraining.reward import from_policy, score_rows
 from groundup.posttraining.reward_files import files_of, kind_of
@@ -146,22 +146,22 @@ def test_programs_that_are_shipped(toy_tokenizer, prompts, answers):
 def test_arithmetic():
     questions = asked("What is 12 + 7?", "3 * (4 + 5) =", "1 / 3 + 1/6", "now -2.5 * 4.", "hello", "1 / 0", "((1 + 2)", "7 - 9")
     answers = ["19", "It is 27.", "0.5", "-10", "5", "0", "3", "The answer is -2, since 7 - 9 = -2."]
-    assert programs.arithmetic(questions, answers) == [1, 1, 1, 1, 0, 0, 0, 1]
+    assert reward_functions.arithmetic(questions, answers) == [1, 1, 1, 1, 0, 0, 0, 1]
     wrong = ["12 + 7 = 20", "", "one half", "10", "5", "", "", "2"]
-    assert programs.arithmetic(questions, wrong) == [0] * 8
-    assert programs.arithmetic(asked("900 + 100"), ["1,000"]) == [1]
+    assert reward_functions.arithmetic(questions, wrong) == [0] * 8
+    assert reward_functions.arithmetic(asked("900 + 100"), ["1,000"]) == [1]
 
 
 @given(st.integers(-999, 999), st.sampled_from("+-*"), st.integers(0, 999), st.sampled_from("+-*"), st.integers(0, 999))
 def test_arithmetic_has_the_values_of_python(one, first, two, second, three):
     expression = f"{one} {first} {two}{second}{three}"
-    assert programs.value_of(f"Tell me: {expression}?") == eval(expression)
+    assert reward_functions.value_of(f"Tell me: {expression}?") == eval(expression)
 
 
 @given(st.text(alphabet="0123456789+-*/() .,a", max_size=200))
 def test_any_question_has_a_value_or_none(text):
-    programs.value_of(text)
-    programs.last_number(text)
+    reward_functions.value_of(text)
+    reward_functions.last_number(text)
 
 
 @pytest.fixture(scope="module")

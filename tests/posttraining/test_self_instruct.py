@@ -20,10 +20,19 @@ from groundup.core import openai_address
 from groundup.core.errors import UserError
 from groundup.data.contracts import read_conversations
 from groundup.model import folder as folders
+from groundup.posttraining.completion_clients import (
+    CUT,
+    REFUSED,
+    STOPPED,
+    AnswerLog,
+    Ask,
+    Completion,
+    ServedClient,
+    open_client,
+)
 from groundup.posttraining.rouge import common, score, tokens
-from groundup.posttraining.self_instruct import Settings, read_seeds, self_instruct
+from groundup.posttraining.self_instruct import SelfInstructSettings, read_seeds, self_instruct
 from groundup.posttraining.task_prompts import Instance, read_instances, read_instructions, says_yes
-from groundup.posttraining.writers import CUT, REFUSED, STOPPED, Answer, AnswerLog, Ask, ServedWriter, open_writer
 
 PARTS = ["Input:", "Output:", "Class label: ", "Example 2\n", "\n", "10. ", "a", "ä\0", "\ufffd", ":"]
 WORDS = [f"{a}{b}" for a in ("ba", "ke", "lo", "mi", "nu", "ra", "so", "ti") for b in ("bar", "den", "gol", "kim", "pen", "tas")]
@@ -197,14 +206,14 @@ def test_two_hundred_of_twenty_killed_and_resumed(environment, groundup_here, tm
 
     with Server() as server:  # the same answers give the same bytes, whoever was killed
         fresh = tmp_path / "fresh"
-        self_instruct(ServedWriter(server.address, False), fresh, Settings(at_once=16), seeds)
+        self_instruct(ServedClient(server.address, False), fresh, SelfInstructSettings(at_once=16), seeds)
     for name in ("conversations.jsonl", "instructions.jsonl"):
         assert (fresh / name).read_bytes() == (out / name).read_bytes()
 
 
 def test_chat_servers_are_asked_as_such(tmp_path):
     with Server(trouble=False) as server:
-        found = self_instruct(ServedWriter(server.address, chat=True), tmp_path, Settings(count=5))
+        found = self_instruct(ServedClient(server.address, chat=True), tmp_path, SelfInstructSettings(count=5))
         assert all(set(content) >= {"messages"} and "prompt" not in content for content in server.seen)
     assert found["instructions"] == 5
 
@@ -216,15 +225,15 @@ def test_one_of_our_folders(toy_decoder, toy_tokenizer, tmp_path):
     asks = [Ask(prompt, 12, ("\n",), 1.0, seed=seed) for seed, prompt in enumerate(["what does", "it returns", "what does"])]
     found = []
     for at_once in (1, 3):
-        with open_writer(str(tmp_path / "m"), False, at_once) as writer:
-            found.append(AnswerLog(tmp_path / f"{at_once}.jsonl", writer, at_once).ask(asks))
+        with open_client(str(tmp_path / "m"), False, at_once) as client:
+            found.append(AnswerLog(tmp_path / f"{at_once}.jsonl", client, at_once).ask(asks))
     assert found[0] == found[1] and found[0][0] != found[0][2]
     assert all("\n" not in one.text and one.prompt_tokens and 0 < one.answer_tokens <= 12 for one in found[0])
-    with open_writer(str(tmp_path / "m"), True, 2) as writer:
-        assert writer(asks[0]).prompt_tokens > found[0][0].prompt_tokens  # in the chat template
-        assert writer(Ask("path " * 300, 12, ())).end == REFUSED
+    with open_client(str(tmp_path / "m"), True, 2) as client:
+        assert client(asks[0]).prompt_tokens > found[0][0].prompt_tokens  # in the chat template
+        assert client(Ask("path " * 300, 12, ())).end == REFUSED
         with pytest.raises(UserError, match=r"no conversation came of|every request is refused"):
-            self_instruct(writer, tmp_path / "out", Settings(count=2, max_tokens=4, shown=1))
+            self_instruct(client, tmp_path / "out", SelfInstructSettings(count=2, max_tokens=4, shown=1))
 
 
 class Stubborn:
@@ -241,35 +250,35 @@ class Stubborn:
 
 
 def test_a_model_without_ideas_comes_to_an_end(tmp_path, caplog):
-    ideas = [Answer(" Name a word that rhymes with another\n", STOPPED)] * 55
-    writer = Stubborn(*ideas, Answer("No", STOPPED), Answer("Output: hand", STOPPED))
-    found = self_instruct(writer, tmp_path, Settings(count=3, at_once=1))
-    assert (found["instructions"], found["conversations"]) == (1, 1) and writer.asked < 70
+    ideas = [Completion(" Name a word that rhymes with another\n", STOPPED)] * 55
+    client = Stubborn(*ideas, Completion("No", STOPPED), Completion("Output: hand", STOPPED))
+    found = self_instruct(client, tmp_path, SelfInstructSettings(count=3, at_once=1))
+    assert (found["instructions"], found["conversations"]) == (1, 1) and client.asked < 70
     assert "1 instructions instead of 3" in caplog.text
     with pytest.raises(UserError, match="no conversation came of 50 requests; dead ends: empty answer: 50"):
-        self_instruct(Stubborn(Answer("", STOPPED)), tmp_path / "b", Settings(count=3))
+        self_instruct(Stubborn(Completion("", STOPPED)), tmp_path / "b", SelfInstructSettings(count=3))
 
 
 def test_what_every_request_is_refused_for_is_said_and_not_kept(tmp_path):
     with pytest.raises(UserError, match="every request is refused: too long"):
-        self_instruct(Stubborn(Answer("too long", REFUSED)), tmp_path, Settings())
+        self_instruct(Stubborn(Completion("too long", REFUSED)), tmp_path, SelfInstructSettings())
     assert not (tmp_path / "answers.jsonl").exists()
 
 
 def test_answers_before_trouble_are_kept_and_damaged_ones_are_not_believed(tmp_path):
     path, asks = tmp_path / "answers.jsonl", [Ask(text, 3, ()) for text in "abc"]
-    first = Stubborn(Answer("x", STOPPED))
+    first = Stubborn(Completion("x", STOPPED))
     AnswerLog(path, first, 2).ask(asks[:2])
     with pytest.raises(UserError, match="no answer"):
         AnswerLog(path, Stubborn(), 1).ask(asks)
     path.write_bytes(path.read_bytes().replace(b'"text": "x"', b'"text": "y"', 1).removesuffix(b"\n"))
-    second = Stubborn(Answer("z", STOPPED))
+    second = Stubborn(Completion("z", STOPPED))
     assert [one.text for one in AnswerLog(path, second, 1).ask(asks)] == ["z", "x", "z"]
     assert second.asked == 2 and path.read_bytes().count(b"\n") == 3
 
 
 def read(text, classification=False, end=STOPPED):
-    return read_instances(Answer(text, end), "Do it.", classification)
+    return read_instances(Completion(text, end), "Do it.", classification)
 
 
 def test_instances():
@@ -288,11 +297,11 @@ def test_instances():
 
 def test_instructions():
     text = " name three NASA missions of the year.\n10) Sing.\n11. write a program to add two numbers\n12. What is the"
-    good, ends = read_instructions(Answer(text, CUT))
+    good, ends = read_instructions(Completion(text, CUT))
     assert good == ["Name three NASA missions of the year."]
     assert Counter(ends) == Counter(["too short", "write a program", "cut at the longest answer"])
-    assert read_instructions(Answer("1. 给出三个保持健康的建议", STOPPED))[0] == ["给出三个保持健康的建议"]
-    assert [says_yes(Answer(text, STOPPED)) for text in (" Yes.", "no", "Yesterday", "")] == [True, False, None, None]
+    assert read_instructions(Completion("1. 给出三个保持健康的建议", STOPPED))[0] == ["给出三个保持健康的建议"]
+    assert [says_yes(Completion(text, STOPPED)) for text in (" Yes.", "no", "Yesterday", "")] == [True, False, None, None]
 
 
 @settings(max_examples=60)
@@ -301,7 +310,7 @@ def test_instructions():
     st.lists(st.sampled_from(PARTS)).map("".join) | st.text(), st.sampled_from([STOPPED, CUT, REFUSED])
 )
 def test_any_answer_is_read(text, end):
-    given = Answer(text, end)
+    given = Completion(text, end)
     good, ends = read_instructions(given)
     assert good or ends
     for classification in (False, True):
@@ -339,9 +348,9 @@ def test_bad_seeds_among_good_ones_are_said(tmp_path, caplog):
 
 @pytest.mark.parametrize("found", [{}, {"choices": [{}]}, {"choices": [{"text": 3}]}, {"choices": "x"}])
 def test_an_answer_that_is_none_is_one_line(found, monkeypatch):
-    writer = ServedWriter("http://127.0.0.1:9/v1#m", False)
-    monkeypatch.setattr(writer, "asked", lambda *_: found)
+    client = ServedClient("http://127.0.0.1:9/v1#m", False)
+    monkeypatch.setattr(client, "asked", lambda *_: found)
     with pytest.raises(UserError, match="an answer without text"):
-        writer(Ask("a", 1, ()))
-    monkeypatch.setattr(writer, "asked", lambda *_: {"choices": [{"text": "\ud800"}], "usage": {"prompt_tokens": "many"}})
-    assert writer(Ask("a", 1, ())) == Answer("\ufffd", STOPPED)
+        client(Ask("a", 1, ()))
+    monkeypatch.setattr(client, "asked", lambda *_: {"choices": [{"text": "\ud800"}], "usage": {"prompt_tokens": "many"}})
+    assert client(Ask("a", 1, ())) == Completion("\ufffd", STOPPED)

@@ -12,8 +12,8 @@ from groundup.generation.engine import Sampling
 from groundup.posttraining import sft
 from groundup.posttraining.answers import answer
 from groundup.posttraining.config import SftConfig
-from groundup.posttraining.rows import conversation
 from groundup.posttraining.sft import compare_with_base, train
+from groundup.posttraining.tokenize_rows import conversation
 from groundup.tokenizer.chat import render
 from groundup.training import loop
 from groundup.training.runtime import Runtime

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from groundup.core.text import printable
 from groundup.posttraining import show
-from groundup.posttraining.rows import conversation
+from groundup.posttraining.tokenize_rows import conversation
 from groundup.tokenizer.tokenizer import Tokenizer
 
 TURNS = [("user", "what"), ("assistant", "the\npath"), ("user", "and 漢"), ("assistant", "it")]

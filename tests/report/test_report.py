@@ -20,7 +20,7 @@ from groundup.core.seals import read_sealed, write_sealed
 from groundup.pipeline import recipe as recipes
 from groundup.pipeline.steps import STANDARD
 from groundup.report import report, words
-from groundup.report.made import Made
+from groundup.report.run_results import RunResults
 from groundup.report.sections import SECTIONS, origin
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests are imported by path
@@ -96,7 +96,7 @@ def test_the_recipe_beside_the_page_is_the_one_of_the_run(run, text):
 @pytest.mark.parametrize("last", ["corpus", "base", "sft", "ppo"])
 def test_what_to_try_next_are_commands_that_there_are(run, last):
     kept = {name: run[name] for name in list(run)[: list(run).index(last) + 1]}
-    found = origin.commands(Made(RECIPE.model_dump(), kept, run["corpus"].parent / "report"))
+    found = origin.commands(RunResults(RECIPE.model_dump(), kept, run["corpus"].parent / "report"))
     assert len({what for what, _ in found}) == len(found) >= 2
     for _, command in found:
         program, *words = shlex.split(command)

@@ -4,9 +4,9 @@ from hypothesis import strategies as st
 
 from groundup.core.cost import cost as cost_of
 from groundup.model.flops import training_flops
-from groundup.scaling import cost
+from groundup.scaling.training_cost import LLAMA3_405B, THRESHOLDS_FLOP
 
-LLAMA = cost.LLAMA3_405B
+LLAMA = LLAMA3_405B
 
 
 def test_six_n_d_gives_the_flop_that_llama_3_reports():
@@ -34,8 +34,8 @@ def test_the_lecture_s_figures_agree_with_each_other():
 
 
 def test_llama_3_is_below_the_american_threshold_and_above_the_european():
-    assert LLAMA["flop"] < cost.THRESHOLDS_FLOP["US Executive Order 14110"] == 1e26
-    assert LLAMA["flop"] > cost.THRESHOLDS_FLOP["EU AI Act, Article 51"]
+    assert LLAMA["flop"] < THRESHOLDS_FLOP["US Executive Order 14110"] == 1e26
+    assert LLAMA["flop"] > THRESHOLDS_FLOP["EU AI Act, Article 51"]
 
 
 @given(st.floats(0, 1e7), st.floats(0, 1e6), st.floats(0, 1e3), st.floats(0, 1e3))

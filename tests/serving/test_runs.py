@@ -18,7 +18,7 @@ from groundup.core.errors import UserError
 from groundup.core.seals import MANIFEST, write_sealed
 from groundup.serving.api import create_app
 from groundup.serving.protocol import RequestError
-from groundup.serving.runs import MOST_CURVES, POINTS, Curves, Runs
+from groundup.serving.runs import MOST_CURVES, POINTS, Curves, RunFolders
 from groundup.serving.serve import serve
 from groundup.serving.watching import Board
 
@@ -55,7 +55,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def client(folder):
-    return TestClient(create_app({}, runs=Runs(folder)), base_url="http://127.0.0.1")
+    return TestClient(create_app({}, runs=RunFolders(folder)), base_url="http://127.0.0.1")
 
 
 def get(client, path, **query):
@@ -134,7 +134,7 @@ def linked(tmp_path_factory):
     (base / "runs" / "link").symlink_to(base / "secret")
     (base / "runs" / "one" / "link").symlink_to(base / "secret")
     (base / "runs" / "one" / "base" / "training" / "samples.jsonl").symlink_to(base / "secret" / "training" / "metrics.jsonl")
-    return Runs(base / "runs")
+    return RunFolders(base / "runs")
 
 
 @settings(max_examples=50)
@@ -167,7 +167,7 @@ def test_whatever_a_run_holds_is_answered(tmp_path_factory, lines, manifest, nam
     (base / "one" / "a" / "training" / "samples.jsonl").write_bytes(b"\n".join([*lines, b""]))
     (base / "one" / "log.txt").write_bytes(b"\n".join(lines))
     write_sealed(base / "one" / "b" / MANIFEST, manifest)
-    runs = Runs(base)
+    runs = RunFolders(base)
     JSONResponse([runs.list(), runs.one("one")])
     for step in ("a", "b", name):
         for found in (lambda step=step: runs.curves("one", step, ""), lambda step=step: runs.samples("one", step)):
@@ -193,14 +193,14 @@ def test_samples_of_a_step_and_of_a_policy_at_work(client, folder):
 
 
 def test_a_run_or_a_step_alone_and_damage(tmp_path, folder):
-    assert [one["run"] for one in Runs(folder / "one").list()["runs"]] == ["one"]
+    assert [one["run"] for one in RunFolders(folder / "one").list()["runs"]] == ["one"]
     finish(tmp_path / "reward", loss=0.5)
-    alone = Runs(tmp_path / "reward")
+    alone = RunFolders(tmp_path / "reward")
     assert alone.one("reward")["steps"][0]["results"] == {"loss": "0.5"}
     (tmp_path / "reward" / MANIFEST).write_text("{}")
     assert alone.one("reward")["steps"][0]["state"] == "damaged"
     with pytest.raises(UserError, match="no folder of runs"):
-        Runs(tmp_path / "none")
+        RunFolders(tmp_path / "none")
 
 
 def test_a_leaderboard_is_read_again_when_it_has_changed(tmp_path):
@@ -220,7 +220,7 @@ def test_a_leaderboard_is_read_again_when_it_has_changed(tmp_path):
 
 def test_pages_are_those_of_what_is_given_and_data_wants_the_key(folder, tmp_path):
     write_rows(tmp_path / "board.jsonl", [ROW])
-    app = create_app({}, key="secret", runs=Runs(folder), board=Board(tmp_path / "board.jsonl"))
+    app = create_app({}, key="secret", runs=RunFolders(folder), board=Board(tmp_path / "board.jsonl"))
     client = TestClient(app, base_url="http://127.0.0.1")
     assert client.get("/", follow_redirects=False).headers["location"] == "runs"
     for path in ("/runs", "/leaderboard"):
@@ -233,7 +233,7 @@ def test_pages_are_those_of_what_is_given_and_data_wants_the_key(folder, tmp_pat
         assert client.get(path, headers={"authorization": "Bearer secret"}).status_code == 200
         assert client.get(path, headers={"host": "evil.example"}).status_code == 403
         assert client.get(path, headers={"sec-fetch-site": "cross-site"}).status_code == 403
-    alone = TestClient(create_app({}, runs=Runs(folder)), base_url="http://127.0.0.1")
+    alone = TestClient(create_app({}, runs=RunFolders(folder)), base_url="http://127.0.0.1")
     assert "<nav></nav>" in alone.get("/runs").text and alone.get("/leaderboard").status_code == 404
     refused = alone.post("/tokenize", json={"prompt": "a"})
     assert refused.status_code == 404 and "served here: none" in refused.json()["error"]["message"]
@@ -257,7 +257,7 @@ def test_the_page_of_a_run_goes_on_with_it(page, folder, listening):
     write_rows(folder / "one" / "sft" / "training" / "samples.jsonl", [{"question": MARKUP, "answer": "an answer"}])
     write_rows(folder / "one" / "sft" / "training" / "metrics.jsonl", [{"step": 0, "loss": 1.0, MARKUP: 2.0}])
     finish(folder / "one" / "sft", note=MARKUP)
-    with listening({}, runs=Runs(folder)) as address:
+    with listening({}, runs=RunFolders(folder)) as address:
         page.goto(f"{address}/runs")
         page.wait_for_selector("text=base: 3 steps")  # the step at work is shown, whatever was written last
         assert "step 6 of 13" in page.inner_text("#position") and page.inner_text("figcaption") == "loss\n3 at 2"

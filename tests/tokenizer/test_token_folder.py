@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.data.rows import Refused
+from groundup.data.readers import Refused
 from groundup.data.token_files import TokenFile
 from groundup.tokenizer import documents, token_folder
 

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from groundup.core.errors import UserError
-from groundup.data import rows
+from groundup.data import readers
 from groundup.data.token_files import TokenFile
 from groundup.tokenizer import documents, encode, train
 from groundup.tokenizer.bpe import train as merges_of
@@ -43,8 +43,8 @@ def read_all(path, split=None):
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     monkeypatch.setattr(documents, "SHARD_BYTES", 700)
-    monkeypatch.setattr(rows, "BATCH_BYTES", 300)
-    monkeypatch.setattr(rows, "BATCH_ROWS", 4)
+    monkeypatch.setattr(readers, "BATCH_BYTES", 300)
+    monkeypatch.setattr(readers, "BATCH_ROWS", 4)
 
 
 def tokenizer_files(folder):

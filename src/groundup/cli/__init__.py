@@ -200,10 +200,10 @@ def train_reader(
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the start and of the order.")] = 0,
 ) -> None:
     """Train what `groundup ask` answers with, on questions about texts. A killed one continues."""
-    from groundup.encoder.question_answering import Settings
+    from groundup.encoder.question_answering import ReaderSettings
     from groundup.encoder.train_reader import train_reader as train
 
-    settings = Settings(depth, length, batch, practice_steps if texts else 0, steps)
+    settings = ReaderSettings(depth, length, batch, practice_steps if texts else 0, steps)
     result(train(questions, out, texts or [], tokenizer, vocabulary, settings, seed))
 
 

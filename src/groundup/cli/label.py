@@ -81,9 +81,9 @@ def make_pairs(
 ) -> None:
     """Have two models answer each prompt: the pairs that people then label."""
     store, changes = _made(out, guidelines, overlap, gold_every, order, lease, cost)
-    from groundup.labelling.make import make
+    from groundup.labelling.generate_pairs import generate_pairs
 
-    result({"out": store.shown} | make(store, (model_a, model_b), prompts, max_tokens, temperature, seed, changes))
+    result({"out": store.shown} | generate_pairs(store, (model_a, model_b), prompts, max_tokens, temperature, seed, changes))
 
 
 @label.command("import")
@@ -101,9 +101,9 @@ def bring(
 ) -> None:
     """Add pairs of your own, and judgements that were made elsewhere, to a project."""
     store, changes = _made(out, guidelines, overlap, gold_every, order, lease, cost)
-    from groundup.labelling.given import bring_files
+    from groundup.labelling.import_pairs import import_files
 
-    result({"out": store.shown} | bring_files(store, files, gold, disagreement, changes))
+    result({"out": store.shown} | import_files(store, files, gold, disagreement, changes))
 
 
 @label.command()

@@ -103,18 +103,18 @@ def bill(
     years: Annotated[float, typer.Option(min=0, max=100, callback=finite, help="Of the staff.")] = 1.0,
 ) -> None:
     """GPU hours, dollars, staff, energy and carbon of a training, with each assumption, and the laws about its size."""
-    from groundup.scaling import bill as bills
+    from groundup.scaling import training_cost
 
     if sum((run is not None, flop is not None, llama3)) != 1:
         raise typer.BadParameter("give one of a run folder, --flop and --llama3")
     if llama3:
-        sheet = bills.llama3()
+        sheet = training_cost.llama3()
     elif run is not None:
-        sheet = bills.of_run(run, watts, 0.1 if price is None else price, grams)
+        sheet = training_cost.of_run(run, watts, 0.1 if price is None else price, grams)
     else:
         assert flop is not None
-        sheet = bills.bill(flop, gpu, gpus, utilisation, price, grams, overhead, staff, salary, years)
-    print(printable(bills.shown(sheet)), file=sys.stderr)
+        sheet = training_cost.bill(flop, gpu, gpus, utilisation, price, grams, overhead, staff, salary, years)
+    print(printable(training_cost.shown(sheet)), file=sys.stderr)
     result(sheet)
 
 

@@ -31,10 +31,10 @@ def self_instruct(
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of what is drawn and sampled.")] = 0,
 ) -> None:
     """Write conversations with a language model, from a few seed tasks (self-instruct). Run the same command again to resume."""
-    from groundup.posttraining.self_instruct import Settings
+    from groundup.posttraining.completion_clients import open_client
+    from groundup.posttraining.self_instruct import SelfInstructSettings
     from groundup.posttraining.self_instruct import self_instruct as write
-    from groundup.posttraining.writers import open_writer
 
-    settings = Settings(count, shown, max_tokens, seed, at_once, input_price, output_price)
-    with open_writer(model, chat, at_once) as writer:
-        result(write(writer, out, settings, seeds))
+    settings = SelfInstructSettings(count, shown, max_tokens, seed, at_once, input_price, output_price)
+    with open_client(model, chat, at_once) as client:
+        result(write(client, out, settings, seeds))

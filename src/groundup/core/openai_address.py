@@ -23,7 +23,7 @@ LARGEST = 1 << 28  # bytes of an answer
 TOO_MUCH = (400, 413, 422)  # of a request that is refused for what it holds, such as too many tokens
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A request that this server will never answer."""
 
 
@@ -48,7 +48,7 @@ class OpenAIAddress:
     def asked(self, path: str, content: dict[str, Any] | None) -> dict[str, Any]:
         """The server's answer. What passes, such as too many requests, is tried again, with longer and longer waits.
 
-        Raises Refused for a request that is refused for what it holds; UserError where there is no answer that can be read.
+        Raises RequestRefused for a request that is refused for what it holds, UserError where there is no answer to read.
         """
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get("OPENAI_API_KEY"):
@@ -64,7 +64,7 @@ class OpenAIAddress:
             except urllib.error.HTTPError as error:
                 said = f"{error.code} {_message(error)}"
                 if error.code in TOO_MUCH:
-                    raise Refused(said) from None
+                    raise RequestRefused(said) from None
                 if error.code not in (408, 409, 429) and error.code < 500:
                     raise UserError(f"{self.address}{path}: the server answers {said}"[:300]) from None
                 asked = error.headers.get("Retry-After")

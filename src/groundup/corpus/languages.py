@@ -26,7 +26,7 @@ REFUSED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\uf
 LEAST_LETTERS = 40  # of a paragraph whose language is told by itself: of 20 English ones every tenth is taken for another's
 
 
-class Found(NamedTuple):
+class DetectedLanguage(NamedTuple):
     """`score`: 0..1, the share of the text that is in the language, halved where that is not sure. `share`: of the letters in
     paragraphs that are long enough to tell, those in paragraphs of the language; 1 where there are none."""
 
@@ -62,7 +62,7 @@ def identify(text: str, wanted: Sequence[str] = ()) -> tuple[str, float]:
     return _as_wanted(CODES.get(code, code.partition("-")[0]), text, wanted), share / 100 * (1 if reliable else UNSURE)
 
 
-def of_document(text: str, wanted: Sequence[str] = ()) -> Found:
+def of_document(text: str, wanted: Sequence[str] = ()) -> DetectedLanguage:
     """The language of a text, and how much of it is."""
     language, score = identify(text, wanted)
     letters: Counter[bool] = Counter()
@@ -70,7 +70,7 @@ def of_document(text: str, wanted: Sequence[str] = ()) -> Found:
         if len(paragraph) >= LEAST_LETTERS:
             found, sure = identify(paragraph, wanted)
             letters[found == language] += len(paragraph) if sure > UNSURE else 0
-    return Found(language, score, letters[True] / letters.total() if letters.total() else 1.0)
+    return DetectedLanguage(language, score, letters[True] / letters.total() if letters.total() else 1.0)
 
 
 def _as_wanted(language: str, text: str, wanted: Sequence[str]) -> str:

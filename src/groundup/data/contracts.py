@@ -18,7 +18,7 @@ from groundup.data.conversations import Conversation, conversation_of, format_of
 from groundup.data.kinds import ROWS, files_of, kind_of
 from groundup.data.messages import BadRow, Message
 from groundup.data.preferences import Preference, preference_format_of, preference_of, prompt_of
-from groundup.data.rows import Refused, csv_rows, records, well_formed
+from groundup.data.readers import Refused, csv_rows, records, well_formed
 
 MAX_ROW_BYTES = 16 << 20  # 4 million tokens; no context is as long
 HELD_OUT = 0.1  # of the prompts

@@ -15,7 +15,7 @@ from groundup.data.conversations import Conversation, columns_of, conversation_o
 from groundup.data.kinds import PACKED, has_ending
 from groundup.data.messages import BadRow
 from groundup.data.preferences import Preference, preference_format_of, preference_of
-from groundup.data.rows import Refused
+from groundup.data.readers import Refused
 
 
 def convert(files: Sequence[Path], out: Path) -> dict[str, Any]:

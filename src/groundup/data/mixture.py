@@ -13,7 +13,7 @@ from groundup.core.errors import UserError
 
 
 @dataclass(frozen=True)
-class Plan:
+class MixturePlan:
     tokens: dict[str, int]  # to draw, by domain
     repeats: dict[str, float]  # drawn / available
     shares: dict[str, float]  # realised shares of the tokens drawn
@@ -21,7 +21,7 @@ class Plan:
     missing: int  # tokens of the budget that no domain can give within the cap
 
 
-def plan(tokens_by_domain: dict[str, int], weights: dict[str, float], budget: int, max_repeats: float) -> Plan:
+def plan(tokens_by_domain: dict[str, int], weights: dict[str, float], budget: int, max_repeats: float) -> MixturePlan:
     """Split `budget` tokens over the domains, in proportion to `weights`; without weights, to the tokens there are.
 
     With weights, a domain that they leave out is not drawn from.
@@ -47,7 +47,7 @@ def plan(tokens_by_domain: dict[str, int], weights: dict[str, float], budget: in
             drawn |= _whole(given, left, limits)
             break
     total = max(1, sum(drawn.values()))
-    return Plan(
+    return MixturePlan(
         tokens={domain: drawn.get(domain, 0) for domain in available},
         repeats={domain: drawn.get(domain, 0) / available[domain] for domain in available},
         shares={domain: drawn.get(domain, 0) / total for domain in available},
@@ -65,7 +65,7 @@ def _whole(given: dict[str, float], total: int, limits: dict[str, int]) -> dict[
     return whole
 
 
-def report(plan: Plan) -> dict[str, Any]:
+def report(plan: MixturePlan) -> dict[str, Any]:
     """The realised mix, for people and JSON."""
     return {
         "domains": {

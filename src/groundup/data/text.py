@@ -6,7 +6,7 @@ from groundup.core.errors import UserError
 from groundup.core.plain_files import open_plain
 from groundup.data import streams
 from groundup.data.kinds import kind_of
-from groundup.data.rows import DAMAGE, MAX_TEXT_BYTES
+from groundup.data.readers import DAMAGE, MAX_TEXT_BYTES
 
 
 def read_whole(path: Path) -> str:

@@ -43,7 +43,7 @@ LONGEST_ANSWER = 30  # tokens (BERT's)
 
 
 @dataclass(frozen=True)
-class Settings:
+class ReaderSettings:
     depth: int = 2
     length: int = 320  # tokens of a window
     batch: int = 32  # windows a step
@@ -53,7 +53,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Row:
+class LabelledWindow:
     window: Window
     first: int  # tokens of the window where the answer begins and ends; 0, [CLS], where it is not inside
     last: int
@@ -75,10 +75,11 @@ def fits(tokenizer: WordPiece, question: Question, length: int) -> bool:
     return len(tokenizer.encode(question.question)) <= length // 3
 
 
-def rows_of(tokenizer: WordPiece, question: Question, length: int) -> list[Row]:
+def rows_of(tokenizer: WordPiece, question: Question, length: int) -> list[LabelledWindow]:
     """The windows of a question, each with the place of the first right answer in it."""
     start, text = question.answers[0]
-    return [Row(window, *_span(window, start, start + len(text))) for window in windows_of(tokenizer, question, length)]
+    windows = windows_of(tokenizer, question, length)
+    return [LabelledWindow(window, *_span(window, start, start + len(text))) for window in windows]
 
 
 def _span(window: Window, start: int, end: int) -> tuple[int, int]:
@@ -144,7 +145,7 @@ def build(
     tokenizer: WordPiece,
     questions: Sequence[Question],
     practice: Sequence[str],
-    settings: Settings,
+    settings: ReaderSettings,
     device: Device,
     folder: Path,
     seed: int = 0,
@@ -166,7 +167,7 @@ def build(
     model.to(device.torch_device)
     practised = settings.practice_steps if practice else 0
 
-    def practice_rows(step: int, count: int) -> list[Row]:
+    def practice_rows(step: int, count: int) -> list[LabelledWindow]:
         numbers = range(step * settings.batch, step * settings.batch + count)
         made = [cloze(practice[number % len(practice)], (seed, number)) for number in numbers]
         asked = [question for question in made if question and fits(tokenizer, question, settings.length)]
@@ -183,7 +184,7 @@ def build(
                 progress.advance()
         share = settings.batch // 2 if practised else settings.batch
 
-        def rows(step: int) -> list[Row]:
+        def rows(step: int) -> list[LabelledWindow]:
             chosen = [every[index] for index in chosen_rows(step, share, len(every), seed)]
             # Half a step still practises: real questions alone are soon known by heart.
             return chosen + (practice_rows(practised + step, settings.batch - share) if practised else [])
@@ -196,7 +197,7 @@ def build(
 
 
 def _train(
-    model: SpanReader, rows: Callable[[int], list[Row]], steps: int, rate: float, device: Device, folder: Path
+    model: SpanReader, rows: Callable[[int], list[LabelledWindow]], steps: int, rate: float, device: Device, folder: Path
 ) -> None:
     def batches(step: int) -> list[Batch]:
         chosen = sorted(rows(step), key=lambda row: len(row.window.ids))

@@ -13,10 +13,10 @@ from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.files import digest
 from groundup.core.seals import read_sealed, write_sealed
-from groundup.data.rows import Refused
+from groundup.data.readers import Refused
 from groundup.encoder import squad
 from groundup.encoder.cloze_questions import paragraphs
-from groundup.encoder.question_answering import Settings, answer, build, fits
+from groundup.encoder.question_answering import ReaderSettings, answer, build, fits
 from groundup.encoder.squad import Question
 from groundup.tokenizer import documents, load
 from groundup.tokenizer.wordpiece import WordPiece, count_words, train
@@ -29,7 +29,7 @@ PRACTICE_MB = 64  # of text; practice reads some thousand paragraphs
 
 
 def train_reader(
-    files: Sequence[Path], out: Path, texts: Sequence[Path], tokenizer: Path | None, vocabulary: int, settings: Settings,
+    files: Sequence[Path], out: Path, texts: Sequence[Path], tokenizer: Path | None, vocabulary: int, settings: ReaderSettings,
     seed: int,
 ) -> dict[str, Any]:  # fmt: skip
     """Train a reader on SQuAD files, with questions made of `texts` to practise on, into folder `out`; returns how well.

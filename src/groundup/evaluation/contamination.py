@@ -26,8 +26,8 @@ from groundup.core.words import split
 from groundup.corpus.dedup import contamination as ngrams
 from groundup.data.kinds import kind_of
 from groundup.data.messages import BadRow
-from groundup.data.rows import Refused, texts
-from groundup.evaluation.models import Model
+from groundup.data.readers import Refused, texts
+from groundup.evaluation.models import EvaluatedModel
 from groundup.evaluation.open_model import open_model
 from groundup.evaluation.tasks import Task, load, open_task, rows_of
 from groundup.tokenizer import documents
@@ -196,7 +196,7 @@ def _without_numbers(values: list[str], groups: np.ndarray) -> tuple[list[str], 
 
 
 def order_test(
-    model: Model, ordered: Ordered, shards: int = SHARDS, permutations: int = PERMUTATIONS, seed: int = 0
+    model: EvaluatedModel, ordered: Ordered, shards: int = SHARDS, permutations: int = PERMUTATIONS, seed: int = 0
 ) -> dict[str, Any]:
     """{"p", "t", "shards", "examples", "permutations", "nats_a_shard", and what was cut, left out and grouped}.
 

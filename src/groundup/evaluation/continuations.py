@@ -38,7 +38,7 @@ BATCH_TOKENS = 2048  # of rows together, padding included: what is in between th
 LONGEST_ROW = 2048  # tokens with branches: attention of a row costs their square
 
 
-class Request(NamedTuple):
+class ScoringRequest(NamedTuple):
     """`ids`: context and continuation; those from `start` on are scored. The model is asked for none before."""
 
     ids: tuple[int, ...]
@@ -67,7 +67,7 @@ class _Row:
 
 @torch.inference_mode()
 def score(
-    model: LanguageModel, requests: Sequence[Request], batch_size: int = 64, steps: Steps | None = None
+    model: LanguageModel, requests: Sequence[ScoringRequest], batch_size: int = 64, steps: Steps | None = None
 ) -> list[Scored]:
     """Each request's result, in their order. At most `batch_size` rows are computed at once. `steps`: `steps_of(model)`, where
     it is asked several times.
@@ -93,7 +93,7 @@ def score(
     return [one for one in found if one is not None]
 
 
-def _groups(requests: Sequence[Request], shares: bool) -> Iterator[tuple[list[int], int]]:
+def _groups(requests: Sequence[ScoringRequest], shares: bool) -> Iterator[tuple[list[int], int]]:
     """Numbers of requests that have so many tokens in common: sorted, so that those alike are neighbours."""
     keys = [np.asarray(ids, ">u4").tobytes() for ids, _ in requests]
     order = sorted(range(len(requests)), key=lambda number: (keys[number], number))
@@ -133,7 +133,7 @@ def _common(one: bytes, other: bytes) -> int:
     return low
 
 
-def _rows(requests: Sequence[Request], numbers: Sequence[int], length: int, shares: bool) -> Iterator[_Row]:
+def _rows(requests: Sequence[ScoringRequest], numbers: Sequence[int], length: int, shares: bool) -> Iterator[_Row]:
     """The group's requests without what all begin with; the last token of each is only predicted, so it is in no row."""
     row: _Row | None = None
     before: tuple[int, ...] = ()
@@ -346,7 +346,7 @@ def _by_hand(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, sees_all: boo
     return torch.exp(scores - norms[..., None]) @ v, norms
 
 
-def _collect(likelihoods: _Plain, requests: Sequence[Request], rows: list[_Row], found: list[Scored | None]) -> None:
+def _collect(likelihoods: _Plain, requests: Sequence[ScoringRequest], rows: list[_Row], found: list[Scored | None]) -> None:
     """Fill `found` with the results of the rows' requests."""
     wanted = [sorted({token for _, way in row.wanted for token in way}) for row in rows]
     tokens = ((number, token) for number, some in enumerate(wanted) for token in some)

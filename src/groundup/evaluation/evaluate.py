@@ -22,7 +22,7 @@ from groundup.core.errors import UserError
 from groundup.core.executor import pool
 from groundup.core.files import read_object, write_json
 from groundup.core.progress import Progress
-from groundup.evaluation import breakdown, efficiency, existence, metrics, robustness, toxicity
+from groundup.evaluation import breakdown, efficiency, hallucination, metrics, robustness, toxicity
 from groundup.evaluation.leaderboard import append, require_file, row_of
 from groundup.evaluation.models import FolderModel
 from groundup.evaluation.ngram_model import NGRAM, ORDER, beside
@@ -311,9 +311,9 @@ def summary(task: Task, examples: Examples, records: Sequence[Record]) -> dict[s
         return found | {"figures": toxicity.figures(scored, groups), "samples": task.settings.samples, "language": "en"}
     if task.settings.kind == "existence":
         return found | {
-            "figures": existence.figures(scored, groups),
-            "confidence": existence.confidence(scored),
-            "references": existence.made_up(scored, corpus_texts(task) if task.corpus else None),
+            "figures": hallucination.figures(scored, groups),
+            "confidence": hallucination.confidence(scored),
+            "references": hallucination.made_up(scored, corpus_texts(task) if task.corpus else None),
         }
     rights = [record["right"] for record in scored]
     found["accuracy"] = {"answer": _figure(rights, groups)}

@@ -36,7 +36,7 @@ SAID = 5  # lines that are none, named
 Name = Annotated[str, Field(max_length=1000)]
 
 
-class Row(BaseModel):
+class LeaderboardRow(BaseModel):
     """One model on one task. Keys that a later version adds are passed over."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
@@ -153,11 +153,11 @@ def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         raise UserError(f"{path}: another process has been writing to it for {PATIENCE:.0f} s; wait for it") from None
 
 
-def load(path: Path) -> tuple[list[Row], list[str]]:
+def load(path: Path) -> tuple[list[LeaderboardRow], list[str]]:
     """The rows, and what is said of lines that are none. Raises UserError for a missing file, and for one without a row."""
     with open_plain(path) as file:
         lines = file.read().split(b"\n")
-    rows: list[Row] = []
+    rows: list[LeaderboardRow] = []
     bad: list[str] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -165,7 +165,7 @@ def load(path: Path) -> tuple[list[Row], list[str]]:
         try:
             if len(line) > LONGEST:
                 raise ValueError(f"longer than {LONGEST:,} bytes")
-            rows.append(Row.model_validate_json(line))
+            rows.append(LeaderboardRow.model_validate_json(line))
         except ValidationError as error:
             first = error.errors()[0]
             torn = number == len(lines)
@@ -183,14 +183,14 @@ def load(path: Path) -> tuple[list[Row], list[str]]:
     return rows, said
 
 
-def standings(rows: Sequence[Row], folder: Path) -> list[dict[str, Any]]:
+def standings(rows: Sequence[LeaderboardRow], folder: Path) -> list[dict[str, Any]]:
     """By task, tables of rows that can be compared, the largest first: {"task", "tables": [{"rows", "why", ...}]}.
 
     Of a model that stands in a table twice the later row counts. `folder`: where the paths of records begin.
     """
     found = []
     for task in dict.fromkeys(row.task for row in rows):
-        sets: dict[tuple[Any, ...], dict[str, Row]] = {}
+        sets: dict[tuple[Any, ...], dict[str, LeaderboardRow]] = {}
         for row in rows:
             if row.task == task:
                 latest = sets.setdefault(row.comparable, {})
@@ -202,7 +202,7 @@ def standings(rows: Sequence[Row], folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _why(first: Row, other: Row) -> list[str]:
+def _why(first: LeaderboardRow, other: LeaderboardRow) -> list[str]:
     """Why two rows of one task cannot be compared; empty for two that can."""
     if first.comparable == other.comparable:
         return []
@@ -222,7 +222,7 @@ def _why(first: Row, other: Row) -> list[str]:
     return reasons
 
 
-def _ranked(rows: list[Row], folder: Path) -> dict[str, Any]:
+def _ranked(rows: list[LeaderboardRow], folder: Path) -> dict[str, Any]:
     values = [_values(row, folder) for row in rows]
     ahead = [[_clearly_better(rows[a], rows[b], values[a], values[b]) for b in range(len(rows))] for a in range(len(rows))]
     made = []
@@ -238,7 +238,7 @@ def _ranked(rows: list[Row], folder: Path) -> dict[str, Any]:
             "lower_is_better": rows[0].lower_is_better, "examples": rows[0].examples}  # fmt: skip
 
 
-def _clearly_better(ours: Row, theirs: Row, mine: dict | None, others: dict | None) -> bool:
+def _clearly_better(ours: LeaderboardRow, theirs: LeaderboardRow, mine: dict | None, others: dict | None) -> bool:
     if mine is not None and others is not None and (both := sorted(mine.keys() & others.keys())):
         clusters = [mine[number][1] for number in both]
         found = metrics.compare([mine[n][0] for n in both], [others[n][0] for n in both], clusters)
@@ -249,7 +249,7 @@ def _clearly_better(ours: Row, theirs: Row, mine: dict | None, others: dict | No
     return ours.high < theirs.low if ours.lower_is_better else ours.low > theirs.high
 
 
-def _values(row: Row, folder: Path) -> dict[int, tuple[float, str]] | None:
+def _values(row: LeaderboardRow, folder: Path) -> dict[int, tuple[float, str]] | None:
     """By example what counts, more for better, and its cluster; None where the records are not there, or others by now."""
     path = folder / row.records
     if not row.records or not path.is_file() or digest(path) != row.records_digest:
@@ -266,7 +266,7 @@ def _values(row: Row, folder: Path) -> dict[int, tuple[float, str]] | None:
     return found
 
 
-def _value(row: Row, record: Record) -> float:
+def _value(row: LeaderboardRow, record: Record) -> float:
     if row.kind == "perplexity":
         value = float(record["nats"])
     elif row.kind in ("choices", "pairs"):

@@ -13,7 +13,7 @@ import numpy as np
 
 from groundup.data.messages import BadRow
 from groundup.evaluation import continuations
-from groundup.evaluation.continuations import Request, Scored
+from groundup.evaluation.continuations import Scored, ScoringRequest
 from groundup.generation.engine import Sampling, generate, room_in
 from groundup.generation.native_steps import Steps
 from groundup.model import likelihood
@@ -30,7 +30,7 @@ class Continued(NamedTuple):
     truncated: bool  # whether the context was cut from the left
 
 
-class Model(Protocol):
+class EvaluatedModel(Protocol):
     """What tasks are asked of. `name` as it was given."""
 
     name: str
@@ -48,7 +48,7 @@ class Model(Protocol):
 
 
 class TokenModel:
-    """A model whose tokens are at hand. A subclass has the first six; the three of `Model` follow from them.
+    """A model whose tokens are at hand. A subclass has the first six; the three of `EvaluatedModel` follow from them.
 
     `opening`: ids that its tokenizer puts before a text, as other tools have them; maybe none.
     """
@@ -67,7 +67,7 @@ class TokenModel:
     def decode(self, ids: Sequence[int]) -> str:
         raise NotImplementedError
 
-    def score(self, requests: Sequence[Request], batch_size: int) -> list[Scored]:
+    def score(self, requests: Sequence[ScoringRequest], batch_size: int) -> list[Scored]:
         raise NotImplementedError
 
     def overlapping(self, sequences: Sequence[Sequence[int]], batch_size: int) -> list[float]:
@@ -82,7 +82,7 @@ class TokenModel:
         token spans the border they are encoded apart. A context is cut from the left where both are too long.
         """
         encode = lru_cache(64)(self.encode)  # of the answers to a question one stands after the other
-        requests: list[Request] = []
+        requests: list[ScoringRequest] = []
         cut: list[bool] = []
         for context, continuation in pairs:
             request, truncated = self._request(encode, context, continuation)
@@ -100,7 +100,7 @@ class TokenModel:
             found.append(Continued(one.nats, one.greedy, tokens, said(one.likeliest), truncated))
         return found
 
-    def _request(self, encode: Callable[[str], list[int]], context: str, continuation: str) -> tuple[Request, bool]:
+    def _request(self, encode: Callable[[str], list[int]], context: str, continuation: str) -> tuple[ScoringRequest, bool]:
         kept = context.rstrip()
         continuation, context = context[len(kept) :] + continuation, kept
         first, whole = encode(context), self.encode(context + continuation)
@@ -109,8 +109,8 @@ class TokenModel:
         opening = self.opening if context else self.opening or [self.begin_of_text]
         ids, start = (*opening, *first, *rest), len(opening) + len(first)
         if (beyond := len(ids) - self.context - 1) > 0:
-            return Request(ids[beyond:], start - beyond), True
-        return Request(ids, start), False
+            return ScoringRequest(ids[beyond:], start - beyond), True
+        return ScoringRequest(ids, start), False
 
     def texts(self, texts: Sequence[str], windows: str, batch_size: int) -> list[float | BadRow]:
         first = (self.opening or [self.begin_of_text])[-1]
@@ -137,12 +137,12 @@ class TokenModel:
         return [(text, len(ids) > most) for text, ids in zip(texts, encoded, strict=True)]
 
 
-def disjoint(ids: Sequence[int], context: int) -> list[Request]:
+def disjoint(ids: Sequence[int], context: int) -> list[ScoringRequest]:
     """Every token but the first once, in windows of `context` after one token; the last one reaches back as far as it can."""
     ends = [*range(context, len(ids) - 1, context), len(ids) - 1] if len(ids) > 1 else []
     starts = [1, *(end + 1 for end in ends)]
     return [
-        Request(tuple(ids[max(0, end - context) : end + 1]), start - max(0, end - context))
+        ScoringRequest(tuple(ids[max(0, end - context) : end + 1]), start - max(0, end - context))
         for start, end in zip(starts, ends, strict=False)
     ]
 
@@ -178,7 +178,7 @@ class FolderModel(TokenModel):
     def steps(self) -> Steps | None:
         return continuations.steps_of(self.model)
 
-    def score(self, requests: Sequence[Request], batch_size: int) -> list[Scored]:
+    def score(self, requests: Sequence[ScoringRequest], batch_size: int) -> list[Scored]:
         return continuations.score(self.model, requests, batch_size, self.steps)
 
     def overlapping(self, sequences: Sequence[Sequence[int]], batch_size: int) -> list[float]:

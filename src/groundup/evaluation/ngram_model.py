@@ -9,7 +9,7 @@ import numpy as np
 from groundup.core.errors import UserError
 from groundup.core.files import digest
 from groundup.data.token_files import TokenFile
-from groundup.evaluation.continuations import Request, Scored
+from groundup.evaluation.continuations import Scored, ScoringRequest
 from groundup.evaluation.models import TokenModel, ends_of
 from groundup.model.ngram import KneserNey
 from groundup.tokenizer.load import load as load_tokenizer
@@ -42,7 +42,7 @@ class NgramModel(TokenModel):
     def likeliest(self, before: Sequence[int]) -> int:
         return self._likeliest(tuple(before[-(ORDER - 1) :]))
 
-    def score(self, requests: Sequence[Request], batch_size: int) -> list[Scored]:
+    def score(self, requests: Sequence[ScoringRequest], batch_size: int) -> list[Scored]:
         # What is before a token's history changes nothing, so all can be one stream.
         parts = [ids[max(0, start - ORDER + 1) :] for ids, start in requests]
         sums = self._sums(parts, [len(ids) - start for ids, start in requests])

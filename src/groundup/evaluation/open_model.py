@@ -10,9 +10,9 @@ from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.files import digest
 from groundup.core.seals import MANIFEST
-from groundup.evaluation.models import FolderModel, Model, before
+from groundup.evaluation.models import EvaluatedModel, FolderModel, before
 from groundup.evaluation.ngram_model import NGRAM, NgramModel, key_of
-from groundup.evaluation.served_models import ServedModel
+from groundup.evaluation.served_models import RemoteModel
 from groundup.evaluation.transformers_models import open_by_transformers
 from groundup.generation.open_folder import model_folder
 from groundup.model.folder import load_decoder
@@ -42,14 +42,14 @@ def identify(name: str) -> Identity:
     return Identity(str(folder), {path.name: digest(path) for path in kept})
 
 
-def open_model(name: str) -> Model:
+def open_model(name: str) -> EvaluatedModel:
     """Of a run's dpo stage, or its last one before that; of a stage, or a model's folder. `hf:FOLDER` is one that transformers
     reads, `http://host/v1#model` one of a server, `ngram:RUN` the n-gram model of a run's training tokens.
 
     Raises UserError where there is none, or none that can be read so.
     """
     if name.startswith(ADDRESSES):
-        return ServedModel(name)
+        return RemoteModel(name)
     if name.startswith(NGRAM):
         return NgramModel(name)
     if name.startswith(TRANSFORMERS):

@@ -9,7 +9,7 @@ from groundup.core.plain_files import expanded
 from groundup.data.contracts import Given, nothing
 from groundup.data.kinds import kind_of
 from groundup.data.messages import BadRow
-from groundup.data.rows import Refused, records, well_formed
+from groundup.data.readers import Refused, records, well_formed
 from groundup.evaluation.multiple_choice import MOST_LETTERS
 
 COLUMNS = {"question", "choices", "answer"}

@@ -12,8 +12,8 @@ import numpy as np
 
 from groundup.core.answer_scores import exact_match, f1
 from groundup.data.messages import BadRow
-from groundup.evaluation import answers, existence, toxicity
-from groundup.evaluation.models import Continued, Model
+from groundup.evaluation import answers, hallucination, toxicity
+from groundup.evaluation.models import Continued, EvaluatedModel
 from groundup.evaluation.tasks import LETTERS, Example, Task
 
 Record = dict[str, Any]
@@ -22,7 +22,7 @@ Record = dict[str, Any]
 class _Requests:
     """What is asked of the model for some examples: collected, scored at once, and given back by number."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: EvaluatedModel) -> None:
         self.model = model
         self.pairs: list[tuple[str, str]] = []
         self.scored: list[Continued | BadRow] = []
@@ -42,7 +42,7 @@ class _Requests:
         return found
 
 
-def records_of(model: Model, task: Task, examples: Sequence[Example], batch_size: int = 64) -> list[Record]:
+def records_of(model: EvaluatedModel, task: Task, examples: Sequence[Example], batch_size: int = 64) -> list[Record]:
     """One record for each example: `example` (its row), `group`, `answer`, what the model made of it, and `skipped` with the
     reason where it made nothing.
 
@@ -58,10 +58,10 @@ def records_of(model: Model, task: Task, examples: Sequence[Example], batch_size
 def _by_requests(
     ask: Callable[[_Requests, Task, Example], dict[str, Any]],
     tell: Callable[[_Requests, Example, dict[str, Any]], Record],
-) -> Callable[[Model, Task, Sequence[Example], int], list[Record]]:
+) -> Callable[[EvaluatedModel, Task, Sequence[Example], int], list[Record]]:
     """Records by likelihoods: `ask` notes which requests an example makes, `tell` reads the results."""
 
-    def records(model: Model, task: Task, examples: Sequence[Example], batch_size: int) -> list[Record]:
+    def records(model: EvaluatedModel, task: Task, examples: Sequence[Example], batch_size: int) -> list[Record]:
         requests, ends = _Requests(model), []
         asked: list[dict[str, Any]] = []
         for example in examples:
@@ -136,7 +136,7 @@ def _tell_last_word(requests: _Requests, example: Example, asked: dict[str, Any]
     return {"nats": found.nats, "right": float(found.greedy)}
 
 
-def _generation(model: Model, task: Task, examples: Sequence[Example], batch_size: int) -> list[Record]:
+def _generation(model: EvaluatedModel, task: Task, examples: Sequence[Example], batch_size: int) -> list[Record]:
     settings = task.settings
     written = model.written([one.prompt for one in examples], settings.until, settings.max_tokens, batch_size)
     return [
@@ -145,7 +145,7 @@ def _generation(model: Model, task: Task, examples: Sequence[Example], batch_siz
     ]
 
 
-def _existence(model: Model, task: Task, examples: Sequence[Example], batch_size: int) -> list[Record]:
+def _existence(model: EvaluatedModel, task: Task, examples: Sequence[Example], batch_size: int) -> list[Record]:
     """Answers, and how sure the model is of their text."""
     settings = task.settings
     written = model.written([one.prompt for one in examples], settings.until, settings.max_tokens, batch_size)
@@ -156,7 +156,7 @@ def _existence(model: Model, task: Task, examples: Sequence[Example], batch_size
     for example, text, (_, was_cut) in zip(examples, texts, written, strict=True):
         one = next(scored) if text.strip() else None
         sure = float(np.exp(one.nats / one.tokens)) if isinstance(one, Continued) else 0.0
-        made.append(existence.record(text, example, settings, sure) | {"truncated": was_cut})
+        made.append(hallucination.record(text, example, settings, sure) | {"truncated": was_cut})
     return made
 
 
@@ -175,7 +175,7 @@ def judged(text: str, task: Task, accepted: Sequence[str]) -> Record:
     return record | {"right": float(found is not None and any(answers.same(found, one) for one in targets))}
 
 
-def _perplexity(model: Model, task: Task, examples: Sequence[Example], batch_size: int) -> list[Record]:
+def _perplexity(model: EvaluatedModel, task: Task, examples: Sequence[Example], batch_size: int) -> list[Record]:
     texts = [one.texts[0] for one in examples]
     return [
         {"skipped": nats.reason}
@@ -185,7 +185,7 @@ def _perplexity(model: Model, task: Task, examples: Sequence[Example], batch_siz
     ]
 
 
-KINDS: dict[str, Callable[[Model, Task, Sequence[Example], int], list[Record]]] = {
+KINDS: dict[str, Callable[[EvaluatedModel, Task, Sequence[Example], int], list[Record]]] = {
     "choices": _by_requests(_ask_choices, _tell_choices),
     "pairs": _by_requests(_ask_pairs, _tell_pairs),
     "last word": _by_requests(_ask_last_word, _tell_last_word),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from groundup.core.errors import UserError
-from groundup.core.openai_address import OpenAIAddress, Refused
+from groundup.core.openai_address import OpenAIAddress, RequestRefused
 from groundup.data.messages import BadRow
 from groundup.evaluation.models import Continued
 
@@ -18,7 +18,7 @@ BEFORE_ALL = "\n"  # stands before a text without a context
 STOPS = 4  # the interface allows no more
 
 
-class ServedModel(OpenAIAddress):
+class RemoteModel(OpenAIAddress):
     def continuations(self, pairs: Sequence[tuple[str, str]], batch_size: int) -> list[Continued | BadRow]:
         asked = [(context or BEFORE_ALL, continuation) for context, continuation in pairs]
         settings = {"max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
@@ -56,14 +56,14 @@ class ServedModel(OpenAIAddress):
             some = prompts[first : first + size]
             try:
                 found += self._batch(some, settings)
-            except Refused:
+            except RequestRefused:
                 found += [self._one(prompt, settings) for prompt in some]  # a bad one among good ones
         return found
 
     def _one(self, prompt: str, settings: dict[str, Any]) -> dict[str, Any] | BadRow:
         try:
             return self._batch([prompt], settings)[0]
-        except Refused as error:
+        except RequestRefused as error:
             return BadRow(f"the server refuses it: {error}")
 
     def _batch(self, prompts: Sequence[str], settings: dict[str, Any]) -> list[dict[str, Any]]:

@@ -19,9 +19,9 @@ from groundup.core.files import digest
 from groundup.core.plain_files import open_plain
 from groundup.data.kinds import PACKED, kind_of
 from groundup.data.messages import BadRow
-from groundup.data.rows import Refused, records, texts, well_formed
+from groundup.data.readers import Refused, records, texts, well_formed
 from groundup.evaluation.config import FewShot, TaskFile
-from groundup.evaluation.existence import docstring_rows
+from groundup.evaluation.hallucination import docstring_rows
 from groundup.evaluation.templates import Template
 
 SHIPPED = Path(__file__).with_name("tasks")

@@ -12,7 +12,7 @@ import torch
 
 from groundup.core.device import choose
 from groundup.core.errors import UserError
-from groundup.evaluation.continuations import Request, Scored
+from groundup.evaluation.continuations import Scored, ScoringRequest
 from groundup.evaluation.models import TokenModel, before
 from groundup.generation.engine import room_in
 
@@ -43,7 +43,7 @@ class TransformersModel(TokenModel):
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     @torch.inference_mode()
-    def score(self, requests: Sequence[Request], batch_size: int) -> list[Scored]:
+    def score(self, requests: Sequence[ScoringRequest], batch_size: int) -> list[Scored]:
         rows: dict[tuple[int, ...], list[int]] = {}
         for number, (ids, _) in enumerate(requests):
             rows.setdefault(ids[:-1], []).append(number)
@@ -99,7 +99,7 @@ class TransformersModel(TokenModel):
         return [token for token, text in enumerate(texts) if any(one in text for one in sought)]
 
 
-def _scored(logits_TV: torch.Tensor, request: Request, first: int) -> Scored:
+def _scored(logits_TV: torch.Tensor, request: ScoringRequest, first: int) -> Scored:
     targets = torch.tensor(request.ids[request.start :], device=logits_TV.device)
     asked = logits_TV[request.start - 1 - first : len(request.ids) - 1 - first]
     nats = torch.log_softmax(asked, -1).gather(1, targets[:, None]).double().sum()
@@ -109,12 +109,12 @@ def _scored(logits_TV: torch.Tensor, request: Request, first: int) -> Scored:
     return Scored(float(nats), bool((likeliest == targets).all()), int(likeliest[0]))
 
 
-def _halves(ids: Sequence[int], context: int) -> list[Request]:
+def _halves(ids: Sequence[int], context: int) -> list[ScoringRequest]:
     """Every token but the first once, in windows that overlap by half, as `likelihood.score` has them."""
     windows, start, scored = [], 0, 1
     while scored < len(ids):
         end = min(start + context + 1, len(ids))
-        windows.append(Request(tuple(ids[start:end]), scored - start))
+        windows.append(ScoringRequest(tuple(ids[start:end]), scored - start))
         scored, start = end, end - context // 2
     return windows
 

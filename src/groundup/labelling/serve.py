@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from groundup.core.errors import UserError
 from groundup.labelling.assignment import Said, progress, record, take
-from groundup.labelling.store import Store, Unavailable, now
+from groundup.labelling.store import DatabaseUnavailable, Store, now
 from groundup.serving.guard import LOOPBACK, Guard, body_of
 from groundup.serving.protocol import Body, RequestError, read
 from groundup.serving.web import answer, answer_errors, bind, page
@@ -48,7 +48,7 @@ class JudgementsRequest(Asking):
     judgements: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=100)]
 
 
-class Server:
+class LabelServer:
     """The routes over one project. Every one of them works in one transaction, so whatever was answered is on the disk."""
 
     def __init__(self, store: Store) -> None:
@@ -125,7 +125,7 @@ def _judged(given: Mapping[str, Any]) -> Judged:
 
 
 def create_app(store: Store, hosts: tuple[str, ...] = LOOPBACK) -> FastAPI:
-    server = Server(store)
+    server = LabelServer(store)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, hosts=hosts, key=None)  # type: ignore[arg-type]
     app.get("/", response_class=HTMLResponse)(lambda: page("groundup.labelling", "label.html"))
@@ -135,8 +135,8 @@ def create_app(store: Store, hosts: tuple[str, ...] = LOOPBACK) -> FastAPI:
     app.post("/judgements")(server.judgements)
     answer_errors(app)
 
-    @app.exception_handler(Unavailable)
-    async def try_again(_: Request, error: Unavailable) -> Response:
+    @app.exception_handler(DatabaseUnavailable)
+    async def try_again(_: Request, error: DatabaseUnavailable) -> Response:
         logger.warning(str(error))
         said = RequestError("the database is busy or away; nothing was stored, try again", None, 503, "server_error")
         return JSONResponse(said.body, said.status, said.headers)

@@ -74,7 +74,7 @@ events = sa.Table(
 )  # fmt: skip
 
 
-class Unavailable(UserError):
+class DatabaseUnavailable(UserError):
     """The database does not answer, or is at others' work for too long: nothing was stored, and asking again may help."""
 
 
@@ -107,7 +107,7 @@ class Store:
     def transaction(self) -> Iterator[sa.Connection]:
         """One writer at a time, whoever else serves the project: all that is read in it stays true until its end.
 
-        Raises Unavailable where the database does not answer, UserError for what it does not take.
+        Raises DatabaseUnavailable where the database does not answer, UserError for what it does not take.
         """
         try:
             with self.engine.begin() as connection:
@@ -115,7 +115,7 @@ class Store:
                 connection.execute(sa.select(settings).where(settings.c.name == "version").with_for_update())
                 yield connection
         except (OperationalError, InterfaceError, TimeoutError) as error:
-            raise Unavailable(f"{self.shown}: {_said(error)}") from None
+            raise DatabaseUnavailable(f"{self.shown}: {_said(error)}") from None
         except SQLAlchemyError as error:
             raise UserError(f"{self.shown}: {_said(error)}") from None
 

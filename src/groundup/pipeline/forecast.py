@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from groundup.core.seals import MANIFEST
 from groundup.core.table import table
 from groundup.pipeline import minutes
-from groundup.pipeline.later_steps import PASSES, Later
 from groundup.pipeline.recipe import Recipe
 from groundup.pipeline.run import Planned, Step
+from groundup.pipeline.step_times import PASSES, LaterStep
 
 if TYPE_CHECKING:
     from groundup.training.forecast import Outline
@@ -36,7 +36,7 @@ class Forecast:
         self._outlines: dict[str | Path, Outline] = {}
         names = [one.step.name for one in plan]
         after = plan[names.index("base") + 1 :] if "base" in names else []
-        self._later = [Later(one.step.name, one.step.kind or one.step.name, one.step.recipe or recipe) for one in after]
+        self._later = [LaterStep(one.step.name, one.step.kind or one.step.name, one.step.recipe or recipe) for one in after]
         self._done = {one.step.name for one in plan if one.state == "done"}
         trained = [one for one in plan if (one.step.kind or one.step.name) in TRAINS]
         if all(one.state == "done" for one in trained):

@@ -24,7 +24,6 @@ from groundup.pipeline.artifacts import (
     workers_of,
 )
 from groundup.pipeline.benchmark_kinds import BENCHMARKS
-from groundup.pipeline.further_kinds import FURTHER
 from groundup.pipeline.posttraining_kinds import dpo, grpo, ppo, preferences, reward, sft
 from groundup.pipeline.recipe import Recipe
 from groundup.pipeline.run import Step, StepContext
@@ -125,6 +124,22 @@ def tokenizer(context: StepContext) -> Results:
     }
 
 
+def vocabulary_sweep(context: StepContext) -> Results:
+    """Documents -> a small model for each size of vocabulary, and which size pays."""
+    from groundup.report import vocabulary_page
+    from groundup.scaling.vocabulary_sweep import sweep
+
+    settings = context.recipe.vocabulary_sweep
+    found = sweep(
+        [context.inputs["corpus"] / "documents.parquet"], settings.sizes, context.work, depth=settings.depth,
+        tokens=settings.tokens, context=settings.context_length, held_out_kb=settings.held_out_kb, text_mb=settings.text_mb,
+        seed=context.recipe.seed, workers=workers_of(context), threads=context.recipe.threads,
+    )  # fmt: skip
+    vocabulary_page.write(context.work, found)
+    context.log(f"a vocabulary of {found['recommended']:,}: {found['reason']}")
+    return found
+
+
 def tokens(context: StepContext) -> Results:
     """Documents -> token files, each document after the end-of-text token; and a table of what stands where."""
     from groundup.tokenizer import token_folder
@@ -146,6 +161,17 @@ def base(context: StepContext) -> Results:
         return model, results
 
     return pretrained_by_all(context, recipe.base, train)
+
+
+def long_context(context: StepContext) -> Results:
+    """Tokens and a decoder -> the same with a longer context."""
+    from groundup.training.long_context import train_longer
+
+    recipe = context.recipe
+    return pretrained_by_all(context, recipe.long_context, lambda runtime: train_longer(
+        model_of(context, "base"), tokenizer_of(context), context.inputs["tokens"], recipe.long_context, runtime,
+        recipe.mixture,
+    ))  # fmt: skip
 
 
 def evaluation(context: StepContext) -> Results:
@@ -274,7 +300,12 @@ OPTIONAL = (  # those that `standard` may name
     Step("grpo", ("tokenizer", "sft", "reward"), grpo, ("grpo", "preferences", "sft"), files=_prompts_and_reward("grpo"),
           ahead=(("", preflight.grpo_data),)),
 )  # fmt: skip
+ADDED = (  # that no standard run has: `[[steps]]` of a recipe adds them
+    Step("long_context", ("corpus", "tokenizer", "tokens", "base"), long_context, ("long_context", "mixture"),
+          ahead=(("", preflight.long_context_is_for_decoders), ("tokens", preflight.long_context_has_text))),
+    Step("vocabulary_sweep", ("corpus",), vocabulary_sweep),
+)  # fmt: skip
 # Before the base model of a run of base.minutes. What follows from it are the sizes, not the figures that they were chosen by.
 PLAN = Step("plan", ("corpus", "tokenizer", "tokens"), minutes.plan, ("base", "mixture"), content=minutes.chosen)
 # A kind of step is one of these under another name.
-KINDS = {step.name: step for step in (*STANDARD[:-1], *OPTIONAL, *FURTHER, BENCHMARKS)}
+KINDS = {step.name: step for step in (*STANDARD[:-1], *OPTIONAL, *ADDED, BENCHMARKS)}

@@ -22,9 +22,9 @@ from groundup.core.progress import duration
 from groundup.core.seals import MANIFEST, read_manifest
 from groundup.data.config import MixtureConfig
 from groundup.pipeline.artifacts import Results, device_of, documents_of, tokenizer_of
-from groundup.pipeline.later_steps import TRAINING_PASSES, Later, Questions, Work, guessed, measured, taken, work_of
 from groundup.pipeline.recipe import Recipe
 from groundup.pipeline.run import StepContext
+from groundup.pipeline.step_times import TRAINING_PASSES, LaterStep, Questions, Work, guessed, measured, taken, work_of
 from groundup.training.config import PretrainingConfig
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from groundup.core.device import Device
     from groundup.model.base import LanguageModel
-    from groundup.scaling.dial import Choice
+    from groundup.scaling.dial import CandidateResult
     from groundup.tokenizer.tokenizer import Tokenizer
 
 PLAN = "plan.json"
@@ -83,7 +83,7 @@ def outcome(folder: Path, model: "LanguageModel", tokens: Path, log: Callable[[s
     return {"expected": expected, "loss": loss}
 
 
-def plan(context: StepContext, later: Sequence[Later] = ()) -> Results:
+def plan(context: StepContext, later: Sequence[LaterStep] = ()) -> Results:
     """Minutes -> depth, tokens and batch of the base model, with the reasons and the loss to expect."""
     begun, run = time.monotonic(), context.work.parent
     spent = {name: read_manifest(run / name)["seconds"] for name in BEFORE if (run / name / MANIFEST).is_file()}
@@ -119,10 +119,10 @@ def decide(
     work = work._replace(scored=work.scored + sum(map(len, held_out)))  # when the base model is done
     budget = 60 * minutes * dial.AIM - sum(spent.values())
     factor, told = 1.0, ""
-    seen: list[Choice] = []
-    best: Choice | None = None
+    seen: list[CandidateResult] = []
+    best: CandidateResult | None = None
 
-    def tried(depth: int, guess: int) -> "Choice":
+    def tried(depth: int, guess: int) -> "CandidateResult":
         """At the batch of the tokens that fit: smaller ones are slower a token. `guess`: of these."""
         nonlocal factor, told
         speed = _speed(recipe, depth, guess, tokenizer, tokens, mixture, device)
@@ -192,7 +192,9 @@ def _interval(one: dict[str, float]) -> str:
     return f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
 
 
-def provisional(recipe: Recipe, run: Path, done: set[str], vocabulary: int, later: Sequence[Later]) -> tuple[Recipe, list[str]]:
+def provisional(
+    recipe: Recipe, run: Path, done: set[str], vocabulary: int, later: Sequence[LaterStep]
+) -> tuple[Recipe, list[str]]:
     """The recipe as it would be planned now, and why. What no step has made yet is unsure, and that is said.
 
     Raises UserError as `decide` does.
@@ -261,7 +263,7 @@ def _tried(recipe: Recipe, depth: int, tokens: int) -> PretrainingConfig:
 def _weighed(
     recipe: Recipe, depth: int, speed: float, vocabulary: int, left: float, available: float, besides: int, after: float,
     factor: float, device: "Device",
-) -> "Choice":  # fmt: skip
+) -> "CandidateResult":  # fmt: skip
     import torch
 
     from groundup import kernels
@@ -319,13 +321,13 @@ def _pilot(
     return factor, f"losses of this text are {factor:.2f} of the ladder's: {told}"
 
 
-def _questions(context: StepContext, later: Sequence[Later]) -> Questions:
+def _questions(context: StepContext, later: Sequence[LaterStep]) -> Questions:
     """Those that SFT will have; none where it will be skipped."""
     recipe = next((one.recipe for one in later if one.kind == "sft"), None)
     if recipe is None:
         return Questions()
     from groundup.posttraining.own_data import NoQuestions, rows_of_sft
-    from groundup.posttraining.rows import conversation
+    from groundup.posttraining.tokenize_rows import conversation
 
     begun = time.monotonic()
     try:
@@ -343,7 +345,7 @@ def _questions(context: StepContext, later: Sequence[Later]) -> Questions:
     return Questions(**counts, length=length, answer=answer, some=tuple(some), seconds=seconds)
 
 
-def _too_short(minutes: float, spent: dict[str, float], one: "Choice", measuring: float) -> str:
+def _too_short(minutes: float, spent: dict[str, float], one: "CandidateResult", measuring: float) -> str:
     from groundup.scaling.dial import AIM
 
     # A minute for the base model, and a margin for what was estimated.
@@ -357,8 +359,8 @@ def _too_short(minutes: float, spent: dict[str, float], one: "Choice", measuring
 
 
 def _reasons(
-    minutes: float, spent: dict[str, float], best: "Choice", seen: Sequence["Choice"], expected: dict[str, Any], law: str,
-    told: str, work: Work, available: float,
+    minutes: float, spent: dict[str, float], best: "CandidateResult", seen: Sequence["CandidateResult"], expected: dict[str, Any],
+    law: str, told: str, work: Work, available: float,
 ) -> list[str]:  # fmt: skip
     seconds = expected["seconds"]
     tried = "; ".join(

@@ -221,7 +221,7 @@ def _pairs(context: StepContext, settings: "RewardConfig | DpoConfig") -> dict[s
 
 
 def _log_left_out(context: StepContext, left_out: Counter[str]) -> None:
-    from groundup.posttraining.rows import said
+    from groundup.posttraining.tokenize_rows import said
 
     if left_out:
         context.log(f"{left_out.total():,} rows left out of training or its measures: {said(left_out)}")

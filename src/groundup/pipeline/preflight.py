@@ -177,7 +177,7 @@ def dpo_pairs_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 def _pairs_fit(section: str, files: list[str], recipe: Recipe, inputs: dict[str, Path]) -> None:
     from groundup.posttraining import own_data
-    from groundup.posttraining.rows import kept_pairs
+    from groundup.posttraining.tokenize_rows import kept_pairs
     from groundup.tokenizer.load import for_run
 
     if files:
@@ -190,7 +190,7 @@ def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
     from groundup.generation.engine import room_in
     from groundup.posttraining.batches import asked_of, prompt_of
     from groundup.posttraining.own_data import NoQuestions
-    from groundup.posttraining.rows import conversation, longest_answer
+    from groundup.posttraining.tokenize_rows import conversation, longest_answer
     from groundup.tokenizer.load import for_run
 
     try:

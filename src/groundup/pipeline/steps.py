@@ -15,9 +15,9 @@ from groundup.core.text import printable
 from groundup.pipeline import minutes
 from groundup.pipeline.forecast import Forecast, finished
 from groundup.pipeline.kinds import CORPUS_STEPS, KINDS, OPTIONAL, PLAN, STANDARD
-from groundup.pipeline.later_steps import Later
 from groundup.pipeline.recipe import MODELS, PLANNED, Recipe, StepSettings, config_of, with_settings
 from groundup.pipeline.run import Run, Step, StepContext
+from groundup.pipeline.step_times import LaterStep
 from groundup.pipeline.summary import summary
 
 Results = dict[str, Any]
@@ -40,7 +40,7 @@ def steps_of(recipe: Recipe) -> tuple[Step, ...]:
         steps.append(_added_step(recipe, one, f"steps {number} ({one.name})", at_hand))
         at_hand[one.name] = one.name
     if recipe.base.minutes:
-        later = [Later(one.name, one.kind or one.name, one.recipe or recipe) for one in _after_base(steps)]
+        later = [LaterStep(one.name, one.kind or one.name, one.recipe or recipe) for one in _after_base(steps)]
         steps = [replace(one, make=partial(minutes.plan, later=later)) if one.name == PLAN.name else one for one in steps]
     if not steps:
         raise UserError("no step can run: give [pages], or in [given] what the steps before would make")

@@ -24,7 +24,7 @@ from groundup.posttraining.batches import Row, answer_log_probabilities, collate
 from groundup.posttraining.config import DpoConfig
 from groundup.posttraining.preference_losses import Pairs, length_desensitised, loss_of, rewards
 from groundup.posttraining.reward import judged
-from groundup.posttraining.rows import kept, kept_pairs, pair, unfit_pair
+from groundup.posttraining.tokenize_rows import kept, kept_pairs, pair, unfit_pair
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.by_kernels import by_kernels
 from groundup.training.epoch_order import log_steps

@@ -33,8 +33,8 @@ from groundup.posttraining.policy_losses import (
 from groundup.posttraining.rewards import Prompt, Reward
 from groundup.posttraining.rollouts import (
     Answers,
-    Plan,
     Rollout,
+    RolloutPlan,
     answers_of,
     as_they_come,
     asked_prompts,
@@ -171,7 +171,9 @@ def train(
         return Rollout(updates_of(whole, count, settings, max_tokens), metrics, answers, rewards)
 
     objective = partial(group_objective, settings=settings, dtype=dtype)
-    plan = Plan(settings.iterations, count, settings.epochs, settings.learning_rate, settings.samples_every, settings.strict)
+    plan = RolloutPlan(
+        settings.iterations, count, settings.epochs, settings.learning_rate, settings.samples_every, settings.strict
+    )
     with by_kernels([policy, *([reference] if reference else [])], runtime):
         measured = reward_on(policy, reward, tokenizer, held_out, sampling, ends, runtime)
         return train_by_iterations(policy, objective, one_rollout, plan, runtime, tokenizer, measured)

@@ -39,8 +39,8 @@ from groundup.posttraining.reward import from_policy
 from groundup.posttraining.rewards import ModelReward, Prompt, Reward
 from groundup.posttraining.rollouts import (
     Answers,
-    Plan,
     Rollout,
+    RolloutPlan,
     answers_of,
     asked_prompts,
     by_length,
@@ -198,7 +198,9 @@ def train(
         return Rollout(updates, metrics, answers, rewards)
 
     objective = partial(clipped_objective, settings=settings, dtype=dtype)
-    plan = Plan(settings.iterations, count, settings.epochs, settings.learning_rate, settings.samples_every, settings.strict)
+    plan = RolloutPlan(
+        settings.iterations, count, settings.epochs, settings.learning_rate, settings.samples_every, settings.strict
+    )
     scorer = [reward.reward_model] if isinstance(reward, ModelReward) else []
     with by_kernels([policy, setup.reference, model.value, *scorer], runtime):
         measured = reward_on(policy, reward, tokenizer, held_out, sampling, ends, runtime)

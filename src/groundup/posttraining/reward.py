@@ -24,7 +24,7 @@ from groundup.posttraining import preflight
 from groundup.posttraining.batches import Row, collate, pair_batches
 from groundup.posttraining.config import RewardConfig
 from groundup.posttraining.length import correlation
-from groundup.posttraining.rows import kept_pairs
+from groundup.posttraining.tokenize_rows import kept_pairs
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.by_kernels import by_kernels
 from groundup.training.epoch_order import log_steps

@@ -9,7 +9,7 @@ from groundup.core.config import shown
 from groundup.core.errors import UserError
 from groundup.core.plain_files import expanded
 
-SHIPPED = ("arithmetic", "length")  # of `programs.py`
+SHIPPED = ("arithmetic", "length")  # of `reward_functions.py`
 COUNT = "count="  # and the word that is counted
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function
 

@@ -1,7 +1,7 @@
 """Where the reward of PPO and GRPO comes from: our reward model, anybody's folder of one, or a program.
 
 The setting `reward` names it: a folder with a sequence classifier of one label; `arithmetic`, `length` or `count=WORD`
-(`programs.py`); or `module:function`, found in the folder where the command runs or on PYTHONPATH. A function takes
+(`reward_functions.py`); or `module:function`, found in the folder where the command runs or on PYTHONPATH. A function takes
 `prompts`, a list of conversations (lists of messages that end with the user), and `completions`, a list of texts, and
 returns as many finite numbers.
 """
@@ -23,7 +23,7 @@ from groundup.core.files import read_json, read_object
 from groundup.core.plain_files import expanded
 from groundup.model.decoder import RewardModel
 from groundup.model.folder import load_reward_model
-from groundup.posttraining import programs
+from groundup.posttraining import reward_functions
 from groundup.posttraining.batches import Asked, Row, collate, messages_of
 from groundup.posttraining.reward import rewards
 from groundup.posttraining.reward_files import COUNT, SHIPPED, kind_of
@@ -86,7 +86,7 @@ class ProgramReward:
 
     scale = (0.0, 1.0)
 
-    def __init__(self, name: str, function: programs.Program, tokenizer: Tokenizer, device: torch.device) -> None:
+    def __init__(self, name: str, function: reward_functions.RewardFunction, tokenizer: Tokenizer, device: torch.device) -> None:
         self.name, self.function, self.tokenizer, self.device = name, function, tokenizer, device
 
     def __call__(self, prompts: Sequence[Prompt], answers: Sequence[list[int]]) -> Tensor:
@@ -143,7 +143,7 @@ def open_reward(name: str, tokenizer: Tokenizer, dtype: torch.dtype, device: tor
     if kind == "function":
         return ProgramReward(name, _imported(name), tokenizer, device)
     word = name.removeprefix(COUNT)
-    program = getattr(programs, name) if name in SHIPPED else programs.count_of(word)
+    program = getattr(reward_functions, name) if name in SHIPPED else reward_functions.count_of(word)
     return ProgramReward(name, program, tokenizer, device)
 
 
@@ -163,7 +163,7 @@ def of_folder(
     return ModelReward(load_reward_model(folder).to(device), scale, tokenizer, dtype, own)
 
 
-def _imported(name: str) -> programs.Program:
+def _imported(name: str) -> reward_functions.RewardFunction:
     module_name, _, function_name = name.partition(":")
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)  # where the command runs; of modules of one name the installed one is taken

@@ -22,7 +22,7 @@ from groundup.posttraining import preflight
 from groundup.posttraining.batches import Asked, Row, collate, prompt_of, shown
 from groundup.posttraining.length import concerns, correlation
 from groundup.posttraining.rewards import Prompt, Reward
-from groundup.posttraining.rows import kept, said
+from groundup.posttraining.tokenize_rows import kept, said
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import checkpoint
 from groundup.training.loop import tune
@@ -57,7 +57,7 @@ class Rollout:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RolloutPlan:
     """How many iterations there are, and updates in each: `minibatches` times `epochs`."""
 
     iterations: int
@@ -175,7 +175,7 @@ def _cut(batch: Batch, lengths: Tensor, parts: Sequence[Tensor]) -> list[tuple[T
 
 
 def train_by_iterations(
-    model: nn.Module, objective: Objective, rollout: Callable[[int, list[Metrics]], Rollout], plan: Plan, runtime: Runtime,
+    model: nn.Module, objective: Objective, rollout: Callable[[int, list[Metrics]], Rollout], plan: RolloutPlan, runtime: Runtime,
     tokenizer: Tokenizer, held_out: Callable[[], Measured] | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train `model` in place; metrics of the first rollout and the last, those on held-out prompts, what is wrong with the form.

@@ -28,11 +28,11 @@ from groundup.data.contracts import MAX_ROW_BYTES, nothing
 from groundup.data.conversations import columns_of, conversation_of
 from groundup.data.kinds import kind_of
 from groundup.data.messages import BadRow
-from groundup.data.rows import Refused, records
+from groundup.data.readers import Refused, records
 from groundup.posttraining import task_prompts
+from groundup.posttraining.completion_clients import AnswerLog, Ask, CompletionClient
 from groundup.posttraining.rouge import Distinct
-from groundup.posttraining.task_prompts import Instance, Task
-from groundup.posttraining.writers import AnswerLog, Ask, Writer
+from groundup.posttraining.task_prompts import Instance, InstructionTask
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ INSTRUCTION_TOKENS, LABEL_TOKENS, INSTANCE_TOKENS = 1024, 3, 300
 
 
 @dataclass(frozen=True)
-class Settings:
+class SelfInstructSettings:
     count: int = 200  # instructions that are wanted
     shown: int = 8  # tasks in a prompt for instructions; half as many where they are shown with instances
     max_tokens: int = INSTRUCTION_TOKENS  # of any answer
@@ -57,7 +57,9 @@ class Settings:
     output_price: float = 0.0
 
 
-def self_instruct(writer: Writer, out: Path, settings: Settings, seeds: Path | None = None) -> dict[str, Any]:
+def self_instruct(
+    client: CompletionClient, out: Path, settings: SelfInstructSettings, seeds: Path | None = None
+) -> dict[str, Any]:
     """Write `conversations.jsonl` (TRL's messages), `instructions.jsonl` (in the format of the seeds) and `self_instruct.json`.
 
     `answers.jsonl` keeps every answer. Returns the content of `self_instruct.json` and the seconds of this call.
@@ -70,13 +72,13 @@ def self_instruct(writer: Writer, out: Path, settings: Settings, seeds: Path | N
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):
-            found = _Run(tasks, AnswerLog(out / "answers.jsonl", writer, settings.at_once), settings).write(out)
+            found = _Run(tasks, AnswerLog(out / "answers.jsonl", client, settings.at_once), settings).write(out)
     except Timeout:
         raise UserError(f"{out}: another process is at work there") from None
     return {**found, "seconds": round(time.monotonic() - started, 1)}
 
 
-def read_seeds(path: Path | None = None) -> list[Task]:
+def read_seeds(path: Path | None = None) -> list[InstructionTask]:
     """Those of a file, or ours. Raises UserError where it holds none; bad rows are counted and said."""
     if path is None:
         with resources.as_file(resources.files("groundup.posttraining") / SEEDS) as ours:
@@ -99,7 +101,7 @@ def read_seeds(path: Path | None = None) -> list[Task]:
     return tasks
 
 
-def task_of(row: Mapping[str, Any]) -> Task:
+def task_of(row: Mapping[str, Any]) -> InstructionTask:
     """`instruction`, `instances` (each with `input` and `output`) and `is_classification`; or Alpaca's row, of one instance.
 
     Raises BadRow for anything else.
@@ -120,11 +122,11 @@ def task_of(row: Mapping[str, Any]) -> Task:
     is_classification = row.get("is_classification")
     if is_classification not in (None, True, False):
         raise BadRow("is_classification that is neither true nor false")
-    return Task(instruction, bool(is_classification), tuple(Instance(*pair) for pair in found))
+    return InstructionTask(instruction, bool(is_classification), tuple(Instance(*pair) for pair in found))
 
 
 class _Run:
-    def __init__(self, seeds: Sequence[Task], log: AnswerLog, settings: Settings) -> None:
+    def __init__(self, seeds: Sequence[InstructionTask], log: AnswerLog, settings: SelfInstructSettings) -> None:
         self.seeds, self.log, self.settings = seeds, log, settings
         self.dead_ends: dict[str, Counter[str]] = {name: Counter() for name in ("instructions", "classification", "instances")}
         self.requests: Counter[str] = Counter()
@@ -203,11 +205,11 @@ class _Run:
         prompt = task_prompts.more_instructions(texts)
         return Ask(prompt, self._most(INSTRUCTION_TOKENS), stops, 0.7, 0.5, 2.0, drawn.randrange(2**31))
 
-    def classified(self, instructions: Sequence[str]) -> list[Task]:
+    def classified(self, instructions: Sequence[str]) -> list[InstructionTask]:
         """Asked where the seeds have both kinds; else all are of the kind that they have."""
         kinds = [[task for task in self.seeds if task.is_classification is kind] for kind in (True, False)]
         if not all(kinds):
-            return [Task(one, bool(kinds[0]), ()) for one in instructions]
+            return [InstructionTask(one, bool(kinds[0]), ()) for one in instructions]
         asks = []
         for number, one in enumerate(instructions):
             drawn = _random(self.settings.seed, "classification", number)
@@ -220,10 +222,10 @@ class _Run:
             yes = task_prompts.says_yes(answer)
             if yes is None:
                 self.dead_ends["classification"]["neither yes nor no: taken as no"] += 1
-            found.append(Task(one, yes is True, ()))
+            found.append(InstructionTask(one, yes is True, ()))
         return found
 
-    def instances(self, tasks: Sequence[Task]) -> list[Task]:
+    def instances(self, tasks: Sequence[InstructionTask]) -> list[InstructionTask]:
         """The tasks of which there are instances, with them."""
         asks = []
         for number, task in enumerate(tasks):
@@ -270,6 +272,6 @@ def _random(*parts: object) -> random.Random:
     return random.Random(blake2b(json.dumps(parts).encode(), digest_size=16).digest())
 
 
-def _row(name: str, task: Task) -> dict[str, Any]:
+def _row(name: str, task: InstructionTask) -> dict[str, Any]:
     instances = [{"input": one.input, "output": one.output} for one in task.instances]
     return {"id": name, "instruction": task.instruction, "instances": instances, "is_classification": task.is_classification}

@@ -31,7 +31,7 @@ from groundup.posttraining.answers import (
 from groundup.posttraining.batches import Asked, Row, answer_of, asked_of, messages_of, prompt_of, row_of, shown
 from groundup.posttraining.config import SftConfig
 from groundup.posttraining.packing import weighted, weights_of
-from groundup.posttraining.rows import conversation, kept, longest_answer, said, too_long
+from groundup.posttraining.tokenize_rows import conversation, kept, longest_answer, said, too_long
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.by_kernels import by_kernels
 from groundup.training.epoch_order import chosen_rows, log_steps, parts_of

@@ -12,9 +12,9 @@ from groundup.core.text import printable
 from groundup.data.contracts import nothing, read
 from groundup.data.conversations import Conversation, conversation_of
 from groundup.data.preferences import Preference, preference_format_of, preference_of
-from groundup.data.rows import Refused
+from groundup.data.readers import Refused
 from groundup.posttraining.batches import Row
-from groundup.posttraining.rows import conversation, kept, pair
+from groundup.posttraining.tokenize_rows import conversation, kept, pair
 from groundup.tokenizer.load import of_model
 from groundup.tokenizer.tokenizer import StreamDecoder, Tokenizer
 

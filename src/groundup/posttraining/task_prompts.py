@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from groundup.core import words
-from groundup.posttraining.writers import CUT, REFUSED, Answer
+from groundup.posttraining.completion_clients import CUT, REFUSED, Completion
 
 FEWEST_WORDS, MOST_WORDS = 4, 150  # of an instruction, as in the paper's code
 # What a model of texts can neither see nor make.
@@ -31,7 +31,7 @@ class Instance:
 
 
 @dataclass(frozen=True)
-class Task:
+class InstructionTask:
     instruction: str
     is_classification: bool
     instances: tuple[Instance, ...]
@@ -47,7 +47,7 @@ def more_instructions(shown: Sequence[str]) -> str:
     return f"Come up with a series of tasks:\n\n{''.join(lines)}{len(shown) + 1}."
 
 
-def is_classification(instruction: str, shown: Sequence[Task]) -> str:
+def is_classification(instruction: str, shown: Sequence[InstructionTask]) -> str:
     question = "Can the following task be regarded as a classification task with finite output labels?"
     asked = "Is it classification?"
     told = [
@@ -56,14 +56,14 @@ def is_classification(instruction: str, shown: Sequence[Task]) -> str:
     return f"{question}\n\n{''.join(told)}Task: {instruction}\n{asked}"
 
 
-def input_first(instruction: str, shown: Sequence[Task]) -> str:
+def input_first(instruction: str, shown: Sequence[InstructionTask]) -> str:
     return (
         "Come up with examples for the following tasks. Try to generate multiple examples when possible. If a task needs no "
         f"input, write its output alone.\n\n{''.join(map(_with_inputs, shown))}Task: {instruction}\nExample 1\n"
     )
 
 
-def output_first(instruction: str, shown: Sequence[Task]) -> str:
+def output_first(instruction: str, shown: Sequence[InstructionTask]) -> str:
     """Labels come first, since after inputs a model writes those of one label mostly."""
     return (
         "Given a classification task, write an input for each of its class labels.\n\n"
@@ -71,7 +71,7 @@ def output_first(instruction: str, shown: Sequence[Task]) -> str:
     )
 
 
-def _with_inputs(task: Task) -> str:
+def _with_inputs(task: InstructionTask) -> str:
     parts = []
     for number, one in enumerate(task.instances, start=1):
         given = f"Input: {one.input.strip()}\n" if one.input.strip() else ""
@@ -79,12 +79,12 @@ def _with_inputs(task: Task) -> str:
     return f"Task: {one_line(task.instruction)}\n{''.join(parts)}\n"
 
 
-def _with_labels(task: Task) -> str:
+def _with_labels(task: InstructionTask) -> str:
     parts = [f"Class label: {one_line(one.output)}\nInput: {one.input.strip()}\n" for one in task.instances]
     return f"Task: {one_line(task.instruction)}\n{''.join(parts)}\n"
 
 
-def read_instructions(answer: Answer) -> tuple[list[str], list[str]]:
+def read_instructions(answer: Completion) -> tuple[list[str], list[str]]:
     """The instructions of a list, and why others are none."""
     if answer.end == REFUSED:
         return [], ["refused by the server"]
@@ -120,13 +120,13 @@ def _unfit(instruction: str) -> str:
     return "write a program" if instruction.lower().startswith("write a program") else ""
 
 
-def says_yes(answer: Answer) -> bool | None:
+def says_yes(answer: Completion) -> bool | None:
     """None where it is neither yes nor no."""
     word = re.match(r"\W*(yes|no)\b", answer.text, re.IGNORECASE) if answer.end != REFUSED else None
     return None if word is None else word[1].lower() == "yes"
 
 
-def read_instances(answer: Answer, instruction: str, classification: bool) -> tuple[list[Instance], list[str]]:
+def read_instances(answer: Completion, instruction: str, classification: bool) -> tuple[list[Instance], list[str]]:
     """Instances of different inputs, and why others are none."""
     if answer.end == REFUSED:
         return [], ["refused by the server"]

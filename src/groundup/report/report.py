@@ -18,7 +18,7 @@ from groundup.core.files import write_text
 from groundup.core.seals import read_manifest
 from groundup.core.text import visible
 from groundup.report import words
-from groundup.report.made import Made
+from groundup.report.run_results import RunResults
 from groundup.report.sections import SECTIONS
 from groundup.report.sections.origin import RECIPE
 
@@ -36,16 +36,16 @@ def write(path: Path, recipe: dict[str, Any], inputs: dict[str, Path]) -> None:
     """
     if not inputs:
         raise UserError(f"{path}: no finished stage to report of; `groundup run` makes them")
-    write_text(path, render(gather(Made(recipe, inputs, path.parent))))
+    write_text(path, render(gather(RunResults(recipe, inputs, path.parent))))
     write_text(path.with_name(RECIPE), toml.dumps(recipe))
 
 
-def gather(made: Made) -> dict[str, Any]:
+def gather(run: RunResults) -> dict[str, Any]:
     """Everything that the page shows, as plain data; figures are SVG elements."""
-    skipped = {name: results["skipped"] for name, results in made.results.items() if "skipped" in results}
-    there = {name: folder for name, folder in made.folders.items() if name not in skipped}
-    kinds = {one["name"]: one["kind"] for one in made.recipe.get("steps", ()) if one["name"] in there}  # of added steps
-    standard = replace(made, folders={name: folder for name, folder in there.items() if name not in kinds})
+    skipped = {name: results["skipped"] for name, results in run.results.items() if "skipped" in results}
+    there = {name: folder for name, folder in run.folders.items() if name not in skipped}
+    kinds = {one["name"]: one["kind"] for one in run.recipe.get("steps", ()) if one["name"] in there}  # of added steps
+    standard = replace(run, folders={name: folder for name, folder in there.items() if name not in kinds})
     sections = {}
     for section in SECTIONS:
         if not section.STAGES or any(stage in standard.folders for stage in section.STAGES):
@@ -55,9 +55,9 @@ def gather(made: Made) -> dict[str, Any]:
         if section := next((one for one in SECTIONS if kind in one.STAGES), None):
             added[name] = f"{_template(section)}-{name}"
             sections[added[name]] = _of_added_step(section, standard, name, kind, there[name])
-    seconds = {name: time for name, time in made.seconds.items() if name not in skipped}
+    seconds = {name: time for name, time in run.seconds.items() if name not in skipped}
     return {
-        "name": visible(made.recipe["name"]), "seconds": seconds, "skipped": skipped, "sections": sections, "added": added,
+        "name": visible(run.recipe["name"]), "seconds": seconds, "skipped": skipped, "sections": sections, "added": added,
     }  # fmt: skip
 
 
@@ -65,18 +65,18 @@ def _template(section: Any) -> str:
     return section.__name__.rpartition(".")[2]
 
 
-def _section(section: Any, made: Made) -> dict[str, Any]:
+def _section(section: Any, run: RunResults) -> dict[str, Any]:
     try:
-        return {"title": section.TITLE, "template": _template(section), **section.gather(made)}
+        return {"title": section.TITLE, "template": _template(section), **section.gather(run)}
     except KeyError as error:
-        stage = next((stage for stage in section.STAGES if stage in made.folders), "")
+        stage = next((stage for stage in section.STAGES if stage in run.folders), "")
         raise UserError(
-            f"report: {made.folders.get(stage, '')} has no {error}, so another version of groundup made it; delete "
+            f"report: {run.folders.get(stage, '')} has no {error}, so another version of groundup made it; delete "
             "that folder to have it made again"
         ) from None
 
 
-def _of_added_step(section: Any, standard: Made, name: str, kind: str, folder: Path) -> dict[str, Any]:
+def _of_added_step(section: Any, standard: RunResults, name: str, kind: str, folder: Path) -> dict[str, Any]:
     """The section of a step that the recipe adds: that of its kind, with its own results and settings."""
     settings = read_manifest(folder)["key"].get("recipe", {}).get(kind, standard.recipe[kind])
     own = replace(standard, folders={**standard.folders, kind: folder}, recipe={**standard.recipe, kind: settings})

@@ -7,7 +7,7 @@ from groundup.core.files import write_text
 from groundup.core.text import visible
 from groundup.report import figures
 from groundup.report.tokenizer_page import render
-from groundup.scaling import bill, laws, mixture_laws, study
+from groundup.scaling import laws, mixture_laws, study, training_cost
 from groundup.scaling.runs import read
 
 
@@ -23,7 +23,7 @@ def write(
 ) -> dict[str, Any]:
     """Write the page of a table of runs, and of a table of mixtures and a planned training where they are given.
 
-    Raises UserError as `runs.read`, `laws.fit`, `mixture_laws.read` and `bill.bill`.
+    Raises UserError as `runs.read`, `laws.fit`, `mixture_laws.read` and `training_cost.bill`.
     """
     runs = read(table)
     fitted, found = laws.fit(runs, draws, seed), study.study(runs, draws, seed)
@@ -31,8 +31,8 @@ def write(
     found |= {
         "name": visible(table.name),
         "plan": study.predict(fitted, runs, None, None, flop) if flop else None,
-        "bill": bill.bill(flop, gpu, gpus) if flop else None,
-        "llama": bill.llama3(),
+        "bill": training_cost.bill(flop, gpu, gpus) if flop else None,
+        "llama": training_cost.llama3(),
         "mixture": mixture_laws.propose(mixture_laws.read(mixtures), seed=seed) if mixtures else None,
         "figure": figures.law(
             "law", [(x, y) for x, y, _ in shown["points"]], shown["frontier"], "FLOP", "loss, nats per token"

@@ -54,7 +54,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Choice:
+class CandidateResult:
     """The result of a candidate; tokens 0 where the time does not reach."""
 
     depth: int
@@ -69,7 +69,9 @@ class Choice:
         return {name: None if value == math.inf else value for name, value in asdict(self).items()}
 
 
-def weighed(one: Candidate, seconds: float, available: float, besides: int, compiled_from: float, factor: float = 1.0) -> Choice:
+def weighed(
+    one: Candidate, seconds: float, available: float, besides: int, compiled_from: float, factor: float = 1.0
+) -> CandidateResult:
     """The result of a candidate in `seconds` for its training and all after it.
 
     available: tokens that the mixture has; besides: tokens' worth of work of measuring while it trains; compiled_from: FLOP from
@@ -84,7 +86,7 @@ def weighed(one: Candidate, seconds: float, available: float, besides: int, comp
     rate = one.tokens_per_second * (COMPILED_GAIN if tokens * one.flop >= compiled_from else 1)
     taken = (tokens + besides) / rate + (COMPILE_SECONDS if tokens * one.flop >= compiled_from else 0)
     loss = factor * float(shipped().fit.law.loss(one.parameters, tokens)) if tokens else math.inf
-    return Choice(one.depth, one.parameters, one.tokens_per_second, tokens, taken, one.after, loss)
+    return CandidateResult(one.depth, one.parameters, one.tokens_per_second, tokens, taken, one.after, loss)
 
 
 def expected(parameters: int, tokens: int, factor: float) -> dict[str, float]:

@@ -30,7 +30,7 @@ from groundup.data.token_files import TokenFile
 from groundup.model import architectures
 from groundup.model.base import LanguageModel, parameter_counts
 from groundup.model.likelihood import score
-from groundup.scaling import bill
+from groundup.scaling import training_cost
 from groundup.scaling.architectures import loss_by_place
 from groundup.scaling.ledger import read_ledger, write_table
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -72,7 +72,7 @@ def measured_rate() -> Rate:
 
 def rented_rate(gpu: str) -> tuple[Rate, float]:
     """That of a GPU, and its dollars an hour. Raises UserError for unknown hardware."""
-    kind = bill.hardware(gpu)
+    kind = training_cost.hardware(gpu)
     source = f"{UTILISATION:.0%} of {kind.flop_per_second / 1e12:g} TFLOP/s ({kind.source}), ${kind.price:g} an hour"
     return Rate(UTILISATION * kind.flop_per_second, source), kind.price
 

@@ -15,7 +15,7 @@ from groundup.generation.request import RequestSampling
 from groundup.generation.scheduler import Full
 from groundup.serving.answer import Choice, Piece, Pieces, chat_logprobs, completion_logprobs, event
 from groundup.serving.models import ServedModel
-from groundup.serving.protocol import MOST_CHOICES, ChatRequest, CompletionRequest, Generation, RequestError
+from groundup.serving.protocol import MOST_CHOICES, ChatRequest, CompletionRequest, GenerationBody, RequestError
 
 LONG = 4000  # bytes of a request: encoding more takes so long that others are to be answered meanwhile
 MAX_TOKENS = 16  # of /v1/completions, where none is asked for, as OpenAI has it
@@ -114,7 +114,7 @@ def _asked(request: ChatRequest | CompletionRequest, model: ServedModel, prompts
     return Asked(request, model, choices, pieces)
 
 
-def _sampling(request: Generation, model: ServedModel) -> RequestSampling:
+def _sampling(request: GenerationBody, model: ServedModel) -> RequestSampling:
     """As the client asks; where it does not, as the model's folder states, and neutral where that does not either."""
     own, size = model.stated, model.scheduler.model.config.vocab_size
     bias = {}

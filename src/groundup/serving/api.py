@@ -28,7 +28,7 @@ from groundup.serving.protocol import (
     TokenizeRequest,
     read,
 )
-from groundup.serving.runs import Runs
+from groundup.serving.runs import RunFolders
 from groundup.serving.watching import Board, add_routes
 from groundup.serving.web import answer_errors, page
 
@@ -134,7 +134,7 @@ def _label(text: str) -> str:
 
 
 def create_app(
-    models: dict[str, ServedModel], hosts: tuple[str, ...] = LOOPBACK, key: str | None = None, runs: Runs | None = None,
+    models: dict[str, ServedModel], hosts: tuple[str, ...] = LOOPBACK, key: str | None = None, runs: RunFolders | None = None,
     board: Board | None = None,
 ) -> FastAPI:  # fmt: skip
     """The ASGI app; the models' schedulers work while it runs. Pages are those of what is given."""

@@ -71,7 +71,7 @@ class ResponseFormat(Body):
     type: Literal["text"]
 
 
-class Generation(Body):
+class GenerationBody(Body):
     """What both ways to ask for text have in common."""
 
     model: str
@@ -95,7 +95,7 @@ class Generation(Body):
     store: bool | None = None
 
     @model_validator(mode="after")
-    def _only_what_is_done(self) -> "Generation":
+    def _only_what_is_done(self) -> "GenerationBody":
         for name, value in NEVER.items():
             given = getattr(self, name, None)
             if given is not None and given != value:
@@ -111,13 +111,13 @@ class Generation(Body):
         return [self.stop] if isinstance(self.stop, str) else self.stop or []
 
 
-class CompletionRequest(Generation):
+class CompletionRequest(GenerationBody):
     prompt: str | Texts | Ids | SomeIds
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = None
 
 
-class ChatRequest(Generation):
+class ChatRequest(GenerationBody):
     messages: Annotated[Messages, Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**20)] | None = None
     logprobs: bool | None = None

@@ -94,7 +94,7 @@ def _thinned(steps: "array[int]", values: "array[float]") -> list[list[float | N
     return [[int(step), float(value) if np.isfinite(value) else None] for step, value in zip(step_N, value_N, strict=True)]
 
 
-class Runs:
+class RunFolders:
     """The runs in a folder, or the folder as one run."""
 
     def __init__(self, folder: Path) -> None:

@@ -10,7 +10,7 @@ from groundup.core.errors import UserError
 from groundup.serving.api import create_app
 from groundup.serving.guard import LOOPBACK
 from groundup.serving.models import Capacity, open_all
-from groundup.serving.runs import Runs
+from groundup.serving.runs import RunFolders
 from groundup.serving.watching import Board
 from groundup.serving.web import answer, bind
 
@@ -31,7 +31,7 @@ def serve(
     key = (key or "").strip() or None  # a header's value ends before spaces
     if host not in LOOPBACK and key is None:
         raise UserError(f"host {host}: others can reach it, so a key is needed: set GROUNDUP_KEY")
-    shown = runs and Runs(runs), board and Board(board)
+    shown = runs and RunFolders(runs), board and Board(board)
     listening = bind(host, port)
     models = open_all(specs, capacity)
     for model in models.values():

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from groundup.core.text import visible
 from groundup.evaluation.leaderboard import load, standings
 from groundup.serving.protocol import RequestError
-from groundup.serving.runs import Runs
+from groundup.serving.runs import RunFolders
 
 
 class Board:
@@ -37,7 +37,7 @@ class Board:
         return self.shown
 
 
-def add_routes(app: FastAPI, runs: Runs | None, board: Board | None) -> None:
+def add_routes(app: FastAPI, runs: RunFolders | None, board: Board | None) -> None:
     def add(path: str, function: Callable[..., dict[str, Any]], *names: str) -> None:
         async def answer(request: Request) -> Response:
             try:

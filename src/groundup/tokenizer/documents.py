@@ -1,4 +1,4 @@
-"""Documents from files, in shards: Parquet, JSON and CSV with a column `text`, or plain texts (`data/rows.py`).
+"""Documents from files, in shards: Parquet, JSON and CSV with a column `text`, or plain texts (`data/readers.py`).
 
 What a shard is depends on the file alone, never on the number of workers. `domain`, where the file has it, is kept;
 otherwise the file's name stands for it. Where the file has a `split` column, one split can be asked for; it and
@@ -21,7 +21,7 @@ from groundup.core.files import digest
 from groundup.core.seals import checked
 from groundup.data import kinds
 from groundup.data.kinds import Kind, kind_of
-from groundup.data.rows import Refused, batches, text_ranges, well_formed
+from groundup.data.readers import Refused, batches, text_ranges, well_formed
 
 logger = logging.getLogger(__name__)
 

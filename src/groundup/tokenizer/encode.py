@@ -21,7 +21,7 @@ from groundup.core.files import digest
 from groundup.core.progress import Progress
 from groundup.core.seals import is_sealed, seal
 from groundup.data import token_files
-from groundup.data.rows import Refused
+from groundup.data.readers import Refused
 from groundup.tokenizer import documents
 from groundup.tokenizer.documents import Shard
 from groundup.tokenizer.library import LibraryTokenizer

@@ -11,7 +11,7 @@ import numpy as np
 
 from groundup.core.errors import UserError
 from groundup.core.files import write_json, write_text
-from groundup.tokenizer import came_with
+from groundup.tokenizer import tokenizer_files
 from groundup.tokenizer.bpe import SPECIAL_TOKENS
 from groundup.tokenizer.chat import CHAT_TEMPLATE
 from groundup.tokenizer.template import Before, ChatTemplate
@@ -32,7 +32,7 @@ class ByteTokens:
         self.pad = self.special_tokens.get(SPECIAL_TOKENS[3], self.end_of_text)
         self.ends = [self.end_of_text, self.message_end]  # of a text or of an answer
         self.kept: dict[str, str] = {}  # by name the files of a folder that is not ours, which are written as they came
-        self.came_with_template = False
+        self.folder_has_template = False
         self.template: ChatTemplate | None = None  # that folder's own, where it is another than ours
         self.bytes_per_token = np.array([len(token) for token in self._tokens], np.int64)  # (size,), 0: special tokens
 
@@ -96,7 +96,7 @@ class ByteTokens:
         if self.kept:
             for name, text in self.kept.items():
                 write_text(Path(folder) / name, text)
-            if chat and not self.came_with_template:
+            if chat and not self.folder_has_template:
                 write_text(Path(folder) / "chat_template.jinja", CHAT_TEMPLATE)
             return
         write_text(Path(folder) / "chat_template.jinja", CHAT_TEMPLATE)
@@ -115,21 +115,21 @@ class ByteTokens:
         }
 
     def keep(self, folder: Path) -> None:
-        """Know what the folder came with, if it is not one that we wrote. Raises UserError as `came_with.read` does."""
-        found = came_with.read(folder)
+        """Know what the folder came with, if it is not one that we wrote. Raises UserError as `tokenizer_files.read` does."""
+        found = tokenizer_files.read(folder)
         other_template = found.template is not None and found.template.strip() != CHAT_TEMPLATE.strip()
         if not other_template and self._wrote(found.settings):
             return
-        self.kept, self.came_with_template = dict(found.files), found.template is not None
+        self.kept, self.folder_has_template = dict(found.files), found.template is not None
         if (eos := found.named.get("eos_token")) is not None:
             if eos not in self.special_tokens:
                 raise UserError(f"{folder}: its eos_token {eos[:40]!r} is none of the special tokens in tokenizer.json")
             self.ends = sorted({*self.ends, self.special_tokens[eos]})
-        for name in came_with.textual(found):  # Qwen3's <think>
+        for name in tokenizer_files.textual(found):  # Qwen3's <think>
             if (token := self.special_tokens[name]) not in self.ends:
                 self._tokens[token] = name.encode()
         if other_template:
-            self.template = came_with.template_of(found, self.special_tokens, self.ends, folder)
+            self.template = tokenizer_files.template_of(found, self.special_tokens, self.ends, folder)
 
     def _wrote(self, settings: Mapping[str, Any] | None) -> bool:
         """Whether a tokenizer_config.json, if there is one, is as `save` writes it."""

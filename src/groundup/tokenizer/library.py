@@ -17,14 +17,14 @@ import tokenizers
 from groundup.core.errors import UserError
 from groundup.core.files import read_json
 from groundup.core.seals import checked
-from groundup.data.rows import well_formed
-from groundup.tokenizer import came_with
+from groundup.data.readers import well_formed
+from groundup.tokenizer import tokenizer_files
 from groundup.tokenizer.bpe import NO_TOKEN
-from groundup.tokenizer.came_with import CameWith
 from groundup.tokenizer.hf_tokenizer import META_SPACE, character_bytes, opened, refusing
 from groundup.tokenizer.library_rules import rules_of, within
 from groundup.tokenizer.template import Before
 from groundup.tokenizer.tokenizer import Tokenizer
+from groundup.tokenizer.tokenizer_files import TokenizerFiles
 
 BATCH = 1024  # texts encoded at once
 UNUSED = 1 << 16  # ids that a vocabulary may leave out, beside as many as it has
@@ -43,7 +43,7 @@ class LibraryTokenizer(Tokenizer):
         path = checked(Path(folder) / "tokenizer.json")
         self._path, self._found = path, read_json(path)
         self._rules = rules_of(self._found, path)
-        found = came_with.read(path.parent)
+        found = tokenizer_files.read(path.parent)
         for token in self._stated():  # what a folder names, as its end of text, transformers takes for special
             token["special"] = token.get("special") is True or token["content"] in found.named.values()
         self._backend = opened(self._found, path)
@@ -90,9 +90,9 @@ class LibraryTokenizer(Tokenizer):
             return bytes([int(byte[1], 16)])
         return name.replace(META_SPACE, " ").encode()
 
-    def _read_special(self, found: CameWith) -> None:
+    def _read_special(self, found: TokenizerFiles) -> None:
         """The tokens that begin and end texts and answers, by the folder's names and what it puts before a text."""
-        self.kept, self.came_with_template = dict(found.files), found.template is not None
+        self.kept, self.folder_has_template = dict(found.files), found.template is not None
         self.merges, self.template, self.message_start, self.message_end = [], None, NO_TOKEN, NO_TOKEN
         if (eos := found.named.get("eos_token")) is not None and eos not in self.special_tokens:
             raise UserError(f"{self._path.parent}: its eos_token {eos[:40]!r} is none of the special tokens in tokenizer.json")
@@ -100,7 +100,7 @@ class LibraryTokenizer(Tokenizer):
         if not ends:
             raise UserError(f"{self._path.parent}: no token ends a text; name its eos_token in tokenizer_config.json")
         if found.template is not None:
-            self.template = came_with.template_of(found, self.special_tokens, ends, self._path.parent, self._find_special)
+            self.template = tokenizer_files.template_of(found, self.special_tokens, ends, self._path.parent, self._find_special)
             end = self.template.ends_answers()
             self.message_end = ends[0] if end is None else end
         self.end_of_text = next((token for token in ends if token != self.message_end), ends[0])

@@ -21,7 +21,7 @@ from groundup.core.executor import cores, pool
 from groundup.core.files import replacing
 from groundup.core.progress import Progress
 from groundup.core.seals import is_sealed, seal
-from groundup.data.rows import Refused
+from groundup.data.readers import Refused
 from groundup.tokenizer import bpe, characters, documents, wordpiece
 from groundup.tokenizer.counts import Counts, Tally, add, prune
 from groundup.tokenizer.documents import Shard

@@ -17,8 +17,8 @@ from urllib.parse import urljoin
 
 from groundup.core.errors import UserError
 from groundup.core.progress import Progress
-from groundup.corpus.acquire.fetch import AGENT, BUSY, PAGE_TYPES, Answer, Client, Unreachable
-from groundup.corpus.acquire.robots import MAX_SITEMAP_BYTES, NOTHING_ALLOWED, Rules, parse_robots, parse_sitemap
+from groundup.corpus.acquire.fetch import AGENT, BUSY, PAGE_TYPES, Client, FetchResult, Unreachable
+from groundup.corpus.acquire.robots import MAX_SITEMAP_BYTES, NOTHING_ALLOWED, RobotsRules, parse_robots, parse_sitemap
 from groundup.corpus.archive.content_type import HTML_TYPES
 from groundup.corpus.archive.records import Losses, Record, read_records
 from groundup.corpus.archive.warc import Page, WarcWriter, complete_prefix, page_of
@@ -126,7 +126,7 @@ def crawl(
 class _Found:
     """What asking for a URL gave: an answer; of a sitemap, the addresses of pages and of sitemaps that it lists."""
 
-    answer: Answer
+    answer: FetchResult
     pages: list[str] = field(default_factory=list)
     sitemaps: list[str] = field(default_factory=list)
 
@@ -139,12 +139,12 @@ class _Found:
     def recorded(record: Record, name: str) -> "_Found":
         page = page_of(record, name, Losses())
         if page:
-            return _Found(Answer("page", page))
+            return _Found(FetchResult("page", page))
         found: dict[str, list[str]] = {}
         for line in record.block.decode("utf-8", "replace").splitlines():
             key, _, value = line.partition(": ")
             found.setdefault(key, []).append(value)
-        answer = Answer(found.get("outcome", ["unknown"])[0], location=found.get("location", [None])[0])
+        answer = FetchResult(found.get("outcome", ["unknown"])[0], location=found.get("location", [None])[0])
         return _Found(answer, found.get("outlink", []), found.get("sitemap", []))
 
 
@@ -157,13 +157,13 @@ def _ask(client: Client, url: str, sitemap: bool) -> _Found:
     is_index, listed = parse_sitemap(answer.page.body)
     own = [link for link in (canonical(found, url) for found in listed) if link and host_of(link) == host_of(url)]
     own = [link for link in dict.fromkeys(own) if len(link) <= MAX_URL_LENGTH]
-    return _Found(Answer("sitemap"), *(([], own) if is_index else (own, [])))
+    return _Found(FetchResult("sitemap"), *(([], own) if is_index else (own, [])))
 
 
 class _Visit:
     """What is known, and what is next. Depends on the records settled so far and on nothing else."""
 
-    def __init__(self, first: str, exclude: list[str], rules: Rules, only_listed: bool) -> None:
+    def __init__(self, first: str, exclude: list[str], rules: RobotsRules, only_listed: bool) -> None:
         self.home = host_of(first)
         self.only_listed = only_listed
         self.exclude = tuple(exclude)
@@ -269,7 +269,7 @@ class _Visit:
         return False
 
 
-def _robots(client: Client, first: str) -> Rules:
+def _robots(client: Client, first: str) -> RobotsRules:
     """The host's rules as RFC 9309 has it: none when the file is missing, none of the host when its server fails."""
     url = canonical("/robots.txt", first)
     for _ in range(MAX_REDIRECTS + 1):
@@ -281,7 +281,7 @@ def _robots(client: Client, first: str) -> Rules:
         return parse_robots(decode(answer.page), AGENT.partition("/")[0])
     if answer.outcome.startswith(("status 5", "status 429", "timeout", "incomplete")):
         return NOTHING_ALLOWED
-    return Rules()
+    return RobotsRules()
 
 
 # A tree would be exact and thirty times slower; what this finds in a comment costs one request.

@@ -35,7 +35,7 @@ KEPT_HEADERS = ("Content-Type", "Content-Language", "Last-Modified")
 
 
 @dataclass
-class Answer:
+class FetchResult:
     """A page, or why there is none: `outcome` is "page", "redirect", "status 404", "type", "size", "timeout", ..."""
 
     outcome: str
@@ -66,7 +66,7 @@ class Client:
         patient: bool = True,
         types: tuple[str, ...] | None = PAGE_TYPES,
         max_bytes: int = MAX_PAGE_BYTES,
-    ) -> Answer:
+    ) -> FetchResult:
         """Ask for a page, again where that may help. Raises Unreachable when the host is.
 
         Content of other than `types` (None: any) is not read; nor are more than `max_bytes`, as sent or once decoded.
@@ -89,7 +89,7 @@ class Client:
             time.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
 
-    def _once(self, url: str, types: tuple[str, ...] | None, max_bytes: int) -> Answer:
+    def _once(self, url: str, types: tuple[str, ...] | None, max_bytes: int) -> FetchResult:
         parts = urlsplit(url)
         scheme, netloc = self.origin or (parts.scheme, parts.netloc)
         address = urlsplit(f"{scheme}://{netloc}")
@@ -115,14 +115,14 @@ class Client:
             connection.request("GET", urlunsplit(("", "", parts.path, parts.query, "")), headers=headers)
             answer = _read(url, connection.getresponse(), types, max_bytes)
         except TimeoutError:  # the socket's own clock, which may be a moment before ours
-            answer = Answer("timeout")
+            answer = FetchResult("timeout")
         except (OSError, http.client.HTTPException, zlib.error):
-            answer = Answer("incomplete")
+            answer = FetchResult("incomplete")
         finally:
             timer.cancel()
             connection.close()
             sock.close()
-        return Answer("timeout") if expired.is_set() else answer
+        return FetchResult("timeout") if expired.is_set() else answer
 
 
 def connect(host: str, port: int, tls: bool, allow_private: bool) -> socket.socket:
@@ -161,33 +161,33 @@ def back_off(attempt: int, url: str) -> float:
 
 def _read(
     url: str, response: http.client.HTTPResponse, types: tuple[str, ...] | None, max_bytes: int
-) -> Answer:
+) -> FetchResult:
     status = response.status
     if status in (301, 302, 303, 307, 308) and response.headers["Location"]:
-        return Answer("redirect", location=response.headers["Location"])
+        return FetchResult("redirect", location=response.headers["Location"])
     if status != 200:
-        return Answer(f"status {status}", retry_after=seconds_of(response.headers["Retry-After"]))
+        return FetchResult(f"status {status}", retry_after=seconds_of(response.headers["Retry-After"]))
     claimed, charset = stated(response.headers.get_all("Content-Type") or [])
     if types is not None and claimed not in types and (gives_text(claimed) or not may_give_text(claimed)):
-        return Answer("type")
+        return FetchResult("type")
     body = response.read(max_bytes + 1)
     if len(body) <= max_bytes:
         if response.length:  # the server promised more
-            return Answer("incomplete")
+            return FetchResult("incomplete")
         try:
             # Not asked for, but sent by some.
             body, whole = undo_encodings(body, response.headers["Content-Encoding"] or "", max_bytes)
         except ValueError:
-            return Answer("encoding")
+            return FetchResult("encoding")
         if not whole and len(body) <= max_bytes:
-            return Answer("incomplete")
+            return FetchResult("incomplete")
     if len(body) > max_bytes:
-        return Answer("size")
+        return FetchResult("size")
     content_type = kind_of_body(claimed, "", body, charset)
     if types is not None and content_type not in types:
-        return Answer("type")
+        return FetchResult("type")
     headers = [(name, value) for name in KEPT_HEADERS for value in response.headers.get_all(name) or []]
-    return Answer("page", Page(url, content_type, body, charset), headers)
+    return FetchResult("page", Page(url, content_type, body, charset), headers)
 
 
 def seconds_of(retry_after: str | None) -> float | None:

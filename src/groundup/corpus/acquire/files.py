@@ -17,7 +17,7 @@ from pathlib import Path
 
 from groundup.core.errors import UserError
 from groundup.core.plain_files import open_plain
-from groundup.corpus.acquire import rows
+from groundup.corpus.acquire import datasets
 from groundup.corpus.acquire.pdf import PdfReader
 from groundup.corpus.acquire.stack_exchange import StackExchangeDump
 from groundup.corpus.acquire.wikipedia import WikiDump
@@ -26,7 +26,7 @@ from groundup.corpus.archive.warc import Losses, Page, read_pages
 from groundup.corpus.urls import quoted, split_url
 from groundup.data import kinds, streams
 from groundup.data.kinds import Kind, kind_of
-from groundup.data.rows import DAMAGE, MAX_TEXT_BYTES, Refused, texts
+from groundup.data.readers import DAMAGE, MAX_TEXT_BYTES, Refused, texts
 
 PAGES = (".html", ".htm", ".xhtml")
 TEXT_TYPES = {".md": "text/markdown", ".markdown": "text/markdown", ".py": "text/x-python"}  # others are text/plain
@@ -144,7 +144,7 @@ class Files:
         elif kind.form == "text":
             yield from Texts(root, label, [name], self.reading, kind).pages()
         else:
-            yield from self.reading.wanted(rows.read_rows(path, self.column, refused, kind))
+            yield from self.reading.wanted(datasets.read_rows(path, self.column, refused, kind))
 
 
 def _begins(path: Path, magic: bytes) -> bool:

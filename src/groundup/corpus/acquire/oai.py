@@ -14,7 +14,7 @@ from groundup.corpus.acquire.fetch import Client, Unreachable
 from groundup.corpus.archive.warc import Page
 from groundup.corpus.archive.xml_records import Element, elements
 from groundup.corpus.urls import canonical, split_url
-from groundup.data.rows import Refused
+from groundup.data.readers import Refused
 
 PREFIX = "oai:"
 MAX_ANSWER_BYTES = 64 << 20

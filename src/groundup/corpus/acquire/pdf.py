@@ -16,7 +16,7 @@ from pathlib import Path
 
 import groundup
 from groundup.core.errors import UserError
-from groundup.data.rows import Refused
+from groundup.data.readers import Refused
 
 MAX_PDF_BYTES = 256 << 20
 MAX_PAGES = 5000  # of a file

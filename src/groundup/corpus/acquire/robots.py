@@ -16,7 +16,7 @@ INDEX = re.compile(r"<(?:\w{1,20}:)?sitemapindex\b")
 
 
 @dataclass
-class Rules:
+class RobotsRules:
     """`patterns`: (path pattern, whether it allows) of the groups that are for us; `delay` in seconds."""
 
     patterns: list[tuple[str, bool]] = field(default_factory=list)
@@ -30,13 +30,13 @@ class Rules:
         return best is None or best[1] or path == "/robots.txt"
 
 
-NOTHING_ALLOWED = Rules([("/", False)])
+NOTHING_ALLOWED = RobotsRules([("/", False)])
 
 
-def parse_robots(text: str, agent: str) -> Rules:
+def parse_robots(text: str, agent: str) -> RobotsRules:
     """The rules for `agent`, a product token: of all groups that name it, or else of those for `*`."""
-    groups: dict[str, Rules] = {}
-    current: list[Rules] = []
+    groups: dict[str, RobotsRules] = {}
+    current: list[RobotsRules] = []
     sitemaps: list[str] = []
     starting = True
     for line in text[:MAX_ROBOTS].removeprefix("\ufeff").splitlines():
@@ -45,7 +45,7 @@ def parse_robots(text: str, agent: str) -> Rules:
         if not colon:
             continue
         if key == "user-agent":
-            current = [*(current if starting else ()), groups.setdefault(value.partition("/")[0].strip().lower(), Rules())]
+            current = [*(current if starting else ()), groups.setdefault(value.partition("/")[0].strip().lower(), RobotsRules())]
             starting = True
         elif key == "sitemap":  # belongs to no group
             sitemaps.append(value)
@@ -57,8 +57,8 @@ def parse_robots(text: str, agent: str) -> Rules:
                         group.patterns.append((escape(value), key == "allow"))
                 elif re.fullmatch(r"\d+(\.\d+)?", value, re.ASCII):
                     group.delay = float(value)  # infinite, if it has that many digits
-    rules = groups.get(agent.lower()) or groups.get("*") or Rules()
-    return Rules(rules.patterns, rules.delay, list(dict.fromkeys(sitemaps)))
+    rules = groups.get(agent.lower()) or groups.get("*") or RobotsRules()
+    return RobotsRules(rules.patterns, rules.delay, list(dict.fromkeys(sitemaps)))
 
 
 def _matches(pattern: str, path: str) -> bool:

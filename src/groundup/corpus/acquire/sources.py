@@ -23,15 +23,15 @@ from groundup.core.progress import Progress
 from groundup.corpus.acquire import pydoc_site
 from groundup.corpus.acquire.common_crawl import CommonCrawl
 from groundup.corpus.acquire.crawl import CrawlCount, crawl
+from groundup.corpus.acquire.datasets import HubDataset
 from groundup.corpus.acquire.files import Files, Reading, StandardLibrary, Topics
 from groundup.corpus.acquire.local import CRAWLED, NO_SUCH, SITEMAP
 from groundup.corpus.acquire.oai import PREFIX as OAI
 from groundup.corpus.acquire.oai import Repository
-from groundup.corpus.acquire.rows import HubDataset
 from groundup.corpus.archive.content_type import gives_text, kind_of_body
 from groundup.corpus.archive.warc import Page, WarcWriter
 from groundup.corpus.config import SourceConfig
-from groundup.data.rows import Refused
+from groundup.data.readers import Refused
 
 logger = logging.getLogger(__name__)
 

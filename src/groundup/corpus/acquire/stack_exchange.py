@@ -18,7 +18,7 @@ from groundup.corpus.extract.page_text import parse
 from groundup.corpus.urls import canonical
 from groundup.data import streams
 from groundup.data.kinds import Kind
-from groundup.data.rows import Refused
+from groundup.data.readers import Refused
 
 QUESTION, ANSWER = "1", "2"
 CACHE_KB = 64 << 10

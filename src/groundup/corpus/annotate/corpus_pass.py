@@ -48,7 +48,7 @@ WORKING = [
 
 
 @dataclass
-class Rows:
+class DocumentColumns:
     """What the join needs of every document, in the order of the shards."""
 
     starts: np.ndarray  # int64 [shards + 1]: the first document of each
@@ -127,7 +127,7 @@ def join(
 
 
 def _train_quality(
-    shards: list[Path], rows: Rows, counted: np.ndarray, positives: list[str], out: Path, memory_mb: int
+    shards: list[Path], rows: DocumentColumns, counted: np.ndarray, positives: list[str], out: Path, memory_mb: int
 ) -> dict[str, int]:
     """Write a classifier for each language; returns how many chunks of each class each learnt from."""
     unique = rows.usable[counted[rows.usable]]
@@ -140,7 +140,7 @@ def _train_quality(
 
 
 def _without_quality(
-    qualities: np.ndarray, rows: Rows, trained_on: dict[str, int], settings: AnnotationsConfig
+    qualities: np.ndarray, rows: DocumentColumns, trained_on: dict[str, int], settings: AnnotationsConfig
 ) -> dict[str, int]:
     """How many documents have no quality, by language; says so of those that are wanted."""
     numbers = np.bincount(rows.language[rows.usable][np.isnan(qualities[rows.usable])], minlength=len(rows.languages))
@@ -155,7 +155,7 @@ def _without_quality(
     return found
 
 
-def read_rows(shards: list[Path]) -> Rows:
+def read_rows(shards: list[Path]) -> DocumentColumns:
     numbers: dict[str, int] = {}  # of the languages, in the order in which they come
     plain = ["url_hash", "host_hash", "words", "length", "line_count", "signed"]
     parts: dict[str, list[np.ndarray]] = {name: [] for name in ("ids", "text_keys", "language", "html", *plain)}
@@ -175,10 +175,10 @@ def read_rows(shards: list[Path]) -> Rows:
     order = np.lexsort((whole["ids"][:, 1], whole["ids"][:, 0]))  # of equal ones the first comes first
     kept = np.ones(len(order), dtype=bool)
     kept[order[1:]] = (whole["ids"][order[1:]] != whole["ids"][order[:-1]]).any(axis=1)
-    return Rows(starts, domains, list(numbers), **whole, kept=kept)
+    return DocumentColumns(starts, domains, list(numbers), **whole, kept=kept)
 
 
-def _copies(shards: list[Path], rows: Rows, settings: AnnotationsConfig, out: Path, memory_mb: int) -> resolve.Copies:
+def _copies(shards: list[Path], rows: DocumentColumns, settings: AnnotationsConfig, out: Path, memory_mb: int) -> resolve.Copies:
     """What the usable documents are copies of."""
     chosen, permutations = rows.usable, settings.near_duplicate_permutations
     names = rows.ids[chosen]
@@ -194,7 +194,7 @@ def _copies(shards: list[Path], rows: Rows, settings: AnnotationsConfig, out: Pa
     )
 
 
-def _stays(found: resolve.Copies, rows: Rows) -> np.ndarray:
+def _stays(found: resolve.Copies, rows: DocumentColumns) -> np.ndarray:
     """bool [documents]: stands for its own cluster. One without words does."""
     stays = np.ones(len(rows.ids), dtype=bool)
     stays[rows.usable] = (found.stays[found.cluster] == rows.ids[rows.usable]).all(axis=1)
@@ -224,7 +224,7 @@ def _signatures(shards: list[Path], starts: np.ndarray, chosen: np.ndarray, perm
 
 
 def _template_lines(
-    shards: list[Path], rows: Rows, counted: np.ndarray, share: float, memory_mb: int
+    shards: list[Path], rows: DocumentColumns, counted: np.ndarray, share: float, memory_mb: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The documents that have template lines, each once for each, in order; and these, int32."""
     pages = np.flatnonzero(rows.kept & rows.html & (rows.words > 0))
@@ -251,7 +251,7 @@ def _template_lines(
     return owners[order], np.concatenate(found)[order]
 
 
-def _lines(shards: list[Path], rows: Rows, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _lines(shards: list[Path], rows: DocumentColumns, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The lines of these documents, one behind the other, uint64; and how many each has, int64."""
     sizes = rows.line_count[chosen].astype(np.int64)
     values = np.empty(int(sizes.sum()), dtype=np.uint64)

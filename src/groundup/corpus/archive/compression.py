@@ -212,7 +212,7 @@ def _block(magic: bytes, header: bytes) -> tuple[int, int, bool]:
     return kind, 3 + (1 if kind == 1 else block >> 3), bool(block & 1)
 
 
-class Run:
+class InflatedRun:
     """Inflated bytes from `start` on, up to the next member that begins a record. Plain files are one run.
 
     `damaged` when it ended early; `end` is where the next run starts, or how far the sound members reach.
@@ -301,7 +301,7 @@ def _first_bytes(opener: Callable[[int], Member], start: int) -> tuple[bytes | N
     return content, member
 
 
-def runs(file: BinaryIO, lost: Callable[[int, int], None]) -> Iterator[Run]:
+def runs(file: BinaryIO, lost: Callable[[int, int], None]) -> Iterator[InflatedRun]:
     """The runs of a seekable file in order, each read to its end by the caller or here.
 
     `lost(start, end)` is told the bytes on disk that were passed over, member by broken member.
@@ -309,12 +309,12 @@ def runs(file: BinaryIO, lost: Callable[[int, int], None]) -> Iterator[Run]:
     size = file.seek(0, io.SEEK_END)
     magic, opener = _codec(file, size)
     if opener is None:
-        yield Run(file, 0, None)
+        yield InflatedRun(file, 0, None)
         return
     start = 0
     seen: tuple[Member, bytes] | None = None
     while start < size:
-        run = Run(file, start, opener, seen)
+        run = InflatedRun(file, start, opener, seen)
         yield run
         while run.read():  # what the caller left
             pass

@@ -21,7 +21,7 @@ SMALL_STEP = 64  # where a body is damaged, so that what precedes the damage is 
 
 
 @dataclass
-class Message:
+class HttpMessage:
     """`headers` by lower-case name, the first of each; of Content-Type all, as one list. `whole` is false where the body
     breaks off or is damaged."""
 
@@ -31,7 +31,7 @@ class Message:
     whole: bool
 
 
-def parse(block: bytes, max_bytes: int) -> Message | None:
+def parse(block: bytes, max_bytes: int) -> HttpMessage | None:
     """The response that a record's block holds, its body at most `max_bytes` + 1 long; None where it is none.
 
     Raises ValueError when the body is neither what its encoding says nor text.
@@ -61,7 +61,7 @@ def parse(block: bytes, max_bytes: int) -> Message | None:
         body, ended = unchunk(body)
         whole = whole and ended
     body, ended = undo_encodings(body, headers.get("content-encoding", ""), max_bytes)
-    return Message(int(status[1]), headers, body, whole and ended)
+    return HttpMessage(int(status[1]), headers, body, whole and ended)
 
 
 def unchunk(body: bytes) -> tuple[bytes, bool]:

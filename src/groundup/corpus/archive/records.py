@@ -107,7 +107,7 @@ def records_of(file: BinaryIO, name: str, losses: Losses, max_record_bytes: int)
 class _Window:
     """The part of a run's inflated bytes that is being looked at; grows at the end, is dropped from the start."""
 
-    def __init__(self, run: compression.Run) -> None:
+    def __init__(self, run: compression.InflatedRun) -> None:
         self.run = run
         self.data: bytes | bytearray = b""
         self.at = 0  # index in `data` of the next byte to be read

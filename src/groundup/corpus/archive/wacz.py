@@ -18,7 +18,7 @@ from groundup.core.errors import UserError
 from groundup.corpus.archive.compression import CHUNK, Slice
 from groundup.corpus.archive.records import Losses
 from groundup.corpus.archive.warc import Page, pages_of
-from groundup.data.rows import Refused
+from groundup.data.readers import Refused
 
 START = b"PK\3\4"
 WARC = re.compile(r"archive/[^/]+\.w?arc(\.gz|\.zst)?", re.IGNORECASE)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import IO
 from xml.parsers import expat
 
-from groundup.data.rows import DAMAGE, MAX_TEXT_BYTES, Refused
+from groundup.data.readers import DAMAGE, MAX_TEXT_BYTES, Refused
 
 CHUNK = 1 << 16
 MAX_DEPTH = 100

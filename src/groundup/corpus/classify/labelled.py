@@ -21,7 +21,7 @@ from groundup.corpus.classify import linear
 from groundup.corpus.urls import split_url
 from groundup.data import kinds
 from groundup.data.kinds import kind_of
-from groundup.data.rows import MAX_TEXT_BYTES, Refused, batches, texts
+from groundup.data.readers import MAX_TEXT_BYTES, Refused, batches, texts
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,8 @@
 
 Labels are wrong, a stray byte or a cut in the middle of a character happens, and pages hold insertions in another charset.
 So nothing is believed for being stated: UTF-8 is what decodes as such but for a few places, which are replaced and counted;
-of other charsets the one that gives the likeliest letters is taken (`letters.fit`), a stated one if none is clearly better.
+of other charsets the one that gives the likeliest letters is taken (`letter_frequencies.fit`), a stated one if none is clearly
+better.
 Then each piece between tags that only the other of the two can read is read by that.
 """
 
@@ -11,7 +12,7 @@ import re
 from resiliparse.parse.encoding import map_encoding_to_html5
 
 from groundup.corpus.archive.content_type import HTML_TYPES
-from groundup.corpus.extract.letters import fit, likeliest
+from groundup.corpus.extract.letter_frequencies import fit, likeliest
 
 MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 UTF16_TAGS = {

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from groundup.corpus.extract.article_body import article_alone, once
 from groundup.corpus.extract.blocks import Blocks
-from groundup.corpus.extract.endings import article_alone, once
 from groundup.corpus.extract.features import Scores, features
 
 WEIGHTS = Path(__file__).with_name("extract_model.npz")

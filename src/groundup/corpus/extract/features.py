@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundup.corpus.extract.blocks import Blocks, Tag
-from groundup.corpus.extract.stated import shares_stated
+from groundup.corpus.extract.json_ld import shares_stated
 
 Array = NDArray[np.float64]
 Features = dict[str, Array]

@@ -18,11 +18,11 @@ from groundup.corpus.extract.blocks import Blocks, blocks_of, render
 from groundup.corpus.extract.charset import REPLACEMENT, decoded
 from groundup.corpus.extract.comments import comments_of
 from groundup.corpus.extract.content import ContentModel, content_model
+from groundup.corpus.extract.error_pages import is_bare, is_error_page
 from groundup.corpus.extract.formulas import formulas_as_tex, may_have_formulas
+from groundup.corpus.extract.json_ld import stated_article
 from groundup.corpus.extract.limits import bounded
-from groundup.corpus.extract.no_page import is_bare, says_no_page
 from groundup.corpus.extract.pydoc_pages import pydoc_text
-from groundup.corpus.extract.stated import stated_article
 
 LONGEST_TITLE = 300  # characters that blocks are looked for in
 MOST_UNREAD = 0.05  # share of a text's characters that may be U+FFFD; a word in three is damaged then
@@ -92,7 +92,7 @@ def text_of(html: str | bytes, model: ContentModel, comments: bool = False) -> E
         if title and title.startswith("Pydoc: "):
             source = html if isinstance(html, str) else html.decode("utf-8", "replace")
             return Extracted(_clean(pydoc_text(source)), title)
-        chosen = [] if says_no_page(blocks) else model.content(blocks)
+        chosen = [] if is_error_page(blocks) else model.content(blocks)
         if is_bare(blocks, chosen):
             chosen = []
         if comments:

@@ -54,7 +54,7 @@ OPTIONS = {
 
 
 @dataclass
-class Example:
+class LabelledPage:
     """A page and what people said is its content."""
 
     url: str
@@ -74,7 +74,7 @@ def site_of(url: str) -> str:
     return ".".join(parts[-3:] if len(parts) > 2 and len(parts[-2]) <= 3 and len(parts[-1]) == 2 else parts[-2:])
 
 
-def read_examples(data: Path) -> list[Example]:
+def read_examples(data: Path) -> list[LabelledPage]:
     gold = read_gold(data)
     examples = [
         _example(page.url, decode(page), gold[page.url])
@@ -96,7 +96,7 @@ def read_gold(data: Path) -> dict[str, dict[str, Any]]:
     return gold
 
 
-def _example(url: str, html: str, row: dict[str, Any]) -> Example:
+def _example(url: str, html: str, row: dict[str, Any]) -> LabelledPage:
     _, blocks = parse(html)
     words = [WORD.findall((prefix + text).lower()) for prefix, text in zip(blocks.prefix, blocks.text, strict=True)]
     weight = np.sqrt([len(block) for block in words])
@@ -108,7 +108,7 @@ def _example(url: str, html: str, row: dict[str, Any]) -> Example:
     else:
         label = _labels(words, truth)
     weight = weight * KIND_WEIGHTS.get(kind, 1.0) / max(weight.sum(), 1)
-    return Example(url, kind, site_of(row.get("page", url)), blocks, words, Counter(truth), label, weight)
+    return LabelledPage(url, kind, site_of(row.get("page", url)), blocks, words, Counter(truth), label, weight)
 
 
 def _snippet_labels(
@@ -149,7 +149,7 @@ def word_f1(kept: Iterable[list[str]], gold: Counter[str]) -> float:
     return 2 * (ours & gold).total() / (ours.total() + gold.total())
 
 
-def heart_of(example: Example) -> Example | None:
+def heart_of(example: LabelledPage) -> LabelledPage | None:
     """The page as it would be without anything around its content: the smallest element that holds nearly all of it.
 
     Small and plain pages are rare among those that people label, and a model that knows none takes their code, lists and
@@ -217,7 +217,7 @@ class _Table:
 class ScoreTables:
     """The pages' tags and words as tables, made once: each training set takes its rows."""
 
-    def __init__(self, examples: list[Example], site: list[int]) -> None:
+    def __init__(self, examples: list[LabelledPage], site: list[int]) -> None:
         import scipy.sparse as sparse
 
         tags: dict[Tag, int] = {}
@@ -297,7 +297,7 @@ def _counts(pairs: list[tuple[int, int]], rows: int, columns: int) -> Any:
     return sparse.csr_matrix((np.ones(len(at), np.float32), (at[:, 0], at[:, 1])), shape=(rows, columns))
 
 
-def train(examples: list[Example], tables: ScoreTables, site: NDArray[np.int64], held_out: Set[int]) -> ContentModel:
+def train(examples: list[LabelledPage], tables: ScoreTables, site: NDArray[np.int64], held_out: Set[int]) -> ContentModel:
     """The model from the pages of the sites that are in no fold held out; `site` is of each page."""
     pages, x, names = training_features(examples, tables, site, held_out)
     return ContentModel(_as_stored(tables.without(held_out)), fit_trees(x, pages), names)
@@ -309,11 +309,11 @@ def _as_stored(scores: Scores) -> Scores:
 
 
 def training_features(
-    examples: list[Example], tables: ScoreTables, site: NDArray[np.int64], held_out: Set[int]
-) -> tuple[list[Example], list[NDArray[np.float32]], list[str]]:
+    examples: list[LabelledPage], tables: ScoreTables, site: NDArray[np.int64], held_out: Set[int]
+) -> tuple[list[LabelledPage], list[NDArray[np.float32]], list[str]]:
     """Pages that have text and their hearts, their features under scores fitted without their fold, and the features'
     names."""
-    pages: list[Example] = []
+    pages: list[LabelledPage] = []
     x: list[NDArray[np.float32]] = []
     names: list[str] = []
     for fold in set(range(FOLDS)) - held_out:
@@ -328,7 +328,7 @@ def training_features(
     return pages, x, names
 
 
-def fit_trees(x: list[NDArray[np.float32]], pages: list[Example]) -> Trees:
+def fit_trees(x: list[NDArray[np.float32]], pages: list[LabelledPage]) -> Trees:
     import lightgbm
 
     weight = np.concatenate([page.weight for page in pages])
@@ -369,14 +369,14 @@ def _flat(dump: dict[str, Any]) -> Trees:
     return trees
 
 
-def cross_validated(examples: list[Example]) -> tuple[list[list[int]], list[ContentModel]]:
+def cross_validated(examples: list[LabelledPage]) -> tuple[list[list[int]], list[ContentModel]]:
     """Models that have not seen the sites of the pages beside them: (pages of each fold, the fold's model)."""
     _, site, tables = _prepared(examples)
     pages = [np.flatnonzero(tables.fold[site] == at).tolist() for at in range(FOLDS)]
     return pages, [train(examples, tables, site, {at}) for at in range(FOLDS)]
 
 
-def _prepared(examples: list[Example]) -> tuple[list[str], NDArray[np.int64], ScoreTables]:
+def _prepared(examples: list[LabelledPage]) -> tuple[list[str], NDArray[np.int64], ScoreTables]:
     sites = sorted({example.site for example in examples})
     number = {site: at for at, site in enumerate(sites)}
     site = [number[example.site] for example in examples]

@@ -27,7 +27,7 @@ class Sizes(Counter[tuple[str, str]]):
 
 
 @dataclass
-class Step:
+class FunnelStep:
     """A filter, whose `why` says for what reason a document is dropped, or else a `change` of its text."""
 
     name: str
@@ -64,7 +64,7 @@ class Step:
             self.samples.append({"url": row["url"], "detail": detail, "text": text[:200]})
 
 
-def report(steps: list[Step], all_rows: Sizes) -> list[dict[str, Any]]:
+def report(steps: list[FunnelStep], all_rows: Sizes) -> list[dict[str, Any]]:
     """A row of each step, with the sizes before it and after."""
     rows = []
     left = Sizes(all_rows)

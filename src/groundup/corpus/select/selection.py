@@ -28,7 +28,7 @@ from groundup.corpus.annotate import personal, rules
 from groundup.corpus.config import SelectionConfig
 from groundup.corpus.dedup import boilerplate_lines
 from groundup.corpus.dedup.contamination import contains_benchmark, contamination, read_benchmarks
-from groundup.corpus.select.funnel import Reason, Row, Sizes, Step, report
+from groundup.corpus.select.funnel import FunnelStep, Reason, Row, Sizes, report
 from groundup.corpus.tables import read_working, write_working
 
 PART_BYTES = 16 << 20  # of annotations that are looked at together
@@ -44,28 +44,28 @@ WHY = [(name, pa.string()) for name in ("cluster", "reason", "detail")]
 DROPPED = pa.schema([*KEYS, ("words", pa.int32()), ("quality", pa.float32()), *WHY])
 
 
-def steps_of(settings: SelectionConfig, languages: Sequence[str]) -> list[Step]:
+def steps_of(settings: SelectionConfig, languages: Sequence[str]) -> list[FunnelStep]:
     """What each document goes through by itself, in order."""
 
-    def inside(column: str, least: float, most: float, code_exempt: bool = False, name: str = "") -> Step:
-        return Step(name or column.replace("_", " "), lambda row: _outside(row, column, least, most), code_exempt)
+    def inside(column: str, least: float, most: float, code_exempt: bool = False, name: str = "") -> FunnelStep:
+        return FunnelStep(name or column.replace("_", " "), lambda row: _outside(row, column, least, most), code_exempt)
 
     return [
-        Step("empty", lambda row: None if row["text"].strip() else "no text"),
-        Step("exact duplicate", lambda row: _copy_of(row["duplicate_of"])),
-        Step("same address", lambda row: _copy_of(row["same_url_as"])),
-        Step("near duplicate", lambda row: _copy_of(row["near_duplicate_of"])),
-        Step("language", lambda row: _language(row, languages, settings), code_exempt=True),
+        FunnelStep("empty", lambda row: None if row["text"].strip() else "no text"),
+        FunnelStep("exact duplicate", lambda row: _copy_of(row["duplicate_of"])),
+        FunnelStep("same address", lambda row: _copy_of(row["same_url_as"])),
+        FunnelStep("near duplicate", lambda row: _copy_of(row["near_duplicate_of"])),
+        FunnelStep("language", lambda row: _language(row, languages, settings), code_exempt=True),
         inside("words", settings.min_words, settings.max_words, name="length"),
         inside("alphabetic_words", settings.min_alphabetic_words, 1, code_exempt=True),
         inside("duplicate_lines", 0, settings.max_duplicate_line_share, code_exempt=True, name="repeated lines"),
-        Step("toxic words", lambda row: _toxic_words(row, settings.max_toxic_word_share)),
+        FunnelStep("toxic words", lambda row: _toxic_words(row, settings.max_toxic_word_share)),
         inside("toxicity", 0, settings.max_toxicity),
         inside("calibrated_quality", settings.min_calibrated_quality, 1, code_exempt=True),
         inside("quality", settings.min_quality, 1, code_exempt=True),
         # Spans count characters of the whole text and a placeholder has no line break: redact first, then remove lines.
-        Step("personal data redacted", change=_redact),
-        Step("template lines removed", change=_remove_template_lines),
+        FunnelStep("personal data redacted", change=_redact),
+        FunnelStep("template lines removed", change=_remove_template_lines),
         inside("words", settings.min_words, 10**12, name="length without template lines"),
     ]
 
@@ -100,11 +100,11 @@ def select(annotations: Path, out: Path, settings: SelectionConfig, languages: S
         left = Left(*map(np.concatenate, zip(*numbers, strict=True)))
         del numbers
         _hold_out(left, settings.held_out)
-        late = [Step("contaminates held-out")]
+        late = [FunnelStep("contaminates held-out")]
         _drop_contaminated(parts, left, settings.max_contamination)
         benchmarks: list[dict[str, Any]] = []
         if settings.benchmarks:
-            late.append(Step("contains benchmark"))
+            late.append(FunnelStep("contains benchmark"))
             benchmarks = _drop_benchmarks(parts, left, [Path(name) for name in settings.benchmarks])
         _mark_best(left, settings.best_share)
         sizes = _write(parts, left, late, out)
@@ -245,7 +245,7 @@ def _drop_benchmarks(parts: list[Path], left: Left, paths: list[Path]) -> list[d
     return found
 
 
-def _write(parts: list[Path], left: Left, late: list[Step], out: Path) -> dict[str, Sizes]:
+def _write(parts: list[Path], left: Left, late: list[FunnelStep], out: Path) -> dict[str, Sizes]:
     """Both tables; returns the sizes of what is in the first."""
     sizes = {name: Sizes() for name in ("left", "train", "held_out", "best")}
     place = 0

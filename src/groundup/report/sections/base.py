@@ -2,16 +2,16 @@ import math
 from typing import Any
 
 from groundup.report import figures
-from groundup.report.made import Made, column, measured
+from groundup.report.run_results import RunResults, column, measured
 from groundup.report.words import number
 
 TITLE = "Base model: learning to predict"
 STAGES = ("base",)
 
 
-def gather(made: Made) -> dict[str, Any]:
-    base = made.results["base"]
-    metrics = made.rows("base", "training/metrics.jsonl")
+def gather(run: RunResults) -> dict[str, Any]:
+    base = run.results["base"]
+    metrics = run.rows("base", "training/metrics.jsonl")
     millions = base["tokens"] / max(base["steps"], 1) / 1e6
     held_out = base["held_out_loss"]
     return {
@@ -20,8 +20,8 @@ def gather(made: Made) -> dict[str, Any]:
             ("tokens read in training", number(base["tokens"])),
         ],
         "base": base,
-        "seconds": made.seconds["base"],
-        "blind": math.log(made.results["tokenizer"]["vocabulary"]) if "tokenizer" in made.results else math.nan,
+        "seconds": run.seconds["base"],
+        "blind": math.log(run.results["tokenizer"]["vocabulary"]) if "tokenizer" in run.results else math.nan,
         "held_out_perplexity": math.exp(held_out) if held_out is not None else math.nan,
         "loss_figure": figures.loss(
             "loss",

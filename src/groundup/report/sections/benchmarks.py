@@ -1,14 +1,14 @@
 from typing import Any
 
 from groundup.report import figures
-from groundup.report.made import Made
+from groundup.report.run_results import RunResults
 
 TITLE = "Benchmarks: tests that others use"
 STAGES = ("benchmarks",)
 
 
-def gather(made: Made) -> dict[str, Any]:
-    tested = made.results["benchmarks"]
+def gather(run: RunResults) -> dict[str, Any]:
+    tested = run.results["benchmarks"]
     tasks = []
     for name in tested["tasks"]:
         some = [one for one in tested["results"] if one["task"] == name]

@@ -6,7 +6,7 @@ from groundup.core.text import visible
 from groundup.corpus.annotate import personal
 from groundup.corpus.tables import read_table
 from groundup.report import figures
-from groundup.report.made import Made
+from groundup.report.run_results import RunResults
 from groundup.report.words import number
 
 TITLE = "From pages to a corpus"
@@ -15,13 +15,13 @@ SHOWN_TEXT = 200  # characters of a dropped document
 SHOWN_DROPPED = 3  # of each reason
 
 
-def gather(made: Made) -> dict[str, Any]:
-    results = made.results
+def gather(run: RunResults) -> dict[str, Any]:
+    results = run.results
     facts = [("pages collected", number(results["annotations"]["pages"]))] if "annotations" in results else []
     found = {"pages": results.get("pages", {}), "funnel": None}
-    if "corpus" not in made.folders:
+    if "corpus" not in run.folders:
         return {**found, "facts": facts}
-    steps = visible(read_json(made.folders["corpus"] / "funnel.json"))
+    steps = visible(read_json(run.folders["corpus"] / "funnel.json"))
     first = [("documents found", steps["steps"][0]["before"]["by_domain"])] if steps["steps"] else []
     after = [(step["step"], step["after"]["by_domain"]) for step in steps["steps"]]
     return {
@@ -29,7 +29,7 @@ def gather(made: Made) -> dict[str, Any]:
         "facts": [*facts, ("documents kept", number(steps["left"]["documents"]))],
         "funnel": steps,
         "funnel_figure": figures.funnel("funnel", [*first, *after]),
-        "dropped": dropped(made.folders["corpus"]),
+        "dropped": dropped(run.folders["corpus"]),
     }
 
 

@@ -1,28 +1,28 @@
 from typing import Any
 
 from groundup.core.cost import cost
-from groundup.report.made import Made
+from groundup.report.run_results import RunResults
 from groundup.report.words import number, seconds
-from groundup.scaling.cost import LLAMA3_405B
+from groundup.scaling.training_cost import LLAMA3_405B
 
 TITLE = "What it cost"
 STAGES = ()  # of every run
 
 
-def gather(made: Made) -> dict[str, Any]:
-    settings, everything = made.recipe["report"], sum(made.seconds.values())
+def gather(run: RunResults) -> dict[str, Any]:
+    settings, everything = run.recipe["report"], sum(run.seconds.values())
     spent = {
         stage: {"seconds": time, **cost(time, **settings)}
-        for stage, time in {**made.seconds, "all": everything}.items()
+        for stage, time in {**run.seconds, "all": everything}.items()
     }
     return {
         "facts": [
             ("time, all stages", seconds(everything)),
             ("energy, estimated", f"{number(1000 * spent['all']['kwh'])} Wh"),
         ],
-        "name": made.recipe["name"],
+        "name": run.recipe["name"],
         "settings": settings,
         "cost": spent,
         "llama": LLAMA3_405B,
-        "base": made.results.get("base"),
+        "base": run.results.get("base"),
     }

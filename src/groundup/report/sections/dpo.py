@@ -1,19 +1,19 @@
 from typing import Any
 
 from groundup.report import figures
-from groundup.report.made import Made, column, epoch_ends, measured
+from groundup.report.run_results import RunResults, column, epoch_ends, measured
 from groundup.report.sections import policy
 
 TITLE = "DPO: better answers from the comparisons"
 STAGES = ("dpo",)
 
 
-def gather(made: Made) -> dict[str, Any]:
-    dpo, epochs = made.results["dpo"], made.recipe["dpo"]["epochs"]
-    metrics = made.rows("dpo", "training/metrics.jsonl")
+def gather(run: RunResults) -> dict[str, Any]:
+    dpo, epochs = run.results["dpo"], run.recipe["dpo"]["epochs"]
+    metrics = run.rows("dpo", "training/metrics.jsonl")
     loss, accuracy = "loss (0.69 is undecided)", "pairs ranked as the annotator did, share"
     return {
-        **policy.gather(made, "dpo"),
+        **policy.gather(run, "dpo"),
         "dpo": dpo,
         "epochs": epochs,
         "held_out_pairs": next((int(row["held_out_pairs"]) for row in metrics if "held_out_pairs" in row), 0),

@@ -1,15 +1,15 @@
 from typing import Any
 
 from groundup.report import figures
-from groundup.report.made import Made
+from groundup.report.run_results import RunResults
 from groundup.report.words import against, comparison, decimals, interval, percent
 
 TITLE = "Evaluation: what the base model learned"
 STAGES = ("evaluation",)
 
 
-def gather(made: Made) -> dict[str, Any]:
-    tested = made.results["evaluation"]
+def gather(run: RunResults) -> dict[str, Any]:
+    tested = run.results["evaluation"]
     bits = tested["bits_per_byte"]
     overall, ahead = bits["overall"], bits["ahead"]
     return {

@@ -1,16 +1,16 @@
 from typing import Any
 
 from groundup.report import figures
-from groundup.report.made import Made, column, measured
+from groundup.report.run_results import RunResults, column, measured
 from groundup.report.words import number
 
 TITLE = "A longer context"
 STAGES = ("long_context",)
 
 
-def gather(made: Made) -> dict[str, Any]:
-    found = made.results["long_context"]
-    metrics = made.rows("long_context", "training/metrics.jsonl")
+def gather(run: RunResults) -> dict[str, Any]:
+    found = run.results["long_context"]
+    metrics = run.rows("long_context", "training/metrics.jsonl")
     millions = found["tokens"] / max(found["steps"], 1) / 1e6
     return {
         "facts": [("tokens that the model sees at once", number(found["context"]["after"]))],

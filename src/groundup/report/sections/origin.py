@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from groundup.core import toml
 from groundup.core.text import visible
-from groundup.report.made import Made
+from groundup.report.run_results import RunResults
 
 TITLE = "How it was made, and what to try next"
 STAGES = ()  # of every run
@@ -25,51 +25,51 @@ RAW = {
 }
 
 
-def gather(made: Made) -> dict[str, Any]:
+def gather(run: RunResults) -> dict[str, Any]:
     return {
-        "seed": made.recipe["seed"],
-        "machines": _by_value(made, lambda manifest: _machine(manifest.get("machine") or {})),
-        "device": made.results.get("base", {}).get("device", ""),
+        "seed": run.recipe["seed"],
+        "machines": _by_value(run, lambda manifest: _machine(manifest.get("machine") or {})),
+        "device": run.results.get("base", {}).get("device", ""),
         "versions": _by_value(
-            made, lambda manifest: ", ".join(f"{library} {version}" for library, version in manifest["versions"].items())
+            run, lambda manifest: ", ".join(f"{library} {version}" for library, version in manifest["versions"].items())
         ),
         "files": [
-            {"stage": stage, "name": name, "what": what, "link": _link(made.page, folder / name)}
-            for stage, folder in made.folders.items()
+            {"stage": stage, "name": name, "what": what, "link": _link(run.page, folder / name)}
+            for stage, folder in run.folders.items()
             for name, what in RAW.items()
             if (folder / name).is_file()
         ],
-        "recipe": visible(toml.dumps(made.recipe)),
+        "recipe": visible(toml.dumps(run.recipe)),
         "recipe_file": RECIPE,
-        "commands": [{"what": what, "command": visible(command)} for what, command in commands(made)],
+        "commands": [{"what": what, "command": visible(command)} for what, command in commands(run)],
     }
 
 
-def commands(made: Made) -> list[tuple[str, str]]:
+def commands(run: RunResults) -> list[tuple[str, str]]:
     """(what for, what to type) where the run was started from."""
-    run = next(iter(made.folders.values()), made.page).parent  # of a run of added steps alone the page's
-    recipe = run / "report" / RECIPE
-    base, results = made.recipe["base"], made.results
+    folder = next(iter(run.folders.values()), run.page).parent  # of a run of added steps alone the page's
+    recipe = folder / "report" / RECIPE
+    base, results = run.recipe["base"], run.results
     found = []
     talkative = [stage for stage in ("dpo", "ppo", "sft", "base") if stage in results]
     for stage in talkative[:2]:
-        found.append((f"Talk to the model of {stage}.", ["chat", run, "--stage", stage]))
+        found.append((f"Talk to the model of {stage}.", ["chat", folder, "--stage", stage]))
     if "base" in results:
         deeper = f"base.depth={base['depth'] + 1}"
-        found.append(("Make the model larger.", ["run", recipe, "--run", f"{run}-deeper", "--set", deeper]))
+        found.append(("Make the model larger.", ["run", recipe, "--run", f"{folder}-deeper", "--set", deeper]))
         longer = f"base.tokens={2 * results['base']['tokens']}"
-        found.append(("Train it on twice as many tokens.", ["run", recipe, "--run", f"{run}-longer", "--set", longer]))
-        found.append(("Look at its curves in TensorBoard.", ["tensorboard", run]))
+        found.append(("Train it on twice as many tokens.", ["run", recipe, "--run", f"{folder}-longer", "--set", longer]))
+        found.append(("Look at its curves in TensorBoard.", ["tensorboard", folder]))
     if "dpo" in results:
-        beta = "dpo.beta={:g}".format(2 * made.recipe["dpo"]["beta"])
-        found.append(("Hold DPO closer to the fine-tuned model.", ["run", recipe, "--run", f"{run}-closer", "--set", beta]))
+        beta = "dpo.beta={:g}".format(2 * run.recipe["dpo"]["beta"])
+        found.append(("Hold DPO closer to the fine-tuned model.", ["run", recipe, "--run", f"{folder}-closer", "--set", beta]))
     if "corpus" in results:
-        found.append(("See what other thresholds would keep.", ["corpus", "tune", run]))
+        found.append(("See what other thresholds would keep.", ["corpus", "tune", folder]))
     if "tokenizer" in results and "corpus" in results:
-        report = ["tokenizer", "report", run / "tokenizer", "--on", run, "--out", f"{run}-tokenizer.html"]
+        report = ["tokenizer", "report", folder / "tokenizer", "--on", folder, "--out", f"{folder}-tokenizer.html"]
         found.append(("See what the tokenizer does to texts.", report))
     if "ppo" not in results:
-        found.insert(0, ("Resume this run.", ["run", recipe, "--run", run]))
+        found.insert(0, ("Resume this run.", ["run", recipe, "--run", folder]))
     return [(what, shlex.join(["groundup", *map(str, words)])) for what, words in found]
 
 
@@ -80,10 +80,10 @@ def _machine(machine: dict[str, Any]) -> str:
     return f"{machine['processor']}, {machine['cores']} cores{memory}, {machine['system']}"
 
 
-def _by_value(made: Made, value: Any) -> list[dict[str, Any]]:
+def _by_value(run: RunResults, value: Any) -> list[dict[str, Any]]:
     """What is the same for some stages, with their names; no names where it is the same for all."""
     found: dict[str, list[str]] = {}
-    for stage, manifest in made.manifests.items():
+    for stage, manifest in run.manifests.items():
         found.setdefault(value(manifest), []).append(stage)
     return [{"value": one, "stages": stages if len(found) > 1 else []} for one, stages in found.items()]
 

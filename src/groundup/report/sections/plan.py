@@ -1,24 +1,24 @@
 from typing import Any
 
-from groundup.report.made import Made
+from groundup.report.run_results import RunResults
 from groundup.report.words import number
 
 TITLE = "The plan: a size for the time"
 STAGES = ("plan",)
 
 
-def gather(made: Made) -> dict[str, Any]:
+def gather(run: RunResults) -> dict[str, Any]:
     """Prediction and outcome side by side, and what was decided between."""
-    plan = made.results["plan"]
-    expected, planned = plan["expected"], made.results.get("base", {}).get("planned") or {"loss": None}
-    before = [name for name in plan["spent"] if name in made.seconds]
-    after = list(made.seconds)[list(made.seconds).index("base") + 1 :] if "base" in made.seconds else []
+    plan = run.results["plan"]
+    expected, planned = plan["expected"], run.results.get("base", {}).get("planned") or {"loss": None}
+    before = [name for name in plan["spent"] if name in run.seconds]
+    after = list(run.seconds)[list(run.seconds).index("base") + 1 :] if "base" in run.seconds else []
     took = {
-        "before": sum(made.seconds[name] for name in before),
-        "plan": made.seconds["plan"],
-        "base": made.seconds.get("base"),
-        "after": sum(made.seconds[name] for name in after) if after else None,
-        "all": sum(made.seconds.values()),
+        "before": sum(run.seconds[name] for name in before),
+        "plan": run.seconds["plan"],
+        "base": run.seconds.get("base"),
+        "after": sum(run.seconds[name] for name in after) if after else None,
+        "all": sum(run.seconds.values()),
     }
     loss = expected["loss"]
     return {

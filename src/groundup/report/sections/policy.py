@@ -3,14 +3,14 @@
 from typing import Any
 
 from groundup.report import figures
-from groundup.report.made import Made, column, shown
+from groundup.report.run_results import RunResults, column, shown
 from groundup.report.words import comparison, interval, percent
 
 SHOWN_ROLLOUTS = 24  # answers: two of each rollout that was kept
 
 
-def gather(made: Made, stage: str) -> dict[str, Any]:
-    one, name = made.results[stage]["against_sft"], stage.upper()
+def gather(run: RunResults, stage: str) -> dict[str, Any]:
+    one, name = run.results[stage]["against_sft"], stage.upper()
     if one is None:  # the model of sft was given, without held-out questions
         return {"against_sft": None}
     return {
@@ -22,18 +22,18 @@ def gather(made: Made, stage: str) -> dict[str, Any]:
         ],
         "name": name,
         "against_sft": one,
-        "annotator": made.results.get("preferences", {}).get("annotator", "simulated"),
+        "annotator": run.results.get("preferences", {}).get("annotator", "simulated"),
         "preferred_figure": figures.intervals(
             f"{stage}-preferred", [(name, one["win_rate"], one["low"], one["high"])],
             "prompts on which it is preferred over SFT, %", ("equal", 0.5),
         ),
-        "samples": made.samples(stage),
+        "samples": run.samples(stage),
     }  # fmt: skip
 
 
-def rollouts(made: Made, stage: str, curves: dict[str, str]) -> dict[str, Any]:
+def rollouts(run: RunResults, stage: str, curves: dict[str, str]) -> dict[str, Any]:
     """The curves of PPO's and GRPO's rollouts, and what is wrong with the form of their answers."""
-    rows = made.rows(stage, "training/rollouts.jsonl")
+    rows = run.rows(stage, "training/rollouts.jsonl")
     curves = {
         **curves,
         "length, tokens an answer": "length",
@@ -41,12 +41,12 @@ def rollouts(made: Made, stage: str, curves: dict[str, str]) -> dict[str, Any]:
         "reward against length, correlation": "reward_length_correlation",
     }
     series = {label: column(rows, name) for label, name in curves.items() if name in rows[0]}
-    written = made.rows(stage, "training/rollout_samples.jsonl")
+    written = run.rows(stage, "training/rollout_samples.jsonl")
     of_each = [row for number, row in enumerate(written) if number < 2 or written[number - 2]["iteration"] != row["iteration"]]
     return {
-        **gather(made, stage),
-        stage: made.results[stage],
-        "on_held_out": made.results[stage].get("held_out"),
+        **gather(run, stage),
+        stage: run.results[stage],
+        "on_held_out": run.results[stage].get("held_out"),
         "while_training": shown(of_each[:SHOWN_ROLLOUTS]),
         f"{stage}_figure": figures.panels(stage, "iteration", column(rows, "iteration"), series),
     }

@@ -1,10 +1,10 @@
 from typing import Any
 
-from groundup.report.made import Made
+from groundup.report.run_results import RunResults
 
 TITLE = "Preferences: which answer is better"
 STAGES = ("preferences",)
 
 
-def gather(made: Made) -> dict[str, Any]:
-    return {"preferences": made.results["preferences"]}
+def gather(run: RunResults) -> dict[str, Any]:
+    return {"preferences": run.results["preferences"]}

@@ -1,17 +1,17 @@
 from typing import Any
 
 from groundup.report import figures
-from groundup.report.made import Made
+from groundup.report.run_results import RunResults
 from groundup.report.words import against, comparison, interval, percent
 
 TITLE = "Reward model: a score for each answer"
 STAGES = ("reward",)
 
 
-def gather(made: Made) -> dict[str, Any]:
-    reward = made.results["reward"]
+def gather(run: RunResults) -> dict[str, Any]:
+    reward = run.results["reward"]
     accuracy, ahead = reward["accuracy"], reward["ahead_of_longer"]
-    scored = made.rows("reward", "training/scored.jsonl")
+    scored = run.rows("reward", "training/scored.jsonl")
     agrees = comparison(
         "Does the reward model agree with the annotator?", f"{percent(accuracy['accuracy'])} ({interval(accuracy)})",
         f"always preferring the longer answer: {percent(reward['longer_wins'])}",

@@ -1,7 +1,7 @@
 from typing import Any
 
 from groundup.report import figures
-from groundup.report.made import Made, column, epoch_ends, measured, shown
+from groundup.report.run_results import RunResults, column, epoch_ends, measured, shown
 from groundup.report.words import comparison, interval, percent
 
 TITLE = "Fine-tuning (SFT): learning to answer"
@@ -10,12 +10,12 @@ ANSWERS = "training/answers.jsonl"
 SHOWN_ON_THE_WAY = 32
 
 
-def gather(made: Made) -> dict[str, Any]:
-    tuned = made.results["sft"]
+def gather(run: RunResults) -> dict[str, Any]:
+    tuned = run.results["sft"]
     overlap, gain = tuned["held_out"]["overlap"], tuned["held_out"]["gain"]
-    metrics = made.rows("sft", "training/metrics.jsonl")
+    metrics = run.rows("sft", "training/metrics.jsonl")
     loss = "loss, nats per token"
-    answers = made.rows("sft", ANSWERS) if (made.folders["sft"] / ANSWERS).is_file() else []  # none where none was held out
+    answers = run.rows("sft", ANSWERS) if (run.folders["sft"] / ANSWERS).is_file() else []  # none where none was held out
     return {
         "compared": [
             comparison(
@@ -29,10 +29,10 @@ def gather(made: Made) -> dict[str, Any]:
         "gain": gain,
         "loss_figure": figures.panels(
             "sft-loss", "step", column(metrics, "step"), {loss: column(metrics, "loss")},
-            {loss: measured(metrics, "held_out")}, epoch_ends(tuned["steps"], made.recipe["sft"]["epochs"]),
+            {loss: measured(metrics, "held_out")}, epoch_ends(tuned["steps"], run.recipe["sft"]["epochs"]),
         ),
         "held_out_curve": measured(metrics, "held_out"),
-        "epochs": made.recipe["sft"]["epochs"],
+        "epochs": run.recipe["sft"]["epochs"],
         "overlap_figure": figures.intervals(
             "overlap",
             [
@@ -41,6 +41,6 @@ def gather(made: Made) -> dict[str, Any]:
             ],
             "words shared with the right answer, %",
         ),
-        "samples": made.samples("sft"),
+        "samples": run.samples("sft"),
         "while_training": shown(answers[-SHOWN_ON_THE_WAY:]),
     }  # fmt: skip

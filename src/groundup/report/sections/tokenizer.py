@@ -4,7 +4,7 @@ from typing import Any
 
 from groundup.core.text import visible
 from groundup.corpus.tables import read_table
-from groundup.report.made import Made
+from groundup.report.run_results import RunResults
 from groundup.tokenizer.load import of_model
 from groundup.tokenizer.tokenizer import Tokenizer
 
@@ -15,11 +15,11 @@ _SENTENCE = re.compile(r"(?<![^\s])[A-Z][a-z]*(?: [A-Za-z'-]+,?){7,18}\.(?!\S)")
 _CODE_LINE = re.compile(r"^ +(?:return|if|for|def|raise) .{20,60}$", re.MULTILINE)
 
 
-def gather(made: Made) -> dict[str, Any]:
-    folders = made.folders
+def gather(run: RunResults) -> dict[str, Any]:
+    folders = run.folders
     return {
-        "tokenizer": made.results["tokenizer"],
-        "tokens": made.results.get("tokens"),
+        "tokenizer": run.results["tokenizer"],
+        "tokens": run.results.get("tokens"),
         "examples": tokenized(folders["corpus"], of_model(folders["tokenizer"])) if "corpus" in folders else [],
     }
 

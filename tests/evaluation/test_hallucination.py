@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from groundup.core.statistics import wilson
 from groundup.data.docstring_questions import documented
 from groundup.evaluation import evaluate as evaluation
-from groundup.evaluation import existence
+from groundup.evaluation import hallucination
 from groundup.evaluation.config import ABSTENTIONS
 from groundup.evaluation.references import missing, references
 from groundup.evaluation.tasks import Example, load, open_task
@@ -32,7 +32,7 @@ from groundup.model import folder
     ],
 )
 def test_abstentions(text, expected):
-    assert existence.abstains(text, ABSTENTIONS) == expected
+    assert hallucination.abstains(text, ABSTENTIONS) == expected
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_abstentions(text, expected):
 )
 def test_right_or_not(text, accepted, exists, expected):
     asked = open_task("existence").settings
-    found = existence.record(text, Example(0, "", "Question", accepted, int(exists)), asked, 0.5)
+    found = hallucination.record(text, Example(0, "", "Question", accepted, int(exists)), asked, 0.5)
     assert (found["abstained"], found["answered"], found["right"]) == expected
 
 
@@ -64,19 +64,19 @@ def test_figures_by_hand():
         record(True, True, None, 0.9), record(False, True, 0.0, 0.65), record(False, False, 1.0, 0.2, abstained=True),
         record(False, False, 1.0, 0.0),
     ]  # fmt: skip
-    found = existence.figures(records, None)
+    found = hallucination.figures(records, None)
     assert {name: one["value"] for name, one in found.items()} == pytest.approx({
         "answered, existing": 3 / 4, "abstained, existing": 1 / 4, "answered, invented": 1 / 3, "abstained, invented": 1 / 3,
         "right": 3 / 6,
     })  # fmt: skip
     assert (found["answered, invented"]["low"], found["answered, invented"]["high"]) == wilson(1, 3)
-    sure = existence.confidence(records)
+    sure = hallucination.confidence(records)
     # Answered and judged: 0.9 right, 0.8 and 0.65 wrong.
     assert sure["n"] == 3 and sure["auroc"]["value"] == 1 and sure["brier"]["value"] == pytest.approx((0.01 + 0.64 + 0.4225) / 3)
     assert sure["ece"]["value"] == pytest.approx((0.1 + 0.8 + 0.65) / 3)
     assert [one["n"] for one in sure["bins"]] == [1, 1, 1] and sure["ece"]["low"] <= sure["ece"]["value"] <= sure["ece"]["high"]
-    assert existence.confidence(records[2:3]) == {"n": 0} and "auroc" not in existence.confidence(records[:1])
-    assert [*existence.figures(records[4:], None)] == ["answered, invented", "abstained, invented", "right"]
+    assert hallucination.confidence(records[2:3]) == {"n": 0} and "auroc" not in hallucination.confidence(records[:1])
+    assert [*hallucination.figures(records[4:], None)] == ["answered, invented", "abstained, invented", "right"]
 
 
 # --- references ---------------------------------------------------------------------------------------------------
@@ -101,11 +101,11 @@ def test_what_no_document_has():
     gone = missing(answers, corpus)
     assert gone[0] == {"names": [], "links": [], "citations": []}
     assert gone[1] == {"names": ["shutil.copyall"], "links": [], "citations": ["Knuth 1984"]}
-    found = existence.made_up([{"references": one} for one in answers], corpus)
+    found = hallucination.made_up([{"references": one} for one in answers], corpus)
     assert found["names"]["given"] == 4 and found["names"]["missing"] == 1 and found["names"]["share"]["value"] == 0.25
     assert found["citations"]["missing"] == 1 and found["names"]["shown"] == ["shutil.copyall"]
     assert found["answers"]["value"] == 0.5 and "share" not in found["links"]
-    assert existence.made_up([{"references": one} for one in answers], None)["names"] == {"given": 4}
+    assert hallucination.made_up([{"references": one} for one in answers], None)["names"] == {"given": 4}
 
 
 @settings(max_examples=30)
@@ -140,8 +140,8 @@ class TreeWriter:
 
 
 def test_invented_objects_are_new_and_of_the_same_form():
-    rows = [*existence.docstring_rows([("file:///stdlib/files.py", SOURCE)])]
-    assert rows == [*existence.docstring_rows([("file:///stdlib/files.py", SOURCE)])]
+    rows = [*hallucination.docstring_rows([("file:///stdlib/files.py", SOURCE)])]
+    assert rows == [*hallucination.docstring_rows([("file:///stdlib/files.py", SOURCE)])]
     known = {item.name for item in documented([("file:///stdlib/files.py", SOURCE)])}
     real, invented = [row for row in rows if row["exists"]], [row for row in rows if not row["exists"]]
     assert len(real) == len(invented) >= 3 and {row["object"] for row in real} <= known

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from groundup.core.device import Device
 from groundup.core.errors import UserError
 from groundup.generation import engine
-from groundup.posttraining import answers, dpo, ppo, preferences, reward, rows, sft
+from groundup.posttraining import answers, dpo, ppo, preferences, reward, sft, tokenize_rows
 from groundup.posttraining.config import DpoConfig, PpoConfig, PreferencesConfig, RewardConfig, SftConfig
 from groundup.posttraining.rewards import open_reward
 from groundup.tokenizer.chat import render
@@ -124,7 +124,7 @@ def test_a_scorer_never_reads_beyond_the_context(policy, toy_tokenizer):
     reward_model = reward.from_policy(policy, 0)
     start = len(render(toy_tokenizer, [said("user", "q")], True)[0])
     exact = [pair("q", chosen="def" * n) for n in range(1, 200)]
-    lengths = [len(rows.pair(toy_tokenizer, row)[0][0]) for row in exact]
+    lengths = [len(tokenize_rows.pair(toy_tokenizer, row)[0][0]) for row in exact]
     left_out = Counter()
     results, _ = reward.assess(reward_model, toy_tokenizer, exact, left_out)
     assert results["accuracy"]["n"] == sum(length <= 64 for length in lengths) > 0
@@ -134,7 +134,7 @@ def test_a_scorer_never_reads_beyond_the_context(policy, toy_tokenizer):
 def test_the_whole_prompt_is_trained_on_and_only_the_last_answer_learned(toy_tokenizer):
     before = [said("system", "be brief"), said("user", "what"), said("assistant", "the file"), said("user", "and")]
     row = {**pair("x"), "prompt": before}
-    (ids, spoken), (other, _), margin = rows.pair(toy_tokenizer, row)
+    (ids, spoken), (other, _), margin = tokenize_rows.pair(toy_tokenizer, row)
     assert ids == render(toy_tokenizer, [*before, *row["chosen"]])[0] and margin == 0
     answer = [*toy_tokenizer.encode("the path"), toy_tokenizer.message_end]
     assert ids[-len(answer) :] == answer and sum(spoken) == len(answer) and not any(spoken[: -len(answer)])
@@ -171,7 +171,7 @@ json_values = st.recursive(
 @given(st.dictionaries(st.sampled_from(["messages", "prompt", "chosen", "rejected", "margin", "tools"]), json_values))
 def test_any_row_is_read_or_refused_in_one_line(toy_tokenizer, row):
     assert json.dumps(row, default=str)
-    for read in (rows.conversation, rows.pair):
+    for read in (tokenize_rows.conversation, tokenize_rows.pair):
         try:
             read(toy_tokenizer, row)
         except UserError as error:

@@ -8,7 +8,7 @@ import pytest
 from groundup.corpus.archive.warc import Page
 from groundup.corpus.extract.page_text import extract
 
-KINDS = json.loads(Path(__file__).with_name("no_pages.json").read_text(encoding="utf-8"))
+KINDS = json.loads(Path(__file__).with_name("error_pages.json").read_text(encoding="utf-8"))
 MENUS = KINDS.pop("menu")
 PROSE = (
     "The keeper opened the gate of the garden before sunrise and counted the hives along the wall. Eleven were awake, one was "

@@ -18,7 +18,7 @@ from groundup.posttraining.batches import asked_of
 from groundup.tokenizer.load import of_model
 
 
-def make(
+def generate_pairs(
     store: Store, models: tuple[str, str], prompts: Sequence[Path], max_tokens: int, temperature: float | None, seed: int,
     changes: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip

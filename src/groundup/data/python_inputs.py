@@ -9,7 +9,7 @@ from typing import Any
 
 from groundup.core.errors import UserError
 from groundup.data.contracts import Given
-from groundup.data.rows import Refused
+from groundup.data.readers import Refused
 from groundup.data.texts import as_files
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 
 
 @dataclass(frozen=True)
-class CameWith:
+class TokenizerFiles:
     """The folder's text files by name, its template and the tokens that it names, such as `eos_token`."""
 
     files: Mapping[str, str] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class CameWith:
     settings: Mapping[str, Any] | None = None  # tokenizer_config.json
 
 
-def read(folder: Path) -> CameWith:
+def read(folder: Path) -> TokenizerFiles:
     """Raises UserError for a file that is damaged, no plain file or too large, and for templates without a default."""
     names = [name for name in FILES if (folder / name).exists()]
     names += sorted(f"{MORE_TEMPLATES}/{path.name}" for path in (folder / MORE_TEMPLATES).glob("*.jinja"))[:100]
@@ -48,24 +48,24 @@ def read(folder: Path) -> CameWith:
             settings |= found
     named = {name: text for name in NAMED if (text := _content(settings.get(name))) is not None}
     own = found if "tokenizer_config.json" in files else None
-    return CameWith(files, _template(files, settings, folder), named, own)
+    return TokenizerFiles(files, _template(files, settings, folder), named, own)
 
 
-def textual(came_with: CameWith) -> list[str]:
+def textual(found: TokenizerFiles) -> list[str]:
     """The added tokens that tokenizer.json calls not special: they are text of a kind."""
-    added = json.loads(came_with.files["tokenizer.json"].lstrip("\ufeff")).get("added_tokens") or []
+    added = json.loads(found.files["tokenizer.json"].lstrip("\ufeff")).get("added_tokens") or []
     return [token["content"] for token in added if token.get("special") is False]
 
 
 def template_of(
-    came_with: CameWith, special: Mapping[str, int], ends: list[int], folder: Path, find: FindSpecial | None = None
+    found: TokenizerFiles, special: Mapping[str, int], ends: list[int], folder: Path, find: FindSpecial | None = None
 ) -> ChatTemplate | None:
-    if came_with.template is None:
+    if found.template is None:
         return None
     if "" in special:
         raise UserError(f"{folder}/tokenizer.json: a special token without text; no conversation can hold it")
-    said = [name for name in textual(came_with) if name in special]
-    return ChatTemplate(came_with.template, came_with.named, special, said, ends, str(folder), find)
+    said = [name for name in textual(found) if name in special]
+    return ChatTemplate(found.template, found.named, special, said, ends, str(folder), find)
 
 
 def _text(folder: Path, name: str) -> str:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.corpus.archive.warc import Page
-from groundup.corpus.extract.no_page import SCRIPT, says_no_page
+from groundup.corpus.extract.error_pages import SCRIPT, is_error_page
 from groundup.corpus.extract.page_text import extract, parse
 
 ERRORS = [
@@ -36,12 +36,12 @@ def test_an_error_page_gives_nothing(title, heading, text):
 @pytest.mark.parametrize("title", TITLES)
 @given(st.booleans())
 def test_a_title_with_a_number_is_no_error(title, heading):
-    assert not says_no_page(parse(page(title, "", heading))[1])
+    assert not is_error_page(parse(page(title, "", heading))[1])
 
 
 @pytest.mark.parametrize("title", ERRORS)
 def test_a_page_about_errors_is_content(title):
-    assert not says_no_page(parse(page(title, PROSE * 6, True))[1])
+    assert not is_error_page(parse(page(title, PROSE * 6, True))[1])
 
 
 @given(st.lists(st.sampled_from(["Please enable", "JavaScript", "to go on", "of bees", "\n"]), max_size=8))

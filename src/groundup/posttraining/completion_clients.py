@@ -1,4 +1,4 @@
-"""Models that write data: behind an OpenAI-compatible address, or of a folder; and a log that keeps every answer.
+"""Clients of models that complete prompts, behind an OpenAI-compatible address or of a folder; a log keeps every answer.
 
 An answer is on disk before it is used, and is never asked for again: a command that was killed pays for nothing twice.
 """
@@ -17,9 +17,9 @@ from typing import Any, Protocol
 
 from groundup.core.errors import UserError
 from groundup.core.files import digest, replacing
-from groundup.core.openai_address import OpenAIAddress, Refused
+from groundup.core.openai_address import OpenAIAddress, RequestRefused
 from groundup.core.plain_files import expanded
-from groundup.data.rows import well_formed
+from groundup.data.readers import well_formed
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Completion:
     """`end`: STOPPED, CUT at max_tokens, or REFUSED, where `text` says why. Tokens are None where nobody counted them."""
 
     text: str
@@ -50,30 +50,30 @@ class Answer:
     answer_tokens: int | None = None
 
 
-class Writer(Protocol):
+class CompletionClient(Protocol):
     """`key`: what tells this model, and how it is asked, from any other. Called by several threads at once."""
 
     key: str
 
-    def __call__(self, ask: Ask) -> Answer: ...
+    def __call__(self, ask: Ask) -> Completion: ...
 
 
-class ServedWriter(OpenAIAddress):
+class ServedClient(OpenAIAddress):
     """`chat`: asks by `/chat/completions`, the only way of many servers, and not by `/completions`."""
 
     def __init__(self, name: str, chat: bool) -> None:
         super().__init__(name)
         self.chat, self.key = chat, f"{self.model} {'chat' if chat else 'text'}"
 
-    def __call__(self, ask: Ask) -> Answer:
+    def __call__(self, ask: Ask) -> Completion:
         """Raises UserError where there is no answer, or none that can be read."""
         content: dict[str, Any] = {"model": self.model, **asdict(ask), "stop": [*ask.stops]}
         prompt, _ = content.pop("prompt"), content.pop("stops")
         content |= {"messages": [{"role": "user", "content": prompt}]} if self.chat else {"prompt": prompt}
         try:
             found = self.asked("/chat/completions" if self.chat else "/completions", content)
-        except Refused as error:
-            return Answer(str(error), REFUSED)
+        except RequestRefused as error:
+            return Completion(str(error), REFUSED)
         choices = found.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
         message = choice.get("message") if self.chat else choice
@@ -83,10 +83,10 @@ class ServedWriter(OpenAIAddress):
         usage = found.get("usage")
         counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
         counts = [count if type(count) is int and 0 <= count < 2**53 else None for count in counts]
-        return Answer(well_formed(text), CUT if choice.get("finish_reason") == "length" else STOPPED, *counts)
+        return Completion(well_formed(text), CUT if choice.get("finish_reason") == "length" else STOPPED, *counts)
 
 
-class FolderWriter:
+class FolderClient:
     """The model of a folder, or of a run. Requests are decoded together, each with random numbers of its own."""
 
     def __init__(self, folder: Path, chat: bool, at_once: int) -> None:
@@ -111,14 +111,14 @@ class FolderWriter:
         for decision in self.scheduler.decisions:
             logger.info("%s: %s", folder, decision)
 
-    def __enter__(self) -> "FolderWriter":
+    def __enter__(self) -> "FolderClient":
         self.scheduler.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.scheduler.__exit__()
 
-    def __call__(self, ask: Ask) -> Answer:
+    def __call__(self, ask: Ask) -> Completion:
         """Raises UserError where the model computes nothing that can be used."""
         from groundup.generation.request import Request, RequestSampling
         from groundup.tokenizer.chat import render
@@ -131,7 +131,7 @@ class FolderWriter:
             prompt = [tokenizer.begin_of_text, *tokenizer.encode(ask.prompt)]
         room = self.scheduler.length - len(prompt)
         if room < 1:
-            return Answer(f"the prompt has {len(prompt):,} tokens, the model's context {self.scheduler.length:,}", REFUSED)
+            return Completion(f"the prompt has {len(prompt):,} tokens, the model's context {self.scheduler.length:,}", REFUSED)
         text, ended, end = "", threading.Event(), ("", "")
         decoder, longest = StreamDecoder(tokenizer, within=not self.chat), max(map(len, ask.stops), default=0)
 
@@ -156,25 +156,25 @@ class FolderWriter:
             raise UserError(end[1] or "the model was stopped before its answer was whole")
         text += decoder.finish()
         places = [place for stop in ask.stops if (place := text.find(stop)) >= 0]
-        return Answer(text[: min(places)] if places else text, end[0], len(prompt), request.answered)
+        return Completion(text[: min(places)] if places else text, end[0], len(prompt), request.answered)
 
 
 @contextlib.contextmanager
-def open_writer(name: str, chat: bool, at_once: int) -> Iterator[Writer]:
+def open_client(name: str, chat: bool, at_once: int) -> Iterator[CompletionClient]:
     """Of `http://HOST/v1#MODEL`, or of a folder."""
     if name.startswith(ADDRESSES):
-        yield ServedWriter(name, chat)
+        yield ServedClient(name, chat)
         return
-    with FolderWriter(expanded(name), chat, at_once) as writer:
-        yield writer
+    with FolderClient(expanded(name), chat, at_once) as client:
+        yield client
 
 
 class AnswerLog:
-    """The answers of a writer, in a file of JSON lines; those that are there already are not asked for again."""
+    """The answers of a client, in a file of JSON lines; those that are there already are not asked for again."""
 
-    def __init__(self, path: Path, writer: Writer, at_once: int) -> None:
+    def __init__(self, path: Path, client: CompletionClient, at_once: int) -> None:
         """`at_once`: requests in flight; no answer depends on it. Answers that were damaged on disk are dropped, and said."""
-        self.path, self.writer, self.at_once = path, writer, at_once
+        self.path, self.client, self.at_once = path, client, at_once
         self.lock = threading.Lock()
         self.answers, damaged, whole = _read(path)
         if damaged:
@@ -183,20 +183,20 @@ class AnswerLog:
             with replacing(path) as temporary:
                 temporary.write_bytes(b"".join(_line(key, *both) for key, both in self.answers.items()))
 
-    def ask(self, asks: Sequence[Ask]) -> list[Answer]:
+    def ask(self, asks: Sequence[Ask]) -> list[Completion]:
         """The answer to each. Raises UserError where the model refuses them all, and never answered before."""
-        keys = [_digest([self.writer.key, asdict(ask)]) for ask in asks]
+        keys = [_digest([self.client.key, asdict(ask)]) for ask in asks]
         missing = {key: ask for key, ask in zip(keys, asks, strict=True) if key not in self.answers}
-        refused: dict[str, Answer] = {}
+        refused: dict[str, Completion] = {}
 
         def one(key: str) -> None:
-            answer = self.writer(missing[key])
+            answer = self.client(missing[key])
             if answer.end == REFUSED:
                 refused[key] = answer
             else:
                 self._keep(key, missing[key], answer)
 
-        pool = ThreadPoolExecutor(self.at_once, thread_name_prefix="writer")
+        pool = ThreadPoolExecutor(self.at_once, thread_name_prefix="client")
         try:
             for _ in pool.map(one, missing):
                 pass
@@ -208,7 +208,7 @@ class AnswerLog:
             self._keep(key, missing[key], refused[key])
         return [self.answers[key][1] for key in keys]
 
-    def _keep(self, key: str, ask: Ask, answer: Answer) -> None:
+    def _keep(self, key: str, ask: Ask, answer: Completion) -> None:
         with self.lock:
             with self.path.open("ab") as file:
                 file.write(_line(key, ask, answer))
@@ -217,14 +217,14 @@ class AnswerLog:
             self.answers[key] = (ask, answer)
 
 
-def _line(key: str, ask: Ask, answer: Answer) -> bytes:
+def _line(key: str, ask: Ask, answer: Completion) -> bytes:
     row: dict[str, Any] = {"key": key, "ask": asdict(ask), "answer": asdict(answer)}
     return (json.dumps({**row, "seal": _digest(row)}, ensure_ascii=False) + "\n").encode()
 
 
-def _read(path: Path) -> tuple[dict[str, tuple[Ask, Answer]], int, bool]:
+def _read(path: Path) -> tuple[dict[str, tuple[Ask, Completion]], int, bool]:
     """Answers by their keys, how many lines are damaged (cut by a kill, or altered), and whether more can be added below."""
-    found: dict[str, tuple[Ask, Answer]] = {}
+    found: dict[str, tuple[Ask, Completion]] = {}
     damaged = 0
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: not a plain file")
@@ -236,7 +236,7 @@ def _read(path: Path) -> tuple[dict[str, tuple[Ask, Answer]], int, bool]:
             row = json.loads(line)
             if row.pop("seal") != _digest(row):
                 raise ValueError
-            found[row["key"]] = (Ask(**{**row["ask"], "stops": tuple(row["ask"]["stops"])}), Answer(**row["answer"]))
+            found[row["key"]] = (Ask(**{**row["ask"], "stops": tuple(row["ask"]["stops"])}), Completion(**row["answer"]))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             damaged += 1
     return found, damaged, not damaged and content[-1:] in (b"", b"\n")

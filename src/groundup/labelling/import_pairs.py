@@ -20,7 +20,7 @@ from groundup.data.contracts import nothing, read
 from groundup.data.conversations import Conversation, in_order, instruction, read_prompt, without_tools
 from groundup.data.messages import BadRow
 from groundup.data.preferences import preference_of
-from groundup.data.rows import Refused, well_formed
+from groundup.data.readers import Refused, well_formed
 from groundup.data.simulated_annotator import side_shown_left
 from groundup.labelling.assignment import bring
 from groundup.labelling.store import CHOICES, Pair, Store, now, pair_id_of
@@ -29,14 +29,14 @@ LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
-class GivenPair(Conversation):
+class ImportedPair(Conversation):
     """`messages` lead to the answers of `pair`; `event` is a judgement of it."""
 
     pair: Pair
     event: Mapping[str, Any] | None
 
 
-def bring_files(
+def import_files(
     store: Store, files: Sequence[Path], gold: bool, disagreement: str, changes: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Add what the files hold to a project; what it has already is not added again.
@@ -49,7 +49,7 @@ def bring_files(
         store.change(connection, changes)
         for path in files:
             mine, formats = Refused(), Counter[str]()
-            rows = read(expanded(path), lambda row: given_of(row, gold, disagreement), mine, formats)
+            rows = read(expanded(path), lambda row: imported_pair(row, gold, disagreement), mine, formats)
             for number, one in enumerate(rows):
                 new = store.add(connection, one.pair)
                 counts["pairs"] += new
@@ -64,7 +64,7 @@ def bring_files(
     return {**found, "dropped": dict(sorted(refused.items())), "first_dropped": refused.first}
 
 
-def given_of(row: Mapping[str, Any], gold: bool, disagreement: str) -> GivenPair:
+def imported_pair(row: Mapping[str, Any], gold: bool, disagreement: str) -> ImportedPair:
     """Raises BadRow where it is neither a pair nor a preference. An answer may be empty: people say which is better still."""
     is_pair = row.get("a") is not None and row.get("b") is not None
     if is_pair:
@@ -87,7 +87,7 @@ def given_of(row: Mapping[str, Any], gold: bool, disagreement: str) -> GivenPair
     identifier = _text(row, "pair_id") or pair_id_of(prompt, a, b)
     models = _text(row, "model_a", 200), _text(row, "model_b", 200)
     pair = Pair(identifier, prompt, a, b, *models, known, _number(row, disagreement))
-    return GivenPair(messages, pair, _event(row, identifier) if is_pair and row.get("choice") is not None else None)
+    return ImportedPair(messages, pair, _event(row, identifier) if is_pair and row.get("choice") is not None else None)
 
 
 def _answer(row: Mapping[str, Any], name: str) -> str:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundup.corpus.extract.article_body import APPEAL, BY_WHOM, ELSEWHERE, ENDS, article_alone, once
 from groundup.corpus.extract.blocks import Blocks
-from groundup.corpus.extract.endings import APPEAL, BY_WHOM, ELSEWHERE, ENDS, article_alone, once
 from groundup.corpus.extract.page_text import parse
 
 PROSE = "Of bees much is known, as they live near us and were kept for their honey; of wasps, which sting, far less is known."

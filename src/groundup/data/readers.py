@@ -1,4 +1,4 @@
-"""Rows of files as Arrow record batches of text: JSON, CSV, Parquet and plain text, by what the file is (`kinds.py`).
+"""Readers: rows of files as Arrow record batches of text: JSON, CSV, Parquet and plain text, by what the file is (`kinds.py`).
 
 A batch holds about 1 MB, whatever a row is; a bad row is counted by its reason and passed over; texts become valid UTF-8.
 """

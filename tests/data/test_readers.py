@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from groundup.core.errors import UserError
 from groundup.data import streams
 from groundup.data.kinds import files_of, kind_of
-from groundup.data.rows import BATCH_BYTES, Refused, batches, text_ranges
+from groundup.data.readers import BATCH_BYTES, Refused, batches, text_ranges
 
 
 def read(path, others=(), **more):

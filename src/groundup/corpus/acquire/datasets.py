@@ -1,4 +1,4 @@
-"""Documents that lie in rows of files (`data/rows.py`), and data sets of the Hugging Face hub.
+"""Pages from rows of files (`data/readers.py`) and from data sets of the Hugging Face hub.
 
 One column holds the text; it is chosen by name. A row is a page under its own `url` where it has one, else under
 `file:///<folder>/<file>/<row>`. A column called `html` holds web pages, any other plain text.
@@ -15,7 +15,7 @@ from groundup.core.errors import UserError
 from groundup.corpus.archive.warc import Page
 from groundup.corpus.urls import quoted, split_url
 from groundup.data.kinds import Kind
-from groundup.data.rows import Refused, batches, gathered, no_column
+from groundup.data.readers import Refused, batches, gathered, no_column
 
 
 def read_rows(path: Path, column: str, refused: Refused, kind: Kind | None = None) -> Iterator[Page]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from groundup.data.preferences import preference_of
-from groundup.posttraining import rows
+from groundup.posttraining import tokenize_rows
 from groundup.posttraining.batches import asked_of, collate, prompt_of
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -57,11 +57,11 @@ def alpaca(conversation):
 def test_every_answer_is_learned_as_the_template_marks_it(theirs, toy_tokenizer, conversation, form):
     conversation = plain(conversation)
     found = theirs.apply_chat_template(conversation, return_dict=True, return_assistant_tokens_mask=True)
-    ids, spoken = rows.conversation(toy_tokenizer, form(conversation))
+    ids, spoken = tokenize_rows.conversation(toy_tokenizer, form(conversation))
     assert ids == found["input_ids"] and spoken == found["assistant_masks"]
     prompt = theirs.apply_chat_template(conversation[:-1], add_generation_prompt=True, return_dict=False)
     assert prompt_of(toy_tokenizer, asked_of({"messages": conversation})) == prompt
-    learned = rows.conversation(toy_tokenizer, {"prompt": conversation[:-1], "completion": conversation[-1:]})
+    learned = tokenize_rows.conversation(toy_tokenizer, {"prompt": conversation[:-1], "completion": conversation[-1:]})
     assert learned == (ids, [0] * len(prompt) + [1] * (len(ids) - len(prompt)))
 
 
@@ -71,7 +71,7 @@ def test_trl_masks_the_same_tokens_of_conversations(theirs, toy_tokenizer):
     collator = trl.trainer.sft_trainer.DataCollatorForLanguageModeling(toy_tokenizer.pad)
     fields = ({"input_ids": one["input_ids"], "assistant_masks": one["assistant_masks"]} for one in rendered)
     expected = collator([{**one, "labels": labels(one)} for one in fields])
-    ours = collate([rows.conversation(toy_tokenizer, {"messages": one}) for one in some], toy_tokenizer.pad, CPU)
+    ours = collate([tokenize_rows.conversation(toy_tokenizer, {"messages": one}) for one in some], toy_tokenizer.pad, CPU)
     assert torch.equal(ours["ids"], expected["input_ids"][:, :-1])
     assert torch.equal(ours["targets"].where(ours["mask"] == 1, -100), expected["labels"][:, 1:])
 
@@ -83,8 +83,8 @@ def labels(one):
 def test_trl_masks_the_same_tokens_of_preferences(theirs, toy_tokenizer):
     implicit = [{"chosen": one, "rejected": [*one[:-1], said("assistant", "no path")]} for one in map(plain, CONVERSATIONS)]
     explicit = [trl.data_utils.extract_prompt(row) for row in implicit]
-    ours = [rows.pair(toy_tokenizer, row) for row in implicit]
-    assert ours == [rows.pair(toy_tokenizer, row) for row in explicit]
+    ours = [tokenize_rows.pair(toy_tokenizer, row) for row in implicit]
+    assert ours == [tokenize_rows.pair(toy_tokenizer, row) for row in explicit]
     assert [preference_of(row).row["prompt"] for row in implicit] == [row["prompt"] for row in explicit]
     examples = []
     for row in explicit:

@@ -1,4 +1,4 @@
-"""A run as far as it went, for the sections of its report."""
+"""The results of a run, as far as it went, for the sections of its report."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,7 @@ SHOWN_ANSWER = 400  # characters
 
 
 @dataclass(frozen=True)
-class Made:
+class RunResults:
     """`folders`: of the finished stages, in the order of the run. What is read of them can be shown: see `visible`.
 
     `page`: the folder that the page will be in.

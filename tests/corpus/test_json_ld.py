@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundup.corpus.extract.json_ld import shares_stated, stated_article
 from groundup.corpus.extract.page_text import parse
-from groundup.corpus.extract.stated import shares_stated, stated_article
 
 BODY = "Of bees much is known; “wasps” are less so."
 

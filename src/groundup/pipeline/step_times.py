@@ -40,7 +40,7 @@ WARM_BATCHES, TIMED_BATCHES, TIMED_ANSWERS = 1, 6, 128  # of fine-tuning; answer
 SCORED, WRITTEN, PADDED = 1.4, 1.6, 1.15
 
 
-class Later(NamedTuple):
+class LaterStep(NamedTuple):
     """A step that comes after the base model."""
 
     name: str
@@ -87,7 +87,7 @@ def taken(work: Work, speeds: Speeds) -> float:
     return work.seconds + sum(count * seconds for count, seconds in of_model)
 
 
-def work_of(later: Sequence[Later], asked: Questions, train_tokens: int, train_bytes: int) -> Work:
+def work_of(later: Sequence[LaterStep], asked: Questions, train_tokens: int, train_bytes: int) -> Work:
     """The work of later steps. Answers are taken to be as long as those that are learned.
 
     train_tokens, train_bytes: of the training documents, 0 if not known.
@@ -171,8 +171,8 @@ def _scoring(model: "LanguageModel", held_out: "Sequence[np.ndarray]") -> float:
 
 def _tuning(model: "Decoder", tokenizer: "Tokenizer", asked: Questions, recipe: Recipe, device: "Device") -> float:
     """Seconds a row, in batches of the step's size: the median of those after the first, which takes its memory anew."""
-    from groundup.posttraining.rows import conversation
     from groundup.posttraining.sft import batches_of
+    from groundup.posttraining.tokenize_rows import conversation
     from groundup.training.by_kernels import by_kernels
     from groundup.training.loop import tune
     from groundup.training.objectives import Batch, next_token

@@ -3,8 +3,8 @@ import pytest
 from groundup.core.cost import cost as cost_of
 from groundup.core.errors import UserError
 from groundup.core.seals import write_sealed
-from groundup.scaling import bill
-from groundup.scaling.cost import THRESHOLDS_FLOP
+from groundup.scaling import training_cost
+from groundup.scaling.training_cost import THRESHOLDS_FLOP
 
 
 def by_name(sheet):
@@ -12,7 +12,7 @@ def by_name(sheet):
 
 
 def test_llama_3_follows_from_its_flop_line_by_line():
-    sheet = bill.llama3()
+    sheet = training_cost.llama3()
     for line in sheet["lines"]:
         if line["published"] is not None:
             assert line["value"] == pytest.approx(line["published"], rel=0.03), line["what"]
@@ -25,7 +25,7 @@ def test_llama_3_follows_from_its_flop_line_by_line():
 
 
 def test_where_published_figures_do_not_agree_that_is_said_with_a_reason():
-    checks = bill.llama3()["checks"]
+    checks = training_cost.llama3()["checks"]
     assert sum(one["agree"] for one in checks) >= 3
     apart = [one for one in checks if not one["agree"]]
     assert len(apart) >= 3 and all(one["why"] for one in apart)
@@ -34,7 +34,9 @@ def test_where_published_figures_do_not_agree_that_is_said_with_a_reason():
 
 
 def test_a_planned_run_uses_the_one_rule_of_cost():
-    sheet = by_name(bill.bill(3.12e21, "a100", 10, 0.5, price=2.0, grams=300, overhead=1.2, staff=2, salary=1e5, years=0.5))
+    sheet = by_name(
+        training_cost.bill(3.12e21, "a100", 10, 0.5, price=2.0, grams=300, overhead=1.2, staff=2, salary=1e5, years=0.5)
+    )
     hours = 3.12e21 / (312e12 * 0.5) / 3600
     spent = cost_of(hours * 3600, 400 * 1.2, 2.0, 300)
     assert sheet["GPU hours"]["value"] == pytest.approx(hours)
@@ -45,12 +47,12 @@ def test_a_planned_run_uses_the_one_rule_of_cost():
     assert sheet["staff"]["value"] == 1e5
 
 
-@pytest.mark.parametrize("gpu", bill.HARDWARE)
+@pytest.mark.parametrize("gpu", training_cost.HARDWARE)
 def test_all_hardware_has_a_source_and_a_date(gpu):
-    kind = bill.HARDWARE[gpu]
+    kind = training_cost.HARDWARE[gpu]
     assert kind.source[-4:].isdigit() or "arXiv" in kind.source
     assert 1e14 <= kind.flop_per_second <= 1e16 and 100 <= kind.watts <= 2000 and kind.price > 0
-    assumed = {line["what"] for line in bill.bill(1e20, gpu)["assumptions"]}
+    assumed = {line["what"] for line in training_cost.bill(1e20, gpu)["assumptions"]}
     assert {"hardware", "utilisation", "power", "overhead", "price", "carbon of the grid"} <= assumed
 
 
@@ -59,21 +61,21 @@ def test_a_finished_run_is_billed_by_its_seconds(tmp_path):
         (tmp_path / name).mkdir()
         manifest = {"stage": name, "key": {}, "outputs": {}, "digest": "", "seconds": seconds, "results": results}
         write_sealed(tmp_path / name / "stage.json", manifest)
-    sheet = bill.of_run(tmp_path, watts=100, price=0.5, grams=400)
+    sheet = training_cost.of_run(tmp_path, watts=100, price=0.5, grams=400)
     lines = by_name(sheet)
     assert lines["compute"]["value"] == 4e12 and lines["time"]["value"] == 1.0
     assert lines["energy"]["value"] == pytest.approx(0.1) and lines["machine"]["value"] == 0.5
     assert not any(one["above"] for one in sheet["thresholds"])
-    assert "measured, 2 stages" in bill.shown(sheet)
+    assert "measured, 2 stages" in training_cost.shown(sheet)
 
 
 def test_what_cannot_be_billed_is_one_line(tmp_path):
     with pytest.raises(UserError, match="no finished stage"):
-        bill.of_run(tmp_path, 30, 0.1, 400)
+        training_cost.of_run(tmp_path, 30, 0.1, 400)
     with pytest.raises(UserError, match="no hardware 'abacus'"):
-        bill.bill(1e20, "abacus")
+        training_cost.bill(1e20, "abacus")
 
 
 def test_a_run_above_a_threshold_says_so():
-    rules = {one["rule"] for one in bill.bill(2e26)["thresholds"] if one["above"]}
+    rules = {one["rule"] for one in training_cost.bill(2e26)["thresholds"] if one["above"]}
     assert rules == set(THRESHOLDS_FLOP)

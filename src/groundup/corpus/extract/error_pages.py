@@ -96,7 +96,7 @@ NOTICE = 150  # words of one at most
 MENU, FEW = 60, 3  # words of a page that is nothing but links and blocks of so few
 
 
-def says_no_page(blocks: Blocks) -> bool:
+def is_error_page(blocks: Blocks) -> bool:
     """Whether title or heading say that there is none, and little else is said."""
     if not any(SAYS_SO.search(title) or FORM.search(title) or SEARCH.search(title) for title in _titles(blocks)):
         return False

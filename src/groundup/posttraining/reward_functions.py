@@ -1,4 +1,4 @@
-"""Rewards that are programs: of each completion a number, from its text and the messages before it."""
+"""Reward functions that are shipped: of each completion a number, from its text and the messages before it."""
 
 import ast
 import operator
@@ -11,7 +11,7 @@ from groundup.core.errors import UserError
 from groundup.data.messages import text_of
 
 Messages = Sequence[Mapping[str, Any]]
-Program = Callable[..., Sequence[float]]  # (prompts: list of messages, completions: list of texts) -> a number each
+RewardFunction = Callable[..., Sequence[float]]  # (prompts: list of messages, completions: list of texts) -> a number each
 
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 TERM = r"\(*\s*-?\d{1,30}(?:\.\d{1,30})?\s*\)*"
@@ -24,7 +24,7 @@ def length(prompts: Sequence[Messages], completions: Sequence[str]) -> list[floa
     return [float(len(text.split())) for text in completions]
 
 
-def count_of(word: str) -> Program:
+def count_of(word: str) -> RewardFunction:
     """How often a word, or any other run of letters, stands in each completion."""
 
     def count(prompts: Sequence[Messages], completions: Sequence[str]) -> list[float]:
