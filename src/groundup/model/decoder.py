@@ -22,10 +22,10 @@ from groundup import kernels
 from groundup.kernels import float32, workspace
 from groundup.model import float32_layers, native_layers
 from groundup.model.base import LanguageModel, Linear
+from groundup.model.hidden_states import hidden_states
 from groundup.model.moe import MixtureOfExperts
 from groundup.model.origin import WithOrigin
 from groundup.model.rotary import attention_scale, rope_frequencies
-from groundup.model.rows import hidden_states
 
 # Up to this, attention in bfloat16 on a processor is trained by plain products: PyTorch's own backward takes 32 ms of one
 # core's time for 16 rows of 256 tokens (4 heads of 64), these 12; at 1,024 tokens they are level.

@@ -20,7 +20,7 @@ from torch import Tensor
 from groundup import kernels
 from groundup.kernels import float32
 from groundup.model.base import LanguageModel
-from groundup.model.rows import hidden_states
+from groundup.model.hidden_states import hidden_states
 
 ROWS = 1024  # of a slice: adding up the head's gradient costs a pass over it for each
 

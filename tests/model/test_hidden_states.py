@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from groundup import kernels
 from groundup.model import float32_layers, ragged
 from groundup.model.decoder import RewardModel
+from groundup.model.hidden_states import groups, hidden_states, of_documents, packed, without_padding
 from groundup.model.likelihood import token_log_probabilities, weighted_log_probability
-from groundup.model.rows import groups, hidden_states, of_documents, packed, without_padding
 
 SIZES = {"hidden_size": 32, "head_dim": 16, "intermediate_size": 48, "max_position_embeddings": 160}
 EXPERTS = {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
