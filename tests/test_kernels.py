@@ -263,6 +263,14 @@ def test_memory_is_used_again_and_not_held_twice():
 
 
 @needs_kernels
+def test_parameters_in_another_format_raise():
+    model = random_model(with_kernels=True)
+    model.model.layers[1].mlp.up_proj.weight.data = model.model.layers[1].mlp.up_proj.weight.data.half()
+    with pytest.raises(TypeError, match=r"parameters are torch.float16: the kernels take float32"):
+        model.model(a_batch()[0], dtype=torch.bfloat16)
+
+
+@needs_kernels
 def test_what_is_not_a_number_is_not_lost():
     for name in ("embed_tokens", "layers.0.self_attn.q_proj", "layers.1.mlp.gate_proj", "norm"):
         model = random_model(with_kernels=True)

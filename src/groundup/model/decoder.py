@@ -369,7 +369,7 @@ class Backbone(nn.Module):
             if T % kernels.BLOCK == 0:
                 return native_layers.by_rows(self, ids_BT, documents_BT)
         if self.attention_by_kernels and plain and dtype == torch.bfloat16 and T % kernels.BLOCK == 0:
-            return native_layers.with_experts(self, ids_BT, documents_BT)
+            return native_layers.mixture_by_rows(self, ids_BT, documents_BT)
         x_BTD = (ids_BT if ids_BT.is_floating_point() else self.embed_tokens(ids_BT)).to(dtype)
         if cache is None:
             places = self.places(torch.arange(T, device=ids_BT.device)[None])

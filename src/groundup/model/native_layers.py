@@ -90,7 +90,7 @@ def hidden_states(backbone: "Backbone", rows: Rows, asked_M: Tensor) -> Tensor:
     return hidden.flatten(0, 1).index_select(0, at_N[asked_M])
 
 
-def with_experts(backbone: "Backbone", ids_BT: Tensor, documents_BT: Tensor | None) -> Tensor:
+def mixture_by_rows(backbone: "Backbone", ids_BT: Tensor, documents_BT: Tensor | None) -> Tensor:
     """`by_rows` for a mixture: what is between attention and the experts' own products is PyTorch's."""
     documents = torch.zeros_like(ids_BT) if documents_BT is None else documents_BT
     batch = (ids_BT, documents, documents, torch.arange(ids_BT.shape[1])[None])
@@ -124,6 +124,8 @@ class _Pass:
         self, backbone: "Backbone", batch: tuple[Tensor, ...], parameters: tuple[Tensor, ...], layers: int, inner: int
     ) -> None:
         config = backbone.config
+        if odd := {str(one.dtype) for one in parameters} - {"torch.float32"}:
+            raise TypeError(f"parameters are {', '.join(odd)}: the kernels take float32")
         ids, documents, prefixes, positions = batch
         (rows, time), L = ids.shape, layers
         D, F, C = config.hidden_size, inner, config.head_dim
