@@ -60,6 +60,7 @@ PAGE = re.compile(
     rb"\s*(?:<\?xml\b[^>]{0,200}>\s*)?(?:<!--.{0,3000}?-->\s*){0,4}+<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL
 )
 ARCHIVE = re.compile(rb"WARC/\d|filedesc:")
+DECRYPT = "save it without a key first"
 NO_TEXT = "not text: bytes of another kind; give text, JSON, CSV or Parquet, plain or in gzip, zstd, bz2, xz or LZ4"
 CONTROLS = bytes({*range(9), *range(14, 27), *range(28, 32), 127})  # none of them white space, form feed or ESC
 
@@ -88,6 +89,8 @@ def kind_of(path: Path) -> Kind:
         if packing:
             raise UserError(f"{path}: Parquet inside {packing}: unpack it first")
         return Kind("parquet")
+    if head.startswith(b"PARE") and (ending == ".parquet" or _ends(path, b"PARE")):
+        raise UserError(f"{path}: encrypted Parquet: {DECRYPT}")
     if ending == ".parquet":
         raise UserError(f"{path}: not a Parquet file (it begins otherwise)")
     if ARCHIVE.match(head):
@@ -170,6 +173,12 @@ def _head(path: Path) -> tuple[str, bytes]:
         if not head:
             raise UserError(f"{path}: damaged {packing or 'file'}: get it again")
     return packing, head
+
+
+def _ends(path: Path, magic: bytes) -> bool:
+    with open_plain(path) as file:
+        file.seek(-min(len(magic), file.seek(0, 2)), 2)
+        return file.read() == magic
 
 
 def _refusal(head: bytes, encoding: str, mark: int) -> str:
