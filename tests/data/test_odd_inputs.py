@@ -58,6 +58,13 @@ def test_a_text_that_begins_with_the_mark_of_encrypted_parquet_is_a_text(tmp_pat
     assert [row["text"] for batch in batches(tmp_path / "a", "text", [], Refused()) for row in batch.to_pylist()]
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.txt", "part-0001"])
+def test_a_pointer_of_git_lfs_is_called_so(tmp_path, name):
+    (tmp_path / name).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n")
+    with pytest.raises(UserError, match=f"{name}: a pointer of Git LFS"):
+        list(batches(tmp_path / name, "text", [], Refused()))
+
+
 def test_a_damaged_name_of_a_column_is_refused_in_a_line(tmp_path):
     pq.write_table(pa.table({"text": ["a"], "zzzz": ["b"]}), tmp_path / "a.parquet", store_schema=False)
     content = (tmp_path / "a.parquet").read_bytes()

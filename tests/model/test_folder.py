@@ -117,6 +117,9 @@ def test_weights_that_are_damaged_or_do_not_fit_are_named(saved):
         weights.write_bytes(damaged)
         with pytest.raises(UserError, match=r"model\.safetensors: not a readable safetensors file"):
             folder.load_decoder(path)
+    weights.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n")
+    with pytest.raises(UserError, match=r"model\.safetensors: a pointer of Git LFS: get the weights themselves"):
+        folder.load_decoder(path)
     weights.unlink()
     with pytest.raises(UserError, match=r"model\.safetensors: no such file"):
         folder.load_decoder(path)

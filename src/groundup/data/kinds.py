@@ -17,7 +17,7 @@ import pyarrow as pa
 
 import groundup.core.arrow  # noqa: F401 (for what it keeps away)
 from groundup.core.errors import UserError
-from groundup.core.plain_files import open_plain
+from groundup.core.plain_files import POINTER, open_plain
 from groundup.data import streams
 
 HEAD_BYTES = 1 << 16
@@ -46,6 +46,7 @@ MAGIC = (  # bytes that no text begins with, and what to do
     (rb"bplist00", "a property list, such as a web archive of Safari: save the page as its source"),
     (rb"\x7fELF", "a program"),
     (rb"\x93NUMPY", "a NumPy array"),
+    (re.escape(POINTER), "a pointer of Git LFS: get the file itself, by `git lfs pull`"),
 )
 MARKS = (  # the longest first: UTF-32's begins as UTF-16's does
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -91,7 +92,7 @@ def kind_of(path: Path) -> Kind:
         return Kind("parquet")
     if head.startswith(b"PARE") and (ending == ".parquet" or _ends(path, b"PARE")):
         raise UserError(f"{path}: encrypted Parquet: {DECRYPT}")
-    if ending == ".parquet":
+    if ending == ".parquet" and not head.startswith(POINTER):
         raise UserError(f"{path}: not a Parquet file (it begins otherwise)")
     if ARCHIVE.match(head):
         return Kind("archive", packing)
