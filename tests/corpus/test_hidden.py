@@ -22,6 +22,8 @@ HIDDEN = [
     "<div style='color: red; DISPLAY : none'>%s</div>",
     "<span style='display:none!important'>%s</span>", "<noscript>%s</noscript>", "<noscript><p>%s</p></noscript>",
     "<section hidden class=modal><h2>%s</h2></section>", "<ul style='display:none'><li>%s</ul>",
+    "<div style='visibility:hidden'>%s</div>", "<div style='Visibility : Collapse ; color:red'>%s</div>",
+    "<div style='display:/* old */none'>%s</div>", "<div style='display:none!important;display:block'>%s</div>",
 ]  # fmt: skip
 WAITING = [
     "<div role=tabpanel hidden>%s</div>", "<div hidden=until-found>%s</div>",
@@ -29,6 +31,9 @@ WAITING = [
     "<div id=S:3 hidden>%s</div>", "<dd aria-labelledby=b1 hidden>%s</dd>", "<div class=accordion-panel hidden>%s</div>",
     "<details><summary>a</summary>%s</details>", "<div style='max-height: none'>%s</div>", "<div class=hidden>%s</div>",
     "<div hidden><main>%s</main></div>",
+    "<div style='display:none;display:block'>%s</div>", "<div style='--card-display:none'>%s</div>",
+    "<div style='background:url(a?display:none)'>%s</div>", "<div style='backface-visibility:hidden'>%s</div>",
+    "<div style='opacity:0'>%s</div>", "<div style='position:absolute;left:-999px'>%s</div>",
 ]  # fmt: skip
 
 

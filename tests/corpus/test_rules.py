@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -110,3 +111,10 @@ def test_language():
     german = "Der Übersetzer liest ein Programm in einer Sprache und schreibt es in einer anderen auf."
     assert languages.identify(german)[0] == "de"
     assert languages.identify("0 1 2") == ("unknown", 0.0)
+
+
+@pytest.mark.parametrize(("text", "units", "words"), [("ꦏꦸꦕꦶꦁꦭꦸꦁꦒꦸꦃ", 4, 1), ("ᬓᬸᬘᬶᬂᬫᬮᬶᬂ", 4, 1), ("ꆈꌠꁱꂷꃅꋊ", 6, 3)])
+def test_javanese_balinese_and_yi_have_no_spaces_either(text, units, words):
+    """A page of them was one word, and dropped as too short."""
+    found = split(text)
+    assert (len(found.raw), found.count) == (units, words)

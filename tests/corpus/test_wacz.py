@@ -57,12 +57,19 @@ def test_names_that_lead_elsewhere_are_no_warcs_and_nothing_is_written(tmp_path,
     inside = tmp_path / "inside"
     inside.mkdir()
     content = warc(tmp_path, [0])
-    names = ["archive/a.warc.gz", "archive/../../b.warc.gz", "../archive/c.warc.gz", "/archive/d.warc.gz", "archive/x/e.warc.gz"]
+    names = ["archive/a.warc.gz", "archive/../../b.warc.gz", "../archive/c.warc.gz", "/archive/d.warc.gz", "x/e.warc.gz"]
     for how in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         make(inside / "a.wacz", dict.fromkeys(names, content), how)
         monkeypatch.chdir(inside)
         assert read(inside / "a.wacz")[0] == ["0"]
     assert [found for _, _, found in os.walk(tmp_path)] == [[], ["a.wacz"]]
+
+
+@pytest.mark.parametrize("name", ["crawl/archive/a.warc.gz", "archive/2024/a.warc.gz", "./archive/a.warc", r"c\archive\a.warc"])
+def test_one_that_was_zipped_once_more_in_a_folder(tmp_path, name):
+    make(tmp_path / "a.wacz", {name: warc(tmp_path, [0]), "__MACOSX/archive/._a.warc.gz": b"no WARC", "archive/.a.warc": b""})
+    found, _, refused = read(tmp_path / "a.wacz")
+    assert found == ["0"] and not refused
 
 
 def test_a_folder_may_hold_one(tmp_path):

@@ -18,6 +18,10 @@ ASKED, ANSWER = {"role": "user", "content": "What is it?"}, {"role": "assistant"
 DATES = {
     "nanoseconds": pa.array([1, 2], pa.timestamp("ns")), "far future": pa.array([2**53] * 2, pa.timestamp("s")),
     "long ago": pa.array([-(2**30)] * 2, pa.date32()), "long": pa.array([2**53] * 2, pa.duration("s")),
+    "no such zone": pa.array([1, 2], pa.timestamp("s", "Mars/Phobos")),
+    "in a dictionary": pa.array([1, 2], pa.timestamp("ns")).dictionary_encode(),
+    "in a list": pa.ListArray.from_arrays(pa.array([0, 1, 2], pa.int32()), pa.array([1, 2], pa.timestamp("ns"))),
+    "in a struct": pa.StructArray.from_arrays([pa.array([1, 2], pa.timestamp("s", "Mars/Phobos"))], ["at"]),
 }  # fmt: skip
 
 
@@ -27,6 +31,46 @@ def test_a_row_is_not_lost_for_its_date(tmp_path, name):
     pq.write_table(table, tmp_path / "a.parquet")
     found = read_conversations([tmp_path / "a.parquet"])
     assert len(found.rows) == 2 and not found.dropped
+
+
+@pytest.mark.parametrize("name", ["far future", "long ago", "no such zone", "in a list"])
+def test_a_date_that_no_calendar_has_is_absent(tmp_path, name):
+    pq.write_table(pa.table({"text": ["a", "b"], "domain": DATES[name]}), tmp_path / "a.parquet")
+    [batch] = batches(tmp_path / "a.parquet", "text", ["domain"], Refused())
+    assert batch["text"].to_pylist() == ["a", "b"] and batch["domain"].null_count == 2
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "part-0001"])
+@pytest.mark.parametrize("footer", ["hidden", "signed"])
+def test_encrypted_parquet_is_called_so(tmp_path, name, footer):
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    length = int.from_bytes(content[-8:-4], "little") + 28
+    signed = content[:-8] + bytes(28) + length.to_bytes(4, "little") + b"PAR1"
+    (tmp_path / name).write_bytes(b"PARE" + content[4:-4] + b"PARE" if footer == "hidden" else signed)
+    for read in (lambda path: list(batches(path, "text", [], Refused())), lambda path: list(records(path, Refused()))):
+        with pytest.raises(UserError, match=f"{name}: encrypted Parquet: save it without a key first"):
+            read(tmp_path / name)
+
+
+def test_a_text_that_begins_with_the_mark_of_encrypted_parquet_is_a_text(tmp_path):
+    (tmp_path / "a").write_text("PARENTS and children")
+    assert [row["text"] for batch in batches(tmp_path / "a", "text", [], Refused()) for row in batch.to_pylist()]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.txt", "part-0001"])
+def test_a_pointer_of_git_lfs_is_called_so(tmp_path, name):
+    (tmp_path / name).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n")
+    with pytest.raises(UserError, match=f"{name}: a pointer of Git LFS"):
+        list(batches(tmp_path / name, "text", [], Refused()))
+
+
+def test_a_damaged_name_of_a_column_is_refused_in_a_line(tmp_path):
+    pq.write_table(pa.table({"text": ["a"], "zzzz": ["b"]}), tmp_path / "a.parquet", store_schema=False)
+    content = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(content.replace(b"zzzz", b"z\xffzz"))
+    with pytest.raises(UserError, match=r"a\.parquet: not a Parquet file"):
+        list(batches(tmp_path / "a.parquet", "text", ["zzzz"], Refused()))
 
 
 def test_bytes_that_are_text_are_read_as_text(tmp_path):

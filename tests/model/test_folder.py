@@ -117,6 +117,9 @@ def test_weights_that_are_damaged_or_do_not_fit_are_named(saved):
         weights.write_bytes(damaged)
         with pytest.raises(UserError, match=r"model\.safetensors: not a readable safetensors file"):
             folder.load_decoder(path)
+    weights.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n")
+    with pytest.raises(UserError, match=r"model\.safetensors: a pointer of Git LFS: get the weights themselves"):
+        folder.load_decoder(path)
     weights.unlink()
     with pytest.raises(UserError, match=r"model\.safetensors: no such file"):
         folder.load_decoder(path)
@@ -154,6 +157,13 @@ def test_weights_that_are_damaged_or_do_not_fit_are_named(saved):
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "mscale": 1.0}}, "mscale of rope"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5, "rope_theta": 1e4}}, "partial_rot"),
         ({"rope_parameters": {"rope_type": "default"}, "rope_theta": None}, "rope_theta is missing"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0, "factor": 4.0}}, r"rope_theta is 1.0; it must be above 1"),
+        ({"rope_parameters": None, "rope_theta": 0.5}, r"rope_theta is 0.5; it must be above 1"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is not what"),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 1.0}},
+            "low_freq_factor of rope_type llama3 must be below high_freq_factor",
+        ),
         ({"vocab_size": 301}, r"embed_tokens\.weight should be \(301, 32\), is \(300, 32\)|lm_head"),
         ({"vocab_size": 200}, r"config\.json: bos_token_id is 296; ids are 0 to 199"),
     ],
@@ -165,6 +175,17 @@ def test_a_model_that_we_would_compute_wrongly_is_refused_in_a_line(saved, chang
     with pytest.raises(UserError, match=said) as error:
         folder.load_decoder(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0}
+
+
+@pytest.mark.parametrize("kind", [YARN, {**YARN, "original_max_position_embeddings": 8}])
+def test_a_first_context_length_beside_the_positions_counts_before_one_among_them(saved, kind):
+    """As in transformers; it was passed over, and every position was another."""
+    path, _ = saved
+    edit(path / "config.json", rope_scaling=kind, rope_parameters=None, rope_theta=1e4, original_max_position_embeddings=32)
+    assert folder.load_decoder(path).config.rope_scaling["original_max_position_embeddings"] == 32
 
 
 SPARSE = {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}

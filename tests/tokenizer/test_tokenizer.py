@@ -152,6 +152,10 @@ def other_pattern(found):
         lambda found: found["added_tokens"].pop(1),
         lambda found: found.update(normalizer={"type": "NFKC"}),
         lambda found: found["model"].update(ignore_merges=True),
+        lambda found: found["model"].update(end_of_word_suffix="</w>"),
+        lambda found: found["model"].update(continuing_subword_prefix="##"),
+        lambda found: found["model"].update(type="Unigram"),
+        lambda found: found["model"].update(type=["BPE"]),
         lambda found: found.pop("model"),
     ],
 )

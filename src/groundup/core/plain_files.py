@@ -7,6 +7,8 @@ from typing import BinaryIO
 
 from groundup.core.errors import UserError
 
+POINTER = b"version https://git-lfs.github.com/spec/"  # what a clone without Git LFS has in place of a file
+
 
 def open_plain(path: Path) -> BinaryIO:
     """Open a plain file to read its bytes.

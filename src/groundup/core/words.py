@@ -28,9 +28,9 @@ MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 REMEMBERED = 64 << 20  # bytes of memory, about
 WORD_BYTES = 250  # of what is known of a word, its characters aside
 FIRST_UNSPACED = 0x0E00  # Thai: no script before it is written without spaces
-EAST_ASIAN = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}ーｰ"
+EAST_ASIAN = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}ーｰ"
 SOUTH_EAST_ASIAN = (
-    r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}"
+    r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\p{Tai_Le}\p{New_Tai_Lue}\p{Tai_Tham}\p{Tai_Viet}\p{Javanese}\p{Balinese}"
 )
 IS_UNSPACED = regex.compile(rf"(?=[\p{{L}}\p{{N}}])[{EAST_ASIAN}{SOUTH_EAST_ASIAN}]")
 # A character with its marks and the punctuation behind it, which belongs to a word between spaces too.

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 import groundup.core.arrow  # noqa: F401 (for what it keeps away)
 from groundup.core.errors import UserError
-from groundup.core.plain_files import open_plain
+from groundup.core.plain_files import POINTER, open_plain
 from groundup.data import streams
 
 HEAD_BYTES = 1 << 16
@@ -46,6 +46,7 @@ MAGIC = (  # bytes that no text begins with, and what to do
     (rb"bplist00", "a property list, such as a web archive of Safari: save the page as its source"),
     (rb"\x7fELF", "a program"),
     (rb"\x93NUMPY", "a NumPy array"),
+    (re.escape(POINTER), "a pointer of Git LFS: get the file itself, by `git lfs pull`"),
 )
 MARKS = (  # the longest first: UTF-32's begins as UTF-16's does
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -60,6 +61,7 @@ PAGE = re.compile(
     rb"\s*(?:<\?xml\b[^>]{0,200}>\s*)?(?:<!--.{0,3000}?-->\s*){0,4}+<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL
 )
 ARCHIVE = re.compile(rb"WARC/\d|filedesc:")
+DECRYPT = "save it without a key first"
 NO_TEXT = "not text: bytes of another kind; give text, JSON, CSV or Parquet, plain or in gzip, zstd, bz2, xz or LZ4"
 CONTROLS = bytes({*range(9), *range(14, 27), *range(28, 32), 127})  # none of them white space, form feed or ESC
 
@@ -88,7 +90,9 @@ def kind_of(path: Path) -> Kind:
         if packing:
             raise UserError(f"{path}: Parquet inside {packing}: unpack it first")
         return Kind("parquet")
-    if ending == ".parquet":
+    if head.startswith(b"PARE") and (ending == ".parquet" or _ends(path, b"PARE")):
+        raise UserError(f"{path}: encrypted Parquet: {DECRYPT}")
+    if ending == ".parquet" and not head.startswith(POINTER):
         raise UserError(f"{path}: not a Parquet file (it begins otherwise)")
     if ARCHIVE.match(head):
         return Kind("archive", packing)
@@ -170,6 +174,12 @@ def _head(path: Path) -> tuple[str, bytes]:
         if not head:
             raise UserError(f"{path}: damaged {packing or 'file'}: get it again")
     return packing, head
+
+
+def _ends(path: Path, magic: bytes) -> bool:
+    with open_plain(path) as file:
+        file.seek(-min(len(magic), file.seek(0, 2)), 2)
+        return file.read() == magic
 
 
 def _refusal(head: bytes, encoding: str, mark: int) -> str:

@@ -8,7 +8,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -23,7 +23,8 @@ import groundup.core.arrow  # noqa: F401 (for what it keeps away)
 from groundup.core.errors import UserError
 from groundup.core.plain_files import open_plain
 from groundup.data import streams
-from groundup.data.kinds import CONTROLS, STATED_DELIMITER, Kind, is_page, kind_of
+from groundup.data.columns import as_text, has_dates, is_text, notes_of
+from groundup.data.kinds import DECRYPT, STATED_DELIMITER, Kind, is_page, kind_of
 
 MAX_TEXT_BYTES = 64 << 20  # of one document
 BATCH_BYTES = 1 << 20
@@ -31,6 +32,8 @@ BATCH_ROWS = 128  # at most: rows can be far longer than their mean
 SEARCHED_ROWS = 1000  # for the column of texts, before a file is refused for want of it
 DAMAGED, AGAIN = "damaged", ": get the file again"
 DAMAGE = (OSError, EOFError, pa.ArrowException)
+NO_VALUE = (ValueError, OverflowError, LookupError, pa.ArrowException)  # what Python has none of; LookupError: a zone
+SIGNATURE = 28  # bytes behind the list of columns where some of them are encrypted
 
 
 class Refused(Counter[str]):
@@ -134,12 +137,13 @@ def _dicts(path: Path, start: int, batch: pa.RecordBatch, refused: Refused) -> I
         except UnicodeDecodeError:
             refused.add("invalid UTF-8", f"{path}: row {start + number + 1}")
             continue
-        except (ValueError, OverflowError, pa.ArrowException):
-            # Python has no time of nanoseconds, nor one after the year 9999; a row is not lost for its date.
-            plain = [name for name in one.schema.names if not pa.types.is_temporal(one.schema.field(name).type)]
+        except NO_VALUE:
+            # Python has no time of nanoseconds, none after the year 9999, nor a zone that it has no table of; a row is not
+            # lost for its date, wherever that stands.
+            plain = [name for name in one.schema.names if not has_dates(one.schema.field(name).type)]
             try:
                 [row] = one.select(plain).to_pylist()
-            except (ValueError, OverflowError, pa.ArrowException):
+            except NO_VALUE:
                 refused.add(DAMAGED, f"{path}: row {start + number + 1}")
                 continue
         yield start + number, row
@@ -363,13 +367,13 @@ def _parquet(
     path: Path, text: str, others: Sequence[str], refused: Refused, part: tuple[int, int] | None, max_bytes: int
 ) -> Iterator[pa.RecordBatch]:
     for start, batch in _parquet_batches(path, (text, *others), refused, part):
-        bodies, whole = _as_text(batch[text])
+        bodies, whole = as_text(batch[text])
         sizes = pc.binary_length(bodies)
         refused.add("no text", f"{path}: rows from {start + 1}", batch[text].null_count)
         refused.add("not text", f"{path}: rows from {start + 1}", bodies.null_count - batch[text].null_count)
         fits = pc.less_equal(sizes, max_bytes)
         refused.add("size", f"{path}: rows from {start + 1}", pc.sum(pc.invert(fits)).as_py() or 0)
-        notes = [_notes(batch[name] if name in batch.schema.names else pa.nulls(len(batch))) for name in others]
+        notes = [notes_of(batch[name] if name in batch.schema.names else pa.nulls(len(batch))) for name in others]
         rows = pa.array(np.arange(start, start + len(batch)))
         full = pa.record_batch([rows, bodies, *notes], names=["row", "text", *others])
         yield full if whole and pc.all(fits).as_py() else full.filter(fits)  # a null does not fit
@@ -380,14 +384,20 @@ def parquet_file(path: Path, text: str | None = None) -> pq.ParquetFile:
     open_plain(path).close()
     try:
         file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
-        schema = file.schema_arrow
+        schema, length = file.schema_arrow, file.metadata.serialized_size
+        names, _ = schema.names, [file.schema.column(index).path for index in range(len(file.schema))]  # all are UTF-8
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: not a Parquet file ({' '.join(str(error).split())[:100]})") from None
+    with open_plain(path) as raw:
+        raw.seek(-8, 2)
+        if int.from_bytes(raw.read(4), "little") - length == SIGNATURE:
+            # Arrow ends the process where it is asked about an encrypted column.
+            raise UserError(f"{path}: encrypted Parquet: {DECRYPT}")
     if text is not None:
-        if text not in schema.names:
-            raise UserError(no_column(path, text, schema.names))
-        kind = schema.types[schema.names.index(text)]
-        if not (_is_text(kind) or pa.types.is_null(kind)):
+        if text not in names:
+            raise UserError(no_column(path, text, names))
+        kind = schema.types[names.index(text)]
+        if not (is_text(kind) or pa.types.is_null(kind)):
             raise UserError(f"{path}: column {text!r} is {str(kind)[:60]}, not text: give the texts as strings")
     return file
 
@@ -398,7 +408,9 @@ def text_ranges(path: Path, text: str, size: int) -> list[tuple[int, int]]:
         ranges, first = [], 0
         for number in range(file.metadata.num_row_groups):
             rows = file.metadata.row_group(number).num_rows
-            parts = min(max(1, round(_group_bytes(file, number, text) / size)), max(1, rows))
+            parts = 1
+            with suppress(*DAMAGE, ValueError):  # which is counted where it is read
+                parts = min(max(1, round(_group_bytes(file, number, text) / size)), max(1, rows))
             cuts = [first + rows * part // parts for part in range(parts + 1)]
             ranges += [(start, stop) for start, stop in pairwise(cuts) if stop > start]
             first += rows
@@ -407,8 +419,12 @@ def text_ranges(path: Path, text: str, size: int) -> list[tuple[int, int]]:
 
 def _group_bytes(file: pq.ParquetFile, number: int, column: str | None) -> int:
     group = file.metadata.row_group(number)
-    found = [group.column(index) for index in range(group.num_columns)]
-    return sum(part.total_uncompressed_size for part in found if column in (None, part.path_in_schema.partition(".")[0]))
+    if column is None:
+        return int(group.total_byte_size)
+    # Of a damaged chunk this raises, where Arrow ends the process when it is asked for its size.
+    next(file.iter_batches(1, row_groups=[number], columns=[column], use_threads=False), None)
+    own = [index for index in range(group.num_columns) if file.schema.column(index).path.partition(".")[0] == column]
+    return sum(group.column(index).total_uncompressed_size for index in own)
 
 
 def _parquet_batches(
@@ -423,9 +439,9 @@ def _parquet_batches(
             first, row, ended = first + rows, first, first + rows
             if part and (ended <= part[0] or row >= part[1]):
                 continue
-            mean = _group_bytes(file, group, wanted[0] if wanted else None) / max(1, rows)
-            at_once = int(min(BATCH_ROWS, max(1, BATCH_BYTES // max(1, mean))))
             try:
+                mean = _group_bytes(file, group, wanted[0] if wanted else None) / max(1, rows)
+                at_once = int(min(BATCH_ROWS, max(1, BATCH_BYTES // max(1, mean))))
                 for batch in file.iter_batches(at_once, row_groups=[group], columns=columns, use_threads=False):
                     pa.default_memory_pool().release_unused()  # a page can be 1,024 texts: freed ones must not add up
                     start, row = row, row + len(batch)
@@ -443,56 +459,3 @@ def _once_each(batch: pa.RecordBatch) -> pa.RecordBatch:
     """The first of columns of one name."""
     names = batch.schema.names
     return batch if len(set(names)) == len(names) else batch.select([names.index(name) for name in dict.fromkeys(names)])
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if isinstance(kind, pa.BaseExtensionType):
-        kind = kind.storage_type
-    if pa.types.is_dictionary(kind):
-        return _is_text(kind.value_type)
-    tests: list[Callable[[pa.DataType], bool]] = [
-        pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary,
-        pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary,
-    ]  # fmt: skip
-    return any(test(kind) for test in tests)
-
-
-def _as_text(column: pa.Array) -> tuple[pa.Array, bool]:
-    """Large strings of a column of any type that holds text, valid UTF-8; and whether no row is without. Null: no text."""
-    column = _plain(column)
-    if pa.types.is_null(column.type):
-        return pa.nulls(len(column), pa.large_string()), False
-    strings = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    is_bytes = not any(test(column.type) for test in strings)
-    if not is_bytes:
-        try:
-            column.validate(full=True)
-            return column.cast(pa.large_string()), not column.null_count
-        except pa.ArrowInvalid:
-            pass
-    decoded = [_decoded(value, is_bytes) for value in column.cast(pa.large_binary()).to_pylist()]
-    return pa.array(decoded, pa.large_string()), None not in decoded
-
-
-def _decoded(value: bytes | None, is_bytes: bool) -> str | None:
-    if value is None or (is_bytes and 64 * (len(value) - len(value.translate(None, CONTROLS))) > len(value)):
-        return None  # a picture in a column of bytes
-    return value.decode("utf-8", "replace")
-
-
-def _plain(column: pa.Array) -> pa.Array:
-    if isinstance(column, pa.ExtensionArray):
-        column = column.storage
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-
-
-def _notes(column: pa.Array) -> pa.Array:
-    column = _plain(column)
-    if pa.types.is_null(column.type) or pa.types.is_nested(column.type):
-        return pa.nulls(len(column), pa.string())
-    if _is_text(column.type):
-        return _as_text(column)[0].cast(pa.string())
-    try:
-        return column.cast(pa.string())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return pa.nulls(len(column), pa.string())

@@ -95,6 +95,7 @@ def read_config(description: dict[str, Any], path: Path) -> DecoderConfig:
         "decoder_sparse_step": given.get("decoder_sparse_step", 1) != 1,
         "mlp_only_layers": given.get("mlp_only_layers", []) != [],
         "quantization_config": "quantization_config" in given,
+        "partial_rotary_factor": given.get("partial_rotary_factor", 1) != 1,
     }
     if differs := [name for name, is_other in other.items() if is_other]:
         raise UserError(f"{path}: {', '.join(differs)} is not what groundup's decoder computes")
@@ -137,8 +138,11 @@ def _rope(given: dict[str, Any], path: Path) -> tuple[float, dict[str, Any] | No
         raise UserError(f"{path}: rope_type is {shown(kind)}; what groundup computes is {', '.join(KINDS)}")
     rope = {name: value for name, value in rope.items() if value is not None and name != "type"}
     needed, allowed = KINDS[kind]
-    if "original_max_position_embeddings" in needed and "max_position_embeddings" in given:
-        rope.setdefault("original_max_position_embeddings", given["max_position_embeddings"])
+    if "original_max_position_embeddings" in needed:  # which stands beside the others where Phi's makers wrote it
+        beside = given.get("original_max_position_embeddings")
+        rope = {"original_max_position_embeddings": given.get("max_position_embeddings"), **rope}
+        rope = {name: value for name, value in rope.items() if value is not None}
+        rope |= {} if beside is None else {"original_max_position_embeddings": beside}
     if unknown := sorted(rope.keys() - needed - allowed):
         raise UserError(f"{path}: {unknown[0][:80]} of rope_type {kind} is not what groundup's decoder computes")
     if missing := sorted(needed - rope.keys()):
@@ -149,5 +153,9 @@ def _rope(given: dict[str, Any], path: Path) -> tuple[float, dict[str, Any] | No
         _check("rope_theta", theta, float, path)
     if theta is None and given["model_type"] != "llama":
         raise UserError(f"{path}: rope_theta is missing")
+    if theta is not None and theta <= 1:  # the first channels would be the slowest
+        raise UserError(f"{path}: rope_theta is {shown(theta)}; it must be above 1")
+    if kind == "llama3" and rope["low_freq_factor"] >= rope["high_freq_factor"]:
+        raise UserError(f"{path}: low_freq_factor of rope_type llama3 must be below high_freq_factor")
     # The first Llamas do not say theirs.
     return 10_000.0 if theta is None else theta, None if kind == "default" else {"rope_type": kind, **rope}

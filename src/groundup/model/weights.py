@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from groundup.core.errors import UserError
 from groundup.core.files import read_object
+from groundup.core.plain_files import POINTER
 
 FORMATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # torch's names
 SHOWN = 80  # characters of a foreign name or value in a message
@@ -49,6 +50,9 @@ def stored(folder: Path) -> dict[str, Stored]:
                     part = file.get_slice(name)
                     found[name] = Stored(path, tuple(part.get_shape()), part.get_dtype())
         except SafetensorError as error:
+            with path.open("rb") as begin:
+                if begin.read(len(POINTER)) == POINTER:
+                    raise UserError(f"{path}: a pointer of Git LFS: get the weights themselves, by `git lfs pull`") from None
             reason = str(error)[:SHOWN]
             raise UserError(f"{path}: not a readable safetensors file ({reason}); download or train it again") from None
     for name, file in index.items():

@@ -110,7 +110,7 @@ def kept_pairs(
         raise UserError(f"{stage}: no preference pairs; every comparison was a tie")
     found = kept(pairs, lambda row: pair(tokenizer, row), lambda one: unfit_pair(longest, *one[:2]), counted)
     if not found:
-        raise UserError(f"{stage}: none of {len(pairs)} preference pairs can be trained on: {said(counted)}")
+        raise UserError(f"{stage}: none of {len(pairs)} preference pairs can be trained on: {said(counted)}; give others")
     return [(chosen, rejected) for chosen, rejected, _ in found], [margin for *_, margin in found]
 
 

@@ -89,7 +89,7 @@ class Tokenizer(ByteTokens):
             ours = tokenizer.as_json()
             # Whoever saved the file again may have added keys; these parts decide which ids come out.
             same = {
-                "model": found["model"]["vocab"] == ours["model"]["vocab"] and not found["model"].get("ignore_merges"),
+                "model": found["model"]["vocab"] == ours["model"]["vocab"] and _pairs_bytes(found["model"]),
                 "added_tokens": added == {number: name for name, number in tokenizer.special_tokens.items()},
                 "normalizer": found["normalizer"] == ours["normalizer"],
                 "pre_tokenizer": _cuts(found["pre_tokenizer"]) == _cuts(ours["pre_tokenizer"]),
@@ -208,6 +208,12 @@ class StreamDecoder:
 
     def finish(self) -> str:
         return self._step(None)
+
+
+def _pairs_bytes(model: dict[str, Any]) -> bool:
+    """Whether the model's rule is that of ours: no sign for where a word begins, ends or goes on is paired with its bytes."""
+    others = ("ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")
+    return model.get("type", "BPE") == "BPE" and not any(map(model.get, others))
 
 
 def _cuts(pre_tokenizer: dict[str, Any]) -> list[dict[str, Any]]:

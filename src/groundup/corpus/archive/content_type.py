@@ -41,7 +41,8 @@ RIFF = re.compile(rb"RIFF.{4}(WEBP|WAVE|AVI )", re.DOTALL)
 FTYP = re.compile(rb"\0\0.{2}ftyp", re.DOTALL)
 # The first element after declarations, instructions and comments, with its namespace's prefix apart.
 ROOT = re.compile(
-    rb"(?:\s+|<\?.{0,1000}?\?>|<!--.{0,2000}?-->|<!(?!--)[^>\[]{0,500}>)*+<(?:[a-z_][\w.-]{0,50}:)?([a-z][\w.-]{0,50})",
+    rb"(?:\s+|<\?.{0,1000}?\?>|<!--.{0,2000}?-->|<!(?!--)[^>\[]{0,500}(?:\[[^\]]{0,2000}\]\s{0,9})?>)*+"
+    rb"<(?:[a-z_][\w.-]{0,50}:)?([a-z][\w.-]{0,50})",
     re.DOTALL | re.IGNORECASE,
 )
 # WHATWG MIME Sniffing, 7.1: what a page of no stated type begins with.
@@ -65,7 +66,7 @@ def stated(values: Iterable[str]) -> tuple[str, str | None]:
         for parameter in parameters:
             key, _, given = parameter.partition("=")
             if charset is None and key.strip() == "charset":
-                charset = given.strip(" \"'")[:MAX_LENGTH] or None
+                charset = given.strip(" \t\"'")[:MAX_LENGTH] or None
     return kind, charset
 
 

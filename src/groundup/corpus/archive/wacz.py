@@ -21,7 +21,7 @@ from groundup.corpus.archive.warc import Page, pages_of
 from groundup.data.readers import Refused
 
 START = b"PK\3\4"
-WARC = re.compile(r"archive/[^/]+\.w?arc(\.gz|\.zst)?", re.IGNORECASE)
+WARC = re.compile(r"\.w?arc(\.gz|\.zst)?$", re.IGNORECASE)
 MAX_FILES = 100_000  # of a zip file: its list of files is read whole
 MAX_LIST_BYTES = 64 << 20
 # Times its size in the zip file that a WARC may have which is deflated: text takes a tenth to a fifth, not a fiftieth.
@@ -40,13 +40,13 @@ def is_wacz(path: Path) -> bool:
 def read_wacz(path: Path, losses: Losses, refused: Refused) -> Iterator[Page]:
     """The pages of all WARCs of the file, in its order. A WARC that cannot be read is counted and named in `refused`.
 
-    Raises UserError when it is no zip file, is damaged, lists too many files, or holds no WARC under archive/.
+    Raises UserError when it is no zip file, is damaged, lists too many files, or holds no WARC in or below a folder archive.
     """
     with path.open("rb") as file:
         try:
             _check_list(path, file)
             with zipfile.ZipFile(file) as archive:
-                members = [info for info in archive.infolist() if WARC.fullmatch(info.filename)]
+                members = [info for info in archive.infolist() if _is_warc(info.filename)]
         except (zipfile.BadZipFile, zlib.error, OSError, ValueError, NotImplementedError, struct.error) as error:
             why = " ".join(str(error).split())[:80]
             raise UserError(f"{path}: not a sound zip file ({why}): give a .wacz as browsers write it") from None
@@ -60,7 +60,14 @@ def read_wacz(path: Path, losses: Losses, refused: Refused) -> Iterator[Page]:
                 if warc is None:
                     refused.add("encrypted" if info.flag_bits & ENCRYPTED else "damaged", f"{path}: {info.filename}")
                 else:
-                    yield from pages_of(warc, info.filename.rpartition("/")[2], losses)
+                    yield from pages_of(warc, re.split(r"[/\\]", info.filename)[-1], losses)
+
+
+def _is_warc(name: str) -> bool:
+    """Whether a member is a WARC in or below archive/, which stands in another folder where a .wacz was zipped once more."""
+    *folders, last = name.lower().replace("\\", "/").removeprefix("./").split("/")
+    leads_elsewhere = {"", "..", "__macosx"}.intersection(folders)
+    return "archive" in folders and not leads_elsewhere and last[:1] != "." and WARC.search(last) is not None
 
 
 def _opened(file: BinaryIO, info: zipfile.ZipInfo, inflated: BinaryIO) -> BinaryIO | None:

@@ -2,7 +2,9 @@
 
 What a page hides is a dialog, a note to other browsers, a menu for later. But some is content that waits: behind a tab, under
 a question, on its way from the server. On 1,497 real pages, taking all of it out costs 0.003 of word F1, none is no better
-than before, and with what waits kept it gains 0.002.
+than before, and with what waits kept it gains 0.002. Of what such pages' own style attributes leave without visibility a tenth of
+the words are content. Not so what they draw transparent, without height, beside the screen, or in no size of letters: half to
+seven tenths of that is content, which a script brings in as the reader scrolls; it stays.
 """
 
 import re
@@ -19,9 +21,13 @@ GUTTERS = frozenset([
 # sheets call a tooltip as well.
 CARDS = frozenset(["tooltiptext", "tooltip-content", "popover-content", "popover-body", "hovercard", "rollover-block"])
 SELECTORS = ",".join(
-    ['[hidden],[style*="none" i],noscript,pre,[role=tooltip],[popover]', *sorted(f".{name}" for name in GUTTERS | CARDS)]
+    [
+        '[hidden],[style*="none" i],[style*="visibility" i],noscript,pre,[role=tooltip],[popover]',
+        *sorted(f".{name}" for name in GUTTERS | CARDS),
+    ]
 )
-NOT_DISPLAYED = re.compile(r"display\s*:\s*none", re.IGNORECASE)
+UNSEEN = {"display": ("none",), "visibility": ("hidden", "collapse")}
+COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 WAITS = re.compile(r"tab|panel|accordion|collaps|expan|faq|answer", re.IGNORECASE)  # in a class or id: shown by a click
 NUMBERS = re.compile(r"[\d\s.:|]+")
 WITHOUT_TEXT = "script,style,template,svg,textarea"
@@ -56,7 +62,15 @@ class Hidden:
 
 
 def _is_hidden(attributes: dict[str, str | None]) -> bool:
-    return "hidden" in attributes or NOT_DISPLAYED.search(attributes.get("style") or "") is not None
+    if "hidden" in attributes:
+        return True
+    stated: dict[str, str] = {}
+    for declaration in COMMENT.sub("", attributes.get("style") or "").lower().split(";"):
+        name, _, value = declaration.partition(":")
+        value, _, important = value.partition("!")
+        if important or not stated.get(name.strip(), "").endswith("!"):  # the last one counts, an important one before others
+            stated[name.strip()] = value.strip() + ("!" if important else "")
+    return any(stated.get(name, "").rstrip("!") in values for name, values in UNSEEN.items())
 
 
 def _waits(attributes: dict[str, str | None]) -> bool:
