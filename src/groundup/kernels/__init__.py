@@ -173,27 +173,30 @@ def weighted_log_probability(
     """The targets' log-probabilities at `places_M`, weighted by `slopes_N` and added up, and its gradients by hidden states
     (bfloat16) and weight (float32).
     """
+    if not len(places_M):
+        return slopes_N.new_zeros(()), torch.zeros_like(hidden_ND), torch.zeros_like(weight_VD)
     found_M, slopes_M, grad_hidden, grad_weight = _log_probabilities(hidden_ND, weight_VD, targets_N, places_M, slopes_N)
+    if len(places_M) < len(hidden_ND):
+        grad_hidden = torch.zeros_like(hidden_ND).index_copy_(0, places_M, grad_hidden)
     return (found_M * slopes_M).sum(), grad_hidden, grad_weight
 
 
 def log_probabilities(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, places_M: Tensor) -> Tensor:
-    """The targets' log-probabilities at `places_M` (M,). PyTorch rounds its logits to bfloat16; these stay in float32.
-
-    The gradients, which are thrown away, take as long as PyTorch's softmax does.
-    """
-    return _log_probabilities(hidden_ND, weight_VD, targets_N, places_M, torch.zeros(len(targets_N)))[0]
+    """The targets' log-probabilities at `places_M` (M,). PyTorch rounds its logits to bfloat16; these stay in float32."""
+    if not len(places_M):
+        return torch.zeros(0)
+    return _log_probabilities(hidden_ND, weight_VD, targets_N, places_M, None)[0]
 
 
 def _log_probabilities(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, places_M: Tensor, slopes_N: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, places_M: Tensor, slopes_N: Tensor | None
+) -> tuple[Tensor, ...]:
+    """The former (M,), slopes (M,), and where there are any, gradients by the states at `places_M` and by the weight."""
     (V, D), M = weight_VD.shape, len(places_M)
-    if not M:
-        return slopes_N.new_zeros(0), slopes_N.new_zeros(0), torch.zeros_like(hidden_ND), torch.zeros_like(weight_VD)
     every = len(hidden_ND) == M and M % BLOCK == 0
     filled = M if every else -(-M // BLOCK) * BLOCK
     places = places_M if every else torch.cat((places_M, places_M.new_zeros(filled - M)))
+    wanted, slopes_N = slopes_N is not None, torch.zeros(len(hidden_ND)) if slopes_N is None else slopes_N
     hidden, targets, slopes = (x.contiguous() if every else x[places] for x in (hidden_ND, targets_N, slopes_N))
     if not 0 <= int(targets.min()) <= int(targets.max()) < V:
         raise IndexError(f"a target is not among the {V} tokens")
@@ -201,16 +204,14 @@ def _log_probabilities(
         slopes[M:] = 0
     known, V = V, -(-V // BLOCK) * BLOCK
     weight = weight_VD if known == V else torch.cat((weight_VD, weight_VD[:1].expand(V - known, D)))
-    found, grad_hidden, grad_weight = torch.zeros(filled), torch.empty_like(hidden), torch.empty_like(weight)
+    found = torch.zeros(filled)
+    gradients = (torch.empty_like(hidden), torch.empty_like(weight)) if wanted else (None, None)
     library().weighted_log_probability(
         *map(c_long, (filled, D, V, known, torch.get_num_threads())),
-        *map(address, (hidden, weight, targets, slopes, found, grad_hidden, grad_weight)),
+        *(None if one is None else address(one) for one in (hidden, weight, targets, slopes, found, *gradients)),
     )
-    if not every:
-        everywhere = torch.zeros_like(hidden_ND)
-        everywhere[places_M] = grad_hidden[:M]
-        grad_hidden = everywhere
-    return found[:M], slopes[:M], grad_hidden, grad_weight[:known]
+    grad_hidden, grad_weight = gradients
+    return found[:M], slopes[:M], *(() if grad_hidden is None or grad_weight is None else (grad_hidden[:M], grad_weight[:known]))
 
 
 def can_orthogonalise(shape: tuple[int, ...]) -> bool:

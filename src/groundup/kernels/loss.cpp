@@ -22,7 +22,7 @@ struct Loss {  // of hidden states (tokens x width) by the head (vocabulary x wi
     const long* targets;
     const float* slopes;
     float* found;
-    bf16* grad_hidden;
+    bf16* grad_hidden;  // none where the log-probabilities alone are asked for
     // for all threads: the head as operand of both products, panels `panel` apart; of a slice of tokens, of which there is room for
     // `stride`, operands of the head's gradient
     bf16 *head_t, *head, *left, *right;
@@ -63,12 +63,13 @@ static void exponentials(const Loss& l, const LossChunk& c) {
                     row[i] = (__m512i)_mm512_cvtne2ps_pbh(e[1], e[0]);
                     _mm512_storeu_si512(likely + (m + i) * WIDE + n, row[i]);
                 }
+                if (!l.grad_hidden) return;
                 bf16* to = right + (v + n) * stride + (t + m) * 16;
                 _mm512_store_si512(to, first_pairs(row[0], row[1]));
                 _mm512_store_si512(to + 16 * stride, other_pairs(row[0], row[1]));
             };
             multiply(states, l.head_t + v * D, D * 16, count, columns, D, save);
-            accumulate(rows(likely, WIDE), l.head + v * 16, l.panel, count, D, columns, v == 0, c.grad_sums);
+            if (l.grad_hidden) accumulate(rows(likely, WIDE), l.head + v * 16, l.panel, count, D, columns, v == 0, c.grad_sums);
         }
         bool good = true;
         for (long i = 0; i < count; i++) {
@@ -99,6 +100,7 @@ static void chunk_gradients(const Loss& l, const LossChunk& c) {
         for (long d = 0; d < D; d += LANES) dots = _mm512_fmadd_ps(load(states + i * D + d), row(d), dots);
         const float whole = sum(_mm512_load_ps(c.totals + i * 16)), scale = -l.slopes[token] / whole;
         l.found[token] = sum(dots) - c.reference[i] - std::log(whole);
+        if (!l.grad_hidden) continue;
         // What is left of the target, by exp(x) - 1, since 1 - p would round away what a sure prediction leaves.
         const float rest = std::expm1(l.found[token]) * whole;
         const long place = target / 32 * 32 + place_of(target % 32);
@@ -112,11 +114,12 @@ static void chunk_gradients(const Loss& l, const LossChunk& c) {
             store(c.scaled + i * D + d, _mm512_mul_ps(load(states + i * D + d), all(scale)));
         }
     }
-    tile_transposed(c.scaled, D, c.count, D, l.left, l.stride, c.t);
+    if (l.grad_hidden) tile_transposed(c.scaled, D, c.count, D, l.left, l.stride, c.t);
     _mm_sfence();
 }
 
-// Log-probabilities found[i] of the targets, and the gradients of their sum weighted by slopes[i]: by the hidden states and the head.
+// Log-probabilities found[i] of the targets, and the gradients of their sum weighted by slopes[i], by the hidden states and the head,
+// where there is room for these.
 //
 // d log p(target) / d logits = [is target] - softmax. Of it only e^logit is written down, as soon as the logit is there, for
 // at most 256 tokens and 256 columns a thread and, for the head's gradient, for 1,024 tokens; what it must be multiplied by,
@@ -147,6 +150,7 @@ extern "C" void weighted_log_probability(long tokens, long width, long vocabular
                 exponentials(l, chunk);
                 chunk_gradients(l, chunk);
             }
+            if (!grad_hidden) continue;
 #pragma omp for schedule(dynamic, 1)
             for (long v = 0; v < V; v += PART)
                 sum_over_tokens(l.left, l.right, D, v, std::min(PART, V - v), size, stride, weight_sums,
