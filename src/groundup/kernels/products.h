@@ -103,34 +103,39 @@ static void products(const float* x, long N, long K, const float* w, long output
     }
 }
 
-template <int R>
-static inline void tiles_of_panel(const float* x, long N, long K, const float* w, float* found) {
+template <int R, int P>  // P panels at once
+static inline void tiles_of_panels(const float* x, long N, long K, const float* w, float* found) {
+    constexpr int LINES = P * PANEL / LANES;
     for (; N >= R; N -= R, x += R * K, found += R * PART) {
-        Vec r[R][PANEL / LANES] = {};
+        Vec r[R][LINES] = {};
         for (long k = 0; k < K; k++) {
-            Vec right[PANEL / LANES];
+            Vec right[LINES];
 #pragma GCC unroll 2
-            for (int p = 0; p < PANEL / LANES; p++) right[p] = load(w + k * PANEL + p * LANES);
+            for (int p = 0; p < LINES; p++) right[p] = load(w + p * LANES / PANEL * K * PANEL + k * PANEL + p * LANES % PANEL);
 #pragma GCC unroll 12
             for (int i = 0; i < R; i++) {
                 const Vec left = all(x[i * K + k]);
 #pragma GCC unroll 2
-                for (int p = 0; p < PANEL / LANES; p++) r[i][p] += left * right[p];
+                for (int p = 0; p < LINES; p++) r[i][p] += left * right[p];
             }
         }
 #pragma GCC unroll 12
         for (int i = 0; i < R; i++)
-            for (int p = 0; p < PANEL / LANES; p++) store(found + i * PART + p * LANES, r[i][p]);
+            for (int p = 0; p < LINES; p++) store(found + i * PART + p * LANES, r[i][p]);
     }
     if constexpr (R > 1) {
-        if (N) tiles_of_panel<R - 1>(x, N, K, w, found);
+        if (N) tiles_of_panels<R - 1, P>(x, N, K, w, found);
     }
 }
 
 // The same of panels, for many rows: each 16 rows of w lie as (K x 16), filled up where they are fewer. A sum is along K, not in
-// lanes that must be added up: other last bits than those of `products`, and again the same in any company.
+// lanes that must be added up: other last bits than those of `products`, and again the same in any company. Two vectors of a row
+// at once, since each of its numbers is read for every one.
 static void products_of_panels(const float* x, long N, long K, const float* w, long outputs, float* found) {
-    for (long o = 0; o < outputs; o += PANEL) tiles_of_panel<LANES == 16 ? 12 : 6>(x, N, K, w + o * K, found + o);
+    constexpr int P = LANES / 8, R = LANES == 16 ? 12 : 6;
+    long o = 0;
+    for (; P > 1 && o + PANEL < outputs; o += P * PANEL) tiles_of_panels<R, P>(x, N, K, w + o * K, found + o);
+    for (; o < outputs; o += PANEL) tiles_of_panels<R, 1>(x, N, K, w + o * K, found + o);
 }
 
 }  // namespace f32
