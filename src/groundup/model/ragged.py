@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 SHARED = -(2**31)  # the number of a document that all of its row see
-WIDEST = 2  # times the longest row: what several may share
+WIDEST, STEPS = 2, 8  # times the longest row: what several may share; and lengths that are tried between
+OF_A_TOKEN = 13 * 256  # its products with the matrices of a layer 256 wide, in such of a query and a key
 
 
 class Rows(NamedTuple):
@@ -57,8 +58,9 @@ def shared(rows: Rows, block: int) -> Shared:
     starts = rows.starts.numpy().astype(np.int64)
     lengths = np.diff(starts)
     shortest = -(-int(lengths.max()) // block) * block
-    choices = [(T, bins(lengths.tolist(), T)) for T in range(shortest, WIDEST * shortest + 1, block)]
-    T, members = min(choices, key=lambda choice: (len(choice[1]) + len(choice[1]) % 2) * choice[0])
+    step = -(-shortest // (STEPS * block)) * block
+    choices = [(T, bins(lengths.tolist(), T)) for T in range(shortest, WIDEST * shortest + 1, step)]
+    T, members = min(choices, key=lambda choice: (len(choice[1]) + len(choice[1]) % 2) * choice[0] * (choice[0] + OF_A_TOKEN))
     begins = np.zeros(len(lengths), dtype=np.int64)  # of each row, in R x T
     for number, some in enumerate(members):
         begins[some] = number * T + np.cumsum([0, *lengths[some[:-1]]])
