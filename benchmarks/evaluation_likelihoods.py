@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common import ROOT, conclude
 from evaluation_lm_eval import write as write_mmlu
-from evaluation_six_tasks import MULTIPLE, TASKS
+from evaluation_six_tasks import METRICS, TASKS, multiple
 from groundup.evaluation import evaluate as evaluation
 from groundup.evaluation.open_model import open_model
 from groundup.evaluation.scoring import records_of
@@ -27,7 +27,7 @@ CHOICES = 'doc_to_choice: "{{choices}}"\ndoc_to_target: gold\n'
 PLAIN = {
     **TASKS,
     "arc_challenge": TASKS["arc_easy"],
-    "copa": MULTIPLE + 'target_delimiter: "  "\ndoc_to_text: "{{query}}"\n' + CHOICES,
+    "copa": multiple(*METRICS) + 'target_delimiter: "  "\ndoc_to_text: "{{query}}"\n' + CHOICES,
 }
 SUBJECTS = ("anatomy", "virology")
 
