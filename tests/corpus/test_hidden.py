@@ -42,6 +42,11 @@ def test_what_is_hidden_is_gone(wrap):
     assert everything(f"<body><p>before</p>{wrap % 'SECRET'}<p>after</p>") == "before\n\nafter"
 
 
+def test_what_is_long_and_only_without_visibility_stays():
+    long = "These WORDS are shown when they are in their place. " * 10
+    assert "WORDS" in everything(f"<body><p>before</p><div style='visibility:hidden'>{long}</div><p>after</p>")
+
+
 @pytest.mark.parametrize("wrap", WAITING)
 def test_what_a_click_shows_stays(wrap):
     assert "WORDS" in everything(f"<body><p>before</p>{wrap % 'WORDS'}<p>after</p>")

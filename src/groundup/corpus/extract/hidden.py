@@ -2,8 +2,8 @@
 
 What a page hides is a dialog, a note to other browsers, a menu for later. But some is content that waits: behind a tab, under
 a question, on its way from the server. On 1,497 real pages, taking all of it out costs 0.003 of word F1, none is no better
-than before, and with what waits kept it gains 0.002. Of what such pages' own style attributes leave without visibility a tenth of
-the words are content. Not so what they draw transparent, without height, beside the screen, or in no size of letters: half to
+than before, and with what waits kept it gains 0.002. What is only without visibility goes where it is short: taking out all of it
+costs 0.001 of the snippets' F1 in four languages, nothing for word F1. Not so what pages draw transparent, without height, beside the screen, or in no size of letters: half to
 seven tenths of that is content, which a script brings in as the reader scrolls; it stays.
 """
 
@@ -27,6 +27,7 @@ SELECTORS = ",".join(
     ]
 )
 UNSEEN = {"display": ("none",), "visibility": ("hidden", "collapse")}
+LITTLE = 300  # characters: more that is only without visibility is what a script shows when it is in its place
 COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 WAITS = re.compile(r"tab|panel|accordion|collaps|expan|faq|answer", re.IGNORECASE)  # in a class or id: shown by a click
 NUMBERS = re.compile(r"[\d\s.:|]+")
@@ -50,10 +51,11 @@ class Hidden:
             return not _in_code(node, name)
         if name == "pre" and _is_gutter(node):
             return True
-        if name != "noscript" and (not _is_hidden(attributes) or _waits(attributes)):
+        how = "noscript" if name == "noscript" else _hidden_by(attributes)
+        if not how or (name != "noscript" and _waits(attributes)):
             return False
         size = len(node.text())
-        return size < MUCH or 2 * size < self.size
+        return size < LITTLE if how == "visibility" else size < MUCH or 2 * size < self.size
 
     @cached_property
     def size(self) -> int:
@@ -61,16 +63,17 @@ class Hidden:
         return len(self.body.text()) - sum(len(node.text()) for node in self.body.css(WITHOUT_TEXT))
 
 
-def _is_hidden(attributes: dict[str, str | None]) -> bool:
+def _hidden_by(attributes: dict[str, str | None]) -> str:
+    """The attribute, or what its style says, that hides an element; "" for none."""
     if "hidden" in attributes:
-        return True
+        return "hidden"
     stated: dict[str, str] = {}
     for declaration in COMMENT.sub("", attributes.get("style") or "").lower().split(";"):
         name, _, value = declaration.partition(":")
         value, _, important = value.partition("!")
         if important or not stated.get(name.strip(), "").endswith("!"):  # the last one counts, an important one before others
             stated[name.strip()] = value.strip() + ("!" if important else "")
-    return any(stated.get(name, "").rstrip("!") in values for name, values in UNSEEN.items())
+    return next((name for name, values in UNSEEN.items() if stated.get(name, "").rstrip("!") in values), "")
 
 
 def _waits(attributes: dict[str, str | None]) -> bool:
