@@ -2,7 +2,7 @@
 
 That is TRL 1.12.0, which runs beside today's transformers: `pip install --no-deps --target DIR trl==1.12.0`, then
 `--trl DIR`. Both have the same folders for policy, reference, reward and value, the same prompts, four minibatches and one
-epoch; ours in the number format that it takes by itself, and in TRL's, float32. Every run is a process of its own, by turns.
+epoch; bfloat16 where the processor has it on both sides, and then ours in float32 beside them. Every run is a process of its own.
 `--before DIR` runs an earlier checkout of ours beside them.
 """
 
@@ -140,11 +140,12 @@ def theirs(work: Path, prompts: dict, trl: str) -> float:
     value, reward = (
         AutoModelForSequenceClassification.from_pretrained(work / "reward", dtype=torch.float32) for _ in range(2)
     )
+    bfloat16 = has_bfloat16_vectors()
     with tempfile.TemporaryDirectory() as folder:
         config = PPOConfig(
             output_dir=folder, per_device_train_batch_size=ROLLOUTS // MINIBATCHES, gradient_accumulation_steps=MINIBATCHES,
             num_mini_batches=MINIBATCHES, num_ppo_epochs=1, total_episodes=ROLLOUTS, response_length=TOKENS, temperature=1.0,
-            local_rollout_forward_batch_size=64, stop_token="eos", missing_eos_penalty=1.0, use_cpu=True, bf16=False,
+            local_rollout_forward_batch_size=64, stop_token="eos", missing_eos_penalty=1.0, use_cpu=True, bf16=bfloat16,
             gradient_checkpointing=False, report_to="none", save_strategy="no", num_sample_generations=0, eval_strategy="no",
         )  # fmt: skip
         rows = Dataset.from_list([{"input_ids": ids} for ids in prompts["ids"]])
