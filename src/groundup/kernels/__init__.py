@@ -191,7 +191,9 @@ def log_probabilities(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, p
 def _log_probabilities(
     hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, places_M: Tensor, slopes_N: Tensor | None
 ) -> tuple[Tensor, ...]:
-    """The former (M,), slopes (M,), and where there are any, gradients by the states at `places_M` and by the weight."""
+    """Log-probabilities (M,) and slopes (M,) of the targets at `places_M`; where slopes are given also the gradients of the
+    weighted sum by the hidden states there (M, D) and by the weight (V, D).
+    """
     (V, D), M = weight_VD.shape, len(places_M)
     every = len(hidden_ND) == M and M % BLOCK == 0
     filled = M if every else -(-M // BLOCK) * BLOCK

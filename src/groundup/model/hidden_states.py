@@ -1,9 +1,10 @@
 """Hidden states of rows of unequal length where they are asked for, and little else computed: no padding, no prompt twice.
 
 A batch comes padded on the right. A token sees nothing after it, so a row ends where the last of its hidden states is asked
-for. By the kernels in float32 rows of any length lie one after the other, and rows that begin alike, as both answers of a
+for. By kernels rows of any length lie one after the other, and rows that begin alike, as both answers of a
 preference or a group's answers to one prompt, share their beginning: it is computed once, and what follows in each sees it.
-By PyTorch several rows of a decoder are put into one, kept apart as `documents`.
+Those in bfloat16 take rows of one length, into which `ragged.shared` puts these. By PyTorch several rows of a decoder are put
+into one, kept apart as `documents`.
 
 Shape suffixes: B batch, T time, N tokens that are computed, M places that are asked for, R rows of them, D width.
 """
