@@ -1,8 +1,10 @@
 """The kernels in float32 against PyTorch: to its rounding, for any shape, and exact where they must be."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -332,3 +334,25 @@ def test_parts_of_a_weight_that_are_not_alike_raise_and_touch_nothing():
         with pytest.raises(TypeError, match="int64"):
             float32.log_probabilities(hidden, head, targets, places)
     assert bool((weight == 1).all() and (other == 1).all() and (odd == 1).all())
+
+
+@pytest.mark.parametrize("name", ["dense", "experts", "lstm", "convolution"])
+def test_scoring_goes_by_kernels_and_leaves_none_behind(name, monkeypatch):
+    """What PyTorch gives to its rounding; of the dense decoder the same bits in any company, and for several threads at once."""
+    model = randomised(architectures.build(name, 2, CONFIG.vocab_size, 64, seed=0)[0])
+    generator = torch.Generator().manual_seed(3)
+    texts = [torch.randint(CONFIG.vocab_size, (length,), generator=generator).tolist() for length in (1, 2, 40, 65, 150, 40)]
+    called, kernel = [], likelihood.float32.log_probabilities
+    monkeypatch.setattr(likelihood.float32, "log_probabilities", lambda *a: called.append(1) or kernel(*a))
+    found = likelihood.score(model, texts)
+    assert called and not in_use(model)
+    with monkeypatch.context() as plain:
+        plain.setattr(model, "use_kernels", lambda *_: (_ for _ in ()).throw(kernels.Unavailable("not here")))
+        expected = likelihood.score(model, texts)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert np.allclose(ours, theirs, atol=2e-4)
+    if name == "dense":
+        assert all(map(np.array_equal, found, likelihood.score(model, texts, batch_tokens=1)))
+        with ThreadPoolExecutor(3) as pool:
+            for again in pool.map(lambda _: likelihood.score(model, texts), range(6)):
+                assert all(map(np.array_equal, found, again))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -144,6 +145,17 @@ def test_post_training_in_bfloat16_goes_by_kernels_and_is_the_same_for_any_numbe
     assert torch.allclose(results[0][0], expected, atol=0.05 * expected.abs().max().item())
     for other in results[1:]:
         assert all(torch.equal(one, again) for one, again in zip(results[0], other, strict=True))
+
+
+@needs_kernels
+def test_scoring_within_a_training_in_bfloat16_is_in_float32_and_leaves_it_as_it_was():
+    model = randomised(Decoder(CONFIG))
+    texts = [list(range(40)), list(range(5, 90))]
+    expected = likelihood.score(model, texts)
+    model.use_kernels(96)
+    found = likelihood.score(model, texts)
+    assert all(map(np.array_equal, found, expected))
+    assert model.model.by_kernels_in == model.loss_by_kernels == torch.bfloat16
 
 
 @needs_kernels
