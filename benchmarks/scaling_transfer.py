@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=128)
     parser.add_argument("--threads", type=int, default=0)
     given = parser.parse_args()
-    choose(given.threads)
+    dtype = choose(given.threads).training_dtype
     tokens = np.asarray(TokenFile(given.tokens / "train").tokens)
     vocabulary = int(tokens.max()) + 1
 
@@ -38,13 +38,14 @@ def main() -> None:
 
     worst = {}
     for rule in transfer.RULES:
-        found = transfer.coordinates(given.widths, rule, rows, vocabulary, given.context, given.steps)
+        found = transfer.coordinates(given.widths, rule, rows, vocabulary, given.context, given.steps, dtype=dtype)
         for name, sizes in found.items():
             shown = "  ".join(f"{width}: {size:.4g}" for width, size in sizes.items())
             print(f"{rule:<5} {name:<22} {shown}  (largest over smallest {transfer.spread(sizes):.2f})", flush=True)
         worst[rule] = max(transfer.spread(sizes) for sizes in found.values())
         if given.rates:
-            swept = transfer.best_scales(given.widths, SCALES, rule, rows, vocabulary, given.context, 10 * given.steps)
+            steps = 10 * given.steps
+            swept = transfer.best_scales(given.widths, SCALES, rule, rows, vocabulary, given.context, steps, dtype=dtype)
             for width, one in swept.items():
                 losses = "  ".join(f"{scale:.2f}: {loss:.3f}" for scale, loss in one["losses"].items())
                 print(f"{rule:<5} width {width}: best lr_scale {one['best']:.2f}  ({losses})", flush=True)

@@ -3,10 +3,12 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from groundup.core.errors import UserError
 from groundup.core.files import read_jsonl
+from groundup.data import token_files
 from groundup.scaling import ladder, runs
 from groundup.scaling.ladder import Rate
 from groundup.training.loop import Diverged
@@ -190,3 +192,21 @@ def test_another_plan_needs_another_folder(three, tokens, tmp_path):
     ladder._claim(tmp_path / "out", {"plan": "another"})
     with pytest.raises(UserError, match="another plan"):
         ladder.run(three, tokens, tokenizer(), tmp_path / "out", threads=1)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([5, 7, 3], [5, 7, 3]),
+        ([900, 10, 900, 300], [345, 10, 345, 300]),  # the short ones whole, the rest shared by the long
+        ([1000] * 3, [333] * 3),
+        ([400] * 9, [250] * 4),  # of many documents some from all over
+    ],
+)
+def test_runs_are_judged_by_beginnings_from_all_over_the_held_out_text(tmp_path, monkeypatch, lengths, expected):
+    monkeypatch.setattr(ladder, "HELD_OUT_TOKENS", 1000)
+    monkeypatch.setattr(ladder, "BEGINNING", 250)
+    token_files.write(tmp_path / "held_out", [np.full(size, at) for at, size in enumerate(lengths)], token_files.dtype_for(10))
+    some = ladder.held_out_documents(tmp_path)
+    assert [len(one) for one in some] == expected
+    assert some[0][0] == 0 and some[-1][0] == len(lengths) - 1

@@ -53,6 +53,7 @@ MOST_PER_PARAMETER = 20  # of the largest size's longest run: a budget for more 
 REPEATED = 2  # further seeds of the smallest
 UTILISATION = 0.25  # of the peak of matrix products; what small models reach here
 HELD_OUT_TOKENS = 100_000  # at most, that each run is scored on
+BEGINNING = 256  # tokens of each document, at least
 BEGINNINGS = 200  # of held-out documents, for the loss by place in the context
 
 
@@ -276,13 +277,19 @@ def _claim(out: Path, key: dict[str, str]) -> None:
 
 
 def held_out_documents(tokens: Path) -> list[np.ndarray]:
-    file, some, total = TokenFile(tokens / "held_out"), [], 0
-    for number in range(len(file)):
-        if total >= HELD_OUT_TOKENS:
-            break
-        some.append(np.array(file[number]))
-        total += len(some[-1])
-    if total <= len(some):
+    """Beginnings of documents from all over the held-out text, HELD_OUT_TOKENS at most, alike long where they can be.
+
+    Raises UserError where nothing is held out. Whole documents would be few: the losses of two seeds of depth 1 on textbooks are
+    0.021 nats apart on the first 17 of them, and 0.002 on the beginnings of all 163.
+    """
+    file = TokenFile(tokens / "held_out")
+    chosen = np.linspace(0, len(file) - 1, min(len(file), HELD_OUT_TOKENS // BEGINNING), dtype=np.int64)
+    lengths = np.sort(file.lengths[chosen])
+    # With the n shortest whole, what is left over is shared by the others.
+    shares = (HELD_OUT_TOKENS - np.cumsum(lengths) + lengths) // np.arange(len(lengths), 0, -1)
+    cut = next((int(share) for share, length in zip(shares, lengths, strict=True) if length > share), HELD_OUT_TOKENS)
+    some = [np.array(file[number])[:cut] for number in chosen]
+    if sum(map(len, some)) <= len(some):
         raise UserError(f"{tokens}: no held-out text to judge the runs by")
     return some
 

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from groundup import kernels
 from groundup.model.base import initialise
 from groundup.model.decoder import Decoder, shape_for
+from groundup.training.by_kernels import in_use
 from groundup.training.config import PretrainingConfig
 from groundup.training.objectives import next_token
 from groundup.training.optimizer import Optimizer, pretraining_lrs
@@ -60,28 +62,37 @@ def of_width(width: int, vocabulary: int, context: int, seed: int = 0) -> Decode
     return model
 
 
-def trained(model: Decoder, lrs: Lrs, rows: Rows, steps: int, of: int) -> list[float]:
-    """Train in place the first `steps` of a run's `of` steps by the loop's objective, optimizer and schedule; their losses."""
-    optimizer, losses = Optimizer(model, lrs), []
+def trained(model: Decoder, lrs: Lrs, rows: Rows, steps: int, of: int, dtype: torch.dtype = torch.float32) -> list[float]:
+    """Train in place the first `steps` of a run's `of` steps by the loop's objective, optimizer and schedule; their losses.
+
+    By kernels where there are any in `dtype`.
+    """
+    try:
+        model.use_kernels(kernels.BLOCK, dtype)
+    except kernels.Unavailable:
+        model.drop_kernels()
+    optimizer, losses = Optimizer(model, lrs, dtype=dtype, kernels=in_use(model)), []
     warmup, decay = warm_up(of), round(PretrainingConfig().decay_fraction * of)
     for step in range(steps):
         ids = rows(step).long()
         weight = torch.full((len(ids), ids.shape[1] - 1), 1 / (len(ids) * (ids.shape[1] - 1)))
-        loss, metrics = next_token(model, {"ids": ids[:, :-1], "targets": ids[:, 1:], "weight": weight}, torch.float32)
+        loss, metrics = next_token(model, {"ids": ids[:, :-1], "targets": ids[:, 1:], "weight": weight}, dtype)
         loss.backward()
         optimizer.step(warmup_stable_decay(step, of, warmup, decay))
         losses.append(metrics["loss"])
+    model.drop_kernels()
     return losses
 
 
 def coordinates(
-    widths: Sequence[int], rule: str, rows: Rows, vocabulary: int, context: int, steps: int = 20, seed: int = 0
-) -> dict[str, dict[int, float]]:
+    widths: Sequence[int], rule: str, rows: Rows, vocabulary: int, context: int, steps: int = 20, seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, dict[int, float]]:  # fmt: skip
     """Root mean square of what each block adds and of the logits, after `steps` of RUN steps: activation -> width -> size."""
     found: dict[str, dict[int, float]] = {}
     for width in widths:
         model = of_width(width, vocabulary, context, seed)
-        trained(model, RULES[rule](width), rows, steps, max(RUN, steps))
+        trained(model, RULES[rule](width), rows, steps, max(RUN, steps), dtype)
         sizes: dict[str, float] = {}
 
         def watch(name: str, sizes: dict[str, float] = sizes) -> Callable[..., None]:
@@ -108,14 +119,14 @@ def spread(sizes: dict[int, float]) -> float:
 
 def best_scales(
     widths: Sequence[int], scales: Sequence[float], rule: str, rows: Rows, vocabulary: int, context: int, steps: int,
-    seed: int = 0,
+    seed: int = 0, dtype: torch.dtype = torch.float32,
 ) -> dict[int, dict[str, Any]]:
     """For each width the loss at each `lr_scale` (mean of the last tenth of the steps), and the scale of the least."""
     found = {}
     for width in widths:
         losses = {}
         for scale in scales:
-            run = trained(of_width(width, vocabulary, context, seed), RULES[rule](width, scale), rows, steps, steps)
+            run = trained(of_width(width, vocabulary, context, seed), RULES[rule](width, scale), rows, steps, steps, dtype)
             last = run[-max(1, steps // 10) :]
             loss = sum(last) / len(last)
             losses[scale] = loss if math.isfinite(loss) else math.inf
