@@ -133,7 +133,7 @@ def test_more_passes_than_are_made_are_one_line_before_anything_is_trained(done,
     ],
 )
 def test_a_budget_that_is_none_is_one_line(groundup_here, tmp_path, monkeypatch, words, said):
-    monkeypatch.setattr(ladder, "measured_rate", lambda: Rate(1e10, "given"))
+    monkeypatch.setattr(ladder, "measured_rate", lambda architecture: Rate(1e10, "given"))
     outcome = groundup_here("scale", "plan", *words, "--out", tmp_path / "plan.json")
     [line] = outcome.stderr.strip().splitlines()
     assert outcome.returncode == 2 and said in line and len(line) <= 310 and not (tmp_path / "plan.json").exists()

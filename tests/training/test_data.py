@@ -176,11 +176,11 @@ def test_order_follows_the_shares_and_ends_on_the_best_documents():
     mixture = MixtureConfig(weights={"code": 0.6, "prose": 0.4}, max_repeats=4.0)
     (stable, last), realised = document_order(rows, mixture, 0.25, 20_000, 3)
     tokens = np.array([row["tokens"] for row in rows])
-    for part, budget in ((stable, 15_000), (last, 5_000)):
+    for phase, part, budget in (("stable", stable, 15_000), ("best data", last, 5_000)):
         shares = {name: sum(rows[n]["tokens"] for n in part if rows[n]["domain"] == name) for name in ("code", "prose")}
         assert shares["code"] / sum(shares.values()) == pytest.approx(0.6, abs=0.1)
         assert not any(rows[n]["domain"] == "other" for n in part)
-        assert sum(shares.values()) == pytest.approx(budget, rel=0.2)
+        assert sum(shares.values()) >= sum(realised[phase][name]["tokens"] for name in shares) == budget
     assert all(rows[n]["best"] for n in last)
     assert realised["stable"]["code"]["share"] == pytest.approx(0.6, abs=0.001)
     assert realised["best data"]["prose"]["share"] == pytest.approx(0.4, abs=0.001)
@@ -196,6 +196,20 @@ def test_what_the_best_documents_cannot_give_comes_from_all(best, stable_tokens)
     assert realised["stable"]["prose"]["tokens"] == stable_tokens
     assert sum(100 for phase in phases for _ in phase) >= 1000
     assert not best or all(rows[number]["best"] for number in phases[-1])
+
+
+def test_a_training_shorter_than_its_text_reads_rows_from_all_over_it(folder, monkeypatch):
+    rows = table(LENGTHS)
+    (order,), realised = document_order(rows, MixtureConfig(), 0.0, 4_000, 0)
+    assert sorted(order) == list(range(len(rows)))  # eleven times as much as it reads
+    [most] = [sum(one["tokens"] for one in parts.values()) // 10 for parts in realised.values()]
+    documents = stored(folder, [[number % 50] * size for number, size in enumerate(LENGTHS)])
+    stream = Stream(documents, [order], 10, SEPARATOR, 0, [most])
+    assert stream.rows == most == 400
+    assert len({int(np.searchsorted(stream.starts, at, "right")) for at in stream.offsets}) > 150  # documents
+    monkeypatch.setattr(data, "MOST_SPARE", 2)
+    (order,), _ = document_order(rows, MixtureConfig(), 0.0, 4_000, 0)
+    assert 8_000 <= sum(LENGTHS[number] for number in order) < 8_600
 
 
 def test_only_best_documents_where_there_are_none():

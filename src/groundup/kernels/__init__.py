@@ -56,6 +56,12 @@ def float32_library() -> ctypes.CDLL:
     return _there(float32_or_reason())
 
 
+def are_there(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether kernels train in this format on this device; asked for the first time it compiles them."""
+    found = {torch.bfloat16: library_or_reason, torch.float32: float32_or_reason}.get(dtype)
+    return device.type == "cpu" and found is not None and not isinstance(found(), str)
+
+
 def _there(found: ctypes.CDLL | str) -> ctypes.CDLL:
     if isinstance(found, str):
         raise Unavailable(found)

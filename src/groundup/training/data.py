@@ -6,6 +6,7 @@ with the end-of-text token, which the model sees as the beginning of a text and 
 tokenizers that have two tokens for it, as Llama's, with the one and ends with the other.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from groundup.training.objectives import Batch
 from groundup.training.parallel import ALONE, Processes
 
 CHECKED_AT_ONCE = 1 << 24  # token ids
+# Times as many documents as a training reads tokens of, where there are more: rows from all over them. After 2M of 16M tokens of
+# textbooks in whole documents three models have 4.244 nats (standard deviation 0.024), and 4.210 after rows of all.
+MOST_SPARE = 16
 
 Shares = dict[str, dict[str, float]]  # of each domain: share, passes and tokens
 
@@ -26,8 +30,10 @@ Shares = dict[str, dict[str, float]]  # of each domain: share, passes and tokens
 class Stream:
     """Documents of a token file as rows of `context` tokens and their targets; the rows of each phase are shuffled."""
 
-    def __init__(self, file: TokenFile, phases: list[np.ndarray], context: int, separator: int, seed: int) -> None:
-        """`phases`: document numbers, with repeats; all rows of a phase come before those of the next."""
+    def __init__(
+        self, file: TokenFile, phases: list[np.ndarray], context: int, separator: int, seed: int, most: Sequence[int] = ()
+    ) -> None:
+        """`phases`: document numbers, with repeats; all rows of a phase come before those of the next. `most`: of each phase."""
         self.file, self.context, self.separator = file, context, separator
         self.order = np.concatenate(phases)
         # (documents + 1,): where in the stream each document begins
@@ -35,8 +41,8 @@ class Stream:
         ends = self.starts[np.cumsum([len(phase) for phase in phases])]
         generator = np.random.default_rng(seed)
         rows = [
-            generator.permutation(np.arange(begin, end - context, context))
-            for begin, end in zip([0, *ends[:-1]], ends, strict=True)
+            generator.permutation(np.arange(begin, end - context, context))[:count]
+            for begin, end, count in zip([0, *ends[:-1]], ends, most or [None] * len(ends), strict=True)
         ]
         self.offsets = np.concatenate(rows)  # (rows,): where in the stream each row begins
 
@@ -102,7 +108,8 @@ def document_order(
 
     `table`: the training documents in the order of the token file (`domain`, `tokens`, `best`). The phases hold at least
     `tokens` tokens where `mixture.max_repeats` allows it; what the best documents cannot give comes from all of them.
-    Returns document numbers by phase, and the realised share and number of passes by phase and domain.
+    Returns document numbers by phase, and the share, number of passes and tokens by phase and domain: of these a phase is
+    to read so many, in rows from all over its documents.
     """
     domains = np.array([row["domain"] for row in table])
     lengths = np.array([row["tokens"] for row in table])
@@ -112,8 +119,10 @@ def document_order(
     def drawn_from(allowed: np.ndarray, weights: dict[str, float], budget: int) -> tuple[np.ndarray, Shares]:
         available = {str(name): int(lengths[allowed & (domains == name)].sum()) for name in np.unique(domains[allowed])}
         drawn = plan(available, weights, budget, mixture.max_repeats)
+        spare = min((available[name] / count for name, count in drawn.tokens.items() if count), default=1)
+        times = min(max(1, spare), MOST_SPARE)
         parts = [
-            draw(np.flatnonzero(allowed & (domains == name)), lengths, count, seed + number)
+            draw(np.flatnonzero(allowed & (domains == name)), lengths, int(times * count), seed + number)
             for number, (name, count) in enumerate(sorted(drawn.tokens.items()))
             if count
         ]

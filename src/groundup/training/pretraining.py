@@ -89,7 +89,8 @@ class TrainingTokens:
         documents = [self.table[number] for number in numbers]
         phases, realised = document_order(documents, mixture, best_share, wanted.tokens + 1, runtime.seed)
         order = [numbers[phase] for phase in phases]
-        stream = Stream(self.files["train"], order, wanted.context, self.begin_of_text, runtime.seed)
+        most = [-(-sum(one["tokens"] for one in parts.values()) // wanted.context) for parts in realised.values()]
+        stream = Stream(self.files["train"], order, wanted.context, self.begin_of_text, runtime.seed, most)
         if not stream.rows:
             raise UserError(
                 f"the training documents do not fill one row of {wanted.context} tokens; take more pages, a shorter "
