@@ -22,9 +22,10 @@ Told = list[dict[str, float]]
 
 
 def told(known: Runs, others: Runs) -> Told:
-    """Other runs, predicted from those that are known."""
+    """Other runs, predicted from those that are known; of seeds of one size and length their mean."""
     fitted, found = laws.fit(known, curved=True), []
-    for n, d, loss, flop in zip(others.parameters, others.tokens, others.loss, others.flop, strict=True):
+    for n, d, flop in sorted(set(zip(others.parameters, others.tokens, others.flop, strict=True)), key=lambda cell: cell[2]):
+        loss = float(others.loss[(others.parameters == n) & (others.tokens == d)].mean())
         one = fitted.predict(n, d)
         found.append({
             "parameters": n, "tokens": d, "loss": loss, "predicted": one["value"], "low": one["low"], "high": one["high"],
@@ -34,9 +35,9 @@ def told(known: Runs, others: Runs) -> Told:
 
 
 def held_out(runs: Runs, count: int = 2) -> Told:
-    """The runs of most compute, predicted from the others."""
-    order = np.argsort(runs.flop, kind="stable")
-    return told(runs.where(order[:-count]), runs.where(order[-count:]))
+    """Those of most compute, all seeds of each size and length, predicted from the others."""
+    most = np.isin(runs.flop, np.unique(runs.flop)[-count:])
+    return told(runs.where(~most), runs.where(most))
 
 
 def pilots_ratio(law: laws.Law, pilots: Runs) -> float:
