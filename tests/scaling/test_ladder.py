@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from groundup.core.errors import UserError
 from groundup.core.files import read_jsonl
@@ -210,3 +211,18 @@ def test_runs_are_judged_by_beginnings_from_all_over_the_held_out_text(tmp_path,
     some = ladder.held_out_documents(tmp_path)
     assert [len(one) for one in some] == expected
     assert some[0][0] == 0 and some[-1][0] == len(lengths) - 1
+
+
+def test_a_plan_counts_with_the_kernels_rate_where_they_train(monkeypatch):
+    monkeypatch.setattr(ladder, "measured_peak", lambda *_: 1e12)
+    for there, expected in ((True, 6e11), (False, 2.5e11)):
+        monkeypatch.setattr(ladder.kernels, "are_there", lambda *_, there=there: there)
+        assert ladder.measured_rate("dense").flop_per_second == pytest.approx(expected)
+        assert ladder.measured_rate("lstm").flop_per_second == pytest.approx(2.5e11)
+
+
+def test_kernels_are_there_for_processors_in_their_formats():
+    there = not isinstance(ladder.kernels.float32_or_reason(), str)
+    assert ladder.kernels.are_there(torch.device("cpu"), torch.float32) == there
+    assert not ladder.kernels.are_there(torch.device("cpu"), torch.float16)
+    assert not ladder.kernels.are_there(torch.device("cuda"), torch.float32)
