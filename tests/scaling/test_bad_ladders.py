@@ -1,6 +1,7 @@
 """What a ladder, its table and its budget can have wrong with them: one clear line each, or counted and left out."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -214,3 +215,11 @@ def test_a_plan_that_was_edited_by_hand(tmp_path, change, said):
     (tmp_path / "plan.json").write_text(json.dumps({"context_length": 16, "runs": [one]}))
     with pytest.raises(UserError, match=f"run 1 .*{said}"):
         ladder.read_plan(tmp_path / "plan.json")
+
+
+def test_token_files_that_are_no_runs(done, tmp_path):
+    """As `groundup tokenizer encode` writes them: without the table of their documents."""
+    shutil.copytree(done / "tokens", tmp_path / "tokens")
+    (tmp_path / "tokens" / "documents.parquet").unlink()
+    with pytest.raises(UserError, match=r"no documents.parquet there: give the folder tokens of a run"):
+        ladder.run(done / "plan.json", tmp_path / "tokens", tokenizer(), tmp_path / "out", threads=1)
