@@ -41,10 +41,10 @@ def position(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def require_from_zero(keys: Iterable[tuple[int, int, str]], where: str, expression: str) -> None:
+def require_from_zero(keys: Iterable[tuple[int, int, str]], where: str, advice: str) -> None:
     """Raises UserError where keys (position, number of choices, row) count from 1: none is 0, and some are one too many.
 
-    Only those would be out of range, and the others silently be the next choice's.
+    Only those would be out of range, and the others silently be the next choice's. `advice`: what to do.
     """
     beyond = ""
     for place, count, row in keys:
@@ -53,7 +53,4 @@ def require_from_zero(keys: Iterable[tuple[int, int, str]], where: str, expressi
         if place == count:
             beyond = beyond or row
     if beyond:
-        raise UserError(
-            f"{where}: the answer keys count from 1, as {beyond} shows, and none is 0; answer is an index from 0: "
-            f'write answer = "{expression} | int - 1"'
-        )
+        raise UserError(f"{where}: answers count from 1, as {beyond} shows, and none is 0; an index is from 0: {advice}")

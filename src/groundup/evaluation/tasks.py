@@ -203,7 +203,8 @@ def begin(task: Task, limit: int | None = None) -> Examples:
     count = len(rows) if limit is None else min(limit, len(rows))
     asked = [(index * len(rows) // count, *rows[index * len(rows) // count]) for index in range(count)]
     if task.settings.kind in ("choices", "pairs"):
-        answer_keys.require_from_zero(maker.keys(rows), str(task.paths[0]), task.settings.answer)
+        advice = f'write answer = "{task.settings.answer[:60]} | int - 1"'
+        answer_keys.require_from_zero(maker.keys(rows), str(task.paths[0]), advice)
     if shots:
         shots.check(row for _, _, _, row in asked)
     found = Examples([], refused, count=count)
