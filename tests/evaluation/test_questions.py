@@ -54,3 +54,10 @@ def test_choices_of_any_number():
     assert len(asked) == 2 * (3 + 2 + 5) and (asked[4][1], asked[9][1]) == (" B", " E")
     assert found["answer"]["accuracy"] == 1 and math.isclose(found["letter"]["accuracy"], 1 / 3)
     assert math.isclose(found["chance"], (1 / 3 + 1 / 2 + 1 / 5) / 3)
+
+
+def test_answers_that_count_from_1_are_refused(tmp_path):
+    rows = [{"question": "?", "choices": ["x", "y"], "answer": answer} for answer in (1, 2)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError, match=r"answers count from 1, as row 2 shows.*take 1 off each"):
+        read_questions([tmp_path / "a.jsonl"], Refused())

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -274,7 +275,7 @@ def test_extractors(expression, which, found):
 
 def test_extractors_that_are_none_or_take_too_long(monkeypatch):
     with pytest.raises(UserError, match="not a regular expression"):
-        scoring.answers.extract("x", "(", "first")
+        scoring.answers.require_expression("(", "own.toml: extract")
 
     def slow(*_, timeout):
         assert timeout
@@ -312,3 +313,11 @@ def test_the_first_token_of_a_folder(model, toy_tokenizer, tmp_path, monkeypatch
     other.continuations([("the", " path"), ("", " path")], 1)
     first = toy_tokenizer.encode("the")
     assert asked[0].ids[: len(first)] == tuple(first) and asked[1].ids[0] == toy_tokenizer.end_of_text
+
+
+def test_a_row_of_the_vocabulary_without_a_token_may_be_the_likeliest(toy_decoder, toy_tokenizer, questions, tmp_path):
+    wider = toy_decoder(seed=5, vocab_size=toy_tokenizer.size + 64, max_position_embeddings=128)
+    with torch.no_grad():
+        wider.lm_head.weight[toy_tokenizer.size :] *= 50
+    made = records_of(FolderModel("x", tmp_path, wider, toy_tokenizer, []), questions, load(questions).rows)
+    assert [(one["generated"], one["letter_of_all"]) for one in made] == [(-1, -1)] * 3

@@ -40,15 +40,86 @@ def test_a_task_of_ones_own(task):
     assert (example.prompt, example.texts, example.answer, example.listed) == ("Q: which?\nA:", ("this", "that"), 1, "")
 
 
-@pytest.mark.parametrize("key", [1, "1", " 1", "B", "that"])
+@pytest.mark.parametrize("key", [1, "1", " 1", "B", "b", "that", "that ", 1.0, "1.0"])
 def test_answer_keys(task, key):
     assert load(task([GOOD | {"key": key}])).rows[0].answer == 1
+
+
+# The key of a text is the place of another one too: numbers as answers, blood groups.
+TWO_WAYS = [
+    (["2", "4", "6", "8"], "2", 0),
+    (["1", "2", "3", "4"], "2", 1),
+    (["O", "A", "B", "AB"], "A", 1),
+    (["O", "A", "B", "AB"], "O", 0),
+    (["o", "a"], "a", 1),
+]
+
+
+@pytest.mark.parametrize(("options", "key", "right"), TWO_WAYS)
+def test_a_key_that_can_be_read_in_two_ways_is_not_guessed_at(task, options, key, right):
+    row = GOOD | {"options": options, "key": key}
+    found = load(task([GOOD, row]))
+    if len(found.rows) == 2:
+        assert found.rows[1].answer == right  # one of the two readings is none: of O, as a letter, or of both the same
+    else:
+        assert "place and another's text" in str(found.refused)
+    [one] = load(task([row], CHOICES.replace('"key"', '"options.index(key)"'))).rows
+    assert one.answer == right
+
+
+@pytest.mark.parametrize("keys", [(1, 2, 3), ("1", "2", "3"), (2.0, 3.0, 1.0), ("A", "3", "B"), (3,)])
+def test_keys_that_count_from_1_are_refused(task, keys):
+    rows = [GOOD | {"options": ["x", "y", "z"], "key": key} for key in keys]
+    with pytest.raises(UserError, match=r'count from 1, as rows.jsonl: row .*write answer = "key \| int - 1"') as error:
+        load(task(rows), limit=1)
+    assert len(str(error.value)) < 300
+    assert load(task([*rows, GOOD | {"key": 0}])).refused.total() == 1  # from 0, and one is wrong
+    if "A" not in keys:
+        found = load(task(rows, CHOICES.replace('"key"', '"key | int - 1"')))
+        assert [one.answer for one in found.rows] == [int(key) - 1 for key in keys]
+
+
+def test_the_right_answer_twice_is_said(task):
+    found = load(task([GOOD, GOOD | {"options": ["same", "same", "other"]}, GOOD | {"options": ["other", "this", "other"]}]))
+    assert len(found.rows) == 3 and "row 2" in str(found.alike) and found.alike.total() == 1
+    pairs = 'kind = "pairs"\nfiles = ["rows.jsonl"]\nalternatives = "[q, a]"\n'
+    assert load(task([{"q": "x", "a": "x"}, {"q": "x", "a": "y"}], pairs)).alike.total() == 1
+
+
+TWO_SHOTS = CHOICES + "[few_shot]\ncount = 2\n"
+POOL = [GOOD | {"q": f"{n}?", "key": n % 2} for n in range(5)]
+
+
+@pytest.mark.parametrize("choose", ["first", "random"])
+@pytest.mark.parametrize("files", ['files = ["pool.jsonl"]\n', 'files = ["rows.jsonl"]\n', ""])
+def test_no_question_is_shown_its_own_answer(task, choose, files):
+    asked = [row | {"id": n} for n, row in enumerate(POOL + POOL)]  # twice, and otherwise marked than in the pool
+    found = load(task(asked, f'{TWO_SHOTS}choose = "{choose}"\n{files}', pool=POOL))
+    assert len(found.rows) == 10
+    for one, row in zip(found.rows, asked, strict=True):
+        *shown, last = re.findall(r"Q: (.*)\n", one.prompt)
+        assert last == row["q"] and len(shown) == 2 and last not in shown
+
+
+def test_a_pool_of_nothing_but_the_question(task):
+    with pytest.raises(UserError, match="too few few-shot examples that are not the question itself"):
+        load(task([GOOD] * 4, TWO_SHOTS))
+    found = load(task([*POOL[:1] * 3, POOL[1]], TWO_SHOTS))
+    assert [one.number for one in found.rows] == [3] and "too few few-shot" in str(found.refused)
+
+
+def test_what_is_wrong_with_a_task_is_said_before_a_model_is_asked(task):
+    generation = 'kind = "generation"\nfiles = ["rows.jsonl"]\nprompt = "{{ q }}"\ntarget = "q"\nextract = "("\n'
+    with pytest.raises(UserError, match=r"own.toml: extract: '\(' is not a regular expression"):
+        task([GOOD], generation)
+    with pytest.raises(UserError, match=r"answer: an expression.*without \{\{ and \}\}"):
+        load(task([GOOD], CHOICES.replace('"key"', '"{{ key }}"')))
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"key": 2}, "out of range"),
+        ({"key": 3}, "out of range"),
         ({"key": -1}, "out of range"),
         ({"key": "E"}, "out of range"),
         ({"key": "neither"}, "answer key"),

@@ -197,3 +197,21 @@ def test_the_runs_own_model_reads_the_same_ids(reward_model, toy_tokenizer, prom
     assert reward(prompts, answers).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
     with pytest.raises(UserError, match="the reward model's context 64"):
         reward(prompts, [answers[0] * 20] * 2)
+
+
+@pytest.mark.parametrize(
+    ("question", "value"),
+    [
+        ("What is 1,000 + 5?", 1005), ("12,500 - 1,250", 11250), ("y = 2 + 3", 5),
+        ("\u22123 + 5", 2), ("12 \u00d7 3", 36), ("12 \u00f7 4", 3),
+        ("2 + 3, please", 5), ("2+2.", 4), ("2 + 3x", None), ("x2 + 3", None), ("3 + 4 * x", None), ("x + 2 + 3", None),
+        ("2^3 + 1", None), ("5 % 3 + 1", None), ("1.000,5 + 2", None), ("1,2 + 3", None),
+    ],
+)  # fmt: skip
+def test_an_expression_is_taken_whole_or_not_at_all(question, value):
+    assert reward_functions.value_of(question) == value
+
+
+@pytest.mark.parametrize(("text", "number"), [("1.5e3", 1500), ("it is \u22125", -5), ("1,005", 1005), ("2e", 2), ("$1.50", 1.5)])
+def test_the_last_number_of_an_answer(text, number):
+    assert reward_functions.last_number(text) == number

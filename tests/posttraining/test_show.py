@@ -53,6 +53,7 @@ def test_by_command(groundup_here, place):
     outcome = groundup_here("data", "show", place / "model", *files)
     found = json.loads(outcome.stdout)
     assert found["rows"] == 3 and found["left_out"] and 0 < found["trained"] < found["tokens"]
+    assert all(f"left out, {count:,} of these rows: {reason}" in outcome.stderr for reason, count in found["left_out"].items())
     assert "row 3, chosen" in outcome.stderr and "{+\\x1b[31mit<|im_end|>+}" in outcome.stderr
     assert "\x1b" not in outcome.stderr
     assert json.loads(groundup_here("data", "show", place / "model", *files[:2], "--rows", 1).stdout)["rows"] == 1

@@ -1,6 +1,7 @@
 """What a ladder, its table and its budget can have wrong with them: one clear line each, or counted and left out."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -161,3 +162,64 @@ def test_every_size_of_a_grid_has_the_shortest_length_and_goes_as_far_as_the_lar
         assert lengths[-1] * size.flop <= most * (1 + 1e-6)
         assert len(lengths) == ladder.MOST_LENGTHS or 2 * lengths[-1] * size.flop > most * (1 - 1e-6)
     assert ladder._work(made) == pytest.approx(shortest * ladder._work(ladder._grid(grid, 1.0, 0)))
+
+
+GRID = [(n, d) for n in (1e7, 3e7, 1e8, 3e8) for d in (1e9, 3e9, 1e10)]
+
+
+def grid(parameters=1.0, tokens=1.0, loss=lambda value: value, flop=None):
+    lines = []
+    for n, d in GRID:
+        value = laws.Law(406.4, 410.7, 1.69, 0.3392, 0.2849).loss(n, d)
+        lines.append(",".join(map(str, [n * parameters, d * tokens, loss(value), *([6 * n * d * flop] if flop else [])])))
+    return f"parameters,tokens,loss{',flop' if flop else ''}\n" + "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (grid(parameters=1e-6), ":2: 10.0 parameters are no model: in millions"),
+        (grid(parameters=1e-9), ":2: .* parameters are no model"),
+        (grid(tokens=1e-9), "tokens a parameter: in billions"),
+        (grid(flop=1e-15), "flop is 1e-15 times 6 N D"),
+        (grid(flop=1 / 86400 / 1e15), "so a column is in another unit"),
+        (grid(loss=lambda value: 2.718281828**value), "a perplexity"),
+        (HEAD + "".join(f"{2**n}e6,{20 * 2**n}e6,{4 - n / 9}\n" for n in range(10)), "follow from their sizes"),
+    ],
+)
+def test_columns_that_are_not_what_a_law_is_fitted_to(tmp_path, text, said):
+    with pytest.raises(UserError, match=said) as error:
+        law_of(tmp_path / "runs.csv", text)
+    assert len(str(error.value)) <= 300 + len(str(tmp_path))
+
+
+def test_plain_numbers_are_fitted(tmp_path):
+    assert law_of(tmp_path / "runs.csv", grid(flop=1.2)).law.alpha == pytest.approx(0.3392, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"seed": 1.7}, "a seed from 0 on"),
+        ({"seed": True}, "a seed from 0 on"),
+        ({"seed": "1"}, "a seed from 0 on"),
+        ({"name": 5}, "a name of its own"),
+        ({"depth": "1"}, "depth = '1': Input should be a valid integer"),
+        ({"tokens": "2,000"}, "tokens = '2,000'"),
+        ({"tokens": 1e4}, "tokens = 10000.0"),
+        (None, "no object"),
+    ],
+)
+def test_a_plan_that_was_edited_by_hand(tmp_path, change, said):
+    one = None if change is None else {"name": "a", **ONE, **change}
+    (tmp_path / "plan.json").write_text(json.dumps({"context_length": 16, "runs": [one]}))
+    with pytest.raises(UserError, match=f"run 1 .*{said}"):
+        ladder.read_plan(tmp_path / "plan.json")
+
+
+def test_token_files_that_are_no_runs(done, tmp_path):
+    """As `groundup tokenizer encode` writes them: without the table of their documents."""
+    shutil.copytree(done / "tokens", tmp_path / "tokens")
+    (tmp_path / "tokens" / "documents.parquet").unlink()
+    with pytest.raises(UserError, match=r"no documents.parquet there: give the folder tokens of a run"):
+        ladder.run(done / "plan.json", tmp_path / "tokens", tokenizer(), tmp_path / "out", threads=1)

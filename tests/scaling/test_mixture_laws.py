@@ -139,7 +139,8 @@ HEAD = "weight_a,weight_b,loss_x\n"
         (HEAD + "0.5,0.1,3\n", ":2: its weights add up to 0.6"),
         (HEAD + "0.5,0.5,0\n", ":2: loss_x 0 is not"),
         (HEAD + "0.5,0.5\n", ":2: 2 entries"),
-        (HEAD + "0.5,0.5,3\n" * 4, "4 runs are too few"),
+        (HEAD + "0.5,0.5,3\n" * 4, "1 runs are too few"),
+        (HEAD + "".join(f"0.5,0.5,{3 + n}\n" for n in range(12)), "all 12 runs have one mixture"),
         (HEAD + "0.5,0.5,nan\n" * 9, r"0 runs \(without 9 diverged\) are too few"),
     ],
 )
@@ -163,3 +164,15 @@ def test_a_bad_table_is_one_line(tmp_path, text, said):
 def test_what_cannot_be_proposed_is_one_line(options, said):
     with pytest.raises(UserError, match=said):
         mixture_laws.propose(swarm(20), **options)
+
+
+def test_a_run_that_stands_there_twice_does_not_predict_itself(tmp_path, caplog):
+    rows = [f"{n / 20},{1 - n / 20},{3 + n}\n" for n in range(12)]
+    path = tmp_path / "swarm.csv"
+    path.write_text(HEAD + "".join(rows) + rows[3] * 5)
+    assert len(mixture_laws.read(path).losses) == 12 and "5 stand there twice: left out (line 14, 15" in caplog.text
+
+
+def test_a_domain_that_is_given_twice_is_refused():
+    with pytest.raises(UserError, match=r"'a=2': 'a' is given twice"):
+        mixture_laws.parse_available(["a=1", "a=2"])

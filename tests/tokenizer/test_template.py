@@ -239,3 +239,29 @@ def test_a_special_token_without_text_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(description))
     with pytest.raises(UserError, match="a special token without text"):
         Tokenizer.load(tmp_path)
+
+
+PLAIN_THOUGHTS = """{% for m in messages %}<|im_start|>{{ m.role }}
+{% set c = m.content %}{% if '</thought>' in c %}{% set c = c.replace('</thought>', '') %}{% endif %}
+{{ c }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+def test_what_a_template_looks_for_in_plain_text_is_found(tmp_path):
+    """As templates of reasoning models take away what was thought before, where their tokenizer has no token for it."""
+    tokenizer = Tokenizer.load(publish(tmp_path, PLAIN_THOUGHTS))
+    said = [{"role": "user", "content": "a < b</thought>"}, {"role": "assistant", "content": "so</thought> < it"}]
+    whole = "<|im_start|>user\na < b<|im_end|>\n<|im_start|>assistant\nso < it<|im_end|>\n"
+    ids, _ = render(tokenizer, said)
+    assert shown(tokenizer, ids) == whole and ids.count(tokenizer.special_tokens["<|im_end|>"]) == 2
+    tricks = [{"role": "user", "content": "<|im_</thought>end|></thought><|im_end|>"}, said[1]]
+    assert render(tokenizer, tricks)[0].count(tokenizer.special_tokens["<|im_end|>"]) == 2
+
+
+@pytest.mark.parametrize("literal", ["<", "<|", "<|im_end|>", "a<|im_end|>b", "x<"])
+def test_a_template_that_looks_for_special_tokens_gets_none_from_contents(tmp_path, literal):
+    looking = PLAIN.replace("{{ m.content }}", "{% if '" + literal + "' in m.content %}found{% endif %}{{ m.content }}")
+    tokenizer = Tokenizer.load(publish(tmp_path, looking))
+    ids, _ = render(tokenizer, [{"role": "user", "content": f"{literal}|im_end|> x<|im_end|>"}, TALK[1]])
+    assert ids.count(tokenizer.special_tokens["<|im_end|>"]) == 2 and "found" not in shown(tokenizer, ids)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from groundup.cli.options import result
+from groundup.core.text import printable
 
 data = typer.Typer(no_args_is_help=True, help="Conversations and preferences of your own: read, checked and converted.")
 
@@ -36,4 +37,6 @@ def show(
 
     shown, found = show(model, files, rows)
     print(marked_rows(shown, sys.stderr.isatty() and "NO_COLOR" not in os.environ), file=sys.stderr)
+    for reason, count in found["left_out"].items():
+        print(printable(f"left out, {count:,} of these rows: {reason}"), file=sys.stderr)
     result(found)

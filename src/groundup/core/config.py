@@ -62,6 +62,8 @@ def named_numbers(pairs: Iterable[str], what: str, expected: str, below: float =
     numbers = {}
     for pair in pairs:
         name, _, number = pair.partition("=")
+        if name in numbers:
+            raise UserError(f"{what} {shown(pair)}: {shown(name)} is given twice")
         try:
             numbers[name] = float(number)
         except ValueError:

@@ -15,7 +15,10 @@ from typing import Any
 
 from groundup.data.messages import BadRow, Message, checked, read_list, read_messages
 
-FOUND_BAD = ("false", "0", "0.0")  # a `label` also as it comes out of CSV and of columns with nulls
+# A `label` also as it comes out of CSV and of columns with nulls.
+FOUND_GOOD, FOUND_BAD = ("none", "", "true", "1", "1.0"), ("false", "0", "0.0")
+NOTHING = ("<noinput>", "<nooutput>")  # in Alpaca's first file, of a few of its 52,000 rows
+NO_TOOLS = ("", "[]", "null", "none")  # where the list is written as text
 KNOWN = "messages; prompt, completion; instruction, output; conversations; prompt with replies"
 
 
@@ -68,8 +71,12 @@ def conversation_of(row: Mapping[str, Any]) -> Conversation:
     elif form == "ShareGPT":
         messages = read_list(row["conversations"])
     elif form == "TRL prompt and completion":
-        if str(row.get("label")).lower() in FOUND_BAD:  # TRL's unpaired preference
+        label = str(row.get("label")).strip().lower()  # TRL's unpaired preference
+        if label in FOUND_BAD:
             raise BadRow("an answer that was found bad (label false)")
+        if label not in FOUND_GOOD:
+            said = f"label {label[:40]!r}, where TRL's rows say whether an answer is good; leave the column out if it is another"
+            raise BadRow("label that is neither true nor false", said)
         prompt, completion = read_prompt(row["prompt"]), read_messages(row["completion"], "assistant")
         messages = tuple(replace(message, trained=False) for message in prompt) + completion
     elif form == "OASST tree":
@@ -78,7 +85,7 @@ def conversation_of(row: Mapping[str, Any]) -> Conversation:
         answer = row["output"] if row.get("output") is not None else row["response"]
         if not isinstance(answer, str):
             raise BadRow("content that is no text", f"the answer must be text, not {type(answer).__name__}")
-        messages = (*instruction(row), Message("assistant", answer))
+        messages = (*instruction(row), Message("assistant", "" if answer.strip().lower() in NOTHING else answer))
     else:
         raise BadRow("missing column", f"no columns of a conversation; it has {columns_of(row)}; known: {KNOWN}")
     messages = with_system(row, messages)
@@ -132,7 +139,7 @@ def instruction(row: Mapping[str, Any]) -> tuple[Message, ...]:
         text = row.get(name)
         if text is not None and not isinstance(text, str):
             raise BadRow("content that is no text", f"{name} must be text, not {type(text).__name__}")
-        texts += [text] if text else []
+        texts += [text] if text and text.strip().lower() not in NOTHING else []
     messages: list[Message] = []
     history = row.get("history") or ()
     if not isinstance(history, list | tuple):
@@ -156,7 +163,8 @@ def with_system(row: Mapping[str, Any], messages: tuple[Message, ...]) -> tuple[
 
 def without_tools(row: Mapping[str, Any]) -> None:
     for name in ("tools", "functions"):
-        if row.get(name):
+        given = row.get(name)
+        if given and not (isinstance(given, str) and given.strip().lower() in NO_TOOLS):
             raise BadRow("tools: this chat format has no place for them")
 
 

@@ -18,6 +18,9 @@ WITHOUT_A_PLACE = (
     "tool_calls", "function_call", "tool_call_id", "reasoning_content", "reasoning", "thinking", "refusal", "audio", "images",
 )  # fmt: skip
 OTHER_NAMES = {"human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "developer": "system"}
+# Whether an answer is learned, as OpenAI, axolotl and ms-swift write it in each message.
+LEARNED = ("weight", "train", "training", "trainable", "loss")
+_LISTED = re.compile(r"\s*\[\s*\{\s*[\"'](?:role|content|from|value)[\"']\s*:")  # messages as text, such as in a cell of CSV
 _TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 
 
@@ -33,7 +36,7 @@ class BadRow(UserError):
 class Message:
     role: str
     content: str
-    trained: bool = True  # OpenAI's `weight`: whether a model learns to write it, where it is the assistant's
+    trained: bool = True  # whether a model learns to write it, where it is the assistant's
 
     @property
     def row(self) -> dict[str, str]:
@@ -94,11 +97,14 @@ def checked(messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool =
 
 
 def read_messages(value: Any, role: str) -> tuple[Message, ...]:
-    """The messages of one cell: a list in the names of OpenAI or ShareGPT, one message, turns as in HH-RLHF, or a plain text.
+    """The messages of one cell: a list in the names of OpenAI or ShareGPT (in CSV written as JSON), one message, turns as in
+    HH-RLHF, or a plain text.
 
     A plain text is one message of `role`; system messages without text are left out. The order of the roles is not looked at.
     Raises BadRow for anything else.
     """
+    if isinstance(value, str) and _LISTED.match(value):
+        value = _from_json(value)
     if isinstance(value, str):
         return _turns(value) or (Message(role, value),)
     if isinstance(value, Mapping):
@@ -112,13 +118,17 @@ def read_messages(value: Any, role: str) -> tuple[Message, ...]:
 def read_list(value: Any) -> tuple[Message, ...]:
     """As `read_messages`, of a column that must hold a list; in CSV it is written as JSON."""
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise BadRow("no list of messages", "messages must be a list, not text") from None
+        value = _from_json(value)
     if not isinstance(value, list | tuple):
         raise BadRow("no list of messages", f"messages must be a list, not {type(value).__name__}")
     return read_messages(value, "user")
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise BadRow("no list of messages", "messages must be a list, not text, or a list as JSON") from None
 
 
 def _message(value: Any, place: str) -> Message:
@@ -134,10 +144,16 @@ def _message(value: Any, place: str) -> Message:
         text = text_of({**value, "content": content})
     except BadRow as error:
         raise BadRow(error.reason, f"{place}: {error}") from None
-    weight = value.get("weight")
-    if weight is not None and (isinstance(weight, bool) or weight not in (0, 1)):
-        raise BadRow("weight that is neither 0 nor 1", f"{place}: weight {str(weight)[:40]}, expected 0 or 1")
-    return Message(role, text, weight != 0)
+    if value.get("train_detail"):
+        raise BadRow("train_detail: an answer is learned as a whole, or not")
+    return Message(role, text, all(_is_learned(name, value[name], place) for name in LEARNED if value.get(name) is not None))
+
+
+def _is_learned(name: str, value: Any, place: str) -> bool:
+    """What a flag says. OpenAI's weight is a number, the others' are true or false."""
+    if (isinstance(value, bool) and name == "weight") or value not in (0, 1):
+        raise BadRow("weight that is neither 0 nor 1", f"{place}: {name} {str(value)[:40]}, expected 0 or 1")
+    return bool(value)
 
 
 def _turns(text: str) -> tuple[Message, ...]:

@@ -128,7 +128,8 @@ def prompt_of(row: Mapping[str, Any]) -> tuple[Message, ...]:
     """
     if preference_format_of(row):
         return preference_of(row).prompt
-    if format_of(row) in ("", "TRL messages") and (name := next((n for n in ("messages", "prompt") if row.get(n)), "")):
+    name = next((name for name in ("messages", "prompt") if row.get(name) is not None), "")
+    if name and format_of(row) in ("", "TRL messages"):
         without_tools(row)
         messages = read_list(row[name]) if name == "messages" else read_prompt(row[name])
         if name == "messages" and messages and messages[-1].role == "assistant":

@@ -17,17 +17,23 @@ def cut(text: str, until: Sequence[str]) -> str:
     return text
 
 
+def require_expression(expression: str, where: str) -> None:
+    """Raises UserError for what is no regular expression: before a model has written anything."""
+    try:
+        regex.compile(expression)
+    except regex.error as error:
+        raise UserError(f"{where}: {expression[:60]!r} is not a regular expression ({error})"[:250]) from None
+
+
 def extract(text: str, expression: str, which: str) -> str | None:
     """The first group of the expression's first or last match, or all of it; None without one.
 
-    Raises UserError for what is no regular expression, and for one that takes too long.
+    Raises UserError for one that takes too long.
     """
     if not expression:
         return text.strip()
     try:
         found = [*regex.finditer(expression, text, timeout=PATIENCE)]
-    except regex.error as error:
-        raise UserError(f"extract: {expression[:60]!r} is not a regular expression ({error})"[:250]) from None
     except TimeoutError:
         raise UserError(f"extract: {expression[:60]!r} takes more than {PATIENCE:.0f} s for one text; make it simpler") from None
     if not found:

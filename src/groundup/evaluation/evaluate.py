@@ -138,6 +138,8 @@ def _tell_refused(asked: Sequence[tuple[Task, Examples]]) -> None:
     for task, examples in asked:
         if examples.refused:
             logger.warning("%s: rows skipped: %s", task.name, examples.refused)
+        if examples.alike:
+            logger.warning("%s: rows that say nothing, of equal choices the first is taken: %s", task.name, examples.alike)
 
 
 def _comparisons(models: Sequence[str], tasks: Sequence[Task], rights: Rights) -> list[dict[str, Any]]:

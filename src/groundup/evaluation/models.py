@@ -172,7 +172,8 @@ class FolderModel(TokenModel):
         return self.tokenizer.encode_after(text, before)
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode_within(ids)
+        # A model may have more rows than tokens, as Qwen's have, and find one of those the likeliest: it has no text.
+        return self.tokenizer.decode_within([token for token in ids if token < self.tokenizer.size])
 
     @cached_property
     def steps(self) -> Steps | None:

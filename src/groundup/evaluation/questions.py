@@ -10,6 +10,7 @@ from groundup.data.contracts import Given, nothing
 from groundup.data.kinds import kind_of
 from groundup.data.messages import BadRow
 from groundup.data.readers import Refused, records, well_formed
+from groundup.evaluation.answer_keys import require_from_zero
 from groundup.evaluation.multiple_choice import MOST_LETTERS
 
 COLUMNS = {"question", "choices", "answer"}
@@ -36,7 +37,9 @@ def read_questions(given: Iterable[Given], refused: Refused) -> list[dict[str, A
         if isinstance(one, str | Path):
             path = expanded(one)
             mine, before = Refused(), len(found)
-            found += _good(((f"{path}: row {n + 1}", row) for n, row in records(path, mine)), mine)
+            rows = [(f"{path}: row {n + 1}", row) for n, row in records(path, mine)]
+            require_from_zero(_keys(rows), str(path), "take 1 off each")
+            found += _good(rows, mine)
             if len(found) == before:
                 raise UserError(f"{path}: {nothing('questions', path, mine)}; columns: {', '.join(sorted(COLUMNS))}")
             refused.merge(mine)
@@ -46,6 +49,13 @@ def read_questions(given: Iterable[Given], refused: Refused) -> list[dict[str, A
         why = f" ({refused})" if refused else ""
         raise UserError(f"questions: no row can be used{why}; columns: {', '.join(sorted(COLUMNS))}")
     return found
+
+
+def _keys(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[int, int, str]]:
+    for place, row in rows:
+        answer, choices = row.get("answer"), row.get("choices")
+        if isinstance(answer, int) and not isinstance(answer, bool) and isinstance(choices, list) and len(choices) > 1:
+            yield answer, len(choices), place.rpartition(": ")[2]
 
 
 def _good(rows: Iterable[tuple[str, Any]], refused: Refused) -> Iterator[dict[str, Any]]:

@@ -9,6 +9,7 @@ import random
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from groundup.core.plain_files import open_plain
 from groundup.data.kinds import PACKED, kind_of
 from groundup.data.messages import BadRow
 from groundup.data.readers import Refused, records, texts, well_formed
+from groundup.evaluation import answer_keys, answers
+from groundup.evaluation.answer_keys import LETTERS
 from groundup.evaluation.config import FewShot, TaskFile
 from groundup.evaluation.hallucination import docstring_rows
 from groundup.evaluation.templates import Template
 
 SHIPPED = Path(__file__).with_name("tasks")
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 LONGEST = 1 << 20  # characters of an example: no benchmark has longer ones, and it would be encoded once a choice
 LONGEST_FILE = 1 << 16  # bytes of a task file
 FEW_SHOT_SEED = 1234  # lm-eval's
@@ -80,10 +82,15 @@ class Task:
 
 @dataclass
 class Examples:
-    """`rows`: those made so far, of at most `count`; rows of a file that cannot be used are counted as they are met."""
+    """`rows`: those made so far, of at most `count`; rows of a file that cannot be used are counted as they are met.
+
+    `alike`: those whose right answer stands among the choices twice. They are scored, as elsewhere, and of equals the first
+    is the model's choice, so they say nothing of it.
+    """
 
     rows: list[Example]
     refused: Refused = field(default_factory=Refused)
+    alike: Refused = field(default_factory=Refused)
     count: int = 0
     others: Iterator[Example] = field(default_factory=lambda: iter(()))
 
@@ -152,6 +159,7 @@ def read_settings(path: Path) -> TaskFile:
         raise UserError(f"{path}: files is empty: name the file of the examples")
     if settings.few_shot and settings.few_shot.count and settings.kind in NO_SHOTS:
         raise UserError(f"{path}: a task of {settings.kind} takes no few-shot examples")
+    answers.require_expression(settings.extract, f"{path}: extract")
     return settings
 
 
@@ -194,9 +202,13 @@ def begin(task: Task, limit: int | None = None) -> Examples:
     rows = [(path, place, row) for path in task.paths for place, row in _asked_of(task, path, refused)]
     count = len(rows) if limit is None else min(limit, len(rows))
     asked = [(index * len(rows) // count, *rows[index * len(rows) // count]) for index in range(count)]
+    if task.settings.kind in ("choices", "pairs"):
+        advice = f'write answer = "{task.settings.answer[:60]} | int - 1"'
+        answer_keys.require_from_zero(maker.keys(rows), str(task.paths[0]), advice)
     if shots:
         shots.check(row for _, _, _, row in asked)
-    found = Examples([], refused, count, _examples(maker, shots, asked, refused))
+    found = Examples([], refused, count=count)
+    found.others = _examples(maker, shots, asked, found)
     if not found.part(0, 1):
         known = ", ".join(str(name)[:30] for name in [*rows[0][2]][:12]) if rows else "none"
         raise UserError(f"{task.paths[0]}: no example for {task.name}: {found.refused or 'no rows'}; it has columns {known}")
@@ -218,15 +230,17 @@ def corpus_texts(task: Task) -> Iterator[str]:
             if isinstance(text, str):
                 yield text
 def _examples(
-    maker: "_Maker", shots: "_Shots | None", asked: Sequence[tuple[int, Path, int, dict[str, Any]]], refused: Refused
+    maker: "_Maker", shots: "_Shots | None", asked: Sequence[tuple[int, Path, int, dict[str, Any]]], found: Examples
 ) -> Iterator[Example]:
     for number, path, place, row in asked:
         try:
             one, group, by = maker.asked(row), maker.group(row), maker.by(row)
-            prompt, listed = shots.before(row, group) if shots else maker.descriptions(row)
+            prompt, listed = shots.before(row, group, one) if shots else maker.descriptions(row)
         except BadRow as error:
-            refused.add(error.reason, f"{path}: row {place + 1}")
+            found.refused.add(error.reason, f"{path}: row {place + 1}")
             continue
+        if maker.settings.kind in ("choices", "pairs") and one.texts.count(one.texts[one.answer]) > 1:
+            found.alike.add("the right answer twice", f"{path}: row {place + 1}")
         begins, listed_begins = len(prompt), len(listed) if one.listed else 0
         prompt, listed = prompt + one.prompt, one.listed and listed + one.listed
         yield Example(number, group, prompt, one.texts, one.answer, listed, begins, listed_begins, by)
@@ -315,16 +329,29 @@ class _Maker:
     def asked(self, row: dict[str, Any]) -> _Asked:
         return MAKERS[self.settings.kind](self, row)
 
+    def keys(self, rows: Iterable[tuple[Path, int, dict[str, Any]]]) -> Iterator[tuple[int, int, str]]:
+        """Of answers that are a column and a number: it, how many choices the row has, and where that is."""
+        column = self.settings.answer.strip()
+        for path, place, row in rows:
+            if (number := answer_keys.position(row.get(column))) is None:
+                continue
+            try:
+                some = self._templates["choices" if self.settings.choices else "alternatives"].value(row) if number else []
+            except BadRow:  # which is met again, and counted, when the example is made
+                continue
+            if not number or (isinstance(some, list | tuple) and len(some) > 1):
+                yield number, len(some), f"{path.name}: row {place + 1}"
+
     def _choices(self, row: dict[str, Any]) -> _Asked:
         texts = _texts(self._templates["choices"].value(row), "choices")
         if len(texts) > len(LETTERS):
             raise BadRow(f"more than {len(LETTERS)} choices")
-        answer = _index(self._templates["answer"].value(row), texts)
+        answer = answer_keys.index(self._templates["answer"].value(row), texts)
         return _Asked(self._text("prompt", row), texts, answer, self._text("listed", row), texts[answer])
 
     def _pairs(self, row: dict[str, Any]) -> _Asked:
         texts = _texts(self._templates["alternatives"].value(row), "alternatives")
-        answer = _index(self._templates["answer"].value(row), texts) if "answer" in self._templates else 0
+        answer = answer_keys.index(self._templates["answer"].value(row), texts) if "answer" in self._templates else 0
         return _Asked(_not_empty(self._text("target", row)) if "target" in self._templates else "", texts, answer, "", "")
 
     def _last_word(self, row: dict[str, Any]) -> _Asked:
@@ -391,27 +418,10 @@ def _truth(value: Any) -> bool:
 
 def _texts(value: Any, name: str, least: int = 2) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
-        raise BadRow(f"{name} that are no list")
+        raise BadRow(f"{name} that are no list: write one in brackets, or behind what makes them | list")
     if len(value) < least:
         raise BadRow(f"fewer than {least} {name}")
     return tuple(_not_empty(_text_of(one)) for one in value)
-
-
-def _index(value: Any, texts: Sequence[str]) -> int:
-    """Of an answer key: an index from 0, a letter, or one of the texts."""
-    if isinstance(value, str):
-        key = value.strip()
-        if key.isascii() and key.isdigit() and len(key) < 4:
-            value = int(key)
-        elif len(key) == 1 and key in LETTERS:
-            value = LETTERS.index(key)
-        elif value in texts:
-            value = texts.index(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise BadRow("an answer key that is neither index, letter nor choice")
-    if not 0 <= value < len(texts):
-        raise BadRow("an answer key out of range")
-    return value
 
 
 class _Shots:
@@ -427,12 +437,12 @@ class _Shots:
         self.count, self.choose = task.settings.few_shot.count, task.settings.few_shot.choose
         self.own = not task.few_shot_paths  # files: an example must not be shown its own answer
         self.where = ", ".join(path.name for path in task.few_shot_paths or task.paths)
-        self.pools: dict[str, list[tuple[dict[str, Any], _Asked]]] = {}
+        self.pools: dict[str, list[_Asked]] = {}
         self.generators: dict[str, random.Random] = {}
         for path in task.few_shot_paths or task.paths:
             for place, row in rows_of(path, refused if not self.own else Refused()):
                 try:
-                    self.pools.setdefault(maker.group(row), []).append((row, maker.asked(row)))
+                    self.pools.setdefault(maker.group(row), []).append(maker.asked(row))
                 except BadRow as error:
                     if not self.own:
                         refused.add(error.reason, f"{path}: row {place + 1}")
@@ -450,15 +460,19 @@ class _Shots:
                     f"{self.count + self.own} are needed; take fewer few-shot examples"
                 )
 
-    def before(self, row: dict[str, Any], group: str) -> tuple[str, str]:
+    def before(self, row: dict[str, Any], group: str, one: _Asked) -> tuple[str, str]:
         """What stands before a prompt, and before one that lists its answers."""
         pool = self.pools[group]
         if self.choose == "random":
             generator = self.generators.setdefault(group, random.Random(FEW_SHOT_SEED))
-            drawn = generator.sample(pool, self.count + self.own)
+            drawn = generator.sample(range(len(pool)), self.count + self.own)
         else:
-            drawn = pool[: self.count + self.own]
-        shown = [asked for other, asked in drawn if not (self.own and other == row)][: self.count]
+            drawn = [*range(self.count + self.own)]
+        # Files may hold the question too, or it twice: nothing is shown its own answer, whatever else its row says.
+        others = (number for number in range(len(pool)) if number not in drawn)
+        shown = [*islice((pool[number] for number in chain(drawn, others) if pool[number] != one), self.count)]
+        if len(shown) < self.count:
+            raise BadRow("too few few-shot examples that are not the question itself")
         plain, listed = self.maker.descriptions(row)
         for asked in shown:
             plain += asked.prompt + self.delimiter + asked.solved + BETWEEN

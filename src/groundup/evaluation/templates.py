@@ -32,6 +32,8 @@ class Template:
             "_joined": lambda parts: joined([*map(_text_alone, parts)]),
         }  # fmt: skip
         self._size = len(source)
+        if expression and source.strip().startswith("{{") and source.strip().endswith("}}"):
+            raise UserError(f"{where}: an expression, not a template: write it without {{{{ and }}}}")
         if expression:
             source = f"{{% set {RESULT} = ({source}) %}}"
         try:

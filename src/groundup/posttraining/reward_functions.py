@@ -13,9 +13,12 @@ from groundup.data.messages import text_of
 Messages = Sequence[Mapping[str, Any]]
 RewardFunction = Callable[..., Sequence[float]]  # (prompts: list of messages, completions: list of texts) -> a number each
 
-NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
-TERM = r"\(*\s*-?\d{1,30}(?:\.\d{1,30})?\s*\)*"
-EXPRESSION = re.compile(rf"{TERM}(?:\s*[-+*/]\s*{TERM}){{1,20}}")
+SIGNS = str.maketrans("\N{MINUS SIGN}\N{MULTIPLICATION SIGN}\N{DIVISION SIGN}", "-*/")
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d{1,2}\b)?")
+TERM = r"\(*\s*-?(?:\d{1,3}(?:,\d{3})+|\d{1,30})(?:\.\d{1,30})?\s*\)*"
+# Whole: of 2 + 3x, 3 + 4 * x and 2^3 + 1 a part would be the value of another question.
+BEHIND = r"(?![\w^]|[.,]\d|\s*[-+*/^%]\s*[\w(])"
+EXPRESSION = re.compile(rf"(?<![\w.,^]){TERM}(?:\s*[-+*/]\s*{TERM}){{1,20}}{BEHIND}")
 OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
@@ -49,16 +52,17 @@ def arithmetic(prompts: Sequence[Messages], completions: Sequence[str]) -> list[
 
 def last_number(text: str) -> Fraction | None:
     """The last number that a text has, 1,000 being a thousand; None without one, or with one of over 60 digits."""
-    found = NUMBER.findall(text)
+    found = NUMBER.findall(text.translate(SIGNS))
     return Fraction(found[-1].replace(",", "")) if found and len(found[-1]) <= 60 else None
 
 
 def value_of(question: str) -> Fraction | None:
     """The exact value of the last expression of a question; None where it has none, or that has no value."""
-    found = EXPRESSION.findall(question)
-    if not found:
+    question = question.translate(SIGNS)
+    found = [*EXPRESSION.finditer(question)]
+    if not found or question[: found[-1].start()].rstrip()[-1:] in (*"+-*/^%",):
         return None
-    text = found[-1].strip()
+    text = found[-1][0].strip().replace(",", "")
     try:
         return _value(ast.parse(text, mode="eval").body)
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):

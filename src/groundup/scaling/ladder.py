@@ -22,6 +22,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from groundup import kernels
+from groundup.core.config import shown
 from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.files import digest, read_object, write_json, write_jsonl
@@ -231,17 +232,22 @@ def read_plan(path: Path) -> list[tuple[dict[str, Any], PretrainingConfig]]:
     planned, names = [], set()
     trunks: dict[str, tuple[int, int, int, int]] = {}
     for number, one in enumerate(runs, 1):
+        if not isinstance(one, dict):
+            raise UserError(f"{path}: run {number} cannot be: no object with name, depth, tokens and seed")
         try:
-            name, seed, warmup = str(one["name"]), int(one["seed"]), one.get("warmup_steps", 0)
+            name, seed, warmup = one["name"], one["seed"], one.get("warmup_steps", 0)
             settings = PretrainingConfig(
                 architecture=found.get("architecture", "dense"), depth=one["depth"], tokens=one["tokens"],
                 context_length=found["context_length"], anneal_data_fraction=0.0,
                 batch_tokens=one.get("batch_tokens", 0),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
-            what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else f"no {error}"
-            raise UserError(f"{path}: run {number} cannot be: {what[:120]}") from None
-        if name in names or not _is_name(name) or not 0 <= seed < 2**32:
+            what = f"no {error}"
+            if isinstance(error, ValidationError):
+                first = error.errors()[0]
+                what = f"{first['loc'][0]} = {shown(first['input'])}: {first['msg']}"
+            raise UserError(f"{path}: run {number} cannot be: {what[:200]}") from None
+        if type(seed) is not int or not isinstance(name, str) or name in names or not _is_name(name) or not 0 <= seed < 2**32:
             raise UserError(f"{path}: run {number} needs a name of its own, of letters, digits and -, and a seed from 0 on")
         if not isinstance(warmup, int) or not 0 <= warmup <= 10**9:
             raise UserError(f"{path}: run {number}: warmup_steps must be a whole number of steps, 0 or more")

@@ -28,6 +28,7 @@ DELTA = 1e-3  # Hoffmann et al., and Besiroglu et al.
 FEW_RUNS, DELTA_OF_FEW = 100, 0.1
 DRAWS = 200
 FEWEST_RUNS = 8  # five parameters, and some to tell the noise by
+OFF_THE_LINE = 0.05  # of the logarithms of tokens, at least, about those that the sizes give: 5 %
 EXPONENTS = np.linspace(0.02, 1.5, 38)
 # Besiroglu et al.'s starts: log A, log B, log E, alpha, beta.
 STARTS = ((0, 5, 10, 15, 20, 25), (0, 5, 10, 15, 20, 25), (-1, -0.5, 0, 0.5, 1), (0, 0.5, 1, 1.5, 2), (0, 0.5, 1, 1.5, 2))
@@ -131,7 +132,7 @@ def by_many_starts(runs: Runs, draws: int = DRAWS, seed: int = 0) -> Fit:
 
 
 def check(runs: Runs) -> None:
-    """Raises UserError for too few runs, sizes or numbers of tokens."""
+    """Raises UserError for too few runs, sizes or numbers of tokens, or tokens that are a power of the size."""
     if len(runs) < FEWEST_RUNS:
         left = f" (without {runs.diverged} diverged)" if runs.diverged else ""
         raise UserError(f"{len(runs)} runs{left} are too few for a law of five parameters: give {FEWEST_RUNS} or more")
@@ -140,6 +141,12 @@ def check(runs: Runs) -> None:
             raise UserError(f"too few different {what} for a law: these {len(runs)} runs have under 3; add runs of others")
     if runs.loss.max() / runs.loss.min() < 1 + 1e-9:
         raise UserError(f"all {len(runs)} runs have the same loss, {runs.loss[0]:g}: that is no law")
+    spread = np.polyfit(np.log(runs.parameters), np.log(runs.tokens), 1, full=True)[1] / len(runs)
+    if spread.size and spread[0] < OFF_THE_LINE**2:
+        raise UserError(
+            f"the tokens of all {len(runs)} runs follow from their sizes, so what comes of either cannot be told apart; "
+            "add runs of one size and other lengths"
+        )
 
 
 def resampled(runs: int, draws: int, seed: int) -> np.ndarray:

@@ -15,6 +15,7 @@ The kind that ranks runs best that it has not seen is taken. Weights are then pr
 `pull` times the Kullback-Leibler divergence from the natural mix, with no domain repeated more often than the cap allows.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from groundup.core.errors import UserError
 from groundup.core.files import write_text
 from groundup.data.csv_table import csv_table
 from groundup.scaling.laws import percentiles, resampled
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("linear", "square-roots", "exponential")
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)  # of the ridge, where the features have unit variance
@@ -65,6 +68,8 @@ def read(path: Path) -> Swarm:
     if len(set(head)) < len(head):
         raise UserError(f"{path}: two columns are {shown(next(name for name in head if head.count(name) > 1))}; leave one")
     weights, losses, diverged = [], [], 0
+    seen: set[tuple[str, ...]] = set()
+    twice: list[int] = []
     for number, row in enumerate(lines[1:], 2):
         if not any(row):
             continue
@@ -74,11 +79,17 @@ def read(path: Path) -> Swarm:
         if abs(mix.sum() - 1) > SHARES_ADD_UP:
             raise UserError(f"{path}:{number}: its weights add up to {mix.sum():.4g}, not 1; mend it, or leave the run out")
         loss = [_number(path, number, head[n], row[n], loss=True) for n in places["loss_"]]
-        if np.isfinite(loss).all():
+        if tuple(row) in seen:  # it would be among the runs that predict it
+            twice.append(number)
+        elif np.isfinite(loss).all():
+            seen.add(tuple(row))
             weights.append(mix / mix.sum())
             losses.append(loss)
         else:
             diverged += 1
+    if twice:
+        where = ", ".join(map(str, twice[:5])) + (", ..." if len(twice) > 5 else "")
+        logger.warning("%s: %d stand there twice: left out (line %s)", path, len(twice), where)
     if any(head[n] == "weight_" for n in places["weight_"]):
         raise UserError(f"{path}: a column weight_ without the name of its domain; name it")
     domains, targets = ([head[n].partition("_")[2] for n in places[kind]] for kind in places)
@@ -86,6 +97,8 @@ def read(path: Path) -> Swarm:
     if len(weights) < fewest:
         left = f" (without {diverged} diverged)" if diverged else ""
         raise UserError(f"{path}: {len(weights)} runs{left} are too few for {len(domains)} domains: give {fewest} or more")
+    if not np.ptp(np.array(weights), axis=0).any():
+        raise UserError(f"{path}: all {len(weights)} runs have one mixture, so nothing can be told of others; add runs of others")
     return Swarm(domains, targets, np.array(weights), np.array(losses), diverged)
 
 

@@ -21,6 +21,11 @@ NAMES = {"n": "parameters", "params": "parameters", "d": "tokens", "l": "loss", 
 NEEDED = ("parameters", "tokens", "loss")
 LARGEST = 1e40  # above any run; products of two of these are still numbers
 MOST_RUNS = 100_000
+# Below these a number is in millions or billions, and the law's A, B and predictions would be of other units.
+FEWEST_PARAMETERS, FEWEST_PER_PARAMETER = 1000, 1e-5
+MOST_LOSS = 15.0  # nats, of most runs; guessing among a million tokens costs 13.8, so beyond it is a perplexity
+FEWEST_TOLD = 8  # runs, of which the middle one tells of a unit: as many as a law takes
+OTHER_UNIT = 100.0  # times or part of 6 N D, which `flop` cannot be
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,22 @@ def read(path: Path) -> Runs:
     arrays = {name: np.array(values, dtype=float) for name, values in columns.items()}
     counts = {name.removeprefix("parameters_"): values for name, values in arrays.items() if name.startswith("parameters_")}
     n, d, loss = (arrays[name] for name in NEEDED)
-    return Runs(n, d, loss, arrays.get("flop", 6 * n * d), arrays.get("batch"), counts, len(diverged))
+    flop = arrays.get("flop", 6 * n * d)
+    _require_units(path, n, d, flop, loss)
+    return Runs(n, d, loss, flop, arrays.get("batch"), counts, len(diverged))
+
+
+def _require_units(path: Path, parameters: np.ndarray, tokens: np.ndarray, flop: np.ndarray, loss: np.ndarray) -> None:
+    """Raises UserError for columns that are not all in plain numbers: of a single one nobody could tell."""
+    if len(flop) < FEWEST_TOLD:
+        return
+    times, per_parameter = (float(np.median(one)) for one in (flop / (6 * parameters * tokens), tokens / parameters))
+    if not 1 / OTHER_UNIT <= times <= OTHER_UNIT:
+        raise UserError(f"{path}: flop is {times:.2g} times 6 N D, so a column is in another unit; give plain numbers")
+    if per_parameter < FEWEST_PER_PARAMETER:
+        raise UserError(f"{path}: {per_parameter:.2g} tokens a parameter: in billions? Give plain numbers, such as 2e9")
+    if (middle := float(np.median(loss))) > MOST_LOSS:
+        raise UserError(f"{path}: a loss of {middle:.3g} is no nats per token: a perplexity? Give its logarithm")
 
 
 def _head(path: Path, given: list[str]) -> list[str]:
@@ -117,4 +137,7 @@ def _number(path: Path, line: int, name: str, text: str) -> float:
     if not 0 < value <= LARGEST:
         said = f"{name} {text.strip()[:40]} is not between 0 and {LARGEST:g}"
         raise UserError(f"{path}:{line}: {said}; mend it, or leave the run out")
+    if name == "parameters" and value < FEWEST_PARAMETERS:
+        said = f"{text.strip()[:40]} parameters are no model: in millions?"
+        raise UserError(f"{path}:{line}: {said} Give plain numbers, such as 7e7")
     return value

@@ -6,7 +6,8 @@ Bounds are counted, not timed, so that the same template ends the same way anywh
 Python's objects, and here every turn of a loop, every call and every character put together counts.
 
 What people say never becomes a special token: in contents the first character of every special token is replaced before
-the template runs and put back after the rendered text was cut at the special tokens. The ids are those of transformers'
+the template runs and put back after the rendered text was cut at the special tokens, but not in what the template itself
+looks for, as `</think>`, where no special token can come of it. The ids are those of transformers'
 `apply_chat_template` for text that holds no special token, but that an answer's first token never spans what is before it.
 """
 
@@ -65,7 +66,6 @@ class ChatTemplate:
         longest_first = sorted(special, key=len, reverse=True)
         pattern = regex.compile("|".join(map(regex.escape, longest_first)))
         self._find = find or (lambda text: ((*found.span(), special[found[0]]) for found in pattern.finditer(text)))
-        self._textual = regex.compile("|".join(map(regex.escape, sorted(self.textual, key=len, reverse=True))) or "(?!)")
 
     def render(
         self, encode: Encode, messages: Sequence[Message], texts: Sequence[str], add_generation_prompt: bool
@@ -154,13 +154,29 @@ class ChatTemplate:
 
     def _masked(self, text: str, role: str, stand_ins: Mapping[str, str]) -> str:
         table = str.maketrans(dict(stand_ins))
-        if role != "assistant" or not self.textual:
-            return text.translate(table)
         parts, end = [], 0
-        for found in self._textual.finditer(text):
+        for found in self._unmasked[role == "assistant"].finditer(text):
             parts += [text[end : found.start()].translate(table), found[0]]
             end = found.end()
         return "".join([*parts, text[end:].translate(table)])
+
+    @cached_property
+    def _unmasked(self) -> tuple[regex.Pattern[str], regex.Pattern[str]]:
+        """What stays as it is in contents: of everybody, what the template looks for; of an assistant `textual` too."""
+        _, sandbox = self._compiled
+        firsts = {name[0] for name in self.special}
+        texts = {one.value for one in sandbox.parse(self.source).find_all(nodes.Const) if isinstance(one.value, str)}
+        sought = {text for text in texts if firsts & {*text} and not self._may_begin_special(text)}
+        first, second = (
+            regex.compile("|".join(map(regex.escape, sorted(some, key=len, reverse=True))) or "(?!)")
+            for some in (sought, sought | self.textual)
+        )
+        return first, second
+
+    def _may_begin_special(self, text: str) -> bool:
+        """Whether a special token is in a text, or may be in it and what follows."""
+        ends = [text[start:] for start in range(len(text))]
+        return any(end.startswith(name) or name.startswith(end) for end in ends for name in self.special)
 
     def _run(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         compiled, sandbox = self._compiled
@@ -283,10 +299,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
         self.step()
         owner, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
+        own = {key: value for key, value in kwargs.items() if key not in ("_loop_vars", "_block_vars")}  # of jinja, in loops
         if isinstance(owner, str) and name == "join":
-            return self._join(owner, *args)
+            return self._join(owner, *args, **own)
         if isinstance(owner, str) and name == "replace":
-            return self._replace(owner, *args, **kwargs)
+            return self._replace(owner, *args, **own)
         self._weighed(owner)
         found = super().call(context, obj, *args, **kwargs)
         if isinstance(found, range):

@@ -1,0 +1,79 @@
+"""Rows of conversations and preferences as other tools write them: what they say of an answer is not lost."""
+
+import json
+
+import pytest
+
+from groundup.core.errors import UserError
+from groundup.data.contracts import read_conversations, read_prompts
+from groundup.data.conversations import conversation_of
+from groundup.data.messages import LEARNED, BadRow
+from groundup.data.preferences import preference_of, prompt_of
+
+USER, ANSWER = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
+
+
+FLAGS = [{name: value} for name in LEARNED for value in (0, 0.0, False) if name != "weight" or value is not False]
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_an_answer_that_is_said_not_to_be_learned_is_not(flag):
+    found = conversation_of({"messages": [USER, ANSWER | flag, USER, ANSWER]})
+    assert [message.trained for message in found.messages] == [True, False, True, True]
+    learned = {name: type(value)(1) for name, value in flag.items()}
+    assert all(message.trained for message in conversation_of({"messages": [USER, ANSWER | learned]}).messages)
+
+
+@pytest.mark.parametrize(
+    ("flag", "reason"),
+    [
+        ({"train": "no"}, "train no"),
+        ({"weight": True}, "weight True"),
+        ({"loss": 0.3}, "loss 0.3"),
+        ({"train_detail": [{"train": True}]}, "whole"),
+    ],
+)
+def test_a_flag_that_says_something_else_is_refused(flag, reason):
+    with pytest.raises(BadRow, match=reason):
+        conversation_of({"messages": [USER, ANSWER | flag]})
+
+
+@pytest.mark.parametrize("label", [True, 1, 1.0, "True", "1.0", None, ""])
+def test_labels_of_answers_that_were_found_good(label):
+    assert conversation_of({"prompt": "p", "completion": "c", "label": label}).messages[-1].content == "c"
+
+
+@pytest.mark.parametrize("label", [False, 0, "False", "0.0", "bad", "no", -1, 2, float("nan"), [1]])
+def test_labels_of_others_are_not_learned(label):
+    with pytest.raises(BadRow, match=r"found bad|where TRL's rows say whether"):
+        conversation_of({"prompt": "p", "completion": "c", "label": label})
+
+
+def test_messages_that_were_written_as_text():
+    """As pandas and databases write a column of lists into CSV."""
+    row = {"prompt": [USER], "chosen": [ANSWER], "rejected": [ANSWER | {"content": "no"}]}
+    as_text = {name: json.dumps(value) for name, value in row.items()}
+    assert preference_of(as_text) == preference_of(row)
+    assert conversation_of({"prompt": as_text["prompt"], "completion": as_text["chosen"]}).messages[0].content == "hi"
+    assert prompt_of({"prompt": as_text["prompt"]})[0].content == "hi"
+    with pytest.raises(BadRow, match="a list as JSON"):
+        preference_of({name: str(value) for name, value in row.items()})
+    plain = {"prompt": 'Say [{"role"', "completion": "[1, 2]"}
+    assert [one.content for one in conversation_of(plain).messages] == [*plain.values()]
+
+
+def test_nothing_as_alpaca_writes_it():
+    assert conversation_of({"instruction": "do", "input": "<noinput>", "output": "y"}).messages[0].content == "do"
+    with pytest.raises(UserError, match="empty answer"):
+        read_conversations([{"instruction": "do", "input": "", "output": "<nooutput>"}])
+
+
+@pytest.mark.parametrize("tools", ["[]", "", "null", "None", [], None])
+def test_no_tools(tools):
+    assert conversation_of({"messages": [USER, ANSWER], "tools": tools})
+
+
+def test_an_empty_prompt_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": ""}\n{"prompt": "x"}\n')
+    found = read_prompts([tmp_path / "a.jsonl"])
+    assert len(found.rows) == 1 and "empty question: 1" in str(found.dropped)
