@@ -282,9 +282,13 @@ def make_alone(
     folder = folder.absolute()
     if (made := _made_alone(folder, key)) is not None:  # without the lock: it may lie where nothing can be written
         return made
-    with _alone(folder.with_name(f".{folder.name}.lock"), folder):
-        made = _made_alone(folder, key)
-        return _make_alone(folder, name, key, make) if made is None else made
+    lock = folder.with_name(f".{folder.name}.lock")
+    with _alone(lock, folder):
+        try:
+            made = _made_alone(folder, key)
+            return _make_alone(folder, name, key, make) if made is None else made
+        finally:
+            lock.unlink(missing_ok=True)  # it lies among what is not ours
 
 
 def _made_alone(folder: Path, key: dict[str, Any]) -> dict[str, Any] | None:
