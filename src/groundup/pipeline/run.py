@@ -17,18 +17,16 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from groundup import __version__
 from groundup.core.errors import UserError
 from groundup.core.files import digest, digest_of_all, write_json
+from groundup.core.locks import alone
 from groundup.core.log import to_file
 from groundup.core.machine import machine
 from groundup.core.plain_files import seen_from
@@ -140,7 +138,7 @@ class Run:
         self._require_files()
         manifests: dict[str, dict[str, Any]] = {}
         looked: set[tuple[str, Callable]] = set()
-        with _alone(self.folder / ".lock", self.folder), to_file(self.folder / LOG):
+        with alone(self.folder, kept=self.folder / ".lock"), to_file(self.folder / LOG):
             for number, step in enumerate(self.steps, start=1):
                 self._promote(step)
                 manifest, key = self._manifest(step.name), self._key(step)
@@ -282,13 +280,9 @@ def make_alone(
     folder = folder.absolute()
     if (made := _made_alone(folder, key)) is not None:  # without the lock: it may lie where nothing can be written
         return made
-    lock = folder.with_name(f".{folder.name}.lock")
-    with _alone(lock, folder):
-        try:
-            made = _made_alone(folder, key)
-            return _make_alone(folder, name, key, make) if made is None else made
-        finally:
-            lock.unlink(missing_ok=True)  # it lies among what is not ours
+    with alone(folder):
+        made = _made_alone(folder, key)
+        return _make_alone(folder, name, key, make) if made is None else made
 
 
 def _made_alone(folder: Path, key: dict[str, Any]) -> dict[str, Any] | None:
@@ -317,17 +311,6 @@ def _make_alone(
     _remove(folder)
     work.rename(folder)
     return manifest
-
-
-@contextmanager
-def _alone(lock: Path, folder: Path) -> Iterator[None]:
-    """Raises UserError where another process, or another thread, works on the folder."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(lock, timeout=0):
-            yield
-    except Timeout:
-        raise UserError(f"{folder}: another groundup run is working in this folder; wait for it") from None
 
 
 def _timed(work: Path, make: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], float]:
