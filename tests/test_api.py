@@ -213,6 +213,18 @@ def test_a_pretraining_killed_between_steps_resumes_and_ends_the_same(made, tmp_
         assert (tmp_path / "base" / name).read_bytes() == (made / "base" / name).read_bytes()
 
 
+def test_who_makes_the_same_folder_meanwhile_is_told_to_wait(tmp_path, monkeypatch):
+    train = api.train_bpe
+
+    def meanwhile(*arguments, **named):
+        with pytest.raises(UserError, match="another groundup run is working"):
+            groundup.train_tokenizer(TEXTS, 300, tmp_path / "tok")
+        return train(*arguments, **named)
+
+    monkeypatch.setattr(api, "train_bpe", meanwhile)
+    assert len(groundup.train_tokenizer(TEXTS, 300, tmp_path / "tok")) == 300
+
+
 @pytest.mark.parametrize("asked", [[], [3], 3, None, [{}], [{"role": "user"}], [{"role": "user", "content": 3}]], ids=str)
 def test_what_is_no_conversation_is_told(chat, asked):
     with pytest.raises(UserError):

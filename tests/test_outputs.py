@@ -7,6 +7,7 @@ import pytest
 
 import groundup
 from groundup.core.errors import UserError
+from groundup.core.locks import alone
 from groundup.core.outputs import require_made_with, require_new, require_page
 from groundup.data.convert import convert
 from groundup.evaluation.leaderboard import require_file
@@ -45,6 +46,16 @@ def test_what_is_there_stays(groundup_here, tmp_path, monkeypatch, name):
     outcome = groundup_here(*WRITERS[name])
     assert outcome.returncode == 2 and "is there already" in outcome.stderr, outcome.stderr
     assert "another name" in outcome.stderr and {path.read_text() for path in mine} == {"mine"}
+
+
+@pytest.mark.parametrize("name, out", [("encode", "stem"), ("tokenizer", "folder"), ("characters", "folder")])
+def test_two_commands_do_not_write_one_place_at_once(groundup_here, tmp_path, monkeypatch, name, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "row.jsonl").write_text(ROW)
+    with alone(tmp_path / out):
+        outcome = groundup_here(*WRITERS[name])
+    assert outcome.returncode == 2 and f"{out}: another groundup run is working there" in outcome.stderr, outcome.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["row.jsonl"]  # nor does the lock stay
 
 
 def test_a_page_takes_the_place_of_a_page_of_ours(tmp_path):

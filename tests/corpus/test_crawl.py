@@ -94,6 +94,16 @@ def run(address, warc, **changes):
     return crawl(address, warc, **(options | changes))
 
 
+@pytest.mark.parametrize("location", ["/tar\xa0get", "/tar\x85get", "/tar  get?\x0b"])
+def test_a_redirect_is_read_back_as_it_was_followed(tmp_path, monkeypatch, location):
+    monkeypatch.setitem(REDIRECTS, "/moved", location)
+    with site() as (address, asked):
+        undisturbed = run(address, tmp_path / "a.warc.gz")
+        asked.clear()
+        assert run(address, tmp_path / "a.warc.gz") == undisturbed
+    assert asked == ["/robots.txt"]
+
+
 def recorded(warc):
     return [page.url.removeprefix("http://site.localhost") for page in read_pages(warc, Losses())]
 

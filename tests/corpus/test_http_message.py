@@ -51,6 +51,31 @@ def test_cut_off_bodies_are_kept_as_far_as_they_go(encoding):
     assert not whole
 
 
+def test_work_on_a_gzip_body_grows_with_its_size(monkeypatch):
+    """What zlib is given, counted: what it does not take it copies, once for each part of a body and each of its members."""
+    inflater = zlib.decompressobj
+
+    class Counted:
+        def __init__(self, wbits: int) -> None:
+            self.inner = inflater(wbits)
+
+        def decompress(self, data: bytes, most: int) -> bytes:
+            given.append(len(data))
+            return self.inner.decompress(data, most)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.inner, name)
+
+    monkeypatch.setattr(zlib, "decompressobj", Counted)
+    for make in (lambda n: gzip.compress(random.Random(0).randbytes(20 * n))[:-20], lambda n: gzip.compress(b"") * n):
+        work = []
+        for n in (5_000, 20_000):
+            given: list[int] = []
+            undo_encodings(make(n), "gzip", 10**7)
+            work.append(sum(given))
+        assert work[1] < 5 * work[0]
+
+
 def test_several_encodings_false_claims_and_unknown_ones():
     assert undo_encodings(brotli.compress(gzip.compress(b"x")), "gzip, br", 100) == (b"x", True)
     assert undo_encodings(gzip.compress(b"a") + gzip.compress(b"b") + b"\n", "gzip", 100) == (b"ab", True)

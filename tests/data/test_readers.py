@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
 from groundup.data import streams
-from groundup.data.kinds import files_of, kind_of
+from groundup.data.kinds import files_of, kind_of, skipped_lines
 from groundup.data.readers import BATCH_BYTES, Refused, batches, text_ranges
 
 
@@ -252,6 +252,39 @@ def test_files_of_a_folder_that_are_data_and_those_that_are_not(tmp_path):
         (tmp_path / name).write_text("x")
     os.mkfifo(tmp_path / "p.txt")
     assert files_of(tmp_path, [".jsonl", ".rst"]) == (["a.jsonl.gz", "b/c.RST"], ["d.pdf", "noending", "p.txt", "z.tar.gz"])
+
+
+def test_folders_that_are_not_entered_are_named(tmp_path, monkeypatch):
+    for name in ("a/x.txt", "closed.d/y.txt", "elsewhere/z.txt", ".git/c.txt"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True)
+        (tmp_path / "data" / name).write_text("x")
+    (tmp_path / "data" / "elsewhere").rename(tmp_path / "elsewhere")
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "elsewhere")
+    scan = os.scandir
+
+    def closed(path):  # as without the permission, which root always has
+        if str(path).endswith("closed.d"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    taken, skipped = files_of(tmp_path / "data", [".txt"])
+    assert (taken, skipped) == (["a/x.txt"], ["closed.d/", "link/"])
+    assert skipped_lines(skipped) == ["skipped 2 folders that are links or cannot be read: closed.d/, link/"]
+    (tmp_path / "closed.d").mkdir()
+    with pytest.raises(UserError, match=r"closed\.d: cannot be read"):
+        files_of(tmp_path / "closed.d", [".txt"])
+
+
+@pytest.mark.parametrize("name", ["Inbox", "mail.mbox", "mail.mbox.gz"])
+def test_a_mailbox_is_no_text_unless_it_says_so(tmp_path, name):
+    mail = b"From ada@example.org Mon Jan  1 10:00:00 2024\nSubject: A\nContent-Type: text/plain\n\nHello, Bob.\n\n"
+    (tmp_path / name).write_bytes(gzip.compress(mail * 3) if name.endswith(".gz") else mail * 3)
+    with pytest.raises(UserError, match=f"{name}: a mailbox"):
+        kind_of(tmp_path / name)
+    (tmp_path / "2024-January.txt").write_bytes(mail)
+    (tmp_path / "letter").write_bytes(b"From Paris it is an hour to Lyon at 10:00 by train.\n\nNote: sit on the left.\n")
+    assert kind_of(tmp_path / "2024-January.txt").form == kind_of(tmp_path / "letter").form == "text"
 
 
 PIECES = ["word ", "\n", "\n\n", "# Title\n", "ü", "a" * 40, "漢字", "Title\n=====\n"]

@@ -125,7 +125,7 @@ OTHERS = {
     "runs": ({"laptop/dpo/stage.json": "{}"}, "folders below it, as {folder}/laptop"),
     "snapshots": ({"snapshots/abc/config.json": "{}"}, "as {folder}/snapshots/abc"),
     "unfinished": ({"pages.partial/key.json": "{}"}, "no finished stage 'dpo'"),
-    "finished in part": ({"sft/stage.json": "{}"}, "but sft"),
+    "finished in part": ({"sft/stage.json": "{}"}, "but sft; give {folder}/sft"),
     "reader": ({"config.json": '{"architectures": ["BertForQuestionAnswering"]}'}, "groundup ask"),
     "reward": ({"config.json": '{"architectures": ["Qwen3ForSequenceClassification"]}'}, "scores texts and writes none"),
     "no object": ({"config.json": "[]"}, "config.json"),

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -119,13 +120,13 @@ def test_strict_and_torchrun_of_reinforcement(groundup_here, place, tmp_path, mo
     [
         (("--set", "betta=1"), "unknown key dpo.betta; did you mean dpo.beta?"),
         (("--set", "beta=-1"), "dpo.beta = -1"),
-        (("--held-out", "none.jsonl"), "none.jsonl: no such file, which step dpo needs"),
+        (("--held-out", "none.jsonl"), "none.jsonl: no such file in {here}, which step dpo needs"),
         (("--data", "none.jsonl"), "none.jsonl: no such file"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(groundup_here, place, tmp_path, more, said):
     outcome = call(groundup_here, place, tmp_path / "run", "dpo", "pairs.jsonl", *more)
-    assert outcome.returncode == 2 and said in outcome.stderr and len(outcome.stderr.splitlines()) == 1
+    assert outcome.returncode == 2 and said.format(here=Path.cwd()) in outcome.stderr and len(outcome.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("model, said", [("none", "no such folder"), ("scorer", "a reward model or classifier")])

@@ -171,6 +171,7 @@ def test_the_plan_gives_reasons_and_writes_nothing(pipeline):
     assert plan["base"] == ("check", "made again if tokenizer comes out different")
     assert plan["sft"] == ("check", "made again if base comes out different")
     assert plan["dpo"] == ("make", "dpo.beta: 0.1 -> 0.3; dpo.epochs: 1 -> 2")
+    assert pipeline.plan(base={"start_from": "Büro/会"})["base"] == ("make", 'base.start_from: "" -> "Büro/会"')
     pipeline.failing = {"base"}
     with pytest.raises(RuntimeError):
         pipeline.execute_all(tokenizer={"vocabulary": 500})
@@ -361,6 +362,9 @@ def test_altered_output_is_named(pipeline, harm):
     message = str(caught.value)
     assert str(path) in message and harm in message and "delete" in message and len(message.splitlines()) == 1
     assert pipeline.made == []
+    with pytest.raises(UserError) as planned:
+        pipeline.plan()
+    assert str(planned.value) == message
     shutil.rmtree(pipeline.folder / "base")  # as the message says
     assert pipeline.execute_all() == ["base"]  # comes out the same: sft stays
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from groundup.core import files, plain_files
 from groundup.core.errors import UserError
 from groundup.corpus.archive.warc import WarcWriter, digest_of_pages
 from groundup.pipeline import steps
@@ -70,6 +71,39 @@ def test_a_source_that_changed_is_noticed(tmp_path, folder, change):
     assert step.state == "make" and f"{folder} changed" in step.reason
     assert run.execute()["pages"]["results"]["00-own"]["pages"] in (1, 2, 3)
     assert [step.state for step in run.plan()] == ["done"]
+
+
+def test_a_file_that_may_not_be_read_is_passed_over_and_counts_once_it_may(tmp_path, folder, monkeypatch):
+    run = Run(tmp_path / "run", recipe([local(folder)]), steps.STANDARD[:1])
+    closed = folder / "closed.txt"
+    closed.write_text("A text that only its owner may read, for now. " * 9)
+    opened, digest = plain_files.os.open, files.digest
+
+    def without_permission(path, *arguments):
+        if Path(path).name == closed.name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments)
+
+    def digest_of(path):
+        if path == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return digest(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(plain_files.os, "open", without_permission)
+        patched.setattr(files, "digest", digest_of)
+        before = run.execute()["pages"]["results"]["00-own"]
+        assert before["refused"] == {"refused files": 1}
+        assert [step.state for step in run.plan()] == ["done"]
+    (step,) = run.plan()
+    assert step.state == "make" and f"{folder} changed" in step.reason
+    assert run.execute()["pages"]["results"]["00-own"]["pages"] == before["pages"] + 1
+
+
+def test_a_relative_path_that_is_not_there_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"notes: no such source in {tmp_path}: give"):
+        Run(tmp_path / "run", recipe([local("notes")]), steps.STANDARD[:1]).plan()
 
 
 def test_a_wrong_path_is_known_before_the_sources_before_it_are_read(tmp_path, folder):

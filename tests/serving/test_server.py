@@ -21,9 +21,11 @@ import openai
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from groundup.core.errors import UserError
 from groundup.generation.engine import Sampling, generate
 from groundup.generation.request import RequestSampling, Token
 from groundup.model.folder import load_decoder
+from groundup.serving import web
 from groundup.serving.answer import Choice, Placed, completion_logprobs
 from groundup.serving.models import Capacity, open_all
 from groundup.serving.protocol import ChatRequest, CompletionRequest
@@ -469,3 +471,10 @@ def test_a_stop_string_is_found_across_tokens_and_bytes(models, toy_tokenizer, w
     asyncio.run(fed())
     assert "".join(piece.text for piece in pieces) == "path é" and all("\ufffd" not in piece.text for piece in pieces)
 
+
+
+def test_an_address_that_cannot_be_listened_on_says_which_part_is_wrong():
+    with contextlib.closing(web.bind("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="choose another port"):
+        web.bind("127.0.0.1", taken.getsockname()[1])
+    with pytest.raises(UserError, match="choose another host"):
+        web.bind("a host", 8000)

@@ -216,6 +216,11 @@ def test_a_corpus_is_encoded_document_by_document(tmp_path, monkeypatch):
     monkeypatch.setattr(encode, "encode_shard", encoded)
     encode_corpus(tmp_path / "tokenizer", [path], tmp_path / "cut" / "all", workers=1)
     assert tokenizer_files(tmp_path / "one") == tokenizer_files(tmp_path / "two") == tokenizer_files(tmp_path / "cut")
+    (tmp_path / "one" / "all.parts").mkdir()
+    (tmp_path / "one" / "all.parts" / "chapter.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"all\.parts: holds chapter\.txt, which is not ours"):
+        encode_corpus(tmp_path / "tokenizer", [path], tmp_path / "one" / "all", workers=1)
+    assert (tmp_path / "one" / "all.parts" / "chapter.txt").read_text() == "mine"
     with pytest.raises(UserError, match="no documents of split 'test'"):
         encode_corpus(tmp_path / "tokenizer", [write_jsonl(tmp_path / "b.jsonl", ["x"], split="train")], tmp_path / "x", "test")
 

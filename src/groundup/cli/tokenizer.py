@@ -33,13 +33,17 @@ def train(
     ] = 8192,
 ) -> None:
     """Train a tokenizer on documents. For bpe, what was counted before is found again in OUT/counts."""
+    from groundup.core.locks import alone
     from groundup.tokenizer.train import parse_weights, train_bpe, train_plain
 
-    outputs.require_new(out / "tokenizer.json", out / "config.json")
-    if kind != "bpe":
-        result(train_plain(kind, inputs, out, vocabulary))
-        return
-    result(train_bpe(inputs, out, vocabulary, pattern, parse_weights(weight or []), workers, memory_mb << 20))
+    weights = parse_weights(weight or [])
+    with alone(out):
+        outputs.require_new(out / "tokenizer.json", out / "config.json")
+        if kind != "bpe":
+            made = train_plain(kind, inputs, out, vocabulary)
+        else:
+            made = train_bpe(inputs, out, vocabulary, pattern, weights, workers, memory_mb << 20)
+    result(made)
 
 
 @tokenizer.command()
@@ -51,11 +55,14 @@ def encode(
     workers: Workers = None,
 ) -> None:
     """Encode documents to token files, each after the end-of-text token. A killed one continues."""
+    from groundup.core.locks import alone
     from groundup.tokenizer.encode import encode_corpus
 
-    if not out.with_name(f"{out.name}.parts").is_dir():  # of one that was killed
-        outputs.require_new(Path(f"{out}.bin"), Path(f"{out}.idx"))
-    result(encode_corpus(folder, inputs, out, split, workers))
+    with alone(out):
+        if not out.with_name(f"{out.name}.parts").is_dir():  # of one that was killed
+            outputs.require_new(Path(f"{out}.bin"), Path(f"{out}.idx"))
+        made = encode_corpus(folder, inputs, out, split, workers)
+    result(made)
 
 
 @tokenizer.command()

@@ -120,10 +120,17 @@ def digest(path: Path) -> str:
 
 
 def digest_of_all(path: Path) -> str:
-    """`digest` of a file; of a folder, that of the names and contents of all files in it, in order of their names."""
+    """`digest` of a file; of a folder, that of the names and contents of all files in it, in order of their names.
+
+    A file of a folder that nobody may read has no content: whoever reads the folder passes it over, or says so.
+    """
     if not path.is_dir():
         return digest(path)
     every = hashlib.blake2b(digest_size=16)
     for name in sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()):
-        every.update(f"{name}\0{digest(path / name)}\n".encode("utf-8", "surrogateescape"))
+        try:
+            content = digest(path / name)
+        except PermissionError:
+            content = "may not be read"
+        every.update(f"{name}\0{content}\n".encode("utf-8", "surrogateescape"))
     return every.hexdigest()

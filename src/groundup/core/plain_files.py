@@ -41,6 +41,11 @@ def expanded(path: str | Path) -> Path:
         raise UserError(f"{path}: there is no user whose home folder this could be; give the whole path") from None
 
 
+def seen_from(path: Path) -> str:
+    """For a message on a path that is not there: where it was looked for, which a relative one does not say by itself."""
+    return "" if path.is_absolute() else f" in {Path.cwd()}"
+
+
 def _require_plain(path: Path, mode: int) -> None:
     if stat.S_ISDIR(mode):
         raise UserError(f"{path}: is a folder, not a file")

@@ -6,6 +6,7 @@ Parquet; the name's ending decides between JSON, CSV and text, which look alike.
 
 import codecs
 import json
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -26,6 +27,7 @@ PACKED = (".gz", ".zst", ".zstd", ".bz2", ".xz", ".lz4")
 ROWS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 TEXTS = (".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".org", ".adoc", ".asciidoc", ".py")
 NO_DATA = re.compile(r"\.|_SUCCESS$|_(?:common_)?metadata$|_(?:committed|started)_|__MACOSX$|Thumbs\.db$|desktop\.ini$")
+CLOSED = "folders that are links or cannot be read"
 MAGIC = (  # bytes that no text begins with, and what to do
     (rb"%PDF-\d", "a PDF: take the text out of it first"),
     (rb"PK\x03\x04|PK\x05\x06", "a zip archive (.zip, .docx, .xlsx, .epub): unpack it, or save it as text"),
@@ -48,6 +50,8 @@ MAGIC = (  # bytes that no text begins with, and what to do
     (rb"\x93NUMPY", "a NumPy array"),
     (re.escape(POINTER), "a pointer of Git LFS: get the file itself, by `git lfs pull`"),
 )
+# Pipermail's archives are .txt of the same form: who names them so wants them read as they are.
+MAILBOX = re.compile(rb"From [^\n]{1,300}\d\d:\d\d[^\n]{0,100}\n(?:>?[\w-]{1,40}:[^\n]{0,999}\n)")
 MARKS = (  # the longest first: UTF-32's begins as UTF-16's does
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -99,6 +103,8 @@ def kind_of(path: Path) -> Kind:
     mark, encoding = next((found for found in MARKS if head.startswith(found[0])), (b"", "utf-8"))
     if what := _refusal(head, encoding, len(mark)):
         raise UserError(f"{path}: {f'inside {packing} ' if packing else ''}{what}")
+    if MAILBOX.match(head) and ending not in (".txt", ".text"):
+        raise UserError(f"{path}: a mailbox, with heads and attachments: save its mails as text or HTML, or name it .txt")
     text = head[len(mark) :].decode(encoding, "replace")
     kind = Kind("text", packing, encoding, len(mark))
     if ending in (".csv", ".tsv"):
@@ -122,14 +128,25 @@ def files_of(folder: Path, endings: Sequence[str]) -> tuple[list[str], list[str]
     """Files in and below a folder that have one of the endings (compressed or not), and those that have none of them.
 
     Names relative to the folder, sorted, with `/`. Hidden files and what systems and programs leave behind (`.DS_Store`,
-    `_SUCCESS`, `._x.parquet`) are in neither; pipes and devices are among those without.
+    `_SUCCESS`, `._x.parquet`) are in neither; pipes and devices are among those without, and so, with a `/` at the end,
+    are folders that may not be read, and links to folders, which are not followed: they may lead round in a circle.
     """
-    taken, skipped = [], []
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder)
-        if path.is_dir() or any(NO_DATA.match(part) for part in name.parts):
-            continue
-        (taken if path.is_file() and has_ending(path.name, endings) else skipped).append(name.as_posix())
+    taken: list[str] = []
+    skipped: list[str] = []
+
+    def closed(error: OSError) -> None:
+        path = Path(error.filename)
+        if path == folder:
+            raise UserError(f"{folder}: cannot be read ({error.strerror})")
+        skipped.append(f"{path.relative_to(folder).as_posix()}/")
+
+    for root, folders, files in os.walk(folder, onerror=closed):
+        folders[:] = [name for name in folders if not NO_DATA.match(name)]
+        here = Path(root)
+        skipped += [f"{(here / name).relative_to(folder).as_posix()}/" for name in folders if (here / name).is_symlink()]
+        for path in (here / name for name in files if not NO_DATA.match(name)):
+            wanted = path.is_file() and has_ending(path.name, endings)
+            (taken if wanted else skipped).append(path.relative_to(folder).as_posix())
     return sorted(taken), sorted(skipped)
 
 
@@ -140,7 +157,7 @@ def has_ending(name: str, endings: Sequence[str]) -> bool:
 
 def by_ending(names: Sequence[str]) -> dict[str, int]:
     """How many names there are of each ending, the commonest first; beyond eight endings the rest together."""
-    counts = Counter(PurePath(name).suffix.lower() or "without an ending" for name in names).most_common()
+    counts = Counter(map(_ending, names)).most_common()
     rest = sum(count for _, count in counts[8:])
     return dict(counts[:8]) | ({"of other endings": rest} if rest else {})
 
@@ -149,9 +166,13 @@ def skipped_lines(names: Sequence[str]) -> list[str]:
     """For people: one line for each ending of files that are passed over, with the names of the first three."""
     lines = []
     for ending, count in by_ending(names).items():
-        those = [name for name in names if (PurePath(name).suffix.lower() or "without an ending") == ending]
+        those = [name for name in names if _ending(name) == ending]
         lines.append(f"skipped {count} {ending}: {', '.join(those[:3])}{', ...' if count > 3 else ''}".rstrip(": "))
     return lines
+
+
+def _ending(name: str) -> str:
+    return CLOSED if name.endswith("/") else PurePath(name).suffix.lower() or "without an ending"
 
 
 def _head(path: Path) -> tuple[str, bytes]:

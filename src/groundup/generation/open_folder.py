@@ -40,7 +40,8 @@ def _of_run(folder: Path, stage: str | None) -> Path:
     if wanted in finished:
         return open_stage(folder, wanted)
     if finished:
-        raise UserError(f"{folder}: no finished stage {wanted!r} there, but {finished[0]}; `groundup run` makes the rest")
+        there = f"no finished stage {wanted!r} there, but {finished[0]}"
+        raise UserError(f"{folder}: {there}; give {folder / finished[0]}, or have `groundup run` make the rest")
     if stage is not None or any((folder / f"{name}.partial").is_dir() for name in ("pages", "corpus", "tokenizer", *STAGES)):
         return open_stage(folder, wanted)  # which says what is missing of the run
     raise UserError(f"{folder}: {_what(folder)}; wanted is {WANTED}")

@@ -17,20 +17,19 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from groundup import __version__
 from groundup.core.errors import UserError
 from groundup.core.files import digest, digest_of_all, write_json
+from groundup.core.locks import alone
 from groundup.core.log import to_file
 from groundup.core.machine import machine
+from groundup.core.plain_files import seen_from
 from groundup.core.progress import duration
 from groundup.core.seals import MANIFEST, SEAL, open_stage, read_manifest, read_sealed, verify, write_sealed
 from groundup.pipeline.recipe import Recipe
@@ -102,7 +101,10 @@ class Run:
     steps: tuple[Step, ...]
 
     def plan(self) -> list[Planned]:
-        """What `execute` would do, and why; nothing is written."""
+        """What `execute` would do, and why; nothing is written.
+
+        Raises UserError where `execute` would, as where a finished artifact was altered.
+        """
         self._require_files()
         planned: list[Planned] = []
         remade: set[str] = set()
@@ -122,6 +124,7 @@ class Run:
             elif altered := _different(manifest["key"].get("files", {}), self._files(step)):
                 planned.append(Planned(step, "make", f"{' and '.join(altered)} changed"))
             else:
+                verify(self._made(step.name))
                 planned.append(Planned(step, "done", f"took {duration(manifest['seconds'])}"))
                 continue
             remade.add(step.name)
@@ -135,7 +138,7 @@ class Run:
         self._require_files()
         manifests: dict[str, dict[str, Any]] = {}
         looked: set[tuple[str, Callable]] = set()
-        with self._locked(), to_file(self.folder / LOG):
+        with alone(self.folder, kept=self.folder / ".lock"), to_file(self.folder / LOG):
             for number, step in enumerate(self.steps, start=1):
                 self._promote(step)
                 manifest, key = self._manifest(step.name), self._key(step)
@@ -225,7 +228,7 @@ class Run:
             outside = [path for path in map(step.source, step.needs) if isinstance(path, Path)]
             for path in [*outside, *step.files(self._recipe(step))]:
                 if not (path.is_file() or path.is_dir()):
-                    what = "a device, pipe or socket" if path.exists() else "no such file"
+                    what = "a device, pipe or socket" if path.exists() else f"no such file{seen_from(path)}"
                     raise UserError(f"{path}: {what}, which step {step.name} needs; give its right path")
                 if path.is_file() and path in outside:
                     raise UserError(f"{path}: a file, where step {step.name} needs a folder of a step; give its right path")
@@ -252,22 +255,17 @@ class Run:
         recorded = manifest["key"]["inputs"]
         return [str(step.source(need)) for need in step.needs if recorded.get(need) != self._digest(step.source(need))]
 
+    def _made(self, name: str) -> Path:
+        """Where a step's artifact is: a partial folder that is whole only waits for its rename."""
+        work = self.folder / f"{name}.partial"
+        return work if (work / MANIFEST).is_file() else self.folder / name
+
     def _manifest(self, name: str) -> dict[str, Any] | None:
-        made = self.folder / f"{name}.partial"  # if it is whole, it only waits for its rename
-        folder = made if (made / MANIFEST).is_file() else self.folder / name
+        folder = self._made(name)
         return read_manifest(folder) if (folder / MANIFEST).is_file() else None
 
     def _partial(self, step: Step) -> Path:
         return self.folder / f"{step.name}.partial"
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(self.folder / ".lock", timeout=0):
-                yield
-        except Timeout:
-            raise UserError(f"{self.folder}: another groundup run is working in this folder; wait for it") from None
 
 
 def make_alone(
@@ -276,17 +274,31 @@ def make_alone(
     """A step outside of any run: `make(work)` writes what is then `folder`, and returns its results; the manifest.
 
     Where it was made of the same `key` before, nothing is done; one that was killed resumes. Raises UserError where the
-    folder holds anything else.
+    folder holds anything else, or somebody else is making it.
     """
     key = json.loads(json.dumps({"groundup": __version__, **key}))
     folder = folder.absolute()
+    if (made := _made_alone(folder, key)) is not None:  # without the lock: it may lie where nothing can be written
+        return made
+    with alone(folder):
+        made = _made_alone(folder, key)
+        return _make_alone(folder, name, key, make) if made is None else made
+
+
+def _made_alone(folder: Path, key: dict[str, Any]) -> dict[str, Any] | None:
+    if not (folder / MANIFEST).is_file():
+        return None
+    manifest = read_manifest(folder)
+    if changes := _changed(manifest["key"], key):
+        raise UserError(f"{folder}: holds another result ({'; '.join(changes)[:120]}); give another folder, or delete it")
+    verify(folder)
+    return manifest
+
+
+def _make_alone(
+    folder: Path, name: str, key: dict[str, Any], make: Callable[[Path], dict[str, Any]]
+) -> dict[str, Any]:
     work = folder.with_name(f"{folder.name}.partial")
-    if (folder / MANIFEST).is_file():
-        manifest = read_manifest(folder)
-        if changes := _changed(manifest["key"], key):
-            raise UserError(f"{folder}: holds another result ({'; '.join(changes)[:120]}); give another folder, or delete it")
-        verify(folder)
-        return manifest
     for path, ours in ((folder, False), (work, (work / KEY).is_file() or (work / MANIFEST).is_file())):
         if path.exists() and not ours and not (path.is_dir() and not any(path.iterdir())):
             raise UserError(f"{path}: is there already, and not empty; give another folder, or delete it")
@@ -362,7 +374,7 @@ def _changed(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> l
         if isinstance(old, dict) and isinstance(new, dict):
             lines += _changed(old, new, f"{prefix}{name}.")
         elif json.dumps(old, sort_keys=True) != json.dumps(new, sort_keys=True):
-            lines.append(f"{prefix}{name}: {json.dumps(old)} -> {json.dumps(new)}")
+            lines.append(f"{prefix}{name}: {json.dumps(old, ensure_ascii=False)} -> {json.dumps(new, ensure_ascii=False)}")
     return lines
 
 

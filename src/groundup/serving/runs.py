@@ -6,6 +6,7 @@ passed over.
 
 import json
 import math
+import os
 import re
 import threading
 import time
@@ -44,7 +45,7 @@ class Curves:
     def look(self) -> None:
         """Raises UserError where it is no plain file."""
         with open_plain(self.path) as file:
-            status = self.path.stat()
+            status = os.fstat(file.fileno())  # of the file that is open: another may take its name
             if status.st_ino != self.file or status.st_size < self.offset:
                 self._forget(status.st_ino)
             file.seek(self.offset)
@@ -218,7 +219,7 @@ def _changed(folder: Path) -> float:
 
 def _last_lines(path: Path) -> list[str]:
     with open_plain(path) as file:
-        start = max(0, path.stat().st_size - READ_OF_TEXT)
+        start = max(0, os.fstat(file.fileno()).st_size - READ_OF_TEXT)
         file.seek(start)
         lines = file.read(READ_OF_TEXT).decode("utf-8", "replace").split("\n")
     return [line for line in lines[bool(start) :] if line]

@@ -67,12 +67,13 @@ def answer(app: FastAPI, listening: socket.socket) -> None:
 
 def bind(host: str, port: int) -> socket.socket:
     """Raises UserError for an address that is not free."""
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.socket(family)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
         listening.listen(1024)
     except OSError as error:
-        raise UserError(f"{host}:{port}: cannot be listened on ({error.strerror}); choose another port") from None
+        listening.close()
+        what = "host" if isinstance(error, socket.gaierror) else "port"
+        raise UserError(f"{host}:{port}: cannot be listened on ({error.strerror}); choose another {what}") from None
     return listening

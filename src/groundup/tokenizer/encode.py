@@ -7,6 +7,7 @@ hard to cut. The choice is made once, before any work, and said.
 
 import json
 import logging
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import islice
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 Encode = Callable[[list[str]], Sequence[np.ndarray]]
 
+PART = re.compile(r".+-[0-9a-f]{16}-.+\.(?:bin|idx)(?:\.seal)?(?:\.partial)?", re.DOTALL)
 SAMPLE_DOCUMENTS, SAMPLE_CHARACTERS = 50, 20_000
 HARD = [
     "",
@@ -50,7 +52,8 @@ def encode_corpus(
     """Write `out`.bin and .idx with the ids of all documents of the inputs, in order, each as `Tokenizer.document` has it.
 
     `folder` holds the tokenizer. What was encoded before a kill is found again in `out`.parts, which is removed at the
-    end. The bytes do not depend on `workers`. Raises UserError when the inputs hold no documents.
+    end. The bytes do not depend on `workers`. Raises UserError when the inputs hold no documents, or `out`.parts what is
+    somebody else's.
     """
     tokenizer = of_model(folder)
     shards = documents.find(inputs)
@@ -61,6 +64,9 @@ def encode_corpus(
     logger.info(f"encoding with {library}: {reason}")
     key = digest(folder / "tokenizer.json")
     parts = out.with_name(out.name + ".parts")
+    foreign = [path.name for path in parts.iterdir() if not PART.fullmatch(path.name)] if parts.is_dir() else []
+    if foreign:  # all in it is removed at the end
+        raise UserError(f"{parts}: holds {min(foreign)}, which is not ours; move it away, or give another name to write")
     stems = [parts / f"{shard.name}-{key[:16]}-{split or 'all'}" for shard in shards]
     todo = {
         stem: (folder, key, library, shard, split, stem)

@@ -114,7 +114,7 @@ def crawl(
                     page.body = rewrite(page.body)
                 out.response(url, 200, found.answer.headers, page.body)
             else:
-                out.metadata(url, found.fields())
+                out.metadata(url, found.fields(target))
             visit.settle(url, found)
             if progress:
                 progress.advance(int(page is not None), note=f"{visit.count.bytes / 1e6:.1f} MB")
@@ -130,8 +130,9 @@ class _Found:
     pages: list[str] = field(default_factory=list)
     sitemaps: list[str] = field(default_factory=list)
 
-    def fields(self) -> list[tuple[str, str]]:
-        location = [("location", self.answer.location)] if self.answer.location else []
+    def fields(self, target: str | None) -> list[tuple[str, str]]:
+        """`target`: where a redirect leads, canonical: of an address as it was sent, a record would keep other white space."""
+        location = [("location", target)] if target else []
         listed = [("outlink", url) for url in self.pages] + [("sitemap", url) for url in self.sitemaps]
         return [("outcome", self.answer.outcome), *location, *listed]
 

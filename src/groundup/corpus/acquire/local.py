@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from groundup.core.errors import UserError
-from groundup.core.plain_files import expanded, open_plain
+from groundup.core.plain_files import expanded, open_plain, seen_from
 from groundup.corpus.config import SourceConfig
 
-NO_SUCH = "{}: no such source: give pydoc:, stdlib:, topics:, cc:, hf:, sitemap:, oai:, an https address, or a path"
+NO_SUCH = "{}: no such source{}: give pydoc:, stdlib:, topics:, cc:, hf:, sitemap:, oai:, an https address, or a path"
 SITEMAP = "sitemap:"
 CRAWLED = ("http://", "https://", SITEMAP)
 
@@ -25,6 +25,6 @@ def local_path(source: SourceConfig) -> Path | None:
     if path.is_dir():
         return path
     if not path.exists():
-        raise UserError(NO_SUCH.format(source.source))
+        raise UserError(NO_SUCH.format(source.source, seen_from(path)))
     open_plain(path).close()
     return path

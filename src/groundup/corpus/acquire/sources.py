@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from groundup.core.errors import UserError
 from groundup.core.files import replacing
-from groundup.core.plain_files import expanded
+from groundup.core.plain_files import expanded, seen_from
 from groundup.core.progress import Progress
 from groundup.corpus.acquire import pydoc_site
 from groundup.corpus.acquire.common_crawl import CommonCrawl
@@ -158,5 +158,5 @@ def _pages(
     else:
         path = expanded(name)
         if not path.exists():
-            raise UserError(NO_SUCH.format(name))
+            raise UserError(NO_SUCH.format(name, seen_from(path)))
         yield from Files(path, source.text_column, reading).pages()

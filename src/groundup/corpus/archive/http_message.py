@@ -136,21 +136,30 @@ def _read(reader: BrotliReader | ZstdReader, max_bytes: int, step: int) -> tuple
 
 
 def _inflate(body: bytes, wbits: int, max_bytes: int, step: int) -> tuple[bytes, bool]:
-    """Members one after another, as far as they are sound; what follows the last and is none is padding."""
+    """Members one after another, as far as they are sound; what follows the last and is none is padding.
+
+    Fed little by little, of each member twice as much at a time, up to `step`: what zlib does not take it hands back as a copy,
+    which of a whole body would be made again for each part of it, and for each of its members.
+    """
     parts: list[bytes] = []
-    size = members = 0
-    while body and size <= max_bytes:
-        inflate, before = zlib.decompressobj(wbits), len(parts)
+    size = members = at = 0
+    rest = memoryview(body)
+    while at < len(body) and size <= max_bytes:
+        inflate, before, most = zlib.decompressobj(wbits), len(parts), SMALL_STEP
         try:
             while not inflate.eof and size <= max_bytes:
-                part = inflate.decompress(inflate.unconsumed_tail or body, min(step, max_bytes + 1 - size))
-                body = b""
-                if not part and not inflate.unconsumed_tail and not inflate.eof:
+                fed: bytes | memoryview = inflate.unconsumed_tail
+                if not fed:
+                    fed = rest[at : at + most]
+                    at, most = at + len(fed), min(2 * most, step)
+                part = inflate.decompress(fed, min(step, max_bytes + 1 - size))
+                if not part and not fed and not inflate.eof:
                     return b"".join(parts), members > 0 and len(parts) == before
-                parts.append(part)
-                size += len(part)
+                if part:
+                    parts.append(part)
+                    size += len(part)
         except zlib.error:
             return b"".join(parts), members > 0 and len(parts) == before
-        body = inflate.unused_data
+        at -= len(inflate.unused_data)
         members += 1
     return b"".join(parts), True
