@@ -116,7 +116,7 @@ def test_chatting(base, chat):
     assert chat.chat(asked, seed=1) == chat.chat([{"role": "user", "content": asked}], seed=1)
     system = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
               {"role": "user", "content": "c"}]  # fmt: skip
-    assert chat.chat(system, max_tokens=4, seed=1) != chat.chat(system[1:], max_tokens=4, seed=1)
+    assert any(chat.chat(system, max_tokens=4, seed=seed) != chat.chat(system[1:], max_tokens=4, seed=seed) for seed in range(9))
     with pytest.raises(UserError, match="the model's context has room for"):
         chat.chat([*system[:3], {"role": "user", "content": "c " * 99}])
     with pytest.raises(UserError, match="was not trained to chat"):
