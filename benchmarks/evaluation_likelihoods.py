@@ -65,21 +65,25 @@ def main() -> None:
             for task in tasks:
                 nats, accuracy = ours(model, work, task, shots)
                 others = [sorted(side[task], key=lambda one: one["doc_id"]) for side in samples]
-                theirs = [[one[0][0] for sample in some for one in sample["resps"]] for some in others]
-                apart = [max(abs(a - b) for a, b in zip(nats, some, strict=True)) for some in theirs]
+                apart = [max(distance(*pair) for pair in zip(nats, some, strict=True)) for some in others]
                 right = [sum(one["acc"] for one in some) / len(some) for some in others]
                 equal = all(abs(one - accuracy) < 1e-9 for one in right)
                 worst, same = max(worst, *apart), same and equal
                 print(
-                    f"{task}, {shots} examples: {len(nats)} likelihoods, {apart[0]:.1e} from hf's, {apart[1]:.1e} from our "
-                    f"object's; accuracy {accuracy:.3f} {'equal' if equal else right}",
+                    f"{task}, {shots} examples: {sum(map(len, nats))} likelihoods, {apart[0]:.1e} from hf's, {apart[1]:.1e} from "
+                    f"our object's; accuracy {accuracy:.3f} {'equal' if equal else right}",
                     flush=True,
                 )
     conclude(claim, worst, "nats", BAR, worst <= BAR and same)
 
 
-def ours(model: object, work: Path, task: str, shots: int) -> tuple[list[float], float]:
-    """Likelihoods of all answers, one after the other, and the accuracy."""
+def distance(nats: list[float], sample: dict) -> float:
+    """The largest between our likelihoods of an example's answers and theirs, behind which those without the question follow."""
+    return max(abs(ours - theirs[0][0]) for ours, theirs in zip(nats, sample["resps"][: len(nats)], strict=True))
+
+
+def ours(model: object, work: Path, task: str, shots: int) -> tuple[list[list[float]], float]:
+    """Likelihoods of each example's answers, and the accuracy."""
     subject = task.removeprefix("ours_default_")
     name = "mmlu" if subject != task else "blimp" if task.startswith("blimp") else task.removeprefix("plain_")
     opened = open_task(name, work if name == "mmlu" else work / f"{task}.jsonl", shots if name == "mmlu" else None)
@@ -89,9 +93,9 @@ def ours(model: object, work: Path, task: str, shots: int) -> tuple[list[float],
     records = records_of(model, opened, examples.rows)
     found = evaluation.summary(opened, examples, records)
     if name == "lambada":
-        return [record["nats"] for record in records], found["accuracy"]["answer"]["accuracy"]
+        return [[record["nats"]] for record in records], found["accuracy"]["answer"]["accuracy"]
     kind = "letter" if name == "mmlu" else "answer"
-    return [nats for record in records for nats in record[f"{kind}s"]], found["accuracy"][kind]["accuracy"]
+    return [record[f"{kind}s"] for record in records], found["accuracy"][kind]["accuracy"]
 
 
 def write(work: Path, data: Path, count: int) -> list[str]:
