@@ -11,6 +11,7 @@ from groundup.core.locks import alone
 from groundup.core.outputs import require_made_with, require_new, require_page
 from groundup.data.convert import convert
 from groundup.evaluation.leaderboard import require_file
+from groundup.report import figures
 
 ROW = json.dumps({"prompt": "What is it?", "completion": "A file."}) + "\n"
 MIXTURES = "weight_a,weight_b,loss_x\n" + "".join(f"{n / 12:.3f},{1 - n / 12:.3f},{3 - 0.1 * n:.3f}\n" for n in range(12))
@@ -61,7 +62,8 @@ def test_two_commands_do_not_write_one_place_at_once(groundup_here, tmp_path, mo
 def test_a_page_takes_the_place_of_a_page_of_ours(tmp_path):
     page = tmp_path / "page.html"
     require_page(page)
-    for text in ('<!doctype html>\n<meta name="generator" content="groundup">', '<svg viewBox="0 0 1 1">'):
+    figure = figures.as_file('<svg viewBox="0 0 1 1">\n</svg>')
+    for text in ('<!doctype html>\n<meta name="generator" content="groundup">', figure):
         page.write_text(text)
         require_page(page)
     page.write_text("<html>mine</html>")

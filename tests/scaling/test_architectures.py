@@ -77,6 +77,7 @@ def test_architectures_stand_on_one_axis(ladders, groundup_here):
     assert ElementTree.fromstring(drawn).tag == "{http://www.w3.org/2000/svg}svg"  # by itself,
     assert "--series-1: #" in drawn  # and in colour
     assert "math" not in drawn  # labels of axes are no formulas, which nobody renders
+    assert groundup_here("scale", "compare", *names, "--out", ladders / "both.svg").returncode == 0  # over its own figure
 
 
 def test_places_are_of_the_largest_run_that_all_ladders_have(ladders):
@@ -88,6 +89,9 @@ def test_places_are_of_the_largest_run_that_all_ladders_have(ladders):
     found = compare({name: ladders / name for name in ("dense", "lstm")})
     assert found["dense"]["largest"] == found["lstm"]["largest"] == "run4"
     assert found["lstm"]["runs"] == 4 and "leave a slope open" in found["lstm"]["reason"] and "reason" not in found["dense"]
+    path.write_text("".join(json.dumps(row | {"flop": 1e30 if row["name"] == "run2" else 1.0}) + "\n" for row in kept))
+    found = compare({name: ladders / name for name in ("dense", "lstm")})  # one for both, where their order differs
+    assert found["dense"]["largest"] == found["lstm"]["largest"] == "run2"
     path.write_text("".join(json.dumps(row | {"depth": 9}) + "\n" for row in kept))  # none in common: each one's largest
     assert compare({name: ladders / name for name in ("dense", "lstm")})["dense"]["largest"] == "run5"
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from groundup.core.errors import UserError
 
-PAGE_MARKS = (b'<meta name="generator" content="groundup">', b'<svg viewBox="')  # of pages and figures, in their first bytes
+# Of pages and figures, in their first bytes.
+PAGE_MARKS = (b'<meta name="generator" content="groundup">', b'<svg data-generator="groundup"')
 HEAD_BYTES = 2048
 
 

@@ -321,7 +321,7 @@ def as_file(svg: str) -> str:
     width, height = svg.partition('viewBox="0 0 ')[2].partition('"')[0].split()
     size = f'width="{2 * float(width):g}" height="{2 * float(height):g}"'
     look = f"<style>\n{style}\nsvg {{ background: var(--paper); font-family: system-ui, sans-serif; }}\n</style>"
-    return svg.replace("<svg ", f"<svg {spaces} {size} ", 1).replace(">\n", f">\n{look}\n", 1) + "\n"
+    return svg.replace("<svg ", f'<svg data-generator="groundup" {spaces} {size} ', 1).replace(">\n", f">\n{look}\n", 1) + "\n"
 
 
 def _span(values: Sequence[float], percent: bool) -> tuple[float, float]:

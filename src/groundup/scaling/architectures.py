@@ -61,9 +61,11 @@ def compare(ladders: Mapping[str, Path]) -> dict[str, Any]:
     ledgers = {name: _with_losses(read_ledger(folder / "ledger.jsonl")) for name, folder in ladders.items()}
     shared = set.intersection(*({_what(row) for row in rows} for rows in ledgers.values()))
     found = {}
+    # One for all: which of two is the larger may differ from ladder to ladder.
+    same = max((row for rows in ledgers.values() for row in rows if _what(row) in shared), key=_flop, default=None)
     for name, runs in tables.items():
-        rows = [row for row in ledgers[name] if not shared or _what(row) in shared]
-        largest = max(rows, key=lambda row: row["flop"])
+        rows = [row for row in ledgers[name] if not same or _what(row) == _what(same)]
+        largest = max(rows, key=_flop)
         try:
             rates = slopes(runs)
         except UserError as error:
@@ -73,6 +75,10 @@ def compare(ladders: Mapping[str, Path]) -> dict[str, Any]:
             "largest": largest["name"], "by_place": largest.get("by_place", []),
         }  # fmt: skip
     return found
+
+
+def _flop(row: dict[str, Any]) -> float:
+    return float(row["flop"])
 
 
 def _with_losses(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
