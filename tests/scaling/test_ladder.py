@@ -206,7 +206,7 @@ def test_another_plan_needs_another_folder(three, tokens, tmp_path):
 )
 def test_runs_are_judged_by_beginnings_from_all_over_the_held_out_text(tmp_path, monkeypatch, lengths, expected):
     monkeypatch.setattr(ladder, "HELD_OUT_TOKENS", 1000)
-    monkeypatch.setattr(ladder, "BEGINNING", 250)
+    monkeypatch.setattr(ladder, "LEAST_OF_A_DOCUMENT", 250)
     token_files.write(tmp_path / "held_out", [np.full(size, at) for at, size in enumerate(lengths)], token_files.dtype_for(10))
     some = ladder.held_out_documents(tmp_path)
     assert [len(one) for one in some] == expected

@@ -41,6 +41,19 @@ def test_training_learns():
     assert losses[0] == pytest.approx(math.log(VOCABULARY), rel=0.01) and losses[-1] < 0.7 * losses[0]
 
 
+def test_kernels_train_as_pytorch_does(monkeypatch):
+    found = trained(of_width(64, VOCABULARY, CONTEXT), RULES["mup"](64), rows, 6, 6)
+
+    def unavailable(*_):
+        raise transfer.kernels.Unavailable("not here")
+
+    monkeypatch.setattr(transfer.Decoder, "use_kernels", unavailable)
+    plain = trained(of_width(64, VOCABULARY, CONTEXT), RULES["mup"](64), rows, 6, 6)
+    assert found == pytest.approx(plain, abs=1e-3)
+    rounded = trained(of_width(64, VOCABULARY, CONTEXT), RULES["mup"](64), rows, 6, 6, torch.bfloat16)
+    assert rounded == pytest.approx(plain, abs=0.05)
+
+
 def test_the_rate_rises_and_falls_as_in_a_training(monkeypatch):
     seen = []
     monkeypatch.setattr(transfer.Optimizer, "step", lambda self, multiplier: seen.append(multiplier))

@@ -229,6 +229,8 @@ def corpus_texts(task: Task) -> Iterator[str]:
             text = row.get("text", row.get("page"))
             if isinstance(text, str):
                 yield text
+
+
 def _examples(
     maker: "_Maker", shots: "_Shots | None", asked: Sequence[tuple[int, Path, int, dict[str, Any]]], found: Examples
 ) -> Iterator[Example]:

@@ -196,7 +196,8 @@ def log_probabilities_and_entropies(
     return _spread(found[0], places, targets_BT.shape), _spread(found[1], places, targets_BT.shape)
 
 
-_one_at_a_time = threading.RLock()  # what computes a model's float32 belongs to the model, which two threads may score with
+# A model has one way to compute float32 at a time, and the kernels' memory is shared: two threads that score take turns.
+_one_at_a_time = threading.RLock()
 
 
 @contextmanager

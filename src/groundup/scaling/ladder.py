@@ -56,7 +56,7 @@ REPEATED = 2  # further seeds of the smallest
 UTILISATION = 0.25  # of the peak of matrix products; what small models reach by PyTorch
 UTILISATION_BY_KERNELS = 0.6  # dense ones by our kernels: 0.65 to 0.81 at depths 1 to 5 on an AMD EPYC with AVX-512 for bfloat16
 HELD_OUT_TOKENS = 100_000  # at most, that each run is scored on
-BEGINNING = 256  # tokens of each document, at least
+LEAST_OF_A_DOCUMENT = 256  # tokens of each held-out document that is scored
 BEGINNINGS = 200  # of held-out documents, for the loss by place in the context
 
 
@@ -293,7 +293,7 @@ def held_out_documents(tokens: Path) -> list[np.ndarray]:
     0.021 nats apart on the first 17 of them, and 0.002 on the beginnings of all 163.
     """
     file = TokenFile(tokens / "held_out")
-    chosen = np.linspace(0, len(file) - 1, min(len(file), HELD_OUT_TOKENS // BEGINNING), dtype=np.int64)
+    chosen = np.linspace(0, len(file) - 1, min(len(file), HELD_OUT_TOKENS // LEAST_OF_A_DOCUMENT), dtype=np.int64)
     lengths = np.sort(file.lengths[chosen])
     # With the n shortest whole, what is left over is shared by the others.
     shares = (HELD_OUT_TOKENS - np.cumsum(lengths) + lengths) // np.arange(len(lengths), 0, -1)
