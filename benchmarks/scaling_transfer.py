@@ -1,6 +1,6 @@
-"""Activations keep their size over widths 64 to 512, and the best rate stays, by our rules and by muP's.
+"""Activations keep their size over widths 64 to 512, and the best rate stays, by our rule and by the one before.
 
-`--tokens DIR`: token files (the folder tokens of a run). `--rates` also sweeps rates in steps of 1.4, which takes long.
+`--tokens DIR`: token files (the folder tokens of a run). Rates are swept in steps of 1.4, which takes long; not by `--no-rates`.
 """
 
 import argparse
@@ -15,13 +15,13 @@ from groundup.data.token_files import TokenFile
 from groundup.scaling import transfer
 
 WIDTHS = (64, 128, 256, 512)
-SCALES = tuple(1.4**power for power in range(-4, 5))
+SCALES = tuple(transfer.STEP**power for power in range(-3, 4))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=Path, required=True)
-    parser.add_argument("--rates", action="store_true")
+    parser.add_argument("--rates", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rows", type=int, default=8)
@@ -36,22 +36,28 @@ def main() -> None:
         drawn = np.random.default_rng(step).integers(0, len(tokens) - given.context - 1, given.rows)
         return torch.from_numpy(np.stack([tokens[at : at + given.context + 1].astype(np.int64) for at in drawn]))
 
-    worst = {}
+    flat, moved = {}, {}
     for rule in transfer.RULES:
         found = transfer.coordinates(given.widths, rule, rows, vocabulary, given.context, given.steps, dtype=dtype)
         for name, sizes in found.items():
             shown = "  ".join(f"{width}: {size:.4g}" for width, size in sizes.items())
             print(f"{rule:<5} {name:<22} {shown}  (largest over smallest {transfer.spread(sizes):.2f})", flush=True)
-        worst[rule] = max(transfer.spread(sizes) for sizes in found.values())
-        if given.rates:
-            steps = 10 * given.steps
-            swept = transfer.best_scales(given.widths, SCALES, rule, rows, vocabulary, given.context, steps, dtype=dtype)
-            for width, one in swept.items():
-                losses = "  ".join(f"{scale:.2f}: {loss:.3f}" for scale, loss in one["losses"].items())
-                print(f"{rule:<5} width {width}: best lr_scale {one['best']:.2f}  ({losses})", flush=True)
+        flat[rule] = max(transfer.spread(sizes) for sizes in found.values())
+        best = {}
+        for width in given.widths if given.rates else ():
+            [losses] = transfer.best_scales(
+                [width], SCALES, rule, rows, vocabulary, given.context, 10 * given.steps, dtype=dtype
+            ).values()
+            best[width], least = transfer.best_of(losses)
+            shown = "  ".join(f"{scale:.2f}: {loss:.3f}" for scale, loss in losses.items())
+            print(f"{rule:<5} width {width}: best lr_scale {best[width]:.2f}, loss {least:.3f}  ({shown})", flush=True)
+        moved[rule] = transfer.spread(best) if best else None
+    rate = {rule: f"; best rate moves {move:.2f} times" if move else "" for rule, move in moved.items()}
+    holds = flat["ours"] <= transfer.FLAT and (moved["ours"] is None or moved["ours"] <= transfer.STEP)
     conclude(
-        f"activations over widths {min(given.widths)} to {max(given.widths)}, largest over smallest, by our rates", worst["ours"],
-        "", transfer.FLAT, worst["ours"] <= transfer.FLAT, peer="muP's rates", peer_figure=worst["mup"],
+        f"activations over widths {min(given.widths)} to {max(given.widths)}, largest over smallest{rate['ours']} "
+        f"(at most {transfer.STEP})", flat["ours"], "", transfer.FLAT, holds,
+        peer=f"the rule before{rate['root']}", peer_figure=flat["root"],
     )  # fmt: skip
 
 

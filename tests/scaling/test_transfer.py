@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from groundup.scaling import transfer
-from groundup.scaling.transfer import RULES, best_scales, coordinates, of_width, spread, trained
+from groundup.scaling.transfer import RULES, best_of, best_scales, coordinates, of_width, spread, trained
 
 VOCABULARY, CONTEXT = 40, 16
 
@@ -19,20 +19,18 @@ def lr_of(rule, width, name):
     return RULES[rule](width)(name, torch.nn.Parameter(torch.empty(2, 2)))
 
 
-def test_the_rules_agree_where_they_were_tuned_and_on_hidden_matrices():
-    for name in ("model.embed_tokens.weight", "lm_head.weight", "model.layers.0.mlp.up_proj.weight"):
-        assert lr_of("ours", 768, name) == pytest.approx(lr_of("mup", 768, name))
+def test_the_rules_agree_on_hidden_matrices_and_gains():
     for width in (64, 2048):
-        hidden = "model.layers.0.mlp.up_proj.weight"
-        assert lr_of("ours", width, hidden) == lr_of("mup", width, hidden)
+        for name in ("model.layers.0.mlp.up_proj.weight", "model.norm.weight"):
+            assert lr_of("ours", width, name) == lr_of("root", width, name)
 
 
-def test_mup_keeps_the_embeddings_rate_and_the_head_falls_with_the_width():
+def test_the_embeddings_rate_stays_and_the_heads_falls_with_the_width():
     names = ("embed_tokens.weight", "lm_head.weight")
-    embedding, head = ([lr_of("mup", width, name)[1] for width in (64, 256)] for name in names)
+    embedding, head = ([lr_of("ours", width, name)[1] for width in (64, 256)] for name in names)
     assert embedding[0] == embedding[1] and head[0] == pytest.approx(4 * head[1])
-    ours = [lr_of("ours", width, "lm_head.weight")[1] for width in (64, 256)]
-    assert ours[0] == pytest.approx(2 * ours[1])
+    embedding, head = ([lr_of("root", width, name)[1] for width in (192, 768)] for name in names)
+    assert embedding == pytest.approx([0.4, 0.2]) and head == pytest.approx([0.008, 0.004])
 
 
 def test_training_learns():
@@ -42,22 +40,22 @@ def test_training_learns():
 
 
 def test_kernels_train_as_pytorch_does(monkeypatch):
-    found = trained(of_width(64, VOCABULARY, CONTEXT), RULES["mup"](64), rows, 6, 6)
+    found = trained(of_width(64, VOCABULARY, CONTEXT), RULES["ours"](64), rows, 6, 6)
 
     def unavailable(*_):
         raise transfer.kernels.Unavailable("not here")
 
     monkeypatch.setattr(transfer.Decoder, "use_kernels", unavailable)
-    plain = trained(of_width(64, VOCABULARY, CONTEXT), RULES["mup"](64), rows, 6, 6)
+    plain = trained(of_width(64, VOCABULARY, CONTEXT), RULES["ours"](64), rows, 6, 6)
     assert found == pytest.approx(plain, abs=1e-3)
-    rounded = trained(of_width(64, VOCABULARY, CONTEXT), RULES["mup"](64), rows, 6, 6, torch.bfloat16)
+    rounded = trained(of_width(64, VOCABULARY, CONTEXT), RULES["ours"](64), rows, 6, 6, torch.bfloat16)
     assert rounded == pytest.approx(plain, abs=0.05)
 
 
 def test_the_rate_rises_and_falls_as_in_a_training(monkeypatch):
     seen = []
     monkeypatch.setattr(transfer.Optimizer, "step", lambda self, multiplier: seen.append(multiplier))
-    coordinates((64,), "ours", rows, VOCABULARY, CONTEXT, steps=12)
+    coordinates((64,), "root", rows, VOCABULARY, CONTEXT, steps=12)
     assert seen == pytest.approx([*(step / 10 for step in range(1, 11)), 1, 1])  # the first of RUN steps, a fiftieth warm-up
     seen.clear()
     trained(of_width(64, VOCABULARY, CONTEXT), RULES["ours"](64), rows, 5, 5)
@@ -65,7 +63,7 @@ def test_the_rate_rises_and_falls_as_in_a_training(monkeypatch):
 
 
 def test_coordinates_are_of_every_block_and_width():
-    found = coordinates((64, 128), "mup", rows, VOCABULARY, CONTEXT, steps=2)
+    found = coordinates((64, 128), "root", rows, VOCABULARY, CONTEXT, steps=2)
     assert "logits" in found and len(found) == 1 + 2 * transfer.DEPTH
     assert all(set(sizes) == {64, 128} and min(sizes.values()) > 0 for sizes in found.values())
     assert spread({64: 1.0, 128: 1.5}) == 1.5
@@ -73,14 +71,22 @@ def test_coordinates_are_of_every_block_and_width():
 
 def test_a_head_whose_rate_grows_with_the_width_is_noticed(monkeypatch):
     def wrong(width, scale=1.0):
-        right = transfer.mup(width, scale)
+        right = transfer.ours(width, scale)
         return lambda name, parameter: (right(name, parameter)[0], right(name, parameter)[1] * (width / 64) ** 2)
 
     monkeypatch.setitem(RULES, "wrong", wrong)
-    sizes = {rule: coordinates((64, 128), rule, rows, VOCABULARY, CONTEXT, steps=2)["logits"] for rule in ("mup", "wrong")}
-    assert spread(sizes["wrong"]) > 1.5 * spread(sizes["mup"])
+    sizes = {rule: coordinates((64, 128), rule, rows, VOCABULARY, CONTEXT, steps=2)["logits"] for rule in ("ours", "wrong")}
+    assert spread(sizes["wrong"]) > 1.5 * spread(sizes["ours"])
 
 
 def test_the_best_scale_is_that_of_least_loss():
     found = best_scales((64,), (0.01, 1.0), "ours", rows, VOCABULARY, CONTEXT, 8)
-    assert found[64]["best"] == 1.0 and found[64]["losses"][1.0] < found[64]["losses"][0.01]
+    assert found[64][1.0] < found[64][0.01] and best_of(found[64]) == (1.0, found[64][1.0])
+
+
+def test_the_best_scale_lies_between_those_tried():
+    losses = {scale: 3 + (math.log(scale) - 0.1) ** 2 for scale in (0.5, 0.7, 1.0, 1.4, 2.0)}
+    scale, loss = best_of(losses)
+    assert scale == pytest.approx(math.exp(0.1)) and loss == pytest.approx(3)
+    assert best_of({**losses, 1.4: math.inf}) == (1.0, losses[1.0])  # beside a training that diverged
+    assert best_of(dict.fromkeys((0.7, 1.0, 1.4), 3.0))[1] == pytest.approx(3)

@@ -99,11 +99,11 @@ def test_roles_decide_the_method(toy_decoder):
     model = toy_decoder()
     rates, reasons = pretraining_lrs(768, scale=2.0)
     optimizer = Optimizer(model, rates)
-    assert optimizer.methods["model.embed_tokens.weight"] == ("adamw", 0.4)
-    assert optimizer.methods["lm_head.weight"] == ("adamw", 0.008)
+    assert optimizer.methods["model.embed_tokens.weight"] == ("adamw", 0.5)
+    assert optimizer.methods["lm_head.weight"] == ("adamw", pytest.approx(2 * 1.8 / 768))
     assert optimizer.methods["model.norm.weight"] == ("adamw", 0.02)
     assert optimizer.methods["model.layers.0.mlp.up_proj.weight"] == ("muon", 0.04)
     assert optimizer.methods.keys() == dict(model.named_parameters()).keys()
     assert all(tensor.dtype == torch.float32 for name, tensor in optimizer.state.items() if name != "updates")
     assert len(reasons) == 1
-    assert pretraining_lrs(192)[0]("model.embed_tokens.weight", model.lm_head.weight)[1] == pytest.approx(0.4)
+    assert pretraining_lrs(192)[0]("model.embed_tokens.weight", model.lm_head.weight)[1] == 0.25

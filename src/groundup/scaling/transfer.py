@@ -1,8 +1,8 @@
 """Do rates that were tuned on a narrow model hold for a wide one? A coordinate check, and the best rate over widths.
 
-Two rules for the same peak rates at width 768: `ours` (`training/optimizer.py`: those of embedding and head fall with the root of
-the width) and `mup` (Yang et al. 2022: the embedding's stays, the head's falls with the width). Muon's updates of hidden matrices
-have the same spectral norm at every width by themselves, which is what muP asks for, so both rules agree there.
+Two rules: `ours` (`training/optimizer.py`, muP by Yang et al. 2022: the embedding's rate stays, the head's falls with the width)
+and `root` (nanochat's, and ours before: both fall with the root of the width). Muon's updates of hidden matrices have the same
+spectral norm at every width by themselves, which is what muP asks for, so both rules agree there.
 
 A rule is right where, after some steps, activations have the same size at every width, and the best rate is the same.
 """
@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,8 +27,8 @@ from groundup.training.pretraining import warm_up
 from groundup.training.schedule import warmup_stable_decay
 
 HEAD_DIM, DEPTH = 64, 2
-TUNED_AT = 768  # nanochat's width: both rules have its rates there
 FLAT = 1.2  # largest over smallest size of an activation
+STEP = 1.4  # of rates: the best of one width may be so far from that of another
 RUN = 500  # steps of the run whose first ones a coordinate check makes: 10 of warm-up
 Lrs = Callable[[str, nn.Parameter], tuple[str, float]]
 Rows = Callable[[int], Tensor]  # step -> token ids (rows, context + 1)
@@ -37,18 +38,19 @@ def ours(width: int, scale: float = 1.0) -> Lrs:
     return pretraining_lrs(width, scale)[0]
 
 
-def mup(width: int, scale: float = 1.0) -> Lrs:
-    by_width = {"embed_tokens": 1.0, "lm_head": TUNED_AT / width}
-    at_tuned = pretraining_lrs(TUNED_AT, scale)[0]
+def root(width: int, scale: float = 1.0) -> Lrs:
+    by_width = (width / 768) ** -0.5
+    rates = {"embed_tokens": 0.2 * by_width * scale, "lm_head": 0.004 * by_width * scale}
+    others = ours(width, scale)
 
     def lrs(name: str, parameter: nn.Parameter) -> tuple[str, float]:
-        method, lr = at_tuned(name, parameter)
-        return method, lr * next((factor for role, factor in by_width.items() if role in name), 1.0)
+        method, lr = others(name, parameter)
+        return method, next((rate for role, rate in rates.items() if role in name), lr)
 
     return lrs
 
 
-RULES: dict[str, Callable[..., Lrs]] = {"ours": ours, "mup": mup}
+RULES: dict[str, Callable[..., Lrs]] = {"ours": ours, "root": root}
 
 
 def of_width(width: int, vocabulary: int, context: int, seed: int = 0) -> Decoder:
@@ -120,15 +122,31 @@ def spread(sizes: dict[int, float]) -> float:
 def best_scales(
     widths: Sequence[int], scales: Sequence[float], rule: str, rows: Rows, vocabulary: int, context: int, steps: int,
     seed: int = 0, dtype: torch.dtype = torch.float32,
-) -> dict[int, dict[str, Any]]:
-    """For each width the loss at each `lr_scale` (mean of the last tenth of the steps), and the scale of the least."""
-    found = {}
+) -> dict[int, dict[float, float]]:  # fmt: skip
+    """For each width the loss (mean of the last tenth of the steps) at each `lr_scale`; infinite where a training diverged."""
+    found: dict[int, dict[float, float]] = {}
     for width in widths:
-        losses = {}
         for scale in scales:
             run = trained(of_width(width, vocabulary, context, seed), RULES[rule](width, scale), rows, steps, steps, dtype)
             last = run[-max(1, steps // 10) :]
             loss = sum(last) / len(last)
-            losses[scale] = loss if math.isfinite(loss) else math.inf
-        found[width] = {"losses": losses, "best": min(losses, key=losses.__getitem__)}
+            found.setdefault(width, {})[scale] = loss if math.isfinite(loss) else math.inf
     return found
+
+
+def best_of(losses: dict[float, float]) -> tuple[float, float]:
+    """The scale of least loss, and that loss: of the parabola over log scale through the least and its neighbours.
+
+    Of the least itself where it lies at an end, or a neighbour is not finite.
+    """
+    scales = sorted(losses)
+    at = min(range(len(scales)), key=lambda place: losses[scales[place]])
+    if not 0 < at < len(scales) - 1:
+        return scales[at], losses[scales[at]]
+    three = scales[at - 1 : at + 2]
+    x, y = np.log(three), np.array([losses[scale] for scale in three])
+    if not np.isfinite(y).all():
+        return scales[at], losses[scales[at]]
+    curve = np.polynomial.Polynomial.fit(x, y, 2).convert().coef
+    middle = -curve[1] / (2 * curve[2]) if curve[2] > 0 else x[1]
+    return math.exp(middle), float(np.polynomial.polynomial.polyval(middle, curve))

@@ -22,6 +22,8 @@ from groundup.training.parallel import ALONE, Processes, local
 NEWTON_SCHULZ = ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037),
                  (2.8769, -3.1427, 1.2046), (2.8366, -3.0525, 1.2012))  # fmt: skip
 MATRIX_RATE = 0.02  # of Muon: nanochat's, tuned there at 1.3e9 tokens and as good at 3.2e6 (docs/log.md)
+EMBEDDING_RATE = 0.25  # of AdamW, as are the next: tuned at widths 64 to 256 (docs/scaling.md)
+HEAD_RATE = 1.8  # over the width
 
 
 def orthogonalise(matrices_NRC: Tensor, dtype: torch.dtype) -> Tensor:
@@ -128,12 +130,11 @@ class Optimizer:
 def pretraining_lrs(
     width: int, scale: float = 1.0, tied: bool = False
 ) -> tuple[Callable[[str, nn.Parameter], tuple[str, float]], list[str]]:
-    """Peak rates by role; those of embedding and head fall with the root of the width (nanochat).
+    """Peak rates by role: the head's falls with the width, the others' stay (muP, Yang et al. 2022; docs/scaling.md).
 
-    An embedding that is the head too (`tied`) has the head's rate: the embedding's, 50 times that, would undo the head.
+    An embedding that is the head too (`tied`) has the head's rate: the embedding's, many times that, would undo the head.
     """
-    by_width = (width / 768) ** -0.5
-    matrix, embedding, head, norm_weight = MATRIX_RATE * scale, 0.2 * by_width * scale, 0.004 * by_width * scale, 0.01 * scale
+    matrix, embedding, head, norm_weight = MATRIX_RATE * scale, EMBEDDING_RATE * scale, HEAD_RATE / width * scale, 0.01 * scale
     if tied:
         embedding = head
 
@@ -149,8 +150,8 @@ def pretraining_lrs(
         return "muon", matrix
 
     return lrs, [
-        f"learning rates: matrices {matrix:.3g} by Muon; embedding {embedding:.3g}, head {head:.3g}, "
-        f"norm weights {norm_weight:.3g} by AdamW (nanochat's, x (width / 768)^-0.5 = {by_width:.2f} for embedding and head)"
+        f"learning rates: matrices {matrix:.3g} by Muon; embedding {embedding:.3g}, head {head:.3g} ({HEAD_RATE:g} / width), "
+        f"norm weights {norm_weight:.3g} by AdamW (muP: the same are best at every width, docs/scaling.md)"
     ]
 
 
