@@ -55,7 +55,7 @@ def test_kernels_train_as_pytorch_does(monkeypatch):
 def test_the_rate_rises_and_falls_as_in_a_training(monkeypatch):
     seen = []
     monkeypatch.setattr(transfer.Optimizer, "step", lambda self, multiplier: seen.append(multiplier))
-    coordinates((64,), "root", rows, VOCABULARY, CONTEXT, steps=12)
+    coordinates((64,), "root", rows, VOCABULARY, CONTEXT, steps=12, seeds=1)
     assert seen == pytest.approx([*(step / 10 for step in range(1, 11)), 1, 1])  # the first of RUN steps, a fiftieth warm-up
     seen.clear()
     trained(of_width(64, VOCABULARY, CONTEXT), RULES["ours"](64), rows, 5, 5)
@@ -88,5 +88,12 @@ def test_the_best_scale_lies_between_those_tried():
     losses = {scale: 3 + (math.log(scale) - 0.1) ** 2 for scale in (0.5, 0.7, 1.0, 1.4, 2.0)}
     scale, loss = best_of(losses)
     assert scale == pytest.approx(math.exp(0.1)) and loss == pytest.approx(3)
-    assert best_of({**losses, 1.4: math.inf}) == (1.0, losses[1.0])  # beside a training that diverged
-    assert best_of(dict.fromkeys((0.7, 1.0, 1.4), 3.0))[1] == pytest.approx(3)
+    assert best_of({**losses, 2.0: math.inf}) == (1.0, losses[1.0])  # one diverged
+    falling = {scale: 3 - math.log(scale) + 0.01 * math.log(scale) ** 2 for scale in losses}
+    assert best_of(falling)[0] == pytest.approx(2)  # none beyond what was tried
+    assert best_of({scale: 6 - loss for scale, loss in losses.items()})[0] == 0.5  # no valley
+
+
+def test_coordinates_are_the_mean_of_their_seeds():
+    sizes = [coordinates((64,), "ours", rows, VOCABULARY, CONTEXT, steps=2, seeds=count)["logits"][64] for count in (1, 2)]
+    assert sizes[0] != sizes[1] and sizes[1] == pytest.approx(sizes[0], rel=0.5)
