@@ -41,9 +41,8 @@ def main() -> None:
         found = transfer.coordinates(given.widths, rule, rows, vocabulary, given.context, given.steps, dtype=dtype)
         for name, sizes in found.items():
             shown = "  ".join(f"{width}: {size:.4g}" for width, size in sizes.items())
-            off = f"{transfer.off_the_mean(sizes):.0%} off their mean, largest over smallest {transfer.spread(sizes):.2f}"
-            print(f"{rule:<5} {name:<22} {shown}  ({off})", flush=True)
-        flat[rule] = max(transfer.off_the_mean(sizes) for sizes in found.values())
+            print(f"{rule:<5} {name:<22} {shown}  (largest over smallest {transfer.spread(sizes):.2f})", flush=True)
+        flat[rule] = max(transfer.spread(sizes) for sizes in found.values())
         best = {}
         for width in given.widths if given.rates else ():
             [losses] = transfer.best_scales(
@@ -56,8 +55,8 @@ def main() -> None:
     rate = {rule: f"; best rate moves {move:.2f} times" if move else "" for rule, move in moved.items()}
     holds = flat["ours"] <= transfer.FLAT and (moved["ours"] is None or moved["ours"] <= transfer.STEP)
     conclude(
-        f"activations over widths {min(given.widths)} to {max(given.widths)}, most off their mean{rate['ours']} "
-        f"(at most {transfer.STEP})", flat["ours"], "share", transfer.FLAT, holds,
+        f"activations over widths {min(given.widths)} to {max(given.widths)}, largest over smallest{rate['ours']} "
+        f"(at most {transfer.STEP})", flat["ours"], "", transfer.FLAT, holds,
         peer=f"the rule before{rate['root']}", peer_figure=flat["root"],
     )  # fmt: skip
 

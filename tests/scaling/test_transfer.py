@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from groundup.scaling import transfer
-from groundup.scaling.transfer import RULES, best_of, best_scales, coordinates, of_width, off_the_mean, spread, trained
+from groundup.scaling.transfer import RULES, best_of, best_scales, coordinates, of_width, spread, trained
 
 VOCABULARY, CONTEXT = 40, 16
 
@@ -67,7 +67,6 @@ def test_coordinates_are_of_every_block_and_width():
     assert "logits" in found and len(found) == 1 + 2 * transfer.DEPTH
     assert all(set(sizes) == {64, 128} and min(sizes.values()) > 0 for sizes in found.values())
     assert spread({64: 1.0, 128: 1.5}) == 1.5
-    assert off_the_mean({64: 1.0, 128: 4.0}) == 1.0 and off_the_mean({64: 2.0, 128: 2.0}) == pytest.approx(0)
 
 
 def test_a_head_whose_rate_grows_with_the_width_is_noticed(monkeypatch):

@@ -27,7 +27,7 @@ from groundup.training.pretraining import warm_up
 from groundup.training.schedule import warmup_stable_decay
 
 HEAD_DIM, DEPTH = 64, 2
-FLAT = 0.2  # how far from their mean the sizes of an activation may be, as a share of it
+FLAT = 1.2  # largest over smallest size of an activation
 STEP = 1.4  # of rates: the best of one width may be so far from that of another
 RUN = 500  # steps of the run whose first ones a coordinate check makes: 10 of warm-up
 Lrs = Callable[[str, nn.Parameter], tuple[str, float]]
@@ -123,12 +123,6 @@ def _sizes(model: Decoder, lrs: Lrs, rows: Rows, steps: int, dtype: torch.dtype)
     with torch.no_grad():
         sizes["logits"] = size(model(rows(steps).long()[:, :-1]))
     return sizes
-
-
-def off_the_mean(sizes: dict[int, float]) -> float:
-    """The largest distance from the geometric mean, as a share of it: 0 is flat."""
-    mean = math.exp(sum(math.log(max(size, 1e-30)) for size in sizes.values()) / len(sizes))
-    return max(abs(size / mean - 1) for size in sizes.values())
 
 
 def spread(sizes: dict[int, float]) -> float:
