@@ -52,7 +52,8 @@ def main() -> None:
             shown = "  ".join(f"{scale:.2f}: {loss:.3f}" for scale, loss in losses.items())
             print(f"{rule:<5} width {width}: best lr_scale {best[width]:.2f}, loss {least:.3f}  ({shown})", flush=True)
         moved[rule] = transfer.spread(best) if best else None
-    rate = {rule: f"; best rate moves {move:.2f} times of {transfer.STEP} allowed" if move else "" for rule, move in moved.items()}
+    allowed = f"times of {transfer.STEP} allowed"
+    rate = {rule: f"; best rate moves {move:.2f} {allowed}" if move else "" for rule, move in moved.items()}
     holds = flat["ours"] <= transfer.FLAT and (moved["ours"] is None or moved["ours"] <= transfer.STEP)
     conclude(
         f"activations over widths {min(given.widths)} to {max(given.widths)}, largest over smallest{rate['ours']}",
