@@ -107,3 +107,5 @@ def test_roles_decide_the_method(toy_decoder):
     assert all(tensor.dtype == torch.float32 for name, tensor in optimizer.state.items() if name != "updates")
     assert len(reasons) == 1
     assert pretraining_lrs(192)[0]("model.embed_tokens.weight", model.lm_head.weight)[1] == 0.25
+    narrow = [pretraining_lrs(width)[0]("lm_head.weight", model.lm_head.weight)[1] for width in (32, 64, 80)]
+    assert narrow == [1.8 / 80] * 3, "a narrow model's head learns no faster"

@@ -23,7 +23,7 @@ NEWTON_SCHULZ = ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, 
                  (2.8769, -3.1427, 1.2046), (2.8366, -3.0525, 1.2012))  # fmt: skip
 MATRIX_RATE = 0.02  # of Muon: nanochat's, tuned there at 1.3e9 tokens and as good at 3.2e6 (docs/log.md)
 EMBEDDING_RATE = 0.25  # of AdamW, as is the next: both tuned at widths 64 to 256 (docs/scaling.md)
-HEAD_RATE = 1.8  # over the width
+HEAD_RATE, NARROWEST = 1.8, 80  # over the width, which counts as 80 at least: at 64 the second MLP stays behind without it
 
 
 def orthogonalise(matrices_NRC: Tensor, dtype: torch.dtype) -> Tensor:
@@ -134,7 +134,8 @@ def pretraining_lrs(
 
     An embedding that is the head too (`tied`) has the head's rate: the embedding's, many times that, would undo the head.
     """
-    matrix, embedding, head, norm_weight = MATRIX_RATE * scale, EMBEDDING_RATE * scale, HEAD_RATE / width * scale, 0.01 * scale
+    matrix, embedding, norm_weight = MATRIX_RATE * scale, EMBEDDING_RATE * scale, 0.01 * scale
+    head = HEAD_RATE / max(width, NARROWEST) * scale
     if tied:
         embedding = head
 
@@ -150,8 +151,9 @@ def pretraining_lrs(
         return "muon", matrix
 
     return lrs, [
-        f"learning rates: matrices {matrix:.3g} by Muon; embedding {embedding:.3g}, head {head:.3g} ({HEAD_RATE:g} / width), "
-        f"norm weights {norm_weight:.3g} by AdamW (muP: the same are best at every width, docs/scaling.md)"
+        f"learning rates: matrices {matrix:.3g} by Muon; embedding {embedding:.3g}, head {head:.3g} "
+        f"({HEAD_RATE:g} / {max(width, NARROWEST)}), norm weights {norm_weight:.3g} by AdamW "
+        "(muP: the same are best at every width, docs/scaling.md)"
     ]
 
 
