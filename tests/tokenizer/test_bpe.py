@@ -1,6 +1,7 @@
 from collections import Counter
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -84,3 +85,13 @@ def test_a_vocabulary_without_room_is_refused():
     assert train({b"ab": 1}, 260) == []
     with pytest.raises(UserError, match="260"):
         train({b"ab": 1}, 259)
+
+
+def test_pairs_are_sorted_alike_however_many_bits_they_take():
+    symbols = np.random.default_rng(0).integers(-2, 40, 500).astype(np.int32)
+    found = {room: bpe._by_pair(symbols, room) for room in (40, 1 << 28)}
+    for room, (pairs, places) in found.items():
+        assert [*zip(pairs // room, pairs % room, strict=True)] == [*zip(symbols[places], symbols[places + 1], strict=True)]
+        assert [*zip(pairs, places, strict=True)] == sorted(zip(pairs, places, strict=True))
+    assert (found[40][1] == found[1 << 28][1]).all()
+    assert len(found[40][1]) == sum(left >= 0 <= right for left, right in pairwise(symbols))

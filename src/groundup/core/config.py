@@ -1,13 +1,13 @@
 """What every chapter's config class is made of: strict, frozen, with bounds that say why."""
 
 import difflib
-import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from groundup.core.errors import UserError
+from groundup.core.text import shown
 
 Share = Annotated[float, Field(ge=0, le=1)]
 MOST = 10**15  # of anything counted: Llama 3's 15.6T tokens are the largest corpus told of, 64 times less
@@ -52,31 +52,3 @@ def configured(
         if first["type"] == "value_error":  # of a check of ours, which says what is wrong
             raise UserError(f"{where}: {name[:80]}{': ' if name else ''}{first['ctx']['error']}") from None
         raise UserError(f"{where}: {name[:80]} = {shown(first['input'])}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
-
-
-def named_numbers(pairs: Iterable[str], what: str, expected: str, below: float = math.inf) -> dict[str, float]:
-    """["code=0.3", "prose=0.7"] -> {"code": 0.3, "prose": 0.7}, each above 0.
-
-    Raises UserError for anything else: `what` it is, and what is `expected`.
-    """
-    numbers = {}
-    for pair in pairs:
-        name, _, number = pair.partition("=")
-        if name in numbers:
-            raise UserError(f"{what} {shown(pair)}: {shown(name)} is given twice")
-        try:
-            numbers[name] = float(number)
-        except ValueError:
-            numbers[name] = 0.0
-        if not name or not 0 < numbers[name] < below:
-            raise UserError(f"{what} {shown(pair)}: expected {expected}")
-    return numbers
-
-
-def shown(value: Any) -> str:
-    """A value for a message, at most 80 characters."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # Python refuses to write a number of thousands of digits
-        return f"<{type(value).__name__}>"
-    return text if len(text) <= 80 else f"{text[:77]}..."

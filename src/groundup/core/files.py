@@ -59,7 +59,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)  # piece by piece: the whole of a vocabulary is 20 MB more
+        file.write("\n")
 
 
 def read_json(path: Path) -> Any:

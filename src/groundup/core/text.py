@@ -53,3 +53,12 @@ def _json_escape(code: int) -> str:
         return f"\\u{code:04x}"
     high, low = divmod(code - 0x10000, 0x400)
     return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
+
+
+def shown(value: Any) -> str:
+    """A value for a message, at most 80 characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python refuses to write a number of thousands of digits
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 80 else f"{text[:77]}..."

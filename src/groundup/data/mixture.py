@@ -6,10 +6,13 @@ others.
 """
 
 import difflib
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from groundup.core.errors import UserError
+from groundup.core.text import shown
 
 
 @dataclass(frozen=True)
@@ -75,3 +78,22 @@ def report(plan: MixturePlan) -> dict[str, Any]:
         "capped": plan.capped,
         "missing": plan.missing,
     }
+
+
+def named_numbers(pairs: Iterable[str], what: str, expected: str, below: float = math.inf) -> dict[str, float]:
+    """["code=0.3", "prose=0.7"] -> {"code": 0.3, "prose": 0.7}, each above 0.
+
+    Raises UserError for anything else: `what` it is, and what is `expected`.
+    """
+    numbers = {}
+    for pair in pairs:
+        name, _, number = pair.partition("=")
+        if name in numbers:
+            raise UserError(f"{what} {shown(pair)}: {shown(name)} is given twice")
+        try:
+            numbers[name] = float(number)
+        except ValueError:
+            numbers[name] = 0.0
+        if not name or not 0 < numbers[name] < below:
+            raise UserError(f"{what} {shown(pair)}: expected {expected}")
+    return numbers

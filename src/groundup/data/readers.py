@@ -423,6 +423,7 @@ def _group_bytes(file: pq.ParquetFile, number: int, column: str | None) -> int:
         return int(group.total_byte_size)
     # Of a damaged chunk this raises, where Arrow ends the process when it is asked for its size.
     next(file.iter_batches(1, row_groups=[number], columns=[column], use_threads=False), None)
+    pa.default_memory_pool().release_unused()
     own = [index for index in range(group.num_columns) if file.schema.column(index).path.partition(".")[0] == column]
     return sum(group.column(index).total_uncompressed_size for index in own)
 

@@ -17,9 +17,10 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Field, ValidationError
 
-from groundup.core.config import Section, SeedNumber, shown
+from groundup.core.config import Section, SeedNumber
 from groundup.core.errors import UserError
 from groundup.core.seals import verify
+from groundup.core.text import shown
 from groundup.corpus.config import AnnotationsConfig, PagesConfig, SelectionConfig, SourceConfig
 from groundup.data.config import MixtureConfig
 from groundup.evaluation.config import BenchmarksConfig, EvaluationConfig

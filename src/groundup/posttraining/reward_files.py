@@ -5,9 +5,9 @@ import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from groundup.core.config import shown
 from groundup.core.errors import UserError
 from groundup.core.plain_files import expanded
+from groundup.core.text import shown
 
 SHIPPED = ("arithmetic", "length")  # of `reward_functions.py`
 COUNT = "count="  # and the word that is counted

@@ -17,10 +17,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from groundup.core.config import shown
 from groundup.core.errors import UserError
 from groundup.core.files import read_json, read_object
 from groundup.core.plain_files import expanded
+from groundup.core.text import shown
 from groundup.model.decoder import RewardModel
 from groundup.model.folder import load_reward_model
 from groundup.posttraining import reward_functions

@@ -22,11 +22,11 @@ import numpy as np
 from pydantic import ValidationError
 
 from groundup import kernels
-from groundup.core.config import shown
 from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.files import digest, read_object, write_json, write_jsonl
 from groundup.core.outputs import require_made_with
+from groundup.core.text import shown
 from groundup.data.config import MixtureConfig
 from groundup.data.token_files import TokenFile
 from groundup.model import architectures

@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 
 from groundup.core import toml
-from groundup.core.config import named_numbers, shown
 from groundup.core.errors import UserError
 from groundup.core.files import write_text
+from groundup.core.text import shown
 from groundup.data.csv_table import csv_table
+from groundup.data.mixture import named_numbers
 from groundup.scaling.laws import percentiles, resampled
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from groundup.core.config import shown
 from groundup.core.errors import UserError
+from groundup.core.text import shown
 from groundup.data.csv_table import csv_table
 
 logger = logging.getLogger(__name__)

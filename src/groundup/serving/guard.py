@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from groundup.core.config import shown
+from groundup.core.text import shown
 from groundup.serving.protocol import RequestError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from groundup.core.config import shown
+from groundup.core.text import shown
 from groundup.model.generation import HOTTEST
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]

@@ -103,33 +103,24 @@ class _Words:
         is_byte[np.cumsum(sizes + 1)] = False
         id_of_byte = np.empty(256, np.int32)
         id_of_byte[np.frombuffer(ALPHABET, np.uint8)] = np.arange(256)
-        symbols = np.full(cells, _EDGE, np.int32)
+        self.symbols = array("i", [_EDGE]) * cells
+        self.weights = array("q", [0]) * cells  # how often a cell's word occurs
+        symbols, weights = self._cells()
         symbols[is_byte] = id_of_byte[content(counts.pretokens)]
-        self.symbols = _array("i", symbols)
-        self.weights = _array("q", np.append(0, np.repeat(counts.numbers, sizes + 1)))  # how often a cell's word occurs
+        weights[1:] = np.repeat(counts.numbers, sizes + 1)
 
     def _cells(self) -> tuple[np.ndarray, np.ndarray]:
         return np.frombuffer(self.symbols, np.int32), np.frombuffer(self.weights, np.int64)
 
     def survey(self) -> bool:
         """Lower the bar: find totals and places of all pairs that reach it. False when there is no pair at all."""
-        symbols, weights = self._cells()
-        kept = symbols != _INSIDE
-        long = np.flatnonzero((symbols >= 0) & (np.frombuffer(self.lengths, np.int32)[symbols] > 1))
-        kept[long[1::2]] = False  # first and last cells take turns
-        symbols, weights = symbols[kept], weights[kept]
-        alone = 1 + np.flatnonzero((symbols[:-2] == _EDGE) & (symbols[1:-1] >= 0) & (symbols[2:] == _EDGE))
-        kept = np.ones(len(symbols), bool)
-        kept[alone] = kept[alone + 1] = False  # words of one token are done
-        self.symbols, self.weights = _array("i", symbols[kept]), _array("q", weights[kept])
-        symbols, weights = self._cells()  # not the copies they were made of
+        self.totals, self.places = {}, {}  # before their successors are made
+        self._drop(self._inside())
         self.lengths = array("i", [1]) * self.room
-
-        places = np.flatnonzero((symbols[:-1] >= 0) & (symbols[1:] >= 0)).astype(np.int32)
-        places = places[_order(symbols[places + 1])]
-        places = places[_order(symbols[places])]
-        pairs = symbols[places].astype(np.int64) * self.room + symbols[places + 1]
-        starts = np.flatnonzero(np.diff(pairs, prepend=-1))
+        self._drop(self._alone())
+        symbols, weights = self._cells()
+        pairs, places = _by_pair(symbols, self.room)
+        starts = _starts(pairs)
         totals = np.add.reduceat(weights[places], starts) if len(starts) else np.empty(0, np.int64)
         self.least = max(1, int(totals.max(initial=0)) // FOLLOWED)
         ends = np.append(starts[1:], len(pairs))
@@ -138,6 +129,32 @@ class _Words:
         bounds = zip(starts[reach].tolist(), ends[reach].tolist(), strict=True)
         self.places = dict(zip(self.totals, [places[start:end] for start, end in bounds], strict=True))
         return bool(self.totals)
+
+    def _inside(self) -> np.ndarray:
+        """Which cells a merged token fills beside its first one."""
+        symbols, _ = self._cells()
+        inside = symbols == _INSIDE
+        long = np.flatnonzero((symbols >= 0) & (np.frombuffer(self.lengths, np.int32)[symbols] > 1))
+        inside[long[1::2]] = True  # first and last cells take turns
+        return inside
+
+    def _alone(self) -> np.ndarray:
+        """Which cells, of one each now, are a word of one token, which is done, and the edge after it."""
+        symbols, _ = self._cells()
+        alone = np.zeros(len(symbols), bool)
+        alone[1:-1] = (symbols[:-2] == _EDGE) & (symbols[1:-1] >= 0) & (symbols[2:] == _EDGE)
+        alone[1:] |= alone[:-1]
+        return alone
+
+    def _drop(self, dropped: np.ndarray) -> None:
+        """Close the gaps in place: a copy of both arrays is a third of what training holds."""
+        kept = ~dropped
+        count = np.count_nonzero(kept)
+        for cells in (self.symbols, self.weights):
+            seen = np.frombuffer(cells, f"i{cells.itemsize}")
+            seen[:count] = seen[kept]
+            del seen  # an array that is looked at keeps its length
+            del cells[count:]
 
     def merge(self, left: int, right: int, merged: int) -> list[int]:
         """Put token `merged` wherever `left` stands before `right`; returns the new pairs that reach the bar."""
@@ -214,10 +231,22 @@ class _Words:
         return fresh
 
 
-def _array(code: str, values: np.ndarray) -> array:
-    made = array(code)
-    made.frombytes(values.view(np.uint8).data)
-    return made
+def _by_pair(symbols: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each pair of tokens (left * room + right, int64) and the cell it begins at (int32), sorted by both."""
+    places = np.flatnonzero((symbols[:-1] >= 0) & (symbols[1:] >= 0)).astype(np.int32)
+    bits = len(symbols).bit_length()
+    pairs = symbols[places].astype(np.int64)
+    pairs *= room
+    pairs += symbols[1:][places]
+    if (room * room).bit_length() + bits < 64:  # as one number, sorted where it stands: an order is twice its memory
+        pairs <<= bits
+        pairs |= places
+        pairs.sort()
+        places = (pairs & ((1 << bits) - 1)).astype(np.int32)
+        pairs >>= bits
+        return pairs, places
+    order = np.argsort(pairs, kind="stable")
+    return pairs[order], places[order]
 
 
 def _order(ids: np.ndarray) -> np.ndarray:
@@ -225,12 +254,19 @@ def _order(ids: np.ndarray) -> np.ndarray:
     return np.argsort(ids.astype(np.uint16) if ids.max(initial=0) < 1 << 16 else ids, kind="stable")
 
 
+def _starts(sorted_ids: np.ndarray) -> np.ndarray:
+    """Where each run of equal ids begins."""
+    is_start = np.ones(len(sorted_ids), bool)
+    np.not_equal(sorted_ids[1:], sorted_ids[:-1], out=is_start[1:])
+    return np.flatnonzero(is_start)
+
+
 def _by_id(ids: np.ndarray, weights: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
     """Each id >= 0, the sum of its weights, and where it stands."""
     known = np.flatnonzero(ids >= 0)
     known = known[_order(ids[known])]
     ids = ids[known]
-    starts = np.flatnonzero(np.diff(ids, prepend=-1))
+    starts = _starts(ids)
     if len(starts):
         totals = np.add.reduceat(weights[known], starts)
         ends = [*starts[1:].tolist(), len(ids)]

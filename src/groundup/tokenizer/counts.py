@@ -93,6 +93,7 @@ class Tally:
 
     def _cut(self) -> None:
         held, self._held = self._held, []
+        pa.default_memory_pool().release_unused()  # of reading
         self._whole.append(_apply(self._pattern, _sum(held)))
 
 

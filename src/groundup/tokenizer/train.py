@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from groundup.core.config import named_numbers
 from groundup.core.errors import UserError
 from groundup.core.executor import cores, pool
 from groundup.core.files import replacing
 from groundup.core.progress import Progress
 from groundup.core.seals import is_sealed, seal
+from groundup.data.mixture import named_numbers
 from groundup.data.readers import Refused
-from groundup.tokenizer import bpe, characters, documents, wordpiece
+from groundup.tokenizer import bpe, documents
 from groundup.tokenizer.counts import Counts, Tally, add, prune
 from groundup.tokenizer.documents import Shard
 from groundup.tokenizer.patterns import Pattern, pattern
@@ -82,6 +82,8 @@ def train_plain(kind: str, inputs: Sequence[Path], out: Path, vocabulary: int) -
 
     Raises UserError when the inputs cannot be read, hold no text, or the vocabulary is too small.
     """
+    from groundup.tokenizer import characters, wordpiece
+
     refused = Refused()
     texts = documents.texts(documents.find(inputs), "train", refused)
     if kind == "bytes":
@@ -129,8 +131,9 @@ def count_shard(shard: Shard, pattern_name: str, path: Path) -> Refused:
     refused = Refused()
     tallies: defaultdict[str, Tally] = defaultdict(lambda: Tally(pattern(pattern_name)))
     for texts, domains in documents.read(shard, "train", refused):
-        for domain in pc.unique(domains).to_pylist():
-            tallies[domain].add(texts.filter(pc.equal(domains, domain)))
+        found = pc.unique(domains).to_pylist()
+        for domain in found:
+            tallies[domain].add(texts.filter(pc.equal(domains, domain)) if len(found) > 1 else texts)
     tables = []
     for domain in sorted(tallies):
         counts = tallies.pop(domain).counts()
