@@ -27,7 +27,7 @@ def test_the_rules_agree_on_hidden_matrices_and_gains():
 
 def test_the_embeddings_rate_stays_and_the_heads_falls_with_the_width():
     names = ("embed_tokens.weight", "lm_head.weight")
-    embedding, head = ([lr_of("ours", width, name)[1] for width in (64, 256)] for name in names)
+    embedding, head = ([lr_of("ours", width, name)[1] for width in (128, 512)] for name in names)
     assert embedding[0] == embedding[1] and head[0] == pytest.approx(4 * head[1])
     embedding, head = ([lr_of("root", width, name)[1] for width in (192, 768)] for name in names)
     assert embedding == pytest.approx([0.4, 0.2]) and head == pytest.approx([0.008, 0.004])

@@ -23,7 +23,8 @@ NEWTON_SCHULZ = ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, 
                  (2.8769, -3.1427, 1.2046), (2.8366, -3.0525, 1.2012))  # fmt: skip
 MATRIX_RATE = 0.02  # of Muon: nanochat's, tuned there at 1.3e9 tokens and as good at 3.2e6 (docs/log.md)
 EMBEDDING_RATE = 0.25  # of AdamW, as is the next: both tuned at widths 64 to 256 (docs/scaling.md)
-HEAD_RATE, NARROWEST = 1.8, 80  # over the width, which counts as 80 at least: at 64 the second MLP stays behind without it
+HEAD_RATE = 1.8  # over the width
+NARROWEST = 80  # any width below counts as this: the second MLP of width 64 stays behind else (docs/scaling.md)
 
 
 def orthogonalise(matrices_NRC: Tensor, dtype: torch.dtype) -> Tensor:
