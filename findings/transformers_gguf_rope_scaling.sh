@@ -36,17 +36,14 @@ LLAMA3 = {
 def write(model, kind):
     config, rope = model.config, model.config.rope_parameters
     writer = gguf.GGUFWriter("model.gguf", kind)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_rope_freq_base(rope["rope_theta"])
+    sizes = {
+        "block_count": config.num_hidden_layers, "context_length": config.max_position_embeddings, "embedding_length": config.hidden_size,
+        "feed_forward_length": config.intermediate_size, "head_count": config.num_attention_heads, "vocab_size": config.vocab_size,
+        "head_count_kv": config.num_key_value_heads, "key_length": config.head_dim, "value_length": config.head_dim,
+        "layer_norm_rms_eps": config.rms_norm_eps, "rope_freq_base": rope["rope_theta"],
+    }
+    for name, size in sizes.items():
+        getattr(writer, f"add_{name}")(size)
     if rope["rope_type"] == "yarn":
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         writer.add_rope_scaling_factor(rope["factor"])

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from groundup import kernels
 from groundup.kernels import float32
 from groundup.model.moe import MixtureOfExperts
+from kernel_models import distance
 
 pytestmark = pytest.mark.float32_kernels
 
@@ -53,10 +54,6 @@ def test_the_same_to_the_bit_for_any_number_of_threads():
 
 
 needs_bfloat16 = pytest.mark.skipif(isinstance(kernels.library_or_reason(), str), reason="no kernels in bfloat16")
-
-
-def distance(one, other):
-    return ((one.float() - other.float()).norm() / (other.float().norm() + 1e-6)).item()
 
 
 @needs_bfloat16

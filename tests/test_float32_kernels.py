@@ -17,6 +17,7 @@ from groundup.posttraining import lora
 from groundup.training.by_kernels import by_kernels, in_use
 from groundup.training.optimizer import NEWTON_SCHULZ, Optimizer, orthogonalise, pretraining_lrs
 from groundup.training.runtime import Runtime
+from kernel_models import a_batch, distance, randomised, update_alike
 
 CONFIG = DecoderConfig(
     vocab_size=100,
@@ -33,16 +34,6 @@ CONFIG = DecoderConfig(
 pytestmark = pytest.mark.float32_kernels
 
 
-def randomised(model):
-    """Weights with which every part of a layer matters."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(1 + 0.2 * noise if parameter.dim() == 1 else noise / parameter.shape[1] ** 0.5)
-    return model
-
-
 def random_model(config=CONFIG, with_kernels=False):
     model = randomised(Decoder(config))
     if with_kernels:
@@ -50,23 +41,11 @@ def random_model(config=CONFIG, with_kernels=False):
     return model
 
 
-def a_batch(vocabulary=CONFIG.vocab_size, shape=(3, 96)):
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(vocabulary, (shape[0], shape[1] + 1), generator=generator)
-    documents = (torch.rand(shape, generator=generator) < 0.05).cumsum(1)
-    weights = torch.rand(shape, generator=generator) * (torch.rand(shape, generator=generator) < 0.7)
-    return ids[:, :-1], ids[:, 1:].contiguous(), weights / weights.sum(), documents
-
-
 def loss_and_gradients(model, batch=None):
     model.zero_grad()
     loss = -likelihood.weighted_log_probability(model, *(batch or a_batch()))
     loss.backward()
     return loss.item(), {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
-
-
-def distance(one, other):
-    return ((one - other).norm() / other.norm()).item()
 
 
 def alike(found, expected, most=2e-5):
@@ -271,14 +250,7 @@ def test_the_optimizer_by_kernels_is_the_optimizer(muon):
         Optimizer(model, rates, weight_decay=0.1, muon_decay=0.2, kernels=native)
         for model, native in zip(models, (False, True), strict=True)
     ]
-    for step in range(3):
-        for model, optimizer in zip(models, optimizers, strict=True):
-            generator = torch.Generator().manual_seed(step)
-            for parameter in model.parameters():
-                parameter.grad = torch.randn(parameter.shape, generator=generator)
-            optimizer.step(1.0)
-    for name, tensor in optimizers[1].state.items():
-        torch.testing.assert_close(tensor, optimizers[0].state[name], rtol=1e-5, atol=1e-6)
+    update_alike(models, optimizers)
     ours = dict(models[1].named_parameters())
     for name, parameter in models[0].named_parameters():
         torch.testing.assert_close(ours[name], parameter, rtol=1e-4, atol=1e-5)
