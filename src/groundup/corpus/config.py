@@ -33,7 +33,7 @@ class PagesConfig(Section):
 
 
 class AnnotationsConfig(Section):
-    """Measurements on every document; nothing is dropped here."""
+    """Measurements on every document, and what counts as a near duplicate; nothing is dropped here."""
 
     # Whose documents are kept, by their codes; ["all"] for those of any; `language = "de"` for one. Code, and text in no known
     # language, is measured as the first, so by rules that know none of "all".
@@ -41,7 +41,7 @@ class AnnotationsConfig(Section):
     comments: bool = False  # keep what readers wrote under a page; a forum's posts are its content either way
     quality_positives: list[str] = ["reference"]  # domains whose writing the quality score looks for
     near_duplicate_permutations: Annotated[int, Field(gt=0, le=4096)] = 128  # 4,096: errors of 1.6 %, 16 kB a document
-    near_duplicate_jaccard: Share = 0.7
+    near_duplicate_jaccard: Share = 0.7  # the threshold: texts that share more of their 5-word runs repeat each other
     against: list[str] = []  # folders of earlier corpora, whose documents come first where these repeat them
     quality_classifier: str = ""  # files written by groundup corpus train-quality, train-toxicity, train-domains
     toxicity_classifier: str = ""

@@ -1,6 +1,8 @@
 """An architecture by its name: fresh weights, the reason of every size, and the work of training it.
 
-`base.py` says what a new one needs.
+A new one is a `LanguageModel` (`base.py`) in a file of its own, with a function from depth, vocabulary and context to its config
+and the reasons; its row in WITHOUT_DECODER and in `Name` here; its operations in `flops`, where it attends or works at two rates;
+and its model type in `folder.OURS`, by which its folder is opened again.
 """
 
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from groundup.model.lstm import LSTM
 from groundup.model.patches import PatchedBytes
 
 Name = Literal["dense", "experts", "lstm", "convolution", "patches"]
-OTHERS: dict[str, tuple[Callable[..., Any], type[LanguageModel], Callable[..., None]]] = {
+WITHOUT_DECODER: dict[str, tuple[Callable[..., Any], type[LanguageModel], Callable[..., None]]] = {
     "lstm": (lstm.shape_for, LSTM, lstm.initialise),
     "convolution": (convolution.shape_for, Convolution, base.initialise),
     "patches": (patches.shape_for, PatchedBytes, base.initialise),
@@ -49,8 +51,8 @@ def outline(
 def _shape(
     name: Name, depth: int, vocabulary: int, context: int, experts: int, per_token: int
 ) -> tuple[type[LanguageModel], Any, Callable[..., None], list[str]]:
-    if name in OTHERS:
-        shape_for, make, initialise = OTHERS[name]
+    if name in WITHOUT_DECODER:
+        shape_for, make, initialise = WITHOUT_DECODER[name]
         config, reasons = shape_for(depth, vocabulary, context)
         return make, config, initialise, reasons
     config, reasons = decoder.shape_for(depth, vocabulary, context)

@@ -43,7 +43,7 @@ def sequence_log_probability(model: LanguageModel, batch: Batch, dtype: torch.dt
 
 
 def preference_loss(pairs: Pairs, settings: DpoConfig) -> tuple[Tensor, Metrics]:
-    """Mean loss of the pairs, by `settings.loss`, and its metrics."""
+    """Mean loss of the pairs, by `settings.losses` (`preference_losses.py`), and its metrics."""
     loss = loss_of(pairs, settings).mean()
     chosen, rejected = rewards(pairs, settings)
     return loss, {

@@ -81,7 +81,7 @@ def scores(pairs: Pairs, settings: DpoConfig) -> tuple[Tensor, Tensor]:
 
 
 def loss_of(pairs: Pairs, settings: DpoConfig) -> Tensor:
-    """Loss (pairs,) of each pair, by the table above; of `OF_THE_BATCH` only the mean has a meaning.
+    """Loss (pairs,) of each pair, by the table above; of those in `config.OF_THE_BATCH` only the mean has a meaning.
 
     Several losses add up by their weights, as in mixed preference optimisation (Wang et al. 2024).
     """
