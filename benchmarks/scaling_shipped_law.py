@@ -40,17 +40,18 @@ def held_out(runs: Runs, count: int = 2) -> Told:
     return told(runs.where(~most), runs.where(most))
 
 
-def pilots_ratio(law: laws.Law, pilots: Runs) -> float:
-    """Geometric mean of measured over predicted: pilots are shorter than any run of the ladder."""
-    return float(np.exp(np.log(pilots.loss / law.loss(pilots.parameters, pilots.tokens)).mean()))
+def pilots_ratios(law: laws.Law, pilots: Runs) -> dict[str, float]:
+    """Of each length of pilots the geometric mean of measured over predicted: they are shorter than any run of the ladder."""
+    ratios = pilots.loss / law.loss(pilots.parameters, pilots.tokens)
+    return {str(length): float(np.exp(np.log(ratios[pilots.tokens == length]).mean())) for length in dial.PILOTS}
 
 
-def write(runs: Runs, errors: Told, larger: Told, pilots: Runs | None, text: str, how: str) -> None:
+def write(runs: Runs, errors: Told, larger: Told, pilots: Runs, text: str, how: str) -> None:
     fitted = laws.fit(runs, curved=True)
     rows = zip(runs.parameters.tolist(), runs.tokens.tolist(), runs.loss.tolist(), strict=True)
     content = {
         "made": datetime.now(UTC).date().isoformat(), "text": text, "how": how, "runs": len(runs), "held_out": errors,
-        "larger": larger, "transfer": TRANSFER, "pilot": pilots_ratio(fitted.law, pilots) if pilots else 1.0,
+        "larger": larger, "transfer": TRANSFER, "pilots": pilots_ratios(fitted.law, pilots),
         "law": {name: getattr(fitted.law, name) for name in laws.FIELDS},
         "table": [dict(zip(("parameters", "tokens", "loss"), row, strict=True)) for row in rows],
         "residuals": [float(f"{one:.4g}") for one in fitted.residuals],
@@ -77,8 +78,7 @@ def main() -> None:
         runs = joined(given.runs)
         errors, larger = held_out(runs), told(runs, joined(given.larger)) if given.larger else []
         if given.write:
-            pilots = joined(given.pilots) if given.pilots else None
-            write(joined([*given.runs, *given.larger]), errors, larger, pilots, given.text, given.how)
+            write(joined([*given.runs, *given.larger]), errors, larger, joined(given.pilots), given.text, given.how)
     else:
         errors, larger = (dial.shipped().about[name] for name in ("held_out", "larger"))
     for one in [*errors, *larger]:

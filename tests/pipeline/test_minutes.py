@@ -141,8 +141,7 @@ def test_more_minutes_plan_again(before, measured, tmp_path):
 
 
 def test_a_pilot_says_the_loss_to_expect(before, measured, monkeypatch, tmp_path):
-    monkeypatch.setattr(dial, "PILOT_TOKENS", 64)
-    monkeypatch.setattr(dial, "PILOT_BATCH", 32)
+    monkeypatch.setattr(dial, "PILOTS", {64: 32})
     made(toy(before), tmp_path)
     planned = read_manifest(tmp_path / "base")["results"]["planned"]
     assert planned["expected"]["low"] < planned["expected"]["value"] < planned["expected"]["high"]
@@ -325,8 +324,7 @@ def test_a_rate_is_measured_at_the_batch_that_it_is_for(before, measured, monkey
 
 
 def test_the_report_has_prediction_and_outcome_side_by_side(before, measured, monkeypatch, tmp_path):
-    monkeypatch.setattr(dial, "PILOT_TOKENS", 64)
-    monkeypatch.setattr(dial, "PILOT_BATCH", 32)
+    monkeypatch.setattr(dial, "PILOTS", {64: 32})
     one = toy(before)
     result = steps.run(one, tmp_path)
     page = Path(result["report"]).read_text(encoding="utf-8")

@@ -17,10 +17,11 @@ def test_the_shipped_law_is_that_of_its_table():
     assert len(rows) == law.about["runs"] == len(law.fit.residuals)
 
 
-def test_a_pilot_on_the_ladders_own_text_has_the_factor_one(monkeypatch):
-    place = 315_712, dial.PILOT_TOKENS
+@pytest.mark.parametrize("length", dial.PILOTS)
+def test_a_pilot_on_the_ladders_own_text_has_the_factor_one(monkeypatch, length):
+    place = 315_712, length
     law = dial.shipped()
     measured = 1.1 * float(law.fit.law.loss(*place))  # where the law, of longer runs, is a tenth too low
-    monkeypatch.setitem(law.about, "pilot", 1.1)
+    monkeypatch.setitem(law.about, "pilots", {str(one): 1.1 if one == length else 0.5 for one in dial.PILOTS})
     assert dial.pilots_factor(measured, *place) == pytest.approx(1)
     assert dial.pilots_factor(0.8 * measured, *place) == pytest.approx(0.8)

@@ -127,7 +127,7 @@ def decide(
         nonlocal factor, told
         speed = _speed(recipe, depth, guess, tokenizer, tokens, mixture, device)
         if not seen and not told:
-            factor, told = _pilot(recipe, tokens, tokenizer, device, speed, held_out)
+            factor, told = _pilot(recipe, tokens, tokenizer, device, speed, held_out, available)
         speeds = measured(recipe, depth, speed, tokenizer, device, held_out, asked) if whole else guessed(speed, asked)
         left = budget - (time.monotonic() - begun)
         one = _weighed(recipe, depth, speed, tokenizer.size, left, available, besides, taken(work, speeds), factor, device)
@@ -138,7 +138,7 @@ def decide(
         return one
 
     for depth in DEPTHS:
-        one = tried(depth, best.tokens if best else dial.PILOT_TOKENS)
+        one = tried(depth, best.tokens if best else min(dial.PILOTS))
         seen.append(one)
         if best and one.loss >= best.loss:
             break  # larger ones read fewer tokens still
@@ -298,8 +298,9 @@ def _batch(recipe: Recipe, depth: int, tokens: int, available: float) -> int:
 
 
 def _pilot(
-    recipe: Recipe, tokens: Path, tokenizer: "Tokenizer", device: "Device", speed: float, held_out: "list[np.ndarray]"
-) -> tuple[float, str]:
+    recipe: Recipe, tokens: Path, tokenizer: "Tokenizer", device: "Device", speed: float, held_out: "list[np.ndarray]",
+    available: float,
+) -> tuple[float, str]:  # fmt: skip
     """What losses of this text are of the ladder's, and how that is known; "" where it is not."""
     from groundup.model import architectures
     from groundup.scaling import dial
@@ -307,10 +308,12 @@ def _pilot(
     from groundup.training.pretraining import pretrain
     from groundup.training.runtime import Runtime
 
-    if not held_out or dial.PILOT_TOKENS / speed > 60 * recipe.base.minutes * PILOT_SHARE:
+    longest = 60 * recipe.base.minutes * PILOT_SHARE * speed
+    length = next((tokens for tokens in dial.PILOTS if tokens <= min(longest, max(available, min(dial.PILOTS)))), 0)
+    if not held_out or not length:
         return 1.0, ""
-    settings = _tried(recipe, DEPTHS[0], dial.PILOT_TOKENS).model_copy(
-        update={"batch_tokens": dial.PILOT_BATCH, "anneal_data_fraction": 0.0}
+    settings = _tried(recipe, DEPTHS[0], length).model_copy(
+        update={"batch_tokens": dial.PILOTS[length], "anneal_data_fraction": 0.0}
     )
     with TemporaryDirectory() as folder:
         runtime = Runtime(device, Path(folder), "plan: pilot", recipe.seed, lambda text: None)

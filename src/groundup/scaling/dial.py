@@ -17,14 +17,14 @@ import numpy as np
 from groundup.scaling import laws
 
 FILE = Path(__file__).with_name("shipped_law.json")
-PILOT_TOKENS, PILOT_BATCH = 262_144, 2048  # one of the ladder's runs: the factor is of like and like
+PILOTS = {1_048_576: 4096, 262_144: 2048}  # tokens and batch of a run at depth 1; the longer one says more
 AIM = 0.95  # of the minutes: a run is to end within them
 COMPILE_SECONDS, COMPILED_GAIN = 40.0, 1.4  # what `core.device` knows of torch.compile
 
 
 @dataclass(frozen=True)
 class ShippedLaw:
-    about: dict[str, Any]  # made, text, how, runs, held_out, larger, transfer, pilot
+    about: dict[str, Any]  # made, text, how, runs, held_out, larger, transfer, pilots
     fit: laws.Fit
 
     @property
@@ -38,7 +38,7 @@ def shipped() -> ShippedLaw:
     names = laws.FIELDS
     law = laws.Law(*(content["law"][name] for name in names))
     draws = laws.Law(*(np.array(content["draws"][name]) for name in names))
-    about = {name: content[name] for name in ("made", "text", "how", "runs", "held_out", "larger", "transfer", "pilot")}
+    about = {name: content[name] for name in ("made", "text", "how", "runs", "held_out", "larger", "transfer", "pilots")}
     return ShippedLaw(about, laws.Fit(law, draws, np.array(content["residuals"])))
 
 
@@ -105,4 +105,5 @@ def pilots_factor(loss: float, parameters: int, tokens: int) -> float:
     A pilot is shorter than the ladder's runs: by how much the law is off at its place, pilots on the ladder's own text say.
     """
     law = shipped()
-    return loss / (law.about["pilot"] * float(law.fit.law.loss(parameters, tokens)))
+    alike = min(law.about["pilots"], key=lambda length: abs(int(length) - tokens))
+    return loss / (law.about["pilots"][alike] * float(law.fit.law.loss(parameters, tokens)))
