@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from groundup.core.errors import UserError
 from groundup.data import streams
 from groundup.data.kinds import files_of, kind_of, skipped_lines
-from groundup.data.readers import BATCH_BYTES, Refused, batches, text_ranges
+from groundup.data.readers import BATCH_BYTES, Refused, batches, records, text_ranges
 
 
 def read(path, others=(), **more):
@@ -185,6 +185,15 @@ def test_an_array_that_breaks_off_is_read_as_far_as_it_goes(tmp_path, content):
     (tmp_path / "a.json").write_bytes(content)
     found, refused = read(tmp_path / "a.json")
     assert found[0]["text"] == "a" and refused["damaged"] == 1
+
+
+def test_an_array_of_small_rows_takes_time_by_its_size(tmp_path, growth):
+    def read_array(rows):
+        path = tmp_path / f"{rows}.json"
+        path.write_text(json.dumps([{"text": "a \U0001f600 b " * 8}] * rows, ensure_ascii=False))
+        assert sum(1 for _ in records(path, Refused())) == rows
+
+    assert growth(read_array, 1500) < 9  # all in one chunk; of copies of what is left of it 16
 
 
 @pytest.mark.parametrize("packing", [packing for packing in PACKINGS if packing])

@@ -334,33 +334,34 @@ def _skip_line(file: IO[bytes], limit: int) -> None:
 
 def _values(file: IO[bytes], path: Path, refused: Refused, limit: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects of JSON over several lines, one after another or in arrays. After what is no JSON nothing is read."""
-    decode = json.JSONDecoder().raw_decode
+    decode, between = json.JSONDecoder().raw_decode, re.compile(r"[\s,]*")
     lines = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="")
-    held, number, depth, ended, wanted = "", 0, 0, False, streams.CHUNK
+    # A place in what is held, not what is left of it: a copy for each of thousands of values would be the time of all else.
+    held, at, number, depth, ended = "", 0, 0, 0, False
     while True:
-        between = re.match(r"[\s,]*", held)
-        held = held[between.end() if between else 0 :]
-        if held[:1] in ("[", "]") and held:
-            depth, held = depth + (1 if held[0] == "[" else -1), held[1:]
+        if found := between.match(held, at):
+            at = found.end()
+        if held[at : at + 1] in ("[", "]") and at < len(held):
+            depth, at = depth + (1 if held[at] == "[" else -1), at + 1
             continue
         value, end = None, 0
-        if held:
+        if at < len(held):
             with suppress(ValueError, RecursionError):
-                value, end = decode(held)
+                value, end = decode(held, at)
         if end and (end < len(held) or ended):
-            held, wanted = held[end:], streams.CHUNK
+            at = end
             if isinstance(value, dict):
                 yield number, value
             else:
                 refused.add("not a JSON object", f"{path}: value {number + 1}")
             number += 1
-        elif ended or len(held) > limit:
-            if held or depth:
+        elif ended or len(held) - at > limit:
+            if at < len(held) or depth:
                 refused.add(DAMAGED, f"{path}: value {number + 1}")
             return
-        else:  # read as much again as is held, so that long values are not decoded too often
-            more = lines.read(max(wanted, len(held)))
-            held, ended = held + more, not more
+        else:  # read as much again as is left, so that long values are not decoded too often
+            more = lines.read(max(streams.CHUNK, len(held) - at))
+            held, at, ended = held[at:] + more, 0, not more
 
 
 def _parquet(
