@@ -252,3 +252,30 @@ def test_nothing_that_fits_is_one_line(models, data, tmp_path):
     (tmp_path / "blimp.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(evaluation.UserError, match="nothing could be scored: an answer longer than"):
         call(models, tmp_path, None)
+
+
+def task_of(folder, name, rows, *lines):
+    """A task of choices in a folder: its file."""
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = ['kind = "choices"', f'files = ["{name}.jsonl"]', 'prompt = "{{ q }}"', 'choices = "o"', 'answer = "a"', *lines]
+    (folder / f"{name}.toml").write_text("\n".join(settings))
+    return str(folder / f"{name}.toml")
+
+
+@pytest.fixture(scope="module")
+def short(models, toy_decoder, toy_tokenizer):
+    """A model with a context of 24 tokens."""
+    model = toy_decoder(seed=2, vocab_size=toy_tokenizer.size, max_position_embeddings=24)
+    folder.save(models / "short", model, toy_tokenizer, chat=False)
+    return str(models / "short")
+
+
+def test_a_model_that_some_examples_are_too_long_for_has_a_row(models, short, tmp_path):
+    rows = [{"q": "what is it", "o": ["path", "file"], "a": 0, "s": "short"}] * 3
+    rows += [{"q": "what is it", "o": ["path", "file " * 60], "a": 1, "s": "long"}] * 3
+    task = task_of(tmp_path, "both", rows, 'group = "{{ s }}"', "[by]", 'size = "{{ s }}"', 'long = "{{ s if s == \'long\' }}"')
+    for order in ([str(models / "one"), short], [short, str(models / "one")]):
+        found = evaluation.evaluate(order, [task])
+        assert [one["n"] for one in found["results"]] == ([6, 3] if order[1] == short else [3, 6])
+        shown = evaluation.table(found)
+        assert "both: 3 to 6 examples" in shown and "macro" in shown and "by size" in shown and "by long" in shown

@@ -42,12 +42,12 @@ def gap(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
 
 
 def rows_of_table(name: str, results: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """A row for each model, in per cent, with a column for each part."""
-    parts = sorted({part for one in results for part in one["by"][name]["parts"]})
-    two = all("difference" in one["by"][name] for one in results)
+    """A row for each model, in per cent, with a column for each part. Not every model has been scored on every part."""
+    given = [one.get("by", {}).get(name, {"parts": {}}) for one in results]
+    parts = sorted({part for one in given for part in one["parts"]})
+    two = all("difference" in one for one in given)
     rows = [[f"by {name}", *parts, *(["difference"] if two else [])]]
-    for result in results:
-        found = result["by"][name]
+    for result, found in zip(results, given, strict=True):
         cells = []
         for part in parts:
             figure = found["parts"].get(part)

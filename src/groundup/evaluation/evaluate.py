@@ -425,14 +425,20 @@ def table(found: dict[str, Any]) -> str:
     for task in dict.fromkeys(result["task"] for result in results):
         some = [result for result in results if result["task"] == task]
         columns = [*some[0].get("accuracy", {})]
-        rows = [["", *columns, *_more_heads(some[0])]]
-        for result in some:
-            rows.append([result["label"], *(_shown(result["accuracy"][name]) for name in columns), *_more(result)])
+        # A model that some examples were too long for may lack a figure of the others, such as the mean over subjects.
+        more = [_more(result) for result in some]
+        heads = [*dict.fromkeys(head for one in more for head in one)]
+        rows = [["", *columns, *heads]]
+        for result, one in zip(some, more, strict=True):
+            cells = (_shown(result["accuracy"][name]) for name in columns)
+            rows.append([result["label"], *cells, *(one.get(head, "") for head in heads)])
         for name, share in some[0].get("baselines", {}).items():
-            rows.append([name, *(f"{100 * share:.1f}" for _ in columns), *("" for _ in _more_heads(some[0]))])
-        lines += ["", f"{task}: {some[0]['n']} examples" + (f"; headline: {some[0]['convention']}" if columns else "")]
+            rows.append([name, *(f"{100 * share:.1f}" for _ in columns), *("" for _ in heads)])
+        counts = sorted({result["n"] for result in some})
+        shown = " to ".join(map(str, [counts[0], counts[-1]] if len(counts) > 1 else counts))
+        lines += ["", f"{task}: {shown} examples" + (f"; headline: {some[0]['convention']}" if columns else "")]
         lines += _aligned(rows)
-        for name in some[0].get("by", {}):
+        for name in dict.fromkeys(name for one in some for name in one.get("by", {})):
             lines += _aligned(breakdown.rows_of_table(name, some))
         if "robustness" in some[0]:
             lines += _aligned(robustness.rows_of_table(some))
@@ -452,31 +458,25 @@ def _shown(figure: dict[str, Any]) -> str:
     return f"{100 * figure['accuracy']:.1f} ±{50 * (figure['high'] - figure['low']):.1f}"
 
 
-def _more_heads(result: dict[str, Any]) -> list[str]:
+def _more(result: dict[str, Any]) -> dict[str, str]:
+    """What else is shown of a model, by the heads of the columns."""
     if result["kind"] == "perplexity":
-        return ["bits/byte", "byte perplexity", "word perplexity"]
+        return {
+            "bits/byte": f"{result['bits_per_byte']:.4f}",
+            "byte perplexity": f"{result['byte_perplexity']:.4f}",
+            "word perplexity": f"{result['word_perplexity']:.4g}",
+        }
     if "figures" in result:
-        return [*result["figures"], *(["ECE", "AUROC"] if "confidence" in result else [])]
-    heads = ["spread"] if "spread" in result and len(result["accuracy"]) > 1 else []
-    heads += ["macro"] if "macro" in result["accuracy"][result["convention"]] else []
-    heads += [name for name in ("perplexity", "f1") if name in result]
-    return [*heads, *(["ECE", "Brier"] if "calibration" in result else [])]
-
-
-def _more(result: dict[str, Any]) -> list[str]:
-    if result["kind"] == "perplexity":
-        return [f"{result['bits_per_byte']:.4f}", f"{result['byte_perplexity']:.4f}", f"{result['word_perplexity']:.4g}"]
-    if "figures" in result:
-        cells = [_shown({"accuracy": one["value"], **one}) for one in result["figures"].values()]
-        known = [result.get("confidence", {}).get(name) for name in ("ece", "auroc")] if "confidence" in result else []
-        return [*cells, *(f"{one['value']:.3f}" if one else "" for one in known)]
-    cells = [f"{100 * result['spread']:.1f}"] if "spread" in result and len(result["accuracy"]) > 1 else []
+        cells = {name: _shown({"accuracy": one["value"], **one}) for name, one in result["figures"].items()}
+        known = {head: result["confidence"].get(head.lower()) for head in ("ECE", "AUROC")} if "confidence" in result else {}
+        return cells | {head: f"{one['value']:.3f}" if one else "" for head, one in known.items()}
+    cells = {"spread": f"{100 * result['spread']:.1f}"} if "spread" in result and len(result["accuracy"]) > 1 else {}
     headline = result["accuracy"][result["convention"]]
-    cells += [f"{100 * headline['macro']:.1f}"] if "macro" in headline else []
-    cells += [f"{result['perplexity']:.4g}"] if "perplexity" in result else []
-    cells += [_shown(result["f1"])] if "f1" in result else []
+    cells |= {"macro": f"{100 * headline['macro']:.1f}"} if "macro" in headline else {}
+    cells |= {"perplexity": f"{result['perplexity']:.4g}"} if "perplexity" in result else {}
+    cells |= {"f1": _shown(result["f1"])} if "f1" in result else {}
     if "calibration" in result:
-        cells += [f"{result['calibration']['ece']:.3f}", f"{result['calibration']['brier']:.3f}"]
+        cells |= {"ECE": f"{result['calibration']['ece']:.3f}", "Brier": f"{result['calibration']['brier']:.3f}"}
     return cells
 
 
