@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
-from groundup.evaluation.tasks import LONGEST, load, open_task, read_settings, shipped
+from groundup.evaluation.tasks import LONGEST, distinct, load, open_task, read_settings, shipped
 from groundup.evaluation.templates import unbracketed
 
 CHOICES = """kind = "choices"
@@ -302,6 +302,21 @@ def test_a_limit_is_spread_over_the_file(task):
     found = load(task([GOOD | {"q": str(n)} for n in range(100)]), limit=4)
     assert [example.number for example in found.rows] == [0, 25, 50, 75]
     assert len(load(task([GOOD]), limit=4).rows) == 1
+
+
+def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path):
+    """As benchmarks have them: `test/law.jsonl` and `dev/law.jsonl`."""
+    for name in ("test", "dev"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "law.jsonl").write_text(json.dumps(GOOD | {"q": name}))
+    text = CHOICES.replace("rows.jsonl", "test/law.jsonl") + '[few_shot]\ncount = 1\nfiles = ["dev/law.jsonl"]\n'
+    (tmp_path / "own.toml").write_text(text)
+    task = open_task(str(tmp_path / "own.toml"))
+    before = task.digest()
+    assert [*before["files"]] == ["test/law.jsonl", "dev/law.jsonl"]
+    (tmp_path / "test" / "law.jsonl").write_text(json.dumps(GOOD | {"key": 0}))
+    assert task.digest() != before
+    assert [*distinct([Path("a/b/x"), Path("c/b/x"), Path("x")])] == ["a/b/x", "c/b/x", "x"]
 
 
 # --- formats ------------------------------------------------------------------------------------------------------

@@ -75,7 +75,8 @@ class Task:
     def digest(self) -> dict[str, Any]:
         """What two results must share to be comparable: the task's settings, and the content of what it reads."""
         others = [self.classifier] if self.classifier else []
-        files = {path.name: digest(path) for path in (*self.paths, *self.few_shot_paths, *others)}
+        named = distinct([*dict.fromkeys((*self.paths, *self.few_shot_paths, *others))])
+        files = {name: digest(path) for name, path in named.items()}
         found = {"task": self.settings.model_dump(), "files": files}
         return found | {"perturbation": self.perturbation} if self.perturbation else found
 
@@ -99,6 +100,13 @@ class Examples:
         while len(self.rows) < end and (one := next(self.others, None)) is not None:
             self.rows.append(one)
         return self.rows[first:end]
+
+
+def distinct(paths: Sequence[Path]) -> dict[str, Path]:
+    """By name: as many last parts of each path as tell them apart, as of `test/law.csv` and `dev/law.csv`."""
+    most = max(len(path.parts) for path in paths)
+    names = ({"/".join(path.parts[-count:]): path for path in paths} for count in range(1, most + 1))
+    return next(named for named in names if len(named) == len(paths))
 
 
 def shipped() -> dict[str, Path]:
