@@ -150,6 +150,23 @@ def test_what_is_joined_is_text_too(task, value):
     assert len(found.rows) == 1 and found.rows[0].prompt == "Q: which?\nA:" and "where a text is wanted" in str(found.refused)
 
 
+def test_a_listed_prompt_that_is_empty_for_some(task):
+    """The conventions that need letters would have no figure for it."""
+    text = CHOICES + 'listed = "{% if listed %}{{ q }}{% endif %}"\n'
+    found = load(task([GOOD | {"listed": True}, GOOD | {"listed": False}], text))
+    assert [one.number for one in found.rows] == [0]
+    assert dict(found.refused) == {"a prompt that lists the answers and is empty": 1}
+
+
+def test_an_object_of_choices(task):
+    """Its keys, which are what `list` makes of it, are no answers."""
+    options = {"A": "this", "B": "that"}
+    with pytest.raises(UserError, match=r"put .values\(\) \| list behind"):
+        load(task([GOOD | {"options": options}]))
+    text = CHOICES.replace('"options"', '"options.values() | list"')
+    assert load(task([GOOD | {"options": options, "key": "B"}], text)).rows[0].texts == ("this", "that")
+
+
 def test_a_missing_column(task):
     short = {name: value for name, value in GOOD.items() if name != "q"}
     assert "'q' is undefined" in str(load(task([GOOD, short])).refused)

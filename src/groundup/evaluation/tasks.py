@@ -357,7 +357,10 @@ class _Maker:
         if len(texts) > len(LETTERS):
             raise BadRow(f"more than {len(LETTERS)} choices")
         answer = answer_keys.index(self._templates["answer"].value(row), texts)
-        return _Asked(self._text("prompt", row), texts, answer, self._text("listed", row), texts[answer])
+        listed = self._text("listed", row)
+        if "listed" in self._templates and not listed.strip():  # or the conventions of some examples would not be the others'
+            raise BadRow("a prompt that lists the answers and is empty")
+        return _Asked(self._text("prompt", row), texts, answer, listed, texts[answer])
 
     def _pairs(self, row: dict[str, Any]) -> _Asked:
         texts = _texts(self._templates["alternatives"].value(row), "alternatives")
@@ -427,6 +430,8 @@ def _truth(value: Any) -> bool:
 
 
 def _texts(value: Any, name: str, least: int = 2) -> tuple[str, ...]:
+    if isinstance(value, dict):  # of which | list would make its keys
+        raise BadRow(f"{name} that are an object: put .values() | list behind what makes it")
     if not isinstance(value, list | tuple):
         raise BadRow(f"{name} that are no list: write one in brackets, or behind what makes them | list")
     if len(value) < least:
