@@ -59,6 +59,53 @@ def test_comparison_by_hand():
         metrics.compare([], [])
 
 
+@pytest.mark.parametrize("n", [1, 2, 5, 40])
+def test_pairs_that_are_all_alike_leave_doubt(n):
+    """Whoever saw five questions does not know all: no interval is a point, and one question tells nothing."""
+    same, better = metrics.compare([1] * n, [1] * n), metrics.compare([1] * n, [0] * n)
+    assert same["low"] == -same["high"] < 0 and same["p"] == 1 and same["n_to_tell"] is None
+    assert better["low"] < better["difference"] == better["high"] == 1 and better["p"] == pytest.approx(min(1, 2 * 0.5**n))
+    assert (better["low"] > 0) == (n > 2) and (better["n_to_tell"] > 1 or n > 5)
+    of_two = metrics.compare([1] * n, [0] * n, ["ab"[number % 2] for number in range(n)])
+    assert of_two["low"] <= better["low"] and of_two["p"] >= better["p"]
+    other = metrics.compare([0.5] * n, [0.25] * n)
+    assert other["low"] < 0.25 < other["high"] or n > 1
+    assert other["p"] == better["p"] and metrics.compare([-2e4] * n, [-3e4] * n)["p"] == other["p"]
+
+
+def test_one_value_that_is_neither_right_nor_wrong_has_no_interval():
+    assert metrics.mean_interval([0.5]) == {"accuracy": 0.5, "n": 1, "low": 0.0, "high": 1.0}
+
+
+def test_comparison_by_students_t():
+    stats = pytest.importorskip("scipy.stats")
+    ours, theirs = [0.9, 0.5, 0.7, 0.6], [0.5, 0.4, 0.2, 0.4]
+    found, peer = metrics.compare(ours, theirs), stats.ttest_rel(ours, theirs)
+    interval = peer.confidence_interval()
+    assert found["p"] == pytest.approx(peer.pvalue)
+    assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high))
+
+
+def test_the_interval_of_pairs_by_hand():
+    """Bonett and Price: of 10 pairs 6 won and 1 lost, (7 - 2) / 12 +- 1.96 sqrt((9 / 12 - (5 / 12)^2) / 12)."""
+    found = metrics.compare([1] * 6 + [0] + [1] * 3, [0] * 6 + [1] + [1] * 3)
+    half = 1.96 * math.sqrt((9 / 12 - (5 / 12) ** 2) / 12)
+    assert (found["low"], found["high"]) == pytest.approx((5 / 12 - half, 5 / 12 + half)) and found["difference"] == 0.5
+
+
+def test_the_interval_of_pairs_holds_the_truth():
+    """In 95 % of draws, of few pairs and rare differences too, and with clusters."""
+    generator = np.random.default_rng(0)
+    for n, shares in ((5, [0.3, 0.1, 0.6]), (20, [0.1, 0.02, 0.88]), (200, [0.2, 0.15, 0.65])):
+        for clusters in (None, [str(number // 2) for number in range(n)]):
+            held = 0
+            for _ in range(400):
+                draws = generator.choice([1.0, -1.0, 0.0], n, p=shares)
+                found = metrics.compare(np.maximum(draws, 0), np.maximum(-draws, 0), clusters)
+                held += found["low"] <= shares[0] - shares[1] <= found["high"]
+            assert held >= 0.93 * 400, (n, shares, clusters)
+
+
 @given(rights, st.randoms(use_true_random=False))
 def test_comparison_turned_around(values, chance):
     others = [chance.choice(values) for _ in values]

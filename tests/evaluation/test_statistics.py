@@ -94,7 +94,9 @@ def test_a_small_difference_of_what_varies_much_is_seen_by_pairs():
     assert (swapped["low"], swapped["high"]) == pytest.approx((-found["high"], -found["low"]), abs=1e-3)
 
 
-def test_a_difference_of_nothing_decides_nothing():
+def test_a_difference_of_nothing_or_of_one_pair_decides_nothing():
+    one = statistics.difference([1.0], [0.5])
+    assert (one["difference"], one["low"], one["high"], one["n"]) == (0.5, -math.inf, math.inf, 1)
     found = statistics.difference([], [])
     assert math.isnan(found["difference"]) and found["low"] < 0 < found["high"]
     with pytest.raises(ValueError, match="pairs"):

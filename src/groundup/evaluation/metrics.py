@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from groundup.core.statistics import Z95, wilson
+from groundup.core.statistics import Z95, students_tail, students_z95, wilson
 
 BINS = 10  # of calibration
 FEWEST_CLUSTERS = 2
@@ -34,7 +34,8 @@ def mean_interval(values: Sequence[float], clusters: Sequence[str] | None = None
         worth = min(n, mean * (1 - mean) / error**2) if _clustered(clusters) and error else n
         low, high = wilson(mean * worth, worth)
     else:
-        low, high = max(0.0, mean - Z95 * error), min(1.0, mean + Z95 * error)
+        half = Z95 * error if n > 1 else 1.0  # of one value nothing is known
+        low, high = max(0.0, mean - half), min(1.0, mean + half)
     return found | {"low": low, "high": high}
 
 
@@ -66,21 +67,39 @@ def macro(values: Sequence[float], groups: Sequence[str]) -> float | None:
 def compare(ours: Sequence[float], theirs: Sequence[float], clusters: Sequence[str] | None = None) -> dict[str, Any]:
     """Two models on the same questions: {"difference", "low", "high", "p", "n", "n_to_tell"}.
 
-    What both find hard or easy alike takes no part in the doubt. p is two-sided: by the sign test (McNemar's, exact) where
-    all is right or wrong and there are no clusters, else by the normal distribution. `n_to_tell`: how many questions would
-    show such a difference with a power of 80 %; None for no difference. Raises ValueError for two lengths or no values.
+    What both find hard or easy alike takes no part in the doubt. Of right and wrong the interval is Bonett and Price's (2012),
+    which has a width where all pairs are alike, too; p is two-sided: by the sign test (McNemar's, exact). With clusters both
+    are by Student's t of as many as they are, but never surer than without. Of other values both are by Student's t; of one
+    pair nothing is known.
+    `n_to_tell`: how many questions would show such a difference with a power of 80 %; None for no difference. Raises
+    ValueError for two lengths or no values.
     """
     if len(ours) != len(theirs) or not len(ours):
         raise ValueError(f"compare takes pairs, not {len(ours)} and {len(theirs)} values")
     values = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
-    mean, error = float(values.mean()), standard_error(values, clusters)
-    if not _clustered(clusters) and set(np.unique(values)) <= {-1.0, 0.0, 1.0}:
-        p = sign_test(int((values > 0).sum()), int((values < 0).sum()))
-    else:
-        p = 2 * (1 - NormalDist().cdf(abs(mean) / error)) if error else float(mean == 0)
+    mean, n, clustered = float(values.mean()), len(values), _clustered(clusters)
+    wins, losses = int((values > 0).sum()), int((values < 0).sum())
+    p = sign_test(wins, losses)
+    whole = set(np.unique(values)) <= {-1.0, 0.0, 1.0}
+    centre, error, worth = mean, standard_error(values) if n > 1 else math.inf, n
+    if whole:  # one more pair of each of the two that differ
+        worth = n + 2
+        centre = (wins - losses) / worth
+        error = math.sqrt(((wins + losses + 2) / worth - centre**2) / worth)
+    if clustered:
+        error = max(error, standard_error(values, clusters))
+    z = Z95
+    if (clustered or not whole) and 0 < error < math.inf:
+        freedom = len(set(clusters or ())) - 1 if clustered else n - 1
+        z = students_z95(freedom)
+        of_error = min(1.0, 2 * students_tail(abs(mean) / error, freedom))
+        p = max(p, of_error) if whole else of_error
+    low, high = centre - z * error, centre + z * error
+    if np.abs(values).max() <= 1:  # as differences of shares are
+        low, high = max(low, -1.0), min(high, 1.0)
     return {
-        "difference": mean, "low": mean - Z95 * error, "high": mean + Z95 * error, "p": p, "n": len(values),
-        "n_to_tell": questions_to_tell(mean, error * math.sqrt(len(values))),
+        "difference": mean, "low": low, "high": high, "p": p, "n": n,
+        "n_to_tell": questions_to_tell(mean, error * math.sqrt(worth)) if error < math.inf else None,
     }  # fmt: skip
 
 
