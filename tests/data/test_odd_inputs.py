@@ -180,6 +180,14 @@ def test_quotes_that_are_none_of_csv_are_counted_and_change_no_text(tmp_path):
     assert refused == {"not CSV": 1, "all behind a quote that is not closed": 1} and refused.first == f"{path}: line 3: not CSV"
 
 
+def test_a_window_that_the_decoder_does_not_take_is_no_damage(tmp_path):
+    # A frame of zstd whose header asks for 2 GB, as the dumps of Reddit do: zstd --long=31.
+    (tmp_path / "a.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd\x00" + bytes([21 << 3]) + b"\x19\0\0a\n\n")
+    with pytest.raises(UserError, match=r"zstd -d --long=31") as refusal:
+        [*records(tmp_path / "a.jsonl.zst", Refused())]
+    assert len(str(refusal.value)) < 300
+
+
 @pytest.mark.parametrize("columns", [1, 900])
 def test_what_the_library_of_data_sets_saves_is_named(tmp_path, columns):
     table = pa.table({f"column {number}": ["a"] for number in range(columns)})

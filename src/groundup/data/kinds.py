@@ -189,7 +189,9 @@ def _head(path: Path) -> tuple[str, bytes]:
                 while len(head) < HEAD_BYTES and (more := content.read(at_once)):
                     head += more
             break
-        except (OSError, EOFError, pa.ArrowException):
+        except (OSError, EOFError, pa.ArrowException) as error:
+            if "too much memory" in str(error):  # Arrow's decoder takes windows of 128 MB and no larger
+                raise UserError(f"{path}: zstd of a window above 128 MB (--long): unpack it by zstd -d --long=31") from None
             head = head if at_once == 1 else b""
     else:
         if not head:
