@@ -188,6 +188,11 @@ def test_a_window_that_the_decoder_does_not_take_is_no_damage(tmp_path):
     assert len(str(refusal.value)) < 300
 
 
+def test_a_batch_of_a_column_with_a_dot_in_its_name_is_bounded_too(tmp_path):
+    pq.write_table(pa.table({"my.text": [f"{number} " * 250_000 for number in range(12)]}), tmp_path / "a.parquet")
+    assert max(map(len, batches(tmp_path / "a.parquet", "my.text", (), Refused()))) < 4
+
+
 @pytest.mark.parametrize("columns", [1, 900])
 def test_what_the_library_of_data_sets_saves_is_named(tmp_path, columns):
     table = pa.table({f"column {number}": ["a"] for number in range(columns)})

@@ -425,7 +425,8 @@ def _group_bytes(file: pq.ParquetFile, number: int, column: str | None) -> int:
     # Of a damaged chunk this raises, where Arrow ends the process when it is asked for its size.
     next(file.iter_batches(1, row_groups=[number], columns=[column], use_threads=False), None)
     pa.default_memory_pool().release_unused()
-    own = [index for index in range(group.num_columns) if file.schema.column(index).path.partition(".")[0] == column]
+    paths = [file.schema.column(index).path for index in range(group.num_columns)]
+    own = [index for index, path in enumerate(paths) if path == column or path.startswith(f"{column}.")]  # a name can hold a dot
     return sum(group.column(index).total_uncompressed_size for index in own)
 
 
