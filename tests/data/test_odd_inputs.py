@@ -156,6 +156,7 @@ OTHER_WRITERS = {  # rows as programs write them that ask nobody; name -> conten
     "pipes.csv": (f'"sep=|"\ntext|b\n{TEXT}|1\n', 1), "a column.csv": ("sep=;x,text\n1,a\n", 1),
     "Firehose.jsonl": (ROW * 3, 3), "Firehose without an ending": (f"{ROW} {ROW}", 2), "old Macs.jsonl": (f"{ROW}\r" * 3, 3),
     "RFC 7464.jsonl": (f"\x1e{ROW}\n" * 3, 3), "RFC 7464.json": (f"\x1e{ROW}\n" * 3, 3),
+    "names in quotes.csv": (f'"a; b; c",text\n1,"{TEXT}"\n', 1), "Macs.csv": ("a;text;b\r" + f"1;{TEXT};x,y,z,w\r" * 2, 2),
 }  # fmt: skip
 
 
@@ -178,6 +179,26 @@ def test_quotes_that_are_none_of_csv_are_counted_and_change_no_text(tmp_path):
     path.write_text('text,b\nfirst,1\n"as \\"Spark\\" writes",1\n"a ""b"" c",2\n"never closed\nlast,3\n')
     assert [row["text"] for _, row in records(path, refused)] == ["first", 'a "b" c']
     assert refused == {"not CSV": 1, "all behind a quote that is not closed": 1} and refused.first == f"{path}: line 3: not CSV"
+
+
+QUOTED = ["a", '"Come in", he said', '"', 'never "closed', 'at the end"']
+
+
+@pytest.mark.parametrize("opened", [2, 5000])
+def test_quotes_are_letters_where_a_table_cut_at_tabs_has_none_of_csv(tmp_path, opened):
+    path, refused = tmp_path / "a.tsv", Refused()
+    rows = [*QUOTED, *["a b"] * opened, '"opened and no other quote behind', *["a b"] * 5000]
+    path.write_text("id\ttext\n" + "".join(f"{number}\t{text}\n" for number, text in enumerate(rows)))
+    assert [row["text"] for _, row in records(path, refused)] == rows and not refused
+    path.write_text("id\ttext\n" + "".join(f"{number}\t{text}\n" for number, text in enumerate(rows[len(QUOTED) :])))
+    if opened == 2:  # within what is looked at
+        assert [row["text"] for _, row in records(path, refused)] == rows[len(QUOTED) :] and not refused
+
+
+def test_a_quoted_cell_longer_than_what_is_looked_at_stays_one(tmp_path):
+    path, text = tmp_path / "a.tsv", 'he said ""yes""\tand\n' * 9000
+    path.write_text(f'id\ttext\n1\t"{text}"\n2\tb\n')
+    assert [row["text"] for _, row in records(path, Refused())] == [text.replace('""', '"'), "b"]
 
 
 def test_a_window_that_the_decoder_does_not_take_is_no_damage(tmp_path):

@@ -5,6 +5,8 @@ Parquet; the name's ending decides between JSON, CSV and text, which look alike.
 """
 
 import codecs
+import csv
+import io
 import json
 import os
 import re
@@ -78,6 +80,7 @@ class Kind(NamedTuple):
     encoding: str = "utf-8"  # of Python
     mark: int = 0  # bytes of the byte-order mark
     delimiter: str = ""  # of csv
+    quoted: bool = True  # of csv: whether a quote may enclose a cell, or is a letter
 
     @property
     def whole(self) -> bool:
@@ -108,7 +111,9 @@ def kind_of(path: Path) -> Kind:
     text = head[len(mark) :].decode(encoding, "replace")
     kind = Kind("text", packing, encoding, len(mark))
     if ending in (".csv", ".tsv"):
-        return kind._replace(form="csv", delimiter="\t" if ending == ".tsv" else delimiter_of(text))
+        delimiter = "\t" if ending == ".tsv" else delimiter_of(text)
+        quoted = delimiter != "\t" or _is_quoted(text, len(head) < HEAD_BYTES)
+        return kind._replace(form="csv", delimiter=delimiter, quoted=quoted)
     if ending in TEXTS:
         return kind
     return kind._replace(form=_json_form(text, ending))
@@ -227,8 +232,24 @@ def delimiter_of(text: str) -> str:
     """Comma, semicolon or tab: what the head of a table has most of; or as its first line says."""
     if stated := STATED_DELIMITER.match(text):
         return stated[1]
-    header = text.lstrip().partition("\n")[0]
-    return max(",;\t", key=header.count)
+    header = re.split(r"[\r\n]", text.lstrip(), maxsplit=1)[0]
+    return max(",;\t", key=re.sub(r'"[^"]*"', "", header).count)  # a name in quotes may hold any
+
+
+def _is_quoted(head: str, whole: bool) -> bool:
+    """Whether quotes in a table cut at tabs enclose cells. In many, as those of GLUE and Tatoeba, they are letters: no cell
+    holds a tab or a line end, and one that begins with a quote would be joined with all rows up to the next quote."""
+    lines = io.StringIO(head, newline="").readlines()
+    reader, begun = csv.reader(lines, delimiter="\t", strict=True), 0
+    try:
+        for _ in reader:
+            begun = reader.line_num
+    except csv.Error as error:
+        if whole or "unexpected end" not in str(error):
+            return False
+        behind = lines[begun:-1]  # the last one is cut off
+        return len(behind) < 2 or any(line.count("\t") != lines[0].count("\t") for line in behind)
+    return True
 
 
 def _json_form(text: str, ending: str) -> str:

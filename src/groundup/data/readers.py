@@ -198,7 +198,9 @@ def _csv(stream: IO[bytes], kind: Kind, path: Path, refused: Refused, max_bytes:
     pieces = iter(lambda: lines.readline(max_bytes), "")  # a bound, where no line ends
     first = [line for line in islice(pieces, 1) if not STATED_DELIMITER.fullmatch(line)]
     # Not strict, it takes what follows an open quote for one cell, and changes texts with quotes as \" without a word.
-    reader = csv.reader((line.replace("\0", "\ufffd") for line in chain(first, pieces)), delimiter=kind.delimiter, strict=True)
+    clean = (line.replace("\0", "\ufffd") for line in chain(first, pieces))
+    quoting = csv.QUOTE_MINIMAL if kind.quoted else csv.QUOTE_NONE
+    reader = csv.reader(clean, delimiter=kind.delimiter, quoting=quoting, strict=True)
     while True:
         begun = reader.line_num + 1
         try:
