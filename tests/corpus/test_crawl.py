@@ -32,7 +32,9 @@ REDIRECTS = {"/loop1": "/loop2", "/loop2": "/loop1", "/moved": "/target", "/away
 
 
 @contextmanager
-def site(robots: str = "User-agent: *\nDisallow: /secret/\n") -> Iterator[tuple[str, list[str]]]:
+def site(
+    robots: str = "User-agent: *\nDisallow: /secret/\n", robots_type: str = "text/plain"
+) -> Iterator[tuple[str, list[str]]]:
     """A misbehaving site on loopback: its address, and the list of paths that it was asked for."""
     asked: list[str] = []
 
@@ -40,7 +42,7 @@ def site(robots: str = "User-agent: *\nDisallow: /secret/\n") -> Iterator[tuple[
         def do_GET(self) -> None:
             asked.append(self.path)
             if self.path == "/robots.txt":
-                self.answer(200, robots, kind="text/plain")
+                self.answer(200, robots, kind=robots_type)
             elif self.path in REDIRECTS:
                 self.answer(302, "", Location=REDIRECTS[self.path])
             elif self.path == "/busy" and asked.count("/busy") == 1:
@@ -102,6 +104,13 @@ def test_a_redirect_is_read_back_as_it_was_followed(tmp_path, monkeypatch, locat
         asked.clear()
         assert run(address, tmp_path / "a.warc.gz") == undisturbed
     assert asked == ["/robots.txt"]
+
+
+@pytest.mark.parametrize("kind", ["binary/octet-stream", "application/octet-stream", "text/robots", "text/css", ""])
+def test_robots_txt_is_obeyed_whatever_type_it_has(tmp_path, kind):
+    with site(robots_type=kind) as (address, asked):
+        count = run(address, tmp_path / "a.warc.gz")
+    assert count.refused["robots.txt"] == 1 and "/secret/s" not in asked
 
 
 def recorded(warc):

@@ -17,7 +17,7 @@ from urllib.parse import urljoin
 
 from groundup.core.errors import UserError
 from groundup.core.progress import Progress
-from groundup.corpus.acquire.fetch import AGENT, BUSY, PAGE_TYPES, Client, FetchResult, Unreachable
+from groundup.corpus.acquire.fetch import AGENT, BUSY, Client, FetchResult, Unreachable
 from groundup.corpus.acquire.robots import MAX_SITEMAP_BYTES, NOTHING_ALLOWED, RobotsRules, parse_robots, parse_sitemap
 from groundup.corpus.archive.content_type import HTML_TYPES
 from groundup.corpus.archive.records import Losses, Record, read_records
@@ -274,7 +274,7 @@ def _robots(client: Client, first: str) -> RobotsRules:
     """The host's rules as RFC 9309 has it: none when the file is missing, none of the host when its server fails."""
     url = canonical("/robots.txt", first)
     for _ in range(MAX_REDIRECTS + 1):
-        answer = client.fetch(url or "", patient=False, types=PAGE_TYPES)
+        answer = client.fetch(url or "", patient=False, types=None)  # stores of files serve all as bytes, this too
         url = canonical(answer.location, url) if answer.location else None
         if url is None or host_of(url) != host_of(first):
             break
