@@ -113,6 +113,14 @@ def test_robots_txt_is_obeyed_whatever_type_it_has(tmp_path, kind):
     assert count.refused["robots.txt"] == 1 and "/secret/s" not in asked
 
 
+def test_a_redirect_in_utf8_leads_where_browsers_go(tmp_path, monkeypatch):
+    monkeypatch.setitem(REDIRECTS, "/moved", "/Stra\xdfe-\u65e5".encode().decode("latin-1"))
+    monkeypatch.setitem(PAGES, "/Stra%C3%9Fe-%E6%97%A5", "there")
+    with site() as (address, _):
+        run(address, tmp_path / "a.warc.gz")
+    assert "/Stra%C3%9Fe-%E6%97%A5" in recorded(tmp_path / "a.warc.gz")
+
+
 def recorded(warc):
     return [page.url.removeprefix("http://site.localhost") for page in read_pages(warc, Losses())]
 

@@ -163,8 +163,8 @@ def _read(
     url: str, response: http.client.HTTPResponse, types: tuple[str, ...] | None, max_bytes: int
 ) -> FetchResult:
     status = response.status
-    if status in (301, 302, 303, 307, 308) and response.headers["Location"]:
-        return FetchResult("redirect", location=response.headers["Location"])
+    if status in (301, 302, 303, 307, 308) and (location := response.headers["Location"]):
+        return FetchResult("redirect", location=_as_utf8(location))
     if status != 200:
         return FetchResult(f"status {status}", retry_after=seconds_of(response.headers["Retry-After"]))
     claimed, charset = stated(response.headers.get_all("Content-Type") or [])
@@ -188,6 +188,14 @@ def _read(
         return FetchResult("type")
     headers = [(name, value) for name in KEPT_HEADERS for value in response.headers.get_all(name) or []]
     return FetchResult("page", Page(url, content_type, body, charset), headers)
+
+
+def _as_utf8(header: str) -> str:
+    """A header as browsers read it: in UTF-8, where it is that, though the library takes its bytes for Latin-1."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeError:
+        return header
 
 
 def seconds_of(retry_after: str | None) -> float | None:
