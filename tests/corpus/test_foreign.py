@@ -24,6 +24,7 @@ from groundup.corpus.acquire.sources import collect
 from groundup.corpus.annotate import measure
 from groundup.corpus.archive.records import natural
 from groundup.corpus.archive.warc import Losses, Page, WarcWriter, read_pages
+from groundup.corpus.classify import labelled
 from groundup.corpus.classify.labelled import read
 from groundup.corpus.config import AnnotationsConfig, SourceConfig
 from groundup.corpus.dedup.duplicates import url_hash
@@ -101,6 +102,16 @@ def test_file_names_of_any_bytes(tmp_path):
     with WarcWriter(folder / os.fsdecode(b"r\xff.warc.gz")) as warc:
         warc.resource("http://a.org/", "text/plain", b"archived")
     assert [page.url for page in gather(tmp_path, folder)[1]] == ["file:///notes/caf%E9.txt", "http://a.org/"]
+
+
+def test_a_labelled_text_is_bounded_once_unpacked_and_neither_page_nor_bytes_of_an_old_charset(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(labelled, "MAX_TEXT_BYTES", 500_000)
+    (tmp_path / "book.txt.gz").write_bytes(gzip.compress(b"words of a book\n" * 100_000))
+    (tmp_path / "old.txt").write_bytes(("Gr\xf6\xdfe f\xfcr M\xfcller " * 50).encode("cp1252"))
+    (tmp_path / "page.txt").write_text("<!DOCTYPE html><html><body>menu</body></html>")
+    (tmp_path / "kept.txt").write_text("kept words")
+    assert [one.text for one in read([tmp_path])] == ["kept words"]
+    assert "not UTF-8: 1, refused files: 1, size: 1" in caplog.text
 
 
 def test_groups_of_labelled_rows_may_be_malformed_urls(tmp_path):

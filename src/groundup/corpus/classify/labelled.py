@@ -20,8 +20,8 @@ from groundup.corpus import languages
 from groundup.corpus.classify import linear
 from groundup.corpus.urls import split_url
 from groundup.data import kinds
-from groundup.data.kinds import kind_of
-from groundup.data.readers import MAX_TEXT_BYTES, Refused, batches, texts
+from groundup.data.kinds import is_page, kind_of
+from groundup.data.readers import MAX_TEXT_BYTES, Refused, batches, gathered, texts
 
 logger = logging.getLogger(__name__)
 
@@ -173,10 +173,16 @@ def _rows(path: Path, refused: Refused) -> Iterator[tuple[str, str]]:
     """Text and group of each row of a file; no group where the row says none."""
     kind = kind_of(path)
     if kind.form == "text":
-        if path.stat().st_size > MAX_TEXT_BYTES:
-            refused.add("size", str(path))
-        elif text := b"".join(texts(path, refused, kind)).decode("utf-8", "replace"):
-            yield text, ""
+        if is_page(path, kind):
+            raise UserError(f"{path}: a web page, not a text: `groundup corpus` makes texts of it")
+        body = bytearray()
+        for part in texts(path, refused, kind):  # a small file may unpack to any size
+            body += part
+            if len(body) > MAX_TEXT_BYTES:
+                break
+        rows = [(0, {"text": body.decode("utf-8", "replace")})] if body else []
+        for batch in gathered(rows, str(path), "text", (), refused, MAX_TEXT_BYTES):
+            yield from ((text, "") for text in batch["text"].to_pylist())
         return
     for batch in batches(path, "text", GROUP_COLUMNS, refused, kind):
         for row in batch.to_pylist():
