@@ -167,7 +167,10 @@ def test_weights_make_the_shares_of_the_domains(tmp_path):
     assert set(train.mix(by_domain, {"small": 1}).as_dict()) == {b"bb"}
     with pytest.raises(UserError, match="no text of domain 'smal' to weigh; there is: large, small"):
         train.mix(by_domain, {"smal": 1})
-    assert parse_weights(["a=0.5", "b=2"]) == {"a": 0.5, "b": 2.0}
+    for far in ({"large": 1e300, "small": 1e-300}, {"large": 1.0, "small": 5e-324}, {"large": 1e-4, "small": 1e12}):
+        with pytest.raises(UserError, match="times as often"):
+            train.mix(by_domain, far)
+    assert parse_weights(["a=0.5", "b=2", "lang=en=3"]) == {"a": 0.5, "b": 2.0, "lang=en": 3.0}
     for wrong in ("a", "a=x", "a=0", "a=-1", "a=inf", "a=nan"):
         with pytest.raises(UserError, match="expected DOMAIN=SHARE"):
             parse_weights([wrong])

@@ -87,7 +87,7 @@ def named_numbers(pairs: Iterable[str], what: str, expected: str, below: float =
     """
     numbers = {}
     for pair in pairs:
-        name, _, number = pair.partition("=")
+        name, _, number = pair.rpartition("=")  # a domain is called after a file, which may hold one: lang=en
         if name in numbers:
             raise UserError(f"{what} {shown(pair)}: {shown(name)} is given twice")
         try:

@@ -31,6 +31,7 @@ from groundup.tokenizer.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 FINEST_FACTOR = 1000  # of the mixture: counts are multiplied by whole numbers, the smallest of them this one
+FARTHEST_WEIGHTS = 1e12  # times as often as another's may a domain's text count; 64 bits hold no more
 SHARDS_A_WORKER = 2  # fewer do not pay for starting a process
 
 
@@ -165,7 +166,10 @@ def mix(by_domain: Mapping[str, Counts], weights: Mapping[str, float]) -> Counts
         if not size:
             raise UserError(f"no text of domain {domain!r} to weigh; there is: {', '.join(by_domain)}")
     rates = {domain: weights[domain] / sizes[domain] for domain in sorted(weights)}
-    least = min(rates.values())
+    least, most = min(rates.values()), max(rates.values())
+    if not most < least * FARTHEST_WEIGHTS:
+        rare = min(rates, key=rates.__getitem__)
+        raise UserError(f"weight of {rare[:60]!r}: another's text would count over {FARTHEST_WEIGHTS:.0e} times as often")
     factors = [round(FINEST_FACTOR * rate / least) for rate in rates.values()]
     return add([by_domain[domain] for domain in rates], factors)
 
