@@ -232,6 +232,19 @@ def test_tokens_that_nothing_comes_to(tmp_path):
     assert [tokenizer.names[token] for token in glitch_tokens.unreachable(tokenizer)[0]] == ["th"]
 
 
+def test_tokens_of_vocabularies_that_sign_the_ends_of_words(tmp_path):
+    model = models.BPE(
+        vocab={"t": 0, "h": 1, "e</w>": 2, "th": 3, "the</w>": 4, "h</w>": 5, "x</w>": 6}, merges=[("t", "h"), ("th", "e</w>")],
+        end_of_word_suffix="</w>",
+    )  # fmt: skip
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = HFTokenizer(tmp_path)
+    assert glitch_tokens.unreachable(tokenizer) == ([], 3)
+    assert tokenizer.written("the</w>") == "the" and tokenizer.pieces("the x") == ["the", "x"]
+
+
 def test_embeddings_of_glitch_tokens_are_found(tmp_path, corpus):
     folder = ours(tmp_path / "t")
     tokenizer = HFTokenizer(folder)

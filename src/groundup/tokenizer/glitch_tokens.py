@@ -23,8 +23,9 @@ OUTPUT_NAMES = ("lm_head.weight", "embed_out.weight")
 
 
 def unreachable(tokenizer: HFTokenizer) -> tuple[list[int], int]:
-    """Ordinary tokens that their own text never encodes to, and how many could not be asked (parts of characters)."""
-    asked = [(token, text) for token in tokenizer.ordinary if (text := tokenizer.text_of(token)) is not None]
+    """Ordinary tokens that their own text never encodes to, and how many could not be asked (parts of characters or words)."""
+    whole = [token for token in tokenizer.ordinary if tokenizer.names[token].endswith(tokenizer.ends)]
+    asked = [(token, text) for token in whole if (text := tokenizer.text_of(token)) is not None]
     ways = [tokenizer.encode_batch([before + text for _, text in asked]) for before in ("", BEFORE, "a")]
     lost = [token for (token, _), *ids in zip(asked, *ways, strict=True) if not any(token in some for some in ids)]
     return lost, len(tokenizer.ordinary) - len(asked)

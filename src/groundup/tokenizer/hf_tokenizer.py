@@ -73,6 +73,7 @@ class HFTokenizer:
         self.byte_level = '"ByteLevel"' in surroundings
         self.meta_space = not self.byte_level and META_SPACE in surroundings
         self.continues = getattr(self.backend.model, "continuing_subword_prefix", None) or ""
+        self.ends = getattr(self.backend.model, "end_of_word_suffix", None) or ""
         unknown = getattr(self.backend.model, "unk_token", None)
         self.unknown = self.backend.token_to_id(unknown) if unknown else None
 
@@ -109,11 +110,12 @@ class HFTokenizer:
         """A token's name as text: bytes decoded, a space for its sign."""
         if (content := self.bytes_of(name)) is not None:
             return content.decode("utf-8", "backslashreplace")
+        name = name.removesuffix(self.ends)
         return name.replace(META_SPACE, " ") if self.meta_space else name
 
     def bytes_of(self, name: str) -> bytes | None:
         """What a token of a byte-level vocabulary stands for; None for other tokens."""
-        return character_bytes(name) if self.byte_level else None
+        return character_bytes(name.removesuffix(self.ends)) if self.byte_level else None
 
     def text_of(self, token: int) -> str | None:
         """The text that a token stands for; None where no text of its own is known: part of a character or of a word."""
