@@ -42,6 +42,8 @@ NOISE = random.Random(0).randbytes(3000)
         ([], ("", None)),
         ([""], ("", None)),
         (["text/html" + "x" * 1000], ("", None)),
+        (["text/htm"], ("text/html", None)),
+        (["text/x-server-parsed-html;charset=utf-8"], ("text/html", "utf-8")),
     ],
 )
 def test_the_first_valid_type_that_is_stated(values, expected):
@@ -167,6 +169,17 @@ def test_archives(tmp_path):
 
     archive(tmp_path / "b.warc", [""], [b"words"], "WARC-Identified-Payload-Type: text/html\r\n")
     assert [page.content_type for page in read_pages(tmp_path / "b.warc", Losses())] == ["text/html"]
+
+
+SCRIPTS = [f"text/{name}" for name in ("javascript", "javascript1.5", "x-javascript", "ecmascript", "jscript", "css")]
+
+
+def test_what_a_page_is_made_of_is_no_page(tmp_path):
+    heads = ["Content-Type: text/html\r\n", *(f"Content-Type: {kind};charset=utf-8\r\n" for kind in SCRIPTS)]
+    script = b"function bees(of) { return all + that } /* words of a note */ " * 9
+    archive(tmp_path / "a.warc", heads, [PAGE.encode(), *[script] * len(SCRIPTS)])
+    counts = collect(SourceConfig(source=str(tmp_path / "a.warc"), domain="d"), tmp_path / "pages", "s", 1.0, "test")
+    assert (counts["pages"], counts["refused"]) == (1, {"type": len(SCRIPTS)})
 
 
 def test_files_whose_name_says_text(tmp_path):

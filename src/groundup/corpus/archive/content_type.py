@@ -21,6 +21,9 @@ MAX_CONTROL = 0.05  # share of control bytes; of random bytes it is 0.1, of ordi
 FEW_CONTROLS = 4  # and that many are no reason in the shortest text
 TYPE = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
 UNKNOWN = frozenset(("unknown/unknown", "application/unknown", "content/unknown", "application/x-unknown"))
+# What a page is made of beside its text: a browser's archive holds as much of it as of pages. The scripts are WHATWG's.
+OF_PAGES = re.compile(r"text/(?:css|(?:x-)?(?:java|j|live|ecma)script[\d.]*|x-component|cache-manifest|event-stream)")
+OF_HTML = re.compile(r"text/.*htm")  # text/htm, text/x-server-parsed-html
 SPACE = b" \t\r\n\x0b\x0c"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 MARKS = {
@@ -54,7 +57,7 @@ PAGE_START = re.compile(
 
 
 def stated(values: Iterable[str]) -> tuple[str, str | None]:
-    """The first valid type of these header values, in lower case, and the first charset they give; "" if none is valid.
+    """The first valid type of these header values, in lower case, other names of HTML as text/html, and the first charset; or "".
 
     'Text/HTML; charset="UTF-8"' -> ('text/html', 'utf-8'). Values may be doubled, absent, or lists with stray commas.
     """
@@ -62,7 +65,7 @@ def stated(values: Iterable[str]) -> tuple[str, str | None]:
     for piece in ",".join(values).lower().split(","):
         name, *parameters = (part.strip() for part in piece.split(";"))
         if not kind and len(name) <= MAX_LENGTH and TYPE.fullmatch(name) and name not in UNKNOWN:
-            kind = name
+            kind = HTML_TYPES[0] if OF_HTML.match(name) else name
         for parameter in parameters:
             key, _, given = parameter.partition("=")
             if charset is None and key.strip() == "charset":
@@ -83,8 +86,8 @@ def kind_of_body(kind: str, identified: str, body: bytes, charset: str | None = 
 
 
 def gives_text(kind: str) -> bool:
-    """Whether bodies of this type give text: web pages, and text of any kind but XML's."""
-    return kind in HTML_TYPES or (kind.startswith("text/") and kind != "text/xml")
+    """Whether bodies of this type give text: web pages, and text of any kind but XML, style sheets and scripts."""
+    return kind in HTML_TYPES or (kind.startswith("text/") and kind != "text/xml" and not OF_PAGES.fullmatch(kind))
 
 
 def may_give_text(kind: str) -> bool:
