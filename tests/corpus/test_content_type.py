@@ -182,6 +182,20 @@ def test_what_a_page_is_made_of_is_no_page(tmp_path):
     assert (counts["pages"], counts["refused"]) == (1, {"type": len(SCRIPTS)})
 
 
+NOTES = [
+    "dns:a.org", "whois://whois.iana.org/a", "metadata://gnu.org/software/wget/warc/wget.log", "urn:X-wpull:log",
+    "urn:text:https://a.org/", "urn:textFinal:https://a.org/",
+]  # fmt: skip
+DOCUMENTS = ["https://a.org/", "urn:isbn:0451450523", "file:///a/b.txt", "doc:7"]
+
+
+def test_what_programs_note_beside_pages_is_no_page(tmp_path):
+    with WarcWriter(tmp_path / "a.warc.gz") as warc:
+        for url in (*NOTES, *DOCUMENTS):
+            warc.resource(url, "text/plain", b"Of bees, much is known.")
+    assert [page.url for page in read_pages(tmp_path / "a.warc.gz", Losses())] == DOCUMENTS
+
+
 def test_files_whose_name_says_text(tmp_path):
     folder = tmp_path / "notes"
     folder.mkdir()
