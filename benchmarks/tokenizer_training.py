@@ -22,7 +22,7 @@ from pathlib import Path
 
 from common import ROOT, arguments, conclude
 from groundup.core.executor import cores
-from groundup.data.readers import BATCH_BYTES, BATCH_ROWS
+from groundup.data.readers import BATCH_ROWS
 from groundup.tokenizer import documents
 from groundup.tokenizer.bpe import PRETOKENIZE, SPECIAL_TOKENS, train
 from groundup.tokenizer.counts import count_pretokens
@@ -129,7 +129,7 @@ def run_peer(how: str, path: str, out: str) -> None:
     """The peer's program, in a process of its own."""
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path, buffer_size=BATCH_BYTES, pre_buffer=False)
+    file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
     batches = (batch.column(0).to_pylist() for batch in file.iter_batches(BATCH_ROWS, columns=["text"]))
     texts = batches if how == "batches" else [text for batch in batches for text in batch]
     Path(out).mkdir()

@@ -27,7 +27,7 @@ from groundup.data.columns import as_text, has_dates, is_text, notes_of
 from groundup.data.kinds import DECRYPT, STATED_DELIMITER, Kind, is_page, kind_of
 
 MAX_TEXT_BYTES = 64 << 20  # of one document
-BATCH_BYTES = 1 << 20
+BATCH_BYTES = 1 << 19
 BATCH_ROWS = 128  # at most: rows can be far longer than their mean
 SEARCHED_ROWS = 1000  # for the column of texts, before a file is refused for want of it
 DAMAGED, AGAIN = "damaged", ": get the file again"

@@ -82,7 +82,7 @@ class Tally:
     def add(self, documents: pa.Array) -> None:
         """Count one more batch of documents (an Arrow array of strings)."""
         found = cut(documents)[0].value_counts()
-        self._held.append(Counts(found.field(0), found.field(1).to_numpy()))
+        self._held.append(Counts(found.field(0), found.field(1).to_numpy().astype(np.int32)))  # no batch holds more
         if sum(map(len, self._held)) > PIECES_HELD:
             self._cut()
 

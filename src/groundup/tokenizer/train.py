@@ -26,7 +26,6 @@ from groundup.tokenizer import bpe, documents
 from groundup.tokenizer.counts import Counts, Tally, add, prune
 from groundup.tokenizer.documents import Shard
 from groundup.tokenizer.patterns import Pattern, pattern
-from groundup.tokenizer.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +60,8 @@ def train_bpe(
     by_domain = {domain: _size(part) for domain, part in by_domain.items()}
     pa.default_memory_pool().release_unused()  # what counting needed is more than what merging does
     merges = bpe.train(counts, vocabulary)
+    from groundup.tokenizer.tokenizer import Tokenizer  # here, or what it imports would stand beside the counts
+
     tokenizer = Tokenizer.from_merges(merges, chosen)
     tokenizer.save(out)
     if loss.distinct:
