@@ -135,7 +135,7 @@ TABLES = {
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_of_runs_is_the_same_in_every_wrapping(tmp_path, name):
     (tmp_path / "runs.csv").write_bytes(TABLES[name])
-    assert csv_table(tmp_path / "runs.csv") == [line.split(",") for line in (HEAD, *ROWS)]
+    assert [row for _, row in csv_table(tmp_path / "runs.csv")] == [line.split(",") for line in (HEAD, *ROWS)]
     assert runs.read(tmp_path / "runs.csv").parameters.tolist() == [1e6, 2e6, 3e6]
 
 
@@ -171,7 +171,17 @@ def test_rows_as_other_programs_write_them(tmp_path, name):
 
 def test_a_table_says_its_delimiter(tmp_path):
     (tmp_path / "runs.csv").write_text("sep=;\n" + TABLE.replace(",", ";"))
-    assert csv_table(tmp_path / "runs.csv") == [line.split(",") for line in (HEAD, *ROWS)]
+    assert [row for _, row in csv_table(tmp_path / "runs.csv")] == [line.split(",") for line in (HEAD, *ROWS)]
+
+
+def test_the_line_of_a_row_is_the_files(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text('sep=;\n\nparameters;tokens;loss;note\n1e6;1e8;3;"two\nlines"\n;;;\n1e6;1e8;x;\n')
+    with pytest.raises(UserError, match=r"runs\.csv:7: loss 'x' is no number"):
+        runs.read(path)
+    path.write_text("weight_a,weight_b,loss_x\n\n" + "0.5,0.5,3\n" * 9 + "0.5,0.6,3\n")
+    with pytest.raises(UserError, match=r"runs\.csv:12: its weights add up to 1\.1"):
+        mixture_laws.read(path)
 
 
 def test_quotes_that_are_none_of_csv_are_counted_and_change_no_text(tmp_path):

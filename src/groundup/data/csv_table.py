@@ -9,14 +9,16 @@ from groundup.data.kinds import STATED_DELIMITER, delimiter_of
 from groundup.data.text import read_whole
 
 
-def csv_table(path: Path) -> list[list[str]]:
-    """The rows of a file, its head among them, cut at the commas, semicolons or tabs that the head has.
+def csv_table(path: Path) -> list[tuple[int, list[str]]]:
+    """The rows of a file that hold anything, its head first, each with its line, cut at the head's commas, semicolons or tabs.
 
     Raises UserError as `read_whole`, and for what is no CSV.
     """
     text = read_whole(path)
+    stated = STATED_DELIMITER.match(text)
+    before = stated[0] if stated else ""
     try:
-        lines = io.StringIO(STATED_DELIMITER.sub("", text, 1) if STATED_DELIMITER.match(text) else text, newline="")
-        return list(csv.reader(lines, delimiter=delimiter_of(text), strict=True))
+        reader = csv.reader(io.StringIO(text[len(before) :], newline=""), delimiter=delimiter_of(text), strict=True)
+        return [(len(before.splitlines()) + reader.line_num, row) for row in reader if any(map(str.strip, row))]
     except csv.Error as error:
         raise UserError(f"{path}: not a CSV ({error}); save the table as CSV") from None

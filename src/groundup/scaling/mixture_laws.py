@@ -62,7 +62,7 @@ def read(path: Path) -> Swarm:
     add up to 1.
     """
     lines = csv_table(path)
-    head = [name.strip() for name in lines[0]] if lines else []
+    head = [name.strip() for name in lines[0][1]] if lines else []
     places = {kind: [n for n, name in enumerate(head) if name.startswith(kind)] for kind in ("weight_", "loss_")}
     if len(places["weight_"]) < 2 or not places["loss_"]:
         raise UserError(f"{path}: a table of mixtures has two or more columns weight_DOMAIN and at least one loss_TARGET")
@@ -71,9 +71,7 @@ def read(path: Path) -> Swarm:
     weights, losses, diverged = [], [], 0
     seen: set[tuple[str, ...]] = set()
     twice: list[int] = []
-    for number, row in enumerate(lines[1:], 2):
-        if not any(row):
-            continue
+    for number, row in lines[1:]:
         if len(row) != len(head):
             raise UserError(f"{path}:{number}: {len(row)} entries, where the head has {len(head)} columns; mend that line")
         mix = np.array([_number(path, number, head[n], row[n]) for n in places["weight_"]])

@@ -67,7 +67,7 @@ def read(path: Path) -> Runs:
     positive.
     """
     lines = csv_table(path)
-    head, rows = _head(path, lines[0] if lines else []), [(n, row) for n, row in enumerate(lines[1:], 2) if any(row)]
+    head, rows = _head(path, lines[0][1] if lines else []), lines[1:]
     if len(rows) > MOST_RUNS:
         raise UserError(f"{path}: {len(rows):,} runs; {MOST_RUNS:,} are the most that are fitted")
     columns: dict[str, list[float]] = {name: [] for name in head if name}
