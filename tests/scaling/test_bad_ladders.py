@@ -193,6 +193,31 @@ def test_columns_that_are_not_what_a_law_is_fitted_to(tmp_path, text, said):
     assert len(str(error.value)) <= 300 + len(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "column, change, said",
+    [
+        (1, 1e-9, r"\.csv:6: 3e\+07 parameters and 3 tokens: one of them is in another unit"),
+        (0, 1e9, r"\.csv:6: 3e\+16 parameters and 3e\+09 tokens: one of them is in another unit"),
+        (3, 1e-15, r"\.csv:6: .* or its flop is in another unit than in the other lines"),
+    ],
+)
+def test_one_line_in_another_unit_is_named(tmp_path, column, change, said):
+    lines = grid(flop=1.0 if column == 3 else None).splitlines()
+    cells = lines[5].split(",")
+    cells[column] = str(float(cells[column]) * change)
+    with pytest.raises(UserError, match=said) as error:
+        law_of(tmp_path / "runs.csv", "\n".join([*lines[:5], ",".join(cells), *lines[6:]]))
+    assert len(str(error.value)) <= 300 + len(str(tmp_path))
+
+
+def test_a_loss_worse_than_guessing_is_that_of_a_run_that_diverged(tmp_path, caplog):
+    lines = grid().splitlines()
+    (tmp_path / "runs.csv").write_text("\n".join([*lines, "1e7,2e9,31.5", "1e8,2e9,nan"]))
+    found = runs.read(tmp_path / "runs.csv")
+    assert (len(found), found.diverged) == (len(lines) - 1, 2) and found.loss.max() < runs.MOST_LOSS
+    assert "2 diverged, their loss is no number or above 15 nats per token: left out (line 14, 15)" in caplog.text
+
+
 def test_plain_numbers_are_fitted(tmp_path):
     assert law_of(tmp_path / "runs.csv", grid(flop=1.2)).law.alpha == pytest.approx(0.3392, rel=0.01)
 

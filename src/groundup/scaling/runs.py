@@ -23,7 +23,7 @@ LARGEST = 1e40  # above any run; products of two of these are still numbers
 MOST_RUNS = 100_000
 # Below these a number is in millions or billions, and the law's A, B and predictions would be of other units.
 FEWEST_PARAMETERS, FEWEST_PER_PARAMETER = 1000, 1e-5
-MOST_LOSS = 15.0  # nats, of most runs; guessing among a million tokens costs 13.8, so beyond it is a perplexity
+MOST_LOSS = 15.0  # nats; guessing among a million tokens costs 13.8, so beyond it is a perplexity, or a run that blew up
 FEWEST_TOLD = 8  # runs, of which the middle one tells of a unit: as many as a law takes
 OTHER_UNIT = 100.0  # times or part of 6 N D, which `flop` cannot be
 
@@ -61,10 +61,10 @@ def of(parameters: np.ndarray, tokens: np.ndarray, loss: np.ndarray, flop: np.nd
 
 
 def read(path: Path) -> Runs:
-    """The runs of a CSV. A diverged one (its loss is nan or inf) is left out, and that is logged.
+    """The runs of a CSV. A diverged one (its loss is nan or inf, or above MOST_LOSS) is left out, and that is logged.
 
-    Raises UserError for a file that is not such a table, and with the line for an entry that is missing, no number or not
-    positive.
+    Raises UserError for a file that is not such a table, and with the line for an entry that is missing, no number, not
+    positive or in another unit than the others.
     """
     lines = csv_table(path)
     head, rows = _head(path, lines[0][1] if lines else []), lines[1:]
@@ -73,6 +73,7 @@ def read(path: Path) -> Runs:
     columns: dict[str, list[float]] = {name: [] for name in head if name}
     diverged: list[int] = []
     twice: list[int] = []
+    kept: list[int] = []
     seen: set[tuple[str, ...]] = set()
     for number, row in rows:
         if len(row) > len(head) or len(row) < len(head):
@@ -85,31 +86,44 @@ def read(path: Path) -> Runs:
             twice.append(number)
             continue
         seen.add(key)
+        kept.append(number)
         for name, value in values.items():
             columns[name].append(value)
-    for lines_, what in ((diverged, "diverged, their loss is no number"), (twice, "stand there twice")):
+    arrays = {name: np.array(values, dtype=float) for name, values in columns.items()}
+    if len(kept) >= FEWEST_TOLD:
+        _require_units(path, arrays, kept)
+        fine = arrays["loss"] <= MOST_LOSS
+        diverged += [line for line, ok in zip(kept, fine, strict=True) if not ok]
+        arrays = {name: values[fine] for name, values in arrays.items()}
+    told = f"diverged, their loss is no number or above {MOST_LOSS:g} nats per token"
+    for lines_, what in ((sorted(diverged), told), (twice, "stand there twice")):
         if lines_:
             where = ", ".join(map(str, lines_[:5])) + (", ..." if len(lines_) > 5 else "")
             logger.warning("%s: %d %s: left out (line %s)", path, len(lines_), what, where)
-    arrays = {name: np.array(values, dtype=float) for name, values in columns.items()}
     counts = {name.removeprefix("parameters_"): values for name, values in arrays.items() if name.startswith("parameters_")}
     n, d, loss = (arrays[name] for name in NEEDED)
-    flop = arrays.get("flop", 6 * n * d)
-    _require_units(path, n, d, flop, loss)
-    return Runs(n, d, loss, flop, arrays.get("batch"), counts, len(diverged))
+    return Runs(n, d, loss, arrays.get("flop", 6 * n * d), arrays.get("batch"), counts, len(diverged))
 
 
-def _require_units(path: Path, parameters: np.ndarray, tokens: np.ndarray, flop: np.ndarray, loss: np.ndarray) -> None:
-    """Raises UserError for columns that are not all in plain numbers: of a single one nobody could tell."""
-    if len(flop) < FEWEST_TOLD:
-        return
-    times, per_parameter = (float(np.median(one)) for one in (flop / (6 * parameters * tokens), tokens / parameters))
-    if not 1 / OTHER_UNIT <= times <= OTHER_UNIT:
-        raise UserError(f"{path}: flop is {times:.2g} times 6 N D, so a column is in another unit; give plain numbers")
-    if per_parameter < FEWEST_PER_PARAMETER:
-        raise UserError(f"{path}: {per_parameter:.2g} tokens a parameter: in billions? Give plain numbers, such as 2e9")
-    if (middle := float(np.median(loss))) > MOST_LOSS:
-        raise UserError(f"{path}: a loss of {middle:.3g} is no nats per token: a perplexity? Give its logarithm")
+def _require_units(path: Path, columns: dict[str, np.ndarray], lines: list[int]) -> None:
+    """Raises UserError for columns that are not in plain numbers, or of which a line is in another unit than the others."""
+    n, d, loss = (columns[name] for name in NEEDED)
+    times, per_parameter = columns.get("flop", 6 * n * d) / (6 * n * d), d / n
+    middle = float(np.median(times))
+    if not 1 / OTHER_UNIT <= middle <= OTHER_UNIT:
+        raise UserError(f"{path}: flop is {middle:.2g} times 6 N D, so a column is in another unit; give plain numbers")
+    if (few := float(np.median(per_parameter))) < FEWEST_PER_PARAMETER:
+        raise UserError(f"{path}: {few:.2g} tokens a parameter: in billions? Give plain numbers, such as 2e9")
+    if (most := float(np.median(loss))) > MOST_LOSS:
+        raise UserError(f"{path}: a loss of {most:.3g} is no nats per token: a perplexity? Give its logarithm")
+    off = np.abs(np.log(times / middle)) > np.log(OTHER_UNIT)
+    for line, n_, d_, wrong in zip(lines, n, d, off | (per_parameter < FEWEST_PER_PARAMETER), strict=True):
+        if wrong:
+            flop = ", or its flop" if "flop" in columns else ""
+            raise UserError(
+                f"{path}:{line}: {n_:g} parameters and {d_:g} tokens: one of them{flop} is in another unit than in the other "
+                "lines; give plain numbers, such as 2e9"
+            )
 
 
 def _head(path: Path, given: list[str]) -> list[str]:
