@@ -218,6 +218,18 @@ def test_a_loss_worse_than_guessing_is_that_of_a_run_that_diverged(tmp_path, cap
     assert "2 diverged, their loss is no number or above 15 nats per token: left out (line 14, 15)" in caplog.text
 
 
+def test_a_run_that_bends_the_law_is_said(tmp_path, caplog):
+    table = tmp_path / "runs.csv"
+    table.write_text(grid())
+    fine = runs.read(table)
+    laws.fit(fine, 20).say_outliers(fine)
+    assert not caplog.text
+    table.write_text(grid() + "3e8,2e9,9.5\n")  # finite, and no loss of such a model
+    bent = runs.read(table)
+    laws.fit(bent, 20).say_outliers(bent)
+    assert "the run of 3e+08 parameters and 2e+09 tokens has a loss of 9.5" in caplog.text and len(caplog.records) == 1
+
+
 def test_plain_numbers_are_fitted(tmp_path):
     assert law_of(tmp_path / "runs.csv", grid(flop=1.2)).law.alpha == pytest.approx(0.3392, rel=0.01)
 

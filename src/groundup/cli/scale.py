@@ -49,6 +49,7 @@ def predict(
 
     table = read(runs)
     fitted = laws.fit(table, draws, seed)
+    fitted.say_outliers(table)
     told = study.predict(fitted, table, parameters, tokens, flop)
     if answered:
         told["answering"] = study.with_intervals(fitted, told["loss"]["value"], answered)

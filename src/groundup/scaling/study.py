@@ -22,6 +22,7 @@ SENSITIVITY_DRAWS = 100
 def study(runs: Runs, draws: int = laws.DRAWS, seed: int = 0) -> dict[str, Any]:
     """The fit of the runs and every check, as plain data. Raises UserError for too few runs."""
     fitted = laws.fit(runs, draws, seed)
+    fitted.say_outliers(runs)
     return {
         "runs": len(runs),
         "diverged": runs.diverged,
