@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
 from groundup.core.files import read_jsonl
-from groundup.scaling import ladder, laws, runs
+from groundup.scaling import ladder, laws, runs, study
 from groundup.scaling.ladder import Rate, Size
 from groundup.scaling.ledger import COLUMNS, read_ledger
 
@@ -228,6 +228,14 @@ def test_a_run_that_bends_the_law_is_said(tmp_path, caplog):
     bent = runs.read(table)
     laws.fit(bent, 20).say_outliers(bent)
     assert "the run of 3e+08 parameters and 2e+09 tokens has a loss of 9.5" in caplog.text and len(caplog.records) == 1
+
+
+def test_batches_that_hardly_differ_are_one(tmp_path):
+    lines = grid().splitlines()
+    rows = [f"{line},{4096 + 1e-9 * number}" for number, line in enumerate(lines[1:])]
+    (tmp_path / "runs.csv").write_text("\n".join([f"{lines[0]},batch", *rows]))
+    table = runs.read(tmp_path / "runs.csv")
+    assert study.of_batch(table, laws.fit(table, 20)) is None
 
 
 def test_plain_numbers_are_fitted(tmp_path):

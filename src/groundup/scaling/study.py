@@ -17,6 +17,7 @@ from groundup.scaling.runs import Runs
 HELD_OUT = 0.1  # of the runs
 FEW_TOKENS = (1.0, 5.0)  # a parameter
 SENSITIVITY_DRAWS = 100
+ONE_BATCH = 1e-3  # doublings: batches that differ by less are one
 
 
 def study(runs: Runs, draws: int = laws.DRAWS, seed: int = 0) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def held_out(runs: Runs, share: float = HELD_OUT, draws: int = laws.DRAWS, seed:
 
 def of_batch(runs: Runs, fitted: laws.Fit, seed: int = 0) -> dict[str, Any] | None:
     """Change of loss for each doubling of the batch that the law leaves unexplained, with its interval; None without batches."""
-    if runs.batch is None or len(np.unique(runs.batch)) < 2:
+    if runs.batch is None or np.ptp(np.log2(runs.batch)) < ONE_BATCH:
         return None
     x, y = np.log2(runs.batch), fitted.residuals
 
