@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
 from groundup.core.files import read_jsonl
+from groundup.core.locks import alone
 from groundup.scaling import ladder, laws, runs, study
 from groundup.scaling.ladder import Rate, Size
 from groundup.scaling.ledger import COLUMNS, read_ledger
@@ -115,6 +116,32 @@ def test_more_passes_than_are_made_are_one_line_before_anything_is_trained(done,
     with pytest.raises(UserError, match="the longest run has 1,000,000 tokens, and 4 passes over these give") as raised:
         ladder.run(tmp_path / "plan.json", done / "tokens", tokenizer(), tmp_path / "out", threads=1)
     assert len(str(raised.value)) < 300 and not (tmp_path / "out" / "runs").exists()
+
+
+def test_a_plan_that_was_refused_and_mended_needs_no_other_folder(done, tmp_path):
+    plan = json.loads((done / "plan.json").read_text())
+    (tmp_path / "plan.json").write_text(json.dumps({**plan, "runs": [{"name": "a", **ONE, "tokens": 10**6}]}))
+    with pytest.raises(UserError, match="plan a smaller ladder"):
+        ladder.run(tmp_path / "plan.json", done / "tokens", tokenizer(), tmp_path / "out", threads=1)
+    (tmp_path / "plan.json").write_text(json.dumps({**plan, "architecture": "patches"}))
+    with pytest.raises(UserError, match="reads bytes"):
+        ladder.run(tmp_path / "plan.json", done / "tokens", tokenizer(), tmp_path / "out", threads=1)
+    assert ladder.run(done / "plan.json", done / "tokens", tokenizer(), tmp_path / "out", threads=1)["runs"] == 2
+
+
+def test_two_at_once_in_one_folder(done, tmp_path):
+    shutil.copytree(done / "out", tmp_path / "out")
+    before = (tmp_path / "out" / "ledger.jsonl").read_text()
+    with alone(tmp_path / "out"), pytest.raises(UserError, match="another groundup run is working there"):
+        ladder.run(done / "plan.json", done / "tokens", tokenizer(), tmp_path / "out", threads=1)
+    assert (tmp_path / "out" / "ledger.jsonl").read_text() == before
+
+
+def test_a_plan_for_another_vocabulary_is_said(done, tmp_path, caplog):
+    plan = json.loads((done / "plan.json").read_text())
+    (tmp_path / "plan.json").write_text(json.dumps({**plan, "vocabulary": 4096, "runs": plan["runs"][:1]}))
+    ladder.run(tmp_path / "plan.json", done / "tokens", tokenizer(), tmp_path / "out", threads=1)
+    assert f"planned for a vocabulary of 4096, this tokenizer has {tokenizer().size}" in caplog.text
 
 
 @pytest.mark.parametrize(

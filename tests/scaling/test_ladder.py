@@ -191,6 +191,7 @@ def test_a_plan_that_cannot_be_is_one_line(three, change, said):
 
 def test_another_plan_needs_another_folder(three, tokens, tmp_path):
     ladder._claim(tmp_path / "out", {"plan": "another"})
+    (tmp_path / "out" / "trunks").mkdir()  # in which something was begun
     with pytest.raises(UserError, match="another plan"):
         ladder.run(three, tokens, tokenizer(), tmp_path / "out", threads=1)
 

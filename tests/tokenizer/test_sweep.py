@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from groundup.cli import app
 from groundup.core.errors import UserError
+from groundup.core.locks import alone
 from groundup.report import vocabulary_page
 from groundup.scaling import vocabulary_sweep, vocabulary_trial
 from groundup.scaling.vocabulary_trial import flop_per_token
@@ -180,6 +181,15 @@ def test_bad_sizes_are_one_line(tiny, tmp_path):
     assert vocabulary_sweep.parse_sizes("512,1024") == [512, 1024]
     ran = CliRunner().invoke(app, ["tokenizer", "sweep", str(tmp_path / "missing"), "--out", str(tmp_path / "o")])
     assert isinstance(ran.exception, UserError)
+
+
+def test_a_sweep_that_was_refused_needs_no_other_folder(tiny, tmp_path):
+    write(tmp_path / "few.parquet", some_texts(5))
+    with pytest.raises(UserError, match="documents"):
+        vocabulary_sweep.sweep(sizes=[270], out=tmp_path / "out", **tiny | {"inputs": [tmp_path / "few.parquet"]})
+    with alone(tmp_path / "out"), pytest.raises(UserError, match="another groundup run is working there"):
+        vocabulary_sweep.sweep(sizes=[270], out=tmp_path / "out", **tiny)
+    assert vocabulary_sweep.sweep(sizes=[270], out=tmp_path / "out", **tiny)["recommended"] == 270
 
 
 def test_the_last_line_is_json(tiny, tmp_path):

@@ -25,6 +25,7 @@ from groundup import kernels
 from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.files import digest, read_object, write_json, write_jsonl
+from groundup.core.locks import alone
 from groundup.core.outputs import require_made_with
 from groundup.core.text import shown
 from groundup.data.config import MixtureConfig
@@ -179,13 +180,24 @@ def _grid(sizes: list[Size], shortest: float, seed: int) -> list[dict[str, Any]]
 def run(path: Path, tokens: Path, tokenizer: Tokenizer, out: Path, threads: int = 0) -> dict[str, Any]:
     """Do the runs of a plan that are not done, and write `out`/runs.csv.
 
-    Raises UserError for a plan that is none, or an `out` that holds the ladder of another plan or other tokens.
+    Raises UserError for a plan that is none, or an `out` that holds the ladder of another plan or other tokens, or where another
+    process works.
     """
     planned = read_plan(path)
-    device, ledger = choose(threads), out / "ledger.jsonl"
-    _claim(out, {"plan": digest(path), "tokens": digest(tokens / "train.idx"), "held_out": digest(tokens / "held_out.idx")})
-    done = read_ledger(ledger)
     _check_tokens(tokens, max(settings.tokens for _, settings in planned))
+    if (size := read_object(path).get("vocabulary", tokenizer.size)) != tokenizer.size:
+        told = "%s: planned for a vocabulary of %s, this tokenizer has %s: the runs take other times than planned"
+        logger.warning(told, path, size, tokenizer.size)
+    with alone(out):
+        _claim(out, {"plan": digest(path), "tokens": digest(tokens / "train.idx"), "held_out": digest(tokens / "held_out.idx")})
+        return _run(planned, tokens, tokenizer, out, threads)
+
+
+def _run(
+    planned: list[tuple[dict[str, Any], PretrainingConfig]], tokens: Path, tokenizer: Tokenizer, out: Path, threads: int
+) -> dict[str, Any]:
+    device, ledger = choose(threads), out / "ledger.jsonl"
+    done = read_ledger(ledger)
     names, held_out = {row["name"] for row in done}, held_out_documents(tokens)
     beginnings = TokenFile(tokens / "held_out")
     longest: dict[str, int] = {}
@@ -281,7 +293,8 @@ def _is_name(text: str) -> bool:
 def _claim(out: Path, key: dict[str, str]) -> None:
     path = out / "ladder.json"
     require_made_with(path, out / "ledger.jsonl", out / "runs.csv")
-    if path.exists() and read_object(path) != key:
+    begun = any((out / name).exists() for name in ("ledger.jsonl", "runs", "trunks"))  # else the plan was refused, and is mended
+    if begun and path.exists() and read_object(path) != key:
         raise UserError(f"{out}: holds the ladder of another plan or of other tokens; choose another folder")
     write_json(path, key)
 

@@ -20,9 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from groundup.core.device import choose
+from groundup.core.device import Device, choose
 from groundup.core.errors import UserError
 from groundup.core.files import replacing, write_json
+from groundup.core.locks import alone
 from groundup.core.outputs import require_made_with
 from groundup.core.seals import SEAL, is_sealed, read_sealed, seal, write_sealed
 from groundup.core.statistics import Z95
@@ -42,6 +43,7 @@ SMALLEST = len(ALPHABET) + len(SPECIAL_TOKENS)
 MOST_HELD_OUT = 0.2  # of the text
 FEWEST_DOCUMENTS = 10
 FEWEST_STEPS = 10
+TEXTS = "documents.parquet"
 
 
 def sweep(
@@ -65,7 +67,7 @@ def sweep(
     operations. held_out_kb: text that is never trained on, by which they are judged; the documents of the split
     `held_out`, where there is such a column. text_mb: of the inputs, a random sample of this size is used.
     workers: processes that encode. threads: that train, 0 for one per core.
-    Raises UserError for impossible sizes, too few documents, or an `out` that holds another sweep.
+    Raises UserError for impossible sizes, too few documents, or an `out` that holds another sweep or where another process works.
     """
     sizes = sorted(set(sizes))
     if sizes[0] < SMALLEST:
@@ -83,11 +85,19 @@ def sweep(
         **{"text_mb": text_mb, "held_out_kb": held_out_kb, "pattern": pattern_name, "seed": seed},
         **{"depth": depth, "context": context, "flop": flop},
     }
-    _claim(out, settings)
-    texts = out / "documents.parquet"
+    with alone(out):
+        _claim(out, settings)
+        return _sweep(shards, sizes, out, settings, workers, device)
+
+
+def _sweep(
+    shards: Sequence[documents.Shard], sizes: Sequence[int], out: Path, settings: dict[str, Any], workers: int | None,
+    device: Device,
+) -> dict[str, Any]:  # fmt: skip
+    texts, held_out_kb, text_mb = out / TEXTS, settings["held_out_kb"], settings["text_mb"]
     if not is_sealed(texts):
-        _write_documents(texts, split(sample(shards, text_mb * 1_000_000, seed), held_out_kb * 1000))
-    largest = _largest(texts, out / "tokenizer", sizes[-1], pattern_name, workers)
+        _write_documents(texts, split(sample(shards, text_mb * 1_000_000, settings["seed"]), held_out_kb * 1000))
+    largest = _largest(texts, out / "tokenizer", sizes[-1], settings["pattern"], workers)
     held_out = [Document(**row) for row in pq.read_table(texts, filters=[("split", "=", "held_out")]).to_pylist()]
     results = []
     for size in sizes:
@@ -182,8 +192,9 @@ def paired_difference(nats: np.ndarray, sizes: np.ndarray) -> tuple[float, float
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
     path = out / "settings.json"
-    require_made_with(path, out / "sweep.json", out / "sweep.html", out / "documents.parquet")
-    before = read_sealed(path) or settings
+    require_made_with(path, out / "sweep.json", out / "sweep.html", out / TEXTS)
+    # Where the texts are not written yet they were refused, and others are given now.
+    before = (read_sealed(path) if (out / TEXTS).exists() else None) or settings
     different = [
         f"{name} {before.get(name)}, now {value}" for name, value in settings.items() if before.get(name) != value
     ]
