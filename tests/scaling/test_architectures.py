@@ -96,8 +96,17 @@ def test_places_are_of_the_largest_run_that_all_ladders_have(ladders):
     assert compare({name: ladders / name for name in ("dense", "lstm")})["dense"]["largest"] == "run5"
 
 
-@pytest.mark.parametrize("words, said", [(["dense"], "NAME=LADDER"), (["$x$=a"], "NAME=LADDER"), (["a=nowhere"], "no such file")])
+@pytest.mark.parametrize("words, said", [(["dense"], "NAME=LADDER"), (["$x$=a"], "NAME=LADDER"), (["a=nowhere"], "no run of")])
 def test_ladders_that_are_none_are_one_line(groundup_here, tmp_path, words, said):
     outcome = groundup_here("scale", "compare", *words, "--out", tmp_path / "a.svg")
     [line] = [one for one in outcome.stderr.splitlines() if one]
     assert outcome.returncode == 2 and said in line and not (tmp_path / "a.svg").exists()
+
+
+def test_a_ladder_that_has_done_no_run_yet_is_one_line(ladders):
+    (ladders / "lstm" / "ledger.jsonl").write_text("")
+    with pytest.raises(UserError, match="lstm: no run of a ladder is done there"):
+        compare({name: ladders / name for name in ("dense", "lstm")})
+    (ladders / "lstm" / "ledger.jsonl").unlink()  # somebody's table by itself
+    with pytest.raises(UserError, match="lstm: no run of a ladder is done there"):
+        compare({"lstm": ladders / "lstm"})

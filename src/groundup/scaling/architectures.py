@@ -57,8 +57,10 @@ def compare(ladders: Mapping[str, Path]) -> dict[str, Any]:
     That is the largest depth and length that all ladders have, each one's run of most compute where there is none. Of too few
     runs for slopes "reason" says so. Raises UserError for a folder that holds no ladder.
     """
-    tables = {name: read(folder / "runs.csv") for name, folder in ladders.items()}
     ledgers = {name: _with_losses(read_ledger(folder / "ledger.jsonl")) for name, folder in ladders.items()}
+    if empty := [folder for name, folder in ladders.items() if not ledgers[name]]:
+        raise UserError(f"{empty[0]}: no run of a ladder is done there; give a folder that `groundup scale run` wrote")
+    tables = {name: read(folder / "runs.csv") for name, folder in ladders.items()}
     shared = set.intersection(*({_what(row) for row in rows} for rows in ledgers.values()))
     found = {}
     # One for all: which of two is the larger may differ from ladder to ladder.
