@@ -89,6 +89,8 @@ def test_two_of_a_kind_each_with_settings_and_inputs():
         ({"pages": PAGES, "steps": [{"kind": "sft", "name": "a", "inputs": {"base": "deep"}}]}, "no step 'deep' comes before"),
         ({"pages": PAGES, "steps": [{"kind": "sft", "name": "a", "settings": {"epoch": 2}}]}, "did you mean sft.epochs?"),
         ({"pages": PAGES, "steps": [{"kind": "sft", "name": "../a"}]}, "steps.0.name"),
+        ({"pages": PAGES, "steps": [{"kind": "sft", "name": "plan"}]}, "plan is what steps of another kind are called"),
+        ({"pages": PAGES, "steps": [{"kind": "sft", "name": "grpo"}]}, "grpo is what steps of another kind are called"),
         ({"given": {"corpus": "/data"}, "standard": ["pages"]}, "no step can run"),
     ],
 )

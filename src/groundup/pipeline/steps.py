@@ -83,6 +83,8 @@ def _added_step(recipe: Recipe, one: StepSettings, where: str, at_hand: dict[str
         raise UserError(f"{where}: no kind of step is called {one.kind!r}; known: {', '.join(KINDS)}")
     if one.name in at_hand or one.name in [step.name for step in STANDARD]:
         raise UserError(f"{where}: there is a step of this name already; choose another")
+    if one.name in (*KINDS, PLAN.name) and one.name != one.kind:
+        raise UserError(f"{where}: {one.name} is what steps of another kind are called; choose another name")
     if one.kind == "base" and (recipe.base.minutes or "minutes" in one.settings):
         raise UserError(f"{where}: base.minutes is for a run of one base model; give depth and tokens in its place")
     own = with_settings(recipe, one.kind, one.settings, where) if one.settings else recipe
