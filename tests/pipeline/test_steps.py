@@ -8,6 +8,8 @@ from groundup.pipeline import steps
 from groundup.pipeline.kinds import _archives
 from groundup.pipeline.recipe import resolve
 from groundup.pipeline.run import Run, Step
+from groundup.tokenizer import bpe
+from groundup.tokenizer.tokenizer import Tokenizer
 
 PAGES = {"sources": [{"source": "topics:", "domain": "a"}]}
 NAMES = [step.name for step in steps.STANDARD[:-1]]
@@ -98,6 +100,86 @@ def test_what_cannot_be(content, said):
     with pytest.raises(UserError) as caught:
         steps.steps_of(recipe(**content))
     assert said in str(caught.value) and len(str(caught.value)) <= 300
+
+
+OTHER = [
+    {"kind": "tokenizer", "name": "small", "settings": {"vocabulary": 300}},
+    {"kind": "tokens", "name": "of-small", "inputs": {"tokenizer": "small"}},
+]
+
+
+def test_tokens_and_models_are_used_with_the_tokenizer_that_they_were_made_with():
+    more = [
+        *OTHER,
+        {"kind": "base", "name": "b", "inputs": {"tokens": "of-small"}},
+        {"kind": "sft", "name": "s", "inputs": {"base": "b"}},
+        {"kind": "reward", "name": "r", "inputs": {"sft": "s"}},
+        {"kind": "ppo", "name": "p", "inputs": {"sft": "s", "reward": "r"}},
+        {"kind": "sft", "name": "plain"},
+    ]
+    found = recipe(pages=PAGES, steps=more)
+    assert [sources(found, name)["tokenizer"] for name in ("b", "s", "r", "p", "plain")] == [*["small"] * 4, "tokenizer"]
+
+
+def test_a_model_from_a_folder_brings_its_tokenizer_and_template():
+    more = [
+        {"kind": "sft", "name": "s", "inputs": {"base": "/data/qwen"}},
+        {"kind": "dpo", "name": "d", "inputs": {"sft": "s"}},
+        {"kind": "sft", "name": "plain"},
+    ]
+    found = recipe(pages=PAGES, steps=more)
+    assert [sources(found, name)["tokenizer"] for name in ("s", "d", "plain")] == ["/data/qwen", "/data/qwen", "tokenizer"]
+    by_name = {step.name: step for step in steps.steps_of(found)}
+    assert [by_name[name].recipe.continued for name in ("s", "d", "plain")] == ["/data/qwen", "/data/qwen", ""]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([{"kind": "sft", "name": "a", "inputs": {"base": "tokens"}}], "its input base cannot be 'tokens', a step of kind t"),
+        ([{"kind": "sft", "name": "a", "inputs": {"base": "reward"}}], "it is of base, sft, dpo, ppo, grpo, long_context"),
+        ([{"kind": "benchmarks", "name": "a", "inputs": {"model": "corpus"}}], "its input model cannot be 'corpus'"),
+        ([{"kind": "preferences", "name": "a", "inputs": {"sft": "dpo"}}], "it is of sft"),
+        ([{"kind": "dpo", "name": "a", "inputs": {"preferences": "reward"}}], "cannot be 'reward', a step of kind reward"),
+        ([*OTHER, {"kind": "base", "name": "a", "inputs": {"tokenizer": "small"}}], "tokens is of the tokenizer tokenizer, not"),
+        ([*OTHER, {"kind": "base", "name": "a", "inputs": {"tokens": "of-small", "tokenizer": "tokenizer"}}], "not of tokenizer"),
+        (
+            [*OTHER, {"kind": "base", "name": "b", "inputs": {"tokens": "of-small"}},
+             {"kind": "evaluation", "name": "e", "inputs": {"base": "b"}}],
+            "steps 4 (e): its input tokens is of the tokenizer tokenizer, not of small: add inputs.tokens or",
+        ),
+    ],
+)  # fmt: skip
+def test_inputs_of_another_kind_or_another_tokenizer(more, said):
+    with pytest.raises(UserError) as caught:
+        steps.steps_of(recipe(pages=PAGES, steps=more))
+    assert said in str(caught.value) and len(str(caught.value)) <= 300
+
+
+def test_given_tokens_need_their_tokenizer():
+    given = {"corpus": "/data/corpus", "tokens": "/data/tokens"}
+    with pytest.raises(UserError, match=r"given\.tokens: say which tokenizer made them: add given\.tokenizer"):
+        steps.steps_of(recipe(given=given))
+    assert sources(recipe(given={**given, "tokenizer": "/data/t"}), "base")["tokenizer"] == "/data/t"
+    assert sources(recipe(given={**given, "base": "/data/qwen"}), "sft")["tokenizer"] == "/data/qwen"
+
+
+def test_a_model_from_elsewhere_with_the_tokenizer_of_another_run(tmp_path):
+    for name, size in (("a", 280), ("b", 290), ("c", 290)):
+        tokenizer = Tokenizer.from_merges(bpe.train(bpe.count_pretokens(["the cat sat on the mat and looked " * 9]), size))
+        (tmp_path / name).mkdir()
+        tokenizer.save(tmp_path / name)
+    given = {"corpus": str(tmp_path), "base": str(tmp_path / "b")}
+
+    def checked(tokenizer):
+        found = recipe(given={**given, "tokenizer": str(tmp_path / tokenizer)}, standard=["sft"])
+        [step] = [one for one in steps.steps_of(found) if one.name == "sft"]
+        for _, check in step.ahead[len(steps.KINDS["sft"].ahead) :]:
+            check(found, step.inputs(tmp_path))
+
+    with pytest.raises(UserError, match=r"b: its tokenizer is not the one in .*a; give the model's own"):
+        checked("a")
+    checked("c")
 
 
 def kinds():

@@ -54,6 +54,16 @@ def base_continues(recipe: Recipe, inputs: dict[str, Path]) -> None:
             )
 
 
+def of_one_tokenizer(models: list[str], recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """The inputs that are `models` from outside of the run have the tokenizer that the step is given."""
+    from groundup.tokenizer.load import of_model
+
+    given = of_model(inputs["tokenizer"])
+    for need in models:
+        if not of_model(inputs[need]).is_that_of(given):
+            raise UserError(f"{inputs[need]}: its tokenizer is not the one in {inputs['tokenizer']}; give the model's own")
+
+
 def base_has_text(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """The training documents of the mixture fill a row. A token is at least a byte, so this refuses nothing that would."""
     sizes = dict.fromkeys(recipe.mixture.weights, 0)

@@ -12,7 +12,7 @@ from groundup.core import log, toml
 from groundup.core.errors import UserError
 from groundup.core.plain_files import expanded
 from groundup.core.text import printable
-from groundup.pipeline import minutes
+from groundup.pipeline import minutes, preflight
 from groundup.pipeline.forecast import Forecast, finished
 from groundup.pipeline.kinds import CORPUS_STEPS, KINDS, OPTIONAL, PLAN, STANDARD
 from groundup.pipeline.recipe import MODELS, PLANNED, Recipe, StepSettings, config_of, with_settings
@@ -21,6 +21,10 @@ from groundup.pipeline.step_times import LaterStep
 from groundup.pipeline.summary import summary
 
 Results = dict[str, Any]
+# The kinds of steps that an input may come from; of others the kind that is called like it.
+MODEL_KINDS = (*MODELS, "long_context")
+TAKEN = {"base": MODEL_KINDS, "sft": MODEL_KINDS, "model": MODEL_KINDS, "tokenizer": ("tokenizer", *MODEL_KINDS)}
+ENCODED = ("base", "sft", "tokens", "reward")  # inputs that are of one tokenizer, and no use with another
 
 
 def steps_of(recipe: Recipe) -> tuple[Step, ...]:
@@ -34,11 +38,14 @@ def steps_of(recipe: Recipe) -> tuple[Step, ...]:
             raise UserError(f"{name}: no standard step has this name; known: {', '.join(known)}")
     if models := [given[name] for name in MODELS if name in given]:
         given.setdefault("tokenizer", models[0])  # a model is used with the tokenizer that it was trained with
+    if "tokens" in given and "tokenizer" not in given and not recipe.tokenizer.folder:
+        raise UserError("given.tokens: say which tokenizer made them: add given.tokenizer, its folder")
     at_hand: dict[str, str | Path] = dict(given)  # what steps can take, by name: a step, or a folder
     steps = _standard_steps(recipe, at_hand)
     for number, one in enumerate(recipe.steps, start=1):
-        steps.append(_added_step(recipe, one, f"steps {number} ({one.name})", at_hand))
+        steps.append(_added_step(recipe, one, f"steps {number} ({one.name})", at_hand, {step.name: step for step in steps}))
         at_hand[one.name] = one.name
+    steps = [_with_its_tokenizer_checked(step) for step in steps]
     if recipe.base.minutes:
         later = [LaterStep(one.name, one.kind or one.name, one.recipe or recipe) for one in _after_base(steps)]
         steps = [replace(one, make=partial(minutes.plan, later=later)) if one.name == PLAN.name else one for one in steps]
@@ -78,7 +85,9 @@ def _standard_steps(recipe: Recipe, at_hand: dict[str, str | Path]) -> list[Step
     return steps
 
 
-def _added_step(recipe: Recipe, one: StepSettings, where: str, at_hand: dict[str, str | Path]) -> Step:
+def _added_step(
+    recipe: Recipe, one: StepSettings, where: str, at_hand: dict[str, str | Path], before: dict[str, Step]
+) -> Step:
     if one.kind not in KINDS:
         raise UserError(f"{where}: no kind of step is called {one.kind!r}; known: {', '.join(KINDS)}")
     if one.name in at_hand or one.name in [step.name for step in STANDARD]:
@@ -96,14 +105,53 @@ def _added_step(recipe: Recipe, one: StepSettings, where: str, at_hand: dict[str
             bound[need] = expanded(source)
         elif source in at_hand:
             bound[need] = at_hand[source]
+            _check_kind(one.kind, need, source, before, where)
         else:
             raise UserError(f"{where}: no step {source!r} comes before it; a folder is written ./{source}")
+    # A model, and tokens, are used with the tokenizer that they were made with.
+    made_with = [found for need in ENCODED if need in bound and (found := _made_with(need, bound[need], before))]
+    if made_with and "tokenizer" in needs:
+        bound.setdefault("tokenizer", made_with[0])
     for need in needs:
         if need not in bound and need not in at_hand:
             raise UserError(f"{where}: its input {need} is neither made nor given: add inputs.{need} = \"STEP or ./FOLDER\"")
         bound.setdefault(need, at_hand.get(need, need))
+    for need in ENCODED if "tokenizer" in needs else ():
+        made, tokenizer = _made_with(need, bound.get(need), before), _made_with("tokenizer", bound["tokenizer"], before)
+        if isinstance(bound.get(need), str) and made and made != tokenizer:
+            said = f"{where}: its input {need} is of the tokenizer {made}, not of {tokenizer}"
+            raise UserError(f"{said}: add inputs.{need} or inputs.tokenizer, so that all are of one")
+    folders = {need: str(bound[need]) for need in ("base", "sft") if isinstance(bound.get(need), Path)}
+    for source in (bound.get(need) for need in ("base", "sft")):  # what continues a model keeps its chat template
+        folders |= before[source].recipe.given if source in before and before[source].recipe else {}
     bound = {need: source for need, source in bound.items() if source != need}
+    own = own.model_copy(update={"given": {**folders, **recipe.given}})
     return replace(KINDS[one.kind], name=one.name, needs=needs, kind=one.kind, bound=bound, recipe=own)
+
+
+def _check_kind(kind: str, need: str, source: str, before: dict[str, Step], where: str) -> None:
+    """Raises UserError for a step that makes no such thing, which would show when it is read."""
+    made_by = before[source].kind or source if source in before else source
+    takes = ("sft",) if (kind, need) == ("preferences", "sft") else TAKEN.get(need, (need,))
+    if made_by not in takes:
+        raise UserError(f"{where}: its input {need} cannot be {source!r}, a step of kind {made_by}; it is of {', '.join(takes)}")
+
+
+def _made_with(need: str, source: str | Path | None, before: dict[str, Step]) -> str | Path | None:
+    """The tokenizer of what a step made, or the folder of a model, which holds its own; None where nobody can tell."""
+    if isinstance(source, Path):
+        return None if need == "tokens" else source
+    step = before.get(source or "")
+    if step is None or (step.kind or step.name) == "tokenizer":
+        return source
+    return _made_with("tokenizer", step.source("tokenizer"), before) if "tokenizer" in step.needs else None
+
+
+def _with_its_tokenizer_checked(step: Step) -> Step:
+    """Where a model comes from a folder and its tokenizer from elsewhere, they are compared as soon as both are there."""
+    folders = [need for need in ENCODED if need != "tokens" and need in step.needs and isinstance(step.source(need), Path)]
+    apart = [need for need in folders if step.source(need) != step.source("tokenizer")] if "tokenizer" in step.needs else []
+    return replace(step, ahead=(*step.ahead, ("tokenizer", partial(preflight.of_one_tokenizer, apart)))) if apart else step
 
 
 def _needs(step: Step, recipe: Recipe) -> tuple[str, ...]:
