@@ -1,5 +1,7 @@
 """Recipes as lists of steps: which run, from what, and what a change makes run again."""
 
+from dataclasses import replace
+
 import pytest
 
 from groundup.core.errors import UserError
@@ -230,6 +232,17 @@ def test_a_folder_given_counts_by_its_content(tmp_path, monkeypatch):
     assert {one.state for one in run.plan()} == {"done"}
     write_text(given / "made", "mine, changed\n")
     assert next(one for one in run.plan() if one.step.name == "base").state == "make"
+    by_hand = Run(tmp_path / "run", found, steps.steps_of(found))
+    base = next(step for step in by_hand.steps if step.name == "base")
+
+    def changes(context):
+        write_text(given / "made", "mine, changed while it was read\n")
+        return base.make(context)
+
+    with pytest.raises(UserError, match="given changed while step base read it; run the same command again"):
+        replace(by_hand, steps=tuple(replace(step, make=changes) if step is base else step for step in by_hand.steps)).execute()
+    by_hand.execute()
+    assert "mine, changed while it was read" in (tmp_path / "run" / "base" / "made").read_text()
     missing = recipe(given={"corpus": str(tmp_path / "none")})
     with pytest.raises(UserError, match="no such file, which step base needs"):
         Run(tmp_path / "other", missing, steps.steps_of(missing)).plan()

@@ -172,7 +172,9 @@ class Run:
             results, seconds = _timed(work, lambda: step.make(context))
         except UserError as error:
             raise UserError(self._with_key(step, str(error))) from None
-        if altered := _different(key.get("files", {}), self._files(step)):
+        outside = [need for need in step.needs if isinstance(step.source(need), Path)]
+        altered = [str(step.source(need)) for need in outside if key["inputs"][need] != self._digest(step.source(need))]
+        if altered := altered or _different(key.get("files", {}), self._files(step)):
             raise UserError(f"{' and '.join(altered)} changed while step {step.name} read it; run the same command again")
         manifest = write_manifest(work, step.name, key, seconds, results, step.content)
         self._promote(step)
