@@ -243,3 +243,18 @@ def test_steps_that_a_recipe_adds_have_sections_of_their_own(tmp_path):
     ids = re.findall(r'\bid="([^"]+)"', page[page.index('<section id="base-deep"') :])
     assert len(ids) == len(set(ids)) and {"base-deep", "sft-gentle"} <= set(ids)
     assert set(ids).isdisjoint(re.findall(r'\bid="([^"]+)"', page[: page.index('<section id="base-deep"')]))
+
+
+def test_the_section_of_an_added_step_is_of_its_own_inputs(tmp_path):
+    run = finished(tmp_path / "run")
+    inputs = {"tokenizer": {}, "base": {"tokenizer": "of small"}}
+    for kind, name in (("tokenizer", "small"), ("base", "of-small")):
+        shutil.copytree(run[kind], run[kind].parent / name)
+        manifest = {**read_sealed(run[kind] / "stage.json"), "key": {"inputs": inputs[kind]}, "digest": f"of {name}"}
+        write_sealed(run[kind].parent / name / "stage.json", {key: one for key, one in manifest.items() if key != "seal"})
+        run[name] = run[kind].parent / name
+    change(run, "small", vocabulary=20)
+    steps = [{"kind": "tokenizer", "name": "small"}, {"kind": "base", "name": "of-small"}]
+    sections = report.gather(RunResults(RECIPE.model_dump() | {"steps": steps}, run, tmp_path))["sections"]
+    assert [sections[name]["blind"] for name in ("base", "base-of-small")] == [math.log(260), math.log(20)]
+    assert sections["tokenizer"]["tokens"] and not sections["tokenizer-small"]["tokens"]  # those are of the other tokenizer

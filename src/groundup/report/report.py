@@ -54,7 +54,7 @@ def gather(run: RunResults) -> dict[str, Any]:
     for name, kind in kinds.items():
         if section := next((one for one in SECTIONS if kind in one.STAGES), None):
             added[name] = f"{_template(section)}-{name}"
-            sections[added[name]] = _of_added_step(section, standard, name, kind, there[name])
+            sections[added[name]] = _of_added_step(section, run, name, kind, there)
     seconds = {name: time for name, time in run.seconds.items() if name not in skipped}
     return {
         "name": visible(run.recipe["name"]), "seconds": seconds, "skipped": skipped, "sections": sections, "added": added,
@@ -76,10 +76,13 @@ def _section(section: Any, run: RunResults) -> dict[str, Any]:
         ) from None
 
 
-def _of_added_step(section: Any, standard: RunResults, name: str, kind: str, folder: Path) -> dict[str, Any]:
-    """The section of a step that the recipe adds: that of its kind, with its own results and settings."""
-    settings = read_manifest(folder)["key"].get("recipe", {}).get(kind, standard.recipe[kind])
-    own = replace(standard, folders={**standard.folders, kind: folder}, recipe={**standard.recipe, kind: settings})
+def _of_added_step(section: Any, run: RunResults, name: str, kind: str, there: dict[str, Path]) -> dict[str, Any]:
+    """The section of a step that the recipe adds: that of its kind, with its own results, settings and inputs."""
+    key = read_manifest(there[name])["key"]
+    made = {read_manifest(folder)["digest"]: folder for folder in there.values()}
+    inputs = {need: made[found] for need, found in key.get("inputs", {}).items() if found in made}
+    settings = key.get("recipe", {}).get(kind, run.recipe[kind])
+    own = replace(run, folders={**inputs, kind: there[name]}, recipe={**run.recipe, kind: settings})
     found = _section(section, own)
     return found | {
         "title": f"{found['title']}: {name}",
