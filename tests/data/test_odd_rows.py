@@ -77,3 +77,12 @@ def test_an_empty_prompt_is_named(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"prompt": ""}\n{"prompt": "x"}\n')
     found = read_prompts([tmp_path / "a.jsonl"])
     assert len(found.rows) == 1 and "empty question: 1" in str(found.dropped)
+
+
+JSON = ('[{"from": "Paris", "to": "Rome"}]', '[{"value": 3}]', "[{'from': 'Paris'}]", '[{"role": "lead"}')
+
+
+@pytest.mark.parametrize("answer", JSON)
+def test_an_answer_that_is_json_is_a_text(answer):
+    assert conversation_of({"prompt": "As JSON.", "completion": answer}).messages[-1].content == answer
+    assert preference_of({"prompt": "As JSON.", "chosen": answer, "rejected": "no"}).chosen.content == answer

@@ -20,7 +20,9 @@ WITHOUT_A_PLACE = (
 OTHER_NAMES = {"human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "developer": "system"}
 # Whether an answer is learned, as OpenAI, axolotl and ms-swift write it in each message.
 LEARNED = ("weight", "train", "training", "trainable", "loss")
-_LISTED = re.compile(r"\s*\[\s*\{\s*[\"'](?:role|content|from|value)[\"']\s*:")  # messages as text, such as in a cell of CSV
+# Messages as text, such as in a cell of CSV.
+_LISTED = re.compile(r"\s*\[\s*\{\s*[\"'](?:role|content|from|value)[\"']\s*:")
+_OF_A_MESSAGE = ({"role", "content"}, {"from", "value"})
 _TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 
 
@@ -104,7 +106,7 @@ def read_messages(value: Any, role: str) -> tuple[Message, ...]:
     Raises BadRow for anything else.
     """
     if isinstance(value, str) and _LISTED.match(value):
-        value = _from_json(value)
+        value = _listed(value)
     if isinstance(value, str):
         return _turns(value) or (Message(role, value),)
     if isinstance(value, Mapping):
@@ -122,6 +124,18 @@ def read_list(value: Any) -> tuple[Message, ...]:
     if not isinstance(value, list | tuple):
         raise BadRow("no list of messages", f"messages must be a list, not {type(value).__name__}")
     return read_messages(value, "user")
+
+
+def _listed(text: str) -> Any:
+    """The list that a text holds; the text, where that is no list of messages: answers may be JSON, and are learned so."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        # As Python writes it, or cut off.
+        is_list = any(all(f"'{name}'" in text or f'"{name}"' in text for name in names) for names in _OF_A_MESSAGE)
+        return _from_json(text) if is_list else text
+    is_list = any(one.keys() >= names for one in found if isinstance(one, Mapping) for names in _OF_A_MESSAGE)
+    return found if is_list else text
 
 
 def _from_json(text: str) -> Any:
