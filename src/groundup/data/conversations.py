@@ -13,12 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from groundup.data.messages import BadRow, Message, checked, read_list, read_messages
+from groundup.data.messages import BadRow, Message, checked, read_list, read_messages, refuse_beside
 
 # A `label` also as it comes out of CSV and of columns with nulls.
 FOUND_GOOD, FOUND_BAD = ("none", "", "true", "1", "1.0"), ("false", "0", "0.0")
 NOTHING = ("<noinput>", "<nooutput>")  # in Alpaca's first file, of a few of its 52,000 rows
-NO_TOOLS = ("", "[]", "null", "none")  # where the list is written as text
 KNOWN = "messages; prompt, completion; instruction, output; conversations; prompt with replies"
 
 
@@ -64,7 +63,7 @@ def format_of(row: Mapping[str, Any]) -> str:
 
 def conversation_of(row: Mapping[str, Any]) -> Conversation:
     """Raises BadRow, saying what is wrong, unless the row is a conversation of a format above that ends with an answer."""
-    without_tools(row)
+    refuse_beside(row)
     form = format_of(row)
     if form == "TRL messages":
         messages = read_list(row["messages"])
@@ -159,13 +158,6 @@ def with_system(row: Mapping[str, Any], messages: tuple[Message, ...]) -> tuple[
     if not system.strip() or (messages and messages[0].role == "system" and messages[0].content == system):
         return messages
     return (Message("system", system), *messages)
-
-
-def without_tools(row: Mapping[str, Any]) -> None:
-    for name in ("tools", "functions"):
-        given = row.get(name)
-        if given and not (isinstance(given, str) and given.strip().lower() in NO_TOOLS):
-            raise BadRow("tools: this chat format has no place for them")
 
 
 def columns_of(row: Mapping[str, Any]) -> str:

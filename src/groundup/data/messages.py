@@ -17,6 +17,9 @@ ROLES = ("system", "user", "assistant")
 WITHOUT_A_PLACE = (
     "tool_calls", "function_call", "tool_call_id", "reasoning_content", "reasoning", "thinking", "refusal", "audio", "images",
 )  # fmt: skip
+# Beside a conversation, in its row or in a message, as TRL, LLaMA-Factory, LLaVA and ms-swift have them.
+BESIDE = ("tools", "functions", "images", "image", "videos", "video", "audios", "audio", "chat_template_kwargs")
+WRITTEN_NOTHING = ("", "[]", "{}", "null", "none")  # where a list is written as text
 OTHER_NAMES = {"human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "developer": "system"}
 # Whether an answer is learned, as OpenAI, axolotl and ms-swift write it in each message.
 LEARNED = ("weight", "train", "training", "trainable", "loss")
@@ -43,6 +46,22 @@ class Message:
     @property
     def row(self) -> dict[str, str]:
         return {"role": self.role, "content": self.content}
+
+
+def refuse_beside(row: Mapping[str, Any], names: Sequence[str] = BESIDE) -> None:
+    """Raises BadRow where a row or message has something that the format has no place for: without it the text would lie."""
+    for name in names:
+        if not _is_nothing(row.get(name)):
+            raise BadRow(f"{name}: this chat format has no place for {'them' if name in BESIDE and name[-1] == 's' else 'it'}")
+
+
+def _is_nothing(value: Any) -> bool:
+    """Also of a column that other rows need: Arrow gives each all fields, of which those that are not there are null."""
+    if isinstance(value, str):
+        return value.strip().lower() in WRITTEN_NOTHING
+    if isinstance(value, Mapping):
+        return all(map(_is_nothing, value.values()))
+    return value is None or (isinstance(value, list | tuple) and not value)
 
 
 def text_of(message: Mapping[str, Any]) -> str:
@@ -155,7 +174,8 @@ def _message(value: Any, place: str) -> Message:
         raise BadRow("unknown role", f"{place}: role {given}, expected {', '.join(ROLES)}")
     content = value["content"] if value.get("content") is not None else value.get("value")
     try:
-        text = text_of({**value, "content": content})
+        refuse_beside(value, (*WITHOUT_A_PLACE, *BESIDE))
+        text = text_of({"content": content})
     except BadRow as error:
         raise BadRow(error.reason, f"{place}: {error}") from None
     if value.get("train_detail"):

@@ -19,9 +19,8 @@ from groundup.data.conversations import (
     instruction,
     read_prompt,
     with_system,
-    without_tools,
 )
-from groundup.data.messages import BadRow, Message, read_list, read_messages
+from groundup.data.messages import BadRow, Message, read_list, read_messages, refuse_beside
 
 KNOWN = "chosen, rejected (and prompt, instruction or conversations); input, preferred_output, non_preferred_output"
 MOST = 1_000  # of a margin: Llama 2 went to 3, and float32 has few digits left for the rewards beside much more
@@ -61,13 +60,13 @@ def preference_format_of(row: Mapping[str, Any]) -> str:
 
 def preference_of(row: Mapping[str, Any]) -> Preference:
     """Raises BadRow, saying what is wrong, unless the row is a preference of a format above between two answers."""
-    without_tools(row)
+    refuse_beside(row)
     form = preference_format_of(row)
     sides = ("chosen", "rejected")
     if form == "OpenAI preference":
         sides = ("preferred_output", "non_preferred_output")
         given = row["input"]
-        without_tools(given if isinstance(given, Mapping) else {})
+        refuse_beside(given if isinstance(given, Mapping) else {})
         prompt = read_list(given.get("messages") if isinstance(given, Mapping) else given)
     elif form == "TRL preference":
         prompt = read_prompt(row["prompt"])
@@ -130,7 +129,7 @@ def prompt_of(row: Mapping[str, Any]) -> tuple[Message, ...]:
         return preference_of(row).prompt
     name = next((name for name in ("messages", "prompt") if row.get(name) is not None), "")
     if name and format_of(row) in ("", "TRL messages"):
-        without_tools(row)
+        refuse_beside(row)
         messages = read_list(row[name]) if name == "messages" else read_prompt(row[name])
         if name == "messages" and messages and messages[-1].role == "assistant":
             messages = messages[:-1]

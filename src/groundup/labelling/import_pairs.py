@@ -17,8 +17,8 @@ from typing import Any
 from groundup.core.errors import UserError
 from groundup.core.plain_files import expanded
 from groundup.data.contracts import nothing, read
-from groundup.data.conversations import Conversation, in_order, instruction, read_prompt, without_tools
-from groundup.data.messages import BadRow
+from groundup.data.conversations import Conversation, in_order, instruction, read_prompt
+from groundup.data.messages import BadRow, refuse_beside
 from groundup.data.preferences import preference_of
 from groundup.data.readers import Refused, well_formed
 from groundup.data.simulated_annotator import side_shown_left
@@ -68,7 +68,7 @@ def imported_pair(row: Mapping[str, Any], gold: bool, disagreement: str) -> Impo
     """Raises BadRow where it is neither a pair nor a preference. An answer may be empty: people say which is better still."""
     is_pair = row.get("a") is not None and row.get("b") is not None
     if is_pair:
-        without_tools(row)
+        refuse_beside(row)
         messages = instruction(row) if row.get("prompt") is None and row.get("instruction") else read_prompt(row.get("prompt"))
         in_order(messages, add_generation_prompt=True)
         a, b, known = _answer(row, "a"), _answer(row, "b"), _text(row, "gold", 8)
