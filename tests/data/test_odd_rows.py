@@ -7,6 +7,7 @@ import pytest
 from groundup.core.errors import UserError
 from groundup.data.contracts import read_conversations, read_prompts
 from groundup.data.conversations import conversation_of
+from groundup.data.convert import convert
 from groundup.data.messages import LEARNED, BadRow
 from groundup.data.preferences import preference_of, prompt_of
 
@@ -79,38 +80,9 @@ def test_an_empty_prompt_is_named(tmp_path):
     assert len(found.rows) == 1 and "empty question: 1" in str(found.dropped)
 
 
-JSON = ('[{"from": "Paris", "to": "Rome"}]', '[{"value": 3}]', "[{'from': 'Paris'}]", '[{"role": "lead"}')
-
-
-@pytest.mark.parametrize("answer", JSON)
-def test_an_answer_that_is_json_is_a_text(answer):
-    assert conversation_of({"prompt": "As JSON.", "completion": answer}).messages[-1].content == answer
-    assert preference_of({"prompt": "As JSON.", "chosen": answer, "rejected": "no"}).chosen.content == answer
-
-
-@pytest.mark.parametrize(
-    ("beside", "reason"),
-    [
-        ({"images": ["cat.png"]}, "images: .* for them"),
-        ({"image": {"bytes": b"\x89PNG", "path": None}}, "image: .* for it"),
-        ({"videos": ["cat.mp4"]}, "videos"),
-        ({"audio": "cat.wav"}, "audio"),
-        ({"functions": [{"name": "f"}]}, "functions"),
-        ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
-    ],
-)
-def test_what_is_beside_a_conversation_and_would_be_lost_is_said(beside, reason):
-    """A model that is asked what a picture shows, and never sees it, learns to make things up."""
-    for row in ({"messages": [USER, ANSWER]} | beside, {"messages": [USER | beside, ANSWER]}):
-        with pytest.raises(BadRow, match=reason):
-            conversation_of(row)
-    with pytest.raises(BadRow, match=reason):
-        preference_of({"prompt": "p", "chosen": "c", "rejected": "r"} | beside)
-    with pytest.raises(BadRow, match=reason):
-        prompt_of({"prompt": "p"} | beside)
-
-
-def test_fields_that_other_rows_need_are_nothing():
-    """As Arrow has them: a struct has all fields in each row."""
-    empty = {"tool_calls": None, "function_call": {"name": None, "arguments": None}, "audio": {"id": None}, "images": []}
-    assert conversation_of({"messages": [USER | empty, ANSWER | empty], "image": "", "chat_template_kwargs": {"a": None}})
+def test_halves_of_a_character_are_joined(tmp_path):
+    """Escapes of JSON in two parts of a content, or in a string of Python."""
+    halves = [{"type": "text", "text": "a \ud83d"}, {"type": "text", "text": "\ude00"}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": halves}, ANSWER]}))
+    convert([tmp_path / "a.jsonl"], tmp_path / "b.jsonl")
+    assert "a \N{GRINNING FACE}" in (tmp_path / "b.jsonl").read_text(encoding="utf-8")

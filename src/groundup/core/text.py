@@ -1,4 +1,4 @@
-"""Text on its way out, to a terminal or a log."""
+"""Text as UTF-8 can hold it, and on its way out, to a terminal or a log."""
 
 import re
 from typing import Any
@@ -62,3 +62,12 @@ def shown(value: Any) -> str:
     except (ValueError, RecursionError):  # Python refuses to write a number of thousands of digits
         return f"<{type(value).__name__}>"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def well_formed(text: str) -> str:
+    """Text that UTF-8 can hold: surrogate pairs joined, each lone surrogate replaced by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text

@@ -18,7 +18,7 @@ from groundup.data.conversations import Conversation, conversation_of, format_of
 from groundup.data.kinds import ROWS, files_of, kind_of
 from groundup.data.messages import BadRow, Message
 from groundup.data.preferences import Preference, preference_format_of, preference_of, prompt_of
-from groundup.data.readers import Refused, csv_rows, records, well_formed
+from groundup.data.readers import Refused, csv_rows, records
 
 MAX_ROW_BYTES = 16 << 20  # 4 million tokens; no context is as long
 HELD_OUT = 0.1  # of the prompts
@@ -167,7 +167,7 @@ def _require_texts(one: Conversation | Preference | Prompt) -> None:
         messages = one.messages if isinstance(one, Conversation) else one
         prompt, answers = messages, [message for message in messages if message.role == "assistant"]
     for message in (*prompt, *answers):
-        if "\ufffd" in well_formed(message.content):
+        if "\ufffd" in message.content:
             raise BadRow("invalid UTF-8", f"the text of the {message.role} was not valid UTF-8")
         if "\0" in message.content:
             raise BadRow("a NUL character", f"the text of the {message.role} has a NUL character")

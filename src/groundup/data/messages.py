@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from groundup.core.errors import UserError
+from groundup.core.text import well_formed
 
 ROLES = ("system", "user", "assistant")
 # Parts of a message, in the formats of OpenAI, Qwen and TRL, that would vanish: the format has no place for them.
@@ -40,8 +41,11 @@ class BadRow(UserError):
 @dataclass(frozen=True)
 class Message:
     role: str
-    content: str
+    content: str  # halves of surrogate pairs, as two escapes of JSON may be, are joined
     trained: bool = True  # whether a model learns to write it, where it is the assistant's
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "content", well_formed(self.content))
 
     @property
     def row(self) -> dict[str, str]:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import groundup.core.arrow  # noqa: F401 (for what it keeps away)
 from groundup.core.errors import UserError
 from groundup.core.plain_files import open_plain
+from groundup.core.text import well_formed
 from groundup.data import streams
 from groundup.data.columns import as_text, has_dates, is_text, notes_of
 from groundup.data.kinds import DECRYPT, STATED_DELIMITER, Kind, is_page, kind_of
@@ -246,15 +247,6 @@ def gathered(
             held, size = [], 0
     if held:
         yield _batch(held, others)
-
-
-def well_formed(text: str) -> str:
-    """Text that UTF-8 can hold: surrogate pairs joined, each lone surrogate replaced by U+FFFD."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
 
 
 def _batch(rows: list[tuple[Any, ...]], others: Sequence[str]) -> pa.RecordBatch:
