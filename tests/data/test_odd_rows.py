@@ -2,10 +2,11 @@
 
 import json
 
+import numpy
 import pytest
 
 from groundup.core.errors import UserError
-from groundup.data.contracts import read_conversations, read_prompts
+from groundup.data.contracts import read_conversations, read_preferences, read_prompts
 from groundup.data.conversations import conversation_of
 from groundup.data.convert import convert
 from groundup.data.messages import LEARNED, BadRow
@@ -78,6 +79,83 @@ def test_an_empty_prompt_is_named(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"prompt": ""}\n{"prompt": "x"}\n')
     found = read_prompts([tmp_path / "a.jsonl"])
     assert len(found.rows) == 1 and "empty question: 1" in str(found.dropped)
+
+
+JSON = ('[{"from": "Paris", "to": "Rome"}]', '[{"value": 3}]', "[{'from': 'Paris'}]", '[{"role": "lead"}')
+
+
+@pytest.mark.parametrize("answer", JSON)
+def test_an_answer_that_is_json_is_a_text(answer):
+    assert conversation_of({"prompt": "As JSON.", "completion": answer}).messages[-1].content == answer
+    assert preference_of({"prompt": "As JSON.", "chosen": answer, "rejected": "no"}).chosen.content == answer
+
+
+@pytest.mark.parametrize(
+    ("beside", "reason"),
+    [
+        ({"images": ["cat.png"]}, "images: .* for them"),
+        ({"image": {"bytes": b"\x89PNG", "path": None}}, "image: .* for it"),
+        ({"videos": ["cat.mp4"]}, "videos"),
+        ({"audio": "cat.wav"}, "audio"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
+    ],
+)
+def test_what_is_beside_a_conversation_and_would_be_lost_is_said(beside, reason):
+    """A model that is asked what a picture shows, and never sees it, learns to make things up."""
+    for row in ({"messages": [USER, ANSWER]} | beside, {"messages": [USER | beside, ANSWER]}):
+        with pytest.raises(BadRow, match=reason):
+            conversation_of(row)
+    with pytest.raises(BadRow, match=reason):
+        preference_of({"prompt": "p", "chosen": "c", "rejected": "r"} | beside)
+    with pytest.raises(BadRow, match=reason):
+        prompt_of({"prompt": "p"} | beside)
+
+
+def test_fields_that_other_rows_need_are_nothing():
+    """As Arrow has them: a struct has all fields in each row."""
+    empty = {"tool_calls": None, "function_call": {"name": None, "arguments": None}, "audio": {"id": None}, "images": []}
+    assert conversation_of({"messages": [USER | empty, ANSWER | empty], "image": "", "chat_template_kwargs": {"a": None}})
+
+
+MISSING = [
+    {"instruction": "do", "input": float("nan"), "output": "y"},
+    {"messages": [USER, ANSWER], "system": float("nan"), "tools": float("nan"), "id": float("nan")},
+    {"messages": [USER, ANSWER | {"weight": float("nan")}]},
+]
+
+
+@pytest.mark.parametrize("row", MISSING)
+def test_what_is_missing_in_a_table_is_missing(tmp_path, row):
+    """pandas has NaN there, and json.dumps writes it."""
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    for given in (row, tmp_path / "a.jsonl"):
+        found = read_conversations([given])
+        assert len(found.rows) == 1 and not found.dropped
+    preference = {"prompt": "p", "chosen": "c", "rejected": "r", "margin": float("nan")}
+    assert read_preferences([preference]).rows[0].margin == 0
+
+
+def test_rows_of_numpy_and_pandas(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame([{"messages": [USER, ANSWER | {"weight": 1}], "system": system} for system in ("s", None)])
+    table.to_parquet(tmp_path / "a.parquet")
+    read = pandas.read_parquet(tmp_path / "a.parquet")
+    assert type(read["messages"][0]).__name__ == "ndarray"
+    assert read_conversations(read.to_dict("records")).rows == read_conversations([tmp_path / "a.parquet"]).rows
+    margin = numpy.float32(0.5)
+    assert read_preferences([{"prompt": "p", "chosen": "c", "rejected": "r", "margin": margin}]).rows[0].margin == 0.5
+    with pytest.raises(UserError, match="tools: this chat format"):
+        read_conversations([{"messages": [USER, ANSWER], "tools": numpy.array([{}, {"name": "f"}])}])
+    with pytest.raises(UserError, match="nested too deep"):
+        read_conversations([{"messages": [USER, ANSWER], "x": deep(100_000)}])
+
+
+def deep(levels):
+    found = []
+    for _ in range(levels):
+        found = [found]
+    return found
 
 
 def test_halves_of_a_character_are_joined(tmp_path):

@@ -17,6 +17,7 @@ from groundup.core.plain_files import expanded
 from groundup.data.conversations import Conversation, conversation_of, format_of
 from groundup.data.kinds import ROWS, files_of, kind_of
 from groundup.data.messages import BadRow, Message
+from groundup.data.plain_values import plain
 from groundup.data.preferences import Preference, preference_format_of, preference_of, prompt_of
 from groundup.data.readers import Refused, csv_rows, records
 
@@ -126,6 +127,7 @@ def _good(
         try:
             if not isinstance(row, Mapping):
                 raise BadRow("not a row", f"{type(row).__name__}, where a row of named columns is wanted")
+            row = _plain(row)
             one = make(row)
             _require_texts(one)
             _require_new(row.get("id"), seen)
@@ -157,6 +159,13 @@ def _number(text: str) -> float | str | None:
         return float(text) if text.strip() else None
     except ValueError:
         return text
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return dict(plain(row))
+    except RecursionError:
+        raise BadRow("nested too deep") from None
 
 
 def _require_texts(one: Conversation | Preference | Prompt) -> None:

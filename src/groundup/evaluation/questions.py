@@ -9,6 +9,7 @@ from groundup.core.plain_files import expanded
 from groundup.data.contracts import Given, nothing
 from groundup.data.kinds import kind_of
 from groundup.data.messages import BadRow
+from groundup.data.plain_values import plain
 from groundup.data.readers import Refused, records, well_formed
 from groundup.evaluation.answer_keys import require_from_zero
 from groundup.evaluation.multiple_choice import MOST_LETTERS
@@ -61,7 +62,7 @@ def _keys(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[int, int, str]]:
 def _good(rows: Iterable[tuple[str, Any]], refused: Refused) -> Iterator[dict[str, Any]]:
     for place, row in rows:
         try:
-            yield _question(row)
+            yield _question(plain(row))
         except BadRow as error:
             refused.add(error.reason, place)
 
