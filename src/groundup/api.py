@@ -23,7 +23,7 @@ from typing import Any, Literal, overload
 
 import torch
 
-from groundup.core.config import Section, configured
+from groundup.core.config import Section, configured, own_number
 from groundup.core.device import Device, choose
 from groundup.core.errors import UserError
 from groundup.core.executor import cores
@@ -153,8 +153,9 @@ class Model:
         self, ids: list[int], ends: list[int], max_tokens: int, temperature: float | None, top_p: float | None,
         top_k: int | None, seed: int,
     ) -> str:  # fmt: skip
-        own = Sampling.from_config(self.network.generation, max_tokens, temperature)
-        sampling = replace(own, top_p=own.top_p if top_p is None else top_p, top_k=own.top_k if top_k is None else top_k)
+        own = Sampling.from_config(self.network.generation, own_number(max_tokens), own_number(temperature))
+        given = {"top_p": own_number(top_p), "top_k": own_number(top_k)}
+        sampling = replace(own, **{name: value for name, value in given.items() if value is not None})
         return self.tokenizer.decode_within(generate_ids(self.network, [ids], ends, sampling, _seed(seed))[0])
 
 
@@ -180,6 +181,8 @@ class PreferenceModel:
         ids, spoken = render(self.tokenizer, messages)
         if not spoken or not any(spoken) or messages[-1]["role"] != "assistant":
             raise UserError("score: the last message must be the assistant's")
+        if len(ids) > (most := self.network.config.max_position_embeddings):
+            raise UserError(f"score: the conversation has {len(ids):,} tokens, the reward model's context {most:,}: shorten it")
         row = (ids, [1] * len(ids))  # read at the very last token, as in training and by transformers
         return float(reward_chapter.score_rows(self.network, self.tokenizer, [row])[0])
 
@@ -389,6 +392,8 @@ def evaluate(model: Model, data: Texts | Rows, *, seed: int = 0) -> dict[str, An
     `evaluation/texts.py` and `evaluation/multiple_choice.py`. Raises UserError where there is nothing to measure.
     """
     _require_model(model)
+    if isinstance(data, str):  # as a text, the name of a file would have a figure too
+        checked_files(data, Path())
     items = each(data)
     first = next(items, None)
     if isinstance(first, Mapping | Path) and are_questions(first):
@@ -444,10 +449,11 @@ def _require_model(model: object) -> None:
         raise UserError(f"model: {type(model).__name__}, where a Model is wanted; groundup.load(folder) opens one")
 
 
-def _seed(seed: object) -> int:
+def _seed(seed: Any) -> int:
+    seed = own_number(seed)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise UserError(f"seed = {str(seed)[:40]}: it must be a whole number from 0 to {2**32 - 1:,}")
-    return seed
+    return int(seed)
 
 
 def _key(config: Section, seed: int) -> dict[str, Any]:

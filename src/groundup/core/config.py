@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Mapping
+from numbers import Number
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -31,6 +32,11 @@ class Section(BaseModel):
 SomeSection = TypeVar("SomeSection", bound=Section)
 
 
+def own_number(value: Any) -> Any:
+    """Python's number for one of NumPy, as `numpy.arange` gives them; anything else as it is."""
+    return value.item() if isinstance(value, Number) and hasattr(value, "item") else value
+
+
 def configured(
     kind: type[SomeSection], settings: Mapping[str, Any], where: str, without: Collection[str] = ()
 ) -> SomeSection:
@@ -45,7 +51,7 @@ def configured(
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
             raise UserError(f"{where}: no setting {str(name)[:40]!r}; {hint}")
     try:
-        return kind.model_validate(dict(settings))
+        return kind.model_validate({name: own_number(value) for name, value in settings.items()})
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))

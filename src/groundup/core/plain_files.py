@@ -34,9 +34,11 @@ def open_plain(path: Path) -> BinaryIO:
 
 
 def expanded(path: str | Path) -> Path:
-    """With the home folder for a `~` at its beginning. Raises UserError where there is no such user."""
+    """With the home folder for a `~` at its beginning. Raises UserError where there is no such user, and for no path."""
     try:
         return Path(path).expanduser()
+    except TypeError:
+        raise UserError(f"{type(path).__name__}, where the path of a file or folder is wanted") from None
     except RuntimeError:
         raise UserError(f"{path}: there is no user whose home folder this could be; give the whole path") from None
 

@@ -10,7 +10,7 @@ from typing import Any
 from groundup.core.errors import UserError
 from groundup.data.contracts import Given
 from groundup.data.readers import Refused
-from groundup.data.texts import as_files
+from groundup.data.texts import as_files, require_no_table
 
 logger = logging.getLogger(__name__)
 
@@ -28,13 +28,19 @@ def rows_of(
 
 
 def each(data: Any) -> Iterator[Any]:
-    """One row or path by itself, or each of several. Raises UserError for what is none of these."""
-    if isinstance(data, str | Path | Mapping):
+    """One row or path by itself, or each of several. Raises UserError for what is none of these, and for a table."""
+    if isinstance(data, str | Path) or (isinstance(data, Mapping) and not _is_of_tables(data)):
         return iter([data])
+    require_no_table(data, "data", "its rows, as data.to_dict('records') of pandas, or one split of several")
     try:
         return iter(data)
     except TypeError:
         raise UserError(f"data: {type(data).__name__}; give an iterable, or the pathlib.Path of a file or folder") from None
+
+
+def _is_of_tables(data: Mapping[str, Any]) -> bool:
+    """Whether it holds the splits of a data set by name, as those of Hugging Face's datasets; a row holds none."""
+    return any(hasattr(one, "column_names") for one in data.values())
 
 
 @contextmanager

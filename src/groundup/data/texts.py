@@ -1,6 +1,6 @@
 """Texts in memory as a file, so that what reads people's files reads them too."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ def as_files(texts: Path | Iterable[object], made: Path, refused: Refused) -> li
     """Files and folders of texts: the `Path`s among `texts` as they are, then `made` (Parquet) with every `str` among them.
 
     What is neither, holds nothing but white space or is over 64 MB is counted in `refused`, by its number in `texts`.
-    Raises UserError where nothing is left, and for one `str`, which may be a text or the name of a file.
+    Raises UserError where nothing is left, for one `str`, which may be a text or the name of a file, and for a table.
     """
-    if isinstance(texts, str | bytes):
-        raise UserError("texts: one str is no list of texts; give [text], or pathlib.Path(name) of a file or folder")
     if isinstance(texts, Path):
         return [expanded(texts)]
+    require_no_table(texts, "texts", "its column of texts, as data['text']")
     try:
         given = iter(texts)
     except TypeError:
@@ -43,6 +42,17 @@ def as_files(texts: Path | Iterable[object], made: Path, refused: Refused) -> li
     if not paths:
         raise UserError(f"texts: none that can be used{f' ({refused})' if refused else ''}")
     return paths
+
+
+def require_no_table(data: object, name: str, instead: str) -> None:
+    """Raises UserError for a table, which Python would go through by the names of its columns, as if these were the data.
+
+    For one `str` and a mapping too, which would be taken apart likewise.
+    """
+    if isinstance(data, str | bytes):
+        raise UserError(f"{name}: one str is no list of texts; give [text], or pathlib.Path(name) of a file or folder")
+    if isinstance(data, Mapping) or hasattr(data, "columns"):  # of pandas, polars, Arrow
+        raise UserError(f"{name}: {type(data).__name__}, a table as a whole; give {instead}")
 
 
 def _good(given: Iterator[Any], paths: list[Path], refused: Refused) -> Iterator[str]:
