@@ -184,3 +184,22 @@ def test_without_any_questions_there_is_a_reason_of_its_own(tmp_path):
     assert recipe(sft={"data": "a"}).sft.data == ["a"]
     with pytest.raises(ValueError, match=r"sft\.data"):
         recipe(sft={"data": [""]})
+
+
+def test_a_row_that_the_template_refuses_ends_no_check(tmp_path, toy_tokenizer):
+    """Of a folder whose template takes no system message."""
+    toy_tokenizer.save(tmp_path / "tokenizer")
+    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
+    template = (tmp_path / "tokenizer" / "chat_template.jinja").read_text()
+    (tmp_path / "tokenizer" / "chat_template.jinja").write_text(refuses + template)
+    rows = [{"system": "brief", "prompt": f"what {n}", "completion": "it"} for n in range(9)]
+    for more in ([], [{"prompt": f"where {n}", "completion": "there"} for n in range(40)]):
+        given = recipe(
+            sft={"data": write(tmp_path / "talks.jsonl", *rows, *more)}, base={"context_length": 64},
+            given={"base": str(tmp_path / "tokenizer")},
+        )
+        if more:
+            preflight.sft_answers_fit(given, {"tokenizer": tmp_path / "tokenizer"})
+        else:
+            with pytest.raises(UserError, match=r"refused: .*no system here"):
+                preflight.sft_answers_fit(given, {"tokenizer": tmp_path / "tokenizer"})

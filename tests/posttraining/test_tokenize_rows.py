@@ -1,5 +1,6 @@
 """Rows that cannot be trained on are left out by every method, counted by reason, and never cut."""
 
+import copy
 import json
 from collections import Counter
 
@@ -15,6 +16,7 @@ from groundup.posttraining import answers, dpo, ppo, preferences, reward, sft, t
 from groundup.posttraining.config import DpoConfig, PpoConfig, PreferencesConfig, RewardConfig, SftConfig
 from groundup.posttraining.rewards import open_reward
 from groundup.tokenizer.chat import render
+from groundup.tokenizer.template import ChatTemplate
 from groundup.training.runtime import Runtime
 
 CPU = Device(torch.device("cpu"), torch.float32, 1, "a processor", ())
@@ -200,3 +202,40 @@ def test_questions_without_room_for_an_answer_are_left_out_and_counted(policy, t
     assert set(asked) == {2}
     with pytest.raises(UserError, match="none of 2 questions has at most 56 tokens"):
         preferences.label(policy, toy_tokenizer, [questions[1], questions[3]], PreferencesConfig(), 8, 0, "train")
+
+
+WITHOUT_SYSTEM = """{{ '<|endoftext|>' }}{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}
+{%- for m in messages %}{{ '<|im_start|>' ~ m.role ~ '\n' ~ m.content ~ '<|im_end|>' }}{% endfor -%}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% if messages | length > 1 %}<think>{% endif %}{% endif %}"""
+
+
+@pytest.fixture
+def theirs(toy_tokenizer):
+    """A tokenizer of a folder whose template takes no system message, and does not show an answer of a second turn whole."""
+    found = copy.copy(toy_tokenizer)
+    found.template = ChatTemplate(WITHOUT_SYSTEM, {}, found.special_tokens, (), found.ends, "theirs")
+    return found
+
+
+def test_what_a_template_refuses_is_left_out_and_counted(policy, theirs):
+    """It was known when rows were trained on; what is asked afterwards ended the step, with all that was learned."""
+    system, second = [said("system", "brief"), said("user", "a")], [said("user", "a"), said("assistant", "b"), said("user", "c")]
+    questions = [{"messages": one, "reference": "a", "kind": "toy"} for one in (system, second, [said("user", "a")])]
+    left_out = Counter()
+    found = sft.compare_with_base(policy, policy, theirs, questions, 8, 0, left_out)
+    assert found["held_out"]["answer_loss"]["conversations"] == 1 and left_out.total() == 2
+    assert any("no system here" in reason for reason in left_out) and any("otherwise" in reason for reason in left_out)
+    judgements, _ = preferences.label(policy, theirs, questions, PreferencesConfig(), 8, 0, "train", counted := Counter())
+    assert len(judgements) == 2 and counted.total() == 1
+    with pytest.raises(UserError, match=r"none of 1 questions .*: 1 .*no system here") as refused:
+        preferences.compare_policies(policy, policy, theirs, questions[:1], 0.7, 8, 0)
+    assert len(str(refused.value)) <= 300
+
+
+def test_as_many_are_asked_as_are_wanted_where_the_first_cannot_be(policy, toy_tokenizer):
+    questions = [{"messages": [said("user", "a " * size)], "reference": "a", "kind": "toy"} for size in (90, 90, 1, 2, 3)]
+    left_out = Counter()
+    found = sft.compare_with_base(policy, policy, toy_tokenizer, questions, 8, 0, left_out, 2)
+    assert found["held_out"]["answer_loss"]["conversations"] == 2 and left_out == {"longer than 56 tokens": 2}
+    judgements, _ = preferences.label(policy, toy_tokenizer, questions, PreferencesConfig(), 8, 0, "train", None, 2)
+    assert [one["prompt"].split() for one in judgements] == [["a"], ["a", "a"]]

@@ -51,9 +51,8 @@ def sft(context: StepContext) -> Results:
     for side, some in rows.items():
         write_jsonl(context.work / f"{side}.jsonl", some)
     left_out = runtime.left_out
-    asked = rows["held_out"][: settings.held_out_questions]
-    base = model_of(context, "base")
-    results = compare_with_base(model, base, tokenizer, asked, settings.max_answer_tokens, seed, left_out)
+    base, most = model_of(context, "base"), settings.held_out_questions
+    results = compare_with_base(model, base, tokenizer, rows["held_out"], settings.max_answer_tokens, seed, left_out, most)
     _log_left_out(context, left_out)
     write_jsonl(runtime.training / "samples.jsonl", results.pop("samples"))
     counts = {side: len(some) for side, some in rows.items()}
@@ -61,7 +60,8 @@ def sft(context: StepContext) -> Results:
     card = tuned("sft", {"steps": steps, "conversations": counts}, found)
     folder.save(context.work, model, tokenizer, chat=True, card=card, dtype=settings.save_dtype)
     checkpoint.clear(runtime.training)
-    return {"questions": {**counts, "asked": len(asked)}, "steps": steps, "left_out": dict(left_out), **results}
+    asked = results["held_out"]["answer_loss"]["conversations"]
+    return {"questions": {**counts, "asked": asked}, "steps": steps, "left_out": dict(left_out), **results}
 
 
 def preferences(context: StepContext) -> Results:
@@ -77,10 +77,10 @@ def preferences(context: StepContext) -> Results:
         ("train", "preference", settings.prompts),
         ("held_out", "held_out", settings.held_out_prompts),
     ):
-        rows = read_jsonl(context.inputs["sft"] / f"{file}.jsonl")[:count]
+        rows = read_jsonl(context.inputs["sft"] / f"{file}.jsonl")
         left_out: Counter[str] = Counter()
         judgements, pairs = label(
-            model, tokenizer, rows, settings, context.recipe.sft.max_answer_tokens, seed, split, left_out
+            model, tokenizer, rows, settings, context.recipe.sft.max_answer_tokens, seed, split, left_out, count
         )
         _log_left_out(context, left_out)
         write_jsonl(context.work / f"{split}.judgements.jsonl", judgements)
@@ -148,11 +148,12 @@ def _form(context: StepContext, pairs: list[dict[str, Any]], models: "dict[str, 
     recipe, tokenizer = context.recipe, tokenizer_of(context)
     most, model = recipe.sft.max_answer_tokens, models["after"]
     try:
-        asked = with_room(model, tokenizer, [{"messages": one["prompt"]} for one in pairs], most, "dpo")
+        rows, count = [{"messages": one["prompt"]} for one in pairs], recipe.sft.held_out_questions
+        asked = with_room(model, tokenizer, rows, most, "dpo", most_rows=count)
     except UserError as none_fits:
         context.log(f"answers are not measured: {none_fits}")
         return {}
-    questions = [one["messages"] for one in asked[: recipe.sft.held_out_questions]]
+    questions = [one["messages"] for one in asked]
     if not questions:
         return {}
     forms = {
@@ -249,10 +250,9 @@ def _compared(context: StepContext, policy: "Decoder", runtime: "Runtime") -> Re
         _log_left_out(context, left_out)
         context.log("not compared with sft: it was not made in a run, so no questions are held out")
         return {"against_sft": None}
-    rows = read_jsonl(held_out)[: settings.held_out_prompts]
     comparison, samples = compare_policies(
-        policy, model_of(context, "sft"), tokenizer, rows, settings.temperature,
-        context.recipe.sft.max_answer_tokens, context.recipe.seed, left_out,
+        policy, model_of(context, "sft"), tokenizer, read_jsonl(held_out), settings.temperature,
+        context.recipe.sft.max_answer_tokens, context.recipe.seed, left_out, settings.held_out_prompts,
     )  # fmt: skip
     _log_left_out(context, left_out)
     write_jsonl(runtime.training / "samples.jsonl", samples)

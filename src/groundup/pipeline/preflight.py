@@ -6,6 +6,7 @@ only when they are made.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,7 @@ def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
     from groundup.generation.engine import room_in
     from groundup.posttraining.batches import asked_of, prompt_of
     from groundup.posttraining.own_data import NoQuestions
-    from groundup.posttraining.tokenize_rows import conversation, longest_answer
+    from groundup.posttraining.tokenize_rows import conversation, kept, longest_answer
     from groundup.tokenizer.load import for_run
 
     try:
@@ -213,18 +214,27 @@ def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
     limit = "the model's context" if given else "base.context_length"
     mend = "lower that, or give shorter questions" if given else "raise the one or lower the other"
     for side in ("held_out", "preference") if not recipe.base.start_from else ():  # whose context may be longer
-        asked = [asked_of(row) for row in sides[side]]
-        if asked and all(len(prompt_of(tokenizer, question)) > most for question in asked):
+        refused = Counter[str]()
+        asked = (kept([row], lambda row: prompt_of(tokenizer, asked_of(row)), lambda ids: None, refused) for row in sides[side])
+        if sides[side] and not any(len(ids) <= most for some in asked for ids in some):
             raise UserError(
-                f"sft: none of {len(asked)} {side} questions has at most {most} tokens, as {limit} leaves them "
-                f"beside answers of sft.max_answer_tokens = {longest}; {mend}"
+                f"sft: none of {len(sides[side])} {side} questions has at most {most} tokens, as {limit} leaves them "
+                f"beside answers of sft.max_answer_tokens = {longest}; {_or_refused(mend, refused)}"[:300]
             )
-    trained = (conversation(tokenizer, row) for row in sides["train"])
-    if not any(len(row[0]) <= context + 1 and longest_answer(row) <= longest for row in trained):
+    refused = Counter[str]()
+    trained = (kept([row], lambda row: conversation(tokenizer, row), lambda row: None, refused) for row in sides["train"])
+    if not any(len(row[0]) <= context + 1 and longest_answer(row) <= longest for some in trained for row in some):
+        mend = "raise the one, or give shorter rows" if given else "raise them"
         raise UserError(
             f"sft: of {len(sides['train'])} questions none has an answer of at most sft.max_answer_tokens = {longest} and fits "
-            f"{limit} = {context} tokens; {'raise the one, or give shorter rows' if given else 'raise them'}"
+            f"{limit} = {context} tokens; {_or_refused(mend, refused)}"[:300]
         )
+
+
+def _or_refused(mend: str, refused: Counter[str]) -> str:
+    from groundup.posttraining.tokenize_rows import said
+
+    return f"refused: {said(refused)}" if refused else mend
 
 
 def _questions(recipe: Recipe, inputs: dict[str, Path]) -> dict[str, list[dict[str, Any]]]:

@@ -1,7 +1,7 @@
 """Answers of a model to questions with a reference, and two models compared on them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from groundup.model.decoder import Decoder
 from groundup.model.likelihood import bits_per_byte, score
 from groundup.posttraining.batches import Asked, Row, asked_of, prompt_of, shown
 from groundup.posttraining.length import compared
+from groundup.posttraining.tokenize_rows import kept, said
 from groundup.tokenizer.chat import answer_ends
 from groundup.tokenizer.tokenizer import Tokenizer
 
@@ -22,20 +23,31 @@ BATCH = 256  # answers generated at once
 
 def with_room(
     model: Decoder, tokenizer: Tokenizer, rows: Sequence[dict[str, Any]], max_tokens: int, stage: str,
-    left_out: Counter[str] | None = None,
+    left_out: Counter[str] | None = None, most_rows: int | None = None,
+    also: Callable[[dict[str, Any]], object] = lambda row: None,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """The rows (`messages`) whose question leaves the context room for an answer; the others are counted in `left_out`.
+    """The first `most_rows` of the rows (`messages`) that can be asked: the chat template takes them, with room for an answer.
 
+    `also`: what else must be possible with a row. Those before that cannot be asked are counted in `left_out`, by reason.
     Raises UserError when none stays.
     """
-    most = room(model, max_tokens)
-    questions = [asked_of(row) for row in rows]
-    lengths = [max(len(prompt_of(tokenizer, one)), len(plain_prompt(tokenizer, one))) for one in questions]
-    found = [row for row, length in zip(rows, lengths, strict=True) if length <= most]
-    if left_out is not None and len(found) < len(rows):
-        left_out[f"longer than {most} tokens"] += len(rows) - len(found)
-    if rows and not found:
-        raise UserError(f"{stage}: none of {len(rows)} questions has at most {most} tokens; the rest is for the answer")
+    longest, counted, found = room(model, max_tokens), Counter[str](), list[dict[str, Any]]()
+
+    def read(row: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        also(row)
+        question = asked_of(row)
+        return row, max(len(prompt_of(tokenizer, question)), len(plain_prompt(tokenizer, question)))
+
+    for row in rows:
+        if len(found) == most_rows:
+            break
+        fits = kept([row], read, lambda one: f"longer than {longest} tokens" if one[1] > longest else None, counted)
+        found += [one for one, _ in fits]
+    if left_out is not None:
+        left_out.update(counted)
+    if rows and not found and most_rows != 0:
+        why = f"{stage}: none of {len(rows)} questions has at most {longest} tokens and can be asked; the rest is for the answer"
+        raise UserError(f"{why}: {said(counted)}"[:300])
     return found
 
 

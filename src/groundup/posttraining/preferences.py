@@ -18,15 +18,15 @@ from groundup.tokenizer.tokenizer import Tokenizer
 
 def label(
     model: Decoder, tokenizer: Tokenizer, questions: Sequence[dict[str, Any]], settings: PreferencesConfig, max_tokens: int,
-    seed: int, split: str, left_out: Counter[str] | None = None,
+    seed: int, split: str, left_out: Counter[str] | None = None, most_prompts: int | None = None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
-    """Two answers of the model to each question (rows with `messages` and `reference`), judged.
+    """Two answers of the model to each of the first `most_prompts` questions (rows with `messages` and `reference`), judged.
 
-    Questions that leave no room for an answer are counted in `left_out`. Raises UserError when none stays.
+    Questions that cannot be asked, or leave no room for an answer, are counted in `left_out`. Raises UserError when none stays.
 
     Returns (the log of judgements, preference rows as TRL reads them; ties are in the first only).
     """
-    questions = with_room(model, tokenizer, questions, max_tokens, "preferences", left_out)
+    questions = with_room(model, tokenizer, questions, max_tokens, "preferences", left_out, most_prompts)
     asked = [asked_of(row) for row in questions]
     sampling = Sampling(max_tokens, settings.temperature)
     first, second = (answer(model, tokenizer, asked, sampling, seed * 2 + side) for side in (0, 1))
@@ -40,13 +40,13 @@ def label(
 
 def compare_policies(
     policy: Decoder, baseline: Decoder, tokenizer: Tokenizer, questions: Sequence[dict[str, Any]], temperature: float,
-    max_tokens: int, seed: int, left_out: Counter[str] | None = None,
+    max_tokens: int, seed: int, left_out: Counter[str] | None = None, most_prompts: int | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:  # fmt: skip
-    """Both models answer held-out questions at the same temperature; (figures, samples of both).
+    """Both models answer the first `most_prompts` held-out questions at the same temperature; (figures, samples of both).
 
-    Questions that leave no room for an answer are counted in `left_out`. Raises UserError when none stays.
+    Questions that cannot be asked, or leave no room for an answer, are counted in `left_out`. Raises UserError when none stays.
     """
-    questions = with_room(policy, tokenizer, questions, max_tokens, "preferences", left_out)
+    questions = with_room(policy, tokenizer, questions, max_tokens, "preferences", left_out, most_prompts)
     asked = [asked_of(row) for row in questions]
     references = [row["reference"] for row in questions]
     sampling = Sampling(max_tokens, temperature)

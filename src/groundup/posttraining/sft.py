@@ -139,17 +139,23 @@ def batches_of(
 
 def compare_with_base(
     tuned: Decoder, base: Decoder, tokenizer: Tokenizer, questions: Questions, max_answer_tokens: int, seed: int,
-    left_out: Counter[str] | None = None,
+    left_out: Counter[str] | None = None, most_questions: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Both models on held-out questions: bits per byte of the right answer, and overlap of their own greedy answers.
+    """Both models on the first `most_questions` held-out questions that can be asked: bits per byte of the right answer, and
+    overlap of their own greedy answers.
 
     "gain" is the difference of the overlaps, question by question, with its interval; "answer_loss" is in nats per token of
     all answers of the conversations, both models reading the chat format.
 
     The base model has never seen the chat format, so it is asked in plain text: "Question: ... Answer:". Questions that
-    leave no room for an answer are counted in `left_out`. Raises UserError when none stays.
+    leave no room for an answer, or that the chat template does not take, are counted in `left_out`. Raises UserError when none
+    stays.
     """
-    questions = with_room(tuned, tokenizer, questions, max_answer_tokens, "sft", left_out)
+    def whole(row: dict[str, Any]) -> Row:
+        answered = {"role": "assistant", "content": row["reference"]}
+        return conversation(tokenizer, {"messages": [*messages_of(asked_of(row)), answered]})
+
+    questions = with_room(tuned, tokenizer, questions, max_answer_tokens, "sft", left_out, most_questions, whole)
     asked = [asked_of(row) for row in questions]
     references = [row["reference"] for row in questions]
     prompts = [prompt_of(tokenizer, question) for question in asked]
@@ -166,10 +172,7 @@ def compare_with_base(
         kind: [number for number, row in enumerate(questions) if row["kind"] == kind]
         for kind in sorted({row["kind"] for row in questions})
     }
-    rows = [
-        conversation(tokenizer, {"messages": [*messages_of(question), {"role": "assistant", "content": text}]})
-        for question, text in zip(asked, references, strict=True)
-    ]
+    rows = [whole(row) for row in questions]
     return {
         "held_out": {
             "answer_loss": {

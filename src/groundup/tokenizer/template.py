@@ -25,6 +25,7 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from groundup.core.errors import UserError
+from groundup.data.messages import BadRow
 
 LONGEST = 1 << 16  # characters of a template; the longest of well-known models has 17,000
 STEPS = 100_000  # turns of loops and calls, beside 100 a message
@@ -189,7 +190,8 @@ class ChatTemplate:
                 )
             )  # fmt: skip
         except Exception as error:  # whatever a stranger's program ends with: it is the same to the user
-            raise UserError(f"{self.where}: the chat template ended with: {_said(error)}") from None
+            said = f"the chat template ended with: {_said(error)}"
+            raise BadRow(said, f"{self.where}: {said}") from None
 
     @cached_property
     def _compiled(self) -> tuple[jinja2.Template, "Sandbox"]:
