@@ -35,6 +35,29 @@ def test_batched_is_single_is_recomputed(toy_decoder, shape):
     assert len({tuple(answer) for answer in alone}) > 1
 
 
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(max_tokens=20, top_k=5)])
+def test_rows_beyond_the_memory_are_continued_part_by_part(toy_decoder, monkeypatch, sampling):
+    """Of a published model 256 answers would take more keys and values than a machine holds."""
+    model, prompts, made, told = toy_decoder(seed=3), some_prompts(1, 9, 4, 30, 17), [], []
+    whole = generate(model, prompts, [], sampling, seed=0)
+    row = 50 * decoding.cache_bytes(model)
+
+    class Counted(decoding.Decoding):
+        def __init__(self, model, rows, length):
+            super().__init__(model, rows, length)
+            made.append(self.cache.numel() * 4)
+
+    monkeypatch.setattr(engine, "Decoding", Counted)
+    for rows, parts in ((2, 3), (1, 5), (0.5, 5)):
+        made.clear(), told.clear()
+        monkeypatch.setattr(engine, "CACHE_BYTES", int(rows * row))
+        found = generate(model, prompts, [], sampling, 0, lambda *one: told.append(one))
+        assert len(made) == parts and max(made) <= max(rows, 1) * row
+        assert [[token for number, token in told if number == place] for place in range(5)] == found
+        assert generate(model, prompts, [], sampling, 0) == found
+        assert sampling != GREEDY or found == whole
+
+
 def test_weights_changed_between_calls_are_the_weights_used(toy_decoder):
     """As in training against rewards: changed in place, by an optimizer; or replaced."""
     model, other, prompts = toy_decoder(seed=3), toy_decoder(seed=4), some_prompts(5, 2)

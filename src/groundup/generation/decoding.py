@@ -59,6 +59,12 @@ class _Layer(NamedTuple):
     mlp: MixtureOfExperts | tuple[Tensor, Tensor, Tensor]  # gate, up, down
 
 
+def cache_bytes(model: Decoder) -> int:
+    """Keys and values of one token in all layers, in float32."""
+    config = model.config
+    return config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * 4
+
+
 class Decoding:
     """Rows in the middle of being continued: `prefill` the prompts once, then `decode` the tokens that continue each row.
 

@@ -6,6 +6,7 @@ Decoders take the short way of `decoding`, and where a token is the model's choi
 by drafts of `lookup`; every other architecture continues from its own cache.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from groundup.core.errors import UserError
-from groundup.generation.decoding import Decoding
+from groundup.generation.decoding import Decoding, cache_bytes
 from groundup.generation.one_thread import finite_rows, likeliest
 from groundup.generation.prompt_lookup import PromptLookup, drafts
 from groundup.model.base import LanguageModel
@@ -22,6 +23,8 @@ from groundup.model.decoder import Decoder
 from groundup.model.generation import HOTTEST, Generation
 
 COLDEST = 1e-5  # below it float32 has no number for what is divided by it; vLLM draws the line there too
+CACHE_BYTES = 4 << 30  # for keys and values of the rows that are continued together, on a processor
+GPU_SHARE = 4  # of a GPU's memory one such part
 STAYING_SHARE = 0.75  # of a batch: with no more than this still going, the finished rows leave
 
 
@@ -78,7 +81,8 @@ def generate(
     """Continue each prompt until one of the token ids `ends` (kept in the result) or `max_tokens`.
 
     Prompt and answer share the context: an answer has at most half of it. The same seed gives the same tokens.
-    on_token(row, token) is called as tokens appear.
+    on_token(row, token) is called as tokens appear. Where keys and values of all rows would take more than CACHE_BYTES (of a GPU
+    a quarter of its memory), they are continued part by part.
     Raises ValueError for an empty prompt; UserError for one that is longer than `room`, since what is left of it would be
     another question, and where the model's logits are not finite.
     """
@@ -92,6 +96,12 @@ def generate(
             f"a prompt has {longest:,} tokens; beside an answer of {max_tokens:,} the model's context has room for {most:,}: "
             "ask for less, or for a shorter answer"
         )
+    if len(prompts) > (at_once := _rows_at_once(model, longest + max_tokens)):
+        found_of_all: list[list[int]] = []
+        for start in range(0, len(prompts), at_once):
+            tell = on_token and (lambda row, token, first=start: on_token(first + row, token))
+            found_of_all += generate(model, prompts[start : start + at_once], ends, sampling, seed + start, tell)
+        return found_of_all
     prompts = [list(prompt) for prompt in prompts]
     device = model.lm_head.weight.device
     generator = torch.Generator(device=device).manual_seed(seed)
@@ -133,6 +143,15 @@ def generate(
             drafted = drafts([lookups[row] for row in rows], max(ends_at[row] - len(texts[row]) for row in rows) - 1)
         following = [[texts[row][-1], *draft] for row, draft in zip(rows, drafted, strict=True)]
         logits = state.decode(torch.tensor(following, device=device))
+
+
+def _rows_at_once(model: LanguageModel, length: int) -> int:
+    """Rows of `length` tokens that are continued together: of a published model one such row takes hundreds of MB."""
+    if not isinstance(model, Decoder):
+        return sys.maxsize
+    device = model.lm_head.weight.device
+    most = torch.cuda.get_device_properties(device).total_memory // GPU_SHARE if device.type == "cuda" else CACHE_BYTES
+    return max(1, most // (length * cache_bytes(model)))
 
 
 class GenericState:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from groundup.core.errors import UserError
-from groundup.generation.decoding import Decoding
+from groundup.generation.decoding import Decoding, cache_bytes
 from groundup.generation.engine import GenericState
 from groundup.generation.native_steps import Interrupted
 from groundup.generation.one_thread import finite_rows, likeliest
@@ -75,13 +75,12 @@ class Scheduler:
         self._thread: threading.Thread | None = None
 
     def _affordable(self, model: Decoder, slots: int, cache_mb: int) -> int:
-        config = model.config
-        size = config.num_hidden_layers * 2 * config.num_key_value_heads * config.head_dim * 4  # bytes a token, float32
+        size, context = cache_bytes(model), model.config.max_position_embeddings
         most = int(cache_mb * 1e6 / size)
         if most < 2 * self.length:
             self.length = max(16, most // 2)
             self.decisions.append(
-                f"context {self.length:,} of {config.max_position_embeddings:,} tokens: {cache_mb:,} MB hold no more than two"
+                f"context {self.length:,} of {context:,} tokens: {cache_mb:,} MB hold no more than two"
             )
         if (affordable := max(1, most // self.length - 1)) < slots:
             self.decisions.append(
