@@ -5,6 +5,7 @@ import contextlib
 import json
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -478,3 +479,10 @@ def test_an_address_that_cannot_be_listened_on_says_which_part_is_wrong():
         web.bind("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(UserError, match="choose another host"):
         web.bind("a host", 8000)
+
+
+def test_a_folder_may_have_an_equals_sign_in_its_name(served_folders, tmp_path):
+    folder = shutil.copytree(served_folders["chat"], tmp_path / "lr=0.1" / "chat")
+    assert {name: one.folder for name, one in open_all([str(folder), f"mine={folder}"], Capacity(slots=1)).items()} == {
+        "chat": folder, "mine": folder,
+    }  # fmt: skip

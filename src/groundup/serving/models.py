@@ -37,7 +37,9 @@ class ServedModel:
     @classmethod
     def open(cls, spec: str, capacity: Capacity) -> "ServedModel":
         """`spec`: `[name=]folder`, of a model or a run. Raises UserError where there is no model that writes text."""
-        name, _, given = spec.rpartition("=")
+        name, sign, given = spec.partition("=")
+        if not sign or expanded(spec).exists():  # `runs/lr=0.1/dpo` is a folder
+            name, given = "", spec
         folder = model_folder(expanded(given))
         network = load_decoder(folder).to(choose().torch_device)
         scheduler = Scheduler(network, capacity.slots, capacity.waiting, capacity.context_length, capacity.cache_mb)
