@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
 from groundup.core.statistics import students_tail
+from groundup.data.readers import Refused
 from groundup.evaluation import contamination
 from groundup.evaluation.contamination import exchangeable, order_test
 from groundup.evaluation.open_model import open_model
+from groundup.evaluation.tasks import open_task
 from groundup.tokenizer import bpe
 from groundup.tokenizer.tokenizer import Tokenizer
 
@@ -202,3 +204,26 @@ def test_what_ends_in_one_line(groundup_here, trained, tmp_path, monkeypatch, wo
     monkeypatch.chdir(tmp_path)
     done = groundup_here("contamination", trained.folder, *words)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ('kind = "choices"\nprompt = "{{ q }}"\nchoices = "o"\nanswer = "a"\n', [{"o": ["one", "two"], "a": -1}]),
+        ('kind = "existence"\nprompt = "{{ q }}"\nexists = "e"\ntarget = "o"\n', [{"e": True, "o": ["x"]}, {"e": False}]),
+        ('kind = "last word"\nprompt = "{{ text }}"\ntarget = "x"\n', None),
+        ('kind = "pairs"\nalternatives = "o"\ntarget = "{{ q }}"\n', [{"o": ["one goes before", "two goes before"]}]),
+    ],
+)
+def test_examples_of_every_kind_are_looked_for(tmp_path, text, rows):
+    """Also where the answers are kept back, an example has no answer, or an example is not a row."""
+    questions = [" ".join(f"word{n * 20 + place}" for place in range(15)) for n in range(12)]
+    name = "own.txt" if rows is None else "own.jsonl"
+    given = [json.dumps({"q": question, **rows[n % len(rows)]}) for n, question in enumerate(questions)] if rows else questions
+    (tmp_path / name).write_text(("\n" if rows else "\n\n").join(given))
+    (tmp_path / "own.toml").write_text(f'files = ["{name}"]\n{text}')
+    task = open_task(str(tmp_path / "own.toml"))
+    held = [f"it said {questions[3]} and more", f"one goes before {' '.join(questions[7].split()[:10])} at last"]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": one}) + "\n" for one in held))
+    found = contamination.overlap(contamination._rows(tmp_path / name, Refused()), task, [tmp_path / "texts.jsonl"], "own")
+    assert found["numbers"] == [3, 7][: 1 + ("pairs" in text)] and found["examples"] == 12

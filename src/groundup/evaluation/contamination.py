@@ -271,13 +271,22 @@ def overlap(rows: Sequence[Row], task: Task | None, corpora: Sequence[Path], whe
 
 
 def _prompts(task: Task | None) -> Iterable[tuple[int, list[str]]]:
-    """Row and forms of each example of a task, without what stands before all of them."""
-    if task is None:
+    """Row and forms of each example of a task, without what stands before all of them; none where an example is no row, as
+    those that are made of documents, and where no row makes one, as of a test whose answers are kept back.
+    """
+    if task is None or task.settings.made_of or any(kind_of(path).form == "text" for path in task.paths):
         return
     settings = task.settings.model_copy(update={"few_shot": None, "description": "", "listed_description": ""})
-    for example in load(replace(task, settings=settings, few_shot_paths=())).rows:
-        answer = example.texts[example.answer]
-        yield example.number, [example.prompt + settings.delimiter + answer, *([example.listed] if example.listed else [])]
+    try:
+        examples = load(replace(task, settings=settings, few_shot_paths=())).rows
+    except UserError as error:
+        logger.warning("only what the rows hold is looked for, no prompts: %s", error)
+        return
+    for example in examples:
+        # Of what exists, `answer` says that it does; pairs go on with the prompt.
+        answer = "".join(example.texts[:1]) if settings.kind in ("existence", "toxicity") else example.texts[example.answer]
+        parts = (answer, example.prompt) if settings.kind == "pairs" else (example.prompt, answer)
+        yield example.number, [settings.delimiter.join(parts), *([example.listed] if example.listed else [])]
 
 
 def _corpus_of_run(folder: Path) -> list[Path]:
