@@ -321,3 +321,25 @@ def test_a_row_of_the_vocabulary_without_a_token_may_be_the_likeliest(toy_decode
         wider.lm_head.weight[toy_tokenizer.size :] *= 50
     made = records_of(FolderModel("x", tmp_path, wider, toy_tokenizer, []), questions, load(questions).rows)
     assert [(one["generated"], one["letter_of_all"]) for one in made] == [(-1, -1)] * 3
+
+
+class Dropping(models.TokenModel):
+    """A tokenizer that has no token for some characters, as those that normalise a text."""
+
+    context, opening, begin_of_text = 64, [], 0
+
+    def encode(self, text):
+        return [ord(character) for character in text if character.isalpha()]
+
+    def decode(self, ids):
+        return "".join(map(chr, ids))
+
+    def score(self, requests, batch_size):
+        return [Scored(-float(len(ids) - start), True, ids[start]) for ids, start in requests]
+
+
+def test_an_answer_without_a_token_is_skipped():
+    """Nothing is certain to follow anything; and the other answers have their scores."""
+    found = Dropping().continuations([("is it", " so"), ("is it", " \u200b"), ("", "\u200b"), ("is", " it")], 8)
+    assert [getattr(one, "reason", None) for one in found] == [None, *["an answer that has no token"] * 2, None]
+    assert found[0].nats == found[3].nats == -2.0

@@ -172,6 +172,46 @@ def test_tokens_of_the_answer_are_found_by_their_places(monkeypatch):
         assert server.given[0]["Authorization"] == "Bearer secret"
 
 
+@pytest.mark.parametrize(
+    ("tokens", "spelt"),
+    [
+        (["<s>", "The", " answer", ":", " no", "x"], True),  # the token that begins all texts is none of the prompt
+        (["<s>", "The", "answer", ":", "no", "x"], True),  # each decoded by itself, as SentencePiece's
+        (["The", " answer", ":", " no", "x"], True),
+        (["The", " answer", ":", "\ufffd", " no", "x"], False),  # a part of a character
+        (["<s>", "x"], None),  # without the prompt
+        (["x"], None),
+    ],
+)
+def test_places_that_are_sums_of_lengths(tokens, spelt):
+    """As vLLM's text_offset: with a first token in it that the prompt has not, each would be some characters off."""
+    prompt, nats = "The answer: no", [None, *(-float(n) for n in range(1, len(tokens)))]
+    noted = {"tokens": tokens, "token_logprobs": nats, "text_offset": [len("".join(tokens[:n])) for n in range(len(tokens))],
+             "top_logprobs": [one and {"a": 0.0} for one in nats]}  # fmt: skip
+    model = RemoteModel("http://127.0.0.1:9/v1#m")
+    echoed = "x" if spelt is None else f"{prompt}x"
+    model.asked = lambda *_: {"choices": [{"index": 0, "text": echoed, "logprobs": noted}]}
+    if spelt is None:
+        with pytest.raises(UserError, match="the prompt is not echoed"):
+            model.continuations([(prompt[:11], prompt[11:])], 1)
+        return
+    [one] = model.continuations([(prompt[:11], prompt[11:])], 1)
+    assert (isinstance(one, BadRow) and "do not spell" in one.reason) if not spelt else (one.tokens, one.nats) == (1, nats[-2])
+
+
+def test_a_prompt_that_the_server_refuses_is_one_skipped_question(server, tmp_path):
+    """Of answers that are written, too."""
+    rows = [{"question": "what?", "answer": "#### 1"}, {"question": "what " * 400, "answer": "#### 2"}]
+    (tmp_path / "gsm8k_test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    name = f"{server.address}#toy"
+    [result] = evaluation.evaluate([name], ["gsm8k"], tmp_path, few_shot=0)["results"]
+    assert result["n"] == 1 and result["skipped"] == {"the server refuses it: 400 the prompt is longer than the context": 1}
+    rows = [{"question": row["question"], "exists": True, "answer": "it"} for row in rows]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    [result] = evaluation.evaluate([name], ["existence"], tmp_path / "own.jsonl")["results"]
+    assert result["n"] == 1 and sum(result["skipped"].values()) == 1
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_what_passes_is_tried_again(status, quick, caplog):
     answers = [(status, {}, {"Retry-After": "7"}), (status, {}, {"Retry-After": "\xb2"}), (status, b"no json")]
@@ -245,7 +285,7 @@ def test_any_answer_ends_in_a_score_or_one_line(changes, other):
         model.asked = lambda *_, answer=answer: answer
         try:
             [one] = model.continuations([("a", "b")], 1)
-            assert isinstance(one.nats, float) and not isinstance(one, BadRow)
+            assert isinstance(one, BadRow) or isinstance(one.nats, float)
         except UserError as error:
             assert "\n" not in str(error)
 

@@ -47,8 +47,8 @@ class GroundupLM(LM):
         for (until, max_tokens), numbers in alike.items():
             prompts = [requests[number].args[0] for number in numbers]
             texts = self.model.written(prompts, until, max_tokens, self.batch_size)
-            for number, (text, _) in zip(numbers, texts, strict=True):
-                found[number] = cut(text, until)
+            for number, one in zip(numbers, texts, strict=True):
+                found[number] = cut(_whole(one)[0], until)
         return found
 
 

@@ -43,8 +43,10 @@ class EvaluatedModel(Protocol):
 
     def written(
         self, prompts: Sequence[str], until: Sequence[str], max_tokens: int, batch_size: int
-    ) -> list[tuple[str, bool]]:
-        """What it writes after each prompt, always with the likeliest token; and whether the prompt was cut from the left."""
+    ) -> Sequence[tuple[str, bool] | BadRow]:
+        """What it writes after each prompt, always with the likeliest token, and whether the prompt was cut from the left;
+        BadRow, with the reason, for a prompt that it does not answer.
+        """
 
 
 class TokenModel:
@@ -88,12 +90,15 @@ class TokenModel:
             request, truncated = self._request(encode, context, continuation)
             requests.append(request)
             cut.append(truncated)
-        scored = iter(self.score([one for one in requests if one.start > 0], batch_size))
+        scored = iter(self.score([one for one in requests if 0 < one.start < len(one.ids)], batch_size))
         found: list[Continued | BadRow] = []
         said = lru_cache(None)(lambda token: self.decode([token]))
         for request, truncated in zip(requests, cut, strict=True):
             if request.start < 1:
                 found.append(BadRow("an answer longer than the model's context"))
+                continue
+            if request.start == len(request.ids):  # of characters that the tokenizer drops
+                found.append(BadRow("an answer that has no token"))
                 continue
             one = next(scored)
             tokens = len(request.ids) - request.start

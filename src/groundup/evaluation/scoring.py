@@ -140,8 +140,8 @@ def _generation(model: EvaluatedModel, task: Task, examples: Sequence[Example], 
     settings = task.settings
     written = model.written([one.prompt for one in examples], settings.until, settings.max_tokens, batch_size)
     return [
-        {**judged(text, task, example.texts), "truncated": was_cut}
-        for (text, was_cut), example in zip(written, examples, strict=True)
+        {"skipped": one.reason} if isinstance(one, BadRow) else {**judged(one[0], task, example.texts), "truncated": one[1]}
+        for one, example in zip(written, examples, strict=True)
     ]
 
 
@@ -149,14 +149,17 @@ def _existence(model: EvaluatedModel, task: Task, examples: Sequence[Example], b
     """Answers, and how sure the model is of their text."""
     settings = task.settings
     written = model.written([one.prompt for one in examples], settings.until, settings.max_tokens, batch_size)
-    texts = [answers.cut(text, settings.until) for text, _ in written]
+    texts = ["" if isinstance(one, BadRow) else answers.cut(one[0], settings.until) for one in written]
     pairs = [(one.prompt, text) for one, text in zip(examples, texts, strict=True) if text.strip()]
     scored = iter(model.continuations(pairs, batch_size))
-    made = []
-    for example, text, (_, was_cut) in zip(examples, texts, written, strict=True):
+    made: list[Record] = []
+    for example, text, answer in zip(examples, texts, written, strict=True):
         one = next(scored) if text.strip() else None
+        if isinstance(answer, BadRow):
+            made.append({"skipped": answer.reason})
+            continue
         sure = float(np.exp(one.nats / one.tokens)) if isinstance(one, Continued) else 0.0
-        made.append(hallucination.record(text, example, settings, sure) | {"truncated": was_cut})
+        made.append(hallucination.record(text, example, settings, sure) | {"truncated": answer[1]})
     return made
 
 

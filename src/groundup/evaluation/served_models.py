@@ -35,15 +35,15 @@ class RemoteModel(OpenAIAddress):
 
     def written(
         self, prompts: Sequence[str], until: Sequence[str], max_tokens: int, batch_size: int
-    ) -> list[tuple[str, bool]]:
-        """Raises UserError for a prompt that the server refuses, such as one that is too long."""
+    ) -> list[tuple[str, bool] | BadRow]:
         settings: dict[str, Any] = {"max_tokens": max_tokens, "temperature": 0}
         if stops := [text for text in until if text][:STOPS]:
             settings["stop"] = stops
-        found = []
+        found: list[tuple[str, bool] | BadRow] = []
         for choice in self._choices([prompt or BEFORE_ALL for prompt in prompts], settings, batch_size):
             if isinstance(choice, BadRow):
-                raise UserError(f"{self.address}: {choice.reason}")
+                found.append(choice)
+                continue
             if not isinstance(choice.get("text"), str):
                 raise UserError(f"{self.address}: an answer without text; is it an OpenAI-compatible server?")
             found.append((choice["text"], False))
@@ -69,12 +69,12 @@ class RemoteModel(OpenAIAddress):
     def _batch(self, prompts: Sequence[str], settings: dict[str, Any]) -> list[dict[str, Any]]:
         answer = self.asked("/completions", {"model": self.model, "prompt": [*prompts], **settings})
         choices = answer.get("choices")
-        by_index = {one.get("index"): one for one in choices if isinstance(one, dict)} if isinstance(choices, list) else {}
+        by_index = {one.get("index"): one for one in _objects(choices) if isinstance(one.get("index"), int)}
         if sorted(by_index, key=str) != sorted(range(len(prompts)), key=str):
             raise UserError(f"{self.address}: {len(prompts)} prompts, but choices {str([*by_index])[:60]} in the answer")
         return [by_index[number] for number in range(len(prompts))]
 
-    def _continued(self, choice: dict[str, Any], context: str, continuation: str) -> Continued:
+    def _continued(self, choice: dict[str, Any], context: str, continuation: str) -> Continued | BadRow:
         """Raises UserError where the answer is not that of a prompt that was echoed with its probabilities."""
         noted = choice.get("logprobs")
         if not isinstance(noted, dict):
@@ -87,7 +87,14 @@ class RemoteModel(OpenAIAddress):
             raise UserError(f"{self.address}: logprobs of different lengths for one answer")
         if not all(map(_number, offsets)):
             raise UserError(f"{self.address}: a text_offset that is no number")
-        start, end = len(context), len(context) + len(continuation)
+        prompt, start, end = context + continuation, len(context), len(context) + len(continuation)
+        if offsets == _offsets(tokens) and not "".join(map(str, tokens)).startswith(prompt):
+            if (placed := _placed(tokens, prompt)) is not None:
+                offsets = placed
+            elif tokens and str(choice.get("text")).startswith(prompt):
+                return BadRow("the server's tokens do not spell the prompt")
+            else:
+                raise UserError(f"{self.address}: the prompt is not echoed; the server must support `echo` with `logprobs`")
         ends = [*offsets[1:], end]
         asked = [place for place in range(len(tokens)) if ends[place] > start and offsets[place] < end]
         if not asked or offsets[0] > start or ends[asked[-1]] < end:
@@ -107,6 +114,27 @@ def _offsets(tokens: Sequence[Any]) -> list[int]:
         offsets.append(end)
         end += len(str(token))
     return offsets
+
+
+def _objects(values: Any) -> list[dict[str, Any]]:
+    return [one for one in values if isinstance(one, dict)] if isinstance(values, list) else []
+
+
+def _placed(tokens: Sequence[Any], prompt: str) -> list[int] | None:
+    """Where each token begins, of a server that adds up lengths: of a first token that begins all texts and is not in the prompt,
+    as vLLM's, or of words whose space is not told, as of SentencePiece; None where the others do not spell the prompt.
+    """
+    offsets, end = [], 0
+    for place, token in enumerate(map(str, tokens)):
+        offsets.append(end)
+        if end == len(prompt):  # what is generated
+            continue
+        if (space := not prompt.startswith(token, end)) and not prompt.startswith(f" {token}", end):
+            if place:
+                return None
+            continue
+        end += len(token) + space
+    return offsets if end == len(prompt) else None
 
 
 def _number(value: Any) -> bool:
