@@ -193,7 +193,9 @@ def test_what_programs_note_beside_pages_is_no_page(tmp_path):
     with WarcWriter(tmp_path / "a.warc.gz") as warc:
         for url in (*NOTES, *DOCUMENTS):
             warc.resource(url, "text/plain", b"Of bees, much is known.")
-    assert [page.url for page in read_pages(tmp_path / "a.warc.gz", Losses())] == DOCUMENTS
+    counts = collect(SourceConfig(source=str(tmp_path / "a.warc.gz"), domain="d"), tmp_path / "pages", "s", 1.0, "test")
+    assert counts["refused"] == {"note of a program": len(NOTES)}
+    assert [page.url for page in read_pages(tmp_path / "pages" / "s.warc.gz", Losses())] == DOCUMENTS
 
 
 def test_files_whose_name_says_text(tmp_path):

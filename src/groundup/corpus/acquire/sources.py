@@ -11,6 +11,7 @@ Exchange site, or a folder of such files
 
 import logging
 import os
+import re
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
@@ -34,6 +35,10 @@ from groundup.corpus.config import SourceConfig
 from groundup.data.readers import Refused
 
 logger = logging.getLogger(__name__)
+
+# What programs note in archives beside pages: answers of name servers, wget's and wpull's logs, the text of a page that
+# Browsertrix saves again. Other names of records may be of somebody's documents.
+NOTES = re.compile(r"(?:dns|whois|metadata|filedesc):|urn:(?:text(?:final)?|pageinfo|x-wpull):", re.IGNORECASE)
 
 
 class Source(Protocol):
@@ -116,6 +121,9 @@ def _write(
                 reached = "max_pages" if counts.pages >= source.max_pages else "max_mb"
                 remarks.append(f"{source.source}: has more, but {reached} = {getattr(source, reached):,} is reached")
                 break
+            if NOTES.match(page.url):
+                refused["note of a program"] += 1
+                continue
             content_type = kind_of_body(page.content_type, "", page.body, page.charset)
             if not gives_text(content_type):
                 refused["type"] += 1

@@ -7,7 +7,6 @@ import base64
 import gzip
 import hashlib
 import json
-import re
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -21,10 +20,6 @@ from groundup.corpus.archive.compression import CHUNK
 from groundup.corpus.archive.content_type import kind_of_body, stated
 from groundup.corpus.archive.records import MAX_RECORD_BYTES, Losses, Place, Record, records_of
 from groundup.corpus.urls import split_url
-
-# What programs note beside pages: answers of name servers, wget's and wpull's logs, the text of a page that Browsertrix saves
-# again. Other names of records may be of somebody's documents.
-NOTES = re.compile(r"(?:dns|whois|metadata|filedesc):|urn:(?:text(?:final)?|pageinfo|x-wpull):", re.IGNORECASE)
 
 
 class WarcWriter:
@@ -116,7 +111,7 @@ def pages_of(
 
 def page_of(record: Record, name: str, losses: Losses, max_record_bytes: int = MAX_RECORD_BYTES) -> Page | None:
     """The page that a record holds, if it holds one."""
-    if not record.url or record.kind not in ("response", "resource", "conversion") or NOTES.match(record.url):
+    if not record.url or record.kind not in ("response", "resource", "conversion"):
         return None
     if split_url(record.url) is None:
         losses.malformed += 1
