@@ -176,3 +176,10 @@ def test_a_run_that_stands_there_twice_does_not_predict_itself(tmp_path, caplog)
 def test_a_domain_that_is_given_twice_is_refused():
     with pytest.raises(UserError, match=r"'a=2': 'a' is given twice"):
         mixture_laws.parse_available(["a=1", "a=2"])
+
+
+def test_a_domain_of_which_the_runs_tell_nothing_is_said(tmp_path, caplog):
+    rows = [f"{n / 20:.4g},{1 - n / 20:.4g},0,{3 - n / 30:.4f}" for n in range(1, 13)]
+    (tmp_path / "swarm.csv").write_text("weight_a,weight_b,weight_c,loss_x\n" + "\n".join(rows))
+    mixture_laws.read(tmp_path / "swarm.csv")
+    assert "all 12 runs have the same share of 'c'" in caplog.text and len(caplog.records) == 1

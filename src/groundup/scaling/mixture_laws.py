@@ -39,6 +39,7 @@ FLOORS = (0.0, 0.25, 0.5, 0.75, 0.9, 0.97)  # of the lowest loss: where the expo
 FOLDS = 5
 FEWEST_RUNS = 8
 SHARES_ADD_UP = 0.02  # to 1, but for rounding: RegMix's own have three digits
+SAME_SHARE = 1e-3  # shares that differ by less: rounding
 SMALLEST = 5e-4  # of a proposed weight; what is below is left out
 CANDIDATES, BEST, ROUNDS = 4000, 40, 8
 DRAWS = 100
@@ -98,6 +99,9 @@ def read(path: Path) -> Swarm:
         raise UserError(f"{path}: {len(weights)} runs{left} are too few for {len(domains)} domains: give {fewest} or more")
     if not np.ptp(np.array(weights), axis=0).any():
         raise UserError(f"{path}: all {len(weights)} runs have one mixture, so nothing can be told of others; add runs of others")
+    for name in (name for name, spread in zip(domains, np.ptp(np.array(weights), axis=0), strict=True) if spread < SAME_SHARE):
+        told = "%s: all %d runs have the same share of %s, and tell nothing of it: add runs of others, or leave it out"
+        logger.warning(told, path, len(weights), shown(name))
     return Swarm(domains, targets, np.array(weights), np.array(losses), diverged)
 
 
