@@ -1,6 +1,7 @@
 """Folders that only transformers opens: scores are those of its own logits, and of our reader where both read a folder."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -116,3 +117,18 @@ def test_what_does_not_open_is_one_line(files, said, place, tmp_path):
     with pytest.raises(UserError, match=said) as caught:
         open_model(f"hf:{tmp_path}")
     assert "\n" not in str(caught.value) and len(str(caught.value)) <= 300
+
+
+def test_the_token_that_begins_texts(place, toy_tokenizer, tmp_path):
+    """A text without a context is scored after it, as by lm-eval, though the folder puts none before a text."""
+    shutil.copytree(place / "ours", tmp_path / "own")
+    path = tmp_path / "own" / "tokenizer_config.json"
+    end = toy_tokenizer.end_of_text
+    bos, number = next(one for one in toy_tokenizer.special_tokens.items() if one[1] != end)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"bos_token": bos}))
+    path = tmp_path / "own" / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": None}))
+    found, before = open_model(f"hf:{tmp_path / 'own'}"), open_model(f"hf:{place / 'ours'}")
+    assert (found.opening, found.begin_of_text) == ([], number) and before.begin_of_text == end
+    [one], [other] = (model.continuations([("", "it returns")], 1) for model in (found, before))
+    assert one.nats != other.nats

@@ -33,7 +33,9 @@ class TransformersModel(TokenModel):
         self.ends = [one for one in (ends if isinstance(ends, list) else [ends]) if one is not None]
         if not self.ends:
             raise UserError(f"{name}: its tokenizer has no token that ends a text, so it is not that of a language model")
-        self.begin_of_text = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else self.ends[0]
+        # As lm-eval has it, and our own reader: the token that begins texts, where there is one, though none is put before them.
+        named = (tokenizer.bos_token_id, tokenizer.eos_token_id, self.ends[0])
+        self.begin_of_text = next(token for token in named if token is not None)
 
     def encode(self, text: str) -> list[int]:
         """Text that looks like a special token is text."""
