@@ -236,6 +236,7 @@ def test_what_the_sandbox_has_not(task, source):
         (CHOICES + '[few_shot]\ncount = 1\nfiles = ["../x.jsonl"]', "no name below"),
         (CHOICES + "[few_shot]\ncount = -1", "few_shot.count"),
         ('kind = "pairs"\nfiles = ["rows.jsonl"]\nalternatives = "options"\n[few_shot]\ncount = 2', "takes no few-shot"),
+        ('kind = "perplexity"\nfiles = ["rows.jsonl"]\ntext = "q"\n[by]\nq = "{{ q }}"', "no figures of parts"),
         ("#" * 70_000, "at most"),
         ("\x00", "not TOML"),
     ],

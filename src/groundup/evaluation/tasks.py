@@ -167,6 +167,8 @@ def read_settings(path: Path) -> TaskFile:
         raise UserError(f"{path}: files is empty: name the file of the examples")
     if settings.few_shot and settings.few_shot.count and settings.kind in NO_SHOTS:
         raise UserError(f"{path}: a task of {settings.kind} takes no few-shot examples")
+    if settings.by and settings.kind == "perplexity":
+        raise UserError(f"{path}: a task of perplexity has no figures of parts; leave [by] out, or make a task of each part")
     answers.require_expression(settings.extract, f"{path}: extract")
     return settings
 
