@@ -13,7 +13,8 @@ import torch
 
 from common import arguments, conclude
 from groundup.data.readers import Refused
-from groundup.evaluation.evaluate import evaluate, table
+from groundup.evaluation.evaluate import evaluate
+from groundup.evaluation.results_table import table
 from groundup.evaluation.tasks import rows_of
 from groundup.model import folder
 from groundup.model.decoder import Decoder, DecoderConfig

@@ -16,6 +16,7 @@ import torch
 from groundup.core import executor
 from groundup.core.device import choose
 from groundup.evaluation import evaluate as evaluation
+from groundup.evaluation.results_table import table
 from groundup.evaluation.scoring import CONVENTIONS
 from groundup.model import folder
 
@@ -277,5 +278,43 @@ def test_a_model_that_some_examples_are_too_long_for_has_a_row(models, short, tm
     for order in ([str(models / "one"), short], [short, str(models / "one")]):
         found = evaluation.evaluate(order, [task])
         assert [one["n"] for one in found["results"]] == ([6, 3] if order[1] == short else [3, 6])
-        shown = evaluation.table(found)
+        shown = table(found)
         assert "both: 3 to 6 examples" in shown and "macro" in shown and "by size" in shown and "by long" in shown
+
+
+def test_two_tasks_of_one_name(models, data, tmp_path):
+    """Such as a shipped one and a changed copy: the figures of one would stand as the other's, in one file of records."""
+    text = 'kind = "pairs"\nfiles = ["blimp.jsonl"]\nalternatives = "[sentence_bad, sentence_good]"'
+    (tmp_path / "blimp.toml").write_text(text)
+    with pytest.raises(evaluation.UserError, match=r"blimp\.toml: two tasks called blimp; give one file another name"):
+        evaluation.evaluate([str(models / "one")], ["blimp", str(tmp_path / "blimp.toml")], data, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_task_that_nothing_of_fits_into_one_model_leaves_the_others(models, short, data, tmp_path):
+    long = task_of(tmp_path, "long", [{"q": "what is it", "o": ["path " * 60, "file " * 60], "a": n % 2} for n in range(4)])
+    (tmp_path / "lambada.jsonl").write_bytes((data / "lambada.jsonl").read_bytes())
+    found = evaluation.evaluate([short, str(models / "one")], [long, "lambada"], tmp_path, out=tmp_path / "out")
+    assert [(one["label"], one["task"]) for one in found["results"]] == [
+        ("short", "lambada"), ("one", "long"), ("one", "lambada"),
+    ]  # fmt: skip
+    [missing] = found["unscored"]
+    assert (missing["model"], missing["task"]) == (short, "long") and "nothing could be scored" in missing["reason"]
+    assert [one["task"] for one in found["comparisons"]] == ["lambada"]
+    assert "short: long: nothing could be scored" in table(found)
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == found
+
+
+def test_one_command_at_a_time_in_a_folder(models, data, tmp_path, monkeypatch):
+    """Two would write their records into the same files."""
+    scored = evaluation.records_of
+
+    def meanwhile(*given):
+        with pytest.raises(evaluation.UserError, match="another groundup run is working there"):
+            call(models, data, tmp_path)
+        return scored(*given)
+
+    monkeypatch.setattr(evaluation, "records_of", meanwhile)
+    call(models, data, tmp_path)
+    assert len((tmp_path / "one" / "blimp.jsonl").read_text().splitlines()) == 30
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "results.json"]

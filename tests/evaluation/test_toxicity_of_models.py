@@ -1,6 +1,7 @@
 """Sampled continuations and what a classifier makes of them: by hand, and the same for any batch and order."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from groundup.core.errors import UserError
 from groundup.core.statistics import wilson
 from groundup.corpus.classify.linear import BITS, Classifier
+from groundup.data import token_files
 from groundup.evaluation import evaluate as evaluation
 from groundup.evaluation import toxicity
 from groundup.evaluation.open_model import open_model
@@ -89,3 +91,22 @@ def test_prompts_of_ones_own_in_both_shapes(model, data):
         open_task("toxicity", data, few_shot=1)
     found = evaluation.evaluate([str(model)], ["toxicity"], data / "own.jsonl")
     assert found["results"][0]["skipped"] == {"an empty answer, choice or text": 1}
+
+
+def test_models_that_cannot_sample(model, data, toy_tokenizer, tmp_path):
+    """The n-gram model that stands beside a run's is left out of such a task; a model that is named is refused at once."""
+    shutil.copytree(model, tmp_path / "run" / "base")
+    toy_tokenizer.save(tmp_path / "run" / "tokenizer")
+    (tmp_path / "run" / "tokens").mkdir()
+    ids = np.array([toy_tokenizer.end_of_text, *toy_tokenizer.encode("it returns the path of the file")])
+    token_files.write(tmp_path / "run" / "tokens" / "train", iter([ids]), token_files.dtype_for(toy_tokenizer.size))
+    (data / "lambada.jsonl").write_text(json.dumps({"text": "it returns the path"}) + "\n")
+    found = evaluation.evaluate([str(tmp_path / "run" / "base")], ["toxicity", "lambada"], data, limit=2)
+    assert [(one["label"], one["task"]) for one in found["results"]] == [
+        ("base", "toxicity"), ("base", "lambada"), ("5-gram-of-run", "lambada"),
+    ]  # fmt: skip
+    assert [one["task"] for one in found["comparisons"]] == ["lambada"]
+    for name in (f"hf:{model}", "http://127.0.0.1:1/v1#x", f"ngram:{tmp_path / 'run'}"):
+        with pytest.raises(UserError, match=r"toxicity samples continuations: give the folder of a model"):
+            evaluation.evaluate([str(model), name], ["lambada", "toxicity"], data, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -70,3 +70,18 @@ def test_it_is_no_standard_step(model):
     assert "benchmarks" not in [step.name for step in steps.STANDARD]
     with pytest.raises(UserError, match="no standard step has this name"):
         steps.steps_of(resolve({"name": "x", "given": {"base": str(model)}, "standard": ["benchmarks"]}, [], "here"))
+
+
+def test_records_are_where_the_leaderboard_says(model):
+    """A step's folder gets its name when it is done; what is written before is of the finished one."""
+    board = model.parent / "boards" / "leaderboard.jsonl"
+    steps.run(recipe(model, tasks=["blimp"], data=str(model.parent), leaderboard=str(board)), model.parent / "run")
+    [line] = board.read_text().splitlines()
+    assert (board.parent / json.loads(line)["records"]).is_file()
+
+
+def test_a_task_without_conventions_has_a_section(model):
+    asked = recipe(model, tasks=["existence"], data="", limit=3)
+    steps.run(asked, model.parent / "run")
+    page = (model.parent / "run" / "report" / "report.html").read_text()
+    assert "answered, invented" in page and "An assertion about something invented is a hallucination" in page

@@ -55,6 +55,7 @@ def evaluate(
 ) -> None:
     """Evaluate models on benchmarks, under every scoring convention at once, with intervals."""
     from groundup.evaluation import evaluate as evaluation
+    from groundup.evaluation.results_table import table as results_table
     from groundup.report.config import ReportConfig
 
     if show:
@@ -77,5 +78,5 @@ def evaluate(
         ray=address if engine == "ray" else None, robust=robustness, misspellings=misspellings,
         machine=machine if efficiency else None, leaderboard=leaderboard,
     )  # fmt: skip
-    print(printable(evaluation.table(found)), file=sys.stderr)
+    print(printable(results_table(found)), file=sys.stderr)
     result(found)

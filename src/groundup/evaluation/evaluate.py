@@ -10,6 +10,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.executor import pool
 from groundup.core.files import read_object, write_json
+from groundup.core.locks import alone
 from groundup.core.progress import Progress
 from groundup.evaluation import breakdown, efficiency, hallucination, metrics, robustness, toxicity
 from groundup.evaluation.leaderboard import append, require_file, row_of
 from groundup.evaluation.models import FolderModel
 from groundup.evaluation.ngram_model import NGRAM, ORDER, beside
-from groundup.evaluation.open_model import Identity, identify, open_model
+from groundup.evaluation.open_model import Identity, can_be_asked, identify, open_model
+from groundup.evaluation.results_table import line_of
 from groundup.evaluation.scoring import CONVENTIONS, Record, conventions_of, records_of
 from groundup.evaluation.tasks import Example, Examples, Task, begin, corpus_texts, open_task, read_settings, shipped
 
@@ -55,15 +58,16 @@ def evaluate(
     misspellings: Path | None = None,
     machine: dict[str, float] | None = None,
     leaderboard: Path | None = None,
+    kept: Path | None = None,
 ) -> dict[str, Any]:
-    """{"results": [one for each model and task], "comparisons": [...]}, of which `table` makes a page for people.
+    """{"results": [one for each model and task], "comparisons": [...]}, of which `results_table.table` makes one for people.
 
     Beside a run's models stands the n-gram model of its tokens. `out`: records as `<model>/<task>.jsonl`, and `results.json`;
     the same call resumes there. `workers`: so many processes with one thread each, or tasks of the Ray cluster at address
     `ray`: the same bytes for any number of them. With neither, this process with all its threads. `robust`: each task under
     perturbations of its questions too, with slips of the file `misspellings` (`robustness.misspellings`). `machine`: its
     watts, price_per_hour and grams_co2_per_kwh, with which efficiency is measured too. `leaderboard`: a file that gets a row
-    of each result (`leaderboard.py`).
+    of each result (`leaderboard.py`). `kept`: what `out` will be called.
     Raises UserError for models, tasks and files that cannot be used; of all tasks the first example is made, and all models are
     looked up, before one is opened.
     """
@@ -76,55 +80,109 @@ def evaluate(
     if out:
         _require_ours(out / RESULTS)
     opened = [_checked(open_task(name, data, few_shot)) for name in tasks]
+    _require_names(opened)
     asked = [(task, begin(task, limit)) for task in opened]
     variants: dict[str, list[robustness.Variant]] = {}
     if robust:
         known = robustness.misspellings(misspellings, data)
         variants = {task.name: robustness.variants(task, examples, known) for task, examples in asked}
+    for name, task in ((name, task) for name in models for task in opened if not can_be_asked(name, task)):
+        raise UserError(f"{name[-120:]}: {task.name[:40]} samples continuations: give the folder of a model that groundup reads")
     models = [*models, *beside(models)]
     labels, identities = _labels(models), {name: identify(name) for name in models}
     part = PART if workers is None and ray is None else SHARED_PART
-    sheets = [
-        _Sheet(name, identities[name], task, examples, out and out / labels[name], limit, part)
-        for name in models
-        for clean in asked
-        for task, examples in (clean, *variants.get(clean[0].name, []))
-    ]
-    results: list[dict[str, Any]] = []
-    rights: Rights = {}
-    speeds: dict[str, dict[str, Any]] = {}
-    rows: list[dict[str, Any]] = []
-    start = time.perf_counter()
-    for sheet in _filled(sheets, batch_size, workers, ray):
-        name, task, seconds = sheet.model, sheet.task, time.perf_counter() - start
-        rights[name, task.name] = _headline_rights(task, sheet.records)
-        if not task.perturbation:
-            found = summary(task, sheet.examples, sheet.records)
-            if machine:
-                speeds[name] = speeds.get(name) or _speed(name)
-                scored = len(sheet.records) - sheet.already
-                found["efficiency"] = efficiency.of_task(speeds[name], seconds, scored, machine)
-            results.append({"model": name, "folder": identities[name].where, "label": labels[name], **found})
-            if leaderboard:
-                rows.append(row_of(results[-1], identities[name].key, task, sheet.records, sheet.path, leaderboard))
-            logger.info("%s", _line(results[-1]))
-        start = time.perf_counter()
-    for result in results:
-        if some := variants.get(result["task"]):
-            clean, *others = (rights[result["model"], task] for task in (result["task"], *(task.name for task, _ in some)))
-            result["robustness"] = robustness.figures(clean, some, others)
-    _tell_refused(asked)
-    everything = {"results": results, "comparisons": _comparisons(models, opened, rights)}
-    if out:
-        write_json(out / RESULTS, everything)
-    if leaderboard:
-        append(leaderboard, rows)
+    with alone(out / RESULTS) if out else nullcontext():
+        sheets = [
+            _Sheet(name, identities[name], task, examples, out and out / labels[name], limit, part)
+            for name in models
+            for clean in asked
+            if can_be_asked(name, clean[0])
+            for task, examples in (clean, *variants.get(clean[0].name, []))
+        ]
+        outcome = _Outcome(labels, identities, machine, leaderboard, kept or out)
+        for sheet, seconds in _timed(_filled(sheets, batch_size, workers, ray)):
+            outcome.take(sheet, seconds)
+        outcome.require_any()
+        for result in outcome.results:
+            if some := variants.get(result["task"]):
+                names = (result["task"], *(task.name for task, _ in some))
+                clean, *others = (outcome.rights[result["model"], name] for name in names)
+                result["robustness"] = robustness.figures(clean, some, others)
+        _tell_refused(asked)
+        everything = {
+            "results": outcome.results, "comparisons": _comparisons(models, opened, outcome.rights), "unscored": outcome.unscored,
+        }  # fmt: skip
+        if out:
+            write_json(out / RESULTS, everything)
+        if leaderboard:
+            append(leaderboard, outcome.rows)
     return everything
+
+
+class NothingScored(UserError):
+    """Every example of a task was skipped."""
+
+
+class _Outcome:
+    """Results of sheets, as they are filled. A model that nothing of a task fits into is told of; the others are as good."""
+
+    def __init__(
+        self, labels: dict[str, str], identities: dict[str, Identity], machine: dict[str, float] | None, board: Path | None,
+        kept: Path | None,
+    ) -> None:  # fmt: skip
+        self.labels, self.identities, self.machine, self.board, self.kept = labels, identities, machine, board, kept
+        self.results: list[dict[str, Any]] = []
+        self.rights: Rights = {}
+        self.rows: list[dict[str, Any]] = []
+        self.unscored: list[dict[str, str]] = []
+        self._speeds: dict[str, dict[str, Any]] = {}
+
+    def take(self, sheet: "_Sheet", seconds: float) -> None:
+        name, task = sheet.model, sheet.task
+        self.rights[name, task.name] = _headline_rights(task, sheet.records)
+        if task.perturbation:
+            return
+        try:
+            found = summary(task, sheet.examples, sheet.records)
+        except NothingScored as error:
+            logger.warning("%s: %s", name, error)
+            self.unscored.append({"model": name, "label": self.labels[name], "task": task.name, "reason": str(error)})
+            return
+        if self.machine:
+            self._speeds[name] = self._speeds.get(name) or _speed(name)
+            scored = len(sheet.records) - sheet.already
+            found["efficiency"] = efficiency.of_task(self._speeds[name], seconds, scored, self.machine)
+        where, key = self.identities[name]
+        self.results.append({"model": name, "folder": where, "label": self.labels[name], **found})
+        if self.board:
+            kept = self.kept and sheet.path and self.kept / self.labels[name] / sheet.path.name
+            self.rows.append(row_of(self.results[-1], key, task, sheet.records, sheet.path, self.board, kept))
+        logger.info("%s", line_of(self.results[-1]))
+
+    def require_any(self) -> None:
+        if not self.results:
+            raise UserError(self.unscored[0]["reason"])
+
+
+def _timed(filled: Iterator["_Sheet"]) -> Iterator[tuple["_Sheet", float]]:
+    """With the seconds that each took."""
+    start = time.perf_counter()
+    for sheet in filled:
+        yield sheet, time.perf_counter() - start
+        start = time.perf_counter()
 
 
 def _require_ours(path: Path) -> None:
     if path.is_file() and not read_object(path).keys() >= {"results", "comparisons"}:
         raise UserError(f"{path}: is there already, and of no evaluation; give another folder")
+
+
+def _require_names(tasks: Sequence[Task]) -> None:
+    """Results, records and comparisons go by the name of a task, which is its file's."""
+    for number, task in enumerate(tasks):
+        if other := next((one for one in tasks[:number] if one.name == task.name), None):
+            said = f"{other.where[-90:]} and {task.where[-90:]}: two tasks called {task.name[:40]}"
+            raise UserError(f"{said}; give one file another name")
 
 
 def _checked(task: Task) -> Task:
@@ -149,7 +207,7 @@ def _comparisons(models: Sequence[str], tasks: Sequence[Task], rights: Rights) -
         for task in tasks
         for number, first in enumerate(models)
         for second in models[number + 1 :]
-        if (compared := _compared(rights[first, task.name], rights[second, task.name]))
+        if (compared := _compared(rights.get((first, task.name), {}), rights.get((second, task.name), {})))
     ]
 
 
@@ -292,12 +350,12 @@ def _found(path: Path, key: dict[str, Any], examples: Examples, part: int) -> li
 
 
 def summary(task: Task, examples: Examples, records: Sequence[Record]) -> dict[str, Any]:
-    """The figures of one model on one task. Raises UserError when every example was skipped."""
+    """The figures of one model on one task. Raises NothingScored when every example was skipped."""
     skipped = Counter(examples.refused) + Counter(record["skipped"] for record in records if "skipped" in record)
     scored = [record for record in records if "skipped" not in record]
     if not scored:
         reason = next(iter(skipped), "no examples")
-        raise UserError(f"{task.name}: nothing could be scored: {reason}; take shorter examples or a longer context")
+        raise NothingScored(f"{task.name}: nothing could be scored: {reason}; take shorter examples or a longer context")
     found: dict[str, Any] = {
         "task": task.name, "kind": task.settings.kind, "n": len(scored), "skipped": dict(skipped),
         "truncated": sum(record["truncated"] for record in scored),
@@ -407,83 +465,3 @@ def _compared(ours: dict[int, tuple[float, str]], theirs: dict[int, tuple[float,
     if not both:
         return None
     return metrics.compare([ours[n][0] for n in both], [theirs[n][0] for n in both], [ours[n][1] for n in both])
-
-
-# --- what is shown ------------------------------------------------------------------------------------------------
-
-
-def _line(result: dict[str, Any]) -> str:
-    cut = f"; {result['truncated']} truncated from the left" if result["truncated"] else ""
-    left = f"; {sum(result['skipped'].values())} skipped" if result["skipped"] else ""
-    return f"{result['model']}: {result['task']}: {result['n']} examples{cut}{left}"
-
-
-def table(found: dict[str, Any]) -> str:
-    """For people: a block for each task, a row for each model and baseline, a column for each convention, in per cent."""
-    results, comparisons, lines = found["results"], found["comparisons"], []
-    label = {result["model"]: result["label"] for result in results}
-    for task in dict.fromkeys(result["task"] for result in results):
-        some = [result for result in results if result["task"] == task]
-        columns = [*some[0].get("accuracy", {})]
-        # A model that some examples were too long for may lack a figure of the others, such as the mean over subjects.
-        more = [_more(result) for result in some]
-        heads = [*dict.fromkeys(head for one in more for head in one)]
-        rows = [["", *columns, *heads]]
-        for result, one in zip(some, more, strict=True):
-            cells = (_shown(result["accuracy"][name]) for name in columns)
-            rows.append([result["label"], *cells, *(one.get(head, "") for head in heads)])
-        for name, share in some[0].get("baselines", {}).items():
-            rows.append([name, *(f"{100 * share:.1f}" for _ in columns), *("" for _ in heads)])
-        counts = sorted({result["n"] for result in some})
-        shown = " to ".join(map(str, [counts[0], counts[-1]] if len(counts) > 1 else counts))
-        lines += ["", f"{task}: {shown} examples" + (f"; headline: {some[0]['convention']}" if columns else "")]
-        lines += _aligned(rows)
-        for name in dict.fromkeys(name for one in some for name in one.get("by", {})):
-            lines += _aligned(breakdown.rows_of_table(name, some))
-        if "robustness" in some[0]:
-            lines += _aligned(robustness.rows_of_table(some))
-        if "efficiency" in some[0]:
-            lines += _aligned(efficiency.rows_of_table(some))
-        for compared in comparisons:
-            if compared["task"] == task:
-                lines.append(
-                    f"{label[compared['models'][0]]} less {label[compared['models'][1]]}: {100 * compared['difference']:+.1f} "
-                    f"({100 * compared['low']:+.1f} to {100 * compared['high']:+.1f}), p {compared['p']:.2g}"
-                    + (f"; {compared['n_to_tell']:,} questions would tell" if compared["n_to_tell"] else "")
-                )
-    return "\n".join(lines)
-
-
-def _shown(figure: dict[str, Any]) -> str:
-    return f"{100 * figure['accuracy']:.1f} ±{50 * (figure['high'] - figure['low']):.1f}"
-
-
-def _more(result: dict[str, Any]) -> dict[str, str]:
-    """What else is shown of a model, by the heads of the columns."""
-    if result["kind"] == "perplexity":
-        return {
-            "bits/byte": f"{result['bits_per_byte']:.4f}",
-            "byte perplexity": f"{result['byte_perplexity']:.4f}",
-            "word perplexity": f"{result['word_perplexity']:.4g}",
-        }
-    if "figures" in result:
-        cells = {name: _shown({"accuracy": one["value"], **one}) for name, one in result["figures"].items()}
-        known = {head: result["confidence"].get(head.lower()) for head in ("ECE", "AUROC")} if "confidence" in result else {}
-        return cells | {head: f"{one['value']:.3f}" if one else "" for head, one in known.items()}
-    cells = {"spread": f"{100 * result['spread']:.1f}"} if "spread" in result and len(result["accuracy"]) > 1 else {}
-    headline = result["accuracy"][result["convention"]]
-    cells |= {"macro": f"{100 * headline['macro']:.1f}"} if "macro" in headline else {}
-    cells |= {"perplexity": f"{result['perplexity']:.4g}"} if "perplexity" in result else {}
-    cells |= {"f1": _shown(result["f1"])} if "f1" in result else {}
-    if "calibration" in result:
-        cells |= {"ECE": f"{result['calibration']['ece']:.3f}", "Brier": f"{result['calibration']['brier']:.3f}"}
-    return cells
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
-

@@ -13,6 +13,7 @@ from groundup.core.seals import MANIFEST
 from groundup.evaluation.models import EvaluatedModel, FolderModel, before
 from groundup.evaluation.ngram_model import NGRAM, NgramModel, key_of
 from groundup.evaluation.served_models import RemoteModel
+from groundup.evaluation.tasks import Task
 from groundup.evaluation.transformers_models import open_by_transformers
 from groundup.generation.open_folder import model_folder
 from groundup.model.folder import load_decoder
@@ -40,6 +41,11 @@ def identify(name: str) -> Identity:
     files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".model"))
     kept = [path for path in files if path.suffix != ".json" or path.name in ("config.json", "tokenizer.json")]
     return Identity(str(folder), {path.name: digest(path) for path in kept})
+
+
+def can_be_asked(name: str, task: Task) -> bool:
+    """Whether a model can do what the task asks: to sample, only those that are computed here."""
+    return task.settings.kind != "toxicity" or not name.startswith((*ADDRESSES, NGRAM, TRANSFORMERS))
 
 
 def open_model(name: str) -> EvaluatedModel:

@@ -13,7 +13,8 @@ from groundup.pipeline.run import Step, StepContext
 def benchmarks(context: StepContext) -> Results:
     """A model's folder on tasks: `results.json`, records for each example, and what `evaluation.evaluate` returns."""
     from groundup.evaluation.contamination import contamination
-    from groundup.evaluation.evaluate import evaluate, table
+    from groundup.evaluation.evaluate import evaluate
+    from groundup.evaluation.results_table import table
 
     settings, folder = context.recipe.benchmarks, context.inputs["model"]
     if reason := reason_skipped(context, "model"):
@@ -21,15 +22,17 @@ def benchmarks(context: StepContext) -> Results:
     data = _data(context.recipe)
     board = expanded(settings.leaderboard) if settings.leaderboard else None
     found = evaluate(
-        [str(folder)], settings.tasks, data, limit=settings.limit or None, out=context.work, leaderboard=board
-    )
+        [str(folder)], settings.tasks, data, limit=settings.limit or None, out=context.work, leaderboard=board,
+        kept=context.work.with_name(context.name),
+    )  # fmt: skip
     context.log(table(found))
     tested: dict[str, Any] = {}
-    for name, result in zip(settings.tasks if settings.contamination else [], found["results"], strict=False):
+    for name in settings.tasks if settings.contamination else []:
+        task = Path(name).stem
         try:
-            tested[result["task"]] = contamination(str(folder), name, data, seed=context.recipe.seed)
+            tested[task] = contamination(str(folder), name, data, seed=context.recipe.seed)
         except UserError as error:  # of a sorted or short file nothing can be told
-            context.log(f"contamination of {result['task']} is left out: {error}")
+            context.log(f"contamination of {task} is left out: {error}")
     board_tables = _standings(board, [result["task"] for result in found["results"]]) if board else []
     tasks = list(dict.fromkeys(result["task"] for result in found["results"]))
     return {**found, "tasks": tasks, "contamination": tested, "leaderboard": board_tables}

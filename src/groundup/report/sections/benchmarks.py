@@ -20,6 +20,8 @@ def gather(run: RunResults) -> dict[str, Any]:
             "results": some,
             "heads": [("Convention", ""), *((column, "n") for column in columns)],
             "conventions": list(first.get("accuracy", {})),
+            "figures": list(dict.fromkeys(name for one in some for name in one.get("figures", {}))),
+            "figure_heads": [("Figure", ""), *((one["label"], "n") for one in some)],
             "baselines": first.get("baselines", {}),
             "comparisons": [one for one in tested["comparisons"] if one["task"] == name],
             "reliability": figures.reliability(f"reliability-{len(tasks)}", bins, "this model") if bins else "",
