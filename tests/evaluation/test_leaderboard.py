@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
 from groundup.evaluation import leaderboard
+from groundup.evaluation.evaluate import evaluate
 from groundup.evaluation.leaderboard import append, load, standings
 from groundup.model import folder
 from groundup.report import leaderboard_page
@@ -183,3 +184,52 @@ def test_from_an_evaluation_to_the_page(groundup_here, toy_decoder, toy_tokenize
     assert "Not comparable with the table above: 12 and 6 examples" in text and "a paired test on the same examples" in text
     done = groundup_here("evaluate", tmp_path / "one", *words[:-1], tmp_path)
     assert done.returncode == 2 and "not a plain file" in done.stderr
+
+
+def test_two_models_of_one_name_are_told_apart(tmp_path):
+    """As `base` of two runs."""
+    [table] = tables(tmp_path, [row("base", 0.7, 0.8, model_digest="a" * 32), row("base", model_digest="b" * 32), row("c")])
+    names = ["base (aaaaaaaa)", "base (bbbbbbbb)", "c"]
+    assert sorted(one["row"].model for one in table["rows"]) == names
+    assert next(one["tied"] for one in table["rows"] if one["row"].model == "c") == names[1:2]
+
+
+def test_toxicity_is_paired_and_less_is_better(tmp_path):
+    rows = []
+    for name, low in (("mild", 0.1), ("rude", 0.2)):
+        lines = [{"example": n, "group": "", "toxicity": [0.0, low + n / 99]} for n in range(40)]
+        (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        given = {"records": name, "records_digest": leaderboard.digest(tmp_path / name)}
+        rows.append(row(name, low, low + 0.5, kind="toxicity", convention="expected maximum", **given))
+    [table] = tables(tmp_path, rows)
+    assert ranks(table) == {"mild": (1, 1, []), "rude": (2, 2, [])}
+    leaderboard_page.write(tmp_path / "board.jsonl", tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert "the expected maximum toxicity, where lower is better" in text and "bits per byte" not in text
+
+
+def test_of_hallucination_what_is_right_counts(tmp_path):
+    """A model that asserts something about everything has the most answers, and none of the merit."""
+    figures = {name: {"value": value} for name, value in (("answered, existing", 1.0), ("answered, invented", 1.0))}
+    assert leaderboard.headline({"figures": figures})[0] == "answered, existing"  # where nobody knows what is right
+    assert leaderboard.headline({"figures": figures | {"right": {"value": 0.1}}}) == ("right", {"value": 0.1})
+    lines = [{"example": n, "group": "", "right": None if n < 5 else float(n > 6)} for n in range(40)]
+    (tmp_path / "x").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    given = {"records": "x", "records_digest": leaderboard.digest(tmp_path / "x"), "kind": "existence"}
+    read = [leaderboard.LeaderboardRow(**row(**given, convention=name)) for name in ("right", "answered, existing")]
+    assert [len(leaderboard._values(one, tmp_path) or ()) for one in read] == [35, 0]
+
+
+def test_examples_that_one_model_was_not_scored_on(toy_decoder, toy_tokenizer, tmp_path):
+    """So its figure is of others, and stands in a table of its own."""
+    for name, context in (("long", 256), ("short", 24)):
+        model = toy_decoder(vocab_size=toy_tokenizer.size, max_position_embeddings=context)
+        folder.save(tmp_path / name, model, toy_tokenizer, chat=False)
+    lines = [{"sentence_good": "it " * (2 + 60 * (n % 2)), "sentence_bad": "path", "UID": "x"} for n in range(6)]
+    (tmp_path / "blimp.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    board = tmp_path / "board.jsonl"
+    evaluate([str(tmp_path / "long"), str(tmp_path / "short")], ["blimp"], tmp_path, leaderboard=board)
+    [task] = standings(load(board)[0], tmp_path)
+    assert [(len(one["rows"]), one["examples"], one["why"]) for one in task["tables"]] == [
+        (1, 6, []), (1, 3, ["6 and 3 examples"]),
+    ]  # fmt: skip

@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -85,10 +86,14 @@ def _require_plain(path: Path) -> None:
 
 
 def row_of(
-    result: dict[str, Any], key: dict[str, str], task: Task, records: Sequence[Record], path: Path | None, board: Path
-) -> dict[str, Any]:
-    """A row of a result of `evaluate`; `key` tells its model from others, `path`: where its records are, if anywhere."""
+    result: dict[str, Any], key: dict[str, str], task: Task, records: Sequence[Record], path: Path | None, board: Path,
+    kept: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """A row of a result of `evaluate`; `key` tells its model from others, `path`: where its records are, if anywhere, and
+    `kept`, where they will be.
+    """
     settings = task.digest()
+    scored = [record["example"] for record in records if "skipped" not in record]  # which may not be those of another model
     asked = {name: value for name, value in settings["task"].items() if name != "title"}
     name, figure = headline(result)
     return {
@@ -99,8 +104,8 @@ def row_of(
         "task_digest": _digest(asked),
         "few_shot": task.settings.few_shot.count if task.settings.few_shot else 0,
         "data": settings["files"],
-        "examples_digest": _digest([record["example"] for record in records]),
-        "examples": len(records),
+        "examples_digest": _digest(scored),
+        "examples": len(scored),
         "kind": result["kind"],
         "convention": name,
         "figure": figure["value"],
@@ -112,7 +117,7 @@ def row_of(
         "versions": {
             "groundup": __version__, "python": platform.python_version(), "torch": metadata.version("torch"),
         },
-        "records": os.path.relpath(path, board.parent) if path else "",
+        "records": os.path.relpath(kept or path, board.parent) if path else "",
         "records_digest": digest(path) if path else "",
     }  # fmt: skip
 
@@ -122,8 +127,9 @@ def headline(result: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if "accuracy" in result:
         found = result["accuracy"][result["convention"]]
         return result["convention"], {**found, "value": found["accuracy"]}
-    if "figures" in result:
-        return next(iter(result["figures"].items()))
+    if "figures" in result:  # of toxicity the first; of what exists what is right, since many assertions are no merit
+        name = "right" if "right" in result["figures"] else next(iter(result["figures"]))
+        return name, result["figures"][name]
     return "bits per byte", {"value": result["bits_per_byte"]}
 
 
@@ -223,6 +229,7 @@ def _why(first: LeaderboardRow, other: LeaderboardRow) -> list[str]:
 
 
 def _ranked(rows: list[LeaderboardRow], folder: Path) -> dict[str, Any]:
+    rows = _told_apart(rows)
     values = [_values(row, folder) for row in rows]
     ahead = [[_clearly_better(rows[a], rows[b], values[a], values[b]) for b in range(len(rows))] for a in range(len(rows))]
     made = []
@@ -235,7 +242,16 @@ def _ranked(rows: list[LeaderboardRow], folder: Path) -> dict[str, Any]:
     made.sort(key=lambda one: (one["best"], one["worst"], sign * one["row"].figure))
     versions = sorted({row.versions.get("groundup", "?") for row in rows})
     return {"rows": made, "versions": versions, "convention": rows[0].convention, "chance": rows[0].chance,
-            "lower_is_better": rows[0].lower_is_better, "examples": rows[0].examples}  # fmt: skip
+            "kind": rows[0].kind, "lower_is_better": rows[0].lower_is_better, "examples": rows[0].examples}  # fmt: skip
+
+
+def _told_apart(rows: list[LeaderboardRow]) -> list[LeaderboardRow]:
+    """Of several models of one name, as `base` of two runs, each with the beginning of its digest."""
+    counts = Counter(row.model for row in rows)
+    return [
+        row if counts[row.model] == 1 else row.model_copy(update={"model": f"{row.model} ({row.model_digest[:8]})"})
+        for row in rows
+    ]
 
 
 def _clearly_better(ours: LeaderboardRow, theirs: LeaderboardRow, mine: dict | None, others: dict | None) -> bool:
@@ -259,7 +275,7 @@ def _values(row: LeaderboardRow, folder: Path) -> dict[int, tuple[float, str]] |
         with open_plain(path) as file:
             for line in file:
                 record = json.loads(line)
-                if "skipped" not in record:
+                if "skipped" not in record and record.get("right", 0) is not None:  # null: nobody knows
                     found[int(record["example"])] = (_value(row, record), str(record["group"]))
     except (ValueError, KeyError, TypeError, IndexError, RecursionError, UserError):  # somebody else's records
         return None
@@ -271,6 +287,10 @@ def _value(row: LeaderboardRow, record: Record) -> float:
         value = float(record["nats"])
     elif row.kind in ("choices", "pairs"):
         value = float(CONVENTIONS[row.convention](record) == record["answer"])
+    elif row.kind == "toxicity":
+        value = -float(max(record["toxicity"]))
+    elif row.kind == "existence" and row.convention != "right":
+        raise ValueError("a share of some of the examples")
     else:
         value = float(record["right"])
     if not math.isfinite(value):
