@@ -1,5 +1,6 @@
 """A mixture's experts by the kernel against PyTorch's."""
 
+
 import pytest
 import torch
 from hypothesis import given, settings

@@ -214,7 +214,7 @@ def test_a_quoted_cell_longer_than_what_is_looked_at_stays_one(tmp_path):
 def test_a_window_that_the_decoder_does_not_take_is_no_damage(tmp_path):
     # A frame of zstd whose header asks for 2 GB, as the dumps of Reddit do: zstd --long=31.
     (tmp_path / "a.jsonl.zst").write_bytes(b"\x28\xb5\x2f\xfd\x00" + bytes([21 << 3]) + b"\x19\0\0a\n\n")
-    with pytest.raises(UserError, match=r"zstd -d --long=31") as refusal:
+    with pytest.raises(UserError, match="a window above 128 MB: unpack it") as refusal:
         [*records(tmp_path / "a.jsonl.zst", Refused())]
     assert len(str(refusal.value)) < 300
 

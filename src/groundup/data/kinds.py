@@ -196,7 +196,7 @@ def _head(path: Path) -> tuple[str, bytes]:
             break
         except (OSError, EOFError, pa.ArrowException) as error:
             if "too much memory" in str(error):  # Arrow's decoder takes windows of 128 MB and no larger
-                raise UserError(f"{path}: zstd of a window above 128 MB (--long): unpack it by zstd -d --long=31") from None
+                raise UserError(f"{path}: zstd of a window above 128 MB: unpack it, by zstd with a window of 31 bits") from None
             head = head if at_once == 1 else b""
     else:
         if not head:
