@@ -17,7 +17,7 @@ from groundup.scaling import dial, laws
 from groundup.scaling.runs import Runs, of, read
 
 BAR, LARGER_BAR = 0.015, 0.03
-TRANSFER = 0.1  # of a loss on another text, beyond the law's own interval: the laptop recipe's came out 6 to 7 % lower
+TRANSFER = 0.1  # of a loss on another text, beyond the law's own interval: the laptop recipe's came out 2 to 6 % lower
 Told = list[dict[str, float]]
 
 
@@ -74,6 +74,8 @@ def main() -> None:
     parser.add_argument("--how", default="")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
+    if given.write and not given.pilots:
+        parser.error("--write needs --pilots: of both lengths that plans begin with")
     if given.runs:
         runs = joined(given.runs)
         errors, larger = held_out(runs), told(runs, joined(given.larger)) if given.larger else []

@@ -8,8 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
+from groundup.core.text import well_formed
 from groundup.data import texts
-from groundup.data.readers import Refused, well_formed
+from groundup.data.readers import Refused
 
 
 @given(st.lists(st.text(st.characters(), max_size=5) | st.none() | st.integers() | st.just(Path("some/file.txt")), max_size=6))

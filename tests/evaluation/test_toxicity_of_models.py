@@ -94,7 +94,7 @@ def test_prompts_of_ones_own_in_both_shapes(model, data):
 
 
 def test_models_that_cannot_sample(model, data, toy_tokenizer, tmp_path):
-    """The n-gram model that stands beside a run's is left out of such a task; a model that is named is refused at once."""
+    """The n-gram model that a run's is compared with is left out of such a task; a model that is named is refused at once."""
     shutil.copytree(model, tmp_path / "run" / "base")
     toy_tokenizer.save(tmp_path / "run" / "tokenizer")
     (tmp_path / "run" / "tokens").mkdir()

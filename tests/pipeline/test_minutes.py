@@ -140,6 +140,14 @@ def test_more_minutes_plan_again(before, measured, tmp_path):
     assert read_manifest(tmp_path / "base")["results"]["tokens"] > 1.5 * few
 
 
+@pytest.mark.parametrize(
+    "speed, available, length",
+    [(1e6, 1e9, 1_048_576), (1e6, 5e5, 262_144), (1e6, 1e5, 262_144), (4e4, 1e9, 262_144), (1e4, 1e9, 0)],
+)
+def test_the_longest_pilot_that_time_and_text_allow(speed, available, length):
+    assert minutes._pilot_tokens(5, speed, available) == length
+
+
 def test_a_pilot_says_the_loss_to_expect(before, measured, monkeypatch, tmp_path):
     monkeypatch.setattr(dial, "PILOTS", {64: 32})
     made(toy(before), tmp_path)

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 from groundup.core.errors import UserError
 from groundup.core.files import replacing
 from groundup.core.plain_files import expanded
-from groundup.data.readers import MAX_TEXT_BYTES, Refused, well_formed
+from groundup.core.text import well_formed
+from groundup.data.readers import MAX_TEXT_BYTES, Refused
 
 BATCH = 1024  # texts of a row group
 

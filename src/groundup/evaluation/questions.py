@@ -6,11 +6,12 @@ from typing import Any
 
 from groundup.core.errors import UserError
 from groundup.core.plain_files import expanded
+from groundup.core.text import well_formed
 from groundup.data.contracts import Given, nothing
 from groundup.data.kinds import kind_of
 from groundup.data.messages import BadRow
 from groundup.data.plain_values import plain
-from groundup.data.readers import Refused, records, well_formed
+from groundup.data.readers import Refused, records
 from groundup.evaluation.answer_keys import require_from_zero
 from groundup.evaluation.multiple_choice import MOST_LETTERS
 

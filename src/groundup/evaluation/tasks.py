@@ -18,9 +18,10 @@ from pydantic import ValidationError
 from groundup.core.errors import UserError
 from groundup.core.files import digest
 from groundup.core.plain_files import open_plain
+from groundup.core.text import well_formed
 from groundup.data.kinds import PACKED, kind_of
 from groundup.data.messages import BadRow
-from groundup.data.readers import Refused, records, texts, well_formed
+from groundup.data.readers import Refused, records, texts
 from groundup.evaluation import answer_keys, answers
 from groundup.evaluation.answer_keys import LETTERS
 from groundup.evaluation.config import FewShot, TaskFile

@@ -8,7 +8,7 @@ import numpy as np
 
 from groundup.core.errors import UserError
 from groundup.core.statistics import bootstrap
-from groundup.data.readers import well_formed
+from groundup.core.text import well_formed
 from groundup.model.base import LanguageModel
 from groundup.model.likelihood import bits_per_byte, score
 from groundup.tokenizer.tokenizer import Tokenizer

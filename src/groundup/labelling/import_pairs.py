@@ -16,11 +16,12 @@ from typing import Any
 
 from groundup.core.errors import UserError
 from groundup.core.plain_files import expanded
+from groundup.core.text import well_formed
 from groundup.data.contracts import nothing, read
 from groundup.data.conversations import Conversation, in_order, instruction, read_prompt
 from groundup.data.messages import BadRow, refuse_beside
 from groundup.data.preferences import preference_of
-from groundup.data.readers import Refused, well_formed
+from groundup.data.readers import Refused
 from groundup.data.simulated_annotator import side_shown_left
 from groundup.labelling.assignment import bring
 from groundup.labelling.store import CHOICES, Pair, Store, now, pair_id_of

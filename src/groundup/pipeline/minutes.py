@@ -297,6 +297,14 @@ def _batch(recipe: Recipe, depth: int, tokens: int, available: float) -> int:
     return budget(_tried(recipe, depth, tokens), 1, available).batch_tokens
 
 
+def _pilot_tokens(minutes: float, speed: float, available: float) -> int:
+    """Of the longest pilot that its share of the minutes allows, and the text; the shortest needs time alone. 0 of none."""
+    from groundup.scaling.dial import PILOTS
+
+    affordable = (one for one in PILOTS if one <= 60 * minutes * PILOT_SHARE * speed)
+    return next((one for one in affordable if one <= available or one == min(PILOTS)), 0)
+
+
 def _pilot(
     recipe: Recipe, tokens: Path, tokenizer: "Tokenizer", device: "Device", speed: float, held_out: "list[np.ndarray]",
     available: float,
@@ -308,8 +316,7 @@ def _pilot(
     from groundup.training.pretraining import pretrain
     from groundup.training.runtime import Runtime
 
-    longest = 60 * recipe.base.minutes * PILOT_SHARE * speed
-    length = next((tokens for tokens in dial.PILOTS if tokens <= min(longest, max(available, min(dial.PILOTS)))), 0)
+    length = _pilot_tokens(recipe.base.minutes, speed, available)
     if not held_out or not length:
         return 1.0, ""
     settings = _tried(recipe, DEPTHS[0], length).model_copy(

@@ -19,7 +19,7 @@ from groundup.core.errors import UserError
 from groundup.core.files import digest, replacing
 from groundup.core.openai_address import OpenAIAddress, RequestRefused
 from groundup.core.plain_files import expanded
-from groundup.data.readers import well_formed
+from groundup.core.text import well_formed
 
 logger = logging.getLogger(__name__)
 

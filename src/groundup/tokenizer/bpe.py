@@ -22,10 +22,10 @@ import numpy as np
 import pyarrow.compute as pc
 
 from groundup.core.errors import UserError
-from groundup.tokenizer.counts import Counts, content, count_pretokens, well_formed
+from groundup.tokenizer.counts import Counts, content, count_pretokens
 from groundup.tokenizer.patterns import PATTERNS
 
-__all__ = ["ALPHABET", "PRETOKENIZE", "SPECIAL_TOKENS", "VISIBLE", "count_pretokens", "train", "well_formed"]
+__all__ = ["ALPHABET", "PRETOKENIZE", "SPECIAL_TOKENS", "VISIBLE", "count_pretokens", "train"]
 
 PRETOKENIZE = PATTERNS["qwen2"].regex
 

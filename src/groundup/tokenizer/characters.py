@@ -16,7 +16,8 @@ import numpy as np
 from groundup.core.errors import UserError
 from groundup.core.files import read_json
 from groundup.core.seals import checked
-from groundup.tokenizer.bpe import SPECIAL_TOKENS, well_formed
+from groundup.core.text import well_formed
+from groundup.tokenizer.bpe import SPECIAL_TOKENS
 from groundup.tokenizer.folder import ByteTokens, bpe_model, describe
 
 BYTES = 256

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import regex
 
 from groundup.core.errors import UserError
-from groundup.data.readers import well_formed
+from groundup.core.text import well_formed
 from groundup.tokenizer.patterns import PATTERNS, Pattern
 from groundup.tokenizer.presplit import cut
 

@@ -19,9 +19,10 @@ import groundup.core.arrow  # noqa: F401 (for what it keeps away)
 from groundup.core.errors import UserError
 from groundup.core.files import digest
 from groundup.core.seals import checked
+from groundup.core.text import well_formed
 from groundup.data import kinds
 from groundup.data.kinds import Kind, kind_of
-from groundup.data.readers import Refused, batches, text_ranges, well_formed
+from groundup.data.readers import Refused, batches, text_ranges
 
 logger = logging.getLogger(__name__)
 

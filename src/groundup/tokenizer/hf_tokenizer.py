@@ -16,7 +16,7 @@ import tokenizers
 from groundup.core.errors import UserError
 from groundup.core.files import read_json
 from groundup.core.seals import checked
-from groundup.data.readers import well_formed
+from groundup.core.text import well_formed
 from groundup.tokenizer.bpe import ALPHABET, VISIBLE
 
 META_SPACE = "▁"

@@ -17,7 +17,7 @@ import tokenizers
 from groundup.core.errors import UserError
 from groundup.core.files import read_json
 from groundup.core.seals import checked
-from groundup.data.readers import well_formed
+from groundup.core.text import well_formed
 from groundup.tokenizer import tokenizer_files
 from groundup.tokenizer.bpe import NO_TOKEN
 from groundup.tokenizer.hf_tokenizer import META_SPACE, character_bytes, opened, refusing

@@ -18,7 +18,7 @@ import tiktoken
 from groundup.core.errors import UserError
 from groundup.core.files import read_json
 from groundup.core.seals import checked
-from groundup.data.readers import well_formed
+from groundup.core.text import well_formed
 from groundup.tokenizer.bpe import ALPHABET, SPECIAL_TOKENS, VISIBLE
 from groundup.tokenizer.folder import ByteTokens, bpe_model, describe
 from groundup.tokenizer.patterns import PATTERNS, Pattern, pattern_of
