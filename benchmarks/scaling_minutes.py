@@ -43,10 +43,11 @@ def main() -> None:
         plan = json.loads((chosen / "plan" / "plan.json").read_text(encoding="utf-8"))
         planned = stage(chosen, "base")["results"]["planned"]
         taken = sum(stage(chosen, path.parent.name)["seconds"] for path in chosen.glob("*/stage.json")) / 60
-        depth, expected, loss = plan["chosen"]["depth"], planned["expected"], planned["loss"]
+        depth, tokens = plan["chosen"]["depth"], plan["chosen"]["tokens"]
+        expected, loss = planned["expected"], planned["loss"]
         inside = expected["low"] <= loss <= expected["high"]
         holds &= inside and abs(taken / minutes - 1) <= TIME_BAR
-        print(f"{minutes} minutes: {taken:.2f}; depth {depth}, {plan['chosen']['tokens']:,} tokens: {bits(chosen):.3f} bits per byte")
+        print(f"{minutes} minutes: {taken:.2f}; depth {depth}, {tokens:,} tokens: {bits(chosen):.3f} bits per byte")
         print(f"  {loss:.3f} nats, planned {expected['value']:.3f} ({expected['low']:.3f} to {expected['high']:.3f})")
         for one in plan["candidates"]:
             if abs(one["depth"] - depth) == 1:
@@ -54,8 +55,8 @@ def main() -> None:
                 made(recipe, beside, "--set", f"base.depth={one['depth']}", "--set", f"base.tokens={one['tokens']}")
                 short = bits(beside) - bits(chosen)
                 least = min(least, short)
-                tokens = stage(beside, "base")["results"]["tokens"]
-                print(f"  depth {one['depth']}, {tokens:,} tokens: {bits(beside):.3f} bits per byte ({short:+.3f})")
+                read = stage(beside, "base")["results"]["tokens"]
+                print(f"  depth {one['depth']}, {read:,} tokens: {bits(beside):.3f} bits per byte ({short:+.3f})")
     conclude(CLAIM, least, "bits/byte", BAR, holds and least >= BAR)
 
 
