@@ -121,11 +121,12 @@ class _Words:
         symbols, weights = self._cells()
         pairs, places = _by_pair(symbols, self.room)
         starts = _starts(pairs)
+        ends = np.append(starts[1:], len(pairs))
+        pairs = pairs[starts]  # a number for each place is more than all that is followed: gone before the weights come
         totals = np.add.reduceat(weights[places], starts) if len(starts) else np.empty(0, np.int64)
         self.least = max(1, int(totals.max(initial=0)) // FOLLOWED)
-        ends = np.append(starts[1:], len(pairs))
         reach = totals >= self.least
-        self.totals = dict(zip(pairs[starts[reach]].tolist(), totals[reach].tolist(), strict=True))
+        self.totals = dict(zip(pairs[reach].tolist(), totals[reach].tolist(), strict=True))
         bounds = zip(starts[reach].tolist(), ends[reach].tolist(), strict=True)
         self.places = dict(zip(self.totals, [places[start:end] for start, end in bounds], strict=True))
         return bool(self.totals)
@@ -242,7 +243,7 @@ def _by_pair(symbols: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
         pairs <<= bits
         pairs |= places
         pairs.sort()
-        places = (pairs & ((1 << bits) - 1)).astype(np.int32)
+        np.bitwise_and(pairs, (1 << bits) - 1, out=places, casting="unsafe")
         pairs >>= bits
         return pairs, places
     order = np.argsort(pairs, kind="stable")

@@ -22,7 +22,7 @@ from groundup.tokenizer.presplit import cut
 
 BATCH_BYTES = 4 << 20  # of text, cut at once
 PIECES_HELD = 1_000_000  # distinct pieces before the rule is applied to them
-PIECES_AT_ONCE = 10_000
+PIECES_AT_ONCE = 2_000
 LONGEST_PRETOKEN = 1 << 14  # bytes
 BYTES_PER_CELL = 100  # of memory while merging, for each byte of each distinct pre-token
 
