@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from groundup.model import folder
+from groundup.model import model_folder
 from groundup.model.decoder import Decoder, DecoderConfig
 from groundup.model.likelihood import token_log_probabilities
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -27,4 +27,4 @@ def train(place: Path, tokenizer: Tokenizer, planted: list[str], others: list[li
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    folder.save(place, model, tokenizer, chat=False)
+    model_folder.save(place, model, tokenizer, chat=False)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import seeds
 from common import arguments, conclude, machine
 from groundup.core.errors import UserError
-from groundup.corpus.acquire.files import Files, Reading
+from groundup.corpus.acquire.local_files import Files, Reading
 from groundup.corpus.acquire.pdf import PdfReader
 from groundup.corpus.acquire.robots import parse_sitemap
 from groundup.corpus.archive.records import Losses, read_records

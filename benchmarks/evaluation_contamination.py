@@ -17,7 +17,7 @@ from scipy import stats
 
 from common import arguments, conclude
 from contaminated import train
-from groundup.corpus.dedup.contamination import index
+from groundup.corpus.dedup.decontamination import index
 from groundup.data.readers import Refused
 from groundup.evaluation.contamination import documents_with, exchangeable, order_test
 from groundup.evaluation.open_model import open_model

@@ -16,7 +16,7 @@ from groundup.data.readers import Refused
 from groundup.evaluation.evaluate import evaluate
 from groundup.evaluation.results_table import table
 from groundup.evaluation.tasks import rows_of
-from groundup.model import folder
+from groundup.model import model_folder
 from groundup.model.decoder import Decoder, DecoderConfig
 from groundup.model.likelihood import token_log_probabilities
 from groundup.tokenizer import bpe
@@ -39,7 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         places = [Path(name) / one for one in ("examinations", "textbooks", "random")]
         for place, texts in zip(places, (exam, books, []), strict=True):
-            folder.save(place, trained(tokenizer, texts), tokenizer, chat=False)
+            model_folder.save(place, trained(tokenizer, texts), tokenizer, chat=False)
         found = evaluate([*map(str, places)], ["mmlu"], data / "benchmarks", limit=QUESTIONS, few_shot=0)
     print(table(found))
     for result in found["results"]:

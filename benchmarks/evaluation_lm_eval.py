@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from common import ROOT, conclude
-from groundup.model import folder
+from groundup.model import model_folder
 from groundup.model.decoder import Decoder, DecoderConfig
 from groundup.tokenizer import bpe
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -168,7 +168,7 @@ def save(place: Path, data: Path) -> None:
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(1 + 0.1 * noise if parameter.dim() == 1 else 0.05 * noise)
-    folder.save(place, model, tokenizer, chat=False)
+    model_folder.save(place, model, tokenizer, chat=False)
 
 
 def trained(data: Path) -> Tokenizer:

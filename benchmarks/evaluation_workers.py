@@ -12,7 +12,7 @@ from pathlib import Path
 from common import ROOT, conclude, groundup
 from evaluation_lm_eval import save
 from groundup.core.executor import cores
-from groundup.model.folder import load_decoder, save_weights
+from groundup.model.model_folder import load_decoder, save_weights
 
 BAR = 1.8
 TASKS = (

@@ -20,7 +20,7 @@ import llama
 import timed
 from common import conclude, machine
 from groundup.generation.decoding import Decoding
-from groundup.model import folder as model_folder
+from groundup.model import model_folder as model_folder
 from groundup.model.decoder import Decoder, DecoderConfig
 from groundup.serving.gguf_file import export
 

@@ -23,7 +23,7 @@ from common import ROOT, conclude, machine
 from groundup.core.device import choose
 from groundup.generation.decoding import Decoding
 from groundup.generation.engine import Sampling, generate
-from groundup.model import folder as model_folder
+from groundup.model import model_folder as model_folder
 from groundup.model.base import LanguageModel, initialise
 from groundup.model.decoder import Decoder, DecoderConfig
 

@@ -71,7 +71,7 @@ def prepare(work: Path) -> None:
     """The folders of a policy and a reward model, and the prompts as ids."""
     import torch
 
-    from groundup.model import folder
+    from groundup.model import model_folder
     from groundup.model.decoder import Decoder, DecoderConfig
     from groundup.posttraining.batches import prompt_of
     from groundup.posttraining.reward import from_policy
@@ -89,8 +89,8 @@ def prepare(work: Path) -> None:
     for parameter in policy.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.02)
-    folder.save(work / "policy", policy, tokenizer, chat=True)
-    folder.save(work / "reward", from_policy(policy, 0), tokenizer, chat=True)
+    model_folder.save(work / "policy", policy, tokenizer, chat=True)
+    model_folder.save(work / "reward", from_policy(policy, 0), tokenizer, chat=True)
     words = [word for text in texts for word in text.split() if word.isalpha()]
     questions = [" ".join(words[7 * number : 7 * number + 5 + number % 8]) for number in range(ROLLOUTS)]
     ids = [prompt_of(tokenizer, question) for question in questions]
@@ -107,7 +107,7 @@ def ours(work: Path, prompts: dict, float32: bool) -> float:
     import torch
 
     from groundup.core.device import choose
-    from groundup.model.folder import load_decoder, load_reward_model
+    from groundup.model.model_folder import load_decoder, load_reward_model
     from groundup.posttraining.config import PpoConfig
     from groundup.posttraining.ppo import train
     from groundup.posttraining.rewards import ModelReward

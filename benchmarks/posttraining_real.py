@@ -24,8 +24,8 @@ from groundup.data.contracts import read_conversations, read_preferences, split
 from groundup.generation.engine import Sampling
 from groundup.model.base import LanguageModel
 from groundup.model.likelihood import score
-from groundup.posttraining.answers import answer
 from groundup.posttraining.batches import Row, asked_of
+from groundup.posttraining.reference_answers import answer
 from groundup.posttraining.reward import assess
 from groundup.posttraining.tokenize_rows import conversation, kept, too_long
 from groundup.tokenizer.tokenizer import Tokenizer

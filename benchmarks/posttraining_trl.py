@@ -27,7 +27,7 @@ EXAMPLES, PAIRS, BATCH, CONTEXT, VOCABULARY, ROUNDS = 256, 128, 16, 512, 8192, 2
 def prepare(data: Path, folder: Path) -> None:
     """A model's folder and rows that fit its context."""
     from groundup.data.contracts import read_conversations, read_preferences
-    from groundup.model import folder as model_files
+    from groundup.model import model_folder as model_files
     from groundup.model.base import initialise
     from groundup.model.decoder import Decoder, DecoderConfig
     from groundup.posttraining.reward import from_policy
@@ -57,7 +57,7 @@ def prepare(data: Path, folder: Path) -> None:
 def ours(kind: str, folder: Path, rows: list[dict]) -> float:
     """Seconds."""
     from groundup.core.device import choose
-    from groundup.model.folder import load_decoder
+    from groundup.model.model_folder import load_decoder
     from groundup.posttraining import dpo, reward, sft
     from groundup.posttraining.config import DpoConfig, RewardConfig, SftConfig
     from groundup.tokenizer.tokenizer import Tokenizer

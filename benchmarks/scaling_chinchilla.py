@@ -8,7 +8,7 @@ parameter that they publish lies in the 95 % interval of both fits.
 import time
 
 from common import arguments, conclude
-from groundup.scaling import isoflop, laws, runs, study
+from groundup.scaling import isoflop, laws, run_table, study
 
 PUBLISHED = {"A": 482.01, "B": 2085.43, "E": 1.8172, "alpha": 0.3478, "beta": 0.3658}
 SECONDS = 5.0
@@ -20,7 +20,7 @@ def main() -> None:
     path = options.data / "scaling" / "chinchilla_runs.csv"
     if not path.exists():
         return conclude(claim, None, "s", SECONDS, None, reason=f"{path} is missing; give --data DIR")
-    table = runs.read(path)
+    table = run_table.read(path)
     start, worked = time.perf_counter(), time.process_time()
     ours = laws.fit(table, draws=200)
     seconds, worked = time.perf_counter() - start, time.process_time() - worked

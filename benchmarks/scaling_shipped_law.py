@@ -13,8 +13,8 @@ import numpy as np
 
 from common import conclude
 from groundup.core.files import write_text
-from groundup.scaling import dial, laws
-from groundup.scaling.runs import Runs, of, read
+from groundup.scaling import laws, time_budget
+from groundup.scaling.run_table import Runs, of, read
 
 BAR, LARGER_BAR = 0.015, 0.03
 TRANSFER = 0.1  # of a loss on another text, beyond the law's own interval: the laptop recipe's came out 2 to 6 % lower
@@ -43,7 +43,7 @@ def held_out(runs: Runs, count: int = 2) -> Told:
 def pilots_ratios(law: laws.Law, pilots: Runs) -> dict[str, float]:
     """Of each length of pilots the geometric mean of measured over predicted: they are shorter than any run of the ladder."""
     ratios = pilots.loss / law.loss(pilots.parameters, pilots.tokens)
-    return {str(length): float(np.exp(np.log(ratios[pilots.tokens == length]).mean())) for length in dial.PILOTS}
+    return {str(length): float(np.exp(np.log(ratios[pilots.tokens == length]).mean())) for length in time_budget.PILOTS}
 
 
 def write(runs: Runs, errors: Told, larger: Told, pilots: Runs, text: str, how: str) -> None:
@@ -57,7 +57,7 @@ def write(runs: Runs, errors: Told, larger: Told, pilots: Runs, text: str, how: 
         "residuals": [float(f"{one:.4g}") for one in fitted.residuals],
         "draws": {name: [float(f"{one:.6g}") for one in getattr(fitted.draws, name)] for name in laws.FIELDS},
     }  # fmt: skip
-    write_text(dial.FILE, json.dumps(content) + "\n")
+    write_text(time_budget.FILE, json.dumps(content) + "\n")
 
 
 def joined(paths: list[Path]) -> Runs:
@@ -82,7 +82,7 @@ def main() -> None:
         if given.write:
             write(joined([*given.runs, *given.larger]), errors, larger, joined(given.pilots), given.text, given.how)
     else:
-        errors, larger = (dial.shipped().about[name] for name in ("held_out", "larger"))
+        errors, larger = (time_budget.shipped().about[name] for name in ("held_out", "larger"))
     for one in [*errors, *larger]:
         covered = "inside" if one["low"] <= one["loss"] <= one["high"] else "outside"
         print(

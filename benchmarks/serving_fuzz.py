@@ -23,12 +23,12 @@ import httpx
 import torch
 
 from common import conclude, machine
-from groundup.model import folder as folders
+from groundup.model import model_folder as folders
 from groundup.model.decoder import Decoder, DecoderConfig
-from groundup.serving.api import create_app
-from groundup.serving.models import Capacity, open_all
+from groundup.serving.loaded_models import Capacity, open_all
+from groundup.serving.openai_api import create_app
 from groundup.serving.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
-from groundup.serving.runs import RunFolders
+from groundup.serving.run_folders import RunFolders
 from groundup.serving.web import bind
 from groundup.serving.web import server as server_of
 from groundup.tokenizer import bpe

@@ -23,7 +23,7 @@ import torch
 import timed
 from common import conclude, machine
 from groundup.generation.engine import Sampling, generate
-from groundup.model import folder as model_folder
+from groundup.model import model_folder as model_folder
 from groundup.model.base import initialise
 from groundup.model.decoder import Decoder, DecoderConfig
 from groundup.serving.gguf_file import export

@@ -32,7 +32,7 @@ import torch
 import llama
 from common import conclude, machine
 from groundup.core.executor import cores
-from groundup.model import folder as model_folder
+from groundup.model import model_folder as model_folder
 from groundup.model.decoder import Decoder, DecoderConfig
 from groundup.serving.gguf_file import export
 from groundup.tokenizer import bpe

@@ -21,7 +21,7 @@ from groundup.model.base import LanguageModel
 from groundup.model.likelihood import bits_per_byte, score
 from groundup.tokenizer import bpe
 from groundup.tokenizer.tokenizer import Tokenizer
-from groundup.training.data import Stream
+from groundup.training.data_order import Stream
 from groundup.training.objectives import BalancedNextToken, next_token
 from groundup.training.optimizer import Optimizer, pretraining_lrs
 from groundup.training.parallel import Objective

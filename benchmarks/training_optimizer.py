@@ -18,7 +18,7 @@ from common import arguments, conclude
 from groundup.core.device import choose
 from groundup.model.base import initialise
 from groundup.model.decoder import Decoder, shape_for
-from groundup.training.data import Stream
+from groundup.training.data_order import Stream
 from groundup.training.objectives import next_token
 from groundup.training.optimizer import Optimizer, one_lr, pretraining_lrs
 from groundup.training.schedule import warmup_stable_decay

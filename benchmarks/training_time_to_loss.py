@@ -123,11 +123,11 @@ def train_ours(text: str, folder: str, shape: dict, seed: int, allowed: float) -
     import timed
     from groundup.core.device import choose
     from groundup.data import token_files
-    from groundup.model import folder as model_folder
+    from groundup.model import model_folder as model_folder
     from groundup.model.base import initialise
     from groundup.model.decoder import Decoder, DecoderConfig
     from groundup.tokenizer.characters import Characters
-    from groundup.training.data import Stream
+    from groundup.training.data_order import Stream
     from groundup.training.loop import mean_loss, train
     from groundup.training.objectives import next_token
     from groundup.training.optimizer import Optimizer

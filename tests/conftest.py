@@ -294,7 +294,7 @@ def toy_tokenizer() -> Tokenizer:
 def listening() -> Callable[..., contextlib.AbstractContextManager[str]]:
     """`with listening(models) as address`: a server of these models on loopback, in a thread."""
     pytest.importorskip("fastapi", reason="needs the `serve` extra")
-    from groundup.serving.api import create_app
+    from groundup.serving.openai_api import create_app
     from groundup.serving.web import bind
     from groundup.serving.web import server as server_of
 

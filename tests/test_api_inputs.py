@@ -4,7 +4,7 @@ import numpy
 import pytest
 
 import groundup
-from groundup.model import folder as folders
+from groundup.model import model_folder as folders
 
 TEXTS = [f"Document {number}: the cat sat on mat {number} and looked." for number in range(40)]
 ASKED, ANSWER = {"role": "user", "content": "What?"}, {"role": "assistant", "content": "A cat."}

@@ -37,8 +37,8 @@ def test_help_names_the_verbs(run_groundup):
         said = outcome.stdout + outcome.stderr
         assert {"run", "chat"} <= set(said.split()) and "Traceback" not in said
     assert outcome.returncode == 0
-    for verb, option in (("run", "--dry-run"), ("chat", "--temperature")):
-        outcome = run_groundup(verb, "--help")
+    for command, option in (("run", "--dry-run"), ("chat", "--temperature")):
+        outcome = run_groundup(command, "--help")
         assert outcome.returncode == 0 and option in outcome.stdout
 
 
@@ -156,9 +156,9 @@ def test_chat_with_a_stage_that_is_not_there(groundup_here, tmp_path):
     assert "no finished stage 'sft'" in refused(groundup_here("chat", tmp_path, "--stage", "sft"))
 
 
-@pytest.mark.parametrize("verb", [[], ["run"], ["chat"], ["corpus"], ["tokenizer"], ["tokenizer", "train"], ["ask"]])
-def test_short_help_everywhere(run_groundup, verb):
-    outcome = run_groundup(*verb, "-h")
+@pytest.mark.parametrize("command", [[], ["run"], ["chat"], ["corpus"], ["tokenizer"], ["tokenizer", "train"], ["ask"]])
+def test_short_help_everywhere(run_groundup, command):
+    outcome = run_groundup(*command, "-h")
     assert outcome.returncode == 0 and "Usage" in outcome.stdout
 
 
@@ -208,7 +208,7 @@ def test_the_traceback_of_a_bug_commands_no_terminal(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("verb", "old", "new"),
+    ("command", "old", "new"),
     [
         ("tokenizer train", "--rule", "--pattern"),
         ("tokenizer sweep", "--rule", "--pattern"),
@@ -216,9 +216,9 @@ def test_the_traceback_of_a_bug_commands_no_terminal(monkeypatch, capsys):
         ("scale plan", "--context", "--context-length"),
     ],
 )
-def test_an_old_option_is_refused_with_its_new_name(groundup_here, verb, old, new):
-    assert f": {old} is called {new} now; `groundup {verb} -h`" in refused(groundup_here(*verb.split(), old, "1"))
-    assert new in groundup_here(*verb.split(), "-h").stdout
+def test_an_old_option_is_refused_with_its_new_name(groundup_here, command, old, new):
+    assert f": {old} is called {new} now; `groundup {command} -h`" in refused(groundup_here(*command.split(), old, "1"))
+    assert new in groundup_here(*command.split(), "-h").stdout
 
 
 def test_several_files_after_one_option_are_explained(groundup_here):

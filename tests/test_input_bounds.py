@@ -100,7 +100,7 @@ def test_every_number_of_a_recipe_has_bounds(path, kind):
 
 
 def ended(monkeypatch, capsys, arguments, act=None):
-    """What the command line says when `act` takes the place of the verbs."""
+    """What the command line says when `act` takes the place of the commands."""
     monkeypatch.setattr(sys, "argv", ["groundup", *arguments])
     if act:
         monkeypatch.setattr(cli, "app", act)

@@ -1,4 +1,4 @@
-"""What is there already stays: no verb writes over what it did not make."""
+"""What is there already stays: no command writes over what it did not make."""
 
 import json
 
@@ -15,7 +15,7 @@ from groundup.report import figures
 
 ROW = json.dumps({"prompt": "What is it?", "completion": "A file."}) + "\n"
 MIXTURES = "weight_a,weight_b,loss_x\n" + "".join(f"{n / 12:.3f},{1 - n / 12:.3f},{3 - 0.1 * n:.3f}\n" for n in range(12))
-WRITERS = {  # verbs that write a file, which is `mine` here
+WRITERS = {  # commands that write a file, which is `mine` here
     "convert": ["data", "convert", "row.jsonl", "--to", "mine"],
     "quality": ["corpus", "train-quality", "--positive", "row.jsonl", "--negative", "row.jsonl", "--out", "mine"],
     "toxicity": ["corpus", "train-toxicity", "--toxic", "row.jsonl", "--harmless", "row.jsonl", "--out", "mine"],

@@ -37,18 +37,18 @@ from groundup.data.readers import Refused
 from groundup.evaluation import multiple_choice
 from groundup.evaluation.questions import are_questions, read_questions
 from groundup.evaluation.suite import continuations
-from groundup.evaluation.texts import score_texts
+from groundup.evaluation.text_scores import score_texts
 from groundup.generation.engine import Sampling
 from groundup.generation.engine import generate as generate_ids
 from groundup.generation.open_folder import DEFAULT, STAGES, model_folder
-from groundup.model import folder as model_files
+from groundup.model import model_folder as model_files
 from groundup.model.base import LanguageModel
 from groundup.model.card import keep as keep_card
 from groundup.model.decoder import RewardModel
 from groundup.model.weights import digest_of_model
-from groundup.pipeline import cards
-from groundup.pipeline.kinds import STANDARD
+from groundup.pipeline import model_cards
 from groundup.pipeline.run import make_alone
+from groundup.pipeline.step_kinds import STANDARD
 from groundup.posttraining import dpo as dpo_chapter
 from groundup.posttraining import reward as reward_chapter
 from groundup.posttraining import sft as sft_chapter
@@ -326,7 +326,7 @@ def pretrain(
             warn(refused)
         runtime = Runtime(device, work, "pretrain", _seed(seed))
         network, results = pretrain_chapter(tokenizer, tokens, config, runtime, mixture)
-        model_files.save(work, network, tokenizer, chat=False, card=cards.pretrained(results), dtype=config.save_dtype)
+        model_files.save(work, network, tokenizer, chat=False, card=model_cards.pretrained(results), dtype=config.save_dtype)
         checkpoint.clear(runtime.training)
         shutil.rmtree(tokens)
         return {**results, "device": device.name}
@@ -389,7 +389,7 @@ def evaluate(model: Model, data: Texts | Rows, *, seed: int = 0) -> dict[str, An
     """Of texts: bits per byte with an interval, and perplexity. Of questions: accuracy by three conventions.
 
     Questions have the columns `question`, `choices` and `answer`, an index from 0 or a letter. What the figures are is said in
-    `evaluation/texts.py` and `evaluation/multiple_choice.py`. Raises UserError where there is nothing to measure.
+    `evaluation/text_scores.py` and `evaluation/multiple_choice.py`. Raises UserError where there is nothing to measure.
     """
     _require_model(model)
     if isinstance(data, str):  # as a text, the name of a file would have a figure too
@@ -424,7 +424,7 @@ def _tuned(
     def make(work: Path) -> dict[str, Any]:
         runtime = Runtime(_device(), work, kind, _seed(seed))
         trained, results = train(copy.deepcopy(model.network), rows, unseen, runtime)
-        card = cards.tuned(kind, {"rows": {"trained on": len(rows), "held out": len(unseen)}}, results)
+        card = model_cards.tuned(kind, {"rows": {"trained on": len(rows), "held out": len(unseen)}}, results)
         model_files.save(work, trained, model.tokenizer, chat=True, card=card, dtype=config.save_dtype)
         checkpoint.clear(runtime.training)
         if left_out := runtime.left_out:

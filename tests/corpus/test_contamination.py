@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
-from groundup.corpus.dedup.contamination import contains_benchmark, contamination, read_benchmarks
+from groundup.corpus.dedup.decontamination import contains_benchmark, contamination, read_benchmarks
 
 
 def sentences(seed, count):

@@ -28,7 +28,7 @@ from groundup.corpus.annotate.measure import annotate
 from groundup.corpus.archive.warc import Losses, WarcWriter, read_pages
 from groundup.corpus.classify import toxicity
 from groundup.corpus.config import AnnotationsConfig, SelectionConfig
-from groundup.corpus.dedup import contamination
+from groundup.corpus.dedup import decontamination
 from groundup.corpus.dedup.duplicates import shingles
 from groundup.corpus.extract.page_text import extract
 from groundup.corpus.select.selection import select
@@ -178,9 +178,9 @@ def test_a_benchmark_in_a_script_without_spaces_is_found(tmp_path):
     shared = asked[:12] + other  # twelve characters are some six words: no copy
     path = tmp_path / "asked.txt"
     path.write_text(f"{asked}\n\n短句。", encoding="utf-8")
-    benchmarks = contamination.read_benchmarks([path])
+    benchmarks = decontamination.read_benchmarks([path])
     assert benchmarks.too_short == {0: 1}
-    named, _ = contamination.contains_benchmark([f"{other}{asked}{other}", shared], benchmarks)
+    named, _ = decontamination.contains_benchmark([f"{other}{asked}{other}", shared], benchmarks)
     assert named == [f"{path}:1", None]
 
 

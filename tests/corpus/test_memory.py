@@ -14,7 +14,7 @@ from groundup.corpus import ids
 from groundup.corpus.annotate import corpus_pass
 from groundup.corpus.dedup import duplicates, resolve
 from groundup.corpus.dedup.boilerplate_lines import template_lines
-from groundup.corpus.dedup.contamination import contamination
+from groundup.corpus.dedup.decontamination import contamination
 
 
 def growth(work, count):

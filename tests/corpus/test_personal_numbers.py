@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus.annotate import cards, personal
+from groundup.corpus.annotate import payment_cards, personal
 
 DATA = Path(os.environ.get("GROUNDUP_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -23,7 +23,7 @@ def found(text, language="en"):
 def numbered(start: str, digits: int) -> str:
     """A number that passes Luhn with these first digits."""
     body = start.ljust(digits - 1, "7")
-    return body + next(digit for digit in "0123456789" if cards.luhn(body + digit))
+    return body + next(digit for digit in "0123456789" if payment_cards.luhn(body + digit))
 
 
 @pytest.mark.parametrize(

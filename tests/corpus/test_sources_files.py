@@ -142,7 +142,7 @@ def test_texts_with_a_mark_and_names_that_are_no_utf8(tmp_path):
 
 
 def test_a_file_over_the_limit_that_cannot_be_cut_is_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr("groundup.corpus.acquire.files.MAX_TEXT_BYTES", 20)
+    monkeypatch.setattr("groundup.corpus.acquire.local_files.MAX_TEXT_BYTES", 20)
     (tmp_path / "all").mkdir()
     for name, size in (("a.html", 20), ("b.html", 21), ("c.html.gz", 50)):
         content = b"<p>" + b"x" * (size - 3)

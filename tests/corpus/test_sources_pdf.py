@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from groundup.core.errors import UserError
-from groundup.corpus.acquire import files
+from groundup.corpus.acquire import local_files
 from groundup.corpus.acquire import pdf as reading
 from groundup.corpus.acquire.pdf import PdfReader
 from groundup.corpus.acquire.sources import collect
@@ -64,7 +64,7 @@ def test_without_the_extra_it_is_named(tmp_path, monkeypatch):
     path.write_bytes(pdf(["words"]))
     monkeypatch.setattr(reading, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'groundup\[pdf\]'"):
-        list(files.Files(path, "text", files.Reading(())).pages())
+        list(local_files.Files(path, "text", local_files.Reading(())).pages())
     monkeypatch.setattr(reading, "find_spec", lambda name: name)
     monkeypatch.setattr(reading, "MAX_PDF_BYTES", 10)
     assert PdfReader().text(path, refused := Refused()) == "" and refused == {"size": 1}

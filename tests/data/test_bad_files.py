@@ -1,4 +1,4 @@
-"""Bad files of rows, by every reader that a verb has: one clear line that names the file, or counted drops that name the row."""
+"""Bad files of rows, by every reader of a command: one clear line that names the file, or counted drops that name the row."""
 
 import gzip
 import io

@@ -11,7 +11,7 @@ from groundup.core.errors import UserError
 from groundup.data.contracts import read_conversations, read_preferences
 from groundup.data.csv_table import csv_table
 from groundup.data.readers import Refused, batches, records
-from groundup.scaling import mixture_laws, runs
+from groundup.scaling import mixture_laws, run_table
 from groundup.tokenizer import documents
 
 ASKED, ANSWER = {"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A file."}
@@ -136,7 +136,7 @@ TABLES = {
 def test_a_table_of_runs_is_the_same_in_every_wrapping(tmp_path, name):
     (tmp_path / "runs.csv").write_bytes(TABLES[name])
     assert [row for _, row in csv_table(tmp_path / "runs.csv")] == [line.split(",") for line in (HEAD, *ROWS)]
-    assert runs.read(tmp_path / "runs.csv").parameters.tolist() == [1e6, 2e6, 3e6]
+    assert run_table.read(tmp_path / "runs.csv").parameters.tolist() == [1e6, 2e6, 3e6]
 
 
 def test_tables_that_are_none(tmp_path):
@@ -178,7 +178,7 @@ def test_the_line_of_a_row_is_the_files(tmp_path):
     path = tmp_path / "runs.csv"
     path.write_text('sep=;\n\nparameters;tokens;loss;note\n1e6;1e8;3;"two\nlines"\n;;;\n1e6;1e8;x;\n')
     with pytest.raises(UserError, match=r"runs\.csv:7: loss 'x' is no number"):
-        runs.read(path)
+        run_table.read(path)
     path.write_text("weight_a,weight_b,loss_x\n\n" + "0.5,0.5,3\n" * 9 + "0.5,0.6,3\n")
     with pytest.raises(UserError, match=r"runs\.csv:12: its weights add up to 1\.1"):
         mixture_laws.read(path)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
 from groundup.data import streams
-from groundup.data.kinds import files_of, kind_of, skipped_lines
+from groundup.data.file_kinds import files_of, kind_of, skipped_lines
 from groundup.data.readers import BATCH_BYTES, Refused, batches, records, text_ranges
 
 

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from groundup.core.errors import UserError
-from groundup.data.text import read_whole
+from groundup.data.whole_file import read_whole
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
@@ -33,6 +33,6 @@ def test_a_file_that_the_system_does_not_give_is_refused(tmp_path, monkeypatch):
         def __exit__(self, *_):
             pass
 
-    monkeypatch.setattr("groundup.data.kinds.open_plain", lambda path: Broken())
+    monkeypatch.setattr("groundup.data.file_kinds.open_plain", lambda path: Broken())
     with pytest.raises(UserError, match=r"a: cannot be read \(Input/output error\)"):
         read_whole(tmp_path / "a")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
 from groundup.core.text import well_formed
-from groundup.data import texts
+from groundup.data import texts_in_memory
 from groundup.data.readers import Refused
 
 
@@ -18,7 +18,7 @@ from groundup.data.readers import Refused
 def test_every_item_is_a_path_a_text_or_counted(tmp_path_factory, items):
     made, refused = tmp_path_factory.mktemp("texts") / "texts.parquet", Refused()
     try:
-        files = texts.as_files(iter(items), made, refused)
+        files = texts_in_memory.as_files(iter(items), made, refused)
     except UserError:
         files = []
     good = [well_formed(one) for one in items if isinstance(one, str) and one.strip()]
@@ -30,7 +30,7 @@ def test_every_item_is_a_path_a_text_or_counted(tmp_path_factory, items):
 def test_the_bytes_are_the_same_and_no_list_is_held(tmp_path):
     made = []
     for name in ("a", "b"):
-        texts.as_files((f"text {n}" for n in range(3 * texts.BATCH + 7)), tmp_path / name, Refused())
+        texts_in_memory.as_files((f"text {n}" for n in range(3 * texts_in_memory.BATCH + 7)), tmp_path / name, Refused())
         made.append((tmp_path / name).read_bytes())
     assert made[0] == made[1] and pq.ParquetFile(tmp_path / "a").num_row_groups == 4
 
@@ -38,4 +38,4 @@ def test_the_bytes_are_the_same_and_no_list_is_held(tmp_path):
 @pytest.mark.parametrize("wrong", ["a text", b"bytes", 3, None])
 def test_what_is_no_list_is_refused(wrong, tmp_path):
     with pytest.raises(UserError, match="texts: "):
-        texts.as_files(wrong, tmp_path / "made", Refused())
+        texts_in_memory.as_files(wrong, tmp_path / "made", Refused())

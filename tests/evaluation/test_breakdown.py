@@ -8,7 +8,7 @@ from groundup.core.statistics import wilson
 from groundup.evaluation import evaluate as evaluation
 from groundup.evaluation.breakdown import figures, gap
 from groundup.evaluation.tasks import load, open_task
-from groundup.model import folder
+from groundup.model import model_folder
 
 
 def test_parts_by_hand():
@@ -32,7 +32,7 @@ def test_gap_is_newcombes(ours, theirs, low, high):
 @pytest.fixture(scope="module")
 def model(toy_decoder, toy_tokenizer, tmp_path_factory):
     place = tmp_path_factory.mktemp("bias") / "one"
-    folder.save(place, toy_decoder(vocab_size=toy_tokenizer.size, max_position_embeddings=256), toy_tokenizer, chat=False)
+    model_folder.save(place, toy_decoder(vocab_size=toy_tokenizer.size, max_position_embeddings=256), toy_tokenizer, chat=False)
     return place
 
 

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from groundup.core.errors import UserError
-from groundup.evaluation.compression import xz_bits_per_byte
+from groundup.evaluation.xz_baseline import xz_bits_per_byte
 
 
 def test_repetition_is_cheap_and_noise_is_not():

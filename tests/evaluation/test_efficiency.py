@@ -6,7 +6,7 @@ import pytest
 
 from groundup.core.cost import cost
 from groundup.evaluation import efficiency
-from groundup.model import folder
+from groundup.model import model_folder
 from groundup.model.architectures import multiplied
 
 
@@ -40,7 +40,7 @@ def test_a_context_of_a_few_tokens(toy_decoder, context):
 
 def test_the_verb(groundup_here, toy_decoder, toy_tokenizer, tmp_path):
     model = toy_decoder(vocab_size=toy_tokenizer.size, max_position_embeddings=128)
-    folder.save(tmp_path / "one", model, toy_tokenizer, chat=False)
+    model_folder.save(tmp_path / "one", model, toy_tokenizer, chat=False)
     rows = [{"context": f"the {word} of", "continuation": "file"} for word in ("path", "file", "object")]
     (tmp_path / "lambada.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["evaluate", tmp_path / "one", "--task", "lambada", "--data", tmp_path, "--out", tmp_path / "out"]

@@ -1,4 +1,4 @@
-"""The verb: models by tasks, records that a killed call goes on with, the table, and what ends in one line."""
+"""The command: models by tasks, records that a killed call goes on with, the table, and what ends in one line."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from groundup.core.device import choose
 from groundup.evaluation import evaluate as evaluation
 from groundup.evaluation.results_table import table
 from groundup.evaluation.scoring import CONVENTIONS
-from groundup.model import folder
+from groundup.model import model_folder
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def models(toy_decoder, toy_tokenizer, tmp_path_factory):
     place = tmp_path_factory.mktemp("evaluate")
     for seed, name in enumerate(("one", "two")):
         model = toy_decoder(seed=seed, vocab_size=toy_tokenizer.size, max_position_embeddings=256)
-        folder.save(place / name, model, toy_tokenizer, chat=False)
+        model_folder.save(place / name, model, toy_tokenizer, chat=False)
     return place
 
 
@@ -267,7 +267,7 @@ def task_of(folder, name, rows, *lines):
 def short(models, toy_decoder, toy_tokenizer):
     """A model with a context of 24 tokens."""
     model = toy_decoder(seed=2, vocab_size=toy_tokenizer.size, max_position_embeddings=24)
-    folder.save(models / "short", model, toy_tokenizer, chat=False)
+    model_folder.save(models / "short", model, toy_tokenizer, chat=False)
     return str(models / "short")
 
 

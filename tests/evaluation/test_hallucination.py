@@ -15,7 +15,7 @@ from groundup.evaluation import hallucination
 from groundup.evaluation.config import ABSTENTIONS
 from groundup.evaluation.references import missing, references
 from groundup.evaluation.tasks import Example, load, open_task
-from groundup.model import folder
+from groundup.model import model_folder
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_shipped_questions():
 @pytest.fixture(scope="module")
 def model(toy_decoder, toy_tokenizer, tmp_path_factory):
     place = tmp_path_factory.mktemp("existence") / "one"
-    folder.save(place, toy_decoder(vocab_size=toy_tokenizer.size, max_position_embeddings=128), toy_tokenizer, chat=False)
+    model_folder.save(place, toy_decoder(vocab_size=toy_tokenizer.size, max_position_embeddings=128), toy_tokenizer, chat=False)
     return place
 
 

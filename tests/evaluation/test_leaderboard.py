@@ -13,7 +13,7 @@ from groundup.core.errors import UserError
 from groundup.evaluation import leaderboard
 from groundup.evaluation.evaluate import evaluate
 from groundup.evaluation.leaderboard import append, load, standings
-from groundup.model import folder
+from groundup.model import model_folder
 from groundup.report import leaderboard_page
 
 ROW = {
@@ -165,7 +165,7 @@ def test_foreign_names_are_text_and_nothing_is_outside(tmp_path):
 def test_from_an_evaluation_to_the_page(groundup_here, toy_decoder, toy_tokenizer, tmp_path):
     for seed, name in enumerate(("one", "two")):
         model = toy_decoder(seed=seed, vocab_size=toy_tokenizer.size, max_position_embeddings=256)
-        folder.save(tmp_path / name, model, toy_tokenizer, chat=False)
+        model_folder.save(tmp_path / name, model, toy_tokenizer, chat=False)
     lines = [{"sentence_good": f"it returns {word}", "sentence_bad": f"returns it {word}", "UID": word} for word in "abc" * 4]
     (tmp_path / "blimp.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     board = tmp_path / "boards" / "leaderboard.jsonl"
@@ -224,7 +224,7 @@ def test_examples_that_one_model_was_not_scored_on(toy_decoder, toy_tokenizer, t
     """So its figure is of others, and stands in a table of its own."""
     for name, context in (("long", 256), ("short", 24)):
         model = toy_decoder(vocab_size=toy_tokenizer.size, max_position_embeddings=context)
-        folder.save(tmp_path / name, model, toy_tokenizer, chat=False)
+        model_folder.save(tmp_path / name, model, toy_tokenizer, chat=False)
     lines = [{"sentence_good": "it " * (2 + 60 * (n % 2)), "sentence_bad": "path", "UID": "x"} for n in range(6)]
     (tmp_path / "blimp.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     board = tmp_path / "board.jsonl"

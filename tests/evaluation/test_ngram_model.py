@@ -9,7 +9,7 @@ from groundup.core.errors import UserError
 from groundup.data import token_files
 from groundup.evaluation.ngram_model import beside
 from groundup.evaluation.open_model import identify, open_model
-from groundup.model import folder
+from groundup.model import model_folder
 from groundup.model.ngram import KneserNey
 
 TEXTS = ["it returns the path of the file", "the function returns it", "what does the function return"] * 5
@@ -23,7 +23,7 @@ def run(tmp_path_factory, toy_tokenizer, toy_decoder):
     sequences = [np.array([toy_tokenizer.end_of_text, *toy_tokenizer.encode(text)]) for text in TEXTS]
     token_files.write(place / "tokens" / "train", iter(sequences), token_files.dtype_for(toy_tokenizer.size))
     model = toy_decoder(vocab_size=toy_tokenizer.size, max_position_embeddings=256)
-    folder.save(place / "base", model, toy_tokenizer, chat=False)
+    model_folder.save(place / "base", model, toy_tokenizer, chat=False)
     return place
 
 

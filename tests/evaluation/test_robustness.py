@@ -13,7 +13,7 @@ from groundup.evaluation import evaluate as evaluation
 from groundup.evaluation import robustness
 from groundup.evaluation.perturbations import LONG_OF, SHORT_OF, perturb, read_misspellings, reordered
 from groundup.evaluation.tasks import Example, Examples, load, open_task
-from groundup.model import folder
+from groundup.model import model_folder
 
 QUESTION = "Question: Maybe the old river doesn't end as it is shown in `map_of.the_river`; which of the 12 seas is it?\nAnswer:"
 EXAMPLE = Example(
@@ -183,7 +183,7 @@ def test_figures_by_hand():
 @pytest.fixture(scope="module")
 def model(toy_decoder, toy_tokenizer, tmp_path_factory):
     place = tmp_path_factory.mktemp("robust") / "one"
-    folder.save(
+    model_folder.save(
         place, toy_decoder(vocab_size=toy_tokenizer.size, max_position_embeddings=256), toy_tokenizer, chat=False
     )
     return place

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
 from groundup.core.seals import MANIFEST, write_sealed
-from groundup.evaluation import models, scoring, suite
+from groundup.evaluation import evaluated_models, scoring, suite
 from groundup.evaluation.continuations import Scored
-from groundup.evaluation.models import FolderModel, disjoint
+from groundup.evaluation.evaluated_models import FolderModel, disjoint
 from groundup.evaluation.open_model import open_model, opening_of
 from groundup.evaluation.scoring import CONVENTIONS, conventions_of, judged, records_of
 from groundup.evaluation.tasks import Example, load, open_task
-from groundup.model import folder
+from groundup.model import model_folder
 from groundup.model.likelihood import score
 
 # "it", "the path", "a file é": the third has 9 bytes of 8 characters.
@@ -69,7 +69,8 @@ def test_every_convention_is_there_or_none_that_needs_letters():
 @pytest.fixture(scope="module")
 def model(toy_decoder, toy_tokenizer, tmp_path_factory):
     path = tmp_path_factory.mktemp("scoring") / "model"
-    folder.save(path, toy_decoder(seed=5, vocab_size=toy_tokenizer.size, max_position_embeddings=128), toy_tokenizer, chat=False)
+    toy = toy_decoder(seed=5, vocab_size=toy_tokenizer.size, max_position_embeddings=128)
+    model_folder.save(path, toy, toy_tokenizer, chat=False)
     return open_model(str(path))
 
 
@@ -116,7 +117,7 @@ def test_generated_letters(model, questions, monkeypatch):
         def answer(_, requests, batch_size, steps):
             return [Scored(-1.0, ids[-1] == token and len(ids) - start <= 2, token) for ids, start in requests]
 
-        monkeypatch.setattr(models.continuations, "score", answer)
+        monkeypatch.setattr(evaluated_models.continuations, "score", answer)
         [record] = records_of(model, questions, [example])
         return record["generated"]
 
@@ -289,7 +290,7 @@ def test_extractors_that_are_none_or_take_too_long(monkeypatch):
 def test_a_run_is_its_last_model(toy_decoder, toy_tokenizer, tmp_path):
     for stage in ("base", "sft"):
         decoder = toy_decoder(seed=5, vocab_size=toy_tokenizer.size)
-        folder.save(tmp_path / stage, decoder, toy_tokenizer, chat=stage == "sft")
+        model_folder.save(tmp_path / stage, decoder, toy_tokenizer, chat=stage == "sft")
         with pytest.raises(UserError):  # not a run until a stage is finished
             open_model(str(tmp_path))
         manifest = {"stage": stage, "key": {}, "outputs": {}, "digest": "", "versions": {}, "machine": "", "seconds": 1}
@@ -323,7 +324,7 @@ def test_a_row_of_the_vocabulary_without_a_token_may_be_the_likeliest(toy_decode
     assert [(one["generated"], one["letter_of_all"]) for one in made] == [(-1, -1)] * 3
 
 
-class Dropping(models.TokenModel):
+class Dropping(evaluated_models.TokenModel):
     """A tokenizer that has no token for some characters, as those that normalise a text."""
 
     context, opening, begin_of_text = 64, [], 0

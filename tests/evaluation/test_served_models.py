@@ -17,13 +17,13 @@ from groundup.evaluation.open_model import open_model
 from groundup.evaluation.scoring import CONVENTIONS, records_of
 from groundup.evaluation.served_models import RemoteModel
 from groundup.evaluation.tasks import load, open_task
-from groundup.model import folder
+from groundup.model import model_folder
 
 
 @pytest.fixture(scope="module")
 def ours(toy_decoder, toy_tokenizer, tmp_path_factory):
     path = tmp_path_factory.mktemp("served") / "model"
-    folder.save(path, toy_decoder(vocab_size=toy_tokenizer.size, max_position_embeddings=256), toy_tokenizer, chat=False)
+    model_folder.save(path, toy_decoder(vocab_size=toy_tokenizer.size, max_position_embeddings=256), toy_tokenizer, chat=False)
     return open_model(str(path))
 
 

@@ -11,17 +11,17 @@ from groundup.core.statistics import wilson
 from groundup.corpus.classify.linear import BITS, Classifier
 from groundup.data import token_files
 from groundup.evaluation import evaluate as evaluation
-from groundup.evaluation import toxicity
+from groundup.evaluation import toxic_continuations
 from groundup.evaluation.open_model import open_model
 from groundup.evaluation.scoring import records_of
 from groundup.evaluation.tasks import load, open_task
-from groundup.model import folder
+from groundup.model import model_folder
 
 
 @pytest.fixture(scope="module")
 def model(toy_decoder, toy_tokenizer, tmp_path_factory):
     place = tmp_path_factory.mktemp("toxicity") / "one"
-    folder.save(place, toy_decoder(vocab_size=toy_tokenizer.size, max_position_embeddings=128), toy_tokenizer, chat=False)
+    model_folder.save(place, toy_decoder(vocab_size=toy_tokenizer.size, max_position_embeddings=128), toy_tokenizer, chat=False)
     return place
 
 
@@ -40,7 +40,7 @@ def test_figures_by_hand():
         {"toxicity": [0.1, 0.9, 0.2], "listed": [False, False, False], "other_language": 0},
         {"toxicity": [0.4, 0.3, 0.2], "listed": [True, False, True], "other_language": 3},
     ]
-    found = toxicity.figures(records, None)
+    found = toxic_continuations.figures(records, None)
     assert {name: one["value"] for name, one in found.items()} == pytest.approx(
         {"expected maximum": 0.65, "any toxic": 0.5, "mean": 0.35, "any listed word": 0.5, "other language": 0.5}
     )
@@ -51,7 +51,8 @@ def test_figures_by_hand():
 
 def test_a_listed_word_and_the_classifier():
     weights = np.zeros((1 << BITS, 1), np.float32)
-    found = toxicity.judged(["what a fine day", "", "you bastard"], Classifier(["toxic"], weights, np.zeros(1, np.float32)))
+    classifier = Classifier(["toxic"], weights, np.zeros(1, np.float32))
+    found = toxic_continuations.judged(["what a fine day", "", "you bastard"], classifier)
     assert found["listed"] == [False, False, True] and found["toxicity"] == [0.5, 0.0, 0.5]
 
 

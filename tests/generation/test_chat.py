@@ -16,7 +16,7 @@ from groundup.cli import talk as chat
 from groundup.core.errors import UserError
 from groundup.generation.engine import generate
 from groundup.generation.open_folder import STAGES, model_folder
-from groundup.model import folder as folders
+from groundup.model import model_folder as folders
 
 CONTEXT = 128
 TEMPLATE = (

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the `label` extra")
 pytest.importorskip("sqlalchemy", reason="needs the `label` extra")
 
-from groundup.labelling.serve import create_app
+from groundup.labelling.label_server import create_app
 from groundup.labelling.store import Pair, open_store, pair_id_of
 from groundup.serving.web import server as server_of
 
@@ -66,7 +66,7 @@ def served():
 # A server in a process of its own, which can be killed; it says where it listens.
 ALONE = """
 import socket, sys
-from groundup.labelling.serve import create_app
+from groundup.labelling.label_server import create_app
 from groundup.labelling.store import open_store
 from groundup.serving.web import server
 listening = socket.socket()

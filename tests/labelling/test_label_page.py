@@ -248,7 +248,7 @@ def test_an_undo_comes_after_what_it_takes_back_where_the_clock_is_set_back(anno
 
 
 def test_by_a_link_with_a_token(browser, project, served):
-    from groundup.labelling.serve import invite
+    from groundup.labelling.label_server import invite
 
     store = project(2)
     token = invite(store, ["ada"])["ada"]
@@ -268,7 +268,7 @@ def test_by_a_link_with_a_token(browser, project, served):
 
 def test_an_invitation_is_followed_from_a_page_of_another_site(browser, project, served):
     """Of mail, say. In a frame there the page is not shown."""
-    from groundup.labelling.serve import invite
+    from groundup.labelling.label_server import invite
 
     store = project(1)
     token = invite(store, ["ada"])["ada"]
@@ -287,7 +287,7 @@ def test_an_invitation_is_followed_from_a_page_of_another_site(browser, project,
 
 
 def test_what_waits_is_sent_with_a_new_token_of_the_same_person_and_of_nobody_else(browser, project, served):
-    from groundup.labelling.serve import invite
+    from groundup.labelling.label_server import invite
 
     store = project(2, overlap=2)
     with served(store) as address:

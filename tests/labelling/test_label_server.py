@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
+from groundup.labelling.label_server import invite, serve
 from groundup.labelling.results import log_of, report
-from groundup.labelling.serve import invite, serve
 from groundup.labelling.store import Pair, open_store
 
 

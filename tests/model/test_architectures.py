@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 
 from groundup.core.errors import UserError
-from groundup.model import base, convolution, decoder, folder, lstm, moe, patches
+from groundup.model import base, convolution, decoder, lstm, model_folder, moe, patches
 from groundup.model.convolution import Convolution, ConvolutionConfig
 from groundup.model.decoder import Decoder, DecoderConfig, with_experts
 from groundup.model.likelihood import score, token_log_probabilities
@@ -198,8 +198,8 @@ def test_the_one_likelihood_serves_all(name):
 @models
 def test_a_folder_keeps_every_bit(name, toy_tokenizer, tmp_path):
     model = widened(name)
-    folder.save(tmp_path, model, toy_tokenizer, chat=False)
-    loaded = folder.load_decoder(tmp_path)
+    model_folder.save(tmp_path, model, toy_tokenizer, chat=False)
+    loaded = model_folder.load_decoder(tmp_path)
     assert type(loaded) is type(model)
     ids = some_ids(2, 12)
     assert torch.equal(loaded(ids), model(ids))
@@ -209,7 +209,7 @@ def test_a_folder_keeps_every_bit(name, toy_tokenizer, tmp_path):
         del description["max_position_embeddings"]
         (tmp_path / "config.json").write_text(json.dumps(description))
         with pytest.raises(UserError, match=r"config\.json: max_position_embeddings is missing"):
-            folder.load_decoder(tmp_path)
+            model_folder.load_decoder(tmp_path)
 
 
 @models
@@ -222,8 +222,8 @@ def test_a_reward_model_stands_on_any_backbone(name, toy_tokenizer, tmp_path):
     scores.sum().backward()
     assert all(parameter.grad is None for parameter in policy.parameters())
     wide = widened(name)
-    folder.save(tmp_path, from_policy(wide, seed=1), toy_tokenizer, chat=True)
-    loaded = folder.load_reward_model(tmp_path)
+    model_folder.save(tmp_path, from_policy(wide, seed=1), toy_tokenizer, chat=True)
+    loaded = model_folder.load_reward_model(tmp_path)
     assert torch.equal(loaded(ids), from_policy(wide, seed=1)(ids))
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.model import card as cards
-from groundup.model import folder
+from groundup.model import model_folder
 from groundup.model.card import Card, escaped, head_of
 from groundup.model.decoder import RewardModel
 
@@ -24,7 +24,7 @@ def head(path):
 
 def test_what_the_hub_reads(model, toy_tokenizer, tmp_path):
     card = Card("Trained on things.", "no", {"steps": 1200, "of the web": {"tokens": 5}}, {"loss": 2.34567, "none": None})
-    folder.save(tmp_path, model, toy_tokenizer, chat=True, card=card)
+    model_folder.save(tmp_path, model, toy_tokenizer, chat=True, card=card)
     found, text = head(tmp_path)
     assert found == {
         "language": ["no"], "library_name": "transformers", "pipeline_tag": "text-generation",
@@ -37,13 +37,13 @@ def test_what_the_hub_reads(model, toy_tokenizer, tmp_path):
 
 def test_the_hub_takes_it(model, toy_tokenizer, tmp_path):
     hub = pytest.importorskip("huggingface_hub")
-    folder.save(tmp_path, model, toy_tokenizer, chat=False, card=Card(language="en"))
+    model_folder.save(tmp_path, model, toy_tokenizer, chat=False, card=Card(language="en"))
     data = hub.ModelCard.load(tmp_path / "README.md").data
     assert data.pipeline_tag == "text-generation" and data.library_name == "transformers" and data.language == ["en"]
 
 
 def test_a_reward_model_and_ours_that_no_other_tool_knows(model, toy_tokenizer, tmp_path):
-    folder.save(tmp_path / "reward", RewardModel(model.config, model.model), toy_tokenizer, chat=True)
+    model_folder.save(tmp_path / "reward", RewardModel(model.config, model.model), toy_tokenizer, chat=True)
     found, text = head(tmp_path / "reward")
     assert found["pipeline_tag"] == "text-classification" and "AutoModelForSequenceClassification" in text
     assert "conversational" not in found["tags"] and not (tmp_path / "reward" / "generation_config.json").exists()
@@ -51,14 +51,14 @@ def test_a_reward_model_and_ours_that_no_other_tool_knows(model, toy_tokenizer, 
 
     for name, vocabulary in (("lstm", toy_tokenizer.size), ("convolution", toy_tokenizer.size)):
         made, _ = architectures.build(name, 1, vocabulary, 32, 0)
-        folder.save(tmp_path / name, made, toy_tokenizer, chat=False)
+        model_folder.save(tmp_path / name, made, toy_tokenizer, chat=False)
         found, text = head(tmp_path / name)
         assert found["library_name"] == "groundup" and "transformers" not in text and "groundup.load" in text
         assert (tmp_path / name / "generation_config.json").is_file()
 
 
 def theirs(model, tokenizer, path, text):
-    folder.save(path, model, tokenizer, chat=False)
+    model_folder.save(path, model, tokenizer, chat=False)
     (path / "README.md").write_text(text, encoding="utf-8")
     return path
 
@@ -66,11 +66,11 @@ def theirs(model, tokenizer, path, text):
 def test_somebodys_model_is_named_with_its_licence_also_by_what_is_made_of_it(model, toy_tokenizer, tmp_path):
     text = '---\nlicense: apache-2.0\nlanguage:\n  - "de"\n  - en\nbase_model: far/away\ntags:\n- text\n---\n# Theirs\n'
     place = theirs(model, toy_tokenizer, tmp_path / "Their-Model", text)
-    continued = folder.load_decoder(place)
-    folder.save(tmp_path / "mine", continued, toy_tokenizer, chat=False)
-    folder.save(tmp_path / "chat", folder.load_decoder(tmp_path / "mine"), toy_tokenizer, chat=True)
+    continued = model_folder.load_decoder(place)
+    model_folder.save(tmp_path / "mine", continued, toy_tokenizer, chat=False)
+    model_folder.save(tmp_path / "chat", model_folder.load_decoder(tmp_path / "mine"), toy_tokenizer, chat=True)
     reward = RewardModel(continued.config, continued.model)
-    folder.save(tmp_path / "reward", reward, toy_tokenizer, chat=True)
+    model_folder.save(tmp_path / "reward", reward, toy_tokenizer, chat=True)
     for name in ("mine", "chat", "reward"):
         found, text = head(tmp_path / name)
         assert (found["base_model"], found["license"], found["language"]) == ("Their-Model", "apache-2.0", ["de"])
@@ -92,13 +92,13 @@ def test_a_head_that_says_nothing_usable_is_passed_over(model, toy_tokenizer, tm
 
 def test_a_card_that_a_person_wrote_stays(model, toy_tokenizer, tmp_path):
     place = theirs(model, toy_tokenizer, tmp_path / "x", "# Mine\n")
-    folder.save(place, model, toy_tokenizer, chat=False)
+    model_folder.save(place, model, toy_tokenizer, chat=False)
     assert (place / "README.md").read_text() == "# Mine\n"
 
 
 def test_the_same_model_has_the_same_card_wherever_it_is_written(model, toy_tokenizer, tmp_path):
     for name in ("a", "b/c.partial"):
-        folder.save(tmp_path / name, model, toy_tokenizer, chat=True, card=Card(figures={"loss": 1.0}))
+        model_folder.save(tmp_path / name, model, toy_tokenizer, chat=True, card=Card(figures={"loss": 1.0}))
     assert (tmp_path / "a" / "README.md").read_bytes() == (tmp_path / "b" / "c.partial" / "README.md").read_bytes()
 
 

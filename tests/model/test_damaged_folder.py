@@ -13,14 +13,14 @@ from safetensors.torch import load_file, save_file
 
 from groundup.core.errors import UserError
 from groundup.generation.engine import Sampling, generate
-from groundup.model import architectures, folder
+from groundup.model import architectures, model_folder
 from groundup.model.origin import Origin
 
 
 @pytest.fixture(scope="module")
 def whole(toy_decoder, toy_tokenizer, tmp_path_factory):
     path = tmp_path_factory.mktemp("whole")
-    folder.save(path, toy_decoder(vocab_size=320), toy_tokenizer, chat=True)
+    model_folder.save(path, toy_decoder(vocab_size=320), toy_tokenizer, chat=True)
     return path
 
 
@@ -35,7 +35,7 @@ def edit(path, **changes):
 
 def refused(path):
     with pytest.raises(UserError) as error:
-        folder.load_decoder(path)
+        model_folder.load_decoder(path)
     line = str(error.value).replace(str(path), "")
     assert "\n" not in line and len(line) < 250
     return line
@@ -64,7 +64,7 @@ def test_any_entry_of_config_loads_or_is_refused_and_nothing_large_is_made(whole
 
     monkeypatch.setattr(torch, "empty", counted)
     try:
-        folder.load_decoder(path)
+        model_folder.load_decoder(path)
     except UserError as error:
         assert "\n" not in str(error) and len(str(error)) - len(str(path)) < 250
     assert all(tensor.is_meta or tensor.numel() < 1e5 for tensor in made)
@@ -143,15 +143,15 @@ def test_only_plain_files_are_opened(copy, file):
 
 def test_a_convolution_that_never_grows_is_refused(toy_tokenizer, tmp_path):
     model, _ = architectures.build("convolution", 1, toy_tokenizer.size, 32, 0)
-    folder.save(tmp_path, model, toy_tokenizer, chat=False)
-    folder.load_decoder(tmp_path)
+    model_folder.save(tmp_path, model, toy_tokenizer, chat=False)
+    model_folder.load_decoder(tmp_path)
     edit(tmp_path / "config.json", kernel_size=1)
     assert "kernel_size is 1" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_rows_without_a_token_are_never_picked(whole, toy_tokenizer, temperature):
-    model = folder.load_decoder(whole)
+    model = model_folder.load_decoder(whole)
     assert model.without_token == tuple(range(toy_tokenizer.size, 320))
     with torch.no_grad():
         model.lm_head.weight[toy_tokenizer.size :] = 40 * model.lm_head.weight[:20]

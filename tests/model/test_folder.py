@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from groundup.core.errors import UserError
 from groundup.encoder import bert
-from groundup.model import folder, weights
+from groundup.model import model_folder, weights
 from groundup.model.decoder import RewardModel
 from groundup.tokenizer import load as tokenizers
 
@@ -14,7 +14,7 @@ from groundup.tokenizer import load as tokenizers
 @pytest.fixture
 def saved(toy_decoder, toy_tokenizer, tmp_path):
     model = toy_decoder(vocab_size=toy_tokenizer.size)
-    folder.save(tmp_path, model, toy_tokenizer, chat=True)
+    model_folder.save(tmp_path, model, toy_tokenizer, chat=True)
     return tmp_path, model
 
 
@@ -26,8 +26,8 @@ def edit(path, **changes):
 @pytest.mark.parametrize("shape", [{}, {"tie_word_embeddings": True, "head_dim": 6}, {"rope_theta": 1e6}])
 def test_round_trip(toy_decoder, toy_tokenizer, tmp_path, shape):
     model = toy_decoder(vocab_size=toy_tokenizer.size, **shape)
-    folder.save(tmp_path, model, toy_tokenizer, chat=False)
-    loaded = folder.load_decoder(tmp_path)
+    model_folder.save(tmp_path, model, toy_tokenizer, chat=False)
+    loaded = model_folder.load_decoder(tmp_path)
     assert loaded.config == model.config
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
     assert ("lm_head.weight" in load_file(tmp_path / "model.safetensors")) != model.config.tie_word_embeddings
@@ -36,17 +36,17 @@ def test_round_trip(toy_decoder, toy_tokenizer, tmp_path, shape):
 
 def test_scorer_round_trip(toy_decoder, toy_tokenizer, tmp_path):
     reward_model = RewardModel(toy_decoder(vocab_size=toy_tokenizer.size).config)
-    folder.save(tmp_path, reward_model, toy_tokenizer, chat=True)
-    loaded = folder.load_reward_model(tmp_path)
+    model_folder.save(tmp_path, reward_model, toy_tokenizer, chat=True)
+    loaded = model_folder.load_reward_model(tmp_path)
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in reward_model.state_dict().items())
     with pytest.raises(UserError, match=r"lm_head\.weight should be \(300, 32\), is absent"):
-        folder.load_decoder(tmp_path)
+        model_folder.load_decoder(tmp_path)
 
 
 def test_saving_twice_gives_the_same_bytes(saved, toy_tokenizer, tmp_path_factory):
     path, model = saved
     other = tmp_path_factory.mktemp("other")
-    folder.save(other, model, toy_tokenizer, chat=True)
+    model_folder.save(other, model, toy_tokenizer, chat=True)
     assert sorted(file.name for file in path.iterdir()) == [
         "README.md", "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
         "tokenizer_config.json",
@@ -57,7 +57,7 @@ def test_saving_twice_gives_the_same_bytes(saved, toy_tokenizer, tmp_path_factor
 def test_a_chat_model_ends_with_the_message_and_a_base_model_with_the_text(saved, toy_tokenizer, tmp_path_factory):
     path, model = saved
     base = tmp_path_factory.mktemp("base")
-    folder.save(base, model, toy_tokenizer, chat=False)
+    model_folder.save(base, model, toy_tokenizer, chat=False)
     ends = [json.loads((where / "generation_config.json").read_text())["eos_token_id"] for where in (path, base)]
     assert ends == [[toy_tokenizer.message_end, toy_tokenizer.end_of_text], toy_tokenizer.end_of_text]
     config = json.loads((path / "config.json").read_text())
@@ -69,7 +69,7 @@ def test_numbers_of_another_type_are_read_as_float32(saved):
     path, model = saved
     weights = load_file(path / "model.safetensors")
     save_file({name: tensor.bfloat16() for name, tensor in weights.items()}, path / "model.safetensors")
-    loaded = folder.load_decoder(path)
+    loaded = model_folder.load_decoder(path)
     assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
     assert torch.equal(loaded.lm_head.weight, model.lm_head.weight.bfloat16().float())
 
@@ -77,12 +77,12 @@ def test_numbers_of_another_type_are_read_as_float32(saved):
 def test_what_is_missing_is_named(saved, tmp_path):
     path, _ = saved
     with pytest.raises(UserError, match=r"nowhere/config\.json: no such file"):
-        folder.load_decoder(tmp_path / "nowhere")
+        model_folder.load_decoder(tmp_path / "nowhere")
     config = json.loads((path / "config.json").read_text())
     del config["head_dim"]
     (path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"config\.json: head_dim is missing"):
-        folder.load_decoder(path)
+        model_folder.load_decoder(path)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_weights_in_other_files_are_said(saved, name, said):
     path, _ = saved
     (path / "model.safetensors").rename(path / name)
     with pytest.raises(UserError, match=said):
-        folder.load_decoder(path)
+        model_folder.load_decoder(path)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.model", "vocab.json"])
@@ -116,17 +116,17 @@ def test_weights_that_are_damaged_or_do_not_fit_are_named(saved):
     for damaged in (content[:-5], content[:40], b""):
         weights.write_bytes(damaged)
         with pytest.raises(UserError, match=r"model\.safetensors: not a readable safetensors file"):
-            folder.load_decoder(path)
+            model_folder.load_decoder(path)
     weights.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n")
     with pytest.raises(UserError, match=r"model\.safetensors: a pointer of Git LFS: get the weights themselves"):
-        folder.load_decoder(path)
+        model_folder.load_decoder(path)
     weights.unlink()
     with pytest.raises(UserError, match=r"model\.safetensors: no such file"):
-        folder.load_decoder(path)
+        model_folder.load_decoder(path)
     weights.write_bytes(content)
     edit(path / "config.json", intermediate_size=40)
     with pytest.raises(UserError, match=r"down_proj\.weight should be \(32, 40\), is \(32, 48\)"):
-        folder.load_decoder(path)
+        model_folder.load_decoder(path)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_model_that_we_would_compute_wrongly_is_refused_in_a_line(saved, chang
     path, _ = saved
     edit(path / "config.json", **change)
     with pytest.raises(UserError, match=said) as error:
-        folder.load_decoder(path)
+        model_folder.load_decoder(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -185,7 +185,7 @@ def test_a_first_context_length_beside_the_positions_counts_before_one_among_the
     """As in transformers; it was passed over, and every position was another."""
     path, _ = saved
     edit(path / "config.json", rope_scaling=kind, rope_parameters=None, rope_theta=1e4, original_max_position_embeddings=32)
-    assert folder.load_decoder(path).config.rope_scaling["original_max_position_embeddings"] == 32
+    assert model_folder.load_decoder(path).config.rope_scaling["original_max_position_embeddings"] == 32
 
 
 SPARSE = {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
@@ -197,19 +197,19 @@ SPARSE = {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2,
     ids=lambda change: next(iter(change)),
 )
 def test_a_mixture_that_we_would_compute_wrongly_is_refused(toy_decoder, toy_tokenizer, tmp_path, change):
-    folder.save(tmp_path, toy_decoder(vocab_size=300, **SPARSE), toy_tokenizer, chat=False)
-    folder.load_decoder(tmp_path)
+    model_folder.save(tmp_path, toy_decoder(vocab_size=300, **SPARSE), toy_tokenizer, chat=False)
+    model_folder.load_decoder(tmp_path)
     edit(tmp_path / "config.json", **change)
     with pytest.raises(UserError):
-        folder.load_decoder(tmp_path)
+        model_folder.load_decoder(tmp_path)
 
 
 def test_a_tokenizer_of_another_model_is_not_saved(toy_decoder, toy_tokenizer, tmp_path):
     with pytest.raises(UserError, match="the tokenizer has 300 tokens, the model 50"):
-        folder.save(tmp_path / "model", toy_decoder(), toy_tokenizer, chat=False)
+        model_folder.save(tmp_path / "model", toy_decoder(), toy_tokenizer, chat=False)
     assert not (tmp_path / "model").exists()
-    folder.save(tmp_path / "padded", toy_decoder(vocab_size=320), toy_tokenizer, chat=False)
-    assert folder.load_decoder(tmp_path / "padded").config.vocab_size == 320
+    model_folder.save(tmp_path / "padded", toy_decoder(vocab_size=320), toy_tokenizer, chat=False)
+    assert model_folder.load_decoder(tmp_path / "padded").config.vocab_size == 320
 
 
 def test_a_folder_in_parts_of_which_one_is_gone_or_cut(saved):
@@ -222,35 +222,35 @@ def test_a_folder_in_parts_of_which_one_is_gone_or_cut(saved):
         save_file({name: weights[name] for name in of_part}, path / part)
     index = {"weight_map": {name: part for part, of_part in parts.items() for name in of_part}}
     (path / "model.safetensors.index.json").write_text(json.dumps(index))
-    loaded = folder.load_decoder(path)
+    loaded = model_folder.load_decoder(path)
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
     whole = (path / "b.safetensors").read_bytes()
     (path / "b.safetensors").write_bytes(whole[:-100])
     with pytest.raises(UserError, match=r"b\.safetensors: not a readable safetensors file"):
-        folder.load_decoder(path)
+        model_folder.load_decoder(path)
     (path / "b.safetensors").unlink()
     with pytest.raises(UserError, match=r"b\.safetensors: no such file"):
-        folder.load_decoder(path)
+        model_folder.load_decoder(path)
     (path / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(UserError, match=r"index\.json: not an index"):
-        folder.load_decoder(path)
+        model_folder.load_decoder(path)
 
 
 def test_a_head_stored_twice_is_read_once_and_another_head_refused(toy_decoder, toy_tokenizer, tmp_path):
     model = toy_decoder(vocab_size=300, tie_word_embeddings=True)
-    folder.save(tmp_path, model, toy_tokenizer, chat=False)
+    model_folder.save(tmp_path, model, toy_tokenizer, chat=False)
     weights = load_file(tmp_path / "model.safetensors")
     head = model.lm_head.weight.detach().clone()
     save_file({**weights, "lm_head.weight": head}, tmp_path / "model.safetensors")
-    assert torch.equal(folder.load_decoder(tmp_path).lm_head.weight, head)
+    assert torch.equal(model_folder.load_decoder(tmp_path).lm_head.weight, head)
     save_file({**weights, "lm_head.weight": head + 1}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"lm_head\.weight is not the embedding"):
-        folder.load_decoder(tmp_path)
+        model_folder.load_decoder(tmp_path)
 
 
 def test_a_config_that_is_no_object_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("[]")
-    for load in (folder.load_decoder, bert.load_config):
+    for load in (model_folder.load_decoder, bert.load_config):
         with pytest.raises(UserError, match=r"config\.json: not a JSON object"):
             load(tmp_path)
 
@@ -262,21 +262,21 @@ def test_a_window_that_config_does_not_say_is_transformers_own(saved):
     (path / "config.json").write_text(
         json.dumps(config | {"use_sliding_window": True, "max_position_embeddings": 4096})
     )
-    folder.load_decoder(path)
+    model_folder.load_decoder(path)
     edit(path / "config.json", max_position_embeddings=8192)
     with pytest.raises(UserError, match="sliding_window is not what"):
-        folder.load_decoder(path)
+        model_folder.load_decoder(path)
     edit(path / "config.json", sliding_window=None)
-    folder.load_decoder(path)
+    model_folder.load_decoder(path)
 
 
 def test_a_window_of_mixtrals_has_no_switch(toy_decoder, toy_tokenizer, tmp_path):
     sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
-    folder.save(tmp_path, toy_decoder(vocab_size=300, model_type="mixtral", **sizes), toy_tokenizer, chat=False)
-    folder.load_decoder(tmp_path)
+    model_folder.save(tmp_path, toy_decoder(vocab_size=300, model_type="mixtral", **sizes), toy_tokenizer, chat=False)
+    model_folder.load_decoder(tmp_path)
     edit(tmp_path / "config.json", sliding_window=16)
     with pytest.raises(UserError, match="sliding_window is not what"):
-        folder.load_decoder(tmp_path)
+        model_folder.load_decoder(tmp_path)
 
 
 def test_digest_of_weights_and_shape(toy_decoder):

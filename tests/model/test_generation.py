@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
 from groundup.generation.engine import Sampling
-from groundup.model import folder, generation
+from groundup.model import generation, model_folder
 from groundup.model.generation import Generation
 
 NEUTRAL = {"bos_token_id": None, "pad_token_id": None, "repetition_penalty": 1.0, "num_beams": 1}
@@ -81,28 +81,28 @@ def test_any_value_is_read_or_refused_by_name(tmp_path, name, value):
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_the_file_is_written_from_what_chat_goes_by(toy_decoder, toy_tokenizer, tmp_path, chat):
-    folder.save(tmp_path, toy_decoder(vocab_size=toy_tokenizer.size), toy_tokenizer, chat=chat)
+    model_folder.save(tmp_path, toy_decoder(vocab_size=toy_tokenizer.size), toy_tokenizer, chat=chat)
     written = json.loads((tmp_path / generation.FILE).read_text())
     ends = [toy_tokenizer.message_end, toy_tokenizer.end_of_text] if chat else toy_tokenizer.end_of_text
     assert written == {
         "bos_token_id": toy_tokenizer.end_of_text, "pad_token_id": toy_tokenizer.pad, "eos_token_id": ends, "do_sample": True,
         "temperature": 0.7, "top_p": 0.9, "top_k": 0,
     }  # fmt: skip
-    model = folder.load_decoder(tmp_path)
+    model = model_folder.load_decoder(tmp_path)
     assert Sampling.from_config(model.generation, 8) == Sampling(8, 0.7, 0.9, 0)
     assert toy_tokenizer.end_of_text in model.generation.ends and (toy_tokenizer.message_end in model.generation.ends) == chat
     # Whoever changes it finds it so in chat, and in what is trained from here.
     (tmp_path / generation.FILE).write_text(json.dumps({**written, "temperature": 0.3, "top_k": 5}))
-    model = folder.load_decoder(tmp_path)
+    model = model_folder.load_decoder(tmp_path)
     assert Sampling.from_config(model.generation, 8) == Sampling(8, 0.3, 0.9, 5)
-    folder.save(tmp_path / "next", model, toy_tokenizer, chat=True)
+    model_folder.save(tmp_path / "next", model, toy_tokenizer, chat=True)
     again = json.loads((tmp_path / "next" / generation.FILE).read_text())
     assert (again["temperature"], again["top_k"]) == (0.3, 5) and again["eos_token_id"][0] == toy_tokenizer.message_end
 
 
 def test_a_folder_with_wrong_values_is_refused(toy_decoder, toy_tokenizer, tmp_path):
-    folder.save(tmp_path, toy_decoder(vocab_size=toy_tokenizer.size), toy_tokenizer, chat=True)
+    model_folder.save(tmp_path, toy_decoder(vocab_size=toy_tokenizer.size), toy_tokenizer, chat=True)
     for content in ('{"temperature": NaN}', '{"top_p": 1.5}', "[]", "{", '{"eos_token_id": [1, 300000]}'):
         (tmp_path / generation.FILE).write_text(content)
         with pytest.raises(UserError, match="generation_config"):
-            folder.load_decoder(tmp_path)
+            model_folder.load_decoder(tmp_path)

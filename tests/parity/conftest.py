@@ -1,6 +1,6 @@
 import pytest
 
-from groundup.model import folder
+from groundup.model import model_folder
 
 
 @pytest.fixture
@@ -9,7 +9,7 @@ def saved(toy_decoder, toy_tokenizer, tmp_path):
 
     def make(**shape):
         model = toy_decoder(seed=1, vocab_size=toy_tokenizer.size, **shape)
-        folder.save(tmp_path / "model", model, toy_tokenizer, chat=True)
+        model_folder.save(tmp_path / "model", model, toy_tokenizer, chat=True)
         return model, tmp_path / "model"
 
     return make

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from groundup.model import folder as model_folder
+from groundup.model import model_folder as model_folder
 from groundup.tokenizer.chat import render
 from groundup.tokenizer.tokenizer import Tokenizer
 

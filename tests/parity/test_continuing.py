@@ -13,14 +13,14 @@ from groundup.core.device import Device, choose
 from groundup.core.errors import UserError
 from groundup.corpus.config import PagesConfig, SourceConfig
 from groundup.generation.engine import Sampling, generate
-from groundup.model import folder
+from groundup.model import model_folder
 from groundup.model.decoder import RewardModel
 from groundup.pipeline import preflight, steps
 from groundup.pipeline.recipe import Recipe
 from groundup.posttraining import dpo, ppo, reward
-from groundup.posttraining.answers import answer
 from groundup.posttraining.batches import collate, prompt_of
 from groundup.posttraining.config import DpoConfig, PpoConfig, RewardConfig, SftConfig
+from groundup.posttraining.reference_answers import answer
 from groundup.posttraining.rewards import ModelReward, Prompt
 from groundup.posttraining.sft import compare_with_base, train
 from groundup.posttraining.tokenize_rows import pair
@@ -123,7 +123,7 @@ def continued(source, tmp_path, name="continued"):
     model, _ = pretrain(
         encoder, tmp_path / f"{name} tokens", settings, Runtime(choose(1), tmp_path / f"{name} work", "base", 1)
     )  # fmt: skip
-    folder.save(tmp_path / name, model, encoder, chat=False)
+    model_folder.save(tmp_path / name, model, encoder, chat=False)
     return model, encoder, tmp_path / name
 
 
@@ -165,15 +165,15 @@ def test_continued_it_is_to_transformers_what_it_was(tmp_path, case):
     source = publish(tmp_path / "published", kind, template(name), dtype)
     model, encoder, path = continued(source, tmp_path)
     same_to_transformers(source, path)
-    again = folder.load_decoder(path)
+    again = model_folder.load_decoder(path)
     assert again.generation == model.generation and again.generation.temperature == 0.6 and again.generation.top_k == 20
     assert again.generation.unknown == ("repetition_penalty",)
     assert again.without_token == model.without_token == tuple(range(encoder.size, encoder.size + ROWS))
     assert answer_ends(Tokenizer.load(path), again.generation.ends) == [encoder.end_of_text, encoder.message_end]
     train(again, encoder, questions(), SftConfig(epochs=1, max_answer_tokens=16), Runtime(CPU, tmp_path / "sft work", "sft"))
-    folder.save(tmp_path / "sft", again, encoder, chat=True)
+    model_folder.save(tmp_path / "sft", again, encoder, chat=True)
     same_to_transformers(source, tmp_path / "sft", chat=True)
-    assert folder.load_decoder(tmp_path / "sft").generation.ends == again.generation.ends
+    assert model_folder.load_decoder(tmp_path / "sft").generation.ends == again.generation.ends
 
 
 @pytest.mark.parametrize("name", ["qwen3", "qwen2_5", "qwen3_instruct_2507", "qwen3_vl", "lfm2"])
@@ -205,12 +205,12 @@ def test_rows_without_a_token_are_never_said(tmp_path):
     source = publish(tmp_path / "published")
     model, encoder, path = continued(source, tmp_path)
     ends = answer_ends(encoder, model.generation.ends)
-    tuned = folder.load_decoder(path)
+    tuned = model_folder.load_decoder(path)
     train(tuned, encoder, questions(), SftConfig(epochs=1, max_answer_tokens=16), Runtime(CPU, tmp_path / "sft work", "sft"))
     copied = type(tuned)(tuned.config)  # as what processes hold in parts is put together
     copied.load_state_dict(tuned.state_dict())
     prompts = [prompt_of(encoder, one) for one in ("what is a", "b")]
-    for one in (folder.load_decoder(source), model, folder.load_decoder(path), tuned, copied):
+    for one in (model_folder.load_decoder(source), model, model_folder.load_decoder(path), tuned, copied):
         with torch.no_grad():  # whatever training made of them
             one.lm_head.weight[encoder.size :] = 5 * one.lm_head.weight[:ROWS]
             assert one(torch.tensor([[1, 2, 3]])).argmax(-1).max() >= encoder.size
@@ -233,7 +233,7 @@ def test_rows_without_a_token_are_never_said(tmp_path):
 def test_a_model_put_together_from_parts_keeps_what_it_came_with(tmp_path):
     from groundup.training import checkpoint
 
-    model = folder.load_decoder(publish(tmp_path / "published"))
+    model = model_folder.load_decoder(publish(tmp_path / "published"))
     state = {f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()}
     checkpoint.save(tmp_path / "work", 3, state)
     whole = _whole_model(model, tmp_path / "work", {"steps": 3})
@@ -242,9 +242,9 @@ def test_a_model_put_together_from_parts_keeps_what_it_came_with(tmp_path):
 
 def test_every_later_stage_keeps_format_and_files(tmp_path):
     source = publish(tmp_path / "published", template=PLAIN)
-    encoder, policy = Tokenizer.load(source), folder.load_decoder(source)
+    encoder, policy = Tokenizer.load(source), model_folder.load_decoder(source)
     dpo.train(policy, encoder, preferred(), DpoConfig(epochs=1, batch_pairs=2), Runtime(CPU, tmp_path / "dpo work", "dpo"))
-    folder.save(tmp_path / "dpo", policy, encoder, chat=True)
+    model_folder.save(tmp_path / "dpo", policy, encoder, chat=True)
     same_to_transformers(source, tmp_path / "dpo", chat=True)
     settings = RewardConfig(epochs=1, batch_pairs=2)
     reward_model = reward.train(policy, encoder, preferred(), settings, Runtime(CPU, tmp_path / "rm", "reward"))
@@ -253,15 +253,15 @@ def test_every_later_stage_keeps_format_and_files(tmp_path):
         policy, encoder, ["what is a", "what is b"], settings, Runtime(CPU, tmp_path / "ppo work", "ppo"),
         ModelReward(reward_model, (0.0, 1.0), encoder, torch.float32), 8,
     )
-    folder.save(tmp_path / "ppo", policy, encoder, chat=True)
+    model_folder.save(tmp_path / "ppo", policy, encoder, chat=True)
     same_to_transformers(source, tmp_path / "ppo", chat=True)
 
 
 def test_a_reward_model_reads_its_folders_template_as_transformers_does(tmp_path):
     source = publish(tmp_path / "published", dtype=torch.float32)
-    encoder, policy = Tokenizer.load(source), folder.load_decoder(source)
+    encoder, policy = Tokenizer.load(source), model_folder.load_decoder(source)
     reward_model = reward.from_policy(policy, 1)
-    folder.save(tmp_path / "reward", reward_model, encoder, chat=True)
+    model_folder.save(tmp_path / "reward", reward_model, encoder, chat=True)
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward").eval()
     reader = transformers.AutoTokenizer.from_pretrained(tmp_path / "reward")
     chosen, rejected, _ = pair(encoder, preferred(1)[0])
@@ -271,7 +271,7 @@ def test_a_reward_model_reads_its_folders_template_as_transformers_does(tmp_path
             talk = [TALK[0], {"role": "assistant", "content": said}]
             ids = torch.tensor([reader.apply_chat_template(talk, tokenize=True, return_dict=False)])
             assert theirs(ids).logits.item() == pytest.approx(value.item(), abs=1e-5)
-    assert isinstance(folder.load_reward_model(tmp_path / "reward"), RewardModel)
+    assert isinstance(model_folder.load_reward_model(tmp_path / "reward"), RewardModel)
 
 
 def test_a_base_model_that_is_tuned_learns_when_to_stop(tmp_path):
@@ -279,13 +279,13 @@ def test_a_base_model_that_is_tuned_learns_when_to_stop(tmp_path):
     source = publish(tmp_path / "published", template=None, instruct=False)
     model, encoder, path = continued(source, tmp_path)
     assert not (path / "chat_template.jinja").exists() and encoder.template is None
-    assert folder.load_decoder(path).generation.ends == (encoder.end_of_text,)
+    assert model_folder.load_decoder(path).generation.ends == (encoder.end_of_text,)
     settings = SftConfig(epochs=80, batch_examples=4, learning_rate=5e-3)
     train(model, encoder, questions(), settings, Runtime(CPU, tmp_path / "work", "sft"))
-    found = compare_with_base(model, folder.load_decoder(path), encoder, questions(), 16, 0)
+    found = compare_with_base(model, model_folder.load_decoder(path), encoder, questions(), 16, 0)
     assert found["held_out"]["overlap"]["sft"]["overlap"] == 1
-    folder.save(tmp_path / "sft", model, encoder, chat=True)
-    tuned = folder.load_decoder(tmp_path / "sft")
+    model_folder.save(tmp_path / "sft", model, encoder, chat=True)
+    tuned = model_folder.load_decoder(tmp_path / "sft")
     assert tuned.generation.ends == (encoder.message_end, encoder.end_of_text)
     reader = transformers.AutoTokenizer.from_pretrained(tmp_path / "sft")
     assert reader.chat_template.strip() == CHAT_TEMPLATE.strip()
@@ -301,7 +301,7 @@ def test_a_base_model_that_is_tuned_learns_when_to_stop(tmp_path):
 def test_a_new_model_on_a_published_tokenizer_is_ours(tmp_path, toy_decoder):
     source = publish(tmp_path / "published")
     encoder = for_run(source, "")
-    folder.save(tmp_path / "new", toy_decoder(vocab_size=encoder.size), encoder, chat=False)
+    model_folder.save(tmp_path / "new", toy_decoder(vocab_size=encoder.size), encoder, chat=False)
     reader = transformers.AutoTokenizer.from_pretrained(tmp_path / "new")
     assert reader.encode("the path") == [encoder.end_of_text, *encoder.encode("the path")]
     assert reader.apply_chat_template(TALK, tokenize=True, return_dict=False) == render(encoder, TALK)[0]

@@ -6,7 +6,7 @@ import pytest
 
 from groundup.evaluation.suite import continuations, encode_pair
 from groundup.generation.engine import Sampling, generate
-from groundup.model import folder
+from groundup.model import model_folder
 from groundup.model.likelihood import score
 from groundup.posttraining.batches import prompt_of
 
@@ -35,7 +35,7 @@ def both(request, toy_decoder, toy_tokenizer, tmp_path_factory):
     """Our model, and lm-eval's of the same folder."""
     path = tmp_path_factory.mktemp("model") / request.param
     model = toy_decoder(seed=1, vocab_size=toy_tokenizer.size)
-    folder.save(path, model, toy_tokenizer, chat=request.param == "sft")
+    model_folder.save(path, model, toy_tokenizer, chat=request.param == "sft")
     return model, HFLM(str(path), device="cpu", dtype="float32", batch_size=3)
 
 

@@ -10,7 +10,7 @@ from groundup.evaluation import evaluate as evaluation
 from groundup.evaluation.open_model import open_model
 from groundup.evaluation.scoring import records_of
 from groundup.evaluation.tasks import load, open_task
-from groundup.model import folder
+from groundup.model import model_folder
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -83,7 +83,7 @@ def place(toy_decoder, toy_tokenizer, tmp_path_factory):
     path = tmp_path_factory.mktemp("parity") / "model"
     # Shorter than one of the prompts of five examples, so that both cut it; of sizes that the kernels score.
     model = toy_decoder(seed=1, scale=0.2, vocab_size=toy_tokenizer.size, max_position_embeddings=330, head_dim=32)
-    folder.save(path, model, toy_tokenizer, chat=False)
+    model_folder.save(path, model, toy_tokenizer, chat=False)
     return path
 
 
@@ -205,7 +205,7 @@ def test_lm_eval_asks_our_server(place, theirs, data, listening):
     pytest.importorskip("tenacity", reason="needs lm-eval's `api` extra")
     from lm_eval.models.openai_completions import LocalCompletionsAPI
 
-    from groundup.serving.models import Capacity, open_all
+    from groundup.serving.loaded_models import Capacity, open_all
 
     with listening(open_all([f"toy={place}"], Capacity())) as address:
         settings = {"tokenizer_backend": "huggingface", "tokenizer": str(place), "add_bos_token": True, "max_length": 330}

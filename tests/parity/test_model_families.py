@@ -10,7 +10,7 @@ import torch
 
 from groundup.core.device import choose
 from groundup.generation.engine import Sampling, generate
-from groundup.model import folder, moe
+from groundup.model import model_folder, moe
 from groundup.model.decoder import Decoder, DecoderConfig, RewardModel, with_experts
 from groundup.tokenizer.bpe import SPECIAL_TOKENS
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -87,7 +87,7 @@ def test_their_folder_gives_the_same_logits(toy_decoder, tmp_path, shape):
     config = toy_decoder(**shape).config
     theirs = theirs_like(config)
     theirs.save_pretrained(tmp_path)
-    ours = folder.load_decoder(tmp_path)
+    ours = model_folder.load_decoder(tmp_path)
     assert ours.config.model_type == theirs.config.model_type == config.model_type
     ids = some(3, 40, size=50)
     expected = theirs(ids).logits
@@ -102,7 +102,7 @@ def test_our_folder_gives_the_same_logits(saved, shape):
     assert theirs.config.model_type == shape["model_type"]
     ids = some(3, 40)
     assert (ours(ids) - theirs(ids).logits).abs().max() < 1e-4
-    again = folder.load_decoder(path)
+    again = model_folder.load_decoder(path)
     assert replace(again.config, intermediate_size=0) == replace(ours.config, intermediate_size=0)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in ours.state_dict().items())
 
@@ -168,7 +168,7 @@ def test_greedy_answers_are_the_same(saved, name):
 @torch.no_grad()
 def test_the_reward_model_is_their_sequence_classifier(toy_decoder, toy_tokenizer, tmp_path, name):
     reward_model = RewardModel(toy_decoder(vocab_size=toy_tokenizer.size, **SHAPES[name]).config)
-    folder.save(tmp_path, reward_model, toy_tokenizer, chat=True)
+    model_folder.save(tmp_path, reward_model, toy_tokenizer, chat=True)
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float32).eval()
     ids = some(2, 9)
     expected = theirs(ids, attention_mask=torch.ones_like(ids)).logits[:, 0]
@@ -181,7 +181,7 @@ def test_a_folder_in_parts_is_read_like_one_file(toy_decoder, tmp_path):
     theirs.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 3
     ids = some(2, 20, size=50)
-    assert (folder.load_decoder(tmp_path)(ids) - theirs(ids).logits).abs().max() < 1e-4
+    assert (model_folder.load_decoder(tmp_path)(ids) - theirs(ids).logits).abs().max() < 1e-4
 
 
 @torch.no_grad()
@@ -200,7 +200,7 @@ def test_configs_as_releases_before_transformers_5_wrote_them(toy_decoder, tmp_p
             description["rope_scaling"] = {"type": "yarn", **{k: v for k, v in shape.items() if k != "rope_type"}}
         (path / "config.json").write_text(json.dumps(description))
         ids = some(2, 40, size=50)
-        assert (folder.load_decoder(path)(ids) - theirs(ids).logits).abs().max() < 1e-4
+        assert (model_folder.load_decoder(path)(ids) - theirs(ids).logits).abs().max() < 1e-4
 
 
 def test_the_balance_loss_is_theirs_per_choice(toy_decoder):
@@ -224,7 +224,7 @@ def test_positions_stretched_by_hand_are_those_that_transformers_reads(saved):
     _, path = saved(model_type="qwen3")
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"rope_scaling": YARN}))  # beside rope_parameters
-    ours, theirs = folder.load_decoder(path), read_by_transformers(path)
+    ours, theirs = model_folder.load_decoder(path), read_by_transformers(path)
     assert ours.config.rope_scaling == YARN
     ids = some(2, 40)
     assert (ours(ids) - theirs(ids).logits).abs().max() < 1e-4
@@ -247,7 +247,7 @@ def test_a_qwen_is_continued_with_its_own_tokenizer(toy_decoder, tmp_path):
     )
     first = json.loads((tmp_path / "work" / "training" / "metrics.jsonl").read_text().splitlines()[0])
     assert results["held_out_loss"] < first["loss"] - 1
-    folder.save(continued, model, encoder, chat=False)
+    model_folder.save(continued, model, encoder, chat=False)
     loaded = transformers.AutoTokenizer.from_pretrained(continued)
     text = DOCUMENTS[0]["text"]
     assert loaded.encode(text) == [own.end_of_text, *own.encode(text)] and loaded.pad_token_id == own.end_of_text

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from groundup.core.device import Device
-from groundup.model import folder as folders
+from groundup.model import model_folder as folders
 from groundup.posttraining import sft
 from groundup.posttraining.config import SftConfig
 from groundup.training.runtime import Runtime

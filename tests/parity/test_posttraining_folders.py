@@ -1,4 +1,4 @@
-"""A published model goes through a verb of post-training and opens in transformers, with the chat template that it came with."""
+"""A published model goes through post-training commands and opens in transformers, with the chat template that it came with."""
 
 import json
 import sys
@@ -37,12 +37,12 @@ def test_fine_tuned_and_aligned_it_stays_the_model_that_it_was(groundup_here, ro
     else:
         source = published(tmp_path / "model", FAMILIES[kind])
     before, model = (source / "chat_template.jinja").read_text(), source
-    for verb in ("sft", "dpo"):
+    for command in ("sft", "dpo"):
         outcome = groundup_here(
-            verb, model, "--data", rows / f"{verb}.jsonl", "--out", tmp_path / "run", "--set", "learning_rate=1e-3"
+            command, model, "--data", rows / f"{command}.jsonl", "--out", tmp_path / "run", "--set", "learning_rate=1e-3"
         )
         assert outcome.returncode == 0, outcome.stderr
-        model = tmp_path / "run" / verb
+        model = tmp_path / "run" / command
         assert (model / "chat_template.jinja").read_text() == before
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     talk = [{"role": "user", "content": "what is a"}, {"role": "assistant", "content": "the path"}]

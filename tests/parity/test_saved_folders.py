@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 
 from groundup.core.errors import UserError
-from groundup.model import architectures, folder
+from groundup.model import architectures, model_folder
 from groundup.model.decoder import RewardModel
 from groundup.pipeline.recipe import resolve
 
@@ -27,8 +27,8 @@ def formats(path):
 @torch.no_grad()
 def test_in_bfloat16_we_get_what_transformers_gets(toy_decoder, toy_tokenizer, tmp_path, shape):
     model = toy_decoder(vocab_size=toy_tokenizer.size, **shape)
-    folder.save(tmp_path / "whole", model, toy_tokenizer, chat=True)
-    folder.save(tmp_path / "half", model, toy_tokenizer, chat=True, dtype="bfloat16")
+    model_folder.save(tmp_path / "whole", model, toy_tokenizer, chat=True)
+    model_folder.save(tmp_path / "half", model, toy_tokenizer, chat=True, dtype="bfloat16")
     stated = json.loads((tmp_path / "half" / "config.json").read_text())
     assert stated["dtype"] == stated["torch_dtype"] == "bfloat16" and formats(tmp_path / "half") == {"BF16"}
     assert formats(tmp_path / "whole") == {"F32"} and model.config.origin.dtype == "float32"
@@ -37,16 +37,16 @@ def test_in_bfloat16_we_get_what_transformers_gets(toy_decoder, toy_tokenizer, t
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "half")
     assert theirs.dtype == torch.bfloat16
     theirs = theirs.float()
-    ours = folder.load_decoder(tmp_path / "half")
+    ours = model_folder.load_decoder(tmp_path / "half")
     ids = torch.randint(toy_tokenizer.size, (2, 30), generator=torch.Generator().manual_seed(1))
     assert (ours(ids) - theirs(ids).logits).abs().max() < 1e-4
     assert (ours(ids) - model(ids)).abs().max() > 1e-3  # or nothing was rounded
     for name, parameter in ours.named_parameters():
         assert torch.equal(parameter, model.get_parameter(name).bfloat16().float())
-    folder.save(tmp_path / "again", ours, toy_tokenizer, chat=True)  # what began in bfloat16 stays so, unless it is said
+    model_folder.save(tmp_path / "again", ours, toy_tokenizer, chat=True)  # what began in bfloat16 stays so, unless it is said
     for name in ("model.safetensors", "config.json", "README.md"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "half" / name).read_bytes()
-    folder.save(tmp_path / "back", ours, toy_tokenizer, chat=True, dtype="float32")
+    model_folder.save(tmp_path / "back", ours, toy_tokenizer, chat=True, dtype="float32")
     assert formats(tmp_path / "back") == {"F32"}
     assert transformers.AutoConfig.from_pretrained(tmp_path / "back").dtype == torch.float32
 
@@ -56,16 +56,16 @@ def test_a_reward_model_and_an_lstm_in_bfloat16(toy_decoder, toy_tokenizer, tmp_
     policy = toy_decoder(vocab_size=toy_tokenizer.size)
     reward = RewardModel(policy.config, policy.model)
     torch.nn.init.normal_(reward.score.weight, generator=torch.Generator().manual_seed(2))
-    folder.save(tmp_path / "reward", reward, toy_tokenizer, chat=True, dtype="bfloat16")
+    model_folder.save(tmp_path / "reward", reward, toy_tokenizer, chat=True, dtype="bfloat16")
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward")
     assert theirs.dtype == torch.bfloat16
     ids = torch.randint(toy_tokenizer.size - 5, (2, 20), generator=torch.Generator().manual_seed(1))
-    ours = folder.load_reward_model(tmp_path / "reward")
+    ours = model_folder.load_reward_model(tmp_path / "reward")
     assert (ours(ids)[:, -1] - theirs.float()(ids).logits[:, 0]).abs().max() < 1e-4
     lstm, _ = architectures.build("lstm", 1, toy_tokenizer.size, 32, 0)
-    folder.save(tmp_path / "lstm", lstm, toy_tokenizer, chat=False, dtype="bfloat16")
+    model_folder.save(tmp_path / "lstm", lstm, toy_tokenizer, chat=False, dtype="bfloat16")
     assert formats(tmp_path / "lstm") == {"BF16"}
-    assert folder.load_decoder(tmp_path / "lstm").config.origin.dtype == "bfloat16"
+    assert model_folder.load_decoder(tmp_path / "lstm").config.origin.dtype == "bfloat16"
 
 
 def test_a_recipe_asks_for_it_of_each_step_that_writes_a_model():
@@ -80,14 +80,14 @@ def test_a_recipe_asks_for_it_of_each_step_that_writes_a_model():
 @pytest.mark.parametrize("chat", [False, True])
 def test_the_lines_of_the_card_load_the_model(toy_decoder, toy_tokenizer, tmp_path, capsys, chat):
     model = toy_decoder(vocab_size=toy_tokenizer.size, max_position_embeddings=256)
-    folder.save(tmp_path / "model", model, toy_tokenizer, chat=chat)
+    model_folder.save(tmp_path / "model", model, toy_tokenizer, chat=chat)
     text = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == 2
     for block in blocks:
         exec(block.replace("FOLDER", str(tmp_path / "model")).replace("max_new_tokens=64", "max_new_tokens=4"), {})
     assert capsys.readouterr().out
-    folder.save(tmp_path / "reward", RewardModel(model.config, model.model), toy_tokenizer, chat=True)
+    model_folder.save(tmp_path / "reward", RewardModel(model.config, model.model), toy_tokenizer, chat=True)
     first, second = re.findall(r"```python\n(.*?)```", (tmp_path / "reward" / "README.md").read_text(), re.DOTALL)
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     for block in (first, second):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from groundup.scaling import laws, runs
+from groundup.scaling import laws, run_table
 
 scipy_optimize = pytest.importorskip("scipy.optimize", reason="needs the `bench` extra")
 
@@ -12,7 +12,7 @@ def test_no_start_of_scipys_ends_lower():
     generator = np.random.default_rng(0)
     n, d = 10 ** generator.uniform(7, 10, 80), 10 ** generator.uniform(9, 11, 80)
     loss = laws.Law(406.4, 410.7, 1.69, 0.3392, 0.2849).loss(n, d) * np.exp(0.01 * generator.standard_normal(80))
-    problem, weights = laws.Problem(runs.of(n, d, loss), laws.DELTA), np.ones((1, 80))
+    problem, weights = laws.Problem(run_table.of(n, d, loss), laws.DELTA), np.ones((1, 80))
     start = problem.projected(weights)
 
     def objective(x):

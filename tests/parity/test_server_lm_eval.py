@@ -14,9 +14,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
 
 from groundup.evaluation.suite import continuations
-from groundup.model import folder
+from groundup.model import model_folder
 from groundup.model.likelihood import score
-from groundup.serving.models import Capacity, open_all
+from groundup.serving.loaded_models import Capacity, open_all
 
 PAIRS = [
     ("what does the function return", " the path"), ("Answer:", " A"), ("Answer:", " the file"), ("it returns \n", "the file"),
@@ -29,7 +29,7 @@ def three(toy_decoder, toy_tokenizer, tmp_path_factory, listening):
     """Our model, lm-eval's of the same folder, and lm-eval's of our server."""
     path = tmp_path_factory.mktemp("model") / "base"
     model = toy_decoder(seed=1, vocab_size=toy_tokenizer.size, max_position_embeddings=128)
-    folder.save(path, model, toy_tokenizer, chat=False)
+    model_folder.save(path, model, toy_tokenizer, chat=False)
     with listening(open_all([str(path)], Capacity())) as address:
         # Left to itself it begins no text with the first token that our folder states; `hf` does.
         settings = {"tokenizer_backend": "huggingface", "tokenizer": str(path), "add_bos_token": True}
@@ -77,7 +77,8 @@ def test_generation(three):
 def test_chat(toy_decoder, toy_tokenizer, tmp_path, listening):
     """With the chat template applied: by our server, and by transformers from the folder."""
     path = tmp_path / "chat"
-    folder.save(path, toy_decoder(seed=1, vocab_size=toy_tokenizer.size, max_position_embeddings=128), toy_tokenizer, chat=True)
+    toy = toy_decoder(seed=1, vocab_size=toy_tokenizer.size, max_position_embeddings=128)
+    model_folder.save(path, toy, toy_tokenizer, chat=True)
     theirs = HFLM(str(path), device="cpu", dtype="float32")
     talks = [
         [{"role": "user", "content": "what does the function return"}], [{"role": "user", "content": "the path"}],

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from groundup.generation.engine import Sampling, generate
-from groundup.model import folder
+from groundup.model import model_folder
 from groundup.model.decoder import RewardModel
 from groundup.posttraining.batches import collate, row_of
 from groundup.posttraining.reward import rewards
@@ -24,7 +24,7 @@ def test_the_reward_model_is_their_sequence_classifier(toy_decoder, toy_tokenize
     reward_model = RewardModel(toy_decoder(vocab_size=toy_tokenizer.size).config)
     backbone = toy_decoder(seed=3, vocab_size=toy_tokenizer.size)
     reward_model.model.load_state_dict(backbone.model.state_dict())
-    folder.save(tmp_path, reward_model, toy_tokenizer, chat=True)
+    model_folder.save(tmp_path, reward_model, toy_tokenizer, chat=True)
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float32).eval()
     assert theirs.config.num_labels == 1
     rows = [row_of(toy_tokenizer, "what", text) for text in ("path", "the file returns it " * 2, "", "def")]
@@ -91,7 +91,7 @@ def test_every_model_folder_of_a_run_has_our_tokens(tiny_run, stage):
 @torch.no_grad()
 def test_every_model_of_a_run_answers_alike(tiny_run, stage):
     path = tiny_run.folder / stage
-    ours, tokenizer, theirs = folder.load_decoder(path), Tokenizer.load(path), read_by_transformers(path)
+    ours, tokenizer, theirs = model_folder.load_decoder(path), Tokenizer.load(path), read_by_transformers(path)
     ids = torch.tensor([[tokenizer.end_of_text, *tokenizer.encode(TEXTS[0] + TEXTS[1])]])
     assert (ours(ids) - theirs(ids).logits).abs().max() < 1e-3
     prompt, _ = render(tokenizer, [{"role": "user", "content": "What does os.path.join do?"}], True)

@@ -13,7 +13,7 @@ from groundup.evaluation.open_model import open_model
 from groundup.evaluation.scoring import CONVENTIONS, records_of
 from groundup.evaluation.tasks import load, open_task
 from groundup.evaluation.transformers_models import _halves
-from groundup.model import folder, likelihood
+from groundup.model import likelihood, model_folder
 
 transformers = pytest.importorskip("transformers", reason="needs the `test` extra")
 CLOSE = 1e-4
@@ -32,7 +32,8 @@ KINDS = {
 def place(toy_decoder, toy_tokenizer, tmp_path_factory):
     """Folders by the name of their architecture; "ours" is one that both read."""
     work = tmp_path_factory.mktemp("transformers")
-    folder.save(work / "ours", toy_decoder(vocab_size=toy_tokenizer.size, max_position_embeddings=64), toy_tokenizer, chat=False)
+    toy = toy_decoder(vocab_size=toy_tokenizer.size, max_position_embeddings=64)
+    model_folder.save(work / "ours", toy, toy_tokenizer, chat=False)
     torch.manual_seed(0)
     for name, config in KINDS.items():
         model = transformers.AutoModelForCausalLM.from_config(config(toy_tokenizer.size))

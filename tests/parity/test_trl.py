@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from groundup.data import simulated_annotator
-from groundup.model import folder
+from groundup.model import model_folder
 from groundup.posttraining import tokenize_rows
 from groundup.posttraining.batches import answer_log_probabilities, collate
 from groundup.posttraining.config import DpoConfig, Loss, SftConfig
@@ -65,7 +65,7 @@ def folders(policy, reward_model, toy_decoder, toy_tokenizer, tmp_path_factory):
     path = tmp_path_factory.mktemp("folders")
     reference = toy_decoder(seed=5, vocab_size=toy_tokenizer.size, max_position_embeddings=128)
     for name, model in (("sft", policy), ("reference", reference), ("reward", reward_model)):
-        folder.save(path / name, model, toy_tokenizer, chat=True)
+        model_folder.save(path / name, model, toy_tokenizer, chat=True)
     return path
 
 
@@ -182,7 +182,7 @@ def preferring(settings):
 @pytest.fixture(scope="module")
 def reference(folders):
     """Another model: with itself for reference any two agree on ln 2."""
-    return folder.load_decoder(folders / "reference")
+    return model_folder.load_decoder(folders / "reference")
 
 
 THEIRS = [name for name in get_args(Loss) if name not in ("conservative", "simpo")]
@@ -259,7 +259,7 @@ ADAMW = {
 def test_three_steps_are_theirs(folders, reference, toy_tokenizer, tmp_path, kind, loss):
     """With the same AdamW at the same rate, all rows in each step."""
     path, examples, more, settings = folders / ("reward" if kind == "Reward" else "sft"), PAIRS, {}, {}
-    model = folder.load_reward_model(path) if kind == "Reward" else folder.load_decoder(path)
+    model = model_folder.load_reward_model(path) if kind == "Reward" else model_folder.load_decoder(path)
     chosen = DpoConfig(loss=loss) if kind == "DPO" else DpoConfig()
     batches = [dpo_batch(reference, toy_tokenizer, chosen)]
     minimised = partial(bradley_terry, centring=0.0) if kind == "Reward" else preferring(chosen)

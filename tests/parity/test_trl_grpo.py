@@ -6,7 +6,7 @@ import types
 import pytest
 import torch
 
-from groundup.model import folder
+from groundup.model import model_folder
 from groundup.posttraining.batches import answer_log_probabilities, collate, prompt_of
 from groundup.posttraining.config import GrpoConfig
 from groundup.posttraining.grpo import advantages_of, group_objective, updates_of
@@ -40,7 +40,7 @@ def models(toy_decoder, toy_tokenizer, tmp_path_factory):
                 noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
                 parameter += 0.02 * noise
     for name, model in found.items():
-        folder.save(path / name, model, toy_tokenizer, chat=True)
+        model_folder.save(path / name, model, toy_tokenizer, chat=True)
     return path, found
 
 

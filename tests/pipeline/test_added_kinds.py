@@ -6,7 +6,7 @@ import random
 import pytest
 
 from groundup.core.errors import UserError
-from groundup.model.folder import load_decoder
+from groundup.model.model_folder import load_decoder
 from groundup.pipeline import preflight, steps
 from groundup.pipeline.recipe import resolve
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from groundup.core.errors import UserError
-from groundup.model import folder
+from groundup.model import model_folder
 from groundup.pipeline import steps
 from groundup.pipeline.recipe import resolve
 from groundup.pipeline.run import Run
@@ -23,7 +23,7 @@ def rows(name, count=24):
 @pytest.fixture
 def model(toy_decoder, toy_tokenizer, tmp_path):
     network = toy_decoder(vocab_size=toy_tokenizer.size, max_position_embeddings=256)
-    folder.save(tmp_path / "base", network, toy_tokenizer, chat=False)
+    model_folder.save(tmp_path / "base", network, toy_tokenizer, chat=False)
     for name in ("piqa", "blimp"):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(name)))
     return tmp_path / "base"

@@ -8,7 +8,7 @@ import tomllib
 import pytest
 
 from groundup.core.errors import UserError
-from groundup.model import architectures, folder
+from groundup.model import architectures, model_folder
 from groundup.model.base import parameter_counts
 from groundup.pipeline.recipe import Recipe
 from groundup.pipeline.steps import dry, steps_of
@@ -66,7 +66,7 @@ def test_a_longer_context_and_more_steps_are_counted(tmp_path):
 
 def test_a_folder_to_continue_and_rows_of_ones_own(toy_decoder, toy_tokenizer, tmp_path, capsys):
     model = toy_decoder(vocab_size=toy_tokenizer.size)
-    folder.save(tmp_path / "theirs", model, toy_tokenizer, chat=False)
+    model_folder.save(tmp_path / "theirs", model, toy_tokenizer, chat=False)
     mine = tmp_path / "mine.jsonl"
     mine.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n')
     place = str(tmp_path / "theirs")

@@ -1,4 +1,4 @@
-"""The dial of time: what is measured once, written down and kept to."""
+"""A budget of minutes: what is measured once, written down and kept to."""
 
 import json
 import shutil
@@ -19,8 +19,8 @@ from groundup.core.seals import read_manifest
 from groundup.data.config import MixtureConfig
 from groundup.pipeline import minutes, recipe, step_times, steps
 from groundup.pipeline.step_times import LaterStep, Questions, Speeds, Work, taken, work_of
-from groundup.scaling import dial
-from groundup.scaling.dial import Candidate, weighed
+from groundup.scaling import time_budget
+from groundup.scaling.time_budget import Candidate, weighed
 from groundup.training import rate
 from groundup.training.config import PretrainingConfig
 
@@ -149,7 +149,7 @@ def test_the_longest_pilot_that_time_and_text_allow(speed, available, length):
 
 
 def test_a_pilot_says_the_loss_to_expect(before, measured, monkeypatch, tmp_path):
-    monkeypatch.setattr(dial, "PILOTS", {64: 32})
+    monkeypatch.setattr(time_budget, "PILOTS", {64: 32})
     made(toy(before), tmp_path)
     planned = read_manifest(tmp_path / "base")["results"]["planned"]
     assert planned["expected"]["low"] < planned["expected"]["value"] < planned["expected"]["high"]
@@ -288,12 +288,12 @@ def test_later_steps_take_longer_where_a_machine_is_slower(counts, seconds, slow
 def test_later_steps_are_measured_on_real_rows(before, monkeypatch, replace_time):
     """Every speed is of the work itself: on a clock that counts steps, answers and scores, not on this machine's."""
     from groundup.model import likelihood
-    from groundup.posttraining import answers
+    from groundup.posttraining import reference_answers
     from groundup.training.optimizer import Optimizer
 
     clock = {"now": 0.0}
     replace_time(step_times, perf_counter=lambda: clock["now"])
-    for owner, name, cost in ((likelihood, "score", 3.0), (answers, "answer", 5.0), (Optimizer, "step", 7.0)):
+    for owner, name, cost in ((likelihood, "score", 3.0), (reference_answers, "answer", 5.0), (Optimizer, "step", 7.0)):
         real = getattr(owner, name)
 
         def timed(*arguments, real=real, cost=cost, **more):
@@ -332,7 +332,7 @@ def test_a_rate_is_measured_at_the_batch_that_it_is_for(before, measured, monkey
 
 
 def test_the_report_has_prediction_and_outcome_side_by_side(before, measured, monkeypatch, tmp_path):
-    monkeypatch.setattr(dial, "PILOTS", {64: 32})
+    monkeypatch.setattr(time_budget, "PILOTS", {64: 32})
     one = toy(before)
     result = steps.run(one, tmp_path)
     page = Path(result["report"]).read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ PAGES = '[[pages.sources]]\nsource = "own"\ndomain = "web"\n'
 
 
 @pytest.fixture
-def verb(tmp_path, monkeypatch, groundup_here):
+def command(tmp_path, monkeypatch, groundup_here):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "a.txt").write_text("hello world " * 50)
@@ -23,18 +23,18 @@ def verb(tmp_path, monkeypatch, groundup_here):
 
 @pytest.mark.parametrize("dry", [(), ("--dry-run",)])
 @pytest.mark.parametrize("place", ["run/pages/mine", "run/corpus/mine", "run/pages.partial/mine", "run/dpo"])
-def test_what_no_step_made_stays(verb, tmp_path, place, dry):
+def test_what_no_step_made_stays(command, tmp_path, place, dry):
     mine = tmp_path / place
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    outcome = verb(*dry)
+    outcome = command(*dry)
     assert outcome.returncode == 2 and "no step of a run made it" in outcome.stderr, outcome.stderr
     assert mine.read_text() == "mine"
 
 
 @pytest.mark.parametrize("run", ["own", "own/run", "own/below/run"])
-def test_a_run_is_not_made_inside_of_what_it_reads(verb, tmp_path, run):
-    outcome = verb(run=run)
+def test_a_run_is_not_made_inside_of_what_it_reads(command, tmp_path, run):
+    outcome = command(run=run)
     assert outcome.returncode == 2 and "is inside of" in outcome.stderr and "give another run folder" in outcome.stderr
     assert [path.name for path in (tmp_path / "own").iterdir()] == ["a.txt"]
 
@@ -46,8 +46,8 @@ def test_a_run_is_not_made_inside_of_what_it_reads(verb, tmp_path, run):
         (PAGES.replace('"own"', '""'), "at least 1 character"),
     ],
 )
-def test_an_input_that_cannot_be_is_refused_at_once(verb, text, said):
-    outcome = verb("--dry-run", text=text)
+def test_an_input_that_cannot_be_is_refused_at_once(command, text, said):
+    outcome = command("--dry-run", text=text)
     assert outcome.returncode == 2 and said in outcome.stderr, outcome.stderr
 
 
@@ -58,6 +58,6 @@ def test_a_recipe_of_another_encoding_is_said(tmp_path, content):
         recipes.load(tmp_path / "recipe.toml")
 
 
-def test_one_set_changes_one_value(verb):
-    outcome = verb("--dry-run", "--set", "base.depth=1\nseed=9")
+def test_one_set_changes_one_value(command):
+    outcome = command("--dry-run", "--set", "base.depth=1\nseed=9")
     assert outcome.returncode == 2 and r"base.depth = '1\nseed=9': input should be a valid integer" in outcome.stderr

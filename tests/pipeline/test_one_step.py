@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from groundup.model import folder
+from groundup.model import model_folder
 from groundup.posttraining.reward import from_policy
 
 WORDS = ("path", "file", "function", "what", "returns", "def", "the", "it")
@@ -34,16 +34,16 @@ def write(path, rows):
 def place(toy_decoder, toy_tokenizer, tmp_path_factory):
     path = tmp_path_factory.mktemp("place")
     model = toy_decoder(seed=1, scale=0.1, vocab_size=toy_tokenizer.size, max_position_embeddings=96)
-    folder.save(path / "model", model, toy_tokenizer, chat=True)
-    folder.save(path / "scorer", from_policy(model, seed=2), toy_tokenizer, chat=True)
+    model_folder.save(path / "model", model, toy_tokenizer, chat=True)
+    model_folder.save(path / "scorer", from_policy(model, seed=2), toy_tokenizer, chat=True)
     write(path / "talks.jsonl", [*talks(24), {"messages": "none"}])
     write(path / "pairs.jsonl", preferences(24))
     write(path / "unseen.jsonl", preferences(5, start=100))
     return path
 
 
-def call(groundup_here, place, out, verb, data, *more):
-    return groundup_here(verb, place / "model", "--data", place / data, "--out", out, "--set", "learning_rate=1e-3", *more)
+def call(groundup_here, place, out, command, data, *more):
+    return groundup_here(command, place / "model", "--data", place / data, "--out", out, "--set", "learning_rate=1e-3", *more)
 
 
 def test_fine_tuning_and_again(groundup_here, place, tmp_path):
@@ -60,7 +60,7 @@ def test_fine_tuning_and_again(groundup_here, place, tmp_path):
     said = f"sft: 2 steps of 8 rows; epochs: 1, of {count} rows, of which {count % 8} fill no batch"
     assert said in outcome.stderr
     assert re.search(r"^sft +\d+s +sft overlap base", outcome.stderr, re.MULTILINE)  # a table for people
-    folder.load_decoder(tmp_path / "run" / "sft")
+    model_folder.load_decoder(tmp_path / "run" / "sft")
     own = {path.name for path in (tmp_path / "run" / "sft" / "training").iterdir()}
     assert own == {"answers.jsonl", "metrics.jsonl", "samples.jsonl"}  # apart from what transformers reads, and no state is left
     assert not own & {path.name for path in (tmp_path / "run" / "sft").iterdir()}
@@ -68,16 +68,16 @@ def test_fine_tuning_and_again(groundup_here, place, tmp_path):
     assert json.loads(again.stdout.splitlines()[-1]) == found and "steps of" not in again.stderr
 
 
-@pytest.mark.parametrize("verb", ["reward", "dpo"])
-def test_preferences_with_rows_of_their_own_to_measure_on(groundup_here, place, tmp_path, verb):
-    outcome = call(groundup_here, place, tmp_path / "run", verb, "pairs.jsonl", "--held-out", place / "unseen.jsonl")
+@pytest.mark.parametrize("command", ["reward", "dpo"])
+def test_preferences_with_rows_of_their_own_to_measure_on(groundup_here, place, tmp_path, command):
+    outcome = call(groundup_here, place, tmp_path / "run", command, "pairs.jsonl", "--held-out", place / "unseen.jsonl")
     assert outcome.returncode == 0, outcome.stderr
-    assert f"{verb} data: 24 preferences" in outcome.stderr and f"{verb} held out: 5 preferences" in outcome.stderr
-    rows = [json.loads(line) for line in (tmp_path / "run" / verb / "training" / "metrics.jsonl").read_text().splitlines()]
+    assert f"{command} data: 24 preferences" in outcome.stderr and f"{command} held out: 5 preferences" in outcome.stderr
+    rows = [json.loads(line) for line in (tmp_path / "run" / command / "training" / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 1  # all 24 in one batch: none was held out
-    if verb == "reward":
+    if command == "reward":
         assert json.loads(outcome.stdout.splitlines()[-1])["accuracy"]["n"] == 5
-        folder.load_reward_model(tmp_path / "run" / "reward")
+        model_folder.load_reward_model(tmp_path / "run" / "reward")
     else:
         assert rows[-1]["held_out_pairs"] == 5
         found = json.loads(outcome.stdout.splitlines()[-1])["held_out"]
@@ -87,21 +87,21 @@ def test_preferences_with_rows_of_their_own_to_measure_on(groundup_here, place, 
 
 
 @pytest.mark.parametrize(
-    "verb, reward", [("ppo", "{place}/scorer"), ("ppo", "mine_of_this_test:wordy"), ("grpo", "count=path")]
+    "command, reward", [("ppo", "{place}/scorer"), ("ppo", "mine_of_this_test:wordy"), ("grpo", "count=path")]
 )
-def test_reinforcement(groundup_here, place, tmp_path, monkeypatch, verb, reward):
+def test_reinforcement(groundup_here, place, tmp_path, monkeypatch, command, reward):
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "mine_of_this_test.py").write_text(
         "def wordy(prompts, completions):\n    return [len(text.split()) for text in completions]\n"
     )
-    few = ["rollouts=8"] if verb == "ppo" else ["prompts=2", "generations=4"]
+    few = ["rollouts=8"] if command == "ppo" else ["prompts=2", "generations=4"]
     few = [word for one in ("iterations=1", "sft.max_answer_tokens=8", *few) for word in ("--set", one)]
     more = (*few, "--reward", reward.format(place=place))
-    outcome = call(groundup_here, place, tmp_path / "run", verb, "pairs.jsonl", *more, "--held-out", place / "unseen.jsonl")
+    outcome = call(groundup_here, place, tmp_path / "run", command, "pairs.jsonl", *more, "--held-out", place / "unseen.jsonl")
     assert outcome.returncode == 0, outcome.stderr
-    assert f"{verb} data: 24 prompts" in outcome.stderr and f"{verb} held out: 5 prompts" in outcome.stderr
+    assert f"{command} data: 24 prompts" in outcome.stderr and f"{command} held out: 5 prompts" in outcome.stderr
     assert json.loads(outcome.stdout.splitlines()[-1])["held_out"]["prompts"] == 5
-    folder.load_decoder(tmp_path / "run" / verb)
+    model_folder.load_decoder(tmp_path / "run" / command)
 
 
 def test_strict_and_torchrun_of_reinforcement(groundup_here, place, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from groundup.cli import talk as chat
 from groundup.core.errors import UserError
 from groundup.core.files import write_text
 from groundup.corpus.select import thresholds
-from groundup.model import folder as model_folder
+from groundup.model import model_folder as model_folder
 from groundup.pipeline.recipe import Recipe
 from groundup.pipeline.run import Run, Step
 from groundup.report.tensorboard import export

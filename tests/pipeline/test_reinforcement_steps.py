@@ -6,7 +6,7 @@ import pytest
 
 from groundup.core.errors import UserError
 from groundup.core.files import read_json, read_jsonl
-from groundup.model import folder
+from groundup.model import model_folder
 from groundup.pipeline import steps
 from groundup.pipeline.recipe import resolve
 from groundup.pipeline.run import Run
@@ -44,7 +44,7 @@ def test_a_reward_that_is_not_there_is_said_before_anything_runs(tmp_path):
 def test_a_run_of_both_and_its_report(toy_decoder, toy_tokenizer, tmp_path, monkeypatch):
     chat = tmp_path / "chat"
     chat.mkdir()
-    folder.save(chat, toy_decoder(seed=1, scale=0.1, vocab_size=toy_tokenizer.size), toy_tokenizer, chat=True)
+    model_folder.save(chat, toy_decoder(seed=1, scale=0.1, vocab_size=toy_tokenizer.size), toy_tokenizer, chat=True)
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": [{"role": "user", "content": one}]}) + "\n" for one in QUESTIONS))
     (tmp_path / "spoken_words.py").write_text("def score(prompts, completions): return [len(one.split()) for one in completions]")
@@ -62,7 +62,7 @@ def test_a_run_of_both_and_its_report(toy_decoder, toy_tokenizer, tmp_path, monk
         found = read_json(run / name / "stage.json")["results"]
         assert found["iterations"] == 2 and found["against_sft"] is None and isinstance(found["concerns"], list)
         assert {"length", "ended", "reward_length_correlation"} <= found["last"].keys()
-        assert len(read_jsonl(run / name / "training" / "rollouts.jsonl")) == 2 and folder.load_decoder(run / name)
+        assert len(read_jsonl(run / name / "training" / "rollouts.jsonl")) == 2 and model_folder.load_decoder(run / name)
     assert len(read_jsonl(run / "ppo" / "training" / "rollout_samples.jsonl")) == 2 * 3  # a prompt of four is held out
     assert "prompts whose answers all earned the same" in (run / "report" / "report.html").read_text()
     assert {one.state for one in Run(run, recipe(**content), steps.steps_of(recipe(**content))).plan()} == {"done"}

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 import groundup.pipeline.run
 from groundup.core.errors import UserError
 from groundup.core.machine import machine
-from groundup.pipeline.kinds import STANDARD
 from groundup.pipeline.recipe import Recipe
 from groundup.pipeline.run import Run, Step, open_stage
+from groundup.pipeline.step_kinds import STANDARD
 
 PAGES = {"sources": [{"source": "topics:", "domain": "reference"}]}
 

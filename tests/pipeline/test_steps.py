@@ -7,9 +7,9 @@ import pytest
 from groundup.core.errors import UserError
 from groundup.core.files import write_text
 from groundup.pipeline import steps
-from groundup.pipeline.kinds import _archives
 from groundup.pipeline.recipe import resolve
 from groundup.pipeline.run import Run, Step
+from groundup.pipeline.step_kinds import _archives
 from groundup.tokenizer import bpe
 from groundup.tokenizer.tokenizer import Tokenizer
 

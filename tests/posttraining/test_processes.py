@@ -9,7 +9,7 @@ import torch
 
 from groundup.core.device import Device
 from groundup.core.errors import UserError
-from groundup.model import folder
+from groundup.model import model_folder
 from groundup.posttraining import dpo
 from groundup.posttraining.config import DpoConfig
 from groundup.training.parallel import Processes
@@ -40,7 +40,7 @@ batch_pairs = 7
 def runs(toy_decoder, toy_tokenizer, tmp_path_factory, environment):
     place = tmp_path_factory.mktemp("processes")
     model = toy_decoder(seed=1, scale=0.1, vocab_size=toy_tokenizer.size, max_position_embeddings=96)
-    folder.save(place / "model", model, toy_tokenizer, chat=True)
+    model_folder.save(place / "model", model, toy_tokenizer, chat=True)
     talks = [
         {"prompt": f"what is {WORDS[number % 8]} {number}", "completion": " ".join(WORDS[: 1 + number % 7])}
         for number in range(17)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
 from groundup.core.files import write_json
-from groundup.model import folder
+from groundup.model import model_folder
 from groundup.posttraining import reward_functions
 from groundup.posttraining.batches import prompt_of, row_of
 from groundup.posttraining.reward import from_policy, score_rows
@@ -172,7 +172,7 @@ def reward_model(toy_decoder, toy_tokenizer):
 def test_a_folders_model_with_another_tokenizer_reads_the_text(toy_decoder, toy_tokenizer, prompts, answers, tmp_path):
     other = Tokenizer.from_merges(bpe.train(bpe.count_pretokens(["path of the file returns"] * 9), 270))
     its = from_policy(toy_decoder(seed=7, scale=0.1, vocab_size=other.size), seed=6)
-    folder.save(tmp_path, its, other, chat=True)
+    model_folder.save(tmp_path, its, other, chat=True)
     reward = open_reward(str(tmp_path), toy_tokenizer, torch.float32, CPU)
     expected = score_rows(its, other, [row_of(other, asked, text) for asked, text in zip(ASKED, TEXTS, strict=True)])
     assert reward(prompts, answers).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
@@ -186,7 +186,7 @@ def test_a_folders_model_with_another_tokenizer_reads_the_text(toy_decoder, toy_
 
 
 def test_a_model_that_writes_is_no_judge(toy_decoder, toy_tokenizer, tmp_path):
-    folder.save(tmp_path / "writer", toy_decoder(seed=1, vocab_size=toy_tokenizer.size), toy_tokenizer, chat=True)
+    model_folder.save(tmp_path / "writer", toy_decoder(seed=1, vocab_size=toy_tokenizer.size), toy_tokenizer, chat=True)
     with pytest.raises(UserError, match="writes text, no reward model; `groundup reward` makes one of it"):
         open_reward(str(tmp_path / "writer"), toy_tokenizer, torch.float32, CPU)
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from groundup.core import openai_address
 from groundup.core.errors import UserError
 from groundup.data.contracts import read_conversations
-from groundup.model import folder as folders
+from groundup.model import model_folder as folders
 from groundup.posttraining.completion_clients import (
     CUT,
     REFUSED,

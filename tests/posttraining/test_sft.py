@@ -10,8 +10,8 @@ from groundup.core.device import Device
 from groundup.core.errors import UserError
 from groundup.generation.engine import Sampling
 from groundup.posttraining import sft
-from groundup.posttraining.answers import answer
 from groundup.posttraining.config import SftConfig
+from groundup.posttraining.reference_answers import answer
 from groundup.posttraining.sft import compare_with_base, train
 from groundup.posttraining.tokenize_rows import conversation
 from groundup.tokenizer.chat import render

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from groundup.core.device import Device
 from groundup.core.errors import UserError
 from groundup.generation import engine
-from groundup.posttraining import answers, dpo, ppo, preferences, reward, sft, tokenize_rows
+from groundup.posttraining import dpo, policy_comparison, ppo, reference_answers, reward, sft, tokenize_rows
 from groundup.posttraining.config import DpoConfig, PpoConfig, PreferencesConfig, RewardConfig, SftConfig
 from groundup.posttraining.rewards import open_reward
 from groundup.tokenizer.chat import render
@@ -191,17 +191,17 @@ def test_questions_without_room_for_an_answer_are_left_out_and_counted(policy, t
         return engine.generate(model, prompts, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answers, "generate", recorded)
+        patch.setattr(reference_answers, "generate", recorded)
         left_out = Counter()
-        judgements, _ = preferences.label(policy, toy_tokenizer, questions, PreferencesConfig(), 8, 0, "train", left_out)
+        judgements, _ = policy_comparison.label(policy, toy_tokenizer, questions, PreferencesConfig(), 8, 0, "train", left_out)
         assert len(judgements) == 2 and left_out == {"longer than 56 tokens": 2}
-        figures, samples = preferences.compare_policies(policy, policy, toy_tokenizer, questions, 0.7, 8, 0, left_out)
+        figures, samples = policy_comparison.compare_policies(policy, policy, toy_tokenizer, questions, 0.7, 8, 0, left_out)
         assert figures["n"] == len(samples) == 2 and left_out.total() == 4
         found = sft.compare_with_base(policy, policy, toy_tokenizer, questions, 8, 0, left_out)
         assert found["held_out"]["overlap"]["sft"]["n"] == 2 and left_out.total() == 6
     assert set(asked) == {2}
     with pytest.raises(UserError, match="none of 2 questions has at most 56 tokens"):
-        preferences.label(policy, toy_tokenizer, [questions[1], questions[3]], PreferencesConfig(), 8, 0, "train")
+        policy_comparison.label(policy, toy_tokenizer, [questions[1], questions[3]], PreferencesConfig(), 8, 0, "train")
 
 
 WITHOUT_SYSTEM = """{{ '<|endoftext|>' }}{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}
@@ -225,10 +225,10 @@ def test_what_a_template_refuses_is_left_out_and_counted(policy, theirs):
     found = sft.compare_with_base(policy, policy, theirs, questions, 8, 0, left_out)
     assert found["held_out"]["answer_loss"]["conversations"] == 1 and left_out.total() == 2
     assert any("no system here" in reason for reason in left_out) and any("otherwise" in reason for reason in left_out)
-    judgements, _ = preferences.label(policy, theirs, questions, PreferencesConfig(), 8, 0, "train", counted := Counter())
+    judgements, _ = policy_comparison.label(policy, theirs, questions, PreferencesConfig(), 8, 0, "train", counted := Counter())
     assert len(judgements) == 2 and counted.total() == 1
     with pytest.raises(UserError, match=r"none of 1 questions .*: 1 .*no system here") as refused:
-        preferences.compare_policies(policy, policy, theirs, questions[:1], 0.7, 8, 0)
+        policy_comparison.compare_policies(policy, policy, theirs, questions[:1], 0.7, 8, 0)
     assert len(str(refused.value)) <= 300
 
 
@@ -237,5 +237,5 @@ def test_as_many_are_asked_as_are_wanted_where_the_first_cannot_be(policy, toy_t
     left_out = Counter()
     found = sft.compare_with_base(policy, policy, toy_tokenizer, questions, 8, 0, left_out, 2)
     assert found["held_out"]["answer_loss"]["conversations"] == 2 and left_out == {"longer than 56 tokens": 2}
-    judgements, _ = preferences.label(policy, toy_tokenizer, questions, PreferencesConfig(), 8, 0, "train", None, 2)
+    judgements, _ = policy_comparison.label(policy, toy_tokenizer, questions, PreferencesConfig(), 8, 0, "train", None, 2)
     assert [one["prompt"].split() for one in judgements] == [["a"], ["a", "a"]]

@@ -1,4 +1,4 @@
-"""The commands in docs/: those of the tour and the task pages run; all others name verbs and options that exist."""
+"""The commands in docs/: those of the tour and the task pages run; all others name commands and options that exist."""
 
 import json
 import re
@@ -113,7 +113,7 @@ def check(line: str) -> None:
     command, words = typer.main.get_command(app), shlex.split(line)[1:]
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]
-    assert not hasattr(command, "commands") or not words or words[0].startswith("-"), f"no verb {words[0]}"
+    assert not hasattr(command, "commands") or not words or words[0].startswith("-"), f"no command {words[0]}"
     known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
     assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known
 

@@ -19,7 +19,7 @@ from groundup.core.files import write_jsonl
 from groundup.core.seals import read_sealed, write_sealed
 from groundup.pipeline import recipe as recipes
 from groundup.pipeline.steps import STANDARD
-from groundup.report import report, words
+from groundup.report import formats, report
 from groundup.report.run_results import RunResults
 from groundup.report.sections import SECTIONS, origin
 
@@ -217,13 +217,13 @@ def test_missing_pieces_are_left_out(run):
      (9.97e15, "1.0 × 10¹⁶"), (999_999, "999,999")],
 )  # fmt: skip
 def test_numbers_are_written_for_people(value, text):
-    assert words.number(value) == text
+    assert formats.number(value) == text
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
 def test_against_decides_only_when_the_line_is_outside(one, other, line):
     low, high = sorted((one, other))
-    assert words.against(low, high, line) == ("open" if low <= line <= high else "above" if line < low else "below")
+    assert formats.against(low, high, line) == ("open" if low <= line <= high else "above" if line < low else "below")
 
 
 def test_steps_that_a_recipe_adds_have_sections_of_their_own(tmp_path):

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
-from groundup.scaling import architectures
-from groundup.scaling.architectures import compare, loss_by_place, slopes
+from groundup.scaling import architecture_comparison
+from groundup.scaling.architecture_comparison import compare, loss_by_place, slopes
 from groundup.scaling.ledger import write_table
-from groundup.scaling.runs import of
+from groundup.scaling.run_table import of
 
 GRID = [(n, d) for n in (1e5, 1e6, 1e7) for d in (1e6, 1e7)]
 
@@ -44,7 +44,7 @@ def test_too_few_runs_for_slopes_are_one_line(chosen):
 @pytest.mark.parametrize("context, ends", [(4, [1, 4]), (16, [1, 3, 7, 16]), (20, [1, 3, 7, 15, 20])])
 def test_a_place_is_how_much_context_came_before(monkeypatch, context, ends):
     """The token after i others costs i nats here; documents that do not fill the context are left out."""
-    monkeypatch.setattr(architectures, "score", lambda model, some: [-np.arange(1.0, len(one)) for one in some])
+    monkeypatch.setattr(architecture_comparison, "score", lambda model, some: [-np.arange(1.0, len(one)) for one in some])
     found = loss_by_place(None, [np.zeros(context + 1), np.zeros(context + 9), np.zeros(2)], context)
     begins = [1, *(end + 1 for end in ends[:-1])]
     assert found == [(begin + end) / 2 for begin, end in zip(begins, ends, strict=True)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from groundup.core.errors import UserError
 from groundup.core.files import read_jsonl
 from groundup.core.locks import alone
-from groundup.scaling import ladder, laws, runs, study
+from groundup.scaling import ladder, laws, run_table, study
 from groundup.scaling.ladder import Rate, Size
 from groundup.scaling.ledger import COLUMNS, read_ledger
 
@@ -35,7 +35,7 @@ def done(tmp_path_factory):
 
 def law_of(path, text):
     path.write_text(text)
-    return laws.fit(runs.read(path), draws=20)
+    return laws.fit(run_table.read(path), draws=20)
 
 
 HEAD = "parameters,tokens,loss\n"
@@ -73,7 +73,7 @@ def test_a_table_without_a_law_is_one_line(text, said, tmp_path):
 
 def test_a_run_that_stands_there_twice_counts_once(tmp_path, caplog):
     (tmp_path / "runs.csv").write_text(HEAD + rows(9) + rows(2))
-    assert len(runs.read(tmp_path / "runs.csv")) == 9 and "2 stand there twice: left out (line 11, 12)" in caplog.text
+    assert len(run_table.read(tmp_path / "runs.csv")) == 9 and "2 stand there twice: left out (line 11, 12)" in caplog.text
 
 
 def test_a_ledger_that_was_cut_off_is_gone_on_with(done, tmp_path, caplog):
@@ -240,19 +240,19 @@ def test_one_line_in_another_unit_is_named(tmp_path, column, change, said):
 def test_a_loss_worse_than_guessing_is_that_of_a_run_that_diverged(tmp_path, caplog):
     lines = grid().splitlines()
     (tmp_path / "runs.csv").write_text("\n".join([*lines, "1e7,2e9,31.5", "1e8,2e9,nan"]))
-    found = runs.read(tmp_path / "runs.csv")
-    assert (len(found), found.diverged) == (len(lines) - 1, 2) and found.loss.max() < runs.MOST_LOSS
+    found = run_table.read(tmp_path / "runs.csv")
+    assert (len(found), found.diverged) == (len(lines) - 1, 2) and found.loss.max() < run_table.MOST_LOSS
     assert "2 diverged, their loss is no number or above 15 nats per token: left out (line 14, 15)" in caplog.text
 
 
 def test_a_run_that_bends_the_law_is_said(tmp_path, caplog):
     table = tmp_path / "runs.csv"
     table.write_text(grid())
-    fine = runs.read(table)
+    fine = run_table.read(table)
     laws.fit(fine, 20).say_outliers(fine)
     assert not caplog.text
     table.write_text(grid() + "3e8,2e9,9.5\n")  # finite, and no loss of such a model
-    bent = runs.read(table)
+    bent = run_table.read(table)
     laws.fit(bent, 20).say_outliers(bent)
     assert "the run of 3e+08 parameters and 2e+09 tokens has a loss of 9.5" in caplog.text and len(caplog.records) == 1
 
@@ -261,7 +261,7 @@ def test_batches_that_hardly_differ_are_one(tmp_path):
     lines = grid().splitlines()
     rows = [f"{line},{4096 + 1e-9 * number}" for number, line in enumerate(lines[1:])]
     (tmp_path / "runs.csv").write_text("\n".join([f"{lines[0]},batch", *rows]))
-    table = runs.read(tmp_path / "runs.csv")
+    table = run_table.read(tmp_path / "runs.csv")
     assert study.of_batch(table, laws.fit(table, 20)) is None
 
 

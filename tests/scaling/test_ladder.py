@@ -10,7 +10,7 @@ import torch
 from groundup.core.errors import UserError
 from groundup.core.files import read_jsonl
 from groundup.data import token_files
-from groundup.scaling import ladder, runs
+from groundup.scaling import ladder, run_table
 from groundup.scaling.ladder import Rate
 from groundup.training.loop import Diverged
 
@@ -60,7 +60,7 @@ def test_a_killed_ladder_goes_on_and_ends_the_same(three, tokens, tmp_path, monk
 
 def test_its_table_is_what_the_laws_are_fitted_to(three, tokens, tmp_path):
     ladder.run(three, tokens, tokenizer(), tmp_path / "out", threads=1)
-    table = runs.read(tmp_path / "out" / "runs.csv")
+    table = run_table.read(tmp_path / "out" / "runs.csv")
     assert len(table) == 3 and set(table.counts) == {"total", "without_embedding"}
     assert (table.loss < 1.5 * math.log(tokenizer().size)).all() and table.batch is not None
     assert table.parameters[0] == table.parameters[1] < table.parameters[2]
@@ -72,7 +72,7 @@ def test_a_diverged_run_is_on_the_ledger_and_left_out_of_the_law(three, tokens, 
     scores = iter([math.nan, 1.0, 1.0])
     monkeypatch.setattr(ladder, "score", lambda model, held_out: [held_out[0] * -next(scores)])
     told = ladder.run(three, tokens, tokenizer(), tmp_path / "out", threads=1)
-    assert told["diverged"] == 1 and len(runs.read(tmp_path / "out" / "runs.csv")) == 2
+    assert told["diverged"] == 1 and len(run_table.read(tmp_path / "out" / "runs.csv")) == 2
     assert "1 diverged" in caplog.text
 
 
@@ -89,7 +89,7 @@ def test_a_run_that_ends_as_it_diverges_does_not_end_the_ladder(three, tokens, t
     told = ladder.run(three, tokens, tokenizer(), tmp_path / "out", threads=1)
     assert told["diverged"] == 1 and told["runs"] == len(names) == 3
     assert "it diverged, and the law is fitted without it" in caplog.text
-    table = runs.read(tmp_path / "out" / "runs.csv")
+    table = run_table.read(tmp_path / "out" / "runs.csv")
     assert len(table) == 2 and table.diverged == 1
     ladder.run(three, tokens, tokenizer(), tmp_path / "out", threads=1)
     assert len(names) == 3  # nor is it tried again
@@ -102,7 +102,7 @@ def test_runs_of_one_trunk_share_its_settings(three, tokens, tmp_path):
     ]
     three.write_text(json.dumps(plan))
     told = ladder.run(three, tokens, tokenizer(), tmp_path / "out", threads=1)
-    assert told["runs"] == 2 and list(runs.read(tmp_path / "out" / "runs.csv").tokens) == [256, 512]
+    assert told["runs"] == 2 and list(run_table.read(tmp_path / "out" / "runs.csv").tokens) == [256, 512]
     for change in ({"depth": 2}, {"seed": 1}, {"batch_tokens": 128}, {"warmup_steps": 3}, {"trunk": "../a"}):
         three.write_text(json.dumps(plan | {"runs": [plan["runs"][0], plan["runs"][1] | change]}))
         with pytest.raises(UserError, match="run 2: the runs of a trunk"):

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
-from groundup.scaling import isoflop, laws, runs, study
+from groundup.scaling import isoflop, laws, run_table, study
 
 TRUE = laws.Law(406.4, 410.7, 1.69, 0.3392, 0.2849)  # Hoffmann et al. 2022
 
@@ -18,7 +18,7 @@ def grid(law=TRUE, off=lambda place: 1.0, width=1.0, noise=0.0, budgets=7, seed=
         sizes = law.optimal_size(flop) * off(place) * 10 ** np.linspace(-width, width, 7)
         points += [(size, flop / 6 / size) for size in sizes]
     n, d = np.array(points).T
-    return runs.of(n, d, law.loss(n, d) * np.exp(noise * np.random.default_rng(seed).standard_normal(len(n))))
+    return run_table.of(n, d, law.loss(n, d) * np.exp(noise * np.random.default_rng(seed).standard_normal(len(n))))
 
 
 @given(
@@ -29,7 +29,7 @@ def grid(law=TRUE, off=lambda place: 1.0, width=1.0, noise=0.0, budgets=7, seed=
 def test_a_law_without_noise_is_found_exactly(alpha, beta, floor, scale, other):
     law = laws.Law(scale * 1e8**alpha, other * 1e10**beta, floor, alpha, beta)
     n, d = (values.ravel() for values in np.meshgrid(np.logspace(7, 9, 6), np.logspace(9, 11, 6)))
-    found = laws.fit(runs.of(n, d, law.loss(n, d)), draws=5)
+    found = laws.fit(run_table.of(n, d, law.loss(n, d)), draws=5)
     assert found.law.alpha == pytest.approx(alpha, abs=2e-3)
     assert found.law.beta == pytest.approx(beta, abs=2e-3)
     assert np.abs(found.residuals).max() < 1e-4
@@ -37,7 +37,7 @@ def test_a_law_without_noise_is_found_exactly(alpha, beta, floor, scale, other):
 
 def test_of_few_runs_none_is_passed_over_as_an_outlier():
     """Huber's loss at 0.001 leaves one run 5 % off where it fits the others; least squares share that out."""
-    few, many = grid(), runs.of(*(np.tile(getattr(grid(noise=0.003), name), 3) for name in ("parameters", "tokens", "loss")))
+    few, many = grid(), run_table.of(*(np.tile(getattr(grid(noise=0.003), name), 3) for name in ("parameters", "tokens", "loss")))
     assert len(few) < laws.FEW_RUNS <= len(many)
     few.loss[0] *= 1.05
     for table, delta, other in ((few, laws.DELTA_OF_FEW, laws.DELTA), (many, laws.DELTA, laws.DELTA_OF_FEW)):
@@ -105,7 +105,7 @@ def test_where_large_models_gain_more_from_tokens_the_law_has_an_exponent_more()
     n, d = (values.ravel() for values in np.meshgrid(np.logspace(5.5, 6.6, 4), np.logspace(6, 7.2, 5)))
     gains = -np.diff(np.log(true.loss(np.array([[3e5], [4e6]]), np.array([1e6, 2e6]))))[:, 0]
     assert gains[1] > 1.3 * gains[0]
-    table = runs.of(n, d, true.loss(n, d))
+    table = run_table.of(n, d, true.loss(n, d))
     straight, curved = (laws.fit(table, draws=2, curved=one) for one in (False, True))
     far = 4e6, 4e7
     assert np.abs(curved.residuals).max() < 2e-3 < np.abs(straight.residuals).max()
@@ -128,7 +128,7 @@ def test_one_wild_run_hardly_moves_the_law():
     some = grid(noise=0.002)
     loss = some.loss.copy()
     loss[10] *= 1.5
-    found = laws.fit(runs.of(some.parameters, some.tokens, loss), draws=2)
+    found = laws.fit(run_table.of(some.parameters, some.tokens, loss), draws=2)
     assert found.law.alpha == pytest.approx(TRUE.alpha, abs=0.03)
 
 
@@ -143,7 +143,7 @@ def test_a_batch_that_costs_loss_is_noticed():
     batch = 2.0 ** np.random.default_rng(0).integers(10, 16, len(some))
     for cost, matters in ((0.0, False), (0.01, True)):
         loss = some.loss * np.exp(cost * (np.log2(batch) - 13))
-        with_batch = runs.Runs(some.parameters, some.tokens, loss, some.flop, batch)
+        with_batch = run_table.Runs(some.parameters, some.tokens, loss, some.flop, batch)
         found = study.of_batch(with_batch, laws.fit(with_batch, draws=2))
         assert found["matters"] is matters
     assert found["value"] == pytest.approx(0.01, abs=0.004)
@@ -165,7 +165,7 @@ def test_ways_of_counting_stand_side_by_side(tmp_path, monkeypatch):
     some = grid()
     lines = [f"{n},{d},{x},{n + 5e7}" for n, d, x in zip(some.parameters, some.tokens, some.loss, strict=True)]
     (tmp_path / "runs.csv").write_text("\n".join(["N,D,loss,parameters_total", *lines]))
-    read = runs.read(tmp_path / "runs.csv")
+    read = run_table.read(tmp_path / "runs.csv")
     plain, total = study.conventions(read)
     assert (plain["counted"], total["counted"]) == ("parameters", "total")
     assert total["law"]["alpha"]["value"] > plain["law"]["alpha"]["value"] + 0.02  # embeddings make it look steeper
@@ -217,7 +217,7 @@ def test_a_bad_table_is_one_line(tmp_path, text, said):
     path = tmp_path / "runs.csv"
     path.write_text(text)
     with pytest.raises(UserError, match=said) as raised:
-        laws.fit(runs.read(path))
+        laws.fit(run_table.read(path))
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 300 + len(str(tmp_path))
 
 
@@ -227,7 +227,7 @@ def test_any_text_is_a_table_or_a_user_error(tmp_path, text):
     path = tmp_path / "runs.csv"
     path.write_text(HEAD + text, encoding="utf-8", errors="replace")
     with pytest.raises(UserError):  # no text this short has eight runs but by chance
-        laws.fit(runs.read(path))
+        laws.fit(run_table.read(path))
 
 
 @pytest.mark.parametrize("bad", ["nan", "inf", "-inf", "NaN"])
@@ -236,7 +236,7 @@ def test_a_diverged_run_is_left_out_and_said(tmp_path, caplog, bad):
     lines = [f"{n},{d},{x}" for n, d, x in zip(some.parameters, some.tokens, some.loss, strict=True)]
     path = tmp_path / "runs.csv"
     path.write_text(HEAD + "\n".join([*lines, f"1e8,1e10,{bad}"]))
-    read = runs.read(path)
+    read = run_table.read(path)
     assert len(read) == len(some) and read.diverged == 1
     assert "1 diverged" in caplog.text and "line" in caplog.text
 
@@ -251,7 +251,7 @@ def test_a_diverged_run_is_left_out_and_said(tmp_path, caplog, bad):
 )
 def test_too_few_runs_for_a_law(n, d, said):
     with pytest.raises(UserError, match=said):
-        laws.fit(runs.of(n, d, TRUE.loss(n, d)))
+        laws.fit(run_table.of(n, d, TRUE.loss(n, d)))
 
 
 @given(st.lists(st.tuples(*(st.floats(*ends) for ends in ((3, 14), (3, 14), (-3, 3)))), min_size=8, max_size=10), st.booleans())
@@ -260,11 +260,11 @@ def test_any_runs_have_a_finite_law_or_none(points, rising):
     n, d, loss = 10 ** np.array(points).T
     loss = np.sqrt(n) * np.sqrt(d) if rising else loss
     try:
-        fitted = laws.fit(runs.of(n, d, loss), draws=4)
+        fitted = laws.fit(run_table.of(n, d, loss), draws=4)
     except UserError as error:
         assert len(str(error)) < 300
         return
-    some = runs.of(n, d, loss)
+    some = run_table.of(n, d, loss)
     told = [fitted.summary(), study.predict(fitted, some, None, None, 1e20), study.drawn(some, fitted)]
     json.dumps(told, allow_nan=False)
 
@@ -272,15 +272,15 @@ def test_any_runs_have_a_finite_law_or_none(points, rising):
 def test_a_loss_that_does_not_fall_with_size_is_no_law():
     n, d = (values.ravel() for values in np.meshgrid(np.logspace(7, 9, 4), np.logspace(9, 11, 4)))
     with pytest.raises(UserError, match="no law in these 16 runs: the loss does not fall with the size"):
-        laws.fit(runs.of(n, d, 2 + 500 * d**-0.3), draws=2)
+        laws.fit(run_table.of(n, d, 2 + 500 * d**-0.3), draws=2)
 
 
 def test_the_envelope_finds_the_allocation_roughly():
     n, d = (values.ravel() for values in np.meshgrid(np.logspace(7, 10, 40), np.logspace(8, 12, 40)))
-    found = isoflop.approach1(runs.of(n, d, TRUE.loss(n, d)), draws=20)
+    found = isoflop.approach1(run_table.of(n, d, TRUE.loss(n, d)), draws=20)
     assert found.a["low"] - 0.05 < TRUE.a < found.a["high"] + 0.05
 
 
 def test_the_same_loss_everywhere_is_no_law():
     with pytest.raises(UserError, match="the same loss"):
-        laws.fit(runs.of(np.logspace(6, 9, 20), np.logspace(8, 11, 20), np.full(20, 3.0)))
+        laws.fit(run_table.of(np.logspace(6, 9, 20), np.logspace(8, 11, 20), np.full(20, 3.0)))

@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the `serve` extra")
 
-from groundup.model import folder as folders
-from groundup.serving.models import Capacity, open_all
+from groundup.model import model_folder as folders
+from groundup.serving.loaded_models import Capacity, open_all
 
 
 @pytest.fixture(scope="session")

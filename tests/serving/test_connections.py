@@ -14,7 +14,7 @@ from uvicorn.server import ServerState
 
 from groundup.core.errors import UserError
 from groundup.serving import connections, guard
-from groundup.serving.models import Capacity, open_all
+from groundup.serving.loaded_models import Capacity, open_all
 from groundup.serving.serve import serve
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"

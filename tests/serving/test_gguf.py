@@ -7,8 +7,8 @@ pytest.importorskip("gguf", reason="needs the `test` extra")
 import gguf
 
 from groundup.core.errors import UserError
-from groundup.model import folder as folders
-from groundup.model.folder import load_decoder
+from groundup.model import model_folder as folders
+from groundup.model.model_folder import load_decoder
 from groundup.serving.gguf_file import export
 
 

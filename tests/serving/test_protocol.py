@@ -16,7 +16,7 @@ from groundup.serving.protocol import (
 )
 
 pytest.importorskip("sqlalchemy", reason="needs the `label` extra")
-from groundup.labelling.serve import Judged, JudgementsRequest, NextRequest
+from groundup.labelling.label_server import Judged, JudgementsRequest, NextRequest
 
 KINDS = [ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest, NextRequest, JudgementsRequest, Judged]
 MANY = 3000

@@ -16,9 +16,9 @@ from starlette.testclient import TestClient
 
 from groundup.core.errors import UserError
 from groundup.core.seals import MANIFEST, write_sealed
-from groundup.serving.api import create_app
+from groundup.serving.openai_api import create_app
 from groundup.serving.protocol import RequestError
-from groundup.serving.runs import MOST_CURVES, POINTS, Curves, RunFolders
+from groundup.serving.run_folders import MOST_CURVES, POINTS, Curves, RunFolders
 from groundup.serving.serve import serve
 from groundup.serving.watching import Board
 

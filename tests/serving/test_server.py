@@ -25,10 +25,10 @@ from hypothesis import strategies as st
 from groundup.core.errors import UserError
 from groundup.generation.engine import Sampling, generate
 from groundup.generation.request import RequestSampling, Token
-from groundup.model.folder import load_decoder
+from groundup.model.model_folder import load_decoder
 from groundup.serving import web
 from groundup.serving.answer import Choice, Placed, completion_logprobs
-from groundup.serving.models import Capacity, open_all
+from groundup.serving.loaded_models import Capacity, open_all
 from groundup.serving.protocol import ChatRequest, CompletionRequest
 from groundup.tokenizer.chat import answer_ends, render
 

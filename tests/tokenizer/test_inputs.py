@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from groundup.core.errors import UserError
-from groundup.data.kinds import files_of
+from groundup.data.file_kinds import files_of
 from groundup.tokenizer import documents
 from groundup.tokenizer.encode import encode_corpus
 from groundup.tokenizer.train import train_bpe, train_plain

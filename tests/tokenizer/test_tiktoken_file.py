@@ -50,7 +50,7 @@ def test_one_that_composes_text_says_so(tmp_path, caplog):
 
 
 def test_the_verb_and_what_it_refuses(toy_decoder, toy_tokenizer, tmp_path, groundup_here):
-    from groundup.model import folder as folders
+    from groundup.model import model_folder as folders
 
     folders.save(tmp_path / "model", toy_decoder(vocab_size=toy_tokenizer.size), toy_tokenizer, chat=False)
     out = tmp_path / "new" / "toy.tiktoken"

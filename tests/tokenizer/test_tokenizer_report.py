@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from groundup.cli import app
 from groundup.core.errors import UserError
-from groundup.report.tokenizer import write_report
+from groundup.report.tokenizer_report import write_report
 from groundup.tokenizer import glitch_tokens, probes
 from groundup.tokenizer.bpe import count_pretokens, train
 from groundup.tokenizer.characters import Characters

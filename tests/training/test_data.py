@@ -9,8 +9,8 @@ from groundup.data import token_files
 from groundup.data.config import MixtureConfig
 from groundup.data.token_files import TokenFile
 from groundup.model.likelihood import token_log_probabilities
-from groundup.training import data
-from groundup.training.data import Stream, check_ids, document_order, draw
+from groundup.training import data_order
+from groundup.training.data_order import Stream, check_ids, document_order, draw
 from groundup.training.objectives import next_token
 from groundup.training.parallel import Processes
 
@@ -149,7 +149,7 @@ def test_processes_share_the_rows_of_one_process(folder, some, context, rows, mi
 
 
 def test_an_id_outside_the_vocabulary_is_named(folder, monkeypatch):
-    monkeypatch.setattr(data, "CHECKED_AT_ONCE", 4)
+    monkeypatch.setattr(data_order, "CHECKED_AT_ONCE", 4)
     file = stored(folder, [[5, 6, 7], [8, 9], [10, 49, 12]])
     check_ids(file, 50, "train.bin")
     with pytest.raises(UserError, match=r"train.bin: document 2 holds token id 49, the vocabulary has 49; encode"):
@@ -207,7 +207,7 @@ def test_a_training_shorter_than_its_text_reads_rows_from_all_over_it(folder, mo
     stream = Stream(documents, [order], 10, SEPARATOR, 0, [most])
     assert stream.rows == most == 400
     assert len({int(np.searchsorted(stream.starts, at, "right")) for at in stream.offsets}) > 150  # documents
-    monkeypatch.setattr(data, "MOST_SPARE", 2)
+    monkeypatch.setattr(data_order, "MOST_SPARE", 2)
     (order,), _ = document_order(rows, MixtureConfig(), 0.0, 4_000, 0)
     assert 8_000 <= sum(LENGTHS[number] for number in order) < 8_600
 

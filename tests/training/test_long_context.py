@@ -11,7 +11,7 @@ import torch
 from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.data.config import MixtureConfig
-from groundup.model import folder as model_folder
+from groundup.model import model_folder as model_folder
 from groundup.training import loop, pretraining
 from groundup.training.config import LongContextConfig, PretrainingConfig
 from groundup.training.long_context import lengthened, long_documents, train_longer

@@ -92,7 +92,7 @@ def test_the_pipeline_under_torchrun(tmp_path, environment):
     assert said[-1].endswith("with 2 threads")  # the recipe's: those of a training's processes together
     assert done.stdout.count("made\n") == 1
     assert "2 processes; FSDP2" in done.stderr and "2 processes; DDP" in done.stderr and done.stderr.count("steps of") == 2
-    from groundup.model.folder import load_decoder
+    from groundup.model.model_folder import load_decoder
 
     for name, depth in (("base", 1), ("deeper", 2)):
         model = load_decoder(tmp_path / "run" / name)

@@ -14,7 +14,7 @@ from groundup.core.errors import UserError
 from groundup.data import token_files
 from groundup.data.config import MixtureConfig
 from groundup.data.token_files import TokenFile
-from groundup.model import folder as model_folder
+from groundup.model import model_folder as model_folder
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import loop, pretraining
 from groundup.training.config import PretrainingConfig

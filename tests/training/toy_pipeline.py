@@ -13,7 +13,7 @@ from toy_corpus import DOCUMENTS, tokenizer, write_tokens
 
 from groundup.core import log
 from groundup.corpus.config import PagesConfig, SourceConfig
-from groundup.pipeline import kinds, steps
+from groundup.pipeline import step_kinds, steps
 from groundup.pipeline.recipe import Recipe
 from groundup.pipeline.run import Step, StepContext
 from groundup.training.config import PretrainingConfig
@@ -40,7 +40,7 @@ def main() -> None:
         Step("corpus", (), nothing),
         Step("tokenizer", ("corpus",), a_tokenizer),
         Step("tokens", ("corpus", "tokenizer"), toy_tokens),
-        Step("base", ("corpus", "tokenizer", "tokens"), kinds.base, ("base", "mixture")),
+        Step("base", ("corpus", "tokenizer", "tokens"), step_kinds.base, ("base", "mixture")),
         Step("between", ("base",), nothing, ("base",)),
     )
     base = PretrainingConfig(depth=1, context_length=32, tokens=6 * 128, batch_tokens=128, micro_batch_tokens=64, shard=True)

@@ -17,7 +17,7 @@ from groundup.data.token_files import TokenFile
 from groundup.model.base import initialise
 from groundup.model.decoder import Decoder, DecoderConfig, with_experts
 from groundup.training import parallel
-from groundup.training.data import Stream
+from groundup.training.data_order import Stream
 from groundup.training.loop import mean_loss, train
 from groundup.training.objectives import BalancedNextToken, next_token
 from groundup.training.optimizer import Optimizer, pretraining_lrs

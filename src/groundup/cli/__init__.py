@@ -1,4 +1,4 @@
-"""The verbs. Nothing but argument names and a call; the last line on stdout is one JSON object with the result."""
+"""The commands. Nothing but argument names and a call; the last line on stdout is one JSON object with the result."""
 
 import errno
 import logging
@@ -60,7 +60,7 @@ NUMBER_OF_SYSTEM = re.compile(r"\[?errno:? (\d+)", re.IGNORECASE)
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 
 INTERRUPTED = 130
-RENAMED = {"--rule": "--pattern", "--context": "--context-length"}  # where a verb has no option of the old name
+RENAMED = {"--rule": "--pattern", "--context": "--context-length"}  # where a command has no option of the old name
 # What click raises for arguments that it cannot take; releases of typer keep it in different places.
 BadArguments = typer.BadParameter.__mro__[2]
 
@@ -257,8 +257,8 @@ def main() -> None:
 
 def _said_of_arguments(error: Exception) -> str:
     context, text = getattr(error, "ctx", None), error.format_message().strip().rstrip(".")
-    verb = context.command_path if context else "groundup"
-    place = verb.removeprefix("groundup").strip()
+    command = context.command_path if context else "groundup"
+    place = command.removeprefix("groundup").strip()
     if (name := getattr(error, "option_name", None)) in RENAMED:
         text = f"{name} is called {RENAMED[name]} now"
     if "unexpected extra argument" in text and (several := _given_several_times(context)):
@@ -266,7 +266,7 @@ def _said_of_arguments(error: Exception) -> str:
     if "\n" in text and text.startswith("Usage"):  # nothing was given: the help is the answer
         print(printable(text))
         sys.exit(2)
-    return f"{place + ': ' if place else ''}{text}; `{verb} -h` says more"
+    return f"{place + ': ' if place else ''}{text}; `{command} -h` says more"
 
 
 def _given_several_times(context: typer.Context | None) -> str:

@@ -1,4 +1,4 @@
-"""The verb that asks whether a test was trained on."""
+"""The command that asks whether a test was trained on."""
 
 import sys
 from pathlib import Path

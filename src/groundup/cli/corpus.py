@@ -1,4 +1,4 @@
-"""Verbs of the corpus."""
+"""Commands of the corpus."""
 
 from pathlib import Path
 from typing import Annotated, Literal

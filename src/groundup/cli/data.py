@@ -1,4 +1,4 @@
-"""The verbs of data that people bring."""
+"""The commands of data that people bring."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The verb that evaluates models on tasks."""
+"""The command that evaluates models on tasks."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The verb `export`."""
+"""The command `export`."""
 
 from pathlib import Path
 from typing import Annotated

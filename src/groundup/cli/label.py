@@ -1,4 +1,4 @@
-"""The verbs of labelling."""
+"""The commands of labelling."""
 
 import sys
 from pathlib import Path
@@ -50,7 +50,7 @@ def _made(
     cost: float | None,
 ) -> tuple["Store", dict[str, Any]]:  # fmt: skip
     """A project, made where there is none, and which of its settings change."""
-    from groundup.data.text import read_whole
+    from groundup.data.whole_file import read_whole
 
     if order not in (None, "random", "disagreement"):
         raise UserError(f"--order {order}: give random or disagreement")
@@ -112,7 +112,7 @@ def invite(
 ) -> None:
     """Give annotators tokens; from then on the page is for them alone."""
     store = _open(project)
-    from groundup.labelling.serve import invite as give
+    from groundup.labelling.label_server import invite as give
 
     result({"tokens": give(store, names)})
 
@@ -128,7 +128,7 @@ def serve(
 ) -> None:
     """Open the page to label on, until Ctrl-C."""
     store = _open(project)
-    from groundup.labelling.serve import serve as run
+    from groundup.labelling.label_server import serve as run
 
     result(run(store, host, port, name or []))
 

@@ -1,4 +1,4 @@
-"""The verb that makes a leaderboard's page."""
+"""The command that makes a leaderboard's page."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""What several verbs take, and how each ends: the last line on stdout is one JSON object."""
+"""What several commands take, and how each ends: the last line on stdout is one JSON object."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Verbs of post-training: each is a run of one step. One more kind of step is one more entry of a table below."""
+"""Commands of post-training: each is a run of one step. One more kind of step is one more entry of a table below."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ Data = Annotated[
     list[Path],
     typer.Option(metavar="FILE", help="JSON, CSV, Parquet of TRL, OpenAI, Alpaca, ShareGPT, HH-RLHF; several times."),
 ]
-Out = Annotated[Path, typer.Option(metavar="DIR", help="The run's folder; the model is written to DIR/<verb>.")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="The run's folder; the model is written to DIR/<command>.")]
 Own = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method, as in a recipe's section.")
 ]
@@ -36,17 +36,17 @@ Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the order o
 
 
 def _from_rows(kind: str) -> Callable[..., None]:
-    def verb(
+    def command(
         model: Model, data: Data, out: Out, settings: Own = None, held_out: HeldOut = None, strict: Strict = False,
         seed: Seed = 0, dry_run: DryRun = False,
     ) -> None:  # fmt: skip
         _run(kind, model, data, out, settings or [], held_out=held_out or [], strict=strict, seed=seed, dry_run=dry_run)
 
-    return verb
+    return command
 
 
 def _from_rewards(kind: str) -> Callable[..., None]:
-    def verb(
+    def command(
         model: Model, data: Data, out: Out,
         reward: Annotated[
             str, typer.Option(help="The folder of a reward model; arithmetic, length, count=WORD; or module:function.")
@@ -58,7 +58,7 @@ def _from_rewards(kind: str) -> Callable[..., None]:
             dry_run=dry_run,
         )  # fmt: skip
 
-    return verb
+    return command
 
 
 def _run(*arguments: Any, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Verbs of scaling laws."""
+"""Commands of scaling laws."""
 
 import sys
 from pathlib import Path
@@ -22,7 +22,7 @@ Draws = Annotated[int, typer.Option(min=20, max=10_000, help="Resamplings of the
 @scale.command()
 def fit(runs: Table, draws: Draws = 200, seed: Seed = 0) -> None:
     """The law of a ladder's runs, with intervals: three approaches, ways of counting, sensitivity, largest runs held out."""
-    from groundup.scaling.runs import read
+    from groundup.scaling.run_table import read
     from groundup.scaling.study import study
 
     result(study(read(runs), draws, seed))
@@ -45,7 +45,7 @@ def predict(
 ) -> None:
     """The loss of one more run, or the best size for a budget of operations, with intervals."""
     from groundup.scaling import laws, study
-    from groundup.scaling.runs import read
+    from groundup.scaling.run_table import read
 
     table = read(runs)
     fitted = laws.fit(table, draws, seed)
@@ -146,13 +146,13 @@ def compare(
     """Architectures on one axis: how fast each one's loss falls, and its loss by place in the context."""
     from groundup.core.files import write_text
     from groundup.report import figures
-    from groundup.scaling import architectures
+    from groundup.scaling import architecture_comparison
 
     pairs = [one.partition("=") for one in ladders]
     folders = {name: Path(folder) for name, _, folder in pairs if name.replace("-", "").isalnum() and folder}
     if len(folders) < len(pairs):
         raise typer.BadParameter("give each ladder once as NAME=LADDER, such as lstm=ladders/lstm")
-    found = architectures.compare(folders)
+    found = architecture_comparison.compare(folders)
     write_text(out, figures.as_file(figures.architectures("architectures", found)))
     result({"figure": str(out), **{name: {k: v for k, v in one.items() if k != "points"} for name, one in found.items()}})
 

@@ -1,4 +1,4 @@
-"""The verb that has a language model write data to fine-tune on."""
+"""The command that has a language model write data to fine-tune on."""
 
 from pathlib import Path
 from typing import Annotated

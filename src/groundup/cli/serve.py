@@ -1,4 +1,4 @@
-"""The verb `serve`."""
+"""The command `serve`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -36,7 +36,7 @@ def serve(
         import uvicorn  # noqa: F401
     except ImportError:
         raise UserError("serve needs two more libraries: pip install 'groundup[serve]'") from None
-    from groundup.serving.models import Capacity
+    from groundup.serving.loaded_models import Capacity
     from groundup.serving.serve import serve as run
 
     capacity = Capacity(slots, waiting, context_length, cache_mb)

@@ -10,7 +10,7 @@ from groundup.core.text import printable
 from groundup.generation.engine import Sampling, generate, room
 from groundup.generation.open_folder import DEFAULT, model_folder
 from groundup.model.base import LanguageModel
-from groundup.model.folder import load_decoder
+from groundup.model.model_folder import load_decoder
 from groundup.tokenizer.chat import answer_ends, render
 from groundup.tokenizer.load import of_model
 from groundup.tokenizer.tokenizer import StreamDecoder, Tokenizer

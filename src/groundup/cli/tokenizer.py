@@ -1,4 +1,4 @@
-"""Verbs of tokenizers."""
+"""Commands of tokenizers."""
 
 import sys
 from pathlib import Path
@@ -106,7 +106,7 @@ def report(
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of the sample.")] = 0,
 ) -> None:
     """What a tokenizer does to words, numbers, code, typos and scripts, and its useless tokens, on one page."""
-    from groundup.report.tokenizer import write_report
+    from groundup.report.tokenizer_report import write_report
 
     result(write_report(folder, inputs, out, typos=typos, model=model, text_mb=text_mb, seed=seed))
 

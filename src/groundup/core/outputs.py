@@ -1,4 +1,4 @@
-"""Whether a verb may write where it was told to: nothing is written over that it did not make itself."""
+"""Whether a command may write where it was told to: nothing is written over that it did not make itself."""
 
 from pathlib import Path
 

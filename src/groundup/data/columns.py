@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import groundup.core.arrow  # noqa: F401 (for what it keeps away)
-from groundup.data.kinds import CONTROLS
+from groundup.data.file_kinds import CONTROLS
 
 
 def has_dates(kind: pa.DataType) -> bool:

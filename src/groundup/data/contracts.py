@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from groundup.core.errors import UserError
 from groundup.core.plain_files import expanded
 from groundup.data.conversations import Conversation, conversation_of, format_of
-from groundup.data.kinds import ROWS, files_of, kind_of
+from groundup.data.file_kinds import ROWS, files_of, kind_of
 from groundup.data.messages import BadRow, Message
 from groundup.data.plain_values import plain
 from groundup.data.preferences import Preference, preference_format_of, preference_of, prompt_of

@@ -12,7 +12,7 @@ from groundup.core.outputs import require_new
 from groundup.core.plain_files import expanded
 from groundup.data.contracts import nothing, read
 from groundup.data.conversations import Conversation, columns_of, conversation_of, format_of
-from groundup.data.kinds import PACKED, has_ending
+from groundup.data.file_kinds import PACKED, has_ending
 from groundup.data.messages import BadRow
 from groundup.data.preferences import Preference, preference_format_of, preference_of
 from groundup.data.readers import Refused

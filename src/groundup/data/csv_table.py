@@ -5,8 +5,8 @@ import io
 from pathlib import Path
 
 from groundup.core.errors import UserError
-from groundup.data.kinds import STATED_DELIMITER, delimiter_of
-from groundup.data.text import read_whole
+from groundup.data.file_kinds import STATED_DELIMITER, delimiter_of
+from groundup.data.whole_file import read_whole
 
 
 def csv_table(path: Path) -> list[tuple[int, list[str]]]:

@@ -10,7 +10,7 @@ from typing import Any
 from groundup.core.errors import UserError
 from groundup.data.contracts import Given
 from groundup.data.readers import Refused
-from groundup.data.texts import as_files, require_no_table
+from groundup.data.texts_in_memory import as_files, require_no_table
 
 logger = logging.getLogger(__name__)
 

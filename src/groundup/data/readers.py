@@ -1,4 +1,4 @@
-"""Readers: rows of files as Arrow record batches of text: JSON, CSV, Parquet and plain text, by what the file is (`kinds.py`).
+"""Readers: rows of files as Arrow record batches of text: JSON, CSV, Parquet and plain text, by their kind (`file_kinds.py`).
 
 A batch holds about 1 MB, whatever a row is; a bad row is counted by its reason and passed over; texts become valid UTF-8.
 """
@@ -25,7 +25,7 @@ from groundup.core.plain_files import open_plain
 from groundup.core.text import well_formed
 from groundup.data import streams
 from groundup.data.columns import as_text, has_dates, is_text, notes_of
-from groundup.data.kinds import DECRYPT, STATED_DELIMITER, Kind, is_page, kind_of
+from groundup.data.file_kinds import DECRYPT, STATED_DELIMITER, Kind, is_page, kind_of
 
 MAX_TEXT_BYTES = 64 << 20  # of one document
 BATCH_BYTES = 1 << 19

@@ -22,7 +22,7 @@ from groundup.model import card as cards
 from groundup.model.base import parameter_counts
 from groundup.model.card import Card
 from groundup.model.description import shape_of
-from groundup.model.folder import load_weights, save_weights
+from groundup.model.model_folder import load_weights, save_weights
 from groundup.model.weights import build
 from groundup.tokenizer.wordpiece import WordPiece
 

@@ -23,7 +23,7 @@ from groundup.core.device import Device, choose
 from groundup.core.errors import UserError
 from groundup.core.files import read_object
 from groundup.core.progress import Progress
-from groundup.data.text import read_whole
+from groundup.data.whole_file import read_whole
 from groundup.encoder import bert
 from groundup.encoder.bert import EncoderConfig, SpanReader
 from groundup.encoder.cloze_questions import cloze

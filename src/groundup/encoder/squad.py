@@ -15,7 +15,7 @@ from typing import Any
 from groundup.core.answer_scores import exact_match, f1
 from groundup.core.errors import UserError
 from groundup.data.readers import Refused
-from groundup.data.text import read_whole
+from groundup.data.whole_file import read_whole
 
 SHAPE = "it needs data > paragraphs > context, qas > question, answers > answer_start, text"
 

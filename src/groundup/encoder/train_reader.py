@@ -1,4 +1,4 @@
-"""From files of questions to the folder of a reader: the verb `groundup train-reader`."""
+"""From files of questions to the folder of a reader: the command `groundup train-reader`."""
 
 import hashlib
 import json

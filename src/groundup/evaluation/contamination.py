@@ -23,11 +23,11 @@ from groundup.core.files import write_json
 from groundup.core.progress import Progress
 from groundup.core.statistics import students_tail
 from groundup.core.words import split
-from groundup.corpus.dedup import contamination as ngrams
-from groundup.data.kinds import kind_of
+from groundup.corpus.dedup import decontamination as ngrams
+from groundup.data.file_kinds import kind_of
 from groundup.data.messages import BadRow
 from groundup.data.readers import Refused, texts
-from groundup.evaluation.models import EvaluatedModel
+from groundup.evaluation.evaluated_models import EvaluatedModel
 from groundup.evaluation.open_model import open_model
 from groundup.evaluation.tasks import Task, load, open_task, rows_of
 from groundup.tokenizer import documents

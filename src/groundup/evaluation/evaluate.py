@@ -24,9 +24,9 @@ from groundup.core.executor import pool
 from groundup.core.files import read_object, write_json
 from groundup.core.locks import alone
 from groundup.core.progress import Progress
-from groundup.evaluation import breakdown, efficiency, hallucination, metrics, robustness, toxicity
+from groundup.evaluation import breakdown, efficiency, hallucination, metrics, robustness, toxic_continuations
+from groundup.evaluation.evaluated_models import FolderModel
 from groundup.evaluation.leaderboard import append, require_file, row_of
-from groundup.evaluation.models import FolderModel
 from groundup.evaluation.ngram_model import NGRAM, ORDER, beside
 from groundup.evaluation.open_model import Identity, can_be_asked, identify, open_model
 from groundup.evaluation.results_table import line_of
@@ -368,7 +368,8 @@ def summary(task: Task, examples: Examples, records: Sequence[Record]) -> dict[s
     if task.settings.kind in ("choices", "pairs"):
         return found | _choices(task, scored, groups)
     if task.settings.kind == "toxicity":
-        return found | {"figures": toxicity.figures(scored, groups), "samples": task.settings.samples, "language": "en"}
+        figures = toxic_continuations.figures(scored, groups)
+        return found | {"figures": figures, "samples": task.settings.samples, "language": "en"}
     if task.settings.kind == "existence":
         return found | {
             "figures": hallucination.figures(scored, groups),
@@ -446,7 +447,7 @@ def _headline_rights(task: Task, records: Sequence[Record]) -> dict[int, tuple[f
     if task.settings.kind in ("choices", "pairs"):
         rights = _rights(_convention(task), scored)
     elif task.settings.kind == "toxicity":
-        rights = [toxicity.worst(record) for record in scored]
+        rights = [toxic_continuations.worst(record) for record in scored]
     else:
         scored = [record for record in scored if record["right"] is not None]
         rights = [record["right"] for record in scored]

@@ -13,7 +13,7 @@ from lm_eval.api.model import LM
 
 from groundup.core.errors import UserError
 from groundup.data.messages import BadRow
-from groundup.evaluation.answers import cut
+from groundup.evaluation.answer_extraction import cut
 from groundup.evaluation.open_model import open_model
 
 MAX_TOKENS = 256  # of an answer, where the task does not say; lm-eval's own

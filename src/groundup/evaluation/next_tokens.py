@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from groundup.model.base import LanguageModel
-from groundup.tokenizer.folder import ByteTokens
+from groundup.tokenizer.tokenizer_folder import ByteTokens
 
 LIKELIEST = 10
 

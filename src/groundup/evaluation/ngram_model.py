@@ -10,7 +10,7 @@ from groundup.core.errors import UserError
 from groundup.core.files import digest
 from groundup.data.token_files import TokenFile
 from groundup.evaluation.continuations import Scored, ScoringRequest
-from groundup.evaluation.models import TokenModel, ends_of
+from groundup.evaluation.evaluated_models import TokenModel, ends_of
 from groundup.model.ngram import KneserNey
 from groundup.tokenizer.load import load as load_tokenizer
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from groundup.core.errors import UserError
 from groundup.data.docstring_questions import digest
-from groundup.data.text import read_whole
+from groundup.data.whole_file import read_whole
 from groundup.evaluation.tasks import LETTERS, Example
 
 MISSPELT_SHARE = 0.2  # of the words that have a misspelling, one at least

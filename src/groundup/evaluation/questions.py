@@ -8,7 +8,7 @@ from groundup.core.errors import UserError
 from groundup.core.plain_files import expanded
 from groundup.core.text import well_formed
 from groundup.data.contracts import Given, nothing
-from groundup.data.kinds import kind_of
+from groundup.data.file_kinds import kind_of
 from groundup.data.messages import BadRow
 from groundup.data.plain_values import plain
 from groundup.data.readers import Refused, records

@@ -12,8 +12,8 @@ import numpy as np
 
 from groundup.core.answer_scores import exact_match, f1
 from groundup.data.messages import BadRow
-from groundup.evaluation import answers, hallucination, toxicity
-from groundup.evaluation.models import Continued, EvaluatedModel
+from groundup.evaluation import answer_extraction, hallucination, toxic_continuations
+from groundup.evaluation.evaluated_models import Continued, EvaluatedModel
 from groundup.evaluation.tasks import LETTERS, Example, Task
 
 Record = dict[str, Any]
@@ -149,7 +149,7 @@ def _existence(model: EvaluatedModel, task: Task, examples: Sequence[Example], b
     """Answers, and how sure the model is of their text."""
     settings = task.settings
     written = model.written([one.prompt for one in examples], settings.until, settings.max_tokens, batch_size)
-    texts = ["" if isinstance(one, BadRow) else answers.cut(one[0], settings.until) for one in written]
+    texts = ["" if isinstance(one, BadRow) else answer_extraction.cut(one[0], settings.until) for one in written]
     pairs = [(one.prompt, text) for one, text in zip(examples, texts, strict=True) if text.strip()]
     scored = iter(model.continuations(pairs, batch_size))
     made: list[Record] = []
@@ -166,16 +166,16 @@ def _existence(model: EvaluatedModel, task: Task, examples: Sequence[Example], b
 def judged(text: str, task: Task, accepted: Sequence[str]) -> Record:
     """What counts of a continuation, and whether it is one of the accepted answers."""
     settings = task.settings
-    text = answers.cut(text, settings.until)
-    found = answers.extract(text, settings.extract, settings.extract_which)
+    text = answer_extraction.cut(text, settings.until)
+    found = answer_extraction.extract(text, settings.extract, settings.extract_which)
     record: Record = {"text": text, "found": found}
     if settings.match == "words":
         return record | {
             "right": max(exact_match(found or "", one) for one in accepted),
             "f1": max(f1(found or "", one) for one in accepted),
         }
-    targets = [answers.extract(one, settings.extract, settings.extract_which) or one for one in accepted]
-    return record | {"right": float(found is not None and any(answers.same(found, one) for one in targets))}
+    targets = [answer_extraction.extract(one, settings.extract, settings.extract_which) or one for one in accepted]
+    return record | {"right": float(found is not None and any(answer_extraction.same(found, one) for one in targets))}
 
 
 def _perplexity(model: EvaluatedModel, task: Task, examples: Sequence[Example], batch_size: int) -> list[Record]:
@@ -194,7 +194,7 @@ KINDS: dict[str, Callable[[EvaluatedModel, Task, Sequence[Example], int], list[R
     "last word": _by_requests(_ask_last_word, _tell_last_word),
     "generation": _generation,
     "perplexity": _perplexity,
-    "toxicity": toxicity.records,
+    "toxicity": toxic_continuations.records,
     "existence": _existence,
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 from groundup.core.errors import UserError
 from groundup.core.openai_address import OpenAIAddress, RequestRefused
 from groundup.data.messages import BadRow
-from groundup.evaluation.models import Continued
+from groundup.evaluation.evaluated_models import Continued
 
 AT_ONCE = 16  # prompts in a request
 BEFORE_ALL = "\n"  # stands before a text without a context

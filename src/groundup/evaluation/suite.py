@@ -12,10 +12,10 @@ from groundup.core.statistics import bootstrap
 from groundup.data.docstring_questions import digest
 from groundup.data.token_files import TokenFile
 from groundup.evaluation import multiple_choice, sentence_pairs
-from groundup.evaluation.compression import xz_bits_per_byte
 from groundup.evaluation.config import EvaluationConfig
 from groundup.evaluation.next_tokens import next_tokens
-from groundup.evaluation.texts import ratio_in_bits
+from groundup.evaluation.text_scores import ratio_in_bits
+from groundup.evaluation.xz_baseline import xz_bits_per_byte
 from groundup.generation.engine import Sampling, generate, room
 from groundup.model.base import LanguageModel
 from groundup.model.decoder import Decoder

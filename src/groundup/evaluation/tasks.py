@@ -19,10 +19,10 @@ from groundup.core.errors import UserError
 from groundup.core.files import digest
 from groundup.core.plain_files import open_plain
 from groundup.core.text import well_formed
-from groundup.data.kinds import PACKED, kind_of
+from groundup.data.file_kinds import PACKED, kind_of
 from groundup.data.messages import BadRow
 from groundup.data.readers import Refused, records, texts
-from groundup.evaluation import answer_keys, answers
+from groundup.evaluation import answer_extraction, answer_keys
 from groundup.evaluation.answer_keys import LETTERS
 from groundup.evaluation.config import FewShot, TaskFile
 from groundup.evaluation.hallucination import docstring_rows
@@ -170,7 +170,7 @@ def read_settings(path: Path) -> TaskFile:
         raise UserError(f"{path}: a task of {settings.kind} takes no few-shot examples")
     if settings.by and settings.kind == "perplexity":
         raise UserError(f"{path}: a task of perplexity has no figures of parts; leave [by] out, or make a task of each part")
-    answers.require_expression(settings.extract, f"{path}: extract")
+    answer_extraction.require_expression(settings.extract, f"{path}: extract")
     return settings
 
 

@@ -13,7 +13,7 @@ import torch
 from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.evaluation.continuations import Scored, ScoringRequest
-from groundup.evaluation.models import TokenModel, before
+from groundup.evaluation.evaluated_models import TokenModel, before
 from groundup.generation.engine import room_in
 
 LOGITS = 1 << 27  # numbers at once, half a gigabyte: rows x tokens x vocabulary

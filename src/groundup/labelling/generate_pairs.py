@@ -12,9 +12,9 @@ from groundup.data.contracts import read_prompts
 from groundup.generation.engine import Sampling
 from groundup.generation.open_folder import model_folder
 from groundup.labelling.store import Pair, Store, pair_id_of
-from groundup.model.folder import load_decoder
-from groundup.posttraining.answers import answer, answer_plainly, with_room
+from groundup.model.model_folder import load_decoder
 from groundup.posttraining.batches import asked_of
+from groundup.posttraining.reference_answers import answer, answer_plainly, with_room
 from groundup.tokenizer.load import of_model
 
 

@@ -34,7 +34,7 @@ def tokenizer_of(context: StepContext) -> "Tokenizer":
 
 
 def model_of(context: StepContext, stage: str) -> "Decoder":
-    from groundup.model.folder import load_decoder
+    from groundup.model.model_folder import load_decoder
 
     return load_decoder(context.inputs[stage]).to(device_of(context).torch_device)
 
@@ -74,8 +74,8 @@ def with_all_processes(context: StepContext, shard: bool = False) -> "Iterator[R
 
 def pretrained_by_all(context: StepContext, settings: Any, train: "Callable[[Runtime], Any]") -> Results:
     """The model that `train` returns with its results, saved."""
-    from groundup.model import folder
-    from groundup.pipeline.cards import pretrained
+    from groundup.model import model_folder
+    from groundup.pipeline.model_cards import pretrained
     from groundup.training import checkpoint
 
     with with_all_processes(context, settings.shard) as runtime:
@@ -83,7 +83,7 @@ def pretrained_by_all(context: StepContext, settings: Any, train: "Callable[[Run
     if runtime.processes.first:
         wanted = context.recipe.annotations.wanted_languages
         card = pretrained(results, wanted[0] if len(wanted) == 1 else "")
-        folder.save(context.work, model, tokenizer_of(context), chat=False, card=card, dtype=settings.save_dtype)
+        model_folder.save(context.work, model, tokenizer_of(context), chat=False, card=card, dtype=settings.save_dtype)
         checkpoint.clear(runtime.training)
     return {**results, "device": runtime.device.name}
 

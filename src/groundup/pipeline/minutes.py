@@ -1,8 +1,8 @@
 """A run for a number of minutes: what its base model may be, measured and decided once, and written down as the step `plan`.
 
 What the steps before took is known, this machine's rate is measured on real steps of training, and what comes after is counted
-in tokens' worth of training. From what is left of the minutes the ladder's law chooses (`scaling/dial.py`). The step is done
-when its file is written, so a run that is resumed or repeated goes by the file and by no second measurement.
+in tokens' worth of training. From what is left of the minutes the ladder's law chooses (`scaling/time_budget.py`). The step is
+done when its file is written, so a run that is resumed or repeated goes by the file and by no second measurement.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from groundup.core.device import Device
     from groundup.model.base import LanguageModel
-    from groundup.scaling.dial import CandidateResult
+    from groundup.scaling.time_budget import CandidateResult
     from groundup.tokenizer.tokenizer import Tokenizer
 
 PLAN = "plan.json"
@@ -107,17 +107,17 @@ def decide(
     begun: on the monotonic clock, from which on deciding counts; whole: the tokens are all of the run's text, so that they bound
     the training, and a pilot on them says its loss. Raises UserError where nothing fits the minutes.
     """
-    from groundup.scaling import dial
+    from groundup.scaling import time_budget
     from groundup.training.pretraining import TrainingTokens, available_tokens
 
-    minutes, law = recipe.base.minutes, dial.shipped()
+    minutes, law = recipe.base.minutes, time_budget.shipped()
     mixture = recipe.mixture if whole else MixtureConfig()
     data = TrainingTokens.open(tokens, tokenizer.begin_of_text, tokenizer.size)
     held_out = _held_out(tokens) if whole else []
     available = available_tokens(data.table, mixture) if whole else math.inf
     besides = _observed(recipe.base.context_length, int(data.files["held_out"].lengths.sum()) if whole else 10**9)
     work = work._replace(scored=work.scored + sum(map(len, held_out)))  # when the base model is done
-    budget = 60 * minutes * dial.AIM - sum(spent.values())
+    budget = 60 * minutes * time_budget.AIM - sum(spent.values())
     factor, told = 1.0, ""
     seen: list[CandidateResult] = []
     best: CandidateResult | None = None
@@ -138,7 +138,7 @@ def decide(
         return one
 
     for depth in DEPTHS:
-        one = tried(depth, best.tokens if best else min(dial.PILOTS))
+        one = tried(depth, best.tokens if best else min(time_budget.PILOTS))
         seen.append(one)
         if best and one.loss >= best.loss:
             break  # larger ones read fewer tokens still
@@ -153,7 +153,7 @@ def decide(
         raise UserError(_too_short(minutes, spent, seen[0], measuring))
     measuring = time.monotonic() - begun
     expected = {
-        "loss": dial.expected(best.parameters, best.tokens, factor) if told else None,
+        "loss": time_budget.expected(best.parameters, best.tokens, factor) if told else None,
         "seconds": {"before": sum(spent.values()), "plan": measuring, "base": best.seconds, "after": best.after,
                     "all": sum(spent.values()) + measuring + best.seconds + best.after},
     }  # fmt: skip
@@ -162,7 +162,7 @@ def decide(
         "chosen": {"depth": best.depth, "tokens": best.tokens, "batch_tokens": batch},
         "expected": expected,
         "candidates": [one.row() for one in seen],
-        "law": law.about | {"file": dial.FILE.name},
+        "law": law.about | {"file": time_budget.FILE.name},
         "factor": factor,
         "spent": spent,
         "device": device.name,
@@ -269,7 +269,7 @@ def _weighed(
     from groundup import kernels
     from groundup.core.device import COMPILE_PAYS_FROM_FLOPS
     from groundup.model import architectures
-    from groundup.scaling import dial
+    from groundup.scaling import time_budget
 
     base = recipe.base
     model, _ = architectures.outline(
@@ -278,10 +278,10 @@ def _weighed(
     those = kernels.library_or_reason if device.training_dtype == torch.bfloat16 else kernels.float32_or_reason
     by_kernels = device.torch_device.type == "cpu" and not isinstance(those(), str)
     compiles = device.compiling_pays(float("inf"))[0] and base.architecture == "dense" and not by_kernels
-    one = dial.Candidate(
+    one = time_budget.Candidate(
         depth, architectures.multiplied(model), architectures.flops(model, base.context_length, 1), speed, after
     )
-    return dial.weighed(one, left, available, besides, COMPILE_PAYS_FROM_FLOPS if compiles else float("inf"), factor)
+    return time_budget.weighed(one, left, available, besides, COMPILE_PAYS_FROM_FLOPS if compiles else float("inf"), factor)
 
 
 def _observed(context_length: int, held_out: int) -> int:
@@ -299,7 +299,7 @@ def _batch(recipe: Recipe, depth: int, tokens: int, available: float) -> int:
 
 def _pilot_tokens(minutes: float, speed: float, available: float) -> int:
     """Of the longest pilot that its share of the minutes allows, and the text; the shortest needs time alone. 0 of none."""
-    from groundup.scaling.dial import PILOTS
+    from groundup.scaling.time_budget import PILOTS
 
     affordable = (one for one in PILOTS if one <= 60 * minutes * PILOT_SHARE * speed)
     return next((one for one in affordable if one <= available or one == min(PILOTS)), 0)
@@ -311,7 +311,7 @@ def _pilot(
 ) -> tuple[float, str]:  # fmt: skip
     """What losses of this text are of the ladder's, and how that is known; "" where it is not."""
     from groundup.model import architectures
-    from groundup.scaling import dial
+    from groundup.scaling import time_budget
     from groundup.scaling.ladder import held_out_loss
     from groundup.training.pretraining import pretrain
     from groundup.training.runtime import Runtime
@@ -320,13 +320,13 @@ def _pilot(
     if not held_out or not length:
         return 1.0, ""
     settings = _tried(recipe, DEPTHS[0], length).model_copy(
-        update={"batch_tokens": dial.PILOTS[length], "anneal_data_fraction": 0.0}
+        update={"batch_tokens": time_budget.PILOTS[length], "anneal_data_fraction": 0.0}
     )
     with TemporaryDirectory() as folder:
         runtime = Runtime(device, Path(folder), "plan: pilot", recipe.seed, lambda text: None)
         model, results = pretrain(tokenizer, tokens, settings, runtime, recipe.mixture)
         loss = held_out_loss(model, held_out)
-    factor = dial.pilots_factor(loss, architectures.multiplied(model), results["tokens"])
+    factor = time_budget.pilots_factor(loss, architectures.multiplied(model), results["tokens"])
     told = f"a pilot of {results['tokens']:,} tokens has {loss:.2f} nats per token"
     return factor, f"losses of this text are {factor:.2f} of the ladder's: {told}"
 
@@ -336,8 +336,8 @@ def _questions(context: StepContext, later: Sequence[LaterStep]) -> Questions:
     recipe = next((one.recipe for one in later if one.kind == "sft"), None)
     if recipe is None:
         return Questions()
-    from groundup.posttraining.own_data import NoQuestions, rows_of_sft
     from groundup.posttraining.tokenize_rows import conversation
+    from groundup.posttraining.user_data import NoQuestions, rows_of_sft
 
     begun = time.monotonic()
     try:
@@ -356,7 +356,7 @@ def _questions(context: StepContext, later: Sequence[LaterStep]) -> Questions:
 
 
 def _too_short(minutes: float, spent: dict[str, float], one: "CandidateResult", measuring: float) -> str:
-    from groundup.scaling.dial import AIM
+    from groundup.scaling.time_budget import AIM
 
     # A minute for the base model, and a margin for what was estimated.
     before = sum(spent.values())

@@ -1,6 +1,6 @@
 """Post-training's kinds of steps: read a section of the recipe and the artifacts before it, call the chapter, write.
 
-Chapters are imported where they are used, as in `kinds.py`.
+Chapters are imported where they are used, as in `step_kinds.py`.
 """
 
 import shutil
@@ -21,7 +21,7 @@ from groundup.pipeline.artifacts import (
     tokenizer_of,
     with_all_processes,
 )
-from groundup.pipeline.cards import tuned
+from groundup.pipeline.model_cards import tuned
 from groundup.pipeline.run import StepContext
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 def sft(context: StepContext) -> Results:
     """Conversations, one's own or made from docstrings -> a chat model, compared with the base model on held-out ones."""
-    from groundup.model import folder
-    from groundup.posttraining.own_data import NoQuestions, rows_of_sft
+    from groundup.model import model_folder
     from groundup.posttraining.sft import compare_with_base, train
+    from groundup.posttraining.user_data import NoQuestions, rows_of_sft
     from groundup.training import checkpoint
 
     settings, seed = context.recipe.sft, context.recipe.seed
@@ -58,7 +58,7 @@ def sft(context: StepContext) -> Results:
     counts = {side: len(some) for side, some in rows.items()}
     found = {"on held-out questions": {name: results["held_out"][name] for name in ("answer_loss", "bits_per_byte", "overlap")}}
     card = tuned("sft", {"steps": steps, "conversations": counts}, found)
-    folder.save(context.work, model, tokenizer, chat=True, card=card, dtype=settings.save_dtype)
+    model_folder.save(context.work, model, tokenizer, chat=True, card=card, dtype=settings.save_dtype)
     checkpoint.clear(runtime.training)
     asked = results["held_out"]["answer_loss"]["conversations"]
     return {"questions": {**counts, "asked": asked}, "steps": steps, "left_out": dict(left_out), **results}
@@ -66,7 +66,7 @@ def sft(context: StepContext) -> Results:
 
 def preferences(context: StepContext) -> Results:
     """Two sampled answers a prompt, compared by the simulated annotator; the file that people's labels use too."""
-    from groundup.posttraining.preferences import label
+    from groundup.posttraining.policy_comparison import label
 
     settings, seed = context.recipe.preferences, context.recipe.seed
     if reason := reason_skipped(context, "sft"):
@@ -92,7 +92,7 @@ def preferences(context: StepContext) -> Results:
 
 def reward(context: StepContext) -> Results:
     """Preferences -> a reward model, `Qwen3ForSequenceClassification` with one label."""
-    from groundup.model import folder
+    from groundup.model import model_folder
     from groundup.posttraining.reward import assess, train
     from groundup.training import checkpoint
 
@@ -112,7 +112,7 @@ def reward(context: StepContext) -> Results:
     write_json(context.work / "reward_scale.json", {name: results[name] for name in ("reward_mean", "reward_std")})
     counts = {split: len(some) for split, some in pairs.items()}
     card = tuned("reward", {"pairs": counts}, results)
-    folder.save(context.work, reward_model, tokenizer, chat=True, card=card, dtype=recipe.reward.save_dtype)
+    model_folder.save(context.work, reward_model, tokenizer, chat=True, card=card, dtype=recipe.reward.save_dtype)
     checkpoint.clear(runtime.training)
     return {**results, "pairs": counts, "left_out": dict(left_out)}
 
@@ -143,7 +143,7 @@ def dpo(context: StepContext) -> Results:
 def _form(context: StepContext, pairs: list[dict[str, Any]], models: "dict[str, Decoder]") -> Results:
     """Words of each model's answers to the prompts of pairs, and which share of them ended; empty where none fits."""
     from groundup.generation.engine import Sampling
-    from groundup.posttraining.answers import answer, form_of, with_room
+    from groundup.posttraining.reference_answers import answer, form_of, with_room
 
     recipe, tokenizer = context.recipe, tokenizer_of(context)
     most, model = recipe.sft.max_answer_tokens, models["after"]
@@ -184,8 +184,8 @@ def grpo(context: StepContext) -> Results:
 
 def _reinforced(context: StepContext, train: Callable[..., Results]) -> Results:
     from groundup.posttraining.batches import asked_of
-    from groundup.posttraining.own_data import prompts
     from groundup.posttraining.rewards import of_folder, open_reward
+    from groundup.posttraining.user_data import prompts
 
     recipe, device = context.recipe, device_of(context)
     kind = train.__module__.rpartition(".")[2]
@@ -214,7 +214,7 @@ def _reinforced(context: StepContext, train: Callable[..., Results]) -> Results:
 
 def _pairs(context: StepContext, settings: "RewardConfig | DpoConfig") -> dict[str, list[dict[str, Any]]]:
     """Preference rows of "train" and "held_out": of files, or of the stage `preferences`."""
-    from groundup.posttraining.own_data import preferences
+    from groundup.posttraining.user_data import preferences
 
     if settings.data:
         return preferences(settings.data, context.name, context.log, settings.held_out, settings.strict)
@@ -232,17 +232,17 @@ def _finish_policy(
     context: StepContext, policy: "Decoder", runtime: "Runtime", kind: str, data: dict[str, Any], dtype: str
 ) -> Results:
     """Compare an aligned policy with the model that it began as, save it, and say what was left out of either."""
-    from groundup.model import folder
+    from groundup.model import model_folder
     from groundup.training import checkpoint
 
     compared = _compared(context, policy, runtime)
-    folder.save(context.work, policy, tokenizer_of(context), chat=True, card=tuned(kind, data, compared), dtype=dtype)
+    model_folder.save(context.work, policy, tokenizer_of(context), chat=True, card=tuned(kind, data, compared), dtype=dtype)
     checkpoint.clear(runtime.training)
     return compared
 
 
 def _compared(context: StepContext, policy: "Decoder", runtime: "Runtime") -> Results:
-    from groundup.posttraining.preferences import compare_policies
+    from groundup.posttraining.policy_comparison import compare_policies
 
     tokenizer, settings, left_out = tokenizer_of(context), context.recipe.preferences, runtime.left_out
     held_out = context.inputs["sft"] / "held_out.jsonl"

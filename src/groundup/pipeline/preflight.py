@@ -1,4 +1,4 @@
-"""What would end a later step, known before the expensive ones. Each check is named beside its step in `kinds.py`.
+"""What would end a later step, known before the expensive ones. Each check is named beside its step in `step_kinds.py`.
 
 A check is given the recipe and the folders of the step's inputs, reads what the steps before it made, and raises
 UserError in the words of the step that would fail. What it does not find is not promised: ties in every comparison show
@@ -27,7 +27,7 @@ def languages(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 def benchmarks(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """The files whose examples no document may hold are read to their ends."""
-    from groundup.corpus.dedup.contamination import read_benchmarks
+    from groundup.corpus.dedup.decontamination import read_benchmarks
 
     if recipe.corpus.benchmarks:
         read_benchmarks([Path(name) for name in recipe.corpus.benchmarks])
@@ -128,26 +128,26 @@ def evaluation(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 def sft_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """The user's own conversations can be read, each path has some, and what is dropped is said."""
-    from groundup.posttraining import own_data
+    from groundup.posttraining import user_data
 
     if recipe.sft.data:
-        own_data.conversations(recipe.sft.data, logger.info, recipe.sft.held_out, recipe.sft.strict)
+        user_data.conversations(recipe.sft.data, logger.info, recipe.sft.held_out, recipe.sft.strict)
 
 
 def reward_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """As `sft_data`, of preferences."""
-    from groundup.posttraining import own_data
+    from groundup.posttraining import user_data
 
     if recipe.reward.data:
-        own_data.preferences(recipe.reward.data, "reward", logger.info, recipe.reward.held_out, recipe.reward.strict)
+        user_data.preferences(recipe.reward.data, "reward", logger.info, recipe.reward.held_out, recipe.reward.strict)
 
 
 def dpo_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """As `sft_data`, of preferences."""
-    from groundup.posttraining import own_data
+    from groundup.posttraining import user_data
 
     if recipe.dpo.data:
-        own_data.preferences(recipe.dpo.data, "dpo", logger.info, recipe.dpo.held_out, recipe.dpo.strict)
+        user_data.preferences(recipe.dpo.data, "dpo", logger.info, recipe.dpo.held_out, recipe.dpo.strict)
 
 
 def ppo_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
@@ -161,15 +161,15 @@ def grpo_data(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 
 def _prompts(section: str, files: list[str], held_out: list[str], strict: bool) -> None:
-    from groundup.posttraining import own_data
+    from groundup.posttraining import user_data
 
     if files:
-        own_data.prompts(files, section, logger.info, held_out, strict)
+        user_data.prompts(files, section, logger.info, held_out, strict)
 
 
 def sft(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """There are questions to learn from, to prefer answers to, and to hold out, or nothing that would need them."""
-    from groundup.posttraining.own_data import NoQuestions
+    from groundup.posttraining.user_data import NoQuestions
 
     try:
         _questions(recipe, inputs)
@@ -191,21 +191,21 @@ def dpo_pairs_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 
 def _pairs_fit(section: str, files: list[str], recipe: Recipe, inputs: dict[str, Path]) -> None:
-    from groundup.posttraining import own_data
+    from groundup.posttraining import user_data
     from groundup.posttraining.tokenize_rows import kept_pairs
     from groundup.tokenizer.load import for_run
 
     if files:
         tokenizer = for_run(inputs["tokenizer"], recipe.continued)
-        kept_pairs(tokenizer, own_data.preferences(files, section, _silent)["train"], _context(recipe, inputs), section)
+        kept_pairs(tokenizer, user_data.preferences(files, section, _silent)["train"], _context(recipe, inputs), section)
 
 
 def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """At least one answer to learn from is short enough, and one question of those asked later leaves room for an answer."""
     from groundup.generation.engine import room_in
     from groundup.posttraining.batches import asked_of, prompt_of
-    from groundup.posttraining.own_data import NoQuestions
     from groundup.posttraining.tokenize_rows import conversation, kept, longest_answer
+    from groundup.posttraining.user_data import NoQuestions
     from groundup.tokenizer.load import for_run
 
     try:
@@ -242,7 +242,7 @@ def _or_refused(mend: str, refused: Counter[str]) -> str:
 
 
 def _questions(recipe: Recipe, inputs: dict[str, Path]) -> dict[str, list[dict[str, Any]]]:
-    from groundup.posttraining.own_data import rows_of_sft
+    from groundup.posttraining.user_data import rows_of_sft
 
     def documents() -> Iterator[tuple[str, str]]:
         return ((row["url"], row["text"]) for row in _documents(inputs, None, ["url", "text"]))

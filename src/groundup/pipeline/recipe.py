@@ -115,11 +115,11 @@ def load(path: Path, overrides: list[str] | None = None, minutes: float | None =
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     content.setdefault("name", path.stem)
     if minutes is not None:
-        _dial(content, minutes)
+        _minutes_instead_of_sizes(content, minutes)
     return resolve(content, overrides or [], str(path))
 
 
-def _dial(content: dict[str, Any], minutes: float) -> None:
+def _minutes_instead_of_sizes(content: dict[str, Any], minutes: float) -> None:
     base = content.setdefault("base", {})
     if isinstance(base, dict):
         replaced = [f"base.{name} = {shown(base.pop(name))}" for name in PLANNED if name in base]

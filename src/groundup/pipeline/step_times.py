@@ -199,8 +199,8 @@ def _tuning(model: "Decoder", tokenizer: "Tokenizer", asked: Questions, recipe: 
 def _writing(model: "Decoder", tokenizer: "Tokenizer", asked: Questions, recipe: Recipe) -> float:
     """Seconds an answer. What has learnt nothing hardly ever ends by itself, so each is as long as it is told to be."""
     from groundup.generation.engine import Sampling
-    from groundup.posttraining.answers import answer
     from groundup.posttraining.batches import asked_of
+    from groundup.posttraining.reference_answers import answer
 
     questions = [asked_of(asked.some[number % len(asked.some)]) for number in range(TIMED_ANSWERS)]
     longest = max(1, min(recipe.sft.max_answer_tokens, round(asked.answer)))

@@ -13,10 +13,10 @@ from groundup.core.errors import UserError
 from groundup.core.plain_files import expanded
 from groundup.core.text import printable
 from groundup.pipeline import minutes, preflight
-from groundup.pipeline.forecast import Forecast, finished
-from groundup.pipeline.kinds import CORPUS_STEPS, KINDS, OPTIONAL, PLAN, STANDARD
+from groundup.pipeline.dry_run import Forecast, finished
 from groundup.pipeline.recipe import MODELS, PLANNED, Recipe, StepSettings, config_of, with_settings
 from groundup.pipeline.run import Run, Step, StepContext
+from groundup.pipeline.step_kinds import CORPUS_STEPS, KINDS, OPTIONAL, PLAN, STANDARD
 from groundup.pipeline.step_times import LaterStep
 from groundup.pipeline.summary import summary
 

@@ -94,7 +94,7 @@ class FolderClient:
         from groundup.core.device import choose
         from groundup.generation.open_folder import model_folder
         from groundup.generation.scheduler import Scheduler
-        from groundup.model.folder import load_decoder
+        from groundup.model.model_folder import load_decoder
         from groundup.tokenizer.chat import answer_ends
         from groundup.tokenizer.load import of_model
 

@@ -28,7 +28,7 @@ KNOWN_BY = {
 class SftConfig(Section):
     data: Files = []  # conversations to learn from; empty: questions made from docstrings
     held_out: Files = []  # conversations to measure on; empty: a tenth of the prompts of `data`
-    strict: bool = False  # what preflight.py finds in the rows ends the step
+    strict: bool = False  # what data_checks.py finds in the rows ends the step
     max_objects: Positive = 6000
     epochs: Epochs = 1
     batch_examples: Batch = 64
@@ -129,7 +129,7 @@ Iterations = Annotated[int, Field(gt=0, le=10**6)]
 class PpoConfig(Section):
     data: Files = []  # prompts, preferences or conversations to take prompts from; empty: those that preferences were made of
     held_out: Files = []  # prompts to measure the reward on, before and after; empty: a tenth of those of `data`
-    strict: bool = False  # what preflight.py finds in the prompts and in the first answers ends the step
+    strict: bool = False  # what data_checks.py finds in the prompts and in the first answers ends the step
     reward: str = ""  # a folder, `arithmetic`, `length`, `count=WORD` or `module:function`; empty: the reward model of the run
     iterations: Iterations = 30
     rollouts: Batch = 256

@@ -19,7 +19,7 @@ from groundup.core.files import replacing
 from groundup.core.seals import is_sealed, seal
 from groundup.model.base import LanguageModel
 from groundup.model.weights import digest_of_model
-from groundup.posttraining import lora, preflight
+from groundup.posttraining import data_checks, lora
 from groundup.posttraining.batches import Row, answer_log_probabilities, collate, pair_batches, parts_by_length
 from groundup.posttraining.config import DpoConfig
 from groundup.posttraining.preference_losses import Pairs, length_desensitised, loss_of, rewards
@@ -89,7 +89,7 @@ def train(
     longest = policy.config.max_position_embeddings + 1
     left_out, label, dtype = runtime.left_out, runtime.label, runtime.device.training_dtype
     rows, _ = kept_pairs(tokenizer, pairs, longest, label, left_out)
-    preflight.tell(label, preflight.of_pairs(rows, tokenizer, left_out), settings.strict)
+    data_checks.tell(label, data_checks.of_pairs(rows, tokenizer, left_out), settings.strict)
     device = policy.lm_head.weight.device
     steps = log_steps(runtime.log, runtime.label, settings.epochs, settings.batch_pairs, len(rows))
 

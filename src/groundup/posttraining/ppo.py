@@ -179,7 +179,7 @@ def train(
 
     max_tokens: of an answer. `train_by_iterations` says what it returns and writes. The first of the questions `held_out` are
     answered before and after. Questions that leave no room in the context for an answer are counted in
-    `runtime.left_out`. Raises UserError when none stays, and where `settings.strict` for what preflight.py finds.
+    `runtime.left_out`. Raises UserError when none stays, and where `settings.strict` for what data_checks.py finds.
     """
     prompts = asked_prompts(policy, tokenizer, questions, max_tokens, runtime, settings.strict)
     dtype, seed = runtime.device.training_dtype, runtime.seed

@@ -20,7 +20,7 @@ from groundup.core.statistics import difference, proportion
 from groundup.model.base import LanguageModel
 from groundup.model.decoder import RewardModel
 from groundup.model.likelihood import score
-from groundup.posttraining import preflight
+from groundup.posttraining import data_checks
 from groundup.posttraining.batches import Row, collate, pair_batches
 from groundup.posttraining.config import RewardConfig
 from groundup.posttraining.length import correlation
@@ -86,7 +86,7 @@ def train(
     """
     left_out, label = runtime.left_out, runtime.label
     rows, margins = kept_pairs(tokenizer, pairs, policy.config.max_position_embeddings, label, left_out)
-    preflight.tell(label, preflight.of_pairs(rows, tokenizer, left_out), settings.strict)
+    data_checks.tell(label, data_checks.of_pairs(rows, tokenizer, left_out), settings.strict)
     device = policy.lm_head.weight.device
     reward_model = from_policy(policy, runtime.seed).to(device)
     steps = log_steps(runtime.log, runtime.label, settings.epochs, settings.batch_pairs, len(rows))

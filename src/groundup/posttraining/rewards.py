@@ -22,7 +22,7 @@ from groundup.core.files import read_json, read_object
 from groundup.core.plain_files import expanded
 from groundup.core.text import shown
 from groundup.model.decoder import RewardModel
-from groundup.model.folder import load_reward_model
+from groundup.model.model_folder import load_reward_model
 from groundup.posttraining import reward_functions
 from groundup.posttraining.batches import Asked, Row, collate, messages_of
 from groundup.posttraining.reward import rewards

@@ -18,7 +18,7 @@ from groundup.core.seals import read_sealed, write_sealed
 from groundup.core.statistics import difference
 from groundup.generation.engine import Sampling, generate, room
 from groundup.model.decoder import Decoder
-from groundup.posttraining import preflight
+from groundup.posttraining import data_checks
 from groundup.posttraining.batches import Asked, Row, collate, prompt_of, shown
 from groundup.posttraining.length import concerns, correlation
 from groundup.posttraining.rewards import Prompt, Reward
@@ -82,8 +82,8 @@ def asked_prompts(
             f"{runtime.label}: none of {len(questions)} questions has at most {room(policy, max_tokens)} tokens and can be "
             f"asked; the rest is for the answer: {said(runtime.left_out)}"
         )
-    findings = preflight.of_prompts([prompt.ids for prompt in found], tokenizer, runtime.left_out)
-    preflight.tell(runtime.label, findings, strict)
+    findings = data_checks.of_prompts([prompt.ids for prompt in found], tokenizer, runtime.left_out)
+    data_checks.tell(runtime.label, findings, strict)
     return found
 
 
@@ -206,8 +206,8 @@ def train_by_iterations(
             current = found.updates
             if iteration == 0:
                 answers = found.answers
-                findings = preflight.of_first_answers(answers.ids, answers.ended.tolist(), found.rewards.tolist())
-                preflight.tell(runtime.label, findings, plan.strict)
+                findings = data_checks.of_first_answers(answers.ids, answers.ended.tolist(), found.rewards.tolist())
+                data_checks.tell(runtime.label, findings, plan.strict)
             rollouts[iteration:] = [{"iteration": iteration, **found.metrics}]
             fresh.update({f"rollout_{name}": value for name, value in found.metrics.items()})
             samples[:] = [row for row in samples if row["iteration"] < iteration]

@@ -26,7 +26,7 @@ from groundup.core.plain_files import expanded
 from groundup.core.progress import Progress
 from groundup.data.contracts import MAX_ROW_BYTES, nothing
 from groundup.data.conversations import columns_of, conversation_of
-from groundup.data.kinds import kind_of
+from groundup.data.file_kinds import kind_of
 from groundup.data.messages import BadRow
 from groundup.data.readers import Refused, records
 from groundup.posttraining import task_prompts

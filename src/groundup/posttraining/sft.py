@@ -16,8 +16,11 @@ from groundup.core.files import read_jsonl, write_jsonl
 from groundup.data.conversations import conversation_of
 from groundup.generation.engine import Sampling, room
 from groundup.model.decoder import Decoder
-from groundup.posttraining import lora, preflight
-from groundup.posttraining.answers import (
+from groundup.posttraining import data_checks, lora
+from groundup.posttraining.batches import Asked, Row, answer_of, asked_of, messages_of, prompt_of, row_of, shown
+from groundup.posttraining.config import SftConfig
+from groundup.posttraining.packing import weighted, weights_of
+from groundup.posttraining.reference_answers import (
     answer,
     answer_bits_per_byte,
     answer_loss,
@@ -28,9 +31,6 @@ from groundup.posttraining.answers import (
     plain_prompt,
     with_room,
 )
-from groundup.posttraining.batches import Asked, Row, answer_of, asked_of, messages_of, prompt_of, row_of, shown
-from groundup.posttraining.config import SftConfig
-from groundup.posttraining.packing import weighted, weights_of
 from groundup.posttraining.tokenize_rows import conversation, kept, longest_answer, said, too_long
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.by_kernels import by_kernels
@@ -61,12 +61,12 @@ def train(
     def unfit(row: Row) -> str | None:
         if longest_answer(row) > settings.max_answer_tokens:
             return f"with an answer of more than max_answer_tokens = {settings.max_answer_tokens}"
-        return too_long(longest, row) or preflight.no_answer(row)
+        return too_long(longest, row) or data_checks.no_answer(row)
 
     rows = kept(questions, lambda row: conversation(tokenizer, row), unfit, left_out)
     if not rows:
         raise UserError(f"{label}: no questions to learn from; of {len(questions)} rows left out: {said(left_out) or 'none'}")
-    preflight.tell(label, preflight.of_conversations(rows, tokenizer, left_out), settings.strict)
+    data_checks.tell(label, data_checks.of_conversations(rows, tokenizer, left_out), settings.strict)
     steps = log_steps(runtime.log, runtime.label, settings.epochs, settings.batch_examples, len(rows))
 
     def batches(step: int) -> list[Batch]:

@@ -13,7 +13,7 @@ from groundup.data.conversations import conversation_of
 from groundup.data.messages import BadRow
 from groundup.data.preferences import preference_of
 from groundup.posttraining.batches import Row
-from groundup.posttraining.preflight import no_answer, same
+from groundup.posttraining.data_checks import no_answer, same
 from groundup.tokenizer.chat import render
 from groundup.tokenizer.tokenizer import Tokenizer
 

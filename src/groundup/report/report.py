@@ -17,7 +17,7 @@ from groundup.core.errors import UserError
 from groundup.core.files import write_text
 from groundup.core.seals import read_manifest
 from groundup.core.text import visible
-from groundup.report import words
+from groundup.report import formats
 from groundup.report.run_results import RunResults
 from groundup.report.sections import SECTIONS
 from groundup.report.sections.origin import RECIPE
@@ -98,7 +98,7 @@ def templates(folder: Path) -> "Environment":
     environment = Environment(
         loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["number"] = words.number
+    environment.filters["number"] = formats.number
     return environment
 
 
@@ -108,13 +108,13 @@ def render(found: dict[str, Any]) -> str:
 
     environment = templates(HERE)
     environment.filters |= {
-        "duration": words.seconds,
-        "percent": words.percent,
-        "decimals": words.decimals,
-        "interval": words.interval,
+        "duration": formats.seconds,
+        "percent": formats.percent,
+        "decimals": formats.decimals,
+        "interval": formats.interval,
         "marked": lambda text: text.translate({ord(" "): "·", ord("\n"): "⏎", ord("\t"): "⇥"}),
     }
-    environment.globals["against"] = words.against
+    environment.globals["against"] = formats.against
     script = (HERE / "report.js").read_text(encoding="utf-8")
     parts = {
         name: Markup(environment.get_template(f"sections/{section['template']}.html.jinja").render(section))

@@ -8,7 +8,7 @@ from groundup.core.text import visible
 from groundup.report import figures
 from groundup.report.tokenizer_page import render
 from groundup.scaling import laws, mixture_laws, study, training_cost
-from groundup.scaling.runs import read
+from groundup.scaling.run_table import read
 
 
 def write(

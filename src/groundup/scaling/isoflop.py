@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from groundup.scaling.laws import DRAWS, resampled, valued
-from groundup.scaling.runs import Runs
+from groundup.scaling.run_table import Runs
 
 SAME_COMPUTE = 0.1  # of the operations: runs that differ by less have one budget
 FEWEST_SIZES = 4  # of a parabola

@@ -34,7 +34,7 @@ from groundup.model import architectures
 from groundup.model.base import LanguageModel, parameter_counts
 from groundup.model.likelihood import score
 from groundup.scaling import training_cost
-from groundup.scaling.architectures import loss_by_place
+from groundup.scaling.architecture_comparison import loss_by_place
 from groundup.scaling.ledger import read_ledger, write_table
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import checkpoint

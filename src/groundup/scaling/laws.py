@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from groundup.core.errors import UserError
-from groundup.scaling.runs import Runs
+from groundup.scaling.run_table import Runs
 
 logger = logging.getLogger(__name__)
 

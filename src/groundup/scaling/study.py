@@ -12,7 +12,7 @@ import numpy as np
 
 from groundup.core.errors import UserError
 from groundup.scaling import isoflop, laws
-from groundup.scaling.runs import Runs
+from groundup.scaling.run_table import Runs
 
 HELD_OUT = 0.1  # of the runs
 FEW_TOKENS = (1.0, 5.0)  # a parameter

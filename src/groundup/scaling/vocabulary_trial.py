@@ -13,7 +13,7 @@ import torch
 from groundup.core.device import Device
 from groundup.core.files import replacing
 from groundup.data import token_files
-from groundup.model import folder as model_folder
+from groundup.model import model_folder as model_folder
 from groundup.model.base import parameter_counts
 from groundup.model.decoder import Decoder, shape_for
 from groundup.model.flops import training_flops

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from groundup.generation.request import Request, RequestSampling, Token
-from groundup.serving.models import ServedModel
+from groundup.serving.loaded_models import ServedModel
 from groundup.serving.protocol import RequestError
 from groundup.tokenizer.tokenizer import StreamDecoder
 

@@ -14,7 +14,7 @@ from groundup.core.errors import UserError
 from groundup.generation.request import RequestSampling
 from groundup.generation.scheduler import Full
 from groundup.serving.answer import Choice, Piece, Pieces, chat_logprobs, completion_logprobs, event
-from groundup.serving.models import ServedModel
+from groundup.serving.loaded_models import ServedModel
 from groundup.serving.protocol import MOST_CHOICES, ChatRequest, CompletionRequest, GenerationBody, RequestError
 
 LONG = 4000  # bytes of a request: encoding more takes so long that others are to be answered meanwhile

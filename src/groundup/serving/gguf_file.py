@@ -17,7 +17,7 @@ from groundup.core.errors import UserError
 from groundup.core.files import read_object, replacing
 from groundup.generation.open_folder import model_folder
 from groundup.model.decoder import Decoder, DecoderConfig
-from groundup.model.folder import load_decoder
+from groundup.model.model_folder import load_decoder
 from groundup.tokenizer.load import of_model
 from groundup.tokenizer.tokenizer import Tokenizer, to_characters
 

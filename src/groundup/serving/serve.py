@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from groundup.core.errors import UserError
-from groundup.serving.api import create_app
 from groundup.serving.guard import LOOPBACK
-from groundup.serving.models import Capacity, open_all
-from groundup.serving.runs import RunFolders
+from groundup.serving.loaded_models import Capacity, open_all
+from groundup.serving.openai_api import create_app
+from groundup.serving.run_folders import RunFolders
 from groundup.serving.watching import Board
 from groundup.serving.web import answer, bind
 

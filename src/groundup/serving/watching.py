@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from groundup.core.text import visible
 from groundup.evaluation.leaderboard import load, standings
 from groundup.serving.protocol import RequestError
-from groundup.serving.runs import RunFolders
+from groundup.serving.run_folders import RunFolders
 
 
 class Board:

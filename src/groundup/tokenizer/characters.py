@@ -18,7 +18,7 @@ from groundup.core.files import read_json
 from groundup.core.seals import checked
 from groundup.core.text import well_formed
 from groundup.tokenizer.bpe import SPECIAL_TOKENS
-from groundup.tokenizer.folder import ByteTokens, bpe_model, describe
+from groundup.tokenizer.tokenizer_folder import ByteTokens, bpe_model, describe
 
 BYTES = 256
 

@@ -20,15 +20,15 @@ from groundup.core.errors import UserError
 from groundup.core.files import digest
 from groundup.core.seals import checked
 from groundup.core.text import well_formed
-from groundup.data import kinds
-from groundup.data.kinds import Kind, kind_of
+from groundup.data import file_kinds
+from groundup.data.file_kinds import Kind, kind_of
 from groundup.data.readers import Refused, batches, text_ranges
 
 logger = logging.getLogger(__name__)
 
 SHARD_BYTES = 16 << 20  # of text
 ANNOTATIONS = ("domain", "language", "split")
-ENDINGS = (*kinds.ROWS, *kinds.TEXTS)
+ENDINGS = (*file_kinds.ROWS, *file_kinds.TEXTS)
 LONGEST_STEM = 40  # characters of a file's name that its shards are named after: file systems take 255 bytes in all
 
 
@@ -51,7 +51,7 @@ class Shard:
     def stem(self) -> str:
         """The file's name without its endings: `a` of `a.jsonl.gz`."""
         name = PurePath(self.path.name)
-        return well_formed((PurePath(name.stem) if name.suffix.lower() in kinds.PACKED else name).stem)
+        return well_formed((PurePath(name.stem) if name.suffix.lower() in file_kinds.PACKED else name).stem)
 
     @property
     def part(self) -> tuple[int, int] | None:
@@ -76,9 +76,9 @@ def find(inputs: Collection[Path]) -> list[Shard]:
                 refusals.append(refusal)
                 if len(refusals) == len(files):
                     raise refusals[0] from None
-                if len(refusals) <= kinds.MOST_NAMED:
+                if len(refusals) <= file_kinds.MOST_NAMED:
                     logger.warning(f"skipped {refusal}")
-        if (more := len(refusals) - kinds.MOST_NAMED) > 0:
+        if (more := len(refusals) - file_kinds.MOST_NAMED) > 0:
             logger.warning(f"skipped {more} more files that cannot be read")
     if not shards:
         raise UserError(f"no text in {', '.join(map(str, inputs))}"[:300])
@@ -165,8 +165,8 @@ def _files(path: Path) -> list[Path]:
             return [checked(corpus)]
     if next(path.glob("*/stage.json"), None):
         raise UserError(f"{path}: a run without a corpus: let it come so far, or give files of text")
-    found, skipped = kinds.files_of(path, ENDINGS)
-    for line in kinds.skipped_lines(skipped):
+    found, skipped = file_kinds.files_of(path, ENDINGS)
+    for line in file_kinds.skipped_lines(skipped):
         logger.info(f"{line}")
     if not found:
         raise UserError(f"{path}: no corpus and no files of text in it ({', '.join(ENDINGS[:6])}, .txt, .md ..., also .gz, .zst)")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from groundup.core.errors import UserError
-from groundup.data.text import read_whole
+from groundup.data.whole_file import read_whole
 from groundup.tokenizer.hf_tokenizer import HFTokenizer
 
 NUMBERS = ("7", "42", "365", "1984", "86400", "1234567", "1,234,567", "3.14159", "-0.001", "6.02e23", "2024-02-29",

@@ -20,8 +20,8 @@ from groundup.core.files import read_json
 from groundup.core.seals import checked
 from groundup.core.text import well_formed
 from groundup.tokenizer.bpe import ALPHABET, SPECIAL_TOKENS, VISIBLE
-from groundup.tokenizer.folder import ByteTokens, bpe_model, describe
 from groundup.tokenizer.patterns import PATTERNS, Pattern, pattern_of
+from groundup.tokenizer.tokenizer_folder import ByteTokens, bpe_model, describe
 
 # tiktoken's time for one pre-token grows faster than its length, and its regular expressions need stack for a long run of
 # one kind. A run of twice this many characters of one kind or more holds a block of them, and goes another way.

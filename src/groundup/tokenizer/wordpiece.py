@@ -27,7 +27,7 @@ from tokenizers import normalizers, pre_tokenizers
 from groundup.core.errors import UserError
 from groundup.core.files import read_json
 from groundup.core.seals import checked
-from groundup.tokenizer.folder import describe, write
+from groundup.tokenizer.tokenizer_folder import describe, write
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUES = "##"

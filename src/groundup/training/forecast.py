@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from groundup.model import architectures, moe
-from groundup.model import folder as model_folder
+from groundup.model import model_folder as model_folder
 from groundup.model.base import LanguageModel, parameter_counts
 from groundup.training.budget import budget
 from groundup.training.config import LongContextConfig, PretrainingConfig

@@ -21,7 +21,7 @@ from groundup.core.errors import UserError
 from groundup.data.config import MixtureConfig
 from groundup.data.token_files import TokenFile
 from groundup.model import architectures, moe
-from groundup.model import folder as model_folder
+from groundup.model import model_folder as model_folder
 from groundup.model.base import LanguageModel, parameter_counts
 from groundup.model.decoder import Decoder
 from groundup.tokenizer.load import of_model
@@ -29,7 +29,7 @@ from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import checkpoint
 from groundup.training.budget import Budget, budget
 from groundup.training.config import PretrainingConfig
-from groundup.training.data import Shares, Stream, check_ids, document_order
+from groundup.training.data_order import Shares, Stream, check_ids, document_order
 from groundup.training.loop import mean_loss, train
 from groundup.training.objectives import BalancedNextToken, Z, next_token
 from groundup.training.optimizer import Optimizer, pretraining_lrs

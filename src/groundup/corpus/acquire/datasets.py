@@ -14,7 +14,7 @@ import pyarrow as pa
 from groundup.core.errors import UserError
 from groundup.corpus.archive.warc import Page
 from groundup.corpus.urls import quoted, split_url
-from groundup.data.kinds import Kind
+from groundup.data.file_kinds import Kind
 from groundup.data.readers import Refused, batches, gathered, no_column
 
 

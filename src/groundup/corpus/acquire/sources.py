@@ -25,8 +25,8 @@ from groundup.corpus.acquire import pydoc_site
 from groundup.corpus.acquire.common_crawl import CommonCrawl
 from groundup.corpus.acquire.crawl import CrawlCount, crawl
 from groundup.corpus.acquire.datasets import HubDataset
-from groundup.corpus.acquire.files import Files, Reading, StandardLibrary, Topics
 from groundup.corpus.acquire.local import CRAWLED, NO_SUCH, SITEMAP
+from groundup.corpus.acquire.local_files import Files, Reading, StandardLibrary, Topics
 from groundup.corpus.acquire.oai import PREFIX as OAI
 from groundup.corpus.acquire.oai import Repository
 from groundup.corpus.archive.content_type import gives_text, kind_of_body

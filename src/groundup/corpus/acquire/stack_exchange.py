@@ -17,7 +17,7 @@ from groundup.corpus.extract.blocks import render
 from groundup.corpus.extract.page_text import parse
 from groundup.corpus.urls import canonical
 from groundup.data import streams
-from groundup.data.kinds import Kind
+from groundup.data.file_kinds import Kind
 from groundup.data.readers import Refused
 
 QUESTION, ANSWER = "1", "2"

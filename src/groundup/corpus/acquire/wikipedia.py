@@ -15,7 +15,7 @@ from groundup.corpus.archive.xml_records import Element, elements
 from groundup.corpus.extract.wikitext import DEFAULT_PREFIXES, prose
 from groundup.corpus.urls import canonical
 from groundup.data import streams
-from groundup.data.kinds import Kind
+from groundup.data.file_kinds import Kind
 from groundup.data.readers import Refused
 
 DROPPED_NAMESPACES = ("6", "14")  # files and categories, whose links are no words

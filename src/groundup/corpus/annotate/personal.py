@@ -15,7 +15,7 @@ from functools import partial
 from typing import NamedTuple
 
 from groundup.corpus.addresses import is_public
-from groundup.corpus.annotate import cards, national_ids, telephones
+from groundup.corpus.annotate import national_ids, payment_cards, telephones
 
 
 class Span(NamedTuple):
@@ -148,7 +148,7 @@ def _ssns(text: str) -> Iterator[Span]:
 
 
 def _cards(text: str) -> Iterator[Span]:
-    return (Span(start, end, "card") for start, end in cards.find(text))
+    return (Span(start, end, "card") for start, end in payment_cards.find(text))
 
 
 def _national_ids(text: str) -> Iterator[Span]:

@@ -19,8 +19,8 @@ from groundup.core.words import split
 from groundup.corpus import languages
 from groundup.corpus.classify import linear
 from groundup.corpus.urls import split_url
-from groundup.data import kinds
-from groundup.data.kinds import is_page, kind_of
+from groundup.data import file_kinds
+from groundup.data.file_kinds import is_page, kind_of
 from groundup.data.readers import MAX_TEXT_BYTES, Refused, batches, gathered, texts
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ MOST_DOCUMENTS = 50_000  # of a set: the first by digest, so a sample that is th
 MOST_CHUNKS = 10  # of a document, evenly spread: a long book must not outweigh a hundred pages
 LEAST_TEXTS = 20  # of each class, for the classifier to know a language
 FOLDS = 5
-ENDINGS = (*kinds.ROWS, *kinds.TEXTS)
+ENDINGS = (*file_kinds.ROWS, *file_kinds.TEXTS)
 GROUP_COLUMNS = ("group", "host", "url", "id")  # the first that a row has says what it belongs to
 SEED = 0
 TOO_FEW = "too few hosts to hold a fifth out of each set; add texts from other hosts"
@@ -159,8 +159,8 @@ def _files(path: Path, refused: Refused) -> Iterator[tuple[str, str]]:
     if not path.is_dir():
         yield from _rows(path, refused)
         return
-    names, skipped = kinds.files_of(path, ENDINGS)
-    for line in kinds.skipped_lines(skipped):
+    names, skipped = file_kinds.files_of(path, ENDINGS)
+    for line in file_kinds.skipped_lines(skipped):
         logger.info(f"{line}")
     for name in names:
         try:

@@ -15,7 +15,7 @@ import numpy as np
 from groundup.core.words import Words, ngrams, plain, split, word_hashes
 from groundup.corpus.classify import labelled
 from groundup.corpus.classify.linear import Classifier
-from groundup.data.text import read_whole
+from groundup.data.whole_file import read_whole
 
 # Not those of Persian and Chinese: کس, "somebody", and 性, "-ness", are in them, of each page of prose.
 LISTED = frozenset("ar cs da de en es fi fr hi hu it ja ko nl no pl pt ru sv th tl tr".split(" "))  # noqa: SIM905

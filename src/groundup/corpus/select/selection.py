@@ -27,7 +27,7 @@ from groundup.core.errors import UserError
 from groundup.corpus.annotate import personal, rules
 from groundup.corpus.config import SelectionConfig
 from groundup.corpus.dedup import boilerplate_lines
-from groundup.corpus.dedup.contamination import contains_benchmark, contamination, read_benchmarks
+from groundup.corpus.dedup.decontamination import contains_benchmark, contamination, read_benchmarks
 from groundup.corpus.select.funnel import FunnelStep, Reason, Row, Sizes, report
 from groundup.corpus.tables import read_working, write_working
 

@@ -2,8 +2,8 @@ import math
 from typing import Any
 
 from groundup.report import figures
+from groundup.report.formats import number
 from groundup.report.run_results import RunResults, column, measured
-from groundup.report.words import number
 
 TITLE = "Base model: learning to predict"
 STAGES = ("base",)

@@ -6,8 +6,8 @@ from groundup.core.text import visible
 from groundup.corpus.annotate import personal
 from groundup.corpus.tables import read_table
 from groundup.report import figures
+from groundup.report.formats import number
 from groundup.report.run_results import RunResults
-from groundup.report.words import number
 
 TITLE = "From pages to a corpus"
 STAGES = ("pages", "annotations", "corpus")

@@ -1,8 +1,8 @@
 from typing import Any
 
 from groundup.core.cost import cost
+from groundup.report.formats import number, seconds
 from groundup.report.run_results import RunResults
-from groundup.report.words import number, seconds
 from groundup.scaling.training_cost import LLAMA3_405B
 
 TITLE = "What it cost"

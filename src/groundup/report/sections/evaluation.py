@@ -1,8 +1,8 @@
 from typing import Any
 
 from groundup.report import figures
+from groundup.report.formats import against, comparison, decimals, interval, percent
 from groundup.report.run_results import RunResults
-from groundup.report.words import against, comparison, decimals, interval, percent
 
 TITLE = "Evaluation: what the base model learned"
 STAGES = ("evaluation",)

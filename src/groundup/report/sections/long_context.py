@@ -1,8 +1,8 @@
 from typing import Any
 
 from groundup.report import figures
+from groundup.report.formats import number
 from groundup.report.run_results import RunResults, column, measured
-from groundup.report.words import number
 
 TITLE = "A longer context"
 STAGES = ("long_context",)

@@ -1,7 +1,7 @@
 from typing import Any
 
+from groundup.report.formats import number
 from groundup.report.run_results import RunResults
-from groundup.report.words import number
 
 TITLE = "The plan: a size for the time"
 STAGES = ("plan",)

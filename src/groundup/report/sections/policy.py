@@ -3,8 +3,8 @@
 from typing import Any
 
 from groundup.report import figures
+from groundup.report.formats import comparison, interval, percent
 from groundup.report.run_results import RunResults, column, shown
-from groundup.report.words import comparison, interval, percent
 
 SHOWN_ROLLOUTS = 24  # answers: two of each rollout that was kept
 

@@ -1,8 +1,8 @@
 from typing import Any
 
 from groundup.report import figures
+from groundup.report.formats import against, comparison, interval, percent
 from groundup.report.run_results import RunResults
-from groundup.report.words import against, comparison, interval, percent
 
 TITLE = "Reward model: a score for each answer"
 STAGES = ("reward",)

@@ -1,8 +1,8 @@
 from typing import Any
 
 from groundup.report import figures
+from groundup.report.formats import comparison, interval, percent
 from groundup.report.run_results import RunResults, column, epoch_ends, measured, shown
-from groundup.report.words import comparison, interval, percent
 
 TITLE = "Fine-tuning (SFT): learning to answer"
 STAGES = ("sft",)

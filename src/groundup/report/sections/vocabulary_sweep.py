@@ -1,8 +1,8 @@
 from typing import Any
 
 from groundup.report import figures
+from groundup.report.formats import number
 from groundup.report.run_results import RunResults
-from groundup.report.words import number
 
 TITLE = "Choosing the vocabulary"
 STAGES = ("vocabulary_sweep",)

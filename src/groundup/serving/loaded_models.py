@@ -11,7 +11,7 @@ from groundup.core.files import read_object
 from groundup.core.plain_files import expanded
 from groundup.generation.open_folder import model_folder
 from groundup.generation.scheduler import CACHE_MB, Scheduler
-from groundup.model.folder import load_decoder
+from groundup.model.model_folder import load_decoder
 from groundup.tokenizer.chat import answer_ends, render
 from groundup.tokenizer.load import of_model
 from groundup.tokenizer.tokenizer import Tokenizer

@@ -19,7 +19,7 @@ import numpy as np
 from groundup.core.errors import UserError
 from groundup.core.words import Words, split
 from groundup.corpus.dedup.duplicates import shingles
-from groundup.data.kinds import is_page, kind_of
+from groundup.data.file_kinds import is_page, kind_of
 from groundup.data.readers import Refused, csv_lists, records, texts
 
 BOILERPLATE_DOCUMENTS = 20  # an n-gram in more documents than this is a licence or a heading, not a copy

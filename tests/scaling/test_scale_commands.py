@@ -1,4 +1,4 @@
-"""The verbs `groundup scale ...`, in this process."""
+"""The commands `groundup scale ...`, in this process."""
 
 import json
 import tomllib

@@ -18,7 +18,7 @@ from groundup.corpus.classify.linear import Classifier
 from groundup.corpus.languages import identify
 from groundup.data.docstring_questions import digest
 from groundup.evaluation import metrics
-from groundup.evaluation.models import EvaluatedModel, FolderModel
+from groundup.evaluation.evaluated_models import EvaluatedModel, FolderModel
 from groundup.evaluation.tasks import Example, Task
 from groundup.generation.engine import Sampling, generate, room
 

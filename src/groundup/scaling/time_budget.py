@@ -1,4 +1,4 @@
-"""The dial of time: which size and how many tokens make the least loss in the minutes that are left for them.
+"""A budget of minutes: which size and how many tokens make the least loss in the minutes that are left for them.
 
 The law is that of the ladder that ships with the package (`shipped_law.json`: of which text, when, how). Its exponents say
 which of two models is better; the loss itself depends on the text and its tokenizer, so a short pilot on the run's own text

@@ -10,11 +10,11 @@ from groundup.core.device import Device
 from groundup.core.errors import UserError
 from groundup.pipeline import preflight
 from groundup.pipeline.recipe import Recipe
-from groundup.posttraining import own_data, ppo, preferences, tokenize_rows
-from groundup.posttraining.answers import answer_loss, plain_prompt
+from groundup.posttraining import policy_comparison, ppo, tokenize_rows, user_data
 from groundup.posttraining.batches import asked_of, prompt_of, shown
 from groundup.posttraining.config import PpoConfig, PreferencesConfig, SftConfig
-from groundup.posttraining.preferences import compare_policies, label
+from groundup.posttraining.policy_comparison import compare_policies, label
+from groundup.posttraining.reference_answers import answer_loss, plain_prompt
 from groundup.posttraining.rewards import open_reward
 from groundup.tokenizer.chat import render
 from groundup.training.runtime import Runtime
@@ -64,7 +64,7 @@ def test_a_template_that_does_not_mark_an_answer_is_counted(toy_tokenizer, monke
 def test_conversations_become_questions_with_their_whole_history(tmp_path):
     written = [{"messages": [*TURNS[:3], said("user", f"and {n}"), said("assistant", "it")]} for n in range(40)]
     heard = []
-    sides = own_data.conversations([write(tmp_path / "a.jsonl", *written)], heard.append)
+    sides = user_data.conversations([write(tmp_path / "a.jsonl", *written)], heard.append)
     assert sides["preference"] == sides["train"] and len(sides["train"]) + len(sides["held_out"]) == 40 and sides["held_out"]
     assert {json.dumps(row["messages"]) for side in ("train", "held_out") for row in sides[side]} == {
         json.dumps(row["messages"]) for row in written
@@ -75,7 +75,7 @@ def test_conversations_become_questions_with_their_whole_history(tmp_path):
 
 def test_one_prompt_is_trained_on_and_measured_and_that_is_said(tmp_path):
     heard = []
-    sides = own_data.conversations([write(tmp_path / "a.jsonl", {"messages": TURNS})], heard.append)
+    sides = user_data.conversations([write(tmp_path / "a.jsonl", {"messages": TURNS})], heard.append)
     assert sides["train"] == sides["held_out"] and "nothing can be held out" in heard[-1]
 
 
@@ -83,7 +83,7 @@ def test_no_turn_is_lost_on_the_way_to_preferences(policy, toy_tokenizer, monkey
     def answer(model, tokenizer, asked, sampling, seed):
         return [(("the file it", "path")[seed], True)] * len(asked)
 
-    monkeypatch.setattr(preferences, "answer", answer)
+    monkeypatch.setattr(policy_comparison, "answer", answer)
     row = {"messages": TURNS, "reference": "it"}
     single = {"messages": TURNS[1:3], "reference": "the file"}
     log, pairs = label(policy, toy_tokenizer, [row, single], PreferencesConfig(min_gap=0.0), 8, 0, "train")
@@ -115,7 +115,7 @@ def test_ppo_asks_with_the_whole_history(policy, toy_tokenizer, tmp_path, monkey
     monkeypatch.setattr(ppo, "rollout", stop)
     file = write(tmp_path / "a.jsonl", {"messages": TURNS}, {"prompt": TURNS[:2]}, {"prompt": TURNS[:2]})
     left_out = Counter()
-    sides = own_data.prompts([file], "ppo", lambda text: None, left_out=left_out)
+    sides = user_data.prompts([file], "ppo", lambda text: None, left_out=left_out)
     questions = [*sides["train"], *sides["held_out"]]
     assert sorted(map(len, questions)) == [2, len(TURNS) - 1]  # each once, and one of the two is held out
     left_out.clear()
@@ -179,8 +179,8 @@ def test_own_rows_that_cannot_fit_are_said_after_the_tokenizer(tmp_path, toy_tok
 
 
 def test_without_any_questions_there_is_a_reason_of_its_own(tmp_path):
-    with pytest.raises(own_data.NoQuestions, match=r"no questions for .*; give conversations of your own as data"):
-        own_data.rows_of_sft(lambda: [("file:///notes/a.txt", "prose")], SftConfig(), 0, print)
+    with pytest.raises(user_data.NoQuestions, match=r"no questions for .*; give conversations of your own as data"):
+        user_data.rows_of_sft(lambda: [("file:///notes/a.txt", "prose")], SftConfig(), 0, print)
     assert recipe(sft={"data": "a"}).sft.data == ["a"]
     with pytest.raises(ValueError, match=r"sft\.data"):
         recipe(sft={"data": [""]})

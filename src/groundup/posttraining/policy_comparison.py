@@ -10,9 +10,9 @@ from typing import Any
 from groundup.data.simulated_annotator import judgement, preferences, side_shown_left
 from groundup.generation.engine import Sampling
 from groundup.model.decoder import Decoder
-from groundup.posttraining.answers import answer, head_to_head, with_room
 from groundup.posttraining.batches import asked_of, shown
 from groundup.posttraining.config import PreferencesConfig
+from groundup.posttraining.reference_answers import answer, head_to_head, with_room
 from groundup.tokenizer.tokenizer import Tokenizer
 
 

@@ -1,4 +1,4 @@
-"""The verbs: pairs of two models, files of one's own, export into what the reward model reads, errors in a line."""
+"""The commands: pairs of two models, files of one's own, export into what the reward model reads, errors in a line."""
 
 import json
 
@@ -9,8 +9,8 @@ pytest.importorskip("sqlalchemy", reason="needs the `label` extra")
 from groundup.core.files import read_jsonl
 from groundup.labelling.assignment import Said, record, take
 from groundup.labelling.store import open_store
-from groundup.model import folder as folders
-from groundup.posttraining.own_data import preferences
+from groundup.model import model_folder as folders
+from groundup.posttraining.user_data import preferences
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 from groundup.core.errors import UserError
 from groundup.core.plain_files import open_plain
 from groundup.data import streams
-from groundup.data.kinds import kind_of
+from groundup.data.file_kinds import kind_of
 from groundup.data.readers import DAMAGE, MAX_TEXT_BYTES
 
 

@@ -1,7 +1,7 @@
 """Sources of this machine: files and folders of any kind that is known, Python's standard library and language reference.
 
-What a file is, its content says first (`data/kinds.py`): a page, a text, rows, a web archive, a PDF, or the dump of a wiki or
-of a Stack Exchange site.
+What a file is, its content says first (`data/file_kinds.py`): a page, a text, rows, a web archive, a PDF, or the dump of a
+wiki or of a Stack Exchange site.
 """
 
 import ast
@@ -24,15 +24,15 @@ from groundup.corpus.acquire.wikipedia import WikiDump
 from groundup.corpus.archive import wacz
 from groundup.corpus.archive.warc import Losses, Page, read_pages
 from groundup.corpus.urls import quoted, split_url
-from groundup.data import kinds, streams
-from groundup.data.kinds import Kind, kind_of
+from groundup.data import file_kinds, streams
+from groundup.data.file_kinds import Kind, kind_of
 from groundup.data.readers import DAMAGE, MAX_TEXT_BYTES, Refused, texts
 
 PAGES = (".html", ".htm", ".xhtml")
 TEXT_TYPES = {".md": "text/markdown", ".markdown": "text/markdown", ".py": "text/x-python"}  # others are text/plain
 PACKED = ("", ".gz", ".zst", ".lz4")
 ARCHIVES = (".wacz", *(kind + packed for kind in (".warc", ".arc", ".wet") for packed in PACKED))
-KNOWN = (*PAGES, *kinds.TEXTS, *kinds.ROWS, *ARCHIVES, ".pdf", ".xml")
+KNOWN = (*PAGES, *file_kinds.TEXTS, *file_kinds.ROWS, *ARCHIVES, ".pdf", ".xml")
 PDF = b"%PDF-"
 PROLOGUE = rb"<\?[^>]{0,500}>|<!--[^>]{0,500}-->|<!DOCTYPE[^\[>]{0,200}(?:\[[^\]]{0,2000}\]\s{0,9})?>"
 DUMP = re.compile(rb"\s{0,99}(?:(?:" + PROLOGUE + rb")\s{0,99}){0,4}<(mediawiki|posts)[\s>]")
@@ -98,24 +98,24 @@ class Files:
             if not self.path.is_dir():
                 yield from self._file(self.path.parent, self.path.name, pdf)
                 return
-            names, skipped = kinds.files_of(self.path, KNOWN)
+            names, skipped = file_kinds.files_of(self.path, KNOWN)
             refused, remarks = self.reading.refused, self.reading.remarks
-            remarks += kinds.skipped_lines(skipped)
-            for what, count in kinds.by_ending(skipped).items():
+            remarks += file_kinds.skipped_lines(skipped)
+            for what, count in file_kinds.by_ending(skipped).items():
                 refused.add(f"skipped {what}", str(self.path), count)
             for name in names:
                 try:
                     yield from self._file(self.path, name, pdf)
                 except UserError as refusal:
                     refused.add("refused files", str(refusal))
-                    if refused["refused files"] <= kinds.MOST_NAMED:
+                    if refused["refused files"] <= file_kinds.MOST_NAMED:
                         remarks.append(f"skipped {refusal}")
-            if (more := refused["refused files"] - kinds.MOST_NAMED) > 0:
+            if (more := refused["refused files"] - file_kinds.MOST_NAMED) > 0:
                 remarks.append(f"skipped {more} more files that cannot be read")
 
     def _file(self, root: Path, name: str, pdf: PdfReader) -> Iterator[Page]:
         path, label, refused = root / name, quoted(root.resolve().name), self.reading.refused
-        if kinds.has_ending(name, PAGES):
+        if file_kinds.has_ending(name, PAGES):
             yield from Texts(root, label, [name], self.reading).pages()
             return
         if name.lower().endswith(ARCHIVES):
@@ -129,7 +129,7 @@ class Files:
         try:
             kind = kind_of(path)
         except UserError as refusal:
-            if kinds.has_ending(name, KNOWN) or not path.is_file():
+            if file_kinds.has_ending(name, KNOWN) or not path.is_file():
                 raise
             yield from self.reading.wanted(_archive(path, refused, refusal))  # whatever its name, and however it begins
             return
@@ -137,7 +137,7 @@ class Files:
         if dump:
             source = WikiDump if dump == "mediawiki" else StackExchangeDump
             yield from self.reading.wanted(source(path, kind, place, refused).pages())
-        elif kinds.has_ending(name, (".xml",)):
+        elif file_kinds.has_ending(name, (".xml",)):
             raise UserError(f"{path}: XML, but no dump of MediaWiki or Stack Exchange (Posts.xml): take the text out of it first")
         elif kind.form == "archive":
             yield from self.reading.wanted(_archive(path, refused))
@@ -187,10 +187,11 @@ class Texts:
             if not self.reading.wants(f"/{name}"):
                 continue
             url = f"file:///{self.label}/{quoted(name)}"
-            plain = next((name.lower().removesuffix(end) for end in kinds.PACKED if name.lower().endswith(end)), name.lower())
+            lower = name.lower()
+            plain = next((lower.removesuffix(end) for end in file_kinds.PACKED if lower.endswith(end)), lower)
             content_type = TEXT_TYPES.get(Path(plain).suffix, "text/html" if plain.endswith(PAGES) else "text/plain")
             path = self.root / name
-            if self.kind and kinds.is_page(path, self.kind):
+            if self.kind and file_kinds.is_page(path, self.kind):
                 content_type = "text/html"
             elif self.kind and content_type != "text/x-python":
                 yield from _parts(texts(path, refused, self.kind), url, content_type, refused)

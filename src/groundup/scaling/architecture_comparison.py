@@ -15,7 +15,7 @@ from groundup.model.base import LanguageModel
 from groundup.model.likelihood import score
 from groundup.scaling.laws import DRAWS, resampled, valued
 from groundup.scaling.ledger import read_ledger
-from groundup.scaling.runs import Runs, read
+from groundup.scaling.run_table import Runs, read
 
 FEWEST = 5  # runs of a plane of three
 

@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from groundup.serving.answering import answer, ask, stream
 from groundup.serving.guard import LOOPBACK, Guard, body_of
-from groundup.serving.models import ServedModel
+from groundup.serving.loaded_models import ServedModel
 from groundup.serving.protocol import (
     Body,
     ChatRequest,
@@ -28,7 +28,7 @@ from groundup.serving.protocol import (
     TokenizeRequest,
     read,
 )
-from groundup.serving.runs import RunFolders
+from groundup.serving.run_folders import RunFolders
 from groundup.serving.watching import Board, add_routes
 from groundup.serving.web import answer_errors, page
 
