@@ -10,22 +10,21 @@ struct Matrix {
     const float* grad;
 };
 
-constexpr long ROWS = 48;  // of a symmetric product, of which only what is right of the diagonal is computed
-
-// C (M x M), symmetric, from its upper blocks, which are there.
+// C (M x M), symmetric, from its lower blocks, which are there.
 void mirror(Panels c, long M) {
     for (long m = 0; m < M; m += 16)
         for (long n = 0; n < m; n += 16)
             for (long i = 0; i < 16; i++)
-                for (long j = 0; j < 16; j++) c(m, n)[i * 16 + j] = c(n, m)[j * 16 + i];
+                for (long j = 0; j < 16; j++) c(n, m)[j * 16 + i] = c(m, n)[i * 16 + j];
 }
 
-// The product of two symmetric matrices that commute; save(m, n, line) says what is kept of it.
+// The product of two symmetric matrices that commute, computed up to the diagonal; save(m, n, line) says what is kept of it.
 template <class Save>
 void symmetric(Panels a, Panels b, Panels to, long M, Save save) {
-    for (long m = 0; m < M; m += ROWS)
-        multiply(a.row(m), b.column(m), std::min(ROWS, M - m), M - m, M,
-                 [=](long i, long n, const Line& v) { store(to(m + i, m + n), save(m + i, m + n, v)); });
+    for (long m = 0; m < M; m += CHUNK) {
+        const long rows = std::min(CHUNK, M - m);
+        multiply(a.row(m), b, rows, m + rows, M, [=](long i, long n, const Line& v) { store(to(m + i, n), save(m + i, n, v)); }, {m, FAR});
+    }
     mirror(to, M);
 }
 
@@ -38,10 +37,10 @@ void orthogonalise(Panels& x, Panels& other, Panels of[5], long N, long M, const
     const auto as_it_is = [](long, long, const Line& v) { return v; };
     for (long done = 0, together; done < steps; done += together) {
         together = N > M ? std::min(3L, steps - done) : 1;
-        for (long m = 0; m < M; m += ROWS)
+        for (long m = 0; m < M; m += 16)
             for (long n = 0; n < N; n += DEPTH)
-                multiply_transposed(x.row(n).column(m), x.row(n).column(m), std::min(ROWS, M - m), M - m, std::min(DEPTH, N - n),
-                                    n == 0, [=](long i, long j) { return gram(m + i, m + j); });
+                multiply_transposed(x.row(n).column(m), x.row(n), 16, m + 16, std::min(DEPTH, N - n), n == 0,
+                                    [=](long i, long j) { return gram(m + i, j); });
         mirror(gram, M);
         for (long step = 0; step < together; step++) {
             const float* k = abc + 3 * (done + step);

@@ -75,15 +75,8 @@ class Team {
         first_phase = (phase_of(ticket) + 1) & PHASES;
         const uint64_t end = (first_phase + given.size()) & PHASES;
         begin(0);
-        for (long spins = 0; phase_of(ticket) != end; spins++) {
-            if (take_one()) {
-                spins = 0;
-            } else if (spins < 2000) {
-                pause_spinning();
-            } else {  // who has the chunk is off its core: this one may be free for it
-                std::this_thread::sleep_for(std::chrono::microseconds(20));
-            }
-        }
+        const auto over = [&] { return phase_of(ticket) == end; };
+        while (!over()) take_or_rest([] { return true; }, over);
     }
 
    private:
@@ -135,19 +128,22 @@ class Team {
         return true;
     }
 
+    // A chunk, or some waiting for one: at last asleep, which leaves the core to a thread that was put off its own amid a chunk.
+    template <class Mine, class Over>
+    void take_or_rest(Mine mine, Over over) {
+        const auto since = std::chrono::steady_clock::now();
+        do {
+            if (mine() && take_one()) return;
+            for (int spin = 0; spin < 16 && !valid(ticket.load(std::memory_order_relaxed)); spin++) pause_spinning();
+            if (over()) return;
+        } while (std::chrono::steady_clock::now() - since < AWAKE);
+        std::unique_lock<std::mutex> lock(bed);
+        asleep++;
+        alarm.wait(lock, [&] { return over() || (mine() && valid(ticket)); });
+        asleep--;
+    }
+
     void work(long id) {
-        const auto called = [&] { return id < members && valid(ticket); };
-        for (;;) {
-            const auto since = std::chrono::steady_clock::now();
-            while (id < members && !take_one()) {
-                for (int spin = 0; spin < 16 && !valid(ticket.load(std::memory_order_relaxed)); spin++) pause_spinning();
-                if (!valid(ticket) && std::chrono::steady_clock::now() - since > AWAKE) break;
-            }
-            if (called()) continue;
-            std::unique_lock<std::mutex> lock(bed);
-            asleep++;
-            alarm.wait(lock, called);
-            asleep--;
-        }
+        for (;;) take_or_rest([&] { return id < members; }, [] { return false; });
     }
 };
