@@ -170,6 +170,14 @@ def test_arc_and_wet_are_read_as_warc(tmp_path):
     assert (page.content_type, page.charset) == ("text/plain", "utf-8")
 
 
+@pytest.mark.parametrize("fields", [b" ", b"text/plain", b"text/plain "])
+def test_an_arc_record_without_type_or_length_is_read_to_its_end(tmp_path, fields):
+    path = tmp_path / "x.arc"
+    path.write_bytes(b"http://a.org/a 1.2.3.4 20010101000000 " + fields + b"\nsome words\n")
+    (page,) = read_pages(path, Losses())
+    assert (page.url, page.content_type, page.body) == ("http://a.org/a", "text/plain", b"some words")
+
+
 @given(st.data())
 @settings(max_examples=100, deadline=None)
 def test_cut_anywhere_the_account_adds_up(tmp_path_factory, data):

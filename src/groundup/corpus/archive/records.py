@@ -230,7 +230,8 @@ def _arc_head(window: _Window) -> tuple[dict[str, str], int | None] | None:
         return None
     window.at = line.end()
     url, _, date, rest = (part.decode("utf-8", "replace") for part in line.groups())
-    content_type, *_, length = [*rest.split(), ""] if len(rest.split()) < 2 else rest.split()
+    fields = rest.split()
+    content_type, *_, length = fields if len(fields) > 1 else [*fields, "", ""]
     kind = "warcinfo" if url.startswith("filedesc:") else "response"
     headers = {"arc": "1", "warc-type": kind, "warc-target-uri": url, "warc-date": date, "content-type": content_type}
     return headers, natural(length)
