@@ -58,21 +58,23 @@ class CommonCrawl:
                 f"{self.source}: not the name of a crawl: give cc:CC-MAIN-2026-17, as listed on commoncrawl.org"
             )
         losses = Losses()
-        with Ranges(self.base or BASE, self.log, self.connections) as ranges:
-            if self.host or self.language or mime:
-                record_ranges = _captures(ranges, crawl, refused, self.host, self.language, mime)
-                records = ranges.in_order(record_ranges)
-                pages = (page for record in records for page in _pages_of_record(record, losses))
-            else:
-                pages = _whole_files(ranges, crawl, refused, losses)
-            for page in pages:
-                if mime or page.content_type in PAGE_TYPES:
-                    yield page
+        try:
+            with Ranges(self.base or BASE, self.log, self.connections) as ranges:
+                if self.host or self.language or mime:
+                    record_ranges = _captures(ranges, crawl, refused, self.host, self.language, mime)
+                    records = ranges.in_order(record_ranges)
+                    pages = (page for record in records for page in _pages_of_record(record, losses))
                 else:
-                    refused["type"] += 1
-        refused["truncated"] += losses.truncated
-        refused["damaged"] += losses.lost
-        refused["malformed URL"] += losses.malformed
+                    pages = _whole_files(ranges, crawl, refused, losses)
+                for page in pages:
+                    if mime or page.content_type in PAGE_TYPES:
+                        yield page
+                    else:
+                        refused["type"] += 1
+        finally:  # also where the source's limit closes this generator
+            refused["truncated"] += losses.truncated
+            refused["damaged"] += losses.lost
+            refused["malformed URL"] += losses.malformed
 
 
 def _whole_files(ranges: Ranges, crawl: str, refused: Counter[str], losses: Losses) -> Iterator[Page]:

@@ -260,12 +260,20 @@ def _archive(path: Path, refused: Refused, refusal: UserError | None = None) -> 
     losses = Losses()
     open_plain(path).close()
     zipped = wacz.is_wacz(path)
-    yield from wacz.read_wacz(path, losses, refused) if zipped else read_pages(path, losses)
+    try:
+        yield from wacz.read_wacz(path, losses, refused) if zipped else read_pages(path, losses)
+    except GeneratorExit:  # the source's limit is reached
+        _add_losses(path, losses, refused)
+        raise
     if not losses.records and refused and zipped:
         raise UserError(f"{path}: no WARC of it can be read ({refused}): give a .wacz as browsers write it, without a password")
     if not losses.records:
         give = "give *.warc.gz, *.wacz, *.arc, *.jsonl, *.parquet, or a folder of pages"
         raise refusal or UserError(f"{path}: not a web archive: {give}")
+    _add_losses(path, losses, refused)
+
+
+def _add_losses(path: Path, losses: Losses, refused: Refused) -> None:
     refused.add("truncated", str(path), losses.truncated)
     refused.add("damaged", str(path), losses.lost)
     refused.add("malformed URL", str(path), losses.malformed)
