@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.corpus.extract.article_body import APPEAL, BY_WHOM, ELSEWHERE, ENDS, article_alone, once
+from groundup.corpus.extract.article_body import APPEAL, BY_WHOM, ELSEWHERE, ENDS, article_alone, first_occurrences
 from groundup.corpus.extract.blocks import Blocks
 from groundup.corpus.extract.page_text import parse
 
@@ -73,7 +73,7 @@ def test_a_text_in_two_places_is_read_once(size, same_place):
     text = " ".join(["word"] * size)
     page = f"<div><p>{text}</p><p>{text}</p></div>" if same_place else f"<div><p>{text}</p></div><div><p>{text}</p></div>"
     _, blocks = parse(page)
-    keep = once(blocks, np.full(2, float(size)), np.ones(2, dtype=bool))
+    keep = first_occurrences(blocks, np.full(2, float(size)), np.ones(2, dtype=bool))
     assert keep.tolist() == [True, same_place or size < 8]
 
 

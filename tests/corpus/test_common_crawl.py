@@ -133,6 +133,17 @@ def test_an_index_that_lies_is_counted(crawl, tmp_path):
     assert len(found) >= len(english) - refused["damaged"]
 
 
+def test_damage_is_counted_where_a_limit_ends_the_reading(crawl, tmp_path):
+    base, behaviour, _ = crawl
+    warc = behaviour.root / f"crawl-data/{CRAWL}/segments/1/warc/part-0.warc.gz"
+    warc.write_bytes(warc.read_bytes()[:20] + bytes(20) + warc.read_bytes()[40:])
+    refused = Counter()
+    pages = CommonCrawl(f"cc:{CRAWL}", tmp_path / "log", refused, base=base).pages()
+    next(pages)
+    pages.close()
+    assert refused["damaged"] == 1
+
+
 def test_torn_and_altered_entries_of_the_log_are_fetched_again(crawl, tmp_path):
     base, behaviour, languages = crawl
     log = tmp_path / "log"

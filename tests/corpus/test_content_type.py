@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from groundup.corpus.acquire import fetch
 from groundup.corpus.acquire.sources import collect
-from groundup.corpus.archive.content_type import MARKS, gives_text, kind_of_body, may_give_text, stated
+from groundup.corpus.archive.content_type import MARKS, gives_text, kind_of_body, may_give_text, parse_content_type
 from groundup.corpus.archive.warc import Losses, Page, WarcWriter, read_pages
 from groundup.corpus.config import SourceConfig
 from groundup.corpus.extract.page_text import extract
@@ -47,13 +47,13 @@ NOISE = random.Random(0).randbytes(3000)
     ],
 )
 def test_the_first_valid_type_that_is_stated(values, expected):
-    assert stated(values) == expected
+    assert parse_content_type(values) == expected
 
 
 @given(st.lists(st.text(max_size=30) | st.sampled_from(["text/html", ",", ";", "; charset=", "utf-8", '"', "/"]), max_size=8))
 def test_any_header_values(values):
-    kind, charset = stated(values)
-    assert kind == "" or stated([kind]) == (kind, None)
+    kind, charset = parse_content_type(values)
+    assert kind == "" or parse_content_type([kind]) == (kind, None)
     assert charset is None or 0 < len(charset) <= 100
 
 
@@ -62,7 +62,7 @@ JUNK = st.sampled_from(["", ",", " , ", "html,", "*/*, ", ";,"])
 
 @given(JUNK, st.sampled_from(["text/html", "TEXT/HTML", "application/xhtml+xml"]), JUNK, st.sampled_from(["", ";charset=utf-8"]))
 def test_a_type_among_junk_is_found(before, kind, after, charset):
-    assert stated([before + kind + charset + "," + after]) == (kind.lower(), "utf-8" if charset else None)
+    assert parse_content_type([before + kind + charset + "," + after]) == (kind.lower(), "utf-8" if charset else None)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ class Response:
 )
 def test_the_crawler_asks_the_same(tmp_path, types, body, outcome):
     body = body.encode() if isinstance(body, str) else body
-    answer = fetch._read("http://a.org/", Response(body, *types), fetch.PAGE_TYPES, 10_000)
+    answer = fetch._read_response("http://a.org/", Response(body, *types), fetch.PAGE_TYPES, 10_000)
     assert answer.outcome == outcome
     if answer.page:  # what is recorded is read back as the same
         with WarcWriter(tmp_path / "a.warc.gz") as warc:

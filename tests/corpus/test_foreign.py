@@ -18,7 +18,7 @@ from common_crawl_server import CRAWL, make, serve
 from groundup.core.errors import UserError
 from groundup.corpus.acquire import common_crawl, fetch
 from groundup.corpus.acquire.crawl import links
-from groundup.corpus.acquire.fetch import seconds_of
+from groundup.corpus.acquire.fetch import retry_seconds
 from groundup.corpus.acquire.robots import parse_sitemap
 from groundup.corpus.acquire.sources import collect
 from groundup.corpus.annotate import measure
@@ -124,14 +124,14 @@ def test_groups_of_labelled_rows_may_be_malformed_urls(tmp_path):
     "said", ["9" * 5000, "\u00b2", "Mon, 01 Jan 2001 00:00:00 +" + "9" * 30, "Mon, 99 Jan 2001", "", "-1", "\x00"]
 )
 def test_any_retry_after(said):
-    assert seconds_of(said) is None or seconds_of(said) >= 0
+    assert retry_seconds(said) is None or retry_seconds(said) >= 0
 
 
 @given(st.text(max_size=30))
 def test_numbers(text):
     number = natural(text)
     assert number is None or (0 <= number < 10**18 and text.isascii())
-    assert seconds_of(text) is None or seconds_of(text) >= 0
+    assert retry_seconds(text) is None or retry_seconds(text) >= 0
 
 
 CAPTURE = 'org,example)/p0 20260101000000 {"url": "http://example.org/p0", "mime-detected": "text/html", "status": "200", '

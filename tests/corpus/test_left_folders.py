@@ -23,9 +23,9 @@ def test_folders_of_killed_processes_are_taken_away(tmp_path, monkeypatch):
     for folder in (left, full, living, other):
         os.utime(folder, (time.time() - 999,) * 2)
     with pydoc_site._locked(str(living)):
-        pydoc_site._remove_left()
+        pydoc_site._remove_stale_folders()
         assert {path.name[-1] for path in tmp_path.iterdir()} == set("bcdr")
-    pydoc_site._remove_left()
+    pydoc_site._remove_stale_folders()
     assert not living.exists()
 
 

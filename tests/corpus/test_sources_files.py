@@ -28,6 +28,18 @@ def test_a_source_that_has_more_than_its_limits_says_so(tmp_path, capsys, limits
     assert f"has more, but {said} is reached" in told if limits else "has more" not in told
 
 
+def test_damage_is_counted_where_a_limit_ends_the_reading(tmp_path):
+    path = tmp_path / "a.warc.gz"
+    with WarcWriter(path) as warc:
+        for number in range(4):
+            warc.resource(f"http://a.org/{number}", "text/plain", b"some words")
+    content = path.read_bytes()
+    path.write_bytes(content[:20] + bytes(20) + content[40:])  # inside the first record
+    counts, pages = gather(tmp_path, path, max_pages=2)
+    assert [page.url[-1] for page in pages] == ["1", "2"]
+    assert counts["refused"] == {"damaged": 1}
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_long_text_is_many_documents_and_nothing_is_lost(tmp_path, packed):
     text = "".join(f"A paragraph, the {number}th, of some words.\n{'More of it follows. ' * 5}\n\n" for number in range(9000))

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groundup.corpus.archive import compression
-from groundup.corpus.archive.records import Losses, Place, read_records
+from groundup.corpus.archive.records import DamagedRange, Losses, read_records
 from groundup.corpus.archive.warc import WarcWriter, page_of, read_pages
 
 DATA = Path(os.environ.get("GROUNDUP_DATA", Path(__file__).parents[2] / "../shared/data")) / "web" / "warc-cases"
@@ -56,7 +56,7 @@ def test_a_broken_member_loses_only_itself_and_its_place_is_told(tmp_path, kind)
     broken = bytes(4) + members[1][4:]
     found, losses = read(path, members[0] + broken + members[2] + members[3])
     assert found == ["0", "2", "3"]
-    assert losses.places == [Place("a.warc", "lost", first, second, second - first)]
+    assert losses.places == [DamagedRange("a.warc", "lost", first, second, second - first)]
     # The first of all is broken, so that nothing tells at once how the file is compressed.
     found, losses = read(path, bytes(4) + members[0][4:] + members[1])
     assert (found, losses.lost_bytes) == (["1"], first)
@@ -97,7 +97,7 @@ def test_lengths_that_lie_cost_what_they_lie_about(tmp_path):
     assert with_length("many") == (["0", "1", "2"], Losses(records=3))
     found, losses = with_length(str(size + 100))  # into the next record, not past it
     assert found == ["0", "1", "2"]
-    assert losses.places == [Place("a.warc", "truncated", start, after, 100)]
+    assert losses.places == [DamagedRange("a.warc", "truncated", start, after, 100)]
     found, losses = with_length(str(size - 100))
     assert (found, losses.records, losses.lost, losses.lost_bytes) == (["0", "1", "2"], 3, 1, 104)
     assert losses.places[0].end == len(record(0) + record(1, str(size - 100)))
@@ -110,7 +110,7 @@ def test_a_record_larger_than_the_bound_is_passed_over_even_if_it_holds_records(
     found, losses = read(tmp_path / "a.warc", record(0) + record(1, body=inner) + record(2), max_record_bytes=2000)
     assert found == ["0", "2"]
     assert losses.places == [
-        Place("a.warc", "lost", len(record(0)), len(record(0) + record(1, body=inner)) - 4, len(record(1, body=inner)) - 4)
+        DamagedRange("a.warc", "lost", len(record(0)), len(record(0) + record(1, body=inner)) - 4, len(record(1, body=inner)) - 4)
     ]
 
 
@@ -126,7 +126,8 @@ def test_line_feeds_alone_lower_case_names_and_folded_lines(tmp_path):
 
 def test_garbage_between_plain_records_is_counted(tmp_path):
     found, losses = read(tmp_path / "a.warc", record(0) + b"x" * 70_000 + record(1))
-    assert (found, losses.places) == (["0", "1"], [Place("a.warc", "lost", len(record(0)), len(record(0)) + 70_000, 70_000)])
+    start = len(record(0))
+    assert (found, losses.places) == (["0", "1"], [DamagedRange("a.warc", "lost", start, start + 70_000, 70_000)])
 
 
 def test_bombs_and_endless_records_are_bounded_in_time_and_memory(tmp_path, within_a_minute):
@@ -169,6 +170,14 @@ def test_arc_and_wet_are_read_as_warc(tmp_path):
     assert (page.content_type, page.charset) == ("text/plain", "utf-8")
 
 
+@pytest.mark.parametrize("fields", [b" ", b"text/plain", b"text/plain "])
+def test_an_arc_record_without_type_or_length_is_read_to_its_end(tmp_path, fields):
+    path = tmp_path / "x.arc"
+    path.write_bytes(b"http://a.org/a 1.2.3.4 20010101000000 " + fields + b"\nsome words\n")
+    (page,) = read_pages(path, Losses())
+    assert (page.url, page.content_type, page.body) == ("http://a.org/a", "text/plain", b"some words")
+
+
 @given(st.data())
 @settings(max_examples=100, deadline=None)
 def test_cut_anywhere_the_account_adds_up(tmp_path_factory, data):
@@ -181,7 +190,7 @@ def test_cut_anywhere_the_account_adds_up(tmp_path_factory, data):
     path.write_bytes(whole[:start] + whole[end:])
     losses = Losses()
     found = list(read_records(path, losses))
-    covered = [one.place for one in found] + [(place.start, place.end) for place in losses.places if place.what == "lost"]
+    covered = [one.offsets for one in found] + [(place.start, place.end) for place in losses.places if place.what == "lost"]
     covered.sort()
     content, at = path.read_bytes(), 0
     for first, last in covered:
@@ -211,7 +220,7 @@ def test_real_files_with_damage_neither_stop_nor_hang_the_reader(tmp_path_factor
     losses = Losses()
     for one in read_records(path, losses):
         page_of(one, path.name, losses)
-        assert 0 <= one.place[0] <= one.place[1] <= len(content)
+        assert 0 <= one.offsets[0] <= one.offsets[1] <= len(content)
     assert all(0 <= place.start <= place.end <= len(content) for place in losses.places)
 
 

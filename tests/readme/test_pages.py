@@ -1,10 +1,12 @@
 """The commands in docs/: those of the tour and the task pages run; all others name commands and options that exist."""
 
+import ast
 import json
 import re
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,15 @@ def test_python_of_its_page_runs(tiny_run, theirs, environment, tmp_path):
     assert "'steps': 3" in done.stdout and sorted(path.name for path in (tmp_path / "models").iterdir()) == [
         "base", "dpo", "sft", "tokenizer",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("page", EVERY, ids=lambda page: page.stem)
+def test_what_a_page_imports_from_groundup_is_there(page):
+    for module, names in re.findall(r"^ *from (groundup[.\w]*) import (\w+(?:, \w+)*)", page.read_text("utf-8"), re.MULTILINE):
+        tree = ast.parse(Path(find_spec(module).origin).read_text(encoding="utf-8"))
+        defined = {node.name for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+        defined |= {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+        assert set(names.split(", ")) <= defined, module
 
 
 def written() -> list[tuple[str, str]]:

@@ -1,8 +1,8 @@
 """Pages of Common Crawl: whole WARC files in their order, or those that its index finds for a host, language or type.
 
 The index is Common Crawl's CDX in ZipNum blocks: `cluster.idx` names, in the order of reversed hosts ("org,example)/"),
-the first capture of each block of about 3,000, so a host is found by bisection. What has no order, a language or a
-type, is sampled: blocks are drawn from all over the index, in an order that is the same each time, a few captures each.
+the first capture of each block of about 3,000, so a host is found by bisection. The index is not sorted by language or
+type, so these are sampled: a few captures each of blocks from all over the index, in an order that is the same each time.
 Everything that was fetched is kept until the end, so a run that was killed fetches nothing twice (see `ranges.py`).
 """
 
@@ -25,8 +25,8 @@ from groundup.corpus.archive.records import MAX_RECORD_BYTES, natural
 from groundup.corpus.archive.warc import Losses, Page, pages_of
 
 BASE = "https://data.commoncrawl.org/"
-WINDOW = 16 << 10  # bytes of cluster.idx that are asked for at a time: about 130 of its lines
-LINE = 4 << 10  # longer than any of its lines
+WINDOW = 16 << 10  # bytes of cluster.idx that are requested at a time: about 130 of its lines
+LINE = 4 << 10  # bytes: longer than any of its lines
 SAMPLE = 100  # captures of one block before the next block: neighbours are pages of one host
 MAX_BLOCK_BYTES = 64 << 20  # of a CDX block, inflated
 PATH = re.compile(r"(?!.*\.\.)\w[\w./=-]{0,500}", re.ASCII)  # all that the names of its files are made of
@@ -36,8 +36,8 @@ PATH = re.compile(r"(?!.*\.\.)\w[\w./=-]{0,500}", re.ASCII)  # all that the name
 class CommonCrawl:
     """`cc:CC-MAIN-2026-17`; what was damaged or is no page is counted in `refused`, what was fetched is kept in `log`.
 
-    `host`: of this host and those under it. `language`: three letters, the first that was found in the page. `mime`: the
-    type that was found, not the one that was said.
+    `host`: this host and its subdomains. `language`: three letters, the language detected first in the page. `mime`: the
+    detected type, not the one that the server stated.
     """
 
     source: str
@@ -50,29 +50,31 @@ class CommonCrawl:
     connections: int = CONNECTIONS
 
     def pages(self) -> Generator[Page, None, None]:
-        """Raises UserError for a name that is no crawl's, when the server forbids, or is busy for too long; then the log
-        holds what was fetched."""
+        """Raises UserError when the name is not a crawl's, or the server forbids or is busy for too long; what was fetched
+        stays in the log."""
         crawl, refused, mime = self.source.removeprefix("cc:"), self.refused, self.mime
         if not re.fullmatch(r"CC-MAIN-\d{4}-\d{2}", crawl):
             raise UserError(
                 f"{self.source}: not the name of a crawl: give cc:CC-MAIN-2026-17, as listed on commoncrawl.org"
             )
         losses = Losses()
-        with Ranges(self.base or BASE, self.log, self.connections) as ranges:
-            if self.host or self.language or mime:
-                found = _captures(ranges, crawl, refused, self.host, self.language, mime)
-                parts = ranges.in_order(found)
-                pages = (page for part in parts for page in _record(part, losses))
-            else:
-                pages = _whole_files(ranges, crawl, refused, losses)
-            for page in pages:
-                if mime or page.content_type in PAGE_TYPES:
-                    yield page
+        try:
+            with Ranges(self.base or BASE, self.log, self.connections) as ranges:
+                if self.host or self.language or mime:
+                    record_ranges = _captures(ranges, crawl, refused, self.host, self.language, mime)
+                    records = ranges.in_order(record_ranges)
+                    pages = (page for record in records for page in _pages_of_record(record, losses))
                 else:
-                    refused["type"] += 1
-        refused["truncated"] += losses.truncated
-        refused["damaged"] += losses.lost
-        refused["malformed URL"] += losses.malformed
+                    pages = _whole_files(ranges, crawl, refused, losses)
+                for page in pages:
+                    if mime or page.content_type in PAGE_TYPES:
+                        yield page
+                    else:
+                        refused["type"] += 1
+        finally:  # also where the source's limit closes this generator
+            refused["truncated"] += losses.truncated
+            refused["damaged"] += losses.lost
+            refused["malformed URL"] += losses.malformed
 
 
 def _whole_files(ranges: Ranges, crawl: str, refused: Counter[str], losses: Losses) -> Iterator[Page]:
@@ -88,10 +90,10 @@ def _whole_files(ranges: Ranges, crawl: str, refused: Counter[str], losses: Loss
             refused["damaged index"] += 1
 
 
-def _record(part: bytes, losses: Losses) -> Iterator[Page]:
+def _pages_of_record(record: bytes, losses: Losses) -> Iterator[Page]:
     before = losses.records + losses.lost
-    yield from pages_of(io.BytesIO(part), "record", losses)
-    losses.lost += losses.records + losses.lost == before  # there was nothing
+    yield from pages_of(io.BytesIO(record), "record", losses)
+    losses.lost += losses.records + losses.lost == before  # neither a record nor damage: empty
 
 
 def _inflated(content: bytes, max_bytes: int) -> bytes:
@@ -110,36 +112,36 @@ def surt(host: str) -> str:
 def _captures(
     ranges: Ranges, crawl: str, refused: Counter[str], host: str | None, language: str | None, mime: str | None
 ) -> Iterator[Range]:
-    """Where the records are that the index has for these; only whole pages, no redirects or errors."""
+    """The ranges of the records that the index has for these; pages only, no redirects or errors."""
     index = f"cc-index/collections/{crawl}/indexes/"
     try:
         prefix = surt(host) if host else None
     except UnicodeError:
         raise UserError(f"host = {host!r:.80}: not the name of a host: give it as in example.org") from None
     blocks = ((line, slice(None)) for line in _blocks_of(ranges, index, prefix)) if prefix else _sample(ranges, index)
-    for line, part in blocks:
+    for line, chosen in blocks:
         _, name, start, length = [*line.decode("utf-8", "replace").split("\t"), "", "", "", ""][:4]
         try:
-            block = ranges.get(_place(index + name, start, length, MAX_BLOCK_BYTES))
+            block = ranges.get(_range_of(index + name, start, length, MAX_BLOCK_BYTES))
         except (ValueError, Missing):
             refused["damaged index"] += 1
             continue
-        wanted = []
-        for capture in _inflated(block, MAX_BLOCK_BYTES).splitlines():
-            key, _, rest = capture.partition(b" ")
+        record_ranges = []
+        for capture_line in _inflated(block, MAX_BLOCK_BYTES).splitlines():
+            key, _, rest = capture_line.partition(b" ")
             if prefix and not key.startswith((f"{prefix})".encode(), f"{prefix},".encode())):
                 continue
             try:
-                found = json.loads(rest[rest.index(b"{") :])
-                if _fits(found, language, mime):
-                    wanted.append(_place(found["filename"], found["offset"], found["length"], MAX_RECORD_BYTES))
+                capture = json.loads(rest[rest.index(b"{") :])
+                if _fits(capture, language, mime):
+                    record_ranges.append(_range_of(capture["filename"], capture["offset"], capture["length"], MAX_RECORD_BYTES))
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 refused["damaged index"] += 1
-        yield from wanted if prefix else sorted(wanted, key=lambda place: _digest(*place))[part]
+        yield from record_ranges if prefix else sorted(record_ranges, key=lambda record_range: _digest(*record_range))[chosen]
 
 
-def _place(path: str, start: object, length: object, max_bytes: int) -> Range:
-    """The range that a line of an index names. Raises ValueError where it is none that could be asked for."""
+def _range_of(path: str, start: object, length: object, max_bytes: int) -> Range:
+    """The range that a line of an index names. Raises ValueError where it cannot be requested."""
     first, size = natural(str(start)), natural(str(length))
     if not PATH.fullmatch(path) or first is None or size is None or not 0 < size <= max_bytes:
         raise ValueError("no such range")
@@ -147,55 +149,55 @@ def _place(path: str, start: object, length: object, max_bytes: int) -> Range:
 
 
 def _fits(capture: dict[str, Any], language: str | None, mime: str | None) -> bool:
-    found = capture.get("mime-detected") or capture.get("mime")
+    detected = capture.get("mime-detected") or capture.get("mime")
     return (
         capture.get("status") == "200"
         and "/warc/" in capture["filename"]
-        and (found == mime if mime else found in PAGE_TYPES)
+        and (detected == mime if mime else detected in PAGE_TYPES)
         and (language is None or (capture.get("languages") or "").split(",")[0] == language)
     )
 
 
 def _blocks_of(ranges: Ranges, index: str, prefix: str) -> Iterator[bytes]:
-    """The lines of cluster.idx whose blocks can hold captures of a host or those under it."""
+    """The lines of cluster.idx whose blocks can hold captures of a host or its subdomains."""
     # In the index's order "org,example)" < "org,example,sub)" < "org,example-", and nothing else is between.
-    first, beyond = f"{prefix})".encode(), f"{prefix}-".encode()
-    low, high = 0, _windows(ranges, index)
+    first_key, key_after = f"{prefix})".encode(), f"{prefix}-".encode()
+    low, high = 0, _window_count(ranges, index)
     while high - low > 1:  # the last window that begins before the host
         middle = (low + high) // 2
-        lines = _window(ranges, index, middle)
-        if lines and lines[0] >= first:
+        lines = _lines_of_window(ranges, index, middle)
+        if lines and lines[0] >= first_key:
             high = middle
         else:
             low = middle
-    before: bytes | None = None  # whose block ends, perhaps, with the host's first captures
-    for number in range(low, _windows(ranges, index)):
-        for line in _window(ranges, index, number):
-            if line < first:
-                before = line
+    previous: bytes | None = None  # the line before: its block may end with the host's first captures
+    for number in range(low, _window_count(ranges, index)):
+        for line in _lines_of_window(ranges, index, number):
+            if line < first_key:
+                previous = line
                 continue
-            if before:
-                yield before
-                before = None
-            if line >= beyond:
+            if previous:
+                yield previous
+                previous = None
+            if line >= key_after:
                 return
             yield line
-    if before:
-        yield before
+    if previous:
+        yield previous
 
 
 def _sample(ranges: Ranges, index: str) -> Iterator[tuple[bytes, slice]]:
-    """All lines of cluster.idx, one of each window in turn, and which captures to take of the block."""
-    order = sorted(range(_windows(ranges, index)), key=_digest)
-    for part in (slice(SAMPLE), slice(SAMPLE, None)):
+    """All lines of cluster.idx, one of each window in turn, and which captures of its block to take."""
+    order = sorted(range(_window_count(ranges, index)), key=_digest)
+    for chosen in (slice(SAMPLE), slice(SAMPLE, None)):
         for turn in count():
-            left = False
+            any_left = False
             for number in order:
-                lines = sorted(_window(ranges, index, number), key=_digest)
+                lines = sorted(_lines_of_window(ranges, index, number), key=_digest)
                 if turn < len(lines):
-                    left = True
-                    yield lines[turn], part
-            if not left:
+                    any_left = True
+                    yield lines[turn], chosen
+            if not any_left:
                 break
 
 
@@ -203,22 +205,22 @@ def _digest(*values: object) -> bytes:
     return blake2b(repr(values).encode(), digest_size=16).digest()
 
 
-def _windows(ranges: Ranges, index: str) -> int:
-    wanted = (index + "cluster.idx", 0, WINDOW + LINE)
-    ranges.get(wanted)
-    return -(-ranges.total(*wanted) // WINDOW)
+def _window_count(ranges: Ranges, index: str) -> int:
+    first_range = (index + "cluster.idx", 0, WINDOW + LINE)
+    ranges.get(first_range)
+    return -(-ranges.total(*first_range) // WINDOW)
 
 
-def _window(ranges: Ranges, index: str, number: int) -> list[bytes]:
+def _lines_of_window(ranges: Ranges, index: str, number: int) -> list[bytes]:
     """The lines that begin in this window."""
     start = number * WINDOW
-    before = int(number > 0)  # the byte before tells whether a line begins with the first
-    content = ranges.get((index + "cluster.idx", start - before, WINDOW + LINE + before))
-    at = content.find(b"\n") + 1 if before else 0
+    overlap = int(number > 0)  # the byte before tells whether a line begins with the first
+    content = ranges.get((index + "cluster.idx", start - overlap, WINDOW + LINE + overlap))
+    at = content.find(b"\n") + 1 if overlap else 0
     lines = []
-    while before == 0 or at > 0:
+    while overlap == 0 or at > 0:
         end = content.find(b"\n", at)
-        if at - before >= WINDOW or at >= len(content):
+        if at - overlap >= WINDOW or at >= len(content):
             break
         lines.append(content[at : end if end >= 0 else None])
         if end < 0:

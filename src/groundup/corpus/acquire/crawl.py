@@ -1,8 +1,8 @@
 """A polite crawler for one host: breadth first, robots.txt obeyed, one request at a time, into a WARC file.
 
-The WARC is the crawl's whole state. Every URL that was asked for leaves one record: a response where it gave a page,
-otherwise metadata that says why not, or what a sitemap lists. A crawl that was cut off reads them back, in order, and
-resumes as if it had never stopped; nothing is asked for twice but robots.txt, whose rules may have changed, and what
+The WARC is the crawl's whole state. Every URL that was requested leaves one record: a response where it gave a page,
+otherwise metadata that says why not, or what a sitemap lists. An interrupted crawl reads the records back, in order, and
+resumes as if it had never stopped. Nothing is requested twice but robots.txt, whose rules may have changed, and what
 the server was too busy to answer.
 """
 
@@ -36,7 +36,7 @@ MAX_BUSY = 5  # URLs in a row that a server is too busy to answer; then it wants
 
 @dataclass
 class CrawlCount:
-    """What a crawl brought: pages and bytes of their bodies, and how many URLs gave no page, by reason."""
+    """Pages that a crawl fetched, the bytes of their bodies, and how many URLs gave no page, by reason."""
 
     pages: int = 0
     bytes: int = 0
@@ -59,7 +59,7 @@ def crawl(
 ) -> CrawlCount:
     """Fetch the pages of one host from `start` on, and append them to `warc`, resuming from what it already holds.
 
-    Stops before the next request once `max_bytes` of page bodies or `max_pages` are there. `exclude` holds prefixes of
+    Stops before the next request once `max_bytes` of page bodies or `max_pages` are reached. `exclude` holds prefixes of
     path and query. `record_as` ("http://docs.localhost") takes the place of scheme and host in every URL recorded.
     `rewrite` is applied to each page body before it is recorded. `only_listed`: `start` is a sitemap or an index of
     sitemaps, and only what it lists is fetched. Addresses that are not public are refused unless
@@ -69,100 +69,101 @@ def crawl(
     first = canonical(start)
     if first is None:
         raise UserError(f"{start}: not an http or https address")
-    reach = split_url(first)
-    assert reach  # canonical
+    origin = split_url(first)
+    assert origin  # canonical
     if record_as:
         first = canonical(urljoin(record_as, path_and_query(first))) or first
-    client = Client(requests_per_second, allow_private, (reach.scheme, reach.netloc) if record_as else None)
+    client = Client(requests_per_second, allow_private, (origin.scheme, origin.netloc) if record_as else None)
     try:
-        rules = _robots(client, first)
+        rules = _rules_of(client, first)
     except Unreachable as error:
         raise UserError(f"{start}: cannot be reached ({error}): check the network or the address") from None
     if rules.delay and requests_per_second:
         client.pause = max(client.pause, min(rules.delay, MAX_CRAWL_DELAY))
         if rules.delay > MAX_CRAWL_DELAY:
-            asked = f"  {start:.150}: robots.txt asks for {rules.delay:.6g} seconds between two requests"
-            logger.warning(f"{asked}; {MAX_CRAWL_DELAY:.0f} are kept")
+            message = f"  {start:.150}: robots.txt asks for {rules.delay:.6g} seconds between two requests"
+            logger.warning(f"{message}; {MAX_CRAWL_DELAY:.0f} are kept")
 
-    visit = _Visit(first, exclude, rules, only_listed)
+    frontier = _Frontier(first, exclude, rules, only_listed)
     if warc.exists():
-        size, whole = warc.stat().st_size, complete_prefix(warc)
-        if whole < size:
-            said = f"  {warc}: damaged, or cut off, after {whole:,} bytes; the rest is fetched again"
-            logger.info(said)
-            os.truncate(warc, whole)
-        visit.replay(warc)
+        size, complete = warc.stat().st_size, complete_prefix(warc)
+        if complete < size:
+            message = f"  {warc}: damaged, or cut off, after {complete:,} bytes; the rest is fetched again"
+            logger.info(message)
+            os.truncate(warc, complete)
+        frontier.replay(warc)
     if progress:
-        progress.done = progress.done_at_start = visit.count.pages
+        progress.done = progress.done_at_start = frontier.count.pages
     with WarcWriter(warc, append=True) as out:
-        while visit.count.pages < max_pages and visit.count.bytes < max_bytes:
-            url = visit.next_url()
+        while frontier.count.pages < max_pages and frontier.count.bytes < max_bytes:
+            url = frontier.next_url()
             if url is None:
                 break
             try:
-                found = _ask(client, url, url in visit.sitemaps)
+                fetched = _fetch(client, url, url in frontier.sitemaps)
             except Unreachable as error:
                 raise UserError(f"{url}: cannot be reached any more ({error}): run the same command again to resume") from None
-            if found.answer.outcome in BUSY and visit.postpone(url):
+            if fetched.answer.outcome in BUSY and frontier.postpone(url):
                 continue
-            target = canonical(found.answer.location, url) if found.answer.location else None
-            if url == first and target and host_of(target) != visit.home:
+            target = canonical(fetched.answer.location, url) if fetched.answer.location else None
+            if url == first and target and host_of(target) != frontier.home:
                 raise UserError(f"{start}: redirects to {target}, which is another host: give that address")
-            page = found.answer.page
+            page = fetched.answer.page
             if page:
                 if rewrite:
                     page.body = rewrite(page.body)
-                out.response(url, 200, found.answer.headers, page.body)
+                out.response(url, 200, fetched.answer.headers, page.body)
             else:
-                out.metadata(url, found.fields(target))
-            visit.settle(url, found)
+                out.metadata(url, fetched.fields(target))
+            frontier.settle(url, fetched)
             if progress:
-                progress.advance(int(page is not None), note=f"{visit.count.bytes / 1e6:.1f} MB")
-    visit.count.refused = dict(sorted(visit.refused.items()))
-    return visit.count
+                progress.advance(int(page is not None), note=f"{frontier.count.bytes / 1e6:.1f} MB")
+    frontier.count.refused = dict(sorted(frontier.refused.items()))
+    return frontier.count
 
 
 @dataclass
-class _Found:
-    """What asking for a URL gave: an answer; of a sitemap, the addresses of pages and of sitemaps that it lists."""
+class _Fetched:
+    """The answer to the request for a URL, and, of a sitemap, the URLs of pages and of sitemaps that it lists."""
 
     answer: FetchResult
-    pages: list[str] = field(default_factory=list)
-    sitemaps: list[str] = field(default_factory=list)
+    page_urls: list[str] = field(default_factory=list)
+    sitemap_urls: list[str] = field(default_factory=list)
 
     def fields(self, target: str | None) -> list[tuple[str, str]]:
-        """`target`: where a redirect leads, canonical: of an address as it was sent, a record would keep other white space."""
+        """The fields of a metadata record. `target`: the canonical URL that a redirect leads to; a record would change the
+        white space of one as it was sent."""
         location = [("location", target)] if target else []
-        listed = [("outlink", url) for url in self.pages] + [("sitemap", url) for url in self.sitemaps]
+        listed = [("outlink", url) for url in self.page_urls] + [("sitemap", url) for url in self.sitemap_urls]
         return [("outcome", self.answer.outcome), *location, *listed]
 
     @staticmethod
-    def recorded(record: Record, name: str) -> "_Found":
+    def from_record(record: Record, name: str) -> "_Fetched":
         page = page_of(record, name, Losses())
         if page:
-            return _Found(FetchResult("page", page))
-        found: dict[str, list[str]] = {}
+            return _Fetched(FetchResult("page", page))
+        fields: dict[str, list[str]] = {}
         for line in record.block.decode("utf-8", "replace").splitlines():
             key, _, value = line.partition(": ")
-            found.setdefault(key, []).append(value)
-        answer = FetchResult(found.get("outcome", ["unknown"])[0], location=found.get("location", [None])[0])
-        return _Found(answer, found.get("outlink", []), found.get("sitemap", []))
+            fields.setdefault(key, []).append(value)
+        answer = FetchResult(fields.get("outcome", ["unknown"])[0], location=fields.get("location", [None])[0])
+        return _Fetched(answer, fields.get("outlink", []), fields.get("sitemap", []))
 
 
-def _ask(client: Client, url: str, sitemap: bool) -> _Found:
+def _fetch(client: Client, url: str, sitemap: bool) -> _Fetched:
     if not sitemap:
-        return _Found(client.fetch(url))
+        return _Fetched(client.fetch(url))
     answer = client.fetch(url, types=None, max_bytes=MAX_SITEMAP_BYTES)
     if not answer.page:
-        return _Found(answer)
+        return _Fetched(answer)
     is_index, listed = parse_sitemap(answer.page.body)
-    own = [link for link in (canonical(found, url) for found in listed) if link and host_of(link) == host_of(url)]
-    own = [link for link in dict.fromkeys(own) if len(link) <= MAX_URL_LENGTH]
-    return _Found(FetchResult("sitemap"), *(([], own) if is_index else (own, [])))
+    urls = [link for link in (canonical(listed_url, url) for listed_url in listed) if link and host_of(link) == host_of(url)]
+    urls = [link for link in dict.fromkeys(urls) if len(link) <= MAX_URL_LENGTH]
+    return _Fetched(FetchResult("sitemap"), *(([], urls) if is_index else (urls, [])))
 
 
-class _Visit:
-    """What is known, and what is next. Depends on the records settled so far and on nothing else."""
+class _Frontier:
+    """The crawl frontier: URLs that are known, done and next. Depends on the records settled so far and on nothing else."""
 
     def __init__(self, first: str, exclude: list[str], rules: RobotsRules, only_listed: bool) -> None:
         self.home = host_of(first)
@@ -174,8 +175,8 @@ class _Visit:
         self.queue: deque[str] = deque()
         self.seen: set[str] = set()
         self.done: set[str] = set()
-        self.hops: dict[str, int] = {}  # redirects that led to a URL
-        self.sitemaps: dict[str, int] = {}  # those to be read, and how many levels of indexes may follow
+        self.hops: dict[str, int] = {}  # by URL: redirects that led to it
+        self.sitemaps: dict[str, int] = {}  # by URL of a sitemap to read: levels of indexes that may follow
         self.postponed: set[str] = set()
         self.busy = 0
         if only_listed:
@@ -193,7 +194,7 @@ class _Visit:
         return None
 
     def postpone(self, url: str) -> bool:
-        """Put a URL that got "busy" for an answer at the end, once. Raises UserError at the fifth such answer in a row."""
+        """Put a URL that was answered "busy" at the end, once. Raises UserError at the fifth such answer in a row."""
         self.busy += 1
         if self.busy >= MAX_BUSY:
             raise UserError(f"{url}: the server is too busy: run the same command later to resume")
@@ -203,10 +204,10 @@ class _Visit:
         self.queue.append(url)
         return True
 
-    def settle(self, url: str, found: _Found) -> None:
+    def settle(self, url: str, fetched: _Fetched) -> None:
         self.done.add(url)
         self.seen.add(url)
-        page, outcome = found.answer.page, found.answer.outcome
+        page, outcome = fetched.answer.page, fetched.answer.outcome
         if outcome not in BUSY:
             self.busy = 0
         if page:
@@ -215,17 +216,17 @@ class _Visit:
             for link in () if self.only_listed else links(page):
                 self._add(link)
             return
-        for link in found.pages:
+        for link in fetched.page_urls:
             self._add(link)
         levels = self.sitemaps.get(url, 0)
-        for link in found.sitemaps:
+        for link in fetched.sitemap_urls:
             if levels:
                 self._add_sitemap(link, levels - 1)
             else:
                 self.refused["nested sitemap"] += 1
         if outcome != "sitemap":
             self.refused[outcome] += 1
-        location = found.answer.location
+        location = fetched.answer.location
         target = canonical(location, url) if location else None
         hops = self.hops.get(url, 0) + 1
         if target and hops <= MAX_REDIRECTS and self._is_new(target):
@@ -236,7 +237,7 @@ class _Visit:
 
     def replay(self, warc: Path) -> None:
         for record in read_records(warc, Losses()):
-            self.settle(record.url, _Found.recorded(record, warc.name))
+            self.settle(record.url, _Fetched.from_record(record, warc.name))
 
     def _add(self, url: str) -> bool:
         new = self._is_new(url)
@@ -249,7 +250,7 @@ class _Visit:
             self.sitemaps[url] = levels
 
     def _is_new(self, url: str) -> bool:
-        """Whether to fetch it; a URL is asked about once, so that each refusal counts once."""
+        """Whether to fetch a URL. True at most once for each URL, and a refusal is counted once."""
         if url in self.seen or host_of(url) != self.home:
             return False
         if len(self.seen) >= MAX_URLS:
@@ -270,11 +271,11 @@ class _Visit:
         return False
 
 
-def _robots(client: Client, first: str) -> RobotsRules:
-    """The host's rules as RFC 9309 has it: none when the file is missing, none of the host when its server fails."""
+def _rules_of(client: Client, first: str) -> RobotsRules:
+    """The host's rules by RFC 9309: all is allowed when the file is missing, nothing when the server fails."""
     url = canonical("/robots.txt", first)
     for _ in range(MAX_REDIRECTS + 1):
-        answer = client.fetch(url or "", patient=False, types=None)  # stores of files serve all as bytes, this too
+        answer = client.fetch(url or "", patient=False, types=None)  # object stores serve every file as bytes, this too
         url = canonical(answer.location, url) if answer.location else None
         if url is None or host_of(url) != host_of(first):
             break
@@ -285,7 +286,7 @@ def _robots(client: Client, first: str) -> RobotsRules:
     return RobotsRules()
 
 
-# A tree would be exact and thirty times slower; what this finds in a comment costs one request.
+# Parsing the tree would be exact and thirty times slower; a link that this finds in a comment costs one request.
 HREF = re.compile(r"""<(a|area|base)\b[^<>]*?\shref\s*=\s*("[^"<>]*"|'[^'<>]*'|[^\s"'<>]+)""", re.IGNORECASE)
 
 
@@ -293,12 +294,12 @@ def links(page: Page) -> list[str]:
     """Canonical URLs that an HTML page links to, in order, each once."""
     if page.content_type not in HTML_TYPES:
         return []
-    base, found = page.url, {}
+    base, hrefs = page.url, {}
     for tag, quoted in HREF.findall(decode(page)):
         link = unescaped(quoted.strip("\"'"))
         if tag.lower() == "base":
             base = canonical(link, page.url) or base
         else:
-            found[link.partition("#")[0]] = None
-    whole = (canonical(link, base) for link in found if link)
-    return [link for link in dict.fromkeys(whole) if link]
+            hrefs[link.partition("#")[0]] = None
+    urls = (canonical(link, base) for link in hrefs if link)
+    return [link for link in dict.fromkeys(urls) if link]

@@ -1,6 +1,6 @@
 """Pages from rows of files (`data/readers.py`) and from data sets of the Hugging Face hub.
 
-One column holds the text; it is chosen by name. A row is a page under its own `url` where it has one, else under
+One column, chosen by name, holds the text. A row is a page under its own `url` where it has one, else under
 `file:///<folder>/<file>/<row>`. A column called `html` holds web pages, any other plain text.
 """
 
@@ -21,16 +21,16 @@ from groundup.data.readers import Refused, batches, gathered, no_column
 def read_rows(path: Path, column: str, refused: Refused, kind: Kind | None = None) -> Iterator[Page]:
     """The pages of a file of rows. Rows that give none are counted in `refused`, by reason.
 
-    Raises UserError when no row has the column, naming those there are, or when the file is neither text nor Parquet.
+    Raises UserError, with the names of the columns, when no row has this one, or when the file is neither text nor Parquet.
     """
-    place = f"file:///{quoted(path.resolve().parent.name)}/{quoted(path.name)}"
+    base_url = f"file:///{quoted(path.resolve().parent.name)}/{quoted(path.name)}"
     for batch in batches(path, column, ("url",), refused, kind):
-        yield from _pages(batch, str(path), place, column, refused)
+        yield from _pages(batch, str(path), base_url, column, refused)
 
 
 @dataclass
 class HubDataset:
-    """`hf:org/name[:split]` (split `train` if not said), streamed; a local folder's path will do as name."""
+    """`hf:org/name[:split]` (default split `train`), streamed; the name may be the path of a local folder."""
 
     source: str
     column: str
@@ -49,24 +49,24 @@ class HubDataset:
         try:
             rows = iter(datasets.load_dataset(name, split=split or "train", streaming=True))
             first = next(rows, None)
-        except Exception as error:  # the library raises dozens of kinds, those of the network among them
+        except Exception as error:  # the library raises dozens of kinds, network errors among them
             why = " ".join(str(error).split())[:200] or type(error).__name__
             raise UserError(f"{source}: cannot be read ({why}): check the name, the split and the network") from None
         if first is not None and column not in first:
             raise UserError(no_column(source, column, first))
-        place = f"file:///{quoted(Path(name).name)}/{split or 'train'}"
-        every = chain([] if first is None else [first], rows)
-        for batch in gathered(enumerate(every), source, column, ("url",), self.refused):
-            yield from _pages(batch, source, place, column, self.refused)
+        base_url = f"file:///{quoted(Path(name).name)}/{split or 'train'}"
+        all_rows = chain([] if first is None else [first], rows)
+        for batch in gathered(enumerate(all_rows), source, column, ("url",), self.refused):
+            yield from _pages(batch, source, base_url, column, self.refused)
 
 
-def _pages(batch: pa.RecordBatch, source: str, place: str, column: str, refused: Refused) -> Iterator[Page]:
+def _pages(batch: pa.RecordBatch, source: str, base_url: str, column: str, refused: Refused) -> Iterator[Page]:
     for row in batch.to_pylist():
         number, text, url = row["row"], row["text"], row["url"]
         if not text.strip():
             refused.add("no text", f"{source}: row {number + 1}")
             continue
-        url = url if url and url.startswith(("http://", "https://")) else f"{place}/{number}"
+        url = url if url and url.startswith(("http://", "https://")) else f"{base_url}/{number}"
         if split_url(url) is None or "\ufffd" in url:  # half of a surrogate pair, as the reader leaves it
             refused.add("malformed URL", f"{source}: row {number + 1}")
             continue

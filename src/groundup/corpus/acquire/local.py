@@ -1,4 +1,4 @@
-"""Sources that are files or folders of this machine. Light: a plan asks for them before any chapter is imported."""
+"""Sources that are files or folders of this machine. Light to import: a plan needs them before any chapter is imported."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ CRAWLED = ("http://", "https://", SITEMAP)
 def local_path(source: SourceConfig) -> Path | None:
     """The file or folder on this machine that a source is read from, if it is one.
 
-    Raises UserError where there is none: a wrong path is known before the sources before it are crawled.
+    Raises UserError where it does not exist: a wrong path is reported before the sources listed above it are crawled.
     """
     if source.source in ("pydoc:", "stdlib:", "topics:") or source.source.startswith((*CRAWLED, "cc:", "oai:")):
         return None

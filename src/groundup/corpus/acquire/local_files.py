@@ -1,7 +1,7 @@
 """Sources of this machine: files and folders of any kind that is known, Python's standard library and language reference.
 
-What a file is, its content says first (`data/file_kinds.py`): a page, a text, rows, a web archive, a PDF, or the dump of a
-wiki or of a Stack Exchange site.
+The kind of a file is decided by its content first (`data/file_kinds.py`): a page, a text, rows, a web archive, a PDF, or the
+dump of a wiki or of a Stack Exchange site.
 """
 
 import ast
@@ -40,7 +40,7 @@ DUMP = re.compile(rb"\s{0,99}(?:(?:" + PROLOGUE + rb")\s{0,99}){0,4}<(mediawiki|
 
 @dataclass
 class Reading:
-    """What a source is read with: prefixes of paths that are not, and where what is passed over is counted and said."""
+    """How a source is read: prefixes of paths to exclude, counts of what is passed over, and remarks for the user."""
 
     exclude: tuple[str, ...]
     refused: Refused = field(default_factory=Refused)
@@ -60,7 +60,7 @@ class Reading:
 
 @dataclass
 class StandardLibrary:
-    """Ordered by digest, so that whatever part of it fits a limit is spread over all packages."""
+    """Ordered by digest, so that the part that fits a limit is spread over all packages."""
 
     reading: Reading
 
@@ -86,7 +86,7 @@ class Topics:
 
 @dataclass
 class Files:
-    """A file, or a folder: all its files of known kinds, in the order of their names."""
+    """A file, or all files of known kinds in a folder, in the order of their names."""
 
     path: Path
     column: str
@@ -121,22 +121,23 @@ class Files:
         if name.lower().endswith(ARCHIVES):
             yield from self.reading.wanted(_archive(path, refused))
             return
-        place = f"file:///{label}/{quoted(name)}"
-        if _begins(path, PDF):
+        base_url = f"file:///{label}/{quoted(name)}"
+        if _begins_with(path, PDF):
             if self.reading.wants(f"/{name}") and (text := pdf.text(path, refused)):
-                yield from _parts(streams.parts(io.BytesIO(text.encode("utf-8", "replace"))), place, "text/plain", refused)
+                bodies = streams.parts(io.BytesIO(text.encode("utf-8", "replace")))
+                yield from _pages_of_parts(bodies, base_url, "text/plain", refused)
             return
         try:
             kind = kind_of(path)
         except UserError as refusal:
             if file_kinds.has_ending(name, KNOWN) or not path.is_file():
                 raise
-            yield from self.reading.wanted(_archive(path, refused, refusal))  # whatever its name, and however it begins
+            yield from self.reading.wanted(_archive(path, refused, refusal))  # perhaps one of any name and any first bytes
             return
-        dump = _dump(path, kind) if kind.form in ("text", "values") else ""
+        dump = _dump_kind(path, kind) if kind.form in ("text", "values") else ""
         if dump:
             source = WikiDump if dump == "mediawiki" else StackExchangeDump
-            yield from self.reading.wanted(source(path, kind, place, refused).pages())
+            yield from self.reading.wanted(source(path, kind, base_url, refused).pages())
         elif file_kinds.has_ending(name, (".xml",)):
             raise UserError(f"{path}: XML, but no dump of MediaWiki or Stack Exchange (Posts.xml): take the text out of it first")
         elif kind.form == "archive":
@@ -147,19 +148,19 @@ class Files:
             yield from self.reading.wanted(datasets.read_rows(path, self.column, refused, kind))
 
 
-def _begins(path: Path, magic: bytes) -> bool:
+def _begins_with(path: Path, magic: bytes) -> bool:
     with open_plain(path) as file:
         return file.read(len(magic)) == magic
 
 
-def _dump(path: Path, kind: Kind) -> str:
-    """`mediawiki`, `posts`, or "" for what is neither's dump."""
+def _dump_kind(path: Path, kind: Kind) -> str:
+    """The root element of a dump: `mediawiki`, `posts`, or "" for what is no dump."""
     try:
         with open_plain(path) as file:
-            found = DUMP.match(streams.content(file, kind.packing, kind.encoding, kind.mark).read(1 << 12))
+            root = DUMP.match(streams.content(file, kind.packing, kind.encoding, kind.mark).read(1 << 12))
     except DAMAGE:
         return ""
-    return found[1].decode() if found else ""
+    return root[1].decode() if root else ""
 
 
 def _python_files(root: Path) -> list[str]:
@@ -194,9 +195,9 @@ class Texts:
             if self.kind and file_kinds.is_page(path, self.kind):
                 content_type = "text/html"
             elif self.kind and content_type != "text/x-python":
-                yield from _parts(texts(path, refused, self.kind), url, content_type, refused)
+                yield from _pages_of_parts(texts(path, refused, self.kind), url, content_type, refused)
                 continue
-            body = _whole(path, self.kind, refused)
+            body = _unpacked(path, self.kind, refused)
             if body is None:
                 continue
             if content_type == "text/x-python" and not _is_python(body):
@@ -205,7 +206,7 @@ class Texts:
                 yield Page(url, content_type, body)
 
 
-def _parts(bodies: Iterator[bytes], url: str, content_type: str, refused: Refused) -> Iterator[Page]:
+def _pages_of_parts(bodies: Iterator[bytes], url: str, content_type: str, refused: Refused) -> Iterator[Page]:
     first, second = next(bodies, None), next(bodies, None)
     if first is None:
         refused.add("no text", url)
@@ -220,12 +221,12 @@ def _charset(body: bytes) -> str | None:
     try:
         body.decode()
     except UnicodeDecodeError:
-        return None  # an old encoding, which is found as that of a page is
+        return None  # an old encoding, which is detected as that of a page is
     return "utf-8"
 
 
-def _whole(path: Path, kind: Kind | None, refused: Refused) -> bytes | None:
-    """All of a file, unpacked; None where it is too large, damaged, or may not be read."""
+def _unpacked(path: Path, kind: Kind | None, refused: Refused) -> bytes | None:
+    """The content of a file, unpacked; None where it is too large, damaged, or may not be read."""
     try:
         if kind is None:
             with open_plain(path) as file:
@@ -259,12 +260,20 @@ def _archive(path: Path, refused: Refused, refusal: UserError | None = None) -> 
     losses = Losses()
     open_plain(path).close()
     zipped = wacz.is_wacz(path)
-    yield from wacz.read_wacz(path, losses, refused) if zipped else read_pages(path, losses)
+    try:
+        yield from wacz.read_wacz(path, losses, refused) if zipped else read_pages(path, losses)
+    except GeneratorExit:  # the source's limit is reached
+        _add_losses(path, losses, refused)
+        raise
     if not losses.records and refused and zipped:
         raise UserError(f"{path}: no WARC of it can be read ({refused}): give a .wacz as browsers write it, without a password")
     if not losses.records:
         give = "give *.warc.gz, *.wacz, *.arc, *.jsonl, *.parquet, or a folder of pages"
         raise refusal or UserError(f"{path}: not a web archive: {give}")
+    _add_losses(path, losses, refused)
+
+
+def _add_losses(path: Path, losses: Losses, refused: Refused) -> None:
     refused.add("truncated", str(path), losses.truncated)
     refused.add("damaged", str(path), losses.lost)
     refused.add("malformed URL", str(path), losses.malformed)

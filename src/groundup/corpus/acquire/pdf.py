@@ -1,7 +1,7 @@
-"""Text of PDF files by PDFium (the extra `pdf`), in a process of its own: what crashes or never ends costs one file.
+"""Text of PDF files by PDFium (the extra `pdf`), in a process of its own: a crash or an endless loop costs one file.
 
-One process reads file after file, and is started anew where one ended it. It may not write to disk, take more than 2 GB of
-memory, or more than 10 seconds of processor time over a page.
+One process reads file after file; another is started when a file ended it. It may not write to disk, take more than 2 GB of
+memory, or more than 10 seconds of processor time per page.
 """
 
 import json
@@ -21,7 +21,7 @@ from groundup.data.readers import Refused
 MAX_PDF_BYTES = 256 << 20
 MAX_PAGES = 5000  # of a file
 MAX_ANSWER = 1 << 24  # bytes of one page's text, as JSON
-PATIENCE_SECONDS = 120.0  # by the clock, without a page: the processor may be busy with others
+PATIENCE_SECONDS = 120.0  # wall time without a page: the processor may be busy with other processes
 
 
 class PdfReader:
@@ -29,7 +29,7 @@ class PdfReader:
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
-        self.held = b""
+        self.buffered = b""
 
     def __enter__(self) -> "PdfReader":
         return self
@@ -38,7 +38,7 @@ class PdfReader:
         self._end()
 
     def text(self, path: Path, refused: Refused) -> str:
-        """The text of a file, pages with a blank line between; what cannot be read is counted in `refused`.
+        """The text of a file, a blank line between pages; what cannot be read is counted in `refused`.
 
         Raises UserError when the extra is missing.
         """
@@ -61,7 +61,7 @@ class PdfReader:
         return text
 
     def _answers(self, path: Path) -> Iterator[dict[str, str]]:
-        """Pages, then {"end": reason or ""}, which is missing where the process was ended."""
+        """Pages, then {"end": reason or ""}, which is missing where the process was killed."""
         if self.process is None or self.process.poll() is not None:
             self._start()
         process = self.process
@@ -80,16 +80,16 @@ class PdfReader:
         self._end()
 
     def _line(self) -> bytes:
-        """The next line; b"" when the process ended, or is too slow, or says too much."""
+        """The next line; b"" when the process ended, is too slow, or the line is too long."""
         assert self.process and self.process.stdout
         output, deadline = self.process.stdout.fileno(), time.monotonic() + PATIENCE_SECONDS
-        while b"\n" not in self.held:
+        while b"\n" not in self.buffered:
             ready, _, _ = select.select([output], [], [], max(0.0, deadline - time.monotonic()))
             more = os.read(output, 1 << 16) if ready else b""
-            if not more or len(self.held) > MAX_ANSWER:
+            if not more or len(self.buffered) > MAX_ANSWER:
                 return b""
-            self.held += more
-        line, _, self.held = self.held.partition(b"\n")
+            self.buffered += more
+        line, _, self.buffered = self.buffered.partition(b"\n")
         return line
 
     def _start(self) -> None:
@@ -101,7 +101,7 @@ class PdfReader:
         )  # fmt: skip
 
     def _end(self) -> None:
-        process, self.process, self.held = self.process, None, b""
+        process, self.process, self.buffered = self.process, None, b""
         if process:
             process.kill()
             process.communicate()

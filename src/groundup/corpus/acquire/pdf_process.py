@@ -1,6 +1,6 @@
-"""The process that reads PDF files for `pdf.py`: paths in, a line a page out.
+"""The process that reads PDF files for `pdf.py`: paths in, one line per page out.
 
-Not to be imported: it takes its standard output and its limits for itself.
+Not to be imported: it redirects its standard output and limits its own resources.
 """
 
 import json
@@ -26,25 +26,25 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufffe\uffff\ud800-\udfff]")
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="ascii")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # so that nothing a library prints is taken for an answer
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin.buffer:
-        path, most = json.loads(line)
-        for answer in _answers(bytes.fromhex(path), most):
+        path, max_pages = json.loads(line)
+        for answer in _answers(bytes.fromhex(path), max_pages):
             answers.write(json.dumps(answer) + "\n")
             answers.flush()
 
 
-def _answers(path: bytes, most: int) -> Iterator[dict[str, str]]:
+def _answers(path: bytes, max_pages: int) -> Iterator[dict[str, str]]:
     """{"page": text} for each page, then {"end": why there are no more, "" at the end of the file}."""
-    signal.setitimer(signal.ITIMER_PROF, PAGE_SECONDS)  # its signal ends the process
+    signal.setitimer(signal.ITIMER_PROF, PAGE_SECONDS)  # the timer's signal ends the process
     started, reason = time.process_time(), ""
     try:
         with closing(pypdfium2.PdfDocument(Path(os.fsdecode(path)).read_bytes())) as document:
             for number in range(len(document)):
-                if number >= most or time.process_time() - started > FILE_SECONDS:
+                if number >= max_pages or time.process_time() - started > FILE_SECONDS:
                     reason = "truncated"
                     break
                 signal.setitimer(signal.ITIMER_PROF, PAGE_SECONDS)

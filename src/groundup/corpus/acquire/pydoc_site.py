@@ -20,8 +20,8 @@ try:
 except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
-PREFIX = "groundup-pydoc-"  # and eight characters: what pydoc cuts short depends on the length of its folder's path
-YOUNG_SECONDS = 60.0  # a folder that is not locked may be about to be
+PREFIX = "groundup-pydoc-"  # and eight characters: where pydoc shortens text depends on the length of its folder's path
+YOUNG_SECONDS = 60.0  # an unlocked folder this young may be about to be locked
 HOST = "http://pydoc.localhost"
 START_SECONDS = 30.0
 # Forms and source listings; how this Python was built; and modules that act when they are imported, as pydoc does: a
@@ -48,7 +48,7 @@ def pydoc_server() -> Iterator[str]:
     """pydoc over the running Python's standard library, on a free port of loopback; yields its address."""
     # pydoc shows os.environ, so it gets an environment of its own; -S and -P keep installed packages out.
     command = [sys.executable, "-s", "-S", "-P", "-B", "-m", "pydoc", "-n", "127.0.0.1", "-p", "0"]
-    _remove_left()
+    _remove_stale_folders()
     with tempfile.TemporaryDirectory(prefix=PREFIX) as empty, _locked(empty):
         environment = {
             "PATH": os.defpath,
@@ -65,19 +65,19 @@ def pydoc_server() -> Iterator[str]:
         server = subprocess.Popen(
             command, env=environment, cwd=empty, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        said: Queue[bytes] = Queue()
+        output: Queue[bytes] = Queue()
 
-        def listen() -> None:  # for as long as it runs: a full pipe would stop it
+        def listen() -> None:  # as long as the server runs: a full pipe would stop it
             for line in server.stdout or ():
-                said.put(line)
-            said.put(b"")
+                output.put(line)
+            output.put(b"")
 
         listener = threading.Thread(target=listen, daemon=True)
         listener.start()
         try:
-            yield _address(said)
+            yield _served_address(output)
         finally:
-            server.kill()  # it does not always end when asked to
+            server.kill()  # terminate() does not always end it
             server.wait()
             listener.join()
             for pipe in (server.stdin, server.stdout):
@@ -87,7 +87,7 @@ def pydoc_server() -> Iterator[str]:
 
 @contextmanager
 def _locked(folder: str) -> Iterator[None]:
-    """As long as this process lives, however it ends; nothing is written into the folder, which pydoc would show."""
+    """Hold a lock on a folder, at most until this process ends, however it ends. No lock file: pydoc would show it."""
     descriptor = _lock(folder)
     try:
         yield
@@ -97,7 +97,8 @@ def _locked(folder: str) -> Iterator[None]:
 
 
 def _lock(folder: str) -> int | None:
-    """None where another process has it, where it may not be opened, and where the system has no such locks."""
+    """The descriptor that holds the lock; None where another process holds it, the folder may not be opened, or the system has
+    no such locks."""
     if fcntl is None:
         return None
     descriptor = None
@@ -110,10 +111,10 @@ def _lock(folder: str) -> int | None:
     return None
 
 
-def _remove_left() -> None:
-    """The empty folders of processes that were killed."""
+def _remove_stale_folders() -> None:
+    """Remove the empty folders of processes that were killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        with suppress(OSError):  # others' folders among them, and those that somebody else removes just now
+        with suppress(OSError):  # of folders of other users, or that another process removes meanwhile
             if time.time() - folder.stat().st_mtime > YOUNG_SECONDS and (descriptor := _lock(str(folder))) is not None:
                 try:
                     folder.rmdir()
@@ -121,17 +122,17 @@ def _remove_left() -> None:
                     os.close(descriptor)
 
 
-def _address(said: Queue[bytes]) -> str:
-    heard = b""
+def _served_address(output: Queue[bytes]) -> str:
+    received = b""
     while True:
         try:
-            line = said.get(timeout=START_SECONDS)
+            line = output.get(timeout=START_SECONDS)
         except Empty:
             line = b""
         ready = re.search(rb"ready at (http://\S+)", line)
         if ready:
             return ready[1].decode()
-        heard += line
+        received += line
         if not line:
-            last = " ".join(heard.decode(errors="replace").split())[-200:] or "no answer"
+            last = " ".join(received.decode(errors="replace").split())[-200:] or "no answer"
             raise UserError(f"pydoc: the documentation server did not start ({last}): use another Python or source")

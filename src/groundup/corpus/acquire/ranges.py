@@ -1,8 +1,8 @@
 """Parts of large remote files, at most ten at a time, each kept on disk from the moment it is whole.
 
-The log is append-only: one line that says what was asked, then the bytes. A download that was killed, even by kill -9,
-opens it again, drops an entry that was being written, and asks for nothing that it holds. A server that is busy (429,
-5xx) is asked again after a pause that doubles, for all connections together; one that forbids (403) is not.
+The log is append-only: one line that states the range, then the bytes. A download that was killed, even by kill -9,
+opens it again, drops an entry that was being written, and requests nothing that it holds. Requests to a busy server (429,
+5xx) are repeated after a pause that doubles, for all connections together; those that it forbids (403) are not.
 """
 
 import http.client
@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from groundup.core.errors import UserError
 from groundup.corpus.acquire import fetch
-from groundup.corpus.acquire.fetch import AGENT, Unreachable, back_off, seconds_of
+from groundup.corpus.acquire.fetch import AGENT, Unreachable, back_off, retry_seconds
 from groundup.corpus.archive.records import natural
 
 logger = logging.getLogger(__name__)
@@ -32,9 +32,9 @@ ATTEMPTS = 8
 REQUEST_SECONDS = 60.0  # then a new request continues after the bytes that came
 IDLE_SECONDS = 20.0
 MAX_WAIT_SECONDS = 120.0
-BLOCK = 1 << 20  # what a `RangeFile` asks for at a time
+BLOCK = 1 << 20  # bytes that a `RangeFile` requests at a time
 CHUNK = 1 << 16
-MAX_WHOLE_BYTES = 256 << 20  # of a file that is asked for without saying how much
+MAX_WHOLE_BYTES = 256 << 20  # of a file that is requested whole
 
 Range = tuple[str, int, int | None]  # path, first byte, number of bytes (None: to the end)
 
@@ -43,13 +43,13 @@ Range = tuple[str, int, int | None]  # path, first byte, number of bytes (None: 
 class _Entry:
     position: int  # of the bytes in the log
     length: int
-    total: int  # bytes of the remote file, 0 if not said
-    head: bytes  # all of the line before it but the checksum
+    total: int  # bytes of the remote file, 0 if unknown
+    head: bytes  # the line before the bytes, without its checksum
     crc: int  # of the head and the bytes
 
 
-class Again(Exception):
-    """The request failed in a way that may pass; `wait` is what the server asks for, in seconds."""
+class Retryable(Exception):
+    """A request failed in a way that may pass; `wait`: the seconds that the server asks to wait."""
 
     def __init__(self, why: str, wait: float | None = None) -> None:
         super().__init__(why)
@@ -57,11 +57,11 @@ class Again(Exception):
 
 
 class Missing(UserError):
-    """There is no such file: the end of what only it was for, not of the other ranges."""
+    """There is no such file. The other ranges can still be downloaded."""
 
 
 class Ranges:
-    """Byte ranges of the files under `base`, through the log.
+    """Byte ranges of the files under `base`, from the log or the server.
 
     with Ranges("https://data.commoncrawl.org/", Path("a.fetched")) as ranges:
         listing = ranges.get(("crawl-data/CC-MAIN-2026-17/warc.paths.gz", 0, None))
@@ -78,7 +78,7 @@ class Ranges:
         self.lock = threading.Lock()
         self.not_before = 0.0
         self.stopped = threading.Event()
-        self.failure: UserError | None = None  # for good: ends all that is still to come
+        self.failure: UserError | None = None  # permanent: ends all requests to come
         self.open: list[http.client.HTTPConnection] = []
 
     def __enter__(self) -> "Ranges":
@@ -93,45 +93,45 @@ class Ranges:
         self.log.close()
 
     def _read_log(self) -> None:
-        size, whole = self.log.seek(0, io.SEEK_END), 0
+        size, complete = self.log.seek(0, io.SEEK_END), 0
         self.log.seek(0)
         while line := self.log.readline(8192):
             try:
                 head, _, crc = line.removesuffix(b"\n").rpartition(b" ")
-                path, start, asked, length, total = head.decode().split(" ")
-                entry = _Entry(self.log.tell(), int(length), int(total), head, int(crc))
-                wanted = int(asked) if int(asked) >= 0 else None
+                path, start, length, kept_length, total = head.decode().split(" ")
+                entry = _Entry(self.log.tell(), int(kept_length), int(total), head, int(crc))
+                asked_length = int(length) if int(length) >= 0 else None
             except ValueError:
                 break
             if entry.position + entry.length > size:
                 break
-            self.entries[path, int(start), wanted] = entry
-            whole = self.log.seek(entry.position + entry.length)
-        self.log.truncate(whole)
+            self.entries[path, int(start), asked_length] = entry
+            complete = self.log.seek(entry.position + entry.length)
+        self.log.truncate(complete)
 
     def get(self, wanted: Range) -> bytes:
-        """The bytes, fewer only where the file ends. Raises UserError when the server refuses them for good."""
+        """The bytes, fewer only where the file ends. Raises UserError when the server refuses them permanently."""
         return self.submit(wanted).result()
 
     def total(self, path: str, start: int, length: int | None) -> int:
-        """Size of the file, known once the range was had."""
+        """Size of the file, known once the range was fetched."""
         entry = self.entries[path, start, length]
         return entry.total or entry.length
 
     def submit(self, wanted: Range) -> "Future[bytes]":
-        return self.pool.submit(self._had, wanted)
+        return self.pool.submit(self._from_log_or_server, wanted)
 
     def in_order(self, wanted: Iterable[Range]) -> Iterator[bytes]:
-        """The ranges one after another, those that follow being fetched meanwhile; b"" where there is no such file."""
+        """The ranges one after another, the next ones being fetched meanwhile; b"" where there is no such file."""
         waiting: deque[Future[bytes]] = deque()
-        for one in wanted:
-            waiting.append(self.submit(one))
+        for byte_range in wanted:
+            waiting.append(self.submit(byte_range))
             if len(waiting) > 2 * self.connections:
-                yield _there(waiting.popleft())
+                yield _content_or_empty(waiting.popleft())
         while waiting:
-            yield _there(waiting.popleft())
+            yield _content_or_empty(waiting.popleft())
 
-    def _had(self, wanted: Range) -> bytes:
+    def _from_log_or_server(self, wanted: Range) -> bytes:
         with self.lock:
             entry = self.entries.get(wanted)
             if entry:
@@ -141,8 +141,8 @@ class Ranges:
                     return content
                 logger.warning(f"{self.log.name}: {wanted[0]} is damaged: fetched again")
         content, total = self._download(wanted)
-        path, start, asked = wanted
-        head = f"{path} {start} {-1 if asked is None else asked} {len(content)} {total}".encode()
+        path, start, length = wanted
+        head = f"{path} {start} {-1 if length is None else length} {len(content)} {total}".encode()
         crc = zlib.crc32(content, zlib.crc32(head))
         line = b"%b %d\n" % (head, crc)
         with self.lock:
@@ -161,13 +161,13 @@ class Ranges:
             if self.stopped.is_set():
                 raise self.failure or Unreachable("stopped")
             try:
-                total = self._ask(path, start, length, received)
+                total = self._request(path, start, length, received)
                 return bytes(received), total
             except Missing:
                 raise
             except UserError as error:
                 raise self._give_up(error) from None
-            except (Again, Unreachable, OSError, http.client.HTTPException) as error:
+            except (Retryable, Unreachable, OSError, http.client.HTTPException) as error:
                 self._hang_up()
                 why = " ".join(str(error).split()) or type(error).__name__
                 wait = getattr(error, "wait", None)
@@ -184,8 +184,8 @@ class Ranges:
         self.stopped.set()
         return self.failure
 
-    def _ask(self, path: str, start: int, length: int | None, received: bytearray) -> int:
-        """Add to `received` what is missing of the range; returns the size of the file, 0 if not said."""
+    def _request(self, path: str, start: int, length: int | None, received: bytearray) -> int:
+        """Add to `received` what is missing of the range; returns the size of the file, 0 if unknown."""
         deadline = time.monotonic() + REQUEST_SECONDS
         first = start + len(received)
         last = "" if length is None else str(start + length - 1)
@@ -195,22 +195,22 @@ class Ranges:
         response = connection.getresponse()
         if response.status == 403:
             raise UserError(
-                f"{self.base}{path}: 403 Forbidden: too much was asked of the server; wait some hours, then run again to resume"
+                f"{self.base}{path}: 403 Forbidden: too many requests; wait some hours, then run the same command again to resume"
             )
         if response.status in (429, 500, 502, 503, 504):
-            raise Again(f"status {response.status}", seconds_of(response.headers["Retry-After"]))
+            raise Retryable(f"status {response.status}", retry_seconds(response.headers["Retry-After"]))
         if response.status == 416:  # there is nothing so far into the file
             response.read(CHUNK)
             return first
         if response.status == 200 and first == 0 and length is None:
             total = 0
         elif response.status == 206:
-            given, _, whole = (response.headers["Content-Range"] or "").removeprefix("bytes ").partition("/")
-            if given.partition("-")[0] != str(first):
-                raise Again(f"asked from byte {first}, given {given or 'no range'}")
-            total = natural(whole) or 0
+            content_range, _, size = (response.headers["Content-Range"] or "").removeprefix("bytes ").partition("/")
+            if content_range.partition("-")[0] != str(first):
+                raise Retryable(f"requested from byte {first}, got {content_range or 'no range'}")
+            total = natural(size) or 0
         elif response.status == 200:
-            raise Again("the server gives no parts of files")
+            raise Retryable("the server does not serve ranges")
         elif response.status in (404, 410):
             response.read(CHUNK)
             if not response.isclosed():
@@ -224,12 +224,12 @@ class Ranges:
         while len(received) < end and (part := response.read1(min(CHUNK, end - len(received)))):
             received += part
             if time.monotonic() > deadline and len(received) < end:
-                raise Again("too slow")
+                raise Retryable("too slow")
             if self.stopped.is_set():
                 raise Unreachable("stopped")
         if len(received) < end and (length is not None or total or response.length):
-            raise Again(f"{len(received)} of {end} bytes came, {promised} were promised")
-        if response.length or response.will_close:  # more than was asked for, or nothing further
+            raise Retryable(f"{len(received)} of {end} bytes came, {promised} were promised")
+        if response.length or response.will_close:  # more than was requested, or the last answer of this connection
             self._hang_up()
         response.close()  # so that the connection takes another request
         return total
@@ -241,10 +241,10 @@ class Ranges:
             tls = address.scheme == "https"
             host, port = address.hostname or "", address.port or (443 if tls else 80)
             connection = http.client.HTTPConnection(host, port)
-            # Who asks for this address is the user, not a page, so it may be a private one.
+            # The user gave this address, not a page, so it may be a private one.
             connection.sock = fetch.connect(host, port, tls, allow_private=True)
             connection.sock.settimeout(IDLE_SECONDS)
-            connection.auto_open = 0  # a lost connection is told, and made anew here
+            connection.auto_open = 0  # a lost connection raises, and is opened again here
             self.local.connection = connection
             self.open.append(connection)
         return connection
@@ -257,7 +257,7 @@ class Ranges:
                 connection.close()
 
 
-def _there(content: "Future[bytes]") -> bytes:
+def _content_or_empty(content: "Future[bytes]") -> bytes:
     try:
         return content.result()
     except Missing:
@@ -265,7 +265,7 @@ def _there(content: "Future[bytes]") -> bytes:
 
 
 class RangeFile(io.RawIOBase):
-    """A remote file to read and to seek in; the blocks ahead are fetched while one is read."""
+    """A remote file to read and seek in; the blocks ahead are fetched while one is read."""
 
     def __init__(self, ranges: Ranges, path: str) -> None:
         super().__init__()

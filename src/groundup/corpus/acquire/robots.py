@@ -10,14 +10,14 @@ from groundup.corpus.urls import escape, unescaped
 MAX_ROBOTS = 500 << 10  # RFC 9309, 2.5: parse at least this much
 MAX_SITEMAP_BYTES = 50 << 20  # sitemaps.org
 MAX_SITEMAP_URLS = 50_000  # sitemaps.org
-# No XML parser: what follows the sitemaps' grammar is found, entities cannot expand, and broken files still give URLs.
+# No XML parser: the pattern follows the sitemaps' grammar, entities cannot expand, and broken files still give URLs.
 LOCATION = re.compile(r"<(?:\w{1,20}:)?loc\b[^<>]{0,200}>\s{0,100}(?:<!\[CDATA\[)?\s{0,100}([^<>\]\s]{1,2048})")
 INDEX = re.compile(r"<(?:\w{1,20}:)?sitemapindex\b")
 
 
 @dataclass
 class RobotsRules:
-    """`patterns`: (path pattern, whether it allows) of the groups that are for us; `delay` in seconds."""
+    """`patterns`: (path pattern, whether it allows) of the groups for this crawler; `delay` in seconds."""
 
     patterns: list[tuple[str, bool]] = field(default_factory=list)
     delay: float | None = None
@@ -82,14 +82,15 @@ def _matches(pattern: str, path: str) -> bool:
 
 
 def parse_sitemap(body: bytes) -> tuple[bool, list[str]]:
-    """Whether it is an index of sitemaps, and the addresses it lists, in order: XML or one a line, gzip or not."""
+    """Whether it is an index of sitemaps, and the URLs it lists, in order. XML or one URL per line, gzip or not."""
     if body.startswith(b"\x1f\x8b"):
         try:
             body, _ = http_message.undo_encodings(body, "gzip", MAX_SITEMAP_BYTES)
         except (ValueError, zlib.error):
             return False, []
     text = body[:MAX_SITEMAP_BYTES].decode("utf-8", "replace")
-    found = [unescaped(match[1]) for match in LOCATION.finditer(text)]
-    if not found and "<" not in text[:100]:
-        found = [line for line in map(str.strip, text.removeprefix("\ufeff").splitlines()) if line.startswith(("http://", "https://"))]
-    return INDEX.search(text) is not None, found[:MAX_SITEMAP_URLS]
+    urls = [unescaped(match[1]) for match in LOCATION.finditer(text)]
+    if not urls and "<" not in text[:100]:
+        lines = map(str.strip, text.removeprefix("\ufeff").splitlines())
+        urls = [line for line in lines if line.startswith(("http://", "https://"))]
+    return INDEX.search(text) is not None, urls[:MAX_SITEMAP_URLS]

@@ -36,13 +36,13 @@ from groundup.data.readers import Refused
 
 logger = logging.getLogger(__name__)
 
-# What programs note in archives beside pages: answers of name servers, wget's and wpull's logs, the text of a page that
-# Browsertrix saves again. Other names of records may be of somebody's documents.
+# Records that programs write beside pages: answers of name servers, wget's and wpull's logs, the text of a page that
+# Browsertrix saves again. Records of other names may be somebody's documents.
 NOTES = re.compile(r"(?:dns|whois|metadata|filedesc):|urn:(?:text(?:final)?|pageinfo|x-wpull):", re.IGNORECASE)
 
 
 class Source(Protocol):
-    """What is read, not crawled: a crawl writes its archive itself, from which it resumes."""
+    """A source that is read, not crawled: a crawl writes its archive itself, and resumes from it."""
 
     def pages(self) -> Generator[Page, None, None]:
         """The pages, in an order that is the same each time. Raises UserError when the source cannot be read at all."""
@@ -71,7 +71,7 @@ def collect(source: SourceConfig, folder: Path, name: str, requests_per_second: 
             with replacing(target) as partial:
                 partial.unlink(missing_ok=True)
                 if source.source == "pydoc:":
-                    # A new server can give other pages than the one that was cut off, so this never resumes.
+                    # A new server can give other pages than the interrupted one, so this never resumes.
                     with pydoc_site.pydoc_server() as address:
                         counts = _crawl(address, partial, source, progress, None)
                 else:
@@ -89,7 +89,7 @@ def _require_pages(source: SourceConfig, counts: CrawlCount) -> None:
         raise UserError(f"{source.source}: gave no page ({why}): check the source and its exclude")
 
 
-def _crawl(address: str, warc: Path, source: SourceConfig, progress: Progress, rate: float | None) -> CrawlCount:
+def _crawl(address: str, warc: Path, source: SourceConfig, progress: Progress, requests_per_second: float | None) -> CrawlCount:
     local = source.source == "pydoc:"
     return crawl(
         address,
@@ -98,7 +98,7 @@ def _crawl(address: str, warc: Path, source: SourceConfig, progress: Progress, r
         max_bytes=round(source.max_mb * 1e6),
         max_pages=source.max_pages,
         exclude=[*source.exclude, *(pydoc_site.EXCLUDE if local else [])],
-        requests_per_second=rate,
+        requests_per_second=requests_per_second,
         allow_private=local,
         progress=progress,
         rewrite=pydoc_site.same_on_every_machine if local else None,
@@ -109,9 +109,9 @@ def _crawl(address: str, warc: Path, source: SourceConfig, progress: Progress, r
 def _write(
     source: SourceConfig, warc: Path, fetched: Path, progress: Progress, remarks: list[str], requests_per_second: float
 ) -> CrawlCount:
-    """Record the pages of a source that is read, not crawled, up to its limits; `remarks` says what else to know.
+    """Record the pages of a source that is read, not crawled, up to its limits; `remarks` gets lines for the user.
 
-    Raises UserError when there is none, with the first thing that was refused.
+    Raises UserError when there is no page, with the first thing that was refused.
     """
     counts, reading = CrawlCount(), Reading(tuple(source.exclude), remarks=remarks)
     refused = reading.refused
@@ -136,12 +136,12 @@ def _write(
     if not counts.pages and refused.first:
         raise UserError(f"{source.source}: gave no page ({refused}): check the source and its exclude")
     counts.refused = {reason: count for reason, count in sorted(refused.items()) if count}
-    # Files that a folder's reading passes over are remarked there, by name.
-    told = ("skipped ", "excluded", "refused files")
-    more = Refused({reason: count for reason, count in counts.refused.items() if not reason.startswith(told)})
-    if more:
-        more.first = refused.first if refused.first.endswith(tuple(more)) else ""
-        remarks.append(f"{source.source}: {more.total():,} passed over ({more})")
+    # `Files` reports the files that it passes over in a folder itself, by name.
+    already_reported = ("skipped ", "excluded", "refused files")
+    unreported = Refused({reason: count for reason, count in counts.refused.items() if not reason.startswith(already_reported)})
+    if unreported:
+        unreported.first = refused.first if refused.first.endswith(tuple(unreported)) else ""
+        remarks.append(f"{source.source}: {unreported.total():,} passed over ({unreported})")
     return counts
 
 
@@ -161,8 +161,8 @@ def _pages(
             remote = HubDataset(name, source.text_column, refused)
         else:
             remote = Repository(name, refused, requests_per_second)
-        with closing(remote.pages()) as found:
-            yield from reading.wanted(found)
+        with closing(remote.pages()) as pages:
+            yield from reading.wanted(pages)
     else:
         path = expanded(name)
         if not path.exists():

@@ -1,7 +1,7 @@
 """Questions of a Stack Exchange site with their answers, from `Posts.xml` of its dump (unpack the .7z first).
 
-The file is ordered by time, so an answer can stand far behind its question. They meet in a temporary database on disk
-(SQLite's, without a name), in memory of 64 MB however large the dump is.
+The file is ordered by time, so an answer can be far behind its question. A temporary SQLite database on disk, without a name,
+joins them in 64 MB of memory however large the dump is.
 """
 
 import sqlite3
@@ -27,17 +27,17 @@ BATCH = 1000
 
 @dataclass
 class StackExchangeDump:
-    """`place` begins the addresses of pages unless the folder is called after the site: `bees.stackexchange.com/Posts.xml`."""
+    """`base_url` begins the URLs of pages unless the folder has the name of the site: `bees.stackexchange.com/Posts.xml`."""
 
     path: Path
     kind: Kind
-    place: str
+    base_url: str
     refused: Refused
 
     def pages(self) -> Iterator[Page]:
-        """A page a question, in the order of their numbers: title, question, then answers by score, the accepted one first."""
+        """One page per question, in the order of their numbers: title, question, answers by score, the accepted one first."""
         site = self.path.resolve().parent.name
-        whole = canonical(f"https://{site}/questions") if "." in site else None
+        questions_url = canonical(f"https://{site}/questions") if "." in site else None
         with closing(sqlite3.connect("")) as posts:
             posts.executescript(
                 f"PRAGMA cache_size = -{CACHE_KB}; PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = FILE;"
@@ -45,23 +45,23 @@ class StackExchangeDump:
             )
             self._store(posts)
             posts.execute("CREATE INDEX by_question ON post (question)")
-            # An answer that its question calls the accepted one, found by the number that the question holds.
+            # The number of the accepted answer is stored with the question.
             questions = posts.execute(
                 "SELECT id, accepted, title, body FROM post WHERE question = id ORDER BY question, rowid"
             )
-            before = None
+            previous = None
             for number, accepted, title, body in questions:
-                if number == before:
+                if number == previous:
                     self.refused.add("damaged", f"{self.path}: question {number} is there twice")
                     continue
-                before = number
+                previous = number
                 answers = posts.execute(
                     "SELECT body FROM post WHERE question = ? AND id != ? ORDER BY id != ?, -score, id",
                     (number, number, accepted),
                 )
                 texts = [_text(part) for part in (body, *(answer for (answer,) in answers))]
                 text = "\n\n".join([title, *filter(None, texts)])
-                yield Page(f"{whole or self.place}/{number}", "text/plain", text.encode("utf-8", "replace"), "utf-8")
+                yield Page(f"{questions_url or self.base_url}/{number}", "text/plain", text.encode("utf-8", "replace"), "utf-8")
             orphans = (
                 "SELECT count(*) FROM post AS answer WHERE id != question"
                 " AND NOT EXISTS (SELECT 1 FROM post WHERE question = answer.question AND id = question)"
@@ -77,26 +77,26 @@ class StackExchangeDump:
 
     def _posts(self, rows: Iterator[Element]) -> Iterator[tuple[int, int, int, int, str, str]]:
         for row in rows:
-            what = row.attribute("@PostTypeId")
-            if what not in (QUESTION, ANSWER):
+            post_type = row.attribute("@PostTypeId")
+            if post_type not in (QUESTION, ANSWER):
                 self.refused.add("neither question nor answer", str(self.path))
                 continue
-            number = _whole(row.attribute("@Id"))
-            question = number if what == QUESTION else _whole(row.attribute("@ParentId"))
-            if number is None or question is None or (what == ANSWER and number == question):
+            number = _integer(row.attribute("@Id"))
+            question = number if post_type == QUESTION else _integer(row.attribute("@ParentId"))
+            if number is None or question is None or (post_type == ANSWER and number == question):
                 self.refused.add("damaged", f"{self.path}: a post without a number")
                 continue
-            accepted, score = _whole(row.attribute("@AcceptedAnswerId")) or 0, _whole(row.attribute("@Score")) or 0
+            accepted, score = _integer(row.attribute("@AcceptedAnswerId")) or 0, _integer(row.attribute("@Score")) or 0
             yield question, number, score, accepted, row.attribute("@Title"), row.attribute("@Body")
 
 
-def _whole(text: str) -> int | None:
+def _integer(text: str) -> int | None:
     digits = text.removeprefix("-")
     return int(text) if digits.isascii() and digits.isdigit() and len(digits) < 19 else None
 
 
 def _text(html: str) -> str:
-    """All the words of a post."""
+    """The text of a post, without its markup."""
     try:
         blocks = parse(html)[1]
         return render(blocks, list(range(len(blocks.text))))

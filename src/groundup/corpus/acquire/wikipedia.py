@@ -1,6 +1,6 @@
-"""Wikipedia, and every other wiki of MediaWiki's, from its dump: `dewiki-latest-pages-articles.xml.bz2`, read as it streams.
+"""Wikipedia, and any other MediaWiki wiki, from its dump: `dewiki-latest-pages-articles.xml.bz2`, read as a stream.
 
-Articles alone: other namespaces and redirects are passed over. Markup becomes prose (`extract/wikitext.py`); the addresses
+Articles only: other namespaces and redirects are passed over. Markup becomes prose (`extract/wikitext.py`); the URLs
 are those of the wiki that the dump names.
 """
 
@@ -18,26 +18,26 @@ from groundup.data import streams
 from groundup.data.file_kinds import Kind
 from groundup.data.readers import Refused
 
-DROPPED_NAMESPACES = ("6", "14")  # files and categories, whose links are no words
+DROPPED_NAMESPACES = ("6", "14")  # files and categories: links to them are not text
 
 
 @dataclass
 class WikiDump:
-    """`place` begins the addresses of pages where the dump does not say which wiki it is of."""
+    """`base_url` begins the URLs of pages where the dump does not say which wiki it is of."""
 
     path: Path
     kind: Kind
-    place: str
+    base_url: str
     refused: Refused
 
     def pages(self) -> Iterator[Page]:
         """The articles, in the dump's order, each under its title."""
-        address, prefixes = self.place, DEFAULT_PREFIXES
+        address, prefixes = self.base_url, DEFAULT_PREFIXES
         with open_plain(self.path) as file:
             stream = streams.content(file, self.kind.packing, self.kind.encoding, self.kind.mark)
             for element in elements(stream, ("siteinfo", "page"), str(self.path), self.refused):
                 if element.name == "siteinfo":
-                    address = _address(element.text("base")) or self.place
+                    address = _address(element.text("base")) or self.base_url
                     prefixes = DEFAULT_PREFIXES | _prefixes(element)
                 elif page := self._page(element, address, prefixes):
                     yield page
@@ -51,7 +51,7 @@ class WikiDump:
             reason = "redirect"
         elif element.text("revision/model") not in ("", "wikitext"):
             reason = "type"
-        text = "" if reason else prose(element.texts.get("revision/text", [""])[-1], prefixes)  # of a history the last
+        text = "" if reason else prose(element.texts.get("revision/text", [""])[-1], prefixes)  # the last revision
         if not reason and not text:
             reason = "no text"
         if reason:
@@ -62,9 +62,9 @@ class WikiDump:
 
 
 def _address(base: str) -> str:
-    """`https://de.wikipedia.org/wiki` of the address of the main page; "" if it is none."""
-    whole = canonical(base)
-    return whole.rpartition("/")[0] if whole else ""
+    """`https://de.wikipedia.org/wiki`, from the URL of the main page; "" where that is malformed."""
+    url = canonical(base)
+    return url.rpartition("/")[0] if url else ""
 
 
 def _prefixes(siteinfo: Element) -> frozenset[str]:

@@ -1,7 +1,7 @@
 """An HTTP response as an archive keeps it: status, headers, and the body with its encodings undone (RFC 9110, 9112).
 
-Archives and servers say untrue things: a body under "Content-Encoding: gzip" that was decoded already, chunks with
-wrong sizes. What is claimed is tried; where the bytes say otherwise, they are believed.
+Headers in archives and of servers are often wrong: a body under "Content-Encoding: gzip" that was decoded already, chunks
+with wrong sizes. What a header claims is tried; where the bytes contradict it, the bytes count.
 """
 
 import io
@@ -15,24 +15,24 @@ HEAD_END = re.compile(rb"\r{0,2}\n\r{0,2}\n")  # some writers end lines in CR CR
 STATUS = re.compile(rb"\s*HTTP/\d(?:\.\d+)?[ \t]+(\d{3})")
 CHUNK_SIZE = re.compile(rb"(?:\r?\n)?[ \t]*([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?\r?\n")
 BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # bytes that no text has
-MOST_HEADS = 8  # before the response's own
+MAX_HEADS = 8  # heads of other responses before the response's own
 STEP = 1 << 16
-SMALL_STEP = 64  # where a body is damaged, so that what precedes the damage is read
+SMALL_STEP = 64  # where a body is damaged, so that all before the damage is read
 
 
 @dataclass
 class HttpMessage:
-    """`headers` by lower-case name, the first of each; of Content-Type all, as one list. `whole` is false where the body
+    """`headers` by lower-case name, the first of each; of Content-Type all, as one list. `complete` is false where the body
     breaks off or is damaged."""
 
     status: int
     headers: dict[str, str]
     body: bytes
-    whole: bool
+    complete: bool
 
 
 def parse(block: bytes, max_bytes: int) -> HttpMessage | None:
-    """The response that a record's block holds, its body at most `max_bytes` + 1 long; None where it is none.
+    """The response in a record's block, its body at most `max_bytes` + 1 long; None where the block is no response.
 
     Raises ValueError when the body is neither what its encoding says nor text.
     """
@@ -41,7 +41,7 @@ def parse(block: bytes, max_bytes: int) -> HttpMessage | None:
         return None
     end = HEAD_END.search(block)
     # A head of 1xx, or a proxy's "200 Connection established", comes before the response's own.
-    for _ in range(MOST_HEADS):
+    for _ in range(MAX_HEADS):
         after = STATUS.match(block, end.end()) if end else None
         if end is None or after is None or (status[1][:1] != b"1" and b"content-type" in block[: end.start()].lower()):
             break
@@ -56,18 +56,18 @@ def parse(block: bytes, max_bytes: int) -> HttpMessage | None:
             if key == "content-type" and key in headers:
                 headers[key] += f",{text}"
             headers.setdefault(key, text)
-    whole = end is not None
+    complete = end is not None
     if "chunked" in headers.get("transfer-encoding", "").lower():
         body, ended = unchunk(body)
-        whole = whole and ended
+        complete = complete and ended
     body, ended = undo_encodings(body, headers.get("content-encoding", ""), max_bytes)
-    return HttpMessage(int(status[1]), headers, body, whole and ended)
+    return HttpMessage(int(status[1]), headers, body, complete and ended)
 
 
 def unchunk(body: bytes) -> tuple[bytes, bool]:
-    """The chunks joined, and whether the last one was there; what is not in chunks at all is given as it is.
+    """The chunks joined, and whether the last one was there; a body without chunks is returned as it is.
 
-    From a wrong size on, the bytes are taken as they are: some page is better than none.
+    After a wrong size the bytes are taken as they are: a damaged page is better than none.
     """
     parts: list[bytes] = []
     at = 0
@@ -86,44 +86,44 @@ def unchunk(body: bytes) -> tuple[bytes, bool]:
 
 
 def undo_encodings(body: bytes, encodings: str, max_bytes: int) -> tuple[bytes, bool]:
-    """The body decoded, at most `max_bytes` + 1 of it, and whether all of it could be.
+    """The body decoded, at most `max_bytes` + 1 bytes, and whether all of it could be decoded.
 
     Raises ValueError when nothing could be decoded, or the encoding is unknown, and the bytes are no text either.
     """
-    whole = True
+    complete = True
     for encoding in reversed([name.strip().lower() for name in encodings.split(",")]):
         if encoding in ("", "identity", "none", "utf-8"):  # the last two are no encodings, but are sent
             continue
         if encoding not in ("gzip", "x-gzip", "deflate", "br", "zstd"):
             if BINARY.search(body[:1024]):
                 raise ValueError(f"unknown content encoding {encoding[:40]}")
-            continue  # a charset, a type, or what a store of files wraps uploads in
+            continue  # a charset, a type, or the wrapping of an object store's uploads
         decoded, ended = _decode(body, encoding, max_bytes)
         if decoded or ended:
-            body, whole = decoded, whole and ended
+            body, complete = decoded, complete and ended
         elif BINARY.search(body[:1024]):
             raise ValueError(f"not {encoding} and not text")
-        # otherwise the archive kept the page decoded, under the headers that it came with
-    return body, whole
+        # otherwise the archive holds the page decoded, under its original headers
+    return body, complete
 
 
 def _decode(body: bytes, encoding: str, max_bytes: int) -> tuple[bytes, bool]:
     for step in (STEP, SMALL_STEP):
         if encoding == "br":
-            decoded, whole = _read(BrotliReader(io.BytesIO(body)), max_bytes, step)
+            decoded, complete = _read_all(BrotliReader(io.BytesIO(body)), max_bytes, step)
         elif encoding == "zstd":
-            decoded, whole = _read(ZstdReader(io.BytesIO(body)), max_bytes, step)
-        elif encoding == "deflate":  # in zlib's wrapping by the standard, without it by some servers
+            decoded, complete = _read_all(ZstdReader(io.BytesIO(body)), max_bytes, step)
+        elif encoding == "deflate":  # with zlib's header by the standard, without it by some servers
             wrapped = len(body) > 1 and body[0] & 15 == 8 and (body[0] << 8 | body[1]) % 31 == 0
-            decoded, whole = _inflate(body, zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS, max_bytes, step)
+            decoded, complete = _inflate(body, zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS, max_bytes, step)
         else:
-            decoded, whole = _inflate(body, 16 + zlib.MAX_WBITS, max_bytes, step)
-        if whole:
+            decoded, complete = _inflate(body, 16 + zlib.MAX_WBITS, max_bytes, step)
+        if complete:
             break
-    return decoded, whole
+    return decoded, complete
 
 
-def _read(reader: BrotliReader | ZstdReader, max_bytes: int, step: int) -> tuple[bytes, bool]:
+def _read_all(reader: BrotliReader | ZstdReader, max_bytes: int, step: int) -> tuple[bytes, bool]:
     parts: list[bytes] = []
     size = 0
     try:
@@ -136,30 +136,30 @@ def _read(reader: BrotliReader | ZstdReader, max_bytes: int, step: int) -> tuple
 
 
 def _inflate(body: bytes, wbits: int, max_bytes: int, step: int) -> tuple[bytes, bool]:
-    """Members one after another, as far as they are sound; what follows the last and is none is padding.
+    """Members one after another, as far as they are sound; bytes after the last that are no member are padding.
 
-    Fed little by little, of each member twice as much at a time, up to `step`: what zlib does not take it hands back as a copy,
-    which of a whole body would be made again for each part of it, and for each of its members.
+    zlib gets little at first, then twice as much each time, up to `step`: it returns a copy of what it did not use. Of the whole
+    body that copy would be made again for each part and each member.
     """
     parts: list[bytes] = []
     size = members = at = 0
     rest = memoryview(body)
     while at < len(body) and size <= max_bytes:
-        inflate, before, most = zlib.decompressobj(wbits), len(parts), SMALL_STEP
+        inflate, parts_before, feed_size = zlib.decompressobj(wbits), len(parts), SMALL_STEP
         try:
             while not inflate.eof and size <= max_bytes:
-                fed: bytes | memoryview = inflate.unconsumed_tail
-                if not fed:
-                    fed = rest[at : at + most]
-                    at, most = at + len(fed), min(2 * most, step)
-                part = inflate.decompress(fed, min(step, max_bytes + 1 - size))
-                if not part and not fed and not inflate.eof:
-                    return b"".join(parts), members > 0 and len(parts) == before
+                compressed: bytes | memoryview = inflate.unconsumed_tail
+                if not compressed:
+                    compressed = rest[at : at + feed_size]
+                    at, feed_size = at + len(compressed), min(2 * feed_size, step)
+                part = inflate.decompress(compressed, min(step, max_bytes + 1 - size))
+                if not part and not compressed and not inflate.eof:
+                    return b"".join(parts), members > 0 and len(parts) == parts_before
                 if part:
                     parts.append(part)
                     size += len(part)
         except zlib.error:
-            return b"".join(parts), members > 0 and len(parts) == before
+            return b"".join(parts), members > 0 and len(parts) == parts_before
         at -= len(inflate.unused_data)
         members += 1
     return b"".join(parts), True

@@ -1,8 +1,8 @@
 """Web archives as browsers write them (WACZ 1.1.1): a zip file with WARCs under archive/, a list of pages and an index.
 
-The WARCs are read where they lie, one after another; nothing of the zip file is written under a name that it gives. As a rule
-they are stored as they are, being compressed themselves. One that is deflated goes through an unnamed temporary file, since
-reading a WARC means going back in it.
+The WARCs are read inside the zip file, one after another; nothing is written under a name that it gives. Usually they are stored
+without compression, as they are compressed themselves. One that is deflated goes through an unnamed temporary file, since
+reading a WARC needs seeking.
 """
 
 import re
@@ -24,7 +24,7 @@ START = b"PK\3\4"
 WARC = re.compile(r"\.w?arc(\.gz|\.zst)?$", re.IGNORECASE)
 MAX_FILES = 100_000  # of a zip file: its list of files is read whole
 MAX_LIST_BYTES = 64 << 20
-# Times its size in the zip file that a WARC may have which is deflated: text takes a tenth to a fifth, not a fiftieth.
+# A deflated WARC may have this many times its size in the zip file: text takes a tenth to a fifth, not a fiftieth.
 MAX_RATIO = 50
 ENCRYPTED = 1  # of a member's flags
 END = struct.Struct("<4s4xHHII")  # of the list of files: mark, files on this disk and in all, bytes, offset
@@ -32,7 +32,7 @@ ZIP64_LOCATOR, ZIP64_END = struct.Struct("<4s4xQ"), struct.Struct("<4s28xQQ")
 
 
 def is_wacz(path: Path) -> bool:
-    """Whether it begins as a zip file does."""
+    """Whether the file begins as a zip file does."""
     with path.open("rb") as file:
         return file.read(len(START)) == START
 
@@ -40,7 +40,7 @@ def is_wacz(path: Path) -> bool:
 def read_wacz(path: Path, losses: Losses, refused: Refused) -> Iterator[Page]:
     """The pages of all WARCs of the file, in its order. A WARC that cannot be read is counted and named in `refused`.
 
-    Raises UserError when it is no zip file, is damaged, lists too many files, or holds no WARC in or below a folder archive.
+    Raises UserError when the file is no zip file, is damaged, lists too many files, or has no WARC in or below a folder archive.
     """
     with path.open("rb") as file:
         try:
@@ -52,11 +52,11 @@ def read_wacz(path: Path, losses: Losses, refused: Refused) -> Iterator[Page]:
             raise UserError(f"{path}: not a sound zip file ({why}): give a .wacz as browsers write it") from None
         if not members:
             raise UserError(f"{path}: a zip file without WARCs under archive/: give a .wacz as browsers write it")
-        budget = path.stat().st_size  # what is stored as it is cannot be more than the file
+        budget = path.stat().st_size  # the stored sizes together cannot exceed the file
         for info in members:
             budget -= info.compress_size
             with tempfile.TemporaryFile() as inflated:
-                warc = _opened(file, info, inflated) if budget >= 0 else None
+                warc = _open_member(file, info, inflated) if budget >= 0 else None
                 if warc is None:
                     refused.add("encrypted" if info.flag_bits & ENCRYPTED else "damaged", f"{path}: {info.filename}")
                 else:
@@ -64,15 +64,15 @@ def read_wacz(path: Path, losses: Losses, refused: Refused) -> Iterator[Page]:
 
 
 def _is_warc(name: str) -> bool:
-    """Whether a member is a WARC in or below archive/, which stands in another folder where a .wacz was zipped once more."""
+    """Whether a member is a WARC in or below archive/, which is itself in a folder where a .wacz was zipped again."""
     *folders, last = name.lower().replace("\\", "/").removeprefix("./").split("/")
     leads_elsewhere = {"", "..", "__macosx"}.intersection(folders)
     return "archive" in folders and not leads_elsewhere and last[:1] != "." and WARC.search(last) is not None
 
 
-def _opened(file: BinaryIO, info: zipfile.ZipInfo, inflated: BinaryIO) -> BinaryIO | None:
+def _open_member(file: BinaryIO, info: zipfile.ZipInfo, inflated: BinaryIO) -> BinaryIO | None:
     """The WARC as a seekable file; None if it is encrypted, of another compression, damaged or a bomb."""
-    if not 0 <= info.header_offset < 1 << 62:  # which a list with a wrong offset of its own makes of a small number
+    if not 0 <= info.header_offset < 1 << 62:  # as zipfile computes it where the list states a wrong offset of its own
         return None
     file.seek(info.header_offset)
     head = file.read(30)
@@ -85,17 +85,17 @@ def _opened(file: BinaryIO, info: zipfile.ZipInfo, inflated: BinaryIO) -> Binary
         return stored
     if info.compress_type != zipfile.ZIP_DEFLATED:
         return None
-    inflate, size, most = zlib.decompressobj(-zlib.MAX_WBITS), 0, MAX_RATIO * info.compress_size
+    inflate, size, max_size = zlib.decompressobj(-zlib.MAX_WBITS), 0, MAX_RATIO * info.compress_size
     try:
-        while not inflate.eof and size <= most:
-            fed = inflate.unconsumed_tail or stored.read(CHUNK)
-            part = inflate.decompress(fed, CHUNK)
-            if not fed and not part:
-                break  # it ends early: what was there is read
+        while not inflate.eof and size <= max_size:
+            compressed = inflate.unconsumed_tail or stored.read(CHUNK)
+            part = inflate.decompress(compressed, CHUNK)
+            if not compressed and not part:
+                break  # it ends early: what came before is read
             size += inflated.write(part)
     except zlib.error:
         pass
-    return inflated if 0 < size <= most else None
+    return inflated if 0 < size <= max_size else None
 
 
 def _check_list(path: Path, file: BinaryIO) -> None:

@@ -1,6 +1,6 @@
-"""WARC 1.1 (ISO 28500), the field's file of web pages: one gzip member a record, so a file can be cut and mended.
+"""WARC 1.1 (ISO 28500), the field's file of web pages: one gzip member per record, so a file can be cut and repaired.
 
-Written here, and read: the pages in the records of `records.py`, with what their encodings did to them undone.
+Writes records, and reads the pages in the records of `records.py`, with their encodings undone.
 """
 
 import base64
@@ -17,8 +17,8 @@ from typing import BinaryIO
 
 from groundup.corpus.archive import http_message
 from groundup.corpus.archive.compression import CHUNK
-from groundup.corpus.archive.content_type import kind_of_body, stated
-from groundup.corpus.archive.records import MAX_RECORD_BYTES, Losses, Place, Record, records_of
+from groundup.corpus.archive.content_type import kind_of_body, parse_content_type
+from groundup.corpus.archive.records import MAX_RECORD_BYTES, DamagedRange, Losses, Record, records_of
 from groundup.corpus.urls import split_url
 
 
@@ -39,7 +39,7 @@ class WarcWriter:
         self.file.close()
 
     def response(self, url: str, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
-        """An HTTP response. `body` has its transfer encoding undone, and the headers are made to say so."""
+        """An HTTP response. `body` has its transfer encoding undone, and the headers are changed accordingly."""
         kept = [(name, value) for name, value in headers if name.lower() not in ("transfer-encoding", "content-length")]
         kept.append(("Content-Length", str(len(body))))
         head = "".join(f"{name}: {_one_line(value)}\r\n" for name, value in kept)
@@ -47,11 +47,11 @@ class WarcWriter:
         self._record("response", url, "application/http; msgtype=response", block, payload=body)
 
     def resource(self, url: str, content_type: str, body: bytes) -> None:
-        """A document that came by no HTTP, such as a file."""
+        """A document that did not come by HTTP, such as a file."""
         self._record("resource", url, content_type, body, payload=body)
 
     def metadata(self, url: str, fields: list[tuple[str, str]]) -> None:
-        """What there is to say of a URL that gave no page."""
+        """Fields about a URL that gave no page."""
         block = "".join(f"{name}: {_one_line(value)}\r\n" for name, value in fields).encode()
         self._record("metadata", url, "application/warc-fields", block)
 
@@ -69,7 +69,7 @@ class WarcWriter:
 
 
 def _sha1(content: bytes) -> str:
-    """As other tools write and check it: FastWARC, warcio, Heritrix. It guards against damage, not against forgery."""
+    """A digest as FastWARC, warcio and Heritrix write and check it. It guards against damage, not against forgery."""
     return "sha1:" + base64.b32encode(hashlib.sha1(content, usedforsecurity=False).digest()).decode()
 
 
@@ -80,8 +80,8 @@ def _one_line(value: str) -> str:
 
 @dataclass
 class Page:
-    """One document. `body` has content and transfer encodings undone; `content_type` is lower case, no parameters. Of an
-    archive's pages it is what `content_type.kind_of_body` makes of what is stated and of the body."""
+    """One document. `body` has content and transfer encodings undone; `content_type` is in lower case, without parameters.
+    For pages of an archive it is what `content_type.kind_of_body` decides from the stated type and the body."""
 
     url: str
     content_type: str
@@ -92,8 +92,8 @@ class Page:
 def read_pages(path: Path, losses: Losses, max_record_bytes: int = MAX_RECORD_BYTES) -> Iterator[Page]:
     """The pages of a WARC, ARC or WET file, in order: responses with status 200, resources and texts made of pages.
 
-    Plain, gzip, zstd or LZ4, by what the bytes are, not by the name. Counts go into `losses`. A page that is cut short
-    is yielded as far as it goes, and counted. Larger records, as they stand in the file or once decoded, are lost.
+    Plain, gzip, zstd or LZ4, by the bytes, not by the name. Counts go into `losses`. A page that is cut short
+    is yielded as far as it goes, and counted. Larger records, as they are in the file or once decoded, are lost.
     """
     with path.open("rb") as file:
         yield from pages_of(file, path.name, losses, max_record_bytes)
@@ -116,38 +116,38 @@ def page_of(record: Record, name: str, losses: Losses, max_record_bytes: int = M
     if split_url(record.url) is None:
         losses.malformed += 1
         return None
-    own, identified = record.headers.get("content-type", ""), record.headers.get("warc-identified-payload-type", "")
+    stated_type, identified = record.headers.get("content-type", ""), record.headers.get("warc-identified-payload-type", "")
     arc = bool(record.headers.get("arc"))
     if record.kind != "response" or (arc and not record.block.startswith(b"HTTP/")):
-        return _page(record.url, own, identified, record.block, "utf-8" if record.kind == "conversion" else None)
+        return _page(record.url, stated_type, identified, record.block, "utf-8" if record.kind == "conversion" else None)
     try:
         message = http_message.parse(record.block, max_record_bytes)
     except ValueError:
-        losses.add(Place(name, "lost", *record.place, len(record.block)))
+        losses.add(DamagedRange(name, "lost", *record.offsets, len(record.block)))
         return None
     if message is None or message.status != 200:
         return None
     if len(message.body) > max_record_bytes:  # a small record can decode to a very large body
-        losses.add(Place(name, "lost", *record.place, len(record.block)))
+        losses.add(DamagedRange(name, "lost", *record.offsets, len(record.block)))
         return None
-    if record.whole and not message.whole:
-        losses.add(Place(name, "truncated", *record.place, 0))
-    return _page(record.url, message.headers.get("content-type", ""), own if arc else identified, message.body)
+    if record.complete and not message.complete:
+        losses.add(DamagedRange(name, "truncated", *record.offsets, 0))
+    return _page(record.url, message.headers.get("content-type", ""), stated_type if arc else identified, message.body)
 
 
 def _page(url: str, content_type: str, identified: str, body: bytes, charset: str | None = None) -> Page:
-    kind, given = stated([content_type])
-    charset = given or charset
+    kind, stated_charset = parse_content_type([content_type])
+    charset = stated_charset or charset
     return Page(url, kind_of_body(kind, identified, body, charset), body, charset)
 
 
 def digest_of_pages(path: Path) -> str:
     """BLAKE2b-128 of the pages of an archive, in order: addresses, types and bodies, but no dates and identifiers."""
-    every = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=16)
     for page in read_pages(path, Losses()):
         head = json.dumps([page.url, page.content_type, page.charset, len(page.body)])
-        every.update(head.encode() + b"\n" + page.body)
-    return every.hexdigest()
+        digest.update(head.encode() + b"\n" + page.body)
+    return digest.hexdigest()
 
 
 def complete_prefix(path: Path) -> int:

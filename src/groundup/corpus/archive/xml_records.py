@@ -1,7 +1,7 @@
-"""The repeated elements of a large XML file, one after another, in memory for one of them: dumps, harvested records.
+"""The repeated elements of a large XML file, one after another, in the memory of one: dumps, harvested records.
 
 Read by expat, which fetches nothing from outside; an entity that the file itself defines ends the reading before it can
-expand. Where the XML breaks, reading resumes at the next element of the name, and the place is counted: a dump that is cut
+expand. Where the XML breaks, reading resumes at the next element of the name, and the break is counted: a dump that is cut
 off, or has a wrong byte in one article, gives all the others.
 """
 
@@ -15,16 +15,16 @@ from groundup.data.readers import DAMAGE, MAX_TEXT_BYTES, Refused
 
 CHUNK = 1 << 16
 MAX_DEPTH = 100
-MAX_BREAKS = 1000  # places where the XML breaks, before the rest is given up
+MAX_BREAKS = 1000  # breaks of the XML after which the rest is given up
 MAX_TOKEN = 4 << 20  # bytes of a tag with its attributes: expat before 2.6 reads it from its start with every chunk
 LONGEST_NAME = 64
-PER_ITEM = 1024  # bytes that a text, an attribute or a piece counts beside its own: an element has few
+ITEM_BYTES = 1024  # added to the length of each text, attribute or piece: an element should have few
 
 
 @dataclass
 class Element:
     """Texts by the path below the element ("revision/text", "" for its own), and attributes by path and name
-    ("redirect@title", "@Id"): lists, since a path can occur many times. Names are without their prefixes."""
+    ("redirect@title", "@Id"): lists, since a path can occur many times. Names have no prefixes."""
 
     name: str
     texts: dict[str, list[str]] = field(default_factory=dict)
@@ -39,52 +39,52 @@ class Element:
         return self.attributes.get(name, [""])[0]
 
 
-class Entity(Exception):
+class EntityDefined(Exception):
     """The file defines an entity."""
 
 
-class Broken(Exception):
-    """Beyond our bounds, or an element within one of its own kind: the end of the outer one is missing."""
+class BrokenXml(Exception):
+    """A limit is exceeded, or an element is inside another of its kind: the end of the outer one is missing."""
 
 
 def elements(
-    stream: IO[bytes], names: tuple[str, ...], place: str, refused: Refused, max_bytes: int = MAX_TEXT_BYTES
+    stream: IO[bytes], names: tuple[str, ...], source: str, refused: Refused, max_bytes: int = MAX_TEXT_BYTES
 ) -> Iterator[Element]:
-    """Each element of one of the names, wherever it stands; none of them within another.
+    """Each element with one of the names, at any depth; none of them inside another.
 
-    `refused` counts what is "damaged", elements of more than `max_bytes` ("size"), and "entities", after which nothing is
+    `refused` counts breaks ("damaged"), elements of more than `max_bytes` ("size"), and "entities", after which nothing is
     read.
     """
-    starts = re.compile("|".join(rf"<(?:\w{{1,{LONGEST_NAME}}}:)?{name}[\s/>]" for name in names).encode())
+    start_tags = re.compile("|".join(rf"<(?:\w{{1,{LONGEST_NAME}}}:)?{name}[\s/>]" for name in names).encode())
     reader: _Reader | None = _Reader(names, max_bytes)
     data, breaks = b"", 0
     while True:
         try:
             chunk = stream.read(CHUNK)
         except DAMAGE:
-            refused.add("damaged", place)
+            refused.add("damaged", source)
             return
         data += chunk
         while True:
             if reader is None:  # after a break
-                found = starts.search(data)
-                if not found:
+                start_tag = start_tags.search(data)
+                if not start_tag:
                     data = data[-2 * LONGEST_NAME :]  # in which one may begin
                     break
-                data, reader = data[found.start() :], _Reader(names, max_bytes, amid=True)
+                data, reader = data[start_tag.start() :], _Reader(names, max_bytes, amid=True)
             try:
                 broken_at = reader.feed(data, final=not chunk)
-            except Entity:
-                refused.add("entities", place)
+            except EntityDefined:
+                refused.add("entities", source)
                 return
-            yield from reader.done
-            reader.done = []
+            yield from reader.completed
+            reader.completed = []
             if broken_at is None:
                 data = b""
                 break
-            # What closes elements that were opened before an earlier break is no break of its own.
+            # A tag that closes an element from before an earlier break is no break of its own.
             reason = "size" if reader.size > max_bytes else "damaged"
-            refused.add(reason, place, int(not reader.amid or reader.element is not None))
+            refused.add(reason, source, int(not reader.amid or reader.element is not None))
             data, reader, breaks = data[broken_at:], None, breaks + 1
             if breaks > MAX_BREAKS:
                 return
@@ -93,13 +93,13 @@ def elements(
 
 
 class _Reader:
-    """One expat parser, for as long as the XML is well formed. `amid`: what it is fed begins with an element."""
+    """One expat parser, for as long as the XML is well formed. `amid`: its data begins in the middle, with an element."""
 
     def __init__(self, names: tuple[str, ...], max_bytes: int, amid: bool = False) -> None:
         self.names, self.max_bytes, self.amid = names, max_bytes, amid
-        self.done: list[Element] = []
-        self.element: Element | None = None  # that is open
-        self.path: list[str] = []  # below it
+        self.completed: list[Element] = []
+        self.element: Element | None = None  # the open one
+        self.path: list[str] = []  # names of the open elements below it
         self.pieces: list[list[str]] = []  # of the texts of the element and of those on the path
         self.depth = self.size = self.fed = self.broken_at = 0
         self.parser = expat.ParserCreate()
@@ -112,14 +112,14 @@ class _Reader:
             self.feed(b"<_>", final=False)
 
     def feed(self, data: bytes, final: bool) -> int | None:
-        """None, or, where the XML breaks, the place in `data` from which to look for the next element."""
+        """None, or, where the XML breaks, the index in `data` from which to search for the next element."""
         before = self.fed
         self.fed += len(data)
         try:
             self.parser.Parse(data, final)
         except (expat.ExpatError, LookupError, ValueError):  # the latter of an encoding that Python does not know
             return min(max(1, self.parser.ErrorByteIndex - before), len(data))
-        except Broken:
+        except BrokenXml:
             return min(max(1, self.broken_at - before), len(data))
         return len(data) if self.fed - self.parser.CurrentByteIndex > MAX_TOKEN else None
 
@@ -154,17 +154,17 @@ class _Reader:
         if self.path:
             self.path.pop()
         else:
-            self.done.append(self.element)
+            self.completed.append(self.element)
             self.element = None
 
     def _grow(self, size: int) -> None:
-        self.size += size + PER_ITEM
+        self.size += size + ITEM_BYTES
         if self.size > self.max_bytes:
             self._break()
 
     def _break(self) -> None:
         self.broken_at = self.parser.CurrentByteIndex
-        raise Broken
+        raise BrokenXml
 
     def _entity(self, *_: object) -> None:
-        raise Entity
+        raise EntityDefined

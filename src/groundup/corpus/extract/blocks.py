@@ -1,9 +1,9 @@
 """A page as a sequence of blocks of text, and as the tree of elements around them.
 
-Lexbor parses and mends the HTML in C, drops what is no text, and writes it out again. What it writes is regular: every
-element is closed, `<` stands only where a tag begins, and `>` ends it. So one pass over its pieces walks the tree at a
-fraction of the price of asking for every node. (Two exceptions are read more slowly: raw text as in <xmp>, and `<` in the
-name of an attribute, as broken tags have it.)
+Lexbor parses and repairs the HTML in C, drops what is no text, and serializes it again. Its output is regular: every
+element is closed, `<` occurs only where a tag begins, and `>` ends it. So one pass over the output walks the tree at a
+fraction of the cost of visiting every node. (Two exceptions are read more slowly: raw text as in <xmp>, and `<` in the
+name of an attribute, as in broken tags.)
 """
 
 import re
@@ -18,14 +18,14 @@ from groundup.corpus.extract.hidden import GUTTERS, SELECTORS, Hidden
 
 NO_TEXT = (
     "script,style,svg,template,iframe,object,noembed,noframes,canvas,audio,video,textarea,datalist,math,"
-    "img,source,input,wbr,area,embed,link,meta,param,track,col,rt,rtc,rp"  # the last three: how a word is read, above it
+    "img,source,input,wbr,area,embed,link,meta,param,track,col,rt,rtc,rp"  # the last three: the reading above a word
 )
-# What is next to never content. Of 17,000 blocks of navigation and footers in WCXB's development pages, two blocks in five,
-# two are content; of 25,000 words of headers without a heading and of dialogs, 71.
+# Hardly ever content. In WCXB's development pages two blocks in five are navigation and footers: two of these 17,000 are content;
+# of the 25,000 words of headers without a heading and of dialogs, 71 are.
 NO_CONTENT_NAMES, NO_CONTENT_ROLES = ("select", "nav", "footer", "dialog", "header"), ("navigation", "dialog")
 NO_CONTENT = ",".join([*NO_CONTENT_NAMES, *(f"[role={role}]" for role in NO_CONTENT_ROLES)])
 CONTENT, TITLES = ("main", "article"), ("h1", "h2", "h3")
-ALWAYS_GOES = frozenset([*NO_TEXT.split(","), "select"])  # the others stay with what is content in them
+ALWAYS_REMOVED = frozenset([*NO_TEXT.split(","), "select"])  # the others stay where they are around content
 INLINE_NAMES = frozenset([
     "abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "code", "data", "del", "dfn", "em", "font", "i", "ins",
     "kbd", "label", "mark", "mjx-container", "nobr", "picture", "q", "rb", "ruby", "s", "samp", "small",
@@ -38,26 +38,26 @@ PARAGRAPHS = frozenset([
 ])  # fmt: skip
 CELL_ENDS = frozenset(["/td", "/th"])
 SPECIAL = frozenset(["/li", "/td", "/th", "/tr", "/ul", "/ol", "/pre"])
-RAW_TEXT = ("xmp", "plaintext")  # elements in which `<` and `>` stand as they are
+RAW_TEXT = ("xmp", "plaintext")  # elements in which `<` and `>` are not escaped
 ATTRIBUTE = re.compile(r' (class|id|role|itemprop|data-testid|aria-hidden|hidden|style)="([^"]*)"')
 HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden")
-MAX_NAMES = 6  # classes of one element that are looked at: style sheets of small utilities give dozens
-# Elements that older pages name by an id and no class. Other ids are left: two in three are of one page alone.
+MAX_NAMES = 6  # classes of one element that are read: utility-first style sheets give dozens
+# Elements that older pages name by an id and no class. Other ids are ignored: two in three occur on one page only.
 KNOWN_BY_ID = frozenset(["div", "td", "section", "article", "main", "aside", "ul", "ol", "table", "form", "center"])
 MAX_TAGS = 300_000
-NOTHING, OPEN, CLOSE, INLINE, LINK, LINK_END, BREAK, CODE_END = range(8)  # what the walk does at a tag
+NOTHING, OPEN, CLOSE, INLINE, LINK, LINK_END, BREAK, CODE_END = range(8)  # the action of the walk at a tag
 INLINES = (INLINE, LINK)
-# Of code's inline elements those that are a line each: by class, or by style.
+# Inline elements of code that are one line each: by class, or by style.
 LINES = frozenset([".line", ".code-line", ".token-line", ".view-line", ".cm-line", ".CodeMirror-line", ".ec-line"])
 GUTTER_WORDS = frozenset(sign + name for sign in ".#<" for name in GUTTERS)
 LINE_STYLE = re.compile(r"display\s*:\s*(?:block|flex|grid|table)", re.IGNORECASE)
-# In the text of a <pre> whose lines may be numbered: where a tag is, and where an element begins that is known for numbers.
+# In the text of a <pre> whose lines may be numbered: a tag, and the start of an element that is known for line numbers.
 EDGE, MARK = "\x1f", "\x1e"
 NUMBERED = re.compile(rf"[ \t{EDGE}{MARK}]*(\d{{1,6}})[ \t.:|]*(?:{EDGE}+|$)")
 
 
 class Tag(NamedTuple):
-    """A kind of element: its name, and the words by which the model knows it, as the page's author wrote them: '<div',
+    """A kind of element: its name, and the words that the model sees of it, as the page's author wrote them: '<div',
     '.post-body', '#main', 'role=main', 'hidden' ..."""
 
     name: str
@@ -73,11 +73,11 @@ class Blocks:
     inner: list[int] = field(default_factory=list)  # kind of the last inline element opened before the text, or -1
     element: list[int] = field(default_factory=list)  # innermost element around it
     gap: list[int] = field(default_factory=list)  # line ends before it
-    prefix: list[str] = field(default_factory=list)  # the mark of a list's item, with its indent
+    prefix: list[str] = field(default_factory=list)  # the mark of a list item, with its indent
     row: list[int] = field(default_factory=list)  # the <tr> it is in, or 0
     cell: list[int] = field(default_factory=list)  # number of the cell in the row
-    kinds: list[Tag] = field(default_factory=list)  # the different start tags of the page
-    kind: list[int] = field(default_factory=list)  # of an element: which of them
+    kinds: list[Tag] = field(default_factory=list)  # the distinct start tags of the page
+    kind: list[int] = field(default_factory=list)  # of an element: index in `kinds`
     parent: list[int] = field(default_factory=list)
     start: list[int] = field(default_factory=list)  # of an element: its blocks are start <= block < end
     end: list[int] = field(default_factory=list)
@@ -86,7 +86,7 @@ class Blocks:
     stated: str = ""  # the article's text as the page states it for machines
 
     def fill(self, rows: list[tuple]) -> None:
-        """Take the columns of what is known of each block."""
+        """Set the columns from one row per block."""
         if rows:
             columns = map(list, zip(*rows, strict=True))
             (self.text, self.link_chars, self.inner, self.element,
@@ -116,16 +116,16 @@ def blocks_of(tree: LexborHTMLParser) -> Blocks:
     body = tree.body
     if body is None:
         return blocks
-    # At once: each search visits all elements.
+    # In one search: each search visits all elements.
     nodes = body.css(f"{NO_TEXT},{NO_CONTENT},{','.join(CONTENT + TITLES + RAW_TEXT)},{SELECTORS}")
     names = [node.tag for node in nodes]
     main, titled = (
-        _around(node for node, name in zip(nodes, names, strict=True) if name in wanted) for wanted in (CONTENT, TITLES)
+        _ancestors(node for node, name in zip(nodes, names, strict=True) if name in wanted) for wanted in (CONTENT, TITLES)
     )
     hidden = Hidden(body)
-    # Those inside others first: removing an element frees what is in it.
+    # Inner elements first: removing an element frees those inside it.
     for node, name in zip(reversed(nodes), reversed(names), strict=True):
-        if name in ALWAYS_GOES:
+        if name in ALWAYS_REMOVED:
             node.decompose()
         elif node.mem_id not in main:
             no_content = name in NO_CONTENT_NAMES or node.attributes.get("role") in NO_CONTENT_ROLES
@@ -139,38 +139,38 @@ def blocks_of(tree: LexborHTMLParser) -> Blocks:
     return blocks
 
 
-def _around(nodes: Iterable[LexborNode]) -> set[int]:
-    """The elements that these are in. Each is visited once: `:has()` would look at each element once for every one around it."""
-    around: set[int] = set()
+def _ancestors(nodes: Iterable[LexborNode]) -> set[int]:
+    """The nodes and the elements that they are in. Each is visited once; `:has()` would visit it once per element around it."""
+    ancestors: set[int] = set()
     for node in nodes:
         outer: LexborNode | None = node
-        while outer is not None and outer.mem_id not in around:
-            around.add(outer.mem_id)
+        while outer is not None and outer.mem_id not in ancestors:
+            ancestors.add(outer.mem_id)
             outer = outer.parent
-    return around
+    return ancestors
 
 
-class _Known(dict[str, tuple[int, int, str, int, bool | str]]):
-    """What to do at a tag, by what stands between its `<` and `>`; worked out where it is met first."""
+class _TagTable(dict[str, tuple[int, int, str, int, bool | str]]):
+    """The action at a tag, by the text between its `<` and `>`; computed where it first occurs."""
 
     def __init__(self, kinds: list[Tag]) -> None:
         self._kinds, self._numbers = kinds, dict[tuple, int]()
 
     def __missing__(self, raw: str) -> tuple[int, int, str, int, bool | str]:
-        head, link_to, rest = raw.partition(' href="')
-        like = head + rest.partition('"')[2] if link_to else raw  # links differ in where they lead, and hardly else
-        self[raw] = entry = self.get(like) or self.setdefault(like, _entry(like, self._kinds, self._numbers))
+        head, has_href, after_href = raw.partition(' href="')
+        key = head + after_href.partition('"')[2] if has_href else raw  # most links differ by their target only
+        self[raw] = entry = self.get(key) or self.setdefault(key, _tag_action(key, self._kinds, self._numbers))
         return entry
 
 
-class _Around:
-    """The lists, table rows and <pre> that are open, and the mark of a list's item whose text has not come yet."""
+class _OpenElements:
+    """The lists, table rows and <pre> that are open, and the mark of a list item whose text is still to come."""
 
     __slots__ = ("cell", "lists", "pre", "prefix", "row")
 
     def __init__(self) -> None:
-        self.lists: list[count | None] = []  # the numbers of an ordered one
-        self.pre = self.row = self.cell = 0  # pre: how many are open
+        self.lists: list[count | None] = []  # the numbering of an ordered list, None for others
+        self.pre = self.row = self.cell = 0  # pre: number of open <pre>
         self.prefix = ""
 
     def open(self, name: str, element: int) -> None:
@@ -199,8 +199,8 @@ class _Around:
 
 
 def _tags(html: str, raw_text: bool, blocks: Blocks) -> Iterator[tuple[str, str]]:
-    """Each tag and the text after it; notes in `blocks` where there were too many."""
-    parts = html.replace(">", "<").split("<", 2 * MAX_TAGS + 1)  # in turn a tag and the text after it, the first aside
+    """Each tag and the text after it; sets `blocks.cut` where there are too many."""
+    parts = html.replace(">", "<").split("<", 2 * MAX_TAGS + 1)  # the text before all tags, then a tag and its text in turn
     if len(parts) == 2 * html.count("<") + 1 and not raw_text:
         pairs = iter(parts)
         next(pairs)
@@ -213,28 +213,30 @@ def _tags(html: str, raw_text: bool, blocks: Blocks) -> Iterator[tuple[str, str]
 
 def _walk(html: str, raw_text: bool, blocks: Blocks) -> None:
     kind, parent, start, end = blocks.kind, blocks.parent, blocks.start, blocks.end
-    known = _Known(blocks.kinds)
-    around = _Around()
+    tag_table = _TagTable(blocks.kinds)
+    open_elements = _OpenElements()
     rows: list[tuple] = []
     stack, names = [0], [""]  # the body and the open elements, and the names that will close these
     pieces: list[str] = []  # text of the block that is being read
-    link = linked = gap = 0  # link: how many are open
-    inner = first = code_end = -1  # code_end: pieces there were when a <code> ended
+    open_links = link_chars = gap = 0
+    inner = first_inner = code_end = -1  # code_end: number of pieces when a <code> ended
     broken = False
 
     def flush() -> None:
-        nonlocal gap, linked, broken
-        text = _block_text(pieces, around.pre > 0, broken)
+        nonlocal gap, link_chars, broken
+        text = _block_text(pieces, open_elements.pre > 0, broken)
         pieces.clear()
         if text:
-            rows.append((text, linked, first, stack[-1], gap, around.prefix, around.row, around.cell))
-            gap, around.prefix = 0, ""
-        linked, broken = 0, False
+            rows.append(
+                (text, link_chars, first_inner, stack[-1], gap, open_elements.prefix, open_elements.row, open_elements.cell)
+            )
+            gap, open_elements.prefix = 0, ""
+        link_chars, broken = 0, False
 
     for raw, text in _tags(html, raw_text, blocks):
-        action, number, name, tag_gap, special = known[raw]
+        action, number, name, tag_gap, special = tag_table[raw]
         if action == OPEN:
-            if pieces and not (around.pre and _new_line(pieces, name)):
+            if pieces and not (open_elements.pre and _new_line(pieces, name)):
                 flush()
             inner = -1
             parent.append(stack[-1])
@@ -245,32 +247,32 @@ def _walk(html: str, raw_text: bool, blocks: Blocks) -> None:
             end.append(0)
             gap = tag_gap if tag_gap > gap else gap
             if special:
-                around.open(name, len(kind))
+                open_elements.open(name, len(kind))
         elif action == CLOSE:
             if names[-1] != raw and raw not in names:
                 continue
             while names[-1] != raw:  # only where raw text, such as <xmp>, looks like tags
                 names.pop()
                 end[stack.pop()] = len(rows)
-            if pieces and not (around.pre and (around.pre > 1 or raw != "/pre") and _new_line(pieces, raw)):
+            if pieces and not (open_elements.pre and (open_elements.pre > 1 or raw != "/pre") and _new_line(pieces, raw)):
                 flush()
             names.pop()
             end[stack.pop()] = len(rows)
             inner = -1
             gap = tag_gap if tag_gap > gap else gap
             if special:
-                around.close(raw)
+                open_elements.close(raw)
         elif action in INLINES:
             inner = number
-            link += action == LINK
-            if around.pre:
+            open_links += action == LINK
+            if open_elements.pre:
                 _inside_code(pieces, special, len(pieces) == code_end and raw.startswith("code"))
         elif action == CODE_END:
             code_end = len(pieces)
         elif action == LINK_END:
-            link -= 1
+            open_links -= 1
         elif action == BREAK:
-            if around.pre:
+            if open_elements.pre:
                 pieces.append("\n")
             elif tag_gap:
                 if pieces:
@@ -279,29 +281,29 @@ def _walk(html: str, raw_text: bool, blocks: Blocks) -> None:
             elif pieces:
                 pieces.append("\v")
                 broken = True
-        if text and (pieces or around.pre or not text.isspace()):
+        if text and (pieces or open_elements.pre or not text.isspace()):
             if not pieces:
-                first = inner
+                first_inner = inner
             pieces.append(text)
-            if link:
-                linked += len(text.strip())
+            if open_links:
+                link_chars += len(text.strip())
     if pieces:
         flush()
     if end:
-        for element in stack:  # and the body: whatever came after a </body> inside raw text is in it as well
+        for element in stack:  # and the body: text after a </body> inside raw text belongs to it as well
             end[element] = len(rows)
     blocks.fill(rows)
 
 
 def _new_line(pieces: list[str], name: str) -> bool:
-    """In a <pre>: the text that follows begins a line, unless a cell of a table ends before it. Always true."""
+    """In a <pre>: start a line for the text that follows, unless a table cell ends here. Always true."""
     if pieces[-1][-1:] != "\n" and name not in CELL_ENDS:
         pieces.append("\n")
     return True
 
 
 def _inside_code(pieces: list[str], special: bool | str, after_code: bool) -> None:
-    """At an inline element in a <pre>: `special` as `_entry` gives it; `after_code`: a <code> that follows another at once."""
+    """At an inline element in a <pre>. `special`: see `_tag_action`; `after_code`: a <code> directly after another."""
     if special is MARK:
         pieces.append(MARK)
     elif pieces and (special or after_code):
@@ -309,7 +311,7 @@ def _inside_code(pieces: list[str], special: bool | str, after_code: bool) -> No
 
 
 def _block_text(pieces: list[str], pre: bool, broken: bool) -> str:
-    """The text of a block; outside of <pre> with one space between words. `broken`: it has lines, each ended by \\v."""
+    """The text of a block; outside of <pre> with one space between words. `broken`: it has lines, which \\v separates."""
     if pre:
         text = code(pieces)
     elif broken:
@@ -322,27 +324,27 @@ def _block_text(pieces: list[str], pre: bool, broken: bool) -> str:
 
 
 def code(pieces: list[str]) -> str:
-    """The text of a <pre> from what stands between its tags, without the numbers of its lines: those in elements known for
-    them, or one in an element of its own before each line, counting on from the first."""
+    """The text of a <pre> from the text between its tags, without its line numbers: those in elements that are known for
+    them, or consecutive ones, each in an element of its own before its line."""
     text = "".join(pieces)
     marked = MARK in text
     if marked or any(map(str.isdecimal, map(str.strip, pieces))):
         lines = EDGE.join(pieces).split("\n")
-        found = [match if (match := NUMBERED.match(line)) and (MARK in match[0]) == marked else None for line in lines]
-        numbers = [int(match[1]) for match in found if match]
-        rest = [line[match.end() :] if match else line for line, match in zip(lines, found, strict=True)]
+        matches = [match if (match := NUMBERED.match(line)) and (MARK in match[0]) == marked else None for line in lines]
+        numbers = [int(match[1]) for match in matches if match]
+        rest = [line[match.end() :] if match else line for line, match in zip(lines, matches, strict=True)]
         rest = [line.replace(EDGE, "").replace(MARK, "") for line in rest]
         filled = [line.strip(f" \t{EDGE}{MARK}") for line in lines]
-        counts_on = len(numbers) > 1 and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-        if any(map(str.strip, rest)) and (marked or (counts_on and len(numbers) == sum(map(bool, filled)))):
-            apart = all(line[:1] in ("", " ") for line, match in zip(rest, found, strict=True) if match)
-            text = "\n".join([line[1:] if match and apart else line for line, match in zip(rest, found, strict=True)])
+        consecutive = len(numbers) > 1 and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        if any(map(str.strip, rest)) and (marked or (consecutive and len(numbers) == sum(map(bool, filled)))):
+            spaced = all(line[:1] in ("", " ") for line, match in zip(rest, matches, strict=True) if match)
+            text = "\n".join([line[1:] if match and spaced else line for line, match in zip(rest, matches, strict=True)])
     return text.replace(MARK, "").rstrip().lstrip("\n")
 
 
-def _entry(raw: str, kinds: list[Tag], numbers: dict[tuple, int]) -> tuple[int, int, str, int, bool | str]:
-    """What to do at the tag between `<` and `>`, its kind, the tag that closes it, the line ends it asks for; is it of
-    a list, table or <pre>, or of inline elements a line of code, or (MARK) the number of one?"""
+def _tag_action(raw: str, kinds: list[Tag], numbers: dict[tuple, int]) -> tuple[int, int, str, int, bool | str]:
+    """For the text between a tag's `<` and `>`: action, kind, the tag that closes it, line ends before the next block, and
+    whether it belongs to a list, table or <pre>; of an inline element whether it is a line of code, or MARK for its number."""
     name, _, attributes = raw.partition(" ")
     if name.startswith("/"):
         if name == "/a":
@@ -354,15 +356,15 @@ def _entry(raw: str, kinds: list[Tag], numbers: dict[tuple, int]) -> tuple[int, 
         return NOTHING, -1, "", 0, False
     if name in ("br", "hr"):
         return BREAK, -1, "", 2 * (name == "hr"), False
-    found = ATTRIBUTE.findall(raw) if attributes else []
-    number = numbers.setdefault((name, *found), len(kinds))
+    known_attributes = ATTRIBUTE.findall(raw) if attributes else []
+    number = numbers.setdefault((name, *known_attributes), len(kinds))
     if number == len(kinds):
-        kinds.append(_tag(name, found))
+        kinds.append(_tag(name, known_attributes))
     is_gutter = not GUTTER_WORDS.isdisjoint(kinds[number].words)
     if name == "a":
         return LINK, number, "", 0, MARK if is_gutter else False
     if name in INLINE_NAMES:
-        is_line = any(attribute == "style" and LINE_STYLE.search(value) for attribute, value in found)
+        is_line = any(attribute == "style" and LINE_STYLE.search(value) for attribute, value in known_attributes)
         return INLINE, number, "", 0, MARK if is_gutter else is_line or not LINES.isdisjoint(kinds[number].words)
     return OPEN, number, f"/{name}", 1 + (name in PARAGRAPHS), f"/{name}" in SPECIAL
 

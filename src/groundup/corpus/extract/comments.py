@@ -1,9 +1,9 @@
-"""What readers wrote under a page: known by the names that authors of pages give to its elements, in eight languages.
+"""Comments of readers under a page, recognized by the names of elements, in eight languages.
 
-Forums name their posts so as well, and there they are the content. A page has comments under a piece of its own where its
-prose lies in an element named for an article, or in the only <article>, or a heading says that comments begin; and nothing
-around what is kept is named for a forum. Of 2,082 labelled pages, cross-validated by site, 58 have comments that are as likely as
-content: without those under a piece four pages score higher, none lower (news' 4-gram F1 .9645 becomes .9678).
+Forums use the same names for their posts, and there the posts are the content. A page has comments under an article where its
+prose is in an element named for an article, or in the only <article>, or a heading says that comments begin; and no element
+around kept blocks is named for a forum. Of 2,082 labelled pages, cross-validated by site, 58 have comments that are as likely as
+content: without those under an article four pages score higher, none lower (news' 4-gram F1 .9645 becomes .9678).
 """
 
 import re
@@ -19,16 +19,16 @@ SECTION = frozenset([
     "commentaires", "comentario", "comentarios", "commento", "commenti", "reacties", "komentarz", "komentarze",
     "itemprop=comment",
 ])  # fmt: skip
-# In the same class or id: then it is a number of comments, a link to them, or says of the page whether it has any.
+# Together with these in a class or id it is a number of comments, a link to them, or states whether the page has any.
 NO_SECTION = frozenset(["count", "counter", "link", "links", "open", "closed", "has", "no", "icon", "number", "button", "with"])
-ABOUT = frozenset([  # of a comment's elements, those that say who, when and what next
+ABOUT = frozenset([  # elements of a comment for its author, date and actions
     "form", "respond", "author", "meta", "metadata", "date", "time", "reply", "avatar", "vcard", "actions", "likes", "toolbar",
     "login", "notes", "title", "username", "user",
 ])  # fmt: skip
 NO_WORDS_OF_READERS = frozenset(["form", "label", "button", "h1", "h2", "h3", "h4", "h5", "h6", "time", "legend", "figcaption"])
-LIKE_SECTION = ("comment", "kommentar", "coment", "reacties", "komentarz")  # in the words of SECTION, and of few tags
+LIKE_SECTION = ("comment", "kommentar", "coment", "reacties", "komentarz")  # parts of the words of SECTION, in few tags
 LEAST_WORDS = 3
-PIECES = frozenset([  # classes, ids and properties, without their hyphens, of the element around an article's own text
+ARTICLE_NAMES = frozenset([  # classes, ids and properties, without their hyphens, of the element around an article's own text
     "article", "articlebody", "articlecontent", "articletext", "articlemain", "entry", "entrycontent", "hentry", "postcontent",
     "postbody", "posttext", "singlepost", "storybody", "storycontent", "storytext", "blogpost", "blogbody", "blogcontent",
     "blogtext", "artikel", "artikeltext", "beitrag", "articulo", "noticia", "articolo", "artigo", "artykul",
@@ -45,78 +45,80 @@ BEGIN = re.compile(
     r"|schreib\w* (?:sie )?einen kommentar|join the (?:conversation|discussion))\b",
     re.IGNORECASE,
 )
-BEGIN_BLOCKS, BEGIN_WORDS = 6, 8  # how far before the first comment, and how long, the line is that says so
-PIECE_WORDS = 20  # of an article, at least, before its comments
+BEGIN_BLOCKS, BEGIN_WORDS = 6, 8  # how far before the first comment the heading is, and how long
+ARTICLE_WORDS = 20  # that an article has at least before its comments
 WORD = re.compile(r"\w+")
 
 
 def comments_of(blocks: Blocks) -> list[int]:
-    """The blocks that are words of comments, in order; not their authors, dates, links and forms."""
+    """The blocks that are text of comments, in order; not their authors, dates, links and forms."""
     words = {word for tag in blocks.kinds for word in tag.words[1:]}
-    like = _with_one_of(LIKE_SECTION, words)
-    section = np.array([not like.isdisjoint(tag.words) and _is_section(tag) for tag in blocks.kinds], dtype=bool)
+    candidates = _with_substring(LIKE_SECTION, words)
+    section = np.array([not candidates.isdisjoint(tag.words) and _is_section(tag) for tag in blocks.kinds], dtype=bool)
     if not section.any():
         return []
-    like = {word for word in _with_one_of(tuple(ABOUT), words) if not ABOUT.isdisjoint(tokens_of(word))}
-    about = np.array([tag.name in NO_WORDS_OF_READERS or not like.isdisjoint(tag.words) for tag in blocks.kinds], dtype=bool)
+    candidates = {word for word in _with_substring(tuple(ABOUT), words) if not ABOUT.isdisjoint(tokens_of(word))}
+    about = np.array(
+        [tag.name in NO_WORDS_OF_READERS or not candidates.isdisjoint(tag.words) for tag in blocks.kinds], dtype=bool
+    )
     kind = np.array(blocks.kind)
     inner = np.array(blocks.inner)
     inside = _within(blocks, section[kind])
     aside = _within(blocks, about[kind] & ~section[kind]) | ((inner >= 0) & about[inner])
     return [
-        at
-        for at in np.flatnonzero(inside & ~aside).tolist()
-        if 2 * blocks.link_chars[at] < len(blocks.text[at]) and len(WORD.findall(blocks.text[at][:100])) >= LEAST_WORDS
+        block
+        for block in np.flatnonzero(inside & ~aside).tolist()
+        if 2 * blocks.link_chars[block] < len(blocks.text[block]) and len(WORD.findall(blocks.text[block][:100])) >= LEAST_WORDS
     ]
 
 
-def are_under_a_piece(blocks: Blocks, comments: list[int], words: NDArray, likely: NDArray[np.bool_]) -> bool:
-    """Whether the comments are what readers wrote under an article, as against a forum's posts.
+def are_under_an_article(blocks: Blocks, comments: list[int], words: NDArray, likely: NDArray[np.bool_]) -> bool:
+    """Whether the comments are under an article, not posts of a forum.
 
     `likely` [blocks]: whether a block is kept and more likely content than not; `words` [blocks].
     """
     kind = np.array(blocks.kind)
-    of_section, of_forum, of_piece = (
-        np.array([has(tag) for tag in blocks.kinds], dtype=bool)[kind] for has in (_is_section, _is_of_forum, _is_piece)
+    of_section, of_forum, of_article = (
+        np.array([is_kind(tag) for tag in blocks.kinds], dtype=bool)[kind] for is_kind in (_is_section, _is_of_forum, _is_article)
     )
-    own = likely & ~_within(blocks, of_section)
-    own[comments[0] :] = False
-    if words[own].sum() < PIECE_WORDS or (_within(blocks, of_forum) & likely).any():
+    article_part = likely & ~_within(blocks, of_section)
+    article_part[comments[0] :] = False
+    if words[article_part].sum() < ARTICLE_WORDS or (_within(blocks, of_forum) & likely).any():
         return False
     above = range(max(0, comments[0] - BEGIN_BLOCKS), comments[0])
-    if any(words[at] <= BEGIN_WORDS and BEGIN.match(blocks.text[at]) for at in above):
+    if any(words[block] <= BEGIN_WORDS and BEGIN.match(blocks.text[block]) for block in above):
         return True
     in_comments = np.append(_within(blocks, of_section), False)[np.array(blocks.start)]
     articles = np.array([tag.name == "article" for tag in blocks.kinds])[kind] & ~in_comments
-    named = of_piece & ~in_comments | (articles if articles.sum() == 1 else False)
-    return bool(words[own & _within(blocks, named)].sum() >= PIECE_WORDS)
+    named = of_article & ~in_comments | (articles if articles.sum() == 1 else False)
+    return bool(words[article_part & _within(blocks, named)].sum() >= ARTICLE_WORDS)
 
 
-def _is_piece(tag: Tag) -> bool:
-    return any(word.lower().replace("-", "").replace("_", "").lstrip(".#") in PIECES for word in tag.words[1:])
+def _is_article(tag: Tag) -> bool:
+    return any(word.lower().replace("-", "").replace("_", "").lstrip(".#") in ARTICLE_NAMES for word in tag.words[1:])
 
 
 def _is_of_forum(tag: Tag) -> bool:
     return any(not FORUMS.isdisjoint(tokens_of(word)) and word not in THREAD_OF_COMMENTS for word in tag.words[1:])
 
 
-def _with_one_of(some: tuple[str, ...], words: set[str]) -> set[str]:
-    """The words that have one of these in them: a look at all tokens of each takes ten times as long."""
+def _with_substring(substrings: tuple[str, ...], words: set[str]) -> set[str]:
+    """The words that contain one of the substrings: to compare all tokens of each word takes ten times as long."""
     names = "\n".join(words).lower()
-    some = tuple(filter(names.__contains__, some))
-    return {word for word in words if any(map(word.lower().__contains__, some))} if some else set()
+    substrings = tuple(filter(names.__contains__, substrings))
+    return {word for word in words if any(map(word.lower().__contains__, substrings))} if substrings else set()
 
 
 def _is_section(tag: Tag) -> bool:
     if tag.name == "body":
         return False
-    tokens = map(frozenset, map(tokens_of, _with_one_of(LIKE_SECTION, set(tag.words[1:]))))
-    return any(not SECTION.isdisjoint(found) and NO_SECTION.isdisjoint(found) for found in tokens)
+    token_sets = map(frozenset, map(tokens_of, _with_substring(LIKE_SECTION, set(tag.words[1:]))))
+    return any(not SECTION.isdisjoint(tokens) and NO_SECTION.isdisjoint(tokens) for tokens in token_sets)
 
 
 def _within(blocks: Blocks, elements: np.ndarray) -> np.ndarray:
-    """[elements] -> [blocks]: whether a block is in one of them."""
+    """[elements] -> [blocks]: whether a block is in one of the marked elements."""
     size = len(blocks.text) + 1
-    some = np.flatnonzero(elements)
-    start, end = np.array(blocks.start)[some], np.array(blocks.end)[some]
+    chosen = np.flatnonzero(elements)
+    start, end = np.array(blocks.start)[chosen], np.array(blocks.end)[chosen]
     return np.cumsum(np.bincount(start, minlength=size) - np.bincount(end, minlength=size))[:-1] > 0

@@ -1,7 +1,7 @@
-"""Which blocks of a page are its content: boosted trees over the block features, the best cut for the page, and its endings.
+"""Which blocks of a page are its content: boosted trees over block features, the best threshold for the page, the article's end.
 
 The trees are evaluated for all blocks at once, without a walk through any tree (QuickScorer, Lucchese et al., 2015):
-each condition that holds strikes out the leaves it cuts off, and the first leaf left over is the one reached.
+each condition that holds removes the leaves it cuts off, and the first remaining leaf is the one reached.
 The weights are plain arrays, made by `python -m groundup.corpus.extract.train_extractor`.
 """
 
@@ -12,23 +12,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from groundup.corpus.extract.article_body import article_alone, once
+from groundup.corpus.extract.article_body import article_alone, first_occurrences
 from groundup.corpus.extract.blocks import Blocks
 from groundup.corpus.extract.features import Scores, features
 
 WEIGHTS = Path(__file__).with_name("extract_model.npz")
 LEAVES = 16
 ITEM_LEVELS = 2  # elements between an item of a list and its text, as in <li><p>
-ROWS = 128  # blocks at a time: what the conditions fill then stays in the processor's cache
+ROWS = 128  # blocks at a time: the conditions' values then stay in the processor's cache
 
 
 @dataclass
 class Trees:
-    """Trees of at most LEAVES leaves: conditions `features[:, feature] > threshold`, each with the leaves that stay."""
+    """Trees of at most LEAVES leaves: conditions `features[:, feature] > threshold`, each with the leaves that remain."""
 
     feature: NDArray[np.int16]  # [trees, LEAVES - 1]
     threshold: NDArray[np.float32]  # [trees, LEAVES - 1]
-    stays: NDArray[np.uint32]  # [trees, LEAVES - 1]: the leaves that are left when the condition holds, as bits
+    stays: NDArray[np.uint32]  # [trees, LEAVES - 1]: the leaves that remain when the condition holds, as bits
     value: NDArray[np.float32]  # [trees, LEAVES]
 
     def probability(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -40,11 +40,11 @@ class Trees:
         for low in range(0, len(x), ROWS):
             over = np.ascontiguousarray(x[low : low + ROWS].T).take(feature, axis=0)
             np.subtract(threshold, over, out=over)  # negative where a condition holds
-            held = over.view(np.int32)
-            held >>= 31  # the sign, in all bits
-            held &= cuts
-            gone = np.bitwise_or.reduce(held.reshape(LEAVES - 1, len(self.value), -1), axis=0)
-            lowest = (~gone & (gone + 1)).view(np.uint32).astype(np.float32)  # a power of two, so exact
+            holds = over.view(np.int32)
+            holds >>= 31  # the sign, in all bits
+            holds &= cuts
+            struck_out = np.bitwise_or.reduce(holds.reshape(LEAVES - 1, len(self.value), -1), axis=0)
+            lowest = (~struck_out & (struck_out + 1)).view(np.uint32).astype(np.float32)  # a power of two, so exact
             leaf = (lowest.view(np.int32) >> 23) - 127
             out[low : low + ROWS] = self.value.reshape(-1)[leaf + first].sum(axis=0, dtype=np.float64)
         return 1.0 / (1.0 + np.exp(-out))
@@ -58,8 +58,8 @@ class ContentModel:
 
     def matrix(self, blocks: Blocks) -> NDArray[np.float32]:
         """The features of a page that the trees use: [blocks, features]"""
-        found = features(blocks, self.scores)
-        rows = np.concatenate([found[name] for name in self.names], dtype=np.float32, casting="same_kind")
+        columns = features(blocks, self.scores)
+        rows = np.concatenate([columns[name] for name in self.names], dtype=np.float32, casting="same_kind")
         return rows.reshape(len(self.names), -1).T
 
     def content(self, blocks: Blocks) -> list[int]:
@@ -70,24 +70,25 @@ class ContentModel:
         probability = items_together(self.trees.probability(x), blocks)
         words = x[:, self.names.index("words")].astype(np.float64)
         keep = article_alone(blocks, probability, words, best_cut(probability, words))
-        return np.flatnonzero(once(blocks, words, keep)).tolist()
+        return np.flatnonzero(first_occurrences(blocks, words, keep)).tolist()
 
 
 def items_together(probability: NDArray[np.float64], blocks: Blocks) -> NDArray[np.float64]:
-    """[blocks] -> the same, where the items of one list are all as likely as the best third of them: of three, as the best.
+    """Probabilities [blocks] -> [blocks], where all items of a list get the probability at its best third: of three, the best.
 
-    Judged one by one, a list of links keeps the longest. What is no item's only or first text stays as it is.
+    Decided one by one, only the longest items of a list of links would be kept. Other blocks stay as they are: an item's block
+    is one directly in it, or alone in up to ITEM_LEVELS elements.
     """
     kind, parent, start, end = (np.array(column) for column in (blocks.kind, blocks.parent, blocks.start, blocks.end))
     is_item = np.array([tag.name == "li" for tag in blocks.kinds])[kind]
-    at = np.array(blocks.element)
+    item = np.array(blocks.element)
     for _ in range(ITEM_LEVELS):  # up, while there is nothing else in the element
-        outer = parent[at]
-        at = np.where(~is_item[at] & (end[outer] - start[outer] == 1), outer, at)
-    inside = np.flatnonzero(is_item[at])
+        outer = parent[item]
+        item = np.where(~is_item[item] & (end[outer] - start[outer] == 1), outer, item)
+    inside = np.flatnonzero(is_item[item])
     if not len(inside):
         return probability
-    _, lists = np.unique(parent[at[inside]], return_inverse=True)
+    _, lists = np.unique(parent[item[inside]], return_inverse=True)
     size = np.bincount(lists)
     order = inside[np.lexsort((-probability[inside], lists))]
     third = probability[order][np.cumsum(size) - size + (size - 1) // 3]
@@ -97,12 +98,12 @@ def items_together(probability: NDArray[np.float64], blocks: Blocks) -> NDArray[
 
 
 def best_cut(probability: NDArray[np.float64], words: NDArray) -> NDArray[np.bool_]:
-    """[blocks] -> whether to keep each: all above one probability, chosen so that the expected word F1 is greatest."""
+    """[blocks] -> whether to keep each: all from one probability on, chosen so that the expected word F1 is greatest."""
     order = np.argsort(-probability, kind="stable")
     kept = np.cumsum(words[order])
     right = np.cumsum((words * probability)[order])
-    at = int(np.argmax(2 * right / (kept + right[-1])))
-    return probability >= probability[order[at]]
+    best = int(np.argmax(2 * right / (kept + right[-1])))
+    return probability >= probability[order[best]]
 
 
 @cache

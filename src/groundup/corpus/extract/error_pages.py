@@ -1,7 +1,7 @@
-"""Pages that are none: errors, forms to log in, searches without results, notices that ask for JavaScript or cookies, and pages
-that are nothing but a menu. They have no content.
+"""Pages without content: errors, forms to log in, searches without results, notices that ask for JavaScript or cookies, and pages
+that are nothing but a menu.
 
-What they say is known in two dozen languages; where the text is long after all, as of a page about such errors, it is content.
+Their phrases are known in two dozen languages. A long text with them, as of a page about such errors, is content.
 """
 
 import re
@@ -9,7 +9,7 @@ import re
 from groundup.core.words import count
 from groundup.corpus.extract.blocks import Blocks
 
-SAYS_SO = re.compile(
+ERROR_TEXT = re.compile(
     r"\b(?:error|http|fehler|erreur|errore|hata|błąd|ошибка)[\s:]*(?:40\d|410|429|50[0-4])\b"
     r"|^\W*(?:40\d|410|429|50[0-4])\W*(?:$|[-–—|:,]|(?:not found|forbidden|error|page|bad|service|internal|fehler|erreur)\b)"
     r"|\b(?:page|file|document|content)\s(?:(?:was|is|could)\s)?(?:not|cannot|can['’]t)(?:\sbe)?\sfound\b"
@@ -37,7 +37,7 @@ SAYS_SO = re.compile(
 
 
 def _alone(*names: str) -> re.Pattern[str]:
-    """One of these names by itself, or beside the name of the site."""
+    """One of these names alone, or next to the name of the site."""
     side = r"\s*(?:[-–—|:·»/]|$)"
     to = r"(?:\s+(?:to|into|on|in|with|bei|zu|à|en|na|do|в|su|al|tu|your)\b.{0,40}|\s*(?:您的账户|アカウントに.{0,9}))?"
     return re.compile(rf"(?:^|[-–—|:·»/])\W*(?:{'|'.join(names)}){to}{side}", re.IGNORECASE)
@@ -73,7 +73,7 @@ SCRIPT = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 COOKIES = ("cookie", "çerez", "ciastecz", "куки", "ملفات تعريف", "쿠키", "evästei", "süti", "kolačić", "кукі")
-OF_COOKIES = [  # what a notice says of them: two of these
+OF_COOKIES = [  # topics of a notice on cookies, which has at least two of them
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
         r"partner|\bsocios\b|parceir|партн|合作|パートナー|ortağ|شركا",
@@ -88,17 +88,17 @@ OF_COOKIES = [  # what a notice says of them: two of these
     )
 ]
 HEADING_TAGS = frozenset(["h1", "h2", "h3", "h4", "h5", "h6"])
-HEADINGS = 3  # blocks of <h1> that are looked at
+HEADINGS = 3  # blocks of <h1> that are read
 LONGEST_TITLE = 90  # characters
-MUCH, LONG = 80, 12  # words of blocks that are LONG
-SMALL = 3000  # characters of chosen text: a page of more is more than notices and a menu
-NOTICE = 150  # words of one at most
-MENU, FEW = 60, 3  # words of a page that is nothing but links and blocks of so few
+MUCH, LONG = 80, 12  # words in blocks of LONG words or more, from which on the page has content
+SMALL = 3000  # characters of chosen text: a page with more is more than notices and a menu
+NOTICE = 150  # words that a notice has at most
+MENU, FEW = 60, 3  # a menu has fewer than MENU words, and outside of links no block of more than FEW
 
 
 def is_error_page(blocks: Blocks) -> bool:
-    """Whether title or heading say that there is none, and little else is said."""
-    if not any(SAYS_SO.search(title) or FORM.search(title) or SEARCH.search(title) for title in _titles(blocks)):
+    """Whether the title or a heading names an error, a form to log in or a search, and there is little other text."""
+    if not any(ERROR_TEXT.search(title) or FORM.search(title) or SEARCH.search(title) for title in _titles(blocks)):
         return False
     return sum(size for size in map(count, _prose(blocks, range(len(blocks.text)))) if size >= LONG) < MUCH
 
@@ -107,14 +107,14 @@ def is_bare(blocks: Blocks, chosen: list[int]) -> bool:
     """Whether the chosen blocks are nothing but notices, a menu, or an index of words."""
     if sum(len(blocks.text[block]) for block in chosen) > SMALL:
         return False
-    left = [block for block in chosen if not _is_notice(blocks.text[block])]
-    sizes = [count(text) for text in _prose(blocks, left)]
-    longest, words = max(sizes, default=0), sum(count(blocks.text[block]) for block in left)
+    remaining = [block for block in chosen if not _is_notice(blocks.text[block])]
+    sizes = [count(text) for text in _prose(blocks, remaining)]
+    longest, words = max(sizes, default=0), sum(count(blocks.text[block]) for block in remaining)
     if longest < LONG and any(map(INDEX.search, _titles(blocks))):
         return True
-    if len(left) < len(chosen):
+    if len(remaining) < len(chosen):
         return longest < LONG and words < MENU
-    return longest <= FEW and words < MENU and not any(_tag(blocks, block) in HEADING_TAGS for block in left)
+    return longest <= FEW and words < MENU and not any(_tag(blocks, block) in HEADING_TAGS for block in remaining)
 
 
 def _titles(blocks: Blocks) -> list[str]:
@@ -126,9 +126,9 @@ def _tag(blocks: Blocks, block: int) -> str:
     return blocks.kinds[blocks.kind[blocks.element[block]]].name
 
 
-def _prose(blocks: Blocks, some: range | list[int]) -> list[str]:
-    """Their texts that are not mostly links."""
-    return [blocks.text[block] for block in some if 2 * blocks.link_chars[block] < len(blocks.text[block])]
+def _prose(blocks: Blocks, chosen: range | list[int]) -> list[str]:
+    """The texts of the chosen blocks that are not mostly links."""
+    return [blocks.text[block] for block in chosen if 2 * blocks.link_chars[block] < len(blocks.text[block])]
 
 
 def _is_notice(text: str) -> bool:

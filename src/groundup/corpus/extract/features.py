@@ -1,9 +1,9 @@
-"""What the extraction model sees of a block: its words, its place, its neighbours, and the elements around it.
+"""The extraction model's features of a block: its words, its position, its neighbours, and the elements around it.
 
-An element's blocks are an interval, so whatever is summed over an element is a difference of two running sums, and
-whatever is summed over a block's ancestors is a running sum of differences: no loop over the tree is left to Python.
+An element's blocks are an interval, so a sum over an element is a difference of two running sums, and
+a sum over a block's ancestors is a running sum of differences: Python needs no loop over the tree.
 Features follow boilerpipe (Kohlschütter et al., 2010), dragnet (Peters & Lecocq, 2013) and Web2Text (Vogels et al.,
-2018); the learned scores of class names and words are what those lack. All arrays are [blocks] unless they say so.
+2018); the learned scores of class names and words are new. All arrays are [blocks] unless they say otherwise.
 """
 
 import re
@@ -25,46 +25,46 @@ LEVELS = 4  # containers around a block, each larger than the one before
 WORDS_SCORED = 8  # at the start of a block
 LETTERS_SCORED = 64
 LONG = 15  # words that make a block prose, if few are links
-FAR = 999.0  # where there is no such block
+FAR = 999.0  # distance where there is no such block
 NAMES = ["p", "li", "td", "pre", "h1", "h2", "h3", "div", "span", "a", "strong", "label", "button", "dd", "figcaption"]
 AROUND = ["aside", "form", "ul"]
 HEADINGS = ["h1", "h2", "h3", "h4", "h5", "h6"]
 NUMBER = {name: at for at, name in enumerate(dict.fromkeys(NAMES + AROUND + HEADINGS), 1)}  # 0 for all others
 IS_HEADING = np.array([False, *(name in HEADINGS for name in NUMBER)])
 AROUND_AT = np.array([0, *(AROUND.index(name) + 1 if name in AROUND else 0 for name in NUMBER)])
-MAX_KNOWN, LONGEST_KNOWN = 50_000, 100  # words of tags, and letters, whose scores are kept for the pages to come
+MAX_CACHED, LONGEST_CACHED = 50_000, 100  # words of tags whose scores are cached, and letters of the longest
 MAX_PARTS = 12  # of a class or id
 DIGITS = re.compile(r"[0-9]+")
 PART = re.compile(r"[A-Z]?[a-z]+")
-WORD = re.compile(r"[a-z]++(?![^\W\d_])|[0-9]|[^\W\d_]+|[^\w\s]")  # letters, the usual ones first: that is faster
+WORD = re.compile(r"[a-z]++(?![^\W\d_])|[0-9]|[^\W\d_]+|[^\w\s]")  # letters a to z first: that is faster
 
 
 @dataclass
 class Scores:
-    """Log-odds of being content, learned for tokens of tags (anywhere above a block, next to it) and for words."""
+    """Learned log-odds of being content: for tokens of tags (anywhere above a block, directly around it) and for words."""
 
     tags: dict[str, tuple[float, float]]
     words: dict[str, float]
-    known: dict[str, tuple[float, float, int]] = field(default_factory=dict, repr=False, compare=False)
+    cache: dict[str, tuple[float, float, int]] = field(default_factory=dict, repr=False, compare=False)
 
     def of_tags(self, tags: list[Tag]) -> tuple[Array, Array, Array]:
         """[tags]: scores above a block and near it, and a number that is the same for the same name and classes."""
-        if len(self.known) > MAX_KNOWN:
-            self.known.clear()
+        if len(self.cache) > MAX_CACHED:
+            self.cache.clear()
         words = list(chain.from_iterable([tag.words for tag in tags]))
-        facts = list(map(self.known.get, words))
+        facts = list(map(self.cache.get, words))
         for at in [at for at, fact in enumerate(facts) if fact is None]:
             word = words[at]
-            facts[at] = fact = self.known.get(word) or self._of_word(word)
-            if len(word) <= LONGEST_KNOWN:
-                self.known[word] = fact
+            facts[at] = fact = self.cache.get(word) or self._of_word(word)
+            if len(word) <= LONGEST_CACHED:
+                self.cache[word] = fact
         owner = np.repeat(np.arange(len(tags)), [len(tag.words) for tag in tags])
         above, near, look = np.fromiter(chain.from_iterable(facts), np.float64, 3 * len(facts)).reshape(-1, 3).T
         return tuple(np.bincount(owner, column, len(tags)) for column in (above, near, look))
 
     def _of_word(self, word: str) -> tuple[float, float, int]:
         tokens = tokens_of(word)
-        # An id tells elements apart that look the same. Small enough for a float to hold the sum over a path.
+        # Not of ids: they differ between elements that look the same. 32 bits: a float holds the sum over a path exactly.
         look = zlib.crc32(tokens[0].encode("utf-8", "replace")) if word[0] in "<." else 0
         above = near = 0.0
         for token in tokens:
@@ -74,14 +74,14 @@ class Scores:
         return above, near, look
 
     def of_texts(self, texts: list[str]) -> Array:
-        """The sum over the words that each block begins with, those of all blocks looked up together."""
-        found, counts = split_words(texts)
-        scores = np.fromiter(map(self.words.get, found, repeat(0.0)), np.float64, len(found))
+        """Per block the sum of the scores of its first words."""
+        words, counts = split_words(texts)
+        scores = np.fromiter(map(self.words.get, words, repeat(0.0)), np.float64, len(words))
         return np.bincount(np.repeat(np.arange(len(texts)), counts), scores, len(texts))
 
 
 def tokens_of(word: str) -> tuple[str, ...]:
-    """The tokens of a tag's word: a class or an id is its parts as well, and of digits only their place counts."""
+    """The tokens of a tag's word: the word, and of a class or an id its parts as well; each number becomes 0."""
     if word[0] not in ".#":
         return (word,)
     word = DIGITS.sub("0", word)
@@ -89,7 +89,7 @@ def tokens_of(word: str) -> tuple[str, ...]:
 
 
 def split_words(texts: list[str]) -> tuple[list[str], list[int]]:
-    """The words that the texts begin with, one text after the other, and how many of each. The beginning itself is one
+    """The first words of the texts, one text after the other, and their number per text. The whole beginning counts as a word
     as well: 'read more' says more than its words."""
     heads = [text[:LETTERS_SCORED].lower().replace("\n", " ") for text in texts]
     words = [[*WORD.findall(head)[:WORDS_SCORED], head] for head in heads]
@@ -97,10 +97,10 @@ def split_words(texts: list[str]) -> tuple[list[str], list[int]]:
 
 
 def _counter(**classes: str) -> tuple[list[str], NDArray[np.int64]]:
-    """A table from bytes to counters: one a class, 21 bits wide, so that three are added up at once."""
+    """A table from bytes to counters: one per class, 21 bits wide, so that three are summed at once."""
     table = np.zeros(256, dtype=np.int64)
-    for place, characters in enumerate(classes.values()):
-        table[list(characters.encode("latin-1"))] += 1 << (21 * place)
+    for index, characters in enumerate(classes.values()):
+        table[list(characters.encode("latin-1"))] += 1 << (21 * index)
     return list(classes), table
 
 
@@ -113,16 +113,16 @@ ENDS[list(b".!?\"')")] = 1
 
 
 class PageView:
-    """The blocks and elements of one page as arrays, and what several features are made of."""
+    """The blocks and elements of one page as arrays, and values that several features need."""
 
     def __init__(self, blocks: Blocks, scores: Scores) -> None:
         self.blocks = blocks
         self.count = len(blocks.text)
-        self.at = np.arange(self.count)
-        # Kinds: scores, name and classes as a number, name as a number.
+        self.index = np.arange(self.count)
+        # [kinds]: scores, a hash of name and classes, the name as a number.
         self.above_of, self.near_of, self.look_of = scores.of_tags(blocks.kinds)
         self.name_of = np.fromiter(map(NUMBER.get, [tag.name for tag in blocks.kinds], repeat(0)), np.int64)
-        # Elements: kind, parent and the interval of blocks. Blocks: innermost element, and inline element before the text.
+        # [elements]: kind, parent, interval of blocks. [blocks]: innermost element, kind of the inline element before the text.
         self.kind, self.parent = np.array(blocks.kind), np.array(blocks.parent)
         self.start, self.end = np.array(blocks.start), np.array(blocks.end)
         self.element, self.inner = np.array(blocks.element), np.array(blocks.inner)
@@ -137,8 +137,8 @@ class PageView:
         self.letters: Features = {}
         for names, table in COUNTERS:
             packed = np.add.reduceat(table.take(letters, mode="clip"), stops - size)  # clipped: that is faster
-            for place, name in enumerate(names):
-                self.letters[name] = ((packed >> (21 * place)) & 0x1FFFFF).astype(np.float64)
+            for index, name in enumerate(names):
+                self.letters[name] = ((packed >> (21 * index)) & 0x1FFFFF).astype(np.float64)
         foreign = self.letters["foreign"]
         self.chars = size.astype(np.float64)
         words = self.letters["space"] + 1.0
@@ -148,7 +148,7 @@ class PageView:
         sentences = self.letters["stop"] + self.letters["comma"]
         self.prose = ((self.words >= LONG) & (self.link < 0.5) & (sentences > 0)).astype(np.float64)
         self.total = self.words.sum()
-        self.before = np.cumsum(self.words) - self.words
+        self.words_before = np.cumsum(self.words) - self.words
 
         self.word_score = scores.of_texts(blocks.text)
         inside = np.where(self.inline, self.above_of[self.inner], 0.0)
@@ -157,18 +157,18 @@ class PageView:
         self.path_down = self.over_ancestors(np.minimum(above, 0.0)) + np.minimum(inside, 0.0)
         self.path_near = self.near_of[self.holder] + np.where(self.inline, self.near_of[self.inner], 0.0)
         self.path = self.path_up + self.path_down + self.path_near
-        self.both = self.path + self.word_score
+        self.total_score = self.path + self.word_score
         self.look = self.over_ancestors(self.look_of[self.kind])  # the same for the same path of names and classes
 
-    def over_ancestors(self, own: Array) -> Array:
+    def over_ancestors(self, values: Array) -> Array:
         """[elements] -> [blocks]: the sum of `own` over the elements that a block is in."""
         size = self.count + 1
-        change = np.bincount(self.start, own, size) - np.bincount(self.end, own, size)
+        change = np.bincount(self.start, values, size) - np.bincount(self.end, values, size)
         return np.cumsum(change)[: self.count]
 
     @cached_property
     def sums(self) -> Features:
-        """Running sums [blocks + 1], 0 at first."""
+        """Running sums [blocks + 1], starting with 0."""
         parts = np.stack(
             [self.words, self.linked, self.path * self.words, self.word_score * self.words, self.prose,
              self.prose * self.words, self.letters["comma"] + self.letters["stop"]]
@@ -182,7 +182,7 @@ class PageView:
     @cached_property
     def heart(self) -> int:
         """The block most like content."""
-        likely = 1 / (1 + np.exp(-np.clip(self.both, -20, 20)))
+        likely = 1 / (1 + np.exp(-np.clip(self.total_score, -20, 20)))
         return int(np.argmax((self.words - self.linked) * (0.2 + self.prose) * likely))
 
     @cached_property
@@ -199,7 +199,7 @@ def features(blocks: Blocks, scores: Scores) -> Features:
     """name -> [blocks], for a page that has blocks."""
     page = PageView(blocks, scores)
     return (
-        _text(page) | _tags(page) | _path(page) | _place(page) | _headings(page) | _prose(page)
+        _text(page) | _tags(page) | _path(page) | _position(page) | _headings(page) | _prose(page)
         | _neighbours(page) | _containers(page) | _alike(page) | _heart(page) | _ending(page) | _repeated(page) | _stated(page)
     )  # fmt: skip
 
@@ -225,9 +225,9 @@ def _text(page: PageView) -> Features:
 def _tags(page: PageView) -> Features:
     around = AROUND_AT[page.name_of][page.kind]
     change = np.zeros((len(AROUND) + 1, page.count + 1))
-    some = np.flatnonzero(around)
-    np.add.at(change, (around[some], page.start[some]), 1.0)
-    np.subtract.at(change, (around[some], page.end[some]), 1.0)
+    elements = np.flatnonzero(around)
+    np.add.at(change, (around[elements], page.start[elements]), 1.0)
+    np.subtract.at(change, (around[elements], page.end[elements]), 1.0)
     inside = np.cumsum(change, axis=1)[1:, : page.count]
     return {
         "tag": page.name_of[np.where(page.inline, page.inner, page.holder)].astype(np.float64),
@@ -250,12 +250,12 @@ def _path(page: PageView) -> Features:
         "path deviation": path - middle,
         "path below best": path.max() - path,
         "path spread": np.full(page.count, np.sqrt((page.words * (path - middle) ** 2).sum() / page.total)),
-        "both": page.both,
+        "both": page.total_score,
     }
 
 
-def _place(page: PageView) -> Features:
-    whole = {
+def _position(page: PageView) -> Features:
+    page_values = {
         "blocks": page.count,
         "all words": page.total,
         "page link": page.linked.sum() / page.total,
@@ -263,20 +263,20 @@ def _place(page: PageView) -> Features:
         "page prose blocks": page.prose.sum(),
         "page word score": (page.word_score * page.words).sum() / page.total,
     }
-    place = {"place": page.at / page.count, "place words": page.before / page.total}
-    return place | {name: np.full(page.count, float(value)) for name, value in whole.items()}
+    position = {"place": page.index / page.count, "place words": page.words_before / page.total}
+    return position | {name: np.full(page.count, float(value)) for name, value in page_values.items()}
 
 
 def _headings(page: PageView) -> Features:
-    """How far the block is from the page's title and from the heading it stands under, and what that says."""
+    """How far the block is from the page's <h1> and from the heading before it, and that heading's scores."""
     h1 = np.flatnonzero(page.name_of[page.holder] == NUMBER["h1"])
-    last = np.maximum.accumulate(np.where(IS_HEADING[page.name_of][page.holder], page.at, -1))
+    last = np.maximum.accumulate(np.where(IS_HEADING[page.name_of][page.holder], page.index, -1))
     under, heading = last >= 0, np.maximum(last, 0)
     return {
-        "after h1": (page.at - h1[0]).astype(np.float64) if len(h1) else np.full(page.count, -FAR),
-        "words after h1": (page.before - page.before[h1[0]]) / page.total if len(h1) else np.full(page.count, -2.0),
-        "since heading": np.where(under, page.at - last, 99.0),
-        "words since heading": np.where(under, page.before - page.before[heading], FAR),
+        "after h1": (page.index - h1[0]).astype(np.float64) if len(h1) else np.full(page.count, -FAR),
+        "words after h1": (page.words_before - page.words_before[h1[0]]) / page.total if len(h1) else np.full(page.count, -2.0),
+        "since heading": np.where(under, page.index - last, 99.0),
+        "words since heading": np.where(under, page.words_before - page.words_before[heading], FAR),
         "heading score": np.where(under, page.word_score[heading], 0.0),
         "heading path": np.where(under, page.path[heading], 0.0),
     }
@@ -288,9 +288,9 @@ def _prose(page: PageView) -> Features:
     if not len(prose):
         far = np.full(page.count, FAR)
         return {"to next prose": far, "from last prose": far, "prose before": np.zeros(page.count)}
-    following = np.searchsorted(prose, page.at)
-    ahead = prose[np.minimum(following, len(prose) - 1)] - page.at
-    behind = page.at - prose[np.maximum(following - 1, 0)]
+    following = np.searchsorted(prose, page.index)
+    ahead = prose[np.minimum(following, len(prose) - 1)] - page.index
+    behind = page.index - prose[np.maximum(following - 1, 0)]
     return {
         "to next prose": np.where(ahead < 0, FAR, ahead),
         "from last prose": np.where(following == 0, FAR, np.where(ahead == 0, 0.0, behind)),
@@ -299,7 +299,7 @@ def _prose(page: PageView) -> Features:
 
 
 def _neighbours(page: PageView) -> Features:
-    """Values of the blocks before and after, and means over the blocks around."""
+    """Values of the blocks directly before and after, and means over the blocks around."""
     names = ("words", "link", "path", "word score", "link words", "prose")
     rows = np.stack([page.words, page.link, page.path, page.word_score, page.linked, page.prose])
     out: Features = {}
@@ -310,14 +310,14 @@ def _neighbours(page: PageView) -> Features:
     running = np.zeros((len(wide), page.count + 1))
     np.cumsum(rows[list(wide)], axis=1, out=running[:, 1:])
     for reach in (3, 10):
-        low, high = np.maximum(page.at - reach, 0), np.minimum(page.at + reach + 1, page.count)
+        low, high = np.maximum(page.index - reach, 0), np.minimum(page.index + reach + 1, page.count)
         mean = (running[:, high] - running[:, low]) / (high - low)
         out |= {f"{names[which]} within {reach}": row for which, row in zip(wide, mean, strict=True)}
     return out
 
 
 def _containers(page: PageView) -> Features:
-    """What the elements around hold, from the second innermost outwards, without those that add nothing."""
+    """Sums over the elements around the block, from the second innermost outwards, without those that add no blocks."""
     levels = np.empty((LEVELS, page.count), dtype=np.int64)
     outer, level = page.widest[page.parent[page.widest]], page.element
     for depth in range(LEVELS):
@@ -326,7 +326,7 @@ def _containers(page: PageView) -> Features:
     running = np.stack(list(page.sums.values()))
     inside = dict(zip(page.sums, running[:, high] - running[:, low], strict=True))
     words, blocks = np.maximum(inside["words"], 1.0), np.maximum(high - low, 1)
-    found = {
+    columns = {
         "words": words,
         "share": words / page.total,
         "own share": page.words / words,
@@ -338,13 +338,13 @@ def _containers(page: PageView) -> Features:
         "sentences": inside["sentences"] / words,
         "blocks": blocks,
         "words a block": words / blocks,
-        "place": (page.at - low) / blocks,
+        "place": (page.index - low) / blocks,
     }
-    return {f"{name} in {depth}": row for name, rows in found.items() for depth, row in enumerate(rows)}
+    return {f"{name} in {depth}": row for name, rows in columns.items() for depth, row in enumerate(rows)}
 
 
 def _alike(page: PageView) -> Features:
-    """What the blocks have in common that lie under the same path of names and classes."""
+    """Sums and means over the blocks under the same path of names and classes."""
     _, alike = np.unique(page.look, return_inverse=True)
     words, count = np.bincount(alike, page.words)[alike], np.bincount(alike)[alike]
 
@@ -364,7 +364,7 @@ def _alike(page: PageView) -> Features:
 
 
 def _heart(page: PageView) -> Features:
-    """The block most like content, and the smallest element that holds both it and the block."""
+    """Distance to the block most like content, and the smallest element that holds both."""
     heart = page.heart
     chain = [int(page.widest[page.element[heart]])]
     while chain[-1]:
@@ -380,23 +380,23 @@ def _heart(page: PageView) -> Features:
         "heart steps": steps,
         "heart share": share,
         "heart link": link,
-        "heart distance": (page.at - heart).astype(np.float64),
+        "heart distance": (page.index - heart).astype(np.float64),
         "heart path": page.path - page.path[heart],
     }
 
 
 def _ending(page: PageView) -> Features:
-    """What lies between the block and the heart: where the article ends is where what is no article comes first."""
+    """What is between the block and the heart: an article ends where something else begins."""
     heart, count = page.heart, page.count
     heading = IS_HEADING[page.name_of][page.holder]
-    marks = np.where(page.prose > 0, 0.0, np.minimum(page.both, 0.0))  # of short blocks and of lists of links
+    marks = np.where(page.prose > 0, 0.0, np.minimum(page.total_score, 0.0))  # of short blocks and of lists of links
     worst = np.empty(count)
     worst[heart:] = np.minimum.accumulate(marks[heart:])
     worst[: heart + 1] = np.minimum.accumulate(marks[heart::-1])[::-1]
-    parts = np.stack([page.linked, heading * (page.link > 0.5), heading, page.both * page.words, page.words])
+    parts = np.stack([page.linked, heading * (page.link > 0.5), heading, page.total_score * page.words, page.words])
     running = np.zeros((len(parts), count + 1))
     np.cumsum(parts, axis=1, out=running[:, 1:])
-    low, high = np.minimum(page.at, heart), np.maximum(page.at, heart) + 1
+    low, high = np.minimum(page.index, heart), np.maximum(page.index, heart) + 1
     linked, linked_headings, headings, both, words = running[:, high] - running[:, low]
     alike = np.flatnonzero(page.look == page.look[heart])
     last, first = alike[-1], alike[0]
@@ -406,26 +406,26 @@ def _ending(page: PageView) -> Features:
         "linked headings to heart": linked_headings,
         "headings to heart": headings,
         "both to heart": both / words,
-        "words to heart": np.where(page.at < heart, -words, words),
-        "after heart's like": np.maximum(page.at - last, 0.0) + np.minimum(page.at - first, 0.0),
+        "words to heart": np.where(page.index < heart, -words, words),
+        "after heart's like": np.maximum(page.index - last, 0.0) + np.minimum(page.index - first, 0.0),
         "heart's look": (page.look == page.look[heart]).astype(np.float64),
     }
 
 
 def _repeated(page: PageView) -> Features:
-    """How many elements beside those around the block look the same: cards of other pages, comments, posts."""
+    """How many siblings of the elements around the block look the same: cards of other pages, comments, posts."""
     number = page.look_of[page.kind] * len(page.parent) + page.parent  # exact: 32 bits times elements
     _, alike, sizes = np.unique(number, return_inverse=True, return_counts=True)
-    beside = np.where(page.end > page.start, sizes[alike], 1)
-    beside[page.end - page.start == 1] = 1  # single blocks of text are no cards
-    most = page.over_ancestors(np.log(beside))
-    return {"cards": most, "cards to heart": most - most[page.heart]}
+    siblings = np.where(page.end > page.start, sizes[alike], 1)
+    siblings[page.end - page.start == 1] = 1  # single blocks of text are no cards
+    repeats = page.over_ancestors(np.log(siblings))
+    return {"cards": repeats, "cards to heart": repeats - repeats[page.heart]}
 
 
 def _stated(page: PageView) -> Features:
-    """Whether the page's title and the article that it states hold the block's text."""
+    """How far the block is from the first one that the title contains, and its share in the article that the page states."""
     title = page.blocks.title
     titled = [at for at, text in enumerate(page.blocks.text) if len(text) >= LONG and text in title]
-    after = page.at - titled[0] if titled else np.full(page.count, -FAR)
+    after = page.index - titled[0] if titled else np.full(page.count, -FAR)
     stated = shares_stated(page.blocks.text, page.blocks.stated) if page.blocks.stated else np.full(page.count, -1.0)
     return {"after title": np.asarray(after, np.float64), "stated": np.asarray(stated, np.float64)}

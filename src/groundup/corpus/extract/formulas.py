@@ -1,8 +1,8 @@
 """Formulas as TeX, from the ways in which pages carry them.
 
-TeX itself is on most pages, beside what is shown: in MathML's annotation or alttext (KaTeX, MathJax 3, Wikipedia), in
-MathJax 2's scripts, in the alternative text or address of an image, or in an attribute. Where there is only MathML, it
-is written out as TeX. Collections of formulas from the web met the same cases (OpenWebMath, Paster et al., 2023).
+Most pages have the TeX next to the rendered formula: in MathML's annotation or alttext (KaTeX, MathJax 3, Wikipedia), in
+MathJax 2's scripts, in the alternative text or URL of an image, or in an attribute. Where there is only MathML, it
+is converted to TeX. Collections of formulas from the web handle the same cases (OpenWebMath, Paster et al., 2023).
 """
 
 import re
@@ -33,38 +33,38 @@ CDATA = re.compile(r"%\s*<!\[CDATA\[|%?\s*\]\]>\s*$")  # hides `<` from parsers 
 
 
 def may_have_formulas(source: bytes) -> bool:
-    """Whether there is `math`, `Math`, `atex`, `data-tex`, `data-formula` or `mjx` in the page: most have none of them.
+    """Whether there is `math`, `Math`, `atex`, `data-tex`, `data-formula` or `mjx` in the page: most pages have none of them.
 
-    Looks for the pairs `at` and `jx`, and then around them; searching for each would take as long as parsing the page.
+    Searches for the pairs `at` and `jx`, then around them; searching for each word would take as long as parsing the page.
     """
     source += b" " * (8 + len(source) % 2)
     letters = np.frombuffer(source, dtype=np.uint8)
     pairs = letters.view(np.uint16), letters[1:-1].view(np.uint16)
 
-    def places(pair: np.uint16) -> np.ndarray:
+    def positions(pair: np.uint16) -> np.ndarray:
         return np.concatenate([2 * np.flatnonzero(half == pair) + odd for odd, half in enumerate(pairs)])
 
-    if (letters[places(JX) - 1] == ord("m")).any():
+    if (letters[positions(JX) - 1] == ord("m")).any():
         return True
-    at = places(AT)
-    before, third, fourth, sixth = letters[at - 1], letters[at + 2], letters[at + 3], letters[at + 5]
+    at_pairs = positions(AT)
+    before, third, fourth, sixth = letters[at_pairs - 1], letters[at_pairs + 2], letters[at_pairs + 3], letters[at_pairs + 5]
     math = (before | 0x20 == ord("m")) & (third == ord("h")) & (fourth != ord("."))  # `Math.floor` is a program's
     tex = (third == ord("e")) & (fourth == ord("x"))
     data = (third == ord("a")) & (fourth == ord("-")) & ((sixth == ord("e")) | (sixth == ord("o")))
     if (math | tex).any():
         return True
-    return any(source.startswith((b"-tex", b"-formula"), place + 3) for place in at[data].tolist())
+    return any(source.startswith((b"-tex", b"-formula"), position + 3) for position in at_pairs[data].tolist())
 
 
 def formulas_as_tex(tree: LexborHTMLParser) -> None:
-    """Replace the formulas of a page by their TeX: `$...$`, or `$$...$$` where they stand alone."""
+    """Replace the formulas of a page by their TeX: `$...$`, or `$$...$$` for displayed ones."""
     body = tree.body
     if body is None:
         return
-    found = body.css(FORMULAS)
-    scripted = any(node.tag == "script" for node in found)
+    nodes = body.css(FORMULAS)
+    scripted = any(node.tag == "script" for node in nodes)
     formulas: dict[int, tuple[LexborNode, str]] = {}
-    for node in found:
+    for node in nodes:
         if not _inside(node, formulas):
             tex = _tex_of(node, scripted)
             if tex is not None:
@@ -78,7 +78,7 @@ def formulas_as_tex(tree: LexborHTMLParser) -> None:
 
 
 def _touches(neighbour: LexborNode | None, end: int) -> bool:
-    """Whether a formula needs a space, so as not to stick to what is beside it."""
+    """Whether a formula needs a space between itself and its neighbour."""
     if neighbour is None or not neighbour.is_text_node:
         return neighbour is not None
     text = neighbour.text_content or ""
@@ -86,10 +86,10 @@ def _touches(neighbour: LexborNode | None, end: int) -> bool:
     return letter.isalnum() or letter == "$"
 
 
-def _inside(node: LexborNode, done: Container[int]) -> bool:
+def _inside(node: LexborNode, formulas: Container[int]) -> bool:
     parent = node.parent
     while parent is not None:
-        if parent.mem_id in done:
+        if parent.mem_id in formulas:
             return True
         parent = parent.parent
     return False
@@ -119,7 +119,7 @@ def _tidy(tex: str) -> str:
 
 
 def _tex_of(node: LexborNode, scripted: bool) -> str | None:
-    """The TeX of one element; empty where it repeats a formula that stands elsewhere; None where it is no formula."""
+    """The TeX of one element; empty where another element has the same formula; None where it is no formula."""
     attributes = node.attributes
     tag = node.tag
     if tag == "script":

@@ -1,7 +1,7 @@
 """The article's text as a page states it for machines: `articleBody` of schema.org, in JSON-LD.
 
-One article page in three has it. It is often cut, without its markup, or of another article that the page shows as well;
-so it is no text to take, but says of each block whether it is of the article.
+One article page in three has it. It is often shortened, without markup, or of another article that the page shows as well.
+So it is not taken as the text, but indicates for each block whether it belongs to the article.
 """
 
 import html
@@ -12,7 +12,7 @@ MAX_STATED = 300_000  # characters
 BODY = re.compile(rb'"articleBody"\s*:\s*"((?:[^"\\]|\\.)*+)"', re.DOTALL)
 MARKUP = re.compile(r"<[^<>]*+>")
 WORD = re.compile(r"\w+")
-HEAD = 160  # characters of a block that are looked for
+HEAD = 160  # characters of a block that are searched for
 
 
 def stated_article(source: bytes) -> str:
@@ -28,7 +28,7 @@ def stated_article(source: bytes) -> str:
 
 
 def shares_stated(texts: list[str], stated: str) -> list[float]:
-    """Of each text, how much of its beginning is in `stated`, by three words in a row; 0 if it has fewer."""
+    """For each text, the share of the word trigrams of its beginning that are in `stated`; 0 if it has no trigram."""
     words = WORD.findall(stated.lower())
     known = set(zip(words, words[1:], words[2:], strict=False))
     shares = []

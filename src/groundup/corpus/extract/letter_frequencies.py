@@ -1,4 +1,4 @@
-"""How well the letters of a text fit a language: what tells one charset's reading of bytes from another's.
+"""How well the letters of a text fit a language: this tells the right charset's reading of bytes from others.
 
 Read in the wrong charset, letters become rare ones, those of other alphabets, or signs in the middle of words.
 """
@@ -40,10 +40,10 @@ ALPHABETS = {
 REST = {
     "zh": range(0x4E00, 0xA000), "ja": range(0x3040, 0xA000), "ko": range(0xAC00, 0xD7A4), "hi mr ne": range(0x900, 0x980),
 }  # fmt: skip
-FIRST, LAST, COMMON, FEW, OTHERS = 1.0, 0.0, 0.5, 24, 0.2  # what letters count by their place in an alphabet
-CAPITAL = 0.85  # of what its small letter counts
+FIRST, LAST, COMMON, FEW, OTHERS = 1.0, 0.0, 0.5, 24, 0.2  # weights of letters by their rank in an alphabet
+CAPITAL = 0.85  # times the weight of its small letter
 SIGNS = dict.fromkeys("–—‘’‚“”„•…«»·°©®™€£§№、。，：；！？「」『』（）・《》ー％．", 0.4)
-# What no right reading has: controls, what is no character, a sign inside a word or half of a word in capitals, two alphabets
+# Never in a right reading: control characters, unassigned ones, a sign inside a word or half of a word in capitals, two alphabets
 # in a word, a Thai mark on no letter.
 WRONG = regex.compile(
     r"[\x80-\x84\x86-\x9f\ufffd\p{Cn}\p{Co}]|(?<=\p{L})[\p{S}\p{No}¡¿§¶†‡•‰«»„‚](?=\p{L})|(?<=[^\x00-\x7f])(?<=\p{Ll})\p{Lu}"
@@ -51,16 +51,16 @@ WRONG = regex.compile(
     r"|(?<=[\p{Cyrillic}\p{Greek}\p{Hebrew}\p{Arabic}\p{Thai}])\p{Latin}"
     r"|(?<![ก-ฮิ-ู])[\u0e31\u0e34-\u0e3a\u0e47-\u0e4e]"
 )
-WORDS = re.compile(r"[\x00-@\[-`{-\x7f]+")  # between them
-MOST = 3000  # characters of words with some beyond ASCII that are looked at
+WORD_SEPARATORS = re.compile(r"[\x00-@\[-`{-\x7f]+")
+MAX_CHARACTERS = 3000  # that are read, in words with characters beyond ASCII
 
 
 def _weights(letters: str, part: bool) -> dict[str, float]:
-    """`part`: the table has the commonest letters alone."""
+    """`part`: the table has the commonest letters only."""
     step = (FIRST - (COMMON if part or len(letters) < FEW else LAST)) / max(1, len(letters) - 1)
     weights = {}
-    for place, letter in enumerate(letters):
-        weights.setdefault(letter, FIRST - place * step)
+    for rank, letter in enumerate(letters):
+        weights.setdefault(letter, FIRST - rank * step)
         if len(letter.upper()) == 1 and letter.upper() > "\x7f":  # that of ı is I
             weights.setdefault(letter.upper(), CAPITAL * weights[letter])
     return SIGNS | weights
@@ -70,41 +70,41 @@ TABLES = [(_weights(letters, language in REST), REST.get(language)) for language
 
 
 def fit(text: str) -> float:
-    """From 1 down to -1 and less: of the characters beyond ASCII, how common they are in the language that they fit best, less
-    those that no right reading has. 0 where there are none."""
+    """How common the characters beyond ASCII are in the language that they fit best, less the share of WRONG ones: from 1 down to
+    -1 and less. 0 where there are none."""
     reading = _Reading(text)
     return reading.letters - reading.wrong()
 
 
 def likeliest(readings: dict[str, str], bonus: dict[str, float]) -> tuple[str | None, float]:
-    """The name of the text with the best fit, plus what its name has as bonus, and that sum; of equals the first."""
-    found = {name: _Reading(text) for name, text in readings.items()}
+    """The name of the text with the highest sum of fit and the name's bonus, and that sum; of equals the first."""
+    scored = {name: _Reading(text) for name, text in readings.items()}
     best, score = None, float("-inf")
-    for name, reading in sorted(found.items(), key=lambda pair: -pair[1].letters - bonus.get(pair[0], 0)):
-        at_most = reading.letters + bonus.get(name, 0)
-        if at_most <= score:  # and so are those that follow, for which nothing more needs to be counted
+    for name, reading in sorted(scored.items(), key=lambda pair: -pair[1].letters - bonus.get(pair[0], 0)):
+        upper_bound = reading.letters + bonus.get(name, 0)
+        if upper_bound <= score:  # as are the bounds of those that follow
             break
-        if at_most - reading.wrong() > score:
-            best, score = name, at_most - reading.wrong()
+        if upper_bound - reading.wrong() > score:
+            best, score = name, upper_bound - reading.wrong()
     return best, score
 
 
 class _Reading:
-    """What a text's letters are worth; `wrong` takes most of the time and is asked for where it matters."""
+    """The scores of a text's letters; `wrong` takes most of the time and is computed only where it matters."""
 
     def __init__(self, text: str) -> None:
-        words = [word for word in WORDS.split(text) if not word.isascii()]
-        self.words = " ".join(words)[:MOST]
+        words = [word for word in WORD_SEPARATORS.split(text) if not word.isascii()]
+        self.words = " ".join(words)[:MAX_CHARACTERS]
         counts = Counter(self.words)
-        foreign = {letter: count for letter, count in counts.items() if letter > "\x7f"}
-        self.total = sum(foreign.values())
-        self.letters = max([_sum(foreign, *table) for table in TABLES]) / self.total if self.total else 0.0
+        non_ascii = {letter: count for letter, count in counts.items() if letter > "\x7f"}
+        self.total = sum(non_ascii.values())
+        self.letters = max([_weighted_sum(non_ascii, *table) for table in TABLES]) / self.total if self.total else 0.0
 
     def wrong(self) -> float:
         return len(WRONG.findall(self.words)) / self.total if self.total else 0.0
 
 
-def _sum(counts: dict[str, int], weights: dict[str, float], rest: range | None) -> float:
+def _weighted_sum(counts: dict[str, int], weights: dict[str, float], rest: range | None) -> float:
     known = counts.keys() & weights.keys()
     score = sum([weights[letter] * counts[letter] for letter in known])
     if rest:

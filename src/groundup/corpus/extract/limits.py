@@ -1,9 +1,9 @@
-"""A bound on what a page can cost its parser.
+"""A bound on the time that a parser takes for a page.
 
-HTML parsers take more than linear time in the depth of elements, in the formatting that is open, since each block that
-follows opens it anew, and in the attributes of one tag, since each is compared with those before it. Pages that go far
-beyond what real ones have are cut off before they are parsed. A cheap count of start and end tags, and the distance from
-one to the next, clear nearly all; the others have their tags read.
+HTML parsers take more than linear time in the depth of elements, in open formatting, since each block that follows opens it
+again, and in the attributes of one tag, since each is compared with those before it. Pages that go far beyond real
+ones are cut off before they are parsed. A cheap count of start and end tags, and the distance from
+one to the next, pass nearly all pages; the tags of the others are parsed.
 """
 
 import re
@@ -16,13 +16,13 @@ MAX_BYTES = 20_000_000
 MAX_DEPTH = 1000
 MAX_ATTRIBUTES = 2000  # of one tag
 LONG_TAG = 3 * MAX_ATTRIBUTES  # bytes: a shorter one cannot have as many
-LOOK_BACK = 100  # places of `<` before: in a quoted value it begins no tag
-MAX_LOOKED_AT = 100 * MAX_ATTRIBUTES  # attributes, in search of such a tag: 0.1 s; the most of 1,497 ordinary pages is 27,000
+LOOK_BACK = 100  # earlier `<` to try: one in a quoted value begins no tag
+MAX_LOOKED_AT = 100 * MAX_ATTRIBUTES  # attributes that are parsed: 0.1 s; the most of 1,497 ordinary pages is 27,000
 TAG = re.compile(rb"<(/?)([a-zA-Z][^\s>/]*)")
 ATTRIBUTE = re.compile(rb"""[\s/]*[^\s/>][^\s/>=]*(?:\s*=\s*(?:"[^"]*"|'[^']*'|[^\s>]*))?""")
 VOID = frozenset(b"area base br col embed hr img input link meta param source track wbr path".split())
 RAW = frozenset((b"script", b"style"))
-ENDED = frozenset((b"p",))  # what a start tag ends, where that has no end tag of its own
+ENDED = frozenset((b"p",))  # elements without an end tag that a start tag ends
 ENDED_BY = {name: ENDED | frozenset(ends.split()) for name, ends in (
     (b"li", b"li"), (b"dd", b"dd dt"), (b"dt", b"dd dt"), (b"td", b"td th"), (b"th", b"td th"), (b"tr", b"td th tr"),
     (b"tbody", b"td th tr tbody thead"), (b"option", b"option"),
@@ -37,33 +37,33 @@ for _void in ("br", "hr", "im", "wb", "so"):
 
 
 def bounded(html: bytes) -> tuple[bytes, bool]:
-    """The HTML up to where it is too long, nested too deep or has a tag of too many attributes; whether it was cut."""
+    """The HTML up to where it is too long, nested too deep or has a tag with too many attributes; whether it was cut."""
     if cut := len(html) > MAX_BYTES:
         html = html[:MAX_BYTES]
     letters = np.frombuffer(html + b"  ", dtype=np.uint8)
-    at = np.flatnonzero(letters == ord("<"))
-    after = letters[at + 1] | 0x20
-    if (end := _attributes_end(html, at)) < len(html):
+    tag_starts = np.flatnonzero(letters == ord("<"))
+    after = letters[tag_starts + 1] | 0x20
+    if (end := _attributes_end(html, tag_starts)) < len(html):
         return bounded(html[:end])[0], True
-    step = STEP[after.astype(np.uint16) << 8 | letters[at + 2] | 0x20]
-    if len(step) == 0 or np.cumsum(step, dtype=np.int64).max() <= MAX_DEPTH:  # too much by the <p> and <li> left open
+    step = STEP[after.astype(np.uint16) << 8 | letters[tag_starts + 2] | 0x20]
+    if len(step) == 0 or np.cumsum(step, dtype=np.int64).max() <= MAX_DEPTH:  # an upper bound: <p> and <li> may be left open
         return html, cut
     end = _depth_end(html)
     return html[:end], cut or end < len(html)
 
 
-def _attributes_end(html: bytes, at: np.ndarray) -> int:
-    """Where a tag begins that has more than MAX_ATTRIBUTES, or the search is up. `at` are the places of `<`."""
+def _attributes_end(html: bytes, tag_starts: np.ndarray) -> int:
+    """Where a tag with more than MAX_ATTRIBUTES begins, or the search reaches its limit. `tag_starts`: offsets of `<`."""
     looked_at = 0
-    tags: set[int] | None = None  # where tags begin, once a script that looks like a long tag makes that worth knowing
-    for last in np.flatnonzero(np.diff(at, append=len(html)) > LONG_TAG).tolist():
-        for start in at[max(0, last - LOOK_BACK) : last + 1][::-1].tolist():
+    tags: set[int] | None = None  # offsets of real tags, computed once something looks like a long tag: it may be in a script
+    for last in np.flatnonzero(np.diff(tag_starts, append=len(html)) > LONG_TAG).tolist():
+        for start in tag_starts[max(0, last - LOOK_BACK) : last + 1][::-1].tolist():
             name = TAG.match(html, start)
             if name is None or (tags is not None and start not in tags):
                 continue
-            count, here = 0, name.end()
-            while count <= MAX_ATTRIBUTES and (found := ATTRIBUTE.match(html, here)):
-                count, here = count + 1, found.end()
+            count, end = 0, name.end()
+            while count <= MAX_ATTRIBUTES and (attribute := ATTRIBUTE.match(html, end)):
+                count, end = count + 1, attribute.end()
             looked_at += count
             if looked_at > MAX_LOOKED_AT:
                 return start
@@ -71,13 +71,13 @@ def _attributes_end(html: bytes, at: np.ndarray) -> int:
                 tags = tags or {tag.start() for tag in _tags(html)}
                 if start in tags:
                     return start
-            elif here > at[last]:
+            elif end > tag_starts[last]:
                 break
     return len(html)
 
 
 def _tags(html: bytes) -> Iterator[re.Match[bytes]]:
-    """The tags, without what looks like tags in scripts and style sheets."""
+    """The tags, without those in scripts and style sheets."""
     raw = b""
     for match in TAG.finditer(html):
         name = match[2].lower()
@@ -90,7 +90,7 @@ def _tags(html: bytes) -> Iterator[re.Match[bytes]]:
 
 
 def _depth_end(html: bytes) -> int:
-    """Where nesting first passes MAX_DEPTH, as a parser would mend it. Formatting left open is opened in every block anew."""
+    """Where nesting first exceeds MAX_DEPTH, as a parser would repair it. Formatting left open is opened again in every block."""
     names: list[bytes] = []
     open_count: Counter[bytes] = Counter()
     reopened = 0

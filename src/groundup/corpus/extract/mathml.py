@@ -1,4 +1,4 @@
-"""Presentation MathML written out as TeX, for pages that carry no TeX beside it."""
+"""Presentation MathML converted to TeX, for pages that have no TeX next to it."""
 
 import re
 
@@ -72,7 +72,7 @@ def _tex(node: LexborNode, depth: int) -> str:
 
 
 def _joined(parts: list[str]) -> str:
-    """Parts side by side; a command such as \\alpha keeps its distance from a letter that follows."""
+    """Parts side by side, with a space between a command such as \\alpha and a letter that follows."""
     out = ""
     for part in parts:
         if re.search(r"\\[a-zA-Z]+$", out) and part[:1].isalpha():
@@ -82,20 +82,20 @@ def _joined(parts: list[str]) -> str:
 
 
 def _scripts(tag: str, inner: list[str]) -> str:
-    base, one = inner[0], inner[1]
-    two = inner[2] if len(inner) > 2 else ""
+    base, first = inner[0], inner[1]
+    second = inner[2] if len(inner) > 2 else ""
     if tag == "mfrac":
-        return f"\\frac{{{base}}}{{{one}}}"
+        return f"\\frac{{{base}}}{{{first}}}"
     if tag == "mroot":
-        return f"\\sqrt[{one}]{{{base}}}"
-    if tag == "mover" and one in ACCENTS:
-        return f"\\{ACCENTS[one]}{{{base}}}"
+        return f"\\sqrt[{first}]{{{base}}}"
+    if tag == "mover" and first in ACCENTS:
+        return f"\\{ACCENTS[first]}{{{base}}}"
     base = base if len(base) <= 1 or re.fullmatch(r"\\[a-zA-Z]+|\d+", base) else f"{{{base}}}"
     if tag in ("msup", "mover"):
-        return f"{base}^{_braced(one)}"
+        return f"{base}^{_braced(first)}"
     if tag in ("msub", "munder"):
-        return f"{base}_{_braced(one)}"
-    return f"{base}_{_braced(one)}^{_braced(two)}"
+        return f"{base}_{_braced(first)}"
+    return f"{base}_{_braced(first)}^{_braced(second)}"
 
 
 def _braced(tex: str) -> str:

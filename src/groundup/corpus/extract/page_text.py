@@ -1,8 +1,8 @@
 """Readable text from a page.
 
 Ordinary web pages become blocks (`blocks`), of which a small learned model chooses those that are content (`content`):
-the approach of boilerpipe and Web2Text. Formulas are put into TeX before, because they would be garbled. pydoc's pages are
-documentation laid out with nested tables; they are walked by rules of their own, to read as `help()` prints them.
+the approach of boilerpipe and Web2Text. Formulas are converted to TeX first, because they would be garbled. pydoc's pages are
+documentation laid out with nested tables; rules of their own turn them into the text that `help()` prints.
 """
 
 import gc
@@ -24,15 +24,15 @@ from groundup.corpus.extract.json_ld import stated_article
 from groundup.corpus.extract.limits import bounded
 from groundup.corpus.extract.pydoc_pages import pydoc_text
 
-LONGEST_TITLE = 300  # characters that blocks are looked for in
+LONGEST_TITLE = 300  # characters that are searched for blocks
 MOST_UNREAD = 0.05  # share of a text's characters that may be U+FFFD; a word in three is damaged then
-FEW_UNREAD = 3  # and that many may be in the shortest
+FEW_UNREAD = 3  # the shortest text may have this many
 
 
 @dataclass
 class Extracted:
-    """`cut` says that the page was too large or nested too deep to be read to its end; `replaced` counts the invalid places
-    of its bytes, for each of which U+FFFD stands in the page. A page with many of them in its text is given up: it has none."""
+    """`cut` says that the page was too large or nested too deep to be read to its end; `replaced` counts the invalid sequences
+    of its bytes, each decoded as U+FFFD. A page with many of them in its text is given up: its text is empty."""
 
     text: str
     title: str | None
@@ -41,8 +41,8 @@ class Extracted:
 
 
 def extract(page: Page, comments: bool = False) -> Extracted:
-    """The text of one page, with what its readers wrote under it if `comments`; empty where there is none. Never
-    raises on account of the page."""
+    """The text of one page, with its readers' comments if `comments`; empty where there is none. Never raises because
+    of the page."""
     kind = kind_of_body(page.content_type, "", page.body, page.charset)
     if not gives_text(kind):
         return Extracted("", None)
@@ -56,9 +56,9 @@ def extract(page: Page, comments: bool = False) -> Extracted:
         return Extracted("", None)
 
 
-def _if_readable(found: Extracted) -> Extracted:
-    unread = min(found.text.count(REPLACEMENT), found.replaced)  # those that the page itself shows are of its text
-    return replace(found, text="", title=None) if unread > max(FEW_UNREAD, MOST_UNREAD * len(found.text)) else found
+def _if_readable(extracted: Extracted) -> Extracted:
+    unread = min(extracted.text.count(REPLACEMENT), extracted.replaced)  # not those that were in the page itself
+    return replace(extracted, text="", title=None) if unread > max(FEW_UNREAD, MOST_UNREAD * len(extracted.text)) else extracted
 
 
 def decode(page: Page) -> str:
@@ -72,7 +72,8 @@ def utf8(page: Page) -> bytes:
 
 
 def _utf8(page: Page) -> tuple[bytes, int]:
-    """The body as it came if it is UTF-8, which spares most pages two conversions; and how many places were replaced."""
+    """The body as UTF-8, and how many invalid sequences were replaced. A UTF-8 body is returned as it is, which spares most pages
+    two conversions."""
     if (not page.charset or page.charset.lower() in ("utf-8", "utf8")) and b"\x1b" not in page.body:
         try:
             page.body.decode("utf-8")
@@ -84,9 +85,9 @@ def _utf8(page: Page) -> tuple[bytes, int]:
 
 
 def text_of(html: str | bytes, model: ContentModel, comments: bool = False) -> Extracted:
-    """The text of one HTML page, bytes being UTF-8, by a model of content; with readers' comments if asked for."""
+    """The text of one HTML page, in UTF-8 if bytes, by a content model; with readers' comments if `comments`."""
     collecting = gc.isenabled()
-    gc.disable()  # the walk makes many small objects and no cycles: looking for some takes as long as the walk
+    gc.disable()  # the walk makes many small objects and no cycles: searching for cycles takes as long as the walk
     try:
         title, blocks = parse(html)
         if title and title.startswith("Pydoc: "):
@@ -117,14 +118,14 @@ def parse(html: str | bytes) -> tuple[str | None, Blocks]:
     return title, blocks
 
 
-# With the soft hyphen, which says where a word may be parted and is no part of it.
+# With the soft hyphen, which marks where a word may be broken.
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\ufeff\ufffe\uffff\ud800-\udfff]")
 LINE_ENDS = re.compile(r"\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 
 
 def _clean(text: str) -> str:
-    """One kind of line end and space, no control characters, composed Unicode, at most one blank line in a row."""
-    if not text.replace("\n", "").isprintable():  # which no text is that has such characters
+    """One kind of line end and space, no control characters, composed Unicode, at most two blank lines in a row."""
+    if not text.replace("\n", "").isprintable():  # no text with such characters is printable
         text = LINE_ENDS.sub("\n", text).replace("\u00a0", " ")
         text = CONTROL.sub("", text)
     text = unicodedata.normalize("NFC", text) + "\n"

@@ -11,8 +11,8 @@ SPACES = re.compile(r"[ \t\r\n]+")  # but not the no-break space: pydoc indents 
 
 
 def _outermost(root: ElementNode, wanted: Callable[[ElementNode], bool]) -> list[ElementNode]:
-    """Elements that are wanted and not inside another one, in document order."""
-    found: list[ElementNode] = []
+    """The wanted elements that are not inside another wanted one, in document order."""
+    elements: list[ElementNode] = []
     inside = -1
 
     def enter(context: DOMContext) -> None:
@@ -22,15 +22,15 @@ def _outermost(root: ElementNode, wanted: Callable[[ElementNode], bool]) -> list
         inside = -1
         if wanted(context.node):
             inside = context.depth
-            found.append(context.node)
+            elements.append(context.node)
 
-    # Iterating over query_selector_all asks anew at every step: seconds for a page with a thousand matches.
+    # Iterating over query_selector_all repeats the query at every step: seconds for a page with a thousand matches.
     traverse_dom(root, enter, elements_only=True)
-    return found
+    return elements
 
 
-def _is_pydoc_furniture(element: ElementNode) -> bool:
-    """Menus, paths of the machine that served the page, and what a module imports, which `help()` does not list."""
+def _is_not_documentation(element: ElementNode) -> bool:
+    """Whether it is a menu, a path of the machine that served the page, or the list of imports, which `help()` does not print."""
     tag, kind = element.tag, element.class_name or ""
     if tag == "table" and kind == "section":
         heading = element.query_selector("strong.bigsection")
@@ -44,7 +44,7 @@ def pydoc_text(html: str) -> str:
     body = HTMLTree.parse(html).body
     if body is None:
         return ""
-    for element in _outermost(body, _is_pydoc_furniture):
+    for element in _outermost(body, _is_not_documentation):
         element.decompose()
     lines: list[str] = []
     line: list[str] = []

@@ -1,11 +1,11 @@
 """Train the extraction model: `python -m groundup.corpus.extract.train_extractor --data DIR [--out FILE]`.
 
-DIR holds `*.warc.gz` pages and `*.gold.jsonl.gz` lines: (url, page_type, main_content) as WCXB has them, (url, page,
-article) of news articles, or (url, with, without), snippets that a text must and must not have. A block is content as far as
-its words lie in the gold text's order. Of a page with snippets, the blocks that hold one are known, and at half their weight
-those on which trafilatura and the shipped model agree: both see most of a page right, seldom wrong in the same place.
-Scores of tags' tokens and of words are fitted by logistic regression, and the trees see each page with the scores that
-pages of other sites gave; or they would trust them too much.
+DIR holds `*.warc.gz` pages and `*.gold.jsonl.gz` lines: (url, page_type, main_content) as in WCXB, (url, page,
+article) of news articles, or (url, with, without), snippets that a text must and must not have. A block's label is the share of
+its words that align with the gold text. In a page with snippets, the labels of blocks with a snippet are known, and at half the
+weight those on which trafilatura and the shipped model agree: both are mostly right, and seldom wrong on the same block.
+Scores of tags' tokens and of words are fitted by logistic regression. The trees see each page with scores fitted on pages of
+other sites; otherwise they would trust the scores too much.
 """
 
 import argparse
@@ -37,15 +37,15 @@ from groundup.corpus.urls import split_url
 logger = logging.getLogger(__name__)
 
 WORD = re.compile(r"\w+")
-FOLDS = 5  # of sites: each is scored by the others, and in cross-validation tried on a model of the others
+FOLDS = 5  # of sites: each is scored by the others, and in cross-validation evaluated with a model of the others
 MIN_SITES = 3  # with a token, for it to get a score
-PENALTY = 1 / 3  # on squared weights; the data weighs one a page
+PENALTY = 1 / 3  # on squared weights; the data has weight one per page
 ITERATIONS = 45
-ALIGNED_WHOLE = 30_000_000  # words of the page times words of the gold: above, frequent words are no anchors
+ALIGNED_WHOLE = 30_000_000  # words of the page times words of the gold: above this, frequent words are no anchors
 TREES = 100
 HEART = 0.95  # of the content's words
 AGREED, SNIPPET = 0.5, 2.0  # weights of blocks of a page that has snippets
-KIND_WEIGHTS = {"news": 2.0}  # of a page: 102 are news, 1,497 of all kinds, and 487 say little each
+KIND_WEIGHTS = {"news": 2.0}  # of a page: 102 are news, 1,497 of all kinds, and 487 have few labels each
 OPTIONS = {
     "objective": "cross_entropy", "num_leaves": LEAVES, "learning_rate": 0.12, "min_data_in_leaf": 40, "feature_fraction": 0.4,
     "bagging_fraction": 0.7, "bagging_freq": 1, "lambda_l2": 5, "max_bin": 127, "use_missing": False, "seed": 2,
@@ -55,22 +55,22 @@ OPTIONS = {
 
 @dataclass
 class LabelledPage:
-    """A page and what people said is its content."""
+    """A page and the labels of its content that people gave."""
 
     url: str
-    kind: str  # of WCXB's, or "news", or "snippets"
+    kind: str  # one of WCXB's page types, or "news", or "snippets"
     site: str
     blocks: Blocks
     words: list[list[str]]  # of each block, as the metric counts them
     gold: Counter[str]
     label: NDArray[np.float64]  # [blocks]: share of its words that is content
-    weight: NDArray[np.float64]  # [blocks]: the square root of its words, of 1 a page; 0 where the label is not known
+    weight: NDArray[np.float64]  # [blocks]: by the square root of its words, in sum 1 per page; 0 where the label is unknown
 
 
 def site_of(url: str) -> str:
-    """The part of the host name that one owner has: 'blog.a.co.uk' -> 'a.co.uk'; of a file 'hard::a.org-page.html', 'a.org'."""
+    """The part of the host name that has one owner: 'blog.a.co.uk' -> 'a.co.uk'; for a file 'hard::a.org-page.html', 'a.org'."""
     url = url.rpartition("::")[2].removesuffix(".html").partition("-")[0] if "://" not in url else url
-    parts = (((found := split_url(url)) and found.hostname) or url).split(".")
+    parts = (((address := split_url(url)) and address.hostname) or url).split(".")
     return ".".join(parts[-3:] if len(parts) > 2 and len(parts[-2]) <= 3 and len(parts[-1]) == 2 else parts[-2:])
 
 
@@ -88,7 +88,7 @@ def read_examples(data: Path) -> list[LabelledPage]:
 
 
 def read_gold(data: Path) -> dict[str, dict[str, Any]]:
-    """By URL, what people said of the pages."""
+    """The labels of the pages, by URL."""
     gold: dict[str, dict[str, Any]] = {}
     for path in sorted(data.glob("*.gold.jsonl.gz")):
         with gzip.open(path, "rt", encoding="utf-8") as file:
@@ -114,7 +114,7 @@ def _example(url: str, html: str, row: dict[str, Any]) -> LabelledPage:
 def _snippet_labels(
     html: str, blocks: Blocks, words: list[list[str]], row: dict[str, Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Labels [blocks], and how surely each is known [blocks]."""
+    """Labels [blocks], and the weight of each [blocks]."""
     import trafilatura
 
     theirs = _labels(words, WORD.findall((trafilatura.extract(html, include_comments=False) or "").lower()))
@@ -122,16 +122,16 @@ def _snippet_labels(
     known = AGREED * np.where(ours, theirs > 0.8, theirs < 0.2)
     label = ours.astype(np.float64)
     wanted, unwanted = ([" ".join(text.split()) for text in row[name]] for name in ("with", "without"))
-    for at, text in enumerate(blocks.text):
+    for block_index, text in enumerate(blocks.text):
         block = " ".join(text.split())
         good, bad = (any(snippet in block for snippet in snippets) for snippets in (wanted, unwanted))
         if good != bad:
-            label[at], known[at] = float(good), SNIPPET
+            label[block_index], known[block_index] = float(good), SNIPPET
     return label, known
 
 
 def _labels(words: list[list[str]], truth: list[str]) -> NDArray[np.float64]:
-    """The share of each block's words that the gold text has, in order."""
+    """The share of each block's words that align with the gold text."""
     page = [word for block in words for word in block]
     owner = np.repeat(np.arange(len(words)), [len(block) for block in words])
     right = np.zeros(len(words))
@@ -142,7 +142,7 @@ def _labels(words: list[list[str]], truth: list[str]) -> NDArray[np.float64]:
 
 
 def word_f1(kept: Iterable[list[str]], gold: Counter[str]) -> float:
-    """Word F1 of the chosen blocks' words as bags. Nothing chosen where nothing is content is right: 1."""
+    """F1 of the bag of words of the chosen blocks. 1 where nothing is chosen and nothing is content."""
     ours = Counter(word for block in kept for word in block)
     if not ours and not gold:
         return 1.0
@@ -150,20 +150,20 @@ def word_f1(kept: Iterable[list[str]], gold: Counter[str]) -> float:
 
 
 def heart_of(example: LabelledPage) -> LabelledPage | None:
-    """The page as it would be without anything around its content: the smallest element that holds nearly all of it.
+    """The page without anything around its content: the smallest element that holds nearly all of it.
 
-    Small and plain pages are rare among those that people label, and a model that knows none takes their code, lists and
+    Small and plain pages are rare in labelled data, and a model that has seen none takes their code, lists and
     tables for what is around an article elsewhere.
     """
     blocks, label = example.blocks, example.label
     content = np.cumsum([0.0, *(label * [len(words) for words in example.words])])
-    holds = [content[end] - content[start] for start, end in zip(blocks.start, blocks.end, strict=True)]
-    elements = [at for at, words in enumerate(holds) if words >= HEART * content[-1] > 0]
+    words_held = [content[end] - content[start] for start, end in zip(blocks.start, blocks.end, strict=True)]
+    elements = [element for element, words in enumerate(words_held) if words >= HEART * content[-1] > 0]
     if not elements or elements[-1] == 0:
         return None
     top = elements[-1]
     low, high = blocks.start[top], blocks.end[top]
-    after = next((at for at in range(top + 1, len(blocks.parent)) if blocks.parent[at] < top), len(blocks.parent))
+    after = next((element for element in range(top + 1, len(blocks.parent)) if blocks.parent[element] < top), len(blocks.parent))
     columns = ("text", "link_chars", "inner", "gap", "prefix", "row", "cell")
     inside = Blocks(
         **{name: getattr(blocks, name)[low:high] for name in columns},
@@ -180,7 +180,7 @@ def heart_of(example: LabelledPage) -> LabelledPage | None:
 
 
 class _Table:
-    """Rows of token counts with the weight of content and of the rest in each, for logistic regression."""
+    """Rows of token counts, each with its weight of content and of the rest, for logistic regression."""
 
     def __init__(
         self, counts: Any, tokens: list[str], site: list[int], content: list[float], rest: list[float]
@@ -215,7 +215,7 @@ class _Table:
 
 
 class ScoreTables:
-    """The pages' tags and words as tables, made once: each training set takes its rows."""
+    """The pages' tags and words as tables, made once: each training set takes some of the rows."""
 
     def __init__(self, examples: list[LabelledPage], site: list[int]) -> None:
         import scipy.sparse as sparse
@@ -226,8 +226,8 @@ class ScoreTables:
         near: list[tuple[int, int]] = []
         paths: tuple[list, list, list] = ([], [], [])  # site, content, rest of each row
         texts: tuple[list, list, list] = ([], [], [])
-        found: list[tuple[int, int]] = []  # (row, word)
-        for example, of_site in zip(examples, site, strict=True):
+        row_words: list[tuple[int, int]] = []  # (row, word)
+        for example, site_number in zip(examples, site, strict=True):
             blocks = example.blocks
             weight = example.weight
             kinds = [tags.setdefault(tag, len(tags)) for tag in blocks.kinds]
@@ -242,7 +242,7 @@ class ScoreTables:
                 row = len(paths[0])
                 above += [(row, tag) for tag in chain + inner]
                 near += [(row, tag) for tag in chain[-1:] + inner]
-                _add(paths, of_site, weight[group], example.label[group])
+                _add_row(paths, site_number, weight[group], example.label[group])
             same: dict[tuple[str, ...], list[int]] = {}
             words_begun, counts = split_words(blocks.text)
             begun_with = iter(words_begun)
@@ -250,8 +250,8 @@ class ScoreTables:
                 same.setdefault(tuple(islice(begun_with, size)), []).append(block)
             for tokens, group in same.items():
                 row = len(texts[0])
-                found += [(row, words.setdefault(token, len(words))) for token in tokens]
-                _add(texts, of_site, weight[group], example.label[group])
+                row_words += [(row, words.setdefault(token, len(words))) for token in tokens]
+                _add_row(texts, site_number, weight[group], example.label[group])
         tokens: dict[str, int] = {}
         of_tag = [
             (at, tokens.setdefault(token, len(tokens)))
@@ -259,16 +259,16 @@ class ScoreTables:
             for word in tag.words
             for token in tokens_of(word)
         ]
-        has = _counts(of_tag, len(tags), len(tokens))
-        parts = [_counts(pairs, len(paths[0]), len(tags)) @ has for pairs in (above, near)]
+        has = _count_matrix(of_tag, len(tags), len(tokens))
+        parts = [_count_matrix(pairs, len(paths[0]), len(tags)) @ has for pairs in (above, near)]
         names = [f"above {token}" for token in tokens] + [f"near {token}" for token in tokens]
         self.paths = _Table(sparse.hstack(parts, format="csr"), names, *paths)
-        self.texts = _Table(_counts(found, len(texts[0]), len(words)), list(words), *texts)
+        self.texts = _Table(_count_matrix(row_words, len(texts[0]), len(words)), list(words), *texts)
         self.fold = np.random.default_rng(0).permutation(max(site) + 1) % FOLDS  # [sites]
         self.fitted: dict[frozenset[int], Scores] = {}
 
     def without(self, folds: Set[int]) -> Scores:
-        """From the sites of the other folds."""
+        """Scores from the sites of the other folds."""
         key = frozenset(folds)
         if key not in self.fitted:
             self.fitted[key] = self.fit(~np.isin(self.fold, list(folds)))
@@ -277,28 +277,28 @@ class ScoreTables:
     def fit(self, use: NDArray[np.bool_]) -> Scores:
         paths = self.paths.fit(use)
         above, near = (
-            {name.removeprefix(place): weight for name, weight in paths.items() if name.startswith(place)}
-            for place in ("above ", "near ")
+            {name.removeprefix(prefix): weight for name, weight in paths.items() if name.startswith(prefix)}
+            for prefix in ("above ", "near ")
         )
         tags = {token: (above.get(token, 0.0), near.get(token, 0.0)) for token in above | near}
         return Scores(tags, self.texts.fit(use))
 
 
-def _add(rows: tuple[list, list, list], site: int, weight: NDArray[np.float64], label: NDArray[np.float64]) -> None:
+def _add_row(rows: tuple[list, list, list], site: int, weight: NDArray[np.float64], label: NDArray[np.float64]) -> None:
     rows[0].append(site)
     rows[1].append(float((weight * label).sum()))
     rows[2].append(float((weight * (1 - label)).sum()))
 
 
-def _counts(pairs: list[tuple[int, int]], rows: int, columns: int) -> Any:
+def _count_matrix(pairs: list[tuple[int, int]], rows: int, columns: int) -> Any:
     import scipy.sparse as sparse
 
-    at = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-    return sparse.csr_matrix((np.ones(len(at), np.float32), (at[:, 0], at[:, 1])), shape=(rows, columns))
+    positions = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    return sparse.csr_matrix((np.ones(len(positions), np.float32), (positions[:, 0], positions[:, 1])), shape=(rows, columns))
 
 
 def train(examples: list[LabelledPage], tables: ScoreTables, site: NDArray[np.int64], held_out: Set[int]) -> ContentModel:
-    """The model from the pages of the sites that are in no fold held out; `site` is of each page."""
+    """The model trained on the pages of sites that are in no held-out fold; `site` [pages]."""
     pages, x, names = training_features(examples, tables, site, held_out)
     return ContentModel(_as_stored(tables.without(held_out)), fit_trees(x, pages), names)
 
@@ -311,7 +311,7 @@ def _as_stored(scores: Scores) -> Scores:
 def training_features(
     examples: list[LabelledPage], tables: ScoreTables, site: NDArray[np.int64], held_out: Set[int]
 ) -> tuple[list[LabelledPage], list[NDArray[np.float32]], list[str]]:
-    """Pages that have text and their hearts, their features under scores fitted without their fold, and the features'
+    """The pages that have text, and their hearts; their features under scores fitted without their fold; the features'
     names."""
     pages: list[LabelledPage] = []
     x: list[NDArray[np.float32]] = []
@@ -321,10 +321,10 @@ def training_features(
         for at in np.flatnonzero(tables.fold[site] == fold):
             for page in (examples[at], heart_of(examples[at])):
                 if page and page.weight.any():
-                    found = features(page.blocks, scores)
-                    names = list(found)
+                    columns = features(page.blocks, scores)
+                    names = list(columns)
                     pages.append(page)
-                    x.append(np.stack(list(found.values()), axis=1).astype(np.float32))
+                    x.append(np.stack(list(columns.values()), axis=1).astype(np.float32))
     return pages, x, names
 
 
@@ -340,7 +340,7 @@ def fit_trees(x: list[NDArray[np.float32]], pages: list[LabelledPage]) -> Trees:
 
 
 def _flat(dump: dict[str, Any]) -> Trees:
-    """LightGBM's trees as arrays. Places that a smaller tree leaves empty hold conditions that never fail."""
+    """LightGBM's trees as arrays. Unused entries of smaller trees have conditions that never hold."""
     count = len(dump["tree_info"])
     trees = Trees(
         np.zeros((count, LEAVES - 1), np.int16),
@@ -348,21 +348,21 @@ def _flat(dump: dict[str, Any]) -> Trees:
         np.full((count, LEAVES - 1), 0xFFFFFFFF, np.uint32),
         np.zeros((count, LEAVES), np.float32),
     )
-    for at, info in enumerate(dump["tree_info"]):
+    for tree, info in enumerate(dump["tree_info"]):
         leaves = nodes = 0
 
-        def visit(node: dict[str, Any], at: int = at) -> None:
+        def visit(node: dict[str, Any], tree: int = tree) -> None:
             nonlocal leaves, nodes
             if "leaf_value" in node:
-                trees.value[at, leaves] = node["leaf_value"]
+                trees.value[tree, leaves] = node["leaf_value"]
                 leaves += 1
                 return
-            here, first = nodes, leaves
+            node_index, first = nodes, leaves
             nodes += 1
-            trees.feature[at, here] = node["split_feature"]
-            trees.threshold[at, here] = node["threshold"] + 0.0  # no -0.0, from which 0.0 would come out negative
+            trees.feature[tree, node_index] = node["split_feature"]
+            trees.threshold[tree, node_index] = node["threshold"] + 0.0  # no -0.0, from which 0.0 would come out negative
             visit(node["left_child"])
-            trees.stays[at, here] = 0xFFFFFFFF ^ ((1 << leaves) - (1 << first))
+            trees.stays[tree, node_index] = 0xFFFFFFFF ^ ((1 << leaves) - (1 << first))
             visit(node["right_child"])
 
         visit(info["tree_structure"])
@@ -370,10 +370,10 @@ def _flat(dump: dict[str, Any]) -> Trees:
 
 
 def cross_validated(examples: list[LabelledPage]) -> tuple[list[list[int]], list[ContentModel]]:
-    """Models that have not seen the sites of the pages beside them: (pages of each fold, the fold's model)."""
+    """The pages of each fold, and for each fold a model that has not seen its sites."""
     _, site, tables = _prepared(examples)
-    pages = [np.flatnonzero(tables.fold[site] == at).tolist() for at in range(FOLDS)]
-    return pages, [train(examples, tables, site, {at}) for at in range(FOLDS)]
+    pages = [np.flatnonzero(tables.fold[site] == fold).tolist() for fold in range(FOLDS)]
+    return pages, [train(examples, tables, site, {fold}) for fold in range(FOLDS)]
 
 
 def _prepared(examples: list[LabelledPage]) -> tuple[list[str], NDArray[np.int64], ScoreTables]:

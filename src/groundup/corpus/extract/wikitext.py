@@ -1,7 +1,7 @@
-"""Prose from MediaWiki's markup: templates, tables, references, files and categories go, links leave their words.
+"""Prose from MediaWiki's markup: without templates, tables, references, files and categories, and with the words of links.
 
-One pass over the marks with a stack, so that any text takes time in proportion to its length, and the same text gives the
-same words on every machine; what is opened and never closed is words. What templates would have written is missing, as it
+One pass over the marks with a stack, so that the time is linear in the length of any text, and the same text gives the
+same words on every machine. A mark that is never closed is text. The output of templates is missing, as it
 is with other tools that have only the dump.
 """
 
@@ -9,7 +9,7 @@ import re
 
 from groundup.corpus.urls import unescaped
 
-# Whose content is no prose.
+# Elements whose content is no prose.
 DROPPED = "ref|references|gallery|imagemap|timeline|score|graph|mapframe|maplink|templatestyles|hiero|inputbox"
 VERBATIM = "math|nowiki|pre|syntaxhighlight|source"
 TAG = re.compile(rf"<(?:(!--)|({DROPPED}|{VERBATIM})\b([^<>]{{0,500}})>)", re.I)
@@ -23,39 +23,39 @@ LIST_MARK = re.compile(r"[*#:;]+[ \t]*")
 LANGUAGE_LINK = re.compile(r"[a-z]{2,3}(?:-[a-z]{2,12})*:")
 BLANK_LINES = re.compile(r"\n{3,}")
 DEFAULT_PREFIXES = frozenset({"file", "image", "media", "category"})
-MAX_DEPTH = 40  # of marks within marks: each moves what is in it once more; MediaWiki itself stops at 40 templates
-HELD = "\x7f"  # stands around the number of a text that is kept as it is
+MAX_DEPTH = 40  # of nested marks: each level copies its content once more; MediaWiki itself stops at 40 templates
+HELD = "\x7f"  # around the number of a text that is kept as it is
 
 
 def prose(markup: str, prefixes: frozenset[str] = DEFAULT_PREFIXES) -> str:
-    """The words of a page. `prefixes`, in lower case: those of links that are files and categories, which are dropped."""
+    """The words of a page. `prefixes`, in lower case: those of links to files and categories, which are dropped."""
     text, held = _without_tags(markup.replace(HELD, ""))
     text = _without_marks("\n" + text, prefixes)
     text = SWITCH.sub("", EMPHASIS.sub("", OTHER_TAG.sub("", BREAK.sub("\n", text))))
     text = BLANK_LINES.sub("\n\n", "\n".join(_lines(unescaped(text)))).strip("\n")
-    return re.sub(f"{HELD}(\\d+){HELD}", lambda found: held[int(found[1])], text)
+    return re.sub(f"{HELD}(\\d+){HELD}", lambda match: held[int(match[1])], text)
 
 
 def _without_tags(text: str) -> tuple[str, list[str]]:
-    """Comments and elements that are no prose are gone; formulas and code are held: a number stands for each."""
+    """The text without comments and elements that are no prose, and the formulas and code in it, each replaced by a number."""
     parts: list[str] = []
     held: list[str] = []
     lower, at = text.lower(), 0
-    unclosed: set[str] = set()  # names that are closed nowhere further on
-    for found in TAG.finditer(text):
-        if found.start() < at:
+    unclosed: set[str] = set()  # names that are not closed in the rest of the text
+    for tag in TAG.finditer(text):
+        if tag.start() < at:
             continue
-        name = (found[1] or found[2]).lower()
-        closing = "-->" if found[1] else f"</{name}"
-        end = -1 if name in unclosed else lower.find(closing, found.end())
-        if found[3] and found[3].endswith("/"):
-            content, after = "", found.end()
+        name = (tag[1] or tag[2]).lower()
+        closing = "-->" if tag[1] else f"</{name}"
+        end = -1 if name in unclosed else lower.find(closing, tag.end())
+        if tag[3] and tag[3].endswith("/"):
+            content, after = "", tag.end()
         elif end < 0:
             unclosed.add(name)
             continue
         else:
-            content, after = text[found.end() : end], end + 3 if found[1] else lower.find(">", end) + 1 or len(text)
-        parts.append(text[at : found.start()])
+            content, after = text[tag.end() : end], end + 3 if tag[1] else lower.find(">", end) + 1 or len(text)
+        parts.append(text[at : tag.start()])
         if name in VERBATIM.split("|") and content:
             parts.append(f"{HELD}{len(held)}{HELD}")
             held.append(f"${content.strip()}$" if name == "math" else content)
@@ -64,20 +64,20 @@ def _without_tags(text: str) -> tuple[str, list[str]]:
 
 
 def _without_marks(text: str, prefixes: frozenset[str]) -> str:
-    """Templates and tables are gone, and of links the words are left."""
+    """The text without templates and tables, and with the words of links."""
     stack: list[tuple[str, list[str]]] = [("", [])]
     opened = dict.fromkeys(CLOSES.values(), 0)
     at = 0
 
-    def give_up() -> None:  # what was opened last is words
+    def give_up() -> None:  # the mark opened last is text
         mark, content = stack.pop()
         opened[mark] -= 1
         stack[-1][1].extend(content if mark in ("{{", "{|") else [mark, *content])
 
-    for found in MARK.finditer(text):
-        stack[-1][1].append(text[at : found.start()])
-        at = found.end()
-        mark = found[0].lstrip(" :*") if found[0] != "\n" else "\n"
+    for match in MARK.finditer(text):
+        stack[-1][1].append(text[at : match.start()])
+        at = match.end()
+        mark = match[0].lstrip(" :*") if match[0] != "\n" else "\n"
         if mark in opened:
             if len(stack) > MAX_DEPTH:
                 continue
@@ -113,9 +113,9 @@ def _link(content: str, prefixes: frozenset[str]) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    """Headings without their marks, those of sections without text gone; items after a hyphen."""
+    """The lines, with headings without their marks and only if their section has text, and list items after a hyphen."""
     lines: list[str] = []
-    filled = [False] * 7  # whether a heading of this level would have text below it
+    filled = [False] * 7  # by level of heading: whether there is text below
     for line in reversed(text.split("\n")):
         line = line.strip()
         level = min(6, len(line) - len(line.lstrip("=")), len(line) - len(line.rstrip("=")))
@@ -127,7 +127,7 @@ def _lines(text: str) -> list[str]:
         if set(line) <= {"-"}:  # a rule
             line = ""
         elif mark := LIST_MARK.match(line):
-            words = line[mark.end() :]  # none, where a template or a file was all
+            words = line[mark.end() :]  # empty where the item was only a template or a file
             line = ("- " if words and mark[0][0] in "*#" else "") + words
         filled = [True] * 7 if line else filled
         lines.append(line)
