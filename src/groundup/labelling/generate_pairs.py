@@ -27,10 +27,10 @@ def generate_pairs(
     Returns {"pairs", "already_there", "dropped"}. Raises UserError where there is no prompt or no model that writes text, and
     where no prompt leaves room for an answer.
     """
-    found, dropped = read_prompts(prompts), Counter[str]()
-    dropped.update(found.dropped)
+    loaded, dropped = read_prompts(prompts), Counter[str]()
+    dropped.update(loaded.dropped)
     # Of prompts that differ in nothing one is enough.
-    rows = [{"messages": [message.row for message in prompt]} for prompt in dict.fromkeys(found.rows)]
+    rows = [{"messages": [message.row for message in prompt]} for prompt in dict.fromkeys(loaded.rows)]
     opened = [_open(spec) for spec in models]
     for model, tokenizer, _ in opened:
         rows = with_room(model, tokenizer, rows, max_tokens, "label make", dropped)
@@ -43,7 +43,7 @@ def generate_pairs(
             answers.append(answer_plainly(model, tokenizer, asked, sampling, seed * 2 + number))
     counts = Counter[str]()
     with store.transaction() as connection:
-        store.change(connection, changes)
+        store.change_settings(connection, changes)
         for row, *both in zip(rows, *answers, strict=True):
             a, b = (text.rstrip("\ufffd").strip() for text in both)  # the limit may have cut a character in two
             if not a or not b:
