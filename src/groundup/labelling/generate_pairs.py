@@ -13,7 +13,7 @@ from groundup.generation.engine import Sampling
 from groundup.generation.open_folder import model_folder
 from groundup.labelling.store import Pair, Store, pair_id_of
 from groundup.model.model_folder import load_decoder
-from groundup.posttraining.batches import asked_of
+from groundup.posttraining.batches import question_of
 from groundup.posttraining.reference_answers import answer, answer_plainly, with_room
 from groundup.tokenizer.load import of_model
 
@@ -36,7 +36,7 @@ def generate_pairs(
         rows = with_room(model, tokenizer, rows, max_tokens, "label make", dropped)
     answers = []
     for number, (model, tokenizer, chats) in enumerate(opened):
-        sampling, asked = Sampling.from_config(model.generation, max_tokens, temperature), [asked_of(row) for row in rows]
+        sampling, asked = Sampling.from_config(model.generation, max_tokens, temperature), [question_of(row) for row in rows]
         if chats:
             answers.append([text for text, _ in answer(model, tokenizer, asked, sampling, seed * 2 + number)])
         else:
