@@ -205,6 +205,14 @@ def test_judgements_made_elsewhere_are_brought_once(tmp_path):
     assert shown(store, "bob", 5) == []
 
 
+def test_half_a_character_in_a_reason_is_replaced(tmp_path):
+    file = tmp_path / "log.jsonl"
+    file.write_text(json.dumps({**judgement("q", "x y", "z", "x", "p", 0.0, "a"), "reason": "half \ud800 a character"}))
+    store = open_store(str(tmp_path / "labels.db"), make=True)
+    assert import_files(store, [file], False, "disagreement", {})["judgements"] == 1
+    assert [event["reason"] for event in log_of(store)] == ["half \ufffd a character"]
+
+
 def test_preferences_are_pairs_on_random_sides_and_may_be_known(tmp_path):
     file = tmp_path / "p.jsonl"
     file.write_text("".join(json.dumps({"prompt": f"q{n}", "chosen": "good", "rejected": "bad"}) + "\n" for n in range(30)))

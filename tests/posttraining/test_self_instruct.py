@@ -347,6 +347,22 @@ def test_bad_seeds_among_good_ones_are_said(tmp_path, caplog):
     assert "passed over: an instance without output: 1" in caplog.text
 
 
+def test_half_a_character_in_a_seed_or_a_refusal_is_replaced(monkeypatch, tmp_path):
+    path, out = tmp_path / "seeds.jsonl", tmp_path / "out"
+    path.write_text(json.dumps({"instruction": "Do \ud800 it.", "input": "\ud800", "output": "a \udfff"}))
+    client = Stubborn(Completion(" Name a word that rhymes with another\n", STOPPED), Completion("Output: hand", STOPPED))
+    assert self_instruct(client, out, SelfInstructSettings(count=1, at_once=1), path)["conversations"] == 1
+    assert "Do \ufffd it." in (out / "answers.jsonl").read_text(encoding="utf-8")
+    assert read_seeds(path)[0].instances == (Instance("\ufffd", "a \ufffd"),)
+
+    def refuse(*_):
+        raise openai_address.RequestRefused("too \ud800 long")
+
+    served = ServedClient("http://127.0.0.1:9/v1#m", False)
+    monkeypatch.setattr(served, "asked", refuse)
+    assert served(PromptRequest("a", 1, ())) == Completion("too \ufffd long", REFUSED)
+
+
 @pytest.mark.parametrize("found", [{}, {"choices": [{}]}, {"choices": [{"text": 3}]}, {"choices": "x"}])
 def test_an_answer_that_is_none_is_one_line(found, monkeypatch):
     client = ServedClient("http://127.0.0.1:9/v1#m", False)

@@ -127,7 +127,7 @@ def _text(row: Mapping[str, Any], name: str, longest: int = LONGEST_NAME) -> str
     text = str(value) if isinstance(value, str | int) else ""
     if not text or len(text) > longest or "\0" in text or not (text.isprintable() or name == "reason"):
         raise BadRow(f"{name} must be a text of at most {longest:,} characters")
-    return text
+    return well_formed(text)
 
 
 def _number(row: Mapping[str, Any], name: str) -> float | None:

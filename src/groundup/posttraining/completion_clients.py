@@ -73,7 +73,7 @@ class ServedClient(OpenAIAddress):
         try:
             reply = self.asked("/chat/completions" if self.chat else "/completions", body)
         except RequestRefused as error:
-            return Completion(str(error), REFUSED)
+            return Completion(well_formed(str(error)), REFUSED)
         choices = reply.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
         message = choice.get("message") if self.chat else choice

@@ -24,6 +24,7 @@ from groundup.core.files import write_json, write_jsonl
 from groundup.core.outputs import require_made_with
 from groundup.core.plain_files import expanded
 from groundup.core.progress import Progress
+from groundup.core.text import well_formed
 from groundup.data.contracts import MAX_ROW_BYTES, nothing
 from groundup.data.conversations import columns_of, conversation_of
 from groundup.data.file_kinds import kind_of
@@ -122,7 +123,8 @@ def task_of(row: Mapping[str, Any]) -> InstructionTask:
     is_classification = row.get("is_classification")
     if is_classification not in (None, True, False):
         raise BadRow("is_classification that is neither true nor false")
-    return InstructionTask(instruction, bool(is_classification), tuple(Instance(*pair) for pair in pairs))
+    given = tuple(Instance(well_formed(text), well_formed(output)) for text, output in pairs)
+    return InstructionTask(well_formed(instruction), bool(is_classification), given)
 
 
 class _Run:
