@@ -3,6 +3,7 @@
 import itertools
 import math
 import sys
+from fractions import Fraction
 
 import pytest
 import torch
@@ -206,6 +207,8 @@ def test_the_runs_own_model_reads_the_same_ids(reward_model, toy_tokenizer, prom
         ("\u22123 + 5", 2), ("12 \u00d7 3", 36), ("12 \u00f7 4", 3),
         ("2 + 3, please", 5), ("2+2.", 4), ("2 + 3x", None), ("x2 + 3", None), ("3 + 4 * x", None), ("x + 2 + 3", None),
         ("2^3 + 1", None), ("5 % 3 + 1", None), ("1.000,5 + 2", None), ("1,2 + 3", None),
+        ("12345678901234567.5 + (1\n+ 0.25)", Fraction("12345678901234568.75")),
+        ("0.1 + 0.20000000000000000001", Fraction("0.30000000000000000001")),
     ],
 )  # fmt: skip
 def test_an_expression_is_taken_whole_or_not_at_all(question, value):

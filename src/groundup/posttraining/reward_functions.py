@@ -64,16 +64,17 @@ def value_of(question: str) -> Fraction | None:
         return None
     text = expressions[-1][0].strip().replace(",", "")
     try:
-        return _value(ast.parse(text, mode="eval").body)
+        return _value(ast.parse(text, mode="eval").body, text)
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
         return None
 
 
-def _value(node: ast.expr) -> Fraction:
+def _value(node: ast.expr, text: str) -> Fraction:
+    """Exact, so numbers are read from the `text`: Python's own have 17 digits."""
     if isinstance(node, ast.Constant):
-        return Fraction(str(node.value))
+        return Fraction(ast.get_source_segment(text, node) or "")
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        return -_value(node.operand)
+        return -_value(node.operand, text)
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATIONS:
-        return OPERATIONS[type(node.op)](_value(node.left), _value(node.right))
+        return OPERATIONS[type(node.op)](_value(node.left, text), _value(node.right, text))
     raise ValueError(f"{type(node).__name__} is no arithmetic")
