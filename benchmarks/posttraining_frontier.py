@@ -119,7 +119,7 @@ class Bench:
         for prompt, *both in zip(prompts, *two, strict=True):
             (low, worse), (high, better) = sorted(both)
             if low < high and worse and better:
-                found.append({"prompt": prompt.asked, "chosen": better, "rejected": worse})
+                found.append({"prompt": prompt.question, "chosen": better, "rejected": worse})
         return found
 
     def by_dpo(self, pairs: list[dict[str, str]], beta: float, seed: int) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from groundup.model.decoder import Decoder, RewardModel
 from groundup.posttraining import dpo, ppo, reward
 from groundup.posttraining.batches import Row, collate
 from groundup.posttraining.config import DpoConfig, PpoConfig
-from groundup.posttraining.packing import weighted, weights_of
+from groundup.posttraining.packing import weighted_batch, weights_of
 from groundup.training.by_kernels import in_use
 from groundup.training.objectives import next_token
 from groundup.training.optimizer import Optimizer, one_lr
@@ -53,7 +53,7 @@ def update(kind: str, native: bool, dtype: torch.dtype) -> Step:
     some, device = rows(kind in ("DPO", "reward")), torch.device("cpu")
     batch = collate(some, 0, device)
     if kind == "SFT":
-        batch = weighted(some, weights_of(some, "token"), 0, device, pack=True)
+        batch = weighted_batch(some, weights_of(some, "token"), 0, device, pack=True)
     if kind == "DPO":
         batch |= {"reference": torch.zeros(ROWS), "share": torch.tensor(1.0)}
     if kind == "PPO":

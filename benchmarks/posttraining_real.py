@@ -24,10 +24,10 @@ from groundup.data.contracts import read_conversations, read_preferences, split
 from groundup.generation.engine import Sampling
 from groundup.model.base import LanguageModel
 from groundup.model.likelihood import score
-from groundup.posttraining.batches import Row, asked_of
+from groundup.posttraining.batches import Row, question_of
 from groundup.posttraining.reference_answers import answer
 from groundup.posttraining.reward import assess
-from groundup.posttraining.tokenize_rows import conversation, kept, too_long
+from groundup.posttraining.tokenize_rows import conversation, too_long, usable_rows
 from groundup.tokenizer.tokenizer import Tokenizer
 
 TEXTS = ("c4_demo", "movie_reviews", "gum")
@@ -37,7 +37,7 @@ CONTEXT, VOCABULARY, ASKED, MOST = 512, 4096, 100, 256
 
 
 def read(tokenizer: Tokenizer, rows: Sequence[dict]) -> list[Row]:
-    return kept(rows, partial(conversation, tokenizer), partial(too_long, CONTEXT), Counter())
+    return usable_rows(rows, partial(conversation, tokenizer), partial(too_long, CONTEXT), Counter())
 
 
 def nats(model: LanguageModel, rows: list[Row]) -> list[float]:
@@ -50,7 +50,7 @@ def nats(model: LanguageModel, rows: list[Row]) -> list[float]:
 
 def ended(model: LanguageModel, tokenizer: Tokenizer, rows: Sequence[dict]) -> list[float]:
     """Of the answers to held-out prompts, sampled as they come: 1 for those that end within MOST tokens, 0 for the others."""
-    answers = answer(model, tokenizer, [asked_of(row) for row in rows], Sampling(MOST, temperature=1.0), 0)
+    answers = answer(model, tokenizer, [question_of(row) for row in rows], Sampling(MOST, temperature=1.0), 0)
     return [float(end) for _, end in answers]
 
 

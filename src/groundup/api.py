@@ -53,7 +53,7 @@ from groundup.posttraining import dpo as dpo_chapter
 from groundup.posttraining import reward as reward_chapter
 from groundup.posttraining import sft as sft_chapter
 from groundup.posttraining.config import DpoConfig, RewardConfig, SftConfig
-from groundup.posttraining.tokenize_rows import said
+from groundup.posttraining.tokenize_rows import top_reasons
 from groundup.tokenizer import documents, token_folder
 from groundup.tokenizer import load as tokenizers
 from groundup.tokenizer.characters import Characters
@@ -428,7 +428,7 @@ def _tuned(
         model_files.save(work, trained, model.tokenizer, chat=True, card=card, dtype=config.save_dtype)
         checkpoint.clear(runtime.training)
         if left_out := runtime.left_out:
-            logger.warning("%s: %s rows left out: %s", kind, f"{left_out.total():,}", said(left_out))
+            logger.warning("%s: %s rows left out: %s", kind, f"{left_out.total():,}", top_reasons(left_out))
         return {**results, "left_out": dict(left_out)}
 
     target = expanded(folder)

@@ -30,7 +30,7 @@ def project(tmp_path):
     def made(count=8, gold=0, name="labels.db", **changes):
         store = open_store(str(tmp_path / name), make=True)
         with store.transaction() as connection:
-            store.change(connection, changes)
+            store.change_settings(connection, changes)
             for number in range(count):
                 store.add(connection, pair(number))
             for number in range(gold):

@@ -13,9 +13,9 @@ from groundup.labelling.agreement import (
     krippendorff_alpha,
     left_chosen,
     longer_chosen,
+    ratings_table,
     raw_agreement,
     summary,
-    table,
 )
 
 # Krippendorff (2011), "Computing Krippendorff's Alpha-Reliability", part C: four observers, twelve units, nominal: 0.743.
@@ -52,7 +52,7 @@ def test_fleiss_of_the_paper():
 
 
 def test_what_is_not_defined_is_nan():
-    nothing, same = table([])[0], np.zeros((3, 2), np.int64)
+    nothing, same = ratings_table([])[0], np.zeros((3, 2), np.int64)
     for figure in (raw_agreement, fleiss_kappa, krippendorff_alpha):
         assert math.isnan(figure(nothing))
     assert math.isnan(fleiss_kappa(same)) and math.isnan(krippendorff_alpha(same))

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="needs the `label` extra")
 
 from groundup.core.files import read_jsonl
-from groundup.labelling.assignment import Said, record, take
+from groundup.labelling.assignment import Judgement, lease_pairs, record
 from groundup.labelling.store import open_store
 from groundup.model import model_folder as folders
 from groundup.posttraining.user_data import preferences
@@ -27,8 +27,8 @@ def models(tmp_path_factory, toy_decoder, toy_tokenizer):
 def label_all(path, name, choice="left"):
     store = open_store(str(path))
     with store.transaction() as connection:
-        for number, one in enumerate(take(store, connection, name, 40, 0.0)):
-            record(connection, name, Said(f"{name}-key-{number}", one.pair_id, choice, seconds=3.0), 0.0, 30)
+        for number, one in enumerate(lease_pairs(store, connection, name, 40, 0.0)):
+            record(connection, name, Judgement(f"{name}-key-{number}", one.pair_id, choice, seconds=3.0), 0.0, 30)
 
 
 def last(done):
@@ -55,9 +55,9 @@ def test_two_models_are_compared_and_what_was_said_is_read_as_preferences(models
     log = read_jsonl(out / "preferences.judgements.jsonl")
     assert {event["model_a"] for event in log} == {str(models[0])}
     assert written["preferences"] >= 2
-    said = []
-    sides = preferences([str(out / "preferences.jsonl")], "reward", said.append)
-    assert len(sides["train"]) + len(sides["held_out"]) == written["preferences"] and "dropped" not in said[0]
+    logged = []
+    sides = preferences([str(out / "preferences.jsonl")], "reward", logged.append)
+    assert len(sides["train"]) + len(sides["held_out"]) == written["preferences"] and "dropped" not in logged[0]
 
 
 def test_what_people_said_opens_in_datasets_and_trains_a_reward_model(models, tmp_path, groundup_here):
@@ -86,7 +86,8 @@ def test_own_pairs_with_tokens(tmp_path, groundup_here):
     assert set(tokens) == {"ada", "bob"} and len(set(tokens.values())) == 2
     store = open_store(str(project))
     with store.transaction() as connection:
-        assert store.settings(connection)["guidelines"] == "Be kind." and store.by_token(connection, tokens["bob"]) == "bob"
+        assert store.settings(connection)["guidelines"] == "Be kind."
+        assert store.annotator_of_token(connection, tokens["bob"]) == "bob"
 
 
 def test_what_is_wrong_is_one_line(tmp_path, groundup_here):

@@ -126,7 +126,7 @@ def test_a_server_that_is_not_there_for_a_while(annotator, project, server_proce
 def test_hostile_text_is_text_and_undo_reason_skip(annotator, served, tmp_path):
     store = open_store(str(tmp_path / "labels.db"), make=True)
     with store.transaction() as connection:
-        store.change(connection, {"guidelines": MARKUP})
+        store.change_settings(connection, {"guidelines": MARKUP})
         for n in range(3):
             store.add(connection, Pair(f"p{n}", [{"role": "user", "content": MARKUP}], MARKUP + "a", f"{MARKUP}b"))
     with served(store) as address:

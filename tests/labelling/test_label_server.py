@@ -204,7 +204,7 @@ def postgres(tmp_path):
 def test_postgres(served, postgres):
     store = open_store(postgres, make=True)
     with store.transaction() as connection:
-        store.change(connection, {"overlap": 2})
+        store.change_settings(connection, {"overlap": 2})
         for n in range(6):
             store.add(connection, Pair(f"p{n}", [{"role": "user", "content": f"q{n}"}], "x", "y"))
     with served(store) as first, served(open_store(postgres)) as second, ThreadPoolExecutor(4) as pool:

@@ -13,7 +13,7 @@ from groundup.core.errors import UserError
 from groundup.core.files import read_jsonl
 from groundup.data.contracts import read_preferences
 from groundup.data.simulated_annotator import judgement
-from groundup.labelling.assignment import Said, progress, record, take
+from groundup.labelling.assignment import Judgement, lease_pairs, progress, record
 from groundup.labelling.import_pairs import import_files
 from groundup.labelling.results import export, log_of, report
 from groundup.labelling.store import Pair, open_store
@@ -21,20 +21,20 @@ from groundup.labelling.store import Pair, open_store
 
 def shown(store, name, count=1, at=0.0):
     with store.transaction() as connection:
-        return take(store, connection, name, count, at)
+        return lease_pairs(store, connection, name, count, at)
 
 
 def say(store, name, pair, choice, key=None, at=0.0, **more):
     with store.transaction() as connection:
-        said = Said(key or f"{name}-{pair.pair_id}-{choice}", pair.pair_id, choice, **more)
-        return record(connection, name, said, at, 30)
+        judgement = Judgement(key or f"{name}-{pair.pair_id}-{choice}", pair.pair_id, choice, **more)
+        return record(connection, name, judgement, at, 30)
 
 
 def say_all(store, name, pairs, choice="left"):
     """In one transaction: each waits for the disk."""
     with store.transaction() as connection:
         for one in pairs:
-            assert record(connection, name, Said(f"{name}-{one.pair_id}", one.pair_id, choice), 0.0, 30)
+            assert record(connection, name, Judgement(f"{name}-{one.pair_id}", one.pair_id, choice), 0.0, 30)
 
 
 def test_each_pair_goes_to_as_many_people_as_it_should(project):
@@ -143,9 +143,9 @@ def test_the_log_is_the_last_word_of_each_whatever_is_sent_again(tmp_path_factor
                 undoes = stack.pop()[0]
             else:
                 stack.append((key, choice))
-            said = Said(key, str(which), choice, undoes=undoes)
-            assert record(connection, "ada", said, 0.0, 30)
-            assert not again or not record(connection, "ada", said, 0.0, 30)
+            judgement = Judgement(key, str(which), choice, undoes=undoes)
+            assert record(connection, "ada", judgement, 0.0, 30)
+            assert not again or not record(connection, "ada", judgement, 0.0, 30)
     sides = {event["pair_id"]: event["shown_left"] for event in log_of(store)}
     names = {name: {"left": left, "right": "b" if left == "a" else "a"} for name, left in sides.items()}
     expected = {name: names[name].get(stack[-1][1], stack[-1][1]) for name, stack in stacks.items() if stack}
@@ -205,6 +205,14 @@ def test_judgements_made_elsewhere_are_brought_once(tmp_path):
     assert shown(store, "bob", 5) == []
 
 
+def test_half_a_character_in_a_reason_is_replaced(tmp_path):
+    file = tmp_path / "log.jsonl"
+    file.write_text(json.dumps({**judgement("q", "x y", "z", "x", "p", 0.0, "a"), "reason": "half \ud800 a character"}))
+    store = open_store(str(tmp_path / "labels.db"), make=True)
+    assert import_files(store, [file], False, "disagreement", {})["judgements"] == 1
+    assert [event["reason"] for event in log_of(store)] == ["half \ufffd a character"]
+
+
 def test_preferences_are_pairs_on_random_sides_and_may_be_known(tmp_path):
     file = tmp_path / "p.jsonl"
     file.write_text("".join(json.dumps({"prompt": f"q{n}", "chosen": "good", "rejected": "bad"}) + "\n" for n in range(30)))
@@ -218,11 +226,11 @@ def test_preferences_are_pairs_on_random_sides_and_may_be_known(tmp_path):
 
 def test_bad_projects_are_refused_in_a_line(tmp_path):
     (tmp_path / "text.db").write_text("no database, but long enough to be looked at as one" * 20)
-    for address, said in (
+    for address, message in (
         (str(tmp_path / "none.db"), "no such project"), (str(tmp_path / "text.db"), "cannot be used"),
         (str(tmp_path), "no such project"), ("nosuch://host/db", "no address"), ("://", "no address"),
     ):  # fmt: skip
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             open_store(address)
     with pytest.raises(UserError) as found:
         open_store("postgresql+psycopg://ada:secret@127.0.0.1:1/none")

@@ -7,7 +7,7 @@ import torch
 
 from groundup.data.preferences import preference_of
 from groundup.posttraining import tokenize_rows
-from groundup.posttraining.batches import asked_of, collate, prompt_of
+from groundup.posttraining.batches import collate, prompt_of, question_of
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers", reason="needs the `test` extra")
@@ -60,7 +60,7 @@ def test_every_answer_is_learned_as_the_template_marks_it(theirs, toy_tokenizer,
     ids, spoken = tokenize_rows.conversation(toy_tokenizer, form(conversation))
     assert ids == found["input_ids"] and spoken == found["assistant_masks"]
     prompt = theirs.apply_chat_template(conversation[:-1], add_generation_prompt=True, return_dict=False)
-    assert prompt_of(toy_tokenizer, asked_of({"messages": conversation})) == prompt
+    assert prompt_of(toy_tokenizer, question_of({"messages": conversation})) == prompt
     learned = tokenize_rows.conversation(toy_tokenizer, {"prompt": conversation[:-1], "completion": conversation[-1:]})
     assert learned == (ids, [0] * len(prompt) + [1] * (len(ids) - len(prompt)))
 

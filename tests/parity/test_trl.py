@@ -13,7 +13,7 @@ from groundup.model import model_folder
 from groundup.posttraining import tokenize_rows
 from groundup.posttraining.batches import answer_log_probabilities, collate
 from groundup.posttraining.config import DpoConfig, Loss, SftConfig
-from groundup.posttraining.dpo import objective, sequence_log_probability, summed
+from groundup.posttraining.dpo import objective, sequence_log_probability, sum_log_probabilities
 from groundup.posttraining.reward import bradley_terry, from_policy, score_rows
 from groundup.posttraining.sft import batches_of
 from groundup.training.objectives import next_token
@@ -172,7 +172,7 @@ def dpo_batch(reference, tokenizer, settings):
     read = [tokenize_rows.pair(tokenizer, pair) for pair in PAIRS]
     batch = collate([pair[side] for side in (0, 1) for pair in read], tokenizer.pad, CPU) | {"share": torch.tensor(1.0)}
     with torch.no_grad():
-        return batch | {"reference": summed(answer_log_probabilities(reference, batch), batch["mask"], settings)}
+        return batch | {"reference": sum_log_probabilities(answer_log_probabilities(reference, batch), batch["mask"], settings)}
 
 
 def preferring(settings):

@@ -30,7 +30,7 @@ def rows(toy_tokenizer):
 
 
 def names(findings):
-    return {one.name: (one.count, one.of) for one in findings}
+    return {one.name: (one.count, one.total) for one in findings}
 
 
 def test_rows_of_ours_have_none(rows, toy_tokenizer):

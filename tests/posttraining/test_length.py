@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from groundup.posttraining.length import (
     at_equal_length,
-    compared,
     concerns,
     correlation,
     instruction_difficulty,
+    length_comparison,
     length_controlled,
 )
 
@@ -90,11 +90,11 @@ def test_equal_length_and_who_is_longer_by_hand():
     outcomes, ours, theirs = [1.0, 0.0, 1.0, 0.5], [10, 100, 50, 7], [11, 95, 20, 7]
     assert at_equal_length(outcomes, ours, theirs)["n"] == 3 and at_equal_length(outcomes, ours, theirs)["win_rate"] == 0.5
     texts = [("a " * count, True) for count in ours], [("b " * count, count > 10) for count in theirs]
-    found = compared(outcomes, *texts)
+    found = length_comparison(outcomes, *texts)
     # Longer: theirs, ours, ours; preferred: ours, theirs, ours; the last is a tie.
     assert found["longer_wins"]["win_rate"] == pytest.approx(1 / 3) and found["longer_wins"]["n"] == 3
     assert found["ended"] == 1 and found["baseline_ended"] == 0.75
-    assert compared([0.5], [("x", True)], [("y", True)])["length_controlled"]["win_rate"] == pytest.approx(0.5)
+    assert length_comparison([0.5], [("x", True)], [("y", True)])["length_controlled"]["win_rate"] == pytest.approx(0.5)
 
 
 def test_correlation():

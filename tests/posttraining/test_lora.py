@@ -73,9 +73,9 @@ def test_a_killed_training_ends_with_the_same_bits(toy_decoder, toy_tokenizer, t
             raise KeyboardInterrupt
         return batch(*arguments)
 
-    batch = sft.weighted
+    batch = sft.weighted_batch
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(sft, "weighted", stopped)
+        patch.setattr(sft, "weighted_batch", stopped)
         train(tmp_path / "killed", toy_decoder(vocab_size=toy_tokenizer.size))
     assert list((tmp_path / "killed").glob("*.safetensors")) + list((tmp_path / "killed").glob("*/*.safetensors"))
     again = train(tmp_path / "killed", toy_decoder(vocab_size=toy_tokenizer.size))

@@ -13,11 +13,11 @@ from groundup.model.likelihood import log_probabilities_and_entropies, token_log
 from groundup.posttraining.config import GrpoConfig
 from groundup.posttraining.policy_losses import (
     approximate_kl,
-    clipped_gains,
+    clipped_surrogate,
     clipped_value_errors,
-    cut_off,
     group_losses,
     importance,
+    is_clipped,
     masked_mean,
     reference_divergence,
     token_weights,
@@ -28,17 +28,17 @@ from groundup.posttraining.policy_losses import (
 def test_gains_are_cut_off_where_they_would_be_gained_twice():
     ratio = torch.tensor([[0.5, 1.0, 1.5], [0.5, 1.0, 1.5]])
     advantages = torch.tensor([[2.0, 2, 2], [-2, -2, -2]])
-    assert clipped_gains(ratio, advantages, 0.2, 0.28).tolist() == [
+    assert clipped_surrogate(ratio, advantages, 0.2, 0.28).tolist() == [
         pytest.approx([1.0, 2.0, 2.56]), pytest.approx([-1.6, -2.0, -3.0])
     ]  # fmt: skip
-    assert cut_off(ratio, advantages, 0.2, 0.28).tolist() == [[False, False, True], [True, False, False]]
+    assert is_clipped(ratio, advantages, 0.2, 0.28).tolist() == [[False, False, True], [True, False, False]]
 
 
 def test_what_is_cut_off_has_no_gradient():
     ratio = torch.tensor([[0.5, 1.0, 1.5], [0.5, 1.0, 1.5]], requires_grad=True)
     advantages = torch.tensor([[2.0, 2, 2], [-2, -2, -2]])
-    clipped_gains(ratio, advantages, 0.2, 0.2).sum().backward()
-    assert ((ratio.grad == 0) == cut_off(ratio.detach(), advantages, 0.2, 0.2)).all()
+    clipped_surrogate(ratio, advantages, 0.2, 0.2).sum().backward()
+    assert ((ratio.grad == 0) == is_clipped(ratio.detach(), advantages, 0.2, 0.2)).all()
 
 
 def test_values_are_clipped_around_those_of_the_rollout():

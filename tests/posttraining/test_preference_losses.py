@@ -148,7 +148,7 @@ def test_the_reference_is_computed_once_for_a_policy_and_pairs(toy_decoder, toy_
         {"prompt": f"what is {n}", "chosen": "the path", "rejected": "it returns " * (1 + n % 2)} for n in range(6)
     ]  # fmt: skip
     asked = []
-    monkeypatch.setattr(dpo, "_reference", lambda *arguments: asked.append(1) or reference(*arguments))
+    monkeypatch.setattr(dpo, "_log_probabilities", lambda *arguments: asked.append(1) or reference(*arguments))
     weights = []
     for number, (seed, beta, cache) in enumerate([(1, 0.1, "a"), (1, 0.1, "a"), (1, 0.1, "b"), (1, 0.3, "a"), (2, 0.1, "a")]):
         policy = toy_decoder(seed=seed, scale=0.1, vocab_size=toy_tokenizer.size)
@@ -164,4 +164,4 @@ def test_the_reference_is_computed_once_for_a_policy_and_pairs(toy_decoder, toy_
     assert len(asked) == 4
 
 
-reference = dpo._reference
+reference = dpo._log_probabilities

@@ -126,7 +126,7 @@ def a_rollout(policy, toy_tokenizer, settings, reward="count=the"):
 def test_a_rollout_is_prompt_by_prompt_and_its_first_ratio_is_one(fine_tuned, toy_tokenizer):
     settings = GrpoConfig(generations=3, beta=0.1)
     batch, metrics, answers, rewards = a_rollout(fine_tuned, toy_tokenizer, settings)
-    assert [prompt.asked for prompt in answers.prompts] == [asked for asked in QUESTIONS for _ in range(3)]
+    assert [prompt.question for prompt in answers.prompts] == [asked for asked in QUESTIONS for _ in range(3)]
     advantages, _ = advantages_of(rewards, settings)
     assert torch.equal(batch["advantages"][:, 0], advantages)
     assert metrics["kl"] == 0 and metrics["entropy"] > 0 and metrics["ended"] == answers.ended.float().mean()

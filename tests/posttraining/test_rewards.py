@@ -3,6 +3,7 @@
 import itertools
 import math
 import sys
+from fractions import Fraction
 
 import pytest
 import torch
@@ -98,8 +99,8 @@ def test_a_program_may_change_what_it_is_given(toy_tokenizer, answers):
         (lambda texts: [1.0, 2.0], "TypeError: "),
         (lambda prompts, completions: {}["x" * 1000], "KeyError: "),
         (lambda prompts, completions: itertools.count(), "it returned more than 2 numbers for 2 completions"),
-        (lambda prompts, completions: {0: 1.0, 1: 2.0}, "it returned a dict; wanted is a list"),
-        (lambda prompts, completions: {1.0, 2.0}, "it returned a set; wanted is a list"),
+        (lambda prompts, completions: {0: 1.0, 1: 2.0}, "it returned a dict, not a list"),
+        (lambda prompts, completions: {1.0, 2.0}, "it returned a set, not a list"),
         (lambda prompts, completions: completions.clear() or [], "it returned 0 numbers for 2 completions"),
         (lambda prompts, completions: sys.exit("done\nwith"), "it ends the whole program (done with); a reward returns"),
         (lambda prompts, completions: sys.exit(), "it ends the whole program"),
@@ -206,6 +207,8 @@ def test_the_runs_own_model_reads_the_same_ids(reward_model, toy_tokenizer, prom
         ("\u22123 + 5", 2), ("12 \u00d7 3", 36), ("12 \u00f7 4", 3),
         ("2 + 3, please", 5), ("2+2.", 4), ("2 + 3x", None), ("x2 + 3", None), ("3 + 4 * x", None), ("x + 2 + 3", None),
         ("2^3 + 1", None), ("5 % 3 + 1", None), ("1.000,5 + 2", None), ("1,2 + 3", None),
+        ("12345678901234567.5 + (1\n+ 0.25)", Fraction("12345678901234568.75")),
+        ("0.1 + 0.20000000000000000001", Fraction("0.30000000000000000001")),
     ],
 )  # fmt: skip
 def test_an_expression_is_taken_whole_or_not_at_all(question, value):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from groundup.posttraining.rouge import Distinct, common, rouge_l, score, tokens
+from groundup.posttraining.rouge import Distinct, f1, lcs_length, rouge_l, tokens
 
 some = st.lists(st.sampled_from("abcdefg"), max_size=12)
 
@@ -21,7 +21,7 @@ def table(first, second):
 @settings(max_examples=40)
 @given(some, some)
 def test_the_longest_common_subsequence(first, second):
-    assert common(first, second) == table(first, second) == common(second, first)
+    assert lcs_length(first, second) == table(first, second) == lcs_length(second, first)
 
 
 @settings(max_examples=40)
@@ -32,8 +32,8 @@ def test_near_texts_are_those_that_comparing_all_finds(others, text, limit):
     distinct = Distinct(limit)
     for other in others:
         distinct.add(" ".join(other))
-    scores = [score(table(text, other), len(text), len(other)) for other in others]
-    assert distinct.near(" ".join(text)) == next((n for n, found in enumerate(scores) if found >= limit), None)
+    scores = [f1(table(text, other), len(text), len(other)) for other in others]
+    assert distinct.near_duplicate(" ".join(text)) == next((n for n, found in enumerate(scores) if found >= limit), None)
 
 
 def test_scripts_other_than_latin_have_tokens():
@@ -47,5 +47,5 @@ def test_few_are_compared():
     distinct = Distinct(0.7)
     for number in range(1000):
         distinct.add(f"write a short text about the number {number} and the number {number * 7} of all the {number % 13} days")
-    assert distinct.near("write an answer to the letter below and say that you agree with all of it") is None
+    assert distinct.near_duplicate("write an answer to the letter below and say that you agree with all of it") is None
     assert distinct.compared < 10

@@ -25,12 +25,12 @@ from groundup.posttraining.completion_clients import (
     REFUSED,
     STOPPED,
     AnswerLog,
-    Ask,
     Completion,
+    PromptRequest,
     ServedClient,
     open_client,
 )
-from groundup.posttraining.rouge import common, score, tokens
+from groundup.posttraining.rouge import f1, lcs_length, tokens
 from groundup.posttraining.self_instruct import SelfInstructSettings, read_seeds, self_instruct
 from groundup.posttraining.task_prompts import Instance, read_instances, read_instructions, says_yes
 
@@ -199,7 +199,7 @@ def test_two_hundred_of_twenty_killed_and_resumed(environment, groundup_here, tm
     every = kept + [tokens(one.instruction) for one in read_seeds(seeds)]
     for one, other in combinations(every, 2):
         if len(set(one) & set(other)) > 2 and other not in every[200:]:
-            assert score(common(one, other), len(one), len(other)) < 0.7
+            assert f1(lcs_length(one, other), len(one), len(other)) < 0.7
     conversations = read_conversations([out / "conversations.jsonl"])
     assert len(conversations.rows) == found["conversations"] and not conversations.dropped
     assert len(read_seeds(out / "instructions.jsonl")) == 200 - ends["instances"]["instructions without an instance"]
@@ -222,16 +222,17 @@ def test_one_of_our_folders(toy_decoder, toy_tokenizer, tmp_path):
     """Nothing comes of a random model; its answers are its own, whoever is decoded beside it."""
     model = toy_decoder(vocab_size=toy_tokenizer.size, max_position_embeddings=256)
     folders.save(tmp_path / "m", model, toy_tokenizer, chat=True)
-    asks = [Ask(prompt, 12, ("\n",), 1.0, seed=seed) for seed, prompt in enumerate(["what does", "it returns", "what does"])]
+    prompts = ["what does", "it returns", "what does"]
+    requests = [PromptRequest(prompt, 12, ("\n",), 1.0, seed=seed) for seed, prompt in enumerate(prompts)]
     found = []
     for at_once in (1, 3):
         with open_client(str(tmp_path / "m"), False, at_once) as client:
-            found.append(AnswerLog(tmp_path / f"{at_once}.jsonl", client, at_once).ask(asks))
+            found.append(AnswerLog(tmp_path / f"{at_once}.jsonl", client, at_once).complete(requests))
     assert found[0] == found[1] and found[0][0] != found[0][2]
     assert all("\n" not in one.text and one.prompt_tokens and 0 < one.answer_tokens <= 12 for one in found[0])
     with open_client(str(tmp_path / "m"), True, 2) as client:
-        assert client(asks[0]).prompt_tokens > found[0][0].prompt_tokens  # in the chat template
-        assert client(Ask("path " * 300, 12, ())).end == REFUSED
+        assert client(requests[0]).prompt_tokens > found[0][0].prompt_tokens  # in the chat template
+        assert client(PromptRequest("path " * 300, 12, ())).end == REFUSED
         with pytest.raises(UserError, match=r"no conversation came of|every request is refused"):
             self_instruct(client, tmp_path / "out", SelfInstructSettings(count=2, max_tokens=4, shown=1))
 
@@ -266,14 +267,14 @@ def test_what_every_request_is_refused_for_is_said_and_not_kept(tmp_path):
 
 
 def test_answers_before_trouble_are_kept_and_damaged_ones_are_not_believed(tmp_path):
-    path, asks = tmp_path / "answers.jsonl", [Ask(text, 3, ()) for text in "abc"]
+    path, requests = tmp_path / "answers.jsonl", [PromptRequest(text, 3, ()) for text in "abc"]
     first = Stubborn(Completion("x", STOPPED))
-    AnswerLog(path, first, 2).ask(asks[:2])
+    AnswerLog(path, first, 2).complete(requests[:2])
     with pytest.raises(UserError, match="no answer"):
-        AnswerLog(path, Stubborn(), 1).ask(asks)
+        AnswerLog(path, Stubborn(), 1).complete(requests)
     path.write_bytes(path.read_bytes().replace(b'"text": "x"', b'"text": "y"', 1).removesuffix(b"\n"))
     second = Stubborn(Completion("z", STOPPED))
-    assert [one.text for one in AnswerLog(path, second, 1).ask(asks)] == ["z", "x", "z"]
+    assert [one.text for one in AnswerLog(path, second, 1).complete(requests)] == ["z", "x", "z"]
     assert second.asked == 2 and path.read_bytes().count(b"\n") == 3
 
 
@@ -346,11 +347,27 @@ def test_bad_seeds_among_good_ones_are_said(tmp_path, caplog):
     assert "passed over: an instance without output: 1" in caplog.text
 
 
+def test_half_a_character_in_a_seed_or_a_refusal_is_replaced(monkeypatch, tmp_path):
+    path, out = tmp_path / "seeds.jsonl", tmp_path / "out"
+    path.write_text(json.dumps({"instruction": "Do \ud800 it.", "input": "\ud800", "output": "a \udfff"}))
+    client = Stubborn(Completion(" Name a word that rhymes with another\n", STOPPED), Completion("Output: hand", STOPPED))
+    assert self_instruct(client, out, SelfInstructSettings(count=1, at_once=1), path)["conversations"] == 1
+    assert "Do \ufffd it." in (out / "answers.jsonl").read_text(encoding="utf-8")
+    assert read_seeds(path)[0].instances == (Instance("\ufffd", "a \ufffd"),)
+
+    def refuse(*_):
+        raise openai_address.RequestRefused("too \ud800 long")
+
+    served = ServedClient("http://127.0.0.1:9/v1#m", False)
+    monkeypatch.setattr(served, "asked", refuse)
+    assert served(PromptRequest("a", 1, ())) == Completion("too \ufffd long", REFUSED)
+
+
 @pytest.mark.parametrize("found", [{}, {"choices": [{}]}, {"choices": [{"text": 3}]}, {"choices": "x"}])
 def test_an_answer_that_is_none_is_one_line(found, monkeypatch):
     client = ServedClient("http://127.0.0.1:9/v1#m", False)
     monkeypatch.setattr(client, "asked", lambda *_: found)
     with pytest.raises(UserError, match="an answer without text"):
-        client(Ask("a", 1, ()))
+        client(PromptRequest("a", 1, ()))
     monkeypatch.setattr(client, "asked", lambda *_: {"choices": [{"text": "\ud800"}], "usage": {"prompt_tokens": "many"}})
-    assert client(Ask("a", 1, ())) == Completion("\ufffd", STOPPED)
+    assert client(PromptRequest("a", 1, ())) == Completion("\ufffd", STOPPED)

@@ -115,7 +115,7 @@ def test_answers_while_it_trains_are_the_same_where_it_was_killed(base, toy_toke
         return (tmp_path / name / "training" / "answers.jsonl").read_text()
 
     whole = trained("whole")
-    with pytest.raises(killed(sft, "_keep_answers", 4)):
+    with pytest.raises(killed(sft, "_log_answers", 4)):
         trained("cut")
     assert trained("cut") == whole
     found = [json.loads(line) for line in whole.splitlines()]

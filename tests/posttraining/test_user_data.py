@@ -11,7 +11,7 @@ from groundup.core.errors import UserError
 from groundup.pipeline import preflight
 from groundup.pipeline.recipe import Recipe
 from groundup.posttraining import policy_comparison, ppo, tokenize_rows, user_data
-from groundup.posttraining.batches import asked_of, prompt_of, shown
+from groundup.posttraining.batches import prompt_of, question_of, question_text
 from groundup.posttraining.config import PpoConfig, PreferencesConfig, SftConfig
 from groundup.posttraining.policy_comparison import compare_policies, label
 from groundup.posttraining.reference_answers import answer_loss, plain_prompt
@@ -69,7 +69,7 @@ def test_conversations_become_questions_with_their_whole_history(tmp_path):
     assert {json.dumps(row["messages"]) for side in ("train", "held_out") for row in sides[side]} == {
         json.dumps(row["messages"]) for row in written
     }
-    assert all(row["reference"] == "it" and asked_of(row) == row["messages"][:-1] for row in sides["train"])
+    assert all(row["reference"] == "it" and question_of(row) == row["messages"][:-1] for row in sides["train"])
     assert heard == ["sft data: 40 conversations (TRL messages 40)"]
 
 
@@ -101,7 +101,7 @@ def test_no_turn_is_lost_on_the_way_to_preferences(policy, toy_tokenizer, monkey
 
 def test_a_base_model_is_asked_with_the_whole_history_in_plain_text(toy_tokenizer):
     ids = plain_prompt(toy_tokenizer, TURNS[:-1])
-    assert toy_tokenizer.decode(ids[1:]) == f"{shown(TURNS[:-1])}\nassistant:"
+    assert toy_tokenizer.decode(ids[1:]) == f"{question_text(TURNS[:-1])}\nassistant:"
     assert toy_tokenizer.decode(plain_prompt(toy_tokenizer, "what")[1:]) == "Question: what\nAnswer:"
 
 

@@ -16,9 +16,9 @@ from groundup.serving.protocol import (
 )
 
 pytest.importorskip("sqlalchemy", reason="needs the `label` extra")
-from groundup.labelling.label_server import Judged, JudgementsRequest, NextRequest
+from groundup.labelling.label_server import JudgementBody, JudgementsRequest, NextRequest
 
-KINDS = [ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest, NextRequest, JudgementsRequest, Judged]
+KINDS = [ChatRequest, CompletionRequest, TokenizeRequest, DetokenizeRequest, NextRequest, JudgementsRequest, JudgementBody]
 MANY = 3000
 LARGE = {
     "nothing": [None] * MANY, "numbers": [1.5] * MANY, "texts": ["a"] * MANY, "of each": ["a", 1, None, []] * MANY,

@@ -1,4 +1,4 @@
-"""How far annotators agree, with one another and with known answers, and what sways them.
+"""How far annotators agree, with one another and with known answers, and how biased they are.
 
 `ratings` is an array of integers [items, raters]: a category, or -1 where a rater did not judge an item. A figure that is not
 defined, as the agreement of one rater, or any chance-corrected one where all say the same, is nan.
@@ -16,13 +16,13 @@ from groundup.core.statistics import wilson
 Ratings = np.ndarray
 
 
-def table(votes: Sequence[tuple[str, str, str]]) -> tuple[Ratings, list[str], list[str]]:
-    """(item, rater, category) as (ratings, raters, categories), each in order of its name."""
+def ratings_table(votes: Sequence[tuple[str, str, str]]) -> tuple[Ratings, list[str], list[str]]:
+    """(ratings, raters, categories) of votes (item, rater, category), each in the order of the names."""
     items, raters, categories = (sorted({vote[column] for vote in votes}) for column in range(3))
-    places = [{name: place for place, name in enumerate(names)} for names in (items, raters, categories)]
+    indices = [{name: index for index, name in enumerate(names)} for names in (items, raters, categories)]
     ratings = np.full((len(items), len(raters)), -1, dtype=np.int64)
     for item, rater, category in votes:
-        ratings[places[0][item], places[1][rater]] = places[2][category]
+        ratings[indices[0][item], indices[1][rater]] = indices[2][category]
     return ratings, raters, categories
 
 
@@ -41,7 +41,7 @@ def cohen_kappa(first: Ratings, second: Ratings) -> float:
     if not len(x):
         return math.nan
     categories = np.arange(max(x.max(), y.max()) + 1)
-    chance = sum(float((x == one).mean() * (y == one).mean()) for one in categories)
+    chance = sum(float((x == category).mean() * (y == category).mean()) for category in categories)
     return _beyond_chance(float((x == y).mean()), chance)
 
 
@@ -75,9 +75,9 @@ def krippendorff_alpha(ratings: Ratings) -> float:
 
 
 def _counts(ratings: Ratings) -> np.ndarray:
-    """[items, categories]: how many raters say what."""
+    """[items, categories]: how many raters chose each category."""
     categories = int(ratings.max(initial=-1)) + 1
-    return np.stack([(ratings == one).sum(1) for one in range(categories)], 1) if categories else np.zeros((0, 1), np.int64)
+    return np.stack([(ratings == code).sum(1) for code in range(categories)], 1) if categories else np.zeros((0, 1), np.int64)
 
 
 def _beyond_chance(observed: float, chance: float) -> float:
@@ -92,12 +92,12 @@ def share(hits: Sequence[bool]) -> dict[str, float]:
 
 def longer_chosen(judgements: Sequence[dict[str, Any]]) -> dict[str, float]:
     """How often the answer with more words was chosen, of those judged better whose lengths differ: 0.5 is no bias."""
-    found = []
+    longer_was_chosen = []
     for event in judgements:
         a, b = len(event["a"].split()), len(event["b"].split())
         if event["choice"] in ("a", "b") and a != b:
-            found.append((event["choice"] == "a") == (a > b))
-    return share(found)
+            longer_was_chosen.append((event["choice"] == "a") == (a > b))
+    return share(longer_was_chosen)
 
 
 def left_chosen(judgements: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -111,22 +111,22 @@ def agrees_with_gold(judgements: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def summary(judgements: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """All of it, of judgements as the labelling log has them; skips are none."""
-    told = [event for event in judgements if event["choice"] != "skip"]
-    ratings, raters, _ = table([(event["pair_id"], event["annotator"], event["choice"]) for event in told])
+    """All figures, of judgements as the labelling log has them; skips do not count."""
+    judged = [event for event in judgements if event["choice"] != "skip"]
+    ratings, raters, _ = ratings_table([(event["pair_id"], event["annotator"], event["choice"]) for event in judged])
     columns = list(enumerate(raters))
-    of_each = {name: [event for event in told if event["annotator"] == name] for name in raters}
+    by_annotator = {name: [event for event in judged if event["annotator"] == name] for name in raters}
     return {
         "raw_agreement": raw_agreement(ratings),
         "cohen_kappa": {f"{x}, {y}": cohen_kappa(ratings[:, i], ratings[:, j]) for (i, x), (j, y) in combinations(columns, 2)},
         "fleiss_kappa": fleiss_kappa(ratings),
         "krippendorff_alpha": krippendorff_alpha(ratings),
-        **_swayed(told),
-        "annotators": {name: {"judgements": len(mine), **_swayed(mine)} for name, mine in of_each.items()},
+        **_biases(judged),
+        "annotators": {name: {"judgements": len(own), **_biases(own)} for name, own in by_annotator.items()},
     }
 
 
-def _swayed(judgements: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _biases(judgements: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "gold": agrees_with_gold(judgements), "longer_chosen": longer_chosen(judgements), "left_chosen": left_chosen(judgements)
     }  # fmt: skip

@@ -13,7 +13,7 @@ from groundup.generation.engine import Sampling
 from groundup.generation.open_folder import model_folder
 from groundup.labelling.store import Pair, Store, pair_id_of
 from groundup.model.model_folder import load_decoder
-from groundup.posttraining.batches import asked_of
+from groundup.posttraining.batches import question_of
 from groundup.posttraining.reference_answers import answer, answer_plainly, with_room
 from groundup.tokenizer.load import of_model
 
@@ -27,23 +27,23 @@ def generate_pairs(
     Returns {"pairs", "already_there", "dropped"}. Raises UserError where there is no prompt or no model that writes text, and
     where no prompt leaves room for an answer.
     """
-    found, dropped = read_prompts(prompts), Counter[str]()
-    dropped.update(found.dropped)
+    loaded, dropped = read_prompts(prompts), Counter[str]()
+    dropped.update(loaded.dropped)
     # Of prompts that differ in nothing one is enough.
-    rows = [{"messages": [message.row for message in prompt]} for prompt in dict.fromkeys(found.rows)]
+    rows = [{"messages": [message.row for message in prompt]} for prompt in dict.fromkeys(loaded.rows)]
     opened = [_open(spec) for spec in models]
     for model, tokenizer, _ in opened:
         rows = with_room(model, tokenizer, rows, max_tokens, "label make", dropped)
     answers = []
     for number, (model, tokenizer, chats) in enumerate(opened):
-        sampling, asked = Sampling.from_config(model.generation, max_tokens, temperature), [asked_of(row) for row in rows]
+        sampling, asked = Sampling.from_config(model.generation, max_tokens, temperature), [question_of(row) for row in rows]
         if chats:
             answers.append([text for text, _ in answer(model, tokenizer, asked, sampling, seed * 2 + number)])
         else:
             answers.append(answer_plainly(model, tokenizer, asked, sampling, seed * 2 + number))
     counts = Counter[str]()
     with store.transaction() as connection:
-        store.change(connection, changes)
+        store.change_settings(connection, changes)
         for row, *both in zip(rows, *answers, strict=True):
             a, b = (text.rstrip("\ufffd").strip() for text in both)  # the limit may have cut a character in two
             if not a or not b:

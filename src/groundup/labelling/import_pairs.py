@@ -23,7 +23,7 @@ from groundup.data.messages import BadRow, refuse_beside
 from groundup.data.preferences import preference_of
 from groundup.data.readers import Refused
 from groundup.data.simulated_annotator import side_shown_left
-from groundup.labelling.assignment import bring
+from groundup.labelling.assignment import import_judgement
 from groundup.labelling.store import CHOICES, Pair, Store, now, pair_id_of
 
 LONGEST_NAME = 100
@@ -47,22 +47,22 @@ def import_files(
     """
     counts, refused = Counter[str](), Refused()
     with store.transaction() as connection:
-        store.change(connection, changes)
+        store.change_settings(connection, changes)
         for path in files:
-            mine, formats = Refused(), Counter[str]()
-            rows = read(expanded(path), lambda row: imported_pair(row, gold, disagreement), mine, formats)
-            for number, one in enumerate(rows):
-                new = store.add(connection, one.pair)
-                counts["pairs"] += new
-                brought = one.event is not None and bring(store, connection, dict(one.event), now())
-                counts["judgements"] += brought
-                counts["already_there"] += not new and not brought
+            file_refused, formats = Refused(), Counter[str]()
+            rows = read(expanded(path), lambda row: imported_pair(row, gold, disagreement), file_refused, formats)
+            for number, imported in enumerate(rows):
+                is_new = store.add(connection, imported.pair)
+                counts["pairs"] += is_new
+                judgement_is_new = imported.event is not None and import_judgement(store, connection, dict(imported.event), now())
+                counts["judgements"] += judgement_is_new
+                counts["already_there"] += not is_new and not judgement_is_new
                 counts["rows"] = number + 1
             if not counts.pop("rows", 0):
-                raise UserError(f"{path}: {nothing('pairs or preferences', path, mine)}")
-            refused.merge(mine)
-    found = {name: counts[name] for name in ("pairs", "judgements", "already_there")}
-    return {**found, "dropped": dict(sorted(refused.items())), "first_dropped": refused.first}
+                raise UserError(f"{path}: {nothing('pairs or preferences', path, file_refused)}")
+            refused.merge(file_refused)
+    totals = {name: counts[name] for name in ("pairs", "judgements", "already_there")}
+    return {**totals, "dropped": dict(sorted(refused.items())), "first_dropped": refused.first}
 
 
 def imported_pair(row: Mapping[str, Any], gold: bool, disagreement: str) -> ImportedPair:
@@ -74,8 +74,8 @@ def imported_pair(row: Mapping[str, Any], gold: bool, disagreement: str) -> Impo
         in_order(messages, add_generation_prompt=True)
         a, b, known = _answer(row, "a"), _answer(row, "b"), _text(row, "gold", 8)
     else:
-        found = preference_of(row)
-        messages, a, b, known = found.prompt, found.chosen.content, found.rejected.content, "a" if gold else None
+        preference = preference_of(row)
+        messages, a, b, known = preference.prompt, preference.chosen.content, preference.rejected.content, "a" if gold else None
     if a.strip() == b.strip():
         raise BadRow("two equal answers")
     if any("\0" in text or "\ufffd" in well_formed(text) for text in (a, b)):
@@ -112,9 +112,9 @@ def _event(row: Mapping[str, Any], pair_id: str) -> dict[str, Any]:
     if seconds is not None and seconds < 0:
         raise BadRow("seconds must be at least 0")
     decided = choice in ("a", "b")
-    said = blake2b(f"{pair_id}\0{annotator}\0{choice}\0{strength}".encode("utf-8", "replace"), digest_size=16).hexdigest()
+    digest = blake2b(f"{pair_id}\0{annotator}\0{choice}\0{strength}".encode("utf-8", "replace"), digest_size=16).hexdigest()
     return {
-        "key": f"brought-{said}", "pair_id": pair_id, "annotator": annotator, "choice": choice, "shown_left": shown_left,
+        "key": f"brought-{digest}", "pair_id": pair_id, "annotator": annotator, "choice": choice, "shown_left": shown_left,
         "strength": (1.0 if strength is None else strength) if decided else 0.0, "seconds": seconds,
         "reason": _text(row, "reason", 10_000),
     }  # fmt: skip
@@ -127,7 +127,7 @@ def _text(row: Mapping[str, Any], name: str, longest: int = LONGEST_NAME) -> str
     text = str(value) if isinstance(value, str | int) else ""
     if not text or len(text) > longest or "\0" in text or not (text.isprintable() or name == "reason"):
         raise BadRow(f"{name} must be a text of at most {longest:,} characters")
-    return text
+    return well_formed(text)
 
 
 def _number(row: Mapping[str, Any], name: str) -> float | None:

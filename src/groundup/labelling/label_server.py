@@ -14,7 +14,7 @@ from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
 from groundup.core.errors import UserError
-from groundup.labelling.assignment import Said, progress, record, take
+from groundup.labelling.assignment import Judgement, lease_pairs, progress, record
 from groundup.labelling.store import DatabaseUnavailable, Store, now
 from groundup.serving.guard import LOOPBACK, Guard, body_of
 from groundup.serving.protocol import Body, RequestError, read
@@ -26,15 +26,15 @@ Key = Annotated[str, Field(min_length=8, max_length=100, pattern="^[!-~]+$")]
 PairId = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00]+$")]  # a NUL is no text in Postgres
 
 
-class Asking(Body):
+class AnnotatorBody(Body):
     annotator: Annotated[str, Field(max_length=100)] | None = None
 
 
-class NextRequest(Asking):
+class NextRequest(AnnotatorBody):
     count: Annotated[int, Field(ge=1, le=20)] = 1
 
 
-class Judged(Body):
+class JudgementBody(Body):
     key: Key
     pair_id: PairId
     choice: Literal["left", "right", "tie", "both_bad", "skip", "undo"]
@@ -44,84 +44,84 @@ class Judged(Body):
     undoes: Key | None = None
 
 
-class JudgementsRequest(Asking):
+class JudgementsRequest(AnnotatorBody):
     judgements: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=100)]
 
 
 class LabelServer:
-    """The routes over one project. Every one of them works in one transaction, so whatever was answered is on the disk."""
+    """The routes over one project. Each request is one transaction, so whatever was answered is on the disk."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
 
     async def project(self) -> dict[str, Any]:
-        def found() -> dict[str, Any]:
+        def read_project() -> dict[str, Any]:
             with self.store.transaction() as connection:
                 return {"tokens": self.store.wants_tokens(connection)}
 
-        return await run_in_threadpool(found)
+        return await run_in_threadpool(read_project)
 
     async def next(self, request: Request) -> dict[str, Any]:
-        wanted = read(NextRequest, await body_of(request, LARGEST_BODY))
+        body = read(NextRequest, await body_of(request, LARGEST_BODY))
 
-        def found() -> dict[str, Any]:
+        def lease() -> dict[str, Any]:
             with self.store.transaction() as connection:
-                name = self._who(connection, request, wanted)
-                shown = take(self.store, connection, name, wanted.count, now())
+                name = self._who(connection, request, body)
+                shown = lease_pairs(self.store, connection, name, body.count, now())
                 done = progress(self.store, connection, name)
                 guidelines = self.store.settings(connection)["guidelines"]
-            return {"annotator": name, "guidelines": guidelines, "pairs": [asdict(one) for one in shown], "progress": done}
+            return {"annotator": name, "guidelines": guidelines, "pairs": [asdict(pair) for pair in shown], "progress": done}
 
-        return await run_in_threadpool(found)
+        return await run_in_threadpool(lease)
 
     async def judgements(self, request: Request) -> dict[str, Any]:
-        """What is stored is answered by its key, new or not; what cannot be, by its place and why: the others are stored."""
-        wanted = read(JudgementsRequest, await body_of(request, LARGEST_BODY))
+        """Of what is stored the key is returned, new or not; of what cannot be, its index and why. The others are stored."""
+        body = read(JudgementsRequest, await body_of(request, LARGEST_BODY))
         stored, refused = [], []
 
-        def found() -> dict[str, Any]:
+        def store_judgements() -> dict[str, Any]:
             with self.store.transaction() as connection:
-                name = self._who(connection, request, wanted)
-                self.store.meet(connection, name)
-                lease = self.store.settings(connection)["lease_minutes"]
-                for number, one in enumerate(wanted.judgements):
+                name = self._who(connection, request, body)
+                self.store.ensure_annotator(connection, name)
+                lease_minutes = self.store.settings(connection)["lease_minutes"]
+                for number, given in enumerate(body.judgements):
                     try:
-                        said = Said(**_judged(one).model_dump())
-                        record(connection, name, said, now(), lease)
+                        judgement = Judgement(**_judgement_of(given).model_dump())
+                        record(connection, name, judgement, now(), lease_minutes)
                     except (RequestError, UserError) as error:
-                        refused.append({"number": number, "key": str(one.get("key"))[:100], "why": str(error)[:300]})
+                        refused.append({"number": number, "key": str(given.get("key"))[:100], "why": str(error)[:300]})
                     else:
-                        stored.append(said.key)
+                        stored.append(judgement.key)
                 done = progress(self.store, connection, name)
             return {"stored": stored, "refused": refused, "progress": done}
 
-        return await run_in_threadpool(found)
+        return await run_in_threadpool(store_judgements)
 
-    def _who(self, connection: sa.Connection, request: Request, wanted: Asking) -> str:
+    def _who(self, connection: sa.Connection, request: Request, body: AnnotatorBody) -> str:
         """The annotator: by token where anybody has one, else by the name that is given."""
         if not self.store.wants_tokens(connection):
             try:
-                return _name(wanted.annotator or "")
+                return _name(body.annotator or "")
             except UserError as error:
                 raise RequestError(f"annotator: {error}", "annotator") from None
         kind, _, token = request.headers.get("authorization", "").partition(" ")
-        name = self.store.by_token(connection, token.strip()) if kind.lower() == "bearer" and token else None
+        name = self.store.annotator_of_token(connection, token.strip()) if kind.lower() == "bearer" and token else None
         if name is None:
             raise RequestError("a token is needed: Authorization: Bearer TOKEN", None, 401, "authentication_error")
         return name
 
 
-def _judged(given: Mapping[str, Any]) -> Judged:
+def _judgement_of(given: Mapping[str, Any]) -> JudgementBody:
     try:
-        found = Judged.model_validate(given)
+        judgement = JudgementBody.model_validate(given)
     except ValueError as error:
         first = error.errors()[0] if hasattr(error, "errors") else {"loc": (), "msg": str(error)}
         raise RequestError(f"{'.'.join(map(str, first['loc']))[:40]}: {first['msg']}") from None
-    if (found.choice == "undo") != (found.undoes is not None):
+    if (judgement.choice == "undo") != (judgement.undoes is not None):
         raise RequestError("undoes: the key of what choice = undo takes back, and of nothing else")
-    if found.reason and "\0" in found.reason:
+    if judgement.reason and "\0" in judgement.reason:
         raise RequestError("reason: has a NUL character")
-    return found
+    return judgement
 
 
 def create_app(store: Store, hosts: tuple[str, ...] = LOOPBACK) -> FastAPI:
@@ -138,19 +138,19 @@ def create_app(store: Store, hosts: tuple[str, ...] = LOOPBACK) -> FastAPI:
     @app.exception_handler(DatabaseUnavailable)
     async def try_again(_: Request, error: DatabaseUnavailable) -> Response:
         logger.warning(str(error))
-        said = RequestError("the database is busy or away; nothing was stored, try again", None, 503, "server_error")
-        return JSONResponse(said.body, said.status, said.headers)
+        reply = RequestError("the database is busy or away; nothing was stored, try again", None, 503, "server_error")
+        return JSONResponse(reply.body, reply.status, reply.headers)
 
     return app
 
 
 def invite(store: Store, names: Sequence[str]) -> dict[str, str]:
     """A token for each name, which is shown once: the database has its digest. Raises UserError for what is no name."""
-    found = {_name(name): secrets.token_urlsafe(18) for name in names}
+    tokens = {_name(name): secrets.token_urlsafe(18) for name in names}
     with store.transaction() as connection:
-        for name, token in found.items():
+        for name, token in tokens.items():
             store.invite(connection, name, token)
-    return found
+    return tokens
 
 
 def _name(given: str) -> str:
@@ -171,7 +171,7 @@ def serve(store: Store, host: str, port: int, names: Sequence[str]) -> dict[str,
             raise UserError(f"host {host}: others can reach it, so annotators need tokens: `groundup label invite`")
     listening = bind(host, port)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-    logger.info(f"a page to label at {address}/; Ctrl-C ends, nothing that was said is lost")
+    logger.info(f"a page to label at {address}/; Ctrl-C ends, no judgement is lost")
     hosts = (*LOOPBACK, host, *names)
     answer(create_app(store, hosts), listening)
     with store.transaction() as connection:

@@ -1,4 +1,4 @@
-"""What people said, as preferences to train on and as figures."""
+"""The judgements of a project, as preferences to train on and as figures."""
 
 import math
 import statistics
@@ -16,14 +16,14 @@ from groundup.labelling.store import Store
 
 
 def log_of(store: Store) -> list[dict[str, Any]]:
-    """The labelling log (`data/simulated_annotator.py`): the last word of each annotator on each pair.
+    """The labelling log (`data/simulated_annotator.py`): the last judgement of each annotator on each pair.
 
     In the order of the pairs and of the annotators' names, so that it does not depend on who was faster.
     """
     with store.transaction() as connection:
-        pairs, told = store.pairs(connection), store.judgements(connection)
+        pairs, judgements = store.pairs(connection), store.judgements(connection)
     rows = []
-    for event in told:
+    for event in judgements:
         pair = pairs[event["pair_id"]]
         alone = len(pair.prompt) == 1 and pair.prompt[0]["role"] == "user"
         row = {
@@ -56,36 +56,36 @@ def report(store: Store) -> dict[str, Any]:
     """Progress, seconds and cost, agreement and bias; a figure that is not defined is None."""
     log = log_of(store)
     with store.transaction() as connection:
-        done = progress(store, connection)
-    del done["yours"]
+        figures = progress(store, connection)
+    del figures["yours"]
     seconds = [event["seconds"] for event in log if "seconds" in event]
-    done["median_seconds"] = statistics.median(seconds) if seconds else None
-    return _defined({"judgements": len(log), **done, **summary(log)})
+    figures["median_seconds"] = statistics.median(seconds) if seconds else None
+    return _nan_to_none({"judgements": len(log), **figures, **summary(log)})
 
 
-def lines_of(found: dict[str, Any]) -> list[str]:
+def lines_of(figures: dict[str, Any]) -> list[str]:
     """A report for people."""
     def number(value: float | None, digits: int = 3) -> str:
         return "-" if value is None else f"{value:,.{digits}f}"
 
-    def interval(of: dict[str, Any]) -> str:
-        return f"{number(of['share'])} ({number(of['low'])} to {number(of['high'])}, n {of['n']})"
+    def interval(share: dict[str, Any]) -> str:
+        return f"{number(share['share'])} ({number(share['low'])} to {number(share['high'])}, n {share['n']})"
 
     return [
-        f"labels {found['labels']:,} of {found['wanted']:,}; {number(found['seconds_per_label'], 1)} seconds and "
-        f"{number(found['cost_per_label'], 2)} of cost a label; {number(found['cost'], 2)} in all",
-        f"raw agreement {number(found['raw_agreement'])}; Fleiss' kappa {number(found['fleiss_kappa'])}; "
-        f"Krippendorff's alpha {number(found['krippendorff_alpha'])}",
-        *(f"Cohen's kappa {names}: {number(kappa)}" for names, kappa in found["cohen_kappa"].items()),
+        f"labels {figures['labels']:,} of {figures['wanted']:,}; {number(figures['seconds_per_label'], 1)} seconds and "
+        f"{number(figures['cost_per_label'], 2)} of cost a label; {number(figures['cost'], 2)} in all",
+        f"raw agreement {number(figures['raw_agreement'])}; Fleiss' kappa {number(figures['fleiss_kappa'])}; "
+        f"Krippendorff's alpha {number(figures['krippendorff_alpha'])}",
+        *(f"Cohen's kappa {names}: {number(kappa)}" for names, kappa in figures["cohen_kappa"].items()),
         *(
-            f"{name}: {of['judgements']:,} judgements; right on known pairs {interval(of['gold'])}; "
-            f"longer chosen {interval(of['longer_chosen'])}; left chosen {interval(of['left_chosen'])}"
-            for name, of in {"all": {**found}, **found["annotators"]}.items()
+            f"{name}: {annotator['judgements']:,} judgements; right on known pairs {interval(annotator['gold'])}; "
+            f"longer chosen {interval(annotator['longer_chosen'])}; left chosen {interval(annotator['left_chosen'])}"
+            for name, annotator in {"all": {**figures}, **figures["annotators"]}.items()
         ),
     ]
 
 
-def _defined(value: Any) -> Any:
+def _nan_to_none(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _defined(one) for name, one in value.items()}
+        return {name: _nan_to_none(item) for name, item in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,7 +1,7 @@
-"""The database of a labelling project: pairs, annotators, who was shown what, and an append-only log of judgements.
+"""The database of a labelling project: pairs, annotators, assignments, and an append-only log of judgements.
 
 SQLite in one file, which several server processes may write (a write-ahead log, and a queue for the one writer), or Postgres by
-its address. Nothing is ever changed in `events`: an undo is an event of its own, and what was said is the log read to its end.
+its address. Nothing is ever changed in `events`: an undo is an event of its own, and the judgements are the log read to its end.
 """
 
 import json
@@ -25,7 +25,7 @@ from sqlalchemy.exc import (
 
 from groundup.core.errors import UserError
 
-BUSY_SECONDS = 10  # how long a writer waits for the others; the page gives up after 20 and sends again
+BUSY_SECONDS = 10  # that a writer waits for the others; the page gives up after 20 and sends again
 CHOICES = ("a", "b", "tie", "both_bad", "skip")
 # What a project may set, and what holds where it does not. `lease_minutes`: how long a pair that was shown is kept for
 # its annotator; `gold_every`: one in so many is a pair whose answer is known.
@@ -48,7 +48,7 @@ pairs = sa.Table(
     sa.Column("a", sa.Text, nullable=False), sa.Column("b", sa.Text, nullable=False),
     sa.Column("model_a", sa.Text), sa.Column("model_b", sa.Text),
     sa.Column("gold", sa.String(8)),  # the known answer, of CHOICES
-    sa.Column("disagreement", sa.Float), sa.Column("shuffled", sa.Float, nullable=False),  # a random place in the queue
+    sa.Column("disagreement", sa.Float), sa.Column("shuffled", sa.Float, nullable=False),  # a random position in the queue
 )  # fmt: skip
 annotators = sa.Table(
     "annotators", metadata,
@@ -75,7 +75,7 @@ events = sa.Table(
 
 
 class DatabaseUnavailable(UserError):
-    """The database does not answer, or is at others' work for too long: nothing was stored, and asking again may help."""
+    """The database does not answer, or is busy for too long: nothing was stored, and trying again may help."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +101,11 @@ class Store:
 
     def __init__(self, address: str, engine: sa.Engine) -> None:
         self.address, self.engine = address, engine
-        self.shown = _shown(address)
+        self.shown = _masked(address)
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:
-        """One writer at a time, whoever else serves the project: all that is read in it stays true until its end.
+        """One writer at a time, whichever process serves the project: all that is read in it stays true until its end.
 
         Raises DatabaseUnavailable where the database does not answer, UserError for what it does not take.
         """
@@ -115,15 +115,15 @@ class Store:
                 connection.execute(sa.select(settings).where(settings.c.name == "version").with_for_update())
                 yield connection
         except (OperationalError, InterfaceError, TimeoutError) as error:
-            raise DatabaseUnavailable(f"{self.shown}: {_said(error)}") from None
+            raise DatabaseUnavailable(f"{self.shown}: {_error_line(error)}") from None
         except SQLAlchemyError as error:
-            raise UserError(f"{self.shown}: {_said(error)}") from None
+            raise UserError(f"{self.shown}: {_error_line(error)}") from None
 
     def settings(self, connection: sa.Connection) -> dict[str, Any]:
-        found = {row.name: json.loads(row.value) for row in connection.execute(sa.select(settings))}
-        return {name: found.get(name, value) for name, value in SETTINGS.items()}
+        stored = {row.name: json.loads(row.value) for row in connection.execute(sa.select(settings))}
+        return {name: stored.get(name, value) for name, value in SETTINGS.items()}
 
-    def change(self, connection: sa.Connection, given: Mapping[str, Any]) -> None:
+    def change_settings(self, connection: sa.Connection, given: Mapping[str, Any]) -> None:
         """Set what is not None."""
         for name, value in given.items():
             if value is None:
@@ -135,10 +135,10 @@ class Store:
 
     def add(self, connection: sa.Connection, pair: Pair) -> bool:
         """Whether it is new. Raises UserError where its identifier is that of another pair."""
-        there = connection.execute(sa.select(pairs).where(pairs.c.pair_id == pair.pair_id)).one_or_none()
+        stored = connection.execute(sa.select(pairs).where(pairs.c.pair_id == pair.pair_id)).one_or_none()
         prompt = json.dumps(pair.prompt, ensure_ascii=False)
-        if there is not None:
-            if (there.prompt, there.a, there.b) != (prompt, pair.a, pair.b):
+        if stored is not None:
+            if (stored.prompt, stored.a, stored.b) != (prompt, pair.a, pair.b):
                 raise UserError(f"pair {pair.pair_id!r} names two different pairs; give each its own")
             return False
         number = connection.execute(sa.select(sa.func.coalesce(sa.func.max(pairs.c.number), -1) + 1)).scalar_one()
@@ -147,23 +147,23 @@ class Store:
         connection.execute(pairs.insert().values(**row))
         return True
 
-    def meet(self, connection: sa.Connection, name: str) -> None:
-        """Have an annotator of this name."""
+    def ensure_annotator(self, connection: sa.Connection, name: str) -> None:
+        """Add the annotator where there is none of this name."""
         if connection.execute(sa.select(annotators.c.name).where(annotators.c.name == name)).one_or_none() is None:
             connection.execute(annotators.insert().values(name=name))
 
     def invite(self, connection: sa.Connection, name: str, token: str) -> None:
-        """From now on who labels brings a token; an earlier one of the same name is void."""
-        self.meet(connection, name)
+        """Give an annotator a token. Once anybody has one, all who label need theirs; an earlier one of the same name is void."""
+        self.ensure_annotator(connection, name)
         connection.execute(annotators.update().where(annotators.c.name == name).values(token=_digest(token)))
 
-    def by_token(self, connection: sa.Connection, token: str) -> str | None:
-        found = connection.execute(sa.select(annotators.c.name).where(annotators.c.token == _digest(token)))
-        return found.scalar_one_or_none()
+    def annotator_of_token(self, connection: sa.Connection, token: str) -> str | None:
+        names = connection.execute(sa.select(annotators.c.name).where(annotators.c.token == _digest(token)))
+        return names.scalar_one_or_none()
 
     def wants_tokens(self, connection: sa.Connection) -> bool:
-        found = sa.select(annotators.c.name).where(annotators.c.token.is_not(None)).limit(1)
-        return connection.execute(found).one_or_none() is not None
+        query = sa.select(annotators.c.name).where(annotators.c.token.is_not(None)).limit(1)
+        return connection.execute(query).one_or_none() is not None
 
     def pairs(self, connection: sa.Connection) -> dict[str, Pair]:
         """In the order in which they came."""
@@ -172,17 +172,17 @@ class Store:
         return {row["pair_id"]: Pair(**{**row, "prompt": json.loads(row["prompt"])}) for row in rows}
 
     def judgements(self, connection: sa.Connection) -> list[dict[str, Any]]:
-        """The last word of each annotator on each pair, in the order of pairs and then of names; what was undone is not there."""
-        said: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+        """The last judgement of each annotator on each pair that was not undone, in the order of pairs and then of names."""
+        events_by_pair: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
         for row in connection.execute(sa.select(events).order_by(events.c.number)).mappings():
-            of_pair = said.setdefault((row["pair_id"], row["annotator"]), {})
+            standing = events_by_pair.setdefault((row["pair_id"], row["annotator"]), {})
             if row["undoes"] is None:
-                of_pair[row["key"]] = dict(row)
+                standing[row["key"]] = dict(row)
             else:
-                of_pair.pop(row["undoes"], None)
+                standing.pop(row["undoes"], None)
         numbers = {row.pair_id: row.number for row in connection.execute(sa.select(pairs.c.pair_id, pairs.c.number))}
-        last = [list(of_pair.values())[-1] for of_pair in said.values() if of_pair]
-        return sorted(last, key=lambda event: (numbers[event["pair_id"]], event["annotator"]))
+        last_events = [list(standing.values())[-1] for standing in events_by_pair.values() if standing]
+        return sorted(last_events, key=lambda event: (numbers[event["pair_id"]], event["annotator"]))
 
 
 def open_store(address: str, make: bool = False) -> Store:
@@ -200,21 +200,21 @@ def open_store(address: str, make: bool = False) -> Store:
         waits = {"connect_args": {"timeout": BUSY_SECONDS} if sqlite else {}, "pool_timeout": BUSY_SECONDS}
         engine = sa.create_engine(url, pool_pre_ping=not sqlite, **waits)
         if sqlite:
-            sa.event.listen(engine, "connect", _as_we_want_it)
+            sa.event.listen(engine, "connect", _set_pragmas)
             sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
         with engine.begin() as connection:
-            there = sa.inspect(connection).has_table("settings")
-            if not there and not make:
-                raise UserError(f"{_shown(address)}: holds no labelling project; `groundup label make` makes one")
+            has_project = sa.inspect(connection).has_table("settings")
+            if not has_project and not make:
+                raise UserError(f"{_masked(address)}: holds no labelling project; `groundup label make` makes one")
             metadata.create_all(connection)
             if connection.execute(sa.select(settings).where(settings.c.name == "version")).one_or_none() is None:
                 connection.execute(settings.insert().values(name="version", value="1"))
     except ImportError as error:
-        raise UserError(f"{_shown(address)}: needs a library more ({str(error)[:80]}); pip install it") from None
+        raise UserError(f"{_masked(address)}: needs a library more ({str(error)[:80]}); pip install it") from None
     except (ArgumentError, NoSuchModuleError):
-        raise UserError(f"{_shown(address)}: no address of a database; give a file, or postgresql+psycopg://...") from None
+        raise UserError(f"{_masked(address)}: no address of a database; give a file, or postgresql+psycopg://...") from None
     except SQLAlchemyError as error:
-        raise UserError(f"{_shown(address)}: {_said(error)}") from None
+        raise UserError(f"{_masked(address)}: {_error_line(error)}") from None
     return Store(address, engine)
 
 
@@ -222,7 +222,7 @@ def now() -> float:
     return time.time()
 
 
-def _as_we_want_it(connection: Any, _: Any) -> None:
+def _set_pragmas(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # the driver begins nothing by itself: BEGIN IMMEDIATE does
     for pragma in ("journal_mode = wal", "synchronous = full", "foreign_keys = on"):
         connection.execute(f"pragma {pragma}")
@@ -232,7 +232,7 @@ def _digest(token: str) -> str:
     return blake2b(token.encode(), digest_size=32).hexdigest()
 
 
-def _shown(address: str) -> str:
+def _masked(address: str) -> str:
     """Without a password."""
     if "://" not in address:
         return address
@@ -242,6 +242,6 @@ def _shown(address: str) -> str:
         return "the database"
 
 
-def _said(error: SQLAlchemyError) -> str:
+def _error_line(error: SQLAlchemyError) -> str:
     text = " ".join(str(getattr(error, "orig", None) or error).split())
     return f"the database cannot be used ({text[:120]})"

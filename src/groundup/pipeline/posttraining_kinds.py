@@ -183,7 +183,7 @@ def grpo(context: StepContext) -> Results:
 
 
 def _reinforced(context: StepContext, train: Callable[..., Results]) -> Results:
-    from groundup.posttraining.batches import asked_of
+    from groundup.posttraining.batches import question_of
     from groundup.posttraining.rewards import of_folder, open_reward
     from groundup.posttraining.user_data import prompts
 
@@ -199,7 +199,7 @@ def _reinforced(context: StepContext, train: Callable[..., Results]) -> Results:
     if settings.data:
         sides = prompts(settings.data, context.name, context.log, settings.held_out, settings.strict, runtime.left_out)
     else:
-        sides = {"train": [asked_of(row) for row in read_jsonl(made)], "held_out": []}
+        sides = {"train": [question_of(row) for row in read_jsonl(made)], "held_out": []}
     policy, tokenizer = model_of(context, "sft"), tokenizer_of(context)
     where = tokenizer, device.training_dtype, device.torch_device
     reward = open_reward(settings.reward, *where) if settings.reward else of_folder(context.inputs["reward"], *where)
@@ -222,10 +222,10 @@ def _pairs(context: StepContext, settings: "RewardConfig | DpoConfig") -> dict[s
 
 
 def _log_left_out(context: StepContext, left_out: Counter[str]) -> None:
-    from groundup.posttraining.tokenize_rows import said
+    from groundup.posttraining.tokenize_rows import top_reasons
 
     if left_out:
-        context.log(f"{left_out.total():,} rows left out of training or its measures: {said(left_out)}")
+        context.log(f"{left_out.total():,} rows left out of training or its measures: {top_reasons(left_out)}")
 
 
 def _finish_policy(

@@ -181,7 +181,7 @@ def sft(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 
 def reward_pairs_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """At least one of the user's own preferences is short enough to learn from. Raises what `kept_pairs` does."""
+    """At least one of the user's own preferences is short enough to learn from. Raises what `usable_pairs` does."""
     _pairs_fit("reward", recipe.reward.data, recipe, inputs)
 
 
@@ -192,19 +192,19 @@ def dpo_pairs_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 def _pairs_fit(section: str, files: list[str], recipe: Recipe, inputs: dict[str, Path]) -> None:
     from groundup.posttraining import user_data
-    from groundup.posttraining.tokenize_rows import kept_pairs
+    from groundup.posttraining.tokenize_rows import usable_pairs
     from groundup.tokenizer.load import for_run
 
     if files:
         tokenizer = for_run(inputs["tokenizer"], recipe.continued)
-        kept_pairs(tokenizer, user_data.preferences(files, section, _silent)["train"], _context(recipe, inputs), section)
+        usable_pairs(tokenizer, user_data.preferences(files, section, _silent)["train"], _context(recipe, inputs), section)
 
 
 def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """At least one answer to learn from is short enough, and one question of those asked later leaves room for an answer."""
     from groundup.generation.engine import room_in
-    from groundup.posttraining.batches import asked_of, prompt_of
-    from groundup.posttraining.tokenize_rows import conversation, kept, longest_answer
+    from groundup.posttraining.batches import prompt_of, question_of
+    from groundup.posttraining.tokenize_rows import conversation, longest_answer, usable_rows
     from groundup.posttraining.user_data import NoQuestions
     from groundup.tokenizer.load import for_run
 
@@ -219,14 +219,17 @@ def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
     mend = "lower that, or give shorter questions" if given else "raise the one or lower the other"
     for side in ("held_out", "preference") if not recipe.base.start_from else ():  # whose context may be longer
         refused = Counter[str]()
-        asked = (kept([row], lambda row: prompt_of(tokenizer, asked_of(row)), lambda ids: None, refused) for row in sides[side])
+        asked = (
+            usable_rows([row], lambda row: prompt_of(tokenizer, question_of(row)), lambda ids: None, refused)
+            for row in sides[side]
+        )
         if sides[side] and not any(len(ids) <= most for some in asked for ids in some):
             raise UserError(
                 f"sft: none of {len(sides[side])} {side} questions has at most {most} tokens, as {limit} leaves them "
                 f"beside answers of sft.max_answer_tokens = {longest}; {_or_refused(mend, refused)}"[:300]
             )
     refused = Counter[str]()
-    trained = (kept([row], lambda row: conversation(tokenizer, row), lambda row: None, refused) for row in sides["train"])
+    trained = (usable_rows([row], lambda row: conversation(tokenizer, row), lambda row: None, refused) for row in sides["train"])
     if not any(len(row[0]) <= context + 1 and longest_answer(row) <= longest for some in trained for row in some):
         mend = "raise the one, or give shorter rows" if given else "raise them"
         raise UserError(
@@ -236,9 +239,9 @@ def sft_answers_fit(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 
 def _or_refused(mend: str, refused: Counter[str]) -> str:
-    from groundup.posttraining.tokenize_rows import said
+    from groundup.posttraining.tokenize_rows import top_reasons
 
-    return f"refused: {said(refused)}" if refused else mend
+    return f"refused: {top_reasons(refused)}" if refused else mend
 
 
 def _questions(recipe: Recipe, inputs: dict[str, Path]) -> dict[str, list[dict[str, Any]]]:

@@ -199,10 +199,10 @@ def _tuning(model: "Decoder", tokenizer: "Tokenizer", asked: Questions, recipe: 
 def _writing(model: "Decoder", tokenizer: "Tokenizer", asked: Questions, recipe: Recipe) -> float:
     """Seconds an answer. What has learnt nothing hardly ever ends by itself, so each is as long as it is told to be."""
     from groundup.generation.engine import Sampling
-    from groundup.posttraining.batches import asked_of
+    from groundup.posttraining.batches import question_of
     from groundup.posttraining.reference_answers import answer
 
-    questions = [asked_of(asked.some[number % len(asked.some)]) for number in range(TIMED_ANSWERS)]
+    questions = [question_of(asked.some[number % len(asked.some)]) for number in range(TIMED_ANSWERS)]
     longest = max(1, min(recipe.sft.max_answer_tokens, round(asked.answer)))
     begun = time.perf_counter()
     answer(model, tokenizer, questions, Sampling(longest, temperature=1.0), recipe.seed)

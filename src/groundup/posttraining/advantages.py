@@ -1,4 +1,4 @@
-"""From what answers earned to how good each token was: the reward side of PPO and GRPO, each detail a function.
+"""From the rewards of answers to the advantage of each token: the reward side of PPO and GRPO, each detail a function.
 
 The list is that of Huang et al. 2024, "The N+ implementation details of RLHF with PPO", whose worked numbers are tests.
 Shape suffixes: B answers, T tokens, P prompts, G answers of one prompt.
@@ -7,18 +7,18 @@ Shape suffixes: B answers, T tokens, P prompts, G answers of one prompt.
 import torch
 from torch import Tensor
 
-EPSILON = 1e-8  # beside a variance
-GROUP_EPSILON = 1e-4  # beside the standard deviation of a group, as TRL has it
-KL_STEP = 0.2  # of what the adaptive coefficient makes of one rollout (Ziegler et al. 2019)
+EPSILON = 1e-8  # added to a variance
+GROUP_EPSILON = 1e-4  # added to the standard deviation of a group, as in TRL
+KL_STEP = 0.2  # largest relative error that changes the adaptive coefficient after a rollout (Ziegler et al. 2019)
 
 
 def normalised(rewards_B: Tensor, mean: float, std: float) -> Tensor:
-    """Rewards with the mean and the deviation that the model to begin with has at 0 and 1."""
+    """Rewards scaled so that those of the initial model have mean 0 and standard deviation 1."""
     return (rewards_B - mean) / std
 
 
 def with_missing_end(scores_B: Tensor, ended_B: Tensor, missing_end_reward: float | None) -> Tensor:
-    """An answer that ran into the length limit earns a fixed reward, whatever it says; None: what it was scored."""
+    """The scores, but a fixed reward for each answer that ran into the length limit; None: its score."""
     return scores_B if missing_end_reward is None else torch.where(ended_B, scores_B, missing_end_reward)
 
 
@@ -61,7 +61,7 @@ def advantage_estimates(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, 
 
 
 def whiten(values: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
-    """Mean zero and variance one over the masked places; without `shift_mean` the mean stays, as of rewards it must.
+    """Mean zero and variance one over the positions where mask is 1; without `shift_mean` the mean stays, as of rewards it must.
 
     The variance is the biased one, as in the first RLHF code; OpenRLHF, verl and trlx divide by one less.
     """
@@ -75,7 +75,7 @@ def whiten(values: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
 def group_advantages(rewards_PG: Tensor, scale: str) -> Tensor:
     """How much better each answer is than the mean of its prompt's (Shao et al. 2024), in deviations of `scale`.
 
-    "group": of the prompt's answers; "batch": of all (Hu et al. 2025); "none": as it is, since dividing gives easy and hard
+    "group": of the prompt's answers; "batch": of all (Hu et al. 2025); "none": not divided, since dividing gives easy and hard
     prompts more weight (Dr. GRPO, Liu et al. 2025).
     """
     advantages = rewards_PG - rewards_PG.mean(dim=1, keepdim=True)

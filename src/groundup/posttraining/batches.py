@@ -15,7 +15,7 @@ from groundup.training.epoch_order import chosen_rows, parts_of
 from groundup.training.objectives import Batch
 from groundup.training.runtime import Runtime
 
-Asked = str | Sequence[Mapping[str, Any]]  # one question, or the messages before an answer
+Question = str | Sequence[Mapping[str, Any]]  # the user's only message, or all messages before an answer
 Row = tuple[list[int], list[int]]  # token ids and, for each, 1 where the assistant speaks
 
 
@@ -27,9 +27,9 @@ def collate(rows: Sequence[Row], pad: int, device: torch.device) -> Batch:
     longest = max(len(ids) for ids, _ in rows)
     ids = torch.full((len(rows), longest), pad, dtype=torch.long)
     mask = torch.zeros(len(rows), longest)
-    for index, (row, spoken) in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(row)
-        mask[index, : len(row)] = torch.tensor(spoken, dtype=torch.float32)
+    for index, (row_ids, spoken) in enumerate(rows):
+        ids[index, : len(row_ids)] = torch.tensor(row_ids)
+        mask[index, : len(row_ids)] = torch.tensor(spoken, dtype=torch.float32)
     return {
         "ids": ids[:, :-1].contiguous().to(device),
         "targets": ids[:, 1:].contiguous().to(device),
@@ -37,29 +37,30 @@ def collate(rows: Sequence[Row], pad: int, device: torch.device) -> Batch:
     }
 
 
-def parts_by_length(numbers: Sequence[int], pairs: Sequence[Sequence[Row]], at_once: int) -> list[list[int]]:
-    """The `numbers` of pairs as micro-batches of `at_once`, those alike in length together, so that little is padded.
+def parts_by_length(indices: Sequence[int], pairs: Sequence[Sequence[Row]], at_once: int) -> list[list[int]]:
+    """The `indices` of pairs as micro-batches of `at_once`, pairs of similar length together, so that little is padded.
 
-    The longest come first, which says at the first one whether memory suffices. 0: all in one, as they stand.
+    The longest come first, so that the first batch shows whether memory suffices. 0: all in one, in their order.
     """
     if not at_once:
-        return [list(numbers)]
-    return parts_of(sorted(numbers, key=lambda number: -max(len(ids) for ids, _ in pairs[number])), at_once)
+        return [list(indices)]
+    return parts_of(sorted(indices, key=lambda index: -max(len(ids) for ids, _ in pairs[index])), at_once)
 
 
 def pair_batches(
     step: int, pairs: Sequence[Sequence[Row]], pad: int, device: torch.device, batch: int, at_once: int, runtime: Runtime,
-    more: Callable[[list[int]], Batch],
+    extra_columns: Callable[[list[int]], Batch],
 ) -> list[Batch]:  # fmt: skip
     """This process's micro-batches of a step over `pairs` (chosen, rejected): all chosen rows, then all rejected ones.
 
-    `share` () is that of a micro-batch in the step of all processes; `more`: what the loss takes besides, of pairs by number.
+    `share` () is the micro-batch's part of the step over all processes. `extra_columns`: further tensors for the loss, of the
+    pairs with these indices.
     """
     chosen = chosen_rows(step, batch, len(pairs), runtime.seed)
     mine, counts = runtime.processes.mine(len(chosen))
     return [
-        collate([pairs[number][side] for side in (0, 1) for number in part], pad, device)
-        | {"share": torch.tensor(counts * len(part) / len(chosen)), **more(part)}
+        collate([pairs[index][side] for side in (0, 1) for index in part], pad, device)
+        | {"share": torch.tensor(counts * len(part) / len(chosen)), **extra_columns(part)}
         for part in parts_by_length([chosen[index] for index in mine], pairs, at_once)
     ]
 
@@ -73,33 +74,33 @@ def answer_log_probabilities(
     )
 
 
-def row_of(tokenizer: Tokenizer, asked: Asked, answer: str) -> Row:
-    """What was asked and its answer as the chat format has them, ending with the token that ends the answer."""
-    return render(tokenizer, [*messages_of(asked), {"role": "assistant", "content": answer}])
+def row_of(tokenizer: Tokenizer, question: Question, answer: str) -> Row:
+    """A question and its answer in the chat format, ending with the token that ends the answer."""
+    return render(tokenizer, [*messages_of(question), {"role": "assistant", "content": answer}])
 
 
 def answer_of(row: Row, prompt: Sequence[int]) -> list[int]:
-    """Of one question's row what the assistant writes after the `prompt`, its end included."""
+    """The answer's tokens in a row of one question: those of the assistant after the `prompt`, its end included."""
     ids, spoken = row
-    return [token for token, says in zip(ids[len(prompt) :], spoken[len(prompt) :], strict=True) if says]
+    return [token for token, is_spoken in zip(ids[len(prompt) :], spoken[len(prompt) :], strict=True) if is_spoken]
 
 
-def prompt_of(tokenizer: Tokenizer, asked: Asked) -> list[int]:
-    """Ids up to where the answer begins."""
-    return render(tokenizer, messages_of(asked), add_generation_prompt=True)[0]
+def prompt_of(tokenizer: Tokenizer, question: Question) -> list[int]:
+    """Token ids up to where the answer begins."""
+    return render(tokenizer, messages_of(question), add_generation_prompt=True)[0]
 
 
-def messages_of(asked: Asked) -> Sequence[Mapping[str, Any]]:
-    return [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+def messages_of(question: Question) -> Sequence[Mapping[str, Any]]:
+    return [{"role": "user", "content": question}] if isinstance(question, str) else question
 
 
-def asked_of(row: Mapping[str, Any]) -> Asked:
-    """What a row of `messages` asks last, with all that was said before: a question alone is its text."""
+def question_of(row: Mapping[str, Any]) -> Question:
+    """All messages of a row before its last answer; a single one as its text."""
     messages = row["messages"]
     history = messages[:-1] if messages[-1]["role"] == "assistant" else messages
     return text_of(history[0]) if len(history) == 1 else history
 
 
-def shown(asked: Asked) -> str:
-    """For people, with who says what where there is more than one message."""
-    return asked if isinstance(asked, str) else "\n".join(f"{one['role']}: {text_of(one).strip()}" for one in asked)
+def question_text(question: Question) -> str:
+    """For people; each message with its role where there are several."""
+    return question if isinstance(question, str) else "\n".join(f"{turn['role']}: {text_of(turn).strip()}" for turn in question)

@@ -28,8 +28,8 @@ STOPPED, CUT, REFUSED = "stop", "length", "refused"
 
 
 @dataclass(frozen=True)
-class Ask:
-    """One request. `seed` sets it apart from others of the same prompt."""
+class PromptRequest:
+    """One request. `seed` distinguishes it from others with the same prompt."""
 
     prompt: str
     max_tokens: int
@@ -51,46 +51,46 @@ class Completion:
 
 
 class CompletionClient(Protocol):
-    """`key`: what tells this model, and how it is asked, from any other. Called by several threads at once."""
+    """`key` identifies the model and how it is asked. Several threads call it at once."""
 
     key: str
 
-    def __call__(self, ask: Ask) -> Completion: ...
+    def __call__(self, request: PromptRequest) -> Completion: ...
 
 
 class ServedClient(OpenAIAddress):
-    """`chat`: asks by `/chat/completions`, the only way of many servers, and not by `/completions`."""
+    """`chat`: asks by `/chat/completions`, all that many servers have, instead of `/completions`."""
 
     def __init__(self, name: str, chat: bool) -> None:
         super().__init__(name)
         self.chat, self.key = chat, f"{self.model} {'chat' if chat else 'text'}"
 
-    def __call__(self, ask: Ask) -> Completion:
+    def __call__(self, request: PromptRequest) -> Completion:
         """Raises UserError where there is no answer, or none that can be read."""
-        content: dict[str, Any] = {"model": self.model, **asdict(ask), "stop": [*ask.stops]}
-        prompt, _ = content.pop("prompt"), content.pop("stops")
-        content |= {"messages": [{"role": "user", "content": prompt}]} if self.chat else {"prompt": prompt}
+        body: dict[str, Any] = {"model": self.model, **asdict(request), "stop": [*request.stops]}
+        prompt, _ = body.pop("prompt"), body.pop("stops")
+        body |= {"messages": [{"role": "user", "content": prompt}]} if self.chat else {"prompt": prompt}
         try:
-            found = self.asked("/chat/completions" if self.chat else "/completions", content)
+            reply = self.asked("/chat/completions" if self.chat else "/completions", body)
         except RequestRefused as error:
-            return Completion(str(error), REFUSED)
-        choices = found.get("choices")
+            return Completion(well_formed(str(error)), REFUSED)
+        choices = reply.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
         message = choice.get("message") if self.chat else choice
         text = message.get("content" if self.chat else "text") if isinstance(message, dict) else None
         if not isinstance(text, str):
             raise UserError(f"{self.address}: an answer without text; is it an OpenAI-compatible server?")
-        usage = found.get("usage")
+        usage = reply.get("usage")
         counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
         counts = [count if type(count) is int and 0 <= count < 2**53 else None for count in counts]
         return Completion(well_formed(text), CUT if choice.get("finish_reason") == "length" else STOPPED, *counts)
 
 
 class FolderClient:
-    """The model of a folder, or of a run. Requests are decoded together, each with random numbers of its own."""
+    """The model of a folder or of a run. Requests are decoded together, each with its own random numbers."""
 
     def __init__(self, folder: Path, chat: bool, at_once: int) -> None:
-        """Raises UserError where there is no model that writes text, or, to chat with, none that was trained to."""
+        """Raises UserError where there is no model that writes text, and, with `chat`, where it was not trained to chat."""
         from groundup.core.device import choose
         from groundup.generation.open_folder import model_folder
         from groundup.generation.scheduler import Scheduler
@@ -118,7 +118,7 @@ class FolderClient:
     def __exit__(self, *_: object) -> None:
         self.scheduler.__exit__()
 
-    def __call__(self, ask: Ask) -> Completion:
+    def __call__(self, request: PromptRequest) -> Completion:
         """Raises UserError where the model computes nothing that can be used."""
         from groundup.generation.request import Request, RequestSampling
         from groundup.tokenizer.chat import render
@@ -126,37 +126,39 @@ class FolderClient:
 
         tokenizer = self.tokenizer
         if self.chat:
-            prompt = render(tokenizer, [{"role": "user", "content": ask.prompt}], add_generation_prompt=True)[0]
+            prompt = render(tokenizer, [{"role": "user", "content": request.prompt}], add_generation_prompt=True)[0]
         else:
-            prompt = [tokenizer.begin_of_text, *tokenizer.encode(ask.prompt)]
+            prompt = [tokenizer.begin_of_text, *tokenizer.encode(request.prompt)]
         room = self.scheduler.length - len(prompt)
         if room < 1:
             return Completion(f"the prompt has {len(prompt):,} tokens, the model's context {self.scheduler.length:,}", REFUSED)
         text, ended, end = "", threading.Event(), ("", "")
-        decoder, longest = StreamDecoder(tokenizer, within=not self.chat), max(map(len, ask.stops), default=0)
+        decoder, longest_stop = StreamDecoder(tokenizer, within=not self.chat), max(map(len, request.stops), default=0)
 
         def on_token(token: Any) -> bool:
             nonlocal text
             piece = "" if token.id in self.ends else decoder.push(token.id)
             text += piece
-            recent = text[max(0, len(text) - len(piece) - longest) :]
-            return any(stop in recent for stop in ask.stops)
+            recent = text[max(0, len(text) - len(piece) - longest_stop) :]
+            return any(stop in recent for stop in request.stops)
 
-        def on_end(*why: str) -> None:
+        def on_end(*ending: str) -> None:
             nonlocal end
-            end = (why[0], why[1])
+            end = (ending[0], ending[1])
             ended.set()
 
-        sampling = RequestSampling(ask.max_tokens, ask.temperature, ask.top_p, presence_penalty=ask.presence_penalty)
-        most = min(ask.max_tokens, room)
-        request = Request(prompt, sampling, self.ends, ask.seed, on_token, on_end, most)
-        self.scheduler.submit([request])
+        sampling = RequestSampling(
+            request.max_tokens, request.temperature, request.top_p, presence_penalty=request.presence_penalty
+        )
+        max_tokens = min(request.max_tokens, room)
+        engine_request = Request(prompt, sampling, self.ends, request.seed, on_token, on_end, max_tokens)
+        self.scheduler.submit([engine_request])
         ended.wait()
         if end[0] not in (STOPPED, CUT):
             raise UserError(end[1] or "the model was stopped before its answer was whole")
         text += decoder.finish()
-        places = [place for stop in ask.stops if (place := text.find(stop)) >= 0]
-        return Completion(text[: min(places)] if places else text, end[0], len(prompt), request.answered)
+        stop_offsets = [offset for stop in request.stops if (offset := text.find(stop)) >= 0]
+        return Completion(text[: min(stop_offsets)] if stop_offsets else text, end[0], len(prompt), engine_request.answered)
 
 
 @contextlib.contextmanager
@@ -170,61 +172,61 @@ def open_client(name: str, chat: bool, at_once: int) -> Iterator[CompletionClien
 
 
 class AnswerLog:
-    """The answers of a client, in a file of JSON lines; those that are there already are not asked for again."""
+    """The answers of a client, in a file of JSON lines; what it has already is not asked for again."""
 
     def __init__(self, path: Path, client: CompletionClient, at_once: int) -> None:
         """`at_once`: requests in flight; no answer depends on it. Answers that were damaged on disk are dropped, and said."""
         self.path, self.client, self.at_once = path, client, at_once
         self.lock = threading.Lock()
-        self.answers, damaged, whole = _read(path)
+        self.answers, damaged, appendable = _read_log(path)
         if damaged:
             logger.warning("%s: damaged answers, which are asked for again: %d", path, damaged)
-        if not whole:
+        if not appendable:
             with replacing(path) as temporary:
-                temporary.write_bytes(b"".join(_line(key, *both) for key, both in self.answers.items()))
+                temporary.write_bytes(b"".join(_log_line(key, *entry) for key, entry in self.answers.items()))
 
-    def ask(self, asks: Sequence[Ask]) -> list[Completion]:
+    def complete(self, requests: Sequence[PromptRequest]) -> list[Completion]:
         """The answer to each. Raises UserError where the model refuses them all, and never answered before."""
-        keys = [_digest([self.client.key, asdict(ask)]) for ask in asks]
-        missing = {key: ask for key, ask in zip(keys, asks, strict=True) if key not in self.answers}
+        keys = [_digest([self.client.key, asdict(request)]) for request in requests]
+        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in self.answers}
         refused: dict[str, Completion] = {}
 
-        def one(key: str) -> None:
+        def complete_one(key: str) -> None:
             answer = self.client(missing[key])
             if answer.end == REFUSED:
                 refused[key] = answer
             else:
-                self._keep(key, missing[key], answer)
+                self._store(key, missing[key], answer)
 
         pool = ThreadPoolExecutor(self.at_once, thread_name_prefix="client")
         try:
-            for _ in pool.map(one, missing):
+            for _ in pool.map(complete_one, missing):
                 pass
-        finally:  # what is in flight is paid for: it is waited for and kept
+        finally:  # requests in flight are paid for: wait for their answers and store them
             pool.shutdown(wait=True, cancel_futures=True)
-        if refused and not self.answers:  # what is wrong is in the settings, or at the server: nothing is learnt of it
+        if refused and not self.answers:  # the settings or the server are at fault: nothing to store
             raise UserError(f"every request is refused: {next(iter(refused.values())).text}"[:300])
         for key in [key for key in missing if key in refused]:
-            self._keep(key, missing[key], refused[key])
+            self._store(key, missing[key], refused[key])
         return [self.answers[key][1] for key in keys]
 
-    def _keep(self, key: str, ask: Ask, answer: Completion) -> None:
+    def _store(self, key: str, request: PromptRequest, answer: Completion) -> None:
         with self.lock:
             with self.path.open("ab") as file:
-                file.write(_line(key, ask, answer))
+                file.write(_log_line(key, request, answer))
                 file.flush()
                 os.fsync(file.fileno())
-            self.answers[key] = (ask, answer)
+            self.answers[key] = (request, answer)
 
 
-def _line(key: str, ask: Ask, answer: Completion) -> bytes:
-    row: dict[str, Any] = {"key": key, "ask": asdict(ask), "answer": asdict(answer)}
+def _log_line(key: str, request: PromptRequest, answer: Completion) -> bytes:
+    row: dict[str, Any] = {"key": key, "ask": asdict(request), "answer": asdict(answer)}
     return (json.dumps({**row, "seal": _digest(row)}, ensure_ascii=False) + "\n").encode()
 
 
-def _read(path: Path) -> tuple[dict[str, tuple[Ask, Completion]], int, bool]:
-    """Answers by their keys, how many lines are damaged (cut by a kill, or altered), and whether more can be added below."""
-    found: dict[str, tuple[Ask, Completion]] = {}
+def _read_log(path: Path) -> tuple[dict[str, tuple[PromptRequest, Completion]], int, bool]:
+    """Answers by key, how many lines are damaged (cut by a kill, or altered), and whether the file can be appended to."""
+    answers: dict[str, tuple[PromptRequest, Completion]] = {}
     damaged = 0
     if path.exists() and not path.is_file():
         raise UserError(f"{path}: not a plain file")
@@ -236,10 +238,11 @@ def _read(path: Path) -> tuple[dict[str, tuple[Ask, Completion]], int, bool]:
             row = json.loads(line)
             if row.pop("seal") != _digest(row):
                 raise ValueError
-            found[row["key"]] = (Ask(**{**row["ask"], "stops": tuple(row["ask"]["stops"])}), Completion(**row["answer"]))
+            request = PromptRequest(**{**row["ask"], "stops": tuple(row["ask"]["stops"])})
+            answers[row["key"]] = (request, Completion(**row["answer"]))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             damaged += 1
-    return found, damaged, not damaged and content[-1:] in (b"", b"\n")
+    return answers, damaged, not damaged and content[-1:] in (b"", b"\n")
 
 
 def _digest(value: Any) -> str:

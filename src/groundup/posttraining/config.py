@@ -7,14 +7,16 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from groundup.core.config import LARGEST, Batch, Epochs, Positive, PositiveFloat, Rate, SaveDtype, Section, Share
 
 # Files or folders of a user's own rows (data/contracts.py), one or a list of them.
-Files = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(lambda one: [one] if isinstance(one, str) else one)]
+Files = Annotated[
+    list[Annotated[str, Field(min_length=1)]], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)
+]
 Loss = Literal[
     "sigmoid", "conservative", "robust", "hinge", "ipo", "sigmoid_norm", "simpo", "exo_pair", "nca_pair", "bco_pair",
     "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft",
 ]  # fmt: skip
-OF_THE_BATCH = ("aot", "aot_unpaired", "sft")  # no sum over pairs, so no micro-batches can add up to them
+OF_THE_BATCH = ("aot", "aot_unpaired", "sft")  # no sums over pairs, so micro-batches cannot add up to them
 _DIFFERENCE = ("sigmoid", "conservative", "robust", "hinge", "ipo", "sigmoid_norm", "exo_pair", "discopop")
-# The losses that know of a setting: with others alone it would do nothing, which nobody would see.
+# The losses that use a setting: with other losses alone it would silently do nothing.
 KNOWN_BY = {
     "label_smoothing": ("conservative", "robust", "exo_pair", "aot", "aot_unpaired"),
     "simpo_margin": ("simpo",),
@@ -82,8 +84,8 @@ class DpoConfig(Section):
 
     @field_validator("loss", mode="before")
     @classmethod
-    def _known(cls, given: Any) -> Any:
-        losses = {given: 1.0} if isinstance(given, str) else given
+    def _known(cls, value: Any) -> Any:
+        losses = {value: 1.0} if isinstance(value, str) else value
         if not isinstance(losses, dict) or not losses:
             raise ValueError("expected the name of a loss, or several with weights, as {sigmoid = 0.8, sft = 0.2}")
         for name, weight in losses.items():
@@ -91,7 +93,7 @@ class DpoConfig(Section):
                 raise ValueError(f"there is no loss {str(name)[:40]!r}; known: {', '.join(get_args(Loss))}")
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight <= LARGEST:
                 raise ValueError(f"the weight of {name} must be a number above 0, not {str(weight)[:40]}")
-        return given
+        return value
 
     @model_validator(mode="after")
     def _together(self) -> "DpoConfig":
@@ -100,14 +102,14 @@ class DpoConfig(Section):
         for name, losses in KNOWN_BY.items():
             if getattr(self, name) != type(self).model_fields[name].default and not set(losses) & set(self.losses):
                 raise ValueError(f"{name} = {getattr(self, name)}: {names} does not know it; known to {', '.join(losses)}")
-        if self.divergence != "reverse_kl" and (others := [one for one in self.losses if one not in (*_DIFFERENCE, "sft")]):
-            raise ValueError(f"divergence = {self.divergence}: {others[0]} has no other than reverse_kl")
+        if self.divergence != "reverse_kl" and (unfit := [loss for loss in self.losses if loss not in (*_DIFFERENCE, "sft")]):
+            raise ValueError(f"divergence = {self.divergence}: {unfit[0]} has no other than reverse_kl")
         if self.alpha_divergence != 0.5 and self.divergence != "alpha_divergence":
             raise ValueError(f"alpha_divergence = {self.alpha_divergence}: is of divergence = alpha_divergence alone")
         if "exo_pair" in self.losses and not self.label_smoothing:
             raise ValueError("label_smoothing = 0: exo_pair takes the logarithm of it; set it to 0.001")
-        if self.pairs_at_once and (whole := [one for one in self.losses if one in OF_THE_BATCH]):
-            raise ValueError(f"pairs_at_once = {self.pairs_at_once}: {whole[0]} is of a whole batch; leave it 0")
+        if self.pairs_at_once and (batch_losses := [loss for loss in self.losses if loss in OF_THE_BATCH]):
+            raise ValueError(f"pairs_at_once = {self.pairs_at_once}: {batch_losses[0]} is of a whole batch; leave it 0")
         return self
 
     @property
@@ -117,7 +119,7 @@ class DpoConfig(Section):
 
     @property
     def of_the_batch(self) -> bool:
-        return any(one in OF_THE_BATCH for one in self.losses)
+        return any(loss in OF_THE_BATCH for loss in self.losses)
 
 
 Coefficient = Annotated[float, Field(ge=0, le=LARGEST)]

@@ -19,12 +19,12 @@ from groundup.generation.engine import Sampling
 from groundup.model.decoder import Decoder
 from groundup.model.likelihood import log_probabilities_and_entropies
 from groundup.posttraining.advantages import group_advantages, leave_one_out, without_difference
-from groundup.posttraining.batches import Asked, answer_log_probabilities
+from groundup.posttraining.batches import Question, answer_log_probabilities
 from groundup.posttraining.config import GrpoConfig
 from groundup.posttraining.policy_losses import (
-    cut_off,
     group_losses,
     importance,
+    is_clipped,
     masked_mean,
     reference_divergence,
     token_weights,
@@ -35,11 +35,11 @@ from groundup.posttraining.rollouts import (
     Answers,
     Rollout,
     RolloutPlan,
+    answer_metrics,
     answers_of,
-    as_they_come,
     asked_prompts,
-    form,
-    reward_on,
+    held_out_measure,
+    in_order,
     train_by_iterations,
 )
 from groundup.tokenizer.chat import answer_ends
@@ -54,7 +54,7 @@ ROWS = 64  # of a micro-batch
 
 @dataclass(frozen=True)
 class GroupSetup:
-    """What does not learn. `reference`: None where beta is 0."""
+    """What is not trained. `reference`: None where beta is 0."""
 
     reference: Decoder | None
     reward: Reward
@@ -64,10 +64,10 @@ class GroupSetup:
 
 
 def advantages_of(rewards_B: Tensor, settings: GrpoConfig) -> tuple[Tensor, Tensor]:
-    """Of answers that come prompt by prompt: their advantages (B,), and which prompts teach nothing (P,)."""
+    """The advantages (B,) of answers that are in order of their prompts, and which prompts teach nothing (P,)."""
     groups = rewards_B.view(-1, settings.generations)
-    alone = settings.baseline == "leave_one_out"
-    advantages = leave_one_out(groups) if alone else group_advantages(groups, settings.scale_rewards)
+    leave_out = settings.baseline == "leave_one_out"
+    advantages = leave_one_out(groups) if leave_out else group_advantages(groups, settings.scale_rewards)
     return advantages.flatten(), without_difference(groups)
 
 
@@ -75,19 +75,20 @@ def advantages_of(rewards_B: Tensor, settings: GrpoConfig) -> tuple[Tensor, Tens
 def rollout(
     policy: Decoder, setup: GroupSetup, prompts: Sequence[Prompt], ends: list[int], pad: int, sampling: Sampling, seed: int
 ) -> tuple[Batch, Metrics, Answers, Tensor]:
-    """A group of answers to each prompt with everything that the updates need, and the reward of each as it came.
+    """A group of answers to each prompt with everything that the updates need, and the raw reward of each.
 
     The batch: ids, targets, mask, logp, and with a reference its logp, (batch, time); advantages (batch, 1). The metrics:
-    those of `form`, entropy in nats per token, KL to the reference in nats an answer, share of the groups without difference.
+    those of `answer_metrics`, entropy in nats per token, KL to the reference in nats an answer, and the share of the groups
+    without difference.
     """
     settings = setup.settings
-    asked = [prompt for prompt in prompts for _ in range(settings.generations)]
-    answers = answers_of(policy, asked, ends, pad, sampling, seed)
-    rewards = setup.reward(asked, answers.ids)
-    advantages, without = advantages_of(rewards, settings)
-    batch, said = answers.batch, answers.batch["mask"]
-    logp, entropy, reference = (torch.zeros_like(said) for _ in range(3))
-    for rows, part in as_they_come(batch, ROWS):
+    repeated_prompts = [prompt for prompt in prompts for _ in range(settings.generations)]
+    answers = answers_of(policy, repeated_prompts, ends, pad, sampling, seed)
+    rewards = setup.reward(repeated_prompts, answers.ids)
+    advantages, equal_groups = advantages_of(rewards, settings)
+    batch, mask = answers.batch, answers.batch["mask"]
+    logp, entropy, reference = (torch.zeros_like(mask) for _ in range(3))
+    for rows, part in in_order(batch, ROWS):
         width = part["ids"].shape[1]
         logp[rows, :width], entropy[rows, :width] = log_probabilities_and_entropies(
             policy, part["ids"], part["targets"], part["mask"], setup.dtype, settings.temperature
@@ -96,28 +97,28 @@ def rollout(
             reference[rows, :width] = answer_log_probabilities(setup.reference, part, setup.dtype, settings.temperature)
     batch = batch | {"logp": logp, "advantages": advantages[:, None]}
     metrics = {
-        **form(answers, rewards),
-        "entropy": masked_mean(entropy, said).item(),
-        "without_difference": without.float().mean().item(),
+        **answer_metrics(answers, rewards),
+        "entropy": masked_mean(entropy, mask).item(),
+        "without_difference": equal_groups.float().mean().item(),
     }
     if setup.reference:
         batch["reference"] = reference
         metrics["kl"] = (logp - reference).sum(dim=1).mean().item()
     if settings.mask_truncated:
-        batch["mask"] = said * answers.ended[:, None]
+        batch["mask"] = mask * answers.ended[:, None]
     return batch, metrics, answers, rewards
 
 
 def updates_of(batch: Batch, minibatches: int, settings: GrpoConfig, max_tokens: int) -> list[list[Batch]]:
     """The rollout's updates, each of whole prompts, as micro-batches whose losses add up to the update's."""
     tokens = batch["mask"].sum().item() / minibatches
-    found = []
+    updates = []
     for rows in torch.arange(len(batch["mask"])).view(-1, settings.generations).tensor_split(minibatches):
         part = {name: tensor[rows.flatten()] for name, tensor in batch.items()}
         part["weight"] = token_weights(part["mask"], settings.loss_type, max_tokens, tokens)
         part["share"] = part["mask"] / part["mask"].sum().clamp(min=1)
-        found.append([micro for _, micro in as_they_come(part, ROWS)])
-    return found
+        updates.append([micro for _, micro in in_order(part, ROWS)])
+    return updates
 
 
 def group_objective(policy: Decoder, batch: Batch, settings: GrpoConfig, dtype: torch.dtype) -> tuple[Tensor, Metrics]:
@@ -131,14 +132,14 @@ def group_objective(policy: Decoder, batch: Batch, settings: GrpoConfig, dtype: 
     else:
         losses = group_losses(ratio, advantages, logp, settings.loss_type, low, high)
     if settings.beta:
-        kl = reference_divergence(logp, batch["reference"]) * ratio  # by its weight: the answers are of the policy before
+        kl = reference_divergence(logp, batch["reference"]) * ratio  # importance weight: an earlier policy wrote the answers
         losses = losses + settings.beta * kl
     loss = (losses * weight).sum()
     with torch.no_grad():
         share = batch["share"]
         metrics = {
             "loss": loss.item(),
-            "clip_fraction": (cut_off(ratio, advantages, low, high) * share).sum().item(),
+            "clip_fraction": (is_clipped(ratio, advantages, low, high) * share).sum().item(),
             "approx_kl": 0.5 * ((logp - batch["logp"]).square() * share).sum().item(),
         }
         if settings.beta:
@@ -147,8 +148,8 @@ def group_objective(policy: Decoder, batch: Batch, settings: GrpoConfig, dtype: 
 
 
 def train(
-    policy: Decoder, tokenizer: Tokenizer, questions: Sequence[Asked], settings: GrpoConfig, runtime: Runtime, reward: Reward,
-    max_tokens: int, held_out: Sequence[Asked] = (),
+    policy: Decoder, tokenizer: Tokenizer, questions: Sequence[Question], settings: GrpoConfig, runtime: Runtime, reward: Reward,
+    max_tokens: int, held_out: Sequence[Question] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Train `policy` in place against the reward; returns, counts and raises as `ppo.train` does."""
     prompts = asked_prompts(policy, tokenizer, questions, max_tokens, runtime, settings.strict)
@@ -164,16 +165,16 @@ def train(
     count = min(settings.minibatches, settings.prompts, len(prompts))
 
     def one_rollout(iteration: int, before: list[Metrics]) -> Rollout:
-        asked = [prompts[index] for index in chosen_rows(iteration, settings.prompts, len(prompts), seed)]
-        whole, metrics, answers, rewards = rollout(
-            policy, setup, asked, ends, tokenizer.pad, sampling, seed * 100_003 + iteration
+        chosen = [prompts[index] for index in chosen_rows(iteration, settings.prompts, len(prompts), seed)]
+        batch, metrics, answers, rewards = rollout(
+            policy, setup, chosen, ends, tokenizer.pad, sampling, seed * 100_003 + iteration
         )
-        return Rollout(updates_of(whole, count, settings, max_tokens), metrics, answers, rewards)
+        return Rollout(updates_of(batch, count, settings, max_tokens), metrics, answers, rewards)
 
     objective = partial(group_objective, settings=settings, dtype=dtype)
     plan = RolloutPlan(
         settings.iterations, count, settings.epochs, settings.learning_rate, settings.samples_every, settings.strict
     )
     with by_kernels([policy, *([reference] if reference else [])], runtime):
-        measured = reward_on(policy, reward, tokenizer, held_out, sampling, ends, runtime)
-        return train_by_iterations(policy, objective, one_rollout, plan, runtime, tokenizer, measured)
+        measure = held_out_measure(policy, reward, tokenizer, held_out, sampling, ends, runtime)
+        return train_by_iterations(policy, objective, one_rollout, plan, runtime, tokenizer, measure)

@@ -11,17 +11,18 @@ import numpy as np
 
 from groundup.core.statistics import wilson, win_rate
 
-EQUAL = 0.1  # lengths that differ by at most this share of the longer one are equal
-RIDGE = 1.0  # holds the slopes of length and difficulty near zero: scikit-learn's C = 1
-STOPPED, GREW, GOES_WITH = 0.2, 1.5, 0.5  # when answers end by so much less, grow so much, and reward goes so with length
+EQUAL_LENGTH_MARGIN = 0.1  # lengths that differ by at most this share of the longer one are equal
+RIDGE = 1.0  # pulls the slopes of length and difficulty to zero: scikit-learn's C = 1
+# From which on `concerns` warns: the drop in the share that ends, the growth of the length, the correlation of reward and length.
+ENDED_DROP, LENGTH_GROWTH, REWARD_CORRELATION = 0.2, 1.5, 0.5
 
 
 def correlation(rewards: Sequence[float], lengths: Sequence[float]) -> float:
     """Pearson's, from -1 to 1; 0 where one of them does not vary."""
-    one, other = np.asarray(rewards, dtype=np.float64), np.asarray(lengths, dtype=np.float64)
-    if len(one) < 2 or not one.std() or not other.std():
+    x, y = np.asarray(rewards, dtype=np.float64), np.asarray(lengths, dtype=np.float64)
+    if len(x) < 2 or not x.std() or not y.std():
         return 0.0
-    return float(np.corrcoef(one, other)[0, 1])
+    return float(np.corrcoef(x, y)[0, 1])
 
 
 def at_equal_length(outcomes: Sequence[float], ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
@@ -29,8 +30,8 @@ def at_equal_length(outcomes: Sequence[float], ours: Sequence[float], theirs: Se
     return win_rate(
         [
             outcome
-            for outcome, one, other in zip(outcomes, ours, theirs, strict=True)
-            if abs(one - other) <= EQUAL * max(one, other)
+            for outcome, our_length, their_length in zip(outcomes, ours, theirs, strict=True)
+            if abs(our_length - their_length) <= EQUAL_LENGTH_MARGIN * max(our_length, their_length)
         ]
     )
 
@@ -38,7 +39,7 @@ def at_equal_length(outcomes: Sequence[float], ours: Sequence[float], theirs: Se
 def length_controlled(
     outcomes: Sequence[float], ours: Sequence[float], theirs: Sequence[float], difficulty: Sequence[float] | None = None
 ) -> dict[str, float]:
-    """The win rate that there would be were both models' answers equally long: {"win_rate", "low", "high", "n"}.
+    """The win rate if both models' answers were equally long: {"win_rate", "low", "high", "n"}.
 
     The generalised linear model of AlpacaEval 2 (Dubois et al. 2024):
 
@@ -61,11 +62,11 @@ def length_controlled(
     coefficients, curvature = _logistic(x, y, unpenalised=1)
     equal = x.copy()
     equal[:, 1] = 0.0
-    each = _sigmoid(equal @ coefficients)
-    rate = float(each.mean())
+    probabilities = _sigmoid(equal @ coefficients)
+    rate = float(probabilities.mean())
     scores = x * (y - _sigmoid(x @ coefficients))[:, None]
-    slope = np.linalg.solve(curvature, (equal * (each * (1 - each))[:, None]).mean(axis=0))
-    variance = float(np.square(scores @ slope).sum() + each.var() / n)
+    slope = np.linalg.solve(curvature, (equal * (probabilities * (1 - probabilities))[:, None]).mean(axis=0))
+    variance = float(np.square(scores @ slope).sum() + probabilities.var() / n)
     low, high = wilson(rate * (size := rate * (1 - rate) / variance if variance > 0 else n), size)
     return {"win_rate": rate, "low": low, "high": high, "n": n}
 
@@ -82,28 +83,28 @@ def instruction_difficulty(
     y = np.asarray(outcomes, dtype=np.float64)
     models, prompts = y.shape
     blocks = np.repeat(np.eye(models), prompts, axis=0)
-    terms = np.concatenate([_length_term(some, theirs) for some in ours])
+    terms = np.concatenate([_length_term(lengths, theirs) for lengths in ours])
     x = np.concatenate((blocks, blocks * terms[:, None], np.tile(np.eye(prompts), (models, 1))), axis=1)
     gamma = _logistic(x, y.ravel(), unpenalised=models)[0][2 * models :]
     return gamma - gamma.mean()
 
 
-def compared(
+def length_comparison(
     outcomes: Sequence[float], ours: Sequence[tuple[str, bool]], theirs: Sequence[tuple[str, bool]]
 ) -> dict[str, Any]:
-    """Of two models' answers (text, whether it ended), and 1, 0.5 or 0 by who is preferred: all the instruments.
+    """All the instruments on two models' answers (text, whether it ended); outcomes: 1, 0.5 or 0 by who is preferred.
 
     Lengths are words. "longer_wins": how often the longer answer is the preferred one, where they differ in both.
     """
-    words, before = ([len(text.split()) for text, _ in answers] for answers in (ours, theirs))
+    words, baseline_words = ([len(text.split()) for text, _ in answers] for answers in (ours, theirs))
     decided = [
-        float((outcome > 0.5) == (one > other))
-        for outcome, one, other in zip(outcomes, words, before, strict=True)
-        if outcome != 0.5 and one != other
+        float((outcome > 0.5) == (our_length > their_length))
+        for outcome, our_length, their_length in zip(outcomes, words, baseline_words, strict=True)
+        if outcome != 0.5 and our_length != their_length
     ]
     return {
-        "win_rate_at_equal_length": at_equal_length(outcomes, words, before),
-        "length_controlled": length_controlled(outcomes, words, before),
+        "win_rate_at_equal_length": at_equal_length(outcomes, words, baseline_words),
+        "length_controlled": length_controlled(outcomes, words, baseline_words),
         "longer_wins": win_rate(decided),
         "ended": float(np.mean([ended for _, ended in ours])),
         "baseline_ended": float(np.mean([ended for _, ended in theirs])),
@@ -112,18 +113,18 @@ def compared(
 
 def concerns(first: dict[str, float], last: dict[str, float]) -> list[str]:
     """What is wrong with the form of a training's answers, by its first and last rollout, in sentences."""
-    found = []
-    if last["ended"] < first["ended"] - STOPPED:
-        found.append(
+    messages = []
+    if last["ended"] < first["ended"] - ENDED_DROP:
+        messages.append(
             f"Answers stop ending: {last['ended']:.0%} of the last rollout ended by themselves, {first['ended']:.0%} before."
         )
-    with_length = max(one["reward_length_correlation"] for one in (first, last))  # at the limit lengths do not vary
-    if last["length"] > GREW * first["length"] and with_length > GOES_WITH:
-        found.append(
+    with_length = max(metrics["reward_length_correlation"] for metrics in (first, last))  # at the limit lengths do not vary
+    if last["length"] > LENGTH_GROWTH * first["length"] and with_length > REWARD_CORRELATION:
+        messages.append(
             f"Reward goes with length: answers grew from {first['length']:.1f} to {last['length']:.1f} tokens, and longer ones "
             f"earn more (correlation {with_length:.2f})."
         )
-    return found
+    return messages
 
 
 def _length_term(ours: Sequence[float], theirs: Sequence[float]) -> np.ndarray:
@@ -138,8 +139,8 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 def _logistic(x: np.ndarray, y: np.ndarray, unpenalised: int) -> tuple[np.ndarray, np.ndarray]:
     """Coefficients of a logistic regression on outcomes from 0 to 1, by Newton's method, and the curvature of its loss there.
 
-    All but the first have a ridge. Without any, an intercept would run away where one side always wins: its ridge is too
-    small to be seen otherwise.
+    All but the first `unpenalised` have a ridge of RIDGE. That of the first is 1e-6, too small to change results: without any,
+    an intercept would diverge where one side always wins.
     """
     ridge = np.full(x.shape[1], RIDGE)
     ridge[:unpenalised] = 1e-6
@@ -148,7 +149,7 @@ def _logistic(x: np.ndarray, y: np.ndarray, unpenalised: int) -> tuple[np.ndarra
         p = _sigmoid(x @ coefficients)
         curvature = (x * (p * (1 - p))[:, None]).T @ x + np.diag(ridge)
         step = np.linalg.solve(curvature, x.T @ (p - y) + ridge * coefficients)
-        coefficients = coefficients - np.clip(step, -2, 2)  # a whole step overshoots where hardly anything is lost
+        coefficients = coefficients - np.clip(step, -2, 2)  # a full step overshoots where the loss is nearly flat
         if np.abs(step).max() < 1e-9:
             break
     return coefficients, curvature

@@ -1,8 +1,8 @@
-"""LoRA (Hu et al. 2022): the weights stay, and a product of two thin matrices is trained that is added to each.
+"""LoRA (Hu et al. 2022): the weights are frozen; for each a product of two thin matrices is trained and added.
 
-W' = W + 2 B A, with A (rank, inputs) drawn and B (outputs, rank) zero, so training begins at the model itself. In peft's words
-the factor is lora_alpha / r. `W'` takes the place of `W` as a parametrization, so whatever reads a weight, alone or side by side
-with others, reads it adapted; merging leaves it there. What is spared is the optimizer's memory and the file's size.
+W' = W + 2 B A, with A (rank, inputs) random and B (outputs, rank) zero, so training begins at the model itself. In peft's terms
+the factor is lora_alpha / r. `W'` replaces `W` as a parametrization, so whatever reads a weight, alone or concatenated with
+others, reads the adapted one; merging leaves it there. It saves optimizer memory and size on disk.
 """
 
 import logging
@@ -33,8 +33,8 @@ class Adapted(nn.Module):
     def __init__(self, weight: Tensor, rank: int, generator: torch.Generator) -> None:
         super().__init__()
         bound = 1 / math.sqrt(weight.shape[1])  # peft's, and that of nn.Linear
-        drawn = torch.empty(rank, weight.shape[1]).uniform_(-bound, bound, generator=generator)
-        self.lora_A = nn.Parameter(drawn.to(weight.device))
+        initial = torch.empty(rank, weight.shape[1]).uniform_(-bound, bound, generator=generator)
+        self.lora_A = nn.Parameter(initial.to(weight.device))
         self.lora_B = nn.Parameter(torch.zeros(weight.shape[0], rank, device=weight.device))
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class Adapted(nn.Module):
 
 @contextmanager
 def adapted(model: LanguageModel, rank: int, seed: int, folder: Path) -> Iterator[None]:
-    """Within it, adapters of attention and MLP alone are trained; at its end they are in `folder`/adapter and merged.
+    """Within it, only adapters of attention and MLP are trained; at its end they are saved to `folder`/adapter and merged.
 
     rank: 0 for none, so that every weight is trained.
     Raises UserError for a model that is no transformer, and for a rank above that of its matrices.
@@ -52,7 +52,7 @@ def adapted(model: LanguageModel, rank: int, seed: int, folder: Path) -> Iterato
         yield
         return
     layers = _attach(model, rank, seed)
-    trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     logger.info(f"LoRA of rank {rank}: {trained:,} weights of {len(layers)} matrices are trained")
     yield
     save(model, folder / FOLDER, rank)
@@ -67,9 +67,9 @@ def _attach(model: LanguageModel, rank: int, seed: int) -> dict[str, nn.Module]:
     # Experts lie in one tensor in transformers 5, which peft's adapters of a layer do not reach.
     dense = not any(name.endswith("experts") for name, _ in model.named_modules())
     targets = (*ATTENTION, *MLP) if dense else ATTENTION
-    layers = {name: one for name, one in model.named_modules() if name.rpartition(".")[2] in targets}
-    if rank > (most := min(side for layer in layers.values() for side in layer.weight.shape)):
-        raise UserError(f"lora_rank = {rank}: the smallest matrix of this model has {most} rows or columns; set it lower")
+    layers = {name: module for name, module in model.named_modules() if name.rpartition(".")[2] in targets}
+    if rank > (smallest := min(side for layer in layers.values() for side in layer.weight.shape)):
+        raise UserError(f"lora_rank = {rank}: the smallest matrix of this model has {smallest} rows or columns; set it lower")
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for layer in layers.values():
@@ -81,12 +81,12 @@ def save(model: LanguageModel, folder: Path, rank: int) -> None:
     """The adapters as peft reads them: adapter_config.json, adapter_model.safetensors."""
     tensors: dict[str, Tensor] = {}
     names = set()
-    for name, one in model.named_modules():
-        if isinstance(one, Adapted):
+    for name, module in model.named_modules():
+        if isinstance(module, Adapted):
             layer = name.removesuffix(".parametrizations.weight.0")
             names.add(layer.rpartition(".")[2])
-            for part in ("lora_A", "lora_B"):
-                tensors[f"base_model.model.{layer}.{part}.weight"] = getattr(one, part).detach().cpu().contiguous()
+            for matrix in ("lora_A", "lora_B"):
+                tensors[f"base_model.model.{layer}.{matrix}.weight"] = getattr(module, matrix).detach().cpu().contiguous()
     write_tensors(folder / "adapter_model.safetensors", tensors, metadata={"format": "pt"})
     description = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": None, "r": rank, "lora_alpha": FACTOR * rank,

@@ -1,6 +1,6 @@
-"""Comparisons of two sampled answers a prompt, and of two models.
+"""Comparisons of two sampled answers to each prompt, and of two models.
 
-The file of judgements is the labelling log that people's labels use too; here a simulated annotator fills it.
+The judgements are a labelling log, the format of people's labels too; here a simulated annotator makes them.
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from typing import Any
 from groundup.data.simulated_annotator import judgement, preferences, side_shown_left
 from groundup.generation.engine import Sampling
 from groundup.model.decoder import Decoder
-from groundup.posttraining.batches import asked_of, shown
+from groundup.posttraining.batches import question_of, question_text
 from groundup.posttraining.config import PreferencesConfig
 from groundup.posttraining.reference_answers import answer, head_to_head, with_room
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -27,7 +27,7 @@ def label(
     Returns (the log of judgements, preference rows as TRL reads them; ties are in the first only).
     """
     questions = with_room(model, tokenizer, questions, max_tokens, "preferences", left_out, most_prompts)
-    asked = [asked_of(row) for row in questions]
+    asked = [question_of(row) for row in questions]
     sampling = Sampling(max_tokens, settings.temperature)
     first, second = (answer(model, tokenizer, asked, sampling, seed * 2 + side) for side in (0, 1))
     judgements = []
@@ -47,13 +47,13 @@ def compare_policies(
     Questions that cannot be asked, or leave no room for an answer, are counted in `left_out`. Raises UserError when none stays.
     """
     questions = with_room(policy, tokenizer, questions, max_tokens, "preferences", left_out, most_prompts)
-    asked = [asked_of(row) for row in questions]
+    asked = [question_of(row) for row in questions]
     references = [row["reference"] for row in questions]
     sampling = Sampling(max_tokens, temperature)
     ours = answer(policy, tokenizer, asked, sampling, seed + 1)
     theirs = answer(baseline, tokenizer, asked, sampling, seed + 2)
     samples = [
-        {"question": shown(question), "reference": reference, "before": old, "after": new}
+        {"question": question_text(question), "reference": reference, "before": old, "after": new}
         for question, reference, (new, _), (old, _) in zip(asked, references, ours, theirs, strict=True)
     ]
     return head_to_head(ours, theirs, references), samples[:40]

@@ -16,18 +16,18 @@ def masked_mean(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
     return (values_BT * mask_BT).sum() / mask_BT.sum()
 
 
-def clipped_gains(ratio_BT: Tensor, advantages_BT: Tensor, low: float, high: float) -> Tensor:
-    """What the update gains a token: no more than at a ratio of 1 - low or 1 + high (Schulman et al. 2017)."""
+def clipped_surrogate(ratio_BT: Tensor, advantages_BT: Tensor, low: float, high: float) -> Tensor:
+    """The clipped surrogate objective of each token: the ratio pays only from 1 - low to 1 + high (Schulman et al. 2017)."""
     return torch.minimum(ratio_BT * advantages_BT, ratio_BT.clamp(1 - low, 1 + high) * advantages_BT)
 
 
-def cut_off(ratio_BT: Tensor, advantages_BT: Tensor, low: float, high: float) -> Tensor:
-    """Where the gain is cut off (B, T) bool: there is no gradient; of all tokens that is the clip fraction."""
+def is_clipped(ratio_BT: Tensor, advantages_BT: Tensor, low: float, high: float) -> Tensor:
+    """Which tokens are clipped (B, T) bool: these have no gradient. Their share of all tokens is the clip fraction."""
     return ((ratio_BT < 1 - low) & (advantages_BT < 0)) | ((ratio_BT > 1 + high) & (advantages_BT > 0))
 
 
 def clipped_value_errors(values_BT: Tensor, before_BT: Tensor, returns_BT: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """Half the squared errors of values (B, T) that may move by `clip` from those of the rollout, and where that cuts them off.
+    """Half the squared errors of values (B, T) that may move by `clip` from those of the rollout, and where they are clipped.
 
     The larger of the two errors counts: a value is not held back from where it was wrong by more.
     """
@@ -64,9 +64,9 @@ def group_losses(ratio_BT: Tensor, advantages_B1: Tensor, logp_BT: Tensor, loss_
         return -ratio_BT.clamp(max=high).detach() * advantages_B1 * logp_BT
     if loss_type == "sapo":
         better, worse = SAPO_TEMPERATURES
-        steep = torch.where(advantages_B1 > 0, better, worse)
-        return -torch.sigmoid(steep * (ratio_BT - 1)) * 4 / steep * advantages_B1
-    return -clipped_gains(ratio_BT, advantages_B1, low, high)
+        temperature = torch.where(advantages_B1 > 0, better, worse)
+        return -torch.sigmoid(temperature * (ratio_BT - 1)) * 4 / temperature * advantages_B1
+    return -clipped_surrogate(ratio_BT, advantages_B1, low, high)
 
 
 def vespo_losses(logp_BT: Tensor, before_BT: Tensor, mask_BT: Tensor, advantages_B1: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def vespo_losses(logp_BT: Tensor, before_BT: Tensor, mask_BT: Tensor, advantages
     That is 1 where w is, and fades on both sides of it: no answer that the policy has left far behind has a say.
     """
     better, worse = VESPO_SHAPES
-    power, decay = (torch.where(advantages_B1 >= 0, *both) for both in zip(better, worse, strict=True))
+    power, decay = (torch.where(advantages_B1 >= 0, *pair) for pair in zip(better, worse, strict=True))
     ratio = ((logp_BT.detach() - before_BT).clamp(-20, 20) * mask_BT).sum(1, keepdim=True).clamp(math.log(1e-8), 20)
     weight = torch.exp(decay + power * ratio - decay * ratio.exp())
     return -weight * advantages_B1 * logp_BT

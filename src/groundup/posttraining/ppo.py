@@ -26,13 +26,13 @@ from groundup.posttraining.advantages import (
     whiten,
     with_missing_end,
 )
-from groundup.posttraining.batches import Asked, answer_log_probabilities
+from groundup.posttraining.batches import Question, answer_log_probabilities
 from groundup.posttraining.config import PpoConfig
 from groundup.posttraining.policy_losses import (
     approximate_kl,
-    clipped_gains,
+    clipped_surrogate,
     clipped_value_errors,
-    cut_off,
+    is_clipped,
     masked_mean,
 )
 from groundup.posttraining.reward import from_policy
@@ -41,11 +41,11 @@ from groundup.posttraining.rollouts import (
     Answers,
     Rollout,
     RolloutPlan,
+    answer_metrics,
     answers_of,
     asked_prompts,
     by_length,
-    form,
-    reward_on,
+    held_out_measure,
     train_by_iterations,
 )
 from groundup.tokenizer.chat import answer_ends
@@ -55,7 +55,7 @@ from groundup.training.epoch_order import chosen_rows
 from groundup.training.objectives import Batch, Metrics
 from groundup.training.runtime import Runtime
 
-PARTS = 4  # of a rollout that is scored
+PARTS = 4  # micro-batches in which a rollout is scored
 
 
 class ActorCritic(nn.Module):
@@ -68,7 +68,7 @@ class ActorCritic(nn.Module):
 
 @dataclass(frozen=True)
 class RewardSetup:
-    """What does not learn: the reference that the policy must stay near, and the reward."""
+    """What is not trained: the reference that the policy must stay near, and the reward."""
 
     reference: Decoder
     reward: Reward
@@ -78,7 +78,7 @@ class RewardSetup:
 
 def value_of(policy: Decoder, reward: Reward) -> RewardModel:
     """The value function to begin with: the reward model where it reads the policy's ids, else zero on the policy's backbone."""
-    if isinstance(reward, ModelReward) and reward.own is None:
+    if isinstance(reward, ModelReward) and reward.own_tokenizer is None:
         return copy.deepcopy(reward.reward_model)
     value = from_policy(policy, 0).to(policy.lm_head.weight.device)
     nn.init.zeros_(value.score.weight)
@@ -90,11 +90,12 @@ def rollout(
     model: ActorCritic, setup: RewardSetup, prompts: Sequence[Prompt], ends: list[int], pad: int, sampling: Sampling,
     seed: int, before: Sequence[Metrics] = (),
 ) -> tuple[Batch, Metrics, Answers, Tensor]:  # fmt: skip
-    """Answers of the current policy with everything that the updates need, and the reward of each as it came.
+    """Answers of the current policy with everything that the updates need, and the raw reward of each.
 
     The batch: ids, targets, mask, logp (of the policy that answered), values, advantages, returns, all (batch, time). The
     metrics: mean score (normalised, with missing ends), KL to the reference in nats an answer, entropy in nats per token, and
-    those of `form`. `before`: the metrics of the rollouts before, on which the adaptive coefficient and the scale depend.
+    those of `answer_metrics`. `before`: the metrics of the rollouts before, on which the adaptive coefficient and the scale
+    depend.
     """
     settings, dtype, temperature = setup.settings, setup.dtype, setup.settings.temperature
     answers = answers_of(model.policy, prompts, ends, pad, sampling, seed)
@@ -112,16 +113,16 @@ def rollout(
         reference[rows, :width] = answer_log_probabilities(setup.reference, part, dtype, temperature)
         values[rows, :width] = model.value(part["ids"], dtype, part["mask"])
     coefficient = coefficient_of(settings, before, len(prompts))
-    earned = token_rewards(scores, logp, reference, mask, coefficient)
+    rewards_BT = token_rewards(scores, logp, reference, mask, coefficient)
     if settings.whiten_rewards:
-        earned = whiten(earned, mask, shift_mean=False)
-    advantages = advantage_estimates(earned, values, mask, settings.gamma, settings.gae_lambda)
+        rewards_BT = whiten(rewards_BT, mask, shift_mean=False)
+    advantages = advantage_estimates(rewards_BT, values, mask, settings.gamma, settings.gae_lambda)
     batch = batch | {"logp": logp, "values": values, "returns": advantages + values, "advantages": whiten(advantages, mask)}
     metrics = {
         "score": scores.mean().item(),
         "kl": (logp - reference).sum(dim=1).mean().item(),
         "entropy": masked_mean(entropy, mask).item(),
-        **form(answers, rewards),
+        **answer_metrics(answers, rewards),
         "kl_coefficient": coefficient,
         "reward_mean": mean,
         "reward_std": std,
@@ -130,7 +131,7 @@ def rollout(
 
 
 def scale_of(reward: Reward, rewards_B: Tensor, before: Sequence[Metrics]) -> tuple[float, float]:
-    """Mean and deviation to normalise by: the reward's own, or those of the first rollout, which the SFT model answered."""
+    """Mean and standard deviation to normalise by: the reward's own, or of the first rollout, whose policy is the SFT model."""
     if reward.scale is not None:
         return reward.scale
     if before:
@@ -139,7 +140,7 @@ def scale_of(reward: Reward, rewards_B: Tensor, before: Sequence[Metrics]) -> tu
 
 
 def coefficient_of(settings: PpoConfig, before: Sequence[Metrics], answers: int) -> float:
-    """What a nat of divergence costs in this rollout, of as many `answers` as those before."""
+    """The KL coefficient of this rollout, which has as many `answers` as those before."""
     if not before:
         return settings.kl_coefficient
     last = before[-1]
@@ -155,16 +156,16 @@ def clipped_objective(
     mask, advantages, clip = batch["mask"], batch["advantages"], settings.clip
     logp = answer_log_probabilities(model.policy, batch, dtype, settings.temperature)
     ratio = torch.exp(logp - batch["logp"])
-    policy_loss = -masked_mean(clipped_gains(ratio, advantages, clip, clip), mask)
+    policy_loss = -masked_mean(clipped_surrogate(ratio, advantages, clip, clip), mask)
     values = model.value(batch["ids"], dtype, mask)
-    errors, held = clipped_value_errors(values, batch["values"], batch["returns"], settings.value_clip)
+    errors, value_clipped = clipped_value_errors(values, batch["values"], batch["returns"], settings.value_clip)
     value_loss = masked_mean(errors, mask)
     with torch.no_grad():
         metrics = {
             "loss": policy_loss.item(),
             "value_loss": value_loss.item(),
-            "clip_fraction": masked_mean(cut_off(ratio, advantages, clip, clip), mask).item(),
-            "value_clip_fraction": masked_mean(held, mask).item(),
+            "clip_fraction": masked_mean(is_clipped(ratio, advantages, clip, clip), mask).item(),
+            "value_clip_fraction": masked_mean(value_clipped, mask).item(),
             "approx_kl": approximate_kl(logp, batch["logp"], mask).item(),
             "ratio": masked_mean(ratio, mask).item(),
         }
@@ -172,8 +173,8 @@ def clipped_objective(
 
 
 def train(
-    policy: Decoder, tokenizer: Tokenizer, questions: Sequence[Asked], settings: PpoConfig, runtime: Runtime, reward: Reward,
-    max_tokens: int, held_out: Sequence[Asked] = (),
+    policy: Decoder, tokenizer: Tokenizer, questions: Sequence[Question], settings: PpoConfig, runtime: Runtime, reward: Reward,
+    max_tokens: int, held_out: Sequence[Question] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Train `policy` in place against the reward.
 
@@ -190,11 +191,11 @@ def train(
     count = min(settings.minibatches, settings.rollouts, len(prompts))
 
     def one_rollout(iteration: int, before: list[Metrics]) -> Rollout:
-        asked = [prompts[index] for index in chosen_rows(iteration, settings.rollouts, len(prompts), seed)]
-        whole, metrics, answers, rewards = rollout(
-            model, setup, asked, ends, tokenizer.pad, sampling, seed * 100_003 + iteration, before
+        chosen = [prompts[index] for index in chosen_rows(iteration, settings.rollouts, len(prompts), seed)]
+        batch, metrics, answers, rewards = rollout(
+            model, setup, chosen, ends, tokenizer.pad, sampling, seed * 100_003 + iteration, before
         )
-        updates = [[part] for _, part in by_length(whole, count)]
+        updates = [[part] for _, part in by_length(batch, count)]
         return Rollout(updates, metrics, answers, rewards)
 
     objective = partial(clipped_objective, settings=settings, dtype=dtype)
@@ -203,5 +204,5 @@ def train(
     )
     scorer = [reward.reward_model] if isinstance(reward, ModelReward) else []
     with by_kernels([policy, setup.reference, model.value, *scorer], runtime):
-        measured = reward_on(policy, reward, tokenizer, held_out, sampling, ends, runtime)
-        return train_by_iterations(model, objective, one_rollout, plan, runtime, tokenizer, measured)
+        measure = held_out_measure(policy, reward, tokenizer, held_out, sampling, ends, runtime)
+        return train_by_iterations(model, objective, one_rollout, plan, runtime, tokenizer, measure)

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from groundup.posttraining.config import DpoConfig
 
-_LARGEST = 80.0  # of an exponent: float32 has no more
+_LARGEST = 80.0  # exponent: exp() of more than 88 overflows float32
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Pairs:
     rejected: Tensor
     reference_chosen: Tensor
     reference_rejected: Tensor
-    chosen_tokens: Tensor  # how many there are, as numbers with a point
+    chosen_tokens: Tensor  # counts, as floats
     rejected_tokens: Tensor
-    chosen_whole: Tensor  # as `chosen`, every token counting one
+    chosen_unweighted: Tensor  # as `chosen`, but every token counts 1, also with ld_alpha
 
     @property
     def ratios(self) -> tuple[Tensor, Tensor]:
@@ -58,10 +58,10 @@ class Pairs:
 def length_desensitised(logp_BT: Tensor, mask_BT: Tensor, alpha: float) -> Tensor:
     """Sums (batch,) over the answers of rows (all chosen, then all rejected), in which tokens beyond the shorter of a pair
     count `alpha`."""
-    place_BT = mask_BT.cumsum(dim=1)
+    position_BT = mask_BT.cumsum(dim=1)
     chosen, rejected = mask_BT.sum(dim=1).chunk(2)
     shared_B1 = torch.minimum(chosen, rejected).repeat(2)[:, None]
-    return (logp_BT * mask_BT * torch.where(place_BT <= shared_B1, 1.0, alpha)).sum(dim=1)
+    return (logp_BT * mask_BT * torch.where(position_BT <= shared_B1, 1.0, alpha)).sum(dim=1)
 
 
 def scores(pairs: Pairs, settings: DpoConfig) -> tuple[Tensor, Tensor]:
@@ -188,7 +188,7 @@ def _discopop(pairs: Pairs, settings: DpoConfig) -> Tensor:
 
 
 def _sft(pairs: Pairs, settings: DpoConfig) -> Tensor:
-    return (-pairs.chosen_whole.sum() / pairs.chosen_tokens.sum()).expand(len(pairs.chosen))
+    return (-pairs.chosen_unweighted.sum() / pairs.chosen_tokens.sum()).expand(len(pairs.chosen))
 
 
 LOSSES: dict[str, Callable[[Pairs, DpoConfig], Tensor]] = {

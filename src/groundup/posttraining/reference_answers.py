@@ -12,9 +12,9 @@ from groundup.data.simulated_annotator import compare, overlap
 from groundup.generation.engine import Sampling, generate, room
 from groundup.model.decoder import Decoder
 from groundup.model.likelihood import bits_per_byte, score
-from groundup.posttraining.batches import Asked, Row, asked_of, prompt_of, shown
-from groundup.posttraining.length import compared
-from groundup.posttraining.tokenize_rows import kept, said
+from groundup.posttraining.batches import Question, Row, prompt_of, question_of, question_text
+from groundup.posttraining.length import length_comparison
+from groundup.posttraining.tokenize_rows import top_reasons, usable_rows
 from groundup.tokenizer.chat import answer_ends
 from groundup.tokenizer.tokenizer import Tokenizer
 
@@ -24,35 +24,37 @@ BATCH = 256  # answers generated at once
 def with_room(
     model: Decoder, tokenizer: Tokenizer, rows: Sequence[dict[str, Any]], max_tokens: int, stage: str,
     left_out: Counter[str] | None = None, most_rows: int | None = None,
-    also: Callable[[dict[str, Any]], object] = lambda row: None,
+    also_read: Callable[[dict[str, Any]], object] = lambda row: None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """The first `most_rows` of the rows (`messages`) that can be asked: the chat template takes them, with room for an answer.
 
-    `also`: what else must be possible with a row. Those before that cannot be asked are counted in `left_out`, by reason.
-    Raises UserError when none stays.
+    `also_read` is called with each row, which is left out where that fails. Rows that cannot be asked are counted in `left_out`,
+    by reason. Raises UserError when none stays.
     """
-    longest, counted, found = room(model, max_tokens), Counter[str](), list[dict[str, Any]]()
+    longest, counted, fitting = room(model, max_tokens), Counter[str](), list[dict[str, Any]]()
 
     def read(row: dict[str, Any]) -> tuple[dict[str, Any], int]:
-        also(row)
-        question = asked_of(row)
+        also_read(row)
+        question = question_of(row)
         return row, max(len(prompt_of(tokenizer, question)), len(plain_prompt(tokenizer, question)))
 
+    def unfit(row_and_length: tuple[dict[str, Any], int]) -> str | None:
+        return f"longer than {longest} tokens" if row_and_length[1] > longest else None
+
     for row in rows:
-        if len(found) == most_rows:
+        if len(fitting) == most_rows:
             break
-        fits = kept([row], read, lambda one: f"longer than {longest} tokens" if one[1] > longest else None, counted)
-        found += [one for one, _ in fits]
+        fitting += [fitting_row for fitting_row, _ in usable_rows([row], read, unfit, counted)]
     if left_out is not None:
         left_out.update(counted)
-    if rows and not found and most_rows != 0:
+    if rows and not fitting and most_rows != 0:
         why = f"{stage}: none of {len(rows)} questions has at most {longest} tokens and can be asked; the rest is for the answer"
-        raise UserError(f"{why}: {said(counted)}"[:300])
-    return found
+        raise UserError(f"{why}: {top_reasons(counted)}"[:300])
+    return fitting
 
 
 def answer(
-    model: Decoder, tokenizer: Tokenizer, questions: Sequence[Asked], sampling: Sampling, seed: int
+    model: Decoder, tokenizer: Tokenizer, questions: Sequence[Question], sampling: Sampling, seed: int
 ) -> list[tuple[str, bool]]:
     """Each question's answer, and whether it ended by itself, from a chat model."""
     prompts = [prompt_of(tokenizer, question) for question in questions]
@@ -70,7 +72,7 @@ def form_of(answers: Sequence[tuple[str, bool]]) -> dict[str, float]:
 
 
 def answer_plainly(
-    model: Decoder, tokenizer: Tokenizer, questions: Sequence[Asked], sampling: Sampling, seed: int
+    model: Decoder, tokenizer: Tokenizer, questions: Sequence[Question], sampling: Sampling, seed: int
 ) -> list[str]:
     """Answers of a base model, which knows no chat format: it continues "Question: ... Answer:" to the end of the line."""
     prompts = [plain_prompt(tokenizer, question) for question in questions]
@@ -86,32 +88,32 @@ def _generated(
     return [ids for part in parts for ids in part]
 
 
-def plain_prompt(tokenizer: Tokenizer, asked: Asked) -> list[int]:
+def plain_prompt(tokenizer: Tokenizer, asked: Question) -> list[int]:
     """Ids of "Question: ... Answer:"; of several messages each as a line "user: ..." before the last "assistant:"."""
-    text = f"Question: {asked}\nAnswer:" if isinstance(asked, str) else f"{shown(asked)}\nassistant:"
+    text = f"Question: {asked}\nAnswer:" if isinstance(asked, str) else f"{question_text(asked)}\nassistant:"
     return [tokenizer.begin_of_text, *tokenizer.encode(text)]
 
 
 def answer_bits_per_byte(
     model: Decoder, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], texts: Sequence[str]
 ) -> float:
-    """Bits per byte of the answers' tokens after their prompts; `texts` are the answers as text."""
+    """Bits per byte of the answers given their prompts; `texts` are the answers as text."""
     scores = score(model, [[*prompt, *ids] for prompt, ids in zip(prompts, answers, strict=True)])
-    nats = -sum(float(found[len(prompt) - 1 :].sum()) for found, prompt in zip(scores, prompts, strict=True))
+    nats = -sum(float(log_probs[len(prompt) - 1 :].sum()) for log_probs, prompt in zip(scores, prompts, strict=True))
     return bits_per_byte(nats, sum(len(text.encode()) for text in texts))
 
 
 def answer_loss(model: Decoder, rows: Sequence[Row]) -> float:
-    """Nats a token of all that the assistant writes in the rows, ends of answers included: the loss of fine-tuning.
+    """Nats per token of all that the assistant writes in the rows, ends of answers included: the loss of fine-tuning.
 
     Raises ValueError where it writes nothing.
     """
     scores = score(model, [ids for ids, _ in rows])
     masks = [np.array(spoken[1:], dtype=bool) for _, spoken in rows]
-    return -float(np.concatenate([found[mask] for found, mask in zip(scores, masks, strict=True)]).mean(dtype=np.float64))
+    return -float(np.concatenate([log_probs[mask] for log_probs, mask in zip(scores, masks, strict=True)]).mean(dtype=np.float64))
 
 
-def gained_overlap(after: Sequence[str], before: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+def overlap_gain(after: Sequence[str], before: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """How much more the answers after overlap with the references than those before, question by question."""
     return difference(_overlaps(after, references), _overlaps(before, references))
 
@@ -131,18 +133,18 @@ def head_to_head(
     challenger: Sequence[tuple[str, bool]], baseline: Sequence[tuple[str, bool]], references: Sequence[str]
 ) -> dict[str, Any]:
     """How often the simulated annotator prefers the challenger, ties counting half, with a 95 % interval, and at equal length."""
-    worth = {"a": 1.0, "tie": 0.5, "b": 0.0}
+    outcome_of = {"a": 1.0, "tie": 0.5, "b": 0.0}
     ours, theirs = [text for text, _ in challenger], [text for text, _ in baseline]
     outcomes = [
-        worth[compare(new, old, reference, 0.0)] for new, old, reference in zip(ours, theirs, references, strict=True)
+        outcome_of[compare(new, old, reference, 0.0)] for new, old, reference in zip(ours, theirs, references, strict=True)
     ]
     return {
         **win_rate(outcomes),
         "overlap": mean_overlap(ours, references),
         "baseline_overlap": mean_overlap(theirs, references),
-        "gain": gained_overlap(ours, theirs, references),
+        "gain": overlap_gain(ours, theirs, references),
         "mean_words": float(np.mean([len(text.split()) for text in ours])),
         "baseline_mean_words": float(np.mean([len(text.split()) for text in theirs])),
         "ended": float(np.mean([ended for _, ended in challenger])),
-        "length": compared(outcomes, challenger, baseline),
+        "length": length_comparison(outcomes, challenger, baseline),
     }

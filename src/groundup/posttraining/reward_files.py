@@ -1,4 +1,4 @@
-"""What the setting `reward` names, and is read from; known without torch and without running any of it."""
+"""What the setting `reward` names, and the files it is read from; known without torch and without running any code of a user."""
 
 import re
 import sys
@@ -37,10 +37,10 @@ def files_of(name: str) -> list[Path]:
 
 
 def _source(module: str) -> Path | None:
-    places, spec = [*sys.path, str(Path.cwd())], None
+    search_paths, spec = [*sys.path, str(Path.cwd())], None
     for part in module.split("."):
-        spec = PathFinder.find_spec(part, places)
+        spec = PathFinder.find_spec(part, search_paths)
         if spec is None:
             return None
-        places = list(spec.submodule_search_locations or [])
+        search_paths = list(spec.submodule_search_locations or [])
     return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None

@@ -24,7 +24,7 @@ from groundup.core.text import shown
 from groundup.model.decoder import RewardModel
 from groundup.model.model_folder import load_reward_model
 from groundup.posttraining import reward_functions
-from groundup.posttraining.batches import Asked, Row, collate, messages_of
+from groundup.posttraining.batches import Question, Row, collate, messages_of
 from groundup.posttraining.reward import rewards
 from groundup.posttraining.reward_files import COUNT, SHIPPED, kind_of
 from groundup.tokenizer.chat import after_answer, render
@@ -35,7 +35,7 @@ AT_ONCE = 128  # answers that a reward model reads together
 
 
 class Prompt(NamedTuple):
-    asked: Asked
+    question: Question
     ids: list[int]
 
 
@@ -54,35 +54,36 @@ class ModelReward:
 
     def __init__(
         self, reward_model: RewardModel, scale: tuple[float, float] | None, tokenizer: Tokenizer, dtype: torch.dtype,
-        own: Tokenizer | None = None,
+        own_tokenizer: Tokenizer | None = None,
     ) -> None:  # fmt: skip
-        self.reward_model, self.scale, self.tokenizer, self.dtype, self.own = reward_model, scale, tokenizer, dtype, own
-        self.tail = list(after_answer(tokenizer)) if own is None else []
+        self.reward_model, self.scale, self.dtype = reward_model, scale, dtype
+        self.tokenizer, self.own_tokenizer = tokenizer, own_tokenizer
+        self.tail = list(after_answer(tokenizer)) if own_tokenizer is None else []
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[Prompt], answers: Sequence[list[int]]) -> Tensor:
         """Raises UserError where a conversation is longer than the reward model's context."""
         rows = [self._row(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-        most = self.reward_model.config.max_position_embeddings
-        if (longest := max(len(ids) for ids, _ in rows)) > most:
+        limit = self.reward_model.config.max_position_embeddings
+        if (longest := max(len(ids) for ids, _ in rows)) > limit:
             raise UserError(
-                f"reward: a conversation has {longest:,} tokens, the reward model's context {most:,}: ask for shorter answers"
+                f"reward: a conversation has {longest:,} tokens, the reward model's context {limit:,}: ask for shorter answers"
             )
-        device, pad = self.reward_model.score.weight.device, (self.own or self.tokenizer).pad
+        device, pad = self.reward_model.score.weight.device, (self.own_tokenizer or self.tokenizer).pad
         parts = [rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE)]
         return torch.cat([rewards(self.reward_model, collate(part, pad, device), self.dtype) for part in parts])
 
     def _row(self, prompt: Prompt, answer: list[int]) -> Row:
-        if self.own is None:
+        if self.own_tokenizer is None:
             ids = prompt.ids + answer + self.tail
         else:
-            said = {"role": "assistant", "content": self.tokenizer.decode(answer)}
-            ids, _ = render(self.own, [*messages_of(prompt.asked), said])
+            message = {"role": "assistant", "content": self.tokenizer.decode(answer)}
+            ids, _ = render(self.own_tokenizer, [*messages_of(prompt.question), message])
         return ids, [0] * (len(ids) - 1) + [1]
 
 
 class ProgramReward:
-    """A function of prompts and completions. Its numbers mean what they say, so they are not normalised."""
+    """A function of prompts and completions. Its numbers are not normalised: their scale is its author's."""
 
     scale = (0.0, 1.0)
 
@@ -91,24 +92,25 @@ class ProgramReward:
 
     def __call__(self, prompts: Sequence[Prompt], answers: Sequence[list[int]]) -> Tensor:
         """Raises UserError, which names the function, where it fails or does not return a finite number each."""
-        asked = [[dict(message) for message in messages_of(prompt.asked)] for prompt in prompts]  # it may change its own
+        # Copies, since the function may change them.
+        conversations = [[dict(message) for message in messages_of(prompt.question)] for prompt in prompts]
         texts = [self.tokenizer.decode(answer).strip() for answer in answers]
         try:
-            given = self.function(prompts=asked, completions=texts)
-            if isinstance(given, Coroutine):
-                given.close()
+            returned = self.function(prompts=conversations, completions=texts)
+            if isinstance(returned, Coroutine):
+                returned.close()
                 raise UserError("it is async, and nothing here awaits it; give a function that returns a list")
-            found = list(islice(given, len(answers) + 1))
+            numbers = list(islice(returned, len(answers) + 1))
         except UserError as error:
             raise UserError(f"reward {self.name}: {error}") from None
         except (Exception, SystemExit) as error:  # whatever somebody's function raises
-            raise UserError(f"reward {self.name}: {_told(error)}") from None
-        if isinstance(given, Mapping | Set):  # whose order is not that of the completions
-            raise UserError(f"reward {self.name}: it returned a {type(given).__name__}; wanted is a list, a number a completion")
-        if len(found) != len(answers):
-            count = f"more than {len(answers)}" if len(found) > len(answers) else len(found)
+            raise UserError(f"reward {self.name}: {_error_line(error)}") from None
+        if isinstance(returned, Mapping | Set):  # whose order is not that of the completions
+            raise UserError(f"reward {self.name}: it returned a {type(returned).__name__}, not a list of numbers")
+        if len(numbers) != len(answers):
+            count = f"more than {len(answers)}" if len(numbers) > len(answers) else len(numbers)
             raise UserError(f"reward {self.name}: it returned {count} numbers for {len(answers)} completions")
-        return torch.tensor([self._number(value, index) for index, value in enumerate(found)], device=self.device)
+        return torch.tensor([self._number(value, index) for index, value in enumerate(numbers)], device=self.device)
 
     def _number(self, value: object, index: int) -> float:
         try:
@@ -121,15 +123,15 @@ class ProgramReward:
         return number
 
 
-def _told(error: BaseException) -> str:
-    """What foreign code raised, on one line; its own words may be as broken as it is."""
+def _error_line(error: BaseException) -> str:
+    """What foreign code raised, on one line. Its `str` may raise as well."""
     try:
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
     except Exception:
-        said = ""
+        message = ""
     if isinstance(error, SystemExit):
-        return f"it ends the whole program ({said[:60]}); a reward returns numbers"
-    return f"{type(error).__name__}: {said[:150]}" if said else type(error).__name__
+        return f"it ends the whole program ({message[:60]}); a reward returns numbers"
+    return f"{type(error).__name__}: {message[:150]}" if message else type(error).__name__
 
 
 def open_reward(name: str, tokenizer: Tokenizer, dtype: torch.dtype, device: torch.device) -> Reward:
@@ -141,36 +143,36 @@ def open_reward(name: str, tokenizer: Tokenizer, dtype: torch.dtype, device: tor
             raise UserError(f"reward {name}: a model that writes text, no reward model; `groundup reward` makes one of it")
         return of_folder(folder, tokenizer, dtype, device, of_model(folder))
     if kind == "function":
-        return ProgramReward(name, _imported(name), tokenizer, device)
+        return ProgramReward(name, _import_function(name), tokenizer, device)
     word = name.removeprefix(COUNT)
     program = getattr(reward_functions, name) if name in SHIPPED else reward_functions.count_of(word)
     return ProgramReward(name, program, tokenizer, device)
 
 
 def of_folder(
-    folder: Path, tokenizer: Tokenizer, dtype: torch.dtype, device: torch.device, own: Tokenizer | None = None
+    folder: Path, tokenizer: Tokenizer, dtype: torch.dtype, device: torch.device, own_tokenizer: Tokenizer | None = None
 ) -> ModelReward:
-    """A folder's reward model, with the scale that our step `reward` writes beside it. Raises UserError as its loader does."""
+    """A folder's reward model, with the scale that our step `reward` writes there. Raises UserError as its loader does."""
     file, scale = folder / "reward_scale.json", None
     if file.is_file():
-        found = read_json(file)
+        stats = read_json(file)
         try:
-            scale = float(found["reward_mean"]), float(found["reward_std"])
+            scale = float(stats["reward_mean"]), float(stats["reward_std"])
         except (TypeError, KeyError, ValueError):
             raise UserError(f"{file}: reward_mean and reward_std are wanted, two numbers") from None
         if not (math.isfinite(scale[0]) and 0 < scale[1] < math.inf):
             raise UserError(f"{file}: reward_mean must be finite, and reward_std above 0")
-    return ModelReward(load_reward_model(folder).to(device), scale, tokenizer, dtype, own)
+    return ModelReward(load_reward_model(folder).to(device), scale, tokenizer, dtype, own_tokenizer)
 
 
-def _imported(name: str) -> reward_functions.RewardFunction:
+def _import_function(name: str) -> reward_functions.RewardFunction:
     module_name, _, function_name = name.partition(":")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.append(here)  # where the command runs; of modules of one name the installed one is taken
+    if (working_folder := str(Path.cwd())) not in sys.path:
+        sys.path.append(working_folder)  # where the command runs; of modules of one name the installed one is taken
     try:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # whatever somebody's module raises
-        raise UserError(f"reward {name}: importing {module_name}: {_told(error)}") from None
+        raise UserError(f"reward {name}: importing {module_name}: {_error_line(error)}") from None
     function = getattr(module, function_name, None)
     if not callable(function):
         raise UserError(f"reward {name}: {module_name} has no function {function_name}")

@@ -1,7 +1,7 @@
 """What PPO and GRPO share: answers of the current policy, and training by iterations of a rollout and its updates.
 
-What happens in an iteration is a function of its number, of the weights, and of the figures of the rollouts before it, which
-lie sealed in rollouts.json. So training that was cut off ends with the same bits.
+An iteration is a function of its number, of the weights, and of the metrics of the rollouts before it, which are sealed in
+rollouts.json. So training that was cut off ends with the same bits.
 """
 
 from collections import Counter
@@ -19,10 +19,10 @@ from groundup.core.statistics import difference
 from groundup.generation.engine import Sampling, generate, room
 from groundup.model.decoder import Decoder
 from groundup.posttraining import data_checks
-from groundup.posttraining.batches import Asked, Row, collate, prompt_of, shown
+from groundup.posttraining.batches import Question, Row, collate, prompt_of, question_text
 from groundup.posttraining.length import concerns, correlation
 from groundup.posttraining.rewards import Prompt, Reward
-from groundup.posttraining.tokenize_rows import kept, said
+from groundup.posttraining.tokenize_rows import top_reasons, usable_rows
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training import checkpoint
 from groundup.training.loop import tune
@@ -30,10 +30,10 @@ from groundup.training.objectives import Batch, Metrics
 from groundup.training.parallel import Objective
 from groundup.training.runtime import Runtime
 
-HELD_OUT_PROMPTS = 64  # that are answered before and after
-SAMPLES = 8  # of a rollout that are kept to be read
-PER_SAMPLE = 2000  # characters of its question, and of its answer
-Measured = tuple[list[float], Metrics]  # the reward of each answer, and `form`
+HELD_OUT_PROMPTS = 64  # that are answered before and after training
+SAMPLES = 8  # answers of a rollout that are written for people to read
+PER_SAMPLE = 2000  # characters of a sample's question, and of its answer
+RewardsAndMetrics = tuple[list[float], Metrics]  # the reward of each answer, and `answer_metrics`
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Rollout:
-    """`updates`: the micro-batches of each update of one epoch; rewards (batch,): of the answers, as they came."""
+    """`updates`: the micro-batches of each update of one epoch; rewards (batch,): raw, of the answers."""
 
     updates: list[list[Batch]]
     metrics: Metrics
@@ -69,47 +69,47 @@ class RolloutPlan:
 
 
 def asked_prompts(
-    policy: Decoder, tokenizer: Tokenizer, questions: Sequence[Asked], max_tokens: int, runtime: Runtime,
+    policy: Decoder, tokenizer: Tokenizer, questions: Sequence[Question], max_tokens: int, runtime: Runtime,
     strict: bool = False,
 ) -> list[Prompt]:  # fmt: skip
-    """The prompts that `generate` takes, looked through; the others are counted in `runtime.left_out`.
+    """The prompts that `generate` takes, with data_checks run on them; the others are counted in `runtime.left_out`.
 
-    Raises UserError when none stays, and where `strict` for what is found.
+    Raises UserError when none stays, and, where `strict`, for any finding.
     """
-    found = _fitting(policy, tokenizer, questions, max_tokens, runtime.left_out)
-    if not found:
+    prompts = _fitting(policy, tokenizer, questions, max_tokens, runtime.left_out)
+    if not prompts:
         raise UserError(
             f"{runtime.label}: none of {len(questions)} questions has at most {room(policy, max_tokens)} tokens and can be "
-            f"asked; the rest is for the answer: {said(runtime.left_out)}"
+            f"asked; the rest is for the answer: {top_reasons(runtime.left_out)}"
         )
-    findings = data_checks.of_prompts([prompt.ids for prompt in found], tokenizer, runtime.left_out)
-    data_checks.tell(runtime.label, findings, strict)
-    return found
+    findings = data_checks.of_prompts([prompt.ids for prompt in prompts], tokenizer, runtime.left_out)
+    data_checks.report_findings(runtime.label, findings, strict)
+    return prompts
 
 
 def _fitting(
-    policy: Decoder, tokenizer: Tokenizer, questions: Sequence[Asked], max_tokens: int, left_out: Counter[str]
+    policy: Decoder, tokenizer: Tokenizer, questions: Sequence[Question], max_tokens: int, left_out: Counter[str]
 ) -> list[Prompt]:
     longest = room(policy, max_tokens)
-    return kept(
+    return usable_rows(
         questions, lambda question: Prompt(question, prompt_of(tokenizer, question)),
         lambda prompt: f"longer than {longest} tokens" if len(prompt.ids) > longest else None, left_out,
     )  # fmt: skip
 
 
-def reward_on(
-    policy: Decoder, reward: Reward, tokenizer: Tokenizer, questions: Sequence[Asked], sampling: Sampling, ends: Sequence[int],
+def held_out_measure(
+    policy: Decoder, reward: Reward, tokenizer: Tokenizer, questions: Sequence[Question], sampling: Sampling, ends: Sequence[int],
     runtime: Runtime,
-) -> Callable[[], Measured] | None:  # fmt: skip
-    """What answers the first of held-out questions by the policy as it is then; None where none can be asked."""
+) -> Callable[[], RewardsAndMetrics] | None:  # fmt: skip
+    """What answers the first held-out questions with the policy as it is when called; None where none can be asked."""
     prompts = _fitting(policy, tokenizer, questions, sampling.max_tokens, runtime.left_out)[:HELD_OUT_PROMPTS]
 
-    def measured() -> Measured:
+    def measure() -> RewardsAndMetrics:
         answers = answers_of(policy, prompts, ends, tokenizer.pad, sampling, runtime.seed)
         rewards = reward(prompts, answers.ids)
-        return rewards.tolist(), form(answers, rewards)
+        return rewards.tolist(), answer_metrics(answers, rewards)
 
-    return measured if prompts else None
+    return measure if prompts else None
 
 
 def answers_of(
@@ -126,8 +126,8 @@ def answers_of(
     return Answers(prompts, answers, ended, collate(rows, pad, device))
 
 
-def form(answers: Answers, rewards_B: Tensor) -> Metrics:
-    """Mean reward of the answers as it came, their mean length in tokens, the share that ended, and reward against length."""
+def answer_metrics(answers: Answers, rewards_B: Tensor) -> Metrics:
+    """Mean raw reward of the answers, their mean length in tokens, the share that ended, and reward against length."""
     lengths = answers.batch["mask"].sum(dim=1)
     return {
         "reward": rewards_B.mean().item(),
@@ -141,7 +141,7 @@ def samples_of(answers: Answers, rewards_B: Tensor, tokenizer: Tokenizer) -> lis
     """The first answers of a rollout, as text."""
     return [
         {
-            "question": shown(prompt.asked)[:PER_SAMPLE], "answer": tokenizer.decode(ids).strip()[:PER_SAMPLE],
+            "question": question_text(prompt.question)[:PER_SAMPLE], "answer": tokenizer.decode(ids).strip()[:PER_SAMPLE],
             "reward": round(reward, 4), "tokens": len(ids), "ended": ended,
         }
         for prompt, ids, reward, ended in zip(
@@ -151,15 +151,15 @@ def samples_of(answers: Answers, rewards_B: Tensor, tokenizer: Tokenizer) -> lis
 
 
 def by_length(batch: Batch, count: int) -> list[tuple[Tensor, Batch]]:
-    """The rows in `count` parts of similar length, each cut to its longest: (row numbers, part). Saves the padding."""
+    """The rows in `count` parts of similar length, each cut to its longest: (row indices, part). Saves the padding."""
     lengths = _lengths(batch)
-    return _cut(batch, lengths, lengths.argsort(stable=True).tensor_split(min(count, len(lengths))))
+    return _trimmed(batch, lengths, lengths.argsort(stable=True).tensor_split(min(count, len(lengths))))
 
 
-def as_they_come(batch: Batch, at_once: int) -> list[tuple[Tensor, Batch]]:
-    """The same in parts of so many rows, which leaves the answers to one prompt together: it is computed once for all of them."""
+def in_order(batch: Batch, at_once: int) -> list[tuple[Tensor, Batch]]:
+    """The same in parts of `at_once` rows in their order. Answers to one prompt stay together, which is computed once for all."""
     lengths = _lengths(batch)
-    return _cut(batch, lengths, torch.arange(len(lengths), device=lengths.device).split(at_once))
+    return _trimmed(batch, lengths, torch.arange(len(lengths), device=lengths.device).split(at_once))
 
 
 def _lengths(batch: Batch) -> Tensor:
@@ -167,7 +167,7 @@ def _lengths(batch: Batch) -> Tensor:
     return (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(dim=1)
 
 
-def _cut(batch: Batch, lengths: Tensor, parts: Sequence[Tensor]) -> list[tuple[Tensor, Batch]]:
+def _trimmed(batch: Batch, lengths: Tensor, parts: Sequence[Tensor]) -> list[tuple[Tensor, Batch]]:
     return [
         (rows, {name: tensor[rows, : max(int(lengths[rows].max()), 1)] for name, tensor in batch.items()})
         for rows in parts
@@ -176,51 +176,50 @@ def _cut(batch: Batch, lengths: Tensor, parts: Sequence[Tensor]) -> list[tuple[T
 
 def train_by_iterations(
     model: nn.Module, objective: Objective, rollout: Callable[[int, list[Metrics]], Rollout], plan: RolloutPlan, runtime: Runtime,
-    tokenizer: Tokenizer, held_out: Callable[[], Measured] | None,
+    tokenizer: Tokenizer, held_out: Callable[[], RewardsAndMetrics] | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train `model` in place; metrics of the first rollout and the last, those on held-out prompts, what is wrong with the form.
 
-    The metrics of every rollout stand in rollouts.jsonl. What is wrong with the answers of the first one is said, and refused
-    where `plan.strict`.
+    The metrics of every rollout are written to rollouts.jsonl. What is wrong with the answers of the first one is logged, and
+    refused where `plan.strict`.
 
-    rollout(iteration, before): of the current weights and the metrics of the rollouts before. Its metrics also stand in
-    metrics.jsonl, at the iteration's first update, as rollout_*; its samples in rollout_samples.jsonl, of every
-    `samples_every` iterations and the last. When training was cut off, both are found again in rollouts.json; without it,
-    training begins anew.
+    rollout(iteration, before): of the current weights and the metrics of the rollouts before. Its metrics are in metrics.jsonl
+    too, at the iteration's first update, as rollout_*; its samples in rollout_samples.jsonl, for every `samples_every`
+    iterations and the last. Training that was cut off resumes with both from rollouts.json; without it, it starts again.
     """
     updates, folder = plan.minibatches * plan.epochs, runtime.training
     log = folder / "rollouts.json"
-    kept = read_sealed(log)
-    if kept is None:
+    sealed = read_sealed(log)
+    if sealed is None:
         checkpoint.clear(folder)
-    rollouts: list[Metrics] = kept["rollouts"] if kept else []
-    samples: list[dict[str, Any]] = kept["samples"] if kept else []
+    rollouts: list[Metrics] = sealed["rollouts"] if sealed else []
+    samples: list[dict[str, Any]] = sealed["samples"] if sealed else []
     current: list[list[Batch]] = []
-    fresh: Metrics = {}
+    fresh_metrics: Metrics = {}
 
     def batches(step: int) -> list[Batch]:
         nonlocal current
         iteration, update = divmod(step, updates)
         if update == 0:
-            found = rollout(iteration, rollouts[:iteration])
-            current = found.updates
+            fresh = rollout(iteration, rollouts[:iteration])
+            current = fresh.updates
             if iteration == 0:
-                answers = found.answers
-                findings = data_checks.of_first_answers(answers.ids, answers.ended.tolist(), found.rewards.tolist())
-                data_checks.tell(runtime.label, findings, plan.strict)
-            rollouts[iteration:] = [{"iteration": iteration, **found.metrics}]
-            fresh.update({f"rollout_{name}": value for name, value in found.metrics.items()})
+                answers = fresh.answers
+                findings = data_checks.of_first_answers(answers.ids, answers.ended.tolist(), fresh.rewards.tolist())
+                data_checks.report_findings(runtime.label, findings, plan.strict)
+            rollouts[iteration:] = [{"iteration": iteration, **fresh.metrics}]
+            fresh_metrics.update({f"rollout_{name}": value for name, value in fresh.metrics.items()})
             samples[:] = [row for row in samples if row["iteration"] < iteration]
             if iteration % plan.samples_every == 0 or iteration + 1 == plan.iterations:
-                samples.extend({"iteration": iteration, **row} for row in samples_of(found.answers, found.rewards, tokenizer))
+                samples.extend({"iteration": iteration, **row} for row in samples_of(fresh.answers, fresh.rewards, tokenizer))
                 write_jsonl(folder / "rollout_samples.jsonl", samples)
             write_sealed(log, {"rollouts": rollouts, "samples": samples})
         return current[update % len(current)]
 
     def watched(model: nn.Module, batch: Batch) -> tuple[Tensor, Metrics]:
         loss, metrics = objective(model, batch)
-        metrics |= fresh
-        fresh.clear()
+        metrics |= fresh_metrics
+        fresh_metrics.clear()
         return loss, metrics
 
     before = held_out() if held_out else None  # of the model as it was given, also where training resumes
@@ -232,11 +231,11 @@ def train_by_iterations(
     log.unlink()
     first, last = rollouts[0], rollouts[-1]
     summary = {"iterations": plan.iterations, "first": first, "last": last, "concerns": concerns(first, last)}
-    return {**summary, "held_out": compared(before, held_out()) if held_out and before else None}
+    return {**summary, "held_out": held_out_comparison(before, held_out()) if held_out and before else None}
 
 
-def compared(before: Measured, after: Measured) -> dict[str, Any]:
-    """Of the same prompts, answered by the model as it was and as it is: reward with the difference, length, share that ended."""
+def held_out_comparison(before: RewardsAndMetrics, after: RewardsAndMetrics) -> dict[str, Any]:
+    """Answers to the same prompts before and after training: reward with its difference, length, share that ended."""
     names = ("reward", "length", "ended")
     figures = {name: {"before": before[1][name], "after": after[1][name]} for name in names}
     return {"prompts": len(before[0]), **figures, "gain": difference(after[0], before[0])}

@@ -17,21 +17,30 @@ from groundup.data.conversations import conversation_of
 from groundup.generation.engine import Sampling, room
 from groundup.model.decoder import Decoder
 from groundup.posttraining import data_checks, lora
-from groundup.posttraining.batches import Asked, Row, answer_of, asked_of, messages_of, prompt_of, row_of, shown
+from groundup.posttraining.batches import (
+    Question,
+    Row,
+    answer_of,
+    messages_of,
+    prompt_of,
+    question_of,
+    question_text,
+    row_of,
+)
 from groundup.posttraining.config import SftConfig
-from groundup.posttraining.packing import weighted, weights_of
+from groundup.posttraining.packing import weighted_batch, weights_of
 from groundup.posttraining.reference_answers import (
     answer,
     answer_bits_per_byte,
     answer_loss,
     answer_plainly,
     form_of,
-    gained_overlap,
     mean_overlap,
+    overlap_gain,
     plain_prompt,
     with_room,
 )
-from groundup.posttraining.tokenize_rows import conversation, kept, longest_answer, said, too_long
+from groundup.posttraining.tokenize_rows import conversation, longest_answer, too_long, top_reasons, usable_rows
 from groundup.tokenizer.tokenizer import Tokenizer
 from groundup.training.by_kernels import by_kernels
 from groundup.training.epoch_order import chosen_rows, log_steps, parts_of
@@ -40,8 +49,8 @@ from groundup.training.objectives import Batch, Metrics, next_token
 from groundup.training.parallel import ALONE, Processes
 from groundup.training.runtime import Runtime
 
-HELD_OUT_ROWS = 64  # that are measured while it trains, as in pre-training
-SHOWN_ANSWERS, SHOWN_TOKENS = 4, 64  # questions that are answered as often, and tokens of an answer
+HELD_OUT_ROWS = 64  # that are measured during training, as in pre-training
+SHOWN_ANSWERS, SHOWN_TOKENS = 4, 64  # questions that are answered at the same steps, and tokens of an answer
 Questions = Sequence[dict[str, Any]]
 
 
@@ -50,7 +59,7 @@ def train(
 ) -> int:
     """Train `model` in place on `questions` (rows with `messages`); returns the number of steps.
 
-    The loss on the first of the `held_out` questions stands in the metrics of some steps, as `held_out`.
+    The loss on the first of the `held_out` questions is in the metrics of some steps, as `held_out`.
 
     Rows that are no conversation, are longer than the context or have longer answers than `settings` says are left out,
     and counted in `runtime.left_out` by reason. Raises UserError when none stays.
@@ -63,10 +72,11 @@ def train(
             return f"with an answer of more than max_answer_tokens = {settings.max_answer_tokens}"
         return too_long(longest, row) or data_checks.no_answer(row)
 
-    rows = kept(questions, lambda row: conversation(tokenizer, row), unfit, left_out)
+    rows = usable_rows(questions, lambda row: conversation(tokenizer, row), unfit, left_out)
     if not rows:
-        raise UserError(f"{label}: no questions to learn from; of {len(questions)} rows left out: {said(left_out) or 'none'}")
-    data_checks.tell(label, data_checks.of_conversations(rows, tokenizer, left_out), settings.strict)
+        reasons = top_reasons(left_out) or "none"
+        raise UserError(f"{label}: no questions to learn from; of {len(questions)} rows left out: {reasons}")
+    data_checks.report_findings(label, data_checks.of_conversations(rows, tokenizer, left_out), settings.strict)
     steps = log_steps(runtime.log, runtime.label, settings.epochs, settings.batch_examples, len(rows))
 
     def batches(step: int) -> list[Batch]:
@@ -74,15 +84,15 @@ def train(
         return batches_of(chosen, tokenizer.pad, settings, device, runtime.processes)
 
     objective = partial(next_token, dtype=runtime.device.training_dtype)
-    unseen = kept(held_out, lambda row: conversation(tokenizer, row), unfit, left_out)[:HELD_OUT_ROWS]
-    probe = batches_of(unseen, tokenizer.pad, settings, device) if unseen else []
+    held_out_rows = usable_rows(held_out, lambda row: conversation(tokenizer, row), unfit, left_out)[:HELD_OUT_ROWS]
+    probe = batches_of(held_out_rows, tokenizer.pad, settings, device) if held_out_rows else []
 
-    most = min(settings.max_answer_tokens, SHOWN_TOKENS)
-    asked = _to_show(model, tokenizer, held_out, most)
+    shown_tokens = min(settings.max_answer_tokens, SHOWN_TOKENS)
+    shown_questions = _questions_to_show(model, tokenizer, held_out, shown_tokens)
 
     def observe() -> Metrics:
         if runtime.processes.first:
-            _keep_answers(model, tokenizer, asked, most, runtime)
+            _log_answers(model, tokenizer, shown_questions, shown_tokens, runtime)
         return {"held_out": mean_loss(model, objective, probe)}
 
     with by_kernels([model], runtime), lora.adapted(model, settings.lora_rank, runtime.seed, runtime.folder):
@@ -92,29 +102,29 @@ def train(
     return steps
 
 
-def _to_show(model: Decoder, tokenizer: Tokenizer, questions: Questions, max_tokens: int) -> list[Asked]:
+def _questions_to_show(model: Decoder, tokenizer: Tokenizer, questions: Questions, max_tokens: int) -> list[Question]:
     """The first of the questions that can be asked."""
 
-    def read(row: dict[str, Any]) -> tuple[Asked, int]:
-        asked = asked_of({"messages": conversation_of(row).rows})
-        return asked, len(prompt_of(tokenizer, asked))
+    def read(row: dict[str, Any]) -> tuple[Question, int]:
+        question = question_of({"messages": conversation_of(row).rows})
+        return question, len(prompt_of(tokenizer, question))
 
     longest = room(model, max_tokens)
-    some = kept(questions[:HELD_OUT_ROWS], read, lambda one: "too long" if one[1] > longest else None, Counter())
-    return [asked for asked, _ in some[:SHOWN_ANSWERS]]
+    askable = usable_rows(questions[:HELD_OUT_ROWS], read, lambda asked: "too long" if asked[1] > longest else None, Counter())
+    return [question for question, _ in askable[:SHOWN_ANSWERS]]
 
 
-def _keep_answers(model: Decoder, tokenizer: Tokenizer, asked: Sequence[Asked], max_tokens: int, runtime: Runtime) -> None:
+def _log_answers(model: Decoder, tokenizer: Tokenizer, asked: Sequence[Question], max_tokens: int, runtime: Runtime) -> None:
     """Add the greedy answers of the model as it is now to answers.jsonl, for people to read.
 
-    The step is that of metrics.jsonl, which a training that resumes has cut back to its state; so are the answers.
+    The step is that of metrics.jsonl. Training that resumes has cut that file back to its state; the answers are cut here.
     """
     path = runtime.training / "answers.jsonl"
     step = len(read_jsonl(runtime.training / "metrics.jsonl"))
     before = [row for row in (read_jsonl(path) if path.is_file() else []) if row["step"] < step]
     answers = answer(model, tokenizer, asked, Sampling(max_tokens, temperature=0), runtime.seed)
     rows = [
-        {"step": step, "question": shown(question), "answer": text, "ended": ended}
+        {"step": step, "question": question_text(question), "answer": text, "ended": ended}
         for question, (text, ended) in zip(asked, answers, strict=True)
     ]
     write_jsonl(path, [*before, *rows])
@@ -123,16 +133,16 @@ def _keep_answers(model: Decoder, tokenizer: Tokenizer, asked: Sequence[Asked], 
 def batches_of(
     rows: Sequence[Row], pad: int, settings: SftConfig, device: torch.device, processes: Processes = ALONE
 ) -> list[Batch]:
-    """This process's micro-batches of a step, whose weights add up to one: accumulated, they are the big batch.
+    """This process's micro-batches of a step, whose weights add up to one over all processes.
 
-    To the last rounding, over all processes.
+    Accumulated, they are the big batch, to the last rounding.
     """
     order, counts = processes.mine(len(rows))
     weights = [counts * weight for weight in weights_of(rows, settings.weighting)]
     if settings.examples_at_once:
-        order.sort(key=lambda index: -len(rows[index][0]))  # alike in length, so little is padded; the longest say what fits
+        order.sort(key=lambda index: -len(rows[index][0]))  # similar lengths: little padding; longest first: shows what fits
     return [
-        weighted([rows[i] for i in part], [weights[i] for i in part], pad, device, settings.packing)
+        weighted_batch([rows[i] for i in part], [weights[i] for i in part], pad, device, settings.packing)
         for part in parts_of(order, settings.examples_at_once)
     ]
 
@@ -151,12 +161,12 @@ def compare_with_base(
     leave no room for an answer, or that the chat template does not take, are counted in `left_out`. Raises UserError when none
     stays.
     """
-    def whole(row: dict[str, Any]) -> Row:
-        answered = {"role": "assistant", "content": row["reference"]}
-        return conversation(tokenizer, {"messages": [*messages_of(asked_of(row)), answered]})
+    def answered_row(row: dict[str, Any]) -> Row:
+        message = {"role": "assistant", "content": row["reference"]}
+        return conversation(tokenizer, {"messages": [*messages_of(question_of(row)), message]})
 
-    questions = with_room(tuned, tokenizer, questions, max_answer_tokens, "sft", left_out, most_questions, whole)
-    asked = [asked_of(row) for row in questions]
+    questions = with_room(tuned, tokenizer, questions, max_answer_tokens, "sft", left_out, most_questions, answered_row)
+    asked = [question_of(row) for row in questions]
     references = [row["reference"] for row in questions]
     prompts = [prompt_of(tokenizer, question) for question in asked]
     answers = [
@@ -172,7 +182,7 @@ def compare_with_base(
         kind: [number for number, row in enumerate(questions) if row["kind"] == kind]
         for kind in sorted({row["kind"] for row in questions})
     }
-    rows = [whole(row) for row in questions]
+    rows = [answered_row(row) for row in questions]
     return {
         "held_out": {
             "answer_loss": {
@@ -186,7 +196,7 @@ def compare_with_base(
                 "sft": answer_bits_per_byte(tuned, prompts, answers, references),
             },
             "overlap": {"base": mean_overlap(base_answers, references), "sft": mean_overlap(tuned_answers, references)},
-            "gain": gained_overlap(tuned_answers, base_answers, references),
+            "gain": overlap_gain(tuned_answers, base_answers, references),
             "form": {**form_of(answered), "reference_words": sum(len(text.split()) for text in references) / len(references)},
             "overlap_by_kind": {
                 kind: {
@@ -194,7 +204,7 @@ def compare_with_base(
                         name: mean_overlap([texts[n] for n in numbers], [references[n] for n in numbers])["overlap"]
                         for name, texts in (("base", base_answers), ("sft", tuned_answers))
                     },
-                    "gain": gained_overlap(
+                    "gain": overlap_gain(
                         *([texts[n] for n in numbers] for texts in (tuned_answers, base_answers, references))
                     ),
                 }
@@ -202,7 +212,7 @@ def compare_with_base(
             },
         },
         "samples": [
-            {"kind": row["kind"], "question": shown(question), "reference": reference, "base": before, "sft": after}
+            {"kind": row["kind"], "question": question_text(question), "reference": reference, "base": before, "sft": after}
             for row, question, reference, before, after in zip(
                 questions, asked, references, base_answers, tuned_answers, strict=True
             )

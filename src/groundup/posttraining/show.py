@@ -1,4 +1,4 @@
-"""Which tokens of one's own rows are trained, as text: in colour on a terminal, else as `{+what is trained+}`."""
+"""Which tokens of a user's rows are trained, as text: in colour on a terminal, else as `{+what is trained+}`."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +14,11 @@ from groundup.data.conversations import Conversation, conversation_of
 from groundup.data.preferences import Preference, preference_format_of, preference_of
 from groundup.data.readers import Refused
 from groundup.posttraining.batches import Row
-from groundup.posttraining.tokenize_rows import conversation, kept, pair
+from groundup.posttraining.tokenize_rows import conversation, pair, usable_rows
 from groundup.tokenizer.load import of_model
 from groundup.tokenizer.tokenizer import StreamDecoder, Tokenizer
 
-# Trained tokens on green and a lighter green by turns, so that one can see where each ends; the others dim.
+# Trained tokens alternate between green and a lighter green, which shows where each ends; the others are dim.
 TRAINED, PLAIN, END = ("\x1b[30;42m", "\x1b[30;102m"), "\x1b[2m", "\x1b[0m"
 
 
@@ -33,15 +33,16 @@ def show(folder: Path, files: Sequence[Path], count: int) -> tuple[Shown, dict[s
     tokenizer, left_out = of_model(folder), Counter[str]()
     shown: Shown = []
     tokens = trained = rows = 0
-    for given in files:
+    for file in files:
         refused = Refused()
-        found = list(islice(read(expanded(given), _either, refused, Counter()), count))
-        if not found:
-            raise UserError(f"{given}: {nothing('conversations or preferences', given, refused)}")
+        examples = list(islice(read(expanded(file), _either, refused, Counter()), count))
+        if not examples:
+            raise UserError(f"{file}: {nothing('conversations or preferences', file, refused)}")
         left_out.update(refused)
-        for one in kept([one.row for one in found], lambda row: _sides(tokenizer, row), lambda sides: None, left_out):
+        given_rows = [example.row for example in examples]
+        for sides in usable_rows(given_rows, lambda row: _sides(tokenizer, row), lambda sides: None, left_out):
             rows += 1
-            for name, row in one.items():
+            for name, row in sides.items():
                 tokens, trained = tokens + len(row[0]), trained + sum(row[1])
                 head = f"--- row {rows}{name}: {sum(row[1]):,} of {len(row[0]):,} tokens are trained"
                 shown.append((head, [*_texts(tokenizer, row)]))
@@ -55,26 +56,26 @@ def marked_rows(shown: Shown, colour: bool) -> str:
 
 def _marked(texts: Sequence[tuple[str, bool]], colour: bool) -> str:
     parts, number = [], 0
-    for text, says in texts:
+    for text, trained in texts:
         if colour:
             lines = text.split("\n")  # a colour that goes over a line end would paint the rest of the line
-            parts.append("\n".join(f"{TRAINED[number % 2] if says else PLAIN}{line}{END}" if line else "" for line in lines))
+            parts.append("\n".join(f"{TRAINED[number % 2] if trained else PLAIN}{line}{END}" if line else "" for line in lines))
             number += 1
-        elif says != bool(number):  # where a run of trained tokens begins or ends
-            parts.append(f"{'{+' if says else '+}'}{text}")
-            number = int(says)
+        elif trained != bool(number):  # where a run of trained tokens begins or ends
+            parts.append(f"{'{+' if trained else '+}'}{text}")
+            number = int(trained)
         else:
             parts.append(text)
     return "".join(parts) + ("+}" if number and not colour else "")
 
 
 def _texts(tokenizer: Tokenizer, row: Row) -> Iterator[tuple[str, bool]]:
-    """The text that each token ends, and whether it is trained; of a character of several tokens the last one has it."""
+    """The text of each token, and whether it is trained; a character of several tokens is with the last of them."""
     names = {number: name for name, number in tokenizer.special_tokens.items()}
     decoder = StreamDecoder(tokenizer)
-    for token, says in zip(*row, strict=True):
+    for token, trained in zip(*row, strict=True):
         text = names[token] if token in names else decoder.push(token)
-        yield printable(text), bool(says)
+        yield printable(text), bool(trained)
 
 
 def _either(row: Mapping[str, Any]) -> Conversation | Preference:

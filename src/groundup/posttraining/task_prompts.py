@@ -1,6 +1,7 @@
-"""The prompts of self-instruct (Wang et al. 2023, appendix A), and what is read of the answers.
+"""The prompts of self-instruct (Wang et al. 2023, appendix A), and the parsing of the answers.
 
-Every demonstration is a seed task, so one's own seeds decide on language, form and subject. What cannot be used has a reason.
+Every demonstration is a seed task, so a user's seeds decide on language, form and subject. What cannot be used is returned as a
+list of reasons.
 """
 
 import re
@@ -12,7 +13,7 @@ from groundup.core import words
 from groundup.posttraining.completion_clients import CUT, REFUSED, Completion
 
 FEWEST_WORDS, MOST_WORDS = 4, 150  # of an instruction, as in the paper's code
-# What a model of texts can neither see nor make.
+# What a language model can neither see nor make.
 UNFIT = ("image", "images", "graph", "graphs", "picture", "pictures", "photo", "photos", "video", "videos", "audio", "file",
          "files", "map", "maps", "draw", "plot", "go to")  # fmt: skip
 UNFIT_WORD = re.compile(rf"\b({'|'.join(UNFIT)})\b", re.IGNORECASE)
@@ -49,11 +50,11 @@ def more_instructions(shown: Sequence[str]) -> str:
 
 def is_classification(instruction: str, shown: Sequence[InstructionTask]) -> str:
     question = "Can the following task be regarded as a classification task with finite output labels?"
-    asked = "Is it classification?"
-    told = [
-        f"Task: {one_line(task.instruction)}\n{asked} {'Yes' if task.is_classification else 'No'}\n\n" for task in shown
+    query = "Is it classification?"
+    demonstrations = [
+        f"Task: {one_line(task.instruction)}\n{query} {'Yes' if task.is_classification else 'No'}\n\n" for task in shown
     ]
-    return f"{question}\n\n{''.join(told)}Task: {instruction}\n{asked}"
+    return f"{question}\n\n{''.join(demonstrations)}Task: {instruction}\n{query}"
 
 
 def input_first(instruction: str, shown: Sequence[InstructionTask]) -> str:
@@ -64,7 +65,7 @@ def input_first(instruction: str, shown: Sequence[InstructionTask]) -> str:
 
 
 def output_first(instruction: str, shown: Sequence[InstructionTask]) -> str:
-    """Labels come first, since after inputs a model writes those of one label mostly."""
+    """Labels come first: where inputs come first, most that a model writes are of one label."""
     return (
         "Given a classification task, write an input for each of its class labels.\n\n"
         f"{''.join(map(_with_labels, shown))}Task: {instruction}\nClass label:"
@@ -73,35 +74,35 @@ def output_first(instruction: str, shown: Sequence[InstructionTask]) -> str:
 
 def _with_inputs(task: InstructionTask) -> str:
     parts = []
-    for number, one in enumerate(task.instances, start=1):
-        given = f"Input: {one.input.strip()}\n" if one.input.strip() else ""
-        parts.append(f"Example {number}\n{given}Output: {one.output.strip()}\n")
+    for number, instance in enumerate(task.instances, start=1):
+        input_line = f"Input: {instance.input.strip()}\n" if instance.input.strip() else ""
+        parts.append(f"Example {number}\n{input_line}Output: {instance.output.strip()}\n")
     return f"Task: {one_line(task.instruction)}\n{''.join(parts)}\n"
 
 
 def _with_labels(task: InstructionTask) -> str:
-    parts = [f"Class label: {one_line(one.output)}\nInput: {one.input.strip()}\n" for one in task.instances]
+    parts = [f"Class label: {one_line(instance.output)}\nInput: {instance.input.strip()}\n" for instance in task.instances]
     return f"Task: {one_line(task.instruction)}\n{''.join(parts)}\n"
 
 
 def read_instructions(answer: Completion) -> tuple[list[str], list[str]]:
-    """The instructions of a list, and why others are none."""
+    """The instructions of a list, and the reasons why other entries are none."""
     if answer.end == REFUSED:
         return [], ["refused by the server"]
     parts = [one_line(part) for part in NUMBER.split(answer.text)]
-    found, ends = [part for part in parts if part], []
-    if answer.end == CUT and found:  # nobody knows how the last one ends
-        found.pop()
-        ends.append("cut at the longest answer")
+    candidates, reasons = [part for part in parts if part], []
+    if answer.end == CUT and candidates:  # nobody knows how the last one ends
+        candidates.pop()
+        reasons.append("cut at the longest answer")
     if not parts or not any(parts):
-        ends.append("empty answer")
+        reasons.append("empty answer")
     good = []
-    for one in found:
-        if reason := _unfit(one):
-            ends.append(reason)
+    for candidate in candidates:
+        if reason := _unfit(candidate):
+            reasons.append(reason)
         else:
-            good.append(one[0].upper() + one[1:])
-    return good, ends
+            good.append(candidate[0].upper() + candidate[1:])
+    return good, reasons
 
 
 def _unfit(instruction: str) -> str:
@@ -127,68 +128,68 @@ def says_yes(answer: Completion) -> bool | None:
 
 
 def read_instances(answer: Completion, instruction: str, classification: bool) -> tuple[list[Instance], list[str]]:
-    """Instances of different inputs, and why others are none."""
+    """Instances with different inputs, and the reasons why others are none."""
     if answer.end == REFUSED:
         return [], ["refused by the server"]
     if not answer.text.strip():
         return [], ["empty answer"]
-    found = _labelled(answer.text) if classification else _examples(answer.text)
-    ends = []
+    candidates = _labelled(answer.text) if classification else _examples(answer.text)
+    reasons = []
     if answer.end == CUT:
-        found.pop()
-        ends.append("cut at the longest answer")
+        candidates.pop()
+        reasons.append("cut at the longest answer")
     good: dict[str, Instance] = {}
     contradicted = set()
-    for one in found:
-        if reason := _unusable(one, instruction, classification):
-            ends.append(reason)
-        elif (before := good.get(one.input)) is None:
-            good[one.input] = one
-        elif before.output == one.output or not one.input:
-            ends.append("an input that was there already")
+    for candidate in candidates:
+        if reason := _unusable(candidate, instruction, classification):
+            reasons.append(reason)
+        elif (earlier := good.get(candidate.input)) is None:
+            good[candidate.input] = candidate
+        elif earlier.output == candidate.output or not candidate.input:
+            reasons.append("an input that was there already")
         else:
-            contradicted.add(one.input)
-            ends.append("two outputs to one input")
-    ends += ["two outputs to one input"] * len(contradicted)
-    return [one for one in good.values() if one.input not in contradicted], ends
+            contradicted.add(candidate.input)
+            reasons.append("two outputs to one input")
+    reasons += ["two outputs to one input"] * len(contradicted)
+    return [candidate for candidate in good.values() if candidate.input not in contradicted], reasons
 
 
 def _examples(text: str) -> list[Instance]:
-    """Of "Example 1\\nInput: ...\\nOutput: ..."; a text without any mark is an output."""
-    found = []
+    """The instances of "Example 1\\nInput: ...\\nOutput: ..."; a text without any mark is an output."""
+    instances = []
     for part in filter(str.strip, EXAMPLE.split(text)):
         first, *rest = OUTPUT.split(part, maxsplit=1)
         if rest:
-            found.append(_instance(first, rest[0]))
+            instances.append(_instance(first, rest[0]))
         else:  # an input that has no output is no instance
-            found.append(Instance("", "" if INPUT.match(part) else part.strip()))
-    return found or [Instance("", "")]
+            instances.append(Instance("", "" if INPUT.match(part) else part.strip()))
+    return instances or [Instance("", "")]
 
 
 def _labelled(text: str) -> list[Instance]:
-    """Of "Class label: ...\\nInput: ..."; the prompt ends with the first label's mark."""
-    found = []
+    """The instances of "Class label: ...\\nInput: ..."; the prompt ends with the first label's mark."""
+    instances = []
     for part in filter(str.strip, LABEL.split(text)):
         label, _, rest = part.strip().partition("\n")
-        found.append(_instance(rest, label))
-    return found or [Instance("", "")]
+        instances.append(_instance(rest, label))
+    return instances or [Instance("", "")]
 
 
-def _instance(given: str, output: str) -> Instance:
-    given = INPUT.sub("", given).strip()
-    return Instance("" if NO_INPUT.fullmatch(given) else given, output.strip())
+def _instance(text: str, output: str) -> Instance:
+    text = INPUT.sub("", text).strip()
+    return Instance("" if NO_INPUT.fullmatch(text) else text, output.strip())
 
 
-def _unusable(one: Instance, instruction: str, classification: bool) -> str:
-    if _damaged(one.input + one.output):
+def _unusable(instance: Instance, instruction: str, classification: bool) -> str:
+    if _damaged(instance.input + instance.output):
         return "damaged text"
-    if not one.output:
+    if not instance.output:
         return "no output"
-    if one.output in (one.input, instruction):
+    if instance.output in (instance.input, instruction):
         return "an output that repeats the question"
-    if one.input.endswith(":") or one.output.endswith(":"):
+    if instance.input.endswith(":") or instance.output.endswith(":"):
         return "unfinished"
-    return "a label without input" if classification and not one.input else ""
+    return "a label without input" if classification and not instance.input else ""
 
 
 def _damaged(text: str) -> bool:

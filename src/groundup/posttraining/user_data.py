@@ -22,15 +22,15 @@ T = TypeVar("T", Conversation, Preference, Prompt)
 
 
 class NoQuestions(UserError):
-    """There is nothing to learn answers from: a run continues without the stages that would."""
+    """There is nothing to learn answers from: a run continues without the steps that need it."""
 
 
 def rows_of_sft(
     documents: Callable[[], Iterable[tuple[str, str]]], settings: SftConfig, seed: int, log: Log
 ) -> dict[str, Rows]:
-    """Rows by side, train, preference and held_out, of `settings.data`, or of the docstrings in (url, text) documents.
+    """Rows by side (train, preference, held_out) of `settings.data`, or of the docstrings in (url, text) documents.
 
-    The documents are called for where they are needed.
+    `documents` is called only where they are needed.
 
     Raises NoQuestions where neither is there, UserError as `conversations` does.
     """
@@ -45,7 +45,7 @@ def rows_of_sft(
 def conversations(files: Sequence[str], log: Log, held_out_files: Sequence[str] = (), strict: bool = False) -> dict[str, Rows]:
     """Rows of `messages`, `reference` (the last answer) and `kind`, by side as `docstring_questions.build` has them.
 
-    What was read and dropped is said. Without files of their own, a tenth of the prompts is held out.
+    What was read and dropped is logged. Without `held_out_files`, a tenth of the prompts is held out.
     Raises UserError where a file cannot be read or holds no conversation, and where `strict` if a row is dropped.
     """
     sides = _sides(read_conversations, files, held_out_files, "sft", log, strict)
@@ -53,16 +53,16 @@ def conversations(files: Sequence[str], log: Log, held_out_files: Sequence[str] 
     return {"train": train, "preference": train, "held_out": held_out}
 
 
-def _question(one: Conversation) -> dict[str, Any]:
-    return {"messages": one.rows, "reference": one.messages[-1].content, "kind": "conversation"}
+def _question(conversation: Conversation) -> dict[str, Any]:
+    return {"messages": conversation.rows, "reference": conversation.messages[-1].content, "kind": "conversation"}
 
 
 def preferences(
     files: Sequence[str], section: str, log: Log, held_out_files: Sequence[str] = (), strict: bool = False
 ) -> dict[str, Rows]:
-    """Rows as TRL has them, explicit, of "train" and "held_out"; says and raises as `conversations` does."""
+    """Rows as TRL has them, explicit, of "train" and "held_out"; logs and raises as `conversations` does."""
     train, held_out = (
-        [one.row for one in side] for side in _sides(read_preferences, files, held_out_files, section, log, strict)
+        [preference.row for preference in side] for side in _sides(read_preferences, files, held_out_files, section, log, strict)
     )
     return {"train": train, "held_out": held_out}
 
@@ -71,15 +71,15 @@ def prompts(
     files: Sequence[str], section: str, log: Log, held_out_files: Sequence[str] = (), strict: bool = False,
     left_out: Counter[str] | None = None,
 ) -> dict[str, list[Messages]]:  # fmt: skip
-    """Lists of messages that end with the user, of "train" and "held_out", each once; says and raises as `conversations` does.
+    """Lists of messages that end with the user, of "train" and "held_out", each once; logs and raises as `conversations` does.
 
-    Those that stand there again are counted in `left_out`.
+    Duplicates are counted in `left_out`.
     """
     train, held_out = _sides(read_prompts, files, held_out_files, section, log, strict)
-    once = list(dict.fromkeys(train))
-    if left_out is not None and len(once) < len(train):
-        left_out["the same as one before"] += len(train) - len(once)
-    sides = {"train": once, "held_out": dict.fromkeys(held_out)}
+    distinct = list(dict.fromkeys(train))
+    if left_out is not None and len(distinct) < len(train):
+        left_out["the same as one before"] += len(train) - len(distinct)
+    sides = {"train": distinct, "held_out": dict.fromkeys(held_out)}
     return {name: [[message.row for message in prompt] for prompt in side] for name, side in sides.items()}
 
 
@@ -87,17 +87,17 @@ def _sides(
     read: Callable[[Sequence[str]], Found[T]], files: Sequence[str], held_out_files: Sequence[str], section: str, log: Log,
     strict: bool,
 ) -> tuple[list[T], list[T]]:  # fmt: skip
-    found = read(files)
-    log(f"{section} data: {found}")
-    if strict and found.dropped:
-        raise UserError(f"{section} data: refused, as strict says: {found.dropped.total():,} dropped ({found.dropped})")
+    loaded = read(files)
+    log(f"{section} data: {loaded}")
+    if strict and loaded.dropped:
+        raise UserError(f"{section} data: refused, as strict says: {loaded.dropped.total():,} dropped ({loaded.dropped})")
     if held_out_files:
         held_out = read(held_out_files)
         log(f"{section} held out: {held_out}")
-        if shared := len({*found.rows} & {*held_out.rows}):
+        if shared := len({*loaded.rows} & {*held_out.rows}):
             log(f"{section} held out: {shared:,} rows are among those to learn from: what is measured was trained on")
-        return found.rows, held_out.rows
-    train, unseen = split(found.rows)
+        return loaded.rows, held_out.rows
+    train, unseen = split(loaded.rows)
     if train == unseen:
         log(f"{section} data: all rows have one prompt, so nothing can be held out: what is measured was trained on")
     return train, unseen
