@@ -20,7 +20,7 @@ from groundup.data.config import MixtureConfig
 from groundup.pipeline import minutes, recipe, step_times, steps
 from groundup.pipeline.step_times import LaterStep, Questions, Speeds, Work, taken, work_of
 from groundup.scaling import time_budget
-from groundup.scaling.time_budget import Candidate, weighed
+from groundup.scaling.time_budget import Candidate, candidate_result
 from groundup.training import rate
 from groundup.training.config import PretrainingConfig
 
@@ -250,11 +250,11 @@ candidates = st.builds(
 
 @given(candidates, st.floats(0, 1e6), st.floats(1, 1e12), st.integers(0, 10**6), st.sampled_from([5e13, float("inf")]))
 def test_no_candidate_takes_longer_than_it_has(one, seconds, available, besides, compiled_from):
-    found = weighed(one, seconds, available, besides, compiled_from)
+    found = candidate_result(one, seconds, available, besides, compiled_from)
     assert 0 <= found.tokens <= available
     if found.tokens:
         assert found.seconds + one.after <= seconds * (1 + 1e-6) + 1e-3 and found.loss > 0
-    more = weighed(one, 2 * seconds, available, besides, compiled_from)
+    more = candidate_result(one, 2 * seconds, available, besides, compiled_from)
     assert more.tokens >= found.tokens
 
 
