@@ -20,6 +20,7 @@ FILE = Path(__file__).with_name("shipped_law.json")
 PILOTS = {1_048_576: 4096, 262_144: 2048}  # tokens and batch of a run at depth 1; the longer one says more
 AIM = 0.95  # share of the minutes that is planned for: a run is to end within them
 COMPILE_SECONDS, COMPILED_SPEEDUP = 40.0, 1.4  # of torch.compile, as `core.device` says
+UNCOMPILED = 0.99  # at most, of the FLOP from which a training is compiled: its last step is rounded up
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,11 @@ def candidate_result(
     compiled_from: FLOP from which a training is compiled; factor: by which the law's losses are multiplied.
     """
     training_budget, speed = seconds - candidate.after, candidate.tokens_per_second
-    tokens = training_budget * speed - measuring_tokens
-    compiled_tokens = (training_budget - COMPILE_SECONDS) * speed * COMPILED_SPEEDUP - measuring_tokens
-    if compiled_tokens * candidate.flop >= compiled_from:
-        tokens = compiled_tokens
-    tokens = max(0, int(min(tokens, available)))
-    compiled = tokens * candidate.flop >= compiled_from
+    tokens = min(training_budget * speed - measuring_tokens, available)
+    compiled_tokens = min((training_budget - COMPILE_SECONDS) * speed * COMPILED_SPEEDUP - measuring_tokens, available)
+    compiled = compiled_tokens * candidate.flop >= compiled_from
+    # A training with too little time to compile has to stay below the FLOP from which it would.
+    tokens = max(0, int(compiled_tokens if compiled else min(tokens, UNCOMPILED * compiled_from / candidate.flop)))
     training_seconds = (tokens + measuring_tokens) / (speed * (COMPILED_SPEEDUP if compiled else 1))
     training_seconds += COMPILE_SECONDS if compiled else 0
     loss = factor * float(shipped().fit.law.loss(candidate.parameters, tokens)) if tokens else math.inf
