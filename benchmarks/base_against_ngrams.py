@@ -8,13 +8,13 @@ from common import arguments, conclude, finished_run
 def main() -> None:
     folder = arguments(__doc__, run="runs/laptop").run
     finished_run(folder)
-    found = json.loads((folder / "evaluation" / "stage.json").read_text())["results"]["bits_per_byte"]
-    overall = found["overall"]
+    bits_per_byte = json.loads((folder / "evaluation" / "stage.json").read_text())["results"]["bits_per_byte"]
+    overall = bits_per_byte["overall"]
     for name, bits in overall.items():
         print(f"{name:<8} {bits:.4f} bits per byte")
-    low, high = found["interval"]
-    print(f"model, 95 % over {found['documents']} documents: {low:.4f} to {high:.4f}")
-    for domain, row in found["by_domain"].items():
+    low, high = bits_per_byte["interval"]
+    print(f"model, 95 % over {bits_per_byte['documents']} documents: {low:.4f} to {high:.4f}")
+    for domain, row in bits_per_byte["by_domain"].items():
         print(f"{domain:<14}", "  ".join(f"{name} {bits:.4f}" for name, bits in row.items()))
     bar = min(overall["xz"], overall["3-gram"])
     conclude(

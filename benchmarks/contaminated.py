@@ -11,12 +11,12 @@ from groundup.model.likelihood import token_log_probabilities
 from groundup.tokenizer.tokenizer import Tokenizer
 
 
-def train(place: Path, tokenizer: Tokenizer, planted: list[str], others: list[list[str]]) -> None:
+def train(folder: Path, tokenizer: Tokenizer, planted: list[str], others: list[list[str]]) -> None:
     """The folder of the model. `others`: the lines of each of the other documents."""
     torch.manual_seed(0)
     documents = [planted] * 10 + others
     random.Random(3).shuffle(documents)
-    stream = [token for some in documents for token in [tokenizer.end_of_text, *tokenizer.encode("\n".join(some) + "\n")]]
+    stream = [token for document in documents for token in [tokenizer.end_of_text, *tokenizer.encode("\n".join(document) + "\n")]]
     model = Decoder(DecoderConfig(tokenizer.size, 128, 2, 4, 2, 32, 256, 64))
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.05) if parameter.dim() > 1 else torch.nn.init.ones_(parameter)
@@ -27,4 +27,4 @@ def train(place: Path, tokenizer: Tokenizer, planted: list[str], others: list[li
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    model_folder.save(place, model, tokenizer, chat=False)
+    model_folder.save(folder, model, tokenizer, chat=False)

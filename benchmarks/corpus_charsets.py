@@ -45,53 +45,53 @@ def encoded(text: str, charset: str) -> bytes:
 def pages(texts: dict[str, list[str]]) -> list[Page]:
     """(language, charset, damage, where it is stated, bytes, header's charset, lines as they should be)."""
     pairs = [(language, charset) for language, charsets in CHARSETS.items() for charset in charsets.split()]
-    made = []
+    pages = []
     for number in range(PAGES):
         language, charset = pairs[number % len(pairs)]
         dice = random.Random(number)
         damage = DAMAGES[(number // len(pairs)) % len(DAMAGES)]
-        said = dice.choice(("header", "meta", "both", "both", "neither"))
-        made.append(page(language, charset, damage, said, texts[language], dice))
-    return made
+        label_at = dice.choice(("header", "meta", "both", "both", "neither"))
+        pages.append(page(language, charset, damage, label_at, texts[language], dice))
+    return pages
 
 
-def page(language: str, charset: str, damage: str, said: str, paragraphs: list[str], dice: random.Random) -> Page:
+def page(language: str, charset: str, damage: str, label_at: str, paragraphs: list[str], dice: random.Random) -> Page:
     label = charset
     if damage == "wrong label":
-        said = dice.choice(("header", "meta", "both"))
+        label_at = dice.choice(("header", "meta", "both"))
         label = dice.choice([other for other in LABELS if PYTHON.get(other, other) != PYTHON.get(charset, charset)])
-    meta = f'<meta charset="{label}">' if said in ("meta", "both") else ""
-    chosen = [encoded(one, charset).decode(PYTHON.get(charset, charset)) for one in dice.sample(paragraphs, 8)]
+    meta = f'<meta charset="{label}">' if label_at in ("meta", "both") else ""
+    chosen = [encoded(text, charset).decode(PYTHON.get(charset, charset)) for text in dice.sample(paragraphs, 8)]
     head = f"<html><head>{meta}<title>A page</title></head><body>"
-    lines = [head, *(f"<p>{one}</p>" for one in chosen)]
+    lines = [head, *(f"<p>{text}</p>" for text in chosen)]
     parts = [encoded(line + "\n", charset.replace("utf-16", "utf-16-le")) for line in lines]
     if charset == "utf-16":
         parts.insert(0, b"\xff\xfe")
-    others = [one for one in CHARSETS[language].split() if one not in (charset, "utf-16", "iso-2022-jp")]
+    others = [other for other in CHARSETS[language].split() if other not in (charset, "utf-16", "iso-2022-jp")]
     if damage == "mixed" and others and charset not in ("utf-16", "iso-2022-jp"):
         other = dice.choice(others)
         lines[4] = encoded(lines[4], other).decode(PYTHON.get(other, other))
         parts[4] = encoded(lines[4] + "\n", other)
     body = b"".join(parts)
     if damage == "one byte":
-        place = dice.randrange(len(parts[0]) + 20, len(body) - 20)
-        body = body[:place] + bytes([dice.randrange(0x80, 0x100)]) + body[place:]
+        offset = dice.randrange(len(parts[0]) + 20, len(body) - 20)
+        body = body[:offset] + bytes([dice.randrange(0x80, 0x100)]) + body[offset:]
     if damage == "cut end":
         body = body[: len(body) - dice.randrange(10, 60)]
         lines = body.decode(PYTHON.get(charset, charset), "ignore").split("\n")
-    return language, charset, damage, said, body, label if said in ("header", "both") else None, lines
+    return language, charset, damage, label_at, body, label if label_at in ("header", "both") else None, lines
 
 
-def right(found: str, lines: list[str]) -> tuple[int, int]:
+def right(text: str, lines: list[str]) -> tuple[int, int]:
     """Characters that are as they should be, and all."""
     total = sum(map(len, lines))
-    if not found:
+    if not text:
         return 0, 0
-    got = found.removeprefix("\ufeff").split("\n")
+    got = text.removeprefix("\ufeff").split("\n")
     good = 0
     for wanted, line in zip(lines, got, strict=False):
         if len(wanted) == len(line):
-            good += sum(one == other for one, other in zip(wanted, line, strict=True))
+            good += sum(a == b for a, b in zip(wanted, line, strict=True))
             continue
         start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(wanted, line, strict=False)))
         end = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(reversed(wanted), reversed(line), strict=False)))
@@ -102,7 +102,7 @@ def right(found: str, lines: list[str]) -> tuple[int, int]:
 def others() -> dict[str, Callable[[bytes, str | None], str]]:
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
-    found = {
+    readers = {
         "resiliparse": lambda body, label: bytes_to_str(
             body, detect_encoding(body, from_html_meta=True), fallback_encodings=("utf-8", "cp1252")
         )
@@ -110,16 +110,16 @@ def others() -> dict[str, Callable[[bytes, str | None], str]]:
     try:
         from charset_normalizer import from_bytes
 
-        found["charset_normalizer"] = lambda body, label: str(from_bytes(body).best() or "")
+        readers["charset_normalizer"] = lambda body, label: str(from_bytes(body).best() or "")
     except ImportError:
         print("charset_normalizer is not installed")
     try:
         from trafilatura.utils import decode_file
 
-        found["trafilatura"] = lambda body, label: decode_file(body)
+        readers["trafilatura"] = lambda body, label: decode_file(body)
     except ImportError:
         print("trafilatura is not installed")
-    return found
+    return readers
 
 
 def main() -> None:
@@ -131,17 +131,17 @@ def main() -> None:
     for name, read in readers.items():
         by: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         given_up, spent, worst = 0, 0.0, defaultdict(list)
-        for language, charset, damage, said, body, label, lines in made:
+        for language, charset, damage, label_at, body, label, lines in made:
             began = time.process_time()
-            found = read(body, label)
+            text = read(body, label)
             spent += time.process_time() - began
-            good, total = right(found, lines)
+            good, total = right(text, lines)
             given_up += not total
             for key in ("all", f"damage {damage}", f"language {language}", f"charset {charset}"):
                 by[key][0] += good
                 by[key][1] += total
             if total and good < 0.97 * total:
-                worst[f"{language}/{charset}/{damage}/{said}"].append(round(good / total, 2))
+                worst[f"{language}/{charset}/{damage}/{label_at}"].append(round(good / total, 2))
         figures[name] = by["all"][0] / max(1, by["all"][1])
         print(f"{name}: {figures[name]:.4f} right, {given_up} pages given up, {1000 * spent / len(made):.2f} ms a page")
         for kind in ("damage", "language", "charset"):

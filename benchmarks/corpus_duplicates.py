@@ -32,18 +32,18 @@ SOURCES = ("msdocs", "openstax", "wikipedia_mix", "movie_reviews", "c4_demo")
 
 def sentences(data: Path) -> list[list[str]]:
     """A pool of sentences of 8 to 40 words."""
-    found = []
+    pool = []
     for name in SOURCES:
         for text in pq.read_table(data / "text" / f"{name}.parquet")["text"].to_pylist():
             words = [sentence.split() for sentence in text[:20_000].replace("\n", " ").split(". ")]
-            found += [some for some in words if 8 <= len(some) <= 40]
-    return found
+            pool += [sentence for sentence in words if 8 <= len(sentence) <= 40]
+    return pool
 
 
 def generate(data: Path, folder: Path) -> None:
     """Write shards of `text` and `copy_of`, the number of the document that it was made from, or -1."""
     pool, generator = sentences(data), np.random.default_rng(0)
-    vocabulary = sorted({word for some in pool[:20_000] for word in some})
+    vocabulary = sorted({word for sentence in pool[:20_000] for word in sentence})
     recent: list[tuple[int, list[str]]] = []
     for shard in range(DOCUMENTS // SHARD):
         rows = []
@@ -52,8 +52,8 @@ def generate(data: Path, folder: Path) -> None:
             if number % 5 == 4:
                 copy_of, words = recent[generator.integers(len(recent))]
                 words = list(words)
-                for place in generator.integers(0, len(words), generator.integers(1, max(2, len(words) // 20))):
-                    words[place] = vocabulary[generator.integers(len(vocabulary))]
+                for position in generator.integers(0, len(words), generator.integers(1, max(2, len(words) // 20))):
+                    words[position] = vocabulary[generator.integers(len(vocabulary))]
             else:
                 words = [
                     word
@@ -70,13 +70,13 @@ def texts(folder: Path) -> Iterator[list[str]]:
         yield pq.read_table(path, columns=["text"])["text"].to_pylist()
 
 
-def signatures(some: Iterable[str]) -> np.ndarray:
-    return np.stack([duplicates.signature(split(text), PERMUTATIONS) for text in some])
+def signatures(texts: Iterable[str]) -> np.ndarray:
+    return np.stack([duplicates.signature(split(text), PERMUTATIONS) for text in texts])
 
 
 def ours(folder: Path) -> np.ndarray:
     """The cluster of each document."""
-    blocks = (signatures(some) for some in texts(folder))
+    blocks = (signatures(block) for block in texts(folder))
     return duplicates.clusters(DOCUMENTS, duplicates.near_duplicate_pairs(blocks, JACCARD, MEMORY_MB, folder))
 
 
@@ -109,16 +109,16 @@ def datatrove(folder: Path, words: object) -> int:
     from loguru import logger
 
     logger.remove()
-    some = next(texts(folder))[:PEER_DOCUMENTS]
+    sample = next(texts(folder))[:PEER_DOCUMENTS]
     with tempfile.TemporaryDirectory() as name:
         signatures, buckets, remove = (f"{name}/{part}" for part in ("signatures", "buckets", "remove"))
         first = MinhashDedupSignature(signatures, language=words)
         first._hash_func = lambda text: xxhash.xxh64_intdigest(text.encode())  # xxhash 4 takes no str any more
-        first.run((Document(text=text, id=str(number)) for number, text in enumerate(some)), 0, 1)
+        first.run((Document(text=text, id=str(number)) for number, text in enumerate(sample)), 0, 1)
         for bucket in range(first.config.num_buckets):
             MinhashDedupBuckets(signatures, buckets).run(None, bucket, first.config.num_buckets)
         MinhashDedupCluster(buckets, remove).run(None, 0, 1)
-        documents = (Document(text=text, id=str(number)) for number, text in enumerate(some))
+        documents = (Document(text=text, id=str(number)) for number, text in enumerate(sample))
         return sum(1 for _ in MinhashDedupFilter(remove).run(documents, 0, 1))
 
 
@@ -128,11 +128,11 @@ def measured(function: Callable[[Path], object], folder: Path) -> tuple[object, 
     queue = context.Queue()
     process = context.Process(target=_measure, args=(function, folder, queue))
     process.start()
-    found = queue.get()
+    outcome = queue.get()
     process.join()
-    if isinstance(found, BaseException):
-        raise found
-    return found
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
 
 
 def _measure(function: Callable[[Path], object], folder: Path, queue: multiprocessing.Queue) -> None:
@@ -152,26 +152,26 @@ def peak_mb() -> float:
 
 def quality(folder: Path, clusters: np.ndarray) -> dict[str, float]:
     """Precision of the joined documents and recall of the planted copies, by the true Jaccard similarity of both."""
-    every = [text for some in texts(folder) for text in some]
+    every = [text for block in texts(folder) for text in block]
     source = np.concatenate([pq.read_table(path)["copy_of"].to_numpy() for path in sorted(folder.glob("*.parquet"))])
     groups = np.flatnonzero(clusters != np.arange(DOCUMENTS))
     roots = np.where(source >= 0, source, np.arange(DOCUMENTS))
-    wrong = sum(roots[one] != roots[clusters[one]] for one in groups.tolist())
-    found = {"precision": 1 - wrong / max(1, len(groups))}
+    wrong = sum(roots[index] != roots[clusters[index]] for index in groups.tolist())
+    measures = {"precision": 1 - wrong / max(1, len(groups))}
     copies = np.flatnonzero(source >= 0)
     sampled = copies[:: len(copies) // 10_000]
-    similarity = np.array([jaccard(every[one], every[source[one]]) for one in sampled.tolist()])
+    similarity = np.array([jaccard(every[index], every[source[index]]) for index in sampled.tolist()])
     joined = clusters[sampled] == clusters[source[sampled]]
     for low in (0.7, 0.75, 0.8, 0.9):
-        some = similarity >= low
-        found[f"recall of copies, Jaccard >= {low}"] = float(joined[some].mean())
-    found["joined below 0.6"] = float(joined[similarity < 0.6].mean()) if (similarity < 0.6).any() else 0.0
-    return found
+        above = similarity >= low
+        measures[f"recall of copies, Jaccard >= {low}"] = float(joined[above].mean())
+    measures["joined below 0.6"] = float(joined[similarity < 0.6].mean()) if (similarity < 0.6).any() else 0.0
+    return measures
 
 
 def jaccard(first: str, second: str) -> float:
     a, b = (
-        {tuple(words[place : place + 5]) for place in range(len(words) - 4)}
+        {tuple(words[start : start + 5]) for start in range(len(words) - 4)}
         for words in (first.split(), second.split())
     )
     return len(a & b) / len(a | b)
@@ -187,8 +187,8 @@ def articles(data: Path) -> tuple[float, float]:
     }
     ids = list(rows)
     blocks = duplicates.near_duplicate_pairs([signatures(rows.values())], JACCARD)
-    found = {tuple(sorted((ids[first], ids[second]))) for block in blocks for first, second in block.tolist()}
-    return len(found & truth) / len(found), len(found & truth) / len(truth)
+    pairs = {tuple(sorted((ids[first], ids[second]))) for block in blocks for first, second in block.tolist()}
+    return len(pairs & truth) / len(pairs), len(pairs & truth) / len(truth)
 
 
 def main() -> None:
@@ -213,7 +213,7 @@ def main() -> None:
         clusters, cpu, wall, memory = measured(ours, folder)
         if peers:
             peers += [(kind, *measured(function, folder)) for kind, function in kinds.items()]
-        found = quality(folder, clusters)
+        measures = quality(folder, clusters)
     row = "{:<24}{:>10,}{:>14.1f}{:>14.1f}{:>10.0f}"
     print(f"{'':<24}{'documents':>10}{'CPU us/doc':>14}{'wall us/doc':>14}{'peak MB':>10}")
     print(row.format("groundup", DOCUMENTS, cpu / DOCUMENTS * 1e6, wall / DOCUMENTS * 1e6, memory))
@@ -221,17 +221,17 @@ def main() -> None:
         print(
             row.format(kind, PEER_DOCUMENTS, peer_cpu / PEER_DOCUMENTS * 1e6, peer_wall / PEER_DOCUMENTS * 1e6, peer_mb)
         )
-    print(json.dumps(found, indent=1))
-    rate = DOCUMENTS / cpu
+    print(json.dumps(measures, indent=1))
+    speed = DOCUMENTS / cpu
     peer = (
         float(np.mean([PEER_DOCUMENTS / peer_cpu for kind, _, peer_cpu, *_ in peers if kind == "datatrove"]))
         if peers
         else None
     )
-    holds = bool(rate >= BAR_RATIO * peer and memory <= BAR_MB and precision == recall == 1) if peer else None
+    holds = bool(speed >= BAR_RATIO * peer and memory <= BAR_MB and precision == recall == 1) if peer else None
     conclude(
         f"near duplicates, documents a CPU second over {DOCUMENTS:,}, 5 times datatrove's, in {memory:.0f} of {BAR_MB} MB",
-        rate, "documents/s", BAR_RATIO * (peer or 0), holds, peer="datatrove", peer_figure=peer, reason=reason,
+        speed, "documents/s", BAR_RATIO * (peer or 0), holds, peer="datatrove", peer_figure=peer, reason=reason,
     )  # fmt: skip
 
 

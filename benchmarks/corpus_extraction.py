@@ -50,10 +50,10 @@ class Scores:
                 self.precision.append((ours & gold).total() / ours.total())
             self.recall.append((ours & gold).total() / gold.total())
         else:
-            found, wrong = (sum(snippet in text for snippet in row[name]) for name in ("with", "without"))
+            matched, wrong = (sum(snippet in text for snippet in row[name]) for name in ("with", "without"))
             for name in ("all", language):
                 self.snippets[name] = [
-                    a + b for a, b in zip(self.snippets[name], (found, wrong, len(row["with"]) - found), strict=True)
+                    a + b for a, b in zip(self.snippets[name], (matched, wrong, len(row["with"]) - matched), strict=True)
                 ]
 
     @property
@@ -63,8 +63,8 @@ class Scores:
         return 2 * precision * recall / (precision + recall), precision, recall
 
     def snippet_f1(self, language: str) -> float:
-        found, wrong, missed = self.snippets[language]
-        return 2 * found / max(2 * found + wrong + missed, 1)
+        matched, wrong, missed = self.snippets[language]
+        return 2 * matched / max(2 * matched + wrong + missed, 1)
 
 
 def _shingles(text: str) -> Counter[tuple[str, ...]]:

@@ -64,18 +64,18 @@ def kept(text: str, tex: str) -> str:
 
 
 def extractors() -> dict[str, Callable[[str], str]]:
-    found: dict[str, Callable[[str], str]] = {
+    tools: dict[str, Callable[[str], str]] = {
         "groundup": lambda html: extract(Page("", "text/html", html.encode())).text
     }
     from resiliparse.extract.html2text import extract_plain_text
 
-    found[f"resiliparse {metadata.version('resiliparse')}"] = lambda html: extract_plain_text(html, main_content=True)
+    tools[f"resiliparse {metadata.version('resiliparse')}"] = lambda html: extract_plain_text(html, main_content=True)
     try:
         import trafilatura
     except ImportError:
-        return found
-    found[f"trafilatura {metadata.version('trafilatura')}"] = lambda html: trafilatura.extract(html) or ""
-    return found
+        return tools
+    tools[f"trafilatura {metadata.version('trafilatura')}"] = lambda html: trafilatura.extract(html) or ""
+    return tools
 
 
 def main() -> None:

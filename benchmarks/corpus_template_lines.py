@@ -23,22 +23,22 @@ Page = list[tuple[str, bool]]
 def ours(pages: list[Page]) -> list[set[int]]:
     hashes = [line_hashes("\n".join(line for line, _ in page)) for page in pages]
     sizes = np.array([len(lines) for lines in hashes])
-    owners, places = template_lines(np.concatenate(hashes), sizes, np.ones(len(pages), dtype=bool), SHARE)
-    return [set(places[owners == page].tolist()) for page in range(len(pages))]
+    owners, line_numbers = template_lines(np.concatenate(hashes), sizes, np.ones(len(pages), dtype=bool), SHARE)
+    return [set(line_numbers[owners == page].tolist()) for page in range(len(pages))]
 
 
 def seen_before(pages: list[Page]) -> list[set[int]]:
     seen: set[str] = set()
-    found = []
+    repeated = []
     for page in pages:
-        found.append({place for place, (line, _) in enumerate(page) if line in seen})
+        repeated.append({number for number, (line, _) in enumerate(page) if line in seen})
         seen.update(line for line, _ in page)
-    return found
+    return repeated
 
 
 def precision_and_recall(judge: Callable[[list[Page]], list[set[int]]], pages: list[Page]) -> tuple[float, float]:
     judged = judge(pages)
-    right = sum(page[place][1] for page, found in zip(pages, judged, strict=True) for place in found)
+    right = sum(page[number][1] for page, numbers in zip(pages, judged, strict=True) for number in numbers)
     return right / sum(map(len, judged)), right / sum(template for page in pages for _, template in page)
 
 
@@ -50,15 +50,15 @@ def main() -> None:
         for name, judge in (("groundup", ours), ("every line seen before", seen_before)):
             rows[name].append(precision_and_recall(judge, pages))
             print(f"seed {seed}  {name:<24} precision {rows[name][-1][0]:.4f}  recall {rows[name][-1][1]:.4f}")
-    least = {name: min(min(pair) for pair in found) for name, found in rows.items()}
+    lowest = {name: min(min(pair) for pair in pairs) for name, pairs in rows.items()}
     print(
         "medians:",
-        {name: [statistics.median(side) for side in zip(*found, strict=True)] for name, found in rows.items()},
+        {name: [statistics.median(side) for side in zip(*pairs, strict=True)] for name, pairs in rows.items()},
     )
     conclude(
         "template lines of a forum, the least of precision and recall over five seeds",
-        least["groundup"], "", BAR, least["groundup"] >= BAR,
-        peer="every line seen before", peer_figure=least["every line seen before"],
+        lowest["groundup"], "", BAR, lowest["groundup"] >= BAR,
+        peer="every line seen before", peer_figure=lowest["every line seen before"],
     )  # fmt: skip
 
 

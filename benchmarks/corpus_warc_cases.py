@@ -24,12 +24,12 @@ INSERTED = [b"\x1f\x8b\x08", b"WARC/1.0\r\nContent-Length: 9999999999999\r\n\r\n
 
 def ours(path: Path) -> tuple[Counter, Losses]:
     losses = Losses()
-    found: Counter = Counter()
+    records: Counter = Counter()
     for record in read_records(path, losses):
         page_of(record, path.name, losses)
         if record.kind != "warcinfo":  # which warcio makes up for ARC files
-            found[_key(record.url, record.block)] += 1
-    return found, losses
+            records[_key(record.url, record.block)] += 1
+    return records, losses
 
 
 def _key(url: str, block: bytes) -> tuple[str, str]:
@@ -41,7 +41,7 @@ def by_warcio(path: Path) -> tuple[Counter, int, str]:
     """What warcio reads, how many records, and the error at which it stops."""
     from warcio.archiveiterator import ArchiveIterator
 
-    found: Counter = Counter()
+    records: Counter = Counter()
     count = 0
     try:
         with path.open("rb") as file:
@@ -49,10 +49,10 @@ def by_warcio(path: Path) -> tuple[Counter, int, str]:
                 url = (record.rec_headers.get_header("WARC-Target-URI") or "").strip("<>")
                 count += 1
                 if record.rec_type != "warcinfo":
-                    found[_key(url, record.raw_stream.read())] += 1
+                    records[_key(url, record.raw_stream.read())] += 1
     except Exception as error:
-        return found, count, type(error).__name__
-    return found, count, ""
+        return records, count, type(error).__name__
+    return records, count, ""
 
 
 def by_fastwarc(path: Path) -> str:
@@ -73,17 +73,17 @@ def table(cases: list[Path]) -> list[str]:
     worse = []
     print(f"{'file':38} {'records':>7} {'whole':>5} {'cut':>4} {'lost':>4}  {'warcio':24} {'FastWARC':14} places")
     for path in cases:
-        found, losses = ours(path)
+        records, losses = ours(path)
         theirs, count, error = by_warcio(path)
         # Cut records, and the one at which warcio stops, are compared by URL.
-        missing = sum((Counter(url for url, _ in theirs.elements()) - Counter(url for url, _ in found.elements())).values())
-        differing = sum((theirs - found).values())
+        missing = sum((Counter(url for url, _ in theirs.elements()) - Counter(url for url, _ in records.elements())).values())
+        differing = sum((theirs - records).values())
         if missing or differing > losses.truncated + bool(error):
             worse.append(path.name)
-        places = " ".join(f"{place.what} {place.start}-{place.end} ({place.bytes} B)" for place in losses.places[:3])
+        ranges = " ".join(f"{loss.what} {loss.start}-{loss.end} ({loss.bytes} B)" for loss in losses.places[:3])
         print(
             f"{path.name:38} {losses.records:7} {losses.records - losses.truncated:5} {losses.truncated:4} {losses.lost:4}  "
-            f"{f'{count} {error}':24} {by_fastwarc(path):14} {places}"
+            f"{f'{count} {error}':24} {by_fastwarc(path):14} {ranges}"
         )
     return worse
 
@@ -121,7 +121,7 @@ def mutants(cases: list[Path], folder: Path) -> tuple[int, float]:
     return errors, longest
 
 
-def rate(paths: list[Path]) -> tuple[float, float]:
+def records_per_second(paths: list[Path]) -> tuple[float, float]:
     """Records a second of processor time, ours and FastWARC's, HTTP parsed and decoded; medians of 3, alternating."""
     from fastwarc.warc import ArchiveIterator
 
@@ -165,7 +165,7 @@ def main() -> None:
     print(f"{MUTANTS} mutated files: {errors} errors, longest {longest:.2f} s")
     pages = sorted((options.data / "web").glob("pages-dev-0[01].warc.gz"))
     if pages:
-        mine, fast = rate(pages)
+        mine, fast = records_per_second(pages)
         print(f"reading pages-dev, decoded: {mine:,.0f} records/s, FastWARC {fast:,.0f} ({mine / fast:.2f}x)")
     holds = not worse and not errors and longest < SLOW_SECONDS
     print(f"warcio reads more in: {worse}")

@@ -39,20 +39,20 @@ def main() -> None:
         train(Path(name) / "model", tokenizer, planted, [lines(seed, 20) for seed in range(10, 30)])
         model = open_model(str(Path(name) / "model"))
     trained = time.monotonic() - start
-    found = order_test(model, of(planted))
-    print(f"trained on ten times: p {found['p']:.2g}, t {found['t']:.1f}, {found['shards']} shards ({trained:.0f} s of training)")
+    test = order_test(model, of(planted))
+    print(f"trained on ten times: p {test['p']:.2g}, t {test['t']:.1f}, {test['shards']} shards ({trained:.0f} s of training)")
     other = order_test(model, of(random.Random(1).sample(planted, len(planted))))["p"]
     print(f"the same lines in another order: p {other:.2g}")
     ps = [order_test(model, of(lines(seed)), permutations=10, seed=seed)["p"] for seed in range(100, 100 + SEEDS)]
     uniform = stats.kstest(ps, "uniform").pvalue
     print(f"{SEEDS} files that were not: p from {min(ps):.2g} to {max(ps):.2g}, KS p {uniform:.2f}")
-    holds = found["p"] < BAR and uniform > 0.05
+    holds = test["p"] < BAR and uniform > 0.05
     claim = "order test: p of a file that was trained on ten times, uniform on 20 others; 13-grams find all that was planted"
     questions = data / "benchmarks" / "mmlu_test.csv.gz"
     if not questions.is_file():
-        return conclude(claim, found["p"], "p", BAR, None, reason=f"{questions} is missing; give --data DIR")
+        return conclude(claim, test["p"], "p", BAR, None, reason=f"{questions} is missing; give --data DIR")
     holds &= overlap(questions, data / "text")
-    conclude(claim, found["p"], "p", BAR, holds, peer="KS p of 20 clean files", peer_figure=uniform)
+    conclude(claim, test["p"], "p", BAR, holds, peer="KS p of 20 clean files", peer_figure=uniform)
 
 
 def lines(seed: int, count: int = 100) -> list[str]:
@@ -67,27 +67,27 @@ def of(texts: list[str]) -> object:
 def overlap(questions: Path, texts: Path) -> bool:
     rows = [row for _, row in rows_of(questions, Refused())][::5]
     forms = [["\n".join(str(row[key]) for key in ("question", *"ABCD"))] for row in rows]
-    indexed = index(["mmlu"], ((0, number, some) for number, some in enumerate(forms)))
+    indexed = index(["mmlu"], ((0, number, form) for number, form in enumerate(forms)))
     clean: list[str] = []
     for name in ("wikipedia_mix", "c4_demo", "novels100", "msdocs"):
         clean += pq.read_table(texts / f"{name}.parquet", columns=["text"]).column("text").to_pylist()[: CLEAN - len(clean)]
     clean = [text[:20_000] for text in clean]
-    wanted = [place for place in range(len(indexed.examples)) if place % 7 == 0]
+    wanted = [example for example in range(len(indexed.examples)) if example % 7 == 0]
     documents = list(clean)
-    for number, place in enumerate(wanted):
+    for number, example in enumerate(wanted):
         text = documents[number % len(documents)]
         middle = len(text) // 2
-        documents[number % len(documents)] = f"{text[:middle]}\n{forms[indexed.examples[place][1]][0]}\n{text[middle:]}"
-    found = documents_with(indexed, documents).found
+        documents[number % len(documents)] = f"{text[:middle]}\n{forms[indexed.examples[example][1]][0]}\n{text[middle:]}"
+    matches = documents_with(indexed, documents).found
     alarms = documents_with(indexed, clean).found
-    missed, more = len(set(wanted) - set(found)), len(set(found) - set(wanted))
+    missed, more = len(set(wanted) - set(matches)), len(set(matches) - set(wanted))
     print(
         f"13-grams: {len(indexed.examples)} MMLU questions ({indexed.too_short[0]} too short), {len(wanted)} planted in "
         f"{len(documents)} documents: {missed} missed, {more} more that share a passage or answers with those; "
         f"{len(alarms)} in the documents without them"
     )
-    for place in list(alarms)[:5]:
-        print("  ", forms[indexed.examples[place][1]][0][:200].replace("\n", " "), file=sys.stderr)
+    for example in list(alarms)[:5]:
+        print("  ", forms[indexed.examples[example][1]][0][:200].replace("\n", " "), file=sys.stderr)
     return not missed and not alarms
 
 

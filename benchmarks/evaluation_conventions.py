@@ -37,16 +37,16 @@ def main() -> None:
     books = pq.read_table(files[1], columns=["text"]).column("text").slice(0, 12).to_pylist()
     tokenizer = Tokenizer.from_merges(bpe.train(bpe.count_pretokens([*exam, *books]), 1024))
     with tempfile.TemporaryDirectory() as name:
-        places = [Path(name) / one for one in ("examinations", "textbooks", "random")]
-        for place, texts in zip(places, (exam, books, []), strict=True):
-            model_folder.save(place, trained(tokenizer, texts), tokenizer, chat=False)
-        found = evaluate([*map(str, places)], ["mmlu"], data / "benchmarks", limit=QUESTIONS, few_shot=0)
-    print(table(found))
-    for result in found["results"]:
-        shares = {name: one["accuracy"] for name, one in result["accuracy"].items()}
+        folders = [Path(name) / kind for kind in ("examinations", "textbooks", "random")]
+        for folder, texts in zip(folders, (exam, books, []), strict=True):
+            model_folder.save(folder, trained(tokenizer, texts), tokenizer, chat=False)
+        evaluation = evaluate([*map(str, folders)], ["mmlu"], data / "benchmarks", limit=QUESTIONS, few_shot=0)
+    print(table(evaluation))
+    for result in evaluation["results"]:
+        shares = {name: row["accuracy"] for name, row in result["accuracy"].items()}
         low, high = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
         print(f"{result['label']}: from {100 * shares[low]:.1f} ({low}) to {100 * shares[high]:.1f} ({high})")
-    spread = 100 * max(result["spread"] for result in found["results"])
+    spread = 100 * max(result["spread"] for result in evaluation["results"])
     conclude(claim, spread, "points", BAR, spread >= BAR, peer="LLaMA-65B, HELM less lm-eval, points", peer_figure=BAR)
 
 

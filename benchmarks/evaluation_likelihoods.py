@@ -53,21 +53,21 @@ def main() -> None:
         write_mmlu(work, data, options.examples, Path(lm_eval.__file__).with_name("tasks") / "mmlu")
         plain = write(work, data, options.examples)
         manager = TaskManager(include_path=str(work), include_defaults=False)
-        place = str(work / "model")
-        sides = [HFLM(place, device="cpu", dtype="float32", batch_size=8, softmax_dtype="float64"), GroundupLM(place, 16)]
-        model, worst, same = open_model(place), 0.0, True
-        asked = [(plain, 0), *(([f"ours_default_{subject}" for subject in SUBJECTS], shots) for shots in (0, 5))]
-        for tasks, shots in asked:
+        folder = str(work / "model")
+        sides = [HFLM(folder, device="cpu", dtype="float32", batch_size=8, softmax_dtype="float64"), GroundupLM(folder, 16)]
+        model, worst, same = open_model(folder), 0.0, True
+        task_groups = [(plain, 0), *(([f"ours_default_{subject}" for subject in SUBJECTS], shots) for shots in (0, 5))]
+        for tasks, shots in task_groups:
             samples = [
                 lm_eval.simple_evaluate(side, tasks=tasks, num_fewshot=shots, task_manager=manager, bootstrap_iters=0)["samples"]
                 for side in sides
             ]
             for task in tasks:
                 nats, accuracy = ours(model, work, task, shots)
-                others = [sorted(side[task], key=lambda one: one["doc_id"]) for side in samples]
-                apart = [max(distance(*pair) for pair in zip(nats, some, strict=True)) for some in others]
-                right = [sum(one["acc"] for one in some) / len(some) for some in others]
-                equal = all(abs(one - accuracy) < 1e-9 for one in right)
+                others = [sorted(side[task], key=lambda sample: sample["doc_id"]) for side in samples]
+                apart = [max(distance(*pair) for pair in zip(nats, theirs, strict=True)) for theirs in others]
+                right = [sum(sample["acc"] for sample in theirs) / len(theirs) for theirs in others]
+                equal = all(abs(share - accuracy) < 1e-9 for share in right)
                 worst, same = max(worst, *apart), same and equal
                 print(
                     f"{task}, {shots} examples: {sum(map(len, nats))} likelihoods, {apart[0]:.1e} from hf's, {apart[1]:.1e} from "
@@ -91,11 +91,11 @@ def ours(model: object, work: Path, task: str, shots: int) -> tuple[list[list[fl
     if name == "mmlu":
         examples.rows[:] = [row for row in examples.rows if row.group == subject]
     records = records_of(model, opened, examples.rows)
-    found = evaluation.summary(opened, examples, records)
+    summary = evaluation.summary(opened, examples, records)
     if name == "lambada":
-        return [[record["nats"]] for record in records], found["accuracy"]["answer"]["accuracy"]
+        return [[record["nats"]] for record in records], summary["accuracy"]["answer"]["accuracy"]
     kind = "letter" if name == "mmlu" else "answer"
-    return [record[f"{kind}s"] for record in records], found["accuracy"][kind]["accuracy"]
+    return [record[f"{kind}s"] for record in records], summary["accuracy"][kind]["accuracy"]
 
 
 def write(work: Path, data: Path, count: int) -> list[str]:
@@ -105,8 +105,8 @@ def write(work: Path, data: Path, count: int) -> list[str]:
         kind = task.removeprefix("blimp_")
         source = "blimp" if kind in KINDS else task
         with gzip.open(data / f"{'hellaswag_1000' if task == 'hellaswag' else source}.jsonl.gz", "rt", encoding="utf-8") as file:
-            some = (line for line in file if source != "blimp" or json.loads(line)["UID"] == kind)
-            rows = "".join(islice(some, count))
+            lines = (line for line in file if source != "blimp" or json.loads(line)["UID"] == kind)
+            rows = "".join(islice(lines, count))
         name = task if source == "blimp" else f"plain_{task}"
         (work / f"{name}.jsonl").write_text(rows, encoding="utf-8")
         files = json.dumps({"test": str(work / f"{name}.jsonl")})

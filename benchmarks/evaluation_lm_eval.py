@@ -34,12 +34,12 @@ import json, resource, sys
 import lm_eval
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-place, work, batch, tasks, shots = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4].split(","), int(sys.argv[5])
-found = lm_eval.simple_evaluate(
-    model=HFLM(place, device="cpu", dtype="float32", batch_size=batch), tasks=tasks, num_fewshot=shots, bootstrap_iters=0,
+folder, work, batch, tasks, shots = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4].split(","), int(sys.argv[5])
+evaluation = lm_eval.simple_evaluate(
+    model=HFLM(folder, device="cpu", dtype="float32", batch_size=batch), tasks=tasks, num_fewshot=shots, bootstrap_iters=0,
     task_manager=TaskManager(include_path=work, include_defaults=False), log_samples=False,
 )
-scores = {task: {k: v for k, v in some.items() if isinstance(v, float)} for task, some in found["results"].items()}
+scores = {task: {k: v for k, v in row.items() if isinstance(v, float)} for task, row in evaluation["results"].items()}
 used = resource.getrusage(resource.RUSAGE_SELF)
 print(json.dumps({"memory": used.ru_maxrss, "processor": used.ru_utime, "scores": scores}))
 """
@@ -68,13 +68,13 @@ def main() -> None:
             theirs = measured(PEER, str(work / "model"), str(work), batch, ",".join(tasks), "5")
             print(f"ours {shown(ours)}; lm-eval, batch {batch}, {shown(theirs)}", flush=True)
             rounds.append((ours, theirs))
-    ours, theirs = (min(some, key=lambda one: one["seconds"]) for some in zip(*rounds, strict=True))
+    ours, theirs = (min(side, key=lambda figures: figures["seconds"]) for side in zip(*rounds, strict=True))
     print(
         f"{ours['n']} questions, {ours['truncated']} truncated; first records after {ours['first']:.1f} s; "
         f"processor time {theirs['processor'] / ours['processor']:.1f} times"
     )
     letter, answer = (
-        sum(theirs["scores"][task]["acc,none"] for task in some) / len(SUBJECTS) for some in (tasks[::2], tasks[1::2])
+        sum(theirs["scores"][task]["acc,none"] for task in kind) / len(SUBJECTS) for kind in (tasks[::2], tasks[1::2])
     )
     figures = [ours["scores"][name]["accuracy"] for name in ("letter", "answer")]
     same = abs(letter - figures[0]) < CLOSE and abs(answer - figures[1]) < CLOSE
@@ -102,10 +102,10 @@ def evaluated(model: Path, data: Path, task: str) -> dict:
         command = [sys.executable, "-m", "groundup", "evaluate", str(model), "--task", task, "--data", str(data)]
         environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT / "src")}
         start = time.monotonic()
-        with (out / "said").open("w") as said, (out / "told").open("w") as told:
-            process = subprocess.Popen([*command, "--out", str(out / "records")], stdout=said, stderr=told, env=environment)
+        with (out / "said").open("w") as output, (out / "told").open("w") as errors:
+            process = subprocess.Popen([*command, "--out", str(out / "records")], stdout=output, stderr=errors, env=environment)
             while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
-                if not first and any(one.stat().st_size for one in out.rglob("*.jsonl")):
+                if not first and any(path.stat().st_size for path in out.rglob("*.jsonl")):
                     first = time.monotonic() - start
                 time.sleep(0.02)
             seconds = time.monotonic() - start
@@ -117,29 +117,30 @@ def evaluated(model: Path, data: Path, task: str) -> dict:
     return {**figures, "seconds": seconds, "first": first, "memory": ended[2].ru_maxrss, "processor": ended[2].ru_utime}
 
 
-def shown(one: dict) -> str:
-    return f"{one['seconds']:.1f} s ({one['processor']:.1f} of processor time), {one['memory'] / 1024:.0f} MB"
+def shown(side: dict) -> str:
+    return f"{side['seconds']:.1f} s ({side['processor']:.1f} of processor time), {side['memory'] / 1024:.0f} MB"
 
 
 def write(work: Path, data: Path, questions: int, built_in: Path) -> list[str]:
     """The model, our files of examples, and lm-eval's tasks by subject, the letter and the answer by turns."""
-    found: dict[str, list[dict]] = {}
-    for name, most in (("test", questions), ("dev", 5)):
+    rows_of: dict[str, list[dict]] = {}
+    for name, count in (("test", questions), ("dev", 5)):
         with gzip.open(data / f"mmlu_{name}.csv.gz", "rt", encoding="utf-8", newline="") as file:
             rows = [row for row in DictReader(file) if row["subject"] in SUBJECTS]
-        found[name] = [row for subject in SUBJECTS for row in [one for one in rows if one["subject"] == subject][:most]]
+        by_subject = {subject: [row for row in rows if row["subject"] == subject] for subject in SUBJECTS}
+        rows_of[name] = [row for subject in SUBJECTS for row in by_subject[subject][:count]]
     shape = [
         {"question": row["question"], "subject": row["subject"], "choices": [row[letter] for letter in "ABCD"],
          "answer": "ABCD".index(row["answer"])}
-        for row in (*found["test"], *found["dev"])
+        for row in (*rows_of["test"], *rows_of["dev"])
     ]  # fmt: skip
     names = []
     for subject in SUBJECTS:
         files = {}
-        for name, rows in (("test", shape[: len(found["test"])]), ("dev", shape[len(found["test"]) :])):
+        for name, rows in (("test", shape[: len(rows_of["test"])]), ("dev", shape[len(rows_of["test"]) :])):
             files[name] = str(work / f"{subject}_{name}.jsonl")
-            some = [row for row in rows if row["subject"] == subject]
-            Path(files[name]).write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
+            of_subject = [row for row in rows if row["subject"] == subject]
+            Path(files[name]).write_text("".join(json.dumps(row) + "\n" for row in of_subject), encoding="utf-8")
         for kind in ("default", "continuation"):
             task = f"ours_{kind}_{subject}"
             names.append(task)
@@ -150,7 +151,7 @@ def write(work: Path, data: Path, questions: int, built_in: Path) -> list[str]:
                 f"dataset_name: null\ndataset_kwargs: {{cache_dir: {work}/cache, data_files: {json.dumps(files)}}}\n"
                 f"metric_list: {json.dumps(listed)}\n"
             )
-    for name, rows in found.items():
+    for name, rows in rows_of.items():
         with (work / f"mmlu_{name}.csv").open("w", encoding="utf-8", newline="") as file:
             writer = DictWriter(file, list(rows[0]))
             writer.writeheader()
@@ -159,7 +160,7 @@ def write(work: Path, data: Path, questions: int, built_in: Path) -> list[str]:
     return names
 
 
-def save(place: Path, data: Path) -> None:
+def save(folder: Path, data: Path) -> None:
     """The model that both evaluate."""
     tokenizer = trained(data)
     model = Decoder(DecoderConfig(tokenizer.size, 256, 6, 4, 2, 64, 768, 1024))
@@ -168,7 +169,7 @@ def save(place: Path, data: Path) -> None:
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(1 + 0.1 * noise if parameter.dim() == 1 else 0.05 * noise)
-    model_folder.save(place, model, tokenizer, chat=False)
+    model_folder.save(folder, model, tokenizer, chat=False)
 
 
 def trained(data: Path) -> Tokenizer:

@@ -45,8 +45,8 @@ def main() -> None:
         ours = evaluate([str(work / "model")], [str(work / "disjoint.toml"), str(work / "half.toml")])["results"]
         # It predicts a text's first token from the one that begins every text; told so, its tokenizer must not add another.
         peer = HFLM(str(work / "model"), device="cpu", dtype="float32", batch_size=4, add_bos_token=False)
-        asked = [Instance(request_type="loglikelihood_rolling", doc={}, arguments=(text,), idx=0) for text in texts]
-        nats = peer.loglikelihood_rolling(asked, disable_tqdm=True)
+        requests = [Instance(request_type="loglikelihood_rolling", doc={}, arguments=(text,), idx=0) for text in texts]
+        nats = peer.loglikelihood_rolling(requests, disable_tqdm=True)
     sizes, words = [len(text.encode()) for text in texts], [len(text.split()) for text in texts]
     theirs = {
         "bits_per_byte": bits_per_byte([*zip(nats, sizes, strict=True)]),

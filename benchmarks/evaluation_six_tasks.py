@@ -61,15 +61,15 @@ def main() -> None:
         for task in options.tasks.split(","):
             write(work, data, task, options.examples)
             ours = evaluated(work / "model", work / f"{task}.jsonl", task)
-            asked = [f"plain_{task}", *([f"letter_{task}"] if task in LETTERS else [])]
-            theirs = measured(PEER, str(work / "model"), str(work), options.batch, ",".join(asked), "0")
-            for name, convention in zip(asked, ("answer", "letter"), strict=False):
+            peer_tasks = [f"plain_{task}", *([f"letter_{task}"] if task in LETTERS else [])]
+            theirs = measured(PEER, str(work / "model"), str(work), options.batch, ",".join(peer_tasks), "0")
+            for name, convention in zip(peer_tasks, ("answer", "letter"), strict=False):
                 mine = ours["scores"][convention]["accuracy"]
                 same = same and abs(mine - theirs["scores"][name]["acc,none"]) < CLOSE
             ratios.append(theirs["seconds"] / ours["seconds"])
             processor.append(theirs["processor"] / ours["processor"])
             print(f"{task}: ours {shown(ours)}; lm-eval {shown(theirs)}: {ratios[-1]:.1f} times", flush=True)
-    mean, of_processor = (math.exp(sum(map(math.log, some)) / len(some)) for some in (ratios, processor))
+    mean, of_processor = (math.exp(sum(map(math.log, values)) / len(values)) for values in (ratios, processor))
     print(f"geometric mean {mean:.1f} times, of processor time {of_processor:.1f}; accuracies {'equal' if same else 'NOT EQUAL'}")
     conclude(claim, mean, "times", BAR, mean >= BAR and same)
 

@@ -51,14 +51,14 @@ def main() -> None:
             for by_kernels in best:
                 seconds, answers[by_kernels] = decoded(model, prompts, by_kernels, clock)
                 best[by_kernels] = min(best[by_kernels], seconds)
-        rate = {side: rows * (NEW - 1) / seconds for side, seconds in best.items()}
-        ratios[rows] = rate[True] / rate[False]
+        speed = {side: rows * (NEW - 1) / seconds for side, seconds in best.items()}
+        ratios[rows] = speed[True] / speed[False]
         same &= answers[True] == answers[False]
-        line = f"{rows:>2} rows: kernels {rate[True]:>6,.0f} tokens/s, PyTorch {rate[False]:>6,.0f}: {ratios[rows]:.2f} times"
+        line = f"{rows:>2} rows: kernels {speed[True]:>6,.0f} tokens/s, PyTorch {speed[False]:>6,.0f}: {ratios[rows]:.2f} times"
         if llama.installed(options.node):
-            found = theirs(options.node, model, prompts, options.threads)
-            equal = sum(a == b for a, b in zip(found.answers, answers[True], strict=True))
-            line += f"; llama.cpp {found.rate:>6,.0f}, {equal} of {rows} answers equal"
+            llama_streams = theirs(options.node, model, prompts, options.threads)
+            equal = sum(a == b for a, b in zip(llama_streams.answers, answers[True], strict=True))
+            line += f"; llama.cpp {llama_streams.speed:>6,.0f}, {equal} of {rows} answers equal"
         print(line, flush=True)
     holds = same and min(ratios.values()) >= BAR
     return conclude(CLAIM, ratios[16], "times", BAR, holds, peer=f"PyTorch; 1 row: {ratios[1]:.2f} times")
@@ -82,11 +82,11 @@ def decoded(
     state = Decoding(model, len(prompts), PROMPT + NEW)
     if not by_kernels:
         state.steps = None
-    found = [state.prefill(prompts).argmax(-1)]
+    tokens = [state.prefill(prompts).argmax(-1)]
     start = clock()
     for _ in range(NEW - 1):
-        found.append(state.decode(found[-1][:, None])[:, 0].argmax(-1))
-    return clock() - start, torch.stack(found, 1).tolist()
+        tokens.append(state.decode(tokens[-1][:, None])[:, 0].argmax(-1))
+    return clock() - start, torch.stack(tokens, 1).tolist()
 
 
 def theirs(node: Path, model: Decoder, prompts: list[list[int]], threads: int) -> llama.Streams:

@@ -35,19 +35,19 @@ def main() -> None:
                 raise SystemExit(done.stderr)
             results.append(json.loads(done.stdout.splitlines()[-1]))
         print(done.stderr)
-    brought, found = results
+    brought, report = results
     print(f"{brought['pairs']} pairs, {brought['judgements']} judgements; dropped: {brought['dropped']}")
-    beside = None
+    alphas = None
     if importlib.util.find_spec("krippendorff"):
         import krippendorff
 
         theirs = np.array([[row[f"annotator{n}"] for row in rows] for n in (1, 2, 3)])
         alpha = krippendorff.alpha(reliability_data=theirs, level_of_measurement="nominal")
-        beside = f"Krippendorff's alpha {found['krippendorff_alpha']:.6f}, of the package on the file {alpha:.6f}"
-        print(beside)
-    kappas = sorted(found["cohen_kappa"].values())
+        alphas = f"Krippendorff's alpha {report['krippendorff_alpha']:.6f}, of the package on the file {alpha:.6f}"
+        print(alphas)
+    kappas = sorted(report["cohen_kappa"].values())
     distance = max(abs(ours - theirs) for ours, theirs in zip(kappas, PUBLISHED, strict=True))
-    conclude(claim, distance, "kappa", 5e-4, distance <= 5e-4, peer=beside)
+    conclude(claim, distance, "kappa", 5e-4, distance <= 5e-4, peer=alphas)
 
 
 def events(row: dict) -> list[dict]:

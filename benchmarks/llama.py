@@ -14,8 +14,8 @@ SOURCE = Path(__file__).parent / "llama_streams.cpp"
 
 
 class Streams(NamedTuple):
-    rate: float  # tokens per second of all streams together, without reading the prompts
-    whole_rate: float  # with it
+    speed: float  # tokens per second of all streams together, without reading the prompts
+    speed_with_prompts: float  # with it
     answers: list[list[int]]
 
 
@@ -37,12 +37,12 @@ def streams(
         program = Path(work) / "streams"
         words = ["g++", "-O2", "-std=c++17", *headers, SOURCE, "-o", program, *linked, f"-Wl,-rpath,{libraries}"]
         subprocess.run(words, check=True)
-        given = "\n".join([str(len(prompts)), *(" ".join(map(str, [len(one), *one])) for one in prompts)])
+        program_input = "\n".join([str(len(prompts)), *(" ".join(map(str, [len(prompt), *prompt])) for prompt in prompts)])
         words = [program, file, libraries, str(threads), str(new), str(int(exact)), str(rounds)]
-        done = subprocess.run(words, input=given, text=True, capture_output=True, check=True)
+        done = subprocess.run(words, input=program_input, text=True, capture_output=True, check=True)
     first, *rows = done.stdout.splitlines()
-    rate, whole_rate = map(float, first.split())
-    return Streams(rate, whole_rate, [[int(one) for one in row.split()] for row in rows])
+    speed, speed_with_prompts = map(float, first.split())
+    return Streams(speed, speed_with_prompts, [[int(token) for token in row.split()] for row in rows])
 
 
 def _libraries(node: Path) -> Path:

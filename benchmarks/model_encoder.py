@@ -38,7 +38,7 @@ def main() -> None:
     training = training[:TRAINING_DOCUMENTS]
     tokenizer = WordPiece(train(count_words(training), 4096))
     rows, probe = (rows_of(texts, tokenizer) for texts in (training, held_out))
-    asked = masked(probe[:HELD_OUT_ROWS], tokenizer, seed=-1)
+    probe_batch = masked(probe[:HELD_OUT_ROWS], tokenizer, seed=-1)
     config = EncoderConfig(tokenizer.size, WIDTH, DEPTH, WIDTH // 64, 4 * WIDTH, LENGTH, pad_token_id=tokenizer.pad)
     model, device = MaskedLanguageModel(config), choose()
     initialise(model, 0)
@@ -53,22 +53,22 @@ def main() -> None:
 
     def observe() -> dict[str, float]:
         with torch.no_grad():
-            found = masked_token(model, on_device(asked, device.torch_device), torch.float32)[1]
-        print(f"{time.perf_counter() - start:6.0f} s: loss {found['loss']:.3f}, accuracy {found['accuracy']:.1%}", flush=True)
-        return {"held_out_accuracy": found["accuracy"]}
+            metrics = masked_token(model, on_device(probe_batch, device.torch_device), torch.float32)[1]
+        print(f"{time.perf_counter() - start:6.0f} s: loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.1%}", flush=True)
+        return {"held_out_accuracy": metrics["accuracy"]}
 
     with tempfile.TemporaryDirectory() as folder:
         history = loop.train(
-            model, objective, batches, Optimizer(model, rates, dtype=device.training_dtype),
+            model, objective, batches, Optimizer(model, lr_of, dtype=device.training_dtype),
             lambda step: warmup_stable_decay(step, options.steps, max(1, options.steps // 20), options.steps // 2),
             options.steps, Path(folder) / "training", "masked tokens", max_grad_norm=1.0, observe=observe,
             observe_every=max(1, options.steps // 10), tokens_per_step=ROWS * LENGTH,
         )  # fmt: skip
-        same = opened_by_transformers(Path(folder) / "model", model.cpu(), tokenizer, asked["ids"][:4])
+        same = opened_by_transformers(Path(folder) / "model", model.cpu(), tokenizer, probe_batch["ids"][:4])
     accuracy = history[-1]["held_out_accuracy"]
-    where = asked["weight"] > 0
+    where = probe_batch["weight"] > 0
     frequent = int(torch.bincount(rows[:, 1:-1].flatten()).argmax())
-    unigram = (asked["targets"][where] == frequent).float().mean().item()
+    unigram = (probe_batch["targets"][where] == frequent).float().mean().item()
     print(f"{len(rows):,} rows; the most frequent token {tokenizer.pieces[frequent]!r}: {unigram:.1%}")
     print(f"logits of transformers' BertForMaskedLM: {same}")
     conclude(
@@ -77,7 +77,7 @@ def main() -> None:
     )  # fmt: skip
 
 
-def rates(name: str, parameter: torch.nn.Parameter) -> tuple[str, float]:
+def lr_of(name: str, parameter: torch.nn.Parameter) -> tuple[str, float]:
     """With AdamW at 1e-3 for all, step 80 still had the most frequent token's accuracy (3.8 %); so step 75 had 6.8 %."""
     matrix = parameter.dim() == 2 and "embeddings" not in name
     return ("muon", 0.02) if matrix else ("adamw", 0.003)
@@ -85,7 +85,7 @@ def rates(name: str, parameter: torch.nn.Parameter) -> tuple[str, float]:
 
 def rows_of(texts: list[str], tokenizer: WordPiece) -> torch.Tensor:
     """(rows, LENGTH): the documents end to end, cut into rows between [CLS] and [SEP]."""
-    ids = torch.cat([torch.from_numpy(some) for some in tokenizer.encode_batch(texts)]).long()
+    ids = torch.cat([torch.from_numpy(text_ids) for text_ids in tokenizer.encode_batch(texts)]).long()
     cut = ids[: len(ids) // (LENGTH - 2) * (LENGTH - 2)].view(-1, LENGTH - 2)
     edge = cut.new_ones(len(cut), 1)
     return torch.cat((edge * tokenizer.classify, cut, edge * tokenizer.separator), dim=1)

@@ -39,9 +39,9 @@ def main() -> None:
         seconds = seconds or took
         with torch.no_grad(), moe.recorded(model) as routings:
             loss, _ = next_token(model, batch_of(every), torch.float32)
-        found = measured[name] = moe.metrics(routings, moe.load(routings)) if routings else {}
+        metrics = measured[name] = moe.metrics(routings, moe.load(routings)) if routings else {}
         shown = " ".join(
-            f"{found[key]:{width}}" if found else f"{'':{width.split('.')[0]}}"
+            f"{metrics[key]:{width}}" if metrics else f"{'':{width.split('.')[0]}}"
             for key, width in (("max_load", "14.3f"), ("dead_experts", "5.0f"), ("router_entropy", "15.3f"))
         )
         print(f"{name:16} {moe.active_parameters(model):8,} {shown} {loss.item():12.3f} {took:8.1f}")
@@ -53,8 +53,8 @@ def main() -> None:
             models["balanced"], {name: [ids] for name, ids in held_out.items()}, layer
         ).items():
             print(f"{domain:14}", " ".join(f"{share:5.2f}" for share in shares))
-        for expert, places in enumerate(moe.token_samples(models["balanced"], every, layer, 6)):
-            before = [bytes(every[row, max(0, time - 7) : time + 1].tolist()) for row, time, _ in places]
+        for expert, positions in enumerate(moe.token_samples(models["balanced"], every, layer, 6)):
+            before = [bytes(every[row, max(0, time - 7) : time + 1].tolist()) for row, time, _ in positions]
             print(f"expert {expert}:", *(repr(text.decode("utf-8", "replace")) for text in before))
     even, free = measured["balanced"], measured["without balance"]
     conclude(

@@ -69,9 +69,9 @@ def main() -> None:
             same &= equal
     holds = same and all(ratios["trained"][rows] >= bar for rows, bar in BARS.items())
     plain = " and ".join(f"{ratio:.2g}" for ratio in ratios["random"].values())
-    beside = f"batch of 16 (bar {BARS[16]:g}); random weights, 1 and 16: {plain}"
+    note = f"batch of 16 (bar {BARS[16]:g}); random weights, 1 and 16: {plain}"
     return conclude(
-        CLAIM, ratios["trained"][1], "times", BARS[1], holds, peer=beside, peer_figure=ratios["trained"][16]
+        CLAIM, ratios["trained"][1], "times", BARS[1], holds, peer=note, peer_figure=ratios["trained"][16]
     )
 
 
@@ -114,7 +114,7 @@ def compare(
     ratios, same = {}, True
     print(f"{'weights':8} rows  transformers  groundup  ratio  bar  same ids  tokens a pass")
     for rows, batches in work.items():
-        mine, peer, equal = rates(ours, theirs, batches)
+        mine, peer, equal = speeds(ours, theirs, batches)
         ratios[rows] = mine / peer
         same &= equal
         print(
@@ -129,9 +129,9 @@ def spread(rows: int) -> list[int]:
     return torch.linspace(LENGTHS[0], LENGTHS[-1], rows).int().tolist()
 
 
-def rates(ours: LanguageModel, theirs: torch.nn.Module, batches: list[Documents]) -> tuple[float, float, bool]:
+def speeds(ours: LanguageModel, theirs: torch.nn.Module, batches: list[Documents]) -> tuple[float, float, bool]:
     """Tokens a second, ours and theirs, and whether all ids were equal."""
-    found: tuple[list[float], list[float]] = ([], [])
+    speeds_of: tuple[list[float], list[float]] = ([], [])
     same = True
     for repetition in range(-1, REPETITIONS):  # the first warms up
         seconds = [0.0, 0.0]
@@ -145,8 +145,8 @@ def rates(ours: LanguageModel, theirs: torch.nn.Module, batches: list[Documents]
             same &= mine == peer
         if repetition >= 0:
             for side in (0, 1):
-                found[side].append(NEW * sum(map(len, batches)) / seconds[side])
-    return median(found[0]), median(found[1]), same
+                speeds_of[side].append(NEW * sum(map(len, batches)) / seconds[side])
+    return median(speeds_of[0]), median(speeds_of[1]), same
 
 
 def tokens_a_pass(ours: LanguageModel, batches: list[Documents]) -> float:
@@ -161,8 +161,8 @@ def generate_theirs(theirs: torch.nn.Module, prompts: Documents) -> Documents:
     longest = max(map(len, prompts))
     ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    found = theirs.generate(ids, attention_mask=mask, max_new_tokens=NEW, do_sample=False, pad_token_id=0)
-    return found[:, longest:].tolist()
+    generated = theirs.generate(ids, attention_mask=mask, max_new_tokens=NEW, do_sample=False, pad_token_id=0)
+    return generated[:, longest:].tolist()
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def main() -> None:
         return conclude(claim, None, "bits/byte", 0, None, reason="openstax or blimp is missing; give --data DIR")
     training, held_out = timed.openstax(options.data)
     held_out = held_out[: 1 + np.searchsorted(np.cumsum([len(text.encode()) for text in held_out]), HELD_OUT_BYTES)]
-    pairs = some_pairs(blimp)
+    pairs = sampled_pairs(blimp)
     words, byte = timed.byte_pairs(training), Tokenizer.from_merges([])
     print(f"{len(training):,} documents; {options.minutes:g} minutes each; held out {len(held_out)}, {len(pairs)} pairs")
     print(f"{'':12} {'parameters':>12} {'a token':>11} {'bits/byte':>10} {'MB read':>8} {'kB/s':>7} {'BLiMP':>7}")
@@ -54,7 +54,7 @@ def main() -> None:
 
         def show(name: str, parameters: str, tokenizer: Tokenizer, tokens: int, seconds: float, scorer: Scorer) -> None:
             read = tokens * size / len(files[tokenizer].tokens)
-            bits[name] = timed.held_out_bits(held_out, tokenizer, lambda some: -sum(scorer(some)))
+            bits[name] = timed.held_out_bits(held_out, tokenizer, lambda sequences: -sum(scorer(sequences)))
             right = sentence_pairs.score(
                 pairs, lambda texts: scorer([[tokenizer.end_of_text, *tokenizer.encode(text)] for text in texts])
             )["all"]
@@ -68,7 +68,7 @@ def main() -> None:
         counted = KneserNey.fit(np.asarray(files[words].tokens), 5, words.size, words.end_of_text)
         stored = sum(len(order.keys) for order in counted.orders)
         show("5-gram", f"{stored:12,} {'':>11}", words, len(files[words].tokens), timed.seconds_since(start),
-             lambda some: ngram_scores(counted, some))  # fmt: skip
+             lambda sequences: ngram_scores(counted, sequences))  # fmt: skip
         for name in ("lstm", "convolution", "patches", "dense", "experts"):
             tokenizer, context = (byte, PATCH_BYTES * CONTEXT) if name == "patches" else (words, CONTEXT)
             model, _ = architectures.build(name, DEPTH, tokenizer.size, context, seed=0)
@@ -76,7 +76,7 @@ def main() -> None:
             tokens = timed.train(model, timed.stream(files[tokenizer], tokenizer, context), ROWS, seconds)
             total = sum(parameter.numel() for parameter in model.parameters())
             show(name, f"{total:12,} {moe.active_parameters(model):11,}", tokenizer, tokens, seconds,
-                 lambda some, model=model: [float(found.sum()) for found in score(model, some)])  # fmt: skip
+                 lambda sequences, model=model: [float(row.sum()) for row in score(model, sequences)])  # fmt: skip
     ngram = bits.pop("5-gram")
     best = min(bits, key=bits.__getitem__)
     conclude(
@@ -84,7 +84,7 @@ def main() -> None:
     )
 
 
-def some_pairs(path: Path) -> list[dict[str, str]]:
+def sampled_pairs(path: Path) -> list[dict[str, str]]:
     """The same number of pairs of each kind, spread over it."""
     with gzip.open(path, "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
@@ -98,9 +98,9 @@ def some_pairs(path: Path) -> list[dict[str, str]]:
 
 def ngram_scores(counted: KneserNey, sequences: Sequence[Sequence[int]]) -> list[float]:
     """The first token of each sequence, which opens it, is not scored."""
-    found = counted.log_probabilities(np.concatenate([np.asarray(some) for some in sequences]))
-    ends = np.cumsum([len(some) for some in sequences])
-    return [float(part[1:].sum()) for part in np.split(found, ends[:-1])]
+    log_probabilities = counted.log_probabilities(np.concatenate([np.asarray(sequence) for sequence in sequences]))
+    ends = np.cumsum([len(sequence) for sequence in sequences])
+    return [float(part[1:].sum()) for part in np.split(log_probabilities, ends[:-1])]
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ def main() -> None:
         kill(options, options.undisturbed or Path(folder) / "undisturbed", Path(folder) / "killed")
 
 
-def kill(options: argparse.Namespace, whole: Path, killed: Path) -> None:
-    undisturbed = finished_run(whole, options.recipe)
+def kill(options: argparse.Namespace, undisturbed_folder: Path, killed: Path) -> None:
+    undisturbed = finished_run(undisturbed_folder, options.recipe)
     moments = random.Random(options.seed)
     total = undisturbed["seconds"]["all"]
     kills, runs, done = 0, 0, False
@@ -72,7 +72,7 @@ def kill(options: argparse.Namespace, whole: Path, killed: Path) -> None:
             continue
         if process.returncode:
             sys.exit(f"after {kills} kills the run failed: {errors.splitlines()[-1]}")
-        different |= {name for name in SAME if digest(whole / name) != digest(run / name)}
+        different |= {name for name in SAME if digest(undisturbed_folder / name) != digest(run / name)}
         runs, done = runs + 1, kills == options.kills
     minutes = (time.monotonic() - start) / 60
     print(f"{kills} kills of {runs} runs, {minutes:.1f} min; undisturbed {total / 60:.1f}; different: {sorted(different)}")

@@ -10,12 +10,12 @@ BAR_SECONDS, HELP_BAR_SECONDS = 3.0, 0.3
 
 
 def median_seconds(call: Callable[[], object], times: int = 5) -> float:
-    found = []
+    seconds = []
     for _ in range(times):
         start = time.perf_counter()
         call()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 def main() -> None:

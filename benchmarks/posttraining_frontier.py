@@ -67,9 +67,9 @@ def rows_of(reviews: list[dict[str, str]], each: int, seed: int) -> list[dict[st
         words = review["text"].split()
         for _ in range(each):
             start = chance.randrange(max(1, len(words) - ASKED - CONTINUED))
-            some = words[start : start + ASKED + CONTINUED]
-            if len(some) == ASKED + CONTINUED:
-                rows.append({"prompt": " ".join(some[:ASKED]), "completion": " ".join(some[ASKED:])})
+            passage = words[start : start + ASKED + CONTINUED]
+            if len(passage) == ASKED + CONTINUED:
+                rows.append({"prompt": " ".join(passage[:ASKED]), "completion": " ".join(passage[ASKED:])})
     chance.shuffle(rows)
     return rows
 
@@ -82,8 +82,8 @@ class Bench:
         random.Random(0).shuffle(reviews)
         train, held_out = reviews[200:], reviews[:200]
         self.folder, self.device, self.sentiment = folder, choose(1), Sentiment(train)
-        found = self.sentiment([], [row["text"] for row in held_out])
-        right = [(one > 0) == (row["label"] == "pos") for row, one in zip(held_out, found, strict=True)]
+        odds = self.sentiment([], [row["text"] for row in held_out])
+        right = [(score > 0) == (row["label"] == "pos") for row, score in zip(held_out, odds, strict=True)]
         print(f"{machine()}; the classifier is right on {np.mean(right):.0%} of 200 whole reviews that it was not made of")
         self.tokenizer = Tokenizer.from_merges(bpe.train(bpe.count_pretokens(row["text"] for row in train), VOCABULARY))
         self.reward = ProgramReward("sentiment", self.sentiment, self.tokenizer, self.device.torch_device)
@@ -109,18 +109,18 @@ class Bench:
         return (ours - theirs).mean().item(), self.reward(self.unseen, answers.ids).mean().item()
 
     def pairs(self, count: int, seed: int) -> list[dict[str, str]]:
-        prompts = [Prompt(one, prompt_of(self.tokenizer, one)) for one in self.asked[:count]]
+        prompts = [Prompt(asked, prompt_of(self.tokenizer, asked)) for asked in self.asked[:count]]
         two = []
         for number in (0, 1):
             answers = answers_of(self.model, prompts, self.ends, self.tokenizer.pad, Sampling(MOST), 2 * seed + number)
             texts = [self.tokenizer.decode(ids).strip() for ids in answers.ids]
             two.append(list(zip(self.sentiment([], texts), texts, strict=True)))
-        found = []
-        for prompt, *both in zip(prompts, *two, strict=True):
-            (low, worse), (high, better) = sorted(both)
+        pairs = []
+        for prompt, *scored in zip(prompts, *two, strict=True):
+            (low, worse), (high, better) = sorted(scored)
             if low < high and worse and better:
-                found.append({"prompt": prompt.question, "chosen": better, "rejected": worse})
-        return found
+                pairs.append({"prompt": prompt.question, "chosen": better, "rejected": worse})
+        return pairs
 
     def by_dpo(self, pairs: list[dict[str, str]], beta: float, seed: int) -> tuple[float, float]:
         policy = copy.deepcopy(self.model)
@@ -159,7 +159,7 @@ def main() -> None:
         start = bench.point(bench.model, 0)[1]
         print(f"SFT: reward {start:.2f}; {time.process_time() - begun:.0f} s of processor time so far")
         runs: dict[str, dict[float, list[tuple[float, float]]]] = {
-            "DPO": {beta: [] for beta in BETAS}, "PPO": {one: [] for one in COEFFICIENTS}
+            "DPO": {beta: [] for beta in BETAS}, "PPO": {coefficient: [] for coefficient in COEFFICIENTS}
         }  # fmt: skip
         gained: dict[str, list[float]] = {"DPO": [], "PPO": []}
         for seed in range(options.seeds):
@@ -168,10 +168,10 @@ def main() -> None:
                 for setting, points in settings.items():
                     ran = partial(bench.by_dpo, pairs) if method == "DPO" else partial(bench.by_ppo, options.iterations)
                     points.append(ran(setting, seed))
-                found = {setting: points[-1] for setting, points in settings.items()}
-                gained[method].append(max((reward - start for nats, reward in found.values() if nats <= BOUND), default=0.0))
-                told = "; ".join(f"{setting:g}: {nats:.2f} nats, {reward:.2f}" for setting, (nats, reward) in found.items())
-                print(f"seed {seed}, {method} by {'beta' if method == 'DPO' else 'KL coefficient'}: {told}", flush=True)
+                point_of = {setting: points[-1] for setting, points in settings.items()}
+                gained[method].append(max((reward - start for nats, reward in point_of.values() if nats <= BOUND), default=0.0))
+                listed = "; ".join(f"{setting:g}: {nats:.2f} nats, {reward:.2f}" for setting, (nats, reward) in point_of.items())
+                print(f"seed {seed}, {method} by {'beta' if method == 'DPO' else 'KL coefficient'}: {listed}", flush=True)
     groups = {f"SFT, {start:.1f}": [(0.0, start)]}
     groups |= {method: [point for points in settings.values() for point in points] for method, settings in runs.items()}
     lines = {

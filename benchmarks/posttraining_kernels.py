@@ -34,11 +34,11 @@ def rows(pairs: bool) -> list[Row]:
     """Of pairs the first half are the chosen: the same questions as of the second half, with as long an answer."""
     draw = random.Random(0)
 
-    def some(count: int) -> list[int]:
+    def random_ids(count: int) -> list[int]:
         return [draw.randrange(sizes.VOCABULARY) for _ in range(count)]
 
-    questions = [some(draw.randint(SHORTEST, LONGEST) // 2) for _ in range(ROWS // 2 if pairs else ROWS)]
-    return [(ids + some(len(ids)), [0] * len(ids) + [1] * len(ids)) for ids in questions * (2 if pairs else 1)]
+    questions = [random_ids(draw.randint(SHORTEST, LONGEST) // 2) for _ in range(ROWS // 2 if pairs else ROWS)]
+    return [(ids + random_ids(len(ids)), [0] * len(ids) + [1] * len(ids)) for ids in questions * (2 if pairs else 1)]
 
 
 def update(kind: str, native: bool, dtype: torch.dtype) -> Step:
@@ -47,13 +47,13 @@ def update(kind: str, native: bool, dtype: torch.dtype) -> Step:
     scorer = RewardModel(model.config, copy.deepcopy(model.model))
     trained = {"reward": scorer, "PPO": ppo.ActorCritic(model, scorer)}.get(kind, model)
     if native:
-        for one in (model, scorer):
-            one.use_kernels(sizes.CONTEXT, dtype)
+        for network in (model, scorer):
+            network.use_kernels(sizes.CONTEXT, dtype)
     optimizer = Optimizer(trained, one_lr(1e-5), kernels=in_use(trained))
-    some, device = rows(kind in ("DPO", "reward")), torch.device("cpu")
-    batch = collate(some, 0, device)
+    batch_rows, device = rows(kind in ("DPO", "reward")), torch.device("cpu")
+    batch = collate(batch_rows, 0, device)
     if kind == "SFT":
-        batch = weighted_batch(some, weights_of(some, "token"), 0, device, pack=True)
+        batch = weighted_batch(batch_rows, weights_of(batch_rows, "token"), 0, device, pack=True)
     if kind == "DPO":
         batch |= {"reference": torch.zeros(ROWS), "share": torch.tensor(1.0)}
     if kind == "PPO":
@@ -76,7 +76,7 @@ def update(kind: str, native: bool, dtype: torch.dtype) -> Step:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    given, _ = parser.parse_known_args()
+    options, _ = parser.parse_known_args()
     dtype, ratios = choose().training_dtype, {}
     print(f"{machine()}, {dtype}", flush=True)
     for kind in ("SFT", "DPO", "reward", "PPO"):
@@ -84,12 +84,12 @@ def main() -> None:
             sides = {side: update(kind, side == "kernels", dtype) for side in ("kernels", "PyTorch")}
         except Unavailable as error:
             return conclude(CLAIM, None, "times", BAR, None, reason=str(error))
-        found = by_turns(sides, given.rounds)
-        ratios[kind] = found["PyTorch"] / found["kernels"]
-        plain = f"by PyTorch {1e3 * found['PyTorch']:.0f}: {ratios[kind]:.2f} times"
-        print(f"{kind:<8} {1e3 * found['kernels']:6.0f} ms, {plain}", flush=True)
-    beside = ", ".join(f"{kind} {ratio:.2f}" for kind, ratio in ratios.items())
-    conclude(CLAIM, min(ratios.values()), "times", BAR, min(ratios.values()) >= BAR, peer=f"PyTorch, {dtype}; {beside}")
+        seconds = by_turns(sides, options.rounds)
+        ratios[kind] = seconds["PyTorch"] / seconds["kernels"]
+        plain = f"by PyTorch {1e3 * seconds['PyTorch']:.0f}: {ratios[kind]:.2f} times"
+        print(f"{kind:<8} {1e3 * seconds['kernels']:6.0f} ms, {plain}", flush=True)
+    ratios_listed = ", ".join(f"{kind} {ratio:.2f}" for kind, ratio in ratios.items())
+    conclude(CLAIM, min(ratios.values()), "times", BAR, min(ratios.values()) >= BAR, peer=f"PyTorch, {dtype}; {ratios_listed}")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def main() -> None:
     tokenizer = Tokenizer.from_merges(bpe.train(bpe.count_pretokens(TEXT * 9), 300))
     policy = fine_tuned(tokenizer)
     print(f"{'reward':<38}{'reward':>14}{'length':>14}{'ended':>12}{'correlation':>14}{'KL':>6}")
-    found = {}
+    first_and_last = {}
     for name, changes in RUNS.items():
         settings = PpoConfig(**{
             "iterations": 20, "rollouts": 24, "minibatches": 1, "epochs": 2, "learning_rate": 4e-3, "kl_coefficient": 0.02,
@@ -59,16 +59,16 @@ def main() -> None:
             result = train(
                 copy.deepcopy(policy), tokenizer, QUESTIONS * 6, settings, Runtime(FLOAT32, Path(folder), "ppo"), reward, 12
             )
-        found[name] = first, last = result["first"], result["last"]
-        columns = [(first[one], last[one]) for one in ("reward", "length", "ended", "reward_length_correlation")]
+        first_and_last[name] = first, last = result["first"], result["last"]
+        columns = [(first[column], last[column]) for column in ("reward", "length", "ended", "reward_length_correlation")]
         print(f"{name:<38}" + "".join(f"{a:7.2f} ->{b:5.2f}" for a, b in columns) + f"{last['kl']:6.1f}")
         for concern in result["concerns"]:
             print(f"    {concern}")
     error, plain = simulated_error()
     print(f"win rate at a true 50 %, ours longer: length-controlled off by {error:.3f}, the plain one by {plain:.3f}")
-    (paid, unpriced, counted) = found.values()
+    (paid, unpriced, counted) = first_and_last.values()
     sound = (
-        all(last["reward"] > 1.5 * first["reward"] for first, last in found.values())
+        all(last["reward"] > 1.5 * first["reward"] for first, last in first_and_last.values())
         and paid[1]["ended"] > 0.8 and unpriced[1]["ended"] < 0.5 and counted[1]["kl"] < 6 and error < 0.03
     )  # fmt: skip
     conclude(
@@ -88,7 +88,7 @@ def fine_tuned(tokenizer: Tokenizer) -> Decoder:
         for parameter in policy.parameters():
             noise = 0.1 * torch.randn(parameter.shape)
             parameter.copy_(1 + noise if parameter.dim() == 1 else noise)
-    batch = collate([row_of(tokenizer, asked, text) for asked in QUESTIONS[:2] for text in ANSWERS], tokenizer.pad, CPU)
+    batch = collate([row_of(tokenizer, question, text) for question in QUESTIONS[:2] for text in ANSWERS], tokenizer.pad, CPU)
     batch["weight"] = batch["mask"] / batch["mask"].sum()
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-2)
     for _ in range(40):  # longer, and it is too sure of itself to try anything else

@@ -34,31 +34,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trl", type=Path, default=Path(__file__).resolve().parents[2] / "trl_ppo")
     parser.add_argument("--before", type=Path, help="an earlier checkout")
-    given, _ = parser.parse_known_args()
-    there = (given.trl / "trl" / "experimental" / "ppo").is_dir()
-    names = [OURS, *([FLOAT32] if has_bfloat16_vectors() else []), *([TRL] if there else []), *([BEFORE] if given.before else [])]
+    options, _ = parser.parse_known_args()
+    has_trl = (options.trl / "trl" / "experimental" / "ppo").is_dir()
+    names = [OURS, *([FLOAT32] if has_bfloat16_vectors() else [])]
+    names += [*([TRL] if has_trl else []), *([BEFORE] if options.before else [])]
     print(machine())
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         prepare(work)
-        found: dict[str, list[dict]] = {one: [] for one in names}
+        results_of: dict[str, list[dict]] = {side: [] for side in names}
         for _ in range(REPEATS):
-            for one, results in found.items():
-                command = [sys.executable, __file__, one, str(work), str(given.trl)]
-                other = {"PYTHONPATH": f"{given.before}/src"} if one == BEFORE else {}
+            for side, results in results_of.items():
+                command = [sys.executable, __file__, side, str(work), str(options.trl)]
+                other = {"PYTHONPATH": f"{options.before}/src"} if side == BEFORE else {}
                 done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | other)
                 if done.returncode:
-                    sys.exit(f"{one} failed: {done.stderr[-1500:]}")
+                    sys.exit(f"{side} failed: {done.stderr[-1500:]}")
                 results.append(json.loads(done.stdout.splitlines()[-1]))
     rates, memory = {}, {}
-    for one, results in found.items():
-        rates[one] = ROLLOUTS / median(result["seconds"] for result in results)
-        memory[one] = max(result["megabytes"] for result in results)
-        print(f"{one:<18} {rates[one]:6.2f} rollouts/s, peak memory {memory[one]:,.0f} MB, runs of "
+    for side, results in results_of.items():
+        rates[side] = ROLLOUTS / median(result["seconds"] for result in results)
+        memory[side] = max(result["megabytes"] for result in results)
+        print(f"{side:<18} {rates[side]:6.2f} rollouts/s, peak memory {memory[side]:,.0f} MB, runs of "
               f"{', '.join(str(round(result['seconds'], 1)) for result in results)} s")  # fmt: skip
     claim = "PPO, 256 rollouts of 64 tokens, 6 x 256"
-    if not there:
-        reason = f"no TRL with PPO in {given.trl.name}; pip install --no-deps --target DIR trl==1.12.0, then --trl DIR"
+    if not has_trl:
+        reason = f"no TRL with PPO in {options.trl.name}; pip install --no-deps --target DIR trl==1.12.0, then --trl DIR"
         conclude(claim, rates[OURS], "rollouts/s", 3, None, reason=reason)
         return
     share = memory[OURS] / memory[TRL]
@@ -122,9 +123,9 @@ def ours(work: Path, prompts: dict, float32: bool) -> float:
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         runtime = Runtime(replace(device, training_dtype=dtype), Path(folder), "ppo")
-        found = train(policy, tokenizer, prompts["questions"], settings, runtime, reward, TOKENS)
+        result = train(policy, tokenizer, prompts["questions"], settings, runtime, reward, TOKENS)
         seconds = time.perf_counter() - start
-    print(f"mean length {found['last']['length']:.1f}, {found['last']['ended']:.0%} ended")
+    print(f"mean length {result['last']['length']:.1f}, {result['last']['ended']:.0%} ended")
     return seconds
 
 

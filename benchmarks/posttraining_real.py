@@ -42,9 +42,9 @@ def read(tokenizer: Tokenizer, rows: Sequence[dict]) -> list[Row]:
 
 def nats(model: LanguageModel, rows: list[Row]) -> list[float]:
     """Per token of the answers of each conversation."""
-    found = score(model, [ids for ids, _ in rows])
+    scored = score(model, [ids for ids, _ in rows])
     return [
-        -float(one[np.array(spoken[1:], dtype=bool)].mean()) for one, (_, spoken) in zip(found, rows, strict=True)
+        -float(logprobs[np.array(spoken[1:], dtype=bool)].mean()) for logprobs, (_, spoken) in zip(scored, rows, strict=True)
     ]
 
 
@@ -62,31 +62,31 @@ class Judged(NamedTuple):
     correlation: float  # of reward and length
 
 
-def reward_models(model: groundup.Model, path: Path, folder: Path, most: int) -> Judged:
-    pairs = read_preferences([path]).rows[:most]
+def reward_models(model: groundup.Model, path: Path, folder: Path, max_pairs: int) -> Judged:
+    pairs = read_preferences([path]).rows[:max_pairs]
     folds = split(pairs, 0.5)
     right, ahead, longer, correlations = 0, [], [], []
     for number in (0, 1):
-        trained, unseen = ([one.row for one in folds[side]] for side in (number, 1 - number))
+        trained, unseen = ([pair.row for pair in folds[side]] for side in (number, 1 - number))
         rewarded = groundup.reward(model, trained, folder / f"reward{number}", epochs=2, learning_rate=3e-4)
-        found, scored = assess(rewarded.network, rewarded.tokenizer, unseen)
+        summary, scored = assess(rewarded.network, rewarded.tokenizer, unseen)
         sides = [[row for row in scored if row["side"] == side] for side in ("chosen", "rejected")]
-        correct = [float(one["reward"] > other["reward"]) for one, other in zip(*sides, strict=True)]
+        correct = [float(chosen["reward"] > rejected["reward"]) for chosen, rejected in zip(*sides, strict=True)]
         length = [
-            0.5 if one["tokens"] == other["tokens"] else float(one["tokens"] > other["tokens"])
-            for one, other in zip(*sides, strict=True)
+            0.5 if chosen["tokens"] == rejected["tokens"] else float(chosen["tokens"] > rejected["tokens"])
+            for chosen, rejected in zip(*sides, strict=True)
         ]
         right += int(sum(correct))
         ahead, longer = ahead + correct, longer + length
-        correlations.append(found["length_correlation"])
+        correlations.append(summary["length_correlation"])
     return Judged(
-        proportion(right, len(ahead)), difference(ahead, longer), difference(ahead, [1 - one for one in longer]),
+        proportion(right, len(ahead)), difference(ahead, longer), difference(ahead, [1 - value for value in longer]),
         float(np.mean(longer)), float(np.mean(correlations)),
     )  # fmt: skip
 
 
-def interval(found: dict[str, float], name: str = "difference") -> str:
-    return f"{found[name]:.1%} ({found['low']:.1%} to {found['high']:.1%})"
+def interval(statistic: dict[str, float], name: str = "difference") -> str:
+    return f"{statistic[name]:.1%} ({statistic['low']:.1%} to {statistic['high']:.1%})"
 
 
 def main() -> None:
@@ -101,8 +101,8 @@ def main() -> None:
         conclude(claim, None, "share", 0.0, None, reason=f"no {options.data / 'preferences' / PAIRS}")
         return
     begun = time.process_time()
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work)
         texts = [
             text for name in TEXTS
             for text in pq.read_table(options.data / "text" / f"{name}.parquet", columns=["text"])["text"].to_pylist()
@@ -114,10 +114,10 @@ def main() -> None:
         )  # fmt: skip
         print(f"{machine()}; pre-trained on {options.tokens:,} tokens, {time.process_time() - begun:.0f} s of processor time")
         for name in TALKS:
-            found = read_conversations([options.data / "sft" / name])
-            print(f"  {name}: {found}")
+            conversations = read_conversations([options.data / "sft" / name])
+            print(f"  {name}: {conversations}")
         train, held_out = split(read_conversations([options.data / "sft" / name for name in TALKS]).rows[: options.rows])
-        trained, unseen = ([{"messages": one.rows} for one in side] for side in (train, held_out))
+        trained, unseen = ([{"messages": conversation.rows} for conversation in side] for side in (train, held_out))
         model = groundup.sft(
             base, trained, folder / "sft", epochs=1, max_answer_tokens=CONTEXT, packing=True, batch_examples=16,
             learning_rate=1e-3,
@@ -129,7 +129,7 @@ def main() -> None:
             f"SFT: {len(rows)} held-out conversations, {np.mean(before):.3f} -> {np.mean(after):.3f} nats a token of their "
             f"answers; gained {gained['difference']:.3f} ({gained['low']:.3f} to {gained['high']:.3f})"
         )
-        ends = [ended(one.network, model.tokenizer, unseen[:ASKED]) for one in (base, model)]
+        ends = [ended(opened.network, model.tokenizer, unseen[:ASKED]) for opened in (base, model)]
         of_people = float(np.mean([sum(spoken) <= MOST for _, spoken in rows]))
         more = difference(ends[1], ends[0])
         print(

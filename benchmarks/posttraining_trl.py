@@ -49,9 +49,10 @@ def prepare(data: Path, folder: Path) -> None:
     model_files.save(folder / "reward", from_policy(model, 0), tokenizer, chat=True)
     rows = [{"messages": talk.rows} for talk in talks]
     fits = [row for row in rows if len(conversation(tokenizer, row)[0]) <= CONTEXT][:EXAMPLES]
-    short = [one.row for one in pairs if max(len(side[0]) for side in pair(tokenizer, one.row)[:2]) <= CONTEXT][:PAIRS]
-    for name, some in (("talks", fits), ("pairs", [{k: v for k, v in row.items() if k != "margin"} for row in short])):
-        (folder / f"{name}.json").write_text(json.dumps(some))
+    preferences = [preference.row for preference in pairs]
+    short = [row for row in preferences if max(len(side[0]) for side in pair(tokenizer, row)[:2]) <= CONTEXT][:PAIRS]
+    for name, content in (("talks", fits), ("pairs", [{k: v for k, v in row.items() if k != "margin"} for row in short])):
+        (folder / f"{name}.json").write_text(json.dumps(content))
 
 
 def ours(kind: str, folder: Path, rows: list[dict]) -> float:
@@ -98,9 +99,9 @@ def theirs(kind: str, folder: Path, rows: list[dict]) -> float:
     }  # fmt: skip
     more = {"sft": {"assistant_only_loss": True}, "dpo": {"precompute_ref_log_probs": True}, "reward": {}}[kind]
     auto = transformers.AutoModelForSequenceClassification if kind == "reward" else transformers.AutoModelForCausalLM
-    place = folder / ("reward" if kind == "reward" else "model")
-    model = auto.from_pretrained(place, dtype=torch.float32)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+    source = folder / ("reward" if kind == "reward" else "model")
+    model = auto.from_pretrained(source, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     start = time.monotonic()
     config = getattr(trl, f"{name}Config")(**common, **more)
     trainer = getattr(trl, f"{name}Trainer")(
@@ -127,9 +128,9 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="an earlier checkout")
     parser.add_argument("--results", type=Path, help="what this and other calls measured")
     parser.add_argument("--call", nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.call:
-        kind, side, folder = given.call[0], given.call[1], Path(given.call[2])
+    options = parser.parse_args()
+    if options.call:
+        kind, side, folder = options.call[0], options.call[1], Path(options.call[2])
         rows = json.loads((folder / ("talks.json" if kind == "sft" else "pairs.json")).read_text())
         seconds = (theirs if side == "TRL" else ours)(kind, folder, rows)
         print(json.dumps({"speed": len(rows) / seconds, "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
@@ -140,40 +141,40 @@ def main() -> None:
     except ImportError:
         conclude(claim, None, "times", bar, None, reason="TRL is not installed")
         return
-    if not (given.data / "sft").is_dir():
-        conclude(claim, None, "times", bar, None, reason=f"no conversations in {given.data}")
+    if not (options.data / "sft").is_dir():
+        conclude(claim, None, "times", bar, None, reason=f"no conversations in {options.data}")
         return
     print(f"{machine()}, TRL {trl.__version__}")
-    results = json.loads(given.results.read_text()) if given.results and given.results.is_file() else {}
+    results = json.loads(options.results.read_text()) if options.results and options.results.is_file() else {}
     with tempfile.TemporaryDirectory() as folder:
-        prepare(given.data, Path(folder))
-        for kind in given.kinds:
-            found: dict[str, list[dict[str, float]]] = {side: [] for side in (*SIDES, *([BEFORE] if given.before else []))}
-            for _ in range(given.rounds):
-                for side in found:
-                    found[side].append(call(kind, side, Path(folder), given.before))
-            results[kind] = found
-            told(kind, found)
-            if given.results:
-                given.results.write_text(json.dumps(results))
-    ratios = {kind: median(found, "speed", "groundup") / median(found, "speed", "TRL") for kind, found in results.items()}
-    shares = [median(found, "mb", "groundup") / median(found, "mb", "TRL") for found in results.values()]
+        prepare(options.data, Path(folder))
+        for kind in options.kinds:
+            runs: dict[str, list[dict[str, float]]] = {side: [] for side in (*SIDES, *([BEFORE] if options.before else []))}
+            for _ in range(options.rounds):
+                for side in runs:
+                    runs[side].append(call(kind, side, Path(folder), options.before))
+            results[kind] = runs
+            print_measured(kind, runs)
+            if options.results:
+                options.results.write_text(json.dumps(results))
+    ratios = {kind: median(runs, "speed", "groundup") / median(runs, "speed", "TRL") for kind, runs in results.items()}
+    shares = [median(runs, "mb", "groundup") / median(runs, "mb", "TRL") for runs in results.values()]
     each = ", ".join(f"{kind} {ratio:.2f}" for kind, ratio in ratios.items())
-    beside = f"{each}; share of its peak memory, the most"
-    least, most = min(ratios.values()), max(shares)
-    conclude(claim, least, "times", bar, least >= bar and most <= 0.5, peer=beside, peer_figure=most)
+    note = f"{each}; share of its peak memory, the most"
+    lowest, largest_share = min(ratios.values()), max(shares)
+    conclude(claim, lowest, "times", bar, lowest >= bar and largest_share <= 0.5, peer=note, peer_figure=largest_share)
 
 
-def median(found: dict[str, list[dict[str, float]]], what: str, side: str) -> float:
-    return statistics.median(one[what] for one in found[side])
+def median(runs: dict[str, list[dict[str, float]]], figure: str, side: str) -> float:
+    return statistics.median(run[figure] for run in runs[side])
 
 
-def told(kind: str, found: dict[str, list[dict[str, float]]]) -> None:
-    speed, peak = median(found, "speed", "groundup"), median(found, "mb", "groundup")
+def print_measured(kind: str, runs: dict[str, list[dict[str, float]]]) -> None:
+    speed, peak = median(runs, "speed", "groundup"), median(runs, "mb", "groundup")
     print(f"{kind:>7}: {speed:6.2f} a second, peak {peak:,.0f} MB")
-    for side in found:
+    for side in runs:
         if side != "groundup":
-            theirs, memory = median(found, "speed", side), median(found, "mb", side)
+            theirs, memory = median(runs, "speed", side), median(runs, "mb", side)
             print(f"{side:>15}: {theirs:6.2f}, {memory:,.0f} MB: {speed / theirs:.2f} times, {peak / memory:.2f} of the memory")
 
 

@@ -55,8 +55,8 @@ def described() -> str:
             continue
         first = (ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or "").partition("\n\n")[0]
         first = " ".join(first.split()).replace("|", "\\|")
-        found = ", ".join(f"[{page.stem}]({page.name})" for page, text in pages.items() if script.name in text)
-        rows.append(f"| `{script.name}` | {first} | {found} |")
+        links = ", ".join(f"[{page.stem}]({page.name})" for page, text in pages.items() if script.name in text)
+        rows.append(f"| `{script.name}` | {first} | {links} |")
     return "\n".join(rows) + "\n"
 
 
@@ -65,20 +65,20 @@ def run(script: Path, options: list[str]) -> dict:
     print(f"== {script.name}", file=sys.stderr, flush=True)
     done = subprocess.run([sys.executable, str(script), *options], stdout=subprocess.PIPE, text=True, check=False)
     print(done.stdout, file=sys.stderr)
-    said = done.stdout.strip().splitlines()
-    if done.returncode == 0 and said:
-        return json.loads(said[-1])
+    output = done.stdout.strip().splitlines()
+    if done.returncode == 0 and output:
+        return json.loads(output[-1])
     empty = dict.fromkeys(("figure", "bar", "holds", "peer", "peer_figure"))
     return {"claim": script.stem, "unit": "", **empty, "reason": f"exit code {done.returncode}"}
 
 
 def line(script: Path, row: dict) -> str:
-    beside = row.get("reason") or row["peer"] or ""
+    peer = row.get("reason") or row["peer"] or ""
     if row["peer_figure"] is not None:
-        beside = f"{row['peer']}: {row['peer_figure']:.4g}"
+        peer = f"{row['peer']}: {row['peer_figure']:.4g}"
     figure = "" if row["figure"] is None else f"{row['figure']:.4g} {row['unit']}"
     bar = "" if row["bar"] is None else f"{row['bar']:.4g}"
-    return f"| {row['claim']} | {figure} | {bar} | {VERDICT[row['holds']]} | {beside} | `{script.name}` |"
+    return f"| {row['claim']} | {figure} | {bar} | {VERDICT[row['holds']]} | {peer} | `{script.name}` |"
 
 
 if __name__ == "__main__":

@@ -56,9 +56,9 @@ def main() -> None:
     table = Counter((where, outcome) for where, _, outcome, _ in outcomes)
     for (where, outcome), count in sorted(table.items()):
         print(f"{where:12} {outcome:28} {count}")
-    wrong = [one for one in outcomes if one[2] in ("another result", "traceback", "long message")]
-    for where, harm, outcome, said in wrong:
-        print(f"WRONG {where}: {harm}: {outcome}: {said}")
+    wrong = [entry for entry in outcomes if entry[2] in ("another result", "traceback", "long message")]
+    for where, harm, outcome, message in wrong:
+        print(f"WRONG {where}: {harm}: {outcome}: {message}")
     print(f"{len(outcomes)} flips and cuts, {(time.monotonic() - start) / 60:.1f} min")
     conclude(f"of {len(outcomes)} flips and cuts of a run, those that went wrong", len(wrong), "", 0, not wrong)
 
@@ -73,17 +73,19 @@ def finished(run: Path, recipe: recipes.Recipe, chance: random.Random, flips: in
     for _ in range(flips):
         path = chance.choice(files)
         with harmed(path, chance) as harm:
-            found = [outcome_of(read, expected[name], chance) for name, read in readers.items()]
-        worst = max(found, key=lambda one: {"as before": 0, "refused": 1}.get(one[0], 2))
+            read_outcomes = [outcome_of(read, expected[name], chance) for name, read in readers.items()]
+        worst = max(read_outcomes, key=lambda outcome: {"as before": 0, "refused": 1}.get(outcome[0], 2))
         outcomes.append(("finished", f"{path.relative_to(run)} {harm}", *worst))
     return outcomes
 
 
-def half_made(whole: Path, folder: Path, recipe: recipes.Recipe, stage: str, chance: random.Random, flips: int) -> list[tuple]:
+def half_made(
+    whole_run: Path, folder: Path, recipe: recipes.Recipe, stage: str, chance: random.Random, flips: int
+) -> list[tuple]:
     """`stage` cut off in the middle, with those before it finished; harmed, and made to its end."""
-    number = next(number for number, one in enumerate(STANDARD) if one.name == stage)
+    number = next(number for number, step in enumerate(STANDARD) if step.name == stage)
     run, stages = folder / f"half-{stage}", STANDARD[: number + 1]
-    shutil.copytree(whole, run)
+    shutil.copytree(whole_run, run)
     for other in STANDARD[number:]:
         shutil.rmtree(run / other.name)
     with cut_off(stage), contextlib.suppress(Cut), contextlib.redirect_stderr(io.StringIO()):
@@ -91,7 +93,7 @@ def half_made(whole: Path, folder: Path, recipe: recipes.Recipe, stage: str, cha
         sys.exit(f"{stage} was not cut off")
     partial = run / f"{stage}.partial"
     kept = folder / "kept"
-    expected = results(whole, stages)
+    expected = results(whole_run, stages)
     outcomes = []
     for _ in range(flips):
         shutil.rmtree(kept, ignore_errors=True)
@@ -99,8 +101,8 @@ def half_made(whole: Path, folder: Path, recipe: recipes.Recipe, stage: str, cha
         path = chance.choice(sorted(path for path in partial.rglob("*") if path.is_file()))
         with harmed(path, chance) as harm:
             name = f"{path.relative_to(run)} {harm}"
-            outcome, said = outcome_of(lambda: results_of(run, recipe, stages), expected, chance)
-        outcomes.append((stage, name, "passed over or made again" if outcome == "as before" else outcome, said))
+            outcome, message = outcome_of(lambda: results_of(run, recipe, stages), expected, chance)
+        outcomes.append((stage, name, "passed over or made again" if outcome == "as before" else outcome, message))
         shutil.rmtree(run / stage, ignore_errors=True)
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(kept, partial)
@@ -118,19 +120,19 @@ def cut_off(stage: str) -> Iterator[None]:
 
     calls = Counter()
 
-    def after(most: int, function: Callable) -> Callable:
+    def after(allowed: int, function: Callable) -> Callable:
         def call(*arguments: Any, **options: Any) -> Any:
             calls[function] += 1
-            if calls[function] > most:
+            if calls[function] > allowed:
                 raise Cut
             return function(*arguments, **options)
 
         return call
 
     trainings = (checkpoint, "save", 20 if stage == "base" else 1)
-    owner, name, most = {"pages": (sources, "collect", 2), "annotations": (corpus_pass, "join", 0)}.get(stage, trainings)
+    owner, name, allowed = {"pages": (sources, "collect", 2), "annotations": (corpus_pass, "join", 0)}.get(stage, trainings)
     before, seconds = getattr(owner, name), loop.CHECKPOINT_SECONDS
-    setattr(owner, name, after(most, before))
+    setattr(owner, name, after(allowed, before))
     loop.CHECKPOINT_SECONDS = -1.0  # a state each step
     try:
         yield
@@ -148,26 +150,26 @@ def harmed(path: Path, chance: random.Random) -> Iterator[str]:
         path.write_bytes(content[:length])
         harm = f"cut to {length} of {len(content)} bytes"
     else:
-        place, bit = chance.randrange(len(content)), chance.randrange(8)
+        offset, bit = chance.randrange(len(content)), chance.randrange(8)
         flipped = bytearray(content)
-        flipped[place] ^= 1 << bit
+        flipped[offset] ^= 1 << bit
         path.write_bytes(flipped)
-        harm = f"bit {bit} of byte {place}"
+        harm = f"bit {bit} of byte {offset}"
     yield harm
     if path.parent.exists():
         path.write_bytes(content)
 
 
 def outcome_of(act: Callable[[], Any], expected: Any, chance: random.Random) -> tuple[str, str]:
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            found = act()
+        with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
+            result = act()
     except UserError as error:
         return ("refused" if len(str(error)) <= 300 else "long message"), str(error)
     except Exception as error:
         return "traceback", f"{type(error).__name__}: {error}"
-    return ("as before" if found == expected else "another result"), said.getvalue()[-200:]
+    return ("as before" if result == expected else "another result"), output.getvalue()[-200:]
 
 
 def walked(run: Path, recipe: recipes.Recipe) -> dict:
@@ -201,14 +203,14 @@ def boards(run: Path) -> dict | None:
 def answered(run: Path, stage: str) -> str:
     from groundup.cli.talk import talk
 
-    said, stdin = io.StringIO(), sys.stdin
+    output, stdin = io.StringIO(), sys.stdin
     sys.stdin = io.TextIOWrapper(io.BytesIO(QUESTION.encode()), encoding="utf-8")
     try:
-        with contextlib.redirect_stdout(said):
+        with contextlib.redirect_stdout(output):
             talk(run, stage, 0.0, 8, 0)
     finally:
         sys.stdin = stdin
-    return said.getvalue()
+    return output.getvalue()
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ def main() -> None:
     inside = True
     for name in laws.NAMES:
         rows = theirs.summary()[name], ours.summary()[name]
-        said = [f"{row['value']:.4g} ({row['low']:.4g} to {row['high']:.4g})" for row in rows]
-        print(f"{name:6} {PUBLISHED.get(name, float('nan')):10.4f} {said[0]:>30} {said[1]:>30}")
+        texts = [f"{row['value']:.4g} ({row['low']:.4g} to {row['high']:.4g})" for row in rows]
+        print(f"{name:6} {PUBLISHED.get(name, float('nan')):10.4f} {texts[0]:>30} {texts[1]:>30}")
         if name in PUBLISHED:
             inside &= all(low <= PUBLISHED[name] <= high for low, high in (fit.interval(name) for fit in (ours, theirs)))
     for name, line in (("1", isoflop.approach1(table)), ("2", isoflop.approach2(table))):
@@ -39,8 +39,8 @@ def main() -> None:
     for row in study.sensitivity(table):
         law = row["law"]
         exponents = {name: law[name] for name in laws.NAMES[2:]}
-        said = [f"{name} {one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})" for name, one in exponents.items()]
-        print(f"{row['runs_kept']:36} {row['n']:4} runs: {', '.join(said)}")
+        texts = [f"{name} {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})" for name, row in exponents.items()]
+        print(f"{row['runs_kept']:36} {row['n']:4} runs: {', '.join(texts)}")
     beyond = study.held_out(table)
     print(
         f"largest {beyond['n']} held out, up to {beyond['compute_beyond']:.1f} times the compute: mean error "

@@ -44,7 +44,7 @@ class Trial:
         self.held_out, self.work, self.depth, self.device = held_out, work, depth, choose(threads)
         write(work / "tokens", training, held_out, self.tokenizer)
         lengths, domains = TokenFile(work / "tokens" / "train").lengths, [name for name in DOMAINS for _ in training[name]]
-        self.available = {name: float(lengths[[one == name for one in domains]].sum()) for name in DOMAINS}
+        self.available = {name: float(lengths[[domain == name for domain in domains]].sum()) for name in DOMAINS}
 
     def bits(self, weights: dict[str, float], tokens: int, seed: int) -> dict[str, float]:
         """Bits per byte of each domain's held-out text, of a model trained on this mixture."""
@@ -97,28 +97,31 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=1)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--swarm", type=Path, default=KEPT)
-    given = parser.parse_args()
+    options = parser.parse_args()
     claim = f"proposed mixture: least gain over the natural and the equal one, bits per byte of {' and '.join(TARGETS)}, 3 seeds"
-    folder = given.data / "text"
+    folder = options.data / "text"
     if not all((folder / f"{name}.parquet").exists() for name in DOMAINS):
         return conclude(claim, None, "bits/byte", 0, None, reason=f"{folder} is incomplete; give --data DIR")
     with tempfile.TemporaryDirectory() as work:
-        trial = Trial(folder, Path(work), given.depth, given.threads)
-        if not given.swarm.exists():
-            swarm(trial, given.tokens, given.swarm)
-        longer = LONGER * given.tokens
-        found = mixture_laws.propose(
-            mixture_laws.read(given.swarm), TARGETS, trial.available, longer, MAX_REPEATS, PULL
+        trial = Trial(folder, Path(work), options.depth, options.threads)
+        if not options.swarm.exists():
+            swarm(trial, options.tokens, options.swarm)
+        longer = LONGER * options.tokens
+        proposal = mixture_laws.propose(
+            mixture_laws.read(options.swarm), TARGETS, trial.available, longer, MAX_REPEATS, PULL
         )
-        print(f"{found['law']} law, rank correlation with unseen runs {found['unseen_rank_correlation'][found['law']]:.3f}; "
-              f"expected gain over the natural mix {found['gain']}")  # fmt: skip
-        mixes = {"proposed": found["weights"], "natural": found["natural"], "equal": dict.fromkeys(DOMAINS, 1 / len(DOMAINS))}
+        law = proposal["law"]
+        print(f"{law} law, rank correlation with unseen runs {proposal['unseen_rank_correlation'][law]:.3f}; "
+              f"expected gain over the natural mix {proposal['gain']}")  # fmt: skip
+        mixes = {
+            "proposed": proposal["weights"], "natural": proposal["natural"], "equal": dict.fromkeys(DOMAINS, 1 / len(DOMAINS)),
+        }  # fmt: skip
         worst = []
         for name, weights in mixes.items():
-            print(f"{name:<9} {', '.join(f'{one} {share:.1%}' for one, share in weights.items())}", flush=True)
+            print(f"{name:<9} {', '.join(f'{domain} {share:.1%}' for domain, share in weights.items())}", flush=True)
         for seed in range(SEEDS):
             bits = {name: trial.bits(weights, longer, 100 + seed) for name, weights in mixes.items()}
-            mean = {name: sum(one[target] for target in TARGETS) / len(TARGETS) for name, one in bits.items()}
+            mean = {name: sum(of_domain[target] for target in TARGETS) / len(TARGETS) for name, of_domain in bits.items()}
             worst.append(min(mean["natural"], mean["equal"]) - mean["proposed"])
             print(f"seed {seed}: {', '.join(f'{name} {value:.4f}' for name, value in mean.items())}", flush=True)
     conclude(claim, min(worst), "bits/byte gained", 0.0, min(worst) > 0)

@@ -23,25 +23,25 @@ def main() -> None:
         return conclude(claim, None, "Spearman", BARS["1B"], None, reason=f"{folder} is missing; give --data DIR")
     _, weights = table(folder / "train_mixture_1m.csv")
     names, losses = table(folder / "train_pile_loss_1m.csv")
-    target = next(place for place, name in enumerate(names) if TARGET in name)
-    found = {}
+    target = next(index for index, name in enumerate(names) if TARGET in name)
+    correlations = {}
     print(f"{'law':14} {'unseen folds':>12} " + " ".join(f"{size:>8}" for size in BARS) + "   mean of all targets")
     for kind in mixture_laws.KINDS:
         law = mixture_laws.fit(weights, losses[:, target], kind)
         every = [mixture_laws.fit(weights, column, kind) for column in losses.T]
-        found[kind], means = {}, []
+        correlations[kind], means = {}, []
         for size in BARS:
             _, others = table(folder / f"test_mixture_{size}.csv")
             _, measured = table(folder / f"test_pile_loss_{size}.csv")
-            found[kind][size] = mixture_laws.rank_correlation(law.loss(others), measured[:, target])
+            correlations[kind][size] = mixture_laws.rank_correlation(law.loss(others), measured[:, target])
             pairs = zip(every, measured.T, strict=True)
-            means.append(np.mean([mixture_laws.rank_correlation(one.loss(others), column) for one, column in pairs]))
+            means.append(np.mean([mixture_laws.rank_correlation(fitted.loss(others), column) for fitted, column in pairs]))
         unseen = mixture_laws.unseen_rank_correlation(weights, losses[:, [target]], kind)
         print(
-            f"{kind:14} {unseen:12.4f} " + " ".join(f"{found[kind][size]:8.4f}" for size in BARS)
+            f"{kind:14} {unseen:12.4f} " + " ".join(f"{correlations[kind][size]:8.4f}" for size in BARS)
             + "   " + " ".join(f"{mean:.4f}" for mean in means)
         )  # fmt: skip
-    best = found["square-roots"]
+    best = correlations["square-roots"]
     conclude(claim, best["1B"], "Spearman", BARS["1B"], all(best[size] >= bar for size, bar in BARS.items()))
 
 

@@ -14,30 +14,31 @@ import numpy as np
 from common import conclude
 from groundup.core.files import write_text
 from groundup.scaling import laws, time_budget
-from groundup.scaling.run_table import Runs, of, read
+from groundup.scaling.run_table import Runs, read, runs_of
 
 BAR, LARGER_BAR = 0.015, 0.03
 TRANSFER = 0.1  # of a loss on another text, beyond the law's own interval: the laptop recipe's came out 2 to 6 % lower
-Told = list[dict[str, float]]
+Predictions = list[dict[str, float]]
 
 
-def told(known: Runs, others: Runs) -> Told:
+def predicted(known: Runs, others: Runs) -> Predictions:
     """Other runs, predicted from those that are known; of seeds of one size and length their mean."""
-    fitted, found = laws.fit(known, curved=True), []
+    fitted, rows = laws.fit(known, curved=True), []
     for n, d, flop in sorted(set(zip(others.parameters, others.tokens, others.flop, strict=True)), key=lambda cell: cell[2]):
         loss = float(others.loss[(others.parameters == n) & (others.tokens == d)].mean())
-        one = fitted.predict(n, d)
-        found.append({
-            "parameters": n, "tokens": d, "loss": loss, "predicted": one["value"], "low": one["low"], "high": one["high"],
-            "error": one["value"] / loss - 1, "times_the_largest": flop / known.flop.max(),
+        prediction = fitted.predict(n, d)
+        rows.append({
+            "parameters": n, "tokens": d, "loss": loss,
+            "predicted": prediction["value"], "low": prediction["low"], "high": prediction["high"],
+            "error": prediction["value"] / loss - 1, "times_the_largest": flop / known.flop.max(),
         })  # fmt: skip
-    return found
+    return rows
 
 
-def held_out(runs: Runs, count: int = 2) -> Told:
+def held_out(runs: Runs, count: int = 2) -> Predictions:
     """Those of most compute, all seeds of each size and length, predicted from the others."""
-    most = np.isin(runs.flop, np.unique(runs.flop)[-count:])
-    return told(runs.where(~most), runs.where(most))
+    largest = np.isin(runs.flop, np.unique(runs.flop)[-count:])
+    return predicted(runs.where(~largest), runs.where(largest))
 
 
 def pilots_ratios(law: laws.Law, pilots: Runs) -> dict[str, float]:
@@ -46,7 +47,7 @@ def pilots_ratios(law: laws.Law, pilots: Runs) -> dict[str, float]:
     return {str(length): float(np.exp(np.log(ratios[pilots.tokens == length]).mean())) for length in time_budget.PILOTS}
 
 
-def write(runs: Runs, errors: Told, larger: Told, pilots: Runs, text: str, how: str) -> None:
+def write(runs: Runs, errors: Predictions, larger: Predictions, pilots: Runs, text: str, how: str) -> None:
     fitted = laws.fit(runs, curved=True)
     rows = zip(runs.parameters.tolist(), runs.tokens.tolist(), runs.loss.tolist(), strict=True)
     content = {
@@ -54,15 +55,16 @@ def write(runs: Runs, errors: Told, larger: Told, pilots: Runs, text: str, how: 
         "larger": larger, "transfer": TRANSFER, "pilots": pilots_ratios(fitted.law, pilots),
         "law": {name: getattr(fitted.law, name) for name in laws.FIELDS},
         "table": [dict(zip(("parameters", "tokens", "loss"), row, strict=True)) for row in rows],
-        "residuals": [float(f"{one:.4g}") for one in fitted.residuals],
-        "draws": {name: [float(f"{one:.6g}") for one in getattr(fitted.draws, name)] for name in laws.FIELDS},
+        "residuals": [float(f"{value:.4g}") for value in fitted.residuals],
+        "draws": {name: [float(f"{value:.6g}") for value in getattr(fitted.draws, name)] for name in laws.FIELDS},
     }  # fmt: skip
     write_text(time_budget.FILE, json.dumps(content) + "\n")
 
 
 def joined(paths: list[Path]) -> Runs:
     tables = [read(path) for path in paths]
-    return of(*(np.concatenate([getattr(one, name) for one in tables]) for name in ("parameters", "tokens", "loss", "flop")))
+    names = ("parameters", "tokens", "loss", "flop")
+    return runs_of(*(np.concatenate([getattr(table, name) for table in tables]) for name in names))
 
 
 def main() -> None:
@@ -73,24 +75,24 @@ def main() -> None:
     parser.add_argument("--text", default="")
     parser.add_argument("--how", default="")
     parser.add_argument("--write", action="store_true")
-    given = parser.parse_args()
-    if given.write and not given.pilots:
+    options = parser.parse_args()
+    if options.write and not options.pilots:
         parser.error("--write needs --pilots: of both lengths that plans begin with")
-    if given.runs:
-        runs = joined(given.runs)
-        errors, larger = held_out(runs), told(runs, joined(given.larger)) if given.larger else []
-        if given.write:
-            write(joined([*given.runs, *given.larger]), errors, larger, joined(given.pilots), given.text, given.how)
+    if options.runs:
+        runs = joined(options.runs)
+        errors, larger = held_out(runs), predicted(runs, joined(options.larger)) if options.larger else []
+        if options.write:
+            write(joined([*options.runs, *options.larger]), errors, larger, joined(options.pilots), options.text, options.how)
     else:
         errors, larger = (time_budget.shipped().about[name] for name in ("held_out", "larger"))
-    for one in [*errors, *larger]:
-        covered = "inside" if one["low"] <= one["loss"] <= one["high"] else "outside"
+    for row in [*errors, *larger]:
+        covered = "inside" if row["low"] <= row["loss"] <= row["high"] else "outside"
         print(
-            f"{one['parameters'] / 1e6:.2f}M parameters, {one['tokens'] / 1e6:.2f}M tokens, {one['times_the_largest']:.2f} times "
-            f"the FLOP of the largest known: {one['loss']:.3f}, predicted {one['predicted']:.3f} ({one['low']:.3f} to "
-            f"{one['high']:.3f}, {covered}), {one['error']:+.2%}"
+            f"{row['parameters'] / 1e6:.2f}M parameters, {row['tokens'] / 1e6:.2f}M tokens, {row['times_the_largest']:.2f} times "
+            f"the FLOP of the largest known: {row['loss']:.3f}, predicted {row['predicted']:.3f} ({row['low']:.3f} to "
+            f"{row['high']:.3f}, {covered}), {row['error']:+.2%}"
         )
-    worst, far = (max((abs(one["error"]) for one in some), default=0.0) for some in (errors, larger))
+    worst, far = (max((abs(row["error"]) for row in rows), default=0.0) for rows in (errors, larger))
     print(f"largest error beyond the ladder {far:.2%}, where {LARGER_BAR:.0%} are allowed")
     holds = worst <= BAR and far <= LARGER_BAR
     conclude("largest error of the shipped law on the two largest of its ladder", worst, "share", BAR, holds)

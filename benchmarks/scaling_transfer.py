@@ -27,37 +27,37 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--context", type=int, default=128)
     parser.add_argument("--threads", type=int, default=0)
-    given = parser.parse_args()
-    dtype = choose(given.threads).training_dtype
-    tokens = np.asarray(TokenFile(given.tokens / "train").tokens)
+    options = parser.parse_args()
+    dtype = choose(options.threads).training_dtype
+    tokens = np.asarray(TokenFile(options.tokens / "train").tokens)
     vocabulary = int(tokens.max()) + 1
 
     def rows(step: int) -> torch.Tensor:
-        drawn = np.random.default_rng(step).integers(0, len(tokens) - given.context - 1, given.rows)
-        return torch.from_numpy(np.stack([tokens[at : at + given.context + 1].astype(np.int64) for at in drawn]))
+        drawn = np.random.default_rng(step).integers(0, len(tokens) - options.context - 1, options.rows)
+        return torch.from_numpy(np.stack([tokens[at : at + options.context + 1].astype(np.int64) for at in drawn]))
 
     flat, moved = {}, {}
     for rule in transfer.RULES:
-        found = transfer.coordinates(given.widths, rule, rows, vocabulary, given.context, given.steps, dtype=dtype)
-        for name, sizes in found.items():
+        sizes_of = transfer.coordinate_check(options.widths, rule, rows, vocabulary, options.context, options.steps, dtype=dtype)
+        for name, sizes in sizes_of.items():
             shown = "  ".join(f"{width}: {size:.4g}" for width, size in sizes.items())
             print(f"{rule:<5} {name:<22} {shown}  (largest over smallest {transfer.spread(sizes):.2f})", flush=True)
-        flat[rule] = max(transfer.spread(sizes) for sizes in found.values())
+        flat[rule] = max(transfer.spread(sizes) for sizes in sizes_of.values())
         best = {}
-        for width in given.widths if given.rates else ():
-            [losses] = transfer.best_scales(
-                [width], SCALES, rule, rows, vocabulary, given.context, 10 * given.steps, dtype=dtype
+        for width in options.widths if options.rates else ():
+            [losses] = transfer.losses_by_scale(
+                [width], SCALES, rule, rows, vocabulary, options.context, 10 * options.steps, dtype=dtype
             ).values()
-            best[width], least = transfer.best_of(losses)
+            best[width], best_loss = transfer.best_scale(losses)
             shown = "  ".join(f"{scale:.2f}: {loss:.3f}" for scale, loss in losses.items())
-            print(f"{rule:<5} width {width}: best lr_scale {best[width]:.2f}, loss {least:.3f}  ({shown})", flush=True)
+            print(f"{rule:<5} width {width}: best lr_scale {best[width]:.2f}, loss {best_loss:.3f}  ({shown})", flush=True)
         moved[rule] = transfer.spread(best) if best else None
     allowed = f"times of {transfer.STEP} allowed"
-    rate = {rule: f"; best rate moves {move:.2f} {allowed}" if move else "" for rule, move in moved.items()}
+    moves = {rule: f"; best rate moves {move:.2f} {allowed}" if move else "" for rule, move in moved.items()}
     holds = flat["ours"] <= transfer.FLAT and (moved["ours"] is None or moved["ours"] <= transfer.STEP)
     conclude(
-        f"activations over widths {min(given.widths)} to {max(given.widths)}, largest over smallest{rate['ours']}",
-        flat["ours"], "", transfer.FLAT, holds, peer=f"the rule before{rate['root']}", peer_figure=flat["root"],
+        f"activations over widths {min(options.widths)} to {max(options.widths)}, largest over smallest{moves['ours']}",
+        flat["ours"], "", transfer.FLAT, holds, peer=f"the rule before{moves['root']}", peer_figure=flat["root"],
     )  # fmt: skip
 
 

@@ -89,8 +89,8 @@ def main() -> None:
         statuses, failures = fuzz(address, options.count)
         same = greedy(address) == before
     print(f"statuses {dict(sorted(statuses.items()))}; the same answer as before: {same}")
-    for one in failures[:5]:
-        print(one)
+    for failure in failures[:5]:
+        print(failure)
     conclude(CLAIM, len(failures), "answers", 0, not failures and same)
 
 

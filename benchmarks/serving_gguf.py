@@ -51,16 +51,16 @@ const exact = {flashAttention: false, experimentalKvCacheKeyType: "F32", experim
 const context = await model.createContext({contextSize: 256, threads: 1, ...exact});
 const answers = [], probabilities = [];
 for (const prompt of prompts) {
-  const sequence = context.getSequence(), found = [];
+  const sequence = context.getSequence(), answer = [];
   for await (const token of sequence.evaluate(prompt, {temperature: 0, yieldEogToken: true})) {
-    found.push(token);
-    if (found.length === tokens) break;
+    answer.push(token);
+    if (answer.length === tokens) break;
   }
-  answers.push(found);
+  answers.push(answer);
   await sequence.clearHistory();
-  const told = await sequence.controlledEvaluate(
-    prompt.map((token, place) => place < prompt.length - tail ? token : [token, {generateNext: {probabilities: true}}]));
-  for (const {next} of told.filter(Boolean)) {
+  const evaluated = await sequence.controlledEvaluate(
+    prompt.map((token, index) => index < prompt.length - tail ? token : [token, {generateNext: {probabilities: true}}]));
+  for (const {next} of evaluated.filter(Boolean)) {
     const row = new Array(next.probabilities.size);
     for (const [token, probability] of next.probabilities) row[token] = probability;
     probabilities.push(row);
@@ -93,23 +93,23 @@ def main() -> None:
         far: dict[str, float] = {}
         for kind in ("f32", "f16", "q8_0"):
             export(Path(work) / "model", Path(work) / f"{kind}.gguf", kind)
-            found = theirs(options.node, Path(work) / f"{kind}.gguf", texts, prompts)
-            ids = sum(a == list(tokenizer.encode(text)) for a, text in zip(found["ids"], texts, strict=True))
-            same[kind] = ids, sum(a == b for a, b in zip(found["answers"], mine, strict=True))
-            probabilities = np.array(found["probabilities"])
+            answered = theirs(options.node, Path(work) / f"{kind}.gguf", texts, prompts)
+            ids = sum(a == list(tokenizer.encode(text)) for a, text in zip(answered["ids"], texts, strict=True))
+            same[kind] = ids, sum(a == b for a, b in zip(answered["answers"], mine, strict=True))
+            probabilities = np.array(answered["probabilities"])
             other = np.log(probabilities / probabilities.sum(1, keepdims=True))  # theirs add up to 1 in float32
             far[kind], kl = float(np.abs(other - ours).max()), float((np.exp(ours) * (ours - other)).sum(1).mean())
             print(f"{kind}: {ids} of {len(texts)} texts have the same ids, {same[kind][1]} of {len(prompts)} answers; "
                   f"log-probabilities differ by {far[kind]:.1e} at most, KL {kl:.1e}")  # fmt: skip
             far[f"{kind} KL"] = kl
-        chats = chat_is_the_same(tokenizer, found)
+        chats = chat_is_the_same(tokenizer, answered)
     equal = ", ".join(f"{kind} {answers}" for kind, (_, answers) in same.items())
-    beside = (
+    note = (
         f"greedy answers of 10 that are equal: {equal}; log-probabilities of f32 within {far['f32']:.1e}; KL of f16 "
         f"{far['f16 KL']:.1e}, of q8_0 {far['q8_0 KL']:.1e}; rendered chats {'equal' if chats else 'differ'}"
     )
     holds = same["f32"] == (1000, 10) and far["f32"] <= 1e-4 and far["f16 KL"] < 1e-4 and chats
-    return conclude(CLAIM, same["f32"][0], "texts", 1000, holds, peer=beside)
+    return conclude(CLAIM, same["f32"][0], "texts", 1000, holds, peer=note)
 
 
 @torch.inference_mode()
@@ -119,12 +119,12 @@ def log_probabilities(model: Decoder, prompts: list[list[int]]) -> np.ndarray:
     return torch.cat(rows).numpy()
 
 
-def chat_is_the_same(tokenizer: Tokenizer, found: dict) -> bool:
+def chat_is_the_same(tokenizer: Tokenizer, answered: dict) -> bool:
     ours = [render(tokenizer, messages, add_generation_prompt=True)[0] for messages in CHATS]
     special = {number: name for name, number in tokenizer.special_tokens.items()}
-    texts = ["".join(special.get(one) or tokenizer.token_bytes(one).decode() for one in ids) for ids in ours]
-    print(f"chats: rendered alike {found['rendered'] == texts}, the same ids {found['chatIds'] == ours}")
-    return found["rendered"] == texts and found["chatIds"] == ours
+    texts = ["".join(special.get(token) or tokenizer.token_bytes(token).decode() for token in ids) for ids in ours]
+    print(f"chats: rendered alike {answered['rendered'] == texts}, the same ids {answered['chatIds'] == ours}")
+    return answered["rendered"] == texts and answered["chatIds"] == ours
 
 
 def trained(work: Path) -> tuple[Decoder, Tokenizer]:
@@ -140,22 +140,22 @@ def trained(work: Path) -> tuple[Decoder, Tokenizer]:
 
 def cut(tokenizer: Tokenizer) -> tuple[list[str], list[list[int]]]:
     """Texts, and prompts as ids."""
-    random, whole = np.random.default_rng(0), "\n".join(topics.values())
-    starts = random.integers(0, len(whole) - 400, 1000)
-    texts = [whole[start : start + random.integers(1, 400)] for start in starts]
+    random, all_text = np.random.default_rng(0), "\n".join(topics.values())
+    starts = random.integers(0, len(all_text) - 400, 1000)
+    texts = [all_text[start : start + random.integers(1, 400)] for start in starts]
     for number in range(0, len(texts), 4):
         texts[number] += f" {random.integers(10**6)}.{random.integers(100)}"
     return texts, [[tokenizer.end_of_text, *tokenizer.encode(text)][:40] for text in texts[1:11]]
 
 
 def theirs(node: Path, file: Path, texts: list[str], prompts: list[list[int]]) -> dict:
-    script, given = node / "groundup-compare.mjs", file.with_suffix(".json")
+    script, program_input = node / "groundup-compare.mjs", file.with_suffix(".json")
     script.write_text(SCRIPT)
-    asked = {"file": str(file), "texts": texts, "prompts": prompts, "tokens": NEW, "tail": TAIL, "chats": CHATS}
-    given.write_text(json.dumps(asked))
-    found = file.with_suffix(".found.json")
-    subprocess.run(["node", script.name, given, found], cwd=node, capture_output=True, check=True)
-    return json.loads(found.read_text())
+    content = {"file": str(file), "texts": texts, "prompts": prompts, "tokens": NEW, "tail": TAIL, "chats": CHATS}
+    program_input.write_text(json.dumps(content))
+    output = file.with_suffix(".found.json")
+    subprocess.run(["node", script.name, program_input, output], cwd=node, capture_output=True, check=True)
+    return json.loads(output.read_text())
 
 
 if __name__ == "__main__":

@@ -55,18 +55,18 @@ def main() -> None:
     print(machine())
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work) / "model"
-        whole = write(folder)
-        peer_alone = llama_rate(options.node, folder) if llama.installed(options.node) else None
+        no_end = write(folder)
+        peer_alone = llama_speed(options.node, folder) if llama.installed(options.node) else None
         with groundup_serve(folder) as (ours, process), transformers_serve(folder) as theirs:
-            rates: dict[str, list[float]] = {ours: [], theirs: []}
+            speeds: dict[str, list[float]] = {ours: [], theirs: []}
             for number in range(-1, ROUNDS):  # the first warms up
-                for address in rates:
-                    rate = asyncio.run(streams(address, folder if address == theirs else Path("model")))
+                for address in speeds:
+                    speed = asyncio.run(streams(address, folder if address == theirs else Path("model")))
                     if number >= 0:
-                        rates[address].append(rate)
-            mine, peer = (median(rates[address]) for address in (ours, theirs))
+                        speeds[address].append(speed)
+            mine, peer = (median(speeds[address]) for address in (ours, theirs))
             print(f"tokens per second: ours {mine:,.0f}, transformers serve {peer:,.0f}: {mine / peer:.2f} times")
-            first = others(ours, process.pid, whole)
+            first = others(ours, process.pid, no_end)
     named, holds = "transformers serve", mine / peer >= BAR
     if peer_alone is not None:
         named = f"llama.cpp, by its C library: {peer_alone:,.0f}, {mine / peer_alone:.2f} times (bar {LLAMA_BAR}); {named}"
@@ -76,16 +76,16 @@ def main() -> None:
     conclude(CLAIM, mine, "tokens/s", BAR, holds, peer=named, peer_figure=peer)
 
 
-def llama_rate(node: Path, folder: Path) -> float:
+def llama_speed(node: Path, folder: Path) -> float:
     """Tokens per second of the same prompts, while no server is there; reading the prompts is not in its time."""
     tokenizer, file = of_model(folder), folder.with_suffix(".gguf")
     export(folder, file, "f32")
     prompts = [[tokenizer.begin_of_text, *tokenizer.encode(prompt(number))] for number in range(STREAMS)]
-    rates = {}
+    speeds = {}
     for exact in (False, True):
-        rates[exact] = llama.streams(node, file, prompts, NEW, cores(), exact=exact, rounds=2 * ROUNDS).rate
-    print(f"llama.cpp, f32: {rates[False]:,.0f} tokens per second as it is, {rates[True]:,.0f} with its cache in f32")
-    return max(rates.values())
+        speeds[exact] = llama.streams(node, file, prompts, NEW, cores(), exact=exact, rounds=2 * ROUNDS).speed
+    print(f"llama.cpp, f32: {speeds[False]:,.0f} tokens per second as it is, {speeds[True]:,.0f} with its cache in f32")
+    return max(speeds.values())
 
 
 def write(folder: Path) -> dict[str, int]:
@@ -141,44 +141,44 @@ async def streams(address: str, model: Path) -> float:
     """Tokens per second of all streams together."""
     async with httpx.AsyncClient(timeout=600) as client:
 
-        async def one(number: int) -> int:
+        async def request(number: int) -> int:
             body = {"model": str(model), "prompt": prompt(number), "max_tokens": NEW, "temperature": 0}
             answer = await client.post(f"{address}/v1/completions", json=body)
             answer.raise_for_status()
             return answer.json()["usage"]["completion_tokens"]
 
         start = time.perf_counter()
-        counts = await asyncio.gather(*(one(number) for number in range(STREAMS)))
+        counts = await asyncio.gather(*(request(number) for number in range(STREAMS)))
         return sum(counts) / (time.perf_counter() - start)
 
 
-def others(address: str, pid: int, whole: dict[str, int]) -> float:
+def others(address: str, pid: int, no_end: dict[str, int]) -> float:
     """Prints what clients do to it; how many times as late a first token is beside the other streams."""
-    turns = [[asyncio.run(first_token(address, count, whole)) for count in (0, STREAMS - 1)] for _ in range(31)]
-    alone, beside = map(median, zip(*turns, strict=True))
-    times = f"{1000 * alone:.0f} ms alone, {1000 * beside:.0f} ms beside {STREAMS - 1} streams: {beside / alone:.2f} times"
+    turns = [[asyncio.run(first_token(address, count, no_end)) for count in (0, STREAMS - 1)] for _ in range(31)]
+    alone, crowded = map(median, zip(*turns, strict=True))
+    times = f"{1000 * alone:.0f} ms alone, {1000 * crowded:.0f} ms beside {STREAMS - 1} streams: {crowded / alone:.2f} times"
     print(f"first token: {times}")
     before = resident(pid)
-    full = asyncio.run(many(address, 1000, 100, whole))
+    full = asyncio.run(many(address, 1000, 100, no_end))
     print(f"1,000 requests, 100 at a time: {full} answered in full; resident {before} MB before, {resident(pid)} MB after")
-    asyncio.run(leave(address, 200, whole))
+    asyncio.run(leave(address, 200, no_end))
     time.sleep(2)
     metrics = httpx.get(f"{address}/metrics").text
-    left = re.findall(r"groundup_(?:requests_running|requests_waiting|cancelled_total)\{.*?\} (\d+)", metrics)
-    print(f"200 clients left: cancelled {left[0]}, at work {left[1]}, waiting {left[2]}")
-    return beside / alone
+    counts = re.findall(r"groundup_(?:requests_running|requests_waiting|cancelled_total)\{.*?\} (\d+)", metrics)
+    print(f"200 clients left: cancelled {counts[0]}, at work {counts[1]}, waiting {counts[2]}")
+    return crowded / alone
 
 
-async def first_token(address: str, others: int, whole: dict[str, int]) -> float:
+async def first_token(address: str, others: int, no_end: dict[str, int]) -> float:
     async with httpx.AsyncClient(timeout=600) as client:
-        body = {"model": "model", "temperature": 0, "stream": True, "logit_bias": whole}
+        body = {"model": "model", "temperature": 0, "stream": True, "logit_bias": no_end}
         company = [
             asyncio.create_task(read_all(address, {**body, "prompt": prompt(n), "max_tokens": NEW})) for n in range(others)
         ]
         await asyncio.sleep(0.3 if others else 0)
         start = time.perf_counter()
-        asked = {**body, "prompt": prompt(5), "max_tokens": 2}
-        async with client.stream("POST", f"{address}/v1/completions", json=asked) as answer:
+        request = {**body, "prompt": prompt(5), "max_tokens": 2}
+        async with client.stream("POST", f"{address}/v1/completions", json=request) as answer:
             async for _ in answer.aiter_lines():
                 break
         seconds = time.perf_counter() - start
@@ -198,29 +198,29 @@ async def read_all(address: str, body: dict) -> None:
     writer.close()
 
 
-async def many(address: str, count: int, at_once: int, whole: dict[str, int]) -> int:
+async def many(address: str, count: int, at_once: int, no_end: dict[str, int]) -> int:
     gate = asyncio.Semaphore(at_once)
     async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=at_once)) as client:
 
-        async def one(number: int) -> bool:
+        async def request(number: int) -> bool:
             async with gate:
-                body = {"model": "model", "prompt": prompt(number), "max_tokens": 8, "seed": number, "logit_bias": whole}
+                body = {"model": "model", "prompt": prompt(number), "max_tokens": 8, "seed": number, "logit_bias": no_end}
                 answer = await client.post(f"{address}/v1/completions", json=body)
                 return answer.status_code == 200 and json.loads(answer.text)["usage"]["completion_tokens"] == 8
 
-        return sum(await asyncio.gather(*map(one, range(count))))
+        return sum(await asyncio.gather(*map(request, range(count))))
 
 
-async def leave(address: str, count: int, whole: dict[str, int]) -> None:
+async def leave(address: str, count: int, no_end: dict[str, int]) -> None:
     async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=50)) as client:
 
-        async def one(number: int) -> None:
-            body = {"model": "model", "prompt": prompt(number), "max_tokens": 900, "stream": True, "logit_bias": whole}
+        async def request(number: int) -> None:
+            body = {"model": "model", "prompt": prompt(number), "max_tokens": 900, "stream": True, "logit_bias": no_end}
             async with client.stream("POST", f"{address}/v1/completions", json=body) as answer:
                 async for _ in answer.aiter_lines():
                     break
 
-        await asyncio.gather(*map(one, range(count)))
+        await asyncio.gather(*map(request, range(count)))
 
 
 def resident(pid: int) -> int:

@@ -26,13 +26,13 @@ from vllm import LLM, SamplingParams
 
 given = json.load(open(sys.argv[1]))
 llm = LLM(given["folder"], dtype="float32", max_model_len=256, enforce_eager=True, skip_tokenizer_init=True)
-asked = [{"prompt_token_ids": prompt} for prompt in given["prompts"]]
+prompts = [{"prompt_token_ids": prompt} for prompt in given["prompts"]]
 sampling = SamplingParams(temperature=0, max_tokens=given["tokens"], prompt_logprobs=0, ignore_eos=True, detokenize=False)
-found = llm.generate(asked, sampling)
+outputs = llm.generate(prompts, sampling)
 logprobs = [
-    [step[token].logprob for token, step in zip(one.prompt_token_ids[1:], one.prompt_logprobs[1:])] for one in found
+    [step[token].logprob for token, step in zip(row.prompt_token_ids[1:], row.prompt_logprobs[1:])] for row in outputs
 ]
-json.dump({"answers": [list(one.outputs[0].token_ids) for one in found], "logprobs": logprobs}, open(sys.argv[2], "w"))
+json.dump({"answers": [list(row.outputs[0].token_ids) for row in outputs], "logprobs": logprobs}, open(sys.argv[2], "w"))
 """
 
 
@@ -47,11 +47,11 @@ def main() -> None:
         model, tokenizer = trained(Path(work))
         prompts = cut(tokenizer)[1]
         mine = generate(model, prompts, [], Sampling(NEW, temperature=0), 0)
-        found = theirs(options.python, Path(work), prompts)
-        same = sum(a == list(b) for a, b in zip(found["answers"], mine, strict=True))
+        answered = theirs(options.python, Path(work), prompts)
+        same = sum(a == list(b) for a, b in zip(answered["answers"], mine, strict=True))
         far = max(
             (torch.tensor(row, dtype=torch.double) - of_prompt(model, prompt)).abs().max().item()
-            for row, prompt in zip(found["logprobs"], prompts, strict=True)
+            for row, prompt in zip(answered["logprobs"], prompts, strict=True)
         )
     print(f"{same} of 10 greedy answers are equal; log-probabilities of prompts differ by {far:.1e} at most")
     conclude(CLAIM, same, "answers", 10, same == 10 and far <= 1e-4, peer=f"log-probabilities of prompts within {far:.1e}")
@@ -65,13 +65,13 @@ def of_prompt(model: torch.nn.Module, prompt: list[int]) -> torch.Tensor:
 
 
 def theirs(python: Path, work: Path, prompts: list[list[int]]) -> dict:
-    script, given, found = work / "compare.py", work / "given.json", work / "found.json"
+    script, program_input, output = work / "compare.py", work / "given.json", work / "found.json"
     script.write_text(SCRIPT)
-    given.write_text(json.dumps({"folder": str(work / "model"), "prompts": prompts, "tokens": NEW}))
+    program_input.write_text(json.dumps({"folder": str(work / "model"), "prompts": prompts, "tokens": NEW}))
     settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | settings
-    subprocess.run([python, script, given, found], cwd=work, env=environment, check=True)
-    return json.loads(found.read_text())
+    subprocess.run([python, script, program_input, output], cwd=work, env=environment, check=True)
+    return json.loads(output.read_text())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What several benchmarks need: openstax split by document and cut into tokens, and training for a given time.
 
-The rate goes by the share of the time that is gone, not by steps, so every model ends its decay when its time is over,
-however fast the machine is and whatever a step of the model costs.
+The learning rate follows the share of the time that has passed, not the steps. So every model ends its decay when its time is
+over, however fast the machine is and whatever a step of the model costs.
 """
 
 import time
@@ -42,8 +42,8 @@ def byte_pairs(texts: list[str], vocabulary: int = 4096) -> Tokenizer:
 
 def encoded(path: Path, texts: list[str], tokenizer: Tokenizer) -> TokenFile:
     """Written to `path` and opened: each document after the end-of-text token."""
-    some = [np.array([tokenizer.end_of_text, *ids]) for ids in tokenizer.encode_batch(texts, 2)]
-    token_files.write(path, some, token_files.dtype_for(tokenizer.size))
+    sequences = [np.array([tokenizer.end_of_text, *ids]) for ids in tokenizer.encode_batch(texts, 2)]
+    token_files.write(path, sequences, token_files.dtype_for(tokenizer.size))
     return TokenFile(path)
 
 
@@ -54,7 +54,7 @@ def stream(file: TokenFile, tokenizer: Tokenizer, context: int, seed: int = 0) -
 
 
 def use_kernels(model: LanguageModel, context: int) -> bool:
-    """Whether training goes by kernels, as that of a run does where they can be had."""
+    """Use kernels where they are available, as a run does; whether they are used."""
     device = choose()
     if device.torch_device.type != "cpu":
         return False
@@ -69,7 +69,7 @@ def use_kernels(model: LanguageModel, context: int) -> bool:
 def train(
     model: LanguageModel, rows: Stream, rows_a_step: int, seconds: float, balance: float = 0.02, steps: int | None = None
 ) -> int:
-    """Pre-train for `seconds`, or for `steps`, on the rates of pre-training; returns the number of tokens read.
+    """Pre-train for `seconds`, or for `steps`, with pre-training's learning rates; returns the number of tokens read.
 
     By steps it is the same model whatever else the machine does.
     """
@@ -96,7 +96,7 @@ def held_out_bits(texts: list[str], tokenizer: Tokenizer, nats: Callable[[list[l
 
 
 def nats_of(model: LanguageModel) -> Callable[[list[list[int]]], float]:
-    return lambda sequences: -sum(float(found.sum(dtype=np.float64)) for found in score(model, sequences))
+    return lambda sequences: -sum(float(log_probabilities.sum(dtype=np.float64)) for log_probabilities in score(model, sequences))
 
 
 def seconds_since(start: float) -> float:

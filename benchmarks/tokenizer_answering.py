@@ -19,8 +19,8 @@ HELD_OUT_ARTICLES = 8
 
 
 def measured(model: SpanReader, tokenizer: WordPiece, questions: list[Question], device: Device) -> dict[str, float]:
-    found = answer(model, tokenizer, questions, device)
-    return score({number: one.text for number, one in found.items()}, questions)
+    answers = answer(model, tokenizer, questions, device)
+    return score({number: span.text for number, span in answers.items()}, questions)
 
 
 def main() -> None:
@@ -50,12 +50,12 @@ def main() -> None:
               f"{time.perf_counter() - start:.0f} s")  # fmt: skip
         start = time.perf_counter()
         model = build(tokenizer, training, practice, HELD_OUT, device, Path(folder) / "held-out")
-        found = measured(model, tokenizer, held_out, device)
-        print(f"practice, then questions: held out exact match {found['exact_match']:.3f}, F1 {found['f1']:.3f}, "
-              f"{found['f1'] - baseline['f1']:+.3f} against the window; {time.perf_counter() - start:.0f} s; "
+        scores = measured(model, tokenizer, held_out, device)
+        print(f"practice, then questions: held out exact match {scores['exact_match']:.3f}, F1 {scores['f1']:.3f}, "
+              f"{scores['f1'] - baseline['f1']:+.3f} against the window; {time.perf_counter() - start:.0f} s; "
               f"{len(training):,} questions, where SQuAD has 87,599")  # fmt: skip
-    holds = overfit["f1"] >= 0.95 and found["f1"] > baseline["f1"]
-    conclude(claim, found["f1"], "F1", baseline["f1"], holds, peer="sliding window", peer_figure=baseline["f1"])
+    holds = overfit["f1"] >= 0.95 and scores["f1"] > baseline["f1"]
+    conclude(claim, scores["f1"], "F1", baseline["f1"], holds, peer="sliding window", peer_figure=baseline["f1"])
 
 
 if __name__ == "__main__":

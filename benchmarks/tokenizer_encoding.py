@@ -46,11 +46,11 @@ def main() -> None:
     times: dict[str, list[float]] = {"ours": [], "tokenizers": []}
     same = True
     for _ in range(ROUNDS):
-        found, seconds = timed(lambda: ours.encode_batch(texts, cores()))
+        encoded, seconds = timed(lambda: ours.encode_batch(texts, cores()))
         times["ours"].append(seconds)
         expected, seconds = timed(lambda: peer.encode_batch(texts, add_special_tokens=False))
         times["tokenizers"].append(seconds)
-        same &= all(ids.tolist() == theirs.ids for ids, theirs in zip(found, expected, strict=True))
+        same &= all(ids.tolist() == theirs.ids for ids, theirs in zip(encoded, expected, strict=True))
     speeds = {name: size / statistics.median(seconds) for name, seconds in times.items()}
     print(f"{len(texts)} documents, {size:.1f} MB; ids identical: {same}")
     for name, speed in speeds.items():

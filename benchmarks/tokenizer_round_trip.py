@@ -47,16 +47,16 @@ def main() -> None:
     strings = st.text(st.one_of(st.characters(exclude_categories=["Cs"]), usual))
 
     def examples(strategy: st.SearchStrategy, count: int) -> list:
-        found = []
+        strings = []
 
         @seed(0)
         @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         @given(strategy)
         def collect(example: str | bytes) -> None:
-            found.append(example)
+            strings.append(example)
 
         collect()
-        return found
+        return strings
 
     texts, data = examples(strings, EXAMPLES), examples(st.binary(), EXAMPLES)
     old_texts = examples(st.text(st.one_of(old, usual)), COMPARED)
@@ -72,8 +72,8 @@ def main() -> None:
             for model_type in MODEL_TYPES:
                 (Path(folder) / "config.json").write_text(json.dumps({"model_type": model_type}))
                 peer = transformers.AutoTokenizer.from_pretrained(folder)
-                found = peer(old_texts, split_special_tokens=True, add_special_tokens=False)["input_ids"]
-                other[model_type] = sum(ours.encode(text) != ids for text, ids in zip(old_texts, found, strict=True))
+                peer_ids = peer(old_texts, split_special_tokens=True, add_special_tokens=False)["input_ids"]
+                other[model_type] = sum(ours.encode(text) != ids for text, ids in zip(old_texts, peer_ids, strict=True))
         print(f"{name:<24} {len(texts):,} texts: {lost} lost; other ids of {len(old_texts)} in a folder of "
               + (", ".join(f"{model_type}: {count}" for model_type, count in other.items() if count) or "any type: 0"))
         wrong += lost + sum(other.values()) - other["qwen2"]

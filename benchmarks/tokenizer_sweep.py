@@ -24,23 +24,23 @@ def main() -> None:
     if missing := [path for path in paths if not path.is_file()]:
         return conclude(CLAIM, None, "min", BAR, None, reason=f"{missing[0]} is missing")
     with tempfile.TemporaryDirectory() as folder:
-        found, minutes = swept(paths, Path(folder))
-        again, seconds = swept(paths, Path(folder))
+        result, minutes = swept(paths, Path(folder))
+        repeated, seconds = swept(paths, Path(folder))
     print(f"{'tokens':>7} {'bits per byte':>14} {'behind the best':>17} {'bytes a token':>14} {'embedding':>10} {'steps':>6}")
-    for row in found["sizes"]:
+    for row in result["sizes"]:
         behind = f"{row['behind']:.4f} ± {row['standard_error']:.4f}"
         print(
             f"{row['vocabulary']:7,} {row['bits_per_byte']['all']:14.4f} {behind:>17} {row['bytes_per_token']['all']:14.2f} "
             f"{row['vocabulary_share']:10.0%} {row['steps']:6,}"
         )
     for kind in ("bytes_per_token", "bits_per_byte"):
-        for domain in found["sizes"][0][kind]["domain"]:
-            figures = "  ".join(f"{row[kind]['domain'][domain]:.3f}" for row in found["sizes"])
+        for domain in result["sizes"][0][kind]["domain"]:
+            figures = "  ".join(f"{row[kind]['domain'][domain]:.3f}" for row in result["sizes"])
             print(f"{kind.replace('_', ' ')}, {domain}: {figures}")
-    unequal = max(abs(row["flop"] / found["flop"] - 1) for row in found["sizes"])
-    print(f"recommended: {found['recommended']:,}, because {found['reason']}")
-    print(f"compute {found['flop']:.3g} FLOP each, equal within {unequal:.2%}; the same command again took {seconds * 60:.0f} s")
-    holds = minutes <= BAR and unequal <= UNEQUAL and again == found
+    unequal = max(abs(row["flop"] / result["flop"] - 1) for row in result["sizes"])
+    print(f"recommended: {result['recommended']:,}, because {result['reason']}")
+    print(f"compute {result['flop']:.3g} FLOP each, equal within {unequal:.2%}; the same command again took {seconds * 60:.0f} s")
+    holds = minutes <= BAR and unequal <= UNEQUAL and repeated == result
     conclude(CLAIM, minutes, "min", BAR, holds)
 
 

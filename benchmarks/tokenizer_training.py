@@ -50,10 +50,10 @@ def main() -> None:
                 out = Path(folder) / f"{name.replace(' ', '')}-{turn}"
                 words = [*command, "--out", str(out)] if "groundup" in name else [*command, str(out)]
                 runs[name].append(measured([sys.executable, *words]))
-        merges = [merges_in(found / "tokenizer.json") for found in sorted(Path(folder).iterdir())]
-        same = all(found == merges[0] for found in merges)
+        merges = [merges_in(out / "tokenizer.json") for out in sorted(Path(folder).iterdir())]
+        same = all(of_program == merges[0] for of_program in merges)
         same &= same_in_any_order(path, Path(folder))
-    medians = {name: [statistics.median(column) for column in zip(*found, strict=True)] for name, found in runs.items()}
+    medians = {name: [statistics.median(column) for column in zip(*figures, strict=True)] for name, figures in runs.items()}
     print(f"{'program':<20} {'seconds':>8} {'processor seconds':>18} {'peak MB':>8}")
     for name, (seconds, processor, peak) in medians.items():
         print(f"{name:<20} {seconds:8.2f} {processor:18.2f} {peak:8.0f}")
@@ -64,13 +64,13 @@ def main() -> None:
             same &= equal
             print(f"merges of {name} at {size}: {'identical' if equal else 'DIFFERENT'}")
     ours, peer = medians["groundup"], medians["tokenizers"]
-    least = min(medians[name][2] for name in medians if "groundup" in name)
+    lowest_memory = min(medians[name][2] for name in medians if "groundup" in name)
     print(f"speed {peer[0] / ours[0]:.2f} times (bar {BAR}, goal 3); by processor time {peer[1] / ours[1]:.2f} times")
     for name in ("tokenizers", "tokenizers, list"):
-        print(f"memory with 1 worker {least / medians[name][2]:.2f} of {name}' (bar {MEMORY_BAR})")
-    holds = same and peer[0] >= BAR * ours[0] and least <= MEMORY_BAR * peer[2]
+        print(f"memory with 1 worker {lowest_memory / medians[name][2]:.2f} of {name}' (bar {MEMORY_BAR})")
+    holds = same and peer[0] >= BAR * ours[0] and lowest_memory <= MEMORY_BAR * peer[2]
     conclude(CLAIM, peer[0] / ours[0], "times", BAR, holds, peer=f"rustbpe's (goal); memory, bar {MEMORY_BAR}, is",
-             peer_figure=least / peer[2])  # fmt: skip
+             peer_figure=lowest_memory / peer[2])  # fmt: skip
 
 
 def measured(command: list[str]) -> tuple[float, float, float]:
@@ -106,8 +106,8 @@ def high_water(process: int) -> int:
         status = Path(f"/proc/{process}/status").read_text()
     except OSError:
         return 0
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    return int(found[1]) * 1024 if found else 0
+    match = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(match[1]) * 1024 if match else 0
 
 
 def peer_tokenizer(texts: Iterable, vocabulary: int) -> "tokenizers.Tokenizer":  # noqa: F821
@@ -157,16 +157,16 @@ def same_in_any_order(path: Path, folder: Path) -> bool:
 
     from groundup.tokenizer.train import train_bpe
 
-    found = []
+    contents = []
     for number, workers in enumerate((1, 2, 5)):
         texts = textbook(path)[:400]
         random.Random(number).shuffle(texts)
         shuffled = folder / f"shuffled-{number}.parquet"
         pq.write_table(pa.table({"text": texts}), shuffled, row_group_size=90)
         train_bpe([shuffled], folder / f"workers-{number}", 4096, workers=workers)
-        found.append((folder / f"workers-{number}" / "tokenizer.json").read_bytes())
-    print(f"1, 2 and 5 workers on shuffled documents: {'the same bytes' if len(set(found)) == 1 else 'DIFFERENT'}")
-    return len(set(found)) == 1
+        contents.append((folder / f"workers-{number}" / "tokenizer.json").read_bytes())
+    print(f"1, 2 and 5 workers on shuffled documents: {'the same bytes' if len(set(contents)) == 1 else 'DIFFERENT'}")
+    return len(set(contents)) == 1
 
 
 def textbook(path: Path) -> list[str]:

@@ -57,18 +57,18 @@ def main() -> None:
         times = {"ours": [], "peer": []}
         for _ in range(3):
             start = time.perf_counter()
-            found = [ours.encode(text) for text in chosen]
+            encoded = [ours.encode(text) for text in chosen]
             middle = time.perf_counter()
             expected = [peer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] for text in chosen]
             times["ours"].append(middle - start)
             times["peer"].append(time.perf_counter() - middle)
-        wrong = sum(one != other for one, other in zip(found, expected, strict=True))
+        wrong = sum(a != b for a, b in zip(encoded, expected, strict=True))
         differing += wrong
         size = sum(map(len, chosen))
         speed = {who: size / statistics.median(seconds) / 1e6 for who, seconds in times.items()}
         ratios.append(speed["ours"] / speed["peer"])
-        unknown = sum(ids.count(ours.unknown) for ids in found) / sum(map(len, found))
-        print(f"{name:<16} {len(chosen):>4} texts, {wrong} differ; {size / sum(map(len, found)):.2f} characters a token, "
+        unknown = sum(ids.count(ours.unknown) for ids in encoded) / sum(map(len, encoded))
+        print(f"{name:<16} {len(chosen):>4} texts, {wrong} differ; {size / sum(map(len, encoded)):.2f} characters a token, "
               f"{unknown:.2%} [UNK]; ours {speed['ours']:.2f}, transformers {speed['peer']:.2f} M characters/s")  # fmt: skip
     print(f"encoding speed, one thread, median over the files: {statistics.median(ratios):.2f} times transformers'")
     conclude(claim, differing, "differing texts", 0, differing == 0, peer="BertTokenizer", peer_figure=0)

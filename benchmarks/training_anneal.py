@@ -47,7 +47,7 @@ def main() -> None:
         tokens = Path(work) / "tokens"
         write(tokens, training, held_out, tokenizer)
         for seed in range(SEEDS):
-            found = {}
+            bits_of_share = {}
             for share in (0.0, SHARE):
                 settings = PretrainingConfig(
                     depth=options.depth, context_length=256, tokens=options.tokens, batch_tokens=4096, anneal_data_fraction=share
@@ -58,14 +58,14 @@ def main() -> None:
                 )  # fmt: skip
                 nats = timed.nats_of(model)
                 others = [text for name in OTHERS for text in held_out[name]]
-                found[share] = {
+                bits_of_share[share] = {
                     BEST: timed.held_out_bits(held_out[BEST], tokenizer, nats),
                     "others": timed.held_out_bits(others, tokenizer, nats),
                 }
-                bits = found[share]
+                bits = bits_of_share[share]
                 print(f"{seed:4} {'yes' if share else 'no':>7} {bits[BEST]:9.4f} {bits['others']:9.4f}", flush=True)
             for name, values in gains.items():
-                values.append(found[0.0][name] - found[SHARE][name])
+                values.append(bits_of_share[0.0][name] - bits_of_share[SHARE][name])
     for name, values in gains.items():
         print(f"gained on {name}: {', '.join(f'{value:+.4f}' for value in values)} bits per byte")
     conclude(claim, statistics.median(gains[BEST]), "bits/byte gained", 0.0, min(gains[BEST]) > 0)

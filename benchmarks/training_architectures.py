@@ -47,18 +47,18 @@ def step_of(name: str, by_kernels: bool, dtype: torch.dtype) -> Step:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    given, _ = parser.parse_known_args()
+    options, _ = parser.parse_known_args()
     dtype = choose().training_dtype
     kinds = {"dense": True, "experts": True, "lstm": True, "lstm by PyTorch": False}
     try:
         steps = {name: step_of(name.split()[0], native, dtype) for name, native in kinds.items()}
     except Unavailable as error:
         return conclude(CLAIM, None, "times", EXPERTS_BAR, None, reason=str(error))
-    found = by_turns(steps, given.rounds)
-    print(f"{machine()}, {dtype}", *(f"{name:<16} {1e3 * seconds:6.0f} ms" for name, seconds in found.items()), sep="\n")
-    experts, lstm = found["dense"] / found["experts"], found["lstm by PyTorch"] / found["lstm"]
-    beside = f"{dtype}; an LSTM over its steps by PyTorch (bar {LSTM_BAR:.0f})"
-    conclude(CLAIM, experts, "times", EXPERTS_BAR, experts >= EXPERTS_BAR and lstm >= LSTM_BAR, peer=beside, peer_figure=lstm)
+    seconds_of = by_turns(steps, options.rounds)
+    print(f"{machine()}, {dtype}", *(f"{name:<16} {1e3 * seconds:6.0f} ms" for name, seconds in seconds_of.items()), sep="\n")
+    experts, lstm = seconds_of["dense"] / seconds_of["experts"], seconds_of["lstm by PyTorch"] / seconds_of["lstm"]
+    note = f"{dtype}; an LSTM over its steps by PyTorch (bar {LSTM_BAR:.0f})"
+    conclude(CLAIM, experts, "times", EXPERTS_BAR, experts >= EXPERTS_BAR and lstm >= LSTM_BAR, peer=note, peer_figure=lstm)
 
 
 if __name__ == "__main__":

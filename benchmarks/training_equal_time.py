@@ -50,8 +50,8 @@ def main() -> None:
         ours = groundup(train, held_out, Path(work) / "ours", options.depth, theirs["seconds"])
     print(f"groundup {ours['seconds']:6.0f} s  {ours['bits']:.4f} bits per byte, {ours['tokens']:,} tokens  (goal {GOAL})")
     holds = theirs["bits"] - ours["bits"] >= BAR and ours["seconds"] <= theirs["seconds"]
-    beside = f"ours, in {ours['seconds'] / 60:.1f} of {theirs['seconds'] / 60:.1f} minutes"
-    conclude(claim, theirs["bits"] - ours["bits"], "bits/byte", BAR, holds, peer=beside, peer_figure=ours["bits"])
+    note = f"ours, in {ours['seconds'] / 60:.1f} of {theirs['seconds'] / 60:.1f} minutes"
+    conclude(claim, theirs["bits"] - ours["bits"], "bits/byte", BAR, holds, peer=note, peer_figure=ours["bits"])
 
 
 def nanochat(checkout: Path, train: list[str], held_out: list[str], work: Path) -> dict[str, float]:
@@ -80,10 +80,10 @@ def groundup(train: list[str], held_out: list[str], folder: Path, depth: int, th
     from groundup.training.pretraining import pretrain
     from groundup.training.runtime import Runtime
 
-    encoder = timed.byte_pairs(train, VOCABULARY)
+    tokenizer = timed.byte_pairs(train, VOCABULARY)
     folder.mkdir()
     texts = {"train": train, "held_out": held_out}
-    files = {split: timed.encoded(folder / split, some, encoder) for split, some in texts.items()}
+    files = {split: timed.encoded(folder / split, documents, tokenizer) for split, documents in texts.items()}
     table = [
         {"split": split, "domain": "books", "tokens": int(length), "best": False}
         for split, file in files.items()
@@ -96,7 +96,7 @@ def groundup(train: list[str], held_out: list[str], folder: Path, depth: int, th
             depth=depth, context_length=256, tokens=tokens, batch_tokens=4096, micro_batch_tokens=4096, anneal_data_fraction=0.0
         )
         start = time.perf_counter()
-        model, results = pretrain(encoder, folder, settings, Runtime(choose(), folder / name, name, 0, print))
+        model, results = pretrain(tokenizer, folder, settings, Runtime(choose(), folder / name, name, 0, print))
         return model, results["tokens"], time.perf_counter() - start
 
     (_, few, short), (_, many, long) = (trained(tokens, f"trial{tokens}") for tokens in TRIALS)
@@ -105,7 +105,7 @@ def groundup(train: list[str], held_out: list[str], folder: Path, depth: int, th
     return {
         "seconds": seconds,
         "tokens": tokens,
-        "bits": timed.held_out_bits(held_out, encoder, timed.nats_of(model)),
+        "bits": timed.held_out_bits(held_out, tokenizer, timed.nats_of(model)),
     }
 
 

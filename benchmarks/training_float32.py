@@ -72,22 +72,22 @@ def by_turns(steps: dict[str, Step], rounds: int) -> dict[str, float]:
             step()
             if number:
                 times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(found) for name, found in times.items()}
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def beside_a_busy_process(rounds: int) -> None:
     steps = {name: pretraining(name == "Muon", True) for name in ("Muon", "AdamW")}
-    found: dict[bool, list[dict[str, float]]] = {False: [], True: []}
+    turns: dict[bool, list[dict[str, float]]] = {False: [], True: []}
     for busy in (False, True) * 2:
         other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
-        found[busy].append(by_turns(steps, rounds))
+        turns[busy].append(by_turns(steps, rounds))
         if other:
             other.kill()
             other.wait()
-    left = {name: min(one[name] for one in found[False]) / max(one[name] for one in found[True]) for name in steps}
-    print(machine(), *(f"{name}: {share:.0%} of the rate is left" for name, share in left.items()), sep="\n")
-    conclude("training rate beside a busy process over that without", min(left.values()), "times", BUSY_BAR,
-             min(left.values()) >= BUSY_BAR)  # fmt: skip
+    shares = {name: min(turn[name] for turn in turns[False]) / max(turn[name] for turn in turns[True]) for name in steps}
+    print(machine(), *(f"{name}: {share:.0%} of the rate is left" for name, share in shares.items()), sep="\n")
+    conclude("training rate beside a busy process over that without", min(shares.values()), "times", BUSY_BAR,
+             min(shares.values()) >= BUSY_BAR)  # fmt: skip
 
 
 def main() -> None:
@@ -95,14 +95,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--width", type=int, default=sizes.WIDTH, help="64 a layer; 256 has 6 layers")
     parser.add_argument("--busy", action="store_true", help="beside a busy process")
-    given = parser.parse_args()
+    options = parser.parse_args()
     choose()
-    if given.width != sizes.WIDTH:
-        sizes.WIDTH, sizes.LAYERS = given.width, given.width // 64
+    if options.width != sizes.WIDTH:
+        sizes.WIDTH, sizes.LAYERS = options.width, options.width // 64
     try:
         kernels.float32_library()
-        if given.busy:
-            return beside_a_busy_process(given.rounds)
+        if options.busy:
+            return beside_a_busy_process(options.rounds)
         steps = {f"{name} by kernels": pretraining(name == "Muon", True) for name in ("Muon", "AdamW")}
         import transformers  # noqa: F401
     except (Unavailable, ImportError) as error:
@@ -111,10 +111,10 @@ def main() -> None:
     steps |= {f"{name} by PyTorch": pretraining(name == "Muon", False) for name in ("Muon", "AdamW")}
     steps["transformers"] = sizes.their_step(sizes.PEERS[0])
     with tempfile.TemporaryDirectory() as folder:
-        rate = multiply_adds(Path(folder))
-        rates = [rate()]
-        seconds = by_turns(steps, given.rounds)
-        rates.append(rate())
+        measure_rate = multiply_adds(Path(folder))
+        rates = [measure_rate()]
+        seconds = by_turns(steps, options.rounds)
+        rates.append(measure_rate())
     print(f"multiply-adds: {min(rates) / 1e9:.0f} to {max(rates) / 1e9:.0f} GFLOP/s")
     for name, value in seconds.items():
         reached = sizes.step_flops() / value

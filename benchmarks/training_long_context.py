@@ -28,7 +28,7 @@ from groundup.training.pretraining import pretrain
 from groundup.training.runtime import Runtime
 
 SHORT, LONG = 256, 1024
-PLACES = ((0, 128), (128, 256), (256, 512), (512, 768), (768, 1024))
+RANGES = ((0, 128), (128, 256), (256, 512), (512, 768), (768, 1024))
 TRAINING_DOCUMENTS, MADE, LONG_ROWS = 1_500, 1_500, 64
 DISTANCES, QUESTIONS, CANDIDATES = (50, 200, 400, 800), 20, 10
 
@@ -50,7 +50,7 @@ def main() -> None:
     unseen = [line for text in held_out for line in text.split("\n") if line.count(" ") > 10]
     generator = np.random.default_rng(0)
     made = [passkey(tokenizer, filler, int(generator.integers(20, 900)), generator) for _ in range(MADE)]
-    asked = [passkey(tokenizer, unseen, distance, generator) for distance in DISTANCES for _ in range(QUESTIONS)]
+    questions = [passkey(tokenizer, unseen, distance, generator) for distance in DISTANCES for _ in range(QUESTIONS)]
     models: dict[str, Decoder] = {}
     with tempfile.TemporaryDirectory() as work:
         write(Path(work) / "tokens", {"train": training, "held_out": held_out}, made, tokenizer)
@@ -67,16 +67,16 @@ def main() -> None:
         )
         for model in models.values():  # both are given the whole text; positions do not depend on this
             model.config = replace(model.config, max_position_embeddings=2 * LONG)
-    by_place = {name: losses(model, held_out, tokenizer) for name, model in models.items()}
-    print("\nnats a token at places", " ".join(f"{f'{first}-{last}':>9}" for first, last in PLACES))
-    for name, found in by_place.items():
-        print(f"{name:22}", " ".join(f"{value:9.3f}" for value in found))
+    by_range = {name: losses(model, held_out, tokenizer) for name, model in models.items()}
+    print("\nnats a token at places", " ".join(f"{f'{first}-{last}':>9}" for first, last in RANGES))
+    for name, nats in by_range.items():
+        print(f"{name:22}", " ".join(f"{value:9.3f}" for value in nats))
     print("passkey at distance   ", " ".join(f"{distance:9}" for distance in DISTANCES))
     for name, model in models.items():
-        for how, found in (("of ten", likeliest), ("written", written)):
-            shares = np.array(found(model, tokenizer, asked)).reshape(len(DISTANCES), QUESTIONS).mean(1)
+        for how, is_right in (("of ten", likeliest), ("written", written)):
+            shares = np.array(is_right(model, tokenizer, questions)).reshape(len(DISTANCES), QUESTIONS).mean(1)
             print(f"{f'{name}, {how}':22}", " ".join(f"{share:9.0%}" for share in shares))
-    before, after = by_place["before"][-1], by_place["after"][-1]
+    before, after = by_range["before"][-1], by_range["after"][-1]
     conclude(claim, after, "nats/token", before, after < before, peer="before", peer_figure=before)
 
 
@@ -97,46 +97,46 @@ def write(folder: Path, texts: dict[str, list[str]], made: list[tuple[str, str]]
     """Token files and their table, as the stage before pre-training leaves them."""
     folder.mkdir()
     table = []
-    for split, some in texts.items():
+    for split, documents in texts.items():
         more = [f"{text} {number}." for text, number in made] if split == "train" else []
-        file = timed.encoded(folder / split, [*some, *more], tokenizer)
+        file = timed.encoded(folder / split, [*documents, *more], tokenizer)
         table += [{"split": split, "domain": "text", "best": False, "tokens": int(length)} for length in file.lengths]
     pq.write_table(pa.Table.from_pylist(table), folder / "documents.parquet")
 
 
 @torch.no_grad()
 def losses(model: Decoder, texts: list[str], tokenizer: Tokenizer) -> list[float]:
-    """Mean loss at each of PLACES over rows of LONG tokens, each the beginning of one long document."""
+    """Mean loss at each of RANGES over rows of LONG tokens, each the beginning of one long document."""
     rows = [ids for ids in ([tokenizer.end_of_text, *tokenizer.encode(text)] for text in texts) if len(ids) > LONG]
     device = model.lm_head.weight.device
     ids = torch.tensor([row[: LONG + 1] for row in rows[:LONG_ROWS]]).to(device)
-    parts = [-token_log_probabilities(model, some[:, :-1], some[:, 1:]) for some in ids.split(8)]
+    parts = [-token_log_probabilities(model, part[:, :-1], part[:, 1:]) for part in ids.split(8)]
     mean = torch.cat(parts).mean(0)
-    return [mean[first:last].mean().item() for first, last in PLACES]
+    return [mean[first:last].mean().item() for first, last in RANGES]
 
 
-def likeliest(model: Decoder, tokenizer: Tokenizer, asked: list[tuple[str, str]]) -> list[bool]:
+def likeliest(model: Decoder, tokenizer: Tokenizer, questions: list[tuple[str, str]]) -> list[bool]:
     """Whether the right number is the likeliest of CANDIDATES."""
     generator = np.random.default_rng(1)
     prompts, sequences = [], []
-    for text, number in asked:
+    for text, number in questions:
         prompt = [tokenizer.end_of_text, *tokenizer.encode(text)]
         others = [str(n) for n in generator.integers(10_000, 100_000, CANDIDATES - 1)]
         prompts.append(len(prompt))
-        sequences += [prompt + tokenizer.encode(f" {some}") for some in (number, *others)]
-    found = score(model, sequences)
+        sequences += [prompt + tokenizer.encode(f" {candidate}") for candidate in (number, *others)]
+    log_probabilities = score(model, sequences)
     sums = [
-        [float(nats[prompts[n] - 1 :].sum()) for nats in found[n * CANDIDATES : (n + 1) * CANDIDATES]]
-        for n in range(len(asked))
+        [float(nats[prompts[n] - 1 :].sum()) for nats in log_probabilities[n * CANDIDATES : (n + 1) * CANDIDATES]]
+        for n in range(len(questions))
     ]
-    return [max(some) == some[0] for some in sums]
+    return [max(row) == row[0] for row in sums]
 
 
-def written(model: Decoder, tokenizer: Tokenizer, asked: list[tuple[str, str]]) -> list[bool]:
+def written(model: Decoder, tokenizer: Tokenizer, questions: list[tuple[str, str]]) -> list[bool]:
     """Whether the model, taking the likeliest token each time, writes the number."""
-    prompts = [[tokenizer.end_of_text, *tokenizer.encode(text)] for text, _ in asked]
+    prompts = [[tokenizer.end_of_text, *tokenizer.encode(text)] for text, _ in questions]
     answers = generate(model, prompts, [tokenizer.end_of_text], Sampling(8, temperature=0.0), 0)
-    return [tokenizer.decode(ids).strip().startswith(number) for ids, (_, number) in zip(answers, asked, strict=True)]
+    return [tokenizer.decode(ids).strip().startswith(number) for ids, (_, number) in zip(answers, questions, strict=True)]
 
 
 if __name__ == "__main__":

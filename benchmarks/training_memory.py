@@ -20,19 +20,19 @@ VOCABULARY, STEPS, MIB = 32_768, 3, 1024
 
 def main() -> None:
     arguments(__doc__)
-    found: dict[str, tuple[float, float]] = {}
+    memory_of: dict[str, tuple[float, float]] = {}
     for name in (*PEERS, *OURS):
         done = subprocess.run([sys.executable, __file__, "worker", name], capture_output=True, text=True, check=False)
         if done.returncode:
             reason = f"{name}: {done.stderr.strip().splitlines()[-1]}"
             return conclude(CLAIM, None, "share", BAR, None, reason=reason)
         before, peak = json.loads(done.stdout.splitlines()[-1])
-        found[name] = peak, peak - before
+        memory_of[name] = peak, peak - before
     print(f"{machine()}\n{'step':<32} {'peak MiB':>9} {'without imports':>16}")
-    for name, (peak, own) in found.items():
-        print(f"{name:<32} {peak:9,.0f} {own:16,.0f}")
-    theirs, ours = found[PEERS[0]], max(found[name] for name in OURS)
-    autocast = found[PEERS[1]]
+    for name, (peak, without_imports) in memory_of.items():
+        print(f"{name:<32} {peak:9,.0f} {without_imports:16,.0f}")
+    theirs, ours = memory_of[PEERS[0]], max(memory_of[name] for name in OURS)
+    autocast = memory_of[PEERS[1]]
     print(f"of float32's peak {ours[0] / theirs[0]:.2f}, without imports {ours[1] / theirs[1]:.2f} (bar {BAR})")
     print(f"of autocast's peak {ours[0] / autocast[0]:.2f}, without imports {ours[1] / autocast[1]:.2f}")
     share = ours[0] / theirs[0]

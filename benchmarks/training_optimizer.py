@@ -41,19 +41,19 @@ def main() -> None:
                  for name, texts in (("train", training[:400]), ("held_out", held_out[:40]))]  # fmt: skip
         rows, probe = (timed.stream(file, encoder, CONTEXT) for file in files)
         run = partial(train, rows, probe, encoder.size)
-        tuned = {rate: run(STEPS, 0, rate) for rate in ADAMW_RATES}
-        for rate, (loss, seconds) in tuned.items():
-            print(f"AdamW {rate:8.4f}  {STEPS} steps  {loss:.4f} nats  {seconds:5.1f} s", flush=True)
-        best = min(tuned, key=lambda rate: tuned[rate][0])
+        tuned = {lr: run(STEPS, 0, lr) for lr in ADAMW_RATES}
+        for lr, (loss, seconds) in tuned.items():
+            print(f"AdamW {lr:8.4f}  {STEPS} steps  {loss:.4f} nats  {seconds:5.1f} s", flush=True)
+        best = min(tuned, key=lambda lr: tuned[lr][0])
         ratios, clocks = [], []
         for seed in range(SEEDS):
             target, adamw_seconds = tuned[best] if seed == 0 else run(STEPS, seed, best)
-            found = [(round(STEPS * share), *run(round(STEPS * share), seed, None)) for share in SHARES]
-            needed = np.interp(-target, *zip(*sorted((-loss, steps) for steps, loss, _ in found), strict=True))
-            each = statistics.median(seconds / steps for steps, _, seconds in found)
+            runs = [(round(STEPS * share), *run(round(STEPS * share), seed, None)) for share in SHARES]
+            needed = np.interp(-target, *zip(*sorted((-loss, steps) for steps, loss, _ in runs), strict=True))
+            each = statistics.median(seconds / steps for steps, _, seconds in runs)
             ratios.append(STEPS / needed)
             clocks.append(adamw_seconds / (each * needed))
-            shown = "  ".join(f"{steps}: {loss:.4f}" for steps, loss, _ in found)
+            shown = "  ".join(f"{steps}: {loss:.4f}" for steps, loss, _ in runs)
             print(f"seed {seed}: AdamW {target:.4f} after {STEPS}; Muon by steps {shown}; equal after {needed:.0f}: "
                   f"{ratios[-1]:.2f} times fewer steps, {clocks[-1]:.2f} times less time", flush=True)  # fmt: skip
     if best in (ADAMW_RATES[0], ADAMW_RATES[-1]):
@@ -62,14 +62,14 @@ def main() -> None:
     conclude(claim, statistics.median(ratios), "times", BAR, min(ratios) >= BAR)
 
 
-def train(rows: Stream, probe: Stream, vocabulary: int, steps: int, seed: int, adamw_rate: float | None) -> tuple[float, float]:
+def train(rows: Stream, probe: Stream, vocabulary: int, steps: int, seed: int, adamw_lr: float | None) -> tuple[float, float]:
     """Held-out loss in nats a token after `steps`, and the seconds that they took."""
     device = choose()
     config, _ = shape_for(DEPTH, vocabulary, CONTEXT)
     model = Decoder(config)
     initialise(model, seed)
-    rates = one_lr(adamw_rate) if adamw_rate else pretraining_lrs(config.hidden_size)[0]
-    optimizer = Optimizer(model, rates, dtype=device.training_dtype)
+    lr_of = one_lr(adamw_lr) if adamw_lr else pretraining_lrs(config.hidden_size)[0]
+    optimizer = Optimizer(model, lr_of, dtype=device.training_dtype)
     start = time.perf_counter()
     for step in range(steps):
         [batch] = rows.batches(seed * STEPS + step, ROWS, ROWS, device.torch_device)

@@ -28,18 +28,18 @@ def main() -> None:
         alone = run([sys.executable, __file__, "alone"], Path(folder) / "alone")
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1",
                     "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", __file__]  # fmt: skip
-        found = {how: run([*torchrun, how], Path(folder) / how) for how in ("DDP", "FSDP2")}
+        processes_of = {how: run([*torchrun, how], Path(folder) / how) for how in ("DDP", "FSDP2")}
     parameters = alone[0]["parameters"]
     print(f"{parameters:,} parameters, float32")
     print(f"{'':12} {'held':>8} {'peak':>8}")
     print(f"{'one process':12} {alone[0]['held']:5.0f} MB {alone[0]['peak']:5.0f} MB  last loss {alone[0]['losses'][-1]:.6f}")
     worst = 0.0
-    for how, processes in found.items():
-        for one in processes:
-            apart = max(abs(a - b) for a, b in zip(alone[0]["losses"], one["losses"], strict=True))
+    for how, processes in processes_of.items():
+        for process in processes:
+            apart = max(abs(a - b) for a, b in zip(alone[0]["losses"], process["losses"], strict=True))
             worst = max(worst, apart)
-            memory = f"{one['held']:5.0f} MB {one['peak']:5.0f} MB"
-            print(f"{how:12} {memory}  last loss {one['losses'][-1]:.6f}, at most {apart:.1e} apart")
+            memory = f"{process['held']:5.0f} MB {process['peak']:5.0f} MB"
+            print(f"{how:12} {memory}  last loss {process['losses'][-1]:.6f}, at most {apart:.1e} apart")
     conclude(claim, worst, "nats", BAR, worst <= BAR)
 
 

@@ -56,20 +56,20 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     workers = {name: ProcessPoolExecutor(1, context, initializer=prepare, initargs=(name,)) for name in names}
     rates = ProcessPoolExecutor(1, context)
-    found: dict[str, list[tuple[float, float, int]]] = {name: [] for name in names}
+    times_of: dict[str, list[tuple[float, float, int]]] = {name: [] for name in names}
     matrix, square, off_rates = [], [], []
     for _ in range(ROUNDS):
         for name in names:
-            found[name] += workers[name].submit(steps).result()
-        one, other, off_rate = rates.submit(matrix_rates).result()
+            times_of[name] += workers[name].submit(steps).result()
+        matrix_rate, square_of_round, off_rate = rates.submit(matrix_rates).result()
         off_rates.append(off_rate)
-        matrix.append(one)
-        square.append(other)
+        matrix.append(matrix_rate)
+        square.append(square_of_round)
     for pool in (*workers.values(), rates):
         pool.shutdown()
-    seconds = {name: statistics.median(wall for wall, _, _ in times) for name, times in found.items()}
-    processor = {name: statistics.median(used for _, used, _ in times) for name, times in found.items()}
-    off = {name: statistics.mean(n for _, _, n in times) for name, times in found.items()}
+    seconds = {name: statistics.median(wall for wall, _, _ in times) for name, times in times_of.items()}
+    processor = {name: statistics.median(used for _, used, _ in times) for name, times in times_of.items()}
+    off = {name: statistics.mean(n for _, _, n in times) for name, times in times_of.items()}
     rate, square_rate, flops = statistics.median(matrix), statistics.median(square), step_flops()
     print(
         f"{machine()}\n{flops / 1e9:.0f} GFLOP a step; matrices {rate / 1e12:.2f} TFLOP/s, square {square_rate / 1e12:.2f}"
@@ -99,8 +99,8 @@ def main() -> None:
     slowest = max(seconds[name] for name in OURS)
     over = [seconds[peer] / slowest for peer in PEERS]
     holds = over[0] >= BAR and over[1] >= AUTOCAST_BAR and flops / slowest / rate >= RATE_BAR
-    beside = f"{flops / slowest / rate:.0%} of the matrix rate; times autocast"
-    conclude(CLAIM, over[0], "times", BAR, holds, peer=beside, peer_figure=over[1])
+    note = f"{flops / slowest / rate:.0%} of the matrix rate; times autocast"
+    conclude(CLAIM, over[0], "times", BAR, holds, peer=note, peer_figure=over[1])
 
 
 def prepare(name: str) -> None:
@@ -144,8 +144,8 @@ def our_step(name: str, vocabulary: int = VOCABULARY) -> Callable[[], None]:
     kernels = timed.use_kernels(model, CONTEXT)
     if not kernels:
         model.model.compile()
-    rates = pretraining_lrs(WIDTH)[0] if name == OURS[0] else one_lr(1e-3)
-    optimizer = Optimizer(model, rates, dtype=device.training_dtype, kernels=kernels)
+    lr_of = pretraining_lrs(WIDTH)[0] if name == OURS[0] else one_lr(1e-3)
+    optimizer = Optimizer(model, lr_of, dtype=device.training_dtype, kernels=kernels)
     ids = random_ids(vocabulary)
     batch = {"ids": ids[:, :-1], "targets": ids[:, 1:], "weight": torch.full((ROWS, CONTEXT), 1 / (ROWS * CONTEXT))}
 
@@ -235,22 +235,22 @@ def matrix_rates() -> tuple[float, float, float]:
 
     for inputs, outputs, count in matrices():
         x, weight, grad = made(tokens, inputs), made(outputs, inputs), made(tokens, outputs)
-        for one, other in ((x, weight.T), (grad, weight), (grad.T, x)):
-            seconds += count * product_seconds(one, other)
+        for first, second in ((x, weight.T), (grad, weight), (grad.T, x)):
+            seconds += count * product_seconds(first, second)
             flops += count * 2 * tokens * inputs * outputs
     square = made(2048, 2048)
     square_rate = 2 * 2048**3 / product_seconds(square, square)
     return flops / seconds, square_rate, (times_off_core() - off) / (time.perf_counter() - start)
 
 
-def product_seconds(one: "Tensor", other: "Tensor") -> float:
+def product_seconds(first: "Tensor", second: "Tensor") -> float:
     import torch
 
-    out = torch.empty(one.shape[0], other.shape[1], dtype=one.dtype)
+    out = torch.empty(first.shape[0], second.shape[1], dtype=first.dtype)
     times = []
     for _ in range(9):
         start = time.perf_counter()
-        torch.mm(one, other, out=out)
+        torch.mm(first, second, out=out)
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 

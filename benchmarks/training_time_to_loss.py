@@ -61,14 +61,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         ours = [run_ours(path, Path(work) / f"quick-{seed}", QUICK, seed) for seed in range(ROUNDS)]
         theirs = [run_nanogpt(options.nanogpt, path, Path(work)) for _ in range(ROUNDS)]
-        allowed = statistics.median(one["seconds"] for one in theirs)
+        allowed = statistics.median(run["seconds"] for run in theirs)
         long = run_ours(path, Path(work) / "long", LONG, 0, allowed)
         opens(Path(work) / "quick-0")
-    for name, some in (("groundup", ours), ("nanoGPT", theirs), ("groundup, in nanoGPT's time", [long])):
-        for one in some:
-            print(f"{name:28} {one['seconds']:7.1f} s   {one['loss']:.4f} nats a character   {one['tokens']:,} tokens")
-    ratio = allowed / statistics.median(one["seconds"] for one in ours)
-    reached = max(one["loss"] for one in ours) <= TARGET
+    for name, runs in (("groundup", ours), ("nanoGPT", theirs), ("groundup, in nanoGPT's time", [long])):
+        for run in runs:
+            print(f"{name:28} {run['seconds']:7.1f} s   {run['loss']:.4f} nats a character   {run['tokens']:,} tokens")
+    ratio = allowed / statistics.median(run["seconds"] for run in ours)
+    reached = max(run["loss"] for run in ours) <= TARGET
     print(f"{ratio:.1f} times sooner (goal {GOAL:g}); at equal time {long['loss']:.4f} nats (goal {LOSS_GOAL})")
     conclude(claim, ratio, "times", BAR, ratio >= BAR and reached and long["seconds"] <= allowed,
              peer="nanoGPT's loss; ours in the same time", peer_figure=long["loss"])  # fmt: skip
@@ -156,7 +156,7 @@ def train_ours(text: str, folder: str, shape: dict, seed: int, allowed: float) -
     initialise(model, seed)
     kernels = timed.use_kernels(model, context)
 
-    def rates(name: str, parameter: torch.nn.Parameter) -> tuple[str, float]:
+    def lr_of(name: str, parameter: torch.nn.Parameter) -> tuple[str, float]:
         if parameter.dim() == 2 and "layers" in name:
             return "muon", shape["muon"]
         return "adamw", EMBEDDING_RATE if "embed_tokens" in name else 0.02
@@ -167,7 +167,7 @@ def train_ours(text: str, folder: str, shape: dict, seed: int, allowed: float) -
     stream, held_out = (Stream(file, [np.zeros(1, np.int64)], context, tokenizer.end_of_text, seed) for file in files)
 
     def run(steps: int, where: Path) -> None:
-        optimizer = Optimizer(model, rates, momentum=shape["momentum"], dtype=device.training_dtype, kernels=kernels)
+        optimizer = Optimizer(model, lr_of, momentum=shape["momentum"], dtype=device.training_dtype, kernels=kernels)
         train(
             model, objective, lambda step: stream.batches(step, rows, rows, device.torch_device), optimizer,
             lambda step: warmup_stable_decay(step, steps, WARMUP, round(DECAY_SHARE * steps)), steps, where, "train",

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
 from groundup.scaling import architecture_comparison
-from groundup.scaling.architecture_comparison import compare, loss_by_place, slopes
+from groundup.scaling.architecture_comparison import compare, loss_by_position, slopes
 from groundup.scaling.ledger import write_table
-from groundup.scaling.run_table import of
+from groundup.scaling.run_table import runs_of
 
 GRID = [(n, d) for n in (1e5, 1e6, 1e7) for d in (1e6, 1e7)]
 
@@ -18,7 +18,7 @@ GRID = [(n, d) for n in (1e5, 1e6, 1e7) for d in (1e6, 1e7)]
 def plane(n, d, noise=0.0):
     sizes, tokens = np.array(GRID).T
     off = np.exp(noise * np.random.default_rng(0).standard_normal(len(sizes)))
-    return of(sizes, tokens, 40 * sizes**-n * tokens**-d * off)
+    return runs_of(sizes, tokens, 40 * sizes**-n * tokens**-d * off)
 
 
 @given(st.floats(0.01, 0.4), st.floats(0.01, 0.4))
@@ -45,10 +45,10 @@ def test_too_few_runs_for_slopes_are_one_line(chosen):
 def test_a_place_is_how_much_context_came_before(monkeypatch, context, ends):
     """The token after i others costs i nats here; documents that do not fill the context are left out."""
     monkeypatch.setattr(architecture_comparison, "score", lambda model, some: [-np.arange(1.0, len(one)) for one in some])
-    found = loss_by_place(None, [np.zeros(context + 1), np.zeros(context + 9), np.zeros(2)], context)
+    found = loss_by_position(None, [np.zeros(context + 1), np.zeros(context + 9), np.zeros(2)], context)
     begins = [1, *(end + 1 for end in ends[:-1])]
     assert found == [(begin + end) / 2 for begin, end in zip(begins, ends, strict=True)]
-    assert loss_by_place(None, [np.zeros(context)], context) == []
+    assert loss_by_position(None, [np.zeros(context)], context) == []
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from groundup.core.errors import UserError
 from groundup.core.files import read_jsonl
 from groundup.core.locks import alone
 from groundup.scaling import ladder, laws, run_table, study
-from groundup.scaling.ladder import Rate, Size
+from groundup.scaling.ladder import Size, Throughput
 from groundup.scaling.ledger import COLUMNS, read_ledger
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
@@ -161,7 +161,7 @@ def test_a_plan_for_another_vocabulary_is_said(done, tmp_path, caplog):
     ],
 )
 def test_a_budget_that_is_none_is_one_line(groundup_here, tmp_path, monkeypatch, words, said):
-    monkeypatch.setattr(ladder, "measured_rate", lambda architecture: Rate(1e10, "given"))
+    monkeypatch.setattr(ladder, "measured_throughput", lambda architecture: Throughput(1e10, "given"))
     outcome = groundup_here("scale", "plan", *words, "--out", tmp_path / "plan.json")
     [line] = outcome.stderr.strip().splitlines()
     assert outcome.returncode == 2 and said in line and len(line) <= 310 and not (tmp_path / "plan.json").exists()
@@ -249,11 +249,11 @@ def test_a_run_that_bends_the_law_is_said(tmp_path, caplog):
     table = tmp_path / "runs.csv"
     table.write_text(grid())
     fine = run_table.read(table)
-    laws.fit(fine, 20).say_outliers(fine)
+    laws.fit(fine, 20).log_outliers(fine)
     assert not caplog.text
     table.write_text(grid() + "3e8,2e9,9.5\n")  # finite, and no loss of such a model
     bent = run_table.read(table)
-    laws.fit(bent, 20).say_outliers(bent)
+    laws.fit(bent, 20).log_outliers(bent)
     assert "the run of 3e+08 parameters and 2e+09 tokens has a loss of 9.5" in caplog.text and len(caplog.records) == 1
 
 
@@ -262,7 +262,7 @@ def test_batches_that_hardly_differ_are_one(tmp_path):
     rows = [f"{line},{4096 + 1e-9 * number}" for number, line in enumerate(lines[1:])]
     (tmp_path / "runs.csv").write_text("\n".join([f"{lines[0]},batch", *rows]))
     table = run_table.read(tmp_path / "runs.csv")
-    assert study.of_batch(table, laws.fit(table, 20)) is None
+    assert study.batch_effect(table, laws.fit(table, 20)) is None
 
 
 def test_plain_numbers_are_fitted(tmp_path):

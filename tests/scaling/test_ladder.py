@@ -11,13 +11,13 @@ from groundup.core.errors import UserError
 from groundup.core.files import read_jsonl
 from groundup.data import token_files
 from groundup.scaling import ladder, run_table
-from groundup.scaling.ladder import Rate
+from groundup.scaling.ladder import Throughput
 from groundup.training.loop import Diverged
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from toy_corpus import DOCUMENTS, tokenizer, write_tokens
 
-RATE = Rate(1e10, "given")
+RATE = Throughput(1e10, "given")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_runs_of_one_trunk_share_its_settings(three, tokens, tmp_path):
 
 
 def test_all_runs_of_a_ladder_warm_up_alike(three, tokens, tmp_path, monkeypatch):
-    made = ladder.plan(None, 1e16, 512, 128, rate=RATE)["runs"]
+    made = ladder.plan(None, 1e16, 512, 128, throughput=RATE)["runs"]
     (warmup,) = {run["warmup_steps"] for run in made}
     shortest = min(run["tokens"] // run["batch_tokens"] for run in made)
     assert 1 <= warmup < 0.2 * shortest  # long over when its decay begins, though the longest has 32 times its steps
@@ -126,7 +126,7 @@ def test_all_runs_of_a_ladder_warm_up_alike(three, tokens, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("minutes", [120, 200, 600, 10_000])
 def test_a_plan_fills_its_minutes_and_spans_both_exponents(minutes):
-    made = ladder.plan(minutes, None, 512, 128, rate=RATE)
+    made = ladder.plan(minutes, None, 512, 128, throughput=RATE)
     assert made["seconds"] == pytest.approx(60 * minutes, rel=1e-6) or made["seconds"] < 60 * minutes
     if minutes < 1000:
         assert made["seconds"] > 0.9 * 60 * minutes
@@ -140,12 +140,12 @@ def test_a_plan_fills_its_minutes_and_spans_both_exponents(minutes):
 
 
 def test_more_minutes_give_larger_models():
-    small, large = (ladder.plan(minutes, None, 512, 128, rate=RATE)["runs"] for minutes in (120, 3000))
+    small, large = (ladder.plan(minutes, None, 512, 128, throughput=RATE)["runs"] for minutes in (120, 3000))
     assert max(run["depth"] for run in large) > max(run["depth"] for run in small)
 
 
 def test_a_written_plan_reads_back(tmp_path):
-    made = ladder.plan(None, 1e14, 512, 128, "lstm", rate=RATE)
+    made = ladder.plan(None, 1e14, 512, 128, "lstm", throughput=RATE)
     (tmp_path / "plan.json").write_text(json.dumps(made))
     read = ladder.read_plan(tmp_path / "plan.json")
     assert len(read) == len(made["runs"]) and all(settings.architecture == "lstm" for _, settings in read)
@@ -162,7 +162,7 @@ def test_a_written_plan_reads_back(tmp_path):
 )
 def test_a_budget_that_cannot_be_is_one_line(minutes, flop, said):
     with pytest.raises(UserError, match=said) as raised:
-        ladder.plan(minutes, flop, 32_768, 128, rate=RATE)
+        ladder.plan(minutes, flop, 32_768, 128, throughput=RATE)
     assert len(str(raised.value)) <= 300
 
 
@@ -207,7 +207,7 @@ def test_another_plan_needs_another_folder(three, tokens, tmp_path):
 )
 def test_runs_are_judged_by_beginnings_from_all_over_the_held_out_text(tmp_path, monkeypatch, lengths, expected):
     monkeypatch.setattr(ladder, "HELD_OUT_TOKENS", 1000)
-    monkeypatch.setattr(ladder, "LEAST_OF_A_DOCUMENT", 250)
+    monkeypatch.setattr(ladder, "MIN_DOCUMENT_TOKENS", 250)
     token_files.write(tmp_path / "held_out", [np.full(size, at) for at, size in enumerate(lengths)], token_files.dtype_for(10))
     some = ladder.held_out_documents(tmp_path)
     assert [len(one) for one in some] == expected
@@ -218,8 +218,8 @@ def test_a_plan_counts_with_the_kernels_rate_where_they_train(monkeypatch):
     monkeypatch.setattr(ladder, "measured_peak", lambda *_: 1e12)
     for there, expected in ((True, 6e11), (False, 2.5e11)):
         monkeypatch.setattr(ladder.kernels, "are_there", lambda *_, there=there: there)
-        assert ladder.measured_rate("dense").flop_per_second == pytest.approx(expected)
-        assert ladder.measured_rate("lstm").flop_per_second == pytest.approx(2.5e11)
+        assert ladder.measured_throughput("dense").flop_per_second == pytest.approx(expected)
+        assert ladder.measured_throughput("lstm").flop_per_second == pytest.approx(2.5e11)
 
 
 def test_kernels_are_there_for_processors_in_their_formats():

@@ -18,7 +18,7 @@ def grid(law=TRUE, off=lambda place: 1.0, width=1.0, noise=0.0, budgets=7, seed=
         sizes = law.optimal_size(flop) * off(place) * 10 ** np.linspace(-width, width, 7)
         points += [(size, flop / 6 / size) for size in sizes]
     n, d = np.array(points).T
-    return run_table.of(n, d, law.loss(n, d) * np.exp(noise * np.random.default_rng(seed).standard_normal(len(n))))
+    return run_table.runs_of(n, d, law.loss(n, d) * np.exp(noise * np.random.default_rng(seed).standard_normal(len(n))))
 
 
 @given(
@@ -29,7 +29,7 @@ def grid(law=TRUE, off=lambda place: 1.0, width=1.0, noise=0.0, budgets=7, seed=
 def test_a_law_without_noise_is_found_exactly(alpha, beta, floor, scale, other):
     law = laws.Law(scale * 1e8**alpha, other * 1e10**beta, floor, alpha, beta)
     n, d = (values.ravel() for values in np.meshgrid(np.logspace(7, 9, 6), np.logspace(9, 11, 6)))
-    found = laws.fit(run_table.of(n, d, law.loss(n, d)), draws=5)
+    found = laws.fit(run_table.runs_of(n, d, law.loss(n, d)), draws=5)
     assert found.law.alpha == pytest.approx(alpha, abs=2e-3)
     assert found.law.beta == pytest.approx(beta, abs=2e-3)
     assert np.abs(found.residuals).max() < 1e-4
@@ -37,7 +37,8 @@ def test_a_law_without_noise_is_found_exactly(alpha, beta, floor, scale, other):
 
 def test_of_few_runs_none_is_passed_over_as_an_outlier():
     """Huber's loss at 0.001 leaves one run 5 % off where it fits the others; least squares share that out."""
-    few, many = grid(), run_table.of(*(np.tile(getattr(grid(noise=0.003), name), 3) for name in ("parameters", "tokens", "loss")))
+    repeated = (np.tile(getattr(grid(noise=0.003), name), 3) for name in ("parameters", "tokens", "loss"))
+    few, many = grid(), run_table.runs_of(*repeated)
     assert len(few) < laws.FEW_RUNS <= len(many)
     few.loss[0] *= 1.05
     for table, delta, other in ((few, laws.DELTA_OF_FEW, laws.DELTA), (many, laws.DELTA, laws.DELTA_OF_FEW)):
@@ -81,7 +82,7 @@ def test_both_recipes_find_the_same_law():
     def value(fit):
         law = fit.law
         point = problem.centred(np.array([[np.log(law.A), np.log(law.B), np.log(law.E), law.alpha, law.beta]]))
-        return problem.value_and_slope(point, np.ones((1, len(kept))))[0][0]
+        return problem.value_and_gradient(point, np.ones((1, len(kept))))[0][0]
 
     assert value(ours) == pytest.approx(value(theirs), rel=1e-4)
 
@@ -90,13 +91,13 @@ def test_both_recipes_find_the_same_law():
 def test_the_gradient_is_that_of_the_value(curved):
     problem = laws.Problem(grid(noise=0.05), 0.01, curved)
     weights = np.random.default_rng(1).integers(0, 3, (1, 49)).astype(float)
-    point = problem.projected(weights) + 0.05
-    slope = problem.value_and_slope(point, weights)[1][0]
+    point = problem.starting_points(weights) + 0.05
+    slope = problem.value_and_gradient(point, weights)[1][0]
     assert len(slope) == point.shape[1] == 5 + curved
     for place in range(5 + curved):
         step = np.zeros((1, 5 + curved))
         step[0, place] = 1e-6
-        up, down = (problem.value_and_slope(point + sign * step, weights)[0][0] for sign in (1, -1))
+        up, down = (problem.value_and_gradient(point + sign * step, weights)[0][0] for sign in (1, -1))
         assert slope[place] == pytest.approx((up - down) / 2e-6, rel=1e-3, abs=1e-6)
 
 
@@ -105,7 +106,7 @@ def test_where_large_models_gain_more_from_tokens_the_law_has_an_exponent_more()
     n, d = (values.ravel() for values in np.meshgrid(np.logspace(5.5, 6.6, 4), np.logspace(6, 7.2, 5)))
     gains = -np.diff(np.log(true.loss(np.array([[3e5], [4e6]]), np.array([1e6, 2e6]))))[:, 0]
     assert gains[1] > 1.3 * gains[0]
-    table = run_table.of(n, d, true.loss(n, d))
+    table = run_table.runs_of(n, d, true.loss(n, d))
     straight, curved = (laws.fit(table, draws=2, curved=one) for one in (False, True))
     far = 4e6, 4e7
     assert np.abs(curved.residuals).max() < 2e-3 < np.abs(straight.residuals).max()
@@ -118,9 +119,9 @@ def test_where_large_models_gain_more_from_tokens_the_law_has_an_exponent_more()
 
 def test_resamplings_fitted_together_are_those_fitted_alone():
     some = grid(noise=0.01)
-    problem, weights = laws.Problem(some, laws.DELTA), laws.resampled(len(some), 6, seed=3)
-    together = problem.minimised(problem.projected(weights), weights)
-    alone = [problem.minimised(problem.projected(row[None]), row[None])[0] for row in weights]
+    problem, weights = laws.Problem(some, laws.DELTA), laws.bootstrap_counts(len(some), 6, seed=3)
+    together = problem.minimised(problem.starting_points(weights), weights)
+    alone = [problem.minimised(problem.starting_points(row[None]), row[None])[0] for row in weights]
     assert np.allclose(together, alone, atol=1e-6)
 
 
@@ -128,7 +129,7 @@ def test_one_wild_run_hardly_moves_the_law():
     some = grid(noise=0.002)
     loss = some.loss.copy()
     loss[10] *= 1.5
-    found = laws.fit(run_table.of(some.parameters, some.tokens, loss), draws=2)
+    found = laws.fit(run_table.runs_of(some.parameters, some.tokens, loss), draws=2)
     assert found.law.alpha == pytest.approx(TRUE.alpha, abs=0.03)
 
 
@@ -144,7 +145,7 @@ def test_a_batch_that_costs_loss_is_noticed():
     for cost, matters in ((0.0, False), (0.01, True)):
         loss = some.loss * np.exp(cost * (np.log2(batch) - 13))
         with_batch = run_table.Runs(some.parameters, some.tokens, loss, some.flop, batch)
-        found = study.of_batch(with_batch, laws.fit(with_batch, draws=2))
+        found = study.batch_effect(with_batch, laws.fit(with_batch, draws=2))
         assert found["matters"] is matters
     assert found["value"] == pytest.approx(0.01, abs=0.004)
 
@@ -251,7 +252,7 @@ def test_a_diverged_run_is_left_out_and_said(tmp_path, caplog, bad):
 )
 def test_too_few_runs_for_a_law(n, d, said):
     with pytest.raises(UserError, match=said):
-        laws.fit(run_table.of(n, d, TRUE.loss(n, d)))
+        laws.fit(run_table.runs_of(n, d, TRUE.loss(n, d)))
 
 
 @given(st.lists(st.tuples(*(st.floats(*ends) for ends in ((3, 14), (3, 14), (-3, 3)))), min_size=8, max_size=10), st.booleans())
@@ -260,27 +261,27 @@ def test_any_runs_have_a_finite_law_or_none(points, rising):
     n, d, loss = 10 ** np.array(points).T
     loss = np.sqrt(n) * np.sqrt(d) if rising else loss
     try:
-        fitted = laws.fit(run_table.of(n, d, loss), draws=4)
+        fitted = laws.fit(run_table.runs_of(n, d, loss), draws=4)
     except UserError as error:
         assert len(str(error)) < 300
         return
-    some = run_table.of(n, d, loss)
-    told = [fitted.summary(), study.predict(fitted, some, None, None, 1e20), study.drawn(some, fitted)]
+    some = run_table.runs_of(n, d, loss)
+    told = [fitted.summary(), study.predict(fitted, some, None, None, 1e20), study.figure_points(some, fitted)]
     json.dumps(told, allow_nan=False)
 
 
 def test_a_loss_that_does_not_fall_with_size_is_no_law():
     n, d = (values.ravel() for values in np.meshgrid(np.logspace(7, 9, 4), np.logspace(9, 11, 4)))
     with pytest.raises(UserError, match="no law in these 16 runs: the loss does not fall with the size"):
-        laws.fit(run_table.of(n, d, 2 + 500 * d**-0.3), draws=2)
+        laws.fit(run_table.runs_of(n, d, 2 + 500 * d**-0.3), draws=2)
 
 
 def test_the_envelope_finds_the_allocation_roughly():
     n, d = (values.ravel() for values in np.meshgrid(np.logspace(7, 10, 40), np.logspace(8, 12, 40)))
-    found = isoflop.approach1(run_table.of(n, d, TRUE.loss(n, d)), draws=20)
+    found = isoflop.approach1(run_table.runs_of(n, d, TRUE.loss(n, d)), draws=20)
     assert found.a["low"] - 0.05 < TRUE.a < found.a["high"] + 0.05
 
 
 def test_the_same_loss_everywhere_is_no_law():
     with pytest.raises(UserError, match="the same loss"):
-        laws.fit(run_table.of(np.logspace(6, 9, 20), np.logspace(8, 11, 20), np.full(20, 3.0)))
+        laws.fit(run_table.runs_of(np.logspace(6, 9, 20), np.logspace(8, 11, 20), np.full(20, 3.0)))

@@ -11,7 +11,7 @@ from groundup.scaling import laws, run_table, time_budget
 def test_the_shipped_law_is_that_of_its_table():
     law, rows = time_budget.shipped(), json.loads(time_budget.FILE.read_text())["table"]
     table = np.array([[one[name] for name in ("parameters", "tokens", "loss")] for one in rows]).T
-    fitted = laws.fit(run_table.of(*table), draws=2, curved=True)
+    fitted = laws.fit(run_table.runs_of(*table), draws=2, curved=True)
     assert fitted.law.gamma == pytest.approx(law.fit.law.gamma, rel=0.05)
     assert fitted.law.loss(*table[:2]) == pytest.approx(law.fit.law.loss(*table[:2]), rel=1e-3)
     assert len(rows) == law.about["runs"] == len(law.fit.residuals)

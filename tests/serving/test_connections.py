@@ -90,11 +90,11 @@ def test_an_answer_is_held_for_who_reads_it_however_slowly_and_for_nobody_else(m
         loop, pipe = asyncio.get_running_loop(), Pipe(left)
         connection = connections.Connection(uvicorn.Config(None), ServerState(), {}, loop)
         connection.connection_made(pipe)
-        connection.late.cancel()
+        connection.request_timer.cancel()
         connection.pause_writing()
         await pipe.aborted.wait()
         again = Pipe(left)
-        connection.transport, connection.late = again, None
+        connection.transport, connection.request_timer = again, None
         connection.pause_writing()
         connection.resume_writing()  # all is read
         await asyncio.sleep(0.02)

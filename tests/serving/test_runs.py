@@ -86,10 +86,10 @@ def test_a_training_that_is_made_again_begins_anew_and_repeated_steps_count_once
     path = tmp_path / "training" / "metrics.jsonl"
     write_rows(path, [{"step": n, "loss": 1.0} for n in (0, 1, 2, 1, 2, 3)])
     curves = Curves(path)
-    curves.look()
+    curves.read_new()
     assert [step for step, _ in curves.points()["loss"]] == [0, 1, 2, 3]
     write_rows(path, [{"step": 0, "loss": 2.0}], mode="w")
-    curves.look()
+    curves.read_new()
     assert curves.points() == {"loss": [[0, 2.0]]}
 
 
@@ -97,12 +97,12 @@ def test_a_long_training_is_read_once_and_thinned(tmp_path):
     path = tmp_path / "training" / "metrics.jsonl"
     write_rows(path, [{"step": n, "loss": float(n)} for n in range(10 * POINTS)])
     curves = Curves(path)
-    curves.look()
+    curves.read_new()
     points = curves.points()["loss"]
     assert len(points) == POINTS and points[0] == [9, 4.5] and points[-1][0] == 10 * POINTS - 1
     before = curves.offset
     write_rows(path, [{"step": 10 * POINTS, "loss": 0.0}])
-    curves.look()
+    curves.read_new()
     assert before < curves.offset == path.stat().st_size
 
 
@@ -112,7 +112,7 @@ def test_points_are_finite_or_none_and_between_the_least_and_the_most(tmp_path_f
     path = tmp_path_factory.mktemp("curve") / "training" / "metrics.jsonl"
     write_rows(path, [{"step": n, "loss": value if math.isfinite(value) else str(value)} for n, value in enumerate(values)])
     curves = Curves(path)
-    curves.look()
+    curves.read_new()
     points = curves.points()["loss"]
     assert len(points) == min(len(values), POINTS) and points[-1][0] == len(values) - 1
     finite = [value for value in values if math.isfinite(value)]
@@ -140,12 +140,12 @@ def linked(tmp_path_factory):
 @settings(max_examples=50)
 @given(run=NAMES, step=NAMES | st.just("base"))
 def test_no_name_leads_out_of_the_folder(linked, run, step):
-    for look in (lambda run: linked.curves(run, step, ""), lambda run: linked.samples(run, step), linked.one):
+    for look in (lambda run: linked.curves(run, step, ""), lambda run: linked.samples(run, step), linked.status):
         with pytest.raises(RequestError):
             look(run)
         with contextlib.suppress(RequestError):
             found = json.dumps(look("one"))
-            assert (step == "base" or look == linked.one) and "hidden" not in found and '"link"' not in found
+            assert (step == "base" or look == linked.status) and "hidden" not in found and '"link"' not in found
 
 
 JSON = st.recursive(
@@ -168,7 +168,7 @@ def test_whatever_a_run_holds_is_answered(tmp_path_factory, lines, manifest, nam
     (base / "one" / "log.txt").write_bytes(b"\n".join(lines))
     write_sealed(base / "one" / "b" / MANIFEST, manifest)
     runs = RunFolders(base)
-    JSONResponse([runs.list(), runs.one("one")])
+    JSONResponse([runs.list(), runs.status("one")])
     for step in ("a", "b", name):
         for found in (lambda step=step: runs.curves("one", step, ""), lambda step=step: runs.samples("one", step)):
             with contextlib.suppress(RequestError, UserError):
@@ -196,9 +196,9 @@ def test_a_run_or_a_step_alone_and_damage(tmp_path, folder):
     assert [one["run"] for one in RunFolders(folder / "one").list()["runs"]] == ["one"]
     finish(tmp_path / "reward", loss=0.5)
     alone = RunFolders(tmp_path / "reward")
-    assert alone.one("reward")["steps"][0]["results"] == {"loss": "0.5"}
+    assert alone.status("reward")["steps"][0]["results"] == {"loss": "0.5"}
     (tmp_path / "reward" / MANIFEST).write_text("{}")
-    assert alone.one("reward")["steps"][0]["state"] == "damaged"
+    assert alone.status("reward")["steps"][0]["state"] == "damaged"
     with pytest.raises(UserError, match="no folder of runs"):
         RunFolders(tmp_path / "none")
 

@@ -27,7 +27,7 @@ from groundup.generation.engine import Sampling, generate
 from groundup.generation.request import RequestSampling, Token
 from groundup.model.model_folder import load_decoder
 from groundup.serving import web
-from groundup.serving.answer import Choice, Placed, completion_logprobs
+from groundup.serving.answer import Choice, TokenAtOffset, completion_logprobs
 from groundup.serving.loaded_models import Capacity, open_all
 from groundup.serving.protocol import ChatRequest, CompletionRequest
 from groundup.tokenizer.chat import answer_ends, render
@@ -183,7 +183,7 @@ def test_of_tokens_that_look_alike_each_has_its_own_probability():
         def token_bytes(self, token):
             return b"" if token == 2 else b"A"  # as `A` and its byte in a tokenizer of SentencePiece
 
-    tokens = [Placed(Token(0, -0.1, ((0, -0.1), (2, -2.0), (1, -9.0))), 0), Placed(Token(1, -9.0, ((0, -0.1),)), 1)]
+    tokens = [TokenAtOffset(Token(0, -0.1, ((0, -0.1), (2, -2.0), (1, -9.0))), 0), TokenAtOffset(Token(1, -9.0, ((0, -0.1),)), 1)]
     assert completion_logprobs(Two(), tokens, 3)["top_logprobs"] == [{"A": -0.1, "<|end|>": -2.0}, {"A": -9.0}]
 
 

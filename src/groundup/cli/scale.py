@@ -49,7 +49,7 @@ def predict(
 
     table = read(runs)
     fitted = laws.fit(table, draws, seed)
-    fitted.say_outliers(table)
+    fitted.log_outliers(table)
     told = study.predict(fitted, table, parameters, tokens, flop)
     if answered:
         told["answering"] = study.with_intervals(fitted, told["loss"]["value"], answered)
@@ -179,9 +179,9 @@ def plan(
 
     if sum(one is not None for one in (minutes, flop, dollars)) != 1:
         raise typer.BadParameter("give one of --minutes, --flop and --dollars")
-    rate: ladder.Rate | None = None
+    rate: ladder.Throughput | None = None
     if dollars is not None:
-        rate, price = ladder.rented_rate(gpu)
+        rate, price = ladder.rented_throughput(gpu)
         flop = rate.flop_per_second * 3600 * dollars / price
     made = ladder.plan(minutes, flop, vocabulary, context_length, architecture, seed, rate)
     write_json(out, made)

@@ -18,7 +18,7 @@ from groundup.labelling.assignment import Judgement, lease_pairs, progress, reco
 from groundup.labelling.store import DatabaseUnavailable, Store, now
 from groundup.serving.guard import LOOPBACK, Guard, body_of
 from groundup.serving.protocol import Body, RequestError, read
-from groundup.serving.web import answer, answer_errors, bind, page
+from groundup.serving.web import answer_errors, bind, page, serve_until_stopped
 
 logger = logging.getLogger(__name__)
 LARGEST_BODY = 8 << 20  # bytes: a hundred judgements with a reason each
@@ -173,6 +173,6 @@ def serve(store: Store, host: str, port: int, names: Sequence[str]) -> dict[str,
     address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
     logger.info(f"a page to label at {address}/; Ctrl-C ends, no judgement is lost")
     hosts = (*LOOPBACK, host, *names)
-    answer(create_app(store, hosts), listening)
+    serve_until_stopped(create_app(store, hosts), listening)
     with store.transaction() as connection:
         return {"address": address, **progress(store, connection)}

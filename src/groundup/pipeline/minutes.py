@@ -153,7 +153,7 @@ def decide(
         raise UserError(_too_short(minutes, spent, seen[0], measuring))
     measuring = time.monotonic() - begun
     expected = {
-        "loss": time_budget.expected(best.parameters, best.tokens, factor) if told else None,
+        "loss": time_budget.predicted_loss(best.parameters, best.tokens, factor) if told else None,
         "seconds": {"before": sum(spent.values()), "plan": measuring, "base": best.seconds, "after": best.after,
                     "all": sum(spent.values()) + measuring + best.seconds + best.after},
     }  # fmt: skip
@@ -281,7 +281,8 @@ def _weighed(
     one = time_budget.Candidate(
         depth, architectures.multiplied(model), architectures.flops(model, base.context_length, 1), speed, after
     )
-    return time_budget.weighed(one, left, available, besides, COMPILE_PAYS_FROM_FLOPS if compiles else float("inf"), factor)
+    compiled_from = COMPILE_PAYS_FROM_FLOPS if compiles else float("inf")
+    return time_budget.candidate_result(one, left, available, besides, compiled_from, factor)
 
 
 def _observed(context_length: int, held_out: int) -> int:

@@ -27,7 +27,7 @@ def write(
     """
     runs = read(table)
     fitted, found = laws.fit(runs, draws, seed), study.study(runs, draws, seed)
-    shown = study.drawn(runs, fitted)
+    shown = study.figure_points(runs, fitted)
     found |= {
         "name": visible(table.name),
         "plan": study.predict(fitted, runs, None, None, flop) if flop else None,

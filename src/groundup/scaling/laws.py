@@ -2,11 +2,11 @@
 
     loss = E + (A / N^alpha + B / D^beta)^gamma, gamma 1 unless asked for
 
-N parameters, D tokens, losses in nats per token. What is made small is Huber's loss of the log of predicted over measured
-(delta 1e-3 as there, 0.1 of under 100 runs). For given alpha and beta the law is linear in E, A and B, so a grid over the two
+N parameters, D tokens, losses in nats per token. What is minimised is Huber's loss of the log of predicted over measured
+(delta 1e-3 as there, 0.1 for under 100 runs). For given alpha and beta the law is linear in E, A and B, so a grid over the two
 exponents alone finds where to begin: variable projection, which needs no guess at A or B (arXiv 2603.22339). BFGS then refines
 all five.
-Besiroglu et al. 2024 begin at 4,500 points instead (`by_many_starts`); the tests hold the two against each other.
+Besiroglu et al. 2024 begin at 4,500 points instead (`by_many_starts`); the tests compare the two.
 
 The resampled runs of a bootstrap are weights on the same rows, so that all of them are fitted at once. Five parameters and
 a closed-form gradient do not need scipy, which is a third of the size of all else that groundup installs: `minimise` does many
@@ -31,13 +31,13 @@ DELTA = 1e-3  # Hoffmann et al., and Besiroglu et al.
 FEW_RUNS, DELTA_OF_FEW = 100, 0.1
 DRAWS = 200
 FEWEST_RUNS = 8  # five parameters, and some to tell the noise by
-OFF_THE_LINE = 0.05  # of the logarithms of tokens, at least, about those that the sizes give: 5 %
+OFF_THE_LINE = 0.05  # least spread of log tokens about a line over log sizes: 5 %
 EXPONENTS = np.linspace(0.02, 1.5, 38)
 # Besiroglu et al.'s starts: log A, log B, log E, alpha, beta.
 STARTS = ((0, 5, 10, 15, 20, 25), (0, 5, 10, 15, 20, 25), (-1, -0.5, 0, 0.5, 1), (0, 0.5, 1, 1.5, 2), (0, 0.5, 1, 1.5, 2))
-LEAST_EXPONENT, LARGEST_EXPONENT = 0.01, 3.0  # beyond, size or data says nothing of the loss, or all at once
+LEAST_EXPONENT, LARGEST_EXPONENT = 0.01, 3.0  # outside these, size or data has no effect on the loss, or all of it at once
 LARGEST_SIZE = 1e30
-# Off the law by so much, of the logarithm, and by so many times what runs typically are: a run that blew up, or a wrong entry.
+# Off the law by so much of the logarithm, and by so many times the typical residual: a run that blew up, or a wrong entry.
 # Of Chinchilla's 234 runs the farthest is off by 0.021, 6 times the typical.
 FAR_OFF, TIMES_TYPICAL = 0.1, 10.0
 MOST_SAID = 5
@@ -84,24 +84,24 @@ class Fit:
 
     def summary(self) -> dict[str, dict[str, float]]:
         """Each parameter with its 95 % interval."""
-        return {name: valued(getattr(self.law, name), getattr(self.draws, name)) for name in NAMES}
+        return {name: with_interval(getattr(self.law, name), getattr(self.draws, name)) for name in NAMES}
 
     def predict(self, parameters: float, tokens: float) -> dict[str, float]:
         """The loss of one more run: {"value", "low", "high"}; the interval holds the doubt of the law and a run's own noise."""
         noise = np.resize(self.residuals - np.median(self.residuals), len(self.draws.E) * 7)  # 7: no multiple of any size
         losses = np.resize(self.draws.loss(parameters, tokens), len(noise)) * np.exp(np.sort(noise)[_shuffled(len(noise))])
-        return valued(self.law.loss(parameters, tokens), losses)
+        return with_interval(self.law.loss(parameters, tokens), losses)
 
 
-    def say_outliers(self, runs: Runs) -> None:
-        """Log which of the runs are so far off that they bend the law, and are no noise."""
-        off = np.abs(self.residuals)
-        far = np.flatnonzero(off > max(FAR_OFF, TIMES_TYPICAL * float(np.median(off))))
-        for at in far[np.argsort(-off[far])][:MOST_SAID]:
+    def log_outliers(self, runs: Runs) -> None:
+        """Log the runs that are so far off that they bend the law, and are no noise."""
+        distance = np.abs(self.residuals)
+        far = np.flatnonzero(distance > max(FAR_OFF, TIMES_TYPICAL * float(np.median(distance))))
+        for index in far[np.argsort(-distance[far])][:MOST_SAID]:
             logger.warning(
                 "the run of %.4g parameters and %.4g tokens has a loss of %.4g, the law %.4g: did it blow up, or is an entry "
-                "wrong? Mend it or leave it out: it bends the law", runs.parameters[at], runs.tokens[at], runs.loss[at],
-                runs.loss[at] / np.exp(self.residuals[at]),
+                "wrong? Mend it or leave it out: it bends the law", runs.parameters[index], runs.tokens[index], runs.loss[index],
+                runs.loss[index] / np.exp(self.residuals[index]),
             )  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def percentiles(values: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def valued(value: float, draws: np.ndarray) -> dict[str, float]:
+def with_interval(value: float, draws: np.ndarray) -> dict[str, float]:
     low, high = percentiles(draws)
     return {"value": float(value), "low": low, "high": high}
 
@@ -128,33 +128,34 @@ def fit(runs: Runs, draws: int = DRAWS, seed: int = 0, delta: float | None = Non
     """
     check(runs)
     problem = Problem(runs, delta or (DELTA_OF_FEW if len(runs) < FEW_RUNS else DELTA), curved)
-    weights = np.concatenate([np.ones((1, len(runs))), resampled(len(runs), draws, seed)])
-    found = problem.minimised(problem.projected(weights), weights)
-    return _finished(problem, runs, found)
+    weights = np.concatenate([np.ones((1, len(runs))), bootstrap_counts(len(runs), draws, seed)])
+    points = problem.minimised(problem.starting_points(weights), weights)
+    return _finished(problem, runs, points)
 
 
 def by_many_starts(runs: Runs, draws: int = DRAWS, seed: int = 0) -> Fit:
-    """The recipe of Besiroglu et al. 2024: five highest losses out, 4,500 starts; resampled ones begin at what that found."""
+    """The recipe of Besiroglu et al. 2024: five highest losses out, 4,500 starts; resampled ones begin at the best point."""
     check(runs)
     kept = runs.where(np.sort(np.argsort(runs.loss, kind="stable")[: len(runs) - HIGHEST_DROPPED]))
     check(kept)
     problem = Problem(kept, DELTA)
     starts = problem.centred(np.array(list(itertools.product(*STARTS)), dtype=float))
     ones = np.ones((len(starts), len(kept)))
-    # A few steps tell the hopeless ones, which are most; the others go on to the end.
-    early, values = minimise(lambda points, at: problem.value_and_slope(points, ones[at]), starts, 15)
+    # After a few steps most starts are hopeless; only the others are minimised to the end.
+    early, values = minimise(lambda points, at: problem.value_and_gradient(points, ones[at]), starts, 15)
     best = early[np.argsort(values)[:60]]
-    late, values = minimise(lambda points, at: problem.value_and_slope(points, ones[at]), best)
+    late, values = minimise(lambda points, at: problem.value_and_gradient(points, ones[at]), best)
     point = late[np.argmin(values)]
-    weights = np.concatenate([np.ones((1, len(kept))), resampled(len(kept), draws, seed)])
+    weights = np.concatenate([np.ones((1, len(kept))), bootstrap_counts(len(kept), draws, seed)])
     return _finished(problem, kept, problem.minimised(np.tile(point, (len(weights), 1)), weights))
 
 
 def check(runs: Runs) -> None:
     """Raises UserError for too few runs, sizes or numbers of tokens, or tokens that are a power of the size."""
     if len(runs) < FEWEST_RUNS:
-        left = f" (without {runs.diverged} diverged)" if runs.diverged else ""
-        raise UserError(f"{len(runs)} runs{left} are too few for a law of five parameters: give {FEWEST_RUNS} or more")
+        without_diverged = f" (without {runs.diverged} diverged)" if runs.diverged else ""
+        few = f"{len(runs)} runs{without_diverged}"
+        raise UserError(f"{few} are too few for a law of five parameters: give {FEWEST_RUNS} or more")
     for what, values in (("sizes", runs.parameters), ("numbers of tokens", runs.tokens)):
         if len(np.unique(np.round(np.log(values), 2))) < 3:
             raise UserError(f"too few different {what} for a law: these {len(runs)} runs have under 3; add runs of others")
@@ -168,8 +169,8 @@ def check(runs: Runs) -> None:
         )
 
 
-def resampled(runs: int, draws: int, seed: int) -> np.ndarray:
-    """How often each run is drawn in each resampling: (draws, runs)."""
+def bootstrap_counts(runs: int, draws: int, seed: int) -> np.ndarray:
+    """How often each run is drawn in each resampling of the bootstrap: (draws, runs)."""
     return np.random.default_rng(seed).multinomial(runs, np.full(runs, 1 / runs), draws).astype(float)
 
 
@@ -188,8 +189,8 @@ def _finished(problem: "Problem", runs: Runs, points: np.ndarray) -> Fit:
 class Problem:
     """Huber's loss of log(predicted / measured) over points (log A', log B', log E, alpha, beta, and log gamma where curved).
 
-    A' = A / N0^alpha and B' = B / D0^beta, N0 and D0 the geometric means of the runs': around these the five hardly depend
-    on each other, far from them they do.
+    A' = A / N0^alpha and B' = B / D0^beta, where N0 and D0 are the geometric means over the runs: around these the five unknowns
+    hardly depend on each other, far from them they do.
     """
 
     def __init__(self, runs: Runs, delta: float, curved: bool = False) -> None:
@@ -208,25 +209,25 @@ class Problem:
         scales = np.exp(points[:, :2] + points[:, 3:5] * self.middle)
         return [scales[:, 0], scales[:, 1], np.exp(points[:, 2]), points[:, 3], points[:, 4], np.exp(points[:, 5:].sum(1))]
 
-    def value_and_slope(self, points: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def value_and_gradient(self, points: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """points (problems, p), weights (problems, runs) -> values (problems,), gradients (problems, p)."""
-        a, b, e, alpha, beta = (points[:, [place]] for place in range(5))
+        a, b, e, alpha, beta = (points[:, [column]] for column in range(5))
         gamma = np.exp(points[:, 5:].sum(1, keepdims=True))  # 1 where it is none of the unknowns
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             parts = np.exp(a - alpha * self.log_n), np.exp(b - beta * self.log_d), np.exp(e)
-            both = parts[0] + parts[1]
-            bent = both**gamma
-            total = bent + parts[2]
+            inner = parts[0] + parts[1]
+            reducible = inner**gamma
+            total = reducible + parts[2]
             error = np.log(total) - self.log_loss
             size = np.abs(error)
             huber = np.where(size <= self.delta, 0.5 * error * error, self.delta * (size - 0.5 * self.delta)) / self.delta
             pull = weights * np.clip(error, -self.delta, self.delta) / self.delta / total
-            of_n, of_d = (pull * gamma * bent / both * part for part in parts[:2])
-            slope = np.stack(
+            of_n, of_d = (pull * gamma * reducible / inner * part for part in parts[:2])
+            gradient = np.stack(
                 [
                     of_n.sum(1), of_d.sum(1), pull.sum(1) * parts[2][:, 0],
                     -(of_n * self.log_n).sum(1), -(of_d * self.log_d).sum(1),
-                    *([(pull * bent * gamma * np.log(both)).sum(1)] if self.curved else []),
+                    *([(pull * reducible * gamma * np.log(inner)).sum(1)] if self.curved else []),
                 ], axis=1,
             )  # fmt: skip
             runs = weights.sum(1)
@@ -234,24 +235,24 @@ class Problem:
         exponents = points[:, 3:5]
         inside = ((exponents >= LEAST_EXPONENT) & (exponents <= LARGEST_EXPONENT)).all(1) & (np.abs(points[:, 5:]) < 3).all(1)
         value = np.where(np.isfinite(value) & inside, value, np.inf)
-        return value, slope / runs[:, None]
+        return value, gradient / runs[:, None]
 
-    def projected(self, weights: np.ndarray) -> np.ndarray:
+    def starting_points(self, weights: np.ndarray) -> np.ndarray:
         """Where to begin, for each row of weights: the best of a grid of exponents with its linear least squares.
 
-        The squares are those of relative errors. Where E, A or B would not be positive, that place of the grid is none.
+        The squares are those of relative errors. A point of the grid where E, A or B would not be positive is left out.
         """
         grid = EXPONENTS
         u = np.exp(-grid[:, None] * self.log_n)  # (exponents, runs)
         v = np.exp(-grid[:, None] * self.log_d)
-        found = np.empty((len(weights), 5))
-        for place, row in enumerate(weights):
-            w = row / np.exp(2 * self.log_loss)  # relative errors
+        starts = np.empty((len(weights), 5))
+        for number, run_weights in enumerate(weights):
+            w = run_weights / np.exp(2 * self.log_loss)  # relative errors
             y = np.exp(self.log_loss)
             shape = (len(grid), len(grid))
-            one, uy, vy = w.sum(), (u * w) @ y, (v * w) @ y
+            total_weight, uy, vy = w.sum(), (u * w) @ y, (v * w) @ y
             normal = np.empty((*shape, 3, 3))
-            normal[..., 0, 0], normal[..., 1, 1], normal[..., 2, 2] = one, (u * u @ w)[:, None], (v * v @ w)[None]
+            normal[..., 0, 0], normal[..., 1, 1], normal[..., 2, 2] = total_weight, (u * u @ w)[:, None], (v * v @ w)[None]
             normal[..., 0, 1] = normal[..., 1, 0] = (u @ w)[:, None]
             normal[..., 0, 2] = normal[..., 2, 0] = (v @ w)[None]
             normal[..., 1, 2] = normal[..., 2, 1] = (u * w) @ v.T
@@ -260,24 +261,24 @@ class Problem:
             theta = np.linalg.solve(normal, right[..., None])[..., 0]
             square = w @ (y * y) - (theta * right).sum(-1)
             square = np.where((theta > 0).all(-1), square, np.inf)
-            at = np.unravel_index(np.argmin(square), shape)
-            if np.isfinite(square[at]):
-                e, a, b = np.log(theta[at])
-                found[place] = a, b, e, grid[at[0]], grid[at[1]]
+            best = np.unravel_index(np.argmin(square), shape)
+            if np.isfinite(square[best]):
+                e, a, b = np.log(theta[best])
+                starts[number] = a, b, e, grid[best[0]], grid[best[1]]
             else:  # no positive law fits: from where most end
                 lowest = float(self.log_loss.min())
-                found[place] = lowest - 2, lowest - 2, lowest - 0.2, 0.35, 0.35
-        return np.pad(found, ((0, 0), (0, int(self.curved))))
+                starts[number] = lowest - 2, lowest - 2, lowest - 0.2, 0.35, 0.35
+        return np.pad(starts, ((0, 0), (0, int(self.curved))))
 
     def minimised(self, starts: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """The best point from each start with its weights, many at a time."""
         step = max(1, _AT_ONCE // weights.shape[1])
-        done = []
+        points_of_chunks = []
         for first in range(0, len(starts), step):
-            some = weights[first : first + step]
-            points, _ = minimise(lambda p, at, some=some: self.value_and_slope(p, some[at]), starts[first : first + step])
-            done.append(points)
-        return np.concatenate(done)
+            chunk = weights[first : first + step]
+            points, _ = minimise(lambda p, at, chunk=chunk: self.value_and_gradient(p, chunk[at]), starts[first : first + step])
+            points_of_chunks.append(points)
+        return np.concatenate(points_of_chunks)
 
 
 Function = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -321,10 +322,10 @@ def minimise(function: Function, starts: np.ndarray, iterations: int = 250) -> t
             if not open_.any():
                 break
         stuck = which[open_]
-        again = ~fresh[stuck]  # once more from the steepest way down
-        inverse[stuck[again]] = np.eye(points.shape[1])
-        fresh[stuck[again]] = True
-        alive[stuck[~again]] = False
+        restart = ~fresh[stuck]  # once more from the steepest way down
+        inverse[stuck[restart]] = np.eye(points.shape[1])
+        fresh[stuck[restart]] = True
+        alive[stuck[~restart]] = False
     return points, values
 
 
@@ -332,7 +333,7 @@ def _take(
     points: np.ndarray, values: np.ndarray, slopes: np.ndarray, inverse: np.ndarray, fresh: np.ndarray, alive: np.ndarray,
     which: np.ndarray, point: np.ndarray, value: np.ndarray, slope: np.ndarray,
 ) -> None:  # fmt: skip
-    """Move these problems there, and update their inverse Hessians."""
+    """Move these problems to `point`, and update their inverse Hessians."""
     s, y = point - points[which], slope - slopes[which]
     product = (s * y).sum(1)
     fine = product > 1e-14 * np.sqrt((s * s).sum(1) * (y * y).sum(1))

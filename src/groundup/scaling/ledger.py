@@ -16,9 +16,9 @@ COLUMNS = ("parameters", "tokens", "loss", "flop", "batch", "parameters_total", 
 
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:
-    """The runs that are done. A last line that was cut off is left out, and that is logged: its run is done again.
+    """The runs that are done. A last line that was cut off is left out and logged; its run is done again.
 
-    Raises UserError, with its number, for another line that is no run.
+    Raises UserError, with the line's number, for another line that is no run.
     """
     lines = [line for line in read_text(path).split("\n") if line] if path.exists() else []
     rows = []

@@ -8,10 +8,10 @@ Three laws of a loss over the weights w of the domains, each by ridge regression
 | square-roots | c + t . sqrt(w) | a little of a domain helps more than as much again; ranks best on RegMix's own runs |
 | exponential | c + k exp(t . w) | data-mixing laws, Ye et al. 2024; c from a grid, the rest is then linear |
 
-Each target has a law of its own, and what is made small is the mean of these. One exponential of several targets' mean loss
-is least in a corner, all of one domain, whatever the runs say; a sum, each of which falls with its own domain, is not.
+Each target has a law of its own, and what is minimised is the mean of these. One exponential of several targets' mean loss
+is least in a corner, all of one domain, whatever the runs say; a sum of laws, each of which falls with its own domain, is not.
 
-The kind that ranks runs best that it has not seen is taken. Weights are then proposed that make the targets' losses small, plus
+The kind that best ranks runs that it has not seen is taken. The weights that are then proposed minimise the targets' losses plus
 `pull` times the Kullback-Leibler divergence from the natural mix, with no domain repeated more often than the cap allows.
 """
 
@@ -29,7 +29,7 @@ from groundup.core.files import write_text
 from groundup.core.text import shown
 from groundup.data.csv_table import csv_table
 from groundup.data.mixture import named_numbers
-from groundup.scaling.laws import percentiles, resampled
+from groundup.scaling.laws import bootstrap_counts, percentiles
 
 logger = logging.getLogger(__name__)
 
@@ -64,44 +64,45 @@ def read(path: Path) -> Swarm:
     """
     lines = csv_table(path)
     head = [name.strip() for name in lines[0][1]] if lines else []
-    places = {kind: [n for n, name in enumerate(head) if name.startswith(kind)] for kind in ("weight_", "loss_")}
-    if len(places["weight_"]) < 2 or not places["loss_"]:
+    columns = {kind: [n for n, name in enumerate(head) if name.startswith(kind)] for kind in ("weight_", "loss_")}
+    if len(columns["weight_"]) < 2 or not columns["loss_"]:
         raise UserError(f"{path}: a table of mixtures has two or more columns weight_DOMAIN and at least one loss_TARGET")
     if len(set(head)) < len(head):
         raise UserError(f"{path}: two columns are {shown(next(name for name in head if head.count(name) > 1))}; leave one")
     weights, losses, diverged = [], [], 0
-    seen: set[tuple[str, ...]] = set()
-    twice: list[int] = []
+    seen_rows: set[tuple[str, ...]] = set()
+    duplicate_lines: list[int] = []
     for number, row in lines[1:]:
         if len(row) != len(head):
             raise UserError(f"{path}:{number}: {len(row)} entries, where the head has {len(head)} columns; mend that line")
-        mix = np.array([_number(path, number, head[n], row[n]) for n in places["weight_"]])
+        mix = np.array([_number(path, number, head[n], row[n]) for n in columns["weight_"]])
         if abs(mix.sum() - 1) > SHARES_ADD_UP:
             raise UserError(f"{path}:{number}: its weights add up to {mix.sum():.4g}, not 1; mend it, or leave the run out")
-        loss = [_number(path, number, head[n], row[n], loss=True) for n in places["loss_"]]
-        if tuple(row) in seen:  # it would be among the runs that predict it
-            twice.append(number)
+        loss = [_number(path, number, head[n], row[n], loss=True) for n in columns["loss_"]]
+        if tuple(row) in seen_rows:  # it would be among the runs that predict it
+            duplicate_lines.append(number)
         elif np.isfinite(loss).all():
-            seen.add(tuple(row))
+            seen_rows.add(tuple(row))
             weights.append(mix / mix.sum())
             losses.append(loss)
         else:
             diverged += 1
-    if twice:
-        where = ", ".join(map(str, twice[:5])) + (", ..." if len(twice) > 5 else "")
-        logger.warning("%s: %d stand there twice: left out (line %s)", path, len(twice), where)
-    if any(head[n] == "weight_" for n in places["weight_"]):
+    if duplicate_lines:
+        where = ", ".join(map(str, duplicate_lines[:5])) + (", ..." if len(duplicate_lines) > 5 else "")
+        logger.warning("%s: %d stand there twice: left out (line %s)", path, len(duplicate_lines), where)
+    if any(head[n] == "weight_" for n in columns["weight_"]):
         raise UserError(f"{path}: a column weight_ without the name of its domain; name it")
-    domains, targets = ([head[n].partition("_")[2] for n in places[kind]] for kind in places)
+    domains, targets = ([head[n].partition("_")[2] for n in columns[kind]] for kind in columns)
     fewest = max(FEWEST_RUNS, len(domains) + 2)
     if len(weights) < fewest:
-        left = f" (without {diverged} diverged)" if diverged else ""
-        raise UserError(f"{path}: {len(weights)} runs{left} are too few for {len(domains)} domains: give {fewest} or more")
+        without_diverged = f" (without {diverged} diverged)" if diverged else ""
+        few = f"{len(weights)} runs{without_diverged}"
+        raise UserError(f"{path}: {few} are too few for {len(domains)} domains: give {fewest} or more")
     if not np.ptp(np.array(weights), axis=0).any():
         raise UserError(f"{path}: all {len(weights)} runs have one mixture, so nothing can be told of others; add runs of others")
     for name in (name for name, spread in zip(domains, np.ptp(np.array(weights), axis=0), strict=True) if spread < SAME_SHARE):
-        told = "%s: all %d runs have the same share of %s, and tell nothing of it: add runs of others, or leave it out"
-        logger.warning(told, path, len(weights), shown(name))
+        message = "%s: all %d runs have the same share of %s, and tell nothing of it: add runs of others, or leave it out"
+        logger.warning(message, path, len(weights), shown(name))
     return Swarm(domains, targets, np.array(weights), np.array(losses), diverged)
 
 
@@ -114,8 +115,8 @@ def _number(path: Path, line: int, name: str, text: str, loss: bool = False) -> 
     if loss and not np.isfinite(value):
         return value
     if not 0 <= value < 1e6 or (loss and not value):
-        said = f"{name[:60]} {text.strip()[:40]} is not between 0 and 1e6"
-        raise UserError(f"{path}:{line}: {said}; mend it, or leave the run out")
+        message = f"{name[:60]} {text.strip()[:40]} is not between 0 and 1e6"
+        raise UserError(f"{path}:{line}: {message}; mend it, or leave the run out")
     return value
 
 
@@ -151,7 +152,7 @@ def fit_targets(weights: np.ndarray, losses: np.ndarray, kind: str) -> MeanLaw:
 
 
 def fit(weights: np.ndarray, loss: np.ndarray, kind: str) -> MixtureLaw:
-    """The law of one target and of a kind, its strength and floor those that predict unseen runs best."""
+    """The law of one kind for one target, with the strength and floor that predict unseen runs best."""
     floors = [share * float(loss.min()) for share in FLOORS] if kind == "exponential" else [0.0]
     choices = [(strength, floor) for strength in STRENGTHS for floor in floors]
     folds = np.arange(len(loss)) % FOLDS
@@ -176,7 +177,7 @@ def _ridge(
     x, y, w = _features(kind, weights), loss, counts
     if kind == "exponential":
         above = loss - floor
-        x, y, w = weights, np.log(above), counts * above**2  # an error of the log weighs what it is of the loss
+        x, y, w = weights, np.log(above), counts * above**2  # so that an error of the log weighs as much as that of the loss
     middle, mean = np.average(x, axis=0, weights=w), np.average(y, weights=w)
     spread = np.sqrt(np.average((x - middle) ** 2, axis=0, weights=w)) + 1e-9
     z = (x - middle) / spread
@@ -185,38 +186,38 @@ def _ridge(
     return MixtureLaw(kind, np.concatenate([[mean - middle @ slope], slope]), strength, floor)
 
 
-def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Spearman's, equal values sharing their mean rank; 0 where all are equal."""
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's; equal values share their mean rank; 0 where all are equal."""
 
     def ranks(values: np.ndarray) -> np.ndarray:
         _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
         ends = np.cumsum(counts)
         return (ends - (counts - 1) / 2)[where]
 
-    a, b = ranks(one) - ranks(one).mean(), ranks(other) - ranks(other).mean()
+    a, b = ranks(first) - ranks(first).mean(), ranks(second) - ranks(second).mean()
     scale = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / scale) if scale else 0.0
 
 
 def unseen_rank_correlation(weights: np.ndarray, losses: np.ndarray, kind: str) -> float:
     """Of predicted and measured means of losses (runs, targets), each run predicted by laws of the runs in other folds."""
-    folds, told = np.arange(len(losses)) % FOLDS, np.empty(len(losses))
+    folds, predicted = np.arange(len(losses)) % FOLDS, np.empty(len(losses))
     for fold in range(FOLDS):
-        rest = folds != fold
-        told[~rest] = fit_targets(weights[rest], losses[rest], kind).loss(weights[~rest])
-    return rank_correlation(told, losses.mean(1))
+        fitted = folds != fold
+        predicted[~fitted] = fit_targets(weights[fitted], losses[fitted], kind).loss(weights[~fitted])
+    return rank_correlation(predicted, losses.mean(1))
 
 
 def capped(weights: np.ndarray, caps: np.ndarray) -> np.ndarray:
-    """weights (mixtures, domains) with none above its cap: what is over goes to the others in proportion to theirs."""
+    """weights (mixtures, domains) with none above its cap: the excess goes to the others in proportion to their weights."""
     mixed = np.maximum(weights, 1e-12)
     mixed = mixed / mixed.sum(1, keepdims=True)
     for _ in range(mixed.shape[1]):
         over = mixed >= caps
         free = 1 - np.where(over, caps, 0).sum(1, keepdims=True)
-        rest = np.where(over, 0, mixed)
-        total = rest.sum(1, keepdims=True)
-        mixed = np.where(over, caps, rest * free / np.maximum(total, 1e-300))
+        uncapped = np.where(over, 0, mixed)
+        total = uncapped.sum(1, keepdims=True)
+        mixed = np.where(over, caps, uncapped * free / np.maximum(total, 1e-300))
         if (mixed <= caps * (1 + 1e-9)).all():
             break
     return mixed
@@ -239,28 +240,28 @@ def propose(
     """
     if unknown := [name for name in targets if name not in swarm.targets]:
         raise UserError(f"no loss of {shown(unknown[0])} in the table; it has {', '.join(swarm.targets)[:150]}")
-    chosen = [swarm.targets.index(name) for name in targets] or list(range(len(swarm.targets)))
-    losses = swarm.losses[:, chosen]
+    columns = [swarm.targets.index(name) for name in targets] or list(range(len(swarm.targets)))
+    losses = swarm.losses[:, columns]
     natural, caps = _natural(swarm, available, tokens, max_repeats)
     ranks = {kind: unseen_rank_correlation(swarm.weights, losses, kind) for kind in KINDS}
     kind = max(ranks, key=lambda name: ranks[name])
     law = fit_targets(swarm.weights, losses, kind)
     weights = _search(law, natural, caps, pull, seed)
-    both = np.stack([natural, weights])
-    drawn = []
-    for counts in resampled(len(losses), DRAWS, seed):
+    mixtures = np.stack([natural, weights])
+    gains = []
+    for counts in bootstrap_counts(len(losses), DRAWS, seed):
         parts = zip(law.laws, losses.T, strict=True)
-        again = [_ridge(swarm.weights, loss, kind, one.strength, one.floor, counts) for one, loss in parts]
-        before, after = MeanLaw(again).loss(both)
-        drawn.append(before - after)
-    before, after = law.loss(both)
-    low, high = percentiles(np.array(drawn))
+        refitted = [_ridge(swarm.weights, loss, kind, target.strength, target.floor, counts) for target, loss in parts]
+        before, after = MeanLaw(refitted).loss(mixtures)
+        gains.append(before - after)
+    before, after = law.loss(mixtures)
+    low, high = percentiles(np.array(gains))
     kept = np.where(weights < SMALLEST, 0, weights)
-    said = {name: round(float(share), 4) for name, share in zip(swarm.domains, kept / kept.sum(), strict=True) if share}
+    proposed = {name: round(float(share), 4) for name, share in zip(swarm.domains, kept / kept.sum(), strict=True) if share}
     return {
-        "weights": said,
+        "weights": proposed,
         "natural": {name: round(float(share), 4) for name, share in zip(swarm.domains, natural, strict=True)},
-        "left_out": [name for name in swarm.domains if name not in said],
+        "left_out": [name for name in swarm.domains if name not in proposed],
         "at_their_cap": [
             name for name, share, cap in zip(swarm.domains, weights, caps, strict=True) if cap < 1 and share > cap * 0.999
         ],
@@ -288,23 +289,23 @@ def _natural(
     sizes = np.array([available[name] for name in swarm.domains])
     caps = np.minimum(1.0, max_repeats * sizes / tokens) if tokens else np.ones(len(sizes))
     if caps.sum() <= 1:
-        most = max_repeats * sizes.sum()
-        raise UserError(f"{max_repeats:g} passes over all domains give {most:g} tokens, not {tokens:g}: train on fewer")
+        max_tokens = max_repeats * sizes.sum()
+        raise UserError(f"{max_repeats:g} passes over all domains give {max_tokens:g} tokens, not {tokens:g}: train on fewer")
     return sizes / sizes.sum(), caps
 
 
 def _search(law: MeanLaw, natural: np.ndarray, caps: np.ndarray, pull: float, seed: int) -> np.ndarray:
-    """As RegMix: many mixtures drawn, the mean of the best; then again around that, ever closer."""
+    """As RegMix: many mixtures are drawn and the mean of the best is taken; then again around that mean, ever closer."""
     generator = np.random.default_rng(seed)
     start = capped(natural[None], caps)[0]
     centre = start
     for number in range(ROUNDS):
         sharpness = 4.0 * 3.0**number
-        drawn = generator.dirichlet(np.maximum(centre * sharpness, 1e-2), CANDIDATES)
-        drawn = capped(np.concatenate([drawn, centre[None], start[None]]), caps)
-        divergence = (drawn * np.log(np.maximum(drawn, 1e-12) / np.maximum(natural, 1e-12))).sum(1)
-        score = law.loss(drawn) + pull * divergence
-        centre = drawn[np.argsort(score, kind="stable")[:BEST]].mean(0)
+        mixtures = generator.dirichlet(np.maximum(centre * sharpness, 1e-2), CANDIDATES)
+        mixtures = capped(np.concatenate([mixtures, centre[None], start[None]]), caps)
+        divergence = (mixtures * np.log(np.maximum(mixtures, 1e-12) / np.maximum(natural, 1e-12))).sum(1)
+        score = law.loss(mixtures) + pull * divergence
+        centre = mixtures[np.argsort(score, kind="stable")[:BEST]].mean(0)
     return centre
 
 
@@ -313,12 +314,12 @@ def parse_available(pairs: Sequence[str]) -> dict[str, float]:
     return named_numbers(pairs, "available", "DOMAIN=TOKENS with a number above 0, such as books=1e6", 1e30)
 
 
-def write(path: Path, found: dict[str, Any], max_repeats: float) -> None:
-    """`[mixture]` of a recipe, with what `propose` found."""
-    gain = found["gain"]
-    said = (
-        f"# Proposed by the {found['law']} law of {found['runs']} runs (rank correlation with unseen runs "
-        f"{found['unseen_rank_correlation'][found['law']]:.3f}).\n# Predicted loss {found['loss']:.4f}: "
+def write(path: Path, proposal: dict[str, Any], max_repeats: float) -> None:
+    """Write `[mixture]` of a recipe, with the weights that `propose` returned."""
+    gain = proposal["gain"]
+    comment = (
+        f"# Proposed by the {proposal['law']} law of {proposal['runs']} runs (rank correlation with unseen runs "
+        f"{proposal['unseen_rank_correlation'][proposal['law']]:.3f}).\n# Predicted loss {proposal['loss']:.4f}: "
         f"{gain['value']:.4f} less than the natural mix's (95 %: {gain['low']:.4f} to {gain['high']:.4f}).\n"
     )
-    write_text(path, said + toml.dumps({"mixture": {"max_repeats": max_repeats, "weights": found["weights"]}}))
+    write_text(path, comment + toml.dumps({"mixture": {"max_repeats": max_repeats, "weights": proposal["weights"]}}))

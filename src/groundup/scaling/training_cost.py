@@ -1,8 +1,8 @@
-"""What a training costs: GPU hours, dollars, staff, energy, carbon, and the laws that ask for more above some compute.
+"""What a training costs: GPU hours, dollars, staff, energy, carbon, and the laws that apply above some compute.
 
-A line is a figure, the unit and what it follows from; every assumption is a line of its own. Llama 3 405B's published figures
-are compared with what follows from the first of them, and where two published figures do not agree, that is said.
-Water is left out: litres for each kWh differ tenfold between places, and nobody published a run's own.
+A line is a figure, its unit and what it follows from; every assumption is a line of its own. Llama 3 405B's published figures
+are compared with what follows from the first of them; where two published figures do not agree, the sheet says so.
+Water is left out: litres per kWh differ tenfold between regions, and nobody published those of a run.
 """
 
 from dataclasses import asdict, dataclass
@@ -62,7 +62,7 @@ LLAMA3_405B: dict[str, Any] = {
     "tonnes_co2e": 4_000,
 }
 
-# Training FLOP from which a law asks for more. The US order was signed in 2023 and rescinded in January 2025; the EU act
+# Training FLOP from which a law has further duties. The US order was signed in 2023 and rescinded in January 2025; the EU act
 # presumes systemic risk, and the Commission's guidelines of July 2025 say what is general-purpose at all; California's act is of
 # September 2025. Llama 3 405B stays below the first and the last, and is above the others.
 THRESHOLDS_FLOP = {
@@ -82,7 +82,7 @@ class CostLine:
 
 
 def hardware(gpu: str) -> Hardware:
-    """Raises UserError for what is not in the table."""
+    """A row of HARDWARE. Raises UserError for an unknown name."""
     if gpu not in HARDWARE:
         raise UserError(f"no hardware {gpu[:40]!r}; there is {', '.join(HARDWARE)}")
     return HARDWARE[gpu]
@@ -100,9 +100,9 @@ def bill(
     salary: float = 500_000.0,
     years: float = 1.0,
 ) -> dict[str, Any]:
-    """The sheet of a training of `flop` operations. Raises UserError for unknown hardware.
+    """The cost sheet of a training of `flop` operations. Raises UserError for unknown hardware.
 
-    utilisation: share of the peak that the training gets. grams: of CO2e a kWh. overhead: of the building. staff: people, at
+    utilisation: share of the peak that the training reaches. grams: of CO2e a kWh. overhead: of the building. staff: people, at
     `salary` dollars a year, for `years`.
     """
     kind = hardware(gpu)
@@ -143,7 +143,7 @@ def _sheet(lines: list[CostLine], assumptions: list[CostLine], flop: float) -> d
 
 
 def of_run(folder: Path, watts: float, price: float, grams: float) -> dict[str, Any]:
-    """The sheet of a finished run, from the seconds that its stages took, on a machine of `watts` at `price` dollars an hour.
+    """The cost sheet of a finished run, from the seconds of its stages, on a machine of `watts` at `price` dollars an hour.
 
     Raises UserError where no stage is finished.
     """
@@ -174,47 +174,47 @@ def llama3() -> dict[str, Any]:
     Published: Llama 3's report (2024, arXiv 2407.21783), the model card of Llama 3.1 (2024-07-23), and the lecture whose
     estimate LLAMA3_405B holds.
     """
-    said = LLAMA3_405B
+    run = LLAMA3_405B
     # 400 TFLOP/s a GPU is what the lecture reckons with.
     sheet = bill(
-        said["flop"], "h100", said["gpus"], 400e12 / HARDWARE["h100"].flop_per_second, said["price_per_gpu_hour"],
-        220.0, 1.0, said["staff"], said["dollars_per_employee"],
+        run["flop"], "h100", run["gpus"], 400e12 / HARDWARE["h100"].flop_per_second, run["price_per_gpu_hour"],
+        220.0, 1.0, run["staff"], run["dollars_per_employee"],
     )  # fmt: skip
-    published = {
-        "compute": said["flop"], "GPU hours": said["gpu_hours"], "time": said["days"], "rented compute": said["compute_dollars"],
-        "staff": said["staff_dollars"], "carbon": said["tonnes_co2e"], "flights": 2000,
+    published_of_line = {
+        "compute": run["flop"], "GPU hours": run["gpu_hours"], "time": run["days"], "rented compute": run["compute_dollars"],
+        "staff": run["staff_dollars"], "carbon": run["tonnes_co2e"], "flights": 2000,
     }  # fmt: skip
     for line in sheet["lines"]:
-        line["published"] = published.get(line["what"])
-    return sheet | {"name": "Llama 3 405B", "checks": _checks(said)}
+        line["published"] = published_of_line.get(line["what"])
+    return sheet | {"name": "Llama 3 405B", "checks": _checks(run)}
 
 
-def _checks(said: dict[str, Any]) -> list[dict[str, Any]]:
+def _checks(run: dict[str, Any]) -> list[dict[str, Any]]:
     """Published figures against each other: {"what", "one", "other", "ratio", "agree" (within 5 %), "why"}."""
     card_hours, card_tonnes = 30.84e6, 8930
     card_grams = card_tonnes * 1e6 / (card_hours * 0.7)
     rows = [
-        ("6 x parameters x tokens, and the reported FLOP", 6 * said["parameters"] * said["tokens"], said["flop"], ""),
-        ("GPUs x days, and the GPU hours of the lecture", said["gpus"] * said["days"] * 24, said["gpu_hours"], ""),
+        ("6 x parameters x tokens, and the reported FLOP", 6 * run["parameters"] * run["tokens"], run["flop"], ""),
+        ("GPUs x days, and the GPU hours of the lecture", run["gpus"] * run["days"] * 24, run["gpu_hours"], ""),
         (
-            "GPU hours of the model card, and of the lecture", card_hours, said["gpu_hours"],
+            "GPU hours of the model card, and of the lecture", card_hours, run["gpu_hours"],
             "the card counts 30.84M, the lecture reckons with 400 TFLOP/s; the rest may be restarts and later stages of training",
         ),
         (
-            "TFLOP/s a GPU from the card's hours, and the report's lowest", said["flop"] / card_hours / 3600 / 1e12, 380,
+            "TFLOP/s a GPU from the card's hours, and the report's lowest", run["flop"] / card_hours / 3600 / 1e12, 380,
             "the report has 380 to 430 for parts of the training, so hours without progress must be among the card's",
         ),
-        ("dollars at $2 an hour, and the lecture's", said["gpu_hours"] * said["price_per_gpu_hour"], said["compute_dollars"], ""),
+        ("dollars at $2 an hour, and the lecture's", run["gpu_hours"] * run["price_per_gpu_hour"], run["compute_dollars"], ""),
         (
-            "tonnes of the model card, and of the lecture", card_tonnes, said["tonnes_co2e"],
+            "tonnes of the model card, and of the lecture", card_tonnes, run["tonnes_co2e"],
             "the card reckons by place: 8,930 t for its hours at 700 W (0 t by contracts); the lecture's grid is half as dirty",
         ),
         (
-            "grams a kWh in the card, and in the lecture", card_grams, said["tonnes_co2e"] * 1e6 / (said["gpu_hours"] * 0.7),
+            "grams a kWh in the card, and in the lecture", card_grams, run["tonnes_co2e"] * 1e6 / (run["gpu_hours"] * 0.7),
             "about the mean of the United States, and about half of it",
         ),
         (
-            "tonnes a seat if it is 2,000 flights, and below 1 t of CO2 alone", said["tonnes_co2e"] / 2000, 1.0,
+            "tonnes a seat if it is 2,000 flights, and below 1 t of CO2 alone", run["tonnes_co2e"] / 2000, 1.0,
             "2 t for New York - London and back count contrails too, or a better class; CO2 alone in economy is below 1 t: "
             "4,000 t are then over 4,000 seats",
         ),
@@ -238,8 +238,8 @@ def shown(sheet: dict[str, Any]) -> str:
     ]  # fmt: skip
     assumed = [[line["what"], f"{line['value']:.4g}", line["unit"], line["follows"]] for line in sheet["assumptions"]]
     laws = [
-        [one["rule"], f"{one['flop']:.0e}", "above" if one["above"] else "below", f"{one['share']:.3g} of it"]
-        for one in sheet["thresholds"]
+        [entry["rule"], f"{entry['flop']:.0e}", "above" if entry["above"] else "below", f"{entry['share']:.3g} of it"]
+        for entry in sheet["thresholds"]
     ]
     tables = [
         table(head, rows, (2, len(head) - 1)), table(["assumed", "figure", "unit", "source"], assumed, (2, 3)),
@@ -247,8 +247,8 @@ def shown(sheet: dict[str, Any]) -> str:
     ]  # fmt: skip
     if "checks" in sheet:
         checks = [
-            [one["what"], f"{one['one']:.4g}", f"{one['other']:.4g}", "yes" if one["agree"] else "no", one["why"]]
-            for one in sheet["checks"]
+            [entry["what"], f"{entry['one']:.4g}", f"{entry['other']:.4g}", "yes" if entry["agree"] else "no", entry["why"]]
+            for entry in sheet["checks"]
         ]
         tables.append(table(["published figures against each other", "one", "other", "agree", "why"], checks, (3, 4)))
     return "\n\n".join([*tables, f"left out: {', '.join(sheet['left_out'])}"])

@@ -1,4 +1,4 @@
-"""Choosing a vocabulary: sizes side by side, decided by the bits per byte of models trained for equal compute.
+"""Choosing a vocabulary: sizes are compared by the bits per byte of models trained for equal compute.
 
 A larger vocabulary makes fewer tokens of the same text, but its head costs more for each of them. So every size trains
 the same small model for the same number of operations, the head's included: the larger the vocabulary, the fewer the
@@ -112,11 +112,11 @@ def _sweep(
         shutil.rmtree(folder / "tokens", ignore_errors=True)
         results.append(result)
         bits = results[-1]["bits_per_byte"]["all"]
-        said = f"  {size}: {bits:.4f} bits per byte, {results[-1]['bytes_per_token']['all']:.2f} bytes a token"
-        logger.info(said)
-    found = {**settings, **verdict(results, np.array([document.size for document in held_out]))}
-    write_json(out / "sweep.json", found)
-    return found
+        message = f"  {size}: {bits:.4f} bits per byte, {results[-1]['bytes_per_token']['all']:.2f} bytes a token"
+        logger.info(message)
+    conclusion = {**settings, **verdict(results, np.array([document.size for document in held_out]))}
+    write_json(out / "sweep.json", conclusion)
+    return conclusion
 
 
 def parse_sizes(text: str) -> list[int]:
@@ -127,24 +127,24 @@ def parse_sizes(text: str) -> list[int]:
         raise UserError(f"sizes {text!r}: expected whole numbers with commas between them, such as 1024,2048,4096") from None
 
 
-def split(found: Sequence[Document], held_out_bytes: int) -> list[Document]:
-    """The documents with split "train" or "held_out": as they say themselves, or else the first of them held out.
+def split(sampled: Sequence[Document], held_out_bytes: int) -> list[Document]:
+    """The documents with split "train" or "held_out": as their column states, or else with the first of them held out.
 
     Documents of other splits, and held-out ones beyond `held_out_bytes`, are left out. Raises UserError when one side
     would have too few.
     """
-    found = [document for document in found if document.split in ("", "train", "held_out")]
-    given = any(document.split == "held_out" for document in found)
-    room = held_out_bytes if given else min(held_out_bytes, MOST_HELD_OUT * sum(document.size for document in found))
+    sampled = [document for document in sampled if document.split in ("", "train", "held_out")]
+    given = any(document.split == "held_out" for document in sampled)
+    room = held_out_bytes if given else min(held_out_bytes, MOST_HELD_OUT * sum(document.size for document in sampled))
     sides: dict[str, list[Document]] = {"held_out": [], "train": []}
-    for document in found:
+    for document in sampled:
         side = document.split if given else "held_out" if room > 0 else "train"
         if side == "held_out":
             if room <= 0:
                 continue
             room -= document.size
         sides[side or "train"].append(Document(document.text, document.domain, document.language, side or "train"))
-    if len(found) < FEWEST_DOCUMENTS or len(sides["held_out"]) < 2 or not sides["train"]:
+    if len(sampled) < FEWEST_DOCUMENTS or len(sides["held_out"]) < 2 or not sides["train"]:
         raise UserError(
             f"{len(sides['train'])} different documents to train on and {len(sides['held_out'])} to hold out are too few: "
             f"give at least {FEWEST_DOCUMENTS}, 2 of them held out"
@@ -157,12 +157,12 @@ def verdict(results: Sequence[dict[str, Any]], sizes: np.ndarray) -> dict[str, A
 
     sizes (held-out documents,): their bytes, on which the results' `nats` were spent.
     """
-    best = min(results, key=lambda one: one["bits_per_byte"]["all"])
+    best = min(results, key=lambda result: result["bits_per_byte"]["all"])
     rows = []
-    for one in results:
-        behind, error = paired_difference(np.array(one["nats"]) - np.array(best["nats"]), sizes)
-        shown = {name: value for name, value in one.items() if name != "nats"}
-        rows.append({**shown, "behind": behind, "standard_error": error, "as_good": behind <= Z95 * error})
+    for result in results:
+        behind, error = paired_difference(np.array(result["nats"]) - np.array(best["nats"]), sizes)
+        reported = {name: value for name, value in result.items() if name != "nats"}
+        rows.append({**reported, "behind": behind, "standard_error": error, "as_good": behind <= Z95 * error})
     chosen = next(row for row in rows if row["as_good"])
     name, winner = chosen["vocabulary"], best["vocabulary"]
     if name == winner:
@@ -182,7 +182,7 @@ def verdict(results: Sequence[dict[str, Any]], sizes: np.ndarray) -> dict[str, A
 def paired_difference(nats: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
     """Bits per byte that one model needs more than another on the same documents, and its standard error.
 
-    nats (documents,): needed more on each; sizes (documents,): bytes. The error is that of a ratio of two sums over
+    nats (documents,): the difference on each; sizes (documents,): bytes. The error is that of a ratio of two sums over
     documents that were drawn at random (linearised; Cochran 1977, section 6.3).
     """
     ratio = nats.sum() / sizes.sum()
@@ -193,7 +193,7 @@ def paired_difference(nats: np.ndarray, sizes: np.ndarray) -> tuple[float, float
 def _claim(out: Path, settings: dict[str, Any]) -> None:
     path = out / "settings.json"
     require_made_with(path, out / "sweep.json", out / "sweep.html", out / TEXTS)
-    # Where the texts are not written yet they were refused, and others are given now.
+    # Without the file of texts the earlier ones were refused, and others are given now.
     before = (read_sealed(path) if (out / TEXTS).exists() else None) or settings
     different = [
         f"{name} {before.get(name)}, now {value}" for name, value in settings.items() if before.get(name) != value
@@ -206,10 +206,10 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     write_sealed(path, settings)
 
 
-def _write_documents(path: Path, found: Sequence[Document]) -> None:
+def _write_documents(path: Path, sampled: Sequence[Document]) -> None:
     columns = {
-        "text": pa.array([document.text for document in found], pa.large_string()),
-        **{name: pa.array([getattr(document, name) for document in found], pa.string()) for name in documents.ANNOTATIONS},
+        "text": pa.array([document.text for document in sampled], pa.large_string()),
+        **{name: pa.array([getattr(document, name) for document in sampled], pa.string()) for name in documents.ANNOTATIONS},
     }
     with replacing(path) as temporary:
         pq.write_table(pa.table(columns), temporary, compression="zstd", row_group_size=4096)
@@ -218,10 +218,10 @@ def _write_documents(path: Path, found: Sequence[Document]) -> None:
 
 def _largest(texts: Path, folder: Path, vocabulary: int, pattern_name: str, workers: int | None) -> Tokenizer:
     """The tokenizer of the largest size, from this sweep or the one that it continues."""
-    made = folder / "tokenizer.json"
-    if not is_sealed(made) or Tokenizer.load(folder).size < vocabulary:
+    path = folder / "tokenizer.json"
+    if not is_sealed(path) or Tokenizer.load(folder).size < vocabulary:
         train_bpe([texts], folder, vocabulary, pattern_name, workers=workers)
-        seal(made)
+        seal(path)
     trained = Tokenizer.load(folder)
     if trained.size < vocabulary:
         raise UserError(f"this text has pairs for {trained.size} tokens only; leave out the sizes above, or give more text")

@@ -53,7 +53,7 @@ def measure(
     steps = steps_for(settings["flop"], depth, tokenizer.size, context)
     budget = steps * step_tokens
     sequences = [np.array([tokenizer.end_of_text, *tokenizer.encode(document.text)]) for document in held_out]
-    # One more row, which is cut short at the end of the stream.
+    # A context more, since the last row is cut short at the end of the stream.
     _write_tokens(folder / "tokens", tokenizer, texts, budget + context, sequences)
     base = PretrainingConfig(
         depth=depth,
@@ -65,7 +65,7 @@ def measure(
     )
     runtime = Runtime(device, folder, f"vocabulary {tokenizer.size}", seed, lambda text: None)
     model, trained = pretrain(tokenizer, folder / "tokens", base, runtime)
-    nats = [-float(found.sum()) for found in score(model, sequences)]
+    nats = [-float(log_probabilities.sum()) for log_probabilities in score(model, sequences)]
     model_folder.save(folder, model, tokenizer, chat=False)
     counts = [len(sequence) - 1 for sequence in sequences]
     available = sum(int(pc.sum(pc.binary_length(batch)).as_py()) for batch in _training(texts))
@@ -113,18 +113,18 @@ def _write_tokens(
 
 
 def _by_kind(
-    found: Sequence[Document], values: Sequence[float], ratio: Callable[[float, int], float]
+    held_out: Sequence[Document], values: Sequence[float], ratio: Callable[[float, int], float]
 ) -> dict[str, Any]:
     """`ratio` of the sum of values and the bytes, over all documents, each domain and each known language."""
 
-    def of(some: list[int]) -> float:
-        return ratio(sum(values[i] for i in some), sum(found[i].size for i in some))
+    def ratio_of(indices: list[int]) -> float:
+        return ratio(sum(values[i] for i in indices), sum(held_out[i].size for i in indices))
 
     def each(names: list[str]) -> dict[str, float]:
-        return {name: of([i for i, other in enumerate(names) if other == name]) for name in sorted({*names} - {""})}
+        return {name: ratio_of([i for i, value in enumerate(names) if value == name]) for name in sorted({*names} - {""})}
 
     return {
-        "all": of(list(range(len(found)))),
-        "domain": each([document.domain for document in found]),
-        "language": each([document.language for document in found]),
+        "all": ratio_of(list(range(len(held_out)))),
+        "domain": each([document.domain for document in held_out]),
+        "language": each([document.language for document in held_out]),
     }

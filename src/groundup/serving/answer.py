@@ -1,4 +1,4 @@
-"""A choice of an answer as it is made: tokens become text, text stops at a stop string, both go to who waits for them."""
+"""A choice of an answer as it is made: tokens become text, text ends at a stop string, and both go to the waiting client."""
 
 import asyncio
 import json
@@ -15,41 +15,41 @@ from groundup.tokenizer.tokenizer import StreamDecoder
 encode = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make one for each token of a stream
 
 
-class Placed(NamedTuple):
-    """A token, and how many characters of the text come before it; tokens that are parts of one character stand before it."""
+class TokenAtOffset(NamedTuple):
+    """A token, and how many characters of the text come before it; tokens that are parts of one character all have its offset."""
 
     token: Token
     offset: int
 
 
 class Piece(NamedTuple):
-    """What is new of a choice: text, the tokens of it where log-probabilities are asked for, and, at its end, the reason."""
+    """The newest part of a choice: text, its tokens where log-probabilities are asked for, and, at its end, the reason."""
 
     choice: int
     text: str
-    tokens: list[Placed]
+    tokens: list[TokenAtOffset]
     reason: str = ""
     problem: str = ""
 
 
 class Choice:
-    """One answer to one prompt. `request` is for the scheduler; pieces appear in `deliver`, which is called by its thread.
+    """One answer to one prompt. `request` is for the scheduler, whose thread calls `deliver` with each piece.
 
-    `whole`: only the end is delivered, with all of the text, since nobody reads before.
+    `only_end`: one piece is delivered at the end, with all of the text, since nobody reads before.
     """
 
     def __init__(
         self, index: int, model: ServedModel, prompt: list[int], sampling: RequestSampling, max_tokens: int, seed: int,
-        ends: frozenset[int], stops: Sequence[str], logprobs: int | None, echo: bool, whole: bool, chat: bool,
+        ends: frozenset[int], stops: Sequence[str], logprobs: int | None, echo: bool, only_end: bool, chat: bool,
         deliver: Callable[[Piece], None],
     ) -> None:  # fmt: skip
-        self.index, self.stops, self.whole, self.deliver = index, stops, whole, deliver
+        self.index, self.stops, self.only_end, self.deliver = index, stops, only_end, deliver
         self.echo, self.ends, self.logprobs = echo, ends, logprobs
         self.tokenizer = model.tokenizer
         self.decoder = StreamDecoder(model.tokenizer, within=not chat)
         self.held = ""  # text that may be the beginning of a stop string
         self.text: list[str] = []  # not delivered yet
-        self.tokens: list[Placed] = []
+        self.tokens: list[TokenAtOffset] = []
         self.characters = 0  # of all tokens so far
         self.stopped = False
         self.prompt_tokens = len(prompt)
@@ -70,9 +70,9 @@ class Choice:
     def _add(self, token: Token, text: str) -> None:
         """Count the text that came with a token, which may be that of bytes before it too."""
         if self.logprobs is not None:
-            own = token_text(self.tokenizer, token.id)
-            before = len(text) - len(own) if text.endswith(own) else 0
-            self.tokens.append(Placed(token, self.characters + before))
+            token_string = token_text(self.tokenizer, token.id)
+            before = len(text) - len(token_string) if text.endswith(token_string) else 0
+            self.tokens.append(TokenAtOffset(token, self.characters + before))
         self.characters += len(text)
 
     def _on_token(self, token: Token) -> bool:
@@ -81,15 +81,15 @@ class Choice:
         if text:
             self.held += text
             self._release()
-        if not self.whole and (self.text or self.tokens):
+        if not self.only_end and (self.text or self.tokens):
             self._send()
         return self.stopped
 
     def _release(self, everything: bool = False) -> None:
         """Move text from `held` to `text`, up to a stop string or to what may be the beginning of one."""
-        places = [place for stop in self.stops if (place := self.held.find(stop)) >= 0]
-        if places:
-            self.stopped, self.held, kept = True, self.held[: min(places)], 0
+        starts = [start for stop in self.stops if (start := self.held.find(stop)) >= 0]
+        if starts:
+            self.stopped, self.held, kept = True, self.held[: min(starts)], 0
         else:
             kept = 0 if everything else max((_overlap(self.held, stop) for stop in self.stops), default=0)
         cut = len(self.held) - kept
@@ -126,7 +126,7 @@ class Pieces:
         self.post.put(self.queue, piece)
 
     async def get(self) -> Piece:
-        """Raises RequestError for one that ended for want of something."""
+        """Raises RequestError for an answer that failed or was cancelled."""
         piece = await self.queue.get()
         if piece.reason == "error":
             raise RequestError(piece.problem, status=500, kind="server_error")
@@ -136,7 +136,7 @@ class Pieces:
 
 
 class _Post:
-    """What goes to a loop, which is woken once for all requests' pieces of a step: each time lets it run between two rows."""
+    """Pieces on their way to a loop. It is woken once for the pieces of a step: more often, it would run between two rows."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = weakref.ref(loop)
@@ -149,7 +149,7 @@ class _Post:
             if len(self.arrived) > 1:
                 return
         loop = self.loop()
-        if loop and not loop.is_closed():  # else nobody waits for it any more
+        if loop and not loop.is_closed():  # else nobody waits for the piece any more
             loop.call_soon_threadsafe(self._hand_over)
 
     def _hand_over(self) -> None:
@@ -163,7 +163,7 @@ _posts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Post] = weakref.We
 
 
 def token_text(tokenizer: Any, token: int) -> str:
-    """A token as clients are shown it; one that is no text by itself as `bytes:\\xe2\\x82`, as OpenAI writes it, or by name."""
+    """A token as clients see it: its text; bytes that are no text as `bytes:\\xe2\\x82`, as OpenAI writes them; or its name."""
     data: bytes = tokenizer.token_bytes(token)
     if not data:
         return next((name for name, number in tokenizer.special_tokens.items() if number == token), "")
@@ -173,16 +173,17 @@ def token_text(tokenizer: Any, token: int) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
-def completion_logprobs(tokenizer: Any, tokens: Sequence[Placed], alternatives: int) -> dict[str, Any]:
+def completion_logprobs(tokenizer: Any, tokens: Sequence[TokenAtOffset], alternatives: int) -> dict[str, Any]:
     """In the words of /v1/completions."""
 
     def top(token: Token) -> dict[str, float] | None:
         if token.logprob is None:
             return None
-        found: dict[str, float] = {}
-        for one, logprob in [(token.id, token.logprob), *token.top][: alternatives + 1]:
-            found.setdefault(token_text(tokenizer, one), logprob)  # of two that look alike: its own, or the likelier one's
-        return found
+        logprob_of_text: dict[str, float] = {}
+        for token_id, logprob in [(token.id, token.logprob), *token.top][: alternatives + 1]:
+            # Of two tokens of one text: the sampled one's, or the likelier one's.
+            logprob_of_text.setdefault(token_text(tokenizer, token_id), logprob)
+        return logprob_of_text
 
     return {
         "tokens": [token_text(tokenizer, token.id) for token, _ in tokens],
@@ -192,13 +193,13 @@ def completion_logprobs(tokenizer: Any, tokens: Sequence[Placed], alternatives: 
     }
 
 
-def chat_logprobs(tokenizer: Any, tokens: Sequence[Placed]) -> dict[str, Any]:
+def chat_logprobs(tokenizer: Any, tokens: Sequence[TokenAtOffset]) -> dict[str, Any]:
     """In the words of /v1/chat/completions."""
 
-    def one(token: int, logprob: float | None) -> dict[str, Any]:
+    def shown(token: int, logprob: float | None) -> dict[str, Any]:
         return {"token": token_text(tokenizer, token), "logprob": logprob, "bytes": list(tokenizer.token_bytes(token))}
 
-    content = [{**one(token.id, token.logprob), "top_logprobs": [one(*top) for top in token.top]} for token, _ in tokens]
+    content = [{**shown(token.id, token.logprob), "top_logprobs": [shown(*top) for top in token.top]} for token, _ in tokens]
     return {"content": content, "refusal": None}
 
 

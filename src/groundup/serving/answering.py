@@ -17,13 +17,13 @@ from groundup.serving.answer import Choice, Piece, Pieces, chat_logprobs, comple
 from groundup.serving.loaded_models import ServedModel
 from groundup.serving.protocol import MOST_CHOICES, ChatRequest, CompletionRequest, GenerationBody, RequestError
 
-LONG = 4000  # bytes of a request: encoding more takes so long that others are to be answered meanwhile
-MAX_TOKENS = 16  # of /v1/completions, where none is asked for, as OpenAI has it
+THREADED_BYTES = 4000  # of a request: encoding more takes so long that it is done in a thread, while others are answered
+MAX_TOKENS = 16  # of /v1/completions where the client gives none, as OpenAI has it
 
 
 @dataclass
-class Asked:
-    """A request with its choices at work."""
+class PendingRequest:
+    """A request whose choices the scheduler has."""
 
     request: ChatRequest | CompletionRequest
     model: ServedModel
@@ -57,22 +57,22 @@ class Asked:
         return completion_logprobs(self.model.tokenizer, piece.tokens, self.request.logprobs or 0)
 
 
-async def ask(request: ChatRequest | CompletionRequest, model: ServedModel, size: int) -> Asked:
-    """Put a request of `size` bytes to work. Raises RequestError for what cannot be done, and for too many that wait (429)."""
+async def submit(request: ChatRequest | CompletionRequest, model: ServedModel, size: int) -> PendingRequest:
+    """Submit a request of `size` bytes. Raises RequestError for what cannot be done, and where too many wait (429)."""
     try:
-        # To another thread and back takes longer than to encode a short text: a first token comes later by it.
-        prompts = await run_in_threadpool(_prompts, request, model) if size > LONG else _prompts(request, model)
-        asked = _asked(request, model, prompts)
-        model.scheduler.submit([choice.request for choice in asked.choices])
+        # The way to another thread and back takes longer than encoding a short text, and delays the first token.
+        prompts = await run_in_threadpool(_prompts, request, model) if size > THREADED_BYTES else _prompts(request, model)
+        pending = _pending(request, model, prompts)
+        model.scheduler.submit([choice.request for choice in pending.choices])
     except UserError as error:
         raise RequestError(str(error), "messages" if isinstance(request, ChatRequest) else "prompt") from None
     except Full:
-        most, count = model.scheduler.waiting_most, len(asked.choices)
-        said = f"{most} requests are waiting already; try again later" if count <= most else (
-            f"{count} answers are asked for, and {most} may wait: ask for fewer at a time"
+        max_waiting, count = model.scheduler.waiting_most, len(pending.choices)
+        message = f"{max_waiting} requests are waiting already; try again later" if count <= max_waiting else (
+            f"{count} answers are asked for, and {max_waiting} may wait: ask for fewer at a time"
         )
-        raise RequestError(said, status=429, kind="rate_limit_exceeded", code="queue_full") from None
-    return asked
+        raise RequestError(message, status=429, kind="rate_limit_exceeded", code="queue_full") from None
+    return pending
 
 
 def _prompts(request: ChatRequest | CompletionRequest, model: ServedModel) -> list[list[int]]:
@@ -82,14 +82,14 @@ def _prompts(request: ChatRequest | CompletionRequest, model: ServedModel) -> li
     if isinstance(prompt, str) or not prompt or isinstance(prompt[0], int):
         prompt = [prompt]
     size = model.scheduler.model.config.vocab_size
-    ids = [model.prompt_of_text(one) if isinstance(one, str) else list(one) for one in prompt]
-    for some in ids:
-        if bad := next((token for token in some if token >= size), None):
+    ids = [model.prompt_of_text(text_or_ids) if isinstance(text_or_ids, str) else list(text_or_ids) for text_or_ids in prompt]
+    for prompt_ids in ids:
+        if bad := next((token for token in prompt_ids if token >= size), None):
             raise RequestError(f"prompt: token {bad} is none of the model's {size:,}", "prompt")
     return ids
 
 
-def _asked(request: ChatRequest | CompletionRequest, model: ServedModel, prompts: list[list[int]]) -> Asked:
+def _pending(request: ChatRequest | CompletionRequest, model: ServedModel, prompts: list[list[int]]) -> PendingRequest:
     chat, count = isinstance(request, ChatRequest), request.n or 1
     if len(prompts) * count > MOST_CHOICES:
         raise RequestError(f"{len(prompts)} prompts times n = {count} are more than {MOST_CHOICES} answers", "n")
@@ -105,18 +105,18 @@ def _asked(request: ChatRequest | CompletionRequest, model: ServedModel, prompts
     seed = int.from_bytes(os.urandom(7)) if request.seed is None else request.seed % 2**63
     pieces = Pieces()
     choices = []
-    for number, prompt in enumerate(one for one in prompts for _ in range(count)):
-        most = max(1, model.length - len(prompt)) if limit is None else limit  # a chat answers until it ends
+    for number, prompt in enumerate(prompt for prompt in prompts for _ in range(count)):
+        max_tokens = max(1, model.context_length - len(prompt)) if limit is None else limit  # a chat answers until it ends
         choices.append(Choice(
-            number, model, prompt, sampling, most, (seed + number % count) % 2**63, model.ends(chat), request.stops,
+            number, model, prompt, sampling, max_tokens, (seed + number % count) % 2**63, model.ends(chat), request.stops,
             alternatives, echo, not request.stream, chat, pieces.put,
         ))  # fmt: skip
-    return Asked(request, model, choices, pieces)
+    return PendingRequest(request, model, choices, pieces)
 
 
 def _sampling(request: GenerationBody, model: ServedModel) -> RequestSampling:
-    """As the client asks; where it does not, as the model's folder states, and neutral where that does not either."""
-    own, size = model.stated, model.scheduler.model.config.vocab_size
+    """Sampling as the client asks; else as the model's folder states; else neutral."""
+    defaults, size = model.generation_defaults, model.scheduler.model.config.vocab_size
     bias = {}
     for name, value in (request.logit_bias or {}).items():
         if not (name.isascii() and name.isdigit() and len(name) < 10 and name == str(int(name)) and int(name) < size):
@@ -128,57 +128,58 @@ def _sampling(request: GenerationBody, model: ServedModel) -> RequestSampling:
         return otherwise if value is None else value
 
     return RequestSampling(
-        temperature=float(given("temperature", own.temperature)), top_p=float(given("top_p", own.top_p)),
-        top_k=max(given("top_k", own.top_k), 0), min_p=float(given("min_p", 0.0)),
+        temperature=float(given("temperature", defaults.temperature)), top_p=float(given("top_p", defaults.top_p)),
+        top_k=max(given("top_k", defaults.top_k), 0), min_p=float(given("min_p", 0.0)),
         repetition_penalty=float(given("repetition_penalty", 1.0)), presence_penalty=float(given("presence_penalty", 0.0)),
         frequency_penalty=float(given("frequency_penalty", 0.0)), logit_bias=bias,
     )  # fmt: skip
 
 
-async def answer(asked: Asked, receive: Callable[[], Awaitable[Any]]) -> dict[str, Any]:
+async def answer(pending: PendingRequest, receive: Callable[[], Awaitable[Any]]) -> dict[str, Any]:
     """The whole answer. `receive`: of ASGI, after the body. Raises RequestError; a client that leaves frees its slots."""
-    watcher = asyncio.create_task(_cancel_when_gone(asked, receive))
+    watcher = asyncio.create_task(_cancel_on_disconnect(pending, receive))
     try:
         ended: dict[int, Piece] = {}
-        while len(ended) < len(asked.choices):
-            piece = await asked.pieces.get()
+        while len(ended) < len(pending.choices):
+            piece = await pending.pieces.get()
             ended[piece.choice] = piece
     finally:
         watcher.cancel()
-        asked.cancel()
+        pending.cancel()
     choices = []
     for number, piece in sorted(ended.items()):
-        said = {"message": {"role": "assistant", "content": piece.text}} if asked.chat else {"text": piece.text}
-        choices.append({"index": number, **said, "logprobs": asked.logprobs(piece), "finish_reason": piece.reason})
-    return {**asked.head(streamed=False), "choices": choices, "usage": asked.usage()}
+        content = {"message": {"role": "assistant", "content": piece.text}} if pending.chat else {"text": piece.text}
+        choices.append({"index": number, **content, "logprobs": pending.logprobs(piece), "finish_reason": piece.reason})
+    return {**pending.head(streamed=False), "choices": choices, "usage": pending.usage()}
 
 
-async def _cancel_when_gone(asked: Asked, receive: Callable[[], Awaitable[Any]]) -> None:
+async def _cancel_on_disconnect(pending: PendingRequest, receive: Callable[[], Awaitable[Any]]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    asked.cancel()
+    pending.cancel()
 
 
-async def stream(asked: Asked) -> AsyncIterator[str]:
-    """Server-sent events; what goes wrong after the first is one, too. Ends the work when the client leaves."""
+async def stream(pending: PendingRequest) -> AsyncIterator[str]:
+    """Server-sent events; an error after the first is an event too. The work is cancelled when the client leaves."""
     try:
-        usage = {"usage": None} if (options := asked.request.stream_options) and options.include_usage else {}
-        if asked.chat:
-            for choice in asked.choices:
+        usage = {"usage": None} if (options := pending.request.stream_options) and options.include_usage else {}
+        if pending.chat:
+            for choice in pending.choices:
                 start = {"index": choice.index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
-                yield event({**asked.head(True), "choices": [start], **usage})
-        open_choices = len(asked.choices)
+                yield event({**pending.head(True), "choices": [start], **usage})
+        open_choices = len(pending.choices)
         while open_choices:
-            piece = await asked.pieces.get()
+            piece = await pending.pieces.get()
             open_choices -= bool(piece.reason)
             delta = {"content": piece.text} if piece.text else {}
-            said: dict[str, Any] = {"delta": delta} if asked.chat else {"text": piece.text}
-            one = {"index": piece.choice, **said, "logprobs": asked.logprobs(piece), "finish_reason": piece.reason or None}
-            yield event({**asked.head(True), "choices": [one], **usage})
+            content: dict[str, Any] = {"delta": delta} if pending.chat else {"text": piece.text}
+            reason = piece.reason or None
+            part = {"index": piece.choice, **content, "logprobs": pending.logprobs(piece), "finish_reason": reason}
+            yield event({**pending.head(True), "choices": [part], **usage})
         if usage:
-            yield event({**asked.head(True), "choices": [], "usage": asked.usage()})
+            yield event({**pending.head(True), "choices": [], "usage": pending.usage()})
         yield "data: [DONE]\n\n"
     except RequestError as error:
         yield event(error.body)
     finally:
-        asked.cancel()
+        pending.cancel()

@@ -1,6 +1,6 @@
-"""Connections that bring no whole request, and those whose client reads nothing, are ended.
+"""Connections that bring no complete request, and those whose client reads nothing, are closed.
 
-Each holds a place among the files that a process may have open; where none is left, nobody else is answered.
+Each takes one of the files that a process may have open; when these are used up, nobody else is answered.
 """
 
 import asyncio
@@ -13,10 +13,10 @@ SECONDS = 60.0  # for a request, from its first byte to its last, and for a part
 
 
 class Connection(H11Protocol):
-    """For uvicorn's `http`. An answer may take as long as it does; only what the client is to do is waited for no longer."""
+    """For uvicorn's `http`. An answer may take as long as it needs; only what the client has to do has a time limit."""
 
-    late: asyncio.TimerHandle | None = None  # where its request is not whole
-    unread: asyncio.TimerHandle | None = None  # where it has not read all that was sent
+    request_timer: asyncio.TimerHandle | None = None  # while its request is incomplete
+    reading_timer: asyncio.TimerHandle | None = None  # while it has not read all that was sent
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -30,36 +30,36 @@ class Connection(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._expect_less_than(self.transport.get_write_buffer_size())
+        self._expect_reading(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self.unread = _ended(self.unread)
+        self.reading_timer = _cancelled(self.reading_timer)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.late, self.unread = _ended(self.late), _ended(self.unread)
+        self.request_timer, self.reading_timer = _cancelled(self.request_timer), _cancelled(self.reading_timer)
         super().connection_lost(exc)
 
     def _expect_request(self) -> None:
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
-            self.late = _ended(self.late)
-        elif self.late is None:
-            self.late = self.loop.call_later(SECONDS, self.transport.abort)
+            self.request_timer = _cancelled(self.request_timer)
+        elif self.request_timer is None:
+            self.request_timer = self.loop.call_later(SECONDS, self.transport.abort)
 
-    def _expect_less_than(self, size: int) -> None:
-        """Of `size` bytes some must be read in time."""
+    def _expect_reading(self, unread_before: int) -> None:
+        """Close the connection if none of `unread_before` bytes are read in time."""
 
-        def look() -> None:
-            left = self.transport.get_write_buffer_size()
-            if left < size:
-                self._expect_less_than(left)
+        def check() -> None:
+            unread_bytes = self.transport.get_write_buffer_size()
+            if unread_bytes < unread_before:
+                self._expect_reading(unread_bytes)
             else:
                 self.transport.abort()
 
-        _ended(self.unread)
-        self.unread = self.loop.call_later(SECONDS, look)
+        _cancelled(self.reading_timer)
+        self.reading_timer = self.loop.call_later(SECONDS, check)
 
 
-def _ended(timer: asyncio.TimerHandle | None) -> None:
+def _cancelled(timer: asyncio.TimerHandle | None) -> None:
     if timer is not None:
         timer.cancel()

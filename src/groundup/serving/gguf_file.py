@@ -123,14 +123,14 @@ def _write_tokens(writer: "gguf.GGUFWriter", config: DecoderConfig, tokenizer: T
     if chats:
         writer.add_eot_token_id(tokenizer.message_end)
     writer.add_pad_token_id(tokenizer.pad)
-    writer.add_add_bos_token(_opens(folder, tokenizer))
+    writer.add_add_bos_token(_begins_with_bos(folder, tokenizer))
     writer.add_add_eos_token(False)
     template = folder / "chat_template.jinja"
     if template.is_file():
         writer.add_chat_template(GENERATION_TAGS.sub("", template.read_text(encoding="utf-8")))
 
 
-def _opens(folder: Path, tokenizer: Tokenizer) -> bool:
+def _begins_with_bos(folder: Path, tokenizer: Tokenizer) -> bool:
     """Whether other tools put the first token before a text, as the folder tells them."""
     processor = read_object(folder / "tokenizer.json").get("post_processor")
     name = next((name for name, number in tokenizer.special_tokens.items() if number == tokenizer.begin_of_text), "")

@@ -1,4 +1,4 @@
-"""What is checked of every request before anything else: whom it is for, where it comes from, who sends it, how large it is."""
+"""What is checked of every request first: the host it names, the page it comes from, the key, and the size of the body."""
 
 import hmac
 import re
@@ -19,11 +19,11 @@ Receive, Send = Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[
 
 
 class Guard:
-    """ASGI middleware. `hosts`: names by which the server may be called; `key`: what clients must bring, if anything.
+    """ASGI middleware. `hosts`: names by which the server may be called; `key`: what clients must send, if anything.
 
-    A page of another site that is open in the browser of whoever runs the server could send requests to it. It cannot here:
-    the browser states its origin, which must be the server's own; a name that an attacker points to this machine (DNS
-    rebinding) is none of `hosts`; and a form cannot send JSON.
+    A page of another site, open in the browser of the person who runs the server, could send requests to it. Here it cannot:
+    the browser states the page's origin, which must be the server's own; a name that an attacker points to this machine (DNS
+    rebinding) is not in `hosts`; and a form cannot send JSON.
     """
 
     def __init__(self, app: Callable[..., Awaitable[None]], hosts: tuple[str, ...], key: str | None) -> None:
@@ -42,8 +42,8 @@ class Guard:
     def _check(self, request: Request) -> None:
         host = request.headers.get("host", "")
         if _name(host) not in self.hosts:
-            said = f"host {shown(host)} is not served here; whoever runs the server can name more hosts"
-            raise RequestError(said, "host", 403, "permission_error")
+            message = f"host {shown(host)} is not served here; whoever runs the server can name more hosts"
+            raise RequestError(message, "host", 403, "permission_error")
         origin = request.headers.get("origin")
         if origin is not None and origin.lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
             raise RequestError("requests from pages of other sites are not answered", "origin", 403, "permission_error")
@@ -52,26 +52,26 @@ class Guard:
         if self.key and request.url.path not in OPEN_PATHS:
             kind, _, given = request.headers.get("authorization", "").partition(" ")
             if kind.lower() != "bearer" or not hmac.compare_digest(given.encode("latin-1"), self.key):
-                said = "a key is needed: Authorization: Bearer KEY"
-                raise RequestError(said, None, 401, "authentication_error", "invalid_api_key")
+                message = "a key is needed: Authorization: Bearer KEY"
+                raise RequestError(message, None, 401, "authentication_error", "invalid_api_key")
         if request.method == "POST" and not request.headers.get("content-type", "").lower().startswith("application/json"):
             raise RequestError("content-type must be application/json", "content-type", 415)
 
 
 def _name(host: str) -> str:
-    """Of a Host header, without port; none of one that is no such thing."""
-    found = HOST.fullmatch(host.lower())
-    return (found[1] or found[2] or "") if found else ""
+    """The name in a Host header, without port; empty for what is no Host header."""
+    match = HOST.fullmatch(host.lower())
+    return (match[1] or match[2] or "") if match else ""
 
 
 def _is_a_visit(request: Request) -> bool:
-    """Whether somebody follows a link to a page, as that of an invitation in their mail: the page has no data yet."""
+    """Whether somebody follows a link to a page, such as an invitation in their mail: the page itself has no data."""
     kind = request.headers.get("sec-fetch-mode"), request.headers.get("sec-fetch-dest")
     return request.method == "GET" and request.url.path in OPEN_PATHS and kind == ("navigate", "document")
 
 
 async def body_of(request: Request, limit: int) -> bytes:
-    """Raises RequestError where it is larger, before more of it is read."""
+    """The body of a request. Raises RequestError as soon as more than `limit` bytes were read."""
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)

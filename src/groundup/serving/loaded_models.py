@@ -20,7 +20,7 @@ from groundup.tokenizer.tokenizer import Tokenizer
 @dataclass(frozen=True)
 class Capacity:
     slots: int = 16  # requests that are decoded together
-    waiting: int = 256  # more than these wait no longer: 429
+    waiting: int = 256  # requests that wait for a slot; more are refused (429)
     context_length: int | None = None  # prompt and answer; the model's if not given
     cache_mb: int = CACHE_MB  # for keys and values
 
@@ -46,35 +46,35 @@ class ServedModel:
         return cls(name or folder.resolve().name, folder, of_model(folder), scheduler)
 
     @property
-    def length(self) -> int:
+    def context_length(self) -> int:
         """Tokens of a prompt and its answer."""
         return self.scheduler.length
 
     @property
-    def stated(self) -> Any:
+    def generation_defaults(self) -> Any:
         """Sampling as the folder's generation_config.json states it."""
         return self.scheduler.model.generation
 
     @property
     def chats(self) -> bool:
-        """Whether it ends its answers with the end of a message."""
-        return self.tokenizer.message_end in self.stated.ends
+        """Whether the model ends its answers with the end of a message."""
+        return self.tokenizer.message_end in self.generation_defaults.ends
 
     def prompt_of_text(self, text: str) -> list[int]:
         """A document that begins with `text`."""
         return [self.tokenizer.begin_of_text, *self.tokenizer.encode(text)]
 
     def prompt_of_messages(self, messages: Sequence[dict[str, Any]], generation_prompt: bool = True) -> list[int]:
-        """Raises UserError for what is no conversation, and of a model that was not trained to chat."""
+        """Raises UserError for what is no conversation, and for a model that was not trained to chat."""
         if not self.chats:
             raise UserError(f"{self.name} was not trained to chat; use /v1/completions, or fine-tune it first")
-        refuse_what_is_not_read(messages)
+        refuse_unread_fields(messages)
         return render(self.tokenizer, messages, add_generation_prompt=generation_prompt)[0]
 
     def ends(self, chat: bool) -> frozenset[int]:
         if chat:
-            return frozenset(answer_ends(self.tokenizer, self.stated.ends))
-        return frozenset([self.tokenizer.end_of_text, *self.stated.ends])
+            return frozenset(answer_ends(self.tokenizer, self.generation_defaults.ends))
+        return frozenset([self.tokenizer.end_of_text, *self.generation_defaults.ends])
 
     def tokenizer_info(self) -> dict[str, Any]:
         """tokenizer_config.json of its folder, with the chat template, as vLLM answers it."""
@@ -85,15 +85,15 @@ class ServedModel:
         return settings
 
 
-def refuse_what_is_not_read(messages: Sequence[dict[str, Any]]) -> None:
-    """Raises UserError for what a message, or a part of its content, holds besides role and text; nothing of it would be used.
+def refuse_unread_fields(messages: Sequence[dict[str, Any]]) -> None:
+    """Raises UserError for a field of a message, or of a part of its content, besides role and text: it would not be used.
 
-    Fields without a value are let pass, which OpenAI's client gives with an answer that is sent back, and `type: text` of a
+    Accepted are fields without a value, which OpenAI's client gives with an answer that is sent back, and `type: text` of a
     message, which older versions of lm-eval give with each.
     """
     for number, message in enumerate(messages, start=1):
         content = message.get("content")
-        parts = [one for one in content if isinstance(one, dict)] if isinstance(content, list) else []
+        parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
         for read, fields in ((("role", "content"), message), *((("type", "text"), part) for part in parts)):
             for name, value in fields.items():
                 if name not in read and value not in (None, [], {}, "") and (name, value) != ("type", "text"):
@@ -102,10 +102,10 @@ def refuse_what_is_not_read(messages: Sequence[dict[str, Any]]) -> None:
 
 def open_all(specs: Sequence[str], capacity: Capacity) -> dict[str, ServedModel]:
     """By name. Raises UserError for two of one name."""
-    found: dict[str, ServedModel] = {}
+    models: dict[str, ServedModel] = {}
     for spec in specs:
         model = ServedModel.open(spec, capacity)
-        if model.name in found:
+        if model.name in models:
             raise UserError(f"two models are called {model.name}: give one a name, as {model.name}-2={model.folder}")
-        found[model.name] = model
-    return found
+        models[model.name] = model
+    return models

@@ -16,7 +16,7 @@ from fastapi.responses import (
 )
 from starlette.concurrency import run_in_threadpool
 
-from groundup.serving.answering import answer, ask, stream
+from groundup.serving.answering import answer, stream, submit
 from groundup.serving.guard import LOOPBACK, Guard, body_of
 from groundup.serving.loaded_models import ServedModel
 from groundup.serving.protocol import (
@@ -44,7 +44,7 @@ class Server:
         self.models, self.started = models, int(time.time())
 
     def model(self, name: str | None) -> ServedModel:
-        """The first where none is named. Raises RequestError (404) for a name that is none."""
+        """The first model where none is named. Raises RequestError (404) for an unknown name."""
         if name is None and self.models:
             return next(iter(self.models.values()))
         if name is None or name not in self.models:
@@ -60,45 +60,45 @@ class Server:
 
     async def _answer(self, request: Request, kind: type[ChatRequest] | type[CompletionRequest]) -> Response:
         body = await body_of(request, LARGEST_BODY)
-        wanted = read(kind, body)
-        asked = await ask(wanted, self.model(wanted.model), len(body))
-        if wanted.stream:
-            return StreamingResponse(stream(asked), media_type="text/event-stream", headers={"cache-control": "no-cache"})
-        return JSONResponse(await answer(asked, request.receive))
+        parsed = read(kind, body)
+        pending = await submit(parsed, self.model(parsed.model), len(body))
+        if parsed.stream:
+            return StreamingResponse(stream(pending), media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        return JSONResponse(await answer(pending, request.receive))
 
     async def list_models(self) -> dict[str, Any]:
         return {"object": "list", "data": [self._described(model) for model in self.models.values()]}
 
-    async def one_model(self, name: str) -> dict[str, Any]:
+    async def get_model(self, name: str) -> dict[str, Any]:
         return self._described(self.model(name))
 
     def _described(self, model: ServedModel) -> dict[str, Any]:
         owner = {"object": "model", "created": self.started, "owned_by": "groundup"}
-        return {"id": model.name, **owner, "max_model_len": model.length, "chat": model.chats}
+        return {"id": model.name, **owner, "max_model_len": model.context_length, "chat": model.chats}
 
     async def tokenize(self, request: Request) -> dict[str, Any]:
-        wanted = await _read(TokenizeRequest, request)
-        model = self.model(wanted.model)
-        if (wanted.prompt is None) == (wanted.messages is None):
+        parsed = await _read(TokenizeRequest, request)
+        model = self.model(parsed.model)
+        if (parsed.prompt is None) == (parsed.messages is None):
             raise RequestError("give either prompt or messages", "prompt")
 
         def ids() -> list[int]:
-            if wanted.messages is not None:
-                asks = wanted.add_generation_prompt is not False
-                return model.prompt_of_messages(wanted.messages, asks)
-            assert wanted.prompt is not None
-            with_special = wanted.add_special_tokens is not False
-            return model.prompt_of_text(wanted.prompt) if with_special else list(model.tokenizer.encode(wanted.prompt))
+            if parsed.messages is not None:
+                asks = parsed.add_generation_prompt is not False
+                return model.prompt_of_messages(parsed.messages, asks)
+            assert parsed.prompt is not None
+            with_special = parsed.add_special_tokens is not False
+            return model.prompt_of_text(parsed.prompt) if with_special else list(model.tokenizer.encode(parsed.prompt))
 
-        found = await run_in_threadpool(ids)
-        return {"tokens": found, "count": len(found), "max_model_len": model.length}
+        token_ids = await run_in_threadpool(ids)
+        return {"tokens": token_ids, "count": len(token_ids), "max_model_len": model.context_length}
 
     async def detokenize(self, request: Request) -> dict[str, Any]:
-        wanted = await _read(DetokenizeRequest, request)
-        tokenizer = self.model(wanted.model).tokenizer
-        if bad := next((token for token in wanted.tokens if token >= len(tokenizer)), None):
+        parsed = await _read(DetokenizeRequest, request)
+        tokenizer = self.model(parsed.model).tokenizer
+        if bad := next((token for token in parsed.tokens if token >= len(tokenizer)), None):
             raise RequestError(f"tokens: {bad} is none of {len(tokenizer):,}", "tokens")
-        return {"prompt": tokenizer.decode(wanted.tokens)}
+        return {"prompt": tokenizer.decode(parsed.tokens)}
 
     async def tokenizer_info(self, model: str | None = None) -> dict[str, Any]:
         return self.model(model).tokenizer_info()
@@ -137,7 +137,7 @@ def create_app(
     models: dict[str, ServedModel], hosts: tuple[str, ...] = LOOPBACK, key: str | None = None, runs: RunFolders | None = None,
     board: Board | None = None,
 ) -> FastAPI:  # fmt: skip
-    """The ASGI app; the models' schedulers work while it runs. Pages are those of what is given."""
+    """The ASGI app; the models' schedulers work while it runs. It has pages for models, runs and board where these are given."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> Any:
@@ -153,7 +153,7 @@ def create_app(
     app.post("/v1/completions")(server.completions)
     app.post("/v1/chat/completions")(server.chat)
     app.get("/v1/models")(server.list_models)
-    app.get("/v1/models/{name:path}")(server.one_model)
+    app.get("/v1/models/{name:path}")(server.get_model)
     app.post("/tokenize")(server.tokenize)
     app.post("/detokenize")(server.detokenize)
     app.get("/tokenizer_info")(server.tokenizer_info)
@@ -166,7 +166,7 @@ def create_app(
 
 
 def _add_pages(app: FastAPI, given: dict[str, bool]) -> None:
-    """Those that are given, each with links to all; the first is at / too."""
+    """Add the pages that are given, each with links to all of them; the first is at / too."""
     names = {"/": "Chat", "/runs": "Runs", "/leaderboard": "Leaderboard"}
     paths = [path for path in names if given[path]]
 
@@ -177,9 +177,9 @@ def _add_pages(app: FastAPI, given: dict[str, bool]) -> None:
         app.add_route(path, answer)
 
     for path in paths:
-        here = {path: ' aria-current="page"'}
-        links = [f'<a href="{one.strip("/") or "."}"{here.get(one, "")}>{names[one]}</a>' for one in paths]
-        others = f"<nav>{' '.join(links) if len(links) > 1 else ''}</nav>"
-        add(path, page("groundup.serving", f"{names[path].lower()}.html", others))
+        current = {path: ' aria-current="page"'}
+        links = [f'<a href="{target.strip("/") or "."}"{current.get(target, "")}>{names[target]}</a>' for target in paths]
+        navigation = f"<nav>{' '.join(links) if len(links) > 1 else ''}</nav>"
+        add(path, page("groundup.serving", f"{names[path].lower()}.html", navigation))
     if paths and paths[0] != "/":
         add("/", RedirectResponse(paths[0].strip("/")))

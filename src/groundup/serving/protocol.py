@@ -1,6 +1,6 @@
 """What clients may send, in the words of OpenAI's API and, for sampling beyond it, of vLLM's.
 
-A field that is not named here is refused by name; one that is named is honoured, or refused for any value that is not.
+A field that is not named here is refused by name. A field that is named is honoured, or its value is refused.
 """
 
 import difflib
@@ -20,9 +20,9 @@ MOST_CHOICES = 512  # prompts times n
 MOST_FIELDS = 100
 MOST_BIASES = 1024
 Texts = Annotated[list[str], Field(max_length=MOST_CHOICES, fail_fast=True)]
-SomeIds = Annotated[list[Ids], Field(max_length=MOST_CHOICES, fail_fast=True)]
+IdLists = Annotated[list[Ids], Field(max_length=MOST_CHOICES, fail_fast=True)]
 Messages = Annotated[list[dict[str, Any]], Field(fail_fast=True)]
-NEVER: dict[str, Any] = {"best_of": 1, "suffix": None, "tools": [], "tool_choice": "none", "functions": [], "store": False}
+UNSUPPORTED: dict[str, Any] = {"best_of": 1, "suffix": None, "tools": [], "tool_choice": "none", "functions": [], "store": False}
 
 
 class RequestError(Exception):
@@ -38,22 +38,22 @@ class RequestError(Exception):
 
 
 class Body(BaseModel):
-    """Of a body, however large, the first errors are looked for alone: each is an object, and of 8 MB there could be millions.
+    """Validation stops at the first errors: each error is an object, and a body of 8 MB could have millions of them.
 
-    So lists that may be long end at their first, and what an object may hold is counted before it is looked at.
+    So long lists fail fast, and the fields of an object are counted before they are validated.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _few(cls, content: Any) -> Any:
+    def _limit_fields(cls, content: Any) -> Any:
         if isinstance(content, dict) and len(content) > MOST_FIELDS:
             raise ValueError(f"fields: {len(content):,} are more than there are")
         return content
 
 
-def _few_biases(given: Any) -> Any:
+def _limit_biases(given: Any) -> Any:
     if isinstance(given, dict) and len(given) > MOST_BIASES:
         raise ValueError(f"{len(given):,} tokens, and at most {MOST_BIASES:,} may have one")
     return given
@@ -72,7 +72,7 @@ class ResponseFormat(Body):
 
 
 class GenerationBody(Body):
-    """What both ways to ask for text have in common."""
+    """The fields that both requests for text have."""
 
     model: str
     max_tokens: Annotated[int, Field(ge=0, le=2**20)] | None = None
@@ -83,7 +83,7 @@ class GenerationBody(Body):
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]] | None, BeforeValidator(_few_biases)] = None
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]] | None, BeforeValidator(_limit_biases)] = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     stop: str | Annotated[list[str], Field(max_length=16, fail_fast=True)] | None = None
@@ -95,8 +95,8 @@ class GenerationBody(Body):
     store: bool | None = None
 
     @model_validator(mode="after")
-    def _only_what_is_done(self) -> "GenerationBody":
-        for name, value in NEVER.items():
+    def _refuse_unsupported(self) -> "GenerationBody":
+        for name, value in UNSUPPORTED.items():
             given = getattr(self, name, None)
             if given is not None and given != value:
                 raise ValueError(f"{name}: not supported by this server")
@@ -112,7 +112,7 @@ class GenerationBody(Body):
 
 
 class CompletionRequest(GenerationBody):
-    prompt: str | Texts | Ids | SomeIds
+    prompt: str | Texts | Ids | IdLists
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MOST_ALTERNATIVES)] | None = None
 
@@ -129,7 +129,7 @@ class ChatRequest(GenerationBody):
     metadata: dict[str, Any] | None = None  # kept by OpenAI with what it stores, which nothing is here
 
     @model_validator(mode="after")
-    def _no_two_of_one_thing(self) -> "ChatRequest":
+    def _refuse_contradictions(self) -> "ChatRequest":
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs: only with logprobs = true")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
@@ -151,7 +151,7 @@ class DetokenizeRequest(Body):
 
 
 def read(kind: type[Kind], body: bytes) -> Kind:
-    """Raises RequestError, which names the field, for what is no such request."""
+    """The request in a body. Raises RequestError, which names the field, for what is no request of this kind."""
     try:
         text = body.decode("utf-8-sig")
         content = json.loads(text, object_pairs_hook=_each_once)
@@ -166,25 +166,25 @@ def read(kind: type[Kind], body: bytes) -> Kind:
     try:
         return kind.model_validate(content)
     except (ValidationError, RecursionError) as error:
-        raise _named(error, kind) from None
+        raise _request_error(error, kind) from None
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object. Raises RequestError for a name that is there twice, of which one value would be ignored."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    """A JSON object. Raises RequestError for a name that is given twice, since one of its values would be ignored."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise RequestError(f"field {shown(twice)} is there twice", twice[:100])
-    return found
+    return fields
 
 
-def _named(error: ValidationError | RecursionError, kind: type[Body]) -> RequestError:
+def _request_error(error: ValidationError | RecursionError, kind: type[Body]) -> RequestError:
     if isinstance(error, RecursionError):
         return RequestError("the body is nested too deep")
-    # Of a field that may be several things each says what is wrong: one of the right kind, and then the innermost, says most.
-    found = error.errors()
-    same_field = [one for one in found if one["loc"][:1] == found[0]["loc"][:1]]
-    first = max(same_field, key=lambda one: (not one["type"].endswith("_type"), len(one["loc"])))
+    # A field of several types has an error for each type. Errors beyond the type say more, and of these the innermost.
+    errors = error.errors()
+    same_field = [entry for entry in errors if entry["loc"][:1] == errors[0]["loc"][:1]]
+    first = max(same_field, key=lambda entry: (not entry["type"].endswith("_type"), len(entry["loc"])))
     param = str(first["loc"][0]) if first["loc"] else None
     where = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":

@@ -1,7 +1,7 @@
-"""Runs as they stand, for the page that watches them: steps, curves of metrics.jsonl, samples, the log's end.
+"""The state of runs, for the page that watches them: steps, curves of metrics.jsonl, samples, the log's end.
 
-A name that a request brings is compared with what lies in the folder and never made into a path; links that lead out of it are
-passed over.
+A name from a request is compared with the names in the folder and never made into a path; links that lead out of the folder are
+ignored.
 """
 
 import json
@@ -23,9 +23,9 @@ from groundup.core.text import visible
 from groundup.serving.protocol import RequestError
 
 MOST_RUNS, MOST_STEPS = 200, 100
-POINTS = 400  # of a curve: as many as a page is wide; of more the mean of those beside each other is shown
-MOST_CURVES = 64  # a file may name so many metrics
-KEPT_FILES = 16  # whose rows are remembered, so that a look reads what is new
+POINTS = 400  # of a curve: as many as a page is wide; with more, means of neighbouring points are shown
+MOST_CURVES = 64  # metrics of a file; others are left out
+KEPT_FILES = 16  # whose rows are remembered, so that only new ones are read
 TRAINING = "training"  # the folder of a step with what its training wrote
 METRICS = f"{TRAINING}/metrics.jsonl"
 READ_AT_ONCE = 32 << 20  # bytes of it
@@ -35,28 +35,28 @@ STEP_LINE = re.compile(r"\[(\d+)/(\d+)\] ")
 
 
 class Curves:
-    """The rows of one metrics.jsonl, read on from where the last look ended."""
+    """The rows of one metrics.jsonl; each reading begins where the last one ended."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.file, self.offset, self.bad = path, 0, 0, 0
         self.columns: dict[str, tuple[array[int], array[float]]] = {}
         self.last = -1
 
-    def look(self) -> None:
-        """Raises UserError where it is no plain file."""
+    def read_new(self) -> None:
+        """Read the rows that were added. Raises UserError where it is no plain file."""
         with open_plain(self.path) as file:
             status = os.fstat(file.fileno())  # of the file that is open: another may take its name
             if status.st_ino != self.file or status.st_size < self.offset:
                 self._forget(status.st_ino)
             file.seek(self.offset)
             while data := file.read(READ_AT_ONCE):
-                whole = data.rfind(b"\n") + 1
-                if not whole:
+                complete = data.rfind(b"\n") + 1
+                if not complete:
                     break
-                for line in data[:whole].split(b"\n"):
+                for line in data[:complete].split(b"\n"):
                     if line:
                         self._add(line)
-                self.offset += whole
+                self.offset += complete
                 file.seek(self.offset)
 
     def _forget(self, file: int) -> None:
@@ -106,74 +106,74 @@ class RunFolders:
         self.lock = threading.Lock()
 
     def list(self) -> dict[str, Any]:
-        """The one that changed last comes first."""
-        found = [{"run": name, "changed": _changed(path)} for name, path in self._runs().items()]
-        return {"now": time.time(), "runs": sorted(found, key=lambda one: -one["changed"])}
+        """All runs; the one that changed last comes first."""
+        runs = [{"run": name, "changed": _changed(path)} for name, path in self._run_folders().items()]
+        return {"now": time.time(), "runs": sorted(runs, key=lambda run: -run["changed"])}
 
-    def one(self, run: str) -> dict[str, Any]:
-        """Its steps, and how far it is. Raises RequestError for a name that is none."""
-        folder = self._run(run)
-        steps = [_step(name, path) for name, path in self._steps(folder).items()]
+    def status(self, run: str) -> dict[str, Any]:
+        """A run's steps, and how far it is. Raises RequestError for an unknown name."""
+        folder = self._run_folder(run)
+        steps = [_step_state(name, path) for name, path in self._step_folders(folder).items()]
         steps.sort(key=lambda step: (step["state"] == "at work", step["changed"]))
         lines = _last_lines(folder / "log.txt") if self._readable(folder / "log.txt") else []
-        at = next((found for line in reversed(lines) if (found := STEP_LINE.search(line))), None)
-        position = {"step": int(at[1]), "of": int(at[2])} if at else None
+        step_line = next((match for line in reversed(lines) if (match := STEP_LINE.search(line))), None)
+        position = {"step": int(step_line[1]), "of": int(step_line[2])} if step_line else None
         log = [visible(line)[:SHOWN_TEXT] for line in lines[-SHOWN_LINES:]]
         return {"run": run, "now": time.time(), "steps": steps, "position": position, "log": log}
 
     def curves(self, run: str, step: str, seen: str) -> dict[str, Any]:
-        """What is measured of a training; without its points where they are those that were `seen`."""
-        path = self._step(run, step) / METRICS
+        """The metrics of a training; without the points where the version is the one that the page has `seen`."""
+        path = self._step_folder(run, step) / METRICS
         if not self._readable(path):
             return {"version": "", "curves": {}, "bad": 0}
         with self.lock:
             curves = self.curves_of.pop(path, None) or Curves(path)
-            self.curves_of[path] = curves  # the last of those that were looked at
+            self.curves_of[path] = curves  # the most recently used
             while len(self.curves_of) > KEPT_FILES:
                 del self.curves_of[next(iter(self.curves_of))]
-            curves.look()
+            curves.read_new()
             version = f"{curves.file}-{curves.offset}"
             return {"version": version, "bad": curves.bad, **({} if version == seen else {"curves": curves.points()})}
 
     def samples(self, run: str, step: str) -> dict[str, Any]:
         """Texts that the model wrote: the first of samples.jsonl, the last of a policy at work, or those of an evaluation."""
-        step_folder = self._step(run, step)
+        step_folder = self._step_folder(run, step)
         folder = step_folder / TRAINING
         if self._readable(folder / "samples.jsonl"):
             with open_plain(folder / "samples.jsonl") as file:
-                rows = _read(file.read(READ_OF_TEXT).split(b"\n")[:-1])[:SHOWN_SAMPLES]
+                rows = _json_rows(file.read(READ_OF_TEXT).split(b"\n")[:-1])[:SHOWN_SAMPLES]
         elif self._readable(folder / "rollout_samples.jsonl"):
-            rows = _read([line.encode() for line in _last_lines(folder / "rollout_samples.jsonl")])[-SHOWN_SAMPLES:]
+            rows = _json_rows([line.encode() for line in _last_lines(folder / "rollout_samples.jsonl")])[-SHOWN_SAMPLES:]
         else:
-            known = (step_folder / MANIFEST).is_file()
-            found = _results(read_manifest(step_folder)).get("samples") if known else []
-            rows = found[:SHOWN_SAMPLES] if isinstance(found, list) else []
+            finished = (step_folder / MANIFEST).is_file()
+            samples = _results(read_manifest(step_folder)).get("samples") if finished else []
+            rows = samples[:SHOWN_SAMPLES] if isinstance(samples, list) else []
         return {"samples": [_texts(row) for row in rows]}
 
-    def _runs(self) -> dict[str, Path]:
-        """By name as it is shown."""
+    def _run_folders(self) -> dict[str, Path]:
+        """Folder of each run, by its name as it is shown."""
         if _is_step(self.folder) or any((self.folder / name).is_file() for name in (".lock", "log.txt")):
             return {visible(self.folder.name): self.folder}
         inside = sorted(path for path in self.folder.iterdir() if self._inside(path))
-        found = [path for path in inside if _is_step(path) or self._steps(path)]
-        return {visible(path.name): path for path in sorted(found, key=_changed)[-MOST_RUNS:]}
+        folders = [path for path in inside if _is_step(path) or self._step_folders(path)]
+        return {visible(path.name): path for path in sorted(folders, key=_changed)[-MOST_RUNS:]}
 
-    def _run(self, name: str) -> Path:
-        if (found := self._runs().get(name)) is None:
+    def _run_folder(self, name: str) -> Path:
+        if (folder := self._run_folders().get(name)) is None:
             raise RequestError(f"no run {name[:80]!r}", "run", 404)
-        return found
+        return folder
 
-    def _steps(self, run: Path) -> dict[str, Path]:
-        """Finished or at work; a folder that is one step itself has it alone."""
+    def _step_folders(self, run: Path) -> dict[str, Path]:
+        """Steps that are finished or at work; a folder that is one step itself has that one alone."""
         if _is_step(run):
             return {visible(run.name.removesuffix(".partial")): run}
         inside = [path for path in sorted(run.iterdir()) if self._inside(path) and _is_step(path)][:MOST_STEPS]
         return {visible(path.name.removesuffix(".partial")): path for path in inside}
 
-    def _step(self, run: str, name: str) -> Path:
-        if (found := self._steps(self._run(run)).get(name)) is None:
+    def _step_folder(self, run: str, name: str) -> Path:
+        if (folder := self._step_folders(self._run_folder(run)).get(name)) is None:
             raise RequestError(f"no step {name[:80]!r} in it", "step", 404)
-        return found
+        return folder
 
     def _inside(self, path: Path) -> bool:
         return path.is_dir() and path.resolve().is_relative_to(self.folder)
@@ -187,7 +187,7 @@ def _is_step(path: Path) -> bool:
     return not (path / MANIFEST).is_symlink() and any((path / name).is_file() for name in names)
 
 
-def _step(name: str, folder: Path) -> dict[str, Any]:
+def _step_state(name: str, folder: Path) -> dict[str, Any]:
     step = {"name": name, "changed": _changed(folder), "seconds": None, "results": {}}
     step["trains"] = (folder / METRICS).is_file()
     if not (folder / MANIFEST).is_file():
@@ -198,8 +198,8 @@ def _step(name: str, folder: Path) -> dict[str, Any]:
         return {**step, "state": "damaged", "results": {"": visible(str(error))[:SHOWN_TEXT]}}
     shown = {key: value for key, value in _results(manifest).items() if isinstance(value, str | int | float)}
     seconds = manifest["seconds"]
-    known = isinstance(seconds, int | float) and math.isfinite(seconds)
-    return {**step, "state": "done", "seconds": seconds if known else None, "results": _texts(shown)}
+    finite = isinstance(seconds, int | float) and math.isfinite(seconds)
+    return {**step, "state": "done", "seconds": seconds if finite else None, "results": _texts(shown)}
 
 
 def _results(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -225,12 +225,12 @@ def _last_lines(path: Path) -> list[str]:
     return [line for line in lines[bool(start) :] if line]
 
 
-def _read(lines: list[bytes]) -> list[Any]:
+def _json_rows(lines: list[bytes]) -> list[Any]:
     rows = []
     for line in lines:
         try:
             rows.append(json.loads(line))
-        except (ValueError, RecursionError):  # in the making
+        except (ValueError, RecursionError):  # not completely written yet
             continue
     return rows
 

@@ -18,22 +18,22 @@ class Board:
     """A leaderboard, read again when its file has changed."""
 
     def __init__(self, path: Path) -> None:
-        """Raises UserError where it is none."""
+        """Raises UserError where the file is no leaderboard."""
         self.path = path
-        self.seen: tuple[float, int] | None = None
+        self.version: tuple[float, int] | None = None
         self.shown: dict[str, Any] = {}
         self.show()
 
     def show(self) -> dict[str, Any]:
         """{"rows", "said", "standings"}. Raises UserError as `load` does."""
         status = self.path.stat() if self.path.exists() else None
-        seen = (status.st_mtime, status.st_size) if status else None
-        if seen is None or seen != self.seen:
+        version = (status.st_mtime, status.st_size) if status else None
+        if version is None or version != self.version:
             rows, said = load(self.path)
-            found = standings(rows, self.path.parent)
-            for board in (board for task in found for board in task["tables"]):
-                board["rows"] = [{**one, "row": one["row"].model_dump()} for one in board["rows"]]
-            self.seen, self.shown = seen, visible({"rows": len(rows), "said": said, "standings": found})
+            boards = standings(rows, self.path.parent)
+            for board in (board for task in boards for board in task["tables"]):
+                board["rows"] = [{**row, "row": row["row"].model_dump()} for row in board["rows"]]
+            self.version, self.shown = version, visible({"rows": len(rows), "said": said, "standings": boards})
         return self.shown
 
 
@@ -49,7 +49,7 @@ def add_routes(app: FastAPI, runs: RunFolders | None, board: Board | None) -> No
 
     if runs is not None:
         add("/runs/list", runs.list)
-        add("/runs/run", runs.one, "run")
+        add("/runs/run", runs.status, "run")
         add("/runs/curves", runs.curves, "run", "step", "seen")
         add("/runs/samples", runs.samples, "run", "step")
     if board is not None:

@@ -1,4 +1,4 @@
-"""What every server here does alike: listen, give out a page, say what went wrong. It loads no model."""
+"""What all servers share: listening, pages, errors as JSON. It loads no model."""
 
 import re
 import socket
@@ -17,18 +17,18 @@ from groundup.serving.protocol import RequestError
 # No outside address, nothing evaluated from text, in no frame.
 PAGE_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; " \
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-SHARED = re.compile(r"<!-- (\w+\.html) -->\n")  # in a page: a file of serving's that several pages share stands here
+SHARED = re.compile(r"<!-- (\w+\.html) -->\n")  # in a page: replaced by a file of serving's pages that several pages share
 
 
-def page(package: str, name: str, others: str = "") -> HTMLResponse:
-    """A page of a package's folder `pages`; `others`: links to the others, as HTML."""
-    text = (resources.files(package) / "pages" / name).read_text(encoding="utf-8").replace("<nav></nav>", others)
-    text = SHARED.sub(lambda found: (resources.files("groundup.serving") / "pages" / found[1]).read_text("utf-8"), text)
+def page(package: str, name: str, navigation: str = "") -> HTMLResponse:
+    """A page of a package's folder `pages`; `navigation`: links to the other pages, as HTML."""
+    text = (resources.files(package) / "pages" / name).read_text(encoding="utf-8").replace("<nav></nav>", navigation)
+    text = SHARED.sub(lambda match: (resources.files("groundup.serving") / "pages" / match[1]).read_text("utf-8"), text)
     return HTMLResponse(text, headers={"content-security-policy": PAGE_POLICY, "x-content-type-options": "nosniff"})
 
 
 def answer_errors(app: FastAPI) -> None:
-    """Every error as OpenAI's error object, nothing of the inside in it."""
+    """Answer every error with OpenAI's error object, without internals."""
 
     @app.exception_handler(RequestError)
     async def refused(_: Request, error: RequestError) -> Response:
@@ -44,7 +44,7 @@ def answer_errors(app: FastAPI) -> None:
         return JSONResponse(RequestError(text).body, error.status_code, error.headers)
 
     @app.exception_handler(ClientDisconnect)
-    async def gone(_: Request, error: ClientDisconnect) -> Response:
+    async def disconnected(_: Request, error: ClientDisconnect) -> Response:
         return Response(status_code=400)  # nobody reads it
 
     @app.exception_handler(Exception)
@@ -53,20 +53,20 @@ def answer_errors(app: FastAPI) -> None:
 
 
 def server(app: FastAPI, grace: int = 5) -> uvicorn.Server:
-    """When it is told to stop, answers that are being written have `grace` seconds to end."""
+    """A server. When it is stopped, answers that are being written have `grace` seconds to end."""
     config = uvicorn.Config(
         app, http=Connection, ws="none", log_level="warning", access_log=False, timeout_graceful_shutdown=grace
     )
     return uvicorn.Server(config)
 
 
-def answer(app: FastAPI, listening: socket.socket) -> None:
-    """Until Ctrl-C."""
+def serve_until_stopped(app: FastAPI, listening: socket.socket) -> None:
+    """Answer until Ctrl-C."""
     server(app).run(sockets=[listening])
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Raises UserError for an address that is not free."""
+    """A socket that listens. Raises UserError for an address that is not free."""
     listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
