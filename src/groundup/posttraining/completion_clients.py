@@ -156,7 +156,7 @@ class FolderClient:
             raise UserError(end[1] or "the model was stopped before its answer was whole")
         text += decoder.finish()
         places = [place for stop in ask.stops if (place := text.find(stop)) >= 0]
-        return Completion(text[: min(places)] if places else text, end[0], len(prompt), request.answered)
+        return Completion(text[: min(places)] if places else text, end[0], len(prompt), request.answer_length)
 
 
 @contextlib.contextmanager

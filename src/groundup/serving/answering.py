@@ -42,7 +42,7 @@ class Asked:
     def usage(self) -> dict[str, int]:
         # Of n answers to one prompt the prompt counts once, as OpenAI counts it.
         prompts = sum(choice.prompt_tokens for choice in self.choices[:: self.request.n or 1])
-        answers = sum(choice.request.answered for choice in self.choices)
+        answers = sum(choice.request.answer_length for choice in self.choices)
         return {"prompt_tokens": prompts, "completion_tokens": answers, "total_tokens": prompts + answers}
 
     def head(self, streamed: bool) -> dict[str, Any]:
@@ -67,7 +67,7 @@ async def ask(request: ChatRequest | CompletionRequest, model: ServedModel, size
     except UserError as error:
         raise RequestError(str(error), "messages" if isinstance(request, ChatRequest) else "prompt") from None
     except Full:
-        most, count = model.scheduler.waiting_most, len(asked.choices)
+        most, count = model.scheduler.max_waiting, len(asked.choices)
         said = f"{most} requests are waiting already; try again later" if count <= most else (
             f"{count} answers are asked for, and {most} may wait: ask for fewer at a time"
         )
