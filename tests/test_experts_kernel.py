@@ -15,7 +15,7 @@ pytestmark = pytest.mark.float32_kernels
 
 
 def results(mixture, x, by_kernels):
-    mixture.by_kernels_in = x.dtype if by_kernels else None
+    mixture.kernel_dtype = x.dtype if by_kernels else None
     mixture.zero_grad()
     x = x.clone().requires_grad_()
     out = mixture(x)

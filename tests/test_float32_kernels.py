@@ -239,7 +239,7 @@ def test_rewards_and_their_gradients_are_those_of_pytorch(tmp_path):
     alike(results[1], results[0])
     # Other last bits somewhere: the kernels were at work.
     assert any(not torch.equal(one, results[0][1][name]) for name, one in results[1][1].items())
-    assert ours.model.by_kernels_in is None
+    assert ours.model.kernel_dtype is None
 
 
 @pytest.mark.parametrize("muon", [True, False])
@@ -289,7 +289,7 @@ def test_muon_makes_of_a_gradient_what_pytorch_does(shape):
 def test_post_training_says_whether_it_goes_by_kernels(model_type, said, caplog, tmp_path):
     model, runtime = Decoder(replace(CONFIG, model_type=model_type)), in_float32(tmp_path, "sft")
     with caplog.at_level("INFO"), by_kernels([model], runtime):
-        assert (model.model.by_kernels_in is not None) == in_use(model) == (model_type == "qwen3")
+        assert (model.model.kernel_dtype is not None) == in_use(model) == (model_type == "qwen3")
     assert said in caplog.text
     assert not in_use(model)
 

@@ -54,7 +54,7 @@ def test_prompts_parts_and_drafts_are_those_of_pytorch(toy_decoder, shape):
     for ask in (
         lambda state: state.prefill(some),
         lambda state: state.decode(drafts).flatten(0, 1),
-        lambda state: state.extend(3, more * 3, every=True),
+        lambda state: state.extend(3, more * 3, all_tokens=True),
         lambda state: state.extend(3, more),
     ):
         found, expected = ask(by_kernels), ask(by_pytorch)

@@ -133,7 +133,7 @@ def test_scoring_within_a_training_in_bfloat16_is_in_float32_and_leaves_it_as_it
     model.use_kernels(96)
     found = likelihood.score(model, texts)
     assert all(map(np.array_equal, found, expected))
-    assert model.model.by_kernels_in == model.loss_by_kernels == torch.bfloat16
+    assert model.model.kernel_dtype == model.loss_kernel_dtype == torch.bfloat16
 
 
 @needs_kernels

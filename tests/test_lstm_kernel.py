@@ -57,12 +57,12 @@ def test_the_same_to_the_bit_for_any_number_of_threads():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda inputs, weight, begins: (inputs[..., :-1], weight, begins), "asked for"),
-        (lambda inputs, weight, begins: (inputs[..., :16].contiguous(), weight, begins), "must be as gates|asked for"),
+        (lambda inputs, weight, begins: (inputs[..., :-1], weight, begins), "they must be"),
+        (lambda inputs, weight, begins: (inputs[..., :16].contiguous(), weight, begins), "must be as gates|they must be"),
         (lambda inputs, weight, begins: (inputs.double(), weight, begins), "float64"),
         (lambda inputs, weight, begins: (inputs, weight.T.contiguous().T, begins), "strides"),
-        (lambda inputs, weight, begins: (inputs, weight[:, :8], begins), "asked for"),
-        (lambda inputs, weight, begins: (inputs, weight, begins[:, :2]), "asked for"),
+        (lambda inputs, weight, begins: (inputs, weight[:, :8], begins), "they must be"),
+        (lambda inputs, weight, begins: (inputs, weight, begins[:, :2]), "they must be"),
         (lambda inputs, weight, begins: (inputs, weight, begins.int()), "bool"),
     ],
 )

@@ -146,14 +146,14 @@ def test_numbers_that_are_not_finite(toy_decoder):
         (ValueError, {"slots_N": torch.tensor([0, 1])}),
         (ValueError, {"parents_N": torch.tensor([[-1, 0, 0]])}),
         (ValueError, {"targets_A": torch.tensor([1])}),
-        (ValueError, {"asked_A": torch.tensor([0.0, 1.0])}),
+        (ValueError, {"context_A": torch.tensor([0.0, 1.0])}),
         (IndexError, {"ids_N": torch.tensor([0, 1, 37])}),
         (IndexError, {"slots_N": torch.tensor([0, 1, 20])}),
         (IndexError, {"parents_N": torch.tensor([-1, 0, 2])}),
         (IndexError, {"parents_N": torch.tensor([-2, 0, 0])}),
         (IndexError, {"positions_N": torch.tensor([0, 1, 2])}),
         (IndexError, {"wanted_M": torch.tensor([2, 1])}),
-        (IndexError, {"asked_A": torch.tensor([0, 2])}),
+        (IndexError, {"context_A": torch.tensor([0, 2])}),
         (IndexError, {"targets_A": torch.tensor([0, 37])}),
         (IndexError, {"targets_A": torch.tensor([-1, 0])}),
     ],
@@ -164,7 +164,7 @@ def test_tensors_of_another_kind_or_shape_raise(small, error, wrong):
     good = {
         "ids_N": torch.tensor([0, 1, 2]), "positions_N": torch.tensor([0, 1, 1]), "slots_N": torch.tensor([0, 1, 2]),
         "parents_N": torch.tensor([-1, 0, 0]), "rope_cache": state.rope_cache, "cache": state.cache,
-        "wanted_M": torch.tensor([1, 2]), "asked_A": torch.tensor([1, 0]), "targets_A": torch.tensor([3, 4]),
+        "wanted_M": torch.tensor([1, 2]), "context_A": torch.tensor([1, 0]), "targets_A": torch.tensor([3, 4]),
     }  # fmt: skip
     state.steps.likelihoods(**good)
     with pytest.raises(error):

@@ -48,7 +48,7 @@ needs_kernels = pytest.mark.skipif(not has_kernels(), reason="no kernels on this
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @torch.inference_mode()
 def test_logits_are_the_decoders(toy_decoder, monkeypatch, shape, at_once):
-    monkeypatch.setattr(decoding, "READ_AT_ONCE", at_once)
+    monkeypatch.setattr(decoding, "PREFILL_TOKENS", at_once)
     model, lengths = toy_decoder(seed=1, **shape), [4, 9, 1, 9]
     ids = torch.randint(50, (4, 9 + STEPS), generator=torch.Generator().manual_seed(0))
     whole = model(ids)
@@ -81,7 +81,7 @@ def test_by_kernels_a_token_has_the_same_logits_in_any_company(toy_decoder):
         finally:
             torch.set_num_threads(1)
         for place, row in enumerate(rows):  # each by itself, since reading several at once rounds in another way
-            state._read([ids[row, : lengths[row]].tolist()], place)
+            state._prefill_part([ids[row, : lengths[row]].tolist()], place)
         places = torch.tensor([lengths[row] for row in rows])[:, None]
         some = [torch.arange(start, end) + places for start, end in pairwise(ends)]
         return torch.cat([state.decode(ids[torch.tensor(rows)[:, None], one]) for one in some], dim=1)

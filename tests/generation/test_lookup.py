@@ -8,20 +8,20 @@ from hypothesis import strategies as st
 from groundup.generation import engine, prompt_lookup
 from groundup.generation.decoding import Decoding
 from groundup.generation.engine import Sampling, generate
-from groundup.generation.prompt_lookup import LEAST, PromptLookup, drafts
+from groundup.generation.prompt_lookup import MIN_DRAFT, PromptLookup, drafts
 from groundup.model.base import initialise
 from groundup.model.decoder import Decoder, DecoderConfig
 
 
 def test_a_draft_is_what_followed_the_last_tokens_before():
     row = PromptLookup([1, 2, 3, 4, 5, 9, 3, 4, 6, 7, 2, 3, 4])
-    assert row.promising() == LEAST
+    assert row.promising() == MIN_DRAFT
     assert row.propose(3) == [5, 9, 3]  # after 2 3 4; after 3 4 alone it was 6
 
 
 def test_two_tokens_do_where_three_are_new_and_a_circle_is_followed_around():
     row = PromptLookup([1, 2, 8, 7, 1, 2])
-    assert row.promising() == LEAST and row.propose(6) == [8, 7, 1, 2, 8, 7]
+    assert row.promising() == MIN_DRAFT and row.propose(6) == [8, 7, 1, 2, 8, 7]
 
 
 def test_nothing_is_promised_where_the_end_is_new():
@@ -36,14 +36,14 @@ def test_drafts_grow_with_what_was_right_and_shrink_with_what_was_not():
         lengths.append(row.promising())
         draft = row.propose(lengths[-1])
         row.text += [*draft[:right], draft[right] if right < len(draft) else row.text[-2]]
-    assert lengths == [2, 4, 8, 16, 3] and row.promising() == LEAST
+    assert lengths == [2, 4, 8, 16, 3] and row.promising() == MIN_DRAFT
 
 
 def test_rows_draft_as_far_as_their_mean_and_no_further_than_there_is_room(monkeypatch):
     circle, new = [1, 2] * 4, [3, 4, 5]
     assert drafts([PromptLookup(circle), PromptLookup(new)], 9) == [[1], [3]]
     assert [len(one) for one in drafts([PromptLookup(circle)] * 3, 1)] == [1, 1, 1]
-    monkeypatch.setattr(prompt_lookup, "AT_ONCE", 5)
+    monkeypatch.setattr(prompt_lookup, "BATCH_TOKENS", 5)
     assert drafts([PromptLookup(circle)] * 3, 9) == [[]] * 3
 
 
@@ -100,7 +100,7 @@ def test_drafts_save_passes_and_are_for_the_models_choice_alone(monkeypatch):
     for prompts in ([[1, 2, 3]], [[1, 2, 3], [4, 5]]):
         passes.clear()
         generate(model, prompts, [], Sampling(48, temperature=0), 0)
-        assert len(passes) < 44 and max(passes) > LEAST
+        assert len(passes) < 44 and max(passes) > MIN_DRAFT
         passes.clear()
         generate(model, prompts, [], Sampling(48, temperature=1), 0)
         assert passes == [1] * 47

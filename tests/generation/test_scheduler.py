@@ -190,11 +190,11 @@ def test_penalties_and_bias_by_hand(toy_models):
     """Checked against the definitions on logits that are known."""
     logits = torch.tensor([2.0, 1.5, -1.0, 0.5])
     one = Asked([0, 2], repetition_penalty=2.0).request
-    assert one._changed(logits).tolist() == [1.0, 1.5, -2.0, 0.5]
+    assert one._penalised(logits).tolist() == [1.0, 1.5, -2.0, 0.5]
     one = Asked([0], presence_penalty=0.25, frequency_penalty=0.5, logit_bias={3: 9.0}).request
     for token in (1, 1, 2):
         one.add(token)
-    assert one._changed(logits).tolist() == [2.0, 0.25, -1.75, 9.5]
+    assert one._penalised(logits).tolist() == [2.0, 0.25, -1.75, 9.5]
     kept = {Asked([0], temperature=1.0, min_p=0.5, seed=seed).request.choose(logits) for seed in range(60)}
     assert kept == {0, 1}  # exp(1.5 - 2) is .61 of the likeliest, exp(.5 - 2) .22
 

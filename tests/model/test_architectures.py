@@ -288,7 +288,7 @@ def test_an_lstm_follows_its_equations():
 def test_a_gated_convolution_is_torchs():
     config = ConvolutionConfig(50, 32, 3, 4, 64)
     model, x = Convolution(config), torch.randn(2, 30, 32, generator=torch.Generator().manual_seed(0))
-    assert config.dilations == [1, 4, 16] and config.sees == 64
+    assert config.dilations == [1, 4, 16] and config.receptive_field == 64
     for block, dilation in zip(model.model.layers, config.dilations, strict=True):
         taps = block.in_proj.weight.view(64, 4, 32).flip(1).permute(0, 2, 1)  # torch's kernels begin with the oldest
         inputs = torch.nn.functional.pad(block.input_layernorm(x).mT, (3 * dilation, 0))
@@ -301,7 +301,7 @@ def test_a_convolution_sees_just_as_far_as_it_says():
     config = ConvolutionConfig(50, 32, 2, 3, 10)
     model = Convolution(config)
     ids = some_ids(1, 20)
-    assert config.dilations == [1, 3] and config.sees == 9
+    assert config.dilations == [1, 3] and config.receptive_field == 9
     last = model(ids)[0, -1]
     for back in range(1, 20):
         changed = ids.clone()

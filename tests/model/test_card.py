@@ -106,7 +106,7 @@ def test_the_same_model_has_the_same_card_wherever_it_is_written(model, toy_toke
 def test_text_of_others_is_one_cell_and_no_markup(text):
     cell = escaped(text)
     assert "\n" not in cell and not re.search(r"(?<!\\)(\\\\)*[|<>*_`\[\]]", re.sub(r"\\.", "", cell))
-    assert len(re.sub(r"\\(.)", r"\1", cell)) <= cards.MOST_SHOWN
+    assert len(re.sub(r"\\(.)", r"\1", cell)) <= cards.MAX_NAME_LENGTH
 
 
 @settings(max_examples=30)

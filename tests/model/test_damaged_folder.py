@@ -152,7 +152,7 @@ def test_a_convolution_that_never_grows_is_refused(toy_tokenizer, tmp_path):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_rows_without_a_token_are_never_picked(whole, toy_tokenizer, temperature):
     model = model_folder.load_decoder(whole)
-    assert model.without_token == tuple(range(toy_tokenizer.size, 320))
+    assert model.unused_ids == tuple(range(toy_tokenizer.size, 320))
     with torch.no_grad():
         model.lm_head.weight[toy_tokenizer.size :] = 40 * model.lm_head.weight[:20]
     sampling = Sampling(20, temperature)

@@ -133,7 +133,7 @@ def test_weights_that_are_damaged_or_do_not_fit_are_named(saved):
     ("change", "said"),
     [
         ({"model_type": "gemma3"}, r"model_type is 'gemma3'; decoders that groundup computes are qwen3, "),
-        ({"model_type": "llama"}, r"self_attn\.k_norm\.weight has no place in a llama"),
+        ({"model_type": "llama"}, r"self_attn\.k_norm\.weight is not a parameter of a llama model"),
         ({"model_type": "qwen2"}, r"q_proj\.bias should be \(32,\), is absent"),
         ({"attention_bias": True}, "attention_bias is not what"),
         ({"hidden_act": "gelu"}, "hidden_act is not what"),

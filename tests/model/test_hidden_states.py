@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from groundup import kernels
 from groundup.model import float32_layers, ragged
 from groundup.model.decoder import RewardModel
-from groundup.model.hidden_states import groups, hidden_states, of_documents, packed, without_padding
+from groundup.model.hidden_states import document_rows, groups, hidden_states, packed, without_padding
 from groundup.model.likelihood import token_log_probabilities, weighted_log_probability
 
 SIZES = {"hidden_size": 32, "head_dim": 16, "intermediate_size": 48, "max_position_embeddings": 160}
@@ -96,7 +96,7 @@ def test_documents_that_share_a_row_are_computed_as_far_as_they_are_asked_for(bo
     losses = [weighted_log_probability(one, ids, ids.roll(-1, 1), wanted, documents) for one in both]
     assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-5, abs=1e-4)
     require_close(*(gradients(one, loss) for one, loss in zip(both, losses, strict=True)))
-    rows, at = of_documents(ids, documents, wanted.flatten().nonzero().squeeze(1))
+    rows, at = document_rows(ids, documents, wanted.flatten().nonzero().squeeze(1))
     rows.check()
     needed = [(row, place) for row in range(len(ids)) for place in range(ids.shape[1])
               if (wanted[row, place:] * (documents[row, place:] == documents[row, place])).any()]  # fmt: skip
@@ -175,7 +175,7 @@ def test_rows_that_the_kernels_would_read_beyond_are_refused(toy_decoder, wrong)
 def test_tokens_that_are_asked_for_and_not_there_are_refused(toy_decoder, wrong):
     model = by_kernels(toy_decoder(**SIZES))
     rows, _ = without_padding(torch.tensor([[1, 2, 3], [4, 5, 6]]), [3, 2], 32)
-    with pytest.raises(IndexError, match="some of the 5 tokens, ascending"):
+    with pytest.raises(IndexError, match="of the 5 tokens, one or more, ascending"):
         float32_layers.hidden_states(model.model, rows, torch.tensor(wrong, dtype=torch.long))
 
 

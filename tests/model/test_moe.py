@@ -58,7 +58,7 @@ def test_slices_filled_up_for_bfloat16_give_what_they_give_alone(monkeypatch):
     x = torch.randn(2, 100, 16, generator=torch.Generator().manual_seed(1), requires_grad=True)
     results = []
     for few in (1, 64):
-        monkeypatch.setattr(moe, "FEW", few)
+        monkeypatch.setattr(moe, "ROW_MULTIPLE", few)
         out = layer(x.bfloat16())
         results.append((out, *torch.autograd.grad(out.float().square().sum(), [x, *layer.parameters()])))
     for one, other in zip(*results, strict=True):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from groundup.model.ragged import SHARED, Rows, bins, shared
+from groundup.model.ragged import SHARED, Rows, bins, pack_rows
 
 BLOCK = 8
 
@@ -40,13 +40,13 @@ def seen_in(rows):
 @given(rows=ragged())
 def test_every_token_is_there_once_and_sees_what_it_saw(rows):
     rows.check()
-    found = shared(rows, BLOCK)
+    found = pack_rows(rows, BLOCK)
     R, T = found.ids.shape
-    at = found.at.numpy()
+    at = found.indices.numpy()
     lengths = np.diff(rows.starts.numpy())
     assert T % BLOCK == 0 and max(lengths) <= T <= 2 * (max(lengths) + BLOCK) and len(set(at)) == len(rows.ids)
     for before, placed in ((rows.ids, found.ids), (rows.positions, found.positions)):
-        assert torch.equal(placed.flatten()[found.at], before)
+        assert torch.equal(placed.flatten()[found.indices], before)
     assert (found.ids.flatten() != 0).sum() == len(rows.ids)  # the rest is padding, by the number -1
     documents, prefixes = (one.numpy().reshape(-1) for one in (found.documents, found.prefixes))
     assert np.count_nonzero(documents == -1) == R * T - len(rows.ids)
@@ -60,7 +60,7 @@ def test_two_cores_have_as_many_rows_each_where_that_is_no_more_work():
     lengths = [64, 50, 40, 20]
     starts = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
     tokens = torch.zeros(sum(lengths), dtype=torch.int32)
-    found = shared(Rows(tokens, tokens, tokens, starts), 32)
+    found = pack_rows(Rows(tokens, tokens, tokens, starts), 32)
     assert found.ids.shape == (2, 96)  # of 64 there would be three, which take two cores as long as four
 
 

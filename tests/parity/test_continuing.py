@@ -168,7 +168,7 @@ def test_continued_it_is_to_transformers_what_it_was(tmp_path, case):
     again = model_folder.load_decoder(path)
     assert again.generation == model.generation and again.generation.temperature == 0.6 and again.generation.top_k == 20
     assert again.generation.unknown == ("repetition_penalty",)
-    assert again.without_token == model.without_token == tuple(range(encoder.size, encoder.size + ROWS))
+    assert again.unused_ids == model.unused_ids == tuple(range(encoder.size, encoder.size + ROWS))
     assert answer_ends(Tokenizer.load(path), again.generation.ends) == [encoder.end_of_text, encoder.message_end]
     train(again, encoder, questions(), SftConfig(epochs=1, max_answer_tokens=16), Runtime(CPU, tmp_path / "sft work", "sft"))
     model_folder.save(tmp_path / "sft", again, encoder, chat=True)
@@ -237,7 +237,7 @@ def test_a_model_put_together_from_parts_keeps_what_it_came_with(tmp_path):
     state = {f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()}
     checkpoint.save(tmp_path / "work", 3, state)
     whole = _whole_model(model, tmp_path / "work", {"steps": 3})
-    assert whole.config.origin == model.config.origin and whole.without_token and whole.generation.top_k == 20
+    assert whole.config.origin == model.config.origin and whole.unused_ids and whole.generation.top_k == 20
 
 
 def test_every_later_stage_keeps_format_and_files(tmp_path):

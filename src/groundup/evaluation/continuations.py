@@ -27,7 +27,7 @@ from groundup.generation.native_steps import Steps
 from groundup.kernels import Unavailable
 from groundup.model.base import LanguageModel
 from groundup.model.decoder import Decoder
-from groundup.model.likelihood import of_tokens
+from groundup.model.likelihood import target_log_probabilities
 
 logger = logging.getLogger(__name__)
 
@@ -196,7 +196,9 @@ class _Plain:
     ) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the targets, each after the `asked`th of the wanted tokens, and the likeliest after each."""
         hidden_MD, weight = self.hidden(rows, wanted), self.model.lm_head.weight
-        return of_tokens(hidden_MD, weight, *(torch.tensor(some, device=weight.device) for some in (asked, targets)))
+        return target_log_probabilities(
+            hidden_MD, weight, *(torch.tensor(some, device=weight.device) for some in (asked, targets))
+        )
 
 
 class _Branching(_Plain, Decoding):

@@ -1,7 +1,7 @@
-"""What a step asks of its logits, by one thread where they are on the processor.
+"""Reductions over the logits of a step, by one thread where they are on the processor.
 
 PyTorch shares 16 x 4,096 numbers between two threads. Beside a busy process these then wait for each other for 14 ms where one
-needs 0.05, and between the calls the second one spins on the core that the kernels' own threads need.
+thread needs 0.05, and between the calls the second thread spins on the core that the kernels' own threads need.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def likeliest(logits: Tensor) -> Tensor:
-    """Token (...) of the highest logit, of equals the first."""
+    """Token (...) of the highest logit; of equal logits the first."""
     return torch.from_numpy(_numbers(logits).argmax(-1)) if logits.device.type == "cpu" else logits.argmax(-1)
 
 

@@ -1,4 +1,4 @@
-"""Which model a folder stands for: a run's, or the folder's own; of anything else, what it is and what to do."""
+"""The model of a folder: a run's, or the folder's own; for any other folder, a message that says what it is and what to do."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from groundup.core.seals import MANIFEST, open_stage, verify
 
 STAGES = ("base", "sft", "dpo", "ppo")
 DEFAULT = "dpo"
-WANTED = "the folder of a run or a model's: config.json, *.safetensors, tokenizer.json"
+EXPECTED = "the folder of a run or of a model (config.json, *.safetensors, tokenizer.json)"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -25,10 +25,10 @@ def model_folder(folder: Path, stage: str | None = None) -> Path:
     if stage is not None:
         raise UserError(f"{folder}: a model's folder, which has no stages: name none, or give the run's folder")
     kinds = read_object(folder / "config.json").get("architectures")
-    first = str(kinds[0]) if isinstance(kinds, list) and kinds else ""
-    if first.endswith("ForQuestionAnswering"):
-        raise UserError(f"{folder}: a reader of texts, no chat model: `groundup ask` takes it as its model")
-    if first.endswith("ForSequenceClassification"):
+    architecture = str(kinds[0]) if isinstance(kinds, list) and kinds else ""
+    if architecture.endswith("ForQuestionAnswering"):
+        raise UserError(f"{folder}: a model for question answering, which writes no text: use it with `groundup ask`")
+    if architecture.endswith("ForSequenceClassification"):
         raise UserError(f"{folder}: a reward model or classifier, which scores texts and writes none; give a ...ForCausalLM")
     verify(folder)
     return folder
@@ -40,31 +40,31 @@ def _of_run(folder: Path, stage: str | None) -> Path:
     if wanted in finished:
         return open_stage(folder, wanted)
     if finished:
-        there = f"no finished stage {wanted!r} there, but {finished[0]}"
-        raise UserError(f"{folder}: {there}; give {folder / finished[0]}, or have `groundup run` make the rest")
+        message = f"no finished stage {wanted!r} there, but {finished[0]}"
+        raise UserError(f"{folder}: {message}; give {folder / finished[0]}, or have `groundup run` make the rest")
     if stage is not None or any((folder / f"{name}.partial").is_dir() for name in ("pages", "corpus", "tokenizer", *STAGES)):
-        return open_stage(folder, wanted)  # which says what is missing of the run
-    raise UserError(f"{folder}: {_what(folder)}; wanted is {WANTED}")
+        return open_stage(folder, wanted)  # raises UserError with what is missing of the run
+    raise UserError(f"{folder}: {_description(folder)}; give {EXPECTED}")
 
 
 def _added_models(folder: Path) -> list[str]:
-    """Steps that a recipe added, where they made a model that writes text."""
+    """Names of the steps that a recipe added and that made a model that writes text."""
     names = sorted(path.parent.name for path in folder.glob(f"*/{MANIFEST}") if path.parent.name not in STAGES)
     kinds = {name: folder / name / "config.json" for name in names if (folder / name / "config.json").is_file()}
     return [name for name, config in kinds.items() if "ForCausalLM" in str(read_object(config).get("architectures"))]
 
 
-def _what(folder: Path) -> str:
+def _description(folder: Path) -> str:
     """What a folder without config.json and without a finished model is."""
     if not folder.exists():
         return "no such folder"
     if not folder.is_dir():
-        other = "a GGUF, which is not read" if folder.suffix == ".gguf" else "a file"
-        return f"{other}; give the folder of its safetensors" if folder.suffix == ".gguf" else f"{other}, not a folder"
-    inner = [path.parent for pattern in ("*/config.json", "snapshots/*/config.json") for path in sorted(folder.glob(pattern))]
-    inner += [path.parents[1] for path in sorted(folder.glob(f"*/*/{MANIFEST}")) if path.parent.name in STAGES]
-    if inner:
-        return f"models are in folders below it, as {inner[0]}"
+        kind = "a GGUF, which is not read" if folder.suffix == ".gguf" else "a file"
+        return f"{kind}; give the folder of its safetensors" if folder.suffix == ".gguf" else f"{kind}, not a folder"
+    models = [path.parent for pattern in ("*/config.json", "snapshots/*/config.json") for path in sorted(folder.glob(pattern))]
+    models += [path.parents[1] for path in sorted(folder.glob(f"*/*/{MANIFEST}")) if path.parent.name in STAGES]
+    if models:
+        return f"models are in folders below it, as {models[0]}"
     if (folder / "adapter_config.json").is_file():
         return "an adapter (LoRA), which needs its base model: merge it into that first (peft: merge_and_unload)"
     if any(folder.glob("*.gguf")):

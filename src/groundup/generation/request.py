@@ -1,4 +1,4 @@
-"""What a request to the scheduler asks for, and how one token is chosen from its logits."""
+"""A request to the scheduler, and how one token is chosen from its logits."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,17 +7,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from groundup.generation.engine import COLDEST, Sampling, pick
+from groundup.generation.engine import MIN_TEMPERATURE, Sampling, pick
 
 
 @dataclass(frozen=True)
 class RequestSampling(Sampling):
-    """`Sampling` and what changes the logits before it. Neutral where it is not given.
+    """`Sampling`, and settings that change the logits before it. The defaults change nothing.
 
-    repetition_penalty divides positive logits of tokens that the prompt or the answer has, and multiplies negative ones
-    (Keskar et al. 2019); frequency_penalty takes itself times a token's count in the answer off its logit, presence_penalty
-    itself once (as OpenAI documents them); logit_bias is added; min_p keeps tokens of at least that share of the likeliest
-    one's probability (Nguyen et al. 2024).
+    repetition_penalty divides positive logits of tokens that are in the prompt or the answer, and multiplies negative ones
+    (Keskar et al. 2019). frequency_penalty is subtracted from a token's logit once for each time that it is in the answer,
+    presence_penalty once in all (as OpenAI documents them). logit_bias is added. min_p keeps tokens of at least that share
+    of the likeliest one's probability (Nguyen et al. 2024).
     """
 
     min_p: float = 0.0
@@ -33,7 +33,7 @@ class RequestSampling(Sampling):
 
 
 class Token(NamedTuple):
-    """One token of a prompt or an answer; `logprob` and `top` (pairs of id and log-probability) where they are asked for.
+    """One token of a prompt or an answer; `logprob` and `top` (pairs of id and log-probability) if they were asked for.
 
     They are the model's own: before temperature, penalties and bias, as vLLM's. The first token of a prompt has none.
     """
@@ -45,10 +45,10 @@ class Token(NamedTuple):
 
 @dataclass(eq=False)
 class Request:
-    """A prompt to continue. The scheduler calls `on_token` in its own thread, and `on_end` once, with why it ended.
+    """A prompt to continue. The scheduler calls `on_token` in its own thread, and `on_end` once, with the reason of the end.
 
-    `on_token` returns True to stop there. `max_tokens` of 0 only reads the prompt. `logprobs`: how many alternatives are
-    wanted beside each token, None for no log-probabilities at all; `prompt_logprobs` wants them of the prompt too.
+    `on_token` returns True to stop there. `max_tokens` of 0 only reads the prompt. `logprobs`: how many alternatives to give
+    with each token, None for no log-probabilities at all; `prompt_logprobs` asks for those of the prompt too.
     """
 
     prompt: list[int]
@@ -72,12 +72,12 @@ class Request:
         self.biased, self.biases = torch.tensor([*bias], dtype=torch.long), torch.tensor([*bias.values()], dtype=torch.float32)
 
     def cancel(self) -> None:
-        """Ask for an end: its slot is free after the step that is at work."""
+        """Ask for its end: its slot is free after the current step."""
         self.cancelled = True
 
     @property
     def greedy(self) -> bool:
-        return self.sampling.temperature < COLDEST
+        return self.sampling.temperature < MIN_TEMPERATURE
 
     @property
     def may_be_drafted(self) -> bool:
@@ -85,15 +85,15 @@ class Request:
         return self.greedy and not self.sampling.changes_logits and self.logprobs is None
 
     def choose(self, logits_V: Tensor) -> int:
-        """The next token, by this request's own random numbers, which are the processor's whatever computes the logits."""
+        """The next token, by this request's own random numbers; they are always made on the processor."""
         sampling, logits_V = self.sampling, logits_V.cpu()
-        logits = self._changed(logits_V) if sampling.changes_logits else logits_V
+        logits = self._penalised(logits_V) if sampling.changes_logits else logits_V
         if sampling.min_p > 0 and not self.greedy:
             scaled = torch.log_softmax(logits.float() / sampling.temperature, dim=-1)
             logits = logits.masked_fill(scaled < scaled.max() + torch.log(torch.tensor(sampling.min_p)), -torch.inf)
         return int(pick(logits[None], sampling, self.generator))
 
-    def _changed(self, logits_V: Tensor) -> Tensor:
+    def _penalised(self, logits_V: Tensor) -> Tensor:
         sampling, logits = self.sampling, logits_V.clone()
         if sampling.repetition_penalty != 1:
             seen = torch.tensor(sorted(set(self.text)))
@@ -111,14 +111,14 @@ class Request:
         self.counts[token] = self.counts.get(token, 0) + 1
 
     @property
-    def answered(self) -> int:
+    def answer_length(self) -> int:
         return len(self.text) - len(self.prompt)
 
 
-def tokens_of(ids: Sequence[int], logits_NV: Tensor, most: int) -> list[Token]:
-    """The ids with their log-probabilities by the logits that each was chosen from, and those of the `most` likeliest."""
+def tokens_of(ids: Sequence[int], logits_NV: Tensor, top: int) -> list[Token]:
+    """The ids with their log-probabilities by the logits that each was chosen from, and with the `top` likeliest tokens."""
     logp_NV = torch.log_softmax(logits_NV.float(), dim=-1)
-    own = logp_NV[torch.arange(len(ids)), torch.tensor(ids, dtype=torch.long)].tolist()  # also of none
-    values, places = logp_NV.topk(max(most, 1), dim=-1)
-    tops = [tuple(zip(row, found, strict=True))[:most] for row, found in zip(places.tolist(), values.tolist(), strict=True)]
-    return [Token(*one) for one in zip(ids, own, tops, strict=True)]
+    logprobs = logp_NV[torch.arange(len(ids)), torch.tensor(ids, dtype=torch.long)].tolist()  # `ids` may be empty
+    values, top_ids = logp_NV.topk(max(top, 1), dim=-1)
+    tops = [tuple(zip(row, logps, strict=True))[:top] for row, logps in zip(top_ids.tolist(), values.tolist(), strict=True)]
+    return [Token(*fields) for fields in zip(ids, logprobs, tops, strict=True)]

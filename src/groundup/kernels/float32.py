@@ -1,4 +1,4 @@
-"""Loss and Muon in float32, as `groundup.kernels` has them in bfloat16; AdamW. The layers are in `model/float32_layers.py`."""
+"""Loss, LSTM, experts, Muon and AdamW in float32. The decoder's layers are called from `model/float32_layers.py`."""
 
 import ctypes
 from ctypes import c_float, c_long, c_void_p
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from groundup import kernels
 
-LINE = 16  # numbers: a matrix's sides are multiples of it, but for the vocabulary
+LINE = 16  # numbers: the sides of a matrix are multiples of it, but for the vocabulary
 
 
 def check_head(width: int) -> None:
@@ -29,61 +29,61 @@ class _Loss(ctypes.Structure):
     ]
 
 
-def log_probabilities(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, places_M: Tensor) -> Tensor:
-    """Log-probabilities (N,) of the targets at `places_M`, zero elsewhere."""
-    return _run(hidden_ND, weight_VD, targets_N, places_M, None, False)[0]
+def log_probabilities(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, indices_M: Tensor) -> Tensor:
+    """Log-probabilities (N,) of the targets at `indices_M`, zero elsewhere."""
+    return _run(hidden_ND, weight_VD, targets_N, indices_M, None, False)[0]
 
 
 def log_probabilities_and_entropies(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Of all places; the former to the bit as `log_probabilities` has them."""
+    """At all positions; the log-probabilities have the same bits as those of `log_probabilities`."""
     return _run(hidden_ND, weight_VD, targets_N, torch.arange(len(hidden_ND)), None, True)[:2]
 
 
 def weighted_log_probability(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, places_M: Tensor, slopes_N: Tensor
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, indices_M: Tensor, slopes_N: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The targets' log-probabilities at `places_M`, weighted by `slopes_N` and added up, and its gradients by hidden states
+    """The sum of the targets' log-probabilities at `indices_M`, weighted by `slopes_N`, and its gradients by hidden states
     and weight.
     """
-    found_N, _, grad_hidden, grad_weight = _run(hidden_ND, weight_VD, targets_N, places_M, slopes_N, False)
-    return (found_N * slopes_N).sum(), grad_hidden, grad_weight
+    logp_N, _, grad_hidden, grad_weight = _run(hidden_ND, weight_VD, targets_N, indices_M, slopes_N, False)
+    return (logp_N * slopes_N).sum(), grad_hidden, grad_weight
 
 
 def _run(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, places_M: Tensor, slopes_N: Tensor | None, entropies: bool
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, indices_M: Tensor, slopes_N: Tensor | None, entropies: bool
 ) -> tuple[Tensor, ...]:
-    (V, D), M, N = weight_VD.shape, len(places_M), len(hidden_ND)
+    (V, D), M, N = weight_VD.shape, len(indices_M), len(hidden_ND)
     if hidden_ND.shape != (N, D) or D % LINE or {hidden_ND.dtype, weight_VD.dtype} != {torch.float32}:
         raise TypeError(f"hidden states {tuple(hidden_ND.shape)} and head {tuple(weight_VD.shape)} must be float32, their width "
                         f"a multiple of {LINE}")  # fmt: skip
     if targets_N.shape != (N,) or targets_N.dtype != torch.int64 or (slopes_N is not None and slopes_N.shape != (N,)):
         raise TypeError(f"targets must be {N} of int64, and slopes as many")
-    found_N, entropy_N = torch.zeros(2, N)
+    logp_N, entropy_N = torch.zeros(2, N)
     if not M:
-        return found_N, entropy_N, *([] if slopes_N is None else [torch.zeros_like(hidden_ND), torch.zeros_like(weight_VD)])
-    every, known = M == N, V
-    hidden, targets = (x.contiguous() if every else x[places_M].contiguous() for x in (hidden_ND, targets_N))
+        return logp_N, entropy_N, *([] if slopes_N is None else [torch.zeros_like(hidden_ND), torch.zeros_like(weight_VD)])
+    all_rows, vocabulary = M == N, V
+    hidden, targets = (x.contiguous() if all_rows else x[indices_M].contiguous() for x in (hidden_ND, targets_N))
     if not 0 <= int(targets.min()) <= int(targets.max()) < V:
         raise IndexError(f"a target is not among the {V} tokens")
     V = -(-V // LINE) * LINE
-    weight = weight_VD.contiguous() if known == V else torch.cat((weight_VD, weight_VD[:1].expand(V - known, D)))
-    found, entropy = torch.empty(M), torch.empty(M)
+    weight = weight_VD.contiguous() if vocabulary == V else torch.cat((weight_VD, weight_VD[:1].expand(V - vocabulary, D)))
+    logp, entropy = torch.empty(M), torch.empty(M)
     grads = [] if slopes_N is None else [torch.empty_like(hidden), torch.empty_like(weight)]
-    slopes = None if slopes_N is None else (slopes_N if every else slopes_N[places_M]).float().contiguous()
-    given = _Loss(
-        M, D, V, known, torch.get_num_threads(), *map(kernels.address, (hidden, weight, targets)),
-        None if slopes is None else kernels.address(slopes), kernels.address(found),
+    slopes = None if slopes_N is None else (slopes_N if all_rows else slopes_N[indices_M]).float().contiguous()
+    arguments = _Loss(
+        M, D, V, vocabulary, torch.get_num_threads(), *map(kernels.address, (hidden, weight, targets)),
+        None if slopes is None else kernels.address(slopes), kernels.address(logp),
         kernels.address(entropy) if entropies else None, *(map(kernels.address, grads) if grads else (None, None)),
     )  # fmt: skip
-    kernels.float32_library().float32_log_probability(ctypes.byref(given))
-    found_N[places_M] = found
+    kernels.float32_library().float32_log_probability(ctypes.byref(arguments))
+    logp_N[indices_M] = logp
     if entropies:
-        entropy_N[places_M] = entropy
-    if grads and not every:
-        everywhere = torch.zeros_like(hidden_ND)
-        everywhere[places_M] = grads[0]
-        grads[0] = everywhere
-    return found_N, entropy_N, *grads[:1], *(one[:known] for one in grads[1:])
+        entropy_N[indices_M] = entropy
+    if grads and not all_rows:
+        grad_hidden = torch.zeros_like(hidden_ND)
+        grad_hidden[indices_M] = grads[0]
+        grads[0] = grad_hidden
+    return logp_N, entropy_N, *grads[:1], *(grad[:vocabulary] for grad in grads[1:])
 
 
 class _Recurrence(ctypes.Structure):
@@ -97,8 +97,8 @@ class _Recurrence(ctypes.Structure):
 
 
 def recurrence(inputs_BTG: Tensor, weight_GD: Tensor, begins_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gates (batch, time, 4 D; in PyTorch's order), cells and hidden states (batch, time, D) of an LSTM, from what a step takes
-    of its input; `begins_BT`, bool: before it the state is zero, as before a row. Its twin is nn.LSTM in `model.lstm`.
+    """Gates (batch, time, 4 D; in PyTorch's order), cells and hidden states (batch, time, D) of an LSTM, from the inputs' part of
+    the gates; `begins_BT`, bool: before it the state is zero, as before a row. `model.lstm` computes the same by nn.LSTM.
     """
     (B, T, G), D = inputs_BTG.shape, weight_GD.shape[1]
     gates, cells, hidden = torch.empty(B, T, G), torch.empty(B, T, D), torch.empty(B, T, D)
@@ -109,31 +109,31 @@ def recurrence(inputs_BTG: Tensor, weight_GD: Tensor, begins_BT: Tensor) -> tupl
 def recurrence_backward(
     grad_BTD: Tensor, weight_GD: Tensor, begins_BT: Tensor, gates_BTG: Tensor, cells_BTD: Tensor
 ) -> Tensor:
-    """The gradient by `inputs_BTG`, from that by the hidden states and what `recurrence` found."""
-    found = torch.empty_like(gates_BTG)
-    _recur(None, weight_GD, begins_BT, gates_BTG, cells_BTD, None, grad_BTD, found)
-    return found
+    """The gradient by `inputs_BTG`, from the gradient by the hidden states and the gates and cells of `recurrence`."""
+    grad_inputs = torch.empty_like(gates_BTG)
+    _recur(None, weight_GD, begins_BT, gates_BTG, cells_BTD, None, grad_BTD, grad_inputs)
+    return grad_inputs
 
 
 def _recur(inputs: Tensor | None, weight_GD: Tensor, begins_BT: Tensor, *others: Tensor | None) -> None:
     """`others`: gates, cells, hidden states, and of the backward pass gradients by hidden states and inputs."""
     (B, T), (G, D) = begins_BT.shape, weight_GD.shape
     widths = zip((inputs, *others), (G, G, D, D, D, G), strict=True)
-    some = [one for one in (inputs, *others) if one is not None]
-    odd = [tuple(one.shape) for one, width in widths if one is not None and one.shape != (B, T, width)]
-    if odd or G != 4 * D or D % LINE or not B * T:
-        raise TypeError(f"a recurrent weight of shape {(G, D)}, {(B, T)} tokens and {odd}: (4 D, D), (B, T, 4 D) and (B, T, D) "
-                        f"are asked for, D a multiple of {LINE}")  # fmt: skip
-    for one in (weight_GD, *some):
-        _check(one)
+    tensors = [tensor for tensor in (inputs, *others) if tensor is not None]
+    wrong = [tuple(tensor.shape) for tensor, width in widths if tensor is not None and tensor.shape != (B, T, width)]
+    if wrong or G != 4 * D or D % LINE or not B * T:
+        raise TypeError(f"a recurrent weight of shape {(G, D)}, {(B, T)} tokens and {wrong}: they must be (4 D, D), (B, T, 4 D) "
+                        f"and (B, T, D), D a multiple of {LINE}")  # fmt: skip
+    for tensor in (weight_GD, *tensors):
+        _check(tensor)
     if begins_BT.dtype != torch.bool or begins_BT.device.type != "cpu":
-        raise TypeError(f"{begins_BT.dtype}: where documents begin is told by bool")
+        raise TypeError(f"{begins_BT.dtype}: the beginnings of documents must be bool, on the processor")
     begins_BT = (begins_BT | (torch.arange(T) == 0)).contiguous()
-    given = _Recurrence(
+    arguments = _Recurrence(
         B, T, D, torch.get_num_threads(),
-        *(one if one is None else kernels.address(one) for one in (inputs, weight_GD, begins_BT, *others)),
+        *(tensor if tensor is None else kernels.address(tensor) for tensor in (inputs, weight_GD, begins_BT, *others)),
     )  # fmt: skip
-    kernels.float32_library().float32_recurrence(ctypes.byref(given))
+    kernels.float32_library().float32_recurrence(ctypes.byref(arguments))
 
 
 class _Experts(ctypes.Structure):
@@ -149,9 +149,10 @@ def can_run_experts(width: int, inner: int) -> bool:
 
 
 def experts(x_MD: Tensor, ends: list[int], matrices: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Gated MLPs of the tokens (M, D), those of the ith up to `ends[i]`: results (M, D), and what the backward pass needs.
+    """Gated MLPs of the tokens (M, D), of which expert i has those up to `ends[i]`: outputs (M, D), and what the backward pass
+    needs.
 
-    `matrices`: of each gate, up (inner, D) and down (D, inner). Its twin is `model.moe`'s by PyTorch.
+    `matrices`: of each expert gate, up (inner, D) and down (D, inner). `model.moe` computes the same by PyTorch.
     """
     gates = torch.empty((len(x_MD) | 1) * 2 * len(matrices[0]))
     out = torch.empty_like(x_MD)
@@ -162,8 +163,8 @@ def experts(x_MD: Tensor, ends: list[int], matrices: list[Tensor]) -> tuple[Tens
 def experts_backward(
     grad_MD: Tensor, x_MD: Tensor, ends: list[int], matrices: list[Tensor], gates: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """Gradients by `x_MD` and the matrices, from that by what `experts` made; `gates`, which it gave, are used up."""
-    grad_x, gradients = torch.empty_like(x_MD), [torch.empty_like(one) for one in matrices]
+    """Gradients by `x_MD` and the matrices, from the gradient by the outputs of `experts`; its `gates` are overwritten."""
+    grad_x, gradients = torch.empty_like(x_MD), [torch.empty_like(matrix) for matrix in matrices]
     _experts(x_MD, ends, matrices, gates, (None, grad_MD, grad_x), gradients)
     return grad_x, gradients
 
@@ -177,7 +178,7 @@ def _experts(
     gradients: list[Tensor],
 ) -> None:
     (M, D), F, (out, grad_out, grad_x) = x_MD.shape, len(matrices[0]), others
-    _check(*(one for one in (x_MD, *others) if one is not None))
+    _check(*(tensor for tensor in (x_MD, *others) if tensor is not None))
     for position in range(3):
         _check(*matrices[position::3], *gradients[position::3])
     shapes = {tuple(one.shape) for one in matrices[::3] + matrices[1::3]}, {tuple(one.shape) for one in matrices[2::3]}
@@ -185,15 +186,15 @@ def _experts(
         raise TypeError(f"experts of shapes {shapes} for {D} numbers a token, {len(matrices)} matrices for {len(ends)} experts")
     if not M or sorted(ends) != list(ends) or ends[0] < 0 or ends[-1] != M or len(gates) != (M | 1) * 2 * F:
         raise ValueError(f"{M} tokens cannot be those of experts up to {ends}, with {len(gates)} numbers kept")
-    each = (kernels.Expert * len(ends))(*(
+    expert_array = (kernels.Expert * len(ends))(*(
         kernels.Expert(*map(kernels.address, matrices[3 * i : 3 * i + 3] + (gradients or matrices)[3 * i : 3 * i + 3]), end)
         for i, end in enumerate(ends)
     ))  # fmt: skip
-    given = _Experts(
-        M, D, F, len(ends), torch.get_num_threads(), ctypes.cast(each, c_void_p),
-        *(one if one is None else kernels.address(one) for one in (x_MD, gates, out, grad_out, grad_x)),
+    arguments = _Experts(
+        M, D, F, len(ends), torch.get_num_threads(), ctypes.cast(expert_array, c_void_p),
+        *(tensor if tensor is None else kernels.address(tensor) for tensor in (x_MD, gates, out, grad_out, grad_x)),
     )  # fmt: skip
-    kernels.float32_library().float32_experts(ctypes.byref(given))
+    kernels.float32_library().float32_experts(ctypes.byref(arguments))
 
 
 def can_orthogonalise(shape: tuple[int, ...]) -> bool:
@@ -206,8 +207,8 @@ def muon(weights: list[Tensor], momenta: list[Tensor], gradients: list[Tensor], 
     gradients = [gradient.contiguous() for gradient in gradients]
     for parts in zip(weights, momenta, gradients, strict=True):
         _check(*parts)
-    if not can_orthogonalise(weights[0].shape) or any(one.shape != weights[0].shape for one in weights):
-        shapes = [tuple(one.shape) for one in weights]
+    if not can_orthogonalise(weights[0].shape) or any(weight.shape != weights[0].shape for weight in weights):
+        shapes = [tuple(weight.shape) for weight in weights]
         raise TypeError(f"kernels take matrices of one shape, whose sides are multiples of {LINE}: not {shapes}")
     kernels.muon(weights, momenta, gradients, *settings, function=kernels.float32_library().float32_muon)
 
@@ -226,10 +227,10 @@ def adamw(
     corrections = [1 - beta**updates for beta in betas]
     numbers = [*betas, corrections[1] ** 0.5, lr / corrections[0], decay_factor]
     gradients = [gradient.contiguous() for gradient in gradients]
-    every = list(zip(weights, gradients, first, second, strict=True))
-    for parts in every:
+    per_weight = list(zip(weights, gradients, first, second, strict=True))
+    for parts in per_weight:
         _check(*parts)
-    for parts in every:
+    for parts in per_weight:
         kernels.float32_library().float32_adamw(
             *map(c_long, (parts[0].numel(), torch.get_num_threads())),
             *map(kernels.address, parts), *map(c_float, numbers),
@@ -238,7 +239,7 @@ def adamw(
 
 def _check(*tensors: Tensor) -> None:
     """Raises TypeError unless these parts of one weight are float32, one number after the other, and alike in shape."""
-    if len(shapes := {tuple(one.shape) for one in tensors}) > 1:
+    if len(shapes := {tuple(tensor.shape) for tensor in tensors}) > 1:
         raise TypeError(f"the parts of one weight have the shapes {sorted(shapes)}")
-    if wrong := [one for one in tensors if one.dtype != torch.float32 or not one.is_contiguous() or one.device.type != "cpu"]:
+    if wrong := [x for x in tensors if x.dtype != torch.float32 or not x.is_contiguous() or x.device.type != "cpu"]:
         raise TypeError(f"{wrong[0].dtype} of strides {wrong[0].stride()}: kernels take contiguous float32 on the processor")

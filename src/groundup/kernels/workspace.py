@@ -1,40 +1,40 @@
-"""Memory that a pass leaves to the next: what is given back to the system must be cleared when it comes again."""
+"""Memory that one pass leaves to the next: if it were freed, the system would have to clear it before it is used again."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-LINE = 64  # bytes, as the cache has them
+LINE = 64  # bytes of a cache line
 
 
 class Memory(NamedTuple):
-    whole: Tensor  # bytes
-    numbers: Tensor  # those asked for, from the start of a line of the cache
+    buffer: Tensor  # bytes
+    numbers: Tensor  # the part to use, from the start of a cache line
 
 
 _free: list[Tensor] = []
 
 
 def take(count: int, dtype: torch.dtype) -> Memory:
-    """So many numbers, not cleared."""
+    """Memory for `count` numbers, not cleared."""
     size = count * dtype.itemsize
-    fitting = [one for one in _free if len(one) >= size + LINE]
-    if fitting:
-        whole = min(fitting, key=len)
-        _free[:] = [one for one in _free if one is not whole]
+    large_enough = [free for free in _free if len(free) >= size + LINE]
+    if large_enough:
+        buffer = min(large_enough, key=len)
+        _free[:] = [free for free in _free if free is not buffer]
     else:
         _free.clear()
-        whole = torch.empty(size + LINE, dtype=torch.uint8)
-    start = -whole.data_ptr() % LINE
-    return Memory(whole, whole[start : start + size].view(dtype))
+        buffer = torch.empty(size + LINE, dtype=torch.uint8)
+    start = -buffer.data_ptr() % LINE
+    return Memory(buffer, buffer[start : start + size].view(dtype))
 
 
 def give(memory: Memory) -> None:
-    """For the next to take."""
-    _free.append(memory.whole)
+    """Leave it to the next `take`."""
+    _free.append(memory.buffer)
 
 
 def release() -> None:
-    """All that no pass holds goes back to the system."""
+    """Free all memory that no pass holds."""
     _free.clear()

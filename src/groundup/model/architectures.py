@@ -1,8 +1,8 @@
 """An architecture by its name: fresh weights, the reason of every size, and the work of training it.
 
-A new one is a `LanguageModel` (`base.py`) in a file of its own, with a function from depth, vocabulary and context to its config
-and the reasons; its row in WITHOUT_DECODER and in `Name` here; its operations in `flops`, where it attends or works at two rates;
-and its model type in `folder.OURS`, by which its folder is opened again.
+A new one is a `LanguageModel` (`base.py`) in a file of its own, with a function from depth, vocabulary and context to its
+config and the reasons; an entry in WITHOUT_DECODER and in `Name` here; a branch in `flops` where it has attention, or parts
+that run once for several tokens; and its model type in `model_folder.OURS`, by which its folder is opened again.
 """
 
 from collections.abc import Callable
@@ -30,12 +30,12 @@ WITHOUT_DECODER: dict[str, tuple[Callable[..., Any], type[LanguageModel], Callab
 def build(
     name: Name, depth: int, vocabulary: int, context: int, seed: int, experts: int = 8, per_token: int = 2
 ) -> tuple[LanguageModel, list[str]]:
-    """A model that has learnt nothing, and why it is as it is. `experts` and `per_token` are for the mixture alone.
+    """An untrained model, and the reasons of its sizes. `experts` and `per_token` are for the mixture alone.
 
     Raises UserError when the experts of a token cannot share the dense model's width.
     """
-    make, config, initialise, reasons = _shape(name, depth, vocabulary, context, experts, per_token)
-    model = make(config)
+    model_class, config, initialise, reasons = _shape(name, depth, vocabulary, context, experts, per_token)
+    model = model_class(config)
     initialise(model, seed)
     return model, reasons
 
@@ -44,46 +44,46 @@ def outline(
     name: Name, depth: int, vocabulary: int, context: int, experts: int = 8, per_token: int = 2
 ) -> tuple[LanguageModel, list[str]]:
     """As `build`, without memory for weights."""
-    make, config, _, reasons = _shape(name, depth, vocabulary, context, experts, per_token)
-    return weights.outline(make, config, f"depth = {depth}"), reasons
+    model_class, config, _, reasons = _shape(name, depth, vocabulary, context, experts, per_token)
+    return weights.outline(model_class, config, f"depth = {depth}"), reasons
 
 
 def _shape(
     name: Name, depth: int, vocabulary: int, context: int, experts: int, per_token: int
 ) -> tuple[type[LanguageModel], Any, Callable[..., None], list[str]]:
     if name in WITHOUT_DECODER:
-        shape_for, make, initialise = WITHOUT_DECODER[name]
+        shape_for, model_class, initialise = WITHOUT_DECODER[name]
         config, reasons = shape_for(depth, vocabulary, context)
-        return make, config, initialise, reasons
+        return model_class, config, initialise, reasons
     config, reasons = decoder.shape_for(depth, vocabulary, context)
     if name == "experts":
         try:
-            config, more = decoder.with_experts(config, experts, per_token)
+            config, expert_reasons = decoder.with_experts(config, experts, per_token)
         except ValueError as error:
             raise UserError(f"experts_per_token: {error}; let it divide that and be no more than them") from None
-        reasons = [*reasons, *more]
+        reasons = [*reasons, *expert_reasons]
     return Decoder, config, base.initialise, reasons
 
 
 def flops(model: LanguageModel, context: int, tokens: int) -> float:
-    """Floating-point operations of training on `tokens` in rows of `context`: of experts those that a token meets."""
+    """Floating-point operations of training on `tokens` in rows of `context`; of the experts only the active ones count."""
     if isinstance(model, Decoder):
         config = model.config
         width = config.num_attention_heads * config.head_dim
         return training_flops(multiplied(model), config.num_hidden_layers, width, context, tokens)
     if isinstance(model, PatchedBytes):
-        config, parts = model.config, model.model
+        config, backbone = model.config, model.model
         across, within, patch = config.across, config.within, config.patch_size
-        large = sum(map(multiplied, (parts.across, parts.join, parts.spread)))
-        small = sum(map(multiplied, (parts.within, model.lm_head)))
+        across_parameters = sum(map(multiplied, (backbone.across, backbone.join, backbone.spread)))
+        within_parameters = sum(map(multiplied, (backbone.within, model.lm_head)))
         return training_flops(
-            large, across.num_hidden_layers, across.hidden_size, context // patch, tokens / patch
-        ) + training_flops(small, within.num_hidden_layers, within.hidden_size, patch, tokens)
+            across_parameters, across.num_hidden_layers, across.hidden_size, context // patch, tokens / patch
+        ) + training_flops(within_parameters, within.num_hidden_layers, within.hidden_size, patch, tokens)
     return training_flops(multiplied(model), 0, 0, 0, tokens)
 
 
 def multiplied(module: nn.Module) -> int:
-    """Parameters that a token is multiplied with: no embeddings, but a head that is one too; of experts, those it meets."""
+    """Parameters that a token is multiplied with: no embedding, unless it is the head too; of the experts the active ones."""
     count = parameter_counts(module)["without_embedding"]
     if isinstance(module, Decoder):
         count -= parameter_counts(module)["total"] - moe.active_parameters(module)

@@ -1,4 +1,4 @@
-"""What every architecture is: a backbone, a head, and how its weights begin."""
+"""What every architecture shares: a backbone, a head, and how its weights begin."""
 
 import math
 from typing import Any
@@ -23,7 +23,7 @@ class Linear(nn.Linear):
 
 
 class LanguageModel(nn.Module):
-    """What every architecture is: `.model(...)` gives hidden states, `.lm_head` logits, `.new_cache(...)` room to generate.
+    """Any architecture: `.model(...)` gives hidden states, `.lm_head` logits, `.new_cache(...)` the state to generate from.
 
     `.config` has `vocab_size`, `hidden_size`, `max_position_embeddings` and `origin`.
     """
@@ -33,16 +33,16 @@ class LanguageModel(nn.Module):
         self.config = config
         self.model = backbone
         self.lm_head = Linear(width, config.vocab_size)
-        self.loss_by_kernels: torch.dtype | None = None
+        self.loss_kernel_dtype: torch.dtype | None = None
 
     @property
-    def without_token(self) -> tuple[int, ...]:
-        """Rows of the vocabulary that are never picked."""
-        return self.config.origin.without_token
+    def unused_ids(self) -> tuple[int, ...]:
+        """Ids that no token of the tokenizer has: never sampled."""
+        return self.config.origin.unused_ids
 
     @property
     def generation(self) -> Generation:
-        """How its folder has it sampled."""
+        """Sampling settings of the folder that it was loaded from."""
         return self.config.origin.generation
 
     def forward(self, ids_BT: Tensor, documents_BT: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -50,19 +50,19 @@ class LanguageModel(nn.Module):
         return self.lm_head(self.model(ids_BT, documents_BT, dtype=dtype))
 
     def use_kernels(self, context: int, dtype: torch.dtype = torch.bfloat16) -> None:
-        """Train in `dtype` by `kernels`, in bfloat16 with rows of `context` tokens: the loss, and of a dense decoder the layers.
+        """Train in `dtype` by `kernels`: the loss, and of a dense decoder the layers. In bfloat16, rows have `context` tokens.
 
         Raises `kernels.Unavailable`.
         """
         (float32 if dtype == torch.float32 else kernels).check_head(self.config.hidden_size)
-        self.loss_by_kernels = dtype
+        self.loss_kernel_dtype = dtype
 
     def drop_kernels(self) -> None:
-        """And the memory that they keep."""
-        self.loss_by_kernels = None
+        """Train by PyTorch again, and free the kernels' memory."""
+        self.loss_kernel_dtype = None
 
     def new_cache(self, batch: int, length: int, device: torch.device) -> Any:
-        """Room for `length` tokens in each of `batch` empty rows, to be given to `.model` as `cache`.
+        """A cache for `.model` of `batch` empty rows, each with room for `length` tokens.
 
         It has `filled` (batch,), tokens so far, and `select(rows)`, which keeps only these rows.
         """
@@ -72,8 +72,8 @@ class LanguageModel(nn.Module):
 def initialise(model: nn.Module, seed: int) -> None:
     """Uniform matrices of variance 1/fan-in; output projections and the head zero, so every block starts as the identity.
 
-    Zero-initialised projections are part of modded-nanogpt's records (22.3 -> 15.2 minutes) and of nanochat. Gains are
-    one, biases zero.
+    Zero-initialised projections are part of modded-nanogpt's records (22.3 -> 15.2 minutes) and of nanochat. Norm weights
+    are one, biases zero.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -16,20 +16,20 @@ from groundup.core.text import visible
 
 FILE = "README.md"
 TAG = "groundup"
-MOST_READ, MOST_SHOWN = 20_000, 200  # characters: of somebody's README, of a name
-# Of a head what another model's card takes over, and how it looks: a licence's and a language's code, a name on the hub.
-HEAD = {
+MAX_README_LENGTH, MAX_NAME_LENGTH = 20_000, 200  # characters: of somebody's README, of a name
+# What a card takes over from the YAML head of another model's card, with its pattern: codes of licence and language, hub name.
+HEAD_PATTERNS = {
     "license": r"[a-z0-9][a-z0-9._-]{0,40}",
     "language": r"[a-z]{2,3}(-[A-Za-z]{2,8})?",
     "base_model": r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?",
 }
-KINDS = {  # by the end of the architecture's name: the hub's task, and transformers' class that loads it
+TASKS = {  # by the end of the architecture's name: the hub's task, and transformers' class that loads it
     "ForCausalLM": ("text-generation", "AutoModelForCausalLM"),
     "ForSequenceClassification": ("text-classification", "AutoModelForSequenceClassification"),
     "ForQuestionAnswering": ("question-answering", "AutoModelForQuestionAnswering"),
     "ForMaskedLM": ("fill-mask", "AutoModelForMaskedLM"),
 }
-SIZES = {
+SIZE_LABELS = {
     "num_hidden_layers": "layers", "hidden_size": "width", "num_attention_heads": "heads",
     "num_key_value_heads": "key/value heads", "num_experts": "experts a layer",
     "num_experts_per_tok": "experts a token", "vocab_size": "vocabulary",
@@ -40,22 +40,22 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 model = AutoModelForCausalLM.from_pretrained("FOLDER", dtype="auto")
-{asked}
-answer = model.generate(**asked, max_new_tokens=64)
-print(tokenizer.decode(answer[0, asked["input_ids"].shape[1]:], skip_special_tokens=True))
+{inputs}
+answer = model.generate(**inputs, max_new_tokens=64)
+print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
 ```"""
-ASKED = {
+INPUTS = {
     True: 'messages = [{"role": "user", "content": "What is a prime number?"}]\n'
-    'asked = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)',
-    False: 'asked = tokenizer("A prime number is", return_tensors="pt", return_token_type_ids=False)',
+    'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)',
+    False: 'inputs = tokenizer("A prime number is", return_tensors="pt", return_token_type_ids=False)',
 }
-OPEN = """```python
+LOAD = """```python
 from transformers import {loader}, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 model = {loader}.from_pretrained("FOLDER", dtype="auto")
 ```"""
-USE = {
+OUR_CALLS = {
     "chat": 'groundup.load("FOLDER").chat("What is a prime number?")',
     "text-generation": 'groundup.load("FOLDER").generate("A prime number is")',
     "text-classification": 'groundup.PreferenceModel.load("FOLDER").score(messages)',
@@ -70,7 +70,7 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class Card:
-    """What only who made a model knows. `data` and `figures` may be nested; numbers and texts in them are shown."""
+    """What only the maker of a model knows. `data` and `figures` may be nested; numbers and texts in them are shown."""
 
     how: str = "A language model."
     language: str = ""  # its code, as the hub has it
@@ -81,31 +81,31 @@ class Card:
 def write(folder: Path, description: Mapping[str, Any], parameters: int, chat: bool, card: Card, head: Mapping[str, str]) -> None:
     """Write the card of the model whose config.json is `description`. One that a person wrote is left as it is.
 
-    head: what holds of the model that it began as: "license", "language", "base_model".
+    head: "license", "language" and "base_model" of the model that it was trained from.
     """
     path = folder / FILE
     if path.exists() and not _is_ours(path):
         return
     architecture = str(description["architectures"][0])
-    task, loader = next((KINDS[end] for end in KINDS if architecture.endswith(end)), ("text-generation", ""))
-    known = not str(description["model_type"]).startswith("groundup_")  # by transformers
-    head = {**({"language": card.language} if re.fullmatch(HEAD["language"], card.language) else {}), **head}
+    task, loader = next((TASKS[end] for end in TASKS if architecture.endswith(end)), ("text-generation", ""))
+    in_transformers = not str(description["model_type"]).startswith("groundup_")  # by transformers
+    head = {**({"language": card.language} if re.fullmatch(HEAD_PATTERNS["language"], card.language) else {}), **head}
     lines = ["---", *(f"{name}: {json.dumps(head[name])}" for name in ("license", "base_model") if head.get(name))]
     lines += ["language:", f"- {json.dumps(head['language'])}"] if head.get("language") else []
-    lines += [f"library_name: {'transformers' if known else TAG}", f"pipeline_tag: {task}", "tags:", f"- {TAG}"]
+    lines += [f"library_name: {'transformers' if in_transformers else TAG}", f"pipeline_tag: {task}", "tags:", f"- {TAG}"]
     lines += [*(["- conversational"] if chat and task == "text-generation" else []), "---", ""]
     lines += [f"# {architecture}, {parameters:,} parameters", "", f"{card.how} Made with groundup.", ""]
     if head.get("base_model"):
         lines += [f"It began as {escaped(head['base_model'])}, whose licence and limits are its own too.", ""]
-    sizes = {shown: description[name] for name, shown in SIZES.items() if description.get(name) is not None}
+    sizes = {label: description[name] for name, label in SIZE_LABELS.items() if description.get(name) is not None}
     for title, rows in (("Sizes", sizes), ("What it was trained on", card.data), ("Figures", card.figures)):
         lines += _table(title, rows)
     lines += ["## How to load it", "", "`FOLDER` is this folder, or its name on the hub.", ""]
-    if known:
-        shown = GENERATE.format(asked=ASKED[chat]) if task == "text-generation" else OPEN.format(loader=loader)
-        lines += [*shown.split("\n"), ""]
-    if use := USE.get("chat" if chat and task == "text-generation" else task):
-        lines += ["```python", "import groundup", "", use, "```", ""]
+    if in_transformers:
+        example = GENERATE.format(inputs=INPUTS[chat]) if task == "text-generation" else LOAD.format(loader=loader)
+        lines += [*example.split("\n"), ""]
+    if call := OUR_CALLS.get("chat" if chat and task == "text-generation" else task):
+        lines += ["```python", "import groundup", "", call, "```", ""]
     elif task == "question-answering":
         lines += ["`groundup ask` finds answers with it.", ""]
     lines += ["## Limits", "", LIMITS[task]]
@@ -115,24 +115,24 @@ def write(folder: Path, description: Mapping[str, Any], parameters: int, chat: b
 
 
 def head_of(folder: Path) -> dict[str, str]:
-    """Of the model in `folder` what a model made from it takes over; of somebody's model, its name as `base_model`."""
+    """What a model trained from the one in `folder` takes over of its card; if that is not ours, its name as `base_model`."""
     path = folder / FILE
-    found = {}
-    text = _beginning(path)
-    for name, pattern in HEAD.items():
-        stated = re.search(rf"^{name}:[ \t]*(?:\n[ \t]*-[ \t]+)?[\"']?({pattern})[\"']?[ \t]*$", text, re.MULTILINE)
-        if stated:
-            found[name] = stated[1]
+    entries = {}
+    text = _yaml_head(path)
+    for name, pattern in HEAD_PATTERNS.items():
+        match = re.search(rf"^{name}:[ \t]*(?:\n[ \t]*-[ \t]+)?[\"']?({pattern})[\"']?[ \t]*$", text, re.MULTILINE)
+        if match:
+            entries[name] = match[1]
     if _is_ours(path):
-        return found
-    cached = re.search(r"models--([^/]+)--([^/]+)/snapshots/", f"{folder.absolute().as_posix()}/")
-    name = f"{cached[1]}/{cached[2]}" if cached else folder.resolve().name
-    found.pop("base_model", None)
-    return {**found, "base_model": name} if re.fullmatch(HEAD["base_model"], name) else found
+        return entries
+    hub_cache = re.search(r"models--([^/]+)--([^/]+)/snapshots/", f"{folder.absolute().as_posix()}/")
+    name = f"{hub_cache[1]}/{hub_cache[2]}" if hub_cache else folder.resolve().name
+    entries.pop("base_model", None)
+    return {**entries, "base_model": name} if re.fullmatch(HEAD_PATTERNS["base_model"], name) else entries
 
 
 def keep(folder: Path, source: Path) -> None:
-    """Give the copy of a model in `folder` the card of its `source`, where that is ours: it says how it was trained."""
+    """Copy the card of the model in `source` to its copy in `folder`, if that card is ours: it says how it was trained."""
     if _is_ours(source / FILE) and (_is_ours(folder / FILE) or not (folder / FILE).exists()):
         write_text(folder / FILE, read_text(source / FILE))
 
@@ -140,7 +140,7 @@ def keep(folder: Path, source: Path) -> None:
 def escaped(text: str) -> str:
     """Anybody's text as one line of Markdown that is no markup, link or HTML, at most 200 characters of it."""
     line = " ".join(visible(text).split())
-    line = line if len(line) <= MOST_SHOWN else f"{line[: MOST_SHOWN - 3]}..."
+    line = line if len(line) <= MAX_NAME_LENGTH else f"{line[: MAX_NAME_LENGTH - 3]}..."
     return re.sub(r"([\\`*_{}\[\]<>()#!|&~$:@.^=])", r"\\\1", line)
 
 
@@ -148,34 +148,34 @@ def _table(title: str, rows: Mapping[str, Any]) -> list[str]:
     flat = [(name, value) for name, value in _flat(rows) if value is not None and value != ""]
     if not flat:
         return []
-    cells = [f"| {escaped(name)} | {_shown(value)} |" for name, value in flat]
+    cells = [f"| {escaped(name)} | {_formatted(value)} |" for name, value in flat]
     return [f"## {title}", "", "| | |", "| --- | --- |", *cells, ""]
 
 
-def _flat(rows: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+def _flat(rows: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
     for name, value in rows.items():
-        label = f"{before}{name}"
+        label = f"{prefix}{name}"
         if isinstance(value, Mapping):
-            found += _flat(value, f"{label}, ")
+            flat += _flat(value, f"{label}, ")
         elif isinstance(value, int | float | str) and not isinstance(value, bool):
-            found.append((label, value))
-    return found
+            flat.append((label, value))
+    return flat
 
 
-def _shown(value: float | str) -> str:
+def _formatted(value: float | str) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.4g}" if isinstance(value, float) else escaped(value)
 
 
-def _beginning(path: Path) -> str:
+def _yaml_head(path: Path) -> str:
     """The YAML head of a README, "" where there is none."""
     try:
         if not path.is_file():
             return ""
         with path.open(encoding="utf-8-sig", errors="replace") as file:
-            text = file.read(MOST_READ)
+            text = file.read(MAX_README_LENGTH)
     except OSError:
         return ""
     head = re.match(r"---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", text, re.DOTALL)
@@ -183,4 +183,4 @@ def _beginning(path: Path) -> str:
 
 
 def _is_ours(path: Path) -> bool:
-    return re.search(rf"^- {TAG}$", _beginning(path), re.MULTILINE) is not None
+    return re.search(rf"^- {TAG}$", _yaml_head(path), re.MULTILINE) is not None

@@ -1,8 +1,8 @@
 """The convolutional language model: gated causal convolutions (Dauphin et al. 2017), dilated as WaveNet's.
 
 A block is x += o_proj(a * sigmoid(b)), where a and b are two causal convolutions of rms_norm(x): linear maps of the tokens
-0, d, 2d, ... (kernel - 1) d places back. The dilation d grows by the kernel size from block to block (van den Oord et al.
-2016: by 2 at a kernel of 2), so each block multiplies how far is seen and no place is seen twice; where it would pass
+0, d, 2d, ... (kernel - 1) d positions back. The dilation d grows by the kernel size from block to block (van den Oord et al.
+2016: by 2 at a kernel of 2), so each block multiplies the receptive field and no position is seen twice; where d would pass
 the context it begins again at 1.
 
 Shape suffixes: B batch, T time, D width, S slots.
@@ -27,7 +27,7 @@ class ConvolutionConfig(WithOrigin):
     hidden_size: int
     num_hidden_layers: int
     kernel_size: int
-    max_position_embeddings: int  # the rows it is trained on; it has no positions
+    max_position_embeddings: int  # length of the rows that it is trained on; it has no positions
     rms_norm_eps: float = 1e-6
     model_type: str = "groundup_convolution"
 
@@ -40,7 +40,7 @@ class ConvolutionConfig(WithOrigin):
         return [powers[block % len(powers)] for block in range(self.num_hidden_layers)]
 
     @property
-    def sees(self) -> int:
+    def receptive_field(self) -> int:
         """Tokens that a prediction depends on."""
         return 1 + (self.kernel_size - 1) * sum(self.dilations)
 
@@ -55,13 +55,13 @@ def shape_for(depth: int, vocabulary: int, context: int) -> tuple[ConvolutionCon
     config = ConvolutionConfig(vocabulary, width, depth, kernel, context)
     return config, [
         f"width {width} = 1.15 x 64 x depth in steps of 16: a block has 9 width^2 parameters, a decoder's 12 (64 depth)^2",
-        f"kernels of {kernel}, dilations {config.dilations}: each token is predicted from {config.sees}",
+        f"kernels of {kernel}, dilations {config.dilations}: each token is predicted from {config.receptive_field}",
     ]
 
 
 @dataclass
 class InputCache:
-    """Of every block what it convolves, with room for `length` tokens a row; rows fill up independently.
+    """The inputs of every block's convolution, with room for `length` tokens a row; rows fill up independently.
 
     `inputs[block]`: (batch, length, width). `filled`: (batch,) tokens so far.
     """
@@ -89,19 +89,19 @@ class Block(nn.Module):
         for distance in self.distances:
             tap_BTD = F.pad(inputs_BTD, (0, 0, distance, 0))[:, :T]
             if documents_BT is not None:
-                # Nothing before the row has a document of its number, so padding counts as another.
+                # The padding before the row gets a document number that no token has.
                 tap_BTD = tap_BTD * (_shifted(documents_BT, distance) == documents_BT)[..., None]
             taps.append(tap_BTD)
         return x_BTD + self._gated(taps)
 
-    def continued(self, x_BTD: Tensor, kept_BSD: Tensor, slots_BT: Tensor) -> Tensor:
-        """The same for tokens that go to `slots_BT` of what is kept, and see what is kept before them."""
+    def forward_cached(self, x_BTD: Tensor, cached_BSD: Tensor, slots_BT: Tensor) -> Tensor:
+        """`forward` of new tokens: their inputs go to `slots_BT` of the cache, and they see what is cached before them."""
         rows = torch.arange(len(x_BTD), device=x_BTD.device)[:, None]
-        kept_BSD[rows, slots_BT] = self.input_layernorm(x_BTD).to(kept_BSD.dtype)
+        cached_BSD[rows, slots_BT] = self.input_layernorm(x_BTD).to(cached_BSD.dtype)
         taps = []
         for distance in self.distances:
-            from_BT = slots_BT - distance
-            taps.append((kept_BSD[rows, from_BT.clamp(min=0)] * (from_BT >= 0)[..., None]).to(x_BTD.dtype))
+            source_slots_BT = slots_BT - distance
+            taps.append((cached_BSD[rows, source_slots_BT.clamp(min=0)] * (source_slots_BT >= 0)[..., None]).to(x_BTD.dtype))
         return x_BTD + self._gated(taps)
 
     def _gated(self, taps: list[Tensor]) -> Tensor:
@@ -142,8 +142,8 @@ class Backbone(nn.Module):
                 x_BTD = block(x_BTD, documents_BT)
         else:
             slots_BT = cache.filled[:, None] + torch.arange(T, device=ids_BT.device)
-            for block, kept_BSD in zip(self.layers, cache.inputs, strict=True):
-                x_BTD = block.continued(x_BTD, kept_BSD, slots_BT)
+            for block, cached_BSD in zip(self.layers, cache.inputs, strict=True):
+                x_BTD = block.forward_cached(x_BTD, cached_BSD, slots_BT)
             cache.filled = cache.filled + (T if lengths_B is None else lengths_B)
         return self.norm(x_BTD)
 

@@ -27,9 +27,9 @@ from groundup.model.moe import MixtureOfExperts
 from groundup.model.origin import WithOrigin
 from groundup.model.rotary import attention_scale, rope_frequencies
 
-# Up to this, attention in bfloat16 on a processor is trained by plain products: PyTorch's own backward takes 32 ms of one
-# core's time for 16 rows of 256 tokens (4 heads of 64), these 12; at 1,024 tokens they are level.
-SHORT = 512
+# Tokens of a row up to which attention in bfloat16 on a processor is trained by plain products: PyTorch's own backward takes
+# 32 ms of one core's time for 16 rows of 256 tokens (4 heads of 64), these 12; at 1,024 tokens they are level.
+MAX_PLAIN_ATTENTION = 512
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class DecoderConfig(WithOrigin):
 
 
 def shape_for(depth: int, vocabulary: int, context: int) -> tuple[DecoderConfig, list[str]]:
-    """All sizes from one dial, with the reason of each (nanochat's `--depth`)."""
+    """All sizes from the depth alone, as by nanochat's `--depth`, with the reason of each."""
     width, head_dim = 64 * depth, 64
     heads = width // head_dim
     key_value_heads = heads // 2 if heads % 2 == 0 else heads
@@ -88,8 +88,8 @@ def with_experts(config: DecoderConfig, experts: int, per_token: int) -> tuple[D
 
     Raises ValueError when `per_token` does not divide the MLP's width or is more than `experts`.
     """
-    inner, rest = divmod(config.intermediate_size, per_token)
-    if rest or per_token > experts:
+    inner, remainder = divmod(config.intermediate_size, per_token)
+    if remainder or per_token > experts:
         raise ValueError(f"{per_token} of {experts} experts cannot share an MLP of {config.intermediate_size}")
     sparse = replace(
         config,
@@ -104,10 +104,10 @@ def with_experts(config: DecoderConfig, experts: int, per_token: int) -> tuple[D
     ]
 
 
-def side_by_side(x: Tensor, *layers: Linear) -> tuple[Tensor, ...]:
-    """What each of the layers makes of x (B, T, D), by one product, so that x and its gradient pass memory once.
+def fused_linear(x: Tensor, *layers: Linear) -> tuple[Tensor, ...]:
+    """The outputs of all layers for x (B, T, D), by one product, so that x and its gradient pass memory once.
 
-    A single token, as in generation, costs less than putting the weights together would.
+    For a single token, as in generation, joining the weights would cost more than it saves.
     """
     if x.shape[1] == 1:
         return tuple(layer(x) for layer in layers)
@@ -159,7 +159,7 @@ class KeyValueCache:
     keys: list[Tensor]
     values: list[Tensor]
     filled: Tensor
-    used: int = 0  # no row has filled more of it, so attention need not look further
+    used: int = 0  # slots that any row has filled: attention looks no further
 
     @staticmethod
     def empty(config: DecoderConfig, batch: int, length: int, device: torch.device) -> "KeyValueCache":
@@ -179,11 +179,11 @@ class KeyValueCache:
 
 @dataclass
 class Positions:
-    """What attention needs to know of the tokens' places, worked out once for all layers."""
+    """What attention needs to know of the tokens' positions, computed once for all layers."""
 
     cos: Tensor  # (B, 1, T, C)
     sin: Tensor
-    visible: Tensor | None  # (B, 1, T, S) boolean; None means plainly causal
+    visible: Tensor | None  # (B, 1, T, S) boolean; None: causal, nothing else
     slots: Tensor | None = field(default=None)  # (B, T): where in the cache each token goes
     bias: Tensor | None = None  # `visible` as what to add to scores (B, 1, T, S), for attention by plain products
 
@@ -202,29 +202,29 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(self.channels, config.rms_norm_eps) if normalised else nn.Identity()
         self.k_norm = RMSNorm(self.channels, config.rms_norm_eps) if normalised else nn.Identity()
 
-    def forward(self, x_BTD: Tensor, places: Positions, cache: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x_BTD: Tensor, positions: Positions, cache: tuple[Tensor, Tensor] | None) -> Tensor:
         B, T, _ = x_BTD.shape
-        projected = side_by_side(x_BTD, self.q_proj, self.k_proj, self.v_proj)
+        projected = fused_linear(x_BTD, self.q_proj, self.k_proj, self.v_proj)
         q_BTHC, k_BTKC, v_BTKC = (part.unflatten(-1, (-1, self.channels)) for part in projected)
         q_BHTC, k_BKTC = self.q_norm(q_BTHC).transpose(1, 2), self.k_norm(k_BTKC).transpose(1, 2)
         v_BKTC = v_BTKC.transpose(1, 2)
-        q_BHTC, k_BKTC = rotate(q_BHTC, places), rotate(k_BKTC, places)
-        if cache is not None and places.slots is not None:
+        q_BHTC, k_BKTC = rotate(q_BHTC, positions), rotate(k_BKTC, positions)
+        if cache is not None and positions.slots is not None:
             rows = torch.arange(B, device=x_BTD.device)[:, None]
             keys, values = cache
-            keys[rows, :, places.slots] = k_BKTC.transpose(1, 2).to(keys.dtype)
-            values[rows, :, places.slots] = v_BKTC.transpose(1, 2).to(values.dtype)
-            used = places.visible.shape[-1]
+            keys[rows, :, positions.slots] = k_BKTC.transpose(1, 2).to(keys.dtype)
+            values[rows, :, positions.slots] = v_BKTC.transpose(1, 2).to(values.dtype)
+            used = positions.visible.shape[-1]
             k_BKTC, v_BKTC = keys[:, :, :used].to(q_BHTC.dtype), values[:, :, :used].to(q_BHTC.dtype)
-        if places.bias is not None:
-            out_BHTC = attend(q_BHTC, k_BKTC, v_BKTC, places.bias)
+        if positions.bias is not None:
+            out_BHTC = attend(q_BHTC, k_BKTC, v_BKTC, positions.bias)
         else:
             out_BHTC = F.scaled_dot_product_attention(
                 q_BHTC,
                 k_BKTC,
                 v_BKTC,
-                attn_mask=places.visible,
-                is_causal=places.visible is None,
+                attn_mask=positions.visible,
+                is_causal=positions.visible is None,
                 enable_gqa=self.heads != self.key_value_heads,
             )
         return self.o_proj(out_BHTC.transpose(1, 2).reshape(B, T, -1))
@@ -253,9 +253,9 @@ def _attend(q_BHTC: Tensor, k_BKSC: Tensor, v_BKSC: Tensor, bias: Tensor) -> Ten
     return torch.bmm(scores.softmax(dim=-1).view(B * K, -1, S), v_NSC).view(B, H, T, C)
 
 
-def rotate(x_BHTC: Tensor, places: Positions) -> Tensor:
+def rotate(x_BHTC: Tensor, positions: Positions) -> Tensor:
     """Rotary positions (Su et al. 2021), halves paired as in Llama and Qwen."""
-    return _Rotated.apply(x_BHTC, places.cos.to(x_BHTC.dtype), places.sin.to(x_BHTC.dtype))
+    return _Rotated.apply(x_BHTC, positions.cos.to(x_BHTC.dtype), positions.sin.to(x_BHTC.dtype))
 
 
 class _Rotated(torch.autograd.Function):
@@ -264,23 +264,23 @@ class _Rotated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BHTC: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turned(x_BHTC, cos, sin)
+        return _rotated(x_BHTC, cos, sin)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        return _turned(grad, cos, -sin), None, None
+        return _rotated(grad, cos, -sin), None, None
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
     cos, sin = cos[..., : first.shape[-1]], sin[..., : first.shape[-1]]
-    turned = (torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin))
-    return torch.cat(turned, dim=-1)
+    rotated = (torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin))
+    return torch.cat(rotated, dim=-1)
 
 
 class _Gated(torch.autograd.Function):
-    """silu(gate) * up; the gradient is worked out from these two and one exponential, and nothing else is kept."""
+    """silu(gate) * up; the gradient is computed from these two and one exponential, and nothing else is kept."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
@@ -303,7 +303,7 @@ class MLP(nn.Module):
         self.down_proj = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = side_by_side(x, self.gate_proj, self.up_proj)
+        gate, up = fused_linear(x, self.gate_proj, self.up_proj)
         return self.down_proj(_Gated.apply(gate, up))
 
 
@@ -316,8 +316,8 @@ class Layer(nn.Module):
         self.mlp_name = "block_sparse_moe" if config.model_type == "mixtral" else "mlp"
         self.add_module(self.mlp_name, mixture_of_experts(config) if config.num_experts else MLP(config))
 
-    def forward(self, x_BTD: Tensor, places: Positions, cache: tuple[Tensor, Tensor] | None) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), places, cache)
+    def forward(self, x_BTD: Tensor, positions: Positions, cache: tuple[Tensor, Tensor] | None) -> Tensor:
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), positions, cache)
         mlp = getattr(self, self.mlp_name)
         return x_BTD + mlp(self.post_attention_layernorm(x_BTD))
 
@@ -343,7 +343,7 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.compiled = False
-        self.by_kernels_in: torch.dtype | None = None
+        self.kernel_dtype: torch.dtype | None = None
         self.attention_by_kernels = False  # of a mixture, in bfloat16
 
     def forward(
@@ -354,15 +354,15 @@ class Backbone(nn.Module):
         lengths_B: Tensor | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Hidden states (batch, time, width) after the final norm. In place of ids, embeddings (batch, time, width) will do.
+        """Hidden states (batch, time, width) after the final norm, of ids or of embeddings (batch, time, width).
 
-        `documents_BT` (batch, time), integers: a token sees only earlier tokens with its own number; this is how several
-        documents share a row. With `cache`, rows continue from `cache.filled` and `lengths_B` (batch,) says how many of
-        the given tokens are real in each row (the rest is padding on the right).
+        `documents_BT` (batch, time), integers: a token sees only earlier tokens of its own document number; so several
+        documents share a row. With `cache`, rows continue from `cache.filled`, and `lengths_B` (batch,) is the number of
+        real tokens in each row; the rest is padding on the right.
         """
         T = ids_BT.shape[1]
         plain = cache is None and not ids_BT.is_floating_point()
-        if self.by_kernels_in == dtype and plain:
+        if self.kernel_dtype == dtype and plain:
             if dtype == torch.float32:
                 rows = float32_layers.whole_rows(ids_BT, documents_BT)
                 return float32_layers.hidden_states(self, rows).unflatten(0, ids_BT.shape)
@@ -372,50 +372,50 @@ class Backbone(nn.Module):
             return native_layers.mixture_by_rows(self, ids_BT, documents_BT)
         x_BTD = (ids_BT if ids_BT.is_floating_point() else self.embed_tokens(ids_BT)).to(dtype)
         if cache is None:
-            places = self.places(torch.arange(T, device=ids_BT.device)[None])
+            positions = self.rotary_positions(torch.arange(T, device=ids_BT.device)[None])
             if documents_BT is not None:
                 same = documents_BT[:, None, :, None] == documents_BT[:, None, None, :]
-                places.visible = same & _causal(T, ids_BT.device)
-            if dtype == torch.bfloat16 and T <= SHORT and ids_BT.device.type == "cpu":
-                visible = _causal(T, ids_BT.device)[None, None] if places.visible is None else places.visible
-                places.bias = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -torch.inf)
+                positions.visible = same & _causal(T, ids_BT.device)
+            if dtype == torch.bfloat16 and T <= MAX_PLAIN_ATTENTION and ids_BT.device.type == "cpu":
+                visible = _causal(T, ids_BT.device)[None, None] if positions.visible is None else positions.visible
+                positions.bias = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, -torch.inf)
         else:
             slots_BT = cache.filled[:, None] + torch.arange(T, device=ids_BT.device)
-            places = self.places(slots_BT)
-            places.slots = slots_BT
+            positions = self.rotary_positions(slots_BT)
+            positions.slots = slots_BT
             cache.used = min(cache.used + T, cache.keys[0].shape[2])
             seen_S = torch.arange(cache.used, device=ids_BT.device)
-            places.visible = seen_S <= slots_BT[:, None, :, None]
+            positions.visible = seen_S <= slots_BT[:, None, :, None]
             cache.filled = cache.filled + (T if lengths_B is None else lengths_B)
-        return self._blocks(x_BTD, places, cache)
+        return self._blocks(x_BTD, positions, cache)
 
-    def _blocks(self, x_BTD: Tensor, places: Positions, cache: KeyValueCache | None) -> Tensor:
+    def _blocks(self, x_BTD: Tensor, positions: Positions, cache: KeyValueCache | None) -> Tensor:
         for index, layer in enumerate(self.layers):
-            x_BTD = layer(x_BTD, places, (cache.keys[index], cache.values[index]) if cache else None)
+            x_BTD = layer(x_BTD, positions, (cache.keys[index], cache.values[index]) if cache else None)
         return self.norm(x_BTD)
 
     def use_kernels(self, context: int, dtype: torch.dtype) -> None:
-        """Layers in `dtype` by `kernels`. Raises `kernels.Unavailable`."""
+        """Compute the layers in `dtype` by `kernels`. Raises `kernels.Unavailable`."""
         if dtype == torch.float32:
             float32_layers.check(self.config)
         else:
             native_layers.check(self.config, context)
-        self.by_kernels_in = dtype
+        self.kernel_dtype = dtype
 
     def drop_kernels(self) -> None:
-        """And the memory that they keep."""
-        self.by_kernels_in, self.attention_by_kernels = None, False
+        """Compute the layers by PyTorch again, and free the kernels' memory."""
+        self.kernel_dtype, self.attention_by_kernels = None, False
         workspace.release()
 
     def compile(self) -> None:
-        """All but the embedding: compiled, its gradient adds in no fixed order, and no run would come out the same twice."""
+        """Compile all but the embedding: compiled, its gradient adds in no fixed order, and no two runs would be the same."""
         self._blocks = torch.compile(self._blocks)
         self.compiled = True
 
-    def places(self, positions_BT: Tensor) -> Positions:
+    def rotary_positions(self, positions_BT: Tensor) -> Positions:
         config = self.config
-        turning = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling, positions_BT.device)
-        angles = positions_BT[:, None, :, None].float() * turning
+        frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling, positions_BT.device)
+        angles = positions_BT[:, None, :, None].float() * frequencies
         angles = torch.cat((angles, angles), dim=-1)
         factor = attention_scale(config.rope_scaling)
         return Positions(angles.cos() * factor, angles.sin() * factor, None)
@@ -441,7 +441,7 @@ class Decoder(LanguageModel):
             self._experts_by_kernels(context, dtype)
 
     def _experts_by_kernels(self, context: int, dtype: torch.dtype) -> None:
-        """Of a mixture what there is a kernel for: the experts, and in bfloat16 attention."""
+        """Use the kernels that there are for a mixture: of the experts, and in bfloat16 of attention."""
         if dtype == torch.float32:
             if not float32.can_run_experts(self.config.hidden_size, self.config.moe_intermediate_size):
                 return
@@ -453,21 +453,21 @@ class Decoder(LanguageModel):
             self.model.attention_by_kernels = True
         for module in self.modules():
             if isinstance(module, MixtureOfExperts):
-                module.by_kernels_in = dtype
+                module.kernel_dtype = dtype
 
     def drop_kernels(self) -> None:
         self.model.drop_kernels()
         super().drop_kernels()
         for module in self.modules():
             if isinstance(module, MixtureOfExperts):
-                module.by_kernels_in = None
+                module.kernel_dtype = None
 
     def new_cache(self, batch: int, length: int, device: torch.device) -> KeyValueCache:
         return KeyValueCache.empty(self.config, batch, length, device)
 
 
 class RewardModel(nn.Module):
-    """A backbone, the decoder's if none is given, with one number a token: the reward model, and PPO's value function.
+    """A backbone, the decoder's if none is given, with one score per token: the reward model, and PPO's value function.
 
     In transformers `Qwen3ForSequenceClassification` with `num_labels=1`, which reads the number at the last token.
     """
@@ -492,6 +492,6 @@ class RewardModel(nn.Module):
         """Scores (batch, time), float32. `wanted_BT`: where it is zero the score is zero and not computed."""
         if wanted_BT is None:
             return self.score(self.model(ids_BT, dtype=dtype)).float().squeeze(-1)
-        places = wanted_BT.flatten().nonzero().squeeze(1)
-        scores = self.score(hidden_states(self.model, ids_BT, places, dtype)).float().squeeze(-1)
-        return scores.new_zeros(ids_BT.numel()).index_put((places,), scores).view(ids_BT.shape)
+        indices_M = wanted_BT.flatten().nonzero().squeeze(1)
+        scores = self.score(hidden_states(self.model, ids_BT, indices_M, dtype)).float().squeeze(-1)
+        return scores.new_zeros(ids_BT.numel()).index_put((indices_M,), scores).view(ids_BT.shape)

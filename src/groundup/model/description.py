@@ -1,7 +1,7 @@
-"""A decoder's config.json, written for every reader that we know of, and read from whoever wrote it.
+"""A decoder's config.json, written for every library that we know of, and read whichever library wrote it.
 
-`config.json` is where a model says what it computes. What ours do not compute is refused by name: a model that loads and
-answers a little wrongly is worse than one that does not load.
+`config.json` is where a model says what it computes. What our decoder does not compute is refused by name: a model that loads
+and answers a little wrongly is worse than one that does not load.
 """
 
 from dataclasses import MISSING, fields
@@ -13,17 +13,17 @@ from groundup.model.decoder import DecoderConfig
 from groundup.model.rotary import KINDS
 from groundup.model.weights import shown
 
-# By model_type, what transformers' classes begin with.
+# By model_type, the prefix of transformers' class names.
 FAMILIES = {"qwen3": "Qwen3", "qwen3_moe": "Qwen3Moe", "qwen2": "Qwen2", "llama": "Llama", "mixtral": "Mixtral"}
 KINDS_OF_VALUE = {int: "a whole number above zero", float: "a number above zero", bool: "true or false", str: "a string"}
-# Beyond any model: sizes are below 2^31, and a float32 ends at 3.4e38.
+# Upper limits, beyond any model: sizes are below 2^31, and float32 ends at 3.4e38.
 LARGEST = {int: 2**31 - 1, float: 1e30}
 Shape = TypeVar("Shape")
-OF_EXPERTS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob")
+EXPERT_FIELDS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob")
 
 
 def describe(config: DecoderConfig) -> dict[str, Any]:
-    """The entries of config.json that follow from the sizes and the family."""
+    """The entries of config.json that follow from sizes and family."""
     description = {
         **config.as_dict(),
         "hidden_act": "silu",
@@ -52,7 +52,7 @@ def shape_of(kind: type[Shape], entries: dict[str, Any], path: Path) -> Shape:
 
     Raises UserError, naming `path`, for the first that is missing or of another type.
     """
-    given = {}
+    values = {}
     for field in fields(kind):
         if field.name == "origin":  # no size
             continue
@@ -60,17 +60,17 @@ def shape_of(kind: type[Shape], entries: dict[str, Any], path: Path) -> Shape:
             if field.default is MISSING:
                 raise UserError(f"{path}: {field.name} is missing")
             continue
-        given[field.name] = value = entries[field.name]
+        values[field.name] = value = entries[field.name]
         if field.type in KINDS_OF_VALUE and value != field.default:
             _check(field.name, value, field.type, path)
-    return kind(**given)
+    return kind(**values)
 
 
 def _check(name: str, value: Any, kind: type, path: Path) -> None:
-    number = kind in (int, float)
-    right = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
-    if not right or (number and not 0 < value <= LARGEST[kind]):
-        limit = f", at most {LARGEST[kind]:g}" if right and value > 0 else ""
+    is_number = kind in (int, float)
+    is_valid = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+    if not is_valid or (is_number and not 0 < value <= LARGEST[kind]):
+        limit = f", at most {LARGEST[kind]:g}" if is_valid and value > 0 else ""
         raise UserError(f"{path}: {name} is {shown(value)}; it must be {KINDS_OF_VALUE[kind]}{limit}")
 
 
@@ -79,42 +79,42 @@ def read_config(description: dict[str, Any], path: Path) -> DecoderConfig:
     kind = description.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise UserError(f"{path}: model_type is {shown(kind)}; decoders that groundup computes are {', '.join(FAMILIES)}")
-    given = {name: value for name, value in description.items() if value is not None}
+    entries = {name: value for name, value in description.items() if value is not None}
     for name in ("max_position_embeddings", "hidden_size", "num_attention_heads", "sliding_window"):
-        if name in given:
-            _check(name, given[name], int, path)
-    context, window = given.get("max_position_embeddings", 0), given.get("sliding_window")
-    if kind != "mixtral":  # which has no such switch; these have 4,096 where config.json does not say
-        window = description.get("sliding_window", 4096) if given.get("use_sliding_window") else None
+        if name in entries:
+            _check(name, entries[name], int, path)
+    context, window = entries.get("max_position_embeddings", 0), entries.get("sliding_window")
+    if kind != "mixtral":  # Mixtral has no such switch; the others have 4,096 where config.json does not say
+        window = description.get("sliding_window", 4096) if entries.get("use_sliding_window") else None
     windowed = window is not None and window < context
-    other = {
-        "hidden_act": given.get("hidden_act", "silu") != "silu",
-        "attention_bias": given.get("attention_bias", False),
-        "mlp_bias": given.get("mlp_bias", False),
+    unsupported = {
+        "hidden_act": entries.get("hidden_act", "silu") != "silu",
+        "attention_bias": entries.get("attention_bias", False),
+        "mlp_bias": entries.get("mlp_bias", False),
         "sliding_window": windowed,
-        "decoder_sparse_step": given.get("decoder_sparse_step", 1) != 1,
-        "mlp_only_layers": given.get("mlp_only_layers", []) != [],
-        "quantization_config": "quantization_config" in given,
-        "partial_rotary_factor": given.get("partial_rotary_factor", 1) != 1,
+        "decoder_sparse_step": entries.get("decoder_sparse_step", 1) != 1,
+        "mlp_only_layers": entries.get("mlp_only_layers", []) != [],
+        "quantization_config": "quantization_config" in entries,
+        "partial_rotary_factor": entries.get("partial_rotary_factor", 1) != 1,
     }
-    if differs := [name for name, is_other in other.items() if is_other]:
-        raise UserError(f"{path}: {', '.join(differs)} is not what groundup's decoder computes")
-    given["rope_theta"], given["rope_scaling"] = _rope(given, path)
-    given.setdefault("tie_word_embeddings", False)
-    if kind not in ("qwen3", "qwen3_moe") and {"hidden_size", "num_attention_heads"} <= given.keys():
-        given.setdefault("head_dim", given["hidden_size"] // given["num_attention_heads"])
-        given.setdefault("num_key_value_heads", given["num_attention_heads"])
-    if "num_local_experts" in given:
-        given["num_experts"] = given["num_local_experts"]
+    if names := [name for name, is_unsupported in unsupported.items() if is_unsupported]:
+        raise UserError(f"{path}: {', '.join(names)} is not what groundup's decoder computes")
+    entries["rope_theta"], entries["rope_scaling"] = _rope(entries, path)
+    entries.setdefault("tie_word_embeddings", False)
+    if kind not in ("qwen3", "qwen3_moe") and {"hidden_size", "num_attention_heads"} <= entries.keys():
+        entries.setdefault("head_dim", entries["hidden_size"] // entries["num_attention_heads"])
+        entries.setdefault("num_key_value_heads", entries["num_attention_heads"])
+    if "num_local_experts" in entries:
+        entries["num_experts"] = entries["num_local_experts"]
     if kind == "mixtral":
-        given |= {"moe_intermediate_size": given.get("intermediate_size"), "norm_topk_prob": True}
+        entries |= {"moe_intermediate_size": entries.get("intermediate_size"), "norm_topk_prob": True}
     if kind == "qwen3_moe":
-        given.setdefault("norm_topk_prob", False)
+        entries.setdefault("norm_topk_prob", False)
     sparse = kind in ("qwen3_moe", "mixtral")
-    wanted = [field.name for field in fields(DecoderConfig) if field.name not in ("origin", *(() if sparse else OF_EXPERTS))]
-    if missing := [name for name in wanted if name not in given]:
+    needed = [field.name for field in fields(DecoderConfig) if field.name not in ("origin", *(() if sparse else EXPERT_FIELDS))]
+    if missing := [name for name in needed if name not in entries]:
         raise UserError(f"{path}: {missing[0]} is missing")
-    config = shape_of(DecoderConfig, {name: given[name] for name in wanted}, path)
+    config = shape_of(DecoderConfig, {name: entries[name] for name in needed}, path)
     if config.num_attention_heads % config.num_key_value_heads or config.head_dim % 2:
         raise UserError(
             f"{path}: {config.num_attention_heads} heads of {config.head_dim} channels, {config.num_key_value_heads} of keys "
@@ -125,24 +125,24 @@ def read_config(description: dict[str, Any], path: Path) -> DecoderConfig:
     return config
 
 
-def _rope(given: dict[str, Any], path: Path) -> tuple[float, dict[str, Any] | None]:
-    """The base, and how positions are stretched: `rope_parameters` since transformers 5, two entries before it."""
-    # Where both stand, transformers goes by rope_scaling.
-    stated = given.get("rope_scaling") or given.get("rope_parameters") or {}
-    if not isinstance(stated, dict):
-        raise UserError(f"{path}: rope_parameters or rope_scaling is {shown(stated)}; it must be an object")
-    rope = {"rope_theta": given.get("rope_theta"), **stated}
+def _rope(entries: dict[str, Any], path: Path) -> tuple[float, dict[str, Any] | None]:
+    """`rope_theta` and the scaling of positions: `rope_parameters` since transformers 5, two entries before it."""
+    # Where both are given, transformers uses rope_scaling.
+    scaling = entries.get("rope_scaling") or entries.get("rope_parameters") or {}
+    if not isinstance(scaling, dict):
+        raise UserError(f"{path}: rope_parameters or rope_scaling is {shown(scaling)}; it must be an object")
+    rope = {"rope_theta": entries.get("rope_theta"), **scaling}
     kind = rope.pop("rope_type", None) or rope.pop("type", "default")
     theta = rope.pop("rope_theta")
     if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"{path}: rope_type is {shown(kind)}; what groundup computes is {', '.join(KINDS)}")
     rope = {name: value for name, value in rope.items() if value is not None and name != "type"}
     needed, allowed = KINDS[kind]
-    if "original_max_position_embeddings" in needed:  # which stands beside the others where Phi's makers wrote it
-        beside = given.get("original_max_position_embeddings")
-        rope = {"original_max_position_embeddings": given.get("max_position_embeddings"), **rope}
+    if "original_max_position_embeddings" in needed:  # Phi's config.json has it at the top level
+        top_level = entries.get("original_max_position_embeddings")
+        rope = {"original_max_position_embeddings": entries.get("max_position_embeddings"), **rope}
         rope = {name: value for name, value in rope.items() if value is not None}
-        rope |= {} if beside is None else {"original_max_position_embeddings": beside}
+        rope |= {} if top_level is None else {"original_max_position_embeddings": top_level}
     if unknown := sorted(rope.keys() - needed - allowed):
         raise UserError(f"{path}: {unknown[0][:80]} of rope_type {kind} is not what groundup's decoder computes")
     if missing := sorted(needed - rope.keys()):
@@ -151,11 +151,11 @@ def _rope(given: dict[str, Any], path: Path) -> tuple[float, dict[str, Any] | No
         _check(name, value, bool if name == "truncate" else float, path)
     if theta is not None:
         _check("rope_theta", theta, float, path)
-    if theta is None and given["model_type"] != "llama":
+    if theta is None and entries["model_type"] != "llama":
         raise UserError(f"{path}: rope_theta is missing")
-    if theta is not None and theta <= 1:  # the first channels would be the slowest
+    if theta is not None and theta <= 1:  # the first channels would turn slowest
         raise UserError(f"{path}: rope_theta is {shown(theta)}; it must be above 1")
     if kind == "llama3" and rope["low_freq_factor"] >= rope["high_freq_factor"]:
         raise UserError(f"{path}: low_freq_factor of rope_type llama3 must be below high_freq_factor")
-    # The first Llamas do not say theirs.
+    # The first Llamas' config.json has no rope_theta.
     return 10_000.0 if theta is None else theta, None if kind == "default" else {"rope_type": kind, **rope}

@@ -3,8 +3,8 @@
     i, f, o = sigmoid(W x_t + U h_{t-1} + b)    g = tanh(W x_t + U h_{t-1} + b)
     c_t = f * c_{t-1} + i * g                   h_t = o * tanh(c_t)
 
-What is known of the past is c and h: so much a layer, however long the text. Each layer stands in the pre-norm residual
-that the decoder's blocks stand in, x += lstm(rms_norm(x)), and the same embedding and head surround them.
+The state is c and h of every layer, however long the text. Each layer is in a pre-norm residual, as the decoder's blocks are,
+x += lstm(rms_norm(x)); embedding and head are the decoder's too.
 
 Shape suffixes: B batch, T time, D width, S documents, N tokens.
 """
@@ -30,7 +30,7 @@ class LSTMConfig(WithOrigin):
     vocab_size: int
     hidden_size: int
     num_hidden_layers: int
-    max_position_embeddings: int  # the rows it is trained on; it has no positions
+    max_position_embeddings: int  # length of the rows that it is trained on; it has no positions
     rms_norm_eps: float = 1e-6
     model_type: str = "groundup_lstm"
 
@@ -50,7 +50,7 @@ def shape_for(depth: int, vocabulary: int, context: int) -> tuple[LSTMConfig, li
 
 @dataclass
 class LSTMState:
-    """Of every layer h and c (batch, width); `filled` (batch,) counts the tokens so far."""
+    """h and c of every layer (batch, width); `filled` (batch,) counts the tokens so far."""
 
     hidden: list[Tensor]
     cells: list[Tensor]
@@ -72,8 +72,8 @@ class Layer(nn.Module):
     def forward(
         self, x_BTD: Tensor, lengths_B: Tensor | None, state: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """`lengths_B`, on the CPU: how much of each row is real. The state returned is that at the end of it."""
-        # In float32 whatever the rest is in: rounding would add up along the text.
+        """`lengths_B`, on the CPU: real tokens of each row. The state returned is the one after the last of them."""
+        # Always in float32: rounding would add up along the text.
         inputs = self.input_layernorm(x_BTD).float()
         if lengths_B is None:
             outputs, state = self.lstm(inputs, state)
@@ -84,14 +84,14 @@ class Layer(nn.Module):
         return x_BTD + outputs.to(x_BTD.dtype), state
 
     def by_kernels(self, x_BTD: Tensor, begins_BT: Tensor) -> Tensor:
-        """`forward` of rows in which an empty state stands before each token that `begins_BT` names."""
-        own = self.lstm
-        inputs = F.linear(self.input_layernorm(x_BTD).float(), own.weight_ih_l0, own.bias_ih_l0 + own.bias_hh_l0)
-        return x_BTD + _Recurrence.apply(inputs, own.weight_hh_l0, begins_BT).to(x_BTD.dtype)
+        """`forward` of rows in which the state is empty before each token that `begins_BT` marks."""
+        lstm = self.lstm
+        inputs = F.linear(self.input_layernorm(x_BTD).float(), lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)
+        return x_BTD + _Recurrence.apply(inputs, lstm.weight_hh_l0, begins_BT).to(x_BTD.dtype)
 
 
 class _Recurrence(torch.autograd.Function):
-    """Hidden states (batch, time, D) from what each step takes from its input (batch, time, 4 D), by `kernels.float32`."""
+    """Hidden states (batch, time, D) from the inputs' part of the gates (batch, time, 4 D), by `kernels.float32`."""
 
     @staticmethod
     def forward(ctx: Any, inputs_BTG: Tensor, weight_GD: Tensor, begins_BT: Tensor) -> Tensor:
@@ -102,10 +102,10 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_BTD: Tensor) -> tuple[Tensor, Tensor, None]:
         weight_GD, begins_BT, gates, cells, hidden_BTD = ctx.saved_tensors
-        slopes_BTG = float32.recurrence_backward(grad_BTD.contiguous(), weight_GD, begins_BT, gates, cells)
-        before_BTD = torch.zeros_like(hidden_BTD)
-        before_BTD[:, 1:] = hidden_BTD[:, :-1].masked_fill(begins_BT[:, 1:, None], 0)
-        return slopes_BTG, slopes_BTG.flatten(0, 1).T @ before_BTD.flatten(0, 1), None
+        grad_inputs_BTG = float32.recurrence_backward(grad_BTD.contiguous(), weight_GD, begins_BT, gates, cells)
+        previous_BTD = torch.zeros_like(hidden_BTD)
+        previous_BTD[:, 1:] = hidden_BTD[:, :-1].masked_fill(begins_BT[:, 1:, None], 0)
+        return grad_inputs_BTG, grad_inputs_BTG.flatten(0, 1).T @ previous_BTD.flatten(0, 1), None
 
 
 class Backbone(nn.Module):
@@ -131,7 +131,7 @@ class Backbone(nn.Module):
 
         Documents that share a row are taken apart and run side by side, each from an empty state.
         """
-        if self.by_kernels and cache is None:  # what stands behind a row's length is nobody's, and needs no leaving out
+        if self.by_kernels and cache is None:  # padding may be computed too: no real token comes after it
             begins_BT = torch.zeros_like(ids_BT, dtype=torch.bool)
             if documents_BT is not None:
                 begins_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
@@ -140,11 +140,11 @@ class Backbone(nn.Module):
                 x_BTD = layer.by_kernels(x_BTD, begins_BT)
             return self.norm(x_BTD)
         if documents_BT is not None:
-            document_N, place_N, lengths_S = _apart(documents_BT)
+            document_N, offset_N, lengths_S = _split_documents(documents_BT)
             side_by_side = ids_BT.new_zeros(len(lengths_S), int(lengths_S.max()))
-            side_by_side[document_N, place_N] = ids_BT.flatten()
+            side_by_side[document_N, offset_N] = ids_BT.flatten()
             hidden_STD = self._run(side_by_side, lengths_S, None, dtype)
-            return hidden_STD[document_N, place_N].view(*ids_BT.shape, -1)
+            return hidden_STD[document_N, offset_N].view(*ids_BT.shape, -1)
         hidden_BTD = self._run(ids_BT, lengths_B, cache, dtype)
         if cache is not None:
             cache.filled = cache.filled + (ids_BT.shape[1] if lengths_B is None else lengths_B)
@@ -154,15 +154,15 @@ class Backbone(nn.Module):
         lengths_B = None if lengths_B is None else lengths_B.cpu()  # where torch wants them
         x_BTD = self.embed_tokens(ids_BT).to(dtype)
         for index, layer in enumerate(self.layers):
-            before = None if cache is None else (cache.hidden[index][None], cache.cells[index][None])
-            x_BTD, (hidden, cells) = layer(x_BTD, lengths_B, before)
+            state = None if cache is None else (cache.hidden[index][None], cache.cells[index][None])
+            x_BTD, (hidden, cells) = layer(x_BTD, lengths_B, state)
             if cache is not None:
                 cache.hidden[index], cache.cells[index] = hidden[0], cells[0]
         return self.norm(x_BTD)
 
 
-def _apart(documents_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For every token the number of its document, counted through the batch, and its place there; and their lengths."""
+def _split_documents(documents_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For every token the number of its document, counted through the batch, and its offset there; and the documents' lengths."""
     begins_BT = torch.ones_like(documents_BT, dtype=torch.bool)
     begins_BT[:, 1:] = documents_BT[:, 1:] != documents_BT[:, :-1]
     document_N = begins_BT.flatten().cumsum(0) - 1
@@ -176,7 +176,7 @@ class LSTM(LanguageModel):
         super().__init__(config, Backbone(config), config.hidden_size)
 
     def use_kernels(self, context: int, dtype: torch.dtype = torch.bfloat16) -> None:
-        """And the recurrent steps, in float32 with either. Raises `kernels.Unavailable`."""
+        """Also compute the recurrence by kernels, always in float32. Raises `kernels.Unavailable`."""
         super().use_kernels(context, dtype)
         float32.check_head(self.config.hidden_size)
         self.model.by_kernels = True
@@ -195,7 +195,7 @@ class LSTM(LanguageModel):
 
 
 def initialise(model: LSTM, seed: int) -> None:
-    """As the decoder; and the forget gate begins open, a bias of 1 (Jozefowicz et al. 2015)."""
+    """As the decoder; and the forget gate begins open, with a bias of 1 (Jozefowicz et al. 2015)."""
     base.initialise(model, seed)
     width = model.config.hidden_size
     with torch.no_grad():

@@ -1,6 +1,6 @@
-"""Hugging Face folders, in and out: what is written here is what `from_pretrained` and vLLM read.
+"""Hugging Face folders, written and read: `from_pretrained` and vLLM read what is written here.
 
-Our modules already carry transformers' names, so there is no conversion: safetensors out, safetensors in. A reward
+Our modules have transformers' names, so there is no conversion: safetensors out, safetensors in. A reward
 model is `Qwen3ForSequenceClassification` (or its family's) with one label; the others are `...ForCausalLM`. LSTM,
 convolution and patched bytes, which no other tool knows, are saved in the same way under a `model_type` of ours.
 """
@@ -39,7 +39,7 @@ def save(
 ) -> None:  # fmt: skip
     """Write a model with its tokenizer and its card. `chat`: generation ends at the end of a message, not of a document.
 
-    dtype: torch's name of the format of its weights on disk; if not given, that of the folder that it began with.
+    dtype: torch's name of the format of its weights on disk; if not given, that of the folder that it was loaded from.
     Raises UserError when the tokenizer has ids that the model has no embedding for, and where the format cannot hold a weight.
     """
     config = model.config if not dtype else replace(model.config, origin=replace(model.config.origin, dtype=dtype))
@@ -69,48 +69,48 @@ def save(
 def _special_ids(
     model: LanguageModel | RewardModel, tokenizer: Tokenizer, chat: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Of config.json the special tokens' ids; and the whole of generation_config.json.
+    """The special tokens' ids for config.json; and all of generation_config.json.
 
-    A model that came from elsewhere with its tokenizer keeps both as they were. But a chat model stops where a message
-    ends, also one made of a model that did not.
+    A published model that still has its tokenizer keeps both as they were. But a chat model always stops at the end of a
+    message, also where the model that it was trained from did not.
     """
     origin, end = model.config.origin, tokenizer.message_end
     if not tokenizer.kept or origin.ids is None:
-        both = {"bos_token_id": tokenizer.begin_of_text, "pad_token_id": tokenizer.pad}
+        begin_and_pad = {"bos_token_id": tokenizer.begin_of_text, "pad_token_id": tokenizer.pad}
         ends = [end, tokenizer.end_of_text] if chat else tokenizer.end_of_text
-        ids = {**both, "eos_token_id": end if chat else tokenizer.end_of_text}
-        return ids, {**both, "eos_token_id": ends, **origin.generation.sampling()}
+        ids = {**begin_and_pad, "eos_token_id": end if chat else tokenizer.end_of_text}
+        return ids, {**begin_and_pad, "eos_token_id": ends, **origin.generation.sampling()}
     ids = dict(origin.ids)
     if isinstance(model, RewardModel) and ids.get("pad_token_id") is None:
-        ids["pad_token_id"] = tokenizer.pad  # by which transformers finds a row's last token
+        ids["pad_token_id"] = tokenizer.pad  # transformers finds a row's last token by it
     generation = origin.generation.stated
     generation = {**ids, **origin.generation.sampling()} if generation is None else dict(generation)
     if chat and end not in origin.generation.ends:
         for entries in (ids, generation):
-            found = entries.get("eos_token_id", list(origin.generation.ends))
-            others = found if isinstance(found, list) else [] if found is None else [found]
-            entries["eos_token_id"] = [end, *(token for token in others if token != end)]
+            stated = entries.get("eos_token_id", list(origin.generation.ends))
+            end_ids = stated if isinstance(stated, list) else [] if stated is None else [stated]
+            entries["eos_token_id"] = [end, *(token for token in end_ids if token != end)]
     return ids, generation
 
 
-def save_weights(model: nn.Module, folder: Path, name_of_format: str = "float32") -> None:
-    """In this number format. Raises UserError where that cannot hold them."""
-    dtype = getattr(torch, name_of_format)
-    tensors = {name: one.detach().to("cpu", dtype).contiguous() for name, one in model.named_parameters()}
+def save_weights(model: nn.Module, folder: Path, dtype_name: str = "float32") -> None:
+    """Save the weights in this number format. Raises UserError where that cannot hold them."""
+    dtype = getattr(torch, dtype_name)
+    tensors = {name: parameter.detach().to("cpu", dtype).contiguous() for name, parameter in model.named_parameters()}
     for name, tensor in tensors.items():
         if dtype != torch.float32 and not tensor.isfinite().all():
-            raise UserError(f"{folder}: {name} has numbers beyond {name_of_format}, the format that it is saved in")
+            raise UserError(f"{folder}: {name} has numbers beyond {dtype_name}, the format that it is saved in")
     write_tensors(folder / "model.safetensors", tensors, metadata={"format": "pt"})
 
 
 def load_decoder(folder: Path) -> LanguageModel:
-    """The causal language model of a folder, in float32: whichever of ours its `model_type` names.
+    """The causal language model of a folder, in float32, of the architecture that its `model_type` names.
 
-    Raises UserError when something is missing, damaged or does not fit, or ours would compute it wrongly.
+    Raises UserError when something is missing, damaged or does not fit, or our architecture would compute it wrongly.
     """
     folder = Path(folder)
-    kind, config, description = _read(folder / "config.json")
-    model = weights.build(kind, config, folder, partial(_with_origin, config, description, folder))
+    model_class, config, description = _read(folder / "config.json")
+    model = weights.build(model_class, config, folder, partial(_with_origin, config, description, folder))
     _load_all(model, folder)
     return model
 
@@ -118,41 +118,41 @@ def load_decoder(folder: Path) -> LanguageModel:
 def outline(folder: Path) -> LanguageModel:
     """The causal language model of a folder without its weights. Raises UserError where config.json is not that of one."""
     path = Path(folder) / "config.json"
-    kind, config, _ = _read(path)
-    return weights.outline(kind, config, str(path))
+    model_class, config, _ = _read(path)
+    return weights.outline(model_class, config, str(path))
 
 
 def load_reward_model(folder: Path) -> RewardModel:
-    """Raises UserError when the folder is not a complete sequence classifier with one label."""
+    """The reward model of a folder. Raises UserError when it is not a complete sequence classifier with one label."""
     folder = Path(folder)
-    kind, config, description = _read(folder / "config.json")
+    model_class, config, description = _read(folder / "config.json")
     origin = partial(_with_origin, config, description, folder)
-    reward_model = weights.build(lambda config: RewardModel(config, kind(config).model), config, folder, origin)
+    reward_model = weights.build(lambda config: RewardModel(config, model_class(config).model), config, folder, origin)
     _load_all(reward_model, folder)
     return reward_model
 
 
 def _read(path: Path) -> tuple[type[LanguageModel], Any, dict[str, Any]]:
-    """The class and the shape that a config.json describes, and its entries."""
+    """The class and the configuration that a config.json describes, and its entries."""
     description = read_object(path)
-    kind = description.get("model_type")
-    ours = isinstance(kind, str) and kind in OURS
+    model_type = description.get("model_type")
+    ours = isinstance(model_type, str) and model_type in OURS
     config = _read_our_config(description, path) if ours else read_config(description, path)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        given = description.get(name)
-        for token in given if isinstance(given, list) else [given]:
+        value = description.get(name)
+        for token in value if isinstance(value, list) else [value]:
             # The first Llamas have -1 for "no padding".
-            right = token is None or (type(token) is int and -(name == "pad_token_id") <= token < config.vocab_size)
-            if not right:
+            is_valid = token is None or (type(token) is int and -(name == "pad_token_id") <= token < config.vocab_size)
+            if not is_valid:
                 raise UserError(f"{path}: {name} is {shown(token)}; ids are 0 to {config.vocab_size - 1}")
-    return OURS[kind] if ours else Decoder, config, description
+    return OURS[model_type] if ours else Decoder, config, description
 
 
 def _with_origin(config: Any, description: dict[str, Any], folder: Path) -> Any:
-    """The configuration with what else the folder says of the model, whose sizes are known to be those of its files."""
+    """The configuration with the folder's `Origin`; `config` has been compared with the files."""
     origin = Origin(
-        weights.format_of(weights.stored(folder)),
-        _without_token(folder, config.vocab_size),
+        weights.format_of(weights.stored_tensors(folder)),
+        _unused_ids(folder, config.vocab_size),
         {name: description[name] for name in IDS if name in description},
         generations.read(folder, config.vocab_size, description.get("eos_token_id")),
         cards.head_of(folder),
@@ -161,11 +161,11 @@ def _with_origin(config: Any, description: dict[str, Any], folder: Path) -> Any:
 
 
 def _read_our_config(description: dict[str, Any], path: Path) -> LSTMConfig | ConvolutionConfig | PatchesConfig:
-    kind = description["model_type"]
-    if kind == "groundup_convolution" and description.get("kernel_size") == 1:
+    model_type = description["model_type"]
+    if model_type == "groundup_convolution" and description.get("kernel_size") == 1:
         raise UserError(f"{path}: kernel_size is 1; it must be 2 at least, or no token sees another")
-    if kind != "groundup_patches":
-        return shape_of(LSTMConfig if kind == "groundup_lstm" else ConvolutionConfig, description, path)
+    if model_type != "groundup_patches":
+        return shape_of(LSTMConfig if model_type == "groundup_lstm" else ConvolutionConfig, description, path)
     parts = {}
     for name in ("across", "within"):
         if not isinstance(part := description.get(name), dict):
@@ -175,16 +175,16 @@ def _read_our_config(description: dict[str, Any], path: Path) -> LSTMConfig | Co
 
 
 def load_weights(model: nn.Module, folder: Path) -> dict[str, Tensor]:
-    """Fill `model`, which has a `config`, from the folder; returns the stored tensors that it has no place for, by name.
+    """Fill `model`, which has a `config`, from the folder; returns the stored tensors that are no parameters of it, by name.
 
     Raises UserError for what is missing, damaged or of another shape.
     """
     _token_ids(folder, model.config.vocab_size)
-    held = weights.stored(folder)
-    weights.check(model, held, folder)
+    stored = weights.stored_tensors(folder)
+    weights.check(model, stored, folder)
     parameters = dict(model.named_parameters())
     unknown: dict[str, Tensor] = {}
-    for path in sorted({one.path for one in held.values()}):
+    for path in sorted({tensor.path for tensor in stored.values()}):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (it is no dictionary)
                 if name not in parameters:
@@ -206,26 +206,26 @@ def _load_all(model: LanguageModel | RewardModel, folder: Path) -> None:
                     "transformers would use it as it is: set tie_word_embeddings to false"
                 )
         elif not name.endswith("rotary_emb.inv_freq"):  # the positions' frequencies follow from config.json
-            kind = model.config.model_type
-            raise UserError(f"{folder}/model.safetensors: {name[:80]} has no place in a {kind} as we know it")
+            model_type = model.config.model_type
+            raise UserError(f"{folder}/model.safetensors: {name[:80]} is not a parameter of a {model_type} model")
 
 
-def _without_token(folder: Path, vocabulary: int) -> tuple[int, ...]:
-    """Rows of the vocabulary that no token of the tokenizer beside the model has: Qwen's 151,936 rows have 151,669."""
+def _unused_ids(folder: Path, vocabulary: int) -> tuple[int, ...]:
+    """Ids that no token of the folder's tokenizer has: of Qwen's 151,936 ids 151,669 are used."""
     ids = _token_ids(folder, vocabulary)
     return tuple(sorted(set(range(vocabulary)) - ids)) if ids else ()
 
 
 def _token_ids(folder: Path, vocabulary: int) -> set[int]:
-    """Of the tokenizer beside the model, empty if there is none. It may have fewer ids than the model, never others."""
+    """Ids of the folder's tokenizer, empty if there is none. They may be fewer than the model's, never others."""
     path = folder / "tokenizer.json"
     if not path.exists():
         return set()
-    found = read_object(path)
+    tokenizer = read_object(path)
     try:
-        vocab = found["model"]["vocab"]
+        vocab = tokenizer["model"]["vocab"]
         ids = [*(vocab.values() if isinstance(vocab, dict) else range(len(vocab)))]
-        ids += [token["id"] for token in found.get("added_tokens") or []]
+        ids += [token["id"] for token in tokenizer.get("added_tokens") or []]
         if not ids or any(type(token) is not int for token in ids):
             raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError):

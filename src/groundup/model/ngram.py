@@ -5,12 +5,12 @@ Of tokens w after a history h of k - 1 tokens, where h' is h without its oldest 
     p(w | h) = (c(h w) - D(c(h w))) / c(h)  +  gamma(h) p(w | h')      p(w | nothing) ends in the uniform 1 / vocabulary
 
 At the highest order c counts occurrences; below it, how many different tokens were seen before h w: a short history
-is asked when the long one is new, so what matters is in how many contexts w is at home. D takes D1, D2 or D3+ off
-counts of 1, 2, 3 and more (estimated from the counts of counts); gamma(h) hands out what was taken: all sums are one.
+is used when the long one is new, so what matters is in how many contexts w occurs. D subtracts D1, D2 or D3+ from
+counts of 1, 2, 3 and more (estimated from the counts of counts); gamma(h) redistributes what was subtracted: all sums are one.
 
-A document's first tokens have the separator, repeated, for history. A context never reaches into the document before.
+A document's first tokens have the separator, repeated, for history. A history never reaches into the document before.
 
-Counting is sorting: an n-gram's number is the rank of its (history, token) among all of that order, and stands for it
+Counting is sorting: an n-gram's number is its rank among all (history, token) of that order, and stands for it
 as a history one order up. So a key is rank * vocabulary + token, and fits in 64 bits at any order.
 """
 
@@ -25,7 +25,7 @@ class Order:
     """One order's n-grams, sorted. A history is the number of an n-gram one order below; the last one is padding."""
 
     keys: np.ndarray  # (n-grams,) int64: history * vocabulary + last token, ascending
-    kept: np.ndarray  # (n-grams,) float64: (c - D(c)) / c(history)
+    discounted: np.ndarray  # (n-grams,) float64: (c - D(c)) / c(history)
     gamma: np.ndarray  # (histories,) float64: weight of the order below; 1 for a history that nothing followed
 
 
@@ -70,14 +70,14 @@ class KneserNey:
         tokens = _checked(tokens, self.vocabulary)
         probability = np.full(len(tokens), 1 / self.vocabulary)
         history = np.zeros(len(tokens), np.int64)  # -1: never seen, and so is every longer one
-        for counted in self.orders:
+        for order in self.orders:
             seen = history >= 0
-            probability *= np.where(seen, counted.gamma[history], 1.0)
-            wanted = history * self.vocabulary + tokens
-            ids = np.minimum(np.searchsorted(counted.keys, wanted), len(counted.keys) - 1)
-            found = seen & (counted.keys[ids] == wanted)
-            probability += np.where(found, counted.kept[ids], 0.0)
-            history = _histories(np.where(found, ids, -1), tokens, self.separator, padding=len(counted.keys))
+            probability *= np.where(seen, order.gamma[history], 1.0)
+            keys = history * self.vocabulary + tokens
+            ids = np.minimum(np.searchsorted(order.keys, keys), len(order.keys) - 1)
+            known = seen & (order.keys[ids] == keys)
+            probability += np.where(known, order.discounted[ids], 0.0)
+            history = _histories(np.where(known, ids, -1), tokens, self.separator, padding=len(order.keys))
         return np.log(probability)
 
     def next_token(self, history: np.ndarray) -> np.ndarray:
@@ -107,11 +107,11 @@ def _histories(ids: np.ndarray, tokens: np.ndarray, separator: int, padding: int
 
 def _discounted(keys: np.ndarray, counts: np.ndarray, histories: int, vocabulary: int) -> Order:
     history = keys // vocabulary
-    taken = _discounts(counts)[np.minimum(counts, 3)]
+    discounts = _discounts(counts)[np.minimum(counts, 3)]
     total = np.bincount(history, counts, histories)
-    gamma = np.bincount(history, taken, histories) / np.maximum(total, 1)
+    gamma = np.bincount(history, discounts, histories) / np.maximum(total, 1)
     gamma[total == 0] = 1.0
-    return Order(keys, (counts - taken) / total[history], gamma)
+    return Order(keys, (counts - discounts) / total[history], gamma)
 
 
 def _discounts(counts: np.ndarray) -> np.ndarray:
@@ -122,5 +122,5 @@ def _discounts(counts: np.ndarray) -> np.ndarray:
         estimated = np.array([0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
         if (estimated[1:] > 0).all():
             return estimated
-    # Too few n-grams, or a small vocabulary in which none is rare, say nothing about D: half of the most it can be.
+    # Too few n-grams, or a small vocabulary in which none is rare, say nothing about D: it is half of its maximum then.
     return np.array([0, 0.5, 1.0, 1.5])

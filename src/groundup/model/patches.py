@@ -1,12 +1,12 @@
 """The byte-level language model: no tokenizer, but patches (MegaByte, Yu et al. 2023).
 
-Bytes are embedded and cut into patches of P. A large decoder reads one vector a patch; a small one predicts the bytes of
-each patch from what the large one makes of all patches before, and from the bytes of the patch so far:
+Bytes are embedded and cut into patches of P. A large decoder reads one vector per patch; a small one predicts the bytes of
+each patch from the large one's output for all patches before, and from the bytes of the patch so far:
 
     across:  start, patch 0, patch 1, ...                 -> what is known before patch 0, 1, 2, ...
-    within:  that of patch m, spread over its P places, + the bytes mP - 1, mP, ..., mP + P - 2  -> bytes mP ... mP + P - 1
+    within:  that of patch m, spread over its P positions, + the bytes mP - 1, mP, ..., mP + P - 2  -> bytes mP ... mP + P - 1
 
-So the place that predicts byte t + 1 has seen bytes 0 ... t, and no more. Both decoders are those of `decoder`.
+So the position that predicts byte t + 1 has seen bytes 0 ... t, and no more. Both decoders are those of `decoder`.
 
 Shape suffixes: B batch, T bytes, M patches of a row, N new patches, G patches under way, P bytes a patch, D width.
 """
@@ -38,7 +38,7 @@ class PatchesConfig(WithOrigin):
 
     @property
     def hidden_size(self) -> int:
-        """Of the hidden states, one a byte."""
+        """Width of the hidden states, one per byte."""
         return self.within.hidden_size
 
     def as_dict(self) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class PatchesConfig(WithOrigin):
 
 
 def shape_for(depth: int, vocabulary: int, context: int, patch: int = 4) -> tuple[PatchesConfig, list[str]]:
-    """`context` in bytes. The large decoder is that of this depth, the small one that of half of it."""
+    """`context` in bytes. The large decoder has this depth, the small one half of it."""
     across, _ = decoder.shape_for(depth, 1, context // patch + 1)
     within, _ = decoder.shape_for(max(1, depth // 2), vocabulary, patch)
     return PatchesConfig(patch, context, across, within), [
@@ -93,16 +93,16 @@ class Backbone(nn.Module):
     ) -> Tensor:
         """Hidden states (batch, time, width) after the final norm; arguments as of the decoder's `Backbone`.
 
-        Every document that shares a row has patches of its own: it is as if it were alone.
+        Every document that shares a row has patches of its own: the result is as if it were alone.
         """
         if cache is not None:
-            return self._continued(ids_BT, cache, lengths_B, dtype)
+            return self._forward_cached(ids_BT, cache, lengths_B, dtype)
         B, P = len(ids_BT), self.config.patch_size
         slots_BT, starts_BM, documents_BM = self._layout(ids_BT, documents_BT)
         M = starts_BM.shape[1]
         rows_B1 = torch.arange(B, device=ids_BT.device)[:, None]
         bytes_BTD = self.within.embed_tokens(ids_BT).to(dtype)
-        # Place 0 of a document is empty: no byte comes before its first.
+        # Slot 0 of a document is empty: no byte comes before its first.
         placed_BSD = bytes_BTD.new_zeros(B, M * P + 1, bytes_BTD.shape[-1]).index_put((rows_B1, slots_BT), bytes_BTD)
         patches_BMD = self.join(placed_BSD[:, 1:].reshape(B, M, -1))
         before_BMD = F.pad(patches_BMD[:, :-1], (0, 0, 1, 0))
@@ -113,7 +113,7 @@ class Backbone(nn.Module):
         return hidden_BSD[rows_B1, slots_BT]
 
     def _layout(self, ids_BT: Tensor, documents_BT: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Where each byte goes, when each document begins a patch of its own, behind an empty place; which patches are
+        """The slot of each byte, where each document begins a patch of its own, after an empty slot; which patches are
         a document's first; and the document of each patch."""
         (B, T), P, device = ids_BT.shape, self.config.patch_size, ids_BT.device
         times_T = torch.arange(T, device=device)
@@ -135,30 +135,30 @@ class Backbone(nn.Module):
     def _start(self, dtype: torch.dtype) -> Tensor:
         return self.across.embed_tokens.weight[0].to(dtype)
 
-    def _continued(self, ids_BT: Tensor, cache: PatchCache, lengths_B: Tensor | None, dtype: torch.dtype) -> Tensor:
+    def _forward_cached(self, ids_BT: Tensor, cache: PatchCache, lengths_B: Tensor | None, dtype: torch.dtype) -> Tensor:
         (B, T), P, device = ids_BT.shape, self.config.patch_size, ids_BT.device
         rows_B1, inside_P = torch.arange(B, device=device)[:, None], torch.arange(P, device=device)
         slots_BT = cache.filled[:, None] + torch.arange(T, device=device)
         cache.ids[rows_B1, slots_BT] = ids_BT
         filled_before, cache.filled = cache.filled, cache.filled + (T if lengths_B is None else lengths_B)
 
-        # The large decoder reads the patches that are whole by now and were not before. Rows that have fewer of them
-        # than others read on into bytes to come, and again when these are there.
+        # The large decoder reads the patches that became complete with these bytes. Rows with fewer of them than others also
+        # read bytes to come, and read them again when these are known.
         new_B = cache.filled // P + 1 - cache.across.filled
         if N := int(new_B.max()):
             patches_BN = cache.across.filled[:, None] + torch.arange(N, device=device)
-            places_BNP = ((patches_BN[..., None] - 1) * P + inside_P).clamp(0, cache.ids.shape[1] - 1)
-            bytes_BND = self.within.embed_tokens(cache.ids[rows_B1, places_BNP.flatten(1)]).view(B, N, -1).to(dtype)
+            positions_BNP = ((patches_BN[..., None] - 1) * P + inside_P).clamp(0, cache.ids.shape[1] - 1)
+            bytes_BND = self.within.embed_tokens(cache.ids[rows_B1, positions_BNP.flatten(1)]).view(B, N, -1).to(dtype)
             inputs_BND = torch.where((patches_BN == 0)[..., None], self._start(dtype), self.join(bytes_BND))
             known_BND = self.across(inputs_BND, cache=cache.across, lengths_B=new_B, dtype=dtype)
             cache.known[rows_B1, patches_BN] = known_BND.to(cache.known.dtype)
 
-        # The small one starts again at the beginning of the patch that the first new byte is to predict.
+        # The small one starts again at the beginning of the patch that the first new byte predicts a byte of.
         first_B = (filled_before + 1) // P
         patches_BG = first_B[:, None] + torch.arange(1 if T == 1 else (T - 1) // P + 2, device=device)
-        places_BS = (patches_BG[..., None] * P + inside_P - 1).flatten(1)
-        bytes_BSD = self.within.embed_tokens(cache.ids[rows_B1, places_BS.clamp(0, cache.ids.shape[1] - 1)])
-        bytes_BSD = (bytes_BSD * (places_BS >= 0)[..., None]).to(dtype)
+        positions_BS = (patches_BG[..., None] * P + inside_P - 1).flatten(1)
+        bytes_BSD = self.within.embed_tokens(cache.ids[rows_B1, positions_BS.clamp(0, cache.ids.shape[1] - 1)])
+        bytes_BSD = (bytes_BSD * (positions_BS >= 0)[..., None]).to(dtype)
         known_BSD = self.spread(cache.known[rows_B1, patches_BG].to(dtype)).view(bytes_BSD.shape)
         hidden = self.within((bytes_BSD + known_BSD).view(-1, P, bytes_BSD.shape[-1]), dtype=dtype)
         return hidden.view(bytes_BSD.shape)[rows_B1, slots_BT + 1 - first_B[:, None] * P]

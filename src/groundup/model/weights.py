@@ -1,4 +1,4 @@
-"""What a folder's safetensors files say that they hold, read before any of it is believed.
+"""The headers of a folder's safetensors files, compared with the model before any tensor is read.
 
 A header costs kilobytes, the tensors that a config.json asks for may cost terabytes. So names, shapes and number formats are
 compared first, with a model on torch's `meta` device, which has shapes and no memory.
@@ -28,7 +28,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """One tensor of a file, by its header."""
 
     path: Path
@@ -36,55 +36,55 @@ class Stored:
     format: str
 
 
-def stored(folder: Path) -> dict[str, Stored]:
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Every tensor of the folder, by name. Raises UserError for files that are damaged, missing, or outside the folder."""
-    found: dict[str, Stored] = {}
+    tensors: dict[str, StoredTensor] = {}
     index = _index(folder)
     for path in sorted({folder / file for file in index.values()}) or [folder / "model.safetensors"]:
         _require_plain(path)
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 (it is no dictionary)
-                    if name in found:
-                        raise UserError(f"{path}: {shown(name)} is in {found[name].path.name} too; download it again")
-                    part = file.get_slice(name)
-                    found[name] = Stored(path, tuple(part.get_shape()), part.get_dtype())
+                    if name in tensors:
+                        raise UserError(f"{path}: {shown(name)} is in {tensors[name].path.name} too; download it again")
+                    tensor_slice = file.get_slice(name)
+                    tensors[name] = StoredTensor(path, tuple(tensor_slice.get_shape()), tensor_slice.get_dtype())
         except SafetensorError as error:
-            with path.open("rb") as begin:
-                if begin.read(len(POINTER)) == POINTER:
+            with path.open("rb") as beginning:
+                if beginning.read(len(POINTER)) == POINTER:
                     raise UserError(f"{path}: a pointer of Git LFS: get the weights themselves, by `git lfs pull`") from None
             reason = str(error)[:SHOWN]
             raise UserError(f"{path}: not a readable safetensors file ({reason}); download or train it again") from None
     for name, file in index.items():
-        if name not in found or found[name].path != folder / file:
+        if name not in tensors or tensors[name].path != folder / file:
             raise UserError(f"{folder}: {shown(name)} is not in {file}, as the index says; download it again")
-    return found
+    return tensors
 
 
 def _require_plain(path: Path) -> None:
-    """A named pipe would wait for ever, a device never ends."""
+    """Raises UserError for what is no plain file: a named pipe would wait for ever, a device never ends."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
-        raise UserError(f"{path}: no such file{_there_instead(path.parent)}") from None
+        raise UserError(f"{path}: no such file{_weights_instead(path.parent)}") from None
     if not stat.S_ISREG(mode):
         raise UserError(f"{path}: not a plain file")
 
 
-def _there_instead(folder: Path) -> str:
-    """What other files hold the weights of a folder, and what to do."""
+def _weights_instead(folder: Path) -> str:
+    """For a message: the other files with weights in a folder, and what to do."""
     if (folder / "model.safetensors.index.json").exists():
         return "; get the whole folder again"
-    found = {path.suffix: path.name for path in sorted(folder.glob("*"), reverse=True)}
-    if name := found.get(".safetensors"):
+    name_by_suffix = {path.suffix: path.name for path in sorted(folder.glob("*"), reverse=True)}
+    if name := name_by_suffix.get(".safetensors"):
         return f"; there is {name[:SHOWN]}, without the index of its parts: get the whole folder again"
-    if name := next(filter(None, map(found.get, (".bin", ".pt", ".pth"))), ""):
+    if name := next(filter(None, map(name_by_suffix.get, (".bin", ".pt", ".pth"))), ""):
         return f"; there is {name[:SHOWN]}, pickled, which is never opened: get the weights as safetensors"
     return ""
 
 
 def _index(folder: Path) -> dict[str, str]:
-    """By tensor the name of its file; empty where the weights are one file."""
+    """The file name of each tensor; empty where the weights are one file."""
     path = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").exists() or not path.exists():
         return {}
@@ -97,34 +97,33 @@ def _index(folder: Path) -> dict[str, str]:
     return index
 
 
-def build(make: Callable[[Any], Model], config: Any, folder: Path, checked: Callable[[], Any]) -> Model:
-    """What `make` makes of what `checked` returns, once the folder is known to hold tensors of the shapes of `config`: its
-    parameters have no values yet.
+def build(make: Callable[[Any], Model], config: Any, folder: Path, final_config: Callable[[], Any]) -> Model:
+    """`make(final_config())`, without values in its parameters yet, if the folder has tensors of the shapes of `config`.
 
-    Raises UserError, before memory is asked for, when it does not, or when the sizes in config.json are no model.
+    Raises UserError, before memory is allocated, when it has not, or when the sizes in config.json are no model.
     """
-    held = stored(folder)
-    for part in (config, getattr(config, "across", None), getattr(config, "within", None)):
-        for name in ("num_hidden_layers", "num_experts"):  # a layer and an expert have a tensor each at least
-            if (size := getattr(part, name, 0)) > len(held):
-                raise UserError(f"{folder}/config.json: {name} is {size}, but the files hold {len(held)} tensors")
-    check(outline(make, config, f"{folder}/config.json"), held, folder)
-    with _Unfilled():
-        return make(checked())
+    stored = stored_tensors(folder)
+    for shape in (config, getattr(config, "across", None), getattr(config, "within", None)):
+        for name in ("num_hidden_layers", "num_experts"):  # each layer and each expert has at least one tensor
+            if (size := getattr(shape, name, 0)) > len(stored):
+                raise UserError(f"{folder}/config.json: {name} is {size}, but the files hold {len(stored)} tensors")
+    check(outline(make, config, f"{folder}/config.json"), stored, folder)
+    with _SkipInit():
+        return make(final_config())
 
 
 def outline(make: Callable[[Any], Model], config: Any, where: str) -> Model:
     """The model of this shape on torch's `meta` device, without memory. Raises UserError for sizes that are no model."""
     try:
-        with torch.device("meta"), _Unfilled():
+        with torch.device("meta"), _SkipInit():
             return make(config)
     except (RuntimeError, ValueError, ArithmeticError, TypeError) as error:
         raise UserError(f"{where}: its sizes are those of no model ({str(error)[:SHOWN]})") from None
 
 
-class _Unfilled(TorchFunctionMode):
-    """Parameters get no first values. Where a folder's replace them, making them takes seconds for each billion; without memory
-    there are none, and to find that out torch imports sympy for two seconds.
+class _SkipInit(TorchFunctionMode):
+    """Parameters are not initialised. Where a folder's values replace them, that would take seconds for each billion; on `meta`
+    there are no values, and torch would import sympy for two seconds to find that out.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
@@ -134,24 +133,24 @@ class _Unfilled(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def format_of(held: Mapping[str, Stored]) -> str:
-    """torch's name of the format that most numbers of a folder have, which transformers brings them all to."""
+def format_of(stored: Mapping[str, StoredTensor]) -> str:
+    """torch's name of the format that most numbers of a folder have; transformers loads them all in it."""
     sizes = Counter({"float32": 0})
-    for one in held.values():
-        sizes[FORMATS.get(one.format, "float32")] += math.prod(one.shape)
+    for tensor in stored.values():
+        sizes[FORMATS.get(tensor.format, "float32")] += math.prod(tensor.shape)
     return sizes.most_common(1)[0][0]
 
 
-def check(model: nn.Module, held: Mapping[str, Stored], folder: Path) -> None:
+def check(model: nn.Module, stored: Mapping[str, StoredTensor], folder: Path) -> None:
     """Raises UserError for the first parameter of `model` that the folder does not hold as floating-point numbers."""
-    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    for name, found in held.items():
-        if found.shape != wanted.get(name, found.shape):
-            raise UserError(f"{found.path}: {name} should be {wanted[name]}, is {str(found.shape)[:SHOWN]}")
-        if name in wanted and found.format not in FORMATS:
-            raise UserError(f"{found.path}: {name} is in {found.format}; weights are {', '.join(FORMATS)}")
-    if absent := next((name for name in wanted if name not in held), None):
-        raise UserError(f"{folder}/model.safetensors: {absent} should be {wanted[absent]}, is absent")
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    for name, tensor in stored.items():
+        if tensor.shape != shapes.get(name, tensor.shape):
+            raise UserError(f"{tensor.path}: {name} should be {shapes[name]}, is {str(tensor.shape)[:SHOWN]}")
+        if name in shapes and tensor.format not in FORMATS:
+            raise UserError(f"{tensor.path}: {name} is in {tensor.format}; weights are {', '.join(FORMATS)}")
+    if missing := next((name for name in shapes if name not in stored), None):
+        raise UserError(f"{folder}/model.safetensors: {missing} should be {shapes[missing]}, is absent")
 
 
 def shown(value: object) -> str:
@@ -161,9 +160,9 @@ def shown(value: object) -> str:
 
 
 def digest_of_model(model: nn.Module) -> str:
-    """Of the shape and the weights of a model in memory."""
-    every = blake2b(repr(getattr(model, "config", "")).encode(), digest_size=16)
+    """A digest of the configuration and the weights of a model in memory."""
+    digest = blake2b(repr(getattr(model, "config", "")).encode(), digest_size=16)
     for name, parameter in model.named_parameters():
-        every.update(name.encode())
-        every.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return every.hexdigest()
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

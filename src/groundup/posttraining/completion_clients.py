@@ -158,7 +158,7 @@ class FolderClient:
             raise UserError(end[1] or "the model was stopped before its answer was whole")
         text += decoder.finish()
         stop_offsets = [offset for stop in request.stops if (offset := text.find(stop)) >= 0]
-        return Completion(text[: min(stop_offsets)] if stop_offsets else text, end[0], len(prompt), engine_request.answered)
+        return Completion(text[: min(stop_offsets)] if stop_offsets else text, end[0], len(prompt), engine_request.answer_length)
 
 
 @contextlib.contextmanager

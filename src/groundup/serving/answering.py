@@ -42,7 +42,7 @@ class PendingRequest:
     def usage(self) -> dict[str, int]:
         # Of n answers to one prompt the prompt counts once, as OpenAI counts it.
         prompts = sum(choice.prompt_tokens for choice in self.choices[:: self.request.n or 1])
-        answers = sum(choice.request.answered for choice in self.choices)
+        answers = sum(choice.request.answer_length for choice in self.choices)
         return {"prompt_tokens": prompts, "completion_tokens": answers, "total_tokens": prompts + answers}
 
     def head(self, streamed: bool) -> dict[str, Any]:
@@ -67,7 +67,7 @@ async def submit(request: ChatRequest | CompletionRequest, model: ServedModel, s
     except UserError as error:
         raise RequestError(str(error), "messages" if isinstance(request, ChatRequest) else "prompt") from None
     except Full:
-        max_waiting, count = model.scheduler.waiting_most, len(pending.choices)
+        max_waiting, count = model.scheduler.max_waiting, len(pending.choices)
         message = f"{max_waiting} requests are waiting already; try again later" if count <= max_waiting else (
             f"{count} answers are asked for, and {max_waiting} may wait: ask for fewer at a time"
         )

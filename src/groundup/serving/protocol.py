@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from groundup.core.text import shown
-from groundup.model.generation import HOTTEST
+from groundup.model.generation import MAX_TEMPERATURE
 
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Ids = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True)]
@@ -76,7 +76,7 @@ class GenerationBody(Body):
 
     model: str
     max_tokens: Annotated[int, Field(ge=0, le=2**20)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=HOTTEST)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None

@@ -45,5 +45,5 @@ def by_kernels(models: Sequence[LanguageModel | RewardModel], runtime: Runtime) 
 
 def in_use(model: nn.Module) -> bool:
     """Whether kernels train it, so that the optimizer can be theirs too."""
-    names = ("by_kernels_in", "loss_by_kernels")
+    names = ("kernel_dtype", "loss_kernel_dtype")
     return any(getattr(one, name, None) is not None for one in model.modules() for name in names)
