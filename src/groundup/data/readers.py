@@ -200,12 +200,13 @@ def _csv(stream: IO[bytes], kind: Kind, path: Path, refused: Refused, max_bytes:
     text_stream = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="")
     lines = iter(lambda: text_stream.readline(max_bytes), "")  # bounded, for files without line ends
     first_lines = [line for line in islice(lines, 1) if not STATED_DELIMITER.fullmatch(line)]
+    skipped = 0 if first_lines else 1  # the line that states the delimiter
     # Without strict, csv takes all that follows an open quote for one cell, and silently changes texts with quotes as \".
     clean = (line.replace("\0", "\ufffd") for line in chain(first_lines, lines))
     quoting = csv.QUOTE_MINIMAL if kind.quoted else csv.QUOTE_NONE
     reader = csv.reader(clean, delimiter=kind.delimiter, quoting=quoting, strict=True)
     while True:
-        first_line_number = reader.line_num + 1
+        first_line_number = skipped + reader.line_num + 1
         try:
             row = next(reader)
         except StopIteration:
