@@ -36,11 +36,11 @@ def tune(folder: Path, columns: list[str], samples: int) -> dict[str, Any]:
         raise UserError(f"no threshold on {min(unknown)!r}; there are: {', '.join(sorted({t.column for t in thresholds}))}")
     thresholds = [threshold for threshold in thresholds if not columns or threshold.column in columns]
     values = _columns(shards, list(dict.fromkeys(["words", *(threshold.column for threshold in thresholds)])))
-    results = [_result(threshold, values[threshold.column], values["words"]) for threshold in thresholds]
+    results = [_result(threshold, values[threshold.column], values["words"], samples) for threshold in thresholds]
     results = [result for result in results if result]
-    texts = _texts(shards, sorted({document for result in results for side in result["nearest"] for document in side[:samples]}))
+    texts = _texts(shards, sorted({document for result in results for side in result["nearest"] for document in side}))
     for result in results:
-        sides = [[texts[document] for document in side[:samples]] for side in result.pop("nearest")]
+        sides = [[texts[document] for document in side] for side in result.pop("nearest")]
         result["samples"] = dict(zip(("kept", "dropped"), sides, strict=True))
     return {"documents": len(values["words"]), "thresholds": results}
 
@@ -51,7 +51,7 @@ def _columns(shards: list[Path], names: list[str]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([table[name].to_numpy().astype(np.float64) for table in tables]) for name in names}
 
 
-def _result(threshold: rules.Threshold, values: np.ndarray, words: np.ndarray) -> dict[str, Any] | None:
+def _result(threshold: rules.Threshold, values: np.ndarray, words: np.ndarray, samples: int) -> dict[str, Any] | None:
     """What the threshold keeps, and the nearest documents that are kept and dropped; None where no document has a value."""
     known = ~np.isnan(values)
     if not known.any():
@@ -73,7 +73,7 @@ def _result(threshold: rules.Threshold, values: np.ndarray, words: np.ndarray) -
         "kept_documents": float(kept.sum() / known.sum()),
         "kept_words": float(words[kept].sum() / max(1.0, words[known].sum())),
         "quantiles": dict(zip(map(str, QUANTILES), np.quantile(values[known], QUANTILES).tolist(), strict=True)),
-        "nearest": [side[:10].tolist() for side in sides],
+        "nearest": [side[:samples].tolist() for side in sides],
     }
 
 
@@ -85,10 +85,11 @@ def _texts(shards: list[Path], documents: list[int]) -> dict[int, str]:
         row_count = pq.ParquetFile(shard).metadata.num_rows
         in_shard = [document for document in documents if start <= document < start + row_count]
         if in_shard:
-            table = pq.read_table(shard, columns=["url", "text"]).take([document - start for document in in_shard])
+            table = pq.read_table(shard, columns=["url", "text", "personal"]).take([document - start for document in in_shard])
             for document, row in zip(in_shard, table.to_pylist(), strict=True):
                 # Redacted before it is cut: half of what spans the cut must not remain.
-                beginning = " ".join(personal.redact(row["text"], personal.find(row["text"])).split())[:SAMPLE_CHARACTERS]
+                spans = [personal.Span(**span) for span in row["personal"]]  # found by the rules of the text's language
+                beginning = " ".join(personal.redact(row["text"], spans).split())[:SAMPLE_CHARACTERS]
                 texts[document] = f"{row['url']}  {beginning}"
         start += row_count
     return texts
