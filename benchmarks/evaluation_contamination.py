@@ -17,7 +17,7 @@ from scipy import stats
 
 from common import arguments, conclude
 from contaminated import train
-from groundup.corpus.dedup.decontamination import index
+from groundup.corpus.dedup.decontamination import index_examples
 from groundup.data.readers import Refused
 from groundup.evaluation.contamination import documents_with, exchangeable, order_test
 from groundup.evaluation.open_model import open_model
@@ -67,7 +67,7 @@ def of(texts: list[str]) -> object:
 def overlap(questions: Path, texts: Path) -> bool:
     rows = [row for _, row in rows_of(questions, Refused())][::5]
     forms = [["\n".join(str(row[key]) for key in ("question", *"ABCD"))] for row in rows]
-    indexed = index(["mmlu"], ((0, number, form) for number, form in enumerate(forms)))
+    indexed = index_examples(["mmlu"], ((0, number, form) for number, form in enumerate(forms)))
     clean: list[str] = []
     for name in ("wikipedia_mix", "c4_demo", "novels100", "msdocs"):
         clean += pq.read_table(texts / f"{name}.parquet", columns=["text"]).column("text").to_pylist()[: CLEAN - len(clean)]

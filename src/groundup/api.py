@@ -31,7 +31,7 @@ from groundup.core.outputs import require_new
 from groundup.core.plain_files import expanded
 from groundup.core.seals import MANIFEST, open_stage, read_manifest, verify
 from groundup.data.config import MixtureConfig
-from groundup.data.contracts import Given, read_conversations, read_preferences
+from groundup.data.contracts import RowOrPath, read_conversations, read_preferences
 from groundup.data.python_inputs import checked_files, each, files_of, rows_of, warn
 from groundup.data.readers import Refused
 from groundup.evaluation import multiple_choice
@@ -75,7 +75,7 @@ __all__ = [
 Folder = str | Path
 Message = Mapping[str, Any]  # {"role": "system", "user" or "assistant", "content": text}
 Texts = Path | Iterable[str | Path]
-Rows = Given | Iterable[Given]
+Rows = RowOrPath | Iterable[RowOrPath]
 NOT_HERE = ("shard", "minutes")  # of pre-training's settings: of torchrun, and of whole runs
 TrainRows = list[dict[str, Any]]  # as TRL has them
 Trained = tuple[LanguageModel | RewardModel, dict[str, Any]]  # and its results
@@ -413,7 +413,7 @@ def evaluate(model: Model, data: Texts | Rows, *, seed: int = 0) -> dict[str, An
 
 
 def _tuned(
-    kind: str, config: SftConfig | DpoConfig | RewardConfig, read: Callable[[Iterable[Given]], Any],
+    kind: str, config: SftConfig | DpoConfig | RewardConfig, read: Callable[[Iterable[RowOrPath]], Any],
     train: Callable[[LanguageModel, TrainRows, TrainRows, Runtime], Trained],
     model: Model, data: Rows, folder: Folder, held_out: Rows, seed: int,
 ) -> Path:  # fmt: skip

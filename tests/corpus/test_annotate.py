@@ -55,7 +55,7 @@ def rows(out):
 
 
 def test_rows_say_what_they_should(pages, tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus_quality, "LEAST_CHUNKS", 1)
+    monkeypatch.setattr(corpus_quality, "MIN_CHUNKS", 1)
     counts = annotate(pages, tmp_path / "out", AnnotationsConfig(), workers=1, label="annotate")
     found = {row["url"]: row for row in rows(tmp_path / "out")}
     assert not (tmp_path / "out" / "pass1").exists()
@@ -88,7 +88,7 @@ def test_bytes_do_not_depend_on_workers_or_hash_seed(pages, tmp_path, monkeypatc
         "import sys; from pathlib import Path\n"
         "from groundup.corpus.annotate import measure as m; from groundup.corpus.config import AnnotationsConfig\n"
         "if __name__ == '__main__':\n"
-        "    m.SHARD_PAGES, m.BY_FILE = 4, 2000\n"
+        "    m.SHARD_PAGES, m.MAX_PIPE_BYTES = 4, 2000\n"
         "    pages = [(Path(sys.argv[1]), 'reference'), (Path(sys.argv[2]), 'code')]\n"
         "    for workers in (2, 5):\n"
         "        m.annotate(pages, Path(sys.argv[3]) / str(workers), AnnotationsConfig(), workers)\n"
@@ -113,9 +113,9 @@ def test_bodies_go_to_another_process_in_a_file_that_does_not_stay(pages, tmp_pa
     batch = list(module.read_pages(pages[0][0], module.Losses()))
     shards = [tmp_path / name for name in ("here.arrow", "sent.arrow")]
     job, other = ((batch, "reference", AnnotationsConfig(), shard, b"same") for shard in shards)
-    assert module._sent(other) is other  # so few bytes are soon through a pipe
-    monkeypatch.setattr(module, "BY_FILE", 1)
-    sent = module._sent(other)
+    assert module._with_bodies_in_file(other) is other  # so few bytes are soon through a pipe
+    monkeypatch.setattr(module, "MAX_PIPE_BYTES", 1)
+    sent = module._with_bodies_in_file(other)
     assert (tmp_path / "sent.bodies").read_bytes() == b"".join(page.body for page in batch)
     assert not any(page.body for page in sent[0])
     assert module._measure(*job) == module._measure(*sent) == len(batch)
@@ -165,7 +165,7 @@ def test_a_shard_that_is_there_is_not_measured_again_unless_it_is_damaged_or_its
     measured = []
     real = module._measure
     monkeypatch.setattr(module, "_measure", lambda *job: measured.append(job[3].name) or real(*job))
-    monkeypatch.setattr(module.corpus_pass, "read_rows", lambda shards: 1 / 0)
+    monkeypatch.setattr(module.corpus_pass, "read_columns", lambda shards: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         annotate(pages, tmp_path / "out", AnnotationsConfig(), workers=1)
     assert len(measured) == 5
@@ -207,9 +207,9 @@ def test_the_users_classifiers_judge_every_page_and_a_new_one_judges_again(pages
     assert page["toxic_words"] == page["text"].lower().split().count("compiler") > 0
     assert page["toxicity"] < 1e-9 and page["calibrated_quality"] == 0.5
     assert (page["domain_class"], page["domain_score"]) == ("docs", 1.0)
-    before = module._classifiers(settings)
+    before = module._classifier_digests(settings)
     classifier("toxic", 3.0)
-    assert module._classifiers(settings) != before
+    assert module._classifier_digests(settings) != before
     with pytest.raises(UserError, match=r"annotations\.quality_classifier: .*no such file"):
         annotate(pages, tmp_path / "out", AnnotationsConfig(quality_classifier="missing.npz"), workers=1)
 

@@ -27,7 +27,7 @@ def hexes(names):
 
 def called(found, column):
     rows = getattr(found, column)
-    named = ids.to_hex(found.names(column)[rows], rows >= 0).to_pylist()
+    named = ids.to_hex(found.ids_of(column)[rows], rows >= 0).to_pylist()
     return [name and bytes.fromhex(name).rstrip(b"\0").decode() for name in named]
 
 
@@ -42,7 +42,7 @@ def find(texts, out, urls=None, prefix="n", memory_mb=64, permutations=PERMUTATI
     numbers = hexes(names)
     new = resolve.Documents(
         numbers,
-        resolve.as_numbers([text_key(split(text)) for text in texts]),
+        resolve.keys_from_hex([text_key(split(text)) for text in texts]),
         np.array([len(text) for text in texts], dtype=np.int64),
         np.array([found is not None for found in signatures], dtype=bool),
         numbers,
@@ -51,7 +51,7 @@ def find(texts, out, urls=None, prefix="n", memory_mb=64, permutations=PERMUTATI
     urls = urls or [f"https://a.org/{name}" for name in names]
     blocks = np.array_split(block, 3)
     hashes = np.array([url_hash(url) for url in urls], dtype=np.uint64)
-    found = resolve.find(new, hashes, lambda: iter(blocks), permutations, 0.7, out, memory_mb=memory_mb, **options)
+    found = resolve.find_copies(new, hashes, lambda: iter(blocks), permutations, 0.7, out, memory_mb=memory_mb, **options)
     return SimpleNamespace(**{column: called(found, column) for column in COLUMNS})
 
 

@@ -54,7 +54,7 @@ def test_signature_estimates_jaccard():
 def test_rows_per_band_keeps_recall():
     for jaccard in (0.5, 0.7, 0.9):
         rows = duplicates.rows_per_band(128, jaccard)
-        assert 1 - (1 - jaccard**rows) ** (128 // rows) >= duplicates.LEAST_RECALL
+        assert 1 - (1 - jaccard**rows) ** (128 // rows) >= duplicates.MIN_RECALL
     assert duplicates.rows_per_band(128, 0.7) == 4  # five rows find 98.98 %
 
 
@@ -107,7 +107,7 @@ def test_memory_bounds_what_is_held_at_a_time(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert held >= 10_000 and list(tmp_path.iterdir()) == []
-    assert peak < (4 << 20) + 15 * duplicates.CHECKED_AT_ONCE * 128  # the signatures are 15 MB; beside the 4, a check
+    assert peak < (4 << 20) + 15 * duplicates.PAIRS_PER_CHECK * 128  # the signatures are 15 MB; beside the 4, a check
 
 
 @given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=30))

@@ -201,7 +201,7 @@ def test_lists_of_toxic_words_are_of_the_language_of_the_text_and_others_are_nul
         assert [found["de"], found["el"]] == expected
 
 
-@pytest.mark.parametrize("language", sorted(toxicity.LISTED))
+@pytest.mark.parametrize("language", sorted(toxicity.LISTED_LANGUAGES))
 def test_every_list_that_ships_is_read_and_finds_its_words(language):
     listed = toxicity.shipped_list(language)
     path = Path(toxicity.__file__).with_name(f"ldnoobw_{language}.txt")
@@ -253,15 +253,15 @@ def test_sixty_languages_are_told_by_page_and_most_by_paragraph(language):
 
 def test_the_share_of_a_language_is_counted_by_paragraph():
     german, english = DECLARATION["de"][:6], DECLARATION["en"][:3]
-    found = languages.of_document("\n".join(german + english))
+    found = languages.identify_document("\n".join(german + english))
     assert found.language == "de" and 0.4 < found.score < 0.9
     assert found.share == pytest.approx(sum(map(len, german)) / sum(map(len, german + english)), abs=0.01)
-    assert languages.of_document("\n".join(german)).share == 1 == languages.of_document("kurz").share
+    assert languages.identify_document("\n".join(german)).share == 1 == languages.identify_document("kurz").share
 
 
 @given(st.text(max_size=80))
 def test_any_text_has_a_language_or_none(text):
-    language, score, share = languages.of_document(text)
+    language, score, share = languages.identify_document(text)
     assert 0 <= score <= 1 and 0 <= share <= 1 and (language != "unknown" or score == 0)
 
 
@@ -283,7 +283,7 @@ def test_a_corpus_has_the_languages_that_are_asked_for(tmp_path):
 
 
 def test_a_language_that_cannot_be_told_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"languages: 'qq' is no language"):
+    with pytest.raises(UserError, match=r"languages: 'qq' is not a known language"):
         annotate([], tmp_path, AnnotationsConfig(languages=["en", "qq"]), workers=1)
 
 

@@ -42,7 +42,7 @@ def test_finding_copies(tmp_path, monkeypatch):
         documents = resolve.Documents(names, keys, np.full(count, 400), np.ones(count, dtype=bool), names)
         blocks = [np.zeros((1000, 2), dtype=np.uint32)] * (count // 1000)
         urls = generator.integers(0, 2**63, count).astype(np.uint64)
-        resolve.find(documents, urls, lambda: iter(blocks), 2, 0.7, tmp_path)
+        resolve.find_copies(documents, urls, lambda: iter(blocks), 2, 0.7, tmp_path)
 
     assert growth(work, 10_000) < 250  # with ids as bytes, four columns of them: 402
 
@@ -115,4 +115,4 @@ def test_an_earlier_corpus_with_other_ids_is_refused_by_name(tmp_path):
     none = np.zeros((0, 2), dtype=np.uint64)
     new = resolve.Documents(none, none, np.zeros(0, int), np.zeros(0, bool), none)
     with pytest.raises(UserError, match=r"signatures.parquet: ids are 32 hexadecimal digits"):
-        resolve.find(new, np.zeros(0, np.uint64), lambda: iter(()), 16, 0.7, tmp_path, [tmp_path])
+        resolve.find_copies(new, np.zeros(0, np.uint64), lambda: iter(()), 16, 0.7, tmp_path, [tmp_path])

@@ -86,7 +86,7 @@ def test_batches_hold_each_language_once_and_stay_in_memory(sizes, memory_mb):
 
 def test_what_has_no_classifier_is_said(tmp_path, capsys):
     corpus(tmp_path / "a", {"en": (20, 20), "fr": (5, 0)})
-    assert "no quality of 5 documents in fr: of each language 20 chunks" in capsys.readouterr().err
+    assert "no quality for 5 documents in fr: each language needs 20 chunks" in capsys.readouterr().err
 
 
 def test_the_best_have_the_languages_of_the_rest(mixed, tmp_path):
@@ -141,7 +141,7 @@ def test_a_classifier_measures_the_languages_that_it_knows(tmp_path, setting):
 def test_texts_that_tell_no_language_are_refused_and_few_count_as_the_commonest(tmp_path):
     rows = [labelled.Text(b"", one, "") for one in ("12 34", text("de", "good", 1), "???")]
     assert labelled.named_languages(rows) == ["de", "de", "de"]
-    with pytest.raises(UserError, match="of none of 1 texts can the language be told"):
+    with pytest.raises(UserError, match="the language of none of 1 texts is known"):
         labelled.named_languages(rows[:1])
 
 
@@ -149,5 +149,5 @@ def test_a_classifier_that_does_not_say_its_languages_is_refused(tmp_path):
     Classifier(["quality"], np.zeros((1 << 18, 1), np.float32), np.zeros(1, np.float32)).save(tmp_path / "q.npz")
     pages = warc(tmp_path / "p.warc.gz", ["one"])
     settings = AnnotationsConfig(quality_classifier=str(tmp_path / "q.npz"))
-    with pytest.raises(UserError, match="does not say which languages it knows; train the classifier again"):
+    with pytest.raises(UserError, match="does not name the languages that it knows; train the classifier again"):
         annotate([(pages, "web")], tmp_path / "out", settings, workers=1)

@@ -72,7 +72,7 @@ def test_c4_keeps_whole_sentences_only():
 
 
 def test_every_threshold_has_its_measurement():
-    assert {threshold.column for threshold in rules.THRESHOLDS} == set(rules.COLUMNS) | rules.ELSEWHERE
+    assert {threshold.column for threshold in rules.THRESHOLDS} == set(rules.COLUMNS) | rules.MEASURED_ELSEWHERE
 
 
 def test_plain_words_carry_no_case_or_punctuation():

@@ -3,7 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from groundup.core.errors import UserError
-from groundup.corpus.annotate import rules
+from groundup.corpus.annotate import personal, rules
 from groundup.corpus.annotate.measure import SCHEMA
 from groundup.corpus.select.thresholds import described, tune
 
@@ -14,8 +14,9 @@ def shard(path, rows):
 
 
 def row(number, **changes):
-    base = dict.fromkeys(rules.COLUMNS, 0) | {"url": f"https://a.org/{number}", "text": f"text {number}"}
-    return base | {"words": 10 * number, "alphabetic_words": 1.0, "stop_words": 8, "toxic_words": 0} | changes
+    base = dict.fromkeys(rules.COLUMNS, 0) | {"url": f"https://a.org/{number}", "text": f"text {number}", "language": "en"}
+    base |= {"words": 10 * number, "alphabetic_words": 1.0, "stop_words": 8, "toxic_words": 0} | changes
+    return base | {"personal": [span._asdict() for span in personal.find(base["text"], base["language"])]}
 
 
 @pytest.fixture
@@ -46,12 +47,24 @@ def test_samples_show_no_personal_data_and_scores_come_without_a_paper(folder):
     assert "jane" not in shown and "mail <email>" in shown
 
 
+def test_personal_data_is_redacted_by_the_rules_of_the_texts_language(tmp_path):
+    shard(tmp_path / "annotations-a-00000.parquet", [row(1, text="Die Nummer ist 0431 35 06 90 bis acht Uhr.", language="de")])
+    (words,) = tune(tmp_path, ["words"], samples=1)["thresholds"]
+    assert words["samples"]["dropped"] == ["https://a.org/1  Die Nummer ist <phone> bis acht Uhr."]
+
+
 def test_nothing_is_left_of_personal_data_that_a_cut_would_part(tmp_path):
     for blanks in range(600, 660, 4):
         shard(tmp_path / f"annotations-{blanks}-00000.parquet", [row(1, text="a" + " " * blanks + "jane.doe@acme.com")])
     (words,) = tune(tmp_path, ["words"], samples=20)["thresholds"]
     shown = "\n".join(described(words))
     assert "a <email>" in shown and "jane" not in shown
+
+
+def test_as_many_samples_are_shown_as_are_asked_for(folder):
+    shard(folder / "annotations-b-00000.parquet", [row(number) for number in range(11, 31)])
+    (words,) = tune(folder, ["words"], samples=20)["thresholds"]
+    assert [len(texts) for texts in words["samples"].values()] == [20, 4]
 
 
 def test_every_published_threshold_is_shown(folder):

@@ -257,7 +257,7 @@ def test_an_id_is_of_one_row_of_a_file(tmp_path):
         (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
     found = read_conversations([tmp_path])
     assert dict(found.dropped) == {"duplicate id": 4} and len(found.rows) == 14
-    assert found.dropped.first.endswith("a.jsonl: line 3: a row before has the id 'a' too")
+    assert found.dropped.first.endswith("a.jsonl: line 3: an earlier row has the id 'a' too")
 
 
 BAD_FILES = {

@@ -169,6 +169,15 @@ def test_rows_as_other_programs_write_them(tmp_path, name):
     assert len(found) == rows and set(found) <= {"a b", TEXT, "a"} and not refused
 
 
+def test_the_line_of_a_bad_row_counts_the_line_that_states_the_delimiter(tmp_path):
+    path = tmp_path / "table.csv"
+    for stated, line in (("", 3), ("sep=;\n", 4)):
+        path.write_text(f'{stated}text;b\na;1\n"c"d;2\n')
+        refused = Refused()
+        assert [row["text"] for _, row in records(path, refused)] == ["a"]
+        assert refused.first == f"{path}: line {line}: not CSV"
+
+
 def test_a_table_says_its_delimiter(tmp_path):
     (tmp_path / "runs.csv").write_text("sep=;\n" + TABLE.replace(",", ";"))
     assert [row for _, row in csv_table(tmp_path / "runs.csv")] == [line.split(",") for line in (HEAD, *ROWS)]

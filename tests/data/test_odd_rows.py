@@ -9,13 +9,13 @@ from groundup.core.errors import UserError
 from groundup.data.contracts import read_conversations, read_preferences, read_prompts
 from groundup.data.conversations import conversation_of
 from groundup.data.convert import convert
-from groundup.data.messages import LEARNED, BadRow
+from groundup.data.messages import LEARNED_FLAGS, BadRow
 from groundup.data.preferences import preference_of, prompt_of
 
 USER, ANSWER = {"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}
 
 
-FLAGS = [{name: value} for name in LEARNED for value in (0, 0.0, False) if name != "weight" or value is not False]
+FLAGS = [{name: value} for name in LEARNED_FLAGS for value in (0, 0.0, False) if name != "weight" or value is not False]
 
 
 @pytest.mark.parametrize("flag", FLAGS)

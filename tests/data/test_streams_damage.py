@@ -49,10 +49,10 @@ def test_garbage_behind_costs_nothing_and_is_told(packing, size):
 @pytest.mark.parametrize("packing", PACKERS)
 def test_the_whole_of_a_damaged_file_is_refused(packing):
     packed = PACKERS[packing](TEXT)
-    assert streams.whole(streams.unpacked(io.BytesIO(packed), packing), len(TEXT) + 1) == TEXT
+    assert streams.read_all(streams.unpacked(io.BytesIO(packed), packing), len(TEXT) + 1) == TEXT
     for damaged in (packed[:-3], packed + b"garbage"):
         with pytest.raises((OSError, EOFError)):
-            streams.whole(streams.unpacked(io.BytesIO(damaged), packing), len(TEXT) + 1)
+            streams.read_all(streams.unpacked(io.BytesIO(damaged), packing), len(TEXT) + 1)
 
 
 @pytest.mark.parametrize("packing", PACKERS)

@@ -30,7 +30,7 @@ def test_every_item_is_a_path_a_text_or_counted(tmp_path_factory, items):
 def test_the_bytes_are_the_same_and_no_list_is_held(tmp_path):
     made = []
     for name in ("a", "b"):
-        texts_in_memory.as_files((f"text {n}" for n in range(3 * texts_in_memory.BATCH + 7)), tmp_path / name, Refused())
+        texts_in_memory.as_files((f"text {n}" for n in range(3 * texts_in_memory.BATCH_TEXTS + 7)), tmp_path / name, Refused())
         made.append((tmp_path / name).read_bytes())
     assert made[0] == made[1] and pq.ParquetFile(tmp_path / "a").num_row_groups == 4
 

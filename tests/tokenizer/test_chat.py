@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
-from groundup.data.messages import WITHOUT_A_PLACE, text_of
+from groundup.data.messages import UNSUPPORTED_PARTS, text_of
 from groundup.tokenizer.bpe import count_pretokens, train
 from groundup.tokenizer.chat import CHAT_TEMPLATE, render
 from groundup.tokenizer.tokenizer import Tokenizer
@@ -78,7 +78,7 @@ part = st.one_of(
 content = st.one_of(text, st.lists(part, max_size=3), st.sampled_from([None, 5, True, {"type": "text", "text": "a"}]))
 extras = st.one_of(
     st.just({}),
-    st.dictionaries(st.sampled_from(WITHOUT_A_PLACE), st.sampled_from([None, [], "", [{"name": "f"}], "why"]), max_size=2),
+    st.dictionaries(st.sampled_from(UNSUPPORTED_PARTS), st.sampled_from([None, [], "", [{"name": "f"}], "why"]), max_size=2),
     st.just({"name": "Ann"}),
 )
 

@@ -1,9 +1,9 @@
 """Which IP addresses are of the public internet: a list of our own, after IANA's registries of special-purpose addresses.
-A crawler is led to no others, and only these are personal data.
+A crawler visits no others, and only these count as personal data.
 
-Python's own answer (`ipaddress.is_global`) is another one in each of its versions. These are the registries of IPv4 and IPv6
-special-purpose addresses (RFC 6890 and what followed it, as of 2025), multicast (RFC 5771), and, of IPv6, what was given back
-(::/8, fec0::/10). Where the registries call an address of a block globally reachable, it is.
+Python's own answer (`ipaddress.is_global`) changes from version to version. These are the registries of IPv4 and IPv6
+special-purpose addresses (RFC 6890 and what followed it, as of 2025), multicast (RFC 5771), and the blocks of IPv6 that were
+given back (::/8, fec0::/10). Where the registries call an address of a block globally reachable, it is.
 """
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -21,19 +21,19 @@ SPECIAL_IPV6 = [IPv6Network(block) for block in (
 REACHABLE_IPV6 = [IPv6Network(block) for block in (
     "2001:1::1/128", "2001:1::2/128", "2001:1::3/128", "2001:3::/32", "2001:4:112::/48", "2001:20::/28", "2001:30::/28",
 )]  # fmt: skip
-# Addresses that stand for an IPv4 one, and how many bits behind it: mapped, NAT64 (RFC 6052), 6to4 (RFC 3056).
+# Addresses that hold an IPv4 one, and how many bits follow it: mapped, NAT64 (RFC 6052), 6to4 (RFC 3056).
 EMBEDDED = [(IPv6Network("::ffff:0:0/96"), 0), (IPv6Network("64:ff9b::/96"), 0), (IPv6Network("2002::/16"), 80)]
-TEREDO = IPv6Network("2001::/32")  # RFC 4380: the server's address, and the client's with all bits turned
+TEREDO = IPv6Network("2001::/32")  # RFC 4380: the server's address, and the client's with all bits inverted
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is of the public internet; of one that stands for an IPv4 address, whether that is."""
+    """Whether an IP address is of the public internet; for one that holds an IPv4 address, whether that is."""
     ip = ip_address(address.split("%")[0])
     if isinstance(ip, IPv4Address):
         return not _within(ip, SPECIAL_IPV4) or _within(ip, REACHABLE_IPV4)
-    for block, behind in EMBEDDED:
+    for block, trailing_bits in EMBEDDED:
         if ip in block:
-            return is_public(str(IPv4Address(int(ip) >> behind & 0xFFFFFFFF)))
+            return is_public(str(IPv4Address(int(ip) >> trailing_bits & 0xFFFFFFFF)))
     if ip in TEREDO:
         server, client = int(ip) >> 64 & 0xFFFFFFFF, ~int(ip) & 0xFFFFFFFF
         return is_public(str(IPv4Address(server))) and is_public(str(IPv4Address(client)))

@@ -35,18 +35,18 @@ class PagesConfig(Section):
 class AnnotationsConfig(Section):
     """Measurements on every document, and what counts as a near duplicate; nothing is dropped here."""
 
-    # Whose documents are kept, by their codes; ["all"] for those of any; `language = "de"` for one. Code, and text in no known
-    # language, is measured as the first, so by rules that know none of "all".
+    # The languages whose documents are kept, by code; ["all"] for any; `language = "de"` for one. Code, and text in no known
+    # language, is measured as the first of them; the rules of no language apply where that is "all".
     languages: Annotated[list[Annotated[str, Field(pattern=r"^(all|[a-z]{2,3})$")]], Field(min_length=1, max_length=100)] = ["en"]
     comments: bool = False  # keep what readers wrote under a page; a forum's posts are its content either way
     quality_positives: list[str] = ["reference"]  # domains whose writing the quality score looks for
-    near_duplicate_permutations: Annotated[int, Field(gt=0, le=4096)] = 128  # 4,096: errors of 1.6 %, 16 kB a document
-    near_duplicate_jaccard: Share = 0.7  # the threshold: texts that share more of their 5-word runs repeat each other
-    against: list[str] = []  # folders of earlier corpora, whose documents come first where these repeat them
+    near_duplicate_permutations: Annotated[int, Field(gt=0, le=4096)] = 128  # 4,096: errors of 1.6 %, 16 kB per document
+    near_duplicate_jaccard: Share = 0.7  # texts that share more of their word 5-grams are near duplicates
+    against: list[str] = []  # folders of earlier corpora: documents that repeat one of theirs are duplicates
     quality_classifier: str = ""  # files written by groundup corpus train-quality, train-toxicity, train-domains
     toxicity_classifier: str = ""
     domain_classifier: str = ""
-    # A list of your own, one word or phrase a line; if not given, LDNOOBW's of each text's language, where it has one.
+    # A list of your own, one word or phrase per line; if not given, LDNOOBW's list for each text's language, where there is one.
     toxic_words: str = ""
     template_line_share: Share = 0.3  # a line on more than this share of a host's pages is its header, menu or footer
 
@@ -61,17 +61,17 @@ class AnnotationsConfig(Section):
 
     @field_validator("languages", mode="before")
     @classmethod
-    def _alone(cls, given: Any) -> Any:
+    def _as_list(cls, given: Any) -> Any:
         return [given] if isinstance(given, str) else given
 
     @property
     def wanted_languages(self) -> tuple[str, ...]:
-        """Empty: any."""
+        """Language codes; empty for any language."""
         return () if "all" in self.languages else tuple(self.languages)
 
     @property
     def classifiers(self) -> dict[str, str]:
-        """The files that documents are judged by, by the setting that names each; empty where none is given."""
+        """The files of the word list and the classifiers, by the setting that names each; "" where none is given."""
         names = ("toxic_words", "toxicity_classifier", "quality_classifier", "domain_classifier")
         return {name: getattr(self, name) for name in names}
 
@@ -82,8 +82,8 @@ class SelectionConfig(Section):
     min_words: Positive = 50  # a word is 2 characters of Chinese or Japanese, 3 of Thai and its neighbours
     max_words: Positive = 100_000
     min_language_score: Share = 0.0
-    min_language_share: Share = 0.0  # of the text, as told by paragraph
-    # Documents but code are of one domain a language, as web-de: for weights, held-out texts and figures by language.
+    min_language_share: Share = 0.0  # of the text, identified paragraph by paragraph
+    # Documents other than code get a domain per language, as web-de: for weights, held-out texts and figures by language.
     domain_by_language: bool = False
     min_alphabetic_words: Share = 0.5  # Gopher asks for 0.8 of prose; code and signatures hold fewer
     max_duplicate_line_share: Share = 0.5

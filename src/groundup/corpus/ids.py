@@ -1,6 +1,6 @@
-"""Ids of documents as numbers: 32 hexadecimal digits in tables, two uint64 in memory, which are a quarter of the room.
+"""Ids of documents as numbers: 32 hexadecimal digits in tables, two uint64 in memory, a quarter of the size.
 
-A million ids as `S32` are 32 MB, and sorting them takes as much again; each as a Python string is 81 bytes.
+A million ids as `S32` are 32 MB, and sorting them takes as much again; an id as a Python string is 81 bytes.
 """
 
 import binascii
@@ -13,7 +13,7 @@ DIGITS = 32
 
 
 def from_hex(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """uint64 [documents, 2] of a column of strings; they sort as the strings do.
+    """uint64 [documents, 2] of a column of strings, in the same order when sorted.
 
     Raises ValueError when one is not 32 hexadecimal digits.
     """
@@ -29,7 +29,7 @@ def from_hex(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     return np.frombuffer(binascii.unhexlify(digits), ">u8").astype(np.uint64).reshape(-1, 2)
 
 
-def to_hex(numbers: np.ndarray, chosen: np.ndarray | None = None) -> pa.Array:
-    """The strings of uint64 [documents, 2]; null where `chosen`, bool [documents], is false."""
+def to_hex(numbers: np.ndarray, valid: np.ndarray | None = None) -> pa.Array:
+    """The strings of uint64 [documents, 2]; null where `valid`, bool [documents], is false."""
     digits = np.frombuffer(binascii.hexlify(numbers.astype(">u8").tobytes()), f"S{DIGITS}")
-    return pa.array(digits, pa.string(), mask=None if chosen is None else ~chosen)
+    return pa.array(digits, pa.string(), mask=None if valid is None else ~valid)

@@ -1,7 +1,7 @@
-"""Tables of the chapter: files of a size that fits in memory, each written whole or not at all.
+"""Tables of the chapter: files that fit in memory, each written as a whole or not at all.
 
-What is kept is Parquet. What is read again by the next step is Arrow's own format: written in half the time, and a column
-is there without the others being looked at.
+What is kept is Parquet. What only the next step reads is Arrow's own format: it is written in half the time, and one column
+is read without the others.
 """
 
 from pathlib import Path
@@ -20,15 +20,15 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    # Dictionaries of shards this small take a quarter of the time and save no room.
+    # For shards this small, dictionaries take a quarter of the time and save no space.
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", use_dictionary=False)
 
 
 def read_working(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """All columns, or those named, in the order of the file. Raises pa.ArrowInvalid when the file is damaged."""
-    chosen = list(map(working_schema(path).get_field_index, columns)) if columns else None
-    options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=chosen)
+    """All columns, or the named ones, in the order of the file. Raises pa.ArrowInvalid when the file is damaged."""
+    indices = list(map(working_schema(path).get_field_index, columns)) if columns else None
+    options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=indices)
     with pa.OSFile(str(path)) as file, pa.ipc.open_file(file, options=options) as reader:
         return reader.read_all()
 

@@ -29,7 +29,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def as_text(column: pa.Array) -> tuple[pa.Array, bool]:
-    """Large strings of a column of any type that holds text, valid UTF-8; and whether no row is without. Null: no text."""
+    """A column of any type that holds text as large strings, valid UTF-8, null for no text; and whether none is null."""
     column = _plain(column)
     if pa.types.is_null(column.type):
         return pa.nulls(len(column), pa.large_string()), False
@@ -57,15 +57,16 @@ def _plain(column: pa.Array) -> pa.Array:
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
-def notes_of(column: pa.Array) -> pa.Array:
+def as_notes(column: pa.Array) -> pa.Array:
+    """A column as strings; null for lists, structs and what has no text."""
     column = _plain(column)
     if pa.types.is_null(column.type) or pa.types.is_nested(column.type):
         return pa.nulls(len(column), pa.string())
     if is_text(column.type):
         return as_text(column)[0].cast(pa.string())
     try:
-        found = column.cast(pa.string())
+        strings = column.cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return pa.nulls(len(column), pa.string())
-    # What Arrow writes for a date that no calendar has.
-    return pc.if_else(pc.starts_with(found, "<value out of range"), pa.scalar(None, pa.string()), found)
+    # Arrow's text for a date that no calendar has.
+    return pc.if_else(pc.starts_with(strings, "<value out of range"), pa.scalar(None, pa.string()), strings)

@@ -1,7 +1,7 @@
-"""Files that people bring, as conversations, preferences or prompts; what cannot be used is counted by reason, never silent.
+"""Files that people bring, as conversations, preferences or prompts; what cannot be used is counted by reason.
 
-All formats, wrappings and encodings of `data/` are read; each row's own columns say its format. A bad row is passed over,
-with its file and its line or row named; a file or folder without any good row is refused.
+All formats, compressions and encodings of `data/` are read; each row's columns decide its format. A bad row is passed over,
+its file and its line or row is named; a file or folder without any good row is refused.
 """
 
 import json
@@ -24,13 +24,13 @@ from groundup.data.readers import Refused, csv_rows, records
 MAX_ROW_BYTES = 16 << 20  # 4 million tokens; no context is as long
 HELD_OUT = 0.1  # of the prompts
 Prompt = tuple[Message, ...]
-Given = str | Path | Mapping[str, Any]  # a file or folder, or a row in memory
+RowOrPath = str | Path | Mapping[str, Any]  # a file or folder, or a row in memory
 T = TypeVar("T", Conversation, Preference, Prompt)
 
 
 @dataclass
-class Found(Generic[T]):
-    """What files hold: rows of one kind, their formats, and what was passed over."""
+class ReadResult(Generic[T]):
+    """What was read: rows of one kind, their formats, and counts of what was passed over."""
 
     what: str
     rows: list[T] = field(default_factory=list)
@@ -43,18 +43,18 @@ class Found(Generic[T]):
         return f"{len(self.rows):,} {self.what} ({formats}){dropped}"
 
 
-def read_conversations(given: Iterable[Given], max_row_bytes: int = MAX_ROW_BYTES) -> Found[Conversation]:
-    """All conversations of files and folders, and rows. Raises UserError where a path cannot be read or holds none."""
-    return _read_all("conversations", given, conversation_of, max_row_bytes)
+def read_conversations(items: Iterable[RowOrPath], max_row_bytes: int = MAX_ROW_BYTES) -> ReadResult[Conversation]:
+    """All conversations of files, folders and rows. Raises UserError where a path cannot be read or holds none."""
+    return _read_all("conversations", items, conversation_of, max_row_bytes)
 
 
-def read_preferences(given: Iterable[Given], max_row_bytes: int = MAX_ROW_BYTES) -> Found[Preference]:
-    """All preferences of files and folders, and rows. Raises UserError where a path cannot be read or holds none."""
-    return _read_all("preferences", given, preference_of, max_row_bytes)
+def read_preferences(items: Iterable[RowOrPath], max_row_bytes: int = MAX_ROW_BYTES) -> ReadResult[Preference]:
+    """All preferences of files, folders and rows. Raises UserError where a path cannot be read or holds none."""
+    return _read_all("preferences", items, preference_of, max_row_bytes)
 
 
-def read_prompts(paths: Sequence[str | Path], max_row_bytes: int = MAX_ROW_BYTES) -> Found[Prompt]:
-    """The prompts of files and folders of prompts, preferences or conversations, which lose their last answer.
+def read_prompts(paths: Sequence[str | Path], max_row_bytes: int = MAX_ROW_BYTES) -> ReadResult[Prompt]:
+    """The prompts of files and folders with prompts, preferences or conversations, which lose their last answer.
 
     Raises UserError where a path cannot be read or holds none.
     """
@@ -62,32 +62,32 @@ def read_prompts(paths: Sequence[str | Path], max_row_bytes: int = MAX_ROW_BYTES
 
 
 def _read_all(
-    what: str, given: Iterable[Given], make: Callable[[Mapping[str, Any]], T], max_row_bytes: int
-) -> Found[T]:
-    found: Found[T] = Found(what)
+    kind_name: str, items: Iterable[RowOrPath], make: Callable[[Mapping[str, Any]], T], max_row_bytes: int
+) -> ReadResult[T]:
+    result: ReadResult[T] = ReadResult(kind_name)
     rows: list[tuple[str, Any]] = []
-    for number, one in enumerate(given):
-        if not isinstance(one, str | Path):
-            rows.append((f"row {number + 1}", one))
+    for number, item in enumerate(items):
+        if not isinstance(item, str | Path):
+            rows.append((f"row {number + 1}", item))
             continue
-        path = expanded(one)
-        before = len(found.rows)
-        mine = Refused()
-        found.rows.extend(read(path, make, mine, found.formats, max_row_bytes))
-        if len(found.rows) == before:
-            raise UserError(f"{path}: {nothing(what, path, mine)}")
-        found.dropped.merge(mine)
-    mine = Refused()
-    good = list(_good(Path(what), rows, make, mine, found.formats))
-    if not good and (rows or not found.rows):
-        raise UserError(nothing(what, Path(what), mine))
-    found.rows.extend(good)
-    found.dropped.merge(mine)
-    return found
+        path = expanded(item)
+        before = len(result.rows)
+        refused = Refused()
+        result.rows.extend(read(path, make, refused, result.formats, max_row_bytes))
+        if len(result.rows) == before:
+            raise UserError(f"{path}: {no_rows_message(kind_name, path, refused)}")
+        result.dropped.merge(refused)
+    refused = Refused()
+    good = list(_good_rows(Path(kind_name), rows, make, refused, result.formats))
+    if not good and (rows or not result.rows):
+        raise UserError(no_rows_message(kind_name, Path(kind_name), refused))
+    result.rows.extend(good)
+    result.dropped.merge(refused)
+    return result
 
 
-def nothing(what: str, path: Path, refused: Refused) -> str:
-    """Why a path gave no row."""
+def no_rows_message(what: str, path: Path, refused: Refused) -> str:
+    """Message: why a path has no row that can be used."""
     if not refused:
         return f"holds no rows: give a file or a folder with {what}"
     first = refused.first.removeprefix(f"{path}: ")
@@ -98,12 +98,12 @@ def read(
     path: Path, make: Callable[[Mapping[str, Any]], T], refused: Refused, formats: Counter[str],
     max_row_bytes: int = MAX_ROW_BYTES,
 ) -> Iterator[T]:  # fmt: skip
-    """What `make` makes of the good rows of a file, or of the files of rows in a folder; formats and bad rows are counted.
+    """`make` of each good row of a file, or of the files of rows in a folder; formats and bad rows are counted.
 
     Raises UserError where the path cannot be read as rows; in a folder such files are counted.
     """
     if not path.is_dir():
-        yield from _good(path, _rows(path, refused, max_row_bytes), make, refused, formats)
+        yield from _good_rows(path, _rows(path, refused, max_row_bytes), make, refused, formats)
         return
     names, others = files_of(path, ROWS)
     if not names:
@@ -112,41 +112,41 @@ def read(
         refused.add("files that are not read", str(path / name))
     for name in names:
         try:
-            yield from _good(path / name, _rows(path / name, refused, max_row_bytes), make, refused, formats)
+            yield from _good_rows(path / name, _rows(path / name, refused, max_row_bytes), make, refused, formats)
         except UserError as error:
             refused.first = refused.first or str(error)
             refused.add("files that cannot be read", str(path / name))
 
 
-def _good(
+def _good_rows(
     path: Path, rows: Iterable[tuple[str, Any]], make: Callable[[Mapping[str, Any]], T], refused: Refused,
     formats: Counter[str],
 ) -> Iterator[T]:  # fmt: skip
     seen: set[bytes] = set()
-    for place, row in rows:
+    for position, row in rows:
         try:
             if not isinstance(row, Mapping):
                 raise BadRow("not a row", f"{type(row).__name__}, where a row of named columns is wanted")
             row = _plain(row)
-            one = make(row)
-            _require_texts(one)
+            made = make(row)
+            _require_texts(made)
             _require_new(row.get("id"), seen)
         except BadRow as error:
-            refused.first = refused.first or f"{path}: {place}: {error}"
-            refused.add(error.reason, f"{path}: {place}")
+            refused.first = refused.first or f"{path}: {position}: {error}"
+            refused.add(error.reason, f"{path}: {position}")
             continue
         formats[preference_format_of(row) or format_of(row) or "prompts"] += 1
-        yield one
+        yield made
 
 
 def _rows(path: Path, refused: Refused, max_row_bytes: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where each row of a file stands, and its columns."""
+    """Position (as "line 3") and columns of each row of a file."""
     kind = kind_of(path)
     if kind.form in ("text", "archive"):
         what = "plain text" if kind.form == "text" else "a web archive"
         raise UserError(f"{path}: {what}, not rows: give JSON lines, JSON, CSV or Parquet")
     if kind.form == "csv":
-        for number, row in csv_rows(path, refused, kind, max_row_bytes):  # all of CSV is text: numbers are read here
+        for number, row in csv_rows(path, refused, kind, max_row_bytes):  # in CSV all is text: numbers are parsed here
             yield f"row {number + 1}", row | ({"margin": _number(row["margin"])} if "margin" in row else {})
         return
     unit = {"lines": "line", "values": "value"}.get(kind.form, "row")
@@ -168,12 +168,12 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
         raise BadRow("nested too deep") from None
 
 
-def _require_texts(one: Conversation | Preference | Prompt) -> None:
-    """Raises BadRow where a text is empty, or was not what it should be before it came here."""
-    if isinstance(one, Preference):
-        prompt, answers = one.prompt, [one.chosen, one.rejected]
+def _require_texts(row: Conversation | Preference | Prompt) -> None:
+    """Raises BadRow where a text is empty, has a NUL character or was not valid UTF-8."""
+    if isinstance(row, Preference):
+        prompt, answers = row.prompt, [row.chosen, row.rejected]
     else:
-        messages = one.messages if isinstance(one, Conversation) else one
+        messages = row.messages if isinstance(row, Conversation) else row
         prompt, answers = messages, [message for message in messages if message.role == "assistant"]
     for message in (*prompt, *answers):
         if "\ufffd" in message.content:
@@ -184,17 +184,17 @@ def _require_texts(one: Conversation | Preference | Prompt) -> None:
         raise BadRow("empty answer")
     if not all(message.content.strip() for message in prompt if message.role != "assistant"):
         raise BadRow("empty question")
-    if isinstance(one, Preference) and one.chosen.content.strip() == one.rejected.content.strip():
+    if isinstance(row, Preference) and row.chosen.content.strip() == row.rejected.content.strip():
         raise BadRow("chosen equal to rejected")
 
 
 def _require_new(identifier: Any, seen: set[bytes]) -> None:
-    """Raises BadRow where a row before, of the same file, has the same `id`; a row may have none."""
+    """Raises BadRow where an earlier row of the same file has the same `id`; rows without one are fine."""
     if isinstance(identifier, bool) or not isinstance(identifier, str | int) or identifier == "":
         return
     key = digest([identifier])
     if key in seen:
-        raise BadRow("duplicate id", f"a row before has the id {str(identifier)[:40]!r} too")
+        raise BadRow("duplicate id", f"an earlier row has the id {str(identifier)[:40]!r} too")
     seen.add(key)
 
 
@@ -203,19 +203,19 @@ def digest(value: Any) -> bytes:
 
 
 def split(rows: Sequence[T], held_out: float = HELD_OUT) -> tuple[list[T], list[T]]:
-    """(training, held-out) rows, by digest of their prompts: one prompt's rows are all on one side, whatever else there is.
+    """(training, held-out) rows, by digest of their prompts: rows of one prompt are on one side, whatever other rows there are.
 
-    Where there are two prompts, neither side is empty; where there is one, both sides are all rows.
+    With two or more prompts neither side is empty; with one, both sides are all rows.
     """
     keys = [_key(row) for row in rows]
     ordered = sorted(set(keys))
     if len(ordered) < 2:
         return list(rows), list(rows)
     count = sum(int.from_bytes(key) < held_out * 2**64 for key in ordered)
-    last = ordered[min(max(count, 1), len(ordered) - 1) - 1]
+    last_held_out_key = ordered[min(max(count, 1), len(ordered) - 1) - 1]
     sides: tuple[list[T], list[T]] = ([], [])
     for key, row in zip(keys, rows, strict=True):
-        sides[key <= last].append(row)
+        sides[key <= last_held_out_key].append(row)
     return sides
 
 

@@ -1,24 +1,24 @@
-"""Conversations that people bring: TRL's rows, OpenAI's, Alpaca's, ShareGPT's and OASST's, told apart by their columns.
+"""Conversations that people bring, in the formats of TRL, OpenAI, Alpaca, ShareGPT and OASST, told apart by their columns.
 
     messages                       TRL, and OpenAI's chat fine-tuning: role and content, a `weight` of 0 or 1 for each
-    prompt, completion             TRL: texts or messages; only the completion is learned, and none whose `label` is false
+    prompt, completion             TRL: texts or messages; only the completion is learned, and rows with a false `label` are bad
     instruction, output            Alpaca; also `input`, `history`; Dolly's `context` and `response` for `input` and `output`
     conversations                  ShareGPT: from and value
-    prompt, with text and replies  OASST: a tree, of which the best ranked reply to each message is taken
+    prompt, with text and replies  OASST: a tree; the best ranked reply to each message is used
 
-Each may have a column `system` or `system_prompt`, where the messages have no system message of their own.
+Each may have a column `system` or `system_prompt`, for messages that have no system message.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from groundup.data.messages import BadRow, Message, checked, read_list, read_messages, refuse_beside
+from groundup.data.messages import BadRow, Message, checked, read_list, read_messages, refuse_unsupported
 
-# A `label` also as it comes out of CSV and of columns with nulls.
-FOUND_GOOD, FOUND_BAD = ("none", "", "true", "1", "1.0"), ("false", "0", "0.0")
-NOTHING = ("<noinput>", "<nooutput>")  # in Alpaca's first file, of a few of its 52,000 rows
-KNOWN = "messages; prompt, completion; instruction, output; conversations; prompt with replies"
+# Values of `label`, also as CSV and columns with nulls give them.
+GOOD_LABELS, BAD_LABELS = ("none", "", "true", "1", "1.0"), ("false", "0", "0.0")
+PLACEHOLDERS = ("<noinput>", "<nooutput>")  # in Alpaca's first file, in a few of its 52,000 rows
+KNOWN_COLUMNS = "messages; prompt, completion; instruction, output; conversations; prompt with replies"
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Conversation:
 
     @property
     def prompt(self) -> tuple[Message, ...]:
-        """All that comes before the last answer."""
+        """The messages before the last answer."""
         return self.messages[:-1]
 
     @property
@@ -39,16 +39,16 @@ class Conversation:
 
     @property
     def row(self) -> dict[str, Any]:
-        """As TRL has it: where only the last answer is learned, it is a completion."""
+        """The row in TRL's format: where only the last answer is learned, it is a completion."""
         answers = [message.trained for message in self.messages if message.role == "assistant"]
         if len(answers) > 1 and answers[-1] and not any(answers[:-1]):
-            whole = [message.row for message in self.messages]
-            return {"prompt": whole[:-1], "completion": whole[-1:]}
+            rows = [message.row for message in self.messages]
+            return {"prompt": rows[:-1], "completion": rows[-1:]}
         return {"messages": self.rows}
 
 
 def format_of(row: Mapping[str, Any]) -> str:
-    """Whose format a row of a conversation has, "" for none; a column of nulls is none."""
+    """The format of a row with a conversation, "" for none; a column of nulls does not count."""
     columns = {name for name, value in row.items() if value is not None}
     if "messages" in columns:
         return "TRL messages"
@@ -62,44 +62,46 @@ def format_of(row: Mapping[str, Any]) -> str:
 
 
 def conversation_of(row: Mapping[str, Any]) -> Conversation:
-    """Raises BadRow, saying what is wrong, unless the row is a conversation of a format above that ends with an answer."""
-    refuse_beside(row)
-    form = format_of(row)
-    if form == "TRL messages":
+    """The conversation of a row in one of the formats above. Raises BadRow for others, and where no answer is last."""
+    refuse_unsupported(row)
+    row_format = format_of(row)
+    if row_format == "TRL messages":
         messages = read_list(row["messages"])
-    elif form == "ShareGPT":
+    elif row_format == "ShareGPT":
         messages = read_list(row["conversations"])
-    elif form == "TRL prompt and completion":
+    elif row_format == "TRL prompt and completion":
         label = str(row.get("label")).strip().lower()  # TRL's unpaired preference
-        if label in FOUND_BAD:
+        if label in BAD_LABELS:
             raise BadRow("an answer that was found bad (label false)")
-        if label not in FOUND_GOOD:
-            said = f"label {label[:40]!r}, where TRL's rows say whether an answer is good; leave the column out if it is another"
-            raise BadRow("label that is neither true nor false", said)
+        if label not in GOOD_LABELS:
+            hint = f"label {label[:40]!r}, where TRL's rows say whether an answer is good; leave the column out if it is another"
+            raise BadRow("label that is neither true nor false", hint)
         prompt, completion = read_prompt(row["prompt"]), read_messages(row["completion"], "assistant")
         messages = tuple(replace(message, trained=False) for message in prompt) + completion
-    elif form == "OASST tree":
+    elif row_format == "OASST tree":
         messages = best_of_tree(row["prompt"])
-    elif form == "Alpaca":
+    elif row_format == "Alpaca":
         answer = row["output"] if row.get("output") is not None else row["response"]
         if not isinstance(answer, str):
             raise BadRow("content that is no text", f"the answer must be text, not {type(answer).__name__}")
-        messages = (*instruction(row), Message("assistant", "" if answer.strip().lower() in NOTHING else answer))
+        messages = (*instruction(row), Message("assistant", "" if answer.strip().lower() in PLACEHOLDERS else answer))
     else:
-        raise BadRow("missing column", f"no columns of a conversation; it has {columns_of(row)}; known: {KNOWN}")
+        raise BadRow("missing column", f"no columns of a conversation; it has {columns_of(row)}; known: {KNOWN_COLUMNS}")
     messages = with_system(row, messages)
-    in_order(messages)
+    require_order(messages)
     if messages[-1].role != "assistant":
         raise BadRow("the last message is not the assistant's")
     if not any(message.trained for message in messages if message.role == "assistant"):
         raise BadRow("no answer is learned: every weight is 0")
-    return Conversation(tuple(replace(m, trained=m.trained or m.role != "assistant") for m in messages))
+    return Conversation(
+        tuple(replace(message, trained=message.trained or message.role != "assistant") for message in messages)
+    )
 
 
 def best_of_tree(root: Any) -> tuple[Message, ...]:
-    """From the first message by the best ranked reply to each, those that were deleted left out, to the last answer.
+    """The path from the first message through the best ranked reply to each, without deleted ones, to the last answer.
 
-    A reply without a rank comes after those that have one, as they stand.
+    Replies without a rank come after those with one, in their order.
     """
     path: list[dict[str, Any]] = []
     node = root
@@ -107,7 +109,7 @@ def best_of_tree(root: Any) -> tuple[Message, ...]:
         if not isinstance(node, dict) or not isinstance(node.get("replies"), list | None):
             raise BadRow("no tree of messages", "each message of a tree must have text, role and a list of replies")
         path.append({"role": node.get("role"), "content": node.get("text")})
-        replies = [one for one in node.get("replies") or () if not (isinstance(one, dict) and one.get("deleted"))]
+        replies = [reply for reply in node.get("replies") or () if not (isinstance(reply, dict) and reply.get("deleted"))]
         node = min(replies, key=_rank, default=None)
     while len(path) > 1 and path[-1]["role"] != "assistant":
         path.pop()
@@ -119,13 +121,13 @@ def _rank(reply: Any) -> float:
     return rank if isinstance(rank, int | float) and rank == rank else float("inf")
 
 
-def in_order(messages: tuple[Message, ...], add_generation_prompt: bool = False) -> None:
-    """Raises BadRow unless the messages stand in the order of a conversation."""
+def require_order(messages: tuple[Message, ...], add_generation_prompt: bool = False) -> None:
+    """Raises BadRow unless the messages are in the order of a conversation."""
     checked([message.row for message in messages], add_generation_prompt)
 
 
 def read_prompt(value: Any) -> tuple[Message, ...]:
-    """The messages that lead to an answer; HH-RLHF's prompts end with the name of who answers."""
+    """The messages before an answer; HH-RLHF's prompts end with "Assistant:", which is dropped."""
     messages = read_messages(value, "user")
     named = messages and messages[-1].role == "assistant" and not messages[-1].content
     return messages[:-1] if named and isinstance(value, str) else messages
@@ -138,7 +140,7 @@ def instruction(row: Mapping[str, Any]) -> tuple[Message, ...]:
         text = row.get(name)
         if text is not None and not isinstance(text, str):
             raise BadRow("content that is no text", f"{name} must be text, not {type(text).__name__}")
-        texts += [text] if text and text.strip().lower() not in NOTHING else []
+        texts += [text] if text and text.strip().lower() not in PLACEHOLDERS else []
     messages: list[Message] = []
     history = row.get("history") or ()
     if not isinstance(history, list | tuple):
@@ -151,7 +153,7 @@ def instruction(row: Mapping[str, Any]) -> tuple[Message, ...]:
 
 
 def with_system(row: Mapping[str, Any], messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The messages after that of the column `system` or `system_prompt`, if it has text that does not stand there already."""
+    """The messages, after a system message from the column `system` or `system_prompt`, unless they begin with that text."""
     system = row.get("system") or row.get("system_prompt") or ""
     if not isinstance(system, str):
         raise BadRow("content that is no text", f"system must be text, not {type(system).__name__}")

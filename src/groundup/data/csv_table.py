@@ -1,4 +1,4 @@
-"""A small table of CSV as a whole, such as the runs of a ladder; in any wrapping that rows may come in."""
+"""A small table of CSV as a whole, such as the runs of a ladder; in any compression and encoding of rows."""
 
 import csv
 import io
@@ -10,15 +10,15 @@ from groundup.data.whole_file import read_whole
 
 
 def csv_table(path: Path) -> list[tuple[int, list[str]]]:
-    """The rows of a file that hold anything, its head first, each with its line, cut at the head's commas, semicolons or tabs.
+    """The non-empty rows of a file, header first, each with its line number; the header decides on comma, semicolon or tab.
 
-    Raises UserError as `read_whole`, and for what is no CSV.
+    Raises UserError as `read_whole`, and for invalid CSV.
     """
     text = read_whole(path)
     stated = STATED_DELIMITER.match(text)
-    before = stated[0] if stated else ""
+    preamble = stated[0] if stated else ""
     try:
-        reader = csv.reader(io.StringIO(text[len(before) :], newline=""), delimiter=delimiter_of(text), strict=True)
-        return [(len(before.splitlines()) + reader.line_num, row) for row in reader if any(map(str.strip, row))]
+        reader = csv.reader(io.StringIO(text[len(preamble) :], newline=""), delimiter=delimiter_of(text), strict=True)
+        return [(len(preamble.splitlines()) + reader.line_num, row) for row in reader if any(map(str.strip, row))]
     except csv.Error as error:
         raise UserError(f"{path}: not a CSV ({error}); save the table as CSV") from None

@@ -1,7 +1,7 @@
-"""Instruction pairs made from docstrings: what a person would ask about an object, answered by its own documentation.
+"""Question-answer pairs made from docstrings: what a person would ask about an object, answered by its documentation.
 
-Supervised fine-tuning needs questions with desired answers, and people who write them are slow and dear (the lecture's
-point, and the reason for Self-Instruct, Wang et al. 2022). Python source answers five kinds of question about itself:
+Supervised fine-tuning needs questions with desired answers, and people who write them are slow and expensive (the lecture's
+point, and the reason for Self-Instruct, Wang et al. 2022). Python source answers five kinds of questions about itself:
 
     description   What does `shutil.move` do?                   its docstring: knowledge
     name          Which function of `shutil` does this? ...     the same knowledge the other way round
@@ -51,7 +51,7 @@ def digest(*parts: object) -> int:
 
 
 def module_name(url: str) -> str:
-    """`file:///stdlib/email/mime/text.py` -> `email.mime.text`; "" for what is no public module of the library."""
+    """`file:///stdlib/email/mime/text.py` -> `email.mime.text`; "" for anything but a public module of the library."""
     if not (url.startswith(STDLIB) and url.endswith(".py")):
         return ""
     parts = url.removeprefix(STDLIB).removesuffix(".py").split("/")
@@ -67,8 +67,8 @@ def module_name(url: str) -> str:
 def documented_objects(source: str, module: str) -> list[DocumentedObject]:
     """The module, its public functions and classes, and their public methods, where each has a docstring.
 
-    Properties are left out (nobody calls them), as is all that is defined inside functions. Source that does not
-    parse gives an empty list.
+    Properties are left out (nobody calls them), and so is everything inside functions. For source that does not parse the
+    list is empty.
     """
     try:
         with warnings.catch_warnings():
@@ -76,16 +76,16 @@ def documented_objects(source: str, module: str) -> list[DocumentedObject]:
             tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
-    found = []
+    objects = []
     if docstring := _docstring(tree):
-        found.append(DocumentedObject(module, module, "module", "", None, (), docstring))
+        objects.append(DocumentedObject(module, module, "module", "", None, (), docstring))
     for node in _definitions(tree.body):
         name = f"{module}.{node.name}"
         if isinstance(node, ast.ClassDef):
-            found += _class(node, name, module)
+            objects += _class(node, name, module)
         elif docstring := _docstring(node):
-            found.append(_function(node, name, module, "function", docstring))
-    return list({one.name: one for one in reversed(found)}.values())[::-1]  # the first of several with one name
+            objects.append(_function(node, name, module, "function", docstring))
+    return list({item.name: item for item in reversed(objects)}.values())[::-1]  # of several with one name the first
 
 
 def _class(node: ast.ClassDef, name: str, module: str) -> Iterator[DocumentedObject]:
@@ -93,60 +93,60 @@ def _class(node: ast.ClassDef, name: str, module: str) -> Iterator[DocumentedObj
     if docstring := _docstring(node):
         bases = ", ".join(ast.unparse(base) for base in [*node.bases, *node.keywords])
         definition = f"class {node.name}({bases}):" if bases else f"class {node.name}:"
-        makers = [one for one in members if isinstance(one, Function) and one.name == "__init__"]
-        signature, parameters = _call(makers[0]) if makers else (None, ())
+        constructors = [member for member in members if isinstance(member, Function) and member.name == "__init__"]
+        signature, parameters = _call(constructors[0]) if constructors else (None, ())
         yield DocumentedObject(name, module, "class", definition, signature, parameters, docstring)
     for member in members:
         if isinstance(member, Function) and not member.name.startswith("_") and (docstring := _docstring(member)):
-            decorators = " ".join(ast.unparse(one) for one in member.decorator_list)
+            decorators = " ".join(ast.unparse(decorator) for decorator in member.decorator_list)
             if not re.search(r"property|\.(setter|getter|deleter)\b|\boverload\b", decorators):
                 yield _function(member, f"{name}.{member.name}", module, "method", docstring)
 
 
 def _function(node: Function, name: str, module: str, kind: str, docstring: str) -> DocumentedObject:
-    written = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
-    definition = f"{written} {node.name}({ast.unparse(node.args)}):"
+    keyword = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
+    definition = f"{keyword} {node.name}({ast.unparse(node.args)}):"
     signature, parameters = _call(node, method=kind == "method")
     return DocumentedObject(name, module, kind, definition, signature, parameters, docstring)
 
 
 def _call(node: Function, method: bool = True) -> tuple[str, tuple[str, ...]]:
     """Signature and parameters as a caller sees them: without `self` or `cls`."""
-    written = node.args
-    static = any(ast.unparse(one) == "staticmethod" for one in node.decorator_list)
+    arguments = node.args
+    static = any(ast.unparse(decorator) == "staticmethod" for decorator in node.decorator_list)
     bound = int(method and not static)
-    skip_only, skip = (bound, 0) if written.posonlyargs else (0, bound)
-    positional = len(written.posonlyargs) + len(written.args) - bound
-    seen = ast.arguments(
-        posonlyargs=written.posonlyargs[skip_only:],
-        args=written.args[skip:],
-        vararg=written.vararg,
-        kwonlyargs=written.kwonlyargs,
-        kw_defaults=written.kw_defaults,
-        kwarg=written.kwarg,
-        defaults=written.defaults[-positional:] if positional > 0 else [],
+    skip_only, skip = (bound, 0) if arguments.posonlyargs else (0, bound)
+    positional = len(arguments.posonlyargs) + len(arguments.args) - bound
+    visible = ast.arguments(
+        posonlyargs=arguments.posonlyargs[skip_only:],
+        args=arguments.args[skip:],
+        vararg=arguments.vararg,
+        kwonlyargs=arguments.kwonlyargs,
+        kw_defaults=arguments.kw_defaults,
+        kwarg=arguments.kwarg,
+        defaults=arguments.defaults[-positional:] if positional > 0 else [],
     )
-    parameters = [one.arg for one in [*seen.posonlyargs, *seen.args]]
-    parameters += [f"*{seen.vararg.arg}"] if seen.vararg else []
-    parameters += [one.arg for one in seen.kwonlyargs]
-    parameters += [f"**{seen.kwarg.arg}"] if seen.kwarg else []
-    return f"({ast.unparse(seen)})", tuple(parameters)
+    parameters = [argument.arg for argument in [*visible.posonlyargs, *visible.args]]
+    parameters += [f"*{visible.vararg.arg}"] if visible.vararg else []
+    parameters += [argument.arg for argument in visible.kwonlyargs]
+    parameters += [f"**{visible.kwarg.arg}"] if visible.kwarg else []
+    return f"({ast.unparse(visible)})", tuple(parameters)
 
 
 def _definitions(body: Sequence[ast.stmt], private: bool = False) -> Iterator[Function | ast.ClassDef]:
-    """Functions and classes of a body, also under `if` and `try`: much of the library is defined where it can be."""
+    """Functions and classes of a body, also those under `if` and `try`: much of the library is defined conditionally."""
     for node in body:
         if isinstance(node, Function | ast.ClassDef):
             if private or not node.name.startswith("_"):
                 yield node
         elif isinstance(node, ast.If | ast.Try):
-            handlers = [one for handler in getattr(node, "handlers", []) for one in handler.body]
+            handlers = [statement for handler in getattr(node, "handlers", []) for statement in handler.body]
             yield from _definitions([*node.body, *handlers, *node.orelse, *getattr(node, "finalbody", [])], private)
 
 
 def _docstring(node: ast.Module | ast.ClassDef | Function) -> str:
     text = ast.get_docstring(node) or ""
-    return text.encode("utf-8", "replace").decode()  # a literal can spell a lone surrogate, which no file can hold
+    return text.encode("utf-8", "replace").decode()  # a literal may hold a lone surrogate, which cannot be written to a file
 
 
 # --- docstring -> plain sentences ---------------------------------------------------------------------------------
@@ -159,8 +159,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!vs\.)(?<!cf\.)\
 def first_paragraph(docstring: str) -> str:
     """The first paragraph of prose on one line, its reStructuredText marks reduced to backticks; "" when there is none.
 
-    A leading line that only repeats the signature is passed over, and what stops being prose (a list, indented code)
-    ends the paragraph.
+    A leading line that only repeats the signature is skipped; a list or indented code ends the paragraph.
     """
     lines: list[str] = []
     for line in docstring.strip().split("\n"):
@@ -196,7 +195,7 @@ def description(docstring: str) -> str:
 def _whole_sentences(candidates: list[str], max_words: int) -> str:
     kept: list[str] = []
     for sentence in candidates:
-        # A colon announces what the paragraph does not hold.
+        # What a colon announces is not in the paragraph.
         if sentence.endswith((":", ",", "-")) or len(" ".join([*kept, sentence]).split()) > max_words:
             break
         kept.append(sentence)
@@ -264,7 +263,7 @@ def examples(item: DocumentedObject) -> list[dict[str, Any]]:
 
 def _listed(parameters: Sequence[str]) -> str:
     """("a", "b", "c") -> "three parameters: `a`, `b` and `c`"."""
-    quoted = [f"`{one}`" for one in parameters]
+    quoted = [f"`{name}`" for name in parameters]
     if not quoted:
         return "no parameters"
     listed = " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
@@ -282,30 +281,30 @@ def split(items: Sequence[DocumentedObject], held_out: float, preference: float,
     """
     sides: dict[str, str] = {}
     for item in items:
-        # Without prose there is nothing to share but the whole docstring.
+        # Without prose objects can only share the whole docstring.
         shared = sentences(first_paragraph(item.docstring))[0].lower().rstrip(".") or item.docstring
-        place = digest(seed, shared) / 2**64
-        side = "held_out" if place < held_out else "preference" if place < held_out + preference else "train"
+        fraction = digest(seed, shared) / 2**64
+        side = "held_out" if fraction < held_out else "preference" if fraction < held_out + preference else "train"
         sides.setdefault(item.name, side)
     return sides
 
 
 def documented(documents: Iterable[tuple[str, str]]) -> list[DocumentedObject]:
     """The documented objects of the library's modules among (url, text) documents, one a name, sorted by name."""
-    found: dict[str, DocumentedObject] = {}
+    by_name: dict[str, DocumentedObject] = {}
     for url, text in sorted(documents):
         if module := module_name(url):
             for item in documented_objects(text, module):
-                found.setdefault(item.name, item)
-    return [found[name] for name in sorted(found)]
+                by_name.setdefault(item.name, item)
+    return [by_name[name] for name in sorted(by_name)]
 
 
 def build(documents: Iterable[tuple[str, str]], max_objects: int, seed: int) -> dict[str, list[dict[str, Any]]]:
     """Rows of `examples` for at most `max_objects` objects, by side of `split`, each side in digest order.
 
-    No two rows ask the same question and no two descriptions are the same, on any side. On each side no kind of
-    question has more rows than `description`, which the skills of copying would otherwise outnumber. Rows of
-    "preference" and "held_out" also hold the answer as `reference`.
+    No two rows ask the same question and no two descriptions are the same, on any side. On each side no kind of question
+    has more rows than `description`; otherwise the skills of copying would outnumber it. Rows of "preference" and "held_out"
+    also have the answer as `reference`.
     Raises UserError when a side has no row.
     """
     items = sorted(documented(documents), key=lambda item: digest(seed, item.name))[:max_objects]
@@ -321,8 +320,8 @@ def build(documents: Iterable[tuple[str, str]], max_objects: int, seed: int) -> 
             seen |= texts
             side = sides[item.name]
             rows[side].append(row if side == "train" else {**row, "reference": answer})
-    balanced = {side: _balanced(some, seed) for side, some in rows.items()}
-    if without := [side for side, some in balanced.items() if not some]:
+    balanced = {side: _balanced(side_rows, seed) for side, side_rows in rows.items()}
+    if without := [side for side, side_rows in balanced.items() if not side_rows]:
         raise UserError(
             f"no questions for {' and '.join(without)} in documented Python source (domain with stdlib:); give conversations "
             "of your own as data, more such source, or a larger max_objects"
@@ -331,11 +330,11 @@ def build(documents: Iterable[tuple[str, str]], max_objects: int, seed: int) -> 
 
 
 def _balanced(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-    most = sum(row["kind"] == "description" for row in rows)
-    taken: Counter[str] = Counter()
+    limit = sum(row["kind"] == "description" for row in rows)
+    counts: Counter[str] = Counter()
     kept = []
     for row in sorted(rows, key=lambda row: digest(seed, row["messages"][0]["content"])):
-        taken[row["kind"]] += 1
-        if taken[row["kind"]] <= most:
+        counts[row["kind"]] += 1
+        if counts[row["kind"]] <= limit:
             kept.append(row)
     return kept

@@ -1,6 +1,6 @@
-"""What a file is, told by its content first and by its name where content leaves it open; and which files of a folder are data.
+"""What kind a file is, by its content first and by its name where content is ambiguous; and which files of a folder are data.
 
-A name can lie and be absent (`x.jsonl` that is gzip, `part-0001`), so the first 64 kB decide on compression, encoding and
+A name can be wrong or missing (`x.jsonl` that is gzip, `part-0001`), so the first 64 kB decide on compression, encoding and
 Parquet; the name's ending decides between JSON, CSV and text, which look alike.
 """
 
@@ -24,12 +24,12 @@ from groundup.core.plain_files import POINTER, open_plain
 from groundup.data import streams
 
 HEAD_BYTES = 1 << 16
-MOST_NAMED = 10  # refused files of a folder that are said one by one; all are counted
+MAX_NAMED = 10  # refused files of a folder that are logged one by one; all are counted
 PACKED = (".gz", ".zst", ".zstd", ".bz2", ".xz", ".lz4")
 ROWS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 TEXTS = (".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".org", ".adoc", ".asciidoc", ".py")
-NO_DATA = re.compile(r"\.|_SUCCESS$|_(?:common_)?metadata$|_(?:committed|started)_|__MACOSX$|Thumbs\.db$|desktop\.ini$")
-CLOSED = "folders that are links or cannot be read"
+NOT_DATA = re.compile(r"\.|_SUCCESS$|_(?:common_)?metadata$|_(?:committed|started)_|__MACOSX$|Thumbs\.db$|desktop\.ini$")
+UNREADABLE_FOLDERS = "folders that are links or cannot be read"
 MAGIC = (  # bytes that no text begins with, and what to do
     (rb"%PDF-\d", "a PDF: take the text out of it first"),
     (rb"PK\x03\x04|PK\x05\x06", "a zip archive (.zip, .docx, .xlsx, .epub): unpack it, or save it as text"),
@@ -44,7 +44,7 @@ MAGIC = (  # bytes that no text begins with, and what to do
     # Of streams, as `save_to_disk` of Hugging Face's datasets writes, a mark, the schema's length, and where that begins.
     (rb"ARROW1\0|FEA1|\xff{4}..[\0-\x7f]\0\x10\0\0\0", "an Arrow file (datasets, Feather): save it as Parquet"),
     (rb"Obj\x01|ORC[\x00-\x08]", "an Avro or ORC file: save it as Parquet"),
-    # Blink and Firefox begin with a line From.
+    # Those of Blink and Firefox begin with a line From.
     (rb"(?:[\w-]{1,40}:[^\n]{0,999}\n(?:[ \t][^\n]{0,999}\n){0,9}){0,9}(?i:content-type:\s*multipart/related)",
      "a page saved as MHTML, or a mail: save the page as HTML"),
     (rb"bplist00", "a property list, such as a web archive of Safari: save the page as its source"),
@@ -52,9 +52,9 @@ MAGIC = (  # bytes that no text begins with, and what to do
     (rb"\x93NUMPY", "a NumPy array"),
     (re.escape(POINTER), "a pointer of Git LFS: get the file itself, by `git lfs pull`"),
 )
-# Pipermail's archives are .txt of the same form: who names them so wants them read as they are.
+# Pipermail's archives are .txt of the same form: with that name they are read as they are.
 MAILBOX = re.compile(rb"From [^\n]{1,300}\d\d:\d\d[^\n]{0,100}\n(?:>?[\w-]{1,40}:[^\n]{0,999}\n)")
-MARKS = (  # the longest first: UTF-32's begins as UTF-16's does
+MARKS = (  # the longest first: that of UTF-32 begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF8, "utf-8"),
@@ -62,7 +62,7 @@ MARKS = (  # the longest first: UTF-32's begins as UTF-16's does
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 STATED_DELIMITER = re.compile(r"\"?sep=([^\w\s\"]|\t)\"?[\r\n]+", re.IGNORECASE)  # a line of its own, for Excel
-# Before it may stand the declaration of XHTML, and comments: of a licence, or where a browser saved the page from.
+# The declaration of XHTML may precede it, and comments: a licence, or the address that a browser saved the page from.
 PAGE = re.compile(
     rb"\s*(?:<\?xml\b[^>]{0,200}>\s*)?(?:<!--.{0,3000}?-->\s*){0,4}+<(?:!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL
 )
@@ -83,16 +83,16 @@ class Kind(NamedTuple):
     quoted: bool = True  # of csv: whether a quote may enclose a cell, or is a letter
 
     @property
-    def whole(self) -> bool:
-        """Whether it has to be read from its start: compressed, or not in UTF-8."""
+    def sequential(self) -> bool:
+        """Whether it can only be read from its start: compressed, or not in UTF-8."""
         return bool(self.packing) or self.encoding != "utf-8"
 
 
 def kind_of(path: Path) -> Kind:
-    """Raises UserError, in one line, for what is no plain file, and for what is neither text nor Parquet, saying what it is."""
+    """Raises UserError, in one line, for what is no plain file, or neither text nor Parquet; the message says what it is."""
     packing, head = _head(path)
-    names = [suffix.lower() for suffix in PurePath(path.name).suffixes]
-    ending = next((suffix for suffix in reversed(names) if suffix not in PACKED), "")
+    suffixes = [suffix.lower() for suffix in PurePath(path.name).suffixes]
+    ending = next((suffix for suffix in reversed(suffixes) if suffix not in PACKED), "")
     if head.startswith(b"PAR1"):
         if packing:
             raise UserError(f"{path}: Parquet inside {packing}: unpack it first")
@@ -103,9 +103,9 @@ def kind_of(path: Path) -> Kind:
         raise UserError(f"{path}: not a Parquet file (it begins otherwise)")
     if ARCHIVE.match(head):
         return Kind("archive", packing)
-    mark, encoding = next((found for found in MARKS if head.startswith(found[0])), (b"", "utf-8"))
-    if what := _refusal(head, encoding, len(mark)):
-        raise UserError(f"{path}: {f'inside {packing} ' if packing else ''}{what}")
+    mark, encoding = next((entry for entry in MARKS if head.startswith(entry[0])), (b"", "utf-8"))
+    if refusal := _refusal(head, encoding, len(mark)):
+        raise UserError(f"{path}: {f'inside {packing} ' if packing else ''}{refusal}")
     if MAILBOX.match(head) and ending not in (".txt", ".text"):
         raise UserError(f"{path}: a mailbox, with heads and attachments: save its mails as text or HTML, or name it .txt")
     text = head[len(mark) :].decode(encoding, "replace")
@@ -132,24 +132,26 @@ def is_page(path: Path, kind: Kind) -> bool:
 def files_of(folder: Path, endings: Sequence[str]) -> tuple[list[str], list[str]]:
     """Files in and below a folder that have one of the endings (compressed or not), and those that have none of them.
 
-    Names relative to the folder, sorted, with `/`. Hidden files and what systems and programs leave behind (`.DS_Store`,
-    `_SUCCESS`, `._x.parquet`) are in neither; pipes and devices are among those without, and so, with a `/` at the end,
-    are folders that may not be read, and links to folders, which are not followed: they may lead round in a circle.
+    Names are relative to the folder, sorted, with `/`. Hidden files and what systems and programs leave behind (`.DS_Store`,
+    `_SUCCESS`, `._x.parquet`) are in neither list. The second list also has pipes and devices and, with a `/` at the end,
+    unreadable folders and links to folders, which are not followed: they may form a cycle.
     """
     taken: list[str] = []
     skipped: list[str] = []
 
-    def closed(error: OSError) -> None:
+    def note_unreadable(error: OSError) -> None:
         path = Path(error.filename)
         if path == folder:
             raise UserError(f"{folder}: cannot be read ({error.strerror})")
         skipped.append(f"{path.relative_to(folder).as_posix()}/")
 
-    for root, folders, files in os.walk(folder, onerror=closed):
-        folders[:] = [name for name in folders if not NO_DATA.match(name)]
-        here = Path(root)
-        skipped += [f"{(here / name).relative_to(folder).as_posix()}/" for name in folders if (here / name).is_symlink()]
-        for path in (here / name for name in files if not NO_DATA.match(name)):
+    for root, folders, files in os.walk(folder, onerror=note_unreadable):
+        folders[:] = [name for name in folders if not NOT_DATA.match(name)]
+        root_path = Path(root)
+        skipped += [
+            f"{(root_path / name).relative_to(folder).as_posix()}/" for name in folders if (root_path / name).is_symlink()
+        ]
+        for path in (root_path / name for name in files if not NOT_DATA.match(name)):
             wanted = path.is_file() and has_ending(path.name, endings)
             (taken if wanted else skipped).append(path.relative_to(folder).as_posix())
     return sorted(taken), sorted(skipped)
@@ -168,36 +170,36 @@ def by_ending(names: Sequence[str]) -> dict[str, int]:
 
 
 def skipped_lines(names: Sequence[str]) -> list[str]:
-    """For people: one line for each ending of files that are passed over, with the names of the first three."""
+    """Messages: a line for each ending of skipped files, with the names of the first three."""
     lines = []
     for ending, count in by_ending(names).items():
-        those = [name for name in names if _ending(name) == ending]
-        lines.append(f"skipped {count} {ending}: {', '.join(those[:3])}{', ...' if count > 3 else ''}".rstrip(": "))
+        names_with_ending = [name for name in names if _ending(name) == ending]
+        lines.append(f"skipped {count} {ending}: {', '.join(names_with_ending[:3])}{', ...' if count > 3 else ''}".rstrip(": "))
     return lines
 
 
 def _ending(name: str) -> str:
-    return CLOSED if name.endswith("/") else PurePath(name).suffix.lower() or "without an ending"
+    return UNREADABLE_FOLDERS if name.endswith("/") else PurePath(name).suffix.lower() or "without an ending"
 
 
 def _head(path: Path) -> tuple[str, bytes]:
-    """How a file is compressed, and how its content begins: of a damaged file as far as it can be read."""
+    """Compression of a file and the first bytes of its content; of a damaged file those that can be read."""
     try:
         with open_plain(path) as file:
             packing = streams.packing_of(file.read(16))
     except OSError as error:  # a broken disk, or a file of /proc
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     head = b""
-    for at_once in (HEAD_BYTES, 1):
+    for read_size in (HEAD_BYTES, 1):
         try:
             with open_plain(path) as file, streams.unpacked(file, packing) as content:
-                while len(head) < HEAD_BYTES and (more := content.read(at_once)):
-                    head += more
+                while len(head) < HEAD_BYTES and (chunk := content.read(read_size)):
+                    head += chunk
             break
         except (OSError, EOFError, pa.ArrowException) as error:
             if "too much memory" in str(error):  # Arrow's decoder takes windows of 128 MB and no larger
                 raise UserError(f"{path}: zstd of a window above 128 MB: unpack it, by zstd with a window of 31 bits") from None
-            head = head if at_once == 1 else b""
+            head = head if read_size == 1 else b""
     else:
         if not head:
             raise UserError(f"{path}: damaged {packing or 'file'}: get it again")
@@ -210,62 +212,62 @@ def _ends(path: Path, magic: bytes) -> bool:
         return file.read() == magic
 
 
-def _refusal(head: bytes, encoding: str, mark: int) -> str:
-    """What a head is that is no text, else ""."""
+def _refusal(head: bytes, encoding: str, mark_bytes: int) -> str:
+    """Why a head is not text, else ""."""
     for magic, what in MAGIC:
         if re.match(magic, head, re.DOTALL):
             return what
     if packing := streams.packing_of(head):
         return f"{packing} once more: unpack it first"
     if encoding == "utf-8":
-        wrong = len(head) - len(head.translate(None, CONTROLS))
-        # A few of them are damage of one row in a small file.
-        return NO_TEXT if wrong * 64 > len(head) + 256 else ""
-    text = head[mark:].decode(encoding, "replace")
-    # Of random bytes every eighth 16 bits are no character that anybody writes.
-    wrong = sum(character == "\ufffd" or unicodedata.category(character) in ("Cc", "Cn", "Co") for character in text)
-    wrong -= sum(map(text.count, "\n\r\t\f"))
-    return NO_TEXT if wrong * 16 > len(text) + 256 else ""
+        invalid = len(head) - len(head.translate(None, CONTROLS))
+        # A few of them are damage in one row of a small file.
+        return NO_TEXT if invalid * 64 > len(head) + 256 else ""
+    text = head[mark_bytes:].decode(encoding, "replace")
+    # Of random 16 bits every eighth are no character in use.
+    invalid = sum(character == "\ufffd" or unicodedata.category(character) in ("Cc", "Cn", "Co") for character in text)
+    invalid -= sum(map(text.count, "\n\r\t\f"))
+    return NO_TEXT if invalid * 16 > len(text) + 256 else ""
 
 
 def delimiter_of(text: str) -> str:
-    """Comma, semicolon or tab: what the head of a table has most of; or as its first line says."""
+    """Comma, semicolon or tab, whichever the header of a table has most of; or the one that its first line states."""
     if stated := STATED_DELIMITER.match(text):
         return stated[1]
     header = re.split(r"[\r\n]", text.lstrip(), maxsplit=1)[0]
-    return max(",;\t", key=re.sub(r'"[^"]*"', "", header).count)  # a name in quotes may hold any
+    return max(",;\t", key=re.sub(r'"[^"]*"', "", header).count)  # a quoted name may hold any of them
 
 
-def _is_quoted(head: str, whole: bool) -> bool:
-    """Whether quotes in a table cut at tabs enclose cells. In many, as those of GLUE and Tatoeba, they are letters: no cell
-    holds a tab or a line end, and one that begins with a quote would be joined with all rows up to the next quote."""
+def _is_quoted(head: str, complete: bool) -> bool:
+    """Whether quotes in a tab-separated table enclose cells. In many tables, as those of GLUE and Tatoeba, they are letters: no
+    cell holds a tab or a line end, and one that begins with a quote would be joined with all rows up to the next quote."""
     lines = io.StringIO(head, newline="").readlines()
-    reader, begun = csv.reader(lines, delimiter="\t", strict=True), 0
+    reader, last_read_line = csv.reader(lines, delimiter="\t", strict=True), 0
     try:
         for _ in reader:
-            begun = reader.line_num
+            last_read_line = reader.line_num
     except csv.Error as error:
-        if whole or "unexpected end" not in str(error):
+        if complete or "unexpected end" not in str(error):
             return False
-        behind = lines[begun:-1]  # the last one is cut off
-        return len(behind) < 2 or any(line.count("\t") != lines[0].count("\t") for line in behind)
+        rest = lines[last_read_line:-1]  # the last one is cut off
+        return len(rest) < 2 or any(line.count("\t") != lines[0].count("\t") for line in rest)
     return True
 
 
 def _json_form(text: str, ending: str) -> str:
-    """`lines`, `values`, or `text` where neither content nor name speaks of JSON."""
+    """`lines`, `values`, or `text` where neither content nor name indicates JSON."""
     first, newline, _ = text.lstrip().partition("\n")
     if first.startswith("{"):
         try:
             _, end = json.JSONDecoder().raw_decode(first)
-            if not (behind := first[end:].strip()):
+            if not (rest := first[end:].strip()):
                 return "lines"
-            if behind.startswith("{"):  # one after another without line ends, as Amazon's Firehose writes
+            if rest.startswith("{"):  # one after another without line ends, as Amazon's Firehose writes
                 return "values"
         except (ValueError, RecursionError):
             pass
     if re.match(r"\s*\[\s*[{\]]", text) or (ending in ROWS and newline and re.match(r"\s*\{\s*\n", text)):
         return "values"
-    if re.match(r'\s*\{\s*\n\s*"(?:[^"\\\n]|\\.)*"\s*:', text):  # a notebook, what a browser exports
+    if re.match(r'\s*\{\s*\n\s*"(?:[^"\\\n]|\\.)*"\s*:', text):  # a notebook, or an export of a browser
         return "values"
     return {".jsonl": "lines", ".ndjson": "lines", ".json": "values"}.get(ending, "text")

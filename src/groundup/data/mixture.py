@@ -1,8 +1,7 @@
 """The mixture: how many tokens to draw from each domain for a budget.
 
 Weights are shares of the training tokens, as in the mixtures of LLaMA and DoReMi. A domain is read at most
-`max_repeats` times over, because more gains little (Muennighoff et al. 2023); what it cannot give comes from the
-others.
+`max_repeats` times, because more gains little (Muennighoff et al. 2023); what it cannot give comes from the others.
 """
 
 import difflib
@@ -25,9 +24,9 @@ class MixturePlan:
 
 
 def plan(tokens_by_domain: dict[str, int], weights: dict[str, float], budget: int, max_repeats: float) -> MixturePlan:
-    """Split `budget` tokens over the domains, in proportion to `weights`; without weights, to the tokens there are.
+    """Split `budget` tokens over the domains, in proportion to `weights`; without weights, to the available tokens.
 
-    With weights, a domain that they leave out is not drawn from.
+    With weights, domains without one are not drawn from.
     Raises UserError for a weight of a domain that has no tokens.
     """
     available = {domain: tokens for domain, tokens in sorted(tokens_by_domain.items()) if tokens > 0}
@@ -38,16 +37,16 @@ def plan(tokens_by_domain: dict[str, int], weights: dict[str, float], budget: in
     wanted = {domain: float(weights[domain]) for domain in available if domain in weights} or dict(available)
     limits = {domain: int(available[domain] * max_repeats) for domain in wanted}
     drawn: dict[str, int] = {}
-    left = budget
+    remaining = budget
     while open_domains := [domain for domain in wanted if domain not in drawn]:
         total = sum(wanted[domain] for domain in open_domains)
-        given = {domain: left * wanted[domain] / total for domain in open_domains}
-        over = [domain for domain in open_domains if given[domain] > limits[domain]]
-        for domain in over:
+        allotted = {domain: remaining * wanted[domain] / total for domain in open_domains}
+        capped = [domain for domain in open_domains if allotted[domain] > limits[domain]]
+        for domain in capped:
             drawn[domain] = limits[domain]
-            left -= limits[domain]
-        if not over:
-            drawn |= _whole(given, left, limits)
+            remaining -= limits[domain]
+        if not capped:
+            drawn |= _rounded(allotted, remaining, limits)
             break
     total = max(1, sum(drawn.values()))
     return MixturePlan(
@@ -59,13 +58,13 @@ def plan(tokens_by_domain: dict[str, int], weights: dict[str, float], budget: in
     )
 
 
-def _whole(given: dict[str, float], total: int, limits: dict[str, int]) -> dict[str, int]:
+def _rounded(allotted: dict[str, float], total: int, limits: dict[str, int]) -> dict[str, int]:
     """Round down, then hand the remaining tokens to the largest fractions, so that the sum is `total`."""
-    whole = {domain: int(tokens) for domain, tokens in given.items()}
-    for domain in sorted(given, key=lambda name: (whole[name] - given[name], name)):
-        if sum(whole.values()) < total and whole[domain] < limits[domain]:
-            whole[domain] += 1
-    return whole
+    rounded = {domain: int(tokens) for domain, tokens in allotted.items()}
+    for domain in sorted(allotted, key=lambda name: (rounded[name] - allotted[name], name)):
+        if sum(rounded.values()) < total and rounded[domain] < limits[domain]:
+            rounded[domain] += 1
+    return rounded
 
 
 def report(plan: MixturePlan) -> dict[str, Any]:

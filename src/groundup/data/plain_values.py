@@ -1,25 +1,25 @@
-"""What a row holds, as JSON would have it: rows of Python programs come from pandas, NumPy and PyTorch too."""
+"""Values of rows as JSON has them: rows of Python programs hold values of pandas, NumPy and PyTorch too."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """Lists for arrays, Python's numbers for NumPy's; None for what is missing, which pandas calls NaN, NA or NaT.
+    """Arrays as lists, NumPy's numbers as Python's; None for missing values, which pandas calls NaN, NA or NaT.
 
-    So NaN is missing in files too, where programs write a row of a table as JSON. What else there may be stays as it is.
+    NaN counts as missing in files too, since programs write rows of tables as JSON. Other values are unchanged.
     """
     if value is None or isinstance(value, str | bytes | int):
         return value
     if isinstance(value, float):
         return None if value != value else float(value)
     if isinstance(value, Mapping):
-        return {name: plain(one) for name, one in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     if type(value).__name__ in ("NAType", "NaTType"):
         return None
     if callable(as_list := getattr(value, "tolist", None)):  # of arrays and tensors; of their scalars too
-        found = as_list()
-        return plain(found) if isinstance(found, list | str | bytes | int | float | None) else value
+        as_python = as_list()
+        return plain(as_python) if isinstance(as_python, list | str | bytes | int | float | None) else value
     return value

@@ -1,7 +1,7 @@
-"""Preferences that people bring: of two answers to one prompt the better and the worse, told apart by their columns.
+"""Preferences that people bring: the better and the worse of two answers to a prompt. Their columns tell the formats apart.
 
     prompt, chosen, rejected       TRL, explicit: texts or messages; also `margin`
-    chosen, rejected               TRL, implicit: whole conversations, which part at their last message; HH-RLHF as text
+    chosen, rejected               TRL, implicit: whole conversations that differ in their last message; HH-RLHF as text
     instruction, chosen, rejected  Alpaca; also `input`, `history`
     conversations, chosen, rejected            ShareGPT: answers as from and value
     input, preferred_output, non_preferred_output          OpenAI: `input` holds messages
@@ -15,15 +15,15 @@ from groundup.data.conversations import (
     columns_of,
     conversation_of,
     format_of,
-    in_order,
     instruction,
     read_prompt,
+    require_order,
     with_system,
 )
-from groundup.data.messages import BadRow, Message, read_list, read_messages, refuse_beside
+from groundup.data.messages import BadRow, Message, read_list, read_messages, refuse_unsupported
 
-KNOWN = "chosen, rejected (and prompt, instruction or conversations); input, preferred_output, non_preferred_output"
-MOST = 1_000  # of a margin: Llama 2 went to 3, and float32 has few digits left for the rewards beside much more
+KNOWN_COLUMNS = "chosen, rejected (and prompt, instruction or conversations); input, preferred_output, non_preferred_output"
+MAX_MARGIN = 1_000  # Llama 2 went to 3; beside much larger margins float32 has few digits left for the rewards
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,17 @@ class Preference:
     prompt: tuple[Message, ...]
     chosen: Message
     rejected: Message
-    margin: float = 0.0  # by which the rewards must differ, at least
+    margin: float = 0.0  # by which the rewards must differ at least
 
     @property
     def row(self) -> dict[str, Any]:
-        """As TRL has it, explicit."""
+        """The row in TRL's explicit format."""
         sides = {"chosen": [self.chosen.row], "rejected": [self.rejected.row]}
         return {"prompt": [message.row for message in self.prompt], **sides, "margin": self.margin}
 
 
 def preference_format_of(row: Mapping[str, Any]) -> str:
-    """Whose format a row of a preference has, "" for none; a column of nulls is none."""
+    """The format of a row with a preference, "" for none; a column of nulls does not count."""
     columns = {name for name, value in row.items() if value is not None}
     if {"input", "preferred_output", "non_preferred_output"} <= columns:
         return "OpenAI preference"
@@ -59,48 +59,48 @@ def preference_format_of(row: Mapping[str, Any]) -> str:
 
 
 def preference_of(row: Mapping[str, Any]) -> Preference:
-    """Raises BadRow, saying what is wrong, unless the row is a preference of a format above between two answers."""
-    refuse_beside(row)
-    form = preference_format_of(row)
+    """The preference of a row in one of the formats above. Raises BadRow, which says what is wrong, for any other row."""
+    refuse_unsupported(row)
+    row_format = preference_format_of(row)
     sides = ("chosen", "rejected")
-    if form == "OpenAI preference":
+    if row_format == "OpenAI preference":
         sides = ("preferred_output", "non_preferred_output")
-        given = row["input"]
-        refuse_beside(given if isinstance(given, Mapping) else {})
-        prompt = read_list(given.get("messages") if isinstance(given, Mapping) else given)
-    elif form == "TRL preference":
+        openai_input = row["input"]
+        refuse_unsupported(openai_input if isinstance(openai_input, Mapping) else {})
+        prompt = read_list(openai_input.get("messages") if isinstance(openai_input, Mapping) else openai_input)
+    elif row_format == "TRL preference":
         prompt = read_prompt(row["prompt"])
-    elif form == "ShareGPT preference":
+    elif row_format == "ShareGPT preference":
         prompt = read_list(row["conversations"])
-    elif form == "Alpaca preference":
+    elif row_format == "Alpaca preference":
         prompt = instruction(row)
-    elif form:
+    elif row_format:
         prompt = ()
     else:
-        raise BadRow("missing column", f"no columns of a preference; it has {columns_of(row)}; known: {KNOWN}")
+        raise BadRow("missing column", f"no columns of a preference; it has {columns_of(row)}; known: {KNOWN_COLUMNS}")
     chosen, rejected = (read_messages(row[name], "assistant") for name in sides)
-    prompt, chosen, rejected = _apart(prompt, chosen, rejected)
+    prompt, chosen, rejected = _without_shared_prompt(prompt, chosen, rejected)
     if len(chosen) != 1 or len(rejected) != 1:
-        raise BadRow("chosen and rejected part before their last message", _ONE.format(len(chosen), len(rejected)))
+        raise BadRow("chosen and rejected part before their last message", _ONE_MESSAGE.format(len(chosen), len(rejected)))
     if not prompt:
         raise BadRow("no prompt", "chosen and rejected are texts without turns: give a column prompt")
     prompt = with_system(row, prompt)
-    in_order(prompt, add_generation_prompt=True)
+    require_order(prompt, add_generation_prompt=True)
     for name, [answer] in zip(sides, (chosen, rejected), strict=True):
         if answer.role != "assistant":
             raise BadRow("wrong role order", f"{name} is a message of the {answer.role}, expected assistant")
     margin = row.get("margin")
     if margin is None:
         margin = 0.0
-    if isinstance(margin, bool) or not isinstance(margin, int | float) or not -MOST <= margin <= MOST:
-        raise BadRow(f"margin must be a number from {-MOST:,} to {MOST:,}")
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not -MAX_MARGIN <= margin <= MAX_MARGIN:
+        raise BadRow(f"margin must be a number from {-MAX_MARGIN:,} to {MAX_MARGIN:,}")
     return Preference(prompt, chosen[0], rejected[0], float(margin))
 
 
-_ONE = "chosen and rejected must be one message each after the prompt they share, not {} and {}"
+_ONE_MESSAGE = "chosen and rejected must be one message each after the prompt they share, not {} and {}"
 
 
-def _apart(
+def _without_shared_prompt(
     prompt: tuple[Message, ...], chosen: tuple[Message, ...], rejected: tuple[Message, ...]
 ) -> tuple[tuple[Message, ...], tuple[Message, ...], tuple[Message, ...]]:
     """Prompt and answers, where the answers are whole conversations that begin with their prompt."""
@@ -110,18 +110,18 @@ def _apart(
         return prompt, chosen, rejected
     if "assistant" in (chosen[0].role, rejected[0].role):
         raise BadRow("wrong role order", "of chosen and rejected one begins with the assistant, the other does not")
-    shared = 0
-    most = min(len(chosen), len(rejected)) - 1  # what is the same to its end is said to be so
-    while shared < most and chosen[shared] == rejected[shared]:
-        shared += 1
-    whole = chosen[:shared]
-    if prompt and whole[-len(prompt) :] != prompt:
+    shared_count = 0
+    max_shared = min(len(chosen), len(rejected)) - 1  # equal ones are refused later: chosen equal to rejected
+    while shared_count < max_shared and chosen[shared_count] == rejected[shared_count]:
+        shared_count += 1
+    shared_prompt = chosen[:shared_count]
+    if prompt and shared_prompt[-len(prompt) :] != prompt:
         raise BadRow("chosen does not begin with the prompt", "chosen and rejected are whole conversations of another prompt")
-    return whole, chosen[shared:], rejected[shared:]
+    return shared_prompt, chosen[shared_count:], rejected[shared_count:]
 
 
 def prompt_of(row: Mapping[str, Any]) -> tuple[Message, ...]:
-    """The messages of a row that lead to an answer: those of a prompt alone, a preference, or a conversation but its last.
+    """The messages before the answer, of a row with a prompt alone, a preference, or a conversation, which loses its last one.
 
     Raises BadRow where there is none.
     """
@@ -129,11 +129,11 @@ def prompt_of(row: Mapping[str, Any]) -> tuple[Message, ...]:
         return preference_of(row).prompt
     name = next((name for name in ("messages", "prompt") if row.get(name) is not None), "")
     if name and format_of(row) in ("", "TRL messages"):
-        refuse_beside(row)
+        refuse_unsupported(row)
         messages = read_list(row[name]) if name == "messages" else read_prompt(row[name])
         if name == "messages" and messages and messages[-1].role == "assistant":
             messages = messages[:-1]
         messages = with_system(row, messages)
-        in_order(messages, add_generation_prompt=True)
+        require_order(messages, add_generation_prompt=True)
         return messages
     return conversation_of(row).prompt

@@ -1,11 +1,11 @@
 """A simulated annotator, and the labelling log that it shares with people.
 
-Human judgements are slow and dear. Here every prompt has a reference answer in the documentation, so an annotator can
-be simulated: of two answers it prefers the one that overlaps more with the reference. This stands in for people in an
-automatic run, as in AlpacaFarm (Dubois et al. 2023), and every row says so (`"annotator": "simulated"`). It is blind
-to meaning: it measures shared words, and must never be reported as a human preference.
+Human judgements are slow and expensive. Here every prompt has a reference answer in the documentation, so an annotator can
+be simulated: of two answers it prefers the one that overlaps more with the reference. It replaces people in an automatic
+run, as in AlpacaFarm (Dubois et al. 2023), and every row says so (`"annotator": "simulated"`). It ignores meaning: it
+measures shared words, and must never be reported as a human preference.
 
-A judgement is one event of the log, whoever made it:
+A judgement by anyone is one event of the log:
     {"pair_id", "prompt", "a", "b", "shown_left": "a"|"b", "choice": "a"|"b"|"tie"|"skip"|"both_bad", "annotator"}
 `prompt` is a question, or the messages before the answer where there are several. The simulated annotator adds
 `strength`, the distance between the two answers. `preferences` turns any such log into the preference rows of TRL.
@@ -26,8 +26,8 @@ _WORD = re.compile(r"\w+(?:[.'-]\w+)*")  # `os.path.join` and "re-raise" are one
 def overlap(answer: str, reference: str) -> float:
     """F1 between the multisets of lower-cased words, in [0, 1]; two texts without words overlap fully.
 
-    As SQuAD's F1 (Rajpurkar et al. 2016) with two differences: articles count, and a dotted name is one word, so that
-    a wrong name is wholly wrong.
+    As SQuAD's F1 (Rajpurkar et al. 2016) with two differences: articles count, and a dotted name is one word, so a wrong name
+    does not match in part.
     """
     ours, theirs = Counter(_WORD.findall(answer.lower())), Counter(_WORD.findall(reference.lower()))
     total = ours.total() + theirs.total()
@@ -35,7 +35,7 @@ def overlap(answer: str, reference: str) -> float:
 
 
 def compare(a: str, b: str, reference: str, min_gap: float) -> str:
-    """The one that overlaps more with the reference, "a" or "b"; "tie" when equal or closer than `min_gap`."""
+    """The answer that overlaps more with the reference, "a" or "b"; "tie" when equal or closer than `min_gap`."""
     gap = overlap(a, reference) - overlap(b, reference)
     if gap == 0 or abs(gap) < min_gap:
         return "tie"
@@ -64,12 +64,12 @@ def judgement(
 
 
 def preferences(judgements: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One TRL preference row a pair that has a winner, in order of first appearance; ties are dropped.
+    """One TRL preference row per pair that has a winner, in order of first appearance; ties are dropped.
 
     Every judgement is a vote: `strength` (1 when absent, as of a person) for its choice, nothing for "tie" and
     "both_bad"; "skip" is no judgement. An annotator who judged a pair again replaces the earlier vote. `margin`, by which
     the rewards must differ (`reward.py`, TRL), is the absolute mean vote in [0, 1]: for people, the winner's share of votes
-    minus the loser's. One vote alone agrees with nobody and tells no certainty: its margin is 0, as if there were none.
+    minus the loser's. A single vote says nothing of certainty: its margin is 0, as if there were none.
     Raises UserError on an unknown choice, or a pair identifier that names two different pairs.
     """
     pairs: dict[str, dict[str, Any]] = {}

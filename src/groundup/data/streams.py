@@ -1,8 +1,8 @@
-"""The content of a file as UTF-8, whatever it is wrapped in; and long texts, cut into documents.
+"""The content of a file as UTF-8, whatever its compression and encoding; and long texts, cut into documents.
 
-A long text is cut where a reader would turn the page: before a heading, else after a blank line, else at a line end,
-a space, or between two characters. Parts are at most 200,000 bytes, which hold at most 100,000 words, the most that the
-rules for documents take; put together again they are the text.
+A long text is cut where a reader would turn the page: before a heading, else after a blank line, else at a line end, a
+space, or between two characters. Parts are at most 200,000 bytes, which hold at most 100,000 words, the most that the rules
+for documents allow; concatenated they are the text.
 """
 
 import bz2
@@ -21,12 +21,12 @@ CHUNK = 1 << 20
 PART_BYTES = 200_000
 PACKING_MAGIC = (
     (rb"\x1f\x8b", "gzip"),
-    (rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", "zstd"),  # or a frame to be skipped, as pzstd begins
+    (rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", "zstd"),  # or a skippable frame, as pzstd begins
     (rb"BZh\d(?:1AY&SY|\x17rE8P\x90)", "bz2"),
     (rb"\x04\x22\x4d\x18", "lz4"),
     (rb"\xfd7zXZ\x00", "xz"),
 )
-# Markdown, AsciiDoc and Org; TeX; a chapter by its word; a line underlined as reStructuredText and Setext do.
+# Markdown, AsciiDoc and Org; TeX; lines such as "Chapter 1"; lines underlined as in reStructuredText and Setext.
 HEADING = re.compile(
     rb"^(?:#{1,6} |={1,5} |\*{1,3} |\\(?:part|chapter|(?:sub)*section)\b|(?:chapter|part|book)\s+[\divxlc]+\b"
     rb"|[^\s].{0,200}\r?\n(?:={3,}|-{3,}|~{3,}|\*{3,})\s*$)",
@@ -38,12 +38,12 @@ SPACE = re.compile(rb"\s")
 
 
 def packing_of(head: bytes) -> str:
-    """gzip, zstd, bz2, lz4, xz, or "" for what is none of them."""
+    """gzip, zstd, bz2, lz4, xz, or "" for none of them."""
     return next((name for magic, name in PACKING_MAGIC if re.match(magic, head)), "")
 
 
 def unpacked(file: BinaryIO, packing: str) -> IO[bytes]:
-    """The content of an open file; its stream raises OSError, EOFError or pa.ArrowException where it is damaged."""
+    """The uncompressed content of an open file; its stream raises OSError, EOFError or pa.ArrowException at damage."""
     if packing == "gzip":
         return _UpToDamage(_Gzip(gzip.GzipFile(fileobj=file)))
     if packing in ("bz2", "xz"):
@@ -58,52 +58,52 @@ def content(file: BinaryIO, packing: str, encoding: str, mark: int) -> IO[bytes]
     return stream if encoding == "utf-8" else io.BufferedReader(_Recoded(stream, encoding))
 
 
-def whole(stream: IO[bytes], most: int) -> bytes:
-    """All of the content, `most` bytes of it at most; raises at damage, of which a single `read` gives what comes before."""
-    pieces: list[bytes] = []
-    while most and (piece := stream.read(most)):
-        pieces.append(piece)
-        most -= len(piece)
-    return b"".join(pieces)
+def read_all(stream: IO[bytes], limit: int) -> bytes:
+    """All of the content, at most `limit` bytes; raises at damage, where a single `read` returns what comes before."""
+    chunks: list[bytes] = []
+    while limit and (chunk := stream.read(limit)):
+        chunks.append(chunk)
+        limit -= len(chunk)
+    return b"".join(chunks)
 
 
 def parts(stream: IO[bytes]) -> Iterator[bytes]:
-    """A text of UTF-8 (or another encoding that holds ASCII) as documents of at most 200,000 bytes; see above.
+    """A text in UTF-8 (or another superset of ASCII) as documents of at most 200,000 bytes; see above.
 
-    What damage leaves is yielded before its error is raised on.
+    What comes before damage is yielded; then its error is raised.
     """
-    held, ended, damage = b"", False, None
+    buffer, ended, damage = b"", False, None
     while True:
-        while len(held) < 2 * PART_BYTES and not ended:
+        while len(buffer) < 2 * PART_BYTES and not ended:
             try:
                 chunk = stream.read(PART_BYTES)
             except (OSError, EOFError, pa.ArrowException) as error:
                 chunk, damage = b"", error
-            held, ended = held + chunk, not chunk
-        if len(held) <= PART_BYTES:
+            buffer, ended = buffer + chunk, not chunk
+        if len(buffer) <= PART_BYTES:
             break
-        # The last two parts are made alike, so that no crumb is left over.
-        end = _cut(held, PART_BYTES if len(held) >= 3 * PART_BYTES // 2 else 2 * len(held) // 3)
-        yield held[:end]
-        held = held[end:]
-    if held:
-        yield held
+        # The last two parts get about the same size, so that none is tiny.
+        end = _cut(buffer, PART_BYTES if len(buffer) >= 3 * PART_BYTES // 2 else 2 * len(buffer) // 3)
+        yield buffer[:end]
+        buffer = buffer[end:]
+    if buffer:
+        yield buffer
     if damage:
         raise damage
 
 
-def _cut(text: bytes, most: int) -> int:
-    """Where a part ends: at a heading in the second half of `most` bytes, else at the last best place in it."""
-    least = most // 2
-    for pattern, before in ((HEADING, True), (BLANK_LINE, False), (LINE_END, False), (SPACE, False)):
-        places = [found.start() if before else found.end() for found in pattern.finditer(text, least, most)]
-        # `^` matches at `least` wherever that is; a heading begins a line.
-        places = [place for place in places if not before or text[place - 1 : place] == b"\n"]
-        if places:
-            return places[-1]
-    while most > least and text[most] & 0xC0 == 0x80:  # within a character of UTF-8
-        most -= 1
-    return most
+def _cut(text: bytes, limit: int) -> int:
+    """Where a part ends, in the second half of `limit` bytes: at the last heading, else at the last of the next best kind."""
+    earliest = limit // 2
+    for pattern, at_start in ((HEADING, True), (BLANK_LINE, False), (LINE_END, False), (SPACE, False)):
+        positions = [match.start() if at_start else match.end() for match in pattern.finditer(text, earliest, limit)]
+        # `^` matches at `earliest` even within a line; a heading begins a line.
+        positions = [position for position in positions if not at_start or text[position - 1 : position] == b"\n"]
+        if positions:
+            return positions[-1]
+    while limit > earliest and text[limit] & 0xC0 == 0x80:  # inside a character of UTF-8
+        limit -= 1
+    return limit
 
 
 class _Members(io.RawIOBase):
@@ -119,19 +119,19 @@ class _Members(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         out = b""
         while not out:
-            fed = b""
+            data = b""
             if self.decoder.eof:
-                fed = self.decoder.unused_data.lstrip(b"\0")
-                self.decoder, self.begun = self.opener(), bool(fed)
+                data = self.decoder.unused_data.lstrip(b"\0")
+                self.decoder, self.begun = self.opener(), bool(data)
             elif self.decoder.needs_input:
-                fed = self.file.read(CHUNK) if self.begun else self.file.read(CHUNK).lstrip(b"\0")
-                if not fed and self.begun:
+                data = self.file.read(CHUNK) if self.begun else self.file.read(CHUNK).lstrip(b"\0")
+                if not data and self.begun:
                     raise EOFError("cut off")
-                if not fed:
+                if not data:
                     return 0
                 self.begun = True
             try:
-                out = self.decoder.decompress(fed, len(buffer))
+                out = self.decoder.decompress(data, len(buffer))
             except lzma.LZMAError as error:
                 raise OSError(str(error)) from None
         buffer[: len(out)] = out
@@ -139,7 +139,7 @@ class _Members(io.RawIOBase):
 
 
 class _Gzip(io.RawIOBase):
-    """Piece by piece, so that none is lost to damage behind it."""
+    """gzip, chunk by chunk, so that none is lost to damage behind it."""
 
     def __init__(self, file: gzip.GzipFile) -> None:
         self.file = file
@@ -157,22 +157,22 @@ class _Gzip(io.RawIOBase):
 
 
 class _UpToDamage(io.BufferedReader):
-    """Gives what comes before a damage, and raises its error when more is asked for."""
+    """Returns what comes before damage, and raises the error at the next read."""
 
     def read(self, size: int | None = -1) -> bytes:
-        found, wanted = [], -1 if size is None or size < 0 else size
+        chunks, wanted = [], -1 if size is None or size < 0 else size
         while wanted:
             try:
-                piece = self.read1(min(wanted, CHUNK) if wanted > 0 else CHUNK)
+                chunk = self.read1(min(wanted, CHUNK) if wanted > 0 else CHUNK)
             except (OSError, EOFError):
-                if found:
+                if chunks:
                     break
                 raise
-            if not piece:
+            if not chunk:
                 break
-            found.append(piece)
-            wanted -= len(piece) if wanted > 0 else 0
-        return b"".join(found)
+            chunks.append(chunk)
+            wanted -= len(chunk) if wanted > 0 else 0
+        return b"".join(chunks)
 
 
 class _Recoded(io.RawIOBase):

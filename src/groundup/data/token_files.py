@@ -2,10 +2,10 @@
 
     .bin   the ids of all sequences, one after the other
     .idx   "MMIDIDX" and two zero bytes, version 1 (uint64), code of the number type (uint8), sequences (uint64),
-           documents + 1 (uint64); then of each sequence its length (int32) and its place in .bin in bytes (int64);
-           then the first sequence of each document, and the end (int64). All little-endian.
+           documents + 1 (uint64); then of each sequence its length (int32) and its byte offset in .bin (int64);
+           then the first sequence of each document, and the number of sequences (int64). All little-endian.
 
-Here a sequence is a document. Reading maps .bin into memory: a slice of a corpus of any size costs only itself.
+Here a sequence is a document. Reading maps .bin into memory: a slice of a corpus of any size reads only itself.
 """
 
 import shutil
@@ -32,7 +32,7 @@ def write(path_stem: Path, sequences: Iterable[np.ndarray], dtype: np.dtype) -> 
     """Write `path_stem`.bin and .idx. `dtype` is uint16 or int32; an id it cannot hold raises ValueError."""
     dtype = np.dtype(dtype).newbyteorder("<")
     bin_path, idx_path = _paths(path_stem)
-    idx_path.unlink(missing_ok=True)  # written last: where there is an index, it belongs to the ids beside it
+    idx_path.unlink(missing_ok=True)  # written last: an index always belongs to the ids beside it
     lengths = []
     with replacing(bin_path) as temporary, temporary.open("wb") as file:
         for sequence in sequences:
@@ -59,7 +59,7 @@ def join(path_stem: Path, parts: Iterable[Path], dtype: np.dtype) -> None:
 
 
 def _write_index(path: Path, sizes: np.ndarray, dtype: np.dtype) -> None:
-    code = {known: code for code, known in _CODES.items()}[dtype]
+    code = {stored_dtype: code for code, stored_dtype in _CODES.items()}[dtype]
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(_HEADER.pack(_MAGIC, 1, code, len(sizes), len(sizes) + 1))
         file.write(sizes.tobytes())
@@ -81,14 +81,14 @@ class TokenFile:
             if not path.is_file():
                 raise UserError(f"{path}: no such file; make the token files again")
         index = idx_path.read_bytes()
-        again = "make the token files again"
+        advice = "make the token files again"
         if len(index) < _HEADER.size or not index.startswith(_MAGIC):
-            raise UserError(f"{idx_path}: not the index of a token file; {again}")
+            raise UserError(f"{idx_path}: not the index of a token file; {advice}")
         _, version, code, sequences, documents = _HEADER.unpack_from(index)
         if version != 1 or code not in _CODES:
-            raise UserError(f"{idx_path}: version {version} with number type {code} is not readable; {again}")
+            raise UserError(f"{idx_path}: version {version} with number type {code} is not readable; {advice}")
         if len(index) != _HEADER.size + 12 * sequences + 8 * documents:
-            raise UserError(f"{idx_path}: {len(index)} bytes do not hold {sequences} sequences; {again}")
+            raise UserError(f"{idx_path}: {len(index)} bytes do not hold {sequences} sequences; {advice}")
         dtype = _CODES[code]
         self.lengths = np.frombuffer(index, "<i4", sequences, _HEADER.size)
         pointers = np.frombuffer(index, "<i8", sequences, _HEADER.size + 4 * sequences)
@@ -98,10 +98,10 @@ class TokenFile:
             or not np.array_equal(pointers, _pointers(self.lengths, dtype))
             or not np.array_equal(firsts, np.arange(sequences + 1))
         ):
-            raise UserError(f"{idx_path}: lengths, places and documents contradict each other; {again}")
+            raise UserError(f"{idx_path}: lengths, offsets and documents contradict each other; {advice}")
         size = int(self.lengths.sum(dtype=np.int64)) * dtype.itemsize
         if bin_path.stat().st_size != size:
-            raise UserError(f"{bin_path}: {bin_path.stat().st_size} bytes, but its index tells of {size}; {again}")
+            raise UserError(f"{bin_path}: {bin_path.stat().st_size} bytes, but its index tells of {size}; {advice}")
         self._ends = np.cumsum(self.lengths, dtype=np.int64)
         # An empty file cannot be mapped.
         self.tokens = np.memmap(bin_path, dtype, "r") if size else np.empty(0, dtype)

@@ -253,7 +253,7 @@ def overlap(rows: Sequence[Row], task: Task | None, corpora: Sequence[Path], whe
     forms = [["\n".join(value for value in _columns(row).values() if isinstance(value, str))] for row in rows]
     for number, prompt in _prompts(task):
         forms[number] += prompt
-    indexed = ngrams.index([where], ((0, number, some) for number, some in enumerate(forms)))
+    indexed = ngrams.index_examples([where], ((0, number, some) for number, some in enumerate(forms)))
     refused = Refused()
     given = documents.texts(documents.find(corpora), None, refused)
     held = documents_with(indexed, given)
@@ -307,7 +307,7 @@ def documents_with(indexed: ngrams.Benchmarks, given: Iterable[str]) -> Held:
     count = 0
     for text in given:
         count += 1
-        places = ngrams.places_of(split(text), indexed)
+        places = ngrams.grams_of(split(text), indexed)
         if len(places):
             hits.append(places)
     frequency = np.bincount(np.concatenate(hits), minlength=len(indexed.grams)) if hits else np.zeros(0, int)

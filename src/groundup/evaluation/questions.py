@@ -7,7 +7,7 @@ from typing import Any
 from groundup.core.errors import UserError
 from groundup.core.plain_files import expanded
 from groundup.core.text import well_formed
-from groundup.data.contracts import Given, nothing
+from groundup.data.contracts import RowOrPath, no_rows_message
 from groundup.data.file_kinds import kind_of
 from groundup.data.messages import BadRow
 from groundup.data.plain_values import plain
@@ -18,7 +18,7 @@ from groundup.evaluation.multiple_choice import MOST_LETTERS
 COLUMNS = {"question", "choices", "answer"}
 
 
-def are_questions(given: Given) -> bool:
+def are_questions(given: RowOrPath) -> bool:
     """Whether a row, or the first row of a file, has the columns of a question."""
     if isinstance(given, Mapping):
         return given.keys() >= COLUMNS
@@ -29,7 +29,7 @@ def are_questions(given: Given) -> bool:
     return row.keys() >= COLUMNS
 
 
-def read_questions(given: Iterable[Given], refused: Refused) -> list[dict[str, Any]]:
+def read_questions(given: Iterable[RowOrPath], refused: Refused) -> list[dict[str, Any]]:
     """The good rows of files and of memory, as `multiple_choice.score` takes them; the others are counted.
 
     Raises UserError where a file cannot be read, or holds no row that can be used.
@@ -43,7 +43,7 @@ def read_questions(given: Iterable[Given], refused: Refused) -> list[dict[str, A
             require_from_zero(_keys(rows), str(path), "take 1 off each")
             found += _good(rows, mine)
             if len(found) == before:
-                raise UserError(f"{path}: {nothing('questions', path, mine)}; columns: {', '.join(sorted(COLUMNS))}")
+                raise UserError(f"{path}: {no_rows_message('questions', path, mine)}; columns: {', '.join(sorted(COLUMNS))}")
             refused.merge(mine)
         else:
             found += _good([(f"row {number + 1}", one)], refused)

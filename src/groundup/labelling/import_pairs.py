@@ -17,9 +17,9 @@ from typing import Any
 from groundup.core.errors import UserError
 from groundup.core.plain_files import expanded
 from groundup.core.text import well_formed
-from groundup.data.contracts import nothing, read
-from groundup.data.conversations import Conversation, in_order, instruction, read_prompt
-from groundup.data.messages import BadRow, refuse_beside
+from groundup.data.contracts import no_rows_message, read
+from groundup.data.conversations import Conversation, instruction, read_prompt, require_order
+from groundup.data.messages import BadRow, refuse_unsupported
 from groundup.data.preferences import preference_of
 from groundup.data.readers import Refused
 from groundup.data.simulated_annotator import side_shown_left
@@ -59,7 +59,7 @@ def import_files(
                 counts["already_there"] += not is_new and not judgement_is_new
                 counts["rows"] = number + 1
             if not counts.pop("rows", 0):
-                raise UserError(f"{path}: {nothing('pairs or preferences', path, file_refused)}")
+                raise UserError(f"{path}: {no_rows_message('pairs or preferences', path, file_refused)}")
             refused.merge(file_refused)
     totals = {name: counts[name] for name in ("pairs", "judgements", "already_there")}
     return {**totals, "dropped": dict(sorted(refused.items())), "first_dropped": refused.first}
@@ -69,9 +69,9 @@ def imported_pair(row: Mapping[str, Any], gold: bool, disagreement: str) -> Impo
     """Raises BadRow where it is neither a pair nor a preference. An answer may be empty: people say which is better still."""
     is_pair = row.get("a") is not None and row.get("b") is not None
     if is_pair:
-        refuse_beside(row)
+        refuse_unsupported(row)
         messages = instruction(row) if row.get("prompt") is None and row.get("instruction") else read_prompt(row.get("prompt"))
-        in_order(messages, add_generation_prompt=True)
+        require_order(messages, add_generation_prompt=True)
         a, b, known = _answer(row, "a"), _answer(row, "b"), _text(row, "gold", 8)
     else:
         preference = preference_of(row)

@@ -22,7 +22,7 @@ def languages(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """Each can be told."""
     from groundup.corpus import languages
 
-    languages.check(recipe.annotations.languages)
+    languages.require_known(recipe.annotations.languages)
 
 
 def benchmarks(recipe: Recipe, inputs: dict[str, Path]) -> None:

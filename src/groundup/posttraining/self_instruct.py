@@ -25,7 +25,7 @@ from groundup.core.outputs import require_made_with
 from groundup.core.plain_files import expanded
 from groundup.core.progress import Progress
 from groundup.core.text import well_formed
-from groundup.data.contracts import MAX_ROW_BYTES, nothing
+from groundup.data.contracts import MAX_ROW_BYTES, no_rows_message
 from groundup.data.conversations import columns_of, conversation_of
 from groundup.data.file_kinds import kind_of
 from groundup.data.messages import BadRow
@@ -96,7 +96,7 @@ def read_seeds(path: Path | None = None) -> list[InstructionTask]:
             refused.first = refused.first or f"{path}: row {number + 1}: {error}"
             refused.add(error.reason, f"{path}: row {number + 1}")
     if not tasks:
-        raise UserError(f"{path}: {nothing('seed tasks', path, refused)}")
+        raise UserError(f"{path}: {no_rows_message('seed tasks', path, refused)}")
     if refused:
         logger.warning("%s: %d seed tasks; passed over: %s", path, len(tasks), refused)
     return tasks

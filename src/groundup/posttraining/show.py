@@ -9,7 +9,7 @@ from typing import Any
 from groundup.core.errors import UserError
 from groundup.core.plain_files import expanded
 from groundup.core.text import printable
-from groundup.data.contracts import nothing, read
+from groundup.data.contracts import no_rows_message, read
 from groundup.data.conversations import Conversation, conversation_of
 from groundup.data.preferences import Preference, preference_format_of, preference_of
 from groundup.data.readers import Refused
@@ -37,7 +37,7 @@ def show(folder: Path, files: Sequence[Path], count: int) -> tuple[Shown, dict[s
         refused = Refused()
         examples = list(islice(read(expanded(file), _either, refused, Counter()), count))
         if not examples:
-            raise UserError(f"{file}: {nothing('conversations or preferences', file, refused)}")
+            raise UserError(f"{file}: {no_rows_message('conversations or preferences', file, refused)}")
         left_out.update(refused)
         given_rows = [example.row for example in examples]
         for sides in usable_rows(given_rows, lambda row: _sides(tokenizer, row), lambda sides: None, left_out):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from groundup.core.errors import UserError
 from groundup.data import docstring_questions
-from groundup.data.contracts import Found, Prompt, read_conversations, read_preferences, read_prompts, split
+from groundup.data.contracts import Prompt, ReadResult, read_conversations, read_preferences, read_prompts, split
 from groundup.data.conversations import Conversation
 from groundup.data.preferences import Preference
 from groundup.posttraining.config import SftConfig
@@ -84,7 +84,7 @@ def prompts(
 
 
 def _sides(
-    read: Callable[[Sequence[str]], Found[T]], files: Sequence[str], held_out_files: Sequence[str], section: str, log: Log,
+    read: Callable[[Sequence[str]], ReadResult[T]], files: Sequence[str], held_out_files: Sequence[str], section: str, log: Log,
     strict: bool,
 ) -> tuple[list[T], list[T]]:  # fmt: skip
     loaded = read(files)

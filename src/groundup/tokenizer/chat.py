@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from groundup.core.errors import UserError
-from groundup.data.messages import ROLES, WITHOUT_A_PLACE, checked
+from groundup.data.messages import ROLES, UNSUPPORTED_PARTS, checked
 from groundup.tokenizer.bpe import NO_TOKEN
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ CHAT_TEMPLATE = r"""{%- if tools -%}
 {%- if message['role'] not in ROLES -%}
 {{- raise_exception(place ~ 'role must be system, user or assistant') -}}
 {%- endif -%}
-{%- for key in WITHOUT_A_PLACE -%}
+{%- for key in UNSUPPORTED_PARTS -%}
 {%- if message[key] -%}
 {{- raise_exception(place ~ key ~ ': this chat format has no place for it') -}}
 {%- endif -%}
@@ -73,7 +73,7 @@ CHAT_TEMPLATE = r"""{%- if tools -%}
 {%- endif -%}
 {{- '<|im_start|>assistant\n' -}}
 {%- endif -%}
-""".replace("WITHOUT_A_PLACE", repr(list(WITHOUT_A_PLACE))).replace("ROLES", repr(list(ROLES)))
+""".replace("UNSUPPORTED_PARTS", repr(list(UNSUPPORTED_PARTS))).replace("ROLES", repr(list(ROLES)))
 
 
 def render(

@@ -76,9 +76,9 @@ def find(inputs: Collection[Path]) -> list[Shard]:
                 refusals.append(refusal)
                 if len(refusals) == len(files):
                     raise refusals[0] from None
-                if len(refusals) <= file_kinds.MOST_NAMED:
+                if len(refusals) <= file_kinds.MAX_NAMED:
                     logger.warning(f"skipped {refusal}")
-        if (more := len(refusals) - file_kinds.MOST_NAMED) > 0:
+        if (more := len(refusals) - file_kinds.MAX_NAMED) > 0:
             logger.warning(f"skipped {more} more files that cannot be read")
     if not shards:
         raise UserError(f"no text in {', '.join(map(str, inputs))}"[:300])
@@ -152,7 +152,7 @@ def _shards(path: Path) -> list[Shard]:
 
 
 def _can_be_cut(kind: Kind) -> bool:
-    return kind.form == "parquet" or (kind.form == "lines" and not kind.whole)
+    return kind.form == "parquet" or (kind.form == "lines" and not kind.sequential)
 
 
 def _files(path: Path) -> list[Path]:

@@ -108,9 +108,9 @@ class Files:
                     yield from self._file(self.path, name, pdf)
                 except UserError as refusal:
                     refused.add("refused files", str(refusal))
-                    if refused["refused files"] <= file_kinds.MOST_NAMED:
+                    if refused["refused files"] <= file_kinds.MAX_NAMED:
                         remarks.append(f"skipped {refusal}")
-            if (more := refused["refused files"] - file_kinds.MOST_NAMED) > 0:
+            if (more := refused["refused files"] - file_kinds.MAX_NAMED) > 0:
                 remarks.append(f"skipped {more} more files that cannot be read")
 
     def _file(self, root: Path, name: str, pdf: PdfReader) -> Iterator[Page]:
@@ -232,7 +232,7 @@ def _unpacked(path: Path, kind: Kind | None, refused: Refused) -> bytes | None:
             with open_plain(path) as file:
                 kind = Kind("text", streams.packing_of(file.read(16)))
         with open_plain(path) as file:
-            body = streams.whole(streams.content(file, kind.packing, kind.encoding, kind.mark), MAX_TEXT_BYTES + 1)
+            body = streams.read_all(streams.content(file, kind.packing, kind.encoding, kind.mark), MAX_TEXT_BYTES + 1)
     except DAMAGE:
         refused.add("damaged", str(path))
         return None

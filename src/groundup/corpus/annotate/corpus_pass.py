@@ -1,7 +1,7 @@
-"""What only all documents together tell: copies, the template lines of a host, quality; and the annotations with it.
+"""Pass 2: what only all documents together show (copies, the template lines of a host, quality). It writes the annotations.
 
-Held in memory are numbers, at most 200 bytes a document; texts, lines and signatures are read from the shards of pass 1
-as they are needed, the lines of as many hosts at a time as fit.
+Only numbers are held in memory, at most 200 bytes per document. Texts, lines and signatures are read from the shards of
+pass 1 as they are needed, the lines of as many hosts at a time as fit.
 """
 
 import logging
@@ -26,19 +26,19 @@ from groundup.corpus.tables import read_working, write_table
 
 logger = logging.getLogger(__name__)
 
-MOST_SHOWN = 8  # languages in a message
+MAX_SHOWN = 8  # languages in a message
 LINE_BYTES = 96  # of memory, while a host's lines are counted: 85 measured
 COLUMNS = [
     ("template_lines", pa.list_(pa.int32())),
     *((name, pa.string()) for name in ("same_url_as", "duplicate_of", "near_duplicate_of", "cluster")),
     ("quality", pa.float32()),
 ]
-# What pass 1 leaves for the join, and is not kept.
+# What pass 1 writes for the join; it is not kept.
 WORKING = [
     ("text_key", pa.string()),
     ("url_hash", pa.uint64()),
     ("host_hash", pa.uint64()),
-    ("spoken", pa.string()),  # the language; of code, and of what no language is told of, the first of those wanted
+    ("spoken", pa.string()),  # the language; for code and text in no known language, the first of those wanted
     ("length", pa.int32()),  # characters
     ("signed", pa.bool_()),
     ("line_count", pa.int32()),
@@ -53,22 +53,22 @@ class DocumentColumns:
 
     starts: np.ndarray  # int64 [shards + 1]: the first document of each
     domains: list[str]  # of each shard
-    languages: list[str]  # those that there are
+    languages: list[str]  # of the documents
     ids: np.ndarray  # uint64 [documents, 2], as in `ids.py`
     text_keys: np.ndarray  # uint64 [documents, 2]
     url_hash: np.ndarray  # uint64 [documents]
     host_hash: np.ndarray  # uint64 [documents]
-    language: np.ndarray  # uint16 [documents]: places in `languages`
+    language: np.ndarray  # uint16 [documents]: indices into `languages`
     html: np.ndarray  # bool [documents]
     words: np.ndarray  # int32 [documents]
     length: np.ndarray  # int32 [documents], characters
     line_count: np.ndarray  # int32 [documents]
-    signed: np.ndarray  # bool [documents]: has a signature, which a text of punctuation only has not
-    kept: np.ndarray  # bool [documents]: false where the same URL gave the same text before
+    signed: np.ndarray  # bool [documents]: has a signature; a text of punctuation only has none
+    kept: np.ndarray  # bool [documents]: false for a repeated page, of which URL and text came before
 
     @property
     def usable(self) -> np.ndarray:
-        """int64: the documents with words that are kept."""
+        """int64: the kept documents that have words."""
         return np.flatnonzero(self.kept & (self.words > 0))
 
     @property
@@ -81,111 +81,120 @@ def join(
     shards: list[Path], settings: AnnotationsConfig, names: list[str], out: Path, pool: Pool, memory_mb: int
 ) -> dict[str, Any]:
     """Write `out/annotations-<shard>` with the columns `names` for the shards of pass 1; returns counts."""
-    rows = read_rows(shards)
-    found = _copies(shards, rows, settings, out, memory_mb)
-    counted = _stays(found, rows)
-    owners, lines = _template_lines(shards, rows, counted, settings.template_line_share, memory_mb)
-    trained_on = _train_quality(shards, rows, counted, settings.quality_positives, out / "pass1", memory_mb)
-    qualities = corpus_quality.places(
-        shards, rows.usable, rows.domain, rows.language, rows.languages, trained_on, out / "pass1", pool
+    columns = read_columns(shards)
+    copies = _copies(shards, columns, settings, out, memory_mb)
+    representative = _represents_cluster(copies, columns)
+    line_documents, line_indices = _template_lines(shards, columns, representative, settings.template_line_share, memory_mb)
+    chunk_counts = _train_quality(shards, columns, representative, settings.quality_positives, out / "pass1", memory_mb)
+    qualities = corpus_quality.percentiles(
+        shards, columns.usable, columns.domain, columns.language, columns.languages, chunk_counts, out / "pass1", pool
     )
     for path in out.glob("annotations-*.parquet"):
         path.unlink()
 
-    usable = rows.usable
+    usable = columns.usable
 
     def jobs() -> Iterator[tuple]:
-        for shard, start, end in zip(shards, rows.starts[:-1], rows.starts[1:], strict=True):
-            here = slice(*np.searchsorted(owners, (start, end)))
-            offsets = np.searchsorted(owners[here], np.arange(start, end + 1))
-            part = slice(start, end)
-            compared = slice(*np.searchsorted(usable, (start, end)))
-            own = {
-                name: _named(found, name, rows.ids[part], usable[compared] - start, compared)
+        for shard, start, end in zip(shards, columns.starts[:-1], columns.starts[1:], strict=True):
+            shard_lines = slice(*np.searchsorted(line_documents, (start, end)))
+            offsets = np.searchsorted(line_documents[shard_lines], np.arange(start, end + 1))
+            in_shard = slice(start, end)
+            shard_usable = slice(*np.searchsorted(usable, (start, end)))
+            id_columns = {
+                name: _id_column(copies, name, columns.ids[in_shard], usable[shard_usable] - start, shard_usable)
                 for name, kind in COLUMNS
                 if kind == pa.string()
             }
             path = out / f"annotations-{shard.stem}.parquet"
-            yield shard, path, names, rows.kept[part], own, qualities[part], offsets, lines[here]
+            yield shard, path, names, columns.kept[in_shard], id_columns, qualities[in_shard], offsets, line_indices[shard_lines]
 
     counts: Counter[str] = Counter()
     by_domain: Counter[str] = Counter()
-    types: Counter[str] = Counter()
-    for domain, (of_shard, of_types) in zip(rows.domains, pool.spread(_write, jobs()), strict=True):
-        counts.update(of_shard)
-        by_domain[domain] += of_shard["documents"]
-        types.update(of_types)
+    personal_types: Counter[str] = Counter()
+    for domain, (shard_counts, shard_types) in zip(columns.domains, pool.spread(_write, jobs()), strict=True):
+        counts.update(shard_counts)
+        by_domain[domain] += shard_counts["documents"]
+        personal_types.update(shard_types)
     return {
-        "pages": len(rows.ids),
-        "repeated_pages": int((~rows.kept).sum()),
+        "pages": len(columns.ids),
+        "repeated_pages": int((~columns.kept).sum()),
         **counts,
         "documents_by_domain": dict(sorted(by_domain.items())),
-        "personal": dict(sorted(types.items())),
-        "quality_training_chunks": trained_on,
-        "without_quality": _without_quality(qualities, rows, trained_on, settings),
+        "personal": dict(sorted(personal_types.items())),
+        "quality_training_chunks": chunk_counts,
+        "without_quality": _without_quality(qualities, columns, chunk_counts, settings),
     }
 
 
 def _train_quality(
-    shards: list[Path], rows: DocumentColumns, counted: np.ndarray, positives: list[str], out: Path, memory_mb: int
+    shards: list[Path],
+    columns: DocumentColumns,
+    representative: np.ndarray,
+    positive_domains: list[str],
+    out: Path,
+    memory_mb: int,
 ) -> dict[str, int]:
-    """Write a classifier for each language; returns how many chunks of each class each learnt from."""
-    unique = rows.usable[counted[rows.usable]]
+    """Write a classifier for each language; returns how many chunks of each class each was trained on."""
+    unique = columns.usable[representative[columns.usable]]
     # Ids are digests, so the first by id are a random sample that is the same each time.
-    unique = unique[np.lexsort((rows.ids[unique, 1], rows.ids[unique, 0]))]
-    good = np.repeat(np.isin(rows.domains, positives), np.diff(rows.starts))
+    unique = unique[np.lexsort((columns.ids[unique, 1], columns.ids[unique, 0]))]
+    is_positive = np.repeat(np.isin(columns.domains, positive_domains), np.diff(columns.starts))
     return corpus_quality.train(
-        shards, rows.starts, unique, good, rows.language, rows.words, rows.languages, out, memory_mb
+        shards, columns.starts, unique, is_positive, columns.language, columns.words, columns.languages, out, memory_mb
     )  # fmt: skip
 
 
 def _without_quality(
-    qualities: np.ndarray, rows: DocumentColumns, trained_on: dict[str, int], settings: AnnotationsConfig
+    qualities: np.ndarray, columns: DocumentColumns, chunk_counts: dict[str, int], settings: AnnotationsConfig
 ) -> dict[str, int]:
-    """How many documents have no quality, by language; says so of those that are wanted."""
-    numbers = np.bincount(rows.language[rows.usable][np.isnan(qualities[rows.usable])], minlength=len(rows.languages))
-    found = {name: int(number) for name, number in zip(rows.languages, numbers, strict=True) if number}
-    told = [name for name in found if name in (settings.wanted_languages or found) and name != UNKNOWN]
-    if told and np.isin(rows.domains, settings.quality_positives).any():
-        shown = sorted(told, key=lambda name: (-found[name], name))[:MOST_SHOWN] + ["..."] * (len(told) > MOST_SHOWN)
+    """How many documents have no quality, by language; a warning names the wanted languages among them."""
+    counts = np.bincount(
+        columns.language[columns.usable][np.isnan(qualities[columns.usable])], minlength=len(columns.languages)
+    )
+    missing = {name: int(count) for name, count in zip(columns.languages, counts, strict=True) if count}
+    reported = [name for name in missing if name in (settings.wanted_languages or missing) and name != UNKNOWN]
+    if reported and np.isin(columns.domains, settings.quality_positives).any():
+        shown = sorted(reported, key=lambda name: (-missing[name], name))[:MAX_SHOWN] + ["..."] * (len(reported) > MAX_SHOWN)
         logger.warning(
-            f"no quality of {sum(found[name] for name in told):,} documents in {', '.join(shown)}: of each language "
-            f"{corpus_quality.LEAST_CHUNKS} chunks of positives and as many others are needed"
+            f"no quality for {sum(missing[name] for name in reported):,} documents in {', '.join(shown)}: each language needs "
+            f"{corpus_quality.MIN_CHUNKS} chunks of positives and as many others"
         )
-    return found
+    return missing
 
 
-def read_rows(shards: list[Path]) -> DocumentColumns:
-    numbers: dict[str, int] = {}  # of the languages, in the order in which they come
-    plain = ["url_hash", "host_hash", "words", "length", "line_count", "signed"]
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("ids", "text_keys", "language", "html", *plain)}
+def read_columns(shards: list[Path]) -> DocumentColumns:
+    language_numbers: dict[str, int] = {}  # in the order in which the languages come
+    plain_columns = ["url_hash", "host_hash", "words", "length", "line_count", "signed"]
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("ids", "text_keys", "language", "html", *plain_columns)}
     domains = []
     for shard in shards:
-        table = read_working(shard, ["id", "text_key", "kind", "domain", "spoken", *plain])
+        table = read_working(shard, ["id", "text_key", "kind", "domain", "spoken", *plain_columns])
         domains.append(table["domain"][0].as_py())
         parts["ids"].append(ids.from_hex(table["id"]))
-        parts["text_keys"].append(resolve.as_numbers(table["text_key"].to_pylist()))
-        spoken = [numbers.setdefault(name, len(numbers)) for name in table["spoken"].to_pylist()]
+        parts["text_keys"].append(resolve.keys_from_hex(table["text_key"].to_pylist()))
+        spoken = [language_numbers.setdefault(name, len(language_numbers)) for name in table["spoken"].to_pylist()]
         parts["language"].append(np.array(spoken, dtype=np.uint16))
         parts["html"].append(pc.equal(table["kind"], "html").to_numpy())
-        for name in plain:
+        for name in plain_columns:
             parts[name].append(table[name].to_numpy())
     starts = np.cumsum([0, *map(len, parts["ids"])])
-    whole = {name: np.concatenate(parts.pop(name)) for name in list(parts)}
-    order = np.lexsort((whole["ids"][:, 1], whole["ids"][:, 0]))  # of equal ones the first comes first
+    columns = {name: np.concatenate(parts.pop(name)) for name in list(parts)}
+    order = np.lexsort((columns["ids"][:, 1], columns["ids"][:, 0]))  # stable: of equal ids the first comes first
     kept = np.ones(len(order), dtype=bool)
-    kept[order[1:]] = (whole["ids"][order[1:]] != whole["ids"][order[:-1]]).any(axis=1)
-    return DocumentColumns(starts, domains, list(numbers), **whole, kept=kept)
+    kept[order[1:]] = (columns["ids"][order[1:]] != columns["ids"][order[:-1]]).any(axis=1)
+    return DocumentColumns(starts, domains, list(language_numbers), **columns, kept=kept)
 
 
-def _copies(shards: list[Path], rows: DocumentColumns, settings: AnnotationsConfig, out: Path, memory_mb: int) -> resolve.Copies:
+def _copies(
+    shards: list[Path], columns: DocumentColumns, settings: AnnotationsConfig, out: Path, memory_mb: int
+) -> resolve.Copies:
     """What the usable documents are copies of."""
-    chosen, permutations = rows.usable, settings.near_duplicate_permutations
-    names = rows.ids[chosen]
-    return resolve.find(
-        resolve.Documents(names, rows.text_keys[chosen], rows.length[chosen], rows.signed[chosen], names),
-        rows.url_hash[chosen],
-        lambda: _signatures(shards, rows.starts, chosen, permutations),
+    usable, permutations = columns.usable, settings.near_duplicate_permutations
+    usable_ids = columns.ids[usable]
+    return resolve.find_copies(
+        resolve.Documents(usable_ids, columns.text_keys[usable], columns.length[usable], columns.signed[usable], usable_ids),
+        columns.url_hash[usable],
+        lambda: _signatures(shards, columns.starts, usable, permutations),
         permutations,
         settings.near_duplicate_jaccard,
         out,
@@ -194,78 +203,79 @@ def _copies(shards: list[Path], rows: DocumentColumns, settings: AnnotationsConf
     )
 
 
-def _stays(found: resolve.Copies, rows: DocumentColumns) -> np.ndarray:
-    """bool [documents]: stands for its own cluster. One without words does."""
-    stays = np.ones(len(rows.ids), dtype=bool)
-    stays[rows.usable] = (found.stays[found.cluster] == rows.ids[rows.usable]).all(axis=1)
-    return stays
+def _represents_cluster(copies: resolve.Copies, columns: DocumentColumns) -> np.ndarray:
+    """bool [documents]: represents its own cluster, as every document without words does."""
+    representative = np.ones(len(columns.ids), dtype=bool)
+    representative[columns.usable] = (copies.representatives[copies.cluster] == columns.ids[columns.usable]).all(axis=1)
+    return representative
 
 
-def _named(
-    found: resolve.Copies, column: str, own: np.ndarray, places: np.ndarray, compared: slice
+def _id_column(
+    copies: resolve.Copies, column: str, document_ids: np.ndarray, compared_rows: np.ndarray, copies_slice: slice
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The ids in this column of a shard's documents, uint64 [documents, 2], and bool [documents]: there is one.
+    """A shard's column of ids of copies, uint64 [documents, 2], and where it is not null, bool [documents].
 
-    `own` are their ids, `places` those that were compared, and `compared` where these are in `found`.
+    document_ids: of the shard's documents. compared_rows: the rows of those that were compared. copies_slice: where these
+    are in `copies`.
     """
-    rows = getattr(found, column)[compared]
-    names, there = own.copy(), np.full(len(own), column == "cluster")  # what is not compared is a cluster by itself
-    names[places], there[places] = found.names(column)[rows], rows >= 0
-    return names, there
+    rows = getattr(copies, column)[copies_slice]
+    values, valid = document_ids.copy(), np.full(len(document_ids), column == "cluster")  # uncompared: its own cluster
+    values[compared_rows], valid[compared_rows] = copies.ids_of(column)[rows], rows >= 0
+    return values, valid
 
 
-def _signatures(shards: list[Path], starts: np.ndarray, chosen: np.ndarray, permutations: int) -> Iterator[np.ndarray]:
-    """Of the chosen rows, a block a shard: uint32 [documents, permutations], zero where there is none."""
-    for shard, _, places in corpus_quality.parts(shards, starts, chosen):
+def _signatures(shards: list[Path], starts: np.ndarray, documents: np.ndarray, permutations: int) -> Iterator[np.ndarray]:
+    """Signatures of the documents, a block per shard: uint32 [documents, permutations], zero where there is none."""
+    for shard, _, rows in corpus_quality.rows_by_shard(shards, starts, documents):
         column = read_working(shard, ["signature"])["signature"].combine_chunks()
         block = np.zeros((len(column), permutations), dtype=np.uint32)
         block[column.is_valid().to_numpy(zero_copy_only=False)] = column.flatten().to_numpy().reshape(-1, permutations)
-        yield block[places]
+        yield block[rows]
 
 
 def _template_lines(
-    shards: list[Path], rows: DocumentColumns, counted: np.ndarray, share: float, memory_mb: int
+    shards: list[Path], columns: DocumentColumns, representative: np.ndarray, share: float, memory_mb: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The documents that have template lines, each once for each, in order; and these, int32."""
-    pages = np.flatnonzero(rows.kept & rows.html & (rows.words > 0))
-    _, host, sizes = np.unique(rows.host_hash[pages], return_inverse=True, return_counts=True)
-    pages, host = pages[sizes[host] >= boilerplate_lines.LEAST_PAGES], host[sizes[host] >= boilerplate_lines.LEAST_PAGES]
-    weight = np.cumsum(np.bincount(host, rows.line_count[pages])) * LINE_BYTES
-    batch = (weight // (memory_mb << 20)).astype(np.int64)[host] if len(host) else host
-    owners, found = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
-    for number in np.unique(batch).tolist():
-        chosen = np.flatnonzero(batch == number)
-        chosen = chosen[np.argsort(host[chosen], kind="stable")]
-        borders = np.flatnonzero(np.diff(host[chosen], prepend=-1, append=-1))
-        chosen = pages[chosen]
-        values, sizes = _lines(shards, rows, chosen)
-        ends = np.append(0, np.cumsum(sizes))
-        for first, last in pairwise(borders.tolist()):
-            own = slice(first, last)
-            of_page, line = boilerplate_lines.template_lines(
-                values[ends[first] : ends[last]], sizes[own], counted[chosen[own]], share
+    """For each template line its document, int64, in order; and its index in the document's lines, int32."""
+    pages = np.flatnonzero(columns.kept & columns.html & (columns.words > 0))
+    _, host, page_counts = np.unique(columns.host_hash[pages], return_inverse=True, return_counts=True)
+    pages, host = pages[page_counts[host] >= boilerplate_lines.MIN_PAGES], host[page_counts[host] >= boilerplate_lines.MIN_PAGES]
+    cumulative_bytes = np.cumsum(np.bincount(host, columns.line_count[pages])) * LINE_BYTES
+    host_batch = (cumulative_bytes // (memory_mb << 20)).astype(np.int64)[host] if len(host) else host
+    owners, line_indices = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)]
+    for batch in np.unique(host_batch).tolist():
+        batch_pages = np.flatnonzero(host_batch == batch)
+        batch_pages = batch_pages[np.argsort(host[batch_pages], kind="stable")]
+        host_bounds = np.flatnonzero(np.diff(host[batch_pages], prepend=-1, append=-1))
+        batch_pages = pages[batch_pages]
+        hashes, line_counts = _line_hashes(shards, columns, batch_pages)
+        ends = np.append(0, np.cumsum(line_counts))
+        for first, last in pairwise(host_bounds.tolist()):
+            of_host = slice(first, last)
+            line_pages, indices = boilerplate_lines.template_lines(
+                hashes[ends[first] : ends[last]], line_counts[of_host], representative[batch_pages[of_host]], share
             )
-            owners.append(chosen[own][of_page])
-            found.append(line)
+            owners.append(batch_pages[of_host][line_pages])
+            line_indices.append(indices)
     order = np.argsort(owners := np.concatenate(owners), kind="stable")
-    return owners[order], np.concatenate(found)[order]
+    return owners[order], np.concatenate(line_indices)[order]
 
 
-def _lines(shards: list[Path], rows: DocumentColumns, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The lines of these documents, one behind the other, uint64; and how many each has, int64."""
-    sizes = rows.line_count[chosen].astype(np.int64)
-    values = np.empty(int(sizes.sum()), dtype=np.uint64)
-    order = np.argsort(chosen)
-    starts = (np.cumsum(sizes) - sizes)[order]
-    at = 0
-    for shard, some, places in corpus_quality.parts(shards, rows.starts, chosen[order]):
+def _line_hashes(shards: list[Path], columns: DocumentColumns, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The line hashes of these documents, one document after another, uint64; and how many each has, int64."""
+    line_counts = columns.line_count[documents].astype(np.int64)
+    hashes = np.empty(int(line_counts.sum()), dtype=np.uint64)
+    order = np.argsort(documents)
+    starts = (np.cumsum(line_counts) - line_counts)[order]
+    done = 0
+    for shard, shard_documents, rows in corpus_quality.rows_by_shard(shards, columns.starts, documents[order]):
         column = read_working(shard, ["lines"])["lines"].combine_chunks()
-        offsets, every = column.offsets.to_numpy(), column.values.to_numpy()
-        for start, place in zip(starts[at : at + len(some)].tolist(), places.tolist(), strict=True):
-            own = every[offsets[place] : offsets[place + 1]]
-            values[start : start + len(own)] = own
-        at += len(some)
-    return values, sizes
+        offsets, shard_hashes = column.offsets.to_numpy(), column.values.to_numpy()
+        for start, row in zip(starts[done : done + len(shard_documents)].tolist(), rows.tolist(), strict=True):
+            document_hashes = shard_hashes[offsets[row] : offsets[row + 1]]
+            hashes[start : start + len(document_hashes)] = document_hashes
+        done += len(shard_documents)
+    return hashes, line_counts
 
 
 def _write(
@@ -276,13 +286,13 @@ def _write(
     columns: dict[str, tuple[np.ndarray, np.ndarray]],
     qualities: np.ndarray,
     offsets: np.ndarray,
-    lines: np.ndarray,
+    line_indices: np.ndarray,
 ) -> tuple[Counter[str], Counter[str]]:
     """The annotations of one shard; returns counts of its documents, and of personal data by type."""
     table = read_working(shard)
     for name, kind in COLUMNS:
         if name == "template_lines":
-            values = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(lines, pa.int32()))
+            values = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(line_indices, pa.int32()))
         elif kind == pa.string():
             values = ids.to_hex(*columns[name])
         else:

@@ -1,15 +1,16 @@
 """National identity numbers in text, of countries whose numbers have check digits, which python-stdnum proves.
 
-Some are written as nothing else is, and stand alone: the Italian fiscal code, the Brazilian CPF with its points. Of plain
-digits one in ten to one in a hundred is right by chance, so those count only behind their name, on the same line or at the
-end of the line above. Numbers without check digits (British national insurance, Danish CPR since 2007) are not looked for.
+Some are written as nothing else is, so their form is enough: the Italian fiscal code, the Brazilian CPF with its points. Of
+numbers in plain digits one in ten to one in a hundred is valid by chance, so these count only behind their name, on the same
+line or at the end of the line above. Numbers without check digits (British national insurance, Danish CPR since 2007) are not
+looked for.
 """
 
 import re
 from collections.abc import Iterator
 from importlib import import_module
 
-ALONE = {  # what follows the first digit
+KNOWN_BY_FORM = {  # pattern of what follows the first digit
     "fi.hetu": r"\d{5}[-+A]\d{3}[A-Y]",
     "br.cpf": r"\d\d\.\d{3}\.\d{3}-\d\d",
     "cl.rut": r"\d?\.\d{3}\.\d{3}-[\dkK]",
@@ -18,17 +19,17 @@ ALONE = {  # what follows the first digit
     "fr.nir": r"(?<=[12]) \d\d [01]\d \d[\dAB] \d{3} \d{3} \d\d",
     "cn.ric": r"\d{5}(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx]",
 }
-LETTERS_FIRST = {  # how many, and what follows the first digit
+LETTERS_FIRST = {  # how many letters, and pattern of what follows the first digit
     "it.codicefiscale": (6, r"\d[A-EHLMPRST]\d\d[A-Z]\d{3}[A-Z]"),
     "mx.curp": (4, r"\d{5}[HM][A-Z]{5}[A-Z\d]\d"),
 }
 FORM = re.compile(
-    r"\d(?:(?<![\w.+/-].)(?:" + "|".join(f"({form})" for form in ALONE.values()) + ")|"
+    r"\d(?:(?<![\w.+/-].)(?:" + "|".join(f"({form})" for form in KNOWN_BY_FORM.values()) + ")|"
     + "|".join(rf"(?<=(?<!\w)[A-Z]{{{size}}}.)({form})" for size, form in LETTERS_FIRST.values()) + r")(?![\w-])",
     re.ASCII,
 )  # fmt: skip
-FORMS = [(import_module(f"stdnum.{name}"), LETTERS_FIRST.get(name, (0,))[0]) for name in (*ALONE, *LETTERS_FIRST)]
-NAMES = {  # abbreviations that are also words count in capitals alone
+FORMS = [(import_module(f"stdnum.{name}"), LETTERS_FIRST.get(name, (0,))[0]) for name in (*KNOWN_BY_FORM, *LETTERS_FIRST)]
+NAMES = {  # abbreviations that are also words count in capitals only
     "at.vnr": r"(?i:sozialversicherungsnummer)|SVNR|SV-Nr",
     "au.tfn": r"(?i:tax file number)|TFN",
     "be.nn": r"(?i:rijksregisternummer|num[ée]ro national)|NISS|INSZ",
@@ -65,19 +66,19 @@ NAMES = {  # abbreviations that are also words count in capitals alone
     "za.idnr": r"ID|(?i:identity)",
 }
 NAMED = [(re.compile(names), import_module(f"stdnum.{name}")) for name, names in NAMES.items()]
-NAME_BEFORE = re.compile(  # with at most "number is:" and the end of the line between
+NAME_BEFORE = re.compile(  # with at most "number is:" and a line end between
     rf"(?<!\w)({'|'.join(NAMES.values())})(?i: ?(?:card|code|no|nr|number|nummer|n[úu]mero|n[°º]|#)\.?)?"
     r"[^\w\n]{0,3}(?:(?:is|ist|est|es|é)[: ]{1,2})?\n?[ \t]{0,3}\Z"
 )
-SPANISH = r"(?<!\w)[XYZ]"  # what a number of a foreigner in Spain begins with
+SPANISH = r"(?<!\w)[XYZ]"  # the first letter of the number of a foreigner in Spain
 NUMBER = re.compile(
     rf"\d(?:(?<![\w./+-].)|(?<={SPANISH}.)|(?<={SPANISH}-.))[\d ./-]{{5,20}}[\dA-Za-z](?!\w)", re.ASCII
 )
-REACH = 56
+REACH = 56  # characters before the number that are searched for its name
 
 
-def standing_alone(text: str) -> Iterator[tuple[int, int]]:
-    """Start and end of each number that is known by its form, in order."""
+def by_form(text: str) -> Iterator[tuple[int, int]]:
+    """Start and end of each number that its form alone identifies, in order."""
     for match in FORM.finditer(text):
         module, letters = FORMS[(match.lastindex or 0) - 1]
         start, end = match.start() - letters, match.end()
@@ -85,7 +86,7 @@ def standing_alone(text: str) -> Iterator[tuple[int, int]]:
             yield start, end
 
 
-def named(text: str) -> Iterator[tuple[int, int]]:
+def by_name(text: str) -> Iterator[tuple[int, int]]:
     """Start and end of each number that stands behind its name, in order."""
     for match in NUMBER.finditer(text):
         start = match.start()
@@ -94,8 +95,8 @@ def named(text: str) -> Iterator[tuple[int, int]]:
         if not name:
             continue
         modules = [module for pattern, module in NAMED if pattern.fullmatch(name[1])]
-        # A word or another number may follow: the longest that holds.
-        spaces = (at for at in range(match.end() - 1, match.start(), -1) if text[at] == " ")
+        # A word or another number may follow: the longest valid one counts.
+        spaces = (position for position in range(match.end() - 1, match.start(), -1) if text[position] == " ")
         for end in (match.end(), *spaces):
             if any(module.is_valid(text[start:end]) for module in modules):
                 yield start, end

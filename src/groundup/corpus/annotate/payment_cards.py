@@ -1,8 +1,8 @@
-"""Payment cards in text: the ranges and lengths that their issuers give out, and the Luhn sum (ISO/IEC 7812).
+"""Payment card numbers in text: by the prefixes and lengths that issuers use, and the Luhn check digit (ISO/IEC 7812).
 
 One number in ten passes Luhn, and bar codes, timestamps and identifiers have 12 to 14 or 17 to 19 digits too. So the
-usual 16 digits (15 of American Express) and numbers in the groups that are printed on cards stand alone; all others
-count only where the text beside them speaks of a card.
+usual 16 digits (15 of American Express) and numbers in the groups that are printed on cards count by themselves; all
+others count only where the text near them speaks of a card.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 CARD = re.compile(
     r"\d(?<![\w.+-].)(?:\d{3}([ -])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?|\d{3}([ -])\d{6}\2\d{4,5}|\d{11,18})(?![\w-]|\.\d)"
 )
-ISSUERS = [  # first digits, and how many there are in all
+ISSUERS = [  # first digits, and how many digits there are in all
     (re.compile(start), lengths)
     for start, lengths in (
         (r"4", (13, 16, 19)),  # Visa
@@ -41,17 +41,17 @@ def find(text: str) -> Iterator[tuple[int, int]]:
     for match in CARD.finditer(text):
         start, end = match.span()
         separator = match[1] or match[2]
-        # What follows four groups of four may be a number of its own, as the three digits of the back are.
-        ends = (end, start + 19) if match[1] else (end,)
-        for stop in ends:
+        # What follows four groups of four may be another number, such as the three digits on the back.
+        possible_ends = (end, start + 19) if match[1] else (end,)
+        for stop in possible_ends:
             digits = text[start:stop].replace(separator or " ", "")
-            if issued(digits) and (separator or USUAL.fullmatch(digits) or _named(text, start, stop)):
+            if issued(digits) and (separator or USUAL.fullmatch(digits) or _has_cue(text, start, stop)):
                 yield start, stop
                 break
 
 
 def issued(digits: str) -> bool:
-    """Whether an issuer gives out numbers of this length with these first digits, and the last is the check digit."""
+    """Whether an issuer uses numbers of this length with these first digits, and the last digit is the check digit."""
     return any(len(digits) in lengths and start.match(digits) for start, lengths in ISSUERS) and luhn(digits)
 
 
@@ -61,7 +61,7 @@ def luhn(digits: str) -> bool:
     return (sum(doubled) + sum(map(int, digits[-1::-2]))) % 10 == 0
 
 
-def _named(text: str, start: int, end: int) -> bool:
+def _has_cue(text: str, start: int, end: int) -> bool:
     before = text[max(0, start - REACH) : start]
     if OTHER_NUMBER.search(before):
         return False

@@ -1,9 +1,9 @@
 """Heuristic measurements of a document's text, as numbers; nothing is dropped here.
 
 Every rule of Gopher (Rae et al. 2021, appendix A1.1), C4 (Raffel et al. 2020, section 2.2) and FineWeb (Penedo et al.
-2024, section 3.6). `THRESHOLDS` says what each paper does with a measurement, and where papers and implementations
+2024, section 3.6). `THRESHOLDS` has each paper's threshold on a measurement, and notes where papers and implementations
 disagree. All pipelines implement Gopher differently (what is a word, which mean, which bullets), so a threshold taken
-from one of them does not give its share of pages in another; `groundup corpus tune` shows what it gives here.
+from one of them does not keep the same share of pages in another; `groundup corpus tune` shows what it keeps here.
 """
 
 import re
@@ -15,13 +15,13 @@ from groundup.core import words as word_lists
 from groundup.core.words import MULTIPLIER, Words
 from groundup.corpus.annotate import stop_words
 
-# Beside C4's: full-width and half-width, guillemets and brackets that close a quotation, the danda of Hindi, the marks of
+# More than C4's: full-width and half-width, guillemets and brackets that close a quotation, the danda of Hindi, the marks of
 # Arabic, Urdu, Armenian, Ethiopic, Burmese, Khmer and Tibetan.
 END_MARKS = tuple('.!?"”。！？．｡»«“’」』।॥؟۔։።፧။៕។།')
 WITHOUT_END_MARKS = {"th", "lo"}  # a space ends their sentences
 ELLIPSES = ("...", "…")
-BULLETS = ("•", "-", "*", "‣", "●")  # Gopher names no set; datatrove takes • and -, dolma * and -
-SHORT_LINE_CHARACTERS = 30  # five English words with their spaces; five words of their own in scripts without
+BULLETS = ("•", "-", "*", "‣", "●")  # Gopher names no set; datatrove has • and -, dolma * and -
+SHORT_LINE_CHARACTERS = 30  # five English words with their spaces; in scripts without spaces SHORT_LINE_WORDS count
 SHORT_LINE_WORDS = 5
 C4_LINE_WORDS = 5
 C4_WORD_CHARACTERS = 1000
@@ -77,34 +77,34 @@ THRESHOLDS = (
     Threshold("short_lines", 0, 0.67, "FineWeb", "shorter than 30 characters; datatrove: 30 too"),
     Threshold("newlines_per_word", 0, 0.3, "FineWeb", "in datatrove's filter of that name, not in the paper"),
 )
-ELSEWHERE = {"toxic_words"}  # measured by `toxicity`
-COLUMNS = tuple(dict.fromkeys(threshold.column for threshold in THRESHOLDS if threshold.column not in ELSEWHERE))
+MEASURED_ELSEWHERE = {"toxic_words"}  # measured by `toxicity`
+COLUMNS = tuple(dict.fromkeys(threshold.column for threshold in THRESHOLDS if threshold.column not in MEASURED_ELSEWHERE))
 COUNTS = {"words", "stop_words", "c4_sentences", "lorem_ipsum", "curly_bracket"}  # whole numbers
 
 
 def measure(text: str, words: Words, language: str = "en") -> dict[str, float | None]:
     """All of `COLUMNS`. Shares are in 0..1 and 0 for an empty text; None where a rule does not know the language.
 
-    The mean length of a word tells nothing where each is a character or two, nor marks at the
-    end of lines where the language has none.
+    The mean word length means nothing where each word is a character or two, nor do marks at the end of lines where the
+    language has none.
     """
     lines = [line for line in map(str.strip, text.split("\n")) if line]
     paragraphs = [paragraph for paragraph in map(str.strip, PARAGRAPH_BREAK.split(text)) if paragraph]
-    units, total = max(1, len(words)), max(1, words.count)
-    marked = language not in WITHOUT_END_MARKS
-    short = SHORT_LINE_CHARACTERS if words.per_word == 1 else SHORT_LINE_WORDS * words.per_word
+    units, word_count = max(1, len(words)), max(1, words.count)
+    has_end_marks = language not in WITHOUT_END_MARKS
+    short_limit = SHORT_LINE_CHARACTERS if words.per_word == 1 else SHORT_LINE_WORDS * words.per_word
     lower = text.lower()
-    ended = [line for line in lines if line.endswith(END_MARKS)]
-    duplicate_lines, duplicate_line_characters = _repeated(lines)
-    duplicate_paragraphs, duplicate_paragraph_characters = _repeated(paragraphs)
-    unwanted = any(phrase in lower for phrase in C4_NOT_IN_LINES)  # then each line is looked at
-    in_c4 = [line for line in ended if _c4_keeps(line, unwanted)]
+    lines_with_end_mark = [line for line in lines if line.endswith(END_MARKS)]
+    duplicate_lines, duplicate_line_characters = _duplicate_shares(lines)
+    duplicate_paragraphs, duplicate_paragraph_characters = _duplicate_shares(paragraphs)
+    has_unwanted_phrase = any(phrase in lower for phrase in C4_NOT_IN_LINES)  # only then is each line searched
+    c4_lines = [line for line in lines_with_end_mark if _c4_keeps(line, has_unwanted_phrase)]
     line_count = max(1, len(lines))
     return {
         "words": words.count,
         "mean_word_length": float(words.lengths.sum()) / units if words.per_word == 1 else None,
-        "hashes_per_word": text.count("#") / total,
-        "ellipses_per_word": sum(map(text.count, ELLIPSES)) / total,
+        "hashes_per_word": text.count("#") / word_count,
+        "ellipses_per_word": sum(map(text.count, ELLIPSES)) / word_count,
         "bullet_lines": sum([line.startswith(BULLETS) for line in lines]) / line_count,
         "ellipsis_lines": sum([line.endswith(ELLIPSES) for line in lines]) / line_count,
         "alphabetic_words": int(words.letters.sum()) / units,
@@ -113,14 +113,14 @@ def measure(text: str, words: Words, language: str = "en") -> dict[str, float | 
         "duplicate_paragraphs": duplicate_paragraphs,
         "duplicate_line_characters": duplicate_line_characters,
         "duplicate_paragraph_characters": duplicate_paragraph_characters,
-        **_repeated_ngrams(words.as_written, words.lengths, words.per_word),
-        "c4_lines": len(in_c4) / line_count if marked else None,
-        "c4_sentences": len(SENTENCE_END.findall("\n".join(in_c4))) if marked else None,
+        **_ngram_shares(words.as_written, words.lengths, words.per_word),
+        "c4_lines": len(c4_lines) / line_count if has_end_marks else None,
+        "c4_sentences": len(SENTENCE_END.findall("\n".join(c4_lines))) if has_end_marks else None,
         "lorem_ipsum": int("lorem ipsum" in lower),
         "curly_bracket": int("{" in text),
-        "lines_with_end_mark": len(ended) / line_count if marked else None,
-        "short_lines": sum([len(line) < short for line in lines]) / line_count,
-        "newlines_per_word": text.count("\n") / total,
+        "lines_with_end_mark": len(lines_with_end_mark) / line_count if has_end_marks else None,
+        "short_lines": sum([len(line) < short_limit for line in lines]) / line_count,
+        "newlines_per_word": text.count("\n") / word_count,
     }
 
 
@@ -129,50 +129,50 @@ def _stop_words(words: Words, language: str) -> int | None:
     return None if stops is None else sum([bool((words.hashed == stop).any()) for stop in stops])
 
 
-def _c4_keeps(line: str, unwanted: bool) -> bool:
+def _c4_keeps(line: str, has_unwanted_phrase: bool) -> bool:
     if line.endswith(ELLIPSES):
         return False
     if word_lists.count(line) < C4_LINE_WORDS:
         return False
     if len(line) > C4_WORD_CHARACTERS and max(map(len, word_lists.split(line).raw)) > C4_WORD_CHARACTERS:
         return False
-    return not unwanted or not any(phrase in line.lower() for phrase in C4_NOT_IN_LINES)
+    return not has_unwanted_phrase or not any(phrase in line.lower() for phrase in C4_NOT_IN_LINES)
 
 
-def _repeated(parts: list[str]) -> tuple[float, float]:
-    """Share of the parts, and of their characters, that repeat an earlier part."""
+def _duplicate_shares(parts: list[str]) -> tuple[float, float]:
+    """Share of the parts, and of their characters, that repeats an earlier part."""
     if not parts:
         return 0.0, 0.0
-    first = set(parts)
+    distinct = set(parts)
     characters = sum(map(len, parts))
-    return 1 - len(first) / len(parts), 1 - sum(map(len, first)) / characters
+    return 1 - len(distinct) / len(parts), 1 - sum(map(len, distinct)) / characters
 
 
-def _repeated_ngrams(values: np.ndarray, lengths: np.ndarray, per_word: int = 1) -> dict[str, float]:
+def _ngram_shares(values: np.ndarray, lengths: np.ndarray, per_word: int = 1) -> dict[str, float]:
     """Share of characters in the most frequent n-gram (n = 2..4), and in n-grams that occur twice or more (5..10).
 
     A character in several overlapping n-grams counts once. n counts words, of `per_word` values each.
     """
     characters = max(1, int(lengths.sum()))
-    starts = np.arange(len(values))  # where an n-gram that may be repeated starts
+    starts = np.arange(len(values))  # of n-grams that may be repeated
     grams = values
     ends = np.concatenate([[0], np.cumsum(lengths)])
     shares: dict[str, float] = {}
     for size in range(2, 10 * per_word + 1):
-        n = size // per_word if size % per_word == 0 else 0  # 0: on the way to the next
-        if len(starts) < 2:  # nothing is repeated from here on
+        n = size // per_word if size % per_word == 0 else 0  # 0: between two multiples
+        if len(starts) < 2:  # no longer n-gram is repeated
             if n > 1:
                 shares[f"top_{n}_gram" if n <= 4 else f"duplicate_{n}_grams"] = 0.0
             continue
-        # Both (n-1)-grams inside a repeated n-gram are repeated: nothing else needs to be looked at.
+        # Both (n-1)-grams inside a repeated n-gram are repeated: no others need to be extended.
         kept = np.flatnonzero(starts[1:] == starts[:-1] + 1)
         starts, grams = starts[kept], grams[kept] * MULTIPLIER + values[starts[kept] + size - 1]
         order = np.argsort(grams)
-        first = np.flatnonzero(np.concatenate([[True], grams[order][1:] != grams[order][:-1]]))
-        counts = np.diff(np.append(first, len(order)))
+        firsts = np.flatnonzero(np.concatenate([[True], grams[order][1:] != grams[order][:-1]]))
+        counts = np.diff(np.append(firsts, len(order)))
         if 1 < n <= 4:
-            best = _most_frequent(starts[order], first, counts, size, ends)
-            shares[f"top_{n}_gram"] = _covered(best, size, lengths) / characters
+            most_frequent = _most_frequent(starts[order], firsts, counts, size, ends)
+            shares[f"top_{n}_gram"] = _covered(most_frequent, size, lengths) / characters
         repeated = np.zeros(len(starts), dtype=bool)
         repeated[order[np.repeat(counts > 1, counts)]] = True
         starts, grams = starts[repeated], grams[repeated]
@@ -181,20 +181,20 @@ def _repeated_ngrams(values: np.ndarray, lengths: np.ndarray, per_word: int = 1)
     return shares
 
 
-def _most_frequent(starts: np.ndarray, first: np.ndarray, counts: np.ndarray, n: int, ends: np.ndarray) -> np.ndarray:
-    """Starts of the n-gram that repeats most; of equally frequent ones the one with most characters, then the earliest.
+def _most_frequent(starts: np.ndarray, firsts: np.ndarray, counts: np.ndarray, n: int, ends: np.ndarray) -> np.ndarray:
+    """Starts of the most frequent n-gram; of equally frequent ones the one with most characters, then the earliest.
 
-    `starts` are sorted by n-gram; each n-gram has `counts` of them from `first` on. `ends` is where each word ends.
+    `starts` are sorted by n-gram; each n-gram has `counts` of them from index `firsts` on. `ends`: where each word ends.
     """
-    most = counts.max(initial=0)
-    if most < 2:
+    max_count = counts.max(initial=0)
+    if max_count < 2:
         return starts[:0]
-    first = first[counts == most]
-    characters = ends[starts[first] + n] - ends[starts[first]]
-    first = first[characters == characters.max()]
-    earliest = [starts[place : place + most].min() for place in first]
-    place = first[int(np.argmin(earliest))]
-    return starts[place : place + most]
+    firsts = firsts[counts == max_count]
+    characters = ends[starts[firsts] + n] - ends[starts[firsts]]
+    firsts = firsts[characters == characters.max()]
+    earliest_starts = [starts[index : index + max_count].min() for index in firsts]
+    index = firsts[int(np.argmin(earliest_starts))]
+    return starts[index : index + max_count]
 
 
 def _covered(starts: np.ndarray, n: int, lengths: np.ndarray) -> int:

@@ -1,7 +1,7 @@
-"""Stop words of languages: of each eight that any page of prose has, as Gopher (Rae et al. 2021) names eight English ones.
+"""Stop words: for each language eight that pages of prose have, as Gopher (Rae et al. 2021) names eight English ones.
 
-A page of prose has two of them. Languages that write without spaces, or put such words to the ends of others (Korean), have
-none here: the rule says nothing of them.
+A page of prose has two of them. Languages that write without spaces, or attach such words to others (Korean), have none
+here: the rule does not apply to them.
 """
 
 from groundup.core.words import plain, word_hashes

@@ -1,12 +1,11 @@
-"""Telephone numbers in text: proved by a numbering plan, or named as such by the words beside them.
+"""Telephone numbers in text: valid in a numbering plan, or named as such by the words near them.
 
-A number that starts with + or 00, or is written the North American way, must be one that its country's plan gives out
-(phonenumbers, Google's tables); of `+41 (0)96 471 07 95`, which nothing else is written like, the length alone. Other
-national forms, as `0431 35 06 90`, could be of any country: on a page in German they must be in the plan of Germany,
-Austria or Switzerland. What is in no such plan counts where the text itself calls it a telephone: a cue right before
-(`Phone:`, `call me at`), alone on the line above, or right after (`... office`), as Presidio weighs context words. Nouns
-are of twenty languages, and stand on pages of any; verbs and the cues behind a number are English, and count in English
-texts alone.
+A number that starts with + or 00, or is written the North American way, must be valid in its country's plan (phonenumbers,
+Google's tables). Of `+41 (0)96 471 07 95`, which nothing else looks like, only the length is checked. Other national forms,
+as `0431 35 06 90`, could be of any country: on a page in German they must be in the plan of Germany, Austria or Switzerland.
+What is in no such plan counts where the text itself calls it a telephone number: a cue right before (`Phone:`, `call me at`),
+alone on the line above, or right after (`... office`), as Presidio weighs context words. Nouns are of twenty languages and
+count on pages in any language; verbs and the cues behind a number are English and count in English texts only.
 """
 
 import re
@@ -14,15 +13,15 @@ from collections.abc import Iterator
 
 import phonenumbers
 
-# Groups of digits with one separator between. Nothing is given back (`++`), so a page of digits costs one pass.
+# Groups of digits with one separator between. Possessive (`++`), so a page of digits costs one pass.
 RUN = re.compile(r"[+(\d](?<![\w.$#€£=/@%*+-].)(?<!\d[ ,:].)[(\d]*+\)?+(?:(?: [-./] |[-./ ]|(?<=\))|(?=\(0\)))\(?+\d++\)?+)*+")
 EXTENSION = re.compile(r" ?(?:x|ext\.?|extension) ?:?\d{1,6}")
 RUNS_ON = re.compile(r"[\w%=/]|[.:-]\d|,\d{3}\b")
 NORTH_AMERICAN = re.compile(r"(?:1[-. ])?(?:\(\d{3}\) ?\d{3}[-. ]\d{4}|\d{3}([-.])\d{3}\1\d{4})")
 # Written as numbers are within a country: an area with its 0, then groups; or pairs, as in France.
 NATIONAL = re.compile(r"\(?0\d{1,5}\)?(?: ?[-/] ?| )\d{2,8}(?:[ -]\d{2,5}){0,4}|0\d(?:([.-])\d\d)(?:\1\d\d){3}")
-LEAST_NATIONAL = 9  # digits: shorter ones are dates and times too
-REGIONS = {  # of a page's language: countries whose numbers it may give without their code
+MIN_NATIONAL_DIGITS = 9  # shorter ones are dates and times too
+REGIONS = {  # language of a page: countries whose numbers it may show without their code
     "bg": "BG", "cs": "CZ", "de": "DE AT CH", "el": "GR", "en": "GB IE AU NZ ZA", "es": "ES MX AR CO CL", "fi": "FI",
     "fr": "FR BE CH", "he": "IL", "hr": "HR", "hu": "HU", "id": "ID", "it": "IT CH", "ja": "JP", "ko": "KR",
     "nl": "NL BE", "pl": "PL", "pt": "PT BR", "ro": "RO", "ru": "RU", "sk": "SK", "sl": "SI", "sr": "RS",
@@ -39,7 +38,7 @@ NOUN = (
     r"|mobile?|mobiel|mobil|cell|fax|handy|gsm|m[óo]vil|whatsapp|hotline|komórka|puh(?:elin)?\.?|τηλ(?:έφωνο)?\.?"
     r"|тел(?:ефон)?\.?|факс|電話(?:番号)?|电话|手机|手機|携帯|전화(?:번호)?|휴대폰)(?: ?(?:no|nr|number|numéro|nummer)s?\.?)?"
 )
-LABEL = (  # which say so only as the name of a field
+LABEL = (  # cues only where they are the name of a field
     r"desk|office|work|home|direct(?: line| dial)?|landline|switchboard|toll[- ]free|pager|festnetz|durchwahl|zentrale"
     r"|büro|bureau|ufficio|oficina|kantoor"
 )
@@ -61,56 +60,56 @@ VERB_BEFORE = re.compile(
     rf"|answer(?:s|ing)?(?: calls)? (?:at|on):?) \Z",
     re.I,
 )
-# Right after a number that stands at the start of a field, and itself at the end of one, as on a business card.
+# Right after a number at the start of a field, and itself at the end of that field, as on a business card.
 CUE_AFTER = re.compile(
     r"[ \t]?[-–(/,]?[ \t]?(?:office|work|home|mobile|cell|fax|tel|phone|direct|desk)\b(?=[ \t]*(?:$|[\n,;)\\|/]))", re.I
 )
 LINE_END = re.compile(r"[ \t*_|]*(?:\n|\Z)")
 FIELD_START = "\n,;|\\>:\t"
 REACH = 48  # characters before the number that are searched for a cue
-LEAST_DIGITS, MOST_DIGITS = 6, 15  # ITU-T E.164 allows 15; local numbers of small places have 6
-MOST_GROUPS = 7
-LONGEST = 32  # characters of a number, extension aside
+MIN_DIGITS, MAX_DIGITS = 6, 15  # ITU-T E.164 allows 15; local numbers of small places have 6
+MAX_GROUPS = 7
+MAX_CHARACTERS = 32  # of a number without its extension
 
 
 def find(text: str, language: str = "en") -> Iterator[tuple[int, int]]:
     """Start and end of each telephone number, in order."""
     for match in RUN.finditer(text):
         start, run_end = match.span()
-        while run_end - start >= LEAST_DIGITS and (end := _end(text, start, run_end, language)):
+        while run_end - start >= MIN_DIGITS and (end := _end(text, start, run_end, language)):
             yield start, end
-            start = end + 1  # one number after the other, a space between
+            start = end + 1  # one number may follow another after a space
 
 
 def _end(text: str, start: int, run_end: int, language: str) -> int:
-    """Where the number at `start` ends; 0 if there is none. `call 415-867-5309 2 times`: any space may be its end."""
+    """Where the number at `start` ends; 0 if there is none. `call 415-867-5309 2 times`: it may end at any space."""
     extension = EXTENSION.match(text, run_end)
-    whole = extension.end() if extension else run_end
-    ends = [] if run_end - start > LONGEST or RUNS_ON.match(text, whole) else [whole]
-    ends += [place for place in range(min(run_end, start + LONGEST), start, -1) if text[place : place + 1] == " "]
-    forms = [(end, text[start : min(run_end, end)]) for end in ends]
-    forms = [(end, number) for end, number in forms if _shaped(number)]
-    proved = [end for end, number in forms if in_plan(number)]
-    if not proved and ends and ends[0] == whole:
-        proved = [end for end, number in forms[:1] if end == whole and in_national_plan(number, language)]
-    return next(iter(proved or [end for end, _ in forms if _named(text, start, end, language)]), 0)
+    full_end = extension.end() if extension else run_end
+    ends = [] if run_end - start > MAX_CHARACTERS or RUNS_ON.match(text, full_end) else [full_end]
+    ends += [space for space in range(min(run_end, start + MAX_CHARACTERS), start, -1) if text[space : space + 1] == " "]
+    candidates = [(end, text[start : min(run_end, end)]) for end in ends]
+    candidates = [(end, number) for end, number in candidates if _has_phone_form(number)]
+    proved = [end for end, number in candidates if in_plan(number)]
+    if not proved and ends and ends[0] == full_end:
+        proved = [end for end, number in candidates[:1] if end == full_end and in_national_plan(number, language)]
+    return next(iter(proved or [end for end, _ in candidates if _has_cue(text, start, end, language)]), 0)
 
 
-def _shaped(number: str) -> bool:
+def _has_phone_form(number: str) -> bool:
     groups = re.findall(r"\d+", TRUNK_ZERO.sub("", number))
     # The area may be one digit: +46 8 928 571 38.
-    others = groups[2:] if TRUNK_ZERO.search(number) or number.startswith(("+", "00")) else groups[1:]
+    later_groups = groups[2:] if TRUNK_ZERO.search(number) or number.startswith(("+", "00")) else groups[1:]
     return (
-        LEAST_DIGITS <= sum(map(len, groups)) <= MOST_DIGITS
-        and len(groups) <= MOST_GROUPS
-        and all(len(group) > 1 for group in others)
+        MIN_DIGITS <= sum(map(len, groups)) <= MAX_DIGITS
+        and len(groups) <= MAX_GROUPS
+        and all(len(group) > 1 for group in later_groups)
         and number.count("(") == number.count(")")
         and not DATE_OR_DECIMAL.fullmatch(number)
     )
 
 
 def in_plan(number: str) -> bool:
-    """Whether a numbering plan gives this number out: international, or written the North American way."""
+    """Whether the number is valid in a numbering plan: international, or written the North American way."""
     international = number.startswith(("+", "00"))
     if not international and not NORTH_AMERICAN.fullmatch(number):
         return False
@@ -119,17 +118,17 @@ def in_plan(number: str) -> bool:
         return False
     if international and TRUNK_ZERO.search(number):
         return phonenumbers.is_possible_number(parsed)
-    # 555-0100 to 555-0199 are kept for films and books.
+    # 555-0100 to 555-0199 are reserved for films and books.
     fictional = parsed.country_code == 1 and str(parsed.national_number)[3:8] == "55501"
     return phonenumbers.is_valid_number(parsed) and not fictional
 
 
 def in_national_plan(number: str, language: str) -> bool:
-    """Whether a country of this language gives this number out, and it is written as numbers are written there.
+    """Whether the number is valid in a country of this language, and written as numbers are written there.
 
-    With its 0 that is any usual way; without one the country's own groups, where these are unlike those of a large number.
+    With its leading 0 that is any usual way; without it the country's own groups, unless they look like a large number's.
     """
-    if sum(map(str.isdigit, number)) < LEAST_NATIONAL:
+    if sum(map(str.isdigit, number)) < MIN_NATIONAL_DIGITS:
         return False
     with_zero = NATIONAL.fullmatch(number) is not None
     lengths = [len(group) for group in re.findall(r"\d+", number)]
@@ -139,7 +138,7 @@ def in_national_plan(number: str, language: str) -> bool:
         parsed = _parsed(number, region)
         if parsed and phonenumbers.is_valid_number_for_region(parsed, region):
             written = phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.NATIONAL)
-            # English is spoken in too many countries: any digits that begin with 0 are valid in one of them.
+            # English is spoken in too many countries: any digits after a leading 0 are valid in one of them.
             if (with_zero and language != "en") or written == number:
                 return True
     return False
@@ -152,7 +151,7 @@ def _parsed(number: str, region: str) -> phonenumbers.PhoneNumber | None:
         return None
 
 
-def _named(text: str, start: int, end: int, language: str) -> bool:
+def _has_cue(text: str, start: int, end: int, language: str) -> bool:
     before = text[max(0, start - REACH) : start]
     if NOUN_BEFORE.search(before) or LABEL_BEFORE.search(before):
         return True

@@ -1,7 +1,7 @@
-"""Domain classes: whether a document reads like code, a novel, news, a forum, an encyclopedia, ... Weights for a mixture
-need domains; the host alone does not say them.
+"""Domain classes: whether a document reads like code, a novel, news, a forum, an encyclopedia, ... Weights of a mixture
+need domains, which the host alone does not tell.
 
-Classes are what the user has examples of: one set of files a class.
+The classes are those that the user has examples of: one set of files per class.
 """
 
 from pathlib import Path
@@ -24,29 +24,29 @@ def train(sets: dict[str, list[Path]], out: Path) -> dict[str, Any]:
         raise UserError("a domain classifier needs two or more classes: NAME=PATH NAME=PATH ...")
     classes = sorted(sets)
     texts = {name: labelled.read(sets[name]) for name in classes}
-    owner: dict[bytes, str] = {}
+    class_of: dict[bytes, str] = {}
     for name in classes:
         for text in texts[name]:
-            if owner.setdefault(text.digest, name) != name:
-                raise UserError(f"a text of {name!r} is also in {owner[text.digest]!r}: {text.text[:40]!r}")
+            if class_of.setdefault(text.digest, name) != name:
+                raise UserError(f"a text of {name!r} is also in {class_of[text.digest]!r}: {text.text[:40]!r}")
     truth = np.repeat(np.arange(len(classes)), [len(texts[name]) for name in classes])
-    rows = [text for name in classes for text in texts[name]]
-    documents = labelled.chunked(rows, characters=False)
+    all_texts = [text for name in classes for text in texts[name]]
+    documents = labelled.chunked(all_texts, characters=False)
     labels = truth[:, None] == np.arange(len(classes))
-    folds = np.array([labelled.fold_of(text.group) for text in rows])
+    folds = np.array([labelled.fold_of(text.group) for text in all_texts])
     scores = labelled.held_out_scores(documents, labels, folds, classes)
-    filled = ~np.isnan(scores[:, 0])
-    guess = scores[filled].argmax(axis=1)
-    classifier = labelled.fit(documents, labels, classes)
+    scored = ~np.isnan(scores[:, 0])
+    guesses = scores[scored].argmax(axis=1)
+    classifier = labelled.train(documents, labels, classes)
     classifier.languages = labelled.known_languages([texts[name] for name in classes])
     classifier.save(out)
-    recall = {name: float((guess == place)[truth[filled] == place].mean()) for place, name in enumerate(classes)}
+    recall = {name: float((guesses == column)[truth[scored] == column].mean()) for column, name in enumerate(classes)}
     return {
         "classifier": str(out),
         "languages": classifier.languages,
         "documents": {name: len(texts[name]) for name in classes},
-        "held_out_accuracy": float((guess == truth[filled]).mean()),
-        "held_out_macro_f1": labelled.macro_f1(truth[filled], guess),
+        "held_out_accuracy": float((guesses == truth[scored]).mean()),
+        "held_out_macro_f1": labelled.macro_f1(truth[scored], guesses),
         "held_out_recall": recall,
     }
 
@@ -64,9 +64,9 @@ def named_sets(pairs: list[str]) -> dict[str, list[Path]]:
 
 def classify(classifier: Classifier, words: Words) -> tuple[str, float]:
     """The likeliest class and its share of all classes' scores; ("unknown", 0.0) for a text without words."""
-    found = classifier.probabilities(words)
-    if not len(found):
+    probabilities = classifier.probabilities(words)
+    if not len(probabilities):
         return "unknown", 0.0
-    means = found.mean(axis=0)
-    best = int(means.argmax())
-    return classifier.classes[best], float(means[best] / means.sum())
+    means = probabilities.mean(axis=0)
+    likeliest = int(means.argmax())
+    return classifier.classes[likeliest], float(means[likeliest] / means.sum())

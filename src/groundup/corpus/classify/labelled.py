@@ -1,7 +1,7 @@
-"""Labelled texts for a classifier: named sets of files, read in a fixed order, and figures held out by host or book.
+"""Labelled texts for classifiers: named sets of files, read in a fixed order, and figures held out by host or book.
 
-Texts of one host or book are alike in more than their label, so a fold never splits them (as GroupKFold does); a figure
-that does would measure recognition.
+Texts of one host or book are alike in more than their label, so folds never split them (as GroupKFold); otherwise a figure
+would measure whether the host or book is recognised.
 """
 
 import heapq
@@ -25,18 +25,18 @@ from groundup.data.readers import MAX_TEXT_BYTES, Refused, batches, gathered, te
 
 logger = logging.getLogger(__name__)
 
-MOST_DOCUMENTS = 50_000  # of a set: the first by digest, so a sample that is the same each time
-MOST_CHUNKS = 10  # of a document, evenly spread: a long book must not outweigh a hundred pages
-LEAST_TEXTS = 20  # of each class, for the classifier to know a language
+MAX_DOCUMENTS = 50_000  # of a set: the first by digest, so a sample that is the same each time
+MAX_CHUNKS = 10  # of a document, evenly spread: a long book must not outweigh a hundred pages
+MIN_TEXTS = 20  # of each class, for the classifier to know a language
 FOLDS = 5
 ENDINGS = (*file_kinds.ROWS, *file_kinds.TEXTS)
-GROUP_COLUMNS = ("group", "host", "url", "id")  # the first that a row has says what it belongs to
+GROUP_COLUMNS = ("group", "host", "url", "id")  # the first that a row has names its group
 SEED = 0
 TOO_FEW = "too few hosts to hold a fifth out of each set; add texts from other hosts"
 
 
 class TooFew(UserError):
-    """Of a set there are not texts of enough hosts to hold a fifth out."""
+    """A set has texts of too few hosts to hold a fifth out."""
 
 
 class Text(NamedTuple):
@@ -48,19 +48,19 @@ class Text(NamedTuple):
 def read(paths: list[Path]) -> list[Text]:
     """The texts of files and of folders of files, without repeats, in order of their digest.
 
-    Parquet, JSON and CSV need a column `text`; host, url or group says what belongs together; else each row is by
-    itself. A file of text is one text. What is passed over is counted and said; in a folder, also files.
-    Raises UserError when there is no text, or a file given by name cannot be read so.
+    Parquet, JSON and CSV need a column `text`; a column group, host, url or id names a row's group; without one each row is
+    a group. A file of text is one text. Rows that are passed over are counted in a warning; in a folder, files too.
+    Raises UserError when there is no text, or a file given by name cannot be read.
     """
     refused = Refused()
     rows = (_text(text, group) for path in paths for text, group in _files(path, refused))
-    found = {text.digest: text for text in heapq.nsmallest(MOST_DOCUMENTS, rows)}
-    where = ", ".join(map(str, paths)) or "no file given"
-    if not found:
-        raise UserError(f"{where}: no text{f' ({refused})' if refused else ''}; give files with a column `text`")
+    by_digest = {text.digest: text for text in heapq.nsmallest(MAX_DOCUMENTS, rows)}
+    sources = ", ".join(map(str, paths)) or "no file given"
+    if not by_digest:
+        raise UserError(f"{sources}: no text{f' ({refused})' if refused else ''}; give files with a column `text`")
     if refused:
-        logger.warning(f"passed over in {where}: {refused}")
-    return list(found.values())
+        logger.warning(f"passed over in {sources}: {refused}")
+    return list(by_digest.values())
 
 
 def _text(text: str, group: str) -> Text:
@@ -69,38 +69,38 @@ def _text(text: str, group: str) -> Text:
 
 
 def named_languages(texts: list[Text]) -> list[str]:
-    """The language of each text; of one that does not tell, the commonest of the others'. Raises UserError where none tells."""
-    told = [languages.identify(text.text) for text in texts]
-    counts = Counter(name for name, _ in told if name != languages.UNKNOWN)
+    """The language of each text; where it is unknown, the commonest of the others. Raises UserError where all are unknown."""
+    identified = [languages.identify(text.text) for text in texts]
+    counts = Counter(name for name, _ in identified if name != languages.UNKNOWN)
     if not counts:
-        raise UserError(f"of none of {len(texts)} texts can the language be told, as of {texts[0].text[:40]!r}; give longer ones")
+        raise UserError(f"the language of none of {len(texts)} texts is known, as of {texts[0].text[:40]!r}; give longer ones")
     commonest = min(counts, key=lambda name: (-counts[name], name))
-    return [commonest if name == languages.UNKNOWN else name for name, _ in told]
+    return [commonest if name == languages.UNKNOWN else name for name, _ in identified]
 
 
 def known_languages(sets: list[list[Text]]) -> list[str]:
-    """Those of which each set has 20 texts, the commonest of all texts among them. Raises UserError where no text tells."""
+    """The languages of which each set has 20 texts, and the commonest of all texts. Raises UserError where all are unknown."""
     counts = [Counter(named_languages(texts)) for texts in sets]
-    every = sum(counts, Counter())
-    commonest = min(every, key=lambda name: (-every[name], name))
-    return sorted({commonest, *(name for name in every if min(one[name] for one in counts) >= LEAST_TEXTS)})
+    totals = sum(counts, Counter())
+    commonest = min(totals, key=lambda name: (-totals[name], name))
+    return sorted({commonest, *(name for name in totals if min(set_counts[name] for set_counts in counts) >= MIN_TEXTS)})
 
 
 def chunked(texts: list[Text], characters: bool) -> list[list[np.ndarray]]:
     """For each text the features of its chunks, at most 10."""
-    found = []
+    features = []
     for text in texts:
         parts = linear.chunks(split(text.text), characters)
-        places = np.unique(np.linspace(0, len(parts) - 1, MOST_CHUNKS).astype(int)) if parts else []
-        found.append([parts[place] for place in places])
-    return found
+        indices = np.unique(np.linspace(0, len(parts) - 1, MAX_CHUNKS).astype(int)) if parts else []
+        features.append([parts[index] for index in indices])
+    return features
 
 
 def fold_of(group: str) -> int:
     return int.from_bytes(blake2b(group.encode("utf-8", "replace"), digest_size=8).digest(), "little") % FOLDS
 
 
-def fit(
+def train(
     documents: list[list[np.ndarray]], labels: np.ndarray, classes: list[str], characters: bool = False
 ) -> linear.Classifier:
     """Train on all chunks of documents with their labels, bool [documents, classes]."""
@@ -123,15 +123,15 @@ def held_out_scores(
     """
     scores = np.full(labels.shape, np.nan)
     for fold in range(FOLDS) if only_fold is None else [only_fold]:
-        inside = [row for row in np.flatnonzero(folds == fold) if documents[row]]
-        outside = np.flatnonzero(folds != fold)
-        if not inside:
+        held_out = [row for row in np.flatnonzero(folds == fold) if documents[row]]
+        others = np.flatnonzero(folds != fold)
+        if not held_out:
             continue
         try:
-            classifier = fit([documents[row] for row in outside], labels[outside], classes, characters)
+            classifier = train([documents[row] for row in others], labels[others], classes, characters)
         except ValueError:
             raise TooFew(TOO_FEW) from None
-        for row in inside:
+        for row in held_out:
             scores[row] = classifier.score_chunks(documents[row]).mean(axis=0)
     if np.isnan(scores).all():
         raise TooFew(TOO_FEW)
@@ -149,8 +149,8 @@ def macro_f1(truth: np.ndarray, guess: np.ndarray) -> float:
     """Mean over the classes of `truth` of the harmonic mean of precision and recall."""
     values = []
     for label in np.unique(truth):
-        both = int(((truth == label) & (guess == label)).sum())
-        values.append(2 * both / (int((truth == label).sum()) + int((guess == label).sum())))
+        true_positives = int(((truth == label) & (guess == label)).sum())
+        values.append(2 * true_positives / (int((truth == label).sum()) + int((guess == label).sum())))
     return float(np.mean(values))
 
 
@@ -170,7 +170,7 @@ def _files(path: Path, refused: Refused) -> Iterator[tuple[str, str]]:
 
 
 def _rows(path: Path, refused: Refused) -> Iterator[tuple[str, str]]:
-    """Text and group of each row of a file; no group where the row says none."""
+    """Text and group of each row of a file; group "" where the row names none."""
     kind = kind_of(path)
     if kind.form == "text":
         if is_page(path, kind):

@@ -1,10 +1,11 @@
 """A linear text classifier: logistic regression on hashed n-grams, trained by AdaGrad, in numpy.
 
-The kind that GPT-3 (Brown et al. 2020, appendix A), LLaMA and DCLM (Li et al. 2024) judge quality with; fastText is one
-too. Shared by the quality score, the domain classes and the toxicity score. Those of the field score short texts badly,
-since a score depends on length. Here training and scoring see chunks of about 100 words, features are divided by the
-root of their number, and a document has its chunks' mean. A weight column a class, each a yes-or-no question of its
-own, its two sides weighed equally. One seeded order and no parallel sums: the same texts give the same bytes.
+The kind of classifier that GPT-3 (Brown et al. 2020, appendix A), LLaMA and DCLM (Li et al. 2024) score quality with;
+fastText is one too. The quality score, the domain classes and the toxicity score share it. The field's classifiers score
+short texts badly, since their scores depend on length. Here training and scoring see chunks of about 100 words, features are
+divided by the root of their number, and a document's score is the mean of its chunks'. Each class is a binary question with
+its own column of weights; its positives and negatives weigh equally. One seeded order and no parallel sums: the same texts
+give the same bytes.
 """
 
 import json
@@ -31,18 +32,18 @@ SHIFT = np.uint64(64 - BITS)
 
 @dataclass
 class Classifier:
-    """`classes` names the columns of `weights`; for one question, as quality, there is one a language."""
+    """`classes` names the columns of `weights`; a classifier of quality has one per language."""
 
     classes: list[str]
     weights: np.ndarray  # float32 [2^18, classes]
     bias: np.ndarray  # float32 [classes]
     characters: bool = False  # whether n-grams of characters are features too: for words written to evade a list
-    # Of scores it is calibrated on, float32 [classes, quantiles]; no columns where it is not.
+    # Of the scores that it is calibrated on, float32 [classes, quantiles]; no columns where it is not calibrated.
     quantiles: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    languages: list[str] = field(default_factory=list)  # those that it knows
+    languages: list[str] = field(default_factory=list)  # that it knows
 
     def probabilities(self, words: Words) -> np.ndarray:
-        """float64 [chunks, classes], each column by itself in 0..1; no row for a text without words."""
+        """float64 [chunks, classes], each in 0..1 independently; no row for a text without words."""
         parts = chunks(words, self.characters)
         return self.score_chunks(parts) if parts else np.zeros((0, len(self.classes)))
 
@@ -74,29 +75,31 @@ class Classifier:
         return loaded
 
     def of_language(self, language: str) -> "Classifier | None":
-        """That of one language, where `classes` are languages; None where it does not know it."""
+        """The classifier of one language, where `classes` are languages; None where it does not know the language."""
         if language not in self.classes:
             return None
-        at = self.classes.index(language)
-        weights = np.ascontiguousarray(self.weights[:, at : at + 1])
-        return Classifier([language], weights, self.bias[at : at + 1], self.characters, self.quantiles[at : at + 1], [language])
+        column = self.classes.index(language)
+        weights = np.ascontiguousarray(self.weights[:, column : column + 1])
+        return Classifier(
+            [language], weights, self.bias[column : column + 1], self.characters, self.quantiles[column : column + 1], [language]
+        )
 
 
 def chunks(words: Words, characters: bool = False) -> list[np.ndarray]:
-    """For each chunk of about 100 words, the places of its features in the weights, int64 [features]."""
+    """For each chunk of about 100 words, the rows of its features in the weights, int64 [features]."""
     hashes = words.hashes
     if not len(hashes):
         return []
-    # The top bits of a product depend on all bits of the factor: hashes need no further mixing.
+    # The top bits of a product depend on all bits of the hash: it needs no further mixing.
     unigrams = ((hashes * MULTIPLIER) >> SHIFT).astype(np.int64)
     bigrams = (((hashes[:-1] * np.uint64(31) + hashes[1:]) * MULTIPLIER) >> SHIFT).astype(np.int64)
     count = max(1, round(len(hashes) / CHUNK_WORDS))
-    bounds = list(pairwise(np.linspace(0, len(hashes), count + 1).astype(np.int64).tolist()))
-    found = [np.concatenate([unigrams[begin:end], bigrams[begin : end - 1]]) for begin, end in bounds]
+    borders = list(pairwise(np.linspace(0, len(hashes), count + 1).astype(np.int64).tolist()))
+    features = [np.concatenate([unigrams[begin:end], bigrams[begin : end - 1]]) for begin, end in borders]
     if characters:
-        texts = (" ".join([words.raw[place] for place in words.filled[begin:end]]) for begin, end in bounds)
-        found = [np.concatenate([part, _character_ngrams(text)]) for part, text in zip(found, texts, strict=True)]
-    return found
+        texts = (" ".join([words.raw[index] for index in words.filled[begin:end]]) for begin, end in borders)
+        features = [np.concatenate([part, _character_ngrams(text)]) for part, text in zip(features, texts, strict=True)]
+    return features
 
 
 def _character_ngrams(text: str) -> np.ndarray:
@@ -108,7 +111,7 @@ def _character_ngrams(text: str) -> np.ndarray:
 def train(
     parts: list[np.ndarray], labels: np.ndarray, classes: list[str], seed: int, characters: bool = False
 ) -> Classifier:
-    """Fit on chunks (from `chunks`) with their labels, bool [chunks, classes]. Deterministic.
+    """Train on chunks (from `chunks`) with their labels, bool [chunks, classes]. Deterministic.
 
     Raises ValueError where a class has no positive or no negative chunk.
     """
@@ -121,21 +124,21 @@ def train(
     bias = np.zeros(len(classes))
     generator = np.random.default_rng(seed)
     for epoch in range(EPOCHS):
-        rate = LEARNING_RATE * (1 - epoch / EPOCHS)
+        lr = LEARNING_RATE * (1 - epoch / EPOCHS)
         order = generator.permutation(len(parts))
         for begin in range(0, len(parts), BATCH_CHUNKS):
             batch = order[begin : begin + BATCH_CHUNKS]
-            chosen = [parts[row] for row in batch]
-            sums, lengths = _sums(weights, chosen)
+            batch_parts = [parts[row] for row in batch]
+            sums, lengths = _sums(weights, batch_parts)
             roots = np.sqrt(lengths)[:, None]
             error = (_sigmoid(sums / roots + bias) - labels[batch]) * balance[batch]
-            touched, inverse = np.unique(np.concatenate(chosen), return_inverse=True)
+            touched, inverse = np.unique(np.concatenate(batch_parts), return_inverse=True)
             shares = np.repeat(error / roots, lengths, axis=0)
             gradient = np.stack([np.bincount(inverse, column) for column in shares.T], axis=1) / len(batch)
             gradient += L2 * weights[touched]
             squares[touched] += gradient**2
-            weights[touched] -= rate * gradient / np.sqrt(squares[touched])
-            bias -= rate * error.mean(axis=0)
+            weights[touched] -= lr * gradient / np.sqrt(squares[touched])
+            bias -= lr * error.mean(axis=0)
     return Classifier(classes, weights.astype(np.float32), bias.astype(np.float32), characters)
 
 

@@ -1,11 +1,11 @@
-"""Selection: the only place with thresholds. Every dropped document stays on file with its reason.
+"""Selection: the only module that applies thresholds. Every dropped document is written to a table with its reason.
 
-Filters say why they drop (datatrove's `(False, reason)`), and are tried one after the other over the annotations, so
-another threshold is tried in seconds. Then the text is changed (personal data redacted, template lines out),
-documents are held out for evaluation, and training documents that repeat them are dropped.
+Filters return why they drop a document (datatrove's `(False, reason)`). They run one after the other over the annotations, so
+trying another threshold takes seconds. Then the text is changed (personal data redacted, template lines removed), documents
+are held out for evaluation, and training documents that repeat them are dropped.
 
-Documents pass in the order of their ids, which are digests: they are first dealt out to files by them, and then read
-file by file. Of those that are left some 40 bytes each stay in memory, and the 13-grams of the held-out ones.
+Documents are processed in the order of their ids, which are digests: they are first distributed to files by id, and then read
+file by file. Of each remaining document some 40 bytes stay in memory, and of the held-out ones the 13-grams.
 """
 
 import shutil
@@ -31,24 +31,24 @@ from groundup.corpus.dedup.decontamination import contains_benchmark, contaminat
 from groundup.corpus.select.funnel import FunnelStep, Reason, Row, Sizes, report
 from groundup.corpus.tables import read_working, write_working
 
-PART_BYTES = 16 << 20  # of annotations that are looked at together
-MOST_PARTS = 256  # files that are open at a time
-ROWS_AT_ONCE = 2000
-MOST_SHOWN = 4  # steps in a message
-LEAST_DOCUMENTS_TO_HOLD_OUT = 10  # of a domain, for it to be sure of two held-out ones
-KEYS = [(name, pa.string()) for name in ("id", "url", "host", "domain", "kind", "language", "title", "text")]
+PART_BYTES = 16 << 20  # of annotations that are read together
+MAX_PARTS = 256  # files that are open at a time
+BATCH_ROWS = 2000
+MAX_SHOWN = 4  # steps in a message
+MIN_DOCUMENTS_TO_HOLD_OUT = 10  # of a domain, from which on at least two are held out
+KEY_COLUMNS = [(name, pa.string()) for name in ("id", "url", "host", "domain", "kind", "language", "title", "text")]
 DOCUMENTS = pa.schema(
-    [*KEYS, ("quality", pa.float32()), ("best", pa.bool_()), ("split", pa.string()), ("cluster", pa.string())]
+    [*KEY_COLUMNS, ("quality", pa.float32()), ("best", pa.bool_()), ("split", pa.string()), ("cluster", pa.string())]
 )
-WHY = [(name, pa.string()) for name in ("cluster", "reason", "detail")]
-DROPPED = pa.schema([*KEYS, ("words", pa.int32()), ("quality", pa.float32()), *WHY])
+DROP_COLUMNS = [(name, pa.string()) for name in ("cluster", "reason", "detail")]
+DROPPED = pa.schema([*KEY_COLUMNS, ("words", pa.int32()), ("quality", pa.float32()), *DROP_COLUMNS])
 
 
 def steps_of(settings: SelectionConfig, languages: Sequence[str]) -> list[FunnelStep]:
-    """What each document goes through by itself, in order."""
+    """The steps that each document passes by itself, in order."""
 
-    def inside(column: str, least: float, most: float, code_exempt: bool = False, name: str = "") -> FunnelStep:
-        return FunnelStep(name or column.replace("_", " "), lambda row: _outside(row, column, least, most), code_exempt)
+    def inside(column: str, minimum: float, maximum: float, code_exempt: bool = False, name: str = "") -> FunnelStep:
+        return FunnelStep(name or column.replace("_", " "), lambda row: _outside(row, column, minimum, maximum), code_exempt)
 
     return [
         FunnelStep("empty", lambda row: None if row["text"].strip() else "no text"),
@@ -63,7 +63,7 @@ def steps_of(settings: SelectionConfig, languages: Sequence[str]) -> list[Funnel
         inside("toxicity", 0, settings.max_toxicity),
         inside("calibrated_quality", settings.min_calibrated_quality, 1, code_exempt=True),
         inside("quality", settings.min_quality, 1, code_exempt=True),
-        # Spans count characters of the whole text and a placeholder has no line break: redact first, then remove lines.
+        # Spans are offsets into the whole text, and a placeholder has no line break: redact first, then remove lines.
         FunnelStep("personal data redacted", change=_redact),
         FunnelStep("template lines removed", change=_remove_template_lines),
         inside("words", settings.min_words, 10**12, name="length without template lines"),
@@ -71,45 +71,45 @@ def steps_of(settings: SelectionConfig, languages: Sequence[str]) -> list[Funnel
 
 
 def select(annotations: Path, out: Path, settings: SelectionConfig, languages: Sequence[str], seed: int) -> dict[str, Any]:
-    """Write `documents.parquet`, `dropped.parquet` and `funnel.json` in `out`; returns what the funnel says.
+    """Write `documents.parquet`, `dropped.parquet` and `funnel.json` in `out`; returns the content of `funnel.json`.
 
-    languages: codes of those that are kept; empty: any.
+    languages: codes of the languages that are kept; empty: any.
 
     Raises UserError when there are no annotations, or when no document is left for training.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for left in out.glob("select-*"):
-        shutil.rmtree(left)  # by a run that was killed
-    steps, every, published = steps_of(settings, languages), Sizes(), _Published()
+    for leftover in out.glob("select-*"):
+        shutil.rmtree(leftover)  # by a run that was killed
+    steps, all_sizes, published = steps_of(settings, languages), Sizes(), _PublishedThresholds()
     with tempfile.TemporaryDirectory(prefix="select-", dir=out) as folder:
-        parts, numbers = [], []
-        for dealt in _deal_out(annotations, Path(folder)):
-            table = pa.ipc.open_stream(dealt).read_all()
-            dealt.unlink()
+        parts, part_columns = [], []
+        for part_file in _deal_out(annotations, Path(folder)):
+            table = pa.ipc.open_stream(part_file).read_all()
+            part_file.unlink()
             published.count(table)
             rows = sorted(table.to_pylist(), key=lambda row: row["id"])
             for row in rows:
                 row["bytes"], row["reason"], row["detail"] = len(row["text"].encode()), None, None
                 if settings.domain_by_language and row["kind"] != "code":
                     row["domain"] = f"{row['domain']}-{row['language']}"
-                every.add(row)
+                all_sizes.add(row)
                 all(step.keeps(row) for step in steps)
-            numbers.append(_numbers([row for row in rows if row["reason"] is None], seed))
-            parts.append(dealt.with_suffix(".arrow"))
+            part_columns.append(_selection_columns([row for row in rows if row["reason"] is None], seed))
+            parts.append(part_file.with_suffix(".arrow"))
             write_working(_table(rows, DROPPED), parts[-1])
-        left = Left(*map(np.concatenate, zip(*numbers, strict=True)))
-        del numbers
-        _hold_out(left, settings.held_out)
+        remaining = Remaining(*map(np.concatenate, zip(*part_columns, strict=True)))
+        del part_columns
+        _hold_out(remaining, settings.held_out)
         late = [FunnelStep("contaminates held-out")]
-        _drop_contaminated(parts, left, settings.max_contamination)
+        _drop_contaminated(parts, remaining, settings.max_contamination)
         benchmarks: list[dict[str, Any]] = []
         if settings.benchmarks:
             late.append(FunnelStep("contains benchmark"))
-            benchmarks = _drop_benchmarks(parts, left, [Path(name) for name in settings.benchmarks])
-        _mark_best(left, settings.best_share)
-        sizes = _write(parts, left, late, out)
+            benchmarks = _drop_benchmarks(parts, remaining, [Path(name) for name in settings.benchmarks])
+        _mark_best(remaining, settings.best_share)
+        sizes = _write(parts, remaining, late, out)
     result = {
-        "steps": report(steps + late, every),
+        "steps": report(steps + late, all_sizes),
         **{name: size.as_dict() for name, size in sizes.items()},
         "published_thresholds": published.rows(),
         "benchmarks": benchmarks,
@@ -117,13 +117,13 @@ def select(annotations: Path, out: Path, settings: SelectionConfig, languages: S
     files.write_json(out / "funnel.json", result)
     if not sizes["train"]:
         dropped = sorted(((step["dropped"], step["step"]) for step in result["steps"] if step.get("dropped")), reverse=True)
-        why = ", ".join(f"{name}: {count}" for count, name in dropped[:MOST_SHOWN]) or "all are held out"
-        raise UserError(f"no document is left for training (dropped by {why}); see {out / 'funnel.json'}")
+        reasons = ", ".join(f"{name}: {count}" for count, name in dropped[:MAX_SHOWN]) or "all are held out"
+        raise UserError(f"no document is left for training (dropped by {reasons}); see {out / 'funnel.json'}")
     return result
 
 
 def _deal_out(annotations: Path, folder: Path) -> list[Path]:
-    """The rows of all shards in files of about `PART_BYTES`, each with the ids between two bounds, in order of these."""
+    """Write the rows of all shards to files of about `PART_BYTES`, each for a range of ids; returns them in order of ids."""
     shards = sorted(annotations.glob("annotations-*.parquet"))
     if not shards:
         raise UserError(f"{annotations}: no annotations-*.parquet; annotate pages first")
@@ -133,14 +133,14 @@ def _deal_out(annotations: Path, folder: Path) -> list[Path]:
     for shard in shards:
         metadata = pq.read_metadata(shard)
         size += sum(metadata.row_group(number).total_byte_size for number in range(metadata.num_row_groups))
-    parts = [folder / f"{part:03d}.arrows" for part in range(min(MOST_PARTS, -(-size // PART_BYTES)) or 1)]
+    parts = [folder / f"{part:03d}.arrows" for part in range(min(MAX_PARTS, -(-size // PART_BYTES)) or 1)]
     with ExitStack() as stack:
         schema = pq.read_schema(shards[0])
         options = pa.ipc.IpcWriteOptions(compression="lz4")
         writers = [stack.enter_context(pa.ipc.new_stream(part, schema, options=options)) for part in parts]
         for shard in shards:
             with pq.ParquetFile(shard) as file:
-                for batch in file.iter_batches(ROWS_AT_ONCE, use_threads=False):
+                for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
                     part = np.array([int(name[:8], 16) * len(parts) >> 32 for name in batch["id"].to_pylist()])
                     for number in np.unique(part).tolist():
                         writers[number].write_batch(batch.filter(pa.array(part == number)))
@@ -148,71 +148,71 @@ def _deal_out(annotations: Path, folder: Path) -> list[Path]:
 
 
 @dataclass
-class Left:
+class Remaining:
     """The documents that their own annotations did not drop, in order of id."""
 
-    domain: np.ndarray  # uint64: equal for equal domains
-    quality: np.ndarray  # float64, NaN where its language has no classifier
-    place: np.ndarray  # uint64 [documents, 2]: their order for being held out
+    domain: np.ndarray  # uint64: digest of the name
+    quality: np.ndarray  # float64; NaN where the language has no classifier
+    order_key: np.ndarray  # uint64 [documents, 2]: documents are held out in this order
     held_out: np.ndarray  # bool
     best: np.ndarray  # bool
-    dropped_by: np.ndarray  # int8: which of the late steps; -1: none
-    share: np.ndarray  # float64: of its 13-grams, where the first of them did
-    of: np.ndarray  # int32: which of the texts below
-    texts: list[str] = field(default_factory=list)  # addresses of held-out documents and examples of benchmarks
+    dropped_by: np.ndarray  # int8: index of the late step; -1: none
+    share: np.ndarray  # float64: of its 13-grams, where the first late step did
+    source_index: np.ndarray  # int32: index into `sources` of what it repeats
+    sources: list[str] = field(default_factory=list)  # URLs of held-out documents and examples of benchmarks
 
-    def here(self) -> np.ndarray:
-        """bool: those not dropped since."""
+    def not_dropped(self) -> np.ndarray:
+        """bool [documents]: not dropped by a late step."""
         return self.dropped_by < 0
 
-    def detail(self, place: int) -> str:
-        of = self.texts[self.of[place]]
-        return f"words of {of}" if self.dropped_by[place] else f"{self.share[place]:.2f} of its 13-grams shared with {of}"
+    def detail(self, row: int) -> str:
+        source = self.sources[self.source_index[row]]
+        return f"words of {source}" if self.dropped_by[row] else f"{self.share[row]:.2f} of its 13-grams shared with {source}"
 
     def by_domain(self, chosen: np.ndarray) -> list[np.ndarray]:
-        """The places of the chosen documents, of one domain after another."""
-        places = np.flatnonzero(chosen)
-        return [places[self.domain[places] == name] for name in np.unique(self.domain[places])]
+        """The rows of the chosen documents, by domain."""
+        rows = np.flatnonzero(chosen)
+        return [rows[self.domain[rows] == name] for name in np.unique(self.domain[rows])]
 
 
-def _numbers(rows: list[Row], seed: int) -> tuple[np.ndarray, ...]:
-    """The choice of the held-out depends on the cluster alone, so another threshold elsewhere moves few across."""
-    names = [blake2b(row["domain"].encode(), digest_size=8).digest() for row in rows]
-    places = [blake2b(f"{seed} {row['cluster']}".encode(), digest_size=16).digest() for row in rows]
-    none = np.zeros(len(rows), dtype=bool)
+def _selection_columns(rows: list[Row], seed: int) -> tuple[np.ndarray, ...]:
+    """Fields of `Remaining`. The order key depends on the cluster only, so other thresholds change few held-out documents."""
+    domain_digests = [blake2b(row["domain"].encode(), digest_size=8).digest() for row in rows]
+    order_digests = [blake2b(f"{seed} {row['cluster']}".encode(), digest_size=16).digest() for row in rows]
+    unset = np.zeros(len(rows), dtype=bool)
     return (
-        np.frombuffer(b"".join(names), ">u8").astype(np.uint64),
+        np.frombuffer(b"".join(domain_digests), ">u8").astype(np.uint64),
         np.array([row["quality"] for row in rows], dtype=np.float64),
-        np.frombuffer(b"".join(places), ">u8").astype(np.uint64).reshape(-1, 2),
-        none,
-        none.copy(),
+        np.frombuffer(b"".join(order_digests), ">u8").astype(np.uint64).reshape(-1, 2),
+        unset,
+        unset.copy(),
         np.full(len(rows), -1, dtype=np.int8),
         np.zeros(len(rows), dtype=np.float64),
         np.zeros(len(rows), dtype=np.int32),
     )
 
 
-def _hold_out(left: Left, share: float) -> None:
-    for group in left.by_domain(left.here()):
-        least = 2 if share and len(group) >= LEAST_DOCUMENTS_TO_HOLD_OUT else 0
-        order = group[np.lexsort((left.place[group, 1], left.place[group, 0]))]
-        left.held_out[order[: max(least, round(share * len(group)))]] = True
+def _hold_out(remaining: Remaining, share: float) -> None:
+    for group in remaining.by_domain(remaining.not_dropped()):
+        minimum = 2 if share and len(group) >= MIN_DOCUMENTS_TO_HOLD_OUT else 0
+        order = group[np.lexsort((remaining.order_key[group, 1], remaining.order_key[group, 0]))]
+        remaining.held_out[order[: max(minimum, round(share * len(group)))]] = True
 
 
-def _mark_best(left: Left, share: float) -> None:
-    """The top share of each domain's training documents by quality; of equal ones, the least id.
+def _mark_best(remaining: Remaining, share: float) -> None:
+    """The top share of each domain's training documents by quality; of equal ones, the smallest ids.
 
-    Of those without a quality the same share, the least by id: the best have no other languages than the rest.
+    Of those without a quality the same share, by smallest id: so the best have the same languages as the rest.
     """
-    train, known = left.here() & ~left.held_out, ~np.isnan(left.quality)
+    train, known = remaining.not_dropped() & ~remaining.held_out, ~np.isnan(remaining.quality)
     for chosen in (train & known, train & ~known):
-        for group in left.by_domain(chosen):
-            order = group[np.argsort(-left.quality[group], kind="stable")]
-            left.best[order[: round(share * len(group))]] = True
+        for group in remaining.by_domain(chosen):
+            order = group[np.argsort(-remaining.quality[group], kind="stable")]
+            remaining.best[order[: round(share * len(group))]] = True
 
 
-def _of_left(parts: list[Path], column: str, chosen: np.ndarray) -> Iterator[str]:
-    """A column of the chosen ones of the documents that are left."""
+def _column_of_remaining(parts: list[Path], column: str, chosen: np.ndarray) -> Iterator[str]:
+    """A column of the remaining documents that are `chosen`."""
     start = 0
     for part in parts:
         table = read_working(part, [column, "reason"])
@@ -221,34 +221,36 @@ def _of_left(parts: list[Path], column: str, chosen: np.ndarray) -> Iterator[str
         start += len(table)
 
 
-def _drop_contaminated(parts: list[Path], left: Left, most: float) -> None:
-    held_out, train = np.flatnonzero(left.held_out), np.flatnonzero(~left.held_out)
-    texts = (_of_left(parts, "text", chosen) for chosen in (left.held_out, ~left.held_out))
+def _drop_contaminated(parts: list[Path], remaining: Remaining, max_share: float) -> None:
+    held_out, train = np.flatnonzero(remaining.held_out), np.flatnonzero(~remaining.held_out)
+    texts = (_column_of_remaining(parts, "text", chosen) for chosen in (remaining.held_out, ~remaining.held_out))
     for row, (share, nearest) in zip(train, contamination(*texts), strict=True):
-        if share > most:
-            left.dropped_by[row], left.share[row], left.of[row] = 0, share, held_out[nearest]
-    dropped = ~left.here()
-    named = np.zeros(len(dropped), dtype=bool)
-    named[left.of[dropped]] = True
-    left.of[dropped] = np.searchsorted(np.flatnonzero(named), left.of[dropped])
-    left.texts += _of_left(parts, "url", named)
+        if share > max_share:
+            remaining.dropped_by[row], remaining.share[row], remaining.source_index[row] = 0, share, held_out[nearest]
+    dropped = ~remaining.not_dropped()
+    is_source = np.zeros(len(dropped), dtype=bool)
+    is_source[remaining.source_index[dropped]] = True
+    remaining.source_index[dropped] = np.searchsorted(np.flatnonzero(is_source), remaining.source_index[dropped])
+    remaining.sources += _column_of_remaining(parts, "url", is_source)
 
 
-def _drop_benchmarks(parts: list[Path], left: Left, paths: list[Path]) -> list[dict[str, Any]]:
-    chosen = left.here()
-    named, found = contains_benchmark(_of_left(parts, "text", chosen), read_benchmarks(paths))
+def _drop_benchmarks(parts: list[Path], remaining: Remaining, paths: list[Path]) -> list[dict[str, Any]]:
+    chosen = remaining.not_dropped()
+    matches, benchmark_rows = contains_benchmark(_column_of_remaining(parts, "text", chosen), read_benchmarks(paths))
     numbers: dict[str, int] = {}
-    for row, name in zip(np.flatnonzero(chosen), named, strict=True):
+    for row, name in zip(np.flatnonzero(chosen), matches, strict=True):
         if name:
-            left.dropped_by[row], left.of[row] = 1, len(left.texts) + numbers.setdefault(name, len(numbers))
-    left.texts += numbers
-    return found
+            remaining.dropped_by[row], remaining.source_index[row] = (
+                1, len(remaining.sources) + numbers.setdefault(name, len(numbers))
+            )  # fmt: skip
+    remaining.sources += numbers
+    return benchmark_rows
 
 
-def _write(parts: list[Path], left: Left, late: list[FunnelStep], out: Path) -> dict[str, Sizes]:
-    """Both tables; returns the sizes of what is in the first."""
+def _write(parts: list[Path], remaining: Remaining, late_steps: list[FunnelStep], out: Path) -> dict[str, Sizes]:
+    """Write both tables; returns the sizes of what is in the first."""
     sizes = {name: Sizes() for name in ("left", "train", "held_out", "best")}
-    place = 0
+    row_number = 0
     with ExitStack() as stack:
         writers = []
         for name, schema in (("documents", DOCUMENTS), ("dropped", DROPPED)):
@@ -259,14 +261,14 @@ def _write(parts: list[Path], left: Left, late: list[FunnelStep], out: Path) -> 
             for row in read_working(part).to_pylist():
                 if row["reason"] is None:
                     row["bytes"] = len(row["text"].encode())
-                    if left.dropped_by[place] >= 0:
-                        late[left.dropped_by[place]].drop(row, left.detail(place))
+                    if remaining.dropped_by[row_number] >= 0:
+                        late_steps[remaining.dropped_by[row_number]].drop(row, remaining.detail(row_number))
                     else:
-                        row["split"] = "held_out" if left.held_out[place] else "train"
-                        row["best"] = bool(left.best[place])
+                        row["split"] = "held_out" if remaining.held_out[row_number] else "train"
+                        row["best"] = bool(remaining.best[row_number])
                         for name in ("left", row["split"], *["best"] * row["best"]):
                             sizes[name].add(row)
-                    place += 1
+                    row_number += 1
                 (kept if row["reason"] is None else dropped).append(row)
             for writer, rows, schema in zip(writers, (kept, dropped), (DOCUMENTS, DROPPED), strict=True):
                 writer.write_table(_table(rows, schema))
@@ -290,22 +292,22 @@ def _language(row: Row, wanted: Sequence[str], settings: SelectionConfig) -> Rea
     return f"share in its language {share:.2f} < {settings.min_language_share:g}" if share < settings.min_language_share else None
 
 
-def _toxic_words(row: Row, most: float) -> Reason:
+def _toxic_words(row: Row, maximum: float) -> Reason:
     if row["toxic_words"] is None:  # no list of this language
         return None
     share = row["toxic_words"] / max(1, row["words"])
-    return f"share of toxic words {share:.4g} > {most:g}" if share > most else None
+    return f"share of toxic words {share:.4g} > {maximum:g}" if share > maximum else None
 
 
-def _outside(row: Row, column: str, least: float, most: float) -> Reason:
+def _outside(row: Row, column: str, minimum: float, maximum: float) -> Reason:
     value = row[column]
     name = column.replace("_", " ")
     if value is None:  # no classifier was given for it, or the rule does not know the language
         return None
     shown = f"{value:.4g}" if isinstance(value, float) else value
-    if value < least:
-        return f"{name} {shown} < {least:g}"
-    return f"{name} {shown} > {most:g}" if value > most else None
+    if value < minimum:
+        return f"{name} {shown} < {minimum:g}"
+    return f"{name} {shown} > {maximum:g}" if value > maximum else None
 
 
 def _redact(row: Row) -> Counter:
@@ -323,8 +325,8 @@ def _remove_template_lines(row: Row) -> Counter:
     return Counter({"documents": int(lines > 0), "lines": lines, "bytes": before - row["bytes"]})
 
 
-class _Published:
-    """What each paper's threshold alone would drop of all documents with text: for comparison, nothing is dropped."""
+class _PublishedThresholds:
+    """What each paper's threshold alone would drop of all documents with text. For comparison: it drops nothing."""
 
     def __init__(self) -> None:
         self.filled = 0
