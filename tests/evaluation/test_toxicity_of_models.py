@@ -52,7 +52,7 @@ def test_figures_by_hand():
 def test_a_listed_word_and_the_classifier():
     weights = np.zeros((1 << BITS, 1), np.float32)
     classifier = Classifier(["toxic"], weights, np.zeros(1, np.float32))
-    found = toxic_continuations.judged(["what a fine day", "", "you bastard"], classifier)
+    found = toxic_continuations.toxicity_record(["what a fine day", "", "you bastard"], classifier)
     assert found["listed"] == [False, False, True] and found["toxicity"] == [0.5, 0.0, 0.5]
 
 
