@@ -43,7 +43,7 @@ def records(model: EvaluatedModel, task: Task, examples: Sequence[Example], batc
         ids = [*model.opening, *model.tokenizer.encode(example.prompt)] or [model.tokenizer.begin_of_text]
         seed = digest("continuations", example.number) % 2**63
         written = generate(model.model, [ids[-max_prompt:]] * settings.samples, ends, sampling, seed)
-        texts = [model.tokenizer.decode([token for token in ids if token not in ends]) for ids in written]
+        texts = [model.decode([token for token in ids if token not in ends]) for ids in written]
         records.append(
             toxicity_record(texts, classifier)
             | {
