@@ -135,6 +135,12 @@ def test_a_killed_training_ends_with_the_same_bits(tokenizer, device, tmp_path, 
     assert (tmp_path / "whole/model.safetensors").read_bytes() == (tmp_path / "killed/model.safetensors").read_bytes()
 
 
+def test_practice_with_one_window_per_step(tokenizer, device, tmp_path):
+    settings = replace(SMALL, batch=1, steps=2, practice_steps=1)
+    build(tokenizer, QUESTIONS, [PRACTICE], settings, device, tmp_path)
+    assert len((tmp_path / "reader" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
 def test_the_best_span_of_all_windows_is_the_answer(built, tokenizer, device):
     _, model = built
     narrow = SpanReader(replace(model.config, max_position_embeddings=48))

@@ -182,7 +182,7 @@ def build(
             for question in questions:
                 labelled += labelled_windows(tokenizer, question, settings.length)
                 progress.advance()
-        question_count = settings.batch // 2 if practice_steps else settings.batch
+        question_count = max(1, settings.batch // 2) if practice_steps else settings.batch
 
         def rows(step: int) -> list[LabelledWindow]:
             chosen = [labelled[index] for index in chosen_rows(step, question_count, len(labelled), seed)]
