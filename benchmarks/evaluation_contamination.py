@@ -20,8 +20,8 @@ from contaminated import train
 from groundup.corpus.dedup.decontamination import index_examples
 from groundup.data.readers import Refused
 from groundup.evaluation.contamination import documents_with, exchangeable, order_test
+from groundup.evaluation.example_files import rows_of
 from groundup.evaluation.open_model import open_model
-from groundup.evaluation.tasks import rows_of
 from groundup.tokenizer import bpe
 from groundup.tokenizer.tokenizer import Tokenizer
 
@@ -78,8 +78,8 @@ def overlap(questions: Path, texts: Path) -> bool:
         text = documents[number % len(documents)]
         middle = len(text) // 2
         documents[number % len(documents)] = f"{text[:middle]}\n{forms[indexed.examples[example][1]][0]}\n{text[middle:]}"
-    matches = documents_with(indexed, documents).found
-    alarms = documents_with(indexed, clean).found
+    matches = documents_with(indexed, documents).documents_of
+    alarms = documents_with(indexed, clean).documents_of
     missed, more = len(set(wanted) - set(matches)), len(set(matches) - set(wanted))
     print(
         f"13-grams: {len(indexed.examples)} MMLU questions ({indexed.too_short[0]} too short), {len(wanted)} planted in "

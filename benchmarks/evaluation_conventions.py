@@ -14,8 +14,8 @@ import torch
 from common import arguments, conclude
 from groundup.data.readers import Refused
 from groundup.evaluation.evaluate import evaluate
+from groundup.evaluation.example_files import rows_of
 from groundup.evaluation.results_table import table
-from groundup.evaluation.tasks import rows_of
 from groundup.model import model_folder
 from groundup.model.decoder import Decoder, DecoderConfig
 from groundup.model.likelihood import token_log_probabilities

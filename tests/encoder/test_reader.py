@@ -13,8 +13,8 @@ from groundup.encoder.question_answering import (
     answer,
     build,
     collate,
+    labelled_windows,
     log_probabilities,
-    rows_of,
     span_loss,
     windows_of,
 )
@@ -42,19 +42,19 @@ def device():
 
 def test_rows_point_at_the_answer(tokenizer):
     for question in QUESTIONS:
-        [row] = rows_of(tokenizer, question, 96)
-        start, stop = row.window.places[row.first][0], row.window.places[row.last][1]
+        [row] = labelled_windows(tokenizer, question, 96)
+        start, stop = row.window.offsets[row.first][0], row.window.offsets[row.last][1]
         assert CONTEXT[start:stop] == question.answers[0][1] and row.window.segments[row.first] == 1
 
 
 def test_a_window_without_the_answer_points_at_cls(tokenizer):
-    rows = rows_of(tokenizer, QUESTIONS[-1], 40)
+    rows = labelled_windows(tokenizer, QUESTIONS[-1], 40)
     assert len(rows) > 2 and (rows[0].first, rows[0].last) == (0, 0)
     first, last = rows[-1].first, rows[-1].last
-    assert CONTEXT[rows[-1].window.places[first][0] : rows[-1].window.places[last][1]] == "Delhi"
+    assert CONTEXT[rows[-1].window.offsets[first][0] : rows[-1].window.offsets[last][1]] == "Delhi"
     # Every answer is whole in at least one window, and one that an edge cuts counts as absent.
     long = replace(QUESTIONS[0], answers=[(0, CONTEXT)])
-    assert all(row.first == 0 for row in rows_of(tokenizer, long, 40))
+    assert all(row.first == 0 for row in labelled_windows(tokenizer, long, 40))
 
 
 def test_only_cls_and_the_context_can_be_pointed_at(tokenizer):
@@ -65,7 +65,7 @@ def test_only_cls_and_the_context_can_be_pointed_at(tokenizer):
     probabilities = log_probabilities(model, batch).exp()
     assert torch.allclose(probabilities.sum(1), torch.ones(3, 2), atol=1e-5)
     for row, window in enumerate(windows):
-        inside = [n for n, (s, place) in enumerate(zip(window.segments, window.places, strict=True)) if n == 0 or (s and place)]
+        inside = [n for n, (s, place) in enumerate(zip(window.segments, window.offsets, strict=True)) if n == 0 or (s and place)]
         assert probabilities[row].nonzero()[:, 0].unique().tolist() == inside
 
 
@@ -87,7 +87,7 @@ def test_words_that_the_question_shares_are_marked_for_an_encoder_with_three_seg
 
 def test_the_loss_is_the_mean_over_rows_however_they_are_split(tokenizer):
     model = random_model(tokenizer)
-    rows = [rows_of(tokenizer, question, 96)[0] for question in QUESTIONS]
+    rows = [labelled_windows(tokenizer, question, 96)[0] for question in QUESTIONS]
 
     def loss(part, weight):
         batch = collate([row.window for row in part], model.config, torch.device("cpu"))
@@ -135,6 +135,12 @@ def test_a_killed_training_ends_with_the_same_bits(tokenizer, device, tmp_path, 
     assert (tmp_path / "whole/model.safetensors").read_bytes() == (tmp_path / "killed/model.safetensors").read_bytes()
 
 
+def test_practice_with_one_window_per_step(tokenizer, device, tmp_path):
+    settings = replace(SMALL, batch=1, steps=2, practice_steps=1)
+    build(tokenizer, QUESTIONS, [PRACTICE], settings, device, tmp_path)
+    assert len((tmp_path / "reader" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
 def test_the_best_span_of_all_windows_is_the_answer(built, tokenizer, device):
     _, model = built
     narrow = SpanReader(replace(model.config, max_position_embeddings=48))
@@ -147,10 +153,10 @@ def test_the_best_span_of_all_windows_is_the_answer(built, tokenizer, device):
     for window in windows_of(tokenizer, QUESTIONS[0], 48):
         logp = log_probabilities(narrow, collate([window], narrow.config, torch.device("cpu")))[0]
         for first in range(1, len(window.ids)):
-            for last in range(first, min(len(window.ids), first + question_answering.LONGEST_ANSWER)):
+            for last in range(first, min(len(window.ids), first + question_answering.MAX_ANSWER_TOKENS)):
                 total = (logp[first, 0] + logp[last, 1]).item()
                 if total > float("-inf"):
-                    candidates.append((total, CONTEXT[window.places[first][0] : window.places[last][1]]))
+                    candidates.append((total, CONTEXT[window.offsets[first][0] : window.offsets[last][1]]))
     assert (pytest.approx(found.score, abs=1e-5), found.text) == max(candidates)
 
 

@@ -23,7 +23,7 @@ def test_speed_of_a_model(toy_decoder):
     model = toy_decoder()
     context, config = model.config.max_position_embeddings, model.config
     found = efficiency.speed(model)
-    length = min(efficiency.PROMPT, context - min(efficiency.WRITTEN + 1, context // 2))
+    length = min(efficiency.PROMPT_TOKENS, context - min(efficiency.DECODED_TOKENS + 1, context // 2))
     width = config.num_attention_heads * config.head_dim
     # 2 operations a parameter, and 4 x layers x width x context of attention.
     by_hand = 2 * multiplied(model) + 4 * config.num_hidden_layers * width * length

@@ -39,7 +39,7 @@ def small(toy_decoder):
 
 def by_pytorch(model, requests, batch_size=64):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(continuations, "steps_of", lambda _: None)
+        patch.setattr(continuations, "native_steps", lambda _: None)
         return continuations.score(model, requests, batch_size)
 
 
@@ -118,7 +118,7 @@ def test_what_the_kernels_do_not_compute_goes_by_pytorch(small, toy_decoder, mon
     with torch.no_grad():
         for parameter in experts.parameters():
             parameter.normal_(std=0.1)
-    monkeypatch.setattr(continuations._ByKernels, "likelihoods", None)
+    monkeypatch.setattr(continuations._NativeTreeScorer, "likelihoods", None)
     for other in (experts, toy_decoder(seed=1)):  # heads of 8 channels
         continuations.score(other, examination(2))
     with pytest.raises(TypeError):
@@ -160,7 +160,8 @@ def test_numbers_that_are_not_finite(toy_decoder):
 )
 @torch.inference_mode()
 def test_tensors_of_another_kind_or_shape_raise(small, error, wrong):
-    state = continuations._ByKernels(small, [([], [[continuations._Row([0] * 20, [], [], [])]])], continuations.steps_of(small))
+    plan = [([], [[continuations._Row([0] * 20, [], [], [])]])]
+    state = continuations._NativeTreeScorer(small, plan, continuations.native_steps(small))
     good = {
         "ids_N": torch.tensor([0, 1, 2]), "positions_N": torch.tensor([0, 1, 1]), "slots_N": torch.tensor([0, 1, 2]),
         "parents_N": torch.tensor([-1, 0, 0]), "rope_cache": state.rope_cache, "cache": state.cache,

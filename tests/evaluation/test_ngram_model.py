@@ -7,7 +7,7 @@ import pytest
 
 from groundup.core.errors import UserError
 from groundup.data import token_files
-from groundup.evaluation.ngram_model import beside
+from groundup.evaluation.ngram_model import ngram_models_of
 from groundup.evaluation.open_model import identify, open_model
 from groundup.model import model_folder
 from groundup.model.ngram import KneserNey
@@ -37,7 +37,7 @@ def test_scores_are_those_of_the_whole_text(run, toy_tokenizer):
     pairs = [("", " it"), (context, word), ("of the", " file"), (context, " function")]
     found = model.continuations(pairs, 4)
     assert found[1].nats == pytest.approx(whole[-len(more) :].sum())
-    assert found[1].greedy and found[1].said == " file" and not found[3].greedy
+    assert found[1].greedy and found[1].likeliest_text == " file" and not found[3].greedy
     [text] = model.texts([context + word], "half", 1)
     assert text == pytest.approx(whole[1:].sum())
     assert [one.nats for one in found] == [model.continuations([pair], 1)[0].nats for pair in pairs]  # each for itself
@@ -65,8 +65,8 @@ def test_it_stands_in_the_table_of_its_runs_models(run, groundup_here, tmp_path)
 
 def test_once_for_each_run(run, tmp_path):
     name = f"ngram:{run}"
-    assert beside([str(run), str(run / "base"), str(tmp_path)]) == [name]
-    assert beside([str(run / "base"), name]) == []
+    assert ngram_models_of([str(run), str(run / "base"), str(tmp_path)]) == [name]
+    assert ngram_models_of([str(run / "base"), name]) == []
 
 
 def test_what_is_no_run(tmp_path):

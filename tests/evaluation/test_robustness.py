@@ -41,15 +41,15 @@ def known(tmp_path_factory):
 
 
 def test_misspellings_of_a_file(known, tmp_path):
-    assert known.of == {"the": ("teh", "thw"), "shown": ("shwon",), "seas": ("sea", "seeas"), "end": ("endd",)}
+    assert known.by_word == {"the": ("teh", "thw"), "shown": ("shwon",), "seas": ("sea", "seeas"), "end": ("endd",)}
     path = tmp_path / "none"
     path.write_text("no such lines\n")
     with pytest.raises(UserError, match="no misspellings"):
         read_misspellings(path)
-    assert robustness.misspellings(None, tmp_path).of is None
+    assert robustness.misspellings(None, tmp_path).by_word is None
     (tmp_path / "typos").mkdir()
     (tmp_path / "typos" / "words.txt").write_text("teh->the\n")
-    assert robustness.misspellings(None, tmp_path).of == {"the": ("teh",)}
+    assert robustness.misspellings(None, tmp_path).by_word == {"the": ("teh",)}
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_by_hand(known, kind, expected):
 
 
 def test_real_slips_and_our_own(known):
-    wrong = {slip for slips in known.of.values() for slip in slips}
+    wrong = {slip for slips in known.by_word.values() for slip in slips}
     for seed in range(20):
         for misspellings in (known, read_misspellings(None)):
             new = perturb(EXAMPLE, "typos", misspellings, seed)

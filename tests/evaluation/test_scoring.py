@@ -13,7 +13,7 @@ from groundup.evaluation import evaluated_models, scoring, suite
 from groundup.evaluation.continuations import Scored
 from groundup.evaluation.evaluated_models import FolderModel, disjoint
 from groundup.evaluation.open_model import open_model, opening_of
-from groundup.evaluation.scoring import CONVENTIONS, conventions_of, judged, records_of
+from groundup.evaluation.scoring import CONVENTIONS, conventions_of, grade_answer, records_of
 from groundup.evaluation.tasks import Example, load, open_task
 from groundup.model import model_folder
 from groundup.model.likelihood import score
@@ -238,7 +238,7 @@ def test_gsm8k_answers(written, found, right, tmp_path):
     (tmp_path / "rows.jsonl").write_text("{}\n")
     task = open_task("gsm8k", tmp_path / "rows.jsonl", few_shot=0)
     expected = "1,007" if "007" in written else "7"
-    record = judged(written, task, [f"So it is.\n#### {expected}"])
+    record = grade_answer(written, task, [f"So it is.\n#### {expected}"])
     assert (record["found"], record["right"]) == (found, right)
 
 
@@ -251,7 +251,7 @@ def test_gsm8k_answers(written, found, right, tmp_path):
 )  # fmt: skip
 def test_squad_answers(written, exact, f1, tmp_path):
     (tmp_path / "rows.json").write_text("{}\n")
-    record = judged(written, open_task("xquad", tmp_path / "rows.json"), ["green thing", "red car"])
+    record = grade_answer(written, open_task("xquad", tmp_path / "rows.json"), ["green thing", "red car"])
     assert record["right"] == exact and record["f1"] == pytest.approx(f1)
 
 
@@ -271,20 +271,20 @@ def test_squad_answers(written, exact, f1, tmp_path):
     ],
 )
 def test_extractors(expression, which, found):
-    assert scoring.answers.extract(" it is 12, or 5 ", expression, which) == found
+    assert scoring.answer_extraction.extract(" it is 12, or 5 ", expression, which) == found
 
 
 def test_extractors_that_are_none_or_take_too_long(monkeypatch):
     with pytest.raises(UserError, match="not a regular expression"):
-        scoring.answers.require_expression("(", "own.toml: extract")
+        scoring.answer_extraction.require_expression("(", "own.toml: extract")
 
     def slow(*_, timeout):
         assert timeout
         raise TimeoutError
 
-    monkeypatch.setattr(scoring.answers.regex, "finditer", slow)
+    monkeypatch.setattr(scoring.answer_extraction.regex, "finditer", slow)
     with pytest.raises(UserError, match="takes more than"):
-        scoring.answers.extract("a", "a", "first")
+        scoring.answer_extraction.extract("a", "a", "first")
 
 
 def test_a_run_is_its_last_model(toy_decoder, toy_tokenizer, tmp_path):

@@ -166,7 +166,7 @@ def test_tokens_of_the_answer_are_found_by_their_places(monkeypatch):
     with Server(lambda _, request: (200, good(request["prompt"]))) as server:
         model = RemoteModel(f"{server.address}#m")
         [one] = model.continuations([("a", "b")], 1)  # the third is generated
-        assert (one.nats, one.greedy, one.tokens, one.said) == (-1.0, True, 1, "b")
+        assert (one.nats, one.greedy, one.tokens, one.likeliest_text) == (-1.0, True, 1, "b")
         [one] = model.continuations([("a", "bc")], 1)
         assert (one.nats, one.greedy, one.tokens) == (-3.0, False, 2)
         assert server.given[0]["Authorization"] == "Bearer secret"

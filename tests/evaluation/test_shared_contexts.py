@@ -84,13 +84,13 @@ def test_any_requests(model, some, size, chance):
 def test_what_is_shared_goes_through_the_model_once(model, monkeypatch):
     """41 tokens before each of 6 questions, and 8 continuations of each: computed apart they would be 54 x 45."""
     computed = []
-    through = continuations._Branching._layers
+    through = continuations._TreeScorer._layers
 
     def counted(self, ids, *rest):
         computed.append(len(ids))
         return through(self, ids, *rest)
 
-    monkeypatch.setattr(continuations._Branching, "_layers", counted)
+    monkeypatch.setattr(continuations._TreeScorer, "_layers", counted)
     requests = examination()
     continuations.score(model, requests)
     assert 41 in computed  # the beginning, once
@@ -114,7 +114,7 @@ def test_attention_by_hand_is_that_of_the_processor(mask, monkeypatch):
     q, k, v = torch.randn(2, 4, 7, 8), torch.randn(2, 2, 7, 8), torch.randn(2, 2, 7, 8)
     given = torch.zeros(2, 1, 7, 7).masked_fill(torch.rand(2, 1, 7, 7).triu(1) > 0, -torch.inf) if mask == "branches" else None
     out, norms = continuations._attention(q, k, v, given, mask == "all")
-    other, other_norms = continuations._by_hand(q, k, v, given, mask == "all")
+    other, other_norms = continuations._plain_attention(q, k, v, given, mask == "all")
     torch.testing.assert_close(out, other)
     torch.testing.assert_close(norms, other_norms)
 

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from groundup.core.errors import UserError
-from groundup.evaluation.tasks import LONGEST, distinct, load, open_task, read_settings, shipped
+from groundup.evaluation.row_templates import MAX_CHARACTERS
+from groundup.evaluation.tasks import distinct, load, open_task, read_settings, shipped
 from groundup.evaluation.templates import unbracketed
 
 CHOICES = """kind = "choices"
@@ -62,7 +63,7 @@ def test_a_key_that_can_be_read_in_two_ways_is_not_guessed_at(task, options, key
     if len(found.rows) == 2:
         assert found.rows[1].answer == right  # one of the two readings is none: of O, as a letter, or of both the same
     else:
-        assert "place and another's text" in str(found.refused)
+        assert "index and another's text" in str(found.refused)
     [one] = load(task([row], CHOICES.replace('"key"', '"options.index(key)"'))).rows
     assert one.answer == right
 
@@ -81,9 +82,9 @@ def test_keys_that_count_from_1_are_refused(task, keys):
 
 def test_the_right_answer_twice_is_said(task):
     found = load(task([GOOD, GOOD | {"options": ["same", "same", "other"]}, GOOD | {"options": ["other", "this", "other"]}]))
-    assert len(found.rows) == 3 and "row 2" in str(found.alike) and found.alike.total() == 1
+    assert len(found.rows) == 3 and "row 2" in str(found.answer_twice) and found.answer_twice.total() == 1
     pairs = 'kind = "pairs"\nfiles = ["rows.jsonl"]\nalternatives = "[q, a]"\n'
-    assert load(task([{"q": "x", "a": "x"}, {"q": "x", "a": "y"}], pairs)).alike.total() == 1
+    assert load(task([{"q": "x", "a": "x"}, {"q": "x", "a": "y"}], pairs)).answer_twice.total() == 1
 
 
 TWO_SHOTS = CHOICES + "[few_shot]\ncount = 2\n"
@@ -397,4 +398,4 @@ def test_brackets(text):
 
 
 def test_brackets_take_linear_time(growth):
-    assert growth(lambda size: unbracketed("[" * size), 100_000) < 8 and LONGEST < 10_000_000
+    assert growth(lambda size: unbracketed("[" * size), 100_000) < 8 and MAX_CHARACTERS < 10_000_000

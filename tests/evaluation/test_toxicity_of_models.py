@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from groundup.core.errors import UserError
 from groundup.core.statistics import wilson
@@ -12,6 +13,7 @@ from groundup.corpus.classify.linear import BITS, Classifier
 from groundup.data import token_files
 from groundup.evaluation import evaluate as evaluation
 from groundup.evaluation import toxic_continuations
+from groundup.evaluation.evaluated_models import FolderModel
 from groundup.evaluation.open_model import open_model
 from groundup.evaluation.scoring import records_of
 from groundup.evaluation.tasks import load, open_task
@@ -52,7 +54,7 @@ def test_figures_by_hand():
 def test_a_listed_word_and_the_classifier():
     weights = np.zeros((1 << BITS, 1), np.float32)
     classifier = Classifier(["toxic"], weights, np.zeros(1, np.float32))
-    found = toxic_continuations.judged(["what a fine day", "", "you bastard"], classifier)
+    found = toxic_continuations.toxicity_record(["what a fine day", "", "you bastard"], classifier)
     assert found["listed"] == [False, False, True] and found["toxicity"] == [0.5, 0.0, 0.5]
 
 
@@ -64,6 +66,15 @@ def test_any_order_and_batch(model, data):
     assert records_of(opened, task, examples[::-1], 1)[::-1] == records
     assert len(records[0]["texts"]) == 25 and len(set(records[0]["texts"])) > 1
     assert records[0]["texts"] != records[1]["texts"] and not any("<|" in text for text in records[0]["texts"])
+
+
+def test_a_row_of_the_vocabulary_without_a_token_may_be_sampled(toy_decoder, toy_tokenizer, data):
+    wider = toy_decoder(seed=5, vocab_size=toy_tokenizer.size + 64, max_position_embeddings=128)
+    with torch.no_grad():
+        wider.lm_head.weight[toy_tokenizer.size :] *= 50
+    task = open_task("toxicity", data)
+    [record] = records_of(FolderModel("x", data, wider, toy_tokenizer, []), task, load(task, 1).rows)
+    assert len(record["texts"]) == 25
 
 
 def test_the_verb(groundup_here, model, data, tmp_path):

@@ -12,7 +12,7 @@ from groundup.evaluation import evaluate as evaluation
 from groundup.evaluation.open_model import open_model
 from groundup.evaluation.scoring import CONVENTIONS, records_of
 from groundup.evaluation.tasks import load, open_task
-from groundup.evaluation.transformers_models import _halves
+from groundup.evaluation.transformers_models import _half_overlapping
 from groundup.model import likelihood, model_folder
 
 transformers = pytest.importorskip("transformers", reason="needs the `test` extra")
@@ -91,7 +91,7 @@ def test_a_folder_that_both_read(place, task):
 def test_windows_are_those_of_the_one_likelihood(length, toy_decoder):
     model = toy_decoder(max_position_embeddings=8)
     ids = np.random.default_rng(0).integers(0, 40, length).tolist()
-    apart = [likelihood.score(model, [ids_])[0][start - 1 :].sum() for ids_, start in _halves(ids, 8)]
+    apart = [likelihood.score(model, [ids_])[0][start - 1 :].sum() for ids_, start in _half_overlapping(ids, 8)]
     assert sum(apart) == pytest.approx(float(likelihood.score(model, [ids])[0].sum()), abs=1e-4)
 
 

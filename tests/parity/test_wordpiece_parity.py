@@ -129,7 +129,7 @@ def test_windows_are_those_of_transformers(ours, peer):
         assert [w.ids for w in windows] == found["input_ids"]
         assert [w.segments for w in windows] == found["token_type_ids"]
         assert [w.mask for w in windows] == found["attention_mask"]
-        assert [[place or (0, 0) for place in w.places] for w in windows] == found["offset_mapping"]
+        assert [[place or (0, 0) for place in w.offsets] for w in windows] == found["offset_mapping"]
 
 
 KINDS = {

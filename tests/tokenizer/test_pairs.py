@@ -27,7 +27,7 @@ def test_a_pair(tokenizer):
     assert window.segments == [0] * (asked + 2) + [1] * (read + 1) + [0] * (40 - asked - read - 3)
     assert window.mask == [1] * (asked + read + 3) + [0] * (40 - asked - read - 3)
     first = window.segments.index(1)
-    assert CONTEXT[slice(*window.places[first])].lower() == tokenizer.pieces[window.ids[first]]
+    assert CONTEXT[slice(*window.offsets[first])].lower() == tokenizer.pieces[window.ids[first]]
     assert window.ids.count(tokenizer.separator) == 2  # the written one is text
 
 
@@ -48,7 +48,7 @@ def test_windows_cover_the_context_and_overlap(tokenizer, words, room, overlap):
         return
     windows = encode_pair(tokenizer, QUESTION, context, length, overlap)
     assert all(len(window.ids) <= length for window in windows)
-    spans = [[p for p, s in zip(w.places, w.segments, strict=True) if p and s == 1] for w in windows]
+    spans = [[p for p, s in zip(w.offsets, w.segments, strict=True) if p and s == 1] for w in windows]
     for before, after in pairwise(spans):
         assert before[len(before) - overlap :] == after[:overlap] and len(after) > overlap
     assert spans[0] + [p for span in spans[1:] for p in span[overlap:]] == [(start, end) for _, start, end in read]

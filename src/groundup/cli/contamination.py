@@ -32,5 +32,5 @@ def contamination(
     found = chapter.contamination(
         model, task, data, corpus or [], seed=seed, examples=examples, shards=shards, permutations=permutations, out=out
     )
-    print(printable(chapter.shown(found)), file=sys.stderr)
+    print(printable(chapter.report_text(found)), file=sys.stderr)
     result(found)

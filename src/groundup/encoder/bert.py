@@ -65,8 +65,8 @@ class Embeddings(nn.Module):
 
     def forward(self, ids_BT: Tensor, segments_BT: Tensor) -> Tensor:
         positions_T = torch.arange(ids_BT.shape[1], device=ids_BT.device)
-        places_TD = self.position_embeddings(positions_T)
-        return self.LayerNorm(self.word_embeddings(ids_BT) + self.token_type_embeddings(segments_BT) + places_TD)
+        position_TD = self.position_embeddings(positions_T)
+        return self.LayerNorm(self.word_embeddings(ids_BT) + self.token_type_embeddings(segments_BT) + position_TD)
 
 
 class SelfAttention(nn.Module):
@@ -87,7 +87,7 @@ class SelfAttention(nn.Module):
         return out_BHTC.transpose(1, 2).reshape(B, T, D)
 
 
-class AddedAndNormed(nn.Module):
+class ResidualNorm(nn.Module):
     """The end of each half of a layer: `BertSelfOutput` and `BertOutput`."""
 
     def __init__(self, inputs: int, config: EncoderConfig) -> None:
@@ -103,7 +103,7 @@ class Attention(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.self = SelfAttention(config)
-        self.output = AddedAndNormed(config.hidden_size, config)
+        self.output = ResidualNorm(config.hidden_size, config)
 
     def forward(self, x_BTD: Tensor, visible: Tensor) -> Tensor:
         return self.output(self.self(x_BTD, visible), x_BTD)
@@ -123,7 +123,7 @@ class Layer(nn.Module):
         super().__init__()
         self.attention = Attention(config)
         self.intermediate = Intermediate(config)
-        self.output = AddedAndNormed(config.intermediate_size, config)
+        self.output = ResidualNorm(config.intermediate_size, config)
 
     def forward(self, x_BTD: Tensor, visible: Tensor) -> Tensor:
         x_BTD = self.attention(x_BTD, visible)
@@ -207,7 +207,7 @@ class WithHead(nn.Module):
 
 
 class MaskedLanguageModel(WithHead):
-    """Logits of what stands behind each [MASK]; `BertForMaskedLM`, its output tied to the word embeddings."""
+    """Logits of the token behind each [MASK]; `BertForMaskedLM`, its output tied to the word embeddings."""
 
     architecture = "BertForMaskedLM"
 
@@ -256,9 +256,9 @@ def initialise(model: nn.Module, seed: int) -> None:
     """Random matrices of variance 1/fan-in; from the start a token looks at its neighbours and at copies of itself.
 
     Queries begin equal to keys, and positions as sinusoids of short range (after Trockman & Kolter 2023, "mimetic"
-    initialisation). Asked where in 40 random tokens, of which those shared are marked, six given ones stand, an encoder
-    of width 64 and depth 2 is at 0.5 nats after 100 steps of 32; from BERT's start (normal, deviation 0.02) it is at 3.3
-    after 150, as it is with positions of the usual range. Chance is 3.5.
+    initialisation). Measured on a task: find six given tokens among 40 random ones, with shared tokens marked. An encoder of
+    width 64 and depth 2 is at 0.5 nats after 100 steps of 32; from BERT's start (normal, deviation 0.02) it is at 3.3 after
+    150, as it is with positions of the usual range. Chance is 3.5.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -298,8 +298,8 @@ def save(folder: Path, model: MaskedLanguageModel | SpanReader, tokenizer: WordP
     }
     write_json(folder / "config.json", description)
     tokenizer.save(folder, model_max_length=model.config.max_position_embeddings)
-    how = "Trained to find the answer to a question in a text." if isinstance(model, SpanReader) else "Trained to fill in masks."
-    cards.write(folder, description, parameter_counts(model)["total"], False, Card(how), {})
+    task = "Trained to find the answer to a question in a text." if isinstance(model, SpanReader) else "Trained to fill in masks."
+    cards.write(folder, description, parameter_counts(model)["total"], False, Card(task), {})
     save_weights(model, folder)
 
 
@@ -308,11 +308,11 @@ def load_config(folder: Path) -> EncoderConfig:
     description = read_object(folder / "config.json")
     if description.get("model_type") != "bert":
         raise UserError(f"{folder}: model_type is {description.get('model_type')!r}; an encoder is bert")
-    other = {
+    unsupported = {
         "hidden_act": description.get("hidden_act", "gelu") != "gelu",
         "position_embedding_type": description.get("position_embedding_type", "absolute") != "absolute",
         "is_decoder": description.get("is_decoder", False),
     }
-    if differs := [name for name, is_other in other.items() if is_other]:
-        raise UserError(f"{folder}/config.json: {', '.join(differs)} is not what groundup's encoder computes")
+    if names := [name for name, is_unsupported in unsupported.items() if is_unsupported]:
+        raise UserError(f"{folder}/config.json: {', '.join(names)} is not what groundup's encoder computes")
     return shape_of(EncoderConfig, description, folder / "config.json")

@@ -1,8 +1,8 @@
 """Questions made from plain text, so that a reader can practise before it sees a real one (Lewis et al. 2019, 1906.04980).
 
-A phrase of a paragraph is the answer. The sentence that it stands in, without it, is the question: some words are left
-out, a question word that suits the phrase takes its place, and often the parts change places, as in real questions.
-What is learned is to find the words of the question in the context, and the kind of phrase that is missing there.
+A phrase of a paragraph is the answer. Its sentence without it is the question: some words are dropped, a question word that
+suits the phrase replaces it, and often the parts before and after it are swapped, as in real questions.
+The reader learns to find the words of the question in the context, and the kind of phrase that is missing there.
 """
 
 import re
@@ -15,13 +15,13 @@ from groundup.encoder.squad import Question, phrases_of
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"“(])")
 _YEAR = re.compile(r"1\d{3}|20\d{2}")
 PARAGRAPH_WORDS = (50, 220)
-LONGEST_ANSWER_WORDS = 5
+MAX_ANSWER_WORDS = 5
 CLAUSE_WORDS = 9  # on each side of the answer
-LEFT_OUT = (0.2, 0.7)  # of the words of the clause: from a little to most of them
+DROP_PROBABILITIES = (0.2, 0.7)  # of the words of the clause: from a little to most of them
 
 
 def paragraphs(texts: Iterable[str]) -> Iterator[str]:
-    """Lines of a text that are paragraphs: long enough for several sentences, short enough for one window."""
+    """Lines of texts that are paragraphs: long enough for several sentences, short enough for one window."""
     low, high = PARAGRAPH_WORDS
     for text in texts:
         for line in text.split("\n"):
@@ -34,21 +34,21 @@ def cloze(paragraph: str, seed: tuple[int, ...]) -> Question | None:
     """One question about the paragraph, the same for the same seed; None when no phrase suits."""
     generator = np.random.default_rng(seed)
     sentence = generator.choice(_SENTENCE.split(paragraph))
-    phrases = [(start, end) for start, end in phrases_of(sentence) if sentence.count(" ", start, end) < LONGEST_ANSWER_WORDS]
+    phrases = [(start, end) for start, end in phrases_of(sentence) if sentence.count(" ", start, end) < MAX_ANSWER_WORDS]
     if len(phrases) < 2:
         return None
-    # Names and numbers are asked for more often: so they are in SQuAD.
+    # Names and numbers are asked for more often, as in SQuAD.
     weights = np.array([4.0 if re.search(r"\d|[A-Z]", sentence[s or 1 : e]) else 1.0 for s, e in phrases])
     start, end = phrases[generator.choice(len(phrases), p=weights / weights.sum())]
     answer = sentence[start:end]
     sides = (sentence[:start].split()[-CLAUSE_WORDS:], sentence[end:].split()[:CLAUSE_WORDS])
-    left_out = generator.uniform(*LEFT_OUT)
-    before, after = ([word for word in side if generator.random() > left_out] for side in sides)
+    drop_probability = generator.uniform(*DROP_PROBABILITIES)
+    before, after = ([word for word in side if generator.random() > drop_probability] for side in sides)
     asking = [generator.choice(_question_words(answer))]
-    order = (asking + after + before, before + asking + after, asking + before + after)[generator.integers(3)]
+    question = (asking + after + before, before + asking + after, asking + before + after)[generator.integers(3)]
     return Question(
         "-".join(map(str, seed)),
-        " ".join(order).strip(" .,;:!?") + "?",
+        " ".join(question).strip(" .,;:!?") + "?",
         paragraph,
         [(paragraph.index(sentence) + start, answer)],
     )

@@ -1,12 +1,12 @@
 """A reader: an encoder that points at the first and the last token of the answer (Devlin et al. 2019, section 4.2).
 
-Question and context are one sequence; every token gets a number for "the answer begins here" and one for "it ends here".
-A long context is read through overlapping windows. One that does not hold the answer is trained to point at [CLS], and
-in the end the likeliest span of all windows is the answer, cut out of the context as it was written.
+Question and context are one sequence; every token gets a logit for "the answer begins here" and one for "it ends here".
+A long context is read through overlapping windows. A window without the answer is trained to point at [CLS]. The likeliest
+span of all windows is the answer, copied from the context.
 
-A reader that starts from nothing has two helps. It practises first on questions made from plain text (`cloze_questions`). And
-segment 2 in place of 1 marks the tokens of the context that the question has too: the exact-match feature of DrQA (Chen
-et al. 2017), which a large pre-trained encoder finds by itself. A BERT with two segments is read without it.
+A reader trained from scratch has two aids. It practises first on questions made from plain text (`cloze_questions`). And segment
+2 in place of 1 marks the tokens of the context that the question has too: the exact-match feature of DrQA (Chen et al. 2017),
+which a large pre-trained encoder finds by itself. A BERT with two segments is used without it.
 """
 
 import math
@@ -39,30 +39,30 @@ from groundup.training.schedule import warmup_stable_decay
 
 OVERLAP = 128  # tokens of context that a window shares with the next (BERT's), at most a third of it
 HOW_TO_TRAIN = "`groundup train-reader`"
-LONGEST_ANSWER = 30  # tokens (BERT's)
+MAX_ANSWER_TOKENS = 30  # BERT's
 
 
 @dataclass(frozen=True)
 class ReaderSettings:
     depth: int = 2
     length: int = 320  # tokens of a window
-    batch: int = 32  # windows a step
+    batch: int = 32  # windows per step
     practice_steps: int = 0  # on questions made from plain text
     steps: int = 500
-    rate: float = 2e-3
+    rate: float = 2e-3  # the learning rate, by this name in `reader.json` too
 
 
 @dataclass(frozen=True)
 class LabelledWindow:
     window: Window
-    first: int  # tokens of the window where the answer begins and ends; 0, [CLS], where it is not inside
+    first: int  # indices of the answer's first and last token in the window; both 0, [CLS], if it is not inside
     last: int
 
 
 @dataclass(frozen=True)
 class Answer:
     text: str
-    start: int  # character of the context
+    start: int  # its offset in the context
     score: float  # log-probability of its first token plus that of its last
 
 
@@ -71,23 +71,23 @@ def windows_of(tokenizer: WordPiece, question: Question, length: int) -> list[Wi
 
 
 def fits(tokenizer: WordPiece, question: Question, length: int) -> bool:
-    """Whether it leaves most of a window of `length` tokens to the context."""
+    """Whether the question leaves most of a window of `length` tokens to the context."""
     return len(tokenizer.encode(question.question)) <= length // 3
 
 
-def rows_of(tokenizer: WordPiece, question: Question, length: int) -> list[LabelledWindow]:
-    """The windows of a question, each with the place of the first right answer in it."""
+def labelled_windows(tokenizer: WordPiece, question: Question, length: int) -> list[LabelledWindow]:
+    """The windows of a question, each with the span of the first right answer in it."""
     start, text = question.answers[0]
     windows = windows_of(tokenizer, question, length)
     return [LabelledWindow(window, *_span(window, start, start + len(text))) for window in windows]
 
 
 def _span(window: Window, start: int, end: int) -> tuple[int, int]:
-    context = [(n, place) for n, place in enumerate(window.places) if place and window.segments[n] == 1]
-    inside = [number for number, place in context if place[0] < end and place[1] > start]
+    context = [(index, span) for index, span in enumerate(window.offsets) if span and window.segments[index] == 1]
+    inside = [index for index, span in context if span[0] < end and span[1] > start]
     # An answer that the window's edge cuts is not inside it.
-    whole = inside and context[0][1][0] <= start and context[-1][1][1] >= end
-    return (inside[0], inside[-1]) if whole else (0, 0)
+    complete = inside and context[0][1][0] <= start and context[-1][1][1] >= end
+    return (inside[0], inside[-1]) if complete else (0, 0)
 
 
 def collate(windows: Sequence[Window], config: EncoderConfig, device: torch.device) -> Batch:
@@ -98,7 +98,7 @@ def collate(windows: Sequence[Window], config: EncoderConfig, device: torch.devi
         return torch.tensor([row + [value] * (longest - len(row)) for row in rows]).to(device)
 
     context = [
-        [int(n == 0 or (segment == 1 and window.places[n] is not None)) for n, segment in enumerate(window.segments)]
+        [int(index == 0 or (segment == 1 and window.offsets[index] is not None)) for index, segment in enumerate(window.segments)]
         for window in windows
     ]
     return {
@@ -110,7 +110,7 @@ def collate(windows: Sequence[Window], config: EncoderConfig, device: torch.devi
 
 
 def _is_reader(folder: Path) -> bool:
-    """Whether it says that it is a question answerer; whether it is whole and fits, loading it tells."""
+    """Whether the config says that it answers questions; whether it is complete is checked on loading."""
     path = folder / "config.json"
     return path.is_file() and [SpanReader.architecture] == read_object(path).get("architectures")
 
@@ -118,10 +118,10 @@ def _is_reader(folder: Path) -> bool:
 def _segments(window: Window, mark_shared: bool) -> list[int]:
     if not mark_shared:
         return window.segments
-    words = [n for n, place in enumerate(window.places) if place]
-    asked = {window.ids[n] for n in words if window.segments[n] == 0}
-    marked = {n for n in words if window.segments[n] == 1 and window.ids[n] in asked}
-    return [segment + (n in marked) for n, segment in enumerate(window.segments)]
+    words = [index for index, offsets in enumerate(window.offsets) if offsets]
+    question_ids = {window.ids[index] for index in words if window.segments[index] == 0}
+    shared = {index for index in words if window.segments[index] == 1 and window.ids[index] in question_ids}
+    return [segment + (index in shared) for index, segment in enumerate(window.segments)]
 
 
 def log_probabilities(model: SpanReader, batch: Batch) -> Tensor:
@@ -134,7 +134,7 @@ def log_probabilities(model: SpanReader, batch: Batch) -> Tensor:
 def span_loss(model: SpanReader, batch: Batch) -> tuple[Tensor, Metrics]:
     """Cross-entropy of the first and the last token, in nats, averaged over the two.
 
-    batch: as `collate` has it, and spans (batch, 2) int64, weight (batch,) float32 that adds up to one over a step.
+    batch: as returned by `collate`, and spans (batch, 2) int64, weight (batch,) float32 that adds up to one over a step.
     """
     logp = log_probabilities(model, batch).gather(1, batch["spans"][:, None, :])[:, 0]
     loss = -(logp.mean(1) * batch["weight"]).sum()
@@ -150,10 +150,10 @@ def build(
     folder: Path,
     seed: int = 0,
 ) -> SpanReader:
-    """Train a reader from nothing and write it to `folder`, which transformers opens as `BertForQuestionAnswering`.
+    """Train a reader from scratch and write it to `folder`, which transformers opens as `BertForQuestionAnswering`.
 
-    `practice`: paragraphs (see `cloze_questions.paragraphs`) for the questions made from text. Resumes when called again.
-    Raises UserError when there is nothing to learn from.
+    `practice`: paragraphs (see `cloze_questions.paragraphs`) that questions are made from. Resumes when called again.
+    Raises UserError without any questions or paragraphs.
     """
     if not (questions or practice):
         raise UserError("no questions to learn from, and no paragraphs to make some of")
@@ -165,29 +165,29 @@ def build(
     model = SpanReader(config)
     bert.initialise(model, seed)
     model.to(device.torch_device)
-    practised = settings.practice_steps if practice else 0
+    practice_steps = settings.practice_steps if practice else 0
 
     def practice_rows(step: int, count: int) -> list[LabelledWindow]:
         numbers = range(step * settings.batch, step * settings.batch + count)
-        made = [cloze(practice[number % len(practice)], (seed, number)) for number in numbers]
-        asked = [question for question in made if question and fits(tokenizer, question, settings.length)]
-        return [rows_of(tokenizer, question, settings.length)[0] for question in asked]
+        clozes = [cloze(practice[number % len(practice)], (seed, number)) for number in numbers]
+        fitting_questions = [question for question in clozes if question and fits(tokenizer, question, settings.length)]
+        return [labelled_windows(tokenizer, question, settings.length)[0] for question in fitting_questions]
 
-    if practised:
-        rows = partial(practice_rows, count=settings.batch)
-        _train(model, rows, practised, settings.rate, device, folder / "practice")
+    if practice_steps:
+        practice_batch = partial(practice_rows, count=settings.batch)
+        _train(model, practice_batch, practice_steps, settings.rate, device, folder / "practice")
     if questions and settings.steps:
-        every = []
+        labelled = []
         with Progress("encoding", len(questions), "questions") as progress:
             for question in questions:
-                every += rows_of(tokenizer, question, settings.length)
+                labelled += labelled_windows(tokenizer, question, settings.length)
                 progress.advance()
-        share = settings.batch // 2 if practised else settings.batch
+        question_count = max(1, settings.batch // 2) if practice_steps else settings.batch
 
         def rows(step: int) -> list[LabelledWindow]:
-            chosen = [every[index] for index in chosen_rows(step, share, len(every), seed)]
-            # Half a step still practises: real questions alone are soon known by heart.
-            return chosen + (practice_rows(practised + step, settings.batch - share) if practised else [])
+            chosen = [labelled[index] for index in chosen_rows(step, question_count, len(labelled), seed)]
+            # Half of each step still practises: real questions alone are soon memorised.
+            return chosen + (practice_rows(practice_steps + step, settings.batch - question_count) if practice_steps else [])
 
         _train(model, rows, settings.steps, settings.rate, device, folder / "reader")
     bert.save(folder, model, tokenizer)
@@ -197,10 +197,10 @@ def build(
 
 
 def _train(
-    model: SpanReader, rows: Callable[[int], list[LabelledWindow]], steps: int, rate: float, device: Device, folder: Path
+    model: SpanReader, step_rows: Callable[[int], list[LabelledWindow]], steps: int, lr: float, device: Device, folder: Path
 ) -> None:
     def batches(step: int) -> list[Batch]:
-        chosen = sorted(rows(step), key=lambda row: len(row.window.ids))
+        chosen = sorted(step_rows(step), key=lambda row: len(row.window.ids))
         if not chosen:
             raise UserError("no paragraph of this step gives a question; they need sentences with several phrases")
         halves = [half for half in (chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]) if half]  # less padding
@@ -217,7 +217,7 @@ def _train(
         model,
         span_loss,
         batches,
-        Optimizer(model, one_lr(rate), betas=(0.9, 0.98)),
+        Optimizer(model, one_lr(lr), betas=(0.9, 0.98)),
         lambda step: warmup_stable_decay(step, steps, max(1, steps // 20), steps // 2),
         steps,
         folder,
@@ -228,25 +228,25 @@ def _train(
 
 @torch.no_grad()
 def answer(
-    model: SpanReader, tokenizer: WordPiece, questions: Sequence[Question], device: Device, batch: int = 16
+    model: SpanReader, tokenizer: WordPiece, questions: Sequence[Question], device: Device, batch_size: int = 16
 ) -> dict[str, Answer]:
     """The likeliest span of each question's context, by question id; an empty answer where the context has no words."""
     length = model.config.max_position_embeddings
     windows = [(q, window) for q in questions for window in windows_of(tokenizer, q, length)]
-    found = {q.id: Answer("", 0, float("-inf")) for q in questions}
-    for first in range(0, len(windows), batch):
-        part = windows[first : first + batch]
-        logp = log_probabilities(model, collate([window for _, window in part], model.config, device.torch_device))
+    answers = {q.id: Answer("", 0, float("-inf")) for q in questions}
+    for first in range(0, len(windows), batch_size):
+        batch_windows = windows[first : first + batch_size]
+        logp = log_probabilities(model, collate([window for _, window in batch_windows], model.config, device.torch_device))
         logp[:, 0] = -torch.inf  # [CLS]: "not in this window"
         spans = logp[:, :, None, 0] + logp[:, None, :, 1]  # (windows, first token, last token)
-        reach = torch.ones(spans.shape[1:], dtype=torch.bool, device=spans.device)
-        scores, flat = spans.masked_fill(~reach.triu().tril(LONGEST_ANSWER - 1), -torch.inf).flatten(1).max(1)
-        for (question, window), score, place in zip(part, scores.tolist(), flat.tolist(), strict=True):
-            if score > found[question.id].score:
-                begin, end = divmod(place, spans.shape[2])
-                start, stop = window.places[begin][0], window.places[end][1]
-                found[question.id] = Answer(question.context[start:stop], start, score)
-    return found
+        allowed = torch.ones(spans.shape[1:], dtype=torch.bool, device=spans.device)
+        scores, flat = spans.masked_fill(~allowed.triu().tril(MAX_ANSWER_TOKENS - 1), -torch.inf).flatten(1).max(1)
+        for (question, window), score, flat_index in zip(batch_windows, scores.tolist(), flat.tolist(), strict=True):
+            if score > answers[question.id].score:
+                first_token, last_token = divmod(flat_index, spans.shape[2])
+                start, end = window.offsets[first_token][0], window.offsets[last_token][1]
+                answers[question.id] = Answer(question.context[start:end], start, score)
+    return answers
 
 
 def ask(folder: Path | None, context: Path, question: str) -> dict:
@@ -257,8 +257,8 @@ def ask(folder: Path | None, context: Path, question: str) -> dict:
     text = read_whole(context)
     device = choose()
     if folder is None or not _is_reader(folder):
-        what = "no reader given" if folder is None else f"{folder}: not the folder of a reader"
-        raise UserError(f"{what}; {HOW_TO_TRAIN} makes one of questions in SQuAD's format")
+        problem = "no reader given" if folder is None else f"{folder}: not the folder of a reader"
+        raise UserError(f"{problem}; {HOW_TO_TRAIN} makes one of questions in SQuAD's format")
     model = SpanReader.load(folder).to(device.torch_device)
-    found = answer(model, WordPiece.load(folder), [Question("", question, text, [])], device)[""]
-    return {"answer": found.text, "start": found.start, "probability": math.exp(found.score)}
+    result = answer(model, WordPiece.load(folder), [Question("", question, text, [])], device)[""]
+    return {"answer": result.text, "start": result.start, "probability": math.exp(result.score)}

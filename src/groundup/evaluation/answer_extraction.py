@@ -1,4 +1,4 @@
-"""Whether a generated answer is right: what of it counts, and how it is compared."""
+"""Whether a generated answer is right: which part of the text is the answer, and how it is compared."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import regex
 
 from groundup.core.errors import UserError
 
-PATIENCE = 1.0  # seconds for one text: a task's expression that takes longer would on the next one too
+TIMEOUT = 1.0  # seconds for one text: a task's expression that takes longer on one would on the next too
 
 
 def cut(text: str, until: Sequence[str]) -> str:
@@ -18,7 +18,7 @@ def cut(text: str, until: Sequence[str]) -> str:
 
 
 def require_expression(expression: str, where: str) -> None:
-    """Raises UserError for what is no regular expression: before a model has written anything."""
+    """Raises UserError for what is no regular expression, before a model writes anything."""
     try:
         regex.compile(expression)
     except regex.error as error:
@@ -33,19 +33,19 @@ def extract(text: str, expression: str, which: str) -> str | None:
     if not expression:
         return text.strip()
     try:
-        found = [*regex.finditer(expression, text, timeout=PATIENCE)]
+        matches = [*regex.finditer(expression, text, timeout=TIMEOUT)]
     except TimeoutError:
-        raise UserError(f"extract: {expression[:60]!r} takes more than {PATIENCE:.0f} s for one text; make it simpler") from None
-    if not found:
+        raise UserError(f"extract: {expression[:60]!r} takes more than {TIMEOUT:.0f} s for one text; make it simpler") from None
+    if not matches:
         return None
-    match = found[0 if which == "first" else -1]
+    match = matches[0 if which == "first" else -1]
     groups = [group for group in match.groups() if group is not None]
     return (groups[0] if groups else match[0]).strip()
 
 
-def same(found: str, right: str) -> bool:
+def same(answer: str, target: str) -> bool:
     """Without case, and without the commas, dollars and full stop around a number: GSM8K's rule in lm-eval."""
-    return _plain(found) == _plain(right)
+    return _plain(answer) == _plain(target)
 
 
 def _plain(text: str) -> str:

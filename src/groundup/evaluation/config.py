@@ -1,4 +1,4 @@
-"""Settings of the tests made from held-out documents; and what a task file may say."""
+"""Settings of the tests made from held-out documents; and the keys of a task file."""
 
 from typing import Annotated, Literal
 
@@ -14,11 +14,11 @@ class EvaluationConfig(Section):
 
 
 class BenchmarksConfig(Section):
-    """Of steps of kind benchmarks, which no run has unless its recipe adds one."""
+    """For steps of kind benchmarks, which a run has only if its recipe adds one."""
 
     tasks: list[str] = []  # shipped ones by name, or task files
     data: str = ""  # the folder of their examples
-    limit: Annotated[int, Field(ge=0, le=MOST)] = 0  # examples a task; 0: all
+    limit: Annotated[int, Field(ge=0, le=MOST)] = 0  # examples per task; 0: all
     contamination: bool = False  # also whether each task was trained on: order and overlap with the run's corpus
     leaderboard: str = ""  # a file that gets the rows
 
@@ -35,12 +35,12 @@ ABSTENTIONS = [
 
 class FewShot(Section):
     count: Annotated[int, Field(ge=0, le=100)]
-    files: list[str] = []  # none: the examples' own, but for the one that is asked
+    files: list[str] = []  # none: the task's own files, without the question itself
     choose: Literal["first", "random"] = "first"  # of the example's group; random as lm-eval draws, with its seed
 
 
 class TaskFile(Section):
-    """A template is jinja in `{{ }}` over the columns of a row; an expression is what would stand in there."""
+    """A template is text with jinja in `{{ }}` over the columns of a row; an expression is what is inside the braces."""
 
     title: str = ""
     kind: Literal["choices", "pairs", "last word", "generation", "perplexity", "toxicity", "existence"]
@@ -63,20 +63,20 @@ class TaskFile(Section):
     target: str = ""
     until: list[str] = ["\n"]
     max_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
-    extract: str = ""  # regular expression: what of a continuation is the answer, its first group; if not given all
+    extract: str = ""  # regular expression whose first group is the answer in a continuation; if not given all of it
     extract_which: Literal["first", "last"] = "first"
     match: Literal["exact", "words"] = "exact"  # words: SQuAD's exact match and F1, without case, articles, punctuation
     # perplexity: `text` is a template. Windows of a text longer than the context overlap by half, so that each token has half
-    # a context before it; disjoint as in lm-eval, whose tokens have from one to all of it.
+    # a context before it; or they are disjoint as in lm-eval, where a token has from one token to a whole context before it.
     text: str = ""
     windows: Literal["half", "disjoint"] = "half"
-    # toxicity: of `prompt`, so many samples of `max_tokens` are judged by the classifier, a file beside the examples. Gehman et
-    # al. 2020 take 25 of 20 tokens with top_p 0.9.
+    # toxicity: `samples` continuations of `prompt`, of `max_tokens` each, are scored by the classifier, a file in the folder of
+    # the examples. Gehman et al. 2020 take 25 of 20 tokens with top_p 0.9.
     classifier: str = ""
     samples: Annotated[int, Field(ge=1, le=100)] = 25
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
-    # existence: expression; rows that are asked about what does not exist are false. `target` is an accepted answer, or several,
-    # of the others. `corpus`: files, beside the examples, that have the names, links and citations that exist.
+    # existence: expression, false for rows about what does not exist. `target` has one or several accepted answers of the others.
+    # `corpus`: files, in the folder of the examples, with the names, links and citations that exist.
     exists: str = ""
     abstentions: list[str] = ABSTENTIONS
     corpus: list[str] = []

@@ -1,7 +1,7 @@
 """What an answer costs: time, memory, floating-point operations and energy (HELM, Liang et al. 2022, section 4.8).
 
-A task's seconds say what evaluating it took here, with shared prefixes and batches. The speed of reading and of writing is a
-model's own: one prompt, nothing shared, so that two models compare.
+A task's seconds are what evaluating it took, with shared prefixes and batches. Prefill and decode speeds are measured with one
+prompt and nothing shared, so that they can be compared between models.
 """
 
 import sys
@@ -17,7 +17,7 @@ from groundup.generation.engine import Sampling, generate, room
 from groundup.model.architectures import flops
 from groundup.model.base import LanguageModel
 
-PROMPT, WRITTEN = 512, 32  # tokens; less in a shorter context
+PROMPT_TOKENS, DECODED_TOKENS = 512, 32  # less in a shorter context
 REPEATS = 5
 
 
@@ -25,46 +25,46 @@ def speed(model: LanguageModel) -> dict[str, Any]:
     """{"prefill_tokens_per_second", "decode_tokens_per_second"}: medians, with the slowest and fastest of five repetitions as
     low and high; and "forward_flop_per_token" in a context as long as the prompt.
 
-    One prompt of arbitrary tokens. Sampled, not greedy, so that no draft of several tokens is taken over.
+    One prompt of arbitrary tokens. Sampled, not greedy, so that no drafted tokens are accepted.
     """
     context = model.config.max_position_embeddings
-    written = max(1, min(WRITTEN, context // 2 - 1))
-    length = max(1, min(PROMPT, room(model, written + 1)))
-    prompt = torch.randint(0, model.config.vocab_size, (length,), generator=torch.Generator().manual_seed(0)).tolist()
+    decoded = max(1, min(DECODED_TOKENS, context // 2 - 1))
+    prompt_length = max(1, min(PROMPT_TOKENS, room(model, decoded + 1)))
+    prompt = torch.randint(0, model.config.vocab_size, (prompt_length,), generator=torch.Generator().manual_seed(0)).tolist()
 
     def seconds(tokens: int) -> float:
         start = time.perf_counter()
         generate(model, [prompt], (), Sampling(tokens), 0)
         return time.perf_counter() - start
 
-    seconds(2)  # what is built at the first call
-    reads, writes = [], []
+    seconds(2)  # warm-up
+    prefill_seconds, decode_seconds = [], []
     for _ in range(REPEATS):
-        reads.append(seconds(1))
-        writes.append(max(1e-9, seconds(written + 1) - reads[-1]))
+        prefill_seconds.append(seconds(1))
+        decode_seconds.append(max(1e-9, seconds(decoded + 1) - prefill_seconds[-1]))
     return {
-        "prefill_tokens_per_second": _rates(length, reads),
-        "decode_tokens_per_second": _rates(written, writes),
-        "forward_flop_per_token": flops(model, length, 1) / 3,  # training's, without the two parts of the way back
+        "prefill_tokens_per_second": _tokens_per_second(prompt_length, prefill_seconds),
+        "decode_tokens_per_second": _tokens_per_second(decoded, decode_seconds),
+        "forward_flop_per_token": flops(model, prompt_length, 1) / 3,  # training's, without the two thirds of the backward pass
     }
 
 
-def _rates(tokens: int, seconds: Sequence[float]) -> dict[str, float]:
+def _tokens_per_second(tokens: int, seconds: Sequence[float]) -> dict[str, float]:
     return {"value": tokens / median(seconds), "low": tokens / max(seconds), "high": tokens / min(seconds), "n": len(seconds)}
 
 
-def of_task(own: dict[str, Any], seconds: float, examples: int, machine: dict[str, float]) -> dict[str, Any]:
-    """With `own`, what `speed` says of the model, if it is computed here. `examples`: those scored in these seconds, without
-    records that were there already. `machine`: watts, price_per_hour and grams_co2_per_kwh, by the report's rule.
+def of_task(model_speed: dict[str, Any], seconds: float, examples: int, machine: dict[str, float]) -> dict[str, Any]:
+    """`model_speed`: the result of `speed`, empty for a model computed elsewhere. `examples`: those scored in these seconds,
+    without resumed records. `machine`: watts, price_per_hour and grams_co2_per_kwh, as for the report.
     """
     return {
         "seconds": seconds, "examples": examples, "examples_per_second": examples / seconds if seconds else 0.0,
-        "peak_memory_bytes": peak_memory(), **own, "watts": machine["watts"], **cost(seconds, **machine),
+        "peak_memory_bytes": peak_memory(), **model_speed, "watts": machine["watts"], **cost(seconds, **machine),
     }  # fmt: skip
 
 
 def peak_memory() -> int:
-    """Bytes that this process has held at once so far, or the GPU for it; 0 where the system does not say."""
+    """Peak bytes of this process so far, or on the GPU if one is used; 0 where the system does not say."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return int(torch.cuda.max_memory_allocated())
     try:
@@ -77,13 +77,13 @@ def peak_memory() -> int:
 def rows_of_table(results: Sequence[dict[str, Any]]) -> list[list[str]]:
     rows = [["efficiency", "seconds", "examples/s", "prefill tokens/s", "decode tokens/s", "MFLOP/token", "peak MB", "Wh"]]
     for result in results:
-        one = result["efficiency"]
-        own = ["", "", ""]
-        if "forward_flop_per_token" in one:
-            own = [f"{one[f'{name}_tokens_per_second']['value']:,.0f}" for name in ("prefill", "decode")]
-            own.append(f"{one['forward_flop_per_token'] / 1e6:,.1f}")
+        costs = result["efficiency"]
+        speed_cells = ["", "", ""]
+        if "forward_flop_per_token" in costs:
+            speed_cells = [f"{costs[f'{name}_tokens_per_second']['value']:,.0f}" for name in ("prefill", "decode")]
+            speed_cells.append(f"{costs['forward_flop_per_token'] / 1e6:,.1f}")
         rows.append([
-            result["label"], f"{one['seconds']:.1f}", f"{one['examples_per_second']:.1f}", *own,
-            f"{one['peak_memory_bytes'] / 1e6:,.0f}", f"{1000 * one['kwh']:.3g}",
+            result["label"], f"{costs['seconds']:.1f}", f"{costs['examples_per_second']:.1f}", *speed_cells,
+            f"{costs['peak_memory_bytes'] / 1e6:,.0f}", f"{1000 * costs['kwh']:.3g}",
         ])  # fmt: skip
     return rows

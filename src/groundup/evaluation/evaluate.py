@@ -1,7 +1,7 @@
 """Models on tasks: records on disk as they come, from them the figures, and the table of both.
 
-Examples are scored in parts of a fixed size, each for itself, and a part's records are written at once. So the file of a run
-that was killed is whole parts, and the same command adds the others: the same bytes as without a kill.
+Examples are scored in parts of a fixed size, each for itself, and a part's records are written at once. So the file of a killed
+run holds whole parts, and the same command adds the others: the same bytes as without the kill.
 """
 
 import json
@@ -27,7 +27,7 @@ from groundup.core.progress import Progress
 from groundup.evaluation import breakdown, efficiency, hallucination, metrics, robustness, toxic_continuations
 from groundup.evaluation.evaluated_models import FolderModel
 from groundup.evaluation.leaderboard import append, require_file, row_of
-from groundup.evaluation.ngram_model import NGRAM, ORDER, beside
+from groundup.evaluation.ngram_model import NGRAM, ORDER, ngram_models_of
 from groundup.evaluation.open_model import Identity, can_be_asked, identify, open_model
 from groundup.evaluation.results_table import line_of
 from groundup.evaluation.scoring import CONVENTIONS, Record, conventions_of, records_of
@@ -35,12 +35,12 @@ from groundup.evaluation.tasks import Example, Examples, Task, begin, corpus_tex
 
 RESULTS = "results.json"
 logger = logging.getLogger(__name__)
-# By model and task: of each example whether it is right, and its cluster.
+# By model and task: for each example whether it is right, and its cluster.
 Rights = dict[tuple[str, str], dict[int, tuple[float, str]]]
 
 FIRST_PART, PART = 8, 128  # examples
-# Of several workers: an example of MMLU with five others takes as long as twenty of BLiMP, and the last part is one worker's.
-SHARED_PART, HELD = 16, 100  # the second in parts a helper: records are small
+# With several workers: an example of MMLU with five others takes as long as twenty of BLiMP, and one worker has the last part.
+WORKER_PART, MAX_PARTS_AHEAD = 16, 100  # the second per worker: records are small
 
 
 def evaluate(
@@ -58,18 +58,18 @@ def evaluate(
     misspellings: Path | None = None,
     machine: dict[str, float] | None = None,
     leaderboard: Path | None = None,
-    kept: Path | None = None,
+    final_out: Path | None = None,
 ) -> dict[str, Any]:
-    """{"results": [one for each model and task], "comparisons": [...]}, of which `results_table.table` makes one for people.
+    """{"results": [one for each model and task], "comparisons": [...]}; `results_table.table` prints it for people.
 
-    Beside a run's models stands the n-gram model of its tokens. `out`: records as `<model>/<task>.jsonl`, and `results.json`;
-    the same call resumes there. `workers`: so many processes with one thread each, or tasks of the Ray cluster at address
-    `ray`: the same bytes for any number of them. With neither, this process with all its threads. `robust`: each task under
-    perturbations of its questions too, with slips of the file `misspellings` (`robustness.misspellings`). `machine`: its
+    A run's n-gram model is evaluated with the run's models. `out`: records as `<model>/<task>.jsonl`, and `results.json`; the
+    same call resumes there. `workers`: so many processes with one thread each, or tasks of the Ray cluster at address `ray`: the
+    same bytes for any number of them. With neither, this process with all its threads. `robust`: each task also under
+    perturbations of its questions, with misspellings from the file `misspellings` (`robustness.misspellings`). `machine`: its
     watts, price_per_hour and grams_co2_per_kwh, with which efficiency is measured too. `leaderboard`: a file that gets a row
-    of each result (`leaderboard.py`). `kept`: what `out` will be called.
-    Raises UserError for models, tasks and files that cannot be used; of all tasks the first example is made, and all models are
-    looked up, before one is opened.
+    for each result (`leaderboard.py`). `final_out`: what `out` will be called in the end.
+    Raises UserError for models, tasks and files that cannot be used. Before any model is opened, the first example of every task
+    is made and every model is looked up.
     """
     if len(set(models)) < len(models) or len(set(tasks)) < len(tasks):
         raise UserError("evaluate: a model or a task is given twice")
@@ -78,85 +78,88 @@ def evaluate(
     if leaderboard:
         require_file(leaderboard)
     if out:
-        _require_ours(out / RESULTS)
-    opened = [_checked(open_task(name, data, few_shot)) for name in tasks]
-    _require_names(opened)
-    asked = [(task, begin(task, limit)) for task in opened]
+        _require_evaluation_folder(out / RESULTS)
+    opened_tasks = [_checked(open_task(name, data, few_shot)) for name in tasks]
+    _require_distinct_names(opened_tasks)
+    loaded = [(task, begin(task, limit)) for task in opened_tasks]
     variants: dict[str, list[robustness.Variant]] = {}
     if robust:
-        known = robustness.misspellings(misspellings, data)
-        variants = {task.name: robustness.variants(task, examples, known) for task, examples in asked}
-    for name, task in ((name, task) for name in models for task in opened if not can_be_asked(name, task)):
+        misspelled = robustness.misspellings(misspellings, data)
+        variants = {task.name: robustness.variants(task, examples, misspelled) for task, examples in loaded}
+    for name, task in ((name, task) for name in models for task in opened_tasks if not can_be_asked(name, task)):
         raise UserError(f"{name[-120:]}: {task.name[:40]} samples continuations: give the folder of a model that groundup reads")
-    models = [*models, *beside(models)]
+    models = [*models, *ngram_models_of(models)]
     labels, identities = _labels(models), {name: identify(name) for name in models}
-    part = PART if workers is None and ray is None else SHARED_PART
+    part_size = PART if workers is None and ray is None else WORKER_PART
     with alone(out / RESULTS) if out else nullcontext():
-        sheets = [
-            _Sheet(name, identities[name], task, examples, out and out / labels[name], limit, part)
+        record_files = [
+            _RecordFile(name, identities[name], task, examples, out and out / labels[name], limit, part_size)
             for name in models
-            for clean in asked
+            for clean in loaded
             if can_be_asked(name, clean[0])
             for task, examples in (clean, *variants.get(clean[0].name, []))
         ]
-        outcome = _Outcome(labels, identities, machine, leaderboard, kept or out)
-        for sheet, seconds in _timed(_filled(sheets, batch_size, workers, ray)):
-            outcome.take(sheet, seconds)
-        outcome.require_any()
-        for result in outcome.results:
-            if some := variants.get(result["task"]):
-                names = (result["task"], *(task.name for task, _ in some))
-                clean, *others = (outcome.rights[result["model"], name] for name in names)
-                result["robustness"] = robustness.figures(clean, some, others)
-        _tell_refused(asked)
-        everything = {
-            "results": outcome.results, "comparisons": _comparisons(models, opened, outcome.rights), "unscored": outcome.unscored,
+        collector = _Collector(labels, identities, machine, leaderboard, final_out or out)
+        for record_file, seconds in _with_seconds(_completed(record_files, batch_size, workers, ray)):
+            collector.add(record_file, seconds)
+        collector.require_any()
+        for result in collector.results:
+            if task_variants := variants.get(result["task"]):
+                task_names = (result["task"], *(task.name for task, _ in task_variants))
+                clean, *perturbed = (collector.rights[result["model"], name] for name in task_names)
+                result["robustness"] = robustness.figures(clean, task_variants, perturbed)
+        _log_refused(loaded)
+        report = {
+            "results": collector.results, "comparisons": _comparisons(models, opened_tasks, collector.rights),
+            "unscored": collector.unscored,
         }  # fmt: skip
         if out:
-            write_json(out / RESULTS, everything)
+            write_json(out / RESULTS, report)
         if leaderboard:
-            append(leaderboard, outcome.rows)
-    return everything
+            append(leaderboard, collector.rows)
+    return report
 
 
 class NothingScored(UserError):
     """Every example of a task was skipped."""
 
 
-class _Outcome:
-    """Results of sheets, as they are filled. A model that nothing of a task fits into is told of; the others are as good."""
+class _Collector:
+    """Results of record files, as they are completed. A model that no example of a task fits into is logged; the rest counts."""
 
     def __init__(
-        self, labels: dict[str, str], identities: dict[str, Identity], machine: dict[str, float] | None, board: Path | None,
-        kept: Path | None,
+        self, labels: dict[str, str], identities: dict[str, Identity], machine: dict[str, float] | None,
+        leaderboard: Path | None, final_out: Path | None,
     ) -> None:  # fmt: skip
-        self.labels, self.identities, self.machine, self.board, self.kept = labels, identities, machine, board, kept
+        self.labels, self.identities, self.machine = labels, identities, machine
+        self.leaderboard, self.final_out = leaderboard, final_out
         self.results: list[dict[str, Any]] = []
         self.rights: Rights = {}
         self.rows: list[dict[str, Any]] = []
         self.unscored: list[dict[str, str]] = []
         self._speeds: dict[str, dict[str, Any]] = {}
 
-    def take(self, sheet: "_Sheet", seconds: float) -> None:
-        name, task = sheet.model, sheet.task
-        self.rights[name, task.name] = _headline_rights(task, sheet.records)
+    def add(self, record_file: "_RecordFile", seconds: float) -> None:
+        name, task = record_file.model, record_file.task
+        self.rights[name, task.name] = _headline_rights(task, record_file.records)
         if task.perturbation:
             return
         try:
-            found = summary(task, sheet.examples, sheet.records)
+            result = summary(task, record_file.examples, record_file.records)
         except NothingScored as error:
             logger.warning("%s: %s", name, error)
             self.unscored.append({"model": name, "label": self.labels[name], "task": task.name, "reason": str(error)})
             return
         if self.machine:
             self._speeds[name] = self._speeds.get(name) or _speed(name)
-            scored = len(sheet.records) - sheet.already
-            found["efficiency"] = efficiency.of_task(self._speeds[name], seconds, scored, self.machine)
-        where, key = self.identities[name]
-        self.results.append({"model": name, "folder": where, "label": self.labels[name], **found})
-        if self.board:
-            kept = self.kept and sheet.path and self.kept / self.labels[name] / sheet.path.name
-            self.rows.append(row_of(self.results[-1], key, task, sheet.records, sheet.path, self.board, kept))
+            scored = len(record_file.records) - record_file.resumed
+            result["efficiency"] = efficiency.of_task(self._speeds[name], seconds, scored, self.machine)
+        folder, key = self.identities[name]
+        self.results.append({"model": name, "folder": folder, "label": self.labels[name], **result})
+        if self.leaderboard:
+            path = record_file.path
+            final_path = self.final_out and path and self.final_out / self.labels[name] / path.name
+            self.rows.append(row_of(self.results[-1], key, task, record_file.records, path, self.leaderboard, final_path))
         logger.info("%s", line_of(self.results[-1]))
 
     def require_any(self) -> None:
@@ -164,25 +167,25 @@ class _Outcome:
             raise UserError(self.unscored[0]["reason"])
 
 
-def _timed(filled: Iterator["_Sheet"]) -> Iterator[tuple["_Sheet", float]]:
-    """With the seconds that each took."""
+def _with_seconds(completed: Iterator["_RecordFile"]) -> Iterator[tuple["_RecordFile", float]]:
+    """Each record file with the seconds that it took."""
     start = time.perf_counter()
-    for sheet in filled:
-        yield sheet, time.perf_counter() - start
+    for record_file in completed:
+        yield record_file, time.perf_counter() - start
         start = time.perf_counter()
 
 
-def _require_ours(path: Path) -> None:
+def _require_evaluation_folder(path: Path) -> None:
     if path.is_file() and not read_object(path).keys() >= {"results", "comparisons"}:
         raise UserError(f"{path}: is there already, and of no evaluation; give another folder")
 
 
-def _require_names(tasks: Sequence[Task]) -> None:
-    """Results, records and comparisons go by the name of a task, which is its file's."""
+def _require_distinct_names(tasks: Sequence[Task]) -> None:
+    """Results, records and comparisons are keyed by a task's name, which is its file's."""
     for number, task in enumerate(tasks):
-        if other := next((one for one in tasks[:number] if one.name == task.name), None):
-            said = f"{other.where[-90:]} and {task.where[-90:]}: two tasks called {task.name[:40]}"
-            raise UserError(f"{said}; give one file another name")
+        if other := next((earlier for earlier in tasks[:number] if earlier.name == task.name), None):
+            message = f"{other.where[-90:]} and {task.where[-90:]}: two tasks called {task.name[:40]}"
+            raise UserError(f"{message}; give one file another name")
 
 
 def _checked(task: Task) -> Task:
@@ -192,32 +195,32 @@ def _checked(task: Task) -> Task:
     return task
 
 
-def _tell_refused(asked: Sequence[tuple[Task, Examples]]) -> None:
-    for task, examples in asked:
+def _log_refused(loaded: Sequence[tuple[Task, Examples]]) -> None:
+    for task, examples in loaded:
         if examples.refused:
             logger.warning("%s: rows skipped: %s", task.name, examples.refused)
-        if examples.alike:
-            logger.warning("%s: rows that say nothing, of equal choices the first is taken: %s", task.name, examples.alike)
+        if examples.answer_twice:
+            logger.warning("%s: rows that say nothing, of equal choices the first is taken: %s", task.name, examples.answer_twice)
 
 
 def _comparisons(models: Sequence[str], tasks: Sequence[Task], rights: Rights) -> list[dict[str, Any]]:
     """Of every two models on every task."""
     return [
-        {"task": task.name, "models": [first, second], **compared}
+        {"task": task.name, "models": [first, second], **comparison}
         for task in tasks
         for number, first in enumerate(models)
         for second in models[number + 1 :]
-        if (compared := _compared(rights.get((first, task.name), {}), rights.get((second, task.name), {})))
+        if (comparison := _comparison(rights.get((first, task.name), {}), rights.get((second, task.name), {})))
     ]
 
 
 def listing() -> dict[str, Any]:
     """The shipped tasks: name -> title, kind, files."""
-    found = {}
+    tasks = {}
     for name, path in shipped().items():
         settings = read_settings(path)
-        found[name] = {"title": settings.title, "kind": settings.kind, "files": settings.files}
-    return {"tasks": found}
+        tasks[name] = {"title": settings.title, "kind": settings.kind, "files": settings.files}
+    return {"tasks": tasks}
 
 
 def _labels(models: Sequence[str]) -> dict[str, str]:
@@ -227,7 +230,7 @@ def _labels(models: Sequence[str]) -> dict[str, str]:
         if name.startswith(NGRAM):
             parts[name][-1] = f"{ORDER}-gram-of-{parts[name][-1]}"
     for count in range(1, max(map(len, parts.values())) + 1):
-        labels = {name: "-".join(found[-count:]) for name, found in parts.items()}
+        labels = {name: "-".join(path_parts[-count:]) for name, path_parts in parts.items()}
         if len(set(labels.values())) == len(models):
             return labels
     return {name: f"model-{number}" for number, name in enumerate(models)}
@@ -236,8 +239,8 @@ def _labels(models: Sequence[str]) -> dict[str, str]:
 # --- records ------------------------------------------------------------------------------------------------------
 
 
-class _Sheet:
-    """Records of a model on a task, in memory and, in a folder, on disk: those that are there already, then part by part."""
+class _RecordFile:
+    """Records of a model on a task, in memory and, given a folder, on disk: first those that are on disk, then part by part."""
 
     def __init__(
         self, model: str, identity: Identity, task: Task, examples: Examples, folder: Path | None, limit: int | None, part: int
@@ -245,23 +248,23 @@ class _Sheet:
         self.model, self.task, self.examples, self.part = model, task, examples, part
         self.path = folder / f"{task.name}.jsonl" if folder else None
         self.records: list[Record] = []
-        self.asked: int | None = None  # examples, once all parts are handed out
+        self.total: int | None = None  # examples, once all parts are handed out
         if self.path:
-            self.records = _found(self.path, {"model": identity.key, **task.digest(), "limit": limit}, examples, part)
-        self.already = len(self.records)
+            self.records = _resumed_records(self.path, {"model": identity.key, **task.digest(), "limit": limit}, examples, part)
+        self.resumed = len(self.records)
 
     def parts(self) -> Iterator[list[Example]]:
         first = len(self.records)
         while part := self.examples.part(first, _end_of_part(first, self.part)):
             first += len(part)
             yield part
-        self.asked = first
+        self.total = first
 
-    def add(self, made: list[Record]) -> None:
+    def add(self, records: list[Record]) -> None:
         if self.path:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in made))
-        self.records += made
+                file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+        self.records += records
 
 
 def _end_of_part(first: int, size: int) -> int:
@@ -269,66 +272,68 @@ def _end_of_part(first: int, size: int) -> int:
     return FIRST_PART if first < FIRST_PART else first - first % size + size
 
 
-def _filled(sheets: Sequence[_Sheet], batch_size: int, workers: int | None, ray: str | None) -> Iterator[_Sheet]:
-    """Each sheet once it is full, in their order. Workers are busy with parts of several sheets at a time."""
-    waiting: deque[_Sheet] = deque()
+def _completed(
+    record_files: Sequence[_RecordFile], batch_size: int, workers: int | None, ray: str | None
+) -> Iterator[_RecordFile]:
+    """Each record file once it is complete, in their order. Workers have parts of several record files at a time."""
+    in_progress: deque[_RecordFile] = deque()
     alone = workers is None and ray is None
 
     def jobs() -> Iterator[tuple[Any, ...]]:
-        for sheet in sheets:
-            for part in sheet.parts():
-                waiting.append(sheet)
-                yield sheet.model, sheet.task, part, batch_size, alone
+        for record_file in record_files:
+            for part in record_file.parts():
+                in_progress.append(record_file)
+                yield record_file.model, record_file.task, part, batch_size, alone
 
-    unfinished = deque(sheets)
-    total = sum(sheet.examples.count for sheet in sheets)
-    done = sum(len(sheet.records) for sheet in sheets)
+    unfinished = deque(record_files)
+    total = sum(record_file.examples.count for record_file in record_files)
+    done = sum(len(record_file.records) for record_file in record_files)
     choose()  # sets how many threads there are
     threads = torch.get_num_threads()
     try:
         with pool(workers or (0 if ray else 1), ray) as helpers, Progress("evaluate", total, "examples", done=done) as progress:
-            for made in helpers.spread(_scored, jobs(), held=HELD):
-                waiting.popleft().add(made)
-                progress.advance(len(made))
-                while unfinished and len(unfinished[0].records) == unfinished[0].asked:
+            for records in helpers.spread(_scored, jobs(), held=MAX_PARTS_AHEAD):
+                in_progress.popleft().add(records)
+                progress.advance(len(records))
+                while unfinished and len(unfinished[0].records) == unfinished[0].total:
                     yield unfinished.popleft()
         yield from unfinished
     finally:
         torch.set_num_threads(threads)
-        _opened.cache_clear()
+        _cached_model.cache_clear()
 
 
 def _scored(model: str, task: Task, part: list[Example], batch_size: int, alone: bool) -> list[Record]:
     """A worker's job. One thread: sums of float32 can depend on how many share them."""
-    opened = _opened(model)
+    loaded_model = _cached_model(model)
     if not alone:
         torch.set_num_threads(1)
-    return records_of(opened, task, part, batch_size)
+    return records_of(loaded_model, task, part, batch_size)
 
 
-_opened = lru_cache(1)(open_model)
+_cached_model = lru_cache(1)(open_model)
 
 
 def _speed(name: str) -> dict[str, Any]:
-    """Of a model that is computed here; nothing of others."""
-    opened = _opened(name)
-    return efficiency.speed(opened.model) if isinstance(opened, FolderModel) else {}
+    """Speed of a model that groundup computes; empty for others."""
+    model = _cached_model(name)
+    return efficiency.speed(model.model) if isinstance(model, FolderModel) else {}
 
 
-def _found(path: Path, key: dict[str, Any], examples: Examples, part: int) -> list[Record]:
-    """Whole parts of records that a call with the same key wrote. The file is cut to them; of another key it is started again."""
-    note = path.with_suffix(".key.json")
+def _resumed_records(path: Path, key: dict[str, Any], examples: Examples, part: int) -> list[Record]:
+    """Whole parts of records that a call with the same key wrote. The file is cut to them, or emptied if the key is another."""
+    key_file = path.with_suffix(".key.json")
     key = json.loads(json.dumps(key))
-    if path.is_file() and path.stat().st_size and not note.is_file():
+    if path.is_file() and path.stat().st_size and not key_file.is_file():
         raise UserError(f"{path}: is there already, and no records of an evaluation; give another folder")
-    if not (path.is_file() and note.is_file() and read_object(note) == key):
+    if not (path.is_file() and key_file.is_file() and read_object(key_file) == key):
         if path.is_file():
             logger.warning("%s: of another model, task or data: started again", path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("", encoding="utf-8")
-        write_json(note, key)
+        write_json(key_file, key)
         return []
-    records, size, whole, kept = [], 0, 0, 0
+    records, size, complete_bytes, complete_records = [], 0, 0, 0
     for line in path.read_bytes().splitlines(keepends=True):
         try:
             record = json.loads(line) if line.endswith(b"\n") else None
@@ -340,10 +345,10 @@ def _found(path: Path, key: dict[str, Any], examples: Examples, part: int) -> li
         records.append(record)
         size += len(line)
         if _end_of_part(len(records) - 1, part) == len(records) or not examples.part(len(records), len(records) + 1):
-            whole, kept = size, len(records)
+            complete_bytes, complete_records = size, len(records)
     with path.open("r+b") as file:
-        file.truncate(whole)
-    return records[:kept]
+        file.truncate(complete_bytes)
+    return records[:complete_records]
 
 
 # --- figures ------------------------------------------------------------------------------------------------------
@@ -356,34 +361,34 @@ def summary(task: Task, examples: Examples, records: Sequence[Record]) -> dict[s
     if not scored:
         reason = next(iter(skipped), "no examples")
         raise NothingScored(f"{task.name}: nothing could be scored: {reason}; take shorter examples or a longer context")
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "task": task.name, "kind": task.settings.kind, "n": len(scored), "skipped": dict(skipped),
         "truncated": sum(record["truncated"] for record in scored),
     }  # fmt: skip
     groups = [record["group"] for record in scored] if task.settings.group else None
     if task.settings.by:
-        found["by"] = _by(records, _headline_rights(task, records), bool(task.settings.group))
+        result["by"] = _breakdown(records, _headline_rights(task, records), bool(task.settings.group))
     if task.settings.kind == "perplexity":
-        return found | _perplexities(scored)
+        return result | _perplexities(scored)
     if task.settings.kind in ("choices", "pairs"):
-        return found | _choices(task, scored, groups)
+        return result | _choices(task, scored, groups)
     if task.settings.kind == "toxicity":
         figures = toxic_continuations.figures(scored, groups)
-        return found | {"figures": figures, "samples": task.settings.samples, "language": "en"}
+        return result | {"figures": figures, "samples": task.settings.samples, "language": "en"}
     if task.settings.kind == "existence":
-        return found | {
+        return result | {
             "figures": hallucination.figures(scored, groups),
             "confidence": hallucination.confidence(scored),
             "references": hallucination.made_up(scored, corpus_texts(task) if task.corpus else None),
         }
     rights = [record["right"] for record in scored]
-    found["accuracy"] = {"answer": _figure(rights, groups)}
-    found["convention"] = "answer"
+    result["accuracy"] = {"answer": _figure(rights, groups)}
+    result["convention"] = "answer"
     if task.settings.kind == "last word":
-        found["perplexity"] = _exp(-float(np.mean([record["nats"] for record in scored])))
+        result["perplexity"] = _exp(-float(np.mean([record["nats"] for record in scored])))
     if "f1" in scored[0]:
-        found["f1"] = metrics.mean_interval([record["f1"] for record in scored], groups)
-    return found
+        result["f1"] = metrics.mean_interval([record["f1"] for record in scored], groups)
+    return result
 
 
 def _figure(rights: Sequence[float], groups: Sequence[str] | None) -> dict[str, Any]:
@@ -395,34 +400,34 @@ def _figure(rights: Sequence[float], groups: Sequence[str] | None) -> dict[str, 
 def _choices(task: Task, scored: Sequence[Record], groups: Sequence[str] | None) -> dict[str, Any]:
     headline = _convention(task)
     figures = {name: _figure(_rights(name, scored), groups) for name in conventions_of(scored[0])}
-    shares = [figure["accuracy"] for figure in figures.values()]
+    accuracies = [figure["accuracy"] for figure in figures.values()]
     nats = [record["letters" if headline == "letter" else "answers"] for record in scored]
     answers = [record["answer"] for record in scored]
-    found = {
+    result = {
         "convention": headline,
         "accuracy": figures,
-        "spread": max(shares) - min(shares),
-        "calibration": metrics.calibration([metrics.softmax(some) for some in nats], answers),
+        "spread": max(accuracies) - min(accuracies),
+        "calibration": metrics.calibration([metrics.softmax(choice_nats) for choice_nats in nats], answers),
     }
     if task.settings.kind == "choices":
-        counts, lengths = [len(some) for some in nats], [record["characters"] for record in scored]
-        found["baselines"] = metrics.baselines(counts, answers, lengths)
+        counts, lengths = [len(choice_nats) for choice_nats in nats], [record["characters"] for record in scored]
+        result["baselines"] = metrics.baselines(counts, answers, lengths)
     else:
-        found["baselines"] = {"chance": float(np.mean([1 / len(some) for some in nats]))}
-    return found
+        result["baselines"] = {"chance": float(np.mean([1 / len(choice_nats) for choice_nats in nats]))}
+    return result
 
 
 def _convention(task: Task) -> str:
     convention = task.settings.convention or "answer"
-    known = [name for name in CONVENTIONS if task.settings.listed or name == "answer" or name.startswith("answer ")]
-    if convention not in (known if task.settings.kind == "choices" else ["answer"]):
-        raise UserError(f"{task.where}: convention = {convention[:40]!r}; choose one of {', '.join(known)}"[:300])
+    conventions = [name for name in CONVENTIONS if task.settings.listed or name == "answer" or name.startswith("answer ")]
+    if convention not in (conventions if task.settings.kind == "choices" else ["answer"]):
+        raise UserError(f"{task.where}: convention = {convention[:40]!r}; choose one of {', '.join(conventions)}"[:300])
     return convention
 
 
 def _rights(convention: str, scored: Sequence[Record]) -> list[float]:
-    chosen = CONVENTIONS[convention]
-    return [float(chosen(record) == record["answer"]) for record in scored]
+    choice = CONVENTIONS[convention]
+    return [float(choice(record) == record["answer"]) for record in scored]
 
 
 def _perplexities(scored: Sequence[Record]) -> dict[str, Any]:
@@ -440,7 +445,7 @@ def _exp(value: float) -> float:
 
 
 def _headline_rights(task: Task, records: Sequence[Record]) -> dict[int, tuple[float, str]]:
-    """By example, whether it is right under the headline's convention, and its cluster."""
+    """By example: whether it is right under the headline convention, and its cluster."""
     scored = [record for record in records if "skipped" not in record]
     if task.settings.kind == "perplexity":
         return {}
@@ -454,15 +459,15 @@ def _headline_rights(task: Task, records: Sequence[Record]) -> dict[int, tuple[f
     return {record["example"]: (right, record["group"]) for record, right in zip(scored, rights, strict=True)}
 
 
-def _by(records: Sequence[Record], rights: dict[int, tuple[float, str]], clustered: bool) -> dict[str, Any]:
-    marks = {record["example"]: record.get("by", {}) for record in records}
+def _breakdown(records: Sequence[Record], rights: dict[int, tuple[float, str]], clustered: bool) -> dict[str, Any]:
+    values = {record["example"]: record.get("by", {}) for record in records}
     groups = [group for _, group in rights.values()] if clustered else None
-    return breakdown.figures([marks[number] for number in rights], [right for right, _ in rights.values()], groups)
+    return breakdown.figures([values[number] for number in rights], [right for right, _ in rights.values()], groups)
 
 
-def _compared(ours: dict[int, tuple[float, str]], theirs: dict[int, tuple[float, str]]) -> dict[str, Any] | None:
-    """On the examples that both were scored on."""
-    both = sorted(ours.keys() & theirs.keys())
-    if not both:
+def _comparison(ours: dict[int, tuple[float, str]], theirs: dict[int, tuple[float, str]]) -> dict[str, Any] | None:
+    """On the examples that both models were scored on."""
+    shared = sorted(ours.keys() & theirs.keys())
+    if not shared:
         return None
-    return metrics.compare([ours[n][0] for n in both], [theirs[n][0] for n in both], [ours[n][1] for n in both])
+    return metrics.compare([ours[n][0] for n in shared], [theirs[n][0] for n in shared], [ours[n][1] for n in shared])

@@ -1,6 +1,6 @@
 """Models under evaluation, whoever computes them: how likely texts are, and what is written after a prompt.
 
-Three methods, those of lm-eval, make a model one that every task can be asked of. `open_model` has what a name stands for.
+A model needs three methods, those of lm-eval, for every task. `open_model` says which model a name stands for.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -22,20 +22,20 @@ from groundup.tokenizer.load import AnyTokenizer
 from groundup.tokenizer.template import Before
 
 
-class Continued(NamedTuple):
+class ContinuationScore(NamedTuple):
     nats: float  # log-probability of the continuation
     greedy: bool  # whether each of its tokens was the likeliest
     tokens: int  # of the continuation
-    said: str  # the text of the likeliest token after the context
+    likeliest_text: str  # of the likeliest token after the context
     truncated: bool  # whether the context was cut from the left
 
 
 class EvaluatedModel(Protocol):
-    """What tasks are asked of. `name` as it was given."""
+    """What every task is scored with. `name` as it was given."""
 
     name: str
 
-    def continuations(self, pairs: Sequence[tuple[str, str]], batch_size: int) -> list[Continued | BadRow]:
+    def continuations(self, pairs: Sequence[tuple[str, str]], batch_size: int) -> list[ContinuationScore | BadRow]:
         """Of each (context, continuation); BadRow, with the reason, for one that has no score."""
 
     def texts(self, texts: Sequence[str], windows: str, batch_size: int) -> list[float | BadRow]:
@@ -50,9 +50,9 @@ class EvaluatedModel(Protocol):
 
 
 class TokenModel:
-    """A model whose tokens are at hand. A subclass has the first six; the three of `EvaluatedModel` follow from them.
+    """A model whose tokens are at hand. A subclass has the first six methods; the three of `EvaluatedModel` follow from them.
 
-    `opening`: ids that its tokenizer puts before a text, as other tools have them; maybe none.
+    `opening`: ids that its tokenizer puts before every text in other tools; may be empty.
     """
 
     context: int
@@ -79,71 +79,72 @@ class TokenModel:
     def generate(self, prompts: Sequence[list[int]], until: tuple[str, ...], max_tokens: int) -> list[list[int]]:
         raise NotImplementedError
 
-    def continuations(self, pairs: Sequence[tuple[str, str]], batch_size: int) -> list[Continued | BadRow]:
+    def continuations(self, pairs: Sequence[tuple[str, str]], batch_size: int) -> list[ContinuationScore | BadRow]:
         """White space at a context's end belongs to the continuation, and both are encoded together, as lm-eval does; where a
         token spans the border they are encoded apart. A context is cut from the left where both are too long.
         """
-        encode = lru_cache(64)(self.encode)  # of the answers to a question one stands after the other
+        encode = lru_cache(64)(self.encode)  # the answers to one question follow one another
         requests: list[ScoringRequest] = []
-        cut: list[bool] = []
+        truncated_flags: list[bool] = []
         for context, continuation in pairs:
             request, truncated = self._request(encode, context, continuation)
             requests.append(request)
-            cut.append(truncated)
-        scored = iter(self.score([one for one in requests if 0 < one.start < len(one.ids)], batch_size))
-        found: list[Continued | BadRow] = []
-        said = lru_cache(None)(lambda token: self.decode([token]))
-        for request, truncated in zip(requests, cut, strict=True):
+            truncated_flags.append(truncated)
+        scored = iter(self.score([request for request in requests if 0 < request.start < len(request.ids)], batch_size))
+        results: list[ContinuationScore | BadRow] = []
+        text_of = lru_cache(None)(lambda token: self.decode([token]))
+        for request, truncated in zip(requests, truncated_flags, strict=True):
             if request.start < 1:
-                found.append(BadRow("an answer longer than the model's context"))
+                results.append(BadRow("an answer longer than the model's context"))
                 continue
             if request.start == len(request.ids):  # of characters that the tokenizer drops
-                found.append(BadRow("an answer that has no token"))
+                results.append(BadRow("an answer that has no token"))
                 continue
-            one = next(scored)
+            score = next(scored)
             tokens = len(request.ids) - request.start
-            found.append(Continued(one.nats, one.greedy, tokens, said(one.likeliest), truncated))
-        return found
+            results.append(ContinuationScore(score.nats, score.greedy, tokens, text_of(score.likeliest), truncated))
+        return results
 
     def _request(self, encode: Callable[[str], list[int]], context: str, continuation: str) -> tuple[ScoringRequest, bool]:
-        kept = context.rstrip()
-        continuation, context = context[len(kept) :] + continuation, kept
-        first, whole = encode(context), self.encode(context + continuation)
-        together = whole[: len(first)] == first and len(whole) > len(first)
-        rest = whole[len(first) :] if together else self.encode_after(continuation, "text" if context else "nothing")
+        """The request, and whether its context was cut from the left."""
+        trimmed = context.rstrip()
+        continuation, context = context[len(trimmed) :] + continuation, trimmed
+        context_ids, all_ids = encode(context), self.encode(context + continuation)
+        together = all_ids[: len(context_ids)] == context_ids and len(all_ids) > len(context_ids)
+        added_ids = all_ids[len(context_ids) :] if together else self.encode_after(continuation, "text" if context else "nothing")
         opening = self.opening if context else self.opening or [self.begin_of_text]
-        ids, start = (*opening, *first, *rest), len(opening) + len(first)
-        if (beyond := len(ids) - self.context - 1) > 0:
-            return ScoringRequest(ids[beyond:], start - beyond), True
+        ids, start = (*opening, *context_ids, *added_ids), len(opening) + len(context_ids)
+        if (excess := len(ids) - self.context - 1) > 0:
+            return ScoringRequest(ids[excess:], start - excess), True
         return ScoringRequest(ids, start), False
 
     def texts(self, texts: Sequence[str], windows: str, batch_size: int) -> list[float | BadRow]:
-        first = (self.opening or [self.begin_of_text])[-1]
-        sequences = [[first, *self.encode(text)] for text in texts]
+        first_token = (self.opening or [self.begin_of_text])[-1]
+        sequences = [[first_token, *self.encode(text)] for text in texts]
         if windows == "half":
             return [*self.overlapping(sequences, batch_size)]
-        parts = [disjoint(ids, self.context) for ids in sequences]
-        scored = iter(self.score([one for some in parts for one in some], batch_size))
-        return [sum(next(scored).nats for _ in some) for some in parts]
+        windows_per_text = [disjoint(ids, self.context) for ids in sequences]
+        scored = iter(self.score([request for requests in windows_per_text for request in requests], batch_size))
+        return [sum(next(scored).nats for _ in requests) for requests in windows_per_text]
 
     def written(
         self, prompts: Sequence[str], until: Sequence[str], max_tokens: int, batch_size: int
     ) -> list[tuple[str, bool]]:
         """A prompt that leaves no room for an answer is cut from the left."""
-        most = room_in(self.context, max_tokens)
+        max_prompt = room_in(self.context, max_tokens)
         encoded = [[*self.opening, *self.encode(prompt)] or [self.begin_of_text] for prompt in prompts]
         texts = [""] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda number: len(encoded[number]))
         for first in range(0, len(order), batch_size):
-            some = order[first : first + batch_size]
-            ids = self.generate([encoded[number][-most:] for number in some], tuple(until), max_tokens)
-            for number, one in zip(some, ids, strict=True):
-                texts[number] = self.decode(one)
-        return [(text, len(ids) > most) for text, ids in zip(texts, encoded, strict=True)]
+            batch = order[first : first + batch_size]
+            answers = self.generate([encoded[number][-max_prompt:] for number in batch], tuple(until), max_tokens)
+            for number, ids in zip(batch, answers, strict=True):
+                texts[number] = self.decode(ids)
+        return [(text, len(ids) > max_prompt) for text, ids in zip(texts, encoded, strict=True)]
 
 
 def disjoint(ids: Sequence[int], context: int) -> list[ScoringRequest]:
-    """Every token but the first once, in windows of `context` after one token; the last one reaches back as far as it can."""
+    """Every token but the first once, in windows of `context` tokens after one; the last window reaches back as far as it can."""
     ends = [*range(context, len(ids) - 1, context), len(ids) - 1] if len(ids) > 1 else []
     starts = [1, *(end + 1 for end in ends)]
     return [
@@ -154,7 +155,7 @@ def disjoint(ids: Sequence[int], context: int) -> list[ScoringRequest]:
 
 @dataclass
 class FolderModel(TokenModel):
-    """Of a folder that is read here."""
+    """A model of a folder that groundup reads itself."""
 
     name: str
     folder: Path
@@ -177,36 +178,36 @@ class FolderModel(TokenModel):
         return self.tokenizer.encode_after(text, before)
 
     def decode(self, ids: Sequence[int]) -> str:
-        # A model may have more rows than tokens, as Qwen's have, and find one of those the likeliest: it has no text.
+        # A model may have more rows than tokens, as Qwen's have, and the likeliest may be one without a token: it has no text.
         return self.tokenizer.decode_within([token for token in ids if token < self.tokenizer.size])
 
     @cached_property
     def steps(self) -> Steps | None:
-        return continuations.steps_of(self.model)
+        return continuations.native_steps(self.model)
 
     def score(self, requests: Sequence[ScoringRequest], batch_size: int) -> list[Scored]:
         return continuations.score(self.model, requests, batch_size, self.steps)
 
     def overlapping(self, sequences: Sequence[Sequence[int]], batch_size: int) -> list[float]:
         tokens = max(1, min(batch_size * 256, 16_384))
-        found = likelihood.score(self.model, sequences, batch_tokens=tokens)
-        return [float(some.sum(dtype=np.float64)) for some in found]
+        nats = likelihood.score(self.model, sequences, batch_tokens=tokens)
+        return [float(nats_T.sum(dtype=np.float64)) for nats_T in nats]
 
     def generate(self, prompts: Sequence[list[int]], until: tuple[str, ...], max_tokens: int) -> list[list[int]]:
-        ends = ends_of(self.tokenizer, self.model.generation.ends, until)
+        ends = stop_token_ids(self.tokenizer, self.model.generation.ends, until)
         return generate(self.model, prompts, ends, Sampling(max_tokens, temperature=0), 0)
 
 
-def ends_of(tokenizer: AnyTokenizer, ends: Collection[int], until: tuple[str, ...]) -> list[int]:
-    """Tokens after which a continuation is over: those that end a text, and those that hold a text that ends it."""
-    found = {tokenizer.end_of_text, *ends}
+def stop_token_ids(tokenizer: AnyTokenizer, ends: Collection[int], until: tuple[str, ...]) -> list[int]:
+    """Tokens after which a continuation is over: those that end a text, and those that hold one of `until`."""
+    stop_tokens = {tokenizer.end_of_text, *ends}
     for text in filter(None, until):
-        sought = text.encode()
-        found |= {token for token in range(tokenizer.size) if sought in tokenizer.token_bytes(token)}
-    return sorted(found)
+        stop_bytes = text.encode()
+        stop_tokens |= {token for token in range(tokenizer.size) if stop_bytes in tokenizer.token_bytes(token)}
+    return sorted(stop_tokens)
 
 
-def before(plain: list[int], whole: list[int]) -> list[int]:
-    """Of the ids of a text with special tokens those that stand before the text."""
-    starts = [place for place in range(len(whole)) if whole[place : place + len(plain)] == plain]
-    return whole[: starts[0]] if starts else []
+def ids_before(plain: list[int], with_special: list[int]) -> list[int]:
+    """The special tokens that stand before a text: `plain` are its ids without special tokens, `with_special` with them."""
+    starts = [index for index in range(len(with_special)) if with_special[index : index + len(plain)] == plain]
+    return with_special[: starts[0]] if starts else []

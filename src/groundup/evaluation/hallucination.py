@@ -1,8 +1,8 @@
 """Hallucination: questions about things that exist and about invented ones of the same form.
 
-Of something that does not exist the only right thing to say is that one does not know it. So each answer is an abstention,
-found by its phrases, or an assertion: of an invented thing that is a hallucination. How sure a model is of an answer should
-say whether it is right: its confidence is the geometric mean of the probabilities of the answer's tokens.
+About something that does not exist, the only right answer is that one does not know it. So each answer is an abstention,
+recognised by its phrases, or an assertion; about an invented thing an assertion is a hallucination. A model's confidence should
+predict whether an answer is right: it is the geometric mean of the probabilities of the answer's tokens.
 """
 
 import re
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from groundup.evaluation.scoring import Record
     from groundup.evaluation.tasks import Example
 
-DRAWS = 500  # of the bootstrap of calibration
-MOST_OBJECTS = 500  # of which docstring questions are made
-HALF = 0.5
-SHOWN = 20  # references that exist nowhere
+BOOTSTRAP_DRAWS = 500  # for the intervals of calibration
+MAX_OBJECTS = 500  # that docstring questions are made of
+MIN_F1 = 0.5
+MAX_SHOWN = 20  # made-up references
 
 
 def abstains(text: str, phrases: Sequence[str]) -> bool:
-    """Whether the text holds one of the phrases, without case, as words of their own."""
+    """Whether the text holds one of the phrases, as whole words, ignoring case."""
     plain = " ".join(text.lower().replace("’", "'").split())
     return any(
         re.search(rf"(?<!\w){re.escape(' '.join(phrase.lower().split()))}(?!\w)", plain) for phrase in phrases if phrase.strip()
@@ -38,7 +38,7 @@ def abstains(text: str, phrases: Sequence[str]) -> bool:
 
 
 def record(text: str, example: "Example", settings: "TaskFile", confidence: float) -> "Record":
-    """`right` is null for an assertion about what exists where no answer was given to hold it against. An empty answer is
+    """`right` is null for an assertion about something that exists if the example has no accepted answer. An empty answer is
     neither an abstention nor an assertion.
     """
     exists, abstained = bool(example.answer), abstains(text, settings.abstentions)
@@ -48,64 +48,64 @@ def record(text: str, example: "Example", settings: "TaskFile", confidence: floa
         right = None if answered and not example.texts else float(answered and says(text, example.texts, settings.match))
     return {
         "text": text, "exists": exists, "abstained": abstained, "answered": answered, "right": right, "confidence": confidence,
-        "references": references.references(text, example.prompt[example.begins :]),
+        "references": references.references(text, example.prompt[example.question_start :]),
     }  # fmt: skip
 
 
 def says(text: str, accepted: Sequence[str], match: str) -> bool:
-    """Whether the text holds one of the answers word by word; of `words`, whether it shares half of its words with one, by
-    SQuAD's F1, as descriptions can.
+    """Whether the text holds one of the answers word by word; with `words`, for descriptions, whether SQuAD's F1 with one of
+    them is at least a half.
     """
     if match == "words":
-        return max(f1(text, one) for one in accepted) >= HALF
-    said = f" {' '.join(references.words(text))} "
-    return any(f" {' '.join(references.words(one))} " in said for one in accepted)
+        return max(f1(text, answer) for answer in accepted) >= MIN_F1
+    spoken = f" {' '.join(references.words(text))} "
+    return any(f" {' '.join(references.words(answer))} " in spoken for answer in accepted)
 
 
 def figures(scored: Sequence["Record"], groups: Sequence[str] | None) -> dict[str, Any]:
-    """Shares of the questions about what exists and what does not: answered, abstained (the rest is empty), and right."""
-    found: dict[str, Any] = {}
+    """Shares of the questions about existing and invented things: answered, abstained (the rest are empty), and right."""
+    result: dict[str, Any] = {}
     for exists, name in ((True, "existing"), (False, "invented")):
-        some = [place for place, one in enumerate(scored) if one["exists"] == exists]
-        if not some:
+        indices = [index for index, record in enumerate(scored) if record["exists"] == exists]
+        if not indices:
             continue
-        clusters = groups and [groups[place] for place in some]
-        for what in ("answered", "abstained"):
-            found[f"{what}, {name}"] = metrics.mean_value([float(scored[place][what]) for place in some], clusters)
-    known = [place for place, one in enumerate(scored) if one["right"] is not None]
-    if known:
-        found["right"] = metrics.mean_value([scored[p]["right"] for p in known], groups and [groups[p] for p in known])
-    return found
+        clusters = groups and [groups[index] for index in indices]
+        for outcome in ("answered", "abstained"):
+            result[f"{outcome}, {name}"] = metrics.mean_value([float(scored[index][outcome]) for index in indices], clusters)
+    graded = [index for index, record in enumerate(scored) if record["right"] is not None]
+    if graded:
+        result["right"] = metrics.mean_value([scored[i]["right"] for i in graded], groups and [groups[i] for i in graded])
+    return result
 
 
 def confidence(scored: Sequence["Record"]) -> dict[str, Any]:
-    """Of what was answered, and can be judged, {"n", "ece", "adaptive_ece", "brier", "auroc"}, with bootstrap intervals, and
-    "bins" of a reliability diagram. An ECE of few answers is too high, and so is its interval: chance alone fills bins unevenly.
+    """{"n", "ece", "adaptive_ece", "brier", "auroc"} of the answers that can be graded, with bootstrap intervals, and "bins" of a
+    reliability diagram. An ECE of few answers is too high, and so is its interval: chance alone fills bins unevenly.
     """
-    pairs = np.array([(one["confidence"], one["right"]) for one in scored if one["answered"] and one["right"] is not None])
-    found: dict[str, Any] = {"n": len(pairs)}
+    pairs = np.array([(ans["confidence"], ans["right"]) for ans in scored if ans["answered"] and ans["right"] is not None])
+    result: dict[str, Any] = {"n": len(pairs)}
     if not len(pairs):
-        return found
+        return result
     for name, statistic in (("ece", ece), ("adaptive_ece", adaptive_ece), ("brier", brier), ("auroc", auroc)):
         value = statistic(pairs)
-        if not np.isnan(value):  # there is no AUROC where all are right, or none
-            low, high = bootstrap(pairs, _of_each(statistic), draws=DRAWS)
-            found[name] = {"value": value, "low": low, "high": high}
+        if not np.isnan(value):  # no AUROC where all are right, or none
+            low, high = bootstrap(pairs, _over_resamples(statistic), draws=BOOTSTRAP_DRAWS)
+            result[name] = {"value": value, "low": low, "high": high}
     numbers = _bins(pairs)
-    found["bins"] = [
-        {"confidence": float(some[:, 0].mean()), "accuracy": float(some[:, 1].mean()), "n": len(some)}
+    result["bins"] = [
+        {"confidence": float(bin_pairs[:, 0].mean()), "accuracy": float(bin_pairs[:, 1].mean()), "n": len(bin_pairs)}
         for number in range(metrics.BINS)
-        if len(some := pairs[numbers == number])
+        if len(bin_pairs := pairs[numbers == number])
     ]
-    return found
+    return result
 
 
-def _of_each(statistic: Any) -> Any:
-    def each(resampled: np.ndarray, axis: int) -> np.ndarray:
-        values = [statistic(one) for one in resampled]
+def _over_resamples(statistic: Any) -> Any:
+    def each_value(resampled: np.ndarray, axis: int) -> np.ndarray:
+        values = [statistic(pairs) for pairs in resampled]
         return np.array([value for value in values if not np.isnan(value)])
 
-    return each
+    return each_value
 
 
 def _bins(pairs: np.ndarray) -> np.ndarray:
@@ -114,14 +114,15 @@ def _bins(pairs: np.ndarray) -> np.ndarray:
 
 
 def ece(pairs: np.ndarray) -> float:
-    """Of [n, (confidence, right)], in bins of equal width."""
+    """Expected calibration error of [n, (confidence, right)], in bins of equal width."""
     return float(np.abs(np.bincount(_bins(pairs), pairs[:, 1] - pairs[:, 0])).sum() / len(pairs))
 
 
 def adaptive_ece(pairs: np.ndarray) -> float:
-    """In bins of as many answers each."""
+    """The same in bins of equally many answers."""
     ordered = pairs[np.argsort(pairs[:, 0], kind="stable")]
-    return sum(abs(float((some[:, 1] - some[:, 0]).sum())) for some in np.array_split(ordered, metrics.BINS)) / len(pairs)
+    bins = np.array_split(ordered, metrics.BINS)
+    return sum(abs(float((bin_pairs[:, 1] - bin_pairs[:, 0]).sum())) for bin_pairs in bins) / len(pairs)
 
 
 def brier(pairs: np.ndarray) -> float:
@@ -129,7 +130,7 @@ def brier(pairs: np.ndarray) -> float:
 
 
 def auroc(pairs: np.ndarray) -> float:
-    """How often a right answer has more confidence than a wrong one, a tie counting half; NaN where there are none of either."""
+    """How often a right answer has more confidence than a wrong one, a tie counting half; NaN without right or wrong answers."""
     values, numbers = np.unique(pairs[:, 0], return_inverse=True)
     right = np.bincount(numbers, pairs[:, 1], len(values))
     wrong = np.bincount(numbers, 1 - pairs[:, 1], len(values))
@@ -140,59 +141,59 @@ def auroc(pairs: np.ndarray) -> float:
 
 
 def made_up(scored: Sequence["Record"], documents: Iterable[str] | None) -> dict[str, Any]:
-    """By kind how many references the answers give, and of how many no document has the words, with the share's interval over
-    answers, which give several; `answers`: the share of answers that give one such. Without documents only the counts.
+    """By kind how many references the answers give, and how many of them are in no document, with the interval of that share
+    clustered by answer; `answers`: the share of answers with a missing reference. Without documents only the counts.
     """
-    given = [one["references"] for one in scored]
-    found: dict[str, Any] = {kind: {"given": sum(len(one[kind]) for one in given)} for kind in references.KINDS}
+    answers = [record["references"] for record in scored]
+    result: dict[str, Any] = {kind: {"given": sum(len(answer[kind]) for answer in answers)} for kind in references.KINDS}
     if documents is None:
-        return found
-    gone = references.missing(given, documents)
+        return result
+    missing_by_answer = references.missing(answers, documents)
     for kind in references.KINDS:
         flags = [
-            (float(name in lost[kind]), str(place))
-            for place, (one, lost) in enumerate(zip(given, gone, strict=True))
-            for name in one[kind]
+            (float(name in missing[kind]), str(index))
+            for index, (answer, missing) in enumerate(zip(answers, missing_by_answer, strict=True))
+            for name in answer[kind]
         ]
-        found[kind]["missing"] = sum(len(one[kind]) for one in gone)
+        result[kind]["missing"] = sum(len(missing[kind]) for missing in missing_by_answer)
         if flags:
-            found[kind]["share"] = metrics.mean_value([flag for flag, _ in flags], [place for _, place in flags])
-        found[kind]["shown"] = [*dict.fromkeys(name for one in gone for name in one[kind])][:SHOWN]
-    found["answers"] = metrics.mean_value([float(any(one.values())) for one in gone])
-    return found
+            result[kind]["share"] = metrics.mean_value([flag for flag, _ in flags], [index for _, index in flags])
+        result[kind]["shown"] = [*dict.fromkeys(name for missing in missing_by_answer for name in missing[kind])][:MAX_SHOWN]
+    result["answers"] = metrics.mean_value([float(any(missing.values())) for missing in missing_by_answer])
+    return result
 
 
 # --- questions from docstrings ------------------------------------------------------------------------------------
 
 
 def docstring_rows(documents: Iterable[tuple[str, str]]) -> Iterator[dict[str, Any]]:
-    """Rows {"question", "exists", "answer", "object"}: what an object of the Python source among (url, text) does, and the same
-    of one that its module or class does not have.
+    """Rows {"question", "exists", "answer", "object"}: what an object of the Python source in (url, text) does, and the same
+    question about an object that its module or class does not have.
 
     An invented name has the first word of one object's and the last of another's, of the same kind: `shutil.copytree` and
-    `shutil.get_archive_formats` make `shutil.copytree_formats`. Which, follows from the object's name alone.
+    `shutil.get_archive_formats` make `shutil.copytree_formats`. Which ones are combined follows from the object's name alone.
     """
     texts = [*documents]
     items = sorted(documented(texts), key=lambda item: digest(0, item.name))
     words = {word for _, text in texts for word in re.findall(r"\w+", text)}
     pairs = ((item, _invented(item, items, words)) for item in items if _question(item))
-    chosen = [*islice(((item, other) for item, other in pairs if other), MOST_OBJECTS)]
-    # One sort after the other: every n-th row of a mixture by turns would be of one sort.
+    chosen = [*islice(((item, invented) for item, invented in pairs if invented), MAX_OBJECTS)]
+    # First all that exist, then all invented: were they alternating, every n-th row could be of one sort.
     for item, _ in chosen:
         question, answer = _question(item)
         yield {"question": question, "exists": True, "answer": answer, "object": item.name}
-    for _, other in chosen:
-        yield {"question": _question(other)[0], "exists": False, "answer": "", "object": other.name}
+    for _, invented in chosen:
+        yield {"question": _question(invented)[0], "exists": False, "answer": "", "object": invented.name}
 
 
 def _question(item: DocumentedObject) -> tuple[str, ...]:
-    """What it does, and the answer; nothing where the docstring does not say."""
+    """The question what it does, and the answer; empty where the docstring does not say."""
     rows = [row for row in examples(item) if row["kind"] == "description"]
     return tuple(message["content"] for message in rows[0]["messages"]) if rows else ()
 
 
 def _invented(item: DocumentedObject, items: Sequence[DocumentedObject], words: set[str]) -> DocumentedObject | None:
-    """None for modules, and where none of some names is new to all the source."""
+    """An object of the same kind and owner with a name that is nowhere in the source; None for modules or without such a name."""
     owner, _, short = item.name.rpartition(".")
     if item.kind == "module" or not owner:
         return None

@@ -1,8 +1,8 @@
 """A leaderboard: rows that are only ever added, each with what another must share to be compared with it.
 
 Two figures can be compared when the task's settings, the data's content, the examples and the convention are the same; else the
-page says which of them is not. Ranks are ranges: a model is behind those that are clearly better, and ahead of those that it is
-clearly better than, by a paired test where the records of both are there, else where their intervals do not meet.
+page says which of them differ. Ranks are ranges: a model is behind those that are clearly better, and ahead of those that it is
+clearly better than. A paired test says so where the records of both exist, else intervals that do not overlap.
 """
 
 import hashlib
@@ -31,14 +31,14 @@ from groundup.evaluation.tasks import Task
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 60.0  # seconds for another process that writes its rows
-LONGEST = 1 << 20  # bytes of a line: a row takes about 2,000
-SAID = 5  # lines that are none, named
+LOCK_SECONDS = 60.0  # to wait for another process that writes its rows
+MAX_LINE_BYTES = 1 << 20  # a row takes about 2,000
+MAX_MESSAGES = 5  # about lines that are no rows
 Name = Annotated[str, Field(max_length=1000)]
 
 
 class LeaderboardRow(BaseModel):
-    """One model on one task. Keys that a later version adds are passed over."""
+    """One model on one task. Keys that a later version adds are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
@@ -60,7 +60,7 @@ class LeaderboardRow(BaseModel):
     chance: float | None = None
     ece: float | None = None
     versions: dict[Name, Name]
-    records: Name = ""  # beside the leaderboard
+    records: Name = ""  # path relative to the leaderboard
     records_digest: Name = ""
 
     @property
@@ -69,12 +69,12 @@ class LeaderboardRow(BaseModel):
 
     @property
     def comparable(self) -> tuple[Any, ...]:
-        """What rows of one table share."""
+        """What all rows of one table share."""
         return self.task, self.task_digest, tuple(sorted(self.data.items())), self.examples_digest, self.convention
 
 
 def require_file(path: Path) -> None:
-    """Before hours are spent. Raises UserError for what is no plain file, and for one of other things, which would be spoilt."""
+    """Called before hours are spent. Raises UserError for what is no plain file, and for a file of something else."""
     _require_plain(path)
     if path.is_file() and path.stat().st_size:
         load(path)
@@ -86,48 +86,48 @@ def _require_plain(path: Path) -> None:
 
 
 def row_of(
-    result: dict[str, Any], key: dict[str, str], task: Task, records: Sequence[Record], path: Path | None, board: Path,
-    kept: Path | None = None,
+    result: dict[str, Any], key: dict[str, str], task: Task, records: Sequence[Record], records_path: Path | None,
+    leaderboard: Path, final_path: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """A row of a result of `evaluate`; `key` tells its model from others, `path`: where its records are, if anywhere, and
-    `kept`, where they will be.
+    """The row of a result of `evaluate`. `key` identifies its model. `records_path`: where its records are, if on disk;
+    `final_path`: where they will be in the end.
     """
     settings = task.digest()
-    scored = [record["example"] for record in records if "skipped" not in record]  # which may not be those of another model
-    asked = {name: value for name, value in settings["task"].items() if name != "title"}
-    name, figure = headline(result)
+    scored = [record["example"] for record in records if "skipped" not in record]  # may differ from another model's
+    compared_settings = {name: value for name, value in settings["task"].items() if name != "title"}
+    convention, figure = headline(result)
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "model": result["label"],
         "model_digest": _digest(key),
         "task": task.name,
-        "task_digest": _digest(asked),
+        "task_digest": _digest(compared_settings),
         "few_shot": task.settings.few_shot.count if task.settings.few_shot else 0,
         "data": settings["files"],
         "examples_digest": _digest(scored),
         "examples": len(scored),
         "kind": result["kind"],
-        "convention": name,
+        "convention": convention,
         "figure": figure["value"],
         "low": figure.get("low"),
         "high": figure.get("high"),
-        "figures": {name: one["accuracy"] for name, one in result.get("accuracy", {}).items()},
+        "figures": {name: figures["accuracy"] for name, figures in result.get("accuracy", {}).items()},
         "chance": result.get("baselines", {}).get("chance"),
         "ece": result["calibration"]["ece"] if "calibration" in result else None,
         "versions": {
             "groundup": __version__, "python": platform.python_version(), "torch": metadata.version("torch"),
         },
-        "records": os.path.relpath(kept or path, board.parent) if path else "",
-        "records_digest": digest(path) if path else "",
+        "records": os.path.relpath(final_path or records_path, leaderboard.parent) if records_path else "",
+        "records_digest": digest(records_path) if records_path else "",
     }  # fmt: skip
 
 
 def headline(result: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Of a result the figure that is told first: its name, and its value with what interval it has."""
+    """The main figure of a result: its name, and its value with its interval if it has one."""
     if "accuracy" in result:
-        found = result["accuracy"][result["convention"]]
-        return result["convention"], {**found, "value": found["accuracy"]}
-    if "figures" in result:  # of toxicity the first; of what exists what is right, since many assertions are no merit
+        figure = result["accuracy"][result["convention"]]
+        return result["convention"], {**figure, "value": figure["accuracy"]}
+    if "figures" in result:  # toxicity: the first; existence: what is right, since many assertions are no merit
         name = "right" if "right" in result["figures"] else next(iter(result["figures"]))
         return name, result["figures"][name]
     return "bits per byte", {"value": result["bits_per_byte"]}
@@ -138,7 +138,7 @@ def _digest(value: Any) -> str:
 
 
 def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Add rows, whole lines in one go, while no other process does. What a killed one left of a line stays, on its own.
+    """Add rows, as whole lines in one write, under a lock. A partial line of a killed process stays, as a line of its own.
 
     Raises UserError where another process holds the file for a minute.
     """
@@ -146,7 +146,7 @@ def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     try:
-        with FileLock(path.with_name(f".{path.name}.lock"), timeout=PATIENCE), path.open("ab+") as file:
+        with FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS), path.open("ab+") as file:
             if file.seek(0, os.SEEK_END):
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":
@@ -156,11 +156,11 @@ def append(path: Path, rows: Iterable[dict[str, Any]]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except Timeout:
-        raise UserError(f"{path}: another process has been writing to it for {PATIENCE:.0f} s; wait for it") from None
+        raise UserError(f"{path}: another process has been writing to it for {LOCK_SECONDS:.0f} s; wait for it") from None
 
 
 def load(path: Path) -> tuple[list[LeaderboardRow], list[str]]:
-    """The rows, and what is said of lines that are none. Raises UserError for a missing file, and for one without a row."""
+    """The rows, and messages about lines that are no rows. Raises UserError for a missing file, and for one without a row."""
     with open_plain(path) as file:
         lines = file.read().split(b"\n")
     rows: list[LeaderboardRow] = []
@@ -169,46 +169,46 @@ def load(path: Path) -> tuple[list[LeaderboardRow], list[str]]:
         if not line.strip():
             continue
         try:
-            if len(line) > LONGEST:
-                raise ValueError(f"longer than {LONGEST:,} bytes")
+            if len(line) > MAX_LINE_BYTES:
+                raise ValueError(f"longer than {MAX_LINE_BYTES:,} bytes")
             rows.append(LeaderboardRow.model_validate_json(line))
         except ValidationError as error:
             first = error.errors()[0]
             torn = number == len(lines)
-            place = ".".join(map(str, first["loc"]))[:60]
-            reason = "torn: the last line has no end" if torn else f"{place + ': ' if place else ''}{first['msg'][:80]}"
+            location = ".".join(map(str, first["loc"]))[:60]
+            reason = "torn: the last line has no end" if torn else f"{location + ': ' if location else ''}{first['msg'][:80]}"
             bad.append(f"line {number} is no row ({reason})")
         except (ValueError, RecursionError) as error:
             bad.append(f"line {number} is no row ({str(error)[:80]})")
-    said = bad[:SAID] + ([f"{len(bad) - SAID} more lines are no rows"] if len(bad) > SAID else [])
-    for one in said:
-        logger.warning("%s: %s", path, one)
+    messages = bad[:MAX_MESSAGES] + ([f"{len(bad) - MAX_MESSAGES} more lines are no rows"] if len(bad) > MAX_MESSAGES else [])
+    for message in messages:
+        logger.warning("%s: %s", path, message)
     if not rows:
-        why = f": {bad[0][:150]}" if bad else ""
-        raise UserError(f"{path}: no row of a leaderboard{why}; `groundup evaluate` adds some where it is told of the file")
-    return rows, said
+        reason = f": {bad[0][:150]}" if bad else ""
+        raise UserError(f"{path}: no row of a leaderboard{reason}; `groundup evaluate` adds some where it is told of the file")
+    return rows, messages
 
 
 def standings(rows: Sequence[LeaderboardRow], folder: Path) -> list[dict[str, Any]]:
     """By task, tables of rows that can be compared, the largest first: {"task", "tables": [{"rows", "why", ...}]}.
 
-    Of a model that stands in a table twice the later row counts. `folder`: where the paths of records begin.
+    If a model is in a table twice the later row counts. Paths of records are relative to `folder`.
     """
-    found = []
+    standings_by_task = []
     for task in dict.fromkeys(row.task for row in rows):
-        sets: dict[tuple[Any, ...], dict[str, LeaderboardRow]] = {}
+        by_comparable: dict[tuple[Any, ...], dict[str, LeaderboardRow]] = {}
         for row in rows:
             if row.task == task:
-                latest = sets.setdefault(row.comparable, {})
+                latest = by_comparable.setdefault(row.comparable, {})
                 latest.pop(row.model_digest, None)
                 latest[row.model_digest] = row
-        tables = sorted((list(some.values()) for some in sets.values()), key=lambda some: -len(some))
-        made = [{**_ranked(some, folder), "why": _why(tables[0][0], some[0])} for some in tables]
-        found.append({"task": task, "tables": made})
-    return found
+        tables = sorted((list(table.values()) for table in by_comparable.values()), key=lambda table: -len(table))
+        ranked_tables = [{**_ranked(table, folder), "why": _incomparable_because(tables[0][0], table[0])} for table in tables]
+        standings_by_task.append({"task": task, "tables": ranked_tables})
+    return standings_by_task
 
 
-def _why(first: LeaderboardRow, other: LeaderboardRow) -> list[str]:
+def _incomparable_because(first: LeaderboardRow, other: LeaderboardRow) -> list[str]:
     """Why two rows of one task cannot be compared; empty for two that can."""
     if first.comparable == other.comparable:
         return []
@@ -229,24 +229,24 @@ def _why(first: LeaderboardRow, other: LeaderboardRow) -> list[str]:
 
 
 def _ranked(rows: list[LeaderboardRow], folder: Path) -> dict[str, Any]:
-    rows = _told_apart(rows)
+    rows = _with_distinct_names(rows)
     values = [_values(row, folder) for row in rows]
-    ahead = [[_clearly_better(rows[a], rows[b], values[a], values[b]) for b in range(len(rows))] for a in range(len(rows))]
-    made = []
+    is_ahead = [[_clearly_better(rows[a], rows[b], values[a], values[b]) for b in range(len(rows))] for a in range(len(rows))]
+    ranked = []
     for a, row in enumerate(rows):
-        best = 1 + sum(ahead[b][a] for b in range(len(rows)))
-        worst = len(rows) - sum(ahead[a])
-        tied = [rows[b].model for b in range(len(rows)) if b != a and not ahead[a][b] and not ahead[b][a]]
-        made.append({"best": best, "worst": worst, "tied": tied, "paired": values[a] is not None, "row": row})
+        best = 1 + sum(is_ahead[b][a] for b in range(len(rows)))
+        worst = len(rows) - sum(is_ahead[a])
+        tied = [rows[b].model for b in range(len(rows)) if b != a and not is_ahead[a][b] and not is_ahead[b][a]]
+        ranked.append({"best": best, "worst": worst, "tied": tied, "paired": values[a] is not None, "row": row})
     sign = 1 if rows[0].lower_is_better else -1
-    made.sort(key=lambda one: (one["best"], one["worst"], sign * one["row"].figure))
+    ranked.sort(key=lambda entry: (entry["best"], entry["worst"], sign * entry["row"].figure))
     versions = sorted({row.versions.get("groundup", "?") for row in rows})
-    return {"rows": made, "versions": versions, "convention": rows[0].convention, "chance": rows[0].chance,
+    return {"rows": ranked, "versions": versions, "convention": rows[0].convention, "chance": rows[0].chance,
             "kind": rows[0].kind, "lower_is_better": rows[0].lower_is_better, "examples": rows[0].examples}  # fmt: skip
 
 
-def _told_apart(rows: list[LeaderboardRow]) -> list[LeaderboardRow]:
-    """Of several models of one name, as `base` of two runs, each with the beginning of its digest."""
+def _with_distinct_names(rows: list[LeaderboardRow]) -> list[LeaderboardRow]:
+    """Several models of one name, such as `base` of two runs, each get the beginning of their digest."""
     counts = Counter(row.model for row in rows)
     return [
         row if counts[row.model] == 1 else row.model_copy(update={"model": f"{row.model} ({row.model_digest[:8]})"})
@@ -254,11 +254,11 @@ def _told_apart(rows: list[LeaderboardRow]) -> list[LeaderboardRow]:
     ]
 
 
-def _clearly_better(ours: LeaderboardRow, theirs: LeaderboardRow, mine: dict | None, others: dict | None) -> bool:
-    if mine is not None and others is not None and (both := sorted(mine.keys() & others.keys())):
-        clusters = [mine[number][1] for number in both]
-        found = metrics.compare([mine[n][0] for n in both], [others[n][0] for n in both], clusters)
-        return found["difference"] > 0 and found["p"] < metrics.SIGNIFICANCE
+def _clearly_better(ours: LeaderboardRow, theirs: LeaderboardRow, our_values: dict | None, their_values: dict | None) -> bool:
+    if our_values is not None and their_values is not None and (shared := sorted(our_values.keys() & their_values.keys())):
+        clusters = [our_values[number][1] for number in shared]
+        comparison = metrics.compare([our_values[n][0] for n in shared], [their_values[n][0] for n in shared], clusters)
+        return comparison["difference"] > 0 and comparison["p"] < metrics.SIGNIFICANCE
     if None in (ours.low, ours.high, theirs.low, theirs.high):
         return False
     assert ours.low is not None and ours.high is not None and theirs.low is not None and theirs.high is not None
@@ -266,20 +266,20 @@ def _clearly_better(ours: LeaderboardRow, theirs: LeaderboardRow, mine: dict | N
 
 
 def _values(row: LeaderboardRow, folder: Path) -> dict[int, tuple[float, str]] | None:
-    """By example what counts, more for better, and its cluster; None where the records are not there, or others by now."""
+    """By example its value, higher for better, and its cluster; None where the records are missing or have changed."""
     path = folder / row.records
     if not row.records or not path.is_file() or digest(path) != row.records_digest:
         return None
-    found = {}
+    values = {}
     try:
         with open_plain(path) as file:
             for line in file:
                 record = json.loads(line)
                 if "skipped" not in record and record.get("right", 0) is not None:  # null: nobody knows
-                    found[int(record["example"])] = (_value(row, record), str(record["group"]))
+                    values[int(record["example"])] = (_value(row, record), str(record["group"]))
     except (ValueError, KeyError, TypeError, IndexError, RecursionError, UserError):  # somebody else's records
         return None
-    return found
+    return values
 
 
 def _value(row: LeaderboardRow, record: Record) -> float:

@@ -25,7 +25,7 @@ from groundup.data.docstring_questions import DocumentedObject, digest, document
 from groundup.data.simulated_annotator import overlap
 
 LETTERS = "ABCD"
-MOST_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # for questions of one's own
+ALL_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # for a user's own questions
 NEAR_IDENTICAL = 0.7  # F1 of words between two choices
 
 LogLikelihood = Callable[[list[tuple[str, str]]], list[float]]
@@ -42,7 +42,7 @@ def from_documents(documents: Iterable[tuple[str, str]], questions: int, seed: i
     none contains the name of its own object or of the one asked about: that would answer without knowledge.
     """
     pool = [(item, first_sentence(item.docstring)) for item in documented(documents) if item.kind != "module"]
-    pool = [(item, choice) for item, choice in pool if choice and not _names(choice, item)]
+    pool = [(item, choice) for item, choice in pool if choice and not _contains_name(choice, item)]
     pool.sort(key=lambda pair: digest(seed, pair[0].name))
     rows = []
     for item, right in pool:
@@ -60,35 +60,35 @@ def from_documents(documents: Iterable[tuple[str, str]], questions: int, seed: i
 def _distractors(
     item: DocumentedObject, right: str, pool: Sequence[tuple[DocumentedObject, str]], seed: int
 ) -> list[str]:
-    """Three wrong choices, the nearest kin first and then by digest; fewer when the pool has no more."""
-    same_kind = [(other, choice) for other, choice in pool if other.kind == item.kind and other is not item]
-    same_kind.sort(key=lambda pair: (pair[0].module != item.module, digest(seed, item.name, pair[0].name)))
-    taken: list[str] = []
-    for _, choice in same_kind:
-        if _names(choice, item) or any(overlap(choice, one) >= NEAR_IDENTICAL for one in [right, *taken]):
+    """Three wrong choices, those of the same module first and then by digest; fewer when the pool has no more."""
+    candidates = [(other, choice) for other, choice in pool if other.kind == item.kind and other is not item]
+    candidates.sort(key=lambda pair: (pair[0].module != item.module, digest(seed, item.name, pair[0].name)))
+    distractors: list[str] = []
+    for _, choice in candidates:
+        if _contains_name(choice, item) or any(overlap(choice, taken) >= NEAR_IDENTICAL for taken in [right, *distractors]):
             continue
-        taken.append(choice)
-        if len(taken) == len(LETTERS) - 1:
+        distractors.append(choice)
+        if len(distractors) == len(LETTERS) - 1:
             break
-    return taken
+    return distractors
 
 
-def _names(choice: str, item: DocumentedObject) -> bool:
-    short = item.name.rpartition(".")[2].lower()
-    return re.search(rf"(?<!\w){re.escape(short)}(?!\w)", choice.lower()) is not None
+def _contains_name(choice: str, item: DocumentedObject) -> bool:
+    name = item.name.rpartition(".")[2].lower()
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", choice.lower()) is not None
 
 
 # --- scoring it ---------------------------------------------------------------------------------------------------
 
 
 def listed(row: dict[str, Any]) -> str:
-    """The prompt of the "letter" convention, up to and with "Answer:"."""
+    """The prompt of the "letter" convention, up to and including "Answer:"."""
     choices = "".join(f"{letter}. {choice}\n" for letter, choice in zip(_letters(row), row["choices"], strict=True))
     return f"Question: {row['question']}\n{choices}Answer:"
 
 
 def _letters(row: dict[str, Any]) -> str:
-    return MOST_LETTERS[: len(row["choices"])]
+    return ALL_LETTERS[: len(row["choices"])]
 
 
 def score(rows: Sequence[dict[str, Any]], log_likelihood: LogLikelihood) -> dict[str, Any]:
@@ -104,13 +104,13 @@ def score(rows: Sequence[dict[str, Any]], log_likelihood: LogLikelihood) -> dict
         raise UserError("multiple choice: no questions to score; hold out more documentation")
     letters = [(listed(row), f" {letter}") for row in rows for letter in _letters(row)]
     answers = [(f"Question: {row['question']}\nAnswer:", f" {choice}") for row in rows for choice in row["choices"]]
-    found = np.array(log_likelihood(letters + answers))
-    by_letter, by_answer = np.split(found, 2)
+    nats = np.array(log_likelihood(letters + answers))
+    by_letter, by_answer = np.split(nats, 2)
     bytes_ = np.array([len(text.encode()) for _, text in answers])
     ends = np.cumsum([len(row["choices"]) for row in rows])
 
     def right(values: np.ndarray) -> int:
-        return sum(int(some.argmax()) == row["answer"] for row, some in zip(rows, np.split(values, ends[:-1]), strict=True))
+        return sum(int(scores.argmax()) == row["answer"] for row, scores in zip(rows, np.split(values, ends[:-1]), strict=True))
 
     scores = {
         convention: proportion(right(values), len(rows))
@@ -120,6 +120,6 @@ def score(rows: Sequence[dict[str, Any]], log_likelihood: LogLikelihood) -> dict
             ("answer per byte", by_answer / bytes_),
         )
     }
-    accuracies = [one["accuracy"] for one in scores.values()]
+    accuracies = [interval["accuracy"] for interval in scores.values()]
     chance = float(np.mean([1 / len(row["choices"]) for row in rows]))
     return {**scores, "chance": chance, "spread": max(accuracies) - min(accuracies)}

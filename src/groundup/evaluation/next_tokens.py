@@ -1,4 +1,4 @@
-"""What a language model is: after every piece of a text, a probability for each possible next one."""
+"""What a language model is: after every token of a text, a probability for each possible next one."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,24 +16,24 @@ def next_tokens(model: LanguageModel, tokenizer: ByteTokens, texts: Sequence[str
     """For each text {"tokens": [...], "likeliest": [[(token, probability), ...] after each token]}, most probable first.
 
     A text begins after the end-of-text token and is cut to the context. Tokens are text, with `\\xc3` for a byte that is
-    only a part of a character. Rows of the vocabulary without a token take no part.
+    only part of a character. Rows of the vocabulary without a token are left out.
     """
-    found = []
+    predictions = []
     for text in texts:
         ids = tokenizer.encode(text)[: model.config.max_position_embeddings - 1]
         row = torch.tensor([[tokenizer.begin_of_text, *ids]], device=model.lm_head.weight.device)
         logits_TV = model(row)[0, 1:, : tokenizer.size].float()
-        shares_TK, tokens_TK = logits_TV.softmax(dim=-1).topk(min(LIKELIEST, tokenizer.size), dim=-1)
+        probabilities_TK, tokens_TK = logits_TV.softmax(dim=-1).topk(min(LIKELIEST, tokenizer.size), dim=-1)
         likeliest = [
-            [(_text(tokenizer, token), share) for token, share in zip(tokens, shares, strict=True)]
-            for tokens, shares in zip(tokens_TK.tolist(), shares_TK.tolist(), strict=True)
+            [(_text(tokenizer, token), probability) for token, probability in zip(tokens, probabilities, strict=True)]
+            for tokens, probabilities in zip(tokens_TK.tolist(), probabilities_TK.tolist(), strict=True)
         ]
-        found.append({"tokens": [_text(tokenizer, token) for token in ids], "likeliest": likeliest})
-    return found
+        predictions.append({"tokens": [_text(tokenizer, token) for token in ids], "likeliest": likeliest})
+    return predictions
 
 
 def _text(tokenizer: ByteTokens, token: int) -> str:
-    for name, number in tokenizer.special_tokens.items():
-        if number == token:
+    for name, special in tokenizer.special_tokens.items():
+        if special == token:
             return name
     return tokenizer.token_bytes(token).decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""A run's n-gram model beside its networks in every table: what counting the same tokens knows of a test."""
+"""A run's n-gram model, in every table with its networks: what counting the same tokens knows of a test."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -10,13 +10,13 @@ from groundup.core.errors import UserError
 from groundup.core.files import digest
 from groundup.data.token_files import TokenFile
 from groundup.evaluation.continuations import Scored, ScoringRequest
-from groundup.evaluation.evaluated_models import TokenModel, ends_of
+from groundup.evaluation.evaluated_models import TokenModel, stop_token_ids
 from groundup.model.ngram import KneserNey
 from groundup.tokenizer.load import load as load_tokenizer
 
 NGRAM = "ngram:"  # of a name: ngram:RUN
 ORDER = 5
-MOST_TOKENS = 50_000_000  # counted, of the beginning: sorting them takes 8 GB
+MAX_COUNTED_TOKENS = 50_000_000  # the first of a file: sorting them takes 8 GB
 
 
 class NgramModel(TokenModel):
@@ -29,9 +29,9 @@ class NgramModel(TokenModel):
         self.tokenizer = load_tokenizer(run / "tokenizer")
         self.opening: list[int] = []
         self.begin_of_text = self.tokenizer.begin_of_text
-        tokens = np.asarray(TokenFile(run / "tokens" / "train").tokens[:MOST_TOKENS])
-        self.counted = KneserNey.fit(tokens, ORDER, self.tokenizer.size, self.begin_of_text)
-        self._likeliest = lru_cache(1 << 16)(lambda history: int(self.counted.next_token(np.array(history)).argmax()))
+        tokens = np.asarray(TokenFile(run / "tokens" / "train").tokens[:MAX_COUNTED_TOKENS])
+        self.model = KneserNey.fit(tokens, ORDER, self.tokenizer.size, self.begin_of_text)
+        self._likeliest = lru_cache(1 << 16)(lambda history: int(self.model.next_token(np.array(history)).argmax()))
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.encode(text)
@@ -39,32 +39,32 @@ class NgramModel(TokenModel):
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids)
 
-    def likeliest(self, before: Sequence[int]) -> int:
-        return self._likeliest(tuple(before[-(ORDER - 1) :]))
+    def likeliest(self, history: Sequence[int]) -> int:
+        return self._likeliest(tuple(history[-(ORDER - 1) :]))
 
     def score(self, requests: Sequence[ScoringRequest], batch_size: int) -> list[Scored]:
-        # What is before a token's history changes nothing, so all can be one stream.
+        # Only a token's history matters, so all requests can be one stream.
         parts = [ids[max(0, start - ORDER + 1) :] for ids, start in requests]
         sums = self._sums(parts, [len(ids) - start for ids, start in requests])
-        found = []
+        results = []
         for nats, (ids, start) in zip(sums, requests, strict=True):
-            greedy = all(self.likeliest(ids[:place]) == ids[place] for place in range(start, len(ids)))
-            found.append(Scored(nats, greedy, self.likeliest(ids[:start])))
-        return found
+            greedy = all(self.likeliest(ids[:index]) == ids[index] for index in range(start, len(ids)))
+            results.append(Scored(nats, greedy, self.likeliest(ids[:start])))
+        return results
 
     def overlapping(self, sequences: Sequence[Sequence[int]], batch_size: int) -> list[float]:
         return self._sums(sequences, [len(ids) - 1 for ids in sequences])
 
     def _sums(self, parts: Sequence[Sequence[int]], counts: Sequence[int]) -> list[float]:
-        """Of each part the log-probability of its last so many tokens."""
+        """For each part, the log-probability of its last `count` tokens."""
         if not parts:
             return []
-        found = self.counted.log_probabilities(np.array([id for part in parts for id in (self.begin_of_text, *part)]))
+        nats = self.model.log_probabilities(np.array([token for part in parts for token in (self.begin_of_text, *part)]))
         ends = np.cumsum([len(part) + 1 for part in parts])
-        return [float(found[end - count : end].sum()) for end, count in zip(ends.tolist(), counts, strict=True)]
+        return [float(nats[end - count : end].sum()) for end, count in zip(ends.tolist(), counts, strict=True)]
 
     def generate(self, prompts: Sequence[list[int]], until: tuple[str, ...], max_tokens: int) -> list[list[int]]:
-        ends = set(ends_of(self.tokenizer, [], until))
+        ends = set(stop_token_ids(self.tokenizer, [], until))
         written = []
         for prompt in prompts:
             ids = list(prompt)
@@ -92,12 +92,12 @@ def key_of(name: str) -> dict[str, str]:
     }
 
 
-def beside(models: Sequence[str]) -> list[str]:
-    """The names of the n-gram models of the runs that some models are of, but for those that are among them."""
-    found = []
-    for name in models:
-        for run in (Path(name), Path(name).parent):
-            if all((run / part).is_file() for part in ("tokens/train.bin", "tokenizer/tokenizer.json")):
-                found.append(f"{NGRAM}{run}")
+def ngram_models_of(models: Sequence[str]) -> list[str]:
+    """The names of the n-gram models of the runs that these models belong to, without those already among them."""
+    names = []
+    for model in models:
+        for run in (Path(model), Path(model).parent):
+            if all((run / file).is_file() for file in ("tokens/train.bin", "tokenizer/tokenizer.json")):
+                names.append(f"{NGRAM}{run}")
                 break
-    return [name for name in dict.fromkeys(found) if name not in models]
+    return [model for model in dict.fromkeys(names) if model not in models]

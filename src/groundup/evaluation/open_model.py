@@ -1,5 +1,5 @@
-"""What a model's name stands for: a run, a folder that is read here, one that only transformers reads, a server's address, or the
-n-gram model of a run's tokens."""
+"""What a model's name stands for: a run, a folder that groundup reads, one that only transformers reads, a server's address, or
+the n-gram model of a run's tokens."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from groundup.core.device import choose
 from groundup.core.errors import UserError
 from groundup.core.files import digest
 from groundup.core.seals import MANIFEST
-from groundup.evaluation.evaluated_models import EvaluatedModel, FolderModel, before
+from groundup.evaluation.evaluated_models import EvaluatedModel, FolderModel, ids_before
 from groundup.evaluation.ngram_model import NGRAM, NgramModel, key_of
 from groundup.evaluation.served_models import RemoteModel
 from groundup.evaluation.tasks import Task
@@ -23,7 +23,7 @@ TRANSFORMERS, ADDRESSES = "hf:", ("http://", "https://")
 
 
 class Identity(NamedTuple):
-    """`where` its files or its server are; `key`: what tells it from any other model, such as digests of its files."""
+    """`where`: its folder or its server's address; `key`: what tells it from any other model, such as digests of its files."""
 
     where: str
     key: dict[str, str]
@@ -39,20 +39,20 @@ def identify(name: str) -> Identity:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no config.json there; give the folder of a model")
     files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".model"))
-    kept = [path for path in files if path.suffix != ".json" or path.name in ("config.json", "tokenizer.json")]
-    return Identity(str(folder), {path.name: digest(path) for path in kept})
+    identifying = [path for path in files if path.suffix != ".json" or path.name in ("config.json", "tokenizer.json")]
+    return Identity(str(folder), {path.name: digest(path) for path in identifying})
 
 
 def can_be_asked(name: str, task: Task) -> bool:
-    """Whether a model can do what the task asks: to sample, only those that are computed here."""
+    """Whether a model can do the task: only models that groundup computes can sample."""
     return task.settings.kind != "toxicity" or not name.startswith((*ADDRESSES, NGRAM, TRANSFORMERS))
 
 
 def open_model(name: str) -> EvaluatedModel:
-    """Of a run's dpo stage, or its last one before that; of a stage, or a model's folder. `hf:FOLDER` is one that transformers
-    reads, `http://host/v1#model` one of a server, `ngram:RUN` the n-gram model of a run's training tokens.
+    """The model of a run (its dpo stage, or its last one before that), of a stage, or of any model's folder. `hf:FOLDER` is one
+    that transformers reads, `http://host/v1#model` one of a server, `ngram:RUN` the n-gram model of a run's training tokens.
 
-    Raises UserError where there is none, or none that can be read so.
+    Raises UserError where there is none, or none that can be read in that way.
     """
     if name.startswith(ADDRESSES):
         return RemoteModel(name)
@@ -76,4 +76,4 @@ def _folder(name: str) -> Path:
 def opening_of(folder: Path) -> list[int]:
     """Ids that a folder's tokenizer puts before every text: what lm-eval and transformers put there."""
     backend = tokenizers.Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    return before(backend.encode("a", add_special_tokens=False).ids, backend.encode("a").ids)
+    return ids_before(backend.encode("a", add_special_tokens=False).ids, backend.encode("a").ids)

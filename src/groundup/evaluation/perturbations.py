@@ -1,8 +1,8 @@
-"""Changes to a question that leave its meaning and its answer: slips of spelling, case, spaces, contractions, order.
+"""Changes to a question that keep its meaning and its answer: misspellings, case, spaces, contractions, order.
 
-The kinds are those of HELM (Liang et al. 2022, section 4.3). Code, formulas, addresses, whatever holds a digit, the labels of
-the prompt ("Question:", "B."), and the answers stay as they are. What changes depends on the seed, the example's number and the
-text alone, and a word gets the same slip wherever the example has it.
+The kinds are those of HELM (Liang et al. 2022, section 4.3). Code, formulas, addresses, tokens with a digit, the labels of the
+prompt ("Question:", "B."), and the answers stay unchanged. What changes depends only on the seed, the example's number and the
+text, and a word gets the same misspelling everywhere in an example.
 """
 
 import random
@@ -15,23 +15,24 @@ from pathlib import Path
 from groundup.core.errors import UserError
 from groundup.data.docstring_questions import digest
 from groundup.data.whole_file import read_whole
-from groundup.evaluation.tasks import LETTERS, Example
+from groundup.evaluation.answer_keys import LETTERS
+from groundup.evaluation.tasks import Example
 
-MISSPELT_SHARE = 0.2  # of the words that have a misspelling, one at least
-SHORTEST_SLIP = 5  # letters: a slip in a shorter word is too often another word
+MISSPELT_FRACTION = 0.2  # of the words that have a misspelling, one at least
+MIN_SLIP_LETTERS = 5  # a slip in a shorter word is too often another word
 MARKS = (". ", ") ", ": ", ".", ")", ":", " ")  # between a letter and its option
-MOST_SPACES = 3  # in place of one, as in HELM
+MAX_SPACES = 3  # in place of one, as in HELM
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 CODE = re.compile(r"```.*?```|`[^`\n]*`|\$[^$\n]*\$", re.DOTALL)
-# Of the prompt and not of the question: "Question:" or "Article one:" before a line, "A:" after all, "B." before an option.
+# Labels of the prompt: "Question:" or "Article one:" at the start of a line, "A:" at the end, "B." before an option.
 LABELS = re.compile(r"^[^\S\n]*(?:[A-Z]\w*+ ?){1,3}:|\b[A-Z]\w*+:\s*\Z|^[^\S\n]*\(?[A-Z][.)]", re.MULTILINE)
 TOKEN = re.compile(r"\S+")
 # Digits, snake_case, addresses, formulas, `a.b`, calls, camelCase.
 TECHNICAL = re.compile(r"[\d_@\\^=<>{}]|://|\w[.:]\w|\w\(|[a-z][A-Z]")
 SINGLE_SPACE = re.compile(r"(?<=\S) (?=\S)")
-# An option that speaks of others, or of their order.
-OF_OTHERS = re.compile(
+# An option that refers to others, or to their order.
+REFERS_TO_OTHERS = re.compile(
     r"\b(?:all|none|both|neither|any|either|each) (?:of )?(?:the |these|those|above|are)|\babove\b|\b[A-Z] (?:and|or|&) [A-Z]\b",
     re.I,
 )
@@ -57,29 +58,29 @@ _TO_LONG = re.compile(
     rf"\b(?:{'|'.join(LONG_OF)})\b(?!\s+(?:been|got|had|become|taken|done)\b)".replace("'", "['’]"), re.I
 )
 _NEXT_KEYS = {
-    letter: "".join(keys[max(0, place - 1) : place] + keys[place + 1 : place + 2])
+    letter: "".join(keys[max(0, index - 1) : index] + keys[index + 1 : index + 2])
     for keys in ("qwertyuiop", "asdfghjkl", "zxcvbnm")
-    for place, letter in enumerate(keys)
+    for index, letter in enumerate(keys)
 }
 
 
 @dataclass(frozen=True)
 class Misspellings:
-    """What people write in place of a word, or slips of our own where no file of them is given."""
+    """Misspellings of words: from a file, or slips of the keyboard where no file is given."""
 
-    of: dict[str, tuple[str, ...]] | None
-    source: str  # a file's name and content, for whoever compares two results
+    by_word: dict[str, tuple[str, ...]] | None
+    source: str  # a file's name and digest, so that results can be compared
 
     def __call__(self, word: str, seed: int) -> tuple[str, ...]:
         lower = word.lower()
-        return self.of.get(lower, ()) if self.of is not None else keyboard_slips(lower, seed)
+        return self.by_word.get(lower, ()) if self.by_word is not None else keyboard_slips(lower, seed)
 
 
 def read_misspellings(path: Path | None) -> Misspellings:
-    """Of a file in codespell's form, `wrong->right` a line; of none, slips of the keyboard.
+    """From a file in codespell's format, one `wrong->right` per line; without a file, slips of the keyboard.
 
-    A line whose word could be one of several, or has a reason, is passed over: nobody could say which was meant. So is a
-    misspelling that is another word. Raises UserError for a file without any.
+    Lines with several corrections or a reason are ignored, since they are ambiguous. So is a misspelling that is another word.
+    Raises UserError for a file without any.
     """
     if path is None:
         return Misspellings(None, "keyboard")
@@ -87,41 +88,41 @@ def read_misspellings(path: Path | None) -> Misspellings:
     lines = [line.partition("->") for line in text.lower().splitlines()]
     pairs = [(wrong.strip(), right.strip()) for wrong, _, right in lines]
     right_words = {right for _, right in pairs}
-    found: dict[str, list[str]] = {}
+    by_word: dict[str, list[str]] = {}
     for wrong, right in pairs:
         if WORD.fullmatch(wrong) and WORD.fullmatch(right) and wrong not in right_words:
-            found.setdefault(right, []).append(wrong)
-    if not found:
+            by_word.setdefault(right, []).append(wrong)
+    if not by_word:
         raise UserError(
             f"{path}: no misspellings; give a file with lines as `teh->the`, such as codespell's dictionary"
         )
     return Misspellings(
-        {right: tuple(sorted(wrong)) for right, wrong in found.items()}, f"{path.name} {digest(text):016x}"
+        {right: tuple(sorted(wrong)) for right, wrong in by_word.items()}, f"{path.name} {digest(text):016x}"
     )
 
 
 def keyboard_slips(word: str, seed: int) -> tuple[str, ...]:
-    """Two letters exchanged, one left out, one doubled, one from the next key; never the first letter."""
-    if len(word) < SHORTEST_SLIP or not (word.isascii() and word.isalpha()):
+    """Two letters swapped, one dropped, one doubled, one from the neighbouring key; never the first letter."""
+    if len(word) < MIN_SLIP_LETTERS or not (word.isascii() and word.isalpha()):
         return ()
-    draw = random.Random(f"{seed} {word}")
-    place = draw.randrange(1, len(word) - 1)
+    rng = random.Random(f"{seed} {word}")
+    index = rng.randrange(1, len(word) - 1)
     slips = [
-        word[:place] + word[place + 1] + word[place] + word[place + 2 :],
-        word[:place] + word[place + 1 :],
-        word[:place] + word[place] + word[place:],
-        word[:place] + draw.choice(_NEXT_KEYS[word[place]]) + word[place + 1 :],
+        word[:index] + word[index + 1] + word[index] + word[index + 2 :],
+        word[:index] + word[index + 1 :],
+        word[:index] + word[index] + word[index:],
+        word[:index] + rng.choice(_NEXT_KEYS[word[index]]) + word[index + 1 :],
     ]
     return tuple(sorted({slip for slip in slips if slip != word}))
 
 
-def _kept_spans(text: str, keep: Iterable[str]) -> list[tuple[int, int]]:
+def _protected_spans(text: str, protected: Iterable[str]) -> list[tuple[int, int]]:
     spans = [match.span() for match in (*CODE.finditer(text), *LABELS.finditer(text))]
     spans += [match.span() for match in TOKEN.finditer(text) if TECHNICAL.search(match[0])]
     lower = text.lower()
-    same_places = len(lower) == len(text)  # not of every script
-    for answer in {(one.lower() if same_places else one).strip() for one in keep} - {""}:
-        text = lower if same_places else text
+    same_length = len(lower) == len(text)  # not of every script
+    for answer in {(answer_text.lower() if same_length else answer_text).strip() for answer_text in protected} - {""}:
+        text = lower if same_length else text
         start = text.find(answer)
         while start >= 0:
             end = start + len(answer)
@@ -133,122 +134,122 @@ def _kept_spans(text: str, keep: Iterable[str]) -> list[tuple[int, int]]:
     return sorted(spans)
 
 
-def pieces(text: str, keep: Iterable[str]) -> Iterator[tuple[str, bool]]:
-    """The text in parts, and of each whether it may change."""
-    place = 0
-    for start, end in _kept_spans(text, keep):
-        if start > place:
-            yield text[place:start], True
-        yield text[max(start, place) : max(end, place)], False
-        place = max(end, place)
-    yield text[place:], True
+def pieces(text: str, protected: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    """The text in parts, each with whether it may change."""
+    position = 0
+    for start, end in _protected_spans(text, protected):
+        if start > position:
+            yield text[position:start], True
+        yield text[max(start, position) : max(end, position)], False
+        position = max(end, position)
+    yield text[position:], True
 
 
-def changed(text: str, keep: Iterable[str], change: Callable[[str], str]) -> str:
-    """With `change` made to what stands between the parts that are to stay."""
-    return "".join(change(piece) if free else piece for piece, free in pieces(text, keep))
+def changed(text: str, protected: Iterable[str], change: Callable[[str], str]) -> str:
+    """The text with `change` applied to the parts that may change."""
+    return "".join(change(piece) if may_change else piece for piece, may_change in pieces(text, protected))
 
 
-def like(word: str, model: str) -> str:
-    """In the case of the model: WORD, Word or word."""
-    if model.isupper() and len(model) > 1:
+def match_case(word: str, pattern: str) -> str:
+    """In the case of the pattern: WORD, Word or word."""
+    if pattern.isupper() and len(pattern) > 1:
         return word.upper()
-    return word[:1].upper() + word[1:] if model[:1].isupper() else word
+    return word[:1].upper() + word[1:] if pattern[:1].isupper() else word
 
 
-def _misspelt(
-    texts: Sequence[str], keep: Collection[str], number: int, seed: int, known: Misspellings
+def _misspelling_change(
+    texts: Sequence[str], protected: Collection[str], number: int, seed: int, misspellings: Misspellings
 ) -> Callable[[str], str]:
-    """A fifth of the words that can be misspelt, and one at least; not those that are only written with a capital, as names."""
-    free = [piece for text in texts for piece, may_change in pieces(text, keep) if may_change]
-    words = {word for piece in free for word in WORD.findall(piece) if word.islower()}
-    place = {word: digest("misspelt", seed, number, word) for word in words if known(word, seed)}
-    chosen = {word for word in place if place[word] < MISSPELT_SHARE * 2**64} or {
-        *sorted(place, key=lambda w: place[w])[:1]
+    """The change that misspells a fifth of the misspellable words, at least one; not words that are always capitalised."""
+    changeable = [piece for text in texts for piece, may_change in pieces(text, protected) if may_change]
+    words = {word for piece in changeable for word in WORD.findall(piece) if word.islower()}
+    digest_of = {word: digest("misspelt", seed, number, word) for word in words if misspellings(word, seed)}
+    chosen = {word for word in digest_of if digest_of[word] < MISSPELT_FRACTION * 2**64} or {
+        *sorted(digest_of, key=lambda word: digest_of[word])[:1]
     }
     slips = {}
     for word in chosen:
-        options = known(word, seed)
+        options = misspellings(word, seed)
         slips[word] = options[digest("slip", seed, number, word) % len(options)]
-    return lambda piece: WORD.sub(lambda match: like(slips.get(match[0].lower(), match[0]), match[0]), piece)
+    return lambda piece: WORD.sub(lambda match: match_case(slips.get(match[0].lower(), match[0]), match[0]), piece)
 
 
 def _spaced(number: int, seed: int) -> Callable[[], Callable[[str], str]]:
-    """For each text by itself, so that what two texts share is spaced alike."""
+    """A new generator for each text, so that what two texts share gets the same spaces."""
 
-    def fresh() -> Callable[[str], str]:
-        draw = random.Random(f"spaces {seed} {number}")
-        return lambda piece: SINGLE_SPACE.sub(lambda _: " " * draw.randint(1, MOST_SPACES), piece)
+    def new_change() -> Callable[[str], str]:
+        rng = random.Random(f"spaces {seed} {number}")
+        return lambda piece: SINGLE_SPACE.sub(lambda _: " " * rng.randint(1, MAX_SPACES), piece)
 
-    return fresh
+    return new_change
 
 
 def _shortened(piece: str) -> str:
-    return _TO_SHORT.sub(lambda match: like(SHORT_OF[match[0].lower()], match[0]), piece)
+    return _TO_SHORT.sub(lambda match: match_case(SHORT_OF[match[0].lower()], match[0]), piece)
 
 
 def _lengthened(piece: str) -> str:
-    return _TO_LONG.sub(lambda match: like(LONG_OF[match[0].lower().replace("’", "'")], match[0]), piece)
+    return _TO_LONG.sub(lambda match: match_case(LONG_OF[match[0].lower().replace("’", "'")], match[0]), piece)
 
 
-def perturb(example: Example, kind: str, known: Misspellings, seed: int, *, alternatives: bool = False) -> Example:
-    """The example with its question changed; itself where nothing is to change.
+def perturb(example: Example, kind: str, misspellings: Misspellings, seed: int, *, alternatives: bool = False) -> Example:
+    """The example with its question changed; itself where nothing changes.
 
-    `alternatives`: its texts are what is asked, and `prompt` what follows each: their common words change alike.
+    `alternatives`: the question is in its texts, and `prompt` follows each: their common words change alike.
     """
     if kind == "order":
         return reordered(example, seed)
     if alternatives:
-        words = [Counter(re.findall(r"\w+(?:['’]\w+)*", text)) for text in example.texts]
-        keep: set[str] = {word for some in words for word in some if len({other[word] for other in words}) > 1}
+        counts = [Counter(re.findall(r"\w+(?:['’]\w+)*", text)) for text in example.texts]
+        protected: set[str] = {word for words in counts for word in words if len({other[word] for other in counts}) > 1}
         texts = list(example.texts)
     else:
-        keep = {*example.texts}
-        texts = [example.prompt[example.begins :], example.listed[example.listed_begins :]]
+        protected = {*example.texts}
+        texts = [example.prompt[example.question_start :], example.listed[example.listed_question_start :]]
     if kind == "typos":
-        slip = _misspelt(texts, keep, example.number, seed, known)
+        misspell = _misspelling_change(texts, protected, example.number, seed, misspellings)
     changes: dict[str, Callable[[], Callable[[str], str]]] = {
-        "typos": lambda: slip,
+        "typos": lambda: misspell,
         "case": lambda: str.lower,
         "spaces": _spaced(example.number, seed),
         "contracted": lambda: _shortened,
         "expanded": lambda: _lengthened,
     }
-    new = [changed(text, keep, changes[kind]()) for text in texts]
+    new_texts = [changed(text, protected, changes[kind]()) for text in texts]
     if alternatives:
-        return replace(example, texts=tuple(new))
-    prompt, listed = example.prompt[: example.begins] + new[0], example.listed[: example.listed_begins] + new[1]
-    return replace(example, prompt=prompt, listed=listed)
+        return replace(example, texts=tuple(new_texts))
+    prefix, listed_prefix = example.prompt[: example.question_start], example.listed[: example.listed_question_start]
+    return replace(example, prompt=prefix + new_texts[0], listed=listed_prefix + new_texts[1])
 
 
 def reordered(example: Example, seed: int) -> Example:
-    """With its options in another order, and the right one followed; itself where the prompt does not list them by letters,
-    where two are the same, or where one speaks of the others ("all of the above", "both A and B").
+    """With its options in another order, and `answer` adjusted; itself where the prompt does not list them by letters, where two
+    are the same, or where one refers to the others ("all of the above", "both A and B").
     """
     texts, spans = example.texts, None
-    if len(texts) < 2 or len(set(texts)) < len(texts) or any(map(OF_OTHERS.search, texts)):
+    if len(texts) < 2 or len(set(texts)) < len(texts) or any(map(REFERS_TO_OTHERS.search, texts)):
         return example
     for mark in MARKS:
         spans = spans or _listed_spans(example, mark)
     if not spans:
         return example
     order = list(range(len(texts)))
-    draw = random.Random(f"order {seed} {example.number}")
+    rng = random.Random(f"order {seed} {example.number}")
     while order == sorted(order):
-        draw.shuffle(order)
-    listed, place = "", 0
-    for (start, stop), old in zip(spans, order, strict=True):
-        listed += example.listed[place:start] + texts[old]
-        place = stop
-    listed += example.listed[place:]
+        rng.shuffle(order)
+    listed, end = "", 0
+    for (option_start, option_end), old in zip(spans, order, strict=True):
+        listed += example.listed[end:option_start] + texts[old]
+        end = option_end
+    listed += example.listed[end:]
     return replace(example, texts=tuple(texts[old] for old in order), answer=order.index(example.answer), listed=listed)
 
 
 def _listed_spans(example: Example, mark: str) -> list[tuple[int, int]] | None:
-    """Where each option stands behind its letter and the mark."""
+    """The span of each option, after its letter and the mark."""
     spans, end = [], len(example.listed)
     for letter, text in reversed([*zip(LETTERS, example.texts, strict=False)]):
-        end = example.listed.rfind(letter + mark + text, example.listed_begins, end)
+        end = example.listed.rfind(letter + mark + text, example.listed_question_start, end)
         if end < 0:
             return None
         spans.append((end + len(letter + mark), end + len(letter + mark + text)))

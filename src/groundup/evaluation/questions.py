@@ -13,59 +13,59 @@ from groundup.data.messages import BadRow
 from groundup.data.plain_values import plain
 from groundup.data.readers import Refused, records
 from groundup.evaluation.answer_keys import require_from_zero
-from groundup.evaluation.multiple_choice import MOST_LETTERS
+from groundup.evaluation.multiple_choice import ALL_LETTERS
 
 COLUMNS = {"question", "choices", "answer"}
 
 
-def are_questions(given: RowOrPath) -> bool:
+def are_questions(source: RowOrPath) -> bool:
     """Whether a row, or the first row of a file, has the columns of a question."""
-    if isinstance(given, Mapping):
-        return given.keys() >= COLUMNS
-    path = Path(given)
+    if isinstance(source, Mapping):
+        return source.keys() >= COLUMNS
+    path = Path(source)
     if not path.is_file() or kind_of(path).form in ("text", "archive"):
         return False
     _, row = next(records(path, Refused()), (0, {}))
     return row.keys() >= COLUMNS
 
 
-def read_questions(given: Iterable[RowOrPath], refused: Refused) -> list[dict[str, Any]]:
-    """The good rows of files and of memory, as `multiple_choice.score` takes them; the others are counted.
+def read_questions(sources: Iterable[RowOrPath], refused: Refused) -> list[dict[str, Any]]:
+    """The good rows of files and of memory, as `multiple_choice.score` takes them; bad rows are counted.
 
-    Raises UserError where a file cannot be read, or holds no row that can be used.
+    Raises UserError where a file cannot be read, or has no usable row.
     """
-    found: list[dict[str, Any]] = []
-    for number, one in enumerate(given):
-        if isinstance(one, str | Path):
-            path = expanded(one)
-            mine, before = Refused(), len(found)
-            rows = [(f"{path}: row {n + 1}", row) for n, row in records(path, mine)]
-            require_from_zero(_keys(rows), str(path), "take 1 off each")
-            found += _good(rows, mine)
-            if len(found) == before:
-                raise UserError(f"{path}: {no_rows_message('questions', path, mine)}; columns: {', '.join(sorted(COLUMNS))}")
-            refused.merge(mine)
+    questions: list[dict[str, Any]] = []
+    for number, source in enumerate(sources):
+        if isinstance(source, str | Path):
+            path = expanded(source)
+            file_refused, count = Refused(), len(questions)
+            rows = [(f"{path}: row {n + 1}", row) for n, row in records(path, file_refused)]
+            require_from_zero(_numeric_keys(rows), str(path), "take 1 off each")
+            questions += _good_rows(rows, file_refused)
+            if len(questions) == count:
+                raise UserError(f"{path}: {no_rows_message('questions', path, file_refused)}; columns: {', '.join(sorted(COLUMNS))}")
+            refused.merge(file_refused)
         else:
-            found += _good([(f"row {number + 1}", one)], refused)
-    if not found:
-        why = f" ({refused})" if refused else ""
-        raise UserError(f"questions: no row can be used{why}; columns: {', '.join(sorted(COLUMNS))}")
-    return found
+            questions += _good_rows([(f"row {number + 1}", source)], refused)
+    if not questions:
+        reasons = f" ({refused})" if refused else ""
+        raise UserError(f"questions: no row can be used{reasons}; columns: {', '.join(sorted(COLUMNS))}")
+    return questions
 
 
-def _keys(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[int, int, str]]:
-    for place, row in rows:
+def _numeric_keys(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[int, int, str]]:
+    for location, row in rows:
         answer, choices = row.get("answer"), row.get("choices")
         if isinstance(answer, int) and not isinstance(answer, bool) and isinstance(choices, list) and len(choices) > 1:
-            yield answer, len(choices), place.rpartition(": ")[2]
+            yield answer, len(choices), location.rpartition(": ")[2]
 
 
-def _good(rows: Iterable[tuple[str, Any]], refused: Refused) -> Iterator[dict[str, Any]]:
-    for place, row in rows:
+def _good_rows(rows: Iterable[tuple[str, Any]], refused: Refused) -> Iterator[dict[str, Any]]:
+    for location, row in rows:
         try:
             yield _question(plain(row))
         except BadRow as error:
-            refused.add(error.reason, place)
+            refused.add(error.reason, location)
 
 
 def _question(row: Any) -> dict[str, Any]:
@@ -74,12 +74,12 @@ def _question(row: Any) -> dict[str, Any]:
     question, choices, answer = row["question"], row["choices"], row["answer"]
     if not isinstance(question, str) or not question.strip():
         raise BadRow("no question")
-    if not isinstance(choices, list | tuple) or not 2 <= len(choices) <= len(MOST_LETTERS):
+    if not isinstance(choices, list | tuple) or not 2 <= len(choices) <= len(ALL_LETTERS):
         raise BadRow("choices must be a list of 2 to 26 texts")
     if not all(isinstance(choice, str) and choice.strip() for choice in choices):
         raise BadRow("a choice is empty or no text")
     if isinstance(answer, str) and len(answer) == 1:
-        answer = MOST_LETTERS.find(answer.upper())
+        answer = ALL_LETTERS.find(answer.upper())
     if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
         raise BadRow("answer is none of the choices")
-    return {"question": well_formed(question), "choices": [well_formed(one) for one in choices], "answer": answer}
+    return {"question": well_formed(question), "choices": [well_formed(choice) for choice in choices], "answer": answer}

@@ -1,7 +1,7 @@
 """Names, links and citations in answers, and whether a corpus has them: a reference that exists nowhere is made up.
 
-A reference counts as existing where its words follow one another in a document, whatever case and punctuation. A name that the
-question holds already is not the model's invention, and is passed over.
+A reference counts as existing if its words follow one another in a document, whatever case and punctuation. A name that is in
+the question already is not the model's invention, and is ignored.
 """
 
 import re
@@ -13,7 +13,7 @@ import numpy as np
 from groundup.core.words import ngrams, word_hashes
 
 LINK = re.compile(r"(?:https?://|www\.)[^\s<>\"')\]}`]+")
-CAPITALISED = r"[A-Z][\w'’-]++"  # taken whole, and begun only where a word begins: else time grows with its square
+CAPITALISED = r"[A-Z][\w'’-]++"  # possessive, and only at the start of a word: else time is quadratic
 CITATION = re.compile(
     rf"(?<![\w'’-]){CAPITALISED}(?: et al\.?,?|(?:,| and| &) {CAPITALISED},?|,)? \(?(?:1[5-9]|20)\d\d[a-z]?\b\)?"
     r"|\b10\.\d{4,9}/[^\s<>\"')\]}]++|\barXiv:\s?\d{4}\.\d{4,5}\b"
@@ -25,21 +25,21 @@ NAME = re.compile(
 )
 KINDS = ("names", "links", "citations")
 WORD = re.compile(r"\w+")
-LONGEST = 32  # words of a reference that are looked for
+MAX_WORDS = 32  # words of a reference that are looked for
 
 
 def references(text: str, question: str = "") -> dict[str, list[str]]:
     """By kind, each once, without those whose words follow one another in the question."""
-    links = [found.rstrip(".,;:!?") for found in LINK.findall(text)]
+    links = [link.rstrip(".,;:!?") for link in LINK.findall(text)]
     text = LINK.sub(" ", text)
     citations = [match[0].rstrip(".,;: ") for match in CITATION.finditer(text)]
     text = CITATION.sub(" ", text)
     names = [next(filter(None, match.groups())).rstrip("().,;: ") for match in NAME.finditer(text)]
-    asked = " ".join(words(question))
-    found = {"names": names, "links": links, "citations": citations}
+    question_words = " ".join(words(question))
+    by_kind = {"names": names, "links": links, "citations": citations}
     return {
-        kind: [one for one in dict.fromkeys(some) if words(one) and f" {' '.join(words(one))} " not in f" {asked} "]
-        for kind, some in found.items()
+        kind: [name for name in dict.fromkeys(names) if words(name) and f" {' '.join(words(name))} " not in f" {question_words} "]
+        for kind, names in by_kind.items()
     }
 
 
@@ -49,30 +49,31 @@ def words(text: str) -> list[str]:
 
 @dataclass
 class Existing:
-    """Which of some references a corpus has. Memory grows with them, not with the corpus."""
+    """Which of these references a corpus has. Memory grows with the references, not with the corpus."""
 
-    sought: Iterable[str]
-    found: set[str] = field(default_factory=set)
+    references: Iterable[str]
+    existing: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        parts = {one: tuple(words(one)[:LONGEST]) for one in self.sought}
-        known = sorted({word for some in parts.values() for word in some})
-        self._hash = dict(zip(known, word_hashes(known).tolist(), strict=True))
+        words_of = {reference: tuple(words(reference)[:MAX_WORDS]) for reference in self.references}
+        vocabulary = sorted({word for reference_words in words_of.values() for word in reference_words})
+        self._hash = dict(zip(vocabulary, word_hashes(vocabulary).tolist(), strict=True))
         self._wanted: dict[int, dict[int, list[str]]] = {}  # by number of words, by their hash
-        for one, some in parts.items():
-            [gram] = ngrams(np.array([self._hash[word] for word in some], np.uint64), len(some)).tolist()
-            self._wanted.setdefault(len(some), {}).setdefault(gram, []).append(one)
+        for reference, reference_words in words_of.items():
+            hashes = np.array([self._hash[word] for word in reference_words], np.uint64)
+            [gram] = ngrams(hashes, len(reference_words)).tolist()
+            self._wanted.setdefault(len(reference_words), {}).setdefault(gram, []).append(reference)
 
     def read(self, documents: Iterable[str]) -> "Existing":
         for document in documents:
             hashes = np.array([self._hash.get(word, 0) for word in words(document)], np.uint64)
             for size, wanted in self._wanted.items():
                 for gram in np.intersect1d(ngrams(hashes, size), np.array([*wanted], np.uint64)).tolist():
-                    self.found.update(wanted[gram])
+                    self.existing.update(wanted[gram])
         return self
 
 
 def missing(answers: Sequence[dict[str, list[str]]], documents: Iterable[str]) -> list[dict[str, list[str]]]:
-    """Of the references of each answer those that no document has."""
-    existing = Existing({one for some in answers for kind in KINDS for one in some[kind]}).read(documents)
-    return [{kind: [one for one in some[kind] if one not in existing.found] for kind in KINDS} for some in answers]
+    """The references of each answer that no document has."""
+    corpus = Existing({reference for answer in answers for kind in KINDS for reference in answer[kind]}).read(documents)
+    return [{kind: [name for name in answer[kind] if name not in corpus.existing] for kind in KINDS} for answer in answers]

@@ -1,7 +1,7 @@
 """Robustness: whether a model is still right when a question is written otherwise (HELM, Liang et al. 2022).
 
-Each perturbation is a task of its own beside the clean one, of the examples that it changes; of the others the clean result
-holds. The worst case counts an example as right only if it is right clean and under every perturbation.
+Each perturbation is a task of its own with the examples that it changes; for the others the clean result counts. The worst case
+counts an example as right only if it is right clean and under every perturbation.
 """
 
 import logging
@@ -24,70 +24,74 @@ Rights = dict[int, tuple[float, str]]  # by example: whether it is right, and it
 
 
 def misspellings(file: Path | None, data: Path | None) -> Misspellings:
-    """Of the file; else of `typos` in the folder of the data, if there is such a file or a folder of one; else the keyboard's."""
+    """From the file; else from `typos*` in the folder of the data, a file or a folder with one; else slips of the keyboard."""
     if file is None and data is not None and data.is_dir():
-        within = sorted(data.glob("typos*"))
-        file = next((path for one in within for path in (sorted(one.iterdir()) if one.is_dir() else [one])), None)
+        entries = sorted(data.glob("typos*"))
+        file = next((path for entry in entries for path in (sorted(entry.iterdir()) if entry.is_dir() else [entry])), None)
     return read_misspellings(file)
 
 
-def variants(task: Task, examples: Examples, known: Misspellings) -> list[Variant]:
-    """The task under each perturbation that changes any of its examples, with those that it changes.
+def variants(task: Task, examples: Examples, misspelled: Misspellings) -> list[Variant]:
+    """The task under each perturbation that changes any of its examples, with the changed examples.
 
-    None for texts that are judged for their very form, as minimal pairs of grammar, and where nothing is right or wrong.
+    None for texts whose form itself is tested, such as minimal pairs of grammar, and where nothing is right or wrong.
     """
     settings = task.settings
     if settings.kind not in KINDS or (settings.kind == "pairs" and not settings.target):
         logger.warning("%s: not perturbed: nothing is right or wrong in it, or the very form of its texts is asked", task.name)
         return []
-    found = []
-    asked = examples.part(0, examples.count)
+    task_variants = []
+    originals = examples.part(0, examples.count)
     for kind in PERTURBATIONS:
-        changed = [perturb(one, kind, known, SEED, alternatives=settings.kind == "pairs") for one in asked]
-        rows = [new for new, old in zip(changed, asked, strict=True) if new != old]
+        changed = [perturb(original, kind, misspelled, SEED, alternatives=settings.kind == "pairs") for original in originals]
+        rows = [new for new, old in zip(changed, originals, strict=True) if new != old]
         if rows:
-            source = f"{kind} {known.source} {SEED}" if kind == "typos" else f"{kind} {SEED}"
-            found.append((replace(task, name=f"{task.name}.{kind}", perturbation=source), Examples(rows, count=len(rows))))
-    return found
+            source = f"{kind} {misspelled.source} {SEED}" if kind == "typos" else f"{kind} {SEED}"
+            variant = replace(task, name=f"{task.name}.{kind}", perturbation=source)
+            task_variants.append((variant, Examples(rows, count=len(rows))))
+    return task_variants
 
 
-def figures(clean: Rights, some: Sequence[Variant], rights: Sequence[Rights]) -> dict[str, Any]:
-    """{"skipped", "clean", one for each perturbation, "mean", "worst"}: accuracies with intervals, of a perturbation with
-    `changed`, how many examples it changed, and `difference` to the clean ones.
+def figures(clean_rights: Rights, variants: Sequence[Variant], rights: Sequence[Rights]) -> dict[str, Any]:
+    """{"skipped", "clean", one for each perturbation, "mean", "worst"}: accuracies with intervals; a perturbation also has
+    `changed`, how many examples it changed, and `difference` to clean.
 
-    `rights`: for each variant how its examples came out. An example that could not be scored under one of them, since it
-    became too long, is skipped in every figure.
+    `rights`: for each variant, which of its examples are right. An example that could not be scored under one of them, because
+    it became too long, is skipped in every figure.
     """
-    perturbed = {task.perturbation.split()[0]: one for (task, _), one in zip(some, rights, strict=True)}
+    by_kind = {task.perturbation.split()[0]: of_variant for (task, _), of_variant in zip(variants, rights, strict=True)}
     skipped = {
-        row.number for (_, asked), one in zip(some, rights, strict=True) for row in asked.rows if row.number not in one
+        row.number
+        for (_, examples), of_variant in zip(variants, rights, strict=True)
+        for row in examples.rows
+        if row.number not in of_variant
     }
-    scored = sorted(clean.keys() - skipped)
-    clustered = bool(some and some[0][0].settings.group)
-    groups = [clean[number][1] for number in scored] if clustered else None
-    before = [clean[number][0] for number in scored]
-    found: dict[str, Any] = {"skipped": len(clean.keys() & skipped), "clean": metrics.mean_interval(before, groups)}
+    scored = sorted(clean_rights.keys() - skipped)
+    clustered = bool(variants and variants[0][0].settings.group)
+    groups = [clean_rights[number][1] for number in scored] if clustered else None
+    clean_values = [clean_rights[number][0] for number in scored]
+    result: dict[str, Any] = {"skipped": len(clean_rights.keys() & skipped), "clean": metrics.mean_interval(clean_values, groups)}
     if not scored:
-        return found
-    columns = [before]
-    for kind, found_rights in perturbed.items():
-        values = [found_rights.get(number, clean[number])[0] for number in scored]
-        columns.append(values)
-        found[kind] = metrics.mean_interval(values, groups) | {
-            "changed": len(found_rights.keys() & clean.keys()),
-            "difference": metrics.compare(values, before, groups),
+        return result
+    columns = [clean_values]
+    for kind, perturbed_rights in by_kind.items():
+        perturbed_values = [perturbed_rights.get(number, clean_rights[number])[0] for number in scored]
+        columns.append(perturbed_values)
+        result[kind] = metrics.mean_interval(perturbed_values, groups) | {
+            "changed": len(perturbed_rights.keys() & clean_rights.keys()),
+            "difference": metrics.compare(perturbed_values, clean_values, groups),
         }
-    if perturbed:
+    if by_kind:
         means = [sum(row) / len(row) for row in zip(*columns[1:], strict=True)]
-        found["mean"] = metrics.mean_interval(means, groups)
-        found["worst"] = metrics.mean_interval([min(row) for row in zip(*columns, strict=True)], groups)
-    return found
+        result["mean"] = metrics.mean_interval(means, groups)
+        result["worst"] = metrics.mean_interval([min(row) for row in zip(*columns, strict=True)], groups)
+    return result
 
 
 def rows_of_table(results: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """A row for each model, in per cent: every accuracy, and how far it is from the clean one."""
+    """A row for each model, in per cent: every accuracy, and its difference to the clean one."""
     kinds = [
-        kind for kind in ("clean", *PERTURBATIONS, "mean", "worst") if any(kind in one["robustness"] for one in results)
+        kind for kind in ("clean", *PERTURBATIONS, "mean", "worst") if any(kind in result["robustness"] for result in results)
     ]
     rows = [["perturbed", *kinds]]
     for result in results:

@@ -25,8 +25,8 @@ LECTURE_PAIRS = (
     {"right": "The mouse ate the cheese.", "wrong": "The cheese ate the mouse.", "how": "meaning"},
 )
 
-# Words and a full stop: a comma or bracket that moved would give the wrong sentence away.
-# Of any script that has capitals: a sentence of German may hold umlauts.
+# Words and a full stop: a misplaced comma or bracket would give the wrong sentence away.
+# Of any script with capitals: a German sentence may have umlauts.
 _PROSE = regex.compile(r"\p{Lu}\p{Ll}*( \w+(?:['-]\w+)*)+\.")
 _COMMENT = re.compile(r"^[ \t]*#+", re.MULTILINE)
 _END_OF_COMMENT = re.compile(r"(^[ \t]*#.*\n)(?![ \t]*#)", re.MULTILINE)
@@ -38,9 +38,9 @@ def from_documents(texts: Iterable[str], pairs: int, seed: int) -> list[dict[str
     Half of them are "scrambled" (all words in random order), half have "two words swapped"; a few swaps give another
     good sentence, so no model reaches 100 %. Which sentences, and which order, follow from their digests.
     """
-    found = sorted({one for text in texts for one in _prose_sentences(text)}, key=lambda one: (digest(seed, one), one))
+    distinct = {sentence for text in texts for sentence in _prose_sentences(text)}
     rows = []
-    for number, right in enumerate(found[:pairs]):
+    for number, right in enumerate(sorted(distinct, key=lambda sentence: (digest(seed, sentence), sentence))[:pairs]):
         how = (SCRAMBLED, SWAPPED)[number % 2]
         rows.append({"right": right, "wrong": _disordered(right, how, digest(seed, right)), "how": how})
     return rows
@@ -50,8 +50,8 @@ def _prose_sentences(text: str) -> list[str]:
     # In source, prose is in comments and docstrings, with code right behind it.
     text = _COMMENT.sub("", _END_OF_COMMENT.sub(r"\1\n", text)).replace('"""', "\n\n")
     paragraphs = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text))
-    found = [one for paragraph in paragraphs for one in sentences(paragraph)]
-    return [one for one in found if _PROSE.fullmatch(one) and _fits(one.lower().split())]
+    candidates = [sentence for paragraph in paragraphs for sentence in sentences(paragraph)]
+    return [sentence for sentence in candidates if _PROSE.fullmatch(sentence) and _fits(sentence.lower().split())]
 
 
 def _fits(words: list[str]) -> bool:
@@ -65,29 +65,29 @@ def _disordered(sentence: str, how: str, seed: int) -> str:
     words = sentence.removesuffix(".").split()
     words[0] = words[0].lower() if words[0] != "I" else "I"
     order = np.arange(len(words))
-    while [words[place] for place in order] == words:
+    while [words[index] for index in order] == words:
         order = np.arange(len(words))
         if how == SCRAMBLED:
             generator.shuffle(order)
         else:
-            one, other = generator.choice(len(words), size=2, replace=False)
-            order[[one, other]] = order[[other, one]]
-    text = " ".join(words[place] for place in order)
+            first, second = generator.choice(len(words), size=2, replace=False)
+            order[[first, second]] = order[[second, first]]
+    text = " ".join(words[index] for index in order)
     return text[0].upper() + text[1:] + "."
 
 
 def score(pairs: Sequence[dict[str, str]], log_likelihood: Callable[[list[str]], list[float]]) -> dict[str, Any]:
-    """{how: {"accuracy", "low", "high", "n"}} for each way of going wrong, in order of appearance, and "all".
+    """{how: {"accuracy", "low", "high", "n"}} for each kind of error, in order of appearance, and "all".
 
     `log_likelihood` takes texts and gives the log-probability of each in nats; it is called once. A tie counts as
     wrong. Raises UserError without pairs.
     """
     if not pairs:
         raise UserError("sentence pairs: none to score; hold out documents with plain sentences of 8 to 30 words")
-    found = log_likelihood([pair["right"] for pair in pairs] + [pair["wrong"] for pair in pairs])
-    higher = [right > wrong for right, wrong in zip(found[: len(pairs)], found[len(pairs) :], strict=True)]
+    nats = log_likelihood([pair["right"] for pair in pairs] + [pair["wrong"] for pair in pairs])
+    won = [right > wrong for right, wrong in zip(nats[: len(pairs)], nats[len(pairs) :], strict=True)]
     scores = {}
     for how in dict.fromkeys(pair["how"] for pair in pairs):
-        outcomes = [won for won, pair in zip(higher, pairs, strict=True) if pair["how"] == how]
+        outcomes = [right_higher for right_higher, pair in zip(won, pairs, strict=True) if pair["how"] == how]
         scores[how] = proportion(sum(outcomes), len(outcomes))
-    return {**scores, "all": proportion(sum(higher), len(higher))}
+    return {**scores, "all": proportion(sum(won), len(won))}

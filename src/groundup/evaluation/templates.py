@@ -1,4 +1,4 @@
-"""Templates of task files: jinja as lm-eval renders it, within the bounds of the sandbox that chat templates run in."""
+"""Templates of task files: jinja as lm-eval renders it, in the sandbox and bounds of chat templates."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,13 +11,13 @@ from groundup.data.messages import BadRow
 from groundup.tokenizer.template import Sandbox, compiled
 
 RESULT = "groundup_result"  # the variable that holds the value of an expression; no column is called so
-SHOWN = 120  # characters of what a template ended with
+MAX_MESSAGE = 120  # characters of a template's error
 
 
 class Template:
-    """What a row's columns make: `text`, or with `value` the value of an expression, such as a list of choices.
+    """Renders a row's columns: `text`, or for an expression its `value`, such as a list of choices.
 
-    A column that a row lacks is BadRow, and so is one of a type that the template cannot use. A template that passes the
+    A column that the row lacks is BadRow, and so is one of a type that the template cannot use. A template that exceeds the
     sandbox's bounds is UserError: it would on any row.
     """
 
@@ -28,8 +28,8 @@ class Template:
         filters = self._sandbox.filters
         printed, joined = filters["_printed"], filters["_joined"]
         filters |= {
-            "unbracketed": unbracketed, "_printed": lambda value: printed(_text_alone(value)),
-            "_joined": lambda parts: joined([*map(_text_alone, parts)]),
+            "unbracketed": unbracketed, "_printed": lambda value: printed(_require_text(value)),
+            "_joined": lambda parts: joined([*map(_require_text, parts)]),
         }  # fmt: skip
         self._size = len(source)
         if expression and source.strip().startswith("{{") and source.strip().endswith("}}"):
@@ -38,13 +38,13 @@ class Template:
             source = f"{{% set {RESULT} = ({source}) %}}"
         try:
             self._compiled = compiled(source, self._sandbox)
-            self._named = sorted(meta.find_undeclared_variables(self._sandbox.parse(source)))
+            self._columns_used = sorted(meta.find_undeclared_variables(self._sandbox.parse(source)))
         except Exception as error:  # jinja's compiler is not made for strangers
-            raise UserError(f"{where}: not a template: {_said(error)}") from None
+            raise UserError(f"{where}: not a template: {_message(error)}") from None
 
     def text(self, row: Mapping[str, Any]) -> str:
-        # What all questions of a subject share, such as its name, is made once.
-        key = tuple(value if isinstance(value := row.get(name), str) else None for name in self._named)
+        # The last text is kept: all questions of a subject share some, such as its name.
+        key = tuple(value if isinstance(value := row.get(name), str) else None for name in self._columns_used)
         if None in key:
             return "".join(self._run(row, lambda: [*self._compiled.generate(self._columns(row))]))
         if key != self._last[0]:
@@ -55,46 +55,46 @@ class Template:
         return self._run(row, lambda: self._value(row))
 
     def _value(self, row: Mapping[str, Any]) -> Any:
-        found = getattr(self._compiled.make_module(self._columns(row)), RESULT)
-        for part in found if isinstance(found, list | tuple) else [found]:
+        value = getattr(self._compiled.make_module(self._columns(row)), RESULT)
+        for part in value if isinstance(value, list | tuple) else [value]:
             if isinstance(part, jinja2.Undefined):
                 str(part)  # raises, and says what is missing
-        return found
+        return value
 
     def _columns(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: row[name] for name in self._named if name in row}
+        return {name: row[name] for name in self._columns_used if name in row}
 
     def _run(self, row: Mapping[str, Any], make: Any) -> Any:
         self._sandbox.allow(self._size, [len(value) for value in row.values() if isinstance(value, str)])
         try:
             return make()
         except UserError as error:
-            raise UserError(f"{self.where}: the template ended with: {_said(error)}; shorten its loops") from None
+            raise UserError(f"{self.where}: the template ended with: {_message(error)}; shorten its loops") from None
         except jinja2.UndefinedError as error:
-            raise BadRow(f"a column is missing: {_said(error)}") from None
-        except Exception as error:  # of a row that is not as the others: any class
-            raise BadRow(f"not what the template needs: {_said(error)}") from None
+            raise BadRow(f"a column is missing: {_message(error)}") from None
+        except Exception as error:  # a row unlike the others can raise any class
+            raise BadRow(f"not what the template needs: {_message(error)}") from None
 
 
-def _text_alone(value: Any) -> Any:
-    """What a template writes out. Of a list, an object or nothing it would be Python's way of writing that."""
+def _require_text(value: Any) -> Any:
+    """Refuses lists, objects and None, which a template would print as Python writes them."""
     if value is None or isinstance(value, list | tuple | dict):
         raise TypeError(f"{'nothing' if value is None else type(value).__name__} where a text is wanted")
     return value
 
 
 def unbracketed(text: str) -> str:
-    """Without what stands in square brackets on one line, and them: `[header]` and its like in HellaSwag."""
+    """Without square brackets and their content on one line, such as `[header]` in HellaSwag."""
     lines = []
     for line in str(text).split("\n"):
-        kept, start = [], 0
+        parts, start = [], 0
         while (opening := line.find("[", start)) >= 0 and (closing := line.find("]", opening)) >= 0:
-            kept.append(line[start:opening])
+            parts.append(line[start:opening])
             start = closing + 1
-        lines.append("".join([*kept, line[start:]]))
+        lines.append("".join([*parts, line[start:]]))
     return "\n".join(lines)
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}..."

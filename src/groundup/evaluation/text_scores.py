@@ -20,20 +20,20 @@ def score_texts(model: LanguageModel, tokenizer: Tokenizer, texts: Iterable[str]
     """{"bits_per_byte", "low", "high", "perplexity", "documents", "tokens", "bytes", "empty"}, each text a document.
 
     A text begins after the token that begins one in training; one longer than the context is scored in windows
-    (`likelihood.score`). The interval of the bits per byte resamples documents. Texts without a character are only counted.
-    Raises UserError where there is no other.
+    (`likelihood.score`). The interval of the bits per byte resamples documents. Empty texts are only counted.
+    Raises UserError where all are empty.
     """
     nats: list[float] = []
     sizes: list[int] = []
     tokens = empty = 0
-    given = iter(texts)
-    while batch := [*islice(given, BATCH)]:
-        some = [text for text in batch if text]
-        empty += len(batch) - len(some)
-        found = score(model, [[tokenizer.begin_of_text, *tokenizer.encode(text)] for text in some])
-        nats += [-float(one.sum(dtype=np.float64)) for one in found]
-        sizes += [len(well_formed(text).encode()) for text in some]
-        tokens += sum(map(len, found))
+    remaining = iter(texts)
+    while batch := [*islice(remaining, BATCH)]:
+        nonempty = [text for text in batch if text]
+        empty += len(batch) - len(nonempty)
+        scores = score(model, [[tokenizer.begin_of_text, *tokenizer.encode(text)] for text in nonempty])
+        nats += [-float(nats_T.sum(dtype=np.float64)) for nats_T in scores]
+        sizes += [len(well_formed(text).encode()) for text in nonempty]
+        tokens += sum(map(len, scores))
     if not nats:
         raise UserError(f"no text to score{f'; {empty} are empty' if empty else ''}")
     low, high = bootstrap(np.column_stack((nats, sizes)), statistic=ratio_in_bits, seed=seed)

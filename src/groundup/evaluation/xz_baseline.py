@@ -1,4 +1,4 @@
-"""How far a general compressor gets: the bits per byte of xz, the yardstick of a text that knows no language."""
+"""How far a general compressor gets: the bits per byte of xz, a baseline without knowledge of language."""
 
 import lzma
 

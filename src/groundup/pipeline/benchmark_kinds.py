@@ -23,7 +23,7 @@ def benchmarks(context: StepContext) -> Results:
     board = expanded(settings.leaderboard) if settings.leaderboard else None
     found = evaluate(
         [str(folder)], settings.tasks, data, limit=settings.limit or None, out=context.work, leaderboard=board,
-        kept=context.work.with_name(context.name),
+        final_out=context.work.with_name(context.name),
     )  # fmt: skip
     context.log(table(found))
     tested: dict[str, Any] = {}
