@@ -201,7 +201,8 @@ class _Scorer:
         index of its predictor, counted over all rows.
         """
         hidden_MD, weight = self.hidden(rows, predictors), self.model.lm_head.weight
-        return target_log_probabilities(hidden_MD, weight, *(torch.tensor(ids, device=weight.device) for ids in (sources, targets)))
+        source_ids, target_ids = (torch.tensor(ids, device=weight.device) for ids in (sources, targets))
+        return target_log_probabilities(hidden_MD, weight, source_ids, target_ids)
 
 
 class _TreeScorer(_Scorer, Decoding):

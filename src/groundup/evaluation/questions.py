@@ -43,7 +43,8 @@ def read_questions(sources: Iterable[RowOrPath], refused: Refused) -> list[dict[
             require_from_zero(_numeric_keys(rows), str(path), "take 1 off each")
             questions += _good_rows(rows, file_refused)
             if len(questions) == count:
-                raise UserError(f"{path}: {no_rows_message('questions', path, file_refused)}; columns: {', '.join(sorted(COLUMNS))}")
+                message = no_rows_message("questions", path, file_refused)
+                raise UserError(f"{path}: {message}; columns: {', '.join(sorted(COLUMNS))}")
             refused.merge(file_refused)
         else:
             questions += _good_rows([(f"row {number + 1}", source)], refused)
