@@ -349,8 +349,8 @@ def test_bad_seeds_among_good_ones_are_said(tmp_path, caplog):
 @pytest.mark.parametrize("found", [{}, {"choices": [{}]}, {"choices": [{"text": 3}]}, {"choices": "x"}])
 def test_an_answer_that_is_none_is_one_line(found, monkeypatch):
     client = ServedClient("http://127.0.0.1:9/v1#m", False)
-    monkeypatch.setattr(client, "asked", lambda *_: found)
+    monkeypatch.setattr(client, "request", lambda *_: found)
     with pytest.raises(UserError, match="an answer without text"):
         client(Ask("a", 1, ()))
-    monkeypatch.setattr(client, "asked", lambda *_: {"choices": [{"text": "\ud800"}], "usage": {"prompt_tokens": "many"}})
+    monkeypatch.setattr(client, "request", lambda *_: {"choices": [{"text": "\ud800"}], "usage": {"prompt_tokens": "many"}})
     assert client(Ask("a", 1, ())) == Completion("\ufffd", STOPPED)

@@ -71,7 +71,7 @@ class ServedClient(OpenAIAddress):
         prompt, _ = content.pop("prompt"), content.pop("stops")
         content |= {"messages": [{"role": "user", "content": prompt}]} if self.chat else {"prompt": prompt}
         try:
-            found = self.asked("/chat/completions" if self.chat else "/completions", content)
+            found = self.request("/chat/completions" if self.chat else "/completions", content)
         except RequestRefused as error:
             return Completion(str(error), REFUSED)
         choices = found.get("choices")

@@ -23,7 +23,7 @@ from groundup.training.by_kernels import in_use
 from groundup.training.config import PretrainingConfig
 from groundup.training.objectives import next_token
 from groundup.training.optimizer import Optimizer, pretraining_lrs
-from groundup.training.pretraining import warm_up
+from groundup.training.pretraining import warmup_steps
 from groundup.training.schedule import warmup_stable_decay
 
 HEAD_DIM, DEPTH = 64, 2
@@ -74,7 +74,7 @@ def trained(model: Decoder, lrs: Lrs, rows: Rows, steps: int, of: int, dtype: to
     except kernels.Unavailable:
         model.drop_kernels()
     optimizer, losses = Optimizer(model, lrs, dtype=dtype, kernels=in_use(model)), []
-    warmup, decay = warm_up(of), round(PretrainingConfig().decay_fraction * of)
+    warmup, decay = warmup_steps(of), round(PretrainingConfig().decay_fraction * of)
     for step in range(steps):
         ids = rows(step).long()
         weight = torch.full((len(ids), ids.shape[1] - 1), 1 / (len(ids) * (ids.shape[1] - 1)))
