@@ -313,7 +313,7 @@ def pretrain(
     config = configured(PretrainingConfig, {k: v for k, v in settings.items() if k not in shares}, "pretrain", NOT_HERE)
     if not config.start_from:
         tokenizer = copy.copy(tokenizer)
-        tokenizer.forget()
+        tokenizer.forget_files()
 
     def make(work: Path) -> dict[str, Any]:
         tokens, refused = work / "tokens", Refused()

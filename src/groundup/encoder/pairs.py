@@ -37,9 +37,9 @@ def encode_pair(
     Without a context there is one: [CLS] question [SEP]. Raises UserError when a window has no room for the question
     and more context than the overlap.
     """
-    asked = tokenizer.encode_with_places(question)
+    asked = tokenizer.encode_with_offsets(question)
     special = 2 if context is None else 3
-    read = [] if context is None else tokenizer.encode_with_places(context)
+    read = [] if context is None else tokenizer.encode_with_offsets(context)
     room = len(read) if length is None else length - len(asked) - special
     if room < 0 or (room < len(read) and room <= overlap):
         raise UserError(

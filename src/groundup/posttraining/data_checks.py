@@ -147,7 +147,7 @@ def _twice(keys: Collection[object]) -> Iterator[Finding]:
 def _stated_end(tokenizer: Tokenizer) -> int | None:
     """`eos_token` of somebody's folder, which is written again as it came; ours states what its answers end with."""
     try:
-        stated = json.loads(tokenizer.kept.get("tokenizer_config.json", "{}")).get("eos_token")
+        stated = json.loads(tokenizer.foreign_files.get("tokenizer_config.json", "{}")).get("eos_token")
     except (ValueError, AttributeError):
         return None
     text = stated.get("content") if isinstance(stated, dict) else stated
